@@ -1,0 +1,70 @@
+//! How consensus says no. Each variant tells the caller whether asking again is safe.
+
+/// A proposal's outcome other than success.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Certainly not done here: another node leads (or none is known). Ask there.
+    #[error("this node does not lead")]
+    NotLeader { leader: Option<(u64, String)> },
+    /// Certainly not done: too many proposals wait. Ask again later.
+    #[error("too many proposals are waiting")]
+    Overloaded,
+    /// Perhaps done, perhaps not: leadership changed or the deadline passed while it was in flight.
+    /// Ask again with the same request id.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+    /// This node's disk failed; it is stopping. Outcome unknown.
+    #[error("storage failed: {0}")]
+    StorageFailed(String),
+    /// Certainly not done: the node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+/// Why a linearizable read cannot be answered here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Another node leads (or none is known). Ask there.
+    #[error("this node does not lead")]
+    NotLeader { leader: Option<(u64, String)> },
+    /// A quorum did not confirm this node's leadership in time.
+    #[error("no quorum confirmed this node's leadership in time")]
+    NoQuorum,
+    /// This node's disk failed; it is stopping.
+    #[error("storage failed: {0}")]
+    StorageFailed(String),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+/// Why a membership change or leadership transfer was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Another node leads (or none is known). Ask there.
+    #[error("this node does not lead")]
+    NotLeader { leader: Option<(u64, String)> },
+    /// It would break a rule; the text says which and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The node is unknown to the cluster.
+    #[error("node {0} is not in the cluster")]
+    UnknownNode(u64),
+    /// It may or may not come into effect.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+}
+
+/// Why a node could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    Storage(#[from] triarch_storage::StorageError),
+    /// The configuration contradicts itself or the directory.
+    #[error("{0}")]
+    Config(String),
+    /// The other nodes know this id by another data directory, or belong to another cluster.
+    #[error("{0}")]
+    Foreign(String),
+}

@@ -1,0 +1,282 @@
+//! What may be asked of the table, and what it answers. Commands are log entries: they live until they are
+//! compacted, so variants and fields are only ever appended, under a new codec version (see `codec`).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{JobId, TaskId, Token, WorkerId};
+
+/// A key made by the first node (or the client) for one mutating request; the table remembers its answer.
+pub type RequestId = String;
+
+/// One change to the table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// Creates a job with all of its tasks, or none.
+    SubmitJob(SubmitJob),
+    /// Cancels every unfinished task of a job.
+    CancelJob { job: JobId },
+    /// Cancels one task, whatever its unfinished state.
+    CancelTask { task: TaskId },
+    /// Puts a terminal task back to `queued` with a fresh attempt budget.
+    RetryTask { task: TaskId, request_id: Option<RequestId> },
+    /// Makes a worker known; it gets an id and may take leases.
+    RegisterWorker(RegisterWorker),
+    /// The worker says goodbye: its leases go back at once and count neither as failures nor as losses.
+    LeaveWorker { worker: WorkerId },
+    /// The worker gets no new leases.
+    DrainWorker { worker: WorkerId },
+    /// Proposed by the leader: these workers were silent for their whole TTL; their attempts are lost.
+    LoseWorkers { workers: Vec<WorkerId> },
+    /// Proposed by the leader: leases by the scheduler's plan. Each is verified again; one that no longer holds is skipped.
+    Grant { grants: Vec<Grant> },
+    /// Proposed by the leader: end exactly these leases. A token that is no longer current is skipped.
+    EndLeases { leases: Vec<EndLease> },
+    /// A worker's results, each fenced by its token.
+    Report { worker: WorkerId, results: Vec<TaskReport> },
+    /// Proposed by the leader: let time-triggered changes up to the stamp happen, a bounded number per command
+    /// (delays and back-offs that are over, tasks that expire, retention).
+    AdvanceTime,
+}
+
+/// See [`Command::SubmitJob`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SubmitJob {
+    /// Remembers the answer to exactly this request, for retries after an unknown outcome.
+    pub request_id: Option<RequestId>,
+    /// The submitter's own key: the same key and body again is the same job; another body is a conflict.
+    pub idempotency_key: Option<String>,
+    /// Digest of the canonical request body, compared on a repeated key.
+    pub body_digest: [u8; 32],
+    /// Human name; may be empty.
+    pub name: String,
+    /// What one failed task means for the rest of the job.
+    pub on_failure: OnFailure,
+    /// At least one.
+    pub tasks: Vec<NewTask>,
+}
+
+/// What one failed task means for the other tasks of its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum OnFailure {
+    /// The others go on.
+    #[default]
+    Continue,
+    /// The others that are unfinished are cancelled.
+    FailFast,
+}
+
+/// One task as submitted. Names are at most 200 bytes, `payload` is raw JSON text (checked at the edge).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewTask {
+    /// The submitter's name for the task within its job; unique there when given.
+    pub key: Option<String>,
+    /// `exec` or a function name.
+    pub kind: String,
+    /// Raw JSON text, handed to the worker as it came.
+    pub payload: Bytes,
+    /// Queue name; comes into being at first use.
+    pub queue: String,
+    /// 0–9, higher first.
+    pub priority: u8,
+    /// Not before this Unix time in ms; `None`: at once.
+    pub not_before_ms: Option<u64>,
+    /// `delay_ms`, counted from the stamp of the entry; the later of the two wins.
+    pub delay_ms: u64,
+    /// A task not *started* this long after its submission ends as `expired`.
+    pub expires_ms: Option<u64>,
+    /// One attempt's time limit, enforced by the worker.
+    pub timeout_ms: Option<u64>,
+    /// Attempts that failed or timed out before the task is dead-lettered; at least 1.
+    pub max_attempts: u32,
+    /// Attempts lost with their worker before the task is dead-lettered; at least 1.
+    pub max_losses: u32,
+    /// Wait between a failed attempt and the next.
+    pub backoff: Backoff,
+    /// What a worker must have.
+    pub requires: Requires,
+    /// Free words for filtering.
+    pub tags: Vec<String>,
+}
+
+/// Exponential back-off in integers, so that every replica derives the same delay: the n-th retry waits
+/// `min(max_ms, initial_ms * (factor_milli / 1000)^(n-1))`, then spread by `±jitter_permille`, derived from the
+/// task id and attempt (never rolled).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backoff {
+    /// First wait in ms.
+    pub initial_ms: u64,
+    /// Growth per retry in thousandths; at least 1000.
+    pub factor_milli: u32,
+    /// Longest wait in ms.
+    pub max_ms: u64,
+    /// Spread in thousandths of the wait; at most 1000.
+    pub jitter_permille: u16,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { initial_ms: 1_000, factor_milli: 2_000, max_ms: 60_000, jitter_permille: 100 }
+    }
+}
+
+/// What a task takes of a worker while it runs. A worker is never oversubscribed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Requires {
+    /// Each label must be present with this value.
+    pub labels: BTreeMap<String, String>,
+    /// Each amount is taken for the time of the attempt.
+    pub resources: BTreeMap<String, u64>,
+}
+
+/// See [`Command::RegisterWorker`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegisterWorker {
+    /// For a repeated registration after an unknown outcome.
+    pub request_id: Option<RequestId>,
+    /// Unique among live workers.
+    pub name: String,
+    /// Queues it takes from; at least one.
+    pub queues: Vec<String>,
+    /// Kinds it can run; at least one.
+    pub kinds: Vec<String>,
+    /// Attempts at once; at least 1.
+    pub slots: u32,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its resources.
+    pub resources: BTreeMap<String, u64>,
+}
+
+/// One lease the scheduler proposes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// A queued task.
+    pub task: TaskId,
+    /// A live worker with room for it.
+    pub worker: WorkerId,
+}
+
+/// See [`Command::EndLeases`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndLease {
+    /// The task.
+    pub task: TaskId,
+    /// The lease to end; skipped unless it is the task's current one.
+    pub token: Token,
+    /// Why.
+    pub reason: EndReason,
+}
+
+/// Why a lease ended without a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndReason {
+    /// The worker lives but did not confirm the lease for its whole time; counts as a loss.
+    Expired,
+    /// The lease never reached its worker, or the worker handed it back unstarted; counts as nothing.
+    Returned,
+    /// The attempt outlived its `timeout_ms` and its worker did not report; counts as a failed attempt.
+    TimedOut,
+}
+
+/// One result, fenced by its token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// The task.
+    pub task: TaskId,
+    /// The lease under which it ran.
+    pub token: Token,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How an attempt ended by its worker's word.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Raw JSON text of the result.
+    Succeeded { result: Bytes },
+    /// Raw JSON text of the error object. `retryable: false` ends the task at once.
+    Failed { error: Bytes, retryable: bool },
+    /// The worker hands the task back unfinished (draining); counts as nothing.
+    Returned,
+}
+
+/// The table's answer to a command. Deterministic, like everything here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// To [`Command::SubmitJob`]. `duplicate` when an earlier request with the same key made the job.
+    Submitted { job: JobId, tasks: Vec<TaskId>, duplicate: bool },
+    /// To [`Command::RegisterWorker`].
+    Registered { worker: WorkerId },
+    /// To [`Command::Grant`]: the leases that came of it, in the order proposed; proposals that no longer held are absent.
+    Granted { leases: Vec<Lease> },
+    /// To [`Command::Report`], one verdict per result in order.
+    Reported { verdicts: Vec<Verdict> },
+    /// To everything whose answer is only that it is done; the number of tasks it touched.
+    Done { tasks: u64 },
+    /// The command was refused and changed nothing.
+    Refused(Refusal),
+}
+
+/// A lease as granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The task.
+    pub task: TaskId,
+    /// Who holds it.
+    pub worker: WorkerId,
+    /// Its fencing token.
+    pub token: Token,
+    /// Counted from 1.
+    pub attempt: u32,
+}
+
+/// What became of one reported result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It is the task's result (or was already, by this same token).
+    Accepted,
+    /// The token is not the task's current lease.
+    StaleToken,
+    /// The task is terminal by another way (for instance cancelled).
+    AlreadyFinished,
+    /// There is no such task (any more).
+    NotFound,
+}
+
+/// Why a command was refused. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// No such job.
+    #[error("there is no job {0}; finished jobs are kept for a bounded time")]
+    JobNotFound(JobId),
+    /// No such task.
+    #[error("there is no task {0}; finished tasks are kept for a bounded time")]
+    TaskNotFound(TaskId),
+    /// No such worker, or it is lost or has left.
+    #[error("worker {0} is not registered (or was lost): register again")]
+    UnknownWorker(WorkerId),
+    /// The idempotency key was used with another body.
+    #[error("the idempotency key was used before with another body, by job {job}")]
+    KeyConflict { job: JobId },
+    /// A live worker has this name.
+    #[error("the name is in use by live worker {worker}; it is free again when that worker leaves or is lost")]
+    WorkerNameTaken { worker: WorkerId },
+    /// The task is terminal already (cancel), or not yet (retry).
+    #[error("task {task} is {state}")]
+    WrongState { task: TaskId, state: String },
+    /// The job is terminal already.
+    #[error("job {job} is {state} already")]
+    JobFinished { job: JobId, state: String },
+    /// The queue is at its bound.
+    #[error("queue {queue} holds {depth} tasks, its bound is {max_depth}: retry later")]
+    QueueFull { queue: String, depth: u64, max_depth: u64 },
+    /// A bound of the table itself is reached.
+    #[error("the table is at its bound of {bound} {what}: retry later")]
+    TableFull { what: String, bound: u64 },
+    /// The command breaks a rule of its shape that the edge should have refused.
+    #[error("{field}: {problem}")]
+    Invalid { field: String, problem: String },
+}

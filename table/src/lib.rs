@@ -1,0 +1,21 @@
+//! The task and worker table: what the cluster remembers, and the only rules by which it changes.
+//!
+//! The table is a pure, deterministic state machine. It has no async, clock, randomness, IO, floats in decisions
+//! or hash-map iteration: the same commands, in the same order, with the same stamps give the same table on every
+//! replica, today and when replayed. Everything that changes it is a [`Command`]; everything that reacts to a change
+//! hangs on the [`Event`]s that [`Table::apply`] returns; what it decides is told in the [`Reply`].
+//!
+//! What it deliberately does not do: it does not know who leads, does not act, and never looks at a clock. Time comes
+//! in with each entry as [`Stamp::now_ms`]. Scheduling is a pure proposal ([`plan`]) that the leader sends back in as a
+//! [`Command::Grant`], which apply verifies again.
+
+#![forbid(unsafe_code)]
+
+pub mod command;
+pub mod event;
+pub mod ids;
+pub mod model;
+
+pub use command::{Command, Reply};
+pub use event::Event;
+pub use ids::{JobId, Stamp, TaskId, Token, WorkerId};
