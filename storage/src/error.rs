@@ -7,17 +7,48 @@ use std::path::PathBuf;
 pub enum StorageError {
     /// The operating system refused an operation.
     #[error("cannot {action} {path}: {cause}")]
-    Io { action: &'static str, path: PathBuf, cause: String, disk_full: bool },
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: String,
+        /// No space was left. The node can be started again once there is some.
+        disk_full: bool,
+    },
     /// What is on disk is not what this node once acknowledged.
     #[error("{path} is damaged: {what}. {advice}")]
-    Damaged { path: PathBuf, what: String, advice: String },
+    Damaged {
+        /// The file or directory that is damaged.
+        path: PathBuf,
+        /// How the damage shows.
+        what: String,
+        /// What to do next.
+        advice: String,
+    },
     /// The directory belongs to another node, cluster or format version.
     #[error("{path}: {what}. {advice}")]
-    Mismatch { path: PathBuf, what: String, advice: String },
+    Mismatch {
+        /// The directory or the file in it that says so.
+        path: PathBuf,
+        /// What was asked for and what is there.
+        what: String,
+        /// What to do next.
+        advice: String,
+    },
     /// Another process has the directory open.
-    #[error("{path} is in use by another process; stop that one first, or choose another --data-dir")]
-    Locked { path: PathBuf },
+    #[error(
+        "{path} is in use by another process; stop that one first, or choose another --data-dir"
+    )]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// An earlier error stopped this store.
     #[error("storage has stopped after an earlier error: {0}")]
-    Stopped(String),
+    Stopped(
+        /// The earlier error.
+        String,
+    ),
 }

@@ -1,7 +1,7 @@
 //! The durability contract: what a node must not forget, and the only crate that names sled.
 //!
-//! Three things live in a node's data directory: its [identity](identity), its Raft log with the vote ([`LogStore`]),
-//! and its snapshots ([`snapshot`]). The log is behind a trait with a conformance suite, so that another engine can take
+//! Three things live in a node's data directory: its identity, its Raft log with the vote ([`LogStore`]),
+//! and its snapshots. The log is behind a trait with a conformance suite, so that another engine can take
 //! sled's place. This crate knows neither openraft nor tasks: entries, votes and snapshot contents are bytes to it.
 //!
 //! Promise: when a [`Completion`] is called with `Ok`, what it stands for survives a power cut. Any error is final for
@@ -9,6 +9,9 @@
 
 pub mod error;
 pub mod log;
+pub mod memory;
+mod sequence;
 
 pub use error::StorageError;
 pub use log::{Completion, LogPosition, LogRecord, LogState, LogStore};
+pub use memory::{MemoryLog, Unsynced};

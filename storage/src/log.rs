@@ -10,15 +10,20 @@ use crate::StorageError;
 /// A log id: the term and node of the leader that made the entry, and its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LogPosition {
+    /// The term the entry was made in.
     pub term: u64,
+    /// The node that led that term.
     pub leader: u64,
+    /// Its place in the log, counted from 0.
     pub index: u64,
 }
 
 /// One entry. The payload is opaque here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRecord {
+    /// Where it stands.
     pub position: LogPosition,
+    /// What it says, as the caller encoded it.
     pub payload: Bytes,
 }
 
@@ -47,7 +52,11 @@ pub trait LogStore: Send + Sync + 'static {
     fn append(&self, records: Vec<LogRecord>, done: Completion) -> Result<(), StorageError>;
     /// Removes every entry after `last` (exclusive; `None` removes all). Durable when `done` is called; ordered before
     /// any later append. Never crosses `purged`.
-    fn truncate_after(&self, last: Option<LogPosition>, done: Completion) -> Result<(), StorageError>;
+    fn truncate_after(
+        &self,
+        last: Option<LogPosition>,
+        done: Completion,
+    ) -> Result<(), StorageError>;
     /// Forgets entries up to `upto` (inclusive): the marker first, durably, the deletion in the background.
     fn purge(&self, upto: LogPosition, done: Completion) -> Result<(), StorageError>;
     /// The entries of `range` that the log holds, in order and without holes, stopping early once `bytes_max` payload
