@@ -1,2 +1,11 @@
-//! x
-fn main() {}
+//! `triarch`: the masters, the workers and the command line in one binary.
+
+mod cli;
+mod server;
+mod worker;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,75 @@
+//! Durations as people type them: `500ms`, `5s`, `2m`, `1h30m`, `7d`.
+
+use std::time::Duration;
+
+/// Parses a sum of numbers with units. A bare number is refused, except 0: nobody remembers which unit it would be in.
+pub fn parse(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let wrong = || format!("'{text}' is not a duration; write it like 500ms, 5s, 2m, 1h30m or 7d");
+    let mut rest = text;
+    let mut total_ms: f64 = 0.0;
+    while !rest.is_empty() {
+        let number_len = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(number_len);
+        let unit_len = tail
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_len);
+        let unit_ms = match unit {
+            "ms" => 1.0,
+            "s" => 1_000.0,
+            "m" => 60_000.0,
+            "h" => 3_600_000.0,
+            "d" => 86_400_000.0,
+            _ => return Err(wrong()),
+        };
+        total_ms += number.parse::<f64>().map_err(|_| wrong())? * unit_ms;
+        rest = tail;
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    if total_ms > MAX.as_millis() as f64 {
+        return Err(format!(
+            "'{text}' is longer than the longest duration, ten years"
+        ));
+    }
+    Ok(Duration::from_millis(total_ms.round() as u64))
+}
+
+/// Far beyond any use, near enough that no sum with a time of day overflows.
+const MAX: Duration = Duration::from_secs(3_653 * 86_400);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        for (text, ms) in [
+            ("0", 0),
+            ("0s", 0),
+            ("500ms", 500),
+            ("5s", 5_000),
+            ("1.5s", 1_500),
+            ("2m", 120_000),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+        ] {
+            assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_everything_else() {
+        for text in [
+            "", "5", "s", "5 s", "-5s", "5x", "5sec", "1..2s", "5s2", "1e3s", "٣s", "inf", "99999d",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Where the logs of long-running commands go: to stderr, as lines for people or as JSON for collectors.
+
+use std::io::IsTerminal;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// How a long-running command logs.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// What to log: a level, or levels by module such as `info,triarch_raft=debug`
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "TRIARCH_LOG",
+        default_value = "info",
+        help_heading = "Logging"
+    )]
+    log: String,
+    /// One line of text or one JSON object per event
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = "Logging")]
+    log_format: LogFormat,
+}
+
+/// The shape of one logged event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl LogArgs {
+    /// Installs the process's logger; the error is a sentence for the user.
+    pub fn install(&self) -> Result<(), String> {
+        let filter = EnvFilter::try_new(&self.log).map_err(|error| {
+            format!("invalid value '{}' for '--log <FILTER>': {error}", self.log)
+        })?;
+        let base = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal());
+        match self.log_format {
+            LogFormat::Text => base.init(),
+            LogFormat::Json => base.json().init(),
+        }
+        Ok(())
+    }
+}

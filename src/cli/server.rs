@@ -1,0 +1,247 @@
+//! `triarch server`: one master.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::logging::LogArgs;
+use super::usage_error;
+use crate::server::{ServerOptions, Timing};
+
+/// Run one master
+#[derive(Debug, Args)]
+#[command(
+    group(clap::ArgGroup::new("membership").args(["cluster", "join"]).required(true)),
+    after_help = "Start the same --cluster on every node, in any order, and the cluster forms. Starting a node again \
+                  takes the same command."
+)]
+pub struct ServerArgs {
+    /// This node's number in the cluster, from 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    id: u64,
+    /// Address to accept connections on [default: this node's address in --cluster]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    listen: Option<String>,
+    /// Address others reach this node at, when it is not the one it listens on
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    advertise: Option<String>,
+    /// Directory for the log, the snapshots and this node's identity; made if missing
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// All first members, this node among them
+    #[arg(long, value_name = "ID=HOST:PORT,…", value_delimiter = ',', value_parser = member)]
+    cluster: Vec<(u64, String)>,
+    /// Start empty and wait until this cluster's `triarch cluster add` brings the node in
+    #[arg(long, value_name = "URL,…", value_delimiter = ',')]
+    join: Vec<String>,
+    /// How patient the masters are with each other: one machine room, or slow disks and far regions
+    #[arg(long, value_enum, default_value_t = TimingPreset::Lan, help_heading = "Timing")]
+    timing: TimingPreset,
+    /// How often the leader shows its followers that it lives [default: from --timing]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000), help_heading = "Timing")]
+    heartbeat_ms: Option<u64>,
+    /// Silence after which a follower campaigns [default: from --timing]
+    #[arg(long, value_name = "MIN..MAX", value_parser = ms_range, help_heading = "Timing")]
+    election_ms: Option<(u64, u64)>,
+    /// A worker silent for this long loses its leases
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(100..=86_400_000),
+        help_heading = "Timing"
+    )]
+    lease_ms: u64,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TimingPreset {
+    Lan,
+    Wan,
+}
+
+impl ServerArgs {
+    /// Runs the master until it is told to stop.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let log = self.log.clone();
+        let options = match self.options() {
+            Ok(options) => options,
+            Err(message) => return Ok(usage_error(&message)),
+        };
+        if let Err(message) = log.install() {
+            return Ok(usage_error(&message));
+        }
+        crate::server::run(options)
+    }
+
+    /// Checks what clap alone cannot, and fills in what follows from the rest.
+    fn options(self) -> Result<ServerOptions, String> {
+        let mut cluster = BTreeMap::new();
+        for (id, addr) in self.cluster {
+            if cluster.values().any(|other| *other == addr) {
+                return Err(format!("--cluster names the address {addr} twice"));
+            }
+            if cluster.insert(id, addr).is_some() {
+                return Err(format!("--cluster names node {id} twice"));
+            }
+        }
+        let own = cluster.get(&self.id).cloned();
+        if !cluster.is_empty() && own.is_none() {
+            return Err(format!(
+                "--cluster does not name this node: add {}=HOST:PORT to it",
+                self.id
+            ));
+        }
+        let listen = self.listen.or(own).ok_or(
+            "--listen is needed with --join: which address should this node accept connections on?",
+        )?;
+        let preset = match self.timing {
+            TimingPreset::Lan => Timing::LAN,
+            TimingPreset::Wan => Timing::WAN,
+        };
+        let (election_min_ms, election_max_ms) = self
+            .election_ms
+            .unwrap_or((preset.election_min_ms, preset.election_max_ms));
+        let timing = Timing {
+            heartbeat_ms: self.heartbeat_ms.unwrap_or(preset.heartbeat_ms),
+            election_min_ms,
+            election_max_ms,
+        };
+        if timing.heartbeat_ms * 2 > timing.election_min_ms {
+            return Err(format!(
+                "a follower that waits only {} ms would campaign against a leader that speaks every {} ms: make the \
+                 shortest --election-ms at least twice --heartbeat-ms",
+                timing.election_min_ms, timing.heartbeat_ms
+            ));
+        }
+        Ok(ServerOptions {
+            id: self.id,
+            listen,
+            advertise: self.advertise,
+            data_dir: self.data_dir,
+            cluster,
+            join: self.join,
+            timing,
+            lease_ms: self.lease_ms,
+        })
+    }
+}
+
+/// `host:port`, where the host is a name, an IPv4 address, or an IPv6 address in brackets.
+fn host_port(text: &str) -> Result<String, String> {
+    let wrong = || format!("'{text}' is not HOST:PORT, such as 127.0.0.1:7101");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let host_fits = !host.is_empty() && (bracketed || !host.contains([':', '/', '=', '@']));
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    if host_fits && port != 0 {
+        Ok(text.to_owned())
+    } else {
+        Err(wrong())
+    }
+}
+
+/// `1=host:port`.
+fn member(text: &str) -> Result<(u64, String), String> {
+    let wrong = || format!("'{text}' is not ID=HOST:PORT, such as 1=127.0.0.1:7101");
+    let (id, addr) = text.split_once('=').ok_or_else(wrong)?;
+    let id: u64 = id.parse().map_err(|_| wrong())?;
+    if id == 0 {
+        return Err("nodes are numbered from 1".to_owned());
+    }
+    Ok((id, host_port(addr)?))
+}
+
+/// `200..350`.
+fn ms_range(text: &str) -> Result<(u64, u64), String> {
+    let wrong = || format!("'{text}' is not MIN..MAX in milliseconds, such as 200..350");
+    let (min, max) = text.split_once("..").ok_or_else(wrong)?;
+    let (min, max): (u64, u64) = (
+        min.parse().map_err(|_| wrong())?,
+        max.parse().map_err(|_| wrong())?,
+    );
+    if 0 < min && min < max && max <= 600_000 {
+        Ok((min, max))
+    } else {
+        Err(wrong())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: ServerArgs,
+    }
+
+    fn options(line: &str) -> Result<ServerOptions, String> {
+        let words = std::iter::once("server").chain(line.split_whitespace());
+        Command::try_parse_from(words)
+            .map_err(|error| error.to_string())?
+            .args
+            .options()
+    }
+
+    #[test]
+    fn the_same_cluster_on_every_node() {
+        let cluster = "--cluster 1=127.0.0.1:7101,2=[::1]:7102,3=c.example:7103";
+        let got = options(&format!("--id 2 --data-dir d {cluster}")).unwrap();
+        assert_eq!(got.listen, "[::1]:7102");
+        assert_eq!(got.cluster.len(), 3);
+        assert_eq!(got.timing, Timing::LAN);
+        let got = options(&format!(
+            "--id 3 --listen 0.0.0.0:7103 --data-dir d --timing wan {cluster}"
+        ))
+        .unwrap();
+        assert_eq!(got.listen, "0.0.0.0:7103");
+        assert_eq!(got.timing, Timing::WAN);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_reason() {
+        for (line, reason) in [
+            ("--id 1 --data-dir d", "required"),
+            ("--id 0 --data-dir d --cluster 1=a:1", "--id"),
+            (
+                "--id 4 --data-dir d --cluster 1=a:1",
+                "does not name this node",
+            ),
+            (
+                "--id 1 --data-dir d --cluster 1=a:1,1=b:1",
+                "names node 1 twice",
+            ),
+            (
+                "--id 1 --data-dir d --cluster 1=a:1,2=a:1",
+                "address a:1 twice",
+            ),
+            ("--id 1 --data-dir d --cluster 1=a", "HOST:PORT"),
+            (
+                "--id 1 --data-dir d --cluster 1=a:1 --join http://b:1",
+                "cannot be used with",
+            ),
+            (
+                "--id 4 --data-dir d --join http://b:1",
+                "--listen is needed",
+            ),
+            (
+                "--id 1 --data-dir d --cluster 1=a:1 --heartbeat-ms 200",
+                "twice --heartbeat-ms",
+            ),
+            (
+                "--id 1 --data-dir d --cluster 1=a:1 --election-ms 300..200",
+                "MIN..MAX",
+            ),
+        ] {
+            let said = options(line).expect_err(line);
+            assert!(said.contains(reason), "{line}: {said}");
+        }
+    }
+}
