@@ -1,0 +1,85 @@
+//! The masters.
+
+use serde::{Deserialize, Serialize};
+
+/// Answer to `GET /v1/cluster`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// `null` until the cluster has formed.
+    #[serde(default)]
+    pub cluster_id: Option<String>,
+    /// `null` while there is none.
+    #[serde(default)]
+    pub leader: Option<u64>,
+    /// The current term.
+    pub term: u64,
+    /// Last log index known to be on a quorum.
+    pub commit_index: u64,
+    /// The node that answered.
+    #[serde(default)]
+    pub answered_by: Option<u64>,
+    /// All of them, by id.
+    pub nodes: Vec<ClusterNode>,
+}
+
+/// One master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterNode {
+    /// Its id.
+    pub id: u64,
+    /// Where it listens, `host:port`.
+    pub addr: String,
+    /// What it counts for.
+    pub role: NodeRole,
+    /// How it appears to the node that answered.
+    pub state: NodeState,
+    /// Last log index known to be on its disk; only the leader knows.
+    #[serde(default)]
+    pub matched: Option<u64>,
+    /// Last log index it has applied, as far as known.
+    #[serde(default)]
+    pub applied: Option<u64>,
+}
+
+/// What a node counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeRole {
+    /// Counts for quorums.
+    Voter,
+    /// Only follows.
+    Learner,
+}
+
+impl NodeRole {
+    /// The word used on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NodeRole::Voter => "voter",
+            NodeRole::Learner => "learner",
+        }
+    }
+}
+
+/// How a node appears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// It leads.
+    Leader,
+    /// It follows.
+    Follower,
+    /// It does not answer the leader.
+    Unreachable,
+}
+
+impl NodeState {
+    /// The word used on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NodeState::Leader => "leader",
+            NodeState::Follower => "follower",
+            NodeState::Unreachable => "unreachable",
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Requests and answers of the HTTP interface under `/v1`, one file per noun.
+//!
+//! Rules that hold for all of them:
+//! - Requests refuse unknown fields by name; answers may grow, so readers ignore fields they do not know.
+//! - Payloads, results and errors are user's JSON: they travel as raw text and are never parsed on the way.
+//! - Times are RFC 3339 in UTC with milliseconds, named `…_at`; durations are integers, named `…_ms`.
+//! - Fields an answer is known for are always there, `null` when there is nothing to tell.
+
+pub mod cluster;
+pub mod exec;
+pub mod headers;
+pub mod job;
+pub mod problem;
+pub mod queue;
+pub mod task;
+pub mod time;
+pub mod worker;
+
+pub use cluster::{ClusterNode, ClusterStatus, NodeRole, NodeState};
+pub use exec::{ExecError, ExecPayload, ExecResult};
+pub use job::{Job, JobList, JobState, JobsQuery, OnFailure, SubmitJob, Submitted};
+pub use problem::{Problem, ProblemCode};
+pub use queue::{Queue, QueueList};
+pub use task::{
+    Attempt, AttemptOutcome, Backoff, OnDuplicate, Requires, Task, TaskList, TaskSpec, TaskState,
+    TasksQuery,
+};
+pub use time::Timestamp;
+pub use worker::{
+    Heartbeat, HeartbeatAnswer, LeasedTask, LeaveAnswer, Load, Poll, PollAnswer, Register,
+    Registered, Report, ReportAnswer, ReportStatus, RunningTask, TaskResult, Verdict, Worker,
+    WorkerList, WorkerState, WorkersQuery,
+};
+
+use serde::{Deserialize, Serialize};
+/// Raw JSON text, as it came and as it goes on.
+pub use serde_json::value::RawValue;
+
+/// Query of a read of one thing that may wait for its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WaitQuery {
+    /// Holds the answer until the thing is terminal, but no longer than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u64>,
+    /// See [`Consistency`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+}
+
+/// Query of a plain read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadQuery {
+    /// See [`Consistency`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+}
+
+/// Query of one page of a list that has no filters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageQuery {
+    /// At most so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// The `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// See [`Consistency`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+}
+
+/// How fresh a read must be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// Sees every write that was acknowledged before the read began.
+    #[default]
+    Linearizable,
+    /// The answering node's own state, however old.
+    Stale,
+}

@@ -1,0 +1,178 @@
+//! Refusals: `application/problem+json` (RFC 9457).
+
+use serde::{Deserialize, Serialize};
+
+/// The media type of a [`Problem`].
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// Why a request was refused. `code` is what programs decide by, `detail` is for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A URI that names the kind of problem.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// The same for every problem of this kind.
+    #[serde(default)]
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// Stable, snake_case; see [`ProblemCode`]. A string, because newer servers may know more of them.
+    pub code: String,
+    /// What is wrong with this very request.
+    #[serde(default)]
+    pub detail: String,
+    /// The field of the request that is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// The node that leads, where that helps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<u64>,
+    /// How long to wait before asking again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// More that helps, by code.
+    #[serde(flatten)]
+    pub extra: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Problem {
+    /// A problem of a known kind.
+    pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:triarch:problem:{}", code.as_str()),
+            title: code.title().to_owned(),
+            status: code.status(),
+            code: code.as_str().to_owned(),
+            detail: detail.into(),
+            field: None,
+            leader: None,
+            retry_after_ms: None,
+            extra: serde_json::Map::new(),
+        }
+    }
+
+    /// Names the field of the request that is wrong.
+    pub fn with_field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Says how long to wait before asking again.
+    pub fn with_retry_after_ms(mut self, retry_after_ms: u64) -> Self {
+        self.retry_after_ms = Some(retry_after_ms);
+        self
+    }
+
+    /// Adds something that helps, under its own name.
+    pub fn with_extra(
+        mut self,
+        name: impl Into<String>,
+        value: impl Into<serde_json::Value>,
+    ) -> Self {
+        self.extra.insert(name.into(), value.into());
+        self
+    }
+
+    /// Whether it is of this kind.
+    pub fn is(&self, code: ProblemCode) -> bool {
+        self.code == code.as_str()
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = if self.detail.is_empty() {
+            &self.title
+        } else {
+            &self.detail
+        };
+        write!(f, "{text} ({}, HTTP {})", self.code, self.status)?;
+        if let Some(field) = &self.field {
+            write!(f, ", field {field}")?;
+        }
+        Ok(())
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $word:literal, $status:literal, $title:literal;)*) => {
+        /// The kinds of problem, each with its stable word, its HTTP status and its title.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum ProblemCode {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl ProblemCode {
+            /// All of them.
+            pub const ALL: &[ProblemCode] = &[$(ProblemCode::$variant),*];
+
+            /// The stable word.
+            pub fn as_str(self) -> &'static str {
+                match self { $(ProblemCode::$variant => $word,)* }
+            }
+
+            /// The HTTP status it goes with.
+            pub fn status(self) -> u16 {
+                match self { $(ProblemCode::$variant => $status,)* }
+            }
+
+            /// The title it goes with.
+            pub fn title(self) -> &'static str {
+                match self { $(ProblemCode::$variant => $title,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Nobody leads just now.
+    NoLeader = "no_leader", 503, "No leader is known";
+    /// The node is too busy, not yet ready, or stopping.
+    Unavailable = "unavailable", 503, "The node cannot take the request now";
+    /// There is no such thing (any more).
+    NotFound = "not_found", 404, "Not found";
+    /// The route exists, for other methods.
+    MethodNotAllowed = "method_not_allowed", 405, "Method not allowed";
+    /// The request is malformed; `field` says where.
+    InvalidRequest = "invalid_request", 400, "The request is invalid";
+    /// The body is not JSON by its own word.
+    UnsupportedMediaType = "unsupported_media_type", 415, "The body must be JSON";
+    /// The body, or a part of it, is over its limit.
+    PayloadTooLarge = "payload_too_large", 413, "Too large";
+    /// The queue is at its bound.
+    QueueFull = "queue_full", 429, "The queue is full";
+    /// Too many requests.
+    RateLimited = "rate_limited", 429, "Too many requests";
+    /// The lease is not the task's current one.
+    StaleToken = "stale_token", 409, "The lease is no longer current";
+    /// It is terminal already.
+    AlreadyFinished = "already_finished", 409, "Already finished";
+    /// It contradicts what is there.
+    Conflict = "conflict", 409, "Conflict";
+    /// Who asks is not known.
+    Unauthorized = "unauthorized", 401, "Unauthorized";
+    /// Who asks may not.
+    Forbidden = "forbidden", 403, "Forbidden";
+    /// The worker is not registered, or was lost: it must register again.
+    UnknownWorker = "unknown_worker", 404, "The worker is not registered";
+    /// The disk failed or is full.
+    StorageFailed = "storage_failed", 507, "The storage failed";
+    /// The outcome is unknown: asking again under the same key is safe.
+    Timeout = "timeout", 504, "Not answered in time";
+    /// A bug of the server.
+    Internal = "internal", 500, "Internal error";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Problem, ProblemCode};
+
+    #[test]
+    fn what_helps_stands_beside_the_rest() {
+        let problem = Problem::new(ProblemCode::Conflict, "taken").with_extra("task", "t4-0");
+        let text = serde_json::to_string(&problem).expect("plain");
+        assert!(text.contains(r#""task":"t4-0""#), "{text}");
+        let back: Problem = serde_json::from_str(&text).expect("own words");
+        assert_eq!(back, problem);
+    }
+}

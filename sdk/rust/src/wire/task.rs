@@ -1,0 +1,433 @@
+//! Tasks: the unit a worker runs.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::Consistency;
+use super::exec::ExecPayload;
+use super::time::Timestamp;
+
+/// One task as submitted. Only `kind` is required; a field left out has the default told in its documentation.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskSpec {
+    /// `exec`, or the name of a function; the task waits until a worker takes its kind.
+    pub kind: String,
+    /// What the worker is given; `null` unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Box<RawValue>>,
+    /// `default` unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// 0–9, higher first; 0 unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+    /// Starts no sooner than this after its submission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// Starts no sooner than at this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Timestamp>,
+    /// Ends as `expired` when it has not started this long after its submission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+    /// One attempt's time limit; none unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Attempts that may fail or time out; 3 unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    /// Attempts that may be lost with their worker; 5 unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_losses: Option<u32>,
+    /// The wait between a failed attempt and the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Backoff>,
+    /// What its worker must have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requires: Option<Requires>,
+    /// Its name within the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Keys of tasks of the same job that must succeed first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Vec<String>>,
+    /// At most one unfinished task of the cluster has this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unique_key: Option<String>,
+    /// What happens when `unique_key` is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_duplicate: Option<OnDuplicate>,
+    /// Tasks that share this key share `concurrency_limit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
+    /// At most so many tasks of the same `concurrency_key` run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_limit: Option<u32>,
+    /// Free words to filter by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Vec<String>>,
+}
+
+impl TaskSpec {
+    /// A task of this kind with everything else at its default.
+    pub fn new(kind: impl Into<String>) -> Self {
+        Self {
+            kind: kind.into(),
+            ..Self::default()
+        }
+    }
+
+    /// A task that runs this command line.
+    pub fn exec<A: Into<String>>(argv: impl IntoIterator<Item = A>) -> Self {
+        let payload = ExecPayload {
+            argv: argv.into_iter().map(Into::into).collect(),
+            ..ExecPayload::default()
+        };
+        Self {
+            payload: Some(payload.to_raw()),
+            ..Self::new(super::exec::KIND)
+        }
+    }
+
+    /// With this payload.
+    pub fn with_payload<T: Serialize + ?Sized>(
+        mut self,
+        payload: &T,
+    ) -> Result<Self, serde_json::Error> {
+        self.payload = Some(serde_json::value::to_raw_value(payload)?);
+        Ok(self)
+    }
+
+    /// In this queue.
+    pub fn in_queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = Some(queue.into());
+        self
+    }
+}
+
+/// Exponential back-off: the n-th retry waits `initial_ms * factor^(n-1)`, at most `max_ms`, spread by `±jitter`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backoff {
+    /// 1000 unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_ms: Option<u64>,
+    /// At least 1; 2 unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub factor: Option<f64>,
+    /// 60000 unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_ms: Option<u64>,
+    /// 0 to 1, a share of the wait; 0.1 unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<f64>,
+}
+
+/// What a worker must have to be given the task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Requires {
+    /// Each label with exactly this value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Each amount, taken for the time of the attempt.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resources: BTreeMap<String, u64>,
+}
+
+impl Requires {
+    /// Whether any worker will do.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.resources.is_empty()
+    }
+}
+
+/// What a taken `unique_key` means for the new task.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDuplicate {
+    /// The submission is refused, naming the task that has the key.
+    #[default]
+    Refuse,
+    /// The id of the task that has the key stands in the new one's place.
+    Return,
+}
+
+/// Where a task is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// For other tasks of its job.
+    Waiting,
+    /// Until a time: a delay, or the back-off of a retry.
+    Delayed,
+    /// For a worker.
+    Queued,
+    /// Leased to a worker.
+    Running,
+    /// Terminal: its one result is accepted.
+    Succeeded,
+    /// Terminal: its attempts are used up.
+    Failed,
+    /// Terminal: by a user's word or its job's policy.
+    Cancelled,
+    /// Terminal: not started in time.
+    Expired,
+}
+
+impl TaskState {
+    /// All of them, in the order of a task's life.
+    pub const ALL: [TaskState; 8] = [
+        TaskState::Waiting,
+        TaskState::Delayed,
+        TaskState::Queued,
+        TaskState::Running,
+        TaskState::Succeeded,
+        TaskState::Failed,
+        TaskState::Cancelled,
+        TaskState::Expired,
+    ];
+
+    /// The word used on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TaskState::Waiting => "waiting",
+            TaskState::Delayed => "delayed",
+            TaskState::Queued => "queued",
+            TaskState::Running => "running",
+            TaskState::Succeeded => "succeeded",
+            TaskState::Failed => "failed",
+            TaskState::Cancelled => "cancelled",
+            TaskState::Expired => "expired",
+        }
+    }
+
+    /// Whether nothing but a retry by hand changes it any more.
+    pub fn is_terminal(self) -> bool {
+        match self {
+            TaskState::Waiting | TaskState::Delayed | TaskState::Queued | TaskState::Running => {
+                false
+            }
+            TaskState::Succeeded
+            | TaskState::Failed
+            | TaskState::Cancelled
+            | TaskState::Expired => true,
+        }
+    }
+}
+
+impl std::fmt::Display for TaskState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A task as shown and listed. Lists leave out `attempts` and `payload`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Task {
+    /// Its id.
+    pub id: String,
+    /// Its job.
+    pub job: String,
+    /// Its name within the job.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// `exec`, or the name of a function.
+    pub kind: String,
+    /// Where it waits.
+    pub queue: String,
+    /// Where it is in its life.
+    pub state: TaskState,
+    /// 0–9, higher first.
+    #[serde(default)]
+    pub priority: u8,
+    /// Number of the latest attempt; 0 before the first.
+    #[serde(default)]
+    pub attempt: u32,
+    /// Attempts that may fail or time out.
+    #[serde(default)]
+    pub max_attempts: u32,
+    /// Attempts that failed or timed out since it was submitted or last retried by hand.
+    #[serde(default)]
+    pub failures: u32,
+    /// Attempts that may be lost with their worker.
+    #[serde(default)]
+    pub max_losses: u32,
+    /// Attempts lost since it was submitted or last retried by hand.
+    #[serde(default)]
+    pub losses: u32,
+    /// The worker of the latest attempt.
+    #[serde(default)]
+    pub worker: Option<String>,
+    /// Of the one accepted report; only when it succeeded.
+    #[serde(default)]
+    pub result: Option<Box<RawValue>>,
+    /// Of the latest attempt that failed.
+    #[serde(default)]
+    pub error: Option<Box<RawValue>>,
+    /// One attempt's time limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// While `delayed`: when it is queued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Timestamp>,
+    /// While it has not started: when it expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// What its worker must have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requires: Option<Requires>,
+    /// Free words to filter by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// While running: its worker's last word, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<f64>,
+    /// While running: its worker's last word, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// As submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Box<RawValue>>,
+    /// When its submission was applied.
+    pub created_at: Timestamp,
+    /// When its latest attempt was leased.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// When it became terminal.
+    #[serde(default)]
+    pub finished_at: Option<Timestamp>,
+    /// Its attempts, oldest first; a bounded number of the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<Vec<Attempt>>,
+}
+
+/// One run of a task by one worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Counted from 1.
+    pub attempt: u32,
+    /// Who ran it.
+    pub worker: String,
+    /// The fencing token of its lease.
+    pub token: u64,
+    /// When it was leased.
+    pub started_at: Timestamp,
+    /// When its lease ended.
+    #[serde(default)]
+    pub ended_at: Option<Timestamp>,
+    /// How it ended; `null` while it runs.
+    #[serde(default)]
+    pub outcome: Option<AttemptOutcome>,
+    /// When it failed.
+    #[serde(default)]
+    pub error: Option<Box<RawValue>>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptOutcome {
+    /// Its report was accepted as the task's result.
+    Succeeded,
+    /// Its worker reported a failure.
+    Failed,
+    /// It outlived its time limit and its worker did not report.
+    TimedOut,
+    /// Its worker was lost, or did not confirm the lease in time.
+    Lost,
+    /// Its worker handed it back, or never got it.
+    Returned,
+    /// The task was cancelled meanwhile.
+    Cancelled,
+}
+
+impl AttemptOutcome {
+    /// The word used on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AttemptOutcome::Succeeded => "succeeded",
+            AttemptOutcome::Failed => "failed",
+            AttemptOutcome::TimedOut => "timed_out",
+            AttemptOutcome::Lost => "lost",
+            AttemptOutcome::Returned => "returned",
+            AttemptOutcome::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One page of tasks.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct TaskList {
+    /// The page, in submission order.
+    pub tasks: Vec<Task>,
+    /// Where the next page starts; `null` on the last.
+    #[serde(default)]
+    pub next: Option<String>,
+}
+
+/// Query of `GET /v1/tasks`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TasksQuery {
+    /// Only those of this queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// Only those in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<TaskState>,
+    /// Only those of this kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Only those whose latest attempt is this worker's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+    /// At most so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// The `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// See [`Consistency`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TaskSpec, TaskState};
+
+    #[test]
+    fn an_unknown_field_is_refused_by_name() {
+        let error = serde_json::from_str::<TaskSpec>(r#"{"kind":"exec","retries":3}"#)
+            .expect_err("unknown field");
+        assert!(
+            error.to_string().contains("unknown field `retries`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_payload_is_kept_to_the_byte() {
+        let text = r#"{"kind":"f","payload":{ "b" : 1.0,  "a":12345678901234567890123 }}"#;
+        let spec: TaskSpec = serde_json::from_str(text).expect("valid");
+        let payload = spec.payload.expect("given");
+        assert_eq!(
+            payload.get(),
+            r#"{ "b" : 1.0,  "a":12345678901234567890123 }"#
+        );
+    }
+
+    #[test]
+    fn words_on_the_wire_match_their_names() {
+        for state in TaskState::ALL {
+            assert_eq!(
+                serde_json::to_string(&state).expect("plain"),
+                format!("\"{}\"", state.as_str())
+            );
+        }
+    }
+}
