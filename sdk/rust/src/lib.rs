@@ -1,4 +1,4 @@
-//! What programs need to talk to a Triarch cluster: the types of its HTTP interface ([`wire`]), a client that finds
+//! What programs need to talk to a Triarch cluster: the types of its HTTP interface ([`wire`]), a [`Client`] that finds
 //! the leader and retries safely, and the runtime a worker is built on.
 //!
 //! The server uses the very same types, so the two cannot drift apart. What this crate deliberately does not do: it
@@ -6,4 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod error;
 pub mod wire;
+
+pub use client::{Client, ClientOptions, parse_masters};
+pub use error::{Error, Tried};

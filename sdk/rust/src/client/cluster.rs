@@ -1,0 +1,31 @@
+//! The masters and the queues.
+
+use url::Url;
+
+use super::Client;
+use super::call::Call;
+use crate::error::Error;
+use crate::wire::{ClusterStatus, QueueList, ReadQuery};
+
+impl Client {
+    /// The masters, as one of them sees them.
+    pub async fn cluster(&self, query: &ReadQuery) -> Result<ClusterStatus, Error> {
+        self.call(Call::get(&["v1", "cluster"]).query(query)?).await
+    }
+
+    /// All queues.
+    pub async fn queues(&self, query: &ReadQuery) -> Result<QueueList, Error> {
+        self.call(Call::get(&["v1", "queues"]).query(query)?).await
+    }
+
+    /// Asks who the masters are, so that a client that was given one of them outlives it.
+    pub async fn learn_masters(&self) -> Result<(), Error> {
+        let status = self.cluster(&ReadQuery::default()).await?;
+        let urls = status
+            .nodes
+            .iter()
+            .filter_map(|node| Url::parse(&format!("http://{}", node.addr)).ok());
+        self.inner.masters.learn(urls);
+        Ok(())
+    }
+}

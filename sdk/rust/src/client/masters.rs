@@ -1,0 +1,183 @@
+//! Which masters there are, and which of them to ask first.
+
+use std::sync::{Mutex, PoisonError};
+
+use url::Url;
+
+use crate::error::Error;
+
+/// At most so many masters are remembered beyond those given.
+const LEARNED_MAX: usize = 16;
+
+/// Reads a list such as `http://a:7101,b:7102`; a missing scheme means `http`.
+pub fn parse_masters(text: &str) -> Result<Vec<Url>, Error> {
+    let urls = text
+        .split(',')
+        .map(str::trim)
+        .filter(|one| !one.is_empty())
+        .map(parse_master);
+    urls.collect()
+}
+
+fn parse_master(text: &str) -> Result<Url, Error> {
+    let with_scheme = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let url = Url::parse(&with_scheme)
+        .map_err(|error| Error::Usage(format!("{text} is not a master's URL: {error}")))?;
+    check(&url)?;
+    Ok(url)
+}
+
+fn check(url: &Url) -> Result<(), Error> {
+    if url.scheme() != "http" {
+        return Err(Error::Usage(format!(
+            "{url}: masters are spoken to over http, not {}",
+            url.scheme()
+        )));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(Error::Usage(format!("{url}: the host is missing")));
+    }
+    Ok(())
+}
+
+/// The masters known, in a fixed order, and the one that answered last.
+#[derive(Debug)]
+pub(super) struct Masters {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    known: Vec<Url>,
+    given: usize,
+    preferred: Option<Url>,
+}
+
+impl Masters {
+    pub(super) fn new(given: &[Url]) -> Result<Self, Error> {
+        if given.is_empty() {
+            return Err(Error::Usage("at least one master is needed".to_owned()));
+        }
+        let mut known: Vec<Url> = Vec::with_capacity(given.len());
+        for url in given {
+            check(url)?;
+            if !known.contains(url) {
+                known.push(url.clone());
+            }
+        }
+        let given = known.len();
+        Ok(Self {
+            state: Mutex::new(State {
+                known,
+                given,
+                preferred: None,
+            }),
+        })
+    }
+
+    pub(super) fn all(&self) -> Vec<Url> {
+        self.lock().known.clone()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.lock().known.len()
+    }
+
+    /// Where a call starts.
+    pub(super) fn first(&self) -> Url {
+        let state = self.lock();
+        state
+            .preferred
+            .clone()
+            .unwrap_or_else(|| state.known[0].clone())
+    }
+
+    /// Where a call goes on after `master` failed it.
+    pub(super) fn after(&self, master: &Url) -> Url {
+        let state = self.lock();
+        let next = state
+            .known
+            .iter()
+            .position(|one| one == master)
+            .map_or(0, |at| (at + 1) % state.known.len());
+        state.known[next].clone()
+    }
+
+    /// `master` answered: it is asked first from now on.
+    pub(super) fn prefer(&self, master: &Url) {
+        let mut state = self.lock();
+        if state.preferred.as_ref() != Some(master) {
+            state.preferred = Some(master.clone());
+        }
+    }
+
+    /// `master` failed: unless another took its place meanwhile, none is preferred.
+    pub(super) fn forget(&self, master: &Url) {
+        let mut state = self.lock();
+        if state.preferred.as_ref() == Some(master) {
+            state.preferred = None;
+        }
+    }
+
+    /// Replaces what was learned before by these; those given at the start stay.
+    pub(super) fn learn(&self, learned: impl IntoIterator<Item = Url>) {
+        let mut state = self.lock();
+        let given = state.given;
+        state.known.truncate(given);
+        for url in learned.into_iter().take(LEARNED_MAX) {
+            if check(&url).is_ok() && !state.known.contains(&url) {
+                state.known.push(url);
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // Nothing in here panics half-way, so the state is whole whoever else panicked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Masters, parse_masters};
+
+    #[test]
+    fn reads_lists_with_and_without_scheme() {
+        let urls = parse_masters("http://a:1, b:2,").expect("valid");
+        assert_eq!(
+            urls.iter().map(|url| url.as_str()).collect::<Vec<_>>(),
+            ["http://a:1/", "http://b:2/"]
+        );
+        assert!(parse_masters("ftp://a:1").is_err());
+        assert!(parse_masters("http://").is_err());
+    }
+
+    #[test]
+    fn goes_round_and_prefers_who_answered() {
+        let urls = parse_masters("a:1,b:2").expect("valid");
+        let masters = Masters::new(&urls).expect("not empty");
+        assert_eq!(masters.first(), urls[0]);
+        assert_eq!(masters.after(&urls[0]), urls[1]);
+        assert_eq!(masters.after(&urls[1]), urls[0]);
+        masters.prefer(&urls[1]);
+        assert_eq!(masters.first(), urls[1]);
+        masters.forget(&urls[0]);
+        assert_eq!(masters.first(), urls[1]);
+        masters.forget(&urls[1]);
+        assert_eq!(masters.first(), urls[0]);
+    }
+
+    #[test]
+    fn learned_masters_replace_each_other_but_never_the_given() {
+        let urls = parse_masters("a:1,b:2,c:3").expect("valid");
+        let masters = Masters::new(&urls[..1]).expect("not empty");
+        masters.learn([urls[0].clone(), urls[1].clone()]);
+        assert_eq!(masters.all(), urls[..2]);
+        masters.learn([urls[2].clone()]);
+        assert_eq!(masters.all(), [urls[0].clone(), urls[2].clone()]);
+    }
+}

@@ -1,0 +1,57 @@
+//! Tasks.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Client;
+use super::call::Call;
+use super::jobs::{HOLD, waiting};
+use crate::error::Error;
+use crate::wire::{Task, TaskList, TasksQuery};
+
+impl Client {
+    /// A task as it is.
+    pub async fn task(&self, id: &str) -> Result<Task, Error> {
+        self.call(Call::get(&["v1", "tasks", id])).await
+    }
+
+    /// A task as soon as it is terminal, or as it is after `wait`, whichever comes first. One question; see
+    /// [`Client::wait_task`].
+    pub async fn task_within(&self, id: &str, wait: Duration) -> Result<Task, Error> {
+        self.call(waiting(Call::get(&["v1", "tasks", id]), wait)?)
+            .await
+    }
+
+    /// Waits until a task is terminal, asking anew as often as it takes, over failovers. After `limit` the task is
+    /// returned as it is.
+    pub async fn wait_task(&self, id: &str, limit: Option<Duration>) -> Result<Task, Error> {
+        let begun = Instant::now();
+        loop {
+            let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
+            let task = self
+                .task_within(id, left.map_or(HOLD, |left| left.min(HOLD)))
+                .await?;
+            if task.state.is_terminal() || left.is_some_and(|left| left <= HOLD) {
+                return Ok(task);
+            }
+        }
+    }
+
+    /// One page of tasks.
+    pub async fn tasks(&self, query: &TasksQuery) -> Result<TaskList, Error> {
+        self.call(Call::get(&["v1", "tasks"]).query(query)?).await
+    }
+
+    /// Cancels a task, whatever its unfinished state.
+    pub async fn cancel_task(&self, id: &str) -> Result<Task, Error> {
+        self.call(Call::post(&["v1", "tasks", id, "cancel"]).once())
+            .await
+    }
+
+    /// Puts a terminal task back to its queue with a fresh budget of attempts.
+    pub async fn retry_task(&self, id: &str) -> Result<Task, Error> {
+        self.call(Call::post(&["v1", "tasks", id, "retry"]).once())
+            .await
+    }
+}

@@ -1,0 +1,84 @@
+//! Workers: what others ask about them, and the calls a worker makes.
+
+use std::time::Duration;
+
+use reqwest::Method;
+
+use super::Client;
+use super::call::Call;
+use crate::error::Error;
+use crate::wire::{
+    Heartbeat, HeartbeatAnswer, LeaveAnswer, Poll, PollAnswer, Register, Registered, Report,
+    ReportAnswer, Worker, WorkerList, WorkersQuery,
+};
+
+impl Client {
+    /// One page of workers.
+    pub async fn workers(&self, query: &WorkersQuery) -> Result<WorkerList, Error> {
+        self.call(Call::get(&["v1", "workers"]).query(query)?).await
+    }
+
+    /// A worker as it is.
+    pub async fn worker(&self, id: &str) -> Result<Worker, Error> {
+        self.call(Call::get(&["v1", "workers", id])).await
+    }
+
+    /// Has a worker finish what it runs, take no more, and leave.
+    pub async fn drain_worker(&self, id: &str) -> Result<Worker, Error> {
+        self.call(Call::post(&["v1", "workers", id, "drain"]).once())
+            .await
+    }
+
+    /// A worker makes itself known.
+    pub async fn register(&self, worker: &Register) -> Result<Registered, Error> {
+        self.call(Call::post(&["v1", "workers"]).json(worker)?.once())
+            .await
+    }
+
+    /// A worker asks for work. Gives up `patience` after the hold it asks for: a poll whose answer is lost is better
+    /// asked anew by a caller that knows what it holds by then.
+    pub async fn poll(
+        &self,
+        id: &str,
+        poll: &Poll,
+        patience: Duration,
+    ) -> Result<PollAnswer, Error> {
+        let hold = Duration::from_millis(poll.wait_ms);
+        let call = Call::post(&["v1", "workers", id, "poll"])
+            .json(poll)?
+            .held(hold);
+        self.call(call.within(patience).patient()).await
+    }
+
+    /// A worker confirms what it runs.
+    pub async fn heartbeat(
+        &self,
+        id: &str,
+        heartbeat: &Heartbeat,
+        deadline: Duration,
+    ) -> Result<HeartbeatAnswer, Error> {
+        let call = Call::post(&["v1", "workers", id, "heartbeat"]).json(heartbeat)?;
+        self.call(call.within(deadline).patient()).await
+    }
+
+    /// A worker reports how attempts ended. Repeating it is safe: results are fenced by their tokens.
+    pub async fn report(
+        &self,
+        id: &str,
+        report: &Report,
+        deadline: Duration,
+    ) -> Result<ReportAnswer, Error> {
+        let call = Call::post(&["v1", "workers", id, "report"]).json(report)?;
+        self.call(call.within(deadline).patient()).await
+    }
+
+    /// A worker says goodbye; what it holds goes back to the queues at once.
+    pub async fn leave(&self, id: &str, deadline: Duration) -> Result<LeaveAnswer, Error> {
+        self.call(
+            Call::new(Method::DELETE, &["v1", "workers", id])
+                .once()
+                .within(deadline),
+        )
+        .await
+    }
+}
