@@ -17,25 +17,58 @@ pub enum Command {
     /// Creates a job with all of its tasks, or none.
     SubmitJob(SubmitJob),
     /// Cancels every unfinished task of a job.
-    CancelJob { job: JobId },
+    CancelJob {
+        /// The job.
+        job: JobId,
+    },
     /// Cancels one task, whatever its unfinished state.
-    CancelTask { task: TaskId },
+    CancelTask {
+        /// The task.
+        task: TaskId,
+    },
     /// Puts a terminal task back to `queued` with a fresh attempt budget.
-    RetryTask { task: TaskId, request_id: Option<RequestId> },
+    RetryTask {
+        /// A terminal task.
+        task: TaskId,
+        /// For a repeated request after an unknown outcome.
+        request_id: Option<RequestId>,
+    },
     /// Makes a worker known; it gets an id and may take leases.
     RegisterWorker(RegisterWorker),
     /// The worker says goodbye: its leases go back at once and count neither as failures nor as losses.
-    LeaveWorker { worker: WorkerId },
+    LeaveWorker {
+        /// Who leaves.
+        worker: WorkerId,
+    },
     /// The worker gets no new leases.
-    DrainWorker { worker: WorkerId },
+    DrainWorker {
+        /// Who drains.
+        worker: WorkerId,
+    },
     /// Proposed by the leader: these workers were silent for their whole TTL; their attempts are lost.
-    LoseWorkers { workers: Vec<WorkerId> },
+    LoseWorkers {
+        /// Those that are gone already are skipped.
+        workers: Vec<WorkerId>,
+    },
     /// Proposed by the leader: leases by the scheduler's plan. Each is verified again; one that no longer holds is skipped.
-    Grant { grants: Vec<Grant> },
+    Grant {
+        /// In the order in which they are tried.
+        grants: Vec<Grant>,
+    },
     /// Proposed by the leader: end exactly these leases. A token that is no longer current is skipped.
-    EndLeases { leases: Vec<EndLease> },
-    /// A worker's results, each fenced by its token.
-    Report { worker: WorkerId, results: Vec<TaskReport> },
+    EndLeases {
+        /// Each with its token and reason.
+        leases: Vec<EndLease>,
+    },
+    /// A worker's results, each fenced by its token. Judged by token alone, never refused as a whole: a result counts
+    /// if its token is the task's current lease and this worker holds it, so results of a worker that was lost, has left
+    /// or was never known come back stale one by one.
+    Report {
+        /// Who reports.
+        worker: WorkerId,
+        /// Judged in order.
+        results: Vec<TaskReport>,
+    },
     /// Proposed by the leader: let time-triggered changes up to the stamp happen, a bounded number per command
     /// (delays and back-offs that are over, tasks that expire, retention).
     AdvanceTime,
@@ -104,7 +137,7 @@ pub struct NewTask {
 /// Exponential back-off in integers, so that every replica derives the same delay: the n-th retry waits
 /// `min(max_ms, initial_ms * (factor_milli / 1000)^(n-1))`, then spread by `±jitter_permille`, derived from the
 /// task id and attempt (never rolled).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Backoff {
     /// First wait in ms.
     pub initial_ms: u64,
@@ -118,12 +151,17 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { initial_ms: 1_000, factor_milli: 2_000, max_ms: 60_000, jitter_permille: 100 }
+        Self {
+            initial_ms: 1_000,
+            factor_milli: 2_000,
+            max_ms: 60_000,
+            jitter_permille: 100,
+        }
     }
 }
 
 /// What a task takes of a worker while it runs. A worker is never oversubscribed.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Requires {
     /// Each label must be present with this value.
     pub labels: BTreeMap<String, String>,
@@ -196,9 +234,17 @@ pub struct TaskReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Outcome {
     /// Raw JSON text of the result.
-    Succeeded { result: Bytes },
+    Succeeded {
+        /// Raw JSON text.
+        result: Bytes,
+    },
     /// Raw JSON text of the error object. `retryable: false` ends the task at once.
-    Failed { error: Bytes, retryable: bool },
+    Failed {
+        /// Raw JSON text.
+        error: Bytes,
+        /// Whether another attempt could help.
+        retryable: bool,
+    },
     /// The worker hands the task back unfinished (draining); counts as nothing.
     Returned,
 }
@@ -207,15 +253,34 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
     /// To [`Command::SubmitJob`]. `duplicate` when an earlier request with the same key made the job.
-    Submitted { job: JobId, tasks: Vec<TaskId>, duplicate: bool },
+    Submitted {
+        /// The job, new or found by its key.
+        job: JobId,
+        /// Its tasks in the order submitted.
+        tasks: Vec<TaskId>,
+        /// Whether the job was there before. A request repeated under its own request id gets its first answer again.
+        duplicate: bool,
+    },
     /// To [`Command::RegisterWorker`].
-    Registered { worker: WorkerId },
+    Registered {
+        /// Its id from now on.
+        worker: WorkerId,
+    },
     /// To [`Command::Grant`]: the leases that came of it, in the order proposed; proposals that no longer held are absent.
-    Granted { leases: Vec<Lease> },
+    Granted {
+        /// What the workers are to be told.
+        leases: Vec<Lease>,
+    },
     /// To [`Command::Report`], one verdict per result in order.
-    Reported { verdicts: Vec<Verdict> },
+    Reported {
+        /// One for each result.
+        verdicts: Vec<Verdict>,
+    },
     /// To everything whose answer is only that it is done; the number of tasks it touched.
-    Done { tasks: u64 },
+    Done {
+        /// How many tasks changed.
+        tasks: u64,
+    },
     /// The command was refused and changed nothing.
     Refused(Refusal),
 }
@@ -260,23 +325,58 @@ pub enum Refusal {
     UnknownWorker(WorkerId),
     /// The idempotency key was used with another body.
     #[error("the idempotency key was used before with another body, by job {job}")]
-    KeyConflict { job: JobId },
+    KeyConflict {
+        /// The job made under the key.
+        job: JobId,
+    },
     /// A live worker has this name.
-    #[error("the name is in use by live worker {worker}; it is free again when that worker leaves or is lost")]
-    WorkerNameTaken { worker: WorkerId },
+    #[error(
+        "the name is in use by live worker {worker}; it is free again when that worker leaves or is lost"
+    )]
+    WorkerNameTaken {
+        /// Who has it.
+        worker: WorkerId,
+    },
     /// The task is terminal already (cancel), or not yet (retry).
     #[error("task {task} is {state}")]
-    WrongState { task: TaskId, state: String },
+    WrongState {
+        /// The task.
+        task: TaskId,
+        /// The state it is in.
+        state: String,
+    },
     /// The job is terminal already.
     #[error("job {job} is {state} already")]
-    JobFinished { job: JobId, state: String },
+    JobFinished {
+        /// The job.
+        job: JobId,
+        /// How it ended.
+        state: String,
+    },
     /// The queue is at its bound.
     #[error("queue {queue} holds {depth} tasks, its bound is {max_depth}: retry later")]
-    QueueFull { queue: String, depth: u64, max_depth: u64 },
+    QueueFull {
+        /// The queue.
+        queue: String,
+        /// Unfinished tasks in it that do not run.
+        depth: u64,
+        /// Its bound.
+        max_depth: u64,
+    },
     /// A bound of the table itself is reached.
     #[error("the table is at its bound of {bound} {what}: retry later")]
-    TableFull { what: String, bound: u64 },
+    TableFull {
+        /// What there is too much of.
+        what: String,
+        /// The bound.
+        bound: u64,
+    },
     /// The command breaks a rule of its shape that the edge should have refused.
     #[error("{field}: {problem}")]
-    Invalid { field: String, problem: String },
+    Invalid {
+        /// Path of the field, for instance `tasks[3].priority`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
 }

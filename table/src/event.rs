@@ -9,19 +9,60 @@ use crate::model::{JobState, TaskState};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// A job with its tasks came into being.
-    JobSubmitted { job: JobId },
-    /// A task changed its state; every change of state makes exactly one of these, in order.
-    TaskChanged { task: TaskId, job: JobId, to: TaskState },
+    JobSubmitted {
+        /// The job.
+        job: JobId,
+    },
+    /// A task came into being in this state, or changed to it: every change makes exactly one of these, in order.
+    /// Where it ends a lease, `LeaseEnded` comes just before; where it finishes its job, `JobFinished` comes after.
+    TaskChanged {
+        /// The task.
+        task: TaskId,
+        /// Its job.
+        job: JobId,
+        /// The state it is in now.
+        to: TaskState,
+    },
     /// A lease was granted.
-    LeaseGranted { task: TaskId, worker: WorkerId, token: Token },
+    LeaseGranted {
+        /// The task.
+        task: TaskId,
+        /// Who holds or held it.
+        worker: WorkerId,
+        /// Its fencing token.
+        token: Token,
+    },
     /// A lease ended (reported, lost, returned, cancelled); the worker's slot is free.
-    LeaseEnded { task: TaskId, worker: WorkerId, token: Token },
+    LeaseEnded {
+        /// The task.
+        task: TaskId,
+        /// Who holds or held it.
+        worker: WorkerId,
+        /// Its fencing token.
+        token: Token,
+    },
     /// A job reached a terminal state.
-    JobFinished { job: JobId, state: JobState },
+    JobFinished {
+        /// The job.
+        job: JobId,
+        /// How it ended.
+        state: JobState,
+    },
     /// A worker may take leases.
-    WorkerRegistered { worker: WorkerId },
+    WorkerRegistered {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// A worker gets no new leases.
-    WorkerDraining { worker: WorkerId },
+    WorkerDraining {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// A worker is gone, lost or by its own word.
-    WorkerGone { worker: WorkerId, lost: bool },
+    WorkerGone {
+        /// The worker.
+        worker: WorkerId,
+        /// Lost, as against left.
+        lost: bool,
+    },
 }

@@ -11,11 +11,38 @@
 
 #![forbid(unsafe_code)]
 
+mod apply;
+mod dedup;
+mod digest;
+mod index;
+mod invariants;
+mod lease;
+mod paged;
+mod queue;
+mod retry;
+mod shape;
+mod table;
+
+pub mod codec;
 pub mod command;
 pub mod event;
 pub mod ids;
+pub mod job;
+pub mod limits;
+pub mod list;
 pub mod model;
+pub mod plan;
+pub mod snapshot;
+pub mod task;
+pub mod worker;
 
 pub use command::{Command, Reply};
 pub use event::Event;
 pub use ids::{JobId, Stamp, TaskId, Token, WorkerId};
+pub use job::Job;
+pub use limits::Limits;
+pub use list::{JobFilter, Listed, QueueView, TaskFilter};
+pub use snapshot::{Frozen, SnapshotError};
+pub use table::Table;
+pub use task::Task;
+pub use worker::Worker;

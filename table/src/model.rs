@@ -53,8 +53,13 @@ impl TaskState {
     /// Whether nothing but a retry by hand changes it any more.
     pub fn is_terminal(self) -> bool {
         match self {
-            TaskState::Waiting | TaskState::Delayed | TaskState::Queued | TaskState::Running => false,
-            TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled | TaskState::Expired => true,
+            TaskState::Waiting | TaskState::Delayed | TaskState::Queued | TaskState::Running => {
+                false
+            }
+            TaskState::Succeeded
+            | TaskState::Failed
+            | TaskState::Cancelled
+            | TaskState::Expired => true,
         }
     }
 }

@@ -1,0 +1,93 @@
+//! Applies log entries: finds the rule for each command. The rules stand one to a file below.
+
+mod advance_time;
+mod cancel;
+mod end_leases;
+mod grant;
+mod register_worker;
+mod report;
+mod retry_task;
+mod submit_job;
+mod worker_end;
+
+use crate::command::{Command, Refusal, Reply};
+use crate::event::Event;
+use crate::ids::{Stamp, Token};
+use crate::table::Table;
+
+/// The entry being applied, and how many ids of each kind it has made so far: positions count over the whole entry.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    index: u64,
+    jobs: u64,
+    tasks: u64,
+    workers: u64,
+    leases: u64,
+}
+
+impl Entry {
+    /// The token for the next lease; `None` if the entry has granted all that one entry may.
+    fn next_token(&mut self) -> Option<Token> {
+        let token = Token::at(self.index, self.leases)?;
+        self.leases += 1;
+        Some(token)
+    }
+}
+
+/// What a rule answers; a refusal has changed nothing.
+type Ruling = Result<Reply, Refusal>;
+
+impl Table {
+    /// Applies one log entry: its commands in order, one reply for each. What happened is appended to `events`.
+    ///
+    /// Panics if the entry is not after the last one: entries apply in order and once.
+    pub fn apply(
+        &mut self,
+        stamp: Stamp,
+        commands: Vec<Command>,
+        events: &mut Vec<Event>,
+    ) -> Vec<Reply> {
+        assert!(
+            stamp.index > self.last_index,
+            "entry {} after entry {}",
+            stamp.index,
+            self.last_index
+        );
+        self.last_index = stamp.index;
+        self.now_ms = self.now_ms.max(stamp.now_ms);
+        let mut entry = Entry {
+            index: stamp.index,
+            jobs: 0,
+            tasks: 0,
+            workers: 0,
+            leases: 0,
+        };
+        let replies = commands.into_iter().map(|command| {
+            self.apply_command(&mut entry, command, events)
+                .unwrap_or_else(Reply::Refused)
+        });
+        replies.collect()
+    }
+
+    fn apply_command(
+        &mut self,
+        entry: &mut Entry,
+        command: Command,
+        events: &mut Vec<Event>,
+    ) -> Ruling {
+        match command {
+            Command::SubmitJob(submit) => self.submit_job(entry, submit, events),
+            Command::CancelJob { job } => self.cancel_job(job, events),
+            Command::CancelTask { task } => self.cancel_one(task, events),
+            Command::RetryTask { task, request_id } => self.retry_task(task, request_id, events),
+            Command::RegisterWorker(register) => self.register_worker(entry, register, events),
+            Command::LeaveWorker { worker } => self.leave_worker(worker, events),
+            Command::DrainWorker { worker } => self.drain_worker(worker, events),
+            Command::LoseWorkers { workers } => Ok(self.lose_workers(&workers, events)),
+            Command::Grant { grants } => Ok(self.grant(entry, &grants, events)),
+            Command::EndLeases { leases } => Ok(self.end_leases(&leases, events)),
+            Command::Report { worker, results } => Ok(self.report(worker, results, events)),
+            Command::AdvanceTime => Ok(self.advance_time(events)),
+        }
+    }
+}

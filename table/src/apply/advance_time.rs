@@ -1,0 +1,113 @@
+//! Lets happen what the table's time has made due: delays and back-offs that are over, tasks that expire, finished
+//! jobs and other memories that have grown too old or too many.
+//!
+//! One command touches a bounded number of tasks, so that no entry holds up the others; while more is due,
+//! [`Table::next_timer_ms`] says so.
+
+use crate::command::Reply;
+use crate::event::Event;
+use crate::ids::TaskId;
+use crate::table::Table;
+use crate::task::Life;
+
+/// What is due next.
+enum Due {
+    Expiry(TaskId),
+    Delay(TaskId),
+}
+
+impl Table {
+    pub(super) fn advance_time(&mut self, events: &mut Vec<Event>) -> Reply {
+        let steps_max = u64::from(self.limits.advance_steps_max);
+        let mut tasks = 0;
+        while tasks < steps_max
+            && let Some(due) = self.next_due()
+        {
+            let before = events.len();
+            match due {
+                Due::Expiry(task) => self.expire(task, events),
+                Due::Delay(task) => self.make_ready(task, events),
+            }
+            tasks += changed_tasks(&events[before..]);
+        }
+        self.forget(steps_max.saturating_sub(tasks));
+        Reply::Done { tasks }
+    }
+
+    /// In the order of their times; at the same time an expiry first.
+    fn next_due(&self) -> Option<Due> {
+        let delay = self
+            .index
+            .delays
+            .first()
+            .filter(|(at_ms, _)| *at_ms <= self.now_ms);
+        let expiry = self
+            .index
+            .expiries
+            .first()
+            .filter(|(at_ms, _)| *at_ms <= self.now_ms);
+        match (expiry, delay) {
+            (Some(&(expires_ms, task)), Some(&(ready_ms, _))) if expires_ms <= ready_ms => {
+                Some(Due::Expiry(task))
+            }
+            (_, Some(&(_, task))) => Some(Due::Delay(task)),
+            (Some(&(_, task)), None) => Some(Due::Expiry(task)),
+            (None, None) => None,
+        }
+    }
+
+    fn expire(&mut self, task: TaskId, events: &mut Vec<Event>) {
+        let finished_ms = self.now_ms;
+        self.change_task(task, events, |task| {
+            task.life = Life::Expired { finished_ms }
+        });
+    }
+
+    fn make_ready(&mut self, task: TaskId, events: &mut Vec<Event>) {
+        let place = self.new_place();
+        self.change_task(task, events, |task| task.life = Life::Queued { place });
+    }
+
+    /// Forgets what is too old or too much. A job goes as a whole.
+    fn forget(&mut self, steps_max: u64) {
+        let now_ms = self.now_ms;
+        let old = |at_ms: u64, age_ms: u64| at_ms.saturating_add(age_ms) <= now_ms;
+        let mut steps = 0;
+        while steps < steps_max
+            && let Some(&(finished_ms, job)) = self.index.finished_jobs.first()
+            && (self.too_many_finished() || old(finished_ms, self.limits.finished_age_ms))
+        {
+            steps += self.jobs.get(job).map_or(0, |job| u64::from(job.tasks));
+            self.forget_job(job);
+        }
+        while steps < steps_max
+            && let Some(&(gone_ms, _)) = self.index.gone_workers.first()
+            && old(gone_ms, self.limits.gone_workers_age_ms)
+        {
+            steps += 1;
+            self.forget_oldest_worker();
+        }
+        while steps < steps_max
+            && let Some(at_ms) = self.answers.oldest_ms()
+            && old(at_ms, self.limits.requests_age_ms)
+        {
+            steps += 1;
+            self.answers.forget_oldest();
+        }
+        while steps < steps_max
+            && let Some(at_ms) = self.old_keys.oldest_ms()
+            && old(at_ms, self.limits.keys_age_ms)
+        {
+            steps += 1;
+            self.old_keys.forget_oldest();
+        }
+    }
+}
+
+/// A task that fails may take its whole job with it; that counts too.
+fn changed_tasks(events: &[Event]) -> u64 {
+    events
+        .iter()
+        .filter(|event| matches!(event, Event::TaskChanged { .. }))
+        .count() as u64
+}

@@ -1,0 +1,37 @@
+//! Cancels a task or what is unfinished of a job. Whichever of a cancellation and a result comes first in the log
+//! wins; what is cancelled already is cancelled again with no effect.
+
+use super::Ruling;
+use crate::command::{Refusal, Reply};
+use crate::event::Event;
+use crate::ids::{JobId, TaskId};
+use crate::model::{JobState, TaskState};
+use crate::table::Table;
+
+impl Table {
+    pub(super) fn cancel_one(&mut self, id: TaskId, events: &mut Vec<Event>) -> Ruling {
+        let state = self.tasks.get(id).ok_or(Refusal::TaskNotFound(id))?.state();
+        if state.is_terminal() && state != TaskState::Cancelled {
+            return Err(Refusal::WrongState {
+                task: id,
+                state: state.as_str().to_owned(),
+            });
+        }
+        Ok(Reply::Done {
+            tasks: u64::from(self.cancel_task(id, events)),
+        })
+    }
+
+    pub(super) fn cancel_job(&mut self, id: JobId, events: &mut Vec<Event>) -> Ruling {
+        let state = self.jobs.get(id).ok_or(Refusal::JobNotFound(id))?.state();
+        if state.is_terminal() && state != JobState::Cancelled {
+            return Err(Refusal::JobFinished {
+                job: id,
+                state: state.as_str().to_owned(),
+            });
+        }
+        Ok(Reply::Done {
+            tasks: self.cancel_unfinished(id, events),
+        })
+    }
+}

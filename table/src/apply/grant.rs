@@ -1,0 +1,51 @@
+//! Leases tasks by the leader's plan. The plan was made from a table that may have changed since, so each grant is
+//! verified again, and one that no longer holds is left out.
+
+use super::Entry;
+use crate::command::{Grant, Reply};
+use crate::event::Event;
+use crate::model::TaskState;
+use crate::table::Table;
+use crate::worker::WorkerLife;
+
+impl Table {
+    pub(super) fn grant(
+        &mut self,
+        entry: &mut Entry,
+        grants: &[Grant],
+        events: &mut Vec<Event>,
+    ) -> Reply {
+        let mut leases = Vec::new();
+        for &grant in grants {
+            if !self.holds(grant) {
+                continue;
+            }
+            let Some(token) = entry.next_token() else {
+                break;
+            };
+            leases.push(self.begin_attempt(grant.task, grant.worker, token, events));
+        }
+        Reply::Granted { leases }
+    }
+
+    /// Whether this worker may take this task now.
+    fn holds(&self, grant: Grant) -> bool {
+        let Some(task) = self.tasks.get(grant.task) else {
+            return false;
+        };
+        let Some(worker) = self.workers.get(grant.worker) else {
+            return false;
+        };
+        let Some(load) = self.index.loads.get(&grant.worker) else {
+            return false;
+        };
+        let class = &task.spec.class;
+        task.state() == TaskState::Queued
+            && worker.life == WorkerLife::Live
+            && load.running.len() < worker.slots as usize
+            && worker.profile.takes(class)
+            && worker
+                .profile
+                .has_room(&load.used, &class.requires.resources)
+    }
+}

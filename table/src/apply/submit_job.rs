@@ -1,0 +1,309 @@
+//! Takes in a job with all of its tasks, or none of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Entry, Ruling};
+use crate::command::{NewTask, Refusal, Reply, SubmitJob};
+use crate::dedup::Answer;
+use crate::event::Event;
+use crate::ids::{IDS_PER_ENTRY_MAX, JobId, TaskId};
+use crate::job::{Counts, Idempotency, Job};
+use crate::shape::request_id_reused;
+use crate::table::Table;
+use crate::task::{Class, Life, Policy, Task, TaskSpec};
+
+impl Table {
+    pub(super) fn submit_job(
+        &mut self,
+        entry: &mut Entry,
+        submit: SubmitJob,
+        events: &mut Vec<Event>,
+    ) -> Ruling {
+        if let Some(ruling) = self.submitted_before(&submit) {
+            return ruling;
+        }
+        self.limits.check_submission(&submit)?;
+        let count = submit.tasks.len() as u64;
+        if entry.tasks + count > IDS_PER_ENTRY_MAX {
+            let what = "tasks in one log entry".to_owned();
+            return Err(Refusal::TableFull {
+                what,
+                bound: IDS_PER_ENTRY_MAX,
+            });
+        }
+        self.check_table_bounds(&submit)?;
+        let classes = self.classes_of(&submit.tasks);
+        self.check_queue_bounds(&classes)?;
+
+        let id = JobId::at(entry.index, entry.jobs);
+        let first_task = TaskId::at(entry.index, entry.tasks);
+        entry.jobs += 1;
+        entry.tasks += count;
+        let mut job = Job {
+            id,
+            name: Arc::from(submit.name),
+            on_failure: submit.on_failure,
+            created_ms: self.now_ms,
+            finished_ms: None,
+            first_task,
+            tasks: count as u32,
+            counts: Counts::default(),
+            bytes: 0,
+            idempotency: submit.idempotency_key.map(|key| {
+                Arc::new(Idempotency {
+                    key: Arc::from(key),
+                    body_digest: submit.body_digest,
+                })
+            }),
+        };
+        events.push(Event::JobSubmitted { job: id });
+        let mut last_policy = None;
+        for ((task_id, task), class) in job.task_ids().zip(submit.tasks).zip(classes) {
+            let task = self.new_task(task_id, id, task, class, &mut last_policy);
+            job.counts.add(task.state());
+            job.bytes += task.bytes();
+            events.push(Event::TaskChanged {
+                task: task_id,
+                job: id,
+                to: task.state(),
+            });
+            self.index.add_task(&task);
+            self.tasks.push(task);
+        }
+        let tasks = job.task_ids().collect();
+        self.index.add_job(&job);
+        self.jobs.push(job);
+        let answer = Answer::Submitted {
+            body_digest: submit.body_digest,
+            job: id,
+            first_task,
+            tasks: count as u32,
+            duplicate: false,
+        };
+        self.remember(submit.request_id, answer);
+        Ok(Reply::Submitted {
+            job: id,
+            tasks,
+            duplicate: false,
+        })
+    }
+
+    /// What to answer if this very request, or another one with its idempotency key, came before.
+    fn submitted_before(&mut self, submit: &SubmitJob) -> Option<Ruling> {
+        if let Some(answered) = submit
+            .request_id
+            .as_deref()
+            .and_then(|request| self.answers.get(request))
+        {
+            return Some(match &answered.answer {
+                Answer::Submitted {
+                    body_digest,
+                    job,
+                    first_task,
+                    tasks,
+                    duplicate,
+                } => same_body(*body_digest, submit, *job, *first_task, *tasks, *duplicate),
+                Answer::Retried { .. } | Answer::Registered { .. } => Err(request_id_reused()),
+            });
+        }
+        let key = submit.idempotency_key.as_deref()?;
+        let (body_digest, job, first_task, tasks) = match self.index.job_keys.get(key) {
+            Some(&job) => {
+                let job = self.jobs.get(job)?;
+                (
+                    job.idempotency.as_ref()?.body_digest,
+                    job.id,
+                    job.first_task,
+                    job.tasks,
+                )
+            }
+            None => {
+                let old = self.old_keys.get(key)?;
+                (
+                    old.idempotency.body_digest,
+                    old.job,
+                    old.first_task,
+                    old.tasks,
+                )
+            }
+        };
+        Some(same_body(body_digest, submit, job, first_task, tasks, true))
+    }
+
+    fn check_table_bounds(&self, submit: &SubmitJob) -> Result<(), Refusal> {
+        let bound = self.limits.tasks_max;
+        if (self.tasks.len() + submit.tasks.len()) as u64 > bound {
+            return Err(Refusal::TableFull {
+                what: "tasks".to_owned(),
+                bound,
+            });
+        }
+        let bound = self.limits.bytes_max;
+        let bytes: u64 = submit
+            .tasks
+            .iter()
+            .map(|task| task.payload.len() as u64)
+            .sum();
+        if self.index.bytes.saturating_add(bytes) > bound {
+            return Err(Refusal::TableFull {
+                what: "bytes of payloads and results".to_owned(),
+                bound,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_queue_bounds(&self, classes: &[Arc<Class>]) -> Result<(), Refusal> {
+        let mut queues: BTreeMap<&str, (u64, BTreeSet<&Class>)> = BTreeMap::new();
+        for class in classes {
+            let (tasks, different) = queues.entry(&class.queue).or_default();
+            *tasks += 1;
+            different.insert(class);
+        }
+        for (queue, (tasks, different)) in queues {
+            self.check_depth(queue, tasks)?;
+            self.check_classes(queue, different)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a queue has room for more tasks.
+    pub(super) fn check_depth(&self, queue: &str, more: u64) -> Result<(), Refusal> {
+        let (depth, max_depth) = (self.index.depth(queue), self.limits.queue_depth_max);
+        if depth + more > max_depth {
+            return Err(Refusal::QueueFull {
+                queue: queue.to_owned(),
+                depth,
+                max_depth,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether the scheduler has room for these different classes of a queue.
+    pub(super) fn check_classes<'a>(
+        &self,
+        queue: &str,
+        different: impl IntoIterator<Item = &'a Class>,
+    ) -> Result<(), Refusal> {
+        let present = self.index.queues.get(queue);
+        let open = present.map_or(0, |queue| u64::from(queue.open_classes));
+        let is_new = |class: &&Class| !present.is_some_and(|queue| queue.is_open(class));
+        let new = different.into_iter().filter(is_new).count() as u64;
+        let bound = u64::from(self.limits.classes_per_queue_max);
+        if new > 0 && open + new > bound {
+            let what = format!("different combinations of kind and requirements in queue {queue}");
+            return Err(Refusal::TableFull { what, bound });
+        }
+        Ok(())
+    }
+
+    /// The shared class of each task, known or new.
+    fn classes_of(&self, tasks: &[NewTask]) -> Vec<Arc<Class>> {
+        let mut new: BTreeSet<Arc<Class>> = BTreeSet::new();
+        let mut classes: Vec<Arc<Class>> = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            let last = classes.last().filter(|last| {
+                *last.queue == *task.queue
+                    && *last.kind == *task.kind
+                    && last.requires == task.requires
+            });
+            if let Some(last) = last.cloned() {
+                classes.push(last);
+                continue;
+            }
+            let known = self.index.queues.get_key_value(&*task.queue);
+            let class = Class {
+                queue: known.map_or_else(|| Arc::from(&*task.queue), |(name, _)| name.clone()),
+                kind: Arc::from(&*task.kind),
+                requires: task.requires.clone(),
+            };
+            let shared = known
+                .and_then(|(_, queue)| queue.class(&class))
+                .or_else(|| new.get(&class));
+            classes.push(shared.cloned().unwrap_or_else(|| {
+                let class = Arc::new(class);
+                new.insert(class.clone());
+                class
+            }));
+        }
+        classes
+    }
+
+    fn new_task(
+        &mut self,
+        id: TaskId,
+        job: JobId,
+        task: NewTask,
+        class: Arc<Class>,
+        last_policy: &mut Option<Arc<Policy>>,
+    ) -> Task {
+        let until_ms = task
+            .not_before_ms
+            .unwrap_or(0)
+            .max(self.now_ms.saturating_add(task.delay_ms));
+        let life = if until_ms > self.now_ms {
+            Life::Delayed { until_ms }
+        } else {
+            Life::Queued {
+                place: self.new_place(),
+            }
+        };
+        let policy = Policy {
+            priority: task.priority,
+            expires_ms: task.expires_ms,
+            timeout_ms: task.timeout_ms,
+            max_attempts: task.max_attempts,
+            max_losses: task.max_losses,
+            backoff: task.backoff,
+            tags: task.tags,
+        };
+        let policy = match last_policy.as_ref().filter(|last| ***last == policy) {
+            Some(last) => self.index.policies.take_shared(last.clone()),
+            None => self.index.policies.take(policy),
+        };
+        *last_policy = Some(policy.clone());
+        Task {
+            id,
+            job,
+            created_ms: self.now_ms,
+            expires_at_ms: task
+                .expires_ms
+                .map(|expires_ms| self.now_ms.saturating_add(expires_ms)),
+            spec: Arc::new(TaskSpec {
+                class,
+                policy,
+                key: task.key.map(String::into_boxed_str),
+                payload: task.payload,
+            }),
+            life,
+            attempt: 0,
+            failures: 0,
+            losses: 0,
+            history: Vec::new(),
+        }
+    }
+}
+
+/// The answer to a request whose key is known.
+fn same_body(
+    body_digest: [u8; 32],
+    submit: &SubmitJob,
+    job: JobId,
+    first_task: TaskId,
+    tasks: u32,
+    duplicate: bool,
+) -> Ruling {
+    if body_digest != submit.body_digest {
+        return Err(Refusal::KeyConflict { job });
+    }
+    let tasks = (0..tasks)
+        .map(|offset| TaskId(first_task.0 + u64::from(offset)))
+        .collect();
+    Ok(Reply::Submitted {
+        job,
+        tasks,
+        duplicate,
+    })
+}

@@ -1,0 +1,66 @@
+//! How a worker's time ends: it drains, it leaves, or it is lost.
+
+use super::Ruling;
+use crate::command::{Refusal, Reply};
+use crate::event::Event;
+use crate::ids::WorkerId;
+use crate::lease::End;
+use crate::table::Table;
+use crate::worker::WorkerLife;
+
+impl Table {
+    pub(super) fn drain_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> Ruling {
+        let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
+        match worker.life {
+            WorkerLife::Live => {
+                self.change_worker(id, |worker| worker.life = WorkerLife::Draining);
+                events.push(Event::WorkerDraining { worker: id });
+                Ok(Reply::Done { tasks: 0 })
+            }
+            WorkerLife::Draining => Ok(Reply::Done { tasks: 0 }),
+            WorkerLife::Lost { .. } | WorkerLife::Left { .. } => Err(Refusal::UnknownWorker(id)),
+        }
+    }
+
+    /// Its leases go back to where their tasks stood, and count as nothing.
+    pub(super) fn leave_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> Ruling {
+        let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
+        match worker.life {
+            WorkerLife::Live | WorkerLife::Draining => {
+                let left = WorkerLife::Left { at_ms: self.now_ms };
+                Ok(Reply::Done {
+                    tasks: self.end_worker(id, left, events),
+                })
+            }
+            WorkerLife::Left { .. } => Ok(Reply::Done { tasks: 0 }),
+            WorkerLife::Lost { .. } => Err(Refusal::UnknownWorker(id)),
+        }
+    }
+
+    /// Its attempts are lost, which counts apart from failures.
+    pub(super) fn lose_workers(&mut self, ids: &[WorkerId], events: &mut Vec<Event>) -> Reply {
+        let mut tasks = 0;
+        for &id in ids {
+            if self.index.loads.contains_key(&id) {
+                tasks += self.end_worker(id, WorkerLife::Lost { at_ms: self.now_ms }, events);
+            }
+        }
+        Reply::Done { tasks }
+    }
+
+    fn end_worker(&mut self, id: WorkerId, life: WorkerLife, events: &mut Vec<Event>) -> u64 {
+        let lost = matches!(life, WorkerLife::Lost { .. });
+        events.push(Event::WorkerGone { worker: id, lost });
+        let held: Vec<_> = self.leases_of(id).map(|lease| lease.task).collect();
+        let mut ended = 0;
+        for task in held {
+            // The failure of one task may have cancelled another one of the same job.
+            if self.lease(task).is_some() {
+                self.end_attempt(task, if lost { End::Lost } else { End::Returned }, events);
+                ended += 1;
+            }
+        }
+        self.change_worker(id, |worker| worker.life = life);
+        ended
+    }
+}

@@ -1,0 +1,49 @@
+//! How commands are written into the log: one version byte, then postcard.
+//!
+//! Log entries outlive the process that wrote them and are read by every node, so this format is a promise. Variants
+//! and fields are only ever appended, and a change of shape is a new version beside the old ones; the golden file of
+//! each version stays decodable for ever. A command is not proposed before every node of the cluster can decode it.
+
+use crate::command::Command;
+
+/// The version this code writes.
+pub const VERSION: u8 = 1;
+
+/// Why bytes are not a command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// There are none.
+    #[error("a command cannot be empty")]
+    Empty,
+    /// A newer program wrote them.
+    #[error(
+        "command format {0} is not known here (newest known: {VERSION}): this node runs older code than the cluster"
+    )]
+    UnknownVersion(u8),
+    /// They do not decode.
+    #[error("damaged command: {0}")]
+    Malformed(#[from] postcard::Error),
+    /// Something follows the command.
+    #[error("{0} bytes after the end of the command")]
+    TrailingBytes(usize),
+}
+
+/// The bytes that stand for a command in the log.
+pub fn encode_command(command: &Command) -> Vec<u8> {
+    postcard::to_extend(command, vec![VERSION])
+        .expect("commands hold nothing that postcard cannot write")
+}
+
+/// The command that these bytes stand for.
+pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
+    let (&version, body) = bytes.split_first().ok_or(CodecError::Empty)?;
+    if version != VERSION {
+        return Err(CodecError::UnknownVersion(version));
+    }
+    let (command, rest) = postcard::take_from_bytes(body)?;
+    if rest.is_empty() {
+        Ok(command)
+    } else {
+        Err(CodecError::TrailingBytes(rest.len()))
+    }
+}

@@ -1,0 +1,252 @@
+//! What follows from the records and is kept beside them, so that nothing has to be searched for.
+//!
+//! Nothing here is state of its own: it is not in snapshots or digests, and rebuilding it from the records gives the
+//! same index (the invariant check does exactly that). Records change only between `drop_*` and `add_*`.
+
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::sync::Arc;
+
+use crate::ids::{JobId, TaskId, WorkerId};
+use crate::job::{Counts, Job};
+use crate::model::TaskState;
+use crate::queue::QueueIndex;
+use crate::task::{Life, Policy, Task};
+use crate::worker::{Profile, Worker};
+
+/// See the module.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Index {
+    /// Every queue that a task in the table names.
+    pub queues: BTreeMap<Arc<str>, QueueIndex>,
+    /// Every policy in use.
+    pub policies: Interned<Policy>,
+    /// Every profile in use.
+    pub profiles: Interned<Profile>,
+    /// When delayed tasks are ready.
+    pub delays: BTreeSet<(u64, TaskId)>,
+    /// When tasks that are not started expire.
+    pub expiries: BTreeSet<(u64, TaskId)>,
+    /// What live and draining workers hold.
+    pub loads: BTreeMap<WorkerId, WorkerLoad>,
+    /// Names of live and draining workers.
+    pub names: BTreeMap<Arc<str>, WorkerId>,
+    /// Lost and left workers by when they went.
+    pub gone_workers: BTreeSet<(u64, WorkerId)>,
+    /// All tasks by state.
+    pub counts: Counts,
+    /// Bytes of payloads, results and errors of all tasks.
+    pub bytes: u64,
+    /// Finished jobs by when they finished.
+    pub finished_jobs: BTreeSet<(u64, JobId)>,
+    /// Tasks of finished jobs.
+    pub finished_tasks: u64,
+    /// Bytes of finished jobs.
+    pub finished_bytes: u64,
+    /// Jobs by their idempotency keys.
+    pub job_keys: BTreeMap<Arc<str>, JobId>,
+}
+
+/// What a worker holds.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct WorkerLoad {
+    /// The tasks it runs.
+    pub running: BTreeSet<TaskId>,
+    /// What they take of its resources.
+    pub used: BTreeMap<String, u64>,
+}
+
+impl Index {
+    pub fn add_task(&mut self, task: &Task) {
+        let state = task.state();
+        self.counts.add(state);
+        self.bytes += task.bytes();
+        let class = &task.spec.class;
+        self.queues
+            .entry(class.queue.clone())
+            .or_default()
+            .add(task);
+        if let Some(at_ms) = task.may_expire() {
+            self.expiries.insert((at_ms, task.id));
+        }
+        match task.life {
+            Life::Delayed { until_ms } => {
+                self.delays.insert((until_ms, task.id));
+            }
+            Life::Running { worker, .. } => {
+                let load = self.loads.entry(worker).or_default();
+                load.running.insert(task.id);
+                for (name, amount) in &class.requires.resources {
+                    *load.used.entry(name.clone()).or_default() += amount;
+                }
+            }
+            Life::Waiting
+            | Life::Queued { .. }
+            | Life::Succeeded { .. }
+            | Life::Failed { .. }
+            | Life::Cancelled { .. }
+            | Life::Expired { .. } => {}
+        }
+    }
+
+    pub fn drop_task(&mut self, task: &Task) {
+        let state = task.state();
+        self.counts.remove(state);
+        self.bytes -= task.bytes();
+        let class = &task.spec.class;
+        let queue = self
+            .queues
+            .get_mut(&class.queue)
+            .expect("a task's queue is indexed");
+        queue.remove(task);
+        if queue.is_empty() {
+            self.queues.remove(&class.queue);
+        }
+        if let Some(at_ms) = task.may_expire() {
+            self.expiries.remove(&(at_ms, task.id));
+        }
+        match task.life {
+            Life::Delayed { until_ms } => {
+                self.delays.remove(&(until_ms, task.id));
+            }
+            Life::Running { worker, .. } => {
+                let load = self
+                    .loads
+                    .get_mut(&worker)
+                    .expect("a lease's worker is indexed");
+                load.running.remove(&task.id);
+                for (name, amount) in &class.requires.resources {
+                    let used = load.used.get_mut(name).expect("taken at the grant");
+                    *used -= amount;
+                    if *used == 0 {
+                        load.used.remove(name);
+                    }
+                }
+            }
+            Life::Waiting
+            | Life::Queued { .. }
+            | Life::Succeeded { .. }
+            | Life::Failed { .. }
+            | Life::Cancelled { .. }
+            | Life::Expired { .. } => {}
+        }
+    }
+
+    pub fn add_job(&mut self, job: &Job) {
+        self.finish_job(job);
+        if let Some(idempotency) = &job.idempotency {
+            self.job_keys.insert(idempotency.key.clone(), job.id);
+        }
+    }
+
+    pub fn drop_job(&mut self, job: &Job) {
+        self.reopen_job(job);
+        if let Some(idempotency) = &job.idempotency {
+            self.job_keys.remove(&idempotency.key);
+        }
+    }
+
+    /// The part of [`Index::add_job`] that changes with its tasks.
+    pub fn finish_job(&mut self, job: &Job) {
+        if let Some(finished_ms) = job.finished_ms {
+            self.finished_jobs.insert((finished_ms, job.id));
+            self.finished_tasks += u64::from(job.tasks);
+            self.finished_bytes += job.bytes;
+        }
+    }
+
+    /// The part of [`Index::drop_job`] that changes with its tasks.
+    pub fn reopen_job(&mut self, job: &Job) {
+        if let Some(finished_ms) = job.finished_ms {
+            self.finished_jobs.remove(&(finished_ms, job.id));
+            self.finished_tasks -= u64::from(job.tasks);
+            self.finished_bytes -= job.bytes;
+        }
+    }
+
+    pub fn add_worker(&mut self, worker: &Worker) {
+        match worker.gone_ms() {
+            Some(at_ms) => {
+                self.gone_workers.insert((at_ms, worker.id));
+            }
+            None => {
+                self.names.insert(worker.name.clone(), worker.id);
+                self.loads.entry(worker.id).or_default();
+            }
+        }
+    }
+
+    /// A live or draining worker must hold nothing any more.
+    pub fn drop_worker(&mut self, worker: &Worker) {
+        match worker.gone_ms() {
+            Some(at_ms) => {
+                self.gone_workers.remove(&(at_ms, worker.id));
+            }
+            None => {
+                self.names.remove(&worker.name);
+                let load = self
+                    .loads
+                    .remove(&worker.id)
+                    .expect("a worker's load is indexed");
+                assert!(
+                    load.running.is_empty(),
+                    "{} still runs {:?}",
+                    worker.id,
+                    load.running
+                );
+            }
+        }
+    }
+
+    /// Unfinished tasks of a queue that do not run.
+    pub fn depth(&self, queue: &str) -> u64 {
+        self.queues
+            .get(queue)
+            .map_or(0, |queue| queue.counts.depth())
+    }
+
+    /// Whether no task is queued anywhere.
+    pub fn idle(&self) -> bool {
+        self.counts.of(TaskState::Queued) == 0
+    }
+}
+
+/// One shared copy of each different value in use, with how often it is used.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Interned<T: Ord>(BTreeMap<Arc<T>, u64>);
+
+impl<T: Ord> Default for Interned<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T: Ord> Interned<T> {
+    /// The shared copy of a value; counted as one more use.
+    pub fn take(&mut self, value: T) -> Arc<T> {
+        self.take_shared(Arc::new(value))
+    }
+
+    /// As [`Interned::take`].
+    pub fn take_shared(&mut self, value: Arc<T>) -> Arc<T> {
+        match self.0.entry(value) {
+            btree_map::Entry::Vacant(entry) => {
+                let shared = entry.key().clone();
+                entry.insert(1);
+                shared
+            }
+            btree_map::Entry::Occupied(mut entry) => {
+                *entry.get_mut() += 1;
+                entry.key().clone()
+            }
+        }
+    }
+
+    /// One use less; the last one takes the copy away.
+    pub fn release(&mut self, value: &Arc<T>) {
+        let uses = self.0.get_mut(value).expect("what is released was taken");
+        *uses -= 1;
+        if *uses == 0 {
+            self.0.remove(value);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What is true of every table, after every command. Breaking one is a bug and panics with the values; in a snapshot
+//! that was read it is damage and refused.
+
+use std::collections::BTreeSet;
+
+use crate::index::Index;
+use crate::job::{Counts, Job};
+use crate::table::Table;
+use crate::task::{Life, Task};
+use crate::worker::WorkerLife;
+
+/// Fails the surrounding function with a message unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+));
+        }
+    };
+}
+
+impl Table {
+    /// Panics if anything is wrong with the table. Looks at everything; for tests and for doubt.
+    pub fn check_invariants(&self) {
+        if let Some(problem) = self.unsound() {
+            panic!("the table is unsound: {problem}");
+        }
+        let rebuilt = self.indexed();
+        assert!(
+            rebuilt == self.index,
+            "the index is {:#?}\nbut the records give {rebuilt:#?}",
+            self.index
+        );
+        self.check_loads()
+            .unwrap_or_else(|problem| panic!("the table is unsound: {problem}"));
+    }
+
+    /// What is wrong with the records, if anything.
+    pub(crate) fn unsound(&self) -> Option<String> {
+        let pages = [self.jobs.fault(), self.tasks.fault(), self.workers.fault()];
+        let memories = [self.answers.fault(), self.old_keys.fault()];
+        let fault = pages.into_iter().chain(memories).flatten().next();
+        fault.or_else(|| {
+            self.check_jobs()
+                .and_then(|()| self.check_workers())
+                .and_then(|()| self.check_places())
+                .err()
+        })
+    }
+
+    /// Derives the index anew.
+    pub(crate) fn rebuild_index(&mut self) {
+        self.index = self.indexed();
+    }
+
+    fn indexed(&self) -> Index {
+        let mut index = Index::default();
+        for worker in self.workers.iter() {
+            index.add_worker(worker);
+            index.profiles.take_shared(worker.profile.clone());
+        }
+        for task in self.tasks.iter() {
+            index.add_task(task);
+            index.policies.take_shared(task.spec.policy.clone());
+        }
+        for job in self.jobs.iter() {
+            index.add_job(job);
+        }
+        index
+    }
+
+    /// Jobs and tasks agree: no task without its job, no job without its tasks, and the counts are right.
+    fn check_jobs(&self) -> Result<(), String> {
+        let mut keys: BTreeSet<&str> = BTreeSet::new();
+        let mut tasks = self.tasks.iter();
+        for job in self.jobs.iter() {
+            ensure!(job.tasks > 0, "{} has no tasks", job.id);
+            let (mut counts, mut bytes) = (Counts::default(), 0);
+            for id in job.task_ids() {
+                let task = tasks
+                    .next()
+                    .filter(|task| task.id == id && task.job == job.id);
+                let Some(task) = task else {
+                    return Err(format!("{} misses {id}", job.id));
+                };
+                self.check_task(task)?;
+                counts.add(task.state());
+                bytes += task.bytes();
+            }
+            self.check_job(job, &counts, bytes)?;
+            if let Some(idempotency) = &job.idempotency {
+                let key = &idempotency.key;
+                ensure!(
+                    keys.insert(key),
+                    "the key {key} of {} is another job's too",
+                    job.id
+                );
+                ensure!(
+                    self.old_keys.get(key).is_none(),
+                    "the key {key} of {} is an old one too",
+                    job.id
+                );
+            }
+        }
+        tasks
+            .next()
+            .map_or(Ok(()), |task| Err(format!("{} belongs to no job", task.id)))
+    }
+
+    fn check_job(&self, job: &Job, counts: &Counts, bytes: u64) -> Result<(), String> {
+        ensure!(
+            job.counts == *counts,
+            "{} counts {:?}, its tasks are {counts:?}",
+            job.id,
+            job.counts
+        );
+        ensure!(
+            job.bytes == bytes,
+            "{} counts {} bytes, its tasks have {bytes}",
+            job.id,
+            job.bytes
+        );
+        let finished = counts.unfinished() == 0;
+        ensure!(
+            job.finished_ms.is_some() == finished,
+            "{} finished {:?} with {counts:?}",
+            job.id,
+            job.finished_ms
+        );
+        ensure!(
+            job.id.index() <= self.last_index,
+            "{} is from after entry {}",
+            job.id,
+            self.last_index
+        );
+        ensure!(
+            job.created_ms <= self.now_ms,
+            "{} is from the future: {}",
+            job.id,
+            job.created_ms
+        );
+        Ok(())
+    }
+
+    fn check_task(&self, task: &Task) -> Result<(), String> {
+        let (id, policy) = (task.id, &task.spec.policy);
+        ensure!(
+            policy.priority <= 9,
+            "{id} has priority {}",
+            policy.priority
+        );
+        ensure!(
+            id.index() == task.job.index(),
+            "{id} and its {} are of different entries",
+            task.job
+        );
+        let kept = task.history.len();
+        ensure!(
+            kept <= self.limits.attempts_kept_max as usize,
+            "{id} remembers {kept} attempts"
+        );
+        let running = u32::from(task.lease().is_some());
+        let ended = task.attempt.checked_sub(running);
+        ensure!(
+            ended.is_some_and(|ended| kept <= ended as usize),
+            "{id}: attempt {} after {kept}",
+            task.attempt
+        );
+        let last = task.history.last().map(|attempt| attempt.attempt);
+        ensure!(
+            last.unwrap_or(0) == ended.unwrap_or(0),
+            "{id}: attempt {} after {last:?}",
+            task.attempt
+        );
+        let tokens: Vec<_> = task
+            .history
+            .iter()
+            .map(|attempt| attempt.token)
+            .chain(task.lease().map(|lease| lease.token))
+            .collect();
+        ensure!(
+            tokens.is_sorted_by(|a, b| a < b),
+            "{id}: tokens do not grow: {tokens:?}"
+        );
+        if !task.state().is_terminal() {
+            ensure!(
+                task.failures < policy.max_attempts && task.losses < policy.max_losses,
+                "{id} is {} after {} failures and {} losses",
+                task.state().as_str(),
+                task.failures,
+                task.losses
+            );
+        }
+        if let Life::Running { worker, .. } = task.life {
+            let worker = self.workers.get(worker);
+            let present = worker.is_some_and(|worker| worker.gone_ms().is_none());
+            ensure!(present, "{id} runs on {worker:?}");
+        }
+        Ok(())
+    }
+
+    /// No two live workers share a name, and nothing is gone that is needed.
+    fn check_workers(&self) -> Result<(), String> {
+        let mut names: BTreeSet<&str> = BTreeSet::new();
+        for worker in self
+            .workers
+            .iter()
+            .filter(|worker| worker.gone_ms().is_none())
+        {
+            ensure!(
+                names.insert(&worker.name),
+                "{} shares the name {} with another",
+                worker.id,
+                worker.name
+            );
+        }
+        Ok(())
+    }
+
+    /// No two tasks share a place, and none stands in a place not yet given out.
+    fn check_places(&self) -> Result<(), String> {
+        let mut orders: Vec<u64> = self.tasks.iter().filter_map(place_order).collect();
+        orders.sort_unstable();
+        let last = orders.last().copied().unwrap_or(0);
+        ensure!(
+            last <= self.places && self.places >> 60 == 0,
+            "place {last} of {}",
+            self.places
+        );
+        let shared = orders.windows(2).find(|pair| pair[0] == pair[1]);
+        shared.map_or(Ok(()), |pair| {
+            Err(format!("two tasks stand in place {}", pair[0]))
+        })
+    }
+
+    /// No worker is oversubscribed, or runs what it does not take.
+    fn check_loads(&self) -> Result<(), String> {
+        for (&id, load) in &self.index.loads {
+            let worker = self
+                .workers
+                .get(id)
+                .filter(|worker| worker.gone_ms().is_none());
+            let Some(worker) = worker else {
+                return Err(format!("{id} holds {load:?} and is not there"));
+            };
+            ensure!(
+                load.running.len() <= worker.slots as usize,
+                "{id} has {} slots: {load:?}",
+                worker.slots
+            );
+            for (name, used) in &load.used {
+                let total = worker.profile.resources.get(name).copied().unwrap_or(0);
+                ensure!(
+                    *used <= total,
+                    "{id} has {total} of {name}, {used} are used"
+                );
+            }
+            for task in load.running.iter().filter_map(|&task| self.tasks.get(task)) {
+                ensure!(
+                    worker.profile.takes(&task.spec.class),
+                    "{id} does not take {}",
+                    task.id
+                );
+            }
+            let live = matches!(worker.life, WorkerLife::Live | WorkerLife::Draining);
+            ensure!(live, "{id} is gone and holds {load:?}");
+        }
+        Ok(())
+    }
+}
+
+/// The place a task stands in, or goes back to.
+fn place_order(task: &Task) -> Option<u64> {
+    match task.life {
+        Life::Queued { place } | Life::Running { place, .. } => Some(place.order),
+        Life::Waiting
+        | Life::Delayed { .. }
+        | Life::Succeeded { .. }
+        | Life::Failed { .. }
+        | Life::Cancelled { .. }
+        | Life::Expired { .. } => None,
+    }
+}

@@ -1,0 +1,90 @@
+//! The bounds of the table. Everything in it is bounded, and what is past a bound is refused or forgotten by rule,
+//! never dropped in silence.
+//!
+//! Limits decide what apply does, so they are part of the replicated state and travel in snapshots. Replicas that
+//! start empty must start with the same ones.
+
+use serde::{Deserialize, Serialize};
+
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const MIB: u64 = 1 << 20;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Longest name, key or word, in bytes.
+    pub name_bytes_max: u32,
+    /// Longest payload of one task, in bytes.
+    pub payload_bytes_max: u32,
+    /// Most tasks of one job.
+    pub tasks_per_job_max: u32,
+    /// Most labels, resources or tags of one task or worker.
+    pub words_max: u32,
+    /// Most queues or kinds one worker may name.
+    pub subscriptions_max: u32,
+    /// Most tasks in the table, finished ones that are still kept included.
+    pub tasks_max: u64,
+    /// Most bytes of payloads, results and errors at which a job is still taken in.
+    pub bytes_max: u64,
+    /// Most unfinished tasks in one queue that do not run.
+    pub queue_depth_max: u64,
+    /// Most different combinations of kind and requirements among the unfinished tasks of one queue: the scheduler
+    /// looks at each of them, so they bound what one plan costs.
+    pub classes_per_queue_max: u32,
+    /// Most workers that are live or draining.
+    pub workers_max: u32,
+    /// Most attempts remembered of one task; the oldest are forgotten first.
+    pub attempts_kept_max: u32,
+    /// Most tasks one `AdvanceTime` touches (a job that is forgotten or cancelled goes as a whole and may exceed it).
+    pub advance_steps_max: u32,
+    /// Most remembered request ids; the oldest are forgotten first.
+    pub requests_max: u64,
+    /// How long a request id is remembered.
+    pub requests_age_ms: u64,
+    /// Most idempotency keys remembered beyond the life of their job; the oldest are forgotten first.
+    pub keys_max: u64,
+    /// How long an idempotency key is remembered after its job is forgotten.
+    pub keys_age_ms: u64,
+    /// Most finished jobs kept.
+    pub finished_jobs_max: u64,
+    /// Most tasks of finished jobs kept.
+    pub finished_tasks_max: u64,
+    /// Most bytes of payloads, results and errors of finished jobs kept.
+    pub finished_bytes_max: u64,
+    /// How long a finished job is kept.
+    pub finished_age_ms: u64,
+    /// Most workers remembered after they were lost or left.
+    pub gone_workers_max: u64,
+    /// How long a worker is remembered after it was lost or left.
+    pub gone_workers_age_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            name_bytes_max: 200,
+            payload_bytes_max: MIB as u32,
+            tasks_per_job_max: 10_000,
+            words_max: 64,
+            subscriptions_max: 10_000,
+            tasks_max: 5_000_000,
+            bytes_max: 4_096 * MIB,
+            queue_depth_max: 1_000_000,
+            classes_per_queue_max: 4_096,
+            workers_max: 20_000,
+            attempts_kept_max: 16,
+            advance_steps_max: 4_096,
+            requests_max: 1_000_000,
+            requests_age_ms: 24 * HOUR_MS,
+            keys_max: 1_000_000,
+            keys_age_ms: 24 * HOUR_MS,
+            finished_jobs_max: 100_000,
+            finished_tasks_max: 1_000_000,
+            finished_bytes_max: 1_024 * MIB,
+            finished_age_ms: 24 * HOUR_MS,
+            gone_workers_max: 10_000,
+            gone_workers_age_ms: HOUR_MS,
+        }
+    }
+}

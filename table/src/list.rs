@@ -1,0 +1,229 @@
+//! Lists with filters and cursors. A cursor is the id of the last record seen, so a list stays right while the table
+//! changes: nothing is told twice and nothing that stays is left out.
+//!
+//! A filter that matches little must not make one call look at everything: a call looks at no more than
+//! [`SCAN_MAX`] records, and then gives back what it has with the cursor to go on from.
+
+use crate::ids::{JobId, TaskId, WorkerId};
+use crate::job::{Counts, Job};
+use crate::model::{JobState, TaskState};
+use crate::table::Table;
+use crate::task::{Life, Task};
+
+/// Most records one call looks at.
+pub const SCAN_MAX: usize = 50_000;
+
+/// Part of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed<'a, T, C> {
+    /// What was found; may be fewer than asked for although there are more.
+    pub items: Vec<&'a T>,
+    /// Where to go on; `None` at the end of the list.
+    pub next: Option<C>,
+}
+
+/// Which jobs to list; `None` matches all.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct JobFilter {
+    /// In this state.
+    pub state: Option<JobState>,
+    /// Of exactly this name.
+    pub name: Option<String>,
+}
+
+impl JobFilter {
+    fn matches(&self, job: &Job) -> bool {
+        self.state.is_none_or(|state| state == job.state())
+            && self.name.as_deref().is_none_or(|name| name == &*job.name)
+    }
+}
+
+/// Which tasks to list; `None` matches all.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TaskFilter {
+    /// In this queue.
+    pub queue: Option<String>,
+    /// In this state.
+    pub state: Option<TaskState>,
+    /// Of this kind.
+    pub kind: Option<String>,
+    /// Run by this worker, now or at the last attempt.
+    pub worker: Option<WorkerId>,
+}
+
+impl TaskFilter {
+    fn matches(&self, task: &Task) -> bool {
+        self.state.is_none_or(|state| state == task.state())
+            && self
+                .queue
+                .as_deref()
+                .is_none_or(|queue| queue == task.queue())
+            && self.kind.as_deref().is_none_or(|kind| kind == task.kind())
+            && self
+                .worker
+                .is_none_or(|worker| task.worker() == Some(worker))
+    }
+
+    /// Whether nothing can match, as far as the counts tell.
+    fn is_hopeless(&self, table: &Table) -> bool {
+        let counts = match &self.queue {
+            Some(queue) => table.index.queues.get(&**queue).map(|queue| &queue.counts),
+            None => Some(&table.index.counts),
+        };
+        counts.is_none_or(|counts| self.state.is_some_and(|state| counts.of(state) == 0))
+    }
+}
+
+/// A queue as its readers see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueView<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its tasks by state, finished ones that are still kept included.
+    pub counts: Counts,
+    /// Since when the oldest queued task stands in it, in Unix ms.
+    pub oldest_queued_ms: Option<u64>,
+}
+
+/// The queue that is there even when no task names it.
+pub const DEFAULT_QUEUE: &str = "default";
+
+impl Table {
+    /// Jobs, newest first, with ids below `after`.
+    pub fn jobs(
+        &self,
+        filter: &JobFilter,
+        after: Option<JobId>,
+        limit: usize,
+    ) -> Listed<'_, Job, JobId> {
+        collect(
+            self.jobs.iter_before(after),
+            |job| job.id,
+            |job| filter.matches(job),
+            limit,
+        )
+    }
+
+    /// The tasks of a job in the order submitted, with ids above `after`. Empty if there is no such job.
+    pub fn tasks_of(
+        &self,
+        job: JobId,
+        after: Option<TaskId>,
+        limit: usize,
+    ) -> Listed<'_, Task, TaskId> {
+        let Some(job) = self.jobs.get(job) else {
+            return Listed {
+                items: Vec::new(),
+                next: None,
+            };
+        };
+        let (first, last) = job.task_range().into_inner();
+        let first = after.map_or(first, |after| first.max(TaskId(after.0.saturating_add(1))));
+        collect(
+            self.tasks.range(first..=last),
+            |task| task.id,
+            |_| true,
+            limit,
+        )
+    }
+
+    /// Tasks in the order submitted, with ids above `after`.
+    pub fn tasks(
+        &self,
+        filter: &TaskFilter,
+        after: Option<TaskId>,
+        limit: usize,
+    ) -> Listed<'_, Task, TaskId> {
+        if filter.is_hopeless(self) {
+            return Listed {
+                items: Vec::new(),
+                next: None,
+            };
+        }
+        let matches = |task: &Task| filter.matches(task);
+        match filter {
+            TaskFilter {
+                worker: Some(worker),
+                state: Some(TaskState::Running),
+                ..
+            } => {
+                let leases = self.leases_of(*worker).map(|lease| lease.task);
+                let tasks = leases.filter(|&task| after.is_none_or(|after| task > after));
+                collect(
+                    tasks.filter_map(|task| self.tasks.get(task)),
+                    |task| task.id,
+                    matches,
+                    limit,
+                )
+            }
+            TaskFilter { .. } => {
+                collect(self.tasks.iter_after(after), |task| task.id, matches, limit)
+            }
+        }
+    }
+
+    /// The default queue and every other one that a task in the table names, by name.
+    pub fn queues(&self) -> Vec<QueueView<'_>> {
+        let mut queues: Vec<_> = self
+            .index
+            .queues
+            .keys()
+            .filter_map(|name| self.queue(name))
+            .collect();
+        if let Err(at) = queues.binary_search_by(|queue| queue.name.cmp(DEFAULT_QUEUE)) {
+            let empty = QueueView {
+                name: DEFAULT_QUEUE,
+                counts: Counts::default(),
+                oldest_queued_ms: None,
+            };
+            queues.insert(at, empty);
+        }
+        queues
+    }
+
+    /// A queue that a task in the table names.
+    pub fn queue(&self, name: &str) -> Option<QueueView<'_>> {
+        let (name, queue) = self.index.queues.get_key_value(name)?;
+        let oldest_queued_ms = queue
+            .oldest()
+            .filter_map(|task| match self.tasks.get(task)?.life {
+                Life::Queued { place } => Some(place.since_ms),
+                Life::Waiting
+                | Life::Delayed { .. }
+                | Life::Running { .. }
+                | Life::Succeeded { .. }
+                | Life::Failed { .. }
+                | Life::Cancelled { .. }
+                | Life::Expired { .. } => None,
+            });
+        Some(QueueView {
+            name,
+            counts: queue.counts,
+            oldest_queued_ms: oldest_queued_ms.min(),
+        })
+    }
+}
+
+fn collect<'a, T, C: Copy>(
+    mut records: impl Iterator<Item = &'a T>,
+    id: impl Fn(&T) -> C,
+    matches: impl Fn(&T) -> bool,
+    limit: usize,
+) -> Listed<'a, T, C> {
+    let mut items = Vec::new();
+    let mut cursor = None;
+    for record in records.by_ref().take(SCAN_MAX) {
+        if items.len() == limit {
+            return Listed {
+                items,
+                next: cursor,
+            };
+        }
+        cursor = Some(id(record));
+        if matches(record) {
+            items.push(record);
+        }
+    }
+    let next = cursor.filter(|_| records.next().is_some());
+    Listed { items, next }
+}

@@ -1,0 +1,332 @@
+//! The table itself: its records, how they change together, and how they are read.
+
+use std::sync::Arc;
+
+use crate::command::{Lease, OnFailure};
+use crate::dedup::{Answer, Answered, Memory, OldKey};
+use crate::event::Event;
+use crate::ids::{JobId, TaskId, WorkerId};
+use crate::index::Index;
+use crate::job::{Counts, Job};
+use crate::limits::Limits;
+use crate::model::TaskState;
+use crate::paged::Paged;
+use crate::task::{Place, Task};
+use crate::worker::Worker;
+
+/// Housekeeping is due on whole multiples of this, so that it comes in batches.
+const HOUSEKEEPING_MS: u64 = 1_000;
+
+/// The task and worker table. See the crate's documentation.
+#[derive(Debug)]
+pub struct Table {
+    pub(crate) limits: Limits,
+    pub(crate) now_ms: u64,
+    pub(crate) last_index: u64,
+    /// Places taken in queues so far.
+    pub(crate) places: u64,
+    pub(crate) jobs: Paged<Job>,
+    pub(crate) tasks: Paged<Task>,
+    pub(crate) workers: Paged<Worker>,
+    pub(crate) answers: Memory<Answered>,
+    pub(crate) old_keys: Memory<OldKey>,
+    pub(crate) index: Index,
+}
+
+impl Table {
+    /// An empty table. Its limits are replicated state: every replica must start with the same.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            now_ms: 0,
+            last_index: 0,
+            places: 0,
+            jobs: Paged::default(),
+            tasks: Paged::default(),
+            workers: Paged::default(),
+            answers: Memory::default(),
+            old_keys: Memory::default(),
+            index: Index::default(),
+        }
+    }
+
+    /// Its bounds.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The greatest stamp applied so far, in Unix ms.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// Log index of the last entry applied; 0 before the first.
+    pub fn last_index(&self) -> u64 {
+        self.last_index
+    }
+
+    /// A job by its id.
+    pub fn job(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(id)
+    }
+
+    /// A task by its id.
+    pub fn task(&self, id: TaskId) -> Option<&Task> {
+        self.tasks.get(id)
+    }
+
+    /// A worker by its id; lost and left ones are remembered for a while.
+    pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
+        self.workers.get(id)
+    }
+
+    /// The live or draining worker of this name.
+    pub fn worker_named(&self, name: &str) -> Option<&Worker> {
+        self.workers.get(*self.index.names.get(name)?)
+    }
+
+    /// All workers that are remembered, by id.
+    pub fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.iter()
+    }
+
+    /// How many jobs there are, finished ones that are still kept included.
+    pub fn jobs_len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// How many tasks there are in each state.
+    pub fn counts(&self) -> &Counts {
+        &self.index.counts
+    }
+
+    /// Bytes of payloads, results and errors in the table.
+    pub fn bytes(&self) -> u64 {
+        self.index.bytes
+    }
+
+    /// The lease under which a task runs.
+    pub fn lease(&self, task: TaskId) -> Option<Lease> {
+        self.tasks.get(task)?.lease()
+    }
+
+    /// The leases a worker holds, by task.
+    pub fn leases_of(&self, worker: WorkerId) -> impl Iterator<Item = Lease> + '_ {
+        let load = self.index.loads.get(&worker);
+        load.into_iter()
+            .flat_map(|load| load.running.iter())
+            .filter_map(|&task| self.lease(task))
+    }
+
+    /// All leases, by worker and task.
+    pub fn leases(&self) -> impl Iterator<Item = Lease> + '_ {
+        self.index
+            .loads
+            .keys()
+            .flat_map(|&worker| self.leases_of(worker))
+    }
+
+    /// How many leases a worker holds.
+    pub fn running_on(&self, worker: WorkerId) -> u32 {
+        self.index
+            .loads
+            .get(&worker)
+            .map_or(0, |load| load.running.len() as u32)
+    }
+
+    /// When `AdvanceTime` next has something to do, in Unix ms: at once if that is not after [`Table::now_ms`]. A delay
+    /// or an expiry is told to the millisecond, housekeeping only roughly, so that it comes in batches.
+    pub fn next_timer_ms(&self) -> Option<u64> {
+        let delay = self.index.delays.first().map(|&(at_ms, _)| at_ms);
+        let expiry = self.index.expiries.first().map(|&(at_ms, _)| at_ms);
+        let housekeeping = self.housekeeping_ms();
+        [delay, expiry, housekeeping].into_iter().flatten().min()
+    }
+
+    fn housekeeping_ms(&self) -> Option<u64> {
+        if self.too_many_finished() {
+            return Some(self.now_ms);
+        }
+        let limits = &self.limits;
+        let job = self
+            .index
+            .finished_jobs
+            .first()
+            .map(|&(at_ms, _)| (at_ms, limits.finished_age_ms));
+        let worker = self
+            .index
+            .gone_workers
+            .first()
+            .map(|&(at_ms, _)| (at_ms, limits.gone_workers_age_ms));
+        let answer = self
+            .answers
+            .oldest_ms()
+            .map(|at_ms| (at_ms, limits.requests_age_ms));
+        let key = self
+            .old_keys
+            .oldest_ms()
+            .map(|at_ms| (at_ms, limits.keys_age_ms));
+        let due = [job, worker, answer, key]
+            .into_iter()
+            .flatten()
+            .map(|(at_ms, age_ms)| {
+                at_ms
+                    .saturating_add(age_ms)
+                    .div_ceil(HOUSEKEEPING_MS)
+                    .saturating_mul(HOUSEKEEPING_MS)
+            });
+        due.min()
+    }
+
+    /// Whether more finished jobs are kept than the limits allow.
+    pub(crate) fn too_many_finished(&self) -> bool {
+        self.index.finished_jobs.len() as u64 > self.limits.finished_jobs_max
+            || self.index.finished_tasks > self.limits.finished_tasks_max
+            || self.index.finished_bytes > self.limits.finished_bytes_max
+    }
+
+    /// A new place in the queues, behind all others of its priority.
+    pub(crate) fn new_place(&mut self) -> Place {
+        self.places += 1;
+        Place {
+            order: self.places,
+            since_ms: self.now_ms,
+        }
+    }
+
+    /// The one way in which a task changes: keeps the index, its job and the events in step.
+    pub(crate) fn change_task(
+        &mut self,
+        id: TaskId,
+        events: &mut Vec<Event>,
+        change: impl FnOnce(&mut Task),
+    ) {
+        let task = self.tasks.get_mut(id).expect("the caller found it");
+        let (state_before, bytes_before) = (task.state(), task.bytes());
+        self.index.drop_task(task);
+        change(task);
+        self.index.add_task(task);
+        let (state, bytes, job_id) = (task.state(), task.bytes(), task.job);
+
+        let job = self.jobs.get_mut(job_id).expect("a task's job is there");
+        self.index.reopen_job(job);
+        job.counts.remove(state_before);
+        job.counts.add(state);
+        job.bytes = job.bytes - bytes_before + bytes;
+        let was_finished = job.finished_ms.is_some();
+        let is_finished = job.counts.unfinished() == 0;
+        if was_finished != is_finished {
+            job.finished_ms = is_finished.then_some(self.now_ms);
+        }
+        let (job_state, on_failure) = (job.state(), job.on_failure);
+        self.index.finish_job(job);
+
+        if state_before != state {
+            events.push(Event::TaskChanged {
+                task: id,
+                job: job_id,
+                to: state,
+            });
+        }
+        if is_finished && !was_finished {
+            events.push(Event::JobFinished {
+                job: job_id,
+                state: job_state,
+            });
+        } else if !is_finished && state_before != state && fails_others(on_failure, state) {
+            self.cancel_unfinished(job_id, events);
+        }
+    }
+
+    /// Forgets a finished job with its tasks; its idempotency key lives on for a while.
+    pub(crate) fn forget_job(&mut self, id: JobId) {
+        let Some(job) = self.jobs.remove(id) else {
+            return;
+        };
+        self.index.drop_job(&job);
+        for task in job.task_ids() {
+            let task = self.tasks.remove(task).expect("a job's tasks are there");
+            assert!(
+                task.state().is_terminal(),
+                "{} is forgotten while {}",
+                task.id,
+                task.state().as_str()
+            );
+            self.index.drop_task(&task);
+            self.index.policies.release(&task.spec.policy);
+        }
+        if let Some(idempotency) = job.idempotency {
+            let number = self.old_keys.next_number();
+            let (at_ms, first_task, tasks) = (self.now_ms, job.first_task, job.tasks);
+            let key = OldKey {
+                number,
+                idempotency,
+                at_ms,
+                job: id,
+                first_task,
+                tasks,
+            };
+            self.old_keys.push(key, self.limits.keys_max);
+        }
+    }
+
+    /// Changes a worker and keeps the index in step. It must hold nothing if it is to go.
+    pub(crate) fn change_worker(&mut self, id: WorkerId, change: impl FnOnce(&mut Worker)) {
+        let worker = self.workers.get_mut(id).expect("the caller found it");
+        let was_gone = worker.gone_ms().is_some();
+        if was_gone {
+            self.index.drop_worker(worker);
+            change(worker);
+            self.index.add_worker(worker);
+            return;
+        }
+        let before = worker.clone();
+        change(worker);
+        if worker.gone_ms().is_some() {
+            self.index.drop_worker(&before);
+            self.index.add_worker(worker);
+            while self.index.gone_workers.len() as u64 > self.limits.gone_workers_max {
+                self.forget_oldest_worker();
+            }
+        }
+    }
+
+    /// Forgets the worker that went first.
+    pub(crate) fn forget_oldest_worker(&mut self) {
+        let Some(&(_, id)) = self.index.gone_workers.first() else {
+            return;
+        };
+        let worker = self.workers.remove(id).expect("indexed workers are there");
+        self.index.drop_worker(&worker);
+        self.index.profiles.release(&worker.profile);
+    }
+
+    /// Remembers an answer under its request id, if there is one.
+    pub(crate) fn remember(&mut self, request: Option<String>, answer: Answer) {
+        if let Some(request) = request {
+            let answered = Answered {
+                number: self.answers.next_number(),
+                request: Arc::from(request),
+                at_ms: self.now_ms,
+                answer,
+            };
+            self.answers.push(answered, self.limits.requests_max);
+        }
+    }
+}
+
+/// Whether a task that came to this state takes the rest of its job with it.
+fn fails_others(on_failure: OnFailure, state: TaskState) -> bool {
+    match on_failure {
+        OnFailure::Continue => false,
+        OnFailure::FailFast => match state {
+            TaskState::Failed | TaskState::Expired => true,
+            TaskState::Waiting
+            | TaskState::Delayed
+            | TaskState::Queued
+            | TaskState::Running
+            | TaskState::Succeeded
+            | TaskState::Cancelled => false,
+        },
+    }
+}
