@@ -5,12 +5,19 @@ use url::Url;
 use super::Client;
 use super::call::Call;
 use crate::error::Error;
-use crate::wire::{ClusterStatus, QueueList, ReadQuery};
+use crate::wire::{ClusterStatus, QueueList, ReadQuery, TransferLeader};
 
 impl Client {
     /// The masters, as one of them sees them.
     pub async fn cluster(&self, query: &ReadQuery) -> Result<ClusterStatus, Error> {
         self.call(Call::get(&["v1", "cluster"]).query(query)?).await
+    }
+
+    /// Makes another voter the leader; the one whose log is furthest, unless told.
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<ClusterStatus, Error> {
+        let body = TransferLeader { to };
+        self.call(Call::post(&["v1", "cluster", "transfer-leader"]).json(&body)?)
+            .await
     }
 
     /// All queues.

@@ -22,6 +22,15 @@ pub struct ClusterStatus {
     pub nodes: Vec<ClusterNode>,
 }
 
+/// Body of `POST /v1/cluster/transfer-leader`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferLeader {
+    /// The voter to lead; the one whose log is furthest, unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<u64>,
+}
+
 /// One master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterNode {
