@@ -41,6 +41,11 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(total_ms.round() as u64))
 }
 
+/// The same in the unit of the wire interface.
+pub fn as_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Far beyond any use, near enough that no sum with a time of day overflows.
 const MAX: Duration = Duration::from_secs(3_653 * 86_400);
 

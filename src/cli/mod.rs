@@ -3,27 +3,52 @@
 //! Data goes to stdout and everything else to stderr, so that output can be piped. Exit codes: 0 done; 1 the thing
 //! asked for failed; 2 bad usage; 3 no cluster reachable. There is one file per noun.
 
+mod cluster;
+mod dev;
 mod duration;
+mod failure;
+mod job;
 mod logging;
+mod outcome;
+pub mod output;
+mod queue;
 mod server;
+mod session;
+mod submit;
+mod task;
+mod waiting;
+mod when;
 mod worker;
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use serde::de::DeserializeOwned;
+use triarch_sdk::wire::PageQuery;
+
+pub use self::failure::Failure;
+use self::output::Format;
+use self::session::Session;
+
+/// Where a cluster is looked for when nobody says where: the ports of `triarch dev`.
+pub const DEFAULT_MASTERS: &str =
+    "http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103";
 
 /// Exit code for an operation that was carried out and failed.
 const EXIT_FAILED: u8 = 1;
 /// Exit code for a command line that makes no sense; the same one clap uses.
 const EXIT_USAGE: u8 = 2;
+/// Exit code for a cluster that cannot be talked to.
+const EXIT_UNREACHABLE: u8 = 3;
 
-/// A replicated task master: three masters, any number of workers, no broker.
+/// A replicated task master: three masters, any number of workers, no broker
 #[derive(Debug, Parser)]
 #[command(
     name = "triarch",
     version,
     max_term_width = 110,
-    propagate_version = true
+    after_help = "Try it: `triarch dev` in one shell, `triarch submit --wait -- sh -c 'echo hello'` in another."
 )]
 struct Cli {
     #[command(flatten)]
@@ -42,46 +67,152 @@ struct GlobalArgs {
         value_name = "URL,URL",
         value_delimiter = ',',
         env = "TRIARCH_MASTERS",
-        default_value = "http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103",
+        default_value = DEFAULT_MASTERS,
+        hide_default_value = true,
         help_heading = "Cluster"
     )]
     masters: Vec<String>,
+    /// Tables for people, JSON for programs
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t = Format::Table,
+        hide_default_value = true,
+        help_heading = "Cluster"
+    )]
+    output: Format,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run one master
+    Dev(dev::DevArgs),
     Server(server::ServerArgs),
-    /// Run a worker, or look after the workers of a cluster
-    Worker(worker::WorkerArgs),
+    Worker(Box<worker::WorkerArgs>),
+    Submit(Box<submit::SubmitArgs>),
+    Job(job::JobArgs),
+    Task(task::TaskArgs),
+    Queue(queue::QueueArgs),
+    Cluster(cluster::ClusterArgs),
+    /// Print a script that completes these commands in a shell
+    Completions {
+        /// The shell to complete in
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which part of a long list.
+#[derive(Debug, Args)]
+struct PageArgs {
+    /// How many to show
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+    /// Go on where an earlier page ended
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
+}
+
+impl PageArgs {
+    fn query(self) -> PageQuery {
+        PageQuery {
+            limit: Some(self.limit),
+            after: self.after,
+            consistency: None,
+        }
+    }
 }
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.command {
-        Command::Server(args) => args.run(),
-        Command::Worker(args) => args.run(cli.global.masters),
+    let global = cli.global;
+    match cli.command {
+        Command::Dev(args) => long_running(args.run(global.output)),
+        Command::Server(args) => long_running(args.run()),
+        Command::Worker(args) => match args.command {
+            Some(command) => client(&global, async |session| command.run(session).await),
+            None => long_running(args.run.run(global.masters)),
+        },
+        Command::Submit(args) => client(&global, async |session| args.run(session).await),
+        Command::Job(args) => client(&global, async |session| args.run(session).await),
+        Command::Task(args) => client(&global, async |session| args.run(session).await),
+        Command::Queue(args) => client(&global, async |session| args.run(session).await),
+        Command::Cluster(args) => client(&global, async |session| args.run(session).await),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "triarch", &mut script);
+            match std::io::stdout().write_all(&script) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => Failure::Io(error).report(),
+            }
+        }
+    }
+}
+
+/// Runs a command that talks to a cluster.
+fn client(
+    global: &GlobalArgs,
+    command: impl AsyncFnOnce(&Session) -> Result<ExitCode, Failure>,
+) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::Io(error).report(),
     };
-    done.unwrap_or_else(|error| {
-        eprintln!("triarch: {error:#}");
+    let done = runtime.block_on(async {
+        let session = Session::new(global)?;
+        command(&session).await
+    });
+    done.unwrap_or_else(Failure::report)
+}
+
+/// Ends a process that is a part of a cluster.
+fn long_running(ended: anyhow::Result<ExitCode>) -> ExitCode {
+    ended.unwrap_or_else(|error| {
+        complain(&format!("{error:#}"));
         ExitCode::from(EXIT_FAILED)
     })
 }
 
 /// Says what is wrong with the command line, where clap alone cannot know.
 fn usage_error(message: &str) -> ExitCode {
-    eprintln!("error: {message}\n\nFor more information, try '--help'.");
+    output::note(&format!(
+        "error: {message}\n\nFor more information, try '--help'."
+    ));
     ExitCode::from(EXIT_USAGE)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
+/// Says what went wrong.
+fn complain(message: &str) {
+    output::note(&format!("triarch: {message}"));
+}
 
-    #[test]
-    fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+/// A word of the wire interface, such as a state.
+fn parse_word<T: DeserializeOwned>(word: &str) -> Result<T, String> {
+    let deserializer = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(word);
+    T::deserialize(deserializer).map_err(|error| error.to_string())
+}
+
+/// This program as its user called it, so that what is printed can be pasted into the same shell.
+pub fn called_as() -> String {
+    std::env::args()
+        .next()
+        .map_or_else(|| "triarch".to_owned(), |name| quoted(&name))
+}
+
+/// A word as a POSIX shell reads it back.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
+
+#[cfg(test)]
+mod tests;

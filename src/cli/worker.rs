@@ -1,19 +1,56 @@
-//! `triarch worker`: runs a worker.
+//! `triarch worker`: runs a worker; `triarch worker list|show|drain`: looks after the workers of a cluster.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use chrono::{TimeDelta, Utc};
+use clap::{Args, Subcommand};
+use comfy_table::Cell;
+use triarch_sdk::wire::{Worker, WorkerList, WorkerState, WorkersQuery};
 
-use super::duration;
 use super::logging::LogArgs;
-use super::usage_error;
+use super::output::{self, Column};
+use super::session::Session;
+use super::{Failure, PageArgs, duration, parse_word, usage_error, when};
 use crate::worker::WorkerOptions;
 
-/// Run a worker
+/// Run a worker, or look after the workers of a cluster
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct WorkerArgs {
+    #[command(subcommand)]
+    pub command: Option<WorkerCommand>,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WorkerCommand {
+    /// All workers, those that are gone included for a while
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only live, draining, lost or left ones
+        #[arg(long, value_parser = parse_word::<WorkerState>)]
+        state: Option<WorkerState>,
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// One worker in detail
+    Show {
+        #[arg(value_name = "WORKER")]
+        id: String,
+    },
+    /// Have a worker finish what it runs, take nothing more, and leave
+    Drain {
+        #[arg(value_name = "WORKER")]
+        id: String,
+    },
+}
+
+/// What a worker to be run is told.
+#[derive(Debug, Args)]
+pub struct RunArgs {
     /// Queues to take tasks from
     #[arg(
         long,
@@ -41,7 +78,7 @@ pub struct WorkerArgs {
     log: LogArgs,
 }
 
-impl WorkerArgs {
+impl RunArgs {
     /// Runs the worker until it is told to stop.
     pub fn run(self, masters: Vec<String>) -> anyhow::Result<ExitCode> {
         if let Err(message) = self.log.install() {
@@ -62,6 +99,108 @@ impl WorkerArgs {
             .build()?
             .block_on(crate::worker::run(options))
     }
+}
+
+impl WorkerCommand {
+    /// Does what was asked.
+    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
+        match self {
+            WorkerCommand::List { state, page } => {
+                let query = WorkersQuery {
+                    state,
+                    limit: Some(page.limit),
+                    after: page.after,
+                    consistency: None,
+                };
+                let list = session.client.workers(&query).await?;
+                output::answer(session.format, &list, list_for_people)?;
+                session.tell_of_more(list.next.as_deref());
+            }
+            WorkerCommand::Show { id } => {
+                let worker = session.client.worker(&id).await?;
+                output::answer(session.format, &worker, for_people)?;
+            }
+            WorkerCommand::Drain { id } => {
+                let worker = session.client.drain_worker(&id).await?;
+                output::answer(session.format, &worker, for_people)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn list_for_people(list: &WorkerList) -> String {
+    let columns = [
+        Column::Text("WORKER"),
+        Column::Text("NAME"),
+        Column::Text("STATE"),
+        Column::Number("RUNNING"),
+        Column::Number("SLOTS"),
+        Column::Text("QUEUES"),
+        Column::Text("KINDS"),
+        Column::Text("HEARD"),
+    ];
+    let rows = list.workers.iter().map(|worker| {
+        vec![
+            Cell::new(&worker.id),
+            Cell::new(&worker.name),
+            output::state(worker.state.as_str()),
+            Cell::new(worker.running),
+            Cell::new(worker.slots),
+            Cell::new(worker.queues.join(",")),
+            Cell::new(worker.kinds.join(",")),
+            Cell::new(heard(worker).unwrap_or_else(|| "-".to_owned())),
+        ]
+    });
+    output::table(&columns, rows)
+}
+
+/// How long ago the leader heard of it.
+fn heard(worker: &Worker) -> Option<String> {
+    let silent = TimeDelta::milliseconds(i64::try_from(worker.silent_ms?).ok()?);
+    let now = Utc::now();
+    Some(when::relative(now - silent, now))
+}
+
+fn for_people(worker: &Worker) -> String {
+    let now = Utc::now();
+    let pairs = |pairs: Vec<String>| Some(pairs.join(" ")).filter(|text| !text.is_empty());
+    output::details([
+        ("worker", Some(worker.id.clone())),
+        ("name", Some(worker.name.clone())),
+        ("state", Some(worker.state.to_string())),
+        (
+            "running",
+            Some(format!("{} of {} slots", worker.running, worker.slots)),
+        ),
+        ("queues", Some(worker.queues.join(", "))),
+        ("kinds", Some(worker.kinds.join(", "))),
+        (
+            "labels",
+            pairs(
+                worker
+                    .labels
+                    .iter()
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect(),
+            ),
+        ),
+        (
+            "resources",
+            pairs(
+                worker
+                    .resources
+                    .iter()
+                    .map(|(key, amount)| format!("{key}={amount}"))
+                    .collect(),
+            ),
+        ),
+        (
+            "registered",
+            worker.registered_at.map(|at| when::relative(at.0, now)),
+        ),
+        ("heard", heard(worker)),
+    ])
 }
 
 fn processors() -> u32 {

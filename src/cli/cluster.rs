@@ -1,0 +1,150 @@
+//! `triarch cluster`: the masters.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use comfy_table::Cell;
+use triarch_sdk::Error;
+use triarch_sdk::wire::{ClusterStatus, Consistency, NodeRole, ReadQuery};
+
+use super::Failure;
+use super::output::{self, Column, Format};
+use super::session::Session;
+
+/// Look after the masters
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    #[command(subcommand)]
+    command: ClusterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// The masters, who leads, and how far each has come
+    Status {
+        /// Show it again every second, until Ctrl-C
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Make another master the leader
+    TransferLeader {
+        /// The master to lead [default: the one that is furthest]
+        #[arg(value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
+        to: Option<u64>,
+    },
+}
+
+/// How long a leader is given to answer before the others are asked what they know.
+const LEADER_PATIENCE: Duration = Duration::from_secs(3);
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+impl ClusterArgs {
+    /// Does what was asked.
+    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
+        match self.command {
+            ClusterCommand::Status { watch: true } => watch(session).await,
+            ClusterCommand::Status { watch: false } => {
+                let status = status(session).await?;
+                output::answer(session.format, &status, for_people)?;
+                if status.leader.is_some() {
+                    Ok(ExitCode::SUCCESS)
+                } else {
+                    Err(Failure::Failed(
+                        "the cluster has no leader: most masters must be up and reach each other"
+                            .into(),
+                    ))
+                }
+            }
+            ClusterCommand::TransferLeader { to } => {
+                session.client.transfer_leader(to).await?;
+                let status = status(session).await?;
+                output::answer(session.format, &status, for_people)?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+/// What the leader says; without one, what any master believes.
+async fn status(session: &Session) -> Result<ClusterStatus, Failure> {
+    let query = ReadQuery::default();
+    match tokio::time::timeout(LEADER_PATIENCE, session.client.cluster(&query)).await {
+        Ok(Ok(status)) => Ok(status),
+        Ok(Err(error @ Error::NoCluster { .. })) => Err(error.into()),
+        Ok(Err(_)) | Err(_) => {
+            let query = ReadQuery {
+                consistency: Some(Consistency::Stale),
+            };
+            Ok(session.client.cluster(&query).await?)
+        }
+    }
+}
+
+async fn watch(session: &Session) -> Result<ExitCode, Failure> {
+    // Clears the screen and goes to its top left corner.
+    let again = if io::stdout().is_terminal() && session.format == Format::Table {
+        "\x1b[2J\x1b[H"
+    } else {
+        ""
+    };
+    loop {
+        let shown = match status(session).await {
+            Ok(status) => match session.format {
+                Format::Table => for_people(&status),
+                // One object per line, for whoever reads along.
+                Format::Json => serde_json::to_string(&status).map_err(io::Error::other)?,
+            },
+            Err(Failure::Unreachable(message) | Failure::Failed(message)) => {
+                super::complain(&message);
+                String::new()
+            }
+            Err(failure @ (Failure::Usage(_) | Failure::Io(_))) => return Err(failure),
+        };
+        if !shown.is_empty() {
+            output::line(&format!("{again}{shown}"))?;
+        }
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+        }
+    }
+}
+
+fn for_people(status: &ClusterStatus) -> String {
+    let columns = [
+        Column::Text("NODE"),
+        Column::Text("ADDRESS"),
+        Column::Text("STATE"),
+        Column::Text("ROLE"),
+        Column::Number("ON DISK"),
+        Column::Number("APPLIED"),
+    ];
+    let or_dash =
+        |index: Option<u64>| index.map_or_else(|| "-".to_owned(), |index| index.to_string());
+    let rows = status.nodes.iter().map(|node| {
+        vec![
+            Cell::new(node.id),
+            Cell::new(&node.addr),
+            output::state(node.state.as_str()),
+            match node.role {
+                NodeRole::Voter => Cell::new("voter"),
+                NodeRole::Learner => Cell::new("learner"),
+            },
+            Cell::new(or_dash(node.matched)),
+            Cell::new(or_dash(node.applied)),
+        ]
+    });
+    let leader = match status.leader {
+        Some(id) => format!("node {id}"),
+        None => "none".to_owned(),
+    };
+    let header = output::details([
+        ("cluster", status.cluster_id.clone()),
+        ("leader", Some(leader)),
+        ("term", Some(status.term.to_string())),
+        ("committed", Some(status.commit_index.to_string())),
+    ]);
+    format!("{header}\n\n{}", output::table(&columns, rows))
+}

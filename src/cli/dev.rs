@@ -1,0 +1,50 @@
+//! `triarch dev`: a whole cluster on this machine.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::output::Format;
+use super::usage_error;
+use crate::dev::{self, DevOptions};
+
+/// Run a whole cluster on this machine, for trying things out
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Masters and workers are separate processes: kill one and see what happens. One that died is not \
+                        started again; the command to do that is printed."
+)]
+pub struct DevArgs {
+    /// Masters; an odd number, 3 outlive the loss of one
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    nodes: u16,
+    /// Workers
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=64))]
+    workers: u16,
+    /// Master N listens on this port plus N
+    #[arg(long, default_value_t = 7100, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// Where to keep data and logs [default: a temporary directory]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl DevArgs {
+    /// Runs the cluster until it is told to stop.
+    pub fn run(self, format: Format) -> anyhow::Result<ExitCode> {
+        if self.port.checked_add(self.nodes).is_none() {
+            return Ok(usage_error(&format!(
+                "--port {} leaves no room for {} masters",
+                self.port, self.nodes
+            )));
+        }
+        dev::run(DevOptions {
+            nodes: self.nodes,
+            workers: self.workers,
+            port: self.port,
+            data_dir: self.data_dir,
+            format,
+        })
+    }
+}

@@ -1,0 +1,92 @@
+//! What tasks left behind, shown as if they had run here: their stdout on stdout, their stderr on stderr.
+
+use std::io::{self, Write};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use triarch_sdk::wire::exec::KIND as EXEC;
+use triarch_sdk::wire::{Task, TaskState};
+
+use super::output;
+
+/// What `exec` results and errors have in common; anything else about them is shown by `task show`.
+#[derive(Debug, Default, Deserialize)]
+struct Streams {
+    #[serde(default)]
+    stdout: String,
+    #[serde(default)]
+    stderr: String,
+    #[serde(default)]
+    truncated: bool,
+}
+
+/// The part of an error that is for people.
+#[derive(Debug, Deserialize)]
+struct Message {
+    message: String,
+}
+
+/// Writes what a finished task wrote, and says so if it did not succeed.
+pub fn show(task: &Task) -> io::Result<()> {
+    let outcome = task
+        .result
+        .as_ref()
+        .filter(|_| task.state == TaskState::Succeeded)
+        .or(task.error.as_ref());
+    if let Some(outcome) = outcome {
+        if task.kind == EXEC {
+            let streams: Streams = serde_json::from_str(outcome.get()).unwrap_or_default();
+            io::stderr().lock().write_all(streams.stderr.as_bytes())?;
+            let mut out = io::stdout().lock();
+            out.write_all(streams.stdout.as_bytes())?;
+            out.flush()?;
+            if streams.truncated {
+                output::note(&format!(
+                    "(the output of task {} was longer than what is kept)",
+                    task.id
+                ));
+            }
+        } else if task.state == TaskState::Succeeded {
+            output::line(outcome.get())?;
+        }
+    }
+    match task.state {
+        TaskState::Succeeded => {}
+        TaskState::Failed
+        | TaskState::Cancelled
+        | TaskState::Expired
+        | TaskState::Waiting
+        | TaskState::Delayed
+        | TaskState::Queued
+        | TaskState::Running => output::note(&epitaph(task)),
+    }
+    Ok(())
+}
+
+/// `task t7-0 (key 3) failed after 3 attempts: exited with code 1`.
+fn epitaph(task: &Task) -> String {
+    let key = task
+        .key
+        .as_ref()
+        .map(|key| format!(" ({key})"))
+        .unwrap_or_default();
+    let tries = match (task.state, task.attempt) {
+        (TaskState::Failed, 1) => " after 1 attempt".to_owned(),
+        (TaskState::Failed, n) => format!(" after {n} attempts"),
+        (_, _) => String::new(),
+    };
+    let why = task
+        .error
+        .as_deref()
+        .and_then(message)
+        .map(|message| format!(": {message}"))
+        .unwrap_or_default();
+    format!("task {}{key} {}{tries}{why}", task.id, task.state)
+}
+
+/// What an error says to people, if it says so in the usual place.
+pub fn message(error: &RawValue) -> Option<String> {
+    serde_json::from_str::<Message>(error.get())
+        .ok()
+        .map(|error| error.message)
+}

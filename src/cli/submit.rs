@@ -1,0 +1,307 @@
+//! `triarch submit`: work for the cluster, from the command line or from a file.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use triarch_sdk::Error;
+use triarch_sdk::wire::exec::KIND as EXEC;
+use triarch_sdk::wire::{
+    ExecPayload, Job, JobState, PageQuery, SubmitJob, Submitted, Task, TaskSpec,
+};
+
+use super::output::{self, Format};
+use super::session::Session;
+use super::waiting::{self, Waited};
+use super::{Failure, duration, outcome};
+
+/// The environment variable that tells each task of an array which one it is.
+const ARRAY_INDEX: &str = "TRIARCH_ARRAY_INDEX";
+/// Tasks one request may carry, so that an array that cannot be accepted is refused before it is built.
+const ARRAY_TASKS_MAX: u64 = 10_000;
+
+/// Submit a job
+#[derive(Debug, Args)]
+#[command(
+    group(clap::ArgGroup::new("work").args(["argv", "file", "stdin"]).required(true)),
+    override_usage = "triarch submit [OPTIONS] -- ARGV...\n       triarch submit [OPTIONS] --file JOB.json\n       \
+                      triarch submit [OPTIONS] -",
+    after_help = "\
+Examples:
+  triarch submit --wait -- sh -c 'echo hello'
+  triarch submit --queue builds --retries 5 --timeout 10m -- make -C /src all
+  triarch submit --array 1-100 --wait -- sh -c 'echo item $TRIARCH_ARRAY_INDEX'
+  triarch submit --file job.json
+  generate-job | triarch submit -
+
+The id of the job goes to stdout; with --wait, what its tasks wrote does.
+Submitting with the same --key and the same work again returns the job that is already there."
+)]
+pub struct SubmitArgs {
+    /// Read the job from stdin, as JSON
+    #[arg(value_name = "-", value_parser = dash)]
+    stdin: Option<String>,
+    /// Program and arguments to run; no shell is involved unless it is named
+    #[arg(last = true, value_name = "ARGV")]
+    argv: Vec<String>,
+    /// Read the job, as JSON, from this file; `-` is stdin
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Wait until it has finished, show what it wrote, and fail if it failed
+    #[arg(long, short)]
+    wait: bool,
+    /// A name for people
+    #[arg(long)]
+    name: Option<String>,
+    /// The same key is the same job, however often it is submitted [default: a random one]
+    #[arg(long)]
+    key: Option<String>,
+    #[command(flatten)]
+    task: TaskArgs,
+}
+
+/// How each task is to be run; a file says that itself.
+#[derive(Debug, Args)]
+#[group(id = "task", conflicts_with_all = ["file", "stdin"], multiple = true)]
+struct TaskArgs {
+    /// Queue to wait in [default: default]
+    #[arg(long, short, help_heading = "Each task")]
+    queue: Option<String>,
+    /// 0 to 9, higher first [default: 0]
+    #[arg(long, short, value_name = "P", value_parser = clap::value_parser!(u8).range(0..=9), help_heading = "Each task")]
+    priority: Option<u8>,
+    /// Start no sooner than this from now
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, help_heading = "Each task")]
+    delay: Option<Duration>,
+    /// Stop an attempt that takes longer
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, help_heading = "Each task")]
+    timeout: Option<Duration>,
+    /// Run it again, up to so often, when it fails [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000_000), help_heading = "Each task")]
+    retries: Option<u32>,
+    /// One task for each number, which it finds in $TRIARCH_ARRAY_INDEX
+    #[arg(long, value_name = "FROM-TO", value_parser = array, help_heading = "Each task")]
+    array: Option<(u64, u64)>,
+    /// Set an environment variable; may be repeated
+    #[arg(long = "env", short, value_name = "KEY=VALUE", value_parser = variable, help_heading = "Each task")]
+    env: Vec<(String, String)>,
+    /// Directory to run in, on the worker
+    #[arg(long, value_name = "DIR", help_heading = "Each task")]
+    cwd: Option<String>,
+}
+
+/// What `--wait --output json` prints.
+#[derive(Debug, Serialize)]
+struct Finished<'a> {
+    job: &'a Job,
+    tasks: &'a [Task],
+}
+
+impl SubmitArgs {
+    /// Submits, and waits if that was asked for.
+    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
+        let wait = self.wait;
+        let mut job = match (&self.file, &self.stdin) {
+            (Some(path), _) => read_job(path)?,
+            (None, Some(_)) => read_job(Path::new("-"))?,
+            (None, None) => SubmitJob::new(self.task.specs(&self.argv)),
+        };
+        if self.name.is_some() {
+            job.name = self.name;
+        }
+        // Without a key, a submission that is sent again because its answer got lost would be a second job.
+        job.idempotency_key = self
+            .key
+            .or(job.idempotency_key)
+            .or_else(|| Some(uuid::Uuid::new_v4().to_string()));
+        let submitted = match session.client.submit(&job).await {
+            Err(Error::Timeout { .. }) => {
+                return Err(unknown_outcome(job.idempotency_key.as_deref()));
+            }
+            answer => answer?,
+        };
+        if submitted.duplicate {
+            output::note("This was submitted before; nothing was added.");
+        }
+        if wait {
+            wait_and_show(session, &submitted).await
+        } else {
+            output::answer(session.format, &submitted, |submitted| submitted.id.clone())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn wait_and_show(session: &Session, submitted: &Submitted) -> Result<ExitCode, Failure> {
+    output::note(&format!("job {}", submitted.id));
+    let job = match waiting::job(session, &submitted.id).await? {
+        Waited::Finished(job) => job,
+        Waited::Interrupted => return Ok(waiting::interrupted()),
+    };
+    show_outcome(session, &job).await?;
+    Ok(exit_code(&job))
+}
+
+/// Shows what the tasks of a finished job left behind.
+async fn show_outcome(session: &Session, job: &Job) -> Result<(), Failure> {
+    match session.format {
+        Format::Table => {
+            let mut after = None;
+            loop {
+                let page = session
+                    .client
+                    .job_tasks(&job.id, &page_after(after))
+                    .await?;
+                for task in &page.tasks {
+                    outcome::show(task)?;
+                }
+                after = page.next;
+                if after.is_none() {
+                    return Ok(());
+                }
+            }
+        }
+        Format::Json => {
+            let mut tasks = Vec::new();
+            let mut after = None;
+            loop {
+                let page = session
+                    .client
+                    .job_tasks(&job.id, &page_after(after))
+                    .await?;
+                tasks.extend(page.tasks);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            output::answer(Format::Json, &Finished { job, tasks: &tasks }, |_| {
+                String::new()
+            })?;
+            Ok(())
+        }
+    }
+}
+
+/// The page of a job's tasks that comes next.
+fn page_after(after: Option<String>) -> PageQuery {
+    PageQuery {
+        after,
+        ..PageQuery::default()
+    }
+}
+
+/// 0 only if the job succeeded.
+pub fn exit_code(job: &Job) -> ExitCode {
+    match job.state {
+        JobState::Succeeded => ExitCode::SUCCESS,
+        JobState::Running | JobState::Failed | JobState::Cancelled => {
+            ExitCode::from(super::EXIT_FAILED)
+        }
+    }
+}
+
+impl TaskArgs {
+    /// One task, or one per number of the array.
+    fn specs(&self, argv: &[String]) -> Vec<TaskSpec> {
+        match self.array {
+            None => vec![self.spec(argv, None)],
+            Some((from, to)) => (from..=to)
+                .map(|index| self.spec(argv, Some(index)))
+                .collect(),
+        }
+    }
+
+    fn spec(&self, argv: &[String], index: Option<u64>) -> TaskSpec {
+        let mut env = BTreeMap::from_iter(self.env.iter().cloned());
+        if let Some(index) = index {
+            env.insert(ARRAY_INDEX.to_owned(), index.to_string());
+        }
+        let payload = ExecPayload {
+            argv: argv.to_vec(),
+            env,
+            stdin: None,
+            cwd: self.cwd.clone(),
+        };
+        TaskSpec {
+            payload: Some(payload.to_raw()),
+            queue: self.queue.clone(),
+            priority: self.priority,
+            delay_ms: self.delay.map(duration::as_ms),
+            timeout_ms: self.timeout.map(duration::as_ms),
+            max_attempts: self.retries.map(|retries| retries + 1),
+            key: index.map(|index| index.to_string()),
+            ..TaskSpec::new(EXEC)
+        }
+    }
+}
+
+/// The answer got lost, or never came.
+fn unknown_outcome(key: Option<&str>) -> Failure {
+    Failure::Unreachable(format!(
+        "the cluster did not answer in time, so it is unknown whether the job was accepted. Submit it again with \
+         --key {}: that never makes a second one.",
+        super::quoted(key.unwrap_or_default())
+    ))
+}
+
+/// Reads the body of a submission, in the words of the HTTP interface.
+fn read_job(path: &Path) -> Result<SubmitJob, Failure> {
+    let (name, text) = if path == Path::new("-") {
+        let mut text = String::new();
+        let read = std::io::stdin()
+            .lock()
+            .read_to_string(&mut text)
+            .map(|_| text);
+        ("stdin".to_owned(), read)
+    } else {
+        (path.display().to_string(), std::fs::read_to_string(path))
+    };
+    let text =
+        text.map_err(|error| Failure::Usage(format!("cannot read the job from {name}: {error}")))?;
+    serde_json::from_str(&text).map_err(|error| {
+        Failure::Usage(format!(
+            "{name} is not a job: {error}. A job looks like \
+             {{\"tasks\": [{{\"kind\": \"exec\", \"payload\": {{\"argv\": [\"echo\", \"hi\"]}}}}]}}"
+        ))
+    })
+}
+
+/// The one word that stands for stdin.
+fn dash(text: &str) -> Result<String, String> {
+    match text {
+        "-" => Ok(text.to_owned()),
+        _ => Err("what is to be run comes after `--`, as in: triarch submit -- echo hi".to_owned()),
+    }
+}
+
+/// `1-100`.
+fn array(text: &str) -> Result<(u64, u64), String> {
+    let wrong = || format!("'{text}' is not FROM-TO, such as 1-100");
+    let (from, to) = text.split_once('-').ok_or_else(wrong)?;
+    let (from, to): (u64, u64) = (
+        from.parse().map_err(|_| wrong())?,
+        to.parse().map_err(|_| wrong())?,
+    );
+    if from > to {
+        return Err(format!("'{text}' is empty: {from} is greater than {to}"));
+    }
+    if to - from >= ARRAY_TASKS_MAX {
+        return Err(format!(
+            "'{text}' is more than {ARRAY_TASKS_MAX} tasks; submit it in parts"
+        ));
+    }
+    Ok((from, to))
+}
+
+/// `KEY=VALUE`, where the value may be empty.
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err(format!("'{text}' is not KEY=VALUE")),
+    }
+}

@@ -1,0 +1,261 @@
+//! `triarch task`: the single runs a job is made of.
+
+use std::process::ExitCode;
+
+use chrono::Utc;
+use clap::{Args, Subcommand};
+use comfy_table::Cell;
+use triarch_sdk::wire::{Attempt, RawValue, Task, TaskList, TaskState, TasksQuery};
+
+use super::output::{self, Column, Format};
+use super::session::Session;
+use super::waiting::{self, Waited};
+use super::{EXIT_FAILED, Failure, PageArgs, outcome, parse_word, when};
+
+/// Look after tasks
+#[derive(Debug, Args)]
+pub struct TaskArgs {
+    #[command(subcommand)]
+    command: TaskCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TaskCommand {
+    /// Tasks, in the order they were submitted
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only those of this job
+        #[arg(long, conflicts_with_all = ["queue", "state", "kind", "worker"])]
+        job: Option<String>,
+        /// Only those of this queue
+        #[arg(long)]
+        queue: Option<String>,
+        /// Only those in this state
+        #[arg(long, value_parser = parse_word::<TaskState>)]
+        state: Option<TaskState>,
+        /// Only those of this kind
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only those a worker has, or had last
+        #[arg(long)]
+        worker: Option<String>,
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// Tasks in detail, with their attempts
+    Show {
+        #[arg(value_name = "TASK", required = true)]
+        ids: Vec<String>,
+    },
+    /// Wait until a task has finished and show what it wrote; fails if it did not succeed
+    Wait {
+        #[arg(value_name = "TASK")]
+        id: String,
+    },
+    /// Cancel a task that has not finished
+    Cancel {
+        #[arg(value_name = "TASK")]
+        id: String,
+    },
+    /// Run a finished task again, with all of its attempts
+    Retry {
+        #[arg(value_name = "TASK")]
+        id: String,
+    },
+}
+
+impl TaskArgs {
+    /// Does what was asked.
+    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
+        match self.command {
+            TaskCommand::List {
+                job: Some(job),
+                page,
+                ..
+            } => {
+                let list = session.client.job_tasks(&job, &page.query()).await?;
+                show_list(session, &list)
+            }
+            TaskCommand::List {
+                job: None,
+                queue,
+                state,
+                kind,
+                worker,
+                page,
+            } => {
+                let (limit, after) = (Some(page.limit), page.after);
+                let query = TasksQuery {
+                    queue,
+                    state,
+                    kind,
+                    worker,
+                    limit,
+                    after,
+                    consistency: None,
+                };
+                let list = session.client.tasks(&query).await?;
+                show_list(session, &list)
+            }
+            TaskCommand::Show { ids } => {
+                for (nth, id) in ids.iter().enumerate() {
+                    let task = session.client.task(id).await?;
+                    if nth > 0 && session.format == Format::Table {
+                        output::line("\n")?;
+                    }
+                    output::answer(session.format, &task, for_people)?;
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            TaskCommand::Wait { id } => match waiting::task(session, &id).await? {
+                Waited::Finished(task) => {
+                    match session.format {
+                        Format::Table => outcome::show(&task)?,
+                        Format::Json => output::answer(Format::Json, &task, for_people)?,
+                    }
+                    Ok(exit_code(&task))
+                }
+                Waited::Interrupted => Ok(waiting::interrupted()),
+            },
+            TaskCommand::Cancel { id } => {
+                let task = session.client.cancel_task(&id).await?;
+                output::answer(session.format, &task, for_people)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            TaskCommand::Retry { id } => {
+                let task = session.client.retry_task(&id).await?;
+                output::answer(session.format, &task, for_people)?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+/// 0 only if the task succeeded.
+fn exit_code(task: &Task) -> ExitCode {
+    if task.state == TaskState::Succeeded {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_FAILED)
+    }
+}
+
+fn show_list(session: &Session, list: &TaskList) -> Result<ExitCode, Failure> {
+    output::answer(session.format, list, list_for_people)?;
+    session.tell_of_more(list.next.as_deref());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list_for_people(list: &TaskList) -> String {
+    let columns = [
+        Column::Text("TASK"),
+        Column::Text("JOB"),
+        Column::Text("KEY"),
+        Column::Text("KIND"),
+        Column::Text("QUEUE"),
+        Column::Text("STATE"),
+        Column::Number("ATTEMPT"),
+        Column::Text("WORKER"),
+        Column::Text("CREATED"),
+    ];
+    let now = Utc::now();
+    let rows = list.tasks.iter().map(|task| {
+        vec![
+            Cell::new(&task.id),
+            Cell::new(&task.job),
+            Cell::new(task.key.as_deref().unwrap_or("-")),
+            Cell::new(&task.kind),
+            Cell::new(&task.queue),
+            output::state(task.state.as_str()),
+            Cell::new(task.attempt),
+            Cell::new(task.worker.as_deref().unwrap_or("-")),
+            Cell::new(when::relative(task.created_at.0, now)),
+        ]
+    });
+    output::table(&columns, rows)
+}
+
+fn for_people(task: &Task) -> String {
+    let now = Utc::now();
+    let text = |raw: &Option<Box<RawValue>>| raw.as_ref().map(|raw| raw.get().to_owned());
+    let mut said = output::details([
+        ("task", Some(task.id.clone())),
+        ("job", Some(task.job.clone())),
+        ("key", task.key.clone()),
+        ("kind", Some(task.kind.clone())),
+        ("queue", Some(task.queue.clone())),
+        ("state", Some(task.state.to_string())),
+        ("priority", Some(task.priority.to_string())),
+        (
+            "failures",
+            Some(format!(
+                "{} of at most {}",
+                task.failures, task.max_attempts
+            )),
+        ),
+        (
+            "losses",
+            Some(format!("{} of at most {}", task.losses, task.max_losses))
+                .filter(|_| task.losses > 0),
+        ),
+        ("runs", task.run_at.map(|at| when::relative(at.0, now))),
+        ("created", Some(when::relative(task.created_at.0, now))),
+        (
+            "finished",
+            task.finished_at.map(|at| when::relative(at.0, now)),
+        ),
+        (
+            "progress",
+            task.progress.map(|share| format!("{:.0}%", share * 100.0)),
+        ),
+        ("note", task.note.clone()),
+        ("payload", text(&task.payload)),
+        ("result", text(&task.result)),
+        ("error", text(&task.error)),
+    ]);
+    if let Some(attempts) = task
+        .attempts
+        .as_ref()
+        .filter(|attempts| !attempts.is_empty())
+    {
+        said.push_str("\n\n");
+        said.push_str(&attempts_for_people(attempts));
+    }
+    said
+}
+
+fn attempts_for_people(attempts: &[Attempt]) -> String {
+    let columns = [
+        Column::Number("ATTEMPT"),
+        Column::Text("OUTCOME"),
+        Column::Text("WORKER"),
+        Column::Text("STARTED"),
+        Column::Number("TOOK"),
+        Column::Number("TOKEN"),
+        Column::Text("ERROR"),
+    ];
+    let now = Utc::now();
+    let rows = attempts.iter().map(|attempt| {
+        let end = attempt.ended_at.map_or(now, |at| at.0);
+        vec![
+            Cell::new(attempt.attempt),
+            output::state(
+                attempt
+                    .outcome
+                    .map_or("running", |outcome| outcome.as_str()),
+            ),
+            Cell::new(&attempt.worker),
+            Cell::new(when::relative(attempt.started_at.0, now)),
+            Cell::new(when::span(end - attempt.started_at.0)),
+            Cell::new(attempt.token),
+            Cell::new(
+                attempt
+                    .error
+                    .as_deref()
+                    .and_then(outcome::message)
+                    .unwrap_or_default(),
+            ),
+        ]
+    });
+    output::table(&columns, rows)
+}

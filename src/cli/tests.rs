@@ -1,0 +1,98 @@
+use clap::error::ErrorKind;
+use triarch_sdk::wire::{JobState, TaskState};
+
+use super::*;
+
+fn parsed(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("triarch").chain(line.split_whitespace()))
+}
+
+#[test]
+fn the_command_line_is_well_formed() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn masters_and_output_go_anywhere() {
+    for line in [
+        "--masters http://a:1,http://b:2 --output json job list",
+        "job --masters http://a:1,http://b:2 --output json list",
+        "job list --masters http://a:1,http://b:2 -o json",
+        "worker list --masters http://a:1,http://b:2 -o json",
+        "--masters http://a:1,http://b:2 worker list -o json",
+        "submit --masters http://a:1,http://b:2 -o json -- true",
+    ] {
+        let cli = parsed(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert_eq!(cli.global.masters, ["http://a:1", "http://b:2"], "{line}");
+        assert_eq!(cli.global.output, Format::Json, "{line}");
+    }
+}
+
+#[test]
+fn a_worker_alone_runs_one() {
+    let run = |line: &str| match parsed(line).unwrap().command {
+        Command::Worker(args) => args.command.is_none(),
+        other => panic!("{other:?}"),
+    };
+    assert!(run(
+        "worker --slots 3 --label zone=eu --resource mem_mb=512"
+    ));
+    assert!(!run("worker list"));
+    assert!(!run("worker drain w1-0"));
+}
+
+#[test]
+fn what_follows_the_dashes_is_not_ours() {
+    let Command::Submit(_) = parsed("submit --wait -- sh -c --retries --wait")
+        .unwrap()
+        .command
+    else {
+        panic!("not a submission")
+    };
+    for line in [
+        "submit",
+        "submit --wait",
+        "submit --file a -- true",
+        "submit --file a --retries 1",
+        "submit echo hi",
+    ] {
+        assert!(parsed(line).is_err(), "{line}");
+    }
+    for line in [
+        "submit -",
+        "submit --file -",
+        "submit -f job.json --wait --key k --name n",
+    ] {
+        assert!(parsed(line).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn usage_errors_have_their_own_exit_code() {
+    for line in [
+        "job list --state done",
+        "job list --limit 0",
+        "submit --priority 10 -- true",
+        "frobnicate",
+        "job",
+    ] {
+        let error = parsed(line).unwrap_err();
+        assert_eq!(error.exit_code(), i32::from(EXIT_USAGE), "{line}: {error}");
+        assert_ne!(error.kind(), ErrorKind::DisplayHelp, "{line}");
+    }
+}
+
+#[test]
+fn states_are_the_words_of_the_interface() {
+    assert_eq!(parse_word::<JobState>("succeeded"), Ok(JobState::Succeeded));
+    assert_eq!(parse_word::<TaskState>("delayed"), Ok(TaskState::Delayed));
+    let said = parse_word::<JobState>("done").unwrap_err();
+    assert!(said.contains("succeeded"), "{said}");
+}
+
+#[test]
+fn words_survive_a_shell() {
+    assert_eq!(quoted("1=127.0.0.1:7101"), "1=127.0.0.1:7101");
+    assert_eq!(quoted("/my dir/it's"), r"'/my dir/it'\''s'");
+    assert_eq!(quoted(""), "''");
+}

@@ -1,0 +1,192 @@
+//! One process of a dev cluster: started so that it cannot outlive its parent, watched, and stopped.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+
+use anyhow::Context;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::layout::Layout;
+
+/// What a child is for, and its number among its kind, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Master(u16),
+    Worker(u16),
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Role::Master(id) => write!(f, "master {id}"),
+            Role::Worker(number) => write!(f, "worker {number}"),
+        }
+    }
+}
+
+/// A started process. Dropping it does not stop it; see [`Child::kill`].
+#[derive(Debug)]
+pub struct Child {
+    pub role: Role,
+    pub pid: u32,
+    pub log: PathBuf,
+    /// How it ended, once somebody has looked.
+    pub ended: Option<Ended>,
+    process: std::process::Child,
+    /// Where in the log file this run began.
+    log_start: u64,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended(ExitStatus);
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.code(), self.0.signal().map(Signal::try_from)) {
+            (Some(code), _) => write!(f, "ended with exit code {code}"),
+            (None, Some(Ok(signal))) => write!(f, "was killed by {signal}"),
+            (None, _) => write!(f, "ended: {}", self.0),
+        }
+    }
+}
+
+/// How many lines of a dead child's log are shown.
+const LAST_LINES: usize = 8;
+/// How much of the end of a log is read to find them.
+const LAST_BYTES: u64 = 8 * 1024;
+
+impl Child {
+    /// Starts one process of the cluster; its output goes to its log file.
+    pub fn start(layout: &Layout, role: Role) -> anyhow::Result<Self> {
+        let log = layout.log(role);
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("cannot write the log of {role} to {}", log.display()))?;
+        let log_start = file.metadata()?.len();
+        let mut command = Command::new(layout.binary());
+        command
+            .args(layout.arguments(role))
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            // Out of the terminal's foreground group: Ctrl-C is for the parent, which stops the children in order.
+            .process_group(0);
+        die_with_parent(&mut command);
+        let process = command
+            .spawn()
+            .with_context(|| format!("cannot start {role}"))?;
+        Ok(Self {
+            role,
+            pid: process.id(),
+            log,
+            ended: None,
+            process,
+            log_start,
+        })
+    }
+
+    /// Returns how the child ended, once: the first time it is seen to have ended.
+    pub fn poll(&mut self) -> Option<Ended> {
+        if self.ended.is_some() {
+            return None;
+        }
+        // A child that cannot be waited for is none of ours any more; there is nothing left to report.
+        self.ended = self.process.try_wait().ok().flatten().map(Ended);
+        self.ended
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.poll();
+        self.ended.is_none()
+    }
+
+    /// Asks it to stop.
+    pub fn terminate(&mut self) {
+        if self.is_alive() {
+            // SIGCONT, because a stopped process, as people make them with `kill -STOP`, hears SIGTERM only then.
+            self.signal(Signal::SIGTERM);
+            self.signal(Signal::SIGCONT);
+        }
+    }
+
+    /// Stops it now, and waits until it has ended.
+    pub fn kill(&mut self) {
+        if self.is_alive() {
+            self.signal(Signal::SIGKILL);
+            self.ended = self.process.wait().ok().map(Ended);
+        }
+    }
+
+    /// Only called on a child that was not yet waited for, so that its pid cannot be another's.
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.process.id().cast_signed());
+        // It can only have ended in the meantime, which is what a signal is for.
+        let _ = kill(pid, signal);
+    }
+
+    /// The end of what it logged, as a paragraph.
+    pub fn last_words(&self) -> String {
+        let lines = self.last_lines().unwrap_or_default();
+        if lines.is_empty() {
+            return format!("It logged nothing to {}", self.log.display());
+        }
+        let mut said = format!("The end of {}:", self.log.display());
+        for line in lines {
+            said.push_str("\n  | ");
+            said.push_str(&line);
+        }
+        said
+    }
+
+    fn last_lines(&self) -> std::io::Result<Vec<String>> {
+        let mut file = File::open(&self.log)?;
+        let len = file.metadata()?.len();
+        let start = self.log_start.max(len.saturating_sub(LAST_BYTES));
+        file.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        file.take(LAST_BYTES).read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let cut_in_two = usize::from(start > self.log_start);
+        let lines: Vec<&str> = text.lines().skip(cut_in_two).collect();
+        let first = lines.len().saturating_sub(LAST_LINES);
+        Ok(lines[first..]
+            .iter()
+            .map(|line| line.trim_end().to_owned())
+            .collect())
+    }
+}
+
+/// Has the kernel end the child when this thread ends, whatever ends it.
+fn die_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let in_child = move || {
+        // SAFETY: prctl and getppid are async-signal-safe and touch no memory of ours.
+        let (set, parent_now) = unsafe {
+            (
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM),
+                libc::getppid(),
+            )
+        };
+        if set != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // The parent may have died before the signal was set, and then it will never come.
+        if parent_now.cast_unsigned() != parent {
+            return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe {
+        command.pre_exec(in_child);
+    }
+}

@@ -1,0 +1,266 @@
+//! What runs where in a dev cluster: ports, directories, and the command line of every process.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use super::DevOptions;
+use super::child::Role;
+use crate::cli;
+
+/// A dev cluster's places. The directory holds `master-N/`, `logs/` and `cluster.json`.
+#[derive(Debug)]
+pub struct Layout {
+    shape: Shape,
+    workers: u16,
+    root: PathBuf,
+    /// Removed at the end, if all went well.
+    temporary: Option<tempfile::TempDir>,
+    binary: PathBuf,
+}
+
+/// What a directory cannot change once its cluster exists: the masters know each other by these addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Shape {
+    nodes: u16,
+    port: u16,
+}
+
+/// The ports of these options that somebody else listens on.
+pub fn taken_ports(options: &DevOptions) -> Vec<u16> {
+    let shape = Shape {
+        nodes: options.nodes,
+        port: options.port,
+    };
+    shape
+        .ports()
+        .filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_err())
+        .collect()
+}
+
+impl Shape {
+    fn ports(self) -> impl Iterator<Item = u16> {
+        (1..=self.nodes).map(move |id| self.port_of(id))
+    }
+
+    fn port_of(self, id: u16) -> u16 {
+        // The command line has made sure that the sum is a port.
+        self.port + id
+    }
+
+    fn address(self, id: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port_of(id)))
+    }
+}
+
+impl Layout {
+    /// Makes the directories and checks that they fit what is asked for.
+    pub fn prepare(options: &DevOptions) -> anyhow::Result<Self> {
+        let shape = Shape {
+            nodes: options.nodes,
+            port: options.port,
+        };
+        let (root, temporary) = match &options.data_dir {
+            Some(dir) => {
+                std::fs::create_dir_all(dir)
+                    .with_context(|| format!("cannot make the directory {}", dir.display()))?;
+                let dir = dir
+                    .canonicalize()
+                    .with_context(|| format!("cannot open {}", dir.display()))?;
+                (dir, None)
+            }
+            None => {
+                let dir = tempfile::Builder::new()
+                    .prefix("triarch-dev-")
+                    .tempdir()
+                    .context("cannot make a temporary directory; choose one with --data-dir")?;
+                (dir.path().to_owned(), Some(dir))
+            }
+        };
+        let binary = std::env::current_exe().context("cannot find the path of this program")?;
+        let layout = Self {
+            shape,
+            workers: options.workers,
+            root,
+            temporary,
+            binary,
+        };
+        layout.keep_shape()?;
+        std::fs::create_dir_all(layout.logs())
+            .with_context(|| format!("cannot make the directory {}", layout.logs().display()))?;
+        Ok(layout)
+    }
+
+    /// Remembers the shape of a new directory and refuses another one for an old.
+    fn keep_shape(&self) -> anyhow::Result<()> {
+        let path = self.root.join("cluster.json");
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let known: Shape = serde_json::from_slice(&bytes)
+                    .with_context(|| format!("{} is damaged", path.display()))?;
+                anyhow::ensure!(
+                    known == self.shape,
+                    "{} holds a cluster of {} masters at port {}, whose members know each other by these addresses: \
+                     start it with --nodes {} --port {}, or use another --data-dir",
+                    self.root.display(),
+                    known.nodes,
+                    known.port,
+                    known.nodes,
+                    known.port
+                );
+                Ok(())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let bytes = serde_json::to_vec(&self.shape)?;
+                std::fs::write(&path, bytes)
+                    .with_context(|| format!("cannot write {}", path.display()))
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// Every process, masters first.
+    pub fn roles(&self) -> impl Iterator<Item = Role> + use<> {
+        let masters = (1..=self.shape.nodes).map(Role::Master);
+        masters.chain((1..=self.workers).map(Role::Worker))
+    }
+
+    /// The names the workers register with.
+    pub fn worker_names(&self) -> Vec<String> {
+        (1..=self.workers).map(worker_name).collect()
+    }
+
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    pub fn log(&self, role: Role) -> PathBuf {
+        self.logs().join(match role {
+            Role::Master(id) => format!("master-{id}.log"),
+            Role::Worker(number) => format!("worker-{number}.log"),
+        })
+    }
+
+    /// Whether the data goes away at the end.
+    pub fn is_temporary(&self) -> bool {
+        self.temporary.is_some()
+    }
+
+    /// Whether clients find this cluster without being told where it is.
+    pub fn ports_are_default(&self) -> bool {
+        cli::DEFAULT_MASTERS
+            .split(',')
+            .any(|url| self.masters_urls().iter().any(|own| own == url))
+    }
+
+    /// Base URLs of all masters.
+    pub fn masters_urls(&self) -> Vec<String> {
+        (1..=self.shape.nodes).map(|id| self.url(id)).collect()
+    }
+
+    pub fn url(&self, id: u16) -> String {
+        format!("http://{}", self.shape.address(id))
+    }
+
+    /// What the binary is started with to be this process.
+    pub fn arguments(&self, role: Role) -> Vec<String> {
+        let words: Vec<String> = match role {
+            Role::Master(id) => {
+                let members: Vec<String> = (1..=self.shape.nodes)
+                    .map(|id| format!("{id}={}", self.shape.address(id)))
+                    .collect();
+                vec![
+                    "server".into(),
+                    "--id".into(),
+                    id.to_string(),
+                    "--listen".into(),
+                    self.shape.address(id).to_string(),
+                    "--data-dir".into(),
+                    self.root.join(format!("master-{id}")).display().to_string(),
+                    "--cluster".into(),
+                    members.join(","),
+                ]
+            }
+            Role::Worker(number) => vec![
+                "worker".into(),
+                "--masters".into(),
+                self.masters_urls().join(","),
+                "--name".into(),
+                worker_name(number),
+            ],
+        };
+        words
+    }
+
+    /// The same as a line to be pasted into a shell.
+    pub fn command_line(&self, role: Role) -> String {
+        let binary = self.binary.display().to_string();
+        let words: Vec<String> = std::iter::once(binary)
+            .chain(self.arguments(role))
+            .map(|word| cli::quoted(&word))
+            .collect();
+        words.join(" ")
+    }
+
+    /// Removes what was temporary; after a mishap it is kept for whoever wants to know why.
+    pub fn leave(self, all_were_well: bool) {
+        let Some(dir) = self.temporary else { return };
+        if all_were_well {
+            // What cannot be removed from a temporary directory is not worth a failure at the very end.
+            let _ = dir.close();
+        } else {
+            eprintln!("The logs and data are kept in {}", dir.keep().display());
+        }
+    }
+}
+
+fn worker_name(number: u16) -> String {
+    format!("dev-worker-{number}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::Format;
+
+    fn options(data_dir: &Path, nodes: u16, port: u16) -> DevOptions {
+        DevOptions {
+            nodes,
+            workers: 2,
+            port,
+            data_dir: Some(data_dir.to_owned()),
+            format: Format::Table,
+        }
+    }
+
+    #[test]
+    fn a_directory_keeps_its_shape() {
+        let dir = tempfile::tempdir().unwrap();
+        Layout::prepare(&options(dir.path(), 3, 7100)).unwrap();
+        Layout::prepare(&options(dir.path(), 3, 7100)).unwrap();
+        for (nodes, port) in [(1, 7100), (3, 7200)] {
+            let said = Layout::prepare(&options(dir.path(), nodes, port))
+                .unwrap_err()
+                .to_string();
+            assert!(said.contains("--nodes 3 --port 7100"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_taken_port_is_seen() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let dir = tempfile::tempdir().unwrap();
+        assert!(taken_ports(&options(dir.path(), 1, port - 1)).contains(&port));
+    }
+}

@@ -1,0 +1,124 @@
+//! Asks a dev cluster, over the same interface as everybody, whether it is up and who leads.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::layout::Layout;
+
+/// How long one answer may take; on loopback, a late one is as good as none.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a new leader is waited for after a master's death.
+const LEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// How often it is asked for meanwhile.
+const LEADER_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The parts of `GET /v1/cluster` that matter here.
+#[derive(Debug, Deserialize)]
+struct Cluster {
+    leader: Option<u64>,
+    term: u64,
+}
+
+/// The parts of `GET /v1/workers` that matter here.
+#[derive(Debug, Deserialize)]
+struct Workers {
+    workers: Vec<Worker>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Worker {
+    name: String,
+    state: String,
+}
+
+/// What is still to be waited for, in words; empty when everything is up.
+pub async fn missing(layout: &Layout) -> Vec<String> {
+    let http = http();
+    let mut missing = Vec::new();
+    for url in layout.masters_urls() {
+        let answer = http.get(format!("{url}/readyz")).send().await;
+        match answer {
+            Ok(answer) if answer.status().is_success() => {}
+            Ok(answer) => missing.push(format!(
+                "the master at {url} is up but not ready ({})",
+                answer.status()
+            )),
+            Err(_) => missing.push(format!("the master at {url} does not answer")),
+        }
+    }
+    if !missing.is_empty() {
+        return missing;
+    }
+    let live: BTreeSet<String> = match ask::<Workers>(&http, layout, "/v1/workers").await {
+        Some(list) => list
+            .workers
+            .into_iter()
+            .filter(|w| w.state == "live")
+            .map(|w| w.name)
+            .collect(),
+        None => return vec!["no master could list the workers".to_owned()],
+    };
+    let absent = layout
+        .worker_names()
+        .into_iter()
+        .filter(|name| !live.contains(name));
+    absent
+        .map(|name| format!("{name} has not registered"))
+        .collect()
+}
+
+/// Who leads, if anybody.
+pub async fn leader(layout: &Layout) -> Option<u64> {
+    ask::<Cluster>(&http(), layout, "/v1/cluster").await?.leader
+}
+
+/// After a master's death: who leads now, or that nobody can.
+pub async fn leader_news(layout: &Layout) -> String {
+    let began = Instant::now();
+    let http = http();
+    while began.elapsed() < LEADER_DEADLINE {
+        if let Some(Cluster {
+            leader: Some(leader),
+            term,
+        }) = ask(&http, layout, "/v1/cluster").await
+        {
+            return format!("Master {leader} leads (term {term}), and the cluster goes on.");
+        }
+        tokio::time::sleep(LEADER_INTERVAL).await;
+    }
+    "No master leads: most of them must be alive for that. Nothing that was acknowledged is lost; it goes on as soon as \
+     enough are started again."
+        .to_owned()
+}
+
+/// The first answer any master gives.
+async fn ask<T: DeserializeOwned>(
+    http: &reqwest::Client,
+    layout: &Layout,
+    path: &str,
+) -> Option<T> {
+    for url in layout.masters_urls() {
+        let Ok(answer) = http.get(format!("{url}{path}")).send().await else {
+            continue;
+        };
+        if !answer.status().is_success() {
+            continue;
+        }
+        if let Ok(parsed) = answer.json().await {
+            return Some(parsed);
+        }
+    }
+    None
+}
+
+fn http() -> reqwest::Client {
+    // No proxy: these are this machine's own ports, whatever the environment says.
+    let built = reqwest::Client::builder()
+        .timeout(ASK_TIMEOUT)
+        .no_proxy()
+        .build();
+    built.unwrap_or_default()
+}
