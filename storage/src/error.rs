@@ -1,6 +1,7 @@
 //! What can go wrong with a disk, told so that a person knows what to do next.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// A disk or a data directory let us down. Final for the node: it stops and says this.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -51,4 +52,64 @@ pub enum StorageError {
         /// The earlier error.
         String,
     ),
+}
+
+impl StorageError {
+    /// What the operating system refused, with the way out where there is one.
+    pub(crate) fn io(action: &'static str, path: &Path, error: &io::Error) -> Self {
+        let disk_full = matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        );
+        let way_out = if disk_full {
+            "; free some space on this file system and start the node again"
+        } else {
+            ""
+        };
+        StorageError::Io {
+            action,
+            path: path.to_path_buf(),
+            cause: format!("{error}{way_out}"),
+            disk_full,
+        }
+    }
+
+    /// Damage that only a fresh copy from the other nodes can heal.
+    pub(crate) fn damaged(path: &Path, what: impl Into<String>, node_id: u64) -> Self {
+        StorageError::Damaged {
+            path: path.to_path_buf(),
+            what: what.into(),
+            advice: replace_advice(node_id),
+        }
+    }
+}
+
+/// How to go on when a node has lost what it once acknowledged: under its old id it must not vote again.
+pub(crate) fn replace_advice(node_id: u64) -> String {
+    format!(
+        "This node cannot be trusted with its old id any more: keep it stopped, move its data directory away, run \
+         `triarch cluster remove {node_id}`, start it again with `triarch server --id <new id> --join <address of a \
+         running node> --data-dir <empty directory>` and bring it in with `triarch cluster add`"
+    )
+}
+
+/// Why a store takes no more calls.
+#[derive(Debug, Clone)]
+pub(crate) enum Stop {
+    /// It was closed.
+    Closed,
+    /// It was dropped without being closed.
+    Dropped,
+    /// It failed, and this was the error.
+    Failed(String),
+}
+
+impl Stop {
+    pub(crate) fn error(&self) -> StorageError {
+        match self {
+            Stop::Closed => StorageError::Stopped("the log was closed".into()),
+            Stop::Dropped => StorageError::Stopped("the log was dropped".into()),
+            Stop::Failed(cause) => StorageError::Stopped(cause.clone()),
+        }
+    }
 }

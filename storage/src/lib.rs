@@ -7,11 +7,16 @@
 //! Promise: when a [`Completion`] is called with `Ok`, what it stands for survives a power cut. Any error is final for
 //! the node: nothing is retried on a failed fsync.
 
+pub mod conformance;
+mod durable;
 pub mod error;
 pub mod log;
 pub mod memory;
+pub mod seed;
 mod sequence;
+pub mod sled_log;
 
 pub use error::StorageError;
 pub use log::{Completion, LogPosition, LogRecord, LogState, LogStore};
 pub use memory::{MemoryLog, Unsynced};
+pub use sled_log::{SledLog, SledLogOptions};

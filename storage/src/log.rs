@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::StorageError;
 
 /// A log id: the term and node of the leader that made the entry, and its index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct LogPosition {
     /// The term the entry was made in.
     pub term: u64,

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::sequence::{assert_appendable, assert_purgeable, assert_truncatable};
+use crate::error::Stop;
+use crate::seed::Random;
+use crate::sequence::{Change, assert_appendable, assert_purgeable, assert_truncatable};
 use crate::{Completion, LogPosition, LogRecord, LogState, LogStore, StorageError};
 
 /// See the [module](self). Clones are handles on the same log.
@@ -52,33 +54,10 @@ struct Shared {
     stopped: Option<Stop>,
 }
 
-enum Stop {
-    Closed,
-    Failed(String),
-}
-
-impl Stop {
-    fn error(&self) -> StorageError {
-        match self {
-            Stop::Closed => StorageError::Stopped("the log was closed".into()),
-            Stop::Failed(cause) => StorageError::Stopped(cause.clone()),
-        }
-    }
-}
-
 struct Write {
     change: Change,
     /// `None` for what nobody waits for: the committed marker.
     done: Option<Completion>,
-}
-
-#[derive(Clone)]
-enum Change {
-    Append(Vec<LogRecord>),
-    TruncateAfter(Option<LogPosition>),
-    Purge(LogPosition),
-    Vote(Bytes),
-    Committed(Option<LogPosition>),
 }
 
 #[derive(Clone, Default)]
@@ -267,7 +246,7 @@ impl MemoryLog {
         {
             let mut shared = self.shared.lock();
             shared.check_running()?;
-            self.assert_sound(&shared.visible, &change);
+            assert_sound(&shared.visible, &change);
             shared.visible.change(&change);
             shared.unsynced.push_back(Write { change, done });
             if !shared.holding {
@@ -276,17 +255,6 @@ impl MemoryLog {
         }
         self.deliver();
         Ok(())
-    }
-
-    fn assert_sound(&self, visible: &Image, change: &Change) {
-        match change {
-            Change::Append(records) => assert_appendable(visible.last(), records),
-            Change::TruncateAfter(Some(last)) => {
-                assert_truncatable(visible.purged, visible.held(last.index), *last);
-            }
-            Change::Purge(upto) => assert_purgeable(visible.held(upto.index), *upto),
-            Change::TruncateAfter(None) | Change::Vote(_) | Change::Committed(_) => {}
-        }
     }
 
     /// Calls what is due, in order, without the lock. One caller at a time: a completion that writes to this log again
@@ -306,10 +274,21 @@ impl MemoryLog {
     }
 }
 
+fn assert_sound(visible: &Image, change: &Change) {
+    match change {
+        Change::Append(records) => assert_appendable(visible.last(), records),
+        Change::TruncateAfter(Some(last)) => {
+            assert_truncatable(visible.purged, visible.held(last.index), *last);
+        }
+        Change::Purge(upto) => assert_purgeable(visible.held(upto.index), *upto),
+        Change::TruncateAfter(None) | Change::Vote(_) | Change::Committed(_) => {}
+    }
+}
+
 /// Applies a seeded prefix of `lost`, whose last append may be cut inside.
 fn keep_prefix(survivor: &mut Image, lost: &[Write], seed: u64) {
-    let mut state = seed;
-    let whole = (split_mix(&mut state) % (lost.len() as u64 + 1)) as usize;
+    let mut random = Random::new(seed);
+    let whole = random.below(lost.len() as u64 + 1) as usize;
     for write in &lost[..whole] {
         survivor.change(&write.change);
     }
@@ -318,18 +297,9 @@ fn keep_prefix(survivor: &mut Image, lost: &[Write], seed: u64) {
         ..
     }) = lost.get(whole)
     {
-        let kept = (split_mix(&mut state) % (records.len() as u64 + 1)) as usize;
+        let kept = random.below(records.len() as u64 + 1) as usize;
         survivor.change(&Change::Append(records[..kept].to_vec()));
     }
-}
-
-/// SplitMix64: enough to choose a cut from a seed.
-fn split_mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut mixed = *state;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
 }
 
 impl LogStore for MemoryLog {
@@ -405,7 +375,7 @@ impl LogStore for MemoryLog {
                     shared.sync(usize::MAX);
                 }
                 Some(Stop::Closed) => return Ok(()),
-                Some(stop @ Stop::Failed(_)) => return Err(stop.error()),
+                Some(stop @ (Stop::Dropped | Stop::Failed(_))) => return Err(stop.error()),
             }
             let outcome = shared.check_running();
             if outcome.is_ok() {

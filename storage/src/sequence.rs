@@ -1,9 +1,21 @@
-//! What every engine holds its caller to: the assertions that keep a log gapless.
+//! What can be asked of a log, and what every engine holds its caller to: the assertions that keep a log gapless.
 //!
 //! Raft never asks for anything these refuse. A breach is a bug above, and going on would write a log that lies, so they
 //! panic with the values. A start of a new, never purged log may be at any index.
 
+use bytes::Bytes;
+
 use crate::{LogPosition, LogRecord};
+
+/// One write, as the engines queue it.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    Append(Vec<LogRecord>),
+    TruncateAfter(Option<LogPosition>),
+    Purge(LogPosition),
+    Vote(Bytes),
+    Committed(Option<LogPosition>),
+}
 
 /// Appended entries follow `last` and each other without a hole.
 pub(crate) fn assert_appendable(last: Option<LogPosition>, records: &[LogRecord]) {

@@ -1,0 +1,597 @@
+//! What every [`LogStore`] must do: one suite that runs against each engine.
+//!
+//! It knows an engine only through [`Harness`]. A crash in its sense may keep or lose what was not acknowledged, in the
+//! order it was asked for; what was acknowledged must be there. Failures panic; random cases print the seed to replay.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::seed::{Random, SEED_VARIABLE, seeds};
+use crate::{Completion, LogPosition, LogRecord, LogState, LogStore, StorageError};
+
+/// One log of the engine under test, empty at first.
+pub trait Harness {
+    /// The log as it is open now.
+    fn log(&self) -> Arc<dyn LogStore>;
+    /// Closes the log in good order and opens it again.
+    fn reopen(&mut self);
+    /// Ends the log as a power cut or a `kill -9` would and opens what is left. Nobody else holds the log then.
+    fn crash(&mut self);
+}
+
+/// Runs the whole suite; `make` gives a fresh, empty log each time.
+pub fn check(make: impl Fn() -> Box<dyn Harness>) {
+    type Case = (&'static str, fn(&mut dyn Harness));
+    let cases: [Case; 13] = [
+        ("an empty log", empty),
+        ("entries are read back", read_back),
+        ("reads are bounded", bounded_reads),
+        ("payloads of every size", payload_sizes),
+        ("acknowledged entries survive", acknowledged_survives),
+        ("completions in order", completions_in_order),
+        ("truncation", truncation),
+        ("truncation of everything", truncation_of_everything),
+        ("purging", purging),
+        ("purging past the end", purging_past_the_end),
+        ("the vote", vote),
+        ("the committed marker", committed),
+        ("closing", closing),
+    ];
+    for (name, case) in cases {
+        eprintln!("conformance: {name}");
+        case(&mut *make());
+    }
+    for seed in seeds(12) {
+        eprintln!("conformance: random writes and crashes, replay with {SEED_VARIABLE}={seed}");
+        random_writes_and_crashes(&mut *make(), seed);
+    }
+}
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Collects what completions say, by number, in the order they say it.
+struct Acks {
+    sender: Sender<(usize, Result<(), StorageError>)>,
+    receiver: Receiver<(usize, Result<(), StorageError>)>,
+    issued: usize,
+    heard: usize,
+}
+
+impl Acks {
+    fn new() -> Self {
+        let (sender, receiver) = channel();
+        Acks {
+            sender,
+            receiver,
+            issued: 0,
+            heard: 0,
+        }
+    }
+
+    fn completion(&mut self) -> Completion {
+        let sender = self.sender.clone();
+        let number = self.issued;
+        self.issued += 1;
+        // The test may have ended and stopped listening.
+        Box::new(move |result| drop(sender.send((number, result))))
+    }
+
+    /// Waits until all are acknowledged, in order.
+    fn wait(&mut self) {
+        while self.heard < self.issued {
+            let (number, result) = self
+                .receiver
+                .recv_timeout(DEADLINE)
+                .expect("a completion is called before the deadline");
+            assert_eq!(number, self.heard, "completions are called in order");
+            result.expect("a healthy log acknowledges");
+            self.heard += 1;
+        }
+    }
+
+    /// Takes what has come so far; returns how many writes are acknowledged.
+    fn poll(&mut self) -> usize {
+        while let Ok((number, result)) = self.receiver.try_recv() {
+            assert_eq!(number, self.heard, "completions are called in order");
+            result.expect("a healthy log acknowledges");
+            self.heard += 1;
+        }
+        self.heard
+    }
+}
+
+fn position(term: u64, index: u64) -> LogPosition {
+    LogPosition {
+        term,
+        leader: term % 3 + 1,
+        index,
+    }
+}
+
+fn record(term: u64, index: u64, payload_bytes: usize) -> LogRecord {
+    let payload: Vec<u8> = (0..payload_bytes)
+        .map(|byte| (byte as u64 * 31 + index * 7 + term) as u8)
+        .collect();
+    LogRecord {
+        position: position(term, index),
+        payload: payload.into(),
+    }
+}
+
+fn records(term: u64, indexes: Range<u64>) -> Vec<LogRecord> {
+    indexes.map(|index| record(term, index, 100)).collect()
+}
+
+fn append(harness: &dyn Harness, records: Vec<LogRecord>) {
+    let mut acks = Acks::new();
+    harness
+        .log()
+        .append(records, acks.completion())
+        .expect("a healthy log appends");
+    acks.wait();
+}
+
+fn truncate_after(harness: &dyn Harness, after: Option<LogPosition>) {
+    let mut acks = Acks::new();
+    harness
+        .log()
+        .truncate_after(after, acks.completion())
+        .expect("a healthy log truncates");
+    acks.wait();
+}
+
+fn purge(harness: &dyn Harness, upto: LogPosition) {
+    let mut acks = Acks::new();
+    harness
+        .log()
+        .purge(upto, acks.completion())
+        .expect("a healthy log purges");
+    acks.wait();
+}
+
+fn save_vote(harness: &dyn Harness, vote: &'static [u8]) {
+    let mut acks = Acks::new();
+    harness
+        .log()
+        .save_vote(Bytes::from_static(vote), acks.completion())
+        .expect("a healthy log saves votes");
+    acks.wait();
+}
+
+fn all(harness: &dyn Harness) -> Vec<LogRecord> {
+    harness
+        .log()
+        .read(0..u64::MAX, usize::MAX)
+        .expect("a healthy log is readable")
+}
+
+fn state(purged: Option<LogPosition>, last: Option<LogPosition>) -> LogState {
+    LogState { purged, last }
+}
+
+fn empty(harness: &mut dyn Harness) {
+    for _ in 0..2 {
+        assert_eq!(harness.log().state(), LogState::default());
+        assert_eq!(all(harness), []);
+        assert_eq!(harness.log().vote(), None);
+        assert_eq!(harness.log().committed(), None);
+        append(harness, Vec::new());
+        harness.reopen();
+    }
+}
+
+fn read_back(harness: &mut dyn Harness) {
+    append(harness, records(1, 0..1));
+    append(harness, records(1, 1..5));
+    append(harness, records(2, 5..8));
+    let mut expected = records(1, 0..5);
+    expected.extend(records(2, 5..8));
+    for _ in 0..2 {
+        assert_eq!(all(harness), expected);
+        assert_eq!(harness.log().state(), state(None, Some(position(2, 7))));
+        harness.reopen();
+    }
+    // Readable at once, durable or not.
+    let mut acks = Acks::new();
+    let log = harness.log();
+    log.append(records(2, 8..9), acks.completion())
+        .expect("a healthy log appends");
+    assert_eq!(log.state().last, Some(position(2, 8)));
+    assert_eq!(log.read(8..9, 1).expect("readable"), records(2, 8..9));
+    acks.wait();
+}
+
+fn bounded_reads(harness: &mut dyn Harness) {
+    append(harness, records(1, 0..20));
+    let log = harness.log();
+    let read = |range: Range<u64>, bytes_max| log.read(range, bytes_max).expect("readable");
+    assert_eq!(read(3..7, usize::MAX), records(1, 3..7));
+    assert_eq!(read(3..3, usize::MAX), []);
+    assert_eq!(read(18..30, usize::MAX), records(1, 18..20));
+    assert_eq!(read(20..30, usize::MAX), []);
+    assert_eq!(read(0..20, 0), records(1, 0..1), "at least one");
+    assert_eq!(read(0..20, 1), records(1, 0..1));
+    assert_eq!(read(0..20, 100), records(1, 0..1));
+    assert_eq!(read(0..20, 101), records(1, 0..2));
+    assert_eq!(read(5..20, 1_000), records(1, 5..15));
+}
+
+fn payload_sizes(harness: &mut dyn Harness) {
+    let sizes = [
+        0,
+        1,
+        4_036,
+        4_037,
+        4_038,
+        4_095,
+        4_096,
+        4_097,
+        8_191,
+        8_192,
+        100_000,
+        1 << 20,
+        0,
+    ];
+    let records: Vec<LogRecord> = (0..)
+        .zip(sizes)
+        .map(|(index, bytes)| record(1, index, bytes))
+        .collect();
+    append(harness, records.clone());
+    assert_eq!(all(harness), records);
+    harness.crash();
+    assert_eq!(all(harness), records);
+    harness.reopen();
+    assert_eq!(all(harness), records);
+}
+
+fn acknowledged_survives(harness: &mut dyn Harness) {
+    for index in 0..10 {
+        append(harness, records(1, index..index + 1));
+        save_vote(harness, b"a vote");
+        harness.crash();
+        assert_eq!(all(harness), records(1, 0..index + 1));
+        assert_eq!(harness.log().vote(), Some(Bytes::from_static(b"a vote")));
+    }
+}
+
+fn completions_in_order(harness: &mut dyn Harness) {
+    let mut acks = Acks::new();
+    let log = harness.log();
+    for index in 0..200 {
+        log.append(records(1, index..index + 1), acks.completion())
+            .expect("a healthy log appends");
+        if index % 7 == 0 {
+            log.save_vote(Bytes::from_static(b"vote"), acks.completion())
+                .expect("a healthy log saves votes");
+        }
+    }
+    acks.wait();
+    drop(log);
+    harness.crash();
+    assert_eq!(all(harness), records(1, 0..200));
+}
+
+fn truncation(harness: &mut dyn Harness) {
+    append(harness, records(1, 0..10));
+    truncate_after(harness, Some(position(1, 9)));
+    assert_eq!(all(harness), records(1, 0..10), "nothing is after the last");
+    truncate_after(harness, Some(position(1, 5)));
+    assert_eq!(all(harness), records(1, 0..6));
+    assert_eq!(harness.log().state().last, Some(position(1, 5)));
+    harness.crash();
+    assert_eq!(all(harness), records(1, 0..6));
+
+    // Ordered with what follows, without waiting in between.
+    let mut acks = Acks::new();
+    let log = harness.log();
+    log.truncate_after(Some(position(1, 2)), acks.completion())
+        .expect("a healthy log truncates");
+    log.append(records(2, 3..8), acks.completion())
+        .expect("a healthy log appends");
+    log.truncate_after(Some(position(2, 6)), acks.completion())
+        .expect("a healthy log truncates");
+    log.append(records(3, 7..9), acks.completion())
+        .expect("a healthy log appends");
+    drop(log);
+    let mut expected = records(1, 0..3);
+    expected.extend(records(2, 3..7));
+    expected.extend(records(3, 7..9));
+    assert_eq!(all(harness), expected);
+    acks.wait();
+    harness.crash();
+    assert_eq!(all(harness), expected);
+    harness.reopen();
+    assert_eq!(all(harness), expected);
+}
+
+fn truncation_of_everything(harness: &mut dyn Harness) {
+    append(harness, records(1, 0..5));
+    truncate_after(harness, None);
+    assert_eq!(harness.log().state(), LogState::default());
+    harness.crash();
+    assert_eq!(all(harness), []);
+    append(harness, records(2, 0..3));
+    harness.crash();
+    assert_eq!(all(harness), records(2, 0..3));
+
+    purge(harness, position(2, 1));
+    truncate_after(harness, None);
+    let only_purged = state(Some(position(2, 1)), Some(position(2, 1)));
+    assert_eq!(harness.log().state(), only_purged);
+    harness.crash();
+    assert_eq!(harness.log().state(), only_purged);
+    append(harness, records(3, 2..4));
+    harness.reopen();
+    assert_eq!(all(harness), records(3, 2..4));
+}
+
+fn purging(harness: &mut dyn Harness) {
+    append(harness, records(1, 0..3_000));
+    purge(harness, position(1, 1_999));
+    let expected = state(Some(position(1, 1_999)), Some(position(1, 2_999)));
+    for _ in 0..2 {
+        assert_eq!(harness.log().state(), expected);
+        assert_eq!(all(harness), records(1, 2_000..3_000));
+        let purged = harness.log().read(0..2_000, usize::MAX).expect("readable");
+        assert_eq!(purged, []);
+        harness.crash();
+    }
+    purge(harness, position(1, 5));
+    assert_eq!(harness.log().state(), expected, "purged further already");
+    append(harness, records(1, 3_000..3_001));
+    purge(harness, position(1, 3_000));
+    let nothing_left = state(Some(position(1, 3_000)), Some(position(1, 3_000)));
+    assert_eq!(harness.log().state(), nothing_left);
+    harness.reopen();
+    assert_eq!(harness.log().state(), nothing_left);
+    append(harness, records(2, 3_001..3_003));
+    harness.crash();
+    assert_eq!(all(harness), records(2, 3_001..3_003));
+}
+
+fn purging_past_the_end(harness: &mut dyn Harness) {
+    // What a snapshot from the leader does to a node that lags behind.
+    append(harness, records(1, 0..10));
+    let mut acks = Acks::new();
+    let log = harness.log();
+    log.purge(position(4, 100), acks.completion())
+        .expect("a healthy log purges");
+    log.append(records(4, 101..105), acks.completion())
+        .expect("a healthy log appends");
+    acks.wait();
+    drop(log);
+    for _ in 0..2 {
+        assert_eq!(
+            harness.log().state(),
+            state(Some(position(4, 100)), Some(position(4, 104)))
+        );
+        assert_eq!(all(harness), records(4, 101..105));
+        harness.crash();
+    }
+    purge(harness, position(5, 200));
+    harness.crash();
+    assert_eq!(
+        harness.log().state(),
+        state(Some(position(5, 200)), Some(position(5, 200)))
+    );
+    assert_eq!(all(harness), []);
+}
+
+fn vote(harness: &mut dyn Harness) {
+    save_vote(harness, b"first");
+    harness.crash();
+    assert_eq!(harness.log().vote(), Some(Bytes::from_static(b"first")));
+    save_vote(harness, b"second");
+    save_vote(harness, b"");
+    harness.crash();
+    assert_eq!(harness.log().vote(), Some(Bytes::new()));
+    save_vote(harness, b"third");
+    harness.reopen();
+    assert_eq!(harness.log().vote(), Some(Bytes::from_static(b"third")));
+    // Seen at once, durable or not.
+    let mut acks = Acks::new();
+    let log = harness.log();
+    log.save_vote(Bytes::from_static(b"fourth"), acks.completion())
+        .expect("a healthy log saves votes");
+    assert_eq!(log.vote(), Some(Bytes::from_static(b"fourth")));
+    acks.wait();
+}
+
+fn committed(harness: &mut dyn Harness) {
+    let save = |harness: &dyn Harness, committed| {
+        harness
+            .log()
+            .save_committed(committed)
+            .expect("a healthy log notes");
+    };
+    append(harness, records(1, 0..10));
+    save(harness, Some(position(1, 4)));
+    assert_eq!(harness.log().committed(), Some(position(1, 4)));
+    harness.reopen();
+    assert_eq!(
+        harness.log().committed(),
+        Some(position(1, 4)),
+        "a good close keeps it"
+    );
+    save(harness, Some(position(1, 7)));
+    append(harness, records(1, 10..11));
+    harness.crash();
+    assert_eq!(
+        harness.log().committed(),
+        Some(position(1, 7)),
+        "a later write carries it"
+    );
+    save(harness, Some(position(1, 50)));
+    assert_eq!(
+        harness.log().committed(),
+        Some(position(1, 10)),
+        "never past the last entry"
+    );
+    save(harness, None);
+    harness.reopen();
+    assert_eq!(harness.log().committed(), None);
+}
+
+fn closing(harness: &mut dyn Harness) {
+    append(harness, records(1, 0..5));
+    let log = harness.log();
+    let mut acks = Acks::new();
+    log.append(records(1, 5..6), acks.completion())
+        .expect("a healthy log appends");
+    log.close().expect("a healthy log closes");
+    acks.wait();
+    log.close().expect("closing twice is closing once");
+    let refused = [
+        log.append(records(1, 6..7), Box::new(|_| ())),
+        log.truncate_after(None, Box::new(|_| ())),
+        log.purge(position(1, 1), Box::new(|_| ())),
+        log.save_vote(Bytes::new(), Box::new(|_| ())),
+        log.save_committed(None),
+        log.read(0..9, 1).map(|_| ()),
+    ];
+    for result in refused {
+        assert!(matches!(result, Err(StorageError::Stopped(_))));
+    }
+    drop(log);
+    harness.reopen();
+    assert_eq!(all(harness), records(1, 0..6));
+}
+
+/// What a log should hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Model {
+    purged: Option<LogPosition>,
+    entries: BTreeMap<u64, LogRecord>,
+    vote: Option<Bytes>,
+}
+
+impl Model {
+    fn of(log: &dyn LogStore) -> Self {
+        let held = log.read(0..u64::MAX, usize::MAX).expect("readable");
+        let model = Model {
+            purged: log.state().purged,
+            entries: held
+                .into_iter()
+                .map(|record| (record.position.index, record))
+                .collect(),
+            vote: log.vote(),
+        };
+        assert_eq!(log.state().last, model.last());
+        model
+    }
+
+    fn last(&self) -> Option<LogPosition> {
+        let last = self.entries.last_key_value();
+        last.map(|(_, record)| record.position).or(self.purged)
+    }
+
+    fn end(&self) -> u64 {
+        self.last().map_or(0, |last| last.index + 1)
+    }
+}
+
+/// Drives random writes, waits for some of them, crashes, and compares what is left with every state the log may be in:
+/// that after the last acknowledged write, or after any later step, entry by entry.
+fn random_writes_and_crashes(harness: &mut dyn Harness, seed: u64) {
+    let mut random = Random::new(seed);
+    let mut model = Model::default();
+    let mut term = 1;
+    for _ in 0..6 {
+        let mut acks = Acks::new();
+        // The states the log passes through, and which of them stands when so many writes are acknowledged.
+        let mut states = vec![model.clone()];
+        let mut state_when_acked = vec![0];
+        let log = harness.log();
+        for _ in 0..random.below(30) {
+            write_randomly(&*log, &mut random, &mut term, &mut states, &mut acks);
+            state_when_acked.push(states.len() - 1);
+            if random.below(5) == 0 {
+                acks.wait();
+            }
+            assert_eq!(Model::of(&*log), states[states.len() - 1]);
+        }
+        let acked = acks.poll();
+        drop(log);
+        harness.crash();
+        let left = Model::of(&*harness.log());
+        let allowed = &states[state_when_acked[acked]..];
+        assert!(
+            allowed.contains(&left),
+            "after a crash with {acked} writes acknowledged the log holds {left:?}, which is none of {allowed:?}"
+        );
+        model = left;
+    }
+}
+
+fn write_randomly(
+    log: &dyn LogStore,
+    random: &mut Random,
+    term: &mut u64,
+    states: &mut Vec<Model>,
+    acks: &mut Acks,
+) {
+    let mut model = states[states.len() - 1].clone();
+    match random.below(10) {
+        0 => {
+            let vote = Bytes::from(random.next_u64().to_le_bytes().to_vec());
+            model.vote = Some(vote.clone());
+            states.push(model);
+            log.save_vote(vote, acks.completion()).expect("running");
+        }
+        1 if !model.entries.is_empty() => {
+            let kept = random.below(model.entries.len() as u64 + 1) as usize;
+            let after = match kept.checked_sub(1) {
+                Some(kept) => model.entries.values().nth(kept).map(|kept| kept.position),
+                None => model.purged,
+            };
+            while model.entries.len() > kept {
+                model.entries.pop_last();
+                states.push(model.clone());
+            }
+            *term += 1;
+            log.truncate_after(after, acks.completion())
+                .expect("running");
+        }
+        2 if !model.entries.is_empty() => {
+            let nth = random.below(model.entries.len() as u64) as usize;
+            let held = model
+                .entries
+                .values()
+                .nth(nth)
+                .map(|record| record.position);
+            let upto = held.expect("chosen among them");
+            model.entries = model.entries.split_off(&(upto.index + 1));
+            model.purged = Some(upto);
+            states.push(model);
+            log.purge(upto, acks.completion()).expect("running");
+        }
+        3 if random.below(4) == 0 => {
+            *term += 1;
+            let upto = position(*term, model.end() + random.below(50));
+            model.entries.clear();
+            model.purged = Some(upto);
+            states.push(model);
+            log.purge(upto, acks.completion()).expect("running");
+        }
+        _ => {
+            let count = random.below(8);
+            let mut batch = Vec::new();
+            for _ in 0..count {
+                let bytes = [0, 10, 500, 5_000, 20_000][random.below(5) as usize];
+                let appended = record(*term, model.end(), bytes);
+                batch.push(appended.clone());
+                model.entries.insert(appended.position.index, appended);
+                states.push(model.clone());
+            }
+            if count == 0 {
+                states.push(model);
+            }
+            log.append(batch, acks.completion()).expect("running");
+        }
+    }
+}

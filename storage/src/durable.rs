@@ -1,0 +1,186 @@
+//! Files and directories that survive a power cut: what the standard library leaves to its caller.
+//!
+//! A file's content is durable after an fsync of the file, its name after an fsync of the directory it is in. A file
+//! that is replaced is written beside, synced and renamed, so that a crash leaves the old one or the new one.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::StorageError;
+
+/// Files being written end in this; what a crash left of them is removed at the next open.
+pub(crate) const UNFINISHED_EXTENSION: &str = "unfinished";
+
+/// The directory a file is in; the current one for a bare name.
+pub(crate) fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> Result<(), StorageError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| StorageError::io("sync", path, &error))
+}
+
+/// Creates a directory, and those above it that are missing, durably.
+pub(crate) fn create_directory(path: &Path) -> Result<(), StorageError> {
+    let mut missing = Vec::new();
+    let mut at = path;
+    while !at
+        .try_exists()
+        .map_err(|error| StorageError::io("look for", at, &error))?
+    {
+        missing.push(at);
+        at = parent_of(at);
+    }
+    for directory in missing.into_iter().rev() {
+        match fs::create_dir(directory) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(StorageError::io("create", directory, &error)),
+        }
+        sync_directory(parent_of(directory))?;
+    }
+    Ok(())
+}
+
+/// Replaces a small file: a crash leaves the old content or the new, and the new is durable on return.
+pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<(), StorageError> {
+    let unfinished = unfinished_name(path);
+    let mut file = File::create(&unfinished)
+        .map_err(|error| StorageError::io("create", &unfinished, &error))?;
+    file.write_all(content)
+        .map_err(|error| StorageError::io("write", &unfinished, &error))?;
+    file.sync_all()
+        .map_err(|error| StorageError::io("sync", &unfinished, &error))?;
+    rename(&unfinished, path)
+}
+
+/// The name a file is written under until it is complete.
+pub(crate) fn unfinished_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(".");
+    name.push(UNFINISHED_EXTENSION);
+    PathBuf::from(name)
+}
+
+/// Renames a synced file within its directory, durably.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
+    fs::rename(from, to).map_err(|error| StorageError::io("rename", from, &error))?;
+    sync_directory(parent_of(to))
+}
+
+/// Removes what a crash left unfinished in a directory.
+pub(crate) fn remove_unfinished(directory: &Path) -> Result<(), StorageError> {
+    let entries =
+        fs::read_dir(directory).map_err(|error| StorageError::io("list", directory, &error))?;
+    for entry in entries {
+        let path = entry
+            .map_err(|error| StorageError::io("list", directory, &error))?
+            .path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == UNFINISHED_EXTENSION)
+        {
+            fs::remove_file(&path).map_err(|error| StorageError::io("remove", &path, &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that a file has its blocks on disk, so that writing or freeing them later cannot run out of space.
+pub(crate) fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    let length =
+        libc::off_t::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: the descriptor is open for as long as `file` is borrowed.
+    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, length) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// How many bytes an ordinary user can still write to the file system `path` is on.
+pub(crate) fn available_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut status = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `path` ends in a nul byte, `status` is large enough.
+    if unsafe { libc::statvfs(path.as_ptr(), status.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded and filled it in.
+    let status = unsafe { status.assume_init() };
+    Ok(status.f_bavail * status.f_frsize)
+}
+
+/// Starts to write a file's changed pages to the device without waiting.
+pub(crate) fn begin_write_out(file: &File) -> io::Result<()> {
+    sync_file_range(file, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+/// Waits until a file's changed pages have been handed to the device. Its cache may still hold them: only a later
+/// fdatasync, of any file on that device, makes them durable.
+pub(crate) fn finish_write_out(file: &File) -> io::Result<()> {
+    sync_file_range(
+        file,
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE
+            | libc::SYNC_FILE_RANGE_WRITE
+            | libc::SYNC_FILE_RANGE_WAIT_AFTER,
+    )
+}
+
+fn sync_file_range(file: &File, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; 0, 0 means the whole file.
+    if unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // Some file systems have no such thing: there, a real sync.
+        Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::ESPIPE) => file.sync_data(),
+        Some(_) | None => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_created_down_to_the_last() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("a/b/c");
+        create_directory(&deep).unwrap();
+        create_directory(&deep).unwrap();
+        assert!(deep.is_dir());
+    }
+
+    #[test]
+    fn a_file_is_replaced_and_leftovers_are_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        write_file(&path, b"old").unwrap();
+        fs::write(unfinished_name(&path), b"half").unwrap();
+        remove_unfinished(root.path()).unwrap();
+        assert!(!unfinished_name(&path).exists());
+        write_file(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn allocated_blocks_are_counted() {
+        let root = tempfile::tempdir().unwrap();
+        let file = File::create(root.path().join("reserve")).unwrap();
+        allocate(&file, 1 << 20).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 1 << 20);
+        assert!(available_bytes(root.path()).unwrap() > 0);
+    }
+}

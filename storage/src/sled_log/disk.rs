@@ -1,0 +1,327 @@
+//! The sled database under the log: every call into sled goes through here.
+//!
+//! sled reports damage by an error, by a panic, or not at all. Errors and panics become [`StorageError`]s here; what
+//! sled does not notice is for the checksums of the caller. `flush` hands sled's buffers to the operating system and is
+//! no fsync, so [`Disk::sync`] calls fdatasync on a handle of its own to sled's one file.
+//!
+//! Plain inserts and removes only: batches and transactions take a process-wide lock against flush, and a log needs no
+//! more than that a crash keeps a prefix of what was written, which sled's own log gives.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::chunk::{Assembler, Entry, Key, Link, key};
+use crate::StorageError;
+use crate::durable;
+
+/// Below this, sled's troubles are taken for those of a full disk.
+const AVAILABLE_BYTES_MIN: u64 = 1 << 20;
+
+/// How long an earlier log of this process may take to let go of its file.
+const UNLOCK_TIMEOUT: Duration = Duration::from_secs(10);
+const UNLOCK_POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// What went wrong inside one of the closures given to [`Disk::call`].
+pub(super) enum Fault {
+    /// sled said so.
+    Sled(sled::Error),
+    /// A checksum, a chain or a format says so.
+    Damage(String),
+}
+
+impl From<sled::Error> for Fault {
+    fn from(error: sled::Error) -> Self {
+        Fault::Sled(error)
+    }
+}
+
+impl From<String> for Fault {
+    fn from(what: String) -> Self {
+        Fault::Damage(what)
+    }
+}
+
+/// An open database, its two trees and a handle of our own to its file.
+pub(super) struct Disk {
+    db: sled::Db,
+    pub(super) log: sled::Tree,
+    pub(super) meta: sled::Tree,
+    file: File,
+    file_path: PathBuf,
+    node_id: u64,
+}
+
+impl Disk {
+    /// Opens the database in `directory`, making it if there is none.
+    pub(super) fn open(
+        directory: &Path,
+        cache_bytes: u64,
+        node_id: u64,
+    ) -> Result<Self, StorageError> {
+        let file_path = directory.join("db");
+        wait_until_unlocked(&file_path)?;
+        let (db, log, meta) = guarded(&file_path, node_id, "open", || {
+            let db = sled::Config::new()
+                .path(directory)
+                .cache_capacity(cache_bytes)
+                .flush_every_ms(None)
+                .use_compression(false)
+                .open()?;
+            let log = db.open_tree("log")?;
+            let meta = db.open_tree("meta")?;
+            Ok((db, log, meta))
+        })?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&file_path)
+            .map_err(|error| StorageError::io("open", &file_path, &error))?;
+        Ok(Disk {
+            db,
+            log,
+            meta,
+            file,
+            file_path,
+            node_id,
+        })
+    }
+
+    /// Runs a piece of work on the trees; `action` completes "cannot … the file".
+    pub(super) fn call<T>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce() -> Result<T, Fault>,
+    ) -> Result<T, StorageError> {
+        guarded(&self.file_path, self.node_id, action, work)
+    }
+
+    /// Lets go of the database. If it is the last handle, sled flushes and syncs once more, and panics if that fails.
+    pub(super) fn release(self: Arc<Self>) {
+        let dropped = catch_unwind(AssertUnwindSafe(move || drop(self)));
+        if let Err(panic) = dropped {
+            tracing::warn!(cause = panic_message(&panic), "sled did not close cleanly");
+        }
+    }
+
+    /// Whether nothing was ever written.
+    pub(super) fn is_empty(&self) -> Result<bool, StorageError> {
+        self.call("read", || Ok(self.log.is_empty() && self.meta.is_empty()))
+    }
+
+    /// Hands everything written so far to the operating system. Not durable yet.
+    pub(super) fn flush(&self) -> Result<(), StorageError> {
+        self.call("write", || {
+            self.db.flush()?;
+            Ok(())
+        })
+    }
+
+    /// Makes what was flushed durable. The one place where the log's promise comes true.
+    pub(super) fn sync_data(&self) -> Result<(), StorageError> {
+        self.file
+            .sync_data()
+            .map_err(|error| StorageError::io("sync", &self.file_path, &error))
+    }
+
+    /// Damage found above, told about this database's file.
+    pub(super) fn damaged(&self, what: impl Into<String>) -> StorageError {
+        StorageError::damaged(&self.file_path, what, self.node_id)
+    }
+
+    /// The complete entries in `range`, in order, until `bytes_max` payload bytes are reached (at least one entry).
+    /// Checks checksums, chain and gaplessness; that the first one is where the range begins is the caller's to check.
+    pub(super) fn entries(
+        &self,
+        range: Range<u64>,
+        bytes_max: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.call("read", || {
+            let mut assembler = Assembler::default();
+            let mut entries: Vec<Entry> = Vec::new();
+            let mut bytes = 0;
+            for chunk in self.log.range(key(range.start, 0)..key(range.end, 0)) {
+                let (key, value) = chunk?;
+                let Some(entry) = assembler.push(&key, &value)? else {
+                    continue;
+                };
+                if let Some(before) = entries.last() {
+                    check_chain(Some(before.link()), &entry)?;
+                }
+                bytes += entry.record.payload.len();
+                entries.push(entry);
+                if bytes >= bytes_max {
+                    return Ok(entries);
+                }
+            }
+            match assembler.unfinished() {
+                None => Ok(entries),
+                Some(index) => Err(Fault::Damage(format!(
+                    "the end of entry {index} is missing"
+                ))),
+            }
+        })
+    }
+
+    /// The link of the entry at `index`, if the log holds it.
+    pub(super) fn link(&self, index: u64) -> Result<Option<Link>, StorageError> {
+        let entries = self.entries(index..index + 1, usize::MAX)?;
+        Ok(entries.last().map(Entry::link))
+    }
+
+    /// Removes up to `chunks_max` chunks of entries before `index`, oldest first. Returns whether any are left.
+    pub(super) fn remove_before(
+        &self,
+        index: u64,
+        chunks_max: usize,
+    ) -> Result<bool, StorageError> {
+        self.call("write", || {
+            let keys = self
+                .log
+                .range(..key(index, 0))
+                .keys()
+                .take(chunks_max)
+                .collect::<Result<Vec<_>, _>>()?;
+            for key in &keys {
+                self.log.remove(key)?;
+            }
+            Ok(keys.len() == chunks_max)
+        })
+    }
+
+    /// Removes every entry from `index` on, the last chunk first, so that a crash leaves no hole.
+    pub(super) fn remove_from(&self, index: u64) -> Result<(), StorageError> {
+        const STEP: usize = 1024;
+        self.call("write", || {
+            loop {
+                let keys = self
+                    .log
+                    .range(key(index, 0)..)
+                    .rev()
+                    .take(STEP)
+                    .map(|chunk| chunk.map(|(key, _)| key))
+                    .collect::<Result<Vec<_>, _>>()?;
+                for key in &keys {
+                    self.log.remove(key)?;
+                }
+                if keys.len() < STEP {
+                    return Ok(());
+                }
+            }
+        })
+    }
+
+    /// Writes the chunks of one entry.
+    pub(super) fn insert(&self, chunks: Vec<(Key, Vec<u8>)>) -> Result<(), StorageError> {
+        self.call("write", || {
+            for (key, value) in chunks {
+                self.log.insert(key, value)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes one of the markers.
+    pub(super) fn insert_marker(&self, key: &[u8], value: Vec<u8>) -> Result<(), StorageError> {
+        self.call("write", || {
+            self.meta.insert(key, value)?;
+            Ok(())
+        })
+    }
+
+    /// Removes one of the markers.
+    pub(super) fn remove_marker(&self, key: &[u8]) -> Result<(), StorageError> {
+        self.call("write", || {
+            self.meta.remove(key)?;
+            Ok(())
+        })
+    }
+}
+
+/// That `entry` directly follows what `previous` stands for.
+pub(super) fn check_chain(previous: Option<Link>, entry: &Entry) -> Result<(), String> {
+    let index = entry.record.position.index;
+    match previous {
+        Some(before) if index != before.position.index + 1 => Err(format!(
+            "entry {index} stands where entry {} should",
+            before.position.index + 1
+        )),
+        Some(_) | None if entry.previous == previous => Ok(()),
+        Some(_) | None => Err(format!(
+            "entry {index} does not continue the entry before it: it was written after {:?}, and stands after {previous:?}",
+            entry.previous
+        )),
+    }
+}
+
+/// sled locks its file, and a log closed in this process may keep the lock for a moment: sled leaves the last of its
+/// memory, the file included, to the collector it shares with all of its users, which this drives on.
+///
+/// Another process is kept out by the data directory's own lock, long before this.
+fn wait_until_unlocked(path: &Path) -> Result<(), StorageError> {
+    let deadline = Instant::now() + UNLOCK_TIMEOUT;
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StorageError::io("open", path, &error)),
+    };
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                crossbeam_epoch::pin().flush();
+                thread::sleep(UNLOCK_POLL_INTERVAL);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(StorageError::Locked {
+                    path: path.to_path_buf(),
+                });
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(StorageError::io("lock", path, &error));
+            }
+        }
+    }
+}
+
+fn guarded<T>(
+    path: &Path,
+    node_id: u64,
+    action: &'static str,
+    work: impl FnOnce() -> Result<T, Fault>,
+) -> Result<T, StorageError> {
+    let what = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(done)) => return Ok(done),
+        Ok(Err(Fault::Sled(sled::Error::Io(error)))) => {
+            return Err(StorageError::io(action, path, &error));
+        }
+        Ok(Err(Fault::Sled(error))) => format!("sled says: {error}"),
+        Ok(Err(Fault::Damage(what))) => what,
+        Err(panic) => format!("sled gave up: {}", panic_message(&panic)),
+    };
+    // A full disk makes sled fail in ways of its own; nothing is lost then, so it must not be told as damage.
+    if durable::available_bytes(durable::parent_of(path))
+        .is_ok_and(|available| available < AVAILABLE_BYTES_MIN)
+    {
+        return Err(StorageError::Io {
+            action,
+            path: path.to_path_buf(),
+            cause: format!("{what}; the disk is full: free some space and start the node again"),
+            disk_full: true,
+        });
+    }
+    Err(StorageError::damaged(path, what, node_id))
+}
+
+fn panic_message(panic: &Box<dyn std::any::Any + Send>) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it panicked without a word").to_string()
+}

@@ -1,0 +1,248 @@
+//! Opening a log: everything is read and checked before anything is believed.
+//!
+//! The checksums find what was changed, the chain finds what is missing inside, the mark finds what is missing at the
+//! end. What is cut away is at most one entry past the mark whose last chunks were never written: a crash leaves that,
+//! since chunks are written in order, and nobody was told that it was there. Anything else is damage, and refused: a
+//! node that came back with less than it acknowledged could help to elect a leader without it.
+
+use std::path::Path;
+
+use super::SledLogOptions;
+use super::chunk::{Assembler, Entry, Link};
+use super::disk::{Disk, Fault, check_chain};
+use super::mark::{Claim, Mark};
+use super::marker::{
+    COMMITTED_KEY, PURGED_KEY, StoredVote, VOTE_KEY, decode_committed, decode_purged, decode_vote,
+};
+use super::reserve::Reserve;
+use super::view::View;
+use crate::durable;
+use crate::{LogPosition, StorageError};
+
+/// A log that was found intact.
+pub(super) struct Recovered {
+    pub(super) disk: Disk,
+    pub(super) view: View,
+    pub(super) standing: Standing,
+}
+
+/// Where a log stands on disk: what the sync thread goes on from.
+pub(super) struct Standing {
+    pub(super) mark: Mark,
+    pub(super) reserve: Reserve,
+    pub(super) purged: Option<Link>,
+    /// The last entry, or `purged` when there is none.
+    pub(super) tail: Option<Link>,
+    pub(super) vote_sequence: u64,
+}
+
+struct Markers {
+    vote: Option<StoredVote>,
+    purged: Option<Link>,
+    committed: Option<LogPosition>,
+}
+
+struct Scan {
+    tail: Option<Link>,
+    /// The last entry's index, if its end is missing.
+    torn: Option<u64>,
+}
+
+pub(super) fn recover(
+    directory: &Path,
+    options: &SledLogOptions,
+) -> Result<Recovered, StorageError> {
+    let node_id = options.node_id;
+    durable::create_directory(directory)?;
+    durable::remove_unfinished(directory)?;
+    let reserve = Reserve::take(&directory.join("reserve"), options.reserve_bytes)?;
+
+    let mark_path = directory.join("mark");
+    let sled_path = directory.join("sled");
+    let mark = Mark::open(&mark_path, node_id)?;
+    if mark.is_none() && options.expect_existing {
+        let what = "is missing, and this node had a log before";
+        return Err(StorageError::damaged(&mark_path, what, node_id));
+    }
+    let db_path = sled_path.join("db");
+    if mark.is_some() && !db_path.exists() {
+        return Err(StorageError::damaged(&db_path, "is missing", node_id));
+    }
+
+    let disk = Disk::open(&sled_path, options.cache_bytes, node_id)?;
+    let mut mark = match mark {
+        Some(mark) => mark,
+        None => {
+            if !disk.is_empty()? {
+                let what = "is missing, and there are entries it should speak for";
+                return Err(StorageError::damaged(&mark_path, what, node_id));
+            }
+            // The mark comes last: where it is, there is a whole log.
+            disk.flush()?;
+            disk.sync_data()?;
+            sync_tree(&sled_path)?;
+            durable::sync_directory(directory)?;
+            Mark::create(&mark_path)?
+        }
+    };
+
+    let claim = mark.claim();
+    let markers = read_markers(&disk)?;
+    check_vote(&disk, markers.vote.as_ref(), claim)?;
+    let mut view = View::new(
+        markers.purged.map(|purged| purged.position),
+        options.recent_bytes_max,
+    );
+    let scan = scan(&disk, markers.purged, claim.last, &mut view)?;
+    check_end(&disk, &scan, claim.last)?;
+    if let Some(torn) = scan.torn {
+        tracing::warn!(
+            index = torn,
+            "the last entry was being written when the node stopped; it was never acknowledged and is removed"
+        );
+        disk.remove_from(torn)?;
+    }
+
+    // What is here may be only in the page cache yet, and the mark must not run ahead of the disk.
+    disk.flush()?;
+    disk.sync_data()?;
+    let vote_sequence = markers.vote.as_ref().map_or(0, |vote| vote.sequence);
+    mark.store_durably(Claim {
+        last: scan.tail,
+        vote_sequence,
+    })?;
+
+    view.vote = markers.vote.map(|stored| stored.vote);
+    view.set_committed(markers.committed);
+    Ok(Recovered {
+        disk,
+        view,
+        standing: Standing {
+            mark,
+            reserve,
+            purged: markers.purged,
+            tail: scan.tail,
+            vote_sequence,
+        },
+    })
+}
+
+fn read_markers(disk: &Disk) -> Result<Markers, StorageError> {
+    disk.call("read", || {
+        let vote = disk.meta.get(VOTE_KEY)?;
+        let purged = disk.meta.get(PURGED_KEY)?;
+        let committed = disk.meta.get(COMMITTED_KEY)?;
+        Ok(Markers {
+            vote: vote.map(|value| decode_vote(&value)).transpose()?,
+            purged: purged.map(|value| decode_purged(&value)).transpose()?,
+            committed: committed
+                .map(|value| decode_committed(&value))
+                .transpose()?,
+        })
+    })
+}
+
+fn check_vote(disk: &Disk, vote: Option<&StoredVote>, claim: Claim) -> Result<(), StorageError> {
+    let found = vote.map_or(0, |vote| vote.sequence);
+    if found < claim.vote_sequence {
+        return Err(disk.damaged(format!(
+            "the vote in it is number {found}, and number {} was once durable",
+            claim.vote_sequence
+        )));
+    }
+    Ok(())
+}
+
+/// Reads every entry after `purged` into the view and checks all there is to check but the end.
+fn scan(
+    disk: &Disk,
+    purged: Option<Link>,
+    claimed: Option<Link>,
+    view: &mut View,
+) -> Result<Scan, StorageError> {
+    disk.call("read", || {
+        let start = purged.map_or(0, |purged| purged.position.index + 1);
+        let mut tail = purged;
+        let mut assembler = Assembler::default();
+        for chunk in disk.log.range(super::chunk::key(start, 0)..) {
+            let (key, value) = chunk?;
+            let Some(entry) = assembler.push(&key, &value)? else {
+                continue;
+            };
+            if tail == purged {
+                check_first(purged, &entry)?;
+            } else {
+                check_chain(tail, &entry)?;
+            }
+            check_claimed(claimed, &entry)?;
+            tail = Some(entry.link());
+            let end = entry.record.position.index + 1;
+            view.append(&[entry.record]);
+            view.note_stored(end, view.removals());
+        }
+        Ok(Scan {
+            tail,
+            torn: assembler.unfinished(),
+        })
+    })
+}
+
+/// The first entry continues what was purged, or begins the log.
+fn check_first(purged: Option<Link>, entry: &Entry) -> Result<(), Fault> {
+    let begins_here = entry.previous.is_none()
+        && purged.is_none_or(|purged| purged.position.index + 1 == entry.record.position.index);
+    if begins_here {
+        return Ok(());
+    }
+    Ok(check_chain(purged, entry)?)
+}
+
+fn check_claimed(claimed: Option<Link>, entry: &Entry) -> Result<(), Fault> {
+    match claimed {
+        Some(claimed)
+            if claimed.position.index == entry.record.position.index && claimed != entry.link() =>
+        {
+            Err(Fault::Damage(format!(
+                "entry {} is not the one that was once durable there",
+                claimed.position.index
+            )))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn check_end(disk: &Disk, scan: &Scan, claimed: Option<Link>) -> Result<(), StorageError> {
+    let Some(claimed) = claimed else {
+        return Ok(());
+    };
+    match scan.tail {
+        Some(tail) if tail.position.index >= claimed.position.index => Ok(()),
+        Some(tail) => Err(disk.damaged(format!(
+            "it ends with entry {}, and entry {} was once durable",
+            tail.position.index, claimed.position.index
+        ))),
+        None => Err(disk.damaged(format!(
+            "it is empty, and entry {} was once durable",
+            claimed.position.index
+        ))),
+    }
+}
+
+/// Makes the files that sled has just made, and their names, durable.
+fn sync_tree(directory: &Path) -> Result<(), StorageError> {
+    let entries = std::fs::read_dir(directory)
+        .map_err(|error| StorageError::io("list", directory, &error))?;
+    for entry in entries {
+        let path = entry
+            .map_err(|error| StorageError::io("list", directory, &error))?
+            .path();
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            std::fs::File::open(&path)
+                .and_then(|file| file.sync_all())
+                .map_err(|error| StorageError::io("sync", &path, &error))?;
+        }
+    }
+    durable::sync_directory(directory)
+}

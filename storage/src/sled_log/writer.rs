@@ -1,0 +1,269 @@
+//! The sync thread: takes what is queued, writes it, makes it durable, tells those who wait.
+//!
+//! One thread, so the order of the calls is the order on disk, and one fdatasync serves all that was queued while the
+//! one before was under way. Invariants:
+//!
+//! - A completion is called with `Ok` only after an fdatasync of sled's file that began after its write was flushed.
+//! - Nothing is removed from the log before the reason is durable: a lower mark for a truncation, the purged marker
+//!   for a purge.
+//! - After the first error the thread writes nothing more, not even to close sled, whose closing would sync again.
+
+use std::sync::Arc;
+
+use super::chunk::{Link, encode};
+use super::disk::Disk;
+use super::mark::Claim;
+use super::marker::{
+    COMMITTED_KEY, PURGED_KEY, StoredVote, VOTE_KEY, encode_committed, encode_purged, encode_vote,
+};
+use super::recover::Standing;
+use super::shared::{Shared, Turn, Write};
+use crate::error::Stop;
+use crate::sequence::Change;
+use crate::{LogPosition, LogRecord, StorageError};
+
+/// Purged chunks removed between two groups of writes.
+const PURGE_STEP_CHUNKS: usize = 512;
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    disk: Arc<Disk>,
+    standing: Standing,
+    /// Purged entries may still be in sled.
+    removing: bool,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, disk: Arc<Disk>, standing: Standing) -> Self {
+        Writer {
+            shared,
+            disk,
+            removing: standing.purged.is_some(),
+            standing,
+        }
+    }
+
+    /// Works until the log is closed, dropped or failed.
+    pub(super) fn run(mut self) {
+        loop {
+            let outcome = match self.shared.next_turn(self.removing) {
+                Turn::Group(group) => self.write_group(group),
+                Turn::Idle => self.remove_purged(),
+                Turn::Close => {
+                    let outcome = self.finish();
+                    if outcome.is_ok() {
+                        self.shared.stop(Stop::Closed);
+                        return self.release();
+                    }
+                    outcome
+                }
+                Turn::Abandon => {
+                    self.shared.stop(Stop::Dropped);
+                    return self.release();
+                }
+            };
+            if let Err(error) = outcome {
+                return self.fail(&error);
+            }
+        }
+    }
+
+    fn write_group(&mut self, group: Vec<Write>) -> Result<(), StorageError> {
+        match self.persist(&group) {
+            Ok(()) => {
+                if let Some(last) = group.last() {
+                    let end = self.standing.tail.map_or(0, |tail| tail.position.index + 1);
+                    self.shared.note_stored(end, last.removals);
+                }
+                complete(group, &Ok(()));
+                // A purge is never starved by writes, nor they by it.
+                if self.removing {
+                    self.remove_purged()?;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.stop(Stop::Failed(error.to_string()));
+                if is_disk_full(&error) {
+                    self.standing.reserve.give_up();
+                }
+                complete(group, &Err(error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    fn persist(&mut self, group: &[Write]) -> Result<(), StorageError> {
+        for write in group {
+            self.write(&write.change)?;
+        }
+        if group.iter().any(|write| write.done.is_some()) {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, change: &Change) -> Result<(), StorageError> {
+        match change {
+            Change::Append(records) => self.append(records),
+            Change::TruncateAfter(after) => self.truncate_after(*after),
+            Change::Purge(upto) => self.purge(*upto),
+            Change::Vote(vote) => {
+                self.standing.vote_sequence += 1;
+                let stored = StoredVote {
+                    sequence: self.standing.vote_sequence,
+                    vote: vote.clone(),
+                };
+                self.disk.insert_marker(VOTE_KEY, encode_vote(&stored))
+            }
+            Change::Committed(Some(committed)) => self
+                .disk
+                .insert_marker(COMMITTED_KEY, encode_committed(*committed)),
+            Change::Committed(None) => self.disk.remove_marker(COMMITTED_KEY),
+        }
+    }
+
+    fn append(&mut self, records: &[LogRecord]) -> Result<(), StorageError> {
+        for record in records {
+            let (chunks, link) = encode(record, self.standing.tail);
+            self.disk.insert(chunks)?;
+            self.standing.tail = Some(link);
+        }
+        Ok(())
+    }
+
+    fn truncate_after(&mut self, after: Option<LogPosition>) -> Result<(), StorageError> {
+        let purged_end = self
+            .standing
+            .purged
+            .map_or(0, |purged| purged.position.index + 1);
+        let end = after.map_or(0, |after| after.index + 1).max(purged_end);
+        if self
+            .standing
+            .tail
+            .is_none_or(|tail| tail.position.index < end)
+        {
+            return Ok(());
+        }
+        let kept = if end > purged_end {
+            self.held(end - 1)?
+        } else {
+            self.standing.purged
+        };
+        let mut claim = self.standing.mark.claim();
+        if claim.last.is_some_and(|last| last.position.index >= end) {
+            claim.last = kept;
+            self.standing.mark.store_durably(claim)?;
+        }
+        self.disk.remove_from(end)?;
+        self.standing.tail = kept;
+        Ok(())
+    }
+
+    fn purge(&mut self, upto: LogPosition) -> Result<(), StorageError> {
+        if self
+            .standing
+            .purged
+            .is_some_and(|purged| purged.position.index >= upto.index)
+        {
+            return Ok(());
+        }
+        let tail_index = self.standing.tail.map(|tail| tail.position.index);
+        let held = if tail_index >= Some(upto.index) {
+            self.held(upto.index)?
+        } else {
+            None
+        };
+        let purged = held.unwrap_or(Link {
+            position: upto,
+            checksum: 0,
+        });
+        self.disk.insert_marker(PURGED_KEY, encode_purged(purged))?;
+        self.standing.purged = Some(purged);
+        if self
+            .standing
+            .tail
+            .is_none_or(|tail| tail.position.index <= upto.index)
+        {
+            self.standing.tail = Some(purged);
+        }
+        self.removing = true;
+        Ok(())
+    }
+
+    /// The link of the entry at `index`, which is not past the last one. A log that was never purged may have begun
+    /// after it.
+    fn held(&self, index: u64) -> Result<Option<Link>, StorageError> {
+        match (self.disk.link(index)?, self.standing.purged) {
+            (Some(link), _) => Ok(Some(link)),
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(self.disk.damaged(format!("entry {index} has vanished"))),
+        }
+    }
+
+    /// Makes everything written so far durable, and notes how far that is.
+    fn sync(&mut self) -> Result<(), StorageError> {
+        self.disk.flush()?;
+        self.standing.mark.carry()?;
+        self.disk.sync_data()?;
+        let claim = self.claim();
+        if claim != self.standing.mark.claim() {
+            self.standing.mark.store(claim)?;
+        }
+        Ok(())
+    }
+
+    fn claim(&self) -> Claim {
+        Claim {
+            last: self.standing.tail,
+            vote_sequence: self.standing.vote_sequence,
+        }
+    }
+
+    /// Removes a step of what was purged. The purged marker is durable: it is synced before its completion is called,
+    /// and this runs after.
+    fn remove_purged(&mut self) -> Result<(), StorageError> {
+        if let Some(purged) = self.standing.purged {
+            let end = purged.position.index + 1;
+            self.removing = self.disk.remove_before(end, PURGE_STEP_CHUNKS)?;
+        }
+        Ok(())
+    }
+
+    /// The last sync, markers that nobody waited for included.
+    fn finish(&mut self) -> Result<(), StorageError> {
+        self.disk.flush()?;
+        self.disk.sync_data()?;
+        self.standing.mark.store_durably(self.claim())
+    }
+
+    fn fail(self, error: &StorageError) {
+        tracing::error!(%error, "the log has stopped");
+        if is_disk_full(error) {
+            self.standing.reserve.give_up();
+        }
+        self.shared.stop(Stop::Failed(error.to_string()));
+        // Dropping sled would sync its file once more, and this time perhaps succeed: leave it.
+        std::mem::forget(self.disk);
+    }
+
+    fn release(self) {
+        self.disk.release();
+    }
+}
+
+fn is_disk_full(error: &StorageError) -> bool {
+    matches!(
+        error,
+        StorageError::Io {
+            disk_full: true,
+            ..
+        }
+    )
+}
+
+fn complete(group: Vec<Write>, result: &Result<(), StorageError>) {
+    for done in group.into_iter().filter_map(|write| write.done) {
+        done(result.clone());
+    }
+}

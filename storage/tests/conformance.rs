@@ -1,0 +1,116 @@
+//! Both engines against the one suite.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use triarch_storage::conformance::{Harness, check};
+use triarch_storage::{LogStore, MemoryLog, SledLog, SledLogOptions, Unsynced};
+
+struct Memory {
+    log: MemoryLog,
+    /// Crashes keep a prefix of the unsynced writes chosen by this, counted up.
+    seed: Option<u64>,
+}
+
+impl Harness for Memory {
+    fn log(&self) -> Arc<dyn LogStore> {
+        Arc::new(self.log.clone())
+    }
+
+    fn reopen(&mut self) {
+        self.log.close().expect("a healthy log closes");
+        self.log = self.log.reopen();
+    }
+
+    fn crash(&mut self) {
+        let unsynced = match &mut self.seed {
+            None => Unsynced::Dropped,
+            Some(seed) => {
+                *seed += 1;
+                Unsynced::Prefix { seed: *seed }
+            }
+        };
+        self.log = self.log.crash(unsynced);
+    }
+}
+
+struct Sled {
+    root: TempDir,
+    options: SledLogOptions,
+    log: Option<Arc<SledLog>>,
+}
+
+impl Sled {
+    fn new(recent_bytes_max: usize) -> Self {
+        let mut sled = Sled {
+            root: tempfile::tempdir().expect("a temporary directory"),
+            options: SledLogOptions {
+                node_id: 1,
+                recent_bytes_max,
+                reserve_bytes: 0,
+                ..SledLogOptions::default()
+            },
+            log: None,
+        };
+        sled.open();
+        sled
+    }
+
+    fn open(&mut self) {
+        let log = SledLog::open(self.root.path(), &self.options).expect("an intact log opens");
+        self.options.expect_existing = true;
+        self.log = Some(Arc::new(log));
+    }
+
+    fn drop_log(&mut self) {
+        let log = self.log.take().expect("the log is open");
+        assert!(Arc::into_inner(log).is_some(), "nobody else holds the log");
+    }
+}
+
+impl Harness for Sled {
+    fn log(&self) -> Arc<dyn LogStore> {
+        self.log.clone().expect("the log is open")
+    }
+
+    fn reopen(&mut self) {
+        self.log().close().expect("a healthy log closes");
+        self.drop_log();
+        self.open();
+    }
+
+    fn crash(&mut self) {
+        self.drop_log();
+        self.open();
+    }
+}
+
+#[test]
+fn memory_that_drops_what_is_unsynced() {
+    check(|| {
+        Box::new(Memory {
+            log: MemoryLog::new(),
+            seed: None,
+        })
+    });
+}
+
+#[test]
+fn memory_that_keeps_a_prefix_of_what_is_unsynced() {
+    check(|| {
+        Box::new(Memory {
+            log: MemoryLog::new(),
+            seed: Some(0),
+        })
+    });
+}
+
+#[test]
+fn sled_with_all_recent_entries_in_memory() {
+    check(|| Box::new(Sled::new(64 << 20)));
+}
+
+#[test]
+fn sled_with_almost_nothing_in_memory() {
+    check(|| Box::new(Sled::new(1)));
+}
