@@ -5,10 +5,21 @@
 pub enum ProposeError {
     /// Certainly not done here: another node leads (or none is known). Ask there.
     #[error("this node does not lead")]
-    NotLeader { leader: Option<(u64, String)> },
+    NotLeader {
+        /// Id and `host:port` of who leads.
+        leader: Option<(u64, String)>,
+    },
     /// Certainly not done: too many proposals wait. Ask again later.
     #[error("too many proposals are waiting")]
     Overloaded,
+    /// Certainly not done: one command may not be so large.
+    #[error("a command of {bytes} bytes is too large; at most {bytes_max} are taken")]
+    TooLarge {
+        /// The command's.
+        bytes: usize,
+        /// The bound.
+        bytes_max: usize,
+    },
     /// Perhaps done, perhaps not: leadership changed or the deadline passed while it was in flight.
     /// Ask again with the same request id.
     #[error("the outcome is unknown: {0}")]
@@ -26,7 +37,10 @@ pub enum ProposeError {
 pub enum ReadError {
     /// Another node leads (or none is known). Ask there.
     #[error("this node does not lead")]
-    NotLeader { leader: Option<(u64, String)> },
+    NotLeader {
+        /// Id and `host:port` of who leads.
+        leader: Option<(u64, String)>,
+    },
     /// A quorum did not confirm this node's leadership in time.
     #[error("no quorum confirmed this node's leadership in time")]
     NoQuorum,
@@ -43,7 +57,10 @@ pub enum ReadError {
 pub enum ChangeError {
     /// Another node leads (or none is known). Ask there.
     #[error("this node does not lead")]
-    NotLeader { leader: Option<(u64, String)> },
+    NotLeader {
+        /// Id and `host:port` of who leads.
+        leader: Option<(u64, String)>,
+    },
     /// It would break a rule; the text says which and what to do.
     #[error("{0}")]
     Refused(String),

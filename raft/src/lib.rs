@@ -2,11 +2,45 @@
 //!
 //! It knows no tasks. The binary gives it a [`StateMachine`] and proposes bytes; it gives back the machine's replies once
 //! the command is committed on a quorum of fsynced logs and applied here.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | `node` | what the program holds: [`Node`] |
+//! | `propose`, `read` | many proposals in one entry; many reads in one round of confirmation |
+//! | `standing`, `watch` | who leads; noticing at once that a leader's process is gone |
+//! | `formation`, `change` | how a cluster comes about; nodes in and out, leadership from one to another |
+//! | `log_store`, `apply`, `snapshot`, `entry` | storage and state machine as openraft wants them; the log's formats |
+//! | `network`, `transport`, `routes`, `wire`, `identity` | messages between nodes, out and in; who may speak to whom |
 
+mod apply;
+mod change;
+pub mod config;
+mod disk;
+mod entry;
 pub mod error;
+mod failure;
+mod formation;
+mod identity;
+mod log_store;
 pub mod machine;
+mod network;
+mod node;
+mod propose;
+mod read;
+mod report;
+mod routes;
+mod snapshot;
+mod snapshot_send;
+mod standing;
 pub mod status;
+mod transport;
+mod types;
+mod watch;
+mod wire;
 
+pub use config::{Formation, Limits, NodeConfig, SnapshotPolicy, Timing};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};
 pub use machine::{EntryView, Frozen, StateMachine};
+pub use node::Node;
+pub use propose::Committed;
 pub use status::{Leadership, NodeStatus, PeerRole, PeerState, Status};

@@ -7,24 +7,43 @@ use std::time::Instant;
 pub enum Leadership {
     /// This node does, since `since`, and its leadership has been confirmed by a quorum and all earlier entries are
     /// applied here.
-    Leading { term: u64, since: Instant },
+    Leading {
+        /// The term it was elected in.
+        term: u64,
+        /// When that was known here.
+        since: Instant,
+    },
     /// Another does.
-    Following { term: u64, leader: u64, addr: String },
+    Following {
+        /// The term it was elected in.
+        term: u64,
+        /// Who.
+        leader: u64,
+        /// Its `host:port`.
+        addr: String,
+    },
     /// Nobody is known to.
-    Unknown { term: u64 },
+    Unknown {
+        /// The latest term known here.
+        term: u64,
+    },
 }
 
 /// A voter counts for quorums; a learner only follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerRole {
+    /// Counts for quorums.
     Voter,
+    /// Follows.
     Learner,
 }
 
 /// How a node appears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerState {
+    /// Leads.
     Leader,
+    /// Follows, as far as is known.
     Follower,
     /// No answer for longer than an election timeout (seen from the leader).
     Unreachable,
@@ -33,9 +52,13 @@ pub enum PeerState {
 /// One node of the cluster, as the answering node sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeStatus {
+    /// Its id.
     pub id: u64,
+    /// Its `host:port`.
     pub addr: String,
+    /// Whether it counts for quorums.
     pub role: PeerRole,
+    /// What it is doing.
     pub state: PeerState,
     /// Last log index known to be on that node; only the leader knows it.
     pub matched: Option<u64>,
@@ -48,16 +71,25 @@ pub struct NodeStatus {
 pub struct Status {
     /// `None` until the cluster is formed.
     pub cluster_id: Option<String>,
+    /// This node.
     pub node_id: u64,
+    /// Who leads, as far as is known here.
     pub leader: Option<u64>,
+    /// The latest term known here.
     pub term: u64,
+    /// The last entry of this node's log, on disk or not.
     pub last_log_index: u64,
+    /// How far the log is known here to be committed.
     pub commit_index: u64,
+    /// How far it is applied to this node's state machine.
     pub applied_index: u64,
+    /// The last entry in this node's last snapshot.
     pub snapshot_index: u64,
+    /// The last entry this node has given up, being in a snapshot.
     pub purged_index: u64,
     /// Milliseconds since a quorum last confirmed this node's leadership; only on a leader.
     pub quorum_ack_age_ms: Option<u64>,
+    /// Everyone in the cluster, by id.
     pub nodes: Vec<NodeStatus>,
     /// Set when consensus stopped for good (storage failed, a bug); the process must exit.
     pub failed: Option<String>,

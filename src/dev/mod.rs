@@ -22,7 +22,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::child::{Child, Role};
 use self::introduction::Introduction;
 use self::layout::Layout;
-use crate::cli;
 use crate::cli::output::{self, Format};
 
 /// What `triarch dev` was asked for.
@@ -83,22 +82,12 @@ async fn supervise(options: DevOptions) -> anyhow::Result<ExitCode> {
     let mut cluster = Cluster {
         children: Vec::new(),
     };
-    let failed = cluster.run(&options, &layout, &mut stop).await.err();
-    match &failed {
-        Some(error) => cli::complain(&format!("{error:#}")),
-        None => output::note(
-            "\nStopping the workers, then the masters; Ctrl-C again to stop them at once.",
-        ),
-    }
+    let outcome = cluster.run(&options, &layout, &mut stop).await;
     let all_were_well =
-        failed.is_none() && cluster.children.iter().all(|child| child.ended.is_none());
+        outcome.is_ok() && cluster.children.iter().all(|child| child.ended.is_none());
     cluster.stop(&mut stop).await;
     layout.leave(all_were_well);
-    Ok(if failed.is_none() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 struct Cluster {
@@ -176,19 +165,19 @@ impl Cluster {
             for child in &mut self.children {
                 if let Some(ended) = child.poll() {
                     master_died |= matches!(child.role, Role::Master(_));
-                    output::note(&format!(
+                    eprintln!(
                         "\n{} (pid {}) {ended}. {}\nStart it again, in another shell, with:\n  {}",
                         child.role,
                         child.pid,
                         child.last_words(),
                         layout.command_line(child.role)
-                    ));
+                    );
                 }
             }
             if master_died {
                 tokio::select! {
                     () = stop.asked() => return,
-                    news = ready::leader_news(layout) => output::note(&news),
+                    news = ready::leader_news(layout) => eprintln!("{news}"),
                 }
             }
         }
@@ -196,6 +185,11 @@ impl Cluster {
 
     /// Stops workers, then masters: workers can hand back what they hold only while there is a master.
     async fn stop(&mut self, stop: &mut Stop) {
+        if self.children.iter_mut().any(|child| child.is_alive()) {
+            eprintln!(
+                "\nStopping the workers, then the masters; Ctrl-C again to stop them at once."
+            );
+        }
         let workers = |role: Role| matches!(role, Role::Worker(_));
         let masters = |role: Role| matches!(role, Role::Master(_));
         self.terminate(workers, WORKERS_STOP_GRACE, stop).await;

@@ -1,0 +1,229 @@
+//! The state machine as openraft wants it: entries in, replies out, snapshots made beside and installed whole.
+//!
+//! The machine is in memory. What survives a restart is the last snapshot and the log after it: openraft restores the one
+//! and applies the other again up to the commit that was noted.
+
+use std::io;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::entry;
+use crate::failure::Failure;
+use crate::machine::{EntryView, Frozen, StateMachine};
+use crate::snapshot::{Snapshots, StoredSnapshot};
+use crate::types::{Config, LogId, Payload, Replies, Snapshot, SnapshotMeta, StoredMembership};
+
+/// openraft with our types.
+pub(crate) type Raft<S> = openraft::Raft<Config, Applier<S>>;
+
+/// How far this node's machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Applied {
+    pub index: u64,
+    pub term: u64,
+}
+
+/// Owns the machine.
+pub(crate) struct Applier<S: StateMachine> {
+    machine: Arc<Mutex<S>>,
+    last: Option<LogId>,
+    membership: StoredMembership,
+    snapshots: Snapshots,
+    applied: watch::Sender<Applied>,
+    failure: Failure,
+    /// Payload bytes applied since the last snapshot was begun.
+    bytes_since_snapshot: u64,
+    snapshot_bytes: u64,
+    /// Told when there is enough for a snapshot by bytes; openraft itself counts entries only.
+    snapshot_due: Arc<Notify>,
+}
+
+impl<S: StateMachine> Applier<S> {
+    pub(crate) fn new(
+        machine: S,
+        snapshots: Snapshots,
+        failure: Failure,
+        snapshot_bytes: u64,
+        snapshot_due: Arc<Notify>,
+    ) -> Self {
+        Applier {
+            machine: Arc::new(Mutex::new(machine)),
+            last: None,
+            membership: StoredMembership::default(),
+            snapshots,
+            applied: watch::Sender::new(Applied::default()),
+            failure,
+            bytes_since_snapshot: 0,
+            snapshot_bytes,
+            snapshot_due,
+        }
+    }
+
+    pub(crate) fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    fn fail(&self, what: &str, e: io::Error) -> io::Error {
+        let text = format!("{what}: {e}");
+        self.failure.set(text.clone());
+        io::Error::new(e.kind(), text)
+    }
+
+    fn apply_one(&mut self, id: LogId, payload: Payload) -> io::Result<Replies> {
+        let replies = match payload {
+            Payload::Blank => Replies::default(),
+            Payload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(id), membership);
+                Replies::default()
+            }
+            Payload::Normal(batch) => {
+                self.bytes_since_snapshot += batch.encoded.len() as u64;
+                let decoded = entry::decode_commands(&batch)?;
+                let view = EntryView {
+                    index: id.index,
+                    term: id.leader_id.term,
+                    now_ms: decoded.now_ms,
+                    commands: &decoded.commands,
+                };
+                Replies::new(self.machine.lock().apply(view)?)
+            }
+        };
+        self.last = Some(id);
+        // Before the proposer is told: whoever hears of an index may ask this node to have applied it.
+        self.applied.send_replace(Applied {
+            index: id.index,
+            term: id.leader_id.term,
+        });
+        Ok(replies)
+    }
+}
+
+impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
+    type SnapshotData = StoredSnapshot;
+    type SnapshotBuilder = Builder<S::Frozen>;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.last, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<Config>>> + Unpin + OptionalSend,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let replies = self.apply_one(entry.log_id, entry.payload).map_err(|e| {
+                self.fail(&format!("cannot apply log entry {}", entry.log_id.index), e)
+            })?;
+            if let Some(responder) = responder {
+                responder.send(replies);
+            }
+        }
+        if self.bytes_since_snapshot >= self.snapshot_bytes {
+            self.bytes_since_snapshot = 0;
+            self.snapshot_due.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder<S::Frozen> {
+        self.bytes_since_snapshot = 0;
+        Builder {
+            frozen: Mutex::new(Some(self.machine.lock().freeze())),
+            meta: SnapshotMeta {
+                last_log_id: self.last,
+                last_membership: self.membership.clone(),
+            },
+            snapshots: self.snapshots.clone(),
+            failure: self.failure.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: StoredSnapshot,
+    ) -> io::Result<()> {
+        let last_index = meta.last_log_id.map_or(0, |id| id.index);
+        let machine = Arc::clone(&self.machine);
+        let snapshots = self.snapshots.clone();
+        let restored = tokio::task::spawn_blocking(move || -> io::Result<()> {
+            let mut contents = snapshot.open()?;
+            machine.lock().restore(&mut contents, last_index)?;
+            // Only what could be restored takes the place of the last one.
+            snapshots.adopt(snapshot)
+        })
+        .await
+        .unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        restored.map_err(|e| {
+            self.fail(
+                &format!("cannot restore the snapshot up to entry {last_index}"),
+                e,
+            )
+        })?;
+        self.last = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.bytes_since_snapshot = 0;
+        if let Some(id) = meta.last_log_id {
+            self.applied.send_replace(Applied {
+                index: id.index,
+                term: id.leader_id.term,
+            });
+        }
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<StoredSnapshot>>> {
+        let current = self
+            .snapshots
+            .current()
+            .map_err(|e| self.fail("cannot read the current snapshot", e))?;
+        Ok(current.map(|stored| Snapshot {
+            meta: stored.meta().clone(),
+            snapshot: stored,
+        }))
+    }
+}
+
+/// Writes one frozen view to a snapshot file.
+pub(crate) struct Builder<F> {
+    /// Behind a lock only because openraft asks for a shareable type.
+    frozen: Mutex<Option<F>>,
+    meta: SnapshotMeta,
+    snapshots: Snapshots,
+    failure: Failure,
+}
+
+impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
+    type SnapshotData = StoredSnapshot;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot<StoredSnapshot>> {
+        let Some(frozen) = self.frozen.lock().take() else {
+            return Err(io::Error::other(
+                "a snapshot is built only once from a view",
+            ));
+        };
+        let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
+        let started = std::time::Instant::now();
+        let written =
+            tokio::task::spawn_blocking(move || snapshots.write(meta, |out| frozen.write(out)))
+                .await
+                .unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        let stored = written.map_err(|e| {
+            self.failure.set(format!("cannot write a snapshot: {e}"));
+            e
+        })?;
+        let index = self.meta.last_log_id.map_or(0, |id| id.index);
+        let took_ms = started.elapsed().as_millis() as u64;
+        tracing::info!(index, bytes = stored.bytes(), took_ms, "snapshot written");
+        Ok(Snapshot {
+            meta: self.meta.clone(),
+            snapshot: stored,
+        })
+    }
+}

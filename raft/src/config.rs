@@ -1,0 +1,349 @@
+//! What a node is told at start, with defaults that were measured on small machines.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::StartError;
+
+/// Everything [`Node::start`](crate::Node::start) needs to know. Made by [`NodeConfig::new`], then adjusted.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Unique in the cluster's whole life; the id of a removed node is never given again.
+    pub node_id: u64,
+    /// `host:port` where the other nodes reach this one.
+    pub addr: String,
+    /// Where the log, the vote and the snapshots are kept.
+    pub data_dir: PathBuf,
+    /// How this node comes to be part of a cluster, while it is not.
+    pub peers: Formation,
+    /// Heartbeats and elections.
+    pub timing: Timing,
+    /// When the log is cut.
+    pub snapshot: SnapshotPolicy,
+    /// What proposals may take in memory and time.
+    pub limits: Limits,
+}
+
+impl NodeConfig {
+    /// A configuration with default timing, snapshots and limits.
+    pub fn new(
+        node_id: u64,
+        addr: impl Into<String>,
+        data_dir: impl Into<PathBuf>,
+        peers: Formation,
+    ) -> Self {
+        NodeConfig {
+            node_id,
+            addr: addr.into(),
+            data_dir: data_dir.into(),
+            peers,
+            timing: Timing::default(),
+            snapshot: SnapshotPolicy::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), StartError> {
+        let bad = |text: String| Err(StartError::Config(text));
+        if self.node_id == 0 {
+            return bad("a node's id must be at least 1".into());
+        }
+        if !is_host_port(&self.addr) {
+            return bad(format!(
+                "the advertised address {:?} is not host:port",
+                self.addr
+            ));
+        }
+        if let Formation::Static(members) = &self.peers {
+            match members.get(&self.node_id) {
+                None => {
+                    let ids: Vec<String> = members.keys().map(u64::to_string).collect();
+                    return bad(format!(
+                        "this node has id {}, but the cluster is to be made of {}",
+                        self.node_id,
+                        ids.join(", ")
+                    ));
+                }
+                Some(addr) if *addr != self.addr => {
+                    return bad(format!(
+                        "the cluster's list names node {} as {addr}, but its own address is {}",
+                        self.node_id, self.addr
+                    ));
+                }
+                Some(_) => {}
+            }
+            if let Some((id, addr)) = members
+                .iter()
+                .find(|(id, addr)| **id == 0 || !is_host_port(addr))
+            {
+                return bad(format!(
+                    "{id}={addr} in the cluster's list is not an id of at least 1 and host:port"
+                ));
+            }
+            let mut addrs: Vec<&String> = members.values().collect();
+            addrs.sort();
+            if let Some(pair) = addrs.windows(2).find(|pair| pair[0] == pair[1]) {
+                return bad(format!(
+                    "two nodes of the cluster's list have the address {}",
+                    pair[0]
+                ));
+            }
+        }
+        self.timing.validate().map_err(StartError::Config)?;
+        self.snapshot.validate().map_err(StartError::Config)?;
+        self.limits.validate().map_err(StartError::Config)
+    }
+}
+
+fn is_host_port(addr: &str) -> bool {
+    matches!(addr.rsplit_once(':'), Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+}
+
+/// How a node on an empty directory becomes a member. Once it is one, the directory knows, and this is not looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Formation {
+    /// The founding members, id to `host:port`, the same list on each. They form the cluster once all of them are up.
+    Static(BTreeMap<u64, String>),
+    /// Wait until the leader of an existing cluster adds this node. The addresses are only for telling the operator
+    /// where to ask.
+    Join(Vec<String>),
+}
+
+/// Heartbeats, elections and the deadlines of messages between nodes.
+///
+/// A follower counts its leader as alive for `election_max_ms` after each message (the lease); then it waits a random time
+/// between `election_min_ms` and `election_max_ms` before it campaigns. A leader that dies with its connections reset is
+/// noticed at once and replaced when the lease is over; one that just goes silent costs the random time too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    /// How often a leader speaks to its followers. Also the deadline of a heartbeat, so it must exceed a round trip and
+    /// an fsync.
+    pub heartbeat_ms: u64,
+    /// Least random wait before a campaign.
+    pub election_min_ms: u64,
+    /// Greatest random wait before a campaign, and the length of the leader's lease.
+    pub election_max_ms: u64,
+    /// Deadline for connecting to a peer.
+    pub connect_ms: u64,
+    /// Deadline for one append message, which a follower answers after its fsync.
+    pub append_ms: u64,
+    /// Deadline for one chunk of a snapshot.
+    pub snapshot_chunk_ms: u64,
+    /// Deadline for a follower to install a snapshot once it has all of it.
+    pub snapshot_install_ms: u64,
+    /// How often followers of a leader whose connections broke try to be elected, in turns.
+    pub watch_turn_ms: u64,
+}
+
+impl Default for Timing {
+    /// For nodes on one local network with local disks.
+    fn default() -> Self {
+        Timing {
+            heartbeat_ms: 80,
+            election_min_ms: 200,
+            election_max_ms: 350,
+            connect_ms: 200,
+            append_ms: 2_000,
+            snapshot_chunk_ms: 5_000,
+            snapshot_install_ms: 300_000,
+            watch_turn_ms: 20,
+        }
+    }
+}
+
+impl Timing {
+    /// For nodes in different places, or disks whose fsync takes 100 ms and more.
+    pub fn wide_area() -> Self {
+        Timing {
+            heartbeat_ms: 400,
+            election_min_ms: 1_200,
+            election_max_ms: 2_000,
+            connect_ms: 1_000,
+            append_ms: 10_000,
+            snapshot_chunk_ms: 30_000,
+            snapshot_install_ms: 600_000,
+            watch_turn_ms: 100,
+        }
+    }
+
+    /// The time for which an acknowledged leader may count on leading.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.election_max_ms)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let all = [
+            ("heartbeat_ms", self.heartbeat_ms),
+            ("election_min_ms", self.election_min_ms),
+            ("election_max_ms", self.election_max_ms),
+            ("connect_ms", self.connect_ms),
+            ("append_ms", self.append_ms),
+            ("snapshot_chunk_ms", self.snapshot_chunk_ms),
+            ("snapshot_install_ms", self.snapshot_install_ms),
+            ("watch_turn_ms", self.watch_turn_ms),
+        ];
+        if let Some((name, _)) = all
+            .iter()
+            .find(|(_, value)| !(1..=3_600_000).contains(value))
+        {
+            return Err(format!("{name} must be between 1 ms and one hour"));
+        }
+        if self.heartbeat_ms * 2 > self.election_min_ms {
+            return Err(format!(
+                "election_min_ms ({}) must be at least twice heartbeat_ms ({}), or one late heartbeat costs an election",
+                self.election_min_ms, self.heartbeat_ms
+            ));
+        }
+        if self.election_min_ms >= self.election_max_ms {
+            return Err("election_min_ms must be less than election_max_ms".into());
+        }
+        Ok(())
+    }
+}
+
+/// When the state is written to a snapshot and the log before it given up: whichever comes first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotPolicy {
+    /// Entries since the last snapshot.
+    pub entries: u64,
+    /// Payload bytes applied since the last snapshot.
+    pub bytes: u64,
+    /// Entries kept behind a snapshot, so that a follower that was away for a moment needs no snapshot.
+    pub keep_entries: u64,
+}
+
+impl Default for SnapshotPolicy {
+    fn default() -> Self {
+        SnapshotPolicy {
+            entries: 20_000,
+            bytes: 128 << 20,
+            keep_entries: 5_000,
+        }
+    }
+}
+
+impl SnapshotPolicy {
+    fn validate(&self) -> Result<(), String> {
+        if self.entries == 0 || self.bytes == 0 {
+            return Err("a snapshot needs at least one entry and one byte between two".into());
+        }
+        Ok(())
+    }
+}
+
+/// Bounds for proposals and reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Payload bytes of one entry, beyond which further proposals go into the next (a single larger one travels alone).
+    pub batch_bytes_max: usize,
+    /// Commands of one entry.
+    pub batch_commands_max: usize,
+    /// Entries in flight at once. One more than one hides the proposer's own work behind the disk's.
+    pub entries_in_flight_max: usize,
+    /// One command's bytes; larger is refused.
+    pub command_bytes_max: usize,
+    /// Proposals that may wait; more are refused as overloaded.
+    pub queue_commands_max: usize,
+    /// Bytes that may wait; more are refused as overloaded.
+    pub queue_bytes_max: usize,
+    /// Linearizable reads that may wait for one round of confirmation.
+    pub queue_reads_max: usize,
+    /// How long a proposal may wait for its outcome before it is told as unknown.
+    pub propose_timeout_ms: u64,
+    /// How long a linearizable read may wait for a quorum and for apply.
+    pub read_timeout_ms: u64,
+    /// Payload bytes of one append message to a follower (one entry always goes).
+    pub append_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            batch_bytes_max: 1 << 20,
+            batch_commands_max: 1_024,
+            entries_in_flight_max: 2,
+            command_bytes_max: 32 << 20,
+            queue_commands_max: 16_384,
+            queue_bytes_max: 128 << 20,
+            queue_reads_max: 65_536,
+            propose_timeout_ms: 10_000,
+            read_timeout_ms: 5_000,
+            append_bytes_max: 4 << 20,
+        }
+    }
+}
+
+impl Limits {
+    /// What an HTTP body between nodes may hold: one append message, or one entry of the greatest size.
+    pub(crate) fn peer_body_bytes_max(&self) -> usize {
+        self.append_bytes_max + self.batch_bytes_max.max(self.command_bytes_max) + (1 << 20)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let at_least_one = [
+            ("batch_bytes_max", self.batch_bytes_max),
+            ("batch_commands_max", self.batch_commands_max),
+            ("entries_in_flight_max", self.entries_in_flight_max),
+            ("command_bytes_max", self.command_bytes_max),
+            ("queue_commands_max", self.queue_commands_max),
+            ("queue_bytes_max", self.queue_bytes_max),
+            ("queue_reads_max", self.queue_reads_max),
+            ("append_bytes_max", self.append_bytes_max),
+        ];
+        if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{name} must be at least 1"));
+        }
+        const GIB: usize = 1 << 30;
+        if self.command_bytes_max > GIB || self.batch_bytes_max > GIB || self.append_bytes_max > GIB
+        {
+            return Err("one entry or message may not exceed 1 GiB".into());
+        }
+        if self.propose_timeout_ms == 0 || self.read_timeout_ms == 0 {
+            return Err("propose_timeout_ms and read_timeout_ms must be at least 1".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> NodeConfig {
+        let members = (1..=3)
+            .map(|id| (id, format!("127.0.0.1:{}", 7100 + id)))
+            .collect();
+        NodeConfig::new(1, "127.0.0.1:7101", "unused", Formation::Static(members))
+    }
+
+    #[test]
+    fn a_contradiction_is_named() {
+        assert!(three().validate().is_ok());
+        type Break = fn(&mut NodeConfig);
+        let breaks: [(&str, Break); 7] = [
+            ("at least 1", |c| c.node_id = 0),
+            ("is to be made of 1, 2, 3", |c| c.node_id = 4),
+            ("not host:port", |c| c.addr = "7101".into()),
+            ("its own address", |c| c.addr = "127.0.0.1:9".into()),
+            ("two nodes", |c| {
+                if let Formation::Static(m) = &mut c.peers {
+                    m.insert(2, "127.0.0.1:7101".into());
+                }
+            }),
+            ("at least twice heartbeat_ms", |c| {
+                c.timing.heartbeat_ms = 150
+            }),
+            ("batch_bytes_max", |c| c.limits.batch_bytes_max = 0),
+        ];
+        for (text, break_it) in breaks {
+            let mut config = three();
+            break_it(&mut config);
+            let e = config.validate().expect_err(text).to_string();
+            assert!(e.contains(text), "{e:?} does not say {text:?}");
+        }
+        let mut wide = three();
+        wide.timing = Timing::wide_area();
+        assert!(wide.validate().is_ok());
+    }
+}

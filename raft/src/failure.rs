@@ -1,0 +1,40 @@
+//! The one-way flag that says this node is done for: its disk failed, or it met an entry it cannot apply. The first
+//! reason stays. Whoever runs the process watches it and exits; nothing in here retries.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Cheap to clone; all clones share one flag.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    reason: Arc<watch::Sender<Option<String>>>,
+}
+
+impl Failure {
+    pub(crate) fn new() -> Self {
+        Failure {
+            reason: Arc::new(watch::Sender::new(None)),
+        }
+    }
+
+    pub(crate) fn set(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.reason.send_if_modified(|current| {
+            if current.is_some() {
+                return false;
+            }
+            tracing::error!(%reason, "this node has failed and must stop");
+            *current = Some(reason);
+            true
+        });
+    }
+
+    pub(crate) fn get(&self) -> Option<String> {
+        self.reason.borrow().clone()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<String>> {
+        self.reason.subscribe()
+    }
+}

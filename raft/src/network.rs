@@ -1,0 +1,237 @@
+//! The outgoing half of consensus: openraft's messages to one peer.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::error::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::errors::ErrorSource;
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+
+use crate::entry::DecodeError;
+use crate::snapshot::StoredSnapshot;
+use crate::snapshot_send;
+use crate::transport::{CallError, Lane, Target, Transport};
+use crate::types::{Config, Member, Snapshot, Vote};
+use crate::wire::{self, AppendReply, TransferAsk, TransferReply, VoteAsk, VoteReply};
+
+/// Makes the clients; all share one [`Transport`].
+pub(crate) struct Network {
+    pub transport: Arc<Transport>,
+}
+
+/// Speaks to one peer on one lane.
+pub(crate) struct Peer {
+    transport: Arc<Transport>,
+    target: Target,
+    lane: Lane,
+    /// How long an append may take; heartbeats have openraft's own, shorter deadline.
+    append_deadline: Option<Duration>,
+}
+
+impl Network {
+    fn peer(&self, id: u64, member: &Member, lane: Lane) -> Peer {
+        let append_deadline = match lane {
+            Lane::Append => Some(Duration::from_millis(self.transport.timing.append_ms)),
+            Lane::Control | Lane::Snapshot => None,
+        };
+        Peer {
+            transport: Arc::clone(&self.transport),
+            target: Target {
+                id,
+                addr: member.addr.clone(),
+                incarnation: member.incarnation,
+            },
+            lane,
+            append_deadline,
+        }
+    }
+}
+
+impl RaftNetworkFactory<Config> for Network {
+    type Network = Peer;
+
+    /// For replication, votes and transfers. Votes use the control lane whichever client carries them.
+    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+        self.peer(target, node, Lane::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Peer {
+        self.peer(target, node, Lane::Control)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> Peer {
+        self.peer(target, node, Lane::Snapshot)
+    }
+}
+
+impl Peer {
+    fn rpc_error(&self, action: RPCTypes, e: CallError) -> RPCError<Config> {
+        match e {
+            CallError::Timeout { waited, .. } => RPCError::Timeout(Timeout {
+                action,
+                id: self.transport.identity.node_id,
+                target: self.target.id,
+                timeout: waited,
+            }),
+            // openraft tries again at once after a network error, and backs off from an unreachable peer.
+            CallError::Broken { .. } => RPCError::Network(NetworkError::new(&e)),
+            CallError::Unreachable { .. } | CallError::Refused { .. } => {
+                RPCError::Unreachable(Unreachable::new(&e))
+            }
+        }
+    }
+
+    fn bad_answer(&self, e: DecodeError) -> RPCError<Config> {
+        RPCError::Unreachable(Unreachable::new(&e))
+    }
+
+    async fn ask_vote(
+        &self,
+        path: &str,
+        rpc: VoteRequest<Config>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        let ask = VoteAsk::from(&rpc);
+        let answer = self
+            .transport
+            .call(
+                Lane::Control,
+                &self.target,
+                path,
+                |out| wire::put(out, &ask),
+                64,
+                option.soft_ttl(),
+            )
+            .await
+            .map_err(|e| self.rpc_error(RPCTypes::Vote, e))?;
+        let reply: VoteReply =
+            wire::decode("the answer to a vote", &answer).map_err(|e| self.bad_answer(e))?;
+        Ok(reply.into())
+    }
+}
+
+impl RaftNetworkV2<Config> for Peer {
+    type SnapshotData = StoredSnapshot;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Config>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Config>, RPCError<Config>> {
+        // openraft drops a heartbeat at its hard limit; ending it a little earlier names the cause.
+        let deadline = self.append_deadline.unwrap_or(option.hard_ttl() * 9 / 10);
+        let mut body = bytes::BytesMut::new();
+        wire::put_append(&mut body, &rpc).map_err(|e| self.bad_answer(e))?;
+        let answer = self
+            .transport
+            .call(
+                self.lane,
+                &self.target,
+                if rpc.entries.is_empty() {
+                    "/raft/heartbeat"
+                } else {
+                    "/raft/append"
+                },
+                |out| out.extend_from_slice(&body),
+                body.len(),
+                deadline,
+            )
+            .await
+            .map_err(|e| self.rpc_error(RPCTypes::AppendEntries, e))?;
+        let reply: AppendReply =
+            wire::decode("the answer to an append", &answer).map_err(|e| self.bad_answer(e))?;
+        Ok(reply.into())
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Config>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        self.ask_vote("/raft/vote", rpc, option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Config>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        self.ask_vote("/raft/pre-vote", rpc, option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot<StoredSnapshot>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = snapshot_send::send(&self.transport, &self.target, vote, snapshot) => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(snapshot_send::SendError::Call(e)) => Err(self.rpc_error(RPCTypes::InstallSnapshot, e).into()),
+                // A snapshot that cannot be read here is this node's failure, not the peer's.
+                Err(snapshot_send::SendError::Local(e)) => Err(StreamingError::StorageError(
+                    openraft::StorageError::read_snapshot(None, openraft::impls::BoxedErrorSource::from_error(&e)),
+                )),
+            },
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<Config>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Config>, RPCError<Config>> {
+        let ask = TransferAsk::from(&req);
+        let answer = self
+            .transport
+            .call(
+                Lane::Control,
+                &self.target,
+                "/raft/transfer",
+                |out| wire::put(out, &ask),
+                64,
+                option.soft_ttl(),
+            )
+            .await
+            .map_err(|e| self.rpc_error(RPCTypes::TransferLeader, e))?;
+        let reply: TransferReply =
+            wire::decode("the answer to a transfer", &answer).map_err(|e| self.bad_answer(e))?;
+        Ok(match reply {
+            TransferReply::Begun => Ok(()),
+            TransferReply::VoteChanged { expected, actual } => {
+                Err(TransferLeaderError::VoteChanged {
+                    expected: expected.into(),
+                    actual: actual.into(),
+                })
+            }
+            TransferReply::LogNotFlushed { expected, actual } => {
+                Err(TransferLeaderError::LogNotFlushed {
+                    expected: expected.map(Into::into),
+                    actual: actual.map(Into::into),
+                })
+            }
+        })
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        // A peer that comes back should be served within a heartbeat or two, and costs little until then.
+        let heartbeat = Duration::from_millis(self.transport.timing.heartbeat_ms);
+        let mut delay = heartbeat / 4;
+        Some(Backoff::new(std::iter::from_fn(move || {
+            let now = delay;
+            delay = (delay * 2).min(heartbeat * 4);
+            Some(now)
+        })))
+    }
+}

@@ -1,0 +1,442 @@
+//! The node: what the rest of the program holds, and the tasks behind it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, ServerState};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::StateMachine;
+use crate::apply::{Applied, Applier, Raft};
+use crate::change::Changer;
+use crate::config::{NodeConfig, Timing};
+use crate::disk;
+use crate::error::{ChangeError, ProposeError, ReadError, StartError};
+use crate::failure::Failure;
+use crate::formation::Former;
+use crate::identity::Identity;
+use crate::log_store::RaftLog;
+use crate::network::Network;
+use crate::propose::{Clock, Committed, Proposer, proposals};
+use crate::read::{self, Barrier};
+use crate::report;
+use crate::routes::{self, Desk};
+use crate::standing::{Heard, Observer, Standing};
+use crate::status::{Leadership, Status};
+use crate::transport::Transport;
+use crate::watch::Watcher;
+
+/// How long a membership change or transfer may take before its outcome is told as unknown, in election timeouts.
+const CHANGE_TIMEOUT_ELECTIONS: u32 = 30;
+
+/// One member of a cluster. Cheap to clone; every method may be called from any runtime.
+pub struct Node<S: StateMachine> {
+    inner: Arc<Inner<S>>,
+}
+
+impl<S: StateMachine> Clone for Node<S> {
+    fn clone(&self) -> Self {
+        Node {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+struct Inner<S: StateMachine> {
+    config: NodeConfig,
+    /// Consensus runs here, whoever calls.
+    runtime: Handle,
+    identity: Arc<Identity>,
+    raft: Raft<S>,
+    log: Arc<dyn triarch_storage::LogStore>,
+    applied: watch::Receiver<Applied>,
+    standing: watch::Receiver<Standing>,
+    leadership: watch::Receiver<Leadership>,
+    failure: Failure,
+    proposer: Proposer<S::Reply>,
+    barrier: Barrier,
+    changer: Changer<S>,
+    desk: Arc<Desk<S>>,
+    stopping: watch::Sender<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl<S: StateMachine> Node<S> {
+    /// Opens the data directory, brings the state machine to where it was, and begins to take part: forms a cluster, waits
+    /// to be added to one, or takes up its place in the one it belongs to. Everything runs on the runtime this is called
+    /// on. [`Node::routes`] must be served at the configured address for anything to come of it.
+    ///
+    /// `clock` gives Unix milliseconds; it stamps the entries that this node proposes.
+    pub async fn start(config: NodeConfig, machine: S, clock: Clock) -> Result<Self, StartError> {
+        config.validate()?;
+        let (path, node_id) = (config.data_dir.clone(), config.node_id);
+        let disk = tokio::task::spawn_blocking(move || disk::open(&path, node_id))
+            .await
+            .map_err(|panic| {
+                StartError::Config(format!("opening the data directory failed: {panic}"))
+            })??;
+
+        let failure = Failure::new();
+        let identity = Arc::new(Identity::new(
+            config.node_id,
+            config.addr.clone(),
+            disk.directory.incarnation,
+            disk.directory.cluster(),
+        ));
+        let transport = Arc::new(Transport::new(
+            Arc::clone(&identity),
+            config.timing.clone(),
+        )?);
+        let snapshot_due = Arc::new(Notify::new());
+        let applier = Applier::new(
+            machine,
+            disk.snapshots.clone(),
+            failure.clone(),
+            config.snapshot.bytes,
+            Arc::clone(&snapshot_due),
+        );
+        let applied = applier.applied();
+        let log = RaftLog::new(
+            Arc::clone(&disk.log),
+            failure.clone(),
+            config.limits.append_bytes_max,
+        );
+        let network = Network {
+            transport: Arc::clone(&transport),
+        };
+        let raft_config = Arc::new(raft_config(&config)?);
+        let raft = Raft::<S>::new(config.node_id, raft_config, network, log, applier)
+            .await
+            .map_err(|e| StartError::Config(format!("cannot recover: {e}")))?;
+
+        let (stopping, stop) = watch::channel(false);
+        let (standing_tx, standing) = watch::channel(Standing::Unknown { term: 0 });
+        let (leadership_tx, leadership) = watch::channel(Leadership::Unknown { term: 0 });
+        let heard = Arc::new(Heard::new());
+        let lease = config.timing.lease();
+        let former = Arc::new(Former {
+            identity: Arc::clone(&identity),
+            transport: Arc::clone(&transport),
+            directory: disk.directory,
+            raft: raft.clone(),
+            formation: config.peers.clone(),
+            failure: failure.clone(),
+            deciding: tokio::sync::Mutex::new(()),
+        });
+        if let Err(e) = former.check_not_foreign().await {
+            // Nothing was promised to anybody yet; only the files must be let go.
+            let _ = raft.shutdown().await;
+            let _ = tokio::task::spawn_blocking(move || disk.log.close()).await;
+            return Err(e);
+        }
+
+        let (proposer, batcher) = proposals(
+            raft.clone(),
+            standing.clone(),
+            stop.clone(),
+            failure.clone(),
+            clock,
+            &config.limits,
+            lease,
+        );
+        let (barrier, rounds) = read::barrier(
+            raft.clone(),
+            applied.clone(),
+            standing.clone(),
+            failure.clone(),
+            lease,
+            Duration::from_millis(config.limits.read_timeout_ms),
+            config.limits.queue_reads_max,
+        );
+        let observer = Observer {
+            raft: raft.clone(),
+            identity: Arc::clone(&identity),
+            applied: applied.clone(),
+            heard: Arc::clone(&heard),
+            lease,
+            tick: Duration::from_millis(config.timing.heartbeat_ms / 2 + 1),
+            standing: standing_tx,
+            leadership: leadership_tx,
+        };
+        let watcher = Watcher {
+            raft: raft.clone(),
+            transport: Arc::clone(&transport),
+            heard: Arc::clone(&heard),
+            stopping: stop.clone(),
+        };
+        let changer = Changer {
+            raft: raft.clone(),
+            transport,
+            standing: standing.clone(),
+            timeout: lease * CHANGE_TIMEOUT_ELECTIONS,
+        };
+        let desk = Arc::new(Desk {
+            identity: Arc::clone(&identity),
+            raft: raft.clone(),
+            former: Arc::clone(&former),
+            heard,
+            snapshots: disk.snapshots,
+            incoming: tokio::sync::Mutex::new(None),
+            stopping: stop.clone(),
+        });
+        let tasks = vec![
+            tokio::spawn(until(stop.clone(), async move { former.run().await })),
+            tokio::spawn(until(stop.clone(), observer.run())),
+            tokio::spawn(watcher.run()),
+            tokio::spawn(batcher.run()),
+            tokio::spawn(rounds.run(stop.clone())),
+            tokio::spawn(until(
+                stop.clone(),
+                snapshot_when_due(raft.clone(), snapshot_due),
+            )),
+            tokio::spawn(until(stop, fail_with_raft(raft.clone(), failure.clone()))),
+        ];
+        Ok(Node {
+            inner: Arc::new(Inner {
+                config,
+                runtime: Handle::current(),
+                identity,
+                raft,
+                log: disk.log,
+                applied,
+                standing,
+                leadership,
+                failure,
+                proposer,
+                barrier,
+                changer,
+                desk,
+                stopping,
+                tasks: Mutex::new(tasks),
+            }),
+        })
+    }
+
+    /// Has `command` committed and applied. On an error, the variant tells whether it was done.
+    pub async fn propose(&self, command: Bytes) -> Result<Committed<S::Reply>, ProposeError> {
+        self.inner.proposer.propose(None, command).await
+    }
+
+    /// Like [`Node::propose`], for what the leader itself decides: refused unless this node leads in exactly `term`, at the
+    /// moment the entry is written. Never passed on to another leader.
+    pub async fn propose_in_term(
+        &self,
+        term: u64,
+        command: Bytes,
+    ) -> Result<Committed<S::Reply>, ProposeError> {
+        self.inner.proposer.propose(Some(term), command).await
+    }
+
+    /// Makes a read of the local state linearizable: a quorum has confirmed, after this was called, that this node leads,
+    /// and everything committed before is applied here. Gives the applied index. Concurrent callers share the work.
+    pub async fn read_barrier(&self) -> Result<u64, ReadError> {
+        self.inner.barrier.pass().await
+    }
+
+    /// Waits until `index` is applied here; gives what is applied then. [`ReadError::NoQuorum`] when time is up.
+    pub async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<u64, ReadError> {
+        let mut applied = self.inner.applied.clone();
+        read::wait_applied(&mut applied, index, Instant::now() + timeout).await
+    }
+
+    /// The last log index applied here.
+    pub fn applied_index(&self) -> u64 {
+        self.inner.applied.borrow().index
+    }
+
+    /// This node's view of itself and the cluster.
+    pub fn status(&self) -> Status {
+        report::status(report::Sources {
+            metrics: self.inner.raft.metrics().borrow_watched().clone(),
+            identity: &self.inner.identity,
+            standing: self.inner.standing.borrow().clone(),
+            applied: *self.inner.applied.borrow(),
+            lease: self.inner.config.timing.lease(),
+            failed: self.inner.failure.get(),
+        })
+    }
+
+    /// Who leads, and every change of it. [`Leadership::Leading`] is told once an entry of the new term is applied here, so
+    /// that the state machine has all that earlier leaders have acknowledged. It stays until this node knows of another
+    /// term: what must not be done by a leader that is cut off or was stopped asks [`Node::leads_now`] too.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    /// Whether this node leads and a quorum has confirmed it within the lease, judged by the monotonic clock at this
+    /// moment. While this is true no other node can have been elected.
+    pub fn leads_now(&self) -> bool {
+        let Standing::Leading { term, .. } = *self.inner.standing.borrow() else {
+            return false;
+        };
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state != ServerState::Leader
+            || metrics.current_term != term
+            || metrics.running_state.is_err()
+        {
+            return false;
+        }
+        let voters = metrics.membership_config.voter_ids();
+        if voters.eq([self.inner.config.node_id]) {
+            return true;
+        }
+        metrics
+            .last_quorum_acked
+            .is_some_and(|at| at.into_inner().elapsed() < self.inner.config.timing.lease())
+    }
+
+    /// Set, once and for good, when this node cannot go on: its disk failed, it cannot apply an entry, or its directory is
+    /// not the one the cluster knows. The process must say so and exit.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.inner.failure.subscribe()
+    }
+
+    /// What peers ask, under `/raft/`. To be served at the node's address, with TCP_NODELAY, and best on the runtime that
+    /// the node was started on, so that no other load delays it.
+    pub fn routes(&self) -> axum::Router {
+        routes::routes(
+            Arc::clone(&self.inner.desk),
+            self.inner.config.limits.peer_body_bytes_max(),
+        )
+    }
+
+    /// The configured timing.
+    pub fn timing(&self) -> &Timing {
+        &self.inner.config.timing
+    }
+
+    /// Adds the empty node that waits at `addr` (`host:port`). It gets the log and has no vote.
+    pub async fn add_learner(&self, id: u64, addr: impl Into<String>) -> Result<(), ChangeError> {
+        let addr = addr.into();
+        self.change(move |changer| async move { changer.add_learner(id, addr).await })
+            .await
+    }
+
+    /// Makes a learner that has caught up a voter.
+    pub async fn promote(&self, id: u64) -> Result<(), ChangeError> {
+        self.change(move |changer| async move { changer.promote(id).await })
+            .await
+    }
+
+    /// Removes a node. A leader that is to remove itself hands leadership over and answers `NotLeader`.
+    pub async fn remove(&self, id: u64) -> Result<(), ChangeError> {
+        self.change(move |changer| async move { changer.remove(id).await })
+            .await
+    }
+
+    /// Hands leadership to `to`, or to the best placed voter, and waits until it leads.
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<(), ChangeError> {
+        self.change(move |changer| async move { changer.transfer_leader(to).await })
+            .await
+    }
+
+    async fn change<F, Fut>(&self, work: F) -> Result<(), ChangeError>
+    where
+        F: FnOnce(Changer<S>) -> Fut,
+        Fut: Future<Output = Result<(), ChangeError>> + Send + 'static,
+    {
+        // On the node's own runtime, and to its end even if the caller goes away.
+        let done = self
+            .inner
+            .runtime
+            .spawn(work(self.inner.changer.clone()))
+            .await;
+        done.unwrap_or_else(|e| Err(ChangeError::Unknown(e.to_string())))
+    }
+
+    /// Begins to write a snapshot, unless one is being written.
+    pub async fn snapshot(&self) -> Result<(), ChangeError> {
+        self.inner
+            .raft
+            .trigger()
+            .snapshot()
+            .await
+            .map_err(|e| ChangeError::Unknown(e.to_string()))
+    }
+
+    /// Stops taking part and closes the log. Whoever wants no gap in leadership transfers it first. Idempotent.
+    pub async fn shutdown(&self) {
+        self.inner.stopping.send_replace(true);
+        let inner = Arc::clone(&self.inner);
+        let closing = self.inner.runtime.spawn(async move {
+            if let Err(e) = inner.raft.shutdown().await {
+                tracing::warn!("consensus did not stop cleanly: {e}");
+            }
+            let tasks = std::mem::take(&mut *inner.tasks.lock());
+            for task in tasks {
+                // A task that panicked has been reported by the panic.
+                let _ = task.await;
+            }
+            let log = Arc::clone(&inner.log);
+            match tokio::task::spawn_blocking(move || log.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::warn!("the log did not close cleanly: {e}"),
+                Err(e) => tracing::warn!("the log did not close cleanly: {e}"),
+            }
+        });
+        let _ = closing.await;
+    }
+}
+
+async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+async fn snapshot_when_due<S: StateMachine>(raft: Raft<S>, due: Arc<Notify>) {
+    loop {
+        due.notified().await;
+        if raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// openraft stops on its own after a storage error or a panic: then the node has failed.
+async fn fail_with_raft<S: StateMachine>(raft: Raft<S>, failure: Failure) {
+    let mut metrics = raft.metrics();
+    loop {
+        let state = metrics.borrow_watched().running_state.clone();
+        match state {
+            Ok(()) => {}
+            Err(openraft::error::Fatal::Stopped) => return,
+            Err(e) => return failure.set(e.to_string()),
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn raft_config(config: &NodeConfig) -> Result<openraft::Config, StartError> {
+    let timing = &config.timing;
+    let raft = openraft::Config {
+        cluster_name: "triarch".into(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_min_ms,
+        election_timeout_max: timing.election_max_ms,
+        enable_pre_vote: Some(true),
+        // A restarted leader has to be elected again: its state machine may be behind what it acknowledged.
+        enable_leader_restore: Some(false),
+        install_snapshot_timeout: timing.snapshot_install_ms,
+        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(config.snapshot.entries),
+        // Above both what is kept and what may pile up before the next snapshot: else a snapshot could leave its receiver
+        // lagging still.
+        replication_lag_threshold: (config.snapshot.entries + config.snapshot.keep_entries)
+            .saturating_mul(2),
+        max_in_snapshot_log_to_keep: config.snapshot.keep_entries,
+        purge_batch_size: 256,
+        max_payload_entries: 256,
+        ..openraft::Config::default()
+    };
+    raft.validate()
+        .map_err(|e| StartError::Config(e.to_string()))
+}

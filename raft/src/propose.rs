@@ -1,0 +1,430 @@
+//! Proposals: many callers, one entry.
+//!
+//! One task takes waiting proposals from a bounded queue and sends them as one entry. While as many entries are in flight
+//! as are allowed, the queue fills and the next entry grows: batches form by themselves, and a lone proposal waits for
+//! nobody. Each entry is fenced with the term in which this node leads, so an entry is never written under a leadership
+//! other than the one its proposals were accepted in.
+//!
+//! What is told is exact: *not done* only when the entry was certainly not appended; everything else is *unknown*.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::error::{ClientWriteError, Fatal, ForwardReason};
+use openraft::impls::ProgressResponder;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use crate::StateMachine;
+use crate::apply::Raft;
+use crate::config::Limits;
+use crate::entry::{COMMAND_OVERHEAD_BYTES, encode_commands};
+use crate::error::ProposeError;
+use crate::failure::Failure;
+use crate::standing::Standing;
+use crate::types::Batch;
+
+/// A committed and applied command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed<R> {
+    /// Log index of the entry that carried it.
+    pub index: u64,
+    /// What the state machine answered.
+    pub reply: R,
+}
+
+/// The leader's clock, Unix ms.
+pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+type Outcome<R> = Result<Committed<R>, ProposeError>;
+
+/// How long a caller waits beyond its deadline for the exact answer that the batcher gives at the deadline.
+const GRACE: Duration = Duration::from_millis(200);
+/// How long to wait before trying again an entry that a leader without a fresh quorum refused.
+const LEASE_RETRY: Duration = Duration::from_millis(5);
+
+struct Proposal<R> {
+    command: Bytes,
+    /// Only under this leadership.
+    term: Option<u64>,
+    deadline: Instant,
+    outcome: oneshot::Sender<Outcome<R>>,
+    /// Its share of the queue's bytes.
+    _bytes: OwnedSemaphorePermit,
+}
+
+impl<R> Proposal<R> {
+    fn end(self, outcome: Outcome<R>) {
+        // A caller that has gone away is not interested.
+        let _ = self.outcome.send(outcome);
+    }
+}
+
+/// The way in.
+pub(crate) struct Proposer<R> {
+    queue: mpsc::Sender<Proposal<R>>,
+    bytes: Arc<Semaphore>,
+    standing: watch::Receiver<Standing>,
+    failure: Failure,
+    limits: Limits,
+}
+
+impl<R: Send + 'static> Proposer<R> {
+    pub(crate) async fn propose(&self, term: Option<u64>, command: Bytes) -> Outcome<R> {
+        if let Some(reason) = self.failure.get() {
+            return Err(ProposeError::StorageFailed(reason));
+        }
+        if command.len() > self.limits.command_bytes_max {
+            return Err(ProposeError::TooLarge {
+                bytes: command.len(),
+                bytes_max: self.limits.command_bytes_max,
+            });
+        }
+        {
+            let standing = self.standing.borrow();
+            match standing.own_term() {
+                Some(own) if term.is_none_or(|term| term == own) => {}
+                Some(_) | None => {
+                    return Err(ProposeError::NotLeader {
+                        leader: standing.leader(),
+                    });
+                }
+            }
+        }
+        let share = u32::try_from(command.len() + COMMAND_OVERHEAD_BYTES).unwrap_or(u32::MAX);
+        let Ok(bytes) = Arc::clone(&self.bytes).try_acquire_many_owned(share) else {
+            return Err(ProposeError::Overloaded);
+        };
+        let timeout = Duration::from_millis(self.limits.propose_timeout_ms);
+        let deadline = Instant::now() + timeout;
+        let (outcome, told) = oneshot::channel();
+        match self.queue.try_send(Proposal {
+            command,
+            term,
+            deadline,
+            outcome,
+            _bytes: bytes,
+        }) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => return Err(ProposeError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(ProposeError::ShuttingDown),
+        }
+        match tokio::time::timeout(timeout + GRACE, told).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(ProposeError::Unknown(
+                "the node stopped while the proposal was in flight".into(),
+            )),
+            Err(_) => Err(ProposeError::Unknown(format!(
+                "no outcome within {} ms",
+                timeout.as_millis()
+            ))),
+        }
+    }
+}
+
+/// The proposals of one entry, and the one that did not fit.
+type Gathered<R> = (Vec<Proposal<R>>, Option<Proposal<R>>);
+
+/// The task behind [`Proposer`].
+pub(crate) struct Batcher<S: StateMachine> {
+    queue: mpsc::Receiver<Proposal<S::Reply>>,
+    entry: EntryWriter<S>,
+    in_flight: Arc<Semaphore>,
+    clock: Clock,
+    limits: Limits,
+    stopping: watch::Receiver<bool>,
+}
+
+/// Makes the two ends.
+pub(crate) fn proposals<S: StateMachine>(
+    raft: Raft<S>,
+    standing: watch::Receiver<Standing>,
+    stopping: watch::Receiver<bool>,
+    failure: Failure,
+    clock: Clock,
+    limits: &Limits,
+    lease: Duration,
+) -> (Proposer<S::Reply>, Batcher<S>) {
+    let (tx, rx) = mpsc::channel(limits.queue_commands_max);
+    let proposer = Proposer {
+        queue: tx,
+        bytes: Arc::new(Semaphore::new(
+            limits.queue_bytes_max.min(Semaphore::MAX_PERMITS),
+        )),
+        standing: standing.clone(),
+        failure: failure.clone(),
+        limits: limits.clone(),
+    };
+    let batcher = Batcher {
+        queue: rx,
+        entry: EntryWriter {
+            raft,
+            standing,
+            failure,
+            lease,
+        },
+        in_flight: Arc::new(Semaphore::new(limits.entries_in_flight_max)),
+        clock,
+        limits: limits.clone(),
+        stopping,
+    };
+    (proposer, batcher)
+}
+
+impl<S: StateMachine> Batcher<S> {
+    pub(crate) async fn run(mut self) {
+        let mut left_over = None;
+        loop {
+            let first = match left_over.take() {
+                Some(proposal) => proposal,
+                None => tokio::select! {
+                    proposal = self.queue.recv() => match proposal {
+                        Some(proposal) => proposal,
+                        None => return,
+                    },
+                    _ = self.stopping.wait_for(|stopping| *stopping) => break,
+                },
+            };
+            let slot = tokio::select! {
+                slot = Arc::clone(&self.in_flight).acquire_owned() => slot.expect("the semaphore is never closed"),
+                // It waited for others all along and was not sent.
+                () = tokio::time::sleep_until(first.deadline.into()) => {
+                    first.end(Err(ProposeError::Overloaded));
+                    continue;
+                }
+                _ = self.stopping.wait_for(|stopping| *stopping) => {
+                    first.end(Err(ProposeError::ShuttingDown));
+                    break;
+                }
+            };
+            let term = match self.entry.confirmed_term(first.deadline).await {
+                Ok(term) => term,
+                Err(e) => {
+                    first.end(Err(e));
+                    continue;
+                }
+            };
+            let (batch, next) = self.gather(first, term);
+            left_over = next;
+            if batch.is_empty() {
+                continue;
+            }
+            self.send(batch, term, slot);
+        }
+        self.queue.close();
+        while let Ok(proposal) = self.queue.try_recv() {
+            proposal.end(Err(ProposeError::ShuttingDown));
+        }
+    }
+
+    /// All that waits and fits, and the first that did not fit.
+    fn gather(&mut self, first: Proposal<S::Reply>, term: u64) -> Gathered<S::Reply> {
+        let now = Instant::now();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let mut candidate = Some(first);
+        while let Some(proposal) = candidate.take().or_else(|| self.queue.try_recv().ok()) {
+            if proposal.outcome.is_closed() {
+                continue;
+            }
+            if proposal.term.is_some_and(|wanted| wanted != term) {
+                proposal.end(Err(ProposeError::NotLeader { leader: None }));
+                continue;
+            }
+            if proposal.deadline <= now {
+                proposal.end(Err(ProposeError::Overloaded));
+                continue;
+            }
+            let size = proposal.command.len() + COMMAND_OVERHEAD_BYTES;
+            if !batch.is_empty() && bytes + size > self.limits.batch_bytes_max {
+                return (batch, Some(proposal));
+            }
+            bytes += size;
+            batch.push(proposal);
+            if batch.len() >= self.limits.batch_commands_max {
+                break;
+            }
+        }
+        (batch, None)
+    }
+
+    fn send(&self, batch: Vec<Proposal<S::Reply>>, term: u64, slot: OwnedSemaphorePermit) {
+        let deadline = batch
+            .iter()
+            .map(|p| p.deadline)
+            .max()
+            .expect("the batch is not empty");
+        let mut commands = Vec::with_capacity(batch.len());
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for proposal in batch {
+            commands.push(proposal.command);
+            outcomes.push(proposal.outcome);
+        }
+        let encoded = encode_commands((self.clock)(), &commands);
+        let entry = self.entry.clone();
+        tokio::spawn(async move {
+            let result = entry.clone().write(encoded, term, deadline).await;
+            drop(slot);
+            match result {
+                Ok((index, replies)) if replies.len() == outcomes.len() => {
+                    for (outcome, reply) in outcomes.into_iter().zip(replies) {
+                        let _ = outcome.send(Ok(Committed { index, reply }));
+                    }
+                }
+                Ok((index, replies)) => {
+                    let text = format!(
+                        "the state machine gave {} replies to the {} commands of entry {index}",
+                        replies.len(),
+                        outcomes.len()
+                    );
+                    entry.failure.set(text.clone());
+                    for outcome in outcomes {
+                        let _ = outcome.send(Err(ProposeError::Unknown(text.clone())));
+                    }
+                }
+                Err(e) => {
+                    for outcome in outcomes {
+                        let _ = outcome.send(Err(e.clone()));
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Writes one entry and waits for what becomes of it.
+struct EntryWriter<S: StateMachine> {
+    raft: Raft<S>,
+    standing: watch::Receiver<Standing>,
+    failure: Failure,
+    lease: Duration,
+}
+
+impl<S: StateMachine> Clone for EntryWriter<S> {
+    fn clone(&self) -> Self {
+        EntryWriter {
+            raft: self.raft.clone(),
+            standing: self.standing.clone(),
+            failure: self.failure.clone(),
+            lease: self.lease,
+        }
+    }
+}
+
+impl<S: StateMachine> EntryWriter<S> {
+    /// The term this node leads in. One that was elected a moment ago is waited for: its first entry is on the way.
+    async fn confirmed_term(&mut self, deadline: Instant) -> Result<u64, ProposeError> {
+        let settled = self
+            .standing
+            .wait_for(|standing| !matches!(standing, Standing::Elected { .. }));
+        match tokio::time::timeout_at(deadline.into(), settled).await {
+            Ok(Ok(standing)) => match &*standing {
+                Standing::Leading { term, .. } => Ok(*term),
+                other => Err(ProposeError::NotLeader {
+                    leader: other.leader(),
+                }),
+            },
+            Ok(Err(_)) => Err(ProposeError::ShuttingDown),
+            Err(_) => Err(ProposeError::NotLeader { leader: None }),
+        }
+    }
+
+    async fn write(
+        mut self,
+        batch: Batch,
+        term: u64,
+        deadline: Instant,
+    ) -> Result<(u64, Vec<S::Reply>), ProposeError> {
+        loop {
+            let (responder, told) = ProgressResponder::complete_only();
+            self.raft
+                .write(batch.clone())
+                .with_leader(term)
+                .responder(responder)
+                .await
+                .map_err(|e| self.fatal(&e))?;
+            let response = tokio::select! {
+                response = told => response,
+                () = self.outlive(term) => {
+                    return Err(ProposeError::Unknown("leadership was lost while the entry was in flight".into()));
+                }
+            };
+            let error = match response {
+                Ok(Ok(response)) => {
+                    let index = response.log_id.index;
+                    return match response.data.take::<S::Reply>() {
+                        Some(replies) => Ok((index, replies)),
+                        None => Err(ProposeError::Unknown(format!(
+                            "entry {index} was applied without replies"
+                        ))),
+                    };
+                }
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    return Err(match self.failure.get() {
+                        Some(reason) => ProposeError::StorageFailed(reason),
+                        None => ProposeError::Unknown(
+                            "the node stopped while the entry was in flight".into(),
+                        ),
+                    });
+                }
+            };
+            match error {
+                // Refused before it was appended: no quorum has answered this leader lately. One that was just elected
+                // gets its first answer within a round trip; one that is cut off, perhaps never.
+                ClientWriteError::ForwardToLeader(f) if f.reason == ForwardReason::LeaseExpired => {
+                    let leads = self.standing.borrow().own_term() == Some(term);
+                    if !leads || Instant::now() + LEASE_RETRY >= deadline {
+                        return Err(ProposeError::NotLeader {
+                            leader: self.standing.borrow().leader(),
+                        });
+                    }
+                    tokio::time::sleep(LEASE_RETRY).await;
+                }
+                ClientWriteError::ForwardToLeader(f) => {
+                    let leader = match f.reason {
+                        ForwardReason::NotLeader => {
+                            f.leader_id.zip(f.leader_node.map(|member| member.addr))
+                        }
+                        // The target of a transfer does not lead yet.
+                        ForwardReason::LeadershipTransfer | ForwardReason::LeaseExpired => None,
+                    };
+                    return Err(ProposeError::NotLeader { leader });
+                }
+                discarded @ ClientWriteError::LogEntryDiscarded(_) => {
+                    return Err(ProposeError::Unknown(discarded.to_string()));
+                }
+                // Only membership changes and conditional writes meet these.
+                other @ (ClientWriteError::ChangeMembershipError(_)
+                | ClientWriteError::PreconditionFailed(_)) => {
+                    return Err(ProposeError::Unknown(other.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Ends when this node has not led in `term` for the length of a lease: by then openraft has told what it knows.
+    async fn outlive(&mut self, term: u64) {
+        let lost = self
+            .standing
+            .wait_for(|standing| standing.own_term() != Some(term))
+            .await
+            .is_ok();
+        if lost {
+            tokio::time::sleep(self.lease).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// openraft has stopped; nothing was handed over.
+    fn fatal(&self, e: &Fatal<crate::types::Config>) -> ProposeError {
+        match (self.failure.get(), e) {
+            (Some(reason), _) => ProposeError::StorageFailed(reason),
+            (None, Fatal::Stopped) => ProposeError::ShuttingDown,
+            (None, Fatal::StorageError(_) | Fatal::Panicked) => {
+                ProposeError::StorageFailed(e.to_string())
+            }
+        }
+    }
+}

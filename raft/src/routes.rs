@@ -1,0 +1,334 @@
+//! The incoming half: what peers ask of this node, under `/raft/`.
+//!
+//! Every message is checked for who speaks to whom before anything else looks at it. Answers are postcard with status 200,
+//! or a [`Refusal`] with status 409.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::error::{Fatal, RaftError};
+use openraft::raft::{AppendEntriesResponse, TransferLeaderError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::StateMachine;
+use crate::apply::Raft;
+use crate::entry::DecodeError;
+use crate::formation::{Adopt, Form, Former, Hello};
+use crate::identity::Identity;
+use crate::snapshot::{Incoming, Snapshots};
+use crate::snapshot_send::{Announcement, ChunkHead, Progress};
+use crate::standing::Heard;
+use crate::transport::WATCH_PATH;
+use crate::types::{Config, Snapshot, SnapshotMeta, Vote};
+use crate::wire::{
+    self, AppendReply, Envelope, Refusal, TransferAsk, TransferReply, VoteAsk, VoteReply, VoteV1,
+};
+
+/// What the handlers need.
+pub(crate) struct Desk<S: StateMachine> {
+    pub identity: Arc<Identity>,
+    pub raft: Raft<S>,
+    pub former: Arc<Former<S>>,
+    pub heard: Arc<Heard>,
+    pub snapshots: Snapshots,
+    /// The snapshot on its way in, if any. A second sender of another one takes the place of the first.
+    pub incoming: tokio::sync::Mutex<Option<Incoming>>,
+    pub stopping: watch::Receiver<bool>,
+}
+
+type Shared<S> = State<Arc<Desk<S>>>;
+type Handled<T> = Result<T, Refusal>;
+
+pub(crate) fn routes<S: StateMachine>(desk: Arc<Desk<S>>, body_bytes_max: usize) -> Router {
+    Router::new()
+        .route("/raft/append", post(append::<S>))
+        .route("/raft/heartbeat", post(append::<S>))
+        .route("/raft/vote", post(vote::<S>))
+        .route("/raft/pre-vote", post(pre_vote::<S>))
+        .route("/raft/transfer", post(transfer::<S>))
+        .route("/raft/snapshot/announce", post(announce::<S>))
+        .route("/raft/snapshot/chunk", post(chunk::<S>))
+        .route("/raft/snapshot/install", post(install::<S>))
+        .route("/raft/hello", post(hello::<S>))
+        .route("/raft/form", post(form::<S>))
+        .route("/raft/adopt", post(adopt::<S>))
+        .route(WATCH_PATH, post(watch_this::<S>))
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .with_state(desk)
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut body = BytesMut::new();
+        wire::put(&mut body, &self);
+        (StatusCode::CONFLICT, body.freeze()).into_response()
+    }
+}
+
+impl From<DecodeError> for Refusal {
+    fn from(e: DecodeError) -> Self {
+        Refusal::Malformed(e.to_string())
+    }
+}
+
+impl From<Fatal<Config>> for Refusal {
+    fn from(e: Fatal<Config>) -> Self {
+        Refusal::Stopping(e.to_string())
+    }
+}
+
+impl From<RaftError<Config>> for Refusal {
+    fn from(e: RaftError<Config>) -> Self {
+        match e {
+            RaftError::Fatal(e) => e.into(),
+            RaftError::APIError(e) => match e {},
+        }
+    }
+}
+
+/// An answer in postcard.
+struct Reply<T>(T);
+
+impl<T: Serialize> IntoResponse for Reply<T> {
+    fn into_response(self) -> Response {
+        let mut body = BytesMut::new();
+        wire::put(&mut body, &self.0);
+        body.freeze().into_response()
+    }
+}
+
+impl<S: StateMachine> Desk<S> {
+    fn open(&self, message: Bytes) -> Handled<(Envelope, Bytes)> {
+        let (envelope, body) = wire::open_frame(message)?;
+        self.identity.check_peer(&envelope)?;
+        Ok((envelope, body))
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        message: Bytes,
+    ) -> Handled<(Envelope, T)> {
+        let (envelope, body) = self.open(message)?;
+        Ok((envelope, wire::decode(what, &body)?))
+    }
+
+    /// A message that may come from outside the cluster, or be for a node without one.
+    fn read_outside<T: DeserializeOwned>(&self, what: &'static str, message: Bytes) -> Handled<T> {
+        let (envelope, body) = wire::open_frame(message)?;
+        self.identity.check_receiver(&envelope)?;
+        Ok(wire::decode(what, &body)?)
+    }
+
+    /// This node's vote, if it is above `theirs`.
+    fn higher_vote(&self, theirs: &Vote) -> Option<Vote> {
+        let mine = self.raft.metrics().borrow_watched().vote;
+        (mine.leader_id.term > theirs.leader_id.term).then_some(mine)
+    }
+
+    fn has_applied(&self, meta: &SnapshotMeta) -> bool {
+        self.raft.metrics().borrow_watched().last_applied >= meta.last_log_id
+    }
+}
+
+async fn append<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<AppendReply>> {
+    let (envelope, body) = desk.open(message)?;
+    let request = wire::open_append(body)?;
+    if request.vote.leader_id.voted_for != envelope.from {
+        return Err(Refusal::Malformed(
+            "an append in the name of another node".into(),
+        ));
+    }
+    let response = desk.raft.append_entries(request).await?;
+    if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+        desk.heard.now();
+    }
+    Ok(Reply(response.into()))
+}
+
+async fn vote<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<VoteReply>> {
+    let (_, ask) = desk.read::<VoteAsk>("a vote", message)?;
+    let response = desk.raft.vote(ask.into()).await?;
+    Ok(Reply((&response).into()))
+}
+
+async fn pre_vote<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<VoteReply>> {
+    let (_, ask) = desk.read::<VoteAsk>("a pre-vote", message)?;
+    let response = desk.raft.pre_vote(ask.into()).await?;
+    Ok(Reply((&response).into()))
+}
+
+async fn transfer<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<TransferReply>> {
+    let (_, ask) = desk.read::<TransferAsk>("a transfer of leadership", message)?;
+    let begun = desk.raft.handle_transfer_leader(ask.into()).await?;
+    Ok(Reply(match begun {
+        Ok(()) => TransferReply::Begun,
+        Err(TransferLeaderError::VoteChanged { expected, actual }) => TransferReply::VoteChanged {
+            expected: (&expected).into(),
+            actual: (&actual).into(),
+        },
+        Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
+            TransferReply::LogNotFlushed {
+                expected: expected.map(Into::into),
+                actual: actual.map(Into::into),
+            }
+        }
+    }))
+}
+
+async fn hello<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<crate::formation::HelloReply>> {
+    let _: Hello = desk.read_outside("a hello", message)?;
+    Ok(Reply(desk.former.hello()))
+}
+
+async fn form<S: StateMachine>(State(desk): Shared<S>, message: Bytes) -> Handled<()> {
+    let form: Form = desk.read_outside("the founding of a cluster", message)?;
+    desk.former.form(form).await
+}
+
+async fn adopt<S: StateMachine>(State(desk): Shared<S>, message: Bytes) -> Handled<()> {
+    let adopt: Adopt = desk.read_outside("an adoption", message)?;
+    desk.former.adopt(adopt).await
+}
+
+/// An answer that does not end while this process lives and wants to be here: see [`crate::watch`].
+async fn watch_this<S: StateMachine>(State(desk): Shared<S>, message: Bytes) -> Handled<Body> {
+    desk.open(message)?;
+    let mut stopping = desk.stopping.clone();
+    let never = stream::once(async move {
+        // An error means that the node is gone: also an end.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        Ok::<_, std::io::Error>(Bytes::new())
+    });
+    Ok(Body::from_stream(never))
+}
+
+async fn announce<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<Progress>> {
+    let (_, announced) = desk.read::<Announcement>("a snapshot", message)?;
+    if let Some(mine) = desk.higher_vote(&announced.vote.into()) {
+        return Ok(Reply(Progress::Deposed {
+            vote: (&mine).into(),
+        }));
+    }
+    let meta = announced.meta.into_meta()?;
+    if desk.has_applied(&meta) {
+        return Ok(Reply(Progress::At {
+            offset: announced.bytes,
+        }));
+    }
+    let mut incoming = desk.incoming.lock().await;
+    if let Some(known) = incoming
+        .as_ref()
+        .filter(|known| known.is(&meta, announced.bytes, announced.crc))
+    {
+        return Ok(Reply(Progress::At {
+            offset: known.offset(),
+        }));
+    }
+    *incoming = None;
+    let fresh = desk
+        .snapshots
+        .receive(meta, announced.bytes, announced.crc)
+        .map_err(disk_refusal)?;
+    let offset = incoming.insert(fresh).offset();
+    Ok(Reply(Progress::At { offset }))
+}
+
+async fn chunk<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<Progress>> {
+    let (_, body) = desk.open(message)?;
+    let (head, rest) = postcard::take_from_bytes::<ChunkHead>(&body)
+        .map_err(|e| DecodeError::new("a chunk of a snapshot", e.to_string()))?;
+    let contents = body.slice(body.len() - rest.len()..);
+    if crc32c::crc32c(&contents) != head.crc {
+        return Err(Refusal::Malformed(
+            "a chunk of a snapshot was damaged on the way".into(),
+        ));
+    }
+    let mut slot = desk.incoming.lock().await;
+    let Some(mut incoming) = slot.take_if(|incoming| incoming.crc() == head.snapshot_crc) else {
+        return Ok(Reply(Progress::Unannounced));
+    };
+    if incoming.offset() != head.offset {
+        let offset = slot.insert(incoming).offset();
+        return Ok(Reply(Progress::At { offset }));
+    }
+    let written =
+        tokio::task::spawn_blocking(move || incoming.push(&contents).map(|()| incoming)).await;
+    let incoming = written
+        .map_err(|panic| Refusal::Stopping(panic.to_string()))?
+        .map_err(disk_refusal)?;
+    let offset = slot.insert(incoming).offset();
+    Ok(Reply(Progress::At { offset }))
+}
+
+async fn install<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<VoteV1>> {
+    let (_, announced) = desk.read::<Announcement>("the installation of a snapshot", message)?;
+    let vote = Vote::from(announced.vote);
+    if let Some(mine) = desk.higher_vote(&vote) {
+        return Ok(Reply((&mine).into()));
+    }
+    let meta = announced.meta.into_meta()?;
+    if desk.has_applied(&meta) {
+        return Ok(Reply((&vote).into()));
+    }
+    let complete = |incoming: &mut Incoming| {
+        incoming.is(&meta, announced.bytes, announced.crc) && incoming.offset() == announced.bytes
+    };
+    let Some(incoming) = desk.incoming.lock().await.take_if(complete) else {
+        return Err(Refusal::Rule("it does not have that snapshot".into()));
+    };
+    let stored = tokio::task::spawn_blocking(move || incoming.finish())
+        .await
+        .map_err(|panic| Refusal::Stopping(panic.to_string()))?
+        .map_err(disk_refusal)?;
+    let response = desk
+        .raft
+        .install_full_snapshot(
+            vote,
+            Snapshot {
+                meta,
+                snapshot: stored,
+            },
+        )
+        .await?;
+    Ok(Reply((&response.vote).into()))
+}
+
+/// Receiving a snapshot is no promise to anybody: an error is the sender's to retry, not the end of this node.
+fn disk_refusal(e: std::io::Error) -> Refusal {
+    Refusal::Rule(format!("it cannot keep the snapshot: {e}"))
+}

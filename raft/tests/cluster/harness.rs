@@ -1,0 +1,313 @@
+//! Clusters of real nodes on real ports: each on a runtime of its own, so that one can be killed like a process, with its
+//! tasks cut off wherever they are and its sockets closed by nobody's leave.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::serve::ListenerExt;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::runtime::Runtime;
+use triarch_raft::{
+    Committed, EntryView, Formation, Frozen, Leadership, Node, NodeConfig, ProposeError,
+    StartError, StateMachine,
+};
+
+/// Keeps every command, in order, with the index of its entry.
+#[derive(Clone, Default)]
+pub struct Toy {
+    pub state: Arc<Mutex<Vec<(u64, Bytes)>>>,
+}
+
+pub struct FrozenToy(Vec<(u64, Bytes)>);
+
+impl StateMachine for Toy {
+    /// How many commands came before.
+    type Reply = usize;
+    type Frozen = FrozenToy;
+
+    fn apply(&mut self, entry: EntryView<'_>) -> std::io::Result<Vec<usize>> {
+        assert!(entry.now_ms > 0 && !entry.commands.is_empty());
+        let mut state = self.state.lock();
+        if entry
+            .commands
+            .iter()
+            .any(|command| &command[..] == b"poison")
+        {
+            return Err(std::io::Error::other("this command cannot be applied"));
+        }
+        let replies = entry.commands.iter().map(|command| {
+            state.push((entry.index, command.clone()));
+            state.len() - 1
+        });
+        Ok(replies.collect())
+    }
+
+    fn freeze(&mut self) -> FrozenToy {
+        FrozenToy(self.state.lock().clone())
+    }
+
+    fn restore(&mut self, snapshot: &mut dyn Read, last_index: u64) -> std::io::Result<()> {
+        let mut bytes = Vec::new();
+        snapshot.read_to_end(&mut bytes)?;
+        let restored: Vec<(u64, Bytes)> =
+            postcard::from_bytes(&bytes).map_err(std::io::Error::other)?;
+        assert!(restored.iter().all(|(index, _)| *index <= last_index));
+        *self.state.lock() = restored;
+        Ok(())
+    }
+}
+
+impl Frozen for FrozenToy {
+    fn write(self, out: &mut dyn Write) -> std::io::Result<()> {
+        out.write_all(&postcard::to_stdvec(&self.0).map_err(std::io::Error::other)?)
+    }
+}
+
+pub fn clock() -> Arc<dyn Fn() -> u64 + Send + Sync> {
+    Arc::new(|| {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_millis() as u64
+    })
+}
+
+/// Below the range the kernel takes outgoing ports from, so that a killed node's port stays free for it.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let _ = NEXT.compare_exchange(
+        0,
+        12_000 + (std::process::id() % 180) as u16 * 100,
+        Ordering::SeqCst,
+        Ordering::SeqCst,
+    );
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::SeqCst);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Runs a node, as a process would.
+pub struct Running {
+    pub node: Node<Toy>,
+    pub toy: Toy,
+    runtime: Option<Runtime>,
+}
+
+impl Running {
+    /// Like `kill -9`.
+    pub fn kill(mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+
+    #[allow(dead_code)]
+    pub fn stop(mut self) {
+        let runtime = self.runtime.take().unwrap();
+        runtime.block_on(self.node.shutdown());
+        runtime.shutdown_background();
+    }
+
+    pub fn commands(&self) -> Vec<Bytes> {
+        self.toy
+            .state
+            .lock()
+            .iter()
+            .map(|(_, command)| command.clone())
+            .collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+pub fn start(config: NodeConfig) -> Result<Running, StartError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let toy = Toy::default();
+    let addr: SocketAddr = config.addr.parse().unwrap();
+    let machine = toy.clone();
+    let node = runtime.block_on(async move {
+        let node = Node::start(config, machine, clock()).await?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let listener = loop {
+            match tokio::net::TcpListener::bind(addr).await {
+                Ok(listener) => break listener,
+                Err(e) if Instant::now() > deadline => panic!("cannot listen on {addr}: {e}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
+        let routes = node.routes();
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        Ok::<_, StartError>(node)
+    });
+    match node {
+        Ok(node) => Ok(Running {
+            node,
+            toy,
+            runtime: Some(runtime),
+        }),
+        Err(e) => {
+            runtime.shutdown_background();
+            Err(e)
+        }
+    }
+}
+
+/// Directories and addresses of a cluster, and those of its nodes that run.
+pub struct Cluster {
+    pub root: tempfile::TempDir,
+    pub founding: BTreeMap<u64, String>,
+    pub running: BTreeMap<u64, Running>,
+    pub adjust: fn(&mut NodeConfig),
+}
+
+impl Cluster {
+    /// Prepared, nothing runs.
+    pub fn prepare(size: u64, adjust: fn(&mut NodeConfig)) -> Cluster {
+        let founding = (1..=size)
+            .map(|id| (id, format!("127.0.0.1:{}", free_port())))
+            .collect();
+        Cluster {
+            root: tempfile::tempdir().unwrap(),
+            founding,
+            running: BTreeMap::new(),
+            adjust,
+        }
+    }
+
+    pub fn of(size: u64) -> Cluster {
+        Cluster::with(size, |_| {})
+    }
+
+    /// Formed.
+    pub fn with(size: u64, adjust: fn(&mut NodeConfig)) -> Cluster {
+        let mut cluster = Cluster::prepare(size, adjust);
+        for id in 1..=size {
+            cluster.start(id);
+        }
+        cluster.leader();
+        cluster
+    }
+
+    pub fn dir(&self, id: u64) -> PathBuf {
+        self.root.path().join(format!("node-{id}"))
+    }
+
+    pub fn config(&self, id: u64) -> NodeConfig {
+        let peers = Formation::Static(self.founding.clone());
+        let mut config = NodeConfig::new(id, self.founding[&id].clone(), self.dir(id), peers);
+        (self.adjust)(&mut config);
+        config
+    }
+
+    pub fn start(&mut self, id: u64) {
+        let running = start(self.config(id)).unwrap();
+        self.running.insert(id, running);
+    }
+
+    pub fn kill(&mut self, id: u64) {
+        self.running.remove(&id).unwrap().kill();
+    }
+
+    #[allow(dead_code)]
+    pub fn stop(&mut self, id: u64) {
+        self.running.remove(&id).unwrap().stop();
+    }
+
+    pub fn node(&self, id: u64) -> &Node<Toy> {
+        &self.running[&id].node
+    }
+
+    /// The node that leads and whom all others that run follow.
+    pub fn leader(&self) -> u64 {
+        eventually("one leader that all follow", || {
+            let leaders: Vec<u64> = self
+                .running
+                .iter()
+                .filter(|(_, r)| r.node.leads_now())
+                .map(|(id, _)| *id)
+                .collect();
+            let [leader] = leaders[..] else { return None };
+            self.running
+                .values()
+                .all(|r| r.node.status().leader == Some(leader))
+                .then_some(leader)
+        })
+    }
+
+    pub fn followers(&self) -> Vec<u64> {
+        let leader = self.leader();
+        self.running
+            .keys()
+            .copied()
+            .filter(|id| *id != leader)
+            .collect()
+    }
+
+    pub fn block_on<T>(&self, id: u64, work: impl Future<Output = T>) -> T {
+        self.running[&id].runtime.as_ref().unwrap().block_on(work)
+    }
+
+    pub fn try_propose(
+        &self,
+        id: u64,
+        command: impl Into<Bytes>,
+    ) -> Result<Committed<usize>, ProposeError> {
+        self.block_on(id, self.node(id).propose(command.into()))
+    }
+
+    /// Proposes on whichever node leads until it is acknowledged.
+    pub fn propose(&self, command: &str) -> Committed<usize> {
+        let command = Bytes::from(command.to_owned());
+        eventually("a proposal is acknowledged", || {
+            let leads =
+                |r: &&Running| matches!(*r.node.leadership().borrow(), Leadership::Leading { .. });
+            let leader = self.running.values().find(leads)?;
+            leader
+                .runtime
+                .as_ref()
+                .unwrap()
+                .block_on(leader.node.propose(command.clone()))
+                .ok()
+        })
+    }
+
+    /// Every running node has applied `index`.
+    pub fn settle(&self, index: u64) {
+        eventually("everyone has applied it", || {
+            self.running
+                .values()
+                .all(|r| r.node.applied_index() >= index)
+                .then_some(())
+        });
+    }
+}
+
+/// Asks until there is an answer; fails loudly when there is none in good time.
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not within 30 s: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

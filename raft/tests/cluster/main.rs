@@ -1,0 +1,6 @@
+//! Whole clusters in one process, over real TCP and real directories.
+
+mod harness;
+
+mod forming;
+mod leading;
