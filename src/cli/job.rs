@@ -10,7 +10,7 @@ use triarch_sdk::wire::{Job, JobList, JobState, JobsQuery, TaskState};
 use super::output::{self, Column, Format};
 use super::session::Session;
 use super::waiting::{self, Waited};
-use super::{Failure, PageArgs, parse_word, submit, when};
+use super::{Failure, PageArgs, outcome, parse_word, when};
 
 /// Look after jobs
 #[derive(Debug, Args)]
@@ -40,6 +40,11 @@ enum JobCommand {
     },
     /// Wait until a job has finished; fails if it did not succeed
     Wait {
+        #[arg(value_name = "JOB")]
+        id: String,
+    },
+    /// Show what the tasks of a job wrote, in the order they were submitted
+    Output {
         #[arg(value_name = "JOB")]
         id: String,
     },
@@ -81,10 +86,15 @@ impl JobArgs {
             JobCommand::Wait { id } => match waiting::job(session, &id).await? {
                 Waited::Finished(job) => {
                     output::answer(session.format, &job, |job| job.state.to_string())?;
-                    Ok(submit::exit_code(&job))
+                    Ok(outcome::exit_code(&job))
                 }
                 Waited::Interrupted => Ok(waiting::interrupted()),
             },
+            JobCommand::Output { id } => {
+                let job = session.client.job(&id).await?;
+                outcome::show_job(session, &job).await?;
+                Ok(ExitCode::SUCCESS)
+            }
             JobCommand::Cancel { id } => {
                 let job = session.client.cancel_job(&id).await?;
                 output::answer(session.format, &job, for_people)?;

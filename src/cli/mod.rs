@@ -187,7 +187,7 @@ fn usage_error(message: &str) -> ExitCode {
 }
 
 /// Says what went wrong.
-fn complain(message: &str) {
+pub fn complain(message: &str) {
     output::note(&format!("triarch: {message}"));
 }
 

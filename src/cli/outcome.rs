@@ -1,13 +1,16 @@
 //! What tasks left behind, shown as if they had run here: their stdout on stdout, their stderr on stderr.
 
 use std::io::{self, Write};
+use std::process::ExitCode;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use triarch_sdk::wire::exec::KIND as EXEC;
-use triarch_sdk::wire::{Task, TaskState};
+use triarch_sdk::wire::{Job, JobState, PageQuery, Task, TaskState};
 
-use super::output;
+use super::output::{self, Format};
+use super::session::Session;
+use super::{EXIT_FAILED, Failure};
 
 /// What `exec` results and errors have in common; anything else about them is shown by `task show`.
 #[derive(Debug, Default, Deserialize)]
@@ -24,6 +27,57 @@ struct Streams {
 #[derive(Debug, Deserialize)]
 struct Message {
     message: String,
+}
+
+/// A job with its tasks, for programs.
+#[derive(Debug, Serialize)]
+struct WithTasks<'a> {
+    job: &'a Job,
+    tasks: &'a [Task],
+}
+
+/// Shows what the tasks of a job left behind, in the order they were submitted.
+pub async fn show_job(session: &Session, job: &Job) -> Result<(), Failure> {
+    let mut tasks = Vec::new();
+    let mut after = None;
+    loop {
+        let page = session
+            .client
+            .job_tasks(&job.id, &page_after(after))
+            .await?;
+        match session.format {
+            // As it comes: there may be more than fits into memory, and the first line is wanted first.
+            Format::Table => page.tasks.iter().try_for_each(show)?,
+            Format::Json => tasks.extend(page.tasks),
+        }
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    match session.format {
+        Format::Table => Ok(()),
+        Format::Json => {
+            let answer = WithTasks { job, tasks: &tasks };
+            Ok(output::answer(Format::Json, &answer, |_| String::new())?)
+        }
+    }
+}
+
+/// The page of a job's tasks that comes next.
+fn page_after(after: Option<String>) -> PageQuery {
+    PageQuery {
+        after,
+        ..PageQuery::default()
+    }
+}
+
+/// 0 only if the job succeeded.
+pub fn exit_code(job: &Job) -> ExitCode {
+    match job.state {
+        JobState::Succeeded => ExitCode::SUCCESS,
+        JobState::Running | JobState::Failed | JobState::Cancelled => ExitCode::from(EXIT_FAILED),
+    }
 }
 
 /// Writes what a finished task wrote, and says so if it did not succeed.

@@ -7,14 +7,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use serde::Serialize;
 use triarch_sdk::Error;
 use triarch_sdk::wire::exec::KIND as EXEC;
-use triarch_sdk::wire::{
-    ExecPayload, Job, JobState, PageQuery, SubmitJob, Submitted, Task, TaskSpec,
-};
+use triarch_sdk::wire::{ExecPayload, SubmitJob, Submitted, TaskSpec};
 
-use super::output::{self, Format};
+use super::output;
 use super::session::Session;
 use super::waiting::{self, Waited};
 use super::{Failure, duration, outcome};
@@ -94,13 +91,6 @@ struct TaskArgs {
     cwd: Option<String>,
 }
 
-/// What `--wait --output json` prints.
-#[derive(Debug, Serialize)]
-struct Finished<'a> {
-    job: &'a Job,
-    tasks: &'a [Task],
-}
-
 impl SubmitArgs {
     /// Submits, and waits if that was asked for.
     pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
@@ -142,67 +132,8 @@ async fn wait_and_show(session: &Session, submitted: &Submitted) -> Result<ExitC
         Waited::Finished(job) => job,
         Waited::Interrupted => return Ok(waiting::interrupted()),
     };
-    show_outcome(session, &job).await?;
-    Ok(exit_code(&job))
-}
-
-/// Shows what the tasks of a finished job left behind.
-async fn show_outcome(session: &Session, job: &Job) -> Result<(), Failure> {
-    match session.format {
-        Format::Table => {
-            let mut after = None;
-            loop {
-                let page = session
-                    .client
-                    .job_tasks(&job.id, &page_after(after))
-                    .await?;
-                for task in &page.tasks {
-                    outcome::show(task)?;
-                }
-                after = page.next;
-                if after.is_none() {
-                    return Ok(());
-                }
-            }
-        }
-        Format::Json => {
-            let mut tasks = Vec::new();
-            let mut after = None;
-            loop {
-                let page = session
-                    .client
-                    .job_tasks(&job.id, &page_after(after))
-                    .await?;
-                tasks.extend(page.tasks);
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
-            }
-            output::answer(Format::Json, &Finished { job, tasks: &tasks }, |_| {
-                String::new()
-            })?;
-            Ok(())
-        }
-    }
-}
-
-/// The page of a job's tasks that comes next.
-fn page_after(after: Option<String>) -> PageQuery {
-    PageQuery {
-        after,
-        ..PageQuery::default()
-    }
-}
-
-/// 0 only if the job succeeded.
-pub fn exit_code(job: &Job) -> ExitCode {
-    match job.state {
-        JobState::Succeeded => ExitCode::SUCCESS,
-        JobState::Running | JobState::Failed | JobState::Cancelled => {
-            ExitCode::from(super::EXIT_FAILED)
-        }
-    }
+    outcome::show_job(session, &job).await?;
+    Ok(outcome::exit_code(&job))
 }
 
 impl TaskArgs {

@@ -219,7 +219,10 @@ impl Layout {
             // What cannot be removed from a temporary directory is not worth a failure at the very end.
             let _ = dir.close();
         } else {
-            eprintln!("The logs and data are kept in {}", dir.keep().display());
+            cli::output::note(&format!(
+                "The logs and data are kept in {}",
+                dir.keep().display()
+            ));
         }
     }
 }

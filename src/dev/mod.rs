@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::child::{Child, Role};
 use self::introduction::Introduction;
 use self::layout::Layout;
+use crate::cli;
 use crate::cli::output::{self, Format};
 
 /// What `triarch dev` was asked for.
@@ -82,12 +83,22 @@ async fn supervise(options: DevOptions) -> anyhow::Result<ExitCode> {
     let mut cluster = Cluster {
         children: Vec::new(),
     };
-    let outcome = cluster.run(&options, &layout, &mut stop).await;
+    let failed = cluster.run(&options, &layout, &mut stop).await.err();
+    match &failed {
+        Some(error) => cli::complain(&format!("{error:#}")),
+        None => output::note(
+            "\nStopping the workers, then the masters; Ctrl-C again to stop them at once.",
+        ),
+    }
     let all_were_well =
-        outcome.is_ok() && cluster.children.iter().all(|child| child.ended.is_none());
+        failed.is_none() && cluster.children.iter().all(|child| child.ended.is_none());
     cluster.stop(&mut stop).await;
     layout.leave(all_were_well);
-    outcome.map(|()| ExitCode::SUCCESS)
+    Ok(if failed.is_none() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 struct Cluster {
@@ -165,19 +176,19 @@ impl Cluster {
             for child in &mut self.children {
                 if let Some(ended) = child.poll() {
                     master_died |= matches!(child.role, Role::Master(_));
-                    eprintln!(
+                    output::note(&format!(
                         "\n{} (pid {}) {ended}. {}\nStart it again, in another shell, with:\n  {}",
                         child.role,
                         child.pid,
                         child.last_words(),
                         layout.command_line(child.role)
-                    );
+                    ));
                 }
             }
             if master_died {
                 tokio::select! {
                     () = stop.asked() => return,
-                    news = ready::leader_news(layout) => eprintln!("{news}"),
+                    news = ready::leader_news(layout) => output::note(&news),
                 }
             }
         }
@@ -185,11 +196,6 @@ impl Cluster {
 
     /// Stops workers, then masters: workers can hand back what they hold only while there is a master.
     async fn stop(&mut self, stop: &mut Stop) {
-        if self.children.iter_mut().any(|child| child.is_alive()) {
-            eprintln!(
-                "\nStopping the workers, then the masters; Ctrl-C again to stop them at once."
-            );
-        }
         let workers = |role: Role| matches!(role, Role::Worker(_));
         let masters = |role: Role| matches!(role, Role::Master(_));
         self.terminate(workers, WORKERS_STOP_GRACE, stop).await;
