@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use triarch_sdk::wire::ProblemCode;
+use triarch_sdk::wire::{Problem, ProblemCode};
 use triarch_sdk::{Error, Tried};
 
 /// Why a command did not do what it was asked for.
@@ -67,10 +67,23 @@ impl From<Error> for Failure {
                     super::called_as()
                 ))
             }
-            Error::Api(problem) => Failure::Failed(problem.to_string()),
+            Error::Api(problem) => Failure::Failed(refusal(*problem)),
             Error::Protocol { .. } => Failure::Failed(error.to_string()),
             Error::Usage(message) => Failure::Usage(message),
         }
+    }
+}
+
+/// Codes and statuses are for programs; they read `code` in the answer itself.
+fn refusal(problem: Problem) -> String {
+    let said = if problem.detail.is_empty() {
+        problem.title
+    } else {
+        problem.detail
+    };
+    match problem.field {
+        Some(field) if !said.contains(&field) => format!("{field}: {said}"),
+        Some(_) | None => said,
     }
 }
 

@@ -75,7 +75,7 @@ impl JobArgs {
             JobCommand::Show { id } => {
                 let job = session.client.job(&id).await?;
                 output::answer(session.format, &job, for_people)?;
-                if session.format == Format::Table {
+                if session.format == Format::Table && output::person_watches() {
                     output::note(&format!(
                         "\nIts tasks: {}",
                         session.command(&format!("task list --job {id}"))

@@ -12,15 +12,30 @@ use super::output::{self, Format};
 use super::session::Session;
 use super::{EXIT_FAILED, Failure};
 
-/// What `exec` results and errors have in common; anything else about them is shown by `task show`.
+/// What `exec` results and errors have in common.
 #[derive(Debug, Default, Deserialize)]
-struct Streams {
+pub struct Streams {
+    /// Absent when nothing ran, or when it did not end by itself.
     #[serde(default)]
-    stdout: String,
+    pub exit_code: Option<i32>,
     #[serde(default)]
-    stderr: String,
+    pub stdout: String,
     #[serde(default)]
-    truncated: bool,
+    pub stderr: String,
+    #[serde(default)]
+    pub truncated: bool,
+    #[serde(default)]
+    pub duration_ms: u64,
+}
+
+/// What the latest finished attempt of an `exec` task left behind, if there was one.
+pub fn streams(task: &Task) -> Option<Streams> {
+    let outcome = task
+        .result
+        .as_deref()
+        .or(task.error.as_deref())
+        .filter(|_| task.kind == EXEC)?;
+    serde_json::from_str(outcome.get()).ok()
 }
 
 /// The part of an error that is for people.
@@ -82,14 +97,8 @@ pub fn exit_code(job: &Job) -> ExitCode {
 
 /// Writes what a finished task wrote, and says so if it did not succeed.
 pub fn show(task: &Task) -> io::Result<()> {
-    let outcome = task
-        .result
-        .as_ref()
-        .filter(|_| task.state == TaskState::Succeeded)
-        .or(task.error.as_ref());
-    if let Some(outcome) = outcome {
-        if task.kind == EXEC {
-            let streams: Streams = serde_json::from_str(outcome.get()).unwrap_or_default();
+    match streams(task) {
+        Some(streams) => {
             io::stderr().lock().write_all(streams.stderr.as_bytes())?;
             let mut out = io::stdout().lock();
             out.write_all(streams.stdout.as_bytes())?;
@@ -100,8 +109,11 @@ pub fn show(task: &Task) -> io::Result<()> {
                     task.id
                 ));
             }
-        } else if task.state == TaskState::Succeeded {
-            output::line(outcome.get())?;
+        }
+        None => {
+            if let Some(result) = &task.result {
+                output::line(result.get())?;
+            }
         }
     }
     match task.state {
@@ -122,7 +134,7 @@ fn epitaph(task: &Task) -> String {
     let key = task
         .key
         .as_ref()
-        .map(|key| format!(" ({key})"))
+        .map(|key| format!(" (key {key})"))
         .unwrap_or_default();
     let tries = match (task.state, task.attempt) {
         (TaskState::Failed, 1) => " after 1 attempt".to_owned(),

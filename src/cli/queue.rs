@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use chrono::TimeDelta;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use triarch_sdk::wire::{QueueList, ReadQuery};
@@ -47,16 +46,16 @@ fn for_people(list: &QueueList) -> String {
         Column::Number("OLDEST"),
     ];
     let rows = list.queues.iter().map(|queue| {
-        let oldest = queue
-            .oldest_ms
-            .and_then(|ms| i64::try_from(ms).ok())
-            .map(TimeDelta::milliseconds);
         vec![
             Cell::new(&queue.name),
             Cell::new(queue.depth),
             Cell::new(queue.running),
             Cell::new(queue.delayed),
-            Cell::new(oldest.map_or_else(|| "-".to_owned(), when::span)),
+            Cell::new(
+                queue
+                    .oldest_ms
+                    .map_or_else(|| "-".to_owned(), when::span_ms),
+            ),
         ]
     });
     output::table(&columns, rows)

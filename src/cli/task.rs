@@ -178,6 +178,12 @@ fn list_for_people(list: &TaskList) -> String {
 fn for_people(task: &Task) -> String {
     let now = Utc::now();
     let text = |raw: &Option<Box<RawValue>>| raw.as_ref().map(|raw| raw.get().to_owned());
+    let streams = outcome::streams(task);
+    // What a command wrote has its own place below; JSON of it is for programs.
+    let (result, error) = match streams {
+        Some(_) => (None, task.error.as_deref().and_then(outcome::message)),
+        None => (text(&task.result), text(&task.error)),
+    };
     let mut said = output::details([
         ("task", Some(task.id.clone())),
         ("job", Some(task.job.clone())),
@@ -210,8 +216,21 @@ fn for_people(task: &Task) -> String {
         ),
         ("note", task.note.clone()),
         ("payload", text(&task.payload)),
-        ("result", text(&task.result)),
-        ("error", text(&task.error)),
+        ("result", result),
+        ("error", error),
+        (
+            "exit code",
+            streams
+                .as_ref()
+                .and_then(|streams| streams.exit_code)
+                .map(|code| code.to_string()),
+        ),
+        (
+            "ran for",
+            streams
+                .as_ref()
+                .map(|streams| when::span_ms(streams.duration_ms)),
+        ),
     ]);
     if let Some(attempts) = task
         .attempts
@@ -220,6 +239,14 @@ fn for_people(task: &Task) -> String {
     {
         said.push_str("\n\n");
         said.push_str(&attempts_for_people(attempts));
+    }
+    for (name, text) in streams
+        .iter()
+        .flat_map(|streams| [("stdout", &streams.stdout), ("stderr", &streams.stderr)])
+    {
+        if !text.is_empty() {
+            said.push_str(&format!("\n\n{name}:\n{}", text.trim_end_matches('\n')));
+        }
     }
     said
 }

@@ -4,7 +4,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 /// A point in time seen from `now`.
 pub fn relative(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    let ago = now - then;
+    relative_by(now - then)
+}
+
+/// A point in time so many milliseconds back.
+pub fn ago_ms(ms: u64) -> String {
+    relative_by(delta_ms(ms))
+}
+
+fn relative_by(ago: TimeDelta) -> String {
     if ago.abs() < TimeDelta::seconds(1) {
         "now".to_owned()
     } else if ago > TimeDelta::zero() {
@@ -22,6 +30,19 @@ pub fn span(span: TimeDelta) -> String {
         1_000..60_000 => format!("{:.1}s", ms as f64 / 1_000.0),
         _ => coarse(span),
     }
+}
+
+/// The same of a number of milliseconds from elsewhere, however absurd.
+pub fn span_ms(ms: u64) -> String {
+    span(delta_ms(ms))
+}
+
+/// That many milliseconds, or the longest time there is.
+fn delta_ms(ms: u64) -> TimeDelta {
+    i64::try_from(ms)
+        .ok()
+        .and_then(TimeDelta::try_milliseconds)
+        .unwrap_or(TimeDelta::MAX)
 }
 
 /// The largest one or two units of a span of at least a second.
@@ -76,5 +97,9 @@ mod tests {
         ] {
             assert_eq!(span(TimeDelta::milliseconds(ms)), said);
         }
+        assert!(
+            span_ms(u64::MAX).ends_with('d'),
+            "absurd numbers are only long"
+        );
     }
 }

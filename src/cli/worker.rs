@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use triarch_sdk::wire::{Worker, WorkerList, WorkerState, WorkersQuery};
@@ -157,9 +157,7 @@ fn list_for_people(list: &WorkerList) -> String {
 
 /// How long ago the leader heard of it.
 fn heard(worker: &Worker) -> Option<String> {
-    let silent = TimeDelta::milliseconds(i64::try_from(worker.silent_ms?).ok()?);
-    let now = Utc::now();
-    Some(when::relative(now - silent, now))
+    worker.silent_ms.map(when::ago_ms)
 }
 
 fn for_people(worker: &Worker) -> String {
