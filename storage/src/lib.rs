@@ -8,6 +8,7 @@
 //! the node: nothing is retried on a failed fsync.
 
 pub mod conformance;
+pub mod directory;
 mod durable;
 pub mod error;
 pub mod log;
@@ -15,8 +16,11 @@ pub mod memory;
 pub mod seed;
 mod sequence;
 pub mod sled_log;
+pub mod snapshot;
 
+pub use directory::{ClusterIdentity, DataDir, Identity};
 pub use error::StorageError;
 pub use log::{Completion, LogPosition, LogRecord, LogState, LogStore};
 pub use memory::{MemoryLog, Unsynced};
 pub use sled_log::{SledLog, SledLogOptions};
+pub use snapshot::{SnapshotFile, SnapshotReader, SnapshotReceiver, SnapshotStore, SnapshotWriter};

@@ -1,0 +1,162 @@
+//! A complete snapshot, for reading: as its payload, checked, or as the raw file, to send it on.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::format::{
+    BLOCK_BYTES, CRC_BYTES, Footer, block_crc, block_offset, damage, extend_blocks_crc, read_frame,
+};
+
+/// A committed snapshot. It stays readable for as long as it is held, also after a newer one has replaced it.
+#[derive(Debug, Clone)]
+pub struct SnapshotFile {
+    file: Arc<File>,
+    path: PathBuf,
+    sequence: u64,
+    footer: Footer,
+    file_bytes: u64,
+    meta: Bytes,
+}
+
+impl SnapshotFile {
+    /// Opens and verifies a file. Damage comes as [`io::ErrorKind::InvalidData`].
+    pub(super) fn open(path: &Path, sequence: u64) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let (footer, meta) = read_frame(&file)?;
+        let snapshot = SnapshotFile {
+            file_bytes: file.metadata()?.len(),
+            file: Arc::new(file),
+            path: path.to_path_buf(),
+            sequence,
+            footer,
+            meta,
+        };
+        io::copy(&mut snapshot.reader(), &mut io::sink())?;
+        Ok(snapshot)
+    }
+
+    /// The same file under the name it was given in the end.
+    pub(super) fn renamed(self, path: PathBuf, sequence: u64) -> Self {
+        SnapshotFile {
+            path,
+            sequence,
+            ..self
+        }
+    }
+
+    /// What the caller said about it.
+    pub fn meta(&self) -> &Bytes {
+        &self.meta
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Counts the snapshots of this store, from 1.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// How long the payload is.
+    pub fn payload_bytes(&self) -> u64 {
+        self.footer.payload_bytes
+    }
+
+    /// How long the file is: what [`SnapshotFile::read_at`] can read.
+    pub fn len(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Never: there is always a frame around the payload.
+    pub fn is_empty(&self) -> bool {
+        self.file_bytes == 0
+    }
+
+    /// The payload from its beginning. Reading checks every block: what is not as it was written comes as an error of
+    /// [`io::ErrorKind::InvalidData`], before any of its bytes.
+    pub fn reader(&self) -> SnapshotReader {
+        SnapshotReader {
+            file: Arc::clone(&self.file),
+            footer: self.footer,
+            next_block: 0,
+            blocks_crc: 0,
+            block: Vec::new(),
+            read: 0,
+        }
+    }
+
+    /// A part of the raw file, to be given to a receiver elsewhere: `bytes_max` bytes, fewer at the end, none past it.
+    pub fn read_at(&self, offset: u64, bytes_max: usize) -> io::Result<Bytes> {
+        let left = self.file_bytes.saturating_sub(offset);
+        let length = left.min(bytes_max as u64) as usize;
+        let mut part = vec![0; length];
+        self.file.read_exact_at(&mut part, offset)?;
+        Ok(part.into())
+    }
+}
+
+/// Reads the payload of a [`SnapshotFile`].
+#[derive(Debug)]
+pub struct SnapshotReader {
+    file: Arc<File>,
+    footer: Footer,
+    next_block: u64,
+    blocks_crc: u32,
+    block: Vec<u8>,
+    /// How much of `block` was handed out.
+    read: usize,
+}
+
+impl SnapshotReader {
+    /// Fills `block` with the next one; leaves it empty at the end.
+    fn next_block(&mut self) -> io::Result<()> {
+        let number = self.next_block;
+        let begun = number * BLOCK_BYTES as u64;
+        let left = self.footer.payload_bytes.saturating_sub(begun);
+        self.block.clear();
+        self.read = 0;
+        if left == 0 {
+            if self.blocks_crc != self.footer.blocks_crc {
+                return Err(damage("its blocks are not those it was made of".into()));
+            }
+            return Ok(());
+        }
+        let length = left.min(BLOCK_BYTES as u64) as usize;
+        let mut block = vec![0; length + CRC_BYTES];
+        self.file.read_exact_at(&mut block, block_offset(number))?;
+        let stored = block.split_off(length);
+        let crc = block_crc(number, &block);
+        if stored != crc.to_le_bytes() {
+            return Err(damage(format!(
+                "block {number} does not match its checksum"
+            )));
+        }
+        self.blocks_crc = extend_blocks_crc(self.blocks_crc, crc);
+        self.next_block += 1;
+        self.block = block;
+        Ok(())
+    }
+}
+
+impl Read for SnapshotReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        if self.read == self.block.len() {
+            self.next_block()?;
+        }
+        let available = &self.block[self.read..];
+        let length = available.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&available[..length]);
+        self.read += length;
+        Ok(length)
+    }
+}
