@@ -9,6 +9,8 @@
 pub mod client;
 pub mod error;
 pub mod wire;
+pub mod worker;
 
 pub use client::{Client, ClientOptions, parse_masters};
 pub use error::{Error, Tried};
+pub use worker::{Executor, Outcome, Shutdown, StopReason, TaskContext, WorkerConfig, WorkerError};

@@ -54,7 +54,18 @@ pub(super) struct Masters {
 struct State {
     known: Vec<Url>,
     given: usize,
-    preferred: Option<Url>,
+    /// Where calls start.
+    start: Url,
+    /// It answered the latest call it got.
+    answered: bool,
+}
+
+impl State {
+    fn after(&self, master: &Url) -> Url {
+        let at = self.known.iter().position(|one| one == master);
+        let next = at.map_or(0, |at| (at + 1) % self.known.len());
+        self.known[next].clone()
+    }
 }
 
 impl Masters {
@@ -70,11 +81,13 @@ impl Masters {
             }
         }
         let given = known.len();
+        let known_first = known[0].clone();
         Ok(Self {
             state: Mutex::new(State {
                 known,
                 given,
-                preferred: None,
+                start: known_first,
+                answered: false,
             }),
         })
     }
@@ -87,39 +100,38 @@ impl Masters {
         self.lock().known.len()
     }
 
+    /// Who is asked first, if it answered the latest call it got.
+    pub(super) fn preferred(&self) -> Option<Url> {
+        let state = self.lock();
+        state.answered.then(|| state.start.clone())
+    }
+
     /// Where a call starts.
     pub(super) fn first(&self) -> Url {
-        let state = self.lock();
-        state
-            .preferred
-            .clone()
-            .unwrap_or_else(|| state.known[0].clone())
+        self.lock().start.clone()
     }
 
     /// Where a call goes on after `master` failed it.
     pub(super) fn after(&self, master: &Url) -> Url {
-        let state = self.lock();
-        let next = state
-            .known
-            .iter()
-            .position(|one| one == master)
-            .map_or(0, |at| (at + 1) % state.known.len());
-        state.known[next].clone()
+        self.lock().after(master)
     }
 
     /// `master` answered: it is asked first from now on.
     pub(super) fn prefer(&self, master: &Url) {
         let mut state = self.lock();
-        if state.preferred.as_ref() != Some(master) {
-            state.preferred = Some(master.clone());
+        if state.start != *master {
+            state.start = master.clone();
         }
+        state.answered = true;
     }
 
-    /// `master` failed: unless another took its place meanwhile, none is preferred.
+    /// `master` failed: unless another took its place meanwhile, calls start with the next. So a call with a short
+    /// deadline that ran out on a silent master is not asked of the same one again.
     pub(super) fn forget(&self, master: &Url) {
         let mut state = self.lock();
-        if state.preferred.as_ref() == Some(master) {
-            state.preferred = None;
+        if state.start == *master {
+            state.start = state.after(master);
+            state.answered = false;
         }
     }
 
@@ -167,8 +179,18 @@ mod tests {
         assert_eq!(masters.first(), urls[1]);
         masters.forget(&urls[0]);
         assert_eq!(masters.first(), urls[1]);
+        assert_eq!(masters.preferred(), Some(urls[1].clone()));
         masters.forget(&urls[1]);
-        assert_eq!(masters.first(), urls[0]);
+        assert_eq!(
+            (masters.first(), masters.preferred()),
+            (urls[0].clone(), None)
+        );
+        masters.forget(&urls[0]);
+        assert_eq!(
+            masters.first(),
+            urls[1],
+            "one that is silent is not asked first twice"
+        );
     }
 
     #[test]

@@ -103,6 +103,11 @@ impl Client {
         self.inner.masters.all()
     }
 
+    /// The master that answered last and is asked first; `None` when it has failed since.
+    pub fn leader(&self) -> Option<Url> {
+        self.inner.masters.preferred()
+    }
+
     /// A fresh request id, for calls that take one.
     pub fn new_request_id() -> String {
         uuid::Uuid::new_v4().to_string()

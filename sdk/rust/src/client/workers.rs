@@ -31,8 +31,21 @@ impl Client {
 
     /// A worker makes itself known.
     pub async fn register(&self, worker: &Register) -> Result<Registered, Error> {
-        self.call(Call::post(&["v1", "workers"]).json(worker)?.once())
-            .await
+        self.register_as(&Self::new_request_id(), worker).await
+    }
+
+    /// As [`Client::register`], under a request id of the caller's: the same id again is the same registration.
+    pub async fn register_as(
+        &self,
+        request_id: &str,
+        worker: &Register,
+    ) -> Result<Registered, Error> {
+        self.call(
+            Call::post(&["v1", "workers"])
+                .json(worker)?
+                .keyed(request_id),
+        )
+        .await
     }
 
     /// A worker asks for work. Gives up `patience` after the hold it asks for: a poll whose answer is lost is better

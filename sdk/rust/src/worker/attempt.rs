@@ -1,0 +1,56 @@
+//! One attempt from its lease to its outcome: runs the executor, keeps its time limit, survives its panics.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+
+use super::executor::{Executor, Outcome, TaskContext};
+use crate::wire::LeasedTask;
+
+/// Runs the attempt. The executor is asked to stop at the time limit; whatever the reason it must stop for, it is
+/// dropped when it does not return within `abandon_after`.
+pub(super) async fn run<E: Executor>(
+    executor: &E,
+    task: LeasedTask,
+    context: TaskContext,
+    handle: impl Fn() + Send,
+    abandon_after: Duration,
+) -> Outcome {
+    let id = task.id.clone();
+    let limit = task.timeout_ms.map(Duration::from_millis);
+    let run = AssertUnwindSafe(executor.run(task, context.clone())).catch_unwind();
+    tokio::pin!(run);
+    let patience = async {
+        tokio::select! {
+            () = time_limit(limit) => handle(),
+            _ = context.stopped() => {}
+        }
+        tokio::time::sleep(abandon_after).await;
+    };
+    tokio::select! {
+        biased;
+        done = &mut run => done.unwrap_or_else(|panic| {
+            let message = words(panic.as_ref());
+            tracing::error!(task = id, message, "an executor panicked");
+            Outcome::failed("panic", &message)
+        }),
+        () = patience => {
+            tracing::error!(task = id, "an executor did not stop when asked to and was dropped");
+            Outcome::Stopped
+        }
+    }
+}
+
+async fn time_limit(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "the executor panicked".to_owned())
+}

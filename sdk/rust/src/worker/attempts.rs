@@ -1,0 +1,613 @@
+//! The attempts a worker holds: those that run, and those that ended but whose report is not settled.
+//!
+//! Invariants: an attempt is known by its task *and* its token, so that word about an old lease never touches a new one
+//! of the same task. A result leaves only when the cluster has given its verdict or has disowned the lease. What is
+//! told as running in a heartbeat includes results that wait for their verdict, for their leases are still held.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::executor::{Outcome, StopReason, TaskContext, TaskHandle, error_object};
+use crate::wire::{Problem, ReportStatus, RunningTask, TaskResult, Verdict};
+
+/// One report carries at most so many results and, unless a single one is larger, so many bytes.
+const RESULTS_PER_REPORT_MAX: usize = 1000;
+const RESULT_BYTES_PER_REPORT_MAX: usize = 4 << 20;
+
+/// Which attempt: a task's lease.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) task: String,
+    pub(super) token: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Running(TaskHandle),
+    Ended {
+        result: TaskResult,
+        /// A report that carries it is on its way.
+        sent: bool,
+        /// It goes in a report of its own, because one that carried it was refused as a whole.
+        alone: bool,
+        /// The refusal has been put in the result's place; a second refusal is final.
+        replaced: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Attempt {
+    phase: Phase,
+    /// The lease is gone: nothing of it is reported any more.
+    disowned: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    slots: usize,
+    held: Mutex<BTreeMap<Key, Attempt>>,
+    changed: Notify,
+}
+
+impl Attempts {
+    pub(super) fn new(slots: u32) -> Self {
+        Self {
+            slots: usize::try_from(slots).unwrap_or(usize::MAX),
+            held: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Waits until an attempt has ended or been settled since it was last waited for. For one waiter at a time.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Begins an attempt. `None` when it is held already.
+    pub(super) fn begin(&self, key: Key) -> Option<TaskContext> {
+        let mut held = self.lock();
+        if held.contains_key(&key) {
+            return None;
+        }
+        for (other, attempt) in held.iter_mut().filter(|(other, _)| other.task == key.task) {
+            tracing::warn!(
+                task = key.task,
+                old = other.token,
+                new = key.token,
+                "leased anew"
+            );
+            attempt.disown(StopReason::Lost);
+        }
+        let (handle, context) = TaskContext::new();
+        held.insert(
+            key,
+            Attempt {
+                phase: Phase::Running(handle),
+                disowned: false,
+            },
+        );
+        Some(context)
+    }
+
+    /// An attempt has come to its end.
+    pub(super) fn end(&self, key: &Key, outcome: Outcome) {
+        let mut held = self.lock();
+        let Some(attempt) = held.get_mut(key) else {
+            return;
+        };
+        let reason = match &attempt.phase {
+            Phase::Running(handle) => handle.stop_reason(),
+            Phase::Ended { .. } => return,
+        };
+        match result_of(key, outcome, reason) {
+            Some(result) if !attempt.disowned => {
+                attempt.phase = Phase::Ended {
+                    result,
+                    sent: false,
+                    alone: false,
+                    replaced: false,
+                };
+            }
+            Some(_) | None => {
+                held.remove(key);
+            }
+        }
+        self.changed.notify_one();
+    }
+
+    /// How many more attempts may begin.
+    pub(super) fn free(&self) -> usize {
+        self.slots.saturating_sub(self.running())
+    }
+
+    /// How many attempts run.
+    pub(super) fn running(&self) -> usize {
+        let held = self.lock();
+        held.values()
+            .filter(|attempt| matches!(attempt.phase, Phase::Running(_)))
+            .count()
+    }
+
+    /// Whether nothing runs and every result is settled.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Every lease held, as a heartbeat confirms it.
+    pub(super) fn confirmed(&self) -> Vec<RunningTask> {
+        let held = self.lock();
+        held.iter()
+            .filter(|(_, attempt)| !attempt.disowned || attempt.is_running())
+            .map(|(key, attempt)| {
+                let progress = match &attempt.phase {
+                    Phase::Running(handle) => handle.progress(),
+                    Phase::Ended { .. } => Default::default(),
+                };
+                RunningTask {
+                    task: key.task.clone(),
+                    token: key.token,
+                    progress: progress.share,
+                    note: progress.note,
+                }
+            })
+            .collect()
+    }
+
+    /// Ends the attempts of these tasks that were confirmed in `sent`: the answer to a confirmation is about its
+    /// leases alone, never about one that began meanwhile.
+    pub(super) fn disown(&self, tasks: &[String], sent: &[RunningTask], reason: StopReason) {
+        if tasks.is_empty() {
+            return;
+        }
+        let mut held = self.lock();
+        for one in sent.iter().filter(|one| tasks.contains(&one.task)) {
+            let key = Key {
+                task: one.task.clone(),
+                token: one.token,
+            };
+            let Some(attempt) = held.get_mut(&key) else {
+                continue;
+            };
+            if !attempt.disowned && attempt.is_running() {
+                tracing::info!(
+                    task = key.task,
+                    token = key.token,
+                    ?reason,
+                    "stopping an attempt"
+                );
+            }
+            attempt.disown(reason);
+            if attempt.is_over() {
+                held.remove(&key);
+            }
+        }
+        self.changed.notify_one();
+    }
+
+    /// Ends every attempt that runs; the answer tells how many. Results stay, to be judged by their tokens.
+    pub(super) fn stop_running(&self, reason: StopReason) -> usize {
+        let mut stopped = 0;
+        for attempt in self.lock().values_mut().filter(|one| one.is_running()) {
+            match reason {
+                StopReason::Cancelled | StopReason::Lost => attempt.disown(reason),
+                StopReason::TimedOut | StopReason::ShuttingDown => attempt.stop(reason),
+            }
+            stopped += 1;
+        }
+        stopped
+    }
+
+    /// Ends one attempt, which stays this worker's to report.
+    pub(super) fn stop_one(&self, key: &Key, reason: StopReason) {
+        if let Some(attempt) = self.lock().get(key) {
+            attempt.stop(reason);
+        }
+    }
+
+    /// The cluster no longer knows this worker: every lease is gone, and every result with it.
+    pub(super) fn disown_all(&self) {
+        let mut held = self.lock();
+        held.retain(|_, attempt| {
+            attempt.disown(StopReason::Lost);
+            attempt.is_running()
+        });
+        self.changed.notify_one();
+    }
+
+    /// Takes results to report. Those not settled by the end of [`Taken`] are there again.
+    pub(super) fn take_results(self: &Arc<Self>, others_too: Batch) -> Taken {
+        let mut held = self.lock();
+        let mut keys = Vec::new();
+        let mut results = Vec::new();
+        let mut bytes = 0;
+        for (key, attempt) in held.iter_mut() {
+            let Phase::Ended {
+                result,
+                sent: sent @ false,
+                alone,
+                ..
+            } = &mut attempt.phase
+            else {
+                continue;
+            };
+            let size = size_of_result(result);
+            let fits = results.is_empty()
+                || (results.len() < RESULTS_PER_REPORT_MAX
+                    && bytes + size <= RESULT_BYTES_PER_REPORT_MAX
+                    && !*alone);
+            if !fits || (*alone && others_too == Batch::WithWork) {
+                continue;
+            }
+            *sent = true;
+            bytes += size;
+            keys.push(key.clone());
+            results.push(result.clone());
+            if *alone {
+                break;
+            }
+        }
+        drop(held);
+        Taken {
+            attempts: self.clone(),
+            keys,
+            results,
+        }
+    }
+
+    /// Whether a result waits to be taken.
+    pub(super) fn has_results(&self) -> bool {
+        let held = self.lock();
+        held.values()
+            .any(|attempt| matches!(attempt.phase, Phase::Ended { sent: false, .. }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Attempt>> {
+        // A panic under this lock leaves a map that is whole; the invariants hold between any two of its changes.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What results are taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Batch {
+    /// A report.
+    Report,
+    /// A poll, which asks for work besides: results that were refused once must not come between the worker and its work.
+    WithWork,
+}
+
+/// Results on their way. Whatever is not settled goes back when this is dropped, so no path can forget one.
+#[derive(Debug)]
+pub(super) struct Taken {
+    attempts: Arc<Attempts>,
+    keys: Vec<Key>,
+    results: Vec<TaskResult>,
+}
+
+impl Taken {
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// What to send.
+    pub(super) fn results(&mut self) -> Vec<TaskResult> {
+        std::mem::take(&mut self.results)
+    }
+
+    /// The cluster's word on each, in order.
+    pub(super) fn settle(mut self, verdicts: &[Verdict]) {
+        let keys = std::mem::take(&mut self.keys);
+        let mut held = self.attempts.lock();
+        for (at, key) in keys.into_iter().enumerate() {
+            match verdicts.get(at).filter(|verdict| verdict.task == key.task) {
+                Some(Verdict { accepted: true, .. }) => {
+                    held.remove(&key);
+                }
+                Some(Verdict { code, .. }) => {
+                    let code = code.as_deref().unwrap_or("without a code");
+                    tracing::warn!(
+                        task = key.task,
+                        token = key.token,
+                        code,
+                        "a result was not accepted"
+                    );
+                    held.remove(&key);
+                }
+                None => {
+                    tracing::error!(task = key.task, "the cluster gave no verdict on a result");
+                    self.keys.push(key);
+                }
+            }
+        }
+        drop(held);
+        self.attempts.changed.notify_one();
+        // The rest, if any, goes back by the drop.
+    }
+
+    /// The report as a whole was refused: it would be again. Each result is tried alone; one that is refused alone is
+    /// told as a failure that says why; and when even that is refused, it is given up.
+    pub(super) fn refused(self, problem: &Problem) {
+        let mut held = self.attempts.lock();
+        let single = self.keys.len() == 1;
+        for key in &self.keys {
+            let Some(attempt) = held.get_mut(key) else {
+                continue;
+            };
+            let Phase::Ended {
+                result,
+                alone,
+                replaced,
+                ..
+            } = &mut attempt.phase
+            else {
+                continue;
+            };
+            if !single {
+                *alone = true;
+            } else if !*replaced {
+                tracing::warn!(task = key.task, %problem, "a result was refused");
+                *alone = true;
+                *replaced = true;
+                let message = format!("the cluster refused the result of this attempt: {problem}");
+                *result = failure(key, error_object("result_refused", &message), false);
+            } else {
+                tracing::error!(task = key.task, %problem, "a result is given up");
+                held.remove(key);
+            }
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if self.keys.is_empty() {
+            return;
+        }
+        let mut held = self.attempts.lock();
+        for key in &self.keys {
+            let Some(attempt) = held.get_mut(key) else {
+                continue;
+            };
+            if let Phase::Ended { sent, .. } = &mut attempt.phase {
+                *sent = false;
+            }
+            if attempt.is_over() {
+                held.remove(key);
+            }
+        }
+        drop(held);
+        self.attempts.changed.notify_one();
+    }
+}
+
+impl Attempt {
+    fn is_running(&self) -> bool {
+        match self.phase {
+            Phase::Running(_) => true,
+            Phase::Ended { .. } => false,
+        }
+    }
+
+    /// Whether there is no reason to keep it: nothing runs, nothing is on its way, nothing is to be told.
+    fn is_over(&self) -> bool {
+        match self.phase {
+            Phase::Running(_) => false,
+            Phase::Ended { sent, .. } => self.disowned && !sent,
+        }
+    }
+
+    fn stop(&self, reason: StopReason) {
+        match &self.phase {
+            Phase::Running(handle) => handle.stop(reason),
+            Phase::Ended { .. } => {}
+        }
+    }
+
+    fn disown(&mut self, reason: StopReason) {
+        self.disowned = true;
+        self.stop(reason);
+    }
+}
+
+/// What there is to report of an outcome, given why the attempt was stopped, if it was.
+fn result_of(key: &Key, outcome: Outcome, reason: Option<StopReason>) -> Option<TaskResult> {
+    match (outcome, reason) {
+        (_, Some(StopReason::Cancelled | StopReason::Lost)) => None,
+        (Outcome::Succeeded(result), _) => Some(TaskResult {
+            task: key.task.clone(),
+            token: key.token,
+            status: ReportStatus::Succeeded,
+            result,
+            error: None,
+            retryable: None,
+        }),
+        // It failed because it was stopped for the worker's own sake: that is no failure of the task. Its lease goes
+        // back when the worker leaves.
+        (Outcome::Failed { .. } | Outcome::Stopped, Some(StopReason::ShuttingDown)) => None,
+        (Outcome::Failed { error, retryable }, None | Some(StopReason::TimedOut)) => {
+            Some(failure(key, error, retryable))
+        }
+        (Outcome::Stopped, Some(StopReason::TimedOut)) => Some(failure(
+            key,
+            error_object("timeout", "the attempt reached its time limit"),
+            true,
+        )),
+        (Outcome::Stopped, None) => Some(failure(
+            key,
+            error_object("stopped", "the attempt ended without an outcome"),
+            true,
+        )),
+    }
+}
+
+fn failure(key: &Key, error: Box<serde_json::value::RawValue>, retryable: bool) -> TaskResult {
+    TaskResult {
+        task: key.task.clone(),
+        token: key.token,
+        status: ReportStatus::Failed,
+        result: None,
+        error: Some(error),
+        retryable: Some(retryable),
+    }
+}
+
+fn size_of_result(result: &TaskResult) -> usize {
+    let raw = |value: &Option<Box<serde_json::value::RawValue>>| {
+        value.as_ref().map_or(0, |raw| raw.get().len())
+    };
+    128 + result.task.len() + raw(&result.result) + raw(&result.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ProblemCode;
+
+    fn key(task: &str, token: u64) -> Key {
+        Key {
+            task: task.to_owned(),
+            token,
+        }
+    }
+
+    fn accepted(task: &str) -> Verdict {
+        Verdict {
+            task: task.to_owned(),
+            accepted: true,
+            code: None,
+        }
+    }
+
+    fn ended(attempts: &Attempts, task: &str, token: u64) {
+        attempts.begin(key(task, token)).expect("not held yet");
+        attempts.end(&key(task, token), Outcome::Succeeded(None));
+    }
+
+    #[test]
+    fn a_result_stays_until_its_verdict() {
+        let attempts = Arc::new(Attempts::new(2));
+        ended(&attempts, "t1-0", 7);
+        assert_eq!((attempts.free(), attempts.is_idle()), (2, false));
+        assert_eq!(attempts.confirmed().len(), 1);
+
+        let mut taken = attempts.take_results(Batch::Report);
+        assert_eq!(taken.results().len(), 1);
+        assert!(!attempts.has_results());
+        drop(taken);
+        assert!(attempts.has_results(), "an unsettled result is there again");
+
+        attempts
+            .take_results(Batch::Report)
+            .settle(&[accepted("t1-0")]);
+        assert!(attempts.is_idle());
+    }
+
+    #[test]
+    fn word_about_an_old_lease_does_not_touch_a_new_one() {
+        let attempts = Arc::new(Attempts::new(2));
+        let old = attempts.begin(key("t1-0", 7)).expect("new");
+        let sent = attempts.confirmed();
+        attempts.end(&key("t1-0", 7), Outcome::failed("x", "y"));
+        attempts
+            .take_results(Batch::Report)
+            .settle(&[accepted("t1-0")]);
+        let new = attempts.begin(key("t1-0", 9)).expect("new");
+
+        attempts.disown(&["t1-0".to_owned()], &sent, StopReason::Lost);
+        assert_eq!((old.stop_reason(), new.stop_reason()), (None, None));
+
+        let sent = attempts.confirmed();
+        attempts.disown(&["t1-0".to_owned()], &sent, StopReason::Cancelled);
+        assert_eq!(new.stop_reason(), Some(StopReason::Cancelled));
+        attempts.end(&key("t1-0", 9), Outcome::Succeeded(None));
+        assert!(
+            attempts.is_idle(),
+            "nothing of a cancelled attempt is reported"
+        );
+    }
+
+    #[test]
+    fn a_newer_lease_of_the_same_task_ends_the_older() {
+        let attempts = Arc::new(Attempts::new(2));
+        let old = attempts.begin(key("t1-0", 7)).expect("new");
+        attempts.begin(key("t1-0", 9)).expect("new");
+        assert_eq!(old.stop_reason(), Some(StopReason::Lost));
+        assert!(
+            attempts.begin(key("t1-0", 9)).is_none(),
+            "the same lease twice is one attempt"
+        );
+    }
+
+    #[test]
+    fn a_refused_report_is_taken_apart_and_never_repeated_for_ever() {
+        let attempts = Arc::new(Attempts::new(4));
+        ended(&attempts, "t1-0", 7);
+        ended(&attempts, "t2-0", 8);
+        let problem = Problem::new(ProblemCode::PayloadTooLarge, "1 MiB");
+        attempts.take_results(Batch::Report).refused(&problem);
+        assert!(
+            attempts.take_results(Batch::WithWork).is_empty(),
+            "work is not held up by it"
+        );
+
+        let mut taken = attempts.take_results(Batch::Report);
+        assert_eq!(taken.results().len(), 1);
+        taken.refused(&problem);
+        let mut taken = attempts.take_results(Batch::Report);
+        let replaced = taken.results();
+        assert_eq!(replaced[0].status, ReportStatus::Failed);
+        taken.refused(&problem);
+
+        let mut taken = attempts.take_results(Batch::Report);
+        assert_eq!(taken.results()[0].task, "t2-0");
+        taken.settle(&[accepted("t2-0")]);
+        assert!(attempts.is_idle());
+    }
+
+    #[test]
+    fn what_was_stopped_for_the_workers_sake_is_no_failure() {
+        let attempts = Arc::new(Attempts::new(4));
+        for (task, outcome) in [
+            ("t1-0", Outcome::failed("signal", "SIGTERM")),
+            ("t2-0", Outcome::Stopped),
+            ("t3-0", Outcome::Succeeded(None)),
+        ] {
+            attempts.begin(key(task, 1)).expect("new");
+            attempts.stop_running(StopReason::ShuttingDown);
+            attempts.end(&key(task, 1), outcome);
+        }
+        let results = attempts.take_results(Batch::Report).results();
+        assert_eq!(
+            results
+                .iter()
+                .map(|one| one.task.as_str())
+                .collect::<Vec<_>>(),
+            ["t3-0"]
+        );
+    }
+
+    #[test]
+    fn a_time_limit_without_an_outcome_is_a_failure() {
+        let attempts = Arc::new(Attempts::new(1));
+        attempts.begin(key("t1-0", 1)).expect("new");
+        attempts.stop_running(StopReason::TimedOut);
+        attempts.end(&key("t1-0", 1), Outcome::Stopped);
+        let results = attempts.take_results(Batch::Report).results();
+        let error = results[0].error.as_ref().expect("failed");
+        assert!(error.get().contains("\"timeout\""), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_worker_holds_nothing() {
+        let attempts = Arc::new(Attempts::new(2));
+        ended(&attempts, "t1-0", 7);
+        let context = attempts.begin(key("t2-0", 8)).expect("new");
+        attempts.disown_all();
+        assert_eq!(context.stop_reason(), Some(StopReason::Lost));
+        attempts.end(&key("t2-0", 8), Outcome::Succeeded(None));
+        assert!(attempts.is_idle());
+    }
+}

@@ -1,0 +1,520 @@
+//! One registration of a worker, from the cluster's welcome until the worker leaves or is no longer known.
+//!
+//! Three things go on at once: the exchange (ask for work, report results), the heartbeats, and the fence. None of them
+//! waits for ever: every request has a deadline and is asked anew, and when a heartbeat finds a new leader, a poll that
+//! still hangs on the old one is abandoned.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::attempts::{Attempts, Batch, Key, Taken};
+use super::executor::{Executor, StopReason};
+use super::shutdown::Shutdown;
+use super::{WorkerConfig, attempt};
+use crate::client::Client;
+use crate::error::Error;
+use crate::wire::{
+    Heartbeat, LeasedTask, Poll, PollAnswer, ProblemCode, Registered, Report, ReportAnswer,
+    RunningTask,
+};
+
+/// A poll that brings results is not held longer than this when there is no work, for the worker waits for its verdicts.
+const POLL_WITH_RESULTS_WAIT: Duration = Duration::from_millis(50);
+/// How long a poll or a report may take beyond what it is held for.
+const EXCHANGE_PATIENCE: Duration = Duration::from_secs(10);
+/// First and longest pause after an exchange that failed. The client has waited inside its deadline already.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The cluster does not know this worker (any more).
+    Unknown,
+    /// The worker is to go, and has done what could be done before.
+    Leaving,
+}
+
+/// See the module.
+pub(super) struct Session<E> {
+    client: Client,
+    config: WorkerConfig,
+    executor: Arc<E>,
+    shutdown: Shutdown,
+    attempts: Arc<Attempts>,
+    id: String,
+    heartbeat_interval: Duration,
+    lease: Duration,
+    /// When the latest request was sent that the cluster acknowledged.
+    acknowledged: watch::Sender<Instant>,
+    /// Who answered the latest heartbeat.
+    leader: watch::Sender<Option<Url>>,
+    /// The cluster asked the worker to go.
+    drain: CancellationToken,
+}
+
+type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
+
+struct Polled {
+    /// What it confirmed: the answer's word on leases is about these.
+    sent: Vec<RunningTask>,
+    begun: Instant,
+    taken: Taken,
+    answer: Result<PollAnswer, Error>,
+}
+
+struct Reported {
+    begun: Instant,
+    taken: Taken,
+    answer: Result<ReportAnswer, Error>,
+}
+
+impl<E: Executor> Session<E> {
+    pub(super) fn new(
+        client: Client,
+        config: WorkerConfig,
+        executor: Arc<E>,
+        shutdown: Shutdown,
+        registered: &Registered,
+        registered_at: Instant,
+    ) -> Arc<Self> {
+        let attempts = Arc::new(Attempts::new(config.register.slots));
+        Arc::new(Self {
+            attempts,
+            id: registered.id.clone(),
+            heartbeat_interval: Duration::from_millis(registered.heartbeat_ms.max(10)),
+            lease: Duration::from_millis(registered.lease_ms.max(100)),
+            acknowledged: watch::Sender::new(registered_at),
+            leader: watch::Sender::new(client.leader()),
+            drain: CancellationToken::new(),
+            client,
+            config,
+            executor,
+            shutdown,
+        })
+    }
+
+    /// Works until the session is over. No attempt runs any more when it returns.
+    pub(super) async fn run(self: &Arc<Self>) -> End {
+        let mut running = JoinSet::new();
+        let end = tokio::select! {
+            end = self.exchange(&mut running) => end,
+            () = self.heartbeats() => End::Unknown,
+            () = self.fence() => End::Unknown,
+        };
+        match end {
+            End::Unknown => {
+                self.attempts.disown_all();
+                self.wind_down(&mut running).await;
+            }
+            End::Leaving => {
+                self.hand_back(&mut running).await;
+            }
+        }
+        end
+    }
+
+    /// Asks for work whenever a slot is free and reports results as they come, until the worker is to go and is idle or
+    /// out of time, or is not known any more.
+    async fn exchange(self: &Arc<Self>, running: &mut JoinSet<()>) -> End {
+        let mut poll: Pending<Polled> = None;
+        let mut report: Pending<Reported> = None;
+        let mut poll_pause = Pause::default();
+        let mut report_pause = Pause::default();
+        let mut leader = self.leader.subscribe();
+        let mut polled_leader = None;
+        let mut grace: Pending<()> = None;
+        loop {
+            while running.try_join_next().is_some() {}
+            if self.is_leaving() {
+                poll = None;
+                if self.attempts.is_idle() {
+                    return End::Leaving;
+                }
+                if grace.is_none() {
+                    let left = self.attempts.running();
+                    tracing::info!(running = left, "taking no more tasks");
+                    grace = Some(Box::pin(self.clone().grace()));
+                }
+            } else if poll.is_none() && poll_pause.is_over() && self.attempts.free() > 0 {
+                polled_leader = leader.borrow_and_update().clone();
+                poll = Some(self.poll());
+            }
+            // What no poll has taken along goes by itself, so that a result never waits for work to come.
+            if report.is_none() && report_pause.is_over() && self.attempts.has_results() {
+                report = Some(self.report());
+            }
+            tokio::select! {
+                polled = ready(&mut poll) => {
+                    poll = None;
+                    match self.polled(polled, running) {
+                        Ok(()) => poll_pause.reset(),
+                        Err(Some(end)) => return end,
+                        Err(None) => poll_pause.lengthen(),
+                    }
+                }
+                reported = ready(&mut report) => {
+                    report = None;
+                    match self.reported(reported) {
+                        Ok(()) => report_pause.reset(),
+                        Err(Some(end)) => return end,
+                        Err(None) => report_pause.lengthen(),
+                    }
+                }
+                () = self.attempts.changed() => {}
+                () = poll_pause.over(), if !poll_pause.is_over() => {}
+                () = report_pause.over(), if !report_pause.is_over() => {}
+                Ok(()) = leader.changed() => {
+                    if poll.is_some() && *leader.borrow() != polled_leader {
+                        let leader = leader.borrow().as_ref().map(Url::to_string);
+                        tracing::info!(leader, "another master leads");
+                        poll = None;
+                    }
+                }
+                () = self.leaving(), if grace.is_none() => {}
+                () = ready(&mut grace) => return End::Leaving,
+            }
+        }
+    }
+
+    /// Sends one poll with everything that is to be told.
+    fn poll(self: &Arc<Self>) -> Pin<Box<dyn Future<Output = Polled> + Send>> {
+        let mut taken = self.attempts.take_results(Batch::WithWork);
+        let wait = if taken.is_empty() {
+            self.config.poll_wait
+        } else {
+            POLL_WITH_RESULTS_WAIT
+        };
+        let sent = self.attempts.confirmed();
+        let request = Poll {
+            max: u32::try_from(self.attempts.free()).unwrap_or(u32::MAX),
+            wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            results: taken.results(),
+            running: Some(sent.clone()),
+        };
+        let session = self.clone();
+        Box::pin(async move {
+            let begun = Instant::now();
+            let answer = session
+                .client
+                .poll(&session.id, &request, EXCHANGE_PATIENCE)
+                .await;
+            Polled {
+                sent,
+                begun,
+                taken,
+                answer,
+            }
+        })
+    }
+
+    fn polled(
+        self: &Arc<Self>,
+        polled: Polled,
+        running: &mut JoinSet<()>,
+    ) -> Result<(), Option<End>> {
+        let Polled {
+            sent,
+            begun,
+            taken,
+            answer,
+        } = polled;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.failed("asking for work", &error, taken)),
+        };
+        self.acknowledge(begun);
+        taken.settle(&answer.results);
+        self.obey(&answer.cancel, &answer.lost, answer.drain, &sent);
+        for task in answer.tasks {
+            self.begin(task, running);
+        }
+        Ok(())
+    }
+
+    /// Sends one report with as much as one carries.
+    fn report(self: &Arc<Self>) -> Pin<Box<dyn Future<Output = Reported> + Send>> {
+        let mut taken = self.attempts.take_results(Batch::Report);
+        let request = Report {
+            results: taken.results(),
+        };
+        let session = self.clone();
+        Box::pin(async move {
+            let begun = Instant::now();
+            let answer = if request.results.is_empty() {
+                Ok(ReportAnswer::default())
+            } else {
+                session
+                    .client
+                    .report(&session.id, &request, EXCHANGE_PATIENCE)
+                    .await
+            };
+            Reported {
+                begun,
+                taken,
+                answer,
+            }
+        })
+    }
+
+    fn reported(&self, reported: Reported) -> Result<(), Option<End>> {
+        let Reported {
+            begun,
+            taken,
+            answer,
+        } = reported;
+        match answer {
+            Ok(_) if taken.is_empty() => {}
+            Ok(answer) => {
+                self.acknowledge(begun);
+                taken.settle(&answer.results);
+            }
+            Err(error) => return Err(self.failed("reporting results", &error, taken)),
+        }
+        Ok(())
+    }
+
+    /// What a failed exchange means: the end of the session, or another try after a pause.
+    fn failed(&self, doing: &str, error: &Error, taken: Taken) -> Option<End> {
+        match error {
+            Error::Api(problem) if problem.is(ProblemCode::UnknownWorker) => {
+                tracing::warn!(worker = self.id, %problem, "the cluster does not know this worker");
+                return Some(End::Unknown);
+            }
+            Error::Api(problem) if !taken.is_empty() && problem.status < 429 => {
+                taken.refused(problem)
+            }
+            Error::Api(_)
+            | Error::NoCluster { .. }
+            | Error::Timeout { .. }
+            | Error::Protocol { .. }
+            | Error::Usage(_) => {}
+        }
+        tracing::warn!(worker = self.id, %error, "{doing} failed, asking again");
+        None
+    }
+
+    fn begin(self: &Arc<Self>, task: LeasedTask, running: &mut JoinSet<()>) {
+        let key = Key {
+            task: task.id.clone(),
+            token: task.token,
+        };
+        if self.is_fenced() {
+            tracing::warn!(task = key.task, "a lease arrived too late to be trusted");
+            return;
+        }
+        let Some(context) = self.attempts.begin(key.clone()) else {
+            return;
+        };
+        tracing::debug!(
+            task = key.task,
+            attempt = task.attempt,
+            token = key.token,
+            "begun"
+        );
+        let session = self.clone();
+        running.spawn(async move {
+            let time_is_up = || session.attempts.stop_one(&key, StopReason::TimedOut);
+            let abandon_after = session.config.abandon_after;
+            let outcome =
+                attempt::run(&*session.executor, task, context, time_is_up, abandon_after).await;
+            tracing::debug!(task = key.task, token = key.token, "ended");
+            session.attempts.end(&key, outcome);
+        });
+    }
+
+    /// Confirms what runs, again and again, until the cluster says it does not know the worker.
+    async fn heartbeats(&self) {
+        let mut ticks = tokio::time::interval(self.heartbeat_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let running = self.attempts.confirmed();
+            let heartbeat = Heartbeat {
+                running,
+                load: None,
+            };
+            let begun = Instant::now();
+            // Not longer than until the next: that one knows more.
+            let deadline = self.heartbeat_interval.max(Duration::from_millis(250));
+            match self.client.heartbeat(&self.id, &heartbeat, deadline).await {
+                Ok(answer) => {
+                    self.acknowledge(begun);
+                    self.obey(
+                        &answer.cancel,
+                        &answer.lost,
+                        answer.drain,
+                        &heartbeat.running,
+                    );
+                    // None: another call has just failed; who leads will be seen by the next heartbeat.
+                    if let Some(leader) = self.client.leader() {
+                        self.leader.send_if_modified(|current| {
+                            let moved = current.as_ref() != Some(&leader);
+                            *current = Some(leader);
+                            moved
+                        });
+                    }
+                }
+                Err(Error::Api(problem)) if problem.is(ProblemCode::UnknownWorker) => {
+                    tracing::warn!(worker = self.id, %problem, "the cluster does not know this worker");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(worker = self.id, %error, "a heartbeat was not answered")
+                }
+            }
+        }
+    }
+
+    /// Ends everything that runs when the cluster has acknowledged nothing for a whole lease: by then others may have
+    /// been given the same tasks. Judged by the monotonic clock, from when the acknowledged request was sent.
+    async fn fence(&self) {
+        let mut acknowledged = self.acknowledged.subscribe();
+        loop {
+            let last = *acknowledged.borrow_and_update();
+            tokio::select! {
+                _ = acknowledged.changed() => {}
+                () = tokio::time::sleep_until(last + self.lease) => {
+                    let stopped = self.attempts.stop_running(StopReason::Lost);
+                    if stopped > 0 {
+                        let lease_ms = self.lease.as_millis();
+                        tracing::warn!(stopped, "heard nothing for {lease_ms} ms: the leases are over");
+                    }
+                    if acknowledged.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.acknowledged.borrow().elapsed() >= self.lease
+    }
+
+    fn acknowledge(&self, sent_at: Instant) {
+        self.acknowledged.send_if_modified(|last| {
+            let later = sent_at > *last;
+            *last = sent_at.max(*last);
+            later
+        });
+    }
+
+    fn obey(&self, cancel: &[String], lost: &[String], drain: bool, sent: &[RunningTask]) {
+        self.attempts.disown(cancel, sent, StopReason::Cancelled);
+        self.attempts.disown(lost, sent, StopReason::Lost);
+        if drain && !self.drain.is_cancelled() {
+            tracing::info!("the cluster asks this worker to finish and leave");
+            self.drain.cancel();
+        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.shutdown.is_asked() || self.drain.is_cancelled()
+    }
+
+    async fn leaving(&self) {
+        tokio::select! {
+            () = self.shutdown.asked() => {}
+            () = self.drain.cancelled() => {}
+        }
+    }
+
+    /// A worker told to stop has its grace; one that is drained has all the time its tasks take.
+    async fn grace(self: Arc<Self>) {
+        let grace = async {
+            self.shutdown.asked().await;
+            tokio::time::sleep(self.config.grace).await;
+        };
+        tokio::select! {
+            () = grace => {}
+            () = self.shutdown.asked_now() => {}
+        }
+    }
+
+    /// Ends what still runs without counting it as a failure, reports what ended well, and leaves, which gives the rest
+    /// back.
+    async fn hand_back(self: &Arc<Self>, running: &mut JoinSet<()>) {
+        let stopped = self.attempts.stop_running(StopReason::ShuttingDown);
+        if stopped > 0 {
+            tracing::info!(stopped, "handing back what is not finished");
+        }
+        self.wind_down(running).await;
+        if self.attempts.has_results() {
+            let last_words = tokio::time::timeout(self.config.leave_patience, self.report());
+            if let Ok(reported) = last_words.await {
+                // Whatever the answer, the worker goes.
+                let _ = self.reported(reported);
+            }
+        }
+        match self
+            .client
+            .leave(&self.id, self.config.leave_patience)
+            .await
+        {
+            Ok(answer) => tracing::info!(worker = self.id, returned = answer.returned, "left"),
+            Err(Error::Api(problem)) if problem.is(ProblemCode::UnknownWorker) => {}
+            Err(error) => tracing::warn!(worker = self.id, %error, "could not say goodbye"),
+        }
+    }
+
+    /// Waits for attempts that were told to stop. They return, or are dropped after `abandon_after`; or at once when
+    /// the worker is to go now.
+    async fn wind_down(&self, running: &mut JoinSet<()>) {
+        let all_ended = async { while running.join_next().await.is_some() {} };
+        let heartbeats_go_on = async {
+            // The leases are still this worker's while it winds down in order.
+            self.heartbeats().await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = all_ended => return,
+            () = heartbeats_go_on => {}
+            () = self.shutdown.asked_now() => {}
+        }
+        running.shutdown().await;
+    }
+}
+
+async fn ready<T>(pending: &mut Pending<T>) -> T {
+    match pending {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The pause after exchanges that failed, growing while they do.
+#[derive(Debug, Default)]
+struct Pause {
+    length: Duration,
+    until: Option<Instant>,
+}
+
+impl Pause {
+    fn is_over(&self) -> bool {
+        self.until.is_none_or(|until| until <= Instant::now())
+    }
+
+    async fn over(&self) {
+        if let Some(until) = self.until {
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    fn lengthen(&mut self) {
+        self.length = (self.length * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        self.until = Some(Instant::now() + self.length);
+    }
+}
