@@ -169,6 +169,16 @@ pub struct Requires {
     pub resources: BTreeMap<String, u64>,
 }
 
+impl Requires {
+    /// The resources of which it takes something.
+    pub(crate) fn amounts(&self) -> impl Iterator<Item = (&String, u64)> {
+        self.resources
+            .iter()
+            .map(|(name, &amount)| (name, amount))
+            .filter(|&(_, amount)| amount > 0)
+    }
+}
+
 /// See [`Command::RegisterWorker`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RegisterWorker {

@@ -75,7 +75,7 @@ impl Index {
             Life::Running { worker, .. } => {
                 let load = self.loads.entry(worker).or_default();
                 load.running.insert(task.id);
-                for (name, amount) in &class.requires.resources {
+                for (name, amount) in class.requires.amounts() {
                     *load.used.entry(name.clone()).or_default() += amount;
                 }
             }
@@ -114,7 +114,7 @@ impl Index {
                     .get_mut(&worker)
                     .expect("a lease's worker is indexed");
                 load.running.remove(&task.id);
-                for (name, amount) in &class.requires.resources {
+                for (name, amount) in class.requires.amounts() {
                     let used = load.used.get_mut(name).expect("taken at the grant");
                     *used -= amount;
                     if *used == 0 {
@@ -195,6 +195,20 @@ impl Index {
                 );
             }
         }
+    }
+
+    /// Panics at the first part in which this index and the one rebuilt from the records differ.
+    pub fn assert_same(&self, rebuilt: &Index) {
+        assert_eq!(self.queues, rebuilt.queues);
+        assert_eq!(self.policies, rebuilt.policies);
+        assert_eq!(self.profiles, rebuilt.profiles);
+        assert_eq!(self.delays, rebuilt.delays);
+        assert_eq!(self.expiries, rebuilt.expiries);
+        assert_eq!(self.loads, rebuilt.loads);
+        assert_eq!(self.names, rebuilt.names);
+        assert_eq!(self.gone_workers, rebuilt.gone_workers);
+        assert_eq!(self.job_keys, rebuilt.job_keys);
+        assert_eq!(self, rebuilt);
     }
 
     /// Unfinished tasks of a queue that do not run.

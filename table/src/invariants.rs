@@ -25,11 +25,7 @@ impl Table {
             panic!("the table is unsound: {problem}");
         }
         let rebuilt = self.indexed();
-        assert!(
-            rebuilt == self.index,
-            "the index is {:#?}\nbut the records give {rebuilt:#?}",
-            self.index
-        );
+        self.index.assert_same(&rebuilt);
         self.check_loads()
             .unwrap_or_else(|problem| panic!("the table is unsound: {problem}"));
     }

@@ -1,0 +1,404 @@
+//! Random commands against a simple model: `table` keeps indexes and pages, `model` keeps lists and searches them.
+//!
+//! After every entry the two must agree on every reply and every task, job and worker; the events must tell the same
+//! story; and the table's own invariants must hold. On the way it is frozen, written, read and replayed.
+//!
+//! A failure prints the command that replays it. `TRIARCH_TABLE_CASES` and `TRIARCH_TABLE_COMMANDS` make a longer run,
+//! `TRIARCH_TABLE_SEED` another one, or with one case exactly that one.
+
+mod generator;
+mod model;
+mod naive_plan;
+mod rng;
+mod story;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Debug;
+
+use triarch_table::codec::{decode_command, encode_command};
+use triarch_table::command::Refusal;
+use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table};
+
+use generator::Generator;
+use model::Model;
+use rng::Rng;
+use story::Story;
+
+const SEED: u64 = 0x7472_6961_7263_6801;
+const CASES: u64 = 40;
+const COMMANDS: u64 = 400;
+
+fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|error| panic!("{name}={text}: {error}")),
+        Err(_) => default,
+    }
+}
+
+#[test]
+fn random_commands_agree_with_the_model() {
+    let commands = setting("TRIARCH_TABLE_COMMANDS", COMMANDS);
+    let first = setting("TRIARCH_TABLE_SEED", SEED);
+    let cases = setting("TRIARCH_TABLE_CASES", CASES);
+    let mut met = BTreeSet::new();
+    for seed in first..first + cases {
+        let mut case = Case::new(seed, commands);
+        case.run();
+        met.append(&mut case.met);
+    }
+    if cases >= CASES && commands >= COMMANDS {
+        let missed: Vec<_> = MUST_MEET
+            .iter()
+            .filter(|word| !met.contains(**word))
+            .collect();
+        assert!(
+            missed.is_empty(),
+            "the run never met {missed:?}, only {met:?}"
+        );
+    }
+}
+
+/// What a run of the usual length comes across; one that does not has not tested it.
+const MUST_MEET: [&str; 30] = [
+    "AlreadyFinished",
+    "Cancelled",
+    "Delayed",
+    "Duplicate",
+    "Expired",
+    "Failed",
+    "Invalid",
+    "JobFinished",
+    "JobForgotten",
+    "JobNotFound",
+    "KeyConflict",
+    "NotFound",
+    "QueueFull",
+    "Queued",
+    "Running",
+    "StaleToken",
+    "Succeeded",
+    "TableFull bytes of payloads and results",
+    "TableFull different combinations",
+    "TableFull tasks",
+    "TableFull workers",
+    "TaskNotFound",
+    "UnknownWorker",
+    "WorkerForgotten",
+    "WorkerNameTaken",
+    "WrongState",
+    "failed",
+    "lease_expired",
+    "lost",
+    "timed_out",
+];
+
+/// Bounds small enough to be met on the way.
+fn limits(rng: &mut Rng) -> Limits {
+    Limits {
+        tasks_per_job_max: 12,
+        tasks_max: rng.pick(&[40, 150, 400]),
+        bytes_max: rng.pick(&[300, 100_000]),
+        queue_depth_max: rng.pick(&[8, 30, 1_000]),
+        classes_per_queue_max: rng.pick(&[3, 100]),
+        workers_max: rng.pick(&[3, 20]),
+        attempts_kept_max: rng.pick(&[1, 3, 16]),
+        advance_steps_max: rng.pick(&[1, 7, 4_096]),
+        requests_max: rng.pick(&[4, 1_000]),
+        requests_age_ms: rng.pick(&[500, 100_000]),
+        keys_max: rng.pick(&[2, 1_000]),
+        keys_age_ms: rng.pick(&[1_000, 100_000]),
+        finished_jobs_max: rng.pick(&[3, 20, 1_000]),
+        finished_tasks_max: rng.pick(&[10, 1_000]),
+        finished_bytes_max: rng.pick(&[100, 100_000]),
+        finished_age_ms: rng.pick(&[2_000, 1_000_000]),
+        gone_workers_max: rng.pick(&[1, 3, 100]),
+        gone_workers_age_ms: rng.pick(&[500, 1_000_000]),
+        ..Limits::default()
+    }
+}
+
+/// One run: a table, what it is compared with, and how it came there.
+struct Case {
+    seed: u64,
+    commands: u64,
+    rng: Rng,
+    limits: Limits,
+    table: Table,
+    model: Model,
+    story: Story,
+    generator: Generator,
+    stamp: Stamp,
+    log: Vec<(Stamp, Vec<Vec<u8>>)>,
+    told: Vec<(Vec<Reply>, Vec<Event>)>,
+    twin: Option<Table>,
+    frozen: Option<(Frozen, Vec<u8>)>,
+    recent: VecDeque<String>,
+    met: BTreeSet<String>,
+}
+
+impl Case {
+    fn new(seed: u64, commands: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let limits = limits(&mut rng);
+        Self {
+            seed,
+            commands,
+            table: Table::new(limits.clone()),
+            model: Model::new(limits.clone()),
+            story: Story::default(),
+            generator: Generator::new(),
+            stamp: Stamp {
+                index: 0,
+                now_ms: 1_000_000,
+            },
+            log: Vec::new(),
+            told: Vec::new(),
+            twin: None,
+            frozen: None,
+            recent: VecDeque::new(),
+            met: BTreeSet::new(),
+            rng,
+            limits,
+        }
+    }
+
+    fn run(&mut self) {
+        let mut left = self.commands;
+        while left > 0 {
+            let size = 1 + self.rng.below(4).min(left - 1);
+            left -= size;
+            let commands = self.next_commands(size as usize);
+            self.apply(commands);
+            self.plan();
+            if self.rng.one_in(20) {
+                self.freeze();
+            }
+            if self.rng.one_in(40) {
+                self.twin = Some(self.written_and_read());
+            }
+        }
+        self.freeze();
+        self.replay();
+    }
+
+    fn next_commands(&mut self, size: usize) -> Vec<Command> {
+        (0..size)
+            .map(|_| self.generator.command(&mut self.rng, &self.table))
+            .collect()
+    }
+
+    /// Moves the stamp: mostly on a little, sometimes back, sometimes to the next timer.
+    fn next_stamp(&mut self) -> Stamp {
+        self.stamp.index += 1 + self.rng.below(3);
+        let now_ms = self.stamp.now_ms;
+        self.stamp.now_ms = match self.rng.below(10) {
+            0 => now_ms.saturating_sub(self.rng.below(200)),
+            1 => self
+                .table
+                .next_timer_ms()
+                .unwrap_or(0)
+                .max(now_ms)
+                .min(now_ms + 200_000),
+            2 => now_ms + self.rng.below(1_500),
+            _ => now_ms + self.rng.below(50),
+        };
+        self.stamp
+    }
+
+    fn apply(&mut self, commands: Vec<Command>) -> Vec<Reply> {
+        let stamp = self.next_stamp();
+        let line = format!("{stamp:?} {commands:?}");
+        self.recent.push_back(line);
+        if self.recent.len() > 8 {
+            self.recent.pop_front();
+        }
+        let retries = commands
+            .iter()
+            .any(|command| matches!(command, Command::RetryTask { .. }));
+        let mut events = Vec::new();
+        let kept_before = (self.table.jobs_len(), self.table.workers().count());
+        let replies = self.table.apply(stamp, commands.clone(), &mut events);
+        self.table.check_invariants();
+        let expected = self.model.apply(stamp, &commands);
+        self.agree(
+            "replies",
+            &replies.iter().cloned().map(without_words).collect(),
+            &expected,
+        );
+        self.model.agrees_with(&self.table);
+        self.story.goes_on(&events, &self.table, retries);
+        self.generator.learn(&commands, &replies);
+        self.note(&replies, &events, kept_before);
+        if let Some(twin) = &mut self.twin {
+            let mut twin_events = Vec::new();
+            let twin_replies = twin.apply(stamp, commands.clone(), &mut twin_events);
+            assert_eq!(
+                (&twin_replies, &twin_events),
+                (&replies, &events),
+                "a table that was read goes another way"
+            );
+            assert_eq!(twin.digest(), self.table.digest());
+        }
+        self.log
+            .push((stamp, commands.iter().map(encode_command).collect()));
+        self.told.push((replies.clone(), events));
+        replies
+    }
+
+    /// Notes what was met, for the check that the run was worth something.
+    fn note(&mut self, replies: &[Reply], events: &[Event], (jobs, workers): (usize, usize)) {
+        let mut met: Vec<String> = Vec::new();
+        for reply in replies {
+            match reply {
+                Reply::Submitted {
+                    duplicate: true, ..
+                } => met.push("Duplicate".to_owned()),
+                Reply::Reported { verdicts } => {
+                    met.extend(verdicts.iter().map(|verdict| format!("{verdict:?}")))
+                }
+                Reply::Refused(Refusal::TableFull { what, .. }) => {
+                    let what = what.split(" of kind").next().unwrap_or(what);
+                    met.push(format!("TableFull {what}"));
+                }
+                Reply::Refused(refusal) => met.push(first_word(&format!("{refusal:?}"))),
+                Reply::Submitted { .. }
+                | Reply::Registered { .. }
+                | Reply::Granted { .. }
+                | Reply::Done { .. } => {}
+            }
+        }
+        for event in events {
+            if let Event::TaskChanged { task, to, .. } = event {
+                met.push(format!("{to:?}"));
+                let ended = self.table.task(*task).and_then(|task| task.history.last());
+                met.extend(ended.map(|attempt| attempt.end.as_str().to_owned()));
+            }
+        }
+        if self.table.jobs_len() < jobs {
+            met.push("JobForgotten".to_owned());
+        }
+        if self.table.workers().count() < workers {
+            met.push("WorkerForgotten".to_owned());
+        }
+        self.met.extend(met);
+    }
+
+    /// Proposes grants and applies them: each must hold, and the model must have chosen the same.
+    fn plan(&mut self) {
+        if !self.rng.one_in(2) {
+            return;
+        }
+        let demands = self.generator.demands(&mut self.rng, &self.table);
+        let grants_max = self.rng.pick(&[1, 3, 100]);
+        let grants = triarch_table::plan::propose(&self.table, &demands, grants_max);
+        let expected = naive_plan::propose(&self.table, &demands, grants_max);
+        self.agree("proposals", &grants, &expected);
+        if grants.is_empty() {
+            return;
+        }
+        let replies = self.apply(vec![Command::Grant {
+            grants: grants.clone(),
+        }]);
+        let [Reply::Granted { leases }] = &replies[..] else {
+            panic!("{replies:?}")
+        };
+        let held: Vec<_> = leases
+            .iter()
+            .map(|lease| (lease.task, lease.worker))
+            .collect();
+        let proposed: Vec<_> = grants
+            .iter()
+            .map(|grant| (grant.task, grant.worker))
+            .collect();
+        self.agree("leases", &held, &proposed);
+    }
+
+    /// Looks whether the last frozen view stayed as it was, and freezes another.
+    fn freeze(&mut self) {
+        if let Some((frozen, bytes)) = self.frozen.take() {
+            assert!(written(frozen) == bytes, "a frozen view changed");
+        }
+        self.frozen = Some((self.table.freeze(), written(self.table.freeze())));
+    }
+
+    fn written_and_read(&self) -> Table {
+        let bytes = written(self.table.freeze());
+        let read = Table::read(&mut &bytes[..]).expect("what was written reads");
+        read.check_invariants();
+        assert_eq!(read.digest(), self.table.digest());
+        assert_eq!(
+            (read.now_ms(), read.last_index()),
+            (self.table.now_ms(), self.table.last_index())
+        );
+        assert_eq!(read.next_timer_ms(), self.table.next_timer_ms());
+        assert!(
+            written(read.freeze()) == bytes,
+            "equal tables give equal snapshots"
+        );
+        read
+    }
+
+    /// The log alone gives the same table, telling the same.
+    fn replay(&self) {
+        let mut table = Table::new(self.limits.clone());
+        for ((stamp, commands), told) in self.log.iter().zip(&self.told) {
+            let commands = commands
+                .iter()
+                .map(|bytes| decode_command(bytes).expect("encoded above"))
+                .collect();
+            let mut events = Vec::new();
+            let replies = table.apply(*stamp, commands, &mut events);
+            assert_eq!((&replies, &events), (&told.0, &told.1), "at {stamp:?}");
+        }
+        assert_eq!(table.digest(), self.table.digest());
+        assert!(written(table.freeze()) == written(self.table.freeze()));
+    }
+
+    fn agree<T: PartialEq + Debug>(&self, what: &str, table: &T, model: &T) {
+        assert!(
+            table == model,
+            "{what} differ\n table: {table:?}\n model: {model:?}"
+        );
+    }
+}
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for line in &self.recent {
+                eprintln!("  {line}");
+            }
+            eprintln!(
+                "replay with: TRIARCH_TABLE_SEED={} TRIARCH_TABLE_CASES=1 TRIARCH_TABLE_COMMANDS={} \
+                 cargo test -p triarch-table --test random",
+                self.seed, self.commands
+            );
+        }
+    }
+}
+
+fn written(frozen: Frozen) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frozen.write(&mut bytes).expect("memory takes all");
+    bytes
+}
+
+/// The model knows which field is wrong, not how that is said.
+fn without_words(reply: Reply) -> Reply {
+    match reply {
+        Reply::Refused(Refusal::Invalid { field, .. }) => Reply::Refused(Refusal::Invalid {
+            field,
+            problem: String::new(),
+        }),
+        other => other,
+    }
+}
+
+fn first_word(text: &str) -> String {
+    text.split(|c: char| !c.is_alphanumeric())
+        .next()
+        .unwrap_or("")
+        .to_owned()
+}

@@ -1,0 +1,51 @@
+//! A small seeded generator (SplitMix64), so that a seed means the same on every machine and for ever.
+
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x2545_f491_4f6c_dd1d))
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    /// From 0 to `bound - 1`; 0 if the bound is.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        if bound == 0 { 0 } else { self.next() % bound }
+    }
+
+    pub fn one_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize].clone()
+    }
+
+    pub fn pick_some<T: Clone>(&mut self, from: &[T]) -> Option<T> {
+        if from.is_empty() {
+            None
+        } else {
+            Some(self.pick(from))
+        }
+    }
+
+    /// Each with a chance of one half; at least one.
+    pub fn subset(&mut self, from: &[&str]) -> Vec<String> {
+        let mut some: Vec<String> = from
+            .iter()
+            .filter(|_| self.next() & 1 == 0)
+            .map(|s| s.to_string())
+            .collect();
+        if some.is_empty() {
+            some.push(self.pick(from).to_string());
+        }
+        some
+    }
+}
