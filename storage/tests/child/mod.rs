@@ -1,0 +1,109 @@
+//! Runs one of this test binary's own tests as a process of its own, so that it can be killed, traced, or fail.
+//!
+//! The test that is run is marked `#[ignore]` and does nothing unless [`input`] says what.
+
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use bytes::Bytes;
+use triarch_storage::{Completion, LogPosition, LogRecord, SledLogOptions, StorageError};
+
+const INPUT: &str = "TRIARCH_STORAGE_CHILD";
+
+/// How long anything in these tests may take before it counts as hanging.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What the child was given, in the child; `None` in an ordinary run.
+pub fn input() -> Option<String> {
+    env::var(INPUT).ok()
+}
+
+/// This test binary, set up to run the one test `name` with `input`.
+pub fn command(name: &str, input: &str) -> Command {
+    let mut command = Command::new(env::current_exe().expect("the test binary has a path"));
+    set_up(&mut command, name, input);
+    command
+}
+
+/// The same under strace, which writes what it sees to `trace`.
+pub fn traced(name: &str, input: &str, trace: &Path, options: &[&str]) -> Command {
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-y", "-s", "64", "-o"])
+        .arg(trace)
+        .args(options)
+        .arg("--")
+        .arg(env::current_exe().expect("the test binary has a path"));
+    set_up(&mut command, name, input);
+    command
+}
+
+fn set_up(command: &mut Command, name: &str, input: &str) {
+    command
+        .args([
+            "--exact",
+            name,
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env(INPUT, input)
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null());
+}
+
+/// Starts `command`, or says what is missing.
+pub fn spawn(command: &mut Command) -> std::process::Child {
+    let program = command.get_program().to_owned();
+    command.spawn().unwrap_or_else(|error| {
+        panic!(
+            "cannot run {}: {error}; the tests need it",
+            program.display()
+        )
+    })
+}
+
+/// A log for tests, without the reserve.
+pub fn options() -> SledLogOptions {
+    SledLogOptions {
+        node_id: 1,
+        reserve_bytes: 0,
+        recent_bytes_max: 4096,
+        ..SledLogOptions::default()
+    }
+}
+
+/// The entry every test expects at `index` in `term`.
+pub fn record(term: u64, index: u64) -> LogRecord {
+    let length = (index * 977 + term) % 9_000;
+    let payload: Vec<u8> = (0..length)
+        .map(|byte| (byte * 7 + index * 31 + term) as u8)
+        .collect();
+    LogRecord {
+        position: LogPosition {
+            term,
+            leader: 1,
+            index,
+        },
+        payload: Bytes::from(payload),
+    }
+}
+
+/// A completion, and where it answers.
+pub fn completion() -> (Completion, Receiver<Result<(), StorageError>>) {
+    let (sender, receiver) = channel();
+    let done: Completion = Box::new(move |result| drop(sender.send(result)));
+    (done, receiver)
+}
+
+/// Waits for a completion.
+pub fn wait(receiver: &Receiver<Result<(), StorageError>>) -> Result<(), StorageError> {
+    receiver
+        .recv_timeout(DEADLINE)
+        .expect("a completion is called before the deadline")
+}

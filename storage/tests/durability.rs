@@ -1,0 +1,361 @@
+//! That an acknowledgement follows an fdatasync, that a failed one is the end, and that `kill -9` costs nothing that was
+//! acknowledged.
+
+mod child;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Instant;
+
+use triarch_storage::seed::{Random, SEED_VARIABLE, seeds};
+use triarch_storage::{LogPosition, LogStore, SledLog, StorageError};
+
+use child::{DEADLINE, completion, options, record, wait};
+
+const TRACED_APPENDS: u64 = 20;
+
+/// Says something in one write of its own, so that a trace shows when. The harness prints without a line end before
+/// the first line, hence the one in front.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("\n@{line}\n").as_bytes())
+        .and_then(|()| out.flush())
+        .expect("the parent listens");
+}
+
+/// Appends one entry at a time, saying when it is asked for and, on the sync thread, when it is acknowledged.
+#[test]
+#[ignore = "a child of other tests"]
+fn child_appends() {
+    let Some(directory) = child::input() else {
+        return;
+    };
+    let log = SledLog::open(Path::new(&directory), &options()).expect("an empty log opens");
+    for index in 0..TRACED_APPENDS {
+        let (done, receiver) = completion();
+        say(&format!("append {index}"));
+        log.append(
+            vec![record(1, index)],
+            Box::new(move |result| {
+                if result.is_ok() {
+                    say(&format!("ack {index}"));
+                }
+                done(result);
+            }),
+        )
+        .expect("a healthy log appends");
+        wait(&receiver).expect("a healthy log acknowledges");
+    }
+    log.close().expect("a healthy log closes");
+}
+
+/// One completed system call of a trace: which, on what, its arguments, and the lines it began and ended at.
+struct Call {
+    name: String,
+    arguments: String,
+    result: String,
+    begun: usize,
+    ended: usize,
+}
+
+/// Reads the output of `strace -f -y`, putting together the calls that others interrupted.
+fn parse_trace(trace: &str) -> Vec<Call> {
+    let mut calls = Vec::new();
+    let mut begun: HashMap<&str, (usize, String)> = HashMap::new();
+    for (number, line) in trace.lines().enumerate() {
+        let Some((thread, rest)) = line.split_once(' ') else {
+            continue;
+        };
+        let rest = rest.trim_start();
+        if let Some(start) = rest.strip_suffix(" <unfinished ...>") {
+            begun.insert(thread, (number, start.to_string()));
+            continue;
+        }
+        let (first, text) = if rest.starts_with("<... ") {
+            let (Some((first, start)), Some((_, end))) =
+                (begun.remove(thread), rest.split_once(" resumed>"))
+            else {
+                continue;
+            };
+            (first, start + end)
+        } else {
+            (number, rest.to_string())
+        };
+        let (Some((name, _)), Some((call, result))) =
+            (text.split_once('('), text.rsplit_once(" = "))
+        else {
+            continue;
+        };
+        calls.push(Call {
+            name: name.to_string(),
+            arguments: call[name.len()..].to_string(),
+            result: result.to_string(),
+            begun: first,
+            ended: number,
+        });
+    }
+    calls
+}
+
+fn is_on_db(call: &Call) -> bool {
+    call.arguments.contains("/sled/db>")
+}
+
+fn said(calls: &[Call], what: &str) -> usize {
+    let needle = format!("@{what}\\n");
+    let call = calls
+        .iter()
+        .find(|call| call.name == "write" && call.arguments.contains(&needle));
+    call.unwrap_or_else(|| panic!("the trace does not show {what}"))
+        .begun
+}
+
+#[test]
+fn an_acknowledged_append_was_preceded_by_an_fdatasync() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let directory = root.path().join("log");
+    let trace_path = root.path().join("trace");
+    let status = child::spawn(
+        child::traced(
+            "child_appends",
+            &directory.display().to_string(),
+            &trace_path,
+            &["-e", "trace=write,pwrite64,fdatasync,fsync,sync_file_range"],
+        )
+        .stdout(Stdio::null()),
+    )
+    .wait()
+    .expect("the child ends");
+    assert!(status.success(), "{status}");
+
+    let calls = parse_trace(&fs::read_to_string(&trace_path).expect("a trace"));
+    for index in 0..TRACED_APPENDS {
+        let asked = said(&calls, &format!("append {index}"));
+        let acked = said(&calls, &format!("ack {index}"));
+        let written = calls
+            .iter()
+            .filter(|call| call.name == "pwrite64" && is_on_db(call))
+            .filter(|call| call.begun > asked && call.ended < acked)
+            .map(|call| call.ended)
+            .max();
+        let written = written.unwrap_or_else(|| panic!("append {index} was not written"));
+        let synced = calls.iter().any(|call| {
+            call.name == "fdatasync"
+                && is_on_db(call)
+                && call.result == "0"
+                && call.begun > written
+                && call.ended < acked
+        });
+        assert!(
+            synced,
+            "append {index} was acknowledged without an fdatasync of what was written for it"
+        );
+    }
+}
+
+/// The fdatasync of the sync thread that is made to fail.
+const FAILING_SYNC: u64 = 7;
+
+#[test]
+#[ignore = "a child of other tests"]
+fn child_meets_a_failing_sync() {
+    let Some(directory) = child::input() else {
+        return;
+    };
+    let log = SledLog::open(Path::new(&directory), &options()).expect("an empty log opens");
+    for index in 0..FAILING_SYNC - 1 {
+        let (done, receiver) = completion();
+        log.append(vec![record(1, index)], done)
+            .expect("a healthy log appends");
+        wait(&receiver).expect("a healthy log acknowledges");
+    }
+    let (done, receiver) = completion();
+    log.append(vec![record(1, FAILING_SYNC - 1)], done)
+        .expect("it has not failed yet");
+    let error = wait(&receiver).expect_err("the sync fails");
+    assert!(
+        matches!(&error, StorageError::Io { action: "sync", path, disk_full: false, .. } if path.ends_with("sled/db")),
+        "{error:?}"
+    );
+    let refused = [
+        log.append(vec![record(1, FAILING_SYNC)], Box::new(|_| ())),
+        log.save_vote("vote".into(), Box::new(|_| ())),
+        log.truncate_after(None, Box::new(|_| ())),
+        log.purge(record(1, 1).position, Box::new(|_| ())),
+        log.save_committed(None),
+        log.read(0..1, 1).map(|_| ()),
+        log.close(),
+    ];
+    for outcome in refused {
+        assert!(
+            matches!(outcome, Err(StorageError::Stopped(_))),
+            "{outcome:?}"
+        );
+    }
+    drop(log);
+    say("failed as it should");
+}
+
+#[test]
+fn a_failing_fsync_is_the_end_and_is_not_retried() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let directory = root.path().join("log");
+    let trace_path = root.path().join("trace");
+    let inject = format!("inject=fdatasync:error=EIO:when={FAILING_SYNC}");
+    let output = child::traced(
+        "child_meets_a_failing_sync",
+        &directory.display().to_string(),
+        &trace_path,
+        &["-e", "trace=write,pwrite64,fdatasync,fsync", "-e", &inject],
+    )
+    .output()
+    .expect("strace can be run");
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+
+    let calls = parse_trace(&fs::read_to_string(&trace_path).expect("a trace"));
+    said(&calls, "failed as it should");
+    let failed = calls
+        .iter()
+        .find(|call| call.name == "fdatasync" && call.result.contains("EIO"))
+        .expect("the trace shows the failure");
+    assert!(is_on_db(failed), "the injected failure hit another file");
+    let touched_later = calls.iter().find(|call| {
+        call.begun > failed.ended
+            && ["pwrite64", "fdatasync", "fsync"].contains(&call.name.as_str())
+            && (is_on_db(call) || call.arguments.contains("/mark>"))
+    });
+    assert!(
+        touched_later.is_none(),
+        "after a failed fsync the log went on with {}",
+        touched_later.map_or("", |call| &call.name)
+    );
+    // What was acknowledged before is there.
+    let log = SledLog::open(&directory, &options()).expect("an intact log opens");
+    let held = log.read(0..u64::MAX, usize::MAX).expect("readable");
+    assert!(held.len() as u64 >= FAILING_SYNC - 1);
+}
+
+/// Appends until it is killed, in pairs that overlap, saying what is acknowledged; now and then truncates its end,
+/// purges its beginning, saves a vote.
+#[test]
+#[ignore = "a child of other tests"]
+fn child_writes_until_killed() {
+    let Some(input) = child::input() else {
+        return;
+    };
+    let (term, directory) = input.split_once(' ').expect("a term and a directory");
+    let term: u64 = term.parse().expect("a term");
+    let mut random = Random::new(term);
+    let log = SledLog::open(Path::new(directory), &options()).expect("an intact log opens");
+    let mut end = log.state().last.map_or(0, |last| last.index + 1);
+    let mut receivers = Vec::new();
+    loop {
+        let (done, receiver) = completion();
+        let count = 1 + random.below(6);
+        let records = (end..end + count)
+            .map(|index| record(term, index))
+            .collect();
+        end += count;
+        log.append(
+            records,
+            Box::new(move |result| {
+                if result.is_ok() {
+                    say(&format!("ack {end}"));
+                }
+                done(result);
+            }),
+        )
+        .expect("a healthy log appends");
+        receivers.push(receiver);
+        if random.below(40) == 0 && end > 400 {
+            let upto = log
+                .read(end - 300..end, 1)
+                .expect("readable")
+                .first()
+                .map(|record| record.position);
+            log.purge(upto.expect("it is held"), Box::new(|_| ()))
+                .expect("a healthy log purges");
+        }
+        log.save_vote(end.to_string().into(), Box::new(|_| ()))
+            .expect("a healthy log saves votes");
+        if receivers.len() == 2 {
+            wait(&receivers.remove(0)).expect("a healthy log acknowledges");
+        }
+    }
+}
+
+#[test]
+fn a_kill_loses_nothing_acknowledged() {
+    let seed = seeds(1)[0];
+    eprintln!("replay with {SEED_VARIABLE}={seed}");
+    let mut random = Random::new(seed);
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let directory = root.path().join("log");
+    let begun = Instant::now();
+    for term in 1..=12 {
+        let mut child = child::spawn(
+            child::command(
+                "child_writes_until_killed",
+                &format!("{term} {}", directory.display()),
+            )
+            .stdout(Stdio::piped()),
+        );
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut acked = 0;
+        let kill_after = 1 + random.below(150);
+        let mut heard = 0;
+        let mut note = |line: &str| {
+            if let Some(end) = line.strip_prefix("@ack ") {
+                acked = end.parse().expect("a number");
+                heard += 1;
+            }
+            heard
+        };
+        for line in &mut lines {
+            if note(&line.expect("readable")) >= kill_after {
+                break;
+            }
+            assert!(begun.elapsed() < DEADLINE, "the child hangs");
+        }
+        child.kill().expect("the child can be killed");
+        // What it said before it died counts too.
+        for line in lines {
+            note(&line.expect("readable"));
+        }
+        child.wait().expect("the child is dead");
+
+        let log = SledLog::open(&directory, &options()).expect("an intact log opens");
+        let end = log.state().last.map_or(0, |last| last.index + 1);
+        assert!(
+            end >= acked,
+            "the log ends at {end}, and {acked} were acknowledged"
+        );
+        let held = log.read(0..u64::MAX, usize::MAX).expect("readable");
+        for found in &held {
+            let LogPosition { term, index, .. } = found.position;
+            assert_eq!(*found, record(term, index));
+        }
+        let vote: u64 = std::str::from_utf8(&log.vote().expect("there is a vote"))
+            .ok()
+            .and_then(|vote| vote.parse().ok())
+            .expect("a number");
+        assert!(vote + 12 >= acked, "the vote {vote} is older than {acked}");
+        // The next leader takes back some of what was never acknowledged by others.
+        let kept = held[held.len() - 1 - random.below(20.min(held.len() as u64)) as usize].position;
+        let (done, receiver) = completion();
+        log.truncate_after(Some(kept), done)
+            .expect("a healthy log truncates");
+        wait(&receiver).expect("a healthy log acknowledges");
+        drop(log);
+        let log = SledLog::open(&directory, &options()).expect("an intact log opens");
+        assert_eq!(log.state().last, Some(kept));
+    }
+}
