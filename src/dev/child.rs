@@ -74,6 +74,7 @@ impl Child {
         let mut command = Command::new(layout.binary());
         command
             .args(layout.arguments(role))
+            .args(layout.child_arguments(role))
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)

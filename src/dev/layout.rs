@@ -172,9 +172,25 @@ impl Layout {
         format!("http://{}", self.shape.address(id))
     }
 
+    /// What only a child is started with: nobody who starts it by hand needs it.
+    pub fn child_arguments(&self, role: Role) -> Vec<String> {
+        match role {
+            Role::Master(_) => Vec::new(),
+            Role::Worker(number) => {
+                let drain = format!("{}ms", super::WORKERS_DRAIN.as_millis());
+                vec![
+                    "--name".into(),
+                    worker_name(number),
+                    "--drain".into(),
+                    drain,
+                ]
+            }
+        }
+    }
+
     /// What the binary is started with to be this process.
     pub fn arguments(&self, role: Role) -> Vec<String> {
-        let words: Vec<String> = match role {
+        match role {
             Role::Master(id) => {
                 let members: Vec<String> = (1..=self.shape.nodes)
                     .map(|id| format!("{id}={}", self.shape.address(id)))
@@ -191,15 +207,12 @@ impl Layout {
                     members.join(","),
                 ]
             }
-            Role::Worker(number) => vec![
+            Role::Worker(_) => vec![
                 "worker".into(),
                 "--masters".into(),
                 self.masters_urls().join(","),
-                "--name".into(),
-                worker_name(number),
             ],
-        };
-        words
+        }
     }
 
     /// The same as a line to be pasted into a shell.
@@ -227,8 +240,9 @@ impl Layout {
     }
 }
 
+/// Another one for each cluster, because the workers of one that was killed count as alive for a while.
 fn worker_name(number: u16) -> String {
-    format!("dev-worker-{number}")
+    format!("dev-{}-worker-{number}", std::process::id())
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use triarch_sdk::wire::{ClusterStatus, WorkerList, WorkerState};
 
 use super::layout::Layout;
 
@@ -14,25 +14,6 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 const LEADER_DEADLINE: Duration = Duration::from_secs(10);
 /// How often it is asked for meanwhile.
 const LEADER_INTERVAL: Duration = Duration::from_millis(50);
-
-/// The parts of `GET /v1/cluster` that matter here.
-#[derive(Debug, Deserialize)]
-struct Cluster {
-    leader: Option<u64>,
-    term: u64,
-}
-
-/// The parts of `GET /v1/workers` that matter here.
-#[derive(Debug, Deserialize)]
-struct Workers {
-    workers: Vec<Worker>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Worker {
-    name: String,
-    state: String,
-}
 
 /// What is still to be waited for, in words; empty when everything is up.
 pub async fn missing(layout: &Layout) -> Vec<String> {
@@ -52,11 +33,11 @@ pub async fn missing(layout: &Layout) -> Vec<String> {
     if !missing.is_empty() {
         return missing;
     }
-    let live: BTreeSet<String> = match ask::<Workers>(&http, layout, "/v1/workers").await {
+    let live: BTreeSet<String> = match ask::<WorkerList>(&http, layout, "/v1/workers").await {
         Some(list) => list
             .workers
             .into_iter()
-            .filter(|w| w.state == "live")
+            .filter(|w| w.state == WorkerState::Live)
             .map(|w| w.name)
             .collect(),
         None => return vec!["no master could list the workers".to_owned()],
@@ -72,7 +53,9 @@ pub async fn missing(layout: &Layout) -> Vec<String> {
 
 /// Who leads, if anybody.
 pub async fn leader(layout: &Layout) -> Option<u64> {
-    ask::<Cluster>(&http(), layout, "/v1/cluster").await?.leader
+    ask::<ClusterStatus>(&http(), layout, "/v1/cluster")
+        .await?
+        .leader
 }
 
 /// After a master's death: who leads now, or that nobody can.
@@ -80,9 +63,10 @@ pub async fn leader_news(layout: &Layout) -> String {
     let began = Instant::now();
     let http = http();
     while began.elapsed() < LEADER_DEADLINE {
-        if let Some(Cluster {
+        if let Some(ClusterStatus {
             leader: Some(leader),
             term,
+            ..
         }) = ask(&http, layout, "/v1/cluster").await
         {
             return format!("Master {leader} leads (term {term}), and the cluster goes on.");
