@@ -98,3 +98,70 @@ fn each(tried: &[Tried]) -> String {
     };
     tried.iter().map(line).collect::<Vec<_>>().join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried() -> Vec<Tried> {
+        ["http://a:1", "http://b:2"]
+            .map(|url| Tried {
+                master: url.parse().expect("valid"),
+                message: "connection refused".into(),
+            })
+            .to_vec()
+    }
+
+    #[test]
+    fn no_cluster_is_told_with_every_master_and_a_way_out() {
+        let Failure::Unreachable(said) = Failure::from(Error::NoCluster { tried: tried() }) else {
+            panic!("wrong kind")
+        };
+        for part in [
+            "http://a:1",
+            "http://b:2",
+            "connection refused",
+            " dev`",
+            "--masters",
+        ] {
+            assert!(said.contains(part), "{part} is missing: {said}");
+        }
+    }
+
+    #[test]
+    fn kinds_of_failure_have_their_own_exit_codes() {
+        let api = |code| Failure::from(Error::Api(Box::new(Problem::new(code, "because"))));
+        assert!(matches!(api(ProblemCode::NotFound), Failure::Failed(_)));
+        assert!(matches!(api(ProblemCode::Conflict), Failure::Failed(_)));
+        assert!(matches!(
+            api(ProblemCode::NoLeader),
+            Failure::Unreachable(_)
+        ));
+        let timeout = Error::Timeout {
+            request_id: None,
+            deadline_ms: 1_000,
+            tried: tried(),
+        };
+        assert!(matches!(Failure::from(timeout), Failure::Unreachable(_)));
+        assert!(matches!(
+            Failure::from(Error::Usage("no".into())),
+            Failure::Usage(_)
+        ));
+    }
+
+    #[test]
+    fn a_reader_that_has_seen_enough_is_no_failure() {
+        let gone = Failure::Io(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(
+            format!("{:?}", gone.report()),
+            format!("{:?}", ExitCode::SUCCESS)
+        );
+    }
+
+    #[test]
+    fn a_refused_field_is_named() {
+        let problem = Problem::new(ProblemCode::InvalidRequest, "must be 0 to 9")
+            .with_field("tasks[3].priority");
+        assert_eq!(refusal(problem), "tasks[3].priority: must be 0 to 9");
+    }
+}

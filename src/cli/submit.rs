@@ -236,3 +236,93 @@ fn variable(text: &str) -> Result<(String, String), String> {
         Some(_) | None => Err(format!("'{text}' is not KEY=VALUE")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: SubmitArgs,
+    }
+
+    fn specs(words: &[&str]) -> Vec<TaskSpec> {
+        let args = Command::try_parse_from([&["submit"], words].concat())
+            .expect("valid")
+            .args;
+        args.task.specs(&args.argv)
+    }
+
+    fn payload(spec: &TaskSpec) -> ExecPayload {
+        serde_json::from_str(spec.payload.as_ref().expect("exec has one").get())
+            .expect("our own words")
+    }
+
+    #[test]
+    fn what_was_not_said_is_left_to_the_cluster() {
+        let specs = specs(&["--", "echo", "--wait"]);
+        assert_eq!(specs.len(), 1);
+        let text = serde_json::to_string(&specs[0]).expect("plain");
+        assert_eq!(
+            text,
+            r#"{"kind":"exec","payload":{"argv":["echo","--wait"]}}"#
+        );
+    }
+
+    #[test]
+    fn retries_come_after_the_first_attempt() {
+        let attempts = |retries| specs(&["--retries", retries, "--", "x"])[0].max_attempts;
+        assert_eq!(attempts("0"), Some(1));
+        assert_eq!(attempts("4"), Some(5));
+    }
+
+    #[test]
+    fn options_become_fields_in_the_units_of_the_wire() {
+        let line =
+            "--queue q --priority 9 --delay 1.5s --timeout 2m --env A=b=c --env E= --cwd /tmp -- x";
+        let specs = specs(&line.split(' ').collect::<Vec<_>>());
+        let spec = &specs[0];
+        assert_eq!(spec.queue.as_deref(), Some("q"));
+        assert_eq!(
+            (spec.priority, spec.delay_ms, spec.timeout_ms),
+            (Some(9), Some(1_500), Some(120_000))
+        );
+        let payload = payload(spec);
+        assert_eq!(payload.cwd.as_deref(), Some("/tmp"));
+        assert_eq!(payload.env.get("A").map(String::as_str), Some("b=c"));
+        assert_eq!(payload.env.get("E").map(String::as_str), Some(""));
+    }
+
+    #[test]
+    fn an_array_is_one_task_for_each_number() {
+        let specs = specs(&["--array", "9-11", "--", "x"]);
+        let indexes: Vec<String> = specs
+            .iter()
+            .map(|spec| payload(spec).env[ARRAY_INDEX].clone())
+            .collect();
+        assert_eq!(indexes, ["9", "10", "11"]);
+        assert_eq!(specs[2].key.as_deref(), Some("11"));
+    }
+
+    #[test]
+    fn arrays_that_make_no_sense_are_refused() {
+        assert_eq!(array("1-10000"), Ok((1, 10_000)));
+        assert_eq!(array("7-7"), Ok((7, 7)));
+        for text in [
+            "",
+            "5",
+            "5-",
+            "-5",
+            "a-b",
+            "2-1",
+            "1-10001",
+            "0-18446744073709551615",
+            "1-2-3",
+        ] {
+            assert!(array(text).is_err(), "{text}");
+        }
+    }
+}
