@@ -153,10 +153,8 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         let machine = Arc::clone(&self.machine);
         let snapshots = self.snapshots.clone();
         let restored = tokio::task::spawn_blocking(move || -> io::Result<()> {
-            let mut contents = snapshot.open()?;
-            machine.lock().restore(&mut contents, last_index)?;
-            // Only what could be restored takes the place of the last one.
-            snapshots.adopt(snapshot)
+            let file = snapshots.adopt(snapshot)?;
+            machine.lock().restore(&mut file.reader(), last_index)
         })
         .await
         .unwrap_or_else(|panic| Err(io::Error::other(panic)));
@@ -220,9 +218,10 @@ impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
         })?;
         let index = self.meta.last_log_id.map_or(0, |id| id.index);
         let took_ms = started.elapsed().as_millis() as u64;
-        tracing::info!(index, bytes = stored.bytes(), took_ms, "snapshot written");
+        let bytes = stored.file().map_or(0, |file| file.payload_bytes());
+        tracing::info!(index, bytes, took_ms, "snapshot written");
         Ok(Snapshot {
-            meta: self.meta.clone(),
+            meta: stored.meta().clone(),
             snapshot: stored,
         })
     }

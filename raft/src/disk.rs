@@ -1,45 +1,70 @@
-//! What this node has on disk, opened once at start. For now it is kept in memory, until the data directory is there.
+//! What this node has on disk, opened once at start.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use triarch_storage::{LogStore, MemoryLog, StorageError};
+use triarch_storage::{DataDir, LogStore, SledLogOptions, StorageError};
 use uuid::Uuid;
 
 use crate::snapshot::Snapshots;
 
-/// The directory's identity.
+/// The data directory's identity, and the lock on it.
 pub(crate) struct Directory {
     pub incarnation: Uuid,
-    cluster: Mutex<Option<Uuid>>,
+    /// Gone once released.
+    dir: Mutex<Option<DataDir>>,
 }
 
 impl Directory {
-    pub(crate) fn cluster(&self) -> Option<Uuid> {
-        *self.cluster.lock()
-    }
-
     /// Durable when it returns.
     pub(crate) fn set_cluster(&self, cluster: Uuid) -> Result<(), StorageError> {
-        *self.cluster.lock() = Some(cluster);
-        Ok(())
+        match &*self.dir.lock() {
+            Some(dir) => dir.set_cluster(&cluster.to_string(), serde_json::Value::Null),
+            None => Err(StorageError::Stopped(
+                "the data directory was closed".into(),
+            )),
+        }
+    }
+
+    /// Lets another process have the directory. The log must be closed before.
+    pub(crate) fn release(&self) {
+        *self.dir.lock() = None;
     }
 }
 
 pub(crate) struct Disk {
     pub directory: Arc<Directory>,
+    pub cluster: Option<Uuid>,
     pub log: Arc<dyn LogStore>,
     pub snapshots: Snapshots,
 }
 
-pub(crate) fn open(_path: &Path, _node_id: u64) -> Result<Disk, StorageError> {
+/// Opens and checks everything; a node with a damaged disk does not start.
+pub(crate) fn open(path: &Path, node_id: u64) -> Result<Disk, StorageError> {
+    let dir = DataDir::open(path, node_id)?;
+    let identity = dir.identity();
+    let cluster = match identity.cluster {
+        None => None,
+        Some(known) => Some(Uuid::parse_str(&known.cluster_id).map_err(|e| {
+            StorageError::Damaged {
+                path: path.to_path_buf(),
+                what: format!("the cluster id {:?} is none: {e}", known.cluster_id),
+                advice: format!(
+                    "Replace node {node_id}: remove it from the cluster and add one with a new id"
+                ),
+            }
+        })?),
+    };
+    let log = dir.open_log(SledLogOptions::default())?;
+    let snapshots = Snapshots::new(dir.snapshots()?);
     Ok(Disk {
         directory: Arc::new(Directory {
-            incarnation: Uuid::new_v4(),
-            cluster: Mutex::new(None),
+            incarnation: identity.incarnation,
+            dir: Mutex::new(Some(dir)),
         }),
-        log: Arc::new(MemoryLog::default()),
-        snapshots: Snapshots::default(),
+        cluster,
+        log: Arc::new(log),
+        snapshots,
     })
 }

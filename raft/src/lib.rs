@@ -33,6 +33,8 @@ mod snapshot;
 mod snapshot_send;
 mod standing;
 pub mod status;
+#[cfg(test)]
+mod suite;
 mod transport;
 mod types;
 mod watch;

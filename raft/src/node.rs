@@ -54,6 +54,7 @@ struct Inner<S: StateMachine> {
     identity: Arc<Identity>,
     raft: Raft<S>,
     log: Arc<dyn triarch_storage::LogStore>,
+    directory: Arc<disk::Directory>,
     applied: watch::Receiver<Applied>,
     standing: watch::Receiver<Standing>,
     leadership: watch::Receiver<Leadership>,
@@ -86,7 +87,7 @@ impl<S: StateMachine> Node<S> {
             config.node_id,
             config.addr.clone(),
             disk.directory.incarnation,
-            disk.directory.cluster(),
+            disk.cluster,
         ));
         let transport = Arc::new(Transport::new(
             Arc::clone(&identity),
@@ -122,7 +123,7 @@ impl<S: StateMachine> Node<S> {
         let former = Arc::new(Former {
             identity: Arc::clone(&identity),
             transport: Arc::clone(&transport),
-            directory: disk.directory,
+            directory: Arc::clone(&disk.directory),
             raft: raft.clone(),
             formation: config.peers.clone(),
             failure: failure.clone(),
@@ -131,7 +132,11 @@ impl<S: StateMachine> Node<S> {
         if let Err(e) = former.check_not_foreign().await {
             // Nothing was promised to anybody yet; only the files must be let go.
             let _ = raft.shutdown().await;
-            let _ = tokio::task::spawn_blocking(move || disk.log.close()).await;
+            let _ = tokio::task::spawn_blocking(move || {
+                let _ = disk.log.close();
+                disk.directory.release();
+            })
+            .await;
             return Err(e);
         }
 
@@ -203,6 +208,7 @@ impl<S: StateMachine> Node<S> {
                 identity,
                 raft,
                 log: disk.log,
+                directory: disk.directory,
                 applied,
                 standing,
                 leadership,
@@ -373,8 +379,13 @@ impl<S: StateMachine> Node<S> {
                 // A task that panicked has been reported by the panic.
                 let _ = task.await;
             }
-            let log = Arc::clone(&inner.log);
-            match tokio::task::spawn_blocking(move || log.close()).await {
+            let (log, directory) = (Arc::clone(&inner.log), Arc::clone(&inner.directory));
+            let closed = tokio::task::spawn_blocking(move || {
+                let closed = log.close();
+                directory.release();
+                closed
+            });
+            match closed.await {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => tracing::warn!("the log did not close cleanly: {e}"),
                 Err(e) => tracing::warn!("the log did not close cleanly: {e}"),
@@ -433,7 +444,7 @@ fn raft_config(config: &NodeConfig) -> Result<openraft::Config, StartError> {
         replication_lag_threshold: (config.snapshot.entries + config.snapshot.keep_entries)
             .saturating_mul(2),
         max_in_snapshot_log_to_keep: config.snapshot.keep_entries,
-        purge_batch_size: 256,
+        purge_batch_size: (config.snapshot.entries / 8).clamp(1, 256),
         max_payload_entries: 256,
         ..openraft::Config::default()
     };

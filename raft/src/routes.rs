@@ -232,33 +232,30 @@ async fn announce<S: StateMachine>(
     State(desk): Shared<S>,
     message: Bytes,
 ) -> Handled<Reply<Progress>> {
-    let (_, announced) = desk.read::<Announcement>("a snapshot", message)?;
-    if let Some(mine) = desk.higher_vote(&announced.vote.into()) {
+    let (envelope, body) = desk.read::<Announcement>("a snapshot", message)?;
+    if let Some(mine) = desk.higher_vote(&body.vote.into()) {
         return Ok(Reply(Progress::Deposed {
             vote: (&mine).into(),
         }));
     }
-    let meta = announced.meta.into_meta()?;
-    if desk.has_applied(&meta) {
+    let announced = body.announced(&envelope)?;
+    if desk.has_applied(&announced.meta) {
         return Ok(Reply(Progress::At {
-            offset: announced.bytes,
+            offset: announced.file_bytes,
         }));
     }
-    let mut incoming = desk.incoming.lock().await;
-    if let Some(known) = incoming
+    let mut slot = desk.incoming.lock().await;
+    if let Some(known) = slot
         .as_ref()
-        .filter(|known| known.is(&meta, announced.bytes, announced.crc))
+        .filter(|known| *known.announced() == announced)
     {
         return Ok(Reply(Progress::At {
-            offset: known.offset(),
+            offset: known.received(),
         }));
     }
-    *incoming = None;
-    let fresh = desk
-        .snapshots
-        .receive(meta, announced.bytes, announced.crc)
-        .map_err(disk_refusal)?;
-    let offset = incoming.insert(fresh).offset();
+    *slot = None;
+    let fresh = desk.snapshots.receive(announced).map_err(disk_refusal)?;
+    let offset = slot.insert(fresh).received();
     Ok(Reply(Progress::At { offset }))
 }
 
@@ -266,7 +263,7 @@ async fn chunk<S: StateMachine>(
     State(desk): Shared<S>,
     message: Bytes,
 ) -> Handled<Reply<Progress>> {
-    let (_, body) = desk.open(message)?;
+    let (envelope, body) = desk.open(message)?;
     let (head, rest) = postcard::take_from_bytes::<ChunkHead>(&body)
         .map_err(|e| DecodeError::new("a chunk of a snapshot", e.to_string()))?;
     let contents = body.slice(body.len() - rest.len()..);
@@ -276,19 +273,23 @@ async fn chunk<S: StateMachine>(
         ));
     }
     let mut slot = desk.incoming.lock().await;
-    let Some(mut incoming) = slot.take_if(|incoming| incoming.crc() == head.snapshot_crc) else {
+    let from_here = |incoming: &mut Incoming| {
+        let announced = incoming.announced();
+        announced.sender == envelope.from_incarnation && announced.sequence == head.sequence
+    };
+    let Some(mut incoming) = slot.take_if(from_here) else {
         return Ok(Reply(Progress::Unannounced));
     };
-    if incoming.offset() != head.offset {
-        let offset = slot.insert(incoming).offset();
+    if incoming.received() != head.offset {
+        let offset = slot.insert(incoming).received();
         return Ok(Reply(Progress::At { offset }));
     }
-    let written =
-        tokio::task::spawn_blocking(move || incoming.push(&contents).map(|()| incoming)).await;
-    let incoming = written
-        .map_err(|panic| Refusal::Stopping(panic.to_string()))?
-        .map_err(disk_refusal)?;
-    let offset = slot.insert(incoming).offset();
+    // A write that fails loses what was received: the next announcement begins again.
+    let written = tokio::task::spawn_blocking(move || {
+        incoming.write_at(head.offset, &contents).map(|()| incoming)
+    });
+    let incoming = joined(written.await)?.map_err(disk_refusal)?;
+    let offset = slot.insert(incoming).received();
     Ok(Reply(Progress::At { offset }))
 }
 
@@ -296,36 +297,32 @@ async fn install<S: StateMachine>(
     State(desk): Shared<S>,
     message: Bytes,
 ) -> Handled<Reply<VoteV1>> {
-    let (_, announced) = desk.read::<Announcement>("the installation of a snapshot", message)?;
-    let vote = Vote::from(announced.vote);
+    let (envelope, body) = desk.read::<Announcement>("the installation of a snapshot", message)?;
+    let vote = Vote::from(body.vote);
     if let Some(mine) = desk.higher_vote(&vote) {
         return Ok(Reply((&mine).into()));
     }
-    let meta = announced.meta.into_meta()?;
-    if desk.has_applied(&meta) {
+    let announced = body.announced(&envelope)?;
+    if desk.has_applied(&announced.meta) {
         return Ok(Reply((&vote).into()));
     }
-    let complete = |incoming: &mut Incoming| {
-        incoming.is(&meta, announced.bytes, announced.crc) && incoming.offset() == announced.bytes
-    };
+    let complete =
+        |incoming: &mut Incoming| *incoming.announced() == announced && incoming.is_complete();
     let Some(incoming) = desk.incoming.lock().await.take_if(complete) else {
         return Err(Refusal::Rule("it does not have that snapshot".into()));
     };
-    let stored = tokio::task::spawn_blocking(move || incoming.finish())
-        .await
-        .map_err(|panic| Refusal::Stopping(panic.to_string()))?
-        .map_err(disk_refusal)?;
-    let response = desk
-        .raft
-        .install_full_snapshot(
-            vote,
-            Snapshot {
-                meta,
-                snapshot: stored,
-            },
-        )
-        .await?;
+    let stored = tokio::task::spawn_blocking(move || incoming.into_stored());
+    let stored = joined(stored.await)?.map_err(disk_refusal)?;
+    let snapshot = Snapshot {
+        meta: announced.meta,
+        snapshot: stored,
+    };
+    let response = desk.raft.install_full_snapshot(vote, snapshot).await?;
     Ok(Reply((&response.vote).into()))
+}
+
+fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Handled<T> {
+    result.map_err(|panic| Refusal::Stopping(panic.to_string()))
 }
 
 /// Receiving a snapshot is no promise to anybody: an error is the sender's to retry, not the end of this node.

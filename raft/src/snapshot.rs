@@ -1,142 +1,206 @@
 //! The snapshots of this node: the current one, one being written, one being received.
+//!
+//! A snapshot becomes the current one, durably, only in two places: when this node has written it from its own state, and
+//! when openraft installs one that was received, after it has cut what contradicts it from the log. A received file that
+//! took its place earlier would, after a crash in between, stand beside a log that it does not fit.
 
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use triarch_storage::{SnapshotFile, SnapshotReceiver, SnapshotStore};
+use uuid::Uuid;
 
+use crate::entry::DecodeError;
 use crate::types::SnapshotMeta;
+use crate::wire::{self, SnapshotMetaV1};
+
+const COPY_BYTES: usize = 1 << 20;
 
 /// Cheap to clone; all clones see the same files.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Snapshots {
-    current: Arc<Mutex<Option<StoredSnapshot>>>,
+    store: SnapshotStore,
+    /// Held while the current snapshot is compared and replaced, so that an older one never replaces a newer.
+    replacing: Arc<Mutex<()>>,
 }
 
-/// A complete snapshot that does not change any more.
+/// A complete snapshot, as it goes through openraft.
 #[derive(Clone)]
 pub(crate) struct StoredSnapshot {
     meta: SnapshotMeta,
-    contents: Bytes,
-    crc: u32,
+    contents: Contents,
+}
+
+#[derive(Clone)]
+enum Contents {
+    /// Was at some time the current one.
+    File(SnapshotFile),
+    /// Received whole and checked, but not in its place. Taken out by whoever installs it.
+    Received(Arc<Mutex<Option<SnapshotReceiver>>>),
 }
 
 impl Snapshots {
-    pub(crate) fn current(&self) -> io::Result<Option<StoredSnapshot>> {
-        Ok(self.current.lock().clone())
+    pub(crate) fn new(store: SnapshotStore) -> Self {
+        Snapshots {
+            store,
+            replacing: Arc::default(),
+        }
     }
 
-    /// Writes a snapshot and makes it the current one.
+    pub(crate) fn current(&self) -> io::Result<Option<StoredSnapshot>> {
+        self.store.current().map(StoredSnapshot::of).transpose()
+    }
+
+    /// Writes a snapshot and makes it the current one, unless a newer one came meanwhile; gives the current one.
     pub(crate) fn write(
         &self,
         meta: SnapshotMeta,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<StoredSnapshot> {
-        let mut contents = Vec::new();
-        write(&mut contents)?;
-        let stored = StoredSnapshot::new(meta, contents);
-        self.adopt(stored.clone())?;
-        Ok(stored)
-    }
-
-    /// Makes a received snapshot the current one.
-    pub(crate) fn adopt(&self, snapshot: StoredSnapshot) -> io::Result<()> {
-        let mut current = self.current.lock();
-        if current
-            .as_ref()
-            .is_none_or(|c| c.meta.last_log_id <= snapshot.meta.last_log_id)
+        let mut writer = self.store.create().map_err(io::Error::other)?;
+        write(&mut writer)?;
+        let _replacing = self.replacing.lock();
+        if let Some(current) = self.current()?
+            && current.meta.last_log_id >= meta.last_log_id
         {
-            *current = Some(snapshot);
+            return Ok(current);
         }
-        Ok(())
+        let file = writer
+            .commit(encode_meta(&meta))
+            .map_err(io::Error::other)?;
+        Ok(StoredSnapshot {
+            meta,
+            contents: Contents::File(file),
+        })
     }
 
-    pub(crate) fn receive(&self, meta: SnapshotMeta, bytes: u64, crc: u32) -> io::Result<Incoming> {
+    /// Makes a received snapshot the current one; gives it as the file it is now. One that was current already stays what
+    /// it is.
+    pub(crate) fn adopt(&self, snapshot: StoredSnapshot) -> io::Result<SnapshotFile> {
+        let received = match snapshot.contents {
+            Contents::File(file) => return self.own(file),
+            Contents::Received(received) => received,
+        };
+        let Some(receiver) = received.lock().take() else {
+            return Err(io::Error::other(
+                "a received snapshot is installed only once",
+            ));
+        };
+        let _replacing = self.replacing.lock();
+        receiver.commit().map_err(io::Error::other)
+    }
+
+    /// A file of this store is what it should be; one of another store is copied.
+    fn own(&self, file: SnapshotFile) -> io::Result<SnapshotFile> {
+        if self
+            .store
+            .current()
+            .is_some_and(|current| current.path() == file.path())
+        {
+            return Ok(file);
+        }
+        let mut receiver = self.store.receive().map_err(io::Error::other)?;
+        while receiver.received() < file.len() {
+            let part = file.read_at(receiver.received(), COPY_BYTES)?;
+            receiver
+                .write_at(receiver.received(), &part)
+                .map_err(io::Error::other)?;
+        }
+        let _replacing = self.replacing.lock();
+        receiver.commit().map_err(io::Error::other)
+    }
+
+    pub(crate) fn receive(&self, announced: Announced) -> io::Result<Incoming> {
+        let receiver = self.store.receive().map_err(io::Error::other)?;
         Ok(Incoming {
-            meta,
-            bytes,
-            crc,
-            contents: Vec::new(),
+            announced,
+            receiver,
         })
     }
 }
 
+fn encode_meta(meta: &SnapshotMeta) -> Bytes {
+    let mut out = bytes::BytesMut::new();
+    wire::put(&mut out, &SnapshotMetaV1::from(meta));
+    out.freeze()
+}
+
+fn decode_meta(bytes: &[u8]) -> Result<SnapshotMeta, DecodeError> {
+    wire::decode::<SnapshotMetaV1>("what a snapshot contains", bytes)?.into_meta()
+}
+
 impl StoredSnapshot {
-    fn new(meta: SnapshotMeta, contents: Vec<u8>) -> Self {
-        let crc = crc32c::crc32c(&contents);
-        StoredSnapshot {
-            meta,
-            contents: Bytes::from(contents),
-            crc,
-        }
+    fn of(file: SnapshotFile) -> io::Result<Self> {
+        Ok(StoredSnapshot {
+            meta: decode_meta(file.meta())?,
+            contents: Contents::File(file),
+        })
     }
 
     pub(crate) fn meta(&self) -> &SnapshotMeta {
         &self.meta
     }
 
-    pub(crate) fn bytes(&self) -> u64 {
-        self.contents.len() as u64
+    /// The file that others can be sent; `None` for one that is being installed here.
+    pub(crate) fn file(&self) -> Option<&SnapshotFile> {
+        match &self.contents {
+            Contents::File(file) => Some(file),
+            Contents::Received(_) => None,
+        }
     }
+}
 
-    pub(crate) fn crc(&self) -> u32 {
-        self.crc
-    }
-
-    pub(crate) fn open(&self) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(Cursor::new(self.contents.clone())))
-    }
-
-    pub(crate) fn read_at(&self, offset: u64, bytes_max: usize) -> io::Result<Bytes> {
-        let start = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(self.contents.len());
-        let end = (start + bytes_max).min(self.contents.len());
-        Ok(self.contents.slice(start..end))
-    }
+/// What a sender says it is about to send. Parts of one file only fit parts of the same file of the same node.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Announced {
+    pub meta: SnapshotMeta,
+    pub file_bytes: u64,
+    pub sender: Uuid,
+    pub sequence: u64,
 }
 
 /// A snapshot on its way in.
 pub(crate) struct Incoming {
-    meta: SnapshotMeta,
-    bytes: u64,
-    crc: u32,
-    contents: Vec<u8>,
+    announced: Announced,
+    receiver: SnapshotReceiver,
 }
 
 impl Incoming {
-    pub(crate) fn is(&self, meta: &SnapshotMeta, bytes: u64, crc: u32) -> bool {
-        self.meta == *meta && self.bytes == bytes && self.crc == crc
+    pub(crate) fn announced(&self) -> &Announced {
+        &self.announced
     }
 
-    pub(crate) fn crc(&self) -> u32 {
-        self.crc
+    pub(crate) fn received(&self) -> u64 {
+        self.receiver.received()
     }
 
-    pub(crate) fn offset(&self) -> u64 {
-        self.contents.len() as u64
+    pub(crate) fn is_complete(&self) -> bool {
+        self.received() == self.announced.file_bytes
     }
 
-    pub(crate) fn push(&mut self, chunk: &[u8]) -> io::Result<()> {
-        if self.offset() + chunk.len() as u64 > self.bytes {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the snapshot is longer than announced",
-            ));
+    pub(crate) fn write_at(&mut self, offset: u64, part: &[u8]) -> io::Result<()> {
+        if offset.saturating_add(part.len() as u64) > self.announced.file_bytes {
+            return Err(DecodeError::new("a snapshot", "it is longer than announced").into());
         }
-        self.contents.extend_from_slice(chunk);
+        self.receiver
+            .write_at(offset, part)
+            .map_err(io::Error::other)?;
         Ok(())
     }
 
-    pub(crate) fn finish(self) -> io::Result<StoredSnapshot> {
-        let stored = StoredSnapshot::new(self.meta, self.contents);
-        if stored.bytes() != self.bytes || stored.crc != self.crc {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the received snapshot is not what was announced",
-            ));
+    /// Checks all of it; what is wrong with it is the sender's matter, not yet this node's.
+    pub(crate) fn into_stored(self) -> io::Result<StoredSnapshot> {
+        let meta = self.receiver.verify().map_err(io::Error::other)?;
+        if decode_meta(&meta)? != self.announced.meta {
+            return Err(
+                DecodeError::new("a snapshot", "it is not the one that was announced").into(),
+            );
         }
-        Ok(stored)
+        Ok(StoredSnapshot {
+            meta: self.announced.meta,
+            contents: Contents::Received(Arc::new(Mutex::new(Some(self.receiver)))),
+        })
     }
 }

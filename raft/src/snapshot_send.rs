@@ -7,28 +7,44 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use triarch_storage::SnapshotFile;
 
-use crate::snapshot::StoredSnapshot;
+use crate::entry::DecodeError;
+use crate::snapshot::{Announced, StoredSnapshot};
 use crate::transport::{CallError, Lane, Target, Transport};
 use crate::types::{Snapshot, Vote};
-use crate::wire::{self, SnapshotMetaV1, VoteV1};
+use crate::wire::{self, Envelope, SnapshotMetaV1, VoteV1};
 
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// What the sender has: the same three mean the same snapshot.
+/// What the sender has. With the sender's incarnation, the sequence number tells one file from every other.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Announcement {
     pub vote: VoteV1,
     pub meta: SnapshotMetaV1,
-    pub bytes: u64,
-    pub crc: u32,
+    pub file_bytes: u64,
+    pub sequence: u64,
+}
+
+impl Announcement {
+    /// As the receiver of `envelope` notes it.
+    pub(crate) fn announced(self, envelope: &Envelope) -> Result<Announced, DecodeError> {
+        Ok(Announced {
+            meta: self.meta.into_meta()?,
+            file_bytes: self.file_bytes,
+            sender: envelope.from_incarnation,
+            sequence: self.sequence,
+        })
+    }
 }
 
 /// The head of a chunk; its bytes follow.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ChunkHead {
-    pub snapshot_crc: u32,
+    pub sequence: u64,
     pub offset: u64,
     pub crc: u32,
 }
@@ -62,123 +78,112 @@ pub(crate) async fn send(
     vote: Vote,
     snapshot: Snapshot<StoredSnapshot>,
 ) -> Result<Vote, SendError> {
-    let deadline = Duration::from_millis(transport.timing.snapshot_chunk_ms);
-    let stored = snapshot.snapshot;
-    let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
-    tracing::info!(
-        peer = target.id,
-        index,
-        bytes = stored.bytes(),
-        "sending a snapshot"
-    );
-    let announcement = || Announcement {
-        vote: (&vote).into(),
-        meta: (&snapshot.meta).into(),
-        bytes: stored.bytes(),
-        crc: stored.crc(),
+    let Some(file) = snapshot.snapshot.file() else {
+        let unfinished = "a snapshot that is being installed here cannot be sent";
+        return Err(SendError::Local(io::Error::other(unfinished)));
     };
-    let broken = |why: String| CallError::Broken {
-        id: target.id,
-        addr: target.addr.clone(),
-        why,
-    };
-    let mut progress = ask(
+    let sending = Sending {
         transport,
         target,
-        "/raft/snapshot/announce",
-        &announcement(),
-        deadline,
-    )
-    .await?;
-    let mut announced_again = 0;
+        file,
+        announcement: Announcement {
+            vote: (&vote).into(),
+            meta: (&snapshot.meta).into(),
+            file_bytes: file.len(),
+            sequence: file.sequence(),
+        },
+    };
+    let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
+    let (peer, bytes) = (target.id, file.len());
+    tracing::info!(peer, index, bytes, "sending a snapshot");
+    let mut progress = sending.announce().await?;
+    let mut forgotten = 0;
     loop {
-        let offset = match progress {
+        progress = match progress {
             Progress::Deposed { vote } => return Ok(vote.into()),
-            Progress::At { offset } => offset,
-            Progress::Unannounced if announced_again < 3 => {
-                announced_again += 1;
-                progress = ask(
-                    transport,
-                    target,
-                    "/raft/snapshot/announce",
-                    &announcement(),
-                    deadline,
-                )
-                .await?;
-                continue;
+            Progress::At { offset } if offset >= file.len() => break,
+            Progress::At { offset } => sending.chunk(offset).await?,
+            Progress::Unannounced if forgotten < 3 => {
+                forgotten += 1;
+                sending.announce().await?
             }
-            Progress::Unannounced => {
-                return Err(broken("it keeps forgetting the snapshot".into()).into());
-            }
+            Progress::Unannounced => return Err(sending.broken("it keeps forgetting the snapshot")),
         };
-        if offset >= stored.bytes() {
-            break;
-        }
-        let reader = stored.clone();
-        let chunk = tokio::task::spawn_blocking(move || reader.read_at(offset, CHUNK_BYTES))
+    }
+    let theirs = sending.install().await?;
+    tracing::info!(peer, index, "the snapshot is installed there");
+    Ok(theirs)
+}
+
+struct Sending<'a> {
+    transport: &'a Transport,
+    target: &'a Target,
+    file: &'a SnapshotFile,
+    announcement: Announcement,
+}
+
+impl Sending<'_> {
+    fn broken(&self, why: impl ToString) -> SendError {
+        let (id, addr) = (self.target.id, self.target.addr.clone());
+        SendError::Call(CallError::Broken {
+            id,
+            addr,
+            why: why.to_string(),
+        })
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: impl FnOnce(&mut BytesMut),
+        body_bytes: usize,
+        deadline_ms: u64,
+    ) -> Result<T, SendError> {
+        let deadline = Duration::from_millis(deadline_ms);
+        let call = self.transport.call(
+            Lane::Snapshot,
+            self.target,
+            path,
+            body,
+            body_bytes,
+            deadline,
+        );
+        wire::decode("the answer to a snapshot", &call.await?).map_err(|e| self.broken(e))
+    }
+
+    async fn announce(&self) -> Result<Progress, SendError> {
+        let deadline_ms = self.transport.timing.snapshot_chunk_ms;
+        let body = |out: &mut BytesMut| wire::put(out, &self.announcement);
+        self.post("/raft/snapshot/announce", body, 256, deadline_ms)
+            .await
+    }
+
+    async fn chunk(&self, offset: u64) -> Result<Progress, SendError> {
+        let file = self.file.clone();
+        let chunk = tokio::task::spawn_blocking(move || file.read_at(offset, CHUNK_BYTES))
             .await
             .unwrap_or_else(|panic| Err(io::Error::other(panic)))
             .map_err(SendError::Local)?;
         let head = ChunkHead {
-            snapshot_crc: stored.crc(),
+            sequence: self.file.sequence(),
             offset,
             crc: crc32c::crc32c(&chunk),
         };
-        let answer = transport
-            .call(
-                Lane::Snapshot,
-                target,
-                "/raft/snapshot/chunk",
-                |out| {
-                    wire::put(out, &head);
-                    out.extend_from_slice(&chunk);
-                },
-                chunk.len() + 32,
-                deadline,
-            )
-            .await?;
-        progress =
-            wire::decode("the answer to a chunk", &answer).map_err(|e| broken(e.to_string()))?;
+        let deadline_ms = self.transport.timing.snapshot_chunk_ms;
+        let body = |out: &mut BytesMut| {
+            wire::put(out, &head);
+            out.extend_from_slice(&chunk);
+        };
+        self.post("/raft/snapshot/chunk", body, chunk.len() + 32, deadline_ms)
+            .await
     }
-    let patience = Duration::from_millis(transport.timing.snapshot_install_ms);
-    let answer = transport
-        .call(
-            Lane::Snapshot,
-            target,
-            "/raft/snapshot/install",
-            |out| wire::put(out, &announcement()),
-            256,
-            patience,
-        )
-        .await?;
-    let theirs: VoteV1 = wire::decode("the answer to an installation", &answer)
-        .map_err(|e| broken(e.to_string()))?;
-    tracing::info!(peer = target.id, index, "the snapshot is installed there");
-    Ok(theirs.into())
-}
 
-async fn ask(
-    transport: &Arc<Transport>,
-    target: &Target,
-    path: &str,
-    announcement: &Announcement,
-    deadline: Duration,
-) -> Result<Progress, SendError> {
-    let answer = transport
-        .call(
-            Lane::Snapshot,
-            target,
-            path,
-            |out| wire::put(out, announcement),
-            256,
-            deadline,
-        )
-        .await?;
-    wire::decode("the answer to a snapshot", &answer).map_err(|e| {
-        SendError::Call(CallError::Broken {
-            id: target.id,
-            addr: target.addr.clone(),
-            why: e.to_string(),
-        })
-    })
+    async fn install(&self) -> Result<Vote, SendError> {
+        let deadline_ms = self.transport.timing.snapshot_install_ms;
+        let body = |out: &mut BytesMut| wire::put(out, &self.announcement);
+        let theirs: VoteV1 = self
+            .post("/raft/snapshot/install", body, 256, deadline_ms)
+            .await?;
+        Ok(theirs.into())
+    }
 }

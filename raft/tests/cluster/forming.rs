@@ -1,6 +1,11 @@
-//! How clusters come about.
+//! How clusters come about, and who is kept out.
 
-use crate::harness::Cluster;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use triarch_raft::{Formation, NodeConfig, PeerRole, StartError};
+
+use crate::harness::{Cluster, eventually, free_port, start};
 
 #[test]
 fn three_nodes_form_a_cluster_in_any_start_order() {
@@ -28,8 +33,204 @@ fn three_nodes_form_a_cluster_in_any_start_order() {
 }
 
 #[test]
-fn one_node_is_a_cluster_too() {
-    let cluster = Cluster::of(1);
+fn one_node_is_a_cluster_too_and_comes_back() {
+    let mut cluster = Cluster::of(1);
     assert_eq!(cluster.propose("only").reply, 0);
     assert!(cluster.block_on(1, cluster.node(1).read_barrier()).is_ok());
+    cluster.stop(1);
+    cluster.start(1);
+    assert_eq!(cluster.leader(), 1);
+    eventually("its state is back", || {
+        (cluster.running[&1].commands() == ["only"]).then_some(())
+    });
+}
+
+#[test]
+fn all_stopped_at_once_come_back_with_everything() {
+    let mut cluster = Cluster::of(3);
+    for number in 0..10 {
+        cluster.propose(&number.to_string());
+    }
+    let cluster_id = cluster.node(1).status().cluster_id;
+    for id in [1, 2, 3] {
+        cluster.kill(id);
+    }
+    for id in [3, 1, 2] {
+        cluster.start(id);
+    }
+    cluster.leader();
+    let last = cluster.propose("10");
+    cluster.settle(last.index);
+    for running in cluster.running.values() {
+        let expected: Vec<String> = (0..=10).map(|n| n.to_string()).collect();
+        assert_eq!(running.commands(), expected);
+        assert_eq!(running.node.status().cluster_id, cluster_id);
+    }
+}
+
+#[test]
+fn a_formed_node_starts_without_its_peers() {
+    let mut cluster = Cluster::of(3);
+    let last = cluster.propose("before");
+    cluster.settle(last.index);
+    for id in [1, 2, 3] {
+        cluster.stop(id);
+    }
+    let begun = Instant::now();
+    cluster.start(2);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert_eq!(cluster.running[&2].commands(), ["before"]);
+    assert!(!cluster.node(2).leads_now());
+}
+
+#[test]
+fn a_wiped_directory_under_a_known_id_takes_no_part() {
+    let mut cluster = Cluster::of(3);
+    cluster.propose("before");
+    let victim = cluster.followers()[0];
+    cluster.stop(victim);
+    std::fs::remove_dir_all(cluster.dir(victim)).unwrap();
+    let Err(StartError::Foreign(text)) = start(cluster.config(victim)) else {
+        panic!("a wiped node must not start beside the cluster that knows it")
+    };
+    assert!(
+        text.contains("another data directory") && text.contains("--join"),
+        "{text}"
+    );
+
+    // And not when it comes up before the others either.
+    let others: Vec<u64> = cluster.running.keys().copied().collect();
+    for id in &others {
+        cluster.stop(*id);
+    }
+    std::fs::remove_dir_all(cluster.dir(victim)).unwrap();
+    cluster.start(victim);
+    cluster.start(others[0]);
+    let failure = cluster.node(victim).failure();
+    eventually("it notices", || {
+        failure
+            .borrow()
+            .as_ref()
+            .map(|text| assert!(text.contains("another data directory")))
+    });
+    assert!(cluster.node(victim).status().failed.is_some());
+    // One voter of three with its memory, one without: nobody may lead.
+    assert!(!cluster.node(others[0]).leads_now());
+    cluster.start(others[1]);
+    cluster.running.remove(&victim);
+    cluster.leader();
+}
+
+#[test]
+fn a_directory_of_another_cluster_is_refused() {
+    let mut one = Cluster::of(3);
+    let mut other = Cluster::of(3);
+    one.propose("one");
+    other.propose("other");
+    let (mine, theirs) = (one.followers()[0], other.followers()[0]);
+    one.stop(mine);
+    other.stop(theirs);
+    std::fs::remove_dir_all(one.dir(mine)).unwrap();
+    // Its id may differ; give it the directory of a node with the same id.
+    if mine != theirs {
+        let spare = other
+            .running
+            .keys()
+            .copied()
+            .find(|id| *id == mine)
+            .unwrap();
+        other.stop(spare);
+    }
+    std::fs::rename(other.dir(mine), one.dir(mine)).unwrap();
+    // A formed directory starts by itself; the others refuse its messages and it theirs.
+    one.start(mine);
+    let last = one.propose("two");
+    let rest: Vec<u64> = one
+        .running
+        .keys()
+        .copied()
+        .filter(|id| *id != mine)
+        .collect();
+    eventually("the rest go on", || {
+        rest.iter()
+            .all(|id| one.node(*id).applied_index() >= last.index)
+            .then_some(())
+    });
+    assert!(!one.node(mine).leads_now());
+    assert!(
+        one.running[&mine]
+            .commands()
+            .iter()
+            .all(|command| command != "two")
+    );
+}
+
+#[test]
+fn two_different_lists_found_nothing() {
+    let cluster = Cluster::prepare(3, |_| {});
+    let mut lists = [cluster.config(1), cluster.config(2), cluster.config(3)];
+    if let Formation::Static(members) = &mut lists[2].peers {
+        members.remove(&2);
+    }
+    let nodes: Vec<_> = lists
+        .into_iter()
+        .map(|config| start(config).unwrap())
+        .collect();
+    std::thread::sleep(Duration::from_millis(1_500));
+    for running in &nodes {
+        assert_eq!(running.node.status().cluster_id, None);
+    }
+}
+
+#[test]
+fn a_node_joins_is_promoted_and_leaves() {
+    let mut cluster = Cluster::of(3);
+    cluster.propose("before");
+    let addr = format!("127.0.0.1:{}", free_port());
+    let join = Formation::Join(cluster.founding.values().cloned().collect());
+    let config = NodeConfig::new(4, addr.clone(), cluster.dir(4), join.clone());
+    cluster.running.insert(4, start(config.clone()).unwrap());
+    assert_eq!(cluster.node(4).status().cluster_id, None);
+
+    let leader = eventually("a leader", || {
+        cluster
+            .running
+            .iter()
+            .find(|(_, r)| r.node.leads_now())
+            .map(|(id, _)| *id)
+    });
+    let node = cluster.node(leader).clone();
+    cluster
+        .block_on(leader, node.add_learner(4, addr.clone()))
+        .unwrap();
+    cluster
+        .block_on(leader, node.add_learner(4, addr.clone()))
+        .expect("adding it again is fine");
+    let role = |id: u64| {
+        node.status()
+            .nodes
+            .iter()
+            .find(|n| n.id == id)
+            .map(|n| n.role)
+    };
+    assert_eq!(role(4), Some(PeerRole::Learner));
+    eventually("it is promoted", || {
+        cluster.block_on(leader, node.promote(4)).ok()
+    });
+    assert_eq!(role(4), Some(PeerRole::Voter));
+    let last = cluster.propose("four");
+    cluster.settle(last.index);
+    assert_eq!(cluster.running[&4].commands(), ["before", "four"]);
+
+    // It comes back on its own, whatever it is told at start.
+    cluster.kill(4);
+    cluster.running.insert(4, start(config).unwrap());
+    let last = cluster.propose("back");
+    cluster.settle(last.index);
+
+    cluster.block_on(leader, node.remove(4)).unwrap();
+    assert_eq!(role(4), None);
+    let unknown = cluster.block_on(leader, node.remove(4));
+    assert_eq!(unknown, Err(triarch_raft::ChangeError::UnknownNode(4)));
+    let _: BTreeMap<u64, String> = cluster.founding.clone();
 }

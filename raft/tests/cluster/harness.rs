@@ -17,6 +17,7 @@ use triarch_raft::{
     Committed, EntryView, Formation, Frozen, Leadership, Node, NodeConfig, ProposeError,
     StartError, StateMachine,
 };
+use triarch_storage::StorageError;
 
 /// Keeps every command, in order, with the index of its entry.
 #[derive(Clone, Default)]
@@ -108,7 +109,6 @@ impl Running {
         self.runtime.take().unwrap().shutdown_background();
     }
 
-    #[allow(dead_code)]
     pub fn stop(mut self) {
         let runtime = self.runtime.take().unwrap();
         runtime.block_on(self.node.shutdown());
@@ -133,7 +133,20 @@ impl Drop for Running {
     }
 }
 
+/// Waits for the lock of a killed node, whose tasks may take a moment to be dropped; a process's lock dies with it.
 pub fn start(config: NodeConfig) -> Result<Running, StartError> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match start_once(config.clone()) {
+            Err(StartError::Storage(StorageError::Locked { .. })) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn start_once(config: NodeConfig) -> Result<Running, StartError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -226,7 +239,6 @@ impl Cluster {
         self.running.remove(&id).unwrap().kill();
     }
 
-    #[allow(dead_code)]
     pub fn stop(&mut self, id: u64) {
         self.running.remove(&id).unwrap().stop();
     }

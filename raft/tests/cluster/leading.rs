@@ -1,9 +1,11 @@
 //! Proposals, reads and leadership.
 
-use bytes::Bytes;
-use triarch_raft::{Leadership, ProposeError, ReadError};
+use std::time::Duration;
 
-use crate::harness::Cluster;
+use bytes::Bytes;
+use triarch_raft::{ChangeError, Leadership, ProposeError, ReadError};
+
+use crate::harness::{Cluster, eventually};
 
 #[test]
 fn a_follower_names_the_leader() {
@@ -108,4 +110,147 @@ fn the_leaders_own_commands_are_fenced_by_its_term() {
         );
         assert!(matches!(refused, Err(ProposeError::NotLeader { .. })));
     }
+}
+
+#[test]
+fn leadership_moves_on_request() {
+    let cluster = Cluster::of(3);
+    for _ in 0..3 {
+        let leader = cluster.leader();
+        let to = cluster.followers()[0];
+        cluster
+            .block_on(leader, cluster.node(leader).transfer_leader(Some(to)))
+            .unwrap();
+        assert_eq!(cluster.leader(), to);
+        cluster.propose("by the new one");
+    }
+    let leader = cluster.leader();
+    cluster
+        .block_on(leader, cluster.node(leader).transfer_leader(None))
+        .unwrap();
+    assert_ne!(cluster.leader(), leader);
+    let unknown = cluster.leader();
+    let refused = cluster.block_on(unknown, cluster.node(unknown).transfer_leader(Some(9)));
+    assert_eq!(refused, Err(ChangeError::UnknownNode(9)));
+}
+
+#[test]
+fn a_leader_without_a_quorum_answers_neither_reads_nor_proposals() {
+    let mut cluster = Cluster::with(3, |config| {
+        config.limits.propose_timeout_ms = 1_000;
+        config.limits.read_timeout_ms = 1_000;
+    });
+    let leader = cluster.leader();
+    for id in cluster.followers() {
+        cluster.kill(id);
+    }
+    let node = cluster.node(leader).clone();
+    eventually("its lease runs out", || (!node.leads_now()).then_some(()));
+    let read = cluster.block_on(leader, node.read_barrier());
+    assert!(
+        matches!(read, Err(ReadError::NoQuorum | ReadError::NotLeader { .. })),
+        "{read:?}"
+    );
+    // Past the lease nothing is appended any more, so this is certain.
+    let proposed = cluster.try_propose(leader, "lost");
+    assert_eq!(proposed, Err(ProposeError::NotLeader { leader: None }));
+}
+
+#[test]
+fn a_proposal_caught_without_a_quorum_is_unknown() {
+    let mut cluster = Cluster::with(3, |config| config.limits.propose_timeout_ms = 600);
+    let leader = cluster.leader();
+    for id in cluster.followers() {
+        cluster.kill(id);
+    }
+    // Within the lease: appended, and then never acknowledged by a quorum. Or, if the lease ran out first, refused.
+    let proposed = cluster.try_propose(leader, "perhaps");
+    assert!(
+        matches!(
+            proposed,
+            Err(ProposeError::Unknown(_) | ProposeError::NotLeader { .. })
+        ),
+        "{proposed:?}"
+    );
+}
+
+#[test]
+fn reads_wait_for_what_was_acknowledged() {
+    let cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let node = cluster.node(leader).clone();
+    cluster.block_on(leader, async {
+        for n in 0..50_u32 {
+            let committed = node.propose(Bytes::from(n.to_string())).await.unwrap();
+            let barriers = (0..8).map(|_| node.read_barrier());
+            for valid_for in futures_util::future::join_all(barriers).await {
+                assert!(valid_for.unwrap() >= committed.index);
+            }
+        }
+    });
+    let last = cluster.propose("last");
+    for id in cluster.followers() {
+        let node = cluster.node(id);
+        let waited = cluster.block_on(id, node.wait_applied(last.index, Duration::from_secs(10)));
+        assert!(waited.unwrap() >= last.index);
+    }
+}
+
+#[test]
+fn an_entry_that_cannot_be_applied_stops_the_nodes_that_meet_it() {
+    let cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    cluster.propose("fine");
+    let poisoned = cluster.try_propose(leader, "poison");
+    assert!(
+        matches!(
+            poisoned,
+            Err(ProposeError::StorageFailed(_) | ProposeError::Unknown(_))
+        ),
+        "{poisoned:?}"
+    );
+    // The next leader commits the same entry and meets the same end; the last one is alone.
+    eventually("two say so", || {
+        let texts: Vec<String> = cluster
+            .running
+            .values()
+            .filter_map(|r| r.node.status().failed)
+            .collect();
+        assert!(
+            texts.iter().all(|text| text.contains("cannot be applied")),
+            "{texts:?}"
+        );
+        (texts.len() == 2).then_some(())
+    });
+    assert!(cluster.running.values().all(|r| !r.node.leads_now()));
+}
+
+#[test]
+fn too_much_is_refused_and_nothing_is_lost_by_it() {
+    let cluster = Cluster::with(3, |config| {
+        config.limits.queue_commands_max = 4;
+        config.limits.command_bytes_max = 1_000;
+    });
+    let leader = cluster.leader();
+    let node = cluster.node(leader).clone();
+    let large = cluster.try_propose(leader, vec![0; 1_001]);
+    assert_eq!(
+        large,
+        Err(ProposeError::TooLarge {
+            bytes: 1_001,
+            bytes_max: 1_000
+        })
+    );
+    let outcomes = cluster.block_on(leader, async {
+        let all = (0..200_u32).map(|n| node.propose(Bytes::from(n.to_string())));
+        futures_util::future::join_all(all).await
+    });
+    let done = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    assert!(
+        outcomes
+            .iter()
+            .all(|o| matches!(o, Ok(_) | Err(ProposeError::Overloaded)))
+    );
+    assert!(done >= 4, "{done}");
+    assert_eq!(cluster.running[&leader].commands().len(), done);
 }

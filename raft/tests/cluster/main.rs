@@ -4,3 +4,4 @@ mod harness;
 
 mod forming;
 mod leading;
+mod snapshots;

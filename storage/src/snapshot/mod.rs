@@ -19,6 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 pub use self::file::{SnapshotFile, SnapshotReader};
@@ -112,6 +113,12 @@ impl SnapshotStore {
         state.unfinished += 1;
         let name = format!("{}.{}", state.unfinished, durable::UNFINISHED_EXTENSION);
         self.shared.directory.join(name)
+    }
+
+    fn verify(&self, unfinished: &Unfinished) -> Result<Bytes, StorageError> {
+        SnapshotFile::open(unfinished.path(), 0)
+            .map(|snapshot| snapshot.meta().clone())
+            .map_err(|error| self.unreadable(unfinished.path(), &error))
     }
 
     /// Makes a complete file the current snapshot.

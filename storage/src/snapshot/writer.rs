@@ -181,6 +181,13 @@ impl SnapshotReceiver {
         Ok(self.received)
     }
 
+    /// Checks all that was received and gives what its writer said about it, changing nothing: for a receiver that must
+    /// not make the snapshot current before it has done something else. What was damaged on its way is
+    /// [`StorageError::Damaged`].
+    pub fn verify(&self) -> Result<Bytes, StorageError> {
+        self.store.verify(&self.unfinished)
+    }
+
     /// Verifies all that was received and makes it the current snapshot, durably. What was damaged on its way is
     /// [`StorageError::Damaged`] and leaves the current one as it is.
     pub fn commit(self) -> Result<SnapshotFile, StorageError> {
