@@ -1,0 +1,201 @@
+//! One command as a process group of its own: started, waited for, signalled and cleaned up.
+//!
+//! Invariants:
+//! - The group is signalled only while its leader is unreaped, so its number cannot belong to anybody else by then.
+//! - However an attempt ends, dropping its [`Group`] included, nothing of the group is left running and no zombie stays.
+//! - The command dies with the worker, even when that is killed with SIGKILL: the kernel is asked to see to it
+//!   (`PR_SET_PDEATHSIG`). The kernel ties that to the *thread* that started the command, which is why one thread that
+//!   lives as long as the worker starts them all.
+//!
+//! What it deliberately does not do: a process that left the group (`setsid`) is on its own.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, oneshot};
+
+/// At most so many commands wait to be started; one more waits for its place.
+const STARTS_WAITING_MAX: usize = 64;
+
+/// Starts commands.
+#[derive(Debug)]
+pub struct Starter {
+    requests: mpsc::Sender<Start>,
+}
+
+#[derive(Debug)]
+struct Start {
+    command: Command,
+    reply: oneshot::Sender<io::Result<Group>>,
+}
+
+impl Starter {
+    /// A starter with its thread, which ends with it.
+    pub fn new() -> io::Result<Self> {
+        let (requests, mut waiting) = mpsc::channel::<Start>(STARTS_WAITING_MAX);
+        std::thread::Builder::new()
+            .name("exec-start".to_owned())
+            .spawn(move || {
+                while let Some(Start { command, reply }) = waiting.blocking_recv() {
+                    // When nobody waits for it any more, the group comes back and is cleaned up by its drop.
+                    let _ = reply.send(Group::start(command));
+                }
+            })?;
+        Ok(Self { requests })
+    }
+
+    /// Starts `command` as the leader of a new group.
+    pub async fn start(&self, command: Command) -> io::Result<Group> {
+        let (reply, started) = oneshot::channel();
+        let gone = || io::Error::other("the thread that starts commands is gone");
+        let start = Start { command, reply };
+        self.requests.send(start).await.map_err(|_| gone())?;
+        started.await.map_err(|_| gone())?
+    }
+}
+
+/// A running command with everything it started that did not leave its group.
+#[derive(Debug)]
+pub struct Group {
+    /// `None` once it was handed to a thread of its own to be reaped.
+    child: Option<Child>,
+    id: Pid,
+    reaped: bool,
+}
+
+impl Group {
+    fn start(mut command: Command) -> io::Result<Self> {
+        command.process_group(0);
+        let parent = Pid::this();
+        // SAFETY: between fork and exec only async-signal-safe calls are made: prctl and getppid are plain system
+        // calls, and the error is made without allocating.
+        unsafe {
+            command.pre_exec(move || {
+                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+                if Pid::parent() != parent {
+                    // The worker died before the kernel was told.
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
+                }
+                Ok(())
+            });
+        }
+        let child = command.spawn()?;
+        let id =
+            i32::try_from(child.id()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        Ok(Self {
+            child: Some(child),
+            id: Pid::from_raw(id),
+            reaped: false,
+        })
+    }
+
+    /// Takes the pipe to its standard input.
+    pub fn stdin(&mut self) -> io::Result<Option<pipe::Sender>> {
+        let taken = self.child.as_mut().and_then(|child| child.stdin.take());
+        taken
+            .map(|end| pipe::Sender::from_owned_fd(end.into()))
+            .transpose()
+    }
+
+    /// Takes the pipe from its standard output.
+    pub fn stdout(&mut self) -> io::Result<Option<pipe::Receiver>> {
+        let taken = self.child.as_mut().and_then(|child| child.stdout.take());
+        taken
+            .map(|end| pipe::Receiver::from_owned_fd(end.into()))
+            .transpose()
+    }
+
+    /// Takes the pipe from its standard error.
+    pub fn stderr(&mut self) -> io::Result<Option<pipe::Receiver>> {
+        let taken = self.child.as_mut().and_then(|child| child.stderr.take());
+        taken
+            .map(|end| pipe::Receiver::from_owned_fd(end.into()))
+            .transpose()
+    }
+
+    /// Waits until the leader has ended, without reaping it.
+    pub async fn ended(&self) -> io::Result<()> {
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        let id = self.id;
+        match pidfd(id) {
+            Ok(pidfd) => {
+                // SAFETY: an owned descriptor is open, and the same, until it is dropped with the AsyncFd.
+                let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
+                    .map_err(io::Error::from)?;
+                loop {
+                    let mut ready = pidfd.readable().await?;
+                    // What follows is a kill: being woken is not enough to go by.
+                    match waitid(Id::Pid(id), look | WaitPidFlag::WNOHANG)? {
+                        WaitStatus::StillAlive => ready.clear_ready(),
+                        _ => return Ok(()),
+                    }
+                }
+            }
+            // A kernel without pidfds: a thread waits instead. When this is cancelled, that thread ends with the group.
+            Err(_) => {
+                let wait = move || waitid(Id::Pid(id), look);
+                let waited = tokio::task::spawn_blocking(wait)
+                    .await
+                    .map_err(io::Error::other)?;
+                waited.map(drop).map_err(io::Error::from)
+            }
+        }
+    }
+
+    /// Signals everything in the group.
+    pub fn signal(&self, signal: Signal) {
+        if !self.reaped {
+            // The only failure possible is that nothing is left to be signalled.
+            let _ = killpg(self.id, signal);
+        }
+    }
+
+    /// Once the leader has ended: kills what is left of the group, and reaps the leader.
+    pub fn finish(mut self) -> io::Result<ExitStatus> {
+        self.signal(Signal::SIGKILL);
+        let Some(mut child) = self.child.take() else {
+            return Err(io::Error::other("the command was reaped already"));
+        };
+        let status = child.wait();
+        self.reaped = true;
+        status
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        // It dies in a moment, but a drop must not wait for it.
+        let reaper = std::thread::Builder::new().name("exec-reap".to_owned());
+        if let Err(error) = reaper.spawn(move || child.wait()) {
+            tracing::warn!(%error, "an ended command stays a zombie until the worker ends");
+        }
+    }
+}
+
+fn pidfd(id: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, id.as_raw(), libc::PIDFD_NONBLOCK) };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    debug_assert!(fd.as_raw_fd() >= 0);
+    Ok(fd)
+}
