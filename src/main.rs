@@ -2,7 +2,10 @@
 
 mod cli;
 mod dev;
+mod leader;
 mod server;
+mod state;
+mod waiters;
 mod worker;
 
 use std::process::ExitCode;

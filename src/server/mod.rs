@@ -1,12 +1,314 @@
 //! One master: the replicated log, the table it drives, and the HTTP interface over them.
+//!
+//! Two runtimes: `consensus` for everything that elections and commits wait for, `requests` for clients and workers.
 
+mod answer;
+mod cluster;
+mod extract;
+mod gate;
+mod health;
+mod jobs;
+mod listen;
 mod options;
+mod problem;
+mod queues;
+mod tasks;
+mod workers;
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use anyhow::Context;
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use triarch_raft::{Formation, Leadership, NodeConfig};
+use triarch_table::{Command, Reply};
+
+use crate::leader::clock::SteadyClock;
+use crate::leader::desk::LeaseTiming;
+use crate::leader::{self, Lead, TableNode};
+use crate::state::{SharedTable, TableMachine, encode};
 pub use options::{ServerOptions, Timing};
+use problem::{Code, Failure, Problem};
+
+/// Longest time a request may ask to wait.
+pub const WAIT_MS_MAX: u64 = 120_000;
+/// How long leadership may take to move away, and requests to finish, before the process ends anyway.
+const HAND_OVER_MAX: Duration = Duration::from_secs(3);
+const FINISH_MAX: Duration = Duration::from_secs(5);
+
+/// Bounds on what one request may bring.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A whole body.
+    pub body_bytes_max: usize,
+    /// Time for a body to arrive.
+    pub body_timeout: Duration,
+    /// One task's payload, or one result or error.
+    pub payload_bytes_max: usize,
+    /// Tasks in one request.
+    pub tasks_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 16 << 20,
+            body_timeout: Duration::from_secs(60),
+            payload_bytes_max: 1 << 20,
+            tasks_max: 10_000,
+        }
+    }
+}
+
+/// What every handler may use; cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    id: u64,
+    node: TableNode,
+    table: Arc<SharedTable>,
+    lead: watch::Receiver<Option<Arc<Lead>>>,
+    http: reqwest::Client,
+    timing: LeaseTiming,
+    limits: Limits,
+    stopping: CancellationToken,
+}
+
+impl App {
+    /// Proposes a change and answers the table's reply with the index it applied at.
+    async fn change(&self, command: &Command) -> Result<(u64, Reply), Failure> {
+        let committed = self.node.propose(encode(command)).await?;
+        match committed.reply {
+            Reply::Refused(refusal) => Err(refusal.into()),
+            reply @ (Reply::Submitted { .. }
+            | Reply::Registered { .. }
+            | Reply::Granted { .. }
+            | Reply::Reported { .. }
+            | Reply::Done { .. }) => Ok((committed.index, reply)),
+        }
+    }
+
+    /// The table answered a command by a reply that belongs to another: a bug, told as an unknown outcome.
+    fn unexpected(&self, reply: &Reply) -> Failure {
+        tracing::error!(?reply, "a command was answered by another command's reply");
+        Failure::Unknown("the answer could not be understood".into())
+    }
+
+    /// Waits for `event`, at most `wait`, and not beyond the moment this node begins to stop.
+    async fn until(&self, wait: Duration, event: impl Future<Output = ()>) {
+        tokio::select! {
+            () = event => {}
+            () = tokio::time::sleep(wait) => {}
+            () = self.stopping.cancelled() => {}
+        }
+    }
+}
 
 /// Runs one master until it is told to stop or cannot go on. Builds its own runtimes.
 pub fn run(options: ServerOptions) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("this build has no server in it, so it cannot start {options:?}")
+    let consensus = runtime("consensus", 2)?;
+    let requests = runtime(
+        "requests",
+        std::thread::available_parallelism()
+            .map_or(2, usize::from)
+            .max(2),
+    )?;
+    let outcome = requests.block_on(serve(options, consensus.handle().clone()));
+    // Nothing more can be waited for: what is acknowledged is on disk.
+    requests.shutdown_timeout(Duration::from_millis(100));
+    consensus.shutdown_timeout(Duration::from_millis(500));
+    outcome
+}
+
+fn runtime(name: &'static str, threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .with_context(|| format!("cannot start the threads for {name}"))
+}
+
+async fn serve(
+    options: ServerOptions,
+    consensus: tokio::runtime::Handle,
+) -> anyhow::Result<ExitCode> {
+    let listen = options.listen.clone();
+    let listener = consensus
+        .spawn(async move { tokio::net::TcpListener::bind(&listen).await })
+        .await?
+        .with_context(|| {
+            format!("cannot listen on {}: is another process using that address? (choose another with --listen)", options.listen)
+        })?;
+    let table = SharedTable::new();
+    let clock = Arc::new(SteadyClock::start());
+    let node = {
+        let (config, machine, clock) = (
+            node_config(&options),
+            TableMachine(Arc::clone(&table)),
+            Arc::clone(&clock),
+        );
+        consensus
+            .spawn(async move {
+                TableNode::start(config, machine, Arc::new(move || clock.now_ms())).await
+            })
+            .await??
+    };
+    let timing = LeaseTiming {
+        heartbeat_ms: (options.lease_ms / 5).max(10),
+        lease_ms: options.lease_ms,
+    };
+    let stopping = CancellationToken::new();
+    let app = App {
+        id: options.id,
+        node: node.clone(),
+        table: Arc::clone(&table),
+        lead: leader::follow(node.clone(), table, clock, timing),
+        http: reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(1))
+            .pool_idle_timeout(Duration::from_secs(10))
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .context("cannot make the HTTP client that forwards requests")?,
+        timing,
+        limits: Limits::default(),
+        stopping: stopping.clone(),
+    };
+    let (hand_over, streams) = mpsc::channel(listen::HANDOVER_MAX);
+    consensus.spawn(listen::accept(
+        listener,
+        node.routes(),
+        hand_over,
+        CancellationToken::new(),
+    ));
+    let clients = tokio::spawn(listen::serve_clients(
+        streams,
+        routes(app.clone()),
+        stopping.clone(),
+    ));
+    tracing::info!(node = options.id, listen = %options.listen, data_dir = %options.data_dir.display(), "this master is up");
+
+    let failed = tokio::select! {
+        name = told_to_stop() => {
+            tracing::info!(signal = name, "stopping: handing leadership over, then finishing what is in the middle");
+            None
+        }
+        why = cannot_go_on(&node) => Some(why),
+    };
+    if let Some(why) = failed {
+        tracing::error!("this master cannot go on and stops: {why}");
+        eprintln!(
+            "triarch server: node {} cannot go on and stops: {why}",
+            options.id
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    hand_leadership_over(&node).await;
+    stopping.cancel();
+    if tokio::time::timeout(FINISH_MAX, clients).await.is_err() {
+        tracing::warn!("some requests did not finish in time and are cut off");
+    }
+    node.shutdown().await;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn node_config(options: &ServerOptions) -> NodeConfig {
+    let addr = options
+        .advertise
+        .clone()
+        .or_else(|| options.cluster.get(&options.id).cloned())
+        .unwrap_or_else(|| options.listen.clone());
+    let peers = if options.join.is_empty() {
+        Formation::Static(options.cluster.clone())
+    } else {
+        Formation::Join(options.join.clone())
+    };
+    let mut config = NodeConfig::new(options.id, addr, options.data_dir.clone(), peers);
+    config.timing.heartbeat_ms = options.timing.heartbeat_ms;
+    config.timing.election_min_ms = options.timing.election_min_ms;
+    config.timing.election_max_ms = options.timing.election_max_ms;
+    config
+}
+
+fn routes(app: App) -> Router {
+    let for_clients = Router::new()
+        .merge(jobs::routes())
+        .merge(tasks::routes())
+        .merge(queues::routes())
+        .merge(cluster::routes())
+        .merge(workers::client_routes())
+        .route_layer(from_fn_with_state(app.clone(), gate::client));
+    let for_workers =
+        workers::worker_routes().route_layer(from_fn_with_state(app.clone(), gate::worker));
+    Router::new()
+        .merge(for_clients)
+        .merge(for_workers)
+        .merge(health::routes())
+        .fallback(|uri: axum::http::Uri| async move {
+            Problem::new(
+                Code::NotFound,
+                format!("there is no route {}; the API lives under /v1", uri.path()),
+            )
+        })
+        .method_not_allowed_fallback(
+            |method: axum::http::Method, uri: axum::http::Uri| async move {
+                Problem::new(
+                    Code::MethodNotAllowed,
+                    format!("{} does not take {method}", uri.path()),
+                )
+            },
+        )
+        .with_state(app)
+}
+
+async fn told_to_stop() -> &'static str {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// Waits until consensus has stopped for good, and says why.
+async fn cannot_go_on(node: &TableNode) -> String {
+    let mut failure = node.failure();
+    let why = failure
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .and_then(|why| why.clone());
+    why.unwrap_or_else(|| "consensus ended without saying why".into())
+}
+
+async fn hand_leadership_over(node: &TableNode) {
+    if !matches!(&*node.leadership().borrow(), Leadership::Leading { .. })
+        || node.status().nodes.len() < 2
+    {
+        return;
+    }
+    if let Err(error) = node.transfer_leader(None).await {
+        tracing::warn!(%error, "leadership could not be handed over; the others elect a leader when this one is gone");
+        return;
+    }
+    let begun = Instant::now();
+    let mut leadership = node.leadership();
+    let gone = leadership.wait_for(|now| matches!(now, Leadership::Following { .. }));
+    match tokio::time::timeout(HAND_OVER_MAX, gone).await {
+        Ok(_) => tracing::info!(
+            took_ms = begun.elapsed().as_millis(),
+            "leadership is handed over"
+        ),
+        Err(_) => tracing::warn!("leadership was not taken over in time"),
+    }
 }

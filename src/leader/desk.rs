@@ -1,0 +1,273 @@
+//! What a leader keeps in memory for one term and never writes down: when each worker and lease was last heard of, and
+//! the polls that wait for work.
+//!
+//! All times are this process's monotonic clock. A new leader has heard of nobody yet, so whatever it meets first counts
+//! as heard of at the beginning of its term: everyone gets one full TTL of grace.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use triarch_table::command::{EndLease, EndReason, Lease};
+use triarch_table::model::WorkerState;
+use triarch_table::plan::Demand;
+use triarch_table::{Table, TaskId, Token, WorkerId};
+
+/// How long a worker may be silent, and a lease unconfirmed.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseTiming {
+    /// How often a worker is asked to be heard of.
+    pub heartbeat_ms: u64,
+    /// Silence after which a worker is lost, and a lease ends.
+    pub lease_ms: u64,
+}
+
+/// Time that a worker has to end an attempt by itself and report, before the leader does it: TERM, KILL, and the way here.
+const TIMEOUT_GRACE: Duration = Duration::from_secs(15);
+
+/// One leader's desk; see the module.
+pub struct Desk {
+    since: Instant,
+    workers: HashMap<WorkerId, WorkerSeen>,
+    leases: HashMap<Token, LeaseSeen>,
+    polls: HashMap<WorkerId, Poll>,
+    next_poll: u64,
+}
+
+struct WorkerSeen {
+    heard: Instant,
+    load: Option<Load>,
+}
+
+/// What a worker says of its machine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    /// Share of the machine's processors, 0 to 1.
+    pub cpu: Option<f64>,
+    /// Memory in use, MiB.
+    pub mem_mb: Option<u64>,
+}
+
+struct LeaseSeen {
+    confirmed: Instant,
+    granted: Instant,
+    progress: Option<Progress>,
+}
+
+/// How far an attempt is, by its worker's word.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// 0 to 1.
+    pub progress: Option<f64>,
+    /// Free words.
+    pub note: Option<String>,
+}
+
+struct Poll {
+    id: u64,
+    wanted: u32,
+    answer: oneshot::Sender<Vec<Lease>>,
+}
+
+/// What the clock says must end.
+#[derive(Debug, Default)]
+pub struct Overdue {
+    /// Workers silent for their whole TTL.
+    pub workers: Vec<WorkerId>,
+    /// Leases to end, of workers that live.
+    pub leases: Vec<EndLease>,
+}
+
+impl Desk {
+    /// An empty desk at the beginning of a term.
+    pub fn new(since: Instant) -> Self {
+        Self {
+            since,
+            workers: HashMap::new(),
+            leases: HashMap::new(),
+            polls: HashMap::new(),
+            next_poll: 0,
+        }
+    }
+
+    /// The worker was heard of now.
+    pub fn heard(&mut self, worker: WorkerId, now: Instant) {
+        self.workers
+            .entry(worker)
+            .or_insert(WorkerSeen {
+                heard: now,
+                load: None,
+            })
+            .heard = now;
+    }
+
+    /// The worker said how loaded its machine is.
+    pub fn loaded(&mut self, worker: WorkerId, load: Load) {
+        if let Some(seen) = self.workers.get_mut(&worker) {
+            seen.load = Some(load);
+        }
+    }
+
+    /// When the worker was last heard of, counted from the term's beginning at the earliest, and its load.
+    pub fn worker(&self, worker: WorkerId) -> (Instant, Option<Load>) {
+        self.workers
+            .get(&worker)
+            .map_or((self.since, None), |seen| (seen.heard, seen.load))
+    }
+
+    /// The lease was granted, or confirmed by its worker, now.
+    pub fn confirm(&mut self, token: Token, now: Instant, progress: Option<Progress>) {
+        let seen = self.leases.entry(token).or_insert(LeaseSeen {
+            confirmed: now,
+            granted: now,
+            progress: None,
+        });
+        seen.confirmed = now;
+        if progress.is_some() {
+            seen.progress = progress;
+        }
+    }
+
+    /// What the worker last said of this attempt.
+    pub fn progress(&self, token: Token) -> Option<&Progress> {
+        self.leases
+            .get(&token)
+            .and_then(|seen| seen.progress.as_ref())
+    }
+
+    /// Lets a poll wait. A worker has one at a time: an older one is answered with nothing.
+    pub fn wait(&mut self, worker: WorkerId, wanted: u32) -> (u64, oneshot::Receiver<Vec<Lease>>) {
+        let id = self.next_poll;
+        self.next_poll += 1;
+        let (answer, receiver) = oneshot::channel();
+        if let Some(older) = self.polls.insert(worker, Poll { id, wanted, answer }) {
+            let _ = older.answer.send(Vec::new());
+        }
+        (id, receiver)
+    }
+
+    /// The poll has given up.
+    pub fn give_up(&mut self, worker: WorkerId, id: u64) {
+        if self.polls.get(&worker).is_some_and(|poll| poll.id == id) {
+            self.polls.remove(&worker);
+        }
+    }
+
+    /// What the waiting polls would take, in the order of the workers' ids.
+    pub fn demands(&self) -> Vec<Demand> {
+        let mut demands: Vec<Demand> = self
+            .polls
+            .iter()
+            .map(|(worker, poll)| Demand {
+                worker: *worker,
+                wanted: poll.wanted,
+            })
+            .collect();
+        demands.sort_unstable_by_key(|demand| demand.worker);
+        demands
+    }
+
+    /// Hands leases to their workers' waiting polls. Returns those that nobody waits for any more.
+    pub fn deliver(&mut self, leases: &[Lease], now: Instant) -> Vec<Lease> {
+        let mut by_worker: HashMap<WorkerId, Vec<Lease>> = HashMap::new();
+        for lease in leases {
+            self.confirm(lease.token, now, None);
+            by_worker.entry(lease.worker).or_default().push(*lease);
+        }
+        let mut undelivered = Vec::new();
+        for (worker, leases) in by_worker {
+            match self.polls.remove(&worker) {
+                Some(poll) => {
+                    if let Err(leases) = poll.answer.send(leases) {
+                        undelivered.extend(leases);
+                    }
+                }
+                None => undelivered.extend(leases),
+            }
+        }
+        undelivered
+    }
+
+    /// Ends every waiting poll with nothing; its worker asks again.
+    pub fn dismiss(&mut self, worker: WorkerId) {
+        if let Some(poll) = self.polls.remove(&worker) {
+            let _ = poll.answer.send(Vec::new());
+        }
+    }
+
+    /// Adds time that this process itself slept through (stopped, or starved) to what everyone has left: nobody could
+    /// be heard of then.
+    pub fn forgive(&mut self, slept: Duration, now: Instant) {
+        let later = |at: &mut Instant| *at = (*at + slept).min(now);
+        later(&mut self.since);
+        for seen in self.workers.values_mut() {
+            later(&mut seen.heard);
+        }
+        for seen in self.leases.values_mut() {
+            later(&mut seen.confirmed);
+        }
+    }
+
+    /// Judges every worker and lease of the table by this clock, and forgets those that are no more.
+    pub fn overdue(&mut self, table: &Table, timing: LeaseTiming, now: Instant) -> Overdue {
+        let lease = Duration::from_millis(timing.lease_ms);
+        let mut overdue = Overdue::default();
+        let mut known = HashMap::with_capacity(self.workers.len());
+        for worker in table.workers() {
+            match worker.state() {
+                WorkerState::Live | WorkerState::Draining => {
+                    let seen = self.workers.remove(&worker.id).unwrap_or(WorkerSeen {
+                        heard: self.since,
+                        load: None,
+                    });
+                    if now.saturating_duration_since(seen.heard) > lease {
+                        overdue.workers.push(worker.id);
+                    }
+                    known.insert(worker.id, seen);
+                }
+                WorkerState::Lost | WorkerState::Left => {}
+            }
+        }
+        self.workers = known;
+
+        let mut held = HashMap::with_capacity(self.leases.len());
+        for lease_held in table.leases() {
+            let seen = self.leases.remove(&lease_held.token).unwrap_or(LeaseSeen {
+                confirmed: self.since,
+                granted: self.since,
+                progress: None,
+            });
+            if now.saturating_duration_since(seen.confirmed) > lease {
+                overdue.leases.push(end(&lease_held, EndReason::Expired));
+            } else if let Some(timeout_ms) = timeout_ms(table, lease_held.task)
+                && now.saturating_duration_since(seen.granted)
+                    > Duration::from_millis(timeout_ms) + TIMEOUT_GRACE
+            {
+                overdue.leases.push(end(&lease_held, EndReason::TimedOut));
+            }
+            held.insert(lease_held.token, seen);
+        }
+        self.leases = held;
+        // A lost worker's leases end with it.
+        overdue.leases.retain(|ended| {
+            table
+                .lease(ended.task)
+                .is_none_or(|lease| !overdue.workers.contains(&lease.worker))
+        });
+        overdue
+    }
+}
+
+fn end(lease: &Lease, reason: EndReason) -> EndLease {
+    EndLease {
+        task: lease.task,
+        token: lease.token,
+        reason,
+    }
+}
+
+fn timeout_ms(table: &Table, task: TaskId) -> Option<u64> {
+    table
+        .task(task)
+        .and_then(|task| task.spec.policy.timeout_ms)
+}

@@ -1,0 +1,169 @@
+//! The three loops of a leader: dispatch (grants, on events), expiry (silence, on the monotonic clock) and time (what
+//! the table waits for until a stamp). Each looks, decides, proposes, and looks again; none holds a lock over an await.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use triarch_raft::ProposeError;
+use triarch_table::command::{EndLease, EndReason, Grant, Lease};
+use triarch_table::plan;
+use triarch_table::{Command, Reply};
+
+use super::Lead;
+
+/// Leases in one decision; the rest follow in the next.
+const GRANTS_AT_ONCE_MAX: usize = 1_024;
+/// Wait before a decision is proposed again after consensus could not take it.
+const AGAIN: Duration = Duration::from_millis(20);
+
+pub(super) fn start(lead: &Arc<Lead>, returned: mpsc::Receiver<Vec<Lease>>) {
+    let loops = [
+        tokio::spawn(dispatch(Arc::clone(lead))),
+        tokio::spawn(expire(Arc::clone(lead))),
+        tokio::spawn(time(Arc::clone(lead))),
+        tokio::spawn(give_back(Arc::clone(lead), returned)),
+    ];
+    for work in loops {
+        let over = lead.over.clone();
+        tokio::spawn(async move {
+            over.cancelled().await;
+            work.abort();
+        });
+    }
+}
+
+/// Grants queued tasks to waiting polls as soon as one meets the other.
+async fn dispatch(lead: Arc<Lead>) {
+    loop {
+        let grants = propose_grants(&lead);
+        if grants.is_empty() {
+            lead.table.ready.notified().await;
+            continue;
+        }
+        match lead.decide(&Command::Grant { grants }).await {
+            Ok(Reply::Granted { leases }) => {
+                let undelivered = lead.desk.lock().deliver(&leases, Instant::now());
+                if !undelivered.is_empty() {
+                    // A full channel leaves them to end by themselves.
+                    let _ = lead.returned.try_send(undelivered);
+                }
+            }
+            Ok(other) => tracing::error!(?other, "a grant was answered by something else"),
+            Err(error) => again(&lead, "grants", error).await,
+        }
+    }
+}
+
+/// Gives back leases that did not reach their worker, so that others get them at once.
+async fn give_back(lead: Arc<Lead>, mut returned: mpsc::Receiver<Vec<Lease>>) {
+    while let Some(leases) = returned.recv().await {
+        let leases = leases
+            .into_iter()
+            .map(|lease| EndLease {
+                task: lease.task,
+                token: lease.token,
+                reason: EndReason::Returned,
+            })
+            .collect();
+        if let Err(error) = lead.decide(&Command::EndLeases { leases }).await {
+            again(&lead, "leases given back", error).await;
+        }
+    }
+}
+
+fn propose_grants(lead: &Lead) -> Vec<Grant> {
+    let demands = lead.desk.lock().demands();
+    if demands.is_empty() {
+        return Vec::new();
+    }
+    plan::propose(&lead.table.read(), &demands, GRANTS_AT_ONCE_MAX)
+}
+
+/// Ends what was silent for too long.
+async fn expire(lead: Arc<Lead>) {
+    let period = Duration::from_millis((lead.timing.heartbeat_ms / 2).clamp(20, 500));
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut looked = Instant::now();
+    loop {
+        ticks.tick().await;
+        // A process that was stopped judges nobody by the time it slept through: it may have lost its leadership, and
+        // if it has not, the heartbeats of that time are still on their way in.
+        let slept = looked.elapsed().saturating_sub(period * 2);
+        looked = Instant::now();
+        if slept > Duration::ZERO {
+            lead.desk.lock().forgive(slept + period * 2, looked);
+        }
+        if slept > Duration::ZERO || !lead.node.leads_now() {
+            continue;
+        }
+        let overdue = {
+            let table = lead.table.read();
+            lead.desk
+                .lock()
+                .overdue(&table, lead.timing, Instant::now())
+        };
+        if !overdue.workers.is_empty() {
+            for worker in &overdue.workers {
+                lead.desk.lock().dismiss(*worker);
+                tracing::warn!(%worker, lease_ms = lead.timing.lease_ms, "worker lost: not heard of for its whole lease");
+            }
+            if let Err(error) = lead
+                .decide(&Command::LoseWorkers {
+                    workers: overdue.workers,
+                })
+                .await
+            {
+                again(&lead, "lost workers", error).await;
+            }
+        }
+        if !overdue.leases.is_empty() {
+            tracing::info!(
+                leases = overdue.leases.len(),
+                "leases ended: not confirmed, or past their timeout"
+            );
+            if let Err(error) = lead
+                .decide(&Command::EndLeases {
+                    leases: overdue.leases,
+                })
+                .await
+            {
+                again(&lead, "ended leases", error).await;
+            }
+        }
+    }
+}
+
+/// Lets the table's time pass whenever it waits for it.
+async fn time(lead: Arc<Lead>) {
+    loop {
+        // The table's own time may be ahead of the clock: then what it waits for is due already.
+        let (next_ms, table_ms) = {
+            let table = lead.table.read();
+            (table.next_timer_ms(), table.now_ms())
+        };
+        let now_ms = lead.clock.now_ms().max(table_ms);
+        match next_ms {
+            None => lead.table.timers.notified().await,
+            Some(next_ms) if next_ms > now_ms => {
+                // Any change of the table may bring an earlier time.
+                let _ = tokio::time::timeout(
+                    Duration::from_millis(next_ms - now_ms),
+                    lead.table.timers.notified(),
+                )
+                .await;
+            }
+            Some(_) => {
+                if let Err(error) = lead.decide(&Command::AdvanceTime).await {
+                    again(&lead, "time", error).await;
+                }
+            }
+        }
+    }
+}
+
+async fn again(lead: &Lead, what: &str, error: ProposeError) {
+    tracing::debug!(term = lead.term, %error, "{what}: not decided, looking again");
+    tokio::time::sleep(AGAIN).await;
+}

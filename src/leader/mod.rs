@@ -1,0 +1,123 @@
+//! What a leader does besides obeying the log: it decides, and proposes what it decided.
+//!
+//! One [`Lead`] stands for one term of leadership of this node. It owns the [`Desk`](desk::Desk) and three loops
+//! (dispatch, expiry, time), which end with the term. Their commands are proposed for that term only and are never
+//! forwarded, so a leader that was stopped and wakes up in another's term decides nothing.
+
+pub mod clock;
+pub mod desk;
+mod loops;
+pub mod visits;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use triarch_raft::{Leadership, Node, ProposeError};
+use triarch_table::command::Lease;
+use triarch_table::{Command, Reply};
+
+use crate::state::{SharedTable, TableMachine, encode};
+use clock::SteadyClock;
+use desk::{Desk, LeaseTiming};
+
+/// Undelivered leases on their way back; more than these end by themselves.
+const RETURNED_MAX: usize = 1_024;
+
+/// Consensus over the table.
+pub type TableNode = Node<TableMachine>;
+
+/// One term of leadership of this node.
+pub struct Lead {
+    /// The Raft term; commands of the loops are fenced by it.
+    pub term: u64,
+    /// What is kept in memory for this term.
+    pub desk: Mutex<Desk>,
+    /// How long silence may last.
+    pub timing: LeaseTiming,
+    node: TableNode,
+    table: Arc<SharedTable>,
+    clock: Arc<SteadyClock>,
+    over: CancellationToken,
+    returned: mpsc::Sender<Vec<Lease>>,
+}
+
+impl Lead {
+    /// Ends when the term does.
+    pub async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
+    /// Proposes one of the leader's own decisions.
+    async fn decide(&self, command: &Command) -> Result<Reply, ProposeError> {
+        self.node
+            .propose_in_term(self.term, encode(command))
+            .await
+            .map(|committed| committed.reply)
+    }
+}
+
+/// Follows this node's leadership for as long as the process lives; the receiver holds the present [`Lead`], if any.
+pub fn follow(
+    node: TableNode,
+    table: Arc<SharedTable>,
+    clock: Arc<SteadyClock>,
+    timing: LeaseTiming,
+) -> watch::Receiver<Option<Arc<Lead>>> {
+    let (publish, lead) = watch::channel(None);
+    tokio::spawn(async move {
+        let mut leadership = node.leadership();
+        loop {
+            let now = leadership.borrow_and_update().clone();
+            let present: Option<Arc<Lead>> = publish.borrow().clone();
+            match (now, present) {
+                (Leadership::Leading { term, .. }, Some(lead)) if lead.term == term => {}
+                (Leadership::Leading { term, since }, present) => {
+                    if let Some(lead) = present {
+                        lead.over.cancel();
+                    }
+                    publish.send_replace(Some(begin(term, since, &node, &table, &clock, timing)));
+                }
+                (Leadership::Following { .. } | Leadership::Unknown { .. }, present) => {
+                    if let Some(lead) = present {
+                        lead.over.cancel();
+                        publish.send_replace(None);
+                    }
+                }
+            }
+            if leadership.changed().await.is_err() {
+                break;
+            }
+        }
+        if let Some(lead) = publish.borrow().as_ref() {
+            lead.over.cancel();
+        }
+    });
+    lead
+}
+
+fn begin(
+    term: u64,
+    since: Instant,
+    node: &TableNode,
+    table: &Arc<SharedTable>,
+    clock: &Arc<SteadyClock>,
+    timing: LeaseTiming,
+) -> Arc<Lead> {
+    let (returned, to_return) = mpsc::channel(RETURNED_MAX);
+    clock.at_least(table.read().now_ms());
+    let lead = Arc::new(Lead {
+        term,
+        desk: Mutex::new(Desk::new(since)),
+        timing,
+        node: node.clone(),
+        table: Arc::clone(table),
+        clock: Arc::clone(clock),
+        over: CancellationToken::new(),
+        returned,
+    });
+    loops::start(&lead, to_return);
+    lead
+}

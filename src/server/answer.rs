@@ -1,0 +1,124 @@
+//! What a handler is given and gives: the index its answer stands for, and JSON.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::App;
+use super::extract::Query;
+use super::gate::REQUEST_ID;
+use super::problem::{Failure, Problem};
+
+/// On every answer: the log index it stands for.
+pub const INDEX: HeaderName = HeaderName::from_static("triarch-index");
+/// On a read: wait until the answering node has applied this index.
+pub const MIN_INDEX: HeaderName = HeaderName::from_static("triarch-min-index");
+
+/// Longest wait for an index that a client names.
+const MIN_INDEX_WAIT: Duration = Duration::from_secs(5);
+
+/// A success: JSON and the log index it stands for.
+pub struct Answer {
+    status: StatusCode,
+    index: u64,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// `200` with this body.
+    pub fn ok<T: Serialize>(index: u64, body: &T) -> Result<Self, Failure> {
+        Self::with(StatusCode::OK, index, body)
+    }
+
+    /// `201` with this body.
+    pub fn created<T: Serialize>(index: u64, body: &T) -> Result<Self, Failure> {
+        Self::with(StatusCode::CREATED, index, body)
+    }
+
+    fn with<T: Serialize>(status: StatusCode, index: u64, body: &T) -> Result<Self, Failure> {
+        let body = serde_json::to_vec(body)
+            .map_err(|error| Failure::Unknown(format!("the answer cannot be written: {error}")))?;
+        Ok(Self {
+            status,
+            index,
+            body,
+        })
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.body));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        response
+            .headers_mut()
+            .insert(INDEX, HeaderValue::from(self.index));
+        response
+    }
+}
+
+/// Before a read: this node has applied everything that was acknowledged anywhere when the request came (unless it asked
+/// for a stale answer), and the index the request names. Holds the applied index.
+pub struct ReadIndex(pub u64);
+
+impl FromRequestParts<App> for ReadIndex {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
+        let mut index = match Query::read_any(parts.uri.query())
+            .as_ref()
+            .and_then(|query| query.text("consistency"))
+        {
+            Some("stale") => app.node.applied_index(),
+            Some("linearizable") | None => app.node.read_barrier().await?,
+            Some(_) => {
+                return Err(Problem::invalid(
+                    "consistency",
+                    "must be \"linearizable\" (the default) or \"stale\"",
+                )
+                .into());
+            }
+        };
+        if let Some(given) = parts.headers.get(MIN_INDEX) {
+            let wanted: u64 = given
+                .to_str()
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .ok_or_else(|| Problem::invalid(MIN_INDEX.as_str(), "must be a log index"))?;
+            index = app.node.wait_applied(wanted, MIN_INDEX_WAIT).await.map_err(|error| match Failure::from(error) {
+                Failure::Problem(problem) => Failure::Problem(problem),
+                Failure::NotLeader | Failure::Unknown(_) => Failure::Problem(Problem::new(
+                    super::problem::Code::Timeout,
+                    format!("this node has not applied index {wanted} in time; retry, or ask another node"),
+                )),
+            })?;
+        }
+        Ok(Self(index))
+    }
+}
+
+/// The request id of a change; made by the gate when the client sent none.
+pub struct RequestId(pub Option<String>);
+
+impl FromRequestParts<App> for RequestId {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self, Self::Rejection> {
+        Ok(Self(
+            parts
+                .headers
+                .get(REQUEST_ID)
+                .and_then(|id| id.to_str().ok())
+                .map(str::to_string),
+        ))
+    }
+}

@@ -1,0 +1,252 @@
+//! Reading what clients send: bodies, ids and query strings, with errors that name the field.
+
+use std::str::FromStr;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::problem::{Code, Problem};
+
+/// Deepest nesting of JSON that is read.
+const JSON_DEPTH_MAX: usize = 64;
+/// Longest id, name or key, in bytes.
+pub const NAME_BYTES_MAX: usize = 200;
+
+/// Reads a JSON body of a known shape. Unknown fields are refused by name.
+pub fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Err(Problem::invalid(
+            "",
+            "the body is empty; this route takes a JSON object",
+        ));
+    }
+    check_depth(body)?;
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let mut track = serde_path_to_error::Track::new();
+    let value = T::deserialize(serde_path_to_error::Deserializer::new(
+        &mut deserializer,
+        &mut track,
+    ))
+    .map_err(|error| explain(&track.path().to_string(), &error))?;
+    deserializer.end().map_err(|error| explain("", &error))?;
+    Ok(value)
+}
+
+/// As [`json`], where no body at all means the default.
+pub fn json_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Problem> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        Ok(T::default())
+    } else {
+        json(body)
+    }
+}
+
+/// A route that takes no body: nothing, or an empty object.
+pub fn no_body(body: &Bytes) -> Result<(), Problem> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    json_or_default::<Nothing>(body).map(|Nothing {}| ())
+}
+
+fn explain(path: &str, error: &serde_json::Error) -> Problem {
+    let text = error.to_string();
+    let at = if path == "." { "" } else { path };
+    // serde names an unknown field only in its words.
+    let unknown = text
+        .strip_prefix("unknown field `")
+        .and_then(|rest| rest.split('`').next());
+    let field = match unknown {
+        Some(name) if at.is_empty() || at == name || at.ends_with(&format!(".{name}")) => {
+            if at.is_empty() {
+                name.to_string()
+            } else {
+                at.to_string()
+            }
+        }
+        Some(name) => format!("{at}.{name}"),
+        None => at.to_string(),
+    };
+    Problem::invalid(&field, text)
+}
+
+/// Counts nesting outside of strings, so that raw values that are never parsed here are bounded too.
+fn check_depth(body: &[u8]) -> Result<(), Problem> {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in body {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > JSON_DEPTH_MAX {
+                    return Err(Problem::invalid(
+                        "",
+                        format!("the JSON is nested deeper than {JSON_DEPTH_MAX}"),
+                    )
+                    .with("depth_max", JSON_DEPTH_MAX));
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Reads an id from a path. A text that cannot be an id names nothing: not found.
+pub fn id<T: FromStr>(what: &str, text: &str) -> Result<T, Problem> {
+    text.parse().map_err(|_| {
+        let shown: String = text.chars().take(NAME_BYTES_MAX).collect();
+        Problem::new(Code::NotFound, format!("there is no {what} \"{shown}\""))
+    })
+}
+
+/// Checks a name, key or the like: not empty, bounded, no control characters.
+pub fn name(field: &str, text: &str) -> Result<(), Problem> {
+    if text.is_empty() {
+        return Err(Problem::invalid(field, "must not be empty"));
+    }
+    bounded_text(field, text)
+}
+
+/// As [`name`], but may be empty.
+pub fn bounded_text(field: &str, text: &str) -> Result<(), Problem> {
+    if text.len() > NAME_BYTES_MAX {
+        return Err(Problem::invalid(
+            field,
+            format!(
+                "is {} bytes long, the bound is {NAME_BYTES_MAX}",
+                text.len()
+            ),
+        ));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Problem::invalid(
+            field,
+            "must not contain control characters",
+        ));
+    }
+    Ok(())
+}
+
+/// A query string, read by name. Unknown and repeated names are refused.
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads the query, allowing `allowed` and the names every read takes.
+    pub fn read(raw: Option<&str>, allowed: &[&str]) -> Result<Self, Problem> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for (name, value) in url::form_urlencoded::parse(raw.unwrap_or_default().as_bytes()) {
+            if name != "consistency" && !allowed.contains(&name.as_ref()) {
+                let known = if allowed.is_empty() {
+                    "none".to_string()
+                } else {
+                    allowed.join(", ")
+                };
+                return Err(Problem::invalid(
+                    &name,
+                    format!("unknown query parameter; this route knows: {known}"),
+                ));
+            }
+            if pairs.iter().any(|(known, _)| *known == name) {
+                return Err(Problem::invalid(&name, "is given twice"));
+            }
+            pairs.push((name.into_owned(), value.into_owned()));
+        }
+        Ok(Self(pairs))
+    }
+
+    /// Reads any query, judging nothing.
+    pub fn read_any(raw: Option<&str>) -> Option<Self> {
+        raw.map(|raw| {
+            Self(
+                url::form_urlencoded::parse(raw.as_bytes())
+                    .into_owned()
+                    .collect(),
+            )
+        })
+    }
+
+    /// The text of `name`, if given.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The value of `name`, if given.
+    pub fn parsed<T: FromStr>(&self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
+        self.text(name)
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| Problem::invalid(name, format!("must be {expected}")))
+            })
+            .transpose()
+    }
+
+    /// `limit`, bounded.
+    pub fn limit(&self) -> Result<usize, Problem> {
+        match self.parsed::<usize>("limit", "a number from 1 to 1000")? {
+            None => Ok(100),
+            Some(limit) if (1..=1_000).contains(&limit) => Ok(limit),
+            Some(_) => Err(Problem::invalid("limit", "must be a number from 1 to 1000")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[allow(dead_code, reason = "only its reading matters")]
+        priority: Option<u8>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[allow(dead_code, reason = "only its reading matters")]
+        tasks: Vec<Inner>,
+    }
+
+    fn refused(body: &str) -> String {
+        let problem =
+            json::<Outer>(&Bytes::copy_from_slice(body.as_bytes())).expect_err("must be refused");
+        format!("{problem:?}")
+    }
+
+    #[test]
+    fn names_the_field_that_is_wrong() {
+        assert!(refused(r#"{"tasks":[{"priority":300}]}"#).contains("tasks[0].priority"));
+        assert!(refused(r#"{"tasks":[{"prio":3}]}"#).contains("tasks[0].prio"));
+        assert!(refused(r#"{"taks":[]}"#).contains("\"taks\""));
+    }
+
+    #[test]
+    fn bounds_the_depth_outside_of_strings_only() {
+        let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+        assert!(check_depth(deep.as_bytes()).is_err());
+        assert!(check_depth(format!("\"{}\"", "[".repeat(1000)).as_bytes()).is_ok());
+        assert!(check_depth(br#"["a\"[[[[", 1]"#).is_ok());
+    }
+
+    #[test]
+    fn a_query_refuses_unknown_and_repeated_names() {
+        assert!(Query::read(Some("wait_ms=5"), &["wait_ms"]).is_ok());
+        assert!(Query::read(Some("wiat_ms=5"), &["wait_ms"]).is_err());
+        assert!(Query::read(Some("wait_ms=5&wait_ms=6"), &["wait_ms"]).is_err());
+    }
+}

@@ -1,0 +1,263 @@
+//! `/v1/jobs`: submitting, showing, listing, waiting, cancelling.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, RawQuery, State};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use triarch_sdk::wire;
+use triarch_table::command::{NewTask, OnFailure, Reply, Requires, SubmitJob};
+use triarch_table::job::Job;
+use triarch_table::model::JobState;
+use triarch_table::{Command, JobFilter, JobId, TaskId};
+
+use super::answer::{Answer, ReadIndex, RequestId};
+use super::extract::{self, Query};
+use super::problem::{Code, Failure, Problem};
+use super::{App, WAIT_MS_MAX, tasks};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v1/jobs", post(submit).get(list))
+        .route("/v1/jobs/{id}", get(show))
+        .route("/v1/jobs/{id}/tasks", get(list_tasks))
+        .route("/v1/jobs/{id}/cancel", post(cancel))
+}
+
+async fn submit(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    RequestId(request_id): RequestId,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    let job: wire::SubmitJob = extract::json(&body)?;
+    let command = new_job(&app, job, request_id)?;
+    let (index, reply) = app.change(&Command::SubmitJob(command)).await?;
+    let Reply::Submitted {
+        job,
+        tasks,
+        duplicate,
+    } = reply
+    else {
+        return Err(app.unexpected(&reply));
+    };
+    let submitted = wire::Submitted {
+        id: job.to_string(),
+        tasks: tasks.iter().map(TaskId::to_string).collect(),
+        duplicate,
+    };
+    if duplicate {
+        Answer::ok(index, &submitted)
+    } else {
+        Answer::created(index, &submitted)
+    }
+}
+
+fn new_job(
+    app: &App,
+    job: wire::SubmitJob,
+    request_id: Option<String>,
+) -> Result<SubmitJob, Problem> {
+    if let Some(key) = &job.idempotency_key {
+        extract::name("idempotency_key", key)?;
+    }
+    if let Some(name) = &job.name {
+        extract::bounded_text("name", name)?;
+    }
+    if job.tasks.is_empty() {
+        return Err(Problem::invalid("tasks", "a job has at least one task"));
+    }
+    if job.tasks.len() > app.limits.tasks_max {
+        return Err(Problem::new(
+            Code::PayloadTooLarge,
+            format!(
+                "{} tasks in one request; the bound is {}, submit several jobs",
+                job.tasks.len(),
+                app.limits.tasks_max
+            ),
+        )
+        .with("field", "tasks")
+        .with("tasks_max", app.limits.tasks_max));
+    }
+    // Written anew from what was understood, so that white space between fields makes no other body.
+    let canonical = serde_json::to_vec(&job)
+        .map_err(|error| Problem::invalid("", format!("the body cannot be read back: {error}")))?;
+    let tasks = job
+        .tasks
+        .into_iter()
+        .enumerate()
+        .map(|(position, task)| tasks::new_task(app, position, task))
+        .collect::<Result<Vec<NewTask>, Problem>>()?;
+    Ok(SubmitJob {
+        request_id,
+        idempotency_key: job.idempotency_key,
+        body_digest: Sha256::digest(&canonical).into(),
+        name: job.name.unwrap_or_default(),
+        on_failure: match job.on_failure.unwrap_or_default() {
+            wire::OnFailure::Continue => OnFailure::Continue,
+            wire::OnFailure::FailFast => OnFailure::FailFast,
+        },
+        tasks,
+    })
+}
+
+async fn show(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["wait_ms"])?;
+    let id: JobId = extract::id("job", &id)?;
+    let wait = wait(&query)?;
+    let terminal = |app: &App| {
+        let table = app.table.read();
+        table.job(id).map(|job| job.state().is_terminal())
+    };
+    let mut index = index;
+    if !wait.is_zero() && terminal(&app) == Some(false) {
+        let mut woken = app.table.waiters.job(id).map_err(|_| too_many_waiters())?;
+        // Looked at again after registering: its end cannot slip between.
+        if terminal(&app) == Some(false) {
+            app.until(wait, woken.woken()).await;
+            index = app.node.applied_index();
+        }
+    }
+    let table = app.table.read();
+    let job = table.job(id).ok_or_else(|| not_found(id))?;
+    Answer::ok(index, &present(job))
+}
+
+async fn list(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["state", "name", "limit", "after"])?;
+    let filter = JobFilter {
+        state: query.text("state").map(job_state).transpose()?,
+        name: query.text("name").map(str::to_string),
+    };
+    let after: Option<JobId> = query.parsed("after", "a job's id, as given in \"next\"")?;
+    let limit = query.limit()?;
+    let table = app.table.read();
+    let found = table.jobs(&filter, after, limit);
+    let next = found.next.map(|next| next.to_string());
+    Answer::ok(
+        index,
+        &wire::JobList {
+            jobs: found.items.into_iter().map(present).collect(),
+            next,
+        },
+    )
+}
+
+async fn list_tasks(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["limit", "after"])?;
+    let id: JobId = extract::id("job", &id)?;
+    let after: Option<TaskId> = query.parsed("after", "a task's id, as given in \"next\"")?;
+    let limit = query.limit()?;
+    let table = app.table.read();
+    table.job(id).ok_or_else(|| not_found(id))?;
+    Answer::ok(index, &tasks::page(&app, table.tasks_of(id, after, limit)))
+}
+
+async fn cancel(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    extract::no_body(&body)?;
+    let id: JobId = extract::id("job", &id)?;
+    let (index, _) = app.change(&Command::CancelJob { job: id }).await?;
+    let table = app.table.read();
+    let job = table.job(id).ok_or_else(|| not_found(id))?;
+    Answer::ok(index, &present(job))
+}
+
+/// `wait_ms`, bounded.
+pub(super) fn wait(query: &Query) -> Result<Duration, Problem> {
+    let wait_ms: u64 = query
+        .parsed("wait_ms", "a number of milliseconds")?
+        .unwrap_or(0);
+    Ok(Duration::from_millis(wait_ms.min(WAIT_MS_MAX)))
+}
+
+pub(super) fn too_many_waiters() -> Failure {
+    Problem::new(
+        Code::RateLimited,
+        "this node has more waiting requests than it takes; retry after a moment",
+    )
+    .into()
+}
+
+fn not_found(id: JobId) -> Problem {
+    Problem::new(
+        Code::NotFound,
+        format!("there is no job {id}; finished jobs are kept for a bounded time"),
+    )
+}
+
+fn job_state(text: &str) -> Result<JobState, Problem> {
+    [
+        JobState::Running,
+        JobState::Succeeded,
+        JobState::Failed,
+        JobState::Cancelled,
+    ]
+    .into_iter()
+    .find(|state| state.as_str() == text)
+    .ok_or_else(|| {
+        Problem::invalid(
+            "state",
+            "must be one of running, succeeded, failed, cancelled",
+        )
+    })
+}
+
+fn present(job: &Job) -> wire::Job {
+    wire::Job {
+        id: job.id.to_string(),
+        name: job.name.to_string(),
+        state: match job.state() {
+            JobState::Running => wire::JobState::Running,
+            JobState::Succeeded => wire::JobState::Succeeded,
+            JobState::Failed => wire::JobState::Failed,
+            JobState::Cancelled => wire::JobState::Cancelled,
+        },
+        counts: job
+            .counts
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(state, count)| (tasks::present_state(state), count))
+            .collect(),
+        idempotency_key: job
+            .idempotency
+            .as_ref()
+            .map(|idempotency| idempotency.key.to_string()),
+        on_failure: match job.on_failure {
+            OnFailure::Continue => wire::OnFailure::Continue,
+            OnFailure::FailFast => wire::OnFailure::FailFast,
+        },
+        created_at: wire::Timestamp::from_unix_ms(job.created_ms),
+        finished_at: job.finished_ms.map(wire::Timestamp::from_unix_ms),
+    }
+}
+
+/// What a task needs of a worker, read from the wire.
+pub(super) fn requires(requires: wire::Requires) -> Requires {
+    Requires {
+        labels: requires.labels,
+        resources: requires.resources,
+    }
+}

@@ -1,0 +1,280 @@
+//! How this server says no: RFC 9457 problem details with a stable `code`, for every error on every route.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use triarch_raft::{ChangeError, ProposeError, ReadError};
+use triarch_table::command::Refusal;
+
+/// An error on its way to a client.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    code: Code,
+    detail: String,
+    fields: Vec<(&'static str, serde_json::Value)>,
+    retry_after_s: Option<u64>,
+}
+
+/// The stable codes. Programs match on them; their text never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// No leader is known, or it could not confirm that it leads.
+    NoLeader,
+    /// There is no such thing (any more), or no such route.
+    NotFound,
+    /// The route exists, the method does not.
+    MethodNotAllowed,
+    /// The request breaks a rule; `field` names where.
+    InvalidRequest,
+    /// A body, payload or batch is over its bound.
+    PayloadTooLarge,
+    /// A queue or the table is at its bound.
+    QueueFull,
+    /// More requests than this node takes.
+    RateLimited,
+    /// It contradicts what is there.
+    Conflict,
+    /// It is terminal already.
+    AlreadyFinished,
+    /// The worker is not registered, or was lost.
+    UnknownWorker,
+    /// This node's disk failed.
+    StorageFailed,
+    /// The deadline passed; the outcome is unknown.
+    Timeout,
+}
+
+impl Code {
+    fn as_str(self) -> &'static str {
+        match self {
+            Code::NoLeader => "no_leader",
+            Code::NotFound => "not_found",
+            Code::MethodNotAllowed => "method_not_allowed",
+            Code::InvalidRequest => "invalid_request",
+            Code::PayloadTooLarge => "payload_too_large",
+            Code::QueueFull => "queue_full",
+            Code::RateLimited => "rate_limited",
+            Code::Conflict => "conflict",
+            Code::AlreadyFinished => "already_finished",
+            Code::UnknownWorker => "unknown_worker",
+            Code::StorageFailed => "storage_failed",
+            Code::Timeout => "timeout",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Code::NoLeader => "No leader is known",
+            Code::NotFound => "Not found",
+            Code::MethodNotAllowed => "Method not allowed",
+            Code::InvalidRequest => "Invalid request",
+            Code::PayloadTooLarge => "Payload too large",
+            Code::QueueFull => "Queue full",
+            Code::RateLimited => "Too many requests",
+            Code::Conflict => "Conflict",
+            Code::AlreadyFinished => "Already finished",
+            Code::UnknownWorker => "Unknown worker",
+            Code::StorageFailed => "Storage failed",
+            Code::Timeout => "Outcome unknown",
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Code::NoLeader => StatusCode::SERVICE_UNAVAILABLE,
+            Code::NotFound | Code::UnknownWorker => StatusCode::NOT_FOUND,
+            Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Code::InvalidRequest => StatusCode::BAD_REQUEST,
+            Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Code::QueueFull | Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Code::Conflict | Code::AlreadyFinished => StatusCode::CONFLICT,
+            Code::StorageFailed => StatusCode::INSUFFICIENT_STORAGE,
+            Code::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+}
+
+impl Problem {
+    /// An error with its words.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let retry_after_s = match code {
+            Code::NoLeader | Code::QueueFull | Code::RateLimited => Some(1),
+            Code::NotFound
+            | Code::MethodNotAllowed
+            | Code::InvalidRequest
+            | Code::PayloadTooLarge
+            | Code::Conflict
+            | Code::AlreadyFinished
+            | Code::UnknownWorker
+            | Code::StorageFailed
+            | Code::Timeout => None,
+        };
+        Self {
+            code,
+            detail: detail.into(),
+            fields: Vec::new(),
+            retry_after_s,
+        }
+    }
+
+    /// A request that breaks a rule at `field`.
+    pub fn invalid(field: &str, detail: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, detail).with("field", field)
+    }
+
+    /// No leader is known to this node.
+    pub fn no_leader(detail: impl Into<String>) -> Self {
+        Self::new(Code::NoLeader, detail)
+    }
+
+    /// Adds a field that helps.
+    pub fn with(mut self, name: &'static str, value: impl Into<serde_json::Value>) -> Self {
+        self.fields.push((name, value.into()));
+        self
+    }
+
+    /// What it is.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The answer a client sees.
+    pub fn into_response(self) -> Response<Body> {
+        let status = self.code.status();
+        let mut body = serde_json::Map::new();
+        body.insert(
+            "type".into(),
+            format!("urn:triarch:problem:{}", self.code.as_str()).into(),
+        );
+        body.insert("title".into(), self.code.title().into());
+        body.insert("status".into(), status.as_u16().into());
+        body.insert("code".into(), self.code.as_str().into());
+        body.insert("detail".into(), self.detail.into());
+        for (name, value) in self.fields {
+            body.insert(name.into(), value);
+        }
+        let mut response = Response::new(Body::from(serde_json::Value::Object(body).to_string()));
+        *response.status_mut() = status;
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if let Some(seconds) = self.retry_after_s {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl axum::response::IntoResponse for Problem {
+    fn into_response(self) -> axum::response::Response {
+        Problem::into_response(self)
+    }
+}
+
+/// Why a handler on the leader did not answer: for the client, or for the gate to ask again elsewhere.
+#[derive(Debug)]
+pub enum Failure {
+    /// The answer is this.
+    Problem(Problem),
+    /// Certainly not done; this node does not lead (any more).
+    NotLeader,
+    /// Perhaps done. Asking again with the same request id is safe.
+    Unknown(String),
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Failure::Problem(problem)
+    }
+}
+
+impl From<ProposeError> for Failure {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader { .. } => Failure::NotLeader,
+            ProposeError::Unknown(why) => Failure::Unknown(why),
+            ProposeError::Overloaded => Failure::Problem(Problem::new(
+                Code::RateLimited,
+                "this cluster has more writes waiting than it takes; nothing was done, retry after a moment",
+            )),
+            ProposeError::TooLarge { .. } => {
+                Failure::Problem(Problem::new(Code::PayloadTooLarge, error.to_string()))
+            }
+            ProposeError::StorageFailed(why) => {
+                Failure::Problem(Problem::new(Code::StorageFailed, why))
+            }
+            ProposeError::ShuttingDown => Failure::NotLeader,
+        }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NotLeader { .. } | ReadError::NoQuorum | ReadError::ShuttingDown => {
+                Failure::NotLeader
+            }
+            ReadError::StorageFailed(why) => {
+                Failure::Problem(Problem::new(Code::StorageFailed, why))
+            }
+        }
+    }
+}
+
+impl From<ChangeError> for Failure {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::NotLeader { .. } => Failure::NotLeader,
+            ChangeError::Refused(why) => Failure::Problem(Problem::new(Code::Conflict, why)),
+            ChangeError::UnknownNode(id) => Failure::Problem(Problem::new(
+                Code::NotFound,
+                format!("node {id} is not in the cluster"),
+            )),
+            ChangeError::Unknown(why) => Failure::Problem(Problem::new(Code::Timeout, why)),
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Failure::Problem(refusal.into())
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        match refusal {
+            Refusal::JobNotFound(_) | Refusal::TaskNotFound(_) => {
+                Problem::new(Code::NotFound, detail)
+            }
+            Refusal::UnknownWorker(_) => Problem::new(Code::UnknownWorker, detail),
+            Refusal::KeyConflict { job } => {
+                Problem::new(Code::Conflict, detail).with("job", job.to_string())
+            }
+            Refusal::WorkerNameTaken { worker } => Problem::new(Code::Conflict, detail)
+                .with("field", "name")
+                .with("worker", worker.to_string()),
+            Refusal::WrongState { task, state } => Problem::new(Code::AlreadyFinished, detail)
+                .with("task", task.to_string())
+                .with("state", state),
+            Refusal::JobFinished { job, state } => Problem::new(Code::AlreadyFinished, detail)
+                .with("job", job.to_string())
+                .with("state", state),
+            Refusal::QueueFull {
+                queue,
+                depth,
+                max_depth,
+            } => Problem::new(Code::QueueFull, detail)
+                .with("queue", queue)
+                .with("depth", depth)
+                .with("max_depth", max_depth),
+            Refusal::TableFull { bound, .. } => {
+                Problem::new(Code::QueueFull, detail).with("bound", bound)
+            }
+            Refusal::Invalid { field, problem } => Problem::invalid(&field, problem),
+        }
+    }
+}

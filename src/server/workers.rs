@@ -1,0 +1,495 @@
+//! `/v1/workers`: what workers ask for themselves (answered by the leader only, others redirect), and what clients ask
+//! about them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Path, RawQuery, State};
+use axum::routing::{delete, get, post};
+use bytes::Bytes;
+use triarch_sdk::wire;
+use triarch_table::command::{Lease, Outcome, RegisterWorker, Reply, TaskReport, Verdict};
+use triarch_table::model::WorkerState;
+use triarch_table::worker::Worker;
+use triarch_table::{Command, TaskId, Token, WorkerId};
+
+use super::answer::{Answer, ReadIndex, RequestId};
+use super::extract::{self, Query};
+use super::problem::{Code, Failure, Problem};
+use super::tasks::raw;
+use super::{App, WAIT_MS_MAX};
+use crate::leader::Lead;
+use crate::leader::desk::{Load, Progress};
+use crate::leader::visits::{Running, Turned};
+
+/// Bounds on one registration and one visit.
+const SLOTS_MAX: u32 = 10_000;
+const SUBSCRIPTIONS_MAX: usize = 10_000;
+const RESULTS_MAX: usize = 10_000;
+const NOTE_BYTES_MAX: usize = 1_000;
+/// Longest that a poll keeps the verdicts on results it brought, waiting for new work to answer with.
+const VERDICT_WAIT_MAX: Duration = Duration::from_millis(50);
+
+pub(super) fn worker_routes() -> Router<App> {
+    Router::new()
+        .route("/v1/workers", post(register))
+        .route("/v1/workers/{id}", delete(leave))
+        .route("/v1/workers/{id}/poll", post(poll))
+        .route("/v1/workers/{id}/heartbeat", post(heartbeat))
+        .route("/v1/workers/{id}/report", post(report))
+}
+
+pub(super) fn client_routes() -> Router<App> {
+    Router::new()
+        .route("/v1/workers", get(list))
+        .route("/v1/workers/{id}", get(show))
+        .route("/v1/workers/{id}/drain", post(drain))
+}
+
+async fn register(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    RequestId(request_id): RequestId,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    let worker: wire::Register = extract::json(&body)?;
+    extract::name("name", &worker.name)?;
+    for (field, names) in [("queues", &worker.queues), ("kinds", &worker.kinds)] {
+        if names.is_empty() || names.len() > SUBSCRIPTIONS_MAX {
+            return Err(Problem::invalid(
+                field,
+                format!("must name 1 to {SUBSCRIPTIONS_MAX} {field}"),
+            )
+            .into());
+        }
+        for (name, position) in names.iter().zip(0..) {
+            extract::name(&format!("{field}[{position}]"), name)?;
+        }
+    }
+    if worker.slots == 0 || worker.slots > SLOTS_MAX {
+        return Err(Problem::invalid("slots", format!("must be from 1 to {SLOTS_MAX}")).into());
+    }
+    for (name, value) in &worker.labels {
+        extract::name("labels", name)?;
+        extract::bounded_text(&format!("labels.{name}"), value)?;
+    }
+    for name in worker.resources.keys() {
+        extract::name("resources", name)?;
+    }
+    let (index, reply) = app
+        .change(&Command::RegisterWorker(RegisterWorker {
+            request_id,
+            name: worker.name,
+            queues: worker.queues,
+            kinds: worker.kinds,
+            slots: worker.slots,
+            labels: worker.labels,
+            resources: worker.resources,
+        }))
+        .await?;
+    let Reply::Registered { worker } = reply else {
+        return Err(app.unexpected(&reply));
+    };
+    if let Ok(lead) = lead(&app) {
+        lead.desk.lock().heard(worker, Instant::now());
+    }
+    Answer::created(
+        index,
+        &wire::Registered {
+            id: worker.to_string(),
+            heartbeat_ms: app.timing.heartbeat_ms,
+            lease_ms: app.timing.lease_ms,
+        },
+    )
+}
+
+async fn poll(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    let id = worker_id(&id)?;
+    let poll: wire::Poll = extract::json_or_default(&body)?;
+    let lead = lead(&app)?;
+    let verdicts = match poll.results.is_empty() {
+        true => Vec::new(),
+        false => accept(&app, id, poll.results).await?.1,
+    };
+    let running = poll.running.map(read_running).transpose()?;
+    let orders = lead
+        .heartbeat(id, running.as_deref().unwrap_or_default(), None)
+        .map_err(|turned| turn(turned, id))?;
+    // Someone who is to stop something must know now; someone who brings results, soon: long enough for a grant.
+    let urgent = !orders.cancel.is_empty() || !orders.lost.is_empty() || orders.drain;
+    let patience = match (urgent, verdicts.is_empty()) {
+        (true, _) => Duration::ZERO,
+        (false, false) => VERDICT_WAIT_MAX,
+        (false, true) => Duration::from_millis(WAIT_MS_MAX),
+    };
+    let wait = Duration::from_millis(poll.wait_ms).min(patience);
+    let leases = tokio::select! {
+        leases = lead.poll(id, poll.max.min(SLOTS_MAX), wait, running.as_deref()) => leases.map_err(|turned| turn(turned, id))?,
+        () = app.stopping.cancelled() => return Err(Failure::NotLeader),
+    };
+    let answer = wire::PollAnswer {
+        tasks: leases
+            .into_iter()
+            .filter_map(|lease| leased(&app, lease))
+            .collect(),
+        results: verdicts,
+        cancel: orders.cancel,
+        lost: orders.lost,
+        drain: orders.drain,
+    };
+    Answer::ok(app.node.applied_index(), &answer)
+}
+
+async fn heartbeat(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    let id = worker_id(&id)?;
+    let heartbeat: wire::Heartbeat = extract::json_or_default(&body)?;
+    let running = read_running(heartbeat.running)?;
+    let load = heartbeat.load.map(|load| Load {
+        cpu: load.cpu,
+        mem_mb: load.mem_mb,
+    });
+    let orders = lead(&app)?
+        .heartbeat(id, &running, load)
+        .map_err(|turned| turn(turned, id))?;
+    Answer::ok(
+        app.node.applied_index(),
+        &wire::HeartbeatAnswer {
+            cancel: orders.cancel,
+            lost: orders.lost,
+            drain: orders.drain,
+        },
+    )
+}
+
+async fn report(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    let id = worker_id(&id)?;
+    let report: wire::Report = extract::json(&body)?;
+    if report.results.is_empty() {
+        return Err(Problem::invalid("results", "must hold at least one result").into());
+    }
+    let (index, results) = accept(&app, id, report.results).await?;
+    Answer::ok(index, &wire::ReportAnswer { results })
+}
+
+async fn leave(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    let id = worker_id(&id)?;
+    let (index, reply) = app.change(&Command::LeaveWorker { worker: id }).await?;
+    let Reply::Done { tasks } = reply else {
+        return Err(app.unexpected(&reply));
+    };
+    if let Ok(lead) = lead(&app) {
+        lead.desk.lock().dismiss(id);
+    }
+    Answer::ok(
+        index,
+        &wire::LeaveAnswer {
+            id: id.to_string(),
+            returned: tasks,
+        },
+    )
+}
+
+async fn drain(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    extract::no_body(&body)?;
+    let id = worker_id(&id)?;
+    let (index, _) = app.change(&Command::DrainWorker { worker: id }).await?;
+    answer(&app, index, id)
+}
+
+async fn show(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    answer(&app, index, worker_id(&id)?)
+}
+
+async fn list(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["state", "limit", "after"])?;
+    let state = query.text("state").map(worker_state).transpose()?;
+    let after: Option<WorkerId> = query.parsed("after", "a worker's id, as given in \"next\"")?;
+    let limit = query.limit()?;
+    let table = app.table.read();
+    let mut found: Vec<&Worker> = table
+        .workers()
+        .filter(|worker| after.is_none_or(|after| worker.id > after))
+        .filter(|worker| state.is_none_or(|state| worker.state() == state))
+        .take(limit + 1)
+        .collect();
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found
+        .last()
+        .filter(|_| more)
+        .map(|worker| worker.id.to_string());
+    let workers = found
+        .into_iter()
+        .map(|worker| present(&app, worker, table.running_on(worker.id)))
+        .collect();
+    Answer::ok(index, &wire::WorkerList { workers, next })
+}
+
+fn answer(app: &App, index: u64, id: WorkerId) -> Result<Answer, Failure> {
+    let table = app.table.read();
+    let worker = table.worker(id).ok_or_else(|| {
+        Problem::new(
+            Code::UnknownWorker,
+            format!("there is no worker {id}; gone workers are kept for a bounded time"),
+        )
+    })?;
+    Answer::ok(index, &present(app, worker, table.running_on(id)))
+}
+
+fn lead(app: &App) -> Result<Arc<Lead>, Failure> {
+    app.lead.borrow().clone().ok_or(Failure::NotLeader)
+}
+
+fn worker_id(text: &str) -> Result<WorkerId, Problem> {
+    extract::id("worker", text).map_err(|_| {
+        Problem::new(
+            Code::UnknownWorker,
+            "the path names no worker of this cluster: register, and use the id you are given",
+        )
+    })
+}
+
+fn turn(turned: Turned, id: WorkerId) -> Failure {
+    match turned {
+        Turned::UnknownWorker => Problem::new(
+            Code::UnknownWorker,
+            format!(
+                "worker {id} is not registered (or was lost): stop what you run and register again"
+            ),
+        )
+        .into(),
+        Turned::TermOver => Failure::NotLeader,
+    }
+}
+
+fn read_running(running: Vec<wire::RunningTask>) -> Result<Vec<Running>, Problem> {
+    if running.len() > RESULTS_MAX {
+        return Err(Problem::invalid(
+            "running",
+            format!(
+                "names {} attempts; the bound is {RESULTS_MAX}",
+                running.len()
+            ),
+        ));
+    }
+    running
+        .into_iter()
+        .zip(0..)
+        .map(|(attempt, position)| {
+            let at = |field: &str| format!("running[{position}].{field}");
+            if attempt
+                .progress
+                .is_some_and(|progress| !(0.0..=1.0).contains(&progress))
+            {
+                return Err(Problem::invalid(&at("progress"), "must be from 0 to 1"));
+            }
+            if attempt
+                .note
+                .as_ref()
+                .is_some_and(|note| note.len() > NOTE_BYTES_MAX)
+            {
+                return Err(Problem::invalid(
+                    &at("note"),
+                    format!("is over the bound of {NOTE_BYTES_MAX} bytes"),
+                ));
+            }
+            let said = attempt.progress.is_some() || attempt.note.is_some();
+            Ok(Running {
+                task: attempt.task.parse().ok(),
+                spelled: attempt.task,
+                token: Token(attempt.token),
+                progress: said.then_some(Progress {
+                    progress: attempt.progress,
+                    note: attempt.note,
+                }),
+            })
+        })
+        .collect()
+}
+
+/// Proposes results. A text that is no task's id, or one result over its bound, costs only that result.
+async fn accept(
+    app: &App,
+    worker: WorkerId,
+    results: Vec<wire::TaskResult>,
+) -> Result<(u64, Vec<wire::Verdict>), Failure> {
+    if results.len() > RESULTS_MAX {
+        return Err(Problem::new(
+            Code::PayloadTooLarge,
+            format!("{} results; the bound is {RESULTS_MAX}", results.len()),
+        )
+        .into());
+    }
+    let mut verdicts: Vec<wire::Verdict> = Vec::with_capacity(results.len());
+    let mut reports: Vec<TaskReport> = Vec::with_capacity(results.len());
+    let mut places: Vec<usize> = Vec::with_capacity(results.len());
+    for result in results {
+        let refused = match result.task.parse::<TaskId>() {
+            Err(_) => Some("not_found"),
+            Ok(task) => match outcome(app, &result) {
+                Err(code) => Some(code),
+                Ok(outcome) => {
+                    places.push(verdicts.len());
+                    reports.push(TaskReport {
+                        task,
+                        token: Token(result.token),
+                        outcome,
+                    });
+                    None
+                }
+            },
+        };
+        verdicts.push(wire::Verdict {
+            task: result.task,
+            accepted: refused.is_none(),
+            code: refused.map(str::to_string),
+        });
+    }
+    if reports.is_empty() {
+        return Ok((app.node.applied_index(), verdicts));
+    }
+    let (index, reply) = app
+        .change(&Command::Report {
+            worker,
+            results: reports,
+        })
+        .await?;
+    let Reply::Reported { verdicts: judged } = reply else {
+        return Err(app.unexpected(&reply));
+    };
+    for (place, verdict) in places.into_iter().zip(judged) {
+        let code = match verdict {
+            Verdict::Accepted => None,
+            Verdict::StaleToken => Some("stale_token"),
+            Verdict::AlreadyFinished => Some("already_finished"),
+            Verdict::NotFound => Some("not_found"),
+        };
+        verdicts[place].accepted = code.is_none();
+        verdicts[place].code = code.map(str::to_string);
+    }
+    Ok((index, verdicts))
+}
+
+fn outcome(app: &App, result: &wire::TaskResult) -> Result<Outcome, &'static str> {
+    let text = |given: &Option<Box<serde_json::value::RawValue>>| {
+        let text = given.as_ref().map_or("null", |given| given.get());
+        if text.len() > app.limits.payload_bytes_max {
+            return Err("payload_too_large");
+        }
+        Ok(Bytes::copy_from_slice(text.as_bytes()))
+    };
+    Ok(match result.status {
+        wire::ReportStatus::Succeeded => Outcome::Succeeded {
+            result: text(&result.result)?,
+        },
+        wire::ReportStatus::Failed => Outcome::Failed {
+            error: text(&result.error)?,
+            retryable: result.retryable.unwrap_or(true),
+        },
+    })
+}
+
+/// A lease as its worker is given it; nothing if it has ended meanwhile.
+fn leased(app: &App, lease: Lease) -> Option<wire::LeasedTask> {
+    let table = app.table.read();
+    let task = table
+        .task(lease.task)
+        .filter(|task| task.lease().is_some_and(|held| held.token == lease.token))?;
+    Some(wire::LeasedTask {
+        id: task.id.to_string(),
+        job: task.job.to_string(),
+        kind: task.kind().to_string(),
+        payload: raw(task.payload()),
+        inputs: std::collections::BTreeMap::new(),
+        attempt: lease.attempt,
+        token: lease.token.0,
+        lease_ms: app.timing.lease_ms,
+        timeout_ms: task.spec.policy.timeout_ms,
+    })
+}
+
+fn worker_state(text: &str) -> Result<WorkerState, Problem> {
+    [
+        WorkerState::Live,
+        WorkerState::Draining,
+        WorkerState::Lost,
+        WorkerState::Left,
+    ]
+    .into_iter()
+    .find(|state| state.as_str() == text)
+    .ok_or_else(|| Problem::invalid("state", "must be one of live, draining, lost, left"))
+}
+
+fn present(app: &App, worker: &Worker, running: u32) -> wire::Worker {
+    let (state, present) = match worker.state() {
+        WorkerState::Live => (wire::WorkerState::Live, true),
+        WorkerState::Draining => (wire::WorkerState::Draining, true),
+        WorkerState::Lost => (wire::WorkerState::Lost, false),
+        WorkerState::Left => (wire::WorkerState::Left, false),
+    };
+    let seen = app
+        .lead
+        .borrow()
+        .as_ref()
+        .filter(|_| present)
+        .map(|lead| lead.desk.lock().worker(worker.id));
+    wire::Worker {
+        id: worker.id.to_string(),
+        name: worker.name.to_string(),
+        state,
+        queues: worker.profile.queues.iter().cloned().collect(),
+        kinds: worker.profile.kinds.iter().cloned().collect(),
+        slots: worker.slots,
+        running,
+        labels: worker.profile.labels.clone(),
+        resources: worker.profile.resources.clone(),
+        load: seen.and_then(|(_, load)| load).map(|load| wire::Load {
+            cpu: load.cpu,
+            mem_mb: load.mem_mb,
+        }),
+        registered_at: Some(wire::Timestamp::from_unix_ms(worker.registered_ms)),
+        silent_ms: seen
+            .map(|(heard, _)| u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX)),
+    }
+}

@@ -1,0 +1,140 @@
+//! The table as the cluster replicates it: the state machine that consensus drives, and the signals that its
+//! changes raise on this node.
+//!
+//! Apply writes under the lock and raises signals after it; readers take the lock shared and keep it for a bounded
+//! piece of work. Nothing here asks who leads: signals are raised on every node, and only a leader's loops listen.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::{RwLock, RwLockReadGuard};
+use triarch_raft::{EntryView, StateMachine};
+use triarch_table::model::TaskState;
+use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table, codec};
+
+use crate::waiters::Waiters;
+
+/// The table of this node, shared by consensus (which writes) and everyone else (who read).
+pub struct SharedTable {
+    table: RwLock<Table>,
+    /// Raised after an apply that may have made a grant possible.
+    pub ready: tokio::sync::Notify,
+    /// Raised after an apply that may have changed when time next matters.
+    pub timers: tokio::sync::Notify,
+    /// Those who wait for a job or task to finish.
+    pub waiters: Waiters,
+}
+
+impl SharedTable {
+    /// An empty table.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            table: RwLock::new(Table::new(Limits::default())),
+            ready: tokio::sync::Notify::new(),
+            timers: tokio::sync::Notify::new(),
+            waiters: Waiters::default(),
+        })
+    }
+
+    /// The table as applied so far. Hold it briefly: applies wait.
+    pub fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read()
+    }
+
+    fn raise(&self, events: &[Event]) {
+        let (mut ready, mut timers) = (false, false);
+        for event in events {
+            match event {
+                Event::TaskChanged { task, to, .. } => match to {
+                    TaskState::Queued => ready = true,
+                    TaskState::Delayed => timers = true,
+                    TaskState::Waiting | TaskState::Running => {}
+                    TaskState::Succeeded
+                    | TaskState::Failed
+                    | TaskState::Cancelled
+                    | TaskState::Expired => self.waiters.task_finished(*task),
+                },
+                Event::JobFinished { job, .. } => {
+                    timers = true;
+                    self.waiters.job_finished(*job);
+                }
+                Event::LeaseEnded { .. } | Event::WorkerRegistered { .. } => ready = true,
+                Event::JobSubmitted { .. } => timers = true,
+                Event::LeaseGranted { .. }
+                | Event::WorkerDraining { .. }
+                | Event::WorkerGone { .. } => {}
+            }
+        }
+        // One loop listens to each; a permit is stored when it is busy, so no signal is lost.
+        if ready {
+            self.ready.notify_one();
+        }
+        if timers {
+            self.timers.notify_one();
+        }
+    }
+}
+
+/// [`SharedTable`] as consensus sees it.
+pub struct TableMachine(pub Arc<SharedTable>);
+
+impl StateMachine for TableMachine {
+    type Reply = Reply;
+    type Frozen = FrozenTable;
+
+    fn apply(&mut self, entry: EntryView<'_>) -> std::io::Result<Vec<Reply>> {
+        let commands = entry
+            .commands
+            .iter()
+            .map(|bytes| codec::decode_command(bytes))
+            .collect::<Result<Vec<Command>, _>>()
+            .map_err(|error| {
+                std::io::Error::new(
+                    std::io::ErrorKind::InvalidData,
+                    format!(
+                        "log entry {} holds a command that this version does not understand ({error}); \
+                         run the version that the rest of the cluster runs",
+                        entry.index
+                    ),
+                )
+            })?;
+        let mut events = Vec::new();
+        let stamp = Stamp {
+            index: entry.index,
+            now_ms: entry.now_ms,
+        };
+        let replies = self.0.table.write().apply(stamp, commands, &mut events);
+        self.0.raise(&events);
+        Ok(replies)
+    }
+
+    fn freeze(&mut self) -> FrozenTable {
+        FrozenTable(self.0.table.read().freeze())
+    }
+
+    fn restore(&mut self, snapshot: &mut dyn Read, _last_index: u64) -> std::io::Result<()> {
+        let restored = Table::read(snapshot)
+            .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
+        *self.0.table.write() = restored;
+        // Everything may have changed at once: whoever waits looks again.
+        self.0.waiters.wake_all();
+        self.0.ready.notify_one();
+        self.0.timers.notify_one();
+        Ok(())
+    }
+}
+
+/// A frozen table on its way into a snapshot.
+pub struct FrozenTable(Frozen);
+
+impl triarch_raft::Frozen for FrozenTable {
+    fn write(self, out: &mut dyn Write) -> std::io::Result<()> {
+        self.0.write(out)
+    }
+}
+
+/// A command in the form the log carries.
+pub fn encode(command: &Command) -> Bytes {
+    Bytes::from(codec::encode_command(command))
+}
