@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use triarch_storage::seed::{Random, SEED_VARIABLE, seeds};
-use triarch_storage::{LogPosition, LogStore, SledLog, StorageError};
+use triarch_storage::{LogPosition, LogStore, SledLog, SledLogOptions, StorageError};
 
 use child::{DEADLINE, completion, options, record, wait};
 
@@ -154,6 +154,139 @@ fn an_acknowledged_append_was_preceded_by_an_fdatasync() {
             "append {index} was acknowledged without an fdatasync of what was written for it"
         );
     }
+}
+
+#[test]
+#[ignore = "a child of other tests"]
+fn child_truncates() {
+    let Some(directory) = child::input() else {
+        return;
+    };
+    let log = SledLog::open(Path::new(&directory), &options()).expect("an empty log opens");
+    let (done, receiver) = completion();
+    let records = (0..10).map(|index| record(1, index)).collect();
+    log.append(records, done).expect("a healthy log appends");
+    wait(&receiver).expect("a healthy log acknowledges");
+    say("truncate");
+    let (done, receiver) = completion();
+    log.truncate_after(Some(record(1, 4).position), done)
+        .expect("a healthy log truncates");
+    wait(&receiver).expect("a healthy log acknowledges");
+    say("truncated");
+    log.close().expect("a healthy log closes");
+}
+
+#[test]
+fn the_mark_is_lowered_durably_before_entries_are_removed() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let directory = root.path().join("log");
+    let trace_path = root.path().join("trace");
+    let status = child::spawn(
+        child::traced(
+            "child_truncates",
+            &directory.display().to_string(),
+            &trace_path,
+            &["-e", "trace=write,pwrite64,fdatasync,fsync"],
+        )
+        .stdout(Stdio::null()),
+    )
+    .wait()
+    .expect("the child ends");
+    assert!(status.success(), "{status}");
+
+    let calls = parse_trace(&fs::read_to_string(&trace_path).expect("a trace"));
+    let asked = said(&calls, "truncate");
+    let done = said(&calls, "truncated");
+    let during = || {
+        calls
+            .iter()
+            .filter(|call| call.begun > asked && call.ended < done)
+    };
+    let lowered = during()
+        .find(|call| call.name == "fdatasync" && call.arguments.contains("/mark>"))
+        .expect("the mark is lowered and synced");
+    let removed = during()
+        .find(|call| call.name == "pwrite64" && is_on_db(call))
+        .expect("the removal is written");
+    assert!(
+        lowered.ended < removed.begun,
+        "entries were removed while the mark still claimed them"
+    );
+}
+
+/// The write from which on there is no space, counted on each thread.
+const FULL_FROM_WRITE: u32 = 60;
+
+#[test]
+#[ignore = "a child of other tests"]
+fn child_fills_the_disk() {
+    let Some(directory) = child::input() else {
+        return;
+    };
+    let directory = Path::new(&directory);
+    let reserve = directory.join("reserve");
+    let log = SledLog::open(
+        directory,
+        &SledLogOptions {
+            reserve_bytes: 1 << 20,
+            ..options()
+        },
+    )
+    .expect("an empty log opens");
+    assert!(reserve.exists());
+    for index in 0.. {
+        let (done, receiver) = completion();
+        log.append(vec![record(1, index)], done)
+            .expect("it has not failed yet");
+        match wait(&receiver) {
+            Ok(()) => say(&format!("ack {}", index + 1)),
+            Err(error) => {
+                assert!(
+                    matches!(
+                        error,
+                        StorageError::Io {
+                            disk_full: true,
+                            ..
+                        }
+                    ),
+                    "{error:?}"
+                );
+                break;
+            }
+        }
+    }
+    assert!(!reserve.exists(), "the reserve is given up");
+    assert!(matches!(log.close(), Err(StorageError::Stopped(_))));
+}
+
+#[test]
+fn a_full_disk_stops_the_log_and_costs_nothing() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let directory = root.path().join("log");
+    let inject = format!("inject=pwrite64:error=ENOSPC:when={FULL_FROM_WRITE}+");
+    let output = child::traced(
+        "child_fills_the_disk",
+        &directory.display().to_string(),
+        &root.path().join("trace"),
+        &["-e", "trace=pwrite64", "-e", &inject],
+    )
+    .output()
+    .expect("strace can be run");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let acked = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("@ack "))
+        .filter_map(|index| index.parse::<usize>().ok())
+        .max()
+        .expect("something was acknowledged");
+    let log = SledLog::open(&directory, &options()).expect("an intact log opens");
+    let held = log.read(0..u64::MAX, usize::MAX).expect("readable");
+    assert!(held.len() >= acked);
 }
 
 /// The fdatasync of the sync thread that is made to fail.

@@ -297,6 +297,12 @@ fn guarded<T>(
 ) -> Result<T, StorageError> {
     let what = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(done)) => return Ok(done),
+        // The file ends before what sled looks for in it.
+        Ok(Err(Fault::Sled(sled::Error::Io(error))))
+            if error.kind() == io::ErrorKind::UnexpectedEof =>
+        {
+            "it is too short".to_string()
+        }
         Ok(Err(Fault::Sled(sled::Error::Io(error)))) => {
             return Err(StorageError::io(action, path, &error));
         }

@@ -246,3 +246,192 @@ fn sync_tree(directory: &Path) -> Result<(), StorageError> {
     }
     durable::sync_directory(directory)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    use super::super::chunk::encode;
+    use super::*;
+    use crate::{LogRecord, LogStore, SledLog};
+
+    fn record(index: u64, payload_bytes: usize) -> LogRecord {
+        LogRecord {
+            position: LogPosition {
+                term: 1,
+                leader: 1,
+                index,
+            },
+            payload: vec![index as u8; payload_bytes].into(),
+        }
+    }
+
+    fn options() -> SledLogOptions {
+        SledLogOptions {
+            reserve_bytes: 0,
+            ..SledLogOptions::default()
+        }
+    }
+
+    fn append(log: &SledLog, records: Vec<LogRecord>) {
+        let (sender, receiver) = channel();
+        let done = Box::new(move |result| sender.send(result).expect("the test listens"));
+        log.append(records, done).unwrap();
+        receiver.recv().unwrap().unwrap();
+    }
+
+    /// Three acknowledged entries of three chunks each, and the link of the last.
+    fn three_entries(directory: &Path) -> Link {
+        let log = SledLog::open(directory, &options()).unwrap();
+        append(&log, (0..3).map(|index| record(index, 10_000)).collect());
+        log.close().unwrap();
+        drop(log);
+        on_disk(directory, |disk| disk.link(2).unwrap().unwrap())
+    }
+
+    fn on_disk<T>(directory: &Path, work: impl FnOnce(&Disk) -> T) -> T {
+        let disk = Arc::new(Disk::open(&directory.join("sled"), 1 << 20, 1).unwrap());
+        let done = work(&disk);
+        disk.release();
+        done
+    }
+
+    fn refusal(directory: &Path) -> String {
+        match SledLog::open(directory, &options()) {
+            Err(StorageError::Damaged { what, .. }) => what,
+            Ok(log) => panic!("it opened with {:?}", log.state()),
+            Err(error) => panic!("it was told as {error:?}"),
+        }
+    }
+
+    #[test]
+    fn an_entry_that_was_being_written_is_cut() {
+        let root = tempfile::tempdir().unwrap();
+        let last = three_entries(root.path());
+        for kept in 0..3 {
+            let (mut chunks, _) = encode(&record(3, 10_000), Some(last));
+            assert_eq!(chunks.len(), 3);
+            chunks.truncate(kept);
+            on_disk(root.path(), |disk| disk.insert(chunks).unwrap());
+            let log = SledLog::open(root.path(), &options()).unwrap();
+            assert_eq!(log.state().last, Some(last.position));
+        }
+        // Nothing of it is left in the way of its successor.
+        let log = SledLog::open(root.path(), &options()).unwrap();
+        append(&log, vec![record(3, 5_000)]);
+        drop(log);
+        let log = SledLog::open(root.path(), &options()).unwrap();
+        assert_eq!(log.state().last, Some(record(3, 0).position));
+    }
+
+    #[test]
+    fn a_whole_entry_past_the_mark_is_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let last = three_entries(root.path());
+        let (chunks, _) = encode(&record(3, 10_000), Some(last));
+        on_disk(root.path(), |disk| disk.insert(chunks).unwrap());
+        let log = SledLog::open(root.path(), &options()).unwrap();
+        assert_eq!(log.state().last, Some(record(3, 0).position));
+        drop(log);
+        // It may have been acknowledged to somebody now.
+        on_disk(root.path(), |disk| disk.remove_from(3).unwrap());
+        assert!(refusal(root.path()).contains("entry 3 was once durable"));
+    }
+
+    #[test]
+    fn an_acknowledged_entry_is_never_cut() {
+        let root = tempfile::tempdir().unwrap();
+        three_entries(root.path());
+        on_disk(root.path(), |disk| {
+            disk.log.remove(super::super::chunk::key(2, 2)).unwrap();
+        });
+        assert!(refusal(root.path()).contains("entry 2 was once durable"));
+        assert!(refusal(root.path()).contains("entry 2 was once durable"));
+    }
+
+    #[test]
+    fn what_no_crash_leaves_is_refused_past_the_mark_too() {
+        type Spoil = fn(&Disk, Link);
+        let spoils: [(&str, Spoil); 4] = [
+            ("is missing", |disk, last| {
+                let (mut chunks, _) = encode(&record(3, 10_000), Some(last));
+                chunks.remove(1);
+                disk.insert(chunks).unwrap();
+            }),
+            ("checksum", |disk, last| {
+                let (mut chunks, _) = encode(&record(3, 10_000), Some(last));
+                chunks[2].1[100] ^= 1;
+                disk.insert(chunks).unwrap();
+            }),
+            ("stands where entry 3 should", |disk, last| {
+                let (chunks, _) = encode(&record(4, 10), Some(last));
+                disk.insert(chunks).unwrap();
+            }),
+            ("does not continue", |disk, mut last| {
+                last.checksum ^= 1;
+                let (chunks, _) = encode(&record(3, 10), Some(last));
+                disk.insert(chunks).unwrap();
+            }),
+        ];
+        for (expected, spoil) in spoils {
+            let root = tempfile::tempdir().unwrap();
+            let last = three_entries(root.path());
+            on_disk(root.path(), |disk| spoil(disk, last));
+            let what = refusal(root.path());
+            assert!(what.contains(expected), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_hole_at_the_beginning_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        three_entries(root.path());
+        on_disk(root.path(), |disk| disk.remove_before(1, 100).unwrap());
+        assert!(refusal(root.path()).contains("does not continue"));
+    }
+
+    #[test]
+    fn a_crash_between_lowering_the_mark_and_truncating_is_harmless() {
+        let root = tempfile::tempdir().unwrap();
+        three_entries(root.path());
+        let first = on_disk(root.path(), |disk| disk.link(0).unwrap());
+        let mut mark = Mark::open(&root.path().join("mark"), 1).unwrap().unwrap();
+        let mut claim = mark.claim();
+        claim.last = first;
+        mark.store_durably(claim).unwrap();
+        // Not begun, half done: chunks go from the end backwards.
+        for removed in [None, Some((2, 2)), Some((2, 1)), Some((2, 0)), Some((1, 2))] {
+            if let Some((index, chunk)) = removed {
+                on_disk(root.path(), |disk| {
+                    disk.log
+                        .remove(super::super::chunk::key(index, chunk))
+                        .unwrap()
+                });
+                mark.store_durably(claim).unwrap();
+            }
+            let recovered = recover(root.path(), &options()).unwrap();
+            assert!(recovered.standing.tail.unwrap().position.index <= 2);
+            Arc::new(recovered.disk).release();
+            mark = Mark::open(&root.path().join("mark"), 1).unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_new_log_whose_making_was_interrupted_is_made_again() {
+        let root = tempfile::tempdir().unwrap();
+        drop(SledLog::open(root.path(), &options()).unwrap());
+        std::fs::remove_file(root.path().join("mark")).unwrap();
+        drop(SledLog::open(root.path(), &options()).unwrap());
+        std::fs::remove_file(root.path().join("mark")).unwrap();
+        let had_one = SledLogOptions {
+            expect_existing: true,
+            ..options()
+        };
+        assert!(matches!(
+            SledLog::open(root.path(), &had_one),
+            Err(StorageError::Damaged { .. })
+        ));
+    }
+}
