@@ -1,13 +1,13 @@
 //! What is true of every table, after every command. Breaking one is a bug and panics with the values; in a snapshot
 //! that was read it is damage and refused.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ids::{IDS_PER_ENTRY_MAX, WorkerId};
 use crate::index::Index;
 use crate::job::{Counts, Job};
 use crate::table::Table;
 use crate::task::{Life, Task};
-use crate::worker::WorkerLife;
 
 /// Fails the surrounding function with a message unless the condition holds.
 macro_rules! ensure {
@@ -26,8 +26,6 @@ impl Table {
         }
         let rebuilt = self.indexed();
         self.index.assert_same(&rebuilt);
-        self.check_loads()
-            .unwrap_or_else(|problem| panic!("the table is unsound: {problem}"));
     }
 
     /// What is wrong with the records, if anything.
@@ -70,6 +68,12 @@ impl Table {
         let mut tasks = self.tasks.iter();
         for job in self.jobs.iter() {
             ensure!(job.tasks > 0, "{} has no tasks", job.id);
+            let last = job.first_task.position() + u64::from(job.tasks) - 1;
+            ensure!(
+                last < IDS_PER_ENTRY_MAX,
+                "{} has more tasks than ids",
+                job.id
+            );
             let (mut counts, mut bytes) = (Counts::default(), 0);
             for id in job.task_ids() {
                 let task = tasks
@@ -186,15 +190,10 @@ impl Table {
                 task.losses
             );
         }
-        if let Life::Running { worker, .. } = task.life {
-            let worker = self.workers.get(worker);
-            let present = worker.is_some_and(|worker| worker.gone_ms().is_none());
-            ensure!(present, "{id} runs on {worker:?}");
-        }
         Ok(())
     }
 
-    /// No two live workers share a name, and nothing is gone that is needed.
+    /// No two live workers share a name; none is oversubscribed or runs what it does not take.
     fn check_workers(&self) -> Result<(), String> {
         let mut names: BTreeSet<&str> = BTreeSet::new();
         for worker in self
@@ -208,6 +207,45 @@ impl Table {
                 worker.id,
                 worker.name
             );
+        }
+        let mut loads: BTreeMap<WorkerId, (u32, BTreeMap<&str, u64>)> = BTreeMap::new();
+        for (task, lease) in self
+            .tasks
+            .iter()
+            .filter_map(|task| Some((task, task.lease()?)))
+        {
+            let worker = self
+                .workers
+                .get(lease.worker)
+                .filter(|worker| worker.gone_ms().is_none());
+            let Some(worker) = worker else {
+                return Err(format!("{} runs on {}", task.id, lease.worker));
+            };
+            let class = &task.spec.class;
+            ensure!(
+                worker.profile.takes(class),
+                "{} does not take {}",
+                worker.id,
+                task.id
+            );
+            let (running, used) = loads.entry(worker.id).or_default();
+            *running += 1;
+            ensure!(
+                *running <= worker.slots,
+                "{} has {} slots and runs more",
+                worker.id,
+                worker.slots
+            );
+            for (name, amount) in class.requires.amounts() {
+                let used = used.entry(name).or_default();
+                let total = worker.profile.resources.get(name).copied().unwrap_or(0);
+                *used = used.saturating_add(amount);
+                ensure!(
+                    *used <= total,
+                    "{} has {total} of {name}, {used} are used",
+                    worker.id
+                );
+            }
         }
         Ok(())
     }
@@ -226,41 +264,6 @@ impl Table {
         shared.map_or(Ok(()), |pair| {
             Err(format!("two tasks stand in place {}", pair[0]))
         })
-    }
-
-    /// No worker is oversubscribed, or runs what it does not take.
-    fn check_loads(&self) -> Result<(), String> {
-        for (&id, load) in &self.index.loads {
-            let worker = self
-                .workers
-                .get(id)
-                .filter(|worker| worker.gone_ms().is_none());
-            let Some(worker) = worker else {
-                return Err(format!("{id} holds {load:?} and is not there"));
-            };
-            ensure!(
-                load.running.len() <= worker.slots as usize,
-                "{id} has {} slots: {load:?}",
-                worker.slots
-            );
-            for (name, used) in &load.used {
-                let total = worker.profile.resources.get(name).copied().unwrap_or(0);
-                ensure!(
-                    *used <= total,
-                    "{id} has {total} of {name}, {used} are used"
-                );
-            }
-            for task in load.running.iter().filter_map(|&task| self.tasks.get(task)) {
-                ensure!(
-                    worker.profile.takes(&task.spec.class),
-                    "{id} does not take {}",
-                    task.id
-                );
-            }
-            let live = matches!(worker.life, WorkerLife::Live | WorkerLife::Draining);
-            ensure!(live, "{id} is gone and holds {load:?}");
-        }
-        Ok(())
     }
 }
 

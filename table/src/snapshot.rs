@@ -26,6 +26,9 @@ use crate::table::Table;
 use crate::task::{Attempt, Class, Life, Policy, Task, TaskSpec};
 use crate::worker::Worker;
 
+#[cfg(test)]
+mod tests;
+
 const MAGIC: &[u8; 8] = b"TRITABLE";
 
 /// The version this code writes.

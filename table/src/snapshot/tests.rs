@@ -1,0 +1,273 @@
+//! What a damaged snapshot comes to: an error that says so, whatever the damage. Never a panic, never another table.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{MAGIC, Record, SnapshotError, encoded};
+use crate::command::{
+    Backoff, Command, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires, SubmitJob,
+    TaskReport,
+};
+use crate::digest::Digest;
+use crate::ids::{JobId, Stamp, TaskId, Token, WorkerId};
+use crate::limits::Limits;
+use crate::table::Table;
+
+fn task(kind: &str) -> NewTask {
+    NewTask {
+        key: Some(kind.to_owned()),
+        kind: kind.to_owned(),
+        payload: Bytes::from_static(b"[1,2,3]"),
+        queue: "default".to_owned(),
+        priority: 3,
+        not_before_ms: None,
+        delay_ms: 0,
+        expires_ms: Some(60_000),
+        timeout_ms: Some(1_000),
+        max_attempts: 3,
+        max_losses: 2,
+        backoff: Backoff::default(),
+        requires: Requires {
+            labels: BTreeMap::new(),
+            resources: [("mem".to_owned(), 2)].into(),
+        },
+        tags: vec!["x".to_owned()],
+    }
+}
+
+fn submit(key: Option<&str>, kinds: &[&str]) -> Command {
+    Command::SubmitJob(SubmitJob {
+        request_id: key.map(|key| format!("r-{key}")),
+        idempotency_key: key.map(str::to_owned),
+        body_digest: [7; 32],
+        name: "nightly".to_owned(),
+        on_failure: OnFailure::Continue,
+        tasks: kinds.iter().map(|kind| task(kind)).collect(),
+    })
+}
+
+/// A small table with something of everything in it.
+fn table() -> Table {
+    let limits = Limits {
+        finished_jobs_max: 1,
+        ..Limits::default()
+    };
+    let mut table = Table::new(limits);
+    let worker = |name: &str| {
+        Command::RegisterWorker(RegisterWorker {
+            request_id: None,
+            name: name.to_owned(),
+            queues: vec!["default".to_owned()],
+            kinds: vec!["exec".to_owned(), "sum".to_owned()],
+            slots: 4,
+            labels: BTreeMap::new(),
+            resources: [("mem".to_owned(), 8)].into(),
+        })
+    };
+    let (live, lost) = (WorkerId::at(1, 0), WorkerId::at(1, 1));
+    let grant = |task, worker| Command::Grant {
+        grants: vec![Grant { task, worker }],
+    };
+    let report = |task, position, outcome| Command::Report {
+        worker: live,
+        results: vec![TaskReport {
+            task,
+            token: Token::at(2, position).expect("small"),
+            outcome,
+        }],
+    };
+    let failed = Outcome::Failed {
+        error: Bytes::from_static(b"{\"type\":\"Oops\"}"),
+        retryable: true,
+    };
+    let tasks: Vec<TaskId> = (0..5).map(|position| TaskId::at(1, position)).collect();
+    let entries = [
+        vec![
+            worker("a"),
+            worker("b"),
+            submit(Some("k"), &["exec", "sum", "map", "nap"]),
+            submit(Some("old"), &["exec"]),
+        ],
+        vec![
+            grant(tasks[0], live),
+            grant(tasks[1], live),
+            report(
+                tasks[0],
+                0,
+                Outcome::Succeeded {
+                    result: Bytes::from_static(b"{}"),
+                },
+            ),
+            report(tasks[1], 1, failed),
+            grant(tasks[4], lost),
+            Command::LoseWorkers {
+                workers: vec![lost],
+            },
+            Command::CancelTask { task: tasks[2] },
+            Command::CancelJob {
+                job: JobId::at(1, 1),
+            },
+        ],
+        vec![
+            submit(None, &["exec", "sum"]),
+            Command::CancelJob {
+                job: JobId::at(3, 0),
+            },
+            Command::AdvanceTime,
+        ],
+        vec![submit(None, &["sum"]), grant(TaskId::at(4, 0), live)],
+    ];
+    for (at, commands) in entries.into_iter().enumerate() {
+        let stamp = Stamp {
+            index: at as u64 + 1,
+            now_ms: 1_000 * at as u64,
+        };
+        table.apply(stamp, commands, &mut Vec::new());
+    }
+    table.check_invariants();
+    assert_eq!(table.old_keys.records().len(), 1, "one job is forgotten");
+    assert_eq!(table.leases().count(), 1);
+    table
+}
+
+fn written(table: &Table) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.freeze().write(&mut bytes).expect("memory takes all");
+    bytes
+}
+
+fn read(mut bytes: &[u8]) -> Result<Table, SnapshotError> {
+    Table::read(&mut bytes)
+}
+
+#[test]
+fn every_flipped_bit_is_refused() {
+    let bytes = written(&table());
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(read(&damaged).is_err(), "bit {bit} of {}", bytes.len() * 8);
+    }
+}
+
+#[test]
+fn every_missing_end_is_refused() {
+    let bytes = written(&table());
+    for length in 0..bytes.len() {
+        let error = read(&bytes[..length]).expect_err("it is not whole");
+        assert!(
+            matches!(error, SnapshotError::Io(_)),
+            "{length} of {}: {error}",
+            bytes.len()
+        );
+    }
+}
+
+#[test]
+fn other_versions_and_other_files_are_told_apart() {
+    let mut bytes = written(&table());
+    bytes[MAGIC.len()] = 9;
+    assert!(matches!(
+        read(&bytes),
+        Err(SnapshotError::UnknownVersion(9))
+    ));
+    assert!(matches!(
+        read(b"%PDF-1.7 and so on"),
+        Err(SnapshotError::NotASnapshot)
+    ));
+}
+
+#[test]
+fn reading_stops_at_the_end() {
+    let mut bytes = written(&table());
+    let length = bytes.len();
+    bytes.extend(b"something else");
+    let mut rest = &bytes[..];
+    let table = Table::read(&mut rest).expect("it is whole");
+    assert_eq!(
+        (rest, table.digest()),
+        (&bytes[length..], self::table().digest())
+    );
+}
+
+/// A snapshot that version 1 wrote. Never changed: it must be read for ever.
+const GOLDEN: &[u8] = include_bytes!("../../tests/golden/table.v1.snapshot");
+
+#[test]
+fn version_1_reads_and_writes_as_ever() {
+    let read = read(GOLDEN).expect("it is whole");
+    read.check_invariants();
+    assert_eq!(read.digest(), table().digest());
+    assert!(
+        written(&table()) == GOLDEN,
+        "this code writes another format under the same version"
+    );
+}
+
+/// The records of a snapshot, without their end.
+fn records(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut rest = &bytes[MAGIC.len() + 1..];
+    let mut records = Vec::new();
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (record, after) = after.split_at(u32::from_le_bytes(*length) as usize);
+        records.push(record.to_vec());
+        rest = after;
+    }
+    records.pop();
+    records
+}
+
+/// A snapshot of these records with the digest that belongs to them.
+fn sealed(records: &[Vec<u8>]) -> Vec<u8> {
+    let mut digest = Digest::new();
+    records.iter().for_each(|record| digest.add(record));
+    let end = encoded(
+        &Record::End {
+            digest: digest.value(),
+        },
+        Vec::new(),
+    )
+    .expect("small");
+    let mut bytes = [MAGIC.as_slice(), &[super::VERSION]].concat();
+    for record in records.iter().chain([&end]) {
+        bytes.extend((record.len() as u32).to_le_bytes());
+        bytes.extend(record);
+    }
+    bytes
+}
+
+#[test]
+fn a_wrong_table_under_a_right_digest_is_no_table_or_a_sound_one() {
+    let whole = records(&written(&table()));
+    assert_eq!(
+        read(&sealed(&whole)).expect("unchanged").digest(),
+        table().digest()
+    );
+    let sound = |records: &[Vec<u8>]| match read(&sealed(records)) {
+        Ok(table) => {
+            table.check_invariants();
+            true
+        }
+        Err(_) => false,
+    };
+    let mut refused = 0;
+    for (at, record) in whole.iter().enumerate() {
+        for bit in (at % 3..record.len() * 8).step_by(3) {
+            let mut changed = whole.clone();
+            changed[at][bit / 8] ^= 1 << (bit % 8);
+            refused += usize::from(!sound(&changed));
+        }
+        let mut missing = whole.clone();
+        missing.remove(at);
+        let mut twice = whole.clone();
+        twice.insert(at, record.clone());
+        let mut swapped = whole.clone();
+        swapped.swap(at, (at + 1) % whole.len());
+        refused += [missing, twice, swapped]
+            .iter()
+            .filter(|records| !sound(records))
+            .count();
+    }
+    assert!(refused > 500, "only {refused} refused");
+}

@@ -1,0 +1,240 @@
+//! The log format of commands. The golden file of a version is never changed: what was written once must be read for
+//! ever. A new version gets a file of its own.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use triarch_table::codec::{CodecError, VERSION, decode_command, encode_command};
+use triarch_table::command::{
+    Backoff, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires,
+    SubmitJob, TaskReport,
+};
+use triarch_table::{Command, JobId, TaskId, Token, WorkerId};
+
+/// Every variant, every field, every option both ways.
+fn commands() -> Vec<(&'static str, Command)> {
+    let (job, task, worker, token) = (
+        JobId::at(5, 1),
+        TaskId::at(6, 2),
+        WorkerId::at(7, 3),
+        Token(8),
+    );
+    let plain = NewTask {
+        key: None,
+        kind: "exec".into(),
+        payload: Bytes::from_static(b"{}"),
+        queue: "default".into(),
+        priority: 0,
+        not_before_ms: None,
+        delay_ms: 0,
+        expires_ms: None,
+        timeout_ms: None,
+        max_attempts: 3,
+        max_losses: 5,
+        backoff: Backoff::default(),
+        requires: Requires::default(),
+        tags: Vec::new(),
+    };
+    let full = NewTask {
+        key: Some("fetch".into()),
+        kind: "sum".into(),
+        payload: Bytes::from_static(b"[1,2]"),
+        queue: "mail".into(),
+        priority: 9,
+        not_before_ms: Some(1_764_000_000_000),
+        delay_ms: 300,
+        expires_ms: Some(60_000),
+        timeout_ms: Some(30_000),
+        max_attempts: 1,
+        max_losses: 2,
+        backoff: Backoff {
+            initial_ms: 10,
+            factor_milli: 1_500,
+            max_ms: 900,
+            jitter_permille: 200,
+        },
+        requires: Requires {
+            labels: [("zone".into(), "eu".into())].into(),
+            resources: [("mem_mb".into(), 512)].into(),
+        },
+        tags: vec!["x".into(), "y".into()],
+    };
+    let submit = |request_id: Option<&str>, on_failure, tasks| {
+        Command::SubmitJob(SubmitJob {
+            request_id: request_id.map(Into::into),
+            idempotency_key: request_id.map(|_| "2026-11-23".into()),
+            body_digest: std::array::from_fn(|at| at as u8),
+            name: "nightly".into(),
+            on_failure,
+            tasks,
+        })
+    };
+    let ended = |reason| EndLease {
+        task,
+        token,
+        reason,
+    };
+    let reported = |outcome| TaskReport {
+        task,
+        token,
+        outcome,
+    };
+    vec![
+        (
+            "submit_job",
+            submit(None, OnFailure::Continue, vec![plain.clone()]),
+        ),
+        (
+            "submit_job_full",
+            submit(Some("r-1"), OnFailure::FailFast, vec![full, plain]),
+        ),
+        ("cancel_job", Command::CancelJob { job }),
+        ("cancel_task", Command::CancelTask { task }),
+        (
+            "retry_task",
+            Command::RetryTask {
+                task,
+                request_id: None,
+            },
+        ),
+        (
+            "retry_task_full",
+            Command::RetryTask {
+                task,
+                request_id: Some("r-2".into()),
+            },
+        ),
+        (
+            "register_worker",
+            Command::RegisterWorker(RegisterWorker {
+                request_id: Some("r-3".into()),
+                name: "a".into(),
+                queues: vec!["default".into(), "mail".into()],
+                kinds: vec!["exec".into()],
+                slots: 8,
+                labels: [("zone".into(), "eu".into())].into(),
+                resources: BTreeMap::from([("mem_mb".into(), 4_096)]),
+            }),
+        ),
+        ("leave_worker", Command::LeaveWorker { worker }),
+        ("drain_worker", Command::DrainWorker { worker }),
+        (
+            "lose_workers",
+            Command::LoseWorkers {
+                workers: vec![worker, WorkerId::at(9, 0)],
+            },
+        ),
+        (
+            "grant",
+            Command::Grant {
+                grants: vec![Grant { task, worker }],
+            },
+        ),
+        (
+            "end_leases",
+            Command::EndLeases {
+                leases: vec![
+                    ended(EndReason::Expired),
+                    ended(EndReason::Returned),
+                    ended(EndReason::TimedOut),
+                ],
+            },
+        ),
+        (
+            "report",
+            Command::Report {
+                worker,
+                results: vec![
+                    reported(Outcome::Succeeded {
+                        result: Bytes::from_static(b"{\"exit_code\":0}"),
+                    }),
+                    reported(Outcome::Failed {
+                        error: Bytes::from_static(b"{}"),
+                        retryable: true,
+                    }),
+                    reported(Outcome::Returned),
+                ],
+            },
+        ),
+        ("advance_time", Command::AdvanceTime),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("two hexadecimal digits");
+    (0..hex.len()).step_by(2).map(digits).collect()
+}
+
+#[test]
+fn version_1_reads_and_writes_as_ever() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/commands.v1.txt");
+    if !path.exists() {
+        let lines = commands()
+            .into_iter()
+            .map(|(name, command)| format!("{name} {}\n", hex(&encode_command(&command))));
+        std::fs::write(&path, lines.collect::<String>()).expect("writable");
+        panic!(
+            "there was no golden file; {} is written anew",
+            path.display()
+        );
+    }
+    let golden = std::fs::read_to_string(path).expect("readable");
+    let lines: Vec<(&str, &str)> = golden
+        .lines()
+        .map(|line| line.split_once(' ').expect("name and bytes"))
+        .collect();
+    let commands = commands();
+    assert_eq!(lines.len(), commands.len());
+    for ((name, line), (expected_name, command)) in lines.into_iter().zip(commands) {
+        assert_eq!(name, expected_name);
+        assert_eq!(
+            decode_command(&bytes(line)).as_ref(),
+            Ok(&command),
+            "{name}"
+        );
+        assert_eq!(hex(&encode_command(&command)), line, "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_command_is_refused() {
+    assert_eq!(decode_command(&[]), Err(CodecError::Empty));
+    for (name, command) in commands() {
+        let bytes = encode_command(&command);
+        assert_eq!(bytes[0], VERSION, "{name}");
+        let longer = [&bytes[..], &[0, 0]].concat();
+        assert_eq!(
+            decode_command(&longer),
+            Err(CodecError::TrailingBytes(2)),
+            "{name}"
+        );
+        for length in 1..bytes.len() {
+            assert!(
+                decode_command(&bytes[..length]).is_err(),
+                "{name}, {length} bytes of it"
+            );
+        }
+        let newer = [&[VERSION + 1], &bytes[1..]].concat();
+        assert_eq!(
+            decode_command(&newer),
+            Err(CodecError::UnknownVersion(VERSION + 1)),
+            "{name}"
+        );
+    }
+    assert!(matches!(
+        decode_command(&[VERSION, 200]),
+        Err(CodecError::Malformed(_))
+    ));
+    // A length that claims more than there is must not be believed.
+    assert!(
+        decode_command(&[
+            VERSION, 7, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1
+        ])
+        .is_err()
+    );
+}

@@ -1,0 +1,72 @@
+//! The table must come to the same on every replica, so nothing in it may depend on anything but its input.
+
+use std::fs;
+use std::path::Path;
+
+/// Words that code of the table never says, and why.
+const FORBIDDEN: [(&str, &str); 18] = [
+    ("HashMap", "its order differs between processes"),
+    ("HashSet", "its order differs between processes"),
+    ("RandomState", "it is random"),
+    ("SystemTime", "time comes in with the entry"),
+    ("Instant", "time comes in with the entry"),
+    ("chrono", "time comes in with the entry"),
+    ("rand", "nothing is rolled"),
+    ("uuid", "ids are derived"),
+    ("f32", "floats differ between machines"),
+    ("f64", "floats differ between machines"),
+    ("usize::MAX", "it differs between machines"),
+    ("async", "applying does not wait"),
+    ("tokio", "applying does not wait"),
+    ("thread", "applying is one thing after another"),
+    ("env::", "a replica's surroundings are its own"),
+    ("fs::", "a replica's files are its own"),
+    ("println!", "applying tells by replies and events"),
+    ("unsafe", "there is no need"),
+];
+
+#[test]
+fn the_table_is_pure() {
+    let mut files = 0;
+    look_into(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut files,
+    );
+    assert!(files > 20, "only {files} files");
+}
+
+fn look_into(folder: &Path, files: &mut usize) {
+    for entry in fs::read_dir(folder).expect("readable") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            look_into(&path, files);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            *files += 1;
+            let code = fs::read_to_string(&path).expect("readable");
+            for (number, line) in code.lines().enumerate() {
+                let line = line.split("//").next().unwrap_or("");
+                if let Some((word, why)) = FORBIDDEN.iter().find(|(word, _)| says(line, word)) {
+                    panic!("{}:{}: {word}: {why}\n{line}", path.display(), number + 1);
+                }
+            }
+        }
+    }
+}
+
+/// Whether the line holds the word as a word of its own.
+fn says(line: &str, word: &str) -> bool {
+    let part_of_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let after = line[at + word.len()..].chars().next();
+        !part_of_word(before) && (!part_of_word(after) || word.ends_with([':', '!']))
+    })
+}
+
+#[test]
+fn words_are_found_as_words() {
+    assert!(says("let map: HashMap<u8, u8>", "HashMap"));
+    assert!(says("std::env::var", "env::"));
+    assert!(!says("operand", "rand") && !says("randy", "rand"));
+    assert!(!says("unsafe_code", "unsafe"));
+}

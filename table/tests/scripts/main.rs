@@ -1,0 +1,203 @@
+//! Runs the golden scripts `src/**/scripts/*.txt`: what is asked of a table, and what came of it.
+//!
+//! A script is a list of blocks with a blank line between them. A block is comments (`#`), lines that ask, a line `---`,
+//! and what came of it. The lines are described in [`parse`]; commands that stand together travel in one log entry, which
+//! takes the next index from 1. `UPDATE=1 cargo test -p triarch-table --test scripts` writes anew what came of it: read
+//! the difference before committing it.
+
+mod parse;
+mod print;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use triarch_table::plan::propose;
+use triarch_table::{Command, Limits, Stamp, Table};
+
+use parse::{Ask, Line, parse};
+
+#[test]
+fn scripts_come_out_as_written() {
+    let mut scripts = Vec::new();
+    find_scripts(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut scripts,
+    );
+    scripts.sort();
+    assert!(scripts.len() >= 12, "only found {scripts:?}");
+    let update = std::env::var_os("UPDATE").is_some();
+    let mut different = Vec::new();
+    for path in scripts {
+        let name = path.display().to_string();
+        let script = fs::read_to_string(&path).expect("a script is readable");
+        let outcome = run(&name, &script);
+        if outcome == script {
+            continue;
+        }
+        if update {
+            fs::write(&path, outcome).expect("a script is writable");
+        } else {
+            let line = script
+                .lines()
+                .zip(outcome.lines())
+                .position(|(was, is)| was != is);
+            let line = line.unwrap_or_else(|| script.lines().count().min(outcome.lines().count()));
+            let at = |text: &str| text.lines().nth(line).unwrap_or("(the end)").to_owned();
+            different.push(format!(
+                "{name}:{}\n  written: {}\n  came:    {}",
+                line + 1,
+                at(&script),
+                at(&outcome)
+            ));
+        }
+    }
+    assert!(
+        different.is_empty(),
+        "scripts came out differently:\n{}",
+        different.join("\n")
+    );
+}
+
+fn find_scripts(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder is readable") {
+        let path = entry.expect("a folder is readable").path();
+        if path.is_dir() {
+            find_scripts(&path, found);
+        } else if path.extension().is_some_and(|end| end == "txt") {
+            found.push(path);
+        }
+    }
+}
+
+/// The script with what came of it this time.
+fn run(name: &str, script: &str) -> String {
+    let mut run = Run::new(Limits::default());
+    let mut number = 0;
+    let mut blocks = Vec::new();
+    for block in script.trim_end().split("\n\n") {
+        let asks: Vec<&str> = block.lines().take_while(|line| *line != "---").collect();
+        let mut lines = Vec::new();
+        for (at, ask) in asks
+            .iter()
+            .enumerate()
+            .filter(|(_, ask)| !ask.starts_with('#'))
+        {
+            let line = parse(ask)
+                .unwrap_or_else(|problem| panic!("{name}:{}: {problem}", number + at + 1));
+            lines.push(line);
+        }
+        number += block.lines().count() + 1;
+        let mut text = asks.join("\n");
+        if !lines.is_empty() {
+            let _ = write!(text, "\n---\n{}", run.block(lines).trim_end());
+        }
+        blocks.push(text);
+    }
+    run.replay();
+    format!("{}\n", blocks.join("\n\n"))
+}
+
+/// A table and how it came to be.
+struct Run {
+    limits: Limits,
+    table: Table,
+    stamp: Stamp,
+    log: Vec<(Stamp, Vec<Command>)>,
+}
+
+impl Run {
+    fn new(limits: Limits) -> Self {
+        let table = Table::new(limits.clone());
+        Self {
+            limits,
+            table,
+            stamp: Stamp {
+                index: 0,
+                now_ms: 0,
+            },
+            log: Vec::new(),
+        }
+    }
+
+    /// Does what the lines of a block ask, and tells what came of it.
+    fn block(&mut self, lines: Vec<Line>) -> String {
+        let mut out = String::new();
+        let mut commands = Vec::new();
+        for line in lines {
+            if let Line::Command(command) = line {
+                commands.push(*command);
+                continue;
+            }
+            self.enter(&mut commands, &mut out);
+            match line {
+                Line::Command(_) => {}
+                Line::Limits(changes) => {
+                    assert!(self.log.is_empty(), "limits stand before the first command");
+                    changes.iter().for_each(|change| change(&mut self.limits));
+                    self.table = Table::new(self.limits.clone());
+                }
+                Line::At(now_ms) => self.stamp.now_ms = now_ms,
+                Line::After(ms) => self.stamp.now_ms += ms,
+                Line::Ask(ask) => self.answer(&ask, &mut out),
+            }
+        }
+        self.enter(&mut commands, &mut out);
+        out
+    }
+
+    /// Applies commands as one entry.
+    fn enter(&mut self, commands: &mut Vec<Command>, out: &mut String) {
+        if commands.is_empty() {
+            return;
+        }
+        self.stamp.index += 1;
+        let mut events = Vec::new();
+        let commands = std::mem::take(commands);
+        self.log.push((self.stamp, commands.clone()));
+        for reply in self.table.apply(self.stamp, commands, &mut events) {
+            let _ = writeln!(out, "{}", print::reply(&reply));
+        }
+        for event in &events {
+            let _ = writeln!(out, "  {}", print::event(event));
+        }
+        self.table.check_invariants();
+    }
+
+    fn answer(&mut self, ask: &Ask, out: &mut String) {
+        match ask {
+            Ask::Plan {
+                demands,
+                grants_max,
+            } => {
+                let grants = propose(&self.table, demands, *grants_max);
+                let grants: Vec<String> = grants.iter().map(print::grant).collect();
+                let _ = writeln!(out, "plan: {}", print::list(&grants));
+            }
+            Ask::Restart => {
+                let mut bytes = Vec::new();
+                self.table
+                    .freeze()
+                    .write(&mut bytes)
+                    .expect("memory takes all");
+                let read = Table::read(&mut &bytes[..]).expect("what was written reads");
+                read.check_invariants();
+                assert_eq!(read.digest(), self.table.digest());
+                self.table = read;
+                let _ = writeln!(out, "restarted from a snapshot");
+            }
+            Ask::Show(what) => {
+                let _ = writeln!(out, "{}", print::shown(&self.table, what));
+            }
+        }
+    }
+
+    /// The same log gives the same table.
+    fn replay(&self) {
+        let mut table = Table::new(self.limits.clone());
+        for (stamp, commands) in &self.log {
+            table.apply(*stamp, commands.clone(), &mut Vec::new());
+        }
+        assert_eq!(table.digest(), self.table.digest());
+    }
+}

@@ -1,0 +1,278 @@
+//! How scripts show what came of something: one line each, only what is worth reading.
+
+use std::fmt::Display;
+
+use triarch_table::command::{Grant, Verdict};
+use triarch_table::job::Counts;
+use triarch_table::task::{Attempt, Life};
+use triarch_table::worker::Profile;
+use triarch_table::{Event, Job, JobFilter, Reply, Table, Task, TaskFilter, Token, Worker};
+
+use crate::parse::Show;
+
+pub fn list<T: Display>(items: &[T]) -> String {
+    if items.is_empty() {
+        return "none".to_owned();
+    }
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+pub fn grant(grant: &Grant) -> String {
+    format!("{}:{}", grant.task, grant.worker)
+}
+
+fn token(token: Token) -> String {
+    format!("{}.{}", token.0 >> 12, token.0 & 0xfff)
+}
+
+pub fn reply(reply: &Reply) -> String {
+    match reply {
+        Reply::Submitted {
+            job,
+            tasks,
+            duplicate,
+        } => {
+            format!(
+                "submitted {job}: {}{}",
+                list(tasks),
+                if *duplicate { " (duplicate)" } else { "" }
+            )
+        }
+        Reply::Registered { worker } => format!("registered {worker}"),
+        Reply::Granted { leases } => {
+            let leases: Vec<String> = leases
+                .iter()
+                .map(|lease| {
+                    format!(
+                        "{}:{} {} attempt={}",
+                        lease.task,
+                        lease.worker,
+                        token(lease.token),
+                        lease.attempt
+                    )
+                })
+                .collect();
+            format!(
+                "granted {}",
+                if leases.is_empty() {
+                    "none".to_owned()
+                } else {
+                    leases.join(", ")
+                }
+            )
+        }
+        Reply::Reported { verdicts } => {
+            let word = |verdict: &Verdict| match verdict {
+                Verdict::Accepted => "accepted",
+                Verdict::StaleToken => "stale_token",
+                Verdict::AlreadyFinished => "already_finished",
+                Verdict::NotFound => "not_found",
+            };
+            format!(
+                "reported {}",
+                list(&verdicts.iter().map(word).collect::<Vec<_>>())
+            )
+        }
+        Reply::Done { tasks } => format!("done {tasks}"),
+        Reply::Refused(refusal) => format!("refused: {refusal}"),
+    }
+}
+
+pub fn event(event: &Event) -> String {
+    match event {
+        Event::JobSubmitted { job } => format!("{job} submitted"),
+        Event::TaskChanged { task, to, .. } => format!("{task} {}", to.as_str()),
+        Event::LeaseGranted {
+            task,
+            worker,
+            token: lease,
+        } => format!("lease {} {task}:{worker}", token(*lease)),
+        Event::LeaseEnded {
+            task,
+            worker,
+            token: lease,
+        } => format!("lease {} {task}:{worker} ended", token(*lease)),
+        Event::JobFinished { job, state } => format!("{job} {}", state.as_str()),
+        Event::WorkerRegistered { worker } => format!("{worker} registered"),
+        Event::WorkerDraining { worker } => format!("{worker} draining"),
+        Event::WorkerGone { worker, lost } => {
+            format!("{worker} {}", if *lost { "lost" } else { "left" })
+        }
+    }
+}
+
+pub fn shown(table: &Table, show: &Show) -> String {
+    match show {
+        Show::Task(id) => table
+            .task(*id)
+            .map_or_else(|| format!("{id} is not there"), task),
+        Show::Job(id) => table
+            .job(*id)
+            .map_or_else(|| format!("{id} is not there"), job),
+        Show::Worker(id) => table
+            .worker(*id)
+            .map_or_else(|| format!("{id} is not there"), worker),
+        Show::Jobs => {
+            let jobs = table.jobs(&JobFilter::default(), None, usize::MAX).items;
+            list(
+                &jobs
+                    .iter()
+                    .map(|job| format!("{}={}", job.id, job.state().as_str()))
+                    .collect::<Vec<_>>(),
+            )
+        }
+        Show::Tasks => {
+            let tasks = table.tasks(&TaskFilter::default(), None, usize::MAX).items;
+            list(
+                &tasks
+                    .iter()
+                    .map(|task| format!("{}={}", task.id, task.state().as_str()))
+                    .collect::<Vec<_>>(),
+            )
+        }
+        Show::Queues => {
+            let queue = |queue: &triarch_table::QueueView<'_>| {
+                let oldest = queue
+                    .oldest_queued_ms
+                    .map_or(String::new(), |at_ms| format!(" oldest={at_ms}"));
+                format!("queue {}: {}{oldest}", queue.name, counts(&queue.counts))
+            };
+            table
+                .queues()
+                .iter()
+                .map(queue)
+                .collect::<Vec<_>>()
+                .join("\n")
+        }
+        Show::Leases => {
+            let leases = table
+                .leases()
+                .map(|lease| format!("{}:{}@{}", lease.task, lease.worker, token(lease.token)));
+            format!("leases: {}", list(&leases.collect::<Vec<_>>()))
+        }
+        Show::Timer => match table.next_timer_ms() {
+            Some(at_ms) if at_ms <= table.now_ms() => "timer: due".to_owned(),
+            Some(at_ms) => format!("timer: {at_ms}"),
+            None => "timer: none".to_owned(),
+        },
+    }
+}
+
+fn counts(counts: &Counts) -> String {
+    let some = counts.iter().filter(|(_, count)| *count > 0);
+    list(
+        &some
+            .map(|(state, count)| format!("{}={count}", state.as_str()))
+            .collect::<Vec<_>>(),
+    )
+}
+
+fn job(job: &Job) -> String {
+    let finished = job
+        .finished_ms
+        .map_or(String::new(), |at_ms| format!(" finished={at_ms}"));
+    format!(
+        "{} {:?} {} [{}]{finished} bytes={}",
+        job.id,
+        job.name,
+        job.state().as_str(),
+        counts(&job.counts),
+        job.bytes
+    )
+}
+
+fn worker(worker: &Worker) -> String {
+    let Profile {
+        queues,
+        kinds,
+        labels,
+        resources,
+    } = &*worker.profile;
+    let queues: Vec<&String> = queues.iter().collect();
+    let kinds: Vec<&String> = kinds.iter().collect();
+    let gone = worker
+        .gone_ms()
+        .map_or(String::new(), |at_ms| format!(" at={at_ms}"));
+    format!(
+        "{} {} {}{gone} slots={} queues=[{}] kinds=[{}] labels={labels:?} resources={resources:?}",
+        worker.id,
+        worker.name,
+        worker.state().as_str(),
+        worker.slots,
+        list(&queues),
+        list(&kinds)
+    )
+}
+
+fn task(task: &Task) -> String {
+    let life = match &task.life {
+        Life::Waiting => String::new(),
+        Life::Delayed { until_ms } => format!(" until={until_ms}"),
+        Life::Queued { place } => format!(" place={} since={}", place.order, place.since_ms),
+        Life::Running {
+            worker,
+            token: lease,
+            started_ms,
+            place,
+        } => {
+            format!(
+                " on={worker} token={} started={started_ms} place={}",
+                token(*lease),
+                place.order
+            )
+        }
+        Life::Succeeded {
+            result,
+            finished_ms,
+        } => format!(" at={finished_ms} result={}", text(result)),
+        Life::Failed { error, finished_ms } => format!(" at={finished_ms} error={}", text(error)),
+        Life::Cancelled { finished_ms } | Life::Expired { finished_ms } => {
+            format!(" at={finished_ms}")
+        }
+    };
+    let expires = task
+        .expires_at_ms
+        .map_or(String::new(), |at_ms| format!(" expires={at_ms}"));
+    let policy = &task.spec.policy;
+    let mut line = format!(
+        "{} {} in {} p{}: {}{life}{expires} attempt={} failures={}/{} losses={}/{}",
+        task.id,
+        task.kind(),
+        task.queue(),
+        task.priority(),
+        task.state().as_str(),
+        task.attempt,
+        task.failures,
+        policy.max_attempts,
+        task.losses,
+        policy.max_losses
+    );
+    for attempt in &task.history {
+        line.push_str(&ended(attempt));
+    }
+    line
+}
+
+fn ended(attempt: &Attempt) -> String {
+    let error = attempt
+        .end
+        .error()
+        .map_or(String::new(), |error| format!(" {}", text(error)));
+    format!(
+        "\n  attempt {} {} {} {}..{} {}{error}",
+        attempt.attempt,
+        attempt.worker,
+        token(attempt.token),
+        attempt.started_ms,
+        attempt.ended_ms,
+        attempt.end.as_str()
+    )
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
