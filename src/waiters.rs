@@ -18,10 +18,13 @@ enum Awaited {
     Task(TaskId),
 }
 
+/// One waiting request's number, and how it is woken.
+type Waiting = (u64, oneshot::Sender<()>);
+
 /// The waiting requests of this node.
 #[derive(Default)]
 pub struct Waiters {
-    waiting: Mutex<HashMap<Awaited, Vec<(u64, oneshot::Sender<()>)>>>,
+    waiting: Mutex<HashMap<Awaited, Vec<Waiting>>>,
     count: Arc<AtomicUsize>,
     next_id: std::sync::atomic::AtomicU64,
 }

@@ -44,39 +44,41 @@ impl Table {
             };
             self.end_attempt(result.task, end, events);
             Verdict::Accepted
-        } else if was_accepted(task, worker, &result) {
-            Verdict::Accepted
-        } else if task.state().is_terminal() {
-            Verdict::AlreadyFinished
         } else {
-            Verdict::StaleToken
+            judge_ended(task, worker, &result)
         }
     }
 }
 
-/// Whether this worker reported the same kind of outcome under the same lease before.
-fn was_accepted(task: &Task, worker: WorkerId, result: &TaskReport) -> bool {
+/// The verdict on a result whose lease has ended. What this very lease ended by decides: a report that was accepted
+/// and is repeated is accepted again; a task that is over by that report, or by a cancel, is over; everything else
+/// (lost, timed out, returned, another's lease, or one nobody remembers) is a lease that was not the reporter's.
+fn judge_ended(task: &Task, worker: WorkerId, result: &TaskReport) -> Verdict {
     let ended = task
         .history
         .iter()
         .rev()
-        .find(|attempt| attempt.token == result.token);
-    ended.is_some_and(|attempt| {
-        attempt.worker == worker
-            && match (&attempt.end, &result.outcome) {
-                (AttemptEnd::Succeeded, Outcome::Succeeded { .. })
-                | (AttemptEnd::Failed { .. }, Outcome::Failed { .. })
-                | (AttemptEnd::Returned, Outcome::Returned) => true,
-                (
-                    AttemptEnd::Succeeded
-                    | AttemptEnd::Failed { .. }
-                    | AttemptEnd::TimedOut
-                    | AttemptEnd::Lost
-                    | AttemptEnd::LeaseExpired
-                    | AttemptEnd::Returned
-                    | AttemptEnd::Cancelled,
-                    Outcome::Succeeded { .. } | Outcome::Failed { .. } | Outcome::Returned,
-                ) => false,
-            }
-    })
+        .find(|attempt| attempt.token == result.token && attempt.worker == worker);
+    let Some(ended) = ended else {
+        return Verdict::StaleToken;
+    };
+    match (&ended.end, &result.outcome) {
+        (AttemptEnd::Succeeded, Outcome::Succeeded { .. })
+        | (AttemptEnd::Failed { .. }, Outcome::Failed { .. })
+        | (AttemptEnd::Returned, Outcome::Returned) => Verdict::Accepted,
+        (
+            AttemptEnd::Succeeded | AttemptEnd::Failed { .. } | AttemptEnd::Cancelled,
+            Outcome::Succeeded { .. } | Outcome::Failed { .. } | Outcome::Returned,
+        ) if task.state().is_terminal() => Verdict::AlreadyFinished,
+        (
+            AttemptEnd::Succeeded
+            | AttemptEnd::Failed { .. }
+            | AttemptEnd::TimedOut
+            | AttemptEnd::Lost
+            | AttemptEnd::LeaseExpired
+            | AttemptEnd::Returned
+            | AttemptEnd::Cancelled,
+            Outcome::Succeeded { .. } | Outcome::Failed { .. } | Outcome::Returned,
+        ) => Verdict::StaleToken,
+    }
 }

@@ -583,17 +583,15 @@ impl Model {
         let same = |ended: &&(Token, WorkerId, &str, Option<Bytes>)| {
             ended.0 == report.token && ended.1 == worker
         };
-        if task
-            .history
-            .iter()
-            .find(same)
-            .is_some_and(|ended| ended.2 == word)
-        {
-            Verdict::Accepted
-        } else if task.state.is_terminal() {
-            Verdict::AlreadyFinished
-        } else {
-            Verdict::StaleToken
+        match task.history.iter().find(same) {
+            Some(ended) if ended.2 == word => Verdict::Accepted,
+            Some(ended)
+                if ["succeeded", "failed", "cancelled"].contains(&ended.2)
+                    && task.state.is_terminal() =>
+            {
+                Verdict::AlreadyFinished
+            }
+            Some(_) | None => Verdict::StaleToken,
         }
     }
 

@@ -92,13 +92,13 @@ pub struct PollAnswer {
     #[serde(default)]
     pub tasks: Vec<LeasedTask>,
     /// One verdict per result sent, in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub results: Vec<Verdict>,
     /// As in [`HeartbeatAnswer`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub cancel: Vec<String>,
     /// As in [`HeartbeatAnswer`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub lost: Vec<String>,
     /// As in [`HeartbeatAnswer`].
     #[serde(default)]
@@ -118,7 +118,7 @@ pub struct LeasedTask {
     #[serde(default)]
     pub payload: Option<Box<RawValue>>,
     /// Results of the tasks it came after, by their keys.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default)]
     pub inputs: BTreeMap<String, Box<RawValue>>,
     /// Counted from 1.
     pub attempt: u32,
