@@ -13,7 +13,7 @@ pub struct LogArgs {
         long,
         value_name = "FILTER",
         env = "TRIARCH_LOG",
-        default_value = "info",
+        default_value = "info,openraft=error",
         help_heading = "Logging"
     )]
     log: String,
