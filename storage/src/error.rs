@@ -61,15 +61,15 @@ impl StorageError {
             error.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
         );
-        let way_out = if disk_full {
-            "; free some space on this file system and start the node again"
+        let cause = if disk_full {
+            "no space is left on this file system; free some and start the node again".to_string()
         } else {
-            ""
+            error.to_string()
         };
         StorageError::Io {
             action,
             path: path.to_path_buf(),
-            cause: format!("{error}{way_out}"),
+            cause,
             disk_full,
         }
     }

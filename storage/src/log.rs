@@ -44,6 +44,13 @@ pub type Completion = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 /// The log, the vote and the markers of one node. All methods are quick and may be called from an async task:
 /// they change what readers see at once and hand the disk work to one sync thread, in the order of the calls.
 ///
+/// "Quick" has one exception: an engine bounds what waits for its disk, and a caller that would pass the bound waits for
+/// the sync thread. That thread waits for no caller, so completions must not block.
+///
+/// What no Raft asks for is a bug and panics: an append that leaves a hole, a truncation that crosses what was purged, a
+/// truncation or a purge that names another entry than the one held at its index. An empty log that was never purged
+/// may begin at any index.
+///
 /// Order: writes (append, vote, truncate) become durable in the order they were called, and a completion implies
 /// that everything before it is durable too. After the first error every later call and completion fails with
 /// [`StorageError::Stopped`].
@@ -72,6 +79,7 @@ pub trait LogStore: Send + Sync + 'static {
     fn save_committed(&self, committed: Option<LogPosition>) -> Result<(), StorageError>;
     /// What [`LogStore::save_committed`] last noted, as far as it survived; never past the last entry.
     fn committed(&self) -> Option<LogPosition>;
-    /// Waits until all is durable and stops the sync thread. Idempotent.
+    /// Waits until all is durable, markers included, and stops the sync thread. Every later call but this one fails with
+    /// [`StorageError::Stopped`]. Idempotent. Not from a completion, which would wait for itself: there it only begins.
     fn close(&self) -> Result<(), StorageError>;
 }
