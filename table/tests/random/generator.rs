@@ -7,8 +7,9 @@ use triarch_table::command::{
     Backoff, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires,
     SubmitJob, TaskReport,
 };
+use triarch_table::model::TaskState;
 use triarch_table::plan::Demand;
-use triarch_table::{Command, JobId, Reply, Table, TaskId, Token, WorkerId};
+use triarch_table::{Command, JobId, Reply, Table, TaskFilter, TaskId, Token, WorkerId};
 
 use crate::rng::Rng;
 
@@ -214,13 +215,31 @@ impl Generator {
         register
     }
 
+    /// Mostly of queued tasks, all to one worker: it cannot take them all.
     fn grants(&mut self, rng: &mut Rng, table: &Table) -> Vec<Grant> {
-        let live: Vec<WorkerId> = table.workers().map(|worker| worker.id).collect();
-        let grant = |_| Grant {
-            task: recent(rng, &self.tasks),
-            worker: rng.pick_some(&live).unwrap_or(self.workers[0]),
+        let known: Vec<WorkerId> = table.workers().map(|worker| worker.id).collect();
+        let filter = TaskFilter {
+            state: Some(TaskState::Queued),
+            ..TaskFilter::default()
         };
-        (0..6).map(grant).collect()
+        let queued: Vec<TaskId> = table
+            .tasks(&filter, None, 100)
+            .items
+            .iter()
+            .map(|task| task.id)
+            .collect();
+        let worker = rng.pick_some(&known).unwrap_or(self.workers[0]);
+        let grant = |_| Grant {
+            task: rng
+                .pick_some(&queued)
+                .filter(|_| !rng.one_in(4))
+                .unwrap_or_else(|| recent(rng, &self.tasks)),
+            worker: rng
+                .pick_some(&known)
+                .filter(|_| rng.one_in(6))
+                .unwrap_or(worker),
+        };
+        (0..8).map(grant).collect()
     }
 
     /// A lease, mostly one that is held.
@@ -320,8 +339,12 @@ fn new_task(rng: &mut Rng) -> NewTask {
         queue: rng.pick(&QUEUES).to_owned(),
         priority: rng.pick(&[0, 0, 0, 5, 9]),
         not_before_ms: rng.one_in(8).then(|| 1_000_000 + rng.below(20_000)),
-        delay_ms: if rng.one_in(4) { rng.below(1_000) } else { 0 },
-        expires_ms: rng.one_in(4).then(|| rng.below(2_000)),
+        delay_ms: if rng.one_in(4) {
+            rng.pick(&[10, 300, 800])
+        } else {
+            0
+        },
+        expires_ms: rng.one_in(4).then(|| rng.pick(&[0, 10, 300, 1_500])),
         timeout_ms: rng.one_in(3).then(|| 1 + rng.below(500)),
         max_attempts: 1 + rng.below(3) as u32,
         max_losses: 1 + rng.below(3) as u32,
