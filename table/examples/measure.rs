@@ -10,7 +10,7 @@ use bytes::Bytes;
 use triarch_table::command::{
     Backoff, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires, SubmitJob, TaskReport,
 };
-use triarch_table::plan::{Demand, propose};
+use triarch_table::plan::propose_with;
 use triarch_table::{Command, Limits, Reply, Stamp, Table, WorkerId};
 
 const PAYLOAD_BYTES: usize = 256;
@@ -74,9 +74,9 @@ impl Run {
     }
 
     /// One round: plan, grant and report for `count` tasks. Returns the time for planning and for applying.
-    fn round(&mut self, demands: &[Demand], count: usize) -> (u128, u128) {
+    fn round(&mut self, count: usize) -> (u128, u128) {
         let start = Instant::now();
-        let grants: Vec<Grant> = propose(&self.table, demands, count);
+        let grants: Vec<Grant> = propose_with(&self.table, &|_| 8, count);
         let planned = start.elapsed().as_nanos();
         assert_eq!(grants.len(), count);
         let start = Instant::now();
@@ -150,14 +150,10 @@ fn live(what: &str, run: &mut Run, workers: usize, rounds: usize) {
     let ids: Vec<WorkerId> = (0..workers)
         .map(|at| run.register(format!("{what} {at}"), 8))
         .collect();
-    let demands: Vec<Demand> = ids
-        .iter()
-        .map(|&worker| Demand { worker, wanted: 8 })
-        .collect();
     for count in [1, BATCH.min(workers * 8)] {
         let (mut planned, mut applied) = (0, 0);
         for _ in 0..rounds {
-            let (plan, apply) = run.round(&demands, count);
+            let (plan, apply) = run.round(count);
             (planned, applied) = (planned + plan, applied + apply);
         }
         let per_round = |nanos: u128| nanos as f64 / rounds as f64 / 1_000.0;

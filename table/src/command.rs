@@ -288,7 +288,7 @@ pub enum Reply {
     },
     /// To everything whose answer is only that it is done; the number of tasks it touched.
     Done {
-        /// How many tasks changed.
+        /// How many changes of state that were.
         tasks: u64,
     },
     /// The command was refused and changed nothing.
@@ -313,9 +313,10 @@ pub struct Lease {
 pub enum Verdict {
     /// It is the task's result (or was already, by this same token).
     Accepted,
-    /// The token is not the task's current lease.
+    /// The token is not the task's current lease: it was lost, timed out, was given back, belongs to another worker, or is
+    /// not remembered. Also when another attempt has finished the task since.
     StaleToken,
-    /// The task is terminal by another way (for instance cancelled).
+    /// This lease is over, and with it the task: by another outcome reported before, or cancelled under it.
     AlreadyFinished,
     /// There is no such task (any more).
     NotFound,

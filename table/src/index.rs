@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
+use crate::crew::Crews;
 use crate::ids::{JobId, TaskId, WorkerId};
 use crate::job::{Counts, Job};
-use crate::model::TaskState;
-use crate::queue::QueueIndex;
-use crate::task::{Life, Policy, Task};
+use crate::queue::{HeadChange, QueueIndex, Rank};
+use crate::task::{Class, Life, Policy, Task};
 use crate::worker::{Profile, Worker};
 
 /// See the module.
@@ -26,8 +26,10 @@ pub(crate) struct Index {
     pub delays: BTreeSet<(u64, TaskId)>,
     /// When tasks that are not started expire.
     pub expiries: BTreeSet<(u64, TaskId)>,
-    /// What live and draining workers hold.
-    pub loads: BTreeMap<WorkerId, WorkerLoad>,
+    /// The first ready task of each class, by rank.
+    pub heads: BTreeMap<Rank, Arc<Class>>,
+    /// Live and draining workers, with what they hold.
+    pub crews: Crews,
     /// Names of live and draining workers.
     pub names: BTreeMap<Arc<str>, WorkerId>,
     /// Lost and left workers by when they went.
@@ -46,25 +48,14 @@ pub(crate) struct Index {
     pub job_keys: BTreeMap<Arc<str>, JobId>,
 }
 
-/// What a worker holds.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct WorkerLoad {
-    /// The tasks it runs.
-    pub running: BTreeSet<TaskId>,
-    /// What they take of its resources.
-    pub used: BTreeMap<String, u64>,
-}
-
 impl Index {
     pub fn add_task(&mut self, task: &Task) {
-        let state = task.state();
-        self.counts.add(state);
+        self.counts.add(task.state());
         self.bytes += task.bytes();
         let class = &task.spec.class;
-        self.queues
-            .entry(class.queue.clone())
-            .or_default()
-            .add(task);
+        let queue = self.queues.entry(class.queue.clone()).or_default();
+        let change = queue.add(task);
+        self.change_head(class, change);
         if let Some(at_ms) = task.may_expire() {
             self.expiries.insert((at_ms, task.id));
         }
@@ -72,13 +63,7 @@ impl Index {
             Life::Delayed { until_ms } => {
                 self.delays.insert((until_ms, task.id));
             }
-            Life::Running { worker, .. } => {
-                let load = self.loads.entry(worker).or_default();
-                load.running.insert(task.id);
-                for (name, amount) in class.requires.amounts() {
-                    *load.used.entry(name.clone()).or_default() += amount;
-                }
-            }
+            Life::Running { worker, .. } => self.crews.begin(worker, task.id, class),
             Life::Waiting
             | Life::Queued { .. }
             | Life::Succeeded { .. }
@@ -89,18 +74,18 @@ impl Index {
     }
 
     pub fn drop_task(&mut self, task: &Task) {
-        let state = task.state();
-        self.counts.remove(state);
+        self.counts.remove(task.state());
         self.bytes -= task.bytes();
         let class = &task.spec.class;
         let queue = self
             .queues
             .get_mut(&class.queue)
             .expect("a task's queue is indexed");
-        queue.remove(task);
+        let change = queue.remove(task);
         if queue.is_empty() {
             self.queues.remove(&class.queue);
         }
+        self.change_head(class, change);
         if let Some(at_ms) = task.may_expire() {
             self.expiries.remove(&(at_ms, task.id));
         }
@@ -108,26 +93,25 @@ impl Index {
             Life::Delayed { until_ms } => {
                 self.delays.remove(&(until_ms, task.id));
             }
-            Life::Running { worker, .. } => {
-                let load = self
-                    .loads
-                    .get_mut(&worker)
-                    .expect("a lease's worker is indexed");
-                load.running.remove(&task.id);
-                for (name, amount) in class.requires.amounts() {
-                    let used = load.used.get_mut(name).expect("taken at the grant");
-                    *used -= amount;
-                    if *used == 0 {
-                        load.used.remove(name);
-                    }
-                }
-            }
+            Life::Running { worker, .. } => self.crews.end(worker, task.id, class),
             Life::Waiting
             | Life::Queued { .. }
             | Life::Succeeded { .. }
             | Life::Failed { .. }
             | Life::Cancelled { .. }
             | Life::Expired { .. } => {}
+        }
+    }
+
+    fn change_head(&mut self, class: &Arc<Class>, change: HeadChange) {
+        if change.before == change.after {
+            return;
+        }
+        if let Some(rank) = change.before {
+            self.heads.remove(&rank);
+        }
+        if let Some(rank) = change.after {
+            self.heads.insert(rank, class.clone());
         }
     }
 
@@ -170,7 +154,7 @@ impl Index {
             }
             None => {
                 self.names.insert(worker.name.clone(), worker.id);
-                self.loads.entry(worker.id).or_default();
+                self.crews.add(worker);
             }
         }
     }
@@ -183,16 +167,7 @@ impl Index {
             }
             None => {
                 self.names.remove(&worker.name);
-                let load = self
-                    .loads
-                    .remove(&worker.id)
-                    .expect("a worker's load is indexed");
-                assert!(
-                    load.running.is_empty(),
-                    "{} still runs {:?}",
-                    worker.id,
-                    load.running
-                );
+                self.crews.remove(worker.id);
             }
         }
     }
@@ -204,7 +179,8 @@ impl Index {
         assert_eq!(self.profiles, rebuilt.profiles);
         assert_eq!(self.delays, rebuilt.delays);
         assert_eq!(self.expiries, rebuilt.expiries);
-        assert_eq!(self.loads, rebuilt.loads);
+        assert_eq!(self.heads, rebuilt.heads);
+        assert_eq!(self.crews, rebuilt.crews);
         assert_eq!(self.names, rebuilt.names);
         assert_eq!(self.gone_workers, rebuilt.gone_workers);
         assert_eq!(self.job_keys, rebuilt.job_keys);
@@ -216,11 +192,6 @@ impl Index {
         self.queues
             .get(queue)
             .map_or(0, |queue| queue.counts.depth())
-    }
-
-    /// Whether no task is queued anywhere.
-    pub fn idle(&self) -> bool {
-        self.counts.of(TaskState::Queued) == 0
     }
 }
 

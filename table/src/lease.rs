@@ -222,3 +222,24 @@ fn worker_lost_error(losses: u32) -> Bytes {
         format!("{losses} attempts were lost with their workers: the task may be what kills them");
     Bytes::from(format!(r#"{{"type":"worker_lost","message":"{message}"}}"#))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::{timeout_error, worker_lost_error};
+
+    #[test]
+    fn errors_of_the_table_are_error_objects() {
+        let errors = [
+            (timeout_error(Some(50)), "timeout"),
+            (timeout_error(None), "timeout"),
+            (worker_lost_error(5), "worker_lost"),
+        ];
+        for (error, kind) in errors {
+            let error: Value = serde_json::from_slice(&error).expect("JSON");
+            assert_eq!(error["type"], kind);
+            assert!(error["message"].is_string());
+        }
+    }
+}

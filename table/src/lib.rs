@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod crew;
 mod dedup;
 mod digest;
 mod index;

@@ -71,7 +71,8 @@ impl QueueIndex {
         self.classes.is_empty()
     }
 
-    pub fn add(&mut self, task: &Task) {
+    /// Says what that means for the head of the task's class.
+    pub fn add(&mut self, task: &Task) -> HeadChange {
         let state = task.state();
         self.counts.add(state);
         let class = &task.spec.class;
@@ -81,14 +82,19 @@ impl QueueIndex {
             used.unfinished += 1;
             self.open_classes += u32::from(used.unfinished == 1);
         }
+        let mut change = HeadChange::default();
         if let Life::Queued { place } = task.life {
             let line = self.ready.entry(class.clone()).or_default();
-            let before = line.insert(Rank::of(task.priority(), place), task.id);
-            assert_eq!(before, None, "{} shares its place {place:?}", task.id);
+            change.before = head(line);
+            let shared = line.insert(Rank::of(task.priority(), place), task.id);
+            assert_eq!(shared, None, "{} shares its place {place:?}", task.id);
+            change.after = head(line);
         }
+        change
     }
 
-    pub fn remove(&mut self, task: &Task) {
+    /// As [`QueueIndex::add`].
+    pub fn remove(&mut self, task: &Task) -> HeadChange {
         let state = task.state();
         self.counts.remove(state);
         let class = &task.spec.class;
@@ -104,16 +110,20 @@ impl QueueIndex {
         if used.tasks == 0 {
             self.classes.remove(class);
         }
+        let mut change = HeadChange::default();
         if let Life::Queued { place } = task.life {
             let btree_map::Entry::Occupied(mut line) = self.ready.entry(class.clone()) else {
                 panic!("{} is queued but its class has no line", task.id);
             };
+            change.before = head(line.get());
             let removed = line.get_mut().remove(&Rank::of(task.priority(), place));
             assert_eq!(removed, Some(task.id));
+            change.after = head(line.get());
             if line.get().is_empty() {
                 line.remove();
             }
         }
+        change
     }
 
     /// The oldest ready task of each class and priority: among them is the oldest of all.
@@ -126,4 +136,15 @@ impl QueueIndex {
             .map(|(_, &task)| task)
         })
     }
+}
+
+/// The rank of the first task of a class before and after a change.
+#[derive(Debug, Default)]
+pub(crate) struct HeadChange {
+    pub before: Option<Rank>,
+    pub after: Option<Rank>,
+}
+
+fn head(line: &Line) -> Option<Rank> {
+    line.first_key_value().map(|(&rank, _)| rank)
 }

@@ -12,7 +12,7 @@ use crate::limits::Limits;
 use crate::model::TaskState;
 use crate::paged::Paged;
 use crate::task::{Place, Task};
-use crate::worker::Worker;
+use crate::worker::{Worker, WorkerLife};
 
 /// Housekeeping is due on whole multiples of this, so that it comes in batches.
 const HOUSEKEEPING_MS: u64 = 1_000;
@@ -112,16 +112,18 @@ impl Table {
 
     /// The leases a worker holds, by task.
     pub fn leases_of(&self, worker: WorkerId) -> impl Iterator<Item = Lease> + '_ {
-        let load = self.index.loads.get(&worker);
-        load.into_iter()
-            .flat_map(|load| load.running.iter())
-            .filter_map(|&task| self.lease(task))
+        let holding = self.index.crews.holdings().get(&worker);
+        let tasks = holding
+            .into_iter()
+            .flat_map(|holding| holding.running.iter());
+        tasks.filter_map(|&task| self.lease(task))
     }
 
     /// All leases, by worker and task.
     pub fn leases(&self) -> impl Iterator<Item = Lease> + '_ {
         self.index
-            .loads
+            .crews
+            .holdings()
             .keys()
             .flat_map(|&worker| self.leases_of(worker))
     }
@@ -129,9 +131,10 @@ impl Table {
     /// How many leases a worker holds.
     pub fn running_on(&self, worker: WorkerId) -> u32 {
         self.index
-            .loads
+            .crews
+            .holdings()
             .get(&worker)
-            .map_or(0, |load| load.running.len() as u32)
+            .map_or(0, |holding| holding.load().running)
     }
 
     /// When `AdvanceTime` next has something to do, in Unix ms: at once if that is not after [`Table::now_ms`]. A delay
@@ -270,23 +273,23 @@ impl Table {
         }
     }
 
-    /// Changes a worker and keeps the index in step. It must hold nothing if it is to go.
-    pub(crate) fn change_worker(&mut self, id: WorkerId, change: impl FnOnce(&mut Worker)) {
+    /// Ends the time of a present worker, wholly or as far as new leases go, and keeps the index in step. It must hold
+    /// nothing if it is to go.
+    pub(crate) fn end_worker_as(&mut self, id: WorkerId, life: WorkerLife) {
         let worker = self.workers.get_mut(id).expect("the caller found it");
-        let was_gone = worker.gone_ms().is_some();
-        if was_gone {
-            self.index.drop_worker(worker);
-            change(worker);
-            self.index.add_worker(worker);
-            return;
-        }
-        let before = worker.clone();
-        change(worker);
-        if worker.gone_ms().is_some() {
-            self.index.drop_worker(&before);
-            self.index.add_worker(worker);
-            while self.index.gone_workers.len() as u64 > self.limits.gone_workers_max {
-                self.forget_oldest_worker();
+        match life {
+            WorkerLife::Live => panic!("{id} cannot come to life again"),
+            WorkerLife::Draining => {
+                self.index.crews.close(id);
+                worker.life = life;
+            }
+            WorkerLife::Lost { .. } | WorkerLife::Left { .. } => {
+                self.index.drop_worker(worker);
+                worker.life = life;
+                self.index.add_worker(worker);
+                while self.index.gone_workers.len() as u64 > self.limits.gone_workers_max {
+                    self.forget_oldest_worker();
+                }
             }
         }
     }

@@ -36,16 +36,16 @@ impl Table {
         let Some(worker) = self.workers.get(grant.worker) else {
             return false;
         };
-        let Some(load) = self.index.loads.get(&grant.worker) else {
+        let Some(holding) = self.index.crews.holdings().get(&grant.worker) else {
             return false;
         };
         let class = &task.spec.class;
         task.state() == TaskState::Queued
             && worker.life == WorkerLife::Live
-            && load.running.len() < worker.slots as usize
+            && holding.running.len() < worker.slots as usize
             && worker.profile.takes(class)
             && worker
                 .profile
-                .has_room(&load.used, &class.requires.resources)
+                .has_room(&holding.used, &class.requires.resources)
     }
 }

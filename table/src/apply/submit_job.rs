@@ -307,3 +307,68 @@ fn same_body(
         duplicate,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::apply::Entry;
+    use crate::command::{Backoff, NewTask, OnFailure, Refusal, Reply, Requires, SubmitJob};
+    use crate::ids::{IDS_PER_ENTRY_MAX, TaskId};
+    use crate::limits::Limits;
+    use crate::table::Table;
+
+    fn submit(tasks: usize) -> SubmitJob {
+        let task = NewTask {
+            key: None,
+            kind: "exec".to_owned(),
+            payload: bytes::Bytes::new(),
+            queue: "default".to_owned(),
+            priority: 0,
+            not_before_ms: None,
+            delay_ms: 0,
+            expires_ms: None,
+            timeout_ms: None,
+            max_attempts: 1,
+            max_losses: 1,
+            backoff: Backoff::default(),
+            requires: Requires::default(),
+            tags: Vec::new(),
+        };
+        SubmitJob {
+            request_id: None,
+            idempotency_key: None,
+            body_digest: [0; 32],
+            name: String::new(),
+            on_failure: OnFailure::Continue,
+            tasks: vec![task; tasks],
+        }
+    }
+
+    #[test]
+    fn an_entry_that_has_made_all_its_ids_refuses() {
+        let mut table = Table::new(Limits::default());
+        table.last_index = 5;
+        let tasks = IDS_PER_ENTRY_MAX - 2;
+        let mut entry = Entry {
+            index: 5,
+            jobs: 1,
+            tasks,
+            workers: 0,
+            leases: 0,
+        };
+        let refused = table.submit_job(&mut entry, submit(3), &mut Vec::new());
+        assert!(
+            matches!(
+                refused,
+                Err(Refusal::TableFull {
+                    bound: IDS_PER_ENTRY_MAX,
+                    ..
+                })
+            ),
+            "{refused:?}"
+        );
+        let taken = table.submit_job(&mut entry, submit(2), &mut Vec::new());
+        let last = TaskId::at(5, IDS_PER_ENTRY_MAX - 1);
+        assert!(matches!(taken, Ok(Reply::Submitted { tasks, .. }) if tasks.last() == Some(&last)));
+        table.check_invariants();
+    }
+}

@@ -13,7 +13,7 @@ impl Table {
         let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
         match worker.life {
             WorkerLife::Live => {
-                self.change_worker(id, |worker| worker.life = WorkerLife::Draining);
+                self.end_worker_as(id, WorkerLife::Draining);
                 events.push(Event::WorkerDraining { worker: id });
                 Ok(Reply::Done { tasks: 0 })
             }
@@ -41,7 +41,7 @@ impl Table {
     pub(super) fn lose_workers(&mut self, ids: &[WorkerId], events: &mut Vec<Event>) -> Reply {
         let mut tasks = 0;
         for &id in ids {
-            if self.index.loads.contains_key(&id) {
+            if self.index.crews.holdings().contains_key(&id) {
                 tasks += self.end_worker(id, WorkerLife::Lost { at_ms: self.now_ms }, events);
             }
         }
@@ -60,7 +60,7 @@ impl Table {
                 ended += 1;
             }
         }
-        self.change_worker(id, |worker| worker.life = life);
+        self.end_worker_as(id, life);
         ended
     }
 }

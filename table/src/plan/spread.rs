@@ -1,109 +1,198 @@
 //! Spreads tasks over workers: each task goes to the worker that is least loaded.
 //!
-//! Workers with the same profile form a *crew*, ready tasks of the same class a *lane*. Which lanes a crew can serve is
-//! found once per plan. Then the lane with the first task of all is served again and again, by the least loaded of the
-//! workers of its *pool*: all workers that could serve it. Lanes with the same crews and the same needs share a pool.
-//! Within one plan workers only fill up, so a worker that has no room for a pool's needs leaves that pool for good, and a lane
-//! whose pool is empty is done.
+//! Everything here is lazy, so that a plan of few grants looks at little. Classes come up in the order of their first
+//! tasks; one that a present crew takes becomes a *lane*, and its tasks then compete with the other lanes' by rank. A lane is
+//! served by its *pool*, the crews that take its class; lanes with the same crews and the same needs share a pool. A
+//! pool draws members from its crews, the least loaded first, and puts back those it has served, now more loaded.
+//!
+//! Within one plan workers only fill up. So a worker that has no room for a pool's needs leaves that pool for good, a lane
+//! whose pool is empty is done, and when no crew has anyone left who asks, so is the plan.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap, btree_map};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, btree_map, btree_set};
 use std::sync::Arc;
 
-use super::Demand;
 use crate::command::Grant;
+use crate::crew::Load;
 use crate::ids::{TaskId, WorkerId};
 use crate::queue::Rank;
 use crate::table::Table;
 use crate::task::Class;
-use crate::worker::{Profile, WorkerLife};
+use crate::worker::Profile;
 
 /// A plan in the making; iterating makes it.
 pub(super) struct Spread<'a> {
-    hands: Vec<Hand<'a>>,
+    table: &'a Table,
+    wanted: &'a dyn Fn(WorkerId) -> u32,
+    crews: Vec<Scouted<'a>>,
+    hands: BTreeMap<WorkerId, Hand<'a>>,
+    /// Classes that have not come up yet.
+    heads: std::iter::Peekable<btree_map::Iter<'a, Rank, Arc<Class>>>,
     lanes: Vec<Lane<'a>>,
+    /// The first task of every lane that is not done.
+    fronts: BinaryHeap<Reverse<(Rank, usize)>>,
     pools: Vec<Pool<'a>>,
-    /// The head of every lane that is not done.
-    heads: BinaryHeap<Reverse<(Rank, usize)>>,
+    pools_by: BTreeMap<(Vec<usize>, &'a BTreeMap<String, u64>), usize>,
 }
 
-/// A worker that asks.
+/// A crew, and how far it is known that nobody in it asks any more.
+struct Scouted<'a> {
+    profile: &'a Profile,
+    members: btree_set::Iter<'a, (Load, WorkerId)>,
+    scout: std::iter::Peekable<btree_set::Iter<'a, (Load, WorkerId)>>,
+}
+
+/// A worker that asked and was looked at.
 struct Hand<'a> {
-    worker: WorkerId,
     profile: &'a Profile,
     load: Load,
     wanted: u32,
     used: BTreeMap<&'a str, u64>,
 }
 
-/// How busy a worker is; less comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Load {
-    running: u32,
-    slots: u32,
-}
-
-impl Ord for Load {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let part = |a: &Self, b: &Self| u64::from(a.running) * u64::from(b.slots);
-        part(self, other)
-            .cmp(&part(other, self))
-            .then(self.running.cmp(&other.running))
-    }
-}
-
-impl PartialOrd for Load {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// The ready tasks of a class.
+/// The ready tasks of a class that a crew takes.
 struct Lane<'a> {
     tasks: btree_map::Iter<'a, Rank, TaskId>,
     next: TaskId,
     pool: usize,
 }
 
-/// Workers that could serve a lane, least loaded first. A worker's load here may lag behind; it is looked at again when
-/// it comes to the top.
+/// Workers that could serve a lane.
 struct Pool<'a> {
     needs: &'a BTreeMap<String, u64>,
-    hands: BinaryHeap<Reverse<(Load, WorkerId, usize)>>,
+    crews: Vec<(usize, btree_set::Iter<'a, (Load, WorkerId)>)>,
+    /// Least loaded first: the next member of each crew (with its place in `crews`), and those served before, whose
+    /// loads may lag behind.
+    queue: BinaryHeap<Reverse<(Load, WorkerId, Option<usize>)>>,
 }
 
 impl<'a> Spread<'a> {
-    pub fn new(table: &'a Table, demands: &[Demand]) -> Self {
-        let (hands, crews) = crews(table, demands);
-        let mut plan = Self {
-            hands,
+    pub fn new(table: &'a Table, wanted: &'a dyn Fn(WorkerId) -> u32) -> Self {
+        let crews = table.index.crews.iter();
+        Self {
+            table,
+            wanted,
+            crews: crews
+                .map(|(profile, crew)| Scouted {
+                    profile,
+                    members: crew.iter(),
+                    scout: crew.iter().peekable(),
+                })
+                .collect(),
+            hands: BTreeMap::new(),
+            heads: table.index.heads.iter().peekable(),
             lanes: Vec::new(),
+            fronts: BinaryHeap::new(),
             pools: Vec::new(),
-            heads: BinaryHeap::new(),
-        };
-        let mut pools: BTreeMap<(Vec<usize>, &BTreeMap<String, u64>), usize> = BTreeMap::new();
-        for (class, (line, served_by)) in lanes(table, &crews) {
-            let mut tasks = line.iter();
-            let Some((&rank, &next)) = tasks.next() else {
-                continue;
-            };
-            let needs = &class.requires.resources;
-            let pool = *pools
-                .entry((served_by, needs))
-                .or_insert_with_key(|(served_by, needs)| {
-                    let members = served_by.iter().flat_map(|&crew| crews[crew].1.iter());
-                    let hands = members
-                        .map(|&at| Reverse((plan.hands[at].load, plan.hands[at].worker, at)));
-                    plan.pools.push(Pool {
-                        needs,
-                        hands: hands.collect(),
-                    });
-                    plan.pools.len() - 1
-                });
-            plan.heads.push(Reverse((rank, plan.lanes.len())));
-            plan.lanes.push(Lane { tasks, next, pool });
+            pools_by: BTreeMap::new(),
         }
-        plan
+    }
+
+    /// Makes lanes of the classes that come up before all tasks in lanes. False when nobody asks any more.
+    fn open_lanes(&mut self) -> bool {
+        while let Some(&(&rank, class)) = self.heads.peek() {
+            if self
+                .fronts
+                .peek()
+                .is_some_and(|Reverse((front, _))| *front < rank)
+            {
+                return true;
+            }
+            let asking: Vec<usize> = (0..self.crews.len())
+                .filter(|&crew| self.asks(crew))
+                .collect();
+            if asking.is_empty() {
+                return false;
+            }
+            self.heads.next();
+            let takers: Vec<usize> = asking
+                .into_iter()
+                .filter(|&crew| self.crews[crew].profile.takes(class))
+                .collect();
+            if !takers.is_empty() {
+                self.open_lane(rank, class, takers);
+            }
+        }
+        true
+    }
+
+    /// Whether anyone in this crew still asks.
+    fn asks(&mut self, crew: usize) -> bool {
+        while let Some((_, worker)) = self.crews[crew].scout.peek() {
+            let left = self
+                .hands
+                .get(worker)
+                .map_or_else(|| (self.wanted)(*worker), |hand| hand.wanted);
+            if left > 0 {
+                return true;
+            }
+            self.crews[crew].scout.next();
+        }
+        false
+    }
+
+    fn open_lane(&mut self, rank: Rank, class: &'a Class, takers: Vec<usize>) {
+        let line = self
+            .table
+            .index
+            .queues
+            .get(&class.queue)
+            .and_then(|queue| queue.ready.get(class));
+        let mut tasks = line.expect("a class that has a head has a line").iter();
+        let (_, &next) = tasks.next().expect("no line is empty");
+        let needs = &class.requires.resources;
+        let pool = match self.pools_by.entry((takers, needs)) {
+            btree_map::Entry::Occupied(known) => *known.get(),
+            btree_map::Entry::Vacant(unknown) => {
+                let crews = unknown
+                    .key()
+                    .0
+                    .iter()
+                    .map(|&crew| (crew, self.crews[crew].members.clone()));
+                let mut pool = Pool {
+                    needs,
+                    crews: crews.collect(),
+                    queue: BinaryHeap::new(),
+                };
+                (0..pool.crews.len()).for_each(|at| pool.draw(at));
+                self.pools.push(pool);
+                *unknown.insert(self.pools.len() - 1)
+            }
+        };
+        self.fronts.push(Reverse((rank, self.lanes.len())));
+        self.lanes.push(Lane { tasks, next, pool });
+    }
+
+    /// The least loaded worker of a pool that asks and has room; it is counted as taken.
+    fn serve(&mut self, pool: usize) -> Option<WorkerId> {
+        let pool = &mut self.pools[pool];
+        while let Some(Reverse((load, worker, drawn))) = pool.queue.pop() {
+            if let Some(at) = drawn {
+                pool.draw(at);
+            }
+            let hand = match self.hands.entry(worker) {
+                btree_map::Entry::Occupied(known) => known.into_mut(),
+                btree_map::Entry::Vacant(unknown) => {
+                    let wanted = (self.wanted)(worker);
+                    let Some(at) = drawn.filter(|_| wanted > 0) else {
+                        continue;
+                    };
+                    let profile = self.crews[pool.crews[at].0].profile;
+                    unknown.insert(Hand::new(self.table, worker, profile, load, wanted))
+                }
+            };
+            if !hand.has_room(pool.needs) {
+                continue;
+            }
+            if load == hand.load {
+                hand.take(pool.needs);
+                pool.queue.push(Reverse((hand.load, worker, None)));
+                return Some(worker);
+            }
+            // Another pool has served it since.
+            pool.queue.push(Reverse((hand.load, worker, None)));
+        }
+        None
     }
 }
 
@@ -111,42 +200,53 @@ impl Iterator for Spread<'_> {
     type Item = Grant;
 
     fn next(&mut self) -> Option<Grant> {
-        loop {
-            let Reverse((_, at)) = self.heads.pop()?;
-            let lane = &mut self.lanes[at];
-            let Some(worker) = self.pools[lane.pool].serve(&mut self.hands) else {
+        while self.open_lanes() {
+            let Reverse((_, at)) = self.fronts.pop()?;
+            let pool = self.lanes[at].pool;
+            let Some(worker) = self.serve(pool) else {
                 continue;
             };
+            let lane = &mut self.lanes[at];
             let task = lane.next;
             if let Some((&rank, &next)) = lane.tasks.next() {
                 lane.next = next;
-                self.heads.push(Reverse((rank, at)));
+                self.fronts.push(Reverse((rank, at)));
             }
             return Some(Grant { task, worker });
-        }
-    }
-}
-
-impl<'a> Pool<'a> {
-    /// The least loaded worker that has room; it is counted as taken.
-    fn serve(&mut self, hands: &mut [Hand<'a>]) -> Option<WorkerId> {
-        while let Some(Reverse((load, worker, at))) = self.hands.pop() {
-            let hand = &mut hands[at];
-            if !hand.has_room(self.needs) {
-                continue;
-            }
-            if load == hand.load {
-                hand.take(self.needs);
-                self.hands.push(Reverse((hand.load, worker, at)));
-                return Some(worker);
-            }
-            self.hands.push(Reverse((hand.load, worker, at)));
         }
         None
     }
 }
 
+impl Pool<'_> {
+    /// Lets the next member of a crew in.
+    fn draw(&mut self, at: usize) {
+        if let Some(&(load, worker)) = self.crews[at].1.next() {
+            self.queue.push(Reverse((load, worker, Some(at))));
+        }
+    }
+}
+
 impl<'a> Hand<'a> {
+    fn new(
+        table: &'a Table,
+        worker: WorkerId,
+        profile: &'a Profile,
+        load: Load,
+        wanted: u32,
+    ) -> Self {
+        let holding = table.index.crews.holdings().get(&worker);
+        let used = holding.into_iter().flat_map(|holding| &holding.used);
+        Self {
+            profile,
+            load,
+            wanted: wanted.min(load.slots - load.running),
+            used: used
+                .map(|(name, &amount)| (name.as_str(), amount))
+                .collect(),
+        }
+    }
+
     fn has_room(&self, needs: &BTreeMap<String, u64>) -> bool {
         let fits = |(name, &amount): (&String, &u64)| {
             let total = self.profile.resources.get(name).copied().unwrap_or(0);
@@ -163,84 +263,4 @@ impl<'a> Hand<'a> {
             *self.used.entry(name).or_default() += amount;
         }
     }
-}
-
-/// A profile and the places of its workers among the hands.
-type Crew<'a> = (&'a Profile, Vec<usize>);
-
-/// The live workers among those that ask and have free slots, each once, and their crews.
-fn crews<'a>(table: &'a Table, demands: &[Demand]) -> (Vec<Hand<'a>>, Vec<Crew<'a>>) {
-    let mut wanted: BTreeMap<WorkerId, u32> = BTreeMap::new();
-    for demand in demands {
-        let sum = wanted.entry(demand.worker).or_default();
-        *sum = sum.saturating_add(demand.wanted);
-    }
-    let mut hands = Vec::with_capacity(wanted.len());
-    let mut crews: Vec<Crew<'a>> = Vec::new();
-    // Profiles are interned: the same one is the same place in memory.
-    let mut known: BTreeMap<*const Profile, usize> = BTreeMap::new();
-    for (id, wanted) in wanted {
-        let Some(worker) = table
-            .workers
-            .get(id)
-            .filter(|worker| worker.life == WorkerLife::Live)
-        else {
-            continue;
-        };
-        let Some(load) = table.index.loads.get(&id) else {
-            continue;
-        };
-        let running = load.running.len() as u32;
-        let wanted = wanted.min(worker.slots.saturating_sub(running));
-        if wanted == 0 {
-            continue;
-        }
-        let profile = &*worker.profile;
-        let crew = *known
-            .entry(Arc::as_ptr(&worker.profile))
-            .or_insert_with(|| {
-                crews.push((profile, Vec::new()));
-                crews.len() - 1
-            });
-        crews[crew].1.push(hands.len());
-        hands.push(Hand {
-            worker: id,
-            profile,
-            load: Load {
-                running,
-                slots: worker.slots,
-            },
-            wanted,
-            used: load
-                .used
-                .iter()
-                .map(|(name, &amount)| (name.as_str(), amount))
-                .collect(),
-        });
-    }
-    (hands, crews)
-}
-
-/// Every class with ready tasks that some crew takes, with its line and the places of those crews.
-fn lanes<'a>(
-    table: &'a Table,
-    crews: &[Crew<'a>],
-) -> BTreeMap<&'a Class, (&'a BTreeMap<Rank, TaskId>, Vec<usize>)> {
-    let mut lanes: BTreeMap<&Class, (&BTreeMap<Rank, TaskId>, Vec<usize>)> = BTreeMap::new();
-    for (at, (profile, _)) in crews.iter().enumerate() {
-        let queues = profile
-            .queues
-            .iter()
-            .filter_map(|name| table.index.queues.get(name.as_str()));
-        for (class, line) in queues.flat_map(|queue| queue.ready.iter()) {
-            if profile.takes(class) {
-                lanes
-                    .entry(class)
-                    .or_insert_with(|| (line, Vec::new()))
-                    .1
-                    .push(at);
-            }
-        }
-    }
-    lanes
 }

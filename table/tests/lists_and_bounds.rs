@@ -1,4 +1,4 @@
-//! Lists: filters, cursors, and the bound on what one call looks at.
+//! Lists: filters, cursors, and the bounds on what one call looks at and what one entry does.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,10 @@ use bytes::Bytes;
 use triarch_table::command::{
     Backoff, Grant, NewTask, OnFailure, RegisterWorker, Requires, SubmitJob,
 };
+use triarch_table::ids::GRANTS_PER_ENTRY_MAX;
 use triarch_table::list::SCAN_MAX;
 use triarch_table::model::{JobState, TaskState};
+use triarch_table::plan::{Demand, propose};
 use triarch_table::{
     Command, JobFilter, JobId, Limits, Stamp, Table, TaskFilter, TaskId, WorkerId,
 };
@@ -247,4 +249,39 @@ fn one_call_looks_at_a_bounded_number() {
     let first = table.tasks(&sums, None, 10);
     assert_eq!((first.items.len(), first.next.is_some()), (0, true));
     assert_eq!(tasks(&table, &sums, 10).len(), 1);
+}
+
+#[test]
+fn one_entry_grants_a_bounded_number() {
+    let mut table = Table::new(Limits::default());
+    let register = RegisterWorker {
+        request_id: None,
+        name: "a".into(),
+        queues: vec!["default".into()],
+        kinds: vec!["exec".into()],
+        slots: 10_000,
+        labels: BTreeMap::new(),
+        resources: BTreeMap::new(),
+    };
+    apply(
+        &mut table,
+        vec![
+            submit("", vec![task("default", "exec"); 5_000]),
+            Command::RegisterWorker(register),
+        ],
+    );
+    let worker = WorkerId::at(1, 0);
+    for granted in [GRANTS_PER_ENTRY_MAX, 5_000] {
+        let grants = propose(
+            &table,
+            &[Demand {
+                worker,
+                wanted: u32::MAX,
+            }],
+            usize::MAX,
+        );
+        apply(&mut table, vec![Command::Grant { grants }]);
+        assert_eq!(u64::from(table.running_on(worker)), granted);
+    }
+    table.check_invariants();
 }
