@@ -27,6 +27,9 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// Enough of a request line to see the beginning of its path.
 const PEEKED_BYTES: usize = 16;
+/// Pauses between two looks at a part of a request line grow from the first to the last; then it is no master's.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(512);
 
 /// Accepts until told to stop. Runs on the consensus runtime; clients' connections go to `clients`.
 pub async fn accept(
@@ -83,6 +86,7 @@ pub async fn accept(
 /// Whether the first request on this connection is another master's. Reads nothing away.
 async fn is_peer(stream: &TcpStream) -> std::io::Result<bool> {
     let mut seen = [0; PEEKED_BYTES];
+    let mut pause = FIRST_PAUSE;
     loop {
         let count = stream.peek(&mut seen).await?;
         if count == 0 {
@@ -96,11 +100,13 @@ async fn is_peer(stream: &TcpStream) -> std::io::Result<bool> {
                 return Ok(path.starts_with(prefix));
             }
         }
-        if count == PEEKED_BYTES {
+        if count == PEEKED_BYTES || pause > LAST_PAUSE {
             return Ok(false);
         }
-        // Part of a request line: rare, and soon followed by the rest.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        // Part of a request line: rare, and soon followed by the rest. Not always: who sent it may have hung up, and
+        // peeking cannot tell that from silence, so it is not looked at for long.
+        tokio::time::sleep(pause).await;
+        pause *= 2;
     }
 }
 
