@@ -185,13 +185,18 @@ impl<S: StateMachine> Former<S> {
 
     /// One round of hellos before anything else, so that a node on the wrong directory does not even start.
     pub(crate) async fn check_not_foreign(&self) -> Result<(), StartError> {
-        if self.has_log().await {
-            return Ok(());
-        }
         let Some(founding) = self.founding() else {
             return Ok(());
         };
         let replies = self.hello_all(founding).await;
+        if self.has_log().await {
+            // The list may be older than the membership, so all it can tell is that this directory is another cluster's.
+            let foreign = replies.iter().find_map(|(id, reply)| {
+                let theirs = reply.as_ref().ok()?.cluster;
+                self.of_other_cluster(*id, &founding[id], theirs)
+            });
+            return foreign.map_or(Ok(()), |text| Err(StartError::Foreign(text)));
+        }
         match self.judge(founding, &replies) {
             Verdict::Foreign(text) => Err(StartError::Foreign(text)),
             Verdict::Wait { .. } | Verdict::Found | Verdict::Member { .. } => Ok(()),
@@ -302,13 +307,8 @@ impl<S: StateMachine> Former<S> {
                     continue;
                 }
             };
-            if let (Some(theirs), Some(mine)) = (reply.cluster, me.cluster())
-                && theirs != mine
-            {
-                return Verdict::Foreign(format!(
-                    "this directory belongs to cluster {mine}, but node {id} at {addr} belongs to cluster {theirs}; start \
-                     this node with the right directory or the right list"
-                ));
+            if let Some(text) = self.of_other_cluster(*id, addr, reply.cluster) {
+                return Verdict::Foreign(text);
             }
             if let Some(theirs) = reply.cluster.filter(|_| !reply.members.is_empty()) {
                 match reply.members.get(&me.node_id) {
@@ -362,6 +362,17 @@ impl<S: StateMachine> Former<S> {
                 missing: "a list of members".into(),
             },
         }
+    }
+
+    /// What to say if a node of the list belongs to another cluster than this directory.
+    fn of_other_cluster(&self, id: u64, addr: &str, theirs: Option<Uuid>) -> Option<String> {
+        let (theirs, mine) = theirs.zip(self.identity.cluster())?;
+        (theirs != mine).then(|| {
+            format!(
+                "this directory belongs to cluster {mine}, but node {id} at {addr} belongs to cluster {theirs}; start \
+                 this node with the right directory or the right list"
+            )
+        })
     }
 
     /// Everyone is there and agrees. `Err` says for whom this still waits.
