@@ -1,0 +1,132 @@
+//! What all drills share: a cluster with workers, a load of real commands, and the verdict.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+use triarch_harness::{Acked, Cluster, Load, LoadOptions, Options, check, until};
+
+use crate::{LoadArgs, Outcome};
+
+/// A submission that is not answered within this is sent again to another master.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// For the load to get going, or going again.
+const SOON: Duration = Duration::from_secs(30);
+/// For everything that was acknowledged to finish, after the last fault.
+const FINISH: Duration = Duration::from_secs(180);
+
+/// A drill under way.
+pub struct Drill {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Chooses the moments.
+    pub random: StdRng,
+    load: Load,
+    sink: PathBuf,
+    probes: Vec<Acked>,
+    begun: Instant,
+}
+
+impl Drill {
+    /// Starts the cluster, its workers and the load.
+    pub async fn begin(args: &LoadArgs, data_dirs: Vec<PathBuf>) -> Self {
+        let seed = args.seed.unwrap_or_else(rand::random);
+        println!(
+            "three masters, {} workers with {} slots, {} submitters; seed {seed}",
+            args.workers, args.slots, args.submitters
+        );
+        let begun = Instant::now();
+        let mut cluster = Cluster::with(Options {
+            data_dirs,
+            ..Options::default()
+        })
+        .await;
+        for _ in 0..args.workers {
+            cluster.worker(&["--slots", &args.slots.to_string()]);
+        }
+        cluster.wait_workers(usize::from(args.workers)).await;
+        let sink = cluster.root().join("sink");
+        let script = check::sink_script(&sink);
+        let options = LoadOptions {
+            submitters: usize::from(args.submitters),
+            pause: Duration::from_millis(args.pause_ms),
+            patience: PATIENCE,
+            name: "load".to_owned(),
+            make: Arc::new(move |nth| job(&script, nth)),
+        };
+        let load = Load::start(&cluster.apis(), options);
+        let mut drill = Self {
+            cluster,
+            random: StdRng::seed_from_u64(seed),
+            load,
+            sink,
+            probes: Vec::new(),
+            begun,
+        };
+        drill.wait_acknowledged(20).await;
+        drill
+    }
+
+    /// Waits until so many more submissions are acknowledged.
+    pub async fn wait_acknowledged(&mut self, more: usize) {
+        let wanted = self.load.count() + more;
+        let load = &self.load;
+        until(
+            SOON,
+            format!("{wanted} submissions are acknowledged"),
+            async || load.count() >= wanted,
+        )
+        .await;
+    }
+
+    /// A job as the load submits it.
+    pub fn probe(&self) -> Value {
+        job(&check::sink_script(&self.sink), 0)
+    }
+
+    /// Acknowledged by other means than the load: held to the same promises.
+    pub fn acknowledged(&mut self, probes: Vec<Acked>) {
+        self.probes.extend(probes);
+    }
+
+    /// The latest submissions the load had acknowledged.
+    pub fn latest(&self, count: usize) -> Vec<Acked> {
+        let acked = self.load.acked();
+        acked[acked.len().saturating_sub(count)..].to_vec()
+    }
+
+    /// Ends the load, waits for what was acknowledged, judges it, and tells.
+    pub async fn end(mut self, title: &str, findings: &[String]) -> Outcome {
+        println!("stopping the load and waiting for everything that was acknowledged");
+        let lasted = self.begun.elapsed();
+        let mut acked = self.load.finish().await;
+        acked.append(&mut self.probes);
+        self.cluster.wait_ready().await;
+        let mut verdict = check::check(&self.cluster.apis(), &acked, FINISH).await;
+        check::check_sink(&mut verdict, &self.sink, &acked);
+        println!("\n{title}, {} s of load", lasted.as_secs());
+        for finding in findings {
+            println!("  {finding}");
+        }
+        for line in verdict.tell().lines() {
+            println!("  {line}");
+        }
+        if verdict.is_good() {
+            println!("  every promise was kept");
+            return Outcome::Kept;
+        }
+        println!("  PROMISES WERE BROKEN");
+        self.cluster.keep();
+        Outcome::Broken
+    }
+}
+
+/// One task mostly, several now and then.
+fn job(script: &str, nth: u64) -> Value {
+    let task = json!({"kind": "exec", "payload": {"argv": ["sh", "-c", script]}});
+    let count = if nth % 10 == 9 { 5 } else { 1 };
+    json!({"name": "drill", "tasks": vec![task; count]})
+}

@@ -1,0 +1,126 @@
+//! A disk whose power can be cut: a file system of its own in a file, mounted by loop device.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+/// Enough for a drill's log; the file is sparse.
+const IMAGE_BYTES: u64 = 512 << 20;
+
+/// Shut the file system down as a power cut would: what is in memory alone, journal included, is gone.
+const GOING_DOWN_WITHOUT_FLUSH: u32 = 2;
+
+/// `_IOR('X', 125, __u32)`, the same on every file system that knows it.
+const FS_IOC_SHUTDOWN: libc::Ioctl = 0x8004_587d_u32 as libc::Ioctl;
+
+/// See the module. Dropping it unmounts it.
+#[derive(Debug)]
+pub struct Image {
+    file: PathBuf,
+    mount_point: PathBuf,
+    mounted: bool,
+}
+
+/// Why this machine cannot do it, if it cannot.
+pub fn obstacle() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("it mounts file systems, which takes root; run it with sudo".to_owned());
+    }
+    if !Path::new("/dev/loop-control").exists() {
+        return Some("it needs loop devices, and /dev/loop-control is not there".to_owned());
+    }
+    let missing = ["mkfs.ext4", "mount", "umount"]
+        .into_iter()
+        .find(|tool| run(tool, &["-V"]).is_err());
+    missing.map(|tool| format!("it needs {tool} (Debian: apt-get install e2fsprogs mount)"))
+}
+
+impl Image {
+    /// Makes and mounts an empty ext4 file system below `dir`.
+    pub fn make(dir: &Path, name: &str) -> anyhow::Result<Self> {
+        let (file, mount_point) = (dir.join(format!("{name}.img")), dir.join(name));
+        File::create(&file)?.set_len(IMAGE_BYTES)?;
+        std::fs::create_dir(&mount_point)?;
+        run("mkfs.ext4", &["-q", "-F", text(&file)?])?;
+        let mut image = Self {
+            file,
+            mount_point,
+            mounted: false,
+        };
+        image.mount()?;
+        Ok(image)
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.mount_point
+    }
+
+    /// Mounts it; the journal is replayed on the way, as after any power cut.
+    pub fn mount(&mut self) -> anyhow::Result<()> {
+        run(
+            "mount",
+            &["-o", "loop", text(&self.file)?, text(&self.mount_point)?],
+        )?;
+        self.mounted = true;
+        Ok(())
+    }
+
+    /// Cuts the power under whatever is using it.
+    pub fn cut(&self) -> anyhow::Result<()> {
+        let root = File::open(&self.mount_point)?;
+        let how = GOING_DOWN_WITHOUT_FLUSH;
+        // SAFETY: the descriptor is open, and the call reads one u32 from a pointer to one.
+        let done = unsafe { libc::ioctl(root.as_raw_fd(), FS_IOC_SHUTDOWN, &raw const how) };
+        if done != 0 {
+            return Err(std::io::Error::last_os_error()).with_context(|| {
+                format!(
+                    "cannot shut down the file system at {}",
+                    self.mount_point.display()
+                )
+            });
+        }
+        Ok(())
+    }
+
+    /// Unmounts it.
+    pub fn unmount(&mut self) -> anyhow::Result<()> {
+        if self.mounted {
+            run("umount", &[text(&self.mount_point)?])?;
+            self.mounted = false;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        if let Err(error) = self.unmount() {
+            eprintln!("{error:#}");
+            // Gone from the tree now, and for good with its last user.
+            let _ = Command::new("umount")
+                .arg("--lazy")
+                .arg(&self.mount_point)
+                .status();
+        }
+    }
+}
+
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("the path is not UTF-8")
+}
+
+fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} {}: {}", arguments.join(" "), said.trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! All masters are killed at once under load and started again.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use rand::Rng;
+
+use crate::drill::Drill;
+use crate::measure::Times;
+use crate::{LoadArgs, Outcome};
+
+/// Kill all masters at once and start them again
+#[derive(Debug, Args)]
+pub struct KillAllArgs {
+    /// How often
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rounds: u32,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Submissions between two rounds.
+const BETWEEN: usize = 100;
+const CALM_MS_MAX: u64 = 400;
+
+impl KillAllArgs {
+    /// Runs the drill.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let mut drill = Drill::begin(&self.load, Vec::new()).await;
+        let mut times = Times::default();
+        for nth in 1..=self.rounds {
+            drill.wait_acknowledged(BETWEEN).await;
+            let calm = Duration::from_millis(drill.random.random_range(0..=CALM_MS_MAX));
+            tokio::time::sleep(calm).await;
+            for node in drill.cluster.ids() {
+                drill.cluster.kill9(node);
+            }
+            let started = Instant::now();
+            for node in drill.cluster.ids() {
+                drill.cluster.restart(node);
+            }
+            drill.cluster.wait_ready().await;
+            let took = started.elapsed();
+            times.add(took);
+            println!(
+                "round {nth:>3}/{}: all masters killed; ready again after {} ms",
+                self.rounds,
+                took.as_millis()
+            );
+        }
+        drill.wait_acknowledged(BETWEEN).await;
+        let ready = format!("from their start until all are ready: {}", times.tell());
+        Ok(drill
+            .end(
+                &format!("all masters killed {} times", self.rounds),
+                &[ready],
+            )
+            .await)
+    }
+}

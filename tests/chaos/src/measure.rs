@@ -1,0 +1,101 @@
+//! How long nobody acknowledges anything.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::task::JoinSet;
+use triarch_harness::load::submit_until;
+use triarch_harness::{Acked, Api};
+
+/// A probe that is not answered within this is sent again, under the same key.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// A cluster that acknowledges nothing for so long is down.
+const GIVE_UP: Duration = Duration::from_secs(30);
+
+/// Submits a job that is new at each of these masters at once, until one is acknowledged: the time from `since` until
+/// then, and all probes that were acknowledged in the end.
+pub async fn first_acknowledgement(
+    survivors: &[Api],
+    since: Instant,
+    name: &str,
+    make: impl Fn() -> Value,
+) -> anyhow::Result<(Duration, Vec<Acked>)> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut probes = JoinSet::new();
+    for (nth, survivor) in survivors.iter().enumerate() {
+        let (masters, stop, mut body) = ([survivor.clone()], Arc::clone(&stop), make());
+        body["idempotency_key"] = format!("{name}-{nth}").into();
+        probes.spawn(async move { submit_until(&masters, &mut 0, &body, PATIENCE, &stop).await });
+    }
+    let all = async {
+        let mut acked: Vec<Acked> = Vec::new();
+        while let Some(probe) = probes.join_next().await {
+            acked.extend(probe?);
+        }
+        anyhow::Ok(acked)
+    };
+    let Ok(acked) = tokio::time::timeout(GIVE_UP, all).await else {
+        stop.store(true, Ordering::Relaxed);
+        anyhow::bail!("nothing was acknowledged for {GIVE_UP:?}");
+    };
+    let acked = acked?;
+    let first = acked.iter().map(|one| one.acked).min();
+    let first = first.ok_or_else(|| anyhow::anyhow!("no probe was acknowledged"))?;
+    Ok((first.duration_since(since), acked))
+}
+
+/// Times that were measured.
+#[derive(Debug, Default)]
+pub struct Times(Vec<Duration>);
+
+impl Times {
+    /// One more.
+    pub fn add(&mut self, time: Duration) {
+        self.0.push(time);
+        self.0.sort_unstable();
+    }
+
+    /// The smallest time that at least `percent` of all are within.
+    fn percentile(&self, percent: usize) -> Option<Duration> {
+        let rank = (self.0.len() * percent).div_ceil(100).max(1);
+        self.0.get(rank - 1).copied()
+    }
+
+    /// One line.
+    pub fn tell(&self) -> String {
+        let ms = |time: Option<Duration>| {
+            time.map_or("-".to_owned(), |time| time.as_millis().to_string())
+        };
+        format!(
+            "p50 {} ms, p90 {} ms, p99 {} ms, max {} ms (of {})",
+            ms(self.percentile(50)),
+            ms(self.percentile(90)),
+            ms(self.percentile(99)),
+            ms(self.0.last().copied()),
+            self.0.len()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_times_that_were_measured() {
+        let mut times = Times::default();
+        assert_eq!(times.percentile(50), None);
+        for ms in [30, 10, 20, 40] {
+            times.add(Duration::from_millis(ms));
+        }
+        for (percent, ms) in [(1, 10), (25, 10), (50, 20), (51, 30), (99, 40), (100, 40)] {
+            assert_eq!(
+                times.percentile(percent),
+                Some(Duration::from_millis(ms)),
+                "p{percent}"
+            );
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The power of all masters' disks is cut at once under load: what was not synced is gone, as after a real power cut.
+//!
+//! SIGKILL never shows a missing sync, because the kernel goes on and writes everything out in time. Here each master's
+//! directory is on an ext4 file system of its own in a file. All three are shut down beneath the running masters with
+//! nothing flushed, the masters are killed, and the file systems are mounted again from what had reached the "disk".
+//! A witness file that was written and not synced must be gone: else the cut cut nothing, and the drill proves nothing.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use rand::Rng;
+
+use crate::drill::Drill;
+use crate::image::{self, Image};
+use crate::measure::Times;
+use crate::{LoadArgs, Outcome};
+
+/// Cut the power of all disks at once: what was not synced is gone (needs root and loop devices)
+#[derive(Debug, Args)]
+pub struct PowerCutArgs {
+    /// How often
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    cuts: u32,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Submissions between two cuts.
+const BETWEEN: usize = 100;
+const CALM_MS_MAX: u64 = 1_000;
+/// What a witness says.
+const WITNESS: &str = "written, not synced";
+
+impl PowerCutArgs {
+    /// Runs the drill.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        if let Some(obstacle) = image::obstacle() {
+            eprintln!("skipped: a power cut cannot be simulated here: {obstacle}");
+            return Ok(Outcome::Skipped);
+        }
+        // Dropped in this order: the drill's processes, the mounts, the directory.
+        let dir = tempfile::Builder::new()
+            .prefix("triarch-disks-")
+            .tempdir()?;
+        let mut images = Vec::new();
+        for id in 1..=3 {
+            match Image::make(dir.path(), &format!("disk-{id}")) {
+                Ok(image) => images.push(image),
+                Err(error) if images.is_empty() => {
+                    eprintln!("skipped: a power cut cannot be simulated here: {error:#}");
+                    return Ok(Outcome::Skipped);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let data_dirs = images
+            .iter()
+            .map(|image| image.path().join("data"))
+            .collect();
+        let mut drill = Drill::begin(&self.load, data_dirs).await;
+        let mut times = Times::default();
+        for nth in 1..=self.cuts {
+            drill.wait_acknowledged(BETWEEN).await;
+            let calm = Duration::from_millis(drill.random.random_range(0..=CALM_MS_MAX));
+            tokio::time::sleep(calm).await;
+            for image in &images {
+                write_witness(image.path())?;
+            }
+            for image in &images {
+                image.cut()?;
+            }
+            for node in drill.cluster.ids() {
+                drill.cluster.kill9(node);
+            }
+            for image in &mut images {
+                image.unmount()?;
+                image.mount()?;
+                check_witness(image.path())?;
+            }
+            let started = Instant::now();
+            for node in drill.cluster.ids() {
+                drill.cluster.restart(node);
+            }
+            drill.cluster.wait_ready().await;
+            times.add(started.elapsed());
+            println!(
+                "cut {nth:>3}/{}: ready again after {} ms",
+                self.cuts,
+                started.elapsed().as_millis()
+            );
+        }
+        drill.wait_acknowledged(BETWEEN).await;
+        let ready = format!("from their start until all are ready: {}", times.tell());
+        Ok(drill
+            .end(&format!("power cut {} times", self.cuts), &[ready])
+            .await)
+    }
+}
+
+fn write_witness(disk: &Path) -> anyhow::Result<()> {
+    let mut file = std::fs::File::create(disk.join("witness")).context("cannot write a witness")?;
+    file.write_all(WITNESS.as_bytes())?;
+    Ok(())
+}
+
+fn check_witness(disk: &Path) -> anyhow::Result<()> {
+    let found = std::fs::read_to_string(disk.join("witness")).unwrap_or_default();
+    ensure!(
+        found.is_empty(),
+        "what was never synced survived on {}: the power was not really cut, so nothing is proved",
+        disk.display()
+    );
+    Ok(())
+}

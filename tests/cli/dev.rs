@@ -1,0 +1,218 @@
+//! `triarch dev`: starts everything, and stops everything.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use triarch_harness::process::{self, MARK, kill_marked, marked};
+use triarch_harness::{Cli, Process, binary, eventually, place, until};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A dev cluster under way; everything it started goes with it.
+struct Dev {
+    process: Process,
+    mark: String,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Dev {
+    fn start(name: &str, more: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let port = place::free_ports(3);
+        let mark = format!("dev-{name}-{}", std::process::id());
+        let mut command = Command::new(binary::triarch());
+        command.args(["dev", "--output", "json"]).args(more);
+        if !more.contains(&"--port") {
+            command.args(["--port", &port.to_string()]);
+        }
+        command.env(MARK, &mark).env("TMPDIR", dir.path());
+        let process = Process::spawn(name, command, &dir.path().join("log"));
+        Self {
+            process,
+            mark,
+            port,
+            _dir: dir,
+        }
+    }
+
+    /// What it says of itself once everything runs.
+    async fn introduction(&mut self) -> Value {
+        eventually(SOON, "the dev cluster introduces itself", async || {
+            assert!(
+                self.process.ended().is_none(),
+                "{}",
+                self.process.last_words()
+            );
+            let log = self.process.log();
+            let text = &log[log.find('{')?..];
+            serde_json::Deserializer::from_str(text)
+                .into_iter::<Value>()
+                .next()?
+                .ok()
+        })
+        .await
+    }
+
+    fn cli(&self) -> Cli {
+        let urls: Vec<String> = (1..=3)
+            .map(|id| format!("http://127.0.0.1:{}", self.port + id))
+            .collect();
+        Cli::new("client-of-dev").masters(&urls.join(","))
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.process.last_words());
+        }
+        self.process.kill9();
+        kill_marked(&self.mark);
+    }
+}
+
+fn pids(introduction: &Value) -> Vec<u32> {
+    let processes = introduction["processes"].as_array().expect("processes");
+    processes
+        .iter()
+        .map(|process| process["pid"].as_u64().expect("a pid") as u32)
+        .collect()
+}
+
+#[tokio::test]
+async fn everything_starts_works_and_stops() {
+    let mut dev = Dev::start("whole", &[]);
+    let introduction = dev.introduction().await;
+    let mut started = pids(&introduction);
+    started.sort_unstable();
+    assert_eq!(
+        started.len(),
+        5,
+        "three masters and two workers: {introduction}"
+    );
+    let mut running: Vec<u32> = marked(&dev.mark)
+        .into_iter()
+        .filter(|pid| *pid != dev.process.pid())
+        .collect();
+    running.sort_unstable();
+    assert_eq!(started, running, "separate processes, and no others");
+    let data = PathBuf::from(introduction["data_dir"].as_str().expect("a directory"));
+    assert!(data.exists());
+
+    let cli = dev.cli();
+    let ran = cli
+        .run(&["submit", "--wait", "--", "sh", "-c", "echo hello"])
+        .await
+        .expect(0);
+    assert_eq!(ran.stdout, "hello\n");
+    let workers = cli
+        .run(&["worker", "list", "--state", "live", "--output", "json"])
+        .await
+        .expect(0)
+        .json();
+    assert_eq!(
+        workers["workers"].as_array().map(Vec::len),
+        Some(2),
+        "{workers}"
+    );
+    // Something still runs when it is told to stop.
+    cli.run(&["submit", "--", "sleep", "600"]).await.expect(0);
+    until(SOON, "the long task runs", async || {
+        let tasks = cli
+            .run(&["task", "list", "--state", "running", "--output", "json"])
+            .await
+            .expect(0)
+            .json();
+        tasks["tasks"]
+            .as_array()
+            .is_some_and(|tasks| !tasks.is_empty())
+    })
+    .await;
+
+    dev.process.terminate();
+    let status = dev.process.wait(SOON).await;
+    assert_eq!(status.code(), Some(0), "{}", process::tell(status));
+    assert_eq!(marked(&dev.mark), [] as [u32; 0], "nothing is left running");
+    assert!(!data.exists(), "nor any data");
+}
+
+#[tokio::test]
+async fn killing_it_kills_everything() {
+    let mut dev = Dev::start("killed", &["--workers", "1"]);
+    let introduction = dev.introduction().await;
+    assert_eq!(pids(&introduction).len(), 4);
+    dev.process.kill9();
+    until(SOON, "all of its processes are gone", async || {
+        marked(&dev.mark).is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn it_goes_on_without_its_leader_and_keeps_its_data() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let data = dir.path().join("data");
+    let data_dir = data.to_str().expect("UTF-8");
+    let mut dev = Dev::start("leader", &["--data-dir", data_dir, "--workers", "1"]);
+    let introduction = dev.introduction().await;
+    let processes = introduction["processes"].as_array().expect("processes");
+    let leader = processes
+        .iter()
+        .find(|process| process["leader"] == true)
+        .expect("a leader");
+    let cli = dev.cli();
+    let job = cli
+        .run(&["submit", "--", "echo", "kept"])
+        .await
+        .expect(0)
+        .stdout
+        .trim()
+        .to_owned();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(leader["pid"].as_u64().expect("a pid") as i32),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .expect("it runs");
+    let ran = cli
+        .run(&["submit", "--wait", "--", "echo", "still here"])
+        .await
+        .expect(0);
+    assert_eq!(ran.stdout, "still here\n");
+    dev.process.terminate();
+    dev.process.wait(SOON).await;
+    assert!(
+        Path::new(data_dir).exists(),
+        "a directory that was asked for is kept"
+    );
+
+    // The same directory again is the same cluster.
+    let port = dev.port.to_string();
+    let mut again = Dev::start(
+        "again",
+        &["--data-dir", data_dir, "--workers", "0", "--port", &port],
+    );
+    again.port = dev.port;
+    again.introduction().await;
+    again
+        .cli()
+        .run(&["job", "show", &job])
+        .await
+        .expect(0)
+        .shows(&job);
+}
+
+#[tokio::test]
+async fn taken_ports_are_named_and_nothing_is_started() {
+    let port = place::free_ports(3);
+    let taken = std::net::TcpListener::bind(("127.0.0.1", port + 2)).expect("it was free");
+    let ran = Cli::new("taken")
+        .run(&["dev", "--port", &port.to_string()])
+        .await
+        .expect(1);
+    ran.says(&(port + 2).to_string());
+    drop(taken);
+    assert_eq!(marked("taken"), [] as [u32; 0]);
+}

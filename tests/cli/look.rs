@@ -1,0 +1,215 @@
+//! `triarch job`, `task`, `queue`, `worker`, `cluster`: tables for people, JSON for programs.
+
+use serde_json::Value;
+use triarch_harness::{Cli, Cluster};
+
+use crate::with_worker;
+
+/// Runs it for people and for programs; gives both.
+async fn both(cli: &Cli, args: &[&str]) -> (String, Value) {
+    let people = cli.run(args).await.expect(0);
+    let mut with_json = args.to_vec();
+    with_json.extend(["--output", "json"]);
+    let programs = cli.run(&with_json).await.expect(0);
+    (people.stdout, programs.json())
+}
+
+#[tokio::test]
+async fn jobs_and_tasks() {
+    let cluster = with_worker(3).await;
+    let cli = cluster.cli();
+    let ran = cli
+        .run(&[
+            "submit", "--name", "greeting", "--wait", "--output", "json", "--", "echo", "hello",
+        ])
+        .await
+        .expect(0);
+    let submitted = ran.json();
+    let job = submitted["job"]["id"].as_str().expect("an id").to_owned();
+    let task = submitted["tasks"][0]["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+
+    let (people, programs) = both(&cli, &["job", "list"]).await;
+    assert!(
+        people.contains(&job) && people.contains("greeting") && people.contains("succeeded"),
+        "{people}"
+    );
+    assert_eq!(programs["jobs"][0]["id"], job.as_str());
+    let (people, programs) = both(&cli, &["job", "show", &job]).await;
+    assert!(
+        people.contains("greeting") && people.contains("1 succeeded"),
+        "{people}"
+    );
+    assert_eq!(programs["counts"]["succeeded"], 1);
+    let (people, programs) = both(&cli, &["job", "wait", &job]).await;
+    assert_eq!(
+        (people.as_str(), &programs["state"]),
+        ("succeeded\n", &Value::from("succeeded"))
+    );
+    let (people, programs) = both(&cli, &["job", "list", "--state", "failed"]).await;
+    assert!(!people.contains(&job), "{people}");
+    assert_eq!(programs["jobs"].as_array().map(Vec::len), Some(0));
+
+    let (people, programs) = both(&cli, &["task", "list", "--job", &job]).await;
+    assert!(
+        people.contains(&task) && people.contains("exec"),
+        "{people}"
+    );
+    assert_eq!(programs["tasks"][0]["id"], task.as_str());
+    let (people, _) = both(
+        &cli,
+        &["task", "list", "--queue", "default", "--state", "succeeded"],
+    )
+    .await;
+    assert!(people.contains(&task), "{people}");
+    let (people, programs) = both(&cli, &["task", "show", &task]).await;
+    assert!(
+        people.contains("hello") && people.contains("succeeded"),
+        "{people}"
+    );
+    assert_eq!(programs["attempts"][0]["outcome"], "succeeded");
+    let (people, programs) = both(&cli, &["task", "wait", &task]).await;
+    assert_eq!(
+        (people.as_str(), &programs["result"]["exit_code"]),
+        ("hello\n", &Value::from(0))
+    );
+}
+
+#[tokio::test]
+async fn cancelling_and_retrying() {
+    let cluster = with_worker(1).await;
+    let cli = cluster.cli();
+    let job = cli
+        .run(&["submit", "--delay", "10m", "--", "true"])
+        .await
+        .expect(0)
+        .stdout
+        .trim()
+        .to_owned();
+    cli.run(&["job", "cancel", &job])
+        .await
+        .expect(0)
+        .shows("cancelled");
+    // Cancelled is not succeeded.
+    cli.run(&["job", "wait", &job])
+        .await
+        .expect(1)
+        .shows("cancelled");
+
+    let ran = cli
+        .run(&["submit", "--delay", "10m", "--output", "json", "--", "true"])
+        .await
+        .expect(0);
+    let task = ran.json()["tasks"][0].as_str().expect("an id").to_owned();
+    cli.run(&["task", "cancel", &task])
+        .await
+        .expect(0)
+        .shows("cancelled");
+    cli.run(&["task", "wait", &task]).await.expect(1);
+    cli.run(&["task", "retry", &task]).await.expect(0);
+    cli.run(&["task", "wait", &task]).await.expect(0);
+}
+
+#[tokio::test]
+async fn workers_queues_and_masters() {
+    let mut cluster = with_worker(3).await;
+    let cli = cluster.cli();
+    let (people, programs) = both(&cli, &["worker", "list"]).await;
+    assert!(
+        people.contains("worker-1") && people.contains("live"),
+        "{people}"
+    );
+    let worker = programs["workers"][0]["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    let (people, programs) = both(&cli, &["worker", "show", &worker]).await;
+    assert!(people.contains("worker-1"), "{people}");
+    assert_eq!(programs["slots"], 4);
+
+    cli.run(&["submit", "--queue", "later", "--", "true"])
+        .await
+        .expect(0);
+    let (people, programs) = both(&cli, &["queue", "list"]).await;
+    assert!(
+        people.contains("default") && people.contains("later"),
+        "{people}"
+    );
+    let queues = programs["queues"].as_array().expect("queues");
+    assert!(
+        queues
+            .iter()
+            .any(|queue| queue["name"] == "later" && queue["depth"] == 1),
+        "{programs}"
+    );
+
+    let leader = cluster.leader().await;
+    let (people, programs) = both(&cli, &["cluster", "status"]).await;
+    assert!(
+        people.contains(&format!("node {leader}")) && people.contains(&cluster.addr(leader)),
+        "{people}"
+    );
+    assert_eq!(
+        (
+            &programs["leader"],
+            programs["nodes"].as_array().map(Vec::len)
+        ),
+        (&Value::from(leader), Some(3))
+    );
+    // One down is shown as down, and the rest goes on.
+    let down = cluster.follower().await;
+    cluster.kill9(down);
+    triarch_harness::until(
+        std::time::Duration::from_secs(30),
+        "the dead master is shown as such",
+        async || {
+            let ran = cli
+                .run(&["cluster", "status", "--output", "json"])
+                .await
+                .expect(0);
+            ran.json()["nodes"][down as usize - 1]["state"] == "unreachable"
+        },
+    )
+    .await;
+
+    // Drained, it finishes and leaves.
+    cli.run(&["worker", "drain", &worker]).await.expect(0);
+    let status = cluster
+        .worker_process(0)
+        .wait(std::time::Duration::from_secs(30))
+        .await;
+    assert!(status.success(), "{status}");
+    let (people, _) = both(&cli, &["worker", "list", "--state", "left"]).await;
+    assert!(people.contains("worker-1"), "{people}");
+}
+
+#[tokio::test]
+async fn long_lists_come_in_pages() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    let cli = cluster.cli();
+    cli.run(&["submit", "--array", "1-7", "--delay", "10m", "--", "true"])
+        .await
+        .expect(0);
+    let page = cli
+        .run(&["task", "list", "--limit", "5", "--output", "json"])
+        .await
+        .expect(0)
+        .json();
+    assert_eq!(page["tasks"].as_array().map(Vec::len), Some(5));
+    let next = page["next"].as_str().expect("there are more");
+    let rest = cli
+        .run(&["task", "list", "--after", next, "--output", "json"])
+        .await
+        .expect(0)
+        .json();
+    assert_eq!(
+        (rest["tasks"].as_array().map(Vec::len), &rest["next"]),
+        (Some(2), &Value::Null)
+    );
+    // A person is told that there is more, beside the table.
+    let people = cli.run(&["task", "list", "--limit", "5"]).await.expect(0);
+    people.says(next);
+}

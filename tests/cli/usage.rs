@@ -1,0 +1,143 @@
+//! Exit codes: 0 done; 1 the thing asked for failed; 2 bad usage; 3 no cluster reachable.
+
+use triarch_harness::{Cli, Cluster};
+
+#[tokio::test]
+async fn what_is_not_there_is_1() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    let cli = cluster.cli();
+    for args in [
+        &["job", "show", "j999-0"][..],
+        &["job", "show", "nonsense"],
+        &["job", "wait", "j999-0"],
+        &["job", "cancel", "j999-0"],
+        &["task", "show", "t999-0"],
+        &["task", "wait", "t999-0"],
+        &["task", "cancel", "t999-0"],
+        &["task", "retry", "t999-0"],
+        &["worker", "show", "w999-0"],
+        &["worker", "drain", "w999-0"],
+        &["cluster", "transfer-leader", "9"],
+    ] {
+        let ran = cli.run(args).await.expect(1);
+        assert!(ran.stdout.is_empty() && !ran.stderr.is_empty(), "{ran:#?}");
+    }
+}
+
+#[tokio::test]
+async fn bad_usage_is_2_and_talks_to_nobody() {
+    // No cluster is there: it must not be missed.
+    let cli = Cli::new("usage").masters("http://127.0.0.1:1");
+    for args in [
+        &[][..],
+        &["frobnicate"],
+        &["job"],
+        &["job", "show"],
+        &["job", "list", "--state", "done"],
+        &["job", "list", "--limit", "0"],
+        &["task", "list", "--job", "j1-0", "--state", "queued"],
+        &["submit"],
+        &["submit", "echo", "hi"],
+        &["submit", "--priority", "10", "--", "true"],
+        &["submit", "--delay", "5", "--", "true"],
+        &["submit", "--file", "job.json", "--", "true"],
+        &["--masters", "ftp://127.0.0.1:7101", "job", "list"],
+        &["--output", "xml", "job", "list"],
+        &["worker", "--slots", "0"],
+        &["worker", "--label", "zone"],
+        &[
+            "server",
+            "--id",
+            "0",
+            "--data-dir",
+            "/nowhere",
+            "--cluster",
+            "1=127.0.0.1:1",
+        ],
+        &[
+            "server",
+            "--id",
+            "2",
+            "--data-dir",
+            "/nowhere",
+            "--cluster",
+            "1=127.0.0.1:1",
+        ],
+        &["server", "--id", "1", "--data-dir", "/nowhere"],
+        &["dev", "--nodes", "0"],
+        &["dev", "--port", "65535"],
+    ] {
+        let ran = cli.run(args).await.expect(2);
+        assert!(ran.stdout.is_empty() && !ran.stderr.is_empty(), "{ran:#?}");
+    }
+}
+
+#[tokio::test]
+async fn no_cluster_is_3_and_says_where_it_was_looked_for() {
+    let cli = Cli::new("nobody");
+    // Ports where nothing can listen without being root, and nobody does.
+    let masters = "http://127.0.0.1:1,http://127.0.0.1:2";
+    for args in [
+        &["job", "list"][..],
+        &["submit", "--", "true"],
+        &["cluster", "status"],
+        &["worker", "list"],
+        &["queue", "list"],
+        &["task", "show", "t1-0"],
+    ] {
+        let mut with_masters = vec!["--masters", masters];
+        with_masters.extend(args);
+        let ran = cli.run(&with_masters).await.expect(3);
+        assert!(ran.stdout.is_empty(), "{ran:#?}");
+        ran.says("127.0.0.1:1").says("127.0.0.1:2");
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_without_a_quorum_is_3() {
+    let mut cluster = Cluster::start(3).await;
+    let survivor = cluster.follower().await;
+    for node in cluster.ids().filter(|id| *id != survivor) {
+        cluster.kill9(node);
+    }
+    let cli = cluster.cli();
+    cli.run(&["job", "list"]).await.expect(3);
+    // What the last master knows can still be looked at; that nobody leads is the news.
+    let ran = cli.run(&["cluster", "status"]).await;
+    assert_ne!(ran.code, Some(0), "{ran:#?}");
+}
+
+#[tokio::test]
+async fn one_master_that_answers_is_enough() {
+    let mut cluster = Cluster::start(3).await;
+    let down = cluster.follower().await;
+    cluster.kill9(down);
+    let dead_first = format!("{},{}", cluster.url(down), cluster.masters());
+    let cli = Cli::new("dead-first");
+    cli.run(&["--masters", &dead_first, "job", "list"])
+        .await
+        .expect(0);
+    // The option goes before the environment variable.
+    let cli = cli.masters("http://127.0.0.1:1");
+    cli.run(&["job", "list", "--masters", &dead_first])
+        .await
+        .expect(0);
+}
+
+#[tokio::test]
+async fn help_and_version_are_0_and_on_stdout() {
+    let cli = Cli::new("help");
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["submit", "--help"],
+        &["server", "--help"],
+        &["worker", "--help"],
+        &["dev", "--help"],
+        &["help", "job"],
+    ] {
+        let ran = cli.run(args).await.expect(0);
+        assert!(!ran.stdout.is_empty(), "{ran:#?}");
+    }
+}

@@ -1,0 +1,16 @@
+//! A cluster of real processes, and what users rely on whatever happens to it.
+//!
+//! One file per concern. Each test has a cluster of its own; nothing is timed, everything is waited for with a deadline.
+
+mod bad_input;
+mod basics;
+mod cancel;
+mod clients;
+mod disk;
+mod failover;
+mod identity;
+mod redirects;
+mod restart;
+mod stopped_leader;
+mod tasks;
+mod workers;

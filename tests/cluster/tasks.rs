@@ -1,0 +1,85 @@
+//! Jobs as these tests submit them, and what becomes of their tasks.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use triarch_harness::{Api, Cluster, eventually};
+
+/// For a task to get where it is expected.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// A job of one command.
+pub fn exec(argv: &[&str]) -> Value {
+    json!({"tasks": [{"kind": "exec", "payload": {"argv": argv}}]})
+}
+
+/// A job of one shell script.
+pub fn shell(script: &str) -> Value {
+    exec(&["sh", "-c", script])
+}
+
+/// The first task of a submission's answer.
+pub fn first_task(submitted: &Value) -> String {
+    submitted["tasks"][0]
+        .as_str()
+        .expect("a task's id")
+        .to_owned()
+}
+
+/// Submits one task at this node and gives its id.
+pub async fn submit_task(api: &Api, job: &Value) -> String {
+    first_task(&api.submit(job).await)
+}
+
+/// Waits until the task is in this state, and gives it.
+pub async fn wait_state(api: &Api, task: &str, state: &str) -> Value {
+    eventually(SOON, format!("task {task} is {state}"), async || {
+        let reply = api
+            .call(reqwest::Method::GET, &format!("/v1/tasks/{task}"))
+            .send()
+            .await
+            .ok()?;
+        let task = (reply.status == 200).then(|| reply.json())?;
+        (task["state"] == state).then_some(task)
+    })
+    .await
+}
+
+/// Waits until the job is terminal, and gives it.
+pub async fn wait_job(api: &Api, job: &str) -> Value {
+    eventually(SOON, format!("job {job} finishes"), async || {
+        let path = format!("/v1/jobs/{job}?wait_ms=5000");
+        let reply = api.call(reqwest::Method::GET, &path).send().await.ok()?;
+        let job = (reply.status == 200).then(|| reply.json())?;
+        (job["state"] != "running").then_some(job)
+    })
+    .await
+}
+
+/// How the attempts of a task ended, in order.
+pub fn outcomes(task: &Value) -> Vec<String> {
+    let attempts = task["attempts"].as_array().cloned().unwrap_or_default();
+    attempts
+        .iter()
+        .map(|attempt| attempt["outcome"].as_str().unwrap_or("running").to_owned())
+        .collect()
+}
+
+/// The cluster takes a job, runs it and shows its result: whatever was done to it before did no harm.
+pub async fn assert_works(cluster: &mut Cluster) {
+    let worker = triarch_harness::Hand::register(cluster, "still-works", 1).await;
+    for node in cluster.running() {
+        let api = cluster.api(node);
+        let task = submit_task(&api, &triarch_harness::hand::job(json!(node))).await;
+        let lease = worker.take(&[]).await;
+        assert_eq!((&lease.task, &lease.payload), (&task, &json!(node)));
+        let verdict = worker.report(lease.succeeded(json!("done"))).await;
+        assert_eq!(verdict["accepted"], true, "{verdict}");
+        let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
+        assert_eq!(
+            (&shown["state"], &shown["result"]),
+            (&json!("succeeded"), &json!("done"))
+        );
+    }
+    worker.leave().await;
+}

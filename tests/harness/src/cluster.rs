@@ -1,0 +1,434 @@
+//! A cluster of masters, each a process with a directory of its own, and the workers that were started for it.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::binary::triarch;
+use crate::command::Cli;
+use crate::http::{self, Api};
+use crate::place::{self, PORT_BASE};
+use crate::process::{self, MARK, Process};
+use crate::wait::{eventually, until};
+
+/// How many clusters of one test process run at once: more of them would only wait for each other's processor.
+static AT_ONCE: Semaphore = Semaphore::const_new(2);
+
+/// Within this a cluster forms, elects, or catches up, on a slow and busy machine too.
+pub const SOON: Duration = Duration::from_secs(30);
+/// For one node to say whether it is ready.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is special about a cluster.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Masters.
+    pub nodes: u64,
+    /// A worker silent for this long is lost.
+    pub lease_ms: u64,
+    /// One directory per master; made within a temporary one if empty.
+    pub data_dirs: Vec<PathBuf>,
+    /// What every master is told besides.
+    pub more: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            lease_ms: 10_000,
+            data_dirs: Vec::new(),
+            more: Vec::new(),
+        }
+    }
+}
+
+/// See the module. Dropping it kills everything and removes the directories, or keeps them if something went wrong.
+#[derive(Debug)]
+pub struct Cluster {
+    options: Options,
+    address: IpAddr,
+    root: Option<tempfile::TempDir>,
+    mark: String,
+    client: reqwest::Client,
+    nodes: Vec<Process>,
+    workers: Vec<Process>,
+    keep: bool,
+    _place: SemaphorePermit<'static>,
+}
+
+impl Cluster {
+    /// So many masters with everything at its default, ready.
+    pub async fn start(nodes: u64) -> Self {
+        Self::with(Options {
+            nodes,
+            ..Options::default()
+        })
+        .await
+    }
+
+    /// Masters as told, ready.
+    pub async fn with(options: Options) -> Self {
+        let mut cluster = Self::prepare(options).await;
+        for id in 1..=cluster.options.nodes {
+            let process = cluster.spawn_node(id);
+            cluster.nodes.push(process);
+        }
+        cluster.wait_ready().await;
+        cluster
+    }
+
+    async fn prepare(options: Options) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let place = AT_ONCE.acquire().await.expect("never closed");
+        let root = tempfile::Builder::new()
+            .prefix("triarch-test-")
+            .tempdir()
+            .expect("a temporary directory can be made");
+        std::fs::create_dir(root.path().join("logs")).expect("a directory can be made");
+        let nth = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self {
+            options,
+            address: place::own_address(),
+            mark: format!("{}-{nth}", std::process::id()),
+            root: Some(root),
+            client: http::client(),
+            nodes: Vec::new(),
+            workers: Vec::new(),
+            keep: false,
+            _place: place,
+        }
+    }
+
+    /// Where logs and, unless told otherwise, data are.
+    pub fn root(&self) -> &Path {
+        self.root.as_ref().expect("there until dropped").path()
+    }
+
+    /// A master's directory.
+    pub fn data_dir(&self, node: u64) -> PathBuf {
+        let given = self.options.data_dirs.get(node as usize - 1).cloned();
+        given.unwrap_or_else(|| self.root().join(format!("master-{node}")))
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.root().join("logs").join(format!("{name}.log"))
+    }
+
+    /// `host:port` of a master.
+    pub fn addr(&self, node: u64) -> String {
+        format!("{}:{}", self.address, u64::from(PORT_BASE) + node)
+    }
+
+    /// Base URL of a master.
+    pub fn url(&self, node: u64) -> String {
+        format!("http://{}", self.addr(node))
+    }
+
+    /// Base URLs of all masters, as `--masters` takes them.
+    pub fn masters(&self) -> String {
+        let urls: Vec<String> = self.ids().map(|id| self.url(id)).collect();
+        urls.join(",")
+    }
+
+    /// The masters' ids.
+    pub fn ids(&self) -> impl Iterator<Item = u64> + use<> {
+        1..=self.options.nodes
+    }
+
+    /// The value of `--cluster`.
+    pub fn members(&self) -> String {
+        let members: Vec<String> = self
+            .ids()
+            .map(|id| format!("{id}={}", self.addr(id)))
+            .collect();
+        members.join(",")
+    }
+
+    /// The command line of a master; what is given last wins nothing, so a test replaces what it needs itself.
+    pub fn server_command(&self, node: u64, data_dir: &Path) -> Command {
+        let mut command = self.marked(triarch());
+        command
+            .arg("server")
+            .args(["--id", &node.to_string()])
+            .args(["--listen", &self.addr(node)])
+            .arg("--data-dir")
+            .arg(data_dir)
+            .args(["--cluster", &self.members()])
+            .args(["--lease-ms", &self.options.lease_ms.to_string()])
+            .args(&self.options.more);
+        command
+    }
+
+    /// A command whose process, and all that come of it, end with this cluster.
+    pub fn marked(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env(MARK, &self.mark).current_dir(self.root());
+        // A word about a panic is enough in a log; a whole stack would push everything else out of sight.
+        command.env("RUST_BACKTRACE", "0");
+        command
+    }
+
+    fn spawn_node(&self, node: u64) -> Process {
+        let name = format!("master-{node}");
+        let command = self.server_command(node, &self.data_dir(node));
+        Process::spawn(&name, command, &self.log(&name))
+    }
+
+    /// Starts another process of this cluster; it is the caller's.
+    pub fn spawn(&self, name: &str, command: Command) -> Process {
+        Process::spawn(name, command, &self.log(name))
+    }
+
+    /// A master's process.
+    pub fn node(&mut self, node: u64) -> &mut Process {
+        &mut self.nodes[node as usize - 1]
+    }
+
+    /// A master's process id.
+    pub fn pid(&self, node: u64) -> u32 {
+        self.nodes[node as usize - 1].pid()
+    }
+
+    /// SIGKILL.
+    pub fn kill9(&mut self, node: u64) {
+        self.node(node).kill9();
+    }
+
+    /// SIGSTOP.
+    pub fn stop(&mut self, node: u64) {
+        self.node(node).stop();
+    }
+
+    /// SIGCONT.
+    pub fn cont(&mut self, node: u64) {
+        self.node(node).cont();
+    }
+
+    /// SIGTERM, and how it ended.
+    pub async fn terminate(&mut self, node: u64) -> ExitStatus {
+        self.node(node).terminate();
+        self.node(node).wait(SOON).await
+    }
+
+    /// Starts a master again that has ended, with the command it had.
+    pub fn restart(&mut self, node: u64) {
+        assert!(
+            self.node(node).ended().is_some(),
+            "master {node} still runs"
+        );
+        let process = self.spawn_node(node);
+        *self.node(node) = process;
+    }
+
+    /// The masters that run and are not stopped.
+    pub fn running(&mut self) -> Vec<u64> {
+        self.ids()
+            .filter(|id| self.nodes[*id as usize - 1].is_running())
+            .collect()
+    }
+
+    /// One master's HTTP interface.
+    pub fn api(&self, node: u64) -> Api {
+        Api::new(self.client.clone(), self.url(node))
+    }
+
+    /// All of them, by id.
+    pub fn apis(&self) -> Vec<Api> {
+        self.ids().map(|id| self.api(id)).collect()
+    }
+
+    /// The command line, talking to all masters.
+    pub fn cli(&self) -> Cli {
+        Cli::new(&self.mark).masters(&self.masters())
+    }
+
+    /// Waits until every running master is ready and they agree on the leader.
+    pub async fn wait_ready(&mut self) -> u64 {
+        let running = self.running();
+        let apis = self.apis();
+        let what = format!("masters {running:?} are ready and agree on a leader");
+        eventually(SOON, what, async || {
+            self.none_has_ended(&running);
+            let mut leaders = Vec::new();
+            for id in &running {
+                leaders.push(believed(&apis[*id as usize - 1]).await?.1);
+            }
+            leaders.dedup();
+            (leaders.len() == 1 && running.contains(&leaders[0])).then(|| leaders[0])
+        })
+        .await
+    }
+
+    fn none_has_ended(&mut self, nodes: &[u64]) {
+        for id in nodes {
+            let node = self.node(*id);
+            if let Some(status) = node.ended() {
+                panic!("{} ended: {}", node.name, process::tell(status));
+            }
+        }
+    }
+
+    /// The master that leads, by its own word; it runs and is not stopped.
+    pub async fn leader(&mut self) -> u64 {
+        let running = self.running();
+        let apis = self.apis();
+        eventually(
+            SOON,
+            format!("one of the masters {running:?} leads"),
+            async || {
+                let mut latest: Option<(u64, u64)> = None;
+                for id in &running {
+                    if let Some((term, leader)) = believed(&apis[*id as usize - 1]).await
+                        && leader == *id
+                    {
+                        latest = latest.max(Some((term, leader)));
+                    }
+                }
+                latest.map(|(_, leader)| leader)
+            },
+        )
+        .await
+    }
+
+    /// The leader, once it is another one than `old`.
+    pub async fn leader_other_than(&mut self, old: u64) -> u64 {
+        let running: Vec<u64> = self.running().into_iter().filter(|id| *id != old).collect();
+        let apis = self.apis();
+        eventually(
+            SOON,
+            format!("one of the masters {running:?} leads instead of {old}"),
+            async || {
+                for id in &running {
+                    if let Some((_, leader)) = believed(&apis[*id as usize - 1]).await
+                        && leader == *id
+                    {
+                        return Some(leader);
+                    }
+                }
+                None
+            },
+        )
+        .await
+    }
+
+    /// A master that runs and does not lead.
+    pub async fn follower(&mut self) -> u64 {
+        let leader = self.wait_ready().await;
+        let other = self.running().into_iter().find(|id| *id != leader);
+        other.expect("a second master runs")
+    }
+
+    /// Waits until `node` has on its disk what is committed now, by the leader's word.
+    pub async fn wait_caught_up(&mut self, node: u64) {
+        let leader = self.wait_ready().await;
+        let api = self.api(leader);
+        let committed = api.get("/v1/cluster").await.expect(200)["commit_index"].as_u64();
+        until(
+            SOON,
+            format!("master {node} has caught up to {committed:?}"),
+            async || {
+                let Ok(reply) = api.call(reqwest::Method::GET, "/v1/cluster").send().await else {
+                    return false;
+                };
+                let status = reply.json();
+                let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+                nodes
+                    .iter()
+                    .any(|one| one["id"] == node && one["matched"].as_u64() >= committed)
+            },
+        )
+        .await;
+    }
+
+    /// Starts a worker process that knows these masters; returns its place among this cluster's workers.
+    pub fn worker_of(&mut self, masters: &str, more: &[&str]) -> usize {
+        let place = self.workers.len();
+        let name = format!("worker-{}", place + 1);
+        let mut command = self.marked(triarch());
+        command
+            .args(["worker", "--masters", masters, "--name", &name])
+            .args(more);
+        let process = self.spawn(&name, command);
+        self.workers.push(process);
+        place
+    }
+
+    /// Starts a worker process that knows all masters.
+    pub fn worker(&mut self, more: &[&str]) -> usize {
+        let masters = self.masters();
+        self.worker_of(&masters, more)
+    }
+
+    /// A worker's process.
+    pub fn worker_process(&mut self, place: usize) -> &mut Process {
+        &mut self.workers[place]
+    }
+
+    /// Waits until so many workers are live, and gives them.
+    pub async fn wait_workers(&mut self, count: usize) -> Vec<Value> {
+        let leader = self.leader().await;
+        let api = self.api(leader);
+        eventually(SOON, format!("{count} workers are live"), async || {
+            let reply = api
+                .call(reqwest::Method::GET, "/v1/workers?state=live")
+                .send()
+                .await
+                .ok()?;
+            let workers = reply.json()["workers"].as_array()?.clone();
+            (workers.len() == count).then_some(workers)
+        })
+        .await
+    }
+
+    /// Pids of everything that was started for this cluster, by whomever, and still lives.
+    pub fn survivors(&self) -> Vec<u32> {
+        process::marked(&self.mark)
+    }
+
+    /// Leaves logs and data where they are, for people to look into.
+    pub fn keep(&mut self) -> &Path {
+        self.keep = true;
+        self.root()
+    }
+
+    /// The end of every log.
+    pub fn last_words(&self) -> String {
+        let all = self.nodes.iter().chain(&self.workers);
+        all.map(Process::last_words).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Term and leader as one master sees them, if it is ready.
+async fn believed(api: &Api) -> Option<(u64, u64)> {
+    let reply = api
+        .call(reqwest::Method::GET, "/readyz")
+        .timeout(LOOK)
+        .send()
+        .await
+        .ok()?;
+    let body = (reply.status == 200).then(|| reply.json())?;
+    Some((body["term"].as_u64()?, body["leader"].as_u64()?))
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.last_words());
+        }
+        for process in self.workers.iter_mut().chain(&mut self.nodes) {
+            process.kill9();
+        }
+        process::kill_marked(&self.mark);
+        if (self.keep || std::thread::panicking())
+            && let Some(root) = self.root.take()
+        {
+            eprintln!("--- logs and data are kept in {}", root.keep().display());
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The command line, run to its end.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+
+use crate::binary::triarch;
+use crate::process::MARK;
+
+/// No command of a test takes longer.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How `triarch` is called.
+#[derive(Debug, Clone)]
+pub struct Cli {
+    mark: String,
+    masters: Option<String>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    /// The command line, for people.
+    pub line: String,
+    /// Exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// Its data.
+    pub stdout: String,
+    /// Everything else.
+    pub stderr: String,
+}
+
+impl Cli {
+    /// A command line whose processes carry this mark.
+    pub fn new(mark: &str) -> Self {
+        Self {
+            mark: mark.to_owned(),
+            masters: None,
+        }
+    }
+
+    /// Talking to these masters, by the environment variable.
+    pub fn masters(mut self, masters: &str) -> Self {
+        self.masters = Some(masters.to_owned());
+        self
+    }
+
+    /// Runs it without input.
+    pub async fn run(&self, args: &[&str]) -> Ran {
+        self.run_with_input(args, "").await
+    }
+
+    /// Runs it with this on its standard input.
+    pub async fn run_with_input(&self, args: &[&str], input: &str) -> Ran {
+        let line = format!("triarch {}", args.join(" "));
+        let mut command = tokio::process::Command::new(triarch());
+        command
+            .args(args)
+            .env(MARK, &self.mark)
+            .env_remove("TRIARCH_MASTERS")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        if let Some(masters) = &self.masters {
+            command.env("TRIARCH_MASTERS", masters);
+        }
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{line}: {error}"));
+        let mut stdin = child.stdin.take().expect("piped");
+        // A program that does not read its input closes it.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        let output = tokio::time::timeout(DEADLINE, child.wait_with_output())
+            .await
+            .unwrap_or_else(|_| panic!("{line}: still running after {DEADLINE:?}"))
+            .unwrap_or_else(|error| panic!("{line}: {error}"));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ran {
+            line,
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
+}
+
+impl Ran {
+    /// The same, if it ended with this exit code.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert!(
+            !self.stderr.contains("panicked at"),
+            "the command panicked: {self:#?}"
+        );
+        self
+    }
+
+    /// Its data as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {self:#?}"))
+    }
+
+    /// The same, if `text` is in its data.
+    #[track_caller]
+    pub fn shows(self, text: &str) -> Self {
+        assert!(self.stdout.contains(text), "{text:?} is missing: {self:#?}");
+        self
+    }
+
+    /// The same, if `text` is in what it says beside its data.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.stderr.contains(text), "{text:?} is missing: {self:#?}");
+        self
+    }
+}

@@ -1,0 +1,166 @@
+//! Submitters that never tire, and the book of what was acknowledged to them.
+//!
+//! Each submitter has one job on its way at a time, sends it again under the same idempotency key until it is
+//! acknowledged, whatever dies meanwhile, and writes it down. What is in the book must exist, finish, and finish once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::Value;
+use std::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::http::Api;
+
+/// One acknowledged job.
+#[derive(Debug, Clone)]
+pub struct Acked {
+    /// Its idempotency key.
+    pub key: String,
+    /// What was submitted, key included.
+    pub body: Value,
+    /// Its id.
+    pub job: String,
+    /// Its tasks.
+    pub tasks: Vec<String>,
+    /// When the request that was answered was sent.
+    pub sent: Instant,
+    /// When the answer came.
+    pub acked: Instant,
+}
+
+/// Who submits what, how fast.
+#[derive(Clone)]
+pub struct LoadOptions {
+    /// How many submit at once.
+    pub submitters: usize,
+    /// Each one's pause between two jobs.
+    pub pause: Duration,
+    /// No answer within this: sent again, to the next master.
+    pub patience: Duration,
+    /// Tells this load's keys from every other's.
+    pub name: String,
+    /// Makes the n-th job, without its key.
+    pub make: Arc<dyn Fn(u64) -> Value + Send + Sync>,
+}
+
+/// See the module. Dropping it stops it.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    book: Arc<Mutex<Vec<Acked>>>,
+    submitters: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Starts submitting to these masters.
+    pub fn start(masters: &[Api], options: LoadOptions) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let book = Arc::new(Mutex::new(Vec::new()));
+        let next = Arc::new(AtomicU64::new(0));
+        let submitters = (0..options.submitters)
+            .map(|nth| {
+                let (masters, options) = (masters.to_vec(), options.clone());
+                let (stop, book, next) = (Arc::clone(&stop), Arc::clone(&book), Arc::clone(&next));
+                tokio::spawn(async move {
+                    let mut at = nth;
+                    while !stop.load(Ordering::Relaxed) {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        let mut body = (options.make)(number);
+                        let key = format!("{}-{number}", options.name);
+                        body["idempotency_key"] = key.into();
+                        let Some(acked) =
+                            submit_until(&masters, &mut at, &body, options.patience, &stop).await
+                        else {
+                            return;
+                        };
+                        book.lock()
+                            .expect("no submitter panics with the book")
+                            .push(acked);
+                        tokio::time::sleep(options.pause).await;
+                    }
+                })
+            })
+            .collect();
+        Self {
+            stop,
+            book,
+            submitters,
+        }
+    }
+
+    /// How many are acknowledged so far.
+    pub fn count(&self) -> usize {
+        self.book().len()
+    }
+
+    /// A copy of the book as it is now.
+    pub fn acked(&self) -> Vec<Acked> {
+        self.book().clone()
+    }
+
+    fn book(&self) -> std::sync::MutexGuard<'_, Vec<Acked>> {
+        self.book.lock().expect("no submitter panics with the book")
+    }
+
+    /// Stops, and gives the book. Panics if a submitter met an answer it should not have met.
+    pub async fn finish(mut self) -> Vec<Acked> {
+        self.stop.store(true, Ordering::Relaxed);
+        for submitter in std::mem::take(&mut self.submitters) {
+            if let Err(error) = submitter.await {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+        self.acked()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        for submitter in &self.submitters {
+            submitter.abort();
+        }
+    }
+}
+
+/// Sends the job until it is acknowledged. `None` when told to stop before: then nobody was promised anything.
+pub async fn submit_until(
+    masters: &[Api],
+    at: &mut usize,
+    body: &Value,
+    patience: Duration,
+    stop: &AtomicBool,
+) -> Option<Acked> {
+    while !stop.load(Ordering::Relaxed) {
+        let sent = Instant::now();
+        let call = masters[*at % masters.len()].call(Method::POST, "/v1/jobs");
+        match call.timeout(patience).json(body).send().await {
+            Ok(reply) if matches!(reply.status, 200 | 201) => {
+                let answer = reply.json();
+                let text = |value: &Value| value.as_str().expect("an id is a text").to_owned();
+                return Some(Acked {
+                    key: text(&body["idempotency_key"]),
+                    body: body.clone(),
+                    job: text(&answer["id"]),
+                    tasks: answer["tasks"]
+                        .as_array()
+                        .expect("tasks")
+                        .iter()
+                        .map(text)
+                        .collect(),
+                    sent,
+                    acked: Instant::now(),
+                });
+            }
+            // No leader, unknown, or more than it takes: the very reasons to ask again.
+            Ok(reply) if matches!(reply.status, 429 | 503 | 504) => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(reply) => panic!("a submission was answered by {reply:?}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+        *at += 1;
+    }
+    None
+}

@@ -1,0 +1,39 @@
+//! Addresses that nobody else uses.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Masters listen from here on; below what the system gives to outgoing connections.
+pub const PORT_BASE: u16 = 7_100;
+
+/// A loopback address of its own for each cluster, so that no two clusters, of however many test processes, meet on a
+/// port. Linux answers on all of 127.0.0.0/8.
+pub fn own_address() -> IpAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    loop {
+        let nth = NEXT.fetch_add(1, Ordering::Relaxed);
+        let place = std::process::id().wrapping_mul(251).wrapping_add(nth);
+        let [_, a, b, c] = place.to_be_bytes();
+        // 127.0.*.* is where people run things by hand.
+        let address = IpAddr::V4(Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254)));
+        let free = |id| TcpListener::bind(SocketAddr::new(address, PORT_BASE + id)).is_ok();
+        if (1..=5).all(free) {
+            return address;
+        }
+    }
+}
+
+/// A base such that `base + 1 ..= base + count` are free on 127.0.0.1, for programs that only listen there.
+pub fn free_ports(count: u16) -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..1_000 {
+        let nth = NEXT.fetch_add(1, Ordering::Relaxed);
+        let spread = std::process::id().wrapping_mul(37).wrapping_add(nth * 16);
+        let base = 10_000 + (spread % 20_000) as u16;
+        let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if (1..=count).all(|nth| free(base + nth)) {
+            return base;
+        }
+    }
+    panic!("no {count} free ports in a row on 127.0.0.1");
+}

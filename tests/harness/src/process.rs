@@ -1,0 +1,195 @@
+//! One process: started so that it cannot outlive the test, watched, signalled, and read afterwards.
+
+use std::fs::OpenOptions;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::wait::eventually;
+
+/// Environment variable that marks every process of one owner, and whatever those start.
+pub const MARK: &str = "TRIARCH_TEST_MARK";
+/// How much of the end of a log is printed when something went wrong.
+const LOG_LINES_SHOWN: usize = 40;
+
+/// A started process. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    /// For people.
+    pub name: String,
+    log: PathBuf,
+    child: Child,
+    ended: Option<ExitStatus>,
+    stopped: bool,
+}
+
+impl Process {
+    /// Starts it; both its outputs go to the end of `log`.
+    pub fn spawn(name: impl Into<String>, mut command: Command, log: &Path) -> Self {
+        let name = name.into();
+        let open = || {
+            let file = OpenOptions::new().create(true).append(true).open(log);
+            file.unwrap_or_else(|error| panic!("cannot write {}: {error}", log.display()))
+        };
+        command.stdin(Stdio::null()).stdout(open()).stderr(open());
+        die_with_parent(&mut command);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
+        Self {
+            name,
+            log: log.to_owned(),
+            child,
+            ended: None,
+            stopped: false,
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().expect("a child can be waited for");
+        }
+        self.ended
+    }
+
+    /// Whether it runs and is not stopped.
+    pub fn is_running(&mut self) -> bool {
+        !self.stopped && self.ended().is_none()
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        let what = format!("{} (pid {}) ends", self.name, self.pid());
+        eventually(deadline, what, async || self.ended()).await
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill9(&mut self) {
+        if self.ended().is_none() {
+            self.signal(Signal::SIGKILL);
+            self.ended = Some(self.child.wait().expect("a child can be waited for"));
+        }
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&mut self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// SIGSTOP.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGSTOP);
+        self.stopped = true;
+    }
+
+    /// SIGCONT.
+    pub fn cont(&mut self) {
+        self.signal(Signal::SIGCONT);
+        self.stopped = false;
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        // Only a child that was not waited for yet: its pid cannot be another's.
+        if self.ended().is_none() {
+            let _ = kill(Pid::from_raw(self.child.id().cast_signed()), signal);
+        }
+    }
+
+    /// All it wrote.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The end of what it wrote, for people.
+    pub fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let first = lines.len().saturating_sub(LOG_LINES_SHOWN);
+        let state = self.ended.map_or("running".to_owned(), tell);
+        format!(
+            "--- {} (pid {}, {state}), the end of {}:\n{}",
+            self.name,
+            self.pid(),
+            self.log.display(),
+            lines[first..].join("\n")
+        )
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+/// `exit code 1`, `killed by signal 9`.
+pub fn tell(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+/// Has the kernel kill the child when the thread that starts it ends, whatever ends it.
+fn die_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let in_child = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have died before the signal was set, and then it will never come.
+        if nix::unistd::getppid().as_raw().cast_unsigned() != parent {
+            return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe {
+        command.pre_exec(in_child);
+    }
+}
+
+/// Pids of all living processes that carry this mark, this process excepted.
+pub fn marked(mark: &str) -> Vec<u32> {
+    let wanted = format!("{MARK}={mark}");
+    let own = std::process::id();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        // A process that is gone, a zombie, or another user's has no readable environment.
+        let Ok(environment) = std::fs::read(entry.path().join("environ")) else {
+            continue;
+        };
+        if pid != own
+            && environment
+                .split(|byte| *byte == 0)
+                .any(|pair| pair == wanted.as_bytes())
+        {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// Kills whatever still carries this mark.
+pub fn kill_marked(mark: &str) {
+    for pid in marked(mark) {
+        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+    }
+}
