@@ -1,0 +1,200 @@
+//! How attempts begin and end.
+
+use bytes::Bytes;
+use triarch_table::command::{Grant, Lease, OnFailure, Outcome, TaskReport, Verdict};
+use triarch_table::model::{TaskState, WorkerState};
+use triarch_table::{Reply, TaskId, Token, WorkerId};
+
+use super::Model;
+
+impl Model {
+    pub(super) fn grant(&mut self, grants: &[Grant]) -> Reply {
+        let mut leases = Vec::new();
+        for grant in grants {
+            if self.may_run(grant) {
+                let token = Token::at(self.index, self.made[3]).expect("few grants");
+                self.made[3] += 1;
+                let task = self.tasks.get_mut(&grant.task).expect("may run");
+                task.attempt += 1;
+                task.state = TaskState::Running;
+                task.holder = Some((grant.worker, token));
+                leases.push(Lease {
+                    task: task.id,
+                    worker: grant.worker,
+                    token,
+                    attempt: task.attempt,
+                });
+            }
+        }
+        Reply::Granted { leases }
+    }
+
+    pub(super) fn may_run(&self, grant: &Grant) -> bool {
+        let (Some(task), Some(worker)) =
+            (self.tasks.get(&grant.task), self.workers.get(&grant.worker))
+        else {
+            return false;
+        };
+        let held = self.held_by(worker.id);
+        let used = |name: &String| -> u64 {
+            held.iter()
+                .filter_map(|task| self.tasks[task].new.requires.resources.get(name))
+                .sum()
+        };
+        let requires = &task.new.requires;
+        task.state == TaskState::Queued
+            && worker.state == WorkerState::Live
+            && (held.len() as u64) < u64::from(worker.is.slots)
+            && worker.is.queues.contains(&task.new.queue)
+            && worker.is.kinds.contains(&task.new.kind)
+            && requires
+                .labels
+                .iter()
+                .all(|(name, value)| worker.is.labels.get(name) == Some(value))
+            && requires.resources.iter().all(|(name, amount)| {
+                used(name) + amount <= worker.is.resources.get(name).copied().unwrap_or(0)
+            })
+    }
+
+    pub(super) fn report(&mut self, worker: WorkerId, report: &TaskReport) -> Verdict {
+        let Some(task) = self.tasks.get_mut(&report.task) else {
+            return Verdict::NotFound;
+        };
+        let (word, error) = match &report.outcome {
+            Outcome::Succeeded { .. } => ("succeeded", None),
+            Outcome::Failed { error, .. } => ("failed", Some(error.clone())),
+            Outcome::Returned => ("returned", None),
+        };
+        if task.holder == Some((worker, report.token)) {
+            if let Outcome::Succeeded { result } = &report.outcome {
+                task.result = Some(result.clone());
+            }
+            self.end(
+                report.task,
+                word,
+                error,
+                !matches!(
+                    report.outcome,
+                    Outcome::Failed {
+                        retryable: false,
+                        ..
+                    }
+                ),
+            );
+            return Verdict::Accepted;
+        }
+        let same = |ended: &&(Token, WorkerId, &str, Option<Bytes>)| {
+            ended.0 == report.token && ended.1 == worker
+        };
+        match task.history.iter().find(same) {
+            Some(ended) if ended.2 == word => Verdict::Accepted,
+            Some(ended)
+                if ["succeeded", "failed", "cancelled"].contains(&ended.2)
+                    && task.state.is_terminal() =>
+            {
+                Verdict::AlreadyFinished
+            }
+            Some(_) | None => Verdict::StaleToken,
+        }
+    }
+
+    /// Ends an attempt by the word for how.
+    pub(super) fn end(
+        &mut self,
+        id: TaskId,
+        word: &'static str,
+        error: Option<Bytes>,
+        retryable: bool,
+    ) {
+        let now_ms = self.now_ms;
+        let task = self.tasks.get_mut(&id).expect("it runs");
+        let (worker, token) = task.holder.take().expect("it runs");
+        task.history.push((token, worker, word, error.clone()));
+        if task.history.len() > self.limits.attempts_kept_max as usize {
+            task.history.remove(0);
+        }
+        if word != "returned" {
+            task.expires_ms = None;
+        }
+        match word {
+            "succeeded" => self.put(id, TaskState::Succeeded),
+            "cancelled" => self.put(id, TaskState::Cancelled),
+            "returned" => task.state = TaskState::Queued,
+            "lost" | "lease_expired" => {
+                task.losses += 1;
+                if task.losses >= task.new.max_losses {
+                    task.error = Some(lost_text(task.losses));
+                    self.put(id, TaskState::Failed);
+                } else {
+                    task.state = TaskState::Queued;
+                }
+            }
+            "failed" | "timed_out" => {
+                task.failures += 1;
+                if !retryable || task.failures >= task.new.max_attempts {
+                    task.error = Some(error.unwrap_or_else(|| timeout_text(task.new.timeout_ms)));
+                    self.put(id, TaskState::Failed);
+                    return;
+                }
+                let backoff = &task.new.backoff;
+                let mut wait_ms = backoff.initial_ms.min(backoff.max_ms);
+                for _ in 1..task.failures {
+                    wait_ms =
+                        (wait_ms * u64::from(backoff.factor_milli) / 1_000).min(backoff.max_ms);
+                }
+                if wait_ms == 0 {
+                    self.queue(id);
+                } else {
+                    task.state = TaskState::Delayed;
+                    task.until_ms = now_ms + wait_ms;
+                }
+            }
+            _ => panic!("{word}"),
+        }
+    }
+
+    /// Gives a task a new place.
+    pub(super) fn queue(&mut self, id: TaskId) {
+        self.places += 1;
+        let task = self.tasks.get_mut(&id).expect("found");
+        (task.state, task.place) = (TaskState::Queued, self.places);
+        self.jobs.get_mut(&task.job).expect("its job").finished_ms = None;
+    }
+
+    /// Makes a task terminal, with what that means for its job.
+    pub(super) fn put(&mut self, id: TaskId, state: TaskState) {
+        let task = self.tasks.get_mut(&id).expect("found");
+        task.state = state;
+        let job = task.job;
+        let all = self.jobs[&job]
+            .tasks
+            .iter()
+            .all(|task| self.tasks[task].state.is_terminal());
+        if all {
+            self.jobs.get_mut(&job).expect("its job").finished_ms = Some(self.now_ms);
+        } else if [TaskState::Failed, TaskState::Expired].contains(&state)
+            && self.jobs[&job].on_failure == OnFailure::FailFast
+        {
+            self.cancel_rest(job);
+        }
+    }
+
+    pub(super) fn held_by(&self, worker: WorkerId) -> Vec<TaskId> {
+        let held = self
+            .tasks
+            .values()
+            .filter(|task| task.holder.is_some_and(|holder| holder.0 == worker));
+        held.map(|task| task.id).collect()
+    }
+}
+
+pub(super) fn timeout_text(timeout_ms: Option<u64>) -> Bytes {
+    let limit = timeout_ms.map_or(String::new(), |timeout_ms| format!(" of {timeout_ms} ms"));
+    let text = r#"{"type":"timeout","message":"the attempt outlived its time limit* and its worker did not report"}"#;
+    Bytes::from(text.replace('*', &limit))
+}
+
+pub(super) fn lost_text(losses: u32) -> Bytes {
+    let text = r#"{"type":"worker_lost","message":"* attempts were lost with their workers: the task may be what kills them"}"#;
+    Bytes::from(text.replace('*', &losses.to_string()))
+}

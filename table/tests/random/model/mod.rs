@@ -1,0 +1,228 @@
+//! The table's rules in their plainest form: lists that are searched, and times that are looked up every time. Written
+//! from the documentation of the commands, not from the table's code; shares nothing with it but the words.
+
+mod attempts;
+mod compare;
+mod jobs;
+mod time;
+mod workers;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use triarch_table::command::{EndReason, NewTask, OnFailure, Refusal, RegisterWorker};
+use triarch_table::model::{TaskState, WorkerState};
+use triarch_table::{Command, JobId, Limits, Reply, Stamp, TaskId, Token, WorkerId};
+
+#[derive(Debug)]
+struct ModelTask {
+    id: TaskId,
+    job: JobId,
+    new: NewTask,
+    state: TaskState,
+    until_ms: u64,
+    place: u64,
+    holder: Option<(WorkerId, Token)>,
+    attempt: u32,
+    failures: u32,
+    losses: u32,
+    expires_ms: Option<u64>,
+    result: Option<Bytes>,
+    error: Option<Bytes>,
+    /// Token, worker, word, reported error.
+    history: Vec<(Token, WorkerId, &'static str, Option<Bytes>)>,
+}
+
+#[derive(Debug)]
+struct ModelJob {
+    id: JobId,
+    on_failure: OnFailure,
+    key: Option<(String, [u8; 32])>,
+    tasks: Vec<TaskId>,
+    finished_ms: Option<u64>,
+}
+
+#[derive(Debug)]
+struct ModelWorker {
+    id: WorkerId,
+    is: RegisterWorker,
+    state: WorkerState,
+    gone_ms: u64,
+}
+
+struct OldKey {
+    key: String,
+    digest: [u8; 32],
+    job: JobId,
+    tasks: Vec<TaskId>,
+    at_ms: u64,
+}
+
+struct Answered {
+    request: String,
+    asked: Command,
+    reply: Reply,
+    at_ms: u64,
+}
+
+/// What the table should be. Its rules stand in the files beside this one.
+pub struct Model {
+    limits: Limits,
+    now_ms: u64,
+    places: u64,
+    tasks: BTreeMap<TaskId, ModelTask>,
+    jobs: BTreeMap<JobId, ModelJob>,
+    workers: BTreeMap<WorkerId, ModelWorker>,
+    answered: Vec<Answered>,
+    old_keys: Vec<OldKey>,
+    // Of the present entry.
+    index: u64,
+    made: [u64; 4],
+}
+
+type Ruling = Result<Reply, Refusal>;
+
+impl Model {
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            now_ms: 0,
+            places: 0,
+            tasks: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            answered: Vec::new(),
+            old_keys: Vec::new(),
+            index: 0,
+            made: [0; 4],
+        }
+    }
+
+    pub fn apply(&mut self, stamp: Stamp, commands: &[Command]) -> Vec<Reply> {
+        self.index = stamp.index;
+        self.made = [0; 4];
+        self.now_ms = self.now_ms.max(stamp.now_ms);
+        commands
+            .iter()
+            .map(|command| self.apply_one(command).unwrap_or_else(Reply::Refused))
+            .collect()
+    }
+
+    fn apply_one(&mut self, command: &Command) -> Ruling {
+        let request = match command {
+            Command::SubmitJob(submit) => submit.request_id.clone(),
+            Command::RegisterWorker(register) => register.request_id.clone(),
+            Command::RetryTask { request_id, .. } => request_id.clone(),
+            _ => None,
+        };
+        if let Some(before) = self
+            .answered
+            .iter()
+            .find(|answered| Some(&answered.request) == request.as_ref())
+        {
+            return repeated(before, command);
+        }
+        let (reply, is_new) = match command {
+            Command::SubmitJob(submit) => self.submit(submit)?,
+            Command::CancelJob { job } => (self.cancel_job(*job)?, false),
+            Command::CancelTask { task } => (self.cancel_task(*task)?, false),
+            Command::RetryTask { task, .. } => (self.retry(*task)?, true),
+            Command::RegisterWorker(register) => (self.register(register)?, true),
+            Command::LeaveWorker { worker } => (self.leave(*worker)?, false),
+            Command::DrainWorker { worker } => (self.drain(*worker)?, false),
+            Command::LoseWorkers { workers } => (self.lose(workers), false),
+            Command::Grant { grants } => (self.grant(grants), false),
+            Command::EndLeases { leases } => {
+                let mut tasks = 0;
+                for ended in leases {
+                    if self
+                        .tasks
+                        .get(&ended.task)
+                        .and_then(|task| task.holder)
+                        .is_some_and(|held| held.1 == ended.token)
+                    {
+                        let word = match ended.reason {
+                            EndReason::Expired => "lease_expired",
+                            EndReason::Returned => "returned",
+                            EndReason::TimedOut => "timed_out",
+                        };
+                        self.end(ended.task, word, None, true);
+                        tasks += 1;
+                    }
+                }
+                (Reply::Done { tasks }, false)
+            }
+            Command::Report { worker, results } => {
+                let verdicts = results
+                    .iter()
+                    .map(|result| self.report(*worker, result))
+                    .collect();
+                (Reply::Reported { verdicts }, false)
+            }
+            Command::AdvanceTime => (self.advance(), false),
+        };
+        if let Some(request) = request.filter(|_| is_new) {
+            let answered = Answered {
+                request,
+                asked: command.clone(),
+                reply: reply.clone(),
+                at_ms: self.now_ms,
+            };
+            self.answered.push(answered);
+            if self.answered.len() as u64 > self.limits.requests_max {
+                self.answered.remove(0);
+            }
+        }
+        Ok(reply)
+    }
+}
+
+impl ModelWorker {
+    fn is_present(&self) -> bool {
+        [WorkerState::Live, WorkerState::Draining].contains(&self.state)
+    }
+}
+
+/// The answer to a request id that is remembered.
+fn repeated(before: &Answered, command: &Command) -> Ruling {
+    let same = match (&before.asked, command) {
+        (Command::SubmitJob(first), Command::SubmitJob(second)) => {
+            if first.body_digest != second.body_digest
+                && let Reply::Submitted { job, .. } = before.reply
+            {
+                return Err(Refusal::KeyConflict { job });
+            }
+            true
+        }
+        (Command::RegisterWorker(first), Command::RegisterWorker(second)) => {
+            first.name == second.name
+        }
+        (Command::RetryTask { task: first, .. }, Command::RetryTask { task: second, .. }) => {
+            first == second
+        }
+        _ => false,
+    };
+    if same {
+        Ok(before.reply.clone())
+    } else {
+        Err(Refusal::Invalid {
+            field: "request_id".into(),
+            problem: String::new(),
+        })
+    }
+}
+
+/// Payload, result, error and the errors of the attempts that are remembered.
+fn bytes_of(task: &ModelTask) -> u64 {
+    let error = task.error.as_ref().map_or(0, |error| error.len());
+    let history: usize = task
+        .history
+        .iter()
+        .filter_map(|ended| ended.3.as_ref())
+        .map(|error| error.len())
+        .sum();
+    (task.new.payload.len()
+        + task.result.as_ref().map_or(0, |result| result.len())
+        + error
+        + history) as u64
+}
