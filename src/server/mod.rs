@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn_with_state, map_response};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -264,6 +265,9 @@ fn routes(app: App) -> Router {
                 )
             },
         )
+        // The gate has bounded every body already, by its own bound and with its own words.
+        .layer(DefaultBodyLimit::disable())
+        .layer(map_response(problem::in_our_words))
         .with_state(app)
 }
 

@@ -5,6 +5,11 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use triarch_raft::{ChangeError, ProposeError, ReadError};
 use triarch_table::command::Refusal;
 
+/// The media type of every error.
+const PROBLEM_JSON: &str = "application/problem+json";
+/// Most of a refusal's words that are kept.
+const REFUSAL_BYTES_MAX: usize = 10_000;
+
 /// An error on its way to a client.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -154,10 +159,9 @@ impl Problem {
         }
         let mut response = Response::new(Body::from(serde_json::Value::Object(body).to_string()));
         *response.status_mut() = status;
-        response.headers_mut().insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if let Some(seconds) = self.retry_after_s {
             response
                 .headers_mut()
@@ -171,6 +175,27 @@ impl axum::response::IntoResponse for Problem {
     fn into_response(self) -> axum::response::Response {
         Problem::into_response(self)
     }
+}
+
+/// Turns what the HTTP library itself refuses (a path that is not UTF-8, say) into a problem like all others.
+pub async fn in_our_words(response: Response<Body>) -> Response<Body> {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let ours = kind.is_some_and(|kind| kind == PROBLEM_JSON);
+    if ours || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let code = match status {
+        StatusCode::NOT_FOUND => Code::NotFound,
+        StatusCode::METHOD_NOT_ALLOWED => Code::MethodNotAllowed,
+        StatusCode::PAYLOAD_TOO_LARGE => Code::PayloadTooLarge,
+        _ => Code::InvalidRequest,
+    };
+    let detail = match axum::body::to_bytes(response.into_body(), REFUSAL_BYTES_MAX).await {
+        Ok(words) => String::from_utf8_lossy(&words).into_owned(),
+        Err(_) => status.to_string(),
+    };
+    Problem::new(code, detail).into_response()
 }
 
 /// Why a handler on the leader did not answer: for the client, or for the gate to ask again elsewhere.
