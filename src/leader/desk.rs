@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use triarch_table::command::{EndLease, EndReason, Lease};
 use triarch_table::model::WorkerState;
-use triarch_table::plan::Demand;
 use triarch_table::{Table, TaskId, Token, WorkerId};
 
 /// How long a worker may be silent, and a lease unconfirmed.
@@ -153,18 +152,14 @@ impl Desk {
         }
     }
 
-    /// What the waiting polls would take, in the order of the workers' ids.
-    pub fn demands(&self) -> Vec<Demand> {
-        let mut demands: Vec<Demand> = self
-            .polls
-            .iter()
-            .map(|(worker, poll)| Demand {
-                worker: *worker,
-                wanted: poll.wanted,
-            })
-            .collect();
-        demands.sort_unstable_by_key(|demand| demand.worker);
-        demands
+    /// Whether no poll waits.
+    pub fn nobody_waits(&self) -> bool {
+        self.polls.is_empty()
+    }
+
+    /// How many tasks the worker's waiting poll would take.
+    pub fn wanted(&self, worker: WorkerId) -> u32 {
+        self.polls.get(&worker).map_or(0, |poll| poll.wanted)
     }
 
     /// Hands leases to their workers' waiting polls. Returns those that nobody waits for any more.

@@ -73,11 +73,12 @@ async fn give_back(lead: Arc<Lead>, mut returned: mpsc::Receiver<Vec<Lease>>) {
 }
 
 fn propose_grants(lead: &Lead) -> Vec<Grant> {
-    let demands = lead.desk.lock().demands();
-    if demands.is_empty() {
+    let table = lead.table.read();
+    let desk = lead.desk.lock();
+    if desk.nobody_waits() {
         return Vec::new();
     }
-    plan::propose(&lead.table.read(), &demands, GRANTS_AT_ONCE_MAX)
+    plan::propose_with(&table, &|worker| desk.wanted(worker), GRANTS_AT_ONCE_MAX)
 }
 
 /// Ends what was silent for too long.
