@@ -199,3 +199,7 @@ fn pidfd(id: Pid) -> io::Result<OwnedFd> {
     debug_assert!(fd.as_raw_fd() >= 0);
     Ok(fd)
 }
+
+#[cfg(test)]
+#[path = "process_tests.rs"]
+mod tests;

@@ -99,9 +99,6 @@ pub async fn run<E: Executor>(
             slots = config.register.slots,
             "registered"
         );
-        if let Err(error) = client.learn_masters().await {
-            tracing::debug!(%error, "could not ask who the masters are");
-        }
         let session = Session::new(
             client.clone(),
             config.clone(),

@@ -1,8 +1,11 @@
 //! One registration of a worker, from the cluster's welcome until the worker leaves or is no longer known.
 //!
 //! Three things go on at once: the exchange (ask for work, report results), the heartbeats, and the fence. None of them
-//! waits for ever: every request has a deadline and is asked anew, and when a heartbeat finds a new leader, a poll that
-//! still hangs on the old one is abandoned.
+//! waits for ever: every request has a deadline and is asked anew, and when a heartbeat finds a new leader or is answered
+//! again after a lapse, a poll from before is abandoned.
+
+mod keepalive;
+mod pause;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,18 +25,15 @@ use super::{WorkerConfig, attempt};
 use crate::client::Client;
 use crate::error::Error;
 use crate::wire::{
-    Heartbeat, LeasedTask, Poll, PollAnswer, ProblemCode, Registered, Report, ReportAnswer,
-    RunningTask,
+    LeasedTask, Poll, PollAnswer, ProblemCode, Registered, Report, ReportAnswer, RunningTask,
 };
+use keepalive::Contact;
+use pause::Pause;
 
 /// A poll that brings results is not held longer than this when there is no work, for the worker waits for its verdicts.
 const POLL_WITH_RESULTS_WAIT: Duration = Duration::from_millis(50);
 /// How long a poll or a report may take beyond what it is held for.
 const EXCHANGE_PATIENCE: Duration = Duration::from_secs(10);
-/// First and longest pause after an exchange that failed. The client has waited inside its deadline already.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
-
 /// Why a session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -55,8 +55,8 @@ pub(super) struct Session<E> {
     lease: Duration,
     /// When the latest request was sent that the cluster acknowledged.
     acknowledged: watch::Sender<Instant>,
-    /// Who answered the latest heartbeat.
-    leader: watch::Sender<Option<Url>>,
+    /// By whom and since when heartbeats are answered.
+    contact: watch::Sender<Contact>,
     /// The cluster asked the worker to go.
     drain: CancellationToken,
 }
@@ -93,7 +93,10 @@ impl<E: Executor> Session<E> {
             heartbeat_interval: Duration::from_millis(registered.heartbeat_ms.max(10)),
             lease: Duration::from_millis(registered.lease_ms.max(100)),
             acknowledged: watch::Sender::new(registered_at),
-            leader: watch::Sender::new(client.leader()),
+            contact: watch::Sender::new(Contact {
+                leader: client.leader(),
+                lapses: 0,
+            }),
             drain: CancellationToken::new(),
             client,
             config,
@@ -109,6 +112,7 @@ impl<E: Executor> Session<E> {
             end = self.exchange(&mut running) => end,
             () = self.heartbeats() => End::Unknown,
             () = self.fence() => End::Unknown,
+            () = self.learn_masters() => End::Unknown,
         };
         match end {
             End::Unknown => {
@@ -129,8 +133,8 @@ impl<E: Executor> Session<E> {
         let mut report: Pending<Reported> = None;
         let mut poll_pause = Pause::default();
         let mut report_pause = Pause::default();
-        let mut leader = self.leader.subscribe();
-        let mut polled_leader = None;
+        let mut contact = self.contact.subscribe();
+        let mut polled_in = Contact::default();
         let mut grace: Pending<()> = None;
         loop {
             while running.try_join_next().is_some() {}
@@ -145,7 +149,7 @@ impl<E: Executor> Session<E> {
                     grace = Some(Box::pin(self.clone().grace()));
                 }
             } else if poll.is_none() && poll_pause.is_over() && self.attempts.free() > 0 {
-                polled_leader = leader.borrow_and_update().clone();
+                polled_in = contact.borrow_and_update().clone();
                 poll = Some(self.poll());
             }
             // What no poll has taken along goes by itself, so that a result never waits for work to come.
@@ -172,10 +176,11 @@ impl<E: Executor> Session<E> {
                 () = self.attempts.changed() => {}
                 () = poll_pause.over(), if !poll_pause.is_over() => {}
                 () = report_pause.over(), if !report_pause.is_over() => {}
-                Ok(()) = leader.changed() => {
-                    if poll.is_some() && *leader.borrow() != polled_leader {
-                        let leader = leader.borrow().as_ref().map(Url::to_string);
-                        tracing::info!(leader, "another master leads");
+                Ok(()) = contact.changed() => {
+                    let now = contact.borrow().clone();
+                    if poll.is_some() && now != polled_in {
+                        let leader = now.leader.as_ref().map(Url::as_str);
+                        tracing::info!(leader, "asking for work anew after a lapse or a change of leader");
                         poll = None;
                     }
                 }
@@ -331,83 +336,6 @@ impl<E: Executor> Session<E> {
         });
     }
 
-    /// Confirms what runs, again and again, until the cluster says it does not know the worker.
-    async fn heartbeats(&self) {
-        let mut ticks = tokio::time::interval(self.heartbeat_interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let running = self.attempts.confirmed();
-            let heartbeat = Heartbeat {
-                running,
-                load: None,
-            };
-            let begun = Instant::now();
-            // Not longer than until the next: that one knows more.
-            let deadline = self.heartbeat_interval.max(Duration::from_millis(250));
-            match self.client.heartbeat(&self.id, &heartbeat, deadline).await {
-                Ok(answer) => {
-                    self.acknowledge(begun);
-                    self.obey(
-                        &answer.cancel,
-                        &answer.lost,
-                        answer.drain,
-                        &heartbeat.running,
-                    );
-                    // None: another call has just failed; who leads will be seen by the next heartbeat.
-                    if let Some(leader) = self.client.leader() {
-                        self.leader.send_if_modified(|current| {
-                            let moved = current.as_ref() != Some(&leader);
-                            *current = Some(leader);
-                            moved
-                        });
-                    }
-                }
-                Err(Error::Api(problem)) if problem.is(ProblemCode::UnknownWorker) => {
-                    tracing::warn!(worker = self.id, %problem, "the cluster does not know this worker");
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(worker = self.id, %error, "a heartbeat was not answered")
-                }
-            }
-        }
-    }
-
-    /// Ends everything that runs when the cluster has acknowledged nothing for a whole lease: by then others may have
-    /// been given the same tasks. Judged by the monotonic clock, from when the acknowledged request was sent.
-    async fn fence(&self) {
-        let mut acknowledged = self.acknowledged.subscribe();
-        loop {
-            let last = *acknowledged.borrow_and_update();
-            tokio::select! {
-                _ = acknowledged.changed() => {}
-                () = tokio::time::sleep_until(last + self.lease) => {
-                    let stopped = self.attempts.stop_running(StopReason::Lost);
-                    if stopped > 0 {
-                        let lease_ms = self.lease.as_millis();
-                        tracing::warn!(stopped, "heard nothing for {lease_ms} ms: the leases are over");
-                    }
-                    if acknowledged.changed().await.is_err() {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    fn is_fenced(&self) -> bool {
-        self.acknowledged.borrow().elapsed() >= self.lease
-    }
-
-    fn acknowledge(&self, sent_at: Instant) {
-        self.acknowledged.send_if_modified(|last| {
-            let later = sent_at > *last;
-            *last = sent_at.max(*last);
-            later
-        });
-    }
-
     fn obey(&self, cancel: &[String], lost: &[String], drain: bool, sent: &[RunningTask]) {
         self.attempts.disown(cancel, sent, StopReason::Cancelled);
         self.attempts.disown(lost, sent, StopReason::Lost);
@@ -488,33 +416,5 @@ async fn ready<T>(pending: &mut Pending<T>) -> T {
     match pending {
         Some(future) => future.await,
         None => std::future::pending().await,
-    }
-}
-
-/// The pause after exchanges that failed, growing while they do.
-#[derive(Debug, Default)]
-struct Pause {
-    length: Duration,
-    until: Option<Instant>,
-}
-
-impl Pause {
-    fn is_over(&self) -> bool {
-        self.until.is_none_or(|until| until <= Instant::now())
-    }
-
-    async fn over(&self) {
-        if let Some(until) = self.until {
-            tokio::time::sleep_until(until).await;
-        }
-    }
-
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-
-    fn lengthen(&mut self) {
-        self.length = (self.length * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-        self.until = Some(Instant::now() + self.length);
     }
 }

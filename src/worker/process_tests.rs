@@ -1,0 +1,73 @@
+//! What becomes of a command when its worker is killed: shown by a process of its own that is.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Where the process that is to be killed writes the pid of its command.
+const PLACE: &str = "TRIARCH_TEST_PLACE";
+
+#[tokio::test]
+#[ignore = "is run by the test below, as a process of its own"]
+async fn a_worker_that_will_be_killed() {
+    let Some(place) = std::env::var_os(PLACE) else {
+        return;
+    };
+    let starter = Starter::new().expect("a thread");
+    let mut command = Command::new("sleep");
+    command
+        .arg("1000")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let group = starter.start(command).await.expect("started");
+    let ready = Path::new(&place).join("ready");
+    std::fs::write(&ready, group.id.to_string()).expect("writable");
+    std::fs::rename(&ready, Path::new(&place).join("pid")).expect("writable");
+    group.ended().await.expect("watched");
+}
+
+#[test]
+fn a_command_dies_with_its_worker_even_when_that_is_killed() {
+    let place = tempfile::tempdir().expect("a directory");
+    let mut worker = Command::new(std::env::current_exe().expect("known"))
+        .args([
+            "--exact",
+            "worker::process::tests::a_worker_that_will_be_killed",
+        ])
+        .args(["--ignored", "--test-threads", "1"])
+        .env(PLACE, place.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("started");
+    let path = place.path().join("pid");
+    let pid: i32 = eventually("the command runs", || {
+        std::fs::read_to_string(&path).ok()?.parse().ok()
+    });
+    assert!(is_alive(pid));
+    worker.kill().expect("killed");
+    worker.wait().expect("reaped");
+    eventually("the command is dead", || (!is_alive(pid)).then_some(()));
+}
+
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+fn eventually<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = holds() {
+            return found;
+        }
+        assert!(begun.elapsed() < DEADLINE, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
