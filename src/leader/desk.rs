@@ -47,7 +47,20 @@ pub struct Load {
     pub mem_mb: Option<u64>,
 }
 
+/// Where a lease is between its grant and its worker. It is given to one poll, or given back, and never both: a task that
+/// runs must not be taken from its worker because an earlier poll of the same worker hung up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// For the poll that waited when it was granted.
+    Granted,
+    /// Handed out to a later poll, because the worker did not know of it.
+    HandedOut,
+    /// On its way back to the queue.
+    Back,
+}
+
 struct LeaseSeen {
+    way: Way,
     confirmed: Instant,
     granted: Instant,
     progress: Option<Progress>,
@@ -117,6 +130,7 @@ impl Desk {
     /// The lease was granted, or confirmed by its worker, now.
     pub fn confirm(&mut self, token: Token, now: Instant, progress: Option<Progress>) {
         let seen = self.leases.entry(token).or_insert(LeaseSeen {
+            way: Way::Granted,
             confirmed: now,
             granted: now,
             progress: None,
@@ -125,6 +139,33 @@ impl Desk {
         if progress.is_some() {
             seen.progress = progress;
         }
+    }
+
+    /// Hands a lease that its worker does not know of to a poll of that worker, unless it is on its way back.
+    pub fn hand_out(&mut self, lease: &Lease, now: Instant) -> bool {
+        self.confirm(lease.token, now, None);
+        let seen = self.leases.get_mut(&lease.token);
+        seen.is_some_and(|seen| {
+            let free = seen.way != Way::Back;
+            if free {
+                seen.way = Way::HandedOut;
+            }
+            free
+        })
+    }
+
+    /// Takes back leases that did not reach the poll they were granted to, but for those that another poll was given.
+    pub fn take_back(&mut self, mut leases: Vec<Lease>) -> Vec<Lease> {
+        leases.retain(|lease| match self.leases.get_mut(&lease.token) {
+            Some(seen) if seen.way == Way::HandedOut => false,
+            Some(seen) => {
+                seen.way = Way::Back;
+                true
+            }
+            // It has ended.
+            None => false,
+        });
+        leases
     }
 
     /// What the worker last said of this attempt.
@@ -162,12 +203,18 @@ impl Desk {
         self.polls.get(&worker).map_or(0, |poll| poll.wanted)
     }
 
-    /// Hands leases to their workers' waiting polls. Returns those that nobody waits for any more.
+    /// Hands leases to their workers' waiting polls. Returns those that nobody waits for any more, to be given back.
     pub fn deliver(&mut self, leases: &[Lease], now: Instant) -> Vec<Lease> {
         let mut by_worker: HashMap<WorkerId, Vec<Lease>> = HashMap::new();
         for lease in leases {
             self.confirm(lease.token, now, None);
-            by_worker.entry(lease.worker).or_default().push(*lease);
+            let handed_out = self
+                .leases
+                .get(&lease.token)
+                .is_some_and(|seen| seen.way == Way::HandedOut);
+            if !handed_out {
+                by_worker.entry(lease.worker).or_default().push(*lease);
+            }
         }
         let mut undelivered = Vec::new();
         for (worker, leases) in by_worker {
@@ -180,7 +227,7 @@ impl Desk {
                 None => undelivered.extend(leases),
             }
         }
-        undelivered
+        self.take_back(undelivered)
     }
 
     /// Ends every waiting poll with nothing; its worker asks again.
@@ -228,6 +275,7 @@ impl Desk {
         let mut held = HashMap::with_capacity(self.leases.len());
         for lease_held in table.leases() {
             let seen = self.leases.remove(&lease_held.token).unwrap_or(LeaseSeen {
+                way: Way::Granted,
                 confirmed: self.since,
                 granted: self.since,
                 progress: None,
@@ -265,4 +313,58 @@ fn timeout_ms(table: &Table, task: TaskId) -> Option<u64> {
     table
         .task(task)
         .and_then(|task| task.spec.policy.timeout_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(token: u64) -> Lease {
+        Lease {
+            task: "t1-0".parse().expect("an id"),
+            worker: "w1-0".parse().expect("an id"),
+            attempt: 1,
+            token: Token(token),
+        }
+    }
+
+    fn desk() -> Desk {
+        Desk::new(Instant::now())
+    }
+
+    #[test]
+    fn a_lease_goes_to_the_poll_that_waits() {
+        let mut desk = desk();
+        let (_, mut poll) = desk.wait(lease(1).worker, 1);
+        assert_eq!(desk.deliver(&[lease(1)], Instant::now()), []);
+        assert_eq!(poll.try_recv(), Ok(vec![lease(1)]));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_goes_back_and_is_not_handed_out_meanwhile() {
+        let mut desk = desk();
+        assert_eq!(desk.deliver(&[lease(1)], Instant::now()), [lease(1)]);
+        assert!(!desk.hand_out(&lease(1), Instant::now()));
+    }
+
+    #[test]
+    fn what_a_later_poll_was_given_is_not_taken_back() {
+        // The later poll was quicker than the delivery of the grant.
+        let mut desk = desk();
+        assert!(desk.hand_out(&lease(1), Instant::now()));
+        assert_eq!(desk.deliver(&[lease(1)], Instant::now()), []);
+        // The earlier poll hung up with the grant in hand.
+        let (_, poll) = desk.wait(lease(2).worker, 1);
+        assert_eq!(desk.deliver(&[lease(2)], Instant::now()), []);
+        assert!(desk.hand_out(&lease(2), Instant::now()));
+        drop(poll);
+        assert_eq!(desk.take_back(vec![lease(2)]), []);
+    }
+
+    #[test]
+    fn what_was_handed_out_in_vain_is_handed_out_again() {
+        let mut desk = desk();
+        assert!(desk.hand_out(&lease(1), Instant::now()));
+        assert!(desk.hand_out(&lease(1), Instant::now()));
+    }
 }

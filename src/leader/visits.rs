@@ -97,16 +97,15 @@ impl Lead {
             let mut desk = self.desk.lock();
             desk.heard(worker, Instant::now());
             if let Some(running) = running {
+                let now = Instant::now();
                 let missing: Vec<Lease> = table
                     .leases_of(worker)
                     .filter(|lease| !running.iter().any(|attempt| attempt.token == lease.token))
+                    .filter(|lease| desk.hand_out(lease, now))
                     .collect();
                 if !missing.is_empty() {
                     // An older poll of this worker cannot be waiting for anyone any more.
                     desk.dismiss(worker);
-                    for lease in &missing {
-                        desk.confirm(lease.token, Instant::now(), None);
-                    }
                     return Ok(missing);
                 }
             }
@@ -153,13 +152,13 @@ struct WaitingPoll<'a> {
 
 impl Drop for WaitingPoll<'_> {
     fn drop(&mut self) {
-        self.lead.desk.lock().give_up(self.worker, self.id);
-        if let Ok(leases) = self.receiver.try_recv()
-            && !leases.is_empty()
-        {
-            let returned = self.lead.returned.clone();
+        let mut desk = self.lead.desk.lock();
+        desk.give_up(self.worker, self.id);
+        let undelivered = desk.take_back(self.receiver.try_recv().unwrap_or_default());
+        drop(desk);
+        if !undelivered.is_empty() {
             // A full channel leaves them to end by themselves.
-            let _ = returned.try_send(leases);
+            let _ = self.lead.returned.try_send(undelivered);
         }
     }
 }
