@@ -24,6 +24,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// For one node to say whether it is ready.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Set, it keeps the logs and the data of every cluster, also of those with which all went well.
+const KEEP: &str = "TRIARCH_TEST_KEEP";
+
 /// What is special about a cluster.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -100,7 +103,7 @@ impl Cluster {
             client: http::client(),
             nodes: Vec::new(),
             workers: Vec::new(),
-            keep: false,
+            keep: std::env::var_os(KEEP).is_some(),
             _place: place,
         }
     }
