@@ -80,7 +80,7 @@ impl Child {
             .stderr(file)
             // Out of the terminal's foreground group: Ctrl-C is for the parent, which stops the children in order.
             .process_group(0);
-        die_with_parent(&mut command);
+        die_with_parent(&mut command, role);
         let process = command
             .spawn()
             .with_context(|| format!("cannot start {role}"))?;
@@ -167,16 +167,18 @@ impl Child {
 }
 
 /// Has the kernel end the child when this thread ends, whatever ends it.
-fn die_with_parent(command: &mut Command) {
+fn die_with_parent(command: &mut Command, role: Role) {
     let parent = std::process::id();
+    let signal = match role {
+        // Losing power is what a master is built for, and alone it would only wait for the others.
+        Role::Master(_) => libc::SIGKILL,
+        // A worker has children of its own to end.
+        Role::Worker(_) => libc::SIGTERM,
+    };
     let in_child = move || {
         // SAFETY: prctl and getppid are async-signal-safe and touch no memory of ours.
-        let (set, parent_now) = unsafe {
-            (
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM),
-                libc::getppid(),
-            )
-        };
+        let (set, parent_now) =
+            unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, signal), libc::getppid()) };
         if set != 0 {
             return Err(std::io::Error::last_os_error());
         }

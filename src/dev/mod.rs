@@ -43,7 +43,7 @@ pub struct DevOptions {
 /// How long the masters may take to agree on a leader, and the workers to register.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long workers let their attempts finish when they are stopped.
-const WORKERS_DRAIN: Duration = Duration::from_secs(3);
+const WORKERS_DRAIN: Duration = Duration::from_secs(1);
 /// How long workers are given to end their attempts before they are killed.
 const WORKERS_STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long masters are given to hand over and close their files before they are killed.
