@@ -127,7 +127,11 @@ fn for_people(status: &ClusterStatus) -> String {
         vec![
             Cell::new(node.id),
             Cell::new(&node.addr),
-            output::state(node.state.as_str()),
+            // Only a leader hears from all of them.
+            match status.leader {
+                Some(_) => output::state(node.state.as_str()),
+                None => Cell::new("-"),
+            },
             match node.role {
                 NodeRole::Voter => Cell::new("voter"),
                 NodeRole::Learner => Cell::new("learner"),
