@@ -31,7 +31,18 @@ pub struct Desk {
     leases: HashMap<Token, LeaseSeen>,
     polls: HashMap<WorkerId, Poll>,
     next_poll: u64,
+    /// Granted while the worker's poll ended; its next one takes them.
+    held: HashMap<WorkerId, Held>,
 }
+
+/// Leases without a poll to answer with them.
+struct Held {
+    since: Instant,
+    leases: Vec<Lease>,
+}
+
+/// How long leases are held for their worker's next poll, which usually follows the last at once.
+const HELD_MAX: Duration = Duration::from_secs(1);
 
 struct WorkerSeen {
     heard: Instant,
@@ -99,6 +110,7 @@ impl Desk {
             leases: HashMap::new(),
             polls: HashMap::new(),
             next_poll: 0,
+            held: HashMap::new(),
         }
     }
 
@@ -154,18 +166,9 @@ impl Desk {
         })
     }
 
-    /// Takes back leases that did not reach the poll they were granted to, but for those that another poll was given.
-    pub fn take_back(&mut self, mut leases: Vec<Lease>) -> Vec<Lease> {
-        leases.retain(|lease| match self.leases.get_mut(&lease.token) {
-            Some(seen) if seen.way == Way::HandedOut => false,
-            Some(seen) => {
-                seen.way = Way::Back;
-                true
-            }
-            // It has ended.
-            None => false,
-        });
-        leases
+    fn is_handed_out(&self, lease: &Lease) -> bool {
+        let seen = self.leases.get(&lease.token);
+        seen.is_some_and(|seen| seen.way == Way::HandedOut)
     }
 
     /// What the worker last said of this attempt.
@@ -203,31 +206,60 @@ impl Desk {
         self.polls.get(&worker).map_or(0, |poll| poll.wanted)
     }
 
-    /// Hands leases to their workers' waiting polls. Returns those that nobody waits for any more, to be given back.
-    pub fn deliver(&mut self, leases: &[Lease], now: Instant) -> Vec<Lease> {
+    /// Hands leases to their workers' waiting polls, or holds them for the next.
+    pub fn deliver(&mut self, leases: &[Lease], now: Instant) {
         let mut by_worker: HashMap<WorkerId, Vec<Lease>> = HashMap::new();
         for lease in leases {
             self.confirm(lease.token, now, None);
-            let handed_out = self
-                .leases
-                .get(&lease.token)
-                .is_some_and(|seen| seen.way == Way::HandedOut);
-            if !handed_out {
+            if !self.is_handed_out(lease) {
                 by_worker.entry(lease.worker).or_default().push(*lease);
             }
         }
-        let mut undelivered = Vec::new();
         for (worker, leases) in by_worker {
-            match self.polls.remove(&worker) {
-                Some(poll) => {
-                    if let Err(leases) = poll.answer.send(leases) {
-                        undelivered.extend(leases);
-                    }
-                }
-                None => undelivered.extend(leases),
+            let missed = match self.polls.remove(&worker) {
+                Some(poll) => poll.answer.send(leases).err(),
+                None => Some(leases),
+            };
+            if let Some(leases) = missed {
+                self.hold(worker, leases, now);
             }
         }
-        self.take_back(undelivered)
+    }
+
+    /// Keeps leases that reached no poll for the worker's next, but for those that another poll was given.
+    pub fn hold(&mut self, worker: WorkerId, mut leases: Vec<Lease>, now: Instant) {
+        leases.retain(|lease| !self.is_handed_out(lease));
+        if !leases.is_empty() {
+            let fresh = || Held {
+                since: now,
+                leases: Vec::new(),
+            };
+            let held = self.held.entry(worker).or_insert_with(fresh);
+            held.leases.extend(leases);
+        }
+    }
+
+    /// What is held for the worker, to be handed out or held again.
+    pub fn take_held(&mut self, worker: WorkerId) -> Vec<Lease> {
+        let held = self.held.remove(&worker);
+        held.map_or_else(Vec::new, |held| held.leases)
+    }
+
+    /// Gives up what was held for too long: its worker does not ask any more.
+    pub fn unclaimed(&mut self, now: Instant) -> Vec<EndLease> {
+        let late = |held: &Held| now.saturating_duration_since(held.since) > HELD_MAX;
+        let mut ended = Vec::new();
+        for (_, held) in self.held.extract_if(|_, held| late(held)) {
+            for lease in held.leases {
+                if let Some(seen) = self.leases.get_mut(&lease.token)
+                    && seen.way == Way::Granted
+                {
+                    seen.way = Way::Back;
+                    ended.push(end(&lease, EndReason::Returned));
+                }
+            }
+        }
+        ended
     }
 
     /// Ends every waiting poll with nothing; its worker asks again.
@@ -336,29 +368,44 @@ mod tests {
     fn a_lease_goes_to_the_poll_that_waits() {
         let mut desk = desk();
         let (_, mut poll) = desk.wait(lease(1).worker, 1);
-        assert_eq!(desk.deliver(&[lease(1)], Instant::now()), []);
+        desk.deliver(&[lease(1)], Instant::now());
         assert_eq!(poll.try_recv(), Ok(vec![lease(1)]));
+        assert_eq!(desk.take_held(lease(1).worker), []);
     }
 
     #[test]
-    fn what_nobody_waits_for_goes_back_and_is_not_handed_out_meanwhile() {
+    fn what_nobody_waits_for_is_held_for_the_next_poll() {
         let mut desk = desk();
-        assert_eq!(desk.deliver(&[lease(1)], Instant::now()), [lease(1)]);
-        assert!(!desk.hand_out(&lease(1), Instant::now()));
+        desk.deliver(&[lease(1)], Instant::now());
+        assert_eq!(desk.take_held(lease(1).worker), [lease(1)]);
     }
 
     #[test]
-    fn what_a_later_poll_was_given_is_not_taken_back() {
+    fn what_nobody_comes_for_goes_back_and_is_not_handed_out_meanwhile() {
+        let mut desk = desk();
+        let now = Instant::now();
+        desk.deliver(&[lease(1)], now);
+        assert!(desk.unclaimed(now).is_empty());
+        let late = now + HELD_MAX + Duration::from_millis(1);
+        assert_eq!(desk.unclaimed(late).len(), 1);
+        assert!(!desk.hand_out(&lease(1), late));
+        assert!(desk.unclaimed(late).is_empty());
+    }
+
+    #[test]
+    fn what_a_later_poll_was_given_is_neither_held_nor_taken_back() {
         // The later poll was quicker than the delivery of the grant.
         let mut desk = desk();
-        assert!(desk.hand_out(&lease(1), Instant::now()));
-        assert_eq!(desk.deliver(&[lease(1)], Instant::now()), []);
+        let now = Instant::now();
+        assert!(desk.hand_out(&lease(1), now));
+        desk.deliver(&[lease(1)], now);
         // The earlier poll hung up with the grant in hand.
-        let (_, poll) = desk.wait(lease(2).worker, 1);
-        assert_eq!(desk.deliver(&[lease(2)], Instant::now()), []);
-        assert!(desk.hand_out(&lease(2), Instant::now()));
-        drop(poll);
-        assert_eq!(desk.take_back(vec![lease(2)]), []);
+        let (_, mut poll) = desk.wait(lease(2).worker, 1);
+        desk.deliver(&[lease(2)], now);
+        assert!(desk.hand_out(&lease(2), now));
+        desk.hold(lease(2).worker, poll.try_recv().unwrap_or_default(), now);
+        assert_eq!(desk.take_held(lease(1).worker), []);
+        assert!(desk.unclaimed(now + 2 * HELD_MAX).is_empty());
     }
 
     #[test]

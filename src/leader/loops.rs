@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
 use triarch_raft::ProposeError;
-use triarch_table::command::{EndLease, EndReason, Grant, Lease};
+use triarch_table::command::Grant;
 use triarch_table::plan;
 use triarch_table::{Command, Reply};
 
@@ -17,12 +16,11 @@ const GRANTS_AT_ONCE_MAX: usize = 1_024;
 /// Wait before a decision is proposed again after consensus could not take it.
 const AGAIN: Duration = Duration::from_millis(20);
 
-pub(super) fn start(lead: &Arc<Lead>, returned: mpsc::Receiver<Vec<Lease>>) {
+pub(super) fn start(lead: &Arc<Lead>) {
     let loops = [
         tokio::spawn(dispatch(Arc::clone(lead))),
         tokio::spawn(expire(Arc::clone(lead))),
         tokio::spawn(time(Arc::clone(lead))),
-        tokio::spawn(give_back(Arc::clone(lead), returned)),
     ];
     for work in loops {
         let over = lead.over.clone();
@@ -43,31 +41,10 @@ async fn dispatch(lead: Arc<Lead>) {
         }
         match lead.decide(&Command::Grant { grants }).await {
             Ok(Reply::Granted { leases }) => {
-                let undelivered = lead.desk.lock().deliver(&leases, Instant::now());
-                if !undelivered.is_empty() {
-                    // A full channel leaves them to end by themselves.
-                    let _ = lead.returned.try_send(undelivered);
-                }
+                lead.desk.lock().deliver(&leases, Instant::now());
             }
             Ok(other) => tracing::error!(?other, "a grant was answered by something else"),
             Err(error) => again(&lead, "grants", error).await,
-        }
-    }
-}
-
-/// Gives back leases that did not reach their worker, so that others get them at once.
-async fn give_back(lead: Arc<Lead>, mut returned: mpsc::Receiver<Vec<Lease>>) {
-    while let Some(leases) = returned.recv().await {
-        let leases = leases
-            .into_iter()
-            .map(|lease| EndLease {
-                task: lease.task,
-                token: lease.token,
-                reason: EndReason::Returned,
-            })
-            .collect();
-        if let Err(error) = lead.decide(&Command::EndLeases { leases }).await {
-            again(&lead, "leases given back", error).await;
         }
     }
 }
@@ -99,11 +76,11 @@ async fn expire(lead: Arc<Lead>) {
         if slept > Duration::ZERO || !lead.node.leads_now() {
             continue;
         }
-        let overdue = {
+        let (mut overdue, unclaimed) = {
             let table = lead.table.read();
-            lead.desk
-                .lock()
-                .overdue(&table, lead.timing, Instant::now())
+            let mut desk = lead.desk.lock();
+            let now = Instant::now();
+            (desk.overdue(&table, lead.timing, now), desk.unclaimed(now))
         };
         if !overdue.workers.is_empty() {
             for worker in &overdue.workers {
@@ -124,12 +101,11 @@ async fn expire(lead: Arc<Lead>) {
                 leases = overdue.leases.len(),
                 "leases ended: not confirmed, or past their timeout"
             );
-            if let Err(error) = lead
-                .decide(&Command::EndLeases {
-                    leases: overdue.leases,
-                })
-                .await
-            {
+        }
+        overdue.leases.extend(unclaimed);
+        if !overdue.leases.is_empty() {
+            let leases = overdue.leases;
+            if let Err(error) = lead.decide(&Command::EndLeases { leases }).await {
                 again(&lead, "ended leases", error).await;
             }
         }

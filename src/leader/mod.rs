@@ -13,18 +13,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use triarch_raft::{Leadership, Node, ProposeError};
-use triarch_table::command::Lease;
 use triarch_table::{Command, Reply};
 
 use crate::state::{SharedTable, TableMachine, encode};
 use clock::SteadyClock;
 use desk::{Desk, LeaseTiming};
-
-/// Undelivered leases on their way back; more than these end by themselves.
-const RETURNED_MAX: usize = 1_024;
 
 /// Consensus over the table.
 pub type TableNode = Node<TableMachine>;
@@ -41,7 +37,6 @@ pub struct Lead {
     table: Arc<SharedTable>,
     clock: Arc<SteadyClock>,
     over: CancellationToken,
-    returned: mpsc::Sender<Vec<Lease>>,
 }
 
 impl Lead {
@@ -106,7 +101,6 @@ fn begin(
     clock: &Arc<SteadyClock>,
     timing: LeaseTiming,
 ) -> Arc<Lead> {
-    let (returned, to_return) = mpsc::channel(RETURNED_MAX);
     clock.at_least(table.read().now_ms());
     let lead = Arc::new(Lead {
         term,
@@ -116,8 +110,7 @@ fn begin(
         table: Arc::clone(table),
         clock: Arc::clone(clock),
         over: CancellationToken::new(),
-        returned,
     });
-    loops::start(&lead, to_return);
+    loops::start(&lead);
     lead
 }

@@ -1,13 +1,14 @@
 //! Workers' visits to the leader: heartbeats and polls. Neither writes to the log by itself.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use triarch_table::command::Lease;
 use triarch_table::model::{TaskState, WorkerState};
-use triarch_table::{TaskId, Token, WorkerId};
+use triarch_table::{Table, TaskId, Token, WorkerId};
 
 use super::Lead;
-use super::desk::{Load, Progress};
+use super::desk::{Desk, Load, Progress};
 
 /// One attempt that a worker says it is running.
 #[derive(Debug, Clone)]
@@ -91,23 +92,17 @@ impl Lead {
         wait: Duration,
         running: Option<&[Running]>,
     ) -> Result<Vec<Lease>, Turned> {
+        let named = Named::by(running);
         let (id, receiver) = {
             let table = self.table.read();
             self.known(&table, worker)?;
             let mut desk = self.desk.lock();
             desk.heard(worker, Instant::now());
-            if let Some(running) = running {
-                let now = Instant::now();
-                let missing: Vec<Lease> = table
-                    .leases_of(worker)
-                    .filter(|lease| !running.iter().any(|attempt| attempt.token == lease.token))
-                    .filter(|lease| desk.hand_out(lease, now))
-                    .collect();
-                if !missing.is_empty() {
-                    // An older poll of this worker cannot be waiting for anyone any more.
-                    desk.dismiss(worker);
-                    return Ok(missing);
-                }
+            let ready = waiting_for(&table, &mut desk, worker, &named, wanted);
+            if !ready.is_empty() {
+                // An older poll of this worker cannot be waiting for anyone any more.
+                desk.dismiss(worker);
+                return Ok(ready);
             }
             if wanted == 0 && wait.is_zero() {
                 return Ok(Vec::new());
@@ -121,19 +116,21 @@ impl Lead {
             receiver,
         };
         self.table.ready.notify_one();
-        tokio::select! {
-            leases = &mut waiting.receiver => Ok(leases.unwrap_or_default()),
-            () = self.over() => Err(Turned::TermOver),
+        let mut leases = tokio::select! {
+            leases = &mut waiting.receiver => leases.unwrap_or_default(),
+            () = self.over() => return Err(Turned::TermOver),
             () = tokio::time::sleep(wait) => {
                 self.desk.lock().give_up(worker, id);
                 // The dispatcher may have been quicker.
-                Ok(waiting.receiver.try_recv().unwrap_or_default())
+                waiting.receiver.try_recv().unwrap_or_default()
             }
-        }
+        };
+        leases.retain(|lease| !named.has(lease));
+        Ok(leases)
     }
 
     /// Whether the worker drains; turned away unless it is live or draining.
-    fn known(&self, table: &triarch_table::Table, worker: WorkerId) -> Result<bool, Turned> {
+    fn known(&self, table: &Table, worker: WorkerId) -> Result<bool, Turned> {
         match table.worker(worker).map(|worker| worker.state()) {
             Some(WorkerState::Live) => Ok(false),
             Some(WorkerState::Draining) => Ok(true),
@@ -142,7 +139,46 @@ impl Lead {
     }
 }
 
-/// Gives up its place when the worker hangs up, and hands back what was on its way to it.
+/// The leases that a worker says it has. It may have been told of one by the table before the grant's own answer came
+/// to the dispatcher: then it must not be told again.
+struct Named(Option<HashSet<Token>>);
+
+impl Named {
+    fn by(running: Option<&[Running]>) -> Self {
+        Self(running.map(|running| running.iter().map(|attempt| attempt.token).collect()))
+    }
+
+    fn has(&self, lease: &Lease) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|named| named.contains(&lease.token))
+    }
+}
+
+/// Leases that the worker has but was not told of: granted between two of its polls, or told in an answer that got
+/// lost. At most `wanted`; the rest stays where it is.
+fn waiting_for(
+    table: &Table,
+    desk: &mut Desk,
+    worker: WorkerId,
+    named: &Named,
+    wanted: u32,
+) -> Vec<Lease> {
+    let mut found = desk.take_held(worker);
+    found.retain(|lease| table.lease(lease.task) == Some(*lease) && !named.has(lease));
+    if named.0.is_some() {
+        let known: HashSet<Token> = found.iter().map(|lease| lease.token).collect();
+        let unknown = |lease: &Lease| !known.contains(&lease.token) && !named.has(lease);
+        found.extend(table.leases_of(worker).filter(unknown));
+    }
+    let now = Instant::now();
+    let rest = found.split_off(found.len().min(wanted as usize));
+    desk.hold(worker, rest, now);
+    found.retain(|lease| desk.hand_out(lease, now));
+    found
+}
+
+/// Gives up its place when the worker hangs up, and keeps what was on its way for the worker's next poll.
 struct WaitingPoll<'a> {
     lead: &'a Lead,
     worker: WorkerId,
@@ -154,11 +190,8 @@ impl Drop for WaitingPoll<'_> {
     fn drop(&mut self) {
         let mut desk = self.lead.desk.lock();
         desk.give_up(self.worker, self.id);
-        let undelivered = desk.take_back(self.receiver.try_recv().unwrap_or_default());
-        drop(desk);
-        if !undelivered.is_empty() {
-            // A full channel leaves them to end by themselves.
-            let _ = self.lead.returned.try_send(undelivered);
+        if let Ok(leases) = self.receiver.try_recv() {
+            desk.hold(self.worker, leases, Instant::now());
         }
     }
 }
