@@ -14,7 +14,7 @@ use crate::StateMachine;
 use crate::apply::Raft;
 use crate::error::ChangeError;
 use crate::formation::{self, Adopt};
-use crate::standing::Standing;
+use crate::standing::{HandOver, Standing};
 use crate::transport::{Target, Transport};
 use crate::types::{Config, Member, Membership};
 
@@ -27,6 +27,7 @@ pub(crate) struct Changer<S: StateMachine> {
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,
     pub standing: watch::Receiver<Standing>,
+    pub hand_over: Arc<HandOver>,
     /// How long a change may take before its outcome is told as unknown.
     pub timeout: Duration,
 }
@@ -37,6 +38,7 @@ impl<S: StateMachine> Clone for Changer<S> {
             raft: self.raft.clone(),
             transport: Arc::clone(&self.transport),
             standing: self.standing.clone(),
+            hand_over: Arc::clone(&self.hand_over),
             timeout: self.timeout,
         }
     }
@@ -237,6 +239,7 @@ impl<S: StateMachine> Changer<S> {
                 "node {to} does not answer; leadership stays here"
             )));
         }
+        self.hand_over.begin(term);
         self.raft
             .trigger()
             .transfer_leader(to)

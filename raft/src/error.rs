@@ -81,6 +81,9 @@ pub enum StartError {
     /// The configuration contradicts itself or the directory.
     #[error("{0}")]
     Config(String),
+    /// The snapshot and the log do not give a state machine.
+    #[error("cannot recover from the data directory: {0}")]
+    Recovery(String),
     /// The other nodes know this id by another data directory, or belong to another cluster.
     #[error("{0}")]
     Foreign(String),

@@ -26,7 +26,7 @@ use crate::propose::{Clock, Committed, Proposer, proposals};
 use crate::read::{self, Barrier};
 use crate::report;
 use crate::routes::{self, Desk};
-use crate::standing::{Heard, Observer, Standing};
+use crate::standing::{HandOver, Heard, Observer, Standing};
 use crate::status::{Leadership, Status};
 use crate::transport::Transport;
 use crate::watch::Watcher;
@@ -57,6 +57,7 @@ struct Inner<S: StateMachine> {
     directory: Arc<disk::Directory>,
     applied: watch::Receiver<Applied>,
     standing: watch::Receiver<Standing>,
+    hand_over: Arc<HandOver>,
     leadership: watch::Receiver<Leadership>,
     failure: Failure,
     proposer: Proposer<S::Reply>,
@@ -110,15 +111,27 @@ impl<S: StateMachine> Node<S> {
         let network = Network {
             transport: Arc::clone(&transport),
         };
+        let has_voted = disk.log.vote().is_some();
         let raft_config = Arc::new(raft_config(&config)?);
         let raft = Raft::<S>::new(config.node_id, raft_config, network, log, applier)
             .await
-            .map_err(|e| StartError::Config(format!("cannot recover: {e}")))?;
+            .map_err(|e| StartError::Recovery(e.to_string()))?;
+
+        // A leader may count for a lease on whoever has heard it, but how long ago that was is not on disk: after a restart
+        // this node neither votes nor campaigns for that long. Alone, it has promised nothing to anybody.
+        let alone = raft.voter_ids().eq([config.node_id]);
+        let elections_from = if has_voted && !alone {
+            raft.runtime_config().elect(false);
+            Instant::now() + config.timing.lease()
+        } else {
+            Instant::now()
+        };
 
         let (stopping, stop) = watch::channel(false);
         let (standing_tx, standing) = watch::channel(Standing::Unknown { term: 0 });
         let (leadership_tx, leadership) = watch::channel(Leadership::Unknown { term: 0 });
         let heard = Arc::new(Heard::new());
+        let hand_over = Arc::new(HandOver::default());
         let lease = config.timing.lease();
         let former = Arc::new(Former {
             identity: Arc::clone(&identity),
@@ -163,6 +176,7 @@ impl<S: StateMachine> Node<S> {
             identity: Arc::clone(&identity),
             applied: applied.clone(),
             heard: Arc::clone(&heard),
+            hand_over: Arc::clone(&hand_over),
             lease,
             tick: Duration::from_millis(config.timing.heartbeat_ms / 2 + 1),
             standing: standing_tx,
@@ -172,12 +186,14 @@ impl<S: StateMachine> Node<S> {
             raft: raft.clone(),
             transport: Arc::clone(&transport),
             heard: Arc::clone(&heard),
+            elections_from,
             stopping: stop.clone(),
         };
         let changer = Changer {
             raft: raft.clone(),
             transport,
             standing: standing.clone(),
+            hand_over: Arc::clone(&hand_over),
             timeout: lease * CHANGE_TIMEOUT_ELECTIONS,
         };
         let desk = Arc::new(Desk {
@@ -186,6 +202,7 @@ impl<S: StateMachine> Node<S> {
             former: Arc::clone(&former),
             heard,
             snapshots: disk.snapshots,
+            elections_from,
             incoming: tokio::sync::Mutex::new(None),
             stopping: stop.clone(),
         });
@@ -195,6 +212,10 @@ impl<S: StateMachine> Node<S> {
             tokio::spawn(watcher.run()),
             tokio::spawn(batcher.run()),
             tokio::spawn(rounds.run(stop.clone())),
+            tokio::spawn(until(
+                stop.clone(),
+                elect_from(raft.clone(), elections_from),
+            )),
             tokio::spawn(until(
                 stop.clone(),
                 snapshot_when_due(raft.clone(), snapshot_due),
@@ -211,6 +232,7 @@ impl<S: StateMachine> Node<S> {
                 directory: disk.directory,
                 applied,
                 standing,
+                hand_over,
                 leadership,
                 failure,
                 proposer,
@@ -257,11 +279,15 @@ impl<S: StateMachine> Node<S> {
 
     /// This node's view of itself and the cluster.
     pub fn status(&self) -> Status {
+        // One lock at a time.
+        let metrics = self.inner.raft.metrics().borrow_watched().clone();
+        let standing = self.inner.standing.borrow().clone();
+        let applied = *self.inner.applied.borrow();
         report::status(report::Sources {
-            metrics: self.inner.raft.metrics().borrow_watched().clone(),
+            metrics,
+            standing,
+            applied,
             identity: &self.inner.identity,
-            standing: self.inner.standing.borrow().clone(),
-            applied: *self.inner.applied.borrow(),
             lease: self.inner.config.timing.lease(),
             failed: self.inner.failure.get(),
         })
@@ -280,6 +306,9 @@ impl<S: StateMachine> Node<S> {
         let Standing::Leading { term, .. } = *self.inner.standing.borrow() else {
             return false;
         };
+        if self.inner.hand_over.has_begun(term) {
+            return false;
+        }
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         if metrics.state != ServerState::Leader
@@ -402,6 +431,11 @@ async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) 
     }
 }
 
+async fn elect_from<S: StateMachine>(raft: Raft<S>, from: Instant) {
+    tokio::time::sleep_until(from.into()).await;
+    raft.runtime_config().elect(true);
+}
+
 async fn snapshot_when_due<S: StateMachine>(raft: Raft<S>, due: Arc<Notify>) {
     loop {
         due.notified().await;
@@ -421,8 +455,8 @@ async fn fail_with_raft<S: StateMachine>(raft: Raft<S>, failure: Failure) {
             Err(openraft::error::Fatal::Stopped) => return,
             Err(e) => return failure.set(e.to_string()),
         }
-        if metrics.changed().await.is_err() {
-            return;
+        if metrics.changed().await.is_err() && metrics.borrow_watched().running_state.is_ok() {
+            return failure.set("consensus ended without a word; it must have panicked");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! or a [`Refusal`] with status 409.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -15,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::{Fatal, RaftError};
-use openraft::raft::{AppendEntriesResponse, TransferLeaderError};
+use openraft::raft::{AppendEntriesResponse, TransferLeaderError, VoteResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -43,6 +44,8 @@ pub(crate) struct Desk<S: StateMachine> {
     pub snapshots: Snapshots,
     /// The snapshot on its way in, if any. A second sender of another one takes the place of the first.
     pub incoming: tokio::sync::Mutex<Option<Incoming>>,
+    /// No votes before: see [`crate::node`].
+    pub elections_from: Instant,
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -136,6 +139,15 @@ impl<S: StateMachine> Desk<S> {
         (mine.leader_id.term > theirs.leader_id.term).then_some(mine)
     }
 
+    fn vote_withheld(&self, ask: &VoteAsk) -> Option<VoteReply> {
+        // A transfer is the leader's own wish.
+        if ask.transfer || Instant::now() >= self.elections_from {
+            return None;
+        }
+        let mine = self.raft.metrics().borrow_watched().vote;
+        Some((&VoteResponse::new(mine, None, false)).into())
+    }
+
     fn has_applied(&self, meta: &SnapshotMeta) -> bool {
         self.raft.metrics().borrow_watched().last_applied >= meta.last_log_id
     }
@@ -164,6 +176,9 @@ async fn vote<S: StateMachine>(
     message: Bytes,
 ) -> Handled<Reply<VoteReply>> {
     let (_, ask) = desk.read::<VoteAsk>("a vote", message)?;
+    if let Some(not_yet) = desk.vote_withheld(&ask) {
+        return Ok(Reply(not_yet));
+    }
     let response = desk.raft.vote(ask.into()).await?;
     Ok(Reply((&response).into()))
 }
@@ -173,6 +188,9 @@ async fn pre_vote<S: StateMachine>(
     message: Bytes,
 ) -> Handled<Reply<VoteReply>> {
     let (_, ask) = desk.read::<VoteAsk>("a pre-vote", message)?;
+    if let Some(not_yet) = desk.vote_withheld(&ask) {
+        return Ok(Reply(not_yet));
+    }
     let response = desk.raft.pre_vote(ask.into()).await?;
     Ok(Reply((&response).into()))
 }

@@ -84,6 +84,23 @@ pub(crate) struct Heard {
     suspicion: watch::Sender<Option<Suspicion>>,
 }
 
+/// The term in which this node has begun to hand leadership over. From then on its followers may elect another at any
+/// moment, whatever its lease says, so it must not pass for leader any more.
+#[derive(Debug, Default)]
+pub(crate) struct HandOver {
+    term: AtomicU64,
+}
+
+impl HandOver {
+    pub(crate) fn begin(&self, term: u64) {
+        self.term.fetch_max(term, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_begun(&self, term: u64) -> bool {
+        self.term.load(Ordering::SeqCst) >= term
+    }
+}
+
 /// Why the leader of `term` is taken for gone before its lease is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Suspicion {
@@ -136,6 +153,7 @@ pub(crate) struct Observer<S: StateMachine> {
     pub identity: Arc<Identity>,
     pub applied: watch::Receiver<Applied>,
     pub heard: Arc<Heard>,
+    pub hand_over: Arc<HandOver>,
     pub lease: Duration,
     pub tick: Duration,
     pub standing: watch::Sender<Standing>,
@@ -201,6 +219,12 @@ impl<S: StateMachine> Observer<S> {
             // The vote in the metrics is the one on disk, which may lag behind the state for a moment.
             if !seen.vote.committed || seen.vote.leader_id.voted_for != self.identity.node_id {
                 return (self.standing.borrow().clone(), String::new());
+            }
+            if self.hand_over.has_begun(term) {
+                return (
+                    Standing::Unknown { term },
+                    "leadership is being handed over".into(),
+                );
             }
             return match &*self.standing.borrow() {
                 leading @ Standing::Leading { term: t, .. } if *t == term => {

@@ -36,6 +36,8 @@ pub(crate) struct Watcher<S: StateMachine> {
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,
     pub heard: Arc<Heard>,
+    /// No campaigns before: see [`crate::node`].
+    pub elections_from: Instant,
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -149,6 +151,9 @@ impl<S: StateMachine> Watcher<S> {
             }
             // Somebody has left the pre-vote behind and campaigns: do not get in between.
             if self.raft.metrics().borrow_watched().current_term != watched.term {
+                continue;
+            }
+            if Instant::now() < self.elections_from {
                 continue;
             }
             if round % watched.turns.len() == my_turn {

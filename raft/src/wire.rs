@@ -246,7 +246,7 @@ impl From<AppendReply> for AppendEntriesResponse<Config> {
 pub(crate) struct VoteAsk {
     vote: VoteV1,
     last: Option<LogIdV1>,
-    transfer: bool,
+    pub transfer: bool,
 }
 
 impl From<&VoteRequest<Config>> for VoteAsk {

@@ -209,7 +209,7 @@ fn an_entry_that_cannot_be_applied_stops_the_nodes_that_meet_it() {
         ),
         "{poisoned:?}"
     );
-    // The next leader commits the same entry and meets the same end; the last one is alone.
+    // Whoever knows it to be committed meets the same end; at least the next leader does.
     eventually("two say so", || {
         let texts: Vec<String> = cluster
             .running
@@ -220,7 +220,7 @@ fn an_entry_that_cannot_be_applied_stops_the_nodes_that_meet_it() {
             texts.iter().all(|text| text.contains("cannot be applied")),
             "{texts:?}"
         );
-        (texts.len() == 2).then_some(())
+        (texts.len() >= 2).then_some(())
     });
     assert!(cluster.running.values().all(|r| !r.node.leads_now()));
 }

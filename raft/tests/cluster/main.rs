@@ -4,4 +4,5 @@ mod harness;
 
 mod forming;
 mod leading;
+mod restarts;
 mod snapshots;
