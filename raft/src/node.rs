@@ -471,6 +471,9 @@ fn raft_config(config: &NodeConfig) -> Result<openraft::Config, StartError> {
         enable_pre_vote: Some(true),
         // A restarted leader has to be elected again: its state machine may be behind what it acknowledged.
         enable_leader_restore: Some(false),
+        // A leader whose followers hear it, but whose answers are lost, would hold them back for ever: without a quorum it
+        // falls silent for long enough that they can elect another.
+        quorum_loss_probe_interval: Some(timing.election_max_ms * 2 + timing.heartbeat_ms),
         install_snapshot_timeout: timing.snapshot_install_ms,
         snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(config.snapshot.entries),
         // Above both what is kept and what may pile up before the next snapshot: else a snapshot could leave its receiver

@@ -13,6 +13,8 @@ use axum::serve::ListenerExt;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
+
+use crate::wires::Wire;
 use triarch_raft::{
     Committed, EntryView, Formation, Frozen, Leadership, Node, NodeConfig, ProposeError,
     StartError, StateMachine,
@@ -135,9 +137,13 @@ impl Drop for Running {
 
 /// Waits for the lock of a killed node, whose tasks may take a moment to be dropped; a process's lock dies with it.
 pub fn start(config: NodeConfig) -> Result<Running, StartError> {
+    start_behind(config, None)
+}
+
+fn start_behind(config: NodeConfig, behind: Option<SocketAddr>) -> Result<Running, StartError> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        match start_once(config.clone()) {
+        match start_once(config.clone(), behind) {
             Err(StartError::Storage(StorageError::Locked { .. })) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -146,14 +152,14 @@ pub fn start(config: NodeConfig) -> Result<Running, StartError> {
     }
 }
 
-fn start_once(config: NodeConfig) -> Result<Running, StartError> {
+fn start_once(config: NodeConfig, behind: Option<SocketAddr>) -> Result<Running, StartError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
     let toy = Toy::default();
-    let addr: SocketAddr = config.addr.parse().unwrap();
+    let addr = behind.unwrap_or_else(|| config.addr.parse().unwrap());
     let machine = toy.clone();
     let node = runtime.block_on(async move {
         let node = Node::start(config, machine, clock()).await?;
@@ -185,6 +191,7 @@ fn start_once(config: NodeConfig) -> Result<Running, StartError> {
 
 /// Directories and addresses of a cluster, and those of its nodes that run.
 pub struct Cluster {
+    pub wires: BTreeMap<u64, Wire>,
     pub root: tempfile::TempDir,
     pub founding: BTreeMap<u64, String>,
     pub running: BTreeMap<u64, Running>,
@@ -198,11 +205,27 @@ impl Cluster {
             .map(|id| (id, format!("127.0.0.1:{}", free_port())))
             .collect();
         Cluster {
+            wires: BTreeMap::new(),
             root: tempfile::tempdir().unwrap(),
             founding,
             running: BTreeMap::new(),
             adjust,
         }
+    }
+
+    /// Formed, with a wire before every node that can be cut.
+    pub fn wired(size: u64) -> Cluster {
+        let mut cluster = Cluster::prepare(size, |_| {});
+        for (id, addr) in &cluster.founding {
+            let addr = addr.parse().unwrap();
+            let behind = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            cluster.wires.insert(*id, Wire::lay(addr, behind));
+        }
+        for id in 1..=size {
+            cluster.start(id);
+        }
+        cluster.leader();
+        cluster
     }
 
     pub fn of(size: u64) -> Cluster {
@@ -231,7 +254,8 @@ impl Cluster {
     }
 
     pub fn start(&mut self, id: u64) {
-        let running = start(self.config(id)).unwrap();
+        let behind = self.wires.get(&id).map(|wire| wire.behind);
+        let running = start_behind(self.config(id), behind).unwrap();
         self.running.insert(id, running);
     }
 

@@ -1,7 +1,9 @@
 //! Whole clusters in one process, over real TCP and real directories.
 
 mod harness;
+mod wires;
 
+mod cuts;
 mod forming;
 mod leading;
 mod restarts;

@@ -1,0 +1,139 @@
+//! A wire before a node, cut for some senders and in one direction or both.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+/// What becomes of a sender's bytes. A cut wire keeps its connections: nobody is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Requests do not arrive.
+    Requests,
+    /// Requests arrive, answers do not come back.
+    Answers,
+}
+
+type Cuts = Arc<Mutex<HashMap<u64, Cut>>>;
+
+/// Forwards from the address that others know to the one where the node really listens.
+pub struct Wire {
+    pub behind: SocketAddr,
+    cuts: Cuts,
+    runtime: Option<Runtime>,
+}
+
+impl Wire {
+    pub fn lay(addr: SocketAddr, behind: SocketAddr) -> Wire {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let cuts = Cuts::default();
+        let rules = Arc::clone(&cuts);
+        let listener = runtime.block_on(TcpListener::bind(addr)).unwrap();
+        runtime.spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(forward(near, behind, Arc::clone(&rules)));
+            }
+        });
+        Wire {
+            behind,
+            cuts,
+            runtime: Some(runtime),
+        }
+    }
+
+    pub fn cut(&self, sender: u64, cut: Cut) {
+        self.cuts.lock().insert(sender, cut);
+    }
+
+    pub fn mend(&self) {
+        self.cuts.lock().clear();
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn forward(mut near: TcpStream, behind: SocketAddr, cuts: Cuts) {
+    let mut first = Vec::new();
+    let sender = loop {
+        if let Some(sender) = sender_of(&first) {
+            break sender;
+        }
+        if near.read_buf(&mut first).await.unwrap_or(0) == 0 {
+            return;
+        }
+    };
+    // Nobody listening: the connection ends, as a refused one would.
+    let Ok(far) = TcpStream::connect(behind).await else {
+        return;
+    };
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let (near_in, near_out) = near.into_split();
+    let (far_in, far_out) = far.into_split();
+    let requests = pump(
+        near_in,
+        far_out,
+        first,
+        sender,
+        Cut::Requests,
+        Arc::clone(&cuts),
+    );
+    let answers = pump(far_in, near_out, Vec::new(), sender, Cut::Answers, cuts);
+    // When one side is gone so is the other, unless the wire is cut: then nobody hears of it.
+    tokio::select! {
+        () = requests => {}
+        () = answers => {}
+    }
+}
+
+/// Moves bytes; those that meet a cut are lost for good, and with them the connection's sense.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    first: Vec<u8>,
+    sender: u64,
+    direction: Cut,
+    cuts: Cuts,
+) {
+    let mut bytes = first;
+    let mut lost = false;
+    loop {
+        lost |= !bytes.is_empty() && cuts.lock().get(&sender) == Some(&direction);
+        if !lost && to.write_all(&bytes).await.is_err() {
+            return;
+        }
+        bytes.clear();
+        if from.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+            if lost {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            }
+            return;
+        }
+    }
+}
+
+/// Who speaks, from the first message on a connection: version, cluster (a length and 16 bytes), then the sender's id.
+fn sender_of(request: &[u8]) -> Option<u64> {
+    let head_end = request
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")?
+        + 4;
+    let id = *request.get(head_end + 1 + 17)?;
+    assert!((1..0x80).contains(&id), "not a node's id: {id}");
+    Some(u64::from(id))
+}
