@@ -10,7 +10,7 @@ use triarch_sdk::wire::{Job, JobList, JobState, JobsQuery, TaskState};
 use super::output::{self, Column, Format};
 use super::session::Session;
 use super::waiting::{self, Waited};
-use super::{Failure, PageArgs, outcome, parse_word, when};
+use super::{EXIT_FAILED, Failure, PageArgs, outcome, parse_word, when};
 
 /// Look after jobs
 #[derive(Debug, Args)]
@@ -38,10 +38,10 @@ enum JobCommand {
         #[arg(value_name = "JOB")]
         id: String,
     },
-    /// Wait until a job has finished; fails if it did not succeed
+    /// Wait until jobs have finished; fails if one of them did not succeed
     Wait {
-        #[arg(value_name = "JOB")]
-        id: String,
+        #[arg(value_name = "JOB", required = true)]
+        ids: Vec<String>,
     },
     /// Show what the tasks of a job wrote, in the order they were submitted
     Output {
@@ -83,13 +83,19 @@ impl JobArgs {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            JobCommand::Wait { id } => match waiting::job(session, &id).await? {
-                Waited::Finished(job) => {
-                    output::answer(session.format, &job, |job| job.state.to_string())?;
-                    Ok(outcome::exit_code(&job))
+            JobCommand::Wait { ids } => {
+                let mut all_succeeded = true;
+                for id in &ids {
+                    match waiting::job(session, id).await? {
+                        Waited::Finished(job) => {
+                            output::answer(session.format, &job, |job| job.state.to_string())?;
+                            all_succeeded &= job.state == JobState::Succeeded;
+                        }
+                        Waited::Interrupted => return Ok(waiting::interrupted()),
+                    }
                 }
-                Waited::Interrupted => Ok(waiting::interrupted()),
-            },
+                Ok(ExitCode::from(if all_succeeded { 0 } else { EXIT_FAILED }))
+            }
             JobCommand::Output { id } => {
                 let job = session.client.job(&id).await?;
                 outcome::show_job(session, &job).await?;
