@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use triarch_sdk::Error;
-use triarch_sdk::wire::{ClusterStatus, Consistency, NodeRole, ReadQuery};
+use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, NodeRole, ReadQuery};
 
 use super::Failure;
 use super::output::{self, Column, Format};
@@ -27,6 +27,18 @@ enum ClusterCommand {
         /// Show it again every second, until Ctrl-C
         #[arg(long, short)]
         watch: bool,
+    },
+    /// Bring a new master in, which was started with --join
+    Add {
+        /// Its id, never used before, and where the others reach it
+        #[arg(value_name = "ID=HOST:PORT", value_parser = node)]
+        node: AddNode,
+    },
+    /// Take a master out for good; its id is not used again
+    Remove {
+        /// The master to take out
+        #[arg(value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
     },
     /// Make another master the leader
     TransferLeader {
@@ -57,6 +69,20 @@ impl ClusterArgs {
                     ))
                 }
             }
+            ClusterCommand::Add { node } => {
+                eprintln!(
+                    "bringing in node {} at {}: it copies the table, then counts as a voter",
+                    node.id, node.addr
+                );
+                let status = session.client.add_node(&node).await?;
+                output::answer(session.format, &status, for_people)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            ClusterCommand::Remove { id } => {
+                let status = session.client.remove_node(id).await?;
+                output::answer(session.format, &status, for_people)?;
+                Ok(ExitCode::SUCCESS)
+            }
             ClusterCommand::TransferLeader { to } => {
                 session.client.transfer_leader(to).await?;
                 let status = status(session).await?;
@@ -65,6 +91,18 @@ impl ClusterArgs {
             }
         }
     }
+}
+
+fn node(text: &str) -> Result<AddNode, String> {
+    let parsed = text.split_once('=').and_then(|(id, addr)| {
+        let id = id.parse().ok().filter(|id| *id > 0)?;
+        let (host, port) = addr.rsplit_once(':')?;
+        (!host.is_empty() && port.parse::<u16>().is_ok()).then(|| AddNode {
+            id,
+            addr: addr.to_string(),
+        })
+    });
+    parsed.ok_or_else(|| "must be an id of at least 1 and an address, as in 4=10.0.0.4:7101".into())
 }
 
 /// What the leader says; without one, what any master believes.

@@ -1,8 +1,9 @@
 //! The leader's clock: Unix time that is steady.
 //!
 //! It starts from the wall clock and then moves by what the monotonic clock says has really passed, drawn towards the
-//! wall clock by at most one part in ten. So a wall clock that is stepped, forwards or back, while this process runs
-//! never makes a delay end early, nor time stand still.
+//! wall clock by at most one part in ten. So a wall clock that is stepped while this process runs, forwards or back,
+//! makes delays at most a tenth shorter or longer, and never makes time stand still. (A wall clock that is wrong when the
+//! process starts is believed.)
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

@@ -1,20 +1,28 @@
 //! `/v1/cluster`: who is in the cluster, who leads, how far everyone is.
 
+use std::time::{Duration, Instant};
+
 use axum::Router;
-use axum::extract::{RawQuery, State};
-use axum::routing::{get, post};
+use axum::extract::{Path, RawQuery, State};
+use axum::routing::{delete, get, post};
 use bytes::Bytes;
-use triarch_raft::{NodeStatus, PeerRole, PeerState};
+use triarch_raft::{ChangeError, NodeStatus, PeerRole, PeerState};
 use triarch_sdk::wire;
 
 use super::App;
 use super::answer::{Answer, ReadIndex};
 use super::extract::{self, Query};
-use super::problem::Failure;
+use super::problem::{Failure, Problem};
+
+/// How long one request waits for a new node to catch up; a longer way is gone by asking again.
+const CATCH_UP_MAX: Duration = Duration::from_secs(30);
+const CATCH_UP_LOOK: Duration = Duration::from_millis(100);
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/v1/cluster", get(show))
+        .route("/v1/cluster/nodes", post(add_node))
+        .route("/v1/cluster/nodes/{id}", delete(remove_node))
         .route("/v1/cluster/transfer-leader", post(transfer_leader))
 }
 
@@ -42,6 +50,43 @@ async fn transfer_leader(
     Query::read(query.as_deref(), &[])?;
     let TransferLeader { to } = extract::json_or_default(&body)?;
     app.node.transfer_leader(to).await?;
+    Answer::ok(app.node.applied_index(), &present(&app))
+}
+
+/// Brings a node in as a learner and promotes it once it has caught up. Asked again, it goes on where it was.
+async fn add_node(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    let wire::AddNode { id, addr } = extract::json(&body)?;
+    if id == 0 {
+        return Err(Problem::invalid("id", "must be at least 1").into());
+    }
+    extract::name("addr", &addr)?;
+    app.node.add_learner(id, addr).await?;
+    let deadline = Instant::now() + CATCH_UP_MAX;
+    loop {
+        match app.node.promote(id).await {
+            Ok(()) => return Answer::created(app.node.applied_index(), &present(&app)),
+            Err(ChangeError::Refused(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(CATCH_UP_LOOK).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Takes a node out. A leader hands its leadership over first, and the next one takes it out.
+async fn remove_node(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    let id: u64 = extract::id("node", &id)?;
+    app.node.remove(id).await?;
     Answer::ok(app.node.applied_index(), &present(&app))
 }
 

@@ -353,13 +353,10 @@ fn redirect(app: &App, parts: &Parts) -> Response {
     match leadership {
         Leadership::Following { leader, addr, .. } => {
             let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-            let mut response = Problem::no_leader(format!(
-                "node {leader} leads; the Location header says where it is"
-            ))
-            .with("leader", leader)
-            .into_response();
-            *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
-            response.headers_mut().remove(header::RETRY_AFTER);
+            let detail = format!("node {leader} leads; the Location header says where it is");
+            let mut response = Problem::new(Code::NotLeader, detail)
+                .with("leader", leader)
+                .into_response();
             if let Ok(location) = HeaderValue::from_str(&format!("http://{addr}{path}")) {
                 response.headers_mut().insert(header::LOCATION, location);
             }

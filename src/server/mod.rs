@@ -231,6 +231,10 @@ fn node_config(options: &ServerOptions) -> NodeConfig {
         Formation::Join(options.join.clone())
     };
     let mut config = NodeConfig::new(options.id, addr, options.data_dir.clone(), peers);
+    if options.timing.heartbeat_ms >= Timing::WAN.heartbeat_ms {
+        // Who gives heartbeats this long needs the other deadlines longer too.
+        config.timing = triarch_raft::Timing::wide_area();
+    }
     config.timing.heartbeat_ms = options.timing.heartbeat_ms;
     config.timing.election_min_ms = options.timing.election_min_ms;
     config.timing.election_max_ms = options.timing.election_max_ms;

@@ -44,8 +44,8 @@ impl Timing {
     };
     /// Masters in different regions, or on slow disks.
     pub const WAN: Timing = Timing {
-        heartbeat_ms: 500,
-        election_min_ms: 1_500,
-        election_max_ms: 3_000,
+        heartbeat_ms: 400,
+        election_min_ms: 1_200,
+        election_max_ms: 2_000,
     };
 }

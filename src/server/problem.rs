@@ -24,6 +24,8 @@ pub struct Problem {
 pub enum Code {
     /// No leader is known, or it could not confirm that it leads.
     NoLeader,
+    /// Another node leads; it is named.
+    NotLeader,
     /// There is no such thing (any more), or no such route.
     NotFound,
     /// The route exists, the method does not.
@@ -52,6 +54,7 @@ impl Code {
     fn as_str(self) -> &'static str {
         match self {
             Code::NoLeader => "no_leader",
+            Code::NotLeader => "not_leader",
             Code::NotFound => "not_found",
             Code::MethodNotAllowed => "method_not_allowed",
             Code::InvalidRequest => "invalid_request",
@@ -69,6 +72,7 @@ impl Code {
     fn title(self) -> &'static str {
         match self {
             Code::NoLeader => "No leader is known",
+            Code::NotLeader => "Another node leads",
             Code::NotFound => "Not found",
             Code::MethodNotAllowed => "Method not allowed",
             Code::InvalidRequest => "Invalid request",
@@ -86,6 +90,7 @@ impl Code {
     fn status(self) -> StatusCode {
         match self {
             Code::NoLeader => StatusCode::SERVICE_UNAVAILABLE,
+            Code::NotLeader => StatusCode::TEMPORARY_REDIRECT,
             Code::NotFound | Code::UnknownWorker => StatusCode::NOT_FOUND,
             Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Code::InvalidRequest => StatusCode::BAD_REQUEST,
@@ -103,7 +108,8 @@ impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let retry_after_s = match code {
             Code::NoLeader | Code::QueueFull | Code::RateLimited => Some(1),
-            Code::NotFound
+            Code::NotLeader
+            | Code::NotFound
             | Code::MethodNotAllowed
             | Code::InvalidRequest
             | Code::PayloadTooLarge

@@ -5,7 +5,7 @@ use super::Ruling;
 use crate::command::{Refusal, Reply};
 use crate::event::Event;
 use crate::ids::{JobId, TaskId};
-use crate::model::{JobState, TaskState};
+use crate::model::TaskState;
 use crate::table::Table;
 
 impl Table {
@@ -23,8 +23,10 @@ impl Table {
     }
 
     pub(super) fn cancel_job(&mut self, id: JobId, events: &mut Vec<Event>) -> Ruling {
-        let state = self.jobs.get(id).ok_or(Refusal::JobNotFound(id))?.state();
-        if state.is_terminal() && state != JobState::Cancelled {
+        let job = self.jobs.get(id).ok_or(Refusal::JobNotFound(id))?;
+        let state = job.state();
+        // A job with cancelled tasks was cancelled before: asked again, it is done already.
+        if state.is_terminal() && job.counts.of(TaskState::Cancelled) == 0 {
             return Err(Refusal::JobFinished {
                 job: id,
                 state: state.as_str().to_owned(),

@@ -22,6 +22,16 @@ pub struct ClusterStatus {
     pub nodes: Vec<ClusterNode>,
 }
 
+/// A master to be brought into the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddNode {
+    /// A number that no member, present or past, has had.
+    pub id: u64,
+    /// `host:port` where the others reach it.
+    pub addr: String,
+}
+
 /// Body of `POST /v1/cluster/transfer-leader`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -16,7 +16,7 @@ pub mod task;
 pub mod time;
 pub mod worker;
 
-pub use cluster::{ClusterNode, ClusterStatus, NodeRole, NodeState, TransferLeader};
+pub use cluster::{AddNode, ClusterNode, ClusterStatus, NodeRole, NodeState, TransferLeader};
 pub use exec::{ExecError, ExecPayload, ExecResult};
 pub use job::{Job, JobList, JobState, JobsQuery, OnFailure, SubmitJob, Submitted};
 pub use problem::{Problem, ProblemCode};

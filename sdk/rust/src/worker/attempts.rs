@@ -44,6 +44,9 @@ struct Attempt {
     disowned: bool,
 }
 
+/// The verdict's code on a result over the cluster's bound.
+const TOO_LARGE: &str = "payload_too_large";
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Attempts {
@@ -306,6 +309,22 @@ impl Taken {
                 Some(Verdict { accepted: true, .. }) => {
                     held.remove(&key);
                 }
+                Some(Verdict { code, .. }) if code.as_deref() == Some(TOO_LARGE) => {
+                    // The lease is still this worker's: the task must be told how it ended, or it would be handed out
+                    // again for ever.
+                    tracing::warn!(task = key.task, "a result is too large to be kept");
+                    let message = "the result is larger than the cluster takes; put it where others can reach it and \
+                                   return its address";
+                    let told = failure(&key, error_object("result_too_large", message), false);
+                    let known = held
+                        .get_mut(&key)
+                        .is_some_and(|attempt| attempt.replace(told));
+                    if known {
+                        self.keys.push(key);
+                    } else {
+                        held.remove(&key);
+                    }
+                }
                 Some(Verdict { code, .. }) => {
                     let code = code.as_deref().unwrap_or("without a code");
                     tracing::warn!(
@@ -384,6 +403,20 @@ impl Drop for Taken {
 }
 
 impl Attempt {
+    /// Puts a failure in the place of a result that cannot be kept; once only.
+    fn replace(&mut self, told: TaskResult) -> bool {
+        match &mut self.phase {
+            Phase::Ended {
+                result, replaced, ..
+            } if !*replaced => {
+                *result = told;
+                *replaced = true;
+                true
+            }
+            Phase::Ended { .. } | Phase::Running(_) => false,
+        }
+    }
+
     fn is_running(&self) -> bool {
         match self.phase {
             Phase::Running(_) => true,

@@ -203,11 +203,15 @@ impl Model {
 
     pub(super) fn cancel_job(&mut self, id: JobId) -> Ruling {
         let job = self.jobs.get(&id).ok_or(Refusal::JobNotFound(id))?;
+        let cancelled_before = self
+            .tasks
+            .values()
+            .any(|task| task.job == id && task.state == TaskState::Cancelled);
         match self.state_of(job) {
-            JobState::Cancelled => Ok(Reply::Done { tasks: 0 }),
             JobState::Running => Ok(Reply::Done {
                 tasks: self.cancel_rest(id),
             }),
+            _ if cancelled_before => Ok(Reply::Done { tasks: 0 }),
             state => Err(Refusal::JobFinished {
                 job: id,
                 state: state.as_str().into(),
