@@ -80,7 +80,9 @@ impl Introduction {
             ),
             (format!("{triarch} job list{masters}"), "see what ran"),
         ];
-        if let Some(leader) = self.processes.iter().find(|process| process.leader) {
+        if let Some(leader) = self.processes.iter().find(|process| process.leader)
+            && self.masters.len() > 2
+        {
             tries.push((
                 format!("kill -9 {}", leader.pid),
                 "kill the leader; another takes over",
