@@ -190,12 +190,10 @@ impl<S: StateMachine> Former<S> {
         };
         let replies = self.hello_all(founding).await;
         if self.has_log().await {
-            // The list may be older than the membership, so all it can tell is that this directory is another cluster's.
-            let foreign = replies.iter().find_map(|(id, reply)| {
-                let theirs = reply.as_ref().ok()?.cluster;
-                self.of_other_cluster(*id, &founding[id], theirs)
-            });
-            return foreign.map_or(Ok(()), |text| Err(StartError::Foreign(text)));
+            return match self.outnumbered(founding, &replies) {
+                Some(text) => Err(StartError::Foreign(text)),
+                None => Ok(()),
+            };
         }
         match self.judge(founding, &replies) {
             Verdict::Foreign(text) => Err(StartError::Foreign(text)),
@@ -362,6 +360,33 @@ impl<S: StateMachine> Former<S> {
                 missing: "a list of members".into(),
             },
         }
+    }
+
+    /// What to say if this directory has a log, but most of the list belongs to one other cluster. The list may be older
+    /// than the membership, and one node on a wrong directory must not keep the right ones from starting: so it takes a
+    /// majority, and none that knows this directory's cluster.
+    fn outnumbered(
+        &self,
+        founding: &BTreeMap<u64, String>,
+        replies: &BTreeMap<u64, Result<HelloReply, CallError>>,
+    ) -> Option<String> {
+        let answered = replies
+            .iter()
+            .filter_map(|(id, reply)| Some((*id, reply.as_ref().ok()?.cluster?)));
+        let others: Vec<(u64, Uuid)> = answered
+            .filter(|(_, theirs)| Some(*theirs) != self.identity.cluster())
+            .collect();
+        let known = replies
+            .values()
+            .flatten()
+            .filter_map(|reply| reply.cluster)
+            .count();
+        let (id, theirs) = *others.first()?;
+        let of_one_mind = others.iter().all(|(_, cluster)| *cluster == theirs);
+        if known > others.len() || !of_one_mind || others.len() * 2 <= founding.len() {
+            return None;
+        }
+        self.of_other_cluster(id, &founding[&id], Some(theirs))
     }
 
     /// What to say if a node of the list belongs to another cluster than this directory.

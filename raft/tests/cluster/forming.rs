@@ -127,30 +127,29 @@ fn a_directory_of_another_cluster_is_refused() {
     let mut other = Cluster::of(3);
     one.propose("one");
     other.propose("other");
-    let (mine, theirs) = (one.followers()[0], other.followers()[0]);
+    let mine = one.followers()[0];
     one.stop(mine);
-    other.stop(theirs);
-    std::fs::remove_dir_all(one.dir(mine)).unwrap();
-    // Its id may differ; give it the directory of a node with the same id.
-    if mine != theirs {
-        let spare = other
-            .running
-            .keys()
-            .copied()
-            .find(|id| *id == mine)
-            .unwrap();
-        other.stop(spare);
+    // All of it: a node of theirs that runs would take its fellow back in, wherever it is started.
+    for id in [1, 2, 3] {
+        other.stop(id);
     }
+    std::fs::remove_dir_all(one.dir(mine)).unwrap();
     std::fs::rename(other.dir(mine), one.dir(mine)).unwrap();
-    // A formed directory starts by itself; the others refuse its messages and it theirs.
+    let Err(StartError::Foreign(text)) = start(one.config(mine)) else {
+        panic!("a directory of another cluster must not start beside this one")
+    };
+    assert!(text.contains("belongs to cluster"), "{text}");
+
+    // With nobody there to tell, it starts; but then the others refuse its messages and it theirs.
+    let rest: Vec<u64> = one.running.keys().copied().collect();
+    for id in &rest {
+        one.stop(*id);
+    }
     one.start(mine);
+    for id in &rest {
+        one.start(*id);
+    }
     let last = one.propose("two");
-    let rest: Vec<u64> = one
-        .running
-        .keys()
-        .copied()
-        .filter(|id| *id != mine)
-        .collect();
     eventually("the rest go on", || {
         rest.iter()
             .all(|id| one.node(*id).applied_index() >= last.index)

@@ -1,8 +1,8 @@
 //! Measures what consensus costs, with three nodes as processes of their own:
 //!
 //! ```text
-//! cargo run --release -p triarch-raft --example measure -- failover 60        kills the leader, 60 times
-//! cargo run --release -p triarch-raft --example measure -- writes 64 512 10   64 clients, 512 bytes, 10 seconds
+//! cargo run --release -p triarch-raft --example consensus -- failover 60        kills the leader, 60 times
+//! cargo run --release -p triarch-raft --example consensus -- writes 64 512 10   64 clients, 512 bytes, 10 seconds
 //! ```
 //!
 //! `failover` prints, for each `kill -9`, the time from the kill to the first newly acknowledged write, while other writes
@@ -122,7 +122,7 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Cluster {
-        let dir = std::env::temp_dir().join(format!("raft-measure-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("raft-consensus-{}", std::process::id()));
         let client = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(Duration::from_millis(100))
