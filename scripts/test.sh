@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Everything a change must pass: formatting, lints, unit tests, every crate's own tests, a random run of the table, tests
+# of whole clusters and of the command line against the release build, the quickstart, and a bounded number of fault
+# drills. Installs what it needs where that is missing (Debian packages, and Rust by rustup).
+#
+# All steps run, also after one has failed; only what cannot be built ends it early. The last line of the output is
+# "N passed, N failed", over all tests and drills; the exit code is 0 only if none failed.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+passed=0
+failed=0
+failures=()
+output=$(mktemp "${TMPDIR:-/tmp}/triarch-test-output-XXXXXX")
+trap 'rm -f "$output"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+say() { printf '\n=== %s\n' "$*"; }
+
+finish() {
+  for name in "${failures[@]+"${failures[@]}"}"; do printf 'FAILED: %s\n' "$name"; done
+  printf '\n%d passed, %d failed\n' "$passed" "$failed"
+  [ "$failed" -eq 0 ]
+  exit
+}
+
+# Runs a step and counts the tests it tells of; a step that tells of none counts as one. 77 is a step that this machine
+# does not allow.
+step() {
+  local name=$1 begun=$SECONDS code ok bad
+  shift
+  say "$name"
+  "$@" 2>&1 | tee "$output"
+  code=${PIPESTATUS[0]}
+  ok=$(sed -n 's/^test result: .* \([0-9]*\) passed; .*/\1/p' "$output" | awk '{sum += $1} END {print sum + 0}')
+  bad=$(sed -n 's/^test result: .* \([0-9]*\) failed; .*/\1/p' "$output" | awk '{sum += $1} END {print sum + 0}')
+  if [ "$code" -eq 77 ]; then
+    printf '(skipped: %s)\n' "$name"
+    return 0
+  fi
+  if [ $((ok + bad)) -eq 0 ] && [ "$code" -eq 0 ]; then ok=1; fi
+  # It failed by something else than a test.
+  if [ "$bad" -eq 0 ] && [ "$code" -ne 0 ]; then bad=1; fi
+  passed=$((passed + ok))
+  failed=$((failed + bad))
+  if [ "$code" -ne 0 ]; then failures+=("$name"); fi
+  printf '(%s: %d s)\n' "$name" $((SECONDS - begun))
+  return "$code"
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+# A command, and the Debian package it comes with.
+needs=(
+  "cc build-essential"
+  "curl curl"
+  "strace strace"
+  "ss iproute2"
+  "ps procps"
+  "mkfs.ext4 e2fsprogs"
+  "mount mount"
+  "python3 python3"
+)
+
+install_needs() {
+  local need missing=()
+  PATH=$PATH:/usr/sbin:/sbin
+  for need in "${needs[@]}"; do
+    command -v "${need% *}" >/dev/null || missing+=("${need#* }")
+  done
+  if [ ${#missing[@]} -gt 0 ]; then
+    printf 'installing %s\n' "${missing[*]}"
+    as_root apt-get update -qq &&
+      as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" ||
+      return 1
+  fi
+  if [ -r "$HOME/.cargo/env" ]; then . "$HOME/.cargo/env"; fi
+  if ! command -v cargo >/dev/null; then
+    printf 'installing Rust\n'
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y -q --profile minimal \
+      -c rustfmt -c clippy || return 1
+    . "$HOME/.cargo/env"
+  fi
+}
+
+say "what the tests need"
+if ! install_needs; then
+  echo "what is missing could not be installed"
+  failed=1 failures=("what the tests need")
+  finish
+fi
+echo "all there: $(cargo --version)"
+
+step "formatting, lints, unit tests" scripts/check.sh
+
+# The same packages at once wherever something is built, so that nothing is built twice.
+if ! step "release build" cargo build --release --locked --quiet --package triarch --package triarch-chaos; then
+  finish
+fi
+# Real processes are tested as they are released; the test programs themselves need no optimizing.
+release=$(realpath "${CARGO_TARGET_DIR:-target}/release")
+export TRIARCH_BIN=$release/triarch
+
+step "crates, clusters, command line" cargo test --workspace --locked --no-fail-fast --test '*'
+seed=$((RANDOM * 32768 + RANDOM))
+step "random commands, from seed $seed" env TRIARCH_TABLE_SEED=$seed TRIARCH_TABLE_COMMANDS=300 \
+  cargo test --workspace --locked --quiet --test random
+step "quickstart" scripts/quickstart.sh
+step "drill: 10 leaders killed" "$release/triarch-chaos" kill-leader --kills 10
+step "drill: all masters killed at once" "$release/triarch-chaos" kill-all --rounds 2
+step "drill: a leader stopped and woken" "$release/triarch-chaos" pause-leader --pauses 1
+step "drill: the power cut" "$release/triarch-chaos" power-cut --cuts 1
+finish
