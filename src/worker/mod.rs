@@ -4,6 +4,7 @@
 //! first SIGTERM or SIGINT has it finish and hand back the rest, the second has it go at once.
 
 mod exec;
+mod guard;
 mod options;
 mod output;
 mod process;

@@ -3,9 +3,11 @@
 //! Invariants:
 //! - The group is signalled only while its leader is unreaped, so its number cannot belong to anybody else by then.
 //! - However an attempt ends, dropping its [`Group`] included, nothing of the group is left running and no zombie stays.
-//! - The command dies with the worker, even when that is killed with SIGKILL: the kernel is asked to see to it
-//!   (`PR_SET_PDEATHSIG`). The kernel ties that to the *thread* that started the command, which is why one thread that
-//!   lives as long as the worker starts them all.
+//! - The group dies with the worker, even when that is killed with SIGKILL: see [`Guard`].
+//!
+//! Commands are started by a thread of their own, one after the other, because starting one blocks until the new
+//! program is in place. Nothing is asked of the child between fork and exec, so that the standard library may take
+//! `posix_spawn`, which does not copy the worker's memory map and is several times faster.
 //!
 //! What it deliberately does not do: a process that left the group (`setsid`) is on its own.
 
@@ -13,6 +15,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -21,6 +24,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
+
+use super::guard::Guard;
 
 /// At most so many commands wait to be started; one more waits for its place.
 const STARTS_WAITING_MAX: usize = 64;
@@ -38,15 +43,16 @@ struct Start {
 }
 
 impl Starter {
-    /// A starter with its thread, which ends with it.
+    /// A starter with its thread and its guard, which end with it.
     pub fn new() -> io::Result<Self> {
+        let guard = Arc::new(Guard::start()?);
         let (requests, mut waiting) = mpsc::channel::<Start>(STARTS_WAITING_MAX);
         std::thread::Builder::new()
             .name("exec-start".to_owned())
             .spawn(move || {
                 while let Some(Start { command, reply }) = waiting.blocking_recv() {
                     // When nobody waits for it any more, the group comes back and is cleaned up by its drop.
-                    let _ = reply.send(Group::start(command));
+                    let _ = reply.send(Group::start(command, guard.clone()));
                 }
             })?;
         Ok(Self { requests })
@@ -65,35 +71,24 @@ impl Starter {
 /// A running command with everything it started that did not leave its group.
 #[derive(Debug)]
 pub struct Group {
-    /// `None` once it was handed to a thread of its own to be reaped.
+    /// `None` once it is being reaped.
     child: Option<Child>,
     id: Pid,
-    reaped: bool,
+    guard: Arc<Guard>,
 }
 
 impl Group {
-    fn start(mut command: Command) -> io::Result<Self> {
+    fn start(mut command: Command, guard: Arc<Guard>) -> io::Result<Self> {
         command.process_group(0);
-        let parent = Pid::this();
-        // SAFETY: between fork and exec only async-signal-safe calls are made: prctl and getppid are plain system
-        // calls, and the error is made without allocating.
-        unsafe {
-            command.pre_exec(move || {
-                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-                if Pid::parent() != parent {
-                    // The worker died before the kernel was told.
-                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
-                }
-                Ok(())
-            });
-        }
         let child = command.spawn()?;
         let id =
             i32::try_from(child.id()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        let id = Pid::from_raw(id);
+        guard.watch(id);
         Ok(Self {
             child: Some(child),
-            id: Pid::from_raw(id),
-            reaped: false,
+            id,
+            guard,
         })
     }
 
@@ -152,7 +147,7 @@ impl Group {
 
     /// Signals everything in the group.
     pub fn signal(&self, signal: Signal) {
-        if !self.reaped {
+        if self.child.is_some() {
             // The only failure possible is that nothing is left to be signalled.
             let _ = killpg(self.id, signal);
         }
@@ -164,9 +159,8 @@ impl Group {
         let Some(mut child) = self.child.take() else {
             return Err(io::Error::other("the command was reaped already"));
         };
-        let status = child.wait();
-        self.reaped = true;
-        status
+        self.guard.release(self.id);
+        child.wait()
     }
 }
 
@@ -176,6 +170,7 @@ impl Drop for Group {
         let Some(mut child) = self.child.take() else {
             return;
         };
+        self.guard.release(self.id);
         if matches!(child.try_wait(), Ok(Some(_))) {
             return;
         }

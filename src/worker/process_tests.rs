@@ -17,11 +17,11 @@ async fn a_worker_that_will_be_killed() {
         return;
     };
     let starter = Starter::new().expect("a thread");
-    let mut command = Command::new("sleep");
-    command
-        .arg("1000")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    let grandchild = Path::new(&place).join("grandchild");
+    let script = format!("sleep 1000 & echo $! >{}; wait", grandchild.display());
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let group = starter.start(command).await.expect("started");
     let ready = Path::new(&place).join("ready");
     std::fs::write(&ready, group.id.to_string()).expect("writable");
@@ -30,7 +30,7 @@ async fn a_worker_that_will_be_killed() {
 }
 
 #[test]
-fn a_command_dies_with_its_worker_even_when_that_is_killed() {
+fn what_a_command_started_dies_with_the_worker_even_when_that_is_killed() {
     let place = tempfile::tempdir().expect("a directory");
     let mut worker = Command::new(std::env::current_exe().expect("known"))
         .args([
@@ -42,14 +42,18 @@ fn a_command_dies_with_its_worker_even_when_that_is_killed() {
         .stdout(Stdio::null())
         .spawn()
         .expect("started");
-    let path = place.path().join("pid");
-    let pid: i32 = eventually("the command runs", || {
-        std::fs::read_to_string(&path).ok()?.parse().ok()
+    let pids = ["pid", "grandchild"].map(|name| {
+        let path = place.path().join(name);
+        eventually("the command and its child run", || {
+            std::fs::read_to_string(&path).ok()?.trim().parse().ok()
+        })
     });
-    assert!(is_alive(pid));
+    assert!(pids.iter().all(|pid| is_alive(*pid)));
     worker.kill().expect("killed");
     worker.wait().expect("reaped");
-    eventually("the command is dead", || (!is_alive(pid)).then_some(()));
+    eventually("the command and its child are dead", || {
+        pids.iter().all(|pid| !is_alive(*pid)).then_some(())
+    });
 }
 
 fn is_alive(pid: i32) -> bool {
