@@ -207,14 +207,16 @@ impl<S: StateMachine> Former<S> {
         let mut told = Instant::now() - TELL_EVERY + Duration::from_secs(1);
         while !self.has_log().await {
             let missing = match &self.formation {
-                Formation::Join(_) => {
+                Formation::Join(masters) => {
                     if self.identity.cluster().is_some() {
                         "the leader's first message".to_owned()
                     } else {
-                        format!(
-                            "a leader to add node {} at {} to its cluster",
-                            self.identity.node_id, self.identity.addr
-                        )
+                        let asking = match masters.join(", ") {
+                            known if known.is_empty() => String::new(),
+                            known => format!(" (one of those at {known} is to be asked for it)"),
+                        };
+                        let (id, addr) = (self.identity.node_id, &self.identity.addr);
+                        format!("a leader to add node {id} at {addr} to its cluster{asking}")
                     }
                 }
                 Formation::Static(founding) => {

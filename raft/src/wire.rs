@@ -361,7 +361,9 @@ impl SnapshotMetaV1 {
 mod tests {
     use super::*;
     use crate::entry::encode_commands;
-    use crate::types::Payload;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use crate::types::{Member, Membership, Payload};
 
     fn envelope() -> Envelope {
         Envelope {
@@ -406,6 +408,120 @@ mod tests {
         let got = open_append(body).unwrap();
         assert_eq!(format!("{got:?}"), format!("{:?}", append()));
         assert_eq!(got.entries, append().entries);
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn put_hex<T: Serialize>(value: &T) -> String {
+        let mut out = BytesMut::new();
+        put(&mut out, value);
+        hex(&out)
+    }
+
+    /// Nodes of this version and the next speak to each other while a cluster is upgraded one node at a time, and a
+    /// snapshot's head lies on disk. What is appended to a struct or an enum goes at its end; nothing else may change here.
+    #[test]
+    fn version_1_of_every_message_stays_what_it_is() {
+        let mut out = frame(&envelope(), 0);
+        put_append(&mut out, &append()).unwrap();
+        let head = format!(
+            "01 10{} 01 10{} 02 10{}",
+            "07".repeat(16),
+            "01".repeat(16),
+            "00".repeat(16)
+        );
+        let list = "030101 010209 010208 03 030a01 030b16 030c17";
+        let blank = "00";
+        let hello = "01 0500000000000000 01000000 05000000 68656c6c6f";
+        let world = "01 0500000000000000 01000000 06000000 776f726c6421";
+        let expected = [head.as_str(), list, blank, hello, world]
+            .concat()
+            .replace(' ', "");
+        assert_eq!(hex(&out), expected);
+
+        let vote = VoteV1::from(&Vote::new(3, 1));
+        let last = Some(LogIdV1 { term: 2, index: 9 });
+        assert_eq!(
+            put_hex(&VoteAsk {
+                vote,
+                last,
+                transfer: true
+            }),
+            "03010001020901"
+        );
+        assert_eq!(
+            put_hex(&VoteReply {
+                vote,
+                granted: true,
+                last: None
+            }),
+            "0301000100"
+        );
+        assert_eq!(
+            put_hex(&TransferAsk {
+                from: vote,
+                to: 2,
+                last
+            }),
+            "03010002010209"
+        );
+        let transfers = [
+            (TransferReply::Begun, "00"),
+            (
+                TransferReply::VoteChanged {
+                    expected: vote,
+                    actual: vote,
+                },
+                "01030100030100",
+            ),
+            (
+                TransferReply::LogNotFlushed {
+                    expected: last,
+                    actual: None,
+                },
+                "0201020900",
+            ),
+        ];
+        for (reply, bytes) in transfers {
+            assert_eq!(put_hex(&reply), bytes);
+        }
+        let appends = [
+            (AppendReply::Success, "00"),
+            (AppendReply::Partial(last), "01010209"),
+            (AppendReply::Conflict, "02"),
+            (AppendReply::HigherVote(vote), "03030100"),
+        ];
+        for (reply, bytes) in appends {
+            assert_eq!(put_hex(&reply), bytes);
+        }
+        let refusals = [
+            (Refusal::NotFormed, "01".to_owned()),
+            (Refusal::OtherNode { id: 1, meant: 2 }, "020102".to_owned()),
+            (Refusal::SenderReplaced { from: 3 }, "0403".to_owned()),
+            (Refusal::Rule("no".into()), "07026e6f".to_owned()),
+        ];
+        for (refusal, bytes) in refusals {
+            assert_eq!(put_hex(&refusal), bytes);
+        }
+
+        let node = Member {
+            addr: "h:1".into(),
+            incarnation: Uuid::from_bytes([1; 16]),
+        };
+        let membership =
+            Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, node)])).unwrap();
+        let meta = SnapshotMeta {
+            last_log_id: Some(log_id(3, 12)),
+            last_membership: StoredMembership::new(Some(log_id(0, 0)), membership),
+        };
+        let bytes = put_hex(&SnapshotMetaV1::from(&meta));
+        let expected = format!(
+            "01030c 010000 01 01 01 01 01 03683a31 10{}",
+            "01".repeat(16)
+        );
+        assert_eq!(bytes, expected.replace(' ', ""));
     }
 
     #[test]
