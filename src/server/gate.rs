@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -19,6 +19,7 @@ use triarch_raft::Leadership;
 
 use super::App;
 use super::extract::{NAME_BYTES_MAX, Query};
+use super::intake::{self, Refused};
 use super::problem::{Code, Failure, Problem};
 
 /// Names one logical change, over all of its retries.
@@ -111,25 +112,15 @@ async fn admit(app: &App, request: Request) -> Result<Admitted, Problem> {
         )
         .with("body_bytes_max", bound)
     };
-    let declared = parts
-        .headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if declared.is_some_and(|length| length > bound) {
-        return Err(too_large());
-    }
-    let body = match tokio::time::timeout(app.limits.body_timeout, to_bytes(body, bound)).await {
+    let arrival = intake::take(&parts.headers, body, bound);
+    let body = match tokio::time::timeout(app.limits.body_timeout, arrival).await {
         Ok(Ok(body)) => body,
-        Ok(Err(error)) => {
-            use std::error::Error;
-            let over = error
-                .source()
-                .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
-            return Err(if over {
-                too_large()
-            } else {
-                Problem::invalid("", format!("the body did not arrive whole: {error}"))
-            });
+        Ok(Err(Refused::TooLarge)) => return Err(too_large()),
+        Ok(Err(Refused::Broken(why))) => {
+            return Err(Problem::invalid(
+                "",
+                format!("the body did not arrive whole: {why}"),
+            ));
         }
         Err(_) => {
             return Err(Problem::new(

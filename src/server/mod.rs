@@ -7,6 +7,7 @@ mod cluster;
 mod extract;
 mod gate;
 mod health;
+mod intake;
 mod jobs;
 mod listen;
 mod options;
