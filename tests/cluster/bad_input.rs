@@ -324,6 +324,37 @@ async fn every_bad_request_is_refused_by_name_at_every_kind_of_node() {
 }
 
 #[tokio::test]
+async fn a_body_without_end_is_refused_while_it_comes() {
+    let mut cluster = Cluster::start(3).await;
+    for node in cluster.ids() {
+        // Its length is not declared: it is too large when it has been.
+        let mut stream = tokio::net::TcpStream::connect(cluster.addr(node))
+            .await
+            .expect("it listens");
+        let head = b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(head).await.expect("it reads");
+        for _ in 0..17 {
+            stream.write_all(b"100000\r\n").await.expect("it reads");
+            stream.write_all(&[b' '; MIB]).await.expect("it reads");
+            stream.write_all(b"\r\n").await.expect("it reads");
+        }
+        stream.write_all(b"0\r\n\r\n").await.expect("it reads");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.expect("it answers");
+        assert_eq!(&answer, b"HTTP/1.1 413");
+        // Declared, and not sent before it is asked for: it is never asked for.
+        let mut stream = tokio::net::TcpStream::connect(cluster.addr(node))
+            .await
+            .expect("it listens");
+        let head = b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-length: 20000000\r\nexpect: 100-continue\r\n\r\n";
+        stream.write_all(head).await.expect("it reads");
+        stream.read_exact(&mut answer).await.expect("it answers");
+        assert_eq!(&answer, b"HTTP/1.1 413");
+    }
+    assert_works(&mut cluster).await;
+}
+
+#[tokio::test]
 async fn headers_are_checked_too() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;

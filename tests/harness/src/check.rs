@@ -1,6 +1,6 @@
 //! The checker: of everything that was acknowledged, is it there, did it finish, and was exactly one result accepted?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ pub struct Verdict {
     pub twice: Vec<String>,
     /// Jobs that did not finish by the deadline.
     pub unfinished: Vec<String>,
+    /// The ids of those that did.
+    finished: BTreeSet<String>,
     /// Tasks whose side effects show a token after a higher one.
     pub backwards: Vec<String>,
     /// Attempts that ended otherwise than by an accepted result, by outcome.
@@ -97,6 +99,7 @@ impl Verdict {
         self.lost.extend(other.lost);
         self.twice.extend(other.twice);
         self.unfinished.extend(other.unfinished);
+        self.finished.extend(other.finished);
         for (end, count) in other.other_ends {
             *self.other_ends.entry(end).or_default() += count;
         }
@@ -144,7 +147,10 @@ async fn judge(masters: Vec<Api>, acked: Acked, until: Instant) -> Verdict {
             return verdict;
         };
         match (reply.status, reply.json()["state"].as_str()) {
-            (200, Some("succeeded")) => break,
+            (200, Some("succeeded")) => {
+                verdict.finished.insert(acked.job.clone());
+                break;
+            }
             (200, Some("running")) if Instant::now() < until => {}
             (200, Some("running")) => {
                 verdict.unfinished.push(format!("{named}: {}", reply.text));
@@ -222,7 +228,8 @@ pub fn sink_script(sink: &Path) -> String {
     )
 }
 
-/// Reads the side effects back: every acknowledged task left at least one line, and no task's token went back.
+/// Reads the side effects back: every task of the jobs that finished left at least one line, and no task's token went
+/// back.
 pub fn check_sink(verdict: &mut Verdict, sink: &Path, acked: &[Acked]) {
     let text = std::fs::read_to_string(sink).unwrap_or_default();
     let mut latest: BTreeMap<&str, u64> = BTreeMap::new();
@@ -245,7 +252,10 @@ pub fn check_sink(verdict: &mut Verdict, sink: &Path, acked: &[Acked]) {
         }
     }
     verdict.extra_runs += lines - latest.len();
-    for one in acked {
+    for one in acked
+        .iter()
+        .filter(|one| verdict.finished.contains(&one.job))
+    {
         for task in &one.tasks {
             if !latest.contains_key(task.as_str()) {
                 verdict.lost.push(format!(

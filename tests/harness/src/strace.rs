@@ -81,17 +81,17 @@ fn parse(text: &str) -> Vec<Call> {
     let mut entered: HashMap<&str, (f64, String)> = HashMap::new();
     let mut calls = Vec::new();
     for line in text.lines() {
-        let mut words = line.splitn(3, ' ');
-        let (Some(thread), Some(time), Some(rest)) = (
-            words.next(),
-            words.next(),
-            words.next().map(str::trim_start),
-        ) else {
+        // The thread's number is padded to a width.
+        let Some((thread, rest)) = line.split_once(' ') else {
+            continue;
+        };
+        let Some((time, rest)) = rest.trim_start().split_once(' ') else {
             continue;
         };
         let Ok(time) = time.parse::<f64>() else {
             continue;
         };
+        let rest = rest.trim_start();
         if let Some(begun) = rest.strip_suffix("<unfinished ...>") {
             entered.insert(thread, (time, begun.to_owned()));
         } else if rest.starts_with("<... ") {
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn reads_whole_and_interrupted_calls() {
         let text = "\
-11 1700000000.100000 pwrite64(9</d/log/db>, \"a, b) = \"..., 512, 0) = 512
+11    1700000000.100000 pwrite64(9</d/log/db>, \"a, b) = \"..., 512, 0) = 512
 12 1700000000.200000 fdatasync(9</d/log/db> <unfinished ...>
 11 1700000000.250000 pwrite64(9</d/log/db>, \"\", 0, 0) = 0
 12 1700000000.300000 <... fdatasync resumed>) = 0
