@@ -304,8 +304,10 @@ async fn forward(
             ));
         }
     };
-    // 503 from there is said only by a node that does not lead. What it had begun may still be done.
-    if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+    // 503 from there is said only by a node that does not lead, and 507 by one whose disk has failed and that is about to
+    // be gone. What it had begun may still be done.
+    let status = answer.status();
+    if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::INSUFFICIENT_STORAGE {
         return Err(ForwardError::Unknown(
             "leadership changed while the request was on its way".into(),
         ));

@@ -111,7 +111,12 @@ impl Hand {
         let mut api = self.masters[0].clone();
         let mut others = self.masters.iter().cycle().skip(1);
         loop {
-            match api.call(method.clone(), path).json(body).send().await {
+            let mut request = api.call(method.clone(), path).json(body);
+            if path.ends_with("/heartbeat") {
+                // One that hangs at a stopped master must leave time to ask the others within the lease.
+                request = request.timeout(Duration::from_millis(self.heartbeat_ms));
+            }
+            match request.send().await {
                 Ok(reply) if reply.status == 307 => {
                     let location = reply.header("location").expect("a redirect says where to");
                     let base = location

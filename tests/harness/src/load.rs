@@ -153,8 +153,8 @@ pub async fn submit_until(
                     acked: Instant::now(),
                 });
             }
-            // No leader, unknown, or more than it takes: the very reasons to ask again.
-            Ok(reply) if matches!(reply.status, 429 | 503 | 504) => {
+            // No leader, unknown, more than it takes, or a master whose disk just failed: the very reasons to ask again.
+            Ok(reply) if matches!(reply.status, 429 | 503 | 504 | 507) => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             Ok(reply) => panic!("a submission was answered by {reply:?}"),
