@@ -146,7 +146,14 @@ async fn a_leader_that_slept_expires_nobody() {
     cluster.stop(sleeper);
     let next = cluster.leader_other_than(sleeper).await;
     // The worker goes on heartbeating, at the new leader, for longer than a lease.
-    let _alive = worker.keep_alive(std::slice::from_ref(&lease));
+    let awake = worker.asking(
+        cluster
+            .running()
+            .into_iter()
+            .map(|id| cluster.api(id))
+            .collect(),
+    );
+    let _alive = awake.keep_alive(std::slice::from_ref(&lease));
     slept.await;
     cluster.cont(sleeper);
     cluster.wait_ready().await;

@@ -210,7 +210,7 @@ async fn ask(masters: &[Api], path: &str, until: Instant) -> Option<Reply> {
             .call(Method::GET, path)
             .send()
             .await
-            && !matches!(reply.status, 429 | 503 | 504)
+            && !matches!(reply.status, 429 | 503 | 504 | 507)
         {
             return Some(reply);
         }
