@@ -141,6 +141,11 @@ impl Cluster {
     }
 
     async fn poll(&self, body: &Value) -> Response {
+        for result in body["results"].as_array().into_iter().flatten() {
+            let running = body["running"].as_array().expect("told");
+            let both = running.iter().any(|one| one["token"] == result["token"]);
+            assert!(!both, "ended and still running: {body}");
+        }
         let verdicts = self.settle(body);
         let max = usize::try_from(body["max"].as_u64().expect("max")).expect("small");
         let wait = Duration::from_millis(body["wait_ms"].as_u64().expect("wait_ms"));

@@ -80,7 +80,7 @@ pub struct Poll {
     /// As in [`Report`]; they are settled before new tasks are looked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub results: Vec<TaskResult>,
-    /// As in [`Heartbeat`]; absent is not the same as empty.
+    /// As in [`Heartbeat`], without the attempts whose results come along; absent is not the same as empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<Vec<RunningTask>>,
 }

@@ -295,6 +295,12 @@ impl Taken {
         self.keys.is_empty()
     }
 
+    /// Whether the result of this attempt is among them.
+    pub(super) fn holds(&self, attempt: &RunningTask) -> bool {
+        let is_it = |key: &Key| key.token == attempt.token && key.task == attempt.task;
+        self.keys.iter().any(is_it)
+    }
+
     /// What to send.
     pub(super) fn results(&mut self) -> Vec<TaskResult> {
         std::mem::take(&mut self.results)

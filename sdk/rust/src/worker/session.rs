@@ -32,6 +32,9 @@ use pause::Pause;
 
 /// A poll that brings results is not held longer than this when there is no work, for the worker waits for its verdicts.
 const POLL_WITH_RESULTS_WAIT: Duration = Duration::from_millis(50);
+/// While there is more work than slots, a result waits so long for the poll that is on its way to come back, and goes with
+/// the next: one request and one commit for many results and the tasks that take their place.
+const RESULTS_WAIT: Duration = Duration::from_millis(20);
 /// How long a poll or a report may take beyond what it is held for.
 const EXCHANGE_PATIENCE: Duration = Duration::from_secs(10);
 /// Why a session is over.
@@ -64,6 +67,7 @@ pub(super) struct Session<E> {
 type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 struct Polled {
+    asked: usize,
     /// What it confirmed: the answer's word on leases is about these.
     sent: Vec<RunningTask>,
     begun: Instant,
@@ -135,6 +139,9 @@ impl<E: Executor> Session<E> {
         let mut report_pause = Pause::default();
         let mut contact = self.contact.subscribe();
         let mut polled_in = Contact::default();
+        let mut polled_at = Instant::now();
+        // The latest poll was given all it asked for, so there is likely more.
+        let mut backlog = false;
         let mut grace: Pending<()> = None;
         loop {
             while running.try_join_next().is_some() {}
@@ -150,17 +157,23 @@ impl<E: Executor> Session<E> {
                 }
             } else if poll.is_none() && poll_pause.is_over() && self.attempts.free() > 0 {
                 polled_in = contact.borrow_and_update().clone();
+                polled_at = Instant::now();
                 poll = Some(self.poll());
             }
             // What no poll has taken along goes by itself, so that a result never waits for work to come.
-            if report.is_none() && report_pause.is_over() && self.attempts.has_results() {
+            let next_poll_soon = backlog && poll.is_some() && polled_at.elapsed() < RESULTS_WAIT;
+            let has_results = self.attempts.has_results();
+            if has_results && report.is_none() && report_pause.is_over() && !next_poll_soon {
                 report = Some(self.report());
             }
             tokio::select! {
                 polled = ready(&mut poll) => {
                     poll = None;
                     match self.polled(polled, running) {
-                        Ok(()) => poll_pause.reset(),
+                        Ok(got_all) => {
+                            backlog = got_all;
+                            poll_pause.reset();
+                        }
                         Err(Some(end)) => return end,
                         Err(None) => poll_pause.lengthen(),
                     }
@@ -174,6 +187,7 @@ impl<E: Executor> Session<E> {
                     }
                 }
                 () = self.attempts.changed() => {}
+                () = tokio::time::sleep_until(polled_at + RESULTS_WAIT), if has_results && next_poll_soon => {}
                 () = poll_pause.over(), if !poll_pause.is_over() => {}
                 () = report_pause.over(), if !report_pause.is_over() => {}
                 Ok(()) = contact.changed() => {
@@ -198,9 +212,12 @@ impl<E: Executor> Session<E> {
         } else {
             POLL_WITH_RESULTS_WAIT
         };
-        let sent = self.attempts.confirmed();
+        // The results are settled before the rest is looked at: by then their leases are over.
+        let mut sent = self.attempts.confirmed();
+        sent.retain(|running| !taken.holds(running));
+        let asked = self.attempts.free();
         let request = Poll {
-            max: u32::try_from(self.attempts.free()).unwrap_or(u32::MAX),
+            max: u32::try_from(asked).unwrap_or(u32::MAX),
             wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             results: taken.results(),
             running: Some(sent.clone()),
@@ -213,6 +230,7 @@ impl<E: Executor> Session<E> {
                 .poll(&session.id, &request, EXCHANGE_PATIENCE)
                 .await;
             Polled {
+                asked,
                 sent,
                 begun,
                 taken,
@@ -221,12 +239,14 @@ impl<E: Executor> Session<E> {
         })
     }
 
+    /// Does what an answered poll says; tells whether it was given all it asked for.
     fn polled(
         self: &Arc<Self>,
         polled: Polled,
         running: &mut JoinSet<()>,
-    ) -> Result<(), Option<End>> {
+    ) -> Result<bool, Option<End>> {
         let Polled {
+            asked,
             sent,
             begun,
             taken,
@@ -237,12 +257,19 @@ impl<E: Executor> Session<E> {
             Err(error) => return Err(self.failed("asking for work", &error, taken)),
         };
         self.acknowledge(begun);
+        tracing::trace!(
+            tasks = answer.tasks.len(),
+            verdicts = answer.results.len(),
+            took_us = begun.elapsed().as_micros(),
+            "polled"
+        );
         taken.settle(&answer.results);
         self.obey(&answer.cancel, &answer.lost, answer.drain, &sent);
+        let got_all = answer.tasks.len() >= asked;
         for task in answer.tasks {
             self.begin(task, running);
         }
-        Ok(())
+        Ok(got_all)
     }
 
     /// Sends one report with as much as one carries.
@@ -280,6 +307,11 @@ impl<E: Executor> Session<E> {
             Ok(_) if taken.is_empty() => {}
             Ok(answer) => {
                 self.acknowledge(begun);
+                tracing::trace!(
+                    verdicts = answer.results.len(),
+                    took_us = begun.elapsed().as_micros(),
+                    "reported"
+                );
                 taken.settle(&answer.results);
             }
             Err(error) => return Err(self.failed("reporting results", &error, taken)),
