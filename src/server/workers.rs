@@ -1,6 +1,7 @@
 //! `/v1/workers`: what workers ask for themselves (answered by the leader only, others redirect), and what clients ask
 //! about them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -115,14 +116,24 @@ async fn poll(
     let id = worker_id(&id)?;
     let poll: wire::Poll = extract::json_or_default(&body)?;
     let lead = lead(&app)?;
+    let mut running = poll.running.map(read_running).transpose()?;
+    let ended: Vec<Running> = poll.results.iter().map(Running::ended).collect();
     let verdicts = match poll.results.is_empty() {
         true => Vec::new(),
         false => accept(&app, id, poll.results).await?.1,
     };
-    let running = poll.running.map(read_running).transpose()?;
+    if let Some(running) = &mut running {
+        // What is told as ended has its verdict, and is neither running nor lost, even if the worker names it as both.
+        let told: HashSet<(&str, Token)> = ended.iter().map(Running::key).collect();
+        running.retain(|attempt| !told.contains(&attempt.key()));
+    }
     let orders = lead
         .heartbeat(id, running.as_deref().unwrap_or_default(), None)
         .map_err(|turned| turn(turned, id))?;
+    if let Some(running) = &mut running {
+        // The worker knows of these: one whose result was refused is not handed out to it again.
+        running.extend(ended);
+    }
     // Someone who is to stop something must know now; someone who brings results, soon: long enough for a grant.
     let urgent = !orders.cancel.is_empty() || !orders.lost.is_empty() || orders.drain;
     let patience = match (urgent, verdicts.is_empty()) {
@@ -288,6 +299,22 @@ fn worker_id(text: &str) -> Result<WorkerId, Problem> {
             "the path names no worker of this cluster: register, and use the id you are given",
         )
     })
+}
+
+impl Running {
+    /// The attempt that a result is about.
+    fn ended(result: &wire::TaskResult) -> Self {
+        Self {
+            task: result.task.parse().ok(),
+            spelled: result.task.clone(),
+            token: Token(result.token),
+            progress: None,
+        }
+    }
+
+    fn key(&self) -> (&str, Token) {
+        (&self.spelled, self.token)
+    }
 }
 
 fn turn(turned: Turned, id: WorkerId) -> Failure {

@@ -126,6 +126,39 @@ async fn one_bad_result_among_many_costs_only_itself() {
 }
 
 #[tokio::test]
+async fn what_a_poll_tells_as_ended_is_neither_lost_nor_handed_out_again() {
+    let cluster = Cluster::start(3).await;
+    let worker = Hand::register(&cluster, "w", 4).await;
+    let api = cluster.api(1);
+    for nth in 0..2 {
+        submit_task(&api, &hand::job(json!(nth))).await;
+    }
+    let mut leases = Vec::new();
+    while leases.len() < 2 {
+        leases.extend(worker.poll(4, 1_000, &leases.clone()).await);
+    }
+    // Named as running, too, as by a worker that looks at what it has only once.
+    let running: Value = leases
+        .iter()
+        .map(|lease| json!({"task": lease.task, "token": lease.token}))
+        .collect();
+    let huge = leases[1].succeeded(json!("x".repeat(1 << 20)));
+    let results = [leases[0].succeeded(json!(0)), huge];
+    let told = json!({"max": 4, "wait_ms": 10, "results": results, "running": running});
+    let answer = worker.visit("poll", &told).await.expect(200);
+    assert!(accepted(&answer["results"][0]), "{answer}");
+    assert_eq!(answer["results"][1]["code"], "payload_too_large");
+    assert_eq!(answer["lost"], json!([]), "{answer}");
+    // Left out of what runs: the lease whose result was refused is still the worker's to report.
+    let told = json!({"max": 4, "wait_ms": 10, "results": [results[1]], "running": []});
+    let answer = worker.visit("poll", &told).await.expect(200);
+    assert_eq!(answer["tasks"], json!([]), "{answer}");
+    assert!(accepted(
+        &worker.report(leases[1].succeeded(json!(1))).await
+    ));
+}
+
+#[tokio::test]
 async fn a_name_belongs_to_one_live_worker() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;

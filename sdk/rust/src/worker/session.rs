@@ -408,13 +408,11 @@ impl<E: Executor> Session<E> {
             tracing::info!(stopped, "handing back what is not finished");
         }
         self.wind_down(running).await;
-        if self.attempts.has_results() {
-            let last_words = tokio::time::timeout(self.config.leave_patience, self.report());
-            if let Ok(reported) = last_words.await {
-                // Whatever the answer, the worker goes.
-                let _ = self.reported(reported);
-            }
-        }
+        let last_words = async {
+            // More than one report carries, perhaps. Whatever the answer, the worker goes.
+            while self.attempts.has_results() && self.reported(self.report().await).is_ok() {}
+        };
+        let _ = tokio::time::timeout(self.config.leave_patience, last_words).await;
         match self
             .client
             .leave(&self.id, self.config.leave_patience)
