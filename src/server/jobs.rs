@@ -6,9 +6,8 @@ use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use triarch_sdk::wire;
-use triarch_table::command::{NewTask, OnFailure, Reply, Requires, SubmitJob};
+use triarch_table::command::{OnFailure, Reply};
 use triarch_table::job::Job;
 use triarch_table::model::JobState;
 use triarch_table::{Command, JobFilter, JobId, TaskId};
@@ -16,7 +15,7 @@ use triarch_table::{Command, JobFilter, JobId, TaskId};
 use super::answer::{Answer, ReadIndex, RequestId};
 use super::extract::{self, Query};
 use super::problem::{Code, Failure, Problem};
-use super::{App, WAIT_MS_MAX, tasks};
+use super::{App, WAIT_MS_MAX, submission, tasks};
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -34,7 +33,7 @@ async fn submit(
 ) -> Result<Answer, Failure> {
     Query::read(query.as_deref(), &[])?;
     let job: wire::SubmitJob = extract::json(&body)?;
-    let command = new_job(&app, job, request_id)?;
+    let command = submission::new_job(&app, job, request_id)?;
     let (index, reply) = app.change(&Command::SubmitJob(command)).await?;
     let Reply::Submitted {
         job,
@@ -54,54 +53,6 @@ async fn submit(
     } else {
         Answer::created(index, &submitted)
     }
-}
-
-fn new_job(
-    app: &App,
-    job: wire::SubmitJob,
-    request_id: Option<String>,
-) -> Result<SubmitJob, Problem> {
-    if let Some(key) = &job.idempotency_key {
-        extract::name("idempotency_key", key)?;
-    }
-    if let Some(name) = &job.name {
-        extract::bounded_text("name", name)?;
-    }
-    if job.tasks.is_empty() {
-        return Err(Problem::invalid("tasks", "a job has at least one task"));
-    }
-    if job.tasks.len() > app.limits.tasks_max {
-        return Err(Problem::new(
-            Code::PayloadTooLarge,
-            format!(
-                "{} tasks in one request; the bound is {}, submit several jobs",
-                job.tasks.len(),
-                app.limits.tasks_max
-            ),
-        )
-        .with("field", "tasks")
-        .with("tasks_max", app.limits.tasks_max));
-    }
-    // Written anew from what was understood, so that white space between fields makes no other body.
-    let canonical = serde_json::to_vec(&job)
-        .map_err(|error| Problem::invalid("", format!("the body cannot be read back: {error}")))?;
-    let tasks = job
-        .tasks
-        .into_iter()
-        .enumerate()
-        .map(|(position, task)| tasks::new_task(app, position, task))
-        .collect::<Result<Vec<NewTask>, Problem>>()?;
-    Ok(SubmitJob {
-        request_id,
-        idempotency_key: job.idempotency_key,
-        body_digest: Sha256::digest(&canonical).into(),
-        name: job.name.unwrap_or_default(),
-        on_failure: match job.on_failure.unwrap_or_default() {
-            wire::OnFailure::Continue => OnFailure::Continue,
-            wire::OnFailure::FailFast => OnFailure::FailFast,
-        },
-        tasks,
-    })
 }
 
 async fn show(
@@ -251,13 +202,5 @@ fn present(job: &Job) -> wire::Job {
         },
         created_at: wire::Timestamp::from_unix_ms(job.created_ms),
         finished_at: job.finished_ms.map(wire::Timestamp::from_unix_ms),
-    }
-}
-
-/// What a task needs of a worker, read from the wire.
-pub(super) fn requires(requires: wire::Requires) -> Requires {
-    Requires {
-        labels: requires.labels,
-        resources: requires.resources,
     }
 }

@@ -13,6 +13,7 @@ mod listen;
 mod options;
 mod problem;
 mod queues;
+mod submission;
 mod tasks;
 mod workers;
 

@@ -291,6 +291,21 @@ impl From<Refusal> for Problem {
             Refusal::WrongState { task, state } => Problem::new(Code::AlreadyFinished, detail)
                 .with("task", task.to_string())
                 .with("state", state),
+            Refusal::UniqueKeyTaken { key, task } => Problem::new(Code::Conflict, detail)
+                .with("field", "unique_key")
+                .with("unique_key", key)
+                .with("task", task.to_string()),
+            Refusal::DependencyEnded {
+                task,
+                dependency,
+                state,
+            } => Problem::new(Code::Conflict, detail)
+                .with("task", task.to_string())
+                .with("dependency", dependency.to_string())
+                .with("state", state),
+            Refusal::ResultPromised { task } => {
+                Problem::new(Code::Conflict, detail).with("task", task.to_string())
+            }
             Refusal::JobFinished { job, state } => Problem::new(Code::AlreadyFinished, detail)
                 .with("job", job.to_string())
                 .with("state", state),

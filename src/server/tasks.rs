@@ -1,27 +1,21 @@
-//! `/v1/tasks`: showing, listing, waiting, cancelling, retrying; and reading a task as submitted.
+//! `/v1/tasks`: showing, listing, waiting, cancelling, retrying.
 
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use serde_json::json;
 use serde_json::value::RawValue;
 use triarch_sdk::wire;
-use triarch_table::command::{Backoff, NewTask};
 use triarch_table::model::TaskState;
-use triarch_table::task::{Attempt, AttemptEnd, Life, Task};
-use triarch_table::{Command, Listed, TaskFilter, TaskId};
+use triarch_table::task::{Attempt, AttemptEnd, CancelCause, Life, Task};
+use triarch_table::{Command, Listed, Table, TaskFilter, TaskId};
 
 use super::App;
 use super::answer::{Answer, ReadIndex, RequestId};
 use super::extract::{self, Query};
-use super::jobs::{self, too_many_waiters, wait};
+use super::jobs::{too_many_waiters, wait};
 use super::problem::{Code, Failure, Problem};
-
-/// Bounds on one task's numbers; beyond them a number is a mistake.
-const ATTEMPTS_MAX: u32 = 1_000;
-const TEN_YEARS_MS: u64 = 10 * 366 * 24 * 3_600_000;
-const FACTOR_MAX: f64 = 1_000.0;
-const TAGS_MAX: usize = 64;
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -29,154 +23,6 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/tasks/{id}", get(show))
         .route("/v1/tasks/{id}/cancel", post(cancel))
         .route("/v1/tasks/{id}/retry", post(retry))
-}
-
-/// Reads the task at `position` of a submitted job; what breaks a rule is named as `tasks[3].priority`.
-pub(super) fn new_task(
-    app: &App,
-    position: usize,
-    task: wire::TaskSpec,
-) -> Result<NewTask, Problem> {
-    let at = |field: &str| format!("tasks[{position}].{field}");
-    let later = [
-        ("after", task.after.is_some()),
-        ("unique_key", task.unique_key.is_some()),
-        ("on_duplicate", task.on_duplicate.is_some()),
-        ("concurrency_key", task.concurrency_key.is_some()),
-        ("concurrency_limit", task.concurrency_limit.is_some()),
-    ];
-    if let Some((field, _)) = later.iter().find(|(_, given)| *given) {
-        return Err(Problem::invalid(
-            &at(field),
-            "is not available in this version; nothing was submitted",
-        ));
-    }
-    extract::name(&at("kind"), &task.kind)?;
-    let queue = task.queue.unwrap_or_else(|| "default".into());
-    extract::name(&at("queue"), &queue)?;
-    if let Some(key) = &task.key {
-        extract::name(&at("key"), key)?;
-    }
-    let tags = task.tags.unwrap_or_default();
-    if tags.len() > TAGS_MAX {
-        return Err(Problem::invalid(
-            &at("tags"),
-            format!("{} tags; the bound is {TAGS_MAX}", tags.len()),
-        ));
-    }
-    for (tag, position) in tags.iter().zip(0..) {
-        extract::name(&at(&format!("tags[{position}]")), tag)?;
-    }
-    let requires = task.requires.unwrap_or_default();
-    for (name, value) in &requires.labels {
-        extract::name(&at("requires.labels"), name)?;
-        extract::bounded_text(&at(&format!("requires.labels.{name}")), value)?;
-    }
-    for name in requires.resources.keys() {
-        extract::name(&at("requires.resources"), name)?;
-    }
-    Ok(NewTask {
-        payload: payload(app, &at("payload"), task.payload)?,
-        priority: number(&at("priority"), task.priority.unwrap_or(0), 0, 9)?,
-        not_before_ms: task.run_at.map(wire::Timestamp::unix_ms),
-        delay_ms: number(&at("delay_ms"), task.delay_ms.unwrap_or(0), 0, TEN_YEARS_MS)?,
-        expires_ms: task
-            .expires_ms
-            .map(|ms| number(&at("expires_ms"), ms, 1, TEN_YEARS_MS))
-            .transpose()?,
-        timeout_ms: task
-            .timeout_ms
-            .map(|ms| number(&at("timeout_ms"), ms, 1, TEN_YEARS_MS))
-            .transpose()?,
-        max_attempts: number(
-            &at("max_attempts"),
-            task.max_attempts.unwrap_or(3),
-            1,
-            ATTEMPTS_MAX,
-        )?,
-        max_losses: number(
-            &at("max_losses"),
-            task.max_losses.unwrap_or(5),
-            1,
-            ATTEMPTS_MAX,
-        )?,
-        backoff: backoff(&at, task.backoff.unwrap_or_default())?,
-        requires: jobs::requires(requires),
-        key: task.key,
-        kind: task.kind,
-        queue,
-        tags,
-    })
-}
-
-fn payload(app: &App, field: &str, payload: Option<Box<RawValue>>) -> Result<Bytes, Problem> {
-    let bound = app.limits.payload_bytes_max;
-    let text = payload.map_or_else(
-        || "null".to_string(),
-        |payload| String::from(Box::<str>::from(payload)),
-    );
-    if text.len() > bound {
-        return Err(Problem::new(
-            Code::PayloadTooLarge,
-            format!(
-                "{field} is {} bytes, the bound is {bound}: put the data where workers can reach it and pass its address",
-                text.len()
-            ),
-        )
-        .with("field", field)
-        .with("payload_bytes_max", bound));
-    }
-    Ok(Bytes::from(text))
-}
-
-fn number<N: PartialOrd + std::fmt::Display>(
-    field: &str,
-    given: N,
-    least: N,
-    most: N,
-) -> Result<N, Problem> {
-    if given < least || given > most {
-        return Err(Problem::invalid(
-            field,
-            format!("is {given}, must be from {least} to {most}"),
-        ));
-    }
-    Ok(given)
-}
-
-/// Thousandths of a number that was checked to be within bounds.
-fn milli(value: f64) -> u32 {
-    (value * 1_000.0).round() as u32
-}
-
-fn backoff(at: &impl Fn(&str) -> String, given: wire::Backoff) -> Result<Backoff, Problem> {
-    let default = Backoff::default();
-    let factor = given
-        .factor
-        .map(|factor| number(&at("backoff.factor"), factor, 1.0, FACTOR_MAX))
-        .transpose()?;
-    let jitter = given
-        .jitter
-        .map(|jitter| number(&at("backoff.jitter"), jitter, 0.0, 1.0))
-        .transpose()?;
-    Ok(Backoff {
-        initial_ms: number(
-            &at("backoff.initial_ms"),
-            given.initial_ms.unwrap_or(default.initial_ms),
-            0,
-            TEN_YEARS_MS,
-        )?,
-        factor_milli: factor.map_or(default.factor_milli, milli),
-        max_ms: number(
-            &at("backoff.max_ms"),
-            given.max_ms.unwrap_or(default.max_ms),
-            0,
-            TEN_YEARS_MS,
-        )?,
-        jitter_permille: jitter.map_or(default.jitter_permille, |jitter| {
-            u16::try_from(milli(jitter)).unwrap_or(1_000)
-        }),
-    })
 }
 
 async fn show(
@@ -274,7 +120,9 @@ fn answer(app: &App, index: u64, id: TaskId) -> Result<Answer, Failure> {
             format!("there is no task {id}; finished tasks are kept for a bounded time"),
         )
     })?;
-    Answer::ok(index, &present(app, task, Detail::Whole))
+    let mut shown = present(app, task, Detail::Whole);
+    shown.after = keys_of(&table, task.after());
+    Answer::ok(index, &shown)
 }
 
 /// How much of a task is shown.
@@ -331,7 +179,7 @@ fn present(app: &App, task: &Task, detail: Detail) -> wire::Task {
     });
     let run_at = match task.life {
         Life::Delayed { until_ms } => Some(wire::Timestamp::from_unix_ms(until_ms)),
-        Life::Waiting
+        Life::Waiting { .. }
         | Life::Queued { .. }
         | Life::Running { .. }
         | Life::Succeeded { .. }
@@ -354,7 +202,10 @@ fn present(app: &App, task: &Task, detail: Detail) -> wire::Task {
         losses: task.losses,
         worker: task.worker().map(|worker| worker.to_string()),
         result: task.result().and_then(raw),
-        error: task.error().and_then(raw),
+        error: task
+            .error()
+            .and_then(raw)
+            .or_else(|| cancelled_because(task.cancel_cause()?)),
         timeout_ms: policy.timeout_ms,
         run_at,
         expires_at: task.expires_at_ms.map(wire::Timestamp::from_unix_ms),
@@ -364,6 +215,12 @@ fn present(app: &App, task: &Task, detail: Detail) -> wire::Task {
         })
         .filter(|requires| !requires.is_empty()),
         tags: policy.tags.clone(),
+        after: Vec::new(),
+        unique_key: task.unique_key().map(|key| key.to_string()),
+        concurrency_key: task
+            .concurrency()
+            .map(|concurrency| concurrency.key.to_string()),
+        concurrency_limit: task.concurrency().map(|concurrency| concurrency.limit),
         progress: progress.as_ref().and_then(|progress| progress.progress),
         note: progress.and_then(|progress| progress.note),
         payload: Some(task.payload())
@@ -377,6 +234,33 @@ fn present(app: &App, task: &Task, detail: Detail) -> wire::Task {
             Detail::Whole => Some(attempts(task)),
         },
     }
+}
+
+/// The keys of these tasks.
+pub(super) fn keys_of(table: &Table, tasks: &[TaskId]) -> Vec<String> {
+    let tasks = tasks.iter().filter_map(|&task| table.task(task));
+    tasks
+        .filter_map(|task| task.key().map(str::to_string))
+        .collect()
+}
+
+/// Why a task was cancelled, in the form of an error; nothing when it was asked for.
+fn cancelled_because(cause: CancelCause) -> Option<Box<RawValue>> {
+    let (kind, task, message) = match cause {
+        CancelCause::Asked => return None,
+        CancelCause::JobFailed(task) => (
+            "job_failed",
+            task,
+            format!("task {task} ended without success, and the job fails fast"),
+        ),
+        CancelCause::Dependency(task) => (
+            "dependency_failed",
+            task,
+            format!("task {task}, which this one comes after, ended without success"),
+        ),
+    };
+    let error = json!({"type": kind, "message": message, "task": task.to_string()});
+    serde_json::value::to_raw_value(&error).ok()
 }
 
 fn attempts(task: &Task) -> Vec<wire::Attempt> {

@@ -468,7 +468,14 @@ fn leased(app: &App, lease: Lease) -> Option<wire::LeasedTask> {
         job: task.job.to_string(),
         kind: task.kind().to_string(),
         payload: raw(task.payload()),
-        inputs: std::collections::BTreeMap::new(),
+        inputs: task
+            .after()
+            .iter()
+            .filter_map(|&first| {
+                let first = table.task(first)?;
+                Some((first.key()?.to_string(), raw(first.result()?)?))
+            })
+            .collect(),
         attempt: lease.attempt,
         token: lease.token.0,
         lease_ms: app.timing.lease_ms,

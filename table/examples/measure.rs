@@ -115,6 +115,9 @@ fn exec(delay_ms: u64) -> NewTask {
         backoff: Backoff::default(),
         requires: Requires::default(),
         tags: Vec::new(),
+        after: Vec::new(),
+        unique: None,
+        concurrency: None,
     }
 }
 

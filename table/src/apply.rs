@@ -8,6 +8,7 @@ mod register_worker;
 mod report;
 mod retry_task;
 mod submit_job;
+mod wiring;
 mod worker_end;
 
 use crate::command::{Command, Refusal, Reply};

@@ -2,6 +2,7 @@
 //! compacted, so variants and fields are only ever appended, under a new codec version (see `codec`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -132,6 +133,40 @@ pub struct NewTask {
     pub requires: Requires,
     /// Free words for filtering.
     pub tags: Vec<String>,
+    /// Keys of tasks of the same job that must succeed before this one starts; it is given their results.
+    pub after: Vec<String>,
+    /// At most one unfinished task of the whole table has this key.
+    pub unique: Option<Unique>,
+    /// At most so many tasks with this key run at once.
+    pub concurrency: Option<Concurrency>,
+}
+
+/// See [`NewTask::unique`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unique {
+    /// Compared over all queues and jobs.
+    pub key: String,
+    /// What happens when an unfinished task has it already.
+    pub on_duplicate: OnDuplicate,
+}
+
+/// What happens to a task whose unique key is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum OnDuplicate {
+    /// The whole submission is refused, naming the task that has the key.
+    #[default]
+    Refuse,
+    /// The task that has the key stands in its place: nothing new is made.
+    Return,
+}
+
+/// See [`NewTask::concurrency`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Concurrency {
+    /// Compared over all queues and jobs.
+    pub key: Arc<str>,
+    /// At least 1. The smallest among the key's tasks that are ready or running counts.
+    pub limit: u32,
 }
 
 /// Exponential back-off in integers, so that every replica derives the same delay: the n-th retry waits
@@ -266,7 +301,8 @@ pub enum Reply {
     Submitted {
         /// The job, new or found by its key.
         job: JobId,
-        /// Its tasks in the order submitted.
+        /// Its tasks in the order submitted; among them, in their places, unfinished tasks of other jobs that stand in
+        /// for duplicates. When there are only such, no job was made and `job` is that of the first.
         tasks: Vec<TaskId>,
         /// Whether the job was there before. A request repeated under its own request id gets its first answer again.
         duplicate: bool,
@@ -355,6 +391,34 @@ pub enum Refusal {
         task: TaskId,
         /// The state it is in.
         state: String,
+    },
+    /// The task's unique key belongs to another unfinished task.
+    #[error("unique key {key:?} belongs to task {task}, which is not finished")]
+    UniqueKeyTaken {
+        /// The key.
+        key: String,
+        /// Who has it.
+        task: TaskId,
+    },
+    /// A task cannot be tried again while one that it comes after has ended without success.
+    #[error(
+        "task {task} comes after task {dependency}, which is {state}: retry that one, and this one follows"
+    )]
+    DependencyEnded {
+        /// The task.
+        task: TaskId,
+        /// What it comes after.
+        dependency: TaskId,
+        /// How that ended.
+        state: String,
+    },
+    /// A task that succeeded cannot be tried again once others were promised its result.
+    #[error(
+        "task {task} succeeded and other tasks of its job come after it: submit the job again instead"
+    )]
+    ResultPromised {
+        /// The task.
+        task: TaskId,
     },
     /// The job is terminal already.
     #[error("job {job} is {state} already")]

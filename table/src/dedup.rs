@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{JobId, TaskId, WorkerId};
-use crate::job::Idempotency;
+use crate::ids::{TaskId, WorkerId};
+use crate::job::{Idempotency, Roll};
 use crate::paged::{Paged, Record};
 
 /// Something remembered by a key for a bounded time.
@@ -123,9 +123,7 @@ pub(crate) struct Answered {
 pub(crate) enum Answer {
     Submitted {
         body_digest: [u8; 32],
-        job: JobId,
-        first_task: TaskId,
-        tasks: u32,
+        roll: Roll,
         duplicate: bool,
     },
     Retried {
@@ -137,15 +135,13 @@ pub(crate) enum Answer {
     },
 }
 
-/// The idempotency key of a job that is forgotten.
+/// The idempotency key of a job that is forgotten, or of a submission that made none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct OldKey {
     pub number: u64,
     pub idempotency: Arc<Idempotency>,
     pub at_ms: u64,
-    pub job: JobId,
-    pub first_task: TaskId,
-    pub tasks: u32,
+    pub roll: Roll,
 }
 
 impl Record for Answered {

@@ -46,6 +46,10 @@ pub(crate) struct Index {
     pub finished_bytes: u64,
     /// Jobs by their idempotency keys.
     pub job_keys: BTreeMap<Arc<str>, JobId>,
+    /// Which task is followed by which: each with those that come after it, as long as both are in the table.
+    pub dependents: BTreeSet<(TaskId, TaskId)>,
+    /// Unfinished tasks by their unique keys.
+    pub unique_keys: BTreeMap<Arc<str>, TaskId>,
 }
 
 impl Index {
@@ -59,12 +63,18 @@ impl Index {
         if let Some(at_ms) = task.may_expire() {
             self.expiries.insert((at_ms, task.id));
         }
+        if let Some(key) = task.unique_key()
+            && !task.state().is_terminal()
+        {
+            let other = self.unique_keys.insert(key.clone(), task.id);
+            assert_eq!(other, None, "{} shares its unique key {key:?}", task.id);
+        }
         match task.life {
             Life::Delayed { until_ms } => {
                 self.delays.insert((until_ms, task.id));
             }
             Life::Running { worker, .. } => self.crews.begin(worker, task.id, class),
-            Life::Waiting
+            Life::Waiting { .. }
             | Life::Queued { .. }
             | Life::Succeeded { .. }
             | Life::Failed { .. }
@@ -89,18 +99,44 @@ impl Index {
         if let Some(at_ms) = task.may_expire() {
             self.expiries.remove(&(at_ms, task.id));
         }
+        if let Some(key) = task.unique_key()
+            && !task.state().is_terminal()
+        {
+            self.unique_keys.remove(key);
+        }
         match task.life {
             Life::Delayed { until_ms } => {
                 self.delays.remove(&(until_ms, task.id));
             }
             Life::Running { worker, .. } => self.crews.end(worker, task.id, class),
-            Life::Waiting
+            Life::Waiting { .. }
             | Life::Queued { .. }
             | Life::Succeeded { .. }
             | Life::Failed { .. }
             | Life::Cancelled { .. }
             | Life::Expired { .. } => {}
         }
+    }
+
+    /// A task came into the table: others may come after it.
+    pub fn bind(&mut self, task: &Task) {
+        let pairs = task.after().iter().map(|&first| (first, task.id));
+        self.dependents.extend(pairs);
+    }
+
+    /// A task leaves the table.
+    pub fn unbind(&mut self, task: &Task) {
+        for &first in task.after() {
+            self.dependents.remove(&(first, task.id));
+        }
+    }
+
+    /// The tasks that come after this one, ascending.
+    pub fn dependents_of(&self, task: TaskId) -> impl Iterator<Item = TaskId> + '_ {
+        let pairs = (task, TaskId(0))..=(task, TaskId(u64::MAX));
+        self.dependents
+            .range(pairs)
+            .map(|&(_, dependent)| dependent)
     }
 
     fn change_head(&mut self, class: &Arc<Class>, change: HeadChange) {
@@ -184,6 +220,8 @@ impl Index {
         assert_eq!(self.names, rebuilt.names);
         assert_eq!(self.gone_workers, rebuilt.gone_workers);
         assert_eq!(self.job_keys, rebuilt.job_keys);
+        assert_eq!(self.dependents, rebuilt.dependents);
+        assert_eq!(self.unique_keys, rebuilt.unique_keys);
         assert_eq!(self, rebuilt);
     }
 

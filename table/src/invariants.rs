@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::ids::{IDS_PER_ENTRY_MAX, WorkerId};
 use crate::index::Index;
 use crate::job::{Counts, Job};
+use crate::model::TaskState;
 use crate::table::Table;
 use crate::task::{Life, Task};
 
@@ -55,6 +56,7 @@ impl Table {
         for task in self.tasks.iter() {
             index.add_task(task);
             index.policies.take_shared(task.spec.policy.clone());
+            index.bind(task);
         }
         for job in self.jobs.iter() {
             index.add_job(job);
@@ -83,6 +85,7 @@ impl Table {
                     return Err(format!("{} misses {id}", job.id));
                 };
                 self.check_task(task)?;
+                self.check_bonds(task)?;
                 counts.add(task.state());
                 bytes += task.bytes();
             }
@@ -193,6 +196,54 @@ impl Table {
         Ok(())
     }
 
+    /// A task waits for exactly those that it comes after and that have not succeeded, and none of them is past hope;
+    /// one that does not wait has all their results. No two unfinished tasks share a unique key.
+    fn check_bonds(&self, task: &Task) -> Result<(), String> {
+        let id = task.id;
+        ensure!(
+            task.after().is_sorted_by(|a, b| a < b),
+            "{id} comes after {:?}",
+            task.after()
+        );
+        let mut missing = 0;
+        for &first in task.after() {
+            let state = self
+                .tasks
+                .get(first)
+                .filter(|first| first.job == task.job)
+                .map(Task::state);
+            let Some(state) = state else {
+                return Err(format!("{id} comes after {first}, which is not of its job"));
+            };
+            missing += u32::from(state != TaskState::Succeeded);
+            ensure!(
+                !matches!(task.life, Life::Waiting { .. })
+                    || state == TaskState::Succeeded
+                    || !state.is_terminal(),
+                "{id} waits on {first}, which is {}",
+                state.as_str()
+            );
+        }
+        match task.life {
+            Life::Waiting { on, .. } => {
+                ensure!(on == missing && on > 0, "{id} waits on {on}, not {missing}")
+            }
+            Life::Cancelled { .. } | Life::Expired { .. } => {}
+            Life::Delayed { .. }
+            | Life::Queued { .. }
+            | Life::Running { .. }
+            | Life::Succeeded { .. }
+            | Life::Failed { .. } => {
+                ensure!(
+                    missing == 0,
+                    "{id} is {} with {missing} of its inputs missing",
+                    task.state().as_str()
+                )
+            }
+        }
+        Ok(())
+    }
+
     /// No two live workers share a name; none is oversubscribed or runs what it does not take.
     fn check_workers(&self) -> Result<(), String> {
         let mut names: BTreeSet<&str> = BTreeSet::new();
@@ -271,7 +322,7 @@ impl Table {
 fn place_order(task: &Task) -> Option<u64> {
     match task.life {
         Life::Queued { place } | Life::Running { place, .. } => Some(place.order),
-        Life::Waiting
+        Life::Waiting { .. }
         | Life::Delayed { .. }
         | Life::Succeeded { .. }
         | Life::Failed { .. }

@@ -33,6 +33,41 @@ pub struct Job {
     pub bytes: u64,
     /// The submitter's own key, if there was one.
     pub idempotency: Option<Arc<Idempotency>>,
+    /// Where tasks of other jobs stand in for duplicates.
+    pub stand_ins: StandIns,
+}
+
+/// Tasks that stand in for submitted ones whose unique keys they had, each with its position in the submission;
+/// ascending.
+pub type StandIns = Option<Arc<[(u32, TaskId)]>>;
+
+/// The tasks that a submission stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roll {
+    /// Its job; with no task of its own, that of the first stand-in.
+    pub job: JobId,
+    /// The first of the tasks it made.
+    pub first_task: TaskId,
+    /// How many it made.
+    pub tasks: u32,
+    /// The others.
+    pub stand_ins: StandIns,
+}
+
+impl Roll {
+    /// All of them, in the order submitted.
+    pub fn task_ids(&self) -> Vec<TaskId> {
+        let stand_ins = self.stand_ins.as_deref().unwrap_or(&[]);
+        let mut own = (0..self.tasks).map(|offset| TaskId(self.first_task.0 + u64::from(offset)));
+        let mut others = stand_ins.iter().peekable();
+        let total = self.tasks + stand_ins.len() as u32;
+        (0..total)
+            .filter_map(|position| match others.next_if(|(at, _)| *at == position) {
+                Some((_, task)) => Some(*task),
+                None => own.next(),
+            })
+            .collect()
+    }
 }
 
 /// An idempotency key and what it stands for.
@@ -59,9 +94,19 @@ impl Job {
     }
 
     /// The ids of its tasks in the order submitted.
-    pub fn task_ids(&self) -> impl ExactSizeIterator<Item = TaskId> + use<> {
+    pub fn task_ids(&self) -> impl ExactSizeIterator<Item = TaskId> + Clone + use<> {
         let first = self.first_task.0;
         (0..self.tasks).map(move |offset| TaskId(first + u64::from(offset)))
+    }
+
+    /// What it answers to a submission of the same.
+    pub(crate) fn roll(&self) -> Roll {
+        Roll {
+            job: self.id,
+            first_task: self.first_task,
+            tasks: self.tasks,
+            stand_ins: self.stand_ins.clone(),
+        }
     }
 
     pub(crate) fn task_range(&self) -> RangeInclusive<TaskId> {

@@ -5,10 +5,10 @@ use bytes::Bytes;
 
 use crate::command::Lease;
 use crate::event::Event;
-use crate::ids::{JobId, TaskId, Token, WorkerId};
+use crate::ids::{TaskId, Token, WorkerId};
 use crate::retry::backoff_ms;
 use crate::table::Table;
-use crate::task::{Attempt, AttemptEnd, Life};
+use crate::task::{Attempt, AttemptEnd, CancelCause, Life};
 
 /// How an attempt is to end.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(crate) enum End {
     Lost,
     LeaseExpired,
     Returned,
-    Cancelled,
+    Cancelled { cause: CancelCause },
 }
 
 impl Table {
@@ -132,10 +132,11 @@ impl Table {
                 )
             }
             End::Returned => (AttemptEnd::Returned, Some(Life::Queued { place })),
-            End::Cancelled => (
+            End::Cancelled { cause } => (
                 AttemptEnd::Cancelled,
                 Some(Life::Cancelled {
                     finished_ms: now_ms,
+                    cause,
                 }),
             ),
         };
@@ -175,38 +176,6 @@ impl Table {
             }
             task.life = life;
         });
-    }
-
-    /// Cancels a task if it is unfinished.
-    pub(crate) fn cancel_task(&mut self, id: TaskId, events: &mut Vec<Event>) -> bool {
-        let finished_ms = self.now_ms;
-        let Some(task) = self.tasks.get(id) else {
-            return false;
-        };
-        match task.life {
-            Life::Waiting | Life::Delayed { .. } | Life::Queued { .. } => {
-                self.change_task(id, events, |task| {
-                    task.life = Life::Cancelled { finished_ms }
-                });
-                true
-            }
-            Life::Running { .. } => {
-                self.end_attempt(id, End::Cancelled, events);
-                true
-            }
-            Life::Succeeded { .. }
-            | Life::Failed { .. }
-            | Life::Cancelled { .. }
-            | Life::Expired { .. } => false,
-        }
-    }
-
-    /// Cancels every unfinished task of a job, and says how many that were.
-    pub(crate) fn cancel_unfinished(&mut self, job: JobId, events: &mut Vec<Event>) -> u64 {
-        let Some(tasks) = self.jobs.get(job).map(|job| job.task_ids()) else {
-            return 0;
-        };
-        tasks.filter(|&task| self.cancel_task(task, events)).count() as u64
     }
 }
 

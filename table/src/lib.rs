@@ -15,6 +15,7 @@ mod apply;
 mod crew;
 mod dedup;
 mod digest;
+mod flow;
 mod index;
 mod invariants;
 mod lease;

@@ -19,6 +19,10 @@ pub struct Limits {
     pub payload_bytes_max: u32,
     /// Most tasks of one job.
     pub tasks_per_job_max: u32,
+    /// Most dependencies between the tasks of one job.
+    pub dependencies_per_job_max: u32,
+    /// Most bytes of results that one task is given as inputs; with more it fails when it would become ready.
+    pub inputs_bytes_max: u64,
     /// Most labels, resources or tags of one task or worker.
     pub words_max: u32,
     /// Most queues or kinds one worker may name.
@@ -66,6 +70,8 @@ impl Default for Limits {
             name_bytes_max: 200,
             payload_bytes_max: MIB as u32,
             tasks_per_job_max: 10_000,
+            dependencies_per_job_max: 1_000_000,
+            inputs_bytes_max: 8 * MIB,
             words_max: 64,
             subscriptions_max: 10_000,
             tasks_max: 5_000_000,

@@ -188,7 +188,7 @@ impl Table {
             .oldest()
             .filter_map(|task| match self.tasks.get(task)?.life {
                 Life::Queued { place } => Some(place.since_ms),
-                Life::Waiting
+                Life::Waiting { .. }
                 | Life::Delayed { .. }
                 | Life::Running { .. }
                 | Life::Succeeded { .. }

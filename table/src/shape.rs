@@ -8,7 +8,7 @@ use crate::limits::Limits;
 
 type Checked = Result<(), Refusal>;
 
-fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Refusal {
+pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Refusal {
     Refusal::Invalid {
         field: field.into(),
         problem: problem.into(),
@@ -115,6 +115,14 @@ impl Limits {
         }
         at_most("tags", task.tags.len() as u64, u64::from(self.words_max))?;
         task.tags.iter().try_for_each(|tag| name("tags", tag))?;
+        task.after.iter().try_for_each(|key| name("after", key))?;
+        if let Some(unique) = &task.unique {
+            name("unique_key", &unique.key)?;
+        }
+        if let Some(concurrency) = &task.concurrency {
+            name("concurrency_key", &concurrency.key)?;
+            at_least("concurrency_limit", concurrency.limit, 1)?;
+        }
         let Requires { labels, resources } = &task.requires;
         self.check_labels(labels)
             .map_err(|problem| ("requires.labels", problem))?;

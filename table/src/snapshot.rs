@@ -23,7 +23,7 @@ use crate::job::Job;
 use crate::limits::Limits;
 use crate::paged::Paged;
 use crate::table::Table;
-use crate::task::{Attempt, Class, Life, Policy, Task, TaskSpec};
+use crate::task::{Attempt, Bonds, Class, Life, Policy, Task, TaskSpec};
 use crate::worker::Worker;
 
 #[cfg(test)]
@@ -106,6 +106,7 @@ struct TaskRecord<'a> {
     policy: u32,
     key: Option<Cow<'a, str>>,
     payload: Cow<'a, Bytes>,
+    bonds: Option<Cow<'a, Bonds>>,
     life: Cow<'a, Life>,
     expires_at_ms: Option<u64>,
     attempt: u32,
@@ -273,6 +274,7 @@ impl Frozen {
                     policy,
                     key: task.key().map(Cow::Borrowed),
                     payload: Cow::Borrowed(&task.spec.payload),
+                    bonds: task.spec.bonds.as_deref().map(Cow::Borrowed),
                     life: Cow::Borrowed(&task.life),
                     expires_at_ms: task.expires_at_ms,
                     attempt: task.attempt,
@@ -390,6 +392,7 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
                         policy,
                         key: record.key.map(|key| key.into_owned().into_boxed_str()),
                         payload: record.payload.into_owned(),
+                        bonds: record.bonds.map(|bonds| Box::new(bonds.into_owned())),
                     }),
                     life: record.life.into_owned(),
                     expires_at_ms: record.expires_at_ms,

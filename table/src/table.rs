@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::command::{Lease, OnFailure};
+use crate::command::Lease;
 use crate::dedup::{Answer, Answered, Memory, OldKey};
 use crate::event::Event;
+use crate::flow::Turn;
 use crate::ids::{JobId, TaskId, WorkerId};
 use crate::index::Index;
-use crate::job::{Counts, Job};
+use crate::job::{Counts, Idempotency, Job, Roll};
 use crate::limits::Limits;
-use crate::model::TaskState;
 use crate::paged::Paged;
 use crate::task::{Place, Task};
 use crate::worker::{Worker, WorkerLife};
@@ -197,13 +197,26 @@ impl Table {
         }
     }
 
-    /// The one way in which a task changes: keeps the index, its job and the events in step.
+    /// The one way in which a task changes: keeps the index, its job and the events in step, and lets follow what that
+    /// means for other tasks of the job.
     pub(crate) fn change_task(
         &mut self,
         id: TaskId,
         events: &mut Vec<Event>,
         change: impl FnOnce(&mut Task),
     ) {
+        if let Some(first) = self.change_alone(id, events, change) {
+            self.follow(first, events);
+        }
+    }
+
+    /// As [`Table::change_task`], but what follows is told and not done.
+    pub(crate) fn change_alone(
+        &mut self,
+        id: TaskId,
+        events: &mut Vec<Event>,
+        change: impl FnOnce(&mut Task),
+    ) -> Option<Turn> {
         let task = self.tasks.get_mut(id).expect("the caller found it");
         let (state_before, bytes_before) = (task.state(), task.bytes());
         self.index.drop_task(task);
@@ -236,9 +249,8 @@ impl Table {
                 job: job_id,
                 state: job_state,
             });
-        } else if !is_finished && state_before != state && fails_others(on_failure, state) {
-            self.cancel_unfinished(job_id, events);
         }
+        Turn::of(id, state_before, state, on_failure).filter(|_| !is_finished)
     }
 
     /// Forgets a finished job with its tasks; its idempotency key lives on for a while.
@@ -247,6 +259,7 @@ impl Table {
             return;
         };
         self.index.drop_job(&job);
+        let roll = job.roll();
         for task in job.task_ids() {
             let task = self.tasks.remove(task).expect("a job's tasks are there");
             assert!(
@@ -257,20 +270,22 @@ impl Table {
             );
             self.index.drop_task(&task);
             self.index.policies.release(&task.spec.policy);
+            self.index.unbind(&task);
         }
         if let Some(idempotency) = job.idempotency {
-            let number = self.old_keys.next_number();
-            let (at_ms, first_task, tasks) = (self.now_ms, job.first_task, job.tasks);
-            let key = OldKey {
-                number,
-                idempotency,
-                at_ms,
-                job: id,
-                first_task,
-                tasks,
-            };
-            self.old_keys.push(key, self.limits.keys_max);
+            self.remember_key(idempotency, roll);
         }
+    }
+
+    /// Remembers an idempotency key whose job is not in the table.
+    pub(crate) fn remember_key(&mut self, idempotency: Arc<Idempotency>, roll: Roll) {
+        let key = OldKey {
+            number: self.old_keys.next_number(),
+            idempotency,
+            at_ms: self.now_ms,
+            roll,
+        };
+        self.old_keys.push(key, self.limits.keys_max);
     }
 
     /// Ends the time of a present worker, wholly or as far as new leases go, and keeps the index in step. It must hold
@@ -315,21 +330,5 @@ impl Table {
             };
             self.answers.push(answered, self.limits.requests_max);
         }
-    }
-}
-
-/// Whether a task that came to this state takes the rest of its job with it.
-fn fails_others(on_failure: OnFailure, state: TaskState) -> bool {
-    match on_failure {
-        OnFailure::Continue => false,
-        OnFailure::FailFast => match state {
-            TaskState::Failed | TaskState::Expired => true,
-            TaskState::Waiting
-            | TaskState::Delayed
-            | TaskState::Queued
-            | TaskState::Running
-            | TaskState::Succeeded
-            | TaskState::Cancelled => false,
-        },
     }
 }

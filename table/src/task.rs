@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Backoff, Lease, Requires};
+use crate::command::{Backoff, Concurrency, Lease, Requires};
 use crate::ids::{JobId, TaskId, Token, WorkerId};
 use crate::model::TaskState;
 use crate::paged::Record;
@@ -46,6 +46,19 @@ pub struct TaskSpec {
     pub key: Option<Box<str>>,
     /// Raw JSON text.
     pub payload: Bytes,
+    /// What binds it to other tasks; most tasks have nothing of the kind.
+    pub bonds: Option<Box<Bonds>>,
+}
+
+/// What binds a task to others.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Bonds {
+    /// The tasks of its job that it comes after, ascending.
+    pub after: Box<[TaskId]>,
+    /// See [`crate::command::NewTask::unique`].
+    pub unique_key: Option<Arc<str>>,
+    /// See [`crate::command::NewTask::concurrency`].
+    pub concurrency: Option<Concurrency>,
 }
 
 /// What decides which workers may take a task. Tasks of one class are interchangeable for the scheduler but for
@@ -83,7 +96,14 @@ pub struct Policy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Life {
     /// See [`TaskState::Waiting`].
-    Waiting,
+    Waiting {
+        /// How many of the tasks it comes after have not succeeded yet; at least 1.
+        on: u32,
+        /// When it becomes ready: not before this time, in Unix ms.
+        not_before_ms: u64,
+        /// Nor before this long after the last of them.
+        delay_ms: u64,
+    },
     /// See [`TaskState::Delayed`].
     Delayed {
         /// Queued from this time on.
@@ -123,12 +143,25 @@ pub enum Life {
     Cancelled {
         /// When it was cancelled.
         finished_ms: u64,
+        /// What for.
+        cause: CancelCause,
     },
     /// See [`TaskState::Expired`].
     Expired {
         /// When it expired.
         finished_ms: u64,
     },
+}
+
+/// Why a task was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CancelCause {
+    /// A user's word.
+    Asked,
+    /// This task of its job ended without success, and the job fails fast.
+    JobFailed(TaskId),
+    /// This task, which it comes after, ended without success.
+    Dependency(TaskId),
 }
 
 /// A place in a queue, taken when a task becomes ready and kept until it has really been tried.
@@ -211,7 +244,7 @@ impl Life {
     /// The state without its data.
     pub fn state(&self) -> TaskState {
         match self {
-            Life::Waiting => TaskState::Waiting,
+            Life::Waiting { .. } => TaskState::Waiting,
             Life::Delayed { .. } => TaskState::Delayed,
             Life::Queued { .. } => TaskState::Queued,
             Life::Running { .. } => TaskState::Running,
@@ -254,6 +287,35 @@ impl Task {
         &self.spec.payload
     }
 
+    /// The tasks that it comes after, ascending.
+    pub fn after(&self) -> &[TaskId] {
+        self.spec.bonds.as_ref().map_or(&[], |bonds| &bonds.after)
+    }
+
+    /// At most one unfinished task has it.
+    pub fn unique_key(&self) -> Option<&Arc<str>> {
+        self.spec.bonds.as_ref()?.unique_key.as_ref()
+    }
+
+    /// At most so many tasks with its key run at once.
+    pub fn concurrency(&self) -> Option<&Concurrency> {
+        self.spec.bonds.as_ref()?.concurrency.as_ref()
+    }
+
+    /// Why it was cancelled, if it was.
+    pub fn cancel_cause(&self) -> Option<CancelCause> {
+        match self.life {
+            Life::Cancelled { cause, .. } => Some(cause),
+            Life::Waiting { .. }
+            | Life::Delayed { .. }
+            | Life::Queued { .. }
+            | Life::Running { .. }
+            | Life::Succeeded { .. }
+            | Life::Failed { .. }
+            | Life::Expired { .. } => None,
+        }
+    }
+
     /// The lease under which it runs.
     pub fn lease(&self) -> Option<Lease> {
         match self.life {
@@ -263,7 +325,7 @@ impl Task {
                 token,
                 attempt: self.attempt,
             }),
-            Life::Waiting
+            Life::Waiting { .. }
             | Life::Delayed { .. }
             | Life::Queued { .. }
             | Life::Succeeded { .. }
@@ -284,7 +346,7 @@ impl Task {
     pub fn result(&self) -> Option<&Bytes> {
         match &self.life {
             Life::Succeeded { result, .. } => Some(result),
-            Life::Waiting
+            Life::Waiting { .. }
             | Life::Delayed { .. }
             | Life::Queued { .. }
             | Life::Running { .. }
@@ -298,7 +360,7 @@ impl Task {
     pub fn error(&self) -> Option<&Bytes> {
         match &self.life {
             Life::Failed { error, .. } => Some(error),
-            Life::Waiting
+            Life::Waiting { .. }
             | Life::Delayed { .. }
             | Life::Queued { .. }
             | Life::Running { .. }
@@ -312,7 +374,7 @@ impl Task {
     pub fn started_ms(&self) -> Option<u64> {
         match self.life {
             Life::Running { started_ms, .. } => Some(started_ms),
-            Life::Waiting
+            Life::Waiting { .. }
             | Life::Delayed { .. }
             | Life::Queued { .. }
             | Life::Succeeded { .. }
@@ -327,11 +389,12 @@ impl Task {
         match self.life {
             Life::Succeeded { finished_ms, .. }
             | Life::Failed { finished_ms, .. }
-            | Life::Cancelled { finished_ms }
+            | Life::Cancelled { finished_ms, .. }
             | Life::Expired { finished_ms } => Some(finished_ms),
-            Life::Waiting | Life::Delayed { .. } | Life::Queued { .. } | Life::Running { .. } => {
-                None
-            }
+            Life::Waiting { .. }
+            | Life::Delayed { .. }
+            | Life::Queued { .. }
+            | Life::Running { .. } => None,
         }
     }
 
@@ -349,7 +412,7 @@ impl Task {
     /// Whether it ends as expired when its time comes.
     pub(crate) fn may_expire(&self) -> Option<u64> {
         match self.life {
-            Life::Waiting | Life::Delayed { .. } | Life::Queued { .. } => self.expires_at_ms,
+            Life::Waiting { .. } | Life::Delayed { .. } | Life::Queued { .. } => self.expires_at_ms,
             Life::Running { .. }
             | Life::Succeeded { .. }
             | Life::Failed { .. }

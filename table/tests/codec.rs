@@ -35,6 +35,9 @@ fn commands() -> Vec<(&'static str, Command)> {
         backoff: Backoff::default(),
         requires: Requires::default(),
         tags: Vec::new(),
+        after: Vec::new(),
+        unique: None,
+        concurrency: None,
     };
     let full = NewTask {
         key: Some("fetch".into()),
@@ -59,6 +62,9 @@ fn commands() -> Vec<(&'static str, Command)> {
             resources: [("mem_mb".into(), 512)].into(),
         },
         tags: vec!["x".into(), "y".into()],
+        after: Vec::new(),
+        unique: None,
+        concurrency: None,
     };
     let submit = |request_id: Option<&str>, on_failure, tasks| {
         Command::SubmitJob(SubmitJob {

@@ -30,6 +30,9 @@ fn task(queue: &str, kind: &str) -> NewTask {
         backoff: Backoff::default(),
         requires: Requires::default(),
         tags: Vec::new(),
+        after: Vec::new(),
+        unique: None,
+        concurrency: None,
     }
 }
 

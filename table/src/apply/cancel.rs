@@ -7,6 +7,7 @@ use crate::event::Event;
 use crate::ids::{JobId, TaskId};
 use crate::model::TaskState;
 use crate::table::Table;
+use crate::task::CancelCause;
 
 impl Table {
     pub(super) fn cancel_one(&mut self, id: TaskId, events: &mut Vec<Event>) -> Ruling {
@@ -18,7 +19,7 @@ impl Table {
             });
         }
         Ok(Reply::Done {
-            tasks: u64::from(self.cancel_task(id, events)),
+            tasks: u64::from(self.cancel_task(id, CancelCause::Asked, events)),
         })
     }
 
@@ -33,7 +34,7 @@ impl Table {
             });
         }
         Ok(Reply::Done {
-            tasks: self.cancel_unfinished(id, events),
+            tasks: self.cancel_unfinished(id, CancelCause::Asked, events),
         })
     }
 }

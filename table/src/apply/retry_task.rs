@@ -1,14 +1,20 @@
 //! Puts a terminal task back into its queue, with a fresh budget of attempts. Its history stays and its attempts are
 //! counted on; its job runs again.
+//!
+//! Tasks that were cancelled because this one ended without success wait for it again, and those after them, as far as
+//! nothing else that they come after has ended that way.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Ruling;
 use crate::command::{Refusal, Reply, RequestId};
 use crate::dedup::Answer;
 use crate::event::Event;
 use crate::ids::TaskId;
+use crate::model::TaskState;
 use crate::shape::request_id_reused;
 use crate::table::Table;
-use crate::task::Life;
+use crate::task::{CancelCause, Class, Life, Task};
 
 impl Table {
     pub(super) fn retry_task(
@@ -36,17 +42,124 @@ impl Table {
             });
         }
         self.limits.check_request_id(request_id.as_deref())?;
-        let class = task.spec.class.clone();
-        self.check_depth(&class.queue, 1)?;
-        self.check_classes(&class.queue, [&*class])?;
-        let place = self.new_place();
-        self.change_task(id, events, |task| {
-            task.life = Life::Queued { place };
-            task.failures = 0;
-            task.losses = 0;
-            task.expires_at_ms = None;
-        });
+        self.try_again(id, events)?;
         self.remember(request_id, Answer::Retried { task: id });
         Ok(Reply::Done { tasks: 1 })
     }
+
+    /// Tries a terminal task again, or refuses and changes nothing.
+    pub(super) fn try_again(&mut self, id: TaskId, events: &mut Vec<Event>) -> Result<(), Refusal> {
+        let task = self.tasks.get(id).ok_or(Refusal::TaskNotFound(id))?;
+        if task.state() == TaskState::Succeeded && self.index.dependents_of(id).next().is_some() {
+            return Err(Refusal::ResultPromised { task: id });
+        }
+        let on = self
+            .missing_inputs(task, &BTreeSet::new())
+            .map_err(|ended| Refusal::DependencyEnded {
+                task: id,
+                dependency: ended.id,
+                state: ended.state().as_str().to_owned(),
+            })?;
+        let revived = self.revived_by(id);
+        self.check_room_for(id, &revived)?;
+
+        let life = match on {
+            0 => Life::Queued {
+                place: self.new_place(),
+            },
+            on => Life::Waiting {
+                on,
+                not_before_ms: 0,
+                delay_ms: 0,
+            },
+        };
+        self.change_task(id, events, |task| start_over(task, life));
+        for dependent in revived {
+            let task = self.tasks.get(dependent).expect("it was found");
+            let on = self
+                .missing_inputs(task, &BTreeSet::new())
+                .expect("what ended the hope of it was revived before");
+            let life = Life::Waiting {
+                on,
+                not_before_ms: 0,
+                delay_ms: 0,
+            };
+            self.change_task(dependent, events, |task| start_over(task, life));
+        }
+        Ok(())
+    }
+
+    /// How many of those that a task comes after have not succeeded; the first that never will, if there is one and it
+    /// is not among the `revived`.
+    fn missing_inputs(&self, task: &Task, revived: &BTreeSet<TaskId>) -> Result<u32, &Task> {
+        let mut missing = 0;
+        for first in task
+            .after()
+            .iter()
+            .filter_map(|&first| self.tasks.get(first))
+        {
+            let state = first.state();
+            if state.is_terminal() && state != TaskState::Succeeded && !revived.contains(&first.id)
+            {
+                return Err(first);
+            }
+            missing += u32::from(state != TaskState::Succeeded);
+        }
+        Ok(missing)
+    }
+
+    /// The tasks that wait again when this one is tried again, each after those that it comes after.
+    fn revived_by(&self, id: TaskId) -> Vec<TaskId> {
+        let mut revived = BTreeSet::from([id]);
+        let mut order = Vec::new();
+        let mut front = vec![id];
+        while let Some(first) = front.pop() {
+            for dependent in self.index.dependents_of(first) {
+                let hopeful = self.tasks.get(dependent).is_some_and(|task| {
+                    matches!(task.cancel_cause(), Some(CancelCause::Dependency(_)))
+                        && self.missing_inputs(task, &revived).is_ok()
+                });
+                if hopeful && revived.insert(dependent) {
+                    order.push(dependent);
+                    front.push(dependent);
+                }
+            }
+        }
+        order
+    }
+
+    /// Whether queues, scheduler and unique keys have room for these terminal tasks.
+    fn check_room_for(&self, id: TaskId, revived: &[TaskId]) -> Result<(), Refusal> {
+        let mut queues: BTreeMap<&str, (u64, BTreeSet<&Class>)> = BTreeMap::new();
+        for task in std::iter::once(&id).chain(revived) {
+            let Some(task) = self.tasks.get(*task) else {
+                continue;
+            };
+            if let Some(key) = task.unique_key()
+                && let Some(&other) = self.index.unique_keys.get(key)
+            {
+                return Err(Refusal::UniqueKeyTaken {
+                    key: key.to_string(),
+                    task: other,
+                });
+            }
+            let class = &*task.spec.class;
+            let (tasks, different) = queues.entry(&class.queue).or_default();
+            *tasks += 1;
+            different.insert(class);
+        }
+        for (queue, (tasks, different)) in queues {
+            self.check_depth(queue, tasks)?;
+            self.check_classes(queue, different)?;
+        }
+        Ok(())
+    }
+}
+
+/// A fresh budget; the time to start by is no longer what the submitter meant.
+fn start_over(task: &mut Task, life: Life) {
+    task.life = life;
+    task.failures = 0;
+    task.losses = 0;
+    task.expires_at_ms = None;
 }

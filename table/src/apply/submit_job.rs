@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::wiring::{Place, Wiring, stand_ins};
 use super::{Entry, Ruling};
-use crate::command::{NewTask, Refusal, Reply, SubmitJob};
+use crate::command::{NewTask, Refusal, Reply, RequestId, SubmitJob};
 use crate::dedup::Answer;
 use crate::event::Event;
 use crate::ids::{IDS_PER_ENTRY_MAX, JobId, TaskId};
-use crate::job::{Counts, Idempotency, Job};
+use crate::job::{Counts, Idempotency, Job, Roll, StandIns};
 use crate::shape::request_id_reused;
 use crate::table::Table;
-use crate::task::{Class, Life, Policy, Task, TaskSpec};
+use crate::task::{Bonds, Class, Life, Policy, Task, TaskSpec};
 
 impl Table {
     pub(super) fn submit_job(
@@ -24,7 +25,10 @@ impl Table {
             return ruling;
         }
         self.limits.check_submission(&submit)?;
-        let count = submit.tasks.len() as u64;
+        let Wiring { places, after } = self.wire(&submit.tasks, entry.index, entry.tasks)?;
+        let stand_ins = stand_ins(&places);
+        let made = |position: &usize| matches!(places[*position], Place::Made(_));
+        let count = (0..submit.tasks.len()).filter(made).count() as u64;
         if entry.tasks + count > IDS_PER_ENTRY_MAX {
             let what = "tasks in one log entry".to_owned();
             return Err(Refusal::TableFull {
@@ -32,12 +36,33 @@ impl Table {
                 bound: IDS_PER_ENTRY_MAX,
             });
         }
-        self.check_table_bounds(&submit)?;
-        let classes = self.classes_of(&submit.tasks);
+        let idempotency = submit.idempotency_key.map(|key| {
+            Arc::new(Idempotency {
+                key: Arc::from(key),
+                body_digest: submit.body_digest,
+            })
+        });
+        let first_task = TaskId::at(entry.index, entry.tasks);
+        if count == 0 {
+            return Ok(self.all_stood_in(
+                submit.request_id,
+                submit.body_digest,
+                idempotency,
+                stand_ins,
+            ));
+        }
+        let (mut tasks, mut wires) = (Vec::new(), Vec::new());
+        for ((task, place), after) in submit.tasks.into_iter().zip(&places).zip(after) {
+            if let Place::Made(_) = place {
+                tasks.push(task);
+                wires.push(after);
+            }
+        }
+        self.check_table_bounds(&tasks)?;
+        let classes = self.classes_of(&tasks);
         self.check_queue_bounds(&classes)?;
 
         let id = JobId::at(entry.index, entry.jobs);
-        let first_task = TaskId::at(entry.index, entry.tasks);
         entry.jobs += 1;
         entry.tasks += count;
         let mut job = Job {
@@ -50,17 +75,13 @@ impl Table {
             tasks: count as u32,
             counts: Counts::default(),
             bytes: 0,
-            idempotency: submit.idempotency_key.map(|key| {
-                Arc::new(Idempotency {
-                    key: Arc::from(key),
-                    body_digest: submit.body_digest,
-                })
-            }),
+            idempotency,
+            stand_ins,
         };
         events.push(Event::JobSubmitted { job: id });
         let mut last_policy = None;
-        for ((task_id, task), class) in job.task_ids().zip(submit.tasks).zip(classes) {
-            let task = self.new_task(task_id, id, task, class, &mut last_policy);
+        for (((task_id, task), after), class) in job.task_ids().zip(tasks).zip(wires).zip(classes) {
+            let task = self.new_task(task_id, id, task, after, class, &mut last_policy);
             job.counts.add(task.state());
             job.bytes += task.bytes();
             events.push(Event::TaskChanged {
@@ -69,16 +90,16 @@ impl Table {
                 to: task.state(),
             });
             self.index.add_task(&task);
+            self.index.bind(&task);
             self.tasks.push(task);
         }
-        let tasks = job.task_ids().collect();
+        let roll = job.roll();
         self.index.add_job(&job);
         self.jobs.push(job);
+        let tasks = roll.task_ids();
         let answer = Answer::Submitted {
             body_digest: submit.body_digest,
-            job: id,
-            first_task,
-            tasks: count as u32,
+            roll,
             duplicate: false,
         };
         self.remember(submit.request_id, answer);
@@ -87,6 +108,40 @@ impl Table {
             tasks,
             duplicate: false,
         })
+    }
+
+    /// Every task was there already: nothing is made, and only the answer is remembered.
+    fn all_stood_in(
+        &mut self,
+        request_id: Option<RequestId>,
+        body_digest: [u8; 32],
+        idempotency: Option<Arc<Idempotency>>,
+        stand_ins: StandIns,
+    ) -> Reply {
+        let first = stand_ins.as_deref().and_then(|stand_ins| stand_ins.first());
+        let &(_, first_task) = first.expect("a submission has tasks");
+        let first = self.tasks.get(first_task);
+        let roll = Roll {
+            job: first.expect("unfinished tasks are in the table").job,
+            first_task,
+            tasks: 0,
+            stand_ins,
+        };
+        if let Some(idempotency) = idempotency {
+            self.remember_key(idempotency, roll.clone());
+        }
+        let (job, tasks) = (roll.job, roll.task_ids());
+        let answer = Answer::Submitted {
+            body_digest,
+            roll,
+            duplicate: true,
+        };
+        self.remember(request_id, answer);
+        Reply::Submitted {
+            job,
+            tasks,
+            duplicate: true,
+        }
     }
 
     /// What to answer if this very request, or another one with its idempotency key, came before.
@@ -99,52 +154,36 @@ impl Table {
             return Some(match &answered.answer {
                 Answer::Submitted {
                     body_digest,
-                    job,
-                    first_task,
-                    tasks,
+                    roll,
                     duplicate,
-                } => same_body(*body_digest, submit, *job, *first_task, *tasks, *duplicate),
+                } => same_body(*body_digest, submit, roll, *duplicate),
                 Answer::Retried { .. } | Answer::Registered { .. } => Err(request_id_reused()),
             });
         }
         let key = submit.idempotency_key.as_deref()?;
-        let (body_digest, job, first_task, tasks) = match self.index.job_keys.get(key) {
+        let (body_digest, roll) = match self.index.job_keys.get(key) {
             Some(&job) => {
                 let job = self.jobs.get(job)?;
-                (
-                    job.idempotency.as_ref()?.body_digest,
-                    job.id,
-                    job.first_task,
-                    job.tasks,
-                )
+                (job.idempotency.as_ref()?.body_digest, job.roll())
             }
             None => {
                 let old = self.old_keys.get(key)?;
-                (
-                    old.idempotency.body_digest,
-                    old.job,
-                    old.first_task,
-                    old.tasks,
-                )
+                (old.idempotency.body_digest, old.roll.clone())
             }
         };
-        Some(same_body(body_digest, submit, job, first_task, tasks, true))
+        Some(same_body(body_digest, submit, &roll, true))
     }
 
-    fn check_table_bounds(&self, submit: &SubmitJob) -> Result<(), Refusal> {
+    fn check_table_bounds(&self, tasks: &[NewTask]) -> Result<(), Refusal> {
         let bound = self.limits.tasks_max;
-        if (self.tasks.len() + submit.tasks.len()) as u64 > bound {
+        if (self.tasks.len() + tasks.len()) as u64 > bound {
             return Err(Refusal::TableFull {
                 what: "tasks".to_owned(),
                 bound,
             });
         }
         let bound = self.limits.bytes_max;
-        let bytes: u64 = submit
-            .tasks
-            .iter()
-            .map(|task| task.payload.len() as u64)
-            .sum();
+        let bytes: u64 = tasks.iter().map(|task| task.payload.len() as u64).sum();
         if self.index.bytes.saturating_add(bytes) > bound {
             return Err(Refusal::TableFull {
                 what: "bytes of payloads and results".to_owned(),
@@ -236,19 +275,24 @@ impl Table {
         id: TaskId,
         job: JobId,
         task: NewTask,
+        after: Box<[TaskId]>,
         class: Arc<Class>,
         last_policy: &mut Option<Arc<Policy>>,
     ) -> Task {
-        let until_ms = task
-            .not_before_ms
-            .unwrap_or(0)
-            .max(self.now_ms.saturating_add(task.delay_ms));
-        let life = if until_ms > self.now_ms {
-            Life::Delayed { until_ms }
+        let not_before_ms = task.not_before_ms.unwrap_or(0);
+        let life = if after.is_empty() {
+            self.ready_from(not_before_ms.max(self.now_ms.saturating_add(task.delay_ms)))
         } else {
-            Life::Queued {
-                place: self.new_place(),
+            Life::Waiting {
+                on: after.len() as u32,
+                not_before_ms,
+                delay_ms: task.delay_ms,
             }
+        };
+        let bonds = Bonds {
+            after,
+            unique_key: task.unique.map(|unique| Arc::from(unique.key)),
+            concurrency: task.concurrency,
         };
         let policy = Policy {
             priority: task.priority,
@@ -276,6 +320,7 @@ impl Table {
                 policy,
                 key: task.key.map(String::into_boxed_str),
                 payload: task.payload,
+                bonds: (bonds != Bonds::default()).then(|| Box::new(bonds)),
             }),
             life,
             attempt: 0,
@@ -287,23 +332,14 @@ impl Table {
 }
 
 /// The answer to a request whose key is known.
-fn same_body(
-    body_digest: [u8; 32],
-    submit: &SubmitJob,
-    job: JobId,
-    first_task: TaskId,
-    tasks: u32,
-    duplicate: bool,
-) -> Ruling {
+fn same_body(body_digest: [u8; 32], submit: &SubmitJob, roll: &Roll, duplicate: bool) -> Ruling {
+    let job = roll.job;
     if body_digest != submit.body_digest {
         return Err(Refusal::KeyConflict { job });
     }
-    let tasks = (0..tasks)
-        .map(|offset| TaskId(first_task.0 + u64::from(offset)))
-        .collect();
     Ok(Reply::Submitted {
         job,
-        tasks,
+        tasks: roll.task_ids(),
         duplicate,
     })
 }
@@ -332,6 +368,9 @@ mod tests {
             backoff: Backoff::default(),
             requires: Requires::default(),
             tags: Vec::new(),
+            after: Vec::new(),
+            unique: None,
+            concurrency: None,
         };
         SubmitJob {
             request_id: None,

@@ -33,6 +33,9 @@ fn task(kind: &str) -> NewTask {
             resources: [("mem".to_owned(), 2)].into(),
         },
         tags: vec!["x".to_owned()],
+        after: Vec::new(),
+        unique: None,
+        concurrency: None,
     }
 }
 

@@ -360,6 +360,9 @@ fn new_task(rng: &mut Rng) -> NewTask {
         } else {
             Vec::new()
         },
+        after: Vec::new(),
+        unique: None,
+        concurrency: None,
     }
 }
 

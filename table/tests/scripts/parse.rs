@@ -3,7 +3,7 @@
 //! ```text
 //! limits queue_depth_max=2            before the first command
 //! at 5000   +100                      sets or moves the stamp of the next entry
-//! submit [name= key= digest= request= fail_fast] / exec [queue= priority= …] [*3] / …
+//! submit [name= key= digest= request= fail_fast] / exec [queue= priority= after=a,b unique=k unique_or=k alone=k:2 …] [*3] / …
 //! cancel_job j1-0   cancel_task t1-0   retry t1-0 [request=]
 //! register a [queues=x,y kinds= slots= labels=zone:eu resources=mem:4 request=]
 //! drain w1-0   leave w1-0   lose w1-0 w1-1
@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    Backoff, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires,
-    SubmitJob, TaskReport,
+    Backoff, Concurrency, EndLease, EndReason, Grant, NewTask, OnDuplicate, OnFailure, Outcome,
+    RegisterWorker, Requires, SubmitJob, TaskReport, Unique,
 };
 use triarch_table::plan::Demand;
 use triarch_table::{Command, JobId, Limits, TaskId, Token, WorkerId};
@@ -171,6 +171,8 @@ fn limit(word: &str) -> Parsed<Setting> {
     let field: fn(&mut Limits, u32) = match name {
         "payload_bytes_max" => |limits, value| limits.payload_bytes_max = value,
         "tasks_per_job_max" => |limits, value| limits.tasks_per_job_max = value,
+        "dependencies_per_job_max" => |limits, value| limits.dependencies_per_job_max = value,
+        "inputs_bytes_max" => |limits, value| limits.inputs_bytes_max = value.into(),
         "tasks_max" => |limits, value| limits.tasks_max = value.into(),
         "bytes_max" => |limits, value| limits.bytes_max = value.into(),
         "queue_depth_max" => |limits, value| limits.queue_depth_max = value.into(),
@@ -276,6 +278,9 @@ fn new_task(words: &[&str]) -> Parsed<NewTask> {
         },
         requires: Requires::default(),
         tags: Vec::new(),
+        after: Vec::new(),
+        unique: None,
+        concurrency: None,
     };
     for (name, value) in settings(words)? {
         match name {
@@ -296,6 +301,23 @@ fn new_task(words: &[&str]) -> Parsed<NewTask> {
             "labels" => task.requires.labels = pairs(value, |text| Ok(text.to_owned()))?,
             "resources" => task.requires.resources = pairs(value, number)?,
             "tags" => task.tags = names(value),
+            "after" => task.after = names(value),
+            "unique" | "unique_or" => {
+                task.unique = Some(Unique {
+                    key: value.to_owned(),
+                    on_duplicate: match name {
+                        "unique" => OnDuplicate::Refuse,
+                        _ => OnDuplicate::Return,
+                    },
+                });
+            }
+            "alone" => {
+                let (key, limit) = value.split_once(':').unwrap_or((value, "1"));
+                task.concurrency = Some(Concurrency {
+                    key: key.into(),
+                    limit: number(limit)?,
+                });
+            }
             other => return Err(format!("a task has no {other:?}")),
         }
     }

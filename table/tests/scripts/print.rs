@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use triarch_table::command::{Grant, Verdict};
 use triarch_table::job::Counts;
-use triarch_table::task::{Attempt, Life};
+use triarch_table::task::{Attempt, CancelCause, Life};
 use triarch_table::worker::Profile;
 use triarch_table::{Event, Job, JobFilter, Reply, Table, Task, TaskFilter, Token, Worker};
 
@@ -210,7 +210,11 @@ fn worker(worker: &Worker) -> String {
 
 fn task(task: &Task) -> String {
     let life = match &task.life {
-        Life::Waiting => String::new(),
+        Life::Waiting {
+            on,
+            not_before_ms,
+            delay_ms,
+        } => format!(" on={on} not_before={not_before_ms} delay={delay_ms}"),
         Life::Delayed { until_ms } => format!(" until={until_ms}"),
         Life::Queued { place } => format!(" place={} since={}", place.order, place.since_ms),
         Life::Running {
@@ -230,9 +234,15 @@ fn task(task: &Task) -> String {
             finished_ms,
         } => format!(" at={finished_ms} result={}", text(result)),
         Life::Failed { error, finished_ms } => format!(" at={finished_ms} error={}", text(error)),
-        Life::Cancelled { finished_ms } | Life::Expired { finished_ms } => {
-            format!(" at={finished_ms}")
+        Life::Cancelled { finished_ms, cause } => {
+            let cause = match cause {
+                CancelCause::Asked => String::new(),
+                CancelCause::JobFailed(task) => format!(" because {task} failed the job"),
+                CancelCause::Dependency(task) => format!(" because of {task}"),
+            };
+            format!(" at={finished_ms}{cause}")
         }
+        Life::Expired { finished_ms } => format!(" at={finished_ms}"),
     };
     let expires = task
         .expires_at_ms

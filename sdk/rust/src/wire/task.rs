@@ -265,7 +265,7 @@ pub struct Task {
     /// Of the one accepted report; only when it succeeded.
     #[serde(default)]
     pub result: Option<Box<RawValue>>,
-    /// Of the latest attempt that failed.
+    /// What it ended with when it failed, or what it was cancelled for when that was another task's end.
     #[serde(default)]
     pub error: Option<Box<RawValue>>,
     /// One attempt's time limit.
@@ -283,6 +283,18 @@ pub struct Task {
     /// Free words to filter by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// Keys of the tasks of its job that it comes after; only when shown by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
+    /// No other unfinished task has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unique_key: Option<String>,
+    /// Shared with the tasks that it shares `concurrency_limit` with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
+    /// At most so many tasks with its `concurrency_key` run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_limit: Option<u32>,
     /// While running: its worker's last word, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<f64>,
