@@ -2,6 +2,7 @@
 
 mod cli;
 mod dev;
+mod feed;
 mod leader;
 mod server;
 mod state;

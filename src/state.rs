@@ -8,11 +8,12 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use triarch_raft::{EntryView, StateMachine};
 use triarch_table::model::TaskState;
 use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table, codec};
 
+use crate::feed::{self, Feed};
 use crate::waiters::Waiters;
 
 /// The table of this node, shared by consensus (which writes) and everyone else (who read).
@@ -24,16 +25,19 @@ pub struct SharedTable {
     pub timers: tokio::sync::Notify,
     /// Those who wait for a job or task to finish.
     pub waiters: Waiters,
+    /// What happened of late.
+    pub feed: Feed,
 }
 
 impl SharedTable {
-    /// An empty table.
-    pub fn new() -> Arc<Self> {
+    /// An empty table, of whose history the last `events_kept` events are kept.
+    pub fn new(events_kept: usize) -> Arc<Self> {
         Arc::new(Self {
             table: RwLock::new(Table::new(Limits::default())),
             ready: tokio::sync::Notify::new(),
             timers: tokio::sync::Notify::new(),
             waiters: Waiters::default(),
+            feed: Feed::new(events_kept),
         })
     }
 
@@ -104,7 +108,12 @@ impl StateMachine for TableMachine {
             index: entry.index,
             now_ms: entry.now_ms,
         };
-        let replies = self.0.table.write().apply(stamp, commands, &mut events);
+        let mut table = self.0.table.write();
+        let replies = table.apply(stamp, commands, &mut events);
+        let at_ms = table.now_ms();
+        let told = feed::told(&RwLockWriteGuard::downgrade(table), &events);
+        // Before anybody is woken: who hears that something ended finds it in the history.
+        self.0.feed.record(entry.index, at_ms, told);
         self.0.raise(&events);
         Ok(replies)
     }
@@ -113,10 +122,11 @@ impl StateMachine for TableMachine {
         FrozenTable(self.0.table.read().freeze())
     }
 
-    fn restore(&mut self, snapshot: &mut dyn Read, _last_index: u64) -> std::io::Result<()> {
+    fn restore(&mut self, snapshot: &mut dyn Read, last_index: u64) -> std::io::Result<()> {
         let restored = Table::read(snapshot)
             .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
         *self.0.table.write() = restored;
+        self.0.feed.restart(last_index);
         // Everything may have changed at once: whoever waits looks again.
         self.0.waiters.wake_all();
         self.0.ready.notify_one();

@@ -6,6 +6,7 @@
 mod cluster;
 mod dev;
 mod duration;
+mod events;
 mod failure;
 mod job;
 mod logging;
@@ -95,6 +96,7 @@ enum Command {
     Job(job::JobArgs),
     Task(task::TaskArgs),
     Queue(queue::QueueArgs),
+    Events(events::EventsArgs),
     Cluster(cluster::ClusterArgs),
     /// Print a script that completes these commands in a shell
     Completions {
@@ -139,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Job(args) => client(&global, async |session| args.run(session).await),
         Command::Task(args) => client(&global, async |session| args.run(session).await),
         Command::Queue(args) => client(&global, async |session| args.run(session).await),
+        Command::Events(args) => client(&global, async |session| args.run(session).await),
         Command::Cluster(args) => client(&global, async |session| args.run(session).await),
         Command::Completions { shell } => {
             let mut script = Vec::new();

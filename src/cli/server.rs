@@ -54,6 +54,15 @@ pub struct ServerArgs {
         help_heading = "Timing"
     )]
     lease_ms: u64,
+    /// Events of the past that this node keeps for those who follow them and were cut off
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100_000,
+        value_parser = clap::value_parser!(u32).range(1..=10_000_000),
+        help_heading = "Bounds"
+    )]
+    events_kept: u32,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -127,6 +136,7 @@ impl ServerArgs {
             join: self.join,
             timing,
             lease_ms: self.lease_ms,
+            events_kept: self.events_kept as usize,
         })
     }
 }

@@ -176,16 +176,20 @@ fn job_state(text: &str) -> Result<JobState, Problem> {
     })
 }
 
+pub(super) fn present_state(state: JobState) -> wire::JobState {
+    match state {
+        JobState::Running => wire::JobState::Running,
+        JobState::Succeeded => wire::JobState::Succeeded,
+        JobState::Failed => wire::JobState::Failed,
+        JobState::Cancelled => wire::JobState::Cancelled,
+    }
+}
+
 fn present(job: &Job) -> wire::Job {
     wire::Job {
         id: job.id.to_string(),
         name: job.name.to_string(),
-        state: match job.state() {
-            JobState::Running => wire::JobState::Running,
-            JobState::Succeeded => wire::JobState::Succeeded,
-            JobState::Failed => wire::JobState::Failed,
-            JobState::Cancelled => wire::JobState::Cancelled,
-        },
+        state: present_state(job.state()),
         counts: job
             .counts
             .iter()

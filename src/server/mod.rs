@@ -4,6 +4,7 @@
 
 mod answer;
 mod cluster;
+mod events;
 mod extract;
 mod gate;
 mod health;
@@ -26,7 +27,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn_with_state, map_response};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use triarch_raft::{Formation, Leadership, NodeConfig};
 use triarch_table::{Command, Reply};
@@ -78,6 +79,8 @@ pub struct App {
     http: reqwest::Client,
     timing: LeaseTiming,
     limits: Limits,
+    /// Room for those who follow events.
+    readers: Arc<Semaphore>,
     stopping: CancellationToken,
 }
 
@@ -147,7 +150,7 @@ async fn serve(
         .with_context(|| {
             format!("cannot listen on {}: is another process using that address? (choose another with --listen)", options.listen)
         })?;
-    let table = SharedTable::new();
+    let table = SharedTable::new(options.events_kept);
     let clock = Arc::new(SteadyClock::start());
     let node = {
         let (config, machine, clock) = (
@@ -180,6 +183,7 @@ async fn serve(
             .context("cannot make the HTTP client that forwards requests")?,
         timing,
         limits: Limits::default(),
+        readers: Arc::new(Semaphore::new(events::READERS_MAX)),
         stopping: stopping.clone(),
     };
     let (hand_over, streams) = mpsc::channel(listen::HANDOVER_MAX);
@@ -256,6 +260,8 @@ fn routes(app: App) -> Router {
     Router::new()
         .merge(for_clients)
         .merge(for_workers)
+        // Every node tells events itself.
+        .merge(events::routes())
         .merge(health::routes())
         .fallback(|uri: axum::http::Uri| async move {
             Problem::new(

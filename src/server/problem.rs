@@ -38,6 +38,10 @@ pub enum Code {
     QueueFull,
     /// More requests than this node takes.
     RateLimited,
+    /// This node has no room for another; others may.
+    Unavailable,
+    /// The history that was asked for is not kept any more.
+    PositionGone,
     /// It contradicts what is there.
     Conflict,
     /// It is terminal already.
@@ -61,6 +65,8 @@ impl Code {
             Code::PayloadTooLarge => "payload_too_large",
             Code::QueueFull => "queue_full",
             Code::RateLimited => "rate_limited",
+            Code::Unavailable => "unavailable",
+            Code::PositionGone => "position_gone",
             Code::Conflict => "conflict",
             Code::AlreadyFinished => "already_finished",
             Code::UnknownWorker => "unknown_worker",
@@ -79,6 +85,8 @@ impl Code {
             Code::PayloadTooLarge => "Payload too large",
             Code::QueueFull => "Queue full",
             Code::RateLimited => "Too many requests",
+            Code::Unavailable => "No room on this node",
+            Code::PositionGone => "Not kept any more",
             Code::Conflict => "Conflict",
             Code::AlreadyFinished => "Already finished",
             Code::UnknownWorker => "Unknown worker",
@@ -89,7 +97,8 @@ impl Code {
 
     fn status(self) -> StatusCode {
         match self {
-            Code::NoLeader => StatusCode::SERVICE_UNAVAILABLE,
+            Code::NoLeader | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Code::PositionGone => StatusCode::GONE,
             Code::NotLeader => StatusCode::TEMPORARY_REDIRECT,
             Code::NotFound | Code::UnknownWorker => StatusCode::NOT_FOUND,
             Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -107,12 +116,13 @@ impl Problem {
     /// An error with its words.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let retry_after_s = match code {
-            Code::NoLeader | Code::QueueFull | Code::RateLimited => Some(1),
+            Code::NoLeader | Code::QueueFull | Code::RateLimited | Code::Unavailable => Some(1),
             Code::NotLeader
             | Code::NotFound
             | Code::MethodNotAllowed
             | Code::InvalidRequest
             | Code::PayloadTooLarge
+            | Code::PositionGone
             | Code::Conflict
             | Code::AlreadyFinished
             | Code::UnknownWorker
@@ -148,23 +158,27 @@ impl Problem {
         self.code
     }
 
-    /// The answer a client sees.
-    pub fn into_response(self) -> Response<Body> {
-        let status = self.code.status();
+    /// The document.
+    pub fn to_json(&self) -> serde_json::Value {
         let mut body = serde_json::Map::new();
         body.insert(
             "type".into(),
             format!("urn:triarch:problem:{}", self.code.as_str()).into(),
         );
         body.insert("title".into(), self.code.title().into());
-        body.insert("status".into(), status.as_u16().into());
+        body.insert("status".into(), self.code.status().as_u16().into());
         body.insert("code".into(), self.code.as_str().into());
-        body.insert("detail".into(), self.detail.into());
-        for (name, value) in self.fields {
-            body.insert(name.into(), value);
+        body.insert("detail".into(), self.detail.clone().into());
+        for (name, value) in &self.fields {
+            body.insert((*name).into(), value.clone());
         }
-        let mut response = Response::new(Body::from(serde_json::Value::Object(body).to_string()));
-        *response.status_mut() = status;
+        body.into()
+    }
+
+    /// The answer a client sees.
+    pub fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.to_json().to_string()));
+        *response.status_mut() = self.code.status();
         response
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));

@@ -146,7 +146,7 @@ pub(super) fn page(app: &App, found: Listed<'_, Task, TaskId>) -> wire::TaskList
     }
 }
 
-fn task_state(text: &str) -> Result<TaskState, Problem> {
+pub(super) fn task_state(text: &str) -> Result<TaskState, Problem> {
     TaskState::ALL
         .into_iter()
         .find(|state| state.as_str() == text)

@@ -7,6 +7,7 @@ mod basics;
 mod cancel;
 mod clients;
 mod disk;
+mod events;
 mod failover;
 mod identity;
 mod redirects;

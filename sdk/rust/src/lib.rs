@@ -11,6 +11,6 @@ pub mod error;
 pub mod wire;
 pub mod worker;
 
-pub use client::{Client, ClientOptions, parse_masters};
+pub use client::{Client, ClientOptions, EventStream, parse_masters};
 pub use error::{Error, Tried};
 pub use worker::{Executor, Outcome, Shutdown, StopReason, TaskContext, WorkerConfig, WorkerError};

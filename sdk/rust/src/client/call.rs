@@ -444,12 +444,12 @@ impl Story {
 }
 
 /// Between half and the whole of it, so that many clients do not come back at once.
-fn jittered(wait: Duration) -> Duration {
+pub(super) fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(rand::rng().random_range(0.5..=1.0))
 }
 
 /// The innermost cause says what happened; the outer ones repeat the URL.
-fn words(error: &reqwest::Error) -> String {
+pub(super) fn words(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -457,7 +457,7 @@ fn words(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-fn quote(body: &[u8]) -> String {
+pub(super) fn quote(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let mut quoted: String = text.chars().take(QUOTE_CHARS_MAX).collect();
     if quoted.len() < text.len() {

@@ -9,6 +9,7 @@
 
 mod call;
 mod cluster;
+mod events;
 mod jobs;
 mod masters;
 mod tasks;
@@ -22,6 +23,7 @@ use url::Url;
 use crate::error::Error;
 use masters::Masters;
 
+pub use events::EventStream;
 pub use masters::parse_masters;
 
 /// How patient a [`Client`] is.

@@ -7,6 +7,7 @@
 //! - Fields an answer is known for are always there, `null` when there is nothing to tell.
 
 pub mod cluster;
+pub mod event;
 pub mod exec;
 pub mod headers;
 pub mod job;
@@ -17,6 +18,7 @@ pub mod time;
 pub mod worker;
 
 pub use cluster::{AddNode, ClusterNode, ClusterStatus, NodeRole, NodeState, TransferLeader};
+pub use event::{Event, EventsQuery};
 pub use exec::{ExecError, ExecPayload, ExecResult};
 pub use job::{Job, JobList, JobState, JobsQuery, OnFailure, SubmitJob, Submitted};
 pub use problem::{Problem, ProblemCode};

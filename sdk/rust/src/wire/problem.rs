@@ -137,6 +137,8 @@ codes! {
     InvalidRequest = "invalid_request", 400, "The request is invalid";
     /// The body is not JSON by its own word.
     UnsupportedMediaType = "unsupported_media_type", 415, "The body must be JSON";
+    /// The history that was asked for is not kept any more; `oldest` says from where on it is.
+    PositionGone = "position_gone", 410, "Not kept any more";
     /// The body, or a part of it, is over its limit.
     PayloadTooLarge = "payload_too_large", 413, "Too large";
     /// The queue is at its bound.

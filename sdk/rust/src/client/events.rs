@@ -1,0 +1,335 @@
+//! Following events, over failovers.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::header::ACCEPT;
+use tokio::time::{Instant, timeout};
+use url::Url;
+
+use super::Client;
+use super::call::{jittered, quote, words};
+use crate::error::{Error, Tried};
+use crate::wire::{Event, EventsQuery, Problem, event};
+
+/// A master that says nothing for so long is taken for dead; a live one says something every ten seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(25);
+/// How long a master may take to begin. It may wait five seconds itself, to catch up to where this reader is.
+const BEGIN_MAX: Duration = Duration::from_secs(8);
+/// First and longest wait between two rounds over the masters.
+const ROUND_WAIT_MIN: Duration = Duration::from_millis(50);
+const ROUND_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Longest message that is read.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Events, in the order of the log, without gap or double, whichever masters die meanwhile.
+///
+/// It holds on to one master and goes on at another, after the last event it got, when that one falls silent. It ends
+/// with an error when what comes next is not kept any more ([`ProblemCode::PositionGone`](crate::wire::ProblemCode)), or
+/// when no master could be talked to for the client's deadline; the latter may be asked for the next event again.
+#[derive(Debug)]
+pub struct EventStream {
+    client: Client,
+    query: EventsQuery,
+    /// Where to go on: the id of the last message, or what the caller asked for.
+    after: Option<String>,
+    master: Url,
+    connection: Option<reqwest::Response>,
+    reader: Reader,
+    ready: VecDeque<Event>,
+}
+
+impl Client {
+    /// Follows events from `query.after`, or from now on. "Now" is when the first master has been reached, by the first
+    /// call of [`EventStream::next`] or [`EventStream::connect`].
+    pub fn events(&self, query: EventsQuery) -> EventStream {
+        let after = query.after.clone();
+        EventStream {
+            client: self.clone(),
+            query: EventsQuery {
+                after: None,
+                ..query
+            },
+            after,
+            master: self.inner.masters.first(),
+            connection: None,
+            reader: Reader::default(),
+            ready: VecDeque::new(),
+        }
+    }
+}
+
+impl EventStream {
+    /// The next event, however long it takes to happen. Safe to give up and to call again.
+    pub async fn next(&mut self) -> Result<Event, Error> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            self.more().await?;
+        }
+    }
+
+    /// Reaches a master and begins; done by itself where it is not called. What happens from here on is not missed.
+    pub async fn connect(&mut self) -> Result<(), Error> {
+        while self.connection.is_none() || self.after.is_none() {
+            self.more().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads on, from another master if need be.
+    async fn more(&mut self) -> Result<(), Error> {
+        let Some(connection) = self.connection.as_mut() else {
+            return self.reach().await;
+        };
+        match timeout(SILENCE_MAX, connection.chunk()).await {
+            Ok(Ok(Some(bytes))) => {
+                for message in self.reader.feed(&bytes).map_err(|why| self.odd(why))? {
+                    self.take(message)?;
+                }
+            }
+            // Ended, broken or silent: another one goes on.
+            Ok(Ok(None)) | Ok(Err(_)) | Err(_) => self.leave(),
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        tracing::debug!(master = %self.master, after = ?self.after, "events break off, going on elsewhere");
+        self.connection = None;
+        self.reader = Reader::default();
+        self.master = self.client.inner.masters.after(&self.master);
+    }
+
+    fn take(&mut self, message: Message) -> Result<(), Error> {
+        if message.name == event::GONE {
+            self.connection = None;
+            return Err(match serde_json::from_str::<Problem>(&message.data) {
+                Ok(problem) => Error::Api(Box::new(problem)),
+                Err(error) => self.odd(format!("{error}: {}", quote(message.data.as_bytes()))),
+            });
+        }
+        if !message.data.is_empty() {
+            let event = serde_json::from_str(&message.data).map_err(|error| {
+                self.odd(format!("{error}: {}", quote(message.data.as_bytes())))
+            })?;
+            self.ready.push_back(event);
+        }
+        if let Some(id) = message.id {
+            self.after = Some(id);
+        }
+        Ok(())
+    }
+
+    /// Tries the masters in turn until one begins.
+    async fn reach(&mut self) -> Result<(), Error> {
+        let begun = Instant::now();
+        let options = &self.client.inner.options;
+        let (mut tried, mut reached): (Vec<Tried>, bool) = (Vec::new(), false);
+        let mut round_wait = ROUND_WAIT_MIN;
+        loop {
+            for _ in 0..self.client.inner.masters.count() {
+                let message = match timeout(BEGIN_MAX, self.begin()).await {
+                    Ok(Ok(connection)) => {
+                        self.connection = Some(connection);
+                        return Ok(());
+                    }
+                    Ok(Err(Refused::ForGood(error))) => return Err(error),
+                    Ok(Err(Refused::NotNow(message))) => {
+                        reached = true;
+                        message
+                    }
+                    Ok(Err(Refused::Unreachable(message))) => message,
+                    Err(_) => {
+                        reached = true;
+                        format!("no answer within {} ms", BEGIN_MAX.as_millis())
+                    }
+                };
+                tried.retain(|one| one.master != self.master);
+                tried.push(Tried {
+                    master: self.master.clone(),
+                    message,
+                });
+                self.master = self.client.inner.masters.after(&self.master);
+            }
+            let limit = if reached || self.after.is_some() {
+                options.deadline
+            } else {
+                options.unreachable_deadline
+            };
+            if begun.elapsed() >= limit {
+                return Err(Error::NoCluster { tried });
+            }
+            tokio::time::sleep(jittered(round_wait)).await;
+            round_wait = (round_wait * 2).min(ROUND_WAIT_MAX);
+        }
+    }
+
+    async fn begin(&self) -> Result<reqwest::Response, Refused> {
+        let mut url = self.master.clone();
+        match url.path_segments_mut() {
+            Ok(mut path) => {
+                path.pop_if_empty().extend(["v1", "events"]);
+            }
+            Err(()) => {
+                let message = format!("{} cannot be a master's URL", self.master);
+                return Err(Refused::ForGood(Error::Usage(message)));
+            }
+        }
+        let filters = [
+            ("queue", &self.query.queue),
+            ("job", &self.query.job),
+            ("task", &self.query.task),
+            ("state", &self.query.state),
+            ("type", &self.query.types),
+        ];
+        for (name, words) in filters {
+            if let Some(words) = words {
+                url.query_pairs_mut().append_pair(name, words);
+            }
+        }
+        let mut request = self.client.inner.http.get(url);
+        request = request.header(ACCEPT, event::CONTENT_TYPE);
+        if let Some(after) = &self.after {
+            request = request.header(event::LAST_EVENT_ID, after);
+        }
+        let response = request.send().await.map_err(|error| {
+            let message = words(&error);
+            if error.is_connect() {
+                Refused::Unreachable(message)
+            } else {
+                Refused::NotNow(message)
+            }
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await.unwrap_or_default();
+        let problem = serde_json::from_slice::<Problem>(&body);
+        Err(match problem {
+            Ok(problem) if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+                Refused::ForGood(Error::Api(Box::new(problem)))
+            }
+            Ok(problem) => Refused::NotNow(problem.to_string()),
+            Err(_) => Refused::NotNow(format!("HTTP {status}: {}", quote(&body))),
+        })
+    }
+
+    fn odd(&self, message: String) -> Error {
+        Error::Protocol {
+            master: self.master.clone(),
+            message,
+        }
+    }
+}
+
+/// Why a master did not begin.
+enum Refused {
+    /// All would say the same.
+    ForGood(Error),
+    NotNow(String),
+    Unreachable(String),
+}
+
+/// One message of a stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Message {
+    id: Option<String>,
+    name: String,
+    data: String,
+}
+
+/// Puts messages together from pieces of the stream, as the standard of server-sent events has it.
+#[derive(Debug, Default)]
+struct Reader {
+    line: Vec<u8>,
+    message: Message,
+}
+
+impl Reader {
+    fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Message>, String> {
+        let mut whole = Vec::new();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(piece);
+            if self.line.len() + self.message.data.len() > MESSAGE_BYTES_MAX {
+                return Err(format!(
+                    "a message is longer than {MESSAGE_BYTES_MAX} bytes"
+                ));
+            }
+            if self.line.last() != Some(&b'\n') {
+                continue;
+            }
+            let line = std::mem::take(&mut self.line);
+            let line = String::from_utf8_lossy(&line);
+            let line = line.trim_end_matches(['\r', '\n']);
+            if line.is_empty() {
+                whole.push(std::mem::take(&mut self.message));
+            } else {
+                self.message.field(line);
+            }
+        }
+        Ok(whole)
+    }
+}
+
+impl Message {
+    fn field(&mut self, line: &str) {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match name {
+            "id" => self.id = Some(value.to_owned()),
+            "event" => value.clone_into(&mut self.name),
+            "data" => {
+                if !self.data.is_empty() {
+                    self.data.push('\n');
+                }
+                self.data.push_str(value);
+            }
+            // Comments, and what later versions may say.
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MESSAGE_BYTES_MAX, Message, Reader};
+
+    #[test]
+    fn messages_are_the_same_however_they_are_cut() {
+        let text = b"retry: 1000\nid: 4\n\n: a comment\r\nid: 5.0\r\nevent: x\r\ndata: {\"a\":1}\r\n\r\ndata:1\ndata:2\n\nid: 6";
+        let mut at_once = Reader::default();
+        let expected = at_once.feed(text).expect("short");
+        assert_eq!(
+            expected[1],
+            Message {
+                id: Some("5.0".into()),
+                name: "x".into(),
+                data: "{\"a\":1}".into()
+            }
+        );
+        assert_eq!(expected[0].id.as_deref(), Some("4"));
+        assert_eq!(expected[2].data, "1\n2");
+        assert_eq!(expected.len(), 3, "the last is not whole yet");
+        for size in 1..text.len() {
+            let mut reader = Reader::default();
+            let cut: Vec<Message> = text
+                .chunks(size)
+                .flat_map(|piece| reader.feed(piece).expect("short"))
+                .collect();
+            assert_eq!(cut, expected, "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_message_without_end_is_refused() {
+        let mut reader = Reader::default();
+        let endless = vec![b'x'; MESSAGE_BYTES_MAX / 2];
+        assert!(reader.feed(&endless).is_ok());
+        assert!(reader.feed(&endless).is_ok());
+        assert!(reader.feed(b"x").is_err());
+    }
+}

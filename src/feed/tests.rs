@@ -1,0 +1,135 @@
+use triarch_table::WorkerId;
+
+use super::{Feed, Gone, Happened, Position};
+
+fn happened(count: u64) -> Vec<Happened> {
+    (0..count)
+        .map(|number| Happened::WorkerLeft {
+            worker: WorkerId(number),
+            name: None,
+        })
+        .collect()
+}
+
+/// Reads on from `after` until there is nothing more.
+fn all(feed: &Feed, after: Position) -> Result<Vec<String>, Gone> {
+    let (mut after, mut found) = (after, Vec::new());
+    loop {
+        let page = feed.read(after)?;
+        for chunk in &page.chunks {
+            let new = chunk.events().filter(|(position, _)| *position > after);
+            found.extend(new.map(|(position, _)| position.to_string()));
+        }
+        assert!(page.end >= after, "it never goes back");
+        after = page.end;
+        if page.is_last {
+            return Ok(found);
+        }
+    }
+}
+
+fn from(text: &str) -> Position {
+    text.parse().expect("a position")
+}
+
+#[test]
+fn goes_on_after_any_position() {
+    let feed = Feed::new(100);
+    feed.record(3, 0, happened(2));
+    feed.record(4, 0, happened(0));
+    feed.record(7, 0, happened(3));
+    assert_eq!(
+        all(&feed, from("0")),
+        Ok(["3.0", "3.1", "7.0", "7.1", "7.2"].map(String::from).into())
+    );
+    assert_eq!(
+        all(&feed, from("3.1")),
+        Ok(["7.0", "7.1", "7.2"].map(String::from).into())
+    );
+    assert_eq!(
+        all(&feed, from("5")),
+        all(&feed, from("3")),
+        "an index without events is a position too"
+    );
+    assert_eq!(all(&feed, from("7.1")), Ok(vec!["7.2".into()]));
+    assert_eq!(all(&feed, from("7.2")), Ok(vec![]));
+    assert_eq!(all(&feed, from("7")), Ok(vec![]));
+    assert_eq!(all(&feed, from("9")), Ok(vec![]), "nothing yet");
+}
+
+#[test]
+fn the_end_of_a_page_is_the_whole_of_the_last_entry() {
+    let feed = Feed::new(100);
+    feed.record(3, 0, happened(2));
+    feed.record(4, 0, happened(0));
+    let page = feed.read(from("3.1")).expect("there");
+    assert!(page.is_last && page.chunks.is_empty());
+    assert_eq!(page.end, from("4"));
+    let ahead = feed.read(from("9")).expect("there");
+    assert_eq!(ahead.end, from("9"), "never back behind what was asked for");
+}
+
+#[test]
+fn what_is_past_the_bound_is_gone_and_said_to_be() {
+    let feed = Feed::new(10);
+    for index in 1..=5 {
+        feed.record(index, 0, happened(4));
+    }
+    let oldest = from("3.3");
+    assert_eq!(
+        all(&feed, oldest).map(|events| events.len()),
+        Ok(8),
+        "the oldest position is good"
+    );
+    for gone in ["0", "2", "3.0", "3.2"] {
+        assert_eq!(all(&feed, from(gone)), Err(Gone { oldest }), "{gone}");
+    }
+}
+
+#[test]
+fn an_entry_larger_than_everything_that_is_kept_loses_its_beginning() {
+    let feed = Feed::new(600);
+    feed.record(8, 0, happened(5_000));
+    let Err(Gone { oldest }) = all(&feed, from("8.100")) else {
+        panic!("gone")
+    };
+    let kept = all(&feed, oldest).expect("there");
+    assert!((300..=600).contains(&kept.len()), "{}", kept.len());
+    assert_eq!(kept.last().map(String::as_str), Some("8.4999"));
+    assert_eq!(kept.len(), {
+        let first = from(&kept[0]);
+        (0..5_000)
+            .filter(|within| Position::of(8, *within) >= first)
+            .count()
+    });
+}
+
+#[test]
+fn nothing_is_known_of_what_a_snapshot_stands_for() {
+    let feed = Feed::new(100);
+    feed.record(3, 0, happened(2));
+    feed.restart(50);
+    assert_eq!(all(&feed, from("3.1")), Err(Gone { oldest: from("50") }));
+    feed.record(51, 0, happened(1));
+    assert_eq!(all(&feed, from("50")), Ok(vec!["51.0".into()]));
+}
+
+#[test]
+fn every_position_of_a_long_history_resumes_without_gap_or_double() {
+    let feed = Feed::new(5_000);
+    let mut expected = Vec::new();
+    for index in 1..=60 {
+        // Some without events, some larger than a page.
+        let count = (index * 37) % 11 * if index % 20 == 0 { 80 } else { 1 };
+        feed.record(index, 0, happened(count));
+        expected.extend((0..count).map(|within| format!("{index}.{within}")));
+    }
+    assert_eq!(all(&feed, from("0")), Ok(expected.clone()));
+    for (seen, position) in expected.iter().enumerate() {
+        assert_eq!(
+            all(&feed, from(position)).as_deref(),
+            Ok(&expected[seen + 1..]),
+            "after {position}"
+        );
+    }
+}
