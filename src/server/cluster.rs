@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::{Path, RawQuery, State};
-use axum::routing::{delete, get, post};
 use bytes::Bytes;
 use triarch_raft::{ChangeError, NodeStatus, PeerRole, PeerState};
 use triarch_sdk::wire;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::App;
 use super::answer::{Answer, ReadIndex};
@@ -18,14 +18,22 @@ use super::problem::{Failure, Problem};
 const CATCH_UP_MAX: Duration = Duration::from_secs(30);
 const CATCH_UP_LOOK: Duration = Duration::from_millis(100);
 
-pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/v1/cluster", get(show))
-        .route("/v1/cluster/nodes", post(add_node))
-        .route("/v1/cluster/nodes/{id}", delete(remove_node))
-        .route("/v1/cluster/transfer-leader", post(transfer_leader))
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(show))
+        .routes(routes!(add_node))
+        .routes(routes!(remove_node))
+        .routes(routes!(transfer_leader))
 }
 
+/// The masters, who leads, and how far each has come.
+#[utoipa::path(
+    get,
+    path = "/v1/cluster",
+    tag = "cluster",
+    params(wire::ReadQuery),
+    responses((status = 200, description = "As the node that answers sees it", body = wire::ClusterStatus))
+)]
 async fn show(
     State(app): State<App>,
     RawQuery(query): RawQuery,
@@ -42,6 +50,14 @@ struct TransferLeader {
     to: Option<u64>,
 }
 
+/// Makes another voter the leader.
+#[utoipa::path(
+    post,
+    path = "/v1/cluster/transfer-leader",
+    tag = "cluster",
+    request_body = Option<wire::TransferLeader>,
+    responses((status = 200, description = "As it is now", body = wire::ClusterStatus))
+)]
 async fn transfer_leader(
     State(app): State<App>,
     RawQuery(query): RawQuery,
@@ -54,6 +70,13 @@ async fn transfer_leader(
 }
 
 /// Brings a node in as a learner and promotes it once it has caught up. Asked again, it goes on where it was.
+#[utoipa::path(
+    post,
+    path = "/v1/cluster/nodes",
+    tag = "cluster",
+    request_body = wire::AddNode,
+    responses((status = 201, description = "It is a voter now", body = wire::ClusterStatus))
+)]
 async fn add_node(
     State(app): State<App>,
     RawQuery(query): RawQuery,
@@ -79,6 +102,13 @@ async fn add_node(
 }
 
 /// Takes a node out. A leader hands its leadership over first, and the next one takes it out.
+#[utoipa::path(
+    delete,
+    path = "/v1/cluster/nodes/{id}",
+    tag = "cluster",
+    params(("id" = u64, Path, description = "The node's id")),
+    responses((status = 200, description = "As it is now", body = wire::ClusterStatus))
+)]
 async fn remove_node(
     State(app): State<App>,
     Path(id): Path<String>,

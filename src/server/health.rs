@@ -1,32 +1,47 @@
 //! `/healthz` and `/readyz`, answered by each node for itself.
 
-use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use serde_json::json;
 use triarch_raft::Leadership;
+use triarch_sdk::wire;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::App;
 use super::answer::Answer;
 use super::problem::Problem;
 
-pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
 }
 
 /// The process is up.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "health",
+    responses((status = 200, description = "The process is up", body = wire::Health))
+)]
 async fn healthz(State(app): State<App>) -> Response {
     Answer::ok(
         app.node.applied_index(),
-        &json!({"status": "ok", "node": app.id}),
+        &wire::Health {
+            status: "ok".into(),
+            node: app.id,
+        },
     )
     .into_response()
 }
 
 /// A leader is known and this node has applied what it knows to be committed.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "health",
+    responses((status = 200, description = "A leader is known and this node is caught up", body = wire::Ready))
+)]
 async fn readyz(State(app): State<App>) -> Response {
     let status = app.node.status();
     let leader = match &*app.node.leadership().borrow() {
@@ -50,7 +65,12 @@ async fn readyz(State(app): State<App>) -> Response {
     }
     Answer::ok(
         status.applied_index,
-        &json!({"status": "ready", "node": app.id, "leader": leader, "term": status.term}),
+        &wire::Ready {
+            status: "ready".into(),
+            node: app.id,
+            leader,
+            term: status.term,
+        },
     )
     .into_response()
 }

@@ -2,29 +2,37 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Path, RawQuery, State};
-use axum::routing::{get, post};
 use bytes::Bytes;
 use triarch_sdk::wire;
 use triarch_table::command::{OnFailure, Reply};
 use triarch_table::job::Job;
 use triarch_table::model::JobState;
 use triarch_table::{Command, JobFilter, JobId, TaskId};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::answer::{Answer, ReadIndex, RequestId};
 use super::extract::{self, Query};
 use super::problem::{Code, Failure, Problem};
 use super::{App, WAIT_MS_MAX, submission, tasks};
 
-pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/v1/jobs", post(submit).get(list))
-        .route("/v1/jobs/{id}", get(show))
-        .route("/v1/jobs/{id}/tasks", get(list_tasks))
-        .route("/v1/jobs/{id}/cancel", post(cancel))
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(submit, list))
+        .routes(routes!(show))
+        .routes(routes!(list_tasks))
+        .routes(routes!(cancel))
 }
 
+/// Submits a job: all of its tasks, or none.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs",
+    tag = "jobs",
+    request_body = wire::SubmitJob,
+    responses((status = 201, description = "It is on the disks of a majority", body = wire::Submitted), (status = 200, description = "An earlier submission with the same key made it", body = wire::Submitted))
+)]
 async fn submit(
     State(app): State<App>,
     RawQuery(query): RawQuery,
@@ -55,6 +63,14 @@ async fn submit(
     }
 }
 
+/// A job; with `wait_ms`, as soon as it is terminal.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job's id"), wire::WaitQuery),
+    responses((status = 200, description = "The job", body = wire::Job))
+)]
 async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -82,6 +98,14 @@ async fn show(
     Answer::ok(index, &present(job))
 }
 
+/// One page of jobs, the newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    tag = "jobs",
+    params(wire::JobsQuery),
+    responses((status = 200, description = "The page", body = wire::JobList))
+)]
 async fn list(
     State(app): State<App>,
     RawQuery(query): RawQuery,
@@ -106,6 +130,14 @@ async fn list(
     )
 }
 
+/// One page of the tasks of a job, in the order submitted.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/tasks",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job's id"), wire::PageQuery),
+    responses((status = 200, description = "The page", body = wire::TaskList))
+)]
 async fn list_tasks(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -121,6 +153,14 @@ async fn list_tasks(
     Answer::ok(index, &tasks::page(&app, table.tasks_of(id, after, limit)))
 }
 
+/// Cancels every unfinished task of a job.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/{id}/cancel",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job's id")),
+    responses((status = 200, description = "The job as it is now", body = wire::Job))
+)]
 async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,

@@ -11,6 +11,7 @@ mod health;
 mod intake;
 mod jobs;
 mod listen;
+mod openapi;
 mod options;
 mod problem;
 mod queues;
@@ -23,14 +24,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn_with_state, map_response};
+use axum::{Extension, Router};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use triarch_raft::{Formation, Leadership, NodeConfig};
 use triarch_table::{Command, Reply};
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::leader::clock::SteadyClock;
 use crate::leader::desk::LeaseTiming;
@@ -195,7 +197,7 @@ async fn serve(
     ));
     let clients = tokio::spawn(listen::serve_clients(
         streams,
-        routes(app.clone()),
+        routes(app.clone())?,
         stopping.clone(),
     ));
     tracing::info!(node = options.id, listen = %options.listen, data_dir = %options.data_dir.display(), "this master is up");
@@ -247,22 +249,39 @@ fn node_config(options: &ServerOptions) -> NodeConfig {
     config
 }
 
-fn routes(app: App) -> Router {
-    let for_clients = Router::new()
+/// What clients ask; a follower forwards it.
+fn for_clients() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
         .merge(jobs::routes())
         .merge(tasks::routes())
         .merge(queues::routes())
         .merge(cluster::routes())
         .merge(workers::client_routes())
-        .route_layer(from_fn_with_state(app.clone(), gate::client));
-    let for_workers =
-        workers::worker_routes().route_layer(from_fn_with_state(app.clone(), gate::worker));
-    Router::new()
-        .merge(for_clients)
-        .merge(for_workers)
-        // Every node tells events itself.
+}
+
+/// What workers ask for themselves; a follower redirects them.
+fn for_workers() -> OpenApiRouter<App> {
+    workers::worker_routes()
+}
+
+/// What every node answers for itself.
+fn for_anyone() -> OpenApiRouter<App> {
+    openapi::routes()
         .merge(events::routes())
         .merge(health::routes())
+}
+
+fn routes(app: App) -> anyhow::Result<Router> {
+    let for_clients = for_clients().route_layer(from_fn_with_state(app.clone(), gate::client));
+    let for_workers = for_workers().route_layer(from_fn_with_state(app.clone(), gate::worker));
+    let (routes, gathered) = for_anyone()
+        .merge(for_clients)
+        .merge(for_workers)
+        .split_for_parts();
+    let document = openapi::written(&openapi::complete(gathered))
+        .context("the interface cannot be described")?;
+    Ok(routes
+        .layer(Extension(document))
         .fallback(|uri: axum::http::Uri| async move {
             Problem::new(
                 Code::NotFound,
@@ -280,7 +299,7 @@ fn routes(app: App) -> Router {
         // The gate has bounded every body already, by its own bound and with its own words.
         .layer(DefaultBodyLimit::disable())
         .layer(map_response(problem::in_our_words))
-        .with_state(app)
+        .with_state(app))
 }
 
 async fn told_to_stop() -> &'static str {

@@ -6,7 +6,7 @@ use triarch_raft::{ChangeError, ProposeError, ReadError};
 use triarch_table::command::Refusal;
 
 /// The media type of every error.
-const PROBLEM_JSON: &str = "application/problem+json";
+pub const PROBLEM_JSON: &str = "application/problem+json";
 /// Most of a refusal's words that are kept.
 const REFUSAL_BYTES_MAX: usize = 10_000;
 
@@ -55,7 +55,27 @@ pub enum Code {
 }
 
 impl Code {
-    fn as_str(self) -> &'static str {
+    /// All of them.
+    pub const ALL: &[Code] = &[
+        Code::NoLeader,
+        Code::NotLeader,
+        Code::NotFound,
+        Code::MethodNotAllowed,
+        Code::InvalidRequest,
+        Code::PayloadTooLarge,
+        Code::QueueFull,
+        Code::RateLimited,
+        Code::Unavailable,
+        Code::PositionGone,
+        Code::Conflict,
+        Code::AlreadyFinished,
+        Code::UnknownWorker,
+        Code::StorageFailed,
+        Code::Timeout,
+    ];
+
+    /// The stable word.
+    pub fn as_str(self) -> &'static str {
         match self {
             Code::NoLeader => "no_leader",
             Code::NotLeader => "not_leader",
@@ -75,7 +95,8 @@ impl Code {
         }
     }
 
-    fn title(self) -> &'static str {
+    /// The same for every problem of this code.
+    pub fn title(self) -> &'static str {
         match self {
             Code::NoLeader => "No leader is known",
             Code::NotLeader => "Another node leads",
@@ -95,7 +116,8 @@ impl Code {
         }
     }
 
-    fn status(self) -> StatusCode {
+    /// The HTTP status it goes with.
+    pub fn status(self) -> StatusCode {
         match self {
             Code::NoLeader | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Code::PositionGone => StatusCode::GONE,

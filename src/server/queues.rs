@@ -1,20 +1,28 @@
 //! `/v1/queues`: what waits where.
 
-use axum::Router;
 use axum::extract::{RawQuery, State};
-use axum::routing::get;
 use triarch_sdk::wire;
 use triarch_table::model::TaskState;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::App;
 use super::answer::{Answer, ReadIndex};
 use super::extract::Query;
 use super::problem::Failure;
 
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/v1/queues", get(list))
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list))
 }
 
+/// All queues, with what waits and runs in them.
+#[utoipa::path(
+    get,
+    path = "/v1/queues",
+    tag = "queues",
+    params(wire::ReadQuery),
+    responses((status = 200, description = "The queues", body = wire::QueueList))
+)]
 async fn list(
     State(app): State<App>,
     RawQuery(query): RawQuery,

@@ -1,8 +1,6 @@
 //! `/v1/tasks`: showing, listing, waiting, cancelling, retrying.
 
-use axum::Router;
 use axum::extract::{Path, RawQuery, State};
-use axum::routing::{get, post};
 use bytes::Bytes;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -10,6 +8,8 @@ use triarch_sdk::wire;
 use triarch_table::model::TaskState;
 use triarch_table::task::{Attempt, AttemptEnd, CancelCause, Life, Task};
 use triarch_table::{Command, Listed, Table, TaskFilter, TaskId};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::App;
 use super::answer::{Answer, ReadIndex, RequestId};
@@ -17,14 +17,22 @@ use super::extract::{self, Query};
 use super::jobs::{too_many_waiters, wait};
 use super::problem::{Code, Failure, Problem};
 
-pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/v1/tasks", get(list))
-        .route("/v1/tasks/{id}", get(show))
-        .route("/v1/tasks/{id}/cancel", post(cancel))
-        .route("/v1/tasks/{id}/retry", post(retry))
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show))
+        .routes(routes!(cancel))
+        .routes(routes!(retry))
 }
 
+/// A task with its attempts; with `wait_ms`, as soon as it is terminal.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}",
+    tag = "tasks",
+    params(("id" = String, Path, description = "The task's id"), wire::WaitQuery),
+    responses((status = 200, description = "The task", body = wire::Task))
+)]
 async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -52,6 +60,14 @@ async fn show(
     answer(&app, index, id)
 }
 
+/// One page of tasks, in the order submitted, without payloads and attempts.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks",
+    tag = "tasks",
+    params(wire::TasksQuery),
+    responses((status = 200, description = "The page", body = wire::TaskList))
+)]
 async fn list(
     State(app): State<App>,
     RawQuery(query): RawQuery,
@@ -73,6 +89,14 @@ async fn list(
     Answer::ok(index, &page(&app, table.tasks(&filter, after, limit)))
 }
 
+/// Cancels an unfinished task.
+#[utoipa::path(
+    post,
+    path = "/v1/tasks/{id}/cancel",
+    tag = "tasks",
+    params(("id" = String, Path, description = "The task's id")),
+    responses((status = 200, description = "The task as it is now", body = wire::Task))
+)]
 async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -86,6 +110,14 @@ async fn cancel(
     answer(&app, index, id)
 }
 
+/// Puts a terminal task back to its queue, with fresh budgets.
+#[utoipa::path(
+    post,
+    path = "/v1/tasks/{id}/retry",
+    tag = "tasks",
+    params(("id" = String, Path, description = "The task's id")),
+    responses((status = 200, description = "The task as it is now", body = wire::Task))
+)]
 async fn retry(
     State(app): State<App>,
     Path(id): Path<String>,

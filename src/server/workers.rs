@@ -5,15 +5,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::{Path, RawQuery, State};
-use axum::routing::{delete, get, post};
 use bytes::Bytes;
 use triarch_sdk::wire;
 use triarch_table::command::{Lease, Outcome, RegisterWorker, Reply, TaskReport, Verdict};
 use triarch_table::model::WorkerState;
 use triarch_table::worker::Worker;
 use triarch_table::{Command, TaskId, Token, WorkerId};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::answer::{Answer, ReadIndex, RequestId};
 use super::extract::{self, Query};
@@ -32,22 +32,30 @@ const NOTE_BYTES_MAX: usize = 1_000;
 /// Longest that a poll keeps the verdicts on results it brought, waiting for new work to answer with.
 const VERDICT_WAIT_MAX: Duration = Duration::from_millis(50);
 
-pub(super) fn worker_routes() -> Router<App> {
-    Router::new()
-        .route("/v1/workers", post(register))
-        .route("/v1/workers/{id}", delete(leave))
-        .route("/v1/workers/{id}/poll", post(poll))
-        .route("/v1/workers/{id}/heartbeat", post(heartbeat))
-        .route("/v1/workers/{id}/report", post(report))
+pub(super) fn worker_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(register))
+        .routes(routes!(leave))
+        .routes(routes!(poll))
+        .routes(routes!(heartbeat))
+        .routes(routes!(report))
 }
 
-pub(super) fn client_routes() -> Router<App> {
-    Router::new()
-        .route("/v1/workers", get(list))
-        .route("/v1/workers/{id}", get(show))
-        .route("/v1/workers/{id}/drain", post(drain))
+pub(super) fn client_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show))
+        .routes(routes!(drain))
 }
 
+/// A worker makes itself known. For workers: a follower redirects.
+#[utoipa::path(
+    post,
+    path = "/v1/workers",
+    tag = "workers",
+    request_body = wire::Register,
+    responses((status = 201, description = "It may take leases", body = wire::Registered))
+)]
 async fn register(
     State(app): State<App>,
     RawQuery(query): RawQuery,
@@ -106,6 +114,15 @@ async fn register(
     )
 }
 
+/// A worker asks for work. For workers: a follower redirects.
+#[utoipa::path(
+    post,
+    path = "/v1/workers/{id}/poll",
+    tag = "workers",
+    params(("id" = String, Path, description = "The worker's id")),
+    request_body = Option<wire::Poll>,
+    responses((status = 200, description = "Leases, if there are any, and orders", body = wire::PollAnswer))
+)]
 async fn poll(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -159,6 +176,15 @@ async fn poll(
     Answer::ok(app.node.applied_index(), &answer)
 }
 
+/// A worker confirms what it runs. For workers: a follower redirects.
+#[utoipa::path(
+    post,
+    path = "/v1/workers/{id}/heartbeat",
+    tag = "workers",
+    params(("id" = String, Path, description = "The worker's id")),
+    request_body = Option<wire::Heartbeat>,
+    responses((status = 200, description = "Orders", body = wire::HeartbeatAnswer))
+)]
 async fn heartbeat(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -186,6 +212,15 @@ async fn heartbeat(
     )
 }
 
+/// A worker tells how attempts ended. For workers: a follower redirects.
+#[utoipa::path(
+    post,
+    path = "/v1/workers/{id}/report",
+    tag = "workers",
+    params(("id" = String, Path, description = "The worker's id")),
+    request_body = wire::Report,
+    responses((status = 200, description = "A verdict on each", body = wire::ReportAnswer))
+)]
 async fn report(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -202,6 +237,14 @@ async fn report(
     Answer::ok(index, &wire::ReportAnswer { results })
 }
 
+/// A worker leaves; its leases go back at once. For workers: a follower redirects.
+#[utoipa::path(
+    delete,
+    path = "/v1/workers/{id}",
+    tag = "workers",
+    params(("id" = String, Path, description = "The worker's id")),
+    responses((status = 200, description = "It is gone", body = wire::LeaveAnswer))
+)]
 async fn leave(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -225,6 +268,14 @@ async fn leave(
     )
 }
 
+/// Has a worker finish what it runs, take nothing more, and leave.
+#[utoipa::path(
+    post,
+    path = "/v1/workers/{id}/drain",
+    tag = "workers",
+    params(("id" = String, Path, description = "The worker's id")),
+    responses((status = 200, description = "The worker as it is now", body = wire::Worker))
+)]
 async fn drain(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -238,6 +289,14 @@ async fn drain(
     answer(&app, index, id)
 }
 
+/// A worker.
+#[utoipa::path(
+    get,
+    path = "/v1/workers/{id}",
+    tag = "workers",
+    params(("id" = String, Path, description = "The worker's id"), wire::ReadQuery),
+    responses((status = 200, description = "The worker", body = wire::Worker))
+)]
 async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -248,6 +307,14 @@ async fn show(
     answer(&app, index, worker_id(&id)?)
 }
 
+/// One page of workers.
+#[utoipa::path(
+    get,
+    path = "/v1/workers",
+    tag = "workers",
+    params(wire::WorkersQuery),
+    responses((status = 200, description = "The page", body = wire::WorkerList))
+)]
 async fn list(
     State(app): State<App>,
     RawQuery(query): RawQuery,

@@ -10,6 +10,7 @@ mod disk;
 mod events;
 mod failover;
 mod identity;
+mod openapi;
 mod redirects;
 mod restart;
 mod stopped_leader;

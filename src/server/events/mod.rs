@@ -11,13 +11,13 @@ mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
-use axum::routing::get;
-use triarch_sdk::wire::event;
+use triarch_sdk::wire::{self, event};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::App;
 use super::answer::INDEX;
@@ -32,10 +32,18 @@ pub const READERS_MAX: usize = 1_000;
 /// How long a reader is waited for that is ahead of this node.
 const AHEAD_MAX: Duration = Duration::from_secs(5);
 
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/v1/events", get(follow))
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(follow))
 }
 
+/// What happens, in the order of the log, as server-sent events. Every node tells the same under the same ids.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "events",
+    params(wire::EventsQuery),
+    responses((status = 200, description = "Messages without end; the data of each is an event", body = wire::Event, content_type = "text/event-stream"))
+)]
 async fn follow(
     State(app): State<App>,
     RawQuery(query): RawQuery,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Answer to `GET /v1/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ClusterStatus {
     /// `null` until the cluster has formed.
     #[serde(default)]
@@ -24,16 +25,20 @@ pub struct ClusterStatus {
 
 /// A master to be brought into the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddNode {
     /// A number that no member, present or past, has had.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub id: u64,
     /// `host:port` where the others reach it.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub addr: String,
 }
 
 /// Body of `POST /v1/cluster/transfer-leader`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TransferLeader {
     /// The voter to lead; the one whose log is furthest, unless told.
@@ -43,6 +48,7 @@ pub struct TransferLeader {
 
 /// One master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ClusterNode {
     /// Its id.
     pub id: u64,
@@ -62,6 +68,7 @@ pub struct ClusterNode {
 
 /// What a node counts for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum NodeRole {
     /// Counts for quorums.
@@ -82,6 +89,7 @@ impl NodeRole {
 
 /// How a node appears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum NodeState {
     /// It leads.

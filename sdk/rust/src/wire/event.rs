@@ -15,6 +15,7 @@ pub const GONE: &str = "gone";
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Event {
     /// Log index and place within that entry, as in `42.3`; the same on every node.
     pub id: String,
@@ -27,6 +28,7 @@ pub struct Event {
 
 /// What happened; `type` on the wire. Where a task's `job`, `queue` or `kind` is `null`, it was forgotten at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Happened {
     /// A job came into being.
@@ -187,6 +189,8 @@ impl Happened {
 /// Query of `GET /v1/events`. Each filter names one or more words, separated by commas; an event must have one of them.
 /// Those that have nothing of the kind, as a worker has no queue, are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct EventsQuery {
     /// Only those of tasks in these queues.

@@ -10,6 +10,7 @@ pub const KIND: &str = "exec";
 
 /// What to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ExecPayload {
     /// Program and arguments; no shell is involved.
@@ -34,6 +35,7 @@ impl ExecPayload {
 
 /// Result of a command that ended with exit code 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExecResult {
     /// 0.
     pub exit_code: i32,
@@ -49,6 +51,7 @@ pub struct ExecResult {
 
 /// Error of a command that ended otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExecError {
     /// `exit`, `signal`, `timeout`, `spawn` or `invalid_payload`.
     #[serde(rename = "type")]

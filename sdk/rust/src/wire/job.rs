@@ -10,15 +10,19 @@ use super::time::Timestamp;
 
 /// Body of `POST /v1/jobs`. All or nothing.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SubmitJob {
     /// For people; need not be unique.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(max_length = 200))]
     pub name: Option<String>,
     /// The same key and body again is the same job, for ever; the same key with another body is a conflict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub idempotency_key: Option<String>,
     /// At least one.
+    #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 10000))]
     pub tasks: Vec<TaskSpec>,
     /// What a failed task means for the others; [`OnFailure::Continue`] unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,6 +41,7 @@ impl SubmitJob {
 
 /// What one failed task means for the others of its job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
     /// They go on.
@@ -48,6 +53,7 @@ pub enum OnFailure {
 
 /// Answer to a submission: `201`, or `200` for a duplicate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Submitted {
     /// The job.
     pub id: String,
@@ -60,6 +66,7 @@ pub struct Submitted {
 
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     /// At least one task is not terminal.
@@ -100,6 +107,7 @@ impl std::fmt::Display for JobState {
 
 /// A job as shown and listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Job {
     /// Its id.
     pub id: String,
@@ -142,6 +150,7 @@ impl Job {
 
 /// One page of jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct JobList {
     /// The page.
     pub jobs: Vec<Job>,
@@ -152,6 +161,8 @@ pub struct JobList {
 
 /// Query of `GET /v1/jobs`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct JobsQuery {
     /// Only these.
@@ -162,6 +173,7 @@ pub struct JobsQuery {
     pub name: Option<String>,
     /// At most so many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]
     pub limit: Option<u32>,
     /// The `next` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]

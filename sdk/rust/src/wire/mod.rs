@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod event;
 pub mod exec;
 pub mod headers;
+pub mod health;
 pub mod job;
 pub mod problem;
 pub mod queue;
@@ -20,6 +21,7 @@ pub mod worker;
 pub use cluster::{AddNode, ClusterNode, ClusterStatus, NodeRole, NodeState, TransferLeader};
 pub use event::{Event, EventsQuery};
 pub use exec::{ExecError, ExecPayload, ExecResult};
+pub use health::{Health, Ready};
 pub use job::{Job, JobList, JobState, JobsQuery, OnFailure, SubmitJob, Submitted};
 pub use problem::{Problem, ProblemCode};
 pub use queue::{Queue, QueueList};
@@ -40,6 +42,8 @@ pub use serde_json::value::RawValue;
 
 /// Query of a read of one thing that may wait for its end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct WaitQuery {
     /// Holds the answer until the thing is terminal, but no longer than this.
@@ -52,6 +56,8 @@ pub struct WaitQuery {
 
 /// Query of a plain read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct ReadQuery {
     /// See [`Consistency`].
@@ -61,10 +67,13 @@ pub struct ReadQuery {
 
 /// Query of one page of a list that has no filters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct PageQuery {
     /// At most so many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]
     pub limit: Option<u32>,
     /// The `next` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,6 +85,7 @@ pub struct PageQuery {
 
 /// How fresh a read must be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Consistency {
     /// Sees every write that was acknowledged before the read began.

@@ -7,6 +7,7 @@ pub const CONTENT_TYPE: &str = "application/problem+json";
 
 /// Why a request was refused. `code` is what programs decide by, `detail` is for people.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// A URI that names the kind of problem.
     #[serde(rename = "type", default)]
@@ -127,6 +128,8 @@ macro_rules! codes {
 codes! {
     /// Nobody leads just now.
     NoLeader = "no_leader", 503, "No leader is known";
+    /// Another node does, and the request asked not to be forwarded.
+    NotLeader = "not_leader", 307, "Another node leads";
     /// The node is too busy, not yet ready, or stopping.
     Unavailable = "unavailable", 503, "The node cannot take the request now";
     /// There is no such thing (any more).

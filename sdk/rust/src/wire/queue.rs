@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A queue as listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Queue {
     /// Its name.
     pub name: String,
@@ -20,6 +21,7 @@ pub struct Queue {
 
 /// Answer to `GET /v1/queues`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QueueList {
     /// All of them, by name.
     pub queues: Vec<Queue>,

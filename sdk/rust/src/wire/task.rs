@@ -11,18 +11,23 @@ use super::time::Timestamp;
 
 /// One task as submitted. Only `kind` is required; a field left out has the default told in its documentation.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TaskSpec {
     /// `exec`, or the name of a function; the task waits until a worker takes its kind.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub kind: String,
     /// What the worker is given; `null` unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub payload: Option<Box<RawValue>>,
     /// `default` unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub queue: Option<String>,
     /// 0–9, higher first; 0 unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(maximum = 9))]
     pub priority: Option<u8>,
     /// Starts no sooner than this after its submission.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,15 +37,19 @@ pub struct TaskSpec {
     pub run_at: Option<Timestamp>,
     /// Ends as `expired` when it has not started this long after its submission.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub expires_ms: Option<u64>,
     /// One attempt's time limit; none unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub timeout_ms: Option<u64>,
     /// Attempts that may fail or time out; 3 unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub max_attempts: Option<u32>,
     /// Attempts that may be lost with their worker; 5 unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub max_losses: Option<u32>,
     /// The wait between a failed attempt and the next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,24 +59,29 @@ pub struct TaskSpec {
     pub requires: Option<Requires>,
     /// Its name within the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub key: Option<String>,
     /// Keys of tasks of the same job that must succeed first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Vec<String>>,
     /// At most one unfinished task of the cluster has this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub unique_key: Option<String>,
     /// What happens when `unique_key` is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_duplicate: Option<OnDuplicate>,
     /// Tasks that share this key share `concurrency_limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub concurrency_key: Option<String>,
     /// At most so many tasks of the same `concurrency_key` run at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub concurrency_limit: Option<u32>,
     /// Free words to filter by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 64))]
     pub tags: Option<Vec<String>>,
 }
 
@@ -110,6 +124,7 @@ impl TaskSpec {
 
 /// Exponential back-off: the n-th retry waits `initial_ms * factor^(n-1)`, at most `max_ms`, spread by `±jitter`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Backoff {
     /// 1000 unless told.
@@ -117,17 +132,20 @@ pub struct Backoff {
     pub initial_ms: Option<u64>,
     /// At least 1; 2 unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub factor: Option<f64>,
     /// 60000 unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ms: Option<u64>,
     /// 0 to 1, a share of the wait; 0.1 unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     pub jitter: Option<f64>,
 }
 
 /// What a worker must have to be given the task.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Requires {
     /// Each label with exactly this value.
@@ -147,6 +165,7 @@ impl Requires {
 
 /// What a taken `unique_key` means for the new task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnDuplicate {
     /// The submission is refused, naming the task that has the key.
@@ -158,6 +177,7 @@ pub enum OnDuplicate {
 
 /// Where a task is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
     /// For other tasks of its job.
@@ -227,6 +247,7 @@ impl std::fmt::Display for TaskState {
 
 /// A task as shown and listed. Lists leave out `attempts` and `payload`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Task {
     /// Its id.
     pub id: String,
@@ -264,9 +285,11 @@ pub struct Task {
     pub worker: Option<String>,
     /// Of the one accepted report; only when it succeeded.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub result: Option<Box<RawValue>>,
     /// What it ended with when it failed, or what it was cancelled for when that was another task's end.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub error: Option<Box<RawValue>>,
     /// One attempt's time limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -303,6 +326,7 @@ pub struct Task {
     pub note: Option<String>,
     /// As submitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub payload: Option<Box<RawValue>>,
     /// When its submission was applied.
     pub created_at: Timestamp,
@@ -319,6 +343,7 @@ pub struct Task {
 
 /// One run of a task by one worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Attempt {
     /// Counted from 1.
     pub attempt: u32,
@@ -336,11 +361,13 @@ pub struct Attempt {
     pub outcome: Option<AttemptOutcome>,
     /// When it failed.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub error: Option<Box<RawValue>>,
 }
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptOutcome {
     /// Its report was accepted as the task's result.
@@ -373,6 +400,7 @@ impl AttemptOutcome {
 
 /// One page of tasks.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TaskList {
     /// The page, in submission order.
     pub tasks: Vec<Task>,
@@ -383,6 +411,8 @@ pub struct TaskList {
 
 /// Query of `GET /v1/tasks`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct TasksQuery {
     /// Only those of this queue.
@@ -399,6 +429,7 @@ pub struct TasksQuery {
     pub worker: Option<String>,
     /// At most so many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]
     pub limit: Option<u32>,
     /// The `next` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]

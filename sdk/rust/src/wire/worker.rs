@@ -10,15 +10,19 @@ use super::time::Timestamp;
 
 /// Body of `POST /v1/workers`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Register {
     /// Unique among live workers.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub name: String,
     /// Queues it takes from; `default` unless told.
     #[serde(default = "default_queues")]
+    #[cfg_attr(feature = "openapi", schema(min_items = 1))]
     pub queues: Vec<String>,
     /// Attempts at once; 1 unless told.
     #[serde(default = "default_slots")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10000))]
     pub slots: u32,
     /// What tasks may require by value.
     #[serde(default)]
@@ -28,6 +32,7 @@ pub struct Register {
     pub resources: BTreeMap<String, u64>,
     /// What it can run; `exec` unless told.
     #[serde(default = "default_kinds")]
+    #[cfg_attr(feature = "openapi", schema(min_items = 1))]
     pub kinds: Vec<String>,
 }
 
@@ -58,6 +63,7 @@ impl Default for Register {
 
 /// Answer to [`Register`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Registered {
     /// Names this registration; a later one of the same name has another.
     pub id: String,
@@ -69,6 +75,7 @@ pub struct Registered {
 
 /// Body of `POST /v1/workers/{id}/poll`: asks for work, and may carry what a report and a heartbeat carry.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Poll {
     /// At most so many tasks.
@@ -87,6 +94,7 @@ pub struct Poll {
 
 /// Answer to [`Poll`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PollAnswer {
     /// Leases granted; empty when the wait ended without one.
     #[serde(default)]
@@ -107,6 +115,7 @@ pub struct PollAnswer {
 
 /// One attempt, leased to the worker that reads this.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeasedTask {
     /// The task.
     pub id: String,
@@ -116,9 +125,11 @@ pub struct LeasedTask {
     pub kind: String,
     /// As submitted; `null` when it has none.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub payload: Option<Box<RawValue>>,
     /// Results of the tasks it came after, by their keys.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, serde_json::Value>))]
     pub inputs: BTreeMap<String, Box<RawValue>>,
     /// Counted from 1.
     pub attempt: u32,
@@ -133,6 +144,7 @@ pub struct LeasedTask {
 
 /// Body of `POST /v1/workers/{id}/heartbeat`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Heartbeat {
     /// Every attempt the worker holds, finished ones whose report is not settled included.
@@ -145,6 +157,7 @@ pub struct Heartbeat {
 
 /// One attempt the worker confirms to hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RunningTask {
     /// The task.
@@ -153,14 +166,17 @@ pub struct RunningTask {
     pub token: u64,
     /// 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     pub progress: Option<f64>,
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(max_length = 1000))]
     pub note: Option<String>,
 }
 
 /// How busy a worker's machine is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Load {
     /// Share of all its processors in use, 0 to 1.
@@ -173,6 +189,7 @@ pub struct Load {
 
 /// Answer to [`Heartbeat`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HeartbeatAnswer {
     /// Stop these: their tasks were cancelled.
     #[serde(default)]
@@ -187,14 +204,17 @@ pub struct HeartbeatAnswer {
 
 /// Body of `POST /v1/workers/{id}/report`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Report {
     /// Each is judged on its own.
+    #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 10000))]
     pub results: Vec<TaskResult>,
 }
 
 /// How one attempt ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TaskResult {
     /// The task.
@@ -205,9 +225,11 @@ pub struct TaskResult {
     pub status: ReportStatus,
     /// When it succeeded; `null` unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub result: Option<Box<RawValue>>,
     /// When it failed: an object, by custom with `type`, `message` and `traceback`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub error: Option<Box<RawValue>>,
     /// When it failed: whether another attempt may fare better; true unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -216,6 +238,7 @@ pub struct TaskResult {
 
 /// See [`TaskResult::status`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ReportStatus {
     /// With a `result`.
@@ -226,6 +249,7 @@ pub enum ReportStatus {
 
 /// Answer to [`Report`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReportAnswer {
     /// One per result sent, in order.
     pub results: Vec<Verdict>,
@@ -233,6 +257,7 @@ pub struct ReportAnswer {
 
 /// What became of one reported result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Verdict {
     /// The task.
     pub task: String,
@@ -245,6 +270,7 @@ pub struct Verdict {
 
 /// Answer to `DELETE /v1/workers/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeaveAnswer {
     /// The worker that left.
     pub id: String,
@@ -255,6 +281,7 @@ pub struct LeaveAnswer {
 
 /// Whether a worker is to be counted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// It takes leases.
@@ -287,6 +314,7 @@ impl std::fmt::Display for WorkerState {
 
 /// A worker as shown and listed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Worker {
     /// Its registration.
     pub id: String,
@@ -325,6 +353,7 @@ pub struct Worker {
 
 /// Answer to `GET /v1/workers`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WorkerList {
     /// The page.
     pub workers: Vec<Worker>,
@@ -335,6 +364,8 @@ pub struct WorkerList {
 
 /// Query of `GET /v1/workers`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct WorkersQuery {
     /// Only those in this state.
@@ -342,6 +373,7 @@ pub struct WorkersQuery {
     pub state: Option<WorkerState>,
     /// At most so many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]
     pub limit: Option<u32>,
     /// The `next` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
