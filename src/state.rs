@@ -64,6 +64,10 @@ impl SharedTable {
                     self.waiters.job_finished(*job);
                 }
                 Event::LeaseEnded { .. } | Event::WorkerRegistered { .. } => ready = true,
+                Event::QueueChanged { .. } => {
+                    ready = true;
+                    timers = true;
+                }
                 Event::JobSubmitted { .. } => timers = true,
                 Event::LeaseGranted { .. }
                 | Event::WorkerDraining { .. }

@@ -158,6 +158,7 @@ fn about(what: &Happened) -> String {
             say("", Some(worker));
             say("name", name.as_deref());
         }
+        Happened::QueueChanged { queue } => say("", Some(queue)),
         Happened::Unknown => {}
     }
     words.join(" ")

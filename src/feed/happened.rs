@@ -60,6 +60,8 @@ pub enum Happened {
         worker: WorkerId,
         name: Option<Arc<str>>,
     },
+    /// Settings of a queue were changed.
+    QueueChanged { queue: Arc<str> },
 }
 
 /// A task. What is `None` was forgotten in the very entry that it happened in.
@@ -173,6 +175,9 @@ fn tell(table: &Table, before: Option<&Event>, event: &Event) -> Happened {
             worker,
             name: name(table, worker),
         },
+        Event::QueueChanged { ref queue } => Happened::QueueChanged {
+            queue: Arc::clone(queue),
+        },
     }
 }
 
@@ -195,7 +200,8 @@ fn lease_of(table: &Table, changed: TaskId, before: &Event) -> Option<Leased> {
         | Event::JobFinished { .. }
         | Event::WorkerRegistered { .. }
         | Event::WorkerDraining { .. }
-        | Event::WorkerGone { .. } => None,
+        | Event::WorkerGone { .. }
+        | Event::QueueChanged { .. } => None,
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use triarch_table::command::{EndLease, EndReason, Lease};
 use triarch_table::model::WorkerState;
+use triarch_table::plan::Asking;
 use triarch_table::{Table, TaskId, Token, WorkerId};
 
 /// How long a worker may be silent, and a lease unconfirmed.
@@ -56,6 +57,15 @@ pub struct Load {
     pub cpu: Option<f64>,
     /// Memory in use, MiB.
     pub mem_mb: Option<u64>,
+}
+
+/// A machine whose processors are this busy gets work only when no other worker takes it.
+const OVERLOADED_CPU: f64 = 0.95;
+
+impl Load {
+    fn is_too_much(self) -> bool {
+        self.cpu.is_some_and(|cpu| cpu >= OVERLOADED_CPU)
+    }
 }
 
 /// Where a lease is between its grant and its worker. It is given to one poll, or given back, and never both: a task that
@@ -204,6 +214,14 @@ impl Desk {
     /// How many tasks the worker's waiting poll would take.
     pub fn wanted(&self, worker: WorkerId) -> u32 {
         self.polls.get(&worker).map_or(0, |poll| poll.wanted)
+    }
+
+    /// What the scheduler has to know of a worker besides the table.
+    pub fn asking(&self, worker: WorkerId) -> Asking {
+        Asking {
+            wanted: self.wanted(worker),
+            overloaded: self.worker(worker).1.is_some_and(Load::is_too_much),
+        }
     }
 
     /// Hands leases to their workers' waiting polls, or holds them for the next.

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use triarch_raft::ProposeError;
-use triarch_table::command::Grant;
-use triarch_table::plan;
+use triarch_table::plan::{self, Plan};
 use triarch_table::{Command, Reply};
 
 use super::Lead;
@@ -34,11 +33,20 @@ pub(super) fn start(lead: &Arc<Lead>) {
 /// Grants queued tasks to waiting polls as soon as one meets the other.
 async fn dispatch(lead: Arc<Lead>) {
     loop {
-        let grants = propose_grants(&lead);
-        if grants.is_empty() {
-            lead.table.ready.notified().await;
+        let plan = propose_grants(&lead);
+        if plan.grants.is_empty() {
+            let ready = lead.table.ready.notified();
+            match plan.again_ms {
+                None => ready.await,
+                Some(at_ms) => {
+                    let wait_ms = at_ms.saturating_sub(lead.clock.now_ms()).max(1);
+                    // Either has it look again.
+                    let _ = tokio::time::timeout(Duration::from_millis(wait_ms), ready).await;
+                }
+            }
             continue;
         }
+        let grants = plan.grants;
         match lead.decide(&Command::Grant { grants }).await {
             Ok(Reply::Granted { leases }) => {
                 lead.desk.lock().deliver(&leases, Instant::now());
@@ -49,13 +57,14 @@ async fn dispatch(lead: Arc<Lead>) {
     }
 }
 
-fn propose_grants(lead: &Lead) -> Vec<Grant> {
+fn propose_grants(lead: &Lead) -> Plan {
     let table = lead.table.read();
     let desk = lead.desk.lock();
     if desk.nobody_waits() {
-        return Vec::new();
+        return Plan::default();
     }
-    plan::propose_with(&table, &|worker| desk.wanted(worker), GRANTS_AT_ONCE_MAX)
+    let asking = |worker| desk.asking(worker);
+    plan::propose_with(&table, &asking, lead.clock.now_ms(), GRANTS_AT_ONCE_MAX)
 }
 
 /// Ends what was silent for too long.

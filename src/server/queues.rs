@@ -33,14 +33,13 @@ async fn list(
     let now_ms = table.now_ms();
     let queues = table
         .queues()
-        .into_iter()
         .map(|queue| wire::Queue {
             name: queue.name.to_string(),
             depth: queue.counts.of(TaskState::Queued),
             delayed: queue.counts.of(TaskState::Delayed),
             running: queue.counts.of(TaskState::Running),
             oldest_ms: queue
-                .oldest_queued_ms
+                .oldest_ready_ms
                 .map(|since_ms| now_ms.saturating_sub(since_ms)),
         })
         .collect();

@@ -72,12 +72,6 @@ pub(super) fn new_job(
 /// Reads the task at `position` of a submitted job; what breaks a rule is named as `tasks[3].priority`.
 fn new_task(app: &App, position: usize, task: wire::TaskSpec) -> Result<NewTask, Problem> {
     let at = |field: &str| format!("tasks[{position}].{field}");
-    if task.concurrency_key.is_some() {
-        return Err(Problem::invalid(
-            &at("concurrency_key"),
-            "is not available in this version; nothing was submitted",
-        ));
-    }
     extract::name(&at("kind"), &task.kind)?;
     let queue = task.queue.unwrap_or_else(|| "default".into());
     extract::name(&at("queue"), &queue)?;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use triarch_table::command::{
     Backoff, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires, SubmitJob, TaskReport,
 };
-use triarch_table::plan::propose_with;
+use triarch_table::plan::{Asking, propose_with};
 use triarch_table::{Command, Limits, Reply, Stamp, Table, WorkerId};
 
 const PAYLOAD_BYTES: usize = 256;
@@ -76,7 +76,11 @@ impl Run {
     /// One round: plan, grant and report for `count` tasks. Returns the time for planning and for applying.
     fn round(&mut self, count: usize) -> (u128, u128) {
         let start = Instant::now();
-        let grants: Vec<Grant> = propose_with(&self.table, &|_| 8, count);
+        let asking = |_| Asking {
+            wanted: 8,
+            overloaded: false,
+        };
+        let grants: Vec<Grant> = propose_with(&self.table, &asking, 0, count).grants;
         let planned = start.elapsed().as_nanos();
         assert_eq!(grants.len(), count);
         let start = Instant::now();

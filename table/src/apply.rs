@@ -2,6 +2,7 @@
 
 mod advance_time;
 mod cancel;
+mod change_queue;
 mod end_leases;
 mod grant;
 mod register_worker;
@@ -89,6 +90,7 @@ impl Table {
             Command::EndLeases { leases } => Ok(self.end_leases(&leases, events)),
             Command::Report { worker, results } => Ok(self.report(worker, results, events)),
             Command::AdvanceTime => Ok(self.advance_time(events)),
+            Command::ChangeQueue { queue, change } => self.change_queue(&queue, change, events),
         }
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{JobId, TaskId, Token, WorkerId};
+use crate::queue::{Placement, Rate};
 
 /// A key made by the first node (or the client) for one mutating request; the table remembers its answer.
 pub type RequestId = String;
@@ -73,6 +74,35 @@ pub enum Command {
     /// Proposed by the leader: let time-triggered changes up to the stamp happen, a bounded number per command
     /// (delays and back-offs that are over, tasks that expire, retention).
     AdvanceTime,
+    /// Changes settings of a queue; it need not be in use.
+    ChangeQueue {
+        /// Its name.
+        queue: String,
+        /// What to change.
+        change: QueueChange,
+    },
+}
+
+/// Settings to change; `None` leaves one as it is, and an inner `None` takes the bound away. See
+/// [`QueueSettings`](crate::queue::QueueSettings).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct QueueChange {
+    /// Nothing of it starts.
+    pub paused: Option<bool>,
+    /// Most tasks that run at once.
+    pub max_running: Option<Option<u32>>,
+    /// Starts in a time.
+    pub rate: Option<Option<Rate>>,
+    /// Most unfinished tasks that do not run.
+    pub max_depth: Option<Option<u64>>,
+    /// Its share.
+    pub weight: Option<u32>,
+    /// Which of several workers.
+    pub placement: Option<Placement>,
+    /// How long its finished jobs are kept.
+    pub retain_ms: Option<Option<u64>>,
+    /// How many of its finished jobs are kept.
+    pub retain_jobs: Option<Option<u64>>,
 }
 
 /// See [`Command::SubmitJob`].

@@ -1,5 +1,7 @@
 //! What happened in an apply. The same on every replica; only the leader acts on them.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{JobId, TaskId, Token, WorkerId};
@@ -64,5 +66,10 @@ pub enum Event {
         worker: WorkerId,
         /// Lost, as against left.
         lost: bool,
+    },
+    /// Settings of a queue were changed.
+    QueueChanged {
+        /// Its name.
+        queue: Arc<str>,
     },
 }

@@ -21,16 +21,16 @@ use crate::task::{CancelCause, Life, Task};
 
 /// A change of one task that means something for others.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Turn {
+pub(crate) enum Sequel {
     /// It has succeeded: those after it have one less to wait for.
     Succeeded(TaskId),
     /// It ended without success: those after it cannot start any more.
     Ended(TaskId),
-    /// As [`Turn::Ended`], in a job that fails fast: nothing of it goes on.
+    /// As [`Sequel::Ended`], in a job that fails fast: nothing of it goes on.
     FailedAll(TaskId),
 }
 
-impl Turn {
+impl Sequel {
     /// What it means that a task came from one state to another.
     pub fn of(
         task: TaskId,
@@ -43,14 +43,14 @@ impl Turn {
         }
         match (now, on_failure) {
             (TaskState::Succeeded, OnFailure::Continue | OnFailure::FailFast) => {
-                Some(Turn::Succeeded(task))
+                Some(Sequel::Succeeded(task))
             }
             (TaskState::Failed | TaskState::Expired, OnFailure::FailFast) => {
-                Some(Turn::FailedAll(task))
+                Some(Sequel::FailedAll(task))
             }
             (TaskState::Failed | TaskState::Expired, OnFailure::Continue)
             | (TaskState::Cancelled, OnFailure::Continue | OnFailure::FailFast) => {
-                Some(Turn::Ended(task))
+                Some(Sequel::Ended(task))
             }
             (
                 TaskState::Waiting | TaskState::Delayed | TaskState::Queued | TaskState::Running,
@@ -61,19 +61,19 @@ impl Turn {
 }
 
 impl Table {
-    /// Works off what follows from a turn.
-    pub(crate) fn follow(&mut self, first: Turn, events: &mut Vec<Event>) {
-        let mut turns = vec![first];
-        while let Some(turn) = turns.pop() {
-            match turn {
-                Turn::Succeeded(task) => self.release_dependents(task, &mut turns, events),
-                Turn::Ended(task) => {
+    /// Works off what follows from a sequel.
+    pub(crate) fn follow(&mut self, first: Sequel, events: &mut Vec<Event>) {
+        let mut sequels = vec![first];
+        while let Some(sequel) = sequels.pop() {
+            match sequel {
+                Sequel::Succeeded(task) => self.release_dependents(task, &mut sequels, events),
+                Sequel::Ended(task) => {
                     for dependent in self.waiting_dependents(task) {
                         let cause = CancelCause::Dependency(task);
-                        turns.extend(self.cancel_alone(dependent, cause, events));
+                        sequels.extend(self.cancel_alone(dependent, cause, events));
                     }
                 }
-                Turn::FailedAll(task) => {
+                Sequel::FailedAll(task) => {
                     let job = self.tasks.get(task).map(|task| task.job);
                     if let Some(job) = job {
                         self.cancel_unfinished(job, CancelCause::JobFailed(task), events);
@@ -83,7 +83,12 @@ impl Table {
         }
     }
 
-    fn release_dependents(&mut self, task: TaskId, turns: &mut Vec<Turn>, events: &mut Vec<Event>) {
+    fn release_dependents(
+        &mut self,
+        task: TaskId,
+        sequels: &mut Vec<Sequel>,
+        events: &mut Vec<Event>,
+    ) {
         for dependent in self.waiting_dependents(task) {
             let Some(life) = self.tasks.get(dependent).map(|task| self.one_less(task)) else {
                 continue;
@@ -92,7 +97,7 @@ impl Table {
                 Step::Waits(life) | Step::Fails(life) => life,
                 Step::Ready { until_ms } => self.ready_from(until_ms),
             };
-            turns.extend(self.change_alone(dependent, events, |task| task.life = life));
+            sequels.extend(self.change_alone(dependent, events, |task| task.life = life));
         }
     }
 
@@ -164,8 +169,8 @@ impl Table {
         };
         match task.life {
             Life::Waiting { .. } | Life::Delayed { .. } | Life::Queued { .. } => {
-                if let Some(turn) = self.cancel_alone(id, cause, events) {
-                    self.follow(turn, events);
+                if let Some(sequel) = self.cancel_alone(id, cause, events) {
+                    self.follow(sequel, events);
                 }
                 true
             }
@@ -186,7 +191,7 @@ impl Table {
         id: TaskId,
         cause: CancelCause,
         events: &mut Vec<Event>,
-    ) -> Option<Turn> {
+    ) -> Option<Sequel> {
         let finished_ms = self.now_ms;
         self.change_alone(id, events, |task| {
             task.life = Life::Cancelled { finished_ms, cause };

@@ -6,18 +6,26 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
+use crate::command::Concurrency;
+use crate::concurrency::{KeyIndex, Shown};
 use crate::crew::Crews;
 use crate::ids::{JobId, TaskId, WorkerId};
 use crate::job::{Counts, Job};
-use crate::queue::{HeadChange, QueueIndex, Rank};
+use crate::line::{QueueIndex, Stand};
+use crate::queue::Queue;
 use crate::task::{Class, Life, Policy, Task};
+use crate::turns::{Turn, Turns};
 use crate::worker::{Profile, Worker};
 
 /// See the module.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Index {
-    /// Every queue that a task in the table names.
-    pub queues: BTreeMap<Arc<str>, QueueIndex>,
+    /// Every queue that has a record, with where it stands in [`Index::turns`].
+    pub queues: BTreeMap<Arc<str>, (QueueIndex, Turn)>,
+    /// Which queues have something to do.
+    pub turns: Turns,
+    /// Concurrency keys of tasks that are ready or run.
+    pub keys: BTreeMap<Arc<str>, KeyIndex>,
     /// Every policy in use.
     pub policies: Interned<Policy>,
     /// Every profile in use.
@@ -26,8 +34,6 @@ pub(crate) struct Index {
     pub delays: BTreeSet<(u64, TaskId)>,
     /// When tasks that are not started expire.
     pub expiries: BTreeSet<(u64, TaskId)>,
-    /// The first ready task of each class, by rank.
-    pub heads: BTreeMap<Rank, Arc<Class>>,
     /// Live and draining workers, with what they hold.
     pub crews: Crews,
     /// Names of live and draining workers.
@@ -57,9 +63,7 @@ impl Index {
         self.counts.add(task.state());
         self.bytes += task.bytes();
         let class = &task.spec.class;
-        let queue = self.queues.entry(class.queue.clone()).or_default();
-        let change = queue.add(task);
-        self.change_head(class, change);
+        self.queue_of(class).add(task);
         if let Some(at_ms) = task.may_expire() {
             self.expiries.insert((at_ms, task.id));
         }
@@ -73,29 +77,39 @@ impl Index {
             Life::Delayed { until_ms } => {
                 self.delays.insert((until_ms, task.id));
             }
-            Life::Running { worker, .. } => self.crews.begin(worker, task.id, class),
+            Life::Queued { place } => {
+                let stand = Stand::of(task, place);
+                match task.concurrency() {
+                    None => self.show(Shown::Comes(stand)),
+                    Some(Concurrency { key, limit }) => {
+                        let key = self.keys.entry(key.clone()).or_default();
+                        let changes = key.add_ready(stand, *limit);
+                        self.show_all(changes);
+                    }
+                }
+            }
+            Life::Running { worker, .. } => {
+                self.crews.begin(worker, task.id, class);
+                if let Some(Concurrency { key, limit }) = task.concurrency() {
+                    let key = self.keys.entry(key.clone()).or_default();
+                    let changes = key.add_running(*limit);
+                    self.show_all(changes);
+                }
+            }
             Life::Waiting { .. }
-            | Life::Queued { .. }
             | Life::Succeeded { .. }
             | Life::Failed { .. }
             | Life::Cancelled { .. }
             | Life::Expired { .. } => {}
         }
+        self.reseat(&class.queue);
     }
 
     pub fn drop_task(&mut self, task: &Task) {
         self.counts.remove(task.state());
         self.bytes -= task.bytes();
         let class = &task.spec.class;
-        let queue = self
-            .queues
-            .get_mut(&class.queue)
-            .expect("a task's queue is indexed");
-        let change = queue.remove(task);
-        if queue.is_empty() {
-            self.queues.remove(&class.queue);
-        }
-        self.change_head(class, change);
+        self.queue_of(class).remove(task);
         if let Some(at_ms) = task.may_expire() {
             self.expiries.remove(&(at_ms, task.id));
         }
@@ -108,14 +122,100 @@ impl Index {
             Life::Delayed { until_ms } => {
                 self.delays.remove(&(until_ms, task.id));
             }
-            Life::Running { worker, .. } => self.crews.end(worker, task.id, class),
+            Life::Queued { place } => {
+                let stand = Stand::of(task, place);
+                match task.concurrency() {
+                    None => self.show(Shown::Goes(stand)),
+                    Some(concurrency) => self.change_key(concurrency, |key, limit| {
+                        key.remove_ready(stand.rank, limit)
+                    }),
+                }
+            }
+            Life::Running { worker, .. } => {
+                self.crews.end(worker, task.id, class);
+                if let Some(concurrency) = task.concurrency() {
+                    self.change_key(concurrency, KeyIndex::remove_running);
+                }
+            }
             Life::Waiting { .. }
-            | Life::Queued { .. }
             | Life::Succeeded { .. }
             | Life::Failed { .. }
             | Life::Cancelled { .. }
             | Life::Expired { .. } => {}
         }
+        self.reseat(&class.queue);
+    }
+
+    /// A task of a key goes, and the key with the last one.
+    fn change_key(
+        &mut self,
+        concurrency: &Concurrency,
+        change: impl FnOnce(&mut KeyIndex, u32) -> Vec<Shown>,
+    ) {
+        let key = self
+            .keys
+            .get_mut(&concurrency.key)
+            .expect("a ready or running task's key is indexed");
+        let changes = change(key, concurrency.limit);
+        if key.is_empty() {
+            self.keys.remove(&concurrency.key);
+        }
+        self.show_all(changes);
+    }
+
+    fn show_all(&mut self, changes: Vec<Shown>) {
+        for change in changes {
+            let (Shown::Comes(stand) | Shown::Goes(stand)) = &change;
+            let queue = stand.line.0.queue.clone();
+            self.show(change);
+            self.reseat(&queue);
+        }
+    }
+
+    fn show(&mut self, change: Shown) {
+        match change {
+            Shown::Comes(stand) => self.queue_of(&stand.line.0).line_up(&stand),
+            Shown::Goes(stand) => self.queue_of(&stand.line.0).step_out(&stand),
+        }
+    }
+
+    fn queue_of(&mut self, class: &Class) -> &mut QueueIndex {
+        let queue = self.queues.get_mut(&class.queue);
+        &mut queue.expect("a task's queue has a record").0
+    }
+
+    /// Puts a queue where it belongs among the others.
+    fn reseat(&mut self, name: &Arc<str>) {
+        if let Some((queue, turn)) = self.queues.get_mut(name) {
+            let now = Turn::of(queue);
+            self.turns.change(name, *turn, now);
+            *turn = now;
+        }
+    }
+
+    /// A queue has come, or its record has changed.
+    pub fn set_queue(&mut self, record: &Queue) {
+        match self.queues.get_mut(&record.name) {
+            Some((queue, _)) => queue.record = record.clone(),
+            None => {
+                let queue = QueueIndex::new(record.clone());
+                self.queues
+                    .insert(record.name.clone(), (queue, Turn::default()));
+            }
+        }
+        self.reseat(&record.name);
+    }
+
+    /// A queue goes. It has no tasks and no jobs.
+    pub fn drop_queue(&mut self, name: &str) {
+        if let Some((name, (_, turn))) = self.queues.remove_entry(name) {
+            self.turns.change(&name, turn, Turn::default());
+        }
+    }
+
+    /// A queue that has a record.
+    pub fn queue(&self, name: &str) -> Option<&QueueIndex> {
+        self.queues.get(name).map(|(queue, _)| queue)
     }
 
     /// A task came into the table: others may come after it.
@@ -139,18 +239,6 @@ impl Index {
             .map(|&(_, dependent)| dependent)
     }
 
-    fn change_head(&mut self, class: &Arc<Class>, change: HeadChange) {
-        if change.before == change.after {
-            return;
-        }
-        if let Some(rank) = change.before {
-            self.heads.remove(&rank);
-        }
-        if let Some(rank) = change.after {
-            self.heads.insert(rank, class.clone());
-        }
-    }
-
     pub fn add_job(&mut self, job: &Job) {
         self.finish_job(job);
         if let Some(idempotency) = &job.idempotency {
@@ -171,6 +259,10 @@ impl Index {
             self.finished_jobs.insert((finished_ms, job.id));
             self.finished_tasks += u64::from(job.tasks);
             self.finished_bytes += job.bytes;
+            if let Some((queue, _)) = self.queues.get_mut(&job.queue) {
+                queue.finished.insert((finished_ms, job.id));
+            }
+            self.reseat(&job.queue);
         }
     }
 
@@ -180,6 +272,10 @@ impl Index {
             self.finished_jobs.remove(&(finished_ms, job.id));
             self.finished_tasks -= u64::from(job.tasks);
             self.finished_bytes -= job.bytes;
+            if let Some((queue, _)) = self.queues.get_mut(&job.queue) {
+                queue.finished.remove(&(finished_ms, job.id));
+            }
+            self.reseat(&job.queue);
         }
     }
 
@@ -215,7 +311,8 @@ impl Index {
         assert_eq!(self.profiles, rebuilt.profiles);
         assert_eq!(self.delays, rebuilt.delays);
         assert_eq!(self.expiries, rebuilt.expiries);
-        assert_eq!(self.heads, rebuilt.heads);
+        assert_eq!(self.turns, rebuilt.turns);
+        assert_eq!(self.keys, rebuilt.keys);
         assert_eq!(self.crews, rebuilt.crews);
         assert_eq!(self.names, rebuilt.names);
         assert_eq!(self.gone_workers, rebuilt.gone_workers);
@@ -227,9 +324,7 @@ impl Index {
 
     /// Unfinished tasks of a queue that do not run.
     pub fn depth(&self, queue: &str) -> u64 {
-        self.queues
-            .get(queue)
-            .map_or(0, |queue| queue.counts.depth())
+        self.queue(queue).map_or(0, |queue| queue.counts.depth())
     }
 }
 

@@ -2,11 +2,13 @@
 //! that was read it is damage and refused.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::ids::{IDS_PER_ENTRY_MAX, WorkerId};
 use crate::index::Index;
 use crate::job::{Counts, Job};
 use crate::model::TaskState;
+use crate::queue::QueueSettings;
 use crate::table::Table;
 use crate::task::{Life, Task};
 
@@ -38,6 +40,7 @@ impl Table {
             self.check_jobs()
                 .and_then(|()| self.check_workers())
                 .and_then(|()| self.check_places())
+                .and_then(|()| self.check_queues())
                 .err()
         })
     }
@@ -49,6 +52,9 @@ impl Table {
 
     fn indexed(&self) -> Index {
         let mut index = Index::default();
+        for queue in self.queues.values() {
+            index.set_queue(queue);
+        }
         for worker in self.workers.iter() {
             index.add_worker(worker);
             index.profiles.take_shared(worker.profile.clone());
@@ -297,6 +303,37 @@ impl Table {
                     worker.id
                 );
             }
+        }
+        Ok(())
+    }
+
+    /// Every queue that a task or job names has a record, and every other one settings of its own.
+    fn check_queues(&self) -> Result<(), String> {
+        let jobs = self.jobs.iter().map(|job| &job.queue);
+        let tasks = self.tasks.iter().map(|task| &task.spec.class.queue);
+        let named: BTreeSet<&Arc<str>> = jobs.chain(tasks).collect();
+        let missing = named.iter().find(|name| !self.queues.contains_key(**name));
+        ensure!(missing.is_none(), "queue {missing:?} has no record");
+        for queue in self.queues.values() {
+            ensure!(
+                named.contains(&queue.name) || queue.settings != QueueSettings::default(),
+                "queue {} is kept for nothing",
+                queue.name
+            );
+            ensure!(
+                queue.settings.weight > 0,
+                "queue {} has no weight",
+                queue.name
+            );
+            ensure!(
+                queue
+                    .settings
+                    .rate
+                    .is_none_or(|rate| rate.per_s_milli > 0 && rate.burst > 0),
+                "queue {} has the rate {:?}",
+                queue.name,
+                queue.settings.rate
+            );
         }
         Ok(())
     }

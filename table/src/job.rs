@@ -17,6 +17,8 @@ pub struct Job {
     pub id: JobId,
     /// Human name; may be empty.
     pub name: Arc<str>,
+    /// The queue of its first task: how long the job is kept goes by that one's settings.
+    pub queue: Arc<str>,
     /// What one failed task means for the others.
     pub on_failure: OnFailure,
     /// When it was submitted, in Unix ms.

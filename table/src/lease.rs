@@ -33,6 +33,7 @@ impl Table {
     ) -> Lease {
         let started_ms = self.now_ms;
         let mut attempt = 0;
+        self.serve_queue_of(task);
         events.push(Event::LeaseGranted {
             task,
             worker,
@@ -63,6 +64,15 @@ impl Table {
             token,
             attempt,
         }
+    }
+
+    /// Counts a start for the task's queue.
+    fn serve_queue_of(&mut self, task: TaskId) {
+        let task = self.tasks.get(task).expect("the caller found it");
+        let queue = self.queues.get_mut(task.queue());
+        let queue = queue.expect("a task's queue has a record");
+        self.served = queue.serve(self.served, self.now_ms).max(self.served);
+        self.index.set_queue(queue);
     }
 
     /// Ends the lease of a running task, and puts the task where that leads.

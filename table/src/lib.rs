@@ -12,18 +12,21 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod concurrency;
 mod crew;
 mod dedup;
 mod digest;
+pub mod explain;
 mod flow;
 mod index;
 mod invariants;
 mod lease;
+mod line;
 mod paged;
-mod queue;
 mod retry;
 mod shape;
 mod table;
+mod turns;
 
 pub mod codec;
 pub mod command;
@@ -34,6 +37,7 @@ pub mod limits;
 pub mod list;
 pub mod model;
 pub mod plan;
+pub mod queue;
 pub mod snapshot;
 pub mod task;
 pub mod worker;

@@ -33,6 +33,8 @@ pub struct Limits {
     pub bytes_max: u64,
     /// Most unfinished tasks in one queue that do not run.
     pub queue_depth_max: u64,
+    /// Most queues that tasks name or that have settings of their own.
+    pub queues_max: u64,
     /// Most different combinations of kind and requirements among the unfinished tasks of one queue: the scheduler
     /// looks at each of them, so they bound what one plan costs.
     pub classes_per_queue_max: u32,
@@ -76,7 +78,8 @@ impl Default for Limits {
             subscriptions_max: 10_000,
             tasks_max: 5_000_000,
             bytes_max: 4_096 * MIB,
-            queue_depth_max: 1_000_000,
+            queue_depth_max: 2_000_000,
+            queues_max: 100_000,
             classes_per_queue_max: 4_096,
             workers_max: 20_000,
             attempts_kept_max: 16,

@@ -4,11 +4,15 @@
 //! A filter that matches little must not make one call look at everything: a call looks at no more than
 //! [`SCAN_MAX`] records, and then gives back what it has with the cursor to go on from.
 
+use std::ops::Bound;
+
 use crate::ids::{JobId, TaskId, WorkerId};
 use crate::job::{Counts, Job};
+use crate::line::QueueIndex;
 use crate::model::{JobState, TaskState};
+use crate::queue::QueueSettings;
 use crate::table::Table;
-use crate::task::{Life, Task};
+use crate::task::Task;
 
 /// Most records one call looks at.
 pub const SCAN_MAX: usize = 50_000;
@@ -67,7 +71,7 @@ impl TaskFilter {
     /// Whether nothing can match, as far as the counts tell.
     fn is_hopeless(&self, table: &Table) -> bool {
         let counts = match &self.queue {
-            Some(queue) => table.index.queues.get(&**queue).map(|queue| &queue.counts),
+            Some(queue) => table.index.queue(queue).map(|queue| &queue.counts),
             None => Some(&table.index.counts),
         };
         counts.is_none_or(|counts| self.state.is_some_and(|state| counts.of(state) == 0))
@@ -79,10 +83,15 @@ impl TaskFilter {
 pub struct QueueView<'a> {
     /// Its name.
     pub name: &'a str,
+    /// What users have set.
+    pub settings: QueueSettings,
+    /// How much it was served, in shares.
+    pub served: u64,
     /// Its tasks by state, finished ones that are still kept included.
     pub counts: Counts,
-    /// Since when the oldest queued task stands in it, in Unix ms.
-    pub oldest_queued_ms: Option<u64>,
+    /// Since when the oldest task that could start waits, in Unix ms; one that its concurrency key holds back does not
+    /// count.
+    pub oldest_ready_ms: Option<u64>,
 }
 
 /// The queue that is there even when no task names it.
@@ -162,45 +171,45 @@ impl Table {
         }
     }
 
-    /// The default queue and every other one that a task in the table names, by name.
-    pub fn queues(&self) -> Vec<QueueView<'_>> {
-        let mut queues: Vec<_> = self
+    /// The default queue and every other one that a task names or that has settings of its own, by name.
+    pub fn queues(&self) -> impl Iterator<Item = QueueView<'_>> {
+        let default = Some(QueueView {
+            name: DEFAULT_QUEUE,
+            settings: QueueSettings::default(),
+            served: 0,
+            counts: Counts::default(),
+            oldest_ready_ms: None,
+        });
+        let default = default.filter(|default| !self.queues.contains_key(default.name));
+        let before = self
             .index
             .queues
-            .keys()
-            .filter_map(|name| self.queue(name))
-            .collect();
-        if let Err(at) = queues.binary_search_by(|queue| queue.name.cmp(DEFAULT_QUEUE)) {
-            let empty = QueueView {
-                name: DEFAULT_QUEUE,
-                counts: Counts::default(),
-                oldest_queued_ms: None,
-            };
-            queues.insert(at, empty);
-        }
-        queues
+            .range::<str, _>((Bound::Unbounded, Bound::Excluded(DEFAULT_QUEUE)));
+        let after = self
+            .index
+            .queues
+            .range::<str, _>((Bound::Included(DEFAULT_QUEUE), Bound::Unbounded));
+        before
+            .map(|(_, (queue, _))| QueueView::of(queue))
+            .chain(default)
+            .chain(after.map(|(_, (queue, _))| QueueView::of(queue)))
     }
 
-    /// A queue that a task in the table names.
+    /// A queue that a task names or that has settings of its own.
     pub fn queue(&self, name: &str) -> Option<QueueView<'_>> {
-        let (name, queue) = self.index.queues.get_key_value(name)?;
-        let oldest_queued_ms = queue
-            .oldest()
-            .filter_map(|task| match self.tasks.get(task)?.life {
-                Life::Queued { place } => Some(place.since_ms),
-                Life::Waiting { .. }
-                | Life::Delayed { .. }
-                | Life::Running { .. }
-                | Life::Succeeded { .. }
-                | Life::Failed { .. }
-                | Life::Cancelled { .. }
-                | Life::Expired { .. } => None,
-            });
-        Some(QueueView {
-            name,
+        self.index.queue(name).map(QueueView::of)
+    }
+}
+
+impl<'a> QueueView<'a> {
+    fn of(queue: &'a QueueIndex) -> Self {
+        Self {
+            name: &queue.record.name,
+            settings: queue.record.settings.clone(),
+            served: queue.record.served,
             counts: queue.counts,
-            oldest_queued_ms: oldest_queued_ms.min(),
-        })
+            oldest_ready_ms: queue.oldest_ready_ms(),
+        }
     }
 }
 

@@ -1,7 +1,13 @@
-//! Scheduling policies: pure functions of the table and of what workers ask for. They propose and change nothing; what
-//! comes of a proposal is decided by apply, from the log.
+//! Scheduling policies: pure functions of the table, the time and what workers ask for. They propose and change nothing;
+//! what comes of a proposal is decided by apply, from the log.
+//!
+//! *Whose turn* ([`shares`]): queues share the workers they compete for by weight; a queue that is paused, at its bound of
+//! running tasks or at its rate gets nothing. *Which task*: the first by rank ([`crate::queue`]), which is priority and
+//! waiting time. *Which worker* ([`hands`]): of those that take it, have room and ask, the least or the most loaded one, as
+//! its queue says; one whose machine is overloaded comes last.
 
-mod spread;
+mod hands;
+mod shares;
 
 use crate::command::Grant;
 use crate::ids::WorkerId;
@@ -16,8 +22,26 @@ pub struct Demand {
     pub wanted: u32,
 }
 
+/// What is known of a worker besides the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Asking {
+    /// For how many tasks it asks.
+    pub wanted: u32,
+    /// Whether its machine has more to do than it can: others come first.
+    pub overloaded: bool,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// In the order decided.
+    pub grants: Vec<Grant>,
+    /// When a rate next lets a task start that it holds back now, in Unix ms.
+    pub again_ms: Option<u64>,
+}
+
 /// As [`propose_with`], from a list. Demands of the same worker add up.
-pub fn propose(table: &Table, demands: &[Demand], grants_max: usize) -> Vec<Grant> {
+pub fn propose(table: &Table, demands: &[Demand], now_ms: u64, grants_max: usize) -> Plan {
     let mut sorted = demands.to_vec();
     sorted.sort_by_key(|demand| demand.worker);
     sorted.dedup_by(|next, kept| {
@@ -27,27 +51,33 @@ pub fn propose(table: &Table, demands: &[Demand], grants_max: usize) -> Vec<Gran
         }
         same
     });
-    let wanted = |worker: WorkerId| {
+    let asking = |worker: WorkerId| {
         let at = sorted.binary_search_by_key(&worker, |demand| demand.worker);
-        at.map_or(0, |at| sorted[at].wanted)
+        Asking {
+            wanted: at.map_or(0, |at| sorted[at].wanted),
+            overloaded: false,
+        }
     };
-    propose_with(table, &wanted, grants_max)
+    propose_with(table, &asking, now_ms, grants_max)
 }
 
-/// Who should get which queued task: higher priority first, then the older place; each to the worker with the smallest
-/// part of its slots in use (then with the fewest tasks, then with the lowest id), of those that take it, have room for
-/// it and ask. `wanted` says for how many tasks a worker asks. At most `grants_max`, in the order decided.
+/// Who should get which queued task; see the module. At most `grants_max`.
 ///
-/// Applied to this same table, every proposal holds. The cost does not depend on how many tasks are queued, and on
-/// how many workers there are only by the logarithm as long as those with free slots ask: it grows with the number of
-/// proposals, and with the number of different worker profiles times that of the classes ([`crate::task::Class`]) that
-/// are looked at until the plan is full.
+/// Applied to this same table with a stamp of `now_ms` or later, every proposal holds. The cost does not depend on how
+/// many tasks are queued, and on how many workers there are only by the logarithm as long as those with free slots ask: it
+/// grows with the number of proposals, with the number of queues that have something to start (or that are named by the
+/// workers, when these are fewer), and with the number of different worker profiles times that of the lines of tasks
+/// that are looked at until the plan is full.
 pub fn propose_with(
     table: &Table,
-    wanted: &dyn Fn(WorkerId) -> u32,
+    asking: &dyn Fn(WorkerId) -> Asking,
+    now_ms: u64,
     grants_max: usize,
-) -> Vec<Grant> {
-    spread::Spread::new(table, wanted)
-        .take(grants_max)
-        .collect()
+) -> Plan {
+    let now_ms = now_ms.max(table.now_ms());
+    let mut shares = shares::Shares::new(table, asking, now_ms);
+    Plan {
+        grants: shares.by_ref().take(grants_max).collect(),
+        again_ms: shares::next_start_ms(table, now_ms),
+    }
 }

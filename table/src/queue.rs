@@ -1,150 +1,203 @@
-//! A queue: its counts, and its ready tasks in the order in which they are to run.
+//! A queue's record: what users have set, and how much it was served.
 //!
-//! Ready tasks are kept by [`Class`]: tasks that no present worker can take stand in classes of their own and are in
-//! nobody's way, and the scheduler looks at the head of each class instead of searching a line.
+//! *Sharing.* Queues that compete for the same workers share them by weight (start-time fair queueing; Goyal, Vin and Cheng,
+//! 1996). Each grant moves the queue's `served` forward by a share, the smaller the greater its weight, and the queue
+//! that was served least comes next. A queue that had nothing to do starts where the others are: it cannot save up.
+//!
+//! *Rates.* The generic cell rate algorithm (ITU-T I.371): each start moves `rate_free_ns` forward by one interval, and
+//! none may begin while that is further ahead than the burst allows. Integers only, in the table's own time, so a rate
+//! holds over all workers and all leaders.
 
-use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
 
-use crate::ids::TaskId;
-use crate::job::Counts;
-use crate::task::{Class, Life, Place, Task};
+use serde::{Deserialize, Serialize};
 
-/// The ready tasks of one class, first to run first.
-pub(crate) type Line = BTreeMap<Rank, TaskId>;
-
-/// See the module. Derived from the tasks.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct QueueIndex {
-    /// Its tasks by state.
-    pub counts: Counts,
-    /// Every class that a task of this queue belongs to.
-    classes: BTreeMap<Arc<Class>, ClassUse>,
-    /// Classes with unfinished tasks.
-    pub open_classes: u32,
-    /// Ready tasks; no line is empty.
-    pub ready: BTreeMap<Arc<Class>, Line>,
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What users have set.
+    pub settings: QueueSettings,
+    /// How much it was served, in shares.
+    pub(crate) served: u64,
+    /// With a rate: when the bucket of starts is full again, in Unix ns.
+    pub(crate) rate_free_ns: u64,
 }
 
-/// How often a class is used.
-#[derive(Debug, Default, PartialEq)]
-struct ClassUse {
-    tasks: u64,
-    unfinished: u64,
+/// What can be set of a queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSettings {
+    /// Nothing of it starts; what runs goes on.
+    pub paused: bool,
+    /// Most tasks that run at once.
+    pub max_running: Option<u32>,
+    /// How many tasks may start in a time, over all workers.
+    pub rate: Option<Rate>,
+    /// Most unfinished tasks that do not run; the table's own bound holds as well.
+    pub max_depth: Option<u64>,
+    /// Its share of workers that other queues want too; at least 1.
+    pub weight: u32,
+    /// Which of several workers a task goes to.
+    pub placement: Placement,
+    /// How long its finished jobs are kept; the table's own bound holds as well.
+    pub retain_ms: Option<u64>,
+    /// How many of its finished jobs are kept; the table's own bound holds as well.
+    pub retain_jobs: Option<u64>,
 }
 
-/// Where a task stands among all ready ones: higher priority first, then the older place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Rank(u64);
-
-impl Rank {
-    const PRIORITY_SHIFT: u32 = 60;
-
-    pub fn of(priority: u8, place: Place) -> Self {
-        assert!(
-            priority <= 9 && place.order >> Self::PRIORITY_SHIFT == 0,
-            "{priority} {place:?}"
-        );
-        Self(u64::from(9 - priority) << Self::PRIORITY_SHIFT | place.order)
-    }
-
-    /// Before every rank of the next lower priority.
-    fn next_priority(self) -> Self {
-        Self(((self.0 >> Self::PRIORITY_SHIFT) + 1) << Self::PRIORITY_SHIFT)
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self {
+            paused: false,
+            max_running: None,
+            rate: None,
+            max_depth: None,
+            weight: 1,
+            placement: Placement::Spread,
+            retain_ms: None,
+            retain_jobs: None,
+        }
     }
 }
 
-impl QueueIndex {
-    /// The shared copy of a class, if a task of this queue belongs to it.
-    pub fn class(&self, class: &Class) -> Option<&Arc<Class>> {
-        self.classes.get_key_value(class).map(|(shared, _)| shared)
+/// Which of several workers that could run a task gets it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Placement {
+    /// The one with the smallest part of its slots in use.
+    #[default]
+    Spread,
+    /// The one with the greatest part of its slots in use that still has room, so that others stay free.
+    Pack,
+}
+
+/// So many starts in a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// Thousandths of a start in one second; at least 1.
+    pub per_s_milli: u64,
+    /// Starts that may come at once after a pause; at least 1.
+    pub burst: u32,
+}
+
+/// Waiting this long is worth one step of priority. So a task of priority 0 starts before one of priority 9 that became
+/// ready nine times as much later, and no stream of important tasks keeps another waiting for ever.
+pub const AGEING_MS: u64 = 60_000;
+
+/// What one start is worth for a queue of weight 1. Large, so that weights divide it well.
+const SHARE: u64 = 1 << 24;
+
+impl Queue {
+    /// A queue with nothing set.
+    pub(crate) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            settings: QueueSettings::default(),
+            served: 0,
+            rate_free_ns: 0,
+        }
     }
 
-    /// Whether a class has unfinished tasks.
-    pub fn is_open(&self, class: &Class) -> bool {
-        self.classes
-            .get(class)
-            .is_some_and(|class| class.unfinished > 0)
+    /// What one start is worth.
+    pub(crate) fn share(&self) -> u64 {
+        (SHARE / u64::from(self.settings.weight)).max(1)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.classes.is_empty()
+    /// A task of it starts while the queues together stand at `level`; says where they stand then.
+    pub(crate) fn serve(&mut self, level: u64, now_ms: u64) -> u64 {
+        let start = self.served.max(level);
+        self.served = start.saturating_add(self.share());
+        if let Some(rate) = self.settings.rate {
+            let now_ns = ns(now_ms);
+            self.rate_free_ns = self
+                .rate_free_ns
+                .max(now_ns)
+                .saturating_add(rate.interval_ns());
+        }
+        start
     }
 
-    /// Says what that means for the head of the task's class.
-    pub fn add(&mut self, task: &Task) -> HeadChange {
-        let state = task.state();
-        self.counts.add(state);
-        let class = &task.spec.class;
-        let used = self.classes.entry(class.clone()).or_default();
-        used.tasks += 1;
-        if !state.is_terminal() {
-            used.unfinished += 1;
-            self.open_classes += u32::from(used.unfinished == 1);
-        }
-        let mut change = HeadChange::default();
-        if let Life::Queued { place } = task.life {
-            let line = self.ready.entry(class.clone()).or_default();
-            change.before = head(line);
-            let shared = line.insert(Rank::of(task.priority(), place), task.id);
-            assert_eq!(shared, None, "{} shares its place {place:?}", task.id);
-            change.after = head(line);
-        }
-        change
-    }
-
-    /// As [`QueueIndex::add`].
-    pub fn remove(&mut self, task: &Task) -> HeadChange {
-        let state = task.state();
-        self.counts.remove(state);
-        let class = &task.spec.class;
-        let used = self
-            .classes
-            .get_mut(class)
-            .expect("a task's class is indexed");
-        used.tasks -= 1;
-        if !state.is_terminal() {
-            used.unfinished -= 1;
-            self.open_classes -= u32::from(used.unfinished == 0);
-        }
-        if used.tasks == 0 {
-            self.classes.remove(class);
-        }
-        let mut change = HeadChange::default();
-        if let Life::Queued { place } = task.life {
-            let btree_map::Entry::Occupied(mut line) = self.ready.entry(class.clone()) else {
-                panic!("{} is queued but its class has no line", task.id);
-            };
-            change.before = head(line.get());
-            let removed = line.get_mut().remove(&Rank::of(task.priority(), place));
-            assert_eq!(removed, Some(task.id));
-            change.after = head(line.get());
-            if line.get().is_empty() {
-                line.remove();
-            }
-        }
-        change
-    }
-
-    /// The oldest ready task of each class and priority: among them is the oldest of all.
-    pub fn oldest(&self) -> impl Iterator<Item = TaskId> + '_ {
-        self.ready.values().flat_map(|line| {
-            let first = line.first_key_value();
-            std::iter::successors(first, |&(rank, _)| {
-                line.range(rank.next_priority()..).next()
-            })
-            .map(|(_, &task)| task)
+    /// When its rate allows the next start, in Unix ns.
+    pub(crate) fn next_start_ns(&self) -> u64 {
+        self.settings.rate.map_or(0, |rate| {
+            let ahead = rate.interval_ns().saturating_mul(u64::from(rate.burst) - 1);
+            self.rate_free_ns.saturating_sub(ahead)
         })
     }
+
+    /// How many tasks its rate lets start at this time.
+    pub(crate) fn starts_allowed(&self, now_ms: u64) -> u64 {
+        let Some(rate) = self.settings.rate else {
+            return u64::MAX;
+        };
+        let now_ns = ns(now_ms);
+        let taken_ns = self.rate_free_ns.max(now_ns) - now_ns;
+        let bucket_ns = rate.interval_ns().saturating_mul(u64::from(rate.burst));
+        bucket_ns.saturating_sub(taken_ns) / rate.interval_ns()
+    }
 }
 
-/// The rank of the first task of a class before and after a change.
-#[derive(Debug, Default)]
-pub(crate) struct HeadChange {
-    pub before: Option<Rank>,
-    pub after: Option<Rank>,
+impl Rate {
+    /// From one start to the next.
+    pub(crate) fn interval_ns(self) -> u64 {
+        (1_000_000_000_000 / self.per_s_milli.max(1)).max(1)
+    }
 }
 
-fn head(line: &Line) -> Option<Rank> {
-    line.first_key_value().map(|(&rank, _)| rank)
+/// The table's time in ns.
+pub(crate) fn ns(at_ms: u64) -> u64 {
+    at_ms.saturating_mul(1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Queue, Rate};
+
+    fn queue(per_s_milli: u64, burst: u32) -> Queue {
+        let mut queue = Queue::new("q".into());
+        queue.settings.rate = Some(Rate { per_s_milli, burst });
+        queue
+    }
+
+    /// Starts as many as are allowed at each of these times.
+    fn starts(queue: &mut Queue, times_ms: &[u64]) -> Vec<u64> {
+        let start_all = |&now_ms: &u64| {
+            let allowed = queue.starts_allowed(now_ms);
+            for _ in 0..allowed {
+                assert!(queue.next_start_ns() <= super::ns(now_ms));
+                queue.serve(0, now_ms);
+            }
+            assert!(queue.next_start_ns() > super::ns(now_ms));
+            allowed
+        };
+        times_ms.iter().map(start_all).collect()
+    }
+
+    #[test]
+    fn a_rate_is_kept_however_often_it_is_asked() {
+        let times = [1_000, 1_050, 1_099, 1_100, 1_200, 1_250, 1_300, 2_000];
+        assert_eq!(
+            starts(&mut queue(10_000, 1), &times),
+            [1, 0, 0, 1, 1, 0, 1, 1]
+        );
+    }
+
+    #[test]
+    fn a_burst_is_used_up_and_comes_back_with_time() {
+        let times = [10_000, 10_100, 10_200, 10_500, 20_000];
+        assert_eq!(starts(&mut queue(10_000, 3), &times), [3, 1, 1, 3, 3]);
+    }
+
+    #[test]
+    fn slow_and_fast_rates_neither_overflow_nor_stop() {
+        assert_eq!(
+            starts(&mut queue(1, 1), &[1, 1_000_000, 1_000_001]),
+            [1, 0, 1]
+        );
+        let mut fast = queue(1_000_000_000, 100);
+        assert_eq!(starts(&mut fast, &[1, 2]), [100, 100]);
+        let mut vast = queue(1, u32::MAX);
+        assert!(vast.starts_allowed(u64::MAX / 2_000_000) > 0);
+        vast.serve(0, u64::MAX / 2_000_000);
+    }
 }

@@ -50,6 +50,10 @@ impl Limits {
         Ok(())
     }
 
+    pub(crate) fn check_queue_name(&self, name: &str) -> Checked {
+        self.check_name("queue", name)
+    }
+
     pub(crate) fn check_registration(&self, register: &RegisterWorker) -> Checked {
         self.check_request_id(register.request_id.as_deref())?;
         self.check_name("name", &register.name)?;

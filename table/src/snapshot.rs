@@ -22,6 +22,7 @@ use crate::ids::{JobId, TaskId};
 use crate::job::Job;
 use crate::limits::Limits;
 use crate::paged::Paged;
+use crate::queue::Queue;
 use crate::table::Table;
 use crate::task::{Attempt, Bonds, Class, Life, Policy, Task, TaskSpec};
 use crate::worker::Worker;
@@ -77,11 +78,13 @@ enum Record<'a> {
     Head {
         limits: Cow<'a, Limits>,
         places: u64,
+        served: u64,
     },
     Clock {
         now_ms: u64,
         last_index: u64,
     },
+    Queue(Cow<'a, Queue>),
     Worker(Cow<'a, Worker>),
     Answered(Cow<'a, Answered>),
     OldKey(Cow<'a, OldKey>),
@@ -120,6 +123,8 @@ struct TaskRecord<'a> {
 pub struct Frozen {
     limits: Limits,
     places: u64,
+    served: u64,
+    queues: BTreeMap<Arc<str>, Queue>,
     now_ms: u64,
     last_index: u64,
     workers: Paged<Worker>,
@@ -135,6 +140,8 @@ impl Table {
         Frozen {
             limits: self.limits.clone(),
             places: self.places,
+            served: self.served,
+            queues: self.queues.clone(),
             now_ms: self.now_ms,
             last_index: self.last_index,
             workers: self.workers.clone(),
@@ -238,11 +245,15 @@ impl Frozen {
         put(Record::Head {
             limits: Cow::Borrowed(&self.limits),
             places: self.places,
+            served: self.served,
         })?;
         put(Record::Clock {
             now_ms: self.now_ms,
             last_index: self.last_index,
         })?;
+        for queue in self.queues.values() {
+            put(Record::Queue(Cow::Borrowed(queue)))?;
+        }
         for worker in self.workers.iter() {
             put(Record::Worker(Cow::Borrowed(worker)))?;
         }
@@ -352,19 +363,29 @@ impl Reader<'_> {
 
 /// A table with all of its records and no index. Whole, but not yet known to be sound.
 fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
-    let Record::Head { limits, places } = reader.next()? else {
+    let Record::Head {
+        limits,
+        places,
+        served,
+    } = reader.next()?
+    else {
         return Err(reader.unexpected());
     };
     let Record::Clock { now_ms, last_index } = reader.next()? else {
         return Err(reader.unexpected());
     };
     let mut table = Table::new(limits.into_owned());
-    (table.places, table.now_ms, table.last_index) = (places, now_ms, last_index);
+    (table.places, table.served) = (places, served);
+    (table.now_ms, table.last_index) = (now_ms, last_index);
     let mut classes: Vec<Arc<Class>> = Vec::new();
     let mut policies: Vec<Arc<Policy>> = Vec::new();
     loop {
         let fits = match reader.next()? {
             Record::Head { .. } | Record::Clock { .. } => false,
+            Record::Queue(queue) => {
+                let queue = queue.into_owned();
+                table.queues.insert(queue.name.clone(), queue).is_none()
+            }
             Record::Worker(worker) => table.workers.try_push(worker.into_owned()),
             Record::Answered(answered) => table.answers.try_push(answered.into_owned()),
             Record::OldKey(old_key) => table.old_keys.try_push(old_key.into_owned()),
@@ -376,7 +397,13 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
                 policies.push(Arc::new(policy.into_owned()));
                 true
             }
-            Record::Job(job) => table.jobs.try_push(job.into_owned()),
+            Record::Job(job) => {
+                let mut job = job.into_owned();
+                if let Some((shared, _)) = table.queues.get_key_value(&job.queue) {
+                    job.queue = shared.clone();
+                }
+                table.jobs.try_push(job)
+            }
             Record::Task(record) => {
                 let class = classes.get(record.class as usize).cloned();
                 let policy = policies.get(record.policy as usize).cloned();

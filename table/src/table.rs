@@ -1,16 +1,18 @@
 //! The table itself: its records, how they change together, and how they are read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::command::Lease;
 use crate::dedup::{Answer, Answered, Memory, OldKey};
 use crate::event::Event;
-use crate::flow::Turn;
+use crate::flow::Sequel;
 use crate::ids::{JobId, TaskId, WorkerId};
 use crate::index::Index;
 use crate::job::{Counts, Idempotency, Job, Roll};
 use crate::limits::Limits;
 use crate::paged::Paged;
+use crate::queue::{Queue, QueueSettings};
 use crate::task::{Place, Task};
 use crate::worker::{Worker, WorkerLife};
 
@@ -28,6 +30,10 @@ pub struct Table {
     pub(crate) jobs: Paged<Job>,
     pub(crate) tasks: Paged<Task>,
     pub(crate) workers: Paged<Worker>,
+    /// Every queue that a task in the table names, or that has settings of its own.
+    pub(crate) queues: BTreeMap<Arc<str>, Queue>,
+    /// How much the queue that was last served had been served before: where one that comes anew begins.
+    pub(crate) served: u64,
     pub(crate) answers: Memory<Answered>,
     pub(crate) old_keys: Memory<OldKey>,
     pub(crate) index: Index,
@@ -44,6 +50,8 @@ impl Table {
             jobs: Paged::default(),
             tasks: Paged::default(),
             workers: Paged::default(),
+            queues: BTreeMap::new(),
+            served: 0,
             answers: Memory::default(),
             old_keys: Memory::default(),
             index: Index::default(),
@@ -88,6 +96,11 @@ impl Table {
     /// All workers that are remembered, by id.
     pub fn workers(&self) -> impl Iterator<Item = &Worker> {
         self.workers.iter()
+    }
+
+    /// How much the queue that was last served had been served before, in shares: where one that comes anew begins.
+    pub fn served(&self) -> u64 {
+        self.served
     }
 
     /// How many jobs there are, finished ones that are still kept included.
@@ -169,7 +182,9 @@ impl Table {
             .old_keys
             .oldest_ms()
             .map(|at_ms| (at_ms, limits.keys_age_ms));
-        let due = [job, worker, answer, key]
+        let queue = self.index.turns.forgetful.first();
+        let queue = queue.map(|&(at_ms, _)| (at_ms, 0));
+        let due = [job, queue, worker, answer, key]
             .into_iter()
             .flatten()
             .map(|(at_ms, age_ms)| {
@@ -216,7 +231,7 @@ impl Table {
         id: TaskId,
         events: &mut Vec<Event>,
         change: impl FnOnce(&mut Task),
-    ) -> Option<Turn> {
+    ) -> Option<Sequel> {
         let task = self.tasks.get_mut(id).expect("the caller found it");
         let (state_before, bytes_before) = (task.state(), task.bytes());
         self.index.drop_task(task);
@@ -250,7 +265,7 @@ impl Table {
                 state: job_state,
             });
         }
-        Turn::of(id, state_before, state, on_failure).filter(|_| !is_finished)
+        Sequel::of(id, state_before, state, on_failure).filter(|_| !is_finished)
     }
 
     /// Forgets a finished job with its tasks; its idempotency key lives on for a while.
@@ -271,9 +286,33 @@ impl Table {
             self.index.drop_task(&task);
             self.index.policies.release(&task.spec.policy);
             self.index.unbind(&task);
+            self.drop_idle_queue(&task.spec.class.queue);
         }
+        self.drop_idle_queue(&job.queue);
         if let Some(idempotency) = job.idempotency {
             self.remember_key(idempotency, roll);
+        }
+    }
+
+    /// The record of a queue; made at its first use.
+    pub(crate) fn open_queue(&mut self, name: &Arc<str>) {
+        if !self.queues.contains_key(name) {
+            let queue = Queue::new(name.clone());
+            self.index.set_queue(&queue);
+            self.queues.insert(name.clone(), queue);
+        }
+    }
+
+    /// Forgets a queue that no task or job names and that has no settings of its own.
+    pub(crate) fn drop_idle_queue(&mut self, name: &str) {
+        let idle = self
+            .index
+            .queue(name)
+            .is_some_and(|queue| queue.is_empty() && queue.finished.is_empty());
+        let plain = |queue: &Queue| queue.settings == QueueSettings::default();
+        if idle && self.queues.get(name).is_some_and(plain) {
+            self.queues.remove(name);
+            self.index.drop_queue(name);
         }
     }
 

@@ -217,7 +217,7 @@ fn queues_tell_their_counts() {
     let (table, _) = table();
     let queues = table.queues();
     assert_eq!(
-        queues.iter().map(|queue| queue.name).collect::<Vec<_>>(),
+        queues.map(|queue| queue.name).collect::<Vec<_>>(),
         ["default", "mail"]
     );
     let mail = table.queue("mail").expect("there");
@@ -232,7 +232,11 @@ fn queues_tell_their_counts() {
     );
     assert_eq!(table.queue("nothing"), None);
     let empty = Table::new(Limits::default());
-    assert_eq!(empty.queues().len(), 1, "the default queue is always there");
+    assert_eq!(
+        empty.queues().count(),
+        1,
+        "the default queue is always there"
+    );
 }
 
 #[test]
@@ -281,8 +285,10 @@ fn one_entry_grants_a_bounded_number() {
                 worker,
                 wanted: u32::MAX,
             }],
+            0,
             usize::MAX,
-        );
+        )
+        .grants;
         apply(&mut table, vec![Command::Grant { grants }]);
         assert_eq!(u64::from(table.running_on(worker)), granted);
     }

@@ -123,6 +123,10 @@ impl<'a> Traits<'a> {
             | Happened::WorkerDraining { .. }
             | Happened::WorkerLost { .. }
             | Happened::WorkerLeft { .. } => Self::default(),
+            Happened::QueueChanged { queue } => Self {
+                queue: Some(queue),
+                ..Self::default()
+            },
         }
     }
 

@@ -160,6 +160,7 @@ fn type_of(happened: &Happened) -> &'static str {
         Happened::WorkerDraining { .. } => "worker_draining",
         Happened::WorkerLost { .. } => "worker_lost",
         Happened::WorkerLeft { .. } => "worker_left",
+        Happened::QueueChanged { .. } => "queue_changed",
     }
 }
 
@@ -258,6 +259,9 @@ fn present(happened: &Happened) -> wire::event::Happened {
         Happened::WorkerLeft { worker, name } => Told::WorkerLeft {
             worker: worker.to_string(),
             name: text(name),
+        },
+        Happened::QueueChanged { queue } => Told::QueueChanged {
+            queue: queue.to_string(),
         },
     }
 }

@@ -81,6 +81,16 @@ impl Table {
             self.forget_job(job);
         }
         while steps < steps_max
+            && let Some((at_ms, queue)) = self.index.turns.forgetful.first()
+            && *at_ms <= now_ms
+        {
+            let queue = self.index.queue(queue);
+            let job = queue.and_then(|queue| queue.finished.first());
+            let &(_, job) = job.expect("a queue with jobs to forget has them");
+            steps += self.jobs.get(job).map_or(0, |job| u64::from(job.tasks));
+            self.forget_job(job);
+        }
+        while steps < steps_max
             && let Some(&(gone_ms, _)) = self.index.gone_workers.first()
             && old(gone_ms, self.limits.gone_workers_age_ms)
         {

@@ -6,6 +6,7 @@ use crate::command::{Grant, Reply};
 use crate::event::Event;
 use crate::model::TaskState;
 use crate::table::Table;
+use crate::task::Task;
 use crate::worker::WorkerLife;
 
 impl Table {
@@ -28,6 +29,21 @@ impl Table {
         Reply::Granted { leases }
     }
 
+    /// Whether its queue and its concurrency key let a task start.
+    fn may_start(&self, task: &Task) -> bool {
+        let queue = self.index.queue(task.queue());
+        let queue_lets = queue.is_some_and(|queue| {
+            !queue.record.settings.paused
+                && queue.room() > 0
+                && queue.record.starts_allowed(self.now_ms) > 0
+        });
+        let key_lets = task.concurrency().is_none_or(|concurrency| {
+            let key = self.index.keys.get(&concurrency.key);
+            key.is_none_or(|key| key.room() > 0)
+        });
+        queue_lets && key_lets
+    }
+
     /// Whether this worker may take this task now.
     fn holds(&self, grant: Grant) -> bool {
         let Some(task) = self.tasks.get(grant.task) else {
@@ -40,7 +56,8 @@ impl Table {
             return false;
         };
         let class = &task.spec.class;
-        task.state() == TaskState::Queued
+        self.may_start(task)
+            && task.state() == TaskState::Queued
             && worker.life == WorkerLife::Live
             && holding.running.len() < worker.slots as usize
             && worker.profile.takes(class)

@@ -60,6 +60,7 @@ impl Table {
         }
         self.check_table_bounds(&tasks)?;
         let classes = self.classes_of(&tasks);
+        self.check_room_for_queues(classes.iter().map(|class| &class.queue))?;
         self.check_queue_bounds(&classes)?;
 
         let id = JobId::at(entry.index, entry.jobs);
@@ -68,6 +69,7 @@ impl Table {
         let mut job = Job {
             id,
             name: Arc::from(submit.name),
+            queue: classes[0].queue.clone(),
             on_failure: submit.on_failure,
             created_ms: self.now_ms,
             finished_ms: None,
@@ -79,6 +81,9 @@ impl Table {
             stand_ins,
         };
         events.push(Event::JobSubmitted { job: id });
+        for class in &classes {
+            self.open_queue(&class.queue);
+        }
         let mut last_policy = None;
         for (((task_id, task), after), class) in job.task_ids().zip(tasks).zip(wires).zip(classes) {
             let task = self.new_task(task_id, id, task, after, class, &mut last_policy);
@@ -209,7 +214,14 @@ impl Table {
 
     /// Whether a queue has room for more tasks.
     pub(super) fn check_depth(&self, queue: &str, more: u64) -> Result<(), Refusal> {
-        let (depth, max_depth) = (self.index.depth(queue), self.limits.queue_depth_max);
+        let own = self
+            .queues
+            .get(queue)
+            .and_then(|queue| queue.settings.max_depth);
+        let max_depth = own.map_or(self.limits.queue_depth_max, |own| {
+            own.min(self.limits.queue_depth_max)
+        });
+        let depth = self.index.depth(queue);
         if depth + more > max_depth {
             return Err(Refusal::QueueFull {
                 queue: queue.to_owned(),
@@ -226,7 +238,7 @@ impl Table {
         queue: &str,
         different: impl IntoIterator<Item = &'a Class>,
     ) -> Result<(), Refusal> {
-        let present = self.index.queues.get(queue);
+        let present = self.index.queue(queue);
         let open = present.map_or(0, |queue| u64::from(queue.open_classes));
         let is_new = |class: &&Class| !present.is_some_and(|queue| queue.is_open(class));
         let new = different.into_iter().filter(is_new).count() as u64;
@@ -252,14 +264,14 @@ impl Table {
                 classes.push(last);
                 continue;
             }
-            let known = self.index.queues.get_key_value(&*task.queue);
+            let known = self.queues.get_key_value(&*task.queue);
             let class = Class {
                 queue: known.map_or_else(|| Arc::from(&*task.queue), |(name, _)| name.clone()),
                 kind: Arc::from(&*task.kind),
                 requires: task.requires.clone(),
             };
             let shared = known
-                .and_then(|(_, queue)| queue.class(&class))
+                .and_then(|(name, _)| self.index.queue(name)?.class(&class))
                 .or_else(|| new.get(&class));
             classes.push(shared.cloned().unwrap_or_else(|| {
                 let class = Arc::new(class);

@@ -292,7 +292,9 @@ impl Case {
         }
         let demands = self.generator.demands(&mut self.rng, &self.table);
         let grants_max = self.rng.pick(&[1, 3, 100]);
-        let grants = triarch_table::plan::propose(&self.table, &demands, grants_max);
+        let now_ms = self.table.now_ms();
+        let plan = triarch_table::plan::propose(&self.table, &demands, now_ms, grants_max);
+        let grants = plan.grants;
         let expected = naive_plan::propose(&self.table, &demands, grants_max);
         self.agree("proposals", &grants, &expected);
         if grants.is_empty() {

@@ -170,9 +170,12 @@ impl Run {
                 demands,
                 grants_max,
             } => {
-                let grants = propose(&self.table, demands, *grants_max);
-                let grants: Vec<String> = grants.iter().map(print::grant).collect();
-                let _ = writeln!(out, "plan: {}", print::list(&grants));
+                let plan = propose(&self.table, demands, self.stamp.now_ms, *grants_max);
+                let again = plan
+                    .again_ms
+                    .map_or_else(String::new, |at_ms| format!(" (again at {at_ms})"));
+                let grants: Vec<String> = plan.grants.iter().map(print::grant).collect();
+                let _ = writeln!(out, "plan: {}{again}", print::list(&grants));
             }
             Ask::Restart => {
                 let mut bytes = Vec::new();

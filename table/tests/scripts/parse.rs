@@ -11,9 +11,10 @@
 //! end t1-0 3.0 expired|returned|timed_out
 //! report w2-0 / t1-0 3.0 succeeded [1] / t1-1 3.1 failed {} / t1-2 3.2 failed_for_good {} / t1-3 3.3 returned
 //! advance
+//! queue mail [paused=yes|no max_running=2|none rate=10:5|none max_depth= weight= placement=pack retain_ms= retain_jobs=]
 //! plan w2-0:3 … [max=5]               asks the scheduler, changes nothing
 //! restart                             writes a snapshot and goes on with what it reads
-//! task t1-0   job j1-0   worker w1-0   jobs   tasks   queues   leases   timer      shows
+//! why t1-0   task t1-0   job j1-0   worker w1-0   jobs   tasks   queues   leases   timer      shows
 //! ```
 //!
 //! A token is written as index and position of its grant.
@@ -23,9 +24,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use triarch_table::command::{
     Backoff, Concurrency, EndLease, EndReason, Grant, NewTask, OnDuplicate, OnFailure, Outcome,
-    RegisterWorker, Requires, SubmitJob, TaskReport, Unique,
+    QueueChange, RegisterWorker, Requires, SubmitJob, TaskReport, Unique,
 };
 use triarch_table::plan::Demand;
+use triarch_table::queue::{Placement, Rate};
 use triarch_table::{Command, JobId, Limits, TaskId, Token, WorkerId};
 
 /// Sets one limit.
@@ -57,6 +59,7 @@ pub enum Show {
     Queues,
     Leases,
     Timer,
+    Why(TaskId),
 }
 
 type Parsed<T> = Result<T, String>;
@@ -81,6 +84,7 @@ pub fn parse(line: &str) -> Parsed<Line> {
         "plan" => return Ok(Line::Ask(plan(&words)?)),
         "restart" => return Ok(Line::Ask(Ask::Restart)),
         "task" => return ask(Show::Task(id(rest)?)),
+        "why" => return ask(Show::Why(id(rest)?)),
         "job" => return ask(Show::Job(id(rest)?)),
         "worker" => return ask(Show::Worker(id(rest)?)),
         "jobs" => return ask(Show::Jobs),
@@ -119,6 +123,7 @@ pub fn parse(line: &str) -> Parsed<Line> {
         },
         "report" => report(rest)?,
         "advance" => Command::AdvanceTime,
+        "queue" => change_queue(&words)?,
         other => return Err(format!("what is {other:?}?")),
     };
     Ok(Line::Command(Box::new(command)))
@@ -175,6 +180,7 @@ fn limit(word: &str) -> Parsed<Setting> {
         "inputs_bytes_max" => |limits, value| limits.inputs_bytes_max = value.into(),
         "tasks_max" => |limits, value| limits.tasks_max = value.into(),
         "bytes_max" => |limits, value| limits.bytes_max = value.into(),
+        "queues_max" => |limits, value| limits.queues_max = value.into(),
         "queue_depth_max" => |limits, value| limits.queue_depth_max = value.into(),
         "classes_per_queue_max" => |limits, value| limits.classes_per_queue_max = value,
         "workers_max" => |limits, value| limits.workers_max = value,
@@ -347,6 +353,42 @@ fn register(words: &[&str]) -> Parsed<RegisterWorker> {
         }
     }
     Ok(register)
+}
+
+fn change_queue(words: &[&str]) -> Parsed<Command> {
+    let (queue, words) = words.split_first().ok_or("which queue?")?;
+    let mut change = QueueChange::default();
+    fn bound<T: std::str::FromStr>(value: &str) -> Parsed<Option<Option<T>>> {
+        match value {
+            "none" => Ok(Some(None)),
+            value => Ok(Some(Some(number(value)?))),
+        }
+    }
+    for (name, value) in settings(words)? {
+        match name {
+            "paused" => change.paused = Some(value == "yes"),
+            "max_running" => change.max_running = bound(value)?,
+            "max_depth" => change.max_depth = bound(value)?,
+            "retain_ms" => change.retain_ms = bound(value)?,
+            "retain_jobs" => change.retain_jobs = bound(value)?,
+            "weight" => change.weight = Some(number(value)?),
+            "rate" if value == "none" => change.rate = Some(None),
+            "rate" => {
+                let (per_s, burst) = value.split_once(':').unwrap_or((value, "1"));
+                change.rate = Some(Some(Rate {
+                    per_s_milli: number::<u64>(per_s)? * 1_000,
+                    burst: number(burst)?,
+                }));
+            }
+            "placement" if value == "pack" => change.placement = Some(Placement::Pack),
+            "placement" => change.placement = Some(Placement::Spread),
+            other => return Err(format!("a queue has no {other:?}")),
+        }
+    }
+    Ok(Command::ChangeQueue {
+        queue: queue.to_string(),
+        change,
+    })
 }
 
 fn grant(word: &str) -> Parsed<Grant> {

@@ -99,6 +99,7 @@ pub fn event(event: &Event) -> String {
         Event::JobFinished { job, state } => format!("{job} {}", state.as_str()),
         Event::WorkerRegistered { worker } => format!("{worker} registered"),
         Event::WorkerDraining { worker } => format!("{worker} draining"),
+        Event::QueueChanged { queue } => format!("queue {queue} changed"),
         Event::WorkerGone { worker, lost } => {
             format!("{worker} {}", if *lost { "lost" } else { "left" })
         }
@@ -137,14 +138,13 @@ pub fn shown(table: &Table, show: &Show) -> String {
         Show::Queues => {
             let queue = |queue: &triarch_table::QueueView<'_>| {
                 let oldest = queue
-                    .oldest_queued_ms
+                    .oldest_ready_ms
                     .map_or(String::new(), |at_ms| format!(" oldest={at_ms}"));
                 format!("queue {}: {}{oldest}", queue.name, counts(&queue.counts))
             };
             table
                 .queues()
-                .iter()
-                .map(queue)
+                .map(|view| queue(&view))
                 .collect::<Vec<_>>()
                 .join("\n")
         }
@@ -154,6 +154,7 @@ pub fn shown(table: &Table, show: &Show) -> String {
                 .map(|lease| format!("{}:{}@{}", lease.task, lease.worker, token(lease.token)));
             format!("leases: {}", list(&leases.collect::<Vec<_>>()))
         }
+        Show::Why(id) => format!("why: {:?}", table.explain(*id, 0).unwrap_or_default()),
         Show::Timer => match table.next_timer_ms() {
             Some(at_ms) if at_ms <= table.now_ms() => "timer: due".to_owned(),
             Some(at_ms) => format!("timer: {at_ms}"),

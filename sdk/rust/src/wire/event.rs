@@ -150,6 +150,11 @@ pub enum Happened {
         #[serde(default)]
         name: Option<String>,
     },
+    /// Settings of a queue were changed.
+    QueueChanged {
+        /// The queue.
+        queue: String,
+    },
     /// Something that this version does not know.
     #[serde(other)]
     Unknown,
@@ -167,6 +172,7 @@ impl Happened {
         "worker_draining",
         "worker_lost",
         "worker_left",
+        "queue_changed",
     ];
 
     /// Its `type`.
@@ -181,6 +187,7 @@ impl Happened {
             Happened::WorkerDraining { .. } => "worker_draining",
             Happened::WorkerLost { .. } => "worker_lost",
             Happened::WorkerLeft { .. } => "worker_left",
+            Happened::QueueChanged { .. } => "queue_changed",
             Happened::Unknown => "unknown",
         }
     }

@@ -160,6 +160,7 @@ impl Model {
                 (Reply::Reported { verdicts }, false)
             }
             Command::AdvanceTime => (self.advance(), false),
+            Command::ChangeQueue { .. } => (Reply::Done { tasks: 0 }, false),
         };
         if let Some(request) = request.filter(|_| is_new) {
             let answered = Answered {
