@@ -1,6 +1,7 @@
 //! `triarch`: the masters, the workers and the command line in one binary.
 
 mod cli;
+mod cron;
 mod dev;
 mod feed;
 mod leader;

@@ -23,6 +23,8 @@ pub struct SharedTable {
     pub ready: tokio::sync::Notify,
     /// Raised after an apply that may have changed when time next matters.
     pub timers: tokio::sync::Notify,
+    /// Raised after an apply that may have changed when a schedule next ticks.
+    pub schedules: tokio::sync::Notify,
     /// Those who wait for a job or task to finish.
     pub waiters: Waiters,
     /// What happened of late.
@@ -36,6 +38,7 @@ impl SharedTable {
             table: RwLock::new(Table::new(Limits::default())),
             ready: tokio::sync::Notify::new(),
             timers: tokio::sync::Notify::new(),
+            schedules: tokio::sync::Notify::new(),
             waiters: Waiters::default(),
             feed: Feed::new(events_kept),
         })
@@ -47,7 +50,7 @@ impl SharedTable {
     }
 
     fn raise(&self, events: &[Event]) {
-        let (mut ready, mut timers) = (false, false);
+        let (mut ready, mut timers, mut schedules) = (false, false, false);
         for event in events {
             match event {
                 Event::TaskChanged { task, to, .. } => match to {
@@ -72,6 +75,7 @@ impl SharedTable {
                 Event::LeaseGranted { .. }
                 | Event::WorkerDraining { .. }
                 | Event::WorkerGone { .. } => {}
+                Event::ScheduleChanged { .. } | Event::ScheduleTicked { .. } => schedules = true,
             }
         }
         // One loop listens to each; a permit is stored when it is busy, so no signal is lost.
@@ -80,6 +84,9 @@ impl SharedTable {
         }
         if timers {
             self.timers.notify_one();
+        }
+        if schedules {
+            self.schedules.notify_one();
         }
     }
 }
@@ -135,6 +142,7 @@ impl StateMachine for TableMachine {
         self.0.waiters.wake_all();
         self.0.ready.notify_one();
         self.0.timers.notify_one();
+        self.0.schedules.notify_one();
         Ok(())
     }
 }

@@ -159,6 +159,16 @@ fn about(what: &Happened) -> String {
             say("name", name.as_deref());
         }
         Happened::QueueChanged { queue } => say("", Some(queue)),
+        Happened::ScheduleChanged { schedule } => say("", Some(schedule)),
+        Happened::ScheduleTicked {
+            schedule,
+            tick_at,
+            job,
+        } => {
+            say("", Some(schedule));
+            say("tick", Some(&tick_at.to_string()));
+            say("job", job.as_deref());
+        }
         Happened::Unknown => {}
     }
     words.join(" ")

@@ -13,6 +13,7 @@ mod logging;
 mod outcome;
 pub mod output;
 mod queue;
+mod schedule;
 mod server;
 mod session;
 mod submit;
@@ -96,6 +97,7 @@ enum Command {
     Job(job::JobArgs),
     Task(task::TaskArgs),
     Queue(queue::QueueArgs),
+    Schedule(schedule::ScheduleArgs),
     Events(events::EventsArgs),
     Cluster(cluster::ClusterArgs),
     /// Print a script that completes these commands in a shell
@@ -141,6 +143,7 @@ pub fn main() -> ExitCode {
         Command::Job(args) => client(&global, async |session| args.run(session).await),
         Command::Task(args) => client(&global, async |session| args.run(session).await),
         Command::Queue(args) => client(&global, async |session| args.run(session).await),
+        Command::Schedule(args) => client(&global, async |session| args.run(session).await),
         Command::Events(args) => client(&global, async |session| args.run(session).await),
         Command::Cluster(args) => client(&global, async |session| args.run(session).await),
         Command::Completions { shell } => {

@@ -39,15 +39,8 @@ The id of the job goes to stdout; with --wait, what its tasks wrote does.
 Submitting with the same --key and the same work again returns the job that is already there."
 )]
 pub struct SubmitArgs {
-    /// Read the job from stdin, as JSON
-    #[arg(value_name = "-", value_parser = dash)]
-    stdin: Option<String>,
-    /// Program and arguments to run; no shell is involved unless it is named
-    #[arg(last = true, value_name = "ARGV")]
-    argv: Vec<String>,
-    /// Read the job, as JSON, from this file; `-` is stdin
-    #[arg(long, short, value_name = "FILE")]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    work: WorkArgs,
     /// Wait until it has finished, show what it wrote, and fail if it failed
     #[arg(long, short)]
     wait: bool,
@@ -57,8 +50,34 @@ pub struct SubmitArgs {
     /// The same key is the same job, however often it is submitted [default: a random one]
     #[arg(long)]
     key: Option<String>,
+}
+
+/// The work itself: a command line, or a file with a job. One of the three has to be given, which the command says by a
+/// group of its own.
+#[derive(Debug, Args)]
+pub struct WorkArgs {
+    /// Read the job from stdin, as JSON
+    #[arg(value_name = "-", value_parser = dash)]
+    stdin: Option<String>,
+    /// Program and arguments to run; no shell is involved unless it is named
+    #[arg(last = true, value_name = "ARGV")]
+    argv: Vec<String>,
+    /// Read the job, as JSON, from this file; `-` is stdin
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     task: TaskArgs,
+}
+
+impl WorkArgs {
+    /// The job that was asked for.
+    pub fn job(&self) -> Result<SubmitJob, Failure> {
+        match (&self.file, &self.stdin) {
+            (Some(path), _) => read_job(path),
+            (None, Some(_)) => read_job(Path::new("-")),
+            (None, None) => Ok(SubmitJob::new(self.task.specs(&self.argv))),
+        }
+    }
 }
 
 /// How each task is to be run; a file says that itself.
@@ -95,11 +114,7 @@ impl SubmitArgs {
     /// Submits, and waits if that was asked for.
     pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
         let wait = self.wait;
-        let mut job = match (&self.file, &self.stdin) {
-            (Some(path), _) => read_job(path)?,
-            (None, Some(_)) => read_job(Path::new("-"))?,
-            (None, None) => SubmitJob::new(self.task.specs(&self.argv)),
-        };
+        let mut job = self.work.job()?;
         if self.name.is_some() {
             job.name = self.name;
         }
@@ -253,7 +268,7 @@ mod tests {
         let args = Command::try_parse_from([&["submit"], words].concat())
             .expect("valid")
             .args;
-        args.task.specs(&args.argv)
+        args.work.task.specs(&args.work.argv)
     }
 
     fn payload(spec: &TaskSpec) -> ExecPayload {

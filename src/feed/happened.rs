@@ -62,6 +62,14 @@ pub enum Happened {
     },
     /// Settings of a queue were changed.
     QueueChanged { queue: Arc<str> },
+    /// A schedule was put, deleted, paused or resumed.
+    ScheduleChanged { schedule: Arc<str> },
+    /// A tick of a schedule is over.
+    ScheduleTicked {
+        schedule: Arc<str>,
+        tick_ms: u64,
+        job: Option<JobId>,
+    },
 }
 
 /// A task. What is `None` was forgotten in the very entry that it happened in.
@@ -178,6 +186,18 @@ fn tell(table: &Table, before: Option<&Event>, event: &Event) -> Happened {
         Event::QueueChanged { ref queue } => Happened::QueueChanged {
             queue: Arc::clone(queue),
         },
+        Event::ScheduleChanged { ref name } => Happened::ScheduleChanged {
+            schedule: Arc::clone(name),
+        },
+        Event::ScheduleTicked {
+            ref name,
+            tick_ms,
+            job,
+        } => Happened::ScheduleTicked {
+            schedule: Arc::clone(name),
+            tick_ms,
+            job,
+        },
     }
 }
 
@@ -201,7 +221,9 @@ fn lease_of(table: &Table, changed: TaskId, before: &Event) -> Option<Leased> {
         | Event::WorkerRegistered { .. }
         | Event::WorkerDraining { .. }
         | Event::WorkerGone { .. }
-        | Event::QueueChanged { .. } => None,
+        | Event::QueueChanged { .. }
+        | Event::ScheduleChanged { .. }
+        | Event::ScheduleTicked { .. } => None,
     }
 }
 

@@ -1,5 +1,5 @@
-//! The three loops of a leader: dispatch (grants, on events), expiry (silence, on the monotonic clock) and time (what
-//! the table waits for until a stamp). Each looks, decides, proposes, and looks again; none holds a lock over an await.
+//! The loops of a leader: dispatch (grants, on events), expiry (silence, on the monotonic clock), time (what the table
+//! waits for until a stamp), and in a file of its own the ticks of schedules. Each looks, decides, proposes, and looks again; none holds a lock over an await.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use triarch_raft::ProposeError;
 use triarch_table::plan::{self, Plan};
 use triarch_table::{Command, Reply};
 
-use super::Lead;
+use super::{Lead, schedules};
 
 /// Leases in one decision; the rest follow in the next.
 const GRANTS_AT_ONCE_MAX: usize = 1_024;
@@ -20,6 +20,7 @@ pub(super) fn start(lead: &Arc<Lead>) {
         tokio::spawn(dispatch(Arc::clone(lead))),
         tokio::spawn(expire(Arc::clone(lead))),
         tokio::spawn(time(Arc::clone(lead))),
+        tokio::spawn(schedules::tick(Arc::clone(lead))),
     ];
     for work in loops {
         let over = lead.over.clone();
@@ -149,7 +150,7 @@ async fn time(lead: Arc<Lead>) {
     }
 }
 
-async fn again(lead: &Lead, what: &str, error: ProposeError) {
+pub(super) async fn again(lead: &Lead, what: &str, error: ProposeError) {
     tracing::debug!(term = lead.term, %error, "{what}: not decided, looking again");
     tokio::time::sleep(AGAIN).await;
 }

@@ -1,12 +1,13 @@
 //! What a leader does besides obeying the log: it decides, and proposes what it decided.
 //!
-//! One [`Lead`] stands for one term of leadership of this node. It owns the [`Desk`](desk::Desk) and three loops
-//! (dispatch, expiry, time), which end with the term. Their commands are proposed for that term only and are never
+//! One [`Lead`] stands for one term of leadership of this node. It owns the [`Desk`](desk::Desk) and four loops
+//! (dispatch, expiry, time, schedules), which end with the term. Their commands are proposed for that term only and are never
 //! forwarded, so a leader that was stopped and wakes up in another's term decides nothing.
 
 pub mod clock;
 pub mod desk;
 mod loops;
+mod schedules;
 pub mod visits;
 
 use std::sync::Arc;
@@ -43,6 +44,11 @@ impl Lead {
     /// Ends when the term does.
     pub async fn over(&self) {
         self.over.cancelled().await;
+    }
+
+    /// The cluster's time, in Unix ms: this node's steady clock, or the table's where that is ahead.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms().max(self.table.read().now_ms())
     }
 
     /// Proposes one of the leader's own decisions.

@@ -15,6 +15,7 @@ mod openapi;
 mod options;
 mod problem;
 mod queues;
+mod schedules;
 mod submission;
 mod tasks;
 mod workers;
@@ -96,7 +97,8 @@ impl App {
             | Reply::Registered { .. }
             | Reply::Granted { .. }
             | Reply::Reported { .. }
-            | Reply::Done { .. }) => Ok((committed.index, reply)),
+            | Reply::Done { .. }
+            | Reply::SchedulePut { .. }) => Ok((committed.index, reply)),
         }
     }
 
@@ -255,6 +257,7 @@ fn for_clients() -> OpenApiRouter<App> {
         .merge(jobs::routes())
         .merge(tasks::routes())
         .merge(queues::routes())
+        .merge(schedules::routes())
         .merge(cluster::routes())
         .merge(workers::client_routes())
 }

@@ -175,6 +175,19 @@ impl Problem {
         self
     }
 
+    /// As seen from a body that has what was read in one of its fields: `tasks[0].kind` becomes `job.tasks[0].kind`.
+    pub fn within(mut self, outer: &str) -> Self {
+        for (name, value) in &mut self.fields {
+            if let ("field", serde_json::Value::String(field)) = (*name, value) {
+                *field = match field.as_str() {
+                    "" => outer.to_owned(),
+                    inner => format!("{outer}.{inner}"),
+                };
+            }
+        }
+        self
+    }
+
     /// What it is.
     pub fn code(&self) -> Code {
         self.code
@@ -314,9 +327,10 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let detail = refusal.to_string();
         match refusal {
-            Refusal::JobNotFound(_) | Refusal::TaskNotFound(_) => {
+            Refusal::JobNotFound(_) | Refusal::TaskNotFound(_) | Refusal::ScheduleNotFound(_) => {
                 Problem::new(Code::NotFound, detail)
             }
+            Refusal::ScheduleReplaced(_) => Problem::new(Code::Conflict, detail),
             Refusal::UnknownWorker(_) => Problem::new(Code::UnknownWorker, detail),
             Refusal::KeyConflict { job } => {
                 Problem::new(Code::Conflict, detail).with("job", job.to_string())

@@ -8,6 +8,7 @@ mod grant;
 mod register_worker;
 mod report;
 mod retry_task;
+mod schedule;
 mod submit_job;
 mod wiring;
 mod worker_end;
@@ -91,6 +92,18 @@ impl Table {
             Command::Report { worker, results } => Ok(self.report(worker, results, events)),
             Command::AdvanceTime => Ok(self.advance_time(events)),
             Command::ChangeQueue { queue, change } => self.change_queue(&queue, change, events),
+            Command::PutSchedule(put) => self.put_schedule(entry, put, events),
+            Command::DeleteSchedule { name } => self.delete_schedule(&name, events),
+            Command::PauseSchedule { name } => self.pause_schedule(&name, events),
+            Command::ResumeSchedule {
+                name,
+                generation,
+                next_tick_ms,
+            } => self.resume_schedule(&name, generation, next_tick_ms, events),
+            Command::TriggerSchedule { name, request_id } => {
+                self.trigger_schedule(entry, &name, request_id, events)
+            }
+            Command::TickSchedule(tick) => Ok(self.tick_schedule(entry, &tick, events)),
         }
     }
 }

@@ -81,6 +81,36 @@ pub enum Command {
         /// What to change.
         change: QueueChange,
     },
+    /// Makes a schedule, or takes the place of the one of this name.
+    PutSchedule(PutSchedule),
+    /// Forgets a schedule; the jobs it made are none of its business.
+    DeleteSchedule {
+        /// Its name.
+        name: String,
+    },
+    /// The ticks of a schedule pass by until it is resumed.
+    PauseSchedule {
+        /// Its name.
+        name: String,
+    },
+    /// Lets a paused schedule tick again.
+    ResumeSchedule {
+        /// Its name.
+        name: String,
+        /// The one that `next_tick_ms` was worked out from.
+        generation: u64,
+        /// Its first tick from now on.
+        next_tick_ms: Option<u64>,
+    },
+    /// Makes one job of a schedule now, outside of its ticks.
+    TriggerSchedule {
+        /// Its name.
+        name: String,
+        /// For a repeated request after an unknown outcome.
+        request_id: Option<RequestId>,
+    },
+    /// Proposed by the leader: a schedule's next tick is due. Ignored unless it is the very tick that is waited for.
+    TickSchedule(TickSchedule),
 }
 
 /// Settings to change; `None` leaves one as it is, and an inner `None` takes the bound away. See
@@ -103,6 +133,78 @@ pub struct QueueChange {
     pub retain_ms: Option<Option<u64>>,
     /// How many of its finished jobs are kept.
     pub retain_jobs: Option<Option<u64>>,
+}
+
+/// See [`Command::PutSchedule`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PutSchedule {
+    /// What it is known by.
+    pub name: String,
+    /// When, in cron's words; understood at the edge and by the leader, never here.
+    pub cron: String,
+    /// The time zone's name; as `cron`.
+    pub timezone: String,
+    /// What each tick submits. Its keys are left out: each tick has its own.
+    pub job: SubmitJob,
+    /// Raw JSON text of the job, to be shown.
+    pub job_text: Bytes,
+    /// What a tick does that finds the job of an earlier one unfinished.
+    pub overlap: Overlap,
+    /// What becomes of ticks whose time passed while nobody could act on them.
+    pub catch_up: CatchUp,
+    /// Whether it begins paused.
+    pub paused: bool,
+    /// Its first tick from now on. The one that a schedule of the same times waits for already stays.
+    pub next_tick_ms: Option<u64>,
+}
+
+/// What a tick does that finds the job of an earlier one unfinished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Overlap {
+    /// It makes its job all the same.
+    #[default]
+    Allow,
+    /// It makes none.
+    Forbid,
+}
+
+/// What becomes of ticks whose time passed while nobody could act on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum CatchUp {
+    /// They make no jobs.
+    None,
+    /// The last of them makes one.
+    #[default]
+    One,
+    /// Each makes its own, in order.
+    All,
+}
+
+/// See [`Command::TickSchedule`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TickSchedule {
+    /// The schedule's name.
+    pub name: String,
+    /// The one that the times were worked out from.
+    pub generation: u64,
+    /// The tick, in Unix ms: the one that the schedule waits for, and not in the future.
+    pub tick_ms: u64,
+    /// What it waits for after that.
+    pub next_tick_ms: Option<u64>,
+    /// What the tick does.
+    pub action: TickAction,
+}
+
+/// What a tick does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TickAction {
+    /// It makes a job, unless an unfinished one forbids it.
+    Fire,
+    /// It is too late, as are those between it and `next_tick_ms`.
+    PassBy {
+        /// How many ticks that are.
+        ticks: u64,
+    },
 }
 
 /// See [`Command::SubmitJob`].
@@ -359,6 +461,11 @@ pub enum Reply {
     },
     /// The command was refused and changed nothing.
     Refused(Refusal),
+    /// To [`Command::PutSchedule`].
+    SchedulePut {
+        /// Whether there was none of this name before.
+        created: bool,
+    },
 }
 
 /// A lease as granted.
@@ -484,4 +591,10 @@ pub enum Refusal {
         /// What is wrong with it.
         problem: String,
     },
+    /// No such schedule.
+    #[error("there is no schedule {0:?}")]
+    ScheduleNotFound(String),
+    /// The schedule is not the one that the command was made for.
+    #[error("schedule {0:?} was replaced meanwhile: look at it and ask again")]
+    ScheduleReplaced(String),
 }

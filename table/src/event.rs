@@ -72,4 +72,18 @@ pub enum Event {
         /// Its name.
         queue: Arc<str>,
     },
+    /// A schedule was put, deleted, paused or resumed.
+    ScheduleChanged {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A tick of a schedule is over; it waits for its next one.
+    ScheduleTicked {
+        /// Its name.
+        name: Arc<str>,
+        /// When the tick was due, in Unix ms.
+        tick_ms: u64,
+        /// The job it made, if it made one; submitted just before.
+        job: Option<JobId>,
+    },
 }

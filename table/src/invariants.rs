@@ -41,6 +41,7 @@ impl Table {
                 .and_then(|()| self.check_workers())
                 .and_then(|()| self.check_places())
                 .and_then(|()| self.check_queues())
+                .and_then(|()| self.schedules.unsound().map_or(Ok(()), Err))
                 .err()
         })
     }

@@ -64,6 +64,10 @@ pub struct Limits {
     pub gone_workers_max: u64,
     /// How long a worker is remembered after it was lost or left.
     pub gone_workers_age_ms: u64,
+    /// Most schedules.
+    pub schedules_max: u32,
+    /// Most bytes of the jobs of all schedules together.
+    pub schedules_bytes_max: u64,
 }
 
 impl Default for Limits {
@@ -94,6 +98,8 @@ impl Default for Limits {
             finished_age_ms: 24 * HOUR_MS,
             gone_workers_max: 10_000,
             gone_workers_age_ms: HOUR_MS,
+            schedules_max: 10_000,
+            schedules_bytes_max: 256 * MIB,
         }
     }
 }

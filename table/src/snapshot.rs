@@ -23,6 +23,7 @@ use crate::job::Job;
 use crate::limits::Limits;
 use crate::paged::Paged;
 use crate::queue::Queue;
+use crate::schedule::{Schedule, Schedules};
 use crate::table::Table;
 use crate::task::{Attempt, Bonds, Class, Life, Policy, Task, TaskSpec};
 use crate::worker::Worker;
@@ -88,6 +89,7 @@ enum Record<'a> {
     Worker(Cow<'a, Worker>),
     Answered(Cow<'a, Answered>),
     OldKey(Cow<'a, OldKey>),
+    Schedule(Cow<'a, Schedule>),
     /// Numbered from 0 in order of appearance, which is before the first task that refers to it.
     Class(Cow<'a, Class>),
     /// As classes.
@@ -132,6 +134,7 @@ pub struct Frozen {
     old_keys: Paged<OldKey>,
     jobs: Paged<Job>,
     tasks: Paged<Task>,
+    schedules: Schedules,
 }
 
 impl Table {
@@ -149,6 +152,7 @@ impl Table {
             old_keys: self.old_keys.records().clone(),
             jobs: self.jobs.clone(),
             tasks: self.tasks.clone(),
+            schedules: self.schedules.clone(),
         }
     }
 
@@ -262,6 +266,9 @@ impl Frozen {
         }
         for old_key in self.old_keys.iter() {
             put(Record::OldKey(Cow::Borrowed(old_key)))?;
+        }
+        for schedule in self.schedules.iter() {
+            put(Record::Schedule(Cow::Borrowed(schedule)))?;
         }
         let mut classes = BTreeMap::new();
         let mut policies = BTreeMap::new();
@@ -389,6 +396,7 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
             Record::Worker(worker) => table.workers.try_push(worker.into_owned()),
             Record::Answered(answered) => table.answers.try_push(answered.into_owned()),
             Record::OldKey(old_key) => table.old_keys.try_push(old_key.into_owned()),
+            Record::Schedule(schedule) => table.schedules.try_push(schedule.into_owned()),
             Record::Class(class) => {
                 classes.push(Arc::new(class.into_owned()));
                 true

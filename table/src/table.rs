@@ -13,6 +13,7 @@ use crate::job::{Counts, Idempotency, Job, Roll};
 use crate::limits::Limits;
 use crate::paged::Paged;
 use crate::queue::{Queue, QueueSettings};
+use crate::schedule::Schedules;
 use crate::task::{Place, Task};
 use crate::worker::{Worker, WorkerLife};
 
@@ -36,6 +37,7 @@ pub struct Table {
     pub(crate) served: u64,
     pub(crate) answers: Memory<Answered>,
     pub(crate) old_keys: Memory<OldKey>,
+    pub(crate) schedules: Schedules,
     pub(crate) index: Index,
 }
 
@@ -54,6 +56,7 @@ impl Table {
             served: 0,
             answers: Memory::default(),
             old_keys: Memory::default(),
+            schedules: Schedules::default(),
             index: Index::default(),
         }
     }

@@ -7,8 +7,8 @@ use std::path::Path;
 use bytes::Bytes;
 use triarch_table::codec::{CodecError, VERSION, decode_command, encode_command};
 use triarch_table::command::{
-    Backoff, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires,
-    SubmitJob, TaskReport,
+    Backoff, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap,
+    PutSchedule, RegisterWorker, Requires, SubmitJob, TaskReport, TickAction, TickSchedule,
 };
 use triarch_table::{Command, JobId, TaskId, Token, WorkerId};
 
@@ -76,6 +76,35 @@ fn commands() -> Vec<(&'static str, Command)> {
             tasks,
         })
     };
+    let put = |name: &str, overlap, catch_up, next_tick_ms: Option<u64>| {
+        Command::PutSchedule(PutSchedule {
+            name: name.into(),
+            cron: "*/5 * * * *".into(),
+            timezone: "Europe/Paris".into(),
+            job: SubmitJob {
+                request_id: None,
+                idempotency_key: None,
+                body_digest: [7; 32],
+                name: "nightly".into(),
+                on_failure: OnFailure::Continue,
+                tasks: vec![plain.clone()],
+            },
+            job_text: Bytes::from_static(b"{\"tasks\":[{\"kind\":\"exec\"}]}"),
+            overlap,
+            catch_up,
+            paused: next_tick_ms.is_none(),
+            next_tick_ms,
+        })
+    };
+    let tick = |next_tick_ms, action| {
+        Command::TickSchedule(TickSchedule {
+            name: "s".into(),
+            generation: 5,
+            tick_ms: 60_000,
+            next_tick_ms,
+            action,
+        })
+    };
     let ended = |reason| EndLease {
         task,
         token,
@@ -93,7 +122,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ),
         (
             "submit_job_full",
-            submit(Some("r-1"), OnFailure::FailFast, vec![full, plain]),
+            submit(Some("r-1"), OnFailure::FailFast, vec![full, plain.clone()]),
         ),
         ("cancel_job", Command::CancelJob { job }),
         ("cancel_task", Command::CancelTask { task }),
@@ -164,6 +193,46 @@ fn commands() -> Vec<(&'static str, Command)> {
             },
         ),
         ("advance_time", Command::AdvanceTime),
+        (
+            "put_schedule",
+            put("default", Overlap::Allow, CatchUp::None, None),
+        ),
+        (
+            "put_schedule_forbid",
+            put("forbid", Overlap::Forbid, CatchUp::One, Some(60_000)),
+        ),
+        (
+            "put_schedule_all",
+            put("all", Overlap::Forbid, CatchUp::All, Some(60_000)),
+        ),
+        (
+            "delete_schedule",
+            Command::DeleteSchedule { name: "s".into() },
+        ),
+        (
+            "pause_schedule",
+            Command::PauseSchedule { name: "s".into() },
+        ),
+        (
+            "resume_schedule",
+            Command::ResumeSchedule {
+                name: "s".into(),
+                generation: 5,
+                next_tick_ms: Some(1_764_000_000_000),
+            },
+        ),
+        (
+            "trigger_schedule",
+            Command::TriggerSchedule {
+                name: "s".into(),
+                request_id: Some("r-4".into()),
+            },
+        ),
+        ("tick_schedule", tick(None, TickAction::Fire)),
+        (
+            "tick_schedule_pass_by",
+            tick(Some(120_000), TickAction::PassBy { ticks: 3 }),
+        ),
     ]
 }
 

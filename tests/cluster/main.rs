@@ -13,6 +13,7 @@ mod identity;
 mod openapi;
 mod redirects;
 mod restart;
+mod schedules;
 mod stopped_leader;
 mod tasks;
 mod workers;

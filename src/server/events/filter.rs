@@ -122,9 +122,14 @@ impl<'a> Traits<'a> {
             Happened::WorkerRegistered { .. }
             | Happened::WorkerDraining { .. }
             | Happened::WorkerLost { .. }
-            | Happened::WorkerLeft { .. } => Self::default(),
+            | Happened::WorkerLeft { .. }
+            | Happened::ScheduleChanged { .. } => Self::default(),
             Happened::QueueChanged { queue } => Self {
                 queue: Some(queue),
+                ..Self::default()
+            },
+            Happened::ScheduleTicked { job, .. } => Self {
+                job: *job,
                 ..Self::default()
             },
         }

@@ -161,6 +161,8 @@ fn type_of(happened: &Happened) -> &'static str {
         Happened::WorkerLost { .. } => "worker_lost",
         Happened::WorkerLeft { .. } => "worker_left",
         Happened::QueueChanged { .. } => "queue_changed",
+        Happened::ScheduleChanged { .. } => "schedule_changed",
+        Happened::ScheduleTicked { .. } => "schedule_ticked",
     }
 }
 
@@ -262,6 +264,18 @@ fn present(happened: &Happened) -> wire::event::Happened {
         },
         Happened::QueueChanged { queue } => Told::QueueChanged {
             queue: queue.to_string(),
+        },
+        Happened::ScheduleChanged { schedule } => Told::ScheduleChanged {
+            schedule: schedule.to_string(),
+        },
+        Happened::ScheduleTicked {
+            schedule,
+            tick_ms,
+            job,
+        } => Told::ScheduleTicked {
+            schedule: schedule.to_string(),
+            tick_at: wire::Timestamp::from_unix_ms(*tick_ms),
+            job: job.map(|job| job.to_string()),
         },
     }
 }

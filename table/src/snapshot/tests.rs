@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::{MAGIC, Record, SnapshotError, encoded};
 use crate::command::{
-    Backoff, Command, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires, SubmitJob,
-    TaskReport,
+    Backoff, CatchUp, Command, Grant, NewTask, OnFailure, Outcome, Overlap, PutSchedule,
+    RegisterWorker, Requires, SubmitJob, TaskReport, TickAction, TickSchedule,
 };
 use crate::digest::Digest;
 use crate::ids::{JobId, Stamp, TaskId, Token, WorkerId};
@@ -47,6 +47,23 @@ fn submit(key: Option<&str>, kinds: &[&str]) -> Command {
         name: "nightly".to_owned(),
         on_failure: OnFailure::Continue,
         tasks: kinds.iter().map(|kind| task(kind)).collect(),
+    })
+}
+
+fn schedule(name: &str, next_tick_ms: Option<u64>) -> Command {
+    let Command::SubmitJob(job) = submit(None, &["nap"]) else {
+        unreachable!("it submits");
+    };
+    Command::PutSchedule(PutSchedule {
+        name: name.to_owned(),
+        cron: "0 * * * *".to_owned(),
+        timezone: "Europe/Paris".to_owned(),
+        job,
+        job_text: Bytes::from_static(b"{}"),
+        overlap: Overlap::Forbid,
+        catch_up: CatchUp::All,
+        paused: next_tick_ms.is_none(),
+        next_tick_ms,
     })
 }
 
@@ -120,6 +137,17 @@ fn table() -> Table {
             Command::AdvanceTime,
         ],
         vec![submit(None, &["sum"]), grant(TaskId::at(4, 0), live)],
+        vec![
+            schedule("hourly", Some(4_000)),
+            schedule("paused", None),
+            Command::TickSchedule(TickSchedule {
+                name: "hourly".to_owned(),
+                generation: 5,
+                tick_ms: 4_000,
+                next_tick_ms: Some(3_604_000),
+                action: TickAction::Fire,
+            }),
+        ],
     ];
     for (at, commands) in entries.into_iter().enumerate() {
         let stamp = Stamp {

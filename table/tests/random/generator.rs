@@ -68,7 +68,10 @@ impl Generator {
                         self.requests.push(command.clone());
                     }
                 }
-                Reply::Submitted { .. } | Reply::Reported { .. } | Reply::Refused(_) => {}
+                Reply::Submitted { .. }
+                | Reply::Reported { .. }
+                | Reply::Refused(_)
+                | Reply::SchedulePut { .. } => {}
             }
         }
     }

@@ -266,7 +266,8 @@ impl Case {
                 Reply::Submitted { .. }
                 | Reply::Registered { .. }
                 | Reply::Granted { .. }
-                | Reply::Done { .. } => {}
+                | Reply::Done { .. }
+                | Reply::SchedulePut { .. } => {}
             }
         }
         for event in events {

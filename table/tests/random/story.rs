@@ -92,6 +92,9 @@ impl Story {
                 assert!(self.present.contains(&worker), "{event:?}")
             }
             Event::WorkerGone { worker, .. } => assert!(self.present.remove(&worker), "{event:?}"),
+            Event::ScheduleChanged { .. } | Event::ScheduleTicked { .. } => {
+                panic!("nobody asked for schedules: {event:?}")
+            }
         }
     }
 

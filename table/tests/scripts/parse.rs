@@ -12,9 +12,11 @@
 //! report w2-0 / t1-0 3.0 succeeded [1] / t1-1 3.1 failed {} / t1-2 3.2 failed_for_good {} / t1-3 3.3 returned
 //! advance
 //! queue mail [paused=yes|no max_running=2|none rate=10:5|none max_depth= weight= placement=pack retain_ms= retain_jobs=]
+//! schedule s [next= cron= zone= forbid catch_up=none|one|all paused name= …as submit] / exec … / …
+//! tick s generation at [next] [pass=3]   pause s   resume s generation [next]   trigger s [request=]   delete s
 //! plan w2-0:3 … [max=5]               asks the scheduler, changes nothing
 //! restart                             writes a snapshot and goes on with what it reads
-//! why t1-0   task t1-0   job j1-0   worker w1-0   jobs   tasks   queues   leases   timer      shows
+//! why t1-0   task t1-0   job j1-0   worker w1-0   jobs   tasks   queues   leases   timer   schedules      shows
 //! ```
 //!
 //! A token is written as index and position of its grant.
@@ -23,8 +25,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    Backoff, Concurrency, EndLease, EndReason, Grant, NewTask, OnDuplicate, OnFailure, Outcome,
-    QueueChange, RegisterWorker, Requires, SubmitJob, TaskReport, Unique,
+    Backoff, CatchUp, Concurrency, EndLease, EndReason, Grant, NewTask, OnDuplicate, OnFailure,
+    Outcome, Overlap, PutSchedule, QueueChange, RegisterWorker, Requires, SubmitJob, TaskReport,
+    TickAction, TickSchedule, Unique,
 };
 use triarch_table::plan::Demand;
 use triarch_table::queue::{Placement, Rate};
@@ -60,6 +63,7 @@ pub enum Show {
     Leases,
     Timer,
     Why(TaskId),
+    Schedules,
 }
 
 type Parsed<T> = Result<T, String>;
@@ -92,6 +96,7 @@ pub fn parse(line: &str) -> Parsed<Line> {
         "queues" => return ask(Show::Queues),
         "leases" => return ask(Show::Leases),
         "timer" => return ask(Show::Timer),
+        "schedules" => return ask(Show::Schedules),
         "submit" => Command::SubmitJob(submit(rest)?),
         "cancel_job" => Command::CancelJob { job: id(rest)? },
         "cancel_task" => Command::CancelTask { task: id(rest)? },
@@ -124,6 +129,30 @@ pub fn parse(line: &str) -> Parsed<Line> {
         "report" => report(rest)?,
         "advance" => Command::AdvanceTime,
         "queue" => change_queue(&words)?,
+        "schedule" => Command::PutSchedule(schedule(rest)?),
+        "tick" => Command::TickSchedule(tick(&words)?),
+        "pause" => Command::PauseSchedule {
+            name: rest.to_owned(),
+        },
+        "resume" => {
+            let (name, generation, next) = numbered(&words)?;
+            Command::ResumeSchedule {
+                name,
+                generation,
+                next_tick_ms: next,
+            }
+        }
+        "trigger" => {
+            let (name, words) = words.split_first().ok_or("which schedule?")?;
+            let settings = settings(words)?;
+            Command::TriggerSchedule {
+                name: name.to_string(),
+                request_id: settings.get("request").map(|request| request.to_string()),
+            }
+        }
+        "delete" => Command::DeleteSchedule {
+            name: rest.to_owned(),
+        },
         other => return Err(format!("what is {other:?}?")),
     };
     Ok(Line::Command(Box::new(command)))
@@ -195,6 +224,8 @@ fn limit(word: &str) -> Parsed<Setting> {
         "finished_bytes_max" => |limits, value| limits.finished_bytes_max = value.into(),
         "finished_age_ms" => |limits, value| limits.finished_age_ms = value.into(),
         "gone_workers_max" => |limits, value| limits.gone_workers_max = value.into(),
+        "schedules_max" => |limits, value| limits.schedules_max = value,
+        "schedules_bytes_max" => |limits, value| limits.schedules_bytes_max = value.into(),
         "gone_workers_age_ms" => |limits, value| limits.gone_workers_age_ms = value.into(),
         other => return Err(format!("there is no limit {other:?}")),
     };
@@ -448,5 +479,74 @@ fn report(rest: &str) -> Parsed<Command> {
     Ok(Command::Report {
         worker,
         results: parts.map(result).collect::<Parsed<_>>()?,
+    })
+}
+
+/// The words that are the schedule's own are taken out; the rest is a submission.
+fn schedule(rest: &str) -> Parsed<PutSchedule> {
+    let (words, tasks) = rest.split_once(" / ").ok_or("a schedule has tasks")?;
+    let mut words: Vec<&str> = words.split_whitespace().collect();
+    let mut own = |name: &str| {
+        let at = words.iter().position(|word| {
+            word.strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        })?;
+        Some(
+            words
+                .remove(at)
+                .trim_start_matches(name)
+                .trim_start_matches('='),
+        )
+    };
+    let (cron, timezone) = (own("cron"), own("zone"));
+    let next_tick_ms = own("next").map(number).transpose()?;
+    let overlap = own("forbid").map_or(Overlap::Allow, |_| Overlap::Forbid);
+    let catch_up = match own("catch_up") {
+        None | Some("one") => CatchUp::One,
+        Some("none") => CatchUp::None,
+        Some("all") => CatchUp::All,
+        Some(other) => return Err(format!("{other:?} is no way to catch up")),
+    };
+    let paused = own("paused").is_some();
+    let (name, words) = words.split_first().ok_or("a schedule has a name")?;
+    Ok(PutSchedule {
+        name: name.to_string(),
+        cron: cron.unwrap_or("* * * * *").to_owned(),
+        timezone: timezone.unwrap_or("UTC").to_owned(),
+        job: submit(&format!("{} / {tasks}", words.join(" ")))?,
+        job_text: Bytes::from(tasks.to_owned()),
+        overlap,
+        catch_up,
+        paused,
+        next_tick_ms,
+    })
+}
+
+/// A schedule, its generation, and a time if there is one.
+fn numbered(words: &[&str]) -> Parsed<(String, u64, Option<u64>)> {
+    let [name, generation, next @ ..] = words else {
+        return Err("which schedule, and which generation of it?".to_owned());
+    };
+    let next = next.first().map(|next| number(next)).transpose()?;
+    Ok((name.to_string(), number(generation)?, next))
+}
+
+fn tick(words: &[&str]) -> Parsed<TickSchedule> {
+    let (action, words): (Vec<&str>, Vec<&str>) =
+        words.iter().partition(|word| word.starts_with("pass="));
+    let [name, generation, tick, next @ ..] = &words[..] else {
+        return Err("which schedule, which generation of it, and when?".to_owned());
+    };
+    Ok(TickSchedule {
+        name: name.to_string(),
+        generation: number(generation)?,
+        tick_ms: number(tick)?,
+        next_tick_ms: next.first().map(|next| number(next)).transpose()?,
+        action: match action.first() {
+            None => TickAction::Fire,
+            Some(pass) => TickAction::PassBy {
+                ticks: number(pass.trim_start_matches("pass="))?,
+            },
+        },
     })
 }

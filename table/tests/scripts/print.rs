@@ -6,7 +6,9 @@ use triarch_table::command::{Grant, Verdict};
 use triarch_table::job::Counts;
 use triarch_table::task::{Attempt, CancelCause, Life};
 use triarch_table::worker::Profile;
-use triarch_table::{Event, Job, JobFilter, Reply, Table, Task, TaskFilter, Token, Worker};
+use triarch_table::{
+    Event, Job, JobFilter, Reply, Schedule, Table, Task, TaskFilter, Token, Worker,
+};
 
 use crate::parse::Show;
 
@@ -78,6 +80,8 @@ pub fn reply(reply: &Reply) -> String {
             )
         }
         Reply::Done { tasks } => format!("done {tasks}"),
+        Reply::SchedulePut { created: true } => "schedule made".to_owned(),
+        Reply::SchedulePut { created: false } => "schedule replaced".to_owned(),
         Reply::Refused(refusal) => format!("refused: {refusal}"),
     }
 }
@@ -102,6 +106,11 @@ pub fn event(event: &Event) -> String {
         Event::QueueChanged { queue } => format!("queue {queue} changed"),
         Event::WorkerGone { worker, lost } => {
             format!("{worker} {}", if *lost { "lost" } else { "left" })
+        }
+        Event::ScheduleChanged { name } => format!("schedule {name} changed"),
+        Event::ScheduleTicked { name, tick_ms, job } => {
+            let job = job.map_or("no job".to_owned(), |job| job.to_string());
+            format!("schedule {name} ticked {tick_ms}: {job}")
         }
     }
 }
@@ -160,6 +169,19 @@ pub fn shown(table: &Table, show: &Show) -> String {
             Some(at_ms) => format!("timer: {at_ms}"),
             None => "timer: none".to_owned(),
         },
+        Show::Schedules => {
+            let listed = table.schedules(None, 100);
+            assert_eq!(listed.next, None);
+            let lines: Vec<String> = listed.items.into_iter().map(schedule).collect();
+            let due = table
+                .ticks()
+                .map(|(at_ms, schedule)| format!("{}@{at_ms}", schedule.name));
+            format!(
+                "{}ticks: {}",
+                lines.concat(),
+                list(&due.collect::<Vec<_>>())
+            )
+        }
     }
 }
 
@@ -176,13 +198,45 @@ fn job(job: &Job) -> String {
     let finished = job
         .finished_ms
         .map_or(String::new(), |at_ms| format!(" finished={at_ms}"));
+    let key = job
+        .idempotency
+        .as_ref()
+        .map_or(String::new(), |idempotency| {
+            format!(" key={}", idempotency.key)
+        });
     format!(
-        "{} {:?} {} [{}]{finished} bytes={}",
+        "{} {:?} {} [{}]{finished} bytes={}{key}",
         job.id,
         job.name,
         job.state().as_str(),
         counts(&job.counts),
         job.bytes
+    )
+}
+
+fn schedule(schedule: &Schedule) -> String {
+    let time = |time: Option<u64>| time.map_or("none".to_owned(), |ms| ms.to_string());
+    let error = schedule.last_error.as_deref();
+    format!(
+        "schedule {} generation={} {:?} in {}: {} tasks overlap={:?} catch_up={:?}{} next={}\n  \
+         fired={} skipped={} missed={} last={} job={}{}\n",
+        schedule.name,
+        schedule.generation,
+        schedule.cron,
+        schedule.timezone,
+        schedule.job.tasks.len(),
+        schedule.overlap,
+        schedule.catch_up,
+        if schedule.paused { " paused" } else { "" },
+        time(schedule.next_tick_ms),
+        schedule.fired,
+        schedule.skipped,
+        schedule.missed,
+        time(schedule.last_tick_ms),
+        schedule
+            .last_job
+            .map_or("none".to_owned(), |job| job.to_string()),
+        error.map_or(String::new(), |error| format!("\n  last error: {error}"))
     )
 }
 

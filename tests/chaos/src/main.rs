@@ -11,6 +11,7 @@ mod kill_leader;
 mod measure;
 mod pause_leader;
 mod power_cut;
+mod schedule_ticks;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,8 @@ enum Scenario {
     PauseLeader(pause_leader::PauseLeaderArgs),
     /// Cut the power of all disks at once: what was not synced is gone (needs root and loop devices)
     PowerCut(power_cut::PowerCutArgs),
+    /// Let a schedule tick every second while the leader is killed again and again, and count the jobs of each tick
+    ScheduleTicks(schedule_ticks::ScheduleTicksArgs),
 }
 
 /// What every drill takes.
@@ -82,6 +85,7 @@ async fn main() -> ExitCode {
             Scenario::KillAll(args) => args.run().await,
             Scenario::PauseLeader(args) => args.run().await,
             Scenario::PowerCut(args) => args.run().await,
+            Scenario::ScheduleTicks(args) => args.run().await,
         }
     };
     // An interrupted drill is dropped, and with it every process and every mount.

@@ -21,6 +21,7 @@ pub mod load;
 pub mod place;
 pub mod process;
 pub mod strace;
+pub mod ticks;
 pub mod wait;
 
 pub use check::Verdict;

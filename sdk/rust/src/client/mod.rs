@@ -12,6 +12,7 @@ mod cluster;
 mod events;
 mod jobs;
 mod masters;
+mod schedules;
 mod tasks;
 mod workers;
 

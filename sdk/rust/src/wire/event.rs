@@ -155,6 +155,21 @@ pub enum Happened {
         /// The queue.
         queue: String,
     },
+    /// A schedule was put, deleted, paused or resumed.
+    ScheduleChanged {
+        /// Its name.
+        schedule: String,
+    },
+    /// A tick of a schedule is over.
+    ScheduleTicked {
+        /// Its name.
+        schedule: String,
+        /// When the tick was due.
+        tick_at: Timestamp,
+        /// The job that it made, if it made one.
+        #[serde(default)]
+        job: Option<String>,
+    },
     /// Something that this version does not know.
     #[serde(other)]
     Unknown,
@@ -173,6 +188,8 @@ impl Happened {
         "worker_lost",
         "worker_left",
         "queue_changed",
+        "schedule_changed",
+        "schedule_ticked",
     ];
 
     /// Its `type`.
@@ -188,6 +205,8 @@ impl Happened {
             Happened::WorkerLost { .. } => "worker_lost",
             Happened::WorkerLeft { .. } => "worker_left",
             Happened::QueueChanged { .. } => "queue_changed",
+            Happened::ScheduleChanged { .. } => "schedule_changed",
+            Happened::ScheduleTicked { .. } => "schedule_ticked",
             Happened::Unknown => "unknown",
         }
     }
@@ -229,7 +248,8 @@ mod tests {
         for word in Happened::TYPES {
             let text = format!(
                 r#"{{"id":"1.0","at":"2026-11-23T10:00:00Z","type":"{word}","job":"j1-0","tasks":1,"task":"t1-0",
-                    "state":"running","worker":"w1-0","token":7}}"#
+                    "state":"running","worker":"w1-0","token":7,"queue":"default","schedule":"s",
+                    "tick_at":"2026-11-23T10:00:00Z"}}"#
             );
             let event: Event = serde_json::from_str(&text).expect("valid");
             assert_eq!(event.what.type_str(), *word);

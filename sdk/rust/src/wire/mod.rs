@@ -14,6 +14,7 @@ pub mod health;
 pub mod job;
 pub mod problem;
 pub mod queue;
+pub mod schedule;
 pub mod task;
 pub mod time;
 pub mod worker;
@@ -25,6 +26,9 @@ pub use health::{Health, Ready};
 pub use job::{Job, JobList, JobState, JobsQuery, OnFailure, SubmitJob, Submitted};
 pub use problem::{Problem, ProblemCode};
 pub use queue::{Queue, QueueList};
+pub use schedule::{
+    CatchUp, DeletedSchedule, Overlap, PutSchedule, Schedule, ScheduleList, ScheduledRun,
+};
 pub use task::{
     Attempt, AttemptOutcome, Backoff, OnDuplicate, Requires, Task, TaskList, TaskSpec, TaskState,
     TasksQuery,

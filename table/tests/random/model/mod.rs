@@ -161,6 +161,12 @@ impl Model {
             }
             Command::AdvanceTime => (self.advance(), false),
             Command::ChangeQueue { .. } => (Reply::Done { tasks: 0 }, false),
+            Command::PutSchedule(_)
+            | Command::DeleteSchedule { .. }
+            | Command::PauseSchedule { .. }
+            | Command::ResumeSchedule { .. }
+            | Command::TriggerSchedule { .. }
+            | Command::TickSchedule(_) => unreachable!("the generator makes no schedules"),
         };
         if let Some(request) = request.filter(|_| is_new) {
             let answered = Answered {

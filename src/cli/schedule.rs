@@ -1,0 +1,225 @@
+//! `triarch schedule`: jobs that are submitted again and again.
+
+use std::process::ExitCode;
+
+use chrono::Utc;
+use clap::{Args, Subcommand};
+use comfy_table::Cell;
+use triarch_sdk::wire::{CatchUp, Overlap, PutSchedule, Schedule, ScheduleList};
+
+use super::output::{self, Column};
+use super::session::Session;
+use super::submit::WorkArgs;
+use super::{Failure, PageArgs, parse_word, when};
+
+/// Look after schedules: jobs that are submitted again and again
+#[derive(Debug, Args)]
+pub struct ScheduleArgs {
+    #[command(subcommand)]
+    command: ScheduleCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ScheduleCommand {
+    /// Schedules by name, with when each comes next
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// One schedule in detail, with its next runs
+    Show {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    Set(Box<SetArgs>),
+    /// Delete a schedule; the jobs it made stay
+    #[command(visible_alias = "rm")]
+    Delete {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Let its ticks pass by until it is resumed
+    Pause {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Let a paused schedule go on with its next tick
+    Resume {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Make one of its jobs now, besides those of its ticks
+    Trigger {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// Make a schedule, or replace the one of this name
+#[derive(Debug, Args)]
+#[command(
+    group(clap::ArgGroup::new("work").args(["argv", "file", "stdin"]).required(true)),
+    override_usage = "triarch schedule set NAME --cron CRON [OPTIONS] -- ARGV...\n       \
+                      triarch schedule set NAME --cron CRON [OPTIONS] --file JOB.json\n       \
+                      triarch schedule set NAME --cron CRON [OPTIONS] -",
+    after_help = "\
+Examples:
+  triarch schedule set backup --cron '30 2 * * *' --timezone Europe/Paris -- /usr/local/bin/backup
+  triarch schedule set probe --cron '*/10 * * * * *' --overlap forbid --catch-up none -- ./probe
+  triarch schedule set report --cron '0 9 * * MON-FRI' --file job.json
+
+The five fields of CRON are minute, hour, day of the month, month and day of the week; with six, seconds come first."
+)]
+struct SetArgs {
+    /// What it is to be known by
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// When, as in `*/5 * * * *`
+    #[arg(long, value_name = "CRON")]
+    cron: String,
+    /// Whose clocks are meant, by the name of the time zone [default: UTC]
+    #[arg(long, value_name = "ZONE")]
+    timezone: Option<String>,
+    /// While the job of an earlier tick is unfinished: allow or forbid another [default: allow]
+    #[arg(long, value_name = "POLICY", value_parser = parse_word::<Overlap>)]
+    overlap: Option<Overlap>,
+    /// Of the ticks that passed while no cluster was there, make up for none, one or all [default: one]
+    #[arg(long, value_name = "POLICY", value_parser = parse_word::<CatchUp>)]
+    catch_up: Option<CatchUp>,
+    /// Begin paused
+    #[arg(long)]
+    paused: bool,
+    /// A name for the jobs, for people [default: that of the schedule]
+    #[arg(long, value_name = "NAME")]
+    job_name: Option<String>,
+    #[command(flatten)]
+    work: WorkArgs,
+}
+
+impl ScheduleArgs {
+    /// Does what was asked.
+    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
+        let client = &session.client;
+        match self.command {
+            ScheduleCommand::List { page } => {
+                let list = client.schedules(&page.query()).await?;
+                output::answer(session.format, &list, list_for_people)?;
+                session.tell_of_more(list.next.as_deref());
+            }
+            ScheduleCommand::Show { name } => show(session, &client.schedule(&name).await?)?,
+            ScheduleCommand::Set(args) => {
+                let (name, put) = args.put()?;
+                show(session, &client.put_schedule(&name, &put).await?)?;
+            }
+            ScheduleCommand::Delete { name } => {
+                let deleted = client.delete_schedule(&name).await?;
+                output::answer(session.format, &deleted, |deleted| {
+                    format!("{} is deleted", deleted.name)
+                })?;
+            }
+            ScheduleCommand::Pause { name } => show(session, &client.pause_schedule(&name).await?)?,
+            ScheduleCommand::Resume { name } => {
+                show(session, &client.resume_schedule(&name).await?)?;
+            }
+            ScheduleCommand::Trigger { name } => {
+                let submitted = client.trigger_schedule(&name).await?;
+                output::answer(session.format, &submitted, |submitted| submitted.id.clone())?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl SetArgs {
+    fn put(self) -> Result<(String, PutSchedule), Failure> {
+        let mut job = self.work.job()?;
+        if job.idempotency_key.is_some() {
+            return Err(Failure::Usage(
+                "the job has an idempotency_key; leave it out: each tick's job gets its own"
+                    .to_owned(),
+            ));
+        }
+        job.name = self
+            .job_name
+            .or(job.name)
+            .or_else(|| Some(self.name.clone()));
+        let put = PutSchedule {
+            cron: self.cron,
+            timezone: self.timezone,
+            job,
+            overlap: self.overlap,
+            catch_up: self.catch_up,
+            paused: self.paused.then_some(true),
+        };
+        Ok((self.name, put))
+    }
+}
+
+fn show(session: &Session, schedule: &Schedule) -> Result<(), Failure> {
+    Ok(output::answer(session.format, schedule, for_people)?)
+}
+
+fn list_for_people(list: &ScheduleList) -> String {
+    let columns = [
+        Column::Text("SCHEDULE"),
+        Column::Text("CRON"),
+        Column::Text("TIMEZONE"),
+        Column::Text("NEXT"),
+        Column::Text("LAST"),
+        Column::Number("FIRED"),
+        Column::Number("SKIPPED"),
+        Column::Number("MISSED"),
+    ];
+    let now = Utc::now();
+    let rows = list.schedules.iter().map(|schedule| {
+        let next = match schedule.next_tick_at {
+            Some(at) => Cell::new(when::relative(at.0, now)),
+            None if schedule.paused => Cell::new("paused"),
+            None => Cell::new("-"),
+        };
+        let last = schedule.last_tick_at;
+        vec![
+            Cell::new(&schedule.name),
+            Cell::new(&schedule.cron),
+            Cell::new(&schedule.timezone),
+            next,
+            Cell::new(last.map_or_else(|| "-".to_owned(), |at| when::relative(at.0, now))),
+            Cell::new(schedule.fired),
+            Cell::new(schedule.skipped),
+            Cell::new(schedule.missed),
+        ]
+    });
+    output::table(&columns, rows)
+}
+
+fn for_people(schedule: &Schedule) -> String {
+    let now = Utc::now();
+    let counts = format!(
+        "{} fired, {} skipped, {} missed",
+        schedule.fired, schedule.skipped, schedule.missed
+    );
+    let first = [
+        ("schedule", Some(schedule.name.clone())),
+        ("cron", Some(schedule.cron.clone())),
+        ("timezone", Some(schedule.timezone.clone())),
+        ("overlap", Some(schedule.overlap.as_str().to_owned())),
+        ("catch up", Some(schedule.catch_up.as_str().to_owned())),
+        ("paused", schedule.paused.then(|| "yes".to_owned())),
+        ("created", Some(when::relative(schedule.created_at.0, now))),
+        (
+            "last tick",
+            schedule.last_tick_at.map(|at| when::relative(at.0, now)),
+        ),
+        ("last job", schedule.last_job.clone()),
+        ("last error", schedule.last_error.clone()),
+        ("ticks", Some(counts)),
+    ];
+    let runs = schedule.next_runs.iter().flatten().enumerate();
+    let runs = runs.map(|(nth, run)| {
+        let name = if nth == 0 { "next runs" } else { "" };
+        let relative = when::relative(run.at.0, now);
+        (name, Some(format!("{}  {relative}", run.local)))
+    });
+    output::details(first.into_iter().chain(runs))
+}

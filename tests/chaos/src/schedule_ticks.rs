@@ -1,0 +1,83 @@
+//! A schedule ticks every second while the leader is killed with SIGKILL, started again, and the next one is killed.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+use triarch_harness::ticks::EverySecond;
+use triarch_harness::{Cluster, until};
+
+use crate::Outcome;
+
+/// Let a schedule tick every second while the leader is killed again and again, and count the jobs of each tick
+#[derive(Debug, Args)]
+pub struct ScheduleTicksArgs {
+    /// How long
+    #[arg(long, value_name = "N", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// Seconds from one kill to the next
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    every: u64,
+    /// Workers that run the jobs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
+    workers: u16,
+}
+
+/// For the next leader to make the job of a tick.
+const SOON: Duration = Duration::from_secs(60);
+
+impl ScheduleTicksArgs {
+    /// Runs the drill.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        println!(
+            "three masters, {} workers; a schedule ticks every second for {} s, the leader is killed every {} s",
+            self.workers, self.seconds, self.every
+        );
+        let mut cluster = Cluster::start(3).await;
+        for _ in 0..self.workers {
+            cluster.worker(&["--slots", "4"]);
+        }
+        let apis = cluster.apis();
+        let leader = cluster.wait_ready().await;
+        let job =
+            json!({"name": "tick", "tasks": [{"kind": "exec", "payload": {"argv": ["true"]}}]});
+        let schedule = EverySecond::start(&cluster.api(leader), "every-second", &job).await;
+        let begun = Instant::now();
+        let end = begun + Duration::from_secs(self.seconds);
+        let (mut kills, mut next_kill) = (0, begun);
+        loop {
+            next_kill += Duration::from_secs(self.every);
+            if next_kill >= end {
+                break;
+            }
+            // Late after a slow recovery: then at once.
+            tokio::time::sleep(next_kill.saturating_duration_since(Instant::now())).await;
+            let leader = cluster.wait_ready().await;
+            let fired = schedule.fired(&apis).await;
+            cluster.kill9(leader);
+            kills += 1;
+            until(SOON, "the next leader makes a job", async || {
+                schedule.fired(&apis).await > fired
+            })
+            .await;
+            cluster.restart(leader);
+            cluster.wait_caught_up(leader).await;
+        }
+        tokio::time::sleep(end.saturating_duration_since(Instant::now())).await;
+        let ticks = schedule.end(&apis).await;
+        println!(
+            "\n{kills} leaders killed in {} s",
+            begun.elapsed().as_secs()
+        );
+        for line in ticks.tell().lines() {
+            println!("  {line}");
+        }
+        if ticks.is_good() {
+            println!("  every tick made exactly one job");
+            return Ok(Outcome::Kept);
+        }
+        println!("  PROMISES WERE BROKEN");
+        cluster.keep();
+        Ok(Outcome::Broken)
+    }
+}

@@ -1,0 +1,186 @@
+//! A schedule that ticks every second, and the judge of its jobs: exactly one for each tick?
+//!
+//! Which ticks there are to be is worked out from the first one alone, which the cluster names when the schedule is put,
+//! and from the clock of this process; what the cluster counts itself is not believed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::http::Api;
+use crate::wait::eventually;
+
+/// For any node to answer, and for the schedule to make up for what it owes.
+const SOON: Duration = Duration::from_secs(60);
+/// Of each kind of trouble, so many cases are told in full.
+const TOLD_MAX: usize = 10;
+
+/// A schedule under observation.
+#[derive(Debug)]
+pub struct EverySecond {
+    name: String,
+    first: DateTime<Utc>,
+}
+
+/// What came of its ticks.
+#[derive(Debug, Clone, Default)]
+pub struct Ticks {
+    /// Ticks that there were.
+    pub expected: usize,
+    /// Jobs that were made.
+    pub jobs: usize,
+    /// Ticks without a job.
+    pub missing: Vec<String>,
+    /// Ticks with more than one, and jobs that no tick can have made.
+    pub doubled: Vec<String>,
+    /// How long after its tick the latest job was made.
+    pub latest: Duration,
+}
+
+impl EverySecond {
+    /// Puts the schedule; each tick submits this job.
+    pub async fn start(api: &Api, name: &str, job: &Value) -> Self {
+        let put = json!({"cron": "* * * * * *", "catch_up": "all", "job": job});
+        let path = format!("/v1/schedules/{name}");
+        let made = api.call(Method::PUT, &path).json(&put).answer().await;
+        Self {
+            name: name.to_owned(),
+            first: time(&made.expect(201)["next_tick_at"]).expect("a first tick"),
+        }
+    }
+
+    /// How many of its ticks have made a job, by the word of whichever node answers.
+    pub async fn fired(&self, apis: &[Api]) -> u64 {
+        let shown = ask(apis, &format!("/v1/schedules/{}", self.name)).await;
+        shown["fired"].as_u64().expect("a number")
+    }
+
+    /// Waits until all ticks up to this moment are dealt with, pauses the schedule, and looks at every job.
+    pub async fn end(self, apis: &[Api]) -> Ticks {
+        let path = format!("/v1/schedules/{}", self.name);
+        let now = Utc::now();
+        let what = format!("the ticks of {} are dealt with up to {now}", self.name);
+        eventually(SOON, what, async || {
+            let shown = ask(apis, &path).await;
+            time(&shown["last_tick_at"]).filter(|last| *last >= now - TimeDelta::seconds(1))
+        })
+        .await;
+        let pause = format!("{path}/pause");
+        let paused = eventually(SOON, "the schedule is paused", async || {
+            for api in apis {
+                match api.call(Method::POST, &pause).send().await {
+                    Ok(reply) if reply.status == 200 => return Some(reply.json()),
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            None
+        })
+        .await;
+        let last = time(&paused["last_tick_at"]).expect("it has ticked");
+        let mut ticks = Ticks::default();
+        let mut made = self.jobs(apis, &mut ticks).await;
+        let mut tick = self.first;
+        while tick <= last {
+            ticks.expected += 1;
+            let told = rfc3339(tick);
+            match made.remove(&told) {
+                Some(1) => {}
+                Some(count) => ticks.doubled.push(format!("{told}: {count} jobs")),
+                None => ticks.missing.push(told),
+            }
+            tick += TimeDelta::seconds(1);
+        }
+        let others = made.into_keys();
+        let others = others.map(|tick| format!("{tick}: there is no such tick"));
+        ticks.doubled.extend(others);
+        ticks
+    }
+
+    /// How many jobs there are for each tick, by the keys of all jobs that there are.
+    async fn jobs(&self, apis: &[Api], ticks: &mut Ticks) -> BTreeMap<String, usize> {
+        let mut made: BTreeMap<String, usize> = BTreeMap::new();
+        let mut after = String::new();
+        let prefix = format!("schedule:{}:", self.name);
+        loop {
+            let page = ask(apis, &format!("/v1/jobs?limit=1000{after}")).await;
+            for job in page["jobs"].as_array().expect("a list") {
+                let key = job["idempotency_key"].as_str().unwrap_or_default();
+                let Some(tick) = key.strip_prefix(&prefix) else {
+                    continue;
+                };
+                ticks.jobs += 1;
+                *made.entry(tick.to_owned()).or_default() += 1;
+                let due = tick.parse::<DateTime<Utc>>().ok();
+                let late = time(&job["created_at"])
+                    .zip(due)
+                    .map(|(made, due)| made - due);
+                let late = late.and_then(|late| late.to_std().ok()).unwrap_or_default();
+                ticks.latest = ticks.latest.max(late);
+            }
+            match page["next"].as_str() {
+                Some(next) => after = format!("&after={next}"),
+                None => return made,
+            }
+        }
+    }
+}
+
+impl Ticks {
+    /// Whether there is exactly one job for each tick.
+    pub fn is_good(&self) -> bool {
+        self.missing.is_empty() && self.doubled.is_empty() && self.jobs == self.expected
+    }
+
+    /// One line per finding.
+    pub fn tell(&self) -> String {
+        let mut lines = vec![
+            format!(
+                "ticks expected {}, jobs made {}, missing {}, doubled {}",
+                self.expected,
+                self.jobs,
+                self.missing.len(),
+                self.doubled.len()
+            ),
+            format!(
+                "the latest job was made {} ms after its tick",
+                self.latest.as_millis()
+            ),
+        ];
+        for (what, cases) in [("MISSING", &self.missing), ("DOUBLED", &self.doubled)] {
+            let told = cases.iter().take(TOLD_MAX);
+            lines.extend(told.map(|case| format!("{what} {case}")));
+        }
+        lines.join("\n")
+    }
+
+    /// Panics unless there is exactly one job for each tick.
+    #[track_caller]
+    pub fn assert_good(&self) {
+        assert!(self.is_good(), "{}", self.tell());
+    }
+}
+
+/// What the first node that can says to this.
+async fn ask(apis: &[Api], path: &str) -> Value {
+    eventually(SOON, format!("a master answers {path}"), async || {
+        for api in apis {
+            match api.call(Method::GET, path).send().await {
+                Ok(reply) if reply.status == 200 => return Some(reply.json()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        None
+    })
+    .await
+}
+
+fn time(value: &Value) -> Option<DateTime<Utc>> {
+    value.as_str()?.parse().ok()
+}
+
+fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
