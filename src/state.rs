@@ -67,7 +67,7 @@ impl SharedTable {
                     self.waiters.job_finished(*job);
                 }
                 Event::LeaseEnded { .. } | Event::WorkerRegistered { .. } => ready = true,
-                Event::QueueChanged { .. } => {
+                Event::QueueChanged { .. } | Event::WorkerChanged { .. } => {
                     ready = true;
                     timers = true;
                 }

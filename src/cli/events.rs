@@ -158,6 +158,15 @@ fn about(what: &Happened) -> String {
             say("", Some(worker));
             say("name", name.as_deref());
         }
+        Happened::WorkerChanged {
+            worker,
+            name,
+            state,
+        } => {
+            say("", Some(worker));
+            say("", Some(state.as_str()));
+            say("name", name.as_deref());
+        }
         Happened::QueueChanged { queue } => say("", Some(queue)),
         Happened::ScheduleChanged { schedule } => say("", Some(schedule)),
         Happened::ScheduleTicked {

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
-use triarch_sdk::wire::{QueueList, ReadQuery};
+use triarch_sdk::wire::{Placement, Purge, Queue, QueueList, QueueSettings, ReadQuery};
 
 use super::output::{self, Column};
 use super::session::Session;
-use super::{Failure, when};
+use super::{Failure, duration, parse_word, when};
 
 /// Look after queues
 #[derive(Debug, Args)]
@@ -22,35 +22,188 @@ enum QueueCommand {
     /// All queues, with what waits and runs in them
     #[command(visible_alias = "ls")]
     List,
+    /// One queue with its settings
+    Show {
+        #[arg(value_name = "QUEUE")]
+        name: String,
+    },
+    /// Change settings of a queue; those not named stay as they are
+    Set(SetArgs),
+    /// Have nothing of a queue start any more; what runs goes on
+    Pause {
+        #[arg(value_name = "QUEUE")]
+        name: String,
+    },
+    /// End a pause
+    Resume {
+        #[arg(value_name = "QUEUE")]
+        name: String,
+    },
+    /// Cancel every task that waits in a queue
+    Purge {
+        #[arg(value_name = "QUEUE")]
+        name: String,
+        /// Forget its dead letters with their jobs, instead
+        #[arg(long)]
+        dead_letters: bool,
+    },
+}
+
+/// Settings; `none` takes a bound away.
+#[derive(Debug, Args)]
+struct SetArgs {
+    #[arg(value_name = "QUEUE")]
+    name: String,
+    /// Most tasks that run at once
+    #[arg(long, value_name = "N|none", value_parser = bound::<u32>)]
+    max_running: Option<Bound<u32>>,
+    /// Most tasks that start in a second, over all workers
+    #[arg(long, value_name = "N|none", value_parser = bound::<f64>)]
+    rate: Option<Bound<f64>>,
+    /// With a rate: most tasks that start at once after a quiet time
+    #[arg(long, value_name = "N")]
+    burst: Option<u32>,
+    /// Most tasks that wait; beyond it submissions are refused
+    #[arg(long, value_name = "N|none", value_parser = bound::<u64>)]
+    max_depth: Option<Bound<u64>>,
+    /// Its share of workers that other queues want too
+    #[arg(long, value_name = "N")]
+    weight: Option<u32>,
+    /// Which of several workers a task goes to: spread or pack
+    #[arg(long, value_parser = parse_word::<Placement>)]
+    placement: Option<Placement>,
+    /// How long its finished jobs are kept
+    #[arg(long, value_name = "DURATION|none", value_parser = bound_ms)]
+    retain: Option<Bound<u64>>,
+    /// How many of its finished jobs are kept
+    #[arg(long, value_name = "N|none", value_parser = bound::<u64>)]
+    retain_jobs: Option<Bound<u64>>,
+}
+
+/// A bound, or none.
+#[derive(Debug, Clone, Copy)]
+struct Bound<T>(Option<T>);
+
+fn bound<T: std::str::FromStr>(text: &str) -> Result<Bound<T>, String> {
+    match text {
+        "none" => Ok(Bound(None)),
+        text => match text.parse() {
+            Ok(number) => Ok(Bound(Some(number))),
+            Err(_) => Err(format!("'{text}' is neither a number nor none")),
+        },
+    }
+}
+
+fn bound_ms(text: &str) -> Result<Bound<u64>, String> {
+    match text {
+        "none" => Ok(Bound(None)),
+        text => Ok(Bound(Some(duration::as_ms(duration::parse(text)?)))),
+    }
+}
+
+impl SetArgs {
+    fn settings(&self) -> QueueSettings {
+        QueueSettings {
+            paused: None,
+            max_running: self.max_running.map(|bound| bound.0),
+            rate_per_s: self.rate.map(|bound| bound.0),
+            burst: self.burst,
+            max_depth: self.max_depth.map(|bound| bound.0),
+            weight: self.weight,
+            placement: self.placement,
+            retain_ms: self.retain.map(|bound| bound.0),
+            retain_jobs: self.retain_jobs.map(|bound| bound.0),
+        }
+    }
 }
 
 impl QueueArgs {
     /// Does what was asked.
     pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
-        match self.command {
+        let client = &session.client;
+        let paused = |paused| QueueSettings {
+            paused: Some(paused),
+            ..QueueSettings::default()
+        };
+        let queue = match self.command {
             QueueCommand::List => {
-                let list = session.client.queues(&ReadQuery::default()).await?;
+                let list = client.queues(&ReadQuery::default()).await?;
                 output::answer(session.format, &list, for_people)?;
-                Ok(ExitCode::SUCCESS)
+                return Ok(ExitCode::SUCCESS);
             }
-        }
+            QueueCommand::Purge { name, dead_letters } => {
+                let purged = client.purge_queue(&name, Purge { dead_letters }).await?;
+                output::answer(session.format, &purged, |purged| match dead_letters {
+                    false => format!("cancelled {} tasks of queue {name}", purged.cancelled),
+                    true => format!(
+                        "forgot {} jobs with dead letters of queue {name}",
+                        purged.forgotten_jobs
+                    ),
+                })?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            QueueCommand::Show { name } => client.queue(&name).await?,
+            QueueCommand::Set(set) => client.set_queue(&set.name, &set.settings()).await?,
+            QueueCommand::Pause { name } => client.set_queue(&name, &paused(true)).await?,
+            QueueCommand::Resume { name } => client.set_queue(&name, &paused(false)).await?,
+        };
+        output::answer(session.format, &queue, one_for_people)?;
+        Ok(ExitCode::SUCCESS)
     }
+}
+
+fn one_for_people(queue: &Queue) -> String {
+    let number = |number: u64| Some(number.to_string());
+    output::details([
+        ("queue", Some(queue.name.clone())),
+        (
+            "state",
+            Some(if queue.paused { "paused" } else { "open" }.to_owned()),
+        ),
+        ("queued", number(queue.depth)),
+        ("running", number(queue.running)),
+        ("delayed", number(queue.delayed)),
+        ("waiting", number(queue.waiting)),
+        ("dead letters", number(queue.failed)),
+        ("oldest", queue.oldest_ms.map(when::span_ms)),
+        ("weight", number(u64::from(queue.weight))),
+        ("placement", Some(queue.placement.as_str().to_owned())),
+        ("max running", queue.max_running.map(|max| max.to_string())),
+        (
+            "rate",
+            queue.rate_per_s.map(|rate| {
+                let burst = queue.burst.unwrap_or(1);
+                format!("{rate} in a second, {burst} at once")
+            }),
+        ),
+        ("max depth", queue.max_depth.map(|max| max.to_string())),
+        ("keeps jobs for", queue.retain_ms.map(when::span_ms)),
+        ("keeps jobs", queue.retain_jobs.map(|max| max.to_string())),
+    ])
 }
 
 fn for_people(list: &QueueList) -> String {
     let columns = [
         Column::Text("QUEUE"),
+        Column::Text("STATE"),
         Column::Number("QUEUED"),
         Column::Number("RUNNING"),
         Column::Number("DELAYED"),
+        Column::Number("WAITING"),
+        Column::Number("FAILED"),
+        Column::Number("WEIGHT"),
         Column::Number("OLDEST"),
     ];
     let rows = list.queues.iter().map(|queue| {
         vec![
             Cell::new(&queue.name),
+            output::state(if queue.paused { "paused" } else { "open" }),
             Cell::new(queue.depth),
             Cell::new(queue.running),
             Cell::new(queue.delayed),
+            Cell::new(queue.waiting),
+            Cell::new(queue.failed),
+            Cell::new(queue.weight),
             Cell::new(
                 queue
                     .oldest_ms

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use chrono::Utc;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
-use triarch_sdk::wire::{Attempt, RawValue, Task, TaskList, TaskState, TasksQuery};
+use triarch_sdk::wire::{
+    Attempt, Explanation, RawValue, Swept, Task, TaskList, TaskSelection, TaskState, TasksQuery,
+};
 
 use super::output::{self, Column, Format};
 use super::session::Session;
@@ -52,16 +54,72 @@ enum TaskCommand {
         #[arg(value_name = "TASK")]
         id: String,
     },
-    /// Cancel a task that has not finished
+    /// Why a task does not run yet
+    Explain {
+        #[arg(value_name = "TASK")]
+        id: String,
+    },
+    /// Cancel tasks that have not finished: one, or all that are selected
     Cancel {
-        #[arg(value_name = "TASK")]
-        id: String,
+        #[command(flatten)]
+        which: Which,
     },
-    /// Run a finished task again, with all of its attempts
+    /// Run finished tasks again, with all of their attempts: one, or all that are selected and failed
     Retry {
-        #[arg(value_name = "TASK")]
-        id: String,
+        #[command(flatten)]
+        which: Which,
     },
+    /// Forget finished jobs that have a selected task, dead letters unless a state is given
+    Forget {
+        #[command(flatten)]
+        selected: Selected,
+    },
+}
+
+/// One task, or many.
+#[derive(Debug, Args)]
+struct Which {
+    #[arg(
+        value_name = "TASK",
+        required_unless_present = "Selected",
+        conflicts_with = "Selected"
+    )]
+    id: Option<String>,
+    #[command(flatten)]
+    selected: Option<Selected>,
+}
+
+/// Tasks by what they have in common.
+#[derive(Debug, Args)]
+#[group(required = false, multiple = true)]
+struct Selected {
+    /// All of this queue
+    #[arg(long)]
+    queue: Option<String>,
+    /// All in this state
+    #[arg(long, value_parser = parse_word::<TaskState>)]
+    state: Option<TaskState>,
+    /// All of this kind
+    #[arg(long)]
+    kind: Option<String>,
+    /// All a worker has, or had last
+    #[arg(long)]
+    worker: Option<String>,
+    /// All of this job
+    #[arg(long)]
+    job: Option<String>,
+}
+
+impl Selected {
+    fn selection(self) -> TaskSelection {
+        TaskSelection {
+            queue: self.queue,
+            state: self.state,
+            kind: self.kind,
+            worker: self.worker,
+            job: self.job,
+        }
+    }
 }
 
 impl TaskArgs {
@@ -117,18 +175,60 @@ impl TaskArgs {
                 }
                 Waited::Interrupted => Ok(waiting::interrupted()),
             },
-            TaskCommand::Cancel { id } => {
-                let task = session.client.cancel_task(&id).await?;
-                output::answer(session.format, &task, for_people)?;
+            TaskCommand::Explain { id } => {
+                let explanation = session.client.explain_task(&id).await?;
+                output::answer(session.format, &explanation, explained)?;
                 Ok(ExitCode::SUCCESS)
             }
-            TaskCommand::Retry { id } => {
-                let task = session.client.retry_task(&id).await?;
-                output::answer(session.format, &task, for_people)?;
-                Ok(ExitCode::SUCCESS)
+            TaskCommand::Cancel { which } => match (which.id, which.selected) {
+                (Some(id), _) => {
+                    let task = session.client.cancel_task(&id).await?;
+                    output::answer(session.format, &task, for_people)?;
+                    Ok(ExitCode::SUCCESS)
+                }
+                (None, selected) => {
+                    let selection = selected.map(Selected::selection).unwrap_or_default();
+                    let swept = session.client.cancel_tasks(&selection).await?;
+                    told(session, &swept, "cancelled", "task")
+                }
+            },
+            TaskCommand::Retry { which } => match (which.id, which.selected) {
+                (Some(id), _) => {
+                    let task = session.client.retry_task(&id).await?;
+                    output::answer(session.format, &task, for_people)?;
+                    Ok(ExitCode::SUCCESS)
+                }
+                (None, selected) => {
+                    let selection = selected.map(Selected::selection).unwrap_or_default();
+                    let swept = session.client.retry_tasks(&selection).await?;
+                    told(session, &swept, "retried", "task")
+                }
+            },
+            TaskCommand::Forget { selected } => {
+                let swept = session.client.forget_tasks(&selected.selection()).await?;
+                told(session, &swept, "forgot", "job")
             }
         }
     }
+}
+
+/// What was done to many.
+fn told(session: &Session, swept: &Swept, done: &str, thing: &str) -> Result<ExitCode, Failure> {
+    output::answer(session.format, swept, |swept| {
+        let plural = if swept.count == 1 { "" } else { "s" };
+        format!("{done} {} {thing}{plural}", swept.count)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explained(explanation: &Explanation) -> String {
+    let reasons = explanation.reasons.iter();
+    let lines = reasons.map(|reason| format!("{}: {}", reason.code, reason.message));
+    let head = format!("task {} is {}", explanation.task, explanation.state);
+    std::iter::once(head)
+        .chain(lines.map(|line| format!("  {line}")))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// 0 only if the task succeeded.
@@ -215,6 +315,18 @@ fn for_people(task: &Task) -> String {
             task.progress.map(|share| format!("{:.0}%", share * 100.0)),
         ),
         ("note", task.note.clone()),
+        (
+            "comes after",
+            Some(task.after.join(", ")).filter(|keys| !keys.is_empty()),
+        ),
+        ("unique key", task.unique_key.clone()),
+        (
+            "concurrency",
+            task.concurrency_key.as_ref().map(|key| {
+                let limit = task.concurrency_limit.unwrap_or(1);
+                format!("at most {limit} with key {key}")
+            }),
+        ),
         ("payload", text(&task.payload)),
         ("result", result),
         ("error", error),

@@ -30,7 +30,7 @@ pub enum WorkerCommand {
     /// All workers, those that are gone included for a while
     #[command(visible_alias = "ls")]
     List {
-        /// Only live, draining, lost or left ones
+        /// Only those in this state: live, paused, quarantined, probation, draining, lost or left
         #[arg(long, value_parser = parse_word::<WorkerState>)]
         state: Option<WorkerState>,
         #[command(flatten)]
@@ -43,6 +43,16 @@ pub enum WorkerCommand {
     },
     /// Have a worker finish what it runs, take nothing more, and leave
     Drain {
+        #[arg(value_name = "WORKER")]
+        id: String,
+    },
+    /// Have a worker take nothing more for a while, and stay (maintenance)
+    Pause {
+        #[arg(value_name = "WORKER")]
+        id: String,
+    },
+    /// Give a paused or quarantined worker work again
+    Resume {
         #[arg(value_name = "WORKER")]
         id: String,
     },
@@ -124,6 +134,14 @@ impl WorkerCommand {
                 let worker = session.client.drain_worker(&id).await?;
                 output::answer(session.format, &worker, for_people)?;
             }
+            WorkerCommand::Pause { id } => {
+                let worker = session.client.pause_worker(&id).await?;
+                output::answer(session.format, &worker, for_people)?;
+            }
+            WorkerCommand::Resume { id } => {
+                let worker = session.client.resume_worker(&id).await?;
+                output::answer(session.format, &worker, for_people)?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -167,6 +185,18 @@ fn for_people(worker: &Worker) -> String {
         ("worker", Some(worker.id.clone())),
         ("name", Some(worker.name.clone())),
         ("state", Some(worker.state.to_string())),
+        (
+            "quarantined",
+            worker
+                .quarantined_until
+                .map(|until| format!("ends {}", when::relative(until.0, now))),
+        ),
+        (
+            "failing",
+            Some(worker.failing)
+                .filter(|failing| *failing > 0)
+                .map(|failing| format!("{failing} different tasks since its last success")),
+        ),
         (
             "running",
             Some(format!("{} of {} slots", worker.running, worker.slots)),

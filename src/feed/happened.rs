@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use triarch_table::model::{JobState, TaskState};
+use triarch_table::model::{JobState, TaskState, WorkerState};
 use triarch_table::task::{AttemptEnd, Class};
 use triarch_table::{Event, JobId, Table, TaskId, Token, WorkerId};
 
@@ -69,6 +69,12 @@ pub enum Happened {
         schedule: Arc<str>,
         tick_ms: u64,
         job: Option<JobId>,
+    },
+    /// A present worker is paused, quarantined, on probation or live again.
+    WorkerChanged {
+        worker: WorkerId,
+        name: Option<Arc<str>>,
+        state: WorkerState,
     },
 }
 
@@ -183,6 +189,11 @@ fn tell(table: &Table, before: Option<&Event>, event: &Event) -> Happened {
             worker,
             name: name(table, worker),
         },
+        Event::WorkerChanged { worker, to } => Happened::WorkerChanged {
+            worker,
+            name: name(table, worker),
+            state: to,
+        },
         Event::QueueChanged { ref queue } => Happened::QueueChanged {
             queue: Arc::clone(queue),
         },
@@ -223,7 +234,8 @@ fn lease_of(table: &Table, changed: TaskId, before: &Event) -> Option<Leased> {
         | Event::WorkerGone { .. }
         | Event::QueueChanged { .. }
         | Event::ScheduleChanged { .. }
-        | Event::ScheduleTicked { .. } => None,
+        | Event::ScheduleTicked { .. }
+        | Event::WorkerChanged { .. } => None,
     }
 }
 

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use triarch_table::command::{EndLease, EndReason, Lease};
-use triarch_table::model::WorkerState;
 use triarch_table::plan::Asking;
 use triarch_table::{Table, TaskId, Token, WorkerId};
 
@@ -306,19 +305,17 @@ impl Desk {
         let mut overdue = Overdue::default();
         let mut known = HashMap::with_capacity(self.workers.len());
         for worker in table.workers() {
-            match worker.state() {
-                WorkerState::Live | WorkerState::Draining => {
-                    let seen = self.workers.remove(&worker.id).unwrap_or(WorkerSeen {
-                        heard: self.since,
-                        load: None,
-                    });
-                    if now.saturating_duration_since(seen.heard) > lease {
-                        overdue.workers.push(worker.id);
-                    }
-                    known.insert(worker.id, seen);
-                }
-                WorkerState::Lost | WorkerState::Left => {}
+            if !worker.state().is_present() {
+                continue;
             }
+            let seen = self.workers.remove(&worker.id).unwrap_or(WorkerSeen {
+                heard: self.since,
+                load: None,
+            });
+            if now.saturating_duration_since(seen.heard) > lease {
+                overdue.workers.push(worker.id);
+            }
+            known.insert(worker.id, seen);
         }
         self.workers = known;
 

@@ -129,10 +129,15 @@ impl Lead {
         Ok(leases)
     }
 
-    /// Whether the worker drains; turned away unless it is live or draining.
+    /// Whether the worker drains; turned away unless it is there.
     fn known(&self, table: &Table, worker: WorkerId) -> Result<bool, Turned> {
         match table.worker(worker).map(|worker| worker.state()) {
-            Some(WorkerState::Live) => Ok(false),
+            Some(
+                WorkerState::Live
+                | WorkerState::Paused
+                | WorkerState::Quarantined
+                | WorkerState::Probation,
+            ) => Ok(false),
             Some(WorkerState::Draining) => Ok(true),
             Some(WorkerState::Lost | WorkerState::Left) | None => Err(Turned::UnknownWorker),
         }

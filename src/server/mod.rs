@@ -5,6 +5,7 @@
 mod answer;
 mod cluster;
 mod events;
+mod explain;
 mod extract;
 mod gate;
 mod health;
@@ -17,6 +18,7 @@ mod problem;
 mod queues;
 mod schedules;
 mod submission;
+mod sweeps;
 mod tasks;
 mod workers;
 
@@ -79,6 +81,7 @@ pub struct App {
     node: TableNode,
     table: Arc<SharedTable>,
     lead: watch::Receiver<Option<Arc<Lead>>>,
+    clock: Arc<SteadyClock>,
     http: reqwest::Client,
     timing: LeaseTiming,
     limits: Limits,
@@ -177,7 +180,8 @@ async fn serve(
         id: options.id,
         node: node.clone(),
         table: Arc::clone(&table),
-        lead: leader::follow(node.clone(), table, clock, timing),
+        lead: leader::follow(node.clone(), table, Arc::clone(&clock), timing),
+        clock,
         http: reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(1))
             .pool_idle_timeout(Duration::from_secs(10))
@@ -256,6 +260,8 @@ fn for_clients() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(jobs::routes())
         .merge(tasks::routes())
+        .merge(sweeps::routes())
+        .merge(explain::routes())
         .merge(queues::routes())
         .merge(schedules::routes())
         .merge(cluster::routes())

@@ -332,6 +332,9 @@ impl From<Refusal> for Problem {
             }
             Refusal::ScheduleReplaced(_) => Problem::new(Code::Conflict, detail),
             Refusal::UnknownWorker(_) => Problem::new(Code::UnknownWorker, detail),
+            Refusal::WorkerDraining(worker) => {
+                Problem::new(Code::Conflict, detail).with("worker", worker.to_string())
+            }
             Refusal::KeyConflict { job } => {
                 Problem::new(Code::Conflict, detail).with("job", job.to_string())
             }

@@ -82,6 +82,7 @@ async fn list(
         state: query.text("state").map(task_state).transpose()?,
         kind: query.text("kind").map(str::to_string),
         worker: query.parsed("worker", "a worker's id")?,
+        job: None,
     };
     let after: Option<TaskId> = query.parsed("after", "a task's id, as given in \"next\"")?;
     let limit = query.limit()?;
@@ -186,6 +187,20 @@ pub(super) fn task_state(text: &str) -> Result<TaskState, Problem> {
             let known: Vec<&str> = TaskState::ALL.iter().map(|state| state.as_str()).collect();
             Problem::invalid("state", format!("must be one of {}", known.join(", ")))
         })
+}
+
+/// A state as clients write it.
+pub(super) fn read_state(state: wire::TaskState) -> TaskState {
+    match state {
+        wire::TaskState::Waiting => TaskState::Waiting,
+        wire::TaskState::Delayed => TaskState::Delayed,
+        wire::TaskState::Queued => TaskState::Queued,
+        wire::TaskState::Running => TaskState::Running,
+        wire::TaskState::Succeeded => TaskState::Succeeded,
+        wire::TaskState::Failed => TaskState::Failed,
+        wire::TaskState::Cancelled => TaskState::Cancelled,
+        wire::TaskState::Expired => TaskState::Expired,
+    }
 }
 
 pub(super) fn present_state(state: TaskState) -> wire::TaskState {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use triarch_sdk::wire;
 use triarch_table::command::{Lease, Outcome, RegisterWorker, Reply, TaskReport, Verdict};
 use triarch_table::model::WorkerState;
-use triarch_table::worker::Worker;
+use triarch_table::worker::{Worker, WorkerLife};
 use triarch_table::{Command, TaskId, Token, WorkerId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -46,6 +46,8 @@ pub(super) fn client_routes() -> OpenApiRouter<App> {
         .routes(routes!(list))
         .routes(routes!(show))
         .routes(routes!(drain))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
 }
 
 /// A worker makes itself known. For workers: a follower redirects.
@@ -286,6 +288,48 @@ async fn drain(
     extract::no_body(&body)?;
     let id = worker_id(&id)?;
     let (index, _) = app.change(&Command::DrainWorker { worker: id }).await?;
+    answer(&app, index, id)
+}
+
+/// Has a worker get nothing more and keep what it runs, until it is resumed.
+#[utoipa::path(
+    post,
+    path = "/v1/workers/{id}/pause",
+    tag = "workers",
+    params(("id" = String, Path, description = "The worker's id")),
+    responses((status = 200, description = "The worker as it is now", body = wire::Worker))
+)]
+async fn pause(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    extract::no_body(&body)?;
+    let id = worker_id(&id)?;
+    let (index, _) = app.change(&Command::PauseWorker { worker: id }).await?;
+    answer(&app, index, id)
+}
+
+/// Ends a worker's pause or quarantine: it gets work again.
+#[utoipa::path(
+    post,
+    path = "/v1/workers/{id}/resume",
+    tag = "workers",
+    params(("id" = String, Path, description = "The worker's id")),
+    responses((status = 200, description = "The worker as it is now", body = wire::Worker))
+)]
+async fn resume(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    Query::read(query.as_deref(), &[])?;
+    extract::no_body(&body)?;
+    let id = worker_id(&id)?;
+    let (index, _) = app.change(&Command::ResumeWorker { worker: id }).await?;
     answer(&app, index, id)
 }
 
@@ -551,24 +595,33 @@ fn leased(app: &App, lease: Lease) -> Option<wire::LeasedTask> {
 }
 
 fn worker_state(text: &str) -> Result<WorkerState, Problem> {
-    [
-        WorkerState::Live,
-        WorkerState::Draining,
-        WorkerState::Lost,
-        WorkerState::Left,
-    ]
-    .into_iter()
-    .find(|state| state.as_str() == text)
-    .ok_or_else(|| Problem::invalid("state", "must be one of live, draining, lost, left"))
+    WorkerState::ALL
+        .into_iter()
+        .find(|state| state.as_str() == text)
+        .ok_or_else(|| {
+            let known: Vec<&str> = WorkerState::ALL
+                .iter()
+                .map(|state| state.as_str())
+                .collect();
+            Problem::invalid("state", format!("must be one of {}", known.join(", ")))
+        })
+}
+
+pub(super) fn present_state(state: WorkerState) -> wire::WorkerState {
+    match state {
+        WorkerState::Live => wire::WorkerState::Live,
+        WorkerState::Paused => wire::WorkerState::Paused,
+        WorkerState::Quarantined => wire::WorkerState::Quarantined,
+        WorkerState::Probation => wire::WorkerState::Probation,
+        WorkerState::Draining => wire::WorkerState::Draining,
+        WorkerState::Lost => wire::WorkerState::Lost,
+        WorkerState::Left => wire::WorkerState::Left,
+    }
 }
 
 fn present(app: &App, worker: &Worker, running: u32) -> wire::Worker {
-    let (state, present) = match worker.state() {
-        WorkerState::Live => (wire::WorkerState::Live, true),
-        WorkerState::Draining => (wire::WorkerState::Draining, true),
-        WorkerState::Lost => (wire::WorkerState::Lost, false),
-        WorkerState::Left => (wire::WorkerState::Left, false),
-    };
+    let state = present_state(worker.state());
+    let present = worker.state().is_present();
     let seen = app
         .lead
         .borrow()
@@ -579,6 +632,18 @@ fn present(app: &App, worker: &Worker, running: u32) -> wire::Worker {
         id: worker.id.to_string(),
         name: worker.name.to_string(),
         state,
+        quarantined_until: match worker.life {
+            WorkerLife::Quarantined { until_ms, .. } => {
+                Some(wire::Timestamp::from_unix_ms(until_ms))
+            }
+            WorkerLife::Live
+            | WorkerLife::Paused
+            | WorkerLife::Probation { .. }
+            | WorkerLife::Draining
+            | WorkerLife::Lost { .. }
+            | WorkerLife::Left { .. } => None,
+        },
+        failing: worker.streak.len() as u64,
         queues: worker.profile.queues.iter().cloned().collect(),
         kinds: worker.profile.kinds.iter().cloned().collect(),
         slots: worker.slots,

@@ -5,10 +5,12 @@ mod cancel;
 mod change_queue;
 mod end_leases;
 mod grant;
+mod many;
 mod register_worker;
 mod report;
 mod retry_task;
 mod schedule;
+mod set_worker;
 mod submit_job;
 mod wiring;
 mod worker_end;
@@ -104,6 +106,13 @@ impl Table {
                 self.trigger_schedule(entry, &name, request_id, events)
             }
             Command::TickSchedule(tick) => Ok(self.tick_schedule(entry, &tick, events)),
+            Command::PauseWorker { worker } => self.pause_worker(worker, events),
+            Command::ResumeWorker { worker } => self.resume_worker(worker, events),
+            Command::CancelTasks { tasks, running_too } => {
+                Ok(self.cancel_tasks(&tasks, running_too, events))
+            }
+            Command::RetryTasks { tasks } => Ok(self.retry_tasks(&tasks, events)),
+            Command::ForgetJobs { jobs } => Ok(self.forget_jobs(&jobs)),
         }
     }
 }

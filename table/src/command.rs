@@ -111,6 +111,33 @@ pub enum Command {
     },
     /// Proposed by the leader: a schedule's next tick is due. Ignored unless it is the very tick that is waited for.
     TickSchedule(TickSchedule),
+    /// The worker keeps what it runs and gets nothing more, until it is resumed.
+    PauseWorker {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// The worker gets work again: ends a pause or a quarantine.
+    ResumeWorker {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// Cancels many tasks; those that have finished are skipped.
+    CancelTasks {
+        /// Which.
+        tasks: Vec<TaskId>,
+        /// Whether those that run are cancelled, or skipped too.
+        running_too: bool,
+    },
+    /// Retries many tasks; those that cannot be retried are skipped.
+    RetryTasks {
+        /// Which.
+        tasks: Vec<TaskId>,
+    },
+    /// Forgets many finished jobs with their tasks; others are skipped.
+    ForgetJobs {
+        /// Which.
+        jobs: Vec<JobId>,
+    },
 }
 
 /// Settings to change; `None` leaves one as it is, and an inner `None` takes the bound away. See
@@ -507,6 +534,9 @@ pub enum Refusal {
     /// No such worker, or it is lost or has left.
     #[error("worker {0} is not registered (or was lost): register again")]
     UnknownWorker(WorkerId),
+    /// The worker is on its way out.
+    #[error("worker {0} is draining: it takes nothing more and leaves")]
+    WorkerDraining(WorkerId),
     /// The idempotency key was used with another body.
     #[error("the idempotency key was used before with another body, by job {job}")]
     KeyConflict {

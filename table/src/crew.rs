@@ -1,4 +1,4 @@
-//! Live workers with a free slot, the least loaded first.
+//! Workers that may take something and have a free slot, the least loaded first.
 //!
 //! Workers with the same profile form a *crew*: what one of them may take, all of them may, so the scheduler asks once
 //! for the crew and then takes its members in order.
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::ids::{TaskId, WorkerId};
 use crate::task::Class;
-use crate::worker::{Profile, Worker, WorkerLife};
+use crate::worker::{Profile, Worker};
 
 /// How busy a worker is: the smaller part of its slots in use comes first, then the smaller number.
 #[derive(Debug, Clone, Copy)]
@@ -51,9 +51,10 @@ pub(crate) struct Holding {
     pub running: BTreeSet<TaskId>,
     /// What they take of its resources.
     pub used: BTreeMap<String, u64>,
-    slots: u32,
-    /// Its crew, unless it is draining.
-    profile: Option<Arc<Profile>>,
+    /// How many it may run at once.
+    seats: u32,
+    /// Its crew.
+    profile: Arc<Profile>,
 }
 
 impl Holding {
@@ -61,8 +62,13 @@ impl Holding {
     pub fn load(&self) -> Load {
         Load {
             running: self.running.len() as u32,
-            slots: self.slots,
+            slots: self.seats,
         }
+    }
+
+    /// Whether it may run one more.
+    pub fn has_seat(&self) -> bool {
+        self.running.len() < self.seats as usize
     }
 }
 
@@ -87,29 +93,28 @@ impl Crews {
 
     /// A live or draining worker comes.
     pub fn add(&mut self, worker: &Worker) {
-        let profile = (worker.life == WorkerLife::Live).then(|| worker.profile.clone());
         let holding = Holding {
             running: BTreeSet::new(),
             used: BTreeMap::new(),
-            slots: worker.slots,
-            profile,
+            seats: worker.seats(),
+            profile: worker.profile.clone(),
         };
         self.seat(worker.id, &holding);
         self.holdings.insert(worker.id, holding);
     }
 
-    /// A worker gets nothing more.
-    pub fn close(&mut self, worker: WorkerId) {
-        self.change(worker, |holding| holding.profile = None);
+    /// The life of a present worker has changed.
+    pub fn reseat(&mut self, worker: &Worker) {
+        self.change(worker.id, |holding| holding.seats = worker.seats());
     }
 
     /// A worker goes. It must hold nothing any more.
     pub fn remove(&mut self, worker: WorkerId) {
-        self.close(worker);
         let holding = self
             .holdings
             .remove(&worker)
             .expect("a present worker is indexed");
+        self.unseat(worker, &holding);
         assert!(
             holding.running.is_empty(),
             "{worker} still runs {:?}",
@@ -154,31 +159,26 @@ impl Crews {
     }
 
     fn seat(&mut self, worker: WorkerId, holding: &Holding) {
+        if !holding.has_seat() {
+            return;
+        }
         let load = holding.load();
-        if let Some(profile) = holding
-            .profile
-            .as_ref()
-            .filter(|_| load.running < load.slots)
-        {
-            match self.crews.get_mut(profile) {
-                Some(crew) => {
-                    crew.insert((load, worker));
-                }
-                None => {
-                    self.crews
-                        .insert(profile.clone(), Crew::from([(load, worker)]));
-                }
+        match self.crews.get_mut(&holding.profile) {
+            Some(crew) => {
+                crew.insert((load, worker));
+            }
+            None => {
+                let crew = Crew::from([(load, worker)]);
+                self.crews.insert(holding.profile.clone(), crew);
             }
         }
     }
 
     fn unseat(&mut self, worker: WorkerId, holding: &Holding) {
-        if let Some(profile) = &holding.profile
-            && let Some(crew) = self.crews.get_mut(profile)
-        {
+        if let Some(crew) = self.crews.get_mut(&holding.profile) {
             crew.remove(&(holding.load(), worker));
             if crew.is_empty() {
-                self.crews.remove(profile);
+                self.crews.remove(&holding.profile);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{JobId, TaskId, Token, WorkerId};
-use crate::model::{JobState, TaskState};
+use crate::model::{JobState, TaskState, WorkerState};
 
 /// Something that became true while a command applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,5 +85,12 @@ pub enum Event {
         tick_ms: u64,
         /// The job it made, if it made one; submitted just before.
         job: Option<JobId>,
+    },
+    /// A present worker is paused, quarantined, on probation or live again.
+    WorkerChanged {
+        /// The worker.
+        worker: WorkerId,
+        /// What it is now.
+        to: WorkerState,
     },
 }

@@ -8,7 +8,7 @@ use crate::line::Rank;
 use crate::model::TaskState;
 use crate::table::Table;
 use crate::task::{Class, Life, Place, Task};
-use crate::worker::{Worker, WorkerLife};
+use crate::worker::Worker;
 
 /// Dependencies that are named.
 const NAMED_MAX: usize = 10;
@@ -169,7 +169,7 @@ impl Table {
     }
 
     fn workers_for(&self, class: &Class) -> Reason {
-        let live = |worker: &&Worker| worker.life == WorkerLife::Live;
+        let live = |worker: &&Worker| worker.seats() > 0;
         let mut lack = Lack::Anyone;
         let (mut takers, mut free) = (0, 0);
         for worker in self.workers.iter().filter(live) {
@@ -181,8 +181,7 @@ impl Table {
             let holding = self.index.crews.holdings().get(&worker.id);
             let has_room = holding.is_some_and(|holding| {
                 let resources = &class.requires.resources;
-                holding.running.len() < worker.slots as usize
-                    && worker.profile.has_room(&holding.used, resources)
+                holding.has_seat() && worker.profile.has_room(&holding.used, resources)
             });
             free += u64::from(has_room);
         }

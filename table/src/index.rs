@@ -15,7 +15,7 @@ use crate::line::{QueueIndex, Stand};
 use crate::queue::Queue;
 use crate::task::{Class, Life, Policy, Task};
 use crate::turns::{Turn, Turns};
-use crate::worker::{Profile, Worker};
+use crate::worker::{Profile, Worker, WorkerLife};
 
 /// See the module.
 #[derive(Debug, Default, PartialEq)]
@@ -38,6 +38,8 @@ pub(crate) struct Index {
     pub crews: Crews,
     /// Names of live and draining workers.
     pub names: BTreeMap<Arc<str>, WorkerId>,
+    /// Quarantined workers by when their probation begins.
+    pub quarantines: BTreeSet<(u64, WorkerId)>,
     /// Lost and left workers by when they went.
     pub gone_workers: BTreeSet<(u64, WorkerId)>,
     /// All tasks by state.
@@ -287,6 +289,7 @@ impl Index {
             None => {
                 self.names.insert(worker.name.clone(), worker.id);
                 self.crews.add(worker);
+                self.add_quarantine(worker);
             }
         }
     }
@@ -300,7 +303,22 @@ impl Index {
             None => {
                 self.names.remove(&worker.name);
                 self.crews.remove(worker.id);
+                self.drop_quarantine(worker);
             }
+        }
+    }
+
+    /// The part of [`Index::add_worker`] that changes while it is present.
+    pub fn add_quarantine(&mut self, worker: &Worker) {
+        if let WorkerLife::Quarantined { until_ms, .. } = worker.life {
+            self.quarantines.insert((until_ms, worker.id));
+        }
+    }
+
+    /// As [`Index::add_quarantine`].
+    pub fn drop_quarantine(&mut self, worker: &Worker) {
+        if let WorkerLife::Quarantined { until_ms, .. } = worker.life {
+            self.quarantines.remove(&(until_ms, worker.id));
         }
     }
 

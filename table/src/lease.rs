@@ -159,6 +159,13 @@ impl Table {
             },
         });
 
+        let verdict = match &attempt_end {
+            AttemptEnd::Succeeded => Some(true),
+            AttemptEnd::Failed { .. } | AttemptEnd::TimedOut | AttemptEnd::LeaseExpired => {
+                Some(false)
+            }
+            AttemptEnd::Lost | AttemptEnd::Returned | AttemptEnd::Cancelled => None,
+        };
         let kept_max = self.limits.attempts_kept_max as usize;
         events.push(Event::LeaseEnded {
             task: id,
@@ -186,6 +193,11 @@ impl Table {
             }
             task.life = life;
         });
+        match verdict {
+            Some(true) => self.credit(id, worker, events),
+            Some(false) => self.blame(id, worker, events),
+            None => {}
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod invariants;
 mod lease;
 mod line;
 mod paged;
+mod quarantine;
 mod retry;
 mod shape;
 mod table;

@@ -53,6 +53,8 @@ pub struct TaskFilter {
     pub kind: Option<String>,
     /// Run by this worker, now or at the last attempt.
     pub worker: Option<WorkerId>,
+    /// Of this job.
+    pub job: Option<JobId>,
 }
 
 impl TaskFilter {
@@ -66,6 +68,7 @@ impl TaskFilter {
             && self
                 .worker
                 .is_none_or(|worker| task.worker() == Some(worker))
+            && self.job.is_none_or(|job| task.job == job)
     }
 
     /// Whether nothing can match, as far as the counts tell.
@@ -164,6 +167,17 @@ impl Table {
                     matches,
                     limit,
                 )
+            }
+            TaskFilter { job: Some(job), .. } => {
+                let range = self.jobs.get(*job).map(Job::task_range);
+                let tasks = range.map(|range| {
+                    let (first, last) = range.into_inner();
+                    let next = after.map_or(first, |after| TaskId(after.0.saturating_add(1)));
+                    self.tasks
+                        .range(first.max(next)..=last.max(first.max(next)))
+                });
+                let of_job = tasks.into_iter().flatten().filter(|task| task.job == *job);
+                collect(of_job, |task| task.id, matches, limit)
             }
             TaskFilter { .. } => {
                 collect(self.tasks.iter_after(after), |task| task.id, matches, limit)

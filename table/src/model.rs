@@ -99,15 +99,44 @@ impl JobState {
 pub enum WorkerState {
     /// It takes leases.
     Live,
-    /// It finishes what it has.
+    /// It finishes what it has, and leaves.
     Draining,
     /// It was silent for its whole TTL. Kept for a while, so that its late reports meet a clear answer.
     Lost,
     /// It said goodbye.
     Left,
+    /// A user has set it aside: it keeps what it has and gets nothing more until it is resumed.
+    Paused,
+    /// Many tasks failed on it that others succeeded with: it gets nothing for a while.
+    Quarantined,
+    /// After a quarantine: it gets one task at a time, until one succeeds.
+    Probation,
 }
 
 impl WorkerState {
+    /// All states in the order of a worker's life.
+    pub const ALL: [WorkerState; 7] = [
+        WorkerState::Live,
+        WorkerState::Paused,
+        WorkerState::Quarantined,
+        WorkerState::Probation,
+        WorkerState::Draining,
+        WorkerState::Lost,
+        WorkerState::Left,
+    ];
+
+    /// Whether it is there: it sends heartbeats and may hold leases.
+    pub fn is_present(self) -> bool {
+        match self {
+            WorkerState::Live
+            | WorkerState::Paused
+            | WorkerState::Quarantined
+            | WorkerState::Probation
+            | WorkerState::Draining => true,
+            WorkerState::Lost | WorkerState::Left => false,
+        }
+    }
+
     /// The word used in the API.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -115,6 +144,9 @@ impl WorkerState {
             WorkerState::Draining => "draining",
             WorkerState::Lost => "lost",
             WorkerState::Left => "left",
+            WorkerState::Paused => "paused",
+            WorkerState::Quarantined => "quarantined",
+            WorkerState::Probation => "probation",
         }
     }
 }

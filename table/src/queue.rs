@@ -21,6 +21,8 @@ pub struct Queue {
     pub settings: QueueSettings,
     /// How much it was served, in shares.
     pub(crate) served: u64,
+    /// How many of its tasks have succeeded, as long as it has been there.
+    pub(crate) succeeded: u64,
     /// With a rate: when the bucket of starts is full again, in Unix ns.
     pub(crate) rate_free_ns: u64,
 }
@@ -94,6 +96,7 @@ impl Queue {
             name,
             settings: QueueSettings::default(),
             served: 0,
+            succeeded: 0,
             rate_free_ns: 0,
         }
     }

@@ -12,6 +12,7 @@ use crate::index::Index;
 use crate::job::{Counts, Idempotency, Job, Roll};
 use crate::limits::Limits;
 use crate::paged::Paged;
+use crate::quarantine::Streak;
 use crate::queue::{Queue, QueueSettings};
 use crate::schedule::Schedules;
 use crate::task::{Place, Task};
@@ -74,6 +75,11 @@ impl Table {
     /// Log index of the last entry applied; 0 before the first.
     pub fn last_index(&self) -> u64 {
         self.last_index
+    }
+
+    /// The last task that came into being and is still there.
+    pub fn last_task(&self) -> Option<TaskId> {
+        self.tasks.last().map(|task| task.id)
     }
 
     /// A job by its id.
@@ -158,8 +164,12 @@ impl Table {
     pub fn next_timer_ms(&self) -> Option<u64> {
         let delay = self.index.delays.first().map(|&(at_ms, _)| at_ms);
         let expiry = self.index.expiries.first().map(|&(at_ms, _)| at_ms);
+        let probation = self.index.quarantines.first().map(|&(at_ms, _)| at_ms);
         let housekeeping = self.housekeeping_ms();
-        [delay, expiry, housekeeping].into_iter().flatten().min()
+        [delay, expiry, probation, housekeeping]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn housekeeping_ms(&self) -> Option<u64> {
@@ -330,24 +340,15 @@ impl Table {
         self.old_keys.push(key, self.limits.keys_max);
     }
 
-    /// Ends the time of a present worker, wholly or as far as new leases go, and keeps the index in step. It must hold
-    /// nothing if it is to go.
+    /// Ends the time of a present worker, and keeps the index in step. It must hold nothing any more.
     pub(crate) fn end_worker_as(&mut self, id: WorkerId, life: WorkerLife) {
         let worker = self.workers.get_mut(id).expect("the caller found it");
-        match life {
-            WorkerLife::Live => panic!("{id} cannot come to life again"),
-            WorkerLife::Draining => {
-                self.index.crews.close(id);
-                worker.life = life;
-            }
-            WorkerLife::Lost { .. } | WorkerLife::Left { .. } => {
-                self.index.drop_worker(worker);
-                worker.life = life;
-                self.index.add_worker(worker);
-                while self.index.gone_workers.len() as u64 > self.limits.gone_workers_max {
-                    self.forget_oldest_worker();
-                }
-            }
+        self.index.drop_worker(worker);
+        worker.life = life;
+        worker.streak = Streak::default();
+        self.index.add_worker(worker);
+        while self.index.gone_workers.len() as u64 > self.limits.gone_workers_max {
+            self.forget_oldest_worker();
         }
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::WorkerId;
 use crate::model::WorkerState;
 use crate::paged::Record;
+use crate::quarantine::Streak;
 use crate::task::Class;
 
 /// One registration of a worker.
@@ -25,6 +26,8 @@ pub struct Worker {
     pub registered_ms: u64,
     /// Where it is in its life.
     pub life: WorkerLife,
+    /// What has failed on it since its last success.
+    pub streak: Streak,
 }
 
 /// What decides which tasks a worker may take.
@@ -57,6 +60,20 @@ pub enum WorkerLife {
         /// Since when.
         at_ms: u64,
     },
+    /// See [`WorkerState::Paused`].
+    Paused,
+    /// See [`WorkerState::Quarantined`].
+    Quarantined {
+        /// When its probation begins, in Unix ms.
+        until_ms: u64,
+        /// How many probations it has failed.
+        round: u32,
+    },
+    /// See [`WorkerState::Probation`].
+    Probation {
+        /// How many probations it has failed before.
+        round: u32,
+    },
 }
 
 impl Worker {
@@ -67,13 +84,33 @@ impl Worker {
             WorkerLife::Draining => WorkerState::Draining,
             WorkerLife::Lost { .. } => WorkerState::Lost,
             WorkerLife::Left { .. } => WorkerState::Left,
+            WorkerLife::Paused => WorkerState::Paused,
+            WorkerLife::Quarantined { .. } => WorkerState::Quarantined,
+            WorkerLife::Probation { .. } => WorkerState::Probation,
+        }
+    }
+
+    /// How many tasks it may run at once, now.
+    pub(crate) fn seats(&self) -> u32 {
+        match self.life {
+            WorkerLife::Live => self.slots,
+            WorkerLife::Probation { .. } => 1,
+            WorkerLife::Paused
+            | WorkerLife::Quarantined { .. }
+            | WorkerLife::Draining
+            | WorkerLife::Lost { .. }
+            | WorkerLife::Left { .. } => 0,
         }
     }
 
     /// Since when it is lost or has left.
     pub fn gone_ms(&self) -> Option<u64> {
         match self.life {
-            WorkerLife::Live | WorkerLife::Draining => None,
+            WorkerLife::Live
+            | WorkerLife::Draining
+            | WorkerLife::Paused
+            | WorkerLife::Quarantined { .. }
+            | WorkerLife::Probation { .. } => None,
             WorkerLife::Lost { at_ms } | WorkerLife::Left { at_ms } => Some(at_ms),
         }
     }

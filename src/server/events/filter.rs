@@ -123,7 +123,8 @@ impl<'a> Traits<'a> {
             | Happened::WorkerDraining { .. }
             | Happened::WorkerLost { .. }
             | Happened::WorkerLeft { .. }
-            | Happened::ScheduleChanged { .. } => Self::default(),
+            | Happened::ScheduleChanged { .. }
+            | Happened::WorkerChanged { .. } => Self::default(),
             Happened::QueueChanged { queue } => Self {
                 queue: Some(queue),
                 ..Self::default()

@@ -18,6 +18,7 @@ use super::filter::Filter;
 use super::gone;
 use crate::feed::{About, Happened, Leased, Outcome, Page, Position};
 use crate::server::App;
+use crate::server::workers;
 use crate::server::{jobs, tasks};
 
 /// A reader hears something at least this often: that the connection lives, and how far it has come.
@@ -163,6 +164,7 @@ fn type_of(happened: &Happened) -> &'static str {
         Happened::QueueChanged { .. } => "queue_changed",
         Happened::ScheduleChanged { .. } => "schedule_changed",
         Happened::ScheduleTicked { .. } => "schedule_ticked",
+        Happened::WorkerChanged { .. } => "worker_changed",
     }
 }
 
@@ -261,6 +263,15 @@ fn present(happened: &Happened) -> wire::event::Happened {
         Happened::WorkerLeft { worker, name } => Told::WorkerLeft {
             worker: worker.to_string(),
             name: text(name),
+        },
+        Happened::WorkerChanged {
+            worker,
+            name,
+            state,
+        } => Told::WorkerChanged {
+            worker: worker.to_string(),
+            name: text(name),
+            state: workers::present_state(*state),
         },
         Happened::QueueChanged { queue } => Told::QueueChanged {
             queue: queue.to_string(),

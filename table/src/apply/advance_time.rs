@@ -30,6 +30,11 @@ impl Table {
             }
             tasks += changed_tasks(&events[before..]);
         }
+        while let Some(&(until_ms, worker)) = self.index.quarantines.first()
+            && until_ms <= self.now_ms
+        {
+            self.put_on_probation(worker, events);
+        }
         self.forget(steps_max.saturating_sub(tasks));
         Reply::Done { tasks }
     }

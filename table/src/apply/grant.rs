@@ -7,7 +7,6 @@ use crate::event::Event;
 use crate::model::TaskState;
 use crate::table::Table;
 use crate::task::Task;
-use crate::worker::WorkerLife;
 
 impl Table {
     pub(super) fn grant(
@@ -58,8 +57,7 @@ impl Table {
         let class = &task.spec.class;
         self.may_start(task)
             && task.state() == TaskState::Queued
-            && worker.life == WorkerLife::Live
-            && holding.running.len() < worker.slots as usize
+            && holding.has_seat()
             && worker.profile.takes(class)
             && worker
                 .profile

@@ -7,6 +7,7 @@ use crate::command::{Refusal, RegisterWorker, Reply};
 use crate::dedup::Answer;
 use crate::event::Event;
 use crate::ids::{IDS_PER_ENTRY_MAX, WorkerId};
+use crate::quarantine::Streak;
 use crate::shape::request_id_reused;
 use crate::table::Table;
 use crate::worker::{Profile, Worker, WorkerLife};
@@ -68,6 +69,7 @@ impl Table {
             slots,
             registered_ms,
             life: WorkerLife::Live,
+            streak: Streak::default(),
         };
         self.index.add_worker(&worker);
         self.workers.push(worker);

@@ -12,9 +12,11 @@ impl Table {
     pub(super) fn drain_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> Ruling {
         let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
         match worker.life {
-            WorkerLife::Live => {
-                self.end_worker_as(id, WorkerLife::Draining);
-                events.push(Event::WorkerDraining { worker: id });
+            WorkerLife::Live
+            | WorkerLife::Paused
+            | WorkerLife::Quarantined { .. }
+            | WorkerLife::Probation { .. } => {
+                self.change_worker(id, WorkerLife::Draining, events);
                 Ok(Reply::Done { tasks: 0 })
             }
             WorkerLife::Draining => Ok(Reply::Done { tasks: 0 }),
@@ -26,7 +28,11 @@ impl Table {
     pub(super) fn leave_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> Ruling {
         let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
         match worker.life {
-            WorkerLife::Live | WorkerLife::Draining => {
+            WorkerLife::Live
+            | WorkerLife::Paused
+            | WorkerLife::Quarantined { .. }
+            | WorkerLife::Probation { .. }
+            | WorkerLife::Draining => {
                 let left = WorkerLife::Left { at_ms: self.now_ms };
                 Ok(Reply::Done {
                     tasks: self.end_worker(id, left, events),

@@ -25,7 +25,7 @@ impl Story {
 
     fn take(&mut self, event: &Event, retries: bool) {
         match *event {
-            Event::QueueChanged { .. } => {}
+            Event::QueueChanged { .. } | Event::WorkerChanged { .. } => {}
             Event::JobSubmitted { job } => {
                 assert_eq!(self.jobs.insert(job, None), None, "{event:?}")
             }

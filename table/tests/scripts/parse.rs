@@ -4,9 +4,10 @@
 //! limits queue_depth_max=2            before the first command
 //! at 5000   +100                      sets or moves the stamp of the next entry
 //! submit [name= key= digest= request= fail_fast] / exec [queue= priority= after=a,b unique=k unique_or=k alone=k:2 …] [*3] / …
+//! cancel_tasks t1-0 t1-1   cancel_waiting t1-0 t1-1   retry_tasks t1-0 t1-1   forget j1-0 j2-0
 //! cancel_job j1-0   cancel_task t1-0   retry t1-0 [request=]
 //! register a [queues=x,y kinds= slots= labels=zone:eu resources=mem:4 request=]
-//! drain w1-0   leave w1-0   lose w1-0 w1-1
+//! pause_worker w1-0   resume_worker w1-0   drain w1-0   leave w1-0   lose w1-0 w1-1
 //! grant t1-0:w2-0 …
 //! end t1-0 3.0 expired|returned|timed_out
 //! report w2-0 / t1-0 3.0 succeeded [1] / t1-1 3.1 failed {} / t1-2 3.2 failed_for_good {} / t1-3 3.3 returned
@@ -152,6 +153,18 @@ pub fn parse(line: &str) -> Parsed<Line> {
         }
         "delete" => Command::DeleteSchedule {
             name: rest.to_owned(),
+        },
+        "pause_worker" => Command::PauseWorker { worker: id(rest)? },
+        "resume_worker" => Command::ResumeWorker { worker: id(rest)? },
+        "cancel_tasks" | "cancel_waiting" => Command::CancelTasks {
+            tasks: words.iter().map(|word| id(word)).collect::<Parsed<_>>()?,
+            running_too: verb == "cancel_tasks",
+        },
+        "retry_tasks" => Command::RetryTasks {
+            tasks: words.iter().map(|word| id(word)).collect::<Parsed<_>>()?,
+        },
+        "forget" => Command::ForgetJobs {
+            jobs: words.iter().map(|word| id(word)).collect::<Parsed<_>>()?,
         },
         other => return Err(format!("what is {other:?}?")),
     };

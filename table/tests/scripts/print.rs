@@ -5,7 +5,7 @@ use std::fmt::Display;
 use triarch_table::command::{Grant, Verdict};
 use triarch_table::job::Counts;
 use triarch_table::task::{Attempt, CancelCause, Life};
-use triarch_table::worker::Profile;
+use triarch_table::worker::{Profile, WorkerLife};
 use triarch_table::{
     Event, Job, JobFilter, Reply, Schedule, Table, Task, TaskFilter, Token, Worker,
 };
@@ -103,6 +103,7 @@ pub fn event(event: &Event) -> String {
         Event::JobFinished { job, state } => format!("{job} {}", state.as_str()),
         Event::WorkerRegistered { worker } => format!("{worker} registered"),
         Event::WorkerDraining { worker } => format!("{worker} draining"),
+        Event::WorkerChanged { worker, to } => format!("{worker} {}", to.as_str()),
         Event::QueueChanged { queue } => format!("queue {queue} changed"),
         Event::WorkerGone { worker, lost } => {
             format!("{worker} {}", if *lost { "lost" } else { "left" })
@@ -252,8 +253,16 @@ fn worker(worker: &Worker) -> String {
     let gone = worker
         .gone_ms()
         .map_or(String::new(), |at_ms| format!(" at={at_ms}"));
+    let away = match worker.life {
+        WorkerLife::Quarantined { until_ms, round } => format!(" until={until_ms} round={round}"),
+        _ => String::new(),
+    };
+    let streak = match worker.streak.len() {
+        0 => String::new(),
+        length => format!(" streak={length}"),
+    };
     format!(
-        "{} {} {}{gone} slots={} queues=[{}] kinds=[{}] labels={labels:?} resources={resources:?}",
+        "{} {} {}{gone}{away}{streak} slots={} queues=[{}] kinds=[{}] labels={labels:?} resources={resources:?}",
         worker.id,
         worker.name,
         worker.state().as_str(),

@@ -8,10 +8,15 @@ use url::Url;
 use super::Client;
 use super::call::Call;
 use crate::error::Error;
-use crate::wire::{AddNode, ClusterStatus, QueueList, ReadQuery, TransferLeader};
+use crate::wire::{
+    AddNode, ClusterStatus, Purge, Purged, Queue, QueueList, QueueSettings, ReadQuery,
+    TransferLeader,
+};
 
 /// How long the cluster may hold a request to bring a master in.
 const ADD_PATIENCE: Duration = Duration::from_secs(40);
+/// How long something may take that is done to very many tasks.
+pub(super) const SWEEP_PATIENCE: Duration = Duration::from_secs(120);
 
 impl Client {
     /// The masters, as one of them sees them.
@@ -41,6 +46,23 @@ impl Client {
     /// All queues.
     pub async fn queues(&self, query: &ReadQuery) -> Result<QueueList, Error> {
         self.call(Call::get(&["v1", "queues"]).query(query)?).await
+    }
+
+    /// A queue.
+    pub async fn queue(&self, name: &str) -> Result<Queue, Error> {
+        self.call(Call::get(&["v1", "queues", name])).await
+    }
+
+    /// Changes settings of a queue; those left out stay as they are.
+    pub async fn set_queue(&self, name: &str, settings: &QueueSettings) -> Result<Queue, Error> {
+        let call = Call::new(Method::PUT, &["v1", "queues", name]);
+        self.call(call.json(settings)?).await
+    }
+
+    /// Cancels what waits in a queue, or forgets its dead letters.
+    pub async fn purge_queue(&self, name: &str, purge: Purge) -> Result<Purged, Error> {
+        let call = Call::post(&["v1", "queues", name, "purge"]).json(&purge)?;
+        self.call(call.held(SWEEP_PATIENCE)).await
     }
 
     /// Asks who the masters are, so that a client that was given one of them outlives it.

@@ -6,9 +6,10 @@ use tokio::time::Instant;
 
 use super::Client;
 use super::call::Call;
+use super::cluster::SWEEP_PATIENCE;
 use super::jobs::{HOLD, waiting};
 use crate::error::Error;
-use crate::wire::{Task, TaskList, TasksQuery};
+use crate::wire::{Explanation, Swept, Task, TaskList, TaskSelection, TasksQuery};
 
 impl Client {
     /// A task as it is.
@@ -53,5 +54,30 @@ impl Client {
     pub async fn retry_task(&self, id: &str) -> Result<Task, Error> {
         self.call(Call::post(&["v1", "tasks", id, "retry"]).once())
             .await
+    }
+
+    /// Why a task does not run yet.
+    pub async fn explain_task(&self, id: &str) -> Result<Explanation, Error> {
+        self.call(Call::get(&["v1", "tasks", id, "explain"])).await
+    }
+
+    /// Cancels every unfinished task that is selected.
+    pub async fn cancel_tasks(&self, selection: &TaskSelection) -> Result<Swept, Error> {
+        self.sweep("cancel", selection).await
+    }
+
+    /// Retries every finished task that is selected; dead letters, unless a state is told.
+    pub async fn retry_tasks(&self, selection: &TaskSelection) -> Result<Swept, Error> {
+        self.sweep("retry", selection).await
+    }
+
+    /// Forgets every finished job with a selected task; with dead letters, unless a state is told.
+    pub async fn forget_tasks(&self, selection: &TaskSelection) -> Result<Swept, Error> {
+        self.sweep("forget", selection).await
+    }
+
+    async fn sweep(&self, what: &str, selection: &TaskSelection) -> Result<Swept, Error> {
+        let call = Call::post(&["v1", "tasks", what]).json(selection)?;
+        self.call(call.held(SWEEP_PATIENCE)).await
     }
 }

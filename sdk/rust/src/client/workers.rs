@@ -29,6 +29,17 @@ impl Client {
             .await
     }
 
+    /// A worker gets nothing more and keeps what it runs, until it is resumed.
+    pub async fn pause_worker(&self, id: &str) -> Result<Worker, Error> {
+        self.call(Call::post(&["v1", "workers", id, "pause"])).await
+    }
+
+    /// Ends a worker's pause or quarantine.
+    pub async fn resume_worker(&self, id: &str) -> Result<Worker, Error> {
+        self.call(Call::post(&["v1", "workers", id, "resume"]))
+            .await
+    }
+
     /// A worker makes itself known.
     pub async fn register(&self, worker: &Register) -> Result<Registered, Error> {
         self.register_as(&Self::new_request_id(), worker).await

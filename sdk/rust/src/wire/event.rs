@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::job::JobState;
 use super::task::{AttemptOutcome, TaskState};
 use super::time::Timestamp;
+use super::worker::WorkerState;
 
 /// The media type of `GET /v1/events`.
 pub const CONTENT_TYPE: &str = "text/event-stream";
@@ -170,6 +171,16 @@ pub enum Happened {
         #[serde(default)]
         job: Option<String>,
     },
+    /// A present worker is paused, quarantined, on probation or live again.
+    WorkerChanged {
+        /// The worker.
+        worker: String,
+        /// Its name.
+        #[serde(default)]
+        name: Option<String>,
+        /// What it is now.
+        state: WorkerState,
+    },
     /// Something that this version does not know.
     #[serde(other)]
     Unknown,
@@ -190,6 +201,7 @@ impl Happened {
         "queue_changed",
         "schedule_changed",
         "schedule_ticked",
+        "worker_changed",
     ];
 
     /// Its `type`.
@@ -207,6 +219,7 @@ impl Happened {
             Happened::QueueChanged { .. } => "queue_changed",
             Happened::ScheduleChanged { .. } => "schedule_changed",
             Happened::ScheduleTicked { .. } => "schedule_ticked",
+            Happened::WorkerChanged { .. } => "worker_changed",
             Happened::Unknown => "unknown",
         }
     }
@@ -246,9 +259,14 @@ mod tests {
     #[test]
     fn every_type_is_spelled_alike_everywhere() {
         for word in Happened::TYPES {
+            let state = if *word == "worker_changed" {
+                "paused"
+            } else {
+                "running"
+            };
             let text = format!(
                 r#"{{"id":"1.0","at":"2026-11-23T10:00:00Z","type":"{word}","job":"j1-0","tasks":1,"task":"t1-0",
-                    "state":"running","worker":"w1-0","token":7,"queue":"default","schedule":"s",
+                    "state":"{state}","worker":"w1-0","token":7,"queue":"default","schedule":"s",
                     "tick_at":"2026-11-23T10:00:00Z"}}"#
             );
             let event: Event = serde_json::from_str(&text).expect("valid");

@@ -25,13 +25,13 @@ pub use exec::{ExecError, ExecPayload, ExecResult};
 pub use health::{Health, Ready};
 pub use job::{Job, JobList, JobState, JobsQuery, OnFailure, SubmitJob, Submitted};
 pub use problem::{Problem, ProblemCode};
-pub use queue::{Queue, QueueList};
+pub use queue::{Placement, Purge, Purged, Queue, QueueList, QueueSettings};
 pub use schedule::{
     CatchUp, DeletedSchedule, Overlap, PutSchedule, Schedule, ScheduleList, ScheduledRun,
 };
 pub use task::{
-    Attempt, AttemptOutcome, Backoff, OnDuplicate, Requires, Task, TaskList, TaskSpec, TaskState,
-    TasksQuery,
+    Attempt, AttemptOutcome, Backoff, Explanation, OnDuplicate, Reason, Requires, Swept, Task,
+    TaskList, TaskSelection, TaskSpec, TaskState, TasksQuery,
 };
 pub use time::Timestamp;
 pub use worker::{

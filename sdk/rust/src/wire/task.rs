@@ -409,6 +409,80 @@ pub struct TaskList {
     pub next: Option<String>,
 }
 
+/// Which tasks are meant; at least one of these.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct TaskSelection {
+    /// Those of this queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// Those in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<TaskState>,
+    /// Those of this kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Those whose latest attempt is this worker's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+    /// Those of this job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+}
+
+/// Answer to what is done to many tasks or jobs at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Swept {
+    /// For how many it held.
+    pub count: u64,
+}
+
+/// Answer to `GET /v1/tasks/{id}/explain`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Explanation {
+    /// The task.
+    pub task: String,
+    /// Where it is in its life.
+    pub state: TaskState,
+    /// All reasons in a sentence.
+    pub summary: String,
+    /// Everything that holds it back; each must go before it can start.
+    pub reasons: Vec<Reason>,
+}
+
+/// One reason why a task does not run. Which fields are there goes by its code.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Reason {
+    /// Stable: `finished`, `running`, `dependencies`, `delayed`, `backoff`, `queue_paused`, `queue_max_running`,
+    /// `queue_rate`, `concurrency_key`, `no_worker`, `no_worker_for_queue`, `no_worker_for_kind`,
+    /// `no_worker_with_labels`, `no_worker_with_resources`, `workers_busy` or `ready`.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// When it goes away by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// The first of the tasks it comes after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<Vec<String>>,
+    /// The concurrency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The bound that is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// How many tasks, or workers, it speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Where it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+}
+
 /// Query of `GET /v1/tasks`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]

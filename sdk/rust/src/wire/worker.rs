@@ -292,6 +292,12 @@ pub enum WorkerState {
     Lost,
     /// It said goodbye.
     Left,
+    /// It was set aside: it keeps what it runs and gets nothing more until it is resumed.
+    Paused,
+    /// Many tasks failed on it that others succeeded with: it gets nothing for a while.
+    Quarantined,
+    /// After a quarantine: it gets one task at a time, until one succeeds.
+    Probation,
 }
 
 impl WorkerState {
@@ -302,6 +308,9 @@ impl WorkerState {
             WorkerState::Draining => "draining",
             WorkerState::Lost => "lost",
             WorkerState::Left => "left",
+            WorkerState::Paused => "paused",
+            WorkerState::Quarantined => "quarantined",
+            WorkerState::Probation => "probation",
         }
     }
 }
@@ -322,6 +331,12 @@ pub struct Worker {
     pub name: String,
     /// Whether it is to be counted on.
     pub state: WorkerState,
+    /// While `quarantined`: when its probation begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined_until: Option<Timestamp>,
+    /// How many different tasks have failed on it since its last success; it counts to 5.
+    #[serde(default)]
+    pub failing: u64,
     /// Queues it takes from.
     #[serde(default)]
     pub queues: Vec<String>,

@@ -160,13 +160,18 @@ impl Model {
                 (Reply::Reported { verdicts }, false)
             }
             Command::AdvanceTime => (self.advance(), false),
-            Command::ChangeQueue { .. } => (Reply::Done { tasks: 0 }, false),
             Command::PutSchedule(_)
             | Command::DeleteSchedule { .. }
             | Command::PauseSchedule { .. }
             | Command::ResumeSchedule { .. }
             | Command::TriggerSchedule { .. }
             | Command::TickSchedule(_) => unreachable!("the generator makes no schedules"),
+            Command::ChangeQueue { .. }
+            | Command::PauseWorker { .. }
+            | Command::ResumeWorker { .. }
+            | Command::CancelTasks { .. }
+            | Command::RetryTasks { .. }
+            | Command::ForgetJobs { .. } => (Reply::Done { tasks: 0 }, false),
         };
         if let Some(request) = request.filter(|_| is_new) {
             let answered = Answered {

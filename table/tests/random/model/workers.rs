@@ -57,7 +57,13 @@ impl Model {
     pub(super) fn leave(&mut self, id: WorkerId) -> Ruling {
         match self.workers.get(&id).map(|worker| worker.state) {
             Some(WorkerState::Left) => Ok(Reply::Done { tasks: 0 }),
-            Some(WorkerState::Live | WorkerState::Draining) => Ok(Reply::Done {
+            Some(
+                WorkerState::Live
+                | WorkerState::Paused
+                | WorkerState::Quarantined
+                | WorkerState::Probation
+                | WorkerState::Draining,
+            ) => Ok(Reply::Done {
                 tasks: self.end_worker(id, WorkerState::Left, "returned"),
             }),
             Some(WorkerState::Lost) | None => Err(Refusal::UnknownWorker(id)),
