@@ -2,7 +2,9 @@
 //!
 //! Everything here is lazy, so that a plan of few grants looks at little. A *pool* is the crews that take a class of tasks;
 //! lines with the same crews, needs and placement share a pool. A pool draws members from its crews, best first, and puts
-//! back those it has served, now more loaded.
+//! back those it has served, now more loaded. Where tasks are spread, a worker that other pools have served since has a
+//! worse place than it is filed under, which is found out when it comes up. Where they are packed it has a better one, so
+//! each such pool first catches up on who was served.
 //!
 //! Within one plan workers only fill up. So a worker that has no room for a pool's needs leaves that pool for good, and when
 //! no crew has anyone left who asks, the plan is over.
@@ -24,6 +26,8 @@ pub(super) struct Hands<'a> {
     asking: &'a dyn Fn(WorkerId) -> Asking,
     crews: Vec<Scouted<'a>>,
     hands: BTreeMap<WorkerId, Hand<'a>>,
+    /// Who was served, in order, each with its crew.
+    served: Vec<(usize, WorkerId)>,
     pools: Vec<Pool<'a>>,
     pools_by: BTreeMap<PoolKey<'a>, usize>,
 }
@@ -40,6 +44,7 @@ struct Scouted<'a> {
 
 /// A worker that asked and was looked at.
 struct Hand<'a> {
+    crew: usize,
     profile: &'a Profile,
     load: Load,
     wanted: u32,
@@ -55,6 +60,8 @@ struct Pool<'a> {
     /// Best first: the next member of each crew (with its place in `crews`), and those served before, whose loads may
     /// lag behind.
     queue: BinaryHeap<Reverse<Candidate>>,
+    /// How many of those served it has caught up on.
+    seen: usize,
 }
 
 /// A member of a pool; the least of them is taken first.
@@ -69,14 +76,14 @@ struct Candidate {
 
 impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> Ordering {
-        let load = match self.placement {
-            Placement::Spread => self.load.cmp(&other.load),
-            Placement::Pack => other.load.cmp(&self.load),
+        let emptier = (self.load, self.worker).cmp(&(other.load, other.worker));
+        let by_load = match self.placement {
+            Placement::Spread => emptier,
+            Placement::Pack => emptier.reverse(),
         };
         self.overloaded
             .cmp(&other.overloaded)
-            .then(load)
-            .then(self.worker.cmp(&other.worker))
+            .then(by_load)
             .then(self.drawn.cmp(&other.drawn))
     }
 }
@@ -103,6 +110,7 @@ impl<'a> Hands<'a> {
             asking,
             crews: crews.collect(),
             hands: BTreeMap::new(),
+            served: Vec::new(),
             pools: Vec::new(),
             pools_by: BTreeMap::new(),
         }
@@ -156,6 +164,7 @@ impl<'a> Hands<'a> {
                     placement,
                     crews: unknown.key().0.iter().map(members).collect(),
                     queue: BinaryHeap::new(),
+                    seen: 0,
                 };
                 for at in 0..pool.crews.len() {
                     pool.draw(at, self.asking);
@@ -169,6 +178,7 @@ impl<'a> Hands<'a> {
     /// The best worker of a pool that asks and has room; it is counted as taken.
     pub fn serve(&mut self, pool: PoolId) -> Option<WorkerId> {
         let pool = &mut self.pools[pool.0];
+        pool.catch_up(&self.served, &self.hands);
         while let Some(Reverse(candidate)) = pool.queue.pop() {
             let Candidate { worker, drawn, .. } = candidate;
             if let Some(at) = drawn {
@@ -181,11 +191,12 @@ impl<'a> Hands<'a> {
                     let Some(at) = drawn.filter(|_| asking.wanted > 0) else {
                         continue;
                     };
-                    let profile = self.crews[pool.crews[at].0].profile;
+                    let crew = pool.crews[at].0;
+                    let profile = self.crews[crew].profile;
                     unknown.insert(Hand::new(
                         self.table,
                         worker,
-                        profile,
+                        (crew, profile),
                         candidate.load,
                         asking,
                     ))
@@ -197,15 +208,14 @@ impl<'a> Hands<'a> {
             let taken = candidate.load == hand.load;
             if taken {
                 hand.take(pool.needs);
+                self.served.push((hand.crew, worker));
             }
-            // If not, another pool has served it since: it goes back to where it belongs now.
-            pool.queue.push(Reverse(Candidate {
-                overloaded: hand.overloaded,
-                load: hand.load,
-                worker,
-                drawn: None,
-                placement: pool.placement,
-            }));
+            match pool.placement {
+                // If it was not taken, another pool has served it since: it goes back to where it belongs now.
+                Placement::Spread => pool.file(worker, hand),
+                // Where it belongs now the pool learns when it catches up, or has learnt.
+                Placement::Pack => {}
+            }
             if taken {
                 return Some(worker);
             }
@@ -215,6 +225,31 @@ impl<'a> Hands<'a> {
 }
 
 impl Pool<'_> {
+    /// Files those that were served where they belong now.
+    fn catch_up(&mut self, served: &[(usize, WorkerId)], hands: &BTreeMap<WorkerId, Hand<'_>>) {
+        if self.placement == Placement::Spread {
+            return;
+        }
+        for (crew, worker) in &served[self.seen..] {
+            let own = self.crews.binary_search_by_key(crew, |&(crew, _)| crew);
+            if let (Ok(_), Some(hand)) = (own, hands.get(worker)) {
+                self.file(*worker, hand);
+            }
+        }
+        self.seen = served.len();
+    }
+
+    /// Puts a worker where it belongs.
+    fn file(&mut self, worker: WorkerId, hand: &Hand<'_>) {
+        self.queue.push(Reverse(Candidate {
+            overloaded: hand.overloaded,
+            load: hand.load,
+            worker,
+            drawn: None,
+            placement: self.placement,
+        }));
+    }
+
     /// Lets the next members of a crew in, up to one whose machine is not overloaded.
     fn draw(&mut self, at: usize, asking: &dyn Fn(WorkerId) -> Asking) {
         loop {
@@ -245,13 +280,14 @@ impl<'a> Hand<'a> {
     fn new(
         table: &'a Table,
         worker: WorkerId,
-        profile: &'a Profile,
+        (crew, profile): (usize, &'a Profile),
         load: Load,
         asking: Asking,
     ) -> Self {
         let holding = table.index.crews.holdings().get(&worker);
         let used = holding.into_iter().flat_map(|holding| &holding.used);
         Self {
+            crew,
             profile,
             load,
             wanted: asking.wanted.min(load.slots - load.running),

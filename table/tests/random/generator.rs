@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    Backoff, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires,
-    SubmitJob, TaskReport,
+    Backoff, Concurrency, EndLease, EndReason, Grant, NewTask, OnDuplicate, OnFailure, Outcome,
+    QueueChange, RegisterWorker, Requires, SubmitJob, TaskReport, Unique,
 };
 use triarch_table::model::TaskState;
-use triarch_table::plan::Demand;
-use triarch_table::{Command, JobId, Reply, Table, TaskFilter, TaskId, Token, WorkerId};
+use triarch_table::plan::Asking;
+use triarch_table::queue::{Placement, Rate};
+use triarch_table::{Command, JobId, Reply, Table, TaskFilter, TaskId, Token, Worker, WorkerId};
 
 use crate::rng::Rng;
 
@@ -108,28 +109,24 @@ impl Generator {
             54..60 => Command::EndLeases {
                 leases: self.ended(rng, table),
             },
-            60..86 => self.report(rng, table),
+            60..85 => self.report(rng, table),
+            85..90 => change_queue(rng),
             _ => Command::AdvanceTime,
         }
     }
 
-    pub fn demands(&mut self, rng: &mut Rng, table: &Table) -> Vec<Demand> {
-        let mut demands = Vec::new();
-        for worker in table.workers() {
-            if !rng.one_in(4) {
-                demands.push(Demand {
-                    worker: worker.id,
-                    wanted: rng.below(5) as u32,
-                });
-            }
-            if rng.one_in(10) {
-                demands.push(Demand {
-                    worker: worker.id,
-                    wanted: u32::MAX,
-                });
-            }
-        }
-        demands
+    /// What each worker asks for; most ask for something.
+    pub fn demands(&mut self, rng: &mut Rng, table: &Table) -> BTreeMap<WorkerId, Asking> {
+        let demand = |worker: &Worker| {
+            let wanted = match rng.below(10) {
+                0 | 1 => 0,
+                2 => u32::MAX,
+                _ => rng.below(5) as u32,
+            };
+            let overloaded = rng.one_in(5);
+            (worker.id, Asking { wanted, overloaded })
+        };
+        table.workers().map(demand).collect()
     }
 
     fn request_id(&mut self, rng: &mut Rng) -> Option<String> {
@@ -170,6 +167,9 @@ impl Generator {
         }
         for (at, task) in tasks.iter_mut().enumerate() {
             task.key = rng.one_in(2).then(|| format!("k{at}"));
+        }
+        if count > 1 && rng.one_in(2) {
+            hang_together(rng, &mut tasks);
         }
         if rng.one_in(25) {
             spoil(rng, &mut tasks);
@@ -288,7 +288,7 @@ impl Generator {
             }
             let outcome = match rng.below(10) {
                 0..5 => Outcome::Succeeded {
-                    result: Bytes::from(rng.pick(&["1", "[2,3]", "null"])),
+                    result: Bytes::from(rng.pick(&["1", "[2,3]", "null", "\"long enough\""])),
                 },
                 5..9 => Outcome::Failed {
                     error: Bytes::from(rng.pick(&["{}", "[4]"])),
@@ -364,16 +364,90 @@ fn new_task(rng: &mut Rng) -> NewTask {
             Vec::new()
         },
         after: Vec::new(),
-        unique: None,
-        concurrency: None,
+        unique: rng.one_in(8).then(|| Unique {
+            key: format!("u{}", rng.below(6)),
+            on_duplicate: rng.pick(&[OnDuplicate::Refuse, OnDuplicate::Return]),
+        }),
+        concurrency: rng.one_in(5).then(|| Concurrency {
+            key: rng.pick(&["c0", "c1", "c2"]).into(),
+            limit: 1 + rng.below(3) as u32,
+        }),
     }
+}
+
+/// Lets tasks come after others: mostly after earlier ones, in no order when it may go wrong.
+fn hang_together(rng: &mut Rng, tasks: &mut [NewTask]) {
+    for (at, task) in tasks.iter_mut().enumerate() {
+        task.key = Some(format!("k{at}"));
+    }
+    let may_go_wrong = rng.one_in(12);
+    for at in 0..tasks.len() {
+        let most = rng.pick(&[0, 1, 1, 2, 4]);
+        let before = if may_go_wrong { tasks.len() } else { at };
+        let mut after: Vec<String> = (0..most.min(before))
+            .map(|_| format!("k{}", rng.below(before as u64)))
+            .collect();
+        if !may_go_wrong {
+            after.sort();
+            after.dedup();
+        } else if rng.one_in(10) {
+            after.push("nobody".to_owned());
+        }
+        tasks[at].after = after;
+    }
+    // In whatever order they are written down.
+    if rng.one_in(3) {
+        tasks.reverse();
+    }
+}
+
+fn change_queue(rng: &mut Rng) -> Command {
+    let mut change = QueueChange::default();
+    for _ in 0..1 + rng.below(2) {
+        match rng.below(9) {
+            // More often let on than stopped, so that things go on.
+            0 | 1 => change.paused = Some(rng.one_in(3)),
+            2 => change.max_running = Some(rng.pick(&[None, None, Some(0), Some(1), Some(3)])),
+            3 => {
+                let per_s_milli = rng.pick(&[333, 2_000, 10_000, 700_000]);
+                let burst = rng.pick(&[1, 1, 2, 5]);
+                let rate = Rate { per_s_milli, burst };
+                change.rate = Some((!rng.one_in(3)).then_some(rate));
+            }
+            4 => change.max_depth = Some(rng.pick(&[None, None, Some(5), Some(20)])),
+            5 => change.weight = Some(rng.pick(&[1, 2, 3, 10])),
+            6 => change.placement = Some(rng.pick(&[Placement::Spread, Placement::Pack])),
+            7 => change.retain_ms = Some(rng.pick(&[None, Some(0), Some(400), Some(3_000)])),
+            _ => change.retain_jobs = Some(rng.pick(&[None, Some(0), Some(2)])),
+        }
+    }
+    let mut queue = rng.pick(&QUEUES).to_owned();
+    match rng.below(40) {
+        0 => queue.clear(),
+        1 => change.weight = Some(0),
+        2 => {
+            change.rate = Some(Some(Rate {
+                per_s_milli: 0,
+                burst: 1,
+            }))
+        }
+        3 => {
+            change.rate = Some(Some(Rate {
+                per_s_milli: 1_000,
+                burst: 0,
+            }))
+        }
+        4..8 => queue = rng.pick(&["spare0", "spare1", "spare2"]).to_owned(),
+        _ => {}
+    }
+    Command::ChangeQueue { queue, change }
 }
 
 /// Breaks a rule of shape.
 fn spoil(rng: &mut Rng, tasks: &mut Vec<NewTask>) {
     let at = rng.below(tasks.len() as u64) as usize;
     let task = &mut tasks[at];
-    match rng.below(9) {
+    match rng.below(13) {
         0 => task.priority = 10,
         1 => task.kind.clear(),
         2 => task.queue = "q".repeat(201),
@@ -382,6 +456,20 @@ fn spoil(rng: &mut Rng, tasks: &mut Vec<NewTask>) {
         5 => task.backoff.factor_milli = 999,
         6 => task.backoff.jitter_permille = 1_001,
         7 => tasks.clear(),
+        8 => task.timeout_ms = Some(0),
+        9 => task.after = vec![String::new()],
+        10 => {
+            task.unique = Some(Unique {
+                key: String::new(),
+                on_duplicate: OnDuplicate::Return,
+            });
+        }
+        11 => {
+            task.concurrency = Some(Concurrency {
+                key: "c0".into(),
+                limit: 0,
+            });
+        }
         _ => {
             let mut twin = tasks[at].clone();
             twin.key = Some("same".to_owned());

@@ -1,7 +1,7 @@
 //! How attempts begin and end.
 
 use bytes::Bytes;
-use triarch_table::command::{Grant, Lease, OnFailure, Outcome, TaskReport, Verdict};
+use triarch_table::command::{Grant, Lease, Outcome, TaskReport, Verdict};
 use triarch_table::model::{TaskState, WorkerState};
 use triarch_table::{Reply, TaskId, Token, WorkerId};
 
@@ -18,6 +18,8 @@ impl Model {
                 task.attempt += 1;
                 task.state = TaskState::Running;
                 task.holder = Some((grant.worker, token));
+                let queue = self.queues.get_mut(&task.new.queue).expect("of a task");
+                self.level = queue.start(self.level, self.now_ms);
                 leases.push(Lease {
                     task: task.id,
                     worker: grant.worker,
@@ -42,7 +44,13 @@ impl Model {
                 .sum()
         };
         let requires = &task.new.requires;
+        let queue = &self.queues[&task.new.queue];
+        let key = task.new.concurrency.as_ref().map(|it| &it.key);
         task.state == TaskState::Queued
+            && !queue.settings.paused
+            && self.queue_room(&task.new.queue) > 0
+            && queue.rate_lets(self.now_ms)
+            && key.is_none_or(|key| self.key_room(key) > 0)
             && worker.state == WorkerState::Live
             && (held.len() as u64) < u64::from(worker.is.slots)
             && worker.is.queues.contains(&task.new.queue)
@@ -106,19 +114,11 @@ impl Model {
         error: Option<Bytes>,
         retryable: bool,
     ) {
+        self.close_attempt(id, word, error.clone());
         let now_ms = self.now_ms;
         let task = self.tasks.get_mut(&id).expect("it runs");
-        let (worker, token) = task.holder.take().expect("it runs");
-        task.history.push((token, worker, word, error.clone()));
-        if task.history.len() > self.limits.attempts_kept_max as usize {
-            task.history.remove(0);
-        }
-        if word != "returned" {
-            task.expires_ms = None;
-        }
         match word {
             "succeeded" => self.put(id, TaskState::Succeeded),
-            "cancelled" => self.put(id, TaskState::Cancelled),
             "returned" => task.state = TaskState::Queued,
             "lost" | "lease_expired" => {
                 task.losses += 1;
@@ -153,29 +153,16 @@ impl Model {
         }
     }
 
-    /// Gives a task a new place.
-    pub(super) fn queue(&mut self, id: TaskId) {
-        self.places += 1;
-        let task = self.tasks.get_mut(&id).expect("found");
-        (task.state, task.place) = (TaskState::Queued, self.places);
-        self.jobs.get_mut(&task.job).expect("its job").finished_ms = None;
-    }
-
-    /// Makes a task terminal, with what that means for its job.
-    pub(super) fn put(&mut self, id: TaskId, state: TaskState) {
-        let task = self.tasks.get_mut(&id).expect("found");
-        task.state = state;
-        let job = task.job;
-        let all = self.jobs[&job]
-            .tasks
-            .iter()
-            .all(|task| self.tasks[task].state.is_terminal());
-        if all {
-            self.jobs.get_mut(&job).expect("its job").finished_ms = Some(self.now_ms);
-        } else if [TaskState::Failed, TaskState::Expired].contains(&state)
-            && self.jobs[&job].on_failure == OnFailure::FailFast
-        {
-            self.cancel_rest(job);
+    /// Takes a task from its worker.
+    pub(super) fn close_attempt(&mut self, id: TaskId, word: &'static str, error: Option<Bytes>) {
+        let task = self.tasks.get_mut(&id).expect("it runs");
+        let (worker, token) = task.holder.take().expect("it runs");
+        task.history.push((token, worker, word, error));
+        if task.history.len() > self.limits.attempts_kept_max as usize {
+            task.history.remove(0);
+        }
+        if word != "returned" {
+            task.expires_ms = None;
         }
     }
 

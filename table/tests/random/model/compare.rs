@@ -1,7 +1,10 @@
 //! Compares the model with a table.
 
-use triarch_table::Table;
+use triarch_table::command::Grant;
+use triarch_table::explain::Reason;
+use triarch_table::model::TaskState;
 use triarch_table::task::Life;
+use triarch_table::{Table, TaskId};
 
 use super::Model;
 
@@ -35,10 +38,25 @@ impl Model {
             let held = real.lease().map(|lease| (lease.worker, lease.token));
             assert_eq!(held, task.holder, "{}", problem());
             let stands = match real.life {
+                Life::Waiting {
+                    on,
+                    not_before_ms,
+                    delay_ms,
+                } => {
+                    let missing = self.missing(task.id).len();
+                    on as usize == missing && (not_before_ms, delay_ms) == task.ready
+                }
                 Life::Delayed { until_ms } => until_ms == task.until_ms,
-                Life::Queued { place } | Life::Running { place, .. } => place.order == task.place,
-                _ => real.state().is_terminal() && real.finished_ms().is_some(),
+                Life::Queued { place } | Life::Running { place, .. } => {
+                    (place.order, place.since_ms) == (task.place, task.since_ms)
+                }
+                Life::Succeeded { .. }
+                | Life::Failed { .. }
+                | Life::Cancelled { .. }
+                | Life::Expired { .. } => real.finished_ms().is_some(),
             };
+            assert_eq!(real.after(), task.after, "{}", problem());
+            assert_eq!(real.cancel_cause(), task.cause, "{}", problem());
             assert!(stands, "{}", problem());
             assert_eq!(real.result(), task.result.as_ref(), "{}", problem());
             assert_eq!(real.error(), task.error.as_ref(), "{}", problem());
@@ -72,6 +90,55 @@ impl Model {
                 .values()
                 .map(|worker| (worker.id, worker.state))
                 .collect::<Vec<_>>()
+        );
+        let queues = table
+            .queues()
+            .filter(|queue| table.queue(queue.name).is_some());
+        let queues: Vec<_> = queues
+            .map(|queue| (queue.name.to_owned(), queue.settings, queue.served))
+            .collect();
+        let expected = self.queues.iter();
+        let expected: Vec<_> = expected
+            .map(|(name, queue)| (name.clone(), queue.settings.clone(), queue.served))
+            .collect();
+        assert_eq!(queues, expected);
+        assert_eq!(table.served(), self.level);
+        assert_eq!(table.next_timer_ms(), self.next_timer_ms());
+    }
+
+    /// Compares what is said of why a task does not run with what would come of an attempt to start it.
+    pub fn explains_as(&self, table: &Table, id: TaskId) {
+        let reasons = table.explain(id, self.now_ms);
+        let reasons = reasons.unwrap_or_else(|| panic!("{id} is not explained"));
+        let held_back = |reason: &Reason| match reason {
+            Reason::Ready { .. } | Reason::ConcurrencyKey { .. } => false,
+            Reason::Finished { .. }
+            | Reason::Running { .. }
+            | Reason::Dependencies { .. }
+            | Reason::Delayed { .. }
+            | Reason::QueuePaused
+            | Reason::QueueAtMaxRunning { .. }
+            | Reason::RateLimited { .. }
+            | Reason::NoWorker(_)
+            | Reason::WorkersBusy { .. } => true,
+        };
+        let by_key = reasons
+            .iter()
+            .any(|reason| matches!(reason, Reason::ConcurrencyKey { .. }));
+        let may_start = self
+            .workers
+            .keys()
+            .any(|&worker| self.may_run(&Grant { task: id, worker }));
+        let in_line = self.in_line().iter().any(|task| task.id == id);
+        let queued = self.tasks[&id].state == TaskState::Queued;
+        let held_back = reasons.iter().any(held_back);
+        assert!(
+            !reasons.is_empty()
+                && (!may_start || !held_back)
+                && (may_start || held_back || by_key)
+                && by_key == (queued && !in_line),
+            "{reasons:?} of {:?}, which may start: {may_start}, in line: {in_line}",
+            self.tasks[&id]
         );
     }
 }

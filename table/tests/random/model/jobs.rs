@@ -1,12 +1,12 @@
-//! Submissions, cancellations and retries by hand.
-
-use std::collections::BTreeSet;
+//! Submissions and cancellations.
 
 use triarch_table::command::{NewTask, Refusal, SubmitJob};
 use triarch_table::model::{JobState, TaskState};
+use triarch_table::task::CancelCause;
 use triarch_table::{JobId, Reply, TaskId};
 
-use super::{Model, ModelJob, ModelTask, Ruling, bytes_of};
+use super::wiring::Becomes;
+use super::{Model, ModelJob, ModelTask, Ruling, bytes_of, invalid};
 
 impl Model {
     pub(super) fn submit(&mut self, submit: &SubmitJob) -> Result<(Reply, bool), Refusal> {
@@ -14,7 +14,7 @@ impl Model {
             let of_jobs = self
                 .jobs
                 .values()
-                .filter_map(|job| Some((job.key.as_ref()?, job.id, &job.tasks)));
+                .filter_map(|job| Some((job.key.as_ref()?, job.id, &job.answer)));
             let known = of_jobs.map(|((key, digest), job, tasks)| (key, digest, job, tasks));
             let old = self
                 .old_keys
@@ -37,14 +37,107 @@ impl Model {
             }
         }
         self.check_shape(submit)?;
+        let wired = self.wire(&submit.tasks)?;
+        let all: Vec<TaskId> = wired
+            .iter()
+            .map(|(becomes, _)| match becomes {
+                Becomes::New(task) | Becomes::Other(task) => *task,
+            })
+            .collect();
+        let new: Vec<(&NewTask, TaskId, Vec<TaskId>)> = submit
+            .tasks
+            .iter()
+            .zip(wired)
+            .filter_map(|(task, (becomes, after))| match becomes {
+                Becomes::New(id) => Some((task, id, after)),
+                Becomes::Other(_) => None,
+            })
+            .collect();
+        if new.is_empty() {
+            return Ok((self.all_known(submit, all), true));
+        }
+        self.check_bounds(&new.iter().map(|(task, ..)| *task).collect::<Vec<_>>())?;
+        let job = JobId::at(self.index, self.made[0]);
+        self.made[0] += 1;
+        self.made[1] += new.len() as u64;
+        self.jobs.insert(
+            job,
+            ModelJob {
+                id: job,
+                on_failure: submit.on_failure,
+                queue: new[0].0.queue.clone(),
+                key: submit
+                    .idempotency_key
+                    .clone()
+                    .map(|key| (key, submit.body_digest)),
+                tasks: new.iter().map(|(_, id, _)| *id).collect(),
+                answer: all.clone(),
+                finished_ms: None,
+            },
+        );
+        for (task, id, after) in new {
+            self.make(task, id, job, after);
+        }
+        let reply = Reply::Submitted {
+            job,
+            tasks: all,
+            duplicate: false,
+        };
+        Ok((reply, true))
+    }
+
+    fn make(&mut self, new: &NewTask, id: TaskId, job: JobId, after: Vec<TaskId>) {
+        self.queues.entry(new.queue.clone()).or_default();
+        let waits = !after.is_empty();
+        let ready = (new.not_before_ms.unwrap_or(0), new.delay_ms);
+        let task = ModelTask {
+            id,
+            job,
+            new: new.clone(),
+            after,
+            state: TaskState::Waiting,
+            ready,
+            until_ms: 0,
+            place: 0,
+            since_ms: 0,
+            holder: None,
+            attempt: 0,
+            failures: 0,
+            losses: 0,
+            expires_ms: new.expires_ms.map(|expires_ms| self.now_ms + expires_ms),
+            cause: None,
+            result: None,
+            error: None,
+            history: Vec::new(),
+        };
+        self.tasks.insert(id, task);
+        if !waits {
+            self.wait_until(id, ready.0.max(self.now_ms + ready.1));
+        }
+    }
+
+    /// Every task has another one in its place: only the key is remembered.
+    fn all_known(&mut self, submit: &SubmitJob, tasks: Vec<TaskId>) -> Reply {
+        let job = self.tasks[&tasks[0]].job;
+        if let Some(key) = submit.idempotency_key.clone() {
+            self.keep_key(key, submit.body_digest, job, tasks.clone());
+        }
+        Reply::Submitted {
+            job,
+            tasks,
+            duplicate: true,
+        }
+    }
+
+    fn check_bounds(&self, new: &[&NewTask]) -> Result<(), Refusal> {
         let bound = self.limits.tasks_max;
-        if (self.tasks.len() + submit.tasks.len()) as u64 > bound {
+        if (self.tasks.len() + new.len()) as u64 > bound {
             return Err(Refusal::TableFull {
                 what: "tasks".into(),
                 bound,
             });
         }
-        let bytes: usize = submit.tasks.iter().map(|task| task.payload.len()).sum();
+        let bytes: usize = new.iter().map(|task| task.payload.len()).sum();
         if self.tasks.values().map(bytes_of).sum::<u64>() + bytes as u64 > self.limits.bytes_max {
             let bound = self.limits.bytes_max;
             return Err(Refusal::TableFull {
@@ -52,85 +145,15 @@ impl Model {
                 bound,
             });
         }
-        let queues: BTreeSet<&String> = submit.tasks.iter().map(|task| &task.queue).collect();
-        for queue in queues {
-            let new: Vec<&NewTask> = submit
-                .tasks
-                .iter()
-                .filter(|task| task.queue == *queue)
-                .collect();
-            self.check_queue(queue, &new)?;
-        }
-        let job = JobId::at(self.index, self.made[0]);
-        self.made[0] += 1;
-        let mut tasks = Vec::new();
-        for new in &submit.tasks {
-            let id = TaskId::at(self.index, self.made[1]);
-            self.made[1] += 1;
-            tasks.push(id);
-            let until_ms = new
-                .not_before_ms
-                .unwrap_or(0)
-                .max(self.now_ms + new.delay_ms);
-            let ready = until_ms <= self.now_ms;
-            self.places += u64::from(ready);
-            let task = ModelTask {
-                id,
-                job,
-                new: new.clone(),
-                state: if ready {
-                    TaskState::Queued
-                } else {
-                    TaskState::Delayed
-                },
-                until_ms,
-                place: self.places,
-                holder: None,
-                attempt: 0,
-                failures: 0,
-                losses: 0,
-                expires_ms: new.expires_ms.map(|expires_ms| self.now_ms + expires_ms),
-                result: None,
-                error: None,
-                history: Vec::new(),
-            };
-            self.tasks.insert(id, task);
-        }
-        let key = submit
-            .idempotency_key
-            .clone()
-            .map(|key| (key, submit.body_digest));
-        let on_failure = submit.on_failure;
-        self.jobs.insert(
-            job,
-            ModelJob {
-                id: job,
-                on_failure,
-                key,
-                tasks: tasks.clone(),
-                finished_ms: None,
-            },
-        );
-        Ok((
-            Reply::Submitted {
-                job,
-                tasks,
-                duplicate: false,
-            },
-            true,
-        ))
+        let names: Vec<&str> = new.iter().map(|task| &*task.queue).collect();
+        self.check_new_queues(&names)?;
+        self.check_queues(new)
     }
 
     /// Only the field is modelled, not the words.
     pub(super) fn check_shape(&self, submit: &SubmitJob) -> Result<(), Refusal> {
-        let invalid = |field: String| {
-            Err(Refusal::Invalid {
-                field,
-                problem: String::new(),
-            })
-        };
         if submit.tasks.is_empty() || submit.tasks.len() > self.limits.tasks_per_job_max as usize {
-            return invalid("tasks".into());
+            return Err(invalid("tasks"));
         }
         for (at, task) in submit.tasks.iter().enumerate() {
             let wrong = [
@@ -141,6 +164,16 @@ impl Model {
                 ("max_losses", task.max_losses == 0),
                 ("backoff.factor", task.backoff.factor_milli < 1_000),
                 ("backoff.jitter", task.backoff.jitter_permille > 1_000),
+                ("timeout_ms", task.timeout_ms == Some(0)),
+                ("after", task.after.iter().any(|key| key.is_empty())),
+                (
+                    "unique_key",
+                    task.unique.as_ref().is_some_and(|it| it.key.is_empty()),
+                ),
+                (
+                    "concurrency_limit",
+                    task.concurrency.as_ref().is_some_and(|it| it.limit == 0),
+                ),
                 (
                     "key",
                     task.key.is_some()
@@ -148,40 +181,8 @@ impl Model {
                 ),
             ];
             if let Some((field, _)) = wrong.iter().find(|(_, wrong)| *wrong) {
-                return invalid(format!("tasks[{at}].{field}"));
+                return Err(invalid(format!("tasks[{at}].{field}")));
             }
-        }
-        Ok(())
-    }
-
-    pub(super) fn check_queue(&self, queue: &str, new: &[&NewTask]) -> Result<(), Refusal> {
-        let unfinished: Vec<&ModelTask> = self
-            .tasks
-            .values()
-            .filter(|task| task.new.queue == queue && !task.state.is_terminal())
-            .collect();
-        let depth = unfinished
-            .iter()
-            .filter(|task| task.state != TaskState::Running)
-            .count() as u64;
-        let max_depth = self.limits.queue_depth_max;
-        if depth + new.len() as u64 > max_depth {
-            return Err(Refusal::QueueFull {
-                queue: queue.into(),
-                depth,
-                max_depth,
-            });
-        }
-        let before: BTreeSet<_> = unfinished
-            .iter()
-            .map(|task| (&task.new.kind, &task.new.requires))
-            .collect();
-        let mut after = before.clone();
-        after.extend(new.iter().map(|task| (&task.kind, &task.requires)));
-        let bound = u64::from(self.limits.classes_per_queue_max);
-        if after.len() > before.len() && after.len() as u64 > bound {
-            let what = format!("different combinations of kind and requirements in queue {queue}");
-            return Err(Refusal::TableFull { what, bound });
         }
         Ok(())
     }
@@ -195,7 +196,8 @@ impl Model {
                 state: state.as_str().into(),
             }),
             _ => {
-                self.cancel(id);
+                self.cancelled(id, CancelCause::Asked);
+                self.put(id, TaskState::Cancelled);
                 Ok(Reply::Done { tasks: 1 })
             }
         }
@@ -209,7 +211,7 @@ impl Model {
             .any(|task| task.job == id && task.state == TaskState::Cancelled);
         match self.state_of(job) {
             JobState::Running => Ok(Reply::Done {
-                tasks: self.cancel_rest(id),
+                tasks: self.cancel_rest(id, CancelCause::Asked),
             }),
             _ if cancelled_before => Ok(Reply::Done { tasks: 0 }),
             state => Err(Refusal::JobFinished {
@@ -217,47 +219,6 @@ impl Model {
                 state: state.as_str().into(),
             }),
         }
-    }
-
-    pub(super) fn cancel(&mut self, id: TaskId) {
-        if self.tasks[&id].state == TaskState::Running {
-            self.end(id, "cancelled", None, true);
-        } else {
-            self.put(id, TaskState::Cancelled);
-        }
-    }
-
-    pub(super) fn cancel_rest(&mut self, job: JobId) -> u64 {
-        let unfinished = |id: &&TaskId| !self.tasks[*id].state.is_terminal();
-        let tasks: Vec<TaskId> = self.jobs[&job]
-            .tasks
-            .iter()
-            .filter(unfinished)
-            .copied()
-            .collect();
-        tasks.iter().for_each(|&task| self.cancel(task));
-        tasks.len() as u64
-    }
-
-    pub(super) fn retry(&mut self, id: TaskId) -> Ruling {
-        let task = self.tasks.get(&id).ok_or(Refusal::TaskNotFound(id))?;
-        if !task.state.is_terminal() {
-            return Err(Refusal::WrongState {
-                task: id,
-                state: task.state.as_str().into(),
-            });
-        }
-        self.check_queue(&task.new.queue, &[&task.new])?;
-        let task = self.tasks.get_mut(&id).expect("found");
-        (
-            task.failures,
-            task.losses,
-            task.expires_ms,
-            task.result,
-            task.error,
-        ) = (0, 0, None, None, None);
-        self.queue(id);
-        Ok(Reply::Done { tasks: 1 })
     }
 
     pub(super) fn state_of(&self, job: &ModelJob) -> JobState {

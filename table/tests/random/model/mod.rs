@@ -4,7 +4,12 @@
 mod attempts;
 mod compare;
 mod jobs;
+mod plan;
+mod queues;
+mod retry;
+mod settle;
 mod time;
+mod wiring;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -12,21 +17,30 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use triarch_table::command::{EndReason, NewTask, OnFailure, Refusal, RegisterWorker};
 use triarch_table::model::{TaskState, WorkerState};
+use triarch_table::task::CancelCause;
 use triarch_table::{Command, JobId, Limits, Reply, Stamp, TaskId, Token, WorkerId};
+
+use queues::ModelQueue;
+pub use wiring::comes_after_itself;
 
 #[derive(Debug)]
 struct ModelTask {
     id: TaskId,
     job: JobId,
     new: NewTask,
+    after: Vec<TaskId>,
     state: TaskState,
+    /// Not before this time, nor before this long after the last input.
+    ready: (u64, u64),
     until_ms: u64,
     place: u64,
+    since_ms: u64,
     holder: Option<(WorkerId, Token)>,
     attempt: u32,
     failures: u32,
     losses: u32,
     expires_ms: Option<u64>,
+    cause: Option<CancelCause>,
     result: Option<Bytes>,
     error: Option<Bytes>,
     /// Token, worker, word, reported error.
@@ -37,8 +51,11 @@ struct ModelTask {
 struct ModelJob {
     id: JobId,
     on_failure: OnFailure,
+    queue: String,
     key: Option<(String, [u8; 32])>,
     tasks: Vec<TaskId>,
+    /// The same with those that stand in for others.
+    answer: Vec<TaskId>,
     finished_ms: Option<u64>,
 }
 
@@ -73,6 +90,9 @@ pub struct Model {
     tasks: BTreeMap<TaskId, ModelTask>,
     jobs: BTreeMap<JobId, ModelJob>,
     workers: BTreeMap<WorkerId, ModelWorker>,
+    queues: BTreeMap<String, ModelQueue>,
+    /// Where the queues together stand.
+    level: u64,
     answered: Vec<Answered>,
     old_keys: Vec<OldKey>,
     // Of the present entry.
@@ -91,6 +111,8 @@ impl Model {
             tasks: BTreeMap::new(),
             jobs: BTreeMap::new(),
             workers: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            level: 0,
             answered: Vec::new(),
             old_keys: Vec::new(),
             index: 0,
@@ -104,8 +126,16 @@ impl Model {
         self.now_ms = self.now_ms.max(stamp.now_ms);
         commands
             .iter()
-            .map(|command| self.apply_one(command).unwrap_or_else(Reply::Refused))
+            .map(|command| {
+                let reply = self.apply_one(command).unwrap_or_else(Reply::Refused);
+                self.drop_idle_queues();
+                reply
+            })
             .collect()
+    }
+
+    pub fn task_ids(&self) -> Vec<TaskId> {
+        self.tasks.keys().copied().collect()
     }
 
     fn apply_one(&mut self, command: &Command) -> Ruling {
@@ -160,18 +190,18 @@ impl Model {
                 (Reply::Reported { verdicts }, false)
             }
             Command::AdvanceTime => (self.advance(), false),
+            Command::ChangeQueue { queue, change } => (self.change_queue(queue, change)?, false),
+            Command::PauseWorker { .. }
+            | Command::ResumeWorker { .. }
+            | Command::CancelTasks { .. }
+            | Command::RetryTasks { .. }
+            | Command::ForgetJobs { .. } => (Reply::Done { tasks: 0 }, false),
             Command::PutSchedule(_)
             | Command::DeleteSchedule { .. }
             | Command::PauseSchedule { .. }
             | Command::ResumeSchedule { .. }
             | Command::TriggerSchedule { .. }
             | Command::TickSchedule(_) => unreachable!("the generator makes no schedules"),
-            Command::ChangeQueue { .. }
-            | Command::PauseWorker { .. }
-            | Command::ResumeWorker { .. }
-            | Command::CancelTasks { .. }
-            | Command::RetryTasks { .. }
-            | Command::ForgetJobs { .. } => (Reply::Done { tasks: 0 }, false),
         };
         if let Some(request) = request.filter(|_| is_new) {
             let answered = Answered {
@@ -217,10 +247,15 @@ fn repeated(before: &Answered, command: &Command) -> Ruling {
     if same {
         Ok(before.reply.clone())
     } else {
-        Err(Refusal::Invalid {
-            field: "request_id".into(),
-            problem: String::new(),
-        })
+        Err(invalid("request_id"))
+    }
+}
+
+/// Only the field is modelled, not the words.
+fn invalid(field: impl Into<String>) -> Refusal {
+    Refusal::Invalid {
+        field: field.into(),
+        problem: String::new(),
     }
 }
 

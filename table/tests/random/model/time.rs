@@ -1,9 +1,9 @@
 //! What time brings about, and what is forgotten.
 
-use triarch_table::Reply;
 use triarch_table::model::TaskState;
+use triarch_table::{JobId, Reply, TaskId};
 
-use super::{Model, ModelJob, ModelTask, OldKey, bytes_of};
+use super::{Model, ModelJob, OldKey, bytes_of};
 
 impl Model {
     pub(super) fn advance(&mut self) -> Reply {
@@ -11,7 +11,8 @@ impl Model {
         let mut steps = 0;
         while steps < steps_max {
             let due = self.tasks.values().flat_map(|task| {
-                let waits = [TaskState::Delayed, TaskState::Queued].contains(&task.state);
+                let waits = [TaskState::Waiting, TaskState::Delayed, TaskState::Queued]
+                    .contains(&task.state);
                 let expiry = task
                     .expires_ms
                     .filter(|_| waits)
@@ -47,22 +48,11 @@ impl Model {
         let mut steps = 0;
         let old = |at_ms: u64, age_ms: u64, now_ms: u64| at_ms + age_ms <= now_ms;
         while steps < steps_max {
-            let mut finished: Vec<&ModelJob> = self
-                .jobs
-                .values()
-                .filter(|job| job.finished_ms.is_some())
-                .collect();
-            finished.sort_by_key(|job| (job.finished_ms, job.id));
-            let tasks: Vec<&ModelTask> = finished
-                .iter()
-                .flat_map(|job| &job.tasks)
-                .map(|id| &self.tasks[id])
-                .collect();
-            let too_many = finished.len() as u64 > self.limits.finished_jobs_max
-                || tasks.len() as u64 > self.limits.finished_tasks_max
-                || tasks.iter().map(|task| bytes_of(task)).sum::<u64>()
-                    > self.limits.finished_bytes_max;
-            let Some(job) = finished.first() else { break };
+            let finished = self.jobs.values().filter(|job| job.finished_ms.is_some());
+            let Some(job) = finished.min_by_key(|job| (job.finished_ms, job.id)) else {
+                break;
+            };
+            let too_many = self.too_many_finished();
             if !too_many
                 && !old(
                     job.finished_ms.unwrap_or(0),
@@ -72,23 +62,14 @@ impl Model {
             {
                 break;
             }
-            let job = self.jobs.remove(&job.id.clone()).expect("found");
-            job.tasks
-                .iter()
-                .for_each(|task| drop(self.tasks.remove(task)));
-            steps += job.tasks.len() as u64;
-            if let Some((key, digest)) = job.key {
-                self.old_keys.push(OldKey {
-                    key,
-                    digest,
-                    job: job.id,
-                    tasks: job.tasks,
-                    at_ms: self.now_ms,
-                });
-                if self.old_keys.len() as u64 > self.limits.keys_max {
-                    self.old_keys.remove(0);
-                }
-            }
+            steps += self.forget_job(job.id);
+        }
+        while steps < steps_max {
+            let due = self.queues.keys().filter_map(|name| self.over_in(name));
+            let Some((_, _, job)) = due.filter(|due| due.0 <= self.now_ms).min() else {
+                break;
+            };
+            steps += self.forget_job(job);
         }
         let (now_ms, limits) = (self.now_ms, self.limits.clone());
         while let Some(&(gone_ms, id)) = self.gone().first().filter(|_| steps < steps_max) {
@@ -116,5 +97,87 @@ impl Model {
             steps += 1;
             self.old_keys.remove(0);
         }
+    }
+
+    /// Since when a queue has had a finished job to forget by its own settings, and which one.
+    fn over_in<'a>(&self, name: &'a str) -> Option<(u64, &'a str, JobId)> {
+        let of_queue = |job: &&ModelJob| job.queue == name;
+        let finished = self.jobs.values().filter(of_queue);
+        let mut finished: Vec<(u64, JobId)> = finished
+            .filter_map(|job| Some((job.finished_ms?, job.id)))
+            .collect();
+        finished.sort();
+        let settings = &self.queues[name].settings;
+        let &(finished_ms, job) = finished.first()?;
+        if settings
+            .retain_jobs
+            .is_some_and(|max| finished.len() as u64 > max)
+        {
+            return Some((0, name, job));
+        }
+        Some((finished_ms + settings.retain_ms?, name, job))
+    }
+
+    /// Says how many tasks went with it.
+    fn forget_job(&mut self, id: JobId) -> u64 {
+        let job = self.jobs.remove(&id).expect("found");
+        self.tasks.retain(|_, task| task.job != id);
+        if let Some((key, digest)) = job.key {
+            self.keep_key(key, digest, id, job.answer);
+        }
+        job.tasks.len() as u64
+    }
+
+    pub(super) fn keep_key(
+        &mut self,
+        key: String,
+        digest: [u8; 32],
+        job: JobId,
+        tasks: Vec<TaskId>,
+    ) {
+        self.old_keys.push(OldKey {
+            key,
+            digest,
+            job,
+            tasks,
+            at_ms: self.now_ms,
+        });
+        if self.old_keys.len() as u64 > self.limits.keys_max {
+            self.old_keys.remove(0);
+        }
+    }
+
+    /// When there is next something to do: for tasks to the millisecond, for what is forgotten by the second.
+    pub fn next_timer_ms(&self) -> Option<u64> {
+        let tasks = self.tasks.values().flat_map(|task| {
+            let ready = (task.state == TaskState::Delayed).then_some(task.until_ms);
+            let waits = [TaskState::Waiting, TaskState::Delayed, TaskState::Queued];
+            let expiry = task.expires_ms.filter(|_| waits.contains(&task.state));
+            [ready, expiry]
+        });
+        let limits = &self.limits;
+        let finished = self.jobs.values().filter_map(|job| job.finished_ms);
+        let jobs = finished.map(|at_ms| at_ms + limits.finished_age_ms);
+        let of_queues = self.queues.keys().filter_map(|name| self.over_in(name));
+        let workers = self.gone().into_iter();
+        let answers = self.answered.iter();
+        let keys = self.old_keys.iter();
+        let old = jobs
+            .chain(of_queues.map(|(at_ms, ..)| at_ms))
+            .chain(workers.map(|(at_ms, _)| at_ms + limits.gone_workers_age_ms))
+            .chain(answers.map(|answered| answered.at_ms + limits.requests_age_ms))
+            .chain(keys.map(|key| key.at_ms + limits.keys_age_ms));
+        let too_many = self.too_many_finished().then_some(self.now_ms);
+        let old = too_many.or_else(|| old.min().map(|at_ms| at_ms.div_ceil(1_000) * 1_000));
+        tasks.flatten().chain(old).min()
+    }
+
+    fn too_many_finished(&self) -> bool {
+        let finished = self.jobs.values().filter(|job| job.finished_ms.is_some());
+        let tasks = finished.clone().flat_map(|job| &job.tasks);
+        let bytes = tasks.clone().map(|id| bytes_of(&self.tasks[id]));
+        finished.count() as u64 > self.limits.finished_jobs_max
+            || tasks.count() as u64 > self.limits.finished_tasks_max
+            || bytes.sum::<u64>() > self.limits.finished_bytes_max
     }
 }

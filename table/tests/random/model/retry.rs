@@ -1,0 +1,83 @@
+//! Retries by hand, and what waits again by them.
+
+use triarch_table::command::{NewTask, Refusal};
+use triarch_table::model::TaskState;
+use triarch_table::task::CancelCause;
+use triarch_table::{Reply, TaskId};
+
+use super::{Model, Ruling};
+
+impl Model {
+    pub(super) fn retry(&mut self, id: TaskId) -> Ruling {
+        let task = self.tasks.get(&id).ok_or(Refusal::TaskNotFound(id))?;
+        if !task.state.is_terminal() {
+            return Err(Refusal::WrongState {
+                task: id,
+                state: task.state.as_str().into(),
+            });
+        }
+        if task.state == TaskState::Succeeded && !self.followers(id).is_empty() {
+            return Err(Refusal::ResultPromised { task: id });
+        }
+        let is_over = |first: &TaskId| self.tasks[first].state.is_terminal();
+        if let Some(&dependency) = self.missing(id).iter().find(|first| is_over(first)) {
+            let state = self.tasks[&dependency].state.as_str().into();
+            return Err(Refusal::DependencyEnded {
+                task: id,
+                dependency,
+                state,
+            });
+        }
+        let again = self.again_with(id);
+        let all: Vec<&NewTask> = again.iter().map(|task| &self.tasks[task].new).collect();
+        for unique in all.iter().filter_map(|task| task.unique.as_ref()) {
+            if let Some(task) = self.holder_of(&unique.key) {
+                let key = unique.key.clone();
+                return Err(Refusal::UniqueKeyTaken { key, task });
+            }
+        }
+        self.check_queues(&all)?;
+        for task in again {
+            self.start_over(task);
+        }
+        Ok(Reply::Done { tasks: 1 })
+    }
+
+    /// A task and all that wait again with it: those cancelled for want of an input that none of those denies which are
+    /// not tried again.
+    fn again_with(&self, id: TaskId) -> Vec<TaskId> {
+        let mut again = vec![id];
+        let job = &self.jobs[&self.tasks[&id].job];
+        loop {
+            let hopeful = |task: &&TaskId| {
+                let wanted = matches!(self.tasks[*task].cause, Some(CancelCause::Dependency(_)));
+                let missing = self.missing(**task);
+                let denied = |first: &TaskId| {
+                    self.tasks[first].state.is_terminal() && !again.contains(first)
+                };
+                wanted
+                    && !again.contains(task)
+                    && missing.iter().any(|first| again.contains(first))
+                    && !missing.iter().any(denied)
+            };
+            match job.tasks.iter().find(hopeful) {
+                Some(&task) => again.push(task),
+                None => return again,
+            }
+        }
+    }
+
+    fn start_over(&mut self, id: TaskId) {
+        let task = self.tasks.get_mut(&id).expect("found");
+        (task.failures, task.losses, task.expires_ms) = (0, 0, None);
+        (task.result, task.error, task.cause) = (None, None, None);
+        task.ready = (0, 0);
+        let job = task.job;
+        self.jobs.get_mut(&job).expect("its job").finished_ms = None;
+        if self.missing(id).is_empty() {
+            self.queue(id);
+        } else {
+            self.tasks.get_mut(&id).expect("found").state = TaskState::Waiting;
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Which tasks of a submission are there already, and which come after which.
+
+use triarch_table::TaskId;
+use triarch_table::command::{NewTask, OnDuplicate, Refusal};
+
+use super::{Model, ModelTask, invalid};
+
+/// A submitted task becomes a new one, or another stands in for it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Becomes {
+    New(TaskId),
+    Other(TaskId),
+}
+
+impl Model {
+    pub(super) fn wire(&self, tasks: &[NewTask]) -> Result<Vec<(Becomes, Vec<TaskId>)>, Refusal> {
+        let become_what = self.by_unique_keys(tasks)?;
+        let edges: usize = tasks.iter().map(|task| task.after.len()).sum();
+        if edges > self.limits.dependencies_per_job_max as usize {
+            return Err(invalid("tasks"));
+        }
+        let find = |key: &String| tasks.iter().position(|task| task.key.as_ref() == Some(key));
+        for (at, task) in tasks.iter().enumerate() {
+            let unknown_or_itself = |key| find(key).is_none_or(|first| first == at);
+            let twice = |key: &String| task.after.iter().filter(|other| *other == key).count() > 1;
+            if task
+                .after
+                .iter()
+                .any(|key| unknown_or_itself(key) || twice(key))
+            {
+                return Err(invalid(format!("tasks[{at}].after")));
+            }
+        }
+        if !all_can_start(tasks) {
+            return Err(in_a_circle());
+        }
+        let mut wired = Vec::new();
+        for (at, task) in tasks.iter().enumerate() {
+            let mut after = Vec::new();
+            if let Becomes::New(_) = become_what[at] {
+                for first in task.after.iter().filter_map(find) {
+                    match become_what[first] {
+                        Becomes::New(id) => after.push(id),
+                        Becomes::Other(_) => return Err(invalid(format!("tasks[{at}].after"))),
+                    }
+                }
+            }
+            after.sort();
+            wired.push((become_what[at], after));
+        }
+        Ok(wired)
+    }
+
+    fn by_unique_keys(&self, tasks: &[NewTask]) -> Result<Vec<Becomes>, Refusal> {
+        let mut found: Vec<Becomes> = Vec::new();
+        let mut made = self.made[1];
+        for (at, task) in tasks.iter().enumerate() {
+            if let Some(unique) = &task.unique {
+                let known = self.holder_of(&unique.key);
+                let earlier = (0..at).find(|&at| {
+                    let same = tasks[at].unique.as_ref().map(|unique| &unique.key);
+                    same == Some(&unique.key) && matches!(found[at], Becomes::New(_))
+                });
+                let earlier = earlier.map(|at| match found[at] {
+                    Becomes::New(id) | Becomes::Other(id) => id,
+                });
+                match (known.or(earlier), unique.on_duplicate) {
+                    (None, _) => {}
+                    (Some(task), OnDuplicate::Return) => {
+                        found.push(Becomes::Other(task));
+                        continue;
+                    }
+                    (Some(task), OnDuplicate::Refuse) if known.is_some() => {
+                        return Err(Refusal::UniqueKeyTaken {
+                            key: unique.key.clone(),
+                            task,
+                        });
+                    }
+                    (Some(_), OnDuplicate::Refuse) => {
+                        return Err(invalid(format!("tasks[{at}].unique_key")));
+                    }
+                }
+            }
+            found.push(Becomes::New(TaskId::at(self.index, made)));
+            made += 1;
+        }
+        Ok(found)
+    }
+
+    /// The unfinished task with this unique key.
+    pub fn holder_of(&self, key: &str) -> Option<TaskId> {
+        let holds = |task: &&ModelTask| {
+            let own = task.new.unique.as_ref().map(|unique| &*unique.key);
+            own == Some(key) && !task.state.is_terminal()
+        };
+        self.tasks.values().find(holds).map(|task| task.id)
+    }
+}
+
+/// Which task of a circle is named is not modelled.
+fn in_a_circle() -> Refusal {
+    invalid("circle")
+}
+
+/// Again and again lets start what comes after nothing but what has started.
+fn all_can_start(tasks: &[NewTask]) -> bool {
+    let mut started: Vec<&NewTask> = Vec::new();
+    loop {
+        let can_start = |task: &&NewTask| {
+            let has = |key: &String| started.iter().any(|task| task.key.as_ref() == Some(key));
+            task.after.iter().all(has)
+        };
+        let next: Vec<&NewTask> = tasks.iter().filter(can_start).collect();
+        if next.len() == started.len() {
+            return next.len() == tasks.len();
+        }
+        started = next;
+    }
+}
+
+/// Whether a task is one that comes after itself, by way of others.
+pub fn comes_after_itself(tasks: &[NewTask], at: usize) -> bool {
+    let mut before: Vec<&String> = tasks[at].after.iter().collect();
+    let mut seen = 0;
+    while seen < before.len() {
+        let first = tasks
+            .iter()
+            .find(|task| task.key.as_ref() == Some(before[seen]));
+        for key in first.into_iter().flat_map(|task| &task.after) {
+            if !before.contains(&key) {
+                before.push(key);
+            }
+        }
+        seen += 1;
+    }
+    tasks[at]
+        .key
+        .as_ref()
+        .is_some_and(|key| before.contains(&key))
+}
