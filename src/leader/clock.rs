@@ -31,21 +31,29 @@ impl SteadyClock {
 
     /// Moves it forward to `ms` if it is behind: a new leader goes on from where the table's time is.
     pub fn at_least(&self, ms: u64) {
-        let mut reading = self.0.lock();
-        reading.told_us = reading.told_us.max(ms.saturating_mul(1_000));
+        let told_us = ms.saturating_mul(1_000);
+        self.0.lock().raise(Instant::now(), wall_us(), told_us);
     }
 
     /// Unix time in milliseconds; never goes back.
     pub fn now_ms(&self) -> u64 {
         let mut reading = self.0.lock();
-        let now = Instant::now();
-        reading.told_us = advance(
-            reading.told_us,
-            now.saturating_duration_since(reading.at),
-            wall_us(),
-        );
-        reading.at = now;
+        reading.bring_up(Instant::now(), wall_us());
         reading.told_us / 1_000
+    }
+}
+
+impl Reading {
+    fn bring_up(&mut self, now: Instant, wall_us: u64) {
+        let passed = now.saturating_duration_since(self.at);
+        self.told_us = advance(self.told_us, passed, wall_us);
+        self.at = now;
+    }
+
+    fn raise(&mut self, now: Instant, wall_us: u64, told_us: u64) {
+        // What has passed up to now is in `told_us` already: the next reading must not add it once more.
+        self.bring_up(now, wall_us);
+        self.told_us = self.told_us.max(told_us);
     }
 }
 
@@ -68,8 +76,8 @@ fn wall_us() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::advance;
-    use std::time::Duration;
+    use super::{Reading, advance};
+    use std::time::{Duration, Instant};
 
     const HOUR_US: u64 = 3_600_000_000;
 
@@ -79,6 +87,21 @@ mod tests {
             advance(HOUR_US, Duration::from_secs(1), HOUR_US + 1_000_000),
             HOUR_US + 1_000_000
         );
+    }
+
+    #[test]
+    fn a_clock_that_was_not_read_for_long_goes_on_from_what_it_is_raised_to() {
+        // Nobody looks at a follower's clock; then it leads, and goes on from the table's time.
+        let started = Instant::now();
+        let now = started + Duration::from_micros(HOUR_US);
+        let mut reading = Reading {
+            told_us: HOUR_US,
+            at: started,
+        };
+        reading.raise(now, 2 * HOUR_US, 2 * HOUR_US + 5_000);
+        assert_eq!(reading.told_us, 2 * HOUR_US + 5_000);
+        reading.bring_up(now, 2 * HOUR_US);
+        assert_eq!(reading.told_us, 2 * HOUR_US + 5_000);
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::wait::eventually;
 
 /// For any node to answer, and for the schedule to make up for what it owes.
 const SOON: Duration = Duration::from_secs(60);
+/// The clocks of one machine are one, and still are read one after the other.
+const AHEAD_MAX: Duration = Duration::from_secs(1);
 /// Of each kind of trouble, so many cases are told in full.
 const TOLD_MAX: usize = 10;
 
@@ -36,8 +38,10 @@ pub struct Ticks {
     pub missing: Vec<String>,
     /// Ticks with more than one, and jobs that no tick can have made.
     pub doubled: Vec<String>,
-    /// How long after its tick the latest job was made.
+    /// How long after its tick the latest job was made, by the cluster's time.
     pub latest: Duration,
+    /// How far the last tick was ahead of this process's clock: the cluster's time must not run away from it.
+    pub ahead: Duration,
 }
 
 impl EverySecond {
@@ -80,7 +84,10 @@ impl EverySecond {
         })
         .await;
         let last = time(&paused["last_tick_at"]).expect("it has ticked");
-        let mut ticks = Ticks::default();
+        let mut ticks = Ticks {
+            ahead: (last - Utc::now()).to_std().unwrap_or_default(),
+            ..Ticks::default()
+        };
         let mut made = self.jobs(apis, &mut ticks).await;
         let mut tick = self.first;
         while tick <= last {
@@ -129,9 +136,12 @@ impl EverySecond {
 }
 
 impl Ticks {
-    /// Whether there is exactly one job for each tick.
+    /// Whether there is exactly one job for each tick, and no tick before its time.
     pub fn is_good(&self) -> bool {
-        self.missing.is_empty() && self.doubled.is_empty() && self.jobs == self.expected
+        self.missing.is_empty()
+            && self.doubled.is_empty()
+            && self.jobs == self.expected
+            && self.ahead <= AHEAD_MAX
     }
 
     /// One line per finding.
@@ -145,8 +155,9 @@ impl Ticks {
                 self.doubled.len()
             ),
             format!(
-                "the latest job was made {} ms after its tick",
-                self.latest.as_millis()
+                "the latest job was made {} ms after its tick; the last tick was {} ms ahead of time",
+                self.latest.as_millis(),
+                self.ahead.as_millis()
             ),
         ];
         for (what, cases) in [("MISSING", &self.missing), ("DOUBLED", &self.doubled)] {
