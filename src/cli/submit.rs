@@ -19,7 +19,7 @@ use super::{Failure, duration, outcome};
 /// The environment variable that tells each task of an array which one it is.
 const ARRAY_INDEX: &str = "TRIARCH_ARRAY_INDEX";
 /// Tasks one request may carry, so that an array that cannot be accepted is refused before it is built.
-const ARRAY_TASKS_MAX: u64 = 10_000;
+const ARRAY_TASKS_MAX: u64 = 100_000;
 
 /// Submit a job
 #[derive(Debug, Args)]
@@ -123,9 +123,10 @@ impl SubmitArgs {
             .key
             .or(job.idempotency_key)
             .or_else(|| Some(uuid::Uuid::new_v4().to_string()));
-        let submitted = match session.client.submit(&job).await {
+        let key = job.idempotency_key.clone();
+        let submitted = match session.client.submit_large(job).await {
             Err(Error::Timeout { .. }) => {
-                return Err(unknown_outcome(job.idempotency_key.as_deref()));
+                return Err(unknown_outcome(key.as_deref()));
             }
             answer => answer?,
         };
@@ -238,7 +239,7 @@ fn array(text: &str) -> Result<(u64, u64), String> {
     }
     if to - from >= ARRAY_TASKS_MAX {
         return Err(format!(
-            "'{text}' is more than {ARRAY_TASKS_MAX} tasks; submit it in parts"
+            "'{text}' is more than {ARRAY_TASKS_MAX} tasks; submit several jobs"
         ));
     }
     Ok((from, to))

@@ -40,6 +40,11 @@ impl Answer {
         Self::with(StatusCode::CREATED, index, body)
     }
 
+    /// `202` with this body.
+    pub fn accepted<T: Serialize>(index: u64, body: &T) -> Result<Self, Failure> {
+        Self::with(StatusCode::ACCEPTED, index, body)
+    }
+
     fn with<T: Serialize>(status: StatusCode, index: u64, body: &T) -> Result<Self, Failure> {
         let body = serde_json::to_vec(body)
             .map_err(|error| Failure::Unknown(format!("the answer cannot be written: {error}")))?;

@@ -15,7 +15,8 @@ use utoipa_axum::routes;
 use super::answer::{Answer, ReadIndex, RequestId};
 use super::extract::{self, Query};
 use super::problem::{Code, Failure, Problem};
-use super::{App, WAIT_MS_MAX, submission, tasks};
+use super::submission::{self, Submission};
+use super::{App, WAIT_MS_MAX, tasks};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -31,7 +32,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     path = "/v1/jobs",
     tag = "jobs",
     request_body = wire::SubmitJob,
-    responses((status = 201, description = "It is on the disks of a majority", body = wire::Submitted), (status = 200, description = "An earlier submission with the same key made it", body = wire::Submitted))
+    responses((status = 201, description = "It is on the disks of a majority", body = wire::Submitted), (status = 200, description = "An earlier submission with the same key made it", body = wire::Submitted), (status = 202, description = "It is part of a job of which others are missing", body = wire::PartReceived))
 )]
 async fn submit(
     State(app): State<App>,
@@ -41,15 +42,21 @@ async fn submit(
 ) -> Result<Answer, Failure> {
     Query::read(query.as_deref(), &[])?;
     let job: wire::SubmitJob = extract::json(&body)?;
-    let command = submission::new_job(&app, job, request_id)?;
-    let (index, reply) = app.change(&Command::SubmitJob(command)).await?;
-    let Reply::Submitted {
-        job,
-        tasks,
-        duplicate,
-    } = reply
-    else {
-        return Err(app.unexpected(&reply));
+    let command = match submission::new_job(&app, job, request_id)? {
+        Submission::Whole(job) => Command::SubmitJob(job),
+        Submission::Part(part) => Command::StagePart(part),
+    };
+    let (index, reply) = app.change(&command).await?;
+    let (job, tasks, duplicate) = match reply {
+        Reply::Submitted {
+            job,
+            tasks,
+            duplicate,
+        } => (job, tasks, duplicate),
+        Reply::Staged { received, parts } => {
+            return Answer::accepted(index, &wire::PartReceived { received, parts });
+        }
+        reply => return Err(app.unexpected(&reply)),
     };
     let submitted = wire::Submitted {
         id: job.to_string(),

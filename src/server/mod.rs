@@ -97,6 +97,7 @@ impl App {
         match committed.reply {
             Reply::Refused(refusal) => Err(refusal.into()),
             reply @ (Reply::Submitted { .. }
+            | Reply::Staged { .. }
             | Reply::Registered { .. }
             | Reply::Granted { .. }
             | Reply::Reported { .. }

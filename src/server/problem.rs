@@ -338,6 +338,9 @@ impl From<Refusal> for Problem {
             Refusal::KeyConflict { job } => {
                 Problem::new(Code::Conflict, detail).with("job", job.to_string())
             }
+            Refusal::PartConflict { key } => {
+                Problem::new(Code::Conflict, detail).with("idempotency_key", key)
+            }
             Refusal::WorkerNameTaken { worker } => Problem::new(Code::Conflict, detail)
                 .with("field", "name")
                 .with("worker", worker.to_string()),

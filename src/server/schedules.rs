@@ -10,10 +10,11 @@ use triarch_table::{Command, Reply, Schedule, Table, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::App;
 use super::answer::{Answer, ReadIndex, RequestId};
 use super::extract::{self, Query};
 use super::problem::{Code, Failure, Problem};
-use super::{App, submission};
+use super::submission::{self, Submission};
 use crate::cron::{Times, Unclear};
 
 /// How many ticks to come are shown.
@@ -60,6 +61,9 @@ async fn put(
     })?;
     let job =
         submission::new_job(&app, given.job, None).map_err(|problem| problem.within("job"))?;
+    let Submission::Whole(job) = job else {
+        return Err(Problem::invalid("job.part", "a schedule's job comes whole").into());
+    };
     let next_tick_ms = times.after(now_ms(&app)?).ok_or_else(|| {
         Problem::invalid(
             "cron",

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use triarch_sdk::wire;
 use triarch_table::command::{
-    Backoff, Concurrency, NewTask, OnDuplicate, OnFailure, Requires, SubmitJob, Unique,
+    Backoff, Concurrency, NewTask, OnDuplicate, OnFailure, Requires, StagePart, SubmitJob, Unique,
 };
 
 use super::App;
@@ -20,12 +20,20 @@ const FACTOR_MAX: f64 = 1_000.0;
 const TAGS_MAX: usize = 64;
 const CONCURRENCY_MAX: u32 = 1_000_000;
 
-/// Reads a job as submitted.
+/// What was submitted.
+pub(super) enum Submission {
+    /// A job.
+    Whole(SubmitJob),
+    /// One part of a job.
+    Part(StagePart),
+}
+
+/// Reads a job as submitted, or a part of one.
 pub(super) fn new_job(
     app: &App,
     job: wire::SubmitJob,
     request_id: Option<String>,
-) -> Result<SubmitJob, Problem> {
+) -> Result<Submission, Problem> {
     if let Some(key) = &job.idempotency_key {
         extract::name("idempotency_key", key)?;
     }
@@ -39,7 +47,7 @@ pub(super) fn new_job(
         return Err(Problem::new(
             Code::PayloadTooLarge,
             format!(
-                "{} tasks in one request; the bound is {}, submit several jobs",
+                "{} tasks in one request; the bound is {}: submit the job in parts, with \"part\" and \"parts\"",
                 job.tasks.len(),
                 app.limits.tasks_max
             ),
@@ -56,17 +64,43 @@ pub(super) fn new_job(
         .enumerate()
         .map(|(position, task)| new_task(app, position, task))
         .collect::<Result<Vec<NewTask>, Problem>>()?;
-    Ok(SubmitJob {
+    let on_failure = match job.on_failure.unwrap_or_default() {
+        wire::OnFailure::Continue => OnFailure::Continue,
+        wire::OnFailure::FailFast => OnFailure::FailFast,
+    };
+    let digest = Sha256::digest(&canonical).into();
+    let name = job.name.unwrap_or_default();
+    if let (Some(part), Some(parts)) = (job.part, job.parts) {
+        let key = job.idempotency_key.ok_or_else(|| {
+            Problem::invalid(
+                "idempotency_key",
+                "is what the parts of a job have in common: choose one and give it with every part",
+            )
+        })?;
+        return Ok(Submission::Part(StagePart {
+            key,
+            part,
+            parts,
+            digest,
+            name,
+            on_failure,
+            tasks,
+        }));
+    }
+    for (field, given) in [("part", job.part), ("parts", job.parts)] {
+        if given.is_some() {
+            return Err(Problem::invalid(field, "part and parts go together"));
+        }
+    }
+    Ok(Submission::Whole(SubmitJob {
         request_id,
         idempotency_key: job.idempotency_key,
-        body_digest: Sha256::digest(&canonical).into(),
-        name: job.name.unwrap_or_default(),
-        on_failure: match job.on_failure.unwrap_or_default() {
-            wire::OnFailure::Continue => OnFailure::Continue,
-            wire::OnFailure::FailFast => OnFailure::FailFast,
-        },
+        body_digest: digest,
+        part_digests: Vec::new(),
+        name,
+        on_failure,
         tasks,
-    })
+    }))
 }
 
 /// Reads the task at `position` of a submitted job; what breaks a rule is named as `tasks[3].priority`.

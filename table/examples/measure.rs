@@ -48,6 +48,7 @@ impl Run {
             request_id: request.then(|| format!("0b1e6a5e-9f3c-4d53-8f0e-{:012}", self.index)),
             idempotency_key: None,
             body_digest: [0; 32],
+            part_digests: Vec::new(),
             name: String::new(),
             on_failure: OnFailure::Continue,
             tasks: (0..count).map(|_| new()).collect(),

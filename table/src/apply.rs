@@ -11,6 +11,7 @@ mod report;
 mod retry_task;
 mod schedule;
 mod set_worker;
+mod stage_part;
 mod submit_job;
 mod wiring;
 mod worker_end;
@@ -112,6 +113,7 @@ impl Table {
                 Ok(self.cancel_tasks(&tasks, running_too, events))
             }
             Command::RetryTasks { tasks } => Ok(self.retry_tasks(&tasks, events)),
+            Command::StagePart(stage) => self.stage_part(entry, stage, events),
             Command::ForgetJobs { jobs } => Ok(self.forget_jobs(&jobs)),
         }
     }

@@ -133,6 +133,8 @@ pub enum Command {
         /// Which.
         tasks: Vec<TaskId>,
     },
+    /// Takes in one part of a large job; the last one to come makes it.
+    StagePart(StagePart),
     /// Forgets many finished jobs with their tasks; others are skipped.
     ForgetJobs {
         /// Which.
@@ -243,11 +245,32 @@ pub struct SubmitJob {
     pub idempotency_key: Option<String>,
     /// Digest of the canonical request body, compared on a repeated key.
     pub body_digest: [u8; 32],
+    /// Of a job that came in parts: theirs; else empty.
+    pub part_digests: Vec<[u8; 32]>,
     /// Human name; may be empty.
     pub name: String,
     /// What one failed task means for the rest of the job.
     pub on_failure: OnFailure,
     /// At least one.
+    pub tasks: Vec<NewTask>,
+}
+
+/// See [`Command::StagePart`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StagePart {
+    /// The job's idempotency key, which its parts share.
+    pub key: String,
+    /// Which part, from 1.
+    pub part: u32,
+    /// How many there are.
+    pub parts: u32,
+    /// Digest of the canonical request body.
+    pub digest: [u8; 32],
+    /// The job's name; the same in all parts.
+    pub name: String,
+    /// The same in all parts.
+    pub on_failure: OnFailure,
+    /// The tasks of this part.
     pub tasks: Vec<NewTask>,
 }
 
@@ -466,6 +489,13 @@ pub enum Reply {
         /// Whether the job was there before. A request repeated under its own request id gets its first answer again.
         duplicate: bool,
     },
+    /// To [`Command::StagePart`], while parts are missing.
+    Staged {
+        /// The numbers of those that have come.
+        received: Vec<u32>,
+        /// How many there are.
+        parts: u32,
+    },
     /// To [`Command::RegisterWorker`].
     Registered {
         /// Its id from now on.
@@ -542,6 +572,14 @@ pub enum Refusal {
     KeyConflict {
         /// The job made under the key.
         job: JobId,
+    },
+    /// This part, or the number of parts, the name or the policy, is not what came under the key before.
+    #[error(
+        "another part came before under key {key:?} that does not fit with this one: use a new key"
+    )]
+    PartConflict {
+        /// The key.
+        key: String,
     },
     /// A live worker has this name.
     #[error(

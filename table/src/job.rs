@@ -79,6 +79,8 @@ pub struct Idempotency {
     pub key: Arc<str>,
     /// Digest of the request body it came with.
     pub body_digest: [u8; 32],
+    /// When it came in parts: theirs; else empty.
+    pub part_digests: Vec<[u8; 32]>,
 }
 
 impl Job {

@@ -26,6 +26,7 @@ mod paged;
 mod quarantine;
 mod retry;
 mod shape;
+mod staged;
 mod table;
 mod turns;
 

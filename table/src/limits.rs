@@ -23,6 +23,14 @@ pub struct Limits {
     pub dependencies_per_job_max: u32,
     /// Most bytes of results that one task is given as inputs; with more it fails when it would become ready.
     pub inputs_bytes_max: u64,
+    /// Most parts that one large job comes in.
+    pub parts_per_job_max: u32,
+    /// Most jobs of which some parts have come and others are missing.
+    pub staged_jobs_max: u32,
+    /// Most bytes of payloads of such jobs.
+    pub staged_bytes_max: u64,
+    /// How long such a job waits for its next part.
+    pub staged_age_ms: u64,
     /// Most labels, resources or tags of one task or worker.
     pub words_max: u32,
     /// Most queues or kinds one worker may name.
@@ -75,9 +83,13 @@ impl Default for Limits {
         Self {
             name_bytes_max: 200,
             payload_bytes_max: MIB as u32,
-            tasks_per_job_max: 10_000,
+            tasks_per_job_max: 100_000,
             dependencies_per_job_max: 1_000_000,
             inputs_bytes_max: 8 * MIB,
+            parts_per_job_max: 1_000,
+            staged_jobs_max: 100,
+            staged_bytes_max: 512 * MIB,
+            staged_age_ms: 10 * MINUTE_MS,
             words_max: 64,
             subscriptions_max: 10_000,
             tasks_max: 5_000_000,

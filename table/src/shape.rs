@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::command::{NewTask, Refusal, RegisterWorker, Requires, SubmitJob};
+use crate::command::{NewTask, Refusal, RegisterWorker, Requires, StagePart, SubmitJob};
 use crate::limits::Limits;
 
 type Checked = Result<(), Refusal>;
@@ -33,9 +33,22 @@ impl Limits {
             self.check_name("idempotency_key", key)?;
         }
         self.check_length("name", &submit.name)?;
-        self.check_count("tasks", submit.tasks.len(), 1, self.tasks_per_job_max)?;
+        self.check_tasks(&submit.tasks)
+    }
+
+    pub(crate) fn check_part(&self, stage: &StagePart) -> Checked {
+        self.check_name("idempotency_key", &stage.key)?;
+        self.check_length("name", &stage.name)?;
+        let most = self.parts_per_job_max;
+        self.check_count("parts", stage.parts as usize, 1, most)?;
+        self.check_count("part", stage.part as usize, 1, stage.parts)?;
+        self.check_tasks(&stage.tasks)
+    }
+
+    fn check_tasks(&self, tasks: &[NewTask]) -> Checked {
+        self.check_count("tasks", tasks.len(), 1, self.tasks_per_job_max)?;
         let mut keys = BTreeSet::new();
-        for (at, task) in submit.tasks.iter().enumerate() {
+        for (at, task) in tasks.iter().enumerate() {
             self.check_task(task)
                 .map_err(|(field, problem)| invalid(format!("tasks[{at}].{field}"), problem))?;
             if let Some(key) = &task.key

@@ -24,6 +24,7 @@ use crate::limits::Limits;
 use crate::paged::Paged;
 use crate::queue::Queue;
 use crate::schedule::{Schedule, Schedules};
+use crate::staged::Staged;
 use crate::table::Table;
 use crate::task::{Attempt, Bonds, Class, Life, Policy, Task, TaskSpec};
 use crate::worker::Worker;
@@ -86,6 +87,7 @@ enum Record<'a> {
         last_index: u64,
     },
     Queue(Cow<'a, Queue>),
+    Staged(Cow<'a, Staged>),
     Worker(Cow<'a, Worker>),
     Answered(Cow<'a, Answered>),
     OldKey(Cow<'a, OldKey>),
@@ -127,6 +129,7 @@ pub struct Frozen {
     places: u64,
     served: u64,
     queues: BTreeMap<Arc<str>, Queue>,
+    staged: BTreeMap<Arc<str>, Staged>,
     now_ms: u64,
     last_index: u64,
     workers: Paged<Worker>,
@@ -145,6 +148,7 @@ impl Table {
             places: self.places,
             served: self.served,
             queues: self.queues.clone(),
+            staged: self.staged.clone(),
             now_ms: self.now_ms,
             last_index: self.last_index,
             workers: self.workers.clone(),
@@ -257,6 +261,9 @@ impl Frozen {
         })?;
         for queue in self.queues.values() {
             put(Record::Queue(Cow::Borrowed(queue)))?;
+        }
+        for staged in self.staged.values() {
+            put(Record::Staged(Cow::Borrowed(staged)))?;
         }
         for worker in self.workers.iter() {
             put(Record::Worker(Cow::Borrowed(worker)))?;
@@ -392,6 +399,10 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
             Record::Queue(queue) => {
                 let queue = queue.into_owned();
                 table.queues.insert(queue.name.clone(), queue).is_none()
+            }
+            Record::Staged(staged) => {
+                let staged = staged.into_owned();
+                table.staged.insert(staged.key.clone(), staged).is_none()
             }
             Record::Worker(worker) => table.workers.try_push(worker.into_owned()),
             Record::Answered(answered) => table.answers.try_push(answered.into_owned()),

@@ -15,6 +15,7 @@ use crate::paged::Paged;
 use crate::quarantine::Streak;
 use crate::queue::{Queue, QueueSettings};
 use crate::schedule::Schedules;
+use crate::staged::Staged;
 use crate::task::{Place, Task};
 use crate::worker::{Worker, WorkerLife};
 
@@ -34,6 +35,8 @@ pub struct Table {
     pub(crate) workers: Paged<Worker>,
     /// Every queue that a task in the table names, or that has settings of its own.
     pub(crate) queues: BTreeMap<Arc<str>, Queue>,
+    /// Large jobs of which parts are missing, by their keys.
+    pub(crate) staged: BTreeMap<Arc<str>, Staged>,
     /// How much the queue that was last served had been served before: where one that comes anew begins.
     pub(crate) served: u64,
     pub(crate) answers: Memory<Answered>,
@@ -54,6 +57,7 @@ impl Table {
             tasks: Paged::default(),
             workers: Paged::default(),
             queues: BTreeMap::new(),
+            staged: BTreeMap::new(),
             served: 0,
             answers: Memory::default(),
             old_keys: Memory::default(),
@@ -195,9 +199,11 @@ impl Table {
             .old_keys
             .oldest_ms()
             .map(|at_ms| (at_ms, limits.keys_age_ms));
+        let staged = self.staged.values().map(|staged| staged.touched_ms).min();
+        let staged = staged.map(|at_ms| (at_ms, limits.staged_age_ms));
         let queue = self.index.turns.forgetful.first();
         let queue = queue.map(|&(at_ms, _)| (at_ms, 0));
-        let due = [job, queue, worker, answer, key]
+        let due = [job, queue, staged, worker, answer, key]
             .into_iter()
             .flatten()
             .map(|(at_ms, age_ms)| {

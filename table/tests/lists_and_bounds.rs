@@ -41,6 +41,7 @@ fn submit(name: &str, tasks: Vec<NewTask>) -> Command {
         request_id: None,
         idempotency_key: None,
         body_digest: [0; 32],
+        part_digests: Vec::new(),
         name: name.into(),
         on_failure: OnFailure::Continue,
         tasks,

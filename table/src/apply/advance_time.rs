@@ -102,6 +102,8 @@ impl Table {
             steps += 1;
             self.forget_oldest_worker();
         }
+        self.staged
+            .retain(|_, staged| !old(staged.touched_ms, self.limits.staged_age_ms));
         while steps < steps_max
             && let Some(at_ms) = self.answers.oldest_ms()
             && old(at_ms, self.limits.requests_age_ms)

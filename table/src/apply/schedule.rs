@@ -253,7 +253,8 @@ impl Table {
                 duplicate: true, ..
             }) => Ticked::Skipped,
             Ok(
-                other @ (Reply::Registered { .. }
+                other @ (Reply::Staged { .. }
+                | Reply::Registered { .. }
                 | Reply::Granted { .. }
                 | Reply::Reported { .. }
                 | Reply::Done { .. }

@@ -36,12 +36,7 @@ impl Table {
                 bound: IDS_PER_ENTRY_MAX,
             });
         }
-        let idempotency = submit.idempotency_key.map(|key| {
-            Arc::new(Idempotency {
-                key: Arc::from(key),
-                body_digest: submit.body_digest,
-            })
-        });
+        let idempotency = Idempotency::of(&submit);
         let first_task = TaskId::at(entry.index, entry.tasks);
         if count == 0 {
             return Ok(self.all_stood_in(
@@ -165,18 +160,22 @@ impl Table {
                 Answer::Retried { .. } | Answer::Registered { .. } => Err(request_id_reused()),
             });
         }
-        let key = submit.idempotency_key.as_deref()?;
-        let (body_digest, roll) = match self.index.job_keys.get(key) {
+        let (idempotency, roll) = self.roll_of(submit.idempotency_key.as_deref()?)?;
+        Some(same_body(idempotency.body_digest, submit, &roll, true))
+    }
+
+    /// What an idempotency key stands for.
+    pub(super) fn roll_of(&self, key: &str) -> Option<(&Idempotency, Roll)> {
+        match self.index.job_keys.get(key) {
             Some(&job) => {
                 let job = self.jobs.get(job)?;
-                (job.idempotency.as_ref()?.body_digest, job.roll())
+                Some((job.idempotency.as_deref()?, job.roll()))
             }
             None => {
                 let old = self.old_keys.get(key)?;
-                (old.idempotency.body_digest, old.roll.clone())
+                Some((&old.idempotency, old.roll.clone()))
             }
-        };
-        Some(same_body(body_digest, submit, &roll, true))
+        }
     }
 
     fn check_table_bounds(&self, tasks: &[NewTask]) -> Result<(), Refusal> {
@@ -388,6 +387,7 @@ mod tests {
             request_id: None,
             idempotency_key: None,
             body_digest: [0; 32],
+            part_digests: Vec::new(),
             name: String::new(),
             on_failure: OnFailure::Continue,
             tasks: vec![task; tasks],

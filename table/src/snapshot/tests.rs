@@ -44,6 +44,7 @@ fn submit(key: Option<&str>, kinds: &[&str]) -> Command {
         request_id: key.map(|key| format!("r-{key}")),
         idempotency_key: key.map(str::to_owned),
         body_digest: [7; 32],
+        part_digests: Vec::new(),
         name: "nightly".to_owned(),
         on_failure: OnFailure::Continue,
         tasks: kinds.iter().map(|kind| task(kind)).collect(),

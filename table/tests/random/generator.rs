@@ -64,7 +64,7 @@ impl Generator {
                             .map(|lease| (lease.task, lease.token, lease.worker)),
                     );
                 }
-                Reply::Done { .. } => {
+                Reply::Staged { .. } | Reply::Done { .. } => {
                     if matches!(command, Command::RetryTask { .. }) {
                         self.requests.push(command.clone());
                     }
@@ -178,6 +178,7 @@ impl Generator {
             request_id: self.request_id(rng),
             idempotency_key: rng.one_in(3).then(|| format!("key{}", rng.below(12))),
             body_digest: [rng.below(2) as u8; 32],
+            part_digests: Vec::new(),
             name: rng.pick(&["", "nightly", "report"]).to_owned(),
             on_failure: if rng.one_in(3) {
                 OnFailure::FailFast

@@ -305,6 +305,7 @@ impl Case {
                 Reply::Submitted { .. }
                 | Reply::Registered { .. }
                 | Reply::Granted { .. }
+                | Reply::Staged { .. }
                 | Reply::Done { .. }
                 | Reply::SchedulePut { .. } => {}
             }

@@ -4,6 +4,7 @@
 //! limits queue_depth_max=2            before the first command
 //! at 5000   +100                      sets or moves the stamp of the next entry
 //! submit [name= key= digest= request= fail_fast] / exec [queue= priority= after=a,b unique=k unique_or=k alone=k:2 …] [*3] / …
+//! part 1/3 key=k [name= digest= fail_fast] / exec … / …
 //! cancel_tasks t1-0 t1-1   cancel_waiting t1-0 t1-1   retry_tasks t1-0 t1-1   forget j1-0 j2-0
 //! cancel_job j1-0   cancel_task t1-0   retry t1-0 [request=]
 //! register a [queues=x,y kinds= slots= labels=zone:eu resources=mem:4 request=]
@@ -27,8 +28,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use triarch_table::command::{
     Backoff, CatchUp, Concurrency, EndLease, EndReason, Grant, NewTask, OnDuplicate, OnFailure,
-    Outcome, Overlap, PutSchedule, QueueChange, RegisterWorker, Requires, SubmitJob, TaskReport,
-    TickAction, TickSchedule, Unique,
+    Outcome, Overlap, PutSchedule, QueueChange, RegisterWorker, Requires, StagePart, SubmitJob,
+    TaskReport, TickAction, TickSchedule, Unique,
 };
 use triarch_table::plan::Demand;
 use triarch_table::queue::{Placement, Rate};
@@ -130,6 +131,21 @@ pub fn parse(line: &str) -> Parsed<Line> {
         "report" => report(rest)?,
         "advance" => Command::AdvanceTime,
         "queue" => change_queue(&words)?,
+        "part" => {
+            // `part 1/3 key=k … / exec / exec`
+            let (which, rest) = rest.split_once(' ').ok_or("a part has tasks")?;
+            let (part, parts) = which.split_once('/').ok_or("which part of how many?")?;
+            let job = submit(rest)?;
+            Command::StagePart(StagePart {
+                key: job.idempotency_key.ok_or("a part has a key")?,
+                part: number(part)?,
+                parts: number(parts)?,
+                digest: job.body_digest,
+                name: job.name,
+                on_failure: job.on_failure,
+                tasks: job.tasks,
+            })
+        }
         "schedule" => Command::PutSchedule(schedule(rest)?),
         "tick" => Command::TickSchedule(tick(&words)?),
         "pause" => Command::PauseSchedule {
@@ -220,6 +236,9 @@ fn limit(word: &str) -> Parsed<Setting> {
         "tasks_per_job_max" => |limits, value| limits.tasks_per_job_max = value,
         "dependencies_per_job_max" => |limits, value| limits.dependencies_per_job_max = value,
         "inputs_bytes_max" => |limits, value| limits.inputs_bytes_max = value.into(),
+        "staged_jobs_max" => |limits, value| limits.staged_jobs_max = value,
+        "staged_bytes_max" => |limits, value| limits.staged_bytes_max = value.into(),
+        "staged_age_ms" => |limits, value| limits.staged_age_ms = value.into(),
         "tasks_max" => |limits, value| limits.tasks_max = value.into(),
         "bytes_max" => |limits, value| limits.bytes_max = value.into(),
         "queues_max" => |limits, value| limits.queues_max = value.into(),
@@ -277,6 +296,7 @@ fn submit(rest: &str) -> Parsed<SubmitJob> {
         request_id: None,
         idempotency_key: None,
         body_digest: [0; 32],
+        part_digests: Vec::new(),
         name: String::new(),
         on_failure: if fail_fast.is_empty() {
             OnFailure::Continue

@@ -44,6 +44,9 @@ pub fn reply(reply: &Reply) -> String {
                 if *duplicate { " (duplicate)" } else { "" }
             )
         }
+        Reply::Staged { received, parts } => {
+            format!("staged {} of {parts}", list(received))
+        }
         Reply::Registered { worker } => format!("registered {worker}"),
         Reply::Granted { leases } => {
             let leases: Vec<String> = leases

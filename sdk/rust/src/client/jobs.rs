@@ -2,12 +2,38 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::Client;
 use super::call::Call;
 use crate::error::Error;
-use crate::wire::{Job, JobList, JobsQuery, PageQuery, SubmitJob, Submitted, TaskList, WaitQuery};
+use crate::wire::{
+    Job, JobList, JobsQuery, PageQuery, SubmitJob, Submitted, TaskList, TaskSpec, WaitQuery,
+};
+
+/// Tasks, and bytes of payloads, in one part of a large job: well below what one request takes.
+const TASKS_PER_PART: usize = 5_000;
+const BYTES_PER_PART: usize = 8 << 20;
+
+/// Cuts tasks into parts that one request takes each.
+fn parts(tasks: Vec<TaskSpec>) -> Vec<Vec<TaskSpec>> {
+    let mut parts: Vec<Vec<TaskSpec>> = Vec::new();
+    let mut bytes = 0;
+    for task in tasks {
+        let size = task.payload.as_ref().map_or(0, |text| text.get().len());
+        let full = |part: &Vec<TaskSpec>| part.len() >= TASKS_PER_PART;
+        if bytes + size > BYTES_PER_PART || parts.last().is_none_or(full) {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(part) = parts.last_mut() {
+            part.push(task);
+        }
+    }
+    parts
+}
 
 /// How long one question of a wait is held before it is asked anew.
 pub(super) const HOLD: Duration = Duration::from_secs(10);
@@ -23,6 +49,32 @@ impl Client {
     pub async fn submit_as(&self, request_id: &str, job: &SubmitJob) -> Result<Submitted, Error> {
         self.call(Call::post(&["v1", "jobs"]).json(job)?.keyed(request_id))
             .await
+    }
+
+    /// Submits a job however large it is: one that has more tasks than one request takes goes in parts, and comes into
+    /// being with the last of them, whole. Without an idempotency key of its own it is given one.
+    pub async fn submit_large(&self, mut job: SubmitJob) -> Result<Submitted, Error> {
+        let mut parts = parts(std::mem::take(&mut job.tasks));
+        if parts.len() <= 1 {
+            job.tasks = parts.pop().unwrap_or_default();
+            return self.submit(&job).await;
+        }
+        job.idempotency_key.get_or_insert_with(Self::new_request_id);
+        job.parts = u32::try_from(parts.len()).ok();
+        for (tasks, number) in parts.into_iter().zip(1..) {
+            (job.tasks, job.part) = (tasks, Some(number));
+            let call = Call::post(&["v1", "jobs"]).json(&job)?;
+            let call = call.keyed(Self::new_request_id());
+            let answer: serde_json::Value = self.call(call).await?;
+            if let Ok(submitted) = Submitted::deserialize(answer) {
+                return Ok(submitted);
+            }
+        }
+        // Parts wait for each other for a bounded time.
+        Err(Error::Usage(
+            "the first parts of the job were forgotten before the last one came: submit it again"
+                .to_owned(),
+        ))
     }
 
     /// A job as it is.

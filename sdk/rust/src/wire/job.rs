@@ -27,6 +27,15 @@ pub struct SubmitJob {
     /// What a failed task means for the others; [`OnFailure::Continue`] unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_failure: Option<OnFailure>,
+    /// Of a job that is too large for one request: which part of it this is, from 1. Parts share the `idempotency_key`,
+    /// `name` and `on_failure`; the last one to come makes the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
+    pub part: Option<u32>,
+    /// How many parts there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
+    pub parts: Option<u32>,
 }
 
 impl SubmitJob {
@@ -49,6 +58,17 @@ pub enum OnFailure {
     Continue,
     /// The unfinished ones are cancelled.
     FailFast,
+}
+
+/// Answer to a part of a job while others are missing: `202`. The part that completes the job is answered as a
+/// [`Submitted`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PartReceived {
+    /// The numbers of those that have come.
+    pub received: Vec<u32>,
+    /// How many there are.
+    pub parts: u32,
 }
 
 /// Answer to a submission: `201`, or `200` for a duplicate.

@@ -23,7 +23,7 @@ pub use cluster::{AddNode, ClusterNode, ClusterStatus, NodeRole, NodeState, Tran
 pub use event::{Event, EventsQuery};
 pub use exec::{ExecError, ExecPayload, ExecResult};
 pub use health::{Health, Ready};
-pub use job::{Job, JobList, JobState, JobsQuery, OnFailure, SubmitJob, Submitted};
+pub use job::{Job, JobList, JobState, JobsQuery, OnFailure, PartReceived, SubmitJob, Submitted};
 pub use problem::{Problem, ProblemCode};
 pub use queue::{Placement, Purge, Purged, Queue, QueueList, QueueSettings};
 pub use schedule::{

@@ -202,6 +202,7 @@ impl Model {
             | Command::ResumeSchedule { .. }
             | Command::TriggerSchedule { .. }
             | Command::TickSchedule(_) => unreachable!("the generator makes no schedules"),
+            Command::StagePart(_) => (Reply::Done { tasks: 0 }, false),
         };
         if let Some(request) = request.filter(|_| is_new) {
             let answered = Answered {
