@@ -57,13 +57,12 @@ const FIELDS: [(&str, &str); 6] = [
     ),
 ];
 
-const NICKNAMES: [&str; 7] = [
+const NICKNAMES: [&str; 6] = [
     "@yearly",
     "@annually",
     "@monthly",
     "@weekly",
     "@daily",
-    "@midnight",
     "@hourly",
 ];
 
@@ -208,6 +207,28 @@ mod tests {
             ticks("0 0 29 2 *", "UTC", "2026-11-23T10:00:00Z", 2),
             ["2028-02-29T00:00:00+00:00", "2032-02-29T00:00:00+00:00"]
         );
+    }
+
+    #[test]
+    fn days_may_be_told_in_other_ways() {
+        for (cron, day) in [
+            ("0 0 L * *", "2026-11-30"),
+            ("0 0 15W 8 *", "2027-08-16"),
+            ("0 0 * * 5#2", "2026-12-11"),
+            ("0 0 * * 5L", "2026-11-27"),
+            ("0 0 13 * FRI", "2026-11-27"),
+            ("0 0 13 * +FRI", "2027-08-13"),
+            ("0 0 * * 7", "2026-11-29"),
+            ("0 0 ? * sun", "2026-11-29"),
+            ("@hourly", "2026-11-23"),
+            ("@weekly", "2026-11-29"),
+            ("@monthly", "2026-12-01"),
+            ("@yearly", "2027-01-01"),
+            ("@Annually", "2027-01-01"),
+        ] {
+            let found = ticks(cron, "UTC", "2026-11-23T10:00:00Z", 1).concat();
+            assert!(found.starts_with(day), "{cron}: {found}");
+        }
     }
 
     #[test]

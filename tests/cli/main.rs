@@ -2,6 +2,7 @@
 
 mod dev;
 mod look;
+mod schedule;
 mod submit;
 mod usage;
 
