@@ -34,7 +34,7 @@ pub fn streams(task: &Task) -> Option<Streams> {
         .result
         .as_deref()
         .or(task.error.as_deref())
-        .filter(|_| task.kind == EXEC)?;
+        .filter(|_| task.kind == EXEC && task.attempt > 0)?;
     serde_json::from_str(outcome.get()).ok()
 }
 

@@ -79,6 +79,7 @@ enum TaskCommand {
 /// One task, or many.
 #[derive(Debug, Args)]
 struct Which {
+    /// One task; instead of it, options that select many
     #[arg(
         value_name = "TASK",
         required_unless_present = "Selected",

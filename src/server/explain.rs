@@ -3,6 +3,7 @@
 use axum::extract::{Path, RawQuery, State};
 use triarch_sdk::wire;
 use triarch_table::explain::{Lack, Reason};
+use triarch_table::model::TaskState;
 use triarch_table::{Table, Task, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -61,7 +62,14 @@ fn present(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
     let queue = task.queue();
     let mut told = wire::Reason::default();
     let (code, message) = match reason {
-        Reason::Finished { state } => ("finished", format!("it has {}", state.as_str())),
+        Reason::Finished { state } => {
+            let verb = if state == TaskState::Cancelled {
+                "was"
+            } else {
+                "has"
+            };
+            ("finished", format!("it {verb} {}", state.as_str()))
+        }
         Reason::Running { worker } => {
             told.worker = Some(worker.to_string());
             let name = table.worker(worker).map_or("", |worker| &worker.name);
