@@ -16,9 +16,10 @@ mod submit_job;
 mod wiring;
 mod worker_end;
 
-use crate::command::{Command, Refusal, Reply};
+use crate::command::Command;
 use crate::event::Event;
 use crate::ids::{Stamp, Token};
+use crate::reply::{Refusal, Reply};
 use crate::table::Table;
 
 /// The entry being applied, and how many ids of each kind it has made so far: positions count over the whole entry.

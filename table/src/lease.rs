@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 
-use crate::command::Lease;
 use crate::event::Event;
 use crate::ids::{TaskId, Token, WorkerId};
+use crate::reply::Lease;
 use crate::retry::backoff_ms;
 use crate::table::Table;
 use crate::task::{Attempt, AttemptEnd, CancelCause, Life};

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::command::{NewTask, Refusal, RegisterWorker, Requires, StagePart, SubmitJob};
+use crate::command::{NewTask, RegisterWorker, Requires, StagePart, SubmitJob};
 use crate::limits::Limits;
+use crate::reply::Refusal;
 
 type Checked = Result<(), Refusal>;
 

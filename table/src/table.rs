@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::command::Lease;
 use crate::dedup::{Answer, Answered, Memory, OldKey};
 use crate::event::Event;
 use crate::flow::Sequel;
@@ -14,6 +13,7 @@ use crate::limits::Limits;
 use crate::paged::Paged;
 use crate::quarantine::Streak;
 use crate::queue::{Queue, QueueSettings};
+use crate::reply::Lease;
 use crate::schedule::Schedules;
 use crate::staged::Staged;
 use crate::task::{Place, Task};

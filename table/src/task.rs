@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Backoff, Concurrency, Lease, Requires};
+use crate::command::{Backoff, Concurrency, Requires};
 use crate::ids::{JobId, TaskId, Token, WorkerId};
 use crate::model::TaskState;
 use crate::paged::Record;
+use crate::reply::Lease;
 
 /// A task. What changes is kept apart from what does not, so that a page of tasks is cheap to copy.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,9 +4,9 @@
 //! One command touches a bounded number of tasks, so that no entry holds up the others; while more is due,
 //! [`Table::next_timer_ms`] says so.
 
-use crate::command::Reply;
 use crate::event::Event;
 use crate::ids::TaskId;
+use crate::reply::Reply;
 use crate::table::Table;
 use crate::task::Life;
 

@@ -2,10 +2,10 @@
 //! wins; what is cancelled already is cancelled again with no effect.
 
 use super::Ruling;
-use crate::command::{Refusal, Reply};
 use crate::event::Event;
 use crate::ids::{JobId, TaskId};
 use crate::model::TaskState;
+use crate::reply::{Refusal, Reply};
 use crate::table::Table;
 use crate::task::CancelCause;
 

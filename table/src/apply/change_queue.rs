@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::Ruling;
-use crate::command::{QueueChange, Refusal, Reply};
+use crate::command::QueueChange;
 use crate::event::Event;
+use crate::reply::{Refusal, Reply};
 use crate::shape::invalid;
 use crate::table::Table;
 

@@ -2,9 +2,10 @@
 //! verified again, and one that no longer holds is left out.
 
 use super::Entry;
-use crate::command::{Grant, Reply};
+use crate::command::Grant;
 use crate::event::Event;
 use crate::model::TaskState;
+use crate::reply::Reply;
 use crate::table::Table;
 use crate::task::Task;
 

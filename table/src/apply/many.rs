@@ -1,10 +1,10 @@
 //! The same for many tasks or jobs at once, as the leader has found them by a filter. Each is judged by itself: one for which
 //! it does not hold any more is left out.
 
-use crate::command::Reply;
 use crate::event::Event;
 use crate::ids::{JobId, TaskId};
 use crate::model::TaskState;
+use crate::reply::Reply;
 use crate::table::Table;
 use crate::task::CancelCause;
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::{Entry, Ruling};
-use crate::command::{Refusal, RegisterWorker, Reply};
+use crate::command::RegisterWorker;
 use crate::dedup::Answer;
 use crate::event::Event;
 use crate::ids::{IDS_PER_ENTRY_MAX, WorkerId};
 use crate::quarantine::Streak;
+use crate::reply::{Refusal, Reply};
 use crate::shape::request_id_reused;
 use crate::table::Table;
 use crate::worker::{Profile, Worker, WorkerLife};

@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Ruling;
-use crate::command::{Refusal, Reply, RequestId};
+use crate::command::RequestId;
 use crate::dedup::Answer;
 use crate::event::Event;
 use crate::ids::TaskId;
 use crate::model::TaskState;
+use crate::reply::{Refusal, Reply};
 use crate::shape::request_id_reused;
 use crate::table::Table;
 use crate::task::{CancelCause, Class, Life, Task};

@@ -7,11 +7,10 @@
 use std::sync::Arc;
 
 use super::{Entry, Ruling};
-use crate::command::{
-    Overlap, PutSchedule, Refusal, Reply, RequestId, SubmitJob, TickAction, TickSchedule,
-};
+use crate::command::{Overlap, PutSchedule, RequestId, SubmitJob, TickAction, TickSchedule};
 use crate::event::Event;
 use crate::ids::{IDS_PER_ENTRY_MAX, JobId};
+use crate::reply::{Refusal, Reply};
 use crate::schedule::{Schedule, template_bytes};
 use crate::table::Table;
 

@@ -1,9 +1,9 @@
 //! What users say of a present worker: that it gets nothing for a while, and that it gets work again.
 
 use super::Ruling;
-use crate::command::{Refusal, Reply};
 use crate::event::Event;
 use crate::ids::WorkerId;
+use crate::reply::{Refusal, Reply};
 use crate::table::Table;
 use crate::worker::WorkerLife;
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::{Entry, Ruling};
-use crate::command::{Refusal, Reply, StagePart, SubmitJob};
+use crate::command::{StagePart, SubmitJob};
 use crate::event::Event;
 use crate::job::Idempotency;
+use crate::reply::{Refusal, Reply};
 use crate::shape::invalid;
 use crate::staged::{Part, Staged};
 use crate::table::Table;

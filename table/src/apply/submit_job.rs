@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::wiring::{Place, Wiring, stand_ins};
 use super::{Entry, Ruling};
-use crate::command::{NewTask, Refusal, Reply, RequestId, SubmitJob};
+use crate::command::{NewTask, RequestId, SubmitJob};
 use crate::dedup::Answer;
 use crate::event::Event;
 use crate::ids::{IDS_PER_ENTRY_MAX, JobId, TaskId};
 use crate::job::{Counts, Idempotency, Job, Roll, StandIns};
+use crate::reply::{Refusal, Reply};
 use crate::shape::request_id_reused;
 use crate::table::Table;
 use crate::task::{Bonds, Class, Life, Policy, Task, TaskSpec};
@@ -358,9 +359,10 @@ fn same_body(body_digest: [u8; 32], submit: &SubmitJob, roll: &Roll, duplicate: 
 #[cfg(test)]
 mod tests {
     use crate::apply::Entry;
-    use crate::command::{Backoff, NewTask, OnFailure, Refusal, Reply, Requires, SubmitJob};
+    use crate::command::{Backoff, NewTask, OnFailure, Requires, SubmitJob};
     use crate::ids::{IDS_PER_ENTRY_MAX, TaskId};
     use crate::limits::Limits;
+    use crate::reply::{Refusal, Reply};
     use crate::table::Table;
 
     fn submit(tasks: usize) -> SubmitJob {

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::command::{NewTask, OnDuplicate, Refusal};
+use crate::command::{NewTask, OnDuplicate};
 use crate::ids::TaskId;
 use crate::job::StandIns;
+use crate::reply::Refusal;
 use crate::shape::invalid;
 use crate::table::Table;
 

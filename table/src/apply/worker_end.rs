@@ -1,10 +1,10 @@
 //! How a worker's time ends: it drains, it leaves, or it is lost.
 
 use super::Ruling;
-use crate::command::{Refusal, Reply};
 use crate::event::Event;
 use crate::ids::WorkerId;
 use crate::lease::End;
+use crate::reply::{Refusal, Reply};
 use crate::table::Table;
 use crate::worker::WorkerLife;
 

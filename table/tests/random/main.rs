@@ -15,8 +15,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Debug;
 
 use triarch_table::codec::{decode_command, encode_command};
-use triarch_table::command::Refusal;
 use triarch_table::plan::propose_with;
+use triarch_table::reply::Refusal;
 use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table};
 
 use generator::Generator;

@@ -2,8 +2,9 @@
 
 use std::fmt::Display;
 
-use triarch_table::command::{Grant, Verdict};
+use triarch_table::command::Grant;
 use triarch_table::job::Counts;
+use triarch_table::reply::Verdict;
 use triarch_table::task::{Attempt, CancelCause, Life};
 use triarch_table::worker::{Profile, WorkerLife};
 use triarch_table::{

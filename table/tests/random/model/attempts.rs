@@ -1,8 +1,9 @@
 //! How attempts begin and end.
 
 use bytes::Bytes;
-use triarch_table::command::{Grant, Lease, Outcome, TaskReport, Verdict};
+use triarch_table::command::{Grant, Outcome, TaskReport};
 use triarch_table::model::{TaskState, WorkerState};
+use triarch_table::reply::{Lease, Verdict};
 use triarch_table::{Reply, TaskId, Token, WorkerId};
 
 use super::Model;

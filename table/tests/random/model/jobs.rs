@@ -1,7 +1,8 @@
 //! Submissions and cancellations.
 
-use triarch_table::command::{NewTask, Refusal, SubmitJob};
+use triarch_table::command::{NewTask, SubmitJob};
 use triarch_table::model::{JobState, TaskState};
+use triarch_table::reply::Refusal;
 use triarch_table::task::CancelCause;
 use triarch_table::{JobId, Reply, TaskId};
 

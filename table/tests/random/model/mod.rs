@@ -15,8 +15,9 @@ mod workers;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use triarch_table::command::{EndReason, NewTask, OnFailure, Refusal, RegisterWorker};
+use triarch_table::command::{EndReason, NewTask, OnFailure, RegisterWorker};
 use triarch_table::model::{TaskState, WorkerState};
+use triarch_table::reply::Refusal;
 use triarch_table::task::CancelCause;
 use triarch_table::{Command, JobId, Limits, Reply, Stamp, TaskId, Token, WorkerId};
 

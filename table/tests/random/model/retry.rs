@@ -1,7 +1,8 @@
 //! Retries by hand, and what waits again by them.
 
-use triarch_table::command::{NewTask, Refusal};
+use triarch_table::command::NewTask;
 use triarch_table::model::TaskState;
+use triarch_table::reply::Refusal;
 use triarch_table::task::CancelCause;
 use triarch_table::{Reply, TaskId};
 

@@ -1,7 +1,8 @@
 //! Registrations, and how the time of a worker ends.
 
-use triarch_table::command::{Refusal, RegisterWorker};
+use triarch_table::command::RegisterWorker;
 use triarch_table::model::WorkerState;
+use triarch_table::reply::Refusal;
 use triarch_table::{Reply, WorkerId};
 
 use super::{Model, ModelWorker, Ruling};
