@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use bytes::Bytes;
 use triarch_raft::{ChangeError, NodeStatus, PeerRole, PeerState};
 use triarch_sdk::wire;
@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::answer::{Answer, ReadIndex};
-use super::extract::{self, Query};
+use super::extract::{self, NoQuery};
 use super::problem::{Failure, Problem};
 
 /// How long one request waits for a new node to catch up; a longer way is gone by asking again.
@@ -36,10 +36,9 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 )]
 async fn show(
     State(app): State<App>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     Answer::ok(index, &present(&app))
 }
 
@@ -60,10 +59,9 @@ struct TransferLeader {
 )]
 async fn transfer_leader(
     State(app): State<App>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     body: Bytes,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     let TransferLeader { to } = extract::json_or_default(&body)?;
     app.node.transfer_leader(to).await?;
     Answer::ok(app.node.applied_index(), &present(&app))
@@ -77,12 +75,7 @@ async fn transfer_leader(
     request_body = wire::AddNode,
     responses((status = 201, description = "It is a voter now", body = wire::ClusterStatus))
 )]
-async fn add_node(
-    State(app): State<App>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
-) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
+async fn add_node(State(app): State<App>, _: NoQuery, body: Bytes) -> Result<Answer, Failure> {
     let wire::AddNode { id, addr } = extract::json(&body)?;
     if id == 0 {
         return Err(Problem::invalid("id", "must be at least 1").into());
@@ -112,9 +105,8 @@ async fn add_node(
 async fn remove_node(
     State(app): State<App>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     let id: u64 = extract::id("node", &id)?;
     app.node.remove(id).await?;
     Answer::ok(app.node.applied_index(), &present(&app))

@@ -1,6 +1,6 @@
 //! `/v1/tasks/{id}/explain`: why a task does not run yet, in words and in fields.
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use triarch_sdk::wire;
 use triarch_table::explain::{Lack, Reason};
 use triarch_table::model::TaskState;
@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{Answer, ReadIndex};
-use super::extract::{self, Query};
+use super::extract::{self, NoQuery};
 use super::problem::{Code, Failure, Problem};
 use super::{App, tasks};
 
@@ -28,10 +28,9 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 async fn explain(
     State(app): State<App>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     let id: TaskId = extract::id("task", &id)?;
     let now_ms = app.clock.now_ms();
     let table = app.table.read();

@@ -2,10 +2,13 @@
 
 use std::str::FromStr;
 
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::problem::{Code, Problem};
+use super::App;
+use super::problem::{Code, Failure, Problem};
 
 /// Deepest nesting of JSON that is read.
 const JSON_DEPTH_MAX: usize = 64;
@@ -42,7 +45,7 @@ pub fn json_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T,
 }
 
 /// A route that takes no body: nothing, or an empty object.
-pub fn no_body(body: &Bytes) -> Result<(), Problem> {
+fn no_body(body: &Bytes) -> Result<(), Problem> {
     #[derive(Default, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Nothing {}
@@ -136,6 +139,32 @@ pub fn bounded_text(field: &str, text: &str) -> Result<(), Problem> {
         ));
     }
     Ok(())
+}
+
+/// A request without query parameters of its own; those that every read takes are left to [`super::answer::ReadIndex`].
+pub struct NoQuery;
+
+impl FromRequestParts<App> for NoQuery {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self, Failure> {
+        Query::read(parts.uri.query(), &[])?;
+        Ok(Self)
+    }
+}
+
+/// A request that says all by its path: no query, and no body or an empty object.
+pub struct Bare;
+
+impl FromRequest<App> for Bare {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
+        Query::read(request.uri().query(), &[])?;
+        let body = Bytes::from_request(request, app).await;
+        no_body(&body.map_err(|error| Problem::invalid("", error.body_text()))?)?;
+        Ok(Self)
+    }
 }
 
 /// A query string, read by name. Unknown and repeated names are refused.

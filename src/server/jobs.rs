@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{Answer, ReadIndex, RequestId};
-use super::extract::{self, Query};
+use super::extract::{self, Bare, NoQuery, Query};
 use super::problem::{Code, Failure, Problem};
 use super::submission::{self, Submission};
 use super::{App, WAIT_MS_MAX, tasks};
@@ -37,11 +37,10 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 )]
 async fn submit(
     State(app): State<App>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     RequestId(request_id): RequestId,
     body: Bytes,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     let job: wire::SubmitJob = extract::json(&body)?;
     let command = match submission::new_job(&app, job, request_id)? {
         Submission::Whole(job) => Command::SubmitJob(job),
@@ -172,11 +171,8 @@ async fn list_tasks(
 async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
+    _: Bare,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
-    extract::no_body(&body)?;
     let id: JobId = extract::id("job", &id)?;
     let (index, _) = app.change(&Command::CancelJob { job: id }).await?;
     let table = app.table.read();

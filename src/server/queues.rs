@@ -1,6 +1,6 @@
 //! `/v1/queues`: what waits where, and how much of it may run.
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use bytes::Bytes;
 use triarch_sdk::wire;
 use triarch_table::command::QueueChange;
@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{Answer, ReadIndex};
-use super::extract::{self, Query};
+use super::extract::{self, Bare, NoQuery};
 use super::problem::{Code, Failure, Problem};
 use super::{App, sweeps};
 
@@ -40,10 +40,9 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 )]
 async fn list(
     State(app): State<App>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     let table = app.table.read();
     let now_ms = table.now_ms();
     let queues = table
@@ -64,10 +63,9 @@ async fn list(
 async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     let table = app.table.read();
     let queue = table.queues().find(|queue| queue.name == name);
     let queue = queue.ok_or_else(|| {
@@ -91,10 +89,9 @@ async fn show(
 async fn set(
     State(app): State<App>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     body: Bytes,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     let settings: wire::QueueSettings = extract::json(&body)?;
     let present_burst = app
         .table
@@ -115,11 +112,8 @@ async fn set(
 async fn pause(
     State(app): State<App>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
+    _: Bare,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
-    extract::no_body(&body)?;
     change(&app, name, paused(true)).await
 }
 
@@ -134,11 +128,8 @@ async fn pause(
 async fn resume(
     State(app): State<App>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
+    _: Bare,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
-    extract::no_body(&body)?;
     change(&app, name, paused(false)).await
 }
 
@@ -154,10 +145,9 @@ async fn resume(
 async fn purge(
     State(app): State<App>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     body: Bytes,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     extract::name("queue", &name)?;
     let purge: wire::Purge = extract::json_or_default(&body)?;
     let filter = TaskFilter {

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::answer::{Answer, ReadIndex, RequestId};
-use super::extract::{self, Query};
+use super::extract::{self, Bare, NoQuery, Query};
 use super::problem::{Code, Failure, Problem};
 use super::submission::{self, Submission};
 use crate::cron::{Times, Unclear};
@@ -41,10 +41,9 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     body: Bytes,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     extract::name("name", &name)?;
     let given: wire::PutSchedule = extract::json(&body)?;
     let timezone = given.timezone.unwrap_or_else(|| "UTC".into());
@@ -137,10 +136,9 @@ async fn list(
 async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     Answer::ok(index, &shown(&app.table.read(), &name)?)
 }
 
@@ -155,11 +153,8 @@ async fn show(
 async fn remove(
     State(app): State<App>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
+    _: Bare,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
-    extract::no_body(&body)?;
     let (index, _) = app
         .change(&Command::DeleteSchedule { name: name.clone() })
         .await?;
@@ -177,11 +172,8 @@ async fn remove(
 async fn pause(
     State(app): State<App>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
+    _: Bare,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
-    extract::no_body(&body)?;
     let (index, _) = app
         .change(&Command::PauseSchedule { name: name.clone() })
         .await?;
@@ -199,11 +191,8 @@ async fn pause(
 async fn resume(
     State(app): State<App>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
+    _: Bare,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
-    extract::no_body(&body)?;
     // What is read here may be behind; the table compares the generation.
     app.node.read_barrier().await?;
     let now_ms = now_ms(&app)?;
@@ -234,12 +223,9 @@ async fn resume(
 async fn trigger(
     State(app): State<App>,
     Path(name): Path<String>,
-    RawQuery(query): RawQuery,
     RequestId(request_id): RequestId,
-    body: Bytes,
+    _: Bare,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
-    extract::no_body(&body)?;
     let (index, reply) = app
         .change(&Command::TriggerSchedule { name, request_id })
         .await?;

@@ -4,7 +4,7 @@
 //! Tasks that come while a sweep is on its way are left alone. One that is cut short by the end of a leadership has done
 //! what it has done: asked again, it does the rest.
 
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use bytes::Bytes;
 use triarch_sdk::wire;
 use triarch_table::model::TaskState;
@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::Answer;
-use super::extract::{self, Query};
+use super::extract::{self, NoQuery};
 use super::problem::{Failure, Problem};
 use super::{App, tasks};
 
@@ -43,12 +43,7 @@ pub(super) struct Swept {
     request_body = wire::TaskSelection,
     responses((status = 200, description = "How many there were", body = wire::Swept))
 )]
-async fn cancel_many(
-    State(app): State<App>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
-) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
+async fn cancel_many(State(app): State<App>, _: NoQuery, body: Bytes) -> Result<Answer, Failure> {
     let filter = selection(&body)?;
     answer(cancel(&app, &filter, true).await?)
 }
@@ -61,12 +56,7 @@ async fn cancel_many(
     request_body = wire::TaskSelection,
     responses((status = 200, description = "How many there were", body = wire::Swept))
 )]
-async fn retry_many(
-    State(app): State<App>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
-) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
+async fn retry_many(State(app): State<App>, _: NoQuery, body: Bytes) -> Result<Answer, Failure> {
     let filter = finished(selection(&body)?)?;
     let found = |table: &Table, after, last| find(table, &filter, after, last);
     let retry = |tasks: &[TaskId]| Command::RetryTasks {
@@ -83,12 +73,7 @@ async fn retry_many(
     request_body = wire::TaskSelection,
     responses((status = 200, description = "How many jobs there were", body = wire::Swept))
 )]
-async fn forget_many(
-    State(app): State<App>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
-) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
+async fn forget_many(State(app): State<App>, _: NoQuery, body: Bytes) -> Result<Answer, Failure> {
     let filter = finished(selection(&body)?)?;
     let state = filter.state.unwrap_or(TaskState::Failed);
     answer(forget(&app, &filter, state).await?)

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::answer::{Answer, ReadIndex, RequestId};
-use super::extract::{self, Query};
+use super::extract::{self, Bare, Query};
 use super::jobs::{too_many_waiters, wait};
 use super::problem::{Code, Failure, Problem};
 
@@ -101,11 +101,8 @@ async fn list(
 async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
+    _: Bare,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
-    extract::no_body(&body)?;
     let id: TaskId = extract::id("task", &id)?;
     let (index, _) = app.change(&Command::CancelTask { task: id }).await?;
     answer(&app, index, id)
@@ -122,12 +119,9 @@ async fn cancel(
 async fn retry(
     State(app): State<App>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
     RequestId(request_id): RequestId,
-    body: Bytes,
+    _: Bare,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
-    extract::no_body(&body)?;
     let id: TaskId = extract::id("task", &id)?;
     let retried = app
         .change(&Command::RetryTask {

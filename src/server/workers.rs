@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{Answer, ReadIndex, RequestId};
-use super::extract::{self, Query};
+use super::extract::{self, Bare, NoQuery, Query};
 use super::problem::{Code, Failure, Problem};
 use super::tasks::raw;
 use super::{App, WAIT_MS_MAX};
@@ -61,11 +61,10 @@ pub(super) fn client_routes() -> OpenApiRouter<App> {
 )]
 async fn register(
     State(app): State<App>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     RequestId(request_id): RequestId,
     body: Bytes,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     let worker: wire::Register = extract::json(&body)?;
     extract::name("name", &worker.name)?;
     for (field, names) in [("queues", &worker.queues), ("kinds", &worker.kinds)] {
@@ -129,10 +128,9 @@ async fn register(
 async fn poll(
     State(app): State<App>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     body: Bytes,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     let id = worker_id(&id)?;
     let poll: wire::Poll = extract::json_or_default(&body)?;
     let lead = lead(&app)?;
@@ -191,10 +189,9 @@ async fn poll(
 async fn heartbeat(
     State(app): State<App>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     body: Bytes,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     let id = worker_id(&id)?;
     let heartbeat: wire::Heartbeat = extract::json_or_default(&body)?;
     let running = read_running(heartbeat.running)?;
@@ -227,10 +224,9 @@ async fn heartbeat(
 async fn report(
     State(app): State<App>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     body: Bytes,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     let id = worker_id(&id)?;
     let report: wire::Report = extract::json(&body)?;
     if report.results.is_empty() {
@@ -251,9 +247,8 @@ async fn report(
 async fn leave(
     State(app): State<App>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     let id = worker_id(&id)?;
     let (index, reply) = app.change(&Command::LeaveWorker { worker: id }).await?;
     let Reply::Done { tasks } = reply else {
@@ -279,14 +274,7 @@ async fn leave(
     params(("id" = String, Path, description = "The worker's id")),
     responses((status = 200, description = "The worker as it is now", body = wire::Worker))
 )]
-async fn drain(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
-) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
-    extract::no_body(&body)?;
+async fn drain(State(app): State<App>, Path(id): Path<String>, _: Bare) -> Result<Answer, Failure> {
     let id = worker_id(&id)?;
     let (index, _) = app.change(&Command::DrainWorker { worker: id }).await?;
     answer(&app, index, id)
@@ -300,14 +288,7 @@ async fn drain(
     params(("id" = String, Path, description = "The worker's id")),
     responses((status = 200, description = "The worker as it is now", body = wire::Worker))
 )]
-async fn pause(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
-) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
-    extract::no_body(&body)?;
+async fn pause(State(app): State<App>, Path(id): Path<String>, _: Bare) -> Result<Answer, Failure> {
     let id = worker_id(&id)?;
     let (index, _) = app.change(&Command::PauseWorker { worker: id }).await?;
     answer(&app, index, id)
@@ -324,11 +305,8 @@ async fn pause(
 async fn resume(
     State(app): State<App>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
+    _: Bare,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
-    extract::no_body(&body)?;
     let id = worker_id(&id)?;
     let (index, _) = app.change(&Command::ResumeWorker { worker: id }).await?;
     answer(&app, index, id)
@@ -345,10 +323,9 @@ async fn resume(
 async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
     answer(&app, index, worker_id(&id)?)
 }
 

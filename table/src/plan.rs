@@ -1,9 +1,9 @@
 //! Scheduling policies: pure functions of the table, the time and what workers ask for. They propose and change nothing;
 //! what comes of a proposal is decided by apply, from the log.
 //!
-//! *Whose turn* ([`shares`]): queues share the workers they compete for by weight; a queue that is paused, at its bound of
+//! *Whose turn* (`shares`): queues share the workers they compete for by weight; a queue that is paused, at its bound of
 //! running tasks or at its rate gets nothing. *Which task*: the first by rank ([`crate::queue`]), which is priority and
-//! waiting time. *Which worker* ([`hands`]): of those that take it, have room and ask, the least or the most loaded one, as
+//! waiting time. *Which worker* (`hands`): of those that take it, have room and ask, the least or the most loaded one, as
 //! its queue says; one whose machine is overloaded comes last.
 
 mod hands;
