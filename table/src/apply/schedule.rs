@@ -93,6 +93,7 @@ impl Table {
         }
         self.limits
             .check_submission(&put.job)
+            .and_then(|()| self.order(&put.job.tasks))
             .map_err(|refusal| match refusal {
                 Refusal::Invalid { field, problem } => Refusal::Invalid {
                     field: format!("job.{field}"),
@@ -202,9 +203,10 @@ impl Table {
             }
         };
         let made = match &ticked {
-            Ticked::Fired(job) => Some(*job),
+            Ticked::Fired(job) => self.jobs.get(*job),
             Ticked::Skipped | Ticked::Refused(_) | Ticked::PassedBy { .. } => None,
         };
+        let (job, tasks) = made.map_or((None, 0), |job| (Some(job.id), u64::from(job.tasks)));
         let mut changed = Schedule::clone(&schedule);
         changed.next_tick_ms = tick.next_tick_ms;
         changed.count(tick.tick_ms, ticked);
@@ -212,11 +214,9 @@ impl Table {
         events.push(Event::ScheduleTicked {
             name: schedule.name.clone(),
             tick_ms: tick.tick_ms,
-            job: made,
+            job,
         });
-        Reply::Done {
-            tasks: made.map_or(0, |_| schedule.job.tasks.len() as u64),
-        }
+        Reply::Done { tasks }
     }
 
     /// Whether the job of an earlier tick is in the way.

@@ -53,10 +53,24 @@ impl Table {
         position: u64,
     ) -> Result<Wiring, Refusal> {
         let places = self.places(tasks, index, position)?;
-        let edges: usize = tasks.iter().map(|task| task.after.len()).sum();
-        if edges == 0 {
+        let Some(before) = self.order(tasks)? else {
             let after = tasks.iter().map(|_| Box::default()).collect();
             return Ok(Wiring { places, after });
+        };
+        let after = before
+            .iter()
+            .zip(0..)
+            .map(|(firsts, at): (_, usize)| after(tasks, &places, at, firsts))
+            .collect::<Result<_, _>>()?;
+        Ok(Wiring { places, after })
+    }
+
+    /// The positions of the tasks that each task comes after, if any comes after another; refused if they cannot all
+    /// come in an order.
+    pub(super) fn order(&self, tasks: &[NewTask]) -> Result<Option<Vec<Vec<usize>>>, Refusal> {
+        let edges: usize = tasks.iter().map(|task| task.after.len()).sum();
+        if edges == 0 {
+            return Ok(None);
         }
         let edges_max = self.limits.dependencies_per_job_max;
         if edges > edges_max as usize {
@@ -65,12 +79,7 @@ impl Table {
         }
         let before = resolve(tasks)?;
         refuse_circles(tasks, &before)?;
-        let after = before
-            .iter()
-            .zip(0..)
-            .map(|(firsts, at): (_, usize)| after(tasks, &places, at, firsts))
-            .collect::<Result<_, _>>()?;
-        Ok(Wiring { places, after })
+        Ok(Some(before))
     }
 
     fn places(&self, tasks: &[NewTask], index: u64, position: u64) -> Result<Vec<Place>, Refusal> {

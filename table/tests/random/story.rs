@@ -25,7 +25,10 @@ impl Story {
 
     fn take(&mut self, event: &Event, retries: bool) {
         match *event {
-            Event::QueueChanged { .. } | Event::WorkerChanged { .. } => {}
+            Event::QueueChanged { .. } => {}
+            Event::WorkerChanged { worker, .. } => {
+                assert!(self.present.contains(&worker), "{event:?}")
+            }
             Event::JobSubmitted { job } => {
                 assert_eq!(self.jobs.insert(job, None), None, "{event:?}")
             }
@@ -91,8 +94,12 @@ impl Story {
                 assert!(self.present.contains(&worker), "{event:?}")
             }
             Event::WorkerGone { worker, .. } => assert!(self.present.remove(&worker), "{event:?}"),
-            Event::ScheduleChanged { .. } | Event::ScheduleTicked { .. } => {
-                panic!("nobody asked for schedules: {event:?}")
+            Event::ScheduleChanged { .. } => {}
+            Event::ScheduleTicked { job, .. } => {
+                assert!(
+                    job.is_none_or(|job| self.jobs.contains_key(&job)),
+                    "{event:?}"
+                )
             }
         }
     }

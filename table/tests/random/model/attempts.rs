@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use triarch_table::command::{Grant, Outcome, TaskReport};
-use triarch_table::model::{TaskState, WorkerState};
+use triarch_table::model::TaskState;
 use triarch_table::reply::{Lease, Verdict};
 use triarch_table::{Reply, TaskId, Token, WorkerId};
 
@@ -52,8 +52,7 @@ impl Model {
             && self.queue_room(&task.new.queue) > 0
             && queue.rate_lets(self.now_ms)
             && key.is_none_or(|key| self.key_room(key) > 0)
-            && worker.state == WorkerState::Live
-            && (held.len() as u64) < u64::from(worker.is.slots)
+            && (held.len() as u64) < worker.seats()
             && worker.is.queues.contains(&task.new.queue)
             && worker.is.kinds.contains(&task.new.kind)
             && requires
@@ -115,7 +114,18 @@ impl Model {
         error: Option<Bytes>,
         retryable: bool,
     ) {
+        let (worker, _) = self.tasks[&id].holder.expect("it runs");
         self.close_attempt(id, word, error.clone());
+        self.comes_to(id, word, error, retryable);
+        match word {
+            "succeeded" => self.credit(id, worker),
+            "failed" | "timed_out" | "lease_expired" => self.blame(id, worker),
+            _ => {}
+        }
+    }
+
+    /// What becomes of a task whose attempt has ended.
+    fn comes_to(&mut self, id: TaskId, word: &str, error: Option<Bytes>, retryable: bool) {
         let now_ms = self.now_ms;
         let task = self.tasks.get_mut(&id).expect("it runs");
         match word {

@@ -2,8 +2,9 @@
 
 use triarch_table::command::Grant;
 use triarch_table::explain::Reason;
-use triarch_table::model::TaskState;
+use triarch_table::model::{TaskState, WorkerState};
 use triarch_table::task::Life;
+use triarch_table::worker::WorkerLife;
 use triarch_table::{Table, TaskId};
 
 use super::Model;
@@ -80,17 +81,25 @@ impl Model {
                 "{job:?}"
             );
         }
-        let workers: Vec<_> = table
-            .workers()
-            .map(|worker| (worker.id, worker.state()))
-            .collect();
-        assert_eq!(
-            workers,
-            self.workers
-                .values()
-                .map(|worker| (worker.id, worker.state))
-                .collect::<Vec<_>>()
-        );
+        let workers = table.workers().map(|worker| {
+            let streak = worker.streak.len();
+            (worker.id, worker.state(), streak, worker.life)
+        });
+        let expected = self.workers.values().map(|worker| {
+            let (until_ms, at_ms, round) = (worker.until_ms, worker.gone_ms, worker.round);
+            let life = match worker.state {
+                WorkerState::Live => WorkerLife::Live,
+                WorkerState::Paused => WorkerLife::Paused,
+                WorkerState::Quarantined => WorkerLife::Quarantined { until_ms, round },
+                WorkerState::Probation => WorkerLife::Probation { round },
+                WorkerState::Draining => WorkerLife::Draining,
+                WorkerState::Lost => WorkerLife::Lost { at_ms },
+                WorkerState::Left => WorkerLife::Left { at_ms },
+            };
+            (worker.id, worker.state, worker.streak.len(), life)
+        });
+        assert_eq!(workers.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        self.schedules_agree_with(table);
         let queues = table
             .queues()
             .filter(|queue| table.queue(queue.name).is_some());

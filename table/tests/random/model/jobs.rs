@@ -7,37 +7,23 @@ use triarch_table::task::CancelCause;
 use triarch_table::{JobId, Reply, TaskId};
 
 use super::wiring::Becomes;
-use super::{Model, ModelJob, ModelTask, Ruling, bytes_of, invalid};
+use super::{Body, Model, ModelJob, ModelTask, Ruling, bytes_of, invalid};
 
 impl Model {
     pub(super) fn submit(&mut self, submit: &SubmitJob) -> Result<(Reply, bool), Refusal> {
-        if let Some(key) = &submit.idempotency_key {
-            let of_jobs = self
-                .jobs
-                .values()
-                .filter_map(|job| Some((job.key.as_ref()?, job.id, &job.answer)));
-            let known = of_jobs.map(|((key, digest), job, tasks)| (key, digest, job, tasks));
-            let old = self
-                .old_keys
-                .iter()
-                .map(|old| (&old.key, &old.digest, old.job, &old.tasks));
-            if let Some((_, digest, job, tasks)) =
-                known.chain(old).find(|(known, ..)| *known == key)
-            {
-                if *digest != submit.body_digest {
-                    return Err(Refusal::KeyConflict { job });
-                }
-                return Ok((
-                    Reply::Submitted {
-                        job,
-                        tasks: tasks.clone(),
-                        duplicate: true,
-                    },
-                    false,
-                ));
+        let key = submit.idempotency_key.as_ref();
+        if let Some((body, job, tasks)) = key.and_then(|key| self.known_by(key)) {
+            if body.0 != submit.body_digest {
+                return Err(Refusal::KeyConflict { job });
             }
+            let reply = Reply::Submitted {
+                job,
+                tasks,
+                duplicate: true,
+            };
+            return Ok((reply, false));
         }
-        self.check_shape(submit)?;
+        self.check_shape(&submit.tasks)?;
         let wired = self.wire(&submit.tasks)?;
         let all: Vec<TaskId> = wired
             .iter()
@@ -58,6 +44,7 @@ impl Model {
             return Ok((self.all_known(submit, all), true));
         }
         self.check_bounds(&new.iter().map(|(task, ..)| *task).collect::<Vec<_>>())?;
+        let body = (submit.body_digest, submit.part_digests.clone());
         let job = JobId::at(self.index, self.made[0]);
         self.made[0] += 1;
         self.made[1] += new.len() as u64;
@@ -67,10 +54,7 @@ impl Model {
                 id: job,
                 on_failure: submit.on_failure,
                 queue: new[0].0.queue.clone(),
-                key: submit
-                    .idempotency_key
-                    .clone()
-                    .map(|key| (key, submit.body_digest)),
+                key: submit.idempotency_key.clone().map(|key| (key, body)),
                 tasks: new.iter().map(|(_, id, _)| *id).collect(),
                 answer: all.clone(),
                 finished_ms: None,
@@ -121,7 +105,8 @@ impl Model {
     fn all_known(&mut self, submit: &SubmitJob, tasks: Vec<TaskId>) -> Reply {
         let job = self.tasks[&tasks[0]].job;
         if let Some(key) = submit.idempotency_key.clone() {
-            self.keep_key(key, submit.body_digest, job, tasks.clone());
+            let body = (submit.body_digest, submit.part_digests.clone());
+            self.keep_key(key, body, job, tasks.clone());
         }
         Reply::Submitted {
             job,
@@ -151,12 +136,23 @@ impl Model {
         self.check_queues(new)
     }
 
+    /// What was submitted under an idempotency key, and what is answered to the same again.
+    pub(super) fn known_by(&self, key: &str) -> Option<(Body, JobId, Vec<TaskId>)> {
+        let of_jobs = self.jobs.values().filter_map(|job| {
+            let (own, body) = job.key.as_ref()?;
+            (own == key).then(|| (body.clone(), job.id, job.answer.clone()))
+        });
+        let old = self.old_keys.iter().filter(|old| old.key == key);
+        let old = old.map(|old| (old.body.clone(), old.job, old.tasks.clone()));
+        of_jobs.chain(old).next()
+    }
+
     /// Only the field is modelled, not the words.
-    pub(super) fn check_shape(&self, submit: &SubmitJob) -> Result<(), Refusal> {
-        if submit.tasks.is_empty() || submit.tasks.len() > self.limits.tasks_per_job_max as usize {
+    pub(super) fn check_shape(&self, tasks: &[NewTask]) -> Result<(), Refusal> {
+        if tasks.is_empty() || tasks.len() > self.limits.tasks_per_job_max as usize {
             return Err(invalid("tasks"));
         }
-        for (at, task) in submit.tasks.iter().enumerate() {
+        for (at, task) in tasks.iter().enumerate() {
             let wrong = [
                 ("kind", task.kind.is_empty()),
                 ("queue", task.queue.len() > 200),
@@ -177,8 +173,7 @@ impl Model {
                 ),
                 (
                     "key",
-                    task.key.is_some()
-                        && submit.tasks[..at].iter().any(|other| other.key == task.key),
+                    task.key.is_some() && tasks[..at].iter().any(|other| other.key == task.key),
                 ),
             ];
             if let Some((field, _)) = wrong.iter().find(|(_, wrong)| *wrong) {

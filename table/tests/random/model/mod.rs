@@ -4,9 +4,11 @@
 mod attempts;
 mod compare;
 mod jobs;
+mod parts;
 mod plan;
 mod queues;
 mod retry;
+mod schedules;
 mod settle;
 mod time;
 mod wiring;
@@ -21,8 +23,10 @@ use triarch_table::reply::Refusal;
 use triarch_table::task::CancelCause;
 use triarch_table::{Command, JobId, Limits, Reply, Stamp, TaskId, Token, WorkerId};
 
+use parts::ModelStaged;
 use queues::ModelQueue;
-pub use wiring::comes_after_itself;
+use schedules::ModelSchedule;
+pub use wiring::{IN_A_CIRCLE, comes_after_itself};
 
 #[derive(Debug)]
 struct ModelTask {
@@ -53,7 +57,7 @@ struct ModelJob {
     id: JobId,
     on_failure: OnFailure,
     queue: String,
-    key: Option<(String, [u8; 32])>,
+    key: Option<(String, Body)>,
     tasks: Vec<TaskId>,
     /// The same with those that stand in for others.
     answer: Vec<TaskId>,
@@ -65,12 +69,19 @@ struct ModelWorker {
     id: WorkerId,
     is: RegisterWorker,
     state: WorkerState,
+    /// What failed on it since its last success: tasks, their queues, and how many of those had succeeded by then.
+    streak: Vec<(TaskId, String, u64)>,
+    until_ms: u64,
+    round: u32,
     gone_ms: u64,
 }
 
+/// Digest of what was submitted, and those of the parts that it came in.
+type Body = ([u8; 32], Vec<[u8; 32]>);
+
 struct OldKey {
     key: String,
-    digest: [u8; 32],
+    body: Body,
     job: JobId,
     tasks: Vec<TaskId>,
     at_ms: u64,
@@ -92,6 +103,8 @@ pub struct Model {
     jobs: BTreeMap<JobId, ModelJob>,
     workers: BTreeMap<WorkerId, ModelWorker>,
     queues: BTreeMap<String, ModelQueue>,
+    schedules: BTreeMap<String, ModelSchedule>,
+    staged: BTreeMap<String, ModelStaged>,
     /// Where the queues together stand.
     level: u64,
     answered: Vec<Answered>,
@@ -113,6 +126,8 @@ impl Model {
             jobs: BTreeMap::new(),
             workers: BTreeMap::new(),
             queues: BTreeMap::new(),
+            schedules: BTreeMap::new(),
+            staged: BTreeMap::new(),
             level: 0,
             answered: Vec::new(),
             old_keys: Vec::new(),
@@ -192,18 +207,40 @@ impl Model {
             }
             Command::AdvanceTime => (self.advance(), false),
             Command::ChangeQueue { queue, change } => (self.change_queue(queue, change)?, false),
-            Command::PauseWorker { .. }
-            | Command::ResumeWorker { .. }
-            | Command::CancelTasks { .. }
-            | Command::RetryTasks { .. }
-            | Command::ForgetJobs { .. } => (Reply::Done { tasks: 0 }, false),
-            Command::PutSchedule(_)
-            | Command::DeleteSchedule { .. }
-            | Command::PauseSchedule { .. }
-            | Command::ResumeSchedule { .. }
-            | Command::TriggerSchedule { .. }
-            | Command::TickSchedule(_) => unreachable!("the generator makes no schedules"),
-            Command::StagePart(_) => (Reply::Done { tasks: 0 }, false),
+            Command::PauseWorker { worker } => (self.pause(*worker)?, false),
+            Command::ResumeWorker { worker } => (self.resume(*worker)?, false),
+            Command::CancelTasks { tasks, running_too } => {
+                let skip = |model: &Self, task: &TaskId| {
+                    let task = model.tasks.get(task);
+                    !running_too && task.is_some_and(|task| task.holder.is_some())
+                };
+                let mut each = |task: &TaskId| !skip(self, task) && done(self.cancel_task(*task));
+                let tasks = tasks.iter().filter(|task| each(task)).count() as u64;
+                (Reply::Done { tasks }, false)
+            }
+            Command::RetryTasks { tasks } => {
+                let each = |task: &&TaskId| done(self.retry(**task));
+                let tasks = tasks.iter().filter(each).count() as u64;
+                (Reply::Done { tasks }, false)
+            }
+            Command::ForgetJobs { jobs } => (self.forget_jobs(jobs), false),
+            Command::PutSchedule(put) => (self.put_schedule(put)?, false),
+            Command::DeleteSchedule { name } => (self.delete_schedule(name)?, false),
+            Command::PauseSchedule { name } => (self.pause_schedule(name)?, false),
+            Command::ResumeSchedule {
+                name,
+                generation,
+                next_tick_ms,
+            } => (
+                self.resume_schedule(name, *generation, *next_tick_ms)?,
+                false,
+            ),
+            Command::TriggerSchedule { name, request_id } => {
+                let submit = self.triggered(name, request_id)?;
+                (self.apply_one(&Command::SubmitJob(submit))?, false)
+            }
+            Command::TickSchedule(tick) => (self.tick(tick), false),
+            Command::StagePart(stage) => (self.stage(stage)?, false),
         };
         if let Some(request) = request.filter(|_| is_new) {
             let answered = Answered {
@@ -218,12 +255,6 @@ impl Model {
             }
         }
         Ok(reply)
-    }
-}
-
-impl ModelWorker {
-    fn is_present(&self) -> bool {
-        [WorkerState::Live, WorkerState::Draining].contains(&self.state)
     }
 }
 
@@ -251,6 +282,11 @@ fn repeated(before: &Answered, command: &Command) -> Ruling {
     } else {
         Err(invalid("request_id"))
     }
+}
+
+/// Whether something came of it.
+fn done(ruling: Ruling) -> bool {
+    matches!(ruling, Ok(Reply::Done { tasks: 1 }))
 }
 
 /// Only the field is modelled, not the words.

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use triarch_table::WorkerId;
 use triarch_table::command::Grant;
-use triarch_table::model::WorkerState;
 use triarch_table::plan::{Asking, Plan};
 use triarch_table::queue::Placement;
 
@@ -34,10 +33,7 @@ impl Model {
         now_ms: u64,
         grants_max: usize,
     ) -> Plan {
-        let live = self
-            .workers
-            .values()
-            .filter(|worker| worker.state == WorkerState::Live);
+        let live = self.workers.values().filter(|worker| worker.seats() > 0);
         let mut hands: Vec<Hand<'_>> = live.map(|worker| self.hand(worker, asking)).collect();
         let mut line = self.in_line();
         let mut shares: Vec<Share<'_>> = self
@@ -122,7 +118,7 @@ impl Hand<'_> {
     fn can_take(&self, task: &ModelTask) -> bool {
         let (has, new) = (&self.worker.is, &task.new);
         self.wanted > 0
-            && self.running < u64::from(has.slots)
+            && self.running < self.worker.seats()
             && has.queues.contains(&new.queue)
             && has.kinds.contains(&new.kind)
             && new
@@ -138,7 +134,7 @@ impl Hand<'_> {
 
     /// Who comes first: overloaded ones last, then by the part of the slots in use.
     fn compare(&self, other: &Self, placement: Placement) -> Ordering {
-        let part = |a: &Self, b: &Self| a.running * u64::from(b.worker.is.slots);
+        let part = |a: &Self, b: &Self| a.running * b.worker.seats();
         let emptier = part(self, other)
             .cmp(&part(other, self))
             .then(self.running.cmp(&other.running))

@@ -15,6 +15,8 @@ const SHARE: u64 = 1 << 24;
 pub(super) struct ModelQueue {
     pub settings: QueueSettings,
     pub served: u64,
+    /// How many of its tasks have succeeded.
+    pub succeeded: u64,
     /// When its tasks started, since its rate was set.
     pub starts_ms: Vec<u64>,
 }

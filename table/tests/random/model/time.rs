@@ -1,9 +1,9 @@
 //! What time brings about, and what is forgotten.
 
-use triarch_table::model::TaskState;
+use triarch_table::model::{TaskState, WorkerState};
 use triarch_table::{JobId, Reply, TaskId};
 
-use super::{Model, ModelJob, OldKey, bytes_of};
+use super::{Body, Model, ModelJob, OldKey, bytes_of};
 
 impl Model {
     pub(super) fn advance(&mut self) -> Reply {
@@ -40,6 +40,7 @@ impl Model {
                 steps += 1;
             }
         }
+        self.end_quarantines();
         self.forget(steps_max.saturating_sub(steps));
         Reply::Done { tasks: steps }
     }
@@ -79,6 +80,8 @@ impl Model {
             steps += 1;
             self.workers.remove(&id);
         }
+        self.staged
+            .retain(|_, staged| !old(staged.touched_ms, limits.staged_age_ms, now_ms));
         while steps < steps_max
             && self
                 .answered
@@ -118,26 +121,32 @@ impl Model {
         Some((finished_ms + settings.retain_ms?, name, job))
     }
 
+    pub(super) fn forget_jobs(&mut self, jobs: &[JobId]) -> Reply {
+        let mut tasks = 0;
+        for job in jobs {
+            let finished = |job: &ModelJob| job.finished_ms.is_some();
+            if self.jobs.get(job).is_some_and(finished) {
+                self.forget_job(*job);
+                tasks += 1;
+            }
+        }
+        Reply::Done { tasks }
+    }
+
     /// Says how many tasks went with it.
     fn forget_job(&mut self, id: JobId) -> u64 {
         let job = self.jobs.remove(&id).expect("found");
         self.tasks.retain(|_, task| task.job != id);
-        if let Some((key, digest)) = job.key {
-            self.keep_key(key, digest, id, job.answer);
+        if let Some((key, body)) = job.key {
+            self.keep_key(key, body, id, job.answer);
         }
         job.tasks.len() as u64
     }
 
-    pub(super) fn keep_key(
-        &mut self,
-        key: String,
-        digest: [u8; 32],
-        job: JobId,
-        tasks: Vec<TaskId>,
-    ) {
+    pub(super) fn keep_key(&mut self, key: String, body: Body, job: JobId, tasks: Vec<TaskId>) {
         self.old_keys.push(OldKey {
             key,
-            digest,
+            body,
             job,
             tasks,
             at_ms: self.now_ms,
@@ -155,6 +164,9 @@ impl Model {
             let expiry = task.expires_ms.filter(|_| waits.contains(&task.state));
             [ready, expiry]
         });
+        let away = self.workers.values();
+        let away = away.filter(|worker| worker.state == WorkerState::Quarantined);
+        let away = away.map(|worker| worker.until_ms);
         let limits = &self.limits;
         let finished = self.jobs.values().filter_map(|job| job.finished_ms);
         let jobs = finished.map(|at_ms| at_ms + limits.finished_age_ms);
@@ -162,14 +174,16 @@ impl Model {
         let workers = self.gone().into_iter();
         let answers = self.answered.iter();
         let keys = self.old_keys.iter();
+        let staged = self.staged.values().map(|staged| staged.touched_ms);
         let old = jobs
+            .chain(staged.map(|at_ms| at_ms + limits.staged_age_ms))
             .chain(of_queues.map(|(at_ms, ..)| at_ms))
             .chain(workers.map(|(at_ms, _)| at_ms + limits.gone_workers_age_ms))
             .chain(answers.map(|answered| answered.at_ms + limits.requests_age_ms))
             .chain(keys.map(|key| key.at_ms + limits.keys_age_ms));
         let too_many = self.too_many_finished().then_some(self.now_ms);
         let old = too_many.or_else(|| old.min().map(|at_ms| at_ms.div_ceil(1_000) * 1_000));
-        tasks.flatten().chain(old).min()
+        tasks.flatten().chain(away).chain(old).min()
     }
 
     fn too_many_finished(&self) -> bool {

@@ -16,6 +16,27 @@ pub(super) enum Becomes {
 impl Model {
     pub(super) fn wire(&self, tasks: &[NewTask]) -> Result<Vec<(Becomes, Vec<TaskId>)>, Refusal> {
         let become_what = self.by_unique_keys(tasks)?;
+        self.check_order(tasks)?;
+        let find = |key: &String| tasks.iter().position(|task| task.key.as_ref() == Some(key));
+        let mut wired = Vec::new();
+        for (at, task) in tasks.iter().enumerate() {
+            let mut after = Vec::new();
+            if let Becomes::New(_) = become_what[at] {
+                for first in task.after.iter().filter_map(find) {
+                    match become_what[first] {
+                        Becomes::New(id) => after.push(id),
+                        Becomes::Other(_) => return Err(invalid(format!("tasks[{at}].after"))),
+                    }
+                }
+            }
+            after.sort();
+            wired.push((become_what[at], after));
+        }
+        Ok(wired)
+    }
+
+    /// Whether tasks come after others that there are, and in no circle.
+    pub(super) fn check_order(&self, tasks: &[NewTask]) -> Result<(), Refusal> {
         let edges: usize = tasks.iter().map(|task| task.after.len()).sum();
         if edges > self.limits.dependencies_per_job_max as usize {
             return Err(invalid("tasks"));
@@ -33,23 +54,9 @@ impl Model {
             }
         }
         if !all_can_start(tasks) {
-            return Err(in_a_circle());
+            return Err(invalid(IN_A_CIRCLE));
         }
-        let mut wired = Vec::new();
-        for (at, task) in tasks.iter().enumerate() {
-            let mut after = Vec::new();
-            if let Becomes::New(_) = become_what[at] {
-                for first in task.after.iter().filter_map(find) {
-                    match become_what[first] {
-                        Becomes::New(id) => after.push(id),
-                        Becomes::Other(_) => return Err(invalid(format!("tasks[{at}].after"))),
-                    }
-                }
-            }
-            after.sort();
-            wired.push((become_what[at], after));
-        }
-        Ok(wired)
+        Ok(())
     }
 
     fn by_unique_keys(&self, tasks: &[NewTask]) -> Result<Vec<Becomes>, Refusal> {
@@ -99,9 +106,7 @@ impl Model {
 }
 
 /// Which task of a circle is named is not modelled.
-fn in_a_circle() -> Refusal {
-    invalid("circle")
-}
+pub const IN_A_CIRCLE: &str = "circle";
 
 /// Again and again lets start what comes after nothing but what has started.
 fn all_can_start(tasks: &[NewTask]) -> bool {

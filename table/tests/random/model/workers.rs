@@ -1,11 +1,13 @@
 //! Registrations, and how the time of a worker ends.
 
+use std::collections::BTreeSet;
+
 use triarch_table::command::RegisterWorker;
 use triarch_table::model::WorkerState;
 use triarch_table::reply::Refusal;
-use triarch_table::{Reply, WorkerId};
+use triarch_table::{Reply, TaskId, WorkerId};
 
-use super::{Model, ModelWorker, Ruling};
+use super::{Model, ModelWorker, Ruling, invalid};
 
 impl Model {
     pub(super) fn register(&mut self, register: &RegisterWorker) -> Ruling {
@@ -15,12 +17,12 @@ impl Model {
             ("slots", register.slots == 0),
         ];
         if let Some((field, _)) = wrong.iter().find(|(_, wrong)| *wrong) {
-            return Err(Refusal::Invalid {
-                field: field.to_string(),
-                problem: String::new(),
-            });
+            return Err(invalid(*field));
         }
-        let present = self.workers.values().filter(|worker| worker.is_present());
+        let present = self
+            .workers
+            .values()
+            .filter(|worker| worker.state.is_present());
         if let Some(worker) = present
             .clone()
             .find(|worker| worker.is.name == register.name)
@@ -40,6 +42,9 @@ impl Model {
             id,
             is: register.clone(),
             state: WorkerState::Live,
+            streak: Vec::new(),
+            until_ms: 0,
+            round: 0,
             gone_ms: 0,
         };
         self.workers.insert(id, worker);
@@ -47,27 +52,43 @@ impl Model {
     }
 
     pub(super) fn drain(&mut self, id: WorkerId) -> Ruling {
-        let worker = self
-            .workers
-            .get_mut(&id)
-            .filter(|worker| worker.is_present());
+        let worker = self.workers.get_mut(&id);
+        let worker = worker.filter(|worker| worker.state.is_present());
         worker.ok_or(Refusal::UnknownWorker(id))?.state = WorkerState::Draining;
         Ok(Reply::Done { tasks: 0 })
+    }
+
+    pub(super) fn pause(&mut self, id: WorkerId) -> Ruling {
+        self.staying(id)?.state = WorkerState::Paused;
+        Ok(Reply::Done { tasks: 0 })
+    }
+
+    pub(super) fn resume(&mut self, id: WorkerId) -> Ruling {
+        let worker = self.staying(id)?;
+        if worker.state != WorkerState::Live {
+            worker.state = WorkerState::Live;
+            worker.streak.clear();
+        }
+        Ok(Reply::Done { tasks: 0 })
+    }
+
+    /// A present worker that is not on its way out.
+    fn staying(&mut self, id: WorkerId) -> Result<&mut ModelWorker, Refusal> {
+        let worker = self.workers.get_mut(&id);
+        let worker = worker.filter(|worker| worker.state.is_present());
+        match worker.ok_or(Refusal::UnknownWorker(id))? {
+            worker if worker.state == WorkerState::Draining => Err(Refusal::WorkerDraining(id)),
+            worker => Ok(worker),
+        }
     }
 
     pub(super) fn leave(&mut self, id: WorkerId) -> Ruling {
         match self.workers.get(&id).map(|worker| worker.state) {
             Some(WorkerState::Left) => Ok(Reply::Done { tasks: 0 }),
-            Some(
-                WorkerState::Live
-                | WorkerState::Paused
-                | WorkerState::Quarantined
-                | WorkerState::Probation
-                | WorkerState::Draining,
-            ) => Ok(Reply::Done {
+            Some(state) if state.is_present() => Ok(Reply::Done {
                 tasks: self.end_worker(id, WorkerState::Left, "returned"),
             }),
-            Some(WorkerState::Lost) | None => Err(Refusal::UnknownWorker(id)),
+            _ => Err(Refusal::UnknownWorker(id)),
         }
     }
 
@@ -77,7 +98,7 @@ impl Model {
             if self
                 .workers
                 .get(&id)
-                .is_some_and(|worker| worker.is_present())
+                .is_some_and(|worker| worker.state.is_present())
             {
                 tasks += self.end_worker(id, WorkerState::Lost, "lost");
             }
@@ -98,6 +119,7 @@ impl Model {
         }
         let worker = self.workers.get_mut(&id).expect("found");
         (worker.state, worker.gone_ms) = (state, self.now_ms);
+        worker.streak.clear();
         if self.gone().len() as u64 > self.limits.gone_workers_max {
             self.workers.remove(&self.gone()[0].1);
         }
@@ -105,9 +127,86 @@ impl Model {
     }
 
     pub(super) fn gone(&self) -> Vec<(u64, WorkerId)> {
-        let gone = self.workers.values().filter(|worker| !worker.is_present());
+        let gone = self
+            .workers
+            .values()
+            .filter(|worker| !worker.state.is_present());
         let mut gone: Vec<_> = gone.map(|worker| (worker.gone_ms, worker.id)).collect();
         gone.sort();
         gone
+    }
+
+    /// An attempt succeeded on it.
+    pub(super) fn credit(&mut self, task: TaskId, id: WorkerId) {
+        let name = &self.tasks[&task].new.queue;
+        self.queues.get_mut(name).expect("of a task").succeeded += 1;
+        let worker = self.workers.get_mut(&id).expect("it ran");
+        worker.streak.clear();
+        if worker.state == WorkerState::Probation {
+            worker.state = WorkerState::Live;
+        }
+    }
+
+    /// An attempt failed on it: its fault, unless the task has failed elsewhere too; then those were not at fault either.
+    pub(super) fn blame(&mut self, id: TaskId, by: WorkerId) {
+        let task = &self.tasks[&id];
+        let failed = task
+            .history
+            .iter()
+            .filter(|(_, _, word, _)| ["failed", "timed_out", "lease_expired"].contains(word));
+        let elsewhere: Vec<WorkerId> = failed.map(|it| it.1).filter(|it| *it != by).collect();
+        for worker in &elsewhere {
+            if let Some(worker) = self.workers.get_mut(worker) {
+                worker.streak.retain(|(task, ..)| *task != id);
+            }
+        }
+        if !elsewhere.is_empty() {
+            return;
+        }
+        let (name, now_ms) = (task.new.queue.clone(), self.now_ms);
+        let succeeded = self.queues[&name].succeeded;
+        let worker = self.workers.get_mut(&by).expect("it ran");
+        if worker.streak.iter().all(|(task, ..)| *task != id) {
+            worker.streak.push((id, name, succeeded));
+            if worker.streak.len() > 5 {
+                worker.streak.remove(1);
+            }
+        }
+        let since = |name: &String| {
+            let mut of_queue = worker.streak.iter().filter(|(_, queue, _)| queue == name);
+            let then = of_queue.next().map_or(0, |(_, _, succeeded)| *succeeded);
+            let now = self.queues.get(name).map_or(0, |queue| queue.succeeded);
+            now.saturating_sub(then)
+        };
+        let queues: BTreeSet<&String> = worker.streak.iter().map(|(_, queue, _)| queue).collect();
+        let elsewhere: u64 = queues.into_iter().map(since).sum();
+        let outlier = worker.streak.len() == 5 && elsewhere >= 10;
+        worker.round = match worker.state {
+            WorkerState::Live if outlier => 0,
+            WorkerState::Probation => worker.round + 1,
+            _ => return,
+        };
+        worker.state = WorkerState::Quarantined;
+        worker.until_ms = now_ms + (30_000 << worker.round.min(10)).min(960_000);
+    }
+
+    pub(super) fn end_quarantines(&mut self) {
+        let over = |worker: &&mut ModelWorker| {
+            worker.state == WorkerState::Quarantined && worker.until_ms <= self.now_ms
+        };
+        for worker in self.workers.values_mut().filter(over) {
+            worker.state = WorkerState::Probation;
+        }
+    }
+}
+
+impl ModelWorker {
+    /// How many tasks it may run at once.
+    pub(super) fn seats(&self) -> u64 {
+        match self.state {
+            WorkerState::Live => self.is.slots.into(),
+            WorkerState::Probation => 1,
+            _ => 0,
+        }
     }
 }

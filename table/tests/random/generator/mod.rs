@@ -1,22 +1,25 @@
 //! Makes commands that make sense often enough: about jobs, tasks, workers and leases that exist, existed, or never did.
 
+mod parts;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    Backoff, Concurrency, EndLease, EndReason, Grant, NewTask, OnDuplicate, OnFailure, Outcome,
-    QueueChange, RegisterWorker, Requires, SubmitJob, TaskReport, Unique,
+    CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap, PutSchedule,
+    RegisterWorker, SubmitJob, TaskReport, TickAction, TickSchedule,
 };
 use triarch_table::model::TaskState;
 use triarch_table::plan::Asking;
-use triarch_table::queue::{Placement, Rate};
 use triarch_table::{Command, JobId, Reply, Table, TaskFilter, TaskId, Token, Worker, WorkerId};
 
 use crate::rng::Rng;
+use parts::{change_queue, hang_together, new_task, spoil, stage_part};
 
 const QUEUES: [&str; 3] = ["default", "mail", "gpu"];
 const KINDS: [&str; 3] = ["exec", "sum", "map"];
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+const SCHEDULES: [&str; 4] = ["s0", "s1", "s2", "s3"];
 const ZONES: [&str; 2] = ["eu", "us"];
 
 /// What was seen so far.
@@ -27,11 +30,14 @@ pub struct Generator {
     leases: Vec<(TaskId, Token, WorkerId)>,
     requests: Vec<Command>,
     requests_made: u64,
+    /// Whether every other worker fails nearly all it runs, and the others nearly nothing.
+    pub some_broken: bool,
 }
 
 impl Generator {
-    pub fn new() -> Self {
+    pub fn new(rng: &mut Rng) -> Self {
         Self {
+            some_broken: rng.one_in(2),
             jobs: vec![JobId::at(7, 7)],
             tasks: vec![TaskId::at(7, 7)],
             workers: vec![WorkerId::at(7, 7)],
@@ -78,7 +84,28 @@ impl Generator {
     }
 
     pub fn command(&mut self, rng: &mut Rng, table: &Table) -> Command {
-        match rng.below(100) {
+        let command = self.any_command(rng, table);
+        match command {
+            // Workers must live for a while to be told apart.
+            Command::LeaveWorker { .. }
+            | Command::DrainWorker { .. }
+            | Command::LoseWorkers { .. }
+            | Command::PauseWorker { .. }
+            | Command::CancelJob { .. }
+            | Command::CancelTasks { .. }
+                if self.some_broken && !rng.one_in(6) =>
+            {
+                self.report(rng, table)
+            }
+            other => other,
+        }
+    }
+
+    fn any_command(&mut self, rng: &mut Rng, table: &Table) -> Command {
+        if self.some_broken && rng.one_in(4) {
+            return self.report(rng, table);
+        }
+        match rng.below(130) {
             0..18 => Command::SubmitJob(self.submit(rng)),
             18..22 => self.repeated(rng),
             22..24 => Command::CancelJob {
@@ -111,6 +138,24 @@ impl Generator {
             },
             60..85 => self.report(rng, table),
             85..90 => change_queue(rng),
+            90..93 => Command::PauseWorker {
+                worker: recent(rng, &self.workers),
+            },
+            93..97 => Command::ResumeWorker {
+                worker: recent(rng, &self.workers),
+            },
+            97..99 => Command::CancelTasks {
+                tasks: self.some_tasks(rng),
+                running_too: rng.one_in(2),
+            },
+            99..102 => Command::RetryTasks {
+                tasks: self.some_tasks(rng),
+            },
+            102..104 => Command::ForgetJobs {
+                jobs: (0..4).map(|_| rng.pick(&self.jobs)).collect(),
+            },
+            104..115 => self.schedule(rng, table),
+            115..120 => stage_part(rng),
             _ => Command::AdvanceTime,
         }
     }
@@ -127,6 +172,89 @@ impl Generator {
             (worker.id, Asking { wanted, overloaded })
         };
         table.workers().map(demand).collect()
+    }
+
+    fn some_tasks(&mut self, rng: &mut Rng) -> Vec<TaskId> {
+        (0..1 + rng.below(8))
+            .map(|_| recent(rng, &self.tasks))
+            .collect()
+    }
+
+    /// Something with a schedule; mostly that its tick comes.
+    fn schedule(&mut self, rng: &mut Rng, table: &Table) -> Command {
+        let name = rng.pick(&SCHEDULES).to_owned();
+        let known = table.schedule(&name);
+        let now_ms = table.now_ms();
+        let next_tick_ms = (!rng.one_in(10)).then(|| now_ms + rng.below(200));
+        let generation = known.map_or(0, |schedule| schedule.generation);
+        let generation = generation - u64::from(generation > 0 && rng.one_in(12));
+        match rng.below(20) {
+            0..4 => Command::PutSchedule(self.put_schedule(rng, name, next_tick_ms)),
+            4 => Command::DeleteSchedule { name },
+            5 => Command::PauseSchedule { name },
+            6..8 => Command::ResumeSchedule {
+                name,
+                generation,
+                next_tick_ms,
+            },
+            8..10 => Command::TriggerSchedule {
+                name,
+                request_id: self.request_id(rng),
+            },
+            _ => {
+                let due = |at_ms: u64| at_ms <= now_ms + 30;
+                let due = table
+                    .ticks()
+                    .find(|(at_ms, _)| due(*at_ms) || rng.one_in(5));
+                let (tick_ms, name, generation) = match due {
+                    Some((at_ms, due)) => (at_ms, due.name.to_string(), due.generation),
+                    None => (now_ms, name, generation),
+                };
+                let ticks = 1 + rng.below(3);
+                let next_tick_ms = match rng.below(10) {
+                    0 => None,
+                    1 => Some(tick_ms),
+                    _ => Some(tick_ms + 1 + rng.below(400)),
+                };
+                Command::TickSchedule(TickSchedule {
+                    name,
+                    generation,
+                    tick_ms,
+                    next_tick_ms,
+                    action: if rng.one_in(6) {
+                        TickAction::PassBy { ticks }
+                    } else {
+                        TickAction::Fire
+                    },
+                })
+            }
+        }
+    }
+
+    fn put_schedule(
+        &mut self,
+        rng: &mut Rng,
+        name: String,
+        next_tick_ms: Option<u64>,
+    ) -> PutSchedule {
+        let mut put = PutSchedule {
+            name,
+            cron: rng.pick(&["* * * * *", "@hourly"]).to_owned(),
+            timezone: rng.pick(&["UTC", "UTC", "Europe/Berlin"]).to_owned(),
+            job: self.submit(rng),
+            job_text: Bytes::from(rng.pick(&["{}", "{\"tasks\":[]}"])),
+            overlap: rng.pick(&[Overlap::Allow, Overlap::Forbid]),
+            catch_up: CatchUp::One,
+            paused: rng.one_in(6),
+            next_tick_ms,
+        };
+        match rng.below(30) {
+            0 => put.name = "n".repeat(171),
+            1 => put.cron.clear(),
+            2 => put.timezone.clear(),
+            _ => {}
+        }
+        put
     }
 
     fn request_id(&mut self, rng: &mut Rng) -> Option<String> {
@@ -200,11 +328,18 @@ impl Generator {
         } else {
             [("mem".into(), rng.below(5))].into()
         };
+        // Many take whatever comes.
+        let (queues, kinds, resources) = if rng.one_in(2) {
+            let all = |of: &[&str]| of.iter().map(|it| it.to_string()).collect();
+            (all(&QUEUES), all(&KINDS), [("mem".into(), 9)].into())
+        } else {
+            (rng.subset(&QUEUES), rng.subset(&KINDS), resources)
+        };
         let mut register = RegisterWorker {
             request_id: self.request_id(rng),
             name: rng.pick(&NAMES).to_owned(),
-            queues: rng.subset(&QUEUES),
-            kinds: rng.subset(&KINDS),
+            queues,
+            kinds,
             slots: rng.pick(&[1, 2, 4, 8]),
             labels,
             resources,
@@ -277,7 +412,7 @@ impl Generator {
     fn report(&mut self, rng: &mut Rng, table: &Table) -> Command {
         let mut reporter = recent(rng, &self.workers);
         let mut results = Vec::new();
-        for _ in 0..1 + rng.below(4) {
+        for _ in 0..1 + rng.below(if self.some_broken { 12 } else { 4 }) {
             let Some((task, mut token, worker)) = self.lease(rng, table) else {
                 continue;
             };
@@ -287,7 +422,13 @@ impl Generator {
             if rng.one_in(15) {
                 token.0 += rng.below(3);
             }
-            let outcome = match rng.below(10) {
+            let broken = worker.index() % 2 == 0;
+            let roll = match self.some_broken && !rng.one_in(20) {
+                true if broken => 5,
+                true => 0,
+                false => rng.below(10),
+            };
+            let outcome = match roll {
                 0..5 => Outcome::Succeeded {
                     result: Bytes::from(rng.pick(&["1", "[2,3]", "null", "\"long enough\""])),
                 },
@@ -322,160 +463,5 @@ fn recent<T: Copy>(rng: &mut Rng, seen: &[T]) -> T {
         rng.pick(seen)
     } else {
         rng.pick(&seen[last..])
-    }
-}
-
-fn new_task(rng: &mut Rng) -> NewTask {
-    let labels = if rng.one_in(4) {
-        [("zone".into(), rng.pick(&ZONES).into())].into()
-    } else {
-        BTreeMap::new()
-    };
-    let resources = if rng.one_in(3) {
-        [("mem".into(), rng.below(4))].into()
-    } else {
-        BTreeMap::new()
-    };
-    NewTask {
-        key: None,
-        kind: rng.pick(&KINDS).to_owned(),
-        payload: Bytes::from(rng.pick(&["{}", "[1,2,3]", ""])),
-        queue: rng.pick(&QUEUES).to_owned(),
-        priority: rng.pick(&[0, 0, 0, 5, 9]),
-        not_before_ms: rng.one_in(8).then(|| 1_000_000 + rng.below(20_000)),
-        delay_ms: if rng.one_in(4) {
-            rng.pick(&[10, 300, 800])
-        } else {
-            0
-        },
-        expires_ms: rng.one_in(4).then(|| rng.pick(&[0, 10, 300, 1_500])),
-        timeout_ms: rng.one_in(3).then(|| 1 + rng.below(500)),
-        max_attempts: 1 + rng.below(3) as u32,
-        max_losses: 1 + rng.below(3) as u32,
-        backoff: Backoff {
-            initial_ms: rng.pick(&[0, 10, 300]),
-            factor_milli: rng.pick(&[1_000, 1_500, 2_000]),
-            max_ms: rng.pick(&[5, 1_000]),
-            jitter_permille: 0,
-        },
-        requires: Requires { labels, resources },
-        tags: if rng.one_in(4) {
-            vec!["x".to_owned()]
-        } else {
-            Vec::new()
-        },
-        after: Vec::new(),
-        unique: rng.one_in(8).then(|| Unique {
-            key: format!("u{}", rng.below(6)),
-            on_duplicate: rng.pick(&[OnDuplicate::Refuse, OnDuplicate::Return]),
-        }),
-        concurrency: rng.one_in(5).then(|| Concurrency {
-            key: rng.pick(&["c0", "c1", "c2"]).into(),
-            limit: 1 + rng.below(3) as u32,
-        }),
-    }
-}
-
-/// Lets tasks come after others: mostly after earlier ones, in no order when it may go wrong.
-fn hang_together(rng: &mut Rng, tasks: &mut [NewTask]) {
-    for (at, task) in tasks.iter_mut().enumerate() {
-        task.key = Some(format!("k{at}"));
-    }
-    let may_go_wrong = rng.one_in(12);
-    for at in 0..tasks.len() {
-        let most = rng.pick(&[0, 1, 1, 2, 4]);
-        let before = if may_go_wrong { tasks.len() } else { at };
-        let mut after: Vec<String> = (0..most.min(before))
-            .map(|_| format!("k{}", rng.below(before as u64)))
-            .collect();
-        if !may_go_wrong {
-            after.sort();
-            after.dedup();
-        } else if rng.one_in(10) {
-            after.push("nobody".to_owned());
-        }
-        tasks[at].after = after;
-    }
-    // In whatever order they are written down.
-    if rng.one_in(3) {
-        tasks.reverse();
-    }
-}
-
-fn change_queue(rng: &mut Rng) -> Command {
-    let mut change = QueueChange::default();
-    for _ in 0..1 + rng.below(2) {
-        match rng.below(9) {
-            // More often let on than stopped, so that things go on.
-            0 | 1 => change.paused = Some(rng.one_in(3)),
-            2 => change.max_running = Some(rng.pick(&[None, None, Some(0), Some(1), Some(3)])),
-            3 => {
-                let per_s_milli = rng.pick(&[333, 2_000, 10_000, 700_000]);
-                let burst = rng.pick(&[1, 1, 2, 5]);
-                let rate = Rate { per_s_milli, burst };
-                change.rate = Some((!rng.one_in(3)).then_some(rate));
-            }
-            4 => change.max_depth = Some(rng.pick(&[None, None, Some(5), Some(20)])),
-            5 => change.weight = Some(rng.pick(&[1, 2, 3, 10])),
-            6 => change.placement = Some(rng.pick(&[Placement::Spread, Placement::Pack])),
-            7 => change.retain_ms = Some(rng.pick(&[None, Some(0), Some(400), Some(3_000)])),
-            _ => change.retain_jobs = Some(rng.pick(&[None, Some(0), Some(2)])),
-        }
-    }
-    let mut queue = rng.pick(&QUEUES).to_owned();
-    match rng.below(40) {
-        0 => queue.clear(),
-        1 => change.weight = Some(0),
-        2 => {
-            change.rate = Some(Some(Rate {
-                per_s_milli: 0,
-                burst: 1,
-            }))
-        }
-        3 => {
-            change.rate = Some(Some(Rate {
-                per_s_milli: 1_000,
-                burst: 0,
-            }))
-        }
-        4..8 => queue = rng.pick(&["spare0", "spare1", "spare2"]).to_owned(),
-        _ => {}
-    }
-    Command::ChangeQueue { queue, change }
-}
-
-/// Breaks a rule of shape.
-fn spoil(rng: &mut Rng, tasks: &mut Vec<NewTask>) {
-    let at = rng.below(tasks.len() as u64) as usize;
-    let task = &mut tasks[at];
-    match rng.below(13) {
-        0 => task.priority = 10,
-        1 => task.kind.clear(),
-        2 => task.queue = "q".repeat(201),
-        3 => task.max_attempts = 0,
-        4 => task.max_losses = 0,
-        5 => task.backoff.factor_milli = 999,
-        6 => task.backoff.jitter_permille = 1_001,
-        7 => tasks.clear(),
-        8 => task.timeout_ms = Some(0),
-        9 => task.after = vec![String::new()],
-        10 => {
-            task.unique = Some(Unique {
-                key: String::new(),
-                on_duplicate: OnDuplicate::Return,
-            });
-        }
-        11 => {
-            task.concurrency = Some(Concurrency {
-                key: "c0".into(),
-                limit: 0,
-            });
-        }
-        _ => {
-            let mut twin = tasks[at].clone();
-            twin.key = Some("same".to_owned());
-            tasks[at].key = Some("same".to_owned());
-            tasks.push(twin);
-        }
     }
 }
