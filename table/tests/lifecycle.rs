@@ -1,0 +1,553 @@
+//! What each command does to a task in each state: tried out, and compared with the table in `docs/task-lifecycle.md`.
+//! `UPDATE=1 cargo test -p triarch-table --test lifecycle` writes it there.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use triarch_table::command::{
+    Backoff, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap,
+    PutSchedule, QueueChange, RegisterWorker, Requires, StagePart, SubmitJob, TaskReport,
+    TickAction, TickSchedule,
+};
+use triarch_table::model::TaskState;
+use triarch_table::reply::{Refusal, Verdict};
+use triarch_table::task::Life;
+use triarch_table::{Command, JobId, Limits, Reply, Stamp, Table, Task, TaskId, Token, WorkerId};
+
+const BEGIN: &str = "<!-- generated: states and commands -->";
+const END: &str = "<!-- end of what is generated -->";
+
+/// When everything is made, and when the command comes.
+const MADE_MS: u64 = 1_000;
+const DELAY_MS: u64 = 60_000;
+const EXPIRES_MS: u64 = 30_000;
+const KEPT_MS: u64 = 20_000;
+
+/// A table with one task in a state.
+struct Scene {
+    table: Table,
+    worker: WorkerId,
+    job: JobId,
+    task: TaskId,
+    /// Another task of the job, if there is one.
+    sibling: Option<TaskId>,
+    /// The lease of its last attempt, or one that nobody was given.
+    token: Token,
+}
+
+/// What a task is like besides its state.
+#[derive(Clone, Copy, Default)]
+struct Kind {
+    /// One attempt, and one loss, is all it has.
+    last_try: bool,
+    /// It expires when it is not started in time.
+    expires: bool,
+    /// Its job has another task and this policy.
+    sibling: Option<OnFailure>,
+    /// Finished jobs are kept for a short time only.
+    kept_short: bool,
+}
+
+impl Scene {
+    fn of(state: TaskState, kind: Kind) -> Self {
+        let mut limits = Limits::default();
+        if kind.kept_short {
+            limits.finished_age_ms = KEPT_MS;
+        }
+        let tries = if kind.last_try { 1 } else { 3 };
+        let mut task = new_task(tries);
+        task.expires_ms = match state {
+            TaskState::Expired => Some(0),
+            _ => kind.expires.then_some(EXPIRES_MS),
+        };
+        if state == TaskState::Delayed {
+            task.delay_ms = DELAY_MS;
+        }
+        if state == TaskState::Waiting {
+            task.after = vec!["first".into()];
+        }
+        let mut tasks = vec![task];
+        if kind.sibling.is_some() || state == TaskState::Waiting {
+            tasks.push(NewTask {
+                key: Some("first".into()),
+                ..new_task(1)
+            });
+        }
+        let worker = WorkerId::at(1, 0);
+        let (job, task) = (JobId::at(2, 0), TaskId::at(2, 0));
+        let sibling = (tasks.len() > 1).then(|| TaskId::at(2, 1));
+        let mut scene = Self {
+            table: Table::new(limits),
+            worker,
+            job,
+            task,
+            sibling,
+            token: Token(7),
+        };
+        scene.apply(Command::RegisterWorker(register("a")), 0);
+        let on_failure = kind.sibling.unwrap_or_default();
+        scene.apply(Command::SubmitJob(submit(tasks, on_failure)), 0);
+        if let TaskState::Running
+        | TaskState::Succeeded
+        | TaskState::Failed
+        | TaskState::Cancelled = state
+        {
+            let reply = scene.apply(scene.grant(), 0);
+            let Reply::Granted { leases } = reply else {
+                panic!("{reply:?}")
+            };
+            scene.token = leases[0].token;
+        }
+        match state {
+            TaskState::Succeeded => drop(scene.apply(scene.report(succeeded()), 0)),
+            TaskState::Failed => drop(scene.apply(scene.report(failed(false)), 0)),
+            TaskState::Cancelled => drop(scene.apply(Command::CancelTask { task }, 0)),
+            TaskState::Expired => drop(scene.apply(Command::AdvanceTime, 0)),
+            TaskState::Waiting | TaskState::Delayed | TaskState::Queued | TaskState::Running => {}
+        }
+        assert_eq!(scene.table.task(task).map(Task::state), Some(state));
+        scene
+    }
+
+    fn apply(&mut self, command: Command, after_ms: u64) -> Reply {
+        let stamp = Stamp {
+            index: self.table.last_index() + 1,
+            now_ms: MADE_MS + after_ms,
+        };
+        let mut replies = self.table.apply(stamp, vec![command], &mut Vec::new());
+        self.table.check_invariants();
+        replies.pop().expect("one for each")
+    }
+
+    fn grant(&self) -> Command {
+        let (task, worker) = (self.task, self.worker);
+        Command::Grant {
+            grants: vec![Grant { task, worker }],
+        }
+    }
+
+    fn report(&self, outcome: Outcome) -> Command {
+        let (task, token) = (self.task, self.token);
+        Command::Report {
+            worker: self.worker,
+            results: vec![TaskReport {
+                task,
+                token,
+                outcome,
+            }],
+        }
+    }
+
+    fn end(&self, reason: EndReason) -> Command {
+        let (task, token) = (self.task, self.token);
+        Command::EndLeases {
+            leases: vec![EndLease {
+                task,
+                token,
+                reason,
+            }],
+        }
+    }
+
+    /// Has the sibling end, and says how that was answered.
+    fn end_sibling(&mut self, outcome: Outcome) -> Reply {
+        let sibling = self.sibling.expect("this kind has one");
+        let worker = self.worker;
+        let grants = vec![Grant {
+            task: sibling,
+            worker,
+        }];
+        let reply = self.apply(Command::Grant { grants }, 0);
+        let Reply::Granted { leases } = reply else {
+            panic!("{reply:?}")
+        };
+        let results = vec![TaskReport {
+            task: sibling,
+            token: leases[0].token,
+            outcome,
+        }];
+        drop(self.apply(Command::Report { worker, results }, 0));
+        Reply::Done { tasks: 0 }
+    }
+}
+
+fn new_task(tries: u32) -> NewTask {
+    NewTask {
+        key: None,
+        kind: "exec".into(),
+        payload: Bytes::new(),
+        queue: "default".into(),
+        priority: 0,
+        not_before_ms: None,
+        delay_ms: 0,
+        expires_ms: None,
+        timeout_ms: None,
+        max_attempts: tries,
+        max_losses: tries,
+        backoff: Backoff::default(),
+        requires: Requires::default(),
+        tags: Vec::new(),
+        after: Vec::new(),
+        unique: None,
+        concurrency: None,
+    }
+}
+
+fn submit(tasks: Vec<NewTask>, on_failure: OnFailure) -> SubmitJob {
+    SubmitJob {
+        request_id: None,
+        idempotency_key: None,
+        body_digest: [0; 32],
+        part_digests: Vec::new(),
+        name: String::new(),
+        on_failure,
+        tasks,
+    }
+}
+
+fn register(name: &str) -> RegisterWorker {
+    RegisterWorker {
+        request_id: None,
+        name: name.into(),
+        queues: vec!["default".into()],
+        kinds: vec!["exec".into()],
+        slots: 2,
+        labels: BTreeMap::new(),
+        resources: BTreeMap::new(),
+    }
+}
+
+fn succeeded() -> Outcome {
+    Outcome::Succeeded {
+        result: Bytes::from_static(b"1"),
+    }
+}
+
+fn failed(retryable: bool) -> Outcome {
+    Outcome::Failed {
+        error: Bytes::from_static(b"{}"),
+        retryable,
+    }
+}
+
+/// Commands that leave every task alone that is there.
+fn others(scene: &Scene) -> Vec<Command> {
+    let name = || "s".to_owned();
+    let generation = scene.table.last_index() + 1;
+    let next_tick_ms = Some(MADE_MS);
+    vec![
+        Command::PutSchedule(PutSchedule {
+            name: name(),
+            cron: "* * * * *".into(),
+            timezone: "UTC".into(),
+            job: submit(vec![new_task(1)], OnFailure::Continue),
+            job_text: Bytes::new(),
+            overlap: Overlap::Allow,
+            catch_up: CatchUp::One,
+            paused: false,
+            next_tick_ms,
+        }),
+        Command::TickSchedule(TickSchedule {
+            name: name(),
+            generation,
+            tick_ms: MADE_MS,
+            next_tick_ms: None,
+            action: TickAction::Fire,
+        }),
+        Command::TriggerSchedule {
+            name: name(),
+            request_id: None,
+        },
+        Command::PauseSchedule { name: name() },
+        Command::ResumeSchedule {
+            name: name(),
+            generation,
+            next_tick_ms,
+        },
+        Command::DeleteSchedule { name: name() },
+        Command::StagePart(StagePart {
+            key: "k".into(),
+            part: 1,
+            parts: 1,
+            digest: [0; 32],
+            name: String::new(),
+            on_failure: OnFailure::Continue,
+            tasks: vec![new_task(1)],
+        }),
+        Command::SubmitJob(submit(vec![new_task(1)], OnFailure::Continue)),
+        Command::RegisterWorker(register("b")),
+        Command::ChangeQueue {
+            queue: "default".into(),
+            change: QueueChange {
+                paused: Some(true),
+                max_running: Some(Some(0)),
+                ..QueueChange::default()
+            },
+        },
+        Command::PauseWorker {
+            worker: scene.worker,
+        },
+        Command::ResumeWorker {
+            worker: scene.worker,
+        },
+        Command::DrainWorker {
+            worker: scene.worker,
+        },
+    ]
+}
+
+/// A row of the table: what it is called, and what it does to a scene.
+struct Row {
+    name: &'static str,
+    kind: Kind,
+    act: fn(&mut Scene) -> Reply,
+}
+
+fn rows() -> Vec<Row> {
+    let plain = Kind::default();
+    let last_try = Kind {
+        last_try: true,
+        ..plain
+    };
+    let expires = Kind {
+        expires: true,
+        ..plain
+    };
+    let kept_short = Kind {
+        kept_short: true,
+        ..plain
+    };
+    let sibling = Kind {
+        sibling: Some(OnFailure::Continue),
+        ..plain
+    };
+    let fail_fast = Kind {
+        sibling: Some(OnFailure::FailFast),
+        ..plain
+    };
+    let row = |name, kind, act| Row { name, kind, act };
+    vec![
+        row("**Grant** (leader)", plain, |s| s.apply(s.grant(), 0)),
+        row("**Report** succeeded", plain, |s| {
+            s.apply(s.report(succeeded()), 0)
+        }),
+        row("**Report** failed, retryable", plain, |s| {
+            s.apply(s.report(failed(true)), 0)
+        }),
+        row("— which makes `max_attempts`", last_try, |s| {
+            s.apply(s.report(failed(true)), 0)
+        }),
+        row("**Report** failed, not retryable", plain, |s| {
+            s.apply(s.report(failed(false)), 0)
+        }),
+        row("**Report** handed back", plain, |s| {
+            s.apply(s.report(Outcome::Returned), 0)
+        }),
+        row("**Report** under another token", plain, |s| {
+            s.token = Token(s.token.0 + 1);
+            s.apply(s.report(succeeded()), 0)
+        }),
+        row("**EndLeases** (leader): *timed out*", plain, |s| {
+            s.apply(s.end(EndReason::TimedOut), 0)
+        }),
+        row("— which makes `max_attempts`", last_try, |s| {
+            s.apply(s.end(EndReason::TimedOut), 0)
+        }),
+        row("**EndLeases**: *expired*, not confirmed", plain, |s| {
+            s.apply(s.end(EndReason::Expired), 0)
+        }),
+        row("— which makes `max_losses`", last_try, |s| {
+            s.apply(s.end(EndReason::Expired), 0)
+        }),
+        row("**EndLeases**: *returned*, not delivered", plain, |s| {
+            s.apply(s.end(EndReason::Returned), 0)
+        }),
+        row("**LoseWorkers** (leader)", plain, |s| {
+            let workers = vec![s.worker];
+            s.apply(Command::LoseWorkers { workers }, 0)
+        }),
+        row("— which makes `max_losses`", last_try, |s| {
+            let workers = vec![s.worker];
+            s.apply(Command::LoseWorkers { workers }, 0)
+        }),
+        row("**LeaveWorker**", plain, |s| {
+            let worker = s.worker;
+            s.apply(Command::LeaveWorker { worker }, 0)
+        }),
+        row("**CancelTask**", plain, |s| {
+            s.apply(Command::CancelTask { task: s.task }, 0)
+        }),
+        row("**CancelJob**, of one task", plain, |s| {
+            s.apply(Command::CancelJob { job: s.job }, 0)
+        }),
+        row("**CancelTasks**", plain, |s| {
+            let (tasks, running_too) = (vec![s.task], true);
+            s.apply(Command::CancelTasks { tasks, running_too }, 0)
+        }),
+        row("— not the running ones", plain, |s| {
+            let (tasks, running_too) = (vec![s.task], false);
+            s.apply(Command::CancelTasks { tasks, running_too }, 0)
+        }),
+        row("**RetryTask**", plain, |s| {
+            let (task, request_id) = (s.task, None);
+            s.apply(Command::RetryTask { task, request_id }, 0)
+        }),
+        row("**RetryTasks**", plain, |s| {
+            let tasks = vec![s.task];
+            s.apply(Command::RetryTasks { tasks }, 0)
+        }),
+        row("**ForgetJobs**, of one task", plain, |s| {
+            let jobs = vec![s.job];
+            s.apply(Command::ForgetJobs { jobs }, 0)
+        }),
+        row("**AdvanceTime** (leader) past its delay", plain, |s| {
+            s.apply(Command::AdvanceTime, DELAY_MS)
+        }),
+        row("— past its `expires_ms`", expires, |s| {
+            s.apply(Command::AdvanceTime, EXPIRES_MS)
+        }),
+        row("— past the time it is kept", kept_short, |s| {
+            s.apply(Command::AdvanceTime, KEPT_MS)
+        }),
+        row("the one it comes after succeeds", sibling, |s| {
+            s.end_sibling(succeeded())
+        }),
+        row("— ends in another way", sibling, |s| {
+            s.end_sibling(failed(false))
+        }),
+        row("another one fails, `fail_fast`", fail_fast, |s| {
+            s.end_sibling(failed(false))
+        }),
+        row("all other commands", plain, |s| {
+            for command in others(s) {
+                let reply = s.apply(command.clone(), 0);
+                assert!(
+                    !matches!(reply, Reply::Refused(_)),
+                    "{command:?}: {reply:?}"
+                );
+                assert!(!has_rows(&command), "{command:?}");
+            }
+            Reply::Done { tasks: 0 }
+        }),
+    ]
+}
+
+/// Whether a command has rows of its own; one that has not is among the others.
+fn has_rows(command: &Command) -> bool {
+    match command {
+        Command::CancelJob { .. }
+        | Command::CancelTask { .. }
+        | Command::RetryTask { .. }
+        | Command::LeaveWorker { .. }
+        | Command::LoseWorkers { .. }
+        | Command::Grant { .. }
+        | Command::EndLeases { .. }
+        | Command::Report { .. }
+        | Command::AdvanceTime
+        | Command::CancelTasks { .. }
+        | Command::RetryTasks { .. }
+        | Command::ForgetJobs { .. } => true,
+        Command::SubmitJob(_)
+        | Command::StagePart(_)
+        | Command::RegisterWorker(_)
+        | Command::DrainWorker { .. }
+        | Command::PauseWorker { .. }
+        | Command::ResumeWorker { .. }
+        | Command::ChangeQueue { .. }
+        | Command::PutSchedule(_)
+        | Command::DeleteSchedule { .. }
+        | Command::PauseSchedule { .. }
+        | Command::ResumeSchedule { .. }
+        | Command::TriggerSchedule { .. }
+        | Command::TickSchedule(_) => false,
+    }
+}
+
+/// What a row does to a task in a state.
+fn cell(state: TaskState, row: &Row) -> String {
+    let failed = [TaskState::Failed, TaskState::Expired].contains(&state);
+    if failed && row.kind.sibling == Some(OnFailure::FailFast) {
+        // The other task is cancelled by then.
+        return "—".into();
+    }
+    let mut scene = Scene::of(state, row.kind);
+    let before = scene.table.task(scene.task).expect("made").clone();
+    let reply = (row.act)(&mut scene);
+    match scene.table.task(scene.task) {
+        None => "forgotten".into(),
+        Some(after) if after.state() == state => {
+            assert!(after == &before, "changed while {state:?}: {after:?}");
+            unchanged(&reply)
+        }
+        Some(after) => changed(&before, after),
+    }
+}
+
+fn changed(before: &Task, after: &Task) -> String {
+    let mut words = vec![format!("→ `{}`", after.state().as_str())];
+    if after.failures > before.failures {
+        words.push("failures + 1".into());
+    }
+    if after.losses > before.losses {
+        words.push("losses + 1".into());
+    }
+    if let (Life::Running { place: old, .. }, Life::Queued { place }) = (&before.life, &after.life)
+    {
+        assert_eq!(old, place);
+        words.push("old place".into());
+    }
+    words.join(", ")
+}
+
+fn unchanged(reply: &Reply) -> String {
+    match reply {
+        Reply::Reported { verdicts } => match verdicts[..] {
+            [Verdict::Accepted] => "`accepted` again".into(),
+            [Verdict::StaleToken] => "`stale_token`".into(),
+            [Verdict::AlreadyFinished] => "`already_finished`".into(),
+            ref other => panic!("{other:?}"),
+        },
+        Reply::Done { tasks: 0 } | Reply::Granted { .. } => "—".into(),
+        Reply::Refused(Refusal::JobFinished { .. }) => "refused: `already_finished`".into(),
+        Reply::Refused(Refusal::WrongState { state, .. }) => match &**state {
+            "succeeded" | "failed" | "expired" => "refused: `already_finished`".into(),
+            _ => "refused: `conflict`".into(),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+fn generated() -> String {
+    let mut text = String::from("| |");
+    for state in TaskState::ALL {
+        text += &format!(" `{}` |", state.as_str());
+    }
+    text += "\n|---|";
+    text += &"---|".repeat(TaskState::ALL.len());
+    for row in rows() {
+        text += &format!("\n| {} |", row.name);
+        for state in TaskState::ALL {
+            text += &format!(" {} |", cell(state, &row));
+        }
+    }
+    text
+}
+
+#[test]
+fn the_document_says_what_each_command_does_in_each_state() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/task-lifecycle.md");
+    let text = std::fs::read_to_string(&path).expect("readable");
+    let (before, rest) = text.split_once(BEGIN).expect("the place is marked");
+    let (said, after) = rest.split_once(END).expect("its end is marked");
+    let generated = generated();
+    if std::env::var_os("UPDATE").is_some() {
+        let text = format!("{before}{BEGIN}\n\n{generated}\n\n{END}{after}");
+        std::fs::write(&path, text).expect("writable");
+        return;
+    }
+    assert!(
+        said.trim() == generated,
+        "docs/task-lifecycle.md says something else than what happens; UPDATE=1 writes it anew:\n{generated}"
+    );
+}
