@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything a change must pass: formatting, lints, unit tests, every crate's own tests, a random run of the table, tests
-# of whole clusters and of the command line against the release build, the quickstart, and a bounded number of fault
-# drills. Installs what it needs where that is missing (Debian packages, and Rust by rustup).
+# of whole clusters and of the command line against the release build, a bounded run of the API fuzzer, the quickstart,
+# and a bounded number of fault drills. Installs what it needs where that is missing (Debian packages, and Rust by rustup).
 #
 # All steps run, also after one has failed; only what cannot be built ends it early. The last line of the output is
 # "N passed, N failed", over all tests and drills; the exit code is 0 only if none failed.
@@ -71,6 +71,8 @@ install_needs() {
   for need in "${needs[@]}"; do
     command -v "${need% *}" >/dev/null || missing+=("${need#* }")
   done
+  # Debian's Python comes without the means to install from PyPI.
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
   if [ ${#missing[@]} -gt 0 ]; then
     printf 'installing %s\n' "${missing[*]}"
     as_root apt-get update -qq &&
@@ -108,6 +110,7 @@ step "crates, clusters, command line" cargo test --workspace --locked --no-fail-
 seed=$((RANDOM * 32768 + RANDOM))
 step "random commands, from seed $seed" env TRIARCH_TABLE_SEED=$seed TRIARCH_TABLE_COMMANDS=300 \
   cargo test --workspace --locked --quiet --test random
+step "the interface, fuzzed" scripts/fuzz-api.sh
 step "quickstart" scripts/quickstart.sh
 step "drill: 10 leaders killed" "$release/triarch-chaos" kill-leader --kills 10
 step "drill: all masters killed at once" "$release/triarch-chaos" kill-all --rounds 2

@@ -1,8 +1,9 @@
 //! `/v1/cluster`: who is in the cluster, who leads, how far everyone is.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
 use triarch_raft::{ChangeError, NodeStatus, PeerRole, PeerState};
 use triarch_sdk::wire;
@@ -11,8 +12,8 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::answer::{Answer, ReadIndex};
-use super::extract::{self, NoQuery};
-use super::problem::{Failure, Problem};
+use super::extract::{self, NoQuery, Query};
+use super::problem::{Code, Failure, Problem};
 
 /// How long one request waits for a new node to catch up; a longer way is gone by asking again.
 const CATCH_UP_MAX: Duration = Duration::from_secs(30);
@@ -31,15 +32,44 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     get,
     path = "/v1/cluster",
     tag = "cluster",
-    params(wire::ReadQuery),
+    params(wire::ClusterQuery),
     responses((status = 200, description = "As the node that answers sees it", body = wire::ClusterStatus))
 )]
 async fn show(
     State(app): State<App>,
-    _: NoQuery,
+    RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<Answer, Failure> {
-    Answer::ok(index, &present(&app))
+    let query = Query::read(query.as_deref(), &["digest"])?;
+    let asked = query.parsed::<bool>("digest", "true or false")?;
+    let mut status = present(&app);
+    if asked == Some(true) {
+        status.digest = Some(digest(&app).await?);
+    }
+    Answer::ok(index, &status)
+}
+
+/// Reads the whole table beside later applies; one request at a time may, because it costs the more the more is there.
+async fn digest(app: &App) -> Result<wire::TableDigest, Failure> {
+    let turn = Arc::clone(&app.digesting).try_acquire_owned();
+    let turn = turn.map_err(|_| {
+        Problem::new(
+            Code::RateLimited,
+            "this node is taking a digest of its table already; retry after a moment",
+        )
+    })?;
+    let frozen = app.table.read().freeze();
+    let taken = tokio::task::spawn_blocking(move || {
+        let (index, value) = (frozen.last_index(), frozen.digest());
+        drop(turn);
+        wire::TableDigest {
+            index,
+            value: format!("{value:016x}"),
+        }
+    });
+    taken
+        .await
+        .map_err(|error| Failure::Unknown(format!("the digest could not be taken: {error}")))
 }
 
 #[derive(Debug, Default, serde::Deserialize)]
@@ -121,6 +151,7 @@ fn present(app: &App) -> wire::ClusterStatus {
         commit_index: status.commit_index,
         answered_by: Some(app.id),
         nodes: status.nodes.into_iter().map(present_node).collect(),
+        digest: None,
     }
 }
 

@@ -23,6 +23,13 @@ pub fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
             "the body is empty; this route takes a JSON object",
         ));
     }
+    // A list would be taken for the fields in the order in which they happen to stand in the code.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::invalid(
+            "",
+            "is a list; this route takes a JSON object",
+        ));
+    }
     check_depth(body)?;
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let mut track = serde_path_to_error::Track::new();

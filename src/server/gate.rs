@@ -89,6 +89,15 @@ pub async fn worker(State(app): State<App>, request: Request, next: Next) -> Res
     redirect(&app, &admitted.parts)
 }
 
+/// Before everything that has no use for a body.
+pub async fn bodiless(State(app): State<App>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let discarded = intake::discard(&parts.headers, body);
+    // Who dawdles is answered all the same.
+    let _ = tokio::time::timeout(app.limits.body_timeout, discarded).await;
+    next.run(Request::from_parts(parts, Body::empty())).await
+}
+
 /// A request whose body has arrived, ready to be asked more than once.
 struct Admitted {
     parts: Parts,
@@ -133,7 +142,7 @@ async fn admit(app: &App, request: Request) -> Result<Admitted, Problem> {
         Some(given) => {
             let plain = given
                 .to_str()
-                .is_ok_and(|id| !id.is_empty() && id.len() <= NAME_BYTES_MAX);
+                .is_ok_and(|id| (1..=NAME_BYTES_MAX).contains(&id.len()) && is_visible(id));
             if !plain {
                 return Err(Problem::invalid(
                     REQUEST_ID.as_str(),
@@ -149,6 +158,10 @@ async fn admit(app: &App, request: Request) -> Result<Admitted, Problem> {
         None => {}
     }
     Ok(Admitted { parts, body })
+}
+
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 async fn answer_client(app: &App, admitted: Admitted, next: Next) -> Response {

@@ -55,6 +55,22 @@ pub async fn take(headers: &HeaderMap, mut body: Body, bound: usize) -> Result<B
     Ok(kept.freeze())
 }
 
+/// Reads a body that nobody asked for, and throws it away. Left unread it would cost the connection, and whoever keeps it
+/// for the next request would find it closed.
+pub async fn discard(headers: &HeaderMap, mut body: Body) {
+    // One that waits to be asked for it has sent none.
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let mut seen: usize = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        seen = seen.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+        if seen > DISCARDED_BYTES_MAX {
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use axum::http::{Method, Uri};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::{Extension, Router};
 use tokio::signal::unix::{SignalKind, signal};
@@ -87,6 +89,8 @@ pub struct App {
     limits: Limits,
     /// Room for those who follow events.
     readers: Arc<Semaphore>,
+    /// The turn of whoever reads the whole table.
+    digesting: Arc<Semaphore>,
     stopping: CancellationToken,
 }
 
@@ -193,6 +197,7 @@ async fn serve(
         timing,
         limits: Limits::default(),
         readers: Arc::new(Semaphore::new(events::READERS_MAX)),
+        digesting: Arc::new(Semaphore::new(1)),
         stopping: stopping.clone(),
     };
     let (hand_over, streams) = mpsc::channel(listen::HANDOVER_MAX);
@@ -281,10 +286,26 @@ fn for_anyone() -> OpenApiRouter<App> {
         .merge(health::routes())
 }
 
+async fn no_route(uri: Uri) -> Problem {
+    Problem::new(
+        Code::NotFound,
+        format!("there is no route {}; the API lives under /v1", uri.path()),
+    )
+}
+
+async fn no_method(method: Method, uri: Uri) -> Problem {
+    Problem::new(
+        Code::MethodNotAllowed,
+        format!("{} does not take {method}", uri.path()),
+    )
+}
+
 fn routes(app: App) -> anyhow::Result<Router> {
     let for_clients = for_clients().route_layer(from_fn_with_state(app.clone(), gate::client));
     let for_workers = for_workers().route_layer(from_fn_with_state(app.clone(), gate::worker));
+    let bodiless = from_fn_with_state(app.clone(), gate::bodiless);
     let (routes, gathered) = for_anyone()
+        .route_layer(bodiless.clone())
         .merge(for_clients)
         .merge(for_workers)
         .split_for_parts();
@@ -292,20 +313,8 @@ fn routes(app: App) -> anyhow::Result<Router> {
         .context("the interface cannot be described")?;
     Ok(routes
         .layer(Extension(document))
-        .fallback(|uri: axum::http::Uri| async move {
-            Problem::new(
-                Code::NotFound,
-                format!("there is no route {}; the API lives under /v1", uri.path()),
-            )
-        })
-        .method_not_allowed_fallback(
-            |method: axum::http::Method, uri: axum::http::Uri| async move {
-                Problem::new(
-                    Code::MethodNotAllowed,
-                    format!("{} does not take {method}", uri.path()),
-                )
-            },
-        )
+        .fallback(no_route.layer(bodiless.clone()))
+        .method_not_allowed_fallback(no_method.layer(bodiless))
         // The gate has bounded every body already, by its own bound and with its own words.
         .layer(DefaultBodyLimit::disable())
         .layer(map_response(problem::in_our_words))

@@ -131,6 +131,10 @@ fn bodies() -> Vec<Case> {
             b"{\"tasks\": [{\"kind\": \"\xff\xfe\"}]}".to_vec(),
         ),
         job("an array", "[]"),
+        job(
+            "an array of what a job has",
+            r#"["name", null, [{"kind": "exec"}], null]"#,
+        ),
         job("a number", "17"),
         job("null", "null"),
         job(
@@ -363,6 +367,7 @@ async fn headers_are_checked_too() {
         ("triarch-min-index", "soon".to_owned()),
         ("triarch-min-index", "-1".to_owned()),
         ("triarch-request-id", String::new()),
+        ("triarch-request-id", "a b".to_owned()),
         ("triarch-request-id", "r".repeat(201)),
     ] {
         let (method, body) = match name {
@@ -471,4 +476,34 @@ async fn what_is_not_http_at_all_harms_nobody() {
     }
     cluster.wait_ready().await;
     assert_works(&mut cluster).await;
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_costs_no_connection() {
+    let mut cluster = Cluster::start(1).await;
+    let leader = cluster.leader().await;
+    let body = "x".repeat(100_000);
+    for refused in [
+        "TRACE /v1/jobs",
+        "PUT /nope",
+        "GET /healthz",
+        "GET /v1/events?after=x",
+        "GET /v1/jobs",
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(cluster.addr(leader))
+            .await
+            .expect("it listens");
+        let length = body.len();
+        let first =
+            format!("{refused} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(first.as_bytes()).await.expect("it reads");
+        let next = "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let sent = stream.write_all(next.as_bytes()).await;
+        sent.unwrap_or_else(|error| panic!("{refused}: {error}"));
+        let mut answers = String::new();
+        let read = stream.read_to_string(&mut answers).await;
+        read.unwrap_or_else(|error| panic!("{refused}: {error}"));
+        let count = answers.matches("HTTP/1.1 ").count();
+        assert_eq!(count, 2, "{refused}: {answers}");
+    }
 }

@@ -165,3 +165,35 @@ async fn lists_have_pages_that_miss_nothing() {
     let named = api.get("/v1/jobs?name=many").await.expect(200);
     assert_eq!(named["jobs"].as_array().expect("jobs").len(), 1);
 }
+
+#[tokio::test]
+async fn nodes_that_hold_the_same_have_the_same_digest() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let digest = async |node: u64, min_index: u64| {
+        let path = "/v1/cluster?digest=true&consistency=stale";
+        let call = cluster.api(node).call(Method::GET, path);
+        let status = call
+            .header("triarch-min-index", min_index)
+            .answer()
+            .await
+            .expect(200);
+        let digest = status["digest"].clone();
+        assert!(digest["index"].as_u64() >= Some(min_index), "{digest}");
+        digest["value"].as_str().expect("a digest").to_owned()
+    };
+    let empty = digest(leader, 0).await;
+    assert_eq!(empty.len(), 16, "{empty}");
+    let submitted = api.post("/v1/jobs", &hand::job(json!(1))).await;
+    let full = digest(leader, submitted.index()).await;
+    assert_ne!(full, empty);
+    for node in cluster.ids() {
+        assert_eq!(digest(node, submitted.index()).await, full, "node {node}");
+    }
+    let plain = api.get("/v1/cluster").await.expect(200);
+    assert!(
+        plain.get("digest").is_none(),
+        "only when asked for: {plain}"
+    );
+}

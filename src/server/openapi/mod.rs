@@ -200,7 +200,7 @@ fn header(name: &str, description: &str, schema: Object) -> Parameter {
 fn log_index() -> Object {
     ObjectBuilder::new()
         .schema_type(Type::Integer)
-        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::UInt64)))
         .minimum(Some(0))
         .build()
 }
@@ -233,7 +233,8 @@ fn codes(path: &str, method: &str) -> Vec<Code> {
     if method != "get" {
         codes.extend([Code::Conflict, Code::AlreadyFinished, Code::QueueFull]);
     }
-    if path.contains('{') {
+    // Whom to transfer to stands in the body.
+    if path.contains('{') || path == "/v1/cluster/transfer-leader" {
         codes.push(Code::NotFound);
     }
     if path.starts_with("/v1/workers/") {

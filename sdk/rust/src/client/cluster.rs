@@ -9,8 +9,8 @@ use super::Client;
 use super::call::Call;
 use crate::error::Error;
 use crate::wire::{
-    AddNode, ClusterStatus, Purge, Purged, Queue, QueueList, QueueSettings, ReadQuery,
-    TransferLeader,
+    AddNode, ClusterQuery, ClusterStatus, Purge, Purged, Queue, QueueList, QueueSettings,
+    ReadQuery, TransferLeader,
 };
 
 /// How long the cluster may hold a request to bring a master in.
@@ -21,6 +21,11 @@ pub(super) const SWEEP_PATIENCE: Duration = Duration::from_secs(120);
 impl Client {
     /// The masters, as one of them sees them.
     pub async fn cluster(&self, query: &ReadQuery) -> Result<ClusterStatus, Error> {
+        self.call(Call::get(&["v1", "cluster"]).query(query)?).await
+    }
+
+    /// As [`Client::cluster`], with what that query asks for besides.
+    pub async fn cluster_with(&self, query: &ClusterQuery) -> Result<ClusterStatus, Error> {
         self.call(Call::get(&["v1", "cluster"]).query(query)?).await
     }
 

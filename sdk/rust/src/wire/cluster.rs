@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Consistency;
+
 /// Answer to `GET /v1/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -21,6 +23,33 @@ pub struct ClusterStatus {
     pub answered_by: Option<u64>,
     /// All of them, by id.
     pub nodes: Vec<ClusterNode>,
+    /// Of the table of the node that answered; only when asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<TableDigest>,
+}
+
+/// A digest over everything in the table but its clock: nodes that hold the same have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TableDigest {
+    /// The log index up to which it was applied then.
+    pub index: u64,
+    /// 16 hexadecimal digits.
+    pub value: String,
+}
+
+/// Query of `GET /v1/cluster`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct ClusterQuery {
+    /// Whether to read the whole table for a digest of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<bool>,
+    /// See [`Consistency`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
 }
 
 /// A master to be brought into the cluster.

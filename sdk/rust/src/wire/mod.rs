@@ -19,7 +19,10 @@ pub mod task;
 pub mod time;
 pub mod worker;
 
-pub use cluster::{AddNode, ClusterNode, ClusterStatus, NodeRole, NodeState, TransferLeader};
+pub use cluster::{
+    AddNode, ClusterNode, ClusterQuery, ClusterStatus, NodeRole, NodeState, TableDigest,
+    TransferLeader,
+};
 pub use event::{Event, EventsQuery};
 pub use exec::{ExecError, ExecPayload, ExecResult};
 pub use health::{Health, Ready};

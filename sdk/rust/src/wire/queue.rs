@@ -86,14 +86,14 @@ pub struct QueueList {
     pub queues: Vec<Queue>,
 }
 
-/// Body of `PUT /v1/queues/{queue}`. A setting that is left out stays as it is; `null` takes a bound away.
+/// Body of `PUT /v1/queues/{queue}`. A setting that is left out stays as it is; `null` takes a bound
+/// away, and means nothing where there is none to take away.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct QueueSettings {
     /// Nothing of it starts; what runs goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub paused: Option<bool>,
     /// Most tasks that run at once.
     #[serde(
@@ -113,10 +113,7 @@ pub struct QueueSettings {
     pub rate_per_s: Option<Option<f64>>,
     /// With a rate: most tasks that start at once after a quiet time; a tenth of a second's unless told, at least 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(
-        feature = "openapi",
-        schema(nullable = false, minimum = 1, maximum = 1_000_000)
-    )]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
     pub burst: Option<u32>,
     /// Most tasks that wait; beyond it submissions are refused with `429 queue_full`.
     #[serde(
@@ -128,10 +125,7 @@ pub struct QueueSettings {
     pub max_depth: Option<Option<u64>>,
     /// Its share of workers that other queues want too; 1 to 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(
-        feature = "openapi",
-        schema(nullable = false, minimum = 1, maximum = 1000)
-    )]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub weight: Option<u32>,
     /// Which of several workers a task goes to.
     #[serde(default, skip_serializing_if = "Option::is_none")]

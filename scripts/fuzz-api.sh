@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Asks every route of /openapi.json for what it may and may not take, by machine, on three masters started for it: see
+# tests/api/test_api.py for what must hold. The tools come from PyPI into a directory of this script's own.
+#
+#   scripts/fuzz-api.sh                    from a seed that it prints
+#   TRIARCH_FUZZ_SEED=7 scripts/fuzz-api.sh      what that seed asks, again
+#   TRIARCH_FUZZ_EXAMPLES=1000 scripts/fuzz-api.sh   for longer: so many requests a route
+#   scripts/fuzz-api.sh -k workers         further words go to pytest
+#
+# TRIARCH_BIN is the program, target/release/triarch unless told.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export TRIARCH_BIN=${TRIARCH_BIN:-$(realpath -m "${CARGO_TARGET_DIR:-target}/release/triarch")}
+if [ ! -x "$TRIARCH_BIN" ]; then
+  echo "fuzz-api.sh: $TRIARCH_BIN is not there; build it, or say where it is with TRIARCH_BIN" >&2
+  exit 1
+fi
+
+# Made anew when other versions are asked for.
+wanted=$(sha256sum tests/api/requirements.txt | cut -c1-16)
+tools=$(realpath -m "${CARGO_TARGET_DIR:-target}/fuzz-tools/$wanted")
+if [ ! -e "$tools/complete" ]; then
+  rm -rf "$tools"
+  python3 -m venv "$tools"
+  "$tools/bin/pip" install --quiet --disable-pip-version-check --requirement tests/api/requirements.txt
+  touch "$tools/complete"
+fi
+
+seed=${TRIARCH_FUZZ_SEED:-$((RANDOM * 32768 + RANDOM))}
+echo "seed $seed (again: TRIARCH_FUZZ_SEED=$seed scripts/fuzz-api.sh)"
+report=$(mktemp "${TMPDIR:-/tmp}/triarch-fuzz-report-XXXXXX")
+trap 'rm -f "$report"' EXIT
+code=0
+# Nothing is remembered from one run to the next: the seed alone says what is asked.
+PYTHONDONTWRITEBYTECODE=1 "$tools/bin/python" -m pytest tests/api --rootdir tests/api -p no:cacheprovider --quiet \
+  --hypothesis-seed="$seed" --junit-xml="$report" "$@" || code=$?
+
+# In the words of the other tests, for whoever counts them.
+python3 - "$report" "$code" <<'COUNT'
+import sys
+import xml.etree.ElementTree as tree
+
+try:
+    suite = tree.parse(sys.argv[1]).getroot().find("testsuite")
+    count, failed = int(suite.get("tests")), int(suite.get("failures")) + int(suite.get("errors"))
+    passed = count - failed - int(suite.get("skipped"))
+except (tree.ParseError, OSError):
+    passed, failed = 0, 1
+word = "ok" if sys.argv[2] == "0" else "FAILED"
+print(f"test result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out")
+COUNT
+exit "$code"
