@@ -193,9 +193,21 @@ async fn an_array_is_one_job_of_many() {
     cli.run(&["submit", "--array", "3-1", "--", "true"])
         .await
         .expect(2);
-    cli.run(&["submit", "--array", "1-10001", "--", "true"])
+    cli.run(&["submit", "--array", "1-100001", "--", "true"])
         .await
         .expect(2);
+    // More than one request takes goes in parts, and is one job all the same.
+    let submitted = cli
+        .run(&[
+            "submit", "--queue", "nobody", "--array", "1-10001", "--", "true",
+        ])
+        .await
+        .expect(0);
+    let job = cli
+        .run(&["job", "show", submitted.stdout.trim(), "--output", "json"])
+        .await
+        .expect(0);
+    assert_eq!(job.json()["counts"]["queued"], json!(10_001));
 }
 
 #[tokio::test]
