@@ -9,7 +9,7 @@ use triarch_table::command::{
 use triarch_table::ids::GRANTS_PER_ENTRY_MAX;
 use triarch_table::list::SCAN_MAX;
 use triarch_table::model::{JobState, TaskState};
-use triarch_table::plan::{Demand, propose};
+use triarch_table::plan::{Asking, Demand, propose, propose_with};
 use triarch_table::{
     Command, JobFilter, JobId, Limits, Stamp, Table, TaskFilter, TaskId, WorkerId,
 };
@@ -294,4 +294,36 @@ fn one_entry_grants_a_bounded_number() {
         assert_eq!(u64::from(table.running_on(worker)), granted);
     }
     table.check_invariants();
+}
+
+#[test]
+fn an_overloaded_worker_gets_only_what_nobody_else_takes() {
+    let mut table = Table::new(Limits::default());
+    let register = |name: &str| {
+        Command::RegisterWorker(RegisterWorker {
+            request_id: None,
+            name: name.into(),
+            queues: vec!["default".into()],
+            kinds: vec!["exec".into()],
+            slots: 2,
+            labels: BTreeMap::new(),
+            resources: BTreeMap::new(),
+        })
+    };
+    apply(
+        &mut table,
+        vec![
+            register("busy"),
+            register("calm"),
+            submit("", vec![task("default", "exec"); 3]),
+        ],
+    );
+    let (busy, calm) = (WorkerId::at(1, 0), WorkerId::at(1, 1));
+    let asking = |worker| Asking {
+        wanted: 2,
+        overloaded: worker == busy,
+    };
+    let plan = propose_with(&table, &asking, 0, usize::MAX);
+    let given: Vec<_> = plan.grants.iter().map(|grant| grant.worker).collect();
+    assert_eq!(given, [calm, calm, busy]);
 }
