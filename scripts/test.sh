@@ -110,6 +110,7 @@ step "crates, clusters, command line" cargo test --workspace --locked --no-fail-
 seed=$((RANDOM * 32768 + RANDOM))
 step "random commands, from seed $seed" env TRIARCH_TABLE_SEED=$seed TRIARCH_TABLE_COMMANDS=300 \
   cargo test --workspace --locked --quiet --test random
+step "many more random commands, optimized" scripts/table-random.sh --commands 200000 --seed "$seed"
 step "the interface, fuzzed" scripts/fuzz-api.sh
 step "quickstart" scripts/quickstart.sh
 step "drill: 10 leaders killed" "$release/triarch-chaos" kill-leader --kills 10

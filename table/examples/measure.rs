@@ -1,6 +1,6 @@
-//! Measures a full table: `cargo run --release -p triarch-table --example measure [-- tasks]`.
+//! Measures a full table: `cargo run --release -p triarch-table --example measure [-- tasks [part]]`.
 //!
-//! Prints what a task costs in memory, how long freezing holds up applies, what the first writes after it cost, how
+//! The part `full` is a table with so many tasks delayed and as many queued; the others look at one thing each. Prints what a task costs in memory, how long freezing holds up applies, what the first writes after it cost, how
 //! fast entries apply and plans are made beside a long queue, and how long a snapshot takes to write and read. Figures
 //! of one run on one machine: compare ratios. Memory is read from `/proc`, so it is Linux that this runs on.
 
@@ -144,13 +144,40 @@ fn fill(what: &str, tasks: usize, batch: usize, delay_ms: u64, request: bool) ->
         run.submit(batch, || exec(delay_ms), request);
     }
     let seconds = start.elapsed().as_secs_f64();
+    println!("{what}: {:.0} tasks/s applied", tasks as f64 / seconds);
+    tell_memory(what, tasks, before);
+    run
+}
+
+/// What each task takes of memory, since so many bytes were resident.
+fn tell_memory(what: &str, tasks: usize, before: u64) {
     let bytes = (resident_bytes() - before) / tasks as u64;
     println!(
-        "{what}: {:.0} tasks/s applied, {} bytes each beyond {PAYLOAD_BYTES} of payload",
-        tasks as f64 / seconds,
+        "{what}: {} bytes each beyond {PAYLOAD_BYTES} of payload",
         bytes.saturating_sub(PAYLOAD_BYTES as u64)
     );
-    run
+}
+
+/// As many tasks delayed as queued: what they take, what goes on beside them costs, and a snapshot of all.
+fn full(tasks: usize) {
+    let before = resident_bytes();
+    let mut run = Run::new(2 * tasks as u64);
+    let start = Instant::now();
+    for delay_ms in [1 << 40, 0] {
+        for _ in 0..tasks / BATCH {
+            run.submit(BATCH, || exec(delay_ms), false);
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let what = format!("{tasks} delayed and {tasks} queued");
+    println!(
+        "{what}: {:.0} tasks/s applied",
+        2.0 * tasks as f64 / seconds
+    );
+    tell_memory(&what, 2 * tasks, before);
+    live("beside all of them", &mut run, 4, 400);
+    live("beside all of them", &mut run, 5_000, 100);
+    snapshot(&mut run);
 }
 
 /// Plans and whole lives of tasks, beside whatever is queued.
@@ -223,7 +250,7 @@ fn main() {
     let tasks = arguments
         .next()
         .map_or(1_000_000, |tasks| tasks.parse().expect("a number of tasks"));
-    let parts = ["short", "long", "delayed", "single"];
+    let parts = ["short", "long", "delayed", "single", "full"];
     let Some(part) = arguments.next() else {
         for part in parts {
             let this = std::env::current_exe().expect("this program has a path");
@@ -264,6 +291,7 @@ fn main() {
             0,
             true,
         )),
+        "full" => full(tasks),
         other => panic!("there is no part {other}: {parts:?}"),
     }
 }

@@ -203,11 +203,12 @@ impl Coverage {
 
     pub fn event(&mut self, event: &Event, table: &Table) {
         match event {
-            Event::TaskChanged { task, to, .. } => {
-                self.met(format!("task {}", to.as_str()));
-                let ended = table.task(*task).and_then(|task| task.history.last());
-                if let Some(attempt) = ended {
-                    self.met(format!("attempt {}", attempt.end.as_str()));
+            Event::TaskChanged { to, .. } => self.met(format!("task {}", to.as_str())),
+            Event::LeaseEnded { task, token, .. } => {
+                let history = table.task(*task).map(|task| &task.history);
+                let mut history = history.into_iter().flatten();
+                if let Some(ended) = history.find(|attempt| attempt.token == *token) {
+                    self.met(format!("attempt {}", ended.end.as_str()));
                 }
             }
             Event::ScheduleTicked { job, .. } => self.met(match job {
@@ -221,7 +222,6 @@ impl Coverage {
             Event::WorkerGone { lost: false, .. } => self.worker(WorkerState::Left),
             Event::JobSubmitted { .. }
             | Event::LeaseGranted { .. }
-            | Event::LeaseEnded { .. }
             | Event::JobFinished { .. }
             | Event::QueueChanged { .. }
             | Event::ScheduleChanged { .. } => {}
