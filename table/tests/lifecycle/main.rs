@@ -1,235 +1,27 @@
 //! What each command does to a task in each state: tried out, and compared with the table in `docs/task-lifecycle.md`.
 //! `UPDATE=1 cargo test -p triarch-table --test lifecycle` writes it there.
 
-use std::collections::BTreeMap;
+mod scene;
+
 use std::path::Path;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    Backoff, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap,
-    PutSchedule, QueueChange, RegisterWorker, Requires, StagePart, SubmitJob, TaskReport,
+    CatchUp, EndReason, OnFailure, Outcome, Overlap, PutSchedule, QueueChange, StagePart,
     TickAction, TickSchedule,
 };
 use triarch_table::model::TaskState;
 use triarch_table::reply::{Refusal, Verdict};
 use triarch_table::task::Life;
-use triarch_table::{Command, JobId, Limits, Reply, Stamp, Table, Task, TaskId, Token, WorkerId};
+use triarch_table::{Command, Reply, Task, Token};
+
+use scene::{
+    DELAY_MS, EXPIRES_MS, KEPT_MS, Kind, MADE_MS, Scene, failed, new_task, register, submit,
+    succeeded,
+};
 
 const BEGIN: &str = "<!-- generated: states and commands -->";
 const END: &str = "<!-- end of what is generated -->";
-
-/// When everything is made, and when the command comes.
-const MADE_MS: u64 = 1_000;
-const DELAY_MS: u64 = 60_000;
-const EXPIRES_MS: u64 = 30_000;
-const KEPT_MS: u64 = 20_000;
-
-/// A table with one task in a state.
-struct Scene {
-    table: Table,
-    worker: WorkerId,
-    job: JobId,
-    task: TaskId,
-    /// Another task of the job, if there is one.
-    sibling: Option<TaskId>,
-    /// The lease of its last attempt, or one that nobody was given.
-    token: Token,
-}
-
-/// What a task is like besides its state.
-#[derive(Clone, Copy, Default)]
-struct Kind {
-    /// One attempt, and one loss, is all it has.
-    last_try: bool,
-    /// It expires when it is not started in time.
-    expires: bool,
-    /// Its job has another task and this policy.
-    sibling: Option<OnFailure>,
-    /// Finished jobs are kept for a short time only.
-    kept_short: bool,
-}
-
-impl Scene {
-    fn of(state: TaskState, kind: Kind) -> Self {
-        let mut limits = Limits::default();
-        if kind.kept_short {
-            limits.finished_age_ms = KEPT_MS;
-        }
-        let tries = if kind.last_try { 1 } else { 3 };
-        let mut task = new_task(tries);
-        task.expires_ms = match state {
-            TaskState::Expired => Some(0),
-            _ => kind.expires.then_some(EXPIRES_MS),
-        };
-        if state == TaskState::Delayed {
-            task.delay_ms = DELAY_MS;
-        }
-        if state == TaskState::Waiting {
-            task.after = vec!["first".into()];
-        }
-        let mut tasks = vec![task];
-        if kind.sibling.is_some() || state == TaskState::Waiting {
-            tasks.push(NewTask {
-                key: Some("first".into()),
-                ..new_task(1)
-            });
-        }
-        let worker = WorkerId::at(1, 0);
-        let (job, task) = (JobId::at(2, 0), TaskId::at(2, 0));
-        let sibling = (tasks.len() > 1).then(|| TaskId::at(2, 1));
-        let mut scene = Self {
-            table: Table::new(limits),
-            worker,
-            job,
-            task,
-            sibling,
-            token: Token(7),
-        };
-        scene.apply(Command::RegisterWorker(register("a")), 0);
-        let on_failure = kind.sibling.unwrap_or_default();
-        scene.apply(Command::SubmitJob(submit(tasks, on_failure)), 0);
-        if let TaskState::Running
-        | TaskState::Succeeded
-        | TaskState::Failed
-        | TaskState::Cancelled = state
-        {
-            let reply = scene.apply(scene.grant(), 0);
-            let Reply::Granted { leases } = reply else {
-                panic!("{reply:?}")
-            };
-            scene.token = leases[0].token;
-        }
-        match state {
-            TaskState::Succeeded => drop(scene.apply(scene.report(succeeded()), 0)),
-            TaskState::Failed => drop(scene.apply(scene.report(failed(false)), 0)),
-            TaskState::Cancelled => drop(scene.apply(Command::CancelTask { task }, 0)),
-            TaskState::Expired => drop(scene.apply(Command::AdvanceTime, 0)),
-            TaskState::Waiting | TaskState::Delayed | TaskState::Queued | TaskState::Running => {}
-        }
-        assert_eq!(scene.table.task(task).map(Task::state), Some(state));
-        scene
-    }
-
-    fn apply(&mut self, command: Command, after_ms: u64) -> Reply {
-        let stamp = Stamp {
-            index: self.table.last_index() + 1,
-            now_ms: MADE_MS + after_ms,
-        };
-        let mut replies = self.table.apply(stamp, vec![command], &mut Vec::new());
-        self.table.check_invariants();
-        replies.pop().expect("one for each")
-    }
-
-    fn grant(&self) -> Command {
-        let (task, worker) = (self.task, self.worker);
-        Command::Grant {
-            grants: vec![Grant { task, worker }],
-        }
-    }
-
-    fn report(&self, outcome: Outcome) -> Command {
-        let (task, token) = (self.task, self.token);
-        Command::Report {
-            worker: self.worker,
-            results: vec![TaskReport {
-                task,
-                token,
-                outcome,
-            }],
-        }
-    }
-
-    fn end(&self, reason: EndReason) -> Command {
-        let (task, token) = (self.task, self.token);
-        Command::EndLeases {
-            leases: vec![EndLease {
-                task,
-                token,
-                reason,
-            }],
-        }
-    }
-
-    /// Has the sibling end, and says how that was answered.
-    fn end_sibling(&mut self, outcome: Outcome) -> Reply {
-        let sibling = self.sibling.expect("this kind has one");
-        let worker = self.worker;
-        let grants = vec![Grant {
-            task: sibling,
-            worker,
-        }];
-        let reply = self.apply(Command::Grant { grants }, 0);
-        let Reply::Granted { leases } = reply else {
-            panic!("{reply:?}")
-        };
-        let results = vec![TaskReport {
-            task: sibling,
-            token: leases[0].token,
-            outcome,
-        }];
-        drop(self.apply(Command::Report { worker, results }, 0));
-        Reply::Done { tasks: 0 }
-    }
-}
-
-fn new_task(tries: u32) -> NewTask {
-    NewTask {
-        key: None,
-        kind: "exec".into(),
-        payload: Bytes::new(),
-        queue: "default".into(),
-        priority: 0,
-        not_before_ms: None,
-        delay_ms: 0,
-        expires_ms: None,
-        timeout_ms: None,
-        max_attempts: tries,
-        max_losses: tries,
-        backoff: Backoff::default(),
-        requires: Requires::default(),
-        tags: Vec::new(),
-        after: Vec::new(),
-        unique: None,
-        concurrency: None,
-    }
-}
-
-fn submit(tasks: Vec<NewTask>, on_failure: OnFailure) -> SubmitJob {
-    SubmitJob {
-        request_id: None,
-        idempotency_key: None,
-        body_digest: [0; 32],
-        part_digests: Vec::new(),
-        name: String::new(),
-        on_failure,
-        tasks,
-    }
-}
-
-fn register(name: &str) -> RegisterWorker {
-    RegisterWorker {
-        request_id: None,
-        name: name.into(),
-        queues: vec!["default".into()],
-        kinds: vec!["exec".into()],
-        slots: 2,
-        labels: BTreeMap::new(),
-        resources: BTreeMap::new(),
-    }
-}
-
-fn succeeded() -> Outcome {
-    Outcome::Succeeded {
-        result: Bytes::from_static(b"1"),
-    }
-}
-
-fn failed(retryable: bool) -> Outcome {
-    Outcome::Failed {
-        error: Bytes::from_static(b"{}"),
-        retryable,
-    }
-}
 
 /// Commands that leave every task alone that is there.
 fn others(scene: &Scene) -> Vec<Command> {
