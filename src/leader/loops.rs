@@ -12,6 +12,8 @@ use super::{Lead, schedules};
 
 /// Leases in one decision; the rest follow in the next.
 const GRANTS_AT_ONCE_MAX: usize = 1_024;
+/// The table's timers are looked at no less often than this.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Wait before a decision is proposed again after consensus could not take it.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -132,14 +134,14 @@ async fn time(lead: Arc<Lead>) {
         };
         let now_ms = lead.clock.now_ms().max(table_ms);
         match next_ms {
-            None => lead.table.timers.notified().await,
+            None => {
+                // Memories that age raise no signal of their own; none of them is in a hurry.
+                let _ = tokio::time::timeout(LOOK_AGAIN, lead.table.timers.notified()).await;
+            }
             Some(next_ms) if next_ms > now_ms => {
                 // Any change of the table may bring an earlier time.
-                let _ = tokio::time::timeout(
-                    Duration::from_millis(next_ms - now_ms),
-                    lead.table.timers.notified(),
-                )
-                .await;
+                let left = Duration::from_millis(next_ms - now_ms).min(LOOK_AGAIN);
+                let _ = tokio::time::timeout(left, lead.table.timers.notified()).await;
             }
             Some(_) => {
                 if let Err(error) = lead.decide(&Command::AdvanceTime).await {
