@@ -53,15 +53,18 @@ impl SharedTable {
         let (mut ready, mut timers, mut schedules) = (false, false, false);
         for event in events {
             match event {
-                Event::TaskChanged { task, to, .. } => match to {
-                    TaskState::Queued => ready = true,
-                    TaskState::Delayed => timers = true,
-                    TaskState::Waiting | TaskState::Running => {}
-                    TaskState::Succeeded
-                    | TaskState::Failed
-                    | TaskState::Cancelled
-                    | TaskState::Expired => self.waiters.task_finished(*task),
-                },
+                Event::TaskChanged { task, to, .. } => {
+                    self.waiters.task_news(*task);
+                    match to {
+                        TaskState::Queued => ready = true,
+                        TaskState::Delayed => timers = true,
+                        TaskState::Waiting | TaskState::Running => {}
+                        TaskState::Succeeded
+                        | TaskState::Failed
+                        | TaskState::Cancelled
+                        | TaskState::Expired => self.waiters.task_finished(*task),
+                    }
+                }
                 Event::JobFinished { job, .. } => {
                     timers = true;
                     self.waiters.job_finished(*job);

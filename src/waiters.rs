@@ -1,4 +1,4 @@
-//! Requests that wait for a job or a task to finish. Woken one by one by apply, on whichever node they wait;
+//! Requests that wait for a job or a task to finish, or for news of a task. Woken one by one by apply, on whichever node they wait;
 //! bounded, and every wait has a deadline of its own at its caller.
 
 use std::collections::HashMap;
@@ -16,6 +16,7 @@ const WAITERS_MAX: usize = 100_000;
 enum Awaited {
     Job(JobId),
     Task(TaskId),
+    News(TaskId),
 }
 
 /// One waiting request's number, and how it is woken.
@@ -26,6 +27,8 @@ type Waiting = (u64, oneshot::Sender<()>);
 pub struct Waiters {
     waiting: Mutex<HashMap<Awaited, Vec<Waiting>>>,
     count: Arc<AtomicUsize>,
+    /// How many of them wait for news: mostly none, and then news costs nothing.
+    news_count: AtomicUsize,
     next_id: std::sync::atomic::AtomicU64,
 }
 
@@ -42,6 +45,19 @@ impl Waiters {
     /// Waits for the end of a task; as [`Waiters::job`].
     pub fn task(&self, task: TaskId) -> Result<Wait<'_>, TooManyWaiters> {
         self.register(Awaited::Task(task))
+    }
+
+    /// Waits for any news of a task: a change of its state, or output; as [`Waiters::job`].
+    pub fn news(&self, task: TaskId) -> Result<Wait<'_>, TooManyWaiters> {
+        self.register(Awaited::News(task))
+    }
+
+    /// There is news of the task.
+    pub fn task_news(&self, task: TaskId) {
+        // Who registered before looking at the table is counted before the table changes under its lock.
+        if self.news_count.load(Ordering::Relaxed) > 0 {
+            self.wake(Awaited::News(task));
+        }
     }
 
     /// The job is terminal.
@@ -67,6 +83,9 @@ impl Waiters {
         if self.count.fetch_add(1, Ordering::Relaxed) >= WAITERS_MAX {
             self.count.fetch_sub(1, Ordering::Relaxed);
             return Err(TooManyWaiters);
+        }
+        if matches!(awaited, Awaited::News(_)) {
+            self.news_count.fetch_add(1, Ordering::Relaxed);
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
@@ -110,6 +129,9 @@ impl Wait<'_> {
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         self.waiters.count.fetch_sub(1, Ordering::Relaxed);
+        if matches!(self.awaited, Awaited::News(_)) {
+            self.waiters.news_count.fetch_sub(1, Ordering::Relaxed);
+        }
         let mut waiting = self.waiters.waiting.lock();
         if let Some(senders) = waiting.get_mut(&self.awaited) {
             senders.retain(|(id, _)| *id != self.id);

@@ -10,6 +10,7 @@ mod events;
 mod failure;
 mod job;
 mod logging;
+mod logs;
 mod outcome;
 pub mod output;
 mod queue;

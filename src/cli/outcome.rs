@@ -130,7 +130,7 @@ pub fn show(task: &Task) -> io::Result<()> {
 }
 
 /// `task t7-0 (key 3) failed after 3 attempts: exited with code 1`.
-fn epitaph(task: &Task) -> String {
+pub fn epitaph(task: &Task) -> String {
     let key = task
         .key
         .as_ref()

@@ -12,7 +12,7 @@ use triarch_sdk::wire::{
 use super::output::{self, Column, Format};
 use super::session::Session;
 use super::waiting::{self, Waited};
-use super::{EXIT_FAILED, Failure, PageArgs, outcome, parse_word, when};
+use super::{EXIT_FAILED, Failure, PageArgs, logs, outcome, parse_word, when};
 
 /// Look after tasks
 #[derive(Debug, Args)]
@@ -58,6 +58,17 @@ enum TaskCommand {
     Explain {
         #[arg(value_name = "TASK")]
         id: String,
+    },
+    /// Show what a task writes
+    Logs {
+        #[arg(value_name = "TASK")]
+        id: String,
+        /// Go on until the task has finished, over all of its attempts; fails if it did not succeed
+        #[arg(long, short)]
+        follow: bool,
+        /// Which attempt [default: the latest]
+        #[arg(long, value_name = "N")]
+        attempt: Option<u32>,
     },
     /// Cancel tasks that have not finished: one, or all that are selected
     Cancel {
@@ -176,6 +187,27 @@ impl TaskArgs {
                 }
                 Waited::Interrupted => Ok(waiting::interrupted()),
             },
+            TaskCommand::Logs {
+                id,
+                follow: true,
+                attempt,
+            } => match logs::follow(session, &id, attempt).await? {
+                Waited::Finished(TaskState::Succeeded) => Ok(ExitCode::SUCCESS),
+                Waited::Finished(_) => {
+                    let task = session.client.task(&id).await?;
+                    output::note(&outcome::epitaph(&task));
+                    Ok(exit_code(&task))
+                }
+                Waited::Interrupted => Ok(waiting::interrupted()),
+            },
+            TaskCommand::Logs {
+                id,
+                follow: false,
+                attempt,
+            } => {
+                logs::show(session, &id, attempt).await?;
+                Ok(ExitCode::SUCCESS)
+            }
             TaskCommand::Explain { id } => {
                 let explanation = session.client.explain_task(&id).await?;
                 output::answer(session.format, &explanation, explained)?;

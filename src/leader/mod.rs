@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod desk;
 mod loops;
+pub mod output;
 mod schedules;
 pub mod visits;
 
@@ -22,6 +23,7 @@ use triarch_table::{Command, Reply};
 use crate::state::{SharedTable, TableMachine, encode};
 use clock::SteadyClock;
 use desk::{Desk, LeaseTiming};
+use output::LiveOutput;
 
 /// Consensus over the table.
 pub type TableNode = Node<TableMachine>;
@@ -32,6 +34,8 @@ pub struct Lead {
     pub term: u64,
     /// What is kept in memory for this term.
     pub desk: Mutex<Desk>,
+    /// What running attempts write, for those who watch.
+    output: Mutex<LiveOutput>,
     /// How long silence may last.
     pub timing: LeaseTiming,
     node: TableNode,
@@ -111,6 +115,7 @@ fn begin(
     let lead = Arc::new(Lead {
         term,
         desk: Mutex::new(Desk::new(since)),
+        output: Mutex::default(),
         timing,
         node: node.clone(),
         table: Arc::clone(table),

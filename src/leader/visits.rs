@@ -130,7 +130,7 @@ impl Lead {
     }
 
     /// Whether the worker drains; turned away unless it is there.
-    fn known(&self, table: &Table, worker: WorkerId) -> Result<bool, Turned> {
+    pub(super) fn known(&self, table: &Table, worker: WorkerId) -> Result<bool, Turned> {
         match table.worker(worker).map(|worker| worker.state()) {
             Some(
                 WorkerState::Live

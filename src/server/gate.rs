@@ -384,7 +384,10 @@ fn asks_for_stale(parts: &Parts) -> bool {
 
 /// What the client itself asked to wait, within bounds.
 fn asked_wait(parts: &Parts) -> Duration {
-    let asked = query(parts).and_then(|query| query.text("wait_ms")?.parse().ok());
+    let asked = query(parts).and_then(|query| {
+        let wait = query.text("wait_ms").or_else(|| query.text("follow_ms"));
+        wait?.parse().ok()
+    });
     Duration::from_millis(asked.unwrap_or(0).min(super::WAIT_MS_MAX))
 }
 

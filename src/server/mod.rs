@@ -12,6 +12,7 @@ mod health;
 mod intake;
 mod jobs;
 mod listen;
+mod logs;
 mod openapi;
 mod options;
 mod problem;
@@ -268,6 +269,7 @@ fn for_clients() -> OpenApiRouter<App> {
         .merge(tasks::routes())
         .merge(sweeps::routes())
         .merge(explain::routes())
+        .merge(logs::client_routes())
         .merge(queues::routes())
         .merge(schedules::routes())
         .merge(cluster::routes())
@@ -276,7 +278,7 @@ fn for_clients() -> OpenApiRouter<App> {
 
 /// What workers ask for themselves; a follower redirects them.
 fn for_workers() -> OpenApiRouter<App> {
-    workers::worker_routes()
+    workers::worker_routes().merge(logs::worker_routes())
 }
 
 /// What every node answers for itself.

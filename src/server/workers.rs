@@ -377,11 +377,11 @@ fn answer(app: &App, index: u64, id: WorkerId) -> Result<Answer, Failure> {
     Answer::ok(index, &present(app, worker, table.running_on(id)))
 }
 
-fn lead(app: &App) -> Result<Arc<Lead>, Failure> {
+pub(super) fn lead(app: &App) -> Result<Arc<Lead>, Failure> {
     app.lead.borrow().clone().ok_or(Failure::NotLeader)
 }
 
-fn worker_id(text: &str) -> Result<WorkerId, Problem> {
+pub(super) fn worker_id(text: &str) -> Result<WorkerId, Problem> {
     extract::id("worker", text).map_err(|_| {
         Problem::new(
             Code::UnknownWorker,
@@ -406,7 +406,7 @@ impl Running {
     }
 }
 
-fn turn(turned: Turned, id: WorkerId) -> Failure {
+pub(super) fn turn(turned: Turned, id: WorkerId) -> Failure {
     match turned {
         Turned::UnknownWorker => Problem::new(
             Code::UnknownWorker,

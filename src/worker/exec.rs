@@ -16,7 +16,8 @@ use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::time::Instant;
-use triarch_sdk::wire::{ExecError, ExecPayload, ExecResult, LeasedTask, exec};
+use triarch_sdk::wire::{ExecError, ExecPayload, ExecResult, LeasedTask, OutputStream, exec};
+use triarch_sdk::worker::OutputWriter;
 use triarch_sdk::{Executor, Outcome, StopReason, TaskContext};
 
 use super::output::Captured;
@@ -105,10 +106,11 @@ impl ExecExecutor {
             let feed = feed(group.stdin()?, stdin);
             let streams = (group.stdout()?, group.stderr()?);
             let limit = self.limits.output_bytes_max;
+            let live = |stream| context.writer(stream);
             let drained = async {
                 tokio::join!(
-                    drain(&mut stdout, streams.0, limit),
-                    drain(&mut stderr, streams.1, limit),
+                    drain(&mut stdout, streams.0, limit, live(OutputStream::Stdout)),
+                    drain(&mut stderr, streams.1, limit, live(OutputStream::Stderr)),
                 );
             };
             let mut drained = pin!(drained);
@@ -137,6 +139,9 @@ impl ExecExecutor {
         }
         let (stdout, stdout_cut) = stdout.into_text();
         let (stderr, stderr_cut) = stderr.into_text();
+        if !stdout_cut && !stderr_cut {
+            context.output_is_told();
+        }
         Ok(Ran {
             status,
             stopped,
@@ -165,9 +170,14 @@ impl ExecExecutor {
 }
 
 /// Reads a stream as far as it can be read; what cannot be read any more was not meant to be.
-async fn drain(into: &mut Captured, from: Option<pipe::Receiver>, bytes_max: usize) {
+async fn drain(
+    into: &mut Captured,
+    from: Option<pipe::Receiver>,
+    bytes_max: usize,
+    mut live: OutputWriter,
+) {
     if let Some(from) = from
-        && let Err(error) = into.drain(from, bytes_max).await
+        && let Err(error) = into.drain(from, bytes_max, &mut live).await
     {
         tracing::warn!(%error, "the output of a command could not be read to its end");
         into.mark_truncated();

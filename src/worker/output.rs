@@ -4,6 +4,7 @@ use std::io;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use triarch_sdk::worker::OutputWriter;
 
 /// A pipe holds so much by default; reading more at once gains nothing.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -19,15 +20,21 @@ pub struct Captured {
 }
 
 impl Captured {
-    /// Reads `from` to its end, so that the writer is never blocked, and keeps the first `bytes_max` of it here. What
-    /// was kept stays when this is cancelled.
-    pub async fn drain(&mut self, mut from: pipe::Receiver, bytes_max: usize) -> io::Result<()> {
+    /// Reads `from` to its end, so that the writer is never blocked, shows it to those who watch, and keeps the first
+    /// `bytes_max` of it here. What was kept stays when this is cancelled.
+    pub async fn drain(
+        &mut self,
+        mut from: pipe::Receiver,
+        bytes_max: usize,
+        live: &mut OutputWriter,
+    ) -> io::Result<()> {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES.min(bytes_max.max(1)));
         loop {
             chunk.clear();
             if from.read_buf(&mut chunk).await? == 0 {
                 return Ok(());
             }
+            live.write(&chunk);
             let room = bytes_max - self.bytes.len();
             self.truncated |= chunk.len() > room;
             self.bytes

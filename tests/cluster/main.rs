@@ -10,6 +10,7 @@ mod disk;
 mod events;
 mod failover;
 mod identity;
+mod logs;
 mod openapi;
 mod redirects;
 mod restart;

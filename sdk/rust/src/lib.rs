@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod error;
+pub mod output;
 pub mod wire;
 pub mod worker;
 

@@ -9,7 +9,7 @@ use super::call::Call;
 use super::cluster::SWEEP_PATIENCE;
 use super::jobs::{HOLD, waiting};
 use crate::error::Error;
-use crate::wire::{Explanation, Swept, Task, TaskList, TaskSelection, TasksQuery};
+use crate::wire::{Explanation, Logs, LogsQuery, Swept, Task, TaskList, TaskSelection, TasksQuery};
 
 impl Client {
     /// A task as it is.
@@ -37,6 +37,14 @@ impl Client {
                 return Ok(task);
             }
         }
+    }
+
+    /// What one attempt of a task wrote, from where the query says; held for as long as it says while there is nothing.
+    /// The answer's `next` is where the next question goes on.
+    pub async fn task_logs(&self, id: &str, query: &LogsQuery) -> Result<Logs, Error> {
+        let hold = Duration::from_millis(query.follow_ms.unwrap_or(0));
+        let call = Call::get(&["v1", "tasks", id, "logs"]).query(query)?;
+        self.call(call.held(hold).patient()).await
     }
 
     /// One page of tasks.

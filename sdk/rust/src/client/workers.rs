@@ -9,7 +9,7 @@ use super::call::Call;
 use crate::error::Error;
 use crate::wire::{
     Heartbeat, HeartbeatAnswer, LeaveAnswer, Poll, PollAnswer, Register, Registered, Report,
-    ReportAnswer, Worker, WorkerList, WorkersQuery,
+    ReportAnswer, SendOutput, SendOutputAnswer, Worker, WorkerList, WorkersQuery,
 };
 
 impl Client {
@@ -93,6 +93,17 @@ impl Client {
         deadline: Duration,
     ) -> Result<ReportAnswer, Error> {
         let call = Call::post(&["v1", "workers", id, "report"]).json(report)?;
+        self.call(call.within(deadline).patient()).await
+    }
+
+    /// A worker sends what its attempts wrote. Repeating it is safe: each piece has its place.
+    pub async fn send_output(
+        &self,
+        id: &str,
+        output: &SendOutput,
+        deadline: Duration,
+    ) -> Result<SendOutputAnswer, Error> {
+        let call = Call::post(&["v1", "workers", id, "output"]).json(output)?;
         self.call(call.within(deadline).patient()).await
     }
 

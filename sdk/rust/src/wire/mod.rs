@@ -12,6 +12,7 @@ pub mod exec;
 pub mod headers;
 pub mod health;
 pub mod job;
+pub mod output;
 pub mod problem;
 pub mod queue;
 pub mod schedule;
@@ -27,6 +28,10 @@ pub use event::{Event, EventsQuery};
 pub use exec::{ExecError, ExecPayload, ExecResult};
 pub use health::{Health, Ready};
 pub use job::{Job, JobList, JobState, JobsQuery, OnFailure, PartReceived, SubmitJob, Submitted};
+pub use output::{
+    LogChunk, Logs, LogsNext, LogsQuery, OutputEnds, OutputStream, SendOutput, SendOutputAnswer,
+    SentChunk,
+};
 pub use problem::{Problem, ProblemCode};
 pub use queue::{Placement, Purge, Purged, Queue, QueueList, QueueSettings};
 pub use schedule::{

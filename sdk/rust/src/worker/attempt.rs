@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use super::executor::{Executor, Outcome, TaskContext};
+use super::executor::{Executor, Outcome, StopReason, TaskContext};
 use crate::wire::LeasedTask;
+
+/// How long an outcome waits for the output before it to be sent, so that who watches sees one before the other.
+const OUTPUT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Runs the attempt. The executor is asked to stop at the time limit; whatever the reason it must stop for, it is
 /// dropped when it does not return within `abandon_after`.
@@ -28,7 +31,7 @@ pub(super) async fn run<E: Executor>(
         }
         tokio::time::sleep(abandon_after).await;
     };
-    tokio::select! {
+    let outcome = tokio::select! {
         biased;
         done = &mut run => done.unwrap_or_else(|panic| {
             let message = words(panic.as_ref());
@@ -39,7 +42,15 @@ pub(super) async fn run<E: Executor>(
             tracing::error!(task = id, "an executor did not stop when asked to and was dropped");
             Outcome::Stopped
         }
+    };
+    let goes = match context.stop_reason() {
+        None | Some(StopReason::TimedOut) => false,
+        Some(StopReason::Cancelled | StopReason::Lost | StopReason::ShuttingDown) => true,
+    };
+    if !goes {
+        context.output_delivered(OUTPUT_PATIENCE).await;
     }
+    outcome
 }
 
 async fn time_limit(limit: Option<Duration>) {

@@ -10,11 +10,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::executor::{Outcome, StopReason, TaskContext, TaskHandle, error_object};
+use super::spool::Bell;
 use crate::wire::{Problem, ReportStatus, RunningTask, TaskResult, Verdict};
 
 /// One report carries at most so many results and, unless a single one is larger, so many bytes.
 const RESULTS_PER_REPORT_MAX: usize = 1000;
 const RESULT_BYTES_PER_REPORT_MAX: usize = 4 << 20;
+
+/// So much output is kept for all slots together, but never less than this for each.
+const OUTPUT_BYTES_MAX: usize = 32 << 20;
+const OUTPUT_BYTES_PER_SLOT_MIN: usize = 8 << 10;
 
 /// Which attempt: a task's lease.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +58,7 @@ pub(super) struct Attempts {
     slots: usize,
     held: Mutex<BTreeMap<Key, Attempt>>,
     changed: Notify,
+    bell: Arc<Bell>,
 }
 
 impl Attempts {
@@ -61,6 +67,30 @@ impl Attempts {
             slots: usize::try_from(slots).unwrap_or(usize::MAX),
             held: Mutex::default(),
             changed: Notify::new(),
+            bell: Arc::default(),
+        }
+    }
+
+    /// Tells when there is output to send.
+    pub(super) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// Does something with each attempt that runs, in the order of their keys, for as long as it says so.
+    pub(super) fn each_running(&self, mut each: impl FnMut(&Key, &TaskHandle) -> bool) {
+        for (key, attempt) in self.lock().iter() {
+            match &attempt.phase {
+                Phase::Running(handle) if !attempt.disowned && !each(key, handle) => return,
+                Phase::Running(_) | Phase::Ended { .. } => {}
+            }
+        }
+    }
+
+    /// Does something with one attempt, if it runs.
+    pub(super) fn with_running(&self, key: &Key, one: impl FnOnce(&TaskHandle)) {
+        match self.lock().get(key).map(|attempt| &attempt.phase) {
+            Some(Phase::Running(handle)) => one(handle),
+            Some(Phase::Ended { .. }) | None => {}
         }
     }
 
@@ -84,7 +114,8 @@ impl Attempts {
             );
             attempt.disown(StopReason::Lost);
         }
-        let (handle, context) = TaskContext::new();
+        let room = (OUTPUT_BYTES_MAX / self.slots.max(1)).max(OUTPUT_BYTES_PER_SLOT_MIN);
+        let (handle, context) = TaskContext::with_room(room, self.bell.clone());
         held.insert(
             key,
             Attempt {

@@ -2,12 +2,14 @@
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use crate::wire::LeasedTask;
+use super::spool::{Bell, OutputWriter, Spool};
+use crate::wire::{LeasedTask, OutputStream};
 
 /// Runs tasks. One executor serves all slots of a worker at once.
 ///
@@ -88,11 +90,15 @@ pub enum StopReason {
     ShuttingDown,
 }
 
+/// So much of an attempt's output is kept, unless its worker has less room for each.
+const OUTPUT_BYTES_MAX: usize = 256 << 10;
+
 /// An attempt's line to the worker it runs in.
 #[derive(Debug, Clone)]
 pub struct TaskContext {
     stop: watch::Receiver<Option<StopReason>>,
     progress: Arc<Mutex<Progress>>,
+    spool: Arc<Spool>,
 }
 
 /// What an attempt last said of itself.
@@ -107,22 +113,32 @@ pub(super) struct Progress {
 pub struct TaskHandle {
     stop: watch::Sender<Option<StopReason>>,
     progress: Arc<Mutex<Progress>>,
+    spool: Arc<Spool>,
 }
 
 impl TaskContext {
-    /// A context, and the handle that stops it.
+    /// A context, and the handle that stops it. Nobody reads its output.
     pub fn new() -> (TaskHandle, TaskContext) {
+        Self::with_room(OUTPUT_BYTES_MAX, Arc::new(Bell::default()))
+    }
+
+    /// A context whose output is announced by this bell, and kept up to so many bytes.
+    pub(super) fn with_room(output_bytes_max: usize, bell: Arc<Bell>) -> (TaskHandle, TaskContext) {
         let (sender, receiver) = watch::channel(None);
         let progress = Arc::new(Mutex::new(Progress::default()));
+        let output_bytes_max = output_bytes_max.min(OUTPUT_BYTES_MAX);
+        let spool = Arc::new(Spool::new(output_bytes_max, bell));
         let handle = TaskHandle {
             stop: sender,
             progress: progress.clone(),
+            spool: spool.clone(),
         };
         (
             handle,
             TaskContext {
                 stop: receiver,
                 progress,
+                spool,
             },
         )
     }
@@ -149,7 +165,34 @@ impl TaskContext {
     }
 }
 
+impl TaskContext {
+    /// Writes to one of the attempt's streams, for those who watch it run. Never waits: what the cluster cannot take as
+    /// fast as it is written is dropped, the oldest first.
+    pub fn write(&self, stream: OutputStream, text: &str) {
+        self.spool.write(stream, text);
+    }
+
+    /// As [`TaskContext::write`], for bytes as they come.
+    pub fn writer(&self, stream: OutputStream) -> OutputWriter {
+        OutputWriter::new(self.spool.clone(), stream)
+    }
+
+    /// The outcome tells all that was written: what has not been sent yet need not be.
+    pub fn output_is_told(&self) {
+        self.spool.abandon();
+    }
+
+    /// Waits until what was written is sent, no longer than this.
+    pub(super) async fn output_delivered(&self, patience: Duration) {
+        self.spool.delivered(patience).await;
+    }
+}
+
 impl TaskHandle {
+    pub(super) fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
     /// Demands that the attempt ends. The first reason stays.
     pub fn stop(&self, reason: StopReason) {
         self.stop.send_if_modified(|current| {

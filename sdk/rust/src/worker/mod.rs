@@ -12,6 +12,7 @@ mod attempts;
 mod executor;
 mod session;
 mod shutdown;
+mod spool;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use session::{End, Session};
 
 pub use executor::{Executor, Outcome, StopReason, TaskContext, TaskHandle};
 pub use shutdown::Shutdown;
+pub use spool::OutputWriter;
 
 /// Pause between two tries to register.
 const REGISTER_PAUSE: Duration = Duration::from_millis(500);

@@ -1,10 +1,12 @@
 //! One registration of a worker, from the cluster's welcome until the worker leaves or is no longer known.
 //!
-//! Three things go on at once: the exchange (ask for work, report results), the heartbeats, and the fence. None of them
+//! Several things go on at once: the exchange (ask for work, report results), the heartbeats, the fence, and the output of
+//! what runs. None of them
 //! waits for ever: every request has a deadline and is asked anew, and when a heartbeat finds a new leader or is answered
 //! again after a lapse, a poll from before is abandoned.
 
 mod keepalive;
+mod output;
 mod pause;
 
 use std::future::Future;
@@ -117,6 +119,7 @@ impl<E: Executor> Session<E> {
             () = self.heartbeats() => End::Unknown,
             () = self.fence() => End::Unknown,
             () = self.learn_masters() => End::Unknown,
+            () = self.send_output() => End::Unknown,
         };
         match end {
             End::Unknown => {
@@ -436,6 +439,7 @@ impl<E: Executor> Session<E> {
         tokio::select! {
             () = all_ended => return,
             () = heartbeats_go_on => {}
+            () = self.send_output() => {}
             () = self.shutdown.asked_now() => {}
         }
         running.shutdown().await;

@@ -1,0 +1,336 @@
+//! What an attempt wrote, kept until the leader has it and a while longer: a new leader begins with nothing.
+//!
+//! Invariants: what is kept is bounded, whatever an attempt writes; the oldest is dropped first and missed openly. Writing
+//! never waits for the cluster. A piece is sent again until the leader says it has it, or that it does not want it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::output::{self, Decoder, Places, Tail};
+use crate::wire::{LogChunk, OutputEnds, OutputStream};
+
+/// Tells who sends output that there is some. One for all attempts of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    written: Notify,
+    awaited: Notify,
+    settled: Notify,
+}
+
+impl Bell {
+    /// Waits until something was written since it was last waited for. For one waiter at a time.
+    pub(super) async fn written(&self) {
+        self.written.notified().await;
+    }
+
+    /// Waits until an attempt that would end waits for its output to be sent.
+    pub(super) async fn awaited(&self) {
+        self.awaited.notified().await;
+    }
+
+    /// Something was sent, or given up.
+    pub(super) fn settled(&self) {
+        self.settled.notify_waiters();
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Spool {
+    kept: Mutex<Kept>,
+    bell: Arc<Bell>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    tail: Tail,
+    /// How far the leader is, as far as is known.
+    sent: Places,
+    /// It has been sent again what it lacked, once. One that lacks it still has dropped it, and would again.
+    sent_again: bool,
+    /// What comes next does not follow on what the leader has.
+    gap: bool,
+    /// The leader wants nothing of this attempt.
+    unwanted: bool,
+}
+
+/// Output on its way.
+#[derive(Debug)]
+pub(super) struct Sending {
+    pub(super) chunks: Vec<LogChunk>,
+    /// Which of the chunks do not follow on what was sent before.
+    pub(super) gaps: Vec<bool>,
+    upto: Places,
+}
+
+impl Sending {
+    /// About what it takes of a request.
+    pub(super) fn cost(&self) -> usize {
+        self.chunks.iter().map(output::cost).sum()
+    }
+}
+
+impl Spool {
+    pub(super) fn new(bytes_max: usize, bell: Arc<Bell>) -> Self {
+        Self {
+            kept: Mutex::new(Kept {
+                tail: Tail::new(bytes_max),
+                sent: Places::default(),
+                sent_again: false,
+                gap: false,
+                unwanted: false,
+            }),
+            bell,
+        }
+    }
+
+    pub(super) fn write(&self, stream: OutputStream, text: &str) {
+        if !text.is_empty() {
+            self.lock().tail.push(stream, text);
+            self.bell.written.notify_one();
+        }
+    }
+
+    /// What has not been sent need not be: it is told otherwise.
+    pub(super) fn abandon(&self) {
+        self.lock().unwanted = true;
+    }
+
+    /// Whether there is something to send.
+    pub(super) fn has_unsent(&self) -> bool {
+        let kept = self.lock();
+        !kept.unwanted && kept.tail.ends() != kept.sent
+    }
+
+    /// Takes what the leader has not got, up to a bound.
+    pub(super) fn take(&self, bytes_max: usize) -> Option<Sending> {
+        let mut kept = self.lock();
+        if kept.unwanted {
+            return None;
+        }
+        let part = kept.tail.since(kept.sent, bytes_max);
+        if part.chunks.is_empty() {
+            // All of it, if there was any, has been dropped.
+            kept.sent = part.ends;
+            return None;
+        }
+        let mut at = kept.sent;
+        let follows = |chunk: &LogChunk| {
+            let follows = chunk.offset == at.of(chunk.stream);
+            *at.of_mut(chunk.stream) = chunk.offset + chunk.text.len() as u64;
+            follows
+        };
+        let follows: Vec<bool> = part.chunks.iter().map(follows).collect();
+        Some(Sending {
+            gaps: follows.iter().map(|follows| kept.gap || !follows).collect(),
+            chunks: part.chunks,
+            upto: part.ends,
+        })
+    }
+
+    /// The leader's word on what was sent; none, when it wants nothing of this attempt.
+    pub(super) fn settle(&self, sent: &Sending, ends: Option<&OutputEnds>) {
+        let mut kept = self.lock();
+        let Some(ends) = ends else {
+            kept.unwanted = true;
+            return;
+        };
+        let has = Places {
+            stdout: ends.stdout,
+            stderr: ends.stderr,
+        };
+        let lacks = OutputStream::ALL
+            .into_iter()
+            .any(|stream| has.of(stream) < sent.upto.of(stream));
+        if lacks && !kept.sent_again {
+            // Another leader than before, most likely.
+            kept.sent_again = true;
+            kept.sent = has;
+        } else {
+            kept.sent = sent.upto;
+            kept.gap = lacks;
+        }
+    }
+
+    /// There is a new leader, which has nothing yet.
+    pub(super) fn send_again(&self) {
+        let mut kept = self.lock();
+        kept.sent = Places::default();
+        kept.sent_again = false;
+        kept.gap = false;
+        kept.unwanted = false;
+    }
+
+    /// Waits until everything is sent, but not for long: who watches may miss the last words of an attempt, which its
+    /// result must not wait for.
+    pub(super) async fn delivered(&self, patience: Duration) {
+        let delivered = async {
+            loop {
+                let settled = self.bell.settled.notified();
+                if !self.has_unsent() {
+                    return;
+                }
+                self.bell.awaited.notify_one();
+                settled.await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, delivered).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        // Nothing in here panics half-way.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes bytes to one of an attempt's streams, for those who watch. Characters may come in pieces; what is not UTF-8 is
+/// replaced.
+#[derive(Debug)]
+pub struct OutputWriter {
+    spool: Arc<Spool>,
+    stream: OutputStream,
+    decoder: Decoder,
+}
+
+impl OutputWriter {
+    pub(super) fn new(spool: Arc<Spool>, stream: OutputStream) -> Self {
+        Self {
+            spool,
+            stream,
+            decoder: Decoder::default(),
+        }
+    }
+
+    /// Writes; never waits.
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.spool.write(self.stream, &self.decoder.decode(bytes));
+    }
+}
+
+impl Drop for OutputWriter {
+    fn drop(&mut self) {
+        self.spool.write(self.stream, self.decoder.finish());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use OutputStream::{Stderr, Stdout};
+
+    use super::*;
+
+    fn spool(bytes_max: usize) -> Spool {
+        Spool::new(bytes_max, Arc::default())
+    }
+
+    fn ends(stdout: u64, stderr: u64) -> OutputEnds {
+        OutputEnds {
+            task: "t1-0".to_owned(),
+            token: 1,
+            stdout,
+            stderr,
+        }
+    }
+
+    fn told(sending: &Sending) -> Vec<(u64, &str, bool)> {
+        let chunks = sending.chunks.iter().zip(&sending.gaps);
+        chunks
+            .map(|(chunk, gap)| (chunk.offset, chunk.text.as_str(), *gap))
+            .collect()
+    }
+
+    fn take(spool: &Spool) -> Sending {
+        spool.take(1 << 20).expect("something to send")
+    }
+
+    #[test]
+    fn what_the_leader_has_is_not_sent_again() {
+        let spool = spool(1 << 20);
+        spool.write(Stdout, "one");
+        let first = take(&spool);
+        assert_eq!(told(&first), [(0, "one", false)]);
+        // Its answer was lost.
+        let again = take(&spool);
+        assert_eq!(told(&again), told(&first));
+        spool.write(Stdout, "two");
+        spool.settle(&again, Some(&ends(3, 0)));
+        let next = take(&spool);
+        assert_eq!(told(&next), [(3, "two", false)]);
+        spool.settle(&next, Some(&ends(6, 0)));
+        assert!(!spool.has_unsent() && spool.take(1 << 20).is_none());
+    }
+
+    #[test]
+    fn a_leader_that_lacks_the_beginning_is_sent_it_once() {
+        let spool = spool(1 << 20);
+        spool.write(Stdout, "one");
+        spool.settle(&take(&spool), Some(&ends(3, 0)));
+        spool.write(Stdout, "two");
+        spool.settle(&take(&spool), Some(&ends(0, 0)));
+        let again = take(&spool);
+        assert_eq!(told(&again), [(0, "onetwo", false)]);
+        // It has no room for it: what follows is sent as it is.
+        spool.settle(&again, Some(&ends(0, 0)));
+        assert!(!spool.has_unsent());
+        spool.write(Stdout, "three");
+        let rest = take(&spool);
+        assert_eq!(told(&rest), [(6, "three", true)]);
+        spool.settle(&rest, Some(&ends(11, 0)));
+        spool.write(Stdout, "four");
+        assert_eq!(told(&take(&spool)), [(11, "four", false)]);
+    }
+
+    #[test]
+    fn a_new_leader_is_sent_what_is_kept() {
+        let spool = spool(8 << 10);
+        spool.write(Stderr, "warning");
+        spool.write(Stdout, &"x".repeat(20 << 10));
+        spool.settle(&take(&spool), Some(&ends(20 << 10, 7)));
+        spool.send_again();
+        let again = take(&spool);
+        let (offset, text, gap) = told(&again)[0];
+        assert!(gap && offset > 0);
+        assert_eq!(offset + text.len() as u64, 20 << 10);
+    }
+
+    #[test]
+    fn what_is_unwanted_is_not_sent() {
+        let spool = spool(1 << 20);
+        spool.write(Stdout, "one");
+        let sending = take(&spool);
+        spool.settle(&sending, None);
+        spool.write(Stdout, "two");
+        assert!(!spool.has_unsent() && spool.take(1 << 20).is_none());
+        spool.send_again();
+        assert_eq!(told(&take(&spool)), [(0, "onetwo", false)]);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_ends_waits_for_its_output_but_not_for_ever() {
+        let spool = Arc::new(spool(1 << 20));
+        spool.write(Stdout, "one");
+        spool.delivered(Duration::from_millis(1)).await;
+        let waiting = tokio::spawn({
+            let spool = spool.clone();
+            async move { spool.delivered(Duration::from_secs(600)).await }
+        });
+        spool.bell.awaited().await;
+        spool.settle(&take(&spool), Some(&ends(3, 0)));
+        spool.bell.settled();
+        waiting.await.expect("does not panic");
+    }
+
+    #[test]
+    fn a_writer_takes_characters_in_pieces() {
+        let spool = Arc::new(spool(1 << 20));
+        let mut writer = OutputWriter::new(spool.clone(), Stdout);
+        for byte in "a€\u{1F600}".bytes() {
+            writer.write(&[byte]);
+        }
+        writer.write(b"\xe2");
+        drop(writer);
+        assert_eq!(told(&take(&spool)), [(0, "a€😀\u{fffd}", false)]);
+    }
+}
