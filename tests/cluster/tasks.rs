@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::{Api, Cluster, eventually};
+use triarch_harness::{Api, Cluster, eventually, until};
 
 /// For a task to get where it is expected.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -54,6 +55,27 @@ pub async fn wait_job(api: &Api, job: &str) -> Value {
         (job["state"] != "running").then_some(job)
     })
     .await
+}
+
+/// Every task of a job, as a whole.
+pub async fn shown(api: &Api, submitted: &Value) -> Vec<Value> {
+    let mut tasks = Vec::new();
+    for id in submitted["tasks"].as_array().expect("ids") {
+        let path = format!("/v1/tasks/{}", id.as_str().expect("an id"));
+        tasks.push(api.get(&path).await.expect(200));
+    }
+    tasks
+}
+
+/// Waits until so many tasks of a job have succeeded.
+pub async fn wait_succeeded(api: &Api, submitted: &Value, count: u64) {
+    let path = format!("/v1/jobs/{}", submitted["id"].as_str().expect("an id"));
+    until(SOON, format!("{count} tasks have succeeded"), async || {
+        let reply = api.call(Method::GET, &path).send().await;
+        let job = reply.ok().filter(|reply| reply.status == 200);
+        job.is_some_and(|job| job.json()["counts"]["succeeded"].as_u64() >= Some(count))
+    })
+    .await;
 }
 
 /// How the attempts of a task ended, in order.

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::binary::triarch;
 use crate::command::Cli;
-use crate::http::{self, Api};
+use crate::http::{self, Api, Call, Reply};
 use crate::place::{self, PORT_BASE};
 use crate::process::{self, MARK, Process};
 use crate::wait::{eventually, until};
@@ -201,6 +201,27 @@ impl Cluster {
     /// SIGKILL.
     pub fn kill9(&mut self, node: u64) {
         self.node(node).kill9();
+    }
+
+    /// Sends these requests, SIGKILLs a master `after` that, and gives the answers that came: none where there was none.
+    pub async fn kill9_amid(
+        &mut self,
+        node: u64,
+        after: Duration,
+        calls: Vec<Call>,
+    ) -> Vec<Option<Reply>> {
+        let sent: Vec<_> = calls
+            .into_iter()
+            .map(|call| tokio::spawn(call.send()))
+            .collect();
+        // The moment is the point: somewhere within what the requests make happen.
+        tokio::time::sleep(after).await;
+        self.kill9(node);
+        let mut replies = Vec::new();
+        for one in sent {
+            replies.push(one.await.expect("a request does not panic").ok());
+        }
+        replies
     }
 
     /// SIGSTOP.

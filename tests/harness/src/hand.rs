@@ -36,6 +36,8 @@ pub struct Lease {
     pub attempt: u64,
     /// As submitted.
     pub payload: Value,
+    /// Results of the tasks it comes after, by their keys.
+    pub inputs: Value,
 }
 
 impl Lease {
@@ -50,6 +52,7 @@ impl Lease {
             token: number("token"),
             attempt: number("attempt"),
             payload: task["payload"].clone(),
+            inputs: task["inputs"].clone(),
         }
     }
 
@@ -164,6 +167,27 @@ impl Hand {
         }
     }
 
+    /// Asks until it has been given exactly so many tasks and gives them.
+    pub async fn take_many(&self, count: usize) -> Vec<Lease> {
+        let mut looks = Looks::new(SOON, format!("{count} tasks are given to the worker"));
+        let mut leases: Vec<Lease> = Vec::new();
+        loop {
+            let missing = u32::try_from(count - leases.len()).expect("few tasks");
+            leases.extend(self.poll(missing, 1_000, &leases).await);
+            assert!(leases.len() <= count, "asked for {count}: {leases:?}");
+            if leases.len() == count {
+                return leases;
+            }
+            looks.again().await;
+        }
+    }
+
+    /// Asks for a moment, and must be given nothing.
+    pub async fn take_nothing(&self, running: &[Lease]) {
+        let leases = self.poll(1, 500, running).await;
+        assert!(leases.is_empty(), "not to be given out: {leases:?}");
+    }
+
     /// Says what it runs, and gives the answer.
     pub async fn heartbeat(&self, running: &[Lease]) -> Value {
         let body = json!({"running": Lease::running(running)});
@@ -177,6 +201,16 @@ impl Hand {
             .await
             .expect(200);
         answer["results"][0].clone()
+    }
+
+    /// Reports these results, which must all be accepted.
+    pub async fn report_all(&self, results: &[Value]) {
+        let body = json!({ "results": results });
+        let answer = self.visit("report", &body).await.expect(200);
+        let verdicts = answer["results"].as_array().expect("verdicts");
+        assert_eq!(verdicts.len(), results.len(), "{answer}");
+        let refused = verdicts.iter().find(|verdict| verdict["accepted"] != true);
+        assert_eq!(refused, None, "{answer}");
     }
 
     /// Leaves.

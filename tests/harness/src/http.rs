@@ -84,9 +84,30 @@ impl Api {
         self.call(Method::POST, path).json(body).answer().await
     }
 
+    /// `PUT` of JSON, which must be answered.
+    pub async fn put(&self, path: &str, body: &Value) -> Reply {
+        self.call(Method::PUT, path).json(body).answer().await
+    }
+
     /// `DELETE`, which must be answered.
     pub async fn delete(&self, path: &str) -> Reply {
         self.call(Method::DELETE, path).answer().await
+    }
+
+    /// All rows of a list, page after page; `path` has its filters already.
+    pub async fn all(&self, path: &str, rows: &str) -> Vec<Value> {
+        let mut found = Vec::new();
+        let mut after = String::new();
+        let mark = if path.contains('?') { '&' } else { '?' };
+        loop {
+            let path = format!("{path}{mark}limit=1000{after}");
+            let page = self.get(&path).await.expect(200);
+            found.extend(page[rows].as_array().expect("rows").iter().cloned());
+            let Some(next) = page["next"].as_str() else {
+                return found;
+            };
+            after = format!("&after={next}");
+        }
     }
 
     /// Submits a job, which must be accepted.

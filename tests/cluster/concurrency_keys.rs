@@ -1,0 +1,83 @@
+//! Tasks that share a concurrency key share its bound, whatever their queues, whichever workers, whoever leads.
+
+use serde_json::{Value, json};
+use triarch_harness::crew::{most_at_once, spans};
+use triarch_harness::{Cluster, Crew, hand};
+
+use crate::tasks::{outcomes, shown, wait_job, wait_succeeded};
+
+#[tokio::test]
+async fn no_more_of_a_key_run_at_once_than_it_says() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let follower = cluster.follower().await;
+    let api = cluster.api(follower);
+    // Two keys over two queues with tasks of different classes, and others that have none.
+    let task = |nth: usize| {
+        let queue = if nth.is_multiple_of(2) { "even" } else { "odd" };
+        let mut task =
+            json!({"kind": hand::KIND, "queue": queue, "payload": nth, "priority": nth % 5});
+        match nth % 3 {
+            0 => task["concurrency_key"] = "alone".into(),
+            1 => {
+                task["concurrency_key"] = "pair".into();
+                task["concurrency_limit"] = 2.into();
+            }
+            _ => {}
+        }
+        task
+    };
+    let tasks: Vec<Value> = (0..120).map(task).collect();
+    let crew = Crew::start(&cluster, 3, 4, &["even", "odd"]).await;
+    let submitted = api.submit(&json!({ "tasks": tasks })).await;
+    wait_succeeded(&api, &submitted, 30).await;
+    cluster.kill9(leader);
+    let id = submitted["id"].as_str().expect("an id");
+    assert_eq!(wait_job(&api, id).await["state"], "succeeded");
+    crew.finish().await;
+
+    let tasks = shown(&api, &submitted).await;
+    let of = |key: Value| {
+        tasks
+            .iter()
+            .filter(move |task| task["concurrency_key"] == key)
+    };
+    assert_eq!(most_at_once(&spans(of("alone".into()))), 1);
+    assert_eq!(most_at_once(&spans(of("pair".into()))), 2);
+    assert!(most_at_once(&spans(of(Value::Null))) > 2);
+    for task in &tasks {
+        assert_eq!(outcomes(task), ["succeeded"], "{task}");
+    }
+}
+
+#[tokio::test]
+async fn the_smallest_limit_that_anybody_names_counts() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let follower = cluster.follower().await;
+    let api = cluster.api(follower);
+    let keyed = |limit: u32| json!({"kind": hand::KIND, "concurrency_key": "k", "concurrency_limit": limit});
+    let worker = triarch_harness::Hand::register(&cluster, "w", 8).await;
+    api.submit(&json!({"tasks": [keyed(3), keyed(3), keyed(3), keyed(3)]}))
+        .await;
+    let mut leases = worker.take_many(3).await;
+    worker.take_nothing(&leases).await;
+    // Three run already when a task comes that suffers no other: nothing starts until it may.
+    let alone = api.submit(&json!({"tasks": [keyed(1)]})).await;
+    cluster.kill9(leader);
+    cluster.leader_other_than(leader).await;
+    while let Some(lease) = leases.pop() {
+        worker
+            .take_nothing(&[leases.clone(), vec![lease.clone()]].concat())
+            .await;
+        worker.report_all(&[lease.succeeded(json!(1))]).await;
+    }
+    // The fourth of the first was there before.
+    for _ in 0..2 {
+        let lease = worker.take(&[]).await;
+        worker.take_nothing(std::slice::from_ref(&lease)).await;
+        worker.report_all(&[lease.succeeded(json!(1))]).await;
+    }
+    let id = alone["id"].as_str().expect("an id");
+    assert_eq!(wait_job(&api, id).await["state"], "succeeded");
+}
