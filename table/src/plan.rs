@@ -3,8 +3,8 @@
 //!
 //! *Whose turn* (`shares`): queues share the workers they compete for by weight; a queue that is paused, at its bound of
 //! running tasks or at its rate gets nothing. *Which task*: the first by rank ([`crate::queue`]), which is priority and
-//! waiting time. *Which worker* (`hands`): of those that take it, have room and ask, the least or the most loaded one, as
-//! its queue says; one whose machine is overloaded comes last.
+//! waiting time, unless it is too late for it to start. *Which worker* (`hands`): of those that take it, have room and
+//! ask, the least or the most loaded one, as its queue says; one whose machine is overloaded comes last.
 
 mod hands;
 mod shares;

@@ -421,6 +421,11 @@ impl Task {
             | Life::Expired { .. } => None,
         }
     }
+
+    /// Whether it is to end as expired, and may not start any more.
+    pub(crate) fn is_too_late(&self, now_ms: u64) -> bool {
+        self.may_expire().is_some_and(|at_ms| at_ms <= now_ms)
+    }
 }
 
 impl Record for Task {

@@ -39,7 +39,7 @@ async fn dead(api: &Api, worker: &Hand, job: &Value) -> Value {
 #[tokio::test]
 async fn all_of_a_queue_are_retried_once_though_the_leader_dies_amid_them() {
     // More than one command takes along.
-    const COUNT: usize = 4_500;
+    const COUNT: usize = 2_300;
     let mut cluster = cluster().await;
     let leader = cluster.wait_ready().await;
     let follower = cluster.follower().await;

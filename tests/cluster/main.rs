@@ -22,6 +22,7 @@ mod retention;
 mod schedules;
 mod stopped_leader;
 mod tasks;
+mod timers;
 mod unique;
 mod workers;
 mod workers_health;

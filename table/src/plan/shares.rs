@@ -26,7 +26,14 @@ pub(super) struct Shares<'a> {
     turns: BinaryHeap<Reverse<(u64, usize)>>,
     /// Where the queues together stand.
     level: u64,
+    /// Whether there may be tasks that are too late to start.
+    some_late: bool,
+    /// How many of them are passed over yet; met beyond that, they end their queue's part in the plan.
+    late_left: u32,
 }
+
+/// Tasks that are too late to start stand in their lines until time is advanced, which takes along about as many at once.
+const LATE_MAX: u32 = 4_096;
 
 type Candidates<'a> = Box<dyn Iterator<Item = (u64, &'a Arc<str>)> + 'a>;
 
@@ -119,6 +126,11 @@ impl<'a> Shares<'a> {
             queues: Vec::new(),
             turns: BinaryHeap::new(),
             level: table.served,
+            some_late: {
+                let first = table.index.expiries.first();
+                first.is_some_and(|(at_ms, _)| *at_ms <= now_ms)
+            },
+            late_left: LATE_MAX,
         }
     }
 
@@ -162,18 +174,32 @@ impl<'a> Shares<'a> {
             queue.open_lines(&mut self.hands);
             let Reverse((_, at)) = queue.fronts.pop()?;
             let line = &mut queue.lines[at];
-            let Some(worker) = self.hands.serve(line.pool) else {
-                continue;
-            };
             let task = line.next;
+            let late = self.some_late && is_too_late(self.table, task, self.now_ms);
+            let worker = if late {
+                self.late_left = self.late_left.checked_sub(1)?;
+                None
+            } else {
+                let Some(worker) = self.hands.serve(line.pool) else {
+                    continue;
+                };
+                Some(worker)
+            };
             if let Some((&rank, &next)) = line.tasks.next() {
                 line.next = next;
                 queue.fronts.push(Reverse((rank, at)));
             }
-            queue.left -= 1;
-            return Some(Grant { task, worker });
+            if let Some(worker) = worker {
+                queue.left -= 1;
+                return Some(Grant { task, worker });
+            }
         }
     }
+}
+
+fn is_too_late(table: &Table, task: TaskId, now_ms: u64) -> bool {
+    let task = table.task(task);
+    task.is_some_and(|task| task.is_too_late(now_ms))
 }
 
 impl Iterator for Shares<'_> {

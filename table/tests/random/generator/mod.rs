@@ -30,7 +30,7 @@ pub struct Generator {
     leases: Vec<(TaskId, Token, WorkerId)>,
     requests: Vec<Command>,
     requests_made: u64,
-    /// Whether every other worker fails nearly all it runs, and the others nearly nothing.
+    /// Whether every fourth worker fails nearly all it runs, and the others nearly nothing.
     pub some_broken: bool,
 }
 
@@ -422,7 +422,7 @@ impl Generator {
             if rng.one_in(15) {
                 token.0 += rng.below(3);
             }
-            let broken = worker.index() % 2 == 0;
+            let broken = worker.index() % 4 == 0;
             let roll = match self.some_broken && !rng.one_in(20) {
                 true if broken => 5,
                 true => 0,

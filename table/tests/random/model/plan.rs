@@ -64,7 +64,8 @@ impl Model {
                 let may = *room > 0 && queue.rate_lets(now_ms);
                 let first = line.iter().position(|task| {
                     let of_queue = may && task.new.queue == **name;
-                    of_queue && hands.iter().any(|hand| hand.can_take(task))
+                    let in_time = task.expires_ms.is_none_or(|at_ms| at_ms > now_ms);
+                    of_queue && in_time && hands.iter().any(|hand| hand.can_take(task))
                 });
                 Some((at, first?))
             });
