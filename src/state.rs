@@ -62,7 +62,11 @@ impl SharedTable {
                         TaskState::Succeeded
                         | TaskState::Failed
                         | TaskState::Cancelled
-                        | TaskState::Expired => self.waiters.task_finished(*task),
+                        | TaskState::Expired => {
+                            // Others with its concurrency key may have waited behind it.
+                            ready = true;
+                            self.waiters.task_finished(*task);
+                        }
                     }
                 }
                 Event::JobFinished { job, .. } => {

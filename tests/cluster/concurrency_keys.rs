@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 use triarch_harness::crew::{most_at_once, spans};
-use triarch_harness::{Cluster, Crew, hand};
+use triarch_harness::{Cluster, Crew, Hand, hand, until};
 
-use crate::tasks::{outcomes, shown, wait_job, wait_succeeded};
+use crate::tasks::{SOON, outcomes, shown, wait_job, wait_succeeded};
 
 #[tokio::test]
 async fn no_more_of_a_key_run_at_once_than_it_says() {
@@ -57,7 +57,7 @@ async fn the_smallest_limit_that_anybody_names_counts() {
     let follower = cluster.follower().await;
     let api = cluster.api(follower);
     let keyed = |limit: u32| json!({"kind": hand::KIND, "concurrency_key": "k", "concurrency_limit": limit});
-    let worker = triarch_harness::Hand::register(&cluster, "w", 8).await;
+    let worker = Hand::register(&cluster, "w", 8).await;
     api.submit(&json!({"tasks": [keyed(3), keyed(3), keyed(3), keyed(3)]}))
         .await;
     let mut leases = worker.take_many(3).await;
@@ -80,4 +80,34 @@ async fn the_smallest_limit_that_anybody_names_counts() {
     }
     let id = alone["id"].as_str().expect("an id");
     assert_eq!(wait_job(&api, id).await["state"], "succeeded");
+}
+
+#[tokio::test]
+async fn who_waited_behind_a_task_that_goes_is_given_to_the_poll_that_waits() {
+    let mut cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    let api = cluster.api(follower);
+    let worker = Hand::register(&cluster, "w", 1).await;
+    // Nobody has what the first one requires; the second comes after it by their key alone.
+    let mut first = json!({"kind": hand::KIND, "concurrency_key": "k"});
+    let second = first.clone();
+    first["requires"] = json!({"labels": {"zone": "nowhere"}});
+    let submitted = api.submit(&json!({"tasks": [first, second]})).await;
+    let ids = submitted["tasks"].as_array().expect("ids").clone();
+    worker.take_nothing(&[]).await;
+    let polling = {
+        let worker = worker.clone();
+        tokio::spawn(async move { worker.poll(1, 20_000, &[]).await })
+    };
+    let path = format!("/v1/workers/{}", worker.id);
+    until(SOON, "the worker is heard of again", async || {
+        let shown = api.get(&path).await.expect(200);
+        shown["silent_ms"].as_u64() < Some(400)
+    })
+    .await;
+    let cancel = format!("/v1/tasks/{}/cancel", ids[0].as_str().expect("an id"));
+    api.post(&cancel, &json!({})).await.expect(200);
+    let leases = polling.await.expect("a poll does not panic");
+    let given: Vec<&str> = leases.iter().map(|lease| &*lease.task).collect();
+    assert_eq!(given, [ids[1].as_str().expect("an id")]);
 }
