@@ -14,6 +14,7 @@ mod explain;
 mod failover;
 mod identity;
 mod logs;
+mod membership;
 mod openapi;
 mod queue_limits;
 mod redirects;
