@@ -1,6 +1,5 @@
 //! `triarch cluster`: the masters.
 
-use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,8 +9,9 @@ use triarch_sdk::Error;
 use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, NodeRole, ReadQuery};
 
 use super::Failure;
-use super::output::{self, Column, Format};
+use super::output::{self, Column};
 use super::session::Session;
+use super::watching::watch;
 
 /// Look after the masters
 #[derive(Debug, Args)]
@@ -50,13 +50,14 @@ enum ClusterCommand {
 
 /// How long a leader is given to answer before the others are asked what they know.
 const LEADER_PATIENCE: Duration = Duration::from_secs(3);
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ClusterArgs {
     /// Does what was asked.
     pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
         match self.command {
-            ClusterCommand::Status { watch: true } => watch(session).await,
+            ClusterCommand::Status { watch: true } => {
+                watch(session, async || status(session).await, for_people).await
+            }
             ClusterCommand::Status { watch: false } => {
                 let status = status(session).await?;
                 output::answer(session.format, &status, for_people)?;
@@ -116,36 +117,6 @@ async fn status(session: &Session) -> Result<ClusterStatus, Failure> {
                 consistency: Some(Consistency::Stale),
             };
             Ok(session.client.cluster(&query).await?)
-        }
-    }
-}
-
-async fn watch(session: &Session) -> Result<ExitCode, Failure> {
-    // Clears the screen and goes to its top left corner.
-    let again = if io::stdout().is_terminal() && session.format == Format::Table {
-        "\x1b[2J\x1b[H"
-    } else {
-        ""
-    };
-    loop {
-        let shown = match status(session).await {
-            Ok(status) => match session.format {
-                Format::Table => for_people(&status),
-                // One object per line, for whoever reads along.
-                Format::Json => serde_json::to_string(&status).map_err(io::Error::other)?,
-            },
-            Err(Failure::Unreachable(message) | Failure::Failed(message)) => {
-                super::complain(&message);
-                String::new()
-            }
-            Err(failure @ (Failure::Usage(_) | Failure::Io(_))) => return Err(failure),
-        };
-        if !shown.is_empty() {
-            output::line(&format!("{again}{shown}"))?;
-        }
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
-            () = tokio::time::sleep(WATCH_INTERVAL) => {}
         }
     }
 }

@@ -10,6 +10,7 @@ use triarch_sdk::wire::{Job, JobList, JobState, JobsQuery, TaskState};
 use super::output::{self, Column, Format};
 use super::session::Session;
 use super::waiting::{self, Waited};
+use super::watching::watch;
 use super::{EXIT_FAILED, Failure, PageArgs, outcome, parse_word, when};
 
 /// Look after jobs
@@ -67,6 +68,10 @@ impl JobArgs {
                     after: page.after,
                     consistency: None,
                 };
+                if page.watch {
+                    let ask = async || Ok(session.client.jobs(&query).await?);
+                    return watch(session, ask, list_for_people).await;
+                }
                 let list = session.client.jobs(&query).await?;
                 output::answer(session.format, &list, list_for_people)?;
                 session.tell_of_more(list.next.as_deref());

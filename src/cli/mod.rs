@@ -20,6 +20,7 @@ mod session;
 mod submit;
 mod task;
 mod waiting;
+mod watching;
 mod when;
 mod worker;
 
@@ -117,6 +118,9 @@ struct PageArgs {
     /// Go on where an earlier page ended
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
+    /// Show it again every second, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
 }
 
 impl PageArgs {

@@ -8,6 +8,7 @@ use triarch_sdk::wire::{Placement, Purge, Queue, QueueList, QueueSettings, ReadQ
 
 use super::output::{self, Column};
 use super::session::Session;
+use super::watching::watch;
 use super::{Failure, duration, parse_word, when};
 
 /// Look after queues
@@ -21,7 +22,11 @@ pub struct QueueArgs {
 enum QueueCommand {
     /// All queues, with what waits and runs in them
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// Show it again every second, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
     /// One queue with its settings
     Show {
         #[arg(value_name = "QUEUE")]
@@ -126,7 +131,11 @@ impl QueueArgs {
             ..QueueSettings::default()
         };
         let queue = match self.command {
-            QueueCommand::List => {
+            QueueCommand::List { watch: true } => {
+                let ask = async || Ok(client.queues(&ReadQuery::default()).await?);
+                return watch(session, ask, for_people).await;
+            }
+            QueueCommand::List { watch: false } => {
                 let list = client.queues(&ReadQuery::default()).await?;
                 output::answer(session.format, &list, for_people)?;
                 return Ok(ExitCode::SUCCESS);

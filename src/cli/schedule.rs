@@ -10,6 +10,7 @@ use triarch_sdk::wire::{CatchUp, Overlap, PutSchedule, Schedule, ScheduleList};
 use super::output::{self, Column};
 use super::session::Session;
 use super::submit::WorkArgs;
+use super::watching::watch;
 use super::{Failure, PageArgs, parse_word, when};
 
 /// Look after schedules: jobs that are submitted again and again
@@ -103,7 +104,13 @@ impl ScheduleArgs {
         let client = &session.client;
         match self.command {
             ScheduleCommand::List { page } => {
-                let list = client.schedules(&page.query()).await?;
+                let watched = page.watch;
+                let query = page.query();
+                if watched {
+                    let ask = async || Ok(client.schedules(&query).await?);
+                    return watch(session, ask, list_for_people).await;
+                }
+                let list = client.schedules(&query).await?;
                 output::answer(session.format, &list, list_for_people)?;
                 session.tell_of_more(list.next.as_deref());
             }

@@ -12,6 +12,7 @@ use triarch_sdk::wire::{
 use super::output::{self, Column, Format};
 use super::session::Session;
 use super::waiting::{self, Waited};
+use super::watching::watch;
 use super::{EXIT_FAILED, Failure, PageArgs, logs, outcome, parse_word, when};
 
 /// Look after tasks
@@ -143,7 +144,13 @@ impl TaskArgs {
                 page,
                 ..
             } => {
-                let list = session.client.job_tasks(&job, &page.query()).await?;
+                let watched = page.watch;
+                let query = page.query();
+                if watched {
+                    let ask = async || Ok(session.client.job_tasks(&job, &query).await?);
+                    return watch(session, ask, list_for_people).await;
+                }
+                let list = session.client.job_tasks(&job, &query).await?;
                 show_list(session, &list)
             }
             TaskCommand::List {
@@ -164,6 +171,10 @@ impl TaskArgs {
                     after,
                     consistency: None,
                 };
+                if page.watch {
+                    let ask = async || Ok(session.client.tasks(&query).await?);
+                    return watch(session, ask, list_for_people).await;
+                }
                 let list = session.client.tasks(&query).await?;
                 show_list(session, &list)
             }

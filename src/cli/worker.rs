@@ -12,6 +12,7 @@ use triarch_sdk::wire::{Worker, WorkerList, WorkerState, WorkersQuery};
 use super::logging::LogArgs;
 use super::output::{self, Column};
 use super::session::Session;
+use super::watching::watch;
 use super::{Failure, PageArgs, duration, parse_word, usage_error, when};
 use crate::worker::WorkerOptions;
 
@@ -38,21 +39,25 @@ pub enum WorkerCommand {
     },
     /// One worker in detail
     Show {
+        /// Its id or its name
         #[arg(value_name = "WORKER")]
         id: String,
     },
     /// Have a worker finish what it runs, take nothing more, and leave
     Drain {
+        /// Its id or its name
         #[arg(value_name = "WORKER")]
         id: String,
     },
     /// Have a worker take nothing more for a while, and stay (maintenance)
     Pause {
+        /// Its id or its name
         #[arg(value_name = "WORKER")]
         id: String,
     },
     /// Give a paused or quarantined worker work again
     Resume {
+        /// Its id or its name
         #[arg(value_name = "WORKER")]
         id: String,
     },
@@ -122,28 +127,94 @@ impl WorkerCommand {
                     after: page.after,
                     consistency: None,
                 };
+                if page.watch {
+                    let ask = async || Ok(session.client.workers(&query).await?);
+                    return watch(session, ask, list_for_people).await;
+                }
                 let list = session.client.workers(&query).await?;
                 output::answer(session.format, &list, list_for_people)?;
                 session.tell_of_more(list.next.as_deref());
             }
             WorkerCommand::Show { id } => {
-                let worker = session.client.worker(&id).await?;
+                let worker = session.client.worker(&found(session, id).await?).await?;
                 output::answer(session.format, &worker, for_people)?;
             }
             WorkerCommand::Drain { id } => {
-                let worker = session.client.drain_worker(&id).await?;
+                let worker = session
+                    .client
+                    .drain_worker(&found(session, id).await?)
+                    .await?;
                 output::answer(session.format, &worker, for_people)?;
             }
             WorkerCommand::Pause { id } => {
-                let worker = session.client.pause_worker(&id).await?;
+                let worker = session
+                    .client
+                    .pause_worker(&found(session, id).await?)
+                    .await?;
                 output::answer(session.format, &worker, for_people)?;
             }
             WorkerCommand::Resume { id } => {
-                let worker = session.client.resume_worker(&id).await?;
+                let worker = session
+                    .client
+                    .resume_worker(&found(session, id).await?)
+                    .await?;
                 output::answer(session.format, &worker, for_people)?;
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The id of a worker that may be given by its name: of those of this name, one that is there rather than one that is gone.
+async fn found(session: &Session, given: String) -> Result<String, Failure> {
+    let is_id = given.strip_prefix('w').is_some_and(|rest| {
+        rest.split_once('-').is_some_and(|(index, position)| {
+            let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            digits(index) && digits(position)
+        })
+    });
+    if is_id {
+        return Ok(given);
+    }
+    let mut query = WorkersQuery {
+        limit: Some(1_000),
+        ..WorkersQuery::default()
+    };
+    let mut gone = None;
+    loop {
+        let list = session.client.workers(&query).await?;
+        for worker in list.workers {
+            match worker.state {
+                WorkerState::Lost | WorkerState::Left if worker.name == given => {
+                    gone = Some(worker.id);
+                }
+                WorkerState::Live
+                | WorkerState::Draining
+                | WorkerState::Paused
+                | WorkerState::Quarantined
+                | WorkerState::Probation
+                    if worker.name == given =>
+                {
+                    return Ok(worker.id);
+                }
+                WorkerState::Live
+                | WorkerState::Draining
+                | WorkerState::Paused
+                | WorkerState::Quarantined
+                | WorkerState::Probation
+                | WorkerState::Lost
+                | WorkerState::Left => {}
+            }
+        }
+        query.after = list.next;
+        if query.after.is_none() {
+            return gone.ok_or_else(|| {
+                Failure::Failed(format!(
+                    "no worker is called '{given}'; see: {}",
+                    session.command("worker list")
+                ))
+            });
+        }
     }
 }
 
@@ -226,6 +297,16 @@ fn for_people(worker: &Worker) -> String {
         (
             "registered",
             worker.registered_at.map(|at| when::relative(at.0, now)),
+        ),
+        (
+            "load",
+            worker.load.as_ref().map(|load| {
+                let cpu = load
+                    .cpu
+                    .map(|cpu| format!("{:.0}% of its processors", cpu * 100.0));
+                let mem = load.mem_mb.map(|mem| format!("{mem} MiB of memory"));
+                cpu.into_iter().chain(mem).collect::<Vec<_>>().join(", ")
+            }),
         ),
         ("heard", heard(worker)),
     ])

@@ -121,8 +121,9 @@ def tame(case):
     """Takes out what would only wait, what would change the table later, and what would take the cluster apart; says
     whether the case may be asked."""
     not_soon(case)
-    if isinstance(case.query, dict) and str(case.query.get("wait_ms", "")).isdigit():
-        case.query["wait_ms"] = short(int(case.query["wait_ms"]))
+    for name in ("wait_ms", "follow_ms"):
+        if isinstance(case.query, dict) and str(case.query.get(name, "")).isdigit():
+            case.query[name] = short(int(case.query[name]))
     if isinstance(case.body, dict) and "wait_ms" in case.body:
         case.body["wait_ms"] = short(case.body["wait_ms"])
     index = case.headers.get("triarch-min-index") if case.headers else None

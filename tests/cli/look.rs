@@ -1,9 +1,13 @@
 //! `triarch job`, `task`, `queue`, `worker`, `cluster`: tables for people, JSON for programs.
 
+use std::time::Duration;
+
 use serde_json::Value;
-use triarch_harness::{Cli, Cluster};
+use triarch_harness::{Cli, Cluster, eventually};
 
 use crate::with_worker;
+
+const SOON: Duration = Duration::from_secs(60);
 
 /// Runs it for people and for programs; gives both.
 async fn both(cli: &Cli, args: &[&str]) -> (String, Value) {
@@ -212,4 +216,32 @@ async fn long_lists_come_in_pages() {
     // A person is told that there is more, beside the table.
     let people = cli.run(&["task", "list", "--limit", "5"]).await.expect(0);
     people.says(next);
+}
+
+#[tokio::test]
+async fn a_worker_is_found_by_its_name_and_tells_how_busy_it_is() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.worker(&[]);
+    cluster.wait_workers(1).await;
+    let cli = cluster.cli();
+    let shown = cli
+        .run(&["worker", "pause", "worker-1", "--output", "json"])
+        .await
+        .expect(0);
+    assert_eq!(shown.json()["state"], "paused");
+    cli.run(&["worker", "resume", "worker-1"]).await.expect(0);
+    cli.run(&["worker", "show", "nobody"])
+        .await
+        .expect(1)
+        .says("no worker is called 'nobody'");
+    eventually(SOON, "the machine's load is told", async || {
+        let shown = cli
+            .run(&["worker", "show", "worker-1", "--output", "json"])
+            .await
+            .expect(0)
+            .json();
+        let load = &shown["load"];
+        (load["cpu"].is_number() && load["mem_mb"].is_number()).then_some(())
+    })
+    .await;
 }

@@ -10,6 +10,7 @@
 mod attempt;
 mod attempts;
 mod executor;
+mod machine;
 mod session;
 mod shutdown;
 mod spool;

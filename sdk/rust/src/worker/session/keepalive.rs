@@ -9,6 +9,7 @@ use super::{Session, StopReason};
 use crate::error::Error;
 use crate::wire::{Heartbeat, ProblemCode};
 use crate::worker::executor::Executor;
+use crate::worker::machine::Machine;
 
 /// How often to ask who the masters are.
 const LEARN_INTERVAL: Duration = Duration::from_secs(60);
@@ -40,12 +41,13 @@ impl<E: Executor> Session<E> {
         let mut ticks = tokio::time::interval(self.heartbeat_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lapsed = false;
+        let mut machine = Machine::default();
         loop {
             ticks.tick().await;
             let running = self.attempts.confirmed();
             let heartbeat = Heartbeat {
                 running,
-                load: None,
+                load: machine.look(),
             };
             let begun = Instant::now();
             // Not longer than until the next: that one knows more.

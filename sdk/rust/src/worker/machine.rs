@@ -1,0 +1,122 @@
+//! How busy the worker's machine is, for the leader's choice among workers.
+
+use std::time::{Duration, Instant};
+
+use crate::wire::Load;
+
+/// Two readings nearer than this say too little.
+const APART: Duration = Duration::from_millis(500);
+
+/// Watches the machine; each look tells of the time since the one before.
+#[derive(Debug, Default)]
+pub(super) struct Machine {
+    before: Option<(Instant, Processors)>,
+    cpu: Option<f64>,
+}
+
+/// Time that the processors have spent, in ticks since the machine was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Processors {
+    idle: u64,
+    all: u64,
+}
+
+impl Machine {
+    /// What is known now; nothing where the system does not tell.
+    pub fn look(&mut self) -> Option<Load> {
+        let now = Instant::now();
+        let processors = read("/proc/stat").as_deref().and_then(processors);
+        match (self.before, processors) {
+            (Some((at, _)), _) if now.duration_since(at) < APART => {}
+            (before, Some(processors)) => {
+                self.cpu = before.and_then(|(_, before)| busy(before, processors));
+                self.before = Some((now, processors));
+            }
+            (_, None) => {}
+        }
+        let mem_mb = read("/proc/meminfo").as_deref().and_then(memory_mb);
+        let load = Load {
+            cpu: self.cpu,
+            mem_mb,
+        };
+        (load.cpu.is_some() || load.mem_mb.is_some()).then_some(load)
+    }
+}
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+/// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal.
+fn processors(stat: &str) -> Option<Processors> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .take(8)
+        .map_while(|word| word.parse().ok())
+        .collect();
+    let idle = ticks.get(3)? + ticks.get(4)?;
+    Some(Processors {
+        idle,
+        all: ticks.iter().sum(),
+    })
+}
+
+/// The share of the time between two readings in which the processors had something to do.
+fn busy(before: Processors, now: Processors) -> Option<f64> {
+    let all = now.all.checked_sub(before.all).filter(|all| *all > 0)?;
+    let idle = now.idle.checked_sub(before.idle)?.min(all);
+    Some((all - idle) as f64 / all as f64)
+}
+
+/// Memory in use, from `/proc/meminfo`: all of it but what could be had for the asking.
+fn memory_mb(meminfo: &str) -> Option<u64> {
+    let kib = |name: &str| -> Option<u64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    Some(kib("MemTotal:")?.saturating_sub(kib("MemAvailable:")?) / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_linux_tells() {
+        let stat = "cpu  100 0 50 800 50 0 0 0 7 7\ncpu0 1 1 1 1\n";
+        let before = processors(stat).expect("a line of numbers");
+        assert_eq!(
+            before,
+            Processors {
+                idle: 850,
+                all: 1_000
+            }
+        );
+        let now = Processors {
+            idle: 900,
+            all: 1_200,
+        };
+        assert_eq!(busy(before, now), Some(0.75));
+        assert_eq!(busy(now, now), None);
+        let meminfo = "MemTotal:       4096000 kB\nMemFree: 1 kB\nMemAvailable:   2048000 kB\n";
+        assert_eq!(memory_mb(meminfo), Some(2_000));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_no_load() {
+        assert_eq!(processors("intr 1 2 3"), None);
+        assert_eq!(processors("cpu  1 2"), None);
+        assert_eq!(memory_mb("MemTotal: many kB"), None);
+    }
+
+    #[test]
+    fn two_looks_in_a_row_tell_of_one_time() {
+        let mut machine = Machine::default();
+        let first = machine.look();
+        let before = machine.before;
+        assert_eq!(first.and_then(|load| load.cpu), None);
+        machine.look();
+        assert_eq!(machine.before, before);
+    }
+}
