@@ -16,6 +16,7 @@ mod identity;
 mod logs;
 mod membership;
 mod openapi;
+mod parts;
 mod queue_limits;
 mod redirects;
 mod restart;

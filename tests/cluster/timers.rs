@@ -3,7 +3,7 @@
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use triarch_harness::crew::time;
-use triarch_harness::{Cluster, Hand, Options, hand, until};
+use triarch_harness::{Cluster, Hand, Options, eventually, hand, until};
 
 use crate::tasks::{SOON, outcomes, shown, wait_state};
 
@@ -118,4 +118,37 @@ async fn what_falls_due_while_nobody_leads_happens_after_it_and_once() {
         time(&attempts[1]["started_at"]) >= Some(ended + TimeDelta::milliseconds(DUE_MS)),
         "{retried}"
     );
+}
+
+#[tokio::test]
+async fn an_attempt_whose_worker_does_not_stop_it_is_ended_by_the_next_leader() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let follower = cluster.follower().await;
+    let api = cluster.api(follower);
+    let worker = Hand::register(&cluster, "deaf", 2).await;
+    let limited = task(&json!({"timeout_ms": 200, "backoff": {"initial_ms": 0}}));
+    let free = task(&json!({"timeout_ms": 3_600_000}));
+    let submitted = api.submit(&json!({"tasks": [limited, free]})).await;
+    let leases = worker.take_many(2).await;
+    cluster.kill9(leader);
+    cluster.leader_other_than(leader).await;
+    // It goes on confirming what it should have stopped, until it is told that it has lost it.
+    let lost = eventually(SOON, "the attempt is ended", async || {
+        let orders = worker.heartbeat(&leases).await;
+        let lost = orders["lost"].as_array().cloned().unwrap_or_default();
+        (!lost.is_empty()).then_some(lost)
+    })
+    .await;
+    assert_eq!(lost, [json!(leases[0].task)]);
+    let verdict = worker.report(leases[0].succeeded(json!("late"))).await;
+    assert_eq!(verdict["code"], "stale_token", "{verdict}");
+    let again = worker.take(&leases[1..]).await;
+    assert_eq!((&again.task, again.attempt), (&leases[0].task, 2));
+    worker
+        .report_all(&[again.succeeded(json!(1)), leases[1].succeeded(json!(2))])
+        .await;
+    let tasks = shown(&api, &submitted).await;
+    assert_eq!(outcomes(&tasks[0]), ["timed_out", "succeeded"]);
+    assert_eq!(outcomes(&tasks[1]), ["succeeded"]);
 }
