@@ -245,3 +245,35 @@ async fn a_worker_is_found_by_its_name_and_tells_how_busy_it_is() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_watches_sees_it_again_and_again() {
+    let cluster = with_worker(1).await;
+    let watched = async |rest: &str| {
+        // A reader that has seen enough ends it, as Ctrl-C would.
+        let script = format!("\"$0\" {rest} --masters {}", cluster.masters());
+        let mut command = cluster.marked("sh");
+        command
+            .arg("-c")
+            .arg(script + " --watch | head -n 8")
+            .arg(triarch_harness::binary::triarch());
+        let watching = tokio::process::Command::from(command).output();
+        let output = tokio::time::timeout(SOON, watching).await;
+        let output = output.expect("in time").expect("it runs");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let programs = watched("queue list --output json").await;
+    assert_eq!(programs.lines().count(), 8);
+    for line in programs.lines() {
+        let list: Value = serde_json::from_str(line).expect("a document on each line");
+        assert!(list["queues"].is_array());
+    }
+    let people = watched("worker list").await;
+    let headers = people.lines().filter(|line| line.contains("SLOTS"));
+    assert!(headers.count() >= 2, "{people}");
+    assert!(people.lines().any(str::is_empty), "{people}");
+    // What makes no sense is not asked again.
+    let refused = cluster.cli();
+    let refused = refused.run(&["task", "list", "--job", "j999999-0", "--watch"]);
+    refused.await.expect(1);
+}
