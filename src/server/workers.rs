@@ -195,6 +195,10 @@ async fn heartbeat(
     let id = worker_id(&id)?;
     let heartbeat: wire::Heartbeat = extract::json_or_default(&body)?;
     let running = read_running(heartbeat.running)?;
+    let cpu = heartbeat.load.and_then(|load| load.cpu);
+    if cpu.is_some_and(|cpu| !(0.0..=1.0).contains(&cpu)) {
+        return Err(Problem::invalid("load.cpu", "must be from 0 to 1").into());
+    }
     let load = heartbeat.load.map(|load| Load {
         cpu: load.cpu,
         mem_mb: load.mem_mb,

@@ -251,6 +251,10 @@ fn places() -> Vec<Case> {
         Case::get("/v1/jobs?consistency=eventual").at("consistency"),
         Case::get("/v1/tasks?state=sleeping").at("state"),
         Case::get("/v1/tasks?worker=me").at("worker"),
+        Case::get("/v1/tasks/t999999-0/logs?follow_ms=1000").is(404, "not_found"),
+        Case::get("/v1/tasks/t1-0/logs?stdout_from=-1").at("stdout_from"),
+        Case::get("/v1/tasks/t1-0/logs?attempt=first").at("attempt"),
+        Case::get("/v1/tasks/t1-0/logs?follow=1").at("follow"),
         Case::get("/v1/cluster?all=yes").at("all"),
         Case::get("/v1/queues?x").at("x"),
         Case::get("/v1/jobs/j1-0?wait_ms=soon").at("wait_ms"),
@@ -269,6 +273,7 @@ fn visits(worker: &str) -> Vec<Case> {
             body,
         )
     };
+    let output = |body: &str| Case::post("output", &format!("/v1/workers/{worker}/output"), body);
     let report = |body: &str| Case::post("report", &format!("/v1/workers/{worker}/report"), body);
     vec![
         register("no name", "{}"),
@@ -291,6 +296,11 @@ fn visits(worker: &str) -> Vec<Case> {
         beat(r#"{"running": [{"task": "t1-0", "token": 1, "progress": 7}]}"#)
             .at("running[0].progress"),
         beat(r#"{"load": {"cpu": "high"}}"#).at("load.cpu"),
+        beat(r#"{"load": {"cpu": 1.5}}"#).at("load.cpu"),
+        output(r#"{"chunks": [{"task": "t1-0", "token": 1, "stream": "stdlog", "offset": 0, "text": ""}]}"#)
+            .at("chunks[0].stream"),
+        output(r#"{"chunks": [{"task": "t1-0", "token": 1, "stream": "stdout", "offset": 18446744073709551615, "text": "x"}]}"#)
+            .at("chunks[0].offset"),
         report("{}"),
         report(r#"{"results": []}"#).at("results"),
         report(r#"{"results": [{"task": "t1-0", "token": 1, "status": "done"}]}"#)
