@@ -319,3 +319,35 @@ fn unix_ms(time: &serde_json::Value) -> i64 {
         .expect("RFC 3339")
         .timestamp_millis()
 }
+
+#[tokio::test]
+async fn a_cancellation_outlives_the_leader_that_took_it() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let worker = Hand::register(&cluster, "w", 2).await;
+    let follower = cluster.follower().await;
+    let api = cluster.api(follower);
+    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let lease = worker.take(&[]).await;
+    // Killed before the worker is heard of again: only the log knows of it.
+    api.post(&format!("/v1/tasks/{task}/cancel"), &json!({}))
+        .await
+        .expect(200);
+    cluster.kill9(leader);
+    let next = cluster.leader_other_than(leader).await;
+    let orders = worker.heartbeat(std::slice::from_ref(&lease)).await;
+    assert_eq!(orders["cancel"], json!([task]), "{orders}");
+    // The success that it had ready comes after the cancellation in the log, and is too late.
+    let late = worker.report(lease.succeeded(json!(1))).await;
+    assert_eq!(late["code"], "already_finished", "{late}");
+    let task = cluster
+        .api(next)
+        .get(&format!("/v1/tasks/{task}"))
+        .await
+        .expect(200);
+    assert_eq!(
+        (&task["state"], &task["result"]),
+        (&json!("cancelled"), &json!(null)),
+        "{task}"
+    );
+}

@@ -13,6 +13,7 @@ mod events;
 mod explain;
 mod failover;
 mod identity;
+mod lists;
 mod logs;
 mod membership;
 mod openapi;
