@@ -41,8 +41,7 @@ async fn all_of_a_queue_are_retried_once_though_the_leader_dies_amid_them() {
     // More than one command takes along.
     const COUNT: usize = 2_300;
     let mut cluster = cluster().await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let worker = worker(&cluster, COUNT).await;
     let submitted = dead(&api, &worker, &mails(COUNT)).await;
@@ -87,8 +86,7 @@ async fn all_of_a_queue_are_retried_once_though_the_leader_dies_amid_them() {
 #[tokio::test]
 async fn a_retry_that_is_asked_for_twice_is_one_retry() {
     let mut cluster = cluster().await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let worker = worker(&cluster, 2).await;
     let submitted = dead(&api, &worker, &mails(2)).await;
@@ -151,8 +149,7 @@ async fn a_retry_that_is_asked_for_twice_is_one_retry() {
 #[tokio::test]
 async fn a_purge_of_dead_letters_forgets_them_with_their_finished_jobs() {
     let mut cluster = cluster().await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let worker = worker(&cluster, 8).await;
     let gone = dead(&api, &worker, &mails(3)).await;

@@ -40,8 +40,7 @@ async fn a_follower_says_what_holds_a_task_back() {
         ..Options::default()
     })
     .await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let plain = submit_task(&api, &hand::job(json!(1))).await;
     assert_eq!(codes(&api, &plain).await, ["no_worker"]);
@@ -117,8 +116,7 @@ async fn a_follower_says_what_holds_a_task_back() {
 #[tokio::test]
 async fn bounds_that_are_reached_are_named_with_their_numbers() {
     let mut cluster = Cluster::start(3).await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let worker = Hand::register(&cluster, "w", 8).await;
     let settings = json!({"max_running": 1, "rate_per_s": 0.001, "burst": 1});

@@ -49,8 +49,7 @@ async fn wait_members(api: &Api, voters: &[u64]) {
 #[tokio::test]
 async fn a_dead_master_is_replaced_by_a_new_one_while_work_goes_on() {
     let mut cluster = Cluster::start(3).await;
-    let leader = cluster.wait_ready().await;
-    let dead = cluster.follower().await;
+    let (leader, dead) = cluster.leader_and_follower().await;
     let api = cluster.api(leader);
     let worker = Hand::register(&cluster, "w", 1).await;
     let before = submit_task(&api, &hand::job(json!("before"))).await;

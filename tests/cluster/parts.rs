@@ -23,8 +23,7 @@ async fn post(api: &Api, part: &Value) -> triarch_harness::Reply {
 #[tokio::test]
 async fn a_job_is_there_with_its_last_part_though_the_leader_dies_over_it() {
     let mut cluster = Cluster::start(3).await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let worker = Hand::register(&cluster, "w", 8).await;
     // The first part comes after what only the last one has.
@@ -101,8 +100,7 @@ async fn a_job_is_there_with_its_last_part_though_the_leader_dies_over_it() {
 #[tokio::test]
 async fn parts_that_do_not_belong_together_are_refused_under_every_leader() {
     let mut cluster = Cluster::start(3).await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     post(&api, &part("k", 1, 2, &[task("a", &[])]))
         .await

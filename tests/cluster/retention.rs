@@ -30,8 +30,7 @@ async fn finish_jobs(api: &Api, worker: &Hand, queue: &str, count: usize) -> Vec
 #[tokio::test]
 async fn the_next_leader_forgets_what_is_too_much_and_keeps_the_rest() {
     let mut cluster = Cluster::start(3).await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let body = json!({"name": "w", "slots": 1, "kinds": [hand::KIND], "queues": ["few", "all"]});
     let worker = Hand::register_as(&cluster, &body).await;
@@ -80,8 +79,7 @@ async fn finish_one_more(api: &Api, worker: &Hand) -> String {
 #[tokio::test]
 async fn what_grows_too_old_while_nobody_leads_is_forgotten_after() {
     let mut cluster = Cluster::start(3).await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let body = json!({"name": "w", "slots": 1, "kinds": [hand::KIND], "queues": ["brief", "all"]});
     let worker = Hand::register_as(&cluster, &body).await;

@@ -87,6 +87,13 @@ pub fn outcomes(task: &Value) -> Vec<String> {
         .collect()
 }
 
+/// One attempt succeeded, and no other one was more than handed back by a slow worker.
+pub fn succeeded_once(task: &Value) -> bool {
+    let mut outcomes = outcomes(task);
+    outcomes.retain(|outcome| outcome != "returned");
+    outcomes == ["succeeded"]
+}
+
 /// The cluster takes a job, runs it and shows its result: whatever was done to it before did no harm.
 pub async fn assert_works(cluster: &mut Cluster) {
     let worker = triarch_harness::Hand::register(cluster, "still-works", 1).await;

@@ -25,8 +25,7 @@ async fn what_falls_due_while_nobody_leads_happens_after_it_and_once() {
         ..Options::default()
     })
     .await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let other = cluster.ids().find(|id| ![leader, follower].contains(id));
     let other = other.expect("three masters");
     let api = cluster.api(follower);
@@ -123,8 +122,7 @@ async fn what_falls_due_while_nobody_leads_happens_after_it_and_once() {
 #[tokio::test]
 async fn an_attempt_whose_worker_does_not_stop_it_is_ended_by_the_next_leader() {
     let mut cluster = Cluster::start(3).await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let worker = Hand::register(&cluster, "deaf", 2).await;
     let limited = task(&json!({"timeout_ms": 200, "backoff": {"initial_ms": 0}}));
@@ -134,7 +132,7 @@ async fn an_attempt_whose_worker_does_not_stop_it_is_ended_by_the_next_leader() 
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;
     // It goes on confirming what it should have stopped, until it is told that it has lost it.
-    let lost = eventually(SOON, "the attempt is ended", async || {
+    let lost = eventually(3 * SOON, "the attempt is ended", async || {
         let orders = worker.heartbeat(&leases).await;
         let lost = orders["lost"].as_array().cloned().unwrap_or_default();
         (!lost.is_empty()).then_some(lost)

@@ -38,8 +38,7 @@ async fn of_many_who_submit_at_once_one_has_the_key() {
     const ROUNDS: usize = 12;
     const KEYS: [&str; 3] = ["mail:1", "mail:2", "mail:3"];
     let mut cluster = Cluster::start(3).await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let crew = Crew::start(&cluster, 1, 2, &["default"]).await;
     let answered = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..CLIENTS)
@@ -99,8 +98,7 @@ async fn of_many_who_submit_at_once_one_has_the_key() {
 #[tokio::test]
 async fn who_asks_for_the_first_ones_id_gets_it_from_any_leader() {
     let mut cluster = Cluster::start(3).await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let worker = Hand::register(&cluster, "w", 1).await;
     let first = api.submit(&json!({"tasks": [keyed("k")]})).await;

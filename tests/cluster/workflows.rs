@@ -91,8 +91,7 @@ async fn a_callback_starts_once_though_its_last_members_end_while_the_leader_die
 #[tokio::test]
 async fn a_chain_of_ten_thousand_falls_with_its_first_and_rises_with_it() {
     let mut cluster = cluster().await;
-    let leader = cluster.wait_ready().await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let length = 10_000;
     let chain: Vec<Value> = (0..length)
         .map(|nth: usize| {

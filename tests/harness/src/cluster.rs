@@ -341,11 +341,16 @@ impl Cluster {
         .await
     }
 
-    /// A master that runs and does not lead.
-    pub async fn follower(&mut self) -> u64 {
+    /// The leader, and a master that runs and follows it.
+    pub async fn leader_and_follower(&mut self) -> (u64, u64) {
         let leader = self.wait_ready().await;
         let other = self.running().into_iter().find(|id| *id != leader);
-        other.expect("a second master runs")
+        (leader, other.expect("a second master runs"))
+    }
+
+    /// A master that runs and does not lead.
+    pub async fn follower(&mut self) -> u64 {
+        self.leader_and_follower().await.1
     }
 
     /// Waits until `node` has on its disk what is committed now, by the leader's word.
