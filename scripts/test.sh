@@ -16,6 +16,9 @@ trap 'rm -f "$output"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
+# Everything is built once here: what the compiler keeps for a next time costs time and disk, and has made it fail.
+export CARGO_INCREMENTAL=0
+
 say() { printf '\n=== %s\n' "$*"; }
 
 finish() {

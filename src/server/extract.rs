@@ -54,7 +54,7 @@ pub fn json_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T,
 /// A route that takes no body: nothing, or an empty object.
 fn no_body(body: &Bytes) -> Result<(), Problem> {
     #[derive(Default, serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
+    #[serde(deny_unknown_fields, expecting = "no body, or an empty object")]
     struct Nothing {}
     json_or_default::<Nothing>(body).map(|Nothing {}| ())
 }
