@@ -18,6 +18,7 @@ mod logs;
 mod membership;
 mod openapi;
 mod parts;
+mod poison;
 mod queue_limits;
 mod redirects;
 mod restart;
