@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::App;
 use super::problem::{Code, Failure, Problem};
+use super::strict::Strict;
 
 /// Deepest nesting of JSON that is read.
 const JSON_DEPTH_MAX: usize = 64;
@@ -34,7 +35,7 @@ pub fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let mut track = serde_path_to_error::Track::new();
     let value = T::deserialize(serde_path_to_error::Deserializer::new(
-        &mut deserializer,
+        Strict(&mut deserializer),
         &mut track,
     ))
     .map_err(|error| explain(&track.path().to_string(), &error))?;
@@ -269,6 +270,29 @@ mod tests {
         assert!(refused(r#"{"tasks":[{"priority":300}]}"#).contains("tasks[0].priority"));
         assert!(refused(r#"{"tasks":[{"prio":3}]}"#).contains("tasks[0].prio"));
         assert!(refused(r#"{"taks":[]}"#).contains("\"taks\""));
+    }
+
+    #[test]
+    fn a_list_is_no_object_however_deep() {
+        assert!(refused("[[]]").contains("list") || refused("[[]]").contains("sequence"));
+        assert!(refused(r#"{"tasks":[[3]]}"#).contains("tasks[0]"));
+        assert!(refused(r#"{"tasks":[[]]}"#).contains("sequence"));
+        let read = |body: &str| {
+            json::<triarch_sdk::wire::SubmitJob>(&Bytes::copy_from_slice(body.as_bytes()))
+        };
+        let fine = r#"{"tasks":[{"kind":"exec","payload":[1,{"a":[2]}],"after":["x"],"requires":{"labels":{"a":"b"}}}]}"#;
+        let job = read(fine).expect("as it is meant");
+        assert_eq!(
+            job.tasks[0].payload.as_ref().map(|text| text.get()),
+            Some(r#"[1,{"a":[2]}]"#)
+        );
+        for field in ["requires", "backoff"] {
+            let body = format!(r#"{{"tasks":[{{"kind":"exec","{field}":[]}}]}}"#);
+            assert!(
+                format!("{:?}", read(&body).err()).contains(field),
+                "{field}"
+            );
+        }
     }
 
     #[test]

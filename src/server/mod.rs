@@ -18,6 +18,7 @@ mod options;
 mod problem;
 mod queues;
 mod schedules;
+mod strict;
 mod submission;
 mod sweeps;
 mod tasks;
