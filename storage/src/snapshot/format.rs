@@ -95,16 +95,21 @@ pub(super) fn read_frame(file: &File) -> io::Result<(Footer, Bytes)> {
     if header[..7] != HEADER[..7] {
         return Err(damage("it does not begin like a snapshot".into()));
     }
+    let mut footer = [0; FOOTER_BYTES];
+    file.read_exact_at(&mut footer, footer_offset)?;
+    let footer = Footer::decode(&footer);
     if header != *HEADER {
+        // One that ends as this version ends was written by it, whatever its first bytes have become.
+        if footer.is_some_and(|footer| footer.file_bytes() == Some(length)) {
+            return Err(damage("its beginning does not go with its end".into()));
+        }
         let what = format!(
             "it has format version {}, this program knows {}",
             header[7], HEADER[7]
         );
         return Err(io::Error::new(io::ErrorKind::Unsupported, what));
     }
-    let mut footer = [0; FOOTER_BYTES];
-    file.read_exact_at(&mut footer, footer_offset)?;
-    let Some(footer) = Footer::decode(&footer) else {
+    let Some(footer) = footer else {
         return Err(damage("it does not end like a snapshot".into()));
     };
     if footer.file_bytes() != Some(length) {
