@@ -4,13 +4,14 @@ use axum::extract::{Path, State};
 use triarch_sdk::wire;
 use triarch_table::explain::{Lack, Reason};
 use triarch_table::model::TaskState;
+use triarch_table::reply::Refusal;
 use triarch_table::{Table, Task, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{Answer, ReadIndex};
 use super::extract::{self, NoQuery};
-use super::problem::{Code, Failure, Problem};
+use super::problem::{Failure, Problem};
 use super::{App, tasks};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -35,12 +36,7 @@ async fn explain(
     let now_ms = app.clock.now_ms();
     let table = app.table.read();
     let found = table.task(id).zip(table.explain(id, now_ms));
-    let (task, reasons) = found.ok_or_else(|| {
-        Problem::new(
-            Code::NotFound,
-            format!("there is no task {id}; finished tasks are kept for a bounded time"),
-        )
-    })?;
+    let (task, reasons) = found.ok_or_else(|| Problem::from(Refusal::TaskNotFound(id)))?;
     let reasons: Vec<wire::Reason> = reasons
         .into_iter()
         .map(|reason| present(&table, task, reason))

@@ -8,7 +8,7 @@ use triarch_sdk::wire;
 use triarch_table::command::OnFailure;
 use triarch_table::job::Job;
 use triarch_table::model::JobState;
-use triarch_table::reply::Reply;
+use triarch_table::reply::{Refusal, Reply};
 use triarch_table::{Command, JobFilter, JobId, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -101,7 +101,9 @@ async fn show(
         }
     }
     let table = app.table.read();
-    let job = table.job(id).ok_or_else(|| not_found(id))?;
+    let job = table
+        .job(id)
+        .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
     Answer::ok(index, &present(job))
 }
 
@@ -156,7 +158,9 @@ async fn list_tasks(
     let after: Option<TaskId> = query.parsed("after", "a task's id, as given in \"next\"")?;
     let limit = query.limit()?;
     let table = app.table.read();
-    table.job(id).ok_or_else(|| not_found(id))?;
+    table
+        .job(id)
+        .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
     Answer::ok(index, &tasks::page(&app, table.tasks_of(id, after, limit)))
 }
 
@@ -176,7 +180,9 @@ async fn cancel(
     let id: JobId = extract::id("job", &id)?;
     let (index, _) = app.change(&Command::CancelJob { job: id }).await?;
     let table = app.table.read();
-    let job = table.job(id).ok_or_else(|| not_found(id))?;
+    let job = table
+        .job(id)
+        .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
     Answer::ok(index, &present(job))
 }
 
@@ -194,13 +200,6 @@ pub(super) fn too_many_waiters() -> Failure {
         "this node has more waiting requests than it takes; retry after a moment",
     )
     .into()
-}
-
-fn not_found(id: JobId) -> Problem {
-    Problem::new(
-        Code::NotFound,
-        format!("there is no job {id}; finished jobs are kept for a bounded time"),
-    )
 }
 
 fn job_state(text: &str) -> Result<JobState, Problem> {

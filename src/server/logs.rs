@@ -12,6 +12,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use triarch_sdk::output::{Part, Places};
 use triarch_sdk::wire::{self, LogChunk, OutputStream, exec};
+use triarch_table::reply::Refusal;
 use triarch_table::task::{AttemptEnd, Task};
 use triarch_table::{TaskId, Token};
 use utoipa_axum::router::OpenApiRouter;
@@ -20,7 +21,7 @@ use utoipa_axum::routes;
 use super::answer::{Answer, ReadIndex};
 use super::extract::{self, Query};
 use super::jobs::too_many_waiters;
-use super::problem::{Code, Failure, Problem};
+use super::problem::{Failure, Problem};
 use super::tasks::present_state;
 use super::workers::{lead, turn, worker_id};
 use super::{App, WAIT_MS_MAX};
@@ -166,12 +167,9 @@ struct Told {
 fn logs(app: &App, id: TaskId, number: Option<u32>, from: Places) -> Result<wire::Logs, Failure> {
     let (state, attempt, later) = {
         let table = app.table.read();
-        let task = table.task(id).ok_or_else(|| {
-            Problem::new(
-                Code::NotFound,
-                format!("there is no task {id}; finished tasks are kept for a bounded time"),
-            )
-        })?;
+        let task = table
+            .task(id)
+            .ok_or_else(|| Problem::from(Refusal::TaskNotFound(id)))?;
         let number = number.unwrap_or(task.attempt);
         (task.state(), attempt(task, number), later(task, number))
     };

@@ -6,6 +6,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use triarch_sdk::wire;
 use triarch_table::model::TaskState;
+use triarch_table::reply::Refusal;
 use triarch_table::task::{Attempt, AttemptEnd, CancelCause, Life, Task};
 use triarch_table::{Command, Listed, Table, TaskFilter, TaskId};
 use utoipa_axum::router::OpenApiRouter;
@@ -141,12 +142,9 @@ async fn retry(
 
 fn answer(app: &App, index: u64, id: TaskId) -> Result<Answer, Failure> {
     let table = app.table.read();
-    let task = table.task(id).ok_or_else(|| {
-        Problem::new(
-            Code::NotFound,
-            format!("there is no task {id}; finished tasks are kept for a bounded time"),
-        )
-    })?;
+    let task = table
+        .task(id)
+        .ok_or_else(|| Problem::from(Refusal::TaskNotFound(id)))?;
     let mut shown = present(app, task, Detail::Whole);
     shown.after = keys_of(&table, task.after());
     Answer::ok(index, &shown)

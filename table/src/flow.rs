@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::command::OnFailure;
 use crate::event::Event;
 use crate::ids::{JobId, TaskId};
-use crate::lease::End;
+use crate::lease::{End, error_object};
 use crate::model::TaskState;
 use crate::table::Table;
 use crate::task::{CancelCause, Life, Task};
@@ -239,7 +239,5 @@ fn inputs_error(bytes: u64, bytes_max: u64) -> Bytes {
         "the results of the tasks it comes after are {bytes} bytes together, the bound is {bytes_max}: let them \
          return where their results are instead"
     );
-    Bytes::from(format!(
-        r#"{{"type":"inputs_too_large","message":"{message}"}}"#
-    ))
+    error_object("inputs_too_large", &message)
 }

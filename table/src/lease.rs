@@ -201,17 +201,22 @@ impl Table {
     }
 }
 
+/// An error that the table itself has to tell. The message is plain: nothing in it needs escaping.
+pub(crate) fn error_object(kind: &str, message: &str) -> Bytes {
+    Bytes::from(format!(r#"{{"type":"{kind}","message":"{message}"}}"#))
+}
+
 fn timeout_error(timeout_ms: Option<u64>) -> Bytes {
     let limit = timeout_ms.map_or_else(String::new, |limit| format!(" of {limit} ms"));
     let message =
         format!("the attempt outlived its time limit{limit} and its worker did not report");
-    Bytes::from(format!(r#"{{"type":"timeout","message":"{message}"}}"#))
+    error_object("timeout", &message)
 }
 
 fn worker_lost_error(losses: u32) -> Bytes {
     let message =
         format!("{losses} attempts were lost with their workers: the task may be what kills them");
-    Bytes::from(format!(r#"{{"type":"worker_lost","message":"{message}"}}"#))
+    error_object("worker_lost", &message)
 }
 
 #[cfg(test)]

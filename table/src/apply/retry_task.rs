@@ -4,7 +4,7 @@
 //! Tasks that were cancelled because this one ended without success wait for it again, and those after them, as far as
 //! nothing else that they come after has ended that way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::Ruling;
 use crate::command::RequestId;
@@ -15,7 +15,7 @@ use crate::model::TaskState;
 use crate::reply::{Refusal, Reply};
 use crate::shape::request_id_reused;
 use crate::table::Table;
-use crate::task::{CancelCause, Class, Life, Task};
+use crate::task::{CancelCause, Life, Task};
 
 impl Table {
     pub(super) fn retry_task(
@@ -131,29 +131,15 @@ impl Table {
 
     /// Whether queues, scheduler and unique keys have room for these terminal tasks.
     fn check_room_for(&self, id: TaskId, revived: &[TaskId]) -> Result<(), Refusal> {
-        let mut queues: BTreeMap<&str, (u64, BTreeSet<&Class>)> = BTreeMap::new();
-        for task in std::iter::once(&id).chain(revived) {
-            let Some(task) = self.tasks.get(*task) else {
-                continue;
-            };
-            if let Some(key) = task.unique_key()
-                && let Some(&other) = self.index.unique_keys.get(key)
-            {
-                return Err(Refusal::UniqueKeyTaken {
-                    key: key.to_string(),
-                    task: other,
-                });
+        let ids = std::iter::once(&id).chain(revived);
+        let tasks: Vec<&Task> = ids.filter_map(|id| self.tasks.get(*id)).collect();
+        for key in tasks.iter().filter_map(|task| task.unique_key()) {
+            if let Some(&task) = self.index.unique_keys.get(key) {
+                let key = key.to_string();
+                return Err(Refusal::UniqueKeyTaken { key, task });
             }
-            let class = &*task.spec.class;
-            let (tasks, different) = queues.entry(&class.queue).or_default();
-            *tasks += 1;
-            different.insert(class);
         }
-        for (queue, (tasks, different)) in queues {
-            self.check_depth(queue, tasks)?;
-            self.check_classes(queue, different)?;
-        }
-        Ok(())
+        self.check_queue_bounds(tasks.iter().map(|task| &*task.spec.class))
     }
 }
 

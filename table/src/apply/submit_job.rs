@@ -57,7 +57,7 @@ impl Table {
         self.check_table_bounds(&tasks)?;
         let classes = self.classes_of(&tasks);
         self.check_room_for_queues(classes.iter().map(|class| &class.queue))?;
-        self.check_queue_bounds(&classes)?;
+        self.check_queue_bounds(classes.iter().map(|class| &**class))?;
 
         let id = JobId::at(entry.index, entry.jobs);
         entry.jobs += 1;
@@ -198,7 +198,11 @@ impl Table {
         Ok(())
     }
 
-    fn check_queue_bounds(&self, classes: &[Arc<Class>]) -> Result<(), Refusal> {
+    /// Whether queues and scheduler have room for more tasks, one of each of these classes.
+    pub(super) fn check_queue_bounds<'a>(
+        &self,
+        classes: impl Iterator<Item = &'a Class>,
+    ) -> Result<(), Refusal> {
         let mut queues: BTreeMap<&str, (u64, BTreeSet<&Class>)> = BTreeMap::new();
         for class in classes {
             let (tasks, different) = queues.entry(&class.queue).or_default();
@@ -213,7 +217,7 @@ impl Table {
     }
 
     /// Whether a queue has room for more tasks.
-    pub(super) fn check_depth(&self, queue: &str, more: u64) -> Result<(), Refusal> {
+    fn check_depth(&self, queue: &str, more: u64) -> Result<(), Refusal> {
         let own = self
             .queues
             .get(queue)
@@ -233,7 +237,7 @@ impl Table {
     }
 
     /// Whether the scheduler has room for these different classes of a queue.
-    pub(super) fn check_classes<'a>(
+    fn check_classes<'a>(
         &self,
         queue: &str,
         different: impl IntoIterator<Item = &'a Class>,
