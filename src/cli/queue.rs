@@ -65,19 +65,19 @@ struct SetArgs {
     /// Most tasks that start in a second, over all workers
     #[arg(long, value_name = "N|none", value_parser = bound::<f64>)]
     rate: Option<Bound<f64>>,
-    /// With a rate: most tasks that start at once after a quiet time
+    /// With a rate: most tasks that start at once after a quiet time [default: a tenth of a second's, at least 1]
     #[arg(long, value_name = "N")]
     burst: Option<u32>,
     /// Most tasks that wait; beyond it submissions are refused
     #[arg(long, value_name = "N|none", value_parser = bound::<u64>)]
     max_depth: Option<Bound<u64>>,
-    /// Its share of workers that other queues want too
+    /// Its share of workers that other queues want too, 1 to 1000
     #[arg(long, value_name = "N")]
     weight: Option<u32>,
     /// Which of several workers a task goes to: spread or pack
     #[arg(long, value_parser = parse_word::<Placement>)]
     placement: Option<Placement>,
-    /// How long its finished jobs are kept
+    /// How long its finished jobs are kept, such as 12h
     #[arg(long, value_name = "DURATION|none", value_parser = bound_ms)]
     retain: Option<Bound<u64>>,
     /// How many of its finished jobs are kept

@@ -84,7 +84,7 @@ enum TaskCommand {
     /// Forget finished jobs that have a selected task, dead letters unless a state is given
     Forget {
         #[command(flatten)]
-        selected: Selected,
+        selected: Option<Selected>,
     },
 }
 
@@ -92,11 +92,7 @@ enum TaskCommand {
 #[derive(Debug, Args)]
 struct Which {
     /// One task; instead of it, options that select many
-    #[arg(
-        value_name = "TASK",
-        required_unless_present = "Selected",
-        conflicts_with = "Selected"
-    )]
+    #[arg(value_name = "TASK", conflicts_with = "Selected")]
     id: Option<String>,
     #[command(flatten)]
     selected: Option<Selected>,
@@ -123,16 +119,22 @@ struct Selected {
     job: Option<String>,
 }
 
-impl Selected {
-    fn selection(self) -> TaskSelection {
-        TaskSelection {
-            queue: self.queue,
-            state: self.state,
-            kind: self.kind,
-            worker: self.worker,
-            job: self.job,
-        }
-    }
+/// What was selected; it must be something.
+fn selection(selected: Option<Selected>) -> Result<TaskSelection, Failure> {
+    let Some(selected) = selected else {
+        return Err(Failure::Usage(
+            "say which tasks are meant: one by its id, or all that are selected by --queue, --state, --kind, --worker or \
+             --job"
+                .to_owned(),
+        ));
+    };
+    Ok(TaskSelection {
+        queue: selected.queue,
+        state: selected.state,
+        kind: selected.kind,
+        worker: selected.worker,
+        job: selected.job,
+    })
 }
 
 impl TaskArgs {
@@ -231,7 +233,7 @@ impl TaskArgs {
                     Ok(ExitCode::SUCCESS)
                 }
                 (None, selected) => {
-                    let selection = selected.map(Selected::selection).unwrap_or_default();
+                    let selection = selection(selected)?;
                     let swept = session.client.cancel_tasks(&selection).await?;
                     told(session, &swept, "cancelled", "task")
                 }
@@ -243,13 +245,14 @@ impl TaskArgs {
                     Ok(ExitCode::SUCCESS)
                 }
                 (None, selected) => {
-                    let selection = selected.map(Selected::selection).unwrap_or_default();
+                    let selection = selection(selected)?;
                     let swept = session.client.retry_tasks(&selection).await?;
                     told(session, &swept, "retried", "task")
                 }
             },
             TaskCommand::Forget { selected } => {
-                let swept = session.client.forget_tasks(&selected.selection()).await?;
+                let selection = selection(selected)?;
+                let swept = session.client.forget_tasks(&selection).await?;
                 told(session, &swept, "forgot", "job")
             }
         }
