@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::StorageError;
 
-/// Files being written end in this; what a crash left of them is removed at the next open.
+/// Files and directories being written end in this; what a crash left of them is removed at the next open.
 pub(crate) const UNFINISHED_EXTENSION: &str = "unfinished";
 
 /// The directory a file is in; the current one for a bare name.
@@ -28,6 +28,25 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), StorageError> {
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(|error| StorageError::io("sync", path, &error))
+}
+
+/// Makes all that is in a directory durable, names and contents.
+pub(crate) fn sync_tree(directory: &Path) -> Result<(), StorageError> {
+    let entries =
+        fs::read_dir(directory).map_err(|error| StorageError::io("list", directory, &error))?;
+    for entry in entries {
+        let path = entry
+            .map_err(|error| StorageError::io("list", directory, &error))?
+            .path();
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            File::open(&path)
+                .and_then(|file| file.sync_all())
+                .map_err(|error| StorageError::io("sync", &path, &error))?;
+        }
+    }
+    sync_directory(directory)
 }
 
 /// Creates a directory, and those above it that are missing, durably.
@@ -72,7 +91,7 @@ pub(crate) fn unfinished_name(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Renames a synced file within its directory, durably.
+/// Renames a synced file or directory within the directory it is in, durably.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
     fs::rename(from, to).map_err(|error| StorageError::io("rename", from, &error))?;
     sync_directory(parent_of(to))
@@ -90,7 +109,11 @@ pub(crate) fn remove_unfinished(directory: &Path) -> Result<(), StorageError> {
             .extension()
             .is_some_and(|extension| extension == UNFINISHED_EXTENSION)
         {
-            fs::remove_file(&path).map_err(|error| StorageError::io("remove", &path, &error))?;
+            let removed = match path.is_dir() {
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
+            };
+            removed.map_err(|error| StorageError::io("remove", &path, &error))?;
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use triarch_storage::seed::{Random, SEED_VARIABLE, seeds};
 use triarch_storage::{LogPosition, LogRecord, LogStore, SledLog, SnapshotStore, StorageError};
 
-use child::{DEADLINE, completion, options, record, wait};
+use child::{DEADLINE, completion, copy_directory, options, record, wait};
 
 const ENTRIES: u64 = 600;
 const PURGED: u64 = 100;
@@ -126,19 +126,6 @@ fn open_in_child(directory: &Path) -> Outcome {
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         ),
-    }
-}
-
-fn copy_directory(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a writable directory");
-    for entry in fs::read_dir(from).expect("a readable directory") {
-        let path = entry.expect("a readable directory").path();
-        let target = to.join(path.file_name().expect("a name"));
-        if path.is_dir() {
-            copy_directory(&path, &target);
-        } else {
-            fs::copy(&path, &target).expect("a readable file");
-        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! Plain inserts and removes only: batches and transactions take a process-wide lock against flush, and a log needs no
 //! more than that a crash keeps a prefix of what was written, which sled's own log gives.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,6 +22,14 @@ use crate::durable;
 
 /// Below this, sled's troubles are taken for those of a full disk.
 const AVAILABLE_BYTES_MIN: u64 = 1 << 20;
+
+/// The one file that holds entries.
+const FILE_NAME: &str = "db";
+/// sled's name for a note of how far it has read, while it writes it. It takes the latest note it finds for good, this one
+/// too.
+const UNFINISHED_NOTE: (&str, &str) = ("snap.", ".generating");
+/// An empty database needs no more.
+const CREATE_CACHE_BYTES: u64 = 1 << 20;
 
 /// How long an earlier log of this process may take to let go of its file.
 const UNLOCK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,14 +66,27 @@ pub(super) struct Disk {
 }
 
 impl Disk {
+    /// Makes an empty database in `directory`: it is there as a whole and durable, or not at all. sled itself writes its
+    /// files in place, and refuses what a crash leaves half written.
+    pub(super) fn create(directory: &Path, node_id: u64) -> Result<(), StorageError> {
+        let unfinished = durable::unfinished_name(directory);
+        let disk = Self::open(&unfinished, CREATE_CACHE_BYTES, node_id)?;
+        disk.flush()?;
+        Arc::new(disk).release();
+        wait_until_unlocked(&unfinished.join(FILE_NAME))?;
+        durable::sync_tree(&unfinished)?;
+        durable::rename(&unfinished, directory)
+    }
+
     /// Opens the database in `directory`, making it if there is none.
     pub(super) fn open(
         directory: &Path,
         cache_bytes: u64,
         node_id: u64,
     ) -> Result<Self, StorageError> {
-        let file_path = directory.join("db");
+        let file_path = directory.join(FILE_NAME);
         wait_until_unlocked(&file_path)?;
+        remove_unfinished(directory)?;
         let (db, log, meta) = guarded(&file_path, node_id, "open", || {
             let db = sled::Config::new()
                 .path(directory)
@@ -77,6 +98,8 @@ impl Disk {
             let meta = db.open_tree("meta")?;
             Ok((db, log, meta))
         })?;
+        // sled has noted by names alone how far it has read: an older note would mislead it once it writes on.
+        durable::sync_directory(directory)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -257,6 +280,25 @@ pub(super) fn check_chain(previous: Option<Link>, entry: &Entry) -> Result<(), S
             entry.previous
         )),
     }
+}
+
+/// Removes the note that sled was writing when the process ended.
+fn remove_unfinished(directory: &Path) -> Result<(), StorageError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StorageError::io("list", directory, &error)),
+    };
+    for entry in entries {
+        let path = entry
+            .map_err(|error| StorageError::io("list", directory, &error))?
+            .path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(UNFINISHED_NOTE.0) && name.ends_with(UNFINISHED_NOTE.1) {
+            fs::remove_file(&path).map_err(|error| StorageError::io("remove", &path, &error))?;
+        }
+    }
+    Ok(())
 }
 
 /// sled locks its file, and a log closed in this process may keep the lock for a moment: sled leaves the last of its

@@ -69,6 +69,9 @@ pub(super) fn recover(
         return Err(StorageError::damaged(&db_path, "is missing", node_id));
     }
 
+    if mark.is_none() && !sled_path.exists() {
+        Disk::create(&sled_path, node_id)?;
+    }
     let disk = Disk::open(&sled_path, options.cache_bytes, node_id)?;
     let mut mark = match mark {
         Some(mark) => mark,
@@ -80,8 +83,6 @@ pub(super) fn recover(
             // The mark comes last: where it is, there is a whole log.
             disk.flush()?;
             disk.sync_data()?;
-            sync_tree(&sled_path)?;
-            durable::sync_directory(directory)?;
             Mark::create(&mark_path)?
         }
     };
@@ -229,24 +230,6 @@ fn check_end(disk: &Disk, scan: &Scan, claimed: Option<Link>) -> Result<(), Stor
 }
 
 /// Makes the files that sled has just made, and their names, durable.
-fn sync_tree(directory: &Path) -> Result<(), StorageError> {
-    let entries = std::fs::read_dir(directory)
-        .map_err(|error| StorageError::io("list", directory, &error))?;
-    for entry in entries {
-        let path = entry
-            .map_err(|error| StorageError::io("list", directory, &error))?
-            .path();
-        if path.is_dir() {
-            sync_tree(&path)?;
-        } else {
-            std::fs::File::open(&path)
-                .and_then(|file| file.sync_all())
-                .map_err(|error| StorageError::io("sync", &path, &error))?;
-        }
-    }
-    durable::sync_directory(directory)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -416,6 +399,28 @@ mod tests {
             Arc::new(recovered.disk).release();
             mark = Mark::open(&root.path().join("mark"), 1).unwrap().unwrap();
         }
+    }
+
+    /// sled would take it for its newest note, and give up over it.
+    #[test]
+    fn what_sled_was_writing_when_it_was_killed_is_cleared_away() {
+        let root = tempfile::tempdir().unwrap();
+        three_entries(root.path());
+        let half = root.path().join("sled/snap.FFFFFFFFFFFFFFFF.generating");
+        std::fs::write(&half, "half").unwrap();
+        let log = SledLog::open(root.path(), &options()).unwrap();
+        assert_eq!(log.state().last, Some(record(2, 0).position));
+        assert!(!half.exists());
+        // Not yet a log: whatever was there of it.
+        drop(log);
+        std::fs::remove_file(root.path().join("mark")).unwrap();
+        std::fs::rename(
+            root.path().join("sled"),
+            root.path().join("sled.unfinished"),
+        )
+        .unwrap();
+        let log = SledLog::open(root.path(), &options()).unwrap();
+        assert_eq!(log.state().last, None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
 use std::env;
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -106,4 +107,18 @@ pub fn wait(receiver: &Receiver<Result<(), StorageError>>) -> Result<(), Storage
     receiver
         .recv_timeout(DEADLINE)
         .expect("a completion is called before the deadline")
+}
+
+/// A copy of a directory and all that is in it.
+pub fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a writable directory");
+    for entry in fs::read_dir(from).expect("a readable directory") {
+        let path = entry.expect("a readable directory").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy_directory(&path, &target);
+        } else {
+            fs::copy(&path, &target).expect("a readable file");
+        }
+    }
 }

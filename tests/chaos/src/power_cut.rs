@@ -5,8 +5,9 @@
 //! nothing flushed, the masters are killed, and the file systems are mounted again from what had reached the "disk".
 //! A witness file that was written and not synced must be gone: else the cut cut nothing, and the drill proves nothing.
 
+use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -67,7 +68,7 @@ impl PowerCutArgs {
             let calm = Duration::from_millis(drill.random.random_range(0..=CALM_MS_MAX));
             tokio::time::sleep(calm).await;
             for image in &images {
-                write_witness(image.path())?;
+                write_witness(image.path(), nth)?;
             }
             for image in &images {
                 image.cut()?;
@@ -78,7 +79,7 @@ impl PowerCutArgs {
             for image in &mut images {
                 image.unmount()?;
                 image.mount()?;
-                check_witness(image.path())?;
+                check_witness(image.path(), nth)?;
             }
             let started = Instant::now();
             for node in drill.cluster.ids() {
@@ -100,18 +101,23 @@ impl PowerCutArgs {
     }
 }
 
-fn write_witness(disk: &Path) -> anyhow::Result<()> {
-    let mut file = std::fs::File::create(disk.join("witness")).context("cannot write a witness")?;
+/// Each cut has one of its own: ext4 writes out a file that replaces another of its name as soon as it is closed.
+fn write_witness(disk: &Path, cut: u32) -> anyhow::Result<()> {
+    let mut file = File::create_new(witness(disk, cut)).context("cannot write a witness")?;
     file.write_all(WITNESS.as_bytes())?;
     Ok(())
 }
 
-fn check_witness(disk: &Path) -> anyhow::Result<()> {
-    let found = std::fs::read_to_string(disk.join("witness")).unwrap_or_default();
+fn check_witness(disk: &Path, cut: u32) -> anyhow::Result<()> {
+    let found = std::fs::read_to_string(witness(disk, cut)).unwrap_or_default();
     ensure!(
         found.is_empty(),
         "what was never synced survived on {}: the power was not really cut, so nothing is proved",
         disk.display()
     );
     Ok(())
+}
+
+fn witness(disk: &Path, cut: u32) -> PathBuf {
+    disk.join(format!("witness-{cut}"))
 }

@@ -1,0 +1,183 @@
+//! A crash at every boundary: at each write, sync, truncation, creation, renaming and removal in turn, a process that lives
+//! the life of a data directory is killed before it, in the middle of it and after it, or the power is cut there. Whatever
+//! it had been told is done must be there afterwards, whatever it had asked for there in whole steps or not at all, and the
+//! directory must open and serve again.
+//!
+//! Bounded here. `scripts/crash-points.sh` visits every point there is.
+
+mod child;
+mod life;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::thread;
+
+use triarch_crash::{Kind, Point, Watch, points};
+use triarch_storage::seed::{SEED_VARIABLE, seeds};
+
+use life::{CHAPTERS, Life, Said};
+
+/// How many points are visited: a number, or `all`.
+const POINTS_VARIABLE: &str = "TRIARCH_CRASH_POINTS";
+const POINTS: u64 = 450;
+/// Fewer that really ended a process would prove too little.
+const POINTS_MIN: u64 = 300;
+/// The failures that are told in full.
+const FAILURES_SHOWN: usize = 5;
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("\n@{line}\n").as_bytes())
+        .and_then(|()| out.flush())
+        .expect("the parent listens");
+}
+
+#[test]
+#[ignore = "a child of other tests"]
+fn child_lives() {
+    let Some(input) = child::input() else {
+        return;
+    };
+    let mut words = input.splitn(3, ' ');
+    let mut word = || words.next().expect("a seed, a chapter and a directory");
+    let (seed, chapter) = (word(), word());
+    Life::new(seed.parse().expect("a seed")).live(
+        chapter.parse().expect("a chapter"),
+        Path::new(word()),
+        say,
+    );
+}
+
+/// Lives one chapter in `directory`, watched; gives what was heard, and how it ended.
+fn live(seed: u64, chapter: usize, directory: &Path, watch: &Watch) -> (Said, bool) {
+    let mut command = child::command(
+        "child_lives",
+        &format!("{seed} {chapter} {}", directory.display()),
+    );
+    watch.over(&mut command);
+    let output = command
+        .stderr(Stdio::piped())
+        .output()
+        .expect("a test can be run");
+    let mut said = Said::default();
+    said.hear(&String::from_utf8_lossy(&output.stdout));
+    let ended = watch.tally().ended;
+    assert!(
+        output.status.success() || ended.is_some(),
+        "chapter {chapter} went wrong by itself: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (said, ended.is_some())
+}
+
+struct Job {
+    chapter: usize,
+    point: Point,
+}
+
+#[test]
+fn a_crash_at_any_boundary_loses_nothing_acknowledged() {
+    let seed = seeds(1)[0];
+    let wanted = match std::env::var(POINTS_VARIABLE).as_deref() {
+        Ok("all") => u64::MAX,
+        Ok(number) => number.parse().expect("a number of points"),
+        Err(_) => POINTS,
+    };
+    eprintln!("replay with {SEED_VARIABLE}={seed} {POINTS_VARIABLE}={wanted}");
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = root.path().canonicalize().expect("a path without links");
+
+    // What each chapter begins with, and how many boundaries it has.
+    let mut boundaries = Vec::new();
+    let begin = |chapter: usize| root.join(format!("chapter-{chapter}"));
+    for chapter in 0..CHAPTERS {
+        let next = begin(chapter + 1);
+        if chapter > 0 {
+            child::copy_directory(&begin(chapter), &next);
+        }
+        let watch = Watch::new(&next, None);
+        let (said, _) = live(seed, chapter, &next, &watch);
+        assert!(said.done.is_some() && said.done == said.asked);
+        boundaries.push(watch.tally().boundaries);
+    }
+    let total: u64 = boundaries.iter().sum();
+    eprintln!("a life has {total} boundaries: {boundaries:?} in its processes");
+
+    let jobs: Vec<Job> = boundaries
+        .iter()
+        .enumerate()
+        .flat_map(|(chapter, count)| {
+            let share = (u128::from(wanted) * u128::from(*count)).div_ceil(u128::from(total));
+            let share = u64::try_from(share).unwrap_or(u64::MAX);
+            let jobs = points(*count, share, seed);
+            jobs.into_iter().map(move |point| Job { chapter, point })
+        })
+        .collect();
+    let next = Mutex::new(jobs.iter());
+    let ended: Mutex<BTreeMap<Kind, u64>> = Mutex::default();
+    let failures: Mutex<Vec<String>> = Mutex::default();
+    let work = |worker: usize| {
+        let directory = root.join(format!("worker-{worker}"));
+        loop {
+            let Some(job) = next.lock().expect("no worker panics here").next() else {
+                return;
+            };
+            if directory.exists() {
+                fs::remove_dir_all(&directory).expect("a writable directory");
+            }
+            if job.chapter > 0 {
+                child::copy_directory(&begin(job.chapter), &directory);
+            }
+            let watch = Watch::new(&directory, Some(job.point));
+            let (said, _) = live(seed, job.chapter, &directory, &watch);
+            let Some((_, kind)) = watch.tally().ended else {
+                // Which writes share a sync is a matter of moments: this life had fewer boundaries.
+                continue;
+            };
+            *ended
+                .lock()
+                .expect("no worker panics here")
+                .entry(kind)
+                .or_default() += 1;
+            let checked = Life::new(seed).check(&directory, job.chapter, &said);
+            if let Err(what) = checked {
+                let kept: PathBuf = root.join(format!("failed-{}-{}", job.chapter, job.point.at));
+                let _ = fs::rename(&directory, &kept);
+                let told = format!("chapter {}, {}, a {kind:?}: {what}", job.chapter, job.point);
+                failures.lock().expect("no worker panics here").push(told);
+            }
+        }
+    };
+    let workers = thread::available_parallelism().map_or(2, usize::from);
+    thread::scope(|scope| {
+        for worker in 0..workers {
+            let work = &work;
+            scope.spawn(move || work(worker));
+        }
+    });
+
+    let ended = ended.into_inner().expect("no worker panics here");
+    let count: u64 = ended.values().sum();
+    let failures = failures.into_inner().expect("no worker panics here");
+    eprintln!(
+        "{} points, {count} of them ended a process: {ended:?}; {} went wrong",
+        jobs.len(),
+        failures.len()
+    );
+    for failure in failures.iter().take(FAILURES_SHOWN) {
+        eprintln!("{failure}");
+    }
+    assert!(failures.is_empty(), "a crash lost something, see above");
+    assert!(
+        count >= POINTS_MIN.min(wanted * 3 / 4),
+        "only {count} points ended a process"
+    );
+    for kind in [Kind::Write, Kind::Sync, Kind::Rename, Kind::Create] {
+        assert!(ended.contains_key(&kind), "no {kind:?} was met");
+    }
+}
