@@ -119,5 +119,6 @@ step "quickstart" scripts/quickstart.sh
 step "drill: 10 leaders killed" "$release/triarch-chaos" kill-leader --kills 10
 step "drill: all masters killed at once" "$release/triarch-chaos" kill-all --rounds 2
 step "drill: a leader stopped and woken" "$release/triarch-chaos" pause-leader --pauses 1
+step "drill: a backup restored" "$release/triarch-chaos" backup-restore --backups 2
 step "drill: the power cut" "$release/triarch-chaos" power-cut --cuts 1
 finish

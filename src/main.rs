@@ -1,5 +1,6 @@
 //! `triarch`: the masters, the workers and the command line in one binary.
 
+mod backup;
 mod cli;
 mod cron;
 mod dev;

@@ -82,6 +82,10 @@ impl SharedTable {
                 Event::LeaseGranted { .. }
                 | Event::WorkerDraining { .. }
                 | Event::WorkerGone { .. } => {}
+                Event::Restored => {
+                    (ready, timers, schedules) = (true, true, true);
+                    self.waiters.wake_all();
+                }
                 Event::ScheduleChanged { .. } | Event::ScheduleTicked { .. } => schedules = true,
             }
         }

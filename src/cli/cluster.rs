@@ -9,6 +9,7 @@ use triarch_sdk::Error;
 use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, NodeRole, ReadQuery};
 
 use super::Failure;
+use super::backup::{self, BackupArgs, RestoreArgs};
 use super::output::{self, Column};
 use super::session::Session;
 use super::watching::watch;
@@ -40,6 +41,10 @@ enum ClusterCommand {
         #[arg(value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
         id: u64,
     },
+    /// Write everything the cluster knows into a file, while it works on
+    Backup(BackupArgs),
+    /// Make a new, empty cluster what a backup holds
+    Restore(RestoreArgs),
     /// Make another master the leader
     TransferLeader {
         /// The master to lead [default: the one that is furthest]
@@ -84,6 +89,8 @@ impl ClusterArgs {
                 output::answer(session.format, &status, for_people)?;
                 Ok(ExitCode::SUCCESS)
             }
+            ClusterCommand::Backup(args) => backup::backup(session, args).await,
+            ClusterCommand::Restore(args) => backup::restore(session, args).await,
             ClusterCommand::TransferLeader { to } => {
                 session.client.transfer_leader(to).await?;
                 let status = status(session).await?;

@@ -178,7 +178,7 @@ fn about(what: &Happened) -> String {
             say("tick", Some(&tick_at.to_string()));
             say("job", job.as_deref());
         }
-        Happened::Unknown => {}
+        Happened::Restored | Happened::Unknown => {}
     }
     words.join(" ")
 }

@@ -3,6 +3,7 @@
 //! Data goes to stdout and everything else to stderr, so that output can be piped. Exit codes: 0 done; 1 the thing
 //! asked for failed; 2 bad usage; 3 no cluster reachable. There is one file per noun.
 
+mod backup;
 mod cluster;
 mod dev;
 mod duration;

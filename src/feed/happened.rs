@@ -76,6 +76,8 @@ pub enum Happened {
         name: Option<Arc<str>>,
         state: WorkerState,
     },
+    /// The whole table became that of a backup.
+    Restored,
 }
 
 /// A task. What is `None` was forgotten in the very entry that it happened in.
@@ -194,6 +196,7 @@ fn tell(table: &Table, before: Option<&Event>, event: &Event) -> Happened {
             name: name(table, worker),
             state: to,
         },
+        Event::Restored => Happened::Restored,
         Event::QueueChanged { ref queue } => Happened::QueueChanged {
             queue: Arc::clone(queue),
         },
@@ -235,7 +238,8 @@ fn lease_of(table: &Table, changed: TaskId, before: &Event) -> Option<Leased> {
         | Event::QueueChanged { .. }
         | Event::ScheduleChanged { .. }
         | Event::ScheduleTicked { .. }
-        | Event::WorkerChanged { .. } => None,
+        | Event::WorkerChanged { .. }
+        | Event::Restored => None,
     }
 }
 

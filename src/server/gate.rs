@@ -354,6 +354,19 @@ async fn forward(
     }
 }
 
+/// What the leader at `addr` has acknowledged, if it confirms that it leads.
+pub async fn index_of_leader(app: &App, addr: &str, deadline: Instant) -> Option<u64> {
+    let ask = app
+        .http
+        .get(format!("http://{addr}/v1/cluster"))
+        .header(FORWARDED_BY, app.id)
+        .send();
+    let answer = timeout_at(deadline, ask).await.ok()?.ok()?;
+    let index = answer.headers().get(super::answer::INDEX)?;
+    let told = answer.status().is_success();
+    told.then(|| index.to_str().ok()?.parse().ok()).flatten()
+}
+
 fn redirect(app: &App, parts: &Parts) -> Response {
     let leadership = app.node.leadership().borrow().clone();
     match leadership {

@@ -3,6 +3,7 @@
 //! Two runtimes: `consensus` for everything that elections and commits wait for, `requests` for clients and workers.
 
 mod answer;
+mod backup;
 mod cluster;
 mod events;
 mod explain;
@@ -93,6 +94,8 @@ pub struct App {
     readers: Arc<Semaphore>,
     /// The turn of whoever reads the whole table.
     digesting: Arc<Semaphore>,
+    /// The turn of whoever is given a backup.
+    backing_up: Arc<Semaphore>,
     stopping: CancellationToken,
 }
 
@@ -108,7 +111,9 @@ impl App {
             | Reply::Granted { .. }
             | Reply::Reported { .. }
             | Reply::Done { .. }
-            | Reply::SchedulePut { .. }) => Ok((committed.index, reply)),
+            | Reply::SchedulePut { .. }
+            | Reply::Restoring { .. }
+            | Reply::Restored { .. }) => Ok((committed.index, reply)),
         }
     }
 
@@ -200,6 +205,7 @@ async fn serve(
         limits: Limits::default(),
         readers: Arc::new(Semaphore::new(events::READERS_MAX)),
         digesting: Arc::new(Semaphore::new(1)),
+        backing_up: Arc::new(Semaphore::new(1)),
         stopping: stopping.clone(),
     };
     let (hand_over, streams) = mpsc::channel(listen::HANDOVER_MAX);
@@ -274,6 +280,7 @@ fn for_clients() -> OpenApiRouter<App> {
         .merge(queues::routes())
         .merge(schedules::routes())
         .merge(cluster::routes())
+        .merge(backup::client_routes())
         .merge(workers::client_routes())
 }
 
@@ -286,6 +293,7 @@ fn for_workers() -> OpenApiRouter<App> {
 fn for_anyone() -> OpenApiRouter<App> {
     openapi::routes()
         .merge(events::routes())
+        .merge(backup::own_routes())
         .merge(health::routes())
 }
 

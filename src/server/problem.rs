@@ -376,6 +376,8 @@ impl From<Refusal> for Problem {
             Refusal::TableFull { bound, .. } => {
                 Problem::new(Code::QueueFull, detail).with("bound", bound)
             }
+            Refusal::NotEmpty { .. } => Problem::new(Code::Conflict, detail),
+            Refusal::BackupDamaged { .. } => Problem::invalid("", detail),
             Refusal::Invalid { field, problem } => Problem::invalid(&field, problem),
         }
     }

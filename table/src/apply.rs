@@ -8,6 +8,7 @@ mod grant;
 mod many;
 mod register_worker;
 mod report;
+mod restore_part;
 mod retry_task;
 mod schedule;
 mod set_worker;
@@ -25,6 +26,7 @@ use crate::table::Table;
 /// The entry being applied, and how many ids of each kind it has made so far: positions count over the whole entry.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// As ids count: see [`Table::here`].
     index: u64,
     jobs: u64,
     tasks: u64,
@@ -33,6 +35,21 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    fn at(index: u64) -> Self {
+        Self {
+            index,
+            jobs: 0,
+            tasks: 0,
+            workers: 0,
+            leases: 0,
+        }
+    }
+
+    /// The table became another one within this entry: what comes after makes its ids there.
+    fn begin_again_at(&mut self, index: u64) {
+        *self = Self::at(index);
+    }
+
     /// The token for the next lease; `None` if the entry has granted all that one entry may.
     fn next_token(&mut self) -> Option<Token> {
         let token = Token::at(self.index, self.leases)?;
@@ -62,13 +79,7 @@ impl Table {
         );
         self.last_index = stamp.index;
         self.now_ms = self.now_ms.max(stamp.now_ms);
-        let mut entry = Entry {
-            index: stamp.index,
-            jobs: 0,
-            tasks: 0,
-            workers: 0,
-            leases: 0,
-        };
+        let mut entry = Entry::at(self.here());
         let replies = commands.into_iter().map(|command| {
             self.apply_command(&mut entry, command, events)
                 .unwrap_or_else(Reply::Refused)
@@ -116,6 +127,7 @@ impl Table {
             Command::RetryTasks { tasks } => Ok(self.retry_tasks(&tasks, events)),
             Command::StagePart(stage) => self.stage_part(entry, stage, events),
             Command::ForgetJobs { jobs } => Ok(self.forget_jobs(&jobs)),
+            Command::RestorePart(part) => self.restore_part(entry, part, events),
         }
     }
 }

@@ -140,6 +140,21 @@ pub enum Command {
         /// Which.
         jobs: Vec<JobId>,
     },
+    /// Takes in one part of a backup; the last one to come replaces this table, which must hold nothing.
+    RestorePart(RestorePart),
+}
+
+/// See [`Command::RestorePart`]. A part that came before may come again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestorePart {
+    /// What tells this backup from others, the same with every part.
+    pub backup: String,
+    /// Which part, from 1.
+    pub part: u32,
+    /// How many there are.
+    pub parts: u32,
+    /// A piece of what [`Frozen::write`](crate::Frozen::write) wrote.
+    pub bytes: Bytes,
 }
 
 /// Settings to change; `None` leaves one as it is, and an inner `None` takes the bound away. See

@@ -93,4 +93,6 @@ pub enum Event {
         /// What it is now.
         to: WorkerState,
     },
+    /// The whole table became that of a backup.
+    Restored,
 }

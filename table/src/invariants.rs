@@ -137,10 +137,10 @@ impl Table {
             job.finished_ms
         );
         ensure!(
-            job.id.index() <= self.last_index,
+            job.id.index() <= self.here(),
             "{} is from after entry {}",
             job.id,
-            self.last_index
+            self.here()
         );
         ensure!(
             job.created_ms <= self.now_ms,

@@ -24,6 +24,7 @@ mod lease;
 mod line;
 mod paged;
 mod quarantine;
+pub mod restore;
 mod retry;
 mod shape;
 mod staged;

@@ -51,6 +51,20 @@ pub enum Reply {
         /// Whether there was none of this name before.
         created: bool,
     },
+    /// To [`Command::RestorePart`](crate::Command::RestorePart), while parts are missing.
+    Restoring {
+        /// How many have come.
+        received: u32,
+        /// How many there are.
+        parts: u32,
+    },
+    /// To [`Command::RestorePart`](crate::Command::RestorePart), once the backup is the table.
+    Restored {
+        /// Jobs in the table now.
+        jobs: u64,
+        /// Tasks in the table now.
+        tasks: u64,
+    },
 }
 
 /// A lease as granted.
@@ -193,4 +207,18 @@ pub enum Refusal {
     /// The schedule is not the one that the command was made for.
     #[error("schedule {0:?} was replaced meanwhile: look at it and ask again")]
     ScheduleReplaced(String),
+    /// A backup is restored only where there is nothing yet.
+    #[error(
+        "this cluster holds {what}: a backup is restored into a new cluster, which holds nothing"
+    )]
+    NotEmpty {
+        /// What it holds.
+        what: String,
+    },
+    /// All parts have come, and do not make a table.
+    #[error("the backup is damaged: {problem}")]
+    BackupDamaged {
+        /// What is wrong with it.
+        problem: String,
+    },
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::command::RestorePart;
 use crate::dedup::{Answered, OldKey};
 use crate::digest::Digest;
 use crate::ids::{JobId, TaskId};
@@ -23,6 +24,7 @@ use crate::job::Job;
 use crate::limits::Limits;
 use crate::paged::Paged;
 use crate::queue::Queue;
+use crate::restore::Restoring;
 use crate::schedule::{Schedule, Schedules};
 use crate::staged::Staged;
 use crate::table::Table;
@@ -81,6 +83,8 @@ enum Record<'a> {
         limits: Cow<'a, Limits>,
         places: u64,
         served: u64,
+        base: u64,
+        restored: Option<Cow<'a, str>>,
     },
     Clock {
         now_ms: u64,
@@ -88,6 +92,10 @@ enum Record<'a> {
     },
     Queue(Cow<'a, Queue>),
     Staged(Cow<'a, Staged>),
+    RestorePart {
+        part: Cow<'a, RestorePart>,
+        touched_ms: u64,
+    },
     Worker(Cow<'a, Worker>),
     Answered(Cow<'a, Answered>),
     OldKey(Cow<'a, OldKey>),
@@ -128,6 +136,9 @@ pub struct Frozen {
     limits: Limits,
     places: u64,
     served: u64,
+    base: u64,
+    restored: Option<Arc<str>>,
+    restoring: Option<Restoring>,
     queues: BTreeMap<Arc<str>, Queue>,
     staged: BTreeMap<Arc<str>, Staged>,
     now_ms: u64,
@@ -147,6 +158,9 @@ impl Table {
             limits: self.limits.clone(),
             places: self.places,
             served: self.served,
+            base: self.base,
+            restored: self.restored.clone(),
+            restoring: self.restoring.clone(),
             queues: self.queues.clone(),
             staged: self.staged.clone(),
             now_ms: self.now_ms,
@@ -164,6 +178,20 @@ impl Table {
     /// have equal digests on every replica. Reads every record; [`Frozen::digest`] does so beside later applies.
     pub fn digest(&self) -> u64 {
         self.freeze().digest()
+    }
+
+    /// Whether it fits with those before.
+    fn take_restored_part(&mut self, came: RestorePart, touched_ms: u64) -> bool {
+        let restoring = self.restoring.get_or_insert_with(|| Restoring {
+            backup: Arc::from(&*came.backup),
+            parts: came.parts,
+            touched_ms,
+            received: BTreeMap::new(),
+        });
+        *restoring.backup == *came.backup
+            && restoring.parts == came.parts
+            && restoring.touched_ms == touched_ms
+            && restoring.received.insert(came.part, came.bytes).is_none()
     }
 
     /// The table that [`Frozen::write`] wrote. Reads no further than its end.
@@ -254,6 +282,8 @@ impl Frozen {
             limits: Cow::Borrowed(&self.limits),
             places: self.places,
             served: self.served,
+            base: self.base,
+            restored: self.restored.as_deref().map(Cow::Borrowed),
         })?;
         put(Record::Clock {
             now_ms: self.now_ms,
@@ -264,6 +294,19 @@ impl Frozen {
         }
         for staged in self.staged.values() {
             put(Record::Staged(Cow::Borrowed(staged)))?;
+        }
+        if let Some(restoring) = &self.restoring {
+            for (&part, bytes) in &restoring.received {
+                put(Record::RestorePart {
+                    part: Cow::Owned(RestorePart {
+                        backup: restoring.backup.to_string(),
+                        part,
+                        parts: restoring.parts,
+                        bytes: bytes.clone(),
+                    }),
+                    touched_ms: restoring.touched_ms,
+                })?;
+            }
         }
         for worker in self.workers.iter() {
             put(Record::Worker(Cow::Borrowed(worker)))?;
@@ -381,6 +424,8 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
         limits,
         places,
         served,
+        base,
+        restored,
     } = reader.next()?
     else {
         return Err(reader.unexpected());
@@ -389,7 +434,8 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
         return Err(reader.unexpected());
     };
     let mut table = Table::new(limits.into_owned());
-    (table.places, table.served) = (places, served);
+    (table.places, table.served, table.base) = (places, served, base);
+    table.restored = restored.map(Arc::from);
     (table.now_ms, table.last_index) = (now_ms, last_index);
     let mut classes: Vec<Arc<Class>> = Vec::new();
     let mut policies: Vec<Arc<Policy>> = Vec::new();
@@ -403,6 +449,9 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
             Record::Staged(staged) => {
                 let staged = staged.into_owned();
                 table.staged.insert(staged.key.clone(), staged).is_none()
+            }
+            Record::RestorePart { part, touched_ms } => {
+                table.take_restored_part(part.into_owned(), touched_ms)
             }
             Record::Worker(worker) => table.workers.try_push(worker.into_owned()),
             Record::Answered(answered) => table.answers.try_push(answered.into_owned()),

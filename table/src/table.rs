@@ -14,6 +14,7 @@ use crate::paged::Paged;
 use crate::quarantine::Streak;
 use crate::queue::{Queue, QueueSettings};
 use crate::reply::Lease;
+use crate::restore::Restoring;
 use crate::schedule::Schedules;
 use crate::staged::Staged;
 use crate::task::{Place, Task};
@@ -28,6 +29,13 @@ pub struct Table {
     pub(crate) limits: Limits,
     pub(crate) now_ms: u64,
     pub(crate) last_index: u64,
+    /// What is added to a log index where an id or a token is made of it: beyond how far another cluster's log had come,
+    /// when this table was restored from its backup.
+    pub(crate) base: u64,
+    /// The backup this table was restored from.
+    pub(crate) restored: Option<Arc<str>>,
+    /// A backup of which parts are missing.
+    pub(crate) restoring: Option<Restoring>,
     /// Places taken in queues so far.
     pub(crate) places: u64,
     pub(crate) jobs: Paged<Job>,
@@ -52,6 +60,9 @@ impl Table {
             limits,
             now_ms: 0,
             last_index: 0,
+            base: 0,
+            restored: None,
+            restoring: None,
             places: 0,
             jobs: Paged::default(),
             tasks: Paged::default(),
@@ -79,6 +90,11 @@ impl Table {
     /// Log index of the last entry applied; 0 before the first.
     pub fn last_index(&self) -> u64 {
         self.last_index
+    }
+
+    /// The last entry applied, as ids and tokens count it.
+    pub(crate) fn here(&self) -> u64 {
+        self.base + self.last_index
     }
 
     /// The last task that came into being and is still there.
@@ -201,9 +217,11 @@ impl Table {
             .map(|at_ms| (at_ms, limits.keys_age_ms));
         let staged = self.staged.values().map(|staged| staged.touched_ms).min();
         let staged = staged.map(|at_ms| (at_ms, limits.staged_age_ms));
+        let restoring = self.restoring.as_ref();
+        let restoring = restoring.map(|restoring| (restoring.touched_ms, limits.staged_age_ms));
         let queue = self.index.turns.forgetful.first();
         let queue = queue.map(|&(at_ms, _)| (at_ms, 0));
-        let due = [job, queue, staged, worker, answer, key]
+        let due = [job, queue, staged, restoring, worker, answer, key]
             .into_iter()
             .flatten()
             .map(|(at_ms, age_ms)| {

@@ -12,6 +12,6 @@ pub mod output;
 pub mod wire;
 pub mod worker;
 
-pub use client::{Client, ClientOptions, EventStream, parse_masters};
+pub use client::{BackupDownload, Client, ClientOptions, EventStream, parse_masters};
 pub use error::{Error, Tried};
 pub use worker::{Executor, Outcome, Shutdown, StopReason, TaskContext, WorkerConfig, WorkerError};

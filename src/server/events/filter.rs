@@ -124,6 +124,7 @@ impl<'a> Traits<'a> {
             | Happened::WorkerLost { .. }
             | Happened::WorkerLeft { .. }
             | Happened::ScheduleChanged { .. }
+            | Happened::Restored
             | Happened::WorkerChanged { .. } => Self::default(),
             Happened::QueueChanged { queue } => Self {
                 queue: Some(queue),

@@ -165,6 +165,7 @@ fn type_of(happened: &Happened) -> &'static str {
         Happened::ScheduleChanged { .. } => "schedule_changed",
         Happened::ScheduleTicked { .. } => "schedule_ticked",
         Happened::WorkerChanged { .. } => "worker_changed",
+        Happened::Restored => "restored",
     }
 }
 
@@ -273,6 +274,7 @@ fn present(happened: &Happened) -> wire::event::Happened {
             name: text(name),
             state: workers::present_state(*state),
         },
+        Happened::Restored => Told::Restored,
         Happened::QueueChanged { queue } => Told::QueueChanged {
             queue: queue.to_string(),
         },

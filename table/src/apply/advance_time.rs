@@ -104,6 +104,8 @@ impl Table {
         }
         self.staged
             .retain(|_, staged| !old(staged.touched_ms, self.limits.staged_age_ms));
+        self.restoring
+            .take_if(|restoring| old(restoring.touched_ms, self.limits.staged_age_ms));
         while steps < steps_max
             && let Some(at_ms) = self.answers.oldest_ms()
             && old(at_ms, self.limits.requests_age_ms)

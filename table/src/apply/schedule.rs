@@ -258,7 +258,9 @@ impl Table {
                 | Reply::Reported { .. }
                 | Reply::Done { .. }
                 | Reply::Refused(_)
-                | Reply::SchedulePut { .. }),
+                | Reply::SchedulePut { .. }
+                | Reply::Restoring { .. }
+                | Reply::Restored { .. }),
             ) => panic!("a submission was answered by {other:?}"),
             Err(refusal) => Ticked::Refused(Arc::from(refusal.to_string())),
         }

@@ -54,7 +54,12 @@ impl Table {
         Reply::Done { tasks }
     }
 
-    fn end_worker(&mut self, id: WorkerId, life: WorkerLife, events: &mut Vec<Event>) -> u64 {
+    pub(super) fn end_worker(
+        &mut self,
+        id: WorkerId,
+        life: WorkerLife,
+        events: &mut Vec<Event>,
+    ) -> u64 {
         let lost = matches!(life, WorkerLife::Lost { .. });
         events.push(Event::WorkerGone { worker: id, lost });
         let held: Vec<_> = self.leases_of(id).map(|lease| lease.task).collect();

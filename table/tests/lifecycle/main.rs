@@ -252,7 +252,9 @@ fn has_rows(command: &Command) -> bool {
         | Command::PauseSchedule { .. }
         | Command::ResumeSchedule { .. }
         | Command::TriggerSchedule { .. }
-        | Command::TickSchedule(_) => false,
+        | Command::TickSchedule(_)
+        // Refused wherever there is a task.
+        | Command::RestorePart(_) => false,
     }
 }
 

@@ -10,6 +10,7 @@ use triarch_table::{Command, Event, Reply, Table};
 #[derive(Default)]
 pub struct Coverage(BTreeMap<String, u64>);
 
+/// All but the parts of backups, which another check takes in.
 const COMMANDS: [&str; 25] = [
     "SubmitJob",
     "CancelJob",
@@ -65,6 +66,7 @@ fn name(command: &Command) -> &'static str {
         Command::RetryTasks { .. } => "RetryTasks",
         Command::ForgetJobs { .. } => "ForgetJobs",
         Command::StagePart(_) => "StagePart",
+        Command::RestorePart(_) => "RestorePart",
     }
 }
 
@@ -95,7 +97,8 @@ fn takes_what_holds(command: &Command) -> bool {
         | Command::TriggerSchedule { .. }
         | Command::PauseWorker { .. }
         | Command::ResumeWorker { .. }
-        | Command::StagePart(_) => false,
+        | Command::StagePart(_)
+        | Command::RestorePart(_) => false,
     }
 }
 
@@ -166,6 +169,8 @@ impl Coverage {
             | Reply::Reported { .. }
             | Reply::Done { .. }
             | Reply::SchedulePut { .. }
+            | Reply::Restoring { .. }
+            | Reply::Restored { .. }
             | Reply::Staged { .. } => "accepted",
         };
         self.met(format!("command {name} {outcome}"));
@@ -196,7 +201,9 @@ impl Coverage {
             | Reply::Registered { .. }
             | Reply::Granted { .. }
             | Reply::Done { .. }
-            | Reply::SchedulePut { .. } => {}
+            | Reply::SchedulePut { .. }
+            | Reply::Restoring { .. }
+            | Reply::Restored { .. } => {}
             Reply::Staged { .. } => self.met("part of a job that is not whole"),
         }
     }
@@ -224,7 +231,8 @@ impl Coverage {
             | Event::LeaseGranted { .. }
             | Event::JobFinished { .. }
             | Event::QueueChanged { .. }
-            | Event::ScheduleChanged { .. } => {}
+            | Event::ScheduleChanged { .. }
+            | Event::Restored => {}
         }
     }
 

@@ -16,10 +16,14 @@ mod story;
 use std::collections::VecDeque;
 use std::fmt::Debug;
 
+use bytes::Bytes;
+
 use triarch_table::codec::{decode_command, encode_command};
+use triarch_table::command::RestorePart;
+use triarch_table::model::TaskState;
 use triarch_table::plan::propose_with;
 use triarch_table::reply::Refusal;
-use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table};
+use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table, TaskFilter};
 
 use coverage::Coverage;
 use generator::Generator;
@@ -154,6 +158,10 @@ impl Case {
             if self.rng.one_in(40) {
                 self.twin = self.written_and_read();
                 self.coverage.met("replica read from a snapshot");
+            }
+            if self.stamp.index.is_multiple_of(80) {
+                self.restore_elsewhere();
+                self.coverage.met("backup restored elsewhere");
             }
         }
         self.freeze();
@@ -338,6 +346,79 @@ impl Case {
             "equal tables give equal snapshots"
         );
         read
+    }
+
+    /// A backup of this table becomes the table of another cluster, whose log is shorter. There the same is known, nobody
+    /// works, and nothing that was ever given out is given out again.
+    fn restore_elsewhere(&self) {
+        // Its own chances: the history beside it stays what it is.
+        let mut rng = Rng::new(self.seed ^ self.stamp.index);
+        let bytes = written(self.table.freeze());
+        let size = 1 + rng.below(bytes.len() as u64) as usize;
+        let pieces: Vec<&[u8]> = bytes.chunks(size).collect();
+        let mut other = Table::new(self.limits.clone());
+        let mut replica = Table::new(self.limits.clone());
+        let (mut index, parts) = (0, pieces.len() as u32);
+        for at in rng.shuffled(pieces.len()) {
+            index += 1;
+            let command = Command::RestorePart(RestorePart {
+                backup: "b".to_owned(),
+                part: at as u32 + 1,
+                parts,
+                bytes: Bytes::copy_from_slice(pieces[at]),
+            });
+            let (now_ms, mut events) = (self.stamp.now_ms, Vec::new());
+            let stamp = Stamp { index, now_ms };
+            let replies = other.apply(stamp, vec![command.clone()], &mut events);
+            let mut twin_events = Vec::new();
+            let twin = replica.apply(stamp, vec![command], &mut twin_events);
+            assert_eq!((&replies, &events), (&twin, &twin_events));
+            let part_of_all = Reply::Restoring {
+                received: index as u32,
+                parts,
+            };
+            let (jobs, tasks) = (self.table.jobs_len() as u64, self.table.counts().total());
+            let all = Reply::Restored { jobs, tasks };
+            let expected = if index < u64::from(parts) {
+                part_of_all
+            } else {
+                all
+            };
+            assert_eq!(replies, [expected]);
+            if rng.one_in(3) {
+                let snapshot = written(replica.freeze());
+                replica = Table::read(&mut &snapshot[..]).expect("what was written reads");
+            }
+        }
+        other.check_invariants();
+        assert_eq!(other.digest(), replica.digest());
+        assert_eq!(other.leases().count(), 0, "nobody works there");
+        let mut known = 0;
+        let (every, most) = (TaskFilter::default(), 1 << 20);
+        let here = self.table.tasks(&every, None, most);
+        let there = other.tasks(&every, None, most);
+        for (task, there) in here.items.iter().zip(there.items) {
+            known += 1;
+            assert_eq!(task.id, there.id);
+            if task.lease().is_none() {
+                assert_eq!(task.life, there.life, "{}", task.id);
+            } else {
+                assert_ne!(there.state(), TaskState::Running, "{}", task.id);
+            }
+        }
+        assert_eq!(known, self.table.counts().total());
+        let register = Command::RegisterWorker(Generator::new(&mut rng).register(&mut rng));
+        let stamp = Stamp {
+            index: index + 1,
+            now_ms: self.stamp.now_ms,
+        };
+        match &other.apply(stamp, vec![register], &mut Vec::new())[..] {
+            [Reply::Registered { worker }] => {
+                assert!(worker.index() > self.stamp.index + (1 << 32), "{worker}")
+            }
+            refused => assert!(matches!(refused, [Reply::Refused(_)]), "{refused:?}"),
+        }
+        other.check_invariants();
     }
 
     /// The log alone gives the same table, telling the same.

@@ -36,6 +36,15 @@ impl Rng {
         }
     }
 
+    /// The numbers below `count` in any order.
+    pub fn shuffled(&mut self, count: usize) -> Vec<usize> {
+        let mut numbers: Vec<usize> = (0..count).collect();
+        for at in (1..count).rev() {
+            numbers.swap(at, self.below(at as u64 + 1) as usize);
+        }
+        numbers
+    }
+
     /// Each with a chance of one half; at least one.
     pub fn subset(&mut self, from: &[&str]) -> Vec<String> {
         let mut some: Vec<String> = from

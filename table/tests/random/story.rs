@@ -25,7 +25,7 @@ impl Story {
 
     fn take(&mut self, event: &Event, retries: bool) {
         match *event {
-            Event::QueueChanged { .. } => {}
+            Event::QueueChanged { .. } | Event::Restored => {}
             Event::WorkerChanged { worker, .. } => {
                 assert!(self.present.contains(&worker), "{event:?}")
             }

@@ -86,6 +86,8 @@ pub fn reply(reply: &Reply) -> String {
         Reply::Done { tasks } => format!("done {tasks}"),
         Reply::SchedulePut { created: true } => "schedule made".to_owned(),
         Reply::SchedulePut { created: false } => "schedule replaced".to_owned(),
+        Reply::Restoring { received, parts } => format!("restoring {received} of {parts}"),
+        Reply::Restored { jobs, tasks } => format!("restored {jobs} jobs, {tasks} tasks"),
         Reply::Refused(refusal) => format!("refused: {refusal}"),
     }
 }
@@ -108,6 +110,7 @@ pub fn event(event: &Event) -> String {
         Event::WorkerRegistered { worker } => format!("{worker} registered"),
         Event::WorkerDraining { worker } => format!("{worker} draining"),
         Event::WorkerChanged { worker, to } => format!("{worker} {}", to.as_str()),
+        Event::Restored => "restored".to_owned(),
         Event::QueueChanged { queue } => format!("queue {queue} changed"),
         Event::WorkerGone { worker, lost } => {
             format!("{worker} {}", if *lost { "lost" } else { "left" })

@@ -1,6 +1,6 @@
 //! What all drills share: a cluster with workers, a load of real commands, and the verdict.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// For the load to get going, or going again.
 const SOON: Duration = Duration::from_secs(30);
 /// For everything that was acknowledged to finish, after the last fault.
-const FINISH: Duration = Duration::from_secs(180);
+pub const FINISH: Duration = Duration::from_secs(180);
 
 /// A drill under way.
 pub struct Drill {
@@ -96,6 +96,25 @@ impl Drill {
     pub fn latest(&self, count: usize) -> Vec<Acked> {
         let acked = self.load.acked();
         acked[acked.len().saturating_sub(count)..].to_vec()
+    }
+
+    /// Everything the load had acknowledged so far.
+    pub fn everything(&self) -> Vec<Acked> {
+        self.load.acked()
+    }
+
+    /// Where side effects are written.
+    pub fn sink(&self) -> &Path {
+        &self.sink
+    }
+
+    /// Ends the load and kills the masters, without waiting for anything. The files stay as long as the cluster.
+    pub async fn abandon(mut self) -> (Vec<Acked>, Cluster) {
+        let acked = self.load.finish().await;
+        for node in self.cluster.ids() {
+            self.cluster.kill9(node);
+        }
+        (acked, self.cluster)
     }
 
     /// Ends the load, waits for what was acknowledged, judges it, and tells.

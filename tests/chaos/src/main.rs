@@ -4,6 +4,7 @@
 //! again and again, and then asks of every acknowledged job: is it there, did it finish, was exactly one result
 //! accepted, and do its side effects show tokens in order? The exit code is 0 only if so.
 
+mod backup_restore;
 mod drill;
 mod image;
 mod kill_all;
@@ -44,6 +45,8 @@ enum Scenario {
     PauseLeader(pause_leader::PauseLeaderArgs),
     /// Cut the power of all disks at once: what was not synced is gone (needs root and loop devices)
     PowerCut(power_cut::PowerCutArgs),
+    /// Take a backup under load, lose the cluster, and restore into a new one
+    BackupRestore(backup_restore::BackupRestoreArgs),
     /// Let a schedule tick every second while the leader is killed again and again, and count the jobs of each tick
     ScheduleTicks(schedule_ticks::ScheduleTicksArgs),
 }
@@ -85,6 +88,7 @@ async fn main() -> ExitCode {
             Scenario::KillAll(args) => args.run().await,
             Scenario::PauseLeader(args) => args.run().await,
             Scenario::PowerCut(args) => args.run().await,
+            Scenario::BackupRestore(args) => args.run().await,
             Scenario::ScheduleTicks(args) => args.run().await,
         }
     };

@@ -32,6 +32,7 @@ pub(super) struct Call {
     path: Vec<String>,
     query: Vec<(String, String)>,
     body: Option<Bytes>,
+    content_type: &'static str,
     request_id: Option<String>,
     hold: Duration,
     deadline: Option<Duration>,
@@ -45,6 +46,7 @@ impl Call {
             path: path.iter().map(|&segment| segment.to_owned()).collect(),
             query: Vec::new(),
             body: None,
+            content_type: "application/json",
             request_id: None,
             hold: Duration::ZERO,
             deadline: None,
@@ -76,6 +78,13 @@ impl Call {
     pub(super) fn json<T: Serialize>(mut self, body: &T) -> Result<Self, Error> {
         self.body = Some(serde_json::to_vec(body).map_err(unserializable)?.into());
         Ok(self)
+    }
+
+    /// With a body that is not JSON.
+    pub(super) fn bytes(mut self, body: Bytes) -> Self {
+        self.body = Some(body);
+        self.content_type = "application/octet-stream";
+        self
     }
 
     /// Makes it happen once, however often it is asked.
@@ -112,7 +121,7 @@ impl Call {
         self.method != Method::GET
     }
 
-    fn url(&self, master: &Url) -> Result<Url, Error> {
+    pub(super) fn url(&self, master: &Url) -> Result<Url, Error> {
         let mut url = master.clone();
         {
             let Ok(mut segments) = url.path_segments_mut() else {
@@ -301,7 +310,7 @@ impl Client {
         }
         if let Some(body) = &call.body {
             request = request
-                .header(CONTENT_TYPE, "application/json")
+                .header(CONTENT_TYPE, call.content_type)
                 .body(body.clone());
         }
         let exchange = async {

@@ -7,6 +7,7 @@
 //! What it deliberately does not do: it never tells an unknown outcome as a failure ([`Error::Timeout`] carries the id
 //! to ask again by), and it does not hide refusals ([`Error::Api`]).
 
+mod backup;
 mod call;
 mod cluster;
 mod events;
@@ -24,6 +25,7 @@ use url::Url;
 use crate::error::Error;
 use masters::Masters;
 
+pub use backup::BackupDownload;
 pub use events::EventStream;
 pub use masters::parse_masters;
 

@@ -52,6 +52,46 @@ pub struct ClusterQuery {
     pub consistency: Option<Consistency>,
 }
 
+/// Query of `POST /v1/cluster/restore`; the body is one part of the table's bytes in the backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct RestoreQuery {
+    /// The backup's own id, from its header.
+    #[cfg_attr(feature = "openapi", param(min_length = 1, max_length = 200))]
+    pub backup: String,
+    /// Which part this is, from 1.
+    #[cfg_attr(feature = "openapi", param(minimum = 1))]
+    pub part: u32,
+    /// How many there are.
+    #[cfg_attr(feature = "openapi", param(minimum = 1))]
+    pub parts: u32,
+}
+
+/// Answer to `POST /v1/cluster/restore`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RestoreProgress {
+    /// How many parts have come.
+    pub received: u32,
+    /// How many there are.
+    pub parts: u32,
+    /// Once all have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Restored>,
+}
+
+/// What a cluster holds after a backup was restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Restored {
+    /// Jobs.
+    pub jobs: u64,
+    /// Tasks.
+    pub tasks: u64,
+}
+
 /// A master to be brought into the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -181,6 +181,8 @@ pub enum Happened {
         /// What it is now.
         state: WorkerState,
     },
+    /// The whole table became that of a backup.
+    Restored,
     /// Something that this version does not know.
     #[serde(other)]
     Unknown,
@@ -202,6 +204,7 @@ impl Happened {
         "schedule_changed",
         "schedule_ticked",
         "worker_changed",
+        "restored",
     ];
 
     /// Its `type`.
@@ -220,6 +223,7 @@ impl Happened {
             Happened::ScheduleChanged { .. } => "schedule_changed",
             Happened::ScheduleTicked { .. } => "schedule_ticked",
             Happened::WorkerChanged { .. } => "worker_changed",
+            Happened::Restored => "restored",
             Happened::Unknown => "unknown",
         }
     }

@@ -78,7 +78,9 @@ impl Generator {
                 Reply::Submitted { .. }
                 | Reply::Reported { .. }
                 | Reply::Refused(_)
-                | Reply::SchedulePut { .. } => {}
+                | Reply::SchedulePut { .. }
+                | Reply::Restoring { .. }
+                | Reply::Restored { .. } => {}
             }
         }
     }
@@ -317,7 +319,7 @@ impl Generator {
         }
     }
 
-    fn register(&mut self, rng: &mut Rng) -> RegisterWorker {
+    pub fn register(&mut self, rng: &mut Rng) -> RegisterWorker {
         let labels = if rng.one_in(2) {
             BTreeMap::new()
         } else {

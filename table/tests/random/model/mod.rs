@@ -224,6 +224,7 @@ impl Model {
                 (Reply::Done { tasks }, false)
             }
             Command::ForgetJobs { jobs } => (self.forget_jobs(jobs), false),
+            Command::RestorePart(_) => unreachable!("backups are restored beside this history"),
             Command::PutSchedule(put) => (self.put_schedule(put)?, false),
             Command::DeleteSchedule { name } => (self.delete_schedule(name)?, false),
             Command::PauseSchedule { name } => (self.pause_schedule(name)?, false),

@@ -1,0 +1,352 @@
+//! A backup file: a whole table, with what it is a backup of, in a form that shows every damage.
+//!
+//! ```text
+//! "TRIARCH" and a version byte
+//! length u32, CRC-32C u32, the header as JSON
+//! length u32, CRC-32C u32, so many bytes of the table        (any number of these blocks)
+//! 0 u32,      CRC-32C u32, bytes of the table u64            (the end)
+//! ```
+//!
+//! All numbers are little-endian. The checksum of a block covers its number, from 0 for the header, and its bytes, so that
+//! a block that is missing, doubled or elsewhere shows too; a file without its end is one that was cut short. The bytes
+//! are what [`triarch_table::Frozen::write`] wrote and carry a digest of their own.
+
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize};
+
+const MAGIC: &[u8; 7] = b"TRIARCH";
+/// The version this code writes.
+const VERSION: u8 = 1;
+/// Bytes of the table in one block.
+const BLOCK_BYTES: usize = 256 << 10;
+/// A header beyond it is damage.
+const HEADER_BYTES_MAX: u32 = 1 << 20;
+
+/// What a file is a backup of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Tells this backup from all others.
+    pub backup: String,
+    /// The cluster it was taken of.
+    pub cluster_id: String,
+    /// Everything up to this log index is in it.
+    pub index: u64,
+    /// The table's time then, Unix ms.
+    pub table_ms: u64,
+    /// Jobs in it.
+    pub jobs: u64,
+    /// Tasks in it.
+    pub tasks: u64,
+    /// The version of Triarch that wrote it.
+    pub version: String,
+}
+
+/// Why a file is not a backup.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// It cannot be read or written.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It begins with something else.
+    #[error("this is not a backup of Triarch")]
+    NotABackup,
+    /// A newer program wrote it.
+    #[error(
+        "backup format {0} is not known to this version (newest known: {VERSION}): use the version that wrote it"
+    )]
+    UnknownVersion(u8),
+    /// It ends too early.
+    #[error("the backup is cut short in block {0}")]
+    CutShort(u64),
+    /// A checksum is wrong.
+    #[error("the backup is damaged in block {block}: {problem}")]
+    Damaged {
+        /// Which, from 0, the header.
+        block: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Writes a backup; what is written to it is the table. [`Writer::finish`] makes it whole.
+pub struct Writer<W: Write> {
+    out: W,
+    block: Vec<u8>,
+    number: u64,
+    table_bytes: u64,
+}
+
+impl<W: Write> Writer<W> {
+    /// Begins with the header.
+    pub fn begin(mut out: W, header: &Header) -> io::Result<Self> {
+        let header = serde_json::to_vec(header)?;
+        out.write_all(MAGIC)?;
+        out.write_all(&[VERSION])?;
+        put_block(&mut out, 0, &header)?;
+        Ok(Self {
+            out,
+            block: Vec::with_capacity(BLOCK_BYTES),
+            number: 1,
+            table_bytes: 0,
+        })
+    }
+
+    fn put(&mut self) -> io::Result<()> {
+        if !self.block.is_empty() {
+            put_block(&mut self.out, self.number, &self.block)?;
+            self.number += 1;
+            self.table_bytes += self.block.len() as u64;
+            self.block.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes the end. The caller syncs what it wrote to.
+    pub fn finish(mut self) -> io::Result<W> {
+        self.put()?;
+        let end = self.table_bytes.to_le_bytes();
+        self.out.write_all(&0_u32.to_le_bytes())?;
+        self.out
+            .write_all(&checksum(self.number, &end).to_le_bytes())?;
+        self.out.write_all(&end)?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+}
+
+impl<W: Write> Write for Writer<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(BLOCK_BYTES - self.block.len());
+        self.block.extend_from_slice(&bytes[..taken]);
+        if self.block.len() == BLOCK_BYTES {
+            self.put()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn put_block(out: &mut impl Write, number: u64, bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    out.write_all(&length.to_le_bytes())?;
+    out.write_all(&checksum(number, bytes).to_le_bytes())?;
+    out.write_all(bytes)
+}
+
+fn checksum(number: u64, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&number.to_le_bytes()), bytes)
+}
+
+/// Reads a backup block by block, each verified before any of it is given out.
+pub struct Reader<R: Read> {
+    from: R,
+    number: u64,
+    table_bytes: u64,
+    over: bool,
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads the header.
+    pub fn begin(mut from: R) -> Result<(Header, Self), BackupError> {
+        let mut magic = [0; MAGIC.len() + 1];
+        from.read_exact(&mut magic)
+            .map_err(|_| BackupError::NotABackup)?;
+        let [magic @ .., version] = magic;
+        if magic != *MAGIC {
+            return Err(BackupError::NotABackup);
+        }
+        if version != VERSION {
+            return Err(BackupError::UnknownVersion(version));
+        }
+        let mut reader = Self {
+            from,
+            number: 0,
+            table_bytes: 0,
+            over: false,
+        };
+        let header = reader.block(HEADER_BYTES_MAX)?;
+        let header = serde_json::from_slice(&header)
+            .map_err(|error| reader.damaged(format!("its header: {error}")))?;
+        reader.number = 1;
+        Ok((header, reader))
+    }
+
+    /// The next bytes of the table; `None` at the end, which is there only in a whole backup.
+    pub fn next_block(&mut self) -> Result<Option<Vec<u8>>, BackupError> {
+        if self.over {
+            return Ok(None);
+        }
+        let block = self.block(BLOCK_BYTES as u32)?;
+        if self.over {
+            return Ok(None);
+        }
+        self.number += 1;
+        self.table_bytes += block.len() as u64;
+        Ok(Some(block))
+    }
+
+    /// Bytes of the table read so far.
+    pub fn table_bytes(&self) -> u64 {
+        self.table_bytes
+    }
+
+    fn block(&mut self, bytes_max: u32) -> Result<Vec<u8>, BackupError> {
+        let length = u32::from_le_bytes(self.take()?);
+        let expected = u32::from_le_bytes(self.take()?);
+        if length > bytes_max {
+            return Err(self.damaged(format!("it claims to be {length} bytes long")));
+        }
+        if length == 0 {
+            let end: [u8; 8] = self.take()?;
+            self.verify(expected, &end)?;
+            let claimed = u64::from_le_bytes(end);
+            if claimed != self.table_bytes {
+                let found = self.table_bytes;
+                return Err(
+                    self.damaged(format!("{found} bytes come before the end, not {claimed}"))
+                );
+            }
+            if self.from.read(&mut [0])? > 0 {
+                return Err(self.damaged("something follows the end".to_owned()));
+            }
+            self.over = true;
+            return Ok(Vec::new());
+        }
+        let mut block = vec![0; length as usize];
+        self.fill(&mut block)?;
+        self.verify(expected, &block)?;
+        Ok(block)
+    }
+
+    fn verify(&self, expected: u32, bytes: &[u8]) -> Result<(), BackupError> {
+        let found = checksum(self.number, bytes);
+        if found == expected {
+            Ok(())
+        } else {
+            Err(self.damaged(format!("its checksum is {found:08x}, not {expected:08x}")))
+        }
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], BackupError> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fill(&mut self, into: &mut [u8]) -> Result<(), BackupError> {
+        self.from.read_exact(into).map_err(|error| {
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                BackupError::CutShort(self.number)
+            } else {
+                BackupError::Io(error)
+            }
+        })
+    }
+
+    fn damaged(&self, problem: String) -> BackupError {
+        BackupError::Damaged {
+            block: self.number,
+            problem,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            backup: "b".into(),
+            cluster_id: "c".into(),
+            index: 7,
+            table_ms: 8,
+            jobs: 1,
+            tasks: 2,
+            version: "0.1.0".into(),
+        }
+    }
+
+    fn written(table: &[u8]) -> Vec<u8> {
+        let mut writer = Writer::begin(Vec::new(), &header()).expect("memory");
+        writer.write_all(table).expect("memory");
+        writer.finish().expect("memory")
+    }
+
+    fn read(bytes: &[u8]) -> Result<(Header, Vec<u8>), BackupError> {
+        let (header, mut reader) = Reader::begin(bytes)?;
+        let mut table = Vec::new();
+        while let Some(block) = reader.next_block()? {
+            table.extend(block);
+        }
+        assert!(reader.next_block()?.is_none());
+        Ok((header, table))
+    }
+
+    #[test]
+    fn what_was_written_reads() {
+        for length in [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 2 * BLOCK_BYTES + 5] {
+            let table: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            let (found, bytes) = read(&written(&table)).expect("it is whole");
+            assert_eq!((found, bytes), (header(), table), "{length}");
+        }
+    }
+
+    #[test]
+    fn every_damage_shows() {
+        let whole = written(b"some table");
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&bytes).is_err(), "bit {bit}");
+        }
+        for length in 0..whole.len() {
+            assert!(read(&whole[..length]).is_err(), "cut at {length}");
+        }
+        let mut longer = whole.clone();
+        longer.push(0);
+        assert!(read(&longer).is_err());
+    }
+
+    #[test]
+    fn a_missing_or_doubled_block_shows() {
+        let table = vec![7; 3 * BLOCK_BYTES];
+        let whole = written(&table);
+        let begins = whole.len() - 16 - 3 * (BLOCK_BYTES + 8);
+        let block = |at: usize| {
+            let from = begins + at * (BLOCK_BYTES + 8);
+            from..from + BLOCK_BYTES + 8
+        };
+        let without = [
+            &whole[..block(1).start],
+            &whole[block(2)],
+            &whole[block(2).end..],
+        ]
+        .concat();
+        assert!(matches!(
+            read(&without),
+            Err(BackupError::Damaged { block: 2, .. })
+        ));
+        let doubled = [&whole[..block(1).end], &whole[block(1).start..]].concat();
+        assert!(matches!(
+            read(&doubled),
+            Err(BackupError::Damaged { block: 3, .. })
+        ));
+    }
+
+    #[test]
+    fn other_files_and_versions_are_told_apart() {
+        assert!(matches!(
+            read(b"PK\x03\x04 and so on"),
+            Err(BackupError::NotABackup)
+        ));
+        assert!(matches!(read(b""), Err(BackupError::NotABackup)));
+        let mut newer = written(b"");
+        newer[MAGIC.len()] = 9;
+        assert!(matches!(read(&newer), Err(BackupError::UnknownVersion(9))));
+    }
+}

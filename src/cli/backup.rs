@@ -1,0 +1,265 @@
+//! `triarch cluster backup` and `restore`: a file with the whole table, out of one cluster and into another.
+
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use triarch_sdk::wire::{RestoreProgress, RestoreQuery};
+
+use super::Failure;
+use super::output::{self, details};
+use super::session::Session;
+use crate::backup::{BackupError, Header, Reader};
+
+/// Bytes of the table that are handed in at once.
+const PART_BYTES: usize = 4 << 20;
+/// A cluster may lose the master that gives the backup; another one begins anew.
+const TRIES_MAX: u32 = 3;
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Where to write it
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Replace FILE if it is there
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// What `triarch cluster backup` wrote
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// What is told of a backup.
+#[derive(Debug, Serialize)]
+struct Told {
+    file: String,
+    backup: String,
+    cluster_id: String,
+    index: u64,
+    jobs: u64,
+    tasks: u64,
+    bytes: u64,
+    taken_at: String,
+}
+
+fn told(file: &Path, header: &Header, bytes: u64) -> Told {
+    let taken = i64::try_from(header.table_ms)
+        .ok()
+        .and_then(DateTime::from_timestamp_millis);
+    Told {
+        file: file.display().to_string(),
+        backup: header.backup.clone(),
+        cluster_id: header.cluster_id.clone(),
+        index: header.index,
+        jobs: header.jobs,
+        tasks: header.tasks,
+        bytes,
+        taken_at: taken.map_or_else(
+            || "-".to_owned(),
+            |taken| taken.to_rfc3339_opts(SecondsFormat::Secs, true),
+        ),
+    }
+}
+
+fn for_people(told: &Told) -> String {
+    details([
+        ("file", Some(told.file.clone())),
+        ("bytes", Some(told.bytes.to_string())),
+        ("of cluster", Some(told.cluster_id.clone())),
+        ("up to entry", Some(told.index.to_string())),
+        ("last change", Some(told.taken_at.clone())),
+        ("jobs", Some(told.jobs.to_string())),
+        ("tasks", Some(told.tasks.to_string())),
+    ])
+}
+
+/// Writes a backup beside the file, looks at every byte of it again, and only then gives it its name.
+pub async fn backup(session: &Session, args: BackupArgs) -> Result<ExitCode, Failure> {
+    let BackupArgs { file, force } = args;
+    if !force && file.exists() {
+        return Err(Failure::Usage(format!(
+            "{} is there already: name another file, or add --force to replace it",
+            file.display()
+        )));
+    }
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    };
+    let local = |error: io::Error| {
+        Failure::Failed(format!("cannot write into {}: {error}", folder.display()))
+    };
+    let mut tried = 0;
+    let partial = loop {
+        tried += 1;
+        let mut partial = tempfile::Builder::new()
+            .prefix(".triarch-backup-")
+            .tempfile_in(folder)
+            .map_err(local)?;
+        match download(session, partial.as_file_mut()).await? {
+            Ok(()) => break partial,
+            Err(why) if tried < TRIES_MAX => output::note(&format!("{why}; beginning anew")),
+            Err(why) => return Err(Failure::Failed(why)),
+        }
+    };
+    let (header, _) = read_through(partial.path())?;
+    partial.as_file().sync_all().map_err(local)?;
+    let bytes = partial.as_file().metadata().map_err(local)?.len();
+    // Replaces the file or not at all, and never a file that has come meanwhile.
+    let named = if force {
+        partial.persist(&file).map(drop)
+    } else {
+        partial.persist_noclobber(&file).map(drop)
+    };
+    named.map_err(|error| local(error.error))?;
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(local)?;
+    output::answer(session.format, &told(&file, &header, bytes), for_people)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The inner error is one that another master may not have.
+async fn download(session: &Session, into: &mut File) -> Result<Result<(), String>, Failure> {
+    let progress = progress(None, "downloading");
+    let mut download = session.client.backup().await?;
+    loop {
+        match download.next().await {
+            Ok(Some(bytes)) => {
+                into.write_all(&bytes)?;
+                progress.inc(bytes.len() as u64);
+            }
+            Ok(None) => break,
+            Err(error) => return Ok(Err(error.to_string())),
+        }
+    }
+    progress.finish_and_clear();
+    into.flush()?;
+    Ok(Ok(()))
+}
+
+/// Verifies every byte; gives the header and the bytes of the table.
+fn read_through(file: &Path) -> Result<(Header, u64), Failure> {
+    let whole = || -> Result<(Header, u64), BackupError> {
+        let (header, mut reader) =
+            Reader::begin(BufReader::with_capacity(1 << 20, File::open(file)?))?;
+        while reader.next_block()?.is_some() {}
+        Ok((header, reader.table_bytes()))
+    };
+    whole().map_err(|error| unreadable(file, &error))
+}
+
+fn unreadable(file: &Path, error: &BackupError) -> Failure {
+    let advice = match error {
+        BackupError::Io(_) | BackupError::NotABackup | BackupError::UnknownVersion(_) => "",
+        BackupError::CutShort(_) | BackupError::Damaged { .. } => {
+            "\nNothing of it can be trusted: use another backup."
+        }
+    };
+    Failure::Failed(format!("{}: {error}{advice}", file.display()))
+}
+
+/// Verifies the whole file, then hands the table in part by part. May be run again after any failure.
+pub async fn restore(session: &Session, args: RestoreArgs) -> Result<ExitCode, Failure> {
+    let RestoreArgs { file } = args;
+    let (header, bytes) = read_through(&file)?;
+    let parts = u32::try_from(bytes.div_ceil(PART_BYTES as u64))
+        .map_err(|_| Failure::Failed(format!("{} is too large", file.display())))?;
+    let begun = Instant::now();
+    let open = File::open(&file)?;
+    let (_, reader) = Reader::begin(BufReader::with_capacity(1 << 20, open))
+        .map_err(|error| unreadable(&file, &error))?;
+    let mut table = TableBytes {
+        reader,
+        block: io::Cursor::default(),
+    };
+    let progress = progress(Some(bytes), "restoring");
+    let mut last: Option<RestoreProgress> = None;
+    for part in 1..=parts {
+        let mut piece = Vec::with_capacity(PART_BYTES);
+        (&mut table)
+            .take(PART_BYTES as u64)
+            .read_to_end(&mut piece)?;
+        let query = RestoreQuery {
+            backup: header.backup.clone(),
+            part,
+            parts,
+        };
+        progress.inc(piece.len() as u64);
+        let answer = session
+            .client
+            .restore_part(&query, Bytes::from(piece))
+            .await?;
+        let over = answer.restored.is_some();
+        last = Some(answer);
+        if over {
+            break;
+        }
+    }
+    progress.finish_and_clear();
+    let restored = last.and_then(|last| last.restored);
+    let Some(restored) = restored else {
+        return Err(Failure::Failed(
+            "the cluster lost parts of the backup on the way: run this again".to_owned(),
+        ));
+    };
+    output::answer(session.format, &told(&file, &header, bytes), |told| {
+        format!(
+            "{}\n\nrestored {} jobs and {} tasks in {:.1} s",
+            for_people(told),
+            restored.jobs,
+            restored.tasks,
+            begun.elapsed().as_secs_f64()
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn progress(bytes: Option<u64>, what: &'static str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(bytes.unwrap_or_default());
+    let template = if bytes.is_some() {
+        "{msg} {wide_bar} {bytes}/{total_bytes}"
+    } else {
+        "{msg} {spinner} {bytes}"
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar
+}
+
+/// The table in a backup, as a plain stream.
+struct TableBytes<R: Read> {
+    reader: Reader<R>,
+    block: io::Cursor<Vec<u8>>,
+}
+
+impl<R: Read> Read for TableBytes<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.block.read(into)?;
+            if count > 0 || into.is_empty() {
+                return Ok(count);
+            }
+            match self.reader.next_block().map_err(io::Error::other)? {
+                Some(block) => self.block = io::Cursor::new(block),
+                None => return Ok(0),
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A backup is taken under load, the whole cluster is lost, and a new one is made of the backup.
+//!
+//! Held against the new cluster: everything that was acknowledged before the backup was asked for. It must be there and
+//! finish, and side effects, which both clusters write to one place, must never show a token after a higher one: also
+//! not one of the new cluster after one that the old one gave out when the backup was long taken.
+
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use rand::Rng;
+use triarch_harness::{Cluster, check};
+
+use crate::drill::{Drill, FINISH};
+use crate::{LoadArgs, Outcome};
+
+/// Take a backup under load, lose the cluster, and restore into a new one
+#[derive(Debug, Args)]
+pub struct BackupRestoreArgs {
+    /// How many backups are taken; the last one is restored
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    backups: u32,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Submissions before each backup, and after the last.
+const BETWEEN: usize = 100;
+
+impl BackupRestoreArgs {
+    /// Runs the drill.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let mut drill = Drill::begin(&self.load, Vec::new()).await;
+        let dir = tempfile::Builder::new()
+            .prefix("triarch-backups-")
+            .tempdir()?;
+        let file = dir.path().join("backup");
+        let file = file
+            .to_str()
+            .context("the temporary directory has a plain name")?;
+        let mut promised = Vec::new();
+        for nth in 1..=self.backups {
+            drill.wait_acknowledged(BETWEEN).await;
+            promised = drill.everything();
+            let begun = Instant::now();
+            let told = drill
+                .cluster
+                .cli()
+                .run(&["cluster", "backup", file, "--force", "--output", "json"])
+                .await;
+            let told = told.expect(0).json();
+            println!(
+                "backup {nth}/{}: {} tasks up to entry {}, {} bytes in {} ms; acknowledged before: {} jobs",
+                self.backups,
+                told["tasks"],
+                told["index"],
+                told["bytes"],
+                begun.elapsed().as_millis(),
+                promised.len(),
+            );
+        }
+        // What comes now is not in the backup; its tokens must not come again.
+        drill.wait_acknowledged(BETWEEN).await;
+        let sink = drill.sink().to_path_buf();
+        let chance = drill.random.random_range(0..3);
+        let (all, mut old) = drill.abandon().await;
+        println!(
+            "the cluster is killed; {} jobs were acknowledged in all",
+            all.len()
+        );
+
+        let mut new = Cluster::start(3).await;
+        let old_ids: Vec<String> = promised.iter().map(|one| one.job.clone()).collect();
+        // The leader dies while the backup comes in, or another master, or none.
+        let leader = new.wait_ready().await;
+        let victim = [Some(leader), new.ids().find(|id| *id != leader), None][chance];
+        let begun = Instant::now();
+        let cli = new.cli();
+        let restoring = tokio::spawn({
+            let file = file.to_owned();
+            async move {
+                cli.run(&["cluster", "restore", &file, "--output", "json"])
+                    .await
+            }
+        });
+        if let Some(victim) = victim {
+            new.kill9(victim);
+        }
+        let told = restoring.await?.expect(0).json();
+        println!(
+            "restored {} jobs into a new cluster in {} ms{}",
+            told["jobs"],
+            begun.elapsed().as_millis(),
+            victim.map_or_else(String::new, |victim| format!(
+                ", master {victim} killed meanwhile"
+            )),
+        );
+        ensure!(
+            told["jobs"].as_u64() >= Some(old_ids.len() as u64),
+            "jobs are missing in the backup"
+        );
+        if let Some(victim) = victim {
+            new.restart(victim);
+        }
+        for _ in 0..self.load.workers {
+            new.worker(&["--slots", &self.load.slots.to_string()]);
+        }
+        let mut verdict = check::check(&new.apis(), &promised, FINISH).await;
+        check::check_sink(&mut verdict, &sink, &promised);
+        println!(
+            "\n{} backups under load, the last one restored into a new cluster",
+            self.backups
+        );
+        for line in verdict.tell().lines() {
+            println!("  {line}");
+        }
+        if verdict.is_good() {
+            println!("  every promise was kept");
+            return Ok(Outcome::Kept);
+        }
+        println!("  PROMISES WERE BROKEN");
+        new.keep();
+        old.keep();
+        Ok(Outcome::Broken)
+    }
+}
