@@ -1,15 +1,17 @@
 //! The log format of commands. The golden file of a version is never changed: what was written once must be read for
 //! ever. A new version gets a file of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::Bytes;
 use triarch_table::codec::{CodecError, VERSION, decode_command, encode_command};
 use triarch_table::command::{
     Backoff, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap,
-    PutSchedule, RegisterWorker, Requires, SubmitJob, TaskReport, TickAction, TickSchedule,
+    PutSchedule, QueueChange, RegisterWorker, Requires, RestorePart, StagePart, SubmitJob,
+    TaskReport, TickAction, TickSchedule,
 };
+use triarch_table::queue::Placement;
 use triarch_table::{Command, JobId, TaskId, Token, WorkerId};
 
 /// Every variant, every field, every option both ways.
@@ -235,7 +237,110 @@ fn commands() -> Vec<(&'static str, Command)> {
             "tick_schedule_pass_by",
             tick(Some(120_000), TickAction::PassBy { ticks: 3 }),
         ),
+        (
+            "change_queue",
+            Command::ChangeQueue {
+                queue: "q".into(),
+                change: QueueChange::default(),
+            },
+        ),
+        (
+            "change_queue_full",
+            Command::ChangeQueue {
+                queue: "q".into(),
+                change: QueueChange {
+                    paused: Some(true),
+                    max_running: Some(Some(3)),
+                    rate: Some(None),
+                    max_depth: Some(Some(9)),
+                    weight: Some(2),
+                    placement: Some(Placement::Pack),
+                    retain_ms: Some(Some(60_000)),
+                    retain_jobs: Some(None),
+                },
+            },
+        ),
+        ("pause_worker", Command::PauseWorker { worker }),
+        ("resume_worker", Command::ResumeWorker { worker }),
+        (
+            "cancel_tasks",
+            Command::CancelTasks {
+                tasks: vec![task],
+                running_too: true,
+            },
+        ),
+        ("retry_tasks", Command::RetryTasks { tasks: vec![task] }),
+        (
+            "stage_part",
+            Command::StagePart(StagePart {
+                key: "k".into(),
+                part: 2,
+                parts: 3,
+                digest: [7; 32],
+                name: "large".into(),
+                on_failure: OnFailure::Continue,
+                tasks: Vec::new(),
+            }),
+        ),
+        ("forget_jobs", Command::ForgetJobs { jobs: vec![job] }),
+        (
+            "restore_part",
+            Command::RestorePart(RestorePart {
+                backup: "b".into(),
+                part: 1,
+                parts: 2,
+                bytes: Bytes::from_static(b"TRITABLE"),
+            }),
+        ),
     ]
+}
+
+/// What the names of a command begin with. A new variant belongs here and in the list above.
+fn variant(command: &Command) -> &'static str {
+    match command {
+        Command::SubmitJob(_) => "submit_job",
+        Command::CancelJob { .. } => "cancel_job",
+        Command::CancelTask { .. } => "cancel_task",
+        Command::RetryTask { .. } => "retry_task",
+        Command::RegisterWorker(_) => "register_worker",
+        Command::LeaveWorker { .. } => "leave_worker",
+        Command::DrainWorker { .. } => "drain_worker",
+        Command::LoseWorkers { .. } => "lose_workers",
+        Command::Grant { .. } => "grant",
+        Command::EndLeases { .. } => "end_leases",
+        Command::Report { .. } => "report",
+        Command::AdvanceTime => "advance_time",
+        Command::ChangeQueue { .. } => "change_queue",
+        Command::PutSchedule(_) => "put_schedule",
+        Command::DeleteSchedule { .. } => "delete_schedule",
+        Command::PauseSchedule { .. } => "pause_schedule",
+        Command::ResumeSchedule { .. } => "resume_schedule",
+        Command::TriggerSchedule { .. } => "trigger_schedule",
+        Command::TickSchedule(_) => "tick_schedule",
+        Command::PauseWorker { .. } => "pause_worker",
+        Command::ResumeWorker { .. } => "resume_worker",
+        Command::CancelTasks { .. } => "cancel_tasks",
+        Command::RetryTasks { .. } => "retry_tasks",
+        Command::StagePart(_) => "stage_part",
+        Command::ForgetJobs { .. } => "forget_jobs",
+        Command::RestorePart(_) => "restore_part",
+    }
+}
+
+/// One more than the number of the last variant.
+const VARIANTS: usize = 26;
+
+#[test]
+fn every_variant_is_among_them() {
+    let commands = commands();
+    let met: BTreeSet<&str> = commands
+        .iter()
+        .map(|(_, command)| variant(command))
+        .collect();
+    assert_eq!(met.len(), VARIANTS, "{met:?}");
+    for (name, command) in &commands {
+        assert!(name.starts_with(variant(command)), "{name}: {command:?}");
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
