@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::mpsc;
 use triarch_raft::{EntryView, StateMachine};
 use triarch_table::model::TaskState;
 use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table, codec};
@@ -103,7 +104,28 @@ impl SharedTable {
 }
 
 /// [`SharedTable`] as consensus sees it.
-pub struct TableMachine(pub Arc<SharedTable>);
+pub struct TableMachine {
+    table: Arc<SharedTable>,
+    /// A digest is taken whenever so many entries more are applied; the same on all nodes.
+    check_every: u64,
+    /// Where views go of which a digest is to be taken.
+    checkpoints: mpsc::Sender<Frozen>,
+}
+
+impl TableMachine {
+    /// Also gives the views of which digests are to be taken: at the same entries on every node that has the same
+    /// `check_every`.
+    pub fn new(table: Arc<SharedTable>, check_every: u64) -> (Self, mpsc::Receiver<Frozen>) {
+        // One that comes while another waits is left out: a node that starts applies in seconds what took days.
+        let (checkpoints, views) = mpsc::channel(1);
+        let machine = Self {
+            table,
+            check_every,
+            checkpoints,
+        };
+        (machine, views)
+    }
+}
 
 impl StateMachine for TableMachine {
     type Reply = Reply;
@@ -130,30 +152,36 @@ impl StateMachine for TableMachine {
             index: entry.index,
             now_ms: entry.now_ms,
         };
-        let mut table = self.0.table.write();
+        let mut table = self.table.table.write();
+        let before = table.last_index();
         let replies = table.apply(stamp, commands, &mut events);
+        if before / self.check_every < entry.index / self.check_every
+            && let Ok(place) = self.checkpoints.try_reserve()
+        {
+            place.send(table.freeze());
+        }
         let at_ms = table.now_ms();
         let told = feed::told(&RwLockWriteGuard::downgrade(table), &events);
         // Before anybody is woken: who hears that something ended finds it in the history.
-        self.0.feed.record(entry.index, at_ms, told);
-        self.0.raise(&events);
+        self.table.feed.record(entry.index, at_ms, told);
+        self.table.raise(&events);
         Ok(replies)
     }
 
     fn freeze(&mut self) -> FrozenTable {
-        FrozenTable(self.0.table.read().freeze())
+        FrozenTable(self.table.table.read().freeze())
     }
 
     fn restore(&mut self, snapshot: &mut dyn Read, last_index: u64) -> std::io::Result<()> {
         let restored = Table::read(snapshot)
             .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
-        *self.0.table.write() = restored;
-        self.0.feed.restart(last_index);
+        *self.table.table.write() = restored;
+        self.table.feed.restart(last_index);
         // Everything may have changed at once: whoever waits looks again.
-        self.0.waiters.wake_all();
-        self.0.ready.notify_one();
-        self.0.timers.notify_one();
-        self.0.schedules.notify_one();
+        self.table.waiters.wake_all();
+        self.table.ready.notify_one();
+        self.table.timers.notify_one();
+        self.table.schedules.notify_one();
         Ok(())
     }
 }

@@ -27,6 +27,16 @@ impl Directory {
         }
     }
 
+    /// Notes, durably, why this directory must not be started from again.
+    pub(crate) fn condemn(&self, what: &str) -> Result<(), StorageError> {
+        match &*self.dir.lock() {
+            Some(dir) => dir.condemn(what),
+            None => Err(StorageError::Stopped(
+                "the data directory was closed".into(),
+            )),
+        }
+    }
+
     /// Lets another process have the directory. The log must be closed before.
     pub(crate) fn release(&self) {
         *self.dir.lock() = None;

@@ -12,6 +12,7 @@
 //! | `log_store`, `apply`, `snapshot`, `entry` | storage and state machine as openraft wants them; the log's formats |
 //! | `network`, `transport`, `routes`, `wire`, `identity` | messages between nodes, out and in; who may speak to whom |
 
+mod agreement;
 mod apply;
 mod change;
 pub mod config;
@@ -40,6 +41,7 @@ mod types;
 mod watch;
 mod wire;
 
+pub use agreement::{AgreementStatus, Checkpoint};
 pub use config::{Formation, Limits, NodeConfig, SnapshotPolicy, Timing};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};
 pub use machine::{EntryView, Frozen, StateMachine};

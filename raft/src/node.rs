@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::StateMachine;
+use crate::agreement::{Agreement, AgreementStatus, Checkpoint, Comparer};
 use crate::apply::{Applied, Applier, Raft};
 use crate::change::Changer;
 use crate::config::{NodeConfig, Timing};
@@ -63,6 +64,7 @@ struct Inner<S: StateMachine> {
     proposer: Proposer<S::Reply>,
     barrier: Barrier,
     changer: Changer<S>,
+    agreement: Arc<Agreement>,
     desk: Arc<Desk<S>>,
     stopping: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -189,6 +191,14 @@ impl<S: StateMachine> Node<S> {
             elections_from,
             stopping: stop.clone(),
         };
+        let agreement = Arc::new(Agreement::new());
+        let comparer = Comparer {
+            raft: raft.clone(),
+            transport: Arc::clone(&transport),
+            agreement: Arc::clone(&agreement),
+            directory: Arc::clone(&disk.directory),
+            failure: failure.clone(),
+        };
         let changer = Changer {
             raft: raft.clone(),
             transport,
@@ -202,6 +212,7 @@ impl<S: StateMachine> Node<S> {
             former: Arc::clone(&former),
             heard,
             snapshots: disk.snapshots,
+            agreement: Arc::clone(&agreement),
             elections_from,
             incoming: tokio::sync::Mutex::new(None),
             stopping: stop.clone(),
@@ -209,6 +220,7 @@ impl<S: StateMachine> Node<S> {
         let tasks = vec![
             tokio::spawn(until(stop.clone(), async move { former.run().await })),
             tokio::spawn(until(stop.clone(), observer.run())),
+            tokio::spawn(until(stop.clone(), comparer.run())),
             tokio::spawn(watcher.run()),
             tokio::spawn(batcher.run()),
             tokio::spawn(rounds.run(stop.clone())),
@@ -238,6 +250,7 @@ impl<S: StateMachine> Node<S> {
                 proposer,
                 barrier,
                 changer,
+                agreement,
                 desk,
                 stopping,
                 tasks: Mutex::new(tasks),
@@ -324,6 +337,17 @@ impl<S: StateMachine> Node<S> {
         metrics
             .last_quorum_acked
             .is_some_and(|at| at.into_inner().elapsed() < self.inner.config.timing.lease())
+    }
+
+    /// Hands in a digest of the state machine's state, to be compared with what the other nodes have at the same entry.
+    /// Every node should hand in digests at the same entries. One that differs from a majority stops: [`Node::failure`].
+    pub fn note_digest(&self, checkpoint: Checkpoint) {
+        self.inner.agreement.note(checkpoint);
+    }
+
+    /// What came of comparing digests so far.
+    pub fn agreement(&self) -> AgreementStatus {
+        self.inner.agreement.status()
     }
 
     /// Set, once and for good, when this node cannot go on: its disk failed, it cannot apply an entry, or its directory is

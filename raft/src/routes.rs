@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::StateMachine;
+use crate::agreement::{Agreement, DigestAsk, DigestReply};
 use crate::apply::Raft;
 use crate::entry::DecodeError;
 use crate::formation::{Adopt, Form, Former, Hello};
@@ -42,6 +43,7 @@ pub(crate) struct Desk<S: StateMachine> {
     pub former: Arc<Former<S>>,
     pub heard: Arc<Heard>,
     pub snapshots: Snapshots,
+    pub agreement: Arc<Agreement>,
     /// The snapshot on its way in, if any. A second sender of another one takes the place of the first.
     pub incoming: tokio::sync::Mutex<Option<Incoming>>,
     /// No votes before: see [`crate::node`].
@@ -62,6 +64,7 @@ pub(crate) fn routes<S: StateMachine>(desk: Arc<Desk<S>>, body_bytes_max: usize)
         .route("/raft/snapshot/announce", post(announce::<S>))
         .route("/raft/snapshot/chunk", post(chunk::<S>))
         .route("/raft/snapshot/install", post(install::<S>))
+        .route("/raft/digest", post(digest::<S>))
         .route("/raft/hello", post(hello::<S>))
         .route("/raft/form", post(form::<S>))
         .route("/raft/adopt", post(adopt::<S>))
@@ -214,6 +217,14 @@ async fn transfer<S: StateMachine>(
             }
         }
     }))
+}
+
+async fn digest<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<DigestReply>> {
+    let (_, ask) = desk.read::<DigestAsk>("a question for a digest", message)?;
+    Ok(Reply(desk.agreement.answer(&ask)))
 }
 
 async fn hello<S: StateMachine>(

@@ -63,6 +63,15 @@ pub struct ServerArgs {
         help_heading = "Bounds"
     )]
     events_kept: u32,
+    /// Log entries between two comparisons of the masters' tables; the same on all of them
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4_096,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000_000),
+        help_heading = "Bounds"
+    )]
+    check_every: u64,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -137,6 +146,7 @@ impl ServerArgs {
             timing,
             lease_ms: self.lease_ms,
             events_kept: self.events_kept as usize,
+            check_every: self.check_every,
         })
     }
 }

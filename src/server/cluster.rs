@@ -144,6 +144,7 @@ async fn remove_node(
 
 fn present(app: &App) -> wire::ClusterStatus {
     let status = app.node.status();
+    let agreement = app.node.agreement();
     wire::ClusterStatus {
         cluster_id: status.cluster_id,
         leader: status.leader,
@@ -151,6 +152,10 @@ fn present(app: &App) -> wire::ClusterStatus {
         commit_index: status.commit_index,
         answered_by: Some(app.id),
         nodes: status.nodes.into_iter().map(present_node).collect(),
+        agreement: Some(wire::Agreement {
+            index: agreement.agreed_index,
+            mismatches: agreement.mismatches,
+        }),
         digest: None,
     }
 }

@@ -38,8 +38,9 @@ use axum::{Extension, Router};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use triarch_raft::{Formation, Leadership, NodeConfig};
-use triarch_table::{Command, Reply};
+use triarch_raft::{Checkpoint, Formation, Leadership, NodeConfig};
+use triarch_table::snapshot::DIGEST_FORMAT;
+use triarch_table::{Command, Frozen, Reply};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::leader::clock::SteadyClock;
@@ -171,18 +172,16 @@ async fn serve(
         })?;
     let table = SharedTable::new(options.events_kept);
     let clock = Arc::new(SteadyClock::start());
+    let (machine, views) = TableMachine::new(Arc::clone(&table), options.check_every);
     let node = {
-        let (config, machine, clock) = (
-            node_config(&options),
-            TableMachine(Arc::clone(&table)),
-            Arc::clone(&clock),
-        );
+        let (config, clock) = (node_config(&options), Arc::clone(&clock));
         consensus
             .spawn(async move {
                 TableNode::start(config, machine, Arc::new(move || clock.now_ms())).await
             })
             .await??
     };
+    tokio::spawn(take_digests(node.clone(), views));
     let timing = LeaseTiming {
         heartbeat_ms: (options.lease_ms / 5).max(10),
         lease_ms: options.lease_ms,
@@ -330,6 +329,20 @@ fn routes(app: App) -> anyhow::Result<Router> {
         .layer(DefaultBodyLimit::disable())
         .layer(map_response(problem::in_our_words))
         .with_state(app))
+}
+
+/// Takes digests beside applies, for consensus to compare.
+async fn take_digests(node: TableNode, mut views: mpsc::Receiver<Frozen>) {
+    while let Some(view) = views.recv().await {
+        let taken = tokio::task::spawn_blocking(move || (view.last_index(), view.digest())).await;
+        if let Ok((index, digest)) = taken {
+            node.note_digest(Checkpoint {
+                index,
+                format: DIGEST_FORMAT,
+                digest,
+            });
+        }
+    }
 }
 
 async fn told_to_stop() -> &'static str {

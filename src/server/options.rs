@@ -22,6 +22,8 @@ pub struct ServerOptions {
     pub timing: Timing,
     /// A worker silent for this long loses its leases.
     pub lease_ms: u64,
+    /// Entries between two digests of the table that the masters compare; the same on all.
+    pub check_every: u64,
     /// Events of the past that can be asked for.
     pub events_kept: usize,
 }

@@ -6,6 +6,7 @@
 //!   identity.json   node, incarnation, cluster
 //!   log/            the Raft log
 //!   snapshots/      snapshots of the state machine
+//!   condemned       only if its node once held something else than the others: why
 //! ```
 //!
 //! The identity is made with the directory and never changes but for two facts that are added once: the cluster it
@@ -33,6 +34,7 @@ const LOCK_NAME: &str = "LOCK";
 const IDENTITY_NAME: &str = "identity.json";
 const LOG_NAME: &str = "log";
 const SNAPSHOTS_NAME: &str = "snapshots";
+const CONDEMNED_NAME: &str = "condemned";
 /// What a fresh file system brings along.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -108,6 +110,9 @@ impl DataDir {
                 ),
             });
         }
+        if let Some(what) = condemned(path)? {
+            return Err(StorageError::damaged(path, what, node_id));
+        }
         Ok(DataDir {
             path: path.to_path_buf(),
             identity: Mutex::new(identity),
@@ -157,6 +162,11 @@ impl DataDir {
                     .into(),
             }),
         }
+    }
+
+    /// Notes, durably, why the directory must not be opened again: what is in it led its node astray.
+    pub fn condemn(&self, what: &str) -> Result<(), StorageError> {
+        durable::write_file(&self.path.join(CONDEMNED_NAME), what.as_bytes())
     }
 
     /// Where the log is.
@@ -212,6 +222,16 @@ fn lock(path: &Path) -> Result<File, StorageError> {
             path: path.to_path_buf(),
         }),
         Err(fs::TryLockError::Error(error)) => Err(StorageError::io("lock", &lock_path, &error)),
+    }
+}
+
+/// Why the directory must not be opened, if it must not.
+fn condemned(path: &Path) -> Result<Option<String>, StorageError> {
+    let path = path.join(CONDEMNED_NAME);
+    match fs::read(&path) {
+        Ok(what) => Ok(Some(String::from_utf8_lossy(&what).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StorageError::io("read", &path, &error)),
     }
 }
 
@@ -308,6 +328,21 @@ fn read_identity(directory: &Path, node_id: u64) -> Result<Option<Identity>, Sto
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_condemned_directory_is_not_opened_again() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(root.path(), 3).unwrap();
+        dir.condemn("it held something else").unwrap();
+        drop(dir);
+        let refused = DataDir::open(root.path(), 3).unwrap_err();
+        assert!(matches!(refused, StorageError::Damaged { .. }), "{refused}");
+        assert!(
+            refused.to_string().contains("it held something else"),
+            "{refused}"
+        );
+        assert!(refused.to_string().contains("new id"), "{refused}");
+    }
 
     #[test]
     fn an_identity_is_made_once_and_kept() {

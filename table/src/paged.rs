@@ -4,12 +4,16 @@
 //! clones the list of pages, not the records; after that, the first write to a page copies that page only. So a view
 //! of a million records costs some thousand reference counts, and applies go on beside it.
 //!
+//! Each page remembers a sum over its records until it is next changed, so a digest over all of them costs what was
+//! changed since the last one. The sum does not depend on how records are spread over pages: replicas that came to the
+//! same records by other ways have the same.
+//!
 //! Invariants: keys ascend within a page and over the pages; no page is empty; every key of a page is at or above the
 //! key it is filed under, and below the next page's.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, RangeInclusive};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Records in a full page. Larger pages freeze faster and copy slower.
 const PAGE_RECORDS: usize = 128;
@@ -22,10 +26,44 @@ pub(crate) trait Record: Clone {
     fn key(&self) -> Self::Key;
 }
 
+/// Some consecutive records.
+#[derive(Debug)]
+struct Page<R> {
+    records: Vec<R>,
+    /// Over the records as they are; see [`Paged::sum`].
+    sum: OnceLock<u64>,
+}
+
+impl<R> Page<R> {
+    fn of(records: Vec<R>) -> Arc<Self> {
+        Arc::new(Self {
+            records,
+            sum: OnceLock::new(),
+        })
+    }
+}
+
+/// A copy is made to be changed.
+impl<R: Clone> Clone for Page<R> {
+    fn clone(&self) -> Self {
+        Self {
+            records: self.records.clone(),
+            sum: OnceLock::new(),
+        }
+    }
+}
+
+/// The way to the records of a page that changes: copies them if a view shares them, and forgets their sum.
+fn changing<R: Clone>(page: &mut Arc<Page<R>>) -> &mut Vec<R> {
+    let page = Arc::make_mut(page);
+    page.sum.take();
+    &mut page.records
+}
+
 /// See the module. `Clone` is the freeze.
 #[derive(Debug, Clone)]
 pub(crate) struct Paged<R: Record> {
-    pages: BTreeMap<R::Key, Arc<Vec<R>>>,
+    pages: BTreeMap<R::Key, Arc<Page<R>>>,
     len: usize,
 }
 
@@ -46,29 +84,25 @@ impl<R: Record> Paged<R> {
     pub fn first(&self) -> Option<&R> {
         self.pages
             .first_key_value()
-            .and_then(|(_, page)| page.first())
+            .and_then(|(_, page)| page.records.first())
     }
 
     pub fn last(&self) -> Option<&R> {
         self.pages
             .last_key_value()
-            .and_then(|(_, page)| page.last())
+            .and_then(|(_, page)| page.records.last())
     }
 
     pub fn get(&self, key: R::Key) -> Option<&R> {
         let (_, page) = self.pages.range(..=key).next_back()?;
-        let at = page
-            .binary_search_by(|record| record.key().cmp(&key))
-            .ok()?;
-        Some(&page[at])
+        let at = place(&page.records, key)?;
+        Some(&page.records[at])
     }
 
     pub fn get_mut(&mut self, key: R::Key) -> Option<&mut R> {
         let (_, page) = self.pages.range_mut(..=key).next_back()?;
-        let at = page
-            .binary_search_by(|record| record.key().cmp(&key))
-            .ok()?;
-        Some(&mut Arc::make_mut(page)[at])
+        let at = place(&page.records, key)?;
+        Some(&mut changing(page)[at])
     }
 
     /// Adds a record whose key is above all others.
@@ -85,25 +119,24 @@ impl<R: Record> Paged<R> {
         }
         self.len += 1;
         if let Some(mut page) = self.pages.last_entry()
-            && page.get().len() < PAGE_RECORDS
+            && page.get().records.len() < PAGE_RECORDS
         {
-            let page = Arc::make_mut(page.get_mut());
-            if page.len() == page.capacity() {
-                page.reserve_exact((page.len() * 2).clamp(4, PAGE_RECORDS) - page.len());
+            let records = changing(page.get_mut());
+            let count = records.len();
+            if count == records.capacity() {
+                records.reserve_exact((count * 2).clamp(4, PAGE_RECORDS) - count);
             }
-            page.push(record);
+            records.push(record);
             return true;
         }
-        self.pages.insert(key, Arc::new(vec![record]));
+        self.pages.insert(key, Page::of(vec![record]));
         true
     }
 
     pub fn remove(&mut self, key: R::Key) -> Option<R> {
         let (&filed, page) = self.pages.range_mut(..=key).next_back()?;
-        let at = page
-            .binary_search_by(|record| record.key().cmp(&key))
-            .ok()?;
-        let records = Arc::make_mut(page);
+        let at = place(&page.records, key)?;
+        let records = changing(page);
         let record = records.remove(at);
         let left = records.len();
         self.len -= 1;
@@ -122,17 +155,17 @@ impl<R: Record> Paged<R> {
         let Some((&next, page)) = self.pages.range(above).next() else {
             return;
         };
-        if page.len() + self.pages[&filed].len() > PAGE_RECORDS / 2 {
+        if page.records.len() + self.pages[&filed].records.len() > PAGE_RECORDS / 2 {
             return;
         }
         let page = self.pages.remove(&next).expect("just found");
-        let records = Arc::unwrap_or_clone(page);
+        let records = Arc::unwrap_or_clone(page).records;
         let target = self.pages.get_mut(&filed).expect("the caller's page");
-        Arc::make_mut(target).extend(records);
+        changing(target).extend(records);
     }
 
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &R> {
-        self.pages.values().flat_map(|page| page.iter())
+        self.pages.values().flat_map(|page| page.records.iter())
     }
 
     /// Records with keys above `after` (all, without one), ascending.
@@ -143,7 +176,7 @@ impl<R: Record> Paged<R> {
         let lower = from.map_or(Bound::Unbounded, Bound::Included);
         self.pages
             .range((lower, Bound::Unbounded))
-            .flat_map(|(_, page)| page.iter())
+            .flat_map(|(_, page)| page.records.iter())
             .skip_while(move |record| after.is_some_and(|after| record.key() <= after))
     }
 
@@ -153,7 +186,7 @@ impl<R: Record> Paged<R> {
         self.pages
             .range((Bound::Unbounded, upper))
             .rev()
-            .flat_map(|(_, page)| page.iter().rev())
+            .flat_map(|(_, page)| page.records.iter().rev())
             .skip_while(move |record| before.is_some_and(|before| record.key() >= before))
     }
 
@@ -167,9 +200,22 @@ impl<R: Record> Paged<R> {
             .map_or(first, |(&filed, _)| filed);
         self.pages
             .range(filed..)
-            .flat_map(|(_, page)| page.iter())
+            .flat_map(|(_, page)| page.records.iter())
             .skip_while(move |record| record.key() < first)
             .take_while(move |record| record.key() <= last)
+    }
+
+    /// The sum of what `each` gives for every record, asked only of pages that have changed since they were last asked.
+    /// `each` must give the same for the same record, always.
+    pub fn sum(&self, mut each: impl FnMut(&R) -> u64) -> u64 {
+        let mut sum = |records: &[R]| {
+            let each = records.iter().map(&mut each);
+            each.fold(0_u64, u64::wrapping_add)
+        };
+        let pages = self.pages.values();
+        pages
+            .map(|page| *page.sum.get_or_init(|| sum(&page.records)))
+            .fold(0_u64, u64::wrapping_add)
     }
 
     /// What is wrong with the pages, if anything.
@@ -177,13 +223,14 @@ impl<R: Record> Paged<R> {
         let mut count = 0;
         let mut last: Option<R::Key> = None;
         for (&filed, page) in &self.pages {
-            if page.is_empty() || page.len() > PAGE_RECORDS {
-                return Some(format!("page {filed:?} holds {} records", page.len()));
+            let records = &page.records;
+            if records.is_empty() || records.len() > PAGE_RECORDS {
+                return Some(format!("page {filed:?} holds {} records", records.len()));
             }
             if last.is_some_and(|last| last >= filed) {
                 return Some(format!("page {filed:?} begins below {last:?}"));
             }
-            for record in page.iter() {
+            for record in records {
                 let key = record.key();
                 if key < filed || last.is_some_and(|last| last >= key) {
                     return Some(format!("{key:?} in page {filed:?} after {last:?}"));
@@ -194,6 +241,13 @@ impl<R: Record> Paged<R> {
         }
         (count != self.len).then(|| format!("{count} records, counted as {}", self.len))
     }
+}
+
+/// Where the record of this key is.
+fn place<R: Record>(records: &[R], key: R::Key) -> Option<usize> {
+    records
+        .binary_search_by(|record| record.key().cmp(&key))
+        .ok()
 }
 
 #[cfg(test)]
@@ -275,6 +329,36 @@ mod tests {
                 .enumerate()
                 .all(|(at, &(key, value))| key == 2 * at as u64 && value == at as u64)
         );
+    }
+
+    #[test]
+    fn a_sum_is_of_the_records_as_they_are_and_asks_only_what_has_changed() {
+        let asked = |paged: &Paged<(u64, u64)>| {
+            let mut count = 0;
+            let sum = paged.sum(|&(key, value)| {
+                count += 1;
+                key.wrapping_mul(0x9e37_79b9).wrapping_add(value)
+            });
+            let mut fresh = Paged::default();
+            paged.iter().for_each(|&record| fresh.push(record));
+            let plain =
+                fresh.sum(|&(key, value)| key.wrapping_mul(0x9e37_79b9).wrapping_add(value));
+            assert_eq!(sum, plain);
+            count
+        };
+        let mut paged = filled(1_000);
+        assert_eq!(asked(&paged), 1_000);
+        assert_eq!(asked(&paged), 0);
+        let frozen = paged.clone();
+        paged.get_mut(6).expect("there").1 = 9;
+        assert!(asked(&paged) <= PAGE_RECORDS);
+        assert_eq!(asked(&frozen), 0);
+        for key in (0..2_000).step_by(6) {
+            paged.remove(key);
+            asked(&paged);
+        }
+        paged.push((5_000, 1));
+        assert!(asked(&paged) <= PAGE_RECORDS);
     }
 
     #[test]

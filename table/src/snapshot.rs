@@ -39,6 +39,9 @@ const MAGIC: &[u8; 8] = b"TRITABLE";
 /// The version this code writes.
 pub const VERSION: u8 = 1;
 
+/// How [`Frozen::digest`] is computed. To be raised with every change of what equal tables come to.
+pub const DIGEST_FORMAT: u32 = 1;
+
 /// No record comes near it; a length beyond it is damage.
 const RECORD_BYTES_MAX: u32 = 256 << 20;
 
@@ -175,7 +178,8 @@ impl Table {
     }
 
     /// A digest over the whole state but its time and its position in the log, which every entry moves. Equal states
-    /// have equal digests on every replica. Reads every record; [`Frozen::digest`] does so beside later applies.
+    /// have equal digests on every replica. Reads the records of all pages that have changed since the last digest;
+    /// [`Frozen::digest`] does so beside later applies.
     pub fn digest(&self) -> u64 {
         self.freeze().digest()
     }
@@ -229,13 +233,23 @@ impl Frozen {
     /// As [`Table::digest`].
     pub fn digest(&self) -> u64 {
         let mut digest = Digest::new();
-        let add = &mut |record: &Record<'_>, bytes: &[u8]| {
-            if !matches!(record, Record::Clock { .. }) {
-                digest.add(bytes);
-            }
-            Ok(())
-        };
-        self.records(add).expect("adding to a digest cannot fail");
+        let mut buffer = Vec::new();
+        let mut add = |record: Record<'_>| digest.add(plain(&record, &mut buffer));
+        add(self.head());
+        self.few(&mut add);
+        let mut buffer = Vec::new();
+        for sum in [
+            self.workers.sum(|it| value(it, &mut buffer)),
+            self.answers.sum(|it| value(it, &mut buffer)),
+            self.old_keys.sum(|it| value(it, &mut buffer)),
+            self.jobs.sum(|it| value(it, &mut buffer)),
+            self.tasks.sum(|task| {
+                let shared = (&*task.spec.class, &*task.spec.policy);
+                value(&(TaskRecord::of(task, 0, 0), shared), &mut buffer)
+            }),
+        ] {
+            digest.add(&sum.to_le_bytes());
+        }
         digest.value()
     }
 
@@ -267,6 +281,42 @@ impl Frozen {
         out.flush()
     }
 
+    fn head(&self) -> Record<'_> {
+        Record::Head {
+            limits: Cow::Borrowed(&self.limits),
+            places: self.places,
+            served: self.served,
+            base: self.base,
+            restored: self.restored.as_deref().map(Cow::Borrowed),
+        }
+    }
+
+    /// Calls `each` with what there is little of.
+    fn few<'a>(&'a self, each: &mut dyn FnMut(Record<'a>)) {
+        for queue in self.queues.values() {
+            each(Record::Queue(Cow::Borrowed(queue)));
+        }
+        for staged in self.staged.values() {
+            each(Record::Staged(Cow::Borrowed(staged)));
+        }
+        if let Some(restoring) = &self.restoring {
+            for (&part, bytes) in &restoring.received {
+                each(Record::RestorePart {
+                    part: Cow::Owned(RestorePart {
+                        backup: restoring.backup.to_string(),
+                        part,
+                        parts: restoring.parts,
+                        bytes: bytes.clone(),
+                    }),
+                    touched_ms: restoring.touched_ms,
+                });
+            }
+        }
+        for schedule in self.schedules.iter() {
+            each(Record::Schedule(Cow::Borrowed(schedule)));
+        }
+    }
+
     /// Calls `each` with every record but the end, and its bytes.
     fn records(
         &self,
@@ -278,36 +328,18 @@ impl Frozen {
             buffer = encoded(&record, std::mem::take(&mut buffer))?;
             each(&record, &buffer)
         };
-        put(Record::Head {
-            limits: Cow::Borrowed(&self.limits),
-            places: self.places,
-            served: self.served,
-            base: self.base,
-            restored: self.restored.as_deref().map(Cow::Borrowed),
-        })?;
+        put(self.head())?;
         put(Record::Clock {
             now_ms: self.now_ms,
             last_index: self.last_index,
         })?;
-        for queue in self.queues.values() {
-            put(Record::Queue(Cow::Borrowed(queue)))?;
-        }
-        for staged in self.staged.values() {
-            put(Record::Staged(Cow::Borrowed(staged)))?;
-        }
-        if let Some(restoring) = &self.restoring {
-            for (&part, bytes) in &restoring.received {
-                put(Record::RestorePart {
-                    part: Cow::Owned(RestorePart {
-                        backup: restoring.backup.to_string(),
-                        part,
-                        parts: restoring.parts,
-                        bytes: bytes.clone(),
-                    }),
-                    touched_ms: restoring.touched_ms,
-                })?;
+        let mut outcome = Ok(());
+        self.few(&mut |record| {
+            if outcome.is_ok() {
+                outcome = put(record);
             }
-        }
+        });
+        outcome?;
         for worker in self.workers.iter() {
             put(Record::Worker(Cow::Borrowed(worker)))?;
         }
@@ -316,9 +348,6 @@ impl Frozen {
         }
         for old_key in self.old_keys.iter() {
             put(Record::OldKey(Cow::Borrowed(old_key)))?;
-        }
-        for schedule in self.schedules.iter() {
-            put(Record::Schedule(Cow::Borrowed(schedule)))?;
         }
         let mut classes = BTreeMap::new();
         let mut policies = BTreeMap::new();
@@ -334,26 +363,47 @@ impl Frozen {
                 if new {
                     put(Record::Policy(Cow::Borrowed(&task.spec.policy)))?;
                 }
-                put(Record::Task(TaskRecord {
-                    id: task.id,
-                    job: task.job,
-                    created_ms: task.created_ms,
-                    class,
-                    policy,
-                    key: task.key().map(Cow::Borrowed),
-                    payload: Cow::Borrowed(&task.spec.payload),
-                    bonds: task.spec.bonds.as_deref().map(Cow::Borrowed),
-                    life: Cow::Borrowed(&task.life),
-                    expires_at_ms: task.expires_at_ms,
-                    attempt: task.attempt,
-                    failures: task.failures,
-                    losses: task.losses,
-                    history: Cow::Borrowed(&task.history),
-                }))?;
+                put(Record::Task(TaskRecord::of(task, class, policy)))?;
             }
         }
         Ok(())
     }
+}
+
+impl<'a> TaskRecord<'a> {
+    fn of(task: &'a Task, class: u32, policy: u32) -> Self {
+        Self {
+            id: task.id,
+            job: task.job,
+            created_ms: task.created_ms,
+            class,
+            policy,
+            key: task.key().map(Cow::Borrowed),
+            payload: Cow::Borrowed(&task.spec.payload),
+            bonds: task.spec.bonds.as_deref().map(Cow::Borrowed),
+            life: Cow::Borrowed(&task.life),
+            expires_at_ms: task.expires_at_ms,
+            attempt: task.attempt,
+            failures: task.failures,
+            losses: task.losses,
+            history: Cow::Borrowed(&task.history),
+        }
+    }
+}
+
+/// What a digest takes in for this value.
+fn plain<'a, T: Serialize>(value: &T, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+    buffer.clear();
+    *buffer = postcard::to_extend(value, std::mem::take(buffer))
+        .expect("records hold nothing that postcard cannot write");
+    buffer
+}
+
+/// The digest of one value alone.
+fn value<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> u64 {
+    let mut digest = Digest::new();
+    digest.add(plain(value, buffer));
+    digest.value()
 }
 
 fn encoded(record: &Record<'_>, buffer: Vec<u8>) -> io::Result<Vec<u8>> {

@@ -2,6 +2,7 @@
 //!
 //! One file per concern. Each test has a cluster of its own; nothing is timed, everything is waited for with a deadline.
 
+mod agreement;
 mod backup;
 mod bad_input;
 mod basics;

@@ -3,6 +3,7 @@
 mod harness;
 mod wires;
 
+mod agreement;
 mod cuts;
 mod forming;
 mod leading;

@@ -23,9 +23,22 @@ pub struct ClusterStatus {
     pub answered_by: Option<u64>,
     /// All of them, by id.
     pub nodes: Vec<ClusterNode>,
+    /// What came of comparing the masters' tables, as the node that answered knows it.
+    #[serde(default)]
+    pub agreement: Option<Agreement>,
     /// Of the table of the node that answered; only when asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<TableDigest>,
+}
+
+/// The masters compare digests of their tables every so many entries. One that differs from a majority stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Agreement {
+    /// The last entry at which a majority, the node that answered among them, had the same; 0 before the first.
+    pub index: u64,
+    /// How often somebody had something else, since that node's start.
+    pub mismatches: u64,
 }
 
 /// A digest over everything in the table but its clock: nodes that hold the same have the same.

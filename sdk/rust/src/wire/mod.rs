@@ -21,8 +21,8 @@ pub mod time;
 pub mod worker;
 
 pub use cluster::{
-    AddNode, ClusterNode, ClusterQuery, ClusterStatus, NodeRole, NodeState, RestoreProgress,
-    RestoreQuery, Restored, TableDigest, TransferLeader,
+    AddNode, Agreement, ClusterNode, ClusterQuery, ClusterStatus, NodeRole, NodeState,
+    RestoreProgress, RestoreQuery, Restored, TableDigest, TransferLeader,
 };
 pub use event::{Event, EventsQuery};
 pub use exec::{ExecError, ExecPayload, ExecResult};

@@ -1,0 +1,83 @@
+//! Nodes that came to different states from the same log.
+
+use triarch_raft::Checkpoint;
+use triarch_storage::StorageError;
+
+use crate::harness::{Cluster, eventually, start};
+use triarch_raft::StartError;
+
+fn hand_in(cluster: &Cluster, id: u64, index: u64, digest: u64) {
+    cluster.node(id).note_digest(Checkpoint {
+        index,
+        format: 1,
+        digest,
+    });
+}
+
+#[test]
+fn a_node_that_differs_from_the_majority_stops_for_good() {
+    let mut cluster = Cluster::of(3);
+    let index = cluster.propose("something").index;
+    cluster.settle(index);
+    for id in 1..=3 {
+        hand_in(&cluster, id, index, 7);
+    }
+    for id in 1..=3 {
+        eventually("all agree", || {
+            let agreement = cluster.node(id).agreement();
+            (agreement.agreed_index == index).then_some(())
+        });
+        assert_eq!(cluster.node(id).agreement().mismatches, 0);
+    }
+
+    // Also when it is the leader itself.
+    let index = cluster.propose("more").index;
+    cluster.settle(index);
+    let wrong = cluster.leader();
+    for id in 1..=3 {
+        hand_in(&cluster, id, index, if id == wrong { 8 } else { 9 });
+    }
+    let failure = cluster.node(wrong).failure();
+    let said = eventually("the node that is wrong stops", || failure.borrow().clone());
+    assert!(said.contains("another table than the majority"), "{said}");
+    for id in (1..=3).filter(|id| *id != wrong) {
+        eventually("the others go on, and know", || {
+            let agreement = cluster.node(id).agreement();
+            (agreement.agreed_index == index && agreement.mismatches == 1).then_some(())
+        });
+        assert_eq!(*cluster.node(id).failure().borrow(), None);
+    }
+
+    // It does not start again from what it has.
+    cluster.kill(wrong);
+    match start(cluster.config(wrong)) {
+        Err(StartError::Storage(StorageError::Damaged { what, .. })) => {
+            assert!(what.contains("another table"), "{what}");
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it started"),
+    }
+    let last = cluster.propose("without it").index;
+    for id in (1..=3).filter(|id| *id != wrong) {
+        eventually("the others go on", || {
+            (cluster.node(id).applied_index() >= last).then_some(())
+        });
+    }
+}
+
+#[test]
+fn where_nobody_has_a_majority_nobody_stops() {
+    let cluster = Cluster::of(3);
+    let index = cluster.propose("something").index;
+    cluster.settle(index);
+    for id in 1..=3 {
+        hand_in(&cluster, id, index, id);
+    }
+    for id in 1..=3 {
+        eventually("everyone knows", || {
+            (cluster.node(id).agreement().mismatches == 1).then_some(())
+        });
+        assert_eq!(*cluster.node(id).failure().borrow(), None);
+    }
+    cluster.propose("they go on");
+}
