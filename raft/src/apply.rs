@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -12,8 +13,10 @@ use openraft::{OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::config::SnapshotPolicy;
 use crate::entry;
 use crate::failure::Failure;
+use crate::growth::Growth;
 use crate::machine::{EntryView, Frozen, StateMachine};
 use crate::snapshot::{Snapshots, StoredSnapshot};
 use crate::types::{Config, LogId, Payload, Replies, Snapshot, SnapshotMeta, StoredMembership};
@@ -36,10 +39,8 @@ pub(crate) struct Applier<S: StateMachine> {
     snapshots: Snapshots,
     applied: watch::Sender<Applied>,
     failure: Failure,
-    /// Payload bytes applied since the last snapshot was begun.
-    bytes_since_snapshot: u64,
-    snapshot_bytes: u64,
-    /// Told when there is enough for a snapshot by bytes; openraft itself counts entries only.
+    growth: Growth,
+    /// Told when a snapshot is due.
     snapshot_due: Arc<Notify>,
 }
 
@@ -48,7 +49,7 @@ impl<S: StateMachine> Applier<S> {
         machine: S,
         snapshots: Snapshots,
         failure: Failure,
-        snapshot_bytes: u64,
+        policy: SnapshotPolicy,
         snapshot_due: Arc<Notify>,
     ) -> Self {
         Applier {
@@ -58,8 +59,7 @@ impl<S: StateMachine> Applier<S> {
             snapshots,
             applied: watch::Sender::new(Applied::default()),
             failure,
-            bytes_since_snapshot: 0,
-            snapshot_bytes,
+            growth: Growth::new(policy),
             snapshot_due,
         }
     }
@@ -82,7 +82,7 @@ impl<S: StateMachine> Applier<S> {
                 Replies::default()
             }
             Payload::Normal(batch) => {
-                self.bytes_since_snapshot += batch.encoded.len() as u64;
+                self.growth.add(batch.encoded.len() as u64);
                 let decoded = entry::decode_commands(&batch)?;
                 let view = EntryView {
                     index: id.index,
@@ -124,15 +124,15 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
                 responder.send(replies);
             }
         }
-        if self.bytes_since_snapshot >= self.snapshot_bytes {
-            self.bytes_since_snapshot = 0;
+        if self.growth.is_due() {
+            self.growth.restart();
             self.snapshot_due.notify_one();
         }
         Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder<S::Frozen> {
-        self.bytes_since_snapshot = 0;
+        self.growth.restart();
         Builder {
             frozen: Mutex::new(Some(self.machine.lock().freeze())),
             meta: SnapshotMeta {
@@ -141,6 +141,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
             },
             snapshots: self.snapshots.clone(),
             failure: self.failure.clone(),
+            last_bytes: self.growth.last_snapshot(),
         }
     }
 
@@ -152,8 +153,10 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         let last_index = meta.last_log_id.map_or(0, |id| id.index);
         let machine = Arc::clone(&self.machine);
         let snapshots = self.snapshots.clone();
+        let last_bytes = self.growth.last_snapshot();
         let restored = tokio::task::spawn_blocking(move || -> io::Result<()> {
             let file = snapshots.adopt(snapshot)?;
+            last_bytes.store(file.payload_bytes(), Ordering::Relaxed);
             machine.lock().restore(&mut file.reader(), last_index)
         })
         .await
@@ -166,7 +169,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         })?;
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.bytes_since_snapshot = 0;
+        self.growth.restart();
         if let Some(id) = meta.last_log_id {
             self.applied.send_replace(Applied {
                 index: id.index,
@@ -195,6 +198,8 @@ pub(crate) struct Builder<F> {
     meta: SnapshotMeta,
     snapshots: Snapshots,
     failure: Failure,
+    /// Where its size is noted.
+    last_bytes: Arc<AtomicU64>,
 }
 
 impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
@@ -219,6 +224,7 @@ impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
         let index = self.meta.last_log_id.map_or(0, |id| id.index);
         let took_ms = started.elapsed().as_millis() as u64;
         let bytes = stored.file().map_or(0, |file| file.payload_bytes());
+        self.last_bytes.store(bytes, Ordering::Relaxed);
         tracing::info!(index, bytes, took_ms, "snapshot written");
         Ok(Snapshot {
             meta: stored.meta().clone(),

@@ -202,7 +202,8 @@ impl Timing {
     }
 }
 
-/// When the state is written to a snapshot and the log before it given up: whichever comes first.
+/// When the state is written to a snapshot and the log before it given up: after so many entries or bytes, whichever comes
+/// first, but not before the log has grown by about as much as the last snapshot took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotPolicy {
     /// Entries since the last snapshot.

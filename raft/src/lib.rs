@@ -21,6 +21,7 @@ mod entry;
 pub mod error;
 mod failure;
 mod formation;
+mod growth;
 mod identity;
 mod log_store;
 pub mod machine;

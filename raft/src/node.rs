@@ -101,7 +101,7 @@ impl<S: StateMachine> Node<S> {
             machine,
             disk.snapshots.clone(),
             failure.clone(),
-            config.snapshot.bytes,
+            config.snapshot.clone(),
             Arc::clone(&snapshot_due),
         );
         let applied = applier.applied();
@@ -499,11 +499,10 @@ fn raft_config(config: &NodeConfig) -> Result<openraft::Config, StartError> {
         // falls silent for long enough that they can elect another.
         quorum_loss_probe_interval: Some(timing.election_max_ms * 2 + timing.heartbeat_ms),
         install_snapshot_timeout: timing.snapshot_install_ms,
-        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(config.snapshot.entries),
-        // Above both what is kept and what may pile up before the next snapshot: else a snapshot could leave its receiver
-        // lagging still.
-        replication_lag_threshold: (config.snapshot.entries + config.snapshot.keep_entries)
-            .saturating_mul(2),
+        // It counts entries only: see `growth`.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        // Whoever lags gets the log as long as it is there: it is never much more than a snapshot would be.
+        replication_lag_threshold: u64::MAX,
         max_in_snapshot_log_to_keep: config.snapshot.keep_entries,
         purge_batch_size: (config.snapshot.entries / 8).clamp(1, 256),
         max_payload_entries: 256,

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use triarch_storage::{DataDir, LogStore, MemoryLog, SledLogOptions};
 
 use crate::apply::Applier;
+use crate::config::SnapshotPolicy;
 use crate::failure::Failure;
 use crate::log_store::RaftLog;
 use crate::machine::{EntryView, Frozen, StateMachine};
@@ -68,7 +69,7 @@ impl StoreBuilder<Config, RaftLog, Applier<Nothing>, (tempfile::TempDir, DataDir
         let failure = Failure::new();
         let log = RaftLog::new(log, failure.clone(), 1 << 20);
         let due = Arc::new(Notify::new());
-        let applier = Applier::new(Nothing, snapshots, failure, u64::MAX, due);
+        let applier = Applier::new(Nothing, snapshots, failure, SnapshotPolicy::default(), due);
         Ok(((root, dir), log, applier))
     }
 }
