@@ -13,6 +13,7 @@ use openraft::{OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::background;
 use crate::config::SnapshotPolicy;
 use crate::entry;
 use crate::failure::Failure;
@@ -50,6 +51,7 @@ impl<S: StateMachine> Applier<S> {
         snapshots: Snapshots,
         failure: Failure,
         policy: SnapshotPolicy,
+        node_id: u64,
         snapshot_due: Arc<Notify>,
     ) -> Self {
         Applier {
@@ -59,7 +61,7 @@ impl<S: StateMachine> Applier<S> {
             snapshots,
             applied: watch::Sender::new(Applied::default()),
             failure,
-            growth: Growth::new(policy),
+            growth: Growth::new(policy, node_id),
             snapshot_due,
         }
     }
@@ -213,10 +215,8 @@ impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
         };
         let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
         let started = std::time::Instant::now();
-        let written =
-            tokio::task::spawn_blocking(move || snapshots.write(meta, |out| frozen.write(out)))
-                .await
-                .unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        let work = move || snapshots.write(meta, |out| frozen.write(out));
+        let written = background::run("snapshot", work).await.flatten();
         let stored = written.map_err(|e| {
             self.failure.set(format!("cannot write a snapshot: {e}"));
             e

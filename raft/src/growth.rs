@@ -4,6 +4,9 @@
 //! costs more than the log itself; too rarely, and the log, and the time to apply it again at a start, grow without
 //! bound. So one is due once the log has grown by a least amount *and* by about as much as the last snapshot took: all
 //! snapshots together then cost at most about as much as the log, and the log stays within about the size of the state.
+//!
+//! All nodes apply the same, so all would write their snapshots at once, and the slowest moment of each would be that of
+//! all. So nodes wait for a little more than that, each for another part.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +20,8 @@ const ENTRY_COST_BYTES: u64 = 512;
 #[derive(Debug)]
 pub(crate) struct Growth {
     policy: SnapshotPolicy,
+    /// Eighths that are waited for besides.
+    eighths: u64,
     entries: u64,
     bytes: u64,
     /// Of the state in the last snapshot; shared with whoever writes one.
@@ -24,9 +29,10 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    pub(crate) fn new(policy: SnapshotPolicy) -> Self {
+    pub(crate) fn new(policy: SnapshotPolicy, node_id: u64) -> Self {
         Growth {
             policy,
+            eighths: node_id % 4,
             entries: 0,
             bytes: 0,
             last: Arc::default(),
@@ -40,9 +46,11 @@ impl Growth {
     }
 
     pub(crate) fn is_due(&self) -> bool {
-        let enough = self.entries >= self.policy.entries || self.bytes >= self.policy.bytes;
+        let more = |bound: u64| bound.saturating_add((bound / 8).saturating_mul(self.eighths));
+        let enough =
+            self.entries >= more(self.policy.entries) || self.bytes >= more(self.policy.bytes);
         let cost = self.bytes + self.entries * ENTRY_COST_BYTES;
-        enough && cost >= self.last.load(Ordering::Relaxed)
+        enough && cost >= more(self.last.load(Ordering::Relaxed))
     }
 
     /// A snapshot is begun, or asked for.
@@ -63,11 +71,12 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_due_by_entries_or_bytes_but_not_before_the_log_is_worth_it() {
-        let mut growth = Growth::new(SnapshotPolicy {
+        let policy = SnapshotPolicy {
             entries: 10,
             bytes: 10_000,
             keep_entries: 0,
-        });
+        };
+        let mut growth = Growth::new(policy.clone(), 4);
         for _ in 0..9 {
             growth.add(1);
         }
@@ -88,5 +97,12 @@ mod tests {
             written += 50_000 + ENTRY_COST_BYTES;
         }
         assert!(growth.is_due());
+
+        // Another node waits for more.
+        let mut other = Growth::new(policy, 5);
+        other.add(10_000);
+        assert!(!other.is_due());
+        other.add(1_250);
+        assert!(other.is_due());
     }
 }

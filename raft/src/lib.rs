@@ -14,6 +14,7 @@
 
 mod agreement;
 mod apply;
+pub mod background;
 mod change;
 pub mod config;
 mod disk;

@@ -102,6 +102,7 @@ impl<S: StateMachine> Node<S> {
             disk.snapshots.clone(),
             failure.clone(),
             config.snapshot.clone(),
+            config.node_id,
             Arc::clone(&snapshot_due),
         );
         let applied = applier.applied();

@@ -69,7 +69,14 @@ impl StoreBuilder<Config, RaftLog, Applier<Nothing>, (tempfile::TempDir, DataDir
         let failure = Failure::new();
         let log = RaftLog::new(log, failure.clone(), 1 << 20);
         let due = Arc::new(Notify::new());
-        let applier = Applier::new(Nothing, snapshots, failure, SnapshotPolicy::default(), due);
+        let applier = Applier::new(
+            Nothing,
+            snapshots,
+            failure,
+            SnapshotPolicy::default(),
+            1,
+            due,
+        );
         Ok(((root, dir), log, applier))
     }
 }

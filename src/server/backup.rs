@@ -16,7 +16,7 @@ use futures_util::stream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use triarch_raft::Leadership;
+use triarch_raft::{Leadership, background};
 use triarch_sdk::wire;
 use triarch_table::command::RestorePart;
 use triarch_table::restore::{PART_BYTES_MAX, PARTS_MAX};
@@ -95,7 +95,7 @@ async fn backup(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Res
     let index = header.index;
     let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
     let runtime = Handle::current();
-    tokio::task::spawn_blocking(move || {
+    tokio::spawn(background::run("backup", move || {
         let _turn = turn;
         let begun = std::time::Instant::now();
         let out = Pieces { runtime, pieces };
@@ -108,7 +108,7 @@ async fn backup(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Res
             ),
             Err(error) => tracing::warn!(index, %error, "a backup broke off"),
         }
-    });
+    }));
     let mut response = Response::new(Body::from_stream(stream::unfold(
         waiting,
         async |mut waiting| Some((waiting.recv().await?, waiting)),

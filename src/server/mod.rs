@@ -334,7 +334,8 @@ fn routes(app: App) -> anyhow::Result<Router> {
 /// Takes digests beside applies, for consensus to compare.
 async fn take_digests(node: TableNode, mut views: mpsc::Receiver<Frozen>) {
     while let Some(view) = views.recv().await {
-        let taken = tokio::task::spawn_blocking(move || (view.last_index(), view.digest())).await;
+        let take = move || (view.last_index(), view.digest());
+        let taken = triarch_raft::background::run("digest", take).await;
         if let Ok((index, digest)) = taken {
             node.note_digest(Checkpoint {
                 index,

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use super::SnapshotStore;
 use super::file::SnapshotFile;
 use super::format::{BLOCK_BYTES, Footer, HEADER, block_crc, extend_blocks_crc};
-use crate::StorageError;
+use crate::{StorageError, durable};
+
+/// Blocks between two times that what was written is handed to the device.
+const WRITE_OUT_BLOCKS: u64 = 64;
 
 /// A file that is removed again unless it is kept.
 #[derive(Debug)]
@@ -109,6 +112,10 @@ impl SnapshotWriter {
         self.blocks_crc = extend_blocks_crc(self.blocks_crc, crc);
         self.blocks += 1;
         self.block.clear();
+        if self.blocks.is_multiple_of(WRITE_OUT_BLOCKS) {
+            // Little by little: one long sync at the end would hold up those of the log on the same disk.
+            durable::finish_write_out(&self.file)?;
+        }
         Ok(())
     }
 }

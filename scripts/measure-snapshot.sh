@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# What a snapshot of a million tasks costs those who submit meanwhile; docs/performance.md has the figures. Takes a few
+# minutes and about 3 GB of memory.
+#
+#   scripts/measure-snapshot.sh [--tasks N] [--payload-bytes N] [--snapshots N] [--calm-s N]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo build --release --locked --quiet --bin triarch
+exec python3 tests/measure/snapshot_cost.py --binary target/release/triarch "$@"

@@ -1,0 +1,106 @@
+"""What a snapshot of a large table costs those who submit meanwhile.
+
+Starts three masters of its own as separate processes, fills them with tasks, and submits one task after the other: for
+some seconds in peace, then while the leader writes a snapshot of everything, several times over. Prints the latencies of
+both side by side, and whether the term changed. Everything it starts it stops, by pid, and its data goes with it.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+
+from large_table import Masters, fill, http, submit
+
+
+def percentiles(seen):
+    seen = sorted(seen)
+    at = lambda share: seen[min(len(seen) - 1, int(len(seen) * share))]
+    return {"count": len(seen), "p50": at(0.5), "p99": at(0.99), "max": seen[-1]}
+
+
+def told(found):
+    return f"p50 {found['p50']:.2f} ms, p99 {found['p99']:.2f}, max {found['max']:.2f} ({found['count']} submissions)"
+
+
+def submissions(masters, leader, until):
+    """Submits one task at a time while `until` says so; milliseconds."""
+    connection = http.client.HTTPConnection("127.0.0.1", masters.ports[leader - 1], timeout=60)
+    job = {"tasks": [{"kind": "measure", "queue": "probe", "payload": "x"}]}
+    seen = []
+    while until():
+        begun = time.perf_counter()
+        submit(connection, job)
+        seen.append((time.perf_counter() - begun) * 1000)
+    connection.close()
+    return seen
+
+
+def snapshot(masters, leader):
+    """Has the leader write a snapshot; seconds it took."""
+    begun = time.monotonic()
+    deadline = begun + 300
+    while True:
+        status, answer = masters.request(leader, "POST", "/v1/cluster/snapshot?wait_ms=60000", {}, timeout=120)
+        if status == 200:
+            return time.monotonic() - begun, answer
+        if time.monotonic() > deadline:
+            raise SystemExit(f"no snapshot: {status} {answer}")
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--binary", required=True)
+    options.add_argument("--tasks", type=int, default=1_000_000)
+    options.add_argument("--payload-bytes", type=int, default=256)
+    options.add_argument("--snapshots", type=int, default=3)
+    options.add_argument("--calm-s", type=float, default=15.0)
+    given = options.parse_args()
+    folder = tempfile.mkdtemp(prefix="triarch-measure-")
+    masters = Masters(os.path.abspath(given.binary), folder)
+    try:
+        measure(masters, given)
+    finally:
+        masters.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def measure(masters, given):
+    say = lambda text: print(text, flush=True)
+    for node in (1, 2, 3):
+        masters.start(node)
+    leader = masters.leader()
+    task = {"kind": "measure", "queue": "now", "payload": "x" * (given.payload_bytes - 2)}
+    rate = fill(masters, leader, given.tasks, task)
+    say(f"{given.tasks} tasks of {given.payload_bytes} bytes submitted: {rate:.0f} a second")
+    leader = masters.leader()
+    # Whatever filling has set off is over before anything is measured.
+    snapshot(masters, leader)
+    _, cluster = masters.request(leader, "GET", "/v1/cluster")
+    term = cluster["term"]
+    end = time.monotonic() + given.calm_s
+    calm = percentiles(submissions(masters, leader, lambda: time.monotonic() < end))
+    say(f"in peace:          {told(calm)}")
+    busy, took = [], []
+    for _ in range(given.snapshots):
+        outcome = []
+        writer = threading.Thread(target=lambda: outcome.append(snapshot(masters, leader)))
+        writer.start()
+        busy += submissions(masters, leader, writer.is_alive)
+        writer.join()
+        seconds, answer = outcome[0]
+        took.append(seconds)
+        say(f"a snapshot of {answer['bytes']} bytes: {seconds:.1f} s")
+    busy = percentiles(busy)
+    say(f"during a snapshot: {told(busy)}")
+    say(f"p99 during / in peace: {busy['p99'] / calm['p99']:.2f}")
+    _, cluster = masters.request(leader, "GET", "/v1/cluster")
+    say(f"elections meanwhile: {cluster['term'] - term}")
+    sys.exit(0 if cluster["term"] == term else 1)
+
+
+if __name__ == "__main__":
+    main()
