@@ -8,6 +8,7 @@ mod feed;
 mod leader;
 mod server;
 mod state;
+mod tally;
 mod waiters;
 mod worker;
 

@@ -15,6 +15,7 @@ use triarch_table::model::TaskState;
 use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table, codec};
 
 use crate::feed::{self, Feed};
+use crate::tally::Tally;
 use crate::waiters::Waiters;
 
 /// The table of this node, shared by consensus (which writes) and everyone else (who read).
@@ -30,6 +31,8 @@ pub struct SharedTable {
     pub waiters: Waiters,
     /// What happened of late.
     pub feed: Feed,
+    /// How often what happened, while this node led.
+    pub tally: Tally,
 }
 
 impl SharedTable {
@@ -42,6 +45,7 @@ impl SharedTable {
             schedules: tokio::sync::Notify::new(),
             waiters: Waiters::default(),
             feed: Feed::new(events_kept),
+            tally: Tally::default(),
         })
     }
 
@@ -164,6 +168,7 @@ impl StateMachine for TableMachine {
         let told = feed::told(&RwLockWriteGuard::downgrade(table), &events);
         // Before anybody is woken: who hears that something ended finds it in the history.
         self.table.feed.record(entry.index, at_ms, told);
+        self.table.tally.applied(&events);
         self.table.raise(&events);
         Ok(replies)
     }

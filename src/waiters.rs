@@ -52,6 +52,11 @@ impl Waiters {
         self.register(Awaited::News(task))
     }
 
+    /// How many requests wait.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// There is news of the task.
     pub fn task_news(&self, task: TaskId) {
         // Who registered before looking at the table is counted before the table changes under its lock.

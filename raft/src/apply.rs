@@ -19,6 +19,7 @@ use crate::entry;
 use crate::failure::Failure;
 use crate::growth::Growth;
 use crate::machine::{EntryView, Frozen, StateMachine};
+use crate::measures::Measures;
 use crate::snapshot::{Snapshots, StoredSnapshot};
 use crate::types::{Config, LogId, Payload, Replies, Snapshot, SnapshotMeta, StoredMembership};
 
@@ -43,6 +44,7 @@ pub(crate) struct Applier<S: StateMachine> {
     growth: Growth,
     /// Told when a snapshot is due.
     snapshot_due: Arc<Notify>,
+    measures: Arc<Measures>,
 }
 
 impl<S: StateMachine> Applier<S> {
@@ -53,6 +55,7 @@ impl<S: StateMachine> Applier<S> {
         policy: SnapshotPolicy,
         node_id: u64,
         snapshot_due: Arc<Notify>,
+        measures: Arc<Measures>,
     ) -> Self {
         Applier {
             machine: Arc::new(Mutex::new(machine)),
@@ -63,6 +66,7 @@ impl<S: StateMachine> Applier<S> {
             failure,
             growth: Growth::new(policy, node_id),
             snapshot_due,
+            measures,
         }
     }
 
@@ -144,6 +148,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
             snapshots: self.snapshots.clone(),
             failure: self.failure.clone(),
             last_bytes: self.growth.last_snapshot(),
+            measures: Arc::clone(&self.measures),
         }
     }
 
@@ -153,6 +158,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         snapshot: StoredSnapshot,
     ) -> io::Result<()> {
         let last_index = meta.last_log_id.map_or(0, |id| id.index);
+        let started = std::time::Instant::now();
         let machine = Arc::clone(&self.machine);
         let snapshots = self.snapshots.clone();
         let last_bytes = self.growth.last_snapshot();
@@ -169,6 +175,9 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
                 e,
             )
         })?;
+        self.measures
+            .snapshot_install
+            .observe_time(started.elapsed());
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.growth.restart();
@@ -202,6 +211,7 @@ pub(crate) struct Builder<F> {
     failure: Failure,
     /// Where its size is noted.
     last_bytes: Arc<AtomicU64>,
+    measures: Arc<Measures>,
 }
 
 impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
@@ -222,6 +232,7 @@ impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
             e
         })?;
         let index = self.meta.last_log_id.map_or(0, |id| id.index);
+        self.measures.snapshot_write.observe_time(started.elapsed());
         let took_ms = started.elapsed().as_millis() as u64;
         let bytes = stored.file().map_or(0, |file| file.payload_bytes());
         self.last_bytes.store(bytes, Ordering::Relaxed);

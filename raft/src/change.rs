@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::StateMachine;
 use crate::apply::Raft;
+use crate::cause::{Causes, HandOverReason};
 use crate::error::ChangeError;
 use crate::formation::{self, Adopt};
 use crate::standing::{HandOver, Standing};
@@ -28,6 +29,7 @@ pub(crate) struct Changer<S: StateMachine> {
     pub transport: Arc<Transport>,
     pub standing: watch::Receiver<Standing>,
     pub hand_over: Arc<HandOver>,
+    pub causes: Arc<Causes>,
     /// How long a change may take before its outcome is told as unknown.
     pub timeout: Duration,
 }
@@ -39,6 +41,7 @@ impl<S: StateMachine> Clone for Changer<S> {
             transport: Arc::clone(&self.transport),
             standing: self.standing.clone(),
             hand_over: Arc::clone(&self.hand_over),
+            causes: Arc::clone(&self.causes),
             timeout: self.timeout,
         }
     }
@@ -170,7 +173,7 @@ impl<S: StateMachine> Changer<S> {
         }
         if id == self.me() {
             // Leadership first: a leader that removes itself would lead a cluster it is not part of.
-            self.transfer_leader(None).await?;
+            self.transfer_leader(None, HandOverReason::Removal).await?;
             return Err(ChangeError::NotLeader {
                 leader: self.standing.borrow().leader(),
             });
@@ -220,7 +223,7 @@ impl<S: StateMachine> Changer<S> {
     }
 
     /// Hands leadership to `to`, or to the voter that has the most of the log, and waits until it leads.
-    pub(crate) async fn transfer_leader(&self, to: Option<u64>) -> Done {
+    pub(crate) async fn transfer_leader(&self, to: Option<u64>, why: HandOverReason) -> Done {
         let term = self.leading_term()?;
         let to = match to {
             Some(to) if to == self.me() => return Ok(()),
@@ -239,6 +242,7 @@ impl<S: StateMachine> Changer<S> {
                 "node {to} does not answer; leadership stays here"
             )));
         }
+        self.causes.hand_over(term, to, why);
         self.hand_over.begin(term);
         self.raft
             .trigger()

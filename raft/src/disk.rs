@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use triarch_storage::{DataDir, LogStore, SledLogOptions, StorageError};
+use triarch_storage::{DataDir, LogMeasures, LogStore, SledLogOptions, StorageError};
 use uuid::Uuid;
 
 use crate::snapshot::Snapshots;
@@ -48,6 +48,7 @@ pub(crate) struct Disk {
     pub cluster: Option<Uuid>,
     pub log: Arc<dyn LogStore>,
     pub snapshots: Snapshots,
+    pub measures: Arc<LogMeasures>,
 }
 
 /// Opens and checks everything; a node with a damaged disk does not start.
@@ -66,7 +67,9 @@ pub(crate) fn open(path: &Path, node_id: u64) -> Result<Disk, StorageError> {
             }
         })?),
     };
-    let log = dir.open_log(SledLogOptions::default())?;
+    let options = SledLogOptions::default();
+    let measures = Arc::clone(&options.measures);
+    let log = dir.open_log(options)?;
     let snapshots = Snapshots::new(dir.snapshots()?);
     Ok(Disk {
         directory: Arc::new(Directory {
@@ -76,5 +79,6 @@ pub(crate) fn open(path: &Path, node_id: u64) -> Result<Disk, StorageError> {
         cluster,
         log: Arc::new(log),
         snapshots,
+        measures,
     })
 }

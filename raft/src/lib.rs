@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `node` | what the program holds: [`Node`] |
 //! | `propose`, `read` | many proposals in one entry; many reads in one round of confirmation |
-//! | `standing`, `watch` | who leads; noticing at once that a leader's process is gone |
+//! | `standing`, `observe`, `cause`, `watch` | who leads, since when and why; noticing at once that a leader's process is gone |
+//! | `measures` | what operators are told in numbers |
 //! | `formation`, `change` | how a cluster comes about; nodes in and out, leadership from one to another |
 //! | `log_store`, `apply`, `snapshot`, `entry` | storage and state machine as openraft wants them; the log's formats |
 //! | `network`, `transport`, `routes`, `wire`, `identity` | messages between nodes, out and in; who may speak to whom |
@@ -15,6 +16,7 @@
 mod agreement;
 mod apply;
 pub mod background;
+mod cause;
 mod change;
 pub mod config;
 mod disk;
@@ -26,8 +28,10 @@ mod growth;
 mod identity;
 mod log_store;
 pub mod machine;
+mod measures;
 mod network;
 mod node;
+mod observe;
 mod propose;
 mod read;
 mod report;
@@ -44,9 +48,12 @@ mod watch;
 mod wire;
 
 pub use agreement::{AgreementStatus, Checkpoint};
+pub use cause::{CauseKind, HandOverReason};
 pub use config::{Formation, Limits, NodeConfig, SnapshotPolicy, Timing};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};
 pub use machine::{EntryView, Frozen, StateMachine};
+pub use measures::{Measures, ProposalRefusal};
 pub use node::Node;
 pub use propose::Committed;
 pub use status::{Leadership, NodeStatus, PeerRole, PeerState, Status};
+pub use triarch_storage::{Histogram, Reading};

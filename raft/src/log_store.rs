@@ -17,6 +17,7 @@ use triarch_storage::{Completion, LogPosition, LogRecord, LogStore, StorageError
 
 use crate::entry;
 use crate::failure::Failure;
+use crate::measures::Measures;
 use crate::types::{Config, Entry, LogId, Vote, log_id};
 
 /// How much one read may bring into memory while entries are applied or read in full.
@@ -29,14 +30,24 @@ pub(crate) struct RaftLog {
     failure: Failure,
     /// How many payload bytes one append message to a follower may carry (one entry always goes).
     append_bytes_max: usize,
+    node_id: u64,
+    measures: Arc<Measures>,
 }
 
 impl RaftLog {
-    pub(crate) fn new(log: Arc<dyn LogStore>, failure: Failure, append_bytes_max: usize) -> Self {
+    pub(crate) fn new(
+        log: Arc<dyn LogStore>,
+        failure: Failure,
+        append_bytes_max: usize,
+        node_id: u64,
+        measures: Arc<Measures>,
+    ) -> Self {
         RaftLog {
             log,
             failure,
             append_bytes_max,
+            node_id,
+            measures,
         }
     }
 
@@ -193,6 +204,10 @@ impl RaftLogStorage<Config> for RaftLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        // A vote for itself that is not yet one of a majority: so begins every campaign, and nothing else.
+        if vote.leader_id.voted_for == self.node_id && !vote.committed {
+            self.measures.campaigned();
+        }
         let (tx, rx) = oneshot::channel();
         let done = Box::new(move |result| {
             // The receiver waits right below; it is gone only when the node is being torn down.

@@ -15,6 +15,7 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 
+use crate::cause::{Cause, Causes};
 use crate::entry::DecodeError;
 use crate::snapshot::StoredSnapshot;
 use crate::snapshot_send;
@@ -25,11 +26,13 @@ use crate::wire::{self, AppendReply, TransferAsk, TransferReply, VoteAsk, VoteRe
 /// Makes the clients; all share one [`Transport`].
 pub(crate) struct Network {
     pub transport: Arc<Transport>,
+    pub causes: Arc<Causes>,
 }
 
 /// Speaks to one peer on one lane.
 pub(crate) struct Peer {
     transport: Arc<Transport>,
+    causes: Arc<Causes>,
     target: Target,
     lane: Lane,
     /// How long an append may take; heartbeats have openraft's own, shorter deadline.
@@ -44,6 +47,7 @@ impl Network {
         };
         Peer {
             transport: Arc::clone(&self.transport),
+            causes: Arc::clone(&self.causes),
             target: Target {
                 id,
                 addr: member.addr.clone(),
@@ -96,10 +100,9 @@ impl Peer {
     async fn ask_vote(
         &self,
         path: &str,
-        rpc: VoteRequest<Config>,
+        ask: VoteAsk,
         option: RPCOption,
     ) -> Result<VoteResponse<Config>, RPCError<Config>> {
-        let ask = VoteAsk::from(&rpc);
         let answer = self
             .transport
             .call(
@@ -156,7 +159,10 @@ impl RaftNetworkV2<Config> for Peer {
         rpc: VoteRequest<Config>,
         option: RPCOption,
     ) -> Result<VoteResponse<Config>, RPCError<Config>> {
-        self.ask_vote("/raft/vote", rpc, option).await
+        let (me, term) = (self.transport.identity.node_id, rpc.vote.leader_id.term);
+        let why = self.causes.own(term, me, rpc.leadership_transfer);
+        self.ask_vote("/raft/vote", VoteAsk::new(&rpc, why), option)
+            .await
     }
 
     async fn pre_vote(
@@ -164,7 +170,9 @@ impl RaftNetworkV2<Config> for Peer {
         rpc: VoteRequest<Config>,
         option: RPCOption,
     ) -> Result<VoteResponse<Config>, RPCError<Config>> {
-        self.ask_vote("/raft/pre-vote", rpc, option).await
+        // Nothing has come of it yet, so there is nothing to tell.
+        self.ask_vote("/raft/pre-vote", VoteAsk::new(&rpc, Cause::Unknown), option)
+            .await
     }
 
     async fn full_snapshot(
@@ -192,7 +200,8 @@ impl RaftNetworkV2<Config> for Peer {
         req: TransferLeaderRequest<Config>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Config>, RPCError<Config>> {
-        let ask = TransferAsk::from(&req);
+        let why = self.causes.hand_over_of(req.from_leader().leader_id.term);
+        let ask = TransferAsk::new(&req, why);
         let answer = self
             .transport
             .call(

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::StateMachine;
 use crate::agreement::{Agreement, AgreementStatus, Checkpoint, Comparer};
 use crate::apply::{Applied, Applier, Raft};
+use crate::cause::{Causes, HandOverReason};
 use crate::change::Changer;
 use crate::config::{NodeConfig, Timing};
 use crate::disk;
@@ -22,12 +23,14 @@ use crate::failure::Failure;
 use crate::formation::Former;
 use crate::identity::Identity;
 use crate::log_store::RaftLog;
+use crate::measures::Measures;
 use crate::network::Network;
-use crate::propose::{Clock, Committed, Proposer, proposals};
+use crate::observe::{Observer, Story};
+use crate::propose::{Clock, Committed, EntryWriter, Proposer, proposals};
 use crate::read::{self, Barrier};
 use crate::report;
 use crate::routes::{self, Desk};
-use crate::standing::{HandOver, Heard, Observer, Standing};
+use crate::standing::{HandOver, Heard, Standing};
 use crate::status::{Leadership, Status};
 use crate::transport::Transport;
 use crate::watch::Watcher;
@@ -61,6 +64,7 @@ struct Inner<S: StateMachine> {
     hand_over: Arc<HandOver>,
     leadership: watch::Receiver<Leadership>,
     failure: Failure,
+    measures: Arc<Measures>,
     proposer: Proposer<S::Reply>,
     barrier: Barrier,
     changer: Changer<S>,
@@ -85,6 +89,7 @@ impl<S: StateMachine> Node<S> {
                 StartError::Config(format!("opening the data directory failed: {panic}"))
             })??;
 
+        let measures = Arc::new(Measures::new(disk.measures));
         let failure = Failure::new();
         let identity = Arc::new(Identity::new(
             config.node_id,
@@ -104,15 +109,21 @@ impl<S: StateMachine> Node<S> {
             config.snapshot.clone(),
             config.node_id,
             Arc::clone(&snapshot_due),
+            Arc::clone(&measures),
         );
         let applied = applier.applied();
         let log = RaftLog::new(
             Arc::clone(&disk.log),
             failure.clone(),
             config.limits.append_bytes_max,
+            config.node_id,
+            Arc::clone(&measures),
         );
+        let heard = Arc::new(Heard::new());
+        let causes = Arc::new(Causes::new(Arc::clone(&heard)));
         let network = Network {
             transport: Arc::clone(&transport),
+            causes: Arc::clone(&causes),
         };
         let has_voted = disk.log.vote().is_some();
         let raft_config = Arc::new(raft_config(&config)?);
@@ -133,7 +144,6 @@ impl<S: StateMachine> Node<S> {
         let (stopping, stop) = watch::channel(false);
         let (standing_tx, standing) = watch::channel(Standing::Unknown { term: 0 });
         let (leadership_tx, leadership) = watch::channel(Leadership::Unknown { term: 0 });
-        let heard = Arc::new(Heard::new());
         let hand_over = Arc::new(HandOver::default());
         let lease = config.timing.lease();
         let former = Arc::new(Former {
@@ -157,13 +167,16 @@ impl<S: StateMachine> Node<S> {
         }
 
         let (proposer, batcher) = proposals(
-            raft.clone(),
-            standing.clone(),
+            EntryWriter {
+                raft: raft.clone(),
+                standing: standing.clone(),
+                failure: failure.clone(),
+                lease,
+            },
             stop.clone(),
-            failure.clone(),
             clock,
             &config.limits,
-            lease,
+            Arc::clone(&measures),
         );
         let (barrier, rounds) = read::barrier(
             raft.clone(),
@@ -180,10 +193,13 @@ impl<S: StateMachine> Node<S> {
             applied: applied.clone(),
             heard: Arc::clone(&heard),
             hand_over: Arc::clone(&hand_over),
+            causes: Arc::clone(&causes),
+            measures: Arc::clone(&measures),
             lease,
             tick: Duration::from_millis(config.timing.heartbeat_ms / 2 + 1),
             standing: standing_tx,
             leadership: leadership_tx,
+            story: Story::new(),
         };
         let watcher = Watcher {
             raft: raft.clone(),
@@ -205,6 +221,7 @@ impl<S: StateMachine> Node<S> {
             transport,
             standing: standing.clone(),
             hand_over: Arc::clone(&hand_over),
+            causes: Arc::clone(&causes),
             timeout: lease * CHANGE_TIMEOUT_ELECTIONS,
         };
         let desk = Arc::new(Desk {
@@ -212,6 +229,7 @@ impl<S: StateMachine> Node<S> {
             raft: raft.clone(),
             former: Arc::clone(&former),
             heard,
+            causes,
             snapshots: disk.snapshots,
             agreement: Arc::clone(&agreement),
             elections_from,
@@ -248,6 +266,7 @@ impl<S: StateMachine> Node<S> {
                 hand_over,
                 leadership,
                 failure,
+                measures,
                 proposer,
                 barrier,
                 changer,
@@ -289,6 +308,11 @@ impl<S: StateMachine> Node<S> {
     /// The last log index applied here.
     pub fn applied_index(&self) -> u64 {
         self.inner.applied.borrow().index
+    }
+
+    /// What this node counts and times.
+    pub fn measures(&self) -> &Measures {
+        &self.inner.measures
     }
 
     /// This node's view of itself and the cluster.
@@ -391,8 +415,13 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// Hands leadership to `to`, or to the best placed voter, and waits until it leads.
-    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<(), ChangeError> {
-        self.change(move |changer| async move { changer.transfer_leader(to).await })
+    /// `why` is told to all, for their operators.
+    pub async fn transfer_leader(
+        &self,
+        to: Option<u64>,
+        why: HandOverReason,
+    ) -> Result<(), ChangeError> {
+        self.change(move |changer| async move { changer.transfer_leader(to, why).await })
             .await
     }
 

@@ -21,6 +21,7 @@ use crate::config::Limits;
 use crate::entry::{COMMAND_OVERHEAD_BYTES, encode_commands};
 use crate::error::ProposeError;
 use crate::failure::Failure;
+use crate::measures::Measures;
 use crate::standing::Standing;
 use crate::types::Batch;
 
@@ -67,10 +68,21 @@ pub(crate) struct Proposer<R> {
     standing: watch::Receiver<Standing>,
     failure: Failure,
     limits: Limits,
+    measures: Arc<Measures>,
 }
 
 impl<R: Send + 'static> Proposer<R> {
     pub(crate) async fn propose(&self, term: Option<u64>, command: Bytes) -> Outcome<R> {
+        let open = self.measures.proposal();
+        let outcome = self.take(term, command).await;
+        drop(open);
+        if let Err(error) = &outcome {
+            self.measures.refused(error.into());
+        }
+        outcome
+    }
+
+    async fn take(&self, term: Option<u64>, command: Bytes) -> Outcome<R> {
         if let Some(reason) = self.failure.get() {
             return Err(ProposeError::StorageFailed(reason));
         }
@@ -133,17 +145,16 @@ pub(crate) struct Batcher<S: StateMachine> {
     clock: Clock,
     limits: Limits,
     stopping: watch::Receiver<bool>,
+    measures: Arc<Measures>,
 }
 
 /// Makes the two ends.
 pub(crate) fn proposals<S: StateMachine>(
-    raft: Raft<S>,
-    standing: watch::Receiver<Standing>,
+    entry: EntryWriter<S>,
     stopping: watch::Receiver<bool>,
-    failure: Failure,
     clock: Clock,
     limits: &Limits,
-    lease: Duration,
+    measures: Arc<Measures>,
 ) -> (Proposer<S::Reply>, Batcher<S>) {
     let (tx, rx) = mpsc::channel(limits.queue_commands_max);
     let proposer = Proposer {
@@ -151,22 +162,19 @@ pub(crate) fn proposals<S: StateMachine>(
         bytes: Arc::new(Semaphore::new(
             limits.queue_bytes_max.min(Semaphore::MAX_PERMITS),
         )),
-        standing: standing.clone(),
-        failure: failure.clone(),
+        standing: entry.standing.clone(),
+        failure: entry.failure.clone(),
         limits: limits.clone(),
+        measures: Arc::clone(&measures),
     };
     let batcher = Batcher {
         queue: rx,
-        entry: EntryWriter {
-            raft,
-            standing,
-            failure,
-            lease,
-        },
+        entry,
         in_flight: Arc::new(Semaphore::new(limits.entries_in_flight_max)),
         clock,
         limits: limits.clone(),
         stopping,
+        measures,
     };
     (proposer, batcher)
 }
@@ -261,10 +269,17 @@ impl<S: StateMachine> Batcher<S> {
             outcomes.push(proposal.outcome);
         }
         let encoded = encode_commands((self.clock)(), &commands);
+        let measures = Arc::clone(&self.measures);
+        measures.entry_commands.observe(commands.len() as u64);
+        measures.entry_bytes.observe(encoded.encoded.len() as u64);
+        let begun = Instant::now();
         let entry = self.entry.clone();
         tokio::spawn(async move {
             let result = entry.clone().write(encoded, term, deadline).await;
             drop(slot);
+            if result.is_ok() {
+                measures.commit.observe_time(begun.elapsed());
+            }
             match result {
                 Ok((index, replies)) if replies.len() == outcomes.len() => {
                     for (outcome, reply) in outcomes.into_iter().zip(replies) {
@@ -293,11 +308,11 @@ impl<S: StateMachine> Batcher<S> {
 }
 
 /// Writes one entry and waits for what becomes of it.
-struct EntryWriter<S: StateMachine> {
-    raft: Raft<S>,
-    standing: watch::Receiver<Standing>,
-    failure: Failure,
-    lease: Duration,
+pub(crate) struct EntryWriter<S: StateMachine> {
+    pub raft: Raft<S>,
+    pub standing: watch::Receiver<Standing>,
+    pub failure: Failure,
+    pub lease: Duration,
 }
 
 impl<S: StateMachine> Clone for EntryWriter<S> {

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::StateMachine;
 use crate::agreement::{Agreement, DigestAsk, DigestReply};
 use crate::apply::Raft;
+use crate::cause::Causes;
 use crate::entry::DecodeError;
 use crate::formation::{Adopt, Form, Former, Hello};
 use crate::identity::Identity;
@@ -42,6 +43,7 @@ pub(crate) struct Desk<S: StateMachine> {
     pub raft: Raft<S>,
     pub former: Arc<Former<S>>,
     pub heard: Arc<Heard>,
+    pub causes: Arc<Causes>,
     pub snapshots: Snapshots,
     pub agreement: Arc<Agreement>,
     /// The snapshot on its way in, if any. A second sender of another one takes the place of the first.
@@ -178,9 +180,13 @@ async fn vote<S: StateMachine>(
     State(desk): Shared<S>,
     message: Bytes,
 ) -> Handled<Reply<VoteReply>> {
-    let (_, ask) = desk.read::<VoteAsk>("a vote", message)?;
+    let (envelope, ask) = desk.read::<VoteAsk>("a vote", message)?;
     if let Some(not_yet) = desk.vote_withheld(&ask) {
         return Ok(Reply(not_yet));
+    }
+    let (term, candidate) = ask.campaign();
+    if candidate == envelope.from {
+        desk.causes.told(term, candidate, ask.why);
     }
     let response = desk.raft.vote(ask.into()).await?;
     Ok(Reply((&response).into()))
@@ -203,6 +209,9 @@ async fn transfer<S: StateMachine>(
     message: Bytes,
 ) -> Handled<Reply<TransferReply>> {
     let (_, ask) = desk.read::<TransferAsk>("a transfer of leadership", message)?;
+    if let Some(why) = ask.why {
+        desk.causes.hand_over(ask.term(), ask.to, why);
+    }
     let begun = desk.raft.handle_transfer_leader(ask.into()).await?;
     Ok(Reply(match begun {
         Ok(()) => TransferReply::Begun,

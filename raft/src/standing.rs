@@ -5,20 +5,12 @@
 //! is applied here (then a quorum has confirmed it, and every earlier entry is applied too); and a leader that has not
 //! been heard for the length of its lease, or whose connections are refused, is no longer named.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use openraft::ServerState;
-use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
 
-use crate::StateMachine;
-use crate::apply::{Applied, Raft};
-use crate::identity::Identity;
 use crate::status::Leadership;
-use crate::types::Member;
 
 /// [`Leadership`], and the moment between being elected and leading.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +55,16 @@ impl Standing {
         match self {
             Standing::Following { leader, addr, .. } => Some((*leader, addr.clone())),
             Standing::Leading { .. } | Standing::Elected { .. } | Standing::Unknown { .. } => None,
+        }
+    }
+
+    /// The latest term known here.
+    pub(crate) fn term(&self) -> u64 {
+        match self {
+            Standing::Leading { term, .. }
+            | Standing::Elected { term }
+            | Standing::Following { term, .. }
+            | Standing::Unknown { term } => *term,
         }
     }
 
@@ -122,7 +124,7 @@ impl Heard {
         self.at.store(ms + 1, Ordering::Relaxed);
     }
 
-    fn age(&self) -> Option<Duration> {
+    pub(crate) fn age(&self) -> Option<Duration> {
         match self.at.load(Ordering::Relaxed) {
             0 => None,
             at => Some(
@@ -131,6 +133,14 @@ impl Heard {
                     .saturating_sub(Duration::from_millis(at - 1)),
             ),
         }
+    }
+
+    pub(crate) fn suspicion(&self) -> watch::Receiver<Option<Suspicion>> {
+        self.suspicion.subscribe()
+    }
+
+    pub(crate) fn is_suspected(&self) -> bool {
+        self.suspicion.borrow().is_some()
     }
 
     pub(crate) fn suspect(&self, suspicion: Suspicion) {
@@ -144,168 +154,5 @@ impl Heard {
     pub(crate) fn clear_suspicion(&self) {
         self.suspicion
             .send_if_modified(|current| current.take().is_some());
-    }
-}
-
-/// Keeps `standing`, `leadership` and the identity's member list up to date until the node stops.
-pub(crate) struct Observer<S: StateMachine> {
-    pub raft: Raft<S>,
-    pub identity: Arc<Identity>,
-    pub applied: watch::Receiver<Applied>,
-    pub heard: Arc<Heard>,
-    pub hand_over: Arc<HandOver>,
-    pub lease: Duration,
-    pub tick: Duration,
-    pub standing: watch::Sender<Standing>,
-    pub leadership: watch::Sender<Leadership>,
-}
-
-impl<S: StateMachine> Observer<S> {
-    pub(crate) async fn run(mut self) {
-        let mut server = self.raft.server_metrics();
-        let mut suspicion = self.heard.suspicion.subscribe();
-        let mut tick = tokio::time::interval(self.tick);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut leaderless_since = Instant::now();
-        loop {
-            let electing = matches!(*self.standing.borrow(), Standing::Elected { .. });
-            tokio::select! {
-                changed = server.changed() => if changed.is_err() { return },
-                // Only the entry that confirms this node's leadership matters here.
-                changed = self.applied.changed(), if electing => if changed.is_err() { return },
-                changed = suspicion.changed() => if changed.is_err() { return },
-                _ = tick.tick() => {}
-            }
-            let seen = server.borrow_watched().clone();
-            let members: BTreeMap<u64, Member> = seen
-                .membership_config
-                .membership()
-                .nodes()
-                .map(|(id, m)| (*id, m.clone()))
-                .collect();
-            if *self.identity.members() != members {
-                self.identity.set_members(members);
-            }
-            let suspected = suspicion.borrow_and_update().clone();
-            let (now, why) = self.judge(&seen, suspected);
-            let before = self.standing.borrow().clone();
-            if now == before {
-                continue;
-            }
-            self.log(&before, &now, &why, leaderless_since);
-            if matches!(
-                before,
-                Standing::Leading { .. } | Standing::Following { .. }
-            ) {
-                leaderless_since = Instant::now();
-            }
-            let leadership = now.leadership();
-            self.standing.send_replace(now);
-            self.leadership.send_if_modified(|current| {
-                let news = *current != leadership;
-                *current = leadership;
-                news
-            });
-        }
-    }
-
-    fn judge(
-        &self,
-        seen: &openraft::metrics::RaftServerMetrics<crate::types::Config>,
-        suspected: Option<Suspicion>,
-    ) -> (Standing, String) {
-        let term = seen.vote.leader_id.term;
-        if seen.state == ServerState::Leader {
-            // The vote in the metrics is the one on disk, which may lag behind the state for a moment.
-            if !seen.vote.committed || seen.vote.leader_id.voted_for != self.identity.node_id {
-                return (self.standing.borrow().clone(), String::new());
-            }
-            if self.hand_over.has_begun(term) {
-                return (
-                    Standing::Unknown { term },
-                    "leadership is being handed over".into(),
-                );
-            }
-            return match &*self.standing.borrow() {
-                leading @ Standing::Leading { term: t, .. } if *t == term => {
-                    (leading.clone(), String::new())
-                }
-                _ if self.applied.borrow().term == term => (
-                    Standing::Leading {
-                        term,
-                        since: Instant::now(),
-                    },
-                    "elected, and confirmed by a quorum".into(),
-                ),
-                _ => (Standing::Elected { term }, "won the vote".into()),
-            };
-        }
-        let unknown = |why: String| (Standing::Unknown { term }, why);
-        let leader = match seen.current_leader {
-            None => return unknown("an election is going on".into()),
-            Some(leader) if leader == self.identity.node_id => {
-                return unknown("this node has just restarted".into());
-            }
-            Some(leader) => leader,
-        };
-        if let Some(suspicion) = suspected.filter(|s| s.term == term) {
-            return unknown(suspicion.why);
-        }
-        match self.heard.age() {
-            None => {
-                return unknown(format!(
-                    "node {leader} has not been heard since this node started"
-                ));
-            }
-            Some(age) if age > self.lease => {
-                return unknown(format!(
-                    "node {leader} has not been heard for {} ms",
-                    age.as_millis()
-                ));
-            }
-            Some(_) => {}
-        }
-        match seen.membership_config.membership().get_node(&leader) {
-            Some(member) => (
-                Standing::Following {
-                    term,
-                    leader,
-                    addr: member.addr.clone(),
-                },
-                "it was elected".into(),
-            ),
-            None => unknown(format!(
-                "node {leader} leads, but its address is not known here yet"
-            )),
-        }
-    }
-
-    fn log(&self, before: &Standing, now: &Standing, why: &str, leaderless_since: Instant) {
-        let leaderless_ms = leaderless_since.elapsed().as_millis() as u64;
-        match now {
-            Standing::Leading { term, .. } => {
-                tracing::info!(term, leaderless_ms, "this node leads: {why}")
-            }
-            Standing::Following { term, leader, addr } => match before {
-                Standing::Leading { .. } | Standing::Elected { .. } => {
-                    tracing::warn!(term, leader, %addr, "this node no longer leads: node {leader} was elected");
-                }
-                Standing::Following { .. } | Standing::Unknown { .. } => {
-                    tracing::info!(term, leader, %addr, "node {leader} leads: {why}");
-                }
-            },
-            Standing::Unknown { term } => match before {
-                Standing::Leading { .. } => {
-                    tracing::warn!(term, "this node no longer leads: {why}")
-                }
-                Standing::Following { leader, .. } => {
-                    tracing::warn!(term, "node {leader} no longer leads: {why}")
-                }
-                Standing::Elected { .. } | Standing::Unknown { .. } => {
-                    tracing::debug!(term, "no leader: {why}")
-                }
-            },
-            Standing::Elected { term } => tracing::debug!(term, "this node is elected: {why}"),
-        }
     }
 }

@@ -14,6 +14,7 @@ use crate::config::SnapshotPolicy;
 use crate::failure::Failure;
 use crate::log_store::RaftLog;
 use crate::machine::{EntryView, Frozen, StateMachine};
+use crate::measures::Measures;
 use crate::snapshot::Snapshots;
 use crate::types::Config;
 
@@ -67,7 +68,8 @@ impl StoreBuilder<Config, RaftLog, Applier<Nothing>, (tempfile::TempDir, DataDir
         };
         let snapshots = Snapshots::new(dir.snapshots().expect("fresh snapshots"));
         let failure = Failure::new();
-        let log = RaftLog::new(log, failure.clone(), 1 << 20);
+        let measures = Arc::new(Measures::new(Arc::default()));
+        let log = RaftLog::new(log, failure.clone(), 1 << 20, 1, Arc::clone(&measures));
         let due = Arc::new(Notify::new());
         let applier = Applier::new(
             Nothing,
@@ -76,6 +78,7 @@ impl StoreBuilder<Config, RaftLog, Applier<Nothing>, (tempfile::TempDir, DataDir
             SnapshotPolicy::default(),
             1,
             due,
+            measures,
         );
         Ok(((root, dir), log, applier))
     }

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::cause::{Cause, HandOverReason};
 use crate::entry::{self, DecodeError, MembershipV1};
 use crate::types::{Config, Entry, LogId, SnapshotMeta, StoredMembership, Vote, log_id};
 
@@ -247,15 +248,24 @@ pub(crate) struct VoteAsk {
     vote: VoteV1,
     last: Option<LogIdV1>,
     pub transfer: bool,
+    /// Why the sender wants to lead; for operators only.
+    pub why: Cause,
 }
 
-impl From<&VoteRequest<Config>> for VoteAsk {
-    fn from(r: &VoteRequest<Config>) -> Self {
+impl VoteAsk {
+    pub(crate) fn new(r: &VoteRequest<Config>, why: Cause) -> Self {
         VoteAsk {
             vote: (&r.vote).into(),
             last: r.last_log_id.map(Into::into),
             transfer: r.leadership_transfer,
+            why,
         }
+    }
+
+    /// The term that is campaigned for, and by whom.
+    pub(crate) fn campaign(&self) -> (u64, u64) {
+        let vote = Vote::from(self.vote);
+        (vote.leader_id.term, vote.leader_id.voted_for)
     }
 }
 
@@ -293,17 +303,25 @@ impl From<VoteReply> for VoteResponse<Config> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct TransferAsk {
     from: VoteV1,
-    to: u64,
+    pub to: u64,
     last: Option<LogIdV1>,
+    /// For operators only.
+    pub why: Option<HandOverReason>,
 }
 
-impl From<&TransferLeaderRequest<Config>> for TransferAsk {
-    fn from(r: &TransferLeaderRequest<Config>) -> Self {
+impl TransferAsk {
+    pub(crate) fn new(r: &TransferLeaderRequest<Config>, why: Option<HandOverReason>) -> Self {
         TransferAsk {
             from: r.from_leader().into(),
             to: *r.to_node_id(),
             last: r.last_log_id().map(|id| (*id).into()),
+            why,
         }
+    }
+
+    /// The term that the sender leads in.
+    pub(crate) fn term(&self) -> u64 {
+        Vote::from(self.from).leader_id.term
     }
 }
 
@@ -447,9 +465,10 @@ mod tests {
             put_hex(&VoteAsk {
                 vote,
                 last,
-                transfer: true
+                transfer: true,
+                why: Cause::Silent { ms: 400 },
             }),
-            "03010001020901"
+            "03010001020901019003"
         );
         assert_eq!(
             put_hex(&VoteReply {
@@ -463,9 +482,10 @@ mod tests {
             put_hex(&TransferAsk {
                 from: vote,
                 to: 2,
-                last
+                last,
+                why: Some(HandOverReason::Shutdown),
             }),
-            "03010002010209"
+            "030100020102090101"
         );
         let transfers = [
             (TransferReply::Begun, "00"),

@@ -135,10 +135,14 @@ fn for_people(status: &ClusterStatus) -> String {
         Column::Text("STATE"),
         Column::Text("ROLE"),
         Column::Number("ON DISK"),
-        Column::Number("APPLIED"),
+        Column::Number("BEHIND"),
     ];
     let or_dash =
         |index: Option<u64>| index.map_or_else(|| "-".to_owned(), |index| index.to_string());
+    // The leader's own log is the longest there is.
+    let last = status
+        .leader
+        .and_then(|leader| status.nodes.iter().find(|node| node.id == leader)?.matched);
     let rows = status.nodes.iter().map(|node| {
         vec![
             Cell::new(node.id),
@@ -153,7 +157,10 @@ fn for_people(status: &ClusterStatus) -> String {
                 NodeRole::Learner => Cell::new("learner"),
             },
             Cell::new(or_dash(node.matched)),
-            Cell::new(or_dash(node.applied)),
+            Cell::new(or_dash(
+                last.zip(node.matched)
+                    .map(|(last, matched)| last.saturating_sub(matched)),
+            )),
         ]
     });
     let leader = match status.leader {

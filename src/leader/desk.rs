@@ -124,6 +124,11 @@ impl Desk {
         }
     }
 
+    /// How many polls wait for work.
+    pub fn polls_waiting(&self) -> usize {
+        self.polls.len()
+    }
+
     /// The worker was heard of now.
     pub fn heard(&mut self, worker: WorkerId, now: Instant) {
         self.workers

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use triarch_raft::ProposeError;
+use triarch_table::command::EndReason;
 use triarch_table::plan::{self, Plan};
 use triarch_table::{Command, Reply};
 
 use super::{Lead, schedules};
+use crate::tally::Expiry;
 
 /// Leases in one decision; the rest follow in the next.
 const GRANTS_AT_ONCE_MAX: usize = 1_024;
@@ -99,13 +101,13 @@ async fn expire(lead: Arc<Lead>) {
                 lead.desk.lock().dismiss(*worker);
                 tracing::warn!(%worker, lease_ms = lead.timing.lease_ms, "worker lost: not heard of for its whole lease");
             }
-            if let Err(error) = lead
-                .decide(&Command::LoseWorkers {
-                    workers: overdue.workers,
-                })
-                .await
-            {
-                again(&lead, "lost workers", error).await;
+            let workers = overdue.workers;
+            match lead.decide(&Command::LoseWorkers { workers }).await {
+                Ok(Reply::Done { tasks }) => lead.table.tally.expired(Expiry::WorkerLost, tasks),
+                Ok(other) => {
+                    tracing::error!(?other, "the loss of workers was answered by something else");
+                }
+                Err(error) => again(&lead, "lost workers", error).await,
             }
         }
         if !overdue.leases.is_empty() {
@@ -117,10 +119,23 @@ async fn expire(lead: Arc<Lead>) {
         overdue.leases.extend(unclaimed);
         if !overdue.leases.is_empty() {
             let leases = overdue.leases;
-            if let Err(error) = lead.decide(&Command::EndLeases { leases }).await {
-                again(&lead, "ended leases", error).await;
+            let reasons: Vec<Expiry> = leases.iter().map(|lease| expiry(lease.reason)).collect();
+            match lead.decide(&Command::EndLeases { leases }).await {
+                // Those that ended another way in between are few, and count here all the same.
+                Ok(_) => reasons
+                    .into_iter()
+                    .for_each(|why| lead.table.tally.expired(why, 1)),
+                Err(error) => again(&lead, "ended leases", error).await,
             }
         }
+    }
+}
+
+fn expiry(reason: EndReason) -> Expiry {
+    match reason {
+        EndReason::Expired => Expiry::Unconfirmed,
+        EndReason::TimedOut => Expiry::TimedOut,
+        EndReason::Returned => Expiry::Unclaimed,
     }
 }
 

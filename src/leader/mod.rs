@@ -83,9 +83,11 @@ pub fn follow(
                     if let Some(lead) = present {
                         lead.over.cancel();
                     }
+                    table.tally.set_leading(true);
                     publish.send_replace(Some(begin(term, since, &node, &table, &clock, timing)));
                 }
                 (Leadership::Following { .. } | Leadership::Unknown { .. }, present) => {
+                    table.tally.set_leading(false);
                     if let Some(lead) = present {
                         lead.over.cancel();
                         publish.send_replace(None);

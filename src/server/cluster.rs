@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
-use triarch_raft::{ChangeError, NodeStatus, PeerRole, PeerState};
+use triarch_raft::{ChangeError, HandOverReason, NodeStatus, PeerRole, PeerState};
 use triarch_sdk::wire;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -93,7 +93,9 @@ async fn transfer_leader(
     body: Bytes,
 ) -> Result<Answer, Failure> {
     let TransferLeader { to } = extract::json_or_default(&body)?;
-    app.node.transfer_leader(to).await?;
+    app.node
+        .transfer_leader(to, HandOverReason::Operator)
+        .await?;
     Answer::ok(app.node.applied_index(), &present(&app))
 }
 

@@ -14,6 +14,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::traffic::Traffic;
+
 /// Most connections of clients and workers at once; one more is closed at once.
 const CLIENT_CONNECTIONS_MAX: usize = 20_000;
 /// Most connections of other masters at once.
@@ -36,6 +38,7 @@ pub async fn accept(
     listener: TcpListener,
     peers: Router,
     clients: mpsc::Sender<std::net::TcpStream>,
+    traffic: Arc<Traffic>,
     stop: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX));
@@ -54,12 +57,14 @@ pub async fn accept(
             }
         };
         let Ok(look) = Arc::clone(&looking).try_acquire_owned() else {
+            traffic.clients.refused.add(1);
             tracing::warn!("too many new connections at once, closing one");
             continue;
         };
-        let (peers, clients, places, stop) = (
+        let (peers, clients, traffic, places, stop) = (
             peers.clone(),
             clients.clone(),
+            Arc::clone(&traffic),
             Arc::clone(&places),
             stop.clone(),
         );
@@ -72,12 +77,18 @@ pub async fn accept(
             };
             drop(look);
             if peer {
-                if let Ok(_place) = places.try_acquire() {
-                    serve(stream, peers, stop).await;
+                match places.try_acquire() {
+                    Ok(_place) => {
+                        let _open = traffic.peers.open();
+                        serve(stream, peers, stop).await;
+                    }
+                    Err(_) => traffic.peers.refused.add(1),
                 }
             } else if let Ok(stream) = stream.into_std() {
                 // A full runtime for requests closes the connection rather than letting it wait unseen.
-                let _ = clients.try_send(stream);
+                if clients.try_send(stream).is_err() {
+                    traffic.clients.refused.add(1);
+                }
             }
         });
     }
@@ -114,6 +125,7 @@ async fn is_peer(stream: &TcpStream) -> std::io::Result<bool> {
 pub async fn serve_clients(
     mut streams: mpsc::Receiver<std::net::TcpStream>,
     clients: Router,
+    traffic: Arc<Traffic>,
     stop: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(CLIENT_CONNECTIONS_MAX));
@@ -128,14 +140,16 @@ pub async fn serve_clients(
             continue;
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            traffic.clients.refused.add(1);
             tracing::warn!(
                 bound = CLIENT_CONNECTIONS_MAX,
                 "too many connections, closing one"
             );
             continue;
         };
-        let (clients, stop) = (clients.clone(), stop.clone());
+        let (clients, traffic, stop) = (clients.clone(), Arc::clone(&traffic), stop.clone());
         open.spawn(async move {
+            let _open = traffic.clients.open();
             serve(stream, clients, stop).await;
             drop(place);
         });

@@ -14,6 +14,7 @@ mod intake;
 mod jobs;
 mod listen;
 mod logs;
+mod metrics;
 mod openapi;
 mod options;
 mod problem;
@@ -23,8 +24,10 @@ mod strict;
 mod submission;
 mod sweeps;
 mod tasks;
+mod traffic;
 mod workers;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +41,7 @@ use axum::{Extension, Router};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use triarch_raft::{Checkpoint, Formation, Leadership, NodeConfig};
+use triarch_raft::{Checkpoint, Formation, HandOverReason, Leadership, NodeConfig};
 use triarch_table::snapshot::DIGEST_FORMAT;
 use triarch_table::{Command, Frozen, Reply};
 use utoipa_axum::router::OpenApiRouter;
@@ -49,6 +52,7 @@ use crate::leader::{self, Lead, TableNode};
 use crate::state::{SharedTable, TableMachine, encode};
 pub use options::{ServerOptions, Timing};
 use problem::{Code, Failure, Problem};
+use traffic::Traffic;
 
 /// Longest time a request may ask to wait.
 pub const WAIT_MS_MAX: u64 = 120_000;
@@ -97,6 +101,11 @@ pub struct App {
     digesting: Arc<Semaphore>,
     /// The turn of whoever is given a backup.
     backing_up: Arc<Semaphore>,
+    /// What goes through this interface.
+    traffic: Arc<Traffic>,
+    data_dir: Arc<Path>,
+    /// The turn of whoever looks at how full the disk is.
+    looking_at_disk: Arc<Semaphore>,
     stopping: CancellationToken,
 }
 
@@ -187,6 +196,7 @@ async fn serve(
         lease_ms: options.lease_ms,
     };
     let stopping = CancellationToken::new();
+    let traffic = Arc::new(Traffic::default());
     let app = App {
         id: options.id,
         node: node.clone(),
@@ -205,6 +215,9 @@ async fn serve(
         readers: Arc::new(Semaphore::new(events::READERS_MAX)),
         digesting: Arc::new(Semaphore::new(1)),
         backing_up: Arc::new(Semaphore::new(1)),
+        traffic: Arc::clone(&traffic),
+        data_dir: options.data_dir.clone().into(),
+        looking_at_disk: Arc::new(Semaphore::new(1)),
         stopping: stopping.clone(),
     };
     let (hand_over, streams) = mpsc::channel(listen::HANDOVER_MAX);
@@ -212,11 +225,13 @@ async fn serve(
         listener,
         node.routes(),
         hand_over,
+        Arc::clone(&traffic),
         CancellationToken::new(),
     ));
     let clients = tokio::spawn(listen::serve_clients(
         streams,
         routes(app.clone())?,
+        traffic,
         stopping.clone(),
     ));
     tracing::info!(node = options.id, listen = %options.listen, data_dir = %options.data_dir.display(), "this master is up");
@@ -294,6 +309,7 @@ fn for_anyone() -> OpenApiRouter<App> {
         .merge(events::routes())
         .merge(backup::own_routes())
         .merge(health::routes())
+        .merge(metrics::routes())
 }
 
 async fn no_route(uri: Uri) -> Problem {
@@ -328,6 +344,7 @@ fn routes(app: App) -> anyhow::Result<Router> {
         // The gate has bounded every body already, by its own bound and with its own words.
         .layer(DefaultBodyLimit::disable())
         .layer(map_response(problem::in_our_words))
+        .layer(from_fn_with_state(Arc::clone(&app.traffic), traffic::count))
         .with_state(app))
 }
 
@@ -377,7 +394,12 @@ async fn hand_leadership_over(node: &TableNode) {
         return;
     }
     let begun = Instant::now();
-    match tokio::time::timeout(HAND_OVER_MAX, node.transfer_leader(None)).await {
+    match tokio::time::timeout(
+        HAND_OVER_MAX,
+        node.transfer_leader(None, HandOverReason::Shutdown),
+    )
+    .await
+    {
         Ok(Ok(())) => tracing::info!(
             took_ms = begun.elapsed().as_millis(),
             "leadership is handed over"

@@ -213,6 +213,8 @@ impl Problem {
     /// The answer a client sees.
     pub fn into_response(self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.to_json().to_string()));
+        // For whoever counts refusals.
+        response.extensions_mut().insert(self.code);
         *response.status_mut() = self.code.status();
         response
             .headers_mut()

@@ -12,6 +12,7 @@ use crate::crew::Crews;
 use crate::ids::{JobId, TaskId, WorkerId};
 use crate::job::{Counts, Job};
 use crate::line::{QueueIndex, Stand};
+use crate::model::WorkerState;
 use crate::queue::Queue;
 use crate::task::{Class, Life, Policy, Task};
 use crate::turns::{Turn, Turns};
@@ -42,6 +43,8 @@ pub(crate) struct Index {
     pub quarantines: BTreeSet<(u64, WorkerId)>,
     /// Lost and left workers by when they went.
     pub gone_workers: BTreeSet<(u64, WorkerId)>,
+    /// Workers by state, in the order of [`WorkerState`]'s variants.
+    pub worker_counts: [u64; WorkerState::ALL.len()],
     /// All tasks by state.
     pub counts: Counts,
     /// Bytes of payloads, results and errors of all tasks.
@@ -284,12 +287,13 @@ impl Index {
     pub fn add_worker(&mut self, worker: &Worker) {
         match worker.gone_ms() {
             Some(at_ms) => {
+                self.worker_counts[worker.state() as usize] += 1;
                 self.gone_workers.insert((at_ms, worker.id));
             }
             None => {
                 self.names.insert(worker.name.clone(), worker.id);
                 self.crews.add(worker);
-                self.add_quarantine(worker);
+                self.add_life(worker);
             }
         }
     }
@@ -298,25 +302,28 @@ impl Index {
     pub fn drop_worker(&mut self, worker: &Worker) {
         match worker.gone_ms() {
             Some(at_ms) => {
+                self.worker_counts[worker.state() as usize] -= 1;
                 self.gone_workers.remove(&(at_ms, worker.id));
             }
             None => {
                 self.names.remove(&worker.name);
                 self.crews.remove(worker.id);
-                self.drop_quarantine(worker);
+                self.drop_life(worker);
             }
         }
     }
 
     /// The part of [`Index::add_worker`] that changes while it is present.
-    pub fn add_quarantine(&mut self, worker: &Worker) {
+    pub fn add_life(&mut self, worker: &Worker) {
+        self.worker_counts[worker.state() as usize] += 1;
         if let WorkerLife::Quarantined { until_ms, .. } = worker.life {
             self.quarantines.insert((until_ms, worker.id));
         }
     }
 
-    /// As [`Index::add_quarantine`].
-    pub fn drop_quarantine(&mut self, worker: &Worker) {
+    /// As [`Index::add_life`].
+    pub fn drop_life(&mut self, worker: &Worker) {
+        self.worker_counts[worker.state() as usize] -= 1;
         if let WorkerLife::Quarantined { until_ms, .. } = worker.life {
             self.quarantines.remove(&(until_ms, worker.id));
         }
@@ -334,6 +341,7 @@ impl Index {
         assert_eq!(self.crews, rebuilt.crews);
         assert_eq!(self.names, rebuilt.names);
         assert_eq!(self.gone_workers, rebuilt.gone_workers);
+        assert_eq!(self.worker_counts, rebuilt.worker_counts);
         assert_eq!(self.job_keys, rebuilt.job_keys);
         assert_eq!(self.dependents, rebuilt.dependents);
         assert_eq!(self.unique_keys, rebuilt.unique_keys);

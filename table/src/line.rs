@@ -67,7 +67,8 @@ impl Rank {
 
     /// When a task of this rank and priority became ready.
     fn since_ms(self, priority: u8) -> u64 {
-        self.at_ms - u64::from(PRIORITY_MAX - priority) * AGEING_MS
+        self.at_ms
+            .saturating_sub(u64::from(PRIORITY_MAX - priority) * AGEING_MS)
     }
 }
 
@@ -171,10 +172,16 @@ impl QueueIndex {
 
     /// When the oldest of the tasks that could start became ready.
     pub fn oldest_ready_ms(&self) -> Option<u64> {
-        let firsts = self.heads.iter();
-        firsts
-            .map(|(rank, (_, priority))| rank.since_ms(*priority))
-            .min()
+        let mut oldest: Option<u64> = None;
+        for (rank, (_, priority)) in &self.heads {
+            // From here on even those of the lowest priority are younger.
+            if oldest.is_some_and(|oldest| rank.since_ms(0) > oldest) {
+                break;
+            }
+            let since_ms = rank.since_ms(*priority);
+            oldest = Some(oldest.map_or(since_ms, |oldest| oldest.min(since_ms)));
+        }
+        oldest
     }
 
     /// How many more tasks may run at once.

@@ -209,6 +209,12 @@ impl Table {
             .chain(after.map(|(_, (queue, _))| QueueView::of(queue)))
     }
 
+    /// How many queues [`Table::queues`] gives.
+    pub fn queues_len(&self) -> usize {
+        let default = usize::from(!self.queues.contains_key(DEFAULT_QUEUE));
+        self.queues.len() + default
+    }
+
     /// A queue that a task names or that has settings of its own.
     pub fn queue(&self, name: &str) -> Option<QueueView<'_>> {
         self.index.queue(name).map(QueueView::of)

@@ -171,12 +171,12 @@ impl Table {
         events: &mut Vec<Event>,
     ) {
         let worker = self.workers.get_mut(id).expect("the caller found it");
-        self.index.drop_quarantine(worker);
+        self.index.drop_life(worker);
         worker.life = life;
         if life == WorkerLife::Live {
             worker.streak = Streak::default();
         }
-        self.index.add_quarantine(worker);
+        self.index.add_life(worker);
         self.index.crews.reseat(worker);
         let to = worker.state();
         events.push(match to {

@@ -10,6 +10,7 @@ use crate::ids::{JobId, TaskId, WorkerId};
 use crate::index::Index;
 use crate::job::{Counts, Idempotency, Job, Roll};
 use crate::limits::Limits;
+use crate::model::WorkerState;
 use crate::paged::Paged;
 use crate::quarantine::Streak;
 use crate::queue::{Queue, QueueSettings};
@@ -140,6 +141,11 @@ impl Table {
     /// How many tasks there are in each state.
     pub fn counts(&self) -> &Counts {
         &self.index.counts
+    }
+
+    /// How many workers are remembered in this state.
+    pub fn workers_in(&self, state: WorkerState) -> u64 {
+        self.index.worker_counts[state as usize]
     }
 
     /// Bytes of payloads, results and errors in the table.

@@ -14,6 +14,8 @@ import itertools
 import os
 import urllib.parse
 
+import prometheus_client.openmetrics.parser
+import prometheus_client.parser
 import pytest
 import requests
 import schemathesis
@@ -168,6 +170,23 @@ def test_route(case):
     case.validate_response(response, checks=CHECKS)
     if response.status_code >= 400:
         assert digest() == before, f"refused with {response.status_code}, and yet the table is another one"
+
+
+@pytest.mark.parametrize("url", MASTERS.urls)
+def test_metrics_are_read_by_prometheus_own_parsers(masters, url):
+    """Both texts, and they tell the same families."""
+    families = {}
+    for name, accept, parser in (
+        ("plain", "text/plain", prometheus_client.parser),
+        ("openmetrics", "application/openmetrics-text; version=1.0.0", prometheus_client.openmetrics.parser),
+    ):
+        response = session.get(url + "/metrics", headers={"accept": accept}, timeout=ANSWER_MAX_S)
+        assert response.status_code == 200, response.text
+        read = list(parser.text_string_to_metric_families(response.text))
+        families[name] = {(family.name, family.type) for family in read}
+        assert all(family.documentation for family in read)
+    assert families["plain"] == families["openmetrics"]
+    assert ("triarch_leader_changes", "counter") in families["plain"]
 
 
 @pytest.mark.parametrize("url", MASTERS.urls)

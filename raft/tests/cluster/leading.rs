@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use triarch_raft::{ChangeError, Leadership, ProposeError, ReadError};
+use triarch_raft::{ChangeError, HandOverReason, Leadership, ProposeError, ReadError};
 
 use crate::harness::{Cluster, eventually};
 
@@ -119,18 +119,33 @@ fn leadership_moves_on_request() {
         let leader = cluster.leader();
         let to = cluster.followers()[0];
         cluster
-            .block_on(leader, cluster.node(leader).transfer_leader(Some(to)))
+            .block_on(
+                leader,
+                cluster
+                    .node(leader)
+                    .transfer_leader(Some(to), HandOverReason::Operator),
+            )
             .unwrap();
         assert_eq!(cluster.leader(), to);
         cluster.propose("by the new one");
     }
     let leader = cluster.leader();
     cluster
-        .block_on(leader, cluster.node(leader).transfer_leader(None))
+        .block_on(
+            leader,
+            cluster
+                .node(leader)
+                .transfer_leader(None, HandOverReason::Operator),
+        )
         .unwrap();
     assert_ne!(cluster.leader(), leader);
     let unknown = cluster.leader();
-    let refused = cluster.block_on(unknown, cluster.node(unknown).transfer_leader(Some(9)));
+    let refused = cluster.block_on(
+        unknown,
+        cluster
+            .node(unknown)
+            .transfer_leader(Some(9), HandOverReason::Operator),
+    );
     assert_eq!(refused, Err(ChangeError::UnknownNode(9)));
 }
 

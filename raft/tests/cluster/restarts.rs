@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use triarch_raft::ProposeError;
+use triarch_raft::{HandOverReason, ProposeError};
 
 use crate::harness::{Cluster, clock, eventually};
 
@@ -203,7 +203,12 @@ fn a_leader_that_was_stopped_knows_at_once_that_it_may_not_lead() {
         let leader = [2, 3]
             .into_iter()
             .find(|id| cluster.node(*id).leads_now())?;
-        let _ = cluster.block_on(leader, cluster.node(leader).transfer_leader(Some(1)));
+        let _ = cluster.block_on(
+            leader,
+            cluster
+                .node(leader)
+                .transfer_leader(Some(1), HandOverReason::Operator),
+        );
         None
     });
     signal("-STOP");

@@ -209,6 +209,7 @@ fn log_index() -> Object {
 fn codes(path: &str, method: &str) -> Vec<Code> {
     match path {
         "/healthz" | "/openapi.json" => return Vec::new(),
+        "/metrics" => return vec![Code::Unavailable],
         "/readyz" => return vec![Code::NoLeader],
         "/v1/events" => {
             return vec![

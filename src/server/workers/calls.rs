@@ -21,6 +21,7 @@ use crate::server::extract::{self, NoQuery};
 use crate::server::problem::{Code, Failure, Problem};
 use crate::server::tasks::raw;
 use crate::server::{App, WAIT_MS_MAX};
+use crate::tally::Judged;
 
 /// Bounds on one registration and one visit.
 const SLOTS_MAX: u32 = 10_000;
@@ -363,9 +364,15 @@ async fn accept(
     let mut places: Vec<usize> = Vec::with_capacity(results.len());
     for result in results {
         let refused = match result.task.parse::<TaskId>() {
-            Err(_) => Some("not_found"),
+            Err(_) => {
+                app.table.tally.judged(Judged::NotFound);
+                Some("not_found")
+            }
             Ok(task) => match outcome(app, &result) {
-                Err(code) => Some(code),
+                Err(code) => {
+                    app.table.tally.judged(Judged::TooLarge);
+                    Some(code)
+                }
                 Ok(outcome) => {
                     places.push(verdicts.len());
                     reports.push(TaskReport {
@@ -396,11 +403,18 @@ async fn accept(
         return Err(app.unexpected(&reply));
     };
     for (place, verdict) in places.into_iter().zip(judged) {
-        let code = match verdict {
-            Verdict::Accepted => None,
-            Verdict::StaleToken => Some("stale_token"),
-            Verdict::AlreadyFinished => Some("already_finished"),
-            Verdict::NotFound => Some("not_found"),
+        let judged = match verdict {
+            Verdict::Accepted => Judged::Accepted,
+            Verdict::StaleToken => Judged::StaleToken,
+            Verdict::AlreadyFinished => Judged::AlreadyFinished,
+            Verdict::NotFound => Judged::NotFound,
+        };
+        app.table.tally.judged(judged);
+        let code = match judged {
+            Judged::Accepted => None,
+            Judged::StaleToken | Judged::AlreadyFinished | Judged::NotFound | Judged::TooLarge => {
+                Some(judged.as_str())
+            }
         };
         verdicts[place].accepted = code.is_none();
         verdicts[place].code = code.map(str::to_string);

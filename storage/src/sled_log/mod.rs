@@ -39,7 +39,7 @@ use self::view::Place;
 use self::writer::Writer;
 use crate::error::Stop;
 use crate::sequence::Change;
-use crate::{Completion, LogPosition, LogRecord, LogState, LogStore, StorageError};
+use crate::{Completion, LogMeasures, LogPosition, LogRecord, LogState, LogStore, StorageError};
 
 /// How to open a [`SledLog`].
 #[derive(Debug, Clone)]
@@ -56,6 +56,8 @@ pub struct SledLogOptions {
     pub queued_bytes_max: usize,
     /// Disk space kept aside for when the disk is full.
     pub reserve_bytes: u64,
+    /// Where the sync thread tells how long the disk takes.
+    pub measures: Arc<LogMeasures>,
 }
 
 impl Default for SledLogOptions {
@@ -67,6 +69,7 @@ impl Default for SledLogOptions {
             recent_bytes_max: 64 << 20,
             queued_bytes_max: 64 << 20,
             reserve_bytes: 16 << 20,
+            measures: Arc::default(),
         }
     }
 }
@@ -85,7 +88,12 @@ impl SledLog {
         let recovered = recover::recover(directory, options)?;
         let shared = Arc::new(Shared::new(recovered.view, options.queued_bytes_max));
         let disk = Arc::new(recovered.disk);
-        let writer = Writer::new(Arc::clone(&shared), Arc::clone(&disk), recovered.standing);
+        let writer = Writer::new(
+            Arc::clone(&shared),
+            Arc::clone(&disk),
+            recovered.standing,
+            Arc::clone(&options.measures),
+        );
         let thread = thread::Builder::new()
             .name("triarch-log".into())
             .spawn({

@@ -4,6 +4,7 @@
 //! is the back-pressure of a disk slower than the network.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -24,6 +25,8 @@ pub(super) struct Write {
     pub(super) done: Option<Completion>,
     /// [`View::removals`] right after this write.
     pub(super) removals: u64,
+    /// When it was queued.
+    pub(super) since: Instant,
     bytes: usize,
 }
 
@@ -136,6 +139,7 @@ impl Shared {
             change,
             done,
             removals,
+            since: Instant::now(),
             bytes,
         });
         drop(state);

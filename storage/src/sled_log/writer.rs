@@ -9,6 +9,7 @@
 //! - After the first error the thread writes nothing more, not even to close sled, whose closing would sync again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::chunk::{Link, encode};
 use super::disk::Disk;
@@ -20,7 +21,7 @@ use super::recover::Standing;
 use super::shared::{Shared, Turn, Write};
 use crate::error::Stop;
 use crate::sequence::Change;
-use crate::{LogPosition, LogRecord, StorageError};
+use crate::{LogMeasures, LogPosition, LogRecord, StorageError};
 
 /// Purged chunks removed between two groups of writes.
 const PURGE_STEP_CHUNKS: usize = 512;
@@ -31,15 +32,22 @@ pub(super) struct Writer {
     standing: Standing,
     /// Purged entries may still be in sled.
     removing: bool,
+    measures: Arc<LogMeasures>,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, disk: Arc<Disk>, standing: Standing) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        disk: Arc<Disk>,
+        standing: Standing,
+        measures: Arc<LogMeasures>,
+    ) -> Self {
         Writer {
             shared,
             disk,
             removing: standing.purged.is_some(),
             standing,
+            measures,
         }
     }
 
@@ -75,6 +83,7 @@ impl Writer {
                     let end = self.standing.tail.map_or(0, |tail| tail.position.index + 1);
                     self.shared.note_stored(end, last.removals);
                 }
+                self.measure(&group);
                 complete(group, &Ok(()));
                 // A purge is never starved by writes, nor they by it.
                 if self.removing {
@@ -89,6 +98,18 @@ impl Writer {
                 }
                 complete(group, &Err(error.clone()));
                 Err(error)
+            }
+        }
+    }
+
+    fn measure(&self, group: &[Write]) {
+        for write in group {
+            match &write.change {
+                Change::Append(_) => self.measures.append.observe_time(write.since.elapsed()),
+                Change::TruncateAfter(_)
+                | Change::Purge(_)
+                | Change::Vote(_)
+                | Change::Committed(_) => {}
             }
         }
     }
@@ -205,7 +226,9 @@ impl Writer {
     fn sync(&mut self) -> Result<(), StorageError> {
         self.disk.flush()?;
         self.standing.mark.carry()?;
+        let begun = Instant::now();
         self.disk.sync_data()?;
+        self.measures.sync.observe_time(begun.elapsed());
         let claim = self.claim();
         if claim != self.standing.mark.claim() {
             self.standing.mark.store(claim)?;

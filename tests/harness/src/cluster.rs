@@ -181,6 +181,12 @@ impl Cluster {
         command
     }
 
+    /// What a master has said so far, over all of its starts.
+    pub fn said_by(&self, node: u64) -> String {
+        let log = self.log(&format!("master-{node}"));
+        std::fs::read_to_string(log).unwrap_or_default()
+    }
+
     fn spawn_node(&self, node: u64) -> Process {
         let name = format!("master-{node}");
         let command = self.server_command(node, &self.data_dir(node));

@@ -1,0 +1,130 @@
+//! What the log measures of its disk, for whoever wants to tell operators.
+//!
+//! Plain atomics: measuring takes no lock and allocates nothing, so it may be done on the sync thread, and reading never
+//! makes a writer wait. What becomes of the numbers, and their names, is not known here.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds of buckets for times, in ns: from what a disk with a battery needs to what loses elections.
+pub const TIME_BOUNDS_NS: &[u64] = &[
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+
+/// How often values fell into each of a fixed number of buckets.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [u64],
+    /// One for each bound, and one for what is above the last.
+    counts: Box<[AtomicU64]>,
+    sum: AtomicU64,
+}
+
+/// A [`Histogram`] at one moment. Taken while others measure, its parts may be apart by those few values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Upper bounds (inclusive) of all buckets but the last.
+    pub bounds: &'static [u64],
+    /// How many values fell into each bucket; one more than there are bounds.
+    pub counts: Vec<u64>,
+    /// The sum of all values.
+    pub sum: u64,
+}
+
+impl Histogram {
+    /// An empty one, with ascending bounds.
+    pub fn new(bounds: &'static [u64]) -> Self {
+        Histogram {
+            bounds,
+            counts: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(),
+            sum: AtomicU64::new(0),
+        }
+    }
+
+    /// An empty one for times.
+    pub fn of_times() -> Self {
+        Self::new(TIME_BOUNDS_NS)
+    }
+
+    /// Counts one value.
+    pub fn observe(&self, value: u64) {
+        let bucket = self.bounds.partition_point(|bound| *bound < value);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(value, Ordering::Relaxed);
+    }
+
+    /// Counts one time, in ns.
+    pub fn observe_time(&self, time: Duration) {
+        self.observe(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// What was counted so far.
+    pub fn read(&self) -> Reading {
+        Reading {
+            bounds: self.bounds,
+            counts: self
+                .counts
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed))
+                .collect(),
+            sum: self.sum.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Reading {
+    /// How many values there were.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+/// What one log measures, since it was opened.
+#[derive(Debug)]
+pub struct LogMeasures {
+    /// Each fdatasync of the log, in ns.
+    pub sync: Histogram,
+    /// Each append, from the call until it is durable: waiting for the sync before it, writing, and its own sync. In ns.
+    pub append: Histogram,
+}
+
+impl Default for LogMeasures {
+    fn default() -> Self {
+        LogMeasures {
+            sync: Histogram::of_times(),
+            append: Histogram::of_times(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Histogram;
+
+    #[test]
+    fn a_bound_is_within_its_bucket() {
+        let histogram = Histogram::new(&[1, 10]);
+        for value in [0, 1, 2, 10, 11, 1_000] {
+            histogram.observe(value);
+        }
+        let reading = histogram.read();
+        assert_eq!(reading.counts, [2, 2, 2]);
+        assert_eq!((reading.sum, reading.count()), (1_024, 6));
+    }
+}

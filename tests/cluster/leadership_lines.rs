@@ -1,0 +1,223 @@
+//! What the logs say when leadership changes: one line on each master that was there, with the true reason.
+
+use serde_json::{Value, json};
+use triarch_harness::cluster::SOON;
+use triarch_harness::{Cluster, Options, eventually};
+
+/// One change, as a master told it.
+#[derive(Debug, Clone, PartialEq)]
+struct Told {
+    term: u64,
+    new_leader: u64,
+    old_leader: Option<u64>,
+    leaderless_ms: u64,
+    cause: String,
+    words: String,
+}
+
+const MARK: &str = "leadership changed: ";
+
+fn read_text(line: &str) -> Option<Told> {
+    let (_, rest) = line.split_once(MARK)?;
+    let field = |name: &str| {
+        let (_, rest) = rest.split_once(&format!(" {name}="))?;
+        rest.split_whitespace()
+            .next()
+            .map(|text| text.trim_matches('"').to_owned())
+    };
+    let number = |name: &str| field(name).and_then(|text| text.parse().ok());
+    Some(Told {
+        term: number("term")?,
+        new_leader: number("new_leader")?,
+        old_leader: number("old_leader"),
+        leaderless_ms: number("leaderless_ms")?,
+        cause: field("cause")?,
+        words: rest.split(" term=").next()?.to_owned(),
+    })
+}
+
+fn read_json(line: &str) -> Option<Told> {
+    let object: Value = serde_json::from_str(line).ok()?;
+    let fields = &object["fields"];
+    let words = fields["message"].as_str()?.strip_prefix(MARK)?;
+    Some(Told {
+        term: fields["term"].as_u64()?,
+        new_leader: fields["new_leader"].as_u64()?,
+        old_leader: fields["old_leader"].as_u64(),
+        leaderless_ms: fields["leaderless_ms"].as_u64()?,
+        cause: fields["cause"].as_str()?.to_owned(),
+        words: words.to_owned(),
+    })
+}
+
+struct Watched {
+    cluster: Cluster,
+    read: fn(&str) -> Option<Told>,
+}
+
+impl Watched {
+    fn told(&self, node: u64) -> Vec<Told> {
+        self.cluster
+            .said_by(node)
+            .lines()
+            .filter_map(self.read)
+            .collect()
+    }
+
+    /// The first change that a master tells of beyond those it had told, and that no master tells any change twice.
+    async fn next(&self, node: u64, before: usize) -> Told {
+        let told = eventually(
+            SOON,
+            format!("master {node} tells of the change"),
+            async || self.told(node).get(before).cloned(),
+        )
+        .await;
+        let all = self.told(node);
+        for pair in all.windows(2) {
+            // One that has started again knows nothing of what it told before.
+            let restarted = pair[1].old_leader.is_none();
+            assert!(
+                restarted || pair[0].term < pair[1].term,
+                "master {node} tells a change twice: {pair:?}"
+            );
+        }
+        told
+    }
+
+    fn counts(&self) -> Vec<usize> {
+        self.cluster
+            .ids()
+            .map(|node| self.told(node).len())
+            .collect()
+    }
+
+    /// These masters tell, in one line each, that `old` leads no more, and why.
+    async fn all_tell(&self, nodes: &[u64], before: &[usize], old: u64, cause: &str, words: &str) {
+        for node in nodes {
+            let told = self.next(*node, before[*node as usize - 1]).await;
+            assert_eq!(
+                (told.old_leader, told.cause.as_str()),
+                (Some(old), cause),
+                "master {node}: {told:?}"
+            );
+            assert_ne!(told.new_leader, old, "master {node}: {told:?}");
+            assert!(told.words.contains(words), "master {node}: {told:?}");
+            assert!(told.leaderless_ms < 60_000, "master {node}: {told:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_change_of_leadership_is_one_line_of_text_with_its_reason() {
+    told_truly("text", read_text).await;
+}
+
+#[tokio::test]
+async fn every_change_of_leadership_is_one_line_of_json_with_its_reason() {
+    told_truly("json", read_json).await;
+}
+
+async fn told_truly(format: &str, read: fn(&str) -> Option<Told>) {
+    let cluster = Cluster::with(Options {
+        more: vec!["--log-format".into(), format.into()],
+        ..Options::default()
+    })
+    .await;
+    let mut watched = Watched { cluster, read };
+    let all: Vec<u64> = watched.cluster.ids().collect();
+    for node in &all {
+        let first = watched.next(*node, 0).await;
+        // One that came up late was not asked.
+        let fits = ["no_leader_known", "found_leading"].contains(&first.cause.as_str());
+        assert!(fits && first.old_leader.is_none(), "{first:?}");
+    }
+
+    // By an operator.
+    let leader = watched.cluster.wait_ready().await;
+    let next = all
+        .iter()
+        .find(|id| **id != leader)
+        .copied()
+        .expect("another");
+    let before = watched.counts();
+    let asked = watched.cluster.api(leader);
+    asked
+        .post("/v1/cluster/transfer-leader", &json!({"to": next}))
+        .await
+        .expect(200);
+    watched
+        .all_tell(
+            &all,
+            &before,
+            leader,
+            "transferred_by_operator",
+            "handed leadership over as it was asked to",
+        )
+        .await;
+
+    // SIGTERM.
+    let leader = watched.cluster.wait_ready().await;
+    let others: Vec<u64> = all.iter().copied().filter(|id| *id != leader).collect();
+    let before = watched.counts();
+    watched.cluster.terminate(leader).await;
+    watched
+        .all_tell(
+            &others,
+            &before,
+            leader,
+            "transferred_at_shutdown",
+            "because it stops",
+        )
+        .await;
+    watched.cluster.restart(leader);
+    watched.cluster.wait_ready().await;
+
+    // SIGKILL.
+    let leader = watched.cluster.wait_ready().await;
+    let others: Vec<u64> = all.iter().copied().filter(|id| *id != leader).collect();
+    let before = watched.counts();
+    watched.cluster.kill9(leader);
+    watched
+        .all_tell(
+            &others,
+            &before,
+            leader,
+            "connections_refused",
+            &format!("connections to node {leader} were refused"),
+        )
+        .await;
+    watched.cluster.node(leader).wait(SOON).await;
+    let killed = watched.counts()[leader as usize - 1];
+    watched.cluster.restart(leader);
+    let found = watched.next(leader, killed).await;
+    assert_eq!(
+        (found.cause.as_str(), found.old_leader),
+        ("found_leading", None),
+        "{found:?}"
+    );
+
+    // SIGSTOP, until another leads.
+    let leader = watched.cluster.wait_ready().await;
+    let others: Vec<u64> = all.iter().copied().filter(|id| *id != leader).collect();
+    let before = watched.counts();
+    watched.cluster.stop(leader);
+    watched
+        .all_tell(
+            &others,
+            &before,
+            leader,
+            "leader_silent",
+            &format!("node {leader} had not been heard for"),
+        )
+        .await;
+    watched.cluster.cont(leader);
+    watched
+        .all_tell(
+            &[leader],
+            &before,
+            leader,
+            "majority_lost",
+            "had not reached a majority",
+        )
+        .await;
+}
