@@ -3,6 +3,7 @@
 //! The machine is in memory. What survives a restart is the last snapshot and the log after it: openraft restores the one
 //! and applies the other again up to the commit that was noted.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use crate::failure::Failure;
 use crate::growth::Growth;
 use crate::machine::{EntryView, Frozen, StateMachine};
 use crate::measures::Measures;
+use crate::roster::UsedIds;
 use crate::snapshot::{Snapshots, StoredSnapshot};
 use crate::types::{Config, LogId, Payload, Replies, Snapshot, SnapshotMeta, StoredMembership};
 
@@ -38,6 +40,7 @@ pub(crate) struct Applier<S: StateMachine> {
     machine: Arc<Mutex<S>>,
     last: Option<LogId>,
     membership: StoredMembership,
+    used_ids: UsedIds,
     snapshots: Snapshots,
     applied: watch::Sender<Applied>,
     failure: Failure,
@@ -61,6 +64,7 @@ impl<S: StateMachine> Applier<S> {
             machine: Arc::new(Mutex::new(machine)),
             last: None,
             membership: StoredMembership::default(),
+            used_ids: UsedIds::default(),
             snapshots,
             applied: watch::Sender::new(Applied::default()),
             failure,
@@ -74,6 +78,11 @@ impl<S: StateMachine> Applier<S> {
         self.applied.subscribe()
     }
 
+    /// Every id that a node has had, up to what is applied.
+    pub(crate) fn used_ids(&self) -> UsedIds {
+        self.used_ids.clone()
+    }
+
     fn fail(&self, what: &str, e: io::Error) -> io::Error {
         let text = format!("{what}: {e}");
         self.failure.set(text.clone());
@@ -84,6 +93,7 @@ impl<S: StateMachine> Applier<S> {
         let replies = match payload {
             Payload::Blank => Replies::default(),
             Payload::Membership(membership) => {
+                self.used_ids.extend(membership.nodes().map(|(id, _)| *id));
                 self.membership = StoredMembership::new(Some(id), membership);
                 Replies::default()
             }
@@ -145,6 +155,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
                 last_log_id: self.last,
                 last_membership: self.membership.clone(),
             },
+            used_ids: self.used_ids.get(),
             snapshots: self.snapshots.clone(),
             failure: self.failure.clone(),
             last_bytes: self.growth.last_snapshot(),
@@ -159,6 +170,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
     ) -> io::Result<()> {
         let last_index = meta.last_log_id.map_or(0, |id| id.index);
         let started = std::time::Instant::now();
+        let used_ids = snapshot.used_ids().clone();
         let machine = Arc::clone(&self.machine);
         let snapshots = self.snapshots.clone();
         let last_bytes = self.growth.last_snapshot();
@@ -181,6 +193,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.growth.restart();
+        self.used_ids.extend(used_ids);
         if let Some(id) = meta.last_log_id {
             self.applied.send_replace(Applied {
                 index: id.index,
@@ -207,6 +220,7 @@ pub(crate) struct Builder<F> {
     /// Behind a lock only because openraft asks for a shareable type.
     frozen: Mutex<Option<F>>,
     meta: SnapshotMeta,
+    used_ids: BTreeSet<u64>,
     snapshots: Snapshots,
     failure: Failure,
     /// Where its size is noted.
@@ -224,8 +238,9 @@ impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
             ));
         };
         let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
+        let used_ids = self.used_ids.clone();
         let started = std::time::Instant::now();
-        let work = move || snapshots.write(meta, |out| frozen.write(out));
+        let work = move || snapshots.write(meta, used_ids, |out| frozen.write(out));
         let written = background::run("snapshot", work).await.flatten();
         let stored = written.map_err(|e| {
             self.failure.set(format!("cannot write a snapshot: {e}"));

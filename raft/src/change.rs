@@ -15,23 +15,31 @@ use crate::apply::Raft;
 use crate::cause::{Causes, HandOverReason};
 use crate::error::ChangeError;
 use crate::formation::{self, Adopt};
+use crate::roster::UsedIds;
 use crate::standing::{HandOver, Standing};
-use crate::transport::{Target, Transport};
+use crate::transport::{CallError, Target, Transport};
 use crate::types::{Config, Member, Membership};
 
 /// How many entries a learner may lack and still be promoted.
 const PROMOTE_LAG_ENTRIES_MAX: u64 = 1_000;
+/// How often to look again while something is waited for.
+const LOOK: Duration = Duration::from_millis(20);
+
+const UNDER_WAY: &str = "another change of the members is under way; ask again when it is done";
 
 type Done = Result<(), ChangeError>;
 
 pub(crate) struct Changer<S: StateMachine> {
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,
+    pub used_ids: UsedIds,
     pub standing: watch::Receiver<Standing>,
     pub hand_over: Arc<HandOver>,
     pub causes: Arc<Causes>,
     /// How long a change may take before its outcome is told as unknown.
     pub timeout: Duration,
+    /// Held from the checks of a change to its end, so that they still hold then.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl<S: StateMachine> Clone for Changer<S> {
@@ -39,10 +47,12 @@ impl<S: StateMachine> Clone for Changer<S> {
         Changer {
             raft: self.raft.clone(),
             transport: Arc::clone(&self.transport),
+            used_ids: self.used_ids.clone(),
             standing: self.standing.clone(),
             hand_over: Arc::clone(&self.hand_over),
             causes: Arc::clone(&self.causes),
             timeout: self.timeout,
+            turn: Arc::clone(&self.turn),
         }
     }
 }
@@ -78,13 +88,55 @@ impl<S: StateMachine> Changer<S> {
         self.membership().voter_ids().collect()
     }
 
-    pub(crate) async fn add_learner(&self, id: u64, addr: String) -> Done {
+    /// The learners, who are on their way in.
+    fn joining(&self, membership: &Membership) -> Vec<u64> {
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let ids = membership.nodes().map(|(id, _)| *id);
+        ids.filter(|id| !voters.contains(id)).collect()
+    }
+
+    /// One change at a time: refused while another node than `id` is on its way in.
+    fn check_nobody_else_joins(&self, id: u64) -> Done {
+        let membership = self.membership();
+        let Some(other) = self.joining(&membership).into_iter().find(|one| *one != id) else {
+            return Ok(());
+        };
+        let addr = membership
+            .get_node(&other)
+            .map_or("", |member| &member.addr);
+        Err(refused(format!(
+            "node {other} at {addr} is on its way in, and members change one at a time: wait until it is a voter, or take it \
+             out again"
+        )))
+    }
+
+    pub(crate) async fn add(&self, id: u64, addr: String) -> Done {
         self.leading_term()?;
+        let _turn = self.turn.lock().await;
         let cluster = self.transport.identity.cluster().unwrap_or(Uuid::nil());
-        let reply = formation::hello(&self.transport, id, &addr)
-            .await
-            .map_err(|e| refused(format!("{e}")))?;
-        let known = self.membership().get_node(&id).cloned();
+        let membership = self.membership();
+        let known = membership.get_node(&id).cloned();
+        if known.is_none() && self.used_ids.contains(id) {
+            return Err(refused(format!(
+                "a node {id} was in this cluster before, and no id is used twice: start the new node with --id {}",
+                self.used_ids.next_free()
+            )));
+        }
+        let reply = match formation::hello(&self.transport, id, &addr).await {
+            Ok(reply) => reply,
+            // Who is in may be away for a moment.
+            Err(_) if known.as_ref().is_some_and(|known| known.addr == addr) => return Ok(()),
+            Err(e @ CallError::Unreachable { .. }) => {
+                return Err(refused(format!(
+                    "{e}; start it there first, with --id {id} and --join"
+                )));
+            }
+            Err(
+                e @ (CallError::Broken { .. }
+                | CallError::Timeout { .. }
+                | CallError::Refused { .. }),
+            ) => return Err(refused(e.to_string())),
+        };
         match known {
             Some(member) if member.incarnation == reply.incarnation && member.addr == addr => {
                 return Ok(());
@@ -98,25 +150,23 @@ impl<S: StateMachine> Changer<S> {
             Some(_) => {
                 return Err(refused(format!(
                     "the cluster knows node {id} by another data directory; remove node {id} and use an id that was never \
-                     used"
+                     used, such as {}",
+                    self.used_ids.next_free()
                 )));
             }
             None => {}
         }
-        if let Some((taken, _)) = self
-            .membership()
-            .nodes()
-            .find(|(_, member)| member.addr == addr)
-        {
+        if let Some((taken, _)) = membership.nodes().find(|(_, member)| member.addr == addr) {
             return Err(refused(format!(
                 "node {taken} already has the address {addr}"
             )));
         }
         if reply.cluster.is_some_and(|theirs| theirs != cluster) {
             return Err(refused(format!(
-                "node {id} at {addr} belongs to another cluster"
+                "node {id} at {addr} belongs to another cluster; start it with an empty data directory"
             )));
         }
+        self.check_nobody_else_joins(id)?;
         let target = Target {
             id,
             addr: addr.clone(),
@@ -130,47 +180,69 @@ impl<S: StateMachine> Changer<S> {
             incarnation: reply.incarnation,
         };
         self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])))
-            .await
+            .await?;
+        tracing::info!(id, addr = %target.addr, "node {id} joins as a learner");
+        Ok(())
     }
 
-    pub(crate) async fn promote(&self, id: u64) -> Done {
+    /// Ends a change that was left half done, and promotes whoever has caught up.
+    pub(crate) async fn finish(&self) -> Done {
         self.leading_term()?;
-        if self.membership().get_node(&id).is_none() {
-            return Err(ChangeError::UnknownNode(id));
-        }
-        if self.voters().contains(&id) {
+        let _turn = self.turn.lock().await;
+        let membership = self.membership();
+        if membership.get_joint_config().len() > 1 {
+            // Nothing is added: what remains is the second step.
+            self.change(ChangeMembers::AddVoterIds(BTreeSet::new()))
+                .await?;
+            tracing::info!("a change of the members that was left half done is finished");
             return Ok(());
         }
-        {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let matched = metrics
-                .replication
-                .as_ref()
-                .and_then(|r| r.get(&id).copied().flatten());
-            let last = metrics.last_log_index.unwrap_or(0);
-            let lag = last.saturating_sub(matched.map_or(0, |matched| matched.index));
-            if matched.is_none() || lag > PROMOTE_LAG_ENTRIES_MAX {
-                return Err(refused(format!(
-                    "node {id} lacks {lag} entries; it can be promoted once it has caught up"
-                )));
+        for id in self.joining(&membership) {
+            if self.has_caught_up(id) {
+                self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])))
+                    .await?;
+                tracing::info!(id, "node {id} has caught up and is a voter now");
             }
         }
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])))
-            .await
+        Ok(())
+    }
+
+    fn has_caught_up(&self, id: u64) -> bool {
+        let lease = self.transport.timing.lease();
+        if self.unheard_for(id).is_none_or(|unheard| unheard > lease) {
+            return false;
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let replication = metrics.replication.as_ref();
+        let matched = replication.and_then(|r| r.get(&id).copied().flatten());
+        let last = metrics.last_log_index.unwrap_or(0);
+        matched.is_some_and(|matched| last.saturating_sub(matched.index) <= PROMOTE_LAG_ENTRIES_MAX)
     }
 
     pub(crate) async fn remove(&self, id: u64) -> Done {
         self.leading_term()?;
+        let _turn = self.turn.lock().await;
         if self.membership().get_node(&id).is_none() {
-            return Err(ChangeError::UnknownNode(id));
+            return if self.used_ids.contains(id) {
+                Ok(())
+            } else {
+                Err(ChangeError::UnknownNode(id))
+            };
         }
         let voters = self.voters();
-        if voters.contains(&id) && voters.len() == 1 {
+        if !voters.contains(&id) {
+            return self
+                .change(ChangeMembers::RemoveNodes(BTreeSet::from([id])))
+                .await;
+        }
+        if voters.len() == 1 {
             return Err(refused(format!(
-                "node {id} is the last voter; a cluster needs one"
+                "node {id} is the last voter, and a cluster needs one: add another before you remove it"
             )));
         }
+        self.check_nobody_else_joins(id)?;
+        self.check_majority_without(id, &voters).await?;
         if id == self.me() {
             // Leadership first: a leader that removes itself would lead a cluster it is not part of.
             self.transfer_leader(None, HandOverReason::Removal).await?;
@@ -178,16 +250,50 @@ impl<S: StateMachine> Changer<S> {
                 leader: self.standing.borrow().leader(),
             });
         }
-        if voters.contains(&id) {
-            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])))
-                .await
-        } else {
-            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id])))
-                .await
+        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])))
+            .await
+    }
+
+    /// Those who are left must be able to commit: more than half of them answer. Who died a moment ago has been heard
+    /// within the lease, so only answers that come from now on count.
+    async fn check_majority_without(&self, id: u64, voters: &BTreeSet<u64>) -> Done {
+        let begun = Instant::now();
+        let deadline = begun + self.transport.timing.lease();
+        let left: Vec<u64> = voters.iter().copied().filter(|one| *one != id).collect();
+        loop {
+            let answers = |one: u64| {
+                let unheard = self.unheard_for(one);
+                one == self.me() || unheard.is_some_and(|unheard| unheard < begun.elapsed())
+            };
+            let silent: Vec<u64> = left.iter().copied().filter(|one| !answers(*one)).collect();
+            let answering = left.len() - silent.len();
+            if answering * 2 > left.len() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let names: Vec<String> = silent.iter().map(|one| format!("node {one}")).collect();
+                return Err(refused(format!(
+                    "without node {id}, only {answering} of the {} voters left would answer, and that is no majority: nothing \
+                     could be written any more. {} must come back, or be replaced, before",
+                    left.len(),
+                    names.join(" and ")
+                )));
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
+    /// Whether the latest change is not committed yet; the next has to wait.
+    fn under_way(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        *metrics.membership_config.log_id() > metrics.local_committed
+    }
+
     async fn change(&self, members: ChangeMembers<u64, Member>) -> Done {
+        if self.under_way() {
+            return Err(refused(UNDER_WAY));
+        }
         let changing = self.raft.change_membership(members, false);
         match tokio::time::timeout(self.timeout, changing).await {
             Err(_) => Err(ChangeError::Unknown(format!(
@@ -208,9 +314,7 @@ impl<S: StateMachine> Changer<S> {
             e @ ClientWriteError::LogEntryDiscarded(_) => ChangeError::Unknown(e.to_string()),
             ClientWriteError::PreconditionFailed(e) => refused(e.to_string()),
             ClientWriteError::ChangeMembershipError(e) => match e {
-                ChangeMembershipError::InProgress(_) => {
-                    refused("another change of the cluster is under way; wait until it is done")
-                }
+                ChangeMembershipError::InProgress(_) => refused(UNDER_WAY),
                 ChangeMembershipError::UncommittedLeaderLog(_) => {
                     refused("the leader was elected a moment ago; try again")
                 }
@@ -234,7 +338,9 @@ impl<S: StateMachine> Changer<S> {
             return Err(ChangeError::UnknownNode(to));
         }
         if !self.voters().contains(&to) {
-            return Err(refused(format!("node {to} is a learner; promote it first")));
+            return Err(refused(format!(
+                "node {to} is still on its way in: it can lead once it is a voter"
+            )));
         }
         let unheard = self.unheard_for(to);
         if unheard.is_none_or(|unheard| unheard > self.transport.timing.lease()) {

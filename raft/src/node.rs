@@ -20,6 +20,7 @@ use crate::config::{NodeConfig, Timing};
 use crate::disk;
 use crate::error::{ChangeError, ProposeError, ReadError, StartError};
 use crate::failure::Failure;
+use crate::finish::Finisher;
 use crate::formation::Former;
 use crate::identity::Identity;
 use crate::log_store::RaftLog;
@@ -30,6 +31,7 @@ use crate::propose::{Clock, Committed, EntryWriter, Proposer, proposals};
 use crate::read::{self, Barrier};
 use crate::report;
 use crate::routes::{self, Desk};
+use crate::snapshot::{Snapshots, WrittenSnapshot};
 use crate::standing::{HandOver, Heard, Standing};
 use crate::status::{Leadership, Status};
 use crate::transport::Transport;
@@ -37,6 +39,8 @@ use crate::watch::Watcher;
 
 /// How long a membership change or transfer may take before its outcome is told as unknown, in election timeouts.
 const CHANGE_TIMEOUT_ELECTIONS: u32 = 30;
+/// How often to look whether a snapshot that was asked for is there.
+const SNAPSHOT_LOOK: Duration = Duration::from_millis(50);
 
 /// One member of a cluster. Cheap to clone; every method may be called from any runtime.
 pub struct Node<S: StateMachine> {
@@ -69,6 +73,7 @@ struct Inner<S: StateMachine> {
     barrier: Barrier,
     changer: Changer<S>,
     agreement: Arc<Agreement>,
+    snapshots: Snapshots,
     desk: Arc<Desk<S>>,
     stopping: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -112,6 +117,7 @@ impl<S: StateMachine> Node<S> {
             Arc::clone(&measures),
         );
         let applied = applier.applied();
+        let used_ids = applier.used_ids();
         let log = RaftLog::new(
             Arc::clone(&disk.log),
             failure.clone(),
@@ -219,11 +225,18 @@ impl<S: StateMachine> Node<S> {
         let changer = Changer {
             raft: raft.clone(),
             transport,
+            used_ids,
             standing: standing.clone(),
             hand_over: Arc::clone(&hand_over),
             causes: Arc::clone(&causes),
             timeout: lease * CHANGE_TIMEOUT_ELECTIONS,
+            turn: Arc::default(),
         };
+        let finisher = Finisher {
+            changer: changer.clone(),
+            pause: Duration::from_millis(config.timing.heartbeat_ms),
+        };
+        let snapshots = disk.snapshots.clone();
         let desk = Arc::new(Desk {
             identity: Arc::clone(&identity),
             raft: raft.clone(),
@@ -241,6 +254,7 @@ impl<S: StateMachine> Node<S> {
             tokio::spawn(until(stop.clone(), observer.run())),
             tokio::spawn(until(stop.clone(), comparer.run())),
             tokio::spawn(watcher.run()),
+            tokio::spawn(until(stop.clone(), finisher.run())),
             tokio::spawn(batcher.run()),
             tokio::spawn(rounds.run(stop.clone())),
             tokio::spawn(until(
@@ -271,6 +285,7 @@ impl<S: StateMachine> Node<S> {
                 barrier,
                 changer,
                 agreement,
+                snapshots,
                 desk,
                 stopping,
                 tasks: Mutex::new(tasks),
@@ -328,6 +343,7 @@ impl<S: StateMachine> Node<S> {
             identity: &self.inner.identity,
             lease: self.inner.config.timing.lease(),
             failed: self.inner.failure.get(),
+            transfers: self.inner.changer.transport.transfers(),
         })
     }
 
@@ -395,20 +411,16 @@ impl<S: StateMachine> Node<S> {
         &self.inner.config.timing
     }
 
-    /// Adds the empty node that waits at `addr` (`host:port`). It gets the log and has no vote.
-    pub async fn add_learner(&self, id: u64, addr: impl Into<String>) -> Result<(), ChangeError> {
+    /// Brings in the empty node that waits at `addr` (`host:port`): it gets the log as a learner, and whoever leads makes it
+    /// a voter once it has caught up, whatever becomes of this node. Asked again, it is found to be on its way.
+    pub async fn add(&self, id: u64, addr: impl Into<String>) -> Result<(), ChangeError> {
         let addr = addr.into();
-        self.change(move |changer| async move { changer.add_learner(id, addr).await })
+        self.change(move |changer| async move { changer.add(id, addr).await })
             .await
     }
 
-    /// Makes a learner that has caught up a voter.
-    pub async fn promote(&self, id: u64) -> Result<(), ChangeError> {
-        self.change(move |changer| async move { changer.promote(id).await })
-            .await
-    }
-
-    /// Removes a node. A leader that is to remove itself hands leadership over and answers `NotLeader`.
+    /// Removes a node; one that was removed before is fine. A leader that is to remove itself hands leadership over and
+    /// answers `NotLeader`.
     pub async fn remove(&self, id: u64) -> Result<(), ChangeError> {
         self.change(move |changer| async move { changer.remove(id).await })
             .await
@@ -439,14 +451,28 @@ impl<S: StateMachine> Node<S> {
         done.unwrap_or_else(|e| Err(ChangeError::Unknown(e.to_string())))
     }
 
-    /// Begins to write a snapshot, unless one is being written.
-    pub async fn snapshot(&self) -> Result<(), ChangeError> {
-        self.inner
-            .raft
-            .trigger()
-            .snapshot()
-            .await
-            .map_err(|e| ChangeError::Unknown(e.to_string()))
+    /// Writes a snapshot of all that is applied here now, and waits until it is durable; the log before it is given up. The
+    /// one there is, if it reaches so far; `None` when time is up, while the writing goes on.
+    pub async fn snapshot(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<WrittenSnapshot>, ChangeError> {
+        let unknown = |e: &dyn std::fmt::Display| ChangeError::Unknown(e.to_string());
+        let wanted = self.applied_index();
+        let deadline = Instant::now() + timeout;
+        loop {
+            let written = self.inner.snapshots.written_to(wanted);
+            if let Some(written) = written.map_err(|e| unknown(&e))? {
+                return Ok(Some(written));
+            }
+            // Does nothing while one is being written, which may not reach so far: so, again and again.
+            let begun = self.inner.raft.trigger().snapshot().await;
+            begun.map_err(|e| unknown(&e))?;
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            tokio::time::sleep(SNAPSHOT_LOOK).await;
+        }
     }
 
     /// Stops taking part and closes the log. Whoever wants no gap in leadership transfers it first. Idempotent.

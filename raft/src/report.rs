@@ -1,12 +1,14 @@
 //! A node's view of itself and its cluster, put together from openraft's metrics.
 
+use std::collections::BTreeMap;
+
 use openraft::metrics::RaftMetrics;
 use openraft::{Instant as _, LogIdOptionExt, ServerState};
 
 use crate::apply::Applied;
 use crate::identity::Identity;
 use crate::standing::Standing;
-use crate::status::{NodeStatus, PeerRole, PeerState, Status};
+use crate::status::{NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status};
 use crate::types::Config;
 
 /// Everything [`status`] looks at.
@@ -17,6 +19,7 @@ pub(crate) struct Sources<'a> {
     pub applied: Applied,
     pub lease: std::time::Duration,
     pub failed: Option<String>,
+    pub transfers: BTreeMap<u64, SnapshotTransfer>,
 }
 
 pub(crate) fn status(sources: Sources<'_>) -> Status {
@@ -27,6 +30,7 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
         applied,
         lease,
         failed,
+        transfers,
     } = sources;
     let leading = metrics.state == ServerState::Leader;
     let leader = match &standing {
@@ -73,6 +77,7 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
                         .map(|id| id.index)
                 },
                 applied: mine.then_some(applied.index),
+                snapshot: transfers.get(&id).copied(),
             }
         })
         .collect();

@@ -4,6 +4,7 @@
 //! when openraft installs one that was received, after it has cut what contradicts it from the log. A received file that
 //! took its place earlier would, after a crash in between, stand beside a log that it does not fit.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use uuid::Uuid;
 
 use crate::entry::DecodeError;
 use crate::types::SnapshotMeta;
-use crate::wire::{self, SnapshotMetaV1};
+use crate::wire::{self, SnapshotHeadV1};
 
 const COPY_BYTES: usize = 1 << 20;
 
@@ -26,10 +27,20 @@ pub(crate) struct Snapshots {
     replacing: Arc<Mutex<()>>,
 }
 
+/// A snapshot that is on this node's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrittenSnapshot {
+    /// The last log entry in it.
+    pub index: u64,
+    /// Of its file.
+    pub bytes: u64,
+}
+
 /// A complete snapshot, as it goes through openraft.
 #[derive(Clone)]
 pub(crate) struct StoredSnapshot {
     meta: SnapshotMeta,
+    used_ids: BTreeSet<u64>,
     contents: Contents,
 }
 
@@ -53,10 +64,24 @@ impl Snapshots {
         self.store.current().map(StoredSnapshot::of).transpose()
     }
 
+    /// What the current one is; `None` while there is none that reaches so far.
+    pub(crate) fn written_to(&self, index: u64) -> io::Result<Option<WrittenSnapshot>> {
+        let current = self.current()?;
+        Ok(current.and_then(|current| {
+            let reached = current.meta.last_log_id?.index;
+            let bytes = current.file()?.len();
+            (reached >= index).then_some(WrittenSnapshot {
+                index: reached,
+                bytes,
+            })
+        }))
+    }
+
     /// Writes a snapshot and makes it the current one, unless a newer one came meanwhile; gives the current one.
     pub(crate) fn write(
         &self,
         meta: SnapshotMeta,
+        used_ids: BTreeSet<u64>,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<StoredSnapshot> {
         let mut writer = self.store.create().map_err(io::Error::other)?;
@@ -68,10 +93,11 @@ impl Snapshots {
             return Ok(current);
         }
         let file = writer
-            .commit(encode_meta(&meta))
+            .commit(encode_head(&meta, &used_ids))
             .map_err(io::Error::other)?;
         Ok(StoredSnapshot {
             meta,
+            used_ids,
             contents: Contents::File(file),
         })
     }
@@ -121,26 +147,38 @@ impl Snapshots {
     }
 }
 
-fn encode_meta(meta: &SnapshotMeta) -> Bytes {
+fn encode_head(meta: &SnapshotMeta, used_ids: &BTreeSet<u64>) -> Bytes {
     let mut out = bytes::BytesMut::new();
-    wire::put(&mut out, &SnapshotMetaV1::from(meta));
+    let head = SnapshotHeadV1 {
+        meta: meta.into(),
+        used_ids: used_ids.clone(),
+    };
+    wire::put(&mut out, &head);
     out.freeze()
 }
 
-fn decode_meta(bytes: &[u8]) -> Result<SnapshotMeta, DecodeError> {
-    wire::decode::<SnapshotMetaV1>("what a snapshot contains", bytes)?.into_meta()
+fn decode_head(bytes: &[u8]) -> Result<(SnapshotMeta, BTreeSet<u64>), DecodeError> {
+    let head: SnapshotHeadV1 = wire::decode("what a snapshot contains", bytes)?;
+    Ok((head.meta.into_meta()?, head.used_ids))
 }
 
 impl StoredSnapshot {
     fn of(file: SnapshotFile) -> io::Result<Self> {
+        let (meta, used_ids) = decode_head(file.meta())?;
         Ok(StoredSnapshot {
-            meta: decode_meta(file.meta())?,
+            meta,
+            used_ids,
             contents: Contents::File(file),
         })
     }
 
     pub(crate) fn meta(&self) -> &SnapshotMeta {
         &self.meta
+    }
+
+    /// Every id that a node had until then.
+    pub(crate) fn used_ids(&self) -> &BTreeSet<u64> {
+        &self.used_ids
     }
 
     /// The file that others can be sent; `None` for one that is being installed here.
@@ -192,14 +230,16 @@ impl Incoming {
 
     /// Checks all of it; what is wrong with it is the sender's matter, not yet this node's.
     pub(crate) fn into_stored(self) -> io::Result<StoredSnapshot> {
-        let meta = self.receiver.verify().map_err(io::Error::other)?;
-        if decode_meta(&meta)? != self.announced.meta {
+        let head = self.receiver.verify().map_err(io::Error::other)?;
+        let (meta, used_ids) = decode_head(&head)?;
+        if meta != self.announced.meta {
             return Err(
                 DecodeError::new("a snapshot", "it is not the one that was announced").into(),
             );
         }
         Ok(StoredSnapshot {
-            meta: self.announced.meta,
+            meta,
+            used_ids,
             contents: Contents::Received(Arc::new(Mutex::new(Some(self.receiver)))),
         })
     }

@@ -14,6 +14,7 @@ use triarch_storage::SnapshotFile;
 
 use crate::entry::DecodeError;
 use crate::snapshot::{Announced, StoredSnapshot};
+use crate::status::SnapshotTransfer;
 use crate::transport::{CallError, Lane, Target, Transport};
 use crate::types::{Snapshot, Vote};
 use crate::wire::{self, Envelope, SnapshotMetaV1, VoteV1};
@@ -96,13 +97,25 @@ pub(crate) async fn send(
     let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
     let (peer, bytes) = (target.id, file.len());
     tracing::info!(peer, index, bytes, "sending a snapshot");
+    // Forgotten however this ends, also when it is given up from outside.
+    let _forget = Forget {
+        transport,
+        to: target.id,
+    };
     let mut progress = sending.announce().await?;
     let mut forgotten = 0;
     loop {
         progress = match progress {
             Progress::Deposed { vote } => return Ok(vote.into()),
             Progress::At { offset } if offset >= file.len() => break,
-            Progress::At { offset } => sending.chunk(offset).await?,
+            Progress::At { offset } => {
+                let transfer = SnapshotTransfer {
+                    bytes,
+                    sent_bytes: offset,
+                };
+                transport.note_transfer(target.id, Some(transfer));
+                sending.chunk(offset).await?
+            }
             Progress::Unannounced if forgotten < 3 => {
                 forgotten += 1;
                 sending.announce().await?
@@ -113,6 +126,17 @@ pub(crate) async fn send(
     let theirs = sending.install().await?;
     tracing::info!(peer, index, "the snapshot is installed there");
     Ok(theirs)
+}
+
+struct Forget<'a> {
+    transport: &'a Transport,
+    to: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.transport.note_transfer(self.to, None);
+    }
 }
 
 struct Sending<'a> {

@@ -64,6 +64,17 @@ pub struct NodeStatus {
     pub matched: Option<u64>,
     /// Last index applied there, as far as known (always for the node itself).
     pub applied: Option<u64>,
+    /// The snapshot that the answering node is sending it, if it is.
+    pub snapshot: Option<SnapshotTransfer>,
+}
+
+/// How far a snapshot has come on its way to another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotTransfer {
+    /// All of it.
+    pub bytes: u64,
+    /// What the other has of it.
+    pub sent_bytes: u64,
 }
 
 /// A node's whole view.

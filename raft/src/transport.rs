@@ -4,7 +4,7 @@
 //! snapshot. Idle connections are given up quickly: one to a peer that has restarted is worth nothing. A call that meets
 //! its deadline closes its connection, so a hung peer holds nothing here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::config::Timing;
 use crate::error::StartError;
 use crate::identity::Identity;
+use crate::status::SnapshotTransfer;
 use crate::wire::{self, Refusal};
 
 /// Which connections a call uses.
@@ -74,6 +75,8 @@ pub(crate) struct Transport {
     watch: reqwest::Client,
     /// The last refusal of each peer that was logged, so that each is logged once.
     refusals: Mutex<HashMap<u64, Refusal>>,
+    /// The snapshots on their way, by receiver.
+    transfers: Mutex<BTreeMap<u64, SnapshotTransfer>>,
 }
 
 impl Transport {
@@ -103,6 +106,7 @@ impl Transport {
             identity,
             timing,
             refusals: Mutex::default(),
+            transfers: Mutex::default(),
         })
     }
 
@@ -173,6 +177,19 @@ impl Transport {
         if news && !quiet {
             tracing::warn!(peer = target.id, addr = %target.addr, "the other node refuses this node's messages: {refusal}");
         }
+    }
+
+    /// What is being sent to whom.
+    pub(crate) fn transfers(&self) -> BTreeMap<u64, SnapshotTransfer> {
+        self.transfers.lock().clone()
+    }
+
+    pub(crate) fn note_transfer(&self, to: u64, transfer: Option<SnapshotTransfer>) {
+        let mut transfers = self.transfers.lock();
+        match transfer {
+            Some(transfer) => transfers.insert(to, transfer),
+            None => transfers.remove(&to),
+        };
     }
 
     /// Opens the connection that tells when the peer's process is gone. See [`crate::watch`].

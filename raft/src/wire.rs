@@ -5,6 +5,8 @@
 //! append follow their list as raw payloads: they were encoded once by the leader and are neither copied into nor out of
 //! another encoding.
 
+use std::collections::BTreeSet;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
@@ -363,6 +365,14 @@ impl From<&SnapshotMeta> for SnapshotMetaV1 {
     }
 }
 
+/// What a snapshot's file says of it: where in the log it stands, and what of the cluster's past no later entry tells.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SnapshotHeadV1 {
+    pub meta: SnapshotMetaV1,
+    /// Every id that a node has had.
+    pub used_ids: BTreeSet<u64>,
+}
+
 impl SnapshotMetaV1 {
     pub(crate) fn into_meta(self) -> Result<SnapshotMeta, DecodeError> {
         Ok(SnapshotMeta {
@@ -379,7 +389,7 @@ impl SnapshotMetaV1 {
 mod tests {
     use super::*;
     use crate::entry::encode_commands;
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     use crate::types::{Member, Membership, Payload};
 
@@ -542,6 +552,11 @@ mod tests {
             "01".repeat(16)
         );
         assert_eq!(bytes, expected.replace(' ', ""));
+        let head = SnapshotHeadV1 {
+            meta: (&meta).into(),
+            used_ids: BTreeSet::from([1, 2]),
+        };
+        assert_eq!(put_hex(&head), format!("{bytes}020102"));
     }
 
     #[test]

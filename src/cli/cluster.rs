@@ -10,6 +10,7 @@ use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, NodeRole, ReadQuery
 
 use super::Failure;
 use super::backup::{self, BackupArgs, RestoreArgs};
+use super::members;
 use super::output::{self, Column};
 use super::session::Session;
 use super::watching::watch;
@@ -45,16 +46,32 @@ enum ClusterCommand {
     Backup(BackupArgs),
     /// Make a new, empty cluster what a backup holds
     Restore(RestoreArgs),
+    /// Put a new master, started with --join, in the place of one that is dead
+    Replace {
+        /// The master that is gone
+        #[arg(value_name = "OLD", value_parser = clap::value_parser!(u64).range(1..))]
+        old: u64,
+        /// The new one's id, never used before, and where the others reach it
+        #[arg(value_name = "NEW=HOST:PORT", value_parser = node)]
+        new: AddNode,
+        /// Also when the old one answers
+        #[arg(long)]
+        force: bool,
+    },
     /// Make another master the leader
     TransferLeader {
         /// The master to lead [default: the one that is furthest]
         #[arg(value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
         to: Option<u64>,
     },
+    /// Have the leader write a snapshot now and give up the log before it
+    Snapshot,
 }
 
 /// How long a leader is given to answer before the others are asked what they know.
 const LEADER_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a snapshot may take to be written.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(120);
 
 impl ClusterArgs {
     /// Does what was asked.
@@ -75,18 +92,24 @@ impl ClusterArgs {
                     ))
                 }
             }
-            ClusterCommand::Add { node } => {
-                eprintln!(
-                    "bringing in node {} at {}: it copies the table, then counts as a voter",
-                    node.id, node.addr
-                );
-                let status = session.client.add_node(&node).await?;
-                output::answer(session.format, &status, for_people)?;
-                Ok(ExitCode::SUCCESS)
+            ClusterCommand::Add { node } => members::add(session, &node).await,
+            ClusterCommand::Remove { id } => members::remove(session, id).await,
+            ClusterCommand::Replace { old, new, force } => {
+                members::replace(session, old, &new, force).await
             }
-            ClusterCommand::Remove { id } => {
-                let status = session.client.remove_node(id).await?;
-                output::answer(session.format, &status, for_people)?;
+            ClusterCommand::Snapshot => {
+                let written = session.client.write_snapshot(SNAPSHOT_PATIENCE).await?;
+                let (Some(index), Some(bytes)) = (written.index, written.bytes) else {
+                    return Err(Failure::Failed(format!(
+                        "node {} is still writing it after {} s; ask again to go on waiting",
+                        written.node,
+                        SNAPSHOT_PATIENCE.as_secs()
+                    )));
+                };
+                output::answer(session.format, &written, |written| {
+                    let node = written.node;
+                    format!("node {node} wrote a snapshot up to entry {index}: {bytes} bytes")
+                })?;
                 Ok(ExitCode::SUCCESS)
             }
             ClusterCommand::Backup(args) => backup::backup(session, args).await,
@@ -128,7 +151,8 @@ async fn status(session: &Session) -> Result<ClusterStatus, Failure> {
     }
 }
 
-fn for_people(status: &ClusterStatus) -> String {
+/// The masters as a person reads them.
+pub(super) fn for_people(status: &ClusterStatus) -> String {
     let columns = [
         Column::Text("NODE"),
         Column::Text("ADDRESS"),

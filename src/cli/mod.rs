@@ -12,6 +12,7 @@ mod failure;
 mod job;
 mod logging;
 mod logs;
+mod members;
 mod outcome;
 pub mod output;
 mod queue;

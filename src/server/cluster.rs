@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
-use triarch_raft::{ChangeError, HandOverReason, NodeStatus, PeerRole, PeerState};
+use triarch_raft::{HandOverReason, NodeStatus, PeerRole, PeerState};
 use triarch_sdk::wire;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,9 +15,10 @@ use super::answer::{Answer, ReadIndex};
 use super::extract::{self, NoQuery, Query};
 use super::problem::{Code, Failure, Problem};
 
-/// How long one request waits for a new node to catch up; a longer way is gone by asking again.
-const CATCH_UP_MAX: Duration = Duration::from_secs(30);
-const CATCH_UP_LOOK: Duration = Duration::from_millis(100);
+/// How long a request waits for what it asked for, unless told.
+const HOLD: Duration = Duration::from_secs(5);
+/// How often to look whether a node has become a voter.
+const JOIN_LOOK: Duration = Duration::from_millis(50);
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -25,6 +26,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(add_node))
         .routes(routes!(remove_node))
         .routes(routes!(transfer_leader))
+        .routes(routes!(write_snapshot))
 }
 
 /// The masters, who leads, and how far each has come.
@@ -99,34 +101,83 @@ async fn transfer_leader(
     Answer::ok(app.node.applied_index(), &present(&app))
 }
 
-/// Brings a node in as a learner and promotes it once it has caught up. Asked again, it goes on where it was.
+/// Brings a node in as a learner. It is promoted once it has caught up, whoever leads then and whether or not anybody waits
+/// for it; asked again, it is on its way.
 #[utoipa::path(
     post,
     path = "/v1/cluster/nodes",
     tag = "cluster",
+    params(wire::HoldQuery),
     request_body = wire::AddNode,
-    responses((status = 201, description = "It is a voter now", body = wire::ClusterStatus))
+    responses(
+        (status = 201, description = "It is a voter now", body = wire::ClusterStatus),
+        (status = 202, description = "It is a learner, on its way to being a voter", body = wire::ClusterStatus)
+    )
 )]
-async fn add_node(State(app): State<App>, _: NoQuery, body: Bytes) -> Result<Answer, Failure> {
+async fn add_node(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["wait_ms"])?;
+    let deadline = Instant::now() + hold(&query)?.unwrap_or(HOLD);
     let wire::AddNode { id, addr } = extract::json(&body)?;
     if id == 0 {
         return Err(Problem::invalid("id", "must be at least 1").into());
     }
     extract::name("addr", &addr)?;
-    app.node.add_learner(id, addr).await?;
-    let deadline = Instant::now() + CATCH_UP_MAX;
+    app.node.add(id, addr).await?;
     loop {
-        match app.node.promote(id).await {
-            Ok(()) => return Answer::created(app.node.applied_index(), &present(&app)),
-            Err(ChangeError::Refused(_)) if Instant::now() < deadline => {
-                tokio::time::sleep(CATCH_UP_LOOK).await;
-            }
-            Err(error) => return Err(error.into()),
+        let status = present(&app);
+        let role = status.nodes.iter().find(|node| node.id == id);
+        if role.is_some_and(|node| node.role == wire::NodeRole::Voter) {
+            return Answer::created(app.node.applied_index(), &status);
         }
+        if Instant::now() >= deadline || app.stopping.is_cancelled() || !app.node.leads_now() {
+            return Answer::accepted(app.node.applied_index(), &status);
+        }
+        app.until(JOIN_LOOK, std::future::pending()).await;
     }
 }
 
-/// Takes a node out. A leader hands its leadership over first, and the next one takes it out.
+/// `wait_ms`, bounded.
+fn hold(query: &Query) -> Result<Option<Duration>, Problem> {
+    let wait_ms: Option<u64> = query.parsed("wait_ms", "a number of milliseconds")?;
+    Ok(wait_ms.map(|wait_ms| Duration::from_millis(wait_ms.min(super::WAIT_MS_MAX))))
+}
+
+/// Writes a snapshot of all that the leader has applied, and answers once it is durable; the log before it is given up
+/// there. The other nodes write theirs when it is time.
+#[utoipa::path(
+    post,
+    path = "/v1/cluster/snapshot",
+    tag = "cluster",
+    params(wire::HoldQuery),
+    responses(
+        (status = 200, description = "It is on the leader's disk", body = wire::SnapshotWritten),
+        (status = 202, description = "It is being written", body = wire::SnapshotWritten)
+    )
+)]
+async fn write_snapshot(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["wait_ms"])?;
+    let wait = hold(&query)?.unwrap_or(HOLD);
+    let written = app.node.snapshot(wait).await?;
+    let answer = wire::SnapshotWritten {
+        node: app.id,
+        index: written.map(|written| written.index),
+        bytes: written.map(|written| written.bytes),
+    };
+    match written {
+        Some(_) => Answer::ok(app.node.applied_index(), &answer),
+        None => Answer::accepted(app.node.applied_index(), &answer),
+    }
+}
+
+/// Takes a node out for good. A leader hands its leadership over first, and the next one takes it out; what would leave no
+/// majority that answers is refused.
 #[utoipa::path(
     delete,
     path = "/v1/cluster/nodes/{id}",
@@ -177,5 +228,9 @@ fn present_node(node: NodeStatus) -> wire::ClusterNode {
         },
         matched: node.matched,
         applied: node.applied,
+        snapshot: node.snapshot.map(|transfer| wire::SnapshotTransfer {
+            bytes: transfer.bytes,
+            sent_bytes: transfer.sent_bytes,
+        }),
     }
 }

@@ -141,15 +141,14 @@ impl Cluster {
         urls.join(",")
     }
 
-    /// The masters' ids.
+    /// The masters' ids, also of those that were started later or are gone.
     pub fn ids(&self) -> impl Iterator<Item = u64> + use<> {
-        1..=self.options.nodes
+        1..=self.options.nodes.max(self.nodes.len() as u64)
     }
 
-    /// The value of `--cluster`.
+    /// The value of `--cluster`: those that form it.
     pub fn members(&self) -> String {
-        let members: Vec<String> = self
-            .ids()
+        let members: Vec<String> = (1..=self.options.nodes)
             .map(|id| format!("{id}={}", self.addr(id)))
             .collect();
         members.join(",")
@@ -164,7 +163,11 @@ impl Cluster {
             .args(["--listen", &self.addr(node)])
             .arg("--data-dir")
             .arg(data_dir)
-            .args(["--cluster", &self.members()])
+            .args(if node <= self.options.nodes {
+                ["--cluster".to_owned(), self.members()]
+            } else {
+                ["--join".to_owned(), self.masters()]
+            })
             .args(["--lease-ms", &self.options.lease_ms.to_string()])
             // Often: a master whose table differs stops, and its test fails.
             .args(["--check-every", CHECK_EVERY])
@@ -191,6 +194,25 @@ impl Cluster {
         let name = format!("master-{node}");
         let command = self.server_command(node, &self.data_dir(node));
         Process::spawn(&name, command, &self.log(&name))
+    }
+
+    /// Starts one more master, which waits to be brought in, and gives its id.
+    pub async fn start_waiting(&mut self) -> u64 {
+        let node = self.nodes.len() as u64 + 1;
+        let process = self.spawn_node(node);
+        self.nodes.push(process);
+        let api = self.api(node);
+        until(SOON, format!("master {node} listens"), async || {
+            let reply = api.call(reqwest::Method::GET, "/healthz").send().await;
+            reply.is_ok_and(|reply| reply.status == 200)
+        })
+        .await;
+        node
+    }
+
+    /// As `triarch cluster add` takes a master.
+    pub fn named(&self, node: u64) -> String {
+        format!("{node}={}", self.addr(node))
     }
 
     /// Starts another process of this cluster; it is the caller's.

@@ -9,14 +9,18 @@ use super::Client;
 use super::call::Call;
 use crate::error::Error;
 use crate::wire::{
-    AddNode, ClusterQuery, ClusterStatus, Purge, Purged, Queue, QueueList, QueueSettings,
-    ReadQuery, TransferLeader,
+    AddNode, ClusterQuery, ClusterStatus, HoldQuery, Purge, Purged, Queue, QueueList,
+    QueueSettings, ReadQuery, SnapshotWritten, TransferLeader,
 };
 
-/// How long the cluster may hold a request to bring a master in.
-const ADD_PATIENCE: Duration = Duration::from_secs(40);
 /// How long something may take that is done to very many tasks.
 pub(super) const SWEEP_PATIENCE: Duration = Duration::from_secs(120);
+
+fn hold(wait: Duration) -> HoldQuery {
+    HoldQuery {
+        wait_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+    }
+}
 
 impl Client {
     /// The masters, as one of them sees them.
@@ -36,10 +40,17 @@ impl Client {
             .await
     }
 
-    /// Brings a started, empty master in; it is promoted once it has caught up. Asked again, it goes on where it was.
-    pub async fn add_node(&self, node: &AddNode) -> Result<ClusterStatus, Error> {
-        let call = Call::post(&["v1", "cluster", "nodes"]).json(node)?;
-        self.call(call.held(ADD_PATIENCE)).await
+    /// Brings a started, empty master in as a learner; it is promoted once it has caught up, whoever leads then. The answer
+    /// comes after `wait` at the latest. Asked again, it is on its way.
+    pub async fn add_node(&self, node: &AddNode, wait: Duration) -> Result<ClusterStatus, Error> {
+        let call = Call::post(&["v1", "cluster", "nodes"]).query(&hold(wait))?;
+        self.call(call.json(node)?.held(wait)).await
+    }
+
+    /// Has the leader write a snapshot of all that it has applied, and waits until that is durable.
+    pub async fn write_snapshot(&self, wait: Duration) -> Result<SnapshotWritten, Error> {
+        let call = Call::post(&["v1", "cluster", "snapshot"]).query(&hold(wait))?;
+        self.call(call.held(wait)).await
     }
 
     /// Takes a master out of the cluster for good: its id is never used again.

@@ -146,6 +146,45 @@ pub struct ClusterNode {
     /// Last log index it has applied, as far as known.
     #[serde(default)]
     pub applied: Option<u64>,
+    /// The snapshot that the leader is sending it at present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotTransfer>,
+}
+
+/// How far a snapshot has come on its way to a node that lacks too much for the log to help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SnapshotTransfer {
+    /// All of it.
+    pub bytes: u64,
+    /// What the node has of it.
+    pub sent_bytes: u64,
+}
+
+/// Query of requests that are held until something is done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct HoldQuery {
+    /// How long to wait for it at most.
+    #[cfg_attr(feature = "openapi", param(maximum = 120_000))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u64>,
+}
+
+/// Answer to `POST /v1/cluster/snapshot`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SnapshotWritten {
+    /// The node that writes it: the leader.
+    pub node: u64,
+    /// The last log index in it; `null` while it is being written.
+    #[serde(default)]
+    pub index: Option<u64>,
+    /// Of its file; `null` while it is being written.
+    #[serde(default)]
+    pub bytes: Option<u64>,
 }
 
 /// What a node counts for.

@@ -21,8 +21,9 @@ pub mod time;
 pub mod worker;
 
 pub use cluster::{
-    AddNode, Agreement, ClusterNode, ClusterQuery, ClusterStatus, NodeRole, NodeState,
-    RestoreProgress, RestoreQuery, Restored, TableDigest, TransferLeader,
+    AddNode, Agreement, ClusterNode, ClusterQuery, ClusterStatus, HoldQuery, NodeRole, NodeState,
+    RestoreProgress, RestoreQuery, Restored, SnapshotTransfer, SnapshotWritten, TableDigest,
+    TransferLeader,
 };
 pub use event::{Event, EventsQuery};
 pub use exec::{ExecError, ExecPayload, ExecResult};

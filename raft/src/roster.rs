@@ -1,0 +1,38 @@
+//! Which ids nodes of this cluster have had, removed ones too: none is given twice.
+//!
+//! Whoever hears of "node 2" in an old log, a dashboard or an alert must not have to ask which one. The ids are gathered
+//! from the membership entries as they are applied, so every node comes to the same set; a snapshot, which stands for
+//! entries that are no longer there, carries it along. It grows by one for each node that was ever added.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+/// Cheap to clone; all clones see the same ids.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct UsedIds {
+    ids: Arc<RwLock<BTreeSet<u64>>>,
+}
+
+impl UsedIds {
+    pub(crate) fn extend(&self, ids: impl IntoIterator<Item = u64>) {
+        self.ids.write().extend(ids);
+    }
+
+    pub(crate) fn contains(&self, id: u64) -> bool {
+        self.ids.read().contains(&id)
+    }
+
+    pub(crate) fn get(&self) -> BTreeSet<u64> {
+        self.ids.read().clone()
+    }
+
+    /// One that is free, above all that are not.
+    pub(crate) fn next_free(&self) -> u64 {
+        self.ids
+            .read()
+            .last()
+            .map_or(1, |highest| highest.saturating_add(1))
+    }
+}
