@@ -120,5 +120,8 @@ step "drill: 10 leaders killed" "$release/triarch-chaos" kill-leader --kills 10
 step "drill: all masters killed at once" "$release/triarch-chaos" kill-all --rounds 2
 step "drill: a leader stopped and woken" "$release/triarch-chaos" pause-leader --pauses 1
 step "drill: a backup restored" "$release/triarch-chaos" backup-restore --backups 2
+step "drill: three masters to five and back" "$release/triarch-chaos" grow-shrink --rounds 1
+step "drill: a lost master replaced" "$release/triarch-chaos" replace-node --rounds 1
+step "drill: a rolling restart" "$release/triarch-chaos" rolling-restart --rounds 1
 step "drill: the power cut" "$release/triarch-chaos" power-cut --cuts 1
 finish

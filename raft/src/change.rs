@@ -22,6 +22,8 @@ use crate::types::{Config, Member, Membership};
 
 /// How many entries a learner may lack and still be promoted.
 const PROMOTE_LAG_ENTRIES_MAX: u64 = 1_000;
+/// How long a voter may take to answer before a change that counts on it is refused, in leases.
+const ANSWER_LEASES: u32 = 4;
 /// How often to look again while something is waited for.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -258,7 +260,7 @@ impl<S: StateMachine> Changer<S> {
     /// within the lease, so only answers that come from now on count.
     async fn check_majority_without(&self, id: u64, voters: &BTreeSet<u64>) -> Done {
         let begun = Instant::now();
-        let deadline = begun + self.transport.timing.lease();
+        let deadline = begun + self.transport.timing.lease() * ANSWER_LEASES;
         let left: Vec<u64> = voters.iter().copied().filter(|one| *one != id).collect();
         loop {
             let answers = |one: u64| {

@@ -285,6 +285,7 @@ mod tests {
             answered_by: None,
             nodes: Vec::new(),
             digest: None,
+            agreement: None,
         };
         let sent = |sent_bytes| {
             Some(SnapshotTransfer {

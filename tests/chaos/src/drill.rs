@@ -33,6 +33,11 @@ pub struct Drill {
 impl Drill {
     /// Starts the cluster, its workers and the load.
     pub async fn begin(args: &LoadArgs, data_dirs: Vec<PathBuf>) -> Self {
+        Self::begin_among(args, data_dirs, 3).await
+    }
+
+    /// The same, where masters up to this id will come later: clients and workers know their addresses already.
+    pub async fn begin_among(args: &LoadArgs, data_dirs: Vec<PathBuf>, last: u64) -> Self {
         let seed = args.seed.unwrap_or_else(rand::random);
         println!(
             "three masters, {} workers with {} slots, {} submitters; seed {seed}",
@@ -45,7 +50,8 @@ impl Drill {
         })
         .await;
         for _ in 0..args.workers {
-            cluster.worker(&["--slots", &args.slots.to_string()]);
+            let masters: Vec<String> = (1..=last).map(|id| cluster.url(id)).collect();
+            cluster.worker_of(&masters.join(","), &["--slots", &args.slots.to_string()]);
         }
         cluster.wait_workers(usize::from(args.workers)).await;
         let sink = cluster.root().join("sink");
@@ -57,7 +63,8 @@ impl Drill {
             name: "load".to_owned(),
             make: Arc::new(move |nth| job(&script, nth)),
         };
-        let load = Load::start(&cluster.apis(), options);
+        let masters: Vec<_> = (1..=last).map(|id| cluster.api(id)).collect();
+        let load = Load::start(&masters, options);
         let mut drill = Self {
             cluster,
             random: StdRng::seed_from_u64(seed),
@@ -124,7 +131,9 @@ impl Drill {
         let mut acked = self.load.finish().await;
         acked.append(&mut self.probes);
         self.cluster.wait_ready().await;
-        let mut verdict = check::check(&self.cluster.apis(), &acked, FINISH).await;
+        let running: Vec<_> = self.cluster.running();
+        let masters: Vec<_> = running.iter().map(|id| self.cluster.api(*id)).collect();
+        let mut verdict = check::check(&masters, &acked, FINISH).await;
         check::check_sink(&mut verdict, &self.sink, &acked);
         println!("\n{title}, {} s of load", lasted.as_secs());
         for finding in findings {

@@ -5,13 +5,17 @@
 //! accepted, and do its side effects show tokens in order? The exit code is 0 only if so.
 
 mod backup_restore;
+mod callers;
 mod drill;
+mod grow_shrink;
 mod image;
 mod kill_all;
 mod kill_leader;
 mod measure;
 mod pause_leader;
 mod power_cut;
+mod replace_node;
+mod rolling_restart;
 mod schedule_ticks;
 
 use std::process::ExitCode;
@@ -47,6 +51,12 @@ enum Scenario {
     PowerCut(power_cut::PowerCutArgs),
     /// Take a backup under load, lose the cluster, and restore into a new one
     BackupRestore(backup_restore::BackupRestoreArgs),
+    /// Bring two masters in and take two out again, the leader among them, while the cluster is used
+    GrowShrink(grow_shrink::GrowShrinkArgs),
+    /// Kill a master with SIGKILL, delete its directory, and put a new one in its place by one command
+    ReplaceNode(replace_node::ReplaceNodeArgs),
+    /// Stop each master in turn and start it again, while clients count what fails
+    RollingRestart(rolling_restart::RollingRestartArgs),
     /// Let a schedule tick every second while the leader is killed again and again, and count the jobs of each tick
     ScheduleTicks(schedule_ticks::ScheduleTicksArgs),
 }
@@ -89,6 +99,9 @@ async fn main() -> ExitCode {
             Scenario::PauseLeader(args) => args.run().await,
             Scenario::PowerCut(args) => args.run().await,
             Scenario::BackupRestore(args) => args.run().await,
+            Scenario::GrowShrink(args) => args.run().await,
+            Scenario::ReplaceNode(args) => args.run().await,
+            Scenario::RollingRestart(args) => args.run().await,
             Scenario::ScheduleTicks(args) => args.run().await,
         }
     };

@@ -1,5 +1,6 @@
 //! One logical call: as many tries as it takes, inside one deadline, under one request id.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -270,6 +271,7 @@ impl Client {
                 }
             };
             master = next;
+            self.inner.retries.fetch_add(1, Ordering::Relaxed);
             if !story.reached
                 && !call.patient
                 && begun.elapsed() >= self.inner.options.unreachable_deadline

@@ -18,6 +18,7 @@ mod tasks;
 mod workers;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use url::Url;
@@ -69,6 +70,8 @@ struct Inner {
     http: reqwest::Client,
     masters: Masters,
     options: ClientOptions,
+    /// Tries that came to nothing and were followed by another.
+    retries: AtomicU64,
 }
 
 impl Client {
@@ -94,6 +97,7 @@ impl Client {
                 http,
                 masters,
                 options,
+                retries: AtomicU64::new(0),
             }),
         })
     }
@@ -111,6 +115,11 @@ impl Client {
     /// The master that answered last and is asked first; `None` when it has failed since.
     pub fn leader(&self) -> Option<Url> {
         self.inner.masters.preferred()
+    }
+
+    /// How often a call was tried again so far, over all clones: because a master was gone, or silent, or did not lead.
+    pub fn retries(&self) -> u64 {
+        self.inner.retries.load(Ordering::Relaxed)
     }
 
     /// A fresh request id, for calls that take one.

@@ -1,0 +1,132 @@
+//! Programs that use the cluster by the client of the Rust crate, one call after the other, and count what fails.
+//!
+//! The client asks again by itself; a call that it gives up, or that is refused, has failed for the program that made it.
+//! Here that must not happen, whatever is done to the masters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use triarch_harness::{Acked, Cluster};
+use triarch_sdk::wire::SubmitJob;
+use triarch_sdk::{Client, parse_masters};
+
+/// Each one's pause between two calls.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What the callers met.
+#[derive(Debug, Default)]
+pub struct Calls {
+    /// Jobs that were acknowledged to them.
+    pub acked: Vec<Acked>,
+    /// Calls, reads too.
+    pub made: u64,
+    /// What each failed call said.
+    pub failed: Vec<String>,
+    /// Tries that the clients repeated by themselves.
+    pub retries: u64,
+    /// The call that took longest.
+    pub slowest: Duration,
+}
+
+impl Calls {
+    fn time(&mut self, begun: Instant) {
+        self.made += 1;
+        self.slowest = self.slowest.max(begun.elapsed());
+    }
+
+    /// One line.
+    pub fn tell(&self) -> String {
+        format!(
+            "calls by the client {}, failed {}, tries it repeated {}, slowest call {} ms",
+            self.made,
+            self.failed.len(),
+            self.retries,
+            self.slowest.as_millis()
+        )
+    }
+}
+
+/// See the module.
+pub struct Callers {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<Calls>>,
+}
+
+impl Callers {
+    /// So many programs; each submits a job, and asks for it.
+    pub fn start(count: u16, cluster: &Cluster, job: &Value) -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let masters = parse_masters(&cluster.masters())?;
+        let mut tasks = Vec::new();
+        for nth in 0..count {
+            let client = Client::new(&masters)?;
+            let (stop, job) = (Arc::clone(&stop), job.clone());
+            tasks.push(tokio::spawn(call(client, nth, job, stop)));
+        }
+        Ok(Self { stop, tasks })
+    }
+
+    /// Ends them.
+    pub async fn finish(self) -> anyhow::Result<Calls> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Calls::default();
+        for task in self.tasks {
+            let one = task.await.context("a caller panicked")?;
+            all.acked.extend(one.acked);
+            all.made += one.made;
+            all.failed.extend(one.failed);
+            all.retries += one.retries;
+            all.slowest = all.slowest.max(one.slowest);
+        }
+        Ok(all)
+    }
+}
+
+async fn call(client: Client, nth: u16, job: Value, stop: Arc<AtomicBool>) -> Calls {
+    let mut calls = Calls::default();
+    for number in 0_u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let mut body = job.clone();
+        let key = format!("caller-{nth}-{number}");
+        body["idempotency_key"] = key.clone().into();
+        let submit: SubmitJob = match serde_json::from_value(body.clone()) {
+            Ok(submit) => submit,
+            Err(error) => {
+                calls.failed.push(error.to_string());
+                break;
+            }
+        };
+        let sent = Instant::now();
+        match client.submit(&submit).await {
+            Ok(submitted) => {
+                calls.time(sent);
+                let asked = Instant::now();
+                match client.job(&submitted.id).await {
+                    Ok(_) => calls.time(asked),
+                    Err(error) => calls.failed.push(format!("job {}: {error}", submitted.id)),
+                }
+                calls.acked.push(Acked {
+                    key,
+                    body,
+                    job: submitted.id,
+                    tasks: submitted.tasks,
+                    sent,
+                    acked: asked,
+                });
+            }
+            Err(error) => {
+                calls.time(sent);
+                calls.failed.push(format!("{key}: {error}"));
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    calls.retries = client.retries();
+    calls
+}

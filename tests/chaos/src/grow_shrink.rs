@@ -1,0 +1,94 @@
+//! Two masters are brought in and two taken out, the leader among them, again and again, while the cluster is used.
+
+use std::time::Instant;
+
+use clap::Args;
+use rand::seq::IndexedRandom;
+use serde_json::Value;
+use triarch_harness::http::Method;
+use triarch_harness::{Cluster, eventually};
+
+use crate::drill::{Drill, FINISH};
+use crate::measure::Times;
+use crate::{LoadArgs, Outcome};
+
+/// Bring two masters in and take two out again, the leader among them, while the cluster is used
+#[derive(Debug, Args)]
+pub struct GrowShrinkArgs {
+    /// How often from three to five and back
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=40))]
+    rounds: u32,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Submissions between two changes.
+const BETWEEN: usize = 50;
+
+impl GrowShrinkArgs {
+    /// Runs the drill.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let last = 3 + 2 * u64::from(self.rounds);
+        let mut drill = Drill::begin_among(&self.load, Vec::new(), last).await;
+        let (mut adds, mut removes) = (Times::default(), Times::default());
+        for nth in 1..=self.rounds {
+            for _ in 0..2 {
+                let new = drill.cluster.start_waiting().await;
+                let named = drill.cluster.named(new);
+                let begun = Instant::now();
+                let cli = drill.cluster.cli();
+                cli.run(&["cluster", "add", &named]).await.expect(0);
+                adds.add(begun.elapsed());
+                drill.wait_acknowledged(BETWEEN).await;
+            }
+            let five = voters(&mut drill.cluster, 5).await;
+            println!("round {nth}/{}: the voters are {five:?}", self.rounds);
+            for turn in 0..2 {
+                let leader = drill.cluster.wait_ready().await;
+                let running = drill.cluster.running();
+                let others: Vec<u64> = running.into_iter().filter(|id| *id != leader).collect();
+                let out = match turn {
+                    0 => leader,
+                    _ => *others.choose(&mut drill.random).expect("others run"),
+                };
+                let begun = Instant::now();
+                let cli = drill.cluster.cli();
+                cli.run(&["cluster", "remove", &out.to_string()])
+                    .await
+                    .expect(0);
+                removes.add(begun.elapsed());
+                drill.cluster.terminate(out).await;
+                let leads = if turn == 0 { ", which led," } else { "" };
+                println!("round {nth}/{}: master {out}{leads} is out", self.rounds);
+                drill.wait_acknowledged(BETWEEN).await;
+            }
+            let three = voters(&mut drill.cluster, 3).await;
+            println!("round {nth}/{}: the voters are {three:?}", self.rounds);
+        }
+        let findings = [
+            format!("to bring one in: {}", adds.tell()),
+            format!("to take one out: {}", removes.tell()),
+        ];
+        let title = format!("{} times from three masters to five and back", self.rounds);
+        Ok(drill.end(&title, &findings).await)
+    }
+}
+
+/// The voters by the leader's word, once they are so many, and nobody is on its way in.
+pub async fn voters(cluster: &mut Cluster, count: usize) -> Vec<u64> {
+    let leader = cluster.wait_ready().await;
+    let api = cluster.api(leader);
+    eventually(FINISH, format!("there are {count} voters"), async || {
+        let call = api.call(Method::GET, "/v1/cluster");
+        let status = call.send().await.ok().filter(|reply| reply.status == 200)?;
+        let nodes: Vec<Value> = status.json()["nodes"].as_array()?.clone();
+        let voter = |node: &&Value| node["role"] == "voter";
+        let voters = nodes
+            .iter()
+            .filter(voter)
+            .filter_map(|node| node["id"].as_u64());
+        let voters: Vec<u64> = voters.collect();
+        (voters.len() == count && nodes.len() == count).then_some(voters)
+    })
+    .await
+}

@@ -1,0 +1,74 @@
+//! A master is killed and its disk is gone; a new one takes its place by one command, while the cluster is used.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use rand::seq::IndexedRandom;
+use triarch_harness::eventually;
+
+use crate::drill::Drill;
+use crate::grow_shrink::voters;
+use crate::measure::Times;
+use crate::{LoadArgs, Outcome};
+
+/// Kill a master with SIGKILL, delete its directory, and put a new one in its place by one command
+#[derive(Debug, Args)]
+pub struct ReplaceNodeArgs {
+    /// How often
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=80))]
+    rounds: u32,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Submissions between two losses.
+const BETWEEN: usize = 100;
+/// Within this a dead master is known to be dead.
+const SOON: Duration = Duration::from_secs(30);
+
+impl ReplaceNodeArgs {
+    /// Runs the drill.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let last = 3 + u64::from(self.rounds);
+        let mut drill = Drill::begin_among(&self.load, Vec::new(), last).await;
+        let mut times = Times::default();
+        for nth in 1..=self.rounds {
+            drill.wait_acknowledged(BETWEEN).await;
+            let leader = drill.cluster.wait_ready().await;
+            let running = drill.cluster.running();
+            let dead = *running.choose(&mut drill.random).context("masters run")?;
+            let killed = Instant::now();
+            drill.cluster.kill9(dead);
+            let lost = drill.cluster.data_dir(dead);
+            std::fs::remove_dir_all(&lost)
+                .with_context(|| format!("cannot delete {}", lost.display()))?;
+            let new = drill.cluster.start_waiting().await;
+            let (old, named) = (dead.to_string(), drill.cluster.named(new));
+            let cli = drill.cluster.cli();
+            // Right after its death it is not yet known for dead, and is not replaced.
+            let what = format!("master {dead} is replaced");
+            let replaced = eventually(SOON, what, async || {
+                let ran = cli.run(&["cluster", "replace", &old, &named]).await;
+                (ran.code == Some(0)).then_some(ran)
+            })
+            .await;
+            let took = killed.elapsed();
+            times.add(took);
+            for line in replaced.stderr.lines() {
+                println!("  {line}");
+            }
+            let now = voters(&mut drill.cluster, 3).await;
+            println!(
+                "round {nth:>3}/{}: master {dead}{} lost with its disk; {new} in its place after {} ms; the voters are {now:?}",
+                self.rounds,
+                if dead == leader { ", the leader," } else { "" },
+                took.as_millis()
+            );
+        }
+        drill.wait_acknowledged(BETWEEN).await;
+        let replaced = format!("from kill to whole again: {}", times.tell());
+        let title = format!("{} masters lost with their disks and replaced", self.rounds);
+        Ok(drill.end(&title, &[replaced]).await)
+    }
+}

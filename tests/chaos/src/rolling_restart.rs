@@ -1,0 +1,89 @@
+//! Each master in turn is stopped and started again by the same command, while programs use the cluster.
+//!
+//! Held: no call of theirs fails. What the client repeats by itself is counted and told.
+
+use std::time::Instant;
+
+use anyhow::ensure;
+use clap::Args;
+
+use crate::callers::Callers;
+use crate::drill::Drill;
+use crate::measure::Times;
+use crate::{LoadArgs, Outcome};
+
+/// Stop each master in turn and start it again, while clients count what fails
+#[derive(Debug, Args)]
+pub struct RollingRestartArgs {
+    /// How often all of them
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// Stop them by SIGKILL instead of SIGTERM
+    #[arg(long)]
+    kill9: bool,
+    /// Programs that use the Rust client
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    callers: u16,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Submissions between two restarts.
+const BETWEEN: usize = 50;
+
+impl RollingRestartArgs {
+    /// Runs the drill.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let mut drill = Drill::begin(&self.load, Vec::new()).await;
+        let callers = Callers::start(self.callers, &drill.cluster, &drill.probe())?;
+        let (mut times, mut led) = (Times::default(), 0);
+        for nth in 1..=self.rounds {
+            for node in drill.cluster.ids() {
+                let leads = drill.cluster.wait_ready().await == node;
+                led += u32::from(leads);
+                let begun = Instant::now();
+                if self.kill9 {
+                    drill.cluster.kill9(node);
+                } else {
+                    let ended = drill.cluster.terminate(node).await;
+                    ensure!(ended.success(), "master {node} ended by {ended}");
+                }
+                let stopped = begun.elapsed();
+                drill.cluster.restart(node);
+                // Ready, by /readyz, and so are the others.
+                drill.cluster.wait_ready().await;
+                let took = begun.elapsed();
+                times.add(took);
+                println!(
+                    "round {nth:>3}/{}: master {node}{} {} within {} ms; ready again after {} ms",
+                    self.rounds,
+                    if leads { ", the leader," } else { "" },
+                    if self.kill9 { "killed" } else { "stopped" },
+                    stopped.as_millis(),
+                    took.as_millis()
+                );
+                drill.wait_acknowledged(BETWEEN).await;
+            }
+        }
+        let calls = callers.finish().await?;
+        let how = if self.kill9 { "SIGKILL" } else { "SIGTERM" };
+        let findings = [
+            calls.tell(),
+            format!("restarts of whoever led: {led}"),
+            format!("from {how} until all are ready: {}", times.tell()),
+        ];
+        for failed in calls.failed.iter().take(10) {
+            println!("FAILED {failed}");
+        }
+        let all_succeeded = calls.failed.is_empty();
+        ensure!(calls.made > 0, "nothing was called");
+        drill.acknowledged(calls.acked);
+        let title = format!("{} rolling restarts by {how}", self.rounds);
+        let outcome = drill.end(&title, &findings).await;
+        Ok(if all_succeeded {
+            outcome
+        } else {
+            Outcome::Broken
+        })
+    }
+}
