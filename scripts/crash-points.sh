@@ -3,19 +3,23 @@
 # killed before it, in the middle of it and after it, and with the power cut there (what was not synced is taken back).
 # After each, everything that was acknowledged must be there, and the directory must serve again.
 #
-#   scripts/crash-points.sh [--points N] [--seed S]
+#   scripts/crash-points.sh [--points N] [--server-points N] [--seed S]
 #
-# Visits every point there is (some 2,500) unless told how many. Exits with 0 only if nothing was lost or refused.
+# Visits every point of the log and the snapshots by themselves (some 2,500), and 400 of a whole master with its HTTP
+# interface, unless told how many; either may be "all". Exits with 0 only if nothing was lost or refused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 points=all
+server_points=400
 while [ $# -gt 0 ]; do
   case $1 in
     --points) points=$2 && shift 2 ;;
+    --server-points) server_points=$2 && shift 2 ;;
     --seed) export TRIARCH_SEED=$2 && shift 2 ;;
-    *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+    *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
   esac
 done
-export TRIARCH_CRASH_POINTS=$points
-exec cargo test --release --locked --quiet --package triarch-storage --test crash_points -- --nocapture
+export TRIARCH_CRASH_POINTS=$points TRIARCH_CRASH_SERVER_POINTS=$server_points
+cargo test --release --locked --quiet --package triarch-storage --test crash_points -- --nocapture
+cargo test --release --locked --quiet --package triarch --test cluster crash_points:: -- --nocapture

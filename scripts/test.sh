@@ -109,6 +109,8 @@ fi
 release=$(realpath "${CARGO_TARGET_DIR:-target}/release")
 export TRIARCH_BIN=$release/triarch
 
+# More places to damage and more points to crash at than an ordinary run of these tests takes.
+export TRIARCH_DAMAGES=1000 TRIARCH_CRASH_SERVER_POINTS=80
 step "crates, clusters, command line" cargo test --workspace --locked --no-fail-fast --test '*'
 seed=$((RANDOM * 32768 + RANDOM))
 step "random commands, from seed $seed" env TRIARCH_TABLE_SEED=$seed TRIARCH_TABLE_COMMANDS=300 \

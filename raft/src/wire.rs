@@ -68,7 +68,10 @@ pub(crate) fn open_frame(mut bytes: Bytes) -> Result<(Envelope, Bytes), DecodeEr
         Some(other) => {
             return Err(DecodeError::new(
                 "a peer's message",
-                format!("version {other} is not known"),
+                format!(
+                    "it is in version {other} of what nodes say to each other, and this node speaks version {VERSION}: run \
+                     versions of triarch that go together on all nodes"
+                ),
             ));
         }
         None => return Err(DecodeError::new("a peer's message", "it is empty")),

@@ -54,6 +54,15 @@ pub struct ServerArgs {
         help_heading = "Timing"
     )]
     lease_ms: u64,
+    /// Log entries after which a snapshot is written; the log before it is given up but for a quarter as many
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20_000,
+        value_parser = clap::value_parser!(u32).range(4..=100_000_000),
+        help_heading = "Bounds"
+    )]
+    snapshot_entries: u32,
     /// Events of the past that this node keeps for those who follow them and were cut off
     #[arg(
         long,
@@ -145,6 +154,7 @@ impl ServerArgs {
             join: self.join,
             timing,
             lease_ms: self.lease_ms,
+            snapshot_entries: u64::from(self.snapshot_entries),
             events_kept: self.events_kept as usize,
             check_every: self.check_every,
         })

@@ -277,6 +277,9 @@ fn node_config(options: &ServerOptions) -> NodeConfig {
         // Who gives heartbeats this long needs the other deadlines longer too.
         config.timing = triarch_raft::Timing::wide_area();
     }
+    config.snapshot.entries = options.snapshot_entries;
+    // A follower that was away for a moment needs no snapshot.
+    config.snapshot.keep_entries = options.snapshot_entries / 4;
     config.timing.heartbeat_ms = options.timing.heartbeat_ms;
     config.timing.election_min_ms = options.timing.election_min_ms;
     config.timing.election_max_ms = options.timing.election_max_ms;

@@ -24,6 +24,8 @@ pub struct ServerOptions {
     pub lease_ms: u64,
     /// Entries between two digests of the table that the masters compare; the same on all.
     pub check_every: u64,
+    /// Log entries between two snapshots.
+    pub snapshot_entries: u64,
     /// Events of the past that can be asked for.
     pub events_kept: usize,
 }

@@ -425,6 +425,28 @@ mod tests {
     }
 
     #[test]
+    fn the_directory_of_a_newer_version_is_refused_by_name() {
+        let root = tempfile::tempdir().unwrap();
+        let identity = DataDir::open(root.path(), 1).unwrap().identity();
+        let newer = Identity {
+            format_version: FORMAT_VERSION + 1,
+            ..identity
+        };
+        write_identity(root.path(), &newer).unwrap();
+        let error = DataDir::open(root.path(), 1).unwrap_err();
+        assert!(matches!(error, StorageError::Mismatch { .. }), "{error:?}");
+        let said = error.to_string();
+        for words in [
+            "identity.json",
+            "format version 2",
+            "knows 1",
+            "Start the version",
+        ] {
+            assert!(said.contains(words), "{words:?} is missing: {said}");
+        }
+    }
+
+    #[test]
     fn an_unusable_place_is_named() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");

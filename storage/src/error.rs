@@ -75,7 +75,7 @@ impl StorageError {
     }
 
     /// Damage that only a fresh copy from the other nodes can heal.
-    pub(crate) fn damaged(path: &Path, what: impl Into<String>, node_id: u64) -> Self {
+    pub fn damaged(path: &Path, what: impl Into<String>, node_id: u64) -> Self {
         StorageError::Damaged {
             path: path.to_path_buf(),
             what: what.into(),
@@ -87,9 +87,10 @@ impl StorageError {
 /// How to go on when a node has lost what it once acknowledged: under its old id it must not vote again.
 pub(crate) fn replace_advice(node_id: u64) -> String {
     format!(
-        "This node cannot be trusted with its old id any more: keep it stopped, move its data directory away, run \
-         `triarch cluster remove {node_id}`, start it again with `triarch server --id <new id> --join <address of a \
-         running node> --data-dir <empty directory>` and bring it in with `triarch cluster add`"
+        "This node has lost what it once acknowledged and must not come back under its id; the other nodes have all of it. \
+         Keep it stopped and move its data directory away. Start a new one with `triarch server --id <new id> --listen \
+         <host:port> --join http://<a running node> --data-dir <empty directory>`, and put it in its place with `triarch \
+         cluster replace {node_id} <new id>=<host:port>`"
     )
 }
 

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
-use triarch_harness::{Cluster, hand};
+use triarch_harness::{Cluster, Options, hand, until};
 
+use crate::membership::wait_members;
 use crate::tasks::{SOON, assert_works, submit_task};
 
 /// Runs it to its end, which must be a bad one and say each of these words.
@@ -32,7 +33,8 @@ async fn fails(cluster: &Cluster, name: &str, command: Command, words: &[&str]) 
     assert!(panicked.is_none(), "{}", process.last_words());
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copies a directory and all that is in it.
+pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a directory can be made");
     for entry in std::fs::read_dir(from).expect("a directory can be read") {
         let entry = entry.expect("an entry can be read");
@@ -224,6 +226,92 @@ async fn a_damaged_log_is_refused_and_left_as_it_is() {
     .await;
     cluster.wait_ready().await;
     assert_works(&mut cluster).await;
+}
+
+/// The newest file below `dir` with `part` in its name, damaged in the middle of what it holds.
+fn damage(dir: &Path, part: &str) -> std::path::PathBuf {
+    let entries = std::fs::read_dir(dir).expect("a directory can be read");
+    let files = entries.map(|entry| entry.expect("an entry can be read").path());
+    let file = files.filter(|path| path.to_string_lossy().contains(part));
+    let file = file.max().expect("such a file is there");
+    let mut bytes = std::fs::read(&file).expect("a file can be read");
+    // The payloads of the tasks are what there is most of.
+    let pattern = b"xxxxxxxxxxxxxxxx";
+    let at = bytes
+        .windows(pattern.len())
+        .position(|window| window == pattern)
+        .expect("the tasks are in it");
+    bytes[at] ^= 1;
+    std::fs::write(&file, bytes).expect("a file can be written");
+    file
+}
+
+#[tokio::test]
+async fn a_damaged_directory_names_the_commands_that_heal_it_and_they_do() {
+    // With snapshots, the log may hold nothing that is not in one.
+    for (folder, part, entries) in [("log/sled", "db", "20000"), ("snapshots", ".snapshot", "8")] {
+        let mut cluster = Cluster::with(Options {
+            more: ["--snapshot-entries", entries].map(str::to_owned).to_vec(),
+            ..Options::default()
+        })
+        .await;
+        let (leader, victim) = cluster.leader_and_follower().await;
+        let mut tasks = Vec::new();
+        for nth in 0..30 {
+            let fill = "x".repeat(2_000);
+            let job = hand::job(json!({"nth": nth, "fill": fill}));
+            tasks.push(submit_task(&cluster.api(leader), &job).await);
+        }
+        cluster.wait_caught_up(victim).await;
+        cluster.terminate(victim).await;
+        let file = damage(&cluster.data_dir(victim).join(folder), part);
+        let command = cluster.server_command(victim, &cluster.data_dir(victim));
+        let named = file.display().to_string().to_lowercase();
+        let replace = format!("triarch cluster replace {victim} ");
+        let words = [
+            named.as_str(),
+            "is damaged",
+            "triarch server --id",
+            "--join",
+            &replace,
+        ];
+        fails(&cluster, "damaged", command, &words).await;
+
+        // As it says: a new one on an empty directory, in the place of the old one.
+        let fourth = cluster.start_waiting().await;
+        let new = cluster.named(fourth);
+        let old = victim.to_string();
+        until(SOON, "the fourth master takes its place", async || {
+            let ran = cluster.cli().run(&["cluster", "replace", &old, &new]).await;
+            ran.code == Some(0)
+        })
+        .await;
+        let left: Vec<u64> = [1, 2, 3, fourth]
+            .into_iter()
+            .filter(|id| *id != victim)
+            .collect();
+        let leader = cluster.leader().await;
+        let api = cluster.api(leader);
+        wait_members(&api, &left, &[]).await;
+        until(SOON, "all hold the same", async || {
+            let mut digests = Vec::new();
+            for node in &left {
+                let path = "/v1/cluster?digest=true&consistency=stale";
+                let call = api.at(cluster.url(*node)).call(reqwest::Method::GET, path);
+                let Ok(reply) = call.send().await else {
+                    return false;
+                };
+                digests.push(reply.json()["digest"].clone());
+            }
+            !digests[0].is_null() && digests.iter().all(|digest| *digest == digests[0])
+        })
+        .await;
+        let fourth = api.at(cluster.url(fourth));
+        for task in &tasks {
+            let path = format!("/v1/tasks/{task}?consistency=stale");
+            assert_eq!(fourth.get(&path).await.expect(200)["id"], task.as_str());
+        }
+    }
 }
 
 fn largest_file(dir: &Path) -> (std::path::PathBuf, u64) {

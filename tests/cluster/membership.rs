@@ -28,7 +28,8 @@ fn with_role(status: &Value, role: &str) -> Vec<u64> {
     ids
 }
 
-async fn wait_members(api: &Api, voters: &[u64], learners: &[u64]) {
+/// Waits until exactly these are voters and learners.
+pub async fn wait_members(api: &Api, voters: &[u64], learners: &[u64]) {
     let what = format!("the voters are {voters:?}, the learners {learners:?}");
     until(SOON, what, async || {
         let Some(status) = status(api).await else {

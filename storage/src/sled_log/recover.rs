@@ -163,6 +163,10 @@ fn scan(
 ) -> Result<Scan, StorageError> {
     disk.call("read", || {
         let start = purged.map_or(0, |purged| purged.position.index + 1);
+        // What a purge has left is removed once the node runs, and damage to it would stop the node then.
+        for chunk in disk.log.range(..super::chunk::key(start, 0)) {
+            chunk?;
+        }
         let mut tail = purged;
         let mut assembler = Assembler::default();
         for chunk in disk.log.range(super::chunk::key(start, 0)..) {

@@ -98,8 +98,10 @@ pub struct Said {
     pub clustered: bool,
     /// The last deed that it set about.
     pub asked: Option<usize>,
-    /// The last deed of which it knew that it is done.
+    /// The last deed to the log of which it knew that it is done, and with it all before.
     pub done: Option<usize>,
+    /// The same of snapshots, which do not wait for the log.
+    pub snapped: Option<usize>,
 }
 
 impl Said {
@@ -115,6 +117,7 @@ impl Said {
                 "clustered" => self.clustered = true,
                 "asked" => self.asked = self.asked.max(rest.parse().ok()),
                 "done" => self.done = self.done.max(rest.parse().ok()),
+                "snapped" => self.snapped = self.snapped.max(rest.parse().ok()),
                 _ => panic!("{line:?} is not what a life says"),
             }
         }
@@ -239,10 +242,10 @@ impl Life {
                     if !received {
                         log.save_committed(Some(upto)).expect("a good log");
                     }
-                    done(Ok(()));
+                    say(&format!("snapped {number}"));
+                    continue;
                 }
                 Deed::Purge { upto } => {
-                    // A snapshot that was waited for, and everything before it.
                     log.purge(upto, done).expect("a good log purges");
                 }
             }
@@ -280,10 +283,10 @@ impl Life {
         let snapshots = data_dir.snapshots().map_err(|e| refused("snapshot", e))?;
 
         let begin = self.chapter(chapter).start;
-        let done = said.done.map_or(begin, |done| done + 1).max(begin);
-        let asked = said.asked.map_or(begin, |asked| asked + 1).max(begin);
-        let purged = self.check_log(&log, done, asked)?;
-        let snapshot = self.check_snapshot(&snapshots, done, asked)?;
+        let count = |last: Option<usize>| last.map_or(begin, |last| last + 1);
+        let asked = count(said.asked);
+        let purged = self.check_log(&log, count(said.done), asked)?;
+        let snapshot = self.check_snapshot(&snapshots, count(said.snapped), asked)?;
         if purged > snapshot {
             return Err(format!(
                 "the log is purged up to {purged:?}, and there is a snapshot up to {snapshot:?}"

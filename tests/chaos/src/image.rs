@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -15,6 +16,10 @@ const GOING_DOWN_WITHOUT_FLUSH: u32 = 2;
 
 /// `_IOR('X', 125, __u32)`, the same on every file system that knows it.
 const FS_IOC_SHUTDOWN: libc::Ioctl = 0x8004_587d_u32 as libc::Ioctl;
+
+/// How long others may hold a file system after it was unmounted here.
+const LET_GO: Duration = Duration::from_secs(60);
+const LET_GO_LOOK: Duration = Duration::from_millis(100);
 
 /// See the module. Dropping it unmounts it.
 #[derive(Debug)]
@@ -61,12 +66,26 @@ impl Image {
 
     /// Mounts it; the journal is replayed on the way, as after any power cut.
     pub fn mount(&mut self) -> anyhow::Result<()> {
-        run(
-            "mount",
-            &["-o", "loop", text(&self.file)?, text(&self.mount_point)?],
-        )?;
-        self.mounted = true;
-        Ok(())
+        let deadline = Instant::now() + LET_GO;
+        loop {
+            run(
+                "mount",
+                &["-o", "loop", text(&self.file)?, text(&self.mount_point)?],
+            )?;
+            self.mounted = true;
+            // Whoever has made a mount namespace meanwhile holds the file system as it was, shut down, and then this is the
+            // same one again.
+            let probe = self.mount_point.join("probe");
+            match File::create(&probe).and_then(|_| std::fs::remove_file(&probe)) {
+                Ok(()) => return Ok(()),
+                Err(_) if Instant::now() < deadline => {}
+                Err(error) => {
+                    return Err(error).context("the file system cannot be used after the cut");
+                }
+            }
+            self.unmount()?;
+            std::thread::sleep(LET_GO_LOOK);
+        }
     }
 
     /// Cuts the power under whatever is using it.

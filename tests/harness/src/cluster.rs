@@ -88,6 +88,11 @@ impl Cluster {
         cluster
     }
 
+    /// A place for masters of which none runs: the test starts them itself, from [`Cluster::server_command`].
+    pub async fn unstarted(options: Options) -> Self {
+        Self::prepare(options).await
+    }
+
     async fn prepare(options: Options) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let place = AT_ONCE.acquire().await.expect("never closed");
