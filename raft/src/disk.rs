@@ -124,6 +124,7 @@ fn check_together(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
     use std::sync::mpsc::channel;
 
@@ -139,7 +140,7 @@ mod tests {
             ..SnapshotMeta::default()
         };
         disk.snapshots
-            .write(meta, |out| out.write_all(b"state"))
+            .write(meta, BTreeSet::new(), |out| out.write_all(b"state"))
             .unwrap();
     }
 
