@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ pub(crate) enum Cause {
     Refused,
     /// The old leader gave leadership away.
     HandedOver(HandOverReason),
-    /// The old leader, which tells this of itself, had not reached a majority for so long: cut off, stopped, or starved.
+    /// The old leader had not reached a majority for so long, by its own word: cut off, stopped, or starved.
     LostQuorum { ms: u64 },
     /// This node has started, or come back, and found the leader leading.
     Found,
@@ -150,7 +150,7 @@ impl Cause {
                 format!("{old} handed leadership over because it is removed")
             }
             Cause::LostQuorum { ms } => {
-                format!("this node led and had not reached a majority for {ms} ms")
+                format!("{old} led and had not reached a majority for {ms} ms")
             }
             Cause::Found => "this node was not there when it was elected".to_owned(),
             Cause::Unknown => "why, this node was not told".to_owned(),
@@ -162,6 +162,8 @@ impl Cause {
 #[derive(Debug)]
 pub(crate) struct Causes {
     heard: Arc<Heard>,
+    /// When a majority last answered this node as leader.
+    acked: Mutex<Option<Instant>>,
     /// The last time leadership was handed over: in which term, to whom, why.
     handed_over: Mutex<Option<(u64, u64, HandOverReason)>>,
     /// The latest campaigns, this node's own among them: in which term, whose, why.
@@ -172,6 +174,7 @@ impl Causes {
     pub(crate) fn new(heard: Arc<Heard>) -> Self {
         Causes {
             heard,
+            acked: Mutex::new(None),
             handed_over: Mutex::new(None),
             told: Mutex::default(),
         }
@@ -223,8 +226,19 @@ impl Causes {
         cause
     }
 
-    /// What this node itself has seen of the leader that it followed last.
+    /// This node leads, and a majority answered it then.
+    pub(crate) fn acked(&self, at: Instant) {
+        *self.acked.lock() = Some(at);
+    }
+
+    /// What this node itself has seen of the leader that it followed last, or of itself if it led since.
     fn seen(&self) -> Cause {
+        let unacked = self.acked.lock().map(|at| at.elapsed());
+        if let Some(unacked) = unacked
+            && self.heard.age().is_none_or(|age| unacked < age)
+        {
+            return Cause::LostQuorum { ms: ms(unacked) };
+        }
         if self.heard.is_suspected() {
             return Cause::Refused;
         }
@@ -324,6 +338,9 @@ mod tests {
         heard.now();
         assert_eq!(causes.own(1, 1, false), Cause::NoLeader);
         assert!(matches!(causes.own(2, 1, false), Cause::Silent { .. }));
+        // It led since, and lost touch.
+        causes.acked(Instant::now() + Duration::from_millis(1));
+        assert!(matches!(causes.own(3, 1, false), Cause::LostQuorum { .. }));
     }
 
     #[test]

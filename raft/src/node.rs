@@ -295,17 +295,22 @@ impl<S: StateMachine> Node<S> {
 
     /// Has `command` committed and applied. On an error, the variant tells whether it was done.
     pub async fn propose(&self, command: Bytes) -> Result<Committed<S::Reply>, ProposeError> {
-        self.inner.proposer.propose(None, command).await
+        self.inner.proposer.propose(None, false, command).await
+    }
+
+    /// Like [`Node::propose`], and before all that was proposed so and still waits.
+    pub async fn propose_first(&self, command: Bytes) -> Result<Committed<S::Reply>, ProposeError> {
+        self.inner.proposer.propose(None, true, command).await
     }
 
     /// Like [`Node::propose`], for what the leader itself decides: refused unless this node leads in exactly `term`, at the
-    /// moment the entry is written. Never passed on to another leader.
+    /// moment the entry is written. Never passed on to another leader. Goes first.
     pub async fn propose_in_term(
         &self,
         term: u64,
         command: Bytes,
     ) -> Result<Committed<S::Reply>, ProposeError> {
-        self.inner.proposer.propose(Some(term), command).await
+        self.inner.proposer.propose(Some(term), true, command).await
     }
 
     /// Makes a read of the local state linearizable: a quorum has confirmed, after this was called, that this node leads,

@@ -195,7 +195,11 @@ impl<S: StateMachine> Observer<S> {
         let metrics = self.raft.metrics();
         let acked = metrics.borrow_watched().last_quorum_acked;
         if let Some(acked) = acked {
-            self.story.acked = Instant::now().checked_sub(acked.into_inner().elapsed());
+            let at = Instant::now().checked_sub(acked.into_inner().elapsed());
+            if let Some(at) = at {
+                self.causes.acked(at);
+            }
+            self.story.acked = at;
         }
     }
 

@@ -5,6 +5,9 @@
 //! nobody. Each entry is fenced with the term in which this node leads, so an entry is never written under a leadership
 //! other than the one its proposals were accepted in.
 //!
+//! What leases hang on (the leader's own decisions, and what workers report) has a queue of its own and goes first, so that
+//! no flood of other proposals keeps it waiting; a part of each entry is left to the others.
+//!
 //! What is told is exact: *not done* only when the entry was certainly not appended; everything else is *unknown*.
 
 use std::sync::Arc;
@@ -61,9 +64,14 @@ impl<R> Proposal<R> {
     }
 }
 
+/// In parts of 4, how much of an entry proposals that go first may fill while others wait.
+const FIRST_PARTS: usize = 3;
+
 /// The way in.
 pub(crate) struct Proposer<R> {
     queue: mpsc::Sender<Proposal<R>>,
+    /// For those that go first.
+    first: mpsc::Sender<Proposal<R>>,
     bytes: Arc<Semaphore>,
     standing: watch::Receiver<Standing>,
     failure: Failure,
@@ -72,9 +80,15 @@ pub(crate) struct Proposer<R> {
 }
 
 impl<R: Send + 'static> Proposer<R> {
-    pub(crate) async fn propose(&self, term: Option<u64>, command: Bytes) -> Outcome<R> {
+    pub(crate) async fn propose(
+        &self,
+        term: Option<u64>,
+        first: bool,
+        command: Bytes,
+    ) -> Outcome<R> {
         let open = self.measures.proposal();
-        let outcome = self.take(term, command).await;
+        let queue = if first { &self.first } else { &self.queue };
+        let outcome = self.take(queue, term, command).await;
         drop(open);
         if let Err(error) = &outcome {
             self.measures.refused(error.into());
@@ -82,7 +96,12 @@ impl<R: Send + 'static> Proposer<R> {
         outcome
     }
 
-    async fn take(&self, term: Option<u64>, command: Bytes) -> Outcome<R> {
+    async fn take(
+        &self,
+        queue: &mpsc::Sender<Proposal<R>>,
+        term: Option<u64>,
+        command: Bytes,
+    ) -> Outcome<R> {
         if let Some(reason) = self.failure.get() {
             return Err(ProposeError::StorageFailed(reason));
         }
@@ -110,7 +129,7 @@ impl<R: Send + 'static> Proposer<R> {
         let timeout = Duration::from_millis(self.limits.propose_timeout_ms);
         let deadline = Instant::now() + timeout;
         let (outcome, told) = oneshot::channel();
-        match self.queue.try_send(Proposal {
+        match queue.try_send(Proposal {
             command,
             term,
             deadline,
@@ -140,6 +159,7 @@ type Gathered<R> = (Vec<Proposal<R>>, Option<Proposal<R>>);
 /// The task behind [`Proposer`].
 pub(crate) struct Batcher<S: StateMachine> {
     queue: mpsc::Receiver<Proposal<S::Reply>>,
+    first: mpsc::Receiver<Proposal<S::Reply>>,
     entry: EntryWriter<S>,
     in_flight: Arc<Semaphore>,
     clock: Clock,
@@ -156,9 +176,11 @@ pub(crate) fn proposals<S: StateMachine>(
     limits: &Limits,
     measures: Arc<Measures>,
 ) -> (Proposer<S::Reply>, Batcher<S>) {
-    let (tx, rx) = mpsc::channel(limits.queue_commands_max);
+    let (queue_tx, queue) = mpsc::channel(limits.queue_commands_max);
+    let (first_tx, first) = mpsc::channel(limits.queue_commands_max);
     let proposer = Proposer {
-        queue: tx,
+        queue: queue_tx,
+        first: first_tx,
         bytes: Arc::new(Semaphore::new(
             limits.queue_bytes_max.min(Semaphore::MAX_PERMITS),
         )),
@@ -168,7 +190,8 @@ pub(crate) fn proposals<S: StateMachine>(
         measures: Arc::clone(&measures),
     };
     let batcher = Batcher {
-        queue: rx,
+        queue,
+        first,
         entry,
         in_flight: Arc::new(Semaphore::new(limits.entries_in_flight_max)),
         clock,
@@ -186,11 +209,16 @@ impl<S: StateMachine> Batcher<S> {
             let first = match left_over.take() {
                 Some(proposal) => proposal,
                 None => tokio::select! {
+                    biased;
+                    _ = self.stopping.wait_for(|stopping| *stopping) => break,
+                    proposal = self.first.recv() => match proposal {
+                        Some(proposal) => proposal,
+                        None => return,
+                    },
                     proposal = self.queue.recv() => match proposal {
                         Some(proposal) => proposal,
                         None => return,
                     },
-                    _ = self.stopping.wait_for(|stopping| *stopping) => break,
                 },
             };
             let slot = tokio::select! {
@@ -219,9 +247,11 @@ impl<S: StateMachine> Batcher<S> {
             }
             self.send(batch, term, slot);
         }
-        self.queue.close();
-        while let Ok(proposal) = self.queue.try_recv() {
-            proposal.end(Err(ProposeError::ShuttingDown));
+        for queue in [&mut self.first, &mut self.queue] {
+            queue.close();
+            while let Ok(proposal) = queue.try_recv() {
+                proposal.end(Err(ProposeError::ShuttingDown));
+            }
         }
     }
 
@@ -231,7 +261,11 @@ impl<S: StateMachine> Batcher<S> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         let mut candidate = Some(first);
-        while let Some(proposal) = candidate.take().or_else(|| self.queue.try_recv().ok()) {
+        while let Some(proposal) = candidate.take().or_else(|| {
+            let commands = batch.len() * 4 / self.limits.batch_commands_max;
+            let filled = commands.max(bytes * 4 / self.limits.batch_bytes_max);
+            self.next(filled < FIRST_PARTS)
+        }) {
             if proposal.outcome.is_closed() {
                 continue;
             }
@@ -254,6 +288,15 @@ impl<S: StateMachine> Batcher<S> {
             }
         }
         (batch, None)
+    }
+
+    /// The next that waits. Once those that go first have had their part of an entry, one of the others.
+    fn next(&mut self, first: bool) -> Option<Proposal<S::Reply>> {
+        let (before, after) = match first {
+            true => (&mut self.first, &mut self.queue),
+            false => (&mut self.queue, &mut self.first),
+        };
+        before.try_recv().or_else(|_| after.try_recv()).ok()
     }
 
     fn send(&self, batch: Vec<Proposal<S::Reply>>, term: u64, slot: OwnedSemaphorePermit) {

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::logging::LogArgs;
 use super::usage_error;
-use crate::server::{ServerOptions, Timing};
+use crate::server::{Bounds, ServerOptions, Timing};
 
 /// Run one master
 #[derive(Debug, Args)]
@@ -81,6 +81,33 @@ pub struct ServerArgs {
         help_heading = "Bounds"
     )]
     check_every: u64,
+    /// Connections of clients and workers that may be open; one more is refused
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20_000,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        help_heading = "Bounds"
+    )]
+    connections_max: u32,
+    /// Requests of clients that are worked on at once; more are refused with 429
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4_096,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        help_heading = "Bounds"
+    )]
+    requests_max: u32,
+    /// MiB of memory for the bodies of these requests; what does not fit is refused with 429
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(1..=65_536),
+        help_heading = "Bounds"
+    )]
+    bodies_mb: u32,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -156,6 +183,11 @@ impl ServerArgs {
             lease_ms: self.lease_ms,
             snapshot_entries: u64::from(self.snapshot_entries),
             events_kept: self.events_kept as usize,
+            bounds: Bounds {
+                connections_max: self.connections_max as usize,
+                requests_max: self.requests_max as usize,
+                bodies_bytes_max: (self.bodies_mb as usize) << 20,
+            },
             check_every: self.check_every,
         })
     }

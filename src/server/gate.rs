@@ -21,6 +21,7 @@ use super::App;
 use super::extract::{NAME_BYTES_MAX, Query};
 use super::intake::{self, Refused};
 use super::problem::{Code, Failure, Problem};
+use super::room::Share;
 
 /// Names one logical change, over all of its retries.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("triarch-request-id");
@@ -66,15 +67,30 @@ impl IntoResponse for Failure {
 
 /// The gate before everything a client asks.
 pub async fn client(State(app): State<App>, request: Request, next: Next) -> Response {
-    match admit(&app, request).await {
+    let held = !asks_to_wait(request.uri().query()).is_zero();
+    let place = match app.room.place(held) {
+        Ok(place) => place,
+        Err(shed) => {
+            let (parts, body) = request.into_parts();
+            // Who is in the middle of sending reads no answer before it is done.
+            let discarded = intake::discard(&parts.headers, body);
+            let _ = tokio::time::timeout(app.limits.body_timeout, discarded).await;
+            return app.room.shed(shed).into_response();
+        }
+    };
+    let share = app.room.bodies().share();
+    let response = match admit(&app, request, share).await {
         Ok(admitted) => answer_client(&app, admitted, next).await,
         Err(problem) => problem.into_response(),
-    }
+    };
+    drop(place);
+    response
 }
 
 /// The gate before everything a worker asks for itself.
 pub async fn worker(State(app): State<App>, request: Request, next: Next) -> Response {
-    let admitted = match admit(&app, request).await {
+    let share = app.room.worker_bodies().share();
+    let admitted = match admit(&app, request, share).await {
         Ok(admitted) => admitted,
         Err(problem) => return problem.into_response(),
     };
@@ -102,6 +118,8 @@ pub async fn bodiless(State(app): State<App>, request: Request, next: Next) -> R
 struct Admitted {
     parts: Parts,
     body: Bytes,
+    /// What the body takes of the room for bodies, until the request is answered.
+    _share: Share,
 }
 
 impl Admitted {
@@ -111,7 +129,7 @@ impl Admitted {
 }
 
 /// Takes the body within its bound, and gives every change a request id.
-async fn admit(app: &App, request: Request) -> Result<Admitted, Problem> {
+async fn admit(app: &App, request: Request, mut share: Share) -> Result<Admitted, Problem> {
     let (mut parts, body) = request.into_parts();
     let bound = app.limits.body_bytes_max;
     let too_large = || {
@@ -121,7 +139,7 @@ async fn admit(app: &App, request: Request) -> Result<Admitted, Problem> {
         )
         .with("body_bytes_max", bound)
     };
-    let arrival = intake::take(&parts.headers, body, bound);
+    let arrival = intake::take(&parts.headers, body, bound, &mut share);
     let body = match tokio::time::timeout(app.limits.body_timeout, arrival).await {
         Ok(Ok(body)) => body,
         Ok(Err(Refused::TooLarge)) => return Err(too_large()),
@@ -131,7 +149,8 @@ async fn admit(app: &App, request: Request) -> Result<Admitted, Problem> {
                 format!("the body did not arrive whole: {why}"),
             ));
         }
-        Err(_) => {
+        Ok(Err(Refused::NoRoom(shed))) => return Err(app.room.shed(shed)),
+        Ok(Err(Refused::Stalled)) | Err(_) => {
             return Err(Problem::new(
                 Code::Timeout,
                 "the body did not arrive in time; nothing was done",
@@ -157,7 +176,11 @@ async fn admit(app: &App, request: Request) -> Result<Admitted, Problem> {
         }
         None => {}
     }
-    Ok(Admitted { parts, body })
+    Ok(Admitted {
+        parts,
+        body,
+        _share: share,
+    })
 }
 
 fn is_visible(text: &str) -> bool {
@@ -397,7 +420,11 @@ fn asks_for_stale(parts: &Parts) -> bool {
 
 /// What the client itself asked to wait, within bounds.
 fn asked_wait(parts: &Parts) -> Duration {
-    let asked = query(parts).and_then(|query| {
+    asks_to_wait(parts.uri.query())
+}
+
+fn asks_to_wait(query: Option<&str>) -> Duration {
+    let asked = Query::read_any(query).and_then(|query| {
         let wait = query.text("wait_ms").or_else(|| query.text("follow_ms"));
         wait?.parse().ok()
     });

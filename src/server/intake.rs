@@ -1,28 +1,43 @@
-//! Taking a request's body in, within its bound.
+//! Taking a request's body in, within its bound and the room there is.
 //!
 //! Who sends too much is in the middle of sending, and most clients read no answer before they are done: closing on them
 //! shows them a broken pipe in place of the refusal. So what is beyond the bound is read and thrown away, up to a bound
 //! of its own.
+
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
+use super::room::{Share, Shed};
+
 /// What is thrown away at most.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
+/// Who sends nothing for so long in the middle of a body is not waited for any more.
+const STALL_MAX: Duration = Duration::from_secs(10);
 
 /// Why there is no body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused {
     /// It is over its bound.
     TooLarge,
+    /// There is no room for it at present.
+    NoRoom(Shed),
+    /// It stopped arriving.
+    Stalled,
     /// It did not arrive whole.
     Broken(String),
 }
 
-/// Reads the whole body, if it is within `bound`.
-pub async fn take(headers: &HeaderMap, mut body: Body, bound: usize) -> Result<Bytes, Refused> {
+/// Reads the whole body, if it is within `bound`. What it takes in memory is taken from `share` as it arrives.
+pub async fn take(
+    headers: &HeaderMap,
+    mut body: Body,
+    bound: usize,
+    share: &mut Share,
+) -> Result<Bytes, Refused> {
     let declared = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
@@ -32,27 +47,37 @@ pub async fn take(headers: &HeaderMap, mut body: Body, bound: usize) -> Result<B
     if declared.is_some_and(|length| length > patience || (length > bound && asks_first)) {
         return Err(Refused::TooLarge);
     }
-    let mut kept = BytesMut::with_capacity(declared.unwrap_or(0).min(bound));
+    let mut kept = BytesMut::new();
     let mut seen: usize = 0;
-    while let Some(frame) = body.frame().await {
+    let mut no_room: Option<Shed> = None;
+    while let Some(frame) = tokio::time::timeout(STALL_MAX, body.frame())
+        .await
+        .map_err(|_| Refused::Stalled)?
+    {
         let frame = frame.map_err(|error| Refused::Broken(error.to_string()))?;
         // Trailers say nothing here.
         let Ok(data) = frame.into_data() else {
             continue;
         };
         seen = seen.saturating_add(data.len());
-        if seen <= bound {
-            kept.extend_from_slice(&data);
-        } else if seen > patience {
+        if seen > patience {
             break;
+        }
+        if seen <= bound && no_room.is_none() {
+            no_room = share.grow(seen).err();
+        }
+        if seen <= bound && no_room.is_none() {
+            kept.extend_from_slice(&data);
         } else {
             kept = BytesMut::new();
+            share.give_back();
         }
     }
-    if seen > bound {
-        return Err(Refused::TooLarge);
+    match no_room {
+        _ if seen > bound => Err(Refused::TooLarge),
+        Some(shed) => Err(Refused::NoRoom(shed)),
+        None => Ok(kept.freeze()),
     }
-    Ok(kept.freeze())
 }
 
 /// Reads a body that nobody asked for, and throws it away. Left unread it would cost the connection, and whoever keeps it
@@ -63,7 +88,7 @@ pub async fn discard(headers: &HeaderMap, mut body: Body) {
         return;
     }
     let mut seen: usize = 0;
-    while let Some(Ok(frame)) = body.frame().await {
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(STALL_MAX, body.frame()).await {
         seen = seen.saturating_add(frame.data_ref().map_or(0, Bytes::len));
         if seen > DISCARDED_BYTES_MAX {
             return;
@@ -74,6 +99,7 @@ pub async fn discard(headers: &HeaderMap, mut body: Body) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::room::{Bounds, Room};
 
     async fn taken(
         headers: &[(header::HeaderName, &str)],
@@ -83,7 +109,25 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.clone(), value.parse().expect("a header's text")))
             .collect();
-        take(&headers, Body::from(body), 4).await
+        let mut share = Room::new(&Bounds::default()).bodies().share();
+        take(&headers, Body::from(body), 4, &mut share).await
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_room_is_refused_and_leaves_none_taken() {
+        let room = Room::new(&Bounds {
+            bodies_bytes_max: 8 << 10,
+            ..Bounds::default()
+        });
+        let bound = 1 << 20;
+        let mut large = room.bodies().share();
+        let body = Body::from(vec![b' '; 9 << 10]);
+        let refused = take(&HeaderMap::new(), body, bound, &mut large).await;
+        assert_eq!(refused, Err(Refused::NoRoom(Shed::Bodies)));
+        let mut small = room.bodies().share();
+        let body = Body::from(vec![b' '; 8 << 10]);
+        let taken = take(&HeaderMap::new(), body, bound, &mut small).await;
+        assert_eq!(taken.map(|body| body.len()), Ok(8 << 10));
     }
 
     #[tokio::test]

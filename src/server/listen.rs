@@ -6,18 +6,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::paced::Paced;
+use super::problem::{Code, PROBLEM_JSON, Problem};
 use super::traffic::Traffic;
 
-/// Most connections of clients and workers at once; one more is closed at once.
-const CLIENT_CONNECTIONS_MAX: usize = 20_000;
+/// Connections that have not said yet who they are.
+const NEW_CONNECTIONS_MAX: usize = 20_000;
+/// File descriptors that are kept for other masters, the log, and this node's own requests.
+const FILES_KEPT: u64 = 512;
+/// Connections that are told at once why they are refused; others are only closed.
+const REFUSALS_MAX: usize = 256;
+/// How long it may take to tell one.
+const REFUSAL_MAX: Duration = Duration::from_secs(1);
 /// Most connections of other masters at once.
 const PEER_CONNECTIONS_MAX: usize = 1_000;
 /// How long a connection may stay without a request: before its first, and between two.
@@ -42,7 +54,7 @@ pub async fn accept(
     stop: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX));
-    let looking = Arc::new(Semaphore::new(CLIENT_CONNECTIONS_MAX));
+    let looking = Arc::new(Semaphore::new(NEW_CONNECTIONS_MAX));
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -126,9 +138,12 @@ pub async fn serve_clients(
     mut streams: mpsc::Receiver<std::net::TcpStream>,
     clients: Router,
     traffic: Arc<Traffic>,
+    connections_max: usize,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(CLIENT_CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(connections_max));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let mut refused_before = false;
     let open = TaskTracker::new();
     loop {
         let stream = tokio::select! {
@@ -141,12 +156,23 @@ pub async fn serve_clients(
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             traffic.clients.refused.add(1);
-            tracing::warn!(
-                bound = CLIENT_CONNECTIONS_MAX,
-                "too many connections, closing one"
-            );
+            // Once for each time that it happens, not for each of thousands.
+            if !std::mem::replace(&mut refused_before, true) {
+                tracing::warn!(
+                    bound = connections_max,
+                    "too many connections: refusing more"
+                );
+            }
+            if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
+                tokio::spawn(async move {
+                    let refusal = refuse(stream, connections_max);
+                    let _ = tokio::time::timeout(REFUSAL_MAX, refusal).await;
+                    drop(turn);
+                });
+            }
             continue;
         };
+        refused_before = false;
         let (clients, traffic, stop) = (clients.clone(), Arc::clone(&traffic), stop.clone());
         open.spawn(async move {
             let _open = traffic.clients.open();
@@ -158,11 +184,66 @@ pub async fn serve_clients(
     open.wait().await;
 }
 
+/// Says why, and sees to it that it is heard: a connection that is closed on bytes that nobody has read takes what was
+/// said along.
+async fn refuse(mut stream: TcpStream, connections_max: usize) -> std::io::Result<()> {
+    let problem = Problem::new(
+        Code::Unavailable,
+        format!(
+            "{connections_max} connections are open on this node; ask another node, or retry later"
+        ),
+    );
+    let body = problem.to_json().to_string();
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\n\
+         retry-after: 1\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut unread = [0; 1_024];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
+}
+
+/// How many connections of clients there can be, given how many file descriptors the system lets this process have; asks
+/// for as many as it may.
+pub fn connections_possible(wanted: usize) -> usize {
+    let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return wanted;
+    };
+    let needed = (wanted as u64).saturating_add(FILES_KEPT).min(most);
+    let files = if now >= needed || setrlimit(Resource::RLIMIT_NOFILE, needed, most).is_err() {
+        now
+    } else {
+        needed
+    };
+    let possible = files.saturating_sub(FILES_KEPT).max(files / 2);
+    let possible = usize::try_from(possible).unwrap_or(usize::MAX);
+    if possible < wanted {
+        tracing::warn!(
+            wanted,
+            possible,
+            "the system lets this process open {files} files (ulimit -n), so it takes fewer connections"
+        );
+    }
+    wanted.min(possible)
+}
+
 async fn serve(stream: TcpStream, router: Router, stop: CancellationToken) {
+    let (stream, heads) = Paced::new(stream);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let (router, heads) = (router.clone(), heads.clone());
+        async move {
+            let _reading = heads.pause();
+            router.call(request).await
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

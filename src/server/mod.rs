@@ -17,8 +17,10 @@ mod logs;
 mod metrics;
 mod openapi;
 mod options;
+mod paced;
 mod problem;
 mod queues;
+mod room;
 mod schedules;
 mod strict;
 mod submission;
@@ -41,7 +43,7 @@ use axum::{Extension, Router};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use triarch_raft::{Checkpoint, Formation, HandOverReason, Leadership, NodeConfig};
+use triarch_raft::{Checkpoint, Committed, Formation, HandOverReason, Leadership, NodeConfig};
 use triarch_table::snapshot::DIGEST_FORMAT;
 use triarch_table::{Command, Frozen, Reply};
 use utoipa_axum::router::OpenApiRouter;
@@ -50,12 +52,16 @@ use crate::leader::clock::SteadyClock;
 use crate::leader::desk::LeaseTiming;
 use crate::leader::{self, Lead, TableNode};
 use crate::state::{SharedTable, TableMachine, encode};
-pub use options::{ServerOptions, Timing};
+pub use options::{Bounds, ServerOptions, Timing};
 use problem::{Code, Failure, Problem};
+use room::Room;
 use traffic::Traffic;
 
 /// Longest time a request may ask to wait.
 pub const WAIT_MS_MAX: u64 = 120_000;
+/// How much the threads for requests give way to those of consensus where there are too few processors for both: requests
+/// may wait, a heartbeat between masters that does costs an election.
+const REQUESTS_NICE: libc::c_int = 5;
 /// How long leadership may take to move away, and requests to finish, before the process ends anyway.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 const FINISH_MAX: Duration = Duration::from_secs(5);
@@ -101,6 +107,8 @@ pub struct App {
     digesting: Arc<Semaphore>,
     /// The turn of whoever is given a backup.
     backing_up: Arc<Semaphore>,
+    /// How much is worked on at once.
+    room: Arc<Room>,
     /// What goes through this interface.
     traffic: Arc<Traffic>,
     data_dir: Arc<Path>,
@@ -112,7 +120,15 @@ pub struct App {
 impl App {
     /// Proposes a change and answers the table's reply with the index it applied at.
     async fn change(&self, command: &Command) -> Result<(u64, Reply), Failure> {
-        let committed = self.node.propose(encode(command)).await?;
+        self.answered(self.node.propose(encode(command)).await?)
+    }
+
+    /// As [`App::change`], for what a worker says of its leases and itself: it goes before what clients ask.
+    async fn change_first(&self, command: &Command) -> Result<(u64, Reply), Failure> {
+        self.answered(self.node.propose_first(encode(command)).await?)
+    }
+
+    fn answered(&self, committed: Committed<Reply>) -> Result<(u64, Reply), Failure> {
         match committed.reply {
             Reply::Refused(refusal) => Err(refusal.into()),
             reply @ (Reply::Submitted { .. }
@@ -145,12 +161,13 @@ impl App {
 
 /// Runs one master until it is told to stop or cannot go on. Builds its own runtimes.
 pub fn run(options: ServerOptions) -> anyhow::Result<ExitCode> {
-    let consensus = runtime("consensus", 2)?;
+    let consensus = runtime("consensus", 2, None)?;
     let requests = runtime(
         "requests",
         std::thread::available_parallelism()
             .map_or(2, usize::from)
             .max(2),
+        Some(REQUESTS_NICE),
     )?;
     let outcome = requests.block_on(serve(options, consensus.handle().clone()));
     // Nothing more can be waited for: what is acknowledged is on disk.
@@ -159,10 +176,22 @@ pub fn run(options: ServerOptions) -> anyhow::Result<ExitCode> {
     outcome
 }
 
-fn runtime(name: &'static str, threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+fn runtime(
+    name: &'static str,
+    threads: usize,
+    nice: Option<libc::c_int>,
+) -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name(name)
+        .on_thread_start(move || {
+            let Some(nice) = nice else { return };
+            // SAFETY: the call takes no pointers. On Linux it sets the priority of this thread alone; one that stays as
+            // it is costs fairness, nothing else.
+            let _ = unsafe {
+                libc::setpriority(libc::PRIO_PROCESS, libc::gettid().cast_unsigned(), nice)
+            };
+        })
         .enable_all()
         .build()
         .with_context(|| format!("cannot start the threads for {name}"))
@@ -195,6 +224,7 @@ async fn serve(
         heartbeat_ms: (options.lease_ms / 5).max(10),
         lease_ms: options.lease_ms,
     };
+    let connections_max = listen::connections_possible(options.bounds.connections_max);
     let stopping = CancellationToken::new();
     let traffic = Arc::new(Traffic::default());
     let app = App {
@@ -215,6 +245,7 @@ async fn serve(
         readers: Arc::new(Semaphore::new(events::READERS_MAX)),
         digesting: Arc::new(Semaphore::new(1)),
         backing_up: Arc::new(Semaphore::new(1)),
+        room: Arc::new(Room::new(&options.bounds)),
         traffic: Arc::clone(&traffic),
         data_dir: options.data_dir.clone().into(),
         looking_at_disk: Arc::new(Semaphore::new(1)),
@@ -232,6 +263,7 @@ async fn serve(
         streams,
         routes(app.clone())?,
         traffic,
+        connections_max,
         stopping.clone(),
     ));
     tracing::info!(node = options.id, listen = %options.listen, data_dir = %options.data_dir.display(), "this master is up");
@@ -280,6 +312,7 @@ fn node_config(options: &ServerOptions) -> NodeConfig {
     config.snapshot.entries = options.snapshot_entries;
     // A follower that was away for a moment needs no snapshot.
     config.snapshot.keep_entries = options.snapshot_entries / 4;
+    config.limits.queue_bytes_max = options.bounds.proposals_bytes();
     config.timing.heartbeat_ms = options.timing.heartbeat_ms;
     config.timing.election_min_ms = options.timing.election_min_ms;
     config.timing.election_max_ms = options.timing.election_max_ms;

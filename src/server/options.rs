@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub use super::room::Bounds;
+
 /// Everything a master needs to know; made by the command line, which has checked it already.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
@@ -28,6 +30,8 @@ pub struct ServerOptions {
     pub snapshot_entries: u64,
     /// Events of the past that can be asked for.
     pub events_kept: usize,
+    /// How much is worked on at once.
+    pub bounds: Bounds,
 }
 
 /// How patient the masters are with each other.

@@ -22,6 +22,7 @@ mod logs;
 mod membership;
 mod metrics;
 mod openapi;
+mod overload;
 mod parts;
 mod poison;
 mod queue_limits;

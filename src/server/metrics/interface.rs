@@ -4,6 +4,7 @@ use super::family::{Families, Labels, Scale};
 use crate::server::App;
 use crate::server::events::READERS_MAX;
 use crate::server::problem::Code;
+use crate::server::room::Shed;
 use crate::server::traffic::Kind;
 
 pub(super) fn tell(app: &App, out: &mut Families) {
@@ -63,6 +64,17 @@ pub(super) fn tell(app: &App, out: &mut Families) {
             .map(|code| {
                 let labels = vec![("code", code.as_str().to_owned())];
                 (labels, traffic.refused(*code) as f64)
+            })
+            .collect(),
+    );
+    out.counters(
+        "triarch_http_shed",
+        "Requests that were refused unread because there was no room: all places for requests, or the memory for bodies of clients or of workers, were taken.",
+        Shed::ALL
+            .into_iter()
+            .map(|why| {
+                let labels = vec![("reason", why.as_str().to_owned())];
+                (labels, app.room.shed_count(why) as f64)
             })
             .collect(),
     );

@@ -79,7 +79,7 @@ async fn register(
         extract::name("resources", name)?;
     }
     let (index, reply) = app
-        .change(&Command::RegisterWorker(RegisterWorker {
+        .change_first(&Command::RegisterWorker(RegisterWorker {
             request_id,
             name: worker.name,
             queues: worker.queues,
@@ -243,7 +243,9 @@ async fn leave(
     _: NoQuery,
 ) -> Result<Answer, Failure> {
     let id = worker_id(&id)?;
-    let (index, reply) = app.change(&Command::LeaveWorker { worker: id }).await?;
+    let (index, reply) = app
+        .change_first(&Command::LeaveWorker { worker: id })
+        .await?;
     let Reply::Done { tasks } = reply else {
         return Err(app.unexpected(&reply));
     };
@@ -394,7 +396,7 @@ async fn accept(
         return Ok((app.node.applied_index(), verdicts));
     }
     let (index, reply) = app
-        .change(&Command::Report {
+        .change_first(&Command::Report {
             worker,
             results: reports,
         })
