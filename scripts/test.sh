@@ -105,6 +105,7 @@ step "formatting, lints, unit tests" scripts/check.sh
 if ! step "release build" cargo build --release --locked --quiet --package triarch --package triarch-chaos; then
   finish
 fi
+step "what is deployed" scripts/lint-deploy.sh
 # Real processes are tested as they are released; the test programs themselves need no optimizing.
 release=$(realpath "${CARGO_TARGET_DIR:-target}/release")
 export TRIARCH_BIN=$release/triarch

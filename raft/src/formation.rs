@@ -324,7 +324,7 @@ impl<S: StateMachine> Former<S> {
                     None => {
                         return Verdict::Foreign(format!(
                             "node {id} at {addr} belongs to a cluster that does not have node {}; start this one with \
-                             --join, and add it there",
+                             --join and an id that was never used",
                             me.node_id
                         ));
                     }

@@ -148,7 +148,9 @@ async fn joined(
 ) -> Result<ClusterStatus, Failure> {
     let (id, addr) = (node.id, &node.addr);
     let mut status = session.client.add_node(node, Duration::ZERO).await?;
-    progress.event(&format!("node {id} at {addr} joins as a learner"));
+    if find(&status, id).is_some_and(|node| node.role == NodeRole::Learner) {
+        progress.event(&format!("node {id} at {addr} joins as a learner"));
+    }
     let mut further = Instant::now();
     let mut told = None;
     let mut seen = None;
@@ -159,7 +161,7 @@ async fn joined(
             )));
         };
         if node.role == NodeRole::Voter {
-            progress.event(&format!("node {id} has caught up and is a voter"));
+            progress.event(&format!("node {id} is a voter"));
             return Ok(status);
         }
         let now = (node.matched, node.snapshot);

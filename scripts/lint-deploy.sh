@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Checks what is in deploy/ as far as the tools for it are on this machine: shellcheck and sh -n for the package's scripts,
+# systemd-analyze for the units, yamllint and kubernetes-validate for Kubernetes, hadolint for the Dockerfile. Says what it
+# could not check. None of this runs a container.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+failed=0
+checked() { # NAME COMMAND...
+  local name=$1
+  shift
+  if ! command -v "$1" >/dev/null; then
+    printf 'not checked: %s (%s is not here)\n' "$name" "$1"
+  elif output=$("$@" 2>&1); then
+    printf 'ok: %s\n' "$name"
+  else
+    printf 'FAILED: %s\n%s\n' "$name" "$output"
+    failed=1
+  fi
+}
+
+# A unit names programs, users and directories of the machine it is installed on: only its own mistakes count here.
+units() {
+  local work
+  work=$(mktemp -d) || return 1
+  sed -e 's#^ExecStart=/usr/bin/triarch#ExecStart=/bin/true#' -e '/^Documentation=/d' deploy/systemd/triarch-server.service \
+    >"$work/triarch-server.service"
+  sed -e 's#^ExecStart=/usr/bin/triarch#ExecStart=/bin/true#' -e '/^Documentation=/d' deploy/systemd/triarch-worker.service \
+    >"$work/triarch-worker.service"
+  systemd-analyze verify --man=no "$work"/*.service
+  local code=$?
+  rm -rf "$work"
+  return $code
+}
+
+for script in postinst prerm postrm; do checked "deploy/debian/$script" sh -n "deploy/debian/$script"; done
+for script in scripts/*.sh scripts/chaos/*.sh; do checked "$script" bash -n "$script"; done
+if command -v systemd-analyze >/dev/null; then
+  if output=$(units 2>&1) && [ -z "$output" ]; then
+    echo "ok: systemd units"
+  else
+    printf 'FAILED: systemd units\n%s\n' "$output"
+    failed=1
+  fi
+else
+  echo "not checked: systemd units (systemd-analyze is not here)"
+fi
+checked "Kubernetes: YAML" yamllint -s -c deploy/.yamllint deploy/kubernetes
+checked "Kubernetes: schemas" kubernetes-validate --strict deploy/kubernetes/triarch.yaml
+checked "Dockerfile" hadolint deploy/docker/Dockerfile
+exit $failed
