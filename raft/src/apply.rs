@@ -147,6 +147,13 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder<S::Frozen>> {
+        if !force && !self.snapshots.has_room_for_next() {
+            return None;
+        }
+        Some(self.get_snapshot_builder().await)
+    }
+
     async fn get_snapshot_builder(&mut self) -> Builder<S::Frozen> {
         self.growth.restart();
         Builder {
@@ -242,10 +249,20 @@ impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
         let started = std::time::Instant::now();
         let work = move || snapshots.write(meta, used_ids, |out| frozen.write(out));
         let written = background::run("snapshot", work).await.flatten();
-        let stored = written.map_err(|e| {
-            self.failure.set(format!("cannot write a snapshot: {e}"));
-            e
-        })?;
+        let stored = match written {
+            Ok(stored) => stored,
+            Err(e) => {
+                if let Some(kept) = self.snapshots.instead_of(&e) {
+                    tracing::warn!(error = %e, "no space was left for a snapshot: it is given up, and tried again later");
+                    return Ok(Snapshot {
+                        meta: kept.meta().clone(),
+                        snapshot: kept,
+                    });
+                }
+                self.failure.set(format!("cannot write a snapshot: {e}"));
+                return Err(e);
+            }
+        };
         let index = self.meta.last_log_id.map_or(0, |id| id.index);
         self.measures.snapshot_write.observe_time(started.elapsed());
         let took_ms = started.elapsed().as_millis() as u64;

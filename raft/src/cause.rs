@@ -27,6 +27,8 @@ pub enum HandOverReason {
     Shutdown,
     /// It is taken out of the cluster.
     Removal,
+    /// Its disk is nearly full.
+    DiskLow,
 }
 
 /// Why there is another leader, or the same in another term. Travels between nodes: new ones go to the end.
@@ -63,6 +65,8 @@ pub enum CauseKind {
     Shutdown,
     /// It was handed over by a leader that was removed.
     Removal,
+    /// It was handed over by a leader whose disk was nearly full.
+    DiskLow,
     /// The old leader had lost its majority.
     LostQuorum,
     /// This node had not been there when it changed.
@@ -73,13 +77,14 @@ pub enum CauseKind {
 
 impl CauseKind {
     /// All of them.
-    pub const ALL: [CauseKind; 9] = [
+    pub const ALL: [CauseKind; 10] = [
         CauseKind::NoLeader,
         CauseKind::Silent,
         CauseKind::Refused,
         CauseKind::Operator,
         CauseKind::Shutdown,
         CauseKind::Removal,
+        CauseKind::DiskLow,
         CauseKind::LostQuorum,
         CauseKind::Found,
         CauseKind::Unknown,
@@ -94,6 +99,7 @@ impl CauseKind {
             CauseKind::Operator => "transferred_by_operator",
             CauseKind::Shutdown => "transferred_at_shutdown",
             CauseKind::Removal => "transferred_for_removal",
+            CauseKind::DiskLow => "transferred_for_low_disk",
             CauseKind::LostQuorum => "majority_lost",
             CauseKind::Found => "found_leading",
             CauseKind::Unknown => "unknown",
@@ -108,9 +114,11 @@ impl CauseKind {
             | CauseKind::Shutdown
             | CauseKind::Removal
             | CauseKind::Found => true,
-            CauseKind::Silent | CauseKind::Refused | CauseKind::LostQuorum | CauseKind::Unknown => {
-                false
-            }
+            CauseKind::DiskLow
+            | CauseKind::Silent
+            | CauseKind::Refused
+            | CauseKind::LostQuorum
+            | CauseKind::Unknown => false,
         }
     }
 }
@@ -124,6 +132,7 @@ impl Cause {
             Cause::HandedOver(HandOverReason::Operator) => CauseKind::Operator,
             Cause::HandedOver(HandOverReason::Shutdown) => CauseKind::Shutdown,
             Cause::HandedOver(HandOverReason::Removal) => CauseKind::Removal,
+            Cause::HandedOver(HandOverReason::DiskLow) => CauseKind::DiskLow,
             Cause::LostQuorum { .. } => CauseKind::LostQuorum,
             Cause::Found => CauseKind::Found,
             Cause::Unknown => CauseKind::Unknown,
@@ -148,6 +157,9 @@ impl Cause {
             }
             Cause::HandedOver(HandOverReason::Removal) => {
                 format!("{old} handed leadership over because it is removed")
+            }
+            Cause::HandedOver(HandOverReason::DiskLow) => {
+                format!("{old} handed leadership over because its disk is nearly full")
             }
             Cause::LostQuorum { ms } => {
                 format!("{old} led and had not reached a majority for {ms} ms")

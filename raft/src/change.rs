@@ -8,6 +8,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
 use tokio::sync::watch;
+use triarch_storage::SpaceLevel;
 use uuid::Uuid;
 
 use crate::StateMachine;
@@ -15,6 +16,7 @@ use crate::apply::Raft;
 use crate::cause::{Causes, HandOverReason};
 use crate::error::ChangeError;
 use crate::formation::{self, Adopt};
+use crate::room::Rooms;
 use crate::roster::UsedIds;
 use crate::standing::{HandOver, Standing};
 use crate::transport::{CallError, Target, Transport};
@@ -38,6 +40,7 @@ pub(crate) struct Changer<S: StateMachine> {
     pub standing: watch::Receiver<Standing>,
     pub hand_over: Arc<HandOver>,
     pub causes: Arc<Causes>,
+    pub rooms: Arc<Rooms>,
     /// How long a change may take before its outcome is told as unknown.
     pub timeout: Duration,
     /// Held from the checks of a change to its end, so that they still hold then.
@@ -53,6 +56,7 @@ impl<S: StateMachine> Clone for Changer<S> {
             standing: self.standing.clone(),
             hand_over: Arc::clone(&self.hand_over),
             causes: Arc::clone(&self.causes),
+            rooms: Arc::clone(&self.rooms),
             timeout: self.timeout,
             turn: Arc::clone(&self.turn),
         }
@@ -328,7 +332,7 @@ impl<S: StateMachine> Changer<S> {
         }
     }
 
-    /// Hands leadership to `to`, or to the voter that has the most of the log, and waits until it leads.
+    /// Hands leadership to `to`, or to the voter that has the most of the log and room for more, and waits until it leads.
     pub(crate) async fn transfer_leader(&self, to: Option<u64>, why: HandOverReason) -> Done {
         let term = self.leading_term()?;
         let to = match to {
@@ -348,6 +352,11 @@ impl<S: StateMachine> Changer<S> {
         if unheard.is_none_or(|unheard| unheard > self.transport.timing.lease()) {
             return Err(refused(format!(
                 "node {to} does not answer; leadership stays here"
+            )));
+        }
+        if self.rooms.peer_is_low(to) && self.rooms.own().level == SpaceLevel::Ample {
+            return Err(refused(format!(
+                "the disk of node {to} is nearly full, so it would take no writes; leadership stays here"
             )));
         }
         self.causes.hand_over(term, to, why);
@@ -408,7 +417,7 @@ impl<S: StateMachine> Changer<S> {
                         .unheard_for(*id)
                         .is_some_and(|unheard| unheard <= lease)
             })
-            .max_by_key(matched)
+            .max_by_key(|id| (!self.rooms.peer_is_low(*id), matched(id)))
             .ok_or_else(|| refused("no other voter answers; leadership stays here"))
     }
 }

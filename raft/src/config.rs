@@ -23,6 +23,8 @@ pub struct NodeConfig {
     pub snapshot: SnapshotPolicy,
     /// What proposals may take in memory and time.
     pub limits: Limits,
+    /// With less than this free on the disk, nothing large is written; worked out from the disk's size unless given.
+    pub disk_low_bytes: Option<u64>,
 }
 
 impl NodeConfig {
@@ -41,6 +43,7 @@ impl NodeConfig {
             timing: Timing::default(),
             snapshot: SnapshotPolicy::default(),
             limits: Limits::default(),
+            disk_low_bytes: None,
         }
     }
 

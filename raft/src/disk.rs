@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use triarch_storage::{DataDir, LogMeasures, LogState, LogStore, SledLogOptions, StorageError};
+use triarch_storage::{
+    DataDir, LogMeasures, LogState, LogStore, SledLogOptions, Space, StorageError,
+};
 use uuid::Uuid;
 
 use crate::snapshot::Snapshots;
@@ -51,12 +53,17 @@ pub(crate) struct Disk {
     pub directory: Arc<Directory>,
     pub cluster: Option<Uuid>,
     pub log: Arc<dyn LogStore>,
+    pub space: Space,
     pub snapshots: Snapshots,
     pub measures: Arc<LogMeasures>,
 }
 
 /// Opens and checks everything; a node with a damaged disk does not start.
-pub(crate) fn open(path: &Path, node_id: u64) -> Result<Disk, StorageError> {
+pub(crate) fn open(
+    path: &Path,
+    node_id: u64,
+    low_bytes: Option<u64>,
+) -> Result<Disk, StorageError> {
     let dir = DataDir::open(path, node_id)?;
     let identity = dir.identity();
     let cluster = match identity.cluster {
@@ -66,10 +73,14 @@ pub(crate) fn open(path: &Path, node_id: u64) -> Result<Disk, StorageError> {
             StorageError::damaged(&path.join(IDENTITY_NAME), what, node_id)
         })?),
     };
-    let options = SledLogOptions::default();
+    let options = SledLogOptions {
+        low_bytes,
+        ..SledLogOptions::default()
+    };
     let measures = Arc::clone(&options.measures);
     let log = dir.open_log(options)?;
-    let snapshots = Snapshots::new(dir.snapshots()?);
+    let space = log.space();
+    let snapshots = Snapshots::new(dir.snapshots()?, space.clone());
     check_together(path, node_id, cluster.is_some(), log.state(), &snapshots)?;
     Ok(Disk {
         directory: Arc::new(Directory {
@@ -78,6 +89,7 @@ pub(crate) fn open(path: &Path, node_id: u64) -> Result<Disk, StorageError> {
         }),
         cluster,
         log: Arc::new(log),
+        space,
         snapshots,
         measures,
     })
@@ -146,7 +158,7 @@ mod tests {
 
     /// A directory whose log begins with entry 6, after a snapshot.
     fn written(path: &Path) {
-        let disk = open(path, 1).unwrap();
+        let disk = open(path, 1, None).unwrap();
         disk.directory.set_cluster(Uuid::from_u128(7)).unwrap();
         let position = |index| LogPosition {
             term: 1,
@@ -178,7 +190,7 @@ mod tests {
     }
 
     fn refusal(path: &Path) -> String {
-        match open(path, 1).map(|_| ()) {
+        match open(path, 1, None).map(|_| ()) {
             Err(error @ StorageError::Damaged { .. }) => error.to_string(),
             other => panic!("{other:?}"),
         }
@@ -189,7 +201,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("data");
         written(&path);
-        drop(open(&path, 1).unwrap());
+        drop(open(&path, 1, None).unwrap());
 
         let current = newest(&path);
         let good = fs::read(&current).unwrap();
@@ -199,13 +211,13 @@ mod tests {
         fs::remove_file(&current).unwrap();
         assert!(refusal(&path).contains("there is none"));
         fs::write(&current, good).unwrap();
-        drop(open(&path, 1).unwrap());
+        drop(open(&path, 1, None).unwrap());
 
         // The identity of the time before the cluster was formed.
         let identity = path.join(IDENTITY_NAME);
-        let incarnation = open(&path, 1).unwrap().directory.incarnation;
+        let incarnation = open(&path, 1, None).unwrap().directory.incarnation;
         let early = root.path().join("early");
-        drop(open(&early, 1).unwrap());
+        drop(open(&early, 1, None).unwrap());
         let text = fs::read_to_string(early.join(IDENTITY_NAME)).unwrap();
         fs::write(&identity, text).unwrap();
         assert!(refusal(&path).contains("names no cluster"), "{incarnation}");

@@ -9,6 +9,9 @@ pub enum ProposeError {
         /// Id and `host:port` of who leads.
         leader: Option<(u64, String)>,
     },
+    /// Certainly not done: a disk is nearly full, this node's or those of too many others. Ask again later.
+    #[error("{0}")]
+    DiskLow(String),
     /// Certainly not done: too many proposals wait. Ask again later.
     #[error("too many proposals are waiting")]
     Overloaded,

@@ -11,6 +11,7 @@
 //! | `measures` | what operators are told in numbers |
 //! | `formation`, `change` | how a cluster comes about; nodes in and out, leadership from one to another |
 //! | `log_store`, `apply`, `snapshot`, `entry` | storage and state machine as openraft wants them; the log's formats |
+//! | `room`, `keeper` | disks that are nearly full: what is refused, and what is done about it |
 //! | `network`, `transport`, `routes`, `wire`, `identity` | messages between nodes, out and in; who may speak to whom |
 
 mod agreement;
@@ -27,6 +28,7 @@ mod finish;
 mod formation;
 mod growth;
 mod identity;
+mod keeper;
 mod log_store;
 pub mod machine;
 mod measures;
@@ -36,6 +38,7 @@ mod observe;
 mod propose;
 mod read;
 mod report;
+mod room;
 mod roster;
 mod routes;
 mod snapshot;
@@ -58,5 +61,7 @@ pub use measures::{Measures, ProposalRefusal};
 pub use node::Node;
 pub use propose::Committed;
 pub use snapshot::WrittenSnapshot;
-pub use status::{Leadership, NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status};
+pub use status::{
+    DiskStatus, Leadership, NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status,
+};
 pub use triarch_storage::{Histogram, Reading};

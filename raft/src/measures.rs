@@ -65,6 +65,8 @@ pub enum ProposalRefusal {
     Overloaded,
     /// It is over the bound of one command.
     TooLarge,
+    /// Disks are nearly full.
+    DiskLow,
     /// The disk has failed.
     StorageFailed,
     /// The node stops.
@@ -75,10 +77,11 @@ pub enum ProposalRefusal {
 
 impl ProposalRefusal {
     /// All of them.
-    pub const ALL: [ProposalRefusal; 6] = [
+    pub const ALL: [ProposalRefusal; 7] = [
         ProposalRefusal::NotLeader,
         ProposalRefusal::Overloaded,
         ProposalRefusal::TooLarge,
+        ProposalRefusal::DiskLow,
         ProposalRefusal::StorageFailed,
         ProposalRefusal::ShuttingDown,
         ProposalRefusal::Unknown,
@@ -90,6 +93,7 @@ impl ProposalRefusal {
             ProposalRefusal::NotLeader => "not_leader",
             ProposalRefusal::Overloaded => "overloaded",
             ProposalRefusal::TooLarge => "too_large",
+            ProposalRefusal::DiskLow => "disk_low",
             ProposalRefusal::StorageFailed => "storage_failed",
             ProposalRefusal::ShuttingDown => "shutting_down",
             ProposalRefusal::Unknown => "unknown",
@@ -103,6 +107,7 @@ impl From<&ProposeError> for ProposalRefusal {
             ProposeError::NotLeader { .. } => ProposalRefusal::NotLeader,
             ProposeError::Overloaded => ProposalRefusal::Overloaded,
             ProposeError::TooLarge { .. } => ProposalRefusal::TooLarge,
+            ProposeError::DiskLow(_) => ProposalRefusal::DiskLow,
             ProposeError::StorageFailed(_) => ProposalRefusal::StorageFailed,
             ProposeError::ShuttingDown => ProposalRefusal::ShuttingDown,
             ProposeError::Unknown(_) => ProposalRefusal::Unknown,

@@ -14,9 +14,11 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use serde::de::DeserializeOwned;
 
 use crate::cause::{Cause, Causes};
 use crate::entry::DecodeError;
+use crate::room::Rooms;
 use crate::snapshot::StoredSnapshot;
 use crate::snapshot_send;
 use crate::transport::{CallError, Lane, Target, Transport};
@@ -27,12 +29,14 @@ use crate::wire::{self, AppendReply, TransferAsk, TransferReply, VoteAsk, VoteRe
 pub(crate) struct Network {
     pub transport: Arc<Transport>,
     pub causes: Arc<Causes>,
+    pub rooms: Arc<Rooms>,
 }
 
 /// Speaks to one peer on one lane.
 pub(crate) struct Peer {
     transport: Arc<Transport>,
     causes: Arc<Causes>,
+    rooms: Arc<Rooms>,
     target: Target,
     lane: Lane,
     /// How long an append may take; heartbeats have openraft's own, shorter deadline.
@@ -48,6 +52,7 @@ impl Network {
         Peer {
             transport: Arc::clone(&self.transport),
             causes: Arc::clone(&self.causes),
+            rooms: Arc::clone(&self.rooms),
             target: Target {
                 id,
                 addr: member.addr.clone(),
@@ -97,6 +102,19 @@ impl Peer {
         RPCError::Unreachable(Unreachable::new(&e))
     }
 
+    /// Reads an answer, and notes what its sender says of itself.
+    fn noted<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        answer: &[u8],
+    ) -> Result<T, RPCError<Config>> {
+        let (reply, note) = wire::decode_noted(what, answer).map_err(|e| self.bad_answer(e))?;
+        if let Some(note) = note {
+            self.rooms.heard(self.target.id, note);
+        }
+        Ok(reply)
+    }
+
     async fn ask_vote(
         &self,
         path: &str,
@@ -115,8 +133,7 @@ impl Peer {
             )
             .await
             .map_err(|e| self.rpc_error(RPCTypes::Vote, e))?;
-        let reply: VoteReply =
-            wire::decode("the answer to a vote", &answer).map_err(|e| self.bad_answer(e))?;
+        let reply: VoteReply = self.noted("the answer to a vote", &answer)?;
         Ok(reply.into())
     }
 }
@@ -149,8 +166,7 @@ impl RaftNetworkV2<Config> for Peer {
             )
             .await
             .map_err(|e| self.rpc_error(RPCTypes::AppendEntries, e))?;
-        let reply: AppendReply =
-            wire::decode("the answer to an append", &answer).map_err(|e| self.bad_answer(e))?;
+        let reply: AppendReply = self.noted("the answer to an append", &answer)?;
         Ok(reply.into())
     }
 

@@ -23,6 +23,7 @@ use crate::failure::Failure;
 use crate::finish::Finisher;
 use crate::formation::Former;
 use crate::identity::Identity;
+use crate::keeper::Keeper;
 use crate::log_store::RaftLog;
 use crate::measures::Measures;
 use crate::network::Network;
@@ -30,10 +31,11 @@ use crate::observe::{Observer, Story};
 use crate::propose::{Clock, Committed, EntryWriter, Proposer, proposals};
 use crate::read::{self, Barrier};
 use crate::report;
+use crate::room::Rooms;
 use crate::routes::{self, Desk};
 use crate::snapshot::{Snapshots, WrittenSnapshot};
 use crate::standing::{HandOver, Heard, Standing};
-use crate::status::{Leadership, Status};
+use crate::status::{DiskStatus, Leadership, Status};
 use crate::transport::Transport;
 use crate::watch::Watcher;
 
@@ -41,6 +43,8 @@ use crate::watch::Watcher;
 const CHANGE_TIMEOUT_ELECTIONS: u32 = 30;
 /// How often to look whether a snapshot that was asked for is there.
 const SNAPSHOT_LOOK: Duration = Duration::from_millis(50);
+/// For so many leases what a peer said of itself counts as news.
+const NOTE_LEASES: u32 = 4;
 
 /// One member of a cluster. Cheap to clone; every method may be called from any runtime.
 pub struct Node<S: StateMachine> {
@@ -74,6 +78,7 @@ struct Inner<S: StateMachine> {
     changer: Changer<S>,
     agreement: Arc<Agreement>,
     snapshots: Snapshots,
+    rooms: Arc<Rooms>,
     desk: Arc<Desk<S>>,
     stopping: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -88,7 +93,8 @@ impl<S: StateMachine> Node<S> {
     pub async fn start(config: NodeConfig, machine: S, clock: Clock) -> Result<Self, StartError> {
         config.validate()?;
         let (path, node_id) = (config.data_dir.clone(), config.node_id);
-        let disk = tokio::task::spawn_blocking(move || disk::open(&path, node_id))
+        let low_bytes = config.disk_low_bytes;
+        let disk = tokio::task::spawn_blocking(move || disk::open(&path, node_id, low_bytes))
             .await
             .map_err(|panic| {
                 StartError::Config(format!("opening the data directory failed: {panic}"))
@@ -106,6 +112,11 @@ impl<S: StateMachine> Node<S> {
             Arc::clone(&identity),
             config.timing.clone(),
         )?);
+        let rooms = Arc::new(Rooms::new(
+            disk.space.clone(),
+            config.node_id,
+            config.timing.lease() * NOTE_LEASES,
+        ));
         let snapshot_due = Arc::new(Notify::new());
         let applier = Applier::new(
             machine,
@@ -130,6 +141,7 @@ impl<S: StateMachine> Node<S> {
         let network = Network {
             transport: Arc::clone(&transport),
             causes: Arc::clone(&causes),
+            rooms: Arc::clone(&rooms),
         };
         let has_voted = disk.log.vote().is_some();
         let raft_config = Arc::new(raft_config(&config)?);
@@ -183,6 +195,7 @@ impl<S: StateMachine> Node<S> {
             clock,
             &config.limits,
             Arc::clone(&measures),
+            Arc::clone(&rooms),
         );
         let (barrier, rounds) = read::barrier(
             raft.clone(),
@@ -212,6 +225,7 @@ impl<S: StateMachine> Node<S> {
             transport: Arc::clone(&transport),
             heard: Arc::clone(&heard),
             elections_from,
+            rooms: Arc::clone(&rooms),
             stopping: stop.clone(),
         };
         let agreement = Arc::new(Agreement::new());
@@ -229,6 +243,7 @@ impl<S: StateMachine> Node<S> {
             standing: standing.clone(),
             hand_over: Arc::clone(&hand_over),
             causes: Arc::clone(&causes),
+            rooms: Arc::clone(&rooms),
             timeout: lease * CHANGE_TIMEOUT_ELECTIONS,
             turn: Arc::default(),
         };
@@ -237,12 +252,19 @@ impl<S: StateMachine> Node<S> {
             pause: Duration::from_millis(config.timing.heartbeat_ms),
         };
         let snapshots = disk.snapshots.clone();
+        let keeper = Keeper {
+            rooms: Arc::clone(&rooms),
+            changer: changer.clone(),
+            lease,
+            elections_from,
+        };
         let desk = Arc::new(Desk {
             identity: Arc::clone(&identity),
             raft: raft.clone(),
             former: Arc::clone(&former),
             heard,
             causes,
+            rooms: Arc::clone(&rooms),
             snapshots: disk.snapshots,
             agreement: Arc::clone(&agreement),
             elections_from,
@@ -257,10 +279,7 @@ impl<S: StateMachine> Node<S> {
             tokio::spawn(until(stop.clone(), finisher.run())),
             tokio::spawn(batcher.run()),
             tokio::spawn(rounds.run(stop.clone())),
-            tokio::spawn(until(
-                stop.clone(),
-                elect_from(raft.clone(), elections_from),
-            )),
+            tokio::spawn(until(stop.clone(), keeper.run())),
             tokio::spawn(until(
                 stop.clone(),
                 snapshot_when_due(raft.clone(), snapshot_due),
@@ -286,6 +305,7 @@ impl<S: StateMachine> Node<S> {
                 changer,
                 agreement,
                 snapshots,
+                rooms,
                 desk,
                 stopping,
                 tasks: Mutex::new(tasks),
@@ -346,6 +366,7 @@ impl<S: StateMachine> Node<S> {
             standing,
             applied,
             identity: &self.inner.identity,
+            rooms: &self.inner.rooms,
             lease: self.inner.config.timing.lease(),
             failed: self.inner.failure.get(),
             transfers: self.inner.changer.transport.transfers(),
@@ -394,6 +415,16 @@ impl<S: StateMachine> Node<S> {
     /// What came of comparing digests so far.
     pub fn agreement(&self) -> AgreementStatus {
         self.inner.agreement.status()
+    }
+
+    /// Why proposals are refused at present, if they are: a disk is nearly full.
+    pub fn refuses_writes(&self) -> Option<String> {
+        self.inner.rooms.refusal(0)
+    }
+
+    /// This node's own disk.
+    pub fn disk(&self) -> Option<DiskStatus> {
+        self.inner.rooms.status(self.inner.config.node_id)
     }
 
     /// Set, once and for good, when this node cannot go on: its disk failed, it cannot apply an entry, or its directory is
@@ -514,11 +545,6 @@ async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) 
         () = work => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
-}
-
-async fn elect_from<S: StateMachine>(raft: Raft<S>, from: Instant) {
-    tokio::time::sleep_until(from.into()).await;
-    raft.runtime_config().elect(true);
 }
 
 async fn snapshot_when_due<S: StateMachine>(raft: Raft<S>, due: Arc<Notify>) {

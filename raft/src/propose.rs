@@ -25,6 +25,7 @@ use crate::entry::{COMMAND_OVERHEAD_BYTES, encode_commands};
 use crate::error::ProposeError;
 use crate::failure::Failure;
 use crate::measures::Measures;
+use crate::room::Rooms;
 use crate::standing::Standing;
 use crate::types::Batch;
 
@@ -75,6 +76,7 @@ pub(crate) struct Proposer<R> {
     bytes: Arc<Semaphore>,
     standing: watch::Receiver<Standing>,
     failure: Failure,
+    rooms: Arc<Rooms>,
     limits: Limits,
     measures: Arc<Measures>,
 }
@@ -122,6 +124,9 @@ impl<R: Send + 'static> Proposer<R> {
                 }
             }
         }
+        if let Some(why) = self.rooms.refusal(command.len()) {
+            return Err(ProposeError::DiskLow(why));
+        }
         let share = u32::try_from(command.len() + COMMAND_OVERHEAD_BYTES).unwrap_or(u32::MAX);
         let Ok(bytes) = Arc::clone(&self.bytes).try_acquire_many_owned(share) else {
             return Err(ProposeError::Overloaded);
@@ -162,6 +167,7 @@ pub(crate) struct Batcher<S: StateMachine> {
     first: mpsc::Receiver<Proposal<S::Reply>>,
     entry: EntryWriter<S>,
     in_flight: Arc<Semaphore>,
+    rooms: Arc<Rooms>,
     clock: Clock,
     limits: Limits,
     stopping: watch::Receiver<bool>,
@@ -175,6 +181,7 @@ pub(crate) fn proposals<S: StateMachine>(
     clock: Clock,
     limits: &Limits,
     measures: Arc<Measures>,
+    rooms: Arc<Rooms>,
 ) -> (Proposer<S::Reply>, Batcher<S>) {
     let (queue_tx, queue) = mpsc::channel(limits.queue_commands_max);
     let (first_tx, first) = mpsc::channel(limits.queue_commands_max);
@@ -186,6 +193,7 @@ pub(crate) fn proposals<S: StateMachine>(
         )),
         standing: entry.standing.clone(),
         failure: entry.failure.clone(),
+        rooms: Arc::clone(&rooms),
         limits: limits.clone(),
         measures: Arc::clone(&measures),
     };
@@ -194,6 +202,7 @@ pub(crate) fn proposals<S: StateMachine>(
         first,
         entry,
         in_flight: Arc::new(Semaphore::new(limits.entries_in_flight_max)),
+        rooms,
         clock,
         limits: limits.clone(),
         stopping,
@@ -275,6 +284,11 @@ impl<S: StateMachine> Batcher<S> {
             }
             if proposal.deadline <= now {
                 proposal.end(Err(ProposeError::Overloaded));
+                continue;
+            }
+            // Asked once more: it may have waited for long.
+            if let Some(why) = self.rooms.refusal(proposal.command.len()) {
+                proposal.end(Err(ProposeError::DiskLow(why)));
                 continue;
             }
             let size = proposal.command.len() + COMMAND_OVERHEAD_BYTES;

@@ -7,6 +7,7 @@ use openraft::{Instant as _, LogIdOptionExt, ServerState};
 
 use crate::apply::Applied;
 use crate::identity::Identity;
+use crate::room::Rooms;
 use crate::standing::Standing;
 use crate::status::{NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status};
 use crate::types::Config;
@@ -15,6 +16,7 @@ use crate::types::Config;
 pub(crate) struct Sources<'a> {
     pub metrics: RaftMetrics<Config>,
     pub identity: &'a Identity,
+    pub rooms: &'a Rooms,
     pub standing: Standing,
     pub applied: Applied,
     pub lease: std::time::Duration,
@@ -26,6 +28,7 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
     let Sources {
         metrics,
         identity,
+        rooms,
         standing,
         applied,
         lease,
@@ -78,6 +81,7 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
                 },
                 applied: mine.then_some(applied.index),
                 snapshot: transfers.get(&id).copied(),
+                disk: rooms.status(id),
             }
         })
         .collect();

@@ -16,10 +16,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::{Fatal, RaftError};
-use openraft::raft::{AppendEntriesResponse, TransferLeaderError, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, VoteResponse,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use triarch_storage::SpaceLevel;
 
 use crate::StateMachine;
 use crate::agreement::{Agreement, DigestAsk, DigestReply};
@@ -28,13 +31,15 @@ use crate::cause::Causes;
 use crate::entry::DecodeError;
 use crate::formation::{Adopt, Form, Former, Hello};
 use crate::identity::Identity;
+use crate::room::Rooms;
 use crate::snapshot::{Incoming, Snapshots};
 use crate::snapshot_send::{Announcement, ChunkHead, Progress};
 use crate::standing::Heard;
 use crate::transport::WATCH_PATH;
-use crate::types::{Config, Snapshot, SnapshotMeta, Vote};
+use crate::types::{Config, Entry, Payload, Snapshot, SnapshotMeta, Vote};
 use crate::wire::{
-    self, AppendReply, Envelope, Refusal, TransferAsk, TransferReply, VoteAsk, VoteReply, VoteV1,
+    self, AppendReply, Envelope, NodeNote, Refusal, TransferAsk, TransferReply, VoteAsk, VoteReply,
+    VoteV1,
 };
 
 /// What the handlers need.
@@ -44,6 +49,7 @@ pub(crate) struct Desk<S: StateMachine> {
     pub former: Arc<Former<S>>,
     pub heard: Arc<Heard>,
     pub causes: Arc<Causes>,
+    pub rooms: Arc<Rooms>,
     pub snapshots: Snapshots,
     pub agreement: Arc<Agreement>,
     /// The snapshot on its way in, if any. A second sender of another one takes the place of the first.
@@ -115,6 +121,18 @@ impl<T: Serialize> IntoResponse for Reply<T> {
     }
 }
 
+/// An answer in postcard with a note on this node behind it.
+struct Noted<T>(T, NodeNote);
+
+impl<T: Serialize> IntoResponse for Noted<T> {
+    fn into_response(self) -> Response {
+        let mut body = BytesMut::new();
+        wire::put(&mut body, &self.0);
+        wire::put(&mut body, &self.1);
+        body.freeze().into_response()
+    }
+}
+
 impl<S: StateMachine> Desk<S> {
     fn open(&self, message: Bytes) -> Handled<(Envelope, Bytes)> {
         let (envelope, body) = wire::open_frame(message)?;
@@ -146,11 +164,39 @@ impl<S: StateMachine> Desk<S> {
 
     fn vote_withheld(&self, ask: &VoteAsk) -> Option<VoteReply> {
         // A transfer is the leader's own wish.
-        if ask.transfer || Instant::now() >= self.elections_from {
+        let may_vote = ask.transfer || Instant::now() >= self.elections_from;
+        if may_vote && self.rooms.own().level != SpaceLevel::Full {
             return None;
         }
         let mine = self.raft.metrics().borrow_watched().vote;
         Some((&VoteResponse::new(mine, None, false)).into())
+    }
+
+    /// Refuses what this node's disk has no room for. Entries without commands are small, and let through as long as a
+    /// vote would be: a new leader's first one, and changes of the membership, which may be what helps.
+    fn check_room(&self, request: &AppendEntriesRequest<Config>) -> Handled<()> {
+        let (held, vote) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.last_log_index, metrics.vote)
+        };
+        // A new leader does not know how far this node is, and sends some again: those cost nothing.
+        let is_new = |entry: &&Entry| Some(entry.log_id.index) > held;
+        let mut commands_bytes = 0;
+        for entry in request.entries.iter().filter(is_new) {
+            match &entry.payload {
+                Payload::Normal(batch) => commands_bytes += batch.encoded.len(),
+                Payload::Blank | Payload::Membership(_) => {}
+            }
+        }
+        if commands_bytes > 0 && !self.rooms.takes(commands_bytes) {
+            return Err(Refusal::DiskLow);
+        }
+        let writes = || request.entries.iter().any(|entry| is_new(&entry)) || vote != request.vote;
+        if self.rooms.own().level == SpaceLevel::Full && writes() {
+            return Err(Refusal::DiskLow);
+        }
+        Ok(())
     }
 
     fn has_applied(&self, meta: &SnapshotMeta) -> bool {
@@ -161,7 +207,7 @@ impl<S: StateMachine> Desk<S> {
 async fn append<S: StateMachine>(
     State(desk): Shared<S>,
     message: Bytes,
-) -> Handled<Reply<AppendReply>> {
+) -> Handled<Noted<AppendReply>> {
     let (envelope, body) = desk.open(message)?;
     let request = wire::open_append(body)?;
     if request.vote.leader_id.voted_for != envelope.from {
@@ -169,39 +215,40 @@ async fn append<S: StateMachine>(
             "an append in the name of another node".into(),
         ));
     }
+    desk.check_room(&request)?;
     let response = desk.raft.append_entries(request).await?;
     if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
         desk.heard.now();
     }
-    Ok(Reply(response.into()))
+    Ok(Noted(response.into(), desk.rooms.note()))
 }
 
 async fn vote<S: StateMachine>(
     State(desk): Shared<S>,
     message: Bytes,
-) -> Handled<Reply<VoteReply>> {
+) -> Handled<Noted<VoteReply>> {
     let (envelope, ask) = desk.read::<VoteAsk>("a vote", message)?;
     if let Some(not_yet) = desk.vote_withheld(&ask) {
-        return Ok(Reply(not_yet));
+        return Ok(Noted(not_yet, desk.rooms.note()));
     }
     let (term, candidate) = ask.campaign();
     if candidate == envelope.from {
         desk.causes.told(term, candidate, ask.why);
     }
     let response = desk.raft.vote(ask.into()).await?;
-    Ok(Reply((&response).into()))
+    Ok(Noted((&response).into(), desk.rooms.note()))
 }
 
 async fn pre_vote<S: StateMachine>(
     State(desk): Shared<S>,
     message: Bytes,
-) -> Handled<Reply<VoteReply>> {
+) -> Handled<Noted<VoteReply>> {
     let (_, ask) = desk.read::<VoteAsk>("a pre-vote", message)?;
     if let Some(not_yet) = desk.vote_withheld(&ask) {
-        return Ok(Reply(not_yet));
+        return Ok(Noted(not_yet, desk.rooms.note()));
     }
     let response = desk.raft.pre_vote(ask.into()).await?;
-    Ok(Reply((&response).into()))
+    Ok(Noted((&response).into(), desk.rooms.note()))
 }
 
 async fn transfer<S: StateMachine>(
@@ -291,6 +338,9 @@ async fn announce<S: StateMachine>(
             offset: known.received(),
         }));
     }
+    if !desk.snapshots.has_room_for(announced.file_bytes) {
+        return Err(Refusal::DiskLow);
+    }
     *slot = None;
     let fresh = desk.snapshots.receive(announced).map_err(disk_refusal)?;
     let offset = slot.insert(fresh).received();
@@ -309,6 +359,9 @@ async fn chunk<S: StateMachine>(
         return Err(Refusal::Malformed(
             "a chunk of a snapshot was damaged on the way".into(),
         ));
+    }
+    if !desk.snapshots.has_room_for(contents.len() as u64) {
+        return Err(Refusal::DiskLow);
     }
     let mut slot = desk.incoming.lock().await;
     let from_here = |incoming: &mut Incoming| {

@@ -7,10 +7,13 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use triarch_storage::{SnapshotFile, SnapshotReceiver, SnapshotStore};
+use triarch_storage::{
+    SnapshotFile, SnapshotReceiver, SnapshotStore, Space, SpaceLevel, StorageError,
+};
 use uuid::Uuid;
 
 use crate::entry::DecodeError;
@@ -18,6 +21,12 @@ use crate::types::SnapshotMeta;
 use crate::wire::{self, SnapshotHeadV1};
 
 const COPY_BYTES: usize = 1 << 20;
+/// What a snapshot leaves to the log.
+const SPARE_BYTES: u64 = 4 << 20;
+/// The next snapshot is expected to be larger than the last by this share of it.
+const GROWTH_SHARE: u64 = 4;
+/// After one that ran out of space, none is begun for so long.
+const RAN_OUT_PAUSE: Duration = Duration::from_secs(10);
 
 /// Cheap to clone; all clones see the same files.
 #[derive(Clone)]
@@ -25,6 +34,9 @@ pub(crate) struct Snapshots {
     store: SnapshotStore,
     /// Held while the current snapshot is compared and replaced, so that an older one never replaces a newer.
     replacing: Arc<Mutex<()>>,
+    space: Space,
+    /// When the last one ran out of space.
+    ran_out: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A snapshot that is on this node's disk.
@@ -53,10 +65,62 @@ enum Contents {
 }
 
 impl Snapshots {
-    pub(crate) fn new(store: SnapshotStore) -> Self {
+    pub(crate) fn new(store: SnapshotStore, space: Space) -> Self {
         Snapshots {
             store,
             replacing: Arc::default(),
+            space,
+            ran_out: Arc::default(),
+        }
+    }
+
+    /// Whether the disk has room for a file of this size, and some for the log besides.
+    pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
+        let seen = self.space.seen();
+        seen.level != SpaceLevel::Full && seen.free_bytes >= bytes.saturating_add(SPARE_BYTES)
+    }
+
+    /// Whether there seems to be room for the next one: the last one's size and some more. Not for a while after one
+    /// has run out of space.
+    pub(crate) fn has_room_for_next(&self) -> bool {
+        if self
+            .ran_out
+            .lock()
+            .is_some_and(|at| at.elapsed() < RAN_OUT_PAUSE)
+        {
+            return false;
+        }
+        let last_bytes = self.store.current().map_or(0, |file| file.len());
+        let bytes = last_bytes.saturating_add(last_bytes / GROWTH_SHARE);
+        let has_room = self.has_room_for(bytes);
+        if !has_room {
+            let free_mib = self.space.seen().free_bytes >> 20;
+            let needed_mib = (bytes + SPARE_BYTES) >> 20;
+            tracing::warn!(
+                free_mib,
+                needed_mib,
+                "no snapshot is written: the disk has no room for it; the log grows until it has"
+            );
+            *self.ran_out.lock() = Some(Instant::now());
+        }
+        has_room
+    }
+
+    /// If a snapshot failed for nothing but a lack of space: what there is instead, the last one or none. The log goes
+    /// on without it, and it is tried again.
+    pub(crate) fn instead_of(&self, failed: &io::Error) -> Option<StoredSnapshot> {
+        if !is_out_of_space(failed) {
+            return None;
+        }
+        *self.ran_out.lock() = Some(Instant::now());
+        match self.current() {
+            Ok(Some(current)) => Some(current),
+            Ok(None) => Some(StoredSnapshot {
+                meta: SnapshotMeta::default(),
+                used_ids: BTreeSet::new(),
+                contents: Contents::Received(Arc::default()),
+            }),
+            Err(_) => None,
         }
     }
 
@@ -145,6 +209,27 @@ impl Snapshots {
             receiver,
         })
     }
+}
+
+fn is_out_of_space(error: &io::Error) -> bool {
+    if matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    ) {
+        return true;
+    }
+    let inner = error.get_ref();
+    inner
+        .and_then(|inner| inner.downcast_ref::<StorageError>())
+        .is_some_and(|error| {
+            matches!(
+                error,
+                StorageError::Io {
+                    disk_full: true,
+                    ..
+                }
+            )
+        })
 }
 
 fn encode_head(meta: &SnapshotMeta, used_ids: &BTreeSet<u64>) -> Bytes {

@@ -66,6 +66,8 @@ pub struct NodeStatus {
     pub applied: Option<u64>,
     /// The snapshot that the answering node is sending it, if it is.
     pub snapshot: Option<SnapshotTransfer>,
+    /// Its disk, as far as known: always for the node itself, and on the leader for all that answer.
+    pub disk: Option<DiskStatus>,
 }
 
 /// How far a snapshot has come on its way to another node.
@@ -75,6 +77,15 @@ pub struct SnapshotTransfer {
     pub bytes: u64,
     /// What the other has of it.
     pub sent_bytes: u64,
+}
+
+/// How much room a node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskStatus {
+    /// Free on the file system of its data directory.
+    pub free_bytes: u64,
+    /// Too little for writes to be taken.
+    pub low: bool,
 }
 
 /// A node's whole view.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use tokio::sync::Notify;
-use triarch_storage::{DataDir, LogStore, MemoryLog, SledLogOptions};
+use triarch_storage::{DataDir, LogStore, MemoryLog, SledLogOptions, Space};
 
 use crate::apply::Applier;
 use crate::config::SnapshotPolicy;
@@ -66,7 +66,10 @@ impl StoreBuilder<Config, RaftLog, Applier<Nothing>, (tempfile::TempDir, DataDir
         } else {
             Arc::new(MemoryLog::default())
         };
-        let snapshots = Snapshots::new(dir.snapshots().expect("fresh snapshots"));
+        let snapshots = Snapshots::new(
+            dir.snapshots().expect("fresh snapshots"),
+            Space::of(root.path()).expect("a disk"),
+        );
         let failure = Failure::new();
         let measures = Arc::new(Measures::new(Arc::default()));
         let log = RaftLog::new(log, failure.clone(), 1 << 20, 1, Arc::clone(&measures));

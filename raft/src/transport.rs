@@ -166,8 +166,8 @@ impl Transport {
     }
 
     fn note_refusal(&self, target: &Target, refusal: &Refusal) {
-        // A peer that is still waiting to be told about the cluster is no news.
-        let quiet = matches!(refusal, Refusal::NotFormed);
+        // A peer that is still waiting to be told about the cluster is no news; of low disks the keeper tells.
+        let quiet = matches!(refusal, Refusal::NotFormed | Refusal::DiskLow);
         let news = self
             .refusals
             .lock()

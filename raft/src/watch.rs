@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
+use triarch_storage::SpaceLevel;
 
 use crate::StateMachine;
 use crate::apply::Raft;
+use crate::room::Rooms;
 use crate::standing::{Heard, Suspicion};
 use crate::transport::{CallError, Target, Transport};
 
@@ -38,6 +40,7 @@ pub(crate) struct Watcher<S: StateMachine> {
     pub heard: Arc<Heard>,
     /// No campaigns before: see [`crate::node`].
     pub elections_from: Instant,
+    pub rooms: Arc<Rooms>,
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -154,6 +157,10 @@ impl<S: StateMachine> Watcher<S> {
                 continue;
             }
             if Instant::now() < self.elections_from {
+                continue;
+            }
+            // One that could take no writes leaves it to the others.
+            if self.rooms.own().level != SpaceLevel::Ample {
                 continue;
             }
             if round % watched.turns.len() == my_turn {

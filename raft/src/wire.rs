@@ -52,6 +52,8 @@ pub(crate) enum Refusal {
     Stopping(String),
     #[error("{0}")]
     Rule(String),
+    #[error("its disk has no room for more")]
+    DiskLow,
 }
 
 /// The head of a frame; the body follows.
@@ -94,6 +96,41 @@ pub(crate) fn decode<T: DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<T, DecodeError> {
     postcard::from_bytes(bytes).map_err(|e| DecodeError::new(what, e.to_string()))
+}
+
+/// What follows the answers to appends, heartbeats and votes: how the node that answers is. One that says nothing of it
+/// is an older one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeNote {
+    /// Its wall clock, Unix ms.
+    pub wall_ms: u64,
+    /// Free on its disk.
+    pub free_bytes: u64,
+    pub disk: DiskNote,
+}
+
+/// What may be asked of a node's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum DiskNote {
+    /// Anything.
+    Ample,
+    /// No entries with commands.
+    Low,
+    /// Not even a vote.
+    Full,
+}
+
+/// An answer, and the note behind it.
+pub(crate) fn decode_noted<T: DeserializeOwned>(
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<(T, Option<NodeNote>), DecodeError> {
+    let (answer, rest) =
+        postcard::take_from_bytes(bytes).map_err(|e| DecodeError::new(what, e.to_string()))?;
+    if rest.is_empty() {
+        return Ok((answer, None));
+    }
+    Ok((answer, Some(decode(what, rest)?)))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -534,9 +571,34 @@ mod tests {
             (Refusal::OtherNode { id: 1, meant: 2 }, "020102".to_owned()),
             (Refusal::SenderReplaced { from: 3 }, "0403".to_owned()),
             (Refusal::Rule("no".into()), "07026e6f".to_owned()),
+            (Refusal::DiskLow, "08".to_owned()),
         ];
         for (refusal, bytes) in refusals {
             assert_eq!(put_hex(&refusal), bytes);
+        }
+
+        let notes = [
+            (DiskNote::Ample, "00"),
+            (DiskNote::Low, "01"),
+            (DiskNote::Full, "02"),
+        ];
+        for (disk, bytes) in notes {
+            let note = NodeNote {
+                wall_ms: 300,
+                free_bytes: 5,
+                disk,
+            };
+            assert_eq!(put_hex(&note), format!("ac0205{bytes}"));
+            let mut answer = BytesMut::new();
+            put(&mut answer, &AppendReply::Success);
+            let read = decode_noted::<AppendReply>("an answer", &answer).unwrap();
+            assert_eq!(read, (AppendReply::Success, None));
+            put(&mut answer, &note);
+            let read = decode_noted::<AppendReply>("an answer", &answer).unwrap();
+            assert_eq!(read, (AppendReply::Success, Some(note)));
+            // As an older version reads it.
+            let read = decode::<AppendReply>("an answer", &answer).unwrap();
+            assert_eq!(read, AppendReply::Success);
         }
 
         let node = Member {

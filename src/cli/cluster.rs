@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use triarch_sdk::Error;
-use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, NodeRole, ReadQuery};
+use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, NodeDisk, NodeRole, ReadQuery};
 
 use super::Failure;
 use super::backup::{self, BackupArgs, RestoreArgs};
@@ -151,6 +151,19 @@ async fn status(session: &Session) -> Result<ClusterStatus, Failure> {
     }
 }
 
+fn disk(disk: NodeDisk) -> String {
+    let free_mib = disk.free_bytes >> 20;
+    let free = match free_mib {
+        0..10_240 => format!("{free_mib} MiB free"),
+        10_240.. => format!("{} GiB free", free_mib >> 10),
+    };
+    if disk.low {
+        format!("LOW, {free}")
+    } else {
+        free
+    }
+}
+
 /// The masters as a person reads them.
 pub(super) fn for_people(status: &ClusterStatus) -> String {
     let columns = [
@@ -160,6 +173,7 @@ pub(super) fn for_people(status: &ClusterStatus) -> String {
         Column::Text("ROLE"),
         Column::Number("ON DISK"),
         Column::Number("BEHIND"),
+        Column::Text("DISK"),
     ];
     let or_dash =
         |index: Option<u64>| index.map_or_else(|| "-".to_owned(), |index| index.to_string());
@@ -185,6 +199,7 @@ pub(super) fn for_people(status: &ClusterStatus) -> String {
                 last.zip(node.matched)
                     .map(|(last, matched)| last.saturating_sub(matched)),
             )),
+            Cell::new(node.disk.map_or_else(|| "-".to_owned(), disk)),
         ]
     });
     let leader = match status.leader {

@@ -278,6 +278,7 @@ mod tests {
             matched: Some(100),
             applied: None,
             snapshot,
+            disk: None,
         };
         let status = ClusterStatus {
             cluster_id: None,

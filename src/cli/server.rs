@@ -108,6 +108,15 @@ pub struct ServerArgs {
         help_heading = "Bounds"
     )]
     bodies_mb: u32,
+    /// With less than this free on the disk, this node takes no writes until there is room again [default: 5 % of the
+    /// disk, 8 at least and 64 at most]
+    #[arg(
+        long,
+        value_name = "MIB",
+        value_parser = clap::value_parser!(u64).range(1..=1_048_576),
+        help_heading = "Bounds"
+    )]
+    disk_low_mib: Option<u64>,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -189,6 +198,7 @@ impl ServerArgs {
                 bodies_bytes_max: (self.bodies_mb as usize) << 20,
             },
             check_every: self.check_every,
+            disk_low_bytes: self.disk_low_mib.map(|mib| mib << 20),
         })
     }
 }

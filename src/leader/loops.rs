@@ -90,6 +90,10 @@ async fn expire(lead: Arc<Lead>) {
         if slept > Duration::ZERO || !lead.node.leads_now() {
             continue;
         }
+        // What cannot be written cannot be decided. Whoever is overdue is found again once there is room.
+        if lead.node.refuses_writes().is_some() {
+            continue;
+        }
         let (mut overdue, unclaimed) = {
             let table = lead.table.read();
             let mut desk = lead.desk.lock();

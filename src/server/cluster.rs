@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
-use triarch_raft::{HandOverReason, NodeStatus, PeerRole, PeerState};
+use triarch_raft::{DiskStatus, HandOverReason, NodeStatus, PeerRole, PeerState};
 use triarch_sdk::wire;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -213,6 +213,14 @@ fn present(app: &App) -> wire::ClusterStatus {
     }
 }
 
+/// How a disk is shown.
+pub(super) fn present_disk(disk: DiskStatus) -> wire::NodeDisk {
+    wire::NodeDisk {
+        free_bytes: disk.free_bytes,
+        low: disk.low,
+    }
+}
+
 fn present_node(node: NodeStatus) -> wire::ClusterNode {
     wire::ClusterNode {
         id: node.id,
@@ -232,5 +240,6 @@ fn present_node(node: NodeStatus) -> wire::ClusterNode {
             bytes: transfer.bytes,
             sent_bytes: transfer.sent_bytes,
         }),
+        disk: node.disk.map(present_disk),
     }
 }

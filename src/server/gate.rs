@@ -341,9 +341,12 @@ async fn forward(
         }
     };
     // 503 from there is said only by a node that does not lead, and 507 by one whose disk has failed and that is about to
-    // be gone. What it had begun may still be done.
+    // be gone: what it had begun may still be done. A leader whose disk is nearly full says 507 too, but has done nothing,
+    // stays, and says when to ask again.
     let status = answer.status();
-    if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::INSUFFICIENT_STORAGE {
+    let disk_failed = status == StatusCode::INSUFFICIENT_STORAGE
+        && !answer.headers().contains_key(header::RETRY_AFTER);
+    if status == StatusCode::SERVICE_UNAVAILABLE || disk_failed {
         return Err(ForwardError::Unknown(
             "leadership changed while the request was on its way".into(),
         ));

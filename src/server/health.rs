@@ -9,6 +9,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::answer::Answer;
+use super::cluster::present_disk;
 use super::problem::Problem;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -35,7 +36,8 @@ async fn healthz(State(app): State<App>) -> Response {
     .into_response()
 }
 
-/// A leader is known and this node has applied what it knows to be committed.
+/// A leader is known and this node has applied what it knows to be committed. A node whose disk is low is ready all the
+/// same: it serves reads, and forwards; `disk` says so.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -70,6 +72,7 @@ async fn readyz(State(app): State<App>) -> Response {
             node: app.id,
             leader,
             term: status.term,
+            disk: app.node.disk().map(present_disk),
         },
     )
     .into_response()

@@ -313,6 +313,7 @@ fn node_config(options: &ServerOptions) -> NodeConfig {
     // A follower that was away for a moment needs no snapshot.
     config.snapshot.keep_entries = options.snapshot_entries / 4;
     config.limits.queue_bytes_max = options.bounds.proposals_bytes();
+    config.disk_low_bytes = options.disk_low_bytes;
     config.timing.heartbeat_ms = options.timing.heartbeat_ms;
     config.timing.election_min_ms = options.timing.election_min_ms;
     config.timing.election_max_ms = options.timing.election_max_ms;

@@ -32,6 +32,8 @@ pub struct ServerOptions {
     pub events_kept: usize,
     /// How much is worked on at once.
     pub bounds: Bounds,
+    /// Below this, the disk is low; worked out from its size if `None`.
+    pub disk_low_bytes: Option<u64>,
 }
 
 /// How patient the masters are with each other.

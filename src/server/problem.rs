@@ -7,6 +7,8 @@ use triarch_table::reply::Refusal;
 
 /// The media type of every error.
 pub const PROBLEM_JSON: &str = "application/problem+json";
+/// When to ask again a cluster whose disks are nearly full.
+const DISK_LOW_RETRY_S: u64 = 2;
 /// Most of a refusal's words that are kept.
 const REFUSAL_BYTES_MAX: usize = 10_000;
 
@@ -48,7 +50,7 @@ pub enum Code {
     AlreadyFinished,
     /// The worker is not registered, or was lost.
     UnknownWorker,
-    /// This node's disk failed.
+    /// This node's disk failed, or disks are nearly full.
     StorageFailed,
     /// The deadline passed; the outcome is unknown.
     Timeout,
@@ -169,6 +171,14 @@ impl Problem {
         Self::new(Code::NoLeader, detail)
     }
 
+    /// Nothing was done, because a disk has no room. Told from a disk that failed by its `Retry-After`: see the gate.
+    pub fn disk_low(detail: impl Into<String>) -> Self {
+        Self {
+            retry_after_s: Some(DISK_LOW_RETRY_S),
+            ..Self::new(Code::StorageFailed, detail)
+        }
+    }
+
     /// Adds a field that helps.
     pub fn with(mut self, name: &'static str, value: impl Into<serde_json::Value>) -> Self {
         self.fields.push((name, value.into()));
@@ -284,6 +294,9 @@ impl From<ProposeError> for Failure {
             ProposeError::TooLarge { .. } => {
                 Failure::Problem(Problem::new(Code::PayloadTooLarge, error.to_string()))
             }
+            ProposeError::DiskLow(why) => Failure::Problem(Problem::disk_low(format!(
+                "{why}. Nothing was done; reads and heartbeats go on, and writes are taken again once there is room"
+            ))),
             ProposeError::StorageFailed(why) => {
                 Failure::Problem(Problem::new(Code::StorageFailed, why))
             }

@@ -130,8 +130,35 @@ pub(crate) fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
+/// Gives a file blocks for `bytes` from `offset` on, and leaves its length as it is: what is written there later finds
+/// its space, whoever fills the file system meanwhile.
+pub(crate) fn allocate_beyond(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
+    let in_range = |value: u64| {
+        libc::off_t::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+    };
+    let (offset, bytes) = (in_range(offset)?, in_range(bytes)?);
+    // SAFETY: the descriptor is open for as long as `file` is borrowed.
+    if unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, bytes) } == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
+}
+
 /// How many bytes an ordinary user can still write to the file system `path` is on.
 pub(crate) fn available_bytes(path: &Path) -> io::Result<u64> {
+    file_system(path).map(|file_system| file_system.available_bytes)
+}
+
+/// How much a file system holds.
+pub(crate) struct FileSystem {
+    /// What an ordinary user can still write.
+    pub(crate) available_bytes: u64,
+    /// All of it.
+    pub(crate) total_bytes: u64,
+}
+
+/// Looks at the file system `path` is on.
+pub(crate) fn file_system(path: &Path) -> io::Result<FileSystem> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut status = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: `path` ends in a nul byte, `status` is large enough.
@@ -140,7 +167,10 @@ pub(crate) fn available_bytes(path: &Path) -> io::Result<u64> {
     }
     // SAFETY: the call succeeded and filled it in.
     let status = unsafe { status.assume_init() };
-    Ok(status.f_bavail * status.f_frsize)
+    Ok(FileSystem {
+        available_bytes: status.f_bavail.saturating_mul(status.f_frsize),
+        total_bytes: status.f_blocks.saturating_mul(status.f_frsize),
+    })
 }
 
 /// Starts to write a file's changed pages to the device without waiting.

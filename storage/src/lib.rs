@@ -25,5 +25,5 @@ pub use error::StorageError;
 pub use log::{Completion, LogPosition, LogRecord, LogState, LogStore};
 pub use measure::{Histogram, LogMeasures, Reading};
 pub use memory::{MemoryLog, Unsynced};
-pub use sled_log::{SledLog, SledLogOptions};
+pub use sled_log::{SledLog, SledLogOptions, Space, SpaceLevel, SpaceSeen};
 pub use snapshot::{SnapshotFile, SnapshotReader, SnapshotReceiver, SnapshotStore, SnapshotWriter};

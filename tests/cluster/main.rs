@@ -15,6 +15,7 @@ mod disk;
 mod events;
 mod explain;
 mod failover;
+mod full_disks;
 mod identity;
 mod leadership_lines;
 mod lists;

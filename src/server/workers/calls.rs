@@ -127,7 +127,16 @@ async fn poll(
     let ended: Vec<Running> = poll.results.iter().map(Running::ended).collect();
     let verdicts = match poll.results.is_empty() {
         true => Vec::new(),
-        false => accept(&app, id, poll.results).await?.1,
+        false => match accept(&app, id, poll.results).await {
+            Ok((_, verdicts)) => verdicts,
+            Err(refused) => {
+                // It is alive whatever becomes of its results, and so are the attempts it will tell of again.
+                let alive: Vec<Running> = running.into_iter().flatten().chain(ended).collect();
+                lead.heartbeat(id, &alive, None)
+                    .map_err(|turned| turn(turned, id))?;
+                return Err(refused);
+            }
+        },
     };
     if let Some(running) = &mut running {
         // What is told as ended has its verdict, and is neither running nor lost, even if the worker names it as both.

@@ -115,6 +115,18 @@ impl Disk {
         })
     }
 
+    /// Another handle to the file.
+    pub(super) fn file_handle(&self) -> Result<File, StorageError> {
+        self.file
+            .try_clone()
+            .map_err(|error| StorageError::io("open", &self.file_path, &error))
+    }
+
+    /// The file, for messages.
+    pub(super) fn file_path(&self) -> &Path {
+        &self.file_path
+    }
+
     /// Runs a piece of work on the trees; `action` completes "cannot … the file".
     pub(super) fn call<T>(
         &self,

@@ -4,7 +4,7 @@
 //! log/            what SledLog::open is given
 //!   sled/         sled's own files: db, conf, snap.*, blobs/
 //!   mark          the high-water mark: what was once durable
-//!   reserve       space given up when the disk is full
+//!   reserve       space given up when the disk is full, so that what was begun can be finished
 //! ```
 //!
 //! sled is quick, and three things about it are not what one would wish: its `flush` is no fsync, it moves large values
@@ -17,11 +17,13 @@
 
 mod chunk;
 mod disk;
+mod headroom;
 mod mark;
 mod marker;
 mod recover;
 mod reserve;
 mod shared;
+mod space;
 mod view;
 mod writer;
 
@@ -35,6 +37,7 @@ use parking_lot::Mutex;
 
 use self::disk::Disk;
 use self::shared::Shared;
+pub use self::space::{Space, SpaceLevel, SpaceSeen};
 use self::view::Place;
 use self::writer::Writer;
 use crate::error::Stop;
@@ -58,6 +61,8 @@ pub struct SledLogOptions {
     pub reserve_bytes: u64,
     /// Where the sync thread tells how long the disk takes.
     pub measures: Arc<LogMeasures>,
+    /// With less than this free, the disk is told to be low; worked out from its size unless given.
+    pub low_bytes: Option<u64>,
 }
 
 impl Default for SledLogOptions {
@@ -70,6 +75,7 @@ impl Default for SledLogOptions {
             queued_bytes_max: 64 << 20,
             reserve_bytes: 16 << 20,
             measures: Arc::default(),
+            low_bytes: None,
         }
     }
 }
@@ -79,6 +85,7 @@ pub struct SledLog {
     shared: Arc<Shared>,
     /// For readers; `None` once closed.
     disk: Mutex<Option<Arc<Disk>>>,
+    space: Space,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -88,6 +95,7 @@ impl SledLog {
         let recovered = recover::recover(directory, options)?;
         let shared = Arc::new(Shared::new(recovered.view, options.queued_bytes_max));
         let disk = Arc::new(recovered.disk);
+        let space = recovered.standing.space.clone();
         let writer = Writer::new(
             Arc::clone(&shared),
             Arc::clone(&disk),
@@ -108,8 +116,14 @@ impl SledLog {
         Ok(SledLog {
             shared,
             disk: Mutex::new(Some(disk)),
+            space,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// How much room its disk has.
+    pub fn space(&self) -> Space {
+        self.space.clone()
     }
 
     fn write(&self, change: Change, done: Option<Completion>) -> Result<(), StorageError> {

@@ -10,11 +10,13 @@ use std::path::Path;
 use super::SledLogOptions;
 use super::chunk::{Assembler, Entry, Link};
 use super::disk::{Disk, Fault, check_chain};
+use super::headroom::Headroom;
 use super::mark::{Claim, Mark};
 use super::marker::{
     COMMITTED_KEY, PURGED_KEY, StoredVote, VOTE_KEY, decode_committed, decode_purged, decode_vote,
 };
 use super::reserve::Reserve;
+use super::space::Space;
 use super::view::View;
 use crate::durable;
 use crate::{LogPosition, StorageError};
@@ -29,7 +31,8 @@ pub(super) struct Recovered {
 /// Where a log stands on disk: what the sync thread goes on from.
 pub(super) struct Standing {
     pub(super) mark: Mark,
-    pub(super) reserve: Reserve,
+    pub(super) space: Space,
+    pub(super) headroom: Headroom,
     pub(super) purged: Option<Link>,
     /// The last entry, or `purged` when there is none.
     pub(super) tail: Option<Link>,
@@ -113,6 +116,8 @@ pub(super) fn recover(
         vote_sequence,
     })?;
 
+    let space = Space::new(directory, options.low_bytes, reserve)?;
+    let headroom = Headroom::new(disk.file_handle()?);
     view.vote = markers.vote.map(|stored| stored.vote);
     view.set_committed(markers.committed);
     Ok(Recovered {
@@ -120,7 +125,8 @@ pub(super) fn recover(
         view,
         standing: Standing {
             mark,
-            reserve,
+            space,
+            headroom,
             purged: markers.purged,
             tail: scan.tail,
             vote_sequence,

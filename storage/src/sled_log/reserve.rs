@@ -1,7 +1,8 @@
 //! Disk space set aside for the day the disk is full.
 //!
-//! sled needs space to be opened, even to read. So a file of zeros is kept beside it and given up when a write finds no
-//! space: the node stops, and can be started again without anybody having to find out what sled needs.
+//! sled needs space to be opened, even to read, and a node whose disk is full must still be able to finish what it has
+//! begun. So a file of zeros is kept beside the log. It is given up when the log would otherwise run out of space, and
+//! taken back once there is room again.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,15 +14,20 @@ use crate::durable;
 const AVAILABLE_BYTES_MIN: u64 = 2 << 20;
 
 /// See the [module](self).
+#[derive(Debug)]
 pub(super) struct Reserve {
     path: PathBuf,
+    bytes: u64,
+    held: bool,
 }
 
 impl Reserve {
     /// Makes sure the space is there, or says that the disk is full.
     pub(super) fn take(path: &Path, bytes: u64) -> Result<Self, StorageError> {
-        let reserve = Reserve {
+        let mut reserve = Reserve {
             path: path.to_path_buf(),
+            bytes,
+            held: true,
         };
         let present = fs::metadata(path).map_or(0, |metadata| metadata.len());
         if present < bytes
@@ -45,10 +51,40 @@ impl Reserve {
         Ok(reserve)
     }
 
-    /// Frees the space. Nothing to report if that fails: there is an error on its way already.
-    pub(super) fn give_up(&self) {
-        if let Err(error) = fs::remove_file(&self.path) {
+    /// None at all.
+    pub(super) fn nothing(path: &Path) -> Self {
+        Reserve {
+            path: path.to_path_buf(),
+            bytes: 0,
+            held: false,
+        }
+    }
+
+    /// What could be freed.
+    pub(super) fn held_bytes(&self) -> u64 {
+        if self.held { self.bytes } else { 0 }
+    }
+
+    /// What was freed, and is to be taken back once there is room.
+    pub(super) fn owed_bytes(&self) -> u64 {
+        self.bytes - self.held_bytes()
+    }
+
+    /// Frees the space. Nothing to report if that fails: whoever asks is out of space anyway.
+    pub(super) fn give_up(&mut self) {
+        self.held = false;
+        if let Err(error) = fs::remove_file(&self.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!(path = %self.path.display(), %error, "could not give up the reserved space");
+        }
+    }
+
+    /// Takes the space back. If that fails, it is given up again and owed still.
+    pub(super) fn take_back(&mut self) {
+        match allocate(&self.path, self.bytes) {
+            Ok(()) => self.held = true,
+            Err(_) => self.give_up(),
         }
     }
 }

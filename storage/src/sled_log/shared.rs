@@ -4,7 +4,7 @@
 //! is the back-pressure of a disk slower than the network.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -27,7 +27,7 @@ pub(super) struct Write {
     pub(super) removals: u64,
     /// When it was queued.
     pub(super) since: Instant,
-    bytes: usize,
+    pub(super) bytes: usize,
 }
 
 /// What the sync thread does next.
@@ -36,6 +36,8 @@ pub(super) enum Turn {
     Group(Vec<Write>),
     /// Nothing is queued, and there is other work.
     Idle,
+    /// Nothing is queued, and for a while nothing was.
+    Quiet,
     /// All is written: close in good order.
     Close,
     /// The log was dropped without being closed.
@@ -68,6 +70,10 @@ impl State {
             None => Ok(()),
             Some(stop) => Err(stop.error()),
         }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.closing || self.abandoned
     }
 
     fn take_group(&mut self) -> Vec<Write> {
@@ -146,8 +152,8 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Waits for something to do. `busy` says that there is work besides the queue.
-    pub(super) fn next_turn(&self, busy: bool) -> Turn {
+    /// Waits for something to do, but not for longer than `quiet`. `busy` says that there is work besides the queue.
+    pub(super) fn next_turn(&self, busy: bool, quiet: Duration) -> Turn {
         let mut state = self.state.lock();
         loop {
             if state.abandoned {
@@ -165,8 +171,20 @@ impl Shared {
             if busy {
                 return Turn::Idle;
             }
-            self.work.wait(&mut state);
+            if self.work.wait_for(&mut state, quiet).timed_out() {
+                return Turn::Quiet;
+            }
         }
+    }
+
+    /// Waits for `pause`, or until the log is to end. Whether it is.
+    pub(super) fn pause(&self, pause: Duration) -> bool {
+        let mut state = self.state.lock();
+        if !state.is_ending() {
+            // Woken early by a new write, it pauses for less: whoever pauses looks again.
+            let _ = self.work.wait_for(&mut state, pause);
+        }
+        state.is_ending()
     }
 
     /// Entries before `end` are in sled. See [`View::note_stored`].

@@ -6,25 +6,34 @@
 //! - A completion is called with `Ok` only after an fdatasync of sled's file that began after its write was flushed.
 //! - Nothing is removed from the log before the reason is durable: a lower mark for a truncation, the purged marker
 //!   for a purge.
+//! - Nothing is written before there is room for it on disk. A group that finds none waits, and everything after it.
 //! - After the first error the thread writes nothing more, not even to close sled, whose closing would sync again.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::chunk::{Link, encode};
 use super::disk::Disk;
+use super::headroom::is_full;
 use super::mark::Claim;
 use super::marker::{
     COMMITTED_KEY, PURGED_KEY, StoredVote, VOTE_KEY, encode_committed, encode_purged, encode_vote,
 };
 use super::recover::Standing;
 use super::shared::{Shared, Turn, Write};
+use super::space::{LAST_BYTES, SpaceLevel, WRITE_FACTOR};
 use crate::error::Stop;
 use crate::sequence::Change;
 use crate::{LogMeasures, LogPosition, LogRecord, StorageError};
 
 /// Purged chunks removed between two groups of writes.
 const PURGE_STEP_CHUNKS: usize = 512;
+/// What removing them may write.
+const PURGE_STEP_BYTES: u64 = 2 << 20;
+/// How often the disk's space is looked at when nothing is written.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often, while a write waits for space.
+const WAIT_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -54,9 +63,14 @@ impl Writer {
     /// Works until the log is closed, dropped or failed.
     pub(super) fn run(mut self) {
         loop {
-            let outcome = match self.shared.next_turn(self.removing) {
+            let busy = self.removing && self.standing.space.seen().level != SpaceLevel::Full;
+            let outcome = match self.shared.next_turn(busy, LOOK_INTERVAL) {
                 Turn::Group(group) => self.write_group(group),
                 Turn::Idle => self.remove_purged(),
+                Turn::Quiet => {
+                    self.standing.space.look();
+                    Ok(())
+                }
                 Turn::Close => {
                     let outcome = self.finish();
                     if outcome.is_ok() {
@@ -94,7 +108,7 @@ impl Writer {
             Err(error) => {
                 self.shared.stop(Stop::Failed(error.to_string()));
                 if is_disk_full(&error) {
-                    self.standing.reserve.give_up();
+                    self.standing.space.give_up_reserve();
                 }
                 complete(group, &Err(error.clone()));
                 Err(error)
@@ -115,6 +129,13 @@ impl Writer {
     }
 
     fn persist(&mut self, group: &[Write]) -> Result<(), StorageError> {
+        let payload_bytes: usize = group.iter().map(|write| write.bytes).sum();
+        let bytes = u64::try_from(payload_bytes).unwrap_or(u64::MAX);
+        self.wait_for_room(
+            bytes
+                .saturating_mul(WRITE_FACTOR)
+                .saturating_add(LAST_BYTES),
+        )?;
         for write in group {
             self.write(&write.change)?;
         }
@@ -122,6 +143,54 @@ impl Writer {
             self.sync()?;
         }
         Ok(())
+    }
+
+    /// Waits until the file has blocks for so much, giving up the reserve for it if it must.
+    fn wait_for_room(&mut self, bytes: u64) -> Result<(), StorageError> {
+        let mut told = false;
+        loop {
+            let made = self.make_room(bytes);
+            let waits = made.as_ref().is_err_and(is_full);
+            if waits != told {
+                self.standing.space.note_waiting(waits);
+                self.standing.space.look();
+            }
+            match made {
+                Ok(()) => return Ok(()),
+                Err(error) if !is_full(&error) => {
+                    return Err(StorageError::io(
+                        "allocate space for",
+                        self.disk.file_path(),
+                        &error,
+                    ));
+                }
+                Err(error) => {
+                    if !told {
+                        tracing::warn!(path = %self.disk.file_path().display(), "there is no space for what is to be written: it waits until there is");
+                        told = true;
+                    }
+                    if self.shared.pause(WAIT_INTERVAL) {
+                        return Err(StorageError::io("write", self.disk.file_path(), &error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn make_room(&mut self, bytes: u64) -> std::io::Result<()> {
+        let mut made = self.standing.headroom.ensure(bytes);
+        if made.as_ref().is_err_and(is_full) && self.standing.space.give_up_reserve() {
+            tracing::warn!(path = %self.disk.file_path().display(), "the reserved space is given up to finish what was begun");
+            made = self.standing.headroom.ensure(bytes);
+        }
+        let space = &self.standing.space;
+        space.note_headroom(self.standing.headroom.bytes());
+        let seen = space.look();
+        if made.is_ok() && !self.standing.headroom.can_allocate() && seen.level == SpaceLevel::Full
+        {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        made
     }
 
     fn write(&mut self, change: &Change) -> Result<(), StorageError> {
@@ -248,6 +317,21 @@ impl Writer {
     fn remove_purged(&mut self) -> Result<(), StorageError> {
         if let Some(purged) = self.standing.purged {
             let end = purged.position.index + 1;
+            match self.make_room(PURGE_STEP_BYTES) {
+                Ok(()) => {}
+                // Nobody waits for it.
+                Err(error) if is_full(&error) => {
+                    self.shared.pause(LOOK_INTERVAL);
+                    return Ok(());
+                }
+                Err(error) => {
+                    return Err(StorageError::io(
+                        "allocate space for",
+                        self.disk.file_path(),
+                        &error,
+                    ));
+                }
+            }
             self.removing = self.disk.remove_before(end, PURGE_STEP_CHUNKS)?;
         }
         Ok(())
@@ -263,7 +347,7 @@ impl Writer {
     fn fail(self, error: &StorageError) {
         tracing::error!(%error, "the log has stopped");
         if is_disk_full(error) {
-            self.standing.reserve.give_up();
+            self.standing.space.give_up_reserve();
         }
         self.shared.stop(Stop::Failed(error.to_string()));
         // Dropping sled would sync its file once more, and this time perhaps succeed: leave it.

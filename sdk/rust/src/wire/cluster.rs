@@ -149,6 +149,9 @@ pub struct ClusterNode {
     /// The snapshot that the leader is sending it at present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotTransfer>,
+    /// Its disk: known of the node that answered, and to a leader of all that answer it.
+    #[serde(default)]
+    pub disk: Option<NodeDisk>,
 }
 
 /// How far a snapshot has come on its way to a node that lacks too much for the log to help.
@@ -185,6 +188,16 @@ pub struct SnapshotWritten {
     /// Of its file; `null` while it is being written.
     #[serde(default)]
     pub bytes: Option<u64>,
+}
+
+/// How much room a master's disk has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NodeDisk {
+    /// Free on the file system of its data directory.
+    pub free_bytes: u64,
+    /// Too little: it takes no writes until there is more.
+    pub low: bool,
 }
 
 /// What a node counts for.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::NodeDisk;
+
 /// Answer to `GET /healthz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -24,4 +26,7 @@ pub struct Ready {
     pub leader: u64,
     /// The term it was elected in.
     pub term: u64,
+    /// The disk of the node that answered.
+    #[serde(default)]
+    pub disk: Option<NodeDisk>,
 }

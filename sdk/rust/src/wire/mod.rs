@@ -21,9 +21,9 @@ pub mod time;
 pub mod worker;
 
 pub use cluster::{
-    AddNode, Agreement, ClusterNode, ClusterQuery, ClusterStatus, HoldQuery, NodeRole, NodeState,
-    RestoreProgress, RestoreQuery, Restored, SnapshotTransfer, SnapshotWritten, TableDigest,
-    TransferLeader,
+    AddNode, Agreement, ClusterNode, ClusterQuery, ClusterStatus, HoldQuery, NodeDisk, NodeRole,
+    NodeState, RestoreProgress, RestoreQuery, Restored, SnapshotTransfer, SnapshotWritten,
+    TableDigest, TransferLeader,
 };
 pub use event::{Event, EventsQuery};
 pub use exec::{ExecError, ExecPayload, ExecResult};

@@ -1,0 +1,129 @@
+//! Blocks for what is about to be written, allocated before it is.
+//!
+//! sled's file grows as it is written, so a file system that another process fills between a look at it and a write makes
+//! that write fail, and sled with it. Here the file is given blocks beyond its end, enough for the group that comes,
+//! before sled sees any of it; the file's length stays what it is, so nothing that reads it can tell. If there are none to
+//! be had, the group waits: it is queued, nobody was told that it is durable, and it can be written any time later.
+//!
+//! sled may shorten its file, and the blocks beyond the new end go with that; this is noticed by the length and they are
+//! allocated again.
+
+use std::fs::File;
+use std::io;
+
+use crate::durable;
+
+/// The least that is allocated at once.
+const STEP_BYTES: u64 = 4 << 20;
+
+/// See the [module](self).
+pub(super) struct Headroom {
+    file: File,
+    /// The file's length at the last look.
+    length: u64,
+    /// Up to here it has blocks.
+    end: u64,
+    /// The file system can allocate beyond a file's end. If not, a look at its free space has to do.
+    can_allocate: bool,
+}
+
+impl Headroom {
+    pub(super) fn new(file: File) -> Self {
+        Headroom {
+            file,
+            length: 0,
+            end: 0,
+            can_allocate: true,
+        }
+    }
+
+    /// Makes sure of blocks for `bytes`; an error of kind [`io::ErrorKind::StorageFull`] when there are none.
+    pub(super) fn ensure(&mut self, bytes: u64) -> io::Result<()> {
+        let length = self.file.metadata()?.len();
+        if length < self.length {
+            self.end = length;
+        }
+        self.length = length;
+        let wanted = length.saturating_add(bytes);
+        if !self.can_allocate || wanted <= self.end {
+            return Ok(());
+        }
+        let begin = self.end.max(length);
+        let larger = bytes.max(STEP_BYTES);
+        let allocated = match durable::allocate_beyond(&self.file, begin, larger) {
+            Err(error) if is_full(&error) && wanted - begin < larger => {
+                durable::allocate_beyond(&self.file, begin, wanted - begin).map(|()| wanted)
+            }
+            outcome => outcome.map(|()| begin.saturating_add(larger)),
+        };
+        match allocated {
+            Ok(end) => {
+                self.end = end;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                self.can_allocate = false;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether blocks are really allocated.
+    pub(super) fn can_allocate(&self) -> bool {
+        self.can_allocate
+    }
+
+    /// How much can be written without any more blocks, as of the last look.
+    pub(super) fn bytes(&self) -> u64 {
+        self.end.saturating_sub(self.length)
+    }
+}
+
+/// No space, or none for this user.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn blocks_are_there_before_the_bytes_and_the_length_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("db");
+        let mut file = File::create(&path).unwrap();
+        let mut headroom = Headroom::new(file.try_clone().unwrap());
+        headroom.ensure(1_000).unwrap();
+        if !headroom.can_allocate() {
+            eprintln!("skipped: this file system cannot allocate beyond a file's end");
+            return;
+        }
+        let blocks = || path.metadata().unwrap().blocks() * 512;
+        assert_eq!(path.metadata().unwrap().len(), 0);
+        assert!(blocks() >= STEP_BYTES);
+        assert_eq!(headroom.bytes(), STEP_BYTES);
+
+        let before = blocks();
+        file.write_all(&vec![1; 1 << 20]).unwrap();
+        headroom.ensure(1_000).unwrap();
+        assert_eq!(blocks(), before, "what was allocated is used first");
+        assert_eq!(headroom.bytes(), STEP_BYTES - (1 << 20));
+
+        headroom.ensure(6 << 20).unwrap();
+        assert!(blocks() >= 7 << 20);
+
+        // What is cut off takes the blocks beyond it along.
+        file.set_len(0).unwrap();
+        headroom.ensure(1_000).unwrap();
+        assert!(blocks() >= STEP_BYTES);
+        assert_eq!(headroom.bytes(), STEP_BYTES);
+    }
+}

@@ -1,0 +1,247 @@
+//! A log on a file system that others fill: nothing that was begun fails, what finds no room waits, and nothing is lost.
+//!
+//! The file systems are small ones in memory, mounted by the test, which takes root; without it the tests say so and pass.
+
+mod child;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use triarch_storage::{
+    Completion, LogPosition, LogRecord, LogStore, SledLog, SledLogOptions, SpaceLevel, StorageError,
+};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const MIB: u64 = 1 << 20;
+
+/// A mounted tmpfs, unmounted when dropped.
+struct SmallDisk {
+    path: PathBuf,
+    _root: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// `None`, and a word why, where it cannot be mounted.
+    fn mount(mib: u64) -> Option<Self> {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let path = root.path().join("disk");
+        fs::create_dir(&path).expect("a directory can be made");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(&path)
+            .output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(SmallDisk { path, _root: root }),
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                eprintln!(
+                    "skipped: no small disk can be mounted here: {}",
+                    said.trim()
+                );
+                None
+            }
+            Err(error) => {
+                eprintln!("skipped: no small disk can be mounted here: {error}");
+                None
+            }
+        }
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path.join("ballast")
+    }
+
+    /// Writes until there is no space.
+    fn fill(&self) {
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(self.ballast())
+            .expect("a file can be made");
+        let block = vec![1; 64 << 10];
+        while file.write_all(&block).is_ok() {}
+        while file.write_all(&block[..4096]).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.ballast()).expect("it is there");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(&self.path).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            let _ = Command::new("umount")
+                .arg("--lazy")
+                .arg(&self.path)
+                .status();
+        }
+    }
+}
+
+type Told = mpsc::Receiver<Result<(), StorageError>>;
+
+fn completion() -> (Completion, Told) {
+    let (sender, receiver) = mpsc::channel();
+    let done = Box::new(move |result| {
+        let _ = sender.send(result);
+    });
+    (done, receiver)
+}
+
+fn record(index: u64) -> LogRecord {
+    LogRecord {
+        position: LogPosition {
+            term: 1,
+            leader: 1,
+            index,
+        },
+        payload: vec![index as u8; 1_000].into(),
+    }
+}
+
+fn append(log: &SledLog, index: u64) -> Told {
+    let (done, told) = completion();
+    log.append(vec![record(index)], done).expect("the log runs");
+    told
+}
+
+#[track_caller]
+fn acknowledged(told: &Told) {
+    told.recv_timeout(DEADLINE)
+        .expect("an answer")
+        .expect("it is durable");
+}
+
+#[track_caller]
+fn becomes(log: &SledLog, level: SpaceLevel) {
+    let begun = Instant::now();
+    while log.space().seen().level != level {
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "not {level:?} but {:?}",
+            log.space().seen()
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn options() -> SledLogOptions {
+    SledLogOptions {
+        reserve_bytes: 8 * MIB,
+        ..child::options()
+    }
+}
+
+fn reserve(directory: &Path) -> bool {
+    directory.join("reserve").exists()
+}
+
+#[test]
+fn what_was_begun_is_finished_with_the_reserve_and_what_comes_after_waits_for_room() {
+    let Some(disk) = SmallDisk::mount(64) else {
+        return;
+    };
+    let directory = disk.path.join("log");
+    let log = SledLog::open(&directory, &options()).expect("an empty log opens");
+    for index in 0..50 {
+        acknowledged(&append(&log, index));
+    }
+    assert_eq!(log.space().seen().level, SpaceLevel::Ample);
+
+    disk.fill();
+    becomes(&log, SpaceLevel::Low);
+    assert!(!log.space().takes(1));
+    assert!(reserve(&directory), "nothing has needed it yet");
+    // A caller that did not look, or looked a moment before.
+    let mut end = 50;
+    while reserve(&directory) {
+        acknowledged(&append(&log, end));
+        end += 1;
+        assert!(end < 50_000, "the reserve is never given up");
+    }
+
+    disk.fill();
+    let mut waiting = Vec::new();
+    let begun = Instant::now();
+    while log.space().seen().level != SpaceLevel::Full || waiting.is_empty() {
+        assert!(begun.elapsed() < DEADLINE, "{:?}", log.space().seen());
+        let told = append(&log, end);
+        end += 1;
+        if told.recv_timeout(Duration::from_millis(300)).is_err() {
+            waiting.push(told);
+        }
+    }
+    let (done, voted) = completion();
+    log.save_vote("a vote".into(), done).expect("the log runs");
+    assert!(voted.recv_timeout(Duration::from_millis(500)).is_err());
+    let held = log.read(0..u64::MAX, usize::MAX).expect("readable");
+    assert_eq!(held.len() as u64, end, "reads go on");
+
+    disk.free();
+    for told in &waiting {
+        acknowledged(told);
+    }
+    acknowledged(&voted);
+    becomes(&log, SpaceLevel::Ample);
+    let begun = Instant::now();
+    while !reserve(&directory) {
+        assert!(begun.elapsed() < DEADLINE, "the reserve is not taken back");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    acknowledged(&append(&log, end));
+    log.close().expect("a healthy log closes");
+
+    let log = SledLog::open(&directory, &options()).expect("an intact log opens");
+    let held = log.read(0..u64::MAX, usize::MAX).expect("readable");
+    assert_eq!(held, (0..=end).map(record).collect::<Vec<_>>());
+    assert_eq!(log.vote(), Some("a vote".into()));
+}
+
+#[test]
+fn a_log_that_waits_for_room_can_be_closed_and_has_lost_nothing_acknowledged() {
+    let Some(disk) = SmallDisk::mount(64) else {
+        return;
+    };
+    let directory = disk.path.join("log");
+    let log = SledLog::open(&directory, &options()).expect("an empty log opens");
+    let mut acked = 0;
+    let waiting = loop {
+        disk.fill();
+        let told = append(&log, acked);
+        if told.recv_timeout(Duration::from_millis(300)).is_err() {
+            break told;
+        }
+        acked += 1;
+        assert!(acked < 50_000, "it is never full");
+    };
+    assert!(log.close().is_err());
+    let told = waiting.recv_timeout(DEADLINE).expect("an answer");
+    assert!(
+        matches!(
+            told,
+            Err(StorageError::Io {
+                disk_full: true,
+                ..
+            })
+        ),
+        "{told:?}"
+    );
+    drop(log);
+    disk.free();
+    // As another process finds it: a log that failed keeps its file's lock to the end of its own.
+    let found = tempfile::tempdir().expect("a temporary directory");
+    let copied = Command::new("cp")
+        .arg("-a")
+        .args([&directory, &found.path().join("log")])
+        .status();
+    assert!(copied.expect("cp can be run").success());
+    let log = SledLog::open(&found.path().join("log"), &options()).expect("an intact log opens");
+    let held = log.read(0..u64::MAX, usize::MAX).expect("readable");
+    assert!(held.len() as u64 >= acked, "{} of {acked}", held.len());
+}
