@@ -65,6 +65,7 @@ needs=(
   "ps procps"
   "mkfs.ext4 e2fsprogs"
   "mount mount"
+  "faketime faketime"
   "python3 python3"
 )
 
@@ -126,5 +127,7 @@ step "drill: a backup restored" "$release/triarch-chaos" backup-restore --backup
 step "drill: three masters to five and back" "$release/triarch-chaos" grow-shrink --rounds 1
 step "drill: a lost master replaced" "$release/triarch-chaos" replace-node --rounds 1
 step "drill: a rolling restart" "$release/triarch-chaos" rolling-restart --rounds 1
+step "drill: full disks" "$release/triarch-chaos" full-disk --rounds 1
+step "drill: wrong clocks" "$release/triarch-chaos" clock-jumps --jumps 3
 step "drill: the power cut" "$release/triarch-chaos" power-cut --cuts 1
 finish

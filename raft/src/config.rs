@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clocks::PeerClocks;
 use crate::error::StartError;
 
 /// Everything [`Node::start`](crate::Node::start) needs to know. Made by [`NodeConfig::new`], then adjusted.
@@ -25,6 +27,8 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// With less than this free on the disk, nothing large is written; worked out from the disk's size unless given.
     pub disk_low_bytes: Option<u64>,
+    /// Where the other nodes' wall clocks are noted.
+    pub peer_clocks: Arc<PeerClocks>,
 }
 
 impl NodeConfig {
@@ -44,6 +48,7 @@ impl NodeConfig {
             snapshot: SnapshotPolicy::default(),
             limits: Limits::default(),
             disk_low_bytes: None,
+            peer_clocks: Arc::default(),
         }
     }
 

@@ -19,6 +19,7 @@ mod apply;
 pub mod background;
 mod cause;
 mod change;
+pub mod clocks;
 pub mod config;
 mod disk;
 mod entry;

@@ -16,6 +16,7 @@ use crate::agreement::{Agreement, AgreementStatus, Checkpoint, Comparer};
 use crate::apply::{Applied, Applier, Raft};
 use crate::cause::{Causes, HandOverReason};
 use crate::change::Changer;
+use crate::clocks::ClockAsker;
 use crate::config::{NodeConfig, Timing};
 use crate::disk;
 use crate::error::{ChangeError, ProposeError, ReadError, StartError};
@@ -236,6 +237,11 @@ impl<S: StateMachine> Node<S> {
             directory: Arc::clone(&disk.directory),
             failure: failure.clone(),
         };
+        let clock_asker = ClockAsker {
+            raft: raft.clone(),
+            transport: Arc::clone(&transport),
+            clocks: Arc::clone(&config.peer_clocks),
+        };
         let changer = Changer {
             raft: raft.clone(),
             transport,
@@ -275,6 +281,7 @@ impl<S: StateMachine> Node<S> {
             tokio::spawn(until(stop.clone(), async move { former.run().await })),
             tokio::spawn(until(stop.clone(), observer.run())),
             tokio::spawn(until(stop.clone(), comparer.run())),
+            tokio::spawn(until(stop.clone(), clock_asker.run())),
             tokio::spawn(watcher.run()),
             tokio::spawn(until(stop.clone(), finisher.run())),
             tokio::spawn(batcher.run()),

@@ -8,7 +8,7 @@
 //! What is kept here is only what was heard; the actions are in [`crate::keeper`].
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use triarch_storage::{Space, SpaceLevel, SpaceSeen};
@@ -78,7 +78,6 @@ impl Rooms {
     pub(crate) fn note(&self) -> NodeNote {
         let seen = self.own();
         NodeNote {
-            wall_ms: wall_ms(),
             free_bytes: seen.free_bytes,
             disk: match seen.level {
                 SpaceLevel::Ample => DiskNote::Ample,
@@ -123,13 +122,4 @@ impl Rooms {
             low: note.disk != DiskNote::Ample,
         })
     }
-}
-
-fn wall_ms() -> u64 {
-    // Before 1970 the wall clock says nothing of use.
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
 }

@@ -28,6 +28,7 @@ use crate::StateMachine;
 use crate::agreement::{Agreement, DigestAsk, DigestReply};
 use crate::apply::Raft;
 use crate::cause::Causes;
+use crate::clocks::ClockReply;
 use crate::entry::DecodeError;
 use crate::formation::{Adopt, Form, Former, Hello};
 use crate::identity::Identity;
@@ -73,6 +74,7 @@ pub(crate) fn routes<S: StateMachine>(desk: Arc<Desk<S>>, body_bytes_max: usize)
         .route("/raft/snapshot/chunk", post(chunk::<S>))
         .route("/raft/snapshot/install", post(install::<S>))
         .route("/raft/digest", post(digest::<S>))
+        .route("/raft/clock", post(clock::<S>))
         .route("/raft/hello", post(hello::<S>))
         .route("/raft/form", post(form::<S>))
         .route("/raft/adopt", post(adopt::<S>))
@@ -281,6 +283,14 @@ async fn digest<S: StateMachine>(
 ) -> Handled<Reply<DigestReply>> {
     let (_, ask) = desk.read::<DigestAsk>("a question for a digest", message)?;
     Ok(Reply(desk.agreement.answer(&ask)))
+}
+
+async fn clock<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<ClockReply>> {
+    desk.open(message)?;
+    Ok(Reply(ClockReply::now()))
 }
 
 async fn hello<S: StateMachine>(

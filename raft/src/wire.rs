@@ -102,8 +102,6 @@ pub(crate) fn decode<T: DeserializeOwned>(
 /// is an older one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeNote {
-    /// Its wall clock, Unix ms.
-    pub wall_ms: u64,
     /// Free on its disk.
     pub free_bytes: u64,
     pub disk: DiskNote,
@@ -584,11 +582,10 @@ mod tests {
         ];
         for (disk, bytes) in notes {
             let note = NodeNote {
-                wall_ms: 300,
                 free_bytes: 5,
                 disk,
             };
-            assert_eq!(put_hex(&note), format!("ac0205{bytes}"));
+            assert_eq!(put_hex(&note), format!("05{bytes}"));
             let mut answer = BytesMut::new();
             put(&mut answer, &AppendReply::Success);
             let read = decode_noted::<AppendReply>("an answer", &answer).unwrap();

@@ -90,6 +90,7 @@ pub fn follow(
                     table.tally.set_leading(false);
                     if let Some(lead) = present {
                         lead.over.cancel();
+                        clock.end_term();
                         publish.send_replace(None);
                     }
                 }
@@ -113,7 +114,7 @@ fn begin(
     clock: &Arc<SteadyClock>,
     timing: LeaseTiming,
 ) -> Arc<Lead> {
-    clock.at_least(table.read().now_ms());
+    clock.begin_term(table.read().now_ms());
     let lead = Arc::new(Lead {
         term,
         desk: Mutex::new(Desk::new(since)),

@@ -209,6 +209,7 @@ fn present(app: &App) -> wire::ClusterStatus {
             index: agreement.agreed_index,
             mismatches: agreement.mismatches,
         }),
+        clock_ahead_ms: app.clock.ahead_ms(),
         digest: None,
     }
 }

@@ -209,10 +209,12 @@ async fn serve(
             format!("cannot listen on {}: is another process using that address? (choose another with --listen)", options.listen)
         })?;
     let table = SharedTable::new(options.events_kept);
-    let clock = Arc::new(SteadyClock::start());
+    let config = node_config(&options);
+    let clock = Arc::new(SteadyClock::new(Arc::clone(&config.peer_clocks)));
+    tokio::spawn(leader::clock::warn(Arc::clone(&clock)));
     let (machine, views) = TableMachine::new(Arc::clone(&table), options.check_every);
     let node = {
-        let (config, clock) = (node_config(&options), Arc::clone(&clock));
+        let clock = Arc::clone(&clock);
         consensus
             .spawn(async move {
                 TableNode::start(config, machine, Arc::new(move || clock.now_ms())).await

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
-use triarch_harness::{Acked, Cluster, Load, LoadOptions, Options, check, until};
+use triarch_harness::{Acked, Cluster, Load, LoadOptions, Options, Verdict, Walls, check, until};
 
 use crate::{LoadArgs, Outcome};
 
@@ -38,17 +38,31 @@ impl Drill {
 
     /// The same, where masters up to this id will come later: clients and workers know their addresses already.
     pub async fn begin_among(args: &LoadArgs, data_dirs: Vec<PathBuf>, last: u64) -> Self {
+        let options = Options {
+            data_dirs,
+            ..Options::default()
+        };
+        Self::begin_with(args, options, last).await
+    }
+
+    /// The same, where the masters go by these wall clocks.
+    pub async fn begin_by(args: &LoadArgs, walls: Walls) -> Self {
+        let options = Options {
+            walls: Some(walls),
+            ..Options::default()
+        };
+        Self::begin_with(args, options, 3).await
+    }
+
+    /// The same in a cluster of one's own making.
+    pub async fn begin_with(args: &LoadArgs, options: Options, last: u64) -> Self {
         let seed = args.seed.unwrap_or_else(rand::random);
         println!(
             "three masters, {} workers with {} slots, {} submitters; seed {seed}",
             args.workers, args.slots, args.submitters
         );
         let begun = Instant::now();
-        let mut cluster = Cluster::with(Options {
-            data_dirs,
-            ..Options::default()
-        })
-        .await;
+        let mut cluster = Cluster::with(options).await;
         for _ in 0..args.workers {
             let masters: Vec<String> = (1..=last).map(|id| cluster.url(id)).collect();
             cluster.worker_of(&masters.join(","), &["--slots", &args.slots.to_string()]);
@@ -125,7 +139,12 @@ impl Drill {
     }
 
     /// Ends the load, waits for what was acknowledged, judges it, and tells.
-    pub async fn end(mut self, title: &str, findings: &[String]) -> Outcome {
+    pub async fn end(self, title: &str, findings: &[String]) -> Outcome {
+        self.end_with(title, findings).await.0
+    }
+
+    /// As [`Drill::end`], and gives the verdict too.
+    pub async fn end_with(mut self, title: &str, findings: &[String]) -> (Outcome, Verdict) {
         println!("stopping the load and waiting for everything that was acknowledged");
         let lasted = self.begun.elapsed();
         let mut acked = self.load.finish().await;
@@ -144,11 +163,11 @@ impl Drill {
         }
         if verdict.is_good() {
             println!("  every promise was kept");
-            return Outcome::Kept;
+            return (Outcome::Kept, verdict);
         }
         println!("  PROMISES WERE BROKEN");
         self.cluster.keep();
-        Outcome::Broken
+        (Outcome::Broken, verdict)
     }
 }
 

@@ -6,7 +6,9 @@
 
 mod backup_restore;
 mod callers;
+mod clock_jumps;
 mod drill;
+mod full_disk;
 mod grow_shrink;
 mod image;
 mod kill_all;
@@ -57,6 +59,10 @@ enum Scenario {
     ReplaceNode(replace_node::ReplaceNodeArgs),
     /// Stop each master in turn and start it again, while clients count what fails
     RollingRestart(rolling_restart::RollingRestartArgs),
+    /// Set one master's wall clock wrong after the other's, while it follows, leads and starts (needs libfaketime)
+    ClockJumps(clock_jumps::ClockJumpsArgs),
+    /// Fill the masters' disks, one and all, and make room again (needs root)
+    FullDisk(full_disk::FullDiskArgs),
     /// Let a schedule tick every second while the leader is killed again and again, and count the jobs of each tick
     ScheduleTicks(schedule_ticks::ScheduleTicksArgs),
 }
@@ -102,6 +108,8 @@ async fn main() -> ExitCode {
             Scenario::GrowShrink(args) => args.run().await,
             Scenario::ReplaceNode(args) => args.run().await,
             Scenario::RollingRestart(args) => args.run().await,
+            Scenario::ClockJumps(args) => args.run().await,
+            Scenario::FullDisk(args) => args.run().await,
             Scenario::ScheduleTicks(args) => args.run().await,
         }
     };

@@ -15,6 +15,7 @@ use crate::http::{self, Api, Call, Reply};
 use crate::place::{self, PORT_BASE};
 use crate::process::{self, MARK, Process};
 use crate::wait::{eventually, until};
+use crate::wall::Walls;
 
 /// How many clusters of one test process run at once: more of them would only wait for each other's processor.
 static AT_ONCE: Semaphore = Semaphore::const_new(2);
@@ -40,6 +41,8 @@ pub struct Options {
     pub data_dirs: Vec<PathBuf>,
     /// What every master is told besides.
     pub more: Vec<String>,
+    /// The wall clocks they go by, if not the machine's.
+    pub walls: Option<Walls>,
 }
 
 impl Default for Options {
@@ -49,6 +52,7 @@ impl Default for Options {
             lease_ms: 10_000,
             data_dirs: Vec::new(),
             more: Vec::new(),
+            walls: None,
         }
     }
 }
@@ -177,6 +181,9 @@ impl Cluster {
             // Often: a master whose table differs stops, and its test fails.
             .args(["--check-every", CHECK_EVERY])
             .args(&self.options.more);
+        if let Some(walls) = &self.options.walls {
+            walls.apply(&mut command, node);
+        }
         command
     }
 

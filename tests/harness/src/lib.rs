@@ -26,6 +26,7 @@ pub mod small_disk;
 pub mod strace;
 pub mod ticks;
 pub mod wait;
+pub mod wall;
 
 pub use check::Verdict;
 pub use cluster::{Cluster, Options};
@@ -38,3 +39,4 @@ pub use load::{Acked, Load, LoadOptions};
 pub use process::Process;
 pub use small_disk::SmallDisk;
 pub use wait::{eventually, until};
+pub use wall::Walls;

@@ -26,6 +26,10 @@ pub struct ClusterStatus {
     /// What came of comparing the masters' tables, as the node that answered knows it.
     #[serde(default)]
     pub agreement: Option<Agreement>,
+    /// By how much the wall clock of the node that answered is ahead of the middle one of all masters, in ms; `null` while
+    /// fewer than two others are known to it.
+    #[serde(default)]
+    pub clock_ahead_ms: Option<i64>,
     /// Of the table of the node that answered; only when asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<TableDigest>,
