@@ -287,6 +287,7 @@ mod tests {
             commit_index: 1_300,
             answered_by: None,
             nodes: Vec::new(),
+            clock_ahead_ms: None,
             digest: None,
             agreement: None,
         };
