@@ -45,7 +45,8 @@ pub(crate) struct Keeper<S: StateMachine> {
 /// What the keeper remembers from one look to the next.
 struct Memory {
     was_low: bool,
-    may_campaign: bool,
+    /// What consensus was last told; at first not known, because a slow start may have used up the time in which it may not.
+    may_campaign: Option<bool>,
     leader_seen: Instant,
     handed_over: Option<Instant>,
     /// Peers whose disks are known to be low.
@@ -56,7 +57,7 @@ impl<S: StateMachine> Keeper<S> {
     pub(crate) async fn run(self) {
         let mut memory = Memory {
             was_low: false,
-            may_campaign: Instant::now() >= self.elections_from,
+            may_campaign: None,
             leader_seen: Instant::now(),
             handed_over: None,
             low_peers: BTreeSet::new(),
@@ -101,8 +102,8 @@ impl<S: StateMachine> Keeper<S> {
             SpaceLevel::Low => leaderless,
             SpaceLevel::Full => false,
         } && Instant::now() >= self.elections_from;
-        if may != memory.may_campaign {
-            memory.may_campaign = may;
+        if memory.may_campaign != Some(may) {
+            memory.may_campaign = Some(may);
             self.changer.raft.runtime_config().elect(may);
         }
     }
