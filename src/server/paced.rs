@@ -24,6 +24,8 @@ const WRITE_STALL_MAX: Duration = Duration::from_secs(20);
 pub struct Paced<S> {
     stream: S,
     heads: Heads,
+    /// How many heads were complete when this was last looked at.
+    complete: usize,
     /// Runs from the first byte of a head until it is complete.
     head: Option<Pin<Box<Sleep>>>,
     /// Runs while nothing can be written.
@@ -34,7 +36,15 @@ pub struct Paced<S> {
 
 /// Whether a request is being worked on, so that what arrives is its body and no head.
 #[derive(Clone, Default)]
-pub struct Heads(Arc<AtomicUsize>);
+pub struct Heads(Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    /// Heads that came whole.
+    complete: AtomicUsize,
+    /// Requests that are being worked on.
+    busy: AtomicUsize,
+}
 
 /// See [`Heads::pause`].
 pub struct Paused(Heads);
@@ -42,18 +52,23 @@ pub struct Paused(Heads);
 impl Heads {
     /// A head is complete; until this is dropped no other is waited for.
     pub fn pause(&self) -> Paused {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.complete.fetch_add(1, Ordering::Relaxed);
+        self.0.busy.fetch_add(1, Ordering::Relaxed);
         Paused(self.clone())
     }
 
     fn expected(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
+        self.0.busy.load(Ordering::Relaxed) == 0
+    }
+
+    fn complete(&self) -> usize {
+        self.0.complete.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Paused {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -72,6 +87,7 @@ impl<S> Paced<S> {
         let paced = Self {
             stream,
             heads: heads.clone(),
+            complete: 0,
             head: None,
             write: None,
             head_max,
@@ -107,6 +123,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        // Also one that was answered before anything more was read: a long answer is no long head.
+        let complete = self.heads.complete();
+        if complete != self.complete {
+            self.complete = complete;
+            self.head = None;
+        }
         if !self.heads.expected() {
             self.head = None;
             return read;
@@ -183,6 +205,19 @@ mod tests {
         paced.read_exact(&mut byte).await.expect("the first byte");
         let late = paced.read_exact(&mut byte).await.expect_err("cut");
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_head_that_was_answered_at_once_is_over() {
+        let (mut theirs, ours) = tokio::io::duplex(64);
+        let (mut paced, heads) = Paced::within(ours, SHORT, SHORT);
+        theirs.write_all(b"a").await.expect("written");
+        let mut byte = [0];
+        paced.read_exact(&mut byte).await.expect("the head");
+        // Nothing is read while the request is worked on; then its answer takes long.
+        drop(heads.pause());
+        let next = tokio::time::timeout(SHORT * 3, paced.read_exact(&mut byte)).await;
+        assert!(next.is_err(), "{next:?}");
     }
 
     #[tokio::test]
