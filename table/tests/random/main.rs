@@ -19,7 +19,7 @@ use std::fmt::Debug;
 use bytes::Bytes;
 
 use triarch_table::codec::{decode_command, encode_command};
-use triarch_table::command::RestorePart;
+use triarch_table::command::{RegisterWorker, RestorePart};
 use triarch_table::model::TaskState;
 use triarch_table::plan::propose_with;
 use triarch_table::reply::Refusal;
@@ -407,7 +407,11 @@ impl Case {
             }
         }
         assert_eq!(known, self.table.counts().total());
-        let register = Command::RegisterWorker(Generator::new(&mut rng).register(&mut rng));
+        // Without a request id: what was answered before is answered again there, too.
+        let register = Command::RegisterWorker(RegisterWorker {
+            request_id: None,
+            ..Generator::new(&mut rng).register(&mut rng)
+        });
         let stamp = Stamp {
             index: index + 1,
             now_ms: self.stamp.now_ms,
