@@ -79,19 +79,11 @@ impl FromRequestParts<App> for ReadIndex {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
-        let mut index = match Query::read_any(parts.uri.query())
-            .as_ref()
-            .and_then(|query| query.text("consistency"))
-        {
-            Some("stale") => app.node.applied_index(),
-            Some("linearizable") | None => app.node.read_barrier().await?,
-            Some(_) => {
-                return Err(Problem::invalid(
-                    "consistency",
-                    "must be \"linearizable\" (the default) or \"stale\"",
-                )
-                .into());
-            }
+        let query = Query::read_any(parts.uri.query());
+        let mut index = if query.as_ref().map_or(Ok(false), asks_for_stale)? {
+            app.node.applied_index()
+        } else {
+            app.node.read_barrier().await?
         };
         if let Some(given) = parts.headers.get(MIN_INDEX) {
             let wanted: u64 = given
@@ -108,6 +100,18 @@ impl FromRequestParts<App> for ReadIndex {
             })?;
         }
         Ok(Self(index))
+    }
+}
+
+/// Whether a query asks for what the node has, whoever has more.
+pub fn asks_for_stale(query: &Query) -> Result<bool, Problem> {
+    match query.text("consistency") {
+        Some("stale") => Ok(true),
+        Some("linearizable") | None => Ok(false),
+        Some(_) => Err(Problem::invalid(
+            "consistency",
+            "must be \"linearizable\" (the default) or \"stale\"",
+        )),
     }
 }
 

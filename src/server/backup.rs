@@ -25,7 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::answer::{Answer, INDEX};
+use super::answer::{Answer, INDEX, asks_for_stale};
 use super::extract::{NAME_BYTES_MAX, Query};
 use super::gate;
 use super::problem::{Code, Failure, Problem};
@@ -66,6 +66,7 @@ pub(super) fn client_routes() -> OpenApiRouter<App> {
 )]
 async fn backup(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Failure> {
     let query = Query::read(query.as_deref(), &[])?;
+    let stale = asks_for_stale(&query)?;
     let turn = Arc::clone(&app.backing_up).try_acquire_owned();
     let turn = turn.map_err(|_| {
         Problem::new(
@@ -73,7 +74,7 @@ async fn backup(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Res
             "this node is giving a backup already; ask another node, or retry later",
         )
     })?;
-    if query.text("consistency") != Some("stale") {
+    if !stale {
         catch_up(&app).await?;
     }
     let Some(cluster_id) = app.node.status().cluster_id else {
