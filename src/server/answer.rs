@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -85,22 +85,35 @@ impl FromRequestParts<App> for ReadIndex {
         } else {
             app.node.read_barrier().await?
         };
-        if let Some(given) = parts.headers.get(MIN_INDEX) {
-            let wanted: u64 = given
-                .to_str()
-                .ok()
-                .and_then(|text| text.parse().ok())
-                .ok_or_else(|| Problem::invalid(MIN_INDEX.as_str(), "must be a log index"))?;
-            index = app.node.wait_applied(wanted, MIN_INDEX_WAIT).await.map_err(|error| match Failure::from(error) {
-                Failure::Problem(problem) => Failure::Problem(problem),
-                Failure::NotLeader | Failure::Unknown(_) => Failure::Problem(Problem::new(
-                    super::problem::Code::Timeout,
-                    format!("this node has not applied index {wanted} in time; retry, or ask another node"),
-                )),
-            })?;
+        if let Some(reached) = reach_min_index(app, &parts.headers).await? {
+            index = reached;
         }
         Ok(Self(index))
     }
+}
+
+/// Waits until this node has applied the index that the request names, if it names one; gives what is applied then.
+pub async fn reach_min_index(app: &App, headers: &HeaderMap) -> Result<Option<u64>, Failure> {
+    let Some(given) = headers.get(MIN_INDEX) else {
+        return Ok(None);
+    };
+    let wanted: u64 = given
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| Problem::invalid(MIN_INDEX.as_str(), "must be a log index"))?;
+    let reached = app.node.wait_applied(wanted, MIN_INDEX_WAIT).await;
+    reached
+        .map(Some)
+        .map_err(|error| match Failure::from(error) {
+            Failure::Problem(problem) => Failure::Problem(problem),
+            Failure::NotLeader | Failure::Unknown(_) => Failure::Problem(Problem::new(
+                super::problem::Code::Timeout,
+                format!(
+                    "this node has not applied index {wanted} in time; retry, or ask another node"
+                ),
+            )),
+        })
 }
 
 /// Whether a query asks for what the node has, whoever has more.

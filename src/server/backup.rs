@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
@@ -25,7 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::answer::{Answer, INDEX, asks_for_stale};
+use super::answer::{Answer, INDEX, asks_for_stale, reach_min_index};
 use super::extract::{NAME_BYTES_MAX, Query};
 use super::gate;
 use super::problem::{Code, Failure, Problem};
@@ -64,7 +64,11 @@ pub(super) fn client_routes() -> OpenApiRouter<App> {
         content_type = "application/octet-stream"
     ))
 )]
-async fn backup(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Failure> {
+async fn backup(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
     let query = Query::read(query.as_deref(), &[])?;
     let stale = asks_for_stale(&query)?;
     let turn = Arc::clone(&app.backing_up).try_acquire_owned();
@@ -77,6 +81,7 @@ async fn backup(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Res
     if !stale {
         catch_up(&app).await?;
     }
+    reach_min_index(&app, &headers).await?;
     let Some(cluster_id) = app.node.status().cluster_id else {
         return Err(Problem::no_leader("the cluster has not formed yet").into());
     };
