@@ -14,13 +14,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::StateMachine;
-use crate::apply::Raft;
+use crate::apply::{Raft, membership};
 use crate::disk::Directory;
 use crate::failure::Failure;
 use crate::transport::{Lane, Target, Transport};
@@ -184,32 +183,19 @@ impl<S: StateMachine> Comparer<S> {
         let mut known: BTreeMap<u64, u64> = BTreeMap::new();
         let mut told_right = false;
         loop {
-            let membership = self
-                .raft
-                .metrics()
-                .borrow_watched()
-                .membership_config
-                .membership()
-                .clone();
+            let membership = membership(&self.raft);
             let voters: Vec<u64> = membership.voter_ids().collect();
-            for &id in voters.iter().filter(|id| **id != me) {
-                if !known.contains_key(&id)
-                    && let Some(member) = membership.get_node(&id)
-                    && let Some(digest) = self
-                        .ask(
-                            &Target {
-                                id,
-                                addr: member.addr.clone(),
-                                incarnation: member.incarnation,
-                            },
-                            own,
-                        )
-                        .await
-                {
-                    known.insert(id, digest);
-                }
-            }
             known.retain(|id, _| voters.contains(id));
+            let missing = voters
+                .iter()
+                .filter(|id| **id != me && !known.contains_key(id));
+            let asked = missing.filter_map(|id| {
+                let target = Target::member(*id, membership.get_node(id)?);
+                Some(async move { (target.id, self.ask(&target, own).await) })
+            });
+            for (id, digest) in futures_util::future::join_all(asked).await {
+                known.extend(digest.map(|digest| (id, digest)));
+            }
             let all = known.len() + usize::from(voters.contains(&me)) >= voters.len();
             match find(own.digest, voters.contains(&me), voters.len(), &known) {
                 Finding::Open => {}

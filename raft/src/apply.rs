@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{Stream, StreamExt};
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
@@ -23,10 +24,19 @@ use crate::machine::{EntryView, Frozen, StateMachine};
 use crate::measures::Measures;
 use crate::roster::UsedIds;
 use crate::snapshot::{Snapshots, StoredSnapshot};
-use crate::types::{Config, LogId, Payload, Replies, Snapshot, SnapshotMeta, StoredMembership};
+use crate::types::{
+    Config, LogId, Membership, Payload, Replies, Snapshot, SnapshotMeta, StoredMembership,
+};
 
 /// openraft with our types.
 pub(crate) type Raft<S> = openraft::Raft<Config, Applier<S>>;
+
+/// The members as they are now, committed or not.
+pub(crate) fn membership<S: StateMachine>(raft: &Raft<S>) -> Membership {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    metrics.membership_config.membership().clone()
+}
 
 /// How far this node's machine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

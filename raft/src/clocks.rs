@@ -8,12 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::StateMachine;
-use crate::apply::Raft;
+use crate::apply::{Raft, membership};
 use crate::transport::{Lane, Target, Transport};
 use crate::wire;
 
@@ -93,33 +92,19 @@ pub(crate) struct ClockAsker<S: StateMachine> {
 impl<S: StateMachine> ClockAsker<S> {
     pub(crate) async fn run(self) {
         loop {
-            let membership = self
-                .raft
-                .metrics()
-                .borrow_watched()
-                .membership_config
-                .membership()
-                .clone();
+            let membership = membership(&self.raft);
             let me = self.transport.identity.node_id;
             let others: Vec<u64> = membership.voter_ids().filter(|id| *id != me).collect();
             self.clocks.keep(&others);
             let asked = others.iter().filter_map(|id| {
                 let member = membership.get_node(id)?;
-                Some(self.ask(Target {
-                    id: *id,
-                    addr: member.addr.clone(),
-                    incarnation: member.incarnation,
-                }))
+                Some(self.ask(Target::member(*id, member)))
             });
             futures_util::future::join_all(asked).await;
+            let formed = membership.voter_ids().next().is_some();
             // With this node's own, more than half.
-            let enough = self.clocks.count() >= others.len().div_ceil(2);
-            let pause = if enough && !others.is_empty() {
-                ASK_EVERY
-            } else {
-                ASK_SOON
-            };
-            tokio::time::sleep(pause).await;
+            let enough = formed && self.clocks.count() >= others.len().div_ceil(2);
+            tokio::time::sleep(if enough { ASK_EVERY } else { ASK_SOON }).await;
         }
     }
 

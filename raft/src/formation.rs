@@ -440,11 +440,7 @@ impl<S: StateMachine> Former<S> {
             .iter()
             .filter(|(id, _)| **id != me.node_id)
             .map(|(id, member)| {
-                let target = Target {
-                    id: *id,
-                    addr: member.addr.clone(),
-                    incarnation: member.incarnation,
-                };
+                let target = Target::member(*id, member);
                 let form = &form;
                 async move { tell(&self.transport, &target, "/raft/form", form).await }
             });

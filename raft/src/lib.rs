@@ -22,6 +22,7 @@ mod change;
 pub mod clocks;
 pub mod config;
 mod disk;
+mod engine;
 mod entry;
 pub mod error;
 mod failure;

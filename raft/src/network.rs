@@ -53,11 +53,7 @@ impl Network {
             transport: Arc::clone(&self.transport),
             causes: Arc::clone(&self.causes),
             rooms: Arc::clone(&self.rooms),
-            target: Target {
-                id,
-                addr: member.addr.clone(),
-                incarnation: member.incarnation,
-            },
+            target: Target::member(id, member),
             lane,
             append_deadline,
         }

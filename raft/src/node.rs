@@ -19,6 +19,7 @@ use crate::change::Changer;
 use crate::clocks::ClockAsker;
 use crate::config::{NodeConfig, Timing};
 use crate::disk;
+use crate::engine::{fail_with_raft, raft_config, snapshot_when_due};
 use crate::error::{ChangeError, ProposeError, ReadError, StartError};
 use crate::failure::Failure;
 use crate::finish::Finisher;
@@ -552,56 +553,4 @@ async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) 
         () = work => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
-}
-
-async fn snapshot_when_due<S: StateMachine>(raft: Raft<S>, due: Arc<Notify>) {
-    loop {
-        due.notified().await;
-        if raft.trigger().snapshot().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// openraft stops on its own after a storage error or a panic: then the node has failed.
-async fn fail_with_raft<S: StateMachine>(raft: Raft<S>, failure: Failure) {
-    let mut metrics = raft.metrics();
-    loop {
-        let state = metrics.borrow_watched().running_state.clone();
-        match state {
-            Ok(()) => {}
-            Err(openraft::error::Fatal::Stopped) => return,
-            Err(e) => return failure.set(e.to_string()),
-        }
-        if metrics.changed().await.is_err() && metrics.borrow_watched().running_state.is_ok() {
-            return failure.set("consensus ended without a word; it must have panicked");
-        }
-    }
-}
-
-fn raft_config(config: &NodeConfig) -> Result<openraft::Config, StartError> {
-    let timing = &config.timing;
-    let raft = openraft::Config {
-        cluster_name: "triarch".into(),
-        heartbeat_interval: timing.heartbeat_ms,
-        election_timeout_min: timing.election_min_ms,
-        election_timeout_max: timing.election_max_ms,
-        enable_pre_vote: Some(true),
-        // A restarted leader has to be elected again: its state machine may be behind what it acknowledged.
-        enable_leader_restore: Some(false),
-        // A leader whose followers hear it, but whose answers are lost, would hold them back for ever: without a quorum it
-        // falls silent for long enough that they can elect another.
-        quorum_loss_probe_interval: Some(timing.election_max_ms * 2 + timing.heartbeat_ms),
-        install_snapshot_timeout: timing.snapshot_install_ms,
-        // It counts entries only: see `growth`.
-        snapshot_policy: openraft::SnapshotPolicy::Never,
-        // Whoever lags gets the log as long as it is there: it is never much more than a snapshot would be.
-        replication_lag_threshold: u64::MAX,
-        max_in_snapshot_log_to_keep: config.snapshot.keep_entries,
-        purge_batch_size: (config.snapshot.entries / 8).clamp(1, 256),
-        max_payload_entries: 256,
-        ..openraft::Config::default()
-    };
-    raft.validate()
-        .map_err(|e| StartError::Config(e.to_string()))
 }

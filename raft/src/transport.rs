@@ -16,6 +16,7 @@ use crate::config::Timing;
 use crate::error::StartError;
 use crate::identity::Identity;
 use crate::status::SnapshotTransfer;
+use crate::types::Member;
 use crate::wire::{self, Refusal};
 
 /// Which connections a call uses.
@@ -36,6 +37,17 @@ pub(crate) struct Target {
     pub addr: String,
     /// Nil when not known yet.
     pub incarnation: Uuid,
+}
+
+impl Target {
+    /// A node as the membership has it.
+    pub(crate) fn member(id: u64, member: &Member) -> Self {
+        Target {
+            id,
+            addr: member.addr.clone(),
+            incarnation: member.incarnation,
+        }
+    }
 }
 
 /// Why a call brought no answer.

@@ -54,7 +54,7 @@ pub struct ServerArgs {
         help_heading = "Timing"
     )]
     lease_ms: u64,
-    /// Log entries after which a snapshot is written; the log before it is given up but for a quarter as many
+    /// Log entries after which a snapshot is written, once they come to about its size; a quarter as many are kept behind it
     #[arg(
         long,
         value_name = "N",
@@ -107,7 +107,7 @@ pub struct ServerArgs {
         value_parser = clap::value_parser!(u32).range(1..=65_536),
         help_heading = "Bounds"
     )]
-    bodies_mb: u32,
+    bodies_mib: u32,
     /// With less than this free on the disk, this node takes no writes until there is room again [default: 5 % of the
     /// disk, 8 at least and 64 at most]
     #[arg(
@@ -195,7 +195,7 @@ impl ServerArgs {
             bounds: Bounds {
                 connections_max: self.connections_max as usize,
                 requests_max: self.requests_max as usize,
-                bodies_bytes_max: (self.bodies_mb as usize) << 20,
+                bodies_bytes_max: (self.bodies_mib as usize) << 20,
             },
             check_every: self.check_every,
             disk_low_bytes: self.disk_low_mib.map(|mib| mib << 20),

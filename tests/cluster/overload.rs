@@ -155,7 +155,7 @@ async fn a_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
         ..options(&[
             "--requests-max",
             "8",
-            "--bodies-mb",
+            "--bodies-mib",
             "4",
             "--timing",
             "wan",
