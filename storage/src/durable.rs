@@ -30,14 +30,16 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), StorageError> {
         .map_err(|error| StorageError::io("sync", path, &error))
 }
 
+/// Everything that is in a directory.
+fn paths_in(directory: &Path) -> Result<Vec<PathBuf>, StorageError> {
+    fs::read_dir(directory)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .map_err(|error| StorageError::io("list", directory, &error))
+}
+
 /// Makes all that is in a directory durable, names and contents.
 pub(crate) fn sync_tree(directory: &Path) -> Result<(), StorageError> {
-    let entries =
-        fs::read_dir(directory).map_err(|error| StorageError::io("list", directory, &error))?;
-    for entry in entries {
-        let path = entry
-            .map_err(|error| StorageError::io("list", directory, &error))?
-            .path();
+    for path in paths_in(directory)? {
         if path.is_dir() {
             sync_tree(&path)?;
         } else {
@@ -99,12 +101,7 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
 
 /// Removes what a crash left unfinished in a directory.
 pub(crate) fn remove_unfinished(directory: &Path) -> Result<(), StorageError> {
-    let entries =
-        fs::read_dir(directory).map_err(|error| StorageError::io("list", directory, &error))?;
-    for entry in entries {
-        let path = entry
-            .map_err(|error| StorageError::io("list", directory, &error))?
-            .path();
+    for path in paths_in(directory)? {
         if path
             .extension()
             .is_some_and(|extension| extension == UNFINISHED_EXTENSION)

@@ -17,6 +17,9 @@ use bytes::{Buf, Bytes};
 /// How far ids and tokens leap ahead with a restore, in log entries: more than a cluster writes in weeks at its busiest,
 /// and little enough for some hundred restores, each of the last one's backup, within an exact JSON number.
 pub(crate) const LEAP: u64 = 1 << 32;
+/// Where a restored table may begin to count: so far below what a token can hold as an exact JSON number that a cluster
+/// never gets there.
+pub(crate) const BASE_MAX: u64 = 1 << 40;
 /// Most parts of one backup.
 pub const PARTS_MAX: u32 = 65_536;
 /// Most bytes of one part.

@@ -95,7 +95,7 @@ impl Table {
 
     /// The last entry applied, as ids and tokens count it.
     pub(crate) fn here(&self) -> u64 {
-        self.base + self.last_index
+        self.base.saturating_add(self.last_index)
     }
 
     /// The last task that came into being and is still there.

@@ -131,12 +131,9 @@ def fill(masters, leader, count, task):
     return count / (time.monotonic() - begun)
 
 
-def main():
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def run(options, measure):
+    """Measures with masters that are gone afterwards, whatever happens."""
     options.add_argument("--binary", required=True)
-    options.add_argument("--tasks", type=int, default=1_000_000, help="delayed ones, and as many queued ones")
-    options.add_argument("--payload-bytes", type=int, default=256)
-    options.add_argument("--probes", type=int, default=1_000)
     given = options.parse_args()
     folder = tempfile.mkdtemp(prefix="triarch-measure-")
     masters = Masters(os.path.abspath(given.binary), folder)
@@ -145,6 +142,14 @@ def main():
     finally:
         masters.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--tasks", type=int, default=1_000_000, help="delayed ones, and as many queued ones")
+    options.add_argument("--payload-bytes", type=int, default=256)
+    options.add_argument("--probes", type=int, default=1_000)
+    run(options, measure)
 
 
 def measure(masters, given):

@@ -6,14 +6,11 @@ both side by side, and whether the term changed. Everything it starts it stops, 
 """
 
 import argparse
-import os
-import shutil
 import sys
-import tempfile
 import threading
 import time
 
-from large_table import Masters, fill, http, submit
+from large_table import fill, http, run, submit
 
 
 def percentiles(seen):
@@ -53,19 +50,11 @@ def snapshot(masters, leader):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--binary", required=True)
     options.add_argument("--tasks", type=int, default=1_000_000)
     options.add_argument("--payload-bytes", type=int, default=256)
     options.add_argument("--snapshots", type=int, default=3)
     options.add_argument("--calm-s", type=float, default=15.0)
-    given = options.parse_args()
-    folder = tempfile.mkdtemp(prefix="triarch-measure-")
-    masters = Masters(os.path.abspath(given.binary), folder)
-    try:
-        measure(masters, given)
-    finally:
-        masters.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    run(options, measure)
 
 
 def measure(masters, given):

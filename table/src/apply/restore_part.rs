@@ -13,7 +13,7 @@ use crate::event::Event;
 use crate::ids::WorkerId;
 use crate::queue::QueueSettings;
 use crate::reply::{Refusal, Reply};
-use crate::restore::{LEAP, PART_BYTES_MAX, PARTS_MAX, Restoring};
+use crate::restore::{BASE_MAX, LEAP, PART_BYTES_MAX, PARTS_MAX, Restoring};
 use crate::shape::invalid;
 use crate::table::Table;
 use crate::worker::WorkerLife;
@@ -58,7 +58,13 @@ impl Table {
         let restored = read.map_err(|problem| Refusal::BackupDamaged {
             problem: problem.to_string(),
         })?;
-        self.become_restored(restored, &came.backup, events);
+        let base = restored.here().max(self.here()).saturating_add(LEAP);
+        if base > BASE_MAX {
+            return Err(Refusal::BackupDamaged {
+                problem: format!("ids would go on from {base}, beyond {BASE_MAX}"),
+            });
+        }
+        self.become_restored(restored, base, &came.backup, events);
         entry.begin_again_at(self.here());
         Ok(self.told_restored())
     }
@@ -81,8 +87,14 @@ impl Table {
             })
     }
 
-    fn become_restored(&mut self, mut restored: Table, backup: &str, events: &mut Vec<Event>) {
-        restored.base = restored.here().max(self.here()) + LEAP;
+    fn become_restored(
+        &mut self,
+        mut restored: Table,
+        base: u64,
+        backup: &str,
+        events: &mut Vec<Event>,
+    ) {
+        restored.base = base;
         restored.last_index = self.last_index;
         restored.now_ms = restored.now_ms.max(self.now_ms);
         restored.limits = self.limits.clone();
@@ -129,4 +141,46 @@ fn check(came: &RestorePart) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::command::RestorePart;
+    use crate::reply::{Refusal, Reply};
+    use crate::restore::{BASE_MAX, LEAP};
+    use crate::{Command, Limits, Stamp, Table};
+
+    /// What comes of restoring a table that counts from here.
+    fn restored_from(base: u64) -> Reply {
+        let mut there = Table::new(Limits::default());
+        there.base = base;
+        let mut bytes = Vec::new();
+        there.freeze().write(&mut bytes).expect("memory");
+        let part = RestorePart {
+            backup: "b".into(),
+            part: 1,
+            parts: 1,
+            bytes: bytes.into(),
+        };
+        let mut here = Table::new(Limits::default());
+        let stamp = Stamp {
+            index: 1,
+            now_ms: 1,
+        };
+        let mut replies = here.apply(stamp, vec![Command::RestorePart(part)], &mut Vec::new());
+        here.check_invariants();
+        replies.remove(0)
+    }
+
+    #[test]
+    fn ids_never_run_out_of_what_they_are_made_of() {
+        let restored = Reply::Restored { jobs: 0, tasks: 0 };
+        assert_eq!(restored_from(0), restored);
+        assert_eq!(restored_from(BASE_MAX - LEAP), restored);
+        for beyond in [BASE_MAX - LEAP + 1, u64::MAX] {
+            let reply = restored_from(beyond);
+            let refused = matches!(reply, Reply::Refused(Refusal::BackupDamaged { .. }));
+            assert!(refused, "{beyond}: {reply:?}");
+        }
+    }
 }

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::Client;
-use super::call::{Call, jittered, quote, words};
+use super::begin::{Refused, begin};
+use super::call::{Call, jittered, words};
 use crate::error::{Error, Tried};
-use crate::wire::{Problem, RestoreProgress, RestoreQuery};
+use crate::wire::{RestoreProgress, RestoreQuery};
 
 /// How long a master may take to begin; it may wait ten seconds itself, to catch up.
 const BEGIN_MAX: Duration = Duration::from_secs(15);
@@ -41,13 +42,6 @@ impl BackupDownload {
             Err(_) => Err(broken(format!("nothing came for {SILENCE_MAX:?}"))),
         }
     }
-}
-
-/// Why a master gives no backup.
-enum Refused {
-    ForGood(Error),
-    NotNow(String),
-    Unreachable(String),
 }
 
 impl Client {
@@ -95,26 +89,7 @@ impl Client {
     async fn begin_backup(&self, master: &Url) -> Result<reqwest::Response, Refused> {
         let url = Call::get(&["v1", "cluster", "backup"]).url(master);
         let url = url.map_err(Refused::ForGood)?;
-        let response = self.inner.http.get(url).send().await.map_err(|error| {
-            let message = words(&error);
-            if error.is_connect() {
-                Refused::Unreachable(message)
-            } else {
-                Refused::NotNow(message)
-            }
-        })?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let body = response.bytes().await.unwrap_or_default();
-        Err(match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
-                Refused::ForGood(Error::Api(Box::new(problem)))
-            }
-            Ok(problem) => Refused::NotNow(problem.to_string()),
-            Err(_) => Refused::NotNow(format!("HTTP {status}: {}", quote(&body))),
-        })
+        begin(self.inner.http.get(url)).await
     }
 
     /// Hands a new, empty cluster one part of the table that a backup holds. It may be handed in again.

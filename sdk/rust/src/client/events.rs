@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use reqwest::StatusCode;
 use reqwest::header::ACCEPT;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::Client;
-use super::call::{jittered, quote, words};
+use super::begin::{Refused, begin};
+use super::call::{jittered, quote};
 use crate::error::{Error, Tried};
 use crate::wire::{Event, EventsQuery, Problem, event};
 
@@ -195,27 +195,7 @@ impl EventStream {
         if let Some(after) = &self.after {
             request = request.header(event::LAST_EVENT_ID, after);
         }
-        let response = request.send().await.map_err(|error| {
-            let message = words(&error);
-            if error.is_connect() {
-                Refused::Unreachable(message)
-            } else {
-                Refused::NotNow(message)
-            }
-        })?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let body = response.bytes().await.unwrap_or_default();
-        let problem = serde_json::from_slice::<Problem>(&body);
-        Err(match problem {
-            Ok(problem) if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
-                Refused::ForGood(Error::Api(Box::new(problem)))
-            }
-            Ok(problem) => Refused::NotNow(problem.to_string()),
-            Err(_) => Refused::NotNow(format!("HTTP {status}: {}", quote(&body))),
-        })
+        begin(request).await
     }
 
     fn odd(&self, message: String) -> Error {
@@ -224,14 +204,6 @@ impl EventStream {
             message,
         }
     }
-}
-
-/// Why a master did not begin.
-enum Refused {
-    /// All would say the same.
-    ForGood(Error),
-    NotNow(String),
-    Unreachable(String),
 }
 
 /// One message of a stream.

@@ -8,6 +8,7 @@
 //! to ask again by), and it does not hide refusals ([`Error::Api`]).
 
 mod backup;
+mod begin;
 mod call;
 mod cluster;
 mod events;
