@@ -1,0 +1,18 @@
+//! Triarch's program as a library: the masters, the workers and the command line. `main.rs` runs it; tests that put whole
+//! masters into one process, on a network and a disk of their own making, link it.
+//!
+//! It promises nothing to other programs: those use the HTTP interface, or the crate `triarch-sdk`.
+
+mod backup;
+mod cli;
+mod cron;
+mod dev;
+mod feed;
+mod leader;
+mod server;
+mod state;
+mod tally;
+mod waiters;
+mod worker;
+
+pub use cli::main;
