@@ -1,0 +1,306 @@
+"""A real cluster on this machine, for tests and for trying out: masters as processes of their own, and workers if wanted.
+
+Everything it starts is on loopback, on free ports, in a temporary directory, and ends with its owner, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from triarch.testing.binary import find_binary
+from triarch.testing.process import Guard, Process, wait_until
+
+#: How long a cluster may take to be ready, and a leader to be elected, unless told otherwise.
+READY_PATIENCE_S = 30.0
+#: How often to try with other ports, when another program was quicker to take one.
+PORT_TRIES = 3
+
+
+class Master(Process):
+    """One master of a local cluster."""
+
+    def __init__(self, guard: Guard, id: int, port: int, command: Sequence[str], log: Path) -> None:
+        super().__init__(guard, f"master {id}", command, log, env={"TRIARCH_MASTERS": ""})
+        self.id = id
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, path: str, timeout: float = 1.0) -> dict[str, Any] | None:
+        """What it answers to a GET, if it answers with success and in time."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            body = answer.read()
+            return json.loads(body) if answer.status == 200 else None
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        finally:
+            connection.close()
+
+
+class LocalCluster:
+    """Three masters (or as many as you say) on free ports of this machine.
+
+    >>> with LocalCluster() as cluster:           # doctest: +SKIP
+    ...     app = Triarch(cluster.url)
+    ...     cluster.kill_leader()
+    """
+
+    def __init__(
+        self,
+        masters: int = 3,
+        *,
+        binary: str | os.PathLike[str] | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        lease_ms: int | None = None,
+        server_args: Sequence[str] = (),
+        log: str = "info,openraft=error",
+    ) -> None:
+        if masters < 1:
+            raise ValueError("a cluster has at least one master")
+        self._count = masters
+        self._binary = Path(binary) if binary is not None else None
+        self._kept_dir = Path(data_dir) if data_dir is not None else None
+        self._server_args = list(server_args)
+        if lease_ms is not None:
+            self._server_args += ["--lease-ms", str(lease_ms)]
+        self._log = log
+        self._guard: Guard | None = None
+        self._dir: Path | None = None
+        self.masters: list[Master] = []
+        self.workers: list[Process] = []
+
+    def __enter__(self) -> LocalCluster:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        running = sum(master.is_running() for master in self.masters)
+        return f"<LocalCluster {running}/{self._count} masters {self.url}>"
+
+    @property
+    def urls(self) -> list[str]:
+        """Where the masters are."""
+        return [master.url for master in self.masters]
+
+    @property
+    def url(self) -> str:
+        """All of them in one string, as `Triarch(…)` and `--masters` take it."""
+        return ",".join(self.urls)
+
+    @property
+    def directory(self) -> Path:
+        """Where data and logs are."""
+        if self._dir is None:
+            raise RuntimeError("the cluster is not started")
+        return self._dir
+
+    # --- the whole ---
+
+    def start(self, timeout: float = READY_PATIENCE_S) -> LocalCluster:
+        """Starts all masters and waits until they have a leader and are ready."""
+        if self._guard is not None:
+            raise RuntimeError("the cluster is started already")
+        if self._binary is None:
+            self._binary = find_binary()
+        for last in (False,) * (PORT_TRIES - 1) + (True,):
+            self._lay_out()
+            for master in self.masters:
+                master.start()
+            try:
+                self._wait_formed(timeout)
+            except _PortTaken:
+                self.stop()
+                if last:
+                    raise
+            except BaseException:
+                self.stop()
+                raise
+            else:
+                break
+        return self
+
+    def stop(self) -> None:
+        """Ends everything, and removes the data unless a directory was given."""
+        guard, self._guard = self._guard, None
+        if guard is None:
+            return
+        for worker in self.workers:
+            worker.terminate()
+        for worker in self.workers:
+            with contextlib.suppress(Exception):
+                worker.stop(2.0)
+        for master in self.masters:
+            with contextlib.suppress(Exception):
+                master.kill9()
+        guard.close()
+        self.workers = []
+        if self._dir is not None and self._kept_dir is None:
+            shutil.rmtree(self._dir, ignore_errors=True)
+
+    # --- masters ---
+
+    def master(self, id: int) -> Master:
+        """The master of this number, from 1."""
+        return self.masters[id - 1]
+
+    def leader(self, timeout: float = READY_PATIENCE_S) -> Master:
+        """The master that leads; waits for an election."""
+        deadline = time.monotonic() + timeout
+        while True:
+            leader = self._look_for_leader()
+            if leader is not None:
+                return leader
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no leader within {timeout:g} s; {self._last_words()}")
+            time.sleep(0.02)
+
+    def followers(self, timeout: float = READY_PATIENCE_S) -> list[Master]:
+        """The masters that run and do not lead."""
+        leader = self.leader(timeout)
+        return [master for master in self.masters if master is not leader and master.is_running()]
+
+    def kill_leader(self, timeout: float = READY_PATIENCE_S) -> Master:
+        """Kills the leader with SIGKILL and returns it, to be started again with `.start()`."""
+        leader = self.leader(timeout)
+        leader.kill9()
+        return leader
+
+    def wait_ready(self, timeout: float = READY_PATIENCE_S) -> None:
+        """Waits until every master that runs knows a leader and is caught up."""
+
+        def ready() -> bool:
+            running = [master for master in self.masters if master.is_running() and not master.is_paused]
+            return bool(running) and all(master.ask("/readyz") is not None for master in running)
+
+        wait_until(ready, timeout, f"the masters to be ready; {self._last_words()}", every=0.05)
+
+    # --- workers ---
+
+    def start_worker(
+        self,
+        app: str,
+        *,
+        concurrency: int = 2,
+        pool: str = "process",
+        queues: str | None = None,
+        name: str | None = None,
+        args: Sequence[str] = (),
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        masters: str | None = None,
+    ) -> Process:
+        """Starts `triarch-worker` for an app, named as `module:app`, as a process of its own."""
+        command = [sys.executable, "-m", "triarch.worker", app, "--masters", masters or self.url]
+        command += ["--concurrency", str(concurrency), "--pool", pool]
+        name = name or f"python-{len(self.workers) + 1}"
+        command += ["--name", name]
+        if queues is not None:
+            command += ["--queues", queues]
+        return self._start(name, [*command, *args], env={"PYTHONUNBUFFERED": "1", **(env or {})}, cwd=cwd)
+
+    def start_exec_worker(self, *, slots: int = 2, name: str | None = None, args: Sequence[str] = ()) -> Process:
+        """Starts `triarch worker`, which runs `exec` tasks."""
+        name = name or f"exec-{len(self.workers) + 1}"
+        command = [str(self._binary), "worker", "--masters", self.url, "--slots", str(slots), "--name", name]
+        return self._start(name, [*command, *args])
+
+    def _start(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+    ) -> Process:
+        if self._guard is None:
+            raise RuntimeError("the cluster is not started")
+        log = self.directory / "logs" / f"{name}.log"
+        worker = Process(self._guard, name, command, log, env=env, cwd=cwd)
+        worker.start()
+        self.workers.append(worker)
+        return worker
+
+    # --- inside ---
+
+    def _lay_out(self) -> None:
+        self._guard = Guard()
+        if self._kept_dir is None:
+            self._dir = Path(tempfile.mkdtemp(prefix="triarch-"))
+            self._guard.directory(self._dir)
+        else:
+            self._dir = self._kept_dir
+        ports = _free_ports(self._count)
+        cluster = ",".join(f"{id}=127.0.0.1:{port}" for id, port in enumerate(ports, 1))
+        self.masters = []
+        for id, port in enumerate(ports, 1):
+            command = [str(self._binary), "server", "--id", str(id), "--cluster", cluster]
+            command += ["--data-dir", str(self._dir / f"master-{id}"), "--log", self._log, *self._server_args]
+            log = self._dir / "logs" / f"master-{id}.log"
+            self.masters.append(Master(self._guard, id, port, command, log))
+
+    def _wait_formed(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            for master in self.masters:
+                if not master.is_running():
+                    words = master.last_words()
+                    message = f"{master.name} ended with {master.returncode}: {words}"
+                    raise _PortTaken(message) if "in use" in words.lower() else RuntimeError(message)
+            if all(master.ask("/readyz") is not None for master in self.masters):
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the cluster was not ready within {timeout:g} s; {self._last_words()}")
+            time.sleep(0.03)
+
+    def _look_for_leader(self) -> Master | None:
+        best: tuple[int, Master] | None = None
+        for master in self.masters:
+            if not master.is_running() or master.is_paused:
+                continue
+            view = master.ask("/v1/cluster?consistency=stale")
+            if view is None or view.get("leader") != master.id:
+                continue
+            term = int(view.get("term", 0))
+            if best is None or term > best[0]:
+                best = (term, master)
+        return None if best is None else best[1]
+
+    def _last_words(self) -> str:
+        return "\n".join(f"[{master!r}] {master.last_words(3)}" for master in self.masters)
+
+
+class _PortTaken(RuntimeError):
+    """Another program was quicker to take a port."""
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
