@@ -1,0 +1,79 @@
+"""Triarch: tasks, workers and futures on a replicated task master.
+
+::
+
+    from triarch import Triarch
+
+    app = Triarch("http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103")
+
+    @app.task
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    print(add.delay(1, 2).result(timeout=10))
+"""
+
+from ._policy import Patience
+from .app import Triarch
+from .errors import (
+    AlreadyFinished,
+    Conflict,
+    GiveUp,
+    InvalidRequest,
+    NoLeader,
+    NotFound,
+    PayloadTooLarge,
+    QueueFull,
+    RateLimited,
+    Refused,
+    RemoteError,
+    ResultTimeout,
+    SerializationError,
+    SoftTimeout,
+    StaleToken,
+    TaskCancelled,
+    TaskError,
+    TaskExpired,
+    TaskFailed,
+    Timeout,
+    TriarchError,
+    UsageError,
+)
+from .handle import Handle, Many
+from .options import Backoff, TaskOptions
+from .task import Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyFinished",
+    "Backoff",
+    "Conflict",
+    "GiveUp",
+    "Handle",
+    "InvalidRequest",
+    "Many",
+    "NoLeader",
+    "NotFound",
+    "Patience",
+    "PayloadTooLarge",
+    "QueueFull",
+    "RateLimited",
+    "Refused",
+    "RemoteError",
+    "ResultTimeout",
+    "SerializationError",
+    "SoftTimeout",
+    "StaleToken",
+    "Task",
+    "TaskCancelled",
+    "TaskError",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskOptions",
+    "Timeout",
+    "Triarch",
+    "TriarchError",
+    "UsageError",
+    "__version__",
+]

@@ -1,0 +1,196 @@
+"""The app: a cluster's address, and the tasks that are known by name."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from . import _aio, _submit, serialize
+from ._policy import Patience
+from ._transport import Transport
+from .errors import UsageError
+from .handle import Handle, Many
+from .options import Seconds, SubmitOptions, TaskOptions
+from .task import Task, TaskDecorator, default_name
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["CALL", "Triarch"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: The kind of a task whose function travels with it. Only workers that accept ``cloudpickle`` take it.
+CALL = "triarch.call"
+
+_DEFAULT_MASTERS = "http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103"
+
+
+class Triarch:
+    """An application: where its cluster is, which tasks it has, and how values travel.
+
+    ``masters`` are URLs in one text or several; ``$TRIARCH_MASTERS`` unless given, and the local cluster of ``triarch dev`` if
+    that is not set. ``serializer`` is ``json`` (values that every language knows), ``msgpack``, ``cloudpickle`` or one of your own.
+    ``accept`` names the codecs that are read here, results and, in a worker, calls; that is ``json`` and the
+    serializer unless told.
+
+    Making one connects to nothing. It is shared by threads, and goes on in a child after a fork.
+    """
+
+    def __init__(
+        self,
+        masters: str | Iterable[str] | None = None,
+        *,
+        serializer: str = "json",
+        accept: Collection[str] | None = None,
+        queue: str | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        if masters is None:
+            masters = os.environ.get("TRIARCH_MASTERS") or _DEFAULT_MASTERS
+        self.serializer = serializer
+        self.codec = serialize.codec(serializer)
+        self.accept: frozenset[str] = frozenset(accept) if accept is not None else frozenset({"json", self.codec.name})
+        for name in self.accept:
+            serialize.codec(name)
+        self.options = TaskOptions(queue=queue)
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self.transport = Transport(masters, patience)
+        self.atransport = _aio.AsyncTransport(self.transport.masters, self.transport.patience)
+        self._submitter = _submit.Submitter(self.transport)
+        self.tasks[CALL] = Task(self, _call, name=CALL, options=self.options)
+
+    def __repr__(self) -> str:
+        return f"<Triarch {','.join(self.transport.masters.all())}, {len(self.tasks) - 1} tasks>"
+
+    # Tasks -----------------------------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+
+    @overload
+    def task(self, fn: Callable[P, R], /) -> Task[P, R]: ...
+
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        serializer: str | None = None,
+        soft_timeout: Seconds | None = None,
+        give_up_on: tuple[type[BaseException], ...] = (),
+        **options: Unpack[SubmitOptions],
+    ) -> TaskDecorator: ...
+
+    # mypy does not see that this takes the options of an unpacked dictionary.
+    def task(self, fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:  # type: ignore[misc]
+        """Makes a function a task: ``@app.task``, or ``@app.task(queue="mail", max_attempts=5, …)``.
+
+        The options are those of :class:`~triarch.options.TaskOptions`, and can be changed at each submission. Its name is what
+        workers know it by: ``module.function`` unless told.
+        """
+        own = {word: options.pop(word) for word in ("serializer", "soft_timeout", "give_up_on") if word in options}
+        name: str | None = options.pop("name", None)
+        said = self.options.but(options)
+
+        def make(fn: Callable[..., Any]) -> Task[..., Any]:
+            task: Task[..., Any] = Task(self, fn, name=name or default_name(fn), options=said, **own)
+            known = self.tasks.get(task.name)
+            if known is not None and _place(known.fn) != _place(fn):
+                raise UsageError(f"two functions are named {task.name}: {_place(known.fn)} and {_place(fn)}")
+            self.tasks[task.name] = task
+            return task
+
+        return make if fn is None else make(fn)
+
+    def kinds(self, accept: Collection[str] | None = None) -> list[str]:
+        """The kinds that a worker of this app takes, given what it accepts."""
+        accepted = self.accept if accept is None else accept
+        return sorted(name for name in self.tasks if name != CALL or "cloudpickle" in accepted)
+
+    def handle(self, task: str, job: str = "") -> Handle[Any]:
+        """The handle of a task that was submitted earlier, by its id."""
+        return Handle(self, task, job)
+
+    def flush(self, timeout: Seconds | None = None) -> None:
+        """Waits until all that was submitted in the background is with the cluster."""
+        self._submitter.flush(None if timeout is None else _seconds(timeout))
+
+    async def aclose(self) -> None:
+        """Closes the connections of the running event loop."""
+        await self.atransport.close()
+
+    # Submitting ------------------------------------------------------------------------------------------------------
+
+    def _submit_one(
+        self,
+        task: Task[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Handle[Any]:
+        spec = task.spec(args, kwargs, options)
+        if idempotency_key is None and options.unique_key is None:
+            job, id = self._submitter.one(spec, options.queue or "default")
+        else:
+            submitted = self._submitter.job([spec], idempotency_key=idempotency_key)
+            job, id = submitted.job, submitted.tasks[0]
+        return Handle(self, id, job, name=task.name)
+
+    async def _asubmit_one(
+        self,
+        task: Task[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Handle[Any]:
+        return await asyncio.to_thread(self._submit_one, task, args, kwargs, options, idempotency_key=idempotency_key)
+
+    def _submit_many(
+        self,
+        task: Task[..., Any],
+        calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]],
+        options: TaskOptions,
+        **job: Any,
+    ) -> Many[Any]:
+        specs = [task.spec(args, kwargs, options) for args, kwargs in calls]
+        handles: list[Handle[Any]] = []
+        for begin in range(0, len(specs), _submit.TASKS_A_JOB_MAX):
+            submitted = self._submitter.job(specs[begin : begin + _submit.TASKS_A_JOB_MAX], **job)
+            handles += [Handle(self, id, submitted.job, name=task.name) for id in submitted.tasks]
+        return Many(self, handles)
+
+    async def _asubmit_many(
+        self,
+        task: Task[..., Any],
+        calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]],
+        options: TaskOptions,
+        **job: Any,
+    ) -> Many[Any]:
+        return await asyncio.to_thread(self._submit_many, task, calls, options, **job)
+
+
+def _call(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """The function that travelled, called."""
+    result = fn(*args, **kwargs)
+    if inspect.iscoroutine(result):
+        return asyncio.run(result)
+    return result
+
+
+def _place(fn: Callable[..., Any]) -> str:
+    code = getattr(fn, "__code__", None)
+    where = f"{code.co_filename}:{code.co_firstlineno}" if code else ""
+    return f"{fn.__module__}.{fn.__qualname__} ({where})"
+
+
+def _seconds(span: Seconds) -> float:
+    return float(span) if isinstance(span, (int, float)) else span.total_seconds()

@@ -1,0 +1,283 @@
+"""What can go wrong, told honestly.
+
+Every exception of this package is a :class:`TriarchError`. Three things are kept apart that are easily mixed up:
+
+* the cluster **refused** (:class:`Refused` and its subclasses): nothing was changed;
+* the outcome is **unknown** (:class:`Timeout`): it may have happened, and repeating it under the same request id is safe;
+* the task itself **ended without success** (:class:`TaskError` and its subclasses).
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "AlreadyFinished",
+    "Conflict",
+    "Forbidden",
+    "GiveUp",
+    "InvalidRequest",
+    "NoLeader",
+    "NotFound",
+    "PayloadTooLarge",
+    "PositionGone",
+    "ProtocolError",
+    "QueueFull",
+    "RateLimited",
+    "Refused",
+    "RemoteError",
+    "ResultTimeout",
+    "SerializationError",
+    "SoftTimeout",
+    "StaleToken",
+    "StorageFailed",
+    "TaskCancelled",
+    "TaskError",
+    "TaskExpired",
+    "TaskFailed",
+    "Timeout",
+    "TriarchError",
+    "Unauthorized",
+    "Unavailable",
+    "UnknownWorker",
+    "UsageError",
+]
+
+
+class TriarchError(Exception):
+    """Base of everything that this package raises."""
+
+
+class UsageError(TriarchError, ValueError):
+    """The caller asked for something that makes no sense; nothing was sent."""
+
+
+class ProtocolError(TriarchError):
+    """A master answered something that is not understood. Is it a Triarch master, and not much older or newer?"""
+
+
+class NoLeader(TriarchError, ConnectionError):
+    """No majority of the masters could be reached within the deadline; nothing is known to have happened.
+
+    ``tried`` tells what came of each master.
+    """
+
+    def __init__(self, tried: Mapping[str, str]) -> None:
+        self.tried = dict(tried)
+        told = "; ".join(f"{master}: {message}" for master, message in self.tried.items())
+        super().__init__(f"no cluster could be reached ({told})")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.tried,)
+
+
+class Timeout(TriarchError, builtins.TimeoutError):
+    """Not answered within the deadline: **the outcome is unknown**, it may have happened or may yet happen.
+
+    Repeating the call under ``request_id`` is always safe, and gives the first call's answer if that took effect.
+    """
+
+    def __init__(self, deadline_s: float, request_id: str | None, tried: Mapping[str, str]) -> None:
+        self.deadline_s = deadline_s
+        self.request_id = request_id
+        self.tried = dict(tried)
+        told = "; ".join(f"{master}: {message}" for master, message in self.tried.items())
+        again = f"; repeat it under request id {request_id}" if request_id else ""
+        super().__init__(f"no answer within {deadline_s:g} s, the outcome is unknown{again} ({told})")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.deadline_s, self.request_id, self.tried)
+
+
+class ResultTimeout(TriarchError, builtins.TimeoutError):
+    """The task had not finished when the caller's patience ended. It goes on; ask again whenever you like."""
+
+
+class SerializationError(TriarchError, TypeError):
+    """A value cannot be written by the codec in use, or was written by one that is not accepted here."""
+
+
+class GiveUp(TriarchError):
+    """Raised by a task's own code: it failed, and another attempt is not worth it."""
+
+
+class SoftTimeout(TriarchError):
+    """Raised inside a task whose ``soft_timeout`` has passed: there is still time to clean up."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Refusals
+
+
+class Refused(TriarchError):
+    """The cluster refused a request; nothing was changed. ``code`` is stable, ``problem`` the whole document."""
+
+    def __init__(self, problem: Mapping[str, Any]) -> None:
+        self.problem = dict(problem)
+        self.status = int(self.problem.get("status") or 0)
+        self.code = str(self.problem.get("code") or "")
+        self.detail = str(self.problem.get("detail") or self.problem.get("title") or "refused")
+        field = self.problem.get("field")
+        self.field: str | None = str(field) if field else None
+        at = f", field {self.field}" if self.field else ""
+        super().__init__(f"{self.detail} ({self.code}, HTTP {self.status}{at})")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problem,)
+
+
+class NotFound(Refused, LookupError):
+    """There is no such job, task, queue or schedule (any more); finished jobs are kept for a bounded time."""
+
+
+class UnknownWorker(NotFound):
+    """The worker is not registered, or was lost."""
+
+
+class Conflict(Refused):
+    """It contradicts what is there: a key used with another body, a name in use. ``task`` is the task in the way."""
+
+    @property
+    def task(self) -> str | None:
+        """The id of the task that holds the ``unique_key``, if it is that."""
+        task = self.problem.get("task")
+        return str(task) if task else None
+
+
+class AlreadyFinished(Conflict):
+    """The task or job is terminal."""
+
+
+class StaleToken(Conflict):
+    """The lease is not the task's current one."""
+
+
+class InvalidRequest(Refused, ValueError):
+    """The request breaks a rule; ``field`` says where, as in ``tasks[3].priority``."""
+
+
+class PayloadTooLarge(Refused, ValueError):
+    """A value or request is over its bound. Put large data into a store of its own and pass where it is."""
+
+
+class QueueFull(Refused):
+    """The queue is at its bound of waiting tasks; it was tried again until the deadline."""
+
+
+class RateLimited(Refused):
+    """Too many requests; it was tried again until the deadline."""
+
+
+class Unauthorized(Refused, PermissionError):
+    """Who asks is not known to the cluster."""
+
+
+class Forbidden(Refused, PermissionError):
+    """Who asks may not do this."""
+
+
+class StorageFailed(Refused):
+    """Disks of the masters are nearly full, or failed; ``detail`` says where to free space."""
+
+
+class PositionGone(Refused):
+    """The events asked for are not kept any more; ``oldest`` says from where on they are."""
+
+    @property
+    def oldest(self) -> str | None:
+        """The oldest position that is still answered."""
+        oldest = self.problem.get("oldest")
+        return None if oldest is None else str(oldest)
+
+
+class Unavailable(Refused):
+    """The master that was asked has no room for the request now."""
+
+
+_BY_CODE: dict[str, type[Refused]] = {
+    "not_found": NotFound,
+    "unknown_worker": UnknownWorker,
+    "conflict": Conflict,
+    "already_finished": AlreadyFinished,
+    "stale_token": StaleToken,
+    "invalid_request": InvalidRequest,
+    "unsupported_media_type": InvalidRequest,
+    "method_not_allowed": InvalidRequest,
+    "payload_too_large": PayloadTooLarge,
+    "queue_full": QueueFull,
+    "rate_limited": RateLimited,
+    "unauthorized": Unauthorized,
+    "forbidden": Forbidden,
+    "storage_failed": StorageFailed,
+    "position_gone": PositionGone,
+    "unavailable": Unavailable,
+}
+
+
+def refusal(problem: Mapping[str, Any]) -> Refused:
+    """The exception for a problem document; a plain :class:`Refused` for a code that this version does not know."""
+    return _BY_CODE.get(str(problem.get("code")), Refused)(problem)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tasks that ended without success
+
+
+class RemoteError(Exception):
+    """An exception as it was raised in a worker, told by its words.
+
+    Stands in for an exception whose class is not rebuilt here. ``type`` is the name of its class, ``traceback`` the text
+    of its traceback there.
+    """
+
+    def __init__(self, type: str, message: str, traceback: str | None = None) -> None:
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+        super().__init__(type, message, traceback)
+
+    def __str__(self) -> str:
+        told = f"{self.type}: {self.message}" if self.message else self.type
+        return f"{told}\n\n{self.traceback.rstrip()}" if self.traceback else told
+
+
+class TaskError(TriarchError):
+    """A task ended without success. ``task`` is its id."""
+
+    def __init__(self, task: str, message: str, error: Mapping[str, Any] | None = None) -> None:
+        self.task = task
+        self.message = message
+        self.error: dict[str, Any] = dict(error or {})
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.task, self.message, self.error)
+
+
+class TaskFailed(TaskError):
+    """The task used up its attempts, or failed in a way that is not worth another.
+
+    ``type``, ``message`` and ``traceback`` are those of the last attempt's exception in the worker; ``__cause__`` is that
+    exception, rebuilt where this is safe, with its own causes chained to it.
+    """
+
+    @property
+    def type(self) -> str:
+        """The name of the exception's class, or the kind of failure, such as ``timeout`` or ``worker_lost``."""
+        return str(self.error.get("type") or "error")
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback in the worker, as text."""
+        text = self.error.get("traceback")
+        return str(text) if text else None
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled: it was asked for, or something it comes after ended without success (``error`` says)."""
+
+
+class TaskExpired(TaskError):
+    """The task was not started in time."""

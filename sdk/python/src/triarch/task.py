@@ -1,0 +1,190 @@
+"""Tasks: functions that workers run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from . import serialize
+from .errors import UsageError
+from .options import Seconds, SubmitOptions, TaskOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .app import Triarch
+    from .handle import Handle, Many
+
+__all__ = ["Task", "TaskDecorator", "default_name"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+_NO_KWARGS: Mapping[str, Any] = {}
+
+
+class Task(Generic[P, R_co]):
+    """A function that workers run. Made by :meth:`triarch.Triarch.task`.
+
+    Called, it runs here and now, as the plain function it is. ``delay``, ``apply_async`` and ``map`` have workers run it.
+    """
+
+    def __init__(
+        self,
+        app: Triarch,
+        fn: Callable[P, Any],
+        *,
+        name: str,
+        options: TaskOptions,
+        serializer: str | None = None,
+        soft_timeout: Seconds | None = None,
+        give_up_on: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        if not name or len(name.encode()) > 200:
+            raise UsageError(f"the name of a task has 1 to 200 bytes, not {name!r}")
+        self.app = app
+        self.fn = fn
+        #: The task's kind on the wire.
+        self.name = name
+        self.options = options
+        self.codec = serialize.codec(serializer) if serializer else app.codec
+        #: How long an attempt may run before :class:`~triarch.errors.SoftTimeout` is raised in it; kept by the worker.
+        self.soft_timeout = soft_timeout
+        #: Exceptions after which another attempt is not worth it; kept by the worker.
+        self.give_up_on = give_up_on
+        self.is_async = inspect.iscoroutinefunction(fn)
+        self._static = _Static(name, options)
+        functools.update_wrapper(self, fn, updated=())
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Runs the function here and now."""
+        result: R_co = self.fn(*args, **kwargs)
+        return result
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """A task travels by its name, and is the one that the app on the other side has."""
+        return _found, (self.fn.__module__, self.fn.__qualname__, self.name)
+
+    # Submitting ------------------------------------------------------------------------------------------------------
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
+        """Submits a call; returns once the cluster has made it durable."""
+        return self.app._submit_one(self, args, kwargs, self.options)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Handle[R_co]:
+        """Submits a call with options of its own over those of the task.
+
+        With an ``idempotency_key`` the same submission again gives the handle of the first.
+        """
+        return self.app._submit_one(self, args, kwargs or {}, self.options.but(options), idempotency_key=idempotency_key)
+
+    def map(self, *iterables: Iterable[Any], **options: Unpack[SubmitOptions]) -> Many[R_co]:
+        """Submits a call for each item, or for each tuple of several iterables' items, as one job; in batches."""
+        calls = ((args, _NO_KWARGS) for args in zip(*iterables, strict=False))
+        return self.app._submit_many(self, calls, self.options.but(options))
+
+    def starmap(self, calls: Iterable[Sequence[Any]], **options: Unpack[SubmitOptions]) -> Many[R_co]:
+        """Submits a call for each sequence of arguments, as one job; in batches."""
+        return self.app._submit_many(self, ((args, _NO_KWARGS) for args in calls), self.options.but(options))
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
+        """As :meth:`delay`, for asyncio: ``handle = await add.adelay(1, 2)``, ``result = await handle``."""
+        return await self.app._asubmit_one(self, args, kwargs, self.options)
+
+    async def aapply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Handle[R_co]:
+        """As :meth:`apply_async`, for asyncio."""
+        return await self.app._asubmit_one(self, args, kwargs or {}, self.options.but(options), idempotency_key=idempotency_key)
+
+    async def amap(self, *iterables: Iterable[Any], **options: Unpack[SubmitOptions]) -> Many[R_co]:
+        """As :meth:`map`, for asyncio."""
+        calls = ((args, _NO_KWARGS) for args in zip(*iterables, strict=False))
+        return await self.app._asubmit_many(self, calls, self.options.but(options))
+
+    # On the wire -----------------------------------------------------------------------------------------------------
+
+    def spec(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        *,
+        wires: Sequence[serialize.Wire] = (),
+        key: str | None = None,
+        after: Sequence[str] = (),
+    ) -> bytes:
+        """A task of a job, as JSON."""
+        payload = serialize.encode_call(self.codec, args, kwargs, wires, what=self.name)
+        static = self._static if options is self.options else _Static(self.name, options)
+        if key is None and not after:
+            return static.head + payload + b"}"
+        graph = json.dumps({"key": key, "after": list(after)}, separators=(",", ":"), ensure_ascii=False).encode()
+        return static.head + payload + b"," + graph[1:]
+
+
+class _Static:
+    """What is the same of every submission with the same options, written once."""
+
+    __slots__ = ("head",)
+
+    def __init__(self, kind: str, options: TaskOptions) -> None:
+        said = {"kind": kind, **options.to_wire()}
+        text = json.dumps(said, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        self.head = text[:-1] + b',"payload":'
+
+
+def default_name(fn: Callable[..., Any]) -> str:
+    """``module.function``. In a program that is run, its file stands for ``__main__``, as where a worker imports it."""
+    module = fn.__module__
+    if module == "__main__":
+        main = sys.modules.get("__main__")
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        if spec is not None and spec.name != "__main__":
+            module = spec.name.removesuffix(".__main__")
+        elif file:
+            module = Path(file).stem
+    return f"{module}.{fn.__qualname__}"
+
+
+def _found(module: str, qualname: str, name: str) -> Any:
+    """The task that a pickled one stands for."""
+    import importlib
+
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    if not isinstance(found, Task) or found.name != name:
+        raise UsageError(f"{module}:{qualname} is not the task {name}")
+    return found
+
+
+class TaskDecorator(Protocol):
+    """What :meth:`triarch.Triarch.task` with options gives."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
