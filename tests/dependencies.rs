@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 
 /// Each crate's folder, and the crates of this project that it may name.
-const MAY_USE: [(&str, &[&str]); 5] = [
+const MAY_USE: [(&str, &[&str]); 6] = [
     ("table", &[]),
     ("storage", &[]),
     ("raft", &["triarch-storage"]),
     ("sdk/rust", &[]),
+    ("tests/check", &[]),
     (
         ".",
         &[

@@ -1,0 +1,195 @@
+//! A history, read once for all rules: what was submitted, and what happened to each task.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::history::History;
+use crate::record::{Consistency, Op, Outcome, Record, Submitted};
+use crate::verdict::Counts;
+
+/// The history and its indexes.
+pub struct Book<'a> {
+    /// The history.
+    pub history: &'a History,
+    /// All tasks whose ids a submission was answered with.
+    pub tasks: BTreeMap<&'a str, TaskBook<'a>>,
+    /// All jobs whose ids a submission was answered with: the records of those answers.
+    pub jobs: HashMap<&'a str, Vec<usize>>,
+    /// Jobs that ticks made.
+    pub ticked: HashMap<&'a str, usize>,
+    /// Submissions by idempotency key.
+    pub keys: HashMap<&'a str, Vec<usize>>,
+    /// Submissions of which no answer told the ids.
+    pub unanswered: Vec<usize>,
+    /// What is in the history.
+    pub counts: Counts,
+}
+
+/// One task.
+pub struct TaskBook<'a> {
+    /// As it was submitted.
+    pub spec: &'a Submitted,
+    /// Its job.
+    pub job: &'a str,
+    /// The submission whose answer named it first.
+    pub acknowledged: usize,
+    /// The other tasks of its submission, with itself.
+    pub siblings: &'a [Submitted],
+    /// Whether one task of the job that fails has the others cancelled.
+    pub fail_fast: bool,
+    /// The records that say something of it, but for submissions and what was done to its job.
+    pub records: Vec<usize>,
+}
+
+impl<'a> Book<'a> {
+    /// Reads it.
+    pub fn of(history: &'a History) -> Self {
+        let mut book = Self {
+            history,
+            tasks: BTreeMap::new(),
+            jobs: HashMap::new(),
+            ticked: HashMap::new(),
+            keys: HashMap::new(),
+            unanswered: Vec::new(),
+            counts: Counts::default(),
+        };
+        for (at, record) in history.records.iter().enumerate() {
+            book.submission(at, record);
+        }
+        for (at, record) in history.records.iter().enumerate() {
+            book.happened(at, record);
+        }
+        book.count();
+        book
+    }
+
+    /// A record by its place.
+    pub fn record(&self, at: usize) -> &'a Record {
+        &self.history.records[at]
+    }
+
+    fn submission(&mut self, at: usize, record: &'a Record) {
+        if let Op::Tick { job, .. } = &record.op {
+            self.ticked.insert(job, at);
+        }
+        let Op::Submit {
+            key,
+            tasks,
+            job,
+            duplicate,
+            fail_fast,
+        } = &record.op
+        else {
+            return;
+        };
+        if let Some(key) = key {
+            self.keys.entry(key).or_default().push(at);
+        }
+        let (Outcome::Ok, Some(job)) = (record.outcome, job) else {
+            if record.outcome != Outcome::Fail {
+                self.unanswered.push(at);
+            }
+            return;
+        };
+        let answers = self.jobs.entry(job).or_default();
+        answers.push(at);
+        for spec in tasks {
+            let Some(id) = &spec.id else { continue };
+            let new = TaskBook {
+                spec,
+                job,
+                acknowledged: at,
+                siblings: tasks,
+                fail_fast: *fail_fast,
+                records: Vec::new(),
+            };
+            match self.tasks.entry(id) {
+                std::collections::btree_map::Entry::Vacant(free) => {
+                    free.insert(new);
+                }
+                // A task that stands in another's place (a unique key) belongs to whoever made it.
+                std::collections::btree_map::Entry::Occupied(mut taken) => {
+                    let before = &self.history.records[taken.get().acknowledged];
+                    if !duplicate && record.return_ns < before.return_ns {
+                        taken.insert(new);
+                    }
+                }
+            }
+        }
+    }
+
+    fn happened(&mut self, at: usize, record: &'a Record) {
+        let mut note = |task: &str| {
+            if let Some(book) = self.tasks.get_mut(task)
+                && book.records.last() != Some(&at)
+            {
+                book.records.push(at);
+            }
+        };
+        match &record.op {
+            Op::CancelTask { task }
+            | Op::RetryTask { task }
+            | Op::ReadTask { task, .. }
+            | Op::Effect { task, .. } => note(task),
+            Op::Poll { leases, .. } => leases.iter().for_each(|lease| note(&lease.task)),
+            Op::Report { results, .. } => results.iter().for_each(|one| note(&one.task)),
+            Op::Submit { .. }
+            | Op::CancelJob { .. }
+            | Op::ReadJob { .. }
+            | Op::Due { .. }
+            | Op::Tick { .. }
+            | Op::Fault { .. }
+            | Op::Expect { .. }
+            | Op::Settled {} => {}
+        }
+    }
+
+    fn count(&mut self) {
+        let counts = &mut self.counts;
+        counts.records = self.history.records.len() as u64;
+        counts.jobs_acknowledged = self.jobs.len() as u64;
+        counts.tasks_acknowledged = self.tasks.len() as u64;
+        let mut accepted = std::collections::HashSet::new();
+        for record in &self.history.records {
+            counts.operations += u64::from(record.op.is_request());
+            counts.unknown += u64::from(record.outcome == Outcome::Unknown);
+            match &record.op {
+                Op::ReadTask { consistency, .. } | Op::ReadJob { consistency, .. }
+                    if record.outcome == Outcome::Ok =>
+                {
+                    match consistency {
+                        Consistency::Linearizable => counts.reads_linearizable += 1,
+                        Consistency::Stale => counts.reads_stale += 1,
+                    }
+                }
+                Op::Report { results, .. } => {
+                    let taken = results.iter().filter(|one| one.accepted == Some(true));
+                    accepted.extend(taken.map(|one| (one.task.as_str(), one.token)));
+                }
+                Op::Effect { .. } => counts.effects += 1,
+                Op::Fault { kind, effect, .. } => match effect {
+                    Some(_) => *counts.faults.entry(kind.clone()).or_default() += 1,
+                    None => counts.faults_without_effect += 1,
+                },
+                Op::Submit { .. }
+                | Op::CancelTask { .. }
+                | Op::CancelJob { .. }
+                | Op::RetryTask { .. }
+                | Op::Poll { .. }
+                | Op::ReadTask { .. }
+                | Op::ReadJob { .. }
+                | Op::Due { .. }
+                | Op::Tick { .. }
+                | Op::Expect { .. }
+                | Op::Settled {} => {}
+            }
+        }
+        counts.results_accepted = accepted.len() as u64;
+    }
+}
+
+impl TaskBook<'_> {
+    /// Whether another task's end may end this one.
+    pub fn ends_with_others(&self) -> bool {
+        self.fail_fast || !self.spec.after.is_empty()
+    }
+}

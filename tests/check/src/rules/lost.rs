@@ -1,0 +1,90 @@
+//! Nothing that was acknowledged is lost.
+//!
+//! Sources: Jepsen's set and total-queue checkers; every read that was answered is taken for what it is.
+
+use crate::Bounds;
+use crate::book::Book;
+use crate::record::{Consistency, Op, Outcome, Record};
+use crate::verdict::Findings;
+
+/// See [`super::RULES`].
+pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
+    let records = &book.history.records;
+    let settled = records.iter().position(|one| one.op == Op::Settled {});
+    jobs_not_found(book, findings);
+    for (id, task) in &book.tasks {
+        let acknowledged = book.record(task.acknowledged);
+        let mut last: Option<(usize, bool)> = None;
+        let mut lost = false;
+        for at in &task.records {
+            let record = book.record(*at);
+            let Op::ReadTask {
+                consistency: Consistency::Linearizable,
+                seen,
+                ..
+            } = &record.op
+            else {
+                continue;
+            };
+            if record.outcome != Outcome::Ok || !after(record, acknowledged) {
+                continue;
+            }
+            let Some(seen) = seen else {
+                findings.broken(
+                    &[task.acknowledged, *at],
+                    format!("task {id} was acknowledged and is not there"),
+                );
+                lost = true;
+                break;
+            };
+            let newer =
+                last.is_none_or(|(before, _)| book.record(before).invoke_ns <= record.invoke_ns);
+            if newer {
+                last = Some((*at, seen.state.is_terminal()));
+            }
+        }
+        if lost {
+            continue;
+        }
+        match (last, settled) {
+            (None, _) => findings.undecided(
+                &[task.acknowledged],
+                format!("task {id} was never looked at after it was acknowledged"),
+            ),
+            (Some((at, false)), Some(settled)) => findings.broken(
+                &[task.acknowledged, at, settled],
+                format!("task {id} has not ended"),
+            ),
+            (Some(_), _) => {}
+        }
+    }
+}
+
+fn jobs_not_found(book: &Book<'_>, findings: &mut Findings) {
+    for (at, record) in book.history.records.iter().enumerate() {
+        let Op::ReadJob {
+            job,
+            consistency: Consistency::Linearizable,
+            seen: None,
+            ..
+        } = &record.op
+        else {
+            continue;
+        };
+        if record.outcome != Outcome::Ok {
+            continue;
+        }
+        let answers = book.jobs.get(job.as_str()).into_iter().flatten();
+        let mut answers = answers.filter(|answer| after(record, book.record(**answer)));
+        if let Some(acknowledged) = answers.next() {
+            findings.broken(
+                &[*acknowledged, at],
+                format!("job {job} was acknowledged and is not there"),
+            );
+        }
+    }
+}
+
+fn after(later: &Record, earlier: &Record) -> bool {
+    later.invoke_ns > earlier.return_ns
+}

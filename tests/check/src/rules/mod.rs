@@ -1,0 +1,86 @@
+//! One promise a file.
+
+pub mod dependencies;
+pub mod exercised;
+pub mod keys;
+pub mod lost;
+pub mod nowhere;
+pub mod reads;
+pub mod recency;
+pub mod register;
+pub mod ticks;
+pub mod tokens;
+pub mod twice;
+
+use crate::Bounds;
+use crate::book::Book;
+use crate::verdict::Findings;
+
+/// A promise, and how it is held against a history.
+pub struct Rule {
+    /// What findings call it.
+    pub name: &'static str,
+    /// What is promised.
+    pub promise: &'static str,
+    /// Puts into the findings where it was not kept.
+    pub judge: fn(&Book<'_>, Bounds, &mut Findings),
+}
+
+/// All of them.
+pub const RULES: &[Rule] = &[
+    Rule {
+        name: "exercised",
+        promise: "the run did what it was for: work was acknowledged, and the expected faults took effect",
+        judge: exercised::judge,
+    },
+    Rule {
+        name: "lost",
+        promise: "nothing that was acknowledged is lost, and in the end all of it has ended",
+        judge: lost::judge,
+    },
+    Rule {
+        name: "twice",
+        promise: "exactly one result of a task is accepted",
+        judge: twice::judge,
+    },
+    Rule {
+        name: "nowhere",
+        promise: "no task that nobody submitted, no lease that was not granted, no result that nobody reported",
+        judge: nowhere::judge,
+    },
+    Rule {
+        name: "keys",
+        promise: "one idempotency key makes one job, and no two unfinished tasks share a unique key",
+        judge: keys::judge,
+    },
+    Rule {
+        name: "tokens",
+        promise: "fencing tokens are unique and grow with every attempt of a task, also at whatever its code writes to",
+        judge: tokens::judge,
+    },
+    Rule {
+        name: "dependencies",
+        promise: "a task runs after all that it comes after have succeeded, and is given their results",
+        judge: dependencies::judge,
+    },
+    Rule {
+        name: "ticks",
+        promise: "each tick of a schedule makes one job",
+        judge: ticks::judge,
+    },
+    Rule {
+        name: "recency",
+        promise: "a linearizable read is not older than anything acknowledged before it was asked",
+        judge: recency::judge,
+    },
+    Rule {
+        name: "reads",
+        promise: "what one client reads of a task does not go back, and a read from an index on shows what was written up to it",
+        judge: reads::judge,
+    },
+    Rule {
+        name: "register",
+        promise: "the operations on each task can be put into one order that explains every answer (linearizability)",
+        judge: register::judge,
+    },
+];

@@ -1,0 +1,122 @@
+//! Nothing from nowhere: no task that nobody submitted, no lease that was not granted, no result that nobody reported.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::Bounds;
+use crate::book::Book;
+use crate::record::{Op, Outcome, Status, TaskState};
+use crate::verdict::Findings;
+
+/// See [`super::RULES`].
+pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
+    // Payloads of submissions that were not answered: what they made has ids that nobody was told.
+    let unanswered: HashSet<&str> = book
+        .unanswered
+        .iter()
+        .flat_map(|at| match &book.record(*at).op {
+            Op::Submit { tasks, .. } => tasks.as_slice(),
+            _ => &[],
+        })
+        .filter_map(|task| task.payload.as_deref())
+        .collect();
+    let mut granted: HashSet<(&str, u64)> = HashSet::new();
+    for (at, record) in book.history.records.iter().enumerate() {
+        match &record.op {
+            Op::Poll { leases, .. } => {
+                for lease in leases {
+                    granted.insert((&lease.task, lease.token));
+                    let payload = lease.payload.as_deref();
+                    match book.tasks.get(lease.task.as_str()) {
+                        None if payload.is_some_and(|one| unanswered.contains(one)) => {}
+                        None => findings.broken(
+                            &[at],
+                            format!("task {} was leased, and nobody submitted it", lease.task),
+                        ),
+                        Some(task) => {
+                            let submitted = task.spec.payload.as_deref();
+                            if submitted.zip(payload).is_some_and(|(a, b)| a != b) {
+                                findings.broken(
+                                    &[task.acknowledged, at],
+                                    format!("task {} was leased with another payload", lease.task),
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+            Op::Effect { task, .. }
+                if !book.tasks.contains_key(task.as_str()) && book.unanswered.is_empty() =>
+            {
+                findings.broken(
+                    &[at],
+                    format!("task {task} left a side effect, and nobody submitted it"),
+                );
+            }
+            _ => {}
+        }
+    }
+    reports(book, &granted, findings);
+    results(book, findings);
+}
+
+/// Accepted reports are of leases that some poll was given.
+fn reports(book: &Book<'_>, granted: &HashSet<(&str, u64)>, findings: &mut Findings) {
+    for (at, record) in book.history.records.iter().enumerate() {
+        let Op::Report { results, .. } = &record.op else {
+            continue;
+        };
+        for one in results.iter().filter(|one| one.accepted == Some(true)) {
+            if !granted.contains(&(one.task.as_str(), one.token)) {
+                findings.broken(
+                    &[at],
+                    format!(
+                        "task {}: a report under token {} was accepted, and no poll was given it",
+                        one.task, one.token
+                    ),
+                );
+            }
+        }
+    }
+}
+
+/// Of tasks whose workers all write the history: a result that a read shows was reported before the answer came.
+fn results(book: &Book<'_>, findings: &mut Findings) {
+    for (id, task) in book.tasks.iter().filter(|(_, task)| task.spec.observed) {
+        let mut reported: HashMap<&str, u64> = HashMap::new();
+        for at in &task.records {
+            let record = book.record(*at);
+            let Op::Report { results, .. } = &record.op else {
+                continue;
+            };
+            let of_it = results.iter().filter(|one| {
+                one.task == **id && one.status == Status::Succeeded && one.accepted != Some(false)
+            });
+            for one in of_it {
+                let first = reported
+                    .entry(one.result.as_deref().unwrap_or("null"))
+                    .or_insert(u64::MAX);
+                *first = record.invoke_ns.min(*first);
+            }
+        }
+        for at in &task.records {
+            let record = book.record(*at);
+            let Op::ReadTask {
+                seen: Some(seen), ..
+            } = &record.op
+            else {
+                continue;
+            };
+            if seen.state != TaskState::Succeeded || record.outcome != Outcome::Ok {
+                continue;
+            }
+            let result = seen.result.as_deref().unwrap_or("null");
+            match reported.get(result) {
+                Some(since) if *since <= record.return_ns => {}
+                Some(_) | None => findings.broken(
+                    &[task.acknowledged, *at],
+                    format!("task {id} shows the result {result}, and nobody had reported it"),
+                ),
+            }
+        }
+    }
+}

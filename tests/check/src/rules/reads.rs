@@ -1,0 +1,219 @@
+//! What one client reads of a task does not go back, and a read that stands for an index shows what was written up to it.
+//!
+//! The first holds for linearizable reads. The second holds for all of them, stale ones too: it is what
+//! `triarch-min-index` is for (read your writes, at any node).
+//! Source: session guarantees (Terry and others): monotonic reads, read your writes.
+
+use std::collections::HashMap;
+
+use crate::Bounds;
+use crate::book::{Book, TaskBook};
+use crate::record::{Consistency, Op, Outcome, SeenTask, Status, TaskState};
+use crate::verdict::Findings;
+
+/// See [`super::RULES`].
+pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
+    let cancelled_jobs = cancelled_jobs(book);
+    for (id, task) in &book.tasks {
+        // A retry by hand, of this task or of one it comes after, lets it go back.
+        let goes_back = retried(book, task);
+        if !goes_back {
+            monotone(book, id, task, findings);
+        }
+        let written = written(book, id, task, &cancelled_jobs);
+        shows(book, id, task, &written, goes_back, findings);
+        asked_for(book, id, task, findings);
+    }
+}
+
+fn monotone(book: &Book<'_>, id: &str, task: &TaskBook<'_>, findings: &mut Findings) {
+    let mut reads: Vec<usize> = task
+        .records
+        .iter()
+        .copied()
+        .filter(|at| {
+            let record = book.record(*at);
+            record.outcome == Outcome::Ok
+                && matches!(
+                    &record.op,
+                    Op::ReadTask {
+                        consistency: Consistency::Linearizable,
+                        seen: Some(_),
+                        ..
+                    }
+                )
+        })
+        .collect();
+    reads.sort_by_key(|at| book.record(*at).invoke_ns);
+    let mut latest: HashMap<&str, usize> = HashMap::new();
+    for at in reads {
+        let record = book.record(at);
+        let Some(before) = latest.insert(&record.client, at) else {
+            continue;
+        };
+        if book.record(before).return_ns >= record.invoke_ns {
+            continue;
+        }
+        if let (Some(old), Some(new)) = (seen(book, before), seen(book, at))
+            && goes_back(old, new)
+        {
+            findings.broken(
+                &[before, at],
+                format!(
+                    "{} saw task {id} {:?} at attempt {}, and later {:?} at attempt {}",
+                    record.client, old.state, old.attempt, new.state, new.attempt
+                ),
+            );
+        }
+    }
+}
+
+/// Whether `new` is certainly an earlier state than `old`, where nobody retried by hand.
+fn goes_back(old: &SeenTask, new: &SeenTask) -> bool {
+    if old.state.is_terminal() {
+        return old.state != new.state || old.attempt != new.attempt || old.result != new.result;
+    }
+    // Within an attempt: it runs, then the task waits for the next one, or has ended.
+    let rank = |seen: &SeenTask| match seen.state {
+        TaskState::Running => 0,
+        TaskState::Waiting => 1,
+        TaskState::Delayed => 2,
+        TaskState::Queued => 3,
+        TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled | TaskState::Expired => 4,
+    };
+    (new.attempt, rank(new)) < (old.attempt, rank(old))
+}
+
+/// What acknowledged writes did to a task, and at which index.
+struct Written {
+    /// It was made.
+    made: Option<(u64, usize)>,
+    /// It ended.
+    ended: Option<(u64, usize)>,
+}
+
+fn written(
+    book: &Book<'_>,
+    id: &str,
+    task: &TaskBook<'_>,
+    cancelled_jobs: &HashMap<&str, (u64, usize)>,
+) -> Written {
+    let index = |at: usize| book.record(at).index.map(|index| (index, at));
+    let lower = |slot: &mut Option<(u64, usize)>, new: Option<(u64, usize)>| {
+        if let Some(new) = new
+            && slot.is_none_or(|old| new < old)
+        {
+            *slot = Some(new);
+        }
+    };
+    let mut written = Written {
+        made: index(task.acknowledged),
+        ended: cancelled_jobs.get(task.job).copied(),
+    };
+    for at in &task.records {
+        let record = book.record(*at);
+        if record.outcome != Outcome::Ok {
+            continue;
+        }
+        match &record.op {
+            Op::CancelTask { .. } => lower(&mut written.ended, index(*at)),
+            Op::Report { results, .. } => {
+                let ended = results.iter().any(|one| {
+                    one.task == id && one.accepted == Some(true) && one.status == Status::Succeeded
+                });
+                if ended {
+                    lower(&mut written.ended, index(*at));
+                }
+            }
+            _ => {}
+        }
+    }
+    written
+}
+
+fn shows(
+    book: &Book<'_>,
+    id: &str,
+    task: &TaskBook<'_>,
+    written: &Written,
+    retried: bool,
+    findings: &mut Findings,
+) {
+    for at in &task.records {
+        let record = book.record(*at);
+        let (Op::ReadTask { seen, .. }, Outcome::Ok, Some(index)) =
+            (&record.op, record.outcome, record.index)
+        else {
+            continue;
+        };
+        if let Some((made, from)) = written.made
+            && seen.is_none()
+            && index >= made
+        {
+            findings.broken(
+                &[from, *at],
+                format!("task {id} was made at index {made} and is not there at index {index}"),
+            );
+        }
+        if let (Some((ended, from)), Some(seen)) = (written.ended, seen)
+            && !retried
+            && !seen.state.is_terminal()
+            && index >= ended
+        {
+            findings.broken(
+                &[from, *at],
+                format!("task {id} ended at index {ended} and has not at index {index}"),
+            );
+        }
+    }
+}
+
+/// A read that asked for an index stands for it.
+fn asked_for(book: &Book<'_>, id: &str, task: &TaskBook<'_>, findings: &mut Findings) {
+    for at in &task.records {
+        let record = book.record(*at);
+        if let Op::ReadTask {
+            min_index: Some(asked),
+            ..
+        } = &record.op
+            && record.outcome == Outcome::Ok
+            && record.index.is_some_and(|index| index < *asked)
+        {
+            findings.broken(
+                &[*at],
+                format!(
+                    "task {id} was asked for at index {asked} and shown at {:?}",
+                    record.index
+                ),
+            );
+        }
+    }
+}
+
+fn seen<'a>(book: &Book<'a>, at: usize) -> Option<&'a SeenTask> {
+    match &book.record(at).op {
+        Op::ReadTask { seen, .. } => seen.as_ref(),
+        _ => None,
+    }
+}
+
+/// Jobs whose cancellation was acknowledged, and at which index, where nothing is retried.
+fn cancelled_jobs<'a>(book: &Book<'a>) -> HashMap<&'a str, (u64, usize)> {
+    let mut cancelled = HashMap::new();
+    for (at, record) in book.history.records.iter().enumerate() {
+        if let Op::CancelJob { job } = &record.op
+            && record.outcome == Outcome::Ok
+            && let Some(index) = record.index
+        {
+            cancelled.entry(job.as_str()).or_insert((index, at));
+        }
+    }
+    cancelled
+}
+
+fn retried(book: &Book<'_>, task: &TaskBook<'_>) -> bool {
+    let ids = task.siblings.iter().filter_map(|one| one.id.as_deref());
+    let books = ids.filter_map(|id| book.tasks.get(id));
+    let mut records = books.flat_map(|one| &one.records);
+    records.any(|at| matches!(book.record(*at).op, Op::RetryTask { .. }))
+}

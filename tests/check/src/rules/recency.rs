@@ -1,0 +1,94 @@
+//! A linearizable read is not older than anything acknowledged before it was asked.
+//!
+//! By log indexes, over all clients, nodes and tasks at once: an answer stands for an index, so an answer to a read that
+//! was asked after another answer had come cannot stand for a lower one. A new submission neither.
+//! Source: the real-time order of linearizability (Herlihy and Wing); Raft's read index.
+
+use crate::Bounds;
+use crate::book::Book;
+use crate::record::{Consistency, Op, Outcome, Record};
+use crate::verdict::Findings;
+
+/// See [`super::RULES`].
+pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
+    let records = &book.history.records;
+    let mut returned: Vec<(u64, u64, usize)> = Vec::new();
+    let mut invoked: Vec<(u64, u64, usize)> = Vec::new();
+    for (at, record) in records.iter().enumerate() {
+        let (Outcome::Ok, Some(index)) = (record.outcome, record.index) else {
+            continue;
+        };
+        if sets_a_floor(record) {
+            returned.push((record.return_ns, index, at));
+        }
+        if is_bound(record) {
+            invoked.push((record.invoke_ns, index, at));
+        }
+    }
+    returned.sort_unstable();
+    invoked.sort_unstable();
+    let mut floor: Option<(u64, usize)> = None;
+    let mut answers = returned.into_iter().peekable();
+    for (invoke_ns, index, at) in invoked {
+        while let Some((_, known, from)) =
+            answers.next_if(|(return_ns, _, _)| *return_ns < invoke_ns)
+        {
+            if floor.is_none_or(|(highest, _)| known > highest) {
+                floor = Some((known, from));
+            }
+        }
+        if let Some((highest, from)) = floor
+            && index < highest
+        {
+            findings.broken(
+                &[from, at],
+                format!(
+                    "a {} stands for index {index}, though index {highest} was acknowledged before it was asked",
+                    records[at].op.name()
+                ),
+            );
+        }
+    }
+}
+
+/// Whether what its answer stands for was committed when the answer came.
+fn sets_a_floor(record: &Record) -> bool {
+    match &record.op {
+        Op::Submit { .. }
+        | Op::CancelTask { .. }
+        | Op::CancelJob { .. }
+        | Op::RetryTask { .. }
+        | Op::Report { .. }
+        // A stale answer shows what is committed, too.
+        | Op::ReadTask { .. }
+        | Op::ReadJob { .. } => true,
+        Op::Poll { .. }
+        | Op::Due { .. }
+        | Op::Tick { .. }
+        | Op::Effect { .. }
+        | Op::Fault { .. }
+        | Op::Expect { .. }
+        | Op::Settled {} => false,
+    }
+}
+
+/// Whether its answer must not be older.
+fn is_bound(record: &Record) -> bool {
+    match &record.op {
+        Op::Submit { duplicate, .. } => !duplicate,
+        Op::ReadTask { consistency, .. } | Op::ReadJob { consistency, .. } => {
+            *consistency == Consistency::Linearizable
+        }
+        Op::CancelTask { .. }
+        | Op::CancelJob { .. }
+        | Op::RetryTask { .. }
+        | Op::Poll { .. }
+        | Op::Report { .. }
+        | Op::Due { .. }
+        | Op::Tick { .. }
+        | Op::Effect { .. }
+        | Op::Fault { .. }
+        | Op::Expect { .. }
+        | Op::Settled {} => false,
+    }
+}

@@ -1,0 +1,252 @@
+//! The operations on each task can be put into one order that explains every answer, and that keeps to what was over
+//! before something else began: linearizability, searched for with porcupine.
+//!
+//! Each task is a register of its own. The search is bounded in steps, and with them in memory.
+//! Sources: Herlihy and Wing; Wing and Gong's search as improved by Lowe; etcd's robustness tests.
+
+mod model;
+
+use std::collections::HashMap;
+
+use porcupine_rs::{Operation, check_operations};
+
+use crate::Bounds;
+use crate::book::{Book, TaskBook};
+use crate::record::{Consistency, JobState, Op, Outcome, Record, Status};
+use crate::verdict::Findings;
+use model::{Act, Nature, Places, Step, Task};
+
+/// See [`super::RULES`].
+pub fn judge(book: &Book<'_>, bounds: Bounds, findings: &mut Findings) {
+    let of_jobs = of_jobs(book);
+    let mut numbers: HashMap<&str, u32> = HashMap::new();
+    for (id, task) in &book.tasks {
+        let mut operations = Operations::default();
+        made(book, task, &mut operations);
+        for at in of_jobs.get(task.job).into_iter().flatten() {
+            of_job(book.record(*at), *at, &mut operations);
+        }
+        for at in &task.records {
+            happened(book.record(*at), *at, id, &mut numbers, &mut operations);
+        }
+        revived(book, id, task, &mut operations);
+        model::allow(bounds.steps_max);
+        if check_operations::<Task>(&operations.list) {
+            continue;
+        }
+        let mut places = operations.places;
+        places.sort_unstable();
+        places.dedup();
+        if model::used_up() {
+            findings.undecided(
+                &places,
+                format!(
+                    "task {id}: no order of its {} operations was found within {} steps",
+                    operations.list.len(),
+                    bounds.steps_max
+                ),
+            );
+        } else {
+            findings.broken(
+                &places,
+                format!(
+                    "task {id}: no order of its {} operations explains what they were answered",
+                    operations.list.len()
+                ),
+            );
+        }
+    }
+}
+
+#[derive(Default)]
+struct Operations {
+    list: Vec<Operation<Task>>,
+    places: Vec<usize>,
+}
+
+impl Operations {
+    fn add(&mut self, record: &Record, at: usize, act: Act) {
+        let unknown = record.outcome == Outcome::Unknown;
+        self.places.push(at);
+        self.list.push(Operation {
+            client_id: None,
+            call_time: time(record.invoke_ns),
+            return_time: if unknown {
+                i64::MAX
+            } else {
+                time(record.return_ns)
+            },
+            op: Step { act, unknown },
+            metadata: None,
+        });
+    }
+}
+
+fn time(ns: u64) -> i64 {
+    // Three centuries of nanoseconds.
+    i64::try_from(ns).unwrap_or(i64::MAX - 1)
+}
+
+/// Whatever may have made the task: the submission that was answered with its id, and all under the same key.
+fn made(book: &Book<'_>, task: &TaskBook<'_>, operations: &mut Operations) {
+    let nature = Nature {
+        observed: task.spec.observed,
+        ends_with_others: task.ends_with_others(),
+        has_inputs: !task.spec.after.is_empty(),
+        expires: task.spec.expires,
+    };
+    let Op::Submit { key, .. } = &book.record(task.acknowledged).op else {
+        return;
+    };
+    let mut submissions = vec![task.acknowledged];
+    if let Some(key) = key {
+        submissions.extend(book.keys.get(key.as_str()).into_iter().flatten());
+    }
+    submissions.sort_unstable();
+    submissions.dedup();
+    for at in submissions {
+        let record = book.record(at);
+        if record.outcome != Outcome::Fail {
+            operations.add(record, at, Act::Make(nature));
+        }
+    }
+}
+
+/// What was done to jobs, and seen of them.
+fn of_jobs<'a>(book: &Book<'a>) -> HashMap<&'a str, Vec<usize>> {
+    let mut records: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (at, record) in book.history.records.iter().enumerate() {
+        if let Op::CancelJob { job } | Op::ReadJob { job, .. } = &record.op {
+            records.entry(job).or_default().push(at);
+        }
+    }
+    records
+}
+
+fn of_job(record: &Record, at: usize, operations: &mut Operations) {
+    match &record.op {
+        Op::CancelJob { .. } if record.outcome != Outcome::Fail => {
+            operations.add(record, at, Act::CancelJob);
+        }
+        Op::ReadJob {
+            consistency: Consistency::Linearizable,
+            seen: Some(seen),
+            ..
+        } if record.outcome == Outcome::Ok => {
+            let places = match seen {
+                JobState::Running => return,
+                JobState::Succeeded => Places::SUCCEEDED,
+                JobState::Cancelled => Places::SUCCEEDED.or(Places::CANCELLED),
+                JobState::Failed => Places::ENDED,
+            };
+            operations.add(record, at, Act::Ended(places));
+        }
+        _ => {}
+    }
+}
+
+fn happened<'a>(
+    record: &'a Record,
+    at: usize,
+    id: &str,
+    numbers: &mut HashMap<&'a str, u32>,
+    operations: &mut Operations,
+) {
+    let mut number = |result: Option<&'a str>| {
+        let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+        *numbers.entry(result.unwrap_or("null")).or_insert(next)
+    };
+    match (&record.op, record.outcome) {
+        (Op::CancelTask { .. }, Outcome::Ok | Outcome::Unknown) => {
+            operations.add(record, at, Act::Cancel);
+        }
+        (Op::CancelTask { .. }, Outcome::Fail)
+            if record.why.as_deref() == Some("already_finished") =>
+        {
+            operations.add(record, at, Act::CancelRefused);
+        }
+        (Op::RetryTask { .. }, Outcome::Ok | Outcome::Unknown) => {
+            operations.add(record, at, Act::Retry);
+        }
+        (Op::Poll { leases, .. }, Outcome::Ok) => {
+            for lease in leases.iter().filter(|lease| lease.task == id) {
+                let act = Act::Lease {
+                    attempt: lease.attempt,
+                    token: lease.token,
+                };
+                operations.add(record, at, act);
+            }
+        }
+        (Op::Report { results, .. }, Outcome::Ok | Outcome::Unknown) => {
+            for one in results.iter().filter(|one| one.task == id) {
+                let (attempt, token, status) = (one.attempt, one.token, one.status);
+                let taken = one.accepted == Some(true) || record.outcome == Outcome::Unknown;
+                let act = if taken {
+                    let result =
+                        (status == Status::Succeeded).then(|| number(one.result.as_deref()));
+                    Act::Accepted {
+                        attempt,
+                        token,
+                        status,
+                        result,
+                    }
+                } else {
+                    Act::Refused {
+                        attempt,
+                        token,
+                        status,
+                        missing: one.code.as_deref() == Some("not_found"),
+                    }
+                };
+                operations.add(record, at, act);
+            }
+        }
+        (
+            Op::ReadTask {
+                consistency: Consistency::Linearizable,
+                seen,
+                ..
+            },
+            Outcome::Ok,
+        ) => {
+            let act = match seen {
+                None => Act::Missing,
+                Some(seen) => {
+                    let latest = seen.attempts.iter().find(|one| one.attempt == seen.attempt);
+                    let succeeded = seen.state == crate::record::TaskState::Succeeded;
+                    Act::Read {
+                        state: seen.state,
+                        attempt: seen.attempt,
+                        token: latest.map(|one| one.token),
+                        result: succeeded.then(|| number(seen.result.as_deref())),
+                    }
+                }
+            };
+            operations.add(record, at, act);
+        }
+        _ => {}
+    }
+}
+
+/// Retries by hand of other tasks of its job, which may take it along.
+fn revived(book: &Book<'_>, id: &str, task: &TaskBook<'_>, operations: &mut Operations) {
+    if !task.ends_with_others() {
+        return;
+    }
+    for other in task.siblings.iter().filter_map(|one| one.id.as_deref()) {
+        if other == id {
+            continue;
+        }
+        for at in book
+            .tasks
+            .get(other)
+            .into_iter()
+            .flat_map(|one| &one.records)
+        {
+            let record = book.record(*at);
+            if matches!(record.op, Op::RetryTask { .. }) && record.outcome != Outcome::Fail {
+                operations.add(record, *at, Act::RetryOfAnother);
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Exactly one result of a task is accepted.
+//!
+//! Retried by hand a task may have another result; so what is looked at is that between two accepted results there was
+//! such a retry.
+
+use std::collections::BTreeMap;
+
+use crate::Bounds;
+use crate::book::{Book, TaskBook};
+use crate::record::{Op, Outcome, Status};
+use crate::verdict::Findings;
+
+/// How an attempt with an accepted result is shown.
+const SUCCEEDED: &str = "succeeded";
+
+/// See [`super::RULES`].
+pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
+    for (id, task) in &book.tasks {
+        let retries = retries(book, task);
+        let mut accepted: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut results: BTreeMap<&str, usize> = BTreeMap::new();
+        for at in &task.records {
+            match &book.record(*at).op {
+                Op::Report { results, .. } => {
+                    let of_it = results.iter().filter(|one| one.task == **id);
+                    let taken = of_it.filter(|one| {
+                        one.accepted == Some(true) && one.status == Status::Succeeded
+                    });
+                    for one in taken {
+                        accepted.entry(one.token).or_insert(*at);
+                    }
+                }
+                Op::ReadTask {
+                    seen: Some(seen), ..
+                } => {
+                    for attempt in &seen.attempts {
+                        if attempt.outcome.as_deref() == Some(SUCCEEDED) {
+                            accepted.entry(attempt.token).or_insert(*at);
+                        }
+                    }
+                    if let Some(result) = &seen.result {
+                        results.entry(result).or_insert(*at);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if accepted.len() > 1 + retries {
+            let tokens: Vec<String> = accepted.keys().map(u64::to_string).collect();
+            let places: Vec<usize> = accepted.values().copied().collect();
+            findings.broken(
+                &places,
+                format!(
+                    "task {id}: results accepted under {} tokens ({}), {retries} retries by hand",
+                    tokens.len(),
+                    tokens.join(", ")
+                ),
+            );
+        }
+        if results.len() > 1 + retries {
+            let places: Vec<usize> = results.values().copied().collect();
+            let told: Vec<&str> = results.keys().copied().collect();
+            findings.broken(
+                &places,
+                format!(
+                    "task {id} showed {} results: {}",
+                    told.len(),
+                    told.join(", ")
+                ),
+            );
+        }
+    }
+}
+
+/// Retries by hand that may have happened; of another task of its job, too, which takes this one along.
+fn retries(book: &Book<'_>, task: &TaskBook<'_>) -> usize {
+    let of_job = task.siblings.iter().filter_map(|one| one.id.as_deref());
+    let books = of_job.filter_map(|id| book.tasks.get(id));
+    let records = books.flat_map(|one| &one.records);
+    let retried = records.filter(|at| {
+        let record = book.record(**at);
+        matches!(record.op, Op::RetryTask { .. }) && record.outcome != Outcome::Fail
+    });
+    retried.count()
+}
