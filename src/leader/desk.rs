@@ -1,8 +1,9 @@
 //! What a leader keeps in memory for one term and never writes down: when each worker and lease was last heard of, and
 //! the polls that wait for work.
 //!
-//! All times are this process's monotonic clock. A new leader has heard of nobody yet, so whatever it meets first counts
-//! as heard of at the beginning of its term: everyone gets one full TTL of grace.
+//! All times are this process's monotonic clock. A new leader has heard of nobody yet, so whatever it meets counts as
+//! heard of when it is first met: everyone gets one full TTL of grace. So do workers and leases that are in the table
+//! already, while whoever put them there is on the way to tell the desk.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -305,7 +306,8 @@ impl Desk {
         }
     }
 
-    /// Judges every worker and lease of the table by this clock, and forgets those that are no more.
+    /// Judges every worker and lease of the table by this clock, and forgets those that are no more. Those it meets for
+    /// the first time begin now.
     pub fn overdue(&mut self, table: &Table, timing: LeaseTiming, now: Instant) -> Overdue {
         let lease = Duration::from_millis(timing.lease_ms);
         let mut overdue = Overdue::default();
@@ -315,7 +317,7 @@ impl Desk {
                 continue;
             }
             let seen = self.workers.remove(&worker.id).unwrap_or(WorkerSeen {
-                heard: self.since,
+                heard: now,
                 load: None,
             });
             if now.saturating_duration_since(seen.heard) > lease {
@@ -329,8 +331,8 @@ impl Desk {
         for lease_held in table.leases() {
             let seen = self.leases.remove(&lease_held.token).unwrap_or(LeaseSeen {
                 way: Way::Granted,
-                confirmed: self.since,
-                granted: self.since,
+                confirmed: now,
+                granted: now,
                 progress: None,
             });
             if now.saturating_duration_since(seen.confirmed) > lease {
@@ -369,70 +371,5 @@ fn timeout_ms(table: &Table, task: TaskId) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lease(token: u64) -> Lease {
-        Lease {
-            task: "t1-0".parse().expect("an id"),
-            worker: "w1-0".parse().expect("an id"),
-            attempt: 1,
-            token: Token(token),
-        }
-    }
-
-    fn desk() -> Desk {
-        Desk::new(Instant::now())
-    }
-
-    #[test]
-    fn a_lease_goes_to_the_poll_that_waits() {
-        let mut desk = desk();
-        let (_, mut poll) = desk.wait(lease(1).worker, 1);
-        desk.deliver(&[lease(1)], Instant::now());
-        assert_eq!(poll.try_recv(), Ok(vec![lease(1)]));
-        assert_eq!(desk.take_held(lease(1).worker), []);
-    }
-
-    #[test]
-    fn what_nobody_waits_for_is_held_for_the_next_poll() {
-        let mut desk = desk();
-        desk.deliver(&[lease(1)], Instant::now());
-        assert_eq!(desk.take_held(lease(1).worker), [lease(1)]);
-    }
-
-    #[test]
-    fn what_nobody_comes_for_goes_back_and_is_not_handed_out_meanwhile() {
-        let mut desk = desk();
-        let now = Instant::now();
-        desk.deliver(&[lease(1)], now);
-        assert!(desk.unclaimed(now).is_empty());
-        let late = now + HELD_MAX + Duration::from_millis(1);
-        assert_eq!(desk.unclaimed(late).len(), 1);
-        assert!(!desk.hand_out(&lease(1), late));
-        assert!(desk.unclaimed(late).is_empty());
-    }
-
-    #[test]
-    fn what_a_later_poll_was_given_is_neither_held_nor_taken_back() {
-        // The later poll was quicker than the delivery of the grant.
-        let mut desk = desk();
-        let now = Instant::now();
-        assert!(desk.hand_out(&lease(1), now));
-        desk.deliver(&[lease(1)], now);
-        // The earlier poll hung up with the grant in hand.
-        let (_, mut poll) = desk.wait(lease(2).worker, 1);
-        desk.deliver(&[lease(2)], now);
-        assert!(desk.hand_out(&lease(2), now));
-        desk.hold(lease(2).worker, poll.try_recv().unwrap_or_default(), now);
-        assert_eq!(desk.take_held(lease(1).worker), []);
-        assert!(desk.unclaimed(now + 2 * HELD_MAX).is_empty());
-    }
-
-    #[test]
-    fn what_was_handed_out_in_vain_is_handed_out_again() {
-        let mut desk = desk();
-        assert!(desk.hand_out(&lease(1), Instant::now()));
-        assert!(desk.hand_out(&lease(1), Instant::now()));
-    }
-}
+#[path = "desk_tests.rs"]
+mod tests;
