@@ -108,6 +108,7 @@ impl<S: StateMachine> Applier<S> {
                 Replies::default()
             }
             Payload::Normal(batch) => {
+                let begun = std::time::Instant::now();
                 self.growth.add(batch.encoded.len() as u64);
                 let decoded = entry::decode_commands(&batch)?;
                 let view = EntryView {
@@ -116,7 +117,9 @@ impl<S: StateMachine> Applier<S> {
                     now_ms: decoded.now_ms,
                     commands: &decoded.commands,
                 };
-                Replies::new(self.machine.lock().apply(view)?)
+                let replies = self.machine.lock().apply(view)?;
+                self.measures.apply.observe_time(begun.elapsed());
+                Replies::new(replies)
             }
         };
         self.last = Some(id);

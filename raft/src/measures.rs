@@ -37,6 +37,10 @@ pub struct Measures {
     pub entry_commands: Histogram,
     /// Bytes of each entry that this node proposed.
     pub entry_bytes: Histogram,
+    /// Each command that this node proposed, from when it was handed in until its entry was sent, in ns.
+    pub proposal_wait: Histogram,
+    /// Each entry with commands, while it was applied here, in ns.
+    pub apply: Histogram,
     /// Each entry that this node proposed, from the proposal until it was committed and applied here, in ns.
     pub commit: Histogram,
     /// Writing each snapshot of this node's own, in ns.
@@ -121,6 +125,8 @@ impl Measures {
             log,
             entry_commands: Histogram::new(COMMAND_BOUNDS),
             entry_bytes: Histogram::new(BYTE_BOUNDS),
+            proposal_wait: Histogram::of_times(),
+            apply: Histogram::of_times(),
             commit: Histogram::of_times(),
             snapshot_write: Histogram::of_times(),
             snapshot_install: Histogram::of_times(),

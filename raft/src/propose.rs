@@ -52,6 +52,7 @@ struct Proposal<R> {
     command: Bytes,
     /// Only under this leadership.
     term: Option<u64>,
+    since: Instant,
     deadline: Instant,
     outcome: oneshot::Sender<Outcome<R>>,
     /// Its share of the queue's bytes.
@@ -132,11 +133,13 @@ impl<R: Send + 'static> Proposer<R> {
             return Err(ProposeError::Overloaded);
         };
         let timeout = Duration::from_millis(self.limits.propose_timeout_ms);
-        let deadline = Instant::now() + timeout;
+        let since = Instant::now();
+        let deadline = since + timeout;
         let (outcome, told) = oneshot::channel();
         match queue.try_send(Proposal {
             command,
             term,
+            since,
             deadline,
             outcome,
             _bytes: bytes,
@@ -321,7 +324,10 @@ impl<S: StateMachine> Batcher<S> {
             .expect("the batch is not empty");
         let mut commands = Vec::with_capacity(batch.len());
         let mut outcomes = Vec::with_capacity(batch.len());
+        let begun = Instant::now();
         for proposal in batch {
+            let waited = begun.saturating_duration_since(proposal.since);
+            self.measures.proposal_wait.observe_time(waited);
             commands.push(proposal.command);
             outcomes.push(proposal.outcome);
         }
@@ -329,7 +335,6 @@ impl<S: StateMachine> Batcher<S> {
         let measures = Arc::clone(&self.measures);
         measures.entry_commands.observe(commands.len() as u64);
         measures.entry_bytes.observe(encoded.encoded.len() as u64);
-        let begun = Instant::now();
         let entry = self.entry.clone();
         tokio::spawn(async move {
             let result = entry.clone().write(encoded, term, deadline).await;

@@ -4,6 +4,7 @@
 //! asked for failed; 2 bad usage; 3 no cluster reachable. There is one file per noun.
 
 mod backup;
+mod bench;
 mod cluster;
 mod dev;
 mod duration;
@@ -104,6 +105,7 @@ enum Command {
     Schedule(schedule::ScheduleArgs),
     Events(events::EventsArgs),
     Cluster(cluster::ClusterArgs),
+    Bench(bench::BenchArgs),
     /// Print a script that completes these commands in a shell
     Completions {
         /// The shell to complete in
@@ -153,6 +155,11 @@ pub fn main() -> ExitCode {
         Command::Schedule(args) => client(&global, async |session| args.run(session).await),
         Command::Events(args) => client(&global, async |session| args.run(session).await),
         Command::Cluster(args) => client(&global, async |session| args.run(session).await),
+        Command::Bench(args) => on(
+            tokio::runtime::Builder::new_multi_thread(),
+            &global,
+            async |session| args.run(session).await,
+        ),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "triarch", &mut script);
@@ -169,10 +176,20 @@ fn client(
     global: &GlobalArgs,
     command: impl AsyncFnOnce(&Session) -> Result<ExitCode, Failure>,
 ) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    on(
+        tokio::runtime::Builder::new_current_thread(),
+        global,
+        command,
+    )
+}
+
+/// Runs a command that talks to a cluster, on a runtime of this kind.
+fn on(
+    mut runtime: tokio::runtime::Builder,
+    global: &GlobalArgs,
+    command: impl AsyncFnOnce(&Session) -> Result<ExitCode, Failure>,
+) -> ExitCode {
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::Io(error).report(),
     };

@@ -17,7 +17,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use triarch_sdk::wire::Register;
 use triarch_sdk::{Client, ClientOptions, Shutdown, WorkerConfig, parse_masters};
 
-use exec::{ExecExecutor, ExecLimits};
+pub use exec::ExecExecutor;
+use exec::ExecLimits;
 
 pub use options::WorkerOptions;
 
@@ -33,10 +34,9 @@ pub async fn run(options: WorkerOptions) -> anyhow::Result<ExitCode> {
         ..ClientOptions::default()
     };
     let client = Client::with_options(&masters, client_options)?;
-    let limits = ExecLimits::default();
     let config = WorkerConfig {
         grace: options.drain,
-        abandon_after: limits.kill_grace + AFTER_KILL_PATIENCE,
+        abandon_after: ExecLimits::default().kill_grace + AFTER_KILL_PATIENCE,
         ..WorkerConfig::new(Register {
             name: options.name.unwrap_or_else(default_name),
             queues: options.queues,
@@ -46,8 +46,7 @@ pub async fn run(options: WorkerOptions) -> anyhow::Result<ExitCode> {
             ..Register::default()
         })
     };
-    let executor =
-        ExecExecutor::new(limits).context("cannot start the thread that starts commands")?;
+    let executor = exec_executor().context("cannot start the thread that starts commands")?;
     let shutdown = Shutdown::new();
     let signals = tokio::spawn(obey_signals(
         signal(SignalKind::terminate())?,
@@ -58,6 +57,11 @@ pub async fn run(options: WorkerOptions) -> anyhow::Result<ExitCode> {
     signals.abort();
     worked?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What runs `exec` tasks.
+pub fn exec_executor() -> std::io::Result<ExecExecutor> {
+    ExecExecutor::new(ExecLimits::default())
 }
 
 async fn obey_signals(mut terminate: Signal, mut interrupt: Signal, shutdown: Shutdown) {

@@ -1,5 +1,6 @@
 //! The command line as users type it, against real clusters: what goes to stdout, what to stderr, and which exit code.
 
+mod bench;
 mod dev;
 mod look;
 mod schedule;

@@ -67,6 +67,9 @@ async fn bad_usage_is_2_and_talks_to_nobody() {
         &["server", "--id", "1", "--data-dir", "/nowhere"],
         &["dev", "--nodes", "0"],
         &["dev", "--port", "65535"],
+        &["bench", "--mode", "fast"],
+        &["bench", "--tasks", "0"],
+        &["bench", "--rate", "0"],
     ] {
         let ran = cli.run(args).await.expect(2);
         assert!(ran.stdout.is_empty() && !ran.stderr.is_empty(), "{ran:#?}");

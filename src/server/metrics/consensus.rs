@@ -162,6 +162,18 @@ pub(super) fn tell(app: &App, out: &mut Families) {
             &measures.entry_bytes,
         ),
         (
+            "triarch_proposal_wait_seconds",
+            "From the proposal of a command until its entry was sent.",
+            Scale::Time,
+            &measures.proposal_wait,
+        ),
+        (
+            "triarch_apply_seconds",
+            "Applying each entry with commands to this node's table.",
+            Scale::Time,
+            &measures.apply,
+        ),
+        (
             "triarch_commit_seconds",
             "From an entry's proposal until it was committed and applied here.",
             Scale::Time,

@@ -86,6 +86,11 @@ impl Process {
         self.signal(Signal::SIGTERM);
     }
 
+    /// SIGINT, as Ctrl-C sends it.
+    pub fn interrupt(&mut self) {
+        self.signal(Signal::SIGINT);
+    }
+
     /// SIGSTOP.
     pub fn stop(&mut self) {
         self.signal(Signal::SIGSTOP);

@@ -1,0 +1,95 @@
+//! When the next submission is due: at once (closed loop), or at a fixed rate (open loop).
+//!
+//! In the open loop a submission's latency counts from when it was due, not from when a client was free to send it:
+//! otherwise a cluster that stands still would keep its clients from noticing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::settings::Settings;
+
+/// Hands out the run's tasks to its clients.
+#[derive(Debug)]
+pub struct Arrivals {
+    begun: Instant,
+    until: Option<Instant>,
+    tasks_max: u64,
+    batch: u64,
+    rate: Option<f64>,
+    next: AtomicU64,
+}
+
+/// One submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// Number of its first task.
+    pub first: u64,
+    /// How many tasks.
+    pub count: u64,
+    /// Latency counts from here.
+    pub due: Instant,
+}
+
+impl Arrivals {
+    pub fn new(settings: &Settings) -> Self {
+        let begun = Instant::now();
+        Self {
+            begun,
+            until: settings.time().map(|time| begun + time),
+            tasks_max: settings.tasks_max,
+            batch: u64::from(settings.batch),
+            rate: settings.rate,
+            next: AtomicU64::new(0),
+        }
+    }
+
+    /// The next submission, as soon as it is due; nothing once the run has had its tasks or its time.
+    pub async fn next(&self) -> Option<Turn> {
+        let first = self.next.fetch_add(self.batch, Ordering::Relaxed);
+        let count = self.tasks_max.checked_sub(first)?.min(self.batch);
+        let due = match self.rate {
+            None => Instant::now(),
+            Some(rate) => self.begun + Duration::from_secs_f64(first as f64 / rate),
+        };
+        if count == 0 || self.until.is_some_and(|until| due >= until) {
+            return None;
+        }
+        tokio::time::sleep_until(due.into()).await;
+        Some(Turn { first, count, due })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrivals(tasks_max: u64, batch: u64, rate: Option<f64>) -> Arrivals {
+        Arrivals {
+            begun: Instant::now(),
+            until: None,
+            tasks_max,
+            batch,
+            rate,
+            next: AtomicU64::new(0),
+        }
+    }
+
+    #[tokio::test]
+    async fn all_tasks_are_handed_out_and_none_twice() {
+        let arrivals = arrivals(25, 10, None);
+        let mut given = Vec::new();
+        while let Some(turn) = arrivals.next().await {
+            given.push((turn.first, turn.count));
+        }
+        assert_eq!(given, [(0, 10), (10, 10), (20, 5)]);
+        assert!(arrivals.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn at_a_rate_each_is_due_by_its_number() {
+        let arrivals = arrivals(40, 20, Some(10_000.0));
+        let first = arrivals.next().await.expect("the first");
+        let second = arrivals.next().await.expect("the second");
+        assert_eq!(second.due - first.due, Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,84 @@
+//! Latencies: recorded by the microsecond, told as percentiles in milliseconds.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+/// Longest latency that is told apart from longer ones.
+const LATENCY_US_MAX: u64 = 3_600_000_000;
+/// Three digits of each value are kept.
+const DIGITS: u8 = 3;
+
+/// Latencies of one kind.
+#[derive(Debug)]
+pub struct Latencies(Mutex<Histogram<u64>>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        let histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS)
+            .expect("the bounds are those of a histogram");
+        Self(Mutex::new(histogram))
+    }
+}
+
+impl Latencies {
+    /// One more.
+    pub fn add(&self, latency: Duration) {
+        self.add_all([u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)]);
+    }
+
+    /// Several, in microseconds.
+    pub fn add_all(&self, latencies_us: impl IntoIterator<Item = u64>) {
+        let mut histogram = self.0.lock();
+        for latency_us in latencies_us {
+            histogram.saturating_record(latency_us.max(1));
+        }
+    }
+
+    /// What they came to; nothing if there were none.
+    pub fn summary(&self) -> Option<Summary> {
+        let histogram = self.0.lock();
+        let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
+        (!histogram.is_empty()).then(|| Summary {
+            count: histogram.len(),
+            mean_ms: (histogram.mean()).round() / 1e3,
+            p50_ms: at(0.5),
+            p90_ms: at(0.9),
+            p99_ms: at(0.99),
+            p999_ms: at(0.999),
+            max_ms: histogram.max() as f64 / 1e3,
+        })
+    }
+}
+
+/// Percentiles of latencies.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Summary {
+    pub count: u64,
+    pub mean_ms: f64,
+    pub p50_ms: f64,
+    pub p90_ms: f64,
+    pub p99_ms: f64,
+    pub p999_ms: f64,
+    pub max_ms: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_those_of_what_was_recorded() {
+        let latencies = Latencies::default();
+        assert_eq!(latencies.summary(), None);
+        latencies.add_all((1..=100).map(|n| n * 1_000));
+        let summary = latencies.summary().expect("there are some");
+        assert_eq!(summary.count, 100);
+        let near = |told: f64, real: f64| (told - real).abs() <= real / 500.0;
+        assert!(near(summary.p50_ms, 50.0), "{summary:?}");
+        assert!(near(summary.p99_ms, 99.0), "{summary:?}");
+        assert!(near(summary.max_ms, 100.0), "{summary:?}");
+    }
+}

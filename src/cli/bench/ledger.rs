@@ -1,0 +1,289 @@
+//! The run's books: what was submitted, what became of it, how long it took.
+//!
+//! Every task's payload carries its number and when it was due, so that whoever runs it can tell both without asking;
+//! the books keep one bit a task.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+
+use super::latency::Latencies;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Ledger {
+    epoch: Instant,
+    submitted: AtomicU64,
+    jobs: AtomicU64,
+    /// When the first submission was due, when the last was acknowledged, when the last task ended.
+    times: Mutex<Times>,
+    ended: Mutex<Ended>,
+    news: Notify,
+    /// From when a submission was due until it was acknowledged.
+    pub submit: Latencies,
+    /// From when a task was due until a worker had it.
+    pub start: Latencies,
+    /// From when a task was due until its result was accepted, or seen by the client that waited for it.
+    pub life: Latencies,
+    /// From when a submission was due until its client had seen the end.
+    pub round_trip: Latencies,
+    /// One job, read.
+    pub read: Latencies,
+    /// One page of tasks, and all queues.
+    pub list: Latencies,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Times {
+    began: Option<Instant>,
+    submitted: Option<Instant>,
+    ended: Option<Instant>,
+}
+
+impl Times {
+    fn until(&self, end: Option<Instant>) -> Duration {
+        let pair = self.began.zip(end);
+        pair.map_or(Duration::ZERO, |(began, end)| {
+            end.saturating_duration_since(began)
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Ended {
+    numbers: Bits,
+    accepted: u64,
+    twice: u64,
+    refused: BTreeMap<String, u64>,
+    per_second: Vec<u64>,
+}
+
+/// What the books say at the end.
+#[derive(Debug, Clone)]
+pub struct Balance {
+    pub submitted: u64,
+    pub jobs: u64,
+    pub accepted: u64,
+    pub twice: u64,
+    pub refused: BTreeMap<String, u64>,
+    /// From when the first submission was due until the last was acknowledged.
+    pub submit_time: Duration,
+    /// From when the first submission was due until the last task ended.
+    pub life_time: Duration,
+    /// How many tasks ended in each second of the run.
+    pub per_second: Vec<u64>,
+}
+
+/// A run that is longer than this is not told by the second any more.
+const SECONDS_TOLD_MAX: usize = 7_200;
+
+impl Ledger {
+    pub fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            submitted: AtomicU64::new(0),
+            jobs: AtomicU64::new(0),
+            times: Mutex::default(),
+            ended: Mutex::default(),
+            news: Notify::new(),
+            submit: Latencies::default(),
+            start: Latencies::default(),
+            life: Latencies::default(),
+            round_trip: Latencies::default(),
+            read: Latencies::default(),
+            list: Latencies::default(),
+        }
+    }
+
+    /// The moment on the books' clock.
+    pub fn at_us(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// A submission was acknowledged.
+    pub fn submitted(&self, tasks: u64, due: Instant) {
+        self.submit.add(due.elapsed());
+        self.submitted.fetch_add(tasks, Ordering::Relaxed);
+        self.jobs.fetch_add(1, Ordering::Relaxed);
+        let mut times = self.times.lock();
+        times.began = Some(times.began.map_or(due, |began| began.min(due)));
+        times.submitted = Some(Instant::now());
+    }
+
+    /// All that was submitted has ended by now.
+    pub fn all_ended(&self) {
+        self.times.lock().ended = Some(Instant::now());
+    }
+
+    /// A task was found to have ended as it should, after so long.
+    pub fn found(&self, number: u64, life_us: u64) {
+        {
+            let mut ended = self.ended.lock();
+            match ended.numbers.set(number) {
+                true => ended.accepted += 1,
+                false => ended.twice += 1,
+            }
+        }
+        self.life.add_all([life_us]);
+    }
+
+    /// How many tasks have been acknowledged so far.
+    pub fn submitted_so_far(&self) -> u64 {
+        self.submitted.load(Ordering::Relaxed)
+    }
+
+    /// These tasks ended as they should, now.
+    pub fn accepted(&self, marks: &[Mark]) {
+        let now = Instant::now();
+        let times = {
+            let mut times = self.times.lock();
+            times.ended = Some(now);
+            *times
+        };
+        {
+            let mut ended = self.ended.lock();
+            for mark in marks {
+                match ended.numbers.set(mark.number) {
+                    true => ended.accepted += 1,
+                    false => ended.twice += 1,
+                }
+            }
+            let second = times.until(Some(now)).as_secs() as usize;
+            if second < SECONDS_TOLD_MAX {
+                if ended.per_second.len() <= second {
+                    ended.per_second.resize(second + 1, 0);
+                }
+                ended.per_second[second] += marks.len() as u64;
+            }
+        }
+        let now_us = self.at_us(now);
+        self.life
+            .add_all(marks.iter().map(|mark| now_us.saturating_sub(mark.due_us)));
+        self.news.notify_one();
+    }
+
+    /// A result was not accepted, or is none.
+    pub fn refused(&self, why: &str) {
+        let mut ended = self.ended.lock();
+        *ended.refused.entry(why.to_owned()).or_default() += 1;
+    }
+
+    /// How many tasks have ended as they should so far.
+    pub fn accepted_so_far(&self) -> u64 {
+        self.ended.lock().accepted
+    }
+
+    /// Waits until something has ended since the last time. For one waiter.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    pub fn balance(&self) -> Balance {
+        let ended = self.ended.lock();
+        let times = *self.times.lock();
+        Balance {
+            submitted: self.submitted.load(Ordering::Relaxed),
+            jobs: self.jobs.load(Ordering::Relaxed),
+            accepted: ended.accepted,
+            twice: ended.twice,
+            refused: ended.refused.clone(),
+            submit_time: times.until(times.submitted),
+            life_time: times.until(times.ended),
+            per_second: ended.per_second.clone(),
+        }
+    }
+}
+
+/// What a task's payload says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    pub number: u64,
+    /// On the books' clock.
+    pub due_us: u64,
+}
+
+/// Digits of each number in a payload.
+const DIGITS: usize = 20;
+
+impl Mark {
+    /// A payload of so many bytes that carries this: a string of two numbers and filling.
+    pub fn payload(self, bytes: u32) -> Box<RawValue> {
+        let bytes = bytes as usize;
+        let mut text = String::with_capacity(bytes);
+        text.push_str(&format!(
+            "\"{:0width$} {:0width$} ",
+            self.number,
+            self.due_us,
+            width = DIGITS
+        ));
+        while text.len() + 1 < bytes {
+            text.push('x');
+        }
+        text.push('"');
+        RawValue::from_string(text).expect("a string without anything to escape is JSON")
+    }
+
+    /// Reads it back.
+    pub fn read(payload: Option<&RawValue>) -> Option<Self> {
+        let text = payload?.get();
+        let number = text.get(1..=DIGITS)?;
+        let due = text.get(DIGITS + 2..2 * DIGITS + 2)?;
+        Some(Self {
+            number: number.parse().ok()?,
+            due_us: due.parse().ok()?,
+        })
+    }
+}
+
+/// A set of numbers that begin at 0.
+#[derive(Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    /// Adds one; whether it is new.
+    fn set(&mut self, number: u64) -> bool {
+        let (word, bit) = ((number / 64) as usize, 1_u64 << (number % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_has_its_size_and_says_what_it_is() {
+        let mark = Mark {
+            number: 42,
+            due_us: 1_234_567,
+        };
+        for bytes in [48, 256, 4_096] {
+            let payload = mark.payload(bytes);
+            assert_eq!(payload.get().len(), bytes as usize);
+            assert_eq!(Mark::read(Some(&payload)), Some(mark));
+        }
+        let other = RawValue::from_string("\"short\"".to_owned()).expect("JSON");
+        assert_eq!(Mark::read(Some(&other)), None);
+        assert_eq!(Mark::read(None), None);
+    }
+
+    #[test]
+    fn what_ends_twice_is_noticed() {
+        let ledger = Ledger::new();
+        let mark = |number| Mark { number, due_us: 0 };
+        ledger.accepted(&[mark(0), mark(700), mark(3)]);
+        ledger.accepted(&[mark(700)]);
+        let balance = ledger.balance();
+        assert_eq!((balance.accepted, balance.twice), (3, 1));
+        assert_eq!(balance.per_second.iter().sum::<u64>(), 4);
+    }
+}

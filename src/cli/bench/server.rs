@@ -1,0 +1,282 @@
+//! What the masters say of themselves, read from `/metrics` before and after: where time went on their side.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::super::session::Session;
+use super::Failure;
+
+/// How long one master may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Every master that answered, by its address.
+#[derive(Debug, Clone)]
+pub struct Readings {
+    at: Instant,
+    masters: BTreeMap<String, Reading>,
+}
+
+/// One master's samples: of each name, by its labels as they stand.
+#[derive(Debug, Clone, Default)]
+pub struct Reading(BTreeMap<String, BTreeMap<String, f64>>);
+
+impl Readings {
+    /// Asks every master of the cluster that can be reached.
+    pub async fn take(session: &Session) -> Result<Self, Failure> {
+        let cluster = session.client.cluster(&Default::default()).await?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(PATIENCE)
+            .build()
+            .map_err(|error| Failure::Failed(format!("cannot set up a client: {error}")))?;
+        let mut readings = BTreeMap::new();
+        for node in cluster.nodes {
+            let asked = async {
+                let url = format!("http://{}/metrics", node.addr);
+                http.get(url).send().await?.error_for_status()?.text().await
+            };
+            // One that is down has nothing to say, and the run may be about that.
+            if let Ok(text) = asked.await {
+                readings.insert(node.addr, Reading::read(&text));
+            }
+        }
+        Ok(Self {
+            at: Instant::now(),
+            masters: readings,
+        })
+    }
+
+    /// The one that leads.
+    fn leader(&self) -> Option<(&str, &Reading)> {
+        let leads = |reading: &Reading| reading.sum("triarch_is_leader") > 0.0;
+        let found = self.masters.iter().find(|(_, reading)| leads(reading));
+        found.map(|(address, reading)| (address.as_str(), reading))
+    }
+
+    /// How many polls are held, over all masters.
+    pub fn polls_held(&self) -> u64 {
+        let of = |reading: &Reading| reading.of("triarch_http_held", "kind=\"poll\"");
+        self.masters.values().map(of).sum::<f64>() as u64
+    }
+
+    /// Each master's use of its machine between two readings.
+    pub fn usage(&self, later: &Self) -> Vec<Usage> {
+        let time = later.at.saturating_duration_since(self.at);
+        let leader = later.leader().map(|(address, _)| address.to_owned());
+        let both = later
+            .masters
+            .iter()
+            .filter_map(|(address, after)| Some((address, self.masters.get(address)?, after)));
+        both.map(|(address, before, after)| {
+            let grown = |name| after.sum(name) - before.sum(name);
+            Usage {
+                master: address.clone(),
+                leads: leader.as_ref() == Some(address),
+                cpu_seconds: grown("process_cpu_seconds_total"),
+                cpu_share: grown("process_cpu_seconds_total") / time.as_secs_f64().max(1e-9),
+                resident_bytes: after.sum("process_resident_memory_bytes") as u64,
+                resident_bytes_grown: grown("process_resident_memory_bytes") as i64,
+            }
+        })
+        .collect()
+    }
+
+    /// Where the leader's time went between two readings. Nothing if leadership changed in between.
+    pub fn breakdown(&self, later: &Self) -> Option<Breakdown> {
+        let ((address, before), (after_address, after)) = (self.leader()?, later.leader()?);
+        if address != after_address || before.sum("triarch_term") != after.sum("triarch_term") {
+            return None;
+        }
+        let time = |name| Spread::between(before, after, name, 1e3);
+        let plain = |name| Spread::between(before, after, name, 1.0);
+        Some(Breakdown {
+            leader: address.to_owned(),
+            queueing_ms: time("triarch_proposal_wait_seconds"),
+            commit_ms: time("triarch_commit_seconds"),
+            log_append_ms: time("triarch_log_append_seconds"),
+            log_sync_ms: time("triarch_log_sync_seconds"),
+            apply_ms: time("triarch_apply_seconds"),
+            entry_commands: plain("triarch_entry_commands"),
+            entry_bytes: plain("triarch_entry_bytes"),
+        })
+    }
+}
+
+impl Reading {
+    fn read(text: &str) -> Self {
+        let mut samples: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((series, value)) = line.rsplit_once(' ') else {
+                continue;
+            };
+            let Ok(value) = value.parse() else { continue };
+            let (name, labels) = match series.split_once('{') {
+                Some((name, labels)) => (name, labels.trim_end_matches('}')),
+                None => (series, ""),
+            };
+            let of_name = samples.entry(name.to_owned()).or_default();
+            of_name.insert(labels.to_owned(), value);
+        }
+        Self(samples)
+    }
+
+    /// All samples of a name together.
+    fn sum(&self, name: &str) -> f64 {
+        self.0.get(name).map_or(0.0, |of| of.values().sum())
+    }
+
+    fn of(&self, name: &str, labels: &str) -> f64 {
+        let sample = self.0.get(name).and_then(|of| of.get(labels));
+        sample.copied().unwrap_or_default()
+    }
+
+    /// A histogram's buckets: upper bounds, and how much was at or below each.
+    fn buckets(&self, name: &str) -> Vec<(f64, f64)> {
+        let samples = self.0.get(&format!("{name}_bucket"));
+        let mut buckets: Vec<(f64, f64)> = samples
+            .into_iter()
+            .flatten()
+            .filter_map(|(labels, count)| {
+                let bound = labels.strip_prefix("le=\"")?.strip_suffix('"')?;
+                match bound {
+                    "+Inf" => Some((f64::INFINITY, *count)),
+                    bound => Some((bound.parse().ok()?, *count)),
+                }
+            })
+            .collect();
+        buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        buckets
+    }
+}
+
+/// How one master used its machine.
+#[derive(Debug, Clone, Serialize)]
+pub struct Usage {
+    pub master: String,
+    pub leads: bool,
+    pub cpu_seconds: f64,
+    /// Of one processor.
+    pub cpu_share: f64,
+    pub resident_bytes: u64,
+    pub resident_bytes_grown: i64,
+}
+
+/// Where the leader's time went.
+#[derive(Debug, Clone, Serialize)]
+pub struct Breakdown {
+    pub leader: String,
+    /// Commands, from their proposal until their entry was sent.
+    pub queueing_ms: Option<Spread>,
+    /// Entries, until they were committed and applied.
+    pub commit_ms: Option<Spread>,
+    /// Of these: the leader's own log, and in it the sync.
+    pub log_append_ms: Option<Spread>,
+    pub log_sync_ms: Option<Spread>,
+    /// Of these: applying them to the table.
+    pub apply_ms: Option<Spread>,
+    pub entry_commands: Option<Spread>,
+    pub entry_bytes: Option<Spread>,
+}
+
+/// A histogram's growth. Quantiles lie between the bounds of a bucket: they are estimates.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    pub count: u64,
+    pub mean: f64,
+    pub p50: f64,
+    pub p99: f64,
+}
+
+impl Spread {
+    fn between(before: &Reading, after: &Reading, name: &str, scale: f64) -> Option<Self> {
+        let grown = |part: &str| {
+            let name = format!("{name}_{part}");
+            after.sum(&name) - before.sum(&name)
+        };
+        let count = grown("count");
+        if count < 1.0 {
+            return None;
+        }
+        let older: Vec<f64> = before.buckets(name).into_iter().map(|(_, n)| n).collect();
+        let buckets: Vec<(f64, f64)> = after
+            .buckets(name)
+            .into_iter()
+            .enumerate()
+            .map(|(at, (bound, n))| (bound, n - older.get(at).copied().unwrap_or_default()))
+            .collect();
+        Some(Self {
+            count: count as u64,
+            mean: grown("sum") / count * scale,
+            p50: quantile(&buckets, 0.5) * scale,
+            p99: quantile(&buckets, 0.99) * scale,
+        })
+    }
+}
+
+/// As Prometheus estimates it: evenly spread within a bucket; the last bound for what is above it.
+fn quantile(buckets: &[(f64, f64)], quantile: f64) -> f64 {
+    let total = buckets.last().map_or(0.0, |(_, count)| *count);
+    let rank = total * quantile;
+    let (mut below, mut count_below) = (0.0, 0.0);
+    for (bound, count) in buckets {
+        if *count >= rank && *count > count_below {
+            if bound.is_infinite() {
+                return below;
+            }
+            return below + (bound - below) * (rank - count_below) / (count - count_below);
+        }
+        (below, count_below) = (*bound, *count);
+    }
+    below
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: &str = "\
+# HELP triarch_commit_seconds From an entry's proposal.
+# TYPE triarch_commit_seconds histogram
+triarch_commit_seconds_bucket{le=\"0.001\"} 1
+triarch_commit_seconds_bucket{le=\"0.002\"} 1
+triarch_commit_seconds_bucket{le=\"+Inf\"} 1
+triarch_commit_seconds_sum 0.0005
+triarch_commit_seconds_count 1
+triarch_is_leader 1
+triarch_term 3
+triarch_http_held{kind=\"poll\"} 7
+";
+
+    fn readings(text: &str) -> Readings {
+        Readings {
+            at: Instant::now(),
+            masters: BTreeMap::from([("a:1".to_owned(), Reading::read(text))]),
+        }
+    }
+
+    #[test]
+    fn what_grew_is_told() {
+        let later = BEFORE
+            .replace("0.001\"} 1", "0.001\"} 51")
+            .replace("0.002\"} 1", "0.002\"} 101")
+            .replace("+Inf\"} 1", "+Inf\"} 101")
+            .replace("sum 0.0005", "sum 0.1005")
+            .replace("count 1", "count 101");
+        let (before, later) = (readings(BEFORE), readings(&later));
+        assert_eq!(before.polls_held(), 7);
+        let breakdown = before.breakdown(&later).expect("the leader stayed");
+        let commit = breakdown.commit_ms.expect("it grew");
+        assert_eq!((commit.count, commit.p50), (100, 1.0));
+        assert!((commit.mean - 1.0).abs() < 1e-9, "{commit:?}");
+        assert!((commit.p99 - 1.98).abs() < 1e-9, "{commit:?}");
+        assert_eq!(breakdown.log_sync_ms, None);
+    }
+
+    #[test]
+    fn over_an_election_nothing_is_told() {
+        let later = readings(&BEFORE.replace("triarch_term 3", "triarch_term 4"));
+        assert!(readings(BEFORE).breakdown(&later).is_none());
+    }
+}
