@@ -15,6 +15,7 @@
 
 from ._policy import Patience
 from .app import Triarch
+from .context import NotInATask, TaskContext, TaskStopped, current
 from .errors import (
     AlreadyFinished,
     Conflict,
@@ -55,6 +56,7 @@ __all__ = [
     "Many",
     "NoLeader",
     "NotFound",
+    "NotInATask",
     "Patience",
     "PayloadTooLarge",
     "QueueFull",
@@ -67,13 +69,16 @@ __all__ = [
     "StaleToken",
     "Task",
     "TaskCancelled",
+    "TaskContext",
     "TaskError",
     "TaskExpired",
     "TaskFailed",
     "TaskOptions",
+    "TaskStopped",
     "Timeout",
     "Triarch",
     "TriarchError",
     "UsageError",
     "__version__",
+    "current",
 ]

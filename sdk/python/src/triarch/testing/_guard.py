@@ -6,6 +6,7 @@ dies in whatever way, every process that is left is killed with its group and th
 of the package, so that it starts quickly.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,8 +16,8 @@ import sys
 def main() -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    pids: "set[int]" = set()
-    directories: "list[str]" = []
+    pids: set[int] = set()
+    directories: list[str] = []
     for line in sys.stdin:
         word = line.rstrip("\n")
         if word.startswith("+"):
@@ -27,10 +28,8 @@ def main() -> None:
             directories.append(word[2:])
     for pid in pids:
         # Each was started as the leader of a session of its own; what it started is in its group.
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
     for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -38,6 +38,7 @@ class Master(Process):
 
     @property
     def url(self) -> str:
+        """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
 
     def ask(self, path: str, timeout: float = 1.0) -> dict[str, Any] | None:
@@ -81,6 +82,7 @@ class LocalCluster:
         if lease_ms is not None:
             self._server_args += ["--lease-ms", str(lease_ms)]
         self._log = log
+        self._named = 0
         self._guard: Guard | None = None
         self._dir: Path | None = None
         self.masters: list[Master] = []
@@ -90,9 +92,7 @@ class LocalCluster:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
     def __repr__(self) -> str:
@@ -196,7 +196,24 @@ class LocalCluster:
 
         wait_until(ready, timeout, f"the masters to be ready; {self._last_words()}", every=0.05)
 
+    def heal(self, timeout: float = READY_PATIENCE_S) -> None:
+        """Lets every master go on that was paused, starts every one that has ended, and waits until all are ready."""
+        for master in self.masters:
+            if master.is_paused:
+                master.resume()
+            master.start()
+        self.wait_ready(timeout)
+        self.leader(timeout)
+
     # --- workers ---
+
+    def stop_workers(self, patience_s: float = 5.0) -> None:
+        """Ends all workers that were started here."""
+        workers, self.workers = self.workers, []
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.stop(patience_s)
 
     def start_worker(
         self,
@@ -214,7 +231,7 @@ class LocalCluster:
         """Starts `triarch-worker` for an app, named as `module:app`, as a process of its own."""
         command = [sys.executable, "-m", "triarch.worker", app, "--masters", masters or self.url]
         command += ["--concurrency", str(concurrency), "--pool", pool]
-        name = name or f"python-{len(self.workers) + 1}"
+        name = name or self._name("python")
         command += ["--name", name]
         if queues is not None:
             command += ["--queues", queues]
@@ -222,9 +239,13 @@ class LocalCluster:
 
     def start_exec_worker(self, *, slots: int = 2, name: str | None = None, args: Sequence[str] = ()) -> Process:
         """Starts `triarch worker`, which runs `exec` tasks."""
-        name = name or f"exec-{len(self.workers) + 1}"
+        name = name or self._name("exec")
         command = [str(self._binary), "worker", "--masters", self.url, "--slots", str(slots), "--name", name]
         return self._start(name, [*command, *args])
+
+    def _name(self, kind: str) -> str:
+        self._named += 1
+        return f"{kind}-{self._named}"
 
     def _start(
         self,

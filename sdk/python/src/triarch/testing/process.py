@@ -31,12 +31,15 @@ class Guard:
         self._lock = threading.Lock()
 
     def started(self, pid: int) -> None:
+        """A process was started, as the leader of a session of its own."""
         self._tell(f"+{pid}")
 
     def ended(self, pid: int) -> None:
+        """It has ended."""
         self._tell(f"-{pid}")
 
     def directory(self, path: Path) -> None:
+        """A directory is to be removed at the end."""
         self._tell(f"d {path}")
 
     def close(self) -> None:
@@ -94,6 +97,7 @@ class Process:
 
     @property
     def is_paused(self) -> bool:
+        """Whether `pause` was called, and not yet `resume`."""
         return self._paused
 
     def is_running(self) -> bool:

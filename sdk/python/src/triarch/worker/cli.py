@@ -1,0 +1,165 @@
+"""The command `triarch-worker`.
+
+Exit codes: 0 when it was told to go and has left; 1 when it could not go on; 2 for bad usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from types import FrameType
+
+from triarch.errors import TriarchError, UsageError
+from triarch.worker.config import POOLS, PREFETCH_MAX_DEFAULT, WorkerConfig
+from triarch.worker.load import AppNotFound, load_app
+from triarch.worker.pools.parents import die_with_parent
+from triarch.worker.reload import PARENT, run_reloading
+from triarch.worker.worker import Worker
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
+    parse = argparse.ArgumentParser(
+        prog="triarch-worker",
+        description="Runs the tasks of an app until it is told to go (SIGTERM or Ctrl-C; twice: now).",
+    )
+    parse.add_argument("app", metavar="MODULE:APP", help="where the app is, as in `tasks:app`; imported from here")
+    parse.add_argument(
+        "-c",
+        "--concurrency",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="attempts at once [default: the number of processors]",
+    )
+    parse.add_argument(
+        "--pool",
+        choices=POOLS,
+        default="process",
+        help="where they run: `process` keeps crashes and time limits apart, `thread` and `async` are for tasks that wait"
+        " [default: process]",
+    )
+    parse.add_argument("-q", "--queues", default="default", metavar="Q,Q", help="queues to take from [default: default]")
+    parse.add_argument("--name", help="unique among live workers [default: of machine and process]")
+    parse.add_argument("--label", action="append", default=[], metavar="K=V", help="what tasks may require; may be repeated")
+    parse.add_argument(
+        "--resource", action="append", default=[], metavar="K=N", help="what tasks may require so much of; repeatable"
+    )
+    parse.add_argument(
+        "--accept", metavar="CODEC,…", help="codecs to read calls in; cloudpickle runs what it is sent [default: the app's]"
+    )
+    parse.add_argument("--masters", metavar="URL,URL", help="masters to work for [default: the app's; env: TRIARCH_MASTERS]")
+    parse.add_argument(
+        "--prefetch",
+        type=int,
+        metavar="N",
+        help="fetch at most so many ahead, and only while tasks are so short that they begin within 100 ms; 0 for none"
+        f" [default: {PREFETCH_MAX_DEFAULT}]",
+    )
+    parse.add_argument("--max-tasks-per-child", type=int, metavar="N", help="replace a pool process after so many tasks")
+    parse.add_argument(
+        "--drain", type=float, default=30.0, metavar="SECONDS", help="time to finish when told to go [default: 30]"
+    )
+    parse.add_argument(
+        "--stop-grace",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="time a stopped task has to clean up before its process is killed [default: 5]",
+    )
+    parse.add_argument("--no-capture", action="store_true", help="do not show what tasks print to those who watch")
+    parse.add_argument("--reload", action="store_true", help="start anew when a source file changes; for development")
+    parse.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"], help="[default: info]")
+    return parse
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    asked = parser().parse_args(words)
+    level = getattr(logging, asked.log_level.upper())
+    if asked.reload:
+        return run_reloading([word for word in words if word != "--reload"])
+    reloader = os.environ.pop(PARENT, None)
+    if reloader is not None:
+        die_with_parent(int(reloader), signal.SIGTERM)
+    try:
+        config = config_of(asked)
+        app = load_app(asked.app)
+    except (UsageError, AppNotFound) as error:
+        print(f"triarch-worker: {error}", file=sys.stderr)
+        return 2
+    # After the import: an app that sets up logging of its own is not interfered with.
+    logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
+    logging.getLogger("triarch").setLevel(level)
+    try:
+        worker = Worker(app, config, masters=asked.masters, reference=asked.app, log_level=level, log_format=LOG_FORMAT)
+        _obey_signals(worker)
+        worker.run()
+    except TriarchError as error:
+        print(f"triarch-worker: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    logging.shutdown()
+    # Threads that tasks have left behind must not keep a worker that has left.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def config_of(asked: argparse.Namespace) -> WorkerConfig:
+    """The worker that the command's words describe."""
+    return WorkerConfig(
+        concurrency=asked.concurrency,
+        pool=asked.pool,
+        queues=_words(asked.queues),
+        name=asked.name,
+        labels=dict(_pair(text, "--label") for text in asked.label),
+        resources={name: _amount(name, value) for name, value in (_pair(text, "--resource") for text in asked.resource)},
+        accept=None if asked.accept is None else _words(asked.accept),
+        prefetch=asked.prefetch,
+        tasks_per_child_max=asked.max_tasks_per_child,
+        grace_s=asked.drain,
+        stop_grace_s=asked.stop_grace,
+        capture=not asked.no_capture,
+    )
+
+
+def _obey_signals(worker: Worker) -> None:
+    heard = 0
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        nonlocal heard
+        heard += 1
+        # By another thread: this one may hold what is needed for it.
+        threading.Thread(target=worker.stop, kwargs={"now": heard > 1, "wait": False}, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"{option} takes name=value, not {text!r}")
+    return name, value
+
+
+def _amount(name: str, value: str) -> int:
+    try:
+        amount = int(value)
+    except ValueError:
+        amount = -1
+    if amount < 0:
+        raise UsageError(f"--resource {name} takes a whole number, not {value!r}")
+    return amount

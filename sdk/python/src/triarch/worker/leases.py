@@ -1,0 +1,504 @@
+"""The leases that a worker holds: those that wait for a free slot, those that run, and those whose result is not settled.
+
+Invariants: an attempt is known by its task *and* its token, so that word about an old lease never touches a new one of the same
+task. A result leaves only when the cluster has given its verdict, or has disowned the lease. What is told as running in a
+heartbeat includes results that wait for their verdict, for their leases are still held. What is held is bounded: by the slots and
+the prefetch on one side, and on the other because no more work is asked for while too many results are unsettled.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from triarch.worker.output import Output
+
+log = logging.getLogger("triarch.worker")
+
+#: One report carries at most so many results and, unless a single one is larger, so many bytes.
+RESULTS_PER_REPORT_MAX = 1000
+RESULT_BYTES_PER_REPORT_MAX = 4 << 20
+#: With so many results that the cluster has given no verdict on, no more work is asked for.
+UNSETTLED_MAX = 10_000
+UNSETTLED_BYTES_MAX = 64 << 20
+#: A note on progress is cut at so many characters.
+NOTE_MAX = 900
+
+Key = tuple[str, int]
+
+
+class StopReason(enum.Enum):
+    """Why an attempt must end."""
+
+    CANCELLED = "cancelled"  # a user cancelled the task
+    LOST = "lost"  # the lease is not this worker's any more; another may be running the task already
+    TIMED_OUT = "timeout"  # the attempt reached its time limit
+    SHUTTING_DOWN = "shutting_down"  # the worker goes; another will run the task
+
+
+class Phase(enum.Enum):
+    """Where an attempt is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an attempt ended: `body` is JSON, the result or the error."""
+
+    ok: bool
+    body: bytes
+    retryable: bool = True
+
+
+def failure(type: str, message: str, *, retryable: bool = True, **more: Any) -> Outcome:
+    """An attempt that ended with an error of this type."""
+    error = {"type": type, "message": message, **{name: value for name, value in more.items() if value is not None}}
+    return Outcome(False, json.dumps(error).encode(), retryable)
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One lease, from its grant until its result is settled."""
+
+    task: str
+    job: str
+    kind: str
+    payload: Any
+    inputs: dict[str, Any]
+    attempt: int
+    token: int
+    timeout_ms: int | None
+    phase: Phase = Phase.WAITING
+    begun_at: float = 0.0
+    stop_reason: StopReason | None = None
+    disowned: bool = False
+    progress: float | None = None
+    note: str | None = None
+    result: bytes | None = None
+    sent: bool = False
+    alone: bool = False
+    replaced: bool = False
+    output: Output | None = field(default=None)
+
+    @property
+    def key(self) -> Key:
+        """What names it."""
+        return (self.task, self.token)
+
+    @property
+    def deadline(self) -> float | None:
+        """When its time is up, once it runs."""
+        return None if self.timeout_ms is None else self.begun_at + self.timeout_ms / 1000
+
+    def write(self, stream: str, text: str) -> None:
+        """Keeps what it wrote, for those who watch."""
+        if self.output is None:
+            self.output = Output()
+        self.output.write(stream, text)
+
+    def confirmation(self) -> str:
+        """As a heartbeat tells of it."""
+        told = f'{{"task":{json.dumps(self.task)},"token":{self.token}'
+        if self.progress is not None:
+            told += f',"progress":{self.progress:.6g}'
+        if self.note is not None:
+            told += f',"note":{json.dumps(self.note)}'
+        return told + "}"
+
+
+class Leases:
+    """See the module."""
+
+    def __init__(self, concurrency: int, prefetch_max: int) -> None:
+        self._concurrency = concurrency
+        self._prefetch_max = prefetch_max
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._held: dict[Key, Attempt] = {}
+        self._latest: dict[str, Attempt] = {}
+        self._waiting: deque[Attempt] = deque()
+        self._running: dict[Key, Attempt] = {}
+        self._unsent: dict[Key, Attempt] = {}
+        self._unsettled_bytes = 0
+        self._pace = Pace()
+        self._lost_slots = 0
+        #: Called, outside of any lock, when work has come and when an attempt is to be stopped.
+        self.on_work: Callable[[], None] = lambda: None
+        self.on_stop: Callable[[Attempt], None] = lambda attempt: None
+        #: Called when a result is there, or room for more work.
+        self.on_change: Callable[[], None] = lambda: None
+        #: Called when something was written.
+        self.on_output: Callable[[], None] = lambda: None
+
+    # --- work ---
+
+    def add(self, granted: Iterable[dict[str, Any]]) -> int:
+        """Takes up leases that were granted; those that are held already are no news."""
+        added = 0
+        stopped: list[Attempt] = []
+        with self._lock:
+            for task in granted:
+                key = (task["id"], task["token"])
+                if key in self._held:
+                    continue
+                other = self._latest.get(task["id"])
+                if other is not None:
+                    log.warning("task %s is leased anew: token %d instead of %d", key[0], key[1], other.token)
+                    if self._disown(other, StopReason.LOST):
+                        stopped.append(other)
+                attempt = Attempt(
+                    task["id"],
+                    task["job"],
+                    task["kind"],
+                    task.get("payload"),
+                    task.get("inputs") or {},
+                    task["attempt"],
+                    task["token"],
+                    task.get("timeout_ms"),
+                )
+                self._held[key] = self._latest[attempt.task] = attempt
+                self._waiting.append(attempt)
+                added += 1
+        for one in stopped:
+            self.on_stop(one)
+        if added:
+            self.on_work()
+        return added
+
+    def next(self) -> Attempt | None:
+        """The next attempt to begin, if one waits. It counts as running from now on."""
+        with self._lock:
+            if not self._waiting:
+                return None
+            attempt = self._waiting.popleft()
+            attempt.phase = Phase.RUNNING
+            attempt.begun_at = time.monotonic()
+            self._running[attempt.key] = attempt
+            return attempt
+
+    def put_back(self, attempt: Attempt) -> None:
+        """What was taken has not begun after all: it is the next one again."""
+        with self._lock:
+            self._running.pop(attempt.key, None)
+            if attempt.disowned:
+                self._remove(attempt)
+                return
+            attempt.phase = Phase.WAITING
+            self._waiting.appendleft(attempt)
+
+    def end(self, attempt: Attempt, outcome: Outcome | None) -> None:
+        """An attempt has come to its end; without an outcome, because it was stopped."""
+        with self._lock:
+            if self._running.pop(attempt.key, None) is None or attempt.phase is not Phase.RUNNING:
+                return
+            self._pace.ended(time.monotonic() - attempt.begun_at)
+            told = None if attempt.disowned else _to_report(attempt, outcome)
+            if told is None:
+                self._remove(attempt)
+            else:
+                attempt.phase = Phase.ENDED
+                attempt.payload = attempt.inputs = None  # type: ignore[assignment]  # not needed any more
+                attempt.result = told
+                self._unsettled_bytes += len(told)
+                self._unsent[attempt.key] = attempt
+            self._changed.notify_all()
+        self.on_change()
+
+    def slot_lost(self) -> None:
+        """A slot is occupied for good by what cannot be stopped."""
+        with self._lock:
+            self._lost_slots += 1
+
+    def slot_found(self) -> None:
+        """It has become free after all."""
+        with self._lock:
+            self._lost_slots -= 1
+        self.on_change()
+
+    # --- how many ---
+
+    def wanted(self) -> int:
+        """How many more leases to ask for: free slots, and what is fetched ahead while tasks are short."""
+        with self._lock:
+            unsettled = len(self._held) - len(self._running) - len(self._waiting)
+            if unsettled >= UNSETTLED_MAX or self._unsettled_bytes >= UNSETTLED_BYTES_MAX:
+                return 0
+            slots = self._concurrency - self._lost_slots
+            if slots <= 0:
+                return 0
+            active = len(self._running) + len(self._waiting)
+            free = slots - active
+            oldest = min((one.begun_at for one in self._running.values()), default=None) if self._prefetch_max else None
+            ahead = min(self._prefetch_max, self._pace.ahead(slots, oldest)) if self._prefetch_max else 0
+            if free > 0:
+                return free + ahead
+            # Fetched in batches: not before half of it is used up.
+            missing = slots + ahead - active
+            return missing if missing * 2 >= ahead and missing > 0 else 0
+
+    @property
+    def running(self) -> int:
+        """How many attempts run."""
+        return len(self._running)
+
+    @property
+    def slots_left(self) -> int:
+        """How many slots can still be used."""
+        return self._concurrency - self._lost_slots
+
+    @property
+    def active(self) -> int:
+        """How many attempts run or wait for a slot."""
+        return len(self._running) + len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and every result is settled."""
+        return not self._held
+
+    @property
+    def has_results(self) -> bool:
+        """Whether a result waits to be taken."""
+        return bool(self._unsent)
+
+    def attempts_held(self) -> list[Attempt]:
+        """The attempts that run, or whose result is not settled."""
+        with self._lock:
+            return list(self._held.values())
+
+    # --- what the cluster is told, and says ---
+
+    def confirmed(self, without: Iterable[Key] = ()) -> dict[Key, str]:
+        """Every lease held, as a heartbeat confirms it."""
+        left_out = set(without)
+        with self._lock:
+            return {
+                key: one.confirmation()
+                for key, one in self._held.items()
+                if key not in left_out and (not one.disowned or one.phase is Phase.RUNNING)
+            }
+
+    def disown(self, tasks: Iterable[str], sent: Iterable[Key], reason: StopReason) -> None:
+        """Ends the attempts of these tasks that were confirmed in `sent`.
+
+        The answer to a confirmation is about its leases alone, never about one that began meanwhile.
+        """
+        named = set(tasks)
+        if not named:
+            return
+        stopped = []
+        with self._lock:
+            for key in sent:
+                one = self._held.get(key) if key[0] in named else None
+                if one is None:
+                    continue
+                if self._disown(one, reason):
+                    stopped.append(one)
+            self._changed.notify_all()
+        for one in stopped:
+            log.info("stopping task %s (token %d): %s", one.task, one.token, reason.value)
+            self.on_stop(one)
+        self.on_change()
+
+    def disown_all(self) -> None:
+        """The cluster does not know this worker any more: every lease is gone, and every result with it."""
+        with self._lock:
+            stopped = [one for one in list(self._held.values()) if self._disown(one, StopReason.LOST)]
+            self._changed.notify_all()
+        for one in stopped:
+            self.on_stop(one)
+
+    def stop_running(self, reason: StopReason) -> int:
+        """Ends every attempt that runs or waits; tells how many. Results stay, to be judged by their tokens."""
+        with self._lock:
+            ended = [one for one in self._held.values() if one.phase is not Phase.ENDED]
+            stopped = []
+            for one in ended:
+                if reason in (StopReason.CANCELLED, StopReason.LOST) or one.phase is Phase.WAITING:
+                    if self._disown(one, reason):
+                        stopped.append(one)
+                elif one.stop_reason is None:
+                    one.stop_reason = reason
+                    stopped.append(one)
+            self._changed.notify_all()
+        for one in stopped:
+            self.on_stop(one)
+        return len(ended)
+
+    def _disown(self, one: Attempt, reason: StopReason) -> bool:
+        """Whether it runs, and has to be stopped."""
+        one.disowned = True
+        if one.phase is Phase.RUNNING:
+            if one.stop_reason is None:
+                one.stop_reason = reason
+                return True
+            return False
+        if one.phase is Phase.WAITING:
+            self._waiting.remove(one)
+            self._remove(one)
+        elif not one.sent:
+            self._unsent.pop(one.key, None)
+            self._drop(one)
+        return False
+
+    # --- results ---
+
+    def take_results(self, *, with_work: bool) -> list[Attempt]:
+        """Takes results to report; each is settled, or put back by `unsettled`.
+
+        Those that were refused once go in a report of their own, so that they never come between a worker and its work.
+        """
+        with self._lock:
+            taken: list[Attempt] = []
+            size = 0
+            for one in self._unsent.values():
+                bytes_more = len(one.result or b"")
+                if one.alone:
+                    if taken or with_work:
+                        continue
+                    taken.append(one)
+                    break
+                full = len(taken) >= RESULTS_PER_REPORT_MAX or size + bytes_more > RESULT_BYTES_PER_REPORT_MAX
+                if taken and full:
+                    break
+                taken.append(one)
+                size += bytes_more
+            for one in taken:
+                one.sent = True
+                del self._unsent[one.key]
+            return taken
+
+    def settle(self, taken: list[Attempt], verdicts: list[dict[str, Any]]) -> None:
+        """The cluster's word on each, in order."""
+        with self._lock:
+            for at, one in enumerate(taken):
+                verdict = verdicts[at] if at < len(verdicts) else None
+                if verdict is None or verdict.get("task") != one.task:
+                    log.error("the cluster gave no verdict on the result of task %s", one.task)
+                    self._again(one)
+                elif verdict.get("accepted"):
+                    self._drop(one)
+                elif verdict.get("code") == "payload_too_large" and not one.replaced and not one.disowned:
+                    # The lease is still this worker's: the task must be told how it ended, or it would be handed out again
+                    # for ever.
+                    log.warning("the result of task %s is larger than the cluster takes", one.task)
+                    message = (
+                        "the result is larger than the cluster takes; put it where others can reach it and return where it is"
+                    )
+                    self._replace(one, failure("result_too_large", message, retryable=False))
+                    self._again(one)
+                else:
+                    code = verdict.get("code") or "without a code"
+                    log.warning("the result of task %s (token %d) was not accepted: %s", one.task, one.token, code)
+                    self._drop(one)
+            self._changed.notify_all()
+        self.on_change()
+
+    def unsettled(self, taken: list[Attempt]) -> None:
+        """Nothing is known of what became of these: they are to be reported again."""
+        with self._lock:
+            for one in taken:
+                self._again(one)
+            self._changed.notify_all()
+
+    def refused(self, taken: list[Attempt], why: str) -> None:
+        """A report was refused as a whole, and would be again.
+
+        Each result is tried alone; one that is refused alone is told as a failure that says why; and when even that is
+        refused, it is given up.
+        """
+        with self._lock:
+            for one in taken:
+                if len(taken) > 1:
+                    one.alone = True
+                elif not one.replaced:
+                    log.warning("the result of task %s was refused: %s", one.task, why)
+                    one.alone = True
+                    message = f"the cluster refused the result of this attempt: {why}"
+                    self._replace(one, failure("result_refused", message, retryable=False))
+                else:
+                    log.error("the result of task %s is given up: %s", one.task, why)
+                    self._drop(one)
+                    continue
+                self._again(one)
+            self._changed.notify_all()
+
+    def _again(self, one: Attempt) -> None:
+        one.sent = False
+        if one.disowned:
+            self._drop(one)
+        elif self._held.get(one.key) is one:
+            self._unsent[one.key] = one
+
+    def _drop(self, one: Attempt) -> None:
+        if self._remove(one):
+            self._unsettled_bytes -= len(one.result or b"")
+
+    def _remove(self, one: Attempt) -> bool:
+        if self._latest.get(one.task) is one:
+            del self._latest[one.task]
+        return self._held.pop(one.key, None) is not None
+
+    def _replace(self, one: Attempt, outcome: Outcome) -> None:
+        told = _to_report(one, outcome, stopped=False)
+        self._unsettled_bytes += len(told or b"") - len(one.result or b"")
+        one.result = told
+        one.replaced = True
+
+
+class Pace:
+    """How long attempts took lately, and so how many may be fetched ahead.
+
+    Only as many are fetched as will have begun within `AHEAD_S`: a task never waits long behind others in one worker while
+    another worker is idle. One long attempt is enough to stop fetching ahead; it takes several short ones to begin again.
+    """
+
+    AHEAD_S = 0.1
+
+    def __init__(self) -> None:
+        self._mean_s = 1.0
+
+    def ended(self, seconds: float) -> None:
+        """An attempt took so long."""
+        if seconds > self._mean_s:
+            self._mean_s = seconds
+        else:
+            self._mean_s += (seconds - self._mean_s) * 0.2
+
+    def ahead(self, slots: int, oldest_begun_at: float | None) -> int:
+        """How many may wait, given since when the longest one runs."""
+        mean = self._mean_s
+        if oldest_begun_at is not None:
+            mean = max(mean, (time.monotonic() - oldest_begun_at) / 4)
+        return int(slots * self.AHEAD_S / max(mean, 1e-5))
+
+
+def _to_report(attempt: Attempt, outcome: Outcome | None, *, stopped: bool = True) -> bytes | None:
+    """What there is to report of an outcome, given why the attempt was stopped, if it was."""
+    reason = attempt.stop_reason if stopped else None
+    if reason in (StopReason.CANCELLED, StopReason.LOST):
+        return None
+    if reason is StopReason.SHUTTING_DOWN and (outcome is None or not outcome.ok):
+        # It failed because it was stopped for the worker's own sake: that is no failure of the task. Its lease goes back
+        # when the worker leaves.
+        return None
+    if outcome is None:
+        if reason is StopReason.TIMED_OUT:
+            outcome = failure("timeout", f"the attempt ran into its time limit of {attempt.timeout_ms} ms")
+        else:
+            outcome = failure("stopped", "the attempt ended without an outcome")
+    head = f'{{"task":{json.dumps(attempt.task)},"token":{attempt.token},'.encode()
+    if outcome.ok:
+        return head + b'"status":"succeeded","result":' + outcome.body + b"}"
+    retryable = b"true" if outcome.retryable else b"false"
+    return head + b'"status":"failed","error":' + outcome.body + b',"retryable":' + retryable + b"}"

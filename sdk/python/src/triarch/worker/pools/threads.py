@@ -1,0 +1,270 @@
+"""A pool of threads of the worker's own process: cheap, and good for tasks that wait (for the network, for disks).
+
+A thread cannot be stopped from outside. What is done instead, and what is not:
+
+* A soft time limit raises `SoftTimeout` in the thread as soon as it runs Python code again; a call into C that waits for ever is
+  not interrupted.
+* At the hard limit the attempt is reported as timed out, and its thread is left to itself; another takes its place. At most as many
+  as there are slots are replaced so. What is left behind after that costs its slot until it ends.
+* A cancelled attempt sees it in `current().stop_reason` and `current().check()`, and goes on until it looks; its result is not
+  reported.
+* A coroutine is cancelled, and cut at its limits, where it awaits, as `asyncio` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from triarch import context as contexts
+from triarch.context import TaskContext, TaskStopped
+from triarch.errors import SoftTimeout
+from triarch.worker.execute import Call, Runner
+from triarch.worker.leases import Attempt, Leases, Outcome, StopReason
+
+log = logging.getLogger("triarch.worker")
+
+
+@dataclass(eq=False)
+class _Slot:
+    thread: threading.Thread | None = None
+    ident: int = 0
+    attempt: Attempt | None = None
+    soft_at: float | None = None
+    soft_hit: bool = False
+    #: While it runs a coroutine.
+    loop: asyncio.AbstractEventLoop | None = None
+    coroutine: asyncio.Task[Any] | None = None
+    #: Its thread is left to itself, and ends when its task does.
+    left_behind: bool = False
+
+
+class ThreadPool:
+    """See the module."""
+
+    def __init__(self, leases: Leases, concurrency: int, runner: Runner) -> None:
+        self._leases = leases
+        self._concurrency = concurrency
+        self._runner = runner
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._clock = threading.Condition(self._lock)
+        self._slots: list[_Slot] = []
+        self._left_behind = 0
+        self._idle = 0
+        self._closed = False
+        self._started = 0
+
+    def start(self) -> None:
+        """Starts the threads."""
+        with self._lock:
+            for _ in range(self._concurrency):
+                self._start_one()
+        threading.Thread(target=self._watch_clock, name="triarch-clock", daemon=True).start()
+
+    def wake(self) -> None:
+        """There is work, perhaps."""
+        with self._lock:
+            self._work.notify_all()
+
+    def stop(self, attempt: Attempt) -> None:
+        """Cancels a coroutine. Nothing can be done about a function but what it does itself, when it looks at its `stop_reason`."""
+        with self._lock:
+            for slot in self._slots:
+                if slot.attempt is attempt:
+                    _cancel(slot)
+
+    def close(self) -> None:
+        """Idle threads end; those that run a task end with it, or with the process."""
+        with self._lock:
+            self._closed = True
+            self._work.notify_all()
+            self._clock.notify_all()
+
+    def _start_one(self) -> None:
+        slot = _Slot()
+        self._started += 1
+        slot.thread = threading.Thread(target=self._serve, args=(slot,), name=f"triarch-{self._started}", daemon=True)
+        self._slots.append(slot)
+        slot.thread.start()
+
+    # --- a slot's thread ---
+
+    def _serve(self, slot: _Slot) -> None:
+        slot.ident = threading.get_ident()
+        try:
+            while True:
+                attempt = self._next(slot)
+                if attempt is None:
+                    return
+                prepared = self._runner.prepare(attempt.kind, attempt.payload, attempt.inputs)
+                outcome: Outcome | None
+                if isinstance(prepared, Outcome):
+                    outcome = prepared
+                else:
+                    if prepared.function.is_async and slot.loop is None:
+                        slot.loop = asyncio.new_event_loop()
+                    outcome = self._run(slot, attempt, prepared)
+                if not self._over(slot, attempt, outcome):
+                    return
+        finally:
+            if slot.loop is not None:
+                slot.loop.close()
+
+    def _next(self, slot: _Slot) -> Attempt | None:
+        with self._lock:
+            while not self._closed:
+                attempt = self._leases.next()
+                if attempt is not None:
+                    slot.attempt = attempt
+                    if attempt.timeout_ms is not None:
+                        self._clock.notify_all()
+                    return attempt
+                self._work.wait(5.0)
+            return None
+
+    def _run(self, slot: _Slot, attempt: Attempt, call: Call) -> Outcome | None:
+        def make() -> Any:
+            contexts.entered(context_of(attempt, self._leases))
+            if slot.loop is not None and call.function.is_async:
+                coroutine = slot.loop.create_task(call.function.call(*call.args, **call.kwargs))
+                with self._lock:
+                    slot.coroutine = coroutine
+                if attempt.stop_reason is not None:
+                    coroutine.cancel()
+                return slot.loop.run_until_complete(coroutine)
+            return call.function.call(*call.args, **call.kwargs)
+
+        soft_s = call.function.soft_timeout_s
+        slot.soft_hit = False
+        try:
+            try:
+                if soft_s is not None:
+                    with self._lock:
+                        slot.soft_at = time.monotonic() + soft_s
+                        self._clock.notify_all()
+                value = contextvars.copy_context().run(make)
+            finally:
+                # From here on nothing is raised into this thread any more; what was on its way comes out below.
+                self._disarm(slot)
+            return self._runner.succeeded(call.function, value)
+        except TaskStopped as error:
+            return None if attempt.stop_reason is not None else self._runner.failed(call.function, error)
+        except asyncio.CancelledError as error:
+            if attempt.stop_reason is not None:
+                return None
+            return self._runner.failed(call.function, soft_limit(soft_s) if slot.soft_hit else error)
+        except BaseException as error:
+            return self._runner.failed(call.function, error)
+
+    def _disarm(self, slot: _Slot) -> None:
+        with self._lock:
+            slot.soft_at = slot.coroutine = None
+        if slot.ident:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(slot.ident), None)
+
+    def _over(self, slot: _Slot, attempt: Attempt, outcome: Outcome | None) -> bool:
+        """Whether the thread goes on."""
+        with self._lock:
+            slot.attempt = None
+            if slot.left_behind:
+                self._left_behind -= 1
+                if slot in self._slots:
+                    self._slots.remove(slot)
+                    if len(self._slots) < self._concurrency and not self._closed:
+                        # It cost a slot until now.
+                        self._leases.slot_found()
+                        self._start_one()
+                return False
+        self._leases.end(attempt, outcome)
+        return True
+
+    # --- the clock's thread ---
+
+    def _watch_clock(self) -> None:
+        while True:
+            timed_out: list[Attempt] = []
+            with self._lock:
+                if self._closed and not any(slot.attempt for slot in self._slots):
+                    return
+                now = time.monotonic()
+                moments = [now + 5.0]
+                for slot in list(self._slots):
+                    attempt = slot.attempt
+                    if attempt is None or slot.left_behind:
+                        continue
+                    if slot.soft_at is not None:
+                        if now >= slot.soft_at:
+                            slot.soft_at, slot.soft_hit = None, True
+                            if not _cancel(slot):
+                                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                                    ctypes.c_ulong(slot.ident), ctypes.py_object(SoftTimeout)
+                                )
+                        else:
+                            moments.append(slot.soft_at)
+                    deadline = attempt.deadline
+                    if deadline is None or attempt.stop_reason is not None:
+                        continue
+                    if now >= deadline:
+                        attempt.stop_reason = StopReason.TIMED_OUT
+                        timed_out.append(attempt)
+                        self._leave_behind(slot)
+                    else:
+                        moments.append(deadline)
+                if not timed_out:
+                    self._clock.wait(max(0.0, min(moments) - time.monotonic()))
+            for attempt in timed_out:
+                log.warning(
+                    "task %s ran into its time limit of %s ms; its thread cannot be stopped, and is left to itself",
+                    attempt.task,
+                    attempt.timeout_ms,
+                )
+                self._leases.end(attempt, None)
+
+    def _leave_behind(self, slot: _Slot) -> None:
+        _cancel(slot)
+        slot.left_behind = True
+        self._left_behind += 1
+        if self._left_behind <= self._concurrency:
+            self._slots.remove(slot)
+            self._start_one()
+        else:
+            log.error("too many threads were left to themselves: one slot less until one of them ends")
+            self._leases.slot_lost()
+
+
+def _cancel(slot: _Slot) -> bool:
+    """Whether it runs a coroutine, which is cancelled."""
+    if slot.coroutine is None or slot.loop is None:
+        return False
+    slot.loop.call_soon_threadsafe(slot.coroutine.cancel)
+    return True
+
+
+def soft_limit(seconds: float | None) -> SoftTimeout:
+    """What is told of a coroutine that its soft limit has ended."""
+    return SoftTimeout(f"the soft time limit of {seconds} s is over")
+
+
+def context_of(attempt: Attempt, leases: Leases) -> TaskContext:
+    """The context of an attempt that runs in the worker's own process."""
+
+    def tell(share: float | None, note: str | None) -> None:
+        attempt.progress, attempt.note = share, note
+
+    def stopped() -> str | None:
+        return None if attempt.stop_reason is None else attempt.stop_reason.value
+
+    def write(stream: str, text: str) -> None:
+        attempt.write(stream, text)
+        leases.on_output()
+
+    return TaskContext(
+        attempt.task, attempt.job, attempt.kind, attempt.attempt, attempt.token, attempt.inputs, tell, stopped, write
+    )

@@ -1,0 +1,241 @@
+"""A worker: registers, leases tasks, runs them in a pool, and reports what came of them, until it is told to go."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from triarch import context as contexts
+from triarch._policy import parse_masters
+from triarch.errors import TriarchError, UsageError
+from triarch.worker.capture import Capture
+from triarch.worker.config import WorkerConfig
+from triarch.worker.execute import Runner
+from triarch.worker.leases import Leases
+from triarch.worker.link import Abandoned, Link, Masters, Refusal, Unanswered
+from triarch.worker.pools.base import Pool
+from triarch.worker.pools.loop import LoopPool
+from triarch.worker.pools.processes import ProcessPool
+from triarch.worker.pools.threads import ThreadPool
+from triarch.worker.session import End, Session, Shutdown
+
+if TYPE_CHECKING:
+    from triarch.app import Triarch
+
+log = logging.getLogger("triarch.worker")
+
+#: Pause between two tries to register, and how long one takes.
+REGISTER_PAUSE_S = 0.5
+REGISTER_PATIENCE_S = 5.0
+
+
+class WorkerError(TriarchError):
+    """Why a worker could not go on. That no master can be reached is never a reason: it keeps trying."""
+
+
+class Worker:
+    """Runs the tasks of an app. `run` works until `stop`; `start` does so in a thread of its own.
+
+    The pool `process` imports the app anew in every process, by `reference` (`module:app`).
+    """
+
+    def __init__(
+        self,
+        app: Triarch,
+        config: WorkerConfig | None = None,
+        *,
+        masters: str | Iterable[str] | None = None,
+        reference: str | None = None,
+        log_level: int | None = None,
+        log_format: str = "%(message)s",
+        on_running: Callable[[str], None] = lambda id: None,
+    ) -> None:
+        self.app = app
+        self.config = config or WorkerConfig()
+        if self.config.pool == "process" and reference is None:
+            raise UsageError("the pool `process` needs to know where to import the app from: reference='module:app'")
+        self._masters = Masters(parse_masters(masters) if masters is not None else app.transport.masters.all())
+        self._reference = reference
+        self._runner = Runner(app, self.config.accept)
+        self._log_level = log_level
+        self._log_format = log_format
+        self._shutdown = Shutdown()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._broken: str | None = None
+        self._registered = threading.Event()
+        self._on_running = on_running
+        #: The worker's id, while it is registered.
+        self.id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.config.worker_name} {self.config.pool}×{self.config.concurrency} id={self.id}>"
+
+    # --- from any thread ---
+
+    def start(self, timeout: float = 30.0) -> Worker:
+        """Works in a thread of its own; returns once the worker is registered."""
+        if self._thread is not None:
+            raise UsageError("the worker was started already")
+        self._thread = threading.Thread(target=self._run_in_thread, name="triarch-worker", daemon=True)
+        self._thread.start()
+        if not self._registered.wait(timeout) or self._error is not None:
+            self.stop(now=True)
+            raise self._error or WorkerError(f"the worker was not registered within {timeout:g} s")
+        return self
+
+    def stop(self, *, now: bool = False, wait: bool = True, timeout: float | None = None) -> None:
+        """Has it take no more tasks, finish or hand back what it has, and leave; `now` does not wait for what runs."""
+        self._shutdown.ask(now=now)
+        thread = self._thread
+        if wait and thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def __enter__(self) -> Worker:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run_in_thread(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:
+            self._error = error
+            log.error("the worker ended: %s", error)
+        finally:
+            self._registered.set()
+
+    # --- the work ---
+
+    def run(self) -> None:
+        """Works until it was asked to go and has left."""
+        capture = Capture(_captured) if self.config.capture and self.config.pool != "process" else None
+        if capture is not None:
+            capture.install()
+        try:
+            while True:
+                asked_at = time.monotonic()
+                registered = self._register()
+                if registered is None:
+                    return
+                if self._work(registered, asked_at) is End.LEAVING:
+                    break
+                if self._shutdown.is_asked:
+                    break
+                log.info("registering again")
+        finally:
+            self.id = None
+            if capture is not None:
+                capture.remove()
+        if self._broken is not None:
+            raise WorkerError(self._broken)
+
+    def _work(self, registered: dict[str, Any], asked_at: float) -> End:
+        # A new set of leases for each registration: what belongs to another can never be mistaken for its own.
+        config = self.config
+        leases = Leases(config.concurrency, config.prefetch_max)
+        pool = self._pool(leases)
+        leases.on_work = pool.wake
+        leases.on_stop = pool.stop
+        session = Session(self._masters, config, leases, self._shutdown, registered, asked_at)
+        self.id = session.id
+        log.info(
+            "worker %s (%s) takes %s from %s: %d at once, pool %s",
+            config.worker_name,
+            session.id,
+            ", ".join(self._runner.kinds) or "nothing",
+            ", ".join(config.queues),
+            config.concurrency,
+            config.pool,
+        )
+        pool.start()
+        try:
+            self._registered.set()
+            self._on_running(session.id)
+            return session.run()
+        finally:
+            pool.close()
+
+    def _pool(self, leases: Leases) -> Pool:
+        config = self.config
+        if config.pool == "thread":
+            return ThreadPool(leases, config.concurrency, self._runner)
+        if config.pool == "async":
+            return LoopPool(leases, config.concurrency, self._runner, stop_grace_s=config.stop_grace_s)
+        return ProcessPool(
+            leases,
+            config.concurrency,
+            app=self._reference or "",
+            accept=None if config.accept is None else list(config.accept),
+            stop_grace_s=config.stop_grace_s,
+            tasks_per_child_max=config.tasks_per_child_max,
+            log_level=self._log_level,
+            log_format=self._log_format,
+            on_broken=self._give_up,
+        )
+
+    def _give_up(self, why: str) -> None:
+        self._broken = why
+        # By a thread of its own: the pool's is the one that calls.
+        threading.Thread(target=self._shutdown.ask, kwargs={"now": True}, daemon=True).start()
+
+    def _register(self) -> dict[str, Any] | None:
+        """Registers, however long it takes to reach a cluster; None when the worker is to go before."""
+        config = self.config
+        kinds = self._runner.kinds
+        if not kinds:
+            raise WorkerError("the app has no tasks that this worker accepts")
+        body = json.dumps(
+            {
+                "name": config.worker_name,
+                "queues": list(config.queues),
+                "slots": config.concurrency + config.prefetch_max,
+                "labels": dict(config.labels),
+                "resources": dict(config.resources),
+                "kinds": kinds,
+            }
+        ).encode()
+        begun = time.monotonic()
+        # The same id until there is an answer: a registration whose answer was lost would take its own name.
+        request_id = uuid.uuid4().hex
+        link = Link(self._masters, "register")
+        self._shutdown.listeners.append(link.abandon)
+        try:
+            while not self._shutdown.is_asked:
+                try:
+                    return link.call("POST", "/v1/workers", body, deadline_s=REGISTER_PATIENCE_S, request_id=request_id)
+                except Abandoned:
+                    continue
+                except Unanswered as error:
+                    log.warning("not registered yet: %s", error)
+                except Refusal as refusal:
+                    if refusal.code == "conflict":
+                        if time.monotonic() - begun >= config.name_patience_s:
+                            raise WorkerError(f"the name {config.worker_name} is taken: {refusal}") from None
+                        log.warning("the name is taken, waiting for it: %s", refusal)
+                        # A refusal is remembered under its id, too.
+                        request_id = uuid.uuid4().hex
+                    elif refusal.status < 429:
+                        raise WorkerError(f"the cluster refused to register this worker: {refusal}") from None
+                    else:
+                        log.warning("not registered yet: %s", refusal)
+                self._shutdown.wait(REGISTER_PAUSE_S)
+            return None
+        finally:
+            self._shutdown.listeners.remove(link.abandon)
+            link.close()
+
+
+def _captured(stream: str, text: str) -> bool:
+    """Shows what an attempt in this process writes."""
+    context = contexts.current_or_none()
+    if context is None or not text:
+        return False
+    context._write(stream, text)
+    return True

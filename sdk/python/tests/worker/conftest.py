@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import importlib
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triarch import Triarch
+from triarch.testing import LocalCluster, Process
+
+HERE = Path(__file__).parent
+
+
+class Bench:
+    """An app whose tasks run in workers that are processes of their own."""
+
+    def __init__(self, cluster: LocalCluster, notes: Path) -> None:
+        self.cluster = cluster
+        self.queue = f"q-{uuid.uuid4().hex[:12]}"
+        self.notes = notes
+        self.app = Triarch(cluster.url, accept=("json", "msgpack", "cloudpickle"))
+
+    def worker(self, *args: str, app: str = "tasks_of_tests:app", **more: Any) -> Process:
+        env = {"NOTES": str(self.notes), "TRIARCH_MASTERS": self.cluster.url, **more.pop("env", {})}
+        more.setdefault("cwd", HERE)
+        return self.cluster.start_worker(app, queues=self.queue, args=args, env=env, **more)
+
+    def submit(self, name: str, *args: Any, **options: Any) -> Any:
+        """Submits a task of `tasks_of_tests` by its name."""
+        app: Triarch = importlib.import_module("tasks_of_tests").app
+        task = app.tasks[f"tasks_of_tests.{name}"]
+        return self.app._submit_one(task, args, {}, task.options.but({"queue": self.queue, **options}))
+
+    def task(self, id: str, wait_ms: int | None = None) -> dict[str, Any]:
+        from triarch._policy import Call, path
+
+        found: dict[str, Any] = self.app.transport.json(Call.get(path("tasks", id), {"wait_ms": wait_ms}))
+        return found
+
+    def post(self, *segments: str) -> Any:
+        from triarch._policy import Call, path
+
+        return self.app.transport.json(Call.change("POST", path(*segments)))
+
+    def lines(self, name: str) -> list[str]:
+        """What tasks have noted under a name."""
+        path = self.notes / name
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def bench(triarch_cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("NOTES", str(tmp_path))
+    return Bench(triarch_cluster, tmp_path)

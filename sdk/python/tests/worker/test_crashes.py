@@ -1,0 +1,99 @@
+"""What a task does to its process, it does to nobody else."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from triarch import TaskFailed
+from triarch.testing import wait_until
+
+from .conftest import Bench
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [("exit", {"exit_code": 7}), ("segfault", {"signal": "SIGSEGV"}), ("kill", {"signal": "SIGKILL"})],
+)
+def test_a_crash_costs_one_attempt_and_nothing_else(bench: Bench, how: str, told: dict[str, object]) -> None:
+    worker = bench.worker(concurrency=2)
+    others = [bench.submit("nap", 1.0) for _ in range(3)]
+    dies = bench.submit("die", how)
+    with pytest.raises(TaskFailed) as failed:
+        dies.result(timeout=30)
+    assert failed.value.type == "process_died"
+    assert told.items() <= failed.value.error.items()
+    attempts = bench.task(dies.id)["attempts"]
+    assert [one["outcome"] for one in attempts] == ["failed"]
+    # The others have never noticed, and the worker goes on.
+    assert [other.result(timeout=30) for other in others] == [1.0] * 3
+    assert all(bench.task(other.id)["attempt"] == 1 for other in others)
+    assert bench.submit("add", 1, 2).result(timeout=30) == 3
+    assert worker.is_running()
+
+
+def test_a_crash_is_retried_like_a_failure(bench: Bench) -> None:
+    bench.worker(concurrency=1)
+    again = bench.submit("die_once", "segfault")
+    assert again.result(timeout=30) == 2
+    task = bench.task(again.id)
+    assert [one["outcome"] for one in task["attempts"]] == ["failed", "succeeded"]
+    assert len({one["token"] for one in task["attempts"]}) == 2
+
+
+def test_many_short_tasks_beside_crashes_are_each_run(bench: Bench) -> None:
+    bench.worker(concurrency=2)
+    bench.submit("add", 0, 0).result(timeout=30)
+    short = [bench.submit("add", number, 1) for number in range(100)]
+    dies = [bench.submit("die", "exit") for _ in range(3)]
+    short += [bench.submit("add", number, 1) for number in range(100, 200)]
+    assert [one.result(timeout=60) for one in short] == [number + 1 for number in range(200)]
+    for one in dies:
+        with pytest.raises(TaskFailed):
+            one.result(timeout=30)
+    # None of the short ones has paid for it.
+    assert all(bench.task(one.id)["attempt"] == 1 for one in short)
+
+
+def test_what_a_dead_task_has_started_ends_with_it(bench: Bench) -> None:
+    bench.worker(concurrency=1)
+    parent = bench.submit("leaves_children", 60)
+    wait_until(lambda: bench.lines("begun"), 30, "the task to begin")
+    child, process = int(bench.lines("child")[0]), int(bench.lines("begun")[0])
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(TaskFailed):
+        parent.result(timeout=30)
+    wait_until(lambda: not _is_alive(child), 10, "the task's own child to end")
+
+
+def test_pool_processes_die_with_their_worker(bench: Bench) -> None:
+    worker = bench.worker(concurrency=2)
+    pids = {bench.submit("pid").result(timeout=30) for _ in range(5)}
+    os.kill(worker.pid or 0, signal.SIGKILL)
+    wait_until(lambda: not any(map(_is_alive, pids)), 10, "the pool's processes to end")
+
+
+def test_sys_exit_is_a_failure_of_the_task(bench: Bench) -> None:
+    bench.worker(concurrency=1)
+    before = bench.submit("pid").result(timeout=30)
+    with pytest.raises(TaskFailed) as failed:
+        bench.submit("exits").result(timeout=30)
+    assert failed.value.type == "SystemExit"
+    assert bench.submit("pid").result(timeout=30) == before
+
+
+def test_processes_are_replaced_after_so_many_tasks(bench: Bench) -> None:
+    bench.worker("--max-tasks-per-child", "2", concurrency=1)
+    pids = [bench.submit("pid").result(timeout=30) for _ in range(6)]
+    assert len(set(pids)) == 3
+    assert all(pids.count(pid) == 2 for pid in pids)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

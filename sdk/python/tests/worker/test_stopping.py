@@ -1,0 +1,170 @@
+"""Time limits, cancelling, lost leases, and the worker's own end."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from triarch import TaskCancelled, TaskFailed
+from triarch.testing import wait_until
+
+from .conftest import Bench
+
+POOLS = ("process", "thread", "async")
+
+
+def _begun(bench: Bench, count: int = 1) -> None:
+    wait_until(lambda: len(bench.lines("begun")) >= count, 30, "the task to begin")
+
+
+# --- time limits ---
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_hard_limit_ends_the_attempt(bench: Bench, pool: str) -> None:
+    bench.worker("--stop-grace", "0.2", concurrency=1, pool=pool)
+    kind = "anap" if pool == "async" else "nap"
+    with pytest.raises(TaskFailed) as failed:
+        bench.submit(kind, 60, timeout=0.5).result(timeout=30)
+    assert failed.value.type == "timeout"
+    # The slot is free again, whatever it took.
+    assert bench.submit("add", 1, 2).result(timeout=30) == 3
+
+
+@pytest.mark.parametrize("pool", ["process", "thread"])
+def test_a_soft_limit_is_raised_in_the_task(bench: Bench, pool: str) -> None:
+    bench.worker(concurrency=1, pool=pool)
+    before = bench.submit("pid").result(timeout=30)
+    assert bench.submit("soft", 20).result(timeout=30) == "in time"
+    with pytest.raises(TaskFailed) as failed:
+        bench.submit("soft_unhandled").result(timeout=30)
+    assert failed.value.type == "timeout"
+    assert "soft_unhandled" in (failed.value.traceback or "")
+    assert bench.submit("pid").result(timeout=30) == before
+    # One that is quick enough is not touched, nor is what comes after it.
+    assert bench.submit("soft", 0.05).result(timeout=30) == "too late"
+    assert bench.submit("nap", 0.6).result(timeout=30) == 0.6
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_soft_limit_of_a_coroutine(bench: Bench, pool: str) -> None:
+    bench.worker(concurrency=1, pool=pool)
+    with pytest.raises(TaskFailed) as failed:
+        bench.submit("soft_async").result(timeout=30)
+    assert failed.value.type == "timeout"
+    assert bench.submit("add", 1, 2).result(timeout=30) == 3
+
+
+# --- cancelling ---
+
+
+def test_cancelling_lets_a_task_clean_up_and_keeps_its_process(bench: Bench) -> None:
+    bench.worker(concurrency=1)
+    before = bench.submit("pid").result(timeout=30)
+    task = bench.submit("tidy", 60)
+    _begun(bench)
+    bench.post("tasks", task.id, "cancel")
+    with pytest.raises(TaskCancelled):
+        task.result(timeout=30)
+    wait_until(lambda: bench.lines("tidied"), 10, "the task to clean up")
+    assert bench.lines("stopped") == ["cancelled"]
+    assert bench.submit("pid").result(timeout=30) == before
+
+
+def test_cancelling_a_task_that_does_not_listen_kills_its_process(bench: Bench) -> None:
+    bench.worker("--stop-grace", "0.5", concurrency=1)
+    before = bench.submit("pid").result(timeout=30)
+    task = bench.submit("stubborn", 60)
+    _begun(bench)
+    bench.post("tasks", task.id, "cancel")
+    assert bench.submit("pid").result(timeout=30) != before
+    assert bench.lines("ignored")
+    assert not bench.lines("ended")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_cancelling_a_coroutine(bench: Bench, pool: str) -> None:
+    bench.worker(concurrency=1, pool=pool)
+    task = bench.submit("anap", 60)
+    _begun(bench)
+    bench.post("tasks", task.id, "cancel")
+    wait_until(lambda: bench.lines("stopped"), 10, "the coroutine to be cancelled")
+    assert bench.lines("stopped") == ["cancelled"]
+    assert bench.submit("add", 1, 2).result(timeout=30) == 3
+
+
+def test_a_thread_sees_that_it_is_cancelled(bench: Bench) -> None:
+    bench.worker(concurrency=1, pool="thread")
+    task = bench.submit("looks_up", 60)
+    _begun(bench)
+    bench.post("tasks", task.id, "cancel")
+    wait_until(lambda: bench.lines("stopped"), 10, "the task to look up")
+    assert bench.lines("stopped") == ["cancelled"]
+    assert bench.submit("add", 1, 2).result(timeout=30) == 3
+
+
+def test_a_task_that_waits_in_the_worker_is_never_begun_once_cancelled(bench: Bench) -> None:
+    bench.worker(concurrency=1)
+    for _ in range(40):
+        bench.submit("add", 1, 2).result(timeout=30)
+    first = bench.submit("nap", 1.5)
+    _begun(bench)
+    second = bench.submit("nap", 0.01)
+    bench.post("tasks", second.id, "cancel")
+    first.result(timeout=30)
+    with pytest.raises(TaskCancelled):
+        second.result(timeout=30)
+    assert bench.submit("add", 1, 2).result(timeout=30) == 3
+    assert len(bench.lines("begun")) == 1
+
+
+# --- the worker's end ---
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_sigterm_lets_running_tasks_finish(bench: Bench, pool: str) -> None:
+    worker = bench.worker(concurrency=1, pool=pool)
+    running = bench.submit("anap" if pool == "async" else "nap", 1.5)
+    _begun(bench)
+    later = bench.submit("add", 1, 2)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert bench.task(running.id)["state"] == "succeeded"
+    assert bench.task(later.id)["state"] == "queued"
+    assert bench.task(later.id)["attempts"] == []
+
+
+def test_what_does_not_finish_in_time_goes_back_and_counts_as_nothing(bench: Bench) -> None:
+    worker = bench.worker("--drain", "0.5", "--stop-grace", "0.5", concurrency=1)
+    task = bench.submit("tidy", 60)
+    _begun(bench)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert bench.lines("stopped") == ["shutting_down"]
+    found = bench.task(task.id)
+    assert found["state"] == "queued"
+    assert found["attempts"][0]["outcome"] == "returned"
+
+
+def test_a_second_sigterm_is_quick(bench: Bench) -> None:
+    worker = bench.worker(concurrency=1)
+    task = bench.submit("stubborn", 60)
+    _begun(bench)
+    worker.send_signal(signal.SIGTERM)
+    wait_until(lambda: "taking no more" in worker.last_words(), 10, "the worker to hear")
+    begun = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert time.monotonic() - begun < 20
+    assert bench.task(task.id)["state"] == "queued"
+
+
+def test_a_drained_worker_finishes_and_leaves(bench: Bench) -> None:
+    worker = bench.worker(concurrency=1)
+    task = bench.submit("nap", 1.0)
+    _begun(bench)
+    bench.post("workers", bench.task(task.id)["worker"], "drain")
+    assert worker.wait(30) == 0
+    assert bench.task(task.id)["state"] == "succeeded"
