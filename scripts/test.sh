@@ -66,6 +66,7 @@ needs=(
   "mkfs.ext4 e2fsprogs"
   "mount mount"
   "faketime faketime"
+  "iptables iptables"
   "python3 python3"
 )
 

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
-use triarch_harness::{Acked, Cluster, Load, LoadOptions, Options, Verdict, Walls, check, until};
+use triarch_harness::{
+    Acked, Cluster, Load, LoadOptions, Options, Verdict, Walls, check, eventually, until,
+};
 
 use crate::{LoadArgs, Outcome};
 
@@ -103,6 +105,17 @@ impl Drill {
         .await;
     }
 
+    /// Waits until a submission is acknowledged that was sent after this moment.
+    pub async fn wait_acknowledged_since(&self, since: Instant) {
+        let what = "a submission is acknowledged that was sent after the faults";
+        eventually(SOON, what, async || self.load.first_acked_since(since)).await;
+    }
+
+    /// The longest time since then without an acknowledgement.
+    pub fn longest_gap_since(&self, since: Instant) -> Duration {
+        self.load.longest_gap_since(since)
+    }
+
     /// A job as the load submits it.
     pub fn probe(&self) -> Value {
         job(&check::sink_script(&self.sink), 0)
@@ -144,16 +157,9 @@ impl Drill {
     }
 
     /// As [`Drill::end`], and gives the verdict too.
-    pub async fn end_with(mut self, title: &str, findings: &[String]) -> (Outcome, Verdict) {
-        println!("stopping the load and waiting for everything that was acknowledged");
+    pub async fn end_with(self, title: &str, findings: &[String]) -> (Outcome, Verdict) {
         let lasted = self.begun.elapsed();
-        let mut acked = self.load.finish().await;
-        acked.append(&mut self.probes);
-        self.cluster.wait_ready().await;
-        let running: Vec<_> = self.cluster.running();
-        let masters: Vec<_> = running.iter().map(|id| self.cluster.api(*id)).collect();
-        let mut verdict = check::check(&masters, &acked, FINISH).await;
-        check::check_sink(&mut verdict, &self.sink, &acked);
+        let verdict = self.judge().await;
         println!("\n{title}, {} s of load", lasted.as_secs());
         for finding in findings {
             println!("  {finding}");
@@ -166,8 +172,23 @@ impl Drill {
             return (Outcome::Kept, verdict);
         }
         println!("  PROMISES WERE BROKEN");
-        self.cluster.keep();
         (Outcome::Broken, verdict)
+    }
+
+    /// Ends the load, waits for what was acknowledged, and judges it. Logs and data are kept if a promise was broken.
+    pub async fn judge(mut self) -> Verdict {
+        println!("stopping the load and waiting for everything that was acknowledged");
+        let mut acked = self.load.finish().await;
+        acked.append(&mut self.probes);
+        self.cluster.wait_ready().await;
+        let running: Vec<_> = self.cluster.running();
+        let masters: Vec<_> = running.iter().map(|id| self.cluster.api(*id)).collect();
+        let mut verdict = check::check(&masters, &acked, FINISH).await;
+        check::check_sink(&mut verdict, &self.sink, &acked);
+        if !verdict.is_good() {
+            self.cluster.keep();
+        }
+        verdict
     }
 }
 

@@ -1,6 +1,7 @@
 //! A disk whose power can be cut: a file system of its own in a file, mounted by loop device.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +11,10 @@ use anyhow::{Context, bail};
 
 /// Enough for a drill's log; the file is sparse.
 const IMAGE_BYTES: u64 = 512 << 20;
+/// What fills it is allocated in such steps, and then in blocks.
+const FILL_BYTES: [u64; 3] = [16 << 20, 1 << 20, 4 << 10];
+/// What the witness of a power cut says.
+const WITNESS: &str = "written, not synced";
 
 /// Shut the file system down as a power cut would: what is in memory alone, journal included, is gone.
 const GOING_DOWN_WITHOUT_FLUSH: u32 = 2;
@@ -27,6 +32,7 @@ pub struct Image {
     file: PathBuf,
     mount_point: PathBuf,
     mounted: bool,
+    witnesses: u32,
 }
 
 /// Why this machine cannot do it, if it cannot.
@@ -54,6 +60,7 @@ impl Image {
             file,
             mount_point,
             mounted: false,
+            witnesses: 0,
         };
         image.mount()?;
         Ok(image)
@@ -103,6 +110,75 @@ impl Image {
             });
         }
         Ok(())
+    }
+
+    /// A directory in it for a master.
+    pub fn data_dir(&self) -> PathBuf {
+        self.mount_point.join("data")
+    }
+
+    /// Writes a file that is not synced: after a power cut it must be gone, or the cut cut nothing. Each cut has one of its
+    /// own: ext4 writes out a file that replaces another of its name as soon as it is closed.
+    pub fn write_witness(&mut self) -> anyhow::Result<()> {
+        self.witnesses += 1;
+        let mut file = File::create_new(self.witness()).context("cannot write a witness")?;
+        file.write_all(WITNESS.as_bytes())?;
+        Ok(())
+    }
+
+    /// Whether the latest witness is gone, or empty.
+    pub fn witness_is_gone(&self) -> bool {
+        std::fs::read_to_string(self.witness())
+            .unwrap_or_default()
+            .is_empty()
+    }
+
+    fn witness(&self) -> PathBuf {
+        self.mount_point.join(format!("witness-{}", self.witnesses))
+    }
+
+    /// Takes all that is left of it.
+    pub fn fill(&self) -> anyhow::Result<()> {
+        let file = File::create(self.ballast()).context("cannot write what fills the disk")?;
+        let mut filled = 0;
+        for bytes in FILL_BYTES {
+            loop {
+                // SAFETY: the descriptor is open.
+                let done =
+                    unsafe { libc::fallocate(file.as_raw_fd(), 0, filled as i64, bytes as i64) };
+                if done != 0 {
+                    let error = std::io::Error::last_os_error();
+                    if error.kind() == ErrorKind::StorageFull {
+                        break;
+                    }
+                    return Err(error).context("cannot fill the disk");
+                }
+                filled += bytes;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether not one more block can be written: the error is `ENOSPC`.
+    pub fn refuses_more(&self) -> anyhow::Result<bool> {
+        let mut file = OpenOptions::new().append(true).open(self.ballast())?;
+        match file
+            .write_all(&[1; 8 << 10])
+            .and_then(|()| file.sync_data())
+        {
+            Ok(()) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::StorageFull => Ok(true),
+            Err(error) => Err(error).context("a full disk fails otherwise"),
+        }
+    }
+
+    /// Gives back what was taken.
+    pub fn free(&self) -> anyhow::Result<()> {
+        std::fs::remove_file(self.ballast()).context("cannot free the disk")
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.mount_point.join("ballast")
     }
 
     /// Unmounts it.

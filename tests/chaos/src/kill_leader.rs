@@ -1,12 +1,15 @@
 //! The leader is killed with SIGKILL under load, started again, and the next one is killed.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use rand::Rng;
 
 use crate::drill::Drill;
-use crate::measure::{Times, first_acknowledgement};
+use crate::measure::first_acknowledgement;
+use crate::plan::{Plan, Victims};
+use crate::report::Report;
 use crate::{LoadArgs, Outcome};
 
 /// Kill the leader with SIGKILL, again and again, and measure how long nobody acknowledges anything
@@ -15,6 +18,9 @@ pub struct KillLeaderArgs {
     /// How often
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     kills: u32,
+    /// Write the report as JSON, too
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -22,45 +28,70 @@ pub struct KillLeaderArgs {
 /// Between a cluster that is whole again and the next kill: at most so long, so that the kill meets any moment of the
 /// masters' own rhythms.
 const CALM_MS_MAX: u64 = 400;
+/// Finished jobs are kept in bounds, and what is forgotten cannot be judged: after so many kills a new cluster takes over.
+const KILLS_MAX: u32 = 250;
 
 impl KillLeaderArgs {
     /// Runs the drill.
     pub async fn run(self) -> anyhow::Result<Outcome> {
-        let mut drill = Drill::begin(&self.load, Vec::new()).await;
-        let mut times = Times::default();
-        for nth in 1..=self.kills {
-            let calm = Duration::from_millis(drill.random.random_range(0..=CALM_MS_MAX));
-            tokio::time::sleep(calm).await;
-            let leader = drill.cluster.wait_ready().await;
-            let survivors: Vec<_> = drill
-                .cluster
-                .ids()
-                .filter(|id| *id != leader)
-                .map(|id| drill.cluster.api(id))
-                .collect();
-            let killed = Instant::now();
-            drill.cluster.kill9(leader);
-            let (took, probes) =
-                first_acknowledgement(&survivors, killed, &format!("probe-{nth}"), || {
-                    drill.probe()
-                })
-                .await?;
-            drill.acknowledged(probes);
-            times.add(took);
+        let mut report = Report::new(format!("{} leaders killed", self.kills));
+        kill_leaders(self.kills, &self.load, &mut report).await?;
+        report.end(self.output.as_ref())
+    }
+}
+
+/// Kills so many, on as many clusters as that takes.
+pub async fn kill_leaders(kills: u32, load: &LoadArgs, report: &mut Report) -> anyhow::Result<()> {
+    let mut nth = 0;
+    while nth < kills {
+        let mut drill = Drill::begin(load, Vec::new()).await;
+        for _ in 0..KILLS_MAX.min(kills - nth) {
+            nth += 1;
+            let (leader, took) = kill_one(&mut drill, nth, report).await?;
             println!(
-                "kill {nth:>3}/{}: master {leader}; first new acknowledgement after {} ms",
-                self.kills,
+                "kill {nth:>3}/{kills}: master {leader}; first new acknowledgement after {} ms",
                 took.as_millis()
             );
-            drill.cluster.restart(leader);
-            drill.cluster.wait_caught_up(leader).await;
         }
-        let failover = format!(
-            "from kill to the first new acknowledgement: {}",
-            times.tell()
-        );
-        Ok(drill
-            .end(&format!("{} leaders killed", self.kills), &[failover])
-            .await)
+        report.verdict(drill.judge().await);
     }
+    Ok(())
+}
+
+async fn kill_one(
+    drill: &mut Drill,
+    nth: u32,
+    report: &mut Report,
+) -> anyhow::Result<(u64, Duration)> {
+    let calm = Duration::from_millis(drill.random.random_range(0..=CALM_MS_MAX));
+    tokio::time::sleep(calm).await;
+    let leader = drill.cluster.wait_ready().await;
+    let before = drill.cluster.look().await;
+    let survivors: Vec<_> = drill
+        .cluster
+        .running()
+        .into_iter()
+        .filter(|id| *id != leader)
+        .map(|id| drill.cluster.api(id))
+        .collect();
+    let killed = Instant::now();
+    drill.cluster.kill9(leader);
+    let name = format!("probe-{nth}");
+    let (took, probes) = first_acknowledgement(&survivors, killed, &name, || drill.probe()).await?;
+    drill.acknowledged(probes);
+    let after = drill.cluster.look().await;
+    let proof = match (before, after) {
+        (Some((was, _)), Some((term, now))) if now != leader && term > was => Some(format!(
+            "master {leader}, which led in term {was}, ended by signal 9; master {now} leads in term {term}"
+        )),
+        (_, _) => None,
+    };
+    let plan = Plan::Kill(Victims::Leader);
+    report.fault(plan, proof);
+    report.failover(took);
+    report.stalled(plan, took);
+    drill.cluster.restart(leader);
+    drill.cluster.wait_caught_up(leader).await;
+    report.survived();
+    Ok((leader, took))
 }

@@ -8,22 +8,36 @@ mod backup_restore;
 mod callers;
 mod clock_jumps;
 mod drill;
+mod faults;
 mod full_disk;
+mod ground;
 mod grow_shrink;
+mod hand_over;
 mod image;
 mod kill_all;
 mod kill_leader;
 mod measure;
+mod net;
 mod pause_leader;
+mod plan;
 mod power_cut;
+mod random;
+mod repeat;
 mod replace_node;
+mod report;
 mod rolling_restart;
 mod schedule_ticks;
+mod wave;
 
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use plan::{Plan, Role, Shape, Sleeper, Victims};
+use repeat::RepeatArgs;
+use tokio::signal::unix::{SignalKind, signal};
 
+/// Exit code of a run that proved nothing: a fault never took effect.
+const EXIT_NOT_EXERCISED: u8 = 4;
 /// Exit code of a drill that this machine does not allow.
 const EXIT_SKIPPED: u8 = 77;
 /// What shells give for a command ended by Ctrl-C.
@@ -34,7 +48,8 @@ const EXIT_INTERRUPTED: u8 = 130;
 #[command(
     name = "triarch-chaos",
     max_term_width = 110,
-    after_help = "Exit codes: 0 every promise was kept; 1 one was broken; 2 bad usage; 77 not possible on this machine."
+    after_help = "Exit codes: 0 every promise was kept; 1 one was broken; 2 bad usage; \
+                  4 a fault never took effect, so nothing is proved; 77 not possible on this machine."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -65,6 +80,44 @@ enum Scenario {
     FullDisk(full_disk::FullDiskArgs),
     /// Let a schedule tick every second while the leader is killed again and again, and count the jobs of each tick
     ScheduleTicks(schedule_ticks::ScheduleTicksArgs),
+    /// Kill a follower with SIGKILL, again and again
+    KillFollower(RepeatArgs),
+    /// Kill any two of the three masters at once: the third must neither lead nor acknowledge anything
+    KillTwo(RepeatArgs),
+    /// Kill all workers at once; their tasks are given to those that come
+    KillWorkers(RepeatArgs),
+    /// Kill all masters and all workers at once
+    KillEverything(RepeatArgs),
+    /// Stop the leader, a follower and a worker in turn with SIGSTOP, for up to half a minute each
+    Pause(RepeatArgs),
+    /// Cut the leader off from both followers
+    CutLeaderAlone(RepeatArgs),
+    /// Cut the leader and one follower off from the other follower
+    CutLeaderWithOne(RepeatArgs),
+    /// Let nothing arrive that the leader sends, but all that is sent to it
+    CutOneWay(RepeatArgs),
+    /// Let all arrive that the leader asks the others, but no answer
+    CutResponses(RepeatArgs),
+    /// Cut the leader off and on again, several times a second
+    CutFlapping(RepeatArgs),
+    /// Make everything late between one master and the others
+    Delay(RepeatArgs),
+    /// Lose 5 to 40 of 100 packets between one master and the others (needs root)
+    Loss(RepeatArgs),
+    /// Make every sync of one master's disk slow (needs strace)
+    SlowDisk(RepeatArgs),
+    /// Make a sync of one master's disk fail: it must end, and is started again (needs strace)
+    FailingFsync(RepeatArgs),
+    /// Cut the power of one master's disk after the other: what was not synced is gone (needs root and loop devices)
+    PowerCutOne(RepeatArgs),
+    /// Hand leadership over again and again, and measure how long nobody is acknowledged anything
+    HandOver(hand_over::HandOverArgs),
+    /// Inject faults of all kinds at random, some of them at once
+    Random(random::RandomArgs),
+    /// Kill leaders, and inject every other kind of fault, in numbers: what the figures in docs/reliability.md are made by
+    Long(random::LongArgs),
+    /// Inject faults of all kinds for as long as is told, some of them at once, some for half a minute
+    Soak(random::SoakArgs),
 }
 
 /// What every drill takes.
@@ -92,6 +145,7 @@ struct LoadArgs {
 enum Outcome {
     Kept,
     Broken,
+    NotExercised,
     Skipped,
 }
 
@@ -111,12 +165,84 @@ async fn main() -> ExitCode {
             Scenario::ClockJumps(args) => args.run().await,
             Scenario::FullDisk(args) => args.run().await,
             Scenario::ScheduleTicks(args) => args.run().await,
+            Scenario::KillFollower(args) => {
+                let plans = [Plan::Kill(Victims::Follower)];
+                args.run("followers killed", &plans, SHORT_MS).await
+            }
+            Scenario::KillTwo(args) => {
+                let plans = [Plan::Kill(Victims::TwoMasters)];
+                args.run("two masters killed at once", &plans, SHORT_MS)
+                    .await
+            }
+            Scenario::KillWorkers(args) => {
+                let plans = [Plan::Kill(Victims::Workers)];
+                args.run("all workers killed at once", &plans, SHORT_MS)
+                    .await
+            }
+            Scenario::KillEverything(args) => {
+                let plans = [Plan::Kill(Victims::Everything)];
+                args.run("everything killed at once", &plans, SHORT_MS)
+                    .await
+            }
+            Scenario::Pause(args) => {
+                let sleepers = [Sleeper::Leader, Sleeper::Follower, Sleeper::Worker];
+                let title = "leaders, followers and workers stopped with SIGSTOP";
+                args.run(title, &sleepers.map(Plan::Pause), (100, 30_000))
+                    .await
+            }
+            Scenario::CutLeaderAlone(args) => {
+                let plans = [Plan::Cut(Shape::LeaderAlone)];
+                args.run("leaders cut off from both followers", &plans, CUT_MS)
+                    .await
+            }
+            Scenario::CutLeaderWithOne(args) => {
+                let plans = [Plan::Cut(Shape::LeaderWithOne)];
+                args.run("followers cut off from the others", &plans, CUT_MS)
+                    .await
+            }
+            Scenario::CutOneWay(args) => {
+                let plans = [Plan::Cut(Shape::OneWay)];
+                args.run("leaders that are not heard", &plans, CUT_MS).await
+            }
+            Scenario::CutResponses(args) => {
+                let plans = [Plan::Cut(Shape::ResponsesOnly)];
+                args.run("leaders that get no answers", &plans, CUT_MS)
+                    .await
+            }
+            Scenario::CutFlapping(args) => {
+                let plans = [Plan::Cut(Shape::Flapping)];
+                args.run("leaders cut off on and off", &plans, CUT_MS).await
+            }
+            Scenario::Delay(args) => args.run("late messages", &both(Plan::Delay), CUT_MS).await,
+            Scenario::Loss(args) => args.run("lost packets", &both(Plan::Loss), CUT_MS).await,
+            Scenario::SlowDisk(args) => args.run("slow disks", &both(Plan::SlowDisk), CUT_MS).await,
+            Scenario::FailingFsync(args) => {
+                args.run("failing syncs", &both(Plan::FailingSync), SHORT_MS)
+                    .await
+            }
+            Scenario::PowerCutOne(args) => {
+                args.run("power cuts of one master", &both(Plan::PowerCut), SHORT_MS)
+                    .await
+            }
+            Scenario::HandOver(args) => args.run().await,
+            Scenario::Random(args) => args.run().await,
+            Scenario::Long(args) => args.run().await,
+            Scenario::Soak(args) => args.run().await,
+        }
+    };
+    let mut terminated = signal(SignalKind::terminate()).expect("signals can be waited for");
+    let mut hung_up = signal(SignalKind::hangup()).expect("signals can be waited for");
+    let interrupted = async {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminated.recv() => {}
+            _ = hung_up.recv() => {}
         }
     };
     // An interrupted drill is dropped, and with it every process and every mount.
     let outcome = tokio::select! {
         outcome = run => outcome,
-        _ = tokio::signal::ctrl_c() => {
+        () = interrupted => {
             eprintln!("interrupted; everything is stopped");
             return ExitCode::from(EXIT_INTERRUPTED);
         }
@@ -124,10 +250,20 @@ async fn main() -> ExitCode {
     match outcome {
         Ok(Outcome::Kept) => ExitCode::SUCCESS,
         Ok(Outcome::Broken) => ExitCode::FAILURE,
+        Ok(Outcome::NotExercised) => ExitCode::from(EXIT_NOT_EXERCISED),
         Ok(Outcome::Skipped) => ExitCode::from(EXIT_SKIPPED),
         Err(error) => {
             eprintln!("triarch-chaos: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// How long processes stay dead.
+const SHORT_MS: (u64, u64) = (100, 3_000);
+/// How long networks and disks stay bad.
+const CUT_MS: (u64, u64) = (500, 10_000);
+
+fn both(plan: fn(Role) -> Plan) -> [Plan; 2] {
+    [Role::Leader, Role::Follower].map(plan)
 }

@@ -47,7 +47,7 @@ pub async fn first_acknowledgement(
 }
 
 /// Times that were measured.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Times(Vec<Duration>);
 
 impl Times {
@@ -57,8 +57,30 @@ impl Times {
         self.0.sort_unstable();
     }
 
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The longest.
+    pub fn max(&self) -> Option<Duration> {
+        self.0.last().copied()
+    }
+
+    /// For machines, in milliseconds.
+    pub fn json(&self) -> Value {
+        let ms = |time: Option<Duration>| time.map(|time| time.as_millis() as u64);
+        serde_json::json!({
+            "count": self.count(),
+            "p50_ms": ms(self.percentile(50)),
+            "p90_ms": ms(self.percentile(90)),
+            "p99_ms": ms(self.percentile(99)),
+            "max_ms": ms(self.max()),
+        })
+    }
+
     /// The smallest time that at least `percent` of all are within.
-    fn percentile(&self, percent: usize) -> Option<Duration> {
+    pub fn percentile(&self, percent: usize) -> Option<Duration> {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);
         self.0.get(rank - 1).copied()
     }

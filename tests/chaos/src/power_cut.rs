@@ -5,12 +5,9 @@
 //! nothing flushed, the masters are killed, and the file systems are mounted again from what had reached the "disk".
 //! A witness file that was written and not synced must be gone: else the cut cut nothing, and the drill proves nothing.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
 use rand::Rng;
 
@@ -32,8 +29,6 @@ pub struct PowerCutArgs {
 /// Submissions between two cuts.
 const BETWEEN: usize = 100;
 const CALM_MS_MAX: u64 = 1_000;
-/// What a witness says.
-const WITNESS: &str = "written, not synced";
 
 impl PowerCutArgs {
     /// Runs the drill.
@@ -57,18 +52,15 @@ impl PowerCutArgs {
                 Err(error) => return Err(error),
             }
         }
-        let data_dirs = images
-            .iter()
-            .map(|image| image.path().join("data"))
-            .collect();
+        let data_dirs = images.iter().map(Image::data_dir).collect();
         let mut drill = Drill::begin(&self.load, data_dirs).await;
         let mut times = Times::default();
         for nth in 1..=self.cuts {
             drill.wait_acknowledged(BETWEEN).await;
             let calm = Duration::from_millis(drill.random.random_range(0..=CALM_MS_MAX));
             tokio::time::sleep(calm).await;
-            for image in &images {
-                write_witness(image.path(), nth)?;
+            for image in &mut images {
+                image.write_witness()?;
             }
             for image in &images {
                 image.cut()?;
@@ -79,7 +71,11 @@ impl PowerCutArgs {
             for image in &mut images {
                 image.unmount()?;
                 image.mount()?;
-                check_witness(image.path(), nth)?;
+                ensure!(
+                    image.witness_is_gone(),
+                    "what was never synced survived on {}: the power was not really cut, so nothing is proved",
+                    image.path().display()
+                );
             }
             let started = Instant::now();
             for node in drill.cluster.ids() {
@@ -99,25 +95,4 @@ impl PowerCutArgs {
             .end(&format!("power cut {} times", self.cuts), &[ready])
             .await)
     }
-}
-
-/// Each cut has one of its own: ext4 writes out a file that replaces another of its name as soon as it is closed.
-fn write_witness(disk: &Path, cut: u32) -> anyhow::Result<()> {
-    let mut file = File::create_new(witness(disk, cut)).context("cannot write a witness")?;
-    file.write_all(WITNESS.as_bytes())?;
-    Ok(())
-}
-
-fn check_witness(disk: &Path, cut: u32) -> anyhow::Result<()> {
-    let found = std::fs::read_to_string(witness(disk, cut)).unwrap_or_default();
-    ensure!(
-        found.is_empty(),
-        "what was never synced survived on {}: the power was not really cut, so nothing is proved",
-        disk.display()
-    );
-    Ok(())
-}
-
-fn witness(disk: &Path, cut: u32) -> PathBuf {
-    disk.join(format!("witness-{cut}"))
 }

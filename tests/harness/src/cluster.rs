@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::binary::triarch;
 use crate::command::Cli;
 use crate::http::{self, Api, Call, Reply};
-use crate::place::{self, PORT_BASE};
+use crate::place::{self, PORT_BASE, Place};
 use crate::process::{self, MARK, Process};
 use crate::wait::{eventually, until};
 use crate::wall::Walls;
@@ -25,9 +25,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// For one node to say whether it is ready.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Set, it keeps the logs and the data of every cluster, also of those with which all went well.
 /// Log entries between two comparisons of the masters' tables.
 const CHECK_EVERY: &str = "32";
+/// Set, it keeps the logs and the data of every cluster, also of those with which all went well.
 const KEEP: &str = "TRIARCH_TEST_KEEP";
 
 /// What is special about a cluster.
@@ -43,6 +43,8 @@ pub struct Options {
     pub more: Vec<String>,
     /// The wall clocks they go by, if not the machine's.
     pub walls: Option<Walls>,
+    /// Where each master runs; all on one loopback address of the cluster's own if empty.
+    pub places: Vec<Place>,
 }
 
 impl Default for Options {
@@ -53,8 +55,17 @@ impl Default for Options {
             data_dirs: Vec::new(),
             more: Vec::new(),
             walls: None,
+            places: Vec::new(),
         }
     }
+}
+
+/// A worker's process, and what it was started with.
+#[derive(Debug)]
+struct Worker {
+    process: Process,
+    masters: String,
+    more: Vec<String>,
 }
 
 /// See the module. Dropping it kills everything and removes the directories, or keeps them if something went wrong.
@@ -66,7 +77,7 @@ pub struct Cluster {
     mark: String,
     client: reqwest::Client,
     nodes: Vec<Process>,
-    workers: Vec<Process>,
+    workers: Vec<Worker>,
     keep: bool,
     _place: SemaphorePermit<'static>,
 }
@@ -134,9 +145,24 @@ impl Cluster {
         self.root().join("logs").join(format!("{name}.log"))
     }
 
-    /// `host:port` of a master.
+    fn place(&self, node: u64) -> Option<&Place> {
+        self.options.places.get(node as usize - 1)
+    }
+
+    /// `host:port` of a master, for whoever asks it from here.
     pub fn addr(&self, node: u64) -> String {
-        format!("{}:{}", self.address, u64::from(PORT_BASE) + node)
+        match self.place(node) {
+            Some(place) => place.listen.to_string(),
+            None => format!("{}:{}", self.address, u64::from(PORT_BASE) + node),
+        }
+    }
+
+    /// `host:port` of a master, for the other masters and for workers that are sent to it.
+    pub fn reached_at(&self, node: u64) -> String {
+        match self.place(node) {
+            Some(place) => place.reached_at.to_string(),
+            None => self.addr(node),
+        }
     }
 
     /// Base URL of a master.
@@ -158,7 +184,7 @@ impl Cluster {
     /// The value of `--cluster`: those that form it.
     pub fn members(&self) -> String {
         let members: Vec<String> = (1..=self.options.nodes)
-            .map(|id| format!("{id}={}", self.addr(id)))
+            .map(|id| format!("{id}={}", self.reached_at(id)))
             .collect();
         members.join(",")
     }
@@ -183,6 +209,12 @@ impl Cluster {
             .args(&self.options.more);
         if let Some(walls) = &self.options.walls {
             walls.apply(&mut command, node);
+        }
+        if let Some(namespace) = self
+            .place(node)
+            .and_then(|place| place.namespace.as_deref())
+        {
+            process::enter_namespace(&mut command, namespace);
         }
         command
     }
@@ -224,7 +256,7 @@ impl Cluster {
 
     /// As `triarch cluster add` takes a master.
     pub fn named(&self, node: u64) -> String {
-        format!("{node}={}", self.addr(node))
+        format!("{node}={}", self.reached_at(node))
     }
 
     /// Starts another process of this cluster; it is the caller's.
@@ -364,6 +396,15 @@ impl Cluster {
         .await
     }
 
+    /// Term and leader as the running masters see them now, by the latest term; nothing is waited for.
+    pub async fn look(&mut self) -> Option<(u64, u64)> {
+        let mut latest = None;
+        for id in self.running() {
+            latest = latest.max(believed(&self.api(id)).await);
+        }
+        latest
+    }
+
     /// The leader, once it is another one than `old`.
     pub async fn leader_other_than(&mut self, old: u64) -> u64 {
         let running: Vec<u64> = self.running().into_iter().filter(|id| *id != old).collect();
@@ -422,14 +463,40 @@ impl Cluster {
     /// Starts a worker process that knows these masters; returns its place among this cluster's workers.
     pub fn worker_of(&mut self, masters: &str, more: &[&str]) -> usize {
         let place = self.workers.len();
+        let more: Vec<String> = more.iter().map(|one| (*one).to_owned()).collect();
+        let process = self.spawn_worker(place, masters, &more);
+        self.workers.push(Worker {
+            process,
+            masters: masters.to_owned(),
+            more,
+        });
+        place
+    }
+
+    fn spawn_worker(&self, place: usize, masters: &str, more: &[String]) -> Process {
         let name = format!("worker-{}", place + 1);
         let mut command = self.marked(triarch());
         command
             .args(["worker", "--masters", masters, "--name", &name])
             .args(more);
-        let process = self.spawn(&name, command);
-        self.workers.push(process);
-        place
+        self.spawn(&name, command)
+    }
+
+    /// Starts a worker again that has ended, with the command it had.
+    pub fn restart_worker(&mut self, place: usize) {
+        assert!(
+            self.worker_process(place).ended().is_some(),
+            "worker {} still runs",
+            place + 1
+        );
+        let worker = &self.workers[place];
+        let process = self.spawn_worker(place, &worker.masters, &worker.more);
+        self.workers[place].process = process;
+    }
+
+    /// How many workers were started.
+    pub fn worker_count(&self) -> usize {
+        self.workers.len()
     }
 
     /// Starts a worker process that knows all masters.
@@ -440,7 +507,7 @@ impl Cluster {
 
     /// A worker's process.
     pub fn worker_process(&mut self, place: usize) -> &mut Process {
-        &mut self.workers[place]
+        &mut self.workers[place].process
     }
 
     /// Waits until so many workers are live, and gives them.
@@ -472,7 +539,8 @@ impl Cluster {
 
     /// The end of every log.
     pub fn last_words(&self) -> String {
-        let all = self.nodes.iter().chain(&self.workers);
+        let workers = self.workers.iter().map(|worker| &worker.process);
+        let all = self.nodes.iter().chain(workers);
         all.map(Process::last_words).collect::<Vec<_>>().join("\n")
     }
 }
@@ -494,7 +562,8 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             eprintln!("{}", self.last_words());
         }
-        for process in self.workers.iter_mut().chain(&mut self.nodes) {
+        let workers = self.workers.iter_mut().map(|worker| &mut worker.process);
+        for process in workers.chain(&mut self.nodes) {
             process.kill9();
         }
         process::kill_marked(&self.mark);

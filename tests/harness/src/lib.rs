@@ -36,6 +36,7 @@ pub use exposition::Exposition;
 pub use hand::{Hand, Lease};
 pub use http::{Api, Reply};
 pub use load::{Acked, Load, LoadOptions};
+pub use place::Place;
 pub use process::Process;
 pub use small_disk::SmallDisk;
 pub use wait::{eventually, until};

@@ -100,6 +100,27 @@ impl Load {
         self.book().clone()
     }
 
+    /// When the first submission was acknowledged that was sent after `since`.
+    pub fn first_acked_since(&self, since: Instant) -> Option<Instant> {
+        let book = self.book();
+        // Acknowledgements are in the book in their order, but for a moment.
+        let late = book.iter().rev().take_while(|one| one.acked >= since);
+        late.filter(|one| one.sent >= since)
+            .map(|one| one.acked)
+            .min()
+    }
+
+    /// The longest time since then without an acknowledgement.
+    pub fn longest_gap_since(&self, since: Instant) -> Duration {
+        let book = self.book();
+        let late = book.iter().rev().take_while(|one| one.acked >= since);
+        let mut moments: Vec<Instant> = late.map(|one| one.acked).collect();
+        moments.push(since);
+        moments.sort_unstable();
+        let gaps = moments.windows(2).map(|pair| pair[1] - pair[0]);
+        gaps.max().unwrap_or_default()
+    }
+
     fn book(&self) -> std::sync::MutexGuard<'_, Vec<Acked>> {
         self.book.lock().expect("no submitter panics with the book")
     }

@@ -1,10 +1,22 @@
 //! Addresses that nobody else uses.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Masters listen from here on; below what the system gives to outgoing connections.
 pub const PORT_BASE: u16 = 7_100;
+
+/// Where a master runs, if not on a loopback address of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// What it listens on, and where tests and clients reach it.
+    pub listen: SocketAddr,
+    /// Where the other masters reach it, and workers that are sent to it: another address where something stands between.
+    pub reached_at: SocketAddr,
+    /// The network namespace it lives in, as `ip netns` names it.
+    pub namespace: Option<PathBuf>,
+}
 
 /// A loopback address of its own for each cluster, so that no two clusters, of however many test processes, meet on a
 /// port. Linux answers on all of 127.0.0.0/8.

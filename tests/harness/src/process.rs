@@ -62,6 +62,13 @@ impl Process {
         self.ended
     }
 
+    /// What the kernel says it is doing: `R` runs, `S` sleeps, `T` is stopped, `Z` has ended; `None` if it is gone.
+    pub fn kernel_state(&self) -> Option<char> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+        // The name before it may hold anything, parentheses too.
+        stat.rsplit_once(") ")?.1.chars().next()
+    }
+
     /// Whether it runs and is not stopped.
     pub fn is_running(&mut self) -> bool {
         !self.stopped && self.ended().is_none()
@@ -159,6 +166,23 @@ fn die_with_parent(command: &mut Command) {
         Ok(())
     };
     // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe {
+        command.pre_exec(in_child);
+    }
+}
+
+/// Has the child live in this network namespace: a file that `ip netns add` has made. Takes root.
+pub fn enter_namespace(command: &mut Command, namespace: &Path) {
+    let opened = std::fs::File::open(namespace);
+    let file =
+        opened.unwrap_or_else(|error| panic!("cannot open {}: {error}", namespace.display()));
+    let in_child = move || {
+        Ok(nix::sched::setns(
+            &file,
+            nix::sched::CloneFlags::CLONE_NEWNET,
+        )?)
+    };
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
     unsafe {
         command.pre_exec(in_child);
     }

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Cuts the leader off from both followers under load (--times 5): in network namespaces as root, else by proxies
+# (--network wires).
+# See --help for the options and the exit codes.
+exec "$(dirname "$0")/start.sh" cut-leader-alone "$@"

@@ -1,0 +1,63 @@
+//! One master's wall clock jumps, and is right again later.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rand::Rng;
+use reqwest::Method;
+
+use crate::faults::Fault;
+use crate::ground::Ground;
+
+/// How far it jumps, ahead or behind.
+const JUMP_S: std::ops::RangeInclusive<i64> = 60..=24 * 3_600;
+/// What it finds itself may differ by so much from what it was set to.
+const CLOSE_MS: i64 = 1_500;
+
+/// See the module.
+pub struct ClockJump {
+    master: u64,
+    ahead_s: i64,
+}
+
+impl ClockJump {
+    /// Of this master.
+    pub fn new(master: u64) -> Self {
+        Self { master, ahead_s: 0 }
+    }
+}
+
+#[async_trait(?Send)]
+impl Fault for ClockJump {
+    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
+        let jump_s = ground.drill.random.random_range(JUMP_S);
+        self.ahead_s = if ground.drill.random.random() {
+            jump_s
+        } else {
+            -jump_s
+        };
+        ground.walls()?.set(self.master, self.ahead_s);
+        Ok(())
+    }
+
+    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
+        let api = ground.drill.cluster.api(self.master);
+        let status = api
+            .call(Method::GET, "/v1/cluster?consistency=stale")
+            .send()
+            .await;
+        let found_ms = status
+            .ok()
+            .and_then(|status| status.json()["clock_ahead_ms"].as_i64());
+        let close = |ms: &i64| (ms - self.ahead_s * 1_000).abs() <= CLOSE_MS;
+        let (master, ahead_s) = (self.master, self.ahead_s);
+        Ok(found_ms.filter(close).map(|ms| {
+            format!("master {master}: its clock was set {ahead_s:+} s off; it found {ms:+} ms")
+        }))
+    }
+
+    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
+        ground.walls()?.set(self.master, 0);
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! What one master and the others say to each other arrives late, more or less.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rand::Rng;
+
+use crate::faults::Fault;
+use crate::ground::Ground;
+use crate::net::wires::Late;
+use crate::plan::Roles;
+
+/// How late each way. A leader's heartbeats are 80 ms apart, and silence of 200 ms may cost it its office.
+const LATE_MS: std::ops::RangeInclusive<u64> = 10..=120;
+
+/// See the module.
+pub struct Delay {
+    master: u64,
+    others: Vec<u64>,
+    late: Late,
+}
+
+impl Delay {
+    /// Between this master and the others.
+    pub fn new(master: u64, roles: &Roles) -> Self {
+        Self {
+            master,
+            others: roles.all().into_iter().filter(|id| *id != master).collect(),
+            late: Late::default(),
+        }
+    }
+}
+
+#[async_trait(?Send)]
+impl Fault for Delay {
+    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
+        let least = ground.drill.random.random_range(LATE_MS);
+        self.late = Late {
+            least: Duration::from_millis(least),
+            jitter: Duration::from_millis(least / 2),
+        };
+        ground.net.delay(self.master, &self.others, self.late)
+    }
+
+    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
+        let held = ground.net.held_back().await?;
+        let told = format!(
+            "master {}: {held} pieces came {} to {} ms late",
+            self.master,
+            self.late.least.as_millis(),
+            (self.late.least + self.late.jitter).as_millis()
+        );
+        Ok((held > 0).then_some(told))
+    }
+
+    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
+        ground.net.heal().await
+    }
+}

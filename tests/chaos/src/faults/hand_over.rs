@@ -1,0 +1,56 @@
+//! The leader is told to hand over to a follower. Nothing is to be healed.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::faults::Fault;
+use crate::ground::Ground;
+use crate::plan::Roles;
+
+/// See the module.
+pub struct HandOver {
+    from: u64,
+    to: u64,
+    answer: u16,
+}
+
+impl HandOver {
+    /// From whoever leads now to one of the others.
+    pub fn new(roles: &Roles) -> Self {
+        Self {
+            from: roles.leader,
+            to: roles.followers[0],
+            answer: 0,
+        }
+    }
+}
+
+#[async_trait(?Send)]
+impl Fault for HandOver {
+    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
+        let api = ground.drill.cluster.api(self.from);
+        let call = api.call(Method::POST, "/v1/cluster/transfer-leader");
+        let answer = call.json(&json!({"to": self.to})).send().await;
+        self.answer = answer.map_err(anyhow::Error::msg)?.status;
+        Ok(())
+    }
+
+    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
+        let seen = ground.drill.cluster.look().await;
+        Ok(seen
+            .filter(|(_, leader)| *leader == self.to)
+            .map(|(term, leader)| {
+                let Self { from, answer, .. } = self;
+                format!(
+                    "asked master {from}, answered {answer}: master {leader} leads in term {term}"
+                )
+            }))
+    }
+
+    async fn heal(&mut self, _: &mut Ground) -> anyhow::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,50 @@
+//! Packets between one master and the others are lost at random.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rand::Rng;
+
+use crate::faults::Fault;
+use crate::ground::Ground;
+use crate::plan::Roles;
+
+/// Of a hundred packets, so many are lost.
+const PERCENT: std::ops::RangeInclusive<u32> = 5..=40;
+
+/// See the module.
+pub struct Loss {
+    master: u64,
+    others: Vec<u64>,
+    percent: u32,
+}
+
+impl Loss {
+    /// Between this master and the others.
+    pub fn new(master: u64, roles: &Roles) -> Self {
+        Self {
+            master,
+            others: roles.all().into_iter().filter(|id| *id != master).collect(),
+            percent: 0,
+        }
+    }
+}
+
+#[async_trait(?Send)]
+impl Fault for Loss {
+    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
+        self.percent = ground.drill.random.random_range(PERCENT);
+        ground.net.lose(self.master, &self.others, self.percent)
+    }
+
+    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
+        let dropped = ground.net.held_back().await?;
+        let (master, percent) = (self.master, self.percent);
+        let told = format!("master {master}: {dropped} packets dropped, {percent} of 100");
+        Ok((dropped > 0).then_some(told))
+    }
+
+    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
+        ground.net.heal().await
+    }
+}

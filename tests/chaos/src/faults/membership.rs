@@ -1,0 +1,64 @@
+//! A fourth master is brought in; healed by taking it out again.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use reqwest::Method;
+
+use crate::faults::Fault;
+use crate::ground::Ground;
+
+/// See the module.
+#[derive(Default)]
+pub struct FourthMaster {
+    new: Option<u64>,
+}
+
+#[async_trait(?Send)]
+impl Fault for FourthMaster {
+    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
+        ground.take_spare()?;
+        let cluster = &mut ground.drill.cluster;
+        let new = cluster.start_waiting().await;
+        self.new = Some(new);
+        let cli = cluster.cli();
+        cli.run(&["cluster", "add", &cluster.named(new)])
+            .await
+            .expect(0);
+        Ok(())
+    }
+
+    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
+        let new = self.new.context("it was injected")?;
+        let Some((_, leader)) = ground.drill.cluster.look().await else {
+            return Ok(None);
+        };
+        let api = ground.drill.cluster.api(leader);
+        let Ok(status) = api.call(Method::GET, "/v1/cluster").send().await else {
+            return Ok(None);
+        };
+        let nodes = status.json()["nodes"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let voters: Vec<u64> = nodes
+            .iter()
+            .filter(|node| node["role"] == "voter")
+            .filter_map(|node| node["id"].as_u64())
+            .collect();
+        let told = format!("the leader counts the voters {voters:?}");
+        Ok(voters.contains(&new).then_some(told))
+    }
+
+    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
+        let new = self.new.context("it was injected")?;
+        let cluster = &mut ground.drill.cluster;
+        let cli = cluster.cli();
+        cli.run(&["cluster", "remove", &new.to_string()])
+            .await
+            .expect(0);
+        cluster.terminate(new).await;
+        Ok(())
+    }
+}

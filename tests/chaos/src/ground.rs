@@ -1,0 +1,259 @@
+//! What faults are done to: a cluster under load, with a network, disks and clocks that can be hurt.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use rand::seq::SliceRandom;
+use reqwest::Method;
+use triarch_harness::{Exposition, Options, Walls, until};
+
+use crate::LoadArgs;
+use crate::drill::Drill;
+use crate::image::{self, Image};
+use crate::net::{Net, NetworkKind, namespaces};
+use crate::plan::{Plan, Roles};
+
+/// Masters that may be brought in, besides the three.
+const SPARE_MASTERS: u64 = 8;
+/// For a wall clock to be seen to be right again.
+const SOON: Duration = Duration::from_secs(30);
+
+/// How the cluster that is hurt is made.
+#[derive(Debug, Clone, Args)]
+pub struct GroundArgs {
+    /// What is between the masters; namespaces where they can be had, unless told
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub network: Option<NetworkKind>,
+    /// A worker silent for this long is lost
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(500..=600_000))]
+    pub lease_ms: u64,
+}
+
+/// What a scenario needs of the ground.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Masters that can be cut off from each other.
+    Cuts,
+    /// … and reached late.
+    Wires,
+    /// … and whose packets get lost.
+    Namespaces,
+    /// A disk for each master.
+    Disks,
+    /// A wall clock for each master.
+    Walls,
+    /// strace.
+    Strace,
+}
+
+/// See the module. What is dropped first stands first.
+pub struct Ground {
+    /// The cluster and its load.
+    pub drill: Drill,
+    /// Between the masters.
+    pub net: Net,
+    disks: Vec<Image>,
+    walls: Option<Walls>,
+    spare: u64,
+    _dir: tempfile::TempDir,
+}
+
+/// How often a log was synced, and how long that took in all, by the master's own count.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Syncs {
+    pub count: f64,
+    pub seconds: f64,
+}
+
+impl Plan {
+    /// What it needs.
+    pub fn needs(self) -> Option<Need> {
+        match self {
+            Plan::Cut(_) => Some(Need::Cuts),
+            Plan::Delay(_) => Some(Need::Wires),
+            Plan::Loss(_) => Some(Need::Namespaces),
+            Plan::FullDisk(_) | Plan::PowerCut(_) => Some(Need::Disks),
+            Plan::ClockJump(_) => Some(Need::Walls),
+            Plan::SlowDisk(_) | Plan::FailingSync(_) => Some(Need::Strace),
+            Plan::Kill(_)
+            | Plan::Pause(_)
+            | Plan::Restart(_)
+            | Plan::Membership
+            | Plan::HandOver => None,
+        }
+    }
+}
+
+/// Why this machine cannot give it, if it cannot.
+pub fn obstacle(need: Need, network: NetworkKind) -> Option<String> {
+    match need {
+        Need::Cuts => {
+            (network == NetworkKind::Plain).then(|| "a plain network cannot be cut".to_owned())
+        }
+        Need::Wires => {
+            (network != NetworkKind::Wires).then(|| "delays need --network wires".to_owned())
+        }
+        Need::Namespaces if network != NetworkKind::Namespaces => {
+            Some("losses need --network namespaces, which needs root and iptables".to_owned())
+        }
+        Need::Namespaces => namespaces::obstacle(),
+        Need::Disks => image::obstacle(),
+        Need::Walls => {
+            let missing = Walls::within(Path::new("/nonexistent")).is_none();
+            missing.then(|| "libfaketime is not installed (Debian package faketime)".to_owned())
+        }
+        Need::Strace => {
+            let found = std::process::Command::new("strace").arg("-V").output();
+            found
+                .is_err()
+                .then(|| "strace is not installed (Debian package strace)".to_owned())
+        }
+    }
+}
+
+impl GroundArgs {
+    /// The network that is taken if this one may be chosen.
+    pub fn network(&self, needs: &BTreeSet<Need>) -> NetworkKind {
+        if let Some(told) = self.network {
+            return told;
+        }
+        let wires = needs.contains(&Need::Wires);
+        let cut = needs.contains(&Need::Cuts) || needs.contains(&Need::Namespaces);
+        match (wires, cut) {
+            (false, false) => NetworkKind::Plain,
+            (true, _) => NetworkKind::Wires,
+            (false, true) if namespaces::obstacle().is_none() => NetworkKind::Namespaces,
+            (false, true) => NetworkKind::Wires,
+        }
+    }
+}
+
+impl Ground {
+    /// Starts a cluster under load on which these can be had.
+    pub async fn make(
+        args: &GroundArgs,
+        load: &LoadArgs,
+        network: NetworkKind,
+        needs: &BTreeSet<Need>,
+    ) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("triarch-ground-")
+            .tempdir()?;
+        let disks = if needs.contains(&Need::Disks) {
+            let make = |id| Image::make(dir.path(), &format!("disk-{id}"));
+            (1..=3).map(make).collect::<anyhow::Result<Vec<_>>>()?
+        } else {
+            Vec::new()
+        };
+        let walls = if needs.contains(&Need::Walls) {
+            Some(Walls::within(dir.path()).context("libfaketime is not installed")?)
+        } else {
+            None
+        };
+        let net = Net::make(network, 3 + SPARE_MASTERS).await?;
+        let options = Options {
+            data_dirs: disks.iter().map(Image::data_dir).collect(),
+            walls: walls.clone(),
+            places: net.places(),
+            lease_ms: args.lease_ms,
+            ..Options::default()
+        };
+        println!("masters meet by a network of kind: {}", net.name());
+        let drill = Drill::begin_with(load, options, 3).await;
+        Ok(Self {
+            drill,
+            net,
+            disks,
+            walls,
+            spare: SPARE_MASTERS,
+            _dir: dir,
+        })
+    }
+
+    /// Who leads and who follows, of the first three, all of them being well.
+    pub async fn roles(&mut self) -> Roles {
+        let leader = self.drill.cluster.wait_ready().await;
+        let mut followers: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+        followers.shuffle(&mut self.drill.random);
+        Roles { leader, followers }
+    }
+
+    /// A master's disk.
+    pub fn disk(&mut self, master: u64) -> anyhow::Result<&mut Image> {
+        let disk = self.disks.get_mut(master as usize - 1);
+        disk.with_context(|| format!("master {master} has no disk of its own"))
+    }
+
+    /// The masters' wall clocks.
+    pub fn walls(&self) -> anyhow::Result<&Walls> {
+        self.walls
+            .as_ref()
+            .context("the masters go by the machine's clock")
+    }
+
+    /// What a master has measured of its syncs so far; `None` if it does not answer.
+    pub async fn syncs(&self, master: u64) -> Option<Syncs> {
+        let api = self.drill.cluster.api(master);
+        let call = api
+            .call(Method::GET, "/metrics")
+            .timeout(Duration::from_secs(2));
+        let told = Exposition::read(&call.send().await.ok()?.text).ok()?;
+        Some(Syncs {
+            count: told.sum("triarch_log_sync_seconds_count", &[])?,
+            seconds: told.sum("triarch_log_sync_seconds_sum", &[])?,
+        })
+    }
+
+    /// Whether one more master may be brought in.
+    pub fn has_spare(&self) -> bool {
+        self.spare > 0
+    }
+
+    /// One more master is brought in.
+    pub fn take_spare(&mut self) -> anyhow::Result<()> {
+        ensure!(self.spare > 0, "no place is left for another master");
+        self.spare -= 1;
+        Ok(())
+    }
+
+    /// Waits until the cluster is well: the three run, agree on a leader, have caught up, and go by clocks that are right.
+    pub async fn settle(&mut self) -> anyhow::Result<()> {
+        for master in 1..=3 {
+            if let Some(status) = self.drill.cluster.node(master).ended() {
+                bail!(
+                    "master {master} ended by itself: {status}\n{}",
+                    self.drill.cluster.last_words()
+                );
+            }
+        }
+        self.drill.cluster.wait_ready().await;
+        for master in 1..=3 {
+            self.drill.cluster.wait_caught_up(master).await;
+        }
+        if self.walls.is_some() {
+            for master in 1..=3 {
+                self.wait_clock_right(master).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn wait_clock_right(&self, master: u64) {
+        let api = self.drill.cluster.api(master);
+        let what = format!("master {master} finds its clock right");
+        until(SOON, what, async || {
+            let status = api
+                .call(Method::GET, "/v1/cluster?consistency=stale")
+                .send();
+            let Ok(status) = status.await else {
+                return false;
+            };
+            let found_ms = status.json()["clock_ahead_ms"].as_i64();
+            found_ms.is_some_and(|found_ms| found_ms.abs() <= 1_500)
+        })
+        .await;
+    }
+}

@@ -1,0 +1,139 @@
+//! Leadership is handed over again and again while programs use the cluster: no call of theirs may fail.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use clap::Args;
+use rand::Rng;
+use serde_json::json;
+
+use crate::callers::Callers;
+use crate::ground::{Ground, GroundArgs};
+use crate::measure::Times;
+use crate::net::NetworkKind;
+use crate::plan::Plan;
+use crate::repeat::end;
+use crate::report::Report;
+use crate::{LoadArgs, Outcome};
+
+/// Hand leadership over again and again, and measure how long nobody is acknowledged anything
+#[derive(Debug, Args)]
+pub struct HandOverArgs {
+    /// How often
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    times: u32,
+    /// Programs that use the Rust client
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    callers: u16,
+    /// Write the report as JSON, too
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    ground: GroundArgs,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Between two hand-overs.
+const CALM_MS: std::ops::RangeInclusive<u64> = 200..=600;
+/// For the other master to lead.
+const LEADS: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(5);
+
+impl HandOverArgs {
+    /// Runs the drill.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let mut report = Report::new(format!("leadership handed over {} times", self.times));
+        let needs = std::collections::BTreeSet::new();
+        let network = self.ground.network.unwrap_or(NetworkKind::Plain);
+        let mut ground = Ground::make(&self.ground, &self.load, network, &needs).await?;
+        let callers = Callers::start(self.callers, &ground.drill.cluster, &ground.drill.probe())?;
+        let (mut windows, mut asked) = (Vec::new(), Times::default());
+        for nth in 1..=self.times {
+            let calm = ground.drill.random.random_range(CALM_MS);
+            tokio::time::sleep(Duration::from_millis(calm)).await;
+            let roles = ground.roles().await;
+            let mut fault = Plan::HandOver.make(&roles);
+            let begun = Instant::now();
+            fault.inject(&mut ground, Duration::ZERO).await?;
+            asked.add(begun.elapsed());
+            let proof = loop {
+                let proof = fault.proof(&mut ground).await?;
+                if proof.is_some() || begun.elapsed() > LEADS {
+                    break proof;
+                }
+                tokio::time::sleep(LOOK).await;
+            };
+            windows.push((begun, Instant::now()));
+            report.fault(Plan::HandOver, proof);
+            if nth % 10 == 0 {
+                println!("{nth:>3}/{} hand-overs", self.times);
+            }
+        }
+        ground.settle().await?;
+        report.survived();
+        let calls = callers.finish().await?;
+        ensure!(calls.made > 0, "nothing was called");
+        let everything = ground.drill.everything();
+        let acked = everything.iter().chain(&calls.acked);
+        let moments: Vec<Instant> = acked.map(|one| one.acked).collect();
+        for gap in gaps(moments, &windows) {
+            report.stalled(Plan::HandOver, gap);
+        }
+        report.finding(
+            format!(
+                "from the request to hand over to its answer: {}",
+                asked.tell()
+            ),
+            "hand_over_answer",
+            asked.json(),
+        );
+        report.finding(calls.tell(), "calls", json!(calls.made));
+        for failed in calls.failed.iter().take(10) {
+            println!("FAILED {failed}");
+        }
+        let failed = json!(calls.failed.len());
+        if calls.failed.is_empty() {
+            report.finding("no call of a client failed", "calls_failed", failed);
+        } else {
+            let words = format!("{} calls of clients failed", calls.failed.len());
+            report.broken(words, "calls_failed", failed);
+        }
+        ground.drill.acknowledged(calls.acked);
+        end(ground, &mut report).await;
+        report.end(self.output.as_ref())
+    }
+}
+
+/// For each window, the longest time between two of these moments that touches it.
+fn gaps(mut moments: Vec<Instant>, windows: &[(Instant, Instant)]) -> Vec<Duration> {
+    moments.sort_unstable();
+    let longest = |(from, to): &(Instant, Instant)| {
+        let first = moments
+            .partition_point(|moment| moment <= from)
+            .saturating_sub(1);
+        let pairs = moments[first..].windows(2);
+        let touching = pairs.take_while(|pair| pair[0] < *to);
+        touching.map(|pair| pair[1] - pair[0]).max()
+    };
+    windows.iter().filter_map(longest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_belongs_to_the_windows_it_touches() {
+        let zero = Instant::now();
+        let at = |ms: u64| zero + Duration::from_millis(ms);
+        let moments = [0, 10, 50, 60, 200, 210].map(at).to_vec();
+        let windows = [(at(20), at(30)), (at(52), at(61)), (at(202), at(205))];
+        let found: Vec<u128> = gaps(moments, &windows)
+            .iter()
+            .map(Duration::as_millis)
+            .collect();
+        assert_eq!(found, [40, 140, 10]);
+    }
+}

@@ -1,0 +1,183 @@
+//! Whose socket is at the other end of a connection: which master asks.
+//!
+//! The kernel is asked for the socket (by netlink, as `ss` does), and the processes that this one has started for theirs.
+//! So the proxies need not understand what masters say to each other.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Mutex;
+
+use anyhow::Context;
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLMSG_HEADER_BYTES: usize = 16;
+const REQUEST_BYTES: usize = NLMSG_HEADER_BYTES + 56;
+/// Of `struct inet_diag_msg`, behind the message's header.
+const INODE_AT: usize = NLMSG_HEADER_BYTES + 68;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A master of the cluster.
+    Master(u64),
+    /// A worker or a client.
+    Outsider,
+    /// It has hung up already.
+    Gone,
+}
+
+/// The masters' processes, as far as they are known.
+#[derive(Debug, Default)]
+pub struct Askers {
+    masters: Mutex<HashMap<u32, u64>>,
+}
+
+impl Askers {
+    /// Who has connected from `peer` to `own`.
+    pub fn find(&self, peer: SocketAddr, own: SocketAddr) -> anyhow::Result<Asker> {
+        let Some(inode) = inode(peer, own)? else {
+            return Ok(Asker::Gone);
+        };
+        let wanted = format!("socket:[{inode}]");
+        let known = self.masters.lock().expect("nobody panics with it").clone();
+        if let Some(node) = owner(&known, &wanted) {
+            return Ok(Asker::Master(node));
+        }
+        let present = masters()?;
+        let found = owner(&present, &wanted);
+        *self.masters.lock().expect("nobody panics with it") = present;
+        Ok(found.map_or(Asker::Outsider, Asker::Master))
+    }
+}
+
+fn owner(masters: &HashMap<u32, u64>, socket: &str) -> Option<u64> {
+    masters.iter().find_map(|(pid, node)| {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let mut links = open
+            .flatten()
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        links
+            .any(|link| link.to_str() == Some(socket))
+            .then_some(*node)
+    })
+}
+
+/// The masters among this process's children, by pid.
+fn masters() -> anyhow::Result<HashMap<u32, u64>> {
+    let mut found = HashMap::new();
+    for thread in std::fs::read_dir("/proc/self/task")?.flatten() {
+        let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        for pid in children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+        {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = line
+                .split(|byte| *byte == 0)
+                .skip_while(|word| *word != b"server");
+            let id = words.by_ref().skip_while(|word| *word != b"--id").nth(1);
+            let id = id.and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
+            if let Some(id) = id {
+                found.insert(pid, id);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The inode of the TCP socket that is bound to `local` and connected to `remote`; `None` if there is none.
+fn inode(local: SocketAddr, remote: SocketAddr) -> anyhow::Result<Option<u32>> {
+    // SAFETY: the call takes no pointers.
+    let fd = unsafe {
+        libc::socket(
+            libc::AF_NETLINK,
+            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
+            libc::NETLINK_SOCK_DIAG,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error()).context("the kernel cannot be asked for sockets");
+    }
+    // SAFETY: just opened, and owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let request = request(local, remote);
+    // SAFETY: the buffer is as long as is said.
+    let sent = unsafe { libc::send(fd, request.as_ptr().cast(), request.len(), 0) };
+    if sent < 0 {
+        return Err(io::Error::last_os_error()).context("the kernel cannot be asked for sockets");
+    }
+    let mut answer = [0_u8; 1_024];
+    // SAFETY: the buffer is as long as is said.
+    let got = unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            answer.as_mut_ptr().cast(),
+            answer.len(),
+            0,
+        )
+    };
+    if got < 0 {
+        return Err(io::Error::last_os_error()).context("the kernel does not answer for sockets");
+    }
+    let kind = u16::from_ne_bytes([answer[4], answer[5]]);
+    let word = |at: usize| u32::from_ne_bytes(answer[at..at + 4].try_into().expect("four bytes"));
+    if kind != SOCK_DIAG_BY_FAMILY || (got.cast_unsigned()) < INODE_AT + 4 {
+        return Ok(None);
+    }
+    // A socket that nobody holds any more has none.
+    Ok(Some(word(INODE_AT)).filter(|inode| *inode != 0))
+}
+
+/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+fn request(local: SocketAddr, remote: SocketAddr) -> [u8; REQUEST_BYTES] {
+    let mut bytes = [0; REQUEST_BYTES];
+    let mut at = 0;
+    let mut put = |part: &[u8]| {
+        bytes[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    };
+    put(&(REQUEST_BYTES as u32).to_ne_bytes());
+    put(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    put(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    put(&[0; 8]);
+    put(&[libc::AF_INET as u8, libc::IPPROTO_TCP as u8, 0, 0]);
+    put(&u32::MAX.to_ne_bytes());
+    put(&local.port().to_be_bytes());
+    put(&remote.port().to_be_bytes());
+    for address in [local.ip(), remote.ip()] {
+        let mut words = [0; 16];
+        if let IpAddr::V4(address) = address {
+            words[..4].copy_from_slice(&address.octets());
+        }
+        put(&words);
+    }
+    put(&[0; 4]);
+    // No cookie.
+    put(&[0xff; 8]);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_connected_socket_is_found_by_its_addresses() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = listener.local_addr().unwrap();
+        let client = TcpStream::connect(own).unwrap();
+        let peer = client.local_addr().unwrap();
+        let link = std::fs::metadata(format!("/proc/self/fd/{}", client.as_raw_fd())).unwrap();
+        assert_eq!(inode(peer, own).unwrap().map(u64::from), Some(link.ino()));
+        // A test process is nobody's master.
+        assert_eq!(Askers::default().find(peer, own).unwrap(), Asker::Outsider);
+        drop(client);
+        drop(listener);
+        assert_eq!(inode(own, own).unwrap(), None);
+    }
+}

@@ -1,0 +1,315 @@
+//! What can be done to a cluster, by kind and target; and who does it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::faults::{
+    Fault, clock_jump, cut, delay, failing_sync, full_disk, hand_over, kill, loss, membership,
+    pause, power_cut, restart, slow_disk,
+};
+
+/// One kind of fault at one kind of target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plan {
+    /// SIGKILL, and a start by the same command.
+    Kill(Victims),
+    /// SIGSTOP, and SIGCONT.
+    Pause(Sleeper),
+    /// Messages between masters do not arrive.
+    Cut(Shape),
+    /// Messages between one master and the others arrive late.
+    Delay(Role),
+    /// Packets between one master and the others are lost at random.
+    Loss(Role),
+    /// Every sync of one master's disk takes long.
+    SlowDisk(Role),
+    /// One master's disk has no room left.
+    FullDisk(Role),
+    /// A sync of one master's disk fails.
+    FailingSync(Role),
+    /// One master's wall clock is wrong.
+    ClockJump(Role),
+    /// The power of one master's disk is cut: what was not synced is gone.
+    PowerCut(Role),
+    /// SIGTERM, and a start by the same command.
+    Restart(Role),
+    /// A fourth master comes and goes.
+    Membership,
+    /// The leader is told to hand over to another.
+    HandOver,
+}
+
+/// Whose process is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Victims {
+    Leader,
+    Follower,
+    TwoMasters,
+    AllMasters,
+    Workers,
+    Everything,
+}
+
+/// Whose process is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sleeper {
+    Leader,
+    Follower,
+    Worker,
+}
+
+/// How the network between the masters is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shape {
+    /// The leader from both others.
+    LeaderAlone,
+    /// The leader and one follower from the other follower.
+    LeaderWithOne,
+    /// What the leader sends does not arrive; what is sent to it does.
+    OneWay,
+    /// What the leader asks arrives, the answers do not.
+    ResponsesOnly,
+    /// The leader from both others, on and off.
+    Flapping,
+}
+
+/// Which master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Leader,
+    Follower,
+}
+
+/// Who leads and who follows, when a fault is chosen.
+#[derive(Debug, Clone)]
+pub struct Roles {
+    /// The leader.
+    pub leader: u64,
+    /// Its followers; in random order.
+    pub followers: Vec<u64>,
+}
+
+impl Roles {
+    /// The master in this role.
+    pub fn master(&self, role: Role) -> u64 {
+        match role {
+            Role::Leader => self.leader,
+            Role::Follower => self.followers[0],
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<u64> {
+        let mut all = self.followers.clone();
+        all.push(self.leader);
+        all.sort_unstable();
+        all
+    }
+}
+
+/// What a fault takes for itself while it lasts: two that want the same are not injected at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Claim {
+    /// A master's process, its disk and its clock.
+    Master(u64),
+    /// The workers' processes.
+    Workers,
+    /// The network between the masters.
+    Network,
+    /// Who is a member, and who leads.
+    Membership,
+}
+
+impl Plan {
+    /// Every one there is.
+    pub const ALL: [Plan; 31] = [
+        Plan::Kill(Victims::Leader),
+        Plan::Kill(Victims::Follower),
+        Plan::Kill(Victims::TwoMasters),
+        Plan::Kill(Victims::AllMasters),
+        Plan::Kill(Victims::Workers),
+        Plan::Kill(Victims::Everything),
+        Plan::Pause(Sleeper::Leader),
+        Plan::Pause(Sleeper::Follower),
+        Plan::Pause(Sleeper::Worker),
+        Plan::Cut(Shape::LeaderAlone),
+        Plan::Cut(Shape::LeaderWithOne),
+        Plan::Cut(Shape::OneWay),
+        Plan::Cut(Shape::ResponsesOnly),
+        Plan::Cut(Shape::Flapping),
+        Plan::Delay(Role::Leader),
+        Plan::Delay(Role::Follower),
+        Plan::Loss(Role::Leader),
+        Plan::Loss(Role::Follower),
+        Plan::SlowDisk(Role::Leader),
+        Plan::SlowDisk(Role::Follower),
+        Plan::FullDisk(Role::Leader),
+        Plan::FullDisk(Role::Follower),
+        Plan::FailingSync(Role::Leader),
+        Plan::FailingSync(Role::Follower),
+        Plan::ClockJump(Role::Leader),
+        Plan::ClockJump(Role::Follower),
+        Plan::PowerCut(Role::Leader),
+        Plan::PowerCut(Role::Follower),
+        Plan::Restart(Role::Leader),
+        Plan::Restart(Role::Follower),
+        Plan::Membership,
+    ];
+
+    /// What is done.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Plan::Kill(_) => "kill",
+            Plan::Pause(_) => "pause",
+            Plan::Cut(_) => "cut",
+            Plan::Delay(_) => "delay",
+            Plan::Loss(_) => "loss",
+            Plan::SlowDisk(_) => "slow-disk",
+            Plan::FullDisk(_) => "full-disk",
+            Plan::FailingSync(_) => "failing-fsync",
+            Plan::ClockJump(_) => "clock-jump",
+            Plan::PowerCut(_) => "power-cut",
+            Plan::Restart(_) => "restart",
+            Plan::Membership => "membership",
+            Plan::HandOver => "hand-over",
+        }
+    }
+
+    /// To whom.
+    pub fn target(self) -> &'static str {
+        match self {
+            Plan::Kill(Victims::Leader)
+            | Plan::Pause(Sleeper::Leader)
+            | Plan::HandOver
+            | Plan::Delay(Role::Leader)
+            | Plan::Loss(Role::Leader)
+            | Plan::SlowDisk(Role::Leader)
+            | Plan::FullDisk(Role::Leader)
+            | Plan::FailingSync(Role::Leader)
+            | Plan::ClockJump(Role::Leader)
+            | Plan::PowerCut(Role::Leader)
+            | Plan::Restart(Role::Leader) => "leader",
+            Plan::Kill(Victims::Follower)
+            | Plan::Pause(Sleeper::Follower)
+            | Plan::Delay(Role::Follower)
+            | Plan::Loss(Role::Follower)
+            | Plan::SlowDisk(Role::Follower)
+            | Plan::FullDisk(Role::Follower)
+            | Plan::FailingSync(Role::Follower)
+            | Plan::ClockJump(Role::Follower)
+            | Plan::PowerCut(Role::Follower)
+            | Plan::Restart(Role::Follower) => "follower",
+            Plan::Kill(Victims::TwoMasters) => "two-masters",
+            Plan::Kill(Victims::AllMasters) => "all-masters",
+            Plan::Kill(Victims::Workers) => "workers",
+            Plan::Kill(Victims::Everything) => "everything",
+            Plan::Pause(Sleeper::Worker) => "worker",
+            Plan::Cut(Shape::LeaderAlone) => "leader-alone",
+            Plan::Cut(Shape::LeaderWithOne) => "leader-with-one",
+            Plan::Cut(Shape::OneWay) => "one-way",
+            Plan::Cut(Shape::ResponsesOnly) => "responses-only",
+            Plan::Cut(Shape::Flapping) => "flapping",
+            Plan::Membership => "fourth-master",
+        }
+    }
+
+    /// What it takes for itself.
+    pub fn claims(self, roles: &Roles) -> BTreeSet<Claim> {
+        let masters = |ids: &[u64]| ids.iter().map(|id| Claim::Master(*id)).collect();
+        match self {
+            Plan::Kill(Victims::Leader) | Plan::Pause(Sleeper::Leader) => masters(&[roles.leader]),
+            Plan::Kill(Victims::Follower) | Plan::Pause(Sleeper::Follower) => {
+                masters(&roles.followers[..1])
+            }
+            // Which two of the three is chosen when it happens. A network without masters shows no cut.
+            Plan::Kill(Victims::TwoMasters | Victims::AllMasters) => {
+                let mut all: BTreeSet<Claim> = masters(&roles.all());
+                all.insert(Claim::Network);
+                all
+            }
+            Plan::Kill(Victims::Workers) | Plan::Pause(Sleeper::Worker) => {
+                BTreeSet::from([Claim::Workers])
+            }
+            Plan::Kill(Victims::Everything) => {
+                let mut all: BTreeSet<Claim> = masters(&roles.all());
+                all.extend([Claim::Workers, Claim::Network]);
+                all
+            }
+            // A leader that is dead says nothing that could be held back.
+            Plan::Cut(Shape::OneWay | Shape::ResponsesOnly) => {
+                BTreeSet::from([Claim::Network, Claim::Master(roles.leader)])
+            }
+            Plan::Cut(Shape::LeaderAlone | Shape::LeaderWithOne | Shape::Flapping)
+            | Plan::Delay(_)
+            | Plan::Loss(_) => BTreeSet::from([Claim::Network]),
+            Plan::SlowDisk(role)
+            | Plan::FullDisk(role)
+            | Plan::FailingSync(role)
+            | Plan::ClockJump(role)
+            | Plan::PowerCut(role)
+            | Plan::Restart(role) => masters(&[roles.master(role)]),
+            // They need a leader that stays, and a majority to agree with it.
+            Plan::Membership | Plan::HandOver => {
+                let mut all: BTreeSet<Claim> = masters(&roles.all());
+                all.extend([Claim::Membership, Claim::Network]);
+                all
+            }
+        }
+    }
+
+    /// The fault, ready to be injected.
+    pub fn make(self, roles: &Roles) -> Box<dyn Fault> {
+        match self {
+            Plan::Kill(victims) => Box::new(kill::Kill::new(victims, roles)),
+            Plan::Pause(sleeper) => Box::new(pause::Pause::new(sleeper, roles)),
+            Plan::Cut(shape) => Box::new(cut::Cut::new(shape, roles)),
+            Plan::Delay(role) => Box::new(delay::Delay::new(roles.master(role), roles)),
+            Plan::Loss(role) => Box::new(loss::Loss::new(roles.master(role), roles)),
+            Plan::SlowDisk(role) => Box::new(slow_disk::SlowDisk::new(roles.master(role))),
+            Plan::FullDisk(role) => Box::new(full_disk::FullDisk::new(roles.master(role))),
+            Plan::FailingSync(role) => Box::new(failing_sync::FailingSync::new(roles.master(role))),
+            Plan::ClockJump(role) => Box::new(clock_jump::ClockJump::new(roles.master(role))),
+            Plan::PowerCut(role) => Box::new(power_cut::PowerCut::new(roles.master(role))),
+            Plan::Restart(role) => Box::new(restart::Restart::new(roles.master(role))),
+            Plan::Membership => Box::new(membership::FourthMaster::default()),
+            Plan::HandOver => Box::new(hand_over::HandOver::new(roles)),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.kind(), self.target())
+    }
+}
+
+impl FromStr for Plan {
+    type Err = String;
+
+    /// `kill:leader`, as it is displayed.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = Self::ALL.into_iter().chain([Plan::HandOver]);
+        all.clone()
+            .find(|plan| plan.to_string() == text)
+            .ok_or_else(|| {
+                let known: Vec<String> = all.map(|plan| plan.to_string()).collect();
+                format!("it is none of {}", known.join(", "))
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_plan_has_a_name_of_its_own_that_is_read_back() {
+        let names: BTreeSet<String> = Plan::ALL.iter().map(Plan::to_string).collect();
+        assert_eq!(names.len(), Plan::ALL.len());
+        for plan in Plan::ALL {
+            assert_eq!(plan.to_string().parse(), Ok(plan));
+        }
+        assert!("kill:nobody".parse::<Plan>().is_err());
+    }
+}

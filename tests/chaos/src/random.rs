@@ -1,0 +1,245 @@
+//! Faults of all kinds at random, one to three at once, on one cluster after the other.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use rand::Rng;
+
+use crate::ground::{self, Ground, GroundArgs, Need};
+use crate::kill_leader::kill_leaders;
+use crate::net::{NetworkKind, namespaces};
+use crate::plan::Plan;
+use crate::repeat::end;
+use crate::report::Report;
+use crate::wave::{Deck, wave};
+use crate::{LoadArgs, Outcome};
+
+/// How long each fault lasts.
+const HOLD_MS: std::ops::RangeInclusive<u64> = 100..=3_000;
+/// Of a soak, now and then.
+const LONG_HOLD_MS: std::ops::RangeInclusive<u64> = 3_000..=30_000;
+/// Faults at once.
+const AT_ONCE_MAX: usize = 3;
+/// Between a cluster that is whole again and the next wave, at most.
+const CALM_MS_MAX: u64 = 300;
+/// Faults on one cluster: then a new one takes over, on the other kind of network.
+const FAULTS_MAX: u32 = 120;
+
+/// Inject faults of all kinds at random, some of them at once
+#[derive(Debug, Args)]
+pub struct RandomArgs {
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    faults: u32,
+    /// Only these, such as kill:leader; all that this machine allows, unless told
+    #[arg(long, value_name = "KIND:TARGET")]
+    only: Vec<Plan>,
+    /// Write the report as JSON, too
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    ground: GroundArgs,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Kill leaders, and inject every other kind of fault, in numbers: what the figures in docs/reliability.md are made by
+#[derive(Debug, Args)]
+pub struct LongArgs {
+    /// Leaders to kill, one after the other, measured each
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    kills: u32,
+    /// Faults of all kinds besides
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    faults: u32,
+    /// Write the report as JSON, too
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    ground: GroundArgs,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Inject faults of all kinds for as long as is told, some of them at once, some for half a minute
+#[derive(Debug, Args)]
+pub struct SoakArgs {
+    /// How long
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    minutes: u64,
+    /// Write the report as JSON, too
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    ground: GroundArgs,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// When a run of random faults is over.
+#[derive(Debug, Clone, Copy)]
+enum Until {
+    Faults(u32),
+    Time(Instant),
+}
+
+impl RandomArgs {
+    /// Runs the drill.
+    pub async fn run(mut self) -> anyhow::Result<Outcome> {
+        let seed = sown(&mut self.load);
+        let mut report = Report::new(format!("{} random faults, seed {seed}", self.faults));
+        println!(
+            "again: scripts/chaos/random.sh --faults {} --seed {seed}",
+            self.faults
+        );
+        let until = Until::Faults(self.faults);
+        let wanted = if self.only.is_empty() {
+            &Plan::ALL[..]
+        } else {
+            &self.only[..]
+        };
+        faults(wanted, until, false, &self.ground, &self.load, &mut report).await?;
+        report.end(self.output.as_ref())
+    }
+}
+
+impl LongArgs {
+    /// Runs the drill.
+    pub async fn run(mut self) -> anyhow::Result<Outcome> {
+        let Self {
+            kills,
+            faults: count,
+            ..
+        } = self;
+        let seed = sown(&mut self.load);
+        let mut report = Report::new(format!(
+            "{kills} leaders killed, {count} other faults, seed {seed}"
+        ));
+        kill_leaders(kills, &self.load, &mut report).await?;
+        let until = Until::Faults(count + report.injected());
+        faults(
+            &Plan::ALL,
+            until,
+            false,
+            &self.ground,
+            &self.load,
+            &mut report,
+        )
+        .await?;
+        report.end(self.output.as_ref())
+    }
+}
+
+impl SoakArgs {
+    /// Runs the drill.
+    pub async fn run(mut self) -> anyhow::Result<Outcome> {
+        let seed = sown(&mut self.load);
+        let mut report = Report::new(format!(
+            "{} minutes of random faults, seed {seed}",
+            self.minutes
+        ));
+        println!(
+            "again: scripts/chaos/soak.sh --minutes {} --seed {seed}",
+            self.minutes
+        );
+        let until = Until::Time(Instant::now() + Duration::from_secs(60 * self.minutes));
+        faults(
+            &Plan::ALL,
+            until,
+            true,
+            &self.ground,
+            &self.load,
+            &mut report,
+        )
+        .await?;
+        report.end(self.output.as_ref())
+    }
+}
+
+/// Chooses a seed where none is told.
+fn sown(load: &mut LoadArgs) -> u64 {
+    *load.seed.get_or_insert_with(rand::random)
+}
+
+/// Injects these in random order until it is over.
+async fn faults(
+    wanted: &[Plan],
+    until: Until,
+    long_holds: bool,
+    args: &GroundArgs,
+    load: &LoadArgs,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let mut load = load.clone();
+    let mut told: BTreeSet<String> = BTreeSet::new();
+    let over = |report: &Report| match until {
+        Until::Faults(count) => report.injected() >= count,
+        Until::Time(end) => Instant::now() >= end,
+    };
+    for round in 0.. {
+        if over(report) {
+            break;
+        }
+        let network = network(args, round);
+        let mut possible = Vec::new();
+        for plan in wanted {
+            match plan
+                .needs()
+                .and_then(|need| ground::obstacle(need, network))
+            {
+                None => possible.push(*plan),
+                Some(why) => {
+                    if told.insert(format!("{}{why}", plan.kind())) {
+                        println!("without {}: {why}", plan.kind());
+                    }
+                }
+            }
+        }
+        let needs: BTreeSet<Need> = possible.iter().filter_map(|plan| plan.needs()).collect();
+        let mut ground = Ground::make(args, &load, network, &needs).await?;
+        // The next cluster gets other faults.
+        load.seed = load.seed.map(|seed| seed.wrapping_add(1));
+        let mut deck = Deck::new(possible);
+        let mut left = FAULTS_MAX;
+        while left > 0 && !over(report) {
+            let calm = ground.drill.random.random_range(0..=CALM_MS_MAX);
+            tokio::time::sleep(Duration::from_millis(calm)).await;
+            let more = match until {
+                Until::Faults(count) => (count - report.injected()).min(left),
+                Until::Time(_) => left,
+            };
+            let count = ground.drill.random.random_range(1..=AT_ONCE_MAX);
+            let roles = ground.roles().await;
+            let plans = deck.deal(&mut ground, &roles, count.min(more as usize));
+            let hold_ms = match long_holds && ground.drill.random.random_bool(0.1) {
+                true => LONG_HOLD_MS,
+                false => HOLD_MS,
+            };
+            let begun = Instant::now();
+            wave(&mut ground, &plans, &roles, hold_ms, report).await?;
+            left = left.saturating_sub(plans.len() as u32);
+            let names: Vec<String> = plans.iter().map(Plan::to_string).collect();
+            println!(
+                "{:>4} faults: {}; well again after {} ms",
+                report.injected(),
+                names.join(" + "),
+                begun.elapsed().as_millis()
+            );
+        }
+        end(ground, report).await;
+    }
+    Ok(())
+}
+
+/// Namespaces and wires in turn, where both can be had and nothing else is told: losses need the ones, delays the others.
+fn network(args: &GroundArgs, round: u32) -> NetworkKind {
+    match args.network {
+        Some(told) => told,
+        None if u32::is_multiple_of(round, 2) && namespaces::obstacle().is_none() => {
+            NetworkKind::Namespaces
+        }
+        None => NetworkKind::Wires,
+    }
+}

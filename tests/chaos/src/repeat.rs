@@ -1,0 +1,81 @@
+//! Scenarios of one kind of fault: the same again and again, under load, each time shown, healed and survived.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use rand::Rng;
+
+use crate::ground::{self, Ground, GroundArgs};
+use crate::plan::Plan;
+use crate::report::Report;
+use crate::wave::wave;
+use crate::{LoadArgs, Outcome};
+
+/// How often, how long, on what.
+#[derive(Debug, Args)]
+pub struct RepeatArgs {
+    /// How often, each kind and target of the scenario
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    times: u32,
+    /// The shortest time that a fault lasts
+    #[arg(long, value_name = "MS")]
+    hold_min_ms: Option<u64>,
+    /// The longest
+    #[arg(long, value_name = "MS")]
+    hold_max_ms: Option<u64>,
+    /// Write the report as JSON, too
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    ground: GroundArgs,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Between a cluster that is whole again and the next fault, at most.
+const CALM_MS_MAX: u64 = 400;
+
+impl RepeatArgs {
+    /// Runs these in turn; each lasts for a time within `hold_ms`, unless told otherwise.
+    pub async fn run(
+        self,
+        title: &str,
+        plans: &[Plan],
+        hold_ms: (u64, u64),
+    ) -> anyhow::Result<Outcome> {
+        let needs: BTreeSet<_> = plans.iter().filter_map(|plan| plan.needs()).collect();
+        let network = self.ground.network(&needs);
+        for need in &needs {
+            if let Some(why) = ground::obstacle(*need, network) {
+                eprintln!("skipped: {title} is not possible here: {why}");
+                return Ok(Outcome::Skipped);
+            }
+        }
+        let least = self.hold_min_ms.unwrap_or(hold_ms.0);
+        let hold_ms = least..=self.hold_max_ms.unwrap_or(hold_ms.1).max(least);
+        let mut ground = Ground::make(&self.ground, &self.load, network, &needs).await?;
+        let mut report = Report::new(title);
+        for nth in 1..=self.times {
+            for plan in plans {
+                if *plan == Plan::Membership && !ground.has_spare() {
+                    continue;
+                }
+                let calm = ground.drill.random.random_range(0..=CALM_MS_MAX);
+                tokio::time::sleep(Duration::from_millis(calm)).await;
+                let roles = ground.roles().await;
+                wave(&mut ground, &[*plan], &roles, hold_ms.clone(), &mut report).await?;
+                println!("{nth:>3}/{}: {plan}", self.times);
+            }
+        }
+        end(ground, &mut report).await;
+        report.end(self.output.as_ref())
+    }
+}
+
+/// Ends the load on a ground, and puts what is judged of it into the report.
+pub async fn end(ground: Ground, report: &mut Report) {
+    let Ground { drill, .. } = ground;
+    report.verdict(drill.judge().await);
+}

@@ -1,0 +1,308 @@
+//! What was done to a cluster and what came of it, on one screen and as JSON.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use triarch_harness::Verdict;
+
+use crate::Outcome;
+use crate::measure::Times;
+use crate::plan::Plan;
+
+/// One kind of fault at one kind of target.
+#[derive(Debug, Clone, Default)]
+struct Row {
+    injected: u32,
+    shown: u32,
+    survived: u32,
+    /// The longest time without an acknowledgement, of each that was alone.
+    stalled: Times,
+    /// What showed the first.
+    proof: Option<String>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Report {
+    title: String,
+    begun: Instant,
+    rows: BTreeMap<Plan, Row>,
+    /// From the kill of a leader to the first new acknowledgement.
+    failover: Times,
+    findings: Vec<(String, Value)>,
+    verdicts: Vec<Verdict>,
+    broken: bool,
+}
+
+impl Report {
+    /// Of a scenario by this name.
+    pub fn new(title: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            begun: Instant::now(),
+            rows: BTreeMap::new(),
+            failover: Times::default(),
+            findings: Vec::new(),
+            verdicts: Vec::new(),
+            broken: false,
+        }
+    }
+
+    /// A fault was injected and healed, and this has shown it.
+    pub fn fault(&mut self, plan: Plan, proof: Option<String>) {
+        let row = self.rows.entry(plan).or_default();
+        row.injected += 1;
+        row.shown += u32::from(proof.is_some());
+        if row.proof.is_none() {
+            row.proof = proof;
+        }
+    }
+
+    /// The cluster was well again after all that was injected so far.
+    pub fn survived(&mut self) {
+        for row in self.rows.values_mut() {
+            row.survived = row.shown;
+        }
+    }
+
+    /// The longest time without an acknowledgement while this fault was alone, and until the cluster was well again.
+    pub fn stalled(&mut self, plan: Plan, time: Duration) {
+        self.rows.entry(plan).or_default().stalled.add(time);
+    }
+
+    /// From the kill of a leader to the first new acknowledgement.
+    pub fn failover(&mut self, time: Duration) {
+        self.failover.add(time);
+    }
+
+    /// Something else worth knowing: in words, and under a name for machines.
+    pub fn finding(&mut self, words: impl Into<String>, name: &str, value: Value) {
+        self.findings.push((words.into(), json!({name: value})));
+    }
+
+    /// What is worth knowing breaks a promise.
+    pub fn broken(&mut self, words: impl Into<String>, name: &str, value: Value) {
+        self.broken = true;
+        self.finding(format!("BROKEN {}", words.into()), name, value);
+    }
+
+    /// What was judged of one cluster.
+    pub fn verdict(&mut self, verdict: Verdict) {
+        self.verdicts.push(verdict);
+    }
+
+    /// How many faults were injected so far.
+    pub fn injected(&self) -> u32 {
+        self.rows.values().map(|row| row.injected).sum()
+    }
+
+    /// How many different kinds were shown so far.
+    pub fn kinds_shown(&self) -> usize {
+        let shown = self.rows.iter().filter(|(_, row)| row.shown > 0);
+        let mut kinds: Vec<&str> = shown.map(|(plan, _)| plan.kind()).collect();
+        kinds.dedup();
+        kinds.len()
+    }
+
+    /// How it ended.
+    pub fn outcome(&self) -> Outcome {
+        let kinds = |of: fn(&Row) -> u32| -> BTreeSet<&str> {
+            let with = self.rows.iter().filter(|(_, row)| of(row) > 0);
+            with.map(|(plan, _)| plan.kind()).collect()
+        };
+        if self.broken || self.verdicts.iter().any(|verdict| !verdict.is_good()) {
+            Outcome::Broken
+        } else if kinds(|row| row.shown) != kinds(|row| row.injected)
+            || self.verdicts.is_empty()
+            || self.verdicts.iter().any(|verdict| verdict.jobs == 0)
+        {
+            Outcome::NotExercised
+        } else {
+            Outcome::Kept
+        }
+    }
+
+    /// Prints the screen, writes the JSON where that is wanted, and says how it ended.
+    pub fn end(self, output: Option<&PathBuf>) -> anyhow::Result<Outcome> {
+        println!("\n{}", self.screen());
+        if let Some(path) = output {
+            let text = serde_json::to_string_pretty(&self.json())?;
+            std::fs::write(path, format!("{text}\n"))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            println!("  written to {}", path.display());
+        }
+        Ok(self.outcome())
+    }
+
+    fn screen(&self) -> String {
+        let mut lines = vec![format!(
+            "{}, {} s",
+            self.title,
+            self.begun.elapsed().as_secs()
+        )];
+        if !self.rows.is_empty() {
+            lines.push(format!(
+                "  {:<14} {:<16} {:>8} {:>6} {:>8}   {}",
+                "fault",
+                "target",
+                "injected",
+                "shown",
+                "survived",
+                "no acknowledgement for (p50, max)"
+            ));
+        }
+        let mut sum = Row::default();
+        for (plan, row) in &self.rows {
+            sum.injected += row.injected;
+            sum.shown += row.shown;
+            sum.survived += row.survived;
+            let stalled = match (row.stalled.percentile(50), row.stalled.max()) {
+                (Some(p50), Some(max)) => {
+                    format!("{} ms, {} ms", p50.as_millis(), max.as_millis())
+                }
+                (_, _) => "-".to_owned(),
+            };
+            lines.push(line(plan.kind(), plan.target(), row, &stalled));
+        }
+        if self.rows.len() > 1 {
+            lines.push(line("all", "", &sum, ""));
+        }
+        let (proofs, kinds) = (self.rows.iter(), self.kinds_shown());
+        let shown = proofs.filter_map(|(plan, row)| Some((plan, row.proof.as_ref()?)));
+        let mut last = "";
+        for (plan, proof) in shown {
+            // One of each kind, as an example.
+            if last != plan.kind() {
+                lines.push(format!("  shown, for one: {plan}: {proof}"));
+            }
+            last = plan.kind();
+        }
+        if self.failover.count() > 0 {
+            let told = self.failover.tell();
+            lines.push(format!(
+                "  failover, from kill -9 to the first new acknowledgement: {told}"
+            ));
+        }
+        lines.extend(self.findings.iter().map(|(words, _)| format!("  {words}")));
+        for verdict in &self.verdicts {
+            lines.extend(verdict.tell().lines().map(|line| format!("  {line}")));
+        }
+        lines.push(match self.outcome() {
+            Outcome::Kept => format!("  KEPT: every promise, over {kinds} kinds of faults"),
+            Outcome::Broken => "  BROKEN: promises were".to_owned(),
+            Outcome::NotExercised => {
+                "  NOT EXERCISED: a kind of fault never took effect, or nothing was asked of the cluster, so nothing is proved"
+                    .to_owned()
+            }
+            Outcome::Skipped => "  SKIPPED".to_owned(),
+        });
+        lines.join("\n")
+    }
+
+    fn json(&self) -> Value {
+        let faults: Vec<Value> = self
+            .rows
+            .iter()
+            .map(|(plan, row)| {
+                json!({
+                    "kind": plan.kind(),
+                    "target": plan.target(),
+                    "injected": row.injected,
+                    "shown": row.shown,
+                    "survived": row.survived,
+                    "no_acknowledgement_for": row.stalled.json(),
+                    "proof": row.proof,
+                })
+            })
+            .collect();
+        let sum = |of: fn(&Verdict) -> usize| self.verdicts.iter().map(of).sum::<usize>();
+        let mut all = json!({
+            "scenario": self.title,
+            "seconds": self.begun.elapsed().as_secs(),
+            "faults": faults,
+            "failover": self.failover.json(),
+            "jobs_acknowledged": sum(|verdict| verdict.jobs),
+            "tasks_acknowledged": sum(|verdict| verdict.tasks),
+            "lost": sum(|verdict| verdict.lost.len()),
+            "accepted_twice": sum(|verdict| verdict.twice.len()),
+            "unfinished": sum(|verdict| verdict.unfinished.len()),
+            "tokens_that_went_back": sum(|verdict| verdict.backwards.len()),
+            "verdict": match self.outcome() {
+                Outcome::Kept => "kept",
+                Outcome::Broken => "broken",
+                Outcome::NotExercised => "not exercised",
+                Outcome::Skipped => "skipped",
+            },
+        });
+        for (_, value) in &self.findings {
+            if let (Some(all), Some(more)) = (all.as_object_mut(), value.as_object()) {
+                all.extend(more.clone());
+            }
+        }
+        all
+    }
+}
+
+fn line(kind: &str, target: &str, row: &Row, stalled: &str) -> String {
+    let Row {
+        injected,
+        shown,
+        survived,
+        ..
+    } = row;
+    let told =
+        format!("  {kind:<14} {target:<16} {injected:>8} {shown:>6} {survived:>8}   {stalled}");
+    told.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Victims;
+
+    fn verdict(lost: &[&str]) -> Verdict {
+        let mut verdict = Verdict::default();
+        verdict.jobs = 1;
+        verdict.lost = lost.iter().map(|one| (*one).to_owned()).collect();
+        verdict
+    }
+
+    fn report(proof: Option<&str>) -> Report {
+        let mut report = Report::new("test");
+        report.fault(Plan::Kill(Victims::Leader), proof.map(str::to_owned));
+        report.survived();
+        report.verdict(verdict(&[]));
+        report
+    }
+
+    #[test]
+    fn a_fault_that_was_not_shown_is_not_survived() {
+        assert_eq!(report(Some("it died")).outcome(), Outcome::Kept);
+        let unseen = report(None);
+        assert_eq!(unseen.outcome(), Outcome::NotExercised);
+        assert_eq!(unseen.json()["faults"][0]["survived"], 0);
+    }
+
+    #[test]
+    fn a_broken_promise_outweighs_everything() {
+        let mut broken = report(Some("it died"));
+        broken.verdict(verdict(&["job 1"]));
+        assert_eq!(broken.outcome(), Outcome::Broken);
+        assert_eq!(broken.json()["lost"], 1);
+        let mut found = report(None);
+        found.broken("a call failed", "failed", json!(1));
+        assert_eq!(found.outcome(), Outcome::Broken);
+        assert_eq!(found.json()["failed"], 1);
+    }
+
+    #[test]
+    fn a_run_without_work_or_without_a_verdict_proves_nothing() {
+        let mut idle = Report::new("test");
+        assert_eq!(idle.outcome(), Outcome::NotExercised);
+        idle.verdict(Verdict::default());
+        assert_eq!(idle.outcome(), Outcome::NotExercised);
+    }
+}

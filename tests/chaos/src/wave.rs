@@ -1,0 +1,130 @@
+//! A wave: some faults at once, each shown and healed, and then the cluster must be well again and go on.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+use tokio::time::{Instant, sleep_until};
+
+use crate::faults::Fault;
+use crate::ground::Ground;
+use crate::plan::{Claim, Plan, Roles};
+use crate::report::Report;
+
+/// A fault that is still not shown after this was not exercised.
+const SHOWN: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(50);
+/// Between two faults of one wave, at most.
+const APART_MS_MAX: u64 = 200;
+
+struct Injected {
+    plan: Plan,
+    fault: Box<dyn Fault>,
+    until: Instant,
+    proof: Option<String>,
+}
+
+/// Injects these, each for a time within `hold_ms`, and waits until the cluster is well again.
+pub async fn wave(
+    ground: &mut Ground,
+    plans: &[Plan],
+    roles: &Roles,
+    hold_ms: RangeInclusive<u64>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut injected = Vec::new();
+    for plan in plans {
+        let hold = Duration::from_millis(ground.drill.random.random_range(hold_ms.clone()));
+        let mut fault = plan.make(roles);
+        let until = Instant::now() + hold;
+        fault.inject(ground, hold).await?;
+        injected.push(Injected {
+            plan: *plan,
+            fault,
+            until,
+            proof: None,
+        });
+        let apart = ground.drill.random.random_range(0..=APART_MS_MAX);
+        if plans.len() > 1 {
+            tokio::time::sleep(Duration::from_millis(apart)).await;
+        }
+    }
+    injected.sort_by_key(|one| one.until);
+    while !injected.is_empty() {
+        for one in &mut injected {
+            if one.proof.is_none() {
+                one.proof = one.fault.proof(ground).await?;
+            }
+        }
+        let next = &injected[0];
+        let now = Instant::now();
+        if now >= next.until && (next.proof.is_some() || now >= next.until + SHOWN) {
+            let mut done = injected.remove(0);
+            // Of what grows while it lasts, the latest is told.
+            if let Some(latest) = done.fault.proof(ground).await? {
+                done.proof = Some(latest);
+            }
+            done.fault.heal(ground).await?;
+            report.fault(done.plan, done.proof);
+        } else {
+            sleep_until((now + LOOK).min(next.until.max(now + Duration::from_millis(1)))).await;
+        }
+    }
+    ground.settle().await?;
+    let settled = Instant::now().into_std();
+    ground.drill.wait_acknowledged_since(settled).await;
+    if let [plan] = plans {
+        let gap = ground.drill.longest_gap_since(begun.into_std());
+        report.stalled(*plan, gap);
+    }
+    report.survived();
+    Ok(())
+}
+
+/// Deals all plans that are possible here in random order, again and again, so that each gets its turn.
+pub struct Deck {
+    possible: Vec<Plan>,
+    left: Vec<Plan>,
+}
+
+impl Deck {
+    /// Of these.
+    pub fn new(possible: Vec<Plan>) -> Self {
+        Self {
+            possible,
+            left: Vec::new(),
+        }
+    }
+
+    /// Up to so many that go together; at least one.
+    pub fn deal(&mut self, ground: &mut Ground, roles: &Roles, count: usize) -> Vec<Plan> {
+        let mut claimed: BTreeSet<Claim> = BTreeSet::new();
+        let mut dealt = Vec::new();
+        if self.left.len() < count {
+            let mut more = self.possible.clone();
+            more.shuffle(&mut ground.drill.random);
+            // What is left of the last round comes first.
+            more.append(&mut self.left);
+            self.left = more;
+        }
+        for at in (0..self.left.len()).rev() {
+            if dealt.len() == count {
+                break;
+            }
+            let plan = self.left[at];
+            if plan == Plan::Membership && !ground.has_spare() {
+                continue;
+            }
+            let claims = plan.claims(roles);
+            if claims.is_disjoint(&claimed) {
+                claimed.extend(claims);
+                dealt.push(plan);
+                self.left.remove(at);
+            }
+        }
+        dealt
+    }
+}
