@@ -1,7 +1,8 @@
 """For pytest: a real cluster, an app of it, and workers.
 
-* ``triarch_cluster``: a :class:`~triarch.testing.LocalCluster`. One serves all tests of a session; what a test has killed or
-  paused is started again before the next. ``@pytest.mark.triarch_cluster(masters=1, lease_ms=2000)`` gives a test a cluster of its own.
+* ``triarch_cluster``: a :class:`~triarch.testing.LocalCluster`.
+  One serves all tests of a session; what a test has killed or paused is started again before the next.
+  ``@pytest.mark.triarch_cluster(masters=1, lease_ms=2000)`` gives a test a cluster of its own.
 * ``triarch_app``: a :class:`~triarch.Triarch` of that cluster, with a queue of its own, so that tests do not see each other's.
 * ``triarch_worker``: called, starts a worker of an app in this process: ``triarch_worker(app, concurrency=2, pool="thread")``.
 

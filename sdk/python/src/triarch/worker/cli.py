@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from types import FrameType
 
 from triarch.errors import TriarchError, UsageError
@@ -19,7 +20,7 @@ from triarch.worker.config import POOLS, PREFETCH_MAX_DEFAULT, WorkerConfig
 from triarch.worker.load import AppNotFound, load_app
 from triarch.worker.pools.parents import die_with_parent
 from triarch.worker.reload import PARENT, run_reloading
-from triarch.worker.worker import Worker
+from triarch.worker.worker import Worker, captures
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -92,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         die_with_parent(int(reloader), signal.SIGTERM)
     try:
         config = config_of(asked)
+        if config.capture and config.pool != "process":
+            # Before the import and the log: handlers keep the stream that they find.
+            captures().install()
+            config = replace(config, capture=False)
         app = load_app(asked.app)
     except (UsageError, AppNotFound) as error:
         print(f"triarch-worker: {error}", file=sys.stderr)

@@ -115,7 +115,7 @@ class Worker:
 
     def run(self) -> None:
         """Works until it was asked to go and has left."""
-        capture = Capture(_captured) if self.config.capture and self.config.pool != "process" else None
+        capture = captures() if self.config.capture and self.config.pool != "process" else None
         if capture is not None:
             capture.install()
         try:
@@ -177,6 +177,7 @@ class Worker:
             tasks_per_child_max=config.tasks_per_child_max,
             log_level=self._log_level,
             log_format=self._log_format,
+            capture=config.capture,
             on_broken=self._give_up,
         )
 
@@ -230,6 +231,11 @@ class Worker:
         finally:
             self._shutdown.listeners.remove(link.abandon)
             link.close()
+
+
+def captures() -> Capture:
+    """Shows what tasks in this process write to those who watch, once installed."""
+    return Capture(_captured)
 
 
 def _captured(stream: str, text: str) -> bool:

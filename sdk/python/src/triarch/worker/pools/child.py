@@ -69,7 +69,8 @@ class Child:
             return
         _, settings = first
         sys.path[:] = settings["path"]
-        Capture(self._captured).install()
+        if settings["capture"]:
+            Capture(self._captured).install()
         if settings["log_level"] is not None:
             logging.basicConfig(level=settings["log_level"], format=settings["log_format"], stream=sys.stderr)
         runner = Runner(load_app(settings["app"]), settings["accept"])

@@ -69,6 +69,7 @@ class ProcessPool:
         tasks_per_child_max: int | None = None,
         log_level: int | None = None,
         log_format: str = "%(message)s",
+        capture: bool = True,
         on_ready: Callable[[], None] = lambda: None,
         on_broken: Callable[[str], None] = lambda why: None,
     ) -> None:
@@ -80,6 +81,7 @@ class ProcessPool:
             "path": [os.getcwd() if entry == "" else entry for entry in sys.path],
             "log_level": log_level,
             "log_format": log_format,
+            "capture": capture,
         }
         self._stop_grace_s = stop_grace_s
         self._tasks_per_child_max = tasks_per_child_max

@@ -1,0 +1,127 @@
+"""Workers go on while masters die, hang and come back."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from triarch.testing import LocalCluster, wait_until
+
+from .conftest import Bench
+
+
+def _idle_for_a_while(bench: Bench) -> None:
+    """Until the worker's question for work is on its way and nothing else is."""
+    assert bench.submit("add", 1, 2).result(timeout=30) == 3
+    time.sleep(0.3)
+
+
+@pytest.mark.parametrize("pool", ["process", "thread", "async"])
+def test_an_idle_worker_gets_work_soon_after_the_leader_died(bench: Bench, pool: str) -> None:
+    bench.worker(concurrency=2, pool=pool)
+    _idle_for_a_while(bench)
+    bench.cluster.kill_leader()
+    bench.cluster.leader()
+    begun = time.monotonic()
+    assert bench.submit("add", 1, 2).result(timeout=30) == 3
+    # One would wait for 20 seconds if the question for work had been left where it was.
+    assert time.monotonic() - begun < 10
+
+
+def test_an_idle_worker_gets_work_while_its_leader_hangs(bench: Bench) -> None:
+    bench.worker(concurrency=2)
+    _idle_for_a_while(bench)
+    leader = bench.cluster.leader()
+    leader.pause()
+    bench.cluster.leader()
+    begun = time.monotonic()
+    assert bench.submit("add", 1, 2).result(timeout=60) == 3
+    assert time.monotonic() - begun < 15
+    leader.resume()
+    assert bench.submit("add", 2, 2).result(timeout=30) == 4
+
+
+def test_results_survive_the_leader_that_should_have_had_them(bench: Bench) -> None:
+    """The leader dies between the run and the report: nothing runs twice, nothing is lost."""
+    bench.worker(concurrency=4)
+    naps = [bench.submit("nap", 0.5) for _ in range(4)]
+    wait_until(lambda: len(bench.lines("begun")) == 4, 30, "the tasks to begin")
+    dead = bench.cluster.kill_leader()
+    assert [nap.result(timeout=60) for nap in naps] == [0.5] * 4
+    dead.start()
+    assert len(bench.lines("begun")) == len(bench.lines("ended")) == 4
+    assert all(bench.task(nap.id)["attempt"] == 1 for nap in naps)
+
+
+def test_results_wait_for_a_majority(bench: Bench) -> None:
+    """All masters hang while tasks run, for less than a lease; the results are reported once they go on."""
+    bench.worker(concurrency=2)
+    naps = [bench.submit("nap", 0.3) for _ in range(2)]
+    wait_until(lambda: len(bench.lines("begun")) == 2, 30, "the tasks to begin")
+    for master in bench.cluster.masters:
+        master.pause()
+    wait_until(lambda: len(bench.lines("ended")) == 2, 30, "the tasks to end")
+    for master in bench.cluster.masters:
+        master.resume()
+    assert [nap.result(timeout=60) for nap in naps] == [0.3] * 2
+    assert len(bench.lines("begun")) == 2
+
+
+def test_a_worker_outlives_restarts_of_every_master(bench: Bench) -> None:
+    worker = bench.worker(concurrency=2)
+    _idle_for_a_while(bench)
+    for master in bench.cluster.masters:
+        master.kill9()
+    for master in bench.cluster.masters:
+        master.start()
+    bench.cluster.wait_ready()
+    assert bench.submit("add", 1, 2).result(timeout=60) == 3
+    assert worker.is_running()
+
+
+@pytest.mark.triarch_cluster(lease_ms=1500)
+def test_a_worker_that_was_cut_off_stops_what_it_runs_and_comes_back(bench: Bench) -> None:
+    bench.worker(concurrency=1)
+    task = bench.submit("tidy", 60)
+    wait_until(lambda: bench.lines("begun"), 30, "the task to begin")
+    for master in bench.cluster.masters:
+        master.pause()
+    # The fence: no word of the cluster for a whole lease.
+    wait_until(lambda: bench.lines("stopped"), 30, "the worker to stop its task")
+    assert bench.lines("stopped") == ["lost"]
+    for master in bench.cluster.masters:
+        master.resume()
+    bench.cluster.wait_ready()
+    wait_until(lambda: len(bench.lines("begun")) >= 2, 60, "the task to be begun again")
+    bench.post("tasks", task.id, "cancel")
+    assert bench.submit("add", 1, 2).result(timeout=60) == 3
+
+
+@pytest.mark.triarch_cluster(lease_ms=1500)
+def test_a_worker_that_hung_registers_again(bench: Bench) -> None:
+    worker = bench.worker(concurrency=1)
+    _idle_for_a_while(bench)
+    worker.pause()
+    wait_until(lambda: _workers(bench.cluster, "lost"), 30, "the worker to be lost")
+    worker.resume()
+    assert bench.submit("add", 1, 2).result(timeout=60) == 3
+
+
+def test_many_tasks_are_each_run_once_while_leaders_die(bench: Bench) -> None:
+    bench.worker(concurrency=2)
+    bench.worker(concurrency=2)
+    tasks = [bench.submit("add", number, 0) for number in range(50)]
+    for _ in range(2):
+        bench.cluster.kill_leader()
+        tasks += [bench.submit("add", number, 0) for number in range(len(tasks), len(tasks) + 50)]
+        bench.cluster.heal()
+    assert [task.result(timeout=60) for task in tasks] == list(range(150))
+
+
+def _workers(cluster: LocalCluster, state: str) -> list[object]:
+    for master in cluster.masters:
+        answer = master.ask(f"/v1/workers?state={state}")
+        if answer is not None:
+            return list(answer["workers"])
+    return []
