@@ -19,6 +19,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 const SHIM: &str = include_str!("shim.c");
+const POWER_CUT: &str = include_str!("power_cut.h");
 
 /// How a process ends at a boundary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -196,7 +197,8 @@ fn library() -> &'static Path {
         let source = dir.join(format!("crash-shim-{}.c", std::process::id()));
         let made = source.with_extension("so");
         let library = dir.join("crash-shim.so");
-        fs::write(&source, SHIM).expect("the directory of the test can be written");
+        let shim = SHIM.replace("#include \"power_cut.h\"", POWER_CUT);
+        fs::write(&source, shim).expect("the directory of the test can be written");
         let output = Command::new("cc")
             .args(["-O2", "-Wall", "-shared", "-fPIC", "-o"])
             .arg(&made)
