@@ -104,7 +104,8 @@ echo "all there: $(cargo --version)"
 step "formatting, lints, unit tests" scripts/check.sh
 
 # The same packages at once wherever something is built, so that nothing is built twice.
-if ! step "release build" cargo build --release --locked --quiet --package triarch --package triarch-chaos; then
+if ! step "release build" cargo build --release --locked --quiet --package triarch --package triarch-chaos \
+  --package triarch-simulation; then
   finish
 fi
 step "what is deployed" scripts/lint-deploy.sh
@@ -120,6 +121,7 @@ step "random commands, from seed $seed" env TRIARCH_TABLE_SEED=$seed TRIARCH_TAB
   cargo test --workspace --locked --quiet --test random
 step "many more random commands, optimized" scripts/table-random.sh --commands 200000 --seed "$seed"
 step "the interface, fuzzed" scripts/fuzz-api.sh
+step "100 simulated clusters" scripts/simulate.sh --seeds 100
 step "quickstart" scripts/quickstart.sh
 step "drill: 10 leaders killed" "$release/triarch-chaos" kill-leader --kills 10
 step "drill: all masters killed at once" "$release/triarch-chaos" kill-all --rounds 2

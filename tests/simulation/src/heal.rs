@@ -1,0 +1,234 @@
+//! After the faults: everything works again, nothing is lost, and all masters hold the same.
+
+use serde_json::{Value, json};
+
+use crate::disks::all_well;
+use crate::scene::{Ask, Client, Known, Scene};
+use crate::traffic::submit_one;
+use crate::world::{Host, MS, SECOND};
+
+/// Waits for the cluster to be well and all work to be done, then notes how everything stands.
+pub async fn heal(scene: &Scene, host: Host) {
+    let mut client = scene.client(host);
+    if !wait(&mut client, 60, async |client| all_well(client).await).await {
+        let seen = views(&mut client).await;
+        violated(
+            scene,
+            "after the faults there is one leader, and all follow",
+            seen,
+        );
+        return;
+    }
+    fresh_work(&mut client).await;
+    scene.closing.set(true);
+    let all_done = wait(&mut client, 120, async |client| {
+        client.scene.busy.get() == 0
+    })
+    .await;
+    if !all_done {
+        violated(
+            scene,
+            "everybody gets an answer",
+            "a client still asks after 120 s".into(),
+        );
+    }
+    end_schedule(&mut client).await;
+    let jobs: Vec<String> = {
+        let history = scene.history();
+        let answers = history.submissions.iter().filter_map(|s| s.answers.first());
+        answers
+            .map(|answer| answer.job.clone())
+            .filter(|job| !job.is_empty())
+            .collect()
+    };
+    for job in jobs {
+        finish_job(&mut client, &job).await;
+    }
+    scene.over.set(true);
+    digests(&mut client).await;
+}
+
+fn violated(scene: &Scene, rule: &str, what: String) {
+    scene.sim.world().violated(rule, what);
+}
+
+async fn wait(
+    client: &mut Client,
+    seconds: u64,
+    mut so: impl AsyncFnMut(&mut Client) -> bool,
+) -> bool {
+    let until = client.scene.sim.now() + seconds * SECOND;
+    while client.scene.sim.now() < until {
+        if so(client).await {
+            return true;
+        }
+        client.scene.sim.sleep(200 * MS).await;
+    }
+    false
+}
+
+async fn views(client: &mut Client) -> String {
+    let members = client.scene.masters.borrow().clone();
+    let mut seen = Vec::new();
+    for host in members {
+        let told = client.look(host, "/v1/cluster?consistency=stale").await;
+        let ready = client.look(host, "/readyz").await;
+        seen.push(format!(
+            "node {host} (ready: {}): {}",
+            ready.is_some(),
+            told.unwrap_or(Value::Null)
+        ));
+    }
+    seen.join("\n    ")
+}
+
+pub async fn get(client: &mut Client, path: &str) -> Option<Value> {
+    let known = client
+        .ask(Ask {
+            method: "GET",
+            path,
+            request_id: None,
+            body: None,
+            timeout: 4 * SECOND,
+            tries: 10,
+        })
+        .await;
+    match known {
+        Known::Done(response) => Some(response.json()),
+        Known::Refused(_) | Known::Unknown => None,
+    }
+}
+
+async fn fresh_work(client: &mut Client) {
+    let body = json!({"name": "fresh", "idempotency_key": "fresh",
+        "tasks": [{"kind": "sim", "payload": {"ms": 5}, "queue": "fresh", "max_losses": 1000}]});
+    let begun = client.scene.sim.now();
+    let Some(submitted) = submit_one(client, body).await else {
+        return violated(
+            &client.scene,
+            "fresh work is taken",
+            "a submission was not acknowledged".into(),
+        );
+    };
+    let path = format!("/v1/jobs/{}", submitted.job);
+    let done = wait(client, 30, async |client| {
+        get(client, &path)
+            .await
+            .is_some_and(|job| job["state"] == json!("succeeded"))
+    })
+    .await;
+    let took_ms = (client.scene.sim.now() - begun) / MS;
+    if !done {
+        let job = get(client, &path).await;
+        violated(
+            &client.scene,
+            "fresh work is done",
+            format!("not within {took_ms} ms: {job:?}"),
+        );
+    }
+}
+
+async fn finish_job(client: &mut Client, job: &str) {
+    let path = format!("/v1/jobs/{job}");
+    let terminal = |job: &Value| {
+        ["succeeded", "failed", "cancelled"]
+            .iter()
+            .any(|state| job["state"] == json!(state))
+    };
+    let ended = wait(client, 60, async |client| {
+        get(client, &path).await.is_some_and(|job| terminal(&job))
+    })
+    .await;
+    let last = get(client, &path).await;
+    if !ended {
+        let tasks = get(client, &format!("{path}/tasks")).await;
+        violated(
+            &client.scene,
+            "everything acknowledged comes to an end",
+            format!("{job}: {last:?}, {tasks:?}"),
+        );
+    }
+    if let Some(last) = last {
+        client.scene.history().jobs.insert(job.to_string(), last);
+    }
+    if let Some(told) = get(client, &format!("{path}/tasks?limit=100")).await {
+        let mut history = client.scene.history();
+        for task in told["tasks"].as_array().into_iter().flatten() {
+            let id = task["id"].as_str().unwrap_or_default().to_string();
+            history.tasks.insert(id, task.clone());
+        }
+    }
+    // Where a unique key was taken, the task belongs to another job.
+    let known: Vec<String> = {
+        let history = client.scene.history();
+        let all = history.submissions.iter().flat_map(|s| s.answers.iter());
+        let of_job = all
+            .filter(|answer| answer.job == job)
+            .flat_map(|answer| answer.tasks.clone());
+        of_job
+            .filter(|task| !history.tasks.contains_key(task))
+            .collect()
+    };
+    for task in known {
+        if let Some(told) = get(client, &format!("/v1/tasks/{task}")).await {
+            client.scene.history().tasks.insert(task, told);
+        }
+    }
+}
+
+async fn end_schedule(client: &mut Client) {
+    let known = client
+        .ask(Ask {
+            method: "POST",
+            path: "/v1/schedules/ticks/pause",
+            request_id: Some("pause-ticks"),
+            body: None,
+            timeout: 3 * SECOND,
+            tries: 20,
+        })
+        .await;
+    let Known::Done(response) = known else {
+        return;
+    };
+    let mut jobs = Vec::new();
+    let mut after = String::new();
+    while let Some(told) = get(client, &format!("/v1/jobs?name=tick&limit=500{after}")).await {
+        jobs.extend(told["jobs"].as_array().cloned().unwrap_or_default());
+        match told["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    client.scene.history().schedule = json!({"schedule": response.json(), "jobs": jobs});
+}
+
+async fn digests(client: &mut Client) {
+    let members = client.scene.masters.borrow().clone();
+    let same = wait(client, 30, async |client| {
+        let mut seen = Vec::new();
+        for host in &members {
+            let told = client
+                .look(*host, "/v1/cluster?consistency=stale&digest=true")
+                .await;
+            let Some(told) = told else { return false };
+            let index = told["digest"]["index"].as_u64().unwrap_or(0);
+            let value = told["digest"]["value"]
+                .as_str()
+                .unwrap_or_default()
+                .to_string();
+            seen.push((*host, index, value));
+        }
+        let level = seen.windows(2).all(|two| two[0].1 == two[1].1);
+        client.scene.history().digests = seen;
+        level
+    })
+    .await;
+    if !same {
+        let what = format!("{:?}", client.scene.history().digests);
+        violated(
+            &client.scene,
+            "after the faults all masters come to the same index",
+            what,
+        );
+    }
+}

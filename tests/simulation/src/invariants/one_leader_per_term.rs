@@ -1,0 +1,28 @@
+//! In each term there is one leader at most.
+//!
+//! Source: Election Safety (Ongaro and Ousterhout, section 5.2). The traps: a vote that is forgotten in a crash, and a wiped
+//! disk that comes back under its old id and votes again.
+
+use std::collections::BTreeMap;
+
+use crate::history::History;
+
+pub const RULE: &str = "one leader per term";
+
+pub fn broken(history: &History) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut leaders: BTreeMap<u64, u64> = BTreeMap::new();
+    for seen in &history.leading {
+        let before = leaders.insert(seen.term, seen.leader);
+        if before.is_some_and(|leader| leader != seen.leader) {
+            broken.push(format!(
+                "node {} said at {} ms that node {} leads in term {}, and it was {before:?} before",
+                seen.node,
+                seen.at / 1_000_000,
+                seen.leader,
+                seen.term
+            ));
+        }
+    }
+    broken
+}

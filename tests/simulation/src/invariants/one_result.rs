@@ -1,0 +1,56 @@
+//! Of each task one result is accepted at most, and it is the one that stays.
+//!
+//! Source: fencing (Kleppmann, "How to do distributed locking", 2016). The trap: a lease without fencing, where a worker
+//! that slept overwrites the result of the one after it.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::history::History;
+
+pub const RULE: &str = "exactly one result is accepted";
+
+pub fn broken(history: &History) -> Vec<String> {
+    let mut broken = Vec::new();
+    // By task: the token of the success that was accepted.
+    let mut accepted: BTreeMap<&str, u64> = BTreeMap::new();
+    for report in &history.reports {
+        if report.accepted != Some(true) || !report.succeeded {
+            continue;
+        }
+        match accepted.insert(&report.task, report.token) {
+            Some(before) if before != report.token => broken.push(format!(
+                "{}: results of two leases were accepted, {before} and {} of {}",
+                report.task, report.token, report.worker
+            )),
+            _ => {}
+        }
+    }
+    for (task, token) in &accepted {
+        let Some(told) = history.tasks.get(*task) else {
+            continue;
+        };
+        if told["state"] != json!("succeeded") || told["result"]["by"] != json!(token) {
+            broken.push(format!(
+                "{task}: the result of lease {token} was accepted, and it is {told}"
+            ));
+        }
+    }
+    for (task, told) in &history.tasks {
+        if told["state"] != json!("succeeded") {
+            continue;
+        }
+        let by = told["result"]["by"].as_u64();
+        let reported = history
+            .reports
+            .iter()
+            .any(|report| &report.task == task && Some(report.token) == by);
+        if !reported {
+            broken.push(format!(
+                "{task}: succeeded with a result that nobody reported: {told}"
+            ));
+        }
+    }
+    broken
+}

@@ -1,0 +1,97 @@
+//! `triarch-sim`: a whole cluster of the real program in one run from one seed.
+//!
+//! Masters are the program as it is released, unchanged, each a process on a simulated kernel (`kernel/*.c`): its
+//! threads, clock, randomness, network and syncs are those of the simulator, so that a run depends on the seed alone.
+//! Clients and workers act in the simulator itself and note what they were told. After the faults everything must work
+//! again, and the invariants are judged.
+
+mod actors;
+mod disks;
+mod faults;
+mod heal;
+mod history;
+mod http;
+mod invariants;
+mod kernel;
+mod machine;
+mod network;
+mod process;
+mod random;
+mod run;
+mod scene;
+mod tally;
+mod trace;
+mod traffic;
+mod worker;
+mod world;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+const USAGE: &str = "\
+usage: triarch-sim --seed N [--program FILE] [--trace FILE] [--keep]
+
+Runs the seed once and judges it. The same seed of the same programs gives the same run.
+  --program FILE  the masters' program [default: the triarch beside this program]
+  --trace FILE    writes what happened, line by line
+  --keep          leaves the masters' disks and logs behind, and says where
+Exits with 0 if nothing was broken, 1 if something was, 2 if it could not run.";
+
+struct Args {
+    seed: u64,
+    program: PathBuf,
+    trace: Option<PathBuf>,
+    keep: bool,
+}
+
+fn args() -> anyhow::Result<Args> {
+    let beside = std::env::current_exe()?.with_file_name("triarch");
+    let mut args = Args {
+        seed: 0,
+        program: beside,
+        trace: None,
+        keep: false,
+    };
+    let mut seed = None;
+    let mut given = std::env::args().skip(1);
+    while let Some(word) = given.next() {
+        let mut value = || {
+            given
+                .next()
+                .with_context(|| format!("{word} needs a value\n{USAGE}"))
+        };
+        match word.as_str() {
+            "--seed" => seed = Some(value()?.parse().context("--seed takes a number")?),
+            "--program" => args.program = value()?.into(),
+            "--trace" => args.trace = Some(value()?.into()),
+            "--keep" => args.keep = true,
+            _ => bail!("{word} is not known\n{USAGE}"),
+        }
+    }
+    args.seed = seed.context(USAGE)?;
+    Ok(args)
+}
+
+fn main() -> ExitCode {
+    let args = match args() {
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let seed = args.seed;
+    match run::run(&args.program, seed, args.trace.as_deref(), args.keep) {
+        Ok(verdict) => {
+            println!("{verdict}");
+            ExitCode::from(u8::from(!verdict.kept()))
+        }
+        Err(error) => {
+            println!("seed {seed} could not run: {error:#}");
+            println!("  replay: {} --seed {seed}", run::replay());
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! One process of the program under the simulated kernel: how it is started, and the turns it takes. See `kernel/link.c`
+//! for the frames.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::Context;
+
+/// Simulated nanoseconds since the beginning of the run.
+pub type Ns = u64;
+
+/// The descriptors that the kernel library expects its frames on.
+const TOLD_ON: i32 = 198;
+const SAID_ON: i32 = 199;
+/// How long a turn may take in real time before the process counts as hung.
+const TURN_SECONDS_MAX: i32 = 30;
+
+/// What a process did in a turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    Listen {
+        port: u16,
+    },
+    Unlisten {
+        port: u16,
+    },
+    Connect {
+        connection: u64,
+        host: u32,
+        port: u16,
+        own_port: u16,
+    },
+    Data {
+        connection: u64,
+        bytes: Vec<u8>,
+    },
+    Fin {
+        connection: u64,
+    },
+    Close {
+        connection: u64,
+    },
+    Exited {
+        code: u64,
+    },
+}
+
+/// What happens to a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    Connected {
+        connection: u64,
+    },
+    Failed {
+        connection: u64,
+        errno: u32,
+    },
+    Incoming {
+        connection: u64,
+        port: u16,
+        peer: u32,
+        peer_port: u16,
+    },
+    Data {
+        connection: u64,
+        bytes: Vec<u8>,
+    },
+    Ended {
+        connection: u64,
+    },
+    Clock {
+        offset_ns: i64,
+    },
+    Cut {
+        seed: u64,
+        loses_all: bool,
+    },
+    Space {
+        free_bytes: u64,
+    },
+    SyncTime {
+        min_ns: Ns,
+        max_ns: Ns,
+    },
+    FailSyncs {
+        count: u64,
+    },
+    EndAfter {
+        steps: u64,
+        loses_unsynced: bool,
+    },
+}
+
+/// A turn that ended with everybody in the process waiting.
+#[derive(Debug)]
+pub struct Turn {
+    /// The time there.
+    pub now: Ns,
+    /// When it wants to go on by itself.
+    pub next: Ns,
+    pub said: Vec<(Ns, Said)>,
+    /// A digest over the bytes of the frame.
+    pub digest: u64,
+}
+
+/// How a turn ended.
+#[derive(Debug)]
+pub enum Outcome {
+    Waits(Turn),
+    /// The process is gone, with its exit code (negative: the signal).
+    Gone {
+        code: i32,
+    },
+}
+
+/// What is needed to start a process.
+pub struct Start<'a> {
+    pub program: &'a Path,
+    pub kernel: &'a Path,
+    pub args: &'a [String],
+    /// Its number, with the number of its life in the upper half.
+    pub node: u64,
+    pub seed: u64,
+    pub preemption_per_mille: u64,
+    pub disk: &'a Path,
+    pub log: File,
+}
+
+pub struct Process {
+    child: Child,
+    told: File,
+    said: File,
+}
+
+impl Process {
+    /// Starts it; it waits for its first turn.
+    pub fn start(start: Start<'_>) -> anyhow::Result<Process> {
+        let (their_told, told) = pipe()?;
+        let (said, their_said) = pipe()?;
+        let (read_end, write_end) = (their_told.as_raw_fd(), their_said.as_raw_fd());
+        let mut command = Command::new(start.program);
+        command
+            .args(start.args)
+            .env_clear()
+            .env("LD_PRELOAD", start.kernel)
+            .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
+            .env("RUST_BACKTRACE", "1")
+            .env("TRIARCH_SIM_SEED", start.seed.to_string())
+            .env("TRIARCH_SIM_NODE", start.node.to_string())
+            .env("TRIARCH_SIM_DISK", start.disk)
+            .env(
+                "TRIARCH_SIM_PREEMPTION",
+                start.preemption_per_mille.to_string(),
+            )
+            .stdin(Stdio::null())
+            .stdout(start.log.try_clone()?)
+            .stderr(start.log);
+        // SAFETY: only calls that are safe after a fork: the same addresses in each run, and the two ends in their places.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) < 0
+                    || libc::dup2(read_end, TOLD_ON) < 0
+                    || libc::dup2(write_end, SAID_ON) < 0
+                    || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0
+                {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", start.program.display()))?;
+        let mut process = Process { child, told, said };
+        drop((their_told, their_said));
+        process
+            .read_frame()?
+            .context("the process ended before its first turn: is the kernel library there?")?;
+        Ok(process)
+    }
+
+    /// Gives it a turn.
+    pub fn turn(&mut self, now: Ns, horizon: Ns, told: &[Told]) -> anyhow::Result<Outcome> {
+        let mut frame = Vec::with_capacity(64);
+        frame.extend(0_u32.to_le_bytes());
+        frame.extend(now.to_le_bytes());
+        frame.extend(horizon.to_le_bytes());
+        for event in told {
+            encode(event, &mut frame);
+        }
+        let length = (frame.len() - 4) as u32;
+        frame[..4].copy_from_slice(&length.to_le_bytes());
+        if self.told.write_all(&frame).is_err() {
+            return Ok(Outcome::Gone { code: self.wait()? });
+        }
+        match self.read_frame()? {
+            Some(bytes) => Ok(Outcome::Waits(decode(&bytes)?)),
+            None => Ok(Outcome::Gone { code: self.wait()? }),
+        }
+    }
+
+    /// `None`: it is gone.
+    fn read_frame(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
+        let mut poll = libc::pollfd {
+            fd: self.said.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one descriptor that is open, and its count.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, TURN_SECONDS_MAX * 1000) };
+        anyhow::ensure!(
+            ready > 0,
+            "the process did not end its turn within {TURN_SECONDS_MAX} s: it spins, or waits for what is not simulated"
+        );
+        let mut length = [0; 4];
+        match self.said.read_exact(&mut length) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+            other => other?,
+        }
+        let mut frame = vec![0; u32::from_le_bytes(length) as usize];
+        match self.said.read_exact(&mut frame) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error.into()),
+            Ok(()) => Ok(Some(frame)),
+        }
+    }
+
+    /// Ends it as `kill -9` does.
+    pub fn kill(&mut self) -> anyhow::Result<i32> {
+        self.child.kill()?;
+        self.wait()
+    }
+
+    fn wait(&mut self) -> anyhow::Result<i32> {
+        let status = self.child.wait()?;
+        Ok(status
+            .code()
+            .unwrap_or_else(|| -status.signal().unwrap_or(0)))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn pipe() -> anyhow::Result<(File, File)> {
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors, which are owned by nobody else afterwards.
+    unsafe {
+        anyhow::ensure!(
+            libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) == 0,
+            "no pipe: {}",
+            std::io::Error::last_os_error()
+        );
+        Ok((File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])))
+    }
+}
+
+fn encode(told: &Told, frame: &mut Vec<u8>) {
+    let (kind, subject, data): (u8, u64, Vec<u8>) = match told {
+        Told::Connected { connection } => (1, *connection, vec![]),
+        Told::Failed { connection, errno } => (2, *connection, errno.to_le_bytes().to_vec()),
+        Told::Incoming {
+            connection,
+            port,
+            peer,
+            peer_port,
+        } => {
+            let mut data = port.to_le_bytes().to_vec();
+            data.extend(peer.to_le_bytes());
+            data.extend(peer_port.to_le_bytes());
+            (3, *connection, data)
+        }
+        Told::Data { connection, bytes } => (4, *connection, bytes.clone()),
+        Told::Ended { connection } => (5, *connection, vec![]),
+        Told::Clock { offset_ns } => (6, offset_ns.cast_unsigned(), vec![]),
+        Told::Cut { seed, loses_all } => (7, *seed, vec![0; usize::from(*loses_all)]),
+        Told::Space { free_bytes } => (8, *free_bytes, vec![]),
+        Told::SyncTime { min_ns, max_ns } => (9, *min_ns, max_ns.to_le_bytes().to_vec()),
+        Told::FailSyncs { count } => (10, *count, vec![]),
+        Told::EndAfter {
+            steps,
+            loses_unsynced,
+        } => (11, *steps, vec![0; usize::from(*loses_unsynced)]),
+    };
+    frame.push(kind);
+    frame.extend(subject.to_le_bytes());
+    frame.extend((data.len() as u32).to_le_bytes());
+    frame.extend(data);
+}
+
+fn decode(frame: &[u8]) -> anyhow::Result<Turn> {
+    let number = |at: usize| -> anyhow::Result<u64> {
+        let bytes = frame.get(at..at + 8).context("a frame is cut short")?;
+        Ok(u64::from_le_bytes(bytes.try_into()?))
+    };
+    let mut turn = Turn {
+        now: number(0)?,
+        next: number(8)?,
+        said: Vec::new(),
+        digest: digest(frame),
+    };
+    let mut at = 16;
+    while at < frame.len() {
+        let (kind, time, subject) = (frame[at], number(at + 1)?, number(at + 9)?);
+        let length = u32::from_le_bytes(frame[at + 17..at + 21].try_into()?) as usize;
+        let data = frame
+            .get(at + 21..at + 21 + length)
+            .context("a frame is cut short")?;
+        at += 21 + length;
+        let said = match kind {
+            1 => Said::Listen {
+                port: subject as u16,
+            },
+            2 => Said::Unlisten {
+                port: subject as u16,
+            },
+            3 => Said::Connect {
+                connection: subject,
+                host: u32::from_le_bytes(data[..4].try_into()?),
+                port: u16::from_le_bytes(data[4..6].try_into()?),
+                own_port: u16::from_le_bytes(data[6..8].try_into()?),
+            },
+            4 => Said::Data {
+                connection: subject,
+                bytes: data.to_vec(),
+            },
+            5 => Said::Fin {
+                connection: subject,
+            },
+            6 => Said::Close {
+                connection: subject,
+            },
+            7 => Said::Exited { code: subject },
+            other => anyhow::bail!("the kernel library says {other}, which is not known here"),
+        };
+        turn.said.push((time, said));
+    }
+    Ok(turn)
+}
+
+/// FNV-1a, eight bytes at a time.
+pub fn digest(bytes: &[u8]) -> u64 {
+    let mut digest = 0xCBF2_9CE4_8422_2325_u64;
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        digest = (digest ^ u64::from_le_bytes(word)).wrapping_mul(0x0100_0000_01B3);
+        digest ^= digest >> 29;
+    }
+    digest
+}

@@ -1,0 +1,174 @@
+//! What everybody in a run shares, and how a client asks until it knows.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::rc::Rc;
+
+use serde_json::Value;
+
+use crate::actors::Sim;
+use crate::history::History;
+use crate::http::{Answer, Request, Response, send};
+use crate::process::Ns;
+use crate::random::Random;
+use crate::world::{Host, MS, SECOND};
+
+#[derive(Clone)]
+pub struct Scene {
+    pub sim: Sim,
+    history: Rc<RefCell<History>>,
+    /// The masters that clients know of.
+    pub masters: Rc<RefCell<Vec<Host>>>,
+    /// No new work any more: the run is coming to its end.
+    pub closing: Rc<Cell<bool>>,
+    /// Clients that are in the middle of something.
+    pub busy: Rc<Cell<u32>>,
+    /// Workers stop at once.
+    pub over: Rc<Cell<bool>>,
+}
+
+/// What a client knows in the end.
+#[derive(Debug)]
+pub enum Known {
+    Done(Response),
+    /// Refused for good: nothing was done.
+    Refused(Response),
+    /// Asked too often in vain.
+    Unknown,
+}
+
+/// One client: its address, and its luck.
+pub struct Client {
+    pub scene: Scene,
+    pub host: Host,
+    pub random: Random,
+    /// Stays with a master that answers.
+    pub master: Host,
+}
+
+impl Scene {
+    pub fn new(sim: Sim) -> Self {
+        Scene {
+            sim,
+            history: Rc::default(),
+            masters: Rc::new(RefCell::new(vec![1, 2, 3])),
+            closing: Rc::default(),
+            busy: Rc::default(),
+            over: Rc::default(),
+        }
+    }
+
+    pub fn history(&self) -> RefMut<'_, History> {
+        self.history.borrow_mut()
+    }
+
+    pub fn client(&self, host: Host) -> Client {
+        Client {
+            random: self.sim.branch(),
+            scene: self.clone(),
+            host,
+            master: 1,
+        }
+    }
+}
+
+/// One question.
+pub struct Ask<'a> {
+    pub method: &'static str,
+    pub path: &'a str,
+    pub request_id: Option<&'a str>,
+    pub body: Option<&'a Value>,
+    pub timeout: Ns,
+    pub tries: u32,
+}
+
+impl Client {
+    pub fn another_master(&mut self) {
+        let masters = self.scene.masters.borrow().clone();
+        self.master = *self.random.one_of(&masters);
+    }
+
+    /// Asks one master once.
+    pub async fn once(&mut self, ask: &Ask<'_>) -> Answer {
+        let answer = send(
+            &self.scene.sim,
+            Request {
+                from: self.host,
+                to: self.master,
+                method: ask.method,
+                path: ask.path,
+                request_id: ask.request_id,
+                body: ask.body,
+                timeout: ask.timeout,
+            },
+        )
+        .await;
+        if let Answer::Came(response) = &answer
+            && response.status >= 500
+            && !matches!(response.status, 503 | 504 | 507)
+        {
+            let text = String::from_utf8_lossy(&response.body).into_owned();
+            self.scene.sim.world().violated(
+                "a master answers as documented",
+                format!(
+                    "{} {} gave {}: {text}",
+                    ask.method, ask.path, response.status
+                ),
+            );
+        }
+        answer
+    }
+
+    /// Asks one master after another until one of them says yes or no, or it was asked often enough.
+    pub async fn ask(&mut self, ask: Ask<'_>) -> Known {
+        for _ in 0..ask.tries {
+            let answer = self.once(&ask).await;
+            let pause = match answer {
+                Answer::Came(response) if response.ok() => return Known::Done(response),
+                Answer::Came(response) if response.status == 307 => {
+                    let leader = response
+                        .header("triarch-leader")
+                        .and_then(|id| id.parse().ok());
+                    if let Some(leader) = leader {
+                        self.master = leader;
+                        continue;
+                    }
+                    self.another_master();
+                    50 * MS
+                }
+                Answer::Came(response) if matches!(response.status, 429 | 503 | 504 | 507) => {
+                    self.another_master();
+                    self.random.between(50 * MS, 500 * MS)
+                }
+                Answer::Came(response) => return Known::Refused(response),
+                Answer::NotSent => {
+                    self.another_master();
+                    self.random.between(10 * MS, 200 * MS)
+                }
+                Answer::Unknown => {
+                    self.scene.sim.world().tally.unknown += 1;
+                    self.another_master();
+                    self.random.between(10 * MS, 300 * MS)
+                }
+            };
+            self.scene.sim.sleep(pause).await;
+        }
+        Known::Unknown
+    }
+
+    /// Reads of a master as it is, without asking others.
+    pub async fn look(&mut self, master: Host, path: &str) -> Option<Value> {
+        self.master = master;
+        let ask = Ask {
+            method: "GET",
+            path,
+            request_id: None,
+            body: None,
+            timeout: 2 * SECOND,
+            tries: 1,
+        };
+        match self.once(&ask).await {
+            Answer::Came(response) if response.ok() => Some(response.json()),
+            Answer::Came(_) | Answer::NotSent | Answer::Unknown => None,
+        }
+    }
+}

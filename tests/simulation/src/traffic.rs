@@ -1,0 +1,305 @@
+//! What clients do: submit, submit again, cancel, and read.
+
+use serde_json::{Value, json};
+
+use crate::history::{Cancelled, Leading, Read, Submission, Submitted};
+use crate::http::Answer;
+use crate::random::Random;
+use crate::scene::{Ask, Client, Known, Scene};
+use crate::world::{Host, MS, SECOND};
+
+/// Submits jobs until the run closes. An unknown outcome is asked again under the same key.
+pub async fn submit(scene: Scene, host: Host) {
+    scene.busy.set(scene.busy.get() + 1);
+    let mut client = scene.client(host);
+    let mut number = 0;
+    while !scene.closing.get() {
+        number += 1;
+        let body = job(&mut client.random, host, number);
+        submit_one(&mut client, body).await;
+        // Now and then again, on purpose.
+        if client.random.percent(10) {
+            let earlier = client.scene.history().submissions.len() as u64;
+            let which = client.random.between(0, earlier) as usize;
+            let body = client.scene.history().submissions[which].body.clone();
+            submit_again(&mut client, which, body).await;
+        }
+        let pause = client.random.between(50 * MS, 800 * MS);
+        scene.sim.sleep(pause).await;
+    }
+    scene.busy.set(scene.busy.get() - 1);
+}
+
+/// Submits a job; `None` when nobody said in time that it is there.
+pub async fn submit_one(client: &mut Client, body: Value) -> Option<Submitted> {
+    let key = body["idempotency_key"]
+        .as_str()
+        .unwrap_or_default()
+        .to_string();
+    let invoked = client.scene.sim.now();
+    let which = {
+        let mut history = client.scene.history();
+        history.submissions.push(Submission {
+            key,
+            invoked,
+            body: body.clone(),
+            answers: Vec::new(),
+        });
+        history.submissions.len() - 1
+    };
+    submit_again(client, which, body).await
+}
+
+async fn submit_again(client: &mut Client, which: usize, body: Value) -> Option<Submitted> {
+    client.another_master();
+    let tries = if client.random.percent(80) { 20 } else { 1 };
+    let known = client
+        .ask(Ask {
+            method: "POST",
+            path: "/v1/jobs",
+            request_id: None,
+            body: Some(&body),
+            timeout: 3 * SECOND,
+            tries,
+        })
+        .await;
+    let now = client.scene.sim.now();
+    match known {
+        Known::Done(response) => {
+            let told = response.json();
+            let submitted = Submitted {
+                at: now,
+                index: response.index().unwrap_or(0),
+                job: told["id"].as_str().unwrap_or_default().to_string(),
+                tasks: words(&told["tasks"]),
+                duplicate: told["duplicate"] == json!(true),
+            };
+            let mut world = client.scene.sim.world();
+            world.tally.operation("submission acknowledged");
+            world.tally.acknowledged += 1;
+            drop(world);
+            client.scene.history().submissions[which]
+                .answers
+                .push(submitted.clone());
+            Some(submitted)
+        }
+        Known::Refused(response) => {
+            // A unique key that is taken is the one thing here that may be refused.
+            let told = response.json();
+            if told["code"] != json!("conflict") || !told["task"].is_string() {
+                let what = format!("{body} was refused: {told}");
+                client
+                    .scene
+                    .sim
+                    .world()
+                    .violated("what is valid is taken", what);
+            }
+            client
+                .scene
+                .sim
+                .world()
+                .tally
+                .operation("submission refused");
+            None
+        }
+        Known::Unknown => {
+            client
+                .scene
+                .sim
+                .world()
+                .tally
+                .operation("submission unknown");
+            None
+        }
+    }
+}
+
+pub fn words(list: &Value) -> Vec<String> {
+    let list = list.as_array().map_or(&[][..], Vec::as_slice);
+    list.iter()
+        .filter_map(|word| word.as_str().map(str::to_string))
+        .collect()
+}
+
+fn job(random: &mut Random, host: Host, number: u64) -> Value {
+    let count = random.between(1, 5);
+    let chained = count > 1 && random.percent(40);
+    let tasks: Vec<Value> = (0..count)
+        .map(|nth| {
+            let mut task = json!({
+                "kind": "sim",
+                "payload": {"ms": random.between(1, 300), "fails": random.percent(8)},
+                "queue": *random.one_of(&["default", "default", "other"]),
+                "priority": random.between(0, 10),
+                "max_losses": 1000,
+                "max_attempts": 3,
+                "backoff": {"initial_ms": 50, "factor": 2.0, "max_ms": 400, "jitter": 0.1},
+            });
+            if chained {
+                task["key"] = json!(format!("k{nth}"));
+                if nth > 0 {
+                    task["after"] = json!([format!("k{}", random.between(0, nth))]);
+                }
+            }
+            if random.percent(10) {
+                task["delay_ms"] = json!(random.between(1, 1500));
+            }
+            // One of a job at most: two of the same are refused.
+            if nth == 0 && random.percent(10) {
+                task["unique_key"] = json!(format!("u{}", random.between(0, 3)));
+            }
+            if random.percent(5) {
+                task["timeout_ms"] = json!(random.between(200, 2000));
+            }
+            task
+        })
+        .collect();
+    json!({"name": format!("c{host}"), "idempotency_key": format!("c{host}-{number}"), "tasks": tasks})
+}
+
+/// Cancels a task now and then.
+pub async fn cancel(scene: Scene, host: Host) {
+    scene.busy.set(scene.busy.get() + 1);
+    let mut client = scene.client(host);
+    while !scene.closing.get() {
+        let pause = client.random.between(300 * MS, 1500 * MS);
+        scene.sim.sleep(pause).await;
+        let Some(task) = pick(&mut client) else {
+            continue;
+        };
+        client.another_master();
+        let invoked = scene.sim.now();
+        let known = client
+            .ask(Ask {
+                method: "POST",
+                path: &format!("/v1/tasks/{task}/cancel"),
+                request_id: Some(&format!("cancel-{task}-{invoked}")),
+                body: None,
+                timeout: 3 * SECOND,
+                tries: 10,
+            })
+            .await;
+        if let Known::Done(_) = known {
+            let returned = scene.sim.now();
+            scene
+                .sim
+                .world()
+                .tally
+                .operation("cancellation acknowledged");
+            scene.history().cancelled.push(Cancelled {
+                task,
+                invoked,
+                returned,
+            });
+        }
+    }
+    scene.busy.set(scene.busy.get() - 1);
+}
+
+/// A task that is known to be there: mostly a late one.
+fn pick(client: &mut Client) -> Option<String> {
+    let all: Vec<String> = client
+        .scene
+        .history()
+        .acknowledged()
+        .map(|(task, _)| task.to_string())
+        .collect();
+    if all.is_empty() {
+        return None;
+    }
+    let from = if client.random.percent(70) {
+        all.len().saturating_sub(20)
+    } else {
+        0
+    };
+    Some(client.random.one_of(&all[from..]).clone())
+}
+
+/// Reads tasks that are known to be there, through any master.
+pub async fn read(scene: Scene, host: Host) {
+    scene.busy.set(scene.busy.get() + 1);
+    let mut client = scene.client(host);
+    while !scene.closing.get() {
+        let pause = client.random.between(30 * MS, 300 * MS);
+        scene.sim.sleep(pause).await;
+        let Some(task) = pick(&mut client) else {
+            continue;
+        };
+        client.another_master();
+        let stale = client.random.percent(15);
+        let path = format!(
+            "/v1/tasks/{task}{}",
+            if stale { "?consistency=stale" } else { "" }
+        );
+        let invoked = scene.sim.now();
+        let ask = Ask {
+            method: "GET",
+            path: &path,
+            request_id: None,
+            body: None,
+            timeout: 3 * SECOND,
+            tries: 1,
+        };
+        let node = client.master;
+        let Answer::Came(response) = client.once(&ask).await else {
+            continue;
+        };
+        if !response.ok() && response.status != 404 {
+            continue;
+        }
+        let told = response.json();
+        let returned = scene.sim.now();
+        scene
+            .sim
+            .world()
+            .tally
+            .operation(if stale { "stale read" } else { "read" });
+        scene.history().reads.push(Read {
+            task,
+            node,
+            invoked,
+            returned,
+            index: response.index().unwrap_or(0),
+            stale,
+            status: response.status,
+            state: told["state"].as_str().unwrap_or_default().to_string(),
+            attempt: told["attempt"].as_u64().unwrap_or(0),
+            result: told["result"].clone(),
+        });
+    }
+    scene.busy.set(scene.busy.get() - 1);
+}
+
+/// Notes who leads, as each master sees it.
+pub async fn observe(scene: Scene, host: Host) {
+    let mut client = scene.client(host);
+    let mut last = 0;
+    while !scene.over.get() {
+        let masters = scene.masters.borrow().clone();
+        for node in masters {
+            let told = client.look(node, "/v1/cluster?consistency=stale").await;
+            let Some(told) = told else { continue };
+            if told["agreement"]["mismatches"].as_u64().unwrap_or(0) > 0 {
+                scene.sim.world().violated(
+                    "the masters' tables are the same",
+                    format!("node {node} tells: {told}"),
+                );
+            }
+            if let (Some(term), Some(leader)) = (told["term"].as_u64(), told["leader"].as_u64()) {
+                if term > last {
+                    last = term;
+                    scene.sim.world().tally.leaders_seen += 1;
+                }
+                let at = scene.sim.now();
+                scene.history().leading.push(Leading {
+                    at,
+                    node,
+                    term,
+                    leader,
+                });
+            }
+        }
+        let pause = client.random.between(100 * MS, 400 * MS);
+        scene.sim.sleep(pause).await;
+    }
+}

@@ -1,0 +1,232 @@
+//! Workers: they register, poll, run for a while, report, are silent for too long, and come back.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::history::{Grant, Report};
+use crate::process::Ns;
+use crate::scene::{Ask, Client, Known, Scene};
+use crate::traffic::words;
+use crate::world::{Host, MS, SECOND};
+
+const SLOTS: usize = 4;
+
+struct Running {
+    token: u64,
+    ends: Ns,
+    result: Value,
+}
+
+/// A worker, until the run is over.
+pub async fn work(scene: Scene, host: Host) {
+    let mut client = scene.client(host);
+    let mut life = 0;
+    while !scene.over.get() {
+        life += 1;
+        let name = format!("w{host}-{life}");
+        if let Some(id) = register(&mut client, &name).await {
+            scene.sim.world().tally.operation("worker registered");
+            serve(&mut client, &id).await;
+        }
+    }
+}
+
+async fn register(client: &mut Client, name: &str) -> Option<String> {
+    let body = json!({"name": name, "queues": ["default", "other", "fresh"], "slots": SLOTS, "labels": {}, "resources": {},
+        "kinds": ["sim"]});
+    let known = client
+        .ask(Ask {
+            method: "POST",
+            path: "/v1/workers",
+            request_id: Some(&format!("register-{name}")),
+            body: Some(&body),
+            timeout: 2 * SECOND,
+            tries: 50,
+        })
+        .await;
+    match known {
+        Known::Done(response) => response.json()["id"].as_str().map(str::to_string),
+        Known::Refused(_) | Known::Unknown => None,
+    }
+}
+
+/// Until it is not known there any more, or dies.
+async fn serve(client: &mut Client, id: &str) {
+    let scene = client.scene.clone();
+    let mut running: BTreeMap<String, Running> = BTreeMap::new();
+    while !scene.over.get() {
+        if client.random.percent(1) {
+            // Silent for longer than any lease, and back with what it had.
+            scene.sim.world().tally.operation("worker fell silent");
+            let span = client.random.between(SECOND, 5 * SECOND);
+            scene.sim.sleep(span).await;
+        } else if client.random.percent(1) {
+            scene.sim.world().tally.operation("worker died");
+            let span = client.random.between(100 * MS, SECOND);
+            scene.sim.sleep(span).await;
+            return;
+        }
+        let now = scene.sim.now();
+        let done: Vec<Report> = running
+            .iter()
+            .filter(|(_, run)| run.ends <= now)
+            .map(|(task, run)| Report {
+                at: now,
+                worker: id.to_string(),
+                task: task.clone(),
+                token: run.token,
+                succeeded: run.result["fails"] != json!(true),
+                result: run.result.clone(),
+                accepted: None,
+            })
+            .collect();
+        let first_report = scene.history().reports.len();
+        scene.history().reports.extend(done.iter().cloned());
+        let Some(told) = poll(client, id, &running, &done).await else {
+            return;
+        };
+        take_answers(client, &told, &done, first_report, &mut running);
+        take_tasks(client, id, &told, &mut running);
+        // Not more often than a real one would.
+        let pause = client.random.between(2 * MS, 20 * MS);
+        scene.sim.sleep(pause).await;
+    }
+}
+
+/// One round trip with everything in it. `None`: this worker is not known any more.
+async fn poll(
+    client: &mut Client,
+    id: &str,
+    running: &BTreeMap<String, Running>,
+    done: &[Report],
+) -> Option<Value> {
+    let now = client.scene.sim.now();
+    let next_end = running
+        .values()
+        .map(|run| run.ends)
+        .filter(|ends| *ends > now)
+        .min();
+    let wait_ms = next_end
+        .map_or(1000, |ends| (ends - now) / MS + 1)
+        .min(1000);
+    let named: Vec<Value> = running
+        .iter()
+        .filter(|(_, run)| run.ends > now)
+        .map(|(task, run)| json!({"task": task, "token": run.token}))
+        .collect();
+    let results: Vec<Value> = done
+        .iter()
+        .map(|report| {
+            if report.succeeded {
+                json!({"task": report.task, "token": report.token, "status": "succeeded", "result": report.result})
+            } else {
+                json!({"task": report.task, "token": report.token, "status": "failed",
+                    "error": {"type": "Sim", "message": "as asked", "traceback": ""}, "retryable": true})
+            }
+        })
+        .collect();
+    let free = SLOTS.saturating_sub(named.len());
+    let max = if client.scene.over.get() { 0 } else { free };
+    let body = json!({"max": max, "wait_ms": if free == 0 { wait_ms.min(300) } else { wait_ms },
+        "results": results, "running": named});
+    let known = client
+        .ask(Ask {
+            method: "POST",
+            path: &format!("/v1/workers/{id}/poll"),
+            request_id: None,
+            body: Some(&body),
+            timeout: wait_ms * MS + SECOND,
+            tries: 30,
+        })
+        .await;
+    match known {
+        Known::Done(response) => Some(response.json()),
+        Known::Refused(response) => {
+            if response.json()["code"] != json!("unknown_worker") {
+                let what = format!("a poll was refused: {}", response.json());
+                client
+                    .scene
+                    .sim
+                    .world()
+                    .violated("what is valid is taken", what);
+            }
+            None
+        }
+        Known::Unknown => Some(Value::Null),
+    }
+}
+
+fn take_answers(
+    client: &mut Client,
+    told: &Value,
+    done: &[Report],
+    first_report: usize,
+    running: &mut BTreeMap<String, Running>,
+) {
+    let now = client.scene.sim.now();
+    if let Some(results) = told["results"].as_array() {
+        for (nth, (report, result)) in done.iter().zip(results).enumerate() {
+            let accepted = result["accepted"] == json!(true);
+            {
+                let mut history = client.scene.history();
+                let noted = &mut history.reports[first_report + nth];
+                noted.accepted = Some(accepted);
+                noted.at = now;
+            }
+            let word = if accepted {
+                "report accepted"
+            } else {
+                "report refused"
+            };
+            client.scene.sim.world().tally.operation(word);
+            running.remove(&report.task);
+        }
+    }
+    for list in ["lost", "cancel"] {
+        for task in words(&told[list]) {
+            running.remove(&task);
+        }
+    }
+}
+
+fn take_tasks(
+    client: &mut Client,
+    id: &str,
+    told: &Value,
+    running: &mut BTreeMap<String, Running>,
+) {
+    let now = client.scene.sim.now();
+    let tasks = told["tasks"].as_array().cloned().unwrap_or_default();
+    for task in tasks {
+        let (Some(name), Some(token)) = (task["id"].as_str(), task["token"].as_u64()) else {
+            client.scene.sim.world().violated(
+                "a master answers as documented",
+                format!("a lease without a token: {task}"),
+            );
+            continue;
+        };
+        if running.get(name).is_some_and(|run| run.token == token) {
+            continue;
+        }
+        client.scene.sim.world().tally.operation("lease granted");
+        client.scene.history().grants.push(Grant {
+            at: now,
+            worker: id.to_string(),
+            task: name.to_string(),
+            attempt: task["attempt"].as_u64().unwrap_or(0),
+            token,
+            inputs: task["inputs"].clone(),
+        });
+        let takes = task["payload"]["ms"].as_u64().unwrap_or(10) * MS;
+        let fails = task["payload"]["fails"] == json!(true);
+        running.insert(
+            name.to_string(),
+            Running {
+                token,
+                ends: now + takes,
+                result: json!({"by": token, "fails": fails}),
+            },
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! The simulated world: one clock, one queue of what is to happen, the machines with their processes, and the network
+//! between them. Everything that happens is drawn from one seed and happens in one order.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::path::PathBuf;
+
+use crate::machine::Machine;
+use crate::network::{Connection, Endpoint, Links, Packet, Side};
+use crate::process::{Ns, Outcome, Said, Told};
+use crate::random::Random;
+use crate::tally::Tally;
+use crate::trace::Trace;
+
+pub const MS: Ns = 1_000_000;
+pub const SECOND: Ns = 1_000_000_000;
+pub const NEVER: Ns = u64::MAX;
+
+/// A machine, or a client: the last part of its address, 10.0.0.N.
+pub type Host = u16;
+/// Whoever waits for something in the simulator itself: a client, a worker, the one who makes faults.
+pub type Actor = usize;
+
+/// The first address of clients.
+pub const CLIENTS_FROM: Host = 1_000;
+
+#[derive(Debug)]
+pub enum Event {
+    Deliver {
+        connection: u64,
+        from: Side,
+        packet: Packet,
+    },
+    /// What was held back by a cut goes on.
+    Flush {
+        connection: u64,
+        from: Side,
+    },
+    /// A peer that is silent for good is noticed.
+    KeepAlive {
+        connection: u64,
+    },
+    Timer {
+        actor: Actor,
+    },
+}
+
+struct Queued {
+    at: Ns,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+impl Eq for Queued {}
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// What is the same for the whole run.
+pub struct Settings {
+    pub program: PathBuf,
+    pub kernel: PathBuf,
+    pub dir: PathBuf,
+    pub seed: u64,
+    pub preemption_per_mille: u64,
+    pub server_args: Vec<String>,
+}
+
+pub struct World {
+    pub now: Ns,
+    pub settings: Settings,
+    pub random: Random,
+    pub machines: BTreeMap<Host, Machine>,
+    pub connections: BTreeMap<u64, Connection>,
+    pub endpoints: BTreeMap<u64, Endpoint>,
+    pub links: Links,
+    pub trace: Trace,
+    pub tally: Tally,
+    /// What must not be: each a sentence.
+    pub violations: Vec<String>,
+    pub runnable: VecDeque<Actor>,
+    /// The actor that is being polled.
+    pub current: Actor,
+    pub client_connections: u64,
+    queue: BinaryHeap<Reverse<Queued>>,
+    queued: u64,
+}
+
+impl World {
+    pub fn new(settings: Settings, trace: Trace) -> Self {
+        let random = Random::new(settings.seed);
+        World {
+            now: 0,
+            random,
+            settings,
+            machines: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            links: Links::default(),
+            trace,
+            tally: Tally::default(),
+            violations: Vec::new(),
+            runnable: VecDeque::new(),
+            current: 0,
+            client_connections: 0,
+            queue: BinaryHeap::new(),
+            queued: 0,
+        }
+    }
+
+    pub fn at(&mut self, at: Ns, event: Event) {
+        self.queued += 1;
+        self.queue.push(Reverse(Queued {
+            at: at.max(self.now),
+            number: self.queued,
+            event,
+        }));
+    }
+
+    /// Something that must not be.
+    pub fn violated(&mut self, rule: &str, what: String) {
+        let at_ms = self.now / MS;
+        self.trace
+            .line(self.now, || format!("VIOLATED {rule}: {what}"));
+        if self.violations.len() < 50 {
+            self.violations
+                .push(format!("{rule}, at {at_ms} ms: {what}"));
+        }
+    }
+
+    fn next_event(&self) -> Ns {
+        self.queue.peek().map_or(NEVER, |Reverse(next)| next.at)
+    }
+
+    /// Lets the next thing happen. False when nothing ever will.
+    pub fn step(&mut self) -> anyhow::Result<bool> {
+        let machine = self
+            .machines
+            .iter()
+            .filter(|(_, machine)| machine.runs() && !machine.paused)
+            .map(|(host, machine)| (machine.wake_at, *host))
+            .min();
+        let (wake_at, host) = machine.unwrap_or((NEVER, 0));
+        let event_at = self.next_event();
+        if event_at == NEVER && wake_at == NEVER {
+            return Ok(false);
+        }
+        if event_at <= wake_at {
+            let Some(Reverse(queued)) = self.queue.pop() else {
+                return Ok(false);
+            };
+            self.now = self.now.max(queued.at);
+            self.happen(queued.event);
+        } else {
+            self.now = self.now.max(wake_at);
+            self.turn(host)?;
+        }
+        Ok(true)
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Deliver {
+                connection,
+                from,
+                packet,
+            } => self.deliver(connection, from, packet),
+            Event::Flush { connection, from } => self.flush(connection, from),
+            Event::KeepAlive { connection } => self.keep_alive(connection),
+            Event::Timer { actor } => self.runnable.push_back(actor),
+        }
+    }
+
+    /// Until when this machine may run without asking: nothing else happens before.
+    fn horizon(&self, host: Host) -> Ns {
+        self.machines
+            .iter()
+            .filter(|(other, machine)| **other != host && machine.runs() && !machine.paused)
+            .map(|(_, machine)| machine.wake_at)
+            .min()
+            .unwrap_or(NEVER)
+            .min(self.next_event())
+    }
+
+    fn turn(&mut self, host: Host) -> anyhow::Result<()> {
+        let horizon = self.horizon(host);
+        let now = self.now;
+        let Some(machine) = self.machines.get_mut(&host) else {
+            return Ok(());
+        };
+        let Some(process) = machine.process.as_mut() else {
+            return Ok(());
+        };
+        let told = std::mem::take(&mut machine.inbox);
+        self.tally.turns += 1;
+        let cut = told.iter().any(|told| matches!(told, Told::Cut { .. }));
+        let outcome = process
+            .turn(now, horizon, &told)
+            .map_err(|error| error.context(format!("node {host}, at {} ms", now / MS)))?;
+        match outcome {
+            Outcome::Waits(turn) => {
+                machine.wake_at = turn.next.max(turn.now);
+                self.trace.digest(u64::from(host), turn.digest);
+                self.trace.line(now, || {
+                    format!(
+                        "node {host} runs to {} next {} said {}",
+                        turn.now,
+                        turn.next,
+                        brief(&turn.said)
+                    )
+                });
+                for (at, said) in turn.said {
+                    self.take(host, at, said)?;
+                }
+            }
+            Outcome::Gone { code } => self.ended(host, if cut { 69 } else { code }),
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, host: Host, at: Ns, said: Said) -> anyhow::Result<()> {
+        match said {
+            Said::Listen { port } => {
+                if let Some(machine) = self.machines.get_mut(&host) {
+                    machine.listens.insert(port);
+                }
+            }
+            Said::Unlisten { port } => {
+                if let Some(machine) = self.machines.get_mut(&host) {
+                    machine.listens.remove(&port);
+                }
+            }
+            Said::Connect {
+                connection,
+                host: to,
+                port,
+                own_port,
+            } => {
+                self.connect(connection, host, (to & 0xFFFF) as Host, port, own_port, at);
+            }
+            Said::Data { connection, bytes } => {
+                if let Some(side) = self.side_of(connection, host) {
+                    self.send(connection, side, at, Packet::Data(bytes));
+                }
+            }
+            Said::Fin { connection } => {
+                if let Some(side) = self.side_of(connection, host) {
+                    self.send_fin(connection, side, at);
+                }
+            }
+            Said::Close { connection } => {
+                if let Some(side) = self.side_of(connection, host) {
+                    self.close(connection, side, at);
+                }
+            }
+            Said::Exited { code } => {
+                let code_there = match self
+                    .machines
+                    .get_mut(&host)
+                    .and_then(|m| m.process.as_mut())
+                {
+                    Some(process) => process.kill()?,
+                    None => 0,
+                };
+                let _ = code_there;
+                self.ended(host, code as i32);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn brief(said: &[(Ns, Said)]) -> String {
+    let words: Vec<String> = said
+        .iter()
+        .map(|(_, said)| match said {
+            Said::Data { connection, bytes } => {
+                format!("data {connection:x} {} bytes", bytes.len())
+            }
+            other => format!("{other:x?}"),
+        })
+        .collect();
+    words.join(", ")
+}

@@ -1,0 +1,48 @@
+//! The same seed gives the same run: every frame of every process is the same, to the nanosecond.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The masters' program: the one that is being tested, or the one that the workspace has built.
+fn program() -> PathBuf {
+    if let Some(given) = std::env::var_os("TRIARCH_BIN") {
+        return given.into();
+    }
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_triarch-sim")).with_file_name("triarch");
+    assert!(
+        built.is_file(),
+        "{} is not there: build it first, or say with TRIARCH_BIN where it is",
+        built.display()
+    );
+    built
+}
+
+fn run(seed: u64) -> (String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_triarch-sim"))
+        .args(["--seed", &seed.to_string(), "--program"])
+        .arg(program())
+        .output()
+        .expect("the simulation starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}");
+    let mut words = text.split_whitespace().skip_while(|word| *word != "trace");
+    let trace = words.nth(1).unwrap_or_else(|| panic!("no trace in {text}"));
+    (trace.to_string(), text)
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in [1, 2, 3] {
+        let (first, told) = run(seed);
+        let (second, told_again) = run(seed);
+        assert_eq!(
+            first, second,
+            "seed {seed}: {told}\nand again: {told_again}"
+        );
+    }
+}
+
+#[test]
+fn another_seed_gives_another_run() {
+    assert_ne!(run(4).0, run(5).0);
+}
