@@ -33,6 +33,20 @@ class Bench:
         task = app.tasks[f"tasks_of_tests.{name}"]
         return self.app._submit_one(task, args, {}, task.options.but({"queue": self.queue, **options}))
 
+    def submit_together(self, *calls: tuple[Any, ...]) -> list[Any]:
+        """Submits tasks of `tasks_of_tests` as one job: each a name and its arguments."""
+        from triarch import Handle
+        from triarch._policy import Call
+
+        app: Triarch = importlib.import_module("tasks_of_tests").app
+        specs = []
+        for name, *args in calls:
+            task = app.tasks[f"tasks_of_tests.{name}"]
+            specs.append(task.spec(args, {}, task.options.but({"queue": self.queue})))
+        body = b'{"tasks":[' + b",".join(specs) + b"]}"
+        job = self.app.transport.json(Call.change("POST", "/v1/jobs", body))
+        return [Handle(self.app, id, job["id"]) for id in job["tasks"]]
+
     def task(self, id: str, wait_ms: int | None = None) -> dict[str, Any]:
         from triarch._policy import Call, path
 

@@ -43,18 +43,33 @@ def test_a_crash_is_retried_like_a_failure(bench: Bench) -> None:
     assert len({one["token"] for one in task["attempts"]}) == 2
 
 
-def test_many_short_tasks_beside_crashes_are_each_run(bench: Bench) -> None:
+def test_short_tasks_that_were_handed_over_with_one_that_crashes_run_elsewhere(bench: Bench) -> None:
     bench.worker(concurrency=2)
-    bench.submit("add", 0, 0).result(timeout=30)
-    short = [bench.submit("add", number, 1) for number in range(100)]
-    dies = [bench.submit("die", "exit") for _ in range(3)]
-    short += [bench.submit("add", number, 1) for number in range(100, 200)]
-    assert [one.result(timeout=60) for one in short] == [number + 1 for number in range(200)]
-    for one in dies:
-        with pytest.raises(TaskFailed):
-            one.result(timeout=30)
-    # None of the short ones has paid for it.
-    assert all(bench.task(one.id)["attempt"] == 1 for one in short)
+    short = [("add", number, 1) for number in range(100)]
+    for warm in bench.submit_together(*short):
+        warm.result(timeout=60)
+    handles = bench.submit_together(*short, ("die", "exit"), *short, ("die", "segfault"), *short)
+    for number, handle in enumerate(handles):
+        if number in (100, 201):
+            with pytest.raises(TaskFailed):
+                handle.result(timeout=60)
+        else:
+            # None of them has paid for it.
+            handle.result(timeout=60)
+            assert bench.task(handle.id)["attempt"] == 1
+    assert len(bench.lines("died")) == 2
+
+
+def test_short_tasks_do_not_wait_behind_a_long_one(bench: Bench) -> None:
+    bench.worker(concurrency=2)
+    short = [("add", number, 1) for number in range(200)]
+    for warm in bench.submit_together(*short):
+        warm.result(timeout=60)
+    long, *handles = bench.submit_together(("nap", 15.0), *short)
+    for handle in handles:
+        handle.result(timeout=60)
+    assert bench.task(long.id)["state"] == "running"
+    assert not bench.lines("ended")
 
 
 def test_what_a_dead_task_has_started_ends_with_it(bench: Bench) -> None:

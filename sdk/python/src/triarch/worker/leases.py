@@ -186,6 +186,10 @@ class Leases:
             self._running[attempt.key] = attempt
             return attempt
 
+    def begins(self, attempt: Attempt) -> None:
+        """It was handed over before, and begins only now: its time counts from here."""
+        attempt.begun_at = time.monotonic()
+
     def put_back(self, attempt: Attempt) -> None:
         """What was taken has not begun after all: it is the next one again."""
         with self._lock:
@@ -250,6 +254,16 @@ class Leases:
     def running(self) -> int:
         """How many attempts run."""
         return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many attempts wait for a slot."""
+        return len(self._waiting)
+
+    @property
+    def pace_s(self) -> float:
+        """How long attempts took lately."""
+        return self._pace.mean_s
 
     @property
     def slots_left(self) -> int:
@@ -466,18 +480,18 @@ class Pace:
     AHEAD_S = 0.1
 
     def __init__(self) -> None:
-        self._mean_s = 1.0
+        self.mean_s = 1.0
 
     def ended(self, seconds: float) -> None:
         """An attempt took so long."""
-        if seconds > self._mean_s:
-            self._mean_s = seconds
+        if seconds > self.mean_s:
+            self.mean_s = seconds
         else:
-            self._mean_s += (seconds - self._mean_s) * 0.2
+            self.mean_s += (seconds - self.mean_s) * 0.2
 
     def ahead(self, slots: int, oldest_begun_at: float | None) -> int:
         """How many may wait, given since when the longest one runs."""
-        mean = self._mean_s
+        mean = self.mean_s
         if oldest_begun_at is not None:
             mean = max(mean, (time.monotonic() - oldest_begun_at) / 4)
         return int(slots * self.AHEAD_S / max(mean, 1e-5))

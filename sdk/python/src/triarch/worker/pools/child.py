@@ -81,6 +81,9 @@ class Child:
                 return
             if message[0] == "run":
                 self._run(runner, message)
+            elif message[0] == "back":
+                # It came when there was nothing to give back any more.
+                self._send("back", [])
             # A `stop` that came too late is about a task that has ended.
 
     def _receive(self) -> tuple[Any, ...] | None:
@@ -105,9 +108,11 @@ class Child:
         finally:
             if is_main:
                 self._critical -= 1
-        if is_main and self._critical == 0 and self._pending is not None and self._token is not None:
-            pending, self._pending = self._pending, None
-            raise pending
+        if is_main and self._critical == 0 and self._token is not None:
+            self._give_back_if_asked()
+            if self._pending is not None:
+                pending, self._pending = self._pending, None
+                raise pending
 
     # --- one task ---
 
@@ -169,7 +174,7 @@ class Child:
             self._soft_at = time.monotonic() + soft_s
             signal.setitimer(signal.ITIMER_REAL, soft_s)
         # A `stop` may have come with the task, before anybody could knock.
-        if self._inbox:
+        if any(message[0] == "stop" for message in self._inbox):
             self._on_signal(KNOCK, None)
 
     def _is_stopped(self) -> bool:
@@ -205,7 +210,11 @@ class Child:
             if message[0] == "stop" and message[1] == token and self._stop_reason is None:
                 self._stop_reason = message[2]
                 raised = TaskStopped(message[2])
-        self._inbox = [message for message in self._inbox if message[0] != "stop"]
+        # One about a task whose turn has not come stays with it.
+        ahead = {message[7] for message in self._inbox if message[0] == "run"}
+        self._inbox = [one for one in self._inbox if one[0] != "stop" or one[1] in ahead]
+        if not self._critical:
+            self._give_back_if_asked()
         if raised is None and self._soft_at is not None and time.monotonic() >= self._soft_at - 0.001:
             self._soft_at = None
             self._soft_hit = True
@@ -218,6 +227,14 @@ class Child:
             self._pending = raised
         else:
             raise raised
+
+    def _give_back_if_asked(self) -> None:
+        """Tasks that were handed over and have not begun go to others."""
+        if not any(message[0] == "back" for message in self._inbox):
+            return
+        tokens = [message[7] for message in self._inbox if message[0] == "run"]
+        self._inbox = [message for message in self._inbox if message[0] not in ("run", "back")]
+        self._send("back", tokens)
 
     def _drain(self) -> None:
         while select.select([self._sock], [], [], 0)[0]:

@@ -1,8 +1,11 @@
 """A pool of processes: what a task does to its process, it does to nobody else.
 
-One thread supervises them all. A process has one task at a time, and gets the next when it has told the result of the last; so a
-process that dies takes exactly one attempt along, which is reported as failed with the signal or exit code, and another process
-takes its place. Processes are started afresh (never forked from a process with threads), each as the leader of a session of
+One thread supervises them all. A process runs one task at a time and tells its result before it begins the next; so a process
+that dies takes exactly one attempt along, which is reported as failed with the signal or exit code, and another process takes its
+place. While tasks are very short, some are handed to a process together, which saves most of the to and fro; those that it has
+not begun are taken back when it dies, or when one turns out to be long.
+
+Processes are started afresh (never forked from a process with threads), each as the leader of a session of
 its own, so that what a task has started ends with it. They die with the worker, whatever ends that.
 """
 
@@ -39,6 +42,12 @@ _RESTART_PAUSE_MAX_S = 5.0
 #: After so many in a row, without any that could, the worker gives up.
 _FAILURES_MAX = 10
 
+#: So many tasks are handed to a process together, as long as they take no longer than this in all by what tasks took lately.
+_TOGETHER_MAX = 16
+_TOGETHER_S = 0.005
+#: A task that runs for so long is not short: what was handed over with it is taken back.
+_TAKE_BACK_AFTER_S = 0.02
+
 _COMMAND = "from triarch.worker.pools.child import main; main()"
 
 
@@ -49,10 +58,22 @@ class _Process:
     started_at: float
     frames: Frames = field(default_factory=Frames)
     ready: bool = False
-    attempt: Attempt | None = None
+    #: What it was handed and has not told the end of. It runs the first of them.
+    attempts: deque[Attempt] = field(default_factory=deque)
+    taken_back_from: Attempt | None = None
     ran: int = 0
     kill_at: float | None = None
     retired: bool = False
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """What it runs."""
+        return self.attempts[0] if self.attempts else None
+
+    @property
+    def may_take_back(self) -> bool:
+        """Whether others were handed over with what it runs, and not asked for yet."""
+        return len(self.attempts) > 1 and self.taken_back_from is not self.attempts[0]
 
 
 class ProcessPool:
@@ -203,11 +224,11 @@ class ProcessPool:
         process = _Process(popen, ours, time.monotonic())
         self._processes.append(process)
         self._selector.register(ours, selectors.EVENT_READ, process)
-        self._send(process, "settings", self._settings)
+        self._send(process, frame("settings", self._settings))
 
-    def _send(self, process: _Process, *message: Any) -> bool:
+    def _send(self, process: _Process, data: bytes | bytearray) -> bool:
         try:
-            process.sock.sendall(frame(*message))
+            process.sock.sendall(data)
         except OSError as error:
             # It will be seen to have died, and is made to.
             log.debug("pool process %d takes nothing: %s", process.popen.pid, error)
@@ -217,26 +238,39 @@ class ProcessPool:
 
     def _assign(self) -> None:
         for process in self._processes:
-            if process.attempt is not None or not process.ready or process.retired:
+            if process.attempts or not process.ready or process.retired:
                 continue
-            attempt = self._leases.next()
-            if attempt is None:
+            together = self._together(process)
+            data = bytearray()
+            while len(process.attempts) < together:
+                attempt = self._leases.next()
+                if attempt is None:
+                    break
+                process.attempts.append(attempt)
+                data += frame(
+                    "run",
+                    attempt.task,
+                    attempt.job,
+                    attempt.kind,
+                    attempt.payload,
+                    attempt.inputs,
+                    attempt.attempt,
+                    attempt.token,
+                )
+            if not data:
                 return
-            process.attempt = attempt
             process.kill_at = None
-            self._send(
-                process,
-                "run",
-                attempt.task,
-                attempt.job,
-                attempt.kind,
-                attempt.payload,
-                attempt.inputs,
-                attempt.attempt,
-                attempt.token,
-            )
-            if attempt.stop_reason is not None:
-                self._tell_to_stop(attempt)
+            self._send(process, data)
+            for attempt in process.attempts:
+                if attempt.stop_reason is not None:
+                    self._tell_to_stop(attempt)
+
+    def _together(self, process: _Process) -> int:
+        """How many to hand over: not so many that another process would have nothing to do."""
+        if self._tasks_per_child_max is not None:
+            return 1
+        fair = -(-self._leases.waiting // max(1, len(self._processes)))
+        return max(1, min(_TOGETHER_MAX, fair, int(_TOGETHER_S / max(self._leases.pace_s, 1e-5))))
 
     def _read(self, process: _Process) -> None:
         try:
@@ -266,15 +300,24 @@ class ProcessPool:
             self._failures = 0
             self._on_ready()
             return
+        if what == "back":
+            self._taken_back(process, message[1])
+            return
         attempt = process.attempt
         if attempt is None or attempt.token != message[1]:
+            # Of one that was handed over with others and told to stop before its turn, perhaps.
+            attempt = next((one for one in process.attempts if one.token == message[1]), None)
+        if attempt is None:
             return
         if what == "done":
             _, _, ok, body, retryable = message
-            process.attempt = None
+            process.attempts.remove(attempt)
             process.kill_at = None
             process.ran += 1
-            if self._tasks_per_child_max is not None and process.ran >= self._tasks_per_child_max:
+            if process.attempts:
+                # It has begun the next by now.
+                self._leases.begins(process.attempts[0])
+            elif self._tasks_per_child_max is not None and process.ran >= self._tasks_per_child_max:
                 self._retire(process)
             else:
                 # Before the result is told: the next task need not wait for that.
@@ -286,6 +329,19 @@ class ProcessPool:
         elif what == "progress":
             _, _, share, note = message
             attempt.progress, attempt.note = share, note
+
+    def _take_back(self, process: _Process) -> None:
+        process.taken_back_from = process.attempt
+        if self._send(process, frame("back")):
+            with contextlib.suppress(OSError):
+                process.popen.send_signal(_KNOCK)
+
+    def _taken_back(self, process: _Process, tokens: list[int]) -> None:
+        for token in reversed(tokens):
+            attempt = next((one for one in process.attempts if one.token == token), None)
+            if attempt is not None:
+                process.attempts.remove(attempt)
+                self._leases.put_back(attempt)
 
     def _retire(self, process: _Process) -> None:
         process.retired = True
@@ -302,7 +358,10 @@ class ProcessPool:
         # What it has started goes with it; and so does it, if it has only closed its end.
         self._kill_group(process)
         self._bury(process)
-        attempt = process.attempt
+        attempt = process.attempts.popleft() if process.attempts else None
+        while process.attempts:
+            # It had not begun these.
+            self._leases.put_back(process.attempts.pop())
         how, more = _told(process.popen.returncode)
         if attempt is not None:
             if attempt.stop_reason is None:
@@ -329,15 +388,19 @@ class ProcessPool:
             self._processes.remove(process)
 
     def _tell_to_stop(self, attempt: Attempt) -> None:
-        process = next((one for one in self._processes if one.attempt is attempt), None)
+        process = next((one for one in self._processes if attempt in one.attempts), None)
         if process is None or attempt.stop_reason is None:
+            return
+        if process.attempt is not attempt:
+            # Not its turn yet. When that comes, it is told again by what is in the frame.
+            self._send(process, frame("stop", attempt.token, attempt.stop_reason.value))
             return
         if attempt.stop_reason is StopReason.TIMED_OUT:
             self._kill(process)
             return
         if process.kill_at is None:
             process.kill_at = time.monotonic() + self._stop_grace_s
-            if self._send(process, "stop", attempt.token, attempt.stop_reason.value):
+            if self._send(process, frame("stop", attempt.token, attempt.stop_reason.value)):
                 with contextlib.suppress(OSError):
                     process.popen.send_signal(_KNOCK)
 
@@ -361,6 +424,8 @@ class ProcessPool:
             attempt = process.attempt
             if attempt is not None and attempt.stop_reason is None and attempt.deadline is not None:
                 moments.append(attempt.deadline)
+            if attempt is not None and process.may_take_back:
+                moments.append(attempt.begun_at + _TAKE_BACK_AFTER_S)
         if self._restart_pause_s and len(self._processes) < self._concurrency:
             moments.append(self._restart_at)
         return moments
@@ -373,13 +438,15 @@ class ProcessPool:
         now = time.monotonic()
         for process in list(self._processes):
             attempt = process.attempt
-            if attempt is not None and attempt.stop_reason is None:
-                deadline = attempt.deadline
+            if attempt is not None:
+                deadline = attempt.deadline if attempt.stop_reason is None else None
                 if deadline is not None and now >= deadline:
                     log.warning("task %s ran into its time limit of %s ms", attempt.task, attempt.timeout_ms)
                     attempt.stop_reason = StopReason.TIMED_OUT
                     self._kill(process)
                     continue
+                if process.may_take_back and now >= attempt.begun_at + _TAKE_BACK_AFTER_S:
+                    self._take_back(process)
             if process.kill_at is not None and now >= process.kill_at:
                 log.warning("pool process %d did not stop when it was told to; killing it", process.popen.pid)
                 self._kill(process)

@@ -1,0 +1,208 @@
+"""The leases that a worker holds, without a worker around them."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from triarch.worker.leases import Attempt, Leases, Outcome, Pace, StopReason, failure
+
+FINE = Outcome(True, b"42")
+
+
+def _granted(number: int, token: int = 1) -> dict[str, Any]:
+    return {"id": f"t{number}", "job": "j", "kind": "k", "payload": None, "attempt": 1, "token": token, "timeout_ms": None}
+
+
+def _leases(count: int = 3, *, concurrency: int = 4) -> tuple[Leases, list[Attempt]]:
+    leases = Leases(concurrency, 0)
+    assert leases.add(_granted(number) for number in range(count)) == count
+    begun = [leases.next() for _ in range(count)]
+    assert leases.next() is None
+    return leases, [one for one in begun if one is not None]
+
+
+def _accepted(taken: list[Attempt], **verdict: Any) -> list[dict[str, Any]]:
+    return [{"task": one.task, "accepted": True, **verdict} for one in taken]
+
+
+def test_a_lease_that_is_handed_out_again_is_no_news() -> None:
+    leases, _ = _leases(1)
+    assert leases.add([_granted(0)]) == 0
+    assert (leases.running, leases.wanted()) == (1, 3)
+
+
+def test_a_result_is_kept_until_there_is_a_verdict() -> None:
+    leases, (one, *_) = _leases(1)
+    leases.end(one, FINE)
+    taken = leases.take_results(with_work=False)
+    assert json.loads(taken[0].result or b"") == {"task": "t0", "token": 1, "status": "succeeded", "result": 42}
+    # While it is on its way it is not taken twice, and its lease is confirmed.
+    assert leases.take_results(with_work=False) == []
+    assert list(leases.confirmed()) == [("t0", 1)]
+    leases.unsettled(taken)
+    again = leases.take_results(with_work=True)
+    assert again == taken
+    leases.settle(again, _accepted(again))
+    assert leases.is_idle
+
+
+def test_results_without_a_verdict_are_told_again() -> None:
+    leases, attempts = _leases(2)
+    for one in attempts:
+        leases.end(one, FINE)
+    taken = leases.take_results(with_work=False)
+    leases.settle(taken, _accepted(taken[:1]))
+    assert leases.take_results(with_work=False) == taken[1:]
+
+
+def test_a_stale_result_is_dropped() -> None:
+    leases, (one, *_) = _leases(1)
+    leases.end(one, FINE)
+    taken = leases.take_results(with_work=False)
+    leases.settle(taken, [{"task": "t0", "accepted": False, "code": "stale_token"}])
+    assert leases.is_idle
+
+
+def test_a_result_that_is_too_large_is_told_as_a_failure() -> None:
+    leases, (one, *_) = _leases(1)
+    leases.end(one, FINE)
+    taken = leases.take_results(with_work=False)
+    leases.settle(taken, [{"task": "t0", "accepted": False, "code": "payload_too_large"}])
+    (again,) = leases.take_results(with_work=False)
+    told = json.loads(again.result or b"")
+    assert (told["status"], told["error"]["type"], told["retryable"]) == ("failed", "result_too_large", False)
+
+
+def test_a_report_that_is_refused_is_taken_apart() -> None:
+    leases, attempts = _leases(3)
+    for one in attempts:
+        leases.end(one, FINE)
+    leases.refused(leases.take_results(with_work=True), "bad")
+    # Never between a worker and its work.
+    assert leases.take_results(with_work=True) == []
+    (first,) = leases.take_results(with_work=False)
+    leases.refused([first], "still bad")
+    for _ in range(2):
+        (other,) = leases.take_results(with_work=False)
+        leases.settle([other], _accepted([other]))
+    (first,) = leases.take_results(with_work=False)
+    assert json.loads(first.result or b"")["error"]["type"] == "result_refused"
+    leases.refused([first], "hopeless")
+    assert leases.is_idle
+
+
+@pytest.mark.parametrize("reason", [StopReason.CANCELLED, StopReason.LOST])
+def test_what_is_disowned_is_stopped_and_not_reported(reason: StopReason) -> None:
+    leases, (one, *_) = _leases(1)
+    stopped: list[Attempt] = []
+    leases.on_stop = stopped.append
+    sent = leases.confirmed()
+    leases.disown(["t0"], sent, reason)
+    leases.disown(["t0"], sent, reason)
+    assert (stopped, one.stop_reason) == ([one], reason)
+    # It runs still, and says so.
+    assert list(leases.confirmed()) == [("t0", 1)]
+    leases.end(one, FINE)
+    assert leases.is_idle
+
+
+def test_word_on_an_old_lease_does_not_touch_a_new_one() -> None:
+    leases, (old, *_) = _leases(1)
+    sent = leases.confirmed()
+    leases.end(old, failure("x", "y"))
+    taken = leases.take_results(with_work=True)
+    leases.settle(taken, _accepted(taken))
+    leases.add([_granted(0, token=2)])
+    leases.disown(["t0"], sent, StopReason.LOST)
+    new = leases.next()
+    assert new is not None
+    assert (new.token, new.disowned) == (2, False)
+
+
+def test_a_new_lease_ends_the_old_one_of_the_same_task() -> None:
+    leases, (old, *_) = _leases(1)
+    leases.add([_granted(0, token=2)])
+    assert (old.disowned, old.stop_reason) == (True, StopReason.LOST)
+
+
+def test_one_that_waits_is_dropped_once_cancelled() -> None:
+    leases = Leases(1, 0)
+    leases.add([_granted(0), _granted(1)])
+    leases.disown(["t0"], leases.confirmed(), StopReason.CANCELLED)
+    one = leases.next()
+    assert one is not None
+    assert one.task == "t1"
+    assert leases.next() is None
+
+
+def test_what_has_not_begun_comes_first_again() -> None:
+    leases, (first, second, third) = _leases(3)
+    leases.put_back(third)
+    leases.put_back(second)
+    assert [leases.next(), leases.next(), leases.next()] == [second, third, None]
+    leases.disown(["t0"], leases.confirmed(), StopReason.LOST)
+    leases.put_back(first)
+    assert leases.next() is None
+
+
+def test_what_is_handed_back_is_no_failure() -> None:
+    leases, (one, two, _) = _leases(3)
+    leases.stop_running(StopReason.SHUTTING_DOWN)
+    leases.end(one, failure("KeyboardInterrupt", "interrupted"))
+    leases.end(two, FINE)
+    assert [taken.task for taken in leases.take_results(with_work=False)] == ["t1"]
+
+
+def test_nothing_is_wanted_while_too_much_is_unsettled() -> None:
+    leases, attempts = _leases(4)
+    assert leases.wanted() == 0
+    for one in attempts:
+        leases.end(one, Outcome(True, b"x" * (17 << 20)))
+    assert leases.wanted() == 0
+    taken = leases.take_results(with_work=False)
+    # A single one that is larger than a report usually is goes all the same.
+    assert len(taken) == 1
+    leases.settle(taken, _accepted(taken))
+    assert leases.wanted() == 4
+
+
+def test_only_short_tasks_are_fetched_ahead() -> None:
+    pace = Pace()
+    assert pace.ahead(8, None) == 0
+    for _ in range(100):
+        pace.ended(0.0001)
+    assert pace.ahead(8, None) > 100
+    # One that runs for long stops it, while it runs and when it has ended.
+    assert pace.ahead(8, time.monotonic() - 10) == 0
+    pace.ended(2.0)
+    assert pace.ahead(8, None) == 0
+    for _ in range(10):
+        pace.ended(0.0001)
+    assert pace.ahead(8, None) < 8
+
+
+def test_fetching_ahead_is_bounded_and_in_batches() -> None:
+    leases = Leases(2, 10)
+    number = 0
+    for _ in range(100):
+        leases.add([_granted(number)])
+        one = leases.next()
+        assert one is not None
+        leases.end(one, FINE)
+        number += 1
+    assert leases.wanted() == 12
+    leases.add(_granted(number + more) for more in range(12))
+    assert leases.wanted() == 0
+    for _ in range(4):
+        one = leases.next()
+        assert one is not None
+        leases.end(one, FINE)
+    assert leases.wanted() == 0
+    one = leases.next()
+    assert one is not None
+    leases.end(one, FINE)
+    assert leases.wanted() == 5
