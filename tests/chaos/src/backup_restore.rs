@@ -9,9 +9,10 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use clap::Args;
 use rand::Rng;
-use triarch_harness::{Cluster, check};
+use triarch_harness::{Cluster, check, history};
 
 use crate::drill::{Drill, FINISH};
+use crate::ledger::Ledger;
 use crate::{LoadArgs, Outcome};
 
 /// Take a backup under load, lose the cluster, and restore into a new one
@@ -105,8 +106,21 @@ impl BackupRestoreArgs {
         for _ in 0..self.load.workers {
             new.worker(&["--slots", &self.load.slots.to_string()]);
         }
-        let mut verdict = check::check(&new.apis(), &promised, FINISH).await;
+        // What the new cluster is asked is a history of its own.
+        let mut ledger = Ledger::open(&mut new, self.load.keep_history.as_deref());
+        history::acknowledged(ledger.recorder(), &promised);
+        let proof = format!("{} jobs are in a cluster that is new", told["jobs"]);
+        ledger.recorder().expect("lost-cluster", 1);
+        ledger
+            .recorder()
+            .fault("lost-cluster", "all masters", Some(&proof));
+        let apis = new.apis();
+        ledger.settle(&apis, FINISH).await;
+        let mut verdict = check::check(&apis, &promised, FINISH).await;
         check::check_sink(&mut verdict, &sink, &promised);
+        let late = all.iter().filter(|one| !old_ids.contains(&one.job));
+        history::not_promised(ledger.recorder(), late);
+        ledger.judge(&mut verdict, &sink);
         println!(
             "\n{} backups under load, the last one restored into a new cluster",
             self.backups

@@ -52,6 +52,7 @@ impl ClockJumpsArgs {
         let job =
             json!({"name": "tick", "tasks": [{"kind": "exec", "payload": {"argv": ["true"]}}]});
         let schedule = EverySecond::start(&drill.cluster.api(leader), "every-second", &job).await;
+        drill.recorder().expect("clock", u64::from(self.jumps));
         let mut delays = Vec::new();
         let mut led = 0;
         for nth in 1..=self.jumps {
@@ -69,6 +70,8 @@ impl ClockJumpsArgs {
                 drill.cluster.wait_ready().await;
             }
             wait_wrong(&drill, node, ahead_s).await;
+            let proof = format!("master {node} itself finds its clock {ahead_s:+} s off");
+            drill.recorder().fault("clock", "one master", Some(&proof));
             lead(&mut drill, node).await;
             led += 1;
             delays.push(delay(&drill).await?);

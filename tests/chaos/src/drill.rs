@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
+use triarch_check::Recorder;
 use triarch_harness::{
     Acked, Cluster, Load, LoadOptions, Options, Verdict, Walls, check, eventually, until,
 };
 
+use crate::ledger::Ledger;
 use crate::{LoadArgs, Outcome};
 
 /// A submission that is not answered within this is sent again to another master.
@@ -29,6 +31,7 @@ pub struct Drill {
     load: Load,
     sink: PathBuf,
     probes: Vec<Acked>,
+    ledger: Ledger,
     begun: Instant,
 }
 
@@ -65,6 +68,7 @@ impl Drill {
         );
         let begun = Instant::now();
         let mut cluster = Cluster::with(options).await;
+        let mut ledger = Ledger::open(&mut cluster, args.keep_history.as_deref());
         for _ in 0..args.workers {
             let masters: Vec<String> = (1..=last).map(|id| cluster.url(id)).collect();
             cluster.worker_of(&masters.join(","), &["--slots", &args.slots.to_string()]);
@@ -81,12 +85,14 @@ impl Drill {
         };
         let masters: Vec<_> = (1..=last).map(|id| cluster.api(id)).collect();
         let load = Load::start(&masters, options);
+        ledger.start(&masters, seed);
         let mut drill = Self {
             cluster,
             random: StdRng::seed_from_u64(seed),
             load,
             sink,
             probes: Vec::new(),
+            ledger,
             begun,
         };
         drill.wait_acknowledged(20).await;
@@ -142,6 +148,11 @@ impl Drill {
         &self.sink
     }
 
+    /// Where everything is written down that is asked, answered and done to the cluster: faults too.
+    pub fn recorder(&self) -> &Recorder {
+        self.ledger.recorder()
+    }
+
     /// Ends the load and kills the masters, without waiting for anything. The files stay as long as the cluster.
     pub async fn abandon(mut self) -> (Vec<Acked>, Cluster) {
         let acked = self.load.finish().await;
@@ -180,11 +191,14 @@ impl Drill {
         println!("stopping the load and waiting for everything that was acknowledged");
         let mut acked = self.load.finish().await;
         acked.append(&mut self.probes);
+        self.ledger.stop().await;
         self.cluster.wait_ready().await;
         let running: Vec<_> = self.cluster.running();
         let masters: Vec<_> = running.iter().map(|id| self.cluster.api(*id)).collect();
+        self.ledger.settle(&masters, FINISH).await;
         let mut verdict = check::check(&masters, &acked, FINISH).await;
         check::check_sink(&mut verdict, &self.sink, &acked);
+        self.ledger.judge(&mut verdict, &self.sink);
         if !verdict.is_good() {
             self.cluster.keep();
         }

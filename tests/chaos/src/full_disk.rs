@@ -53,6 +53,9 @@ impl FullDiskArgs {
             .ids()
             .map(|id| drill.cluster.pid(id))
             .collect();
+        drill
+            .recorder()
+            .expect("full-disk", 2 * u64::from(self.rounds));
         let (mut refused, mut reads, mut recovered) = (0, 0, Times::default());
         for nth in 1..=self.rounds {
             let (_, follower) = drill.cluster.leader_and_follower().await;
@@ -71,6 +74,8 @@ impl FullDiskArgs {
             drill.wait_acknowledged(BETWEEN).await;
             disks[leader as usize - 1].free();
             drill.cluster.wait_caught_up(leader).await;
+            let proof = format!("node {next} leads instead");
+            drill.recorder().fault("full-disk", "leader", Some(&proof));
             println!(
                 "round {nth}/{}: the disk of leader {leader} was full; node {next} took over",
                 self.rounds
@@ -103,6 +108,12 @@ impl FullDiskArgs {
                     "no Retry-After: {problem}"
                 );
                 refused += 1;
+                if refused % 3 == 0 {
+                    let proof = "every master answered 507";
+                    drill
+                        .recorder()
+                        .fault("full-disk", "all masters", Some(proof));
+                }
                 if nth == 1 && refused == 1 {
                     println!(
                         "  refused with 507: {}",

@@ -30,6 +30,10 @@ impl GrowShrinkArgs {
     pub async fn run(self) -> anyhow::Result<Outcome> {
         let last = 3 + 2 * u64::from(self.rounds);
         let mut drill = Drill::begin_among(&self.load, Vec::new(), last).await;
+        drill.recorder().expect("add", u64::from(self.rounds));
+        drill
+            .recorder()
+            .expect("remove", 2 * u64::from(self.rounds));
         let (mut adds, mut removes) = (Times::default(), Times::default());
         for nth in 1..=self.rounds {
             for _ in 0..2 {
@@ -43,6 +47,8 @@ impl GrowShrinkArgs {
             }
             let five = voters(&mut drill.cluster, 5).await;
             println!("round {nth}/{}: the voters are {five:?}", self.rounds);
+            let proof = format!("the voters are {five:?}");
+            drill.recorder().fault("add", "two masters", Some(&proof));
             for turn in 0..2 {
                 let leader = drill.cluster.wait_ready().await;
                 let running = drill.cluster.running();
@@ -58,6 +64,9 @@ impl GrowShrinkArgs {
                     .expect(0);
                 removes.add(begun.elapsed());
                 drill.cluster.terminate(out).await;
+                let target = if turn == 0 { "leader" } else { "follower" };
+                let proof = format!("master {out} was taken out and has ended");
+                drill.recorder().fault("remove", target, Some(&proof));
                 let leads = if turn == 0 { ", which led," } else { "" };
                 println!("round {nth}/{}: master {out}{leads} is out", self.rounds);
                 drill.wait_acknowledged(BETWEEN).await;

@@ -28,6 +28,7 @@ impl KillAllArgs {
     pub async fn run(self) -> anyhow::Result<Outcome> {
         let mut drill = Drill::begin(&self.load, Vec::new()).await;
         let mut times = Times::default();
+        drill.recorder().expect("kill-9", u64::from(self.rounds));
         for nth in 1..=self.rounds {
             drill.wait_acknowledged(BETWEEN).await;
             let calm = Duration::from_millis(drill.random.random_range(0..=CALM_MS_MAX));
@@ -41,6 +42,8 @@ impl KillAllArgs {
             }
             drill.cluster.wait_ready().await;
             let took = started.elapsed();
+            let proof = "every process had ended before one was started";
+            drill.recorder().fault("kill-9", "all masters", Some(proof));
             times.add(took);
             println!(
                 "round {nth:>3}/{}: all masters killed; ready again after {} ms",

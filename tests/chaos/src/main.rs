@@ -2,7 +2,8 @@
 //!
 //! Each drill starts three masters and some workers as processes, submits real commands without pause, breaks something
 //! again and again, and then asks of every acknowledged job: is it there, did it finish, was exactly one result
-//! accepted, and do its side effects show tokens in order? The exit code is 0 only if so.
+//! accepted, and do its side effects show tokens in order? All that is asked and answered is written down besides, with
+//! traffic of all kinds, and judged by the checker of histories. The exit code is 0 only if both find nothing.
 
 mod backup_restore;
 mod callers;
@@ -16,6 +17,7 @@ mod hand_over;
 mod image;
 mod kill_all;
 mod kill_leader;
+mod ledger;
 mod measure;
 mod net;
 mod pause_leader;
@@ -138,6 +140,9 @@ struct LoadArgs {
     /// Chooses the moments; a random one unless told
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Writes the history to this file, whatever the verdict; without, it is kept only when a promise was broken
+    #[arg(long, value_name = "FILE")]
+    keep_history: Option<std::path::PathBuf>,
 }
 
 /// How a drill ended.

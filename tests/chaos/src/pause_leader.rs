@@ -31,6 +31,7 @@ impl PauseLeaderArgs {
     pub async fn run(self) -> anyhow::Result<Outcome> {
         let mut drill = Drill::begin(&self.load, Vec::new()).await;
         let (mut times, mut stale) = (Times::default(), 0);
+        drill.recorder().expect("pause", u64::from(self.pauses));
         for nth in 1..=self.pauses {
             drill.wait_acknowledged(50).await;
             let leader = drill.cluster.wait_ready().await;
@@ -49,6 +50,9 @@ impl PauseLeaderArgs {
                 .await?;
             times.add(took);
             drill.acknowledged(probes);
+            let other = drill.cluster.leader_other_than(leader).await;
+            let proof = format!("master {other} leads while master {leader} is stopped");
+            drill.recorder().fault("pause", "leader", Some(&proof));
             let rest =
                 Duration::from_millis(self.pause_leader_ms).saturating_sub(stopped.elapsed());
             tokio::time::sleep(rest).await;

@@ -33,6 +33,7 @@ impl ReplaceNodeArgs {
         let last = 3 + u64::from(self.rounds);
         let mut drill = Drill::begin_among(&self.load, Vec::new(), last).await;
         let mut times = Times::default();
+        drill.recorder().expect("lost-disk", u64::from(self.rounds));
         for nth in 1..=self.rounds {
             drill.wait_acknowledged(BETWEEN).await;
             let leader = drill.cluster.wait_ready().await;
@@ -59,6 +60,9 @@ impl ReplaceNodeArgs {
                 println!("  {line}");
             }
             let now = voters(&mut drill.cluster, 3).await;
+            let target = if dead == leader { "leader" } else { "follower" };
+            let proof = format!("its directory was deleted; the voters are {now:?}");
+            drill.recorder().fault("lost-disk", target, Some(&proof));
             println!(
                 "round {nth:>3}/{}: master {dead}{} lost with its disk; {new} in its place after {} ms; the voters are {now:?}",
                 self.rounds,

@@ -7,6 +7,8 @@ use std::time::Instant;
 use anyhow::ensure;
 use clap::Args;
 
+use triarch_harness::history;
+
 use crate::callers::Callers;
 use crate::drill::Drill;
 use crate::measure::Times;
@@ -54,6 +56,10 @@ impl RollingRestartArgs {
                 drill.cluster.wait_ready().await;
                 let took = begun.elapsed();
                 times.add(took);
+                let kind = if self.kill9 { "kill-9" } else { "restart" };
+                let target = if leads { "leader" } else { "follower" };
+                let proof = format!("the process ended after {} ms", stopped.as_millis());
+                drill.recorder().fault(kind, target, Some(&proof));
                 println!(
                     "round {nth:>3}/{}: master {node}{} {} within {} ms; ready again after {} ms",
                     self.rounds,
@@ -77,6 +83,7 @@ impl RollingRestartArgs {
         }
         let all_succeeded = calls.failed.is_empty();
         ensure!(calls.made > 0, "nothing was called");
+        history::acknowledged(drill.recorder(), &calls.acked);
         drill.acknowledged(calls.acked);
         let title = format!("{} rolling restarts by {how}", self.rounds);
         let outcome = drill.end(&title, &findings).await;

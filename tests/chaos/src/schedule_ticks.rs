@@ -1,13 +1,15 @@
 //! A schedule ticks every second while the leader is killed with SIGKILL, started again, and the next one is killed.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
 use triarch_harness::ticks::EverySecond;
-use triarch_harness::{Cluster, until};
+use triarch_harness::{Cluster, Verdict, until};
 
 use crate::Outcome;
+use crate::ledger::Ledger;
 
 /// Let a schedule tick every second while the leader is killed again and again, and count the jobs of each tick
 #[derive(Debug, Args)]
@@ -21,6 +23,9 @@ pub struct ScheduleTicksArgs {
     /// Workers that run the jobs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
     workers: u16,
+    /// Writes the history to this file, whatever the verdict; without, it is kept only when a promise was broken
+    #[arg(long, value_name = "FILE")]
+    keep_history: Option<PathBuf>,
 }
 
 /// For the next leader to make the job of a tick.
@@ -37,6 +42,7 @@ impl ScheduleTicksArgs {
         for _ in 0..self.workers {
             cluster.worker(&["--slots", "4"]);
         }
+        let ledger = Ledger::open(&mut cluster, self.keep_history.as_deref());
         let apis = cluster.apis();
         let leader = cluster.wait_ready().await;
         let job =
@@ -56,10 +62,14 @@ impl ScheduleTicksArgs {
             let fired = schedule.fired(&apis).await;
             cluster.kill9(leader);
             kills += 1;
+            let recorder = ledger.recorder();
+            recorder.expect("kill-9", 1);
             until(SOON, "the next leader makes a job", async || {
                 schedule.fired(&apis).await > fired
             })
             .await;
+            let proof = "the next leader made the job of a tick";
+            recorder.fault("kill-9", "leader", Some(proof));
             cluster.restart(leader);
             cluster.wait_caught_up(leader).await;
         }
@@ -72,7 +82,12 @@ impl ScheduleTicksArgs {
         for line in ticks.tell().lines() {
             println!("  {line}");
         }
-        if ticks.is_good() {
+        let mut verdict = Verdict::default();
+        ledger.judge(&mut verdict, Path::new("/dev/null"));
+        for line in verdict.tell().lines().skip(1) {
+            println!("  {line}");
+        }
+        if ticks.is_good() && verdict.is_good() {
             println!("  every tick made exactly one job");
             return Ok(Outcome::Kept);
         }

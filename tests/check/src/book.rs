@@ -188,6 +188,18 @@ impl<'a> Book<'a> {
 }
 
 impl TaskBook<'_> {
+    /// Whether it, or another task of its submission, may have been retried by hand.
+    pub fn was_retried(&self, book: &Book<'_>) -> bool {
+        let ids = self.siblings.iter().filter_map(|one| one.id.as_deref());
+        let mut records = ids
+            .filter_map(|id| book.tasks.get(id))
+            .flat_map(|one| &one.records);
+        records.any(|at| {
+            let record = book.record(*at);
+            matches!(record.op, Op::RetryTask { .. }) && record.outcome != Outcome::Fail
+        })
+    }
+
     /// Whether another task's end may end this one.
     pub fn ends_with_others(&self) -> bool {
         self.fail_fast || !self.spec.after.is_empty()

@@ -40,6 +40,12 @@ pub struct Call {
     record: Option<Record>,
 }
 
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Recorder of {} records", self.count())
+    }
+}
+
 impl Recorder {
     /// Writes to a new file, by the machine's monotonic clock: histories of several processes on one machine can be
     /// checked together.

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use reqwest::Method;
-
+use crate::history::{self, Read};
 use crate::http::{Api, Reply};
 use crate::load::Acked;
 
@@ -37,6 +36,8 @@ pub struct Verdict {
     pub other_ends: BTreeMap<String, usize>,
     /// Runs seen by side effects beyond one for each task: work that a failure made double.
     pub extra_runs: usize,
+    /// What the checker of histories says of everything that was asked and answered, and in words.
+    pub history: Option<(triarch_check::Verdict, String)>,
 }
 
 impl Verdict {
@@ -45,6 +46,10 @@ impl Verdict {
         [&self.lost, &self.twice, &self.unfinished, &self.backwards]
             .iter()
             .all(|cases| cases.is_empty())
+            && self
+                .history
+                .as_ref()
+                .is_none_or(|(verdict, _)| verdict.is_kept())
     }
 
     /// One line per finding.
@@ -83,6 +88,9 @@ impl Verdict {
                     .take(TOLD_MAX)
                     .map(|case| format!("{what} {case}")),
             );
+        }
+        if let Some((_, told)) = &self.history {
+            lines.extend(told.lines().map(|line| format!("history: {line}")));
         }
         lines.join("\n")
     }
@@ -139,8 +147,7 @@ async fn judge(masters: Vec<Api>, acked: Acked, until: Instant) -> Verdict {
     };
     let named = format!("job {} (key {})", acked.job, acked.key);
     loop {
-        let path = format!("/v1/jobs/{}?wait_ms={HOLD_MS}", acked.job);
-        let Some(reply) = ask(&masters, &path, until).await else {
+        let Some(reply) = ask(&masters, Look::Job(&acked.job), until).await else {
             verdict
                 .unfinished
                 .push(format!("{named}: no master answers"));
@@ -163,7 +170,7 @@ async fn judge(masters: Vec<Api>, acked: Acked, until: Instant) -> Verdict {
         }
     }
     for id in &acked.tasks {
-        let Some(reply) = ask(&masters, &format!("/v1/tasks/{id}"), until).await else {
+        let Some(reply) = ask(&masters, Look::Task(id), until).await else {
             verdict
                 .unfinished
                 .push(format!("{named}: no master answers for task {id}"));
@@ -203,13 +210,22 @@ async fn judge(masters: Vec<Api>, acked: Acked, until: Instant) -> Verdict {
     verdict
 }
 
-async fn ask(masters: &[Api], path: &str, until: Instant) -> Option<Reply> {
+/// What is looked at; a job until it has ended.
+#[derive(Clone, Copy)]
+enum Look<'a> {
+    Job(&'a str),
+    Task(&'a str),
+}
+
+async fn ask(masters: &[Api], look: Look<'_>, until: Instant) -> Option<Reply> {
     let mut nth = 0;
     while Instant::now() < until + Duration::from_secs(5) {
-        if let Ok(reply) = masters[nth % masters.len()]
-            .call(Method::GET, path)
-            .send()
-            .await
+        let api = &masters[nth % masters.len()];
+        let reply = match look {
+            Look::Job(id) => history::read_job("judge", api, id, &Read::held(HOLD_MS)).await,
+            Look::Task(id) => history::read_task("judge", api, id, &Read::default()).await,
+        };
+        if let Ok(reply) = reply
             && !matches!(reply.status, 429 | 503 | 504 | 507)
         {
             return Some(reply);

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::binary::triarch;
 use crate::command::Cli;
+use crate::history::Witness;
 use crate::http::{self, Api, Call, Reply};
 use crate::place::{self, PORT_BASE, Place};
 use crate::process::{self, MARK, Process};
@@ -78,6 +80,7 @@ pub struct Cluster {
     client: reqwest::Client,
     nodes: Vec<Process>,
     workers: Vec<Worker>,
+    witness: Option<Arc<Witness>>,
     keep: bool,
     _place: SemaphorePermit<'static>,
 }
@@ -125,6 +128,7 @@ impl Cluster {
             client: http::client(),
             nodes: Vec::new(),
             workers: Vec::new(),
+            witness: None,
             keep: std::env::var_os(KEEP).is_some(),
             _place: place,
         }
@@ -333,9 +337,15 @@ impl Cluster {
             .collect()
     }
 
+    /// From now on this one writes down what is asked by way of [`Cluster::api`], where it is asked with
+    /// [`crate::history`].
+    pub fn observe(&mut self, witness: Arc<Witness>) {
+        self.witness = Some(witness);
+    }
+
     /// One master's HTTP interface.
     pub fn api(&self, node: u64) -> Api {
-        Api::new(self.client.clone(), self.url(node))
+        Api::new(self.client.clone(), self.url(node)).of_node(node, self.witness.clone())
     }
 
     /// All of them, by id.

@@ -1,11 +1,16 @@
 //! The HTTP interface as any client sees it: no redirects followed, nothing retried, JSON untyped.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
+use crate::history::Witness;
+
+/// An error that begins so: there was no connection, so nothing was asked.
+pub const NOT_SENT: &str = "not sent: ";
 /// No single answer of a healthy cluster takes longer; waits ask for less.
 const TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -14,6 +19,8 @@ const TIMEOUT: Duration = Duration::from_secs(40);
 pub struct Api {
     client: reqwest::Client,
     base: String,
+    node: u64,
+    witness: Option<Arc<Witness>>,
 }
 
 /// What came back.
@@ -52,7 +59,28 @@ impl Api {
         Self {
             client,
             base: base.into(),
+            node: 0,
+            witness: None,
         }
+    }
+
+    /// The same, known to ask this node, and with somebody who writes down what is asked.
+    pub fn of_node(self, node: u64, witness: Option<Arc<Witness>>) -> Self {
+        Self {
+            node,
+            witness,
+            ..self
+        }
+    }
+
+    /// The node it asks, 0 if that is not known.
+    pub fn node(&self) -> u64 {
+        self.node
+    }
+
+    /// Who writes down what is asked.
+    pub fn witness(&self) -> Option<&Arc<Witness>> {
+        self.witness.as_ref()
     }
 
     /// Where it asks.
@@ -62,7 +90,10 @@ impl Api {
 
     /// The same client, asking elsewhere.
     pub fn at(&self, base: impl Into<String>) -> Self {
-        Self::new(self.client.clone(), base)
+        Self {
+            witness: self.witness.clone(),
+            ..Self::new(self.client.clone(), base)
+        }
     }
 
     /// Any request.
@@ -147,7 +178,8 @@ impl Call {
     /// Sends it. The error says that there was no whole answer, and why.
     pub async fn send(self) -> Result<Reply, String> {
         let tell = |error: reqwest::Error| {
-            let mut text = format!("{}: {error}", self.what);
+            let unsent = if error.is_connect() { NOT_SENT } else { "" };
+            let mut text = format!("{unsent}{}: {error}", self.what);
             let mut source = std::error::Error::source(&error);
             while let Some(cause) = source {
                 text.push_str(&format!(": {cause}"));

@@ -1,7 +1,7 @@
 //! Real clusters for tests and fault drills: real processes, real disks, real sockets.
 //!
 //! Everything here goes through the program's public interface (its command line and its HTTP interface) and names no
-//! crate of the project, so a change of either that users would notice is noticed here too.
+//! crate of the product, so a change of either that users would notice is noticed here too.
 //!
 //! Invariants:
 //! - Nothing outlives its owner. Every process is killed when its handle is dropped, and by the kernel when the thread
@@ -18,9 +18,12 @@ pub mod command;
 pub mod crew;
 pub mod exposition;
 pub mod hand;
+pub mod history;
 pub mod http;
 pub mod load;
+pub mod mix;
 pub mod place;
+pub mod player;
 pub mod process;
 pub mod small_disk;
 pub mod strace;
@@ -34,8 +37,10 @@ pub use command::{Cli, Ran};
 pub use crew::Crew;
 pub use exposition::Exposition;
 pub use hand::{Hand, Lease};
+pub use history::Witness;
 pub use http::{Api, Reply};
 pub use load::{Acked, Load, LoadOptions};
+pub use mix::Mix;
 pub use place::Place;
 pub use process::Process;
 pub use small_disk::SmallDisk;

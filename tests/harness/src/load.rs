@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use reqwest::Method;
 use serde_json::Value;
 use std::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::history;
 use crate::http::Api;
 
 /// One acknowledged job.
@@ -155,8 +155,8 @@ pub async fn submit_until(
 ) -> Option<Acked> {
     while !stop.load(Ordering::Relaxed) {
         let sent = Instant::now();
-        let call = masters[*at % masters.len()].call(Method::POST, "/v1/jobs");
-        match call.timeout(patience).json(body).send().await {
+        let api = &masters[*at % masters.len()];
+        match history::submit("load", api, body, patience).await {
             Ok(reply) if matches!(reply.status, 200 | 201) => {
                 let answer = reply.json();
                 let text = |value: &Value| value.as_str().expect("an id is a text").to_owned();

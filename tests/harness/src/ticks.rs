@@ -9,6 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use reqwest::Method;
 use serde_json::{Value, json};
+use triarch_check::record::Op;
 
 use crate::http::Api;
 use crate::wait::eventually;
@@ -89,10 +90,15 @@ impl EverySecond {
             ..Ticks::default()
         };
         let mut made = self.jobs(apis, &mut ticks).await;
+        let recorder = apis[0].witness().map(|witness| witness.recorder());
         let mut tick = self.first;
         while tick <= last {
             ticks.expected += 1;
             let told = rfc3339(tick);
+            if let Some(recorder) = recorder {
+                let (schedule, at) = (self.name.clone(), told.clone());
+                recorder.note("ticks", Op::Due { schedule, at });
+            }
             match made.remove(&told) {
                 Some(1) => {}
                 Some(count) => ticks.doubled.push(format!("{told}: {count} jobs")),
@@ -119,6 +125,14 @@ impl EverySecond {
                     continue;
                 };
                 ticks.jobs += 1;
+                if let Some(witness) = apis[0].witness() {
+                    let op = Op::Tick {
+                        schedule: self.name.clone(),
+                        at: tick.to_owned(),
+                        job: job["id"].as_str().unwrap_or_default().to_owned(),
+                    };
+                    witness.recorder().note("ticks", op);
+                }
                 *made.entry(tick.to_owned()).or_default() += 1;
                 let due = tick.parse::<DateTime<Utc>>().ok();
                 let late = time(&job["created_at"])

@@ -29,10 +29,8 @@ pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
         .iter()
         .filter(|(_, task)| !task.spec.after.is_empty())
     {
-        let retried = task.siblings.iter().filter_map(|one| one.id.as_deref());
-        let mut of_job = retried.filter_map(|id| book.tasks.get(id));
         // A retry by hand takes results back; what came before and after it is not told apart here.
-        if of_job.any(|one| was_retried(book, one)) {
+        if task.was_retried(book) {
             continue;
         }
         let after = known(book, id, task);
@@ -191,9 +189,4 @@ fn known<'a>(book: &Book<'a>, id: &str, task: &TaskBook<'a>) -> Known<'a> {
         }
     }
     known
-}
-
-fn was_retried(book: &Book<'_>, task: &TaskBook<'_>) -> bool {
-    let retry = |at: &usize| matches!(book.record(*at).op, Op::RetryTask { .. });
-    task.records.iter().any(retry)
 }

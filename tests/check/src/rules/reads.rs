@@ -16,7 +16,7 @@ pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
     let cancelled_jobs = cancelled_jobs(book);
     for (id, task) in &book.tasks {
         // A retry by hand, of this task or of one it comes after, lets it go back.
-        let goes_back = retried(book, task);
+        let goes_back = task.was_retried(book);
         if !goes_back {
             monotone(book, id, task, findings);
         }
@@ -209,11 +209,4 @@ fn cancelled_jobs<'a>(book: &Book<'a>) -> HashMap<&'a str, (u64, usize)> {
         }
     }
     cancelled
-}
-
-fn retried(book: &Book<'_>, task: &TaskBook<'_>) -> bool {
-    let ids = task.siblings.iter().filter_map(|one| one.id.as_deref());
-    let books = ids.filter_map(|id| book.tasks.get(id));
-    let mut records = books.flat_map(|one| &one.records);
-    records.any(|at| matches!(book.record(*at).op, Op::RetryTask { .. }))
 }

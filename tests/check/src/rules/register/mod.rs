@@ -21,7 +21,10 @@ pub fn judge(book: &Book<'_>, bounds: Bounds, findings: &mut Findings) {
     let of_jobs = of_jobs(book);
     let mut numbers: HashMap<&str, u32> = HashMap::new();
     for (id, task) in &book.tasks {
-        let mut operations = Operations::default();
+        let mut operations = Operations {
+            is_retried: task.was_retried(book),
+            ..Operations::default()
+        };
         made(book, task, &mut operations);
         for at in of_jobs.get(task.job).into_iter().flatten() {
             of_job(book.record(*at), *at, &mut operations);
@@ -62,12 +65,26 @@ pub fn judge(book: &Book<'_>, bounds: Bounds, findings: &mut Findings) {
 struct Operations {
     list: Vec<Operation<Task>>,
     places: Vec<usize>,
+    /// It may run again after its end, so that the same act may be done anew.
+    is_retried: bool,
 }
 
 impl Operations {
     fn add(&mut self, record: &Record, at: usize, act: Act) {
         let unknown = record.outcome == Outcome::Unknown;
         self.places.push(at);
+        // Asked again and again, done once or several times: all the same, and the earliest says it all. Every one of
+        // them would double the search.
+        if unknown && (act.is_done_once() || !self.is_retried) {
+            let step = Step {
+                act: act.clone(),
+                unknown,
+            };
+            if let Some(same) = self.list.iter_mut().find(|one| one.op == step) {
+                same.call_time = same.call_time.min(time(record.invoke_ns));
+                return;
+            }
+        }
         self.list.push(Operation {
             client_id: None,
             call_time: time(record.invoke_ns),

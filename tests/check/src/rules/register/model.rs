@@ -154,6 +154,25 @@ pub enum Act {
     RetryOfAnother,
 }
 
+impl Act {
+    /// Whether it changes nothing to do it again, whatever happens between.
+    pub fn is_done_once(&self) -> bool {
+        match self {
+            Self::Make(_) | Self::Accepted { .. } => true,
+            Self::Missing
+            | Self::Read { .. }
+            | Self::Ended(_)
+            | Self::Lease { .. }
+            | Self::Refused { .. }
+            | Self::Cancel
+            | Self::CancelRefused
+            | Self::CancelJob
+            | Self::Retry
+            | Self::RetryOfAnother => false,
+        }
+    }
+}
+
 /// An act, and whether it is known to have happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {

@@ -1,0 +1,264 @@
+//! Workers played by hand who write down every lease and every report, and are as unlucky as real ones: they fail, report
+//! twice, and fall silent past their leases and wake up again as if nothing had happened.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::history::{self, PLAYED};
+use crate::http::{Api, Reply};
+
+/// Attempts at once.
+const SLOTS: usize = 4;
+/// How long a poll waits when there is nothing to do meanwhile, and when there is.
+const IDLE_MS: u64 = 500;
+const BUSY_MS: u64 = 20;
+/// Beyond what a poll waits, for the answer to come.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest that one works on a task.
+const WORK_MS_MAX: u64 = 60;
+/// One in so many attempts fails.
+const FAILS: u32 = 20;
+/// One in so many reports is sent again though it was answered.
+const TWICE: u32 = 20;
+/// One in so many rounds with something to do it falls silent for longer than its lease.
+const SILENT: u32 = 400;
+
+/// See the module. They stop when it is dropped.
+#[derive(Debug)]
+pub struct Players {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Players {
+    /// So many of them, who know these masters.
+    pub fn start(masters: &[Api], count: u64, seed: u64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let players = (1..=count).map(|nth| {
+            let player = Player {
+                name: format!("player-{nth}"),
+                api: masters[nth as usize % masters.len()].clone(),
+                masters: masters.to_vec(),
+                random: StdRng::seed_from_u64(seed.wrapping_add(nth)),
+                id: String::new(),
+                lease: Duration::ZERO,
+                held: Vec::new(),
+            };
+            tokio::spawn(player.play(Arc::clone(&stop)))
+        });
+        let tasks = players.collect();
+        Self { stop, tasks }
+    }
+
+    /// Ends them. Panics if one of them met an answer that it should not have met.
+    pub async fn finish(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for player in std::mem::take(&mut self.tasks) {
+            if let Err(error) = player.await {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+    }
+}
+
+impl Drop for Players {
+    fn drop(&mut self) {
+        for player in &self.tasks {
+            player.abort();
+        }
+    }
+}
+
+/// A lease, and what will be reported when.
+#[derive(Debug, Clone)]
+struct Held {
+    task: String,
+    token: u64,
+    attempt: u64,
+    due: Instant,
+    result: Value,
+}
+
+struct Player {
+    name: String,
+    masters: Vec<Api>,
+    /// Whoever led last.
+    api: Api,
+    random: StdRng,
+    id: String,
+    lease: Duration,
+    held: Vec<Held>,
+}
+
+impl Player {
+    async fn play(mut self, stop: Arc<AtomicBool>) {
+        while !stop.load(Ordering::Relaxed) {
+            if self.id.is_empty() && !self.register().await {
+                continue;
+            }
+            self.report().await;
+            if self.id.is_empty() {
+                continue;
+            }
+            self.poll().await;
+            if !self.held.is_empty() && self.random.random_ratio(1, SILENT) {
+                // Not dead, only silent: it does not know, and reports what it has under its old leases.
+                let silent = self.lease + self.lease / 4;
+                let until = Instant::now() + silent;
+                while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        let path = format!("/v1/workers/{}", self.id);
+        let _ = self.api.call(Method::DELETE, &path).send().await;
+    }
+
+    /// Where to ask next, by an answer that was none.
+    async fn turn(&mut self, reply: &Result<Reply, String>) {
+        if let Ok(reply) = reply
+            && reply.status == 307
+            && let Some(location) = reply.header("location")
+            && let Some(base) = location.split("/v1/").next()
+        {
+            let node = reply.header("triarch-leader").unwrap_or_default();
+            let node = node.parse().unwrap_or(0);
+            let witness = self.api.witness().cloned();
+            self.api = self.api.at(base).of_node(node, witness);
+            return;
+        }
+        let next = self.random.random_range(0..self.masters.len());
+        self.api = self.masters[next].clone();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    async fn register(&mut self) -> bool {
+        // The name of one that was silent for too long is still taken: a new one each time.
+        let name = format!("{}-{:08x}", self.name, self.random.random::<u32>());
+        let body = json!({"name": name, "slots": SLOTS, "kinds": [PLAYED]});
+        let post = self.api.call(Method::POST, "/v1/workers").timeout(PATIENCE);
+        let reply = post.json(&body).send().await;
+        match &reply {
+            Ok(answer) if answer.status == 201 => {
+                let answer = answer.json();
+                self.id = answer["id"].as_str().unwrap_or_default().to_owned();
+                let lease_ms = answer["lease_ms"].as_u64().unwrap_or(10_000);
+                self.lease = Duration::from_millis(lease_ms);
+                true
+            }
+            _ => {
+                self.turn(&reply).await;
+                false
+            }
+        }
+    }
+
+    /// Reports what is due; what is not answered stays due.
+    async fn report(&mut self) {
+        let now = Instant::now();
+        let due: Vec<Held> = self
+            .held
+            .iter()
+            .filter(|one| one.due <= now)
+            .cloned()
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        let results: Vec<Value> = due.iter().map(|one| one.result.clone()).collect();
+        let attempts: Vec<u64> = due.iter().map(|one| one.attempt).collect();
+        let reply = history::report(&self.name, &self.api, &self.id, &results, &attempts).await;
+        match &reply {
+            Ok(answer) if answer.status == 200 => {
+                if self.random.random_ratio(1, TWICE) {
+                    return;
+                }
+                self.held
+                    .retain(|one| !due.iter().any(|done| done.token == one.token));
+            }
+            Ok(answer) if answer.status == 404 => self.is_lost(),
+            _ => self.turn(&reply).await,
+        }
+    }
+
+    async fn poll(&mut self) {
+        let running: Vec<Value> = self
+            .held
+            .iter()
+            .map(|one| json!({"task": one.task, "token": one.token}))
+            .collect();
+        let wait_ms = if running.is_empty() { IDLE_MS } else { BUSY_MS };
+        let free = SLOTS.saturating_sub(running.len());
+        let patience = PATIENCE + Duration::from_millis(wait_ms);
+        if free == 0 {
+            // Nothing to ask for: only says that it lives.
+            let path = format!("/v1/workers/{}/heartbeat", self.id);
+            let post = self.api.call(Method::POST, &path).timeout(PATIENCE);
+            let reply = post.json(&json!({ "running": running })).send().await;
+            match &reply {
+                Ok(answer) if answer.status == 200 => {
+                    tokio::time::sleep(Duration::from_millis(BUSY_MS)).await;
+                }
+                Ok(answer) if answer.status == 404 => self.is_lost(),
+                _ => self.turn(&reply).await,
+            }
+            return;
+        }
+        let body = json!({"max": free, "wait_ms": wait_ms, "running": running});
+        let reply = history::poll(&self.name, &self.api, &self.id, &body, patience).await;
+        match &reply {
+            Ok(answer) if answer.status == 200 => {
+                let tasks = answer.json()["tasks"]
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default();
+                for task in &tasks {
+                    self.take(task);
+                }
+            }
+            Ok(answer) if answer.status == 404 => self.is_lost(),
+            _ => self.turn(&reply).await,
+        }
+    }
+
+    fn take(&mut self, task: &Value) {
+        let id = task["id"].as_str().unwrap_or_default().to_owned();
+        let number = |name: &str| {
+            task[name]
+                .as_u64()
+                .unwrap_or_else(|| panic!("a lease without {name}: {task}"))
+        };
+        let (token, attempt) = (number("token"), number("attempt"));
+        if self.held.iter().any(|one| one.token == token) {
+            return;
+        }
+        let result = if self.random.random_ratio(1, FAILS) {
+            let error = json!({"type": "played", "message": "failed by chance"});
+            json!({"task": id, "token": token, "status": "failed", "error": error, "retryable": true})
+        } else {
+            let result = json!({"token": token});
+            json!({"task": id, "token": token, "status": "succeeded", "result": result})
+        };
+        let work = Duration::from_millis(self.random.random_range(0..=WORK_MS_MAX));
+        self.held.push(Held {
+            task: id,
+            token,
+            attempt,
+            due: Instant::now() + work,
+            result,
+        });
+    }
+
+    /// The cluster knows it no more: it begins anew, and what it has is nobody's.
+    fn is_lost(&mut self) {
+        self.id.clear();
+        self.held.clear();
+    }
+}
