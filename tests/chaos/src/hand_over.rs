@@ -65,6 +65,9 @@ impl HandOverArgs {
                 }
                 tokio::time::sleep(LOOK).await;
             };
+            if proof.is_none() {
+                println!("{nth:>3}/{} not shown: {roles:?}", self.times);
+            }
             windows.push((begun, Instant::now()));
             report.fault(Plan::HandOver, proof);
             if nth % 10 == 0 {

@@ -11,6 +11,7 @@ mod clock_jumps;
 mod drill;
 mod faults;
 mod full_disk;
+mod full_load;
 mod ground;
 mod grow_shrink;
 mod hand_over;
@@ -114,6 +115,8 @@ enum Scenario {
     PowerCutOne(RepeatArgs),
     /// Hand leadership over again and again, and measure how long nobody is acknowledged anything
     HandOver(hand_over::HandOverArgs),
+    /// Give the cluster as much work as it takes, without faults, and count elections: there must be none
+    FullLoad(full_load::FullLoadArgs),
     /// Inject faults of all kinds at random, some of them at once
     Random(random::RandomArgs),
     /// Kill leaders, and inject every other kind of fault, in numbers: what the figures in docs/reliability.md are made by
@@ -230,6 +233,7 @@ async fn main() -> ExitCode {
                     .await
             }
             Scenario::HandOver(args) => args.run().await,
+            Scenario::FullLoad(args) => args.run().await,
             Scenario::Random(args) => args.run().await,
             Scenario::Long(args) => args.run().await,
             Scenario::Soak(args) => args.run().await,

@@ -34,7 +34,14 @@ impl Fault for HandOver {
         let api = ground.drill.cluster.api(self.from);
         let call = api.call(Method::POST, "/v1/cluster/transfer-leader");
         let answer = call.json(&json!({"to": self.to})).send().await;
-        self.answer = answer.map_err(anyhow::Error::msg)?.status;
+        let answer = answer.map_err(anyhow::Error::msg)?;
+        self.answer = answer.status;
+        if answer.status != 200 {
+            println!(
+                "asked to hand over to {}, master {} answered {}",
+                self.to, self.from, answer.text
+            );
+        }
         Ok(())
     }
 

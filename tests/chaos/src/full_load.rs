@@ -1,0 +1,144 @@
+//! As much work as the cluster takes, and no faults: nobody may campaign.
+//!
+//! The work is that of `triarch bench`, in rounds of a minute: clients submit as fast as they are acknowledged, and workers
+//! that do nothing lease and report. Each round checks its own results.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+use triarch_harness::binary::triarch;
+use triarch_harness::{Cluster, Exposition, Verdict};
+
+use crate::Outcome;
+use crate::report::Report;
+
+/// Give the cluster as much work as it takes, without faults, and count elections: there must be none
+#[derive(Debug, Args)]
+pub struct FullLoadArgs {
+    /// How long
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    minutes: u64,
+    /// Connections that submit
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    clients: u32,
+    /// Write the report as JSON, too
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// How long the clients of one round submit.
+const ROUND_S: u64 = 60;
+/// For a round to end after its last submission.
+const ENDS: Duration = Duration::from_secs(300);
+
+/// What tells of elections, added up over the masters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Elections {
+    /// The latest term.
+    term: f64,
+    /// Terms in which somebody asked for votes.
+    campaigns: f64,
+}
+
+impl FullLoadArgs {
+    /// Runs the drill.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let title = format!("{} minutes of full load without faults", self.minutes);
+        println!(
+            "three masters, {} clients; rounds of {ROUND_S} s",
+            self.clients
+        );
+        let mut report = Report::new(title);
+        let mut cluster = Cluster::start(3).await;
+        cluster.wait_ready().await;
+        let before = elections(&cluster).await?;
+        let begun = Instant::now();
+        let (mut verdict, mut rates) = (Verdict::default(), Vec::new());
+        for nth in 1..=self.minutes {
+            let round = self.round(&cluster).await?;
+            let number = |name: &str| round[name].as_f64().unwrap_or_default();
+            verdict.jobs += number("jobs") as usize;
+            verdict.tasks += number("tasks") as usize;
+            rates.push(number("tasks_per_s"));
+            let now = elections(&cluster).await?;
+            println!(
+                "{nth:>3}/{}: {:.0} tasks/s; term {}, campaigns {}",
+                self.minutes,
+                number("tasks_per_s"),
+                now.term,
+                now.campaigns - before.campaigns
+            );
+        }
+        let after = elections(&cluster).await?;
+        rates.sort_by(f64::total_cmp);
+        let middle = rates.get(rates.len() / 2).copied().unwrap_or_default();
+        let least = rates.first().copied().unwrap_or_default();
+        report.finding(
+            format!(
+                "{} tasks in {} s; of the rounds, the median did {middle:.0} tasks/s, the slowest {least:.0}",
+                verdict.tasks,
+                begun.elapsed().as_secs()
+            ),
+            "tasks_per_s",
+            json!({"median": middle, "least": least}),
+        );
+        let terms = after.term - before.term;
+        let campaigns = after.campaigns - before.campaigns;
+        let told = format!("{terms} new terms, {campaigns} campaigns");
+        let figures = json!({"terms": terms, "campaigns": campaigns});
+        if after == before {
+            report.finding(format!("no election: {told}"), "elections", figures);
+        } else {
+            report.broken(
+                format!("elections without a fault: {told}"),
+                "elections",
+                figures,
+            );
+            cluster.keep();
+        }
+        report.verdict(verdict);
+        report.end(self.output.as_ref())
+    }
+
+    /// One round, and what it tells of itself.
+    async fn round(&self, cluster: &Cluster) -> anyhow::Result<Value> {
+        let mut command = cluster.marked(triarch());
+        command
+            .args(["bench", "--output", "json"])
+            .args(["--masters", &cluster.masters()])
+            .args(["--seconds", &ROUND_S.to_string()])
+            .args(["--clients", &self.clients.to_string()])
+            .stdin(Stdio::null());
+        let mut command = tokio::process::Command::from(command);
+        command.kill_on_drop(true);
+        let ended = tokio::time::timeout(Duration::from_secs(ROUND_S) + ENDS, command.output());
+        let output = ended.await.context("a round does not end")??;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "triarch bench ended by {}: {}",
+            output.status,
+            said.trim()
+        );
+        serde_json::from_slice(&output.stdout).context("triarch bench told no JSON")
+    }
+}
+
+async fn elections(cluster: &Cluster) -> anyhow::Result<Elections> {
+    let mut all = Elections {
+        term: 0.0,
+        campaigns: 0.0,
+    };
+    for api in cluster.apis() {
+        let told = Exposition::read(&api.get("/metrics").await.text).map_err(anyhow::Error::msg)?;
+        let term = told.sum("triarch_term", &[]).context("no term is told")?;
+        let campaigns = told.sum("triarch_campaigns_total", &[]);
+        all.term = all.term.max(term);
+        all.campaigns += campaigns.context("no campaigns are told")?;
+    }
+    Ok(all)
+}
