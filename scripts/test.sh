@@ -124,6 +124,8 @@ step "the interface, fuzzed" scripts/fuzz-api.sh
 step "100 simulated clusters" scripts/simulate.sh --seeds 100
 step "quickstart" scripts/quickstart.sh
 step "drill: 10 leaders killed" "$release/triarch-chaos" kill-leader --kills 10
+step "drill: 45 faults of all kinds, up to three at once" "$release/triarch-chaos" random --faults 45
+step "drill: 20 hand-overs" "$release/triarch-chaos" hand-over --times 20
 step "drill: all masters killed at once" "$release/triarch-chaos" kill-all --rounds 2
 step "drill: a leader stopped and woken" "$release/triarch-chaos" pause-leader --pauses 1
 step "drill: a backup restored" "$release/triarch-chaos" backup-restore --backups 2

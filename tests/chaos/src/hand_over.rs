@@ -69,6 +69,11 @@ impl HandOverArgs {
                 println!("{nth:>3}/{} not shown: {roles:?}", self.times);
             }
             windows.push((begun, Instant::now()));
+            let (kind, target) = (Plan::HandOver.kind(), Plan::HandOver.target());
+            ground
+                .drill
+                .recorder()
+                .fault(kind, target, proof.as_deref());
             report.fault(Plan::HandOver, proof);
             if nth % 10 == 0 {
                 println!("{nth:>3}/{} hand-overs", self.times);

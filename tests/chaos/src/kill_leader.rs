@@ -40,11 +40,11 @@ impl KillLeaderArgs {
     }
 }
 
-/// Kills so many, on as many clusters as that takes.
-pub async fn kill_leaders(kills: u32, load: &LoadArgs, report: &mut Report) -> anyhow::Result<()> {
+/// Kills so many, on as many clusters as that takes, and gives how many those were.
+pub async fn kill_leaders(kills: u32, load: &LoadArgs, report: &mut Report) -> anyhow::Result<u32> {
     let mut nth = 0;
     while nth < kills {
-        let mut drill = Drill::begin(load, Vec::new()).await;
+        let mut drill = Drill::begin(&load.of_cluster(nth / KILLS_MAX), Vec::new()).await;
         for _ in 0..KILLS_MAX.min(kills - nth) {
             nth += 1;
             let (leader, took) = kill_one(&mut drill, nth, report).await?;
@@ -55,7 +55,7 @@ pub async fn kill_leaders(kills: u32, load: &LoadArgs, report: &mut Report) -> a
         }
         report.verdict(drill.judge().await);
     }
-    Ok(())
+    Ok(kills.div_ceil(KILLS_MAX))
 }
 
 async fn kill_one(
@@ -87,6 +87,8 @@ async fn kill_one(
         (_, _) => None,
     };
     let plan = Plan::Kill(Victims::Leader);
+    let recorder = drill.recorder();
+    recorder.fault(plan.kind(), plan.target(), proof.as_deref());
     report.fault(plan, proof);
     report.failover(took);
     report.stalled(plan, took);

@@ -39,6 +39,8 @@ use plan::{Plan, Role, Shape, Sleeper, Victims};
 use repeat::RepeatArgs;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Exit code of a run of which the checker cannot tell.
+const EXIT_UNDECIDED: u8 = 3;
 /// Exit code of a run that proved nothing: a fault never took effect.
 const EXIT_NOT_EXERCISED: u8 = 4;
 /// Exit code of a drill that this machine does not allow.
@@ -52,7 +54,7 @@ const EXIT_INTERRUPTED: u8 = 130;
     name = "triarch-chaos",
     max_term_width = 110,
     after_help = "Exit codes: 0 every promise was kept; 1 one was broken; 2 bad usage; \
-                  4 a fault never took effect, so nothing is proved; 77 not possible on this machine."
+                  3 the checker cannot tell; 4 a kind of fault never took effect, so nothing is proved; 77 not possible on this machine."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -148,11 +150,26 @@ struct LoadArgs {
     keep_history: Option<std::path::PathBuf>,
 }
 
+impl LoadArgs {
+    /// The same for the n-th cluster of a run on several: other moments, and a history in a file of its own.
+    fn of_cluster(&self, nth: u32) -> Self {
+        let mut load = self.clone();
+        if nth > 0 {
+            load.seed = load.seed.map(|seed| seed.wrapping_add(u64::from(nth)));
+            load.keep_history = load
+                .keep_history
+                .map(|path| path.with_extension(format!("{nth}.jsonl")));
+        }
+        load
+    }
+}
+
 /// How a drill ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Kept,
     Broken,
+    Undecided,
     NotExercised,
     Skipped,
 }
@@ -259,6 +276,7 @@ async fn main() -> ExitCode {
     match outcome {
         Ok(Outcome::Kept) => ExitCode::SUCCESS,
         Ok(Outcome::Broken) => ExitCode::FAILURE,
+        Ok(Outcome::Undecided) => ExitCode::from(EXIT_UNDECIDED),
         Ok(Outcome::NotExercised) => ExitCode::from(EXIT_NOT_EXERCISED),
         Ok(Outcome::Skipped) => ExitCode::from(EXIT_SKIPPED),
         Err(error) => {

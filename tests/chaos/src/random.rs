@@ -78,6 +78,17 @@ pub struct SoakArgs {
     load: LoadArgs,
 }
 
+/// A run of random faults.
+#[derive(Debug, Clone, Copy)]
+struct Run<'a> {
+    wanted: &'a [Plan],
+    until: Until,
+    /// Whether some faults last for half a minute.
+    long_holds: bool,
+    /// Clusters of the same scenario that came before.
+    clusters_before: u32,
+}
+
 /// When a run of random faults is over.
 #[derive(Debug, Clone, Copy)]
 enum Until {
@@ -94,13 +105,17 @@ impl RandomArgs {
             "again: scripts/chaos/random.sh --faults {} --seed {seed}",
             self.faults
         );
-        let until = Until::Faults(self.faults);
-        let wanted = if self.only.is_empty() {
-            &Plan::ALL[..]
-        } else {
-            &self.only[..]
+        let run = Run {
+            wanted: if self.only.is_empty() {
+                &Plan::ALL
+            } else {
+                &self.only
+            },
+            until: Until::Faults(self.faults),
+            long_holds: false,
+            clusters_before: 0,
         };
-        faults(wanted, until, false, &self.ground, &self.load, &mut report).await?;
+        faults(run, &self.ground, &self.load, &mut report).await?;
         report.end(self.output.as_ref())
     }
 }
@@ -117,17 +132,14 @@ impl LongArgs {
         let mut report = Report::new(format!(
             "{kills} leaders killed, {count} other faults, seed {seed}"
         ));
-        kill_leaders(kills, &self.load, &mut report).await?;
-        let until = Until::Faults(count + report.injected());
-        faults(
-            &Plan::ALL,
-            until,
-            false,
-            &self.ground,
-            &self.load,
-            &mut report,
-        )
-        .await?;
+        let clusters_before = kill_leaders(kills, &self.load, &mut report).await?;
+        let run = Run {
+            wanted: &Plan::ALL,
+            until: Until::Faults(count + report.injected()),
+            long_holds: false,
+            clusters_before,
+        };
+        faults(run, &self.ground, &self.load, &mut report).await?;
         report.end(self.output.as_ref())
     }
 }
@@ -144,16 +156,13 @@ impl SoakArgs {
             "again: scripts/chaos/soak.sh --minutes {} --seed {seed}",
             self.minutes
         );
-        let until = Until::Time(Instant::now() + Duration::from_secs(60 * self.minutes));
-        faults(
-            &Plan::ALL,
-            until,
-            true,
-            &self.ground,
-            &self.load,
-            &mut report,
-        )
-        .await?;
+        let run = Run {
+            wanted: &Plan::ALL,
+            until: Until::Time(Instant::now() + Duration::from_secs(60 * self.minutes)),
+            long_holds: true,
+            clusters_before: 0,
+        };
+        faults(run, &self.ground, &self.load, &mut report).await?;
         report.end(self.output.as_ref())
     }
 }
@@ -165,26 +174,23 @@ fn sown(load: &mut LoadArgs) -> u64 {
 
 /// Injects these in random order until it is over.
 async fn faults(
-    wanted: &[Plan],
-    until: Until,
-    long_holds: bool,
+    run: Run<'_>,
     args: &GroundArgs,
     load: &LoadArgs,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let mut load = load.clone();
     let mut told: BTreeSet<String> = BTreeSet::new();
-    let over = |report: &Report| match until {
+    let over = |report: &Report| match run.until {
         Until::Faults(count) => report.injected() >= count,
         Until::Time(end) => Instant::now() >= end,
     };
-    for round in 0.. {
+    for round in 0_u32.. {
         if over(report) {
             break;
         }
         let network = network(args, round);
         let mut possible = Vec::new();
-        for plan in wanted {
+        for plan in run.wanted {
             match plan
                 .needs()
                 .and_then(|need| ground::obstacle(need, network))
@@ -198,22 +204,21 @@ async fn faults(
             }
         }
         let needs: BTreeSet<Need> = possible.iter().filter_map(|plan| plan.needs()).collect();
+        let load = load.of_cluster(run.clusters_before + round);
         let mut ground = Ground::make(args, &load, network, &needs).await?;
-        // The next cluster gets other faults.
-        load.seed = load.seed.map(|seed| seed.wrapping_add(1));
         let mut deck = Deck::new(possible);
         let mut left = FAULTS_MAX;
         while left > 0 && !over(report) {
             let calm = ground.drill.random.random_range(0..=CALM_MS_MAX);
             tokio::time::sleep(Duration::from_millis(calm)).await;
-            let more = match until {
+            let more = match run.until {
                 Until::Faults(count) => (count - report.injected()).min(left),
                 Until::Time(_) => left,
             };
             let count = ground.drill.random.random_range(1..=AT_ONCE_MAX);
             let roles = ground.roles().await;
             let plans = deck.deal(&mut ground, &roles, count.min(more as usize));
-            let hold_ms = match long_holds && ground.drill.random.random_bool(0.1) {
+            let hold_ms = match run.long_holds && ground.drill.random.random_bool(0.1) {
                 true => LONG_HOLD_MS,
                 false => HOLD_MS,
             };
@@ -237,7 +242,7 @@ async fn faults(
 fn network(args: &GroundArgs, round: u32) -> NetworkKind {
     match args.network {
         Some(told) => told,
-        None if u32::is_multiple_of(round, 2) && namespaces::obstacle().is_none() => {
+        None if round.is_multiple_of(2) && namespaces::obstacle().is_none() => {
             NetworkKind::Namespaces
         }
         None => NetworkKind::Wires,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::{Value, json};
+use triarch_check::{Counts, Judgement};
 use triarch_harness::Verdict;
 
 use crate::Outcome;
@@ -113,9 +114,13 @@ impl Report {
             let with = self.rows.iter().filter(|(_, row)| of(row) > 0);
             with.map(|(plan, _)| plan.kind()).collect()
         };
-        if self.broken || self.verdicts.iter().any(|verdict| !verdict.is_good()) {
+        let worst = self.verdicts.iter().map(judgement).max();
+        if self.broken || worst == Some(Judgement::Broken) {
             Outcome::Broken
+        } else if worst == Some(Judgement::Undecided) {
+            Outcome::Undecided
         } else if kinds(|row| row.shown) != kinds(|row| row.injected)
+            || worst == Some(Judgement::NotExercised)
             || self.verdicts.is_empty()
             || self.verdicts.iter().any(|verdict| verdict.jobs == 0)
         {
@@ -187,7 +192,13 @@ impl Report {
             ));
         }
         lines.extend(self.findings.iter().map(|(words, _)| format!("  {words}")));
-        for verdict in &self.verdicts {
+        lines.extend(self.sums().lines().map(|line| format!("  {line}")));
+        // What is not as it should be is told in full.
+        let bad = self
+            .verdicts
+            .iter()
+            .filter(|one| judgement(one) != Judgement::Kept);
+        for verdict in bad {
             lines.extend(verdict.tell().lines().map(|line| format!("  {line}")));
         }
         lines.push(match self.outcome() {
@@ -197,9 +208,66 @@ impl Report {
                 "  NOT EXERCISED: a kind of fault never took effect, or nothing was asked of the cluster, so nothing is proved"
                     .to_owned()
             }
+            Outcome::Undecided => "  UNDECIDED: the checker cannot tell from the history".to_owned(),
             Outcome::Skipped => "  SKIPPED".to_owned(),
         });
         lines.join("\n")
+    }
+
+    /// What was asked, acknowledged and judged, over all clusters of the run.
+    fn sums(&self) -> String {
+        let sum = |of: fn(&Verdict) -> usize| self.verdicts.iter().map(of).sum::<usize>();
+        let counted = |of: fn(&Counts) -> u64| self.counted(of);
+        let mut ends: BTreeMap<&str, usize> = BTreeMap::new();
+        for (end, count) in self.verdicts.iter().flat_map(|verdict| &verdict.other_ends) {
+            *ends.entry(end).or_default() += count;
+        }
+        let ends: Vec<String> = ends
+            .iter()
+            .map(|(end, count)| format!("{count} {end}"))
+            .collect();
+        let mut told = format!(
+            "operations {}, unknown {}; reads linearizable {}, stale {}; side effects {}\n\
+             jobs acknowledged {}, tasks {}; lost {}, accepted twice {}, unfinished {}, tokens that went back {}\n\
+             history: {} rules broken, {} undecided",
+            counted(|counts| counts.operations),
+            counted(|counts| counts.unknown),
+            counted(|counts| counts.reads_linearizable),
+            counted(|counts| counts.reads_stale),
+            counted(|counts| counts.effects),
+            sum(|verdict| verdict.jobs),
+            sum(|verdict| verdict.tasks),
+            sum(|verdict| verdict.lost.len()),
+            sum(|verdict| verdict.twice.len()),
+            sum(|verdict| verdict.unfinished.len()),
+            sum(|verdict| verdict.backwards.len()),
+            self.findings_of(Judgement::Broken),
+            self.findings_of(Judgement::Undecided),
+        );
+        if !ends.is_empty() {
+            told.push_str(&format!(
+                "; attempts that ended otherwise: {}",
+                ends.join(", ")
+            ));
+        }
+        told
+    }
+
+    fn counted(&self, of: fn(&Counts) -> u64) -> u64 {
+        let judged = self
+            .verdicts
+            .iter()
+            .filter_map(|verdict| verdict.history.as_ref());
+        judged.map(|(judged, _)| of(&judged.counts)).sum()
+    }
+
+    fn findings_of(&self, judgement: Judgement) -> usize {
+        let judged = self
+            .verdicts
+            .iter()
+            .filter_map(|verdict| verdict.history.as_ref());
+        let findings = judged.flat_map(|(judged, _)| &judged.findings);
+        findings.filter(|one| one.judgement == judgement).count()
     }
 
     fn json(&self) -> Value {
@@ -228,12 +296,21 @@ impl Report {
             "tasks_acknowledged": sum(|verdict| verdict.tasks),
             "lost": sum(|verdict| verdict.lost.len()),
             "accepted_twice": sum(|verdict| verdict.twice.len()),
+            "operations": self.counted(|counts| counts.operations),
+            "unknown": self.counted(|counts| counts.unknown),
+            "reads_linearizable": self.counted(|counts| counts.reads_linearizable),
+            "history_findings": {
+                "broken": self.findings_of(Judgement::Broken),
+                "undecided": self.findings_of(Judgement::Undecided),
+            },
+            "clusters": self.verdicts.len(),
             "unfinished": sum(|verdict| verdict.unfinished.len()),
             "tokens_that_went_back": sum(|verdict| verdict.backwards.len()),
             "verdict": match self.outcome() {
                 Outcome::Kept => "kept",
                 Outcome::Broken => "broken",
                 Outcome::NotExercised => "not exercised",
+                Outcome::Undecided => "undecided",
                 Outcome::Skipped => "skipped",
             },
         });
@@ -244,6 +321,21 @@ impl Report {
         }
         all
     }
+}
+
+/// Of both checkers, the worse.
+fn judgement(verdict: &Verdict) -> Judgement {
+    let found = [
+        &verdict.lost,
+        &verdict.twice,
+        &verdict.unfinished,
+        &verdict.backwards,
+    ];
+    if found.iter().any(|cases| !cases.is_empty()) {
+        return Judgement::Broken;
+    }
+    let judged = verdict.history.as_ref();
+    judged.map_or(Judgement::Kept, |(judged, _)| judged.judgement)
 }
 
 fn line(kind: &str, target: &str, row: &Row, stalled: &str) -> String {

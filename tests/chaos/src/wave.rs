@@ -68,6 +68,9 @@ pub async fn wave(
                 done.proof = Some(latest);
             }
             done.fault.heal(ground).await?;
+            let (kind, target) = (done.plan.kind(), done.plan.target());
+            let recorder = ground.drill.recorder();
+            recorder.fault(kind, target, done.proof.as_deref());
             report.fault(done.plan, done.proof);
         } else {
             sleep_until((now + LOOK).min(next.until.max(now + Duration::from_millis(1)))).await;
