@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -211,6 +212,8 @@ fn text(path: &Path) -> anyhow::Result<&str> {
 fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
     let output = Command::new(program)
         .args(arguments)
+        // Ctrl-C is for this process, which then cleans up by more of these.
+        .process_group(0)
         .output()
         .with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {

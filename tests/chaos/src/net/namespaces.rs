@@ -5,6 +5,7 @@
 //! whatever ends it but SIGKILL; what such an end left is removed by the next run.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -244,6 +245,8 @@ fn ip(arguments: &[&str]) -> anyhow::Result<()> {
 fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(program)
         .args(arguments)
+        // Ctrl-C is for this process, which then cleans up by more of these.
+        .process_group(0)
         .output()
         .with_context(|| format!("cannot run {program}"))?;
     let said = String::from_utf8_lossy(&output.stderr);

@@ -181,6 +181,15 @@ async fn accept(listener: TcpListener, node: u64, to: SocketAddr, board: Arc<Swi
 
 /// Passes one connection on, both ways, until either side ends it.
 async fn pass(client: TcpStream, wire: Option<(u64, u64)>, to: SocketAddr, board: &Switchboard) {
+    if let Some(wire) = wire {
+        // A cut network does not tell that nobody is at its other end, and a slow one tells it late.
+        wait_open(wire, Way::Request, board).await;
+        let rule = board.rules.borrow().get(&wire).copied();
+        if let Some(Rule::Late(late)) = rule {
+            board.held_back.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(late.least).await;
+        }
+    }
     let connected = tokio::time::timeout(CONNECT, TcpStream::connect(to)).await;
     let Ok(Ok(server)) = connected else {
         reset(&client);
