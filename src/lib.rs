@@ -3,6 +3,9 @@
 //!
 //! It promises nothing to other programs: those use the HTTP interface, or the crate `triarch-sdk`.
 
+#[macro_use]
+mod mutated;
+
 mod backup;
 mod cli;
 mod cron;

@@ -157,6 +157,11 @@ impl StateMachine for TableMachine {
             now_ms: entry.now_ms,
         };
         let mut table = self.table.table.write();
+        #[cfg(feature = "mutations")]
+        let commands = match mutated!(CancelLostOnFailover) && !self.table.tally.leads() {
+            true => crate::mutated::without_cancels(commands),
+            false => commands,
+        };
         let before = table.last_index();
         let replies = table.apply(stamp, commands, &mut events);
         if before / self.check_every < entry.index / self.check_every

@@ -122,6 +122,12 @@ impl Tally {
         self.leading.store(leading, Ordering::Relaxed);
     }
 
+    /// Whether this node leads.
+    #[cfg(feature = "mutations")]
+    pub fn leads(&self) -> bool {
+        self.leading.load(Ordering::Relaxed)
+    }
+
     /// Counts what happened in an apply.
     pub fn applied(&self, events: &[Event]) {
         if !self.leading.load(Ordering::Relaxed) {

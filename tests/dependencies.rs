@@ -21,6 +21,10 @@ const MAY_USE: [(&str, &[&str]); 6] = [
     ),
 ];
 
+/// Deliberate bugs for the mutation gate: every crate of the product may name them, if it is built without them unless a
+/// test asks for the feature `mutations`.
+const MUTATIONS: &str = "triarch-mutation";
+
 /// Libraries that only one crate may name, so that another can take their place.
 const ONLY_IN: [(&str, &str); 2] = [("sled", "storage"), ("openraft", "raft")];
 
@@ -73,12 +77,31 @@ fn crates_use_only_whom_they_may() {
     for (folder, allowed) in MAY_USE {
         let named = dependencies(&root().join(folder).join("Cargo.toml"), false);
         assert!(!named.is_empty(), "{folder}: no dependencies were read");
-        for name in named.iter().filter(|name| name.starts_with("triarch-")) {
+        let ours = |name: &&String| name.starts_with("triarch-") && *name != MUTATIONS;
+        for name in named.iter().filter(ours) {
             assert!(
                 allowed.contains(&name.as_str()),
                 "{folder}/Cargo.toml uses {name}; it may use {allowed:?} of this project"
             );
         }
+    }
+}
+
+#[test]
+fn deliberate_bugs_are_in_no_ordinary_build() {
+    let optional = format!("{MUTATIONS} = {{ workspace = true, optional = true }}");
+    for (folder, _) in MAY_USE {
+        let path = root().join(folder).join("Cargo.toml");
+        let text = std::fs::read_to_string(&path).expect("a manifest");
+        let is_package = |line: &&str| line.starts_with(MUTATIONS) && !line.contains("path =");
+        for line in text.lines().filter(is_package) {
+            assert_eq!(line, optional, "{}", path.display());
+        }
+        assert!(
+            !text.lines().any(|line| line.starts_with("default =")),
+            "{}: features that are on by themselves could bring deliberate bugs with them",
+            path.display()
+        );
     }
 }
 

@@ -218,6 +218,7 @@ impl<S: StateMachine> Comparer<S> {
                         return;
                     }
                 }
+                Finding::Wrong if mutated!(DivergenceIgnored) => return,
                 Finding::Wrong => {
                     self.agreement.status.lock().mismatches += 1;
                     self.stop(own.index).await;

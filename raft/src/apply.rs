@@ -117,6 +117,9 @@ impl<S: StateMachine> Applier<S> {
                     now_ms: decoded.now_ms,
                     commands: &decoded.commands,
                 };
+                if mutated!(EntryAppliedTwice) {
+                    self.machine.lock().apply(view)?;
+                }
                 let replies = self.machine.lock().apply(view)?;
                 self.measures.apply.observe_time(begun.elapsed());
                 Replies::new(replies)

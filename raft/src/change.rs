@@ -204,7 +204,7 @@ impl<S: StateMachine> Changer<S> {
             return Ok(());
         }
         for id in self.joining(&membership) {
-            if self.has_caught_up(id) {
+            if self.has_caught_up(id) || mutated!(LearnerPromotedAtOnce) {
                 self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])))
                     .await?;
                 tracing::info!(id, "node {id} has caught up and is a voter now");

@@ -114,7 +114,10 @@ impl Identity {
         }
         // A sender that this node does not know may have been added by entries it has not received yet.
         match state.members.get(&envelope.from) {
-            Some(known) if known.incarnation != envelope.from_incarnation => {
+            Some(known)
+                if known.incarnation != envelope.from_incarnation
+                    && !mutated!(WipedDirectoryVotes) =>
+            {
                 Err(Refusal::SenderReplaced {
                     from: envelope.from,
                 })

@@ -14,6 +14,9 @@
 //! | `room`, `keeper` | disks that are nearly full: what is refused, and what is done about it |
 //! | `network`, `transport`, `routes`, `wire`, `identity` | messages between nodes, out and in; who may speak to whom |
 
+#[macro_use]
+mod mutated;
+
 mod agreement;
 mod apply;
 pub mod background;

@@ -281,7 +281,7 @@ impl<S: StateMachine> Batcher<S> {
             if proposal.outcome.is_closed() {
                 continue;
             }
-            if proposal.term.is_some_and(|wanted| wanted != term) {
+            if proposal.term.is_some_and(|wanted| wanted != term) && !mutated!(DecisionsNotFenced) {
                 proposal.end(Err(ProposeError::NotLeader { leader: None }));
                 continue;
             }

@@ -115,6 +115,10 @@ pub struct Overdue {
 impl Desk {
     /// An empty desk at the beginning of a term.
     pub fn new(since: Instant) -> Self {
+        let since = match mutated!(LeasesExpiredAtElection) {
+            true => since.checked_sub(Duration::from_secs(60)).unwrap_or(since),
+            false => since,
+        };
         Self {
             since,
             workers: HashMap::new(),
@@ -163,7 +167,9 @@ impl Desk {
             granted: now,
             progress: None,
         });
-        seen.confirmed = now;
+        if !mutated!(HeartbeatIgnored) {
+            seen.confirmed = now;
+        }
         if progress.is_some() {
             seen.progress = progress;
         }
@@ -309,7 +315,10 @@ impl Desk {
     /// Judges every worker and lease of the table by this clock, and forgets those that are no more. Those it meets for
     /// the first time begin now.
     pub fn overdue(&mut self, table: &Table, timing: LeaseTiming, now: Instant) -> Overdue {
-        let lease = Duration::from_millis(timing.lease_ms);
+        let lease = match mutated!(SilenceNeverEndsALease) {
+            true => Duration::MAX,
+            false => Duration::from_millis(timing.lease_ms),
+        };
         let mut overdue = Overdue::default();
         let mut known = HashMap::with_capacity(self.workers.len());
         for worker in table.workers() {

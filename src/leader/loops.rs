@@ -84,6 +84,10 @@ async fn expire(lead: Arc<Lead>) {
         // if it has not, the heartbeats of that time are still on their way in.
         let slept = looked.elapsed().saturating_sub(period * 2);
         looked = Instant::now();
+        let slept = match mutated!(SleeperJudges) {
+            true => Duration::ZERO,
+            false => slept,
+        };
         if slept > Duration::ZERO {
             lead.desk.lock().forgive(slept + period * 2, looked);
         }

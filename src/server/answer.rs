@@ -80,7 +80,8 @@ impl FromRequestParts<App> for ReadIndex {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
         let query = Query::read_any(parts.uri.query());
-        let mut index = if query.as_ref().map_or(Ok(false), asks_for_stale)? {
+        let stale = query.as_ref().map_or(Ok(false), asks_for_stale)?;
+        let mut index = if stale || mutated!(FollowerAnswersReads) {
             app.node.applied_index()
         } else {
             app.node.read_barrier().await?

@@ -320,6 +320,9 @@ async fn forward(
         }
     }
     outgoing.insert(FORWARDED_BY, HeaderValue::from(app.id));
+    if mutated!(RequestIdMadeAnew) {
+        outgoing.remove(REQUEST_ID);
+    }
     let send = app
         .http
         .request(method.clone(), target)
@@ -418,7 +421,8 @@ fn redirect(app: &App, parts: &Parts) -> Response {
 
 fn asks_for_stale(parts: &Parts) -> bool {
     parts.method == Method::GET
-        && query(parts).is_some_and(|query| query.text("consistency") == Some("stale"))
+        && (mutated!(FollowerAnswersReads)
+            || query(parts).is_some_and(|query| query.text("consistency") == Some("stale")))
 }
 
 /// What the client itself asked to wait, within bounds.

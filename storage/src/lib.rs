@@ -7,6 +7,9 @@
 //! Promise: when a [`Completion`] is called with `Ok`, what it stands for survives a power cut. Any error is final for
 //! the node: nothing is retried on a failed fsync.
 
+#[macro_use]
+mod mutated;
+
 pub mod background;
 pub mod conformance;
 pub mod directory;

@@ -52,7 +52,11 @@ impl Entry {
 
     /// The token for the next lease; `None` if the entry has granted all that one entry may.
     fn next_token(&mut self) -> Option<Token> {
-        let token = Token::at(self.index, self.leases)?;
+        let index = match mutated!(TokenCounterReset) {
+            true => self.index % 64,
+            false => self.index,
+        };
+        let token = Token::at(index, self.leases)?;
         self.leases += 1;
         Some(token)
     }
@@ -79,6 +83,10 @@ impl Table {
         );
         self.last_index = stamp.index;
         self.now_ms = self.now_ms.max(stamp.now_ms);
+        #[cfg(feature = "mutations")]
+        if mutated!(WallClockInApply) {
+            self.now_ms = triarch_mutation::wall_clock_ms();
+        }
         let mut entry = Entry::at(self.here());
         let replies = commands.into_iter().map(|command| {
             self.apply_command(&mut entry, command, events)

@@ -111,7 +111,7 @@ impl Table {
         else {
             panic!("{} does not wait, it is {}", task.id, task.state().as_str())
         };
-        if on > 1 {
+        if on > 1 && !mutated!(DependencyStartedEarly) {
             return Step::Waits(Life::Waiting {
                 on: on - 1,
                 not_before_ms,

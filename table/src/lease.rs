@@ -123,6 +123,7 @@ impl Table {
             }
             End::Lost | End::LeaseExpired => {
                 losses += 1;
+                failures += u32::from(mutated!(LossCountedAsFailure));
                 let life = if losses < policy.max_losses {
                     Life::Queued { place }
                 } else {

@@ -11,6 +11,9 @@
 
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod mutated;
+
 mod apply;
 mod concurrency;
 mod crew;

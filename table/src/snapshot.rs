@@ -312,7 +312,8 @@ impl Frozen {
                 });
             }
         }
-        for schedule in self.schedules.iter() {
+        let forgotten = mutated!(SchedulesLeftOutOfSnapshot);
+        for schedule in self.schedules.iter().filter(|_| !forgotten) {
             each(Record::Schedule(Cow::Borrowed(schedule)));
         }
     }
@@ -343,10 +344,12 @@ impl Frozen {
         for worker in self.workers.iter() {
             put(Record::Worker(Cow::Borrowed(worker)))?;
         }
-        for answered in self.answers.iter() {
+        let forgotten = mutated!(AnswersLeftOutOfSnapshot);
+        for answered in self.answers.iter().filter(|_| !forgotten) {
             put(Record::Answered(Cow::Borrowed(answered)))?;
         }
-        for old_key in self.old_keys.iter() {
+        let forgotten = mutated!(OldKeysLeftOutOfSnapshot);
+        for old_key in self.old_keys.iter().filter(|_| !forgotten) {
             put(Record::OldKey(Cow::Borrowed(old_key)))?;
         }
         let mut classes = BTreeMap::new();

@@ -223,7 +223,7 @@ fn check_claimed(claimed: Option<Link>, entry: &Entry) -> Result<(), Fault> {
 }
 
 fn check_end(disk: &Disk, scan: &Scan, claimed: Option<Link>) -> Result<(), StorageError> {
-    let Some(claimed) = claimed else {
+    let Some(claimed) = claimed.filter(|_| !mutated!(MarkIgnored)) else {
         return Ok(());
     };
     match scan.tail {

@@ -99,6 +99,9 @@ impl Writer {
                 }
                 self.measure(&group);
                 complete(group, &Ok(()));
+                if mutated!(FsyncAfterAnswer) {
+                    self.sync()?;
+                }
                 // A purge is never starved by writes, nor they by it.
                 if self.removing {
                     self.remove_purged()?;
@@ -139,7 +142,7 @@ impl Writer {
         for write in group {
             self.write(&write.change)?;
         }
-        if group.iter().any(|write| write.done.is_some()) {
+        if group.iter().any(|write| write.done.is_some()) && !mutated!(FsyncAfterAnswer) {
             self.sync()?;
         }
         Ok(())
@@ -198,6 +201,7 @@ impl Writer {
             Change::Append(records) => self.append(records),
             Change::TruncateAfter(after) => self.truncate_after(*after),
             Change::Purge(upto) => self.purge(*upto),
+            Change::Vote(_) if mutated!(VoteNotPersisted) => Ok(()),
             Change::Vote(vote) => {
                 self.standing.vote_sequence += 1;
                 let stored = StoredVote {
@@ -245,7 +249,9 @@ impl Writer {
             claim.last = kept;
             self.standing.mark.store_durably(claim)?;
         }
-        self.disk.remove_from(end)?;
+        if !mutated!(TruncationNotPersisted) {
+            self.disk.remove_from(end)?;
+        }
         self.standing.tail = kept;
         Ok(())
     }
@@ -296,7 +302,12 @@ impl Writer {
         self.disk.flush()?;
         self.standing.mark.carry()?;
         let begun = Instant::now();
-        self.disk.sync_data()?;
+        if mutated!(FailedFsyncRetried) {
+            let _ = self.disk.sync_data();
+        }
+        if !mutated!(NoFsync) {
+            self.disk.sync_data()?;
+        }
         self.measures.sync.observe_time(begun.elapsed());
         let claim = self.claim();
         if claim != self.standing.mark.claim() {

@@ -36,7 +36,9 @@ impl SnapshotFile {
             footer,
             meta,
         };
-        io::copy(&mut snapshot.reader(), &mut io::sink())?;
+        if !mutated!(SnapshotNotVerified) {
+            io::copy(&mut snapshot.reader(), &mut io::sink())?;
+        }
         Ok(snapshot)
     }
 

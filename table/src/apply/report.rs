@@ -37,6 +37,7 @@ impl Table {
         if task
             .lease()
             .is_some_and(|lease| lease.token == result.token && lease.worker == worker)
+            || mutated!(StaleTokenAccepted) && task.lease().is_some()
         {
             let end = match result.outcome {
                 Outcome::Succeeded { result } => End::Succeeded { result },
@@ -63,6 +64,9 @@ fn judge_ended(task: &Task, worker: WorkerId, result: &TaskReport) -> Verdict {
     let Some(ended) = ended else {
         return Verdict::StaleToken;
     };
+    if mutated!(RepeatedReportRefused) {
+        return Verdict::StaleToken;
+    }
     match (&ended.end, &result.outcome) {
         (AttemptEnd::Succeeded, Outcome::Succeeded { .. })
         | (AttemptEnd::Failed { .. }, Outcome::Failed { .. })

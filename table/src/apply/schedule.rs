@@ -183,7 +183,8 @@ impl Table {
         const NOT_NOW: Reply = Reply::Done { tasks: 0 };
         let expected = self.schedules.get(&tick.name).cloned();
         let Some(schedule) = expected.filter(|schedule| {
-            schedule.generation == tick.generation && schedule.next_tick_ms == Some(tick.tick_ms)
+            schedule.generation == tick.generation
+                && (schedule.next_tick_ms == Some(tick.tick_ms) || mutated!(TickFiresTwice))
         }) else {
             return NOT_NOW;
         };
@@ -237,8 +238,9 @@ impl Table {
         tick_ms: u64,
         events: &mut Vec<Event>,
     ) -> Ticked {
+        let key = format!("schedule:{}:{}", schedule.name, Utc(tick_ms));
         let job = SubmitJob {
-            idempotency_key: Some(format!("schedule:{}:{}", schedule.name, Utc(tick_ms))),
+            idempotency_key: Some(key).filter(|_| !mutated!(TickFiresTwice)),
             ..SubmitJob::clone(&schedule.job)
         };
         match self.submit_job(entry, job, events) {

@@ -350,7 +350,7 @@ impl Table {
 /// The answer to a request whose key is known.
 fn same_body(body_digest: [u8; 32], submit: &SubmitJob, roll: &Roll, duplicate: bool) -> Ruling {
     let job = roll.job;
-    if body_digest != submit.body_digest {
+    if body_digest != submit.body_digest && !mutated!(KeyWithAnotherBodyAccepted) {
         return Err(Refusal::KeyConflict { job });
     }
     Ok(Reply::Submitted {

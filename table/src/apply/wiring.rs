@@ -97,6 +97,7 @@ impl Table {
             let mut place = Place::Made(id(made));
             if let Some(unique) = &task.unique {
                 let known = self.index.unique_keys.get(&*unique.key).copied();
+                let known = known.filter(|_| !mutated!(UniqueKeyNotChecked));
                 if let Some(task) = known.or_else(|| taken.get(&*unique.key).copied()) {
                     match unique.on_duplicate {
                         OnDuplicate::Return => place = Place::StoodIn(task),

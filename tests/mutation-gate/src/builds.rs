@@ -1,0 +1,131 @@
+//! The test programs that cargo has built, in the order in which they are asked.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use triarch_mutation::Home;
+
+/// Whether a check is run to its end, or only until something is caught.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cost {
+    /// Seconds, all together.
+    Cheap,
+    /// More than that.
+    Costly,
+}
+
+/// One program of tests, or a drill.
+#[derive(Debug, Clone)]
+pub struct Check {
+    /// What it is called in reports.
+    pub name: String,
+    /// How dear it is.
+    pub cost: Cost,
+    /// The executable.
+    pub program: PathBuf,
+    /// Where it is run.
+    pub folder: PathBuf,
+    /// How long it may take. A mutation may make tests wait for ever; that is noticed, too.
+    pub patience: Duration,
+    homes: &'static [Home],
+}
+
+impl Check {
+    /// Whether code of this crate is in it.
+    pub fn has_code_of(&self, home: Home) -> bool {
+        self.homes.contains(&home)
+    }
+}
+
+/// A package, a target of it, what is in it, how dear it is, and its seconds at most.
+type Known = (&'static str, &'static str, &'static [Home], Cost, u64);
+
+const TABLE: &[Home] = &[Home::Table];
+const STORAGE: &[Home] = &[Home::Storage];
+const RAFT: &[Home] = &[Home::Storage, Home::Raft];
+const ALL: &[Home] = &[Home::Table, Home::Storage, Home::Raft, Home::Program];
+
+/// In the order in which they are asked.
+const KNOWN: &[Known] = &[
+    ("triarch-table", "triarch_table", TABLE, Cost::Cheap, 120),
+    ("triarch-table", "scripts", TABLE, Cost::Cheap, 60),
+    ("triarch-table", "lifecycle", TABLE, Cost::Cheap, 60),
+    ("triarch-table", "codec", TABLE, Cost::Cheap, 60),
+    ("triarch-table", "lists_and_bounds", TABLE, Cost::Cheap, 60),
+    ("triarch-table", "purity", TABLE, Cost::Cheap, 60),
+    ("triarch-table", "random", TABLE, Cost::Cheap, 180),
+    (
+        "triarch-storage",
+        "triarch_storage",
+        STORAGE,
+        Cost::Cheap,
+        120,
+    ),
+    ("triarch-storage", "conformance", STORAGE, Cost::Cheap, 120),
+    ("triarch-storage", "durability", STORAGE, Cost::Cheap, 120),
+    ("triarch-storage", "full_disk", STORAGE, Cost::Cheap, 120),
+    ("triarch-storage", "damage", STORAGE, Cost::Cheap, 180),
+    ("triarch-storage", "crash_points", STORAGE, Cost::Cheap, 300),
+    ("triarch", "triarch", ALL, Cost::Cheap, 120),
+    ("triarch-raft", "triarch_raft", RAFT, Cost::Costly, 180),
+    ("triarch-raft", "cluster", RAFT, Cost::Costly, 300),
+    ("triarch", "cluster", ALL, Cost::Costly, 1_200),
+];
+
+/// The checks among what cargo says it has built (`--message-format=json`), in the order in which they are asked.
+///
+/// One that is known and was not built is an error.
+pub fn checks(messages: &str) -> Result<Vec<Check>, String> {
+    let built: Vec<Built> = messages.lines().filter_map(Built::read).collect();
+    KNOWN
+        .iter()
+        .map(|&(package, target, homes, cost, patience_s)| {
+            let found = built
+                .iter()
+                .find(|one| one.package == package && one.target == target);
+            let found = found.ok_or_else(|| {
+                format!("cargo has built no tests {target} of {package}; scripts/mutation.sh builds them")
+            })?;
+            Ok(Check {
+                name: format!("{package} {target}").replace("triarch-", ""),
+                cost,
+                program: found.program.clone(),
+                folder: found.folder.clone(),
+                patience: Duration::from_secs(patience_s),
+                homes,
+            })
+        })
+        .collect()
+}
+
+struct Built {
+    package: String,
+    target: String,
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+impl Built {
+    /// A test program; `None` for all else that cargo says.
+    fn read(line: &str) -> Option<Self> {
+        let message: Value = serde_json::from_str(line).ok()?;
+        if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+            return None;
+        }
+        // The program's main.rs has no tests, and its library's name.
+        if message["target"]["kind"][0] == "bin" {
+            return None;
+        }
+        let folder = Path::new(message["manifest_path"].as_str()?).parent()?;
+        let name = std::fs::read_to_string(folder.join("Cargo.toml")).ok()?;
+        let name = name.lines().find_map(|line| line.strip_prefix("name = "))?;
+        Some(Built {
+            package: name.trim_matches('"').to_owned(),
+            target: message["target"]["name"].as_str()?.to_owned(),
+            program: PathBuf::from(message["executable"].as_str()?),
+            folder: folder.to_path_buf(),
+        })
+    }
+}

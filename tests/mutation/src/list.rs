@@ -1,0 +1,154 @@
+//! The list of them.
+
+/// The crate whose code a mutation is in. Only tests of that crate and of those that use it can notice it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// `table/`
+    Table,
+    /// `storage/`
+    Storage,
+    /// `raft/`
+    Raft,
+    /// The binary.
+    Program,
+}
+
+macro_rules! mutations {
+    ($($(#[doc = $breaks:literal])+ $variant:ident = $name:literal in $home:ident, held by $held:expr;)+) => {
+        /// A deliberate bug. Its documentation says what it breaks.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Mutation {
+            $($(#[doc = $breaks])+ $variant,)+
+        }
+
+        impl Mutation {
+            /// All of them.
+            pub const ALL: &[Mutation] = &[$(Mutation::$variant),+];
+
+            /// What it is called in `TRIARCH_MUTATION`.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Mutation::$variant => $name,)+
+                }
+            }
+
+            /// What it is called in the product's `mutated!(…)`.
+            pub fn variant(self) -> &'static str {
+                match self {
+                    $(Mutation::$variant => stringify!($variant),)+
+                }
+            }
+
+            /// What it breaks, in words.
+            pub fn breaks(self) -> &'static str {
+                match self {
+                    $(Mutation::$variant => concat!($($breaks),+).trim_ascii(),)+
+                }
+            }
+
+            /// Where it is.
+            pub fn home(self) -> Home {
+                match self {
+                    $(Mutation::$variant => Home::$home,)+
+                }
+            }
+
+            /// Parts of the names of the costly checks that are there for what it breaks; those are asked before others.
+            pub fn held_by(self) -> &'static [&'static str] {
+                match self {
+                    $(Mutation::$variant => &$held,)+
+                }
+            }
+        }
+    };
+}
+
+impl Mutation {
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Mutation> {
+        Mutation::ALL
+            .iter()
+            .copied()
+            .find(|mutation| mutation.name() == name)
+    }
+}
+
+mutations! {
+    /// a report counts whatever lease it names
+    StaleTokenAccepted = "stale-token-accepted" in Table, held by [];
+    /// a report that was accepted and is repeated is refused
+    RepeatedReportRefused = "repeated-report-refused" in Table, held by [];
+    /// apply takes the time from the machine, not from the log
+    WallClockInApply = "wall-clock-in-apply" in Table, held by [];
+    /// fencing tokens begin anew every 64 entries
+    TokenCounterReset = "token-counter-reset" in Table, held by [];
+    /// what a plan grants is not held against the limits of queues and keys
+    GrantNotVerified = "grant-not-verified" in Table, held by [];
+    /// a second unfinished task gets the unique key of the first
+    UniqueKeyNotChecked = "unique-key-not-checked" in Table, held by [];
+    /// a task starts when the first that it comes after has succeeded
+    DependencyStartedEarly = "dependency-started-early" in Table, held by [];
+    /// an attempt lost with its worker counts as a failure of the task
+    LossCountedAsFailure = "loss-counted-as-failure" in Table, held by [];
+    /// an idempotency key or request id is taken for that of another body
+    KeyWithAnotherBodyAccepted = "key-with-another-body-accepted" in Table, held by [];
+    /// a tick that came already comes again, and makes another job
+    TickFiresTwice = "tick-fires-twice" in Table, held by [];
+    /// answers by request id are not in the snapshot
+    AnswersLeftOutOfSnapshot = "answers-left-out-of-snapshot" in Table, held by [];
+    /// idempotency keys of forgotten jobs are not in the snapshot
+    OldKeysLeftOutOfSnapshot = "old-keys-left-out-of-snapshot" in Table, held by [];
+    /// schedules are neither in the snapshot nor in the digest
+    SchedulesLeftOutOfSnapshot = "schedules-left-out-of-snapshot" in Table, held by [];
+
+    /// nothing that is appended is ever synced
+    NoFsync = "no-fsync" in Storage, held by [];
+    /// an append is acknowledged, and synced after that
+    FsyncAfterAnswer = "fsync-after-answer" in Storage, held by [];
+    /// a failed fsync is tried again, and believed when it succeeds
+    FailedFsyncRetried = "failed-fsync-retried" in Storage, held by [];
+    /// a vote is only in memory
+    VoteNotPersisted = "vote-not-persisted" in Storage, held by [];
+    /// chunks are not held against their checksums
+    ChecksumIgnored = "checksum-ignored" in Storage, held by [];
+    /// a log that ends before what it once acknowledged is taken for whole
+    MarkIgnored = "mark-ignored" in Storage, held by [];
+    /// what is cut off the log stays on disk
+    TruncationNotPersisted = "truncation-not-persisted" in Storage, held by [];
+    /// a snapshot is believed without being read through
+    SnapshotNotVerified = "snapshot-not-verified" in Storage, held by [];
+    /// a snapshot takes the place of the log before its bytes are on disk
+    SnapshotNotSynced = "snapshot-not-synced" in Storage, held by [];
+
+    /// a follower that cannot be reached counts as one that has the entry
+    AnswerBeforeCommit = "answer-before-commit" in Raft, held by ["without_a_quorum"];
+    /// a leader answers reads without asking whether it still leads
+    LocalRead = "local-read" in Raft, held by ["without_a_quorum", "stopped_leader"];
+    /// a read does not wait until what was acknowledged is applied
+    ReadBeforeApplied = "read-before-applied" in Raft, held by ["reads_wait_for_what_was_acknowledged"];
+    /// what a leader decided in one term is carried out in another
+    DecisionsNotFenced = "decisions-not-fenced" in Raft, held by ["fenced_by_its_term"];
+    /// a committed entry is given to the state machine twice
+    EntryAppliedTwice = "entry-applied-twice" in Raft, held by [];
+    /// a learner votes before it has caught up
+    LearnerPromotedAtOnce = "learner-promoted-at-once" in Raft, held by ["learner", "member"];
+    /// a wiped directory under a known id is taken for the one it was
+    WipedDirectoryVotes = "wiped-directory-votes" in Raft, held by ["wiped"];
+    /// a node that holds another table than the majority goes on
+    DivergenceIgnored = "divergence-ignored" in Raft, held by ["agreement"];
+
+    /// a new leader gives nobody time to be heard of
+    LeasesExpiredAtElection = "leases-expired-at-election" in Program, held by ["leases_live_through_an_election"];
+    /// silence ends no lease
+    SilenceNeverEndsALease = "silence-never-ends-a-lease" in Program, held by ["worker"];
+    /// a heartbeat confirms no lease
+    HeartbeatIgnored = "heartbeat-ignored" in Program, held by ["workers::"];
+    /// a leader that slept judges everyone by the time it slept through
+    SleeperJudges = "sleeper-judges" in Program, held by ["slept"];
+    /// a request that is forwarded again is another request
+    RequestIdMadeAnew = "request-id-made-anew" in Program, held by ["on_its_way_when_the_leader_dies", "request_id"];
+    /// a follower answers reads from what it has
+    FollowerAnswersReads = "follower-answers-reads" in Program, held by ["stopped_leader", "stale", "redirects"];
+    /// a cancellation is applied on the leader alone
+    CancelLostOnFailover = "cancel-lost-on-failover" in Program, held by ["cancellation_outlives"];
+}
