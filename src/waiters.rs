@@ -1,15 +1,15 @@
-//! Requests that wait for a job or a task to finish, or for news of a task. Woken one by one by apply, on whichever node they wait;
-//! bounded, and every wait has a deadline of its own at its caller.
+//! Requests that wait for a job, a task or any of many tasks to finish, or for news of a task. Woken one by one by apply, on
+//! whichever node they wait; bounded, and every wait has a deadline of its own at its caller.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use triarch_table::{JobId, TaskId};
 
-/// At most this many requests wait on one node.
+/// At most so much is waited for on one node: a request that waits for any of many tasks counts once for each.
 const WAITERS_MAX: usize = 100_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,8 +19,25 @@ enum Awaited {
     News(TaskId),
 }
 
+/// How a waiting request is woken.
+enum Bell {
+    One(oneshot::Sender<()>),
+    /// Of a request that waits for several things: whichever is first.
+    Any(Arc<Notify>),
+}
+
+impl Bell {
+    fn ring(self) {
+        match self {
+            // A receiver that is gone has given up by itself.
+            Bell::One(sender) => drop(sender.send(())),
+            Bell::Any(notify) => notify.notify_one(),
+        }
+    }
+}
+
 /// One waiting request's number, and how it is woken.
-type Waiting = (u64, oneshot::Sender<()>);
+type Waiting = (u64, Bell);
 
 /// The waiting requests of this node.
 #[derive(Default)]
@@ -47,12 +64,37 @@ impl Waiters {
         self.register(Awaited::Task(task))
     }
 
+    /// Waits for the end of any of these tasks; as [`Waiters::job`].
+    pub fn any_task(&self, tasks: Vec<TaskId>) -> Result<WaitAny<'_>, TooManyWaiters> {
+        if self.count.fetch_add(tasks.len(), Ordering::Relaxed) + tasks.len() > WAITERS_MAX {
+            self.count.fetch_sub(tasks.len(), Ordering::Relaxed);
+            return Err(TooManyWaiters);
+        }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let notify = Arc::new(Notify::new());
+        let mut waiting = self.waiting.lock();
+        for &task in &tasks {
+            let bell = Bell::Any(Arc::clone(&notify));
+            waiting
+                .entry(Awaited::Task(task))
+                .or_default()
+                .push((id, bell));
+        }
+        drop(waiting);
+        Ok(WaitAny {
+            waiters: self,
+            tasks,
+            id,
+            notify,
+        })
+    }
+
     /// Waits for any news of a task: a change of its state, or output; as [`Waiters::job`].
     pub fn news(&self, task: TaskId) -> Result<Wait<'_>, TooManyWaiters> {
         self.register(Awaited::News(task))
     }
 
-    /// How many requests wait.
+    /// How much is waited for.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
@@ -77,9 +119,9 @@ impl Waiters {
 
     /// Everyone looks again: the whole table was replaced.
     pub fn wake_all(&self) {
-        for (_, senders) in self.waiting.lock().drain() {
-            for (_, sender) in senders {
-                let _ = sender.send(());
+        for (_, bells) in self.waiting.lock().drain() {
+            for (_, bell) in bells {
+                bell.ring();
             }
         }
     }
@@ -98,7 +140,7 @@ impl Waiters {
             .lock()
             .entry(awaited)
             .or_default()
-            .push((id, sender));
+            .push((id, Bell::One(sender)));
         Ok(Wait {
             waiters: self,
             awaited,
@@ -108,10 +150,18 @@ impl Waiters {
     }
 
     fn wake(&self, awaited: Awaited) {
-        let senders = self.waiting.lock().remove(&awaited);
-        for (_, sender) in senders.into_iter().flatten() {
-            // A receiver that is gone has given up by itself.
-            let _ = sender.send(());
+        let bells = self.waiting.lock().remove(&awaited);
+        for (_, bell) in bells.into_iter().flatten() {
+            bell.ring();
+        }
+    }
+
+    fn give_up(waiting: &mut HashMap<Awaited, Vec<Waiting>>, awaited: Awaited, id: u64) {
+        if let Some(bells) = waiting.get_mut(&awaited) {
+            bells.retain(|(one, _)| *one != id);
+            if bells.is_empty() {
+                waiting.remove(&awaited);
+            }
         }
     }
 }
@@ -137,12 +187,32 @@ impl Drop for Wait<'_> {
         if matches!(self.awaited, Awaited::News(_)) {
             self.waiters.news_count.fetch_sub(1, Ordering::Relaxed);
         }
+        Waiters::give_up(&mut self.waiters.waiting.lock(), self.awaited, self.id);
+    }
+}
+
+/// One request that waits for any of many tasks; dropping it gives up its place.
+pub struct WaitAny<'a> {
+    waiters: &'a Waiters,
+    tasks: Vec<TaskId>,
+    id: u64,
+    notify: Arc<Notify>,
+}
+
+impl WaitAny<'_> {
+    /// Returns when the first of them has ended. The caller bounds it in time and looks at the table afterwards.
+    pub async fn woken(&self) {
+        self.notify.notified().await;
+    }
+}
+
+impl Drop for WaitAny<'_> {
+    fn drop(&mut self) {
+        let count = self.tasks.len();
+        self.waiters.count.fetch_sub(count, Ordering::Relaxed);
         let mut waiting = self.waiters.waiting.lock();
-        if let Some(senders) = waiting.get_mut(&self.awaited) {
-            senders.retain(|(id, _)| *id != self.id);
-            if senders.is_empty() {
-                waiting.remove(&self.awaited);
-            }
+        for &task in &self.tasks {
+            Waiters::give_up(&mut waiting, Awaited::Task(task), self.id);
         }
     }
 }

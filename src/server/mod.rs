@@ -5,6 +5,7 @@
 mod answer;
 mod backup;
 mod cluster;
+mod ends;
 mod events;
 mod explain;
 mod extract;
@@ -328,6 +329,7 @@ fn for_clients() -> OpenApiRouter<App> {
         .merge(jobs::routes())
         .merge(tasks::routes())
         .merge(sweeps::routes())
+        .merge(ends::routes())
         .merge(explain::routes())
         .merge(logs::client_routes())
         .merge(queues::routes())

@@ -284,7 +284,7 @@ pub(super) fn keys_of(table: &Table, tasks: &[TaskId]) -> Vec<String> {
 }
 
 /// Why a task was cancelled, in the form of an error; nothing when it was asked for.
-fn cancelled_because(cause: CancelCause) -> Option<Box<RawValue>> {
+pub(super) fn cancelled_because(cause: CancelCause) -> Option<Box<RawValue>> {
     let (kind, task, message) = match cause {
         CancelCause::Asked => return None,
         CancelCause::JobFailed(task) => (

@@ -12,6 +12,7 @@ mod concurrency_keys;
 mod crash_points;
 mod dead_letters;
 mod disk;
+mod ends;
 mod events;
 mod explain;
 mod failover;

@@ -39,8 +39,9 @@ pub use schedule::{
     CatchUp, DeletedSchedule, Overlap, PutSchedule, Schedule, ScheduleList, ScheduledRun,
 };
 pub use task::{
-    Attempt, AttemptOutcome, Backoff, Explanation, OnDuplicate, Reason, Requires, Swept, Task,
-    TaskList, TaskSelection, TaskSpec, TaskState, TasksQuery,
+    Attempt, AttemptOutcome, AwaitedTasks, Backoff, EndedTask, EndedTasks, Explanation,
+    OnDuplicate, Reason, Requires, Swept, Task, TaskList, TaskSelection, TaskSpec, TaskState,
+    TasksQuery,
 };
 pub use time::Timestamp;
 pub use worker::{

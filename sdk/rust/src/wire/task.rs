@@ -431,6 +431,48 @@ pub struct TaskSelection {
     pub job: Option<String>,
 }
 
+/// Body of `POST /v1/tasks/wait`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct AwaitedTasks {
+    /// Their ids; each once.
+    #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 10000))]
+    pub tasks: Vec<String>,
+}
+
+/// Answer to `POST /v1/tasks/wait`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EndedTasks {
+    /// Those that are terminal, in the order asked.
+    pub ended: Vec<EndedTask>,
+    /// Those that are not there (any more).
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// More of them are terminal than fit into one answer: ask again for the others.
+    #[serde(default)]
+    pub more: bool,
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EndedTask {
+    /// Its id.
+    pub id: String,
+    /// Its terminal state.
+    pub state: TaskState,
+    /// As in [`Task`].
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
+    pub result: Option<Box<RawValue>>,
+    /// As in [`Task`].
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
+    pub error: Option<Box<RawValue>>,
+}
+
 /// Answer to what is done to many tasks or jobs at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
