@@ -40,16 +40,21 @@ from .errors import (
     TriarchError,
     UsageError,
 )
+from .futures import Client, ClusterExecutor, TaskFuture, as_completed
 from .handle import Handle, Many
 from .options import Backoff, TaskOptions
 from .task import Task
+from .workflow import Dag, chain, chord, group
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyFinished",
     "Backoff",
+    "Client",
+    "ClusterExecutor",
     "Conflict",
+    "Dag",
     "GiveUp",
     "Handle",
     "InvalidRequest",
@@ -73,6 +78,7 @@ __all__ = [
     "TaskError",
     "TaskExpired",
     "TaskFailed",
+    "TaskFuture",
     "TaskOptions",
     "TaskStopped",
     "Timeout",
@@ -80,5 +86,9 @@ __all__ = [
     "TriarchError",
     "UsageError",
     "__version__",
+    "as_completed",
+    "chain",
+    "chord",
     "current",
+    "group",
 ]

@@ -1,6 +1,7 @@
 """The wire, for asyncio: the twin of :mod:`triarch._transport` on aiohttp, by the same decisions.
 
-A session belongs to one event loop and one process; each loop gets its own, made at first use.
+A session belongs to one event loop and one process; each loop gets its own, made at first use. Without aiohttp the calls are made
+by threads, which is slower and works as well.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from ._policy import ANSWER_BYTES_MAX, Answer, Attempts, Call, Masters, Patience
+from ._policy import ANSWER_BYTES_MAX, Answer, Attempts, Call
+from ._transport import Transport
 from .errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -35,15 +37,19 @@ def available() -> bool:
 class AsyncTransport:
     """Makes calls to a cluster from coroutines, of whatever loop."""
 
-    def __init__(self, masters: Masters, patience: Patience) -> None:
-        self.masters = masters
-        self.patience = patience
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.masters = transport.masters
+        self.patience = transport.patience
+        self._available = available()
         self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, aiohttp.ClientSession]] = (
             weakref.WeakKeyDictionary()
         )
 
     async def call(self, call: Call) -> Answer:
         """Makes the call and gives its answer; raises a :class:`~triarch.errors.TriarchError` otherwise."""
+        if not self._available:
+            return await asyncio.to_thread(self._transport.call, call)
         import aiohttp
         import yarl
 

@@ -280,7 +280,7 @@ class Attempts:
         if status in (307, 308):
             self._redirected(headers.get("location", ""))
             return None
-        problem = _problem(body)
+        problem = _problem(status, body)
         told = _told(status, problem, body)
         if status in (429, 503) or (status == 507 and "retry-after" in headers):
             self._not_now(told, problem, headers)
@@ -361,12 +361,14 @@ class Attempts:
         return NoLeader(self._tried)
 
 
-def _problem(body: bytes) -> Mapping[str, Any] | None:
+def _problem(status: int, body: bytes) -> Mapping[str, Any] | None:
     try:
         problem = json.loads(body)
     except ValueError:
         return None
-    return problem if isinstance(problem, dict) and "code" in problem else None
+    if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
+        return None
+    return {**problem, "status": status}
 
 
 def _told(status: int, problem: Mapping[str, Any] | None, body: bytes) -> str:

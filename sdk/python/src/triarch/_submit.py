@@ -25,15 +25,24 @@ from ._policy import Call, new_request_id
 from ._transport import Transport
 from .errors import InvalidRequest, ProtocolError, TriarchError
 
-__all__ = ["TASKS_A_JOB_MAX", "Submitted", "Submitter", "job_body", "parts_of"]
+__all__ = [
+    "TASKS_A_JOB_MAX",
+    "TOGETHER_BYTES_MAX",
+    "TOGETHER_MAX",
+    "Submitted",
+    "Submitter",
+    "job_body",
+    "parts_of",
+    "read_submitted",
+]
 
 #: Tasks of one request, and of one job that comes in parts.
 TASKS_A_REQUEST_MAX = 10_000
 TASKS_A_JOB_MAX = 100_000
 # The cluster takes 16 MiB a request.
-_BYTES_A_REQUEST_MAX = 8 << 20
+TOGETHER_BYTES_MAX = 8 << 20
 # So many tasks of different callers travel together.
-_TOGETHER_MAX = 1_000
+TOGETHER_MAX = 1_000
 _FLIGHTS_MAX = 2
 # So many may gather before whoever submits more has to wait.
 _GATHERED_MAX = 50_000
@@ -86,9 +95,9 @@ def _take(waiting: deque[_Item]) -> list[_Item]:
     """The first of them that fit into one request."""
     taken: list[_Item] = []
     size_bytes = 0
-    while waiting and len(taken) < _TOGETHER_MAX:
+    while waiting and len(taken) < TOGETHER_MAX:
         size_bytes += len(waiting[0].spec)
-        if taken and size_bytes > _BYTES_A_REQUEST_MAX:
+        if taken and size_bytes > TOGETHER_BYTES_MAX:
             break
         taken.append(waiting.popleft())
     return taken
@@ -266,7 +275,7 @@ def parts_of(specs: Sequence[bytes]) -> list[Sequence[bytes]]:
     parts: list[Sequence[bytes]] = []
     begin = size_bytes = 0
     for position, spec in enumerate(specs):
-        full = position - begin >= TASKS_A_REQUEST_MAX or size_bytes + len(spec) > _BYTES_A_REQUEST_MAX
+        full = position - begin >= TASKS_A_REQUEST_MAX or size_bytes + len(spec) > TOGETHER_BYTES_MAX
         if full and position > begin:
             parts.append(specs[begin:position])
             begin, size_bytes = position, 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import select
 import socket
 import threading
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 from ._policy import ANSWER_BYTES_MAX, Answer, Attempts, Call, Masters, Patience, parse_masters
 from .errors import ProtocolError
 
-__all__ = ["Stream", "Transport"]
+__all__ = ["Stream", "Transport", "after_fork"]
 
 # A connection that was idle for longer is not worth the risk of a peer that is gone without a word.
 _IDLE_S = 15.0
@@ -50,6 +49,10 @@ class _Unreachable(Exception):
     """It never arrived."""
 
 
+class _Stopped(Exception):
+    """Nobody waits for the answer any more."""
+
+
 class _Kept(threading.local):
     """The connections of one thread."""
 
@@ -60,13 +63,10 @@ class _Kept(threading.local):
 _transports: weakref.WeakSet[Transport] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
+def after_fork() -> None:
+    """In a child: all of them make connections of their own."""
     for transport in list(_transports):
         transport.forget_connections()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Transport:
@@ -80,13 +80,21 @@ class Transport:
 
     def call(self, call: Call) -> Answer:
         """Makes the call and gives its answer; raises a :class:`~triarch.errors.TriarchError` otherwise."""
+        answer = self.call_unless(call, None)
+        assert answer is not None
+        return answer
+
+    def call_unless(self, call: Call, stop: int | None) -> Answer | None:
+        """As :meth:`call`; but gives ``None`` as soon as there is something to read from the file descriptor ``stop``."""
         attempts = Attempts(self.masters, self.patience, call, time.monotonic())
         while True:
             do = attempts.next(time.monotonic())
             if do.pause_s > 0:
                 time.sleep(do.pause_s)
             try:
-                status, headers, body = self._exchange(call, do.master, do.headers, do.timeout_s)
+                status, headers, body = self._exchange(call, do.master, do.headers, do.timeout_s, stop)
+            except _Stopped:
+                return None
             except _Unreachable as error:
                 attempts.unreachable(str(error))
                 continue
@@ -107,7 +115,10 @@ class Transport:
     @contextlib.contextmanager
     def stream(self, call: Call, master: str, timeout_s: float) -> Iterator[Stream]:
         """One try at one master, whose answer is read as it comes, on a connection of its own."""
-        connection = self._connect(master)
+        try:
+            connection = self._connect(master)
+        except _Unreachable as error:
+            raise ConnectionError(str(error)) from None
         try:
             _send(connection, call, call.headers, timeout_s)
             yield Stream(connection, connection.getresponse())
@@ -134,7 +145,9 @@ class Transport:
             raise _Unreachable(_words(error)) from None
         return connection
 
-    def _exchange(self, call: Call, master: str, headers: Any, timeout_s: float) -> tuple[int, dict[str, str], bytes]:
+    def _exchange(
+        self, call: Call, master: str, headers: Any, timeout_s: float, stop: int | None
+    ) -> tuple[int, dict[str, str], bytes]:
         connections = self._kept.connections
         # Out of the dictionary while it is in use: whatever interrupts this leaves no half-read connection behind.
         connection = connections.pop(master, None)
@@ -146,16 +159,14 @@ class Transport:
             connection = self._connect(master)
         try:
             try:
-                _send(connection, call, headers, timeout_s)
-                response = connection.getresponse()
+                response = _ask(connection, call, headers, timeout_s, stop)
             except (ConnectionError, http.client.BadStatusLine):
                 if not reused:
                     raise
                 # Closed by the peer while it was asked. Every call may be repeated, so this costs no try.
                 connection.close()
                 connection = self._connect(master)
-                _send(connection, call, headers, timeout_s)
-                response = connection.getresponse()
+                response = _ask(connection, call, headers, timeout_s, stop)
             body = response.read(ANSWER_BYTES_MAX + 1)
             if len(body) > ANSWER_BYTES_MAX:
                 raise ProtocolError(f"{master}: the answer is longer than {ANSWER_BYTES_MAX} bytes")
@@ -188,6 +199,22 @@ class Stream:
     def read(self, bytes_max: int) -> bytes:
         """Up to so many bytes; empty at the end."""
         return self._response.read(bytes_max)
+
+
+def _ask(
+    connection: http.client.HTTPConnection, call: Call, headers: Any, timeout_s: float, stop: int | None
+) -> http.client.HTTPResponse:
+    _send(connection, call, headers, timeout_s)
+    if stop is not None:
+        poll = select.poll()
+        poll.register(connection.sock, select.POLLIN)
+        poll.register(stop, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(timeout_s * 1000)]
+        if not ready:
+            raise TimeoutError
+        if ready == [stop]:
+            raise _Stopped
+    return connection.getresponse()
 
 
 def _send(connection: http.client.HTTPConnection, call: Call, headers: Any, timeout_s: float) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from . import _aio, _submit, serialize
+from . import _aio, _asubmit, _submit, _watch, admin, serialize, workflow
+from . import _fork as _fork  # what a child does after a fork
 from ._policy import Patience
 from ._transport import Transport
 from .errors import UsageError
@@ -19,13 +20,17 @@ from .task import Task, TaskDecorator, default_name
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["CALL", "Triarch"]
+    from .futures import Client, ClusterExecutor
+
+__all__ = ["CALL", "CHUNK", "Triarch"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 #: The kind of a task whose function travels with it. Only workers that accept ``cloudpickle`` take it.
 CALL = "triarch.call"
+#: The kind of many calls of one task that travel together.
+CHUNK = "triarch.chunk"
 
 _DEFAULT_MASTERS = "http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103"
 
@@ -60,12 +65,22 @@ class Triarch:
         self.options = TaskOptions(queue=queue)
         self.tasks: dict[str, Task[..., Any]] = {}
         self.transport = Transport(masters, patience)
-        self.atransport = _aio.AsyncTransport(self.transport.masters, self.transport.patience)
-        self._submitter = _submit.Submitter(self.transport)
-        self.tasks[CALL] = Task(self, _call, name=CALL, options=self.options)
+        self.atransport = _aio.AsyncTransport(self.transport)
+        self.submitter = _submit.Submitter(self.transport)
+        self.watcher = _watch.Watcher(self.transport)
+        self.asubmitter = _asubmit.AsyncSubmitter(self.atransport)
+        self.queues = admin.Queues(self)
+        self.schedules = admin.Schedules(self)
+        self.workers = admin.Workers(self)
+        self.jobs = admin.Jobs(self)
+        self.cluster = admin.Cluster(self)
+        self.tasks[CALL] = Task(
+            self, _call, name=CALL, options=self.options, serializer="cloudpickle" if "cloudpickle" in self.accept else None
+        )
+        self.tasks[CHUNK] = Task(self, self._call_chunk, name=CHUNK, options=self.options)
 
     def __repr__(self) -> str:
-        return f"<Triarch {','.join(self.transport.masters.all())}, {len(self.tasks) - 1} tasks>"
+        return f"<Triarch {','.join(self.transport.masters.all())}, {len(self.tasks) - 2} tasks>"
 
     # Tasks -----------------------------------------------------------------------------------------------------------
 
@@ -107,6 +122,11 @@ class Triarch:
 
         return make if fn is None else make(fn)
 
+    def _call_chunk(self, name: str, calls: list[list[Any]]) -> list[Any]:
+        """Many calls of one task, one after the other."""
+        fn = self.tasks[name].fn
+        return [_call(fn, *args) for args in calls]
+
     def kinds(self, accept: Collection[str] | None = None) -> list[str]:
         """The kinds that a worker of this app takes, given what it accepts."""
         accepted = self.accept if accept is None else accept
@@ -116,9 +136,29 @@ class Triarch:
         """The handle of a task that was submitted earlier, by its id."""
         return Handle(self, task, job)
 
+    def events(self, *, after: str | None = None, **filters: str | Iterable[str]) -> Iterator[dict[str, Any]]:
+        """What happens in the cluster, as it happens: see :func:`triarch.admin.events`."""
+        return admin.events(self, after=after, **filters)
+
+    def client(self, **options: Unpack[SubmitOptions]) -> Client:
+        """Futures in Dask's manner."""
+        from .futures import Client
+
+        return Client(self, **options)
+
+    def executor(self, **options: Unpack[SubmitOptions]) -> ClusterExecutor:
+        """A ``concurrent.futures.Executor`` whose workers are the cluster's."""
+        from .futures import ClusterExecutor
+
+        return ClusterExecutor(self, **options)
+
+    def dag(self, *, name: str | None = None, on_failure: Literal["continue", "fail_fast"] | None = None) -> workflow.Dag:
+        """An empty workflow."""
+        return workflow.Dag(self, name=name, on_failure=on_failure)
+
     def flush(self, timeout: Seconds | None = None) -> None:
         """Waits until all that was submitted in the background is with the cluster."""
-        self._submitter.flush(None if timeout is None else _seconds(timeout))
+        self.submitter.flush(None if timeout is None else _seconds(timeout))
 
     async def aclose(self) -> None:
         """Closes the connections of the running event loop."""
@@ -137,9 +177,9 @@ class Triarch:
     ) -> Handle[Any]:
         spec = task.spec(args, kwargs, options)
         if idempotency_key is None and options.unique_key is None:
-            job, id = self._submitter.one(spec, options.queue or "default")
+            job, id = self.submitter.one(spec, options.queue or "default")
         else:
-            submitted = self._submitter.job([spec], idempotency_key=idempotency_key)
+            submitted = self.submitter.job([spec], idempotency_key=idempotency_key)
             job, id = submitted.job, submitted.tasks[0]
         return Handle(self, id, job, name=task.name)
 
@@ -152,7 +192,13 @@ class Triarch:
         *,
         idempotency_key: str | None = None,
     ) -> Handle[Any]:
-        return await asyncio.to_thread(self._submit_one, task, args, kwargs, options, idempotency_key=idempotency_key)
+        spec = task.spec(args, kwargs, options)
+        if idempotency_key is None and options.unique_key is None:
+            job, id = await self.asubmitter.one(spec, options.queue or "default")
+        else:
+            submitted = await self.asubmitter.job([spec], idempotency_key=idempotency_key)
+            job, id = submitted.job, submitted.tasks[0]
+        return Handle(self, id, job, name=task.name)
 
     def _submit_many(
         self,
@@ -164,7 +210,7 @@ class Triarch:
         specs = [task.spec(args, kwargs, options) for args, kwargs in calls]
         handles: list[Handle[Any]] = []
         for begin in range(0, len(specs), _submit.TASKS_A_JOB_MAX):
-            submitted = self._submitter.job(specs[begin : begin + _submit.TASKS_A_JOB_MAX], **job)
+            submitted = self.submitter.job(specs[begin : begin + _submit.TASKS_A_JOB_MAX], **job)
             handles += [Handle(self, id, submitted.job, name=task.name) for id in submitted.tasks]
         return Many(self, handles)
 
@@ -175,7 +221,12 @@ class Triarch:
         options: TaskOptions,
         **job: Any,
     ) -> Many[Any]:
-        return await asyncio.to_thread(self._submit_many, task, calls, options, **job)
+        specs = [task.spec(args, kwargs, options) for args, kwargs in calls]
+        handles: list[Handle[Any]] = []
+        for begin in range(0, len(specs), _submit.TASKS_A_JOB_MAX):
+            submitted = await self.asubmitter.job(specs[begin : begin + _submit.TASKS_A_JOB_MAX], **job)
+            handles += [Handle(self, id, submitted.job, name=task.name) for id in submitted.tasks]
+        return Many(self, handles)
 
 
 def _call(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

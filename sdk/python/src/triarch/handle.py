@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import html
+import queue
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ._policy import Call, path
-from .errors import ResultTimeout
+from .errors import AlreadyFinished, ResultTimeout, TaskError, TriarchError
 from .outcome import Outcome
 
 if TYPE_CHECKING:
+    from ._watch import Told
     from .app import Triarch
 
 __all__ = ["Handle", "Many"]
@@ -18,10 +25,18 @@ __all__ = ["Handle", "Many"]
 R_co = TypeVar("R_co", covariant=True)
 
 _HOLD_S = 20.0
+# So many threads of a process ask for a single task's end themselves, which is quickest; others wait by the watcher.
+_DIRECT = threading.BoundedSemaphore(8)
 
 
 class Handle(Generic[R_co]):
-    """A task that was submitted: its state, its result, and ways to end it or start it over."""
+    """A task that was submitted: its state, its result, and ways to end it or start it over.
+
+    Everything but its ids is asked of the cluster when it is asked for; an end, once known, is remembered. In coroutines use
+    ``await handle``, and the methods that begin with an ``a``.
+    """
+
+    __slots__ = ("_outcome", "app", "id", "job", "name")
 
     def __init__(self, app: Triarch, task: str, job: str = "", *, name: str = "") -> None:
         self.app = app
@@ -29,35 +44,192 @@ class Handle(Generic[R_co]):
         self.id = task
         #: Its job's id.
         self.job = job
+        #: The task's kind, if it is known here.
         self.name = name
         self._outcome: Outcome | None = None
 
+    # Its end ---------------------------------------------------------------------------------------------------------
+
     def result(self, timeout: float | None = None) -> R_co:
-        """Waits for the task's end and gives its result, or raises :class:`~triarch.errors.TaskError`."""
-        value: R_co = self._ended(timeout).value(self.app.accept)
+        """Waits for the task's end and gives its result.
+
+        Raises :class:`~triarch.errors.TaskFailed`, :class:`~triarch.errors.TaskCancelled` or
+        :class:`~triarch.errors.TaskExpired` as the task ended; :class:`~triarch.errors.ResultTimeout` if it has not ended
+        within ``timeout`` seconds.
+        """
+        value: R_co = self.wait(timeout).value(self.app.accept)
         return value
 
-    def _ended(self, timeout: float | None) -> Outcome:
-        deadline_s = None if timeout is None else time.monotonic() + timeout
-        while self._outcome is None:
-            left_s = _HOLD_S if deadline_s is None else min(_HOLD_S, max(0.0, deadline_s - time.monotonic()))
-            call = Call.get(path("tasks", self.id), {"wait_ms": round(left_s * 1000)}, hold_s=left_s)
-            self._outcome = Outcome.of(self.app.transport.json(call))
-            if self._outcome is None and deadline_s is not None and time.monotonic() >= deadline_s:
-                raise ResultTimeout(f"task {self.id} has not finished after {timeout:g} s; it goes on")
+    def exception(self, timeout: float | None = None) -> TaskError | None:
+        """Waits for the task's end and gives what :meth:`result` would raise."""
+        outcome = self.wait(timeout)
+        return None if outcome.state == "succeeded" else outcome.exception(self.app.accept)
+
+    def wait(self, timeout: float | None = None) -> Outcome:
+        """Waits for the task's end; raises :class:`~triarch.errors.ResultTimeout` if it does not come in time."""
+        if self._outcome is not None:
+            return self._outcome
+        if _DIRECT.acquire(blocking=False):
+            try:
+                self._outcome = self._ask_until(timeout)
+            finally:
+                _DIRECT.release()
+        else:
+            Many(self.app, [self]).wait(timeout)
+        if self._outcome is None:
+            raise self._unfinished(timeout)
         return self._outcome
+
+    def _ask_until(self, timeout: float | None) -> Outcome | None:
+        deadline_s = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left_s = _HOLD_S if deadline_s is None else min(_HOLD_S, max(0.0, deadline_s - time.monotonic()))
+            query = {"wait_ms": round(left_s * 1000) or None}
+            outcome = Outcome.of(self.app.transport.json(Call.get(path("tasks", self.id), query, hold_s=left_s)))
+            if outcome is not None or (deadline_s is not None and time.monotonic() >= deadline_s):
+                return outcome
+
+    def _unfinished(self, timeout: float | None) -> ResultTimeout:
+        return ResultTimeout(f"task {self.id} has not finished after {timeout or 0:g} s; it goes on")
+
+    def __await__(self) -> Generator[Any, None, R_co]:
+        """``await handle`` gives the result."""
+        return self.aresult().__await__()
+
+    async def aresult(self, timeout: float | None = None) -> R_co:
+        """As :meth:`result`, for asyncio. Thousands may wait at once: all of them share one connection."""
+        value: R_co = (await self.await_end(timeout)).value(self.app.accept)
+        return value
+
+    async def await_end(self, timeout: float | None = None) -> Outcome:
+        """As :meth:`wait`, for asyncio."""
+        if self._outcome is None:
+            loop = asyncio.get_running_loop()
+            told: asyncio.Future[Outcome] = loop.create_future()
+
+            def then(what: Told) -> None:
+                # The loop may be closed by now; then nobody waits.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(_settle, told, what)
+
+            self.app.watcher.add([(self.id, then)])
+            try:
+                self._outcome = await asyncio.wait_for(told, timeout)
+            except (asyncio.TimeoutError, TimeoutError) as error:
+                if isinstance(error, TriarchError):
+                    raise
+                raise self._unfinished(timeout) from None
+            finally:
+                if not told.done() or told.cancelled():
+                    self.app.watcher.discard(self.id, then)
+        return self._outcome
+
+    # Its state -------------------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> str:
+        """Its state now: ``waiting``, ``delayed``, ``queued``, ``running``, or how it ended."""
+        return self._outcome.state if self._outcome is not None else str(self.info()["state"])
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        if self._outcome is None:
+            self.info()
+        return self._outcome is not None
+
+    def info(self) -> dict[str, Any]:
+        """Everything the cluster tells of it: attempts, worker, progress and note, times."""
+        return self._seen(self.app.transport.json(Call.get(path("tasks", self.id))))
+
+    def explain(self) -> str:
+        """Why it is not running yet, in words."""
+        return str(self.app.transport.json(Call.get(path("tasks", self.id, "explain")))["summary"])
+
+    def logs(self) -> str:
+        """What its latest attempt has written so far, as far as that is kept."""
+        chunks = self.app.transport.json(Call.get(path("tasks", self.id, "logs")))["chunks"]
+        return "".join(str(chunk["text"]) for chunk in chunks)
+
+    async def astatus(self) -> str:
+        """As :attr:`status`, for asyncio."""
+        return self._outcome.state if self._outcome is not None else str((await self.ainfo())["state"])
+
+    async def ainfo(self) -> dict[str, Any]:
+        """As :meth:`info`, for asyncio."""
+        return self._seen(await self.app.atransport.json(Call.get(path("tasks", self.id))))
+
+    def _seen(self, task: dict[str, Any]) -> dict[str, Any]:
+        self._outcome = Outcome.of(task)
+        self.job, self.name = task["job"], task["kind"]
+        return task
+
+    # What can be done to it ------------------------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Ends the task, also while it runs; false if it had ended before in another way."""
+        try:
+            self._seen(self.app.transport.json(self._cancel_call()))
+        except AlreadyFinished:
+            return False
+        return True
+
+    def retry(self) -> None:
+        """Starts an ended task over, with fresh attempts."""
+        self._outcome = None
+        self._seen(self.app.transport.json(self._retry_call()))
+
+    async def acancel(self) -> bool:
+        """As :meth:`cancel`, for asyncio."""
+        try:
+            self._seen(await self.app.atransport.json(self._cancel_call()))
+        except AlreadyFinished:
+            return False
+        return True
+
+    async def aretry(self) -> None:
+        """As :meth:`retry`, for asyncio."""
+        self._outcome = None
+        self._seen(await self.app.atransport.json(self._retry_call()))
+
+    def _cancel_call(self) -> Call:
+        return Call.change("POST", path("tasks", self.id, "cancel"))
+
+    def _retry_call(self) -> Call:
+        return Call.change("POST", path("tasks", self.id, "retry"))
+
+    # Manners ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def known_state(self) -> str:
+        """How it ended, if that is known here already; asks nobody."""
+        return self._outcome.state if self._outcome is not None else "submitted"
 
     def __repr__(self) -> str:
         name = f" {self.name}" if self.name else ""
-        return f"<Handle {self.id}{name}>"
+        return f"<Handle {self.id}{name}: {self.known_state}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(self.id)}</code> {html.escape(self.name)} <b>{self.known_state}</b>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(f"a handle does not travel; pass its id, {self.id!r}, and make one of it: app.handle(id)")
+
+
+def _settle(told: asyncio.Future[Outcome], what: Told) -> None:
+    if told.done():
+        return
+    if isinstance(what, Outcome):
+        told.set_result(what)
+    else:
+        told.set_exception(what)
 
 
 class Many(Sequence[Handle[R_co]]):
-    """The handles of many tasks, in the order submitted."""
+    """The handles of many tasks, in the order submitted. All of them are waited for by one connection."""
 
-    def __init__(self, app: Triarch, handles: Sequence[Handle[R_co]]) -> None:
+    def __init__(self, app: Triarch, handles: Iterable[Handle[R_co]]) -> None:
         self.app = app
-        self.handles = handles
+        self.handles = list(handles)
 
     def __len__(self) -> int:
         return len(self.handles)
@@ -66,10 +238,125 @@ class Many(Sequence[Handle[R_co]]):
     def __getitem__(self, index: int) -> Handle[R_co]: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Handle[R_co]]: ...
+    def __getitem__(self, index: slice) -> Many[R_co]: ...
 
     def __getitem__(self, index: Any) -> Any:
-        return self.handles[index]
+        found = self.handles[index]
+        return Many(self.app, found) if isinstance(index, slice) else found
 
     def __iter__(self) -> Iterator[Handle[R_co]]:
         return iter(self.handles)
+
+    @property
+    def jobs(self) -> list[str]:
+        """The ids of their jobs; mostly one."""
+        return list(dict.fromkeys(handle.job for handle in self.handles if handle.job))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits for all of them to end; whether they did in time."""
+        for _ in self._as_ended(timeout):
+            pass
+        return all(handle._outcome is not None for handle in self.handles)
+
+    def results(self, timeout: float | None = None, *, progress: bool = False) -> list[R_co]:
+        """Waits for all of them and gives their results in order; raises what the first that has none would raise.
+
+        ``progress`` shows a bar, if tqdm or rich is installed.
+        """
+        from .progress import bar
+
+        with bar(len(self.handles), shown=progress) as advance:
+            deadline_s = None if timeout is None else time.monotonic() + timeout
+            for handle in self._as_ended(timeout):
+                advance(1)
+                if handle._outcome is not None and handle._outcome.state != "succeeded":
+                    break
+            # The first in order of those that ended without success by now.
+            for handle in self.handles:
+                if handle._outcome is not None:
+                    handle.result()
+        left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+        missing = sum(handle._outcome is None for handle in self.handles)
+        if missing and left_s is not None:
+            raise ResultTimeout(f"{missing} of {len(self)} tasks have not finished after {timeout:g} s; they go on")
+        return [handle.result() for handle in self.handles]
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[Handle[R_co]]:
+        """Each of them as it ends; raises :class:`~triarch.errors.ResultTimeout` when time is over before all have."""
+        count = 0
+        for handle in self._as_ended(timeout):
+            count += 1
+            yield handle
+        if count < len(self):
+            raise ResultTimeout(f"{len(self) - count} of {len(self)} tasks have not finished after {timeout or 0:g} s")
+
+    def __aiter__(self) -> AsyncIterator[Handle[R_co]]:
+        """``async for handle in many``: each of them as it ends."""
+        return self._aiter()
+
+    async def _aiter(self) -> AsyncIterator[Handle[R_co]]:
+        async def ended(handle: Handle[R_co]) -> Handle[R_co]:
+            await handle.await_end()
+            return handle
+
+        for next_one in asyncio.as_completed([ended(handle) for handle in self.handles]):
+            yield await next_one
+
+    async def aresults(self) -> list[R_co]:
+        """As :meth:`results`, for asyncio."""
+        return list(await asyncio.gather(*(handle.aresult() for handle in self.handles)))
+
+    def counts(self) -> dict[str, int]:
+        """How many of them are in which state, as far as that is known here; asks nobody."""
+        return dict(Counter(handle.known_state for handle in self.handles))
+
+    def cancel(self) -> None:
+        """Ends all of them that have not ended: whole jobs where they are alone in them."""
+        for job in self.jobs:
+            own = [handle for handle in self.handles if handle.job == job]
+            counts = self.app.transport.json(Call.get(path("jobs", job)))["counts"]
+            if sum(counts.values()) == len(own):
+                with contextlib.suppress(AlreadyFinished):
+                    self.app.transport.json(Call.change("POST", path("jobs", job, "cancel")))
+            else:
+                for handle in own:
+                    handle.cancel()
+
+    def _as_ended(self, timeout: float | None) -> Iterator[Handle[R_co]]:
+        """Those that have ended, then each that ends within the time."""
+        deadline_s = None if timeout is None else time.monotonic() + timeout
+        ended: queue.SimpleQueue[tuple[Handle[R_co], Told]] = queue.SimpleQueue()
+        awaited: dict[int, tuple[str, Callable[[Told], None]]] = {}
+        for handle in self.handles:
+            if handle._outcome is None:
+                awaited[id(handle)] = (handle.id, _teller(ended, handle))
+        ready = [handle for handle in self.handles if handle._outcome is not None]
+        self.app.watcher.add(awaited.values())
+        try:
+            yield from ready
+            while awaited:
+                left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+                try:
+                    handle, told = ended.get(timeout=left_s)
+                except queue.Empty:
+                    return
+                awaited.pop(id(handle), None)
+                if not isinstance(told, Outcome):
+                    raise told
+                handle._outcome = told
+                yield handle
+        finally:
+            for task, then in awaited.values():
+                self.app.watcher.discard(task, then)
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{count} {state}" for state, count in self.counts().items())
+        return f"<Many {told or 'none'}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{state}</td><td>{count}</td></tr>" for state, count in self.counts().items())
+        return f"<table><tr><th>state</th><th>tasks</th></tr>{rows}</table>"
+
+
+def _teller(ended: queue.SimpleQueue[tuple[Handle[R_co], Told]], handle: Handle[R_co]) -> Callable[[Told], None]:
+    return lambda told: ended.put((handle, told))

@@ -110,6 +110,11 @@ class TaskOptions:
             raise UsageError(f"there is no option {unknown[0]!r}; known are {', '.join(sorted(_NAMES))}")
         return replace(self, **changes)
 
+    def over(self, others: TaskOptions) -> TaskOptions:
+        """These, and of others what is not said here."""
+        said = {name: value for name in _NAMES if (value := getattr(self, name)) is not None}
+        return replace(others, **said)
+
     def to_wire(self) -> dict[str, Any]:
         """The fields of a task as the cluster takes them."""
         backoff = self.backoff

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from . import serialize
 from .errors import UsageError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .app import Triarch
     from .handle import Handle, Many
+    from .workflow import Signature
 
 __all__ = ["Task", "TaskDecorator", "default_name"]
 
@@ -61,6 +62,9 @@ class Task(Generic[P, R_co]):
         self.is_async = inspect.iscoroutinefunction(fn)
         self._static = _Static(name, options)
         functools.update_wrapper(self, fn, updated=())
+
+    def __or__(self, other: object) -> NoReturn:
+        raise UsageError(f"{self.name} is a task; in a workflow its call stands: {self.name.rpartition('.')[2]}.s(…) | …")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Runs the function here and now."""
@@ -122,6 +126,18 @@ class Task(Generic[P, R_co]):
         """As :meth:`map`, for asyncio."""
         calls = ((args, _NO_KWARGS) for args in zip(*iterables, strict=False))
         return await self.app._asubmit_many(self, calls, self.options.but(options))
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """A call for a workflow, given the result of what comes before it as its first argument."""
+        from .workflow import Signature
+
+        return Signature(self, args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """A call for a workflow that is not given the result of what comes before it."""
+        from .workflow import Signature
+
+        return Signature(self, args, kwargs, immutable=True)
 
     # On the wire -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,449 @@
+"""Futures: ``concurrent.futures.Future`` of tasks, an ``Executor`` that runs them on a cluster, and a client in Dask's manner.
+
+::
+
+    with ClusterExecutor(app) as executor:
+        print(list(executor.map(work, range(100))))
+
+    client = Client("http://…")                     # functions travel by cloudpickle
+    futures = client.map(work, range(100))
+    print(client.gather(futures))
+
+A task of an app travels by its name, with its app's codec. Any other function travels itself, which needs an app that accepts
+``cloudpickle`` and workers that do. Submitting returns at once: one thread of the process sends what has gathered.
+
+A call is made once unless ``max_attempts`` (or Dask's ``retries``) says otherwise: who calls a function expects its exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures as cf
+import contextlib
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+from ._policy import Call, path
+from .app import CALL, CHUNK, Triarch
+from .errors import AlreadyFinished, NotFound, RemoteError, ResultTimeout, TaskFailed, TriarchError, UsageError
+from .options import SubmitOptions, TaskOptions
+from .outcome import Outcome
+from .task import Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._watch import Told
+
+__all__ = ["Client", "ClusterExecutor", "TaskFuture", "as_completed"]
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class TaskFuture(cf.Future[R]):
+    """The future of a task. Everything of the standard library that takes futures takes it; so does ``await``."""
+
+    def __init__(self, app: Triarch, *, cancel_running: bool, name: str = "") -> None:
+        super().__init__()
+        self.app = app
+        self.name = name
+        #: The task's id, once the cluster has it.
+        self.task: str | None = None
+        self.job: str | None = None
+        self._cancel_running = cancel_running
+        self._given_up = False
+        self._turn = threading.Lock()
+
+    # What comes of it ------------------------------------------------------------------------------------------------
+
+    def _submitted(self, job: str, task: str, error: BaseException | None) -> None:
+        """From the thread that submits."""
+        if error is not None:
+            self._end(error=error)
+            return
+        with self._turn:
+            self.job, self.task = job, task
+            given_up = self._given_up
+        if given_up:
+            with contextlib.suppress(TriarchError):
+                self.app.transport.call(Call.change("POST", path("tasks", task, "cancel")))
+        else:
+            self.app.watcher.add([(task, self._told)], patient=True)
+
+    def _told(self, told: Told) -> None:
+        """From the thread that waits."""
+        if not isinstance(told, Outcome):
+            self._end(error=told)
+        elif told.state == "succeeded":
+            try:
+                value = told.value(self.app.accept)
+            except Exception as error:
+                self._end(error=error)
+            else:
+                with contextlib.suppress(cf.InvalidStateError):
+                    self.set_result(value)
+        elif told.state == "cancelled" and not told.error:
+            self._end_cancelled()
+        else:
+            self._end(error=_original(told.exception(self.app.accept)))
+
+    def _end(self, error: BaseException) -> None:
+        with contextlib.suppress(cf.InvalidStateError):
+            self.set_exception(error)
+
+    def _end_cancelled(self) -> None:
+        if super().cancel():
+            with contextlib.suppress(cf.InvalidStateError, RuntimeError):
+                self.set_running_or_notify_cancel()
+
+    # What can be asked of it -----------------------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Ends the task if it can be; whether it is cancelled now.
+
+        For an executor's future that is, as ever there, when it does not run yet; for a client's also while it runs.
+        """
+        with self._turn:
+            if self.done():
+                return self.cancelled()
+            task = self.task
+            self._given_up = task is None
+        if task is not None and not self._cancel_task(task):
+            return False
+        self._end_cancelled()
+        return self.cancelled()
+
+    def _cancel_task(self, task: str) -> bool:
+        transport = self.app.transport
+        try:
+            if not self._cancel_running and transport.json(Call.get(path("tasks", task)))["state"] == "running":
+                return False
+            transport.call(Call.change("POST", path("tasks", task, "cancel")))
+        except (AlreadyFinished, NotFound):
+            return False
+        self.app.watcher.discard(task, self._told)
+        return True
+
+    def running(self) -> bool:
+        """Whether a worker runs it now, as the cluster says."""
+        if self.done() or self.task is None:
+            return False
+        with contextlib.suppress(NotFound):
+            return bool(self.app.transport.json(Call.get(path("tasks", self.task)))["state"] == "running")
+        return False
+
+    @property
+    def status(self) -> str:
+        """In Dask's words: ``pending``, ``finished``, ``error`` or ``cancelled``."""
+        if not self.done():
+            return "pending"
+        if self.cancelled():
+            return "cancelled"
+        return "finished" if self.exception() is None else "error"
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return asyncio.wrap_future(self).__await__()
+
+    def __repr__(self) -> str:
+        return f"<TaskFuture {self.task or 'on its way'} {self.name}: {self.status}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{self.task or '…'}</code> {self.name} <b>{self.status}</b>"
+
+
+def _original(error: BaseException) -> BaseException:
+    """What the function itself raised, where that could be rebuilt; else what the cluster tells."""
+    cause = error.__cause__
+    if isinstance(error, TaskFailed) and cause is not None and not isinstance(cause, RemoteError):
+        return cause
+    return error
+
+
+class _Submitting:
+    """How functions become tasks, for both kinds of client."""
+
+    def __init__(self, app: Triarch, options: TaskOptions, *, cancel_running: bool) -> None:
+        self.app = app
+        self._options = options
+        self._cancel_running = cancel_running
+
+    def spec(
+        self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], options: TaskOptions
+    ) -> tuple[bytes, str]:
+        """The call as a task of a job, and its name."""
+        if isinstance(fn, Task):
+            said = options.over(fn.options)
+            return fn.spec(args, kwargs, said), fn.name
+        return self._carrier().spec([fn, *args], kwargs, options), getattr(fn, "__name__", repr(fn))
+
+    def _carrier(self) -> Task[..., Any]:
+        if "cloudpickle" not in self.app.accept:
+            raise UsageError(
+                "a function that is not a task travels by cloudpickle, which this app does not accept: make it a task with"
+                ' @app.task, or make the app Triarch(…, serializer="cloudpickle") and start workers with --accept cloudpickle'
+            )
+        return self.app.tasks[CALL]
+
+    def future(self, name: str) -> TaskFuture[Any]:
+        return TaskFuture(self.app, cancel_running=self._cancel_running, name=name)
+
+    def send(self, future: TaskFuture[Any], spec: bytes, options: TaskOptions, fn: Any) -> None:
+        queue = options.queue or (fn.options.queue if isinstance(fn, Task) else None) or "default"
+        self.app.submitter.soon(spec, queue, future._submitted)
+
+    def submit(
+        self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], options: TaskOptions
+    ) -> TaskFuture[Any]:
+        spec, name = self.spec(fn, args, kwargs, options)
+        future = self.future(name)
+        self.send(future, spec, options, fn)
+        return future
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# concurrent.futures
+
+
+class ClusterExecutor(cf.Executor):
+    """A ``concurrent.futures.Executor`` whose workers are those of the cluster. Options are said of all its tasks."""
+
+    def __init__(self, app: Triarch, **options: Unpack[SubmitOptions]) -> None:
+        said = TaskOptions(max_attempts=1, queue=app.options.queue).but(options)
+        if said.unique_key is not None:
+            raise UsageError("an executor's calls are all their own: a unique_key is for single tasks")
+        self.app = app
+        self._options = said
+        self._submitting = _Submitting(app, said, cancel_running=False)
+        self._pending: weakref.WeakSet[TaskFuture[Any]] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._over = False
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> TaskFuture[R]:
+        """Has the function called by a worker."""
+        with self._lock:
+            if self._over:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            future = self._submitting.submit(fn, args, kwargs, self._options)
+            self._pending.add(future)
+        return future
+
+    def map(  # type: ignore[override, unused-ignore]
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[R]:
+        """As the built-in ``map``, by workers; ``chunksize`` calls travel together as one task."""
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if chunksize == 1:
+            return super().map(fn, *iterables, timeout=timeout)
+        chunks = _chunks(zip(*iterables, strict=False), chunksize)
+        if isinstance(fn, Task):
+            results = super().map(self.app.tasks[CHUNK], itertools.repeat(fn.name), chunks, timeout=timeout)
+        else:
+            results = super().map(_call_each, itertools.repeat(fn), chunks, timeout=timeout)
+        return itertools.chain.from_iterable(cast("Iterator[list[R]]", results))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Takes nothing more; with ``wait``, returns when all has ended."""
+        with self._lock:
+            self._over = True
+            pending = [future for future in self._pending if not future.done()]
+        if cancel_futures:
+            for future in pending:
+                future.cancel()
+        if wait:
+            cf.wait(pending)
+
+
+def _chunks(calls: Iterable[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+    calls = iter(calls)
+    while chunk := list(itertools.islice(calls, size)):
+        yield chunk
+
+
+def _call_each(fn: Callable[..., R], calls: list[tuple[Any, ...]]) -> list[R]:
+    return [fn(*args) for args in calls]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In Dask's manner
+
+
+class Client:
+    """Submits functions and gathers results, in Dask's manner.
+
+    Given masters instead of an app, it makes one whose functions travel by cloudpickle; its workers accept that:
+    ``triarch-worker --accept cloudpickle``.
+    """
+
+    def __init__(self, app: Triarch | str | Iterable[str] | None = None, **options: Unpack[SubmitOptions]) -> None:
+        self.app = app if isinstance(app, Triarch) else Triarch(app, serializer="cloudpickle")
+        self._options = TaskOptions(max_attempts=1, queue=self.app.options.queue).but(options)
+        self._submitting = _Submitting(self.app, self._options, cancel_running=True)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exit: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Brings to the cluster what is still on its way there."""
+        self.app.flush()
+
+    def submit(
+        self,
+        fn: Callable[..., R],
+        /,
+        *args: Any,
+        retries: int | None = None,
+        options: SubmitOptions | None = None,
+        **kwargs: Any,
+    ) -> TaskFuture[R]:
+        """Has the function called by a worker; ``retries`` more times if it raises.
+
+        Futures among the arguments stand for their results: the call is submitted once they have them. For a graph that the
+        cluster keeps without this client, see :mod:`triarch.workflow`.
+        """
+        said = self._said(retries, options)
+        waited_for = list({id(one): one for one in [*args, *kwargs.values()] if isinstance(one, cf.Future)}.values())
+        if not waited_for:
+            return self._submitting.submit(fn, args, kwargs, said)
+        future = self._submitting.future(getattr(fn, "__name__", str(fn)))
+        _After(self._submitting, future, fn, args, kwargs, said, waited_for)
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[Any],
+        retries: int | None = None,
+        options: SubmitOptions | None = None,
+    ) -> list[TaskFuture[R]]:
+        """A future for each item, or for each tuple of several iterables' items."""
+        said = self._said(retries, options)
+        return [self._submitting.submit(fn, args, {}, said) for args in zip(*iterables, strict=False)]
+
+    def gather(
+        self, futures: Any, errors: Literal["raise", "skip"] = "raise", *, timeout: float | None = None, progress: bool = False
+    ) -> Any:
+        """The results of futures in lists, tuples and dictionaries, which keep their shape.
+
+        ``errors="skip"`` leaves out those in lists that have none. ``progress`` shows a bar, if tqdm or rich is installed.
+        """
+        from .progress import bar
+
+        found = list(_futures_in(futures))
+        with bar(len(found), shown=progress) as advance:
+            try:
+                for future in cf.as_completed(found, timeout):
+                    advance(1)
+                    if errors == "raise":
+                        future.result()
+            except (cf.TimeoutError, TimeoutError) as error:
+                if isinstance(error, TriarchError) or any(one.done() and one.exception() is error for one in found):
+                    raise
+                left = sum(not future.done() for future in found)
+                raise ResultTimeout(f"{left} of {len(found)} tasks have not finished after {timeout:g} s") from None
+        return _gathered(futures, errors == "skip")
+
+    def cancel(self, futures: TaskFuture[Any] | Iterable[TaskFuture[Any]]) -> None:
+        """Ends tasks, also those that run."""
+        for future in [futures] if isinstance(futures, TaskFuture) else list(futures):
+            future.cancel()
+
+    def scatter(self, data: R) -> R:
+        """Gives the data back: it travels with each call. What is large belongs into a store of its own."""
+        return data
+
+    def _said(self, retries: int | None, options: SubmitOptions | None) -> TaskOptions:
+        said = self._options.but(options or {})
+        return said if retries is None else said.but({"max_attempts": retries + 1})
+
+    def __repr__(self) -> str:
+        return f"<Client {','.join(self.app.transport.masters.all())}>"
+
+
+class _After:
+    """Submits a call once the futures among its arguments have their results."""
+
+    def __init__(
+        self,
+        submitting: _Submitting,
+        future: TaskFuture[Any],
+        fn: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+        waited_for: list[cf.Future[Any]],
+    ) -> None:
+        self._submitting, self._future, self._fn = submitting, future, fn
+        self._args, self._kwargs, self._options = args, kwargs, options
+        self._left = len(waited_for)
+        self._lock = threading.Lock()
+        for one in waited_for:
+            one.add_done_callback(self._done)
+
+    def _done(self, ended: cf.Future[Any]) -> None:
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if self._future.done():
+            return
+        if ended.cancelled():
+            self._future._end_cancelled()
+        elif (error := ended.exception()) is not None:
+            self._future._end(error=error)
+        elif last:
+            try:
+                args = [_value(arg) for arg in self._args]
+                kwargs = {name: _value(arg) for name, arg in self._kwargs.items()}
+                spec, _ = self._submitting.spec(self._fn, args, kwargs, self._options)
+                self._submitting.send(self._future, spec, self._options, self._fn)
+            except Exception as broken:
+                self._future._end(error=broken)
+
+
+def _value(arg: Any) -> Any:
+    return arg.result() if isinstance(arg, cf.Future) else arg
+
+
+def _futures_in(value: Any) -> Iterator[cf.Future[Any]]:
+    if isinstance(value, cf.Future):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _futures_in(item)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            yield from _futures_in(item)
+
+
+def _gathered(value: Any, skip: bool) -> Any:
+    if isinstance(value, cf.Future):
+        return value.result()
+    if isinstance(value, dict):
+        return {key: _gathered(item, skip) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        kept = [item for item in value if not (skip and isinstance(item, cf.Future) and _without_result(item))]
+        return type(value)(_gathered(item, skip) for item in kept)
+    return value
+
+
+def _without_result(future: cf.Future[Any]) -> bool:
+    return future.cancelled() or future.exception() is not None
+
+
+def as_completed(
+    futures: Iterable[TaskFuture[R]], timeout: float | None = None, *, with_results: bool = False
+) -> Iterator[Any]:
+    """Each future as it ends, or with ``with_results`` each as ``(future, result)``."""
+    for future in cf.as_completed(list(futures), timeout):
+        yield (future, future.result()) if with_results else future

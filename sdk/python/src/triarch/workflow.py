@@ -1,0 +1,393 @@
+"""Workflows: tasks that come after others and are given their results.
+
+Whatever is built here becomes **one job with dependencies**. The cluster keeps it: when a task has succeeded, those that come
+after it start, whoever leads and whether or not the client that submitted it is there any more.
+
+::
+
+    (fetch.s(url) | parse.s() | store.s()).submit()             # a chain: each is given the result before it, first
+    group(fetch.s(url) for url in urls).submit()                # side by side
+    chord([count.s(page) for page in pages], total.s()).submit()  # total is given the list of all results, once
+    (split.s(text) | group(count.s(0), count.s(1)) | total.s()).submit()
+
+    dag = Dag(app)
+    a = dag.add(load, "a.csv")
+    b = dag.add(load, "b.csv")
+    c = dag.add(join, a, other=b)                               # wherever a node stands, its result will
+    handle = dag.submit()[c]
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import UsageError
+from .handle import Handle, Many
+from .options import SubmitOptions, TaskOptions
+from .serialize import Wire
+from .task import Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .app import Triarch
+
+__all__ = ["Chain", "Chord", "Dag", "Group", "Node", "Run", "Signature", "Step", "chain", "chord", "group"]
+
+# Arguments are looked through for nodes so deep; what a codec carries may be nested deeper.
+_DEPTH_MAX = 32
+
+
+class Node:
+    """A task of a workflow that is being built. As an argument of another it stands for its result."""
+
+    __slots__ = ("after", "args", "dag", "key", "kwargs", "options", "task")
+
+    def __init__(
+        self,
+        dag: Dag,
+        key: str,
+        task: Task[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        after: Sequence[Node],
+    ) -> None:
+        self.dag, self.key, self.task, self.args, self.kwargs = dag, key, task, args, kwargs
+        self.options, self.after = options, after
+
+    def __repr__(self) -> str:
+        return f"<Node {self.key} {self.task.name}>"
+
+
+class Dag:
+    """A workflow of any shape: add tasks, with others of them as arguments, and submit them as one job.
+
+    ``on_failure`` is ``continue`` (what does not come after a task that failed goes on) or ``fail_fast``.
+    """
+
+    def __init__(
+        self, app: Triarch, *, name: str | None = None, on_failure: Literal["continue", "fail_fast"] | None = None
+    ) -> None:
+        self.app = app
+        self.name = name
+        self.on_failure = on_failure
+        self._nodes: dict[str, Node] = {}
+        self._numbers = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __repr__(self) -> str:
+        return f"<Dag {self.name or ''}: {len(self)} tasks>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{node.key}</td><td>{node.task.name}</td><td>{', '.join(_sources(node))}</td></tr>"
+            for node in self._nodes.values()
+        )
+        return f"<table><tr><th>key</th><th>task</th><th>after</th></tr>{rows}</table>"
+
+    def add(self, task: Task[..., Any], /, *args: Any, **kwargs: Any) -> Node:
+        """Adds a call. Nodes among the arguments, also inside of lists, tuples and dictionaries, stand for their results."""
+        return self.add_call(task, args, kwargs)
+
+    def add_call(
+        self,
+        task: Task[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        after: Sequence[Node] = (),
+        options: TaskOptions | None = None,
+    ) -> Node:
+        """Adds a call under a key of its own, after others whose results it does not need, with options of its own."""
+        if key is None:
+            key = f"{task.name.rpartition('.')[2]}-{next(self._numbers)}"[-200:]
+        if key in self._nodes:
+            raise UsageError(f"the workflow has a task of the key {key!r} already")
+        node = Node(self, key, task, args, kwargs or {}, options or task.options, after)
+        for source in (*_nodes_in(args, 0), *_nodes_in(node.kwargs, 0), *after):
+            if source.dag is not self:
+                raise UsageError(f"{source} is of another workflow; its result cannot be had in this one")
+        self._nodes[key] = node
+        return node
+
+    def submit(self, *, idempotency_key: str | None = None) -> Run:
+        """Submits all of it as one job."""
+        submitted = self.app.submitter.job(
+            self.specs(), name=self.name, idempotency_key=idempotency_key, on_failure=self.on_failure
+        )
+        return self._run(submitted.job, submitted.tasks)
+
+    async def asubmit(self, *, idempotency_key: str | None = None) -> Run:
+        """As :meth:`submit`, for asyncio."""
+        submitted = await self.app.asubmitter.job(
+            self.specs(), name=self.name, idempotency_key=idempotency_key, on_failure=self.on_failure
+        )
+        return self._run(submitted.job, submitted.tasks)
+
+    def specs(self) -> list[bytes]:
+        """The tasks of the job, as JSON."""
+        if not self._nodes:
+            raise UsageError("the workflow has no tasks")
+        return [_spec(node) for node in self._nodes.values()]
+
+    def _run(self, job: str, tasks: Sequence[str]) -> Run:
+        nodes = zip(self._nodes.values(), tasks, strict=True)
+        return Run(self.app, job, {node.key: Handle(self.app, task, job, name=node.task.name) for node, task in nodes})
+
+
+class Run(Mapping[Any, Handle[Any]]):
+    """A workflow that was submitted: the handles of its tasks, by node or by key."""
+
+    def __init__(self, app: Triarch, job: str, handles: Mapping[str, Handle[Any]]) -> None:
+        self.app = app
+        self.job = job
+        self._handles = handles
+
+    def __getitem__(self, node: Node | str) -> Handle[Any]:
+        return self._handles[node.key if isinstance(node, Node) else node]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handles)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    @property
+    def handles(self) -> Many[Any]:
+        """All of them, in the order added."""
+        return Many(self.app, self._handles.values())
+
+    def cancel(self) -> None:
+        """Ends every task of it that has not ended."""
+        self.handles.cancel()
+
+    def __repr__(self) -> str:
+        return f"<Run {self.job}: {self.handles!r}>"
+
+
+def _nodes_in(value: Any, depth: int) -> Iterator[Node]:
+    for _, node in _places(value, (), depth):
+        yield node
+
+
+def _places(value: Any, at: tuple[str | int, ...], depth: int) -> Iterator[tuple[tuple[str | int, ...], Node]]:
+    if isinstance(value, Node):
+        yield at, value
+    elif depth < _DEPTH_MAX:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from _places(item, (*at, key), depth + 1)
+        elif type(value) in (list, tuple):
+            for position, item in enumerate(value):
+                yield from _places(item, (*at, position), depth + 1)
+
+
+def _without_nodes(value: Any, depth: int) -> Any:
+    if isinstance(value, Node):
+        return None
+    if depth < _DEPTH_MAX:
+        if isinstance(value, dict):
+            return {key: _without_nodes(item, depth + 1) for key, item in value.items()}
+        if type(value) is list:
+            return [_without_nodes(item, depth + 1) for item in value]
+        if type(value) is tuple:
+            return tuple(_without_nodes(item, depth + 1) for item in value)
+    return value
+
+
+def _wires(node: Node) -> list[Wire]:
+    wires = []
+    for name, holder in (("args", list(node.args)), ("kwargs", dict(node.kwargs))):
+        for at, source in _places(holder, (), 0):
+            wires.append(Wire((name, *at), source.key))
+    return wires
+
+
+def _sources(node: Node) -> list[str]:
+    places = (*_nodes_in(list(node.args), 0), *_nodes_in(dict(node.kwargs), 0), *node.after)
+    return list(dict.fromkeys(source.key for source in places))
+
+
+def _spec(node: Node) -> bytes:
+    wires = _wires(node)
+    args, kwargs = _without_nodes(list(node.args), 0), _without_nodes(dict(node.kwargs), 0)
+    # A list of nothing but nodes travels as one wire with many sources.
+    args, kwargs, wires = _compact(args, kwargs, node, wires)
+    return node.task.spec(args, kwargs, node.options, wires=wires, key=node.key, after=_sources(node))
+
+
+def _compact(
+    args: list[Any], kwargs: dict[str, Any], node: Node, wires: list[Wire]
+) -> tuple[list[Any], dict[str, Any], list[Wire]]:
+    left = list(wires)
+    for name, given, holder in (("args", enumerate(node.args), args), ("kwargs", node.kwargs.items(), kwargs)):
+        for place, value in given:
+            if type(value) is list and len(value) > 1 and all(isinstance(item, Node) for item in value):
+                left = [wire for wire in left if wire.to[:2] != (name, place)]
+                left.append(Wire((name, place), tuple(item.key for item in value)))
+                holder[place] = None  # type: ignore[index]
+    return args, kwargs, left
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Chains, groups, chords
+
+
+class Step:
+    """A part of a workflow that can be put together with others: ``a | b`` has ``b`` after ``a``, with its result."""
+
+    app: Triarch
+
+    def __or__(self, other: Step) -> Chain:
+        return Chain(self, other)
+
+    def build(self, dag: Dag, before: Node | list[Node] | None) -> Node | list[Node]:
+        """Adds its tasks, after those before it; gives those that end it."""
+        raise NotImplementedError
+
+    def dag(self, **settings: Any) -> tuple[Dag, Node | list[Node]]:
+        """All of it as a workflow, and what ends it."""
+        dag = Dag(self.app, **settings)
+        return dag, self.build(dag, None)
+
+    def submit(
+        self,
+        *,
+        name: str | None = None,
+        on_failure: Literal["continue", "fail_fast"] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """Submits all of it as one job; gives the handle of its last task, or those of a last group."""
+        dag, ends = self.dag(name=name, on_failure=on_failure)
+        return _ends_of(dag.submit(idempotency_key=idempotency_key), ends)
+
+    async def asubmit(
+        self,
+        *,
+        name: str | None = None,
+        on_failure: Literal["continue", "fail_fast"] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """As :meth:`submit`, for asyncio."""
+        dag, ends = self.dag(name=name, on_failure=on_failure)
+        return _ends_of(await dag.asubmit(idempotency_key=idempotency_key), ends)
+
+    def delay(self) -> Any:
+        """As :meth:`submit`, by the name that a single task has for it."""
+        return self.submit()
+
+
+def _ends_of(run: Run, ends: Node | list[Node]) -> Handle[Any] | Many[Any]:
+    if isinstance(ends, Node):
+        return run[ends]
+    return Many(run.app, [run[end] for end in ends])
+
+
+@dataclass(frozen=True)
+class Signature(Step):
+    """A call that is not made yet: ``add.s(1, 2)``.
+
+    In a workflow it is given the result of what comes before it as its first argument; ``add.si(1, 2)`` is not.
+    """
+
+    task: Task[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] | None = None
+    options: TaskOptions | None = None
+    immutable: bool = False
+
+    @property
+    def app(self) -> Triarch:  # type: ignore[override]
+        """That of its task."""
+        return self.task.app
+
+    def set(self, **options: Unpack[SubmitOptions]) -> Signature:
+        """The same call with options of its own."""
+        return replace(self, options=(self.options or self.task.options).but(options))
+
+    def build(self, dag: Dag, before: Node | list[Node] | None) -> Node:
+        """Adds its task."""
+        args, after = self.args, []
+        if before is not None and self.immutable:
+            after = before if isinstance(before, list) else [before]
+        elif before is not None:
+            args = (before, *args)
+        return dag.add_call(self.task, args, self.kwargs, after=after, options=self.options)
+
+    def __repr__(self) -> str:
+        told = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in (self.kwargs or {}).items()]
+        return f"{self.task.name}({', '.join(told)})"
+
+
+class Chain(Step):
+    """Steps one after the other, each with the result before it."""
+
+    def __init__(self, *steps: Step) -> None:
+        flat: list[Step] = []
+        for step in steps:
+            flat += step.steps if isinstance(step, Chain) else [step]
+        if not flat:
+            raise UsageError("a chain has at least one step")
+        self.steps: list[Step] = flat
+        self.app = flat[0].app
+
+    def build(self, dag: Dag, before: Node | list[Node] | None) -> Node | list[Node]:
+        """Adds its tasks."""
+        ends = before
+        for step in self.steps:
+            ends = step.build(dag, ends)
+        assert ends is not None
+        return ends
+
+    def __repr__(self) -> str:
+        return " | ".join(map(repr, self.steps))
+
+
+class Group(Step):
+    """Steps side by side. What comes after a group is given the list of its results, in order: a chord."""
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self.steps: list[Step] = list(steps)
+        if not self.steps:
+            raise UsageError("a group has at least one step")
+        self.app = self.steps[0].app
+
+    def build(self, dag: Dag, before: Node | list[Node] | None) -> list[Node]:
+        """Adds its tasks."""
+        ends: list[Node] = []
+        for step in self.steps:
+            end = step.build(dag, before)
+            ends += end if isinstance(end, list) else [end]
+        return ends
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __repr__(self) -> str:
+        return f"group({', '.join(map(repr, self.steps))})"
+
+
+class Chord(Chain):
+    """A group, and a task that is given all its results, once."""
+
+
+def chain(*steps: Step) -> Chain:
+    """Steps one after the other: ``chain(a.s(1), b.s())`` is ``a.s(1) | b.s()``."""
+    return Chain(*steps)
+
+
+def group(*steps: Step | Iterable[Step]) -> Group:
+    """Steps side by side, each given or in iterables."""
+    return Group(itertools.chain.from_iterable([step] if isinstance(step, Step) else step for step in steps))
+
+
+def chord(header: Iterable[Step], body: Step) -> Chord:
+    """Steps side by side, and one that is given the list of their results."""
+    return Chord(Group(header), body)

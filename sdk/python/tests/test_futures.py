@@ -1,0 +1,275 @@
+"""Futures: what the standard library promises of executors, and what Dask's users expect of a client."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures as cf
+import operator
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hand import HandWorker
+from test_handles import Setup
+from triarch import Client, ClusterExecutor, TaskFailed, Triarch, UsageError, as_completed
+from triarch.testing import LocalCluster, wait_until
+
+GATE = threading.Event()
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def fail(number: int) -> int:
+    raise ValueError(number)
+
+
+def fail_at_three(number: int) -> int:
+    return fail(number) if number == 3 else number
+
+
+def wait_for_gate() -> str:
+    GATE.wait(30)
+    return "through"
+
+
+class Pickled(Setup):
+    def __init__(self, cluster: LocalCluster) -> None:
+        super().__init__(cluster)
+        self.app = Triarch(cluster.url, queue=self.queue, serializer="cloudpickle")
+
+
+@pytest.fixture
+def setup(cluster: LocalCluster) -> Iterator[Pickled]:
+    GATE.clear()
+    yield Pickled(cluster)
+    GATE.set()
+
+
+@pytest.fixture
+def executor(setup: Pickled) -> Iterator[ClusterExecutor]:
+    with HandWorker(setup.app, 2, slots=1, queues=(setup.queue,)), setup.app.executor() as executor:
+        yield executor
+        GATE.set()
+
+
+# What the standard library expects of an executor -------------------------------------------------------------------
+
+
+def test_submit(executor: ClusterExecutor) -> None:
+    future = executor.submit(pow, 2, 8)
+    assert future.result(30) == 256
+    assert executor.submit(square, number=3).result(30) == 9
+    assert executor.submit(operator.add, self := [1], [2]).result(30) == [1, 2]
+    assert self == [1]
+
+
+def test_map_keeps_order(executor: ClusterExecutor) -> None:
+    assert list(executor.map(pow, range(10), range(10))) == list(map(pow, range(10), range(10)))
+    assert list(executor.map(pow, range(40), range(40), chunksize=6)) == list(map(pow, range(40), range(40)))
+    assert list(executor.map(pow, range(40), range(40), chunksize=50)) == list(map(pow, range(40), range(40)))
+    assert list(executor.map(square, [])) == []
+    with pytest.raises(ValueError, match="chunksize"):
+        executor.map(square, [1], chunksize=-1)
+
+
+def test_map_raises_where_it_comes_to_the_exception(executor: ClusterExecutor) -> None:
+    results = executor.map(divmod, [1, 1, 1, 1], [2, 3, 0, 5])
+    assert next(results) == (0, 1)
+    assert next(results) == (0, 1)
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_map_with_a_timeout_gives_what_came_in_time(executor: ClusterExecutor) -> None:
+    results: list[None] = []
+    with pytest.raises(cf.TimeoutError):
+        for result in executor.map(_maybe_wait, [0, 0, 1], timeout=5):
+            results.append(result)
+    assert results == [None, None]
+    GATE.set()
+
+
+def _maybe_wait(wait: int) -> None:
+    if wait:
+        wait_for_gate()
+
+
+def test_exceptions_are_those_of_the_function(executor: ClusterExecutor) -> None:
+    future = executor.submit(fail, 3)
+    error = future.exception(30)
+    assert isinstance(error, ValueError)
+    assert error.args == (3,)
+    assert "in fail" in "".join(getattr(error, "__notes__", [])) + str(error.__cause__)
+    with pytest.raises(ValueError, match="3"):
+        future.result()
+
+
+def test_done_callbacks(executor: ClusterExecutor) -> None:
+    came: list[cf.Future[int]] = []
+    future = executor.submit(square, 2)
+    future.add_done_callback(came.append)
+    assert future.result(30) == 4
+    wait_until(lambda: came == [future], 10, "the callback")
+    future.add_done_callback(came.append)
+    assert came == [future, future]
+
+
+def test_a_future_that_waits_is_cancelled_and_one_that_runs_is_not(executor: ClusterExecutor) -> None:
+    running = [executor.submit(wait_for_gate) for _ in range(2)]
+    wait_until(lambda: all(future.running() for future in running), 30, "both to run")
+    waiting = executor.submit(square, 2)
+    wait_until(lambda: waiting.task is not None, 30, "the submission")
+    assert not waiting.running()
+    assert waiting.cancel()
+    assert waiting.cancelled()
+    with pytest.raises(cf.CancelledError):
+        waiting.result()
+    assert not running[0].cancel()
+    GATE.set()
+    assert [future.result(30) for future in running] == ["through", "through"]
+    assert not running[0].cancel(), "it has ended"
+
+
+def test_a_future_is_cancelled_before_the_cluster_has_it(executor: ClusterExecutor) -> None:
+    futures = [executor.submit(square, number) for number in range(200)]
+    cancelled = [future.cancel() for future in futures]
+    for future, was in zip(futures, cancelled, strict=True):
+        if was:
+            assert future.cancelled()
+        else:
+            future.result(60)
+
+
+def test_waiting_for_the_first_the_first_exception_and_all(executor: ClusterExecutor) -> None:
+    gate: cf.Future[Any] = executor.submit(wait_for_gate)
+    quick: cf.Future[Any] = executor.submit(square, 3)
+    done, left = cf.wait([gate, quick], timeout=30, return_when=cf.FIRST_COMPLETED)
+    assert (done, left) == ({quick}, {gate})
+    bad: cf.Future[Any] = executor.submit(fail, 1)
+    done, left = cf.wait([gate, bad], timeout=30, return_when=cf.FIRST_EXCEPTION)
+    assert (done, left) == ({bad}, {gate})
+    done, left = cf.wait([gate], timeout=0.1)
+    assert (done, left) == (set(), {gate})
+    GATE.set()
+    done, left = cf.wait([gate, quick, bad], timeout=30)
+    assert left == set()
+    assert set(cf.as_completed([gate, quick, bad], timeout=10)) == {gate, quick, bad}
+
+
+def test_result_with_a_timeout(executor: ClusterExecutor) -> None:
+    future = executor.submit(wait_for_gate)
+    with pytest.raises(cf.TimeoutError):
+        future.result(0.1)
+    GATE.set()
+    assert future.result(30) == "through"
+
+
+def test_nothing_is_taken_after_shutdown_and_what_was_taken_ends(setup: Pickled) -> None:
+    executor = ClusterExecutor(setup.app)
+    futures = [executor.submit(square, number) for number in range(20)]
+    executor.shutdown(wait=False)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(square, 1)
+    with setup.worker():
+        executor.shutdown()
+        assert all(future.done() for future in futures)
+        assert [future.result() for future in futures] == [number**2 for number in range(20)]
+
+
+def test_shutdown_cancels_what_does_not_run(setup: Pickled) -> None:
+    executor = ClusterExecutor(setup.app)
+    futures = [executor.submit(square, number) for number in range(20)]
+    executor.shutdown(cancel_futures=True)
+    assert all(future.cancelled() for future in futures)
+
+
+def test_it_is_awaited_too(executor: ClusterExecutor) -> None:
+    async def main() -> int:
+        first = await asyncio.get_running_loop().run_in_executor(executor, square, 3)
+        return first + await executor.submit(square, 4)
+
+    assert asyncio.run(main()) == 25
+
+
+def test_what_is_lost_with_its_client_is_told(setup: Pickled) -> None:
+    with pytest.raises(UsageError, match="unique_key"):
+        setup.app.executor(unique_key="x")
+
+
+def test_an_app_of_plain_data_runs_its_own_tasks_only(cluster: LocalCluster) -> None:
+    setup = Setup(cluster)
+    with setup.worker(), setup.app.executor() as executor:
+        assert executor.submit(setup.add, 1, y=2).result(30) == 3
+        assert list(executor.map(setup.add, range(10), range(10), chunksize=3)) == list(range(0, 20, 2))
+        with pytest.raises(UsageError, match=r"@app\.task"):
+            executor.submit(square, 1)
+        error = executor.submit(setup.broken, "word").exception(30)
+        assert isinstance(error, ValueError)
+
+
+# What Dask's users expect ------------------------------------------------------------------------------------------------
+
+
+def test_map_and_gather(setup: Pickled) -> None:
+    with setup.worker(), Client(setup.app) as client:
+        futures = client.map(square, range(500))
+        assert client.gather(futures, progress=True) == [number**2 for number in range(500)]
+        assert client.gather({"a": futures[2], "b": [futures[3], (futures[4], 7)]}) == {"a": 4, "b": [9, (16, 7)]}
+        assert sorted(result for _, result in as_completed(futures[:5], with_results=True)) == [0, 1, 4, 9, 16]
+        bad = client.map(fail_at_three, range(5))
+        with pytest.raises(ValueError, match="3"):
+            client.gather(bad)
+        assert client.gather(bad, errors="skip") == [0, 1, 2, 4]
+        assert [future.status for future in bad] == ["finished"] * 3 + ["error", "finished"]
+        assert "error" in bad[3]._repr_html_()
+
+
+def test_futures_are_arguments(setup: Pickled) -> None:
+    with setup.worker(), Client(setup.app) as client:
+        total = client.submit(sum, client.submit(list, client.submit(range, 5)))
+        assert total.result(30) == 10
+        after = client.submit(square, client.submit(fail, 1))
+        with pytest.raises(ValueError, match="1"):
+            after.result(30)
+
+
+def test_retries(setup: Pickled) -> None:
+    with setup.worker(), Client(setup.app, backoff=0.01) as client:
+        future = client.submit(fail, 1, retries=2)
+        assert isinstance(future.exception(30), ValueError)
+        assert future.task is not None
+        assert setup.app.handle(future.task).info()["attempt"] == 3
+
+
+def test_what_runs_is_cancelled(setup: Pickled) -> None:
+    with HandWorker(setup.app, 1, slots=1, queues=(setup.queue,)), Client(setup.app) as client:
+        future = client.submit(wait_for_gate)
+        wait_until(future.running, 30, "it to run")
+        client.cancel([future])
+        assert future.cancelled()
+        assert future.status == "cancelled"
+        GATE.set()
+
+
+def test_a_task_that_ends_by_the_clusters_word_says_so(setup: Pickled) -> None:
+    client = Client(setup.app, expires=0.01)
+    with pytest.raises(Exception, match="not started in time"):
+        client.submit(square, 1).result(30)
+    assert issubclass(TaskFailed, Exception)
+
+
+def test_what_gathers_is_sent_together(setup: Pickled) -> None:
+    client = Client(setup.app)
+    begun = time.monotonic()
+    futures = client.map(square, range(2000))
+    client.close()
+    assert time.monotonic() - begun < 60
+    assert len({future.job for future in futures}) < 200
+    client.cancel(futures[:5])
+    with setup.worker():
+        assert client.gather(futures[5:]) == [number**2 for number in range(5, 2000)]

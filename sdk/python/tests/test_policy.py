@@ -1,0 +1,172 @@
+"""What a call does next, whatever comes of its tries: without sockets and clocks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from triarch import Conflict, InvalidRequest, NoLeader, NotFound, Patience, QueueFull, Timeout, UsageError
+from triarch._policy import Answer, Attempts, Call, Masters, parse_masters, path
+from triarch.errors import ProtocolError
+
+A, B, C = "http://a:1", "http://b:2", "http://c:3"
+
+
+def problem(code: str, status: int, **more: Any) -> tuple[int, dict[str, str], bytes]:
+    return status, {}, json.dumps({"code": code, "status": status, "detail": "told", **more}).encode()
+
+
+class Told:
+    """One call, and a clock that the test moves."""
+
+    def __init__(self, call: Call | None = None, masters: tuple[str, ...] = (A, B, C)) -> None:
+        self.masters = Masters(masters)
+        self.now_s = 0.0
+        self.attempts = Attempts(self.masters, Patience(), call or Call.change("POST", "/v1/jobs", {}), 0.0)
+
+    def next(self) -> tuple[str, float]:
+        do = self.attempts.next(self.now_s)
+        self.now_s += do.pause_s
+        self.headers = do.headers
+        return do.master, do.pause_s
+
+    def answered(self, status: int, headers: dict[str, str], body: bytes) -> Answer | None:
+        return self.attempts.answered(status, headers, body)
+
+
+@pytest.mark.parametrize(
+    ("text", "urls"),
+    [
+        ("a:1, http://b:2 ,", [A, B]),
+        ("http://a:1/,a:1", [A]),
+        ("http://host", ["http://host:80"]),
+        ("[::1]:7101", ["http://[::1]:7101"]),
+    ],
+)
+def test_masters_are_read_in_one_form(text: str, urls: list[str]) -> None:
+    assert parse_masters(text) == urls
+
+
+@pytest.mark.parametrize("text", ["", " , ", "https://a:1", "http://", "a:port", "a:99999"])
+def test_what_is_no_master_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_masters(text)
+
+
+def test_what_is_no_id_is_not_sent() -> None:
+    assert path("jobs", "a/b?c") == "/v1/jobs/a%2Fb%3Fc"
+    with pytest.raises(NotFound):
+        path("jobs", "..")
+
+
+def test_the_leader_is_found_by_redirect_and_asked_first_from_then_on() -> None:
+    told = Told()
+    assert told.next() == (A, 0)
+    assert told.headers["triarch-forward"] == "never"
+    assert told.answered(307, {"location": f"{B}/v1/jobs"}, b"") is None
+    assert told.next() == (B, 0)
+    answer = told.answered(201, {"triarch-index": "7"}, b"{}")
+    assert answer is not None
+    assert (answer.index, answer.json(), told.masters.first()) == (7, {}, B)
+
+
+def test_redirects_without_end_are_not_followed_for_ever() -> None:
+    told = Told()
+    seen = []
+    for _ in range(12):
+        master, _ = told.next()
+        seen.append(master)
+        told.answered(307, {"location": A if master != A else B}, b"")
+    assert C in seen, "the third was never asked"
+
+
+def test_every_try_of_a_change_has_the_same_id() -> None:
+    told = Told()
+    ids = set()
+    for _ in range(7):
+        told.next()
+        ids.add(told.headers["triarch-request-id"])
+        told.attempts.silent("nothing")
+    assert len(ids) == 1
+
+
+def test_a_round_over_all_masters_comes_before_a_pause() -> None:
+    told = Told()
+    pauses = []
+    for _ in range(9):
+        pauses.append(told.next()[1])
+        told.answered(*problem("no_leader", 503))
+    assert [pause > 0 for pause in pauses] == [False, False, False, True, False, False, True, False, False]
+
+
+def test_nobody_there_is_told_soon_and_as_that() -> None:
+    told = Told()
+    with pytest.raises(NoLeader, match="refused"):
+        while True:
+            told.next()
+            told.now_s += 0.01
+            told.attempts.unreachable("refused")
+    assert told.now_s < 6
+
+
+def test_who_waits_goes_on_while_nobody_is_there() -> None:
+    told = Told(Call.get("/v1/tasks/t1-0", hold_s=20))
+    with pytest.raises(NoLeader):
+        while True:
+            told.next()
+            told.now_s += 0.1
+            told.attempts.unreachable("refused")
+    assert told.now_s >= 50
+
+
+def test_an_unknown_outcome_is_never_told_as_a_failure() -> None:
+    told = Told(Call.change("POST", "/v1/jobs", {}, request_id="r1"))
+    told.next()
+    told.attempts.silent("reset")
+    with pytest.raises(Timeout, match="outcome is unknown") as caught:
+        while True:
+            told.next()
+            told.now_s += 1
+            told.answered(*problem("no_leader", 503))
+    assert caught.value.request_id == "r1"
+
+
+def test_a_full_queue_is_asked_again_after_what_it_asks_for() -> None:
+    told = Told()
+    told.next()
+    told.answered(*problem("queue_full", 429, retry_after_ms=700))
+    assert told.next() == (A, 0.7)
+    with pytest.raises(QueueFull):
+        while True:
+            told.answered(*problem("queue_full", 429, retry_after_ms=700))
+            told.next()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (problem("invalid_request", 400, field="tasks[0].kind"), InvalidRequest),
+        (problem("conflict", 409, task="t1-0"), Conflict),
+        ((400, {}, b"<html>"), ProtocolError),
+        ((307, {"location": "nowhere:x"}, b""), ProtocolError),
+    ],
+)
+def test_what_is_final_is_raised(answer: tuple[int, dict[str, str], bytes], kind: type[Exception]) -> None:
+    told = Told()
+    told.next()
+    with pytest.raises(kind):
+        told.answered(*answer)
+
+
+def test_nothing_that_comes_makes_it_fail_otherwise() -> None:
+    bodies = [b"", b"null", b"[]", b"{}", b'{"code":1}', b"\xff", b'{"code":"x","status":"y","retry_after_ms":"z"}']
+    for status in (100, 204, 304, 307, 400, 404, 418, 429, 500, 502, 503, 504, 507, 599):
+        for body in bodies:
+            told = Told()
+            told.next()
+            try:
+                told.answered(status, {"retry-after": "-1"}, body)
+            except Exception as error:
+                assert type(error).__module__ == "triarch.errors", (status, body, error)

@@ -1,0 +1,171 @@
+"""The wire against peers that do what masters do on bad days, and worse."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from triarch import NoLeader, Patience, Timeout, TriarchError
+from triarch._policy import Call
+from triarch._transport import Transport
+
+BRIEF = Patience(deadline_s=1.0, unreachable_deadline_s=0.5, answer_timeout_s=0.3)
+
+
+class Peer:
+    """Takes connections, reads one request after the other, and does with each what the test says."""
+
+    def __init__(self, act: Callable[[socket.socket, int], bool]) -> None:
+        self.act = act
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                one, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(one,), daemon=True).start()
+
+    def _serve(self, one: socket.socket) -> None:
+        with one:
+            while True:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    came = one.recv(65536)
+                    if not came:
+                        return
+                    head += came
+                self.requests.append(head)
+                if not self.act(one, len(self.requests)):
+                    return
+
+
+def answer(one: socket.socket, body: bytes = b"{}", more: bytes = b"") -> bool:
+    one.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n%s\r\n%s" % (len(body), more, body))
+    return True
+
+
+def silent(one: socket.socket, _: int) -> bool:
+    return bool(one.recv(1))
+
+
+@pytest.fixture
+def peers() -> Iterator[list[Peer]]:
+    made: list[Peer] = []
+    yield made
+    for peer in made:
+        peer.listener.close()
+
+
+def test_connections_are_kept(peers: list[Peer]) -> None:
+    peers.append(Peer(lambda one, _: answer(one)))
+    transport = Transport(peers[0].url)
+    for _ in range(5):
+        assert transport.json(Call.get("/v1/cluster")) == {}
+    assert peers[0].connections == 1
+    threads = [threading.Thread(target=transport.json, args=(Call.get("/v1/cluster"),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert peers[0].connections == 4, "each thread has its own"
+    transport.close()
+
+
+def test_a_kept_connection_that_was_closed_costs_no_try(peers: list[Peer]) -> None:
+    peers.append(Peer(lambda one, _: not answer(one)))
+    transport = Transport(peers[0].url, BRIEF)
+    for _ in range(5):
+        assert transport.call(Call.get("/v1/cluster")).master == peers[0].url
+        time.sleep(0.01)
+    assert all(b"triarch-forward: never" in request for request in peers[0].requests)
+
+
+def test_one_that_closes_while_it_is_asked_is_asked_again(peers: list[Peer]) -> None:
+    # Every other request on a kept connection meets its end.
+    peers.append(Peer(lambda one, number: number % 2 == 1 and answer(one)))
+    transport = Transport(peers[0].url, BRIEF)
+    ids = set()
+    for number in range(4):
+        call = Call.change("POST", "/v1/jobs", {}, request_id=f"r{number}")
+        assert transport.json(call) == {}
+        ids.add(call.request_id)
+    asked = [request for request in peers[0].requests if b"r1" in request]
+    assert len(asked) == 2, "the second request, and it again under the same id"
+
+
+def test_the_next_master_is_asked_when_one_is_gone_or_silent(peers: list[Peer]) -> None:
+    peers.append(Peer(silent))
+    peers.append(Peer(lambda one, _: answer(one)))
+    transport = Transport(f"127.0.0.1:1,{peers[0].url},{peers[1].url}", Patience(answer_timeout_s=0.2))
+    begun = time.monotonic()
+    assert transport.call(Call.change("POST", "/v1/jobs", {})).master == peers[1].url
+    assert time.monotonic() - begun < 5
+    sent = {
+        line for request in (*peers[0].requests, *peers[1].requests) for line in request.split(b"\r\n") if b"request-id" in line
+    }
+    assert len(sent) == 1
+
+
+def test_nobody_there_is_told(peers: list[Peer]) -> None:
+    with pytest.raises(NoLeader, match="refused"):
+        Transport("127.0.0.1:1", BRIEF).json(Call.get("/v1/cluster"))
+
+
+def test_silence_after_a_change_is_told_as_unknown(peers: list[Peer]) -> None:
+    peers.append(Peer(lambda one, _: False))
+    with pytest.raises(Timeout, match="outcome is unknown"):
+        Transport(peers[0].url, BRIEF).json(Call.change("POST", "/v1/jobs", {}))
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"\x00\xff\x00",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
+        b"HTTP/1.1 999 ?\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 1000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{nope",
+        b"HTTP/1.1 307 X\r\ncontent-length: 0\r\nlocation: ftp://x\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+    ],
+)
+def test_what_is_no_answer_is_told_as_that(peers: list[Peer], garbage: bytes) -> None:
+    peers.append(Peer(lambda one, _: one.send(garbage) < 0))
+    with pytest.raises(TriarchError):
+        Transport(peers[0].url, BRIEF).json(Call.change("POST", "/v1/jobs", {}))
+
+
+def test_a_question_is_broken_off(peers: list[Peer]) -> None:
+    held = threading.Event()
+
+    def act(one: socket.socket, number: int) -> bool:
+        held.set()
+        return silent(one, number)
+
+    peers.append(Peer(act))
+    transport = Transport(peers[0].url)
+    wake, waker = os.pipe()
+    came: list[object] = []
+    asking = threading.Thread(target=lambda: came.append(transport.call_unless(Call.get("/v1/x", hold_s=20), wake)))
+    asking.start()
+    assert held.wait(10)
+    os.write(waker, b".")
+    asking.join(3)
+    assert came == [None]
+    os.close(wake)
+    os.close(waker)

@@ -1,0 +1,117 @@
+"""Chains, groups, chords and graphs: one job each, with results handed on by the cluster."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from hand import HandWorker
+from test_handles import Setup
+from triarch import TaskCancelled, UsageError, chain, chord, group
+from triarch.testing import LocalCluster
+
+
+class Flow(Setup):
+    def __init__(self, cluster: LocalCluster) -> None:
+        super().__init__(cluster)
+
+        @self.app.task
+        def total(numbers: list[int], more: int = 0) -> int:
+            return sum(numbers) + more
+
+        @self.app.task
+        def told(*args: Any, **kwargs: Any) -> Any:
+            return [list(args), kwargs]
+
+        self.total, self.told = total, told
+
+
+@pytest.fixture
+def flow(cluster: LocalCluster) -> Flow:
+    return Flow(cluster)
+
+
+def test_a_chain_hands_on(flow: Flow) -> None:
+    with flow.worker():
+        handle = (flow.add.s(1, 2) | flow.add.s(10) | flow.add.s(y=100)).submit()
+        assert handle.result(timeout=30) == 113
+        assert chain(flow.add.s(1), flow.told.si("alone")).submit().result(timeout=30) == [["alone"], {}]
+
+
+def test_a_group_is_side_by_side_and_what_comes_after_has_all_of_it(flow: Flow) -> None:
+    with flow.worker():
+        many = group(flow.add.s(number, 1) for number in range(20)).submit()
+        assert many.results(timeout=30) == list(range(1, 21))
+        assert len(many.jobs) == 1
+        handle = chord([flow.add.s(number) for number in range(100)], flow.total.s(more=5)).submit()
+        assert handle.result(timeout=30) == sum(range(100)) + 5
+        work = flow.add.s(1) | group(flow.add.s(10), flow.add.s(20)) | group(flow.total.s(), flow.told.s()) | flow.told.s()
+        assert work.submit().result(timeout=30) == [[[32, [[[11, 21]], {}]]], {}]
+        one = group(flow.add.s(3)) | flow.total.s()
+        assert one.submit().result(timeout=30) == 3, "the group of one is a list too"
+
+
+def test_a_graph_of_any_shape(flow: Flow) -> None:
+    dag = flow.app.dag(name="shape")
+    a = dag.add(flow.add, 1, 2)
+    b = dag.add_call(flow.add, (10,), {"y": a}, key="b")
+    c = dag.add(flow.told, [a, b], {"deep": [0, {"er": b}]}, (a, 5), named=a)
+    d = dag.add_call(flow.told, after=[c])
+    with flow.worker():
+        run = dag.submit()
+        assert run[c].result(timeout=30) == [[[3, 13], {"deep": [0, {"er": 13}]}, [3, 5]], {"named": 3}]
+        assert run[d].result(timeout=30) == [[], {}]
+        assert run["b"].result() == 13
+        assert run.handles.jobs == [run.job]
+    assert "shape" in repr(dag)
+    assert run[c].info()["after"] == [a.key, "b"]
+
+
+def test_what_comes_after_a_failure_is_cancelled_and_says_for_what(flow: Flow) -> None:
+    with flow.worker():
+        dag = flow.app.dag()
+        bad = dag.add(flow.broken, "x")
+        after = dag.add(flow.told, bad)
+        run = dag.submit()
+        with pytest.raises(TaskCancelled, match="ended without success"):
+            run[after].result(timeout=30)
+
+
+def test_a_large_chord_is_small_on_the_wire(flow: Flow) -> None:
+    dag, _ = chord([flow.add.s(number) for number in range(2000)], flow.total.s()).dag()
+    body = json.loads(dag.specs()[-1])
+    assert len(body["after"]) == 2000
+    assert len(body["payload"]["inputs"]) == 1
+    with HandWorker(flow.app, 2, queues=(flow.queue,)):
+        assert _result(dag) == sum(range(2000))
+
+
+def _result(dag: Any) -> Any:
+    run = dag.submit()
+    return run[list(run)[-1]].result(timeout=60)
+
+
+def test_what_makes_no_sense_is_refused_before_it_is_sent(flow: Flow) -> None:
+    other = flow.app.dag().add(flow.add, 1)
+    dag = flow.app.dag()
+    with pytest.raises(UsageError, match="another workflow"):
+        dag.add(flow.add, [other])
+    dag.add_call(flow.add, (1,), key="k")
+    with pytest.raises(UsageError, match="already"):
+        dag.add_call(flow.add, (1,), key="k")
+    with pytest.raises(UsageError, match="no tasks"):
+        flow.app.dag().submit()
+    with pytest.raises(UsageError, match="at least one"):
+        group()
+    with pytest.raises(UsageError, match=r"add\.s"):
+        _ = flow.add | flow.total.s()
+
+
+def test_a_workflow_is_submitted_once_under_its_key(flow: Flow) -> None:
+    work = flow.add.s(1) | flow.add.s(2)
+    key = flow.queue
+    first = work.submit(idempotency_key=key)
+    assert work.submit(idempotency_key=key).id == first.id
+    first.cancel()
