@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything a change must pass: formatting, lints, unit tests, every crate's own tests, a random run of the table, tests
-# of whole clusters and of the command line against the release build, a bounded run of the API fuzzer, the quickstart,
-# and a bounded number of fault drills. Installs what it needs where that is missing (Debian packages, and Rust by rustup).
+# of whole clusters and of the command line against the release build, a bounded run of the API fuzzer, the Python package,
+# the quickstart, and a bounded number of fault drills. Installs what it needs where that is missing (Debian packages, and Rust by rustup).
 #
 # All steps run, also after one has failed; only what cannot be built ends it early. The last line of the output is
 # "N passed, N failed", over all tests and drills; the exit code is 0 only if none failed.
@@ -122,6 +122,7 @@ step "random commands, from seed $seed" env TRIARCH_TABLE_SEED=$seed TRIARCH_TAB
 step "many more random commands, optimized" scripts/table-random.sh --commands 200000 --seed "$seed"
 step "the interface, fuzzed" scripts/fuzz-api.sh
 step "100 simulated clusters" scripts/simulate.sh --seeds 100
+step "the Python package" scripts/test-python.sh
 step "quickstart" scripts/quickstart.sh
 step "drill: 10 leaders killed" "$release/triarch-chaos" kill-leader --kills 10
 step "drill: 45 faults of all kinds, up to three at once" "$release/triarch-chaos" random --faults 45

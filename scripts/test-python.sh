@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The Python package in sdk/python: formatting, lints, types, and its tests against real clusters on this machine. Installs what
+# it needs into a virtual environment under target/.
+#
+#   scripts/test-python.sh                 everything
+#   scripts/test-python.sh -k workflow     further words go to pytest
+#
+# TRIARCH_BIN is the program, target/release/triarch unless told. PYTHON is the interpreter, python3 unless told.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+export TRIARCH_BIN=${TRIARCH_BIN:-$target/release/triarch}
+if [ ! -x "$TRIARCH_BIN" ]; then
+  echo "test-python.sh: $TRIARCH_BIN is not there; build it, or say where it is with TRIARCH_BIN" >&2
+  exit 1
+fi
+
+# Made anew when something else is asked for.
+wanted=$(sha256sum sdk/python/pyproject.toml | cut -c1-16)
+tools=$target/python-tools/$wanted
+if [ ! -e "$tools/complete" ]; then
+  rm -rf "$tools"
+  "${PYTHON:-python3}" -m venv "$tools"
+  "$tools/bin/pip" install --quiet --disable-pip-version-check --editable "sdk/python[dev]"
+  touch "$tools/complete"
+fi
+export PATH=$tools/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+cd sdk/python
+
+passed=0
+failed=0
+check() {
+  local name=$1
+  shift
+  if "$@"; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    echo "FAILED: $name"
+  fi
+}
+
+check "formatting" ruff format --check --quiet .
+check "lints" ruff check --quiet .
+check "types, by mypy" mypy --no-error-summary --cache-dir "$target/python-tools/mypy"
+# It brings a program of its own at first use, from npm.
+if pyright --version >/dev/null 2>&1; then
+  check "types, by pyright" pyright --level error --pythonpath "$tools/bin/python"
+else
+  echo "(pyright cannot be set up here: skipped)"
+fi
+
+report=$(mktemp "${TMPDIR:-/tmp}/triarch-python-report-XXXXXX")
+trap 'rm -f "$report"' EXIT
+code=0
+python -m pytest -p no:cacheprovider --quiet --junit-xml="$report" "$@" || code=$?
+
+# In the words of the other tests, for whoever counts them.
+python - "$report" "$code" "$passed" "$failed" <<'COUNT'
+import sys
+import xml.etree.ElementTree as tree
+
+passed, failed = int(sys.argv[3]), int(sys.argv[4])
+try:
+    suite = tree.parse(sys.argv[1]).getroot().find("testsuite")
+    count, bad = int(suite.get("tests")), int(suite.get("failures")) + int(suite.get("errors"))
+    passed, failed = passed + count - bad - int(suite.get("skipped")), failed + bad
+except (tree.ParseError, OSError, AttributeError):
+    failed += 1
+word = "ok" if sys.argv[2] == "0" and not failed else "FAILED"
+print(f"test result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out")
+sys.exit(0 if word == "ok" else 1)
+COUNT
