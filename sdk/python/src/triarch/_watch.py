@@ -38,7 +38,7 @@ _HOLD_OF_TURNS_S = 0.1
 _PAUSE_A_TASK_S = 10e-6
 _PAUSE_MAX_S = 0.05
 _AFTER_FAILURE_S = 0.5
-# What comes to be waited for within this time is asked for together.
+# What comes to be waited for within this time, or longer where many are, is asked for together.
 _GATHER_S = 0.001
 
 _log = logging.getLogger("triarch")
@@ -151,7 +151,7 @@ class Watcher:
         finally:
             self._asked()
         if answer is None:
-            time.sleep(_GATHER_S)
+            time.sleep(max(_GATHER_S, _pause_s(len(tasks))))
             return
         document = answer.json()
         told: list[tuple[list[_Waiter], Told]] = []
@@ -166,7 +166,7 @@ class Watcher:
         for waiters, what in told:
             _tell(waiters, what)
         if left:
-            time.sleep(min(left * _PAUSE_A_TASK_S, _PAUSE_MAX_S))
+            time.sleep(_pause_s(left))
 
     def _asked(self) -> None:
         with self._lock:
@@ -187,6 +187,11 @@ class Watcher:
                 if left:
                     self._waiting[task] = left
         _tell(failed, error)
+
+
+def _pause_s(tasks: int) -> float:
+    """The more there are, the more a question costs, and the more ends come in the same time."""
+    return min(tasks * _PAUSE_A_TASK_S, _PAUSE_MAX_S)
 
 
 def _tell(waiters: Iterable[_Waiter], what: Told) -> None:
