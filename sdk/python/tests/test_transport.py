@@ -129,6 +129,25 @@ def test_silence_after_a_change_is_told_as_unknown(peers: list[Peer]) -> None:
         Transport(peers[0].url, BRIEF).json(Call.change("POST", "/v1/jobs", {}))
 
 
+def test_answers_in_chunks_and_after_a_hundred_are_read(peers: list[Peer]) -> None:
+    text = (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTRIARCH-Index: 7\r\n\r\n"
+        b'5;x=y\r\n{"a":\r\nA\r\n "bcdefg"}\r\n0\r\nx: y\r\n\r\n'
+    )
+    peers.append(Peer(lambda one, _: one.send(text) > 0))
+    transport = Transport(peers[0].url, BRIEF)
+    for _ in range(3):
+        answered = transport.call(Call.get("/v1/x"))
+        assert (answered.json(), answered.index) == ({"a": "bcdefg"}, 7)
+    assert peers[0].connections == 1
+
+
+def test_an_answer_that_ends_with_its_connection_is_read(peers: list[Peer]) -> None:
+    peers.append(Peer(lambda one, _: one.send(b"HTTP/1.0 200 OK\r\n\r\n[1]") < 0))
+    transport = Transport(peers[0].url, BRIEF)
+    assert [transport.json(Call.get("/v1/x")) for _ in range(2)] == [[1], [1]]
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -141,6 +160,10 @@ def test_silence_after_a_change_is_told_as_unknown(peers: list[Peer]) -> None:
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{nope",
         b"HTTP/1.1 307 X\r\ncontent-length: 0\r\nlocation: ftp://x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffffffffff\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000 + b"\r\n\r\n",
         b"SSH-2.0-OpenSSH_9.2\r\n",
     ],
 )
