@@ -5,6 +5,8 @@
   ``@pytest.mark.triarch_cluster(masters=1, lease_ms=2000)`` gives a test a cluster of its own.
 * ``triarch_app``: a :class:`~triarch.Triarch` of that cluster, with a queue of its own, so that tests do not see each other's.
 * ``triarch_worker``: called, starts a worker of an app in this process: ``triarch_worker(app, concurrency=2, pool="thread")``.
+* ``triarch_eager``: an app whose tasks run where they are submitted, at once, without a cluster: see :func:`triarch.testing.eager`.
+  ``@pytest.mark.triarch_eager("module:app")`` does this with an app of yours for one test.
 
 The program is found as :func:`triarch.testing.find_binary` says.
 """
@@ -34,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the mark known."""
+    config.addinivalue_line("markers", "triarch_eager('module:app'): runs the tasks of this app where they are submitted")
     config.addinivalue_line(
         "markers", "triarch_cluster(masters=3, lease_ms=None, …): gives the test a Triarch cluster of its own"
     )
@@ -77,6 +80,30 @@ def triarch_app(triarch_cluster: LocalCluster) -> Triarch:
     from triarch import Triarch
 
     return Triarch(triarch_cluster.url, queue=f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def triarch_eager() -> Iterator[Triarch]:
+    """An eager app; see the module."""
+    from triarch import Triarch
+    from triarch.testing import eager
+
+    app = Triarch("http://127.0.0.1:9")
+    with eager(app):
+        yield app
+
+
+@pytest.fixture(autouse=True)
+def _triarch_eager_by_mark(request: pytest.FixtureRequest) -> Iterator[None]:
+    mark = request.node.get_closest_marker("triarch_eager")
+    if mark is None:
+        yield
+        return
+    from triarch.testing import eager
+    from triarch.worker import load_app
+
+    with eager(load_app(mark.args[0])):
+        yield
 
 
 @pytest.fixture

@@ -86,6 +86,10 @@ def test_what_a_dead_task_has_started_ends_with_it(bench: Bench) -> None:
 def test_pool_processes_die_with_their_worker(bench: Bench) -> None:
     worker = bench.worker(concurrency=2)
     pids = {bench.submit("pid").result(timeout=30) for _ in range(5)}
+    # One of them does not listen.
+    bench.submit("stubborn", 60)
+    wait_until(lambda: bench.lines("begun"), 30, "the task to begin")
+    pids.add(int(bench.lines("begun")[0]))
     os.kill(worker.pid or 0, signal.SIGKILL)
     wait_until(lambda: not any(map(_is_alive, pids)), 10, "the pool's processes to end")
 

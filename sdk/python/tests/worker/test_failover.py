@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from typing import Any
 
 import pytest
 
+from triarch import Triarch
 from triarch.testing import LocalCluster, wait_until
+from triarch.worker import session
 
 from .conftest import Bench
 
@@ -66,6 +70,30 @@ def test_results_wait_for_a_majority(bench: Bench) -> None:
         master.resume()
     assert [nap.result(timeout=60) for nap in naps] == [0.3] * 2
     assert len(bench.lines("begun")) == 2
+
+
+def test_a_report_that_was_not_answered_is_made_again(
+    triarch_cluster: LocalCluster, triarch_app: Triarch, triarch_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "EXCHANGE_PATIENCE_S", 0.2)
+    begun, go_on = threading.Event(), threading.Event()
+
+    @triarch_app.task(max_attempts=1)
+    def waits() -> str:
+        begun.set()
+        go_on.wait(60)
+        return "at last"
+
+    triarch_worker(triarch_app, poll_wait_s=1.0)
+    handle = waits.delay()
+    assert begun.wait(30)
+    for master in triarch_cluster.masters:
+        master.pause()
+    go_on.set()
+    time.sleep(1.0)
+    for master in triarch_cluster.masters:
+        master.resume()
+    assert handle.result(timeout=60) == "at last"
 
 
 def test_a_worker_outlives_restarts_of_every_master(bench: Bench) -> None:

@@ -1,7 +1,8 @@
-"""For tests: a real cluster on this machine."""
+"""For tests: a real cluster on this machine, or none at all."""
 
 from triarch.testing.binary import BinaryNotFound, find_binary
 from triarch.testing.cluster import LocalCluster, Master
+from triarch.testing.eager import EagerCluster, eager
 from triarch.testing.process import Process, wait_until
 
-__all__ = ["BinaryNotFound", "LocalCluster", "Master", "Process", "find_binary", "wait_until"]
+__all__ = ["BinaryNotFound", "EagerCluster", "LocalCluster", "Master", "Process", "eager", "find_binary", "wait_until"]

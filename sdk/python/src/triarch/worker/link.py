@@ -111,8 +111,12 @@ class Link:
         deadline_s: float,
         hold_s: float = 0.0,
         request_id: str | None = None,
+        patience_s: float = MASTER_PATIENCE_S,
     ) -> dict[str, Any]:
-        """Asks until there is an answer. `hold_s` is how long a master may hold it when all is well."""
+        """Asks until there is an answer. `hold_s` is how long a master may hold it when all is well.
+
+        One that has not answered `patience_s` after that is passed over.
+        """
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if request_id is not None:
             headers["triarch-request-id"] = request_id
@@ -122,7 +126,7 @@ class Link:
             self._abandoned = False
             self._calling = True
         try:
-            return self._ask_around(method, path, body, headers, time.monotonic() + deadline_s + hold_s, hold_s)
+            return self._ask_around(method, path, body, headers, time.monotonic() + deadline_s + hold_s, hold_s + patience_s)
         finally:
             self._calling = False
 
@@ -148,7 +152,7 @@ class Link:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def _ask_around(
-        self, method: str, path: str, body: bytes | None, headers: dict[str, str], deadline: float, hold_s: float
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str], deadline: float, patience_s: float
     ) -> dict[str, Any]:
         pause = PAUSE_MIN_S
         last = "none was tried"
@@ -161,7 +165,7 @@ class Link:
                 if left <= 0:
                     raise Unanswered(last)
                 try:
-                    status, answer, location = self._ask(url, method, path, body, headers, left, hold_s)
+                    status, answer, location = self._ask(url, method, path, body, headers, min(left, patience_s))
                 except (OSError, http.client.HTTPException) as error:
                     self._drop()
                     if self._abandoned:
@@ -196,16 +200,8 @@ class Link:
             pause = min(pause * 1.5, PAUSE_MAX_S)
 
     def _ask(
-        self,
-        url: str,
-        method: str,
-        path: str,
-        body: bytes | None,
-        headers: dict[str, str],
-        left: float,
-        hold_s: float,
+        self, url: str, method: str, path: str, body: bytes | None, headers: dict[str, str], patience: float
     ) -> tuple[int, bytes, str | None]:
-        patience = min(left, hold_s + MASTER_PATIENCE_S)
         reused = self._connection is not None and self._url == url and time.monotonic() - self._used_at < IDLE_MAX_S
         try:
             return self._ask_once(url, method, path, body, headers, patience)

@@ -382,7 +382,9 @@ class Session:
             body = f'{{"running":[{",".join(sent.values())}],"load":{load}}}'.encode()
             begun = time.monotonic()
             try:
-                answer = self._heartbeat_link.call("POST", f"{self._path}/heartbeat", body, deadline_s=deadline_s)
+                answer = self._heartbeat_link.call(
+                    "POST", f"{self._path}/heartbeat", body, deadline_s=deadline_s, patience_s=deadline_s / 2
+                )
             except Refusal as refusal:
                 if refusal.code == "unknown_worker":
                     log.warning("the cluster does not know this worker: %s", refusal)

@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from types import FrameType
 from typing import Any
 
@@ -49,6 +50,9 @@ class Child:
         #: While above 0 the main thread must not be interrupted by an exception of ours.
         self._critical = 0
         self._pending: BaseException | None = None
+        #: While the main thread reads, whoever knocks has to wait.
+        self._reading = False
+        self._knocked = False
         self._stop_reason: str | None = None
         self._soft_at: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -173,8 +177,14 @@ class Child:
         if soft_s is not None:
             self._soft_at = time.monotonic() + soft_s
             signal.setitimer(signal.ITIMER_REAL, soft_s)
-        # A `stop` may have come with the task, before anybody could knock.
-        if any(message[0] == "stop" for message in self._inbox):
+        # A `stop` may have come before its turn, when there was nobody to hear a knock.
+        self._reading = True
+        try:
+            self._drain()
+        finally:
+            self._reading = False
+        if self._knocked or any(message[0] == "stop" for message in self._inbox):
+            self._knocked = False
             self._on_signal(KNOCK, None)
 
     def _is_stopped(self) -> bool:
@@ -203,6 +213,9 @@ class Child:
         token = self._token
         if token is None:
             # The main loop reads for itself.
+            return
+        if self._reading:
+            self._knocked = True
             return
         raised: BaseException | None = None
         self._drain()
@@ -278,12 +291,18 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(sock.fileno(), False)
-    Child(sock).serve()
-    # Not by way of threads and exit handlers that tasks may have left behind.
+    code = 0
+    try:
+        Child(sock).serve()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    # Not by way of threads and exit handlers that tasks may have left behind; and with the socket still open, for its end is
+    # taken for that of the process.
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 if __name__ == "__main__":

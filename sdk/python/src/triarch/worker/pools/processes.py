@@ -317,6 +317,7 @@ class ProcessPool:
             if process.attempts:
                 # It has begun the next by now.
                 self._leases.begins(process.attempts[0])
+                self._tell_to_stop(process.attempts[0])
             elif self._tasks_per_child_max is not None and process.ran >= self._tasks_per_child_max:
                 self._retire(process)
             else:
@@ -355,6 +356,7 @@ class ProcessPool:
         until = time.monotonic() + 0.5
         while not _has_ended(process.popen.pid) and time.monotonic() < until:
             time.sleep(0.002)
+        only_closed = not _has_ended(process.popen.pid)
         # What it has started goes with it; and so does it, if it has only closed its end.
         self._kill_group(process)
         self._bury(process)
@@ -363,6 +365,8 @@ class ProcessPool:
             # It had not begun these.
             self._leases.put_back(process.attempts.pop())
         how, more = _told(process.popen.returncode)
+        if only_closed:
+            how = "closed its connection to the worker, and was killed for it"
         if attempt is not None:
             if attempt.stop_reason is None:
                 log.warning("pool process %d %s while it ran task %s", process.popen.pid, how, attempt.task)

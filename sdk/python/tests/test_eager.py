@@ -1,0 +1,120 @@
+"""Tasks that run where they are submitted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from triarch import GiveUp, NotFound, SerializationError, TaskFailed, Triarch, current
+from triarch._policy import Call
+from triarch.testing import eager
+
+
+@pytest.fixture
+def app() -> Triarch:
+    # Nobody listens there.
+    return Triarch("http://127.0.0.1:9")
+
+
+def test_a_task_runs_at_once_and_its_values_travel(app: Triarch) -> None:
+    seen: list[Any] = []
+
+    @app.task
+    def keep(values: Any) -> Any:
+        seen.append(values)
+        return (1, 2)
+
+    given = {"a": [1]}
+    with eager(app) as cluster:
+        handle = keep.delay(given)
+        assert seen == [given]
+        assert seen[0] is not given
+        # As it comes back over the wire, not as it was.
+        assert handle.result(timeout=5) == [1, 2]
+        assert cluster.tasks[handle.id]["state"] == "succeeded"
+        with pytest.raises(SerializationError):
+            keep.delay(object())
+
+
+def test_failures_are_repeated_and_told(app: Triarch) -> None:
+    attempts: list[int] = []
+
+    @app.task(max_attempts=3)
+    def fails(how: str) -> None:
+        attempts.append(current().attempt)
+        if how == "for good":
+            raise GiveUp("no use")
+        if how != "until the third" or current().attempt < 3:
+            raise ValueError(how)
+
+    with eager(app):
+        with pytest.raises(TaskFailed) as failed:
+            fails.delay("always").result(timeout=5)
+        assert isinstance(failed.value.__cause__, ValueError)
+        assert attempts == [1, 2, 3]
+        assert fails.delay("until the third").result(timeout=5) is None
+        attempts.clear()
+        with pytest.raises(TaskFailed):
+            fails.delay("for good").result(timeout=5)
+        assert attempts == [1]
+
+
+def test_results_are_handed_to_what_comes_after(app: Triarch) -> None:
+    @app.task
+    def double(x: int) -> int:
+        return 2 * x
+
+    @app.task
+    def fails() -> None:
+        raise GiveUp("no")
+
+    first = {"kind": double.name, "key": "first", "payload": {"args": [4]}}
+    wired = {"args": [None], "inputs": [{"to": ["args", 0], "from": "first"}]}
+    second = {"kind": double.name, "key": "second", "after": ["first"], "payload": wired}
+    with eager(app) as cluster:
+        # In whatever order they come.
+        job = app.transport.json(Call.change("POST", "/v1/jobs", {"tasks": [second, first]}))
+        assert [cluster.tasks[task]["result"] for task in job["tasks"]] == [16, 8]
+        bad = {"kind": fails.name, "key": "first", "payload": None}
+        job = app.transport.json(Call.change("POST", "/v1/jobs", {"tasks": [bad, second]}))
+        assert [cluster.tasks[task]["state"] for task in job["tasks"]] == ["failed", "cancelled"]
+
+
+def test_coroutines_within_and_without_a_loop(app: Triarch) -> None:
+    @app.task
+    async def half(x: int) -> float:
+        await asyncio.sleep(0)
+        assert current().attempt == 1
+        return x / 2
+
+    with eager(app):
+        assert half.delay(3).result(timeout=5) == 1.5
+
+        async def within() -> float:
+            return half.delay(5).result(timeout=5)
+
+        assert asyncio.run(within()) == 2.5
+
+
+def test_many_at_once_and_once_only_by_their_key(app: Triarch) -> None:
+    runs: list[int] = []
+
+    @app.task
+    def count(x: int) -> int:
+        runs.append(x)
+        return x
+
+    with eager(app):
+        assert [one.result(timeout=5) for one in count.map(range(50))] == list(range(50))
+        first = count.apply_async((99,), idempotency_key="once")
+        again = count.apply_async((99,), idempotency_key="once")
+        assert first.id == again.id
+        assert runs.count(99) == 1
+
+
+def test_what_needs_a_cluster_says_so(app: Triarch) -> None:
+    with eager(app), pytest.raises(NotFound, match="eager"):
+        app.transport.json(Call.get("/v1/queues"))
+    assert "call" not in app.transport.__dict__

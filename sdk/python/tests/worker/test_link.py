@@ -1,0 +1,165 @@
+"""A worker's line to the masters, against masters that do as a script says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from triarch.testing import wait_until
+from triarch.worker.link import Abandoned, Link, Masters, Refusal, Unanswered
+
+
+class Scripted:
+    """A master that answers every request as it is told."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.heard: list[str] = []
+        self.connections: list[socket.socket] = []
+        self.answer: Callable[[str], bytes | None] = lambda head: said(200, {"ok": True})
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Closes what clients have kept."""
+        connections, self.connections = self.connections, []
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections.append(connection)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            data = b""
+            while True:
+                while b"\r\n\r\n" not in data:
+                    more = connection.recv(65536)
+                    if not more:
+                        return
+                    data += more
+                head, _, data = data.partition(b"\r\n\r\n")
+                lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                length = int(lengths[0].split(b":")[1]) if lengths else 0
+                while len(data) < length:
+                    data += connection.recv(65536)
+                data = data[length:]
+                self.heard.append(head.decode())
+                answer = self.answer(head.decode())
+                if answer is not None:
+                    connection.sendall(answer)
+
+
+def said(status: int, document: Any, *headers: str) -> bytes:
+    body = json.dumps(document).encode()
+    lines = [f"HTTP/1.1 {status} x", f"content-length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+@pytest.fixture
+def masters() -> Iterator[list[Scripted]]:
+    made = [Scripted() for _ in range(3)]
+    yield made
+    for one in made:
+        one.close()
+
+
+def _link(masters: list[Scripted]) -> Link:
+    return Link(Masters(one.url for one in masters), "test")
+
+
+def test_the_leader_is_followed_and_remembered(masters: list[Scripted]) -> None:
+    leader = masters[2]
+    for other in masters[:2]:
+        other.answer = lambda head: said(307, {}, f"location: {leader.url}/v1/workers/w/poll", "triarch-leader: 3")
+    link = _link(masters)
+    for _ in range(3):
+        assert link.call("POST", "/v1/workers/w/poll", b"{}", deadline_s=5) == {"ok": True}
+    assert [len(one.heard) for one in masters] == [1, 0, 3]
+    # On one connection.
+    assert len(leader.connections) == 1
+
+
+def test_masters_that_point_at_each_other_are_no_endless_loop(masters: list[Scripted]) -> None:
+    first, second, third = masters
+    first.answer = lambda head: said(307, {}, f"location: {second.url}/x")
+    second.answer = lambda head: said(307, {}, f"location: {first.url}/x")
+    assert _link(masters).call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
+    assert len(third.heard) == 1
+
+
+def test_a_dead_master_and_one_without_a_leader_are_passed_over(masters: list[Scripted]) -> None:
+    masters[0].close()
+    masters[1].answer = lambda head: said(503, {"code": "no_leader"}, "retry-after: 1")
+    assert _link(masters).call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
+
+
+def test_a_master_that_hangs_is_passed_over(masters: list[Scripted]) -> None:
+    masters[0].answer = lambda head: None
+    assert _link(masters).call("POST", "/x", b"{}", deadline_s=30, patience_s=0.2) == {"ok": True}
+    with pytest.raises(Unanswered, match="timed out"):
+        _link(masters[:1]).call("POST", "/x", b"{}", deadline_s=0.5)
+
+
+def test_a_connection_that_was_closed_meanwhile_costs_nothing(masters: list[Scripted]) -> None:
+    link = _link(masters)
+    assert link.call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
+    masters[0].hang_up()
+    assert link.call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
+    # It was the same master: a kept connection that has ended says nothing of it.
+    assert [len(one.heard) for one in masters] == [2, 0, 0]
+
+
+def test_a_refusal_is_told_at_once(masters: list[Scripted]) -> None:
+    masters[0].answer = lambda head: said(404, {"code": "unknown_worker", "detail": "register again"})
+    with pytest.raises(Refusal, match="register again") as refused:
+        _link(masters).call("POST", "/x", b"{}", deadline_s=5)
+    assert (refused.value.code, refused.value.status) == ("unknown_worker", 404)
+
+
+def test_a_held_call_can_be_abandoned_and_the_next_one_is_fine(masters: list[Scripted]) -> None:
+    masters[0].answer = lambda head: None
+    link = _link(masters)
+    abandoned: list[bool] = []
+
+    def hold() -> None:
+        with contextlib.suppress(Abandoned):
+            link.call("POST", "/held", b"{}", deadline_s=30, hold_s=30)
+            return
+        abandoned.append(True)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    wait_until(lambda: masters[0].heard, 10, "the call to be heard")
+    link.abandon()
+    thread.join(10)
+    assert abandoned == [True]
+    masters[0].answer = lambda head: said(200, {"ok": 2})
+    assert link.call("POST", "/x", b"{}", deadline_s=5) == {"ok": 2}
+    link.close()
+    with pytest.raises(Abandoned):
+        link.call("POST", "/x", b"{}", deadline_s=5)
+
+
+def test_an_answer_that_makes_no_sense_is_a_refusal_or_nothing(masters: list[Scripted]) -> None:
+    masters[0].answer = lambda head: b"220 mail.example.com ESMTP\r\n"
+    assert _link(masters).call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
+    masters[1].answer = lambda head: said(400, ["no", "object"])
+    with pytest.raises(Refusal, match="is this a Triarch master"):
+        _link(masters[1:]).call("POST", "/x", b"{}", deadline_s=5)

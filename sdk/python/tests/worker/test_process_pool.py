@@ -1,0 +1,120 @@
+"""The pool of processes, without a cluster: what is handed over together, and taken back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triarch.testing import wait_until
+from triarch.worker.leases import Attempt, Leases, StopReason
+from triarch.worker.pools import processes
+from triarch.worker.pools.processes import ProcessPool
+
+from .conftest import HERE
+
+MANY = 10
+
+
+class Pool:
+    """A pool, and the leases that it takes its work from."""
+
+    def __init__(self, concurrency: int) -> None:
+        self.leases = Leases(concurrency, 100)
+        # As if everything had been very short until now.
+        self.leases._pace.mean_s = 1e-5
+        self.pool = ProcessPool(self.leases, concurrency, app="tasks_of_tests:app", accept=None, stop_grace_s=1.0)
+        self.leases.on_stop = self.pool.stop
+        self.number = 0
+
+    def add(self, *calls: tuple[Any, ...]) -> None:
+        granted = []
+        for name, *args in calls:
+            self.number += 1
+            granted.append(
+                {
+                    "id": f"t{self.number}",
+                    "job": "j",
+                    "kind": f"tasks_of_tests.{name}",
+                    "payload": {"args": args},
+                    "attempt": 1,
+                    "token": self.number,
+                }
+            )
+        self.leases.add(granted)
+        self.pool.wake()
+
+    def ended(self) -> dict[str, Any]:
+        """What is to be reported, by task."""
+        told = [json.loads(one.result or b"") for one in self.leases.attempts_held() if one.result is not None]
+        return {one["task"]: one for one in told}
+
+    def begun_in(self) -> list[list[Attempt]]:
+        return [list(one.attempts) for one in self.pool._processes]
+
+
+@pytest.fixture
+def pool_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[int], Pool]]:
+    monkeypatch.setenv("NOTES", str(tmp_path))
+    monkeypatch.syspath_prepend(str(HERE))
+    # However slow the machine is: here it is not the clock that takes tasks apart.
+    monkeypatch.setattr(processes, "_TAKE_BACK_AFTER_S", 0.5)
+    pools: list[Pool] = []
+
+    def make(concurrency: int) -> Pool:
+        pools.append(Pool(concurrency))
+        return pools[-1]
+
+    yield make
+    for one in pools:
+        one.pool.close()
+
+
+def test_what_a_process_had_not_begun_when_it_died_runs_elsewhere(pool_of: Callable[[int], Pool]) -> None:
+    pool = pool_of(1)
+    pool.add(("die", "exit"), *[("add", number, 1) for number in range(MANY)])
+    pool.pool.start()
+    wait_until(lambda: len(pool.ended()) == 1 + MANY, 30, "all to end")
+    ended = pool.ended()
+    assert ended["t1"]["error"]["exit_code"] == 7
+    assert [ended[f"t{number + 2}"].get("result") for number in range(MANY)] == [number + 1 for number in range(MANY)]
+
+
+def test_what_was_handed_over_with_a_long_one_is_taken_back(pool_of: Callable[[int], Pool], tmp_path: Path) -> None:
+    pool = pool_of(2)
+    # Both processes get a share; one of them a long task with it.
+    pool.add(("nap", 60), *[("add", number, 1) for number in range(MANY)])
+    pool.pool.start()
+    wait_until(lambda: len(pool.ended()) == MANY, 30, "the short ones to end")
+    assert pool.leases.running == 1
+    assert (tmp_path / "begun").exists()
+
+
+def test_one_that_is_cancelled_before_its_turn_is_never_begun(pool_of: Callable[[int], Pool], tmp_path: Path) -> None:
+    pool = pool_of(1)
+    pool.add(("nap", 0.3), ("nap", 0.2), ("add", 1, 1))
+    pool.pool.start()
+    wait_until(lambda: (tmp_path / "begun").exists(), 30, "the first to begin")
+    assert [one.task for one in pool.begun_in()[0]] == ["t1", "t2", "t3"]
+    pool.leases.disown(["t2"], pool.leases.confirmed(), StopReason.CANCELLED)
+    wait_until(lambda: pool.leases.running == 0, 30, "all to end")
+    assert set(pool.ended()) == {"t1", "t3"}
+    assert len((tmp_path / "begun").read_text().splitlines()) == 1
+
+
+def test_a_pool_whose_processes_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_RESTART_PAUSE_MAX_S", 0.01)
+    monkeypatch.setattr(processes, "_FAILURES_MAX", 2)
+    told: list[str] = []
+    pool = ProcessPool(Leases(1, 0), 1, app="no_such_module:app", accept=None, stop_grace_s=1.0, on_broken=told.append)
+    pool.start()
+    try:
+        wait_until(lambda: told, 30, "the pool to give up")
+    finally:
+        pool.close()
+    assert "exit code 1" in told[0]
+    assert os.getpid() not in pool.pids
