@@ -26,6 +26,13 @@ pub fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     }
     check_depth(body)?;
     let mut deserializer = serde_json::Deserializer::from_slice(body);
+    if let Ok(value) = T::deserialize(Strict(&mut deserializer))
+        && deserializer.end().is_ok()
+    {
+        return Ok(value);
+    }
+    // Read once more to say what is wrong with it, and where: keeping track of that is too dear for what is well.
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
     let mut track = serde_path_to_error::Track::new();
     let value = T::deserialize(serde_path_to_error::Deserializer::new(
         Strict(&mut deserializer),
@@ -76,19 +83,12 @@ fn explain(path: &str, error: &serde_json::Error) -> Problem {
 
 /// Counts nesting outside of strings, so that raw values that are never parsed here are bounded too.
 fn check_depth(body: &[u8]) -> Result<(), Problem> {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for byte in body {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
+    let mut depth = 0_usize;
+    let mut rest = body;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
         match byte {
-            b'"' => in_string = true,
+            b'"' => rest = after_string(after),
             b'{' | b'[' => {
                 depth += 1;
                 if depth > JSON_DEPTH_MAX {
@@ -104,6 +104,21 @@ fn check_depth(body: &[u8]) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// What follows a string, of which only the first quote was read.
+fn after_string(mut rest: &[u8]) -> &[u8] {
+    while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
+        let ends = rest[at] == b'"';
+        // What is escaped is skipped with its backslash.
+        rest = rest
+            .get(at + if ends { 1 } else { 2 }..)
+            .unwrap_or_default();
+        if ends {
+            return rest;
+        }
+    }
+    &[]
 }
 
 /// Reads an id from a path. A text that cannot be an id names nothing: not found.
@@ -295,6 +310,12 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
         assert!(check_depth(deep.as_bytes()).is_err());
         assert!(check_depth(format!("\"{}\"", "[".repeat(1000)).as_bytes()).is_ok());
+        let deep_after = |before: &str| format!("[\"{before}\", {}", "[".repeat(70));
+        assert!(check_depth(deep_after(r#"\""#).as_bytes()).is_err());
+        assert!(check_depth(deep_after(r"\\").as_bytes()).is_err());
+        let within = format!("[\"a\\\"{}", "[".repeat(1000));
+        assert!(check_depth(within.as_bytes()).is_ok(), "{within}");
+        assert!(check_depth(b"[\"\\").is_ok(), "cut off behind a backslash");
         assert!(check_depth(br#"["a\"[[[[", 1]"#).is_ok());
     }
 

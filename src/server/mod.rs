@@ -91,9 +91,20 @@ impl Default for Limits {
     }
 }
 
-/// What every handler may use; cheap to clone.
+/// What every handler may use. Each layer of each request holds one, so a clone is one count and no more.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Shared>);
+
+impl std::ops::Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// See [`App`].
+pub struct Shared {
     id: u64,
     node: TableNode,
     table: Arc<SharedTable>,
@@ -230,7 +241,7 @@ async fn serve(
     let connections_max = listen::connections_possible(options.bounds.connections_max);
     let stopping = CancellationToken::new();
     let traffic = Arc::new(Traffic::default());
-    let app = App {
+    let app = App(Arc::new(Shared {
         id: options.id,
         node: node.clone(),
         table: Arc::clone(&table),
@@ -253,7 +264,7 @@ async fn serve(
         data_dir: options.data_dir.clone().into(),
         looking_at_disk: Arc::new(Semaphore::new(1)),
         stopping: stopping.clone(),
-    };
+    }));
     let (hand_over, streams) = mpsc::channel(listen::HANDOVER_MAX);
     consensus.spawn(listen::accept(
         listener,
