@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# The figures of docs/performance.md, measured anew: Triarch by `triarch bench`, other task queues with the same work, and
+# how costs grow. Starts what it measures on free ports and stops it again; prints the tables. A quiet machine, please: the
+# load is printed beside the figures.
+#
+#   scripts/bench.sh                         everything; half an hour
+#   scripts/bench.sh --part own --rounds 5   only Triarch itself: own, peers or scale
+#   scripts/bench.sh --part peers --only beanstalkd
+#
+# Installs what peers need, where that is missing and it may: Debian packages, and Python packages into .tmp/bench. With
+# TRIARCH_BENCH_INSTALL=no nothing is installed, and what is not there is not measured. TRIARCH_BIN names another program.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+install=${TRIARCH_BENCH_INSTALL:-yes}
+python=python3
+case " $* " in
+  *" --part own "*|*" --part scale "*) peers=no ;;
+  *) peers=yes ;;
+esac
+
+if [ "$peers" = yes ]; then
+  wanted=()
+  for program in redis-server beanstalkd; do
+    command -v "$program" >/dev/null || wanted+=("$program")
+  done
+  if [ "$install" = yes ] && [ ${#wanted[@]} -gt 0 ] && command -v apt-get >/dev/null; then
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    # Their services are not wanted, only their programs.
+    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y --no-install-recommends "${wanted[@]}" >&2 \
+      || echo "bench.sh: ${wanted[*]} could not be installed, and is not measured" >&2
+  fi
+  venv=.tmp/bench/venv
+  if [ "$install" = yes ] && ! cmp -s tests/bench/peers/requirements.txt "$venv/installed.txt"; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet -r tests/bench/peers/requirements.txt >&2 \
+      && cp tests/bench/peers/requirements.txt "$venv/installed.txt" \
+      || echo "bench.sh: not all Python packages could be installed" >&2
+  fi
+  if [ -x "$venv/bin/python" ]; then
+    python=$venv/bin/python
+    PATH=$PWD/$venv/bin:$PATH
+  fi
+fi
+
+binary=${TRIARCH_BIN:-target/release/triarch}
+[ -n "${TRIARCH_BIN:-}" ] || cargo build --release --locked --quiet --bin triarch
+
+# Thousands of workers, each with connections of its own.
+ulimit -n "$(ulimit -H -n)"
+exec "$python" -B -m tests.bench --binary "$binary" "$@"

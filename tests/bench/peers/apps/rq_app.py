@@ -1,0 +1,5 @@
+"""What RQ's workers run."""
+
+
+def noop(payload):
+    return None
