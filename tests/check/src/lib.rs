@@ -74,15 +74,18 @@ pub use verdict::{Counts, Finding, Findings, Judgement, TOLD_MAX, Verdict};
 /// How much is done before it is said that it cannot be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Steps of the search for an order of one task's operations. Each may keep about a hundred bytes until the task is
+    /// Steps of the search for an order of one task's operations. Each may keep some two hundred bytes until the task is
     /// judged.
     pub steps_max: u64,
+    /// Steps of all these searches together.
+    pub steps_total_max: u64,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            steps_max: 1_000_000,
+            steps_max: 300_000,
+            steps_total_max: 50_000_000,
         }
     }
 }

@@ -25,6 +25,9 @@ struct Cli {
     /// Bound of the search for an order of one task's operations; beyond it is undecided
     #[arg(long, value_name = "N", default_value_t = Bounds::default().steps_max)]
     steps_max: u64,
+    /// Bound of all these searches together
+    #[arg(long, value_name = "N", default_value_t = Bounds::default().steps_total_max)]
+    steps_total_max: u64,
     /// Records that are held in memory, each takes some 500 bytes
     #[arg(long, value_name = "N", default_value_t = 5_000_000)]
     records_max: usize,
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
     };
     let bounds = Bounds {
         steps_max: cli.steps_max,
+        steps_total_max: cli.steps_total_max,
     };
     let verdict = check_within(&history, bounds);
     match cli.output {

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use triarch_check::{History, Judgement, check, rules, tell};
+use triarch_check::{Bounds, History, Judgement, check, check_within, rules, tell};
 
 fn corpus() -> Vec<(String, PathBuf)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("histories");
@@ -61,8 +61,20 @@ fn a_search_past_its_bound_is_undecided() {
         .find(|(said, _)| said == "kept")
         .expect("a good one");
     let history = History::read(&[path]).expect("a history");
-    let verdict = triarch_check::check_within(&history, triarch_check::Bounds { steps_max: 2 });
-    assert_eq!(verdict.judgement, Judgement::Undecided);
+    let usual = Bounds::default();
+    for bounds in [
+        Bounds {
+            steps_max: 2,
+            ..usual
+        },
+        Bounds {
+            steps_total_max: 2,
+            ..usual
+        },
+    ] {
+        let verdict = check_within(&history, bounds);
+        assert_eq!(verdict.judgement, Judgement::Undecided);
+    }
 }
 
 #[test]

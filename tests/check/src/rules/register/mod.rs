@@ -20,6 +20,7 @@ use model::{Act, Nature, Places, Step, Task};
 pub fn judge(book: &Book<'_>, bounds: Bounds, findings: &mut Findings) {
     let of_jobs = of_jobs(book);
     let mut numbers: HashMap<&str, u32> = HashMap::new();
+    let mut total = bounds.steps_total_max;
     for (id, task) in &book.tasks {
         let mut operations = Operations {
             is_retried: task.was_retried(book),
@@ -33,20 +34,23 @@ pub fn judge(book: &Book<'_>, bounds: Bounds, findings: &mut Findings) {
             happened(book.record(*at), *at, id, &mut numbers, &mut operations);
         }
         revived(book, id, task, &mut operations);
-        model::allow(bounds.steps_max);
-        if check_operations::<Task>(&operations.list) {
+        let steps = bounds.steps_max.min(total);
+        model::allow(steps);
+        let explained = check_operations::<Task>(&operations.list);
+        total -= steps - model::left();
+        if explained {
             continue;
         }
         let mut places = operations.places;
         places.sort_unstable();
         places.dedup();
-        if model::used_up() {
+        if model::left() == 0 {
             findings.undecided(
                 &places,
                 format!(
                     "task {id}: no order of its {} operations was found within {} steps",
                     operations.list.len(),
-                    bounds.steps_max
+                    steps
                 ),
             );
         } else {

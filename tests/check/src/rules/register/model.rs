@@ -192,9 +192,9 @@ pub fn allow(steps: u64) {
     STEPS_LEFT.set(steps);
 }
 
-/// Whether the bound was hit: then "not possible" means nothing.
-pub fn used_up() -> bool {
-    STEPS_LEFT.get() == 0
+/// How many of them are left. None: the bound was hit, and "not possible" means nothing.
+pub fn left() -> u64 {
+    STEPS_LEFT.get()
 }
 
 /// See the module.
