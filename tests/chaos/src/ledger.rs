@@ -1,19 +1,25 @@
 //! The history of a drill: everything that was asked, answered and done to the cluster, and the checker's verdict on it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use triarch_check::{History, Recorder, check, tell};
 use triarch_harness::{Api, Cluster, Mix, Verdict, Witness, history};
 
+/// The file, or another one if this program writes one of that name already.
 fn numbered(file: &Path) -> PathBuf {
-    static OPENED: AtomicU32 = AtomicU32::new(0);
-    match OPENED.fetch_add(1, Ordering::Relaxed) {
-        0 => file.to_owned(),
-        before => file.with_extension(format!("{}.jsonl", before + 1)),
+    static OPENED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut path = file.to_owned();
+    for nth in 2.. {
+        if opened.insert(path.clone()) {
+            break;
+        }
+        path = file.with_extension(format!("{nth}.jsonl"));
     }
+    path
 }
 
 /// See the module.
