@@ -162,6 +162,7 @@ async fn add(client: &mut Client, next_host: &mut Host) -> anyhow::Result<()> {
             body: Some(&body),
             timeout: 4 * SECOND,
             tries: 1,
+            ops: Vec::new(),
         };
         client.another_master();
         if let Known::Done(response) = client.ask(ask).await
@@ -203,6 +204,7 @@ async fn remove(client: &mut Client, host: Host) -> anyhow::Result<bool> {
                 body: None,
                 timeout: 4 * SECOND,
                 tries: 1,
+                ops: Vec::new(),
             })
             .await;
         match known {

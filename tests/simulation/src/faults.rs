@@ -475,6 +475,7 @@ async fn ask_cluster(client: &mut Client, path: &str, kind: &'static str) {
         body,
         timeout: 5 * SECOND,
         tries: 3,
+        ops: Vec::new(),
     };
     if let crate::scene::Known::Done(_) = client.ask(ask).await {
         note(client, kind);

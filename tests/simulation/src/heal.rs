@@ -1,8 +1,13 @@
 //! After the faults: everything works again, nothing is lost, and all masters hold the same.
 
 use serde_json::{Value, json};
+use triarch_check::Record;
+use triarch_check::record::{Op, Outcome};
 
 use crate::disks::all_well;
+use crate::http::Response;
+use crate::process::Ns;
+use crate::record;
 use crate::scene::{Ask, Client, Known, Scene};
 use crate::traffic::submit_one;
 use crate::world::{Host, MS, SECOND};
@@ -41,6 +46,7 @@ pub async fn heal(scene: &Scene, host: Host) {
             .filter(|job| !job.is_empty())
             .collect()
     };
+    scene.recorder.settled();
     for job in jobs {
         finish_job(&mut client, &job).await;
     }
@@ -82,7 +88,11 @@ async fn views(client: &mut Client) -> String {
     seen.join("\n    ")
 }
 
-pub async fn get(client: &mut Client, path: &str) -> Option<Value> {
+async fn get(client: &mut Client, path: &str) -> Option<Value> {
+    answered(client, path).await.map(|response| response.json())
+}
+
+async fn answered(client: &mut Client, path: &str) -> Option<Response> {
     let known = client
         .ask(Ask {
             method: "GET",
@@ -91,10 +101,11 @@ pub async fn get(client: &mut Client, path: &str) -> Option<Value> {
             body: None,
             timeout: 4 * SECOND,
             tries: 10,
+            ops: Vec::new(),
         })
         .await;
     match known {
-        Known::Done(response) => Some(response.json()),
+        Known::Done(response) => Some(response),
         Known::Refused(_) | Known::Unknown => None,
     }
 }
@@ -151,7 +162,12 @@ async fn finish_job(client: &mut Client, job: &str) {
     if let Some(last) = last {
         client.scene.history().jobs.insert(job.to_string(), last);
     }
-    if let Some(told) = get(client, &format!("{path}/tasks?limit=100")).await {
+    let invoke_ns = client.scene.sim.now();
+    if let Some(response) = answered(client, &format!("{path}/tasks?limit=100")).await {
+        let told = response.json();
+        for task in told["tasks"].as_array().into_iter().flatten() {
+            note_read(client, invoke_ns, &response, task);
+        }
         let mut history = client.scene.history();
         for task in told["tasks"].as_array().into_iter().flatten() {
             let id = task["id"].as_str().unwrap_or_default().to_string();
@@ -176,6 +192,24 @@ async fn finish_job(client: &mut Client, job: &str) {
     }
 }
 
+/// A task in a list is a read of it.
+fn note_read(client: &Client, invoke_ns: Ns, response: &Response, task: &Value) {
+    let mut op = record::read(task["id"].as_str().unwrap_or_default(), false);
+    if let Op::ReadTask { seen, .. } = &mut op {
+        *seen = record::seen(task);
+    }
+    client.scene.recorder.append(Record {
+        client: format!("client-{}-lists", client.host),
+        node: Some(u64::from(client.master)),
+        invoke_ns,
+        return_ns: client.scene.sim.now(),
+        outcome: Outcome::Ok,
+        index: response.index(),
+        why: None,
+        op,
+    });
+}
+
 async fn end_schedule(client: &mut Client) {
     let known = client
         .ask(Ask {
@@ -185,6 +219,7 @@ async fn end_schedule(client: &mut Client) {
             body: None,
             timeout: 3 * SECOND,
             tries: 20,
+            ops: Vec::new(),
         })
         .await;
     let Known::Done(response) = known else {

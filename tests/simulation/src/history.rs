@@ -43,6 +43,8 @@ pub struct Report {
     pub worker: String,
     pub task: String,
     pub token: u64,
+    pub attempt: u64,
+    pub of_tick: bool,
     pub succeeded: bool,
     pub result: Value,
     /// As the answer said; `None` while no answer came.

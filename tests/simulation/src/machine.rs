@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use crate::process::{Ns, Process, Start, Told};
-use crate::world::{Host, MS, NEVER, World};
+use crate::world::{Host, MS, NEVER, Weakened, World};
 
 /// The port that masters listen on.
 pub const PORT: u16 = 7100;
@@ -107,6 +107,7 @@ impl World {
             seed,
             preemption_per_mille: self.settings.preemption_per_mille,
             disk: &machine.disk,
+            lying_disk: self.settings.weakened == Some(Weakened::Syncs),
             log,
         })?);
         machine.wake_at = now + takes;

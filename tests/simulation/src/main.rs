@@ -17,6 +17,7 @@ mod machine;
 mod network;
 mod process;
 mod random;
+mod record;
 mod run;
 mod scene;
 mod tally;
@@ -30,20 +31,31 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
+use world::Weakened;
+
 const USAGE: &str = "\
-usage: triarch-sim --seed N [--program FILE] [--trace FILE] [--keep]
+usage: triarch-sim --seed N [--program FILE] [--trace FILE] [--keep] [--weaken syncs|reads]
 
 Runs the seed once and judges it. The same seed of the same programs gives the same run.
   --program FILE  the masters' program [default: the triarch beside this program]
   --trace FILE    writes what happened, line by line
+  --weaken WHAT   takes something away that everything rests on, to see the run fail: with syncs, disks say that they
+                  have synced and have not; with reads, stale ones are taken for current ones
   --keep          leaves the masters' disks and logs behind, and says where
 Exits with 0 if nothing was broken, 1 if something was, 2 if it could not run.";
 
-struct Args {
-    seed: u64,
-    program: PathBuf,
-    trace: Option<PathBuf>,
-    keep: bool,
+/// What is asked for.
+pub struct Args {
+    /// What the run is drawn from.
+    pub seed: u64,
+    /// The masters' program.
+    pub program: PathBuf,
+    /// Where to write what happens.
+    pub trace: Option<PathBuf>,
+    /// Whether disks and logs stay.
+    pub keep: bool,
+    /// What is taken away.
+    pub weakened: Option<Weakened>,
 }
 
 fn args() -> anyhow::Result<Args> {
@@ -53,6 +65,7 @@ fn args() -> anyhow::Result<Args> {
         program: beside,
         trace: None,
         keep: false,
+        weakened: None,
     };
     let mut seed = None;
     let mut given = std::env::args().skip(1);
@@ -67,6 +80,13 @@ fn args() -> anyhow::Result<Args> {
             "--program" => args.program = value()?.into(),
             "--trace" => args.trace = Some(value()?.into()),
             "--keep" => args.keep = true,
+            "--weaken" => {
+                args.weakened = Some(match value()?.as_str() {
+                    "syncs" => Weakened::Syncs,
+                    "reads" => Weakened::Reads,
+                    other => bail!("--weaken takes syncs or reads, not {other}"),
+                });
+            }
             _ => bail!("{word} is not known\n{USAGE}"),
         }
     }
@@ -83,7 +103,7 @@ fn main() -> ExitCode {
         }
     };
     let seed = args.seed;
-    match run::run(&args.program, seed, args.trace.as_deref(), args.keep) {
+    match run::run(&args) {
         Ok(verdict) => {
             println!("{verdict}");
             ExitCode::from(u8::from(!verdict.kept()))

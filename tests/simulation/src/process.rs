@@ -16,6 +16,8 @@ pub type Ns = u64;
 /// The descriptors that the kernel library expects its frames on.
 const TOLD_ON: i32 = 198;
 const SAID_ON: i32 = 199;
+/// A build with deliberate bugs is told by this which one to have.
+const MUTATION: &str = "TRIARCH_MUTATION";
 /// How long a turn may take in real time before the process counts as hung.
 const TURN_SECONDS_MAX: i32 = 30;
 
@@ -127,6 +129,8 @@ pub struct Start<'a> {
     pub seed: u64,
     pub preemption_per_mille: u64,
     pub disk: &'a Path,
+    /// Its disk says that it has synced, and has not.
+    pub lying_disk: bool,
     pub log: File,
 }
 
@@ -156,6 +160,8 @@ impl Process {
                 "TRIARCH_SIM_PREEMPTION",
                 start.preemption_per_mille.to_string(),
             )
+            .envs(start.lying_disk.then_some(("TRIARCH_SIM_LYING_DISK", "1")))
+            .envs(std::env::var_os(MUTATION).map(|chosen| (MUTATION, chosen)))
             .stdin(Stdio::null())
             .stdout(start.log.try_clone()?)
             .stderr(start.log);

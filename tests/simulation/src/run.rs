@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use serde_json::json;
 
+use crate::Args;
 use crate::actors::Sim;
 use crate::faults;
 use crate::heal;
@@ -99,7 +100,8 @@ fn disks_dir() -> anyhow::Result<PathBuf> {
 }
 
 /// Runs one seed.
-pub fn run(program: &Path, seed: u64, trace: Option<&Path>, keep: bool) -> anyhow::Result<Verdict> {
+pub fn run(args: &Args) -> anyhow::Result<Verdict> {
+    let (program, seed, keep) = (&args.program, args.seed, args.keep);
     anyhow::ensure!(
         program.is_file(),
         "{} is not there: build it (cargo build --release), or name another with --program",
@@ -109,14 +111,15 @@ pub fn run(program: &Path, seed: u64, trace: Option<&Path>, keep: bool) -> anyho
     let dir = disks_dir()?;
     let mut random = Random::new(seed ^ 0x5EED);
     let settings = Settings {
-        program: program.to_path_buf(),
+        program: program.clone(),
         kernel: kernel::library()?,
         dir: dir.clone(),
         seed,
         preemption_per_mille: *random.one_of(&[0, 0, 5, 50]),
         server_args: faults::server_args(&mut random),
+        weakened: args.weakened,
     };
-    let lines = trace.map(File::create).transpose()?;
+    let lines = args.trace.as_ref().map(File::create).transpose()?;
     let sim = Sim::new(World::new(settings, Trace::new(lines)));
     let scene = Scene::new(sim.clone());
     let result = sim.run(whole(scene.clone(), random));
@@ -130,6 +133,7 @@ pub fn run(program: &Path, seed: u64, trace: Option<&Path>, keep: bool) -> anyho
     for (rule, what) in invariants::broken(&scene.history()) {
         sim.world().violated(rule, what);
     }
+    judge(&scene);
     let mut world = sim.world();
     let mut violations = std::mem::take(&mut world.violations);
     let tally = std::mem::take(&mut world.tally);
@@ -148,6 +152,16 @@ pub fn run(program: &Path, seed: u64, trace: Option<&Path>, keep: bool) -> anyho
         violations,
         kept_in: keep.then_some(dir),
     })
+}
+
+/// Has the recorded history judged.
+fn judge(scene: &Scene) {
+    let verdict = triarch_check::check(&scene.recorder.history());
+    for finding in &verdict.findings {
+        let word = format!("{:?} (triarch-check)", finding.judgement).to_lowercase();
+        let what = format!("{}: {}", finding.rule, finding.what);
+        scene.sim.world().violated(&word, what);
+    }
 }
 
 async fn whole(scene: Scene, mut random: Random) {
@@ -203,7 +217,7 @@ async fn acts(scene: &Scene, random: &mut Random) -> anyhow::Result<()> {
 async fn schedule(scene: Scene, host: Host) {
     let mut client = scene.client(host);
     let body = json!({"cron": "* * * * * *", "catch_up": "none",
-        "job": {"name": "tick", "tasks": [{"kind": "sim", "payload": {"ms": 5}, "max_losses": 1000}]}});
+        "job": {"name": "tick", "tasks": [{"kind": "sim", "payload": {"ms": 5, "tick": true}, "max_losses": 1000}]}});
     let ask = Ask {
         method: "PUT",
         path: "/v1/schedules/ticks",
@@ -211,6 +225,7 @@ async fn schedule(scene: Scene, host: Host) {
         body: Some(&body),
         timeout: 3 * SECOND,
         tries: 50,
+        ops: Vec::new(),
     };
     if let Known::Refused(response) = client.ask(ask).await {
         let what = format!("the schedule was refused: {}", response.json());

@@ -2,20 +2,26 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use serde_json::Value;
+use triarch_check::record::Op;
+use triarch_check::{Call, Recorder};
 
 use crate::actors::Sim;
 use crate::history::History;
 use crate::http::{Answer, Request, Response, send};
 use crate::process::Ns;
 use crate::random::Random;
+use crate::record;
 use crate::world::{Host, MS, SECOND};
 
 #[derive(Clone)]
 pub struct Scene {
     pub sim: Sim,
     history: Rc<RefCell<History>>,
+    /// The same, request by request, for `triarch-check`.
+    pub recorder: Rc<Recorder>,
     /// The masters that clients know of.
     pub masters: Rc<RefCell<Vec<Host>>>,
     /// No new work any more: the run is coming to its end.
@@ -47,8 +53,12 @@ pub struct Client {
 
 impl Scene {
     pub fn new(sim: Sim) -> Self {
+        let clock = sim.world().clock.clone();
         Scene {
             sim,
+            recorder: Rc::new(Recorder::in_memory_by(move || {
+                clock.load(Ordering::Relaxed)
+            })),
             history: Rc::default(),
             masters: Rc::new(RefCell::new(vec![1, 2, 3])),
             closing: Rc::default(),
@@ -79,6 +89,8 @@ pub struct Ask<'a> {
     pub body: Option<&'a Value>,
     pub timeout: Ns,
     pub tries: u32,
+    /// As the recorded history has it: what to add to the client's name, and what is asked.
+    pub ops: Vec<(&'static str, Op)>,
 }
 
 impl Client {
@@ -89,6 +101,17 @@ impl Client {
 
     /// Asks one master once.
     pub async fn once(&mut self, ask: &Ask<'_>) -> Answer {
+        let name = format!("client-{}", self.host);
+        let calls: Vec<Call> = ask
+            .ops
+            .iter()
+            .map(|(added, op)| {
+                let name = format!("{name}{added}");
+                self.scene
+                    .recorder
+                    .invoke(&name, u64::from(self.master), op.clone())
+            })
+            .collect();
         let answer = send(
             &self.scene.sim,
             Request {
@@ -102,6 +125,14 @@ impl Client {
             },
         )
         .await;
+        for mut call in calls {
+            match record::end(call.op(), &answer) {
+                None => call.forget(),
+                Some(Ok(index)) => call.ok(index),
+                Some(Err((true, why))) => call.fail(&why),
+                Some(Err((false, why))) => call.unknown(&why),
+            }
+        }
         if let Answer::Came(response) = &answer
             && response.status >= 500
             && !matches!(response.status, 503 | 504 | 507)
@@ -165,6 +196,7 @@ impl Client {
             body: None,
             timeout: 2 * SECOND,
             tries: 1,
+            ops: Vec::new(),
         };
         match self.once(&ask).await {
             Answer::Came(response) if response.ok() => Some(response.json()),

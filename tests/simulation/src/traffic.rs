@@ -1,12 +1,14 @@
 //! What clients do: submit, submit again, cancel, and read.
 
 use serde_json::{Value, json};
+use triarch_check::record::Op;
 
 use crate::history::{Cancelled, Leading, Read, Submission, Submitted};
 use crate::http::Answer;
 use crate::random::Random;
+use crate::record;
 use crate::scene::{Ask, Client, Known, Scene};
-use crate::world::{Host, MS, SECOND};
+use crate::world::{Host, MS, SECOND, Weakened};
 
 /// Submits jobs until the run closes. An unknown outcome is asked again under the same key.
 pub async fn submit(scene: Scene, host: Host) {
@@ -61,6 +63,7 @@ async fn submit_again(client: &mut Client, which: usize, body: Value) -> Option<
             body: Some(&body),
             timeout: 3 * SECOND,
             tries,
+            ops: vec![("", record::submit(&body))],
         })
         .await;
     let now = client.scene.sim.now();
@@ -177,6 +180,7 @@ pub async fn cancel(scene: Scene, host: Host) {
                 body: None,
                 timeout: 3 * SECOND,
                 tries: 10,
+                ops: vec![("", Op::CancelTask { task: task.clone() })],
             })
             .await;
         if let Known::Done(_) = known {
@@ -227,10 +231,13 @@ pub async fn read(scene: Scene, host: Host) {
         };
         client.another_master();
         let stale = client.random.percent(15);
-        let path = format!(
-            "/v1/tasks/{task}{}",
-            if stale { "?consistency=stale" } else { "" }
-        );
+        let weakened = scene.sim.world().settings.weakened == Some(Weakened::Reads);
+        let query = if stale || weakened {
+            "?consistency=stale"
+        } else {
+            ""
+        };
+        let path = format!("/v1/tasks/{task}{query}");
         let invoked = scene.sim.now();
         let ask = Ask {
             method: "GET",
@@ -239,6 +246,7 @@ pub async fn read(scene: Scene, host: Host) {
             body: None,
             timeout: 3 * SECOND,
             tries: 1,
+            ops: vec![("", record::read(&task, stale))],
         };
         let node = client.master;
         let Answer::Came(response) = client.once(&ask).await else {

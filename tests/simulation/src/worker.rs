@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::history::{Grant, Report};
 use crate::process::Ns;
+use crate::record;
 use crate::scene::{Ask, Client, Known, Scene};
 use crate::traffic::words;
 use crate::world::{Host, MS, SECOND};
@@ -14,6 +15,8 @@ const SLOTS: usize = 4;
 
 struct Running {
     token: u64,
+    attempt: u64,
+    of_tick: bool,
     ends: Ns,
     result: Value,
 }
@@ -43,6 +46,7 @@ async fn register(client: &mut Client, name: &str) -> Option<String> {
             body: Some(&body),
             timeout: 2 * SECOND,
             tries: 50,
+            ops: Vec::new(),
         })
         .await;
     match known {
@@ -76,6 +80,8 @@ async fn serve(client: &mut Client, id: &str) {
                 worker: id.to_string(),
                 task: task.clone(),
                 token: run.token,
+                attempt: run.attempt,
+                of_tick: run.of_tick,
                 succeeded: run.result["fails"] != json!(true),
                 result: run.result.clone(),
                 accepted: None,
@@ -138,6 +144,7 @@ async fn poll(
             body: Some(&body),
             timeout: wait_ms * MS + SECOND,
             tries: 30,
+            ops: record::poll(id, done),
         })
         .await;
     match known {
@@ -224,6 +231,8 @@ fn take_tasks(
             name.to_string(),
             Running {
                 token,
+                attempt: task["attempt"].as_u64().unwrap_or(0),
+                of_tick: record::is_tick(&task["payload"]),
                 ends: now + takes,
                 result: json!({"by": token, "fails": fails}),
             },

@@ -4,6 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::machine::Machine;
 use crate::network::{Connection, Endpoint, Links, Packet, Side};
@@ -68,6 +70,15 @@ impl Ord for Queued {
     }
 }
 
+/// What does not hold in a run that is to fail, so that it is seen that it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weakened {
+    /// Disks say that they have synced, and have not.
+    Syncs,
+    /// Reads are asked to be stale, and taken for current ones.
+    Reads,
+}
+
 /// What is the same for the whole run.
 pub struct Settings {
     pub program: PathBuf,
@@ -76,10 +87,13 @@ pub struct Settings {
     pub seed: u64,
     pub preemption_per_mille: u64,
     pub server_args: Vec<String>,
+    pub weakened: Option<Weakened>,
 }
 
 pub struct World {
     pub now: Ns,
+    /// The same time, for who writes the history.
+    pub clock: Arc<AtomicU64>,
     pub settings: Settings,
     pub random: Random,
     pub machines: BTreeMap<Host, Machine>,
@@ -103,6 +117,7 @@ impl World {
         let random = Random::new(settings.seed);
         World {
             now: 0,
+            clock: Arc::default(),
             random,
             settings,
             machines: BTreeMap::new(),
@@ -161,13 +176,18 @@ impl World {
             let Some(Reverse(queued)) = self.queue.pop() else {
                 return Ok(false);
             };
-            self.now = self.now.max(queued.at);
+            self.pass_to(queued.at);
             self.happen(queued.event);
         } else {
-            self.now = self.now.max(wake_at);
+            self.pass_to(wake_at);
             self.turn(host)?;
         }
         Ok(true)
+    }
+
+    fn pass_to(&mut self, at: Ns) {
+        self.now = self.now.max(at);
+        self.clock.store(self.now, Ordering::Relaxed);
     }
 
     fn happen(&mut self, event: Event) {

@@ -1,4 +1,5 @@
-//! The same seed gives the same run: every frame of every process is the same, to the nanosecond.
+//! The same seed gives the same run: every frame of every process is the same, to the nanosecond. And a run fails when
+//! what everything rests on is taken away.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -45,4 +46,34 @@ fn the_same_seed_gives_the_same_run() {
 #[test]
 fn another_seed_gives_another_run() {
     assert_ne!(run(4).0, run(5).0);
+}
+
+/// The first of some seeds that fails when this is taken away, and what it says.
+fn fails_without(what: &str) -> (u64, String) {
+    for seed in 1..=40 {
+        let output = Command::new(env!("CARGO_BIN_EXE_triarch-sim"))
+            .args(["--seed", &seed.to_string(), "--weaken", what, "--program"])
+            .arg(program())
+            .output()
+            .expect("the simulation starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        match output.status.code() {
+            Some(0) => {}
+            Some(1) => return (seed, text),
+            other => panic!("seed {seed} could not run ({other:?}): {text}"),
+        }
+    }
+    panic!("40 seeds without {what}, and no rule was broken");
+}
+
+#[test]
+fn disks_that_lie_about_syncs_are_found_out() {
+    let (seed, told) = fails_without("syncs");
+    println!("seed {seed}: {told}");
+}
+
+#[test]
+fn reads_that_are_old_are_found_out() {
+    let (seed, told) = fails_without("reads");
+    assert!(told.contains("reads are current"), "seed {seed}: {told}");
 }
