@@ -244,16 +244,16 @@ class RemoteError(Exception):
 
 
 class TaskError(TriarchError):
-    """A task ended without success. ``task`` is its id."""
+    """A task ended without success. ``task`` is its id, ``error`` what is known of the reason, ``message`` that in words."""
 
     def __init__(self, task: str, message: str, error: Mapping[str, Any] | None = None) -> None:
         self.task = task
-        self.message = message
         self.error: dict[str, Any] = dict(error or {})
+        self.message = str(self.error.get("message") or message)
         super().__init__(message)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.task, self.message, self.error)
+        return type(self), (self.task, str(self), self.error)
 
 
 class TaskFailed(TaskError):
