@@ -238,6 +238,14 @@ def test_futures_are_arguments(setup: Pickled) -> None:
             after.result(30)
 
 
+def test_futures_in_lists_and_dictionaries_stand_for_their_results(setup: Pickled) -> None:
+    with setup.worker(), Client(setup.app) as client:
+        many = client.map(abs, [-1, -2, -3])
+        assert client.submit(sum, many).result(30) == 6
+        assert client.submit(sorted, {"b": many[0], "a": 0}).result(30) == ["a", "b"]
+        assert client.submit(str, [(many[2], None)]).result(30) == "[(3, None)]"
+
+
 def test_retries(setup: Pickled) -> None:
     with setup.worker(), Client(setup.app, backoff=0.01) as client:
         future = client.submit(fail, 1, retries=2)

@@ -309,11 +309,11 @@ class Client:
     ) -> TaskFuture[R]:
         """Has the function called by a worker; ``retries`` more times if it raises.
 
-        Futures among the arguments stand for their results: the call is submitted once they have them. For a graph that the
-        cluster keeps without this client, see :mod:`triarch.workflow`.
+        Futures among the arguments, also inside of lists, tuples and dictionaries, stand for their results: the call is
+        submitted once they have them. For a graph that the cluster keeps without this client, see :mod:`triarch.workflow`.
         """
         said = self._said(retries, options)
-        waited_for = list({id(one): one for one in [*args, *kwargs.values()] if isinstance(one, cf.Future)}.values())
+        waited_for = list({id(one): one for one in _futures_in([*args, *kwargs.values()])}.values())
         if not waited_for:
             return self._submitting.submit(fn, args, kwargs, said)
         future = self._submitting.future(getattr(fn, "__name__", str(fn)))
@@ -412,7 +412,8 @@ class _After:
 
 
 def _value(arg: Any) -> Any:
-    return arg.result() if isinstance(arg, cf.Future) else arg
+    # What holds no futures goes as it is, whatever kind of list it may be.
+    return _gathered(arg, skip=False) if any(True for _ in _futures_in(arg)) else arg
 
 
 def _futures_in(value: Any) -> Iterator[cf.Future[Any]]:
