@@ -4,6 +4,7 @@
   One serves all tests of a session; what a test has killed or paused is started again before the next.
   ``@pytest.mark.triarch_cluster(masters=1, lease_ms=2000)`` gives a test a cluster of its own.
 * ``triarch_app``: a :class:`~triarch.Triarch` of that cluster, with a queue of its own, so that tests do not see each other's.
+* ``triarch_connect``: called, has an app of yours use the cluster for the rest of the test: ``triarch_connect(app)``.
 * ``triarch_worker``: called, starts a worker of an app in this process: ``triarch_worker(app, concurrency=2, pool="thread")``.
 * ``triarch_eager``: an app whose tasks run where they are submitted, at once, without a cluster: see :func:`triarch.testing.eager`.
   ``@pytest.mark.triarch_eager("module:app")`` does this with an app of yours for one test.
@@ -13,6 +14,7 @@ The program is found as :func:`triarch.testing.find_binary` says.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -104,6 +106,15 @@ def _triarch_eager_by_mark(request: pytest.FixtureRequest) -> Iterator[None]:
 
     with eager(load_app(mark.args[0])):
         yield
+
+
+@pytest.fixture
+def triarch_connect(triarch_cluster: LocalCluster) -> Iterator[Callable[[Triarch], Triarch]]:
+    """Has apps use the cluster; see the module."""
+    from triarch.testing import connected
+
+    with contextlib.ExitStack() as stack:
+        yield lambda app: stack.enter_context(connected(app, triarch_cluster.url))
 
 
 @pytest.fixture
