@@ -1,0 +1,143 @@
+"""The programs under `examples/`, each run as its README says, on real small data, against a real cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from triarch import Triarch
+from triarch.testing import LocalCluster
+
+REPOSITORY = Path(__file__).parents[3]
+EXAMPLES = REPOSITORY / "examples"
+PATIENCE_S = 60.0
+
+# The package may be tested without the repository around it.
+pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not there")
+
+
+@pytest.fixture
+def run(cluster: LocalCluster, tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Runs an example in a directory of its own; gives what it printed."""
+
+    def run(name: str, *words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / name / "main.py"), *words],
+            cwd=tmp_path,
+            env=_environment(cluster),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+def _environment(cluster: LocalCluster) -> dict[str, str]:
+    return {**os.environ, "TRIARCH_MASTERS": cluster.url, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def test_every_example_is_described_and_tried() -> None:
+    """None is forgotten: in the list, by a README, by a test here."""
+    names = sorted(path.parent.name for path in EXAMPLES.glob("*/main.py"))
+    assert names
+    listed = (EXAMPLES / "README.md").read_text()
+    for name in names:
+        assert f"[{name}]({name}/README.md)" in listed
+        readme = (EXAMPLES / name / "README.md").read_text()
+        assert f"python examples/{name}/main.py" in readme
+        assert f"test_{name}" in globals()
+
+
+def test_examples_are_tidy() -> None:
+    """They are held to what the package is held to."""
+    pytest.importorskip("ruff")
+    for command in (["check", "--quiet"], ["format", "--check", "--quiet"]):
+        subprocess.run([sys.executable, "-m", "ruff", *command, str(EXAMPLES)], check=True, timeout=PATIENCE_S)
+
+
+def test_thumbnails(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Every picture has its thumbnail, doubles are found, and what is no picture does not stop the rest."""
+    images = pytest.importorskip("PIL.Image")
+    told = run("thumbnails", "--count", "12", "--side", "64")
+    assert "12 different" in told
+    assert "14 of 15 pictures" in told
+    assert "the same: another-copy.jpg, copy.jpg, picture-000.jpg" in told
+    assert "not done: broken.jpg" in told
+    names = {
+        hashlib.sha256(path.read_bytes()).hexdigest()[:16] + ".png"
+        for path in (tmp_path / "pictures").iterdir()
+        if path.name != "broken.jpg"
+    }
+    made = {path.name for path in (tmp_path / "thumbnails").glob("*.png")}
+    assert made == names
+    for name in made:
+        with images.open(tmp_path / "thumbnails" / name) as small:
+            assert max(small.size) == 64
+    # Again, over what is there: nothing changes.
+    assert "14 of 15 pictures" in run("thumbnails", "--side", "64")
+
+
+def test_wordcount(run) -> None:  # type: ignore[no-untyped-def]
+    """It counts as a single program would."""
+    tree = REPOSITORY / "docs"
+    told = run("wordcount", str(tree), "--part-kib", "32", "--fan-in", "3", "--top", "15")
+    counts = [line.split() for line in told.splitlines() if re.fullmatch(r" *\d+ +\S+", line)]
+    expected: Counter[str] = Counter()
+    files = [path for path in tree.rglob("*") if path.suffix in {".md", ".rs", ".py", ".txt", ".toml", ".sh"}]
+    for path in files:
+        expected.update(word.lower() for word in re.findall(r"[A-Za-z]+(?:'[a-z]+)?", path.read_text(errors="replace")))
+    assert {word: int(number) for number, word in counts}.items() <= expected.items()
+    assert sorted((int(number) for number, _ in counts), reverse=True) == [number for _, number in expected.most_common(15)]
+    assert f"{len(files)} files" in told
+
+
+def test_sweep(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """A picture with a cell for each combination; the worst is where most are infected and fewest recover."""
+    told = run("sweep", "--steps", "5", "--people", "500")
+    assert "25 of 25" in told
+    assert "with 1 infections a day and recovery 0.05" in told
+    picture = (tmp_path / "sweep.svg").read_text()
+    assert picture.count("<title>") == 25
+    assert picture.endswith("</svg>")
+
+
+def test_crawl(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Every page once, the busy one too, and the dead link named once."""
+    told = run("crawl", "--pages", "40", "--at-once", "6")
+    found = json.loads((tmp_path / "crawl.json").read_text())
+    assert sorted(page["title"] for page in found) == sorted(f"Page {number}" for number in range(40))
+    assert len({page["url"] for page in found}) == 40
+    assert len(re.findall("not there: .*/nowhere", told)) == 1
+
+
+def test_etl(run, tmp_path: Path, cluster: LocalCluster) -> None:  # type: ignore[no-untyped-def]
+    """The database has what the files have; doing it again changes nothing; the schedule is there."""
+    told = run("etl", "--orders", "60")
+    assert "236 orders" in told
+    assert "4 refused" in told
+    with sqlite3.connect(tmp_path / "etl-data" / "orders.db") as db:
+        before = db.execute("select shop, day, sku, pieces, cents from sales order by 1, 2, 3").fetchall()
+    assert len({row[0] for row in before}) == 4
+    app = Triarch(cluster.url)
+    try:
+        assert app.schedules.get("etl-nightly")["overlap"] == "forbid"
+        run("etl", "--orders", "60")
+        with sqlite3.connect(tmp_path / "etl-data" / "orders.db") as db:
+            assert db.execute("select shop, day, sku, pieces, cents from sales order by 1, 2, 3").fetchall() == before
+        # One workflow a day, whoever submits it.
+        assert len([job for job in app.jobs.list() if job["name"].startswith("etl 20")]) == 1
+    finally:
+        app.schedules.delete("etl-nightly")
