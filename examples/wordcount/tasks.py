@@ -1,0 +1,38 @@
+"""What the workers do: count words, and add up counts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from triarch import Triarch
+
+app = Triarch(queue="wordcount")
+
+_WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
+
+
+@app.task(timeout=60)
+def count(paths: list[str]) -> dict[str, int]:
+    """The words of some files, and how often each is there."""
+    counts: Counter[str] = Counter()
+    for path in paths:
+        text = Path(path).read_text(errors="replace")
+        counts.update(word.lower() for word in _WORD.findall(text))
+    return dict(counts)
+
+
+@app.task(timeout=60)
+def merge(parts: list[dict[str, int]]) -> dict[str, int]:
+    """Several counts as one."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return dict(total)
+
+
+@app.task
+def most(counts: dict[str, int], number: int) -> list[tuple[str, int]]:
+    """The words that are there most often."""
+    return Counter(counts).most_common(number)
