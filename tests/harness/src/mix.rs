@@ -70,9 +70,9 @@ impl Mix {
             tasks.push(tokio::spawn(read(name, masters, witness, random, stop)));
         }
         Self {
+            players: Players::start(masters, PLAYERS, seed, &stop),
             stop,
             tasks,
-            players: Players::start(masters, PLAYERS, seed),
             made,
         }
     }
@@ -256,7 +256,9 @@ fn job(random: &mut StdRng, key: &str) -> Value {
             vec![one]
         }
         50..55 => {
+            // Unfinished for long enough that another one comes meanwhile.
             one["unique_key"] = format!("unique-{}", random.random_range(0..3)).into();
+            one["delay_ms"] = random.random_range(500..=2_000).into();
             vec![one]
         }
         55..65 => (0..10).map(played).collect(),

@@ -28,7 +28,7 @@ const FAILS: u32 = 20;
 /// One in so many reports is sent again though it was answered.
 const TWICE: u32 = 20;
 /// One in so many rounds with something to do it falls silent for longer than its lease.
-const SILENT: u32 = 400;
+const SILENT: u32 = 200;
 
 /// See the module. They stop when it is dropped.
 #[derive(Debug)]
@@ -38,8 +38,8 @@ pub struct Players {
 }
 
 impl Players {
-    /// So many of them, who know these masters.
-    pub fn start(masters: &[Api], count: u64, seed: u64) -> Self {
+    /// So many of them, who know these masters. Once it is `calm`, none falls silent any more.
+    pub fn start(masters: &[Api], count: u64, seed: u64, calm: &Arc<AtomicBool>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let players = (1..=count).map(|nth| {
             let player = Player {
@@ -50,6 +50,7 @@ impl Players {
                 id: String::new(),
                 lease: Duration::ZERO,
                 held: Vec::new(),
+                calm: Arc::clone(calm),
             };
             tokio::spawn(player.play(Arc::clone(&stop)))
         });
@@ -95,6 +96,7 @@ struct Player {
     id: String,
     lease: Duration,
     held: Vec<Held>,
+    calm: Arc<AtomicBool>,
 }
 
 impl Player {
@@ -109,16 +111,19 @@ impl Player {
             }
             self.poll().await;
             if !self.held.is_empty() && self.random.random_ratio(1, SILENT) {
-                // Not dead, only silent: it does not know, and reports what it has under its old leases.
-                let silent = self.lease + self.lease / 4;
-                let until = Instant::now() + silent;
-                while Instant::now() < until && !stop.load(Ordering::Relaxed) {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+                self.fall_silent().await;
             }
         }
         let path = format!("/v1/workers/{}", self.id);
         let _ = self.api.call(Method::DELETE, &path).send().await;
+    }
+
+    /// Not dead, only silent: it does not know that it is taken for lost, and then reports what it has under its old leases.
+    async fn fall_silent(&self) {
+        let until = Instant::now() + self.lease + self.lease / 4;
+        while Instant::now() < until && !self.calm.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Where to ask next, by an answer that was none.
