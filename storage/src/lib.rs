@@ -15,6 +15,10 @@ pub mod conformance;
 pub mod directory;
 mod durable;
 pub mod error;
+/// For `fuzz/` alone.
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod log;
 pub mod measure;
 pub mod memory;

@@ -21,6 +21,10 @@ mod dedup;
 mod digest;
 pub mod explain;
 mod flow;
+/// For `fuzz/` alone.
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod invariants;
 mod lease;

@@ -420,6 +420,31 @@ fn numbered<'a, T: Ord>(numbers: &mut BTreeMap<&'a T, u32>, value: &'a T) -> (u3
     (number, number == next)
 }
 
+/// These records, as a snapshot under a digest that fits them: what a fuzzer makes up gets past it only so.
+///
+/// Records are lengths and bytes; what is too short for the length it claims ends them.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn sealed(mut records: &[u8]) -> Vec<u8> {
+    let mut digest = Digest::new();
+    let mut bytes = Vec::from(MAGIC);
+    bytes.push(VERSION);
+    while let Some((length, rest)) = records.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        let Some((record, rest)) = rest.split_at_checked(length) else {
+            break;
+        };
+        digest.add(record);
+        bytes.extend_from_slice(&(length as u32).to_le_bytes());
+        bytes.extend_from_slice(record);
+        records = rest;
+    }
+    let digest = digest.value();
+    let end = encoded(&Record::End { digest }, Vec::new()).expect("memory takes everything");
+    bytes.extend_from_slice(&(end.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&end);
+    bytes
+}
+
 struct Reader<'a> {
     from: &'a mut dyn Read,
     digest: Digest,

@@ -131,6 +131,15 @@ fn crc(key: &[u8], value: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key), &value[4..])
 }
 
+/// Gives a chunk the checksum that fits it.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn seal_again(key: &[u8], value: &mut [u8]) {
+    if value.len() >= PREFIX_BYTES {
+        let crc = crc(key, value);
+        value[..4].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
 fn extend_checksum(checksum: u32, chunk_crc: u32) -> u32 {
     crc32c::crc32c_append(checksum, &chunk_crc.to_le_bytes())
 }

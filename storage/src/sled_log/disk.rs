@@ -282,9 +282,9 @@ impl Disk {
 pub(super) fn check_chain(previous: Option<Link>, entry: &Entry) -> Result<(), String> {
     let index = entry.record.position.index;
     match previous {
-        Some(before) if index != before.position.index + 1 => Err(format!(
+        Some(before) if before.position.index.checked_add(1) != Some(index) => Err(format!(
             "entry {index} stands where entry {} should",
-            before.position.index + 1
+            before.position.index.saturating_add(1)
         )),
         Some(_) | None if entry.previous == previous => Ok(()),
         Some(_) | None => Err(format!(

@@ -17,6 +17,8 @@
 
 mod chunk;
 mod disk;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod headroom;
 mod mark;
 mod marker;

@@ -180,11 +180,7 @@ fn scan(
             let Some(entry) = assembler.push(&key, &value)? else {
                 continue;
             };
-            if tail == purged {
-                check_first(purged, &entry)?;
-            } else {
-                check_chain(tail, &entry)?;
-            }
+            check_entry(purged, tail, &entry)?;
             check_claimed(claimed, &entry)?;
             tail = Some(entry.link());
             let end = entry.record.position.index + 1;
@@ -198,10 +194,24 @@ fn scan(
     })
 }
 
+/// An entry continues the one before, or is the first after what was purged.
+pub(super) fn check_entry(
+    purged: Option<Link>,
+    tail: Option<Link>,
+    entry: &Entry,
+) -> Result<(), Fault> {
+    if tail == purged {
+        return check_first(purged, entry);
+    }
+    Ok(check_chain(tail, entry)?)
+}
+
 /// The first entry continues what was purged, or begins the log.
 fn check_first(purged: Option<Link>, entry: &Entry) -> Result<(), Fault> {
     let begins_here = entry.previous.is_none()
-        && purged.is_none_or(|purged| purged.position.index + 1 == entry.record.position.index);
+        && purged.is_none_or(|purged| {
+            purged.position.index.checked_add(1) == Some(entry.record.position.index)
+        });
     if begins_here {
         return Ok(());
     }

@@ -12,6 +12,8 @@
 
 mod file;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod writer;
 
 use std::fs::{self, File};
