@@ -33,6 +33,11 @@ def pid() -> int:
     return os.getpid()
 
 
+@app.task
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
 @app.task(max_attempts=1)
 def die(how: str) -> None:
     note("died", os.getpid())

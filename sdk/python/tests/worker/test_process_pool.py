@@ -78,7 +78,7 @@ def test_what_a_process_had_not_begun_when_it_died_runs_elsewhere(pool_of: Calla
     pool = pool_of(1)
     pool.add(("die", "exit"), *[("add", number, 1) for number in range(MANY)])
     pool.pool.start()
-    wait_until(lambda: len(pool.ended()) == 1 + MANY, 30, "all to end")
+    wait_until(lambda: len(pool.ended()) == 1 + MANY, 90, "all to end")
     ended = pool.ended()
     assert ended["t1"]["error"]["exit_code"] == 7
     assert [ended[f"t{number + 2}"].get("result") for number in range(MANY)] == [number + 1 for number in range(MANY)]
@@ -89,7 +89,7 @@ def test_what_was_handed_over_with_a_long_one_is_taken_back(pool_of: Callable[[i
     # Both processes get a share; one of them a long task with it.
     pool.add(("nap", 60), *[("add", number, 1) for number in range(MANY)])
     pool.pool.start()
-    wait_until(lambda: len(pool.ended()) == MANY, 30, "the short ones to end")
+    wait_until(lambda: len(pool.ended()) == MANY, 90, "the short ones to end")
     assert pool.leases.running == 1
     assert (tmp_path / "begun").exists()
 
@@ -98,12 +98,20 @@ def test_one_that_is_cancelled_before_its_turn_is_never_begun(pool_of: Callable[
     pool = pool_of(1)
     pool.add(("nap", 0.3), ("nap", 0.2), ("add", 1, 1))
     pool.pool.start()
-    wait_until(lambda: (tmp_path / "begun").exists(), 30, "the first to begin")
+    wait_until(lambda: (tmp_path / "begun").exists(), 90, "the first to begin")
     assert [one.task for one in pool.begun_in()[0]] == ["t1", "t2", "t3"]
     pool.leases.disown(["t2"], pool.leases.confirmed(), StopReason.CANCELLED)
-    wait_until(lambda: pool.leases.running == 0, 30, "all to end")
+    wait_until(lambda: pool.leases.running == 0, 90, "all to end")
     assert set(pool.ended()) == {"t1", "t3"}
     assert len((tmp_path / "begun").read_text().splitlines()) == 1
+
+
+def test_the_environment_of_tasks_is_that_of_the_worker(pool_of: Callable[[int], Pool]) -> None:
+    pool = pool_of(1)
+    pool.add(("variable", "PYTHONPATH"))
+    pool.pool.start()
+    wait_until(pool.ended, 90, "the task to end")
+    assert pool.ended()["t1"]["result"] == os.environ.get("PYTHONPATH")
 
 
 def test_a_pool_whose_processes_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +121,7 @@ def test_a_pool_whose_processes_cannot_start_says_so(monkeypatch: pytest.MonkeyP
     pool = ProcessPool(Leases(1, 0), 1, app="no_such_module:app", accept=None, stop_grace_s=1.0, on_broken=told.append)
     pool.start()
     try:
-        wait_until(lambda: told, 30, "the pool to give up")
+        wait_until(lambda: told, 90, "the pool to give up")
     finally:
         pool.close()
     assert "exit code 1" in told[0]

@@ -72,7 +72,6 @@ class Child:
         if first is None:
             return
         _, settings = first
-        sys.path[:] = settings["path"]
         if settings["capture"]:
             Capture(self._captured).install()
         if settings["log_level"] is not None:

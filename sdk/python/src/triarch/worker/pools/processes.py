@@ -12,6 +12,7 @@ its own, so that what a task has started ends with it. They die with the worker,
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import selectors
@@ -48,7 +49,12 @@ _TOGETHER_S = 0.005
 #: A task that runs for so long is not short: what was handed over with it is taken back.
 _TAKE_BACK_AFTER_S = 0.02
 
-_COMMAND = "from triarch.worker.pools.child import main; main()"
+_COMMAND = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv.pop())
+from triarch.worker.pools.child import main
+main()
+"""
 
 
 @dataclass(eq=False)
@@ -99,11 +105,12 @@ class ProcessPool:
         self._settings = {
             "app": app,
             "accept": accept,
-            "path": [os.getcwd() if entry == "" else entry for entry in sys.path],
             "log_level": log_level,
             "log_format": log_format,
             "capture": capture,
         }
+        # So that the process finds all modules where the worker has found them.
+        self._path = [os.getcwd() if entry == "" else str(entry) for entry in sys.path]
         self._stop_grace_s = stop_grace_s
         self._tasks_per_child_max = tasks_per_child_max
         self._on_ready = on_ready
@@ -205,15 +212,13 @@ class ProcessPool:
     def _start_one(self) -> None:
         ours, theirs = socket.socketpair()
         try:
-            environment = dict(os.environ)
-            # So that the process finds this package where the worker has found it.
-            environment["PYTHONPATH"] = os.pathsep.join(str(entry) for entry in self._settings["path"])  # type: ignore[union-attr]
+            # By its arguments, and not by PYTHONPATH, which would be inherited by what tasks start.
+            words = [str(theirs.fileno()), str(os.getpid()), json.dumps(self._path)]
             popen = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-c", _COMMAND, *words],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
-                env=environment,
             )
         except BaseException:
             ours.close()
