@@ -87,6 +87,15 @@ def test_progress_and_output_can_be_watched(bench: Bench, pool: str) -> None:
     wait_until(lambda: "the last words\n" in told(), 10, "the last words to be seen")
 
 
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_a_short_task_prints_is_there_with_its_result(bench: Bench, pool: str) -> None:
+    bench.worker(concurrency=1, pool=pool)
+    for _ in range(5):
+        handle = bench.submit("talks", 0)
+        handle.result(timeout=30)
+        assert "the last words\n" in handle.logs()
+
+
 def test_a_result_that_is_too_large_fails_once_with_advice(bench: Bench) -> None:
     bench.worker(concurrency=1)
     with pytest.raises(TaskFailed) as failed:

@@ -13,6 +13,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from triarch.worker.config import WorkerConfig
@@ -36,6 +37,8 @@ PAUSE_MAX_S = 2.0
 #: Output is sent no more often than this.
 OUTPUT_EVERY_S = 0.25
 OUTPUT_PATIENCE_S = 2.0
+#: How long a result waits for what was written before it.
+LAST_OUTPUT_PATIENCE_S = 0.5
 OUTPUT_BYTES_MAX = 1 << 20
 OUTPUT_BYTES_PER_ATTEMPT_MAX = 128 << 10
 #: How often to ask who the masters are, so that a worker that was given one of them outlives it.
@@ -111,6 +114,8 @@ class Session:
         self._heartbeat_link = Link(masters, "heartbeat")
         self._output_link = Link(masters, "output")
         self._output_written = threading.Event()
+        # Who sends output; the link is for one at a time.
+        self._output_turn = threading.Lock()
         self._send_output_again = False
 
     # --- the whole ---
@@ -267,6 +272,7 @@ class Session:
     def _poll(self) -> bool:
         leases = self._leases
         taken = leases.take_results(with_work=True)
+        self._output_first(taken)
         hold_s = POLL_WITH_RESULTS_WAIT_S if taken else self._config.poll_wait_s
         # The results are settled before the rest is looked at: by then their leases are over.
         sent = leases.confirmed(without=(one.key for one in taken))
@@ -352,6 +358,7 @@ class Session:
         taken = self._leases.take_results(with_work=False)
         if not taken:
             return True
+        self._output_first(taken)
         body = b'{"results":[' + b",".join(one.result or b"" for one in taken) + b"]}"
         begun = time.monotonic()
         answer = self._exchange(link, "report", body, taken, "reporting results")
@@ -439,19 +446,37 @@ class Session:
                     if attempt.output is not None:
                         attempt.output.send_again()
             while not self._left:
-                sending = self._take_output()
+                with self._output_turn:
+                    sending = self._take_output(self._leases.attempts_held())
+                    fine = not sending or self._exchange_output(sending, OUTPUT_PATIENCE_S)
                 if not sending:
                     break
-                if not self._exchange_output(sending):
+                if not fine:
                     # It stays unsent, and is sent again.
                     self._output_written.set()
                     break
             time.sleep(OUTPUT_EVERY_S)
 
-    def _take_output(self) -> list[tuple[Attempt, Sending]]:
+    def _output_first(self, ended: list[Attempt]) -> None:
+        """Sends what these have written and not sent: the cluster takes no output of an attempt whose result it has.
+
+        A result does not wait long for this. What could not be sent in time is not seen by those who watch.
+        """
+        if not any(attempt.output is not None and attempt.output.has_unsent for attempt in ended):
+            return
+        if not self._output_turn.acquire(timeout=LAST_OUTPUT_PATIENCE_S):
+            return
+        try:
+            sending = self._take_output(ended)
+            if sending:
+                self._exchange_output(sending, LAST_OUTPUT_PATIENCE_S)
+        finally:
+            self._output_turn.release()
+
+    def _take_output(self, attempts: Iterable[Attempt]) -> list[tuple[Attempt, Sending]]:
         taken = []
         room = OUTPUT_BYTES_MAX
-        for attempt in self._leases.attempts_held():
+        for attempt in attempts:
             if attempt.output is None or attempt.disowned or not attempt.output.has_unsent:
                 continue
             sending = attempt.output.take(min(room, OUTPUT_BYTES_PER_ATTEMPT_MAX))
@@ -462,7 +487,7 @@ class Session:
                 break
         return taken
 
-    def _exchange_output(self, sending: list[tuple[Attempt, Sending]]) -> bool:
+    def _exchange_output(self, sending: list[tuple[Attempt, Sending]], patience_s: float) -> bool:
         chunks = []
         for attempt, one in sending:
             for piece, gap in zip(one.pieces, one.gaps, strict=True):
@@ -473,7 +498,7 @@ class Session:
                 chunks.append(chunk)
         body = json.dumps({"chunks": chunks}, ensure_ascii=False).encode("utf-8", "replace")
         try:
-            answer = self._output_link.call("POST", f"{self._path}/output", body, deadline_s=OUTPUT_PATIENCE_S)
+            answer = self._output_link.call("POST", f"{self._path}/output", body, deadline_s=patience_s)
         except (Refusal, Unanswered, Abandoned) as error:
             log.debug("output was not sent: %s", error)
             return False
