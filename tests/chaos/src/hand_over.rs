@@ -7,6 +7,7 @@ use anyhow::ensure;
 use clap::Args;
 use rand::Rng;
 use serde_json::json;
+use triarch_harness::history;
 
 use crate::callers::Callers;
 use crate::ground::{Ground, GroundArgs};
@@ -83,6 +84,7 @@ impl HandOverArgs {
         report.survived();
         let calls = callers.finish().await?;
         ensure!(calls.made > 0, "nothing was called");
+        history::acknowledged(ground.drill.recorder(), &calls.acked);
         let everything = ground.drill.everything();
         let acked = everything.iter().chain(&calls.acked);
         let moments: Vec<Instant> = acked.map(|one| one.acked).collect();

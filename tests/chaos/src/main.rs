@@ -151,15 +151,10 @@ struct LoadArgs {
 }
 
 impl LoadArgs {
-    /// The same for the n-th cluster of a run on several: other moments, and a history in a file of its own.
+    /// The same for the n-th cluster of a run on several: other moments.
     fn of_cluster(&self, nth: u32) -> Self {
         let mut load = self.clone();
-        if nth > 0 {
-            load.seed = load.seed.map(|seed| seed.wrapping_add(u64::from(nth)));
-            load.keep_history = load
-                .keep_history
-                .map(|path| path.with_extension(format!("{nth}.jsonl")));
-        }
+        load.seed = load.seed.map(|seed| seed.wrapping_add(u64::from(nth)));
         load
     }
 }
