@@ -3,7 +3,8 @@
     python sdk/python/bench/compare.py                 # all three, five rounds in turns, medians
     python sdk/python/bench/compare.py --systems triarch --tasks 20000
 
-One client process and two worker processes each, on this machine. A round of a system is: ``--tasks`` no-op tasks submitted at
+One client process and two worker processes each, on this machine; COMPARE_POOL=process has Triarch's workers run tasks in
+children. A round of a system is: ``--tasks`` no-op tasks submitted at
 once and all their results fetched, for the rate; then ``--trips`` tasks one after the other, each waited for, for the round
 trip. Triarch has three masters, each of which writes to disk before it answers; Redis is alone, with ``appendfsync always``;
 Dask keeps nothing.
@@ -32,6 +33,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 WORKERS = 2
+# A worker process that runs one task at a time in a thread of its own, as Dask's does; "process" has a child run them, as
+# Celery's does.
+POOL = os.environ.get("COMPARE_POOL", "thread")
 
 
 @dataclass
@@ -91,7 +95,7 @@ def triarch() -> Iterator[System]:
         os.environ["TRIARCH_MASTERS"] = cluster.url
         noop = importlib.import_module("noop_triarch").noop
         for _ in range(WORKERS):
-            cluster.start_worker("noop_triarch:app", concurrency=1, pool="process", cwd=HERE, args=["--no-capture"])
+            cluster.start_worker("noop_triarch:app", concurrency=1, pool=POOL, cwd=HERE, args=["--no-capture"])
         noop.delay(0).result(timeout=60)
         yield System(
             "triarch",
