@@ -144,7 +144,11 @@ class Submitter:
                 lane.waiting.append(item)
         if batch is None:
             assert item.done is not None
-            item.done.wait()
+            try:
+                item.done.wait()
+            except BaseException:
+                self._gave_up(item, queue, lane)
+                raise
             if item.lead:
                 with self._lock:
                     batch = [item, *lane.take()]
@@ -156,6 +160,15 @@ class Submitter:
         if item.error is not None:
             raise item.error
         return item.job, item.task
+
+    def _gave_up(self, item: _Item, queue: str, lane: _Lane) -> None:
+        """Who waited was interrupted: the task is taken back if it has not left, and somebody else takes over what it was to."""
+        with self._lock:
+            if item in lane.waiting:
+                lane.waiting.remove(item)
+            lead = item.lead
+        if lead:
+            self._landed(queue, lane)
 
     def _landed(self, queue: str, lane: _Lane) -> None:
         """The next one that waits takes over."""

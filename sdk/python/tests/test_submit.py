@@ -1,0 +1,62 @@
+"""Those who wait to travel together, when one of them is interrupted."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, cast
+
+import pytest
+
+from triarch._policy import Call
+from triarch._submit import Submitter
+from triarch._transport import Transport
+
+
+class Gated:
+    """Stands where the transport does: every request waits for the gate, and is answered with an id for each task."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.asked = threading.Semaphore(0)
+
+    def json(self, call: Call) -> dict[str, Any]:
+        self.asked.release()
+        assert self.gate.wait(30)
+        count = (call.body or b"").count(b"kind")
+        return {"id": "j1-0", "tasks": [f"t1-{number}" for number in range(count)]}
+
+
+def interrupted(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_one_holds_up_nobody() -> None:
+    gated = Gated()
+    submitter = Submitter(cast(Transport, gated))
+    came: list[tuple[str, str]] = []
+
+    def submit() -> None:
+        came.append(submitter.one(b'{"kind":"x"}', "q"))
+
+    threads = [threading.Thread(target=submit, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert gated.asked.acquire(timeout=30)
+    before = signal.signal(signal.SIGALRM, interrupted)
+    try:
+        # Both flights are on their way, so this one has to wait for its turn.
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            submitter.one(b'{"kind":"x"}', "q")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    late = threading.Thread(target=submit, daemon=True)
+    late.start()
+    gated.gate.set()
+    for thread in [*threads, late]:
+        thread.join(30)
+    assert len(came) == 3
+    assert not submitter._lanes, "a turn was left to one who is gone"
