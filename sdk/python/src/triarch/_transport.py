@@ -73,6 +73,8 @@ class _Connection:
         refused in its words.
         """
         status = 100
+        words: list[bytes] = []
+        headers: dict[str, str] = {}
         while status == 100:
             line = self._line()
             if not line:
@@ -81,7 +83,7 @@ class _Connection:
             if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
                 raise http.client.BadStatusLine(repr(line[:100]))
             status = int(words[1])
-            headers: dict[str, str] = {}
+            headers = {}
             while (line := self._line()) not in (b"\r\n", b"\n"):
                 name, colon, value = line.partition(b":")
                 if not colon or len(headers) >= _HEADERS_MAX:

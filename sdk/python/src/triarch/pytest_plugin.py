@@ -52,7 +52,7 @@ def _triarch_shared(request: pytest.FixtureRequest) -> Iterator[Callable[[], Loc
 
     def give() -> LocalCluster:
         if not started:
-            started.append(LocalCluster(request.config.getoption(_OPTION), lease_ms=5000).start())
+            started.append(LocalCluster(int(request.config.getoption(_OPTION) or 3), lease_ms=5000).start())
         return started[0]
 
     yield give

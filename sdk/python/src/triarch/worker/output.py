@@ -55,8 +55,8 @@ class Output:
         self._bytes_max = bytes_max
         self._pieces: deque[Piece] = deque()
         self._bytes = 0
-        self._ends = dict.fromkeys(STREAMS, 0)
-        self._sent = dict.fromkeys(STREAMS, 0)
+        self._ends: dict[str, int] = dict.fromkeys(STREAMS, 0)
+        self._sent: dict[str, int] = dict.fromkeys(STREAMS, 0)
         self._sent_again = False
         self._gap = False
         self._unwanted = False
