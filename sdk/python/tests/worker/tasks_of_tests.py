@@ -157,12 +157,14 @@ def gives_up(how: str) -> None:
 
 
 @app.task(max_attempts=1)
-def talks(seconds: float) -> None:
+def talks() -> None:
     print("to whom it may concern")
     print("a warning", file=sys.stderr)
     logging.getLogger("mine").warning("of the log: %d", 42)
     current().progress(0.4, "half asleep")
-    time.sleep(seconds)
+    until = time.monotonic() + 60
+    while not Path(os.environ["NOTES"], "go on").exists() and time.monotonic() < until:
+        time.sleep(0.02)
     print("the last words")
 
 

@@ -64,7 +64,7 @@ def test_what_is_not_worth_another_attempt_gets_none(bench: Bench, how: str, typ
 @pytest.mark.parametrize("pool", POOLS)
 def test_progress_and_output_can_be_watched(bench: Bench, pool: str) -> None:
     bench.worker(concurrency=1, pool=pool)
-    handle = bench.submit("talks", 4)
+    handle = bench.submit("talks")
 
     def progress() -> dict[str, Any]:
         return bench.task(handle.id)
@@ -77,12 +77,13 @@ def test_progress_and_output_can_be_watched(bench: Bench, pool: str) -> None:
         logs = bench.app.transport.json(Call.get(path("tasks", handle.id, "logs")))
         return "".join(chunk["text"] for chunk in logs["chunks"])
 
-    wait_until(lambda: "42" in told(), 10, "the output to be seen")
+    wait_until(lambda: "42" in told(), 30, "the output to be seen")
     text = told()
     assert "to whom it may concern\n" in text
     assert "a warning\n" in text
     assert "of the log: 42" in text
     assert bench.task(handle.id)["state"] == "running"
+    (bench.notes / "go on").touch()
     handle.result(timeout=30)
     wait_until(lambda: "the last words\n" in told(), 10, "the last words to be seen")
 

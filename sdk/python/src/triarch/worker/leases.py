@@ -30,6 +30,8 @@ UNSETTLED_MAX = 10_000
 UNSETTLED_BYTES_MAX = 64 << 20
 #: A note on progress is cut at so many characters.
 NOTE_MAX = 900
+#: A result waits so long for the output before it to be sent, so that who watches sees one before the other.
+OUTPUT_PATIENCE_S = 0.5
 
 Key = tuple[str, int]
 
@@ -80,6 +82,7 @@ class Attempt:
     timeout_ms: int | None
     phase: Phase = Phase.WAITING
     begun_at: float = 0.0
+    ended_at: float = 0.0
     stop_reason: StopReason | None = None
     disowned: bool = False
     progress: float | None = None
@@ -99,6 +102,13 @@ class Attempt:
     def deadline(self) -> float | None:
         """When its time is up, once it runs."""
         return None if self.timeout_ms is None else self.begun_at + self.timeout_ms / 1000
+
+    @property
+    def may_be_told(self) -> bool:
+        """Whether its output was sent, or has had its time."""
+        if self.output is None or not self.output.has_unsent:
+            return True
+        return time.monotonic() - self.ended_at >= OUTPUT_PATIENCE_S
 
     def write(self, stream: str, text: str) -> None:
         """Keeps what it wrote, for those who watch."""
@@ -211,6 +221,7 @@ class Leases:
                 self._remove(attempt)
             else:
                 attempt.phase = Phase.ENDED
+                attempt.ended_at = time.monotonic()
                 attempt.payload = attempt.inputs = None  # type: ignore[assignment]  # not needed any more
                 attempt.result = told
                 self._unsettled_bytes += len(told)
@@ -283,6 +294,11 @@ class Leases:
     @property
     def has_results(self) -> bool:
         """Whether a result waits to be taken."""
+        return bool(self._unsent) and any(one.may_be_told for one in list(self._unsent.values()))
+
+    @property
+    def has_held_back(self) -> bool:
+        """Whether there are results that wait for the output before them."""
         return bool(self._unsent)
 
     def attempts_held(self) -> list[Attempt]:
@@ -376,6 +392,8 @@ class Leases:
             taken: list[Attempt] = []
             size = 0
             for one in self._unsent.values():
+                if not one.may_be_told:
+                    continue
                 bytes_more = len(one.result or b"")
                 if one.alone:
                     if taken or with_work:

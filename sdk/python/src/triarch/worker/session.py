@@ -345,7 +345,7 @@ class Session:
     def _report_wait(self) -> float:
         """How long a report has to wait: 0 when it is to be sent now."""
         if not self._leases.has_results:
-            return 1.0
+            return 0.02 if self._leases.has_held_back else 1.0
         now = time.monotonic()
         since = self._polling_since
         if since is not None:
