@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: How long one block may take.
-BLOCK_PATIENCE_S = 40.0
+BLOCK_PATIENCE_S = 60.0
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>.*)$")
 _RUN = ("python", "sh")
