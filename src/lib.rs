@@ -11,6 +11,10 @@ mod cli;
 mod cron;
 mod dev;
 mod feed;
+/// For `fuzz/` alone.
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod leader;
 mod server;
 mod state;

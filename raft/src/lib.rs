@@ -31,6 +31,10 @@ pub mod error;
 mod failure;
 mod finish;
 mod formation;
+/// For `fuzz/` alone.
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod growth;
 mod identity;
 mod keeper;

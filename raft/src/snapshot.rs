@@ -242,7 +242,7 @@ fn encode_head(meta: &SnapshotMeta, used_ids: &BTreeSet<u64>) -> Bytes {
     out.freeze()
 }
 
-fn decode_head(bytes: &[u8]) -> Result<(SnapshotMeta, BTreeSet<u64>), DecodeError> {
+pub(crate) fn decode_head(bytes: &[u8]) -> Result<(SnapshotMeta, BTreeSet<u64>), DecodeError> {
     let head: SnapshotHeadV1 = wire::decode("what a snapshot contains", bytes)?;
     Ok((head.meta.into_meta()?, head.used_ids))
 }

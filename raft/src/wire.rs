@@ -223,16 +223,18 @@ pub(crate) fn open_append(body: Bytes) -> Result<AppendEntriesRequest<Config>, D
     let (head, rest) = postcard::take_from_bytes::<AppendHead>(&body)
         .map_err(|e| DecodeError::new("an append", e.to_string()))?;
     let mut payloads = body.slice(body.len() - rest.len()..);
-    let first_index = head.prev.map_or(0, |prev| prev.index.saturating_add(1));
+    // Nothing comes after the last index there can be.
+    let mut next_index = head.prev.map_or(Some(0), |prev| prev.index.checked_add(1));
     let mut entries = Vec::with_capacity(head.entries.len());
-    for (expected_index, (id, len)) in (first_index..).zip(head.entries) {
+    for (id, len) in head.entries {
         let len = len as usize;
         if len > payloads.len() {
             return Err(bad("a payload is cut short"));
         }
-        if id.index != expected_index {
+        if next_index != Some(id.index) {
             return Err(bad("the entries do not follow each other"));
         }
+        next_index = id.index.checked_add(1);
         entries.push(Entry {
             log_id: id.into(),
             payload: entry::decode_payload(payloads.split_to(len))?,

@@ -8,7 +8,7 @@ mod cluster;
 mod ends;
 mod events;
 mod explain;
-mod extract;
+pub(crate) mod extract;
 mod gate;
 mod health;
 mod intake;

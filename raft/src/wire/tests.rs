@@ -228,3 +228,12 @@ fn entries_that_do_not_follow_each_other_are_refused() {
             .contains("follow")
     );
 }
+
+#[test]
+fn nothing_follows_the_last_index_there_can_be() {
+    let mut rpc = append();
+    rpc.prev_log_id = Some(log_id(2, u64::MAX));
+    let mut out = BytesMut::new();
+    put_append(&mut out, &rpc).unwrap();
+    open_append(out.freeze()).expect_err("it comes after the last");
+}

@@ -1,0 +1,4 @@
+//! Expressions of cron and names of time zones.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| triarch::fuzzing::cron(data));

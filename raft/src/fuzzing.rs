@@ -1,0 +1,90 @@
+//! What a fuzzer gives to the decoders of this crate. Built for tests and with the feature `fuzzing`; `fuzz/` has the
+//! target and the corpus, on which the test below runs too.
+
+use bytes::{Bytes, BytesMut};
+use serde::de::DeserializeOwned;
+
+use crate::agreement::{DigestAsk, DigestReply};
+use crate::clocks::ClockReply;
+use crate::entry;
+use crate::formation::{Adopt, Form, Hello, HelloReply};
+use crate::snapshot;
+use crate::snapshot_send::{Announcement, ChunkHead, Progress};
+use crate::types::Payload;
+use crate::wire::{self, AppendReply, Refusal, TransferAsk, TransferReply, VoteAsk, VoteReply};
+
+/// Bytes as everything that a node reads from another: as a frame around a body, and as a body. Refused, or read; an append
+/// and an entry are written and read again as themselves.
+pub fn peer_message(data: &[u8]) {
+    if let Ok((_, body)) = wire::open_frame(Bytes::copy_from_slice(data)) {
+        any(&body);
+    }
+    any(data);
+}
+
+fn any(body: &[u8]) {
+    append(body);
+    payload(body);
+    let _ = entry::decode_vote(Bytes::copy_from_slice(body));
+    let _ = snapshot::decode_head(body);
+    read::<VoteAsk>(body);
+    read::<TransferAsk>(body);
+    read::<TransferReply>(body);
+    read::<Refusal>(body);
+    read::<Hello>(body);
+    read::<HelloReply>(body);
+    read::<Form>(body);
+    read::<Adopt>(body);
+    read::<Announcement>(body);
+    read::<ChunkHead>(body);
+    read::<Progress>(body);
+    read::<DigestAsk>(body);
+    read::<DigestReply>(body);
+    read::<ClockReply>(body);
+    let _ = wire::decode_noted::<AppendReply>("an answer", body);
+    let _ = wire::decode_noted::<VoteReply>("an answer", body);
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) {
+    let _ = wire::decode::<T>("a message", body);
+}
+
+fn append(body: &[u8]) {
+    let Ok(request) = wire::open_append(Bytes::copy_from_slice(body)) else {
+        return;
+    };
+    let mut written = BytesMut::new();
+    wire::put_append(&mut written, &request).expect("what was read can be written");
+    let again = wire::open_append(written.freeze()).expect("what was written can be read");
+    assert_eq!(request.entries.len(), again.entries.len());
+    assert_eq!(request.prev_log_id, again.prev_log_id);
+}
+
+fn payload(body: &[u8]) {
+    let Ok(payload) = entry::decode_payload(Bytes::copy_from_slice(body)) else {
+        return;
+    };
+    let written = entry::encode_payload(&payload).expect("what was read can be written");
+    let again = entry::decode_payload(written.clone()).expect("what was written can be read");
+    let written_again = entry::encode_payload(&again).expect("what was read can be written");
+    assert_eq!(written, written_again);
+    if let Payload::Normal(batch) = payload {
+        let _ = entry::decode_commands(&batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    #[test]
+    fn the_corpus_of_peer_messages_passes() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/peer_messages");
+        let mut inputs = 0;
+        for file in std::fs::read_dir(folder).expect("the corpus").flatten() {
+            super::peer_message(&std::fs::read(file.path()).expect("an input"));
+            inputs += 1;
+        }
+        assert!(inputs > 0, "the corpus is empty");
+    }
+}

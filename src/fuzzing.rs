@@ -1,0 +1,111 @@
+//! What a fuzzer gives to the readers of what clients send. Built for tests and with the feature `fuzzing`; `fuzz/` has
+//! the targets and the corpus, on which the tests below run too.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use triarch_sdk::wire;
+
+use crate::cron::Times;
+use crate::server::extract::{Query, json};
+
+/// Bytes as the body of every request that takes one: refused, or read; a job is written and read again as itself.
+pub fn api_body(data: &[u8]) {
+    let body = Bytes::copy_from_slice(data);
+    read_again::<wire::SubmitJob>(&body);
+    read_again::<wire::PutSchedule>(&body);
+    read_again::<wire::QueueSettings>(&body);
+    read::<wire::TransferLeader>(&body);
+    read::<wire::AddNode>(&body);
+    read::<wire::SendOutput>(&body);
+    read::<wire::Purge>(&body);
+    read::<wire::TaskSelection>(&body);
+    read::<wire::Register>(&body);
+    read::<wire::Poll>(&body);
+    read::<wire::Heartbeat>(&body);
+    read::<wire::Report>(&body);
+}
+
+fn read<T: DeserializeOwned>(body: &Bytes) -> Option<T> {
+    json(body).ok()
+}
+
+fn read_again<T: DeserializeOwned + Serialize>(body: &Bytes) {
+    let Some(value) = read::<T>(body) else {
+        return;
+    };
+    let written = serde_json::to_vec(&value).expect("what was read can be written");
+    let again: Option<T> = read(&Bytes::from(written.clone()));
+    let again = again.expect("what was written can be read");
+    let written_again = serde_json::to_vec(&again).expect("what was read can be written");
+    assert_eq!(written, written_again);
+}
+
+/// Bytes as a query string: refused, or read.
+pub fn query_string(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let known = ["limit", "after", "state", "queue", "wait_ms"];
+    let (any, Ok(query)) = (Query::read_any(Some(text)), Query::read(Some(text), &known)) else {
+        return;
+    };
+    let any = any.expect("any query is read");
+    for name in known {
+        assert_eq!(query.text(name), any.text(name));
+    }
+    let _ = query.limit();
+    let _ = query.parsed::<u64>("wait_ms", "a number");
+}
+
+/// Bytes as an expression of cron and the name of a time zone on the next line: refused, or ticks that come one after
+/// another.
+pub fn cron(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let (cron, timezone) = text.split_once('\n').unwrap_or((text, "UTC"));
+    let Ok(times) = Times::read(cron, timezone) else {
+        return;
+    };
+    let mut at_ms = 1_760_000_000_000;
+    for _ in 0..4 {
+        let Some(next_ms) = times.after(at_ms) else {
+            return;
+        };
+        assert!(next_ms > at_ms, "{next_ms} after {at_ms}");
+        assert!(times.local(next_ms).is_some());
+        at_ms = next_ms;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    fn corpus(target: &str, run: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        let files = std::fs::read_dir(folder.join(target)).expect("the target's corpus");
+        let mut inputs = 0;
+        for file in files.flatten() {
+            run(&std::fs::read(file.path()).expect("an input"));
+            inputs += 1;
+        }
+        assert!(inputs > 0, "the corpus of {target} is empty");
+    }
+
+    #[test]
+    fn the_corpus_of_bodies_passes() {
+        corpus("api_bodies", super::api_body);
+    }
+
+    #[test]
+    fn the_corpus_of_query_strings_passes() {
+        corpus("query_strings", super::query_string);
+    }
+
+    #[test]
+    fn the_corpus_of_cron_expressions_passes() {
+        corpus("cron", super::cron);
+    }
+}
