@@ -110,8 +110,11 @@ async fn answered(client: &mut Client, path: &str) -> Option<Response> {
     }
 }
 
+/// The key of the job that shows that the healed cluster does new work. Nobody cancels it.
+pub const FRESH: &str = "fresh";
+
 async fn fresh_work(client: &mut Client) {
-    let body = json!({"name": "fresh", "idempotency_key": "fresh",
+    let body = json!({"name": "fresh", "idempotency_key": FRESH,
         "tasks": [{"kind": "sim", "payload": {"ms": 5}, "queue": "fresh", "max_losses": 1000}]});
     let begun = client.scene.sim.now();
     let Some(submitted) = submit_one(client, body).await else {

@@ -98,6 +98,15 @@ pub struct History {
 }
 
 impl History {
+    /// Whether a task is of the job submitted under this key.
+    pub fn is_of(&self, task: &str, key: &str) -> bool {
+        self.submissions
+            .iter()
+            .filter(|submission| submission.key == key)
+            .flat_map(|submission| &submission.answers)
+            .any(|answer| answer.tasks.iter().any(|id| id == task))
+    }
+
     /// Tasks that somebody was told are there, with when.
     pub fn acknowledged(&self) -> impl Iterator<Item = (&str, &Submitted)> {
         self.submissions.iter().flat_map(|submission| {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use triarch_check::record::Op;
 
+use crate::heal;
 use crate::history::{Cancelled, Leading, Read, Submission, Submitted};
 use crate::http::Answer;
 use crate::random::Random;
@@ -170,6 +171,9 @@ pub async fn cancel(scene: Scene, host: Host) {
         let Some(task) = pick(&mut client) else {
             continue;
         };
+        if scene.history().is_of(&task, heal::FRESH) {
+            continue;
+        }
         client.another_master();
         let invoked = scene.sim.now();
         let known = client
