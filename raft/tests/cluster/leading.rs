@@ -237,7 +237,10 @@ fn an_entry_that_cannot_be_applied_stops_the_nodes_that_meet_it() {
         );
         (texts.len() >= 2).then_some(())
     });
-    assert!(cluster.running.values().all(|r| !r.node.leads_now()));
+    eventually("nobody leads", || {
+        let mut nodes = cluster.running.values();
+        nodes.all(|r| !r.node.leads_now()).then_some(())
+    });
 }
 
 #[test]
