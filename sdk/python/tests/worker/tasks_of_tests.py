@@ -169,6 +169,11 @@ def talks() -> None:
 
 
 @app.task(max_attempts=1)
+def says(words: str) -> None:
+    print(words)
+
+
+@app.task(max_attempts=1)
 def large(bytes: int) -> str:
     return "x" * bytes
 

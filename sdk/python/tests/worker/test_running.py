@@ -92,7 +92,7 @@ def test_progress_and_output_can_be_watched(bench: Bench, pool: str) -> None:
 def test_what_a_short_task_prints_is_there_with_its_result(bench: Bench, pool: str) -> None:
     bench.worker(concurrency=1, pool=pool)
     for _ in range(5):
-        handle = bench.submit("talks", 0)
+        handle = bench.submit("says", "the last words")
         handle.result(timeout=30)
         assert "the last words\n" in handle.logs()
 
