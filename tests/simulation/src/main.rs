@@ -41,7 +41,7 @@ Runs the seed once and judges it. The same seed of the same programs gives the s
   --trace FILE    writes what happened, line by line
   --weaken WHAT   takes something away that everything rests on, to see the run fail: with syncs, disks say that they
                   have synced and have not; with reads, stale ones are taken for current ones
-  --keep          leaves the masters' disks and logs behind, and says where
+  --keep          leaves the masters' disks and logs and the history behind, and says where
 Exits with 0 if nothing was broken, 1 if something was, 2 if it could not run.";
 
 /// What is asked for.

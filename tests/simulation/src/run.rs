@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::json;
+use triarch_check::{History, Recorder};
 
 use crate::Args;
 use crate::actors::Sim;
@@ -133,7 +134,11 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
     for (rule, what) in invariants::broken(&scene.history()) {
         sim.world().violated(rule, what);
     }
-    judge(&scene);
+    let history = scene.recorder.history();
+    if keep {
+        write(&history, &dir.join("history.jsonl"))?;
+    }
+    judge(&scene, &history);
     let mut world = sim.world();
     let mut violations = std::mem::take(&mut world.violations);
     let tally = std::mem::take(&mut world.tally);
@@ -154,9 +159,18 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
     })
 }
 
+/// Leaves the history to be read, and judged again by `triarch-check`.
+fn write(history: &History, path: &Path) -> anyhow::Result<()> {
+    let file = Recorder::to_file(path).with_context(|| format!("{}", path.display()))?;
+    for record in &history.records {
+        file.append(record.clone());
+    }
+    file.flush().with_context(|| format!("{}", path.display()))
+}
+
 /// Has the recorded history judged.
-fn judge(scene: &Scene) {
-    let verdict = triarch_check::check(&scene.recorder.history());
+fn judge(scene: &Scene, history: &History) {
+    let verdict = triarch_check::check(history);
     for finding in &verdict.findings {
         let word = format!("{:?} (triarch-check)", finding.judgement).to_lowercase();
         let what = format!("{}: {}", finding.rule, finding.what);
