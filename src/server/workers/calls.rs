@@ -130,10 +130,10 @@ async fn poll(
         false => match accept(&app, id, poll.results).await {
             Ok((_, verdicts)) => verdicts,
             Err(refused) => {
-                // It is alive whatever becomes of its results, and so are the attempts it will tell of again.
+                // It is alive whatever becomes of its results, and so are the attempts it will tell of again. That it may be
+                // unknown by now must not hide that the fate of its results is.
                 let alive: Vec<Running> = running.into_iter().flatten().chain(ended).collect();
-                lead.heartbeat(id, &alive, None)
-                    .map_err(|turned| turn(turned, id))?;
+                let _ = lead.heartbeat(id, &alive, None);
                 return Err(refused);
             }
         },
@@ -143,36 +143,76 @@ async fn poll(
         let told: HashSet<(&str, Token)> = ended.iter().map(Running::key).collect();
         running.retain(|attempt| !told.contains(&attempt.key()));
     }
-    let orders = lead
-        .heartbeat(id, running.as_deref().unwrap_or_default(), None)
-        .map_err(|turned| turn(turned, id))?;
-    if let Some(running) = &mut running {
-        // The worker knows of these: one whose result was refused is not handed out to it again.
-        running.extend(ended);
-    }
-    // Someone who is to stop something must know now; someone who brings results, soon: long enough for a grant.
-    let urgent = !orders.cancel.is_empty() || !orders.lost.is_empty() || orders.drain;
-    let patience = match (urgent, verdicts.is_empty()) {
-        (true, _) => Duration::ZERO,
-        (false, false) => VERDICT_WAIT_MAX,
-        (false, true) => Duration::from_millis(WAIT_MS_MAX),
+    let visit = Visit {
+        worker: id,
+        max: poll.max.min(SLOTS_MAX),
+        wait: Duration::from_millis(poll.wait_ms),
+        brings_results: !verdicts.is_empty(),
+        running,
+        ended,
     };
-    let wait = Duration::from_millis(poll.wait_ms).min(patience);
-    let leases = tokio::select! {
-        leases = lead.poll(id, poll.max.min(SLOTS_MAX), wait, running.as_deref()) => leases.map_err(|turned| turn(turned, id))?,
-        () = app.stopping.cancelled() => return Err(Failure::NotLeader),
+    let mut answer = match visit.end(&app, &lead).await {
+        Ok(answer) => answer,
+        // Its results count, whatever became of the rest: that it is lost, or this leader no more, it hears when it asks next.
+        Err(_) if !verdicts.is_empty() => wire::PollAnswer {
+            tasks: Vec::new(),
+            results: Vec::new(),
+            cancel: Vec::new(),
+            lost: Vec::new(),
+            drain: false,
+        },
+        Err(turned) => return Err(turned),
     };
-    let answer = wire::PollAnswer {
-        tasks: leases
-            .into_iter()
-            .filter_map(|lease| leased(&app, lease))
-            .collect(),
-        results: verdicts,
-        cancel: orders.cancel,
-        lost: orders.lost,
-        drain: orders.drain,
-    };
+    answer.results = verdicts;
     Answer::ok(app.node.applied_index(), &answer)
+}
+
+/// A poll whose results, if it brought any, have their verdicts.
+struct Visit {
+    worker: WorkerId,
+    max: u32,
+    wait: Duration,
+    brings_results: bool,
+    /// What the worker says it runs, if it says so.
+    running: Option<Vec<Running>>,
+    /// What it brought the results of.
+    ended: Vec<Running>,
+}
+
+impl Visit {
+    /// Takes the worker's word for what it runs, and waits for leases.
+    async fn end(mut self, app: &App, lead: &Lead) -> Result<wire::PollAnswer, Failure> {
+        let id = self.worker;
+        let orders = lead
+            .heartbeat(id, self.running.as_deref().unwrap_or_default(), None)
+            .map_err(|turned| turn(turned, id))?;
+        if let Some(running) = &mut self.running {
+            // The worker knows of these: one whose result was refused is not handed out to it again.
+            running.extend(self.ended);
+        }
+        // Someone who is to stop something must know now; someone who brings results, soon: long enough for a grant.
+        let urgent = !orders.cancel.is_empty() || !orders.lost.is_empty() || orders.drain;
+        let patience = match (urgent, self.brings_results) {
+            (true, _) => Duration::ZERO,
+            (false, true) => VERDICT_WAIT_MAX,
+            (false, false) => Duration::from_millis(WAIT_MS_MAX),
+        };
+        let wait = self.wait.min(patience);
+        let leases = tokio::select! {
+            leases = lead.poll(id, self.max, wait, self.running.as_deref()) => leases.map_err(|turned| turn(turned, id))?,
+            () = app.stopping.cancelled() => return Err(Failure::NotLeader),
+        };
+        Ok(wire::PollAnswer {
+            tasks: leases
+                .into_iter()
+                .filter_map(|lease| leased(app, lease))
+                .collect(),
+            results: Vec::new(),
+            cancel: orders.cancel,
+            lost: orders.lost,
+            drain: orders.drain,
+        })
+    }
 }
 
 /// A worker confirms what it runs. For workers: a follower redirects.
