@@ -27,6 +27,10 @@ class NotInATask(RuntimeError):
         super().__init__("triarch.current() is for the code of tasks, while a worker runs them")
 
 
+#: A note on progress is cut at so many characters.
+NOTE_MAX = 900
+
+
 @dataclass(frozen=True, eq=False)
 class TaskContext:
     """One attempt, as its own code sees it."""
@@ -53,7 +57,7 @@ class TaskContext:
         if share is not None:
             share = float(share)
             share = None if share != share else min(1.0, max(0.0, share))
-        self._tell(share, None if note is None else str(note)[:900])
+        self._tell(share, None if note is None else str(note)[:NOTE_MAX])
 
     @property
     def stop_reason(self) -> str | None:

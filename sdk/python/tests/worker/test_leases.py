@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from triarch.worker.leases import Attempt, Leases, Outcome, Pace, StopReason, failure
+from triarch.worker.attempt import Attempt, Outcome, StopReason, failure
+from triarch.worker.leases import Leases
+from triarch.worker.pace import Pace
 
 FINE = Outcome(True, b"42")
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from triarch.testing import wait_until
-from triarch.worker.leases import Attempt, Leases, StopReason
+from triarch.worker.attempt import Attempt, StopReason
+from triarch.worker.leases import Leases
 from triarch.worker.pools import processes
 from triarch.worker.pools.processes import ProcessPool
 

@@ -23,9 +23,9 @@ from triarch import context as contexts
 from triarch._policy import Answer, Call
 from triarch.context import TaskContext, TaskStopped
 from triarch.errors import refusal
+from triarch.worker.attempt import Outcome
 from triarch.worker.execute import Call as Ready
 from triarch.worker.execute import Runner
-from triarch.worker.leases import Outcome
 
 if TYPE_CHECKING:
     from triarch.app import Triarch

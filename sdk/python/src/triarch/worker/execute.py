@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from triarch.errors import GiveUp, PayloadTooLarge, SerializationError, SoftTimeout
 from triarch.options import milliseconds
 from triarch.serialize import Codec, codec, decode_call, encode_error, encode_result
-from triarch.worker.leases import Outcome, failure
+from triarch.worker.attempt import Outcome, failure
 
 if TYPE_CHECKING:
     from triarch.app import Triarch

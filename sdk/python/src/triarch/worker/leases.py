@@ -8,17 +8,15 @@ the prefetch on one side, and on the other because no more work is asked for whi
 
 from __future__ import annotations
 
-import enum
-import json
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
-from triarch.worker.output import Output
+from triarch.worker.attempt import Attempt, Key, Outcome, Phase, StopReason, failure, to_report
+from triarch.worker.pace import Pace
 
 log = logging.getLogger("triarch.worker")
 
@@ -28,102 +26,6 @@ RESULT_BYTES_PER_REPORT_MAX = 4 << 20
 #: With so many results that the cluster has given no verdict on, no more work is asked for.
 UNSETTLED_MAX = 10_000
 UNSETTLED_BYTES_MAX = 64 << 20
-#: A note on progress is cut at so many characters.
-NOTE_MAX = 900
-#: A result waits so long for the output before it to be sent, so that who watches sees one before the other.
-OUTPUT_PATIENCE_S = 0.5
-
-Key = tuple[str, int]
-
-
-class StopReason(enum.Enum):
-    """Why an attempt must end."""
-
-    CANCELLED = "cancelled"  # a user cancelled the task
-    LOST = "lost"  # the lease is not this worker's any more; another may be running the task already
-    TIMED_OUT = "timeout"  # the attempt reached its time limit
-    SHUTTING_DOWN = "shutting_down"  # the worker goes; another will run the task
-
-
-class Phase(enum.Enum):
-    """Where an attempt is."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    ENDED = "ended"
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How an attempt ended: `body` is JSON, the result or the error."""
-
-    ok: bool
-    body: bytes
-    retryable: bool = True
-
-
-def failure(type: str, message: str, *, retryable: bool = True, **more: Any) -> Outcome:
-    """An attempt that ended with an error of this type."""
-    error = {"type": type, "message": message, **{name: value for name, value in more.items() if value is not None}}
-    return Outcome(False, json.dumps(error).encode(), retryable)
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One lease, from its grant until its result is settled."""
-
-    task: str
-    job: str
-    kind: str
-    payload: Any
-    inputs: dict[str, Any]
-    attempt: int
-    token: int
-    timeout_ms: int | None
-    phase: Phase = Phase.WAITING
-    begun_at: float = 0.0
-    ended_at: float = 0.0
-    stop_reason: StopReason | None = None
-    disowned: bool = False
-    progress: float | None = None
-    note: str | None = None
-    result: bytes | None = None
-    sent: bool = False
-    alone: bool = False
-    replaced: bool = False
-    output: Output | None = field(default=None)
-
-    @property
-    def key(self) -> Key:
-        """What names it."""
-        return (self.task, self.token)
-
-    @property
-    def deadline(self) -> float | None:
-        """When its time is up, once it runs."""
-        return None if self.timeout_ms is None else self.begun_at + self.timeout_ms / 1000
-
-    @property
-    def may_be_told(self) -> bool:
-        """Whether its output was sent, or has had its time."""
-        if self.output is None or not self.output.has_unsent:
-            return True
-        return time.monotonic() - self.ended_at >= OUTPUT_PATIENCE_S
-
-    def write(self, stream: str, text: str) -> None:
-        """Keeps what it wrote, for those who watch."""
-        if self.output is None:
-            self.output = Output()
-        self.output.write(stream, text)
-
-    def confirmation(self) -> str:
-        """As a heartbeat tells of it."""
-        told = f'{{"task":{json.dumps(self.task)},"token":{self.token}'
-        if self.progress is not None:
-            told += f',"progress":{self.progress:.6g}'
-        if self.note is not None:
-            told += f',"note":{json.dumps(self.note)}'
-        return told + "}"
 
 
 class Leases:
@@ -216,12 +118,11 @@ class Leases:
             if self._running.pop(attempt.key, None) is None or attempt.phase is not Phase.RUNNING:
                 return
             self._pace.ended(time.monotonic() - attempt.begun_at)
-            told = None if attempt.disowned else _to_report(attempt, outcome)
+            told = None if attempt.disowned else to_report(attempt, outcome)
             if told is None:
                 self._remove(attempt)
             else:
                 attempt.phase = Phase.ENDED
-                attempt.ended_at = time.monotonic()
                 attempt.payload = attempt.inputs = None  # type: ignore[assignment]  # not needed any more
                 attempt.result = told
                 self._unsettled_bytes += len(told)
@@ -294,11 +195,6 @@ class Leases:
     @property
     def has_results(self) -> bool:
         """Whether a result waits to be taken."""
-        return bool(self._unsent) and any(one.may_be_told for one in list(self._unsent.values()))
-
-    @property
-    def has_held_back(self) -> bool:
-        """Whether there are results that wait for the output before them."""
         return bool(self._unsent)
 
     def attempts_held(self) -> list[Attempt]:
@@ -392,8 +288,6 @@ class Leases:
             taken: list[Attempt] = []
             size = 0
             for one in self._unsent.values():
-                if not one.may_be_told:
-                    continue
                 bytes_more = len(one.result or b"")
                 if one.alone:
                     if taken or with_work:
@@ -482,55 +376,7 @@ class Leases:
         return self._held.pop(one.key, None) is not None
 
     def _replace(self, one: Attempt, outcome: Outcome) -> None:
-        told = _to_report(one, outcome, stopped=False)
+        told = to_report(one, outcome, stopped=False)
         self._unsettled_bytes += len(told or b"") - len(one.result or b"")
         one.result = told
         one.replaced = True
-
-
-class Pace:
-    """How long attempts took lately, and so how many may be fetched ahead.
-
-    Only as many are fetched as will have begun within `AHEAD_S`: a task never waits long behind others in one worker while
-    another worker is idle. One long attempt is enough to stop fetching ahead; it takes several short ones to begin again.
-    """
-
-    AHEAD_S = 0.1
-
-    def __init__(self) -> None:
-        self.mean_s = 1.0
-
-    def ended(self, seconds: float) -> None:
-        """An attempt took so long."""
-        if seconds > self.mean_s:
-            self.mean_s = seconds
-        else:
-            self.mean_s += (seconds - self.mean_s) * 0.2
-
-    def ahead(self, slots: int, oldest_begun_at: float | None) -> int:
-        """How many may wait, given since when the longest one runs."""
-        mean = self.mean_s
-        if oldest_begun_at is not None:
-            mean = max(mean, (time.monotonic() - oldest_begun_at) / 4)
-        return int(slots * self.AHEAD_S / max(mean, 1e-5))
-
-
-def _to_report(attempt: Attempt, outcome: Outcome | None, *, stopped: bool = True) -> bytes | None:
-    """What there is to report of an outcome, given why the attempt was stopped, if it was."""
-    reason = attempt.stop_reason if stopped else None
-    if reason in (StopReason.CANCELLED, StopReason.LOST):
-        return None
-    if reason is StopReason.SHUTTING_DOWN and (outcome is None or not outcome.ok):
-        # It failed because it was stopped for the worker's own sake: that is no failure of the task. Its lease goes back
-        # when the worker leaves.
-        return None
-    if outcome is None:
-        if reason is StopReason.TIMED_OUT:
-            outcome = failure("timeout", f"the attempt ran into its time limit of {attempt.timeout_ms} ms")
-        else:
-            outcome = failure("stopped", "the attempt ended without an outcome")
-    head = f'{{"task":{json.dumps(attempt.task)},"token":{attempt.token},'.encode()
-    if outcome.ok:
-        return head + b'"status":"succeeded","result":' + outcome.body + b"}"
-    retryable = b"true" if outcome.retryable else b"false"
-    return head + b'"status":"failed","error":' + outcome.body + b',"retryable":' + retryable + b"}"

@@ -13,14 +13,15 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterable
 from typing import Any
 
+from triarch.worker.attempt import Attempt, Key, StopReason
 from triarch.worker.config import WorkerConfig
-from triarch.worker.leases import Attempt, Key, Leases, StopReason
+from triarch.worker.leases import Leases
 from triarch.worker.link import Abandoned, Link, Masters, Refusal, Unanswered
 from triarch.worker.machine import Machine
-from triarch.worker.output import Sending
+from triarch.worker.sending import OutputSender
+from triarch.worker.shutdown import Shutdown
 
 log = logging.getLogger("triarch.worker")
 
@@ -34,13 +35,6 @@ EXCHANGE_PATIENCE_S = 10.0
 #: Pauses after an exchange that failed. The line has waited inside its deadline already.
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 2.0
-#: Output is sent no more often than this.
-OUTPUT_EVERY_S = 0.25
-OUTPUT_PATIENCE_S = 2.0
-#: How long a result waits for what was written before it.
-LAST_OUTPUT_PATIENCE_S = 0.5
-OUTPUT_BYTES_MAX = 1 << 20
-OUTPUT_BYTES_PER_ATTEMPT_MAX = 128 << 10
 #: How often to ask who the masters are, so that a worker that was given one of them outlives it.
 LEARN_EVERY_S = 60.0
 
@@ -50,31 +44,6 @@ class End(enum.Enum):
 
     UNKNOWN = "unknown"  # the cluster does not know this worker (any more)
     LEAVING = "leaving"  # the worker is to go, and has done what could be done before
-
-
-class Shutdown:
-    """Asks a worker to go: once for in order, twice for now."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self.is_asked = False
-        self.is_now = False
-        self.listeners: list[Any] = []
-
-    def ask(self, *, now: bool = False) -> None:
-        """Called from any thread; from a signal handler by way of a thread."""
-        with self._condition:
-            self.is_asked = True
-            self.is_now = self.is_now or now
-            self._condition.notify_all()
-            listeners = list(self.listeners)
-        for listener in listeners:
-            listener()
-
-    def wait(self, seconds: float) -> bool:
-        """Waits until it is asked, no longer than this."""
-        with self._condition:
-            return self._condition.wait_for(lambda: self.is_asked, seconds)
 
 
 class Session:
@@ -112,11 +81,7 @@ class Session:
         self._poll_link = Link(masters, "poll")
         self._report_link = Link(masters, "report")
         self._heartbeat_link = Link(masters, "heartbeat")
-        self._output_link = Link(masters, "output")
-        self._output_written = threading.Event()
-        # Who sends output; the link is for one at a time.
-        self._output_turn = threading.Lock()
-        self._send_output_again = False
+        self._output = OutputSender(Link(masters, "output"), self._path, leases)
 
     # --- the whole ---
 
@@ -124,7 +89,7 @@ class Session:
         """Works until the session is over. No attempt of it runs any more when it returns."""
         leases = self._leases
         leases.on_change = self._ring
-        leases.on_output = self._output_written.set
+        leases.on_output = self._output.wake
         self._shutdown.listeners.append(self._ring)
         threads = [
             threading.Thread(target=self._guarded, args=(loop,), name=f"triarch-{name}", daemon=True)
@@ -132,7 +97,7 @@ class Session:
                 ("poll", self._poll_loop),
                 ("report", self._report_loop),
                 ("heartbeat", self._heartbeat_loop),
-                ("output", self._output_loop),
+                ("output", self._output.run),
             )
         ]
         for thread in threads:
@@ -148,9 +113,9 @@ class Session:
         finally:
             self._over(End.LEAVING)
             self._shutdown.listeners.remove(self._ring)
-            for link in (self._poll_link, self._report_link, self._heartbeat_link, self._output_link):
+            for link in (self._poll_link, self._report_link, self._heartbeat_link):
                 link.close()
-            self._output_written.set()
+            self._output.close()
             for thread in threads:
                 thread.join(1.0)
 
@@ -272,7 +237,7 @@ class Session:
     def _poll(self) -> bool:
         leases = self._leases
         taken = leases.take_results(with_work=True)
-        self._output_first(taken)
+        self._output.send_before_results(taken)
         hold_s = POLL_WITH_RESULTS_WAIT_S if taken else self._config.poll_wait_s
         # The results are settled before the rest is looked at: by then their leases are over.
         sent = leases.confirmed(without=(one.key for one in taken))
@@ -345,7 +310,7 @@ class Session:
     def _report_wait(self) -> float:
         """How long a report has to wait: 0 when it is to be sent now."""
         if not self._leases.has_results:
-            return 0.02 if self._leases.has_held_back else 1.0
+            return 1.0
         now = time.monotonic()
         since = self._polling_since
         if since is not None:
@@ -358,7 +323,7 @@ class Session:
         taken = self._leases.take_results(with_work=False)
         if not taken:
             return True
-        self._output_first(taken)
+        self._output.send_before_results(taken)
         body = b'{"results":[' + b",".join(one.result or b"" for one in taken) + b"]}"
         begun = time.monotonic()
         answer = self._exchange(link, "report", body, taken, "reporting results")
@@ -424,8 +389,7 @@ class Session:
                 log.info("asking for work anew after a lapse or a change of leader (%s leads)", leader)
                 self._poll_link.abandon()
             self._report_link.abandon()
-            self._send_output_again = True
-            self._output_written.set()
+            self._output.send_again()
 
     def _learn_masters(self, deadline_s: float) -> None:
         try:
@@ -433,80 +397,6 @@ class Session:
             self._masters.learn(f"http://{node['addr']}" for node in cluster.get("nodes") or [])
         except (Refusal, Unanswered, KeyError, TypeError) as error:
             log.debug("could not ask who the masters are: %s", error)
-
-    # --- what tasks write ---
-
-    def _output_loop(self) -> None:
-        while not self._left:
-            self._output_written.wait(5.0)
-            self._output_written.clear()
-            if self._send_output_again:
-                self._send_output_again = False
-                for attempt in self._leases.attempts_held():
-                    if attempt.output is not None:
-                        attempt.output.send_again()
-            while not self._left:
-                with self._output_turn:
-                    sending = self._take_output(self._leases.attempts_held())
-                    fine = not sending or self._exchange_output(sending, OUTPUT_PATIENCE_S)
-                if not sending:
-                    break
-                if not fine:
-                    # It stays unsent, and is sent again.
-                    self._output_written.set()
-                    break
-            time.sleep(OUTPUT_EVERY_S)
-
-    def _output_first(self, ended: list[Attempt]) -> None:
-        """Sends what these have written and not sent: the cluster takes no output of an attempt whose result it has.
-
-        A result does not wait long for this. What could not be sent in time is not seen by those who watch.
-        """
-        if not any(attempt.output is not None and attempt.output.has_unsent for attempt in ended):
-            return
-        if not self._output_turn.acquire(timeout=LAST_OUTPUT_PATIENCE_S):
-            return
-        try:
-            sending = self._take_output(ended)
-            if sending:
-                self._exchange_output(sending, LAST_OUTPUT_PATIENCE_S)
-        finally:
-            self._output_turn.release()
-
-    def _take_output(self, attempts: Iterable[Attempt]) -> list[tuple[Attempt, Sending]]:
-        taken = []
-        room = OUTPUT_BYTES_MAX
-        for attempt in attempts:
-            if attempt.output is None or attempt.disowned or not attempt.output.has_unsent:
-                continue
-            sending = attempt.output.take(min(room, OUTPUT_BYTES_PER_ATTEMPT_MAX))
-            if sending is not None:
-                taken.append((attempt, sending))
-                room -= sending.size
-            if room <= 0:
-                break
-        return taken
-
-    def _exchange_output(self, sending: list[tuple[Attempt, Sending]], patience_s: float) -> bool:
-        chunks = []
-        for attempt, one in sending:
-            for piece, gap in zip(one.pieces, one.gaps, strict=True):
-                chunk = {"task": attempt.task, "token": attempt.token, "stream": piece.stream, "offset": piece.offset}
-                if gap:
-                    chunk["gap"] = True
-                chunk["text"] = piece.text.decode("utf-8", "replace")
-                chunks.append(chunk)
-        body = json.dumps({"chunks": chunks}, ensure_ascii=False).encode("utf-8", "replace")
-        try:
-            answer = self._output_link.call("POST", f"{self._path}/output", body, deadline_s=patience_s)
-        except (Refusal, Unanswered, Abandoned) as error:
-            log.debug("output was not sent: %s", error)
-            return False
-        ends = {(one["task"], one["token"]): one for one in answer.get("attempts") or []}
-        for attempt, one in sending:
-            if attempt.output is not None:
-                attempt.output.settle(one, ends.get(attempt.key))
-        return True
 
     # --- the end ---
 
@@ -531,7 +421,7 @@ class Session:
                 if not self._report(link):
                     break
         except Abandoned:
-            pass
+            self._output.send_again()
         try:
             answer = link.call("DELETE", self._path, deadline_s=self._config.leave_patience_s)
             log.info("left; %s leases went back", answer.get("returned", 0))

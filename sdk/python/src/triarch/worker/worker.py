@@ -22,7 +22,8 @@ from triarch.worker.pools.base import Pool
 from triarch.worker.pools.loop import LoopPool
 from triarch.worker.pools.processes import ProcessPool
 from triarch.worker.pools.threads import ThreadPool
-from triarch.worker.session import End, Session, Shutdown
+from triarch.worker.session import End, Session
+from triarch.worker.shutdown import Shutdown
 
 if TYPE_CHECKING:
     from triarch.app import Triarch

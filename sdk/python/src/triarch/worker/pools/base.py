@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from triarch.worker.leases import Attempt
+from triarch.worker.attempt import Attempt
 
 
 class Pool(Protocol):

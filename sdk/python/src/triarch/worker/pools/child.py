@@ -26,9 +26,9 @@ from typing import Any
 from triarch import context as contexts
 from triarch.context import TaskContext, TaskStopped
 from triarch.errors import SoftTimeout
+from triarch.worker.attempt import Outcome
 from triarch.worker.capture import Capture
 from triarch.worker.execute import Call, Runner
-from triarch.worker.leases import Outcome
 from triarch.worker.load import load_app
 from triarch.worker.pools.parents import die_with_parent
 from triarch.worker.pools.wire import Frames, frame

@@ -17,8 +17,9 @@ from typing import Any
 
 from triarch import context as contexts
 from triarch.context import TaskStopped
+from triarch.worker.attempt import Attempt, Outcome, StopReason
 from triarch.worker.execute import Call, Runner
-from triarch.worker.leases import Attempt, Leases, Outcome, StopReason
+from triarch.worker.leases import Leases
 from triarch.worker.pools.threads import context_of, soft_limit
 
 log = logging.getLogger("triarch.worker")

@@ -27,7 +27,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from triarch.worker.leases import Attempt, Leases, Outcome, StopReason, failure
+from triarch.worker.attempt import Attempt, Outcome, StopReason, failure
+from triarch.worker.leases import Leases
 from triarch.worker.pools.wire import Frames, frame
 
 log = logging.getLogger("triarch.worker")

@@ -25,8 +25,9 @@ from typing import Any
 from triarch import context as contexts
 from triarch.context import TaskContext, TaskStopped
 from triarch.errors import SoftTimeout
+from triarch.worker.attempt import Attempt, Outcome, StopReason
 from triarch.worker.execute import Call, Runner
-from triarch.worker.leases import Attempt, Leases, Outcome, StopReason
+from triarch.worker.leases import Leases
 
 log = logging.getLogger("triarch.worker")
 
