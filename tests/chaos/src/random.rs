@@ -1,6 +1,7 @@
 //! Faults of all kinds at random, one to three at once, on one cluster after the other.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -223,15 +224,14 @@ async fn faults(
                 false => HOLD_MS,
             };
             let begun = Instant::now();
+            // Told before, so that it stands there if the drill ends in the middle of it.
+            let names: Vec<String> = plans.iter().map(Plan::to_string).collect();
+            let after = report.injected() + plans.len() as u32;
+            print!("{after:>4} faults: {}; ", names.join(" + "));
+            std::io::stdout().flush()?;
             wave(&mut ground, &plans, &roles, hold_ms, report).await?;
             left = left.saturating_sub(plans.len() as u32);
-            let names: Vec<String> = plans.iter().map(Plan::to_string).collect();
-            println!(
-                "{:>4} faults: {}; well again after {} ms",
-                report.injected(),
-                names.join(" + "),
-                begun.elapsed().as_millis()
-            );
+            println!("well again after {} ms", begun.elapsed().as_millis());
         }
         end(ground, report).await;
     }
