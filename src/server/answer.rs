@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use triarch_table::Table;
 
 use super::App;
 use super::extract::Query;
@@ -33,6 +34,14 @@ impl Answer {
     /// `200` with this body.
     pub fn ok<T: Serialize>(index: u64, body: &T) -> Result<Self, Failure> {
         Self::with(StatusCode::OK, index, body)
+    }
+
+    /// `200` with what was read from the table as it is now: the index it stands for, or later.
+    ///
+    /// Others may have changed the table since `index` was taken, and the answer shows that, too. Who asks another node
+    /// for this index must not be shown less there.
+    pub fn shown<T: Serialize>(table: &Table, index: u64, body: &T) -> Result<Self, Failure> {
+        Self::ok(index.max(table.last_index()), body)
     }
 
     /// `201` with this body.
@@ -143,5 +152,25 @@ impl FromRequestParts<App> for RequestId {
                 .and_then(|id| id.to_str().ok())
                 .map(str::to_string),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use triarch_table::{Limits, Stamp};
+
+    #[test]
+    fn an_answer_stands_for_all_that_it_shows() {
+        let mut table = Table::new(Limits::default());
+        let stamp = Stamp {
+            index: 5,
+            now_ms: 1,
+        };
+        table.apply(stamp, Vec::new(), &mut Vec::new());
+        for (index, stands_for) in [(3, 5), (5, 5), (7, 7)] {
+            let answer = Answer::shown(&table, index, &()).unwrap().into_response();
+            assert_eq!(answer.headers()[INDEX], stands_for.to_string());
+        }
     }
 }

@@ -56,7 +56,6 @@ async fn wait_many(
             Err(_) => missing.push(text),
         }
     }
-    let mut index = index;
     if !wait.is_zero() && missing.is_empty() && !any_news(&app.table.read(), &tasks) {
         let woken = app
             .table
@@ -66,10 +65,10 @@ async fn wait_many(
         // Looked at again after registering: no end can slip between.
         if !any_news(&app.table.read(), &tasks) {
             app.until(wait, woken.woken()).await;
-            index = app.node.applied_index();
         }
     }
-    Answer::ok(index, &ended(&app.table.read(), &tasks, missing))
+    let table = app.table.read();
+    Answer::shown(&table, index, &ended(&table, &tasks, missing))
 }
 
 /// Whether there is something to tell of any of them.

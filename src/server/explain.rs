@@ -42,7 +42,8 @@ async fn explain(
         .map(|reason| present(&table, task, reason))
         .collect();
     let words: Vec<&str> = reasons.iter().map(|reason| &*reason.message).collect();
-    Answer::ok(
+    Answer::shown(
+        &table,
         index,
         &wire::Explanation {
             task: id.to_string(),

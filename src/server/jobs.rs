@@ -91,20 +91,18 @@ async fn show(
         let table = app.table.read();
         table.job(id).map(|job| job.state().is_terminal())
     };
-    let mut index = index;
     if !wait.is_zero() && terminal(&app) == Some(false) {
         let mut woken = app.table.waiters.job(id).map_err(|_| too_many_waiters())?;
         // Looked at again after registering: its end cannot slip between.
         if terminal(&app) == Some(false) {
             app.until(wait, woken.woken()).await;
-            index = app.node.applied_index();
         }
     }
     let table = app.table.read();
     let job = table
         .job(id)
         .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
-    Answer::ok(index, &present(job))
+    Answer::shown(&table, index, &present(job))
 }
 
 /// One page of jobs, the newest first.
@@ -130,7 +128,8 @@ async fn list(
     let table = app.table.read();
     let found = table.jobs(&filter, after, limit);
     let next = found.next.map(|next| next.to_string());
-    Answer::ok(
+    Answer::shown(
+        &table,
         index,
         &wire::JobList {
             jobs: found.items.into_iter().map(present).collect(),
@@ -161,7 +160,11 @@ async fn list_tasks(
     table
         .job(id)
         .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
-    Answer::ok(index, &tasks::page(&app, table.tasks_of(id, after, limit)))
+    Answer::shown(
+        &table,
+        index,
+        &tasks::page(&app, table.tasks_of(id, after, limit)),
+    )
 }
 
 /// Cancels every unfinished task of a job.
@@ -183,7 +186,7 @@ async fn cancel(
     let job = table
         .job(id)
         .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
-    Answer::ok(index, &present(job))
+    Answer::shown(&table, index, &present(job))
 }
 
 /// `wait_ms`, bounded.

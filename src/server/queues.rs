@@ -49,7 +49,7 @@ async fn list(
         .queues()
         .map(|queue| present(&queue, now_ms))
         .collect();
-    Answer::ok(index, &wire::QueueList { queues })
+    Answer::shown(&table, index, &wire::QueueList { queues })
 }
 
 /// A queue.
@@ -74,7 +74,7 @@ async fn show(
             "no task names this queue and nothing is set of it",
         )
     })?;
-    Answer::ok(index, &present(&queue, table.now_ms()))
+    Answer::shown(&table, index, &present(&queue, table.now_ms()))
 }
 
 /// Changes settings of a queue; it need not be in use.
@@ -182,7 +182,7 @@ async fn change(app: &App, name: String, change: QueueChange) -> Result<Answer, 
     let now_ms = table.now_ms();
     let queue = table.queue(&name);
     let shown = queue.map_or_else(|| plain(&name), |queue| present(&queue, now_ms));
-    Answer::ok(index, &shown)
+    Answer::shown(&table, index, &shown)
 }
 
 fn read(settings: wire::QueueSettings, rate: Option<Rate>) -> Result<QueueChange, Problem> {

@@ -116,7 +116,8 @@ async fn list(
     let limit = query.limit()?;
     let table = app.table.read();
     let found = table.schedules(query.text("after"), limit);
-    Answer::ok(
+    Answer::shown(
+        &table,
         index,
         &wire::ScheduleList {
             schedules: found.items.into_iter().map(present).collect(),
@@ -139,7 +140,8 @@ async fn show(
     _: NoQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<Answer, Failure> {
-    Answer::ok(index, &shown(&app.table.read(), &name)?)
+    let table = app.table.read();
+    Answer::shown(&table, index, &shown(&table, &name)?)
 }
 
 /// Deletes a schedule; the jobs it made stay.
@@ -177,7 +179,8 @@ async fn pause(
     let (index, _) = app
         .change(&Command::PauseSchedule { name: name.clone() })
         .await?;
-    Answer::ok(index, &shown(&app.table.read(), &name)?)
+    let table = app.table.read();
+    Answer::shown(&table, index, &shown(&table, &name)?)
 }
 
 /// Lets a paused schedule tick again, from its next tick on.
@@ -209,7 +212,8 @@ async fn resume(
             next_tick_ms: times.after(now_ms),
         })
         .await?;
-    Answer::ok(index, &shown(&app.table.read(), &name)?)
+    let table = app.table.read();
+    Answer::shown(&table, index, &shown(&table, &name)?)
 }
 
 /// Makes one job of a schedule now, outside of its ticks.

@@ -49,13 +49,11 @@ async fn show(
             .task(id)
             .map(|task| task.state().is_terminal())
     };
-    let mut index = index;
     if !wait.is_zero() && terminal(&app) == Some(false) {
         let mut woken = app.table.waiters.task(id).map_err(|_| too_many_waiters())?;
         // Looked at again after registering: its end cannot slip between.
         if terminal(&app) == Some(false) {
             app.until(wait, woken.woken()).await;
-            index = app.node.applied_index();
         }
     }
     answer(&app, index, id)
@@ -88,7 +86,11 @@ async fn list(
     let after: Option<TaskId> = query.parsed("after", "a task's id, as given in \"next\"")?;
     let limit = query.limit()?;
     let table = app.table.read();
-    Answer::ok(index, &page(&app, table.tasks(&filter, after, limit)))
+    Answer::shown(
+        &table,
+        index,
+        &page(&app, table.tasks(&filter, after, limit)),
+    )
 }
 
 /// Cancels an unfinished task.
@@ -147,7 +149,7 @@ fn answer(app: &App, index: u64, id: TaskId) -> Result<Answer, Failure> {
         .ok_or_else(|| Problem::from(Refusal::TaskNotFound(id)))?;
     let mut shown = present(app, task, Detail::Whole);
     shown.after = keys_of(&table, task.after());
-    Answer::ok(index, &shown)
+    Answer::shown(&table, index, &shown)
 }
 
 /// How much of a task is shown.

@@ -120,7 +120,7 @@ async fn list(
         .into_iter()
         .map(|worker| present(&app, worker, table.running_on(worker.id)))
         .collect();
-    Answer::ok(index, &wire::WorkerList { workers, next })
+    Answer::shown(&table, index, &wire::WorkerList { workers, next })
 }
 
 fn answer(app: &App, index: u64, id: WorkerId) -> Result<Answer, Failure> {
@@ -131,7 +131,7 @@ fn answer(app: &App, index: u64, id: WorkerId) -> Result<Answer, Failure> {
             format!("there is no worker {id}; gone workers are kept for a bounded time"),
         )
     })?;
-    Answer::ok(index, &present(app, worker, table.running_on(id)))
+    Answer::shown(&table, index, &present(app, worker, table.running_on(id)))
 }
 
 fn worker_state(text: &str) -> Result<WorkerState, Problem> {
