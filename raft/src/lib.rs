@@ -41,6 +41,10 @@ mod keeper;
 mod log_store;
 pub mod machine;
 mod measures;
+/// For `tests/micro` alone.
+#[cfg(feature = "measuring")]
+#[doc(hidden)]
+pub mod measuring;
 mod network;
 mod node;
 mod observe;

@@ -1,0 +1,60 @@
+//! The log of one node, as the product opens it.
+
+use std::path::Path;
+use std::sync::mpsc::channel;
+
+use bytes::Bytes;
+use triarch_storage::{LogPosition, LogRecord, LogStore, SledLog, SledLogOptions, StorageError};
+
+/// A log that keeps its latest entries and forgets the others.
+pub struct Appending {
+    log: SledLog,
+    next: u64,
+    payload: Bytes,
+}
+
+/// So many entries are kept; older ones are purged as it goes.
+const KEPT: u64 = 10_000;
+
+impl Appending {
+    /// A new one in `folder`, for entries of so many bytes.
+    pub fn new(folder: &Path, payload_bytes: usize) -> Result<Self, StorageError> {
+        Ok(Self {
+            log: SledLog::open(folder, &SledLogOptions::default())?,
+            next: 0,
+            payload: Bytes::from(vec![7; payload_bytes]),
+        })
+    }
+
+    /// Appends so many entries, each by itself, and waits until all are durable.
+    pub fn append(&mut self, count: u64) -> Result<(), StorageError> {
+        let (tell, durable) = channel();
+        for _ in 0..count {
+            let record = LogRecord {
+                position: position(self.next),
+                payload: self.payload.clone(),
+            };
+            let tell = tell.clone();
+            let done = Box::new(move |result| drop(tell.send(result)));
+            self.log.append(vec![record], done)?;
+            self.next += 1;
+        }
+        drop(tell);
+        for result in durable {
+            result?;
+        }
+        if self.next > KEPT && self.next % 1_000 < count {
+            self.log
+                .purge(position(self.next - KEPT), Box::new(|_| ()))?;
+        }
+        Ok(())
+    }
+}
+
+fn position(index: u64) -> LogPosition {
+    LogPosition {
+        term: 1,
+        leader: 1,
+        index,
+    }
+}
