@@ -21,7 +21,7 @@ esac
 
 if [ "$peers" = yes ]; then
   wanted=()
-  for program in redis-server beanstalkd; do
+  for program in redis-server beanstalkd rabbitmq-server; do
     command -v "$program" >/dev/null || wanted+=("$program")
   done
   if [ "$install" = yes ] && [ ${#wanted[@]} -gt 0 ] && command -v apt-get >/dev/null; then

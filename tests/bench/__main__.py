@@ -3,6 +3,7 @@
 Every round visits everybody once, so that what else goes on in the machine meets all alike."""
 
 import argparse
+import dataclasses
 import datetime
 import importlib
 import json
@@ -14,15 +15,21 @@ import time
 
 from tests.bench import scale
 from tests.bench.cluster import Cluster
-from tests.bench.peers.stage import Missing, Settings
+from tests.bench.peers.stage import Settings
+
+PARTS = ["own", "peers", "scale", "sustained"]
 
 PEERS = {
     "Celery on Redis": "celery_redis",
+    "Celery on RabbitMQ": "celery_rabbitmq",
     "RQ on Redis": "rq_redis",
     "Dask distributed": "dask_cluster",
     "HyperQueue (processes)": "hyperqueue",
     "beanstalkd": "beanstalkd",
 }
+
+# Longer than any of them takes; one that hangs must not stop the others.
+PEER_SECONDS_MAX = 600
 
 
 class Rounds:
@@ -87,18 +94,32 @@ def peers(rounds, options, missing):
     for name, module in PEERS.items():
         if options.only and module not in options.only:
             continue
-        peer = importlib.import_module(f"tests.bench.peers.{module}")
-        settings = Settings(options.peer_tasks, options.round_trips // 5, options.payload, options.peer_workers)
+        settings = Settings(options.peer_tasks, max(1, options.round_trips // 5), options.payload, options.peer_workers)
         try:
-            told = peer.measure(settings).told()
-        except (Missing, ImportError) as error:
-            missing[name] = str(error)
+            told = apart(module, settings)
+        except RuntimeError as error:  # one peer that fails must not cost the others their figures
+            missing[name] = f"failed: {str(error).splitlines()[-1]}"
+            print(f"  {name} failed: {error}", file=sys.stderr)
             continue
-        except Exception as error:  # one peer that fails must not cost the others their figures
-            missing[name] = f"failed: {type(error).__name__}: {error}"
-            print(f"  {name}: {missing[name]}", file=sys.stderr)
+        if "missing" in told:
+            missing[name] = told["missing"]
             continue
         rounds.add(name, rate=told["tasks_per_s"], p50=told["round_trip_p50_ms"], p99=told["round_trip_p99_ms"])
+
+
+def apart(module, settings):
+    """What one peer says of itself, in a process of its own."""
+    argv = [sys.executable, "-B", "-m", "tests.bench.peers", module, json.dumps(dataclasses.asdict(settings))]
+    peer = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        told, said = peer.communicate(timeout=PEER_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        peer.terminate()  # it ends what it started first
+        _, said = peer.communicate()
+        raise RuntimeError(f"{said}\nnot done within {PEER_SECONDS_MAX} s") from None
+    if peer.returncode != 0:
+        raise RuntimeError(said.strip() or f"exit code {peer.returncode}")
+    return json.loads(told.splitlines()[-1])
 
 
 def table(heads, rows):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -49,6 +50,8 @@ class Stage:
         self.processes = []
 
     def __enter__(self):
+        # Told to end, the program leaves its stages in order, and what they started ends with it.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         self.folder = tempfile.mkdtemp(prefix="triarch-bench-")
         return self
 
@@ -103,12 +106,12 @@ def until(condition, what, seconds=60):
     raise TimeoutError(f"{what} did not happen within {seconds} s ({last})")
 
 
-def listens(port):
+def listens(port, seconds=60):
     def there():
         with socket.create_connection(("127.0.0.1", port), 1):
             return True
 
-    until(there, f"port {port} is listened on")
+    until(there, f"a listener on port {port}", seconds)
 
 
 def timed(work, times):
