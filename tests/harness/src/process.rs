@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::wait::eventually;
+use crate::wall;
 
 /// Environment variable that marks every process of one owner, and whatever those start.
 pub const MARK: &str = "TRIARCH_TEST_MARK";
@@ -57,7 +58,8 @@ impl Process {
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
-            self.ended = self.child.try_wait().expect("a child can be waited for");
+            let ended = self.child.try_wait().expect("a child can be waited for");
+            ended.into_iter().for_each(|status| self.has_ended(status));
         }
         self.ended
     }
@@ -84,8 +86,14 @@ impl Process {
     pub fn kill9(&mut self) {
         if self.ended().is_none() {
             self.signal(Signal::SIGKILL);
-            self.ended = Some(self.child.wait().expect("a child can be waited for"));
+            let status = self.child.wait().expect("a child can be waited for");
+            self.has_ended(status);
         }
+    }
+
+    fn has_ended(&mut self, status: ExitStatus) {
+        self.ended = Some(status);
+        wall::clear(self.pid());
     }
 
     /// SIGTERM.

@@ -58,3 +58,45 @@ impl Walls {
         self.dir.join(format!("clock-{node}"))
     }
 }
+
+/// Removes what libfaketime keeps in memory for a process that has ended: one that was killed could not do it.
+pub(crate) fn clear(pid: u32) {
+    for name in [
+        format!("faketime_shm_{pid}"),
+        format!("sem.faketime_sem_{pid}"),
+    ] {
+        // Nearly always there is none.
+        let _ = std::fs::remove_file(Path::new("/dev/shm").join(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::process::Process;
+    use crate::wait::until;
+
+    #[tokio::test]
+    async fn a_killed_process_leaves_nothing_in_memory() {
+        let dir = tempfile::tempdir().expect("a directory for the clocks");
+        let Some(walls) = Walls::within(dir.path()) else {
+            eprintln!("skipped: libfaketime is not installed (Debian package faketime)");
+            return;
+        };
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        walls.apply(&mut command, 1);
+        let mut sleeper = Process::spawn("sleeper", command, &dir.path().join("log"));
+        let kept = Path::new("/dev/shm").join(format!("faketime_shm_{}", sleeper.pid()));
+        until(
+            Duration::from_secs(20),
+            "libfaketime is loaded",
+            async || kept.exists(),
+        )
+        .await;
+        sleeper.kill9();
+        assert!(!kept.exists());
+    }
+}
