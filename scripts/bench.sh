@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# The figures of docs/performance.md, measured anew: Triarch by `triarch bench`, other task queues with the same work, and
-# how costs grow. Starts what it measures on free ports and stops it again; prints the tables. A quiet machine, please: the
-# load is printed beside the figures.
+# The figures of docs/performance.md, measured anew: Triarch by `triarch bench`, other task queues with the same work, how
+# costs grow, and a long run. Starts what it measures on free ports and stops it again; prints the tables. A quiet machine,
+# please: the load is printed beside the figures.
 #
-#   scripts/bench.sh                         everything; half an hour
-#   scripts/bench.sh --part own --rounds 5   only Triarch itself: own, peers or scale
+#   scripts/bench.sh                         everything; more than an hour
+#   scripts/bench.sh --part own --rounds 5   only Triarch itself: own, peers, scale or sustained; may be repeated
 #   scripts/bench.sh --part peers --only beanstalkd
+#   scripts/bench.sh --part scale            pages, plots and JSON into docs/performance (--into names another folder)
+#   scripts/bench.sh --part scale --scale 0.01 --into /tmp/trial    a trial with little of everything
+#   scripts/bench.sh --part sustained --minutes 20
 #
 # Installs what peers need, where that is missing and it may: Debian packages, and Python packages into .tmp/bench. With
 # TRIARCH_BENCH_INSTALL=no nothing is installed, and what is not there is not measured. TRIARCH_BIN names another program.
@@ -15,7 +18,8 @@ cd "$(dirname "$0")/.."
 install=${TRIARCH_BENCH_INSTALL:-yes}
 python=python3
 case " $* " in
-  *" --part own "*|*" --part scale "*) peers=no ;;
+  *" --part peers "*) peers=yes ;;
+  *" --part "*) peers=no ;;
   *) peers=yes ;;
 esac
 

@@ -13,10 +13,12 @@ import subprocess
 import sys
 import time
 
-from tests.bench import scale
+from tests.bench import scale, sustained
 from tests.bench.cluster import Cluster
 from tests.bench.peers.stage import Settings
 
+# Pages that are read: only whole runs are written there.
+PAGES = "docs/performance"
 PARTS = ["own", "peers", "scale", "sustained"]
 
 PEERS = {
@@ -165,8 +167,8 @@ def circumstances(options):
         model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), "unknown")
     today = datetime.date.today().isoformat()
     return (
-        f"{today}, {os.cpu_count()} processors ({model}), load averages {load} at the beginning; {options.rounds} rounds, "
-        f"payloads of {options.payload} bytes, everything on this machine."
+        f"{today}, {os.cpu_count()} processors ({model}), load averages {load} at the beginning, payloads of "
+        f"{options.payload} bytes, everything on this machine."
     )
 
 
@@ -180,13 +182,19 @@ def main():
     read.add_argument("--payload", type=int, default=256)
     read.add_argument("--peer-tasks", type=int, default=1_000)
     read.add_argument("--peer-workers", type=int, default=2)
-    read.add_argument("--only", action="append", help="only this peer, by its module; may be repeated")
-    read.add_argument("--part", action="append", choices=["own", "peers", "scale"], help="what to measure; all unless told")
-    read.add_argument("--plots", default="docs/plots", help="where plots of the scale part go")
+    read.add_argument("--only", action="append", help="only this peer, or this of the scale part, by its module; may be repeated")
+    read.add_argument("--part", action="append", choices=PARTS, help="what to measure; all unless told")
+    read.add_argument("--into", default=PAGES, help="where the scale and sustained parts write their pages and plots")
+    read.add_argument("--scale", type=float, default=1.0, help="of the numbers in the scale part, for a trial: 0.01")
+    read.add_argument("--minutes", type=float, default=20.0, help="how long the sustained part goes on")
+    read.add_argument("--rate", type=float, help="tasks a second in the sustained part, instead of half of the highest rate")
     read.add_argument("--json", help="write everything that was measured here, too")
     options = read.parse_args()
     options.binary = os.path.abspath(options.binary)
-    parts = options.part or ["own", "peers", "scale"]
+    parts = options.part or PARTS
+    trial = ("scale" in parts and (options.only or options.scale != 1)) or ("sustained" in parts and options.minutes < 20)
+    if trial and options.into == PAGES:
+        read.error(f"what is no whole run is not written to {PAGES}: name another folder with --into")
     rounds, missing = Rounds(), {}
     where = circumstances(options)
     if "own" in parts or "peers" in parts:
@@ -196,10 +204,12 @@ def main():
                 ours(rounds, options)
             if "peers" in parts:
                 peers(rounds, options, missing)
-        print(where, told(rounds, options, missing), sep="\n\n")
+        print(f"{where} {options.rounds} rounds.", told(rounds, options, missing), sep="\n\n")
     measured = {"circumstances": where, "figures": rounds.figures, "missing": missing}
     if "scale" in parts:
-        measured["scale"] = scale.measure(options)
+        measured["scale"] = scale.measure(options, where)
+    if "sustained" in parts:
+        measured["sustained"] = sustained.measure(options, where)
     if options.json:
         with open(options.json, "w") as file:
             json.dump(measured, file, indent=1)

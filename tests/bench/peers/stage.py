@@ -92,7 +92,7 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def until(condition, what, seconds=60):
+def until(condition, what, seconds=60, between=0.05):
     """Waits until `condition()` is true, and takes whatever it raises for not yet."""
     deadline = time.monotonic() + seconds
     last = None
@@ -102,7 +102,7 @@ def until(condition, what, seconds=60):
                 return
         except Exception as error:  # whatever a client raises while its server is not up
             last = error
-        time.sleep(0.05)
+        time.sleep(between)
     raise TimeoutError(f"{what} did not happen within {seconds} s ({last})")
 
 
