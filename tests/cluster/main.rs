@@ -36,6 +36,7 @@ mod stopped_leader;
 mod tasks;
 mod timers;
 mod unique;
+mod verdicts;
 mod versions;
 mod workers;
 mod workers_health;

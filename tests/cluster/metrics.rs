@@ -8,7 +8,8 @@ use serde_json::json;
 use triarch_harness::cluster::SOON;
 use triarch_harness::{Cluster, Exposition, Hand, Options, eventually, hand, until};
 
-async fn scrape(cluster: &Cluster, node: u64) -> Exposition {
+/// What a master's metrics tell.
+pub async fn scrape(cluster: &Cluster, node: u64) -> Exposition {
     let api = cluster.api(node);
     let reply = api.call(Method::GET, "/metrics").answer().await;
     assert_eq!(reply.status, 200, "{reply:?}");

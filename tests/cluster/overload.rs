@@ -9,19 +9,12 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use triarch_harness::cluster::SOON;
-use triarch_harness::{Cluster, Exposition, Hand, Options, hand, until};
+use triarch_harness::{Cluster, Hand, Options, hand, until};
+
+use crate::metrics::scrape;
 
 /// Who does not keep up is cut within this: some times what the master waits for.
 const CUT: Duration = Duration::from_secs(60);
-
-async fn scrape(cluster: &Cluster, node: u64) -> Exposition {
-    let reply = cluster
-        .api(node)
-        .call(Method::GET, "/metrics")
-        .answer()
-        .await;
-    Exposition::read(&reply.text).unwrap_or_else(|why| panic!("{why}: {reply:?}"))
-}
 
 fn options(more: &[&str]) -> Options {
     Options {
