@@ -80,32 +80,25 @@ pub fn cron(data: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
+#[path = "../fuzz/corpus.rs"]
+mod corpus;
 
-    fn corpus(target: &str, run: fn(&[u8])) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-        let files = std::fs::read_dir(folder.join(target)).expect("the target's corpus");
-        let mut inputs = 0;
-        for file in files.flatten() {
-            run(&std::fs::read(file.path()).expect("an input"));
-            inputs += 1;
-        }
-        assert!(inputs > 0, "the corpus of {target} is empty");
-    }
+#[cfg(test)]
+mod tests {
+    use super::corpus::passes;
 
     #[test]
     fn the_corpus_of_bodies_passes() {
-        corpus("api_bodies", super::api_body);
+        passes("api_bodies", super::api_body);
     }
 
     #[test]
     fn the_corpus_of_query_strings_passes() {
-        corpus("query_strings", super::query_string);
+        passes("query_strings", super::query_string);
     }
 
     #[test]
     fn the_corpus_of_cron_expressions_passes() {
-        corpus("cron", super::cron);
+        passes("cron", super::cron);
     }
 }

@@ -78,5 +78,25 @@ fn read(bytes: &[u8]) {
 }
 
 #[cfg(test)]
-#[path = "../tests/fuzzing/corpus.rs"]
+#[path = "../../fuzz/corpus.rs"]
 mod corpus;
+
+#[cfg(test)]
+mod tests {
+    use super::corpus::passes;
+
+    #[test]
+    fn the_corpus_of_commands_passes() {
+        passes("commands", super::command);
+    }
+
+    #[test]
+    fn the_corpus_of_commands_applied_passes() {
+        passes("commands_applied", super::commands_applied);
+    }
+
+    #[test]
+    fn the_corpus_of_table_snapshots_passes() {
+        passes("table_snapshots", super::snapshot);
+    }
+}

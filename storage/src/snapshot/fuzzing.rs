@@ -38,4 +38,5 @@ fn open(bytes: &[u8]) {
             .expect("it was read before");
         assert_eq!(&first[..], &bytes[..first.len()]);
     }
+    let _ = std::fs::remove_file(path);
 }
