@@ -5,8 +5,9 @@
 #
 # Runs each target (all, unless some are named) for N seconds (30 unless told otherwise) from the committed corpus in
 # fuzz/corpus, and prints how often it was asked, how much code was reached, and how many inputs reached something new.
-# What is found goes to fuzz/found, not to the corpus. Input that crashes a target, or takes it longer than 10 s, is kept
-# there, and the command that replays it is printed; the exit code is 1 then. Installs cargo-fuzz where it is missing.
+# What is found goes to fuzz/found, not to the corpus. Input that crashes a target, or takes it longer than 10 s, is kept in
+# fuzz/artifacts, and the command that replays it is printed; the exit code is 1 then. Installs cargo-fuzz where it is missing.
+# The first build takes minutes of processor time, most of them for the program itself.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -19,7 +20,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --seconds) seconds=$2 && shift 2 ;;
     --list) printf '%s\n' "${all[@]}" && exit 0 ;;
-    -*) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+    -*) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
     *)
       [ -e "fuzz/fuzz_targets/$1.rs" ] || { printf 'there is no target %s; --list names them\n' "$1" >&2 && exit 2; }
       targets+=("$1") && shift
