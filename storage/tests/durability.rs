@@ -3,9 +3,7 @@
 
 mod child;
 
-use std::collections::HashMap;
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
@@ -13,18 +11,10 @@ use std::time::Instant;
 use triarch_storage::seed::{Random, SEED_VARIABLE, seeds};
 use triarch_storage::{LogPosition, LogStore, SledLog, SledLogOptions, StorageError};
 
+use child::trace::{Call, calls, said, say};
 use child::{DEADLINE, completion, options, record, wait};
 
 const TRACED_APPENDS: u64 = 20;
-
-/// Says something in one write of its own, so that a trace shows when. The harness prints without a line end before
-/// the first line, hence the one in front.
-fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    out.write_all(format!("\n@{line}\n").as_bytes())
-        .and_then(|()| out.flush())
-        .expect("the parent listens");
-}
 
 /// Appends one entry at a time, saying when it is asked for and, on the sync thread, when it is acknowledged.
 #[test]
@@ -52,65 +42,8 @@ fn child_appends() {
     log.close().expect("a healthy log closes");
 }
 
-/// One completed system call of a trace: which, on what, its arguments, and the lines it began and ended at.
-struct Call {
-    name: String,
-    arguments: String,
-    result: String,
-    begun: usize,
-    ended: usize,
-}
-
-/// Reads the output of `strace -f -y`, putting together the calls that others interrupted.
-fn parse_trace(trace: &str) -> Vec<Call> {
-    let mut calls = Vec::new();
-    let mut begun: HashMap<&str, (usize, String)> = HashMap::new();
-    for (number, line) in trace.lines().enumerate() {
-        let Some((thread, rest)) = line.split_once(' ') else {
-            continue;
-        };
-        let rest = rest.trim_start();
-        if let Some(start) = rest.strip_suffix(" <unfinished ...>") {
-            begun.insert(thread, (number, start.to_string()));
-            continue;
-        }
-        let (first, text) = if rest.starts_with("<... ") {
-            let (Some((first, start)), Some((_, end))) =
-                (begun.remove(thread), rest.split_once(" resumed>"))
-            else {
-                continue;
-            };
-            (first, start + end)
-        } else {
-            (number, rest.to_string())
-        };
-        let (Some((name, _)), Some((call, result))) =
-            (text.split_once('('), text.rsplit_once(" = "))
-        else {
-            continue;
-        };
-        calls.push(Call {
-            name: name.to_string(),
-            arguments: call[name.len()..].to_string(),
-            result: result.to_string(),
-            begun: first,
-            ended: number,
-        });
-    }
-    calls
-}
-
 fn is_on_db(call: &Call) -> bool {
     call.arguments.contains("/sled/db>")
-}
-
-fn said(calls: &[Call], what: &str) -> usize {
-    let needle = format!("@{what}\\n");
-    let call = calls
-        .iter()
-        .find(|call| call.name == "write" && call.arguments.contains(&needle));
-    call.unwrap_or_else(|| panic!("the trace does not show {what}"))
-        .begun
 }
 
 #[test]
@@ -131,7 +64,7 @@ fn an_acknowledged_append_was_preceded_by_an_fdatasync() {
     .expect("the child ends");
     assert!(status.success(), "{status}");
 
-    let calls = parse_trace(&fs::read_to_string(&trace_path).expect("a trace"));
+    let calls = calls(&trace_path);
     for index in 0..TRACED_APPENDS {
         let asked = said(&calls, &format!("append {index}"));
         let acked = said(&calls, &format!("ack {index}"));
@@ -194,7 +127,7 @@ fn the_mark_is_lowered_durably_before_entries_are_removed() {
     .expect("the child ends");
     assert!(status.success(), "{status}");
 
-    let calls = parse_trace(&fs::read_to_string(&trace_path).expect("a trace"));
+    let calls = calls(&trace_path);
     let asked = said(&calls, "truncate");
     let done = said(&calls, "truncated");
     let during = || {
@@ -353,7 +286,7 @@ fn a_failing_fsync_is_the_end_and_is_not_retried() {
         String::from_utf8_lossy(&output.stderr)
     );
 
-    let calls = parse_trace(&fs::read_to_string(&trace_path).expect("a trace"));
+    let calls = calls(&trace_path);
     said(&calls, "failed as it should");
     let failed = calls
         .iter()

@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub mod trace;
+
 use std::env;
 use std::fs;
 use std::path::Path;

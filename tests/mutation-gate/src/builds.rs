@@ -65,6 +65,13 @@ const KNOWN: &[Known] = &[
     ),
     ("triarch-storage", "conformance", STORAGE, Cost::Cheap, 120),
     ("triarch-storage", "durability", STORAGE, Cost::Cheap, 120),
+    (
+        "triarch-storage",
+        "snapshot_order",
+        STORAGE,
+        Cost::Cheap,
+        60,
+    ),
     ("triarch-storage", "full_disk", STORAGE, Cost::Cheap, 120),
     ("triarch-storage", "damage", STORAGE, Cost::Costly, 300),
     (
