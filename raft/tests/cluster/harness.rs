@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::serve::ListenerExt;
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Runtime;
 
 use crate::wires::Wire;
@@ -25,6 +25,24 @@ use triarch_storage::StorageError;
 #[derive(Clone, Default)]
 pub struct Toy {
     pub state: Arc<Mutex<Vec<(u64, Bytes)>>>,
+    held: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Toy {
+    /// From now on it applies nothing, until it may again.
+    pub fn hold(&self) {
+        *self.held.0.lock() = true;
+    }
+
+    pub fn release(&self) {
+        *self.held.0.lock() = false;
+        self.held.1.notify_all();
+    }
+
+    fn wait_while_held(&self) {
+        let (held, released) = &*self.held;
+        released.wait_while(&mut held.lock(), |held| *held);
+    }
 }
 
 pub struct FrozenToy(Vec<(u64, Bytes)>);
@@ -36,6 +54,8 @@ impl StateMachine for Toy {
 
     fn apply(&mut self, entry: EntryView<'_>) -> std::io::Result<Vec<usize>> {
         assert!(entry.now_ms > 0 && !entry.commands.is_empty());
+        // The node's other tasks go on meanwhile.
+        tokio::task::block_in_place(|| self.wait_while_held());
         let mut state = self.state.lock();
         if entry
             .commands

@@ -212,6 +212,47 @@ fn reads_wait_for_what_was_acknowledged() {
 }
 
 #[test]
+fn reads_wait_for_what_was_acknowledged_under_the_leader_before() {
+    let mut cluster = Cluster::with(3, |config| config.limits.read_timeout_ms = 1_000);
+    let first = cluster.propose("first");
+    cluster.settle(first.index);
+    let old = cluster.leader();
+    let followers = cluster.followers();
+    for id in &followers {
+        cluster.running[id].toy.hold();
+    }
+    let last = cluster.propose("acknowledged");
+    cluster.kill(old);
+    let (new, read) = eventually("one of the others is elected and hears a quorum", || {
+        let told = |id: &&u64| cluster.node(**id).status().commit_index > last.index;
+        let answers = followers.iter().filter(told).map(|id| {
+            let read = cluster.block_on(*id, cluster.node(*id).read_barrier());
+            (*id, read)
+        });
+        let is_elected = |(_, read): &(u64, Result<u64, ReadError>)| {
+            !matches!(read, Err(ReadError::NotLeader { .. }))
+        };
+        let mut answers = answers.filter(is_elected);
+        answers.next()
+    });
+    // It has the command and a quorum, and yet nothing to read the command from.
+    assert_eq!(read, Err(ReadError::NoQuorum));
+    assert_eq!(cluster.running[&new].commands(), ["first"]);
+
+    for id in &followers {
+        cluster.running[id].toy.release();
+    }
+    let read = eventually("it can be read", || {
+        let reader = cluster.running.values().find(|r| r.node.leads_now())?;
+        let id = reader.node.status().node_id;
+        let valid_for = cluster.block_on(id, reader.node.read_barrier()).ok()?;
+        Some((valid_for, reader.commands()))
+    });
+    assert!(read.0 > last.index, "{read:?}");
+    assert_eq!(read.1, ["first", "acknowledged"]);
+}
+
+#[test]
 fn an_entry_that_cannot_be_applied_stops_the_nodes_that_meet_it() {
     let cluster = Cluster::of(3);
     let leader = cluster.leader();
