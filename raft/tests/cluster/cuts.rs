@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use triarch_raft::{Leadership, ReadError};
+use triarch_raft::{Leadership, PeerRole, PeerState, ReadError};
 
 use crate::harness::{Cluster, eventually};
 use crate::wires::Cut;
@@ -138,4 +138,38 @@ fn a_leader_that_hears_no_answers_gives_way() {
     }
     let last = cluster.propose("mended");
     cluster.settle(last.index);
+}
+
+/// It hears heartbeats, so it passes for alive; but it has nothing of the log. Were it a voter, the cluster could not do
+/// without any other.
+#[test]
+fn a_learner_that_gets_no_entries_does_not_vote() {
+    let mut cluster = Cluster::wired(3);
+    let leader = cluster.leader();
+    let victim = cluster.followers()[0];
+    let addr = cluster.start_to_join(4);
+    for id in [1, 2, 3] {
+        cluster.wires[&4].cut(id, Cut::Entries);
+    }
+    let node = cluster.node(leader).clone();
+    cluster.block_on(leader, node.add(4, addr)).unwrap();
+    let status = |id: u64| {
+        let nodes = node.status().nodes;
+        nodes.into_iter().find(|one| one.id == id).unwrap()
+    };
+    // Many looks at the learner later: a leader looks at every heartbeat.
+    cluster.kill(victim);
+    eventually("the leader misses the dead one", || {
+        assert_eq!(status(4).role, PeerRole::Learner);
+        (status(victim).state == PeerState::Unreachable).then_some(())
+    });
+    let last = cluster.try_propose(leader, "by two of three").unwrap();
+    assert_eq!(status(4).role, PeerRole::Learner);
+
+    cluster.wires[&4].mend();
+    eventually("it catches up and is promoted", || {
+        (status(4).role == PeerRole::Voter).then_some(())
+    });
+    cluster.settle(last.index);
+    assert_eq!(cluster.running[&4].commands(), ["by two of three"]);
 }

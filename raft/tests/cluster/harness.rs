@@ -279,6 +279,19 @@ impl Cluster {
         self.running.insert(id, running);
     }
 
+    /// Starts a new node that waits, empty, behind a wire of its own until it is added; gives its address.
+    pub fn start_to_join(&mut self, id: u64) -> String {
+        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let behind = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        self.wires.insert(id, Wire::lay(addr, behind));
+        let peers = Formation::Join(self.founding.values().cloned().collect());
+        let mut config = NodeConfig::new(id, addr.to_string(), self.dir(id), peers);
+        (self.adjust)(&mut config);
+        let running = start_behind(config, Some(behind)).unwrap();
+        self.running.insert(id, running);
+        addr.to_string()
+    }
+
     pub fn kill(&mut self, id: u64) {
         self.running.remove(&id).unwrap().kill();
     }

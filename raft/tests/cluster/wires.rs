@@ -18,6 +18,38 @@ pub enum Cut {
     Requests,
     /// Requests arrive, answers do not come back.
     Answers,
+    /// Log entries do not arrive. All else does, heartbeats too.
+    Entries,
+}
+
+impl Cut {
+    fn concerns(self, direction: Direction, lane: Lane) -> bool {
+        match self {
+            Cut::Requests => direction == Direction::There,
+            Cut::Answers => direction == Direction::Back,
+            Cut::Entries => direction == Direction::There && lane == Lane::Entries,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    There,
+    Back,
+}
+
+/// What a connection is for. Nodes have one of its own for log entries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Entries,
+    Other,
+}
+
+/// Which connection this is, told by the first message on it.
+#[derive(Clone, Copy)]
+struct Line {
+    sender: u64,
+    lane: Lane,
 }
 
 type Cuts = Arc<Mutex<HashMap<u64, Cut>>>;
@@ -70,9 +102,13 @@ impl Drop for Wire {
 
 async fn forward(mut near: TcpStream, behind: SocketAddr, cuts: Cuts) {
     let mut first = Vec::new();
-    let sender = loop {
+    let line = loop {
         if let Some(sender) = sender_of(&first) {
-            break sender;
+            let lane = match first.starts_with(b"POST /raft/append ") {
+                true => Lane::Entries,
+                false => Lane::Other,
+            };
+            break Line { sender, lane };
         }
         if near.read_buf(&mut first).await.unwrap_or(0) == 0 {
             return;
@@ -89,11 +125,11 @@ async fn forward(mut near: TcpStream, behind: SocketAddr, cuts: Cuts) {
         near_in,
         far_out,
         first,
-        sender,
-        Cut::Requests,
+        line,
+        Direction::There,
         Arc::clone(&cuts),
     );
-    let answers = pump(far_in, near_out, Vec::new(), sender, Cut::Answers, cuts);
+    let answers = pump(far_in, near_out, Vec::new(), line, Direction::Back, cuts);
     // When one side is gone so is the other, unless the wire is cut: then nobody hears of it.
     tokio::select! {
         () = requests => {}
@@ -106,14 +142,15 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     first: Vec<u8>,
-    sender: u64,
-    direction: Cut,
+    line: Line,
+    direction: Direction,
     cuts: Cuts,
 ) {
     let mut bytes = first;
     let mut lost = false;
     loop {
-        lost |= !bytes.is_empty() && cuts.lock().get(&sender) == Some(&direction);
+        let cut = cuts.lock().get(&line.sender).copied();
+        lost |= !bytes.is_empty() && cut.is_some_and(|cut| cut.concerns(direction, line.lane));
         if !lost && to.write_all(&bytes).await.is_err() {
             return;
         }

@@ -131,7 +131,7 @@ mutations! {
     /// a committed entry is given to the state machine twice
     EntryAppliedTwice = "entry-applied-twice" in Raft, held by [];
     /// a learner votes before it has caught up
-    LearnerPromotedAtOnce = "learner-promoted-at-once" in Raft, held by ["learner", "member"];
+    LearnerPromotedAtOnce = "learner-promoted-at-once" in Raft, held by ["a_learner_that_gets_no_entries"];
     /// a wiped directory under a known id is taken for the one it was
     WipedDirectoryVotes = "wiped-directory-votes" in Raft, held by ["wiped"];
     /// a node that holds another table than the majority goes on
