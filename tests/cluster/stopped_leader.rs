@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
-use triarch_harness::{Cluster, Hand, Options, Reply, hand};
+use triarch_harness::{Cluster, Hand, Options, Reply, hand, until};
 
-use crate::tasks::{assert_works, outcomes, submit_task};
+use crate::tasks::{SOON, assert_works, outcomes, submit_task};
 
 /// As long as the users' worst garbage collection, virtual machine move or laptop lid.
 const STOPPED_FOR: Duration = Duration::from_secs(5);
@@ -162,6 +162,40 @@ async fn a_leader_that_slept_expires_nobody() {
         .get(&format!("/v1/tasks/{task}"))
         .await
         .expect(200);
+    assert_eq!(outcomes(&shown), ["running"], "{shown}");
+    assert_eq!(
+        worker.report(lease.succeeded(json!(1))).await["accepted"],
+        true
+    );
+}
+
+/// Nobody leads instead of it, so it wakes with its leadership, and everybody has been silent for longer than a lease.
+#[tokio::test]
+async fn a_master_alone_that_slept_expires_nobody() {
+    let mut cluster = Cluster::with(Options {
+        nodes: 1,
+        lease_ms: 4_000,
+        ..Options::default()
+    })
+    .await;
+    let worker = Hand::register(&cluster, "w", 1).await;
+    let api = cluster.api(1);
+    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let lease = worker.take(&[]).await;
+    cluster.stop(1);
+    tokio::time::sleep(STOPPED_FOR).await;
+    cluster.cont(1);
+    // Looks for the silent go on beside what falls due.
+    let later = json!({"tasks": [{"kind": "hand", "delay_ms": 600}]});
+    let later = submit_task(&api, &later).await;
+    until(SOON, "what was delayed is due", async || {
+        let shown = api.get(&format!("/v1/tasks/{later}")).await.expect(200);
+        shown["state"] == "queued"
+    })
+    .await;
+    let orders = worker.heartbeat(std::slice::from_ref(&lease)).await;
+    assert_eq!(orders["lost"], json!([]), "{orders}");
+    let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
     assert_eq!(outcomes(&shown), ["running"], "{shown}");
     assert_eq!(
         worker.report(lease.succeeded(json!(1))).await["accepted"],

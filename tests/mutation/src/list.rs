@@ -144,7 +144,7 @@ mutations! {
     /// a heartbeat confirms no lease
     HeartbeatIgnored = "heartbeat-ignored" in Program, held by ["workers::"];
     /// a leader that slept judges everyone by the time it slept through
-    SleeperJudges = "sleeper-judges" in Program, held by ["slept"];
+    SleeperJudges = "sleeper-judges" in Program, held by ["alone_that_slept_expires_nobody"];
     /// a request that is forwarded again is another request
     RequestIdMadeAnew = "request-id-made-anew" in Program, held by ["on_its_way_when_the_leader_dies", "request_id"];
     /// a follower answers reads from what it has
