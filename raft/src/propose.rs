@@ -117,7 +117,8 @@ impl<R: Send + 'static> Proposer<R> {
         {
             let standing = self.standing.borrow();
             match standing.own_term() {
-                Some(own) if term.is_none_or(|term| term == own) => {}
+                Some(own)
+                    if term.is_none_or(|term| term == own) || mutated!(DecisionsNotFenced) => {}
                 Some(_) | None => {
                     return Err(ProposeError::NotLeader {
                         leader: standing.leader(),

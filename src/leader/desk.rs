@@ -115,10 +115,6 @@ pub struct Overdue {
 impl Desk {
     /// An empty desk at the beginning of a term.
     pub fn new(since: Instant) -> Self {
-        let since = match mutated!(LeasesExpiredAtElection) {
-            true => since.checked_sub(Duration::from_secs(60)).unwrap_or(since),
-            false => since,
-        };
         Self {
             since,
             workers: HashMap::new(),
@@ -319,6 +315,10 @@ impl Desk {
             true => Duration::MAX,
             false => Duration::from_millis(timing.lease_ms),
         };
+        let met = match mutated!(LeasesExpiredAtElection) {
+            true => now.checked_sub(lease * 2).unwrap_or(now),
+            false => now,
+        };
         let mut overdue = Overdue::default();
         let mut known = HashMap::with_capacity(self.workers.len());
         for worker in table.workers() {
@@ -326,7 +326,7 @@ impl Desk {
                 continue;
             }
             let seen = self.workers.remove(&worker.id).unwrap_or(WorkerSeen {
-                heard: now,
+                heard: met,
                 load: None,
             });
             if now.saturating_duration_since(seen.heard) > lease {
@@ -340,7 +340,7 @@ impl Desk {
         for lease_held in table.leases() {
             let seen = self.leases.remove(&lease_held.token).unwrap_or(LeaseSeen {
                 way: Way::Granted,
-                confirmed: now,
+                confirmed: met,
                 granted: now,
                 progress: None,
             });

@@ -121,34 +121,34 @@ mutations! {
     SnapshotNotSynced = "snapshot-not-synced" in Storage, held by [];
 
     /// a follower that cannot be reached counts as one that has the entry
-    AnswerBeforeCommit = "answer-before-commit" in Raft, held by ["without_a_quorum"];
+    AnswerBeforeCommit = "answer-before-commit" in Raft, held by ["caught_without_a_quorum", "a_leader_without_a_quorum"];
     /// a leader answers reads without asking whether it still leads
-    LocalRead = "local-read" in Raft, held by ["without_a_quorum", "stopped_leader"];
+    LocalRead = "local-read" in Raft, held by ["a_leader_without_a_quorum"];
     /// a read does not wait until what was acknowledged is applied
     ReadBeforeApplied = "read-before-applied" in Raft, held by ["reads_wait_for_what_was_acknowledged"];
     /// what a leader decided in one term is carried out in another
     DecisionsNotFenced = "decisions-not-fenced" in Raft, held by ["fenced_by_its_term"];
     /// a committed entry is given to the state machine twice
-    EntryAppliedTwice = "entry-applied-twice" in Raft, held by [];
+    EntryAppliedTwice = "entry-applied-twice" in Raft, held by ["nothing_acknowledged_is_lost"];
     /// a learner votes before it has caught up
     LearnerPromotedAtOnce = "learner-promoted-at-once" in Raft, held by ["a_learner_that_gets_no_entries"];
     /// a wiped directory under a known id is taken for the one it was
-    WipedDirectoryVotes = "wiped-directory-votes" in Raft, held by ["wiped"];
+    WipedDirectoryVotes = "wiped-directory-votes" in Raft, held by ["only_a_known_directory", "wiped"];
     /// a node that holds another table than the majority goes on
-    DivergenceIgnored = "divergence-ignored" in Raft, held by ["agreement"];
+    DivergenceIgnored = "divergence-ignored" in Raft, held by ["differs_from_the_majority"];
 
     /// a new leader gives nobody time to be heard of
     LeasesExpiredAtElection = "leases-expired-at-election" in Program, held by ["leases_live_through_an_election"];
     /// silence ends no lease
-    SilenceNeverEndsALease = "silence-never-ends-a-lease" in Program, held by ["worker"];
+    SilenceNeverEndsALease = "silence-never-ends-a-lease" in Program, held by ["a_silent_worker_loses"];
     /// a heartbeat confirms no lease
-    HeartbeatIgnored = "heartbeat-ignored" in Program, held by ["workers::"];
+    HeartbeatIgnored = "heartbeat-ignored" in Program, held by ["named_in_heartbeats_lasts"];
     /// a leader that slept judges everyone by the time it slept through
     SleeperJudges = "sleeper-judges" in Program, held by ["alone_that_slept_expires_nobody"];
     /// a request that is forwarded again is another request
     RequestIdMadeAnew = "request-id-made-anew" in Program, held by ["on_its_way_when_the_leader_dies", "request_id"];
     /// a follower answers reads from what it has
-    FollowerAnswersReads = "follower-answers-reads" in Program, held by ["stopped_leader", "stale", "redirects"];
+    FollowerAnswersReads = "follower-answers-reads" in Program, held by ["nothing_fresh_is_read"];
     /// a cancellation is applied on the leader alone
     CancelLostOnFailover = "cancel-lost-on-failover" in Program, held by ["cancellation_outlives"];
 }
