@@ -1,5 +1,6 @@
 //! What is run against one mutation.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use crate::builds::{Check, Cost};
@@ -28,8 +29,15 @@ pub struct Outcome {
     pub took: Duration,
 }
 
+/// Cheap tests that have passed without any mutation. They are steady, so that is asked once.
+pub type Steady = HashSet<(String, String)>;
+
 /// Runs the battery against one mutation.
-pub fn against(mutation: Mutation, checks: &[Check]) -> std::io::Result<Outcome> {
+pub fn against(
+    mutation: Mutation,
+    checks: &[Check],
+    steady: &mut Steady,
+) -> std::io::Result<Outcome> {
     let begun = Instant::now();
     let mut outcome = Outcome {
         mutation,
@@ -45,7 +53,14 @@ pub fn against(mutation: Mutation, checks: &[Check]) -> std::io::Result<Outcome>
         let ran = run(check, Which::All, Some(mutation), &mut |_| false)?;
         // One of a program is enough to be sure of all of it: the cheap ones are steady.
         if let Some(first) = ran.failed.first() {
-            let sure = is_caught(check, first, mutation)?;
+            let name = (check.name.clone(), first.test.clone());
+            let sure = match steady.contains(&name) {
+                true => fails(check, first, mutation)?,
+                false => is_caught(check, first, mutation)?,
+            };
+            if sure {
+                steady.insert(name);
+            }
             let found = ran.failed.iter().map(|failed| named(check, failed));
             match sure {
                 true => outcome.caught.extend(found),
@@ -102,17 +117,25 @@ fn ask(check: &Check, which: Which<'_>, outcome: &mut Outcome) -> std::io::Resul
 
 /// Whether the test, alone, passes without the mutation and fails with it.
 fn is_caught(check: &Check, failed: &Failed, mutation: Mutation) -> std::io::Result<bool> {
+    let without = alone(check, failed, None)?;
+    if !without.failed.is_empty() || without.passed == 0 {
+        return Ok(false);
+    }
+    fails(check, failed, mutation)
+}
+
+/// Whether the test fails, alone.
+fn fails(check: &Check, failed: &Failed, mutation: Mutation) -> std::io::Result<bool> {
+    Ok(!alone(check, failed, Some(mutation))?.failed.is_empty())
+}
+
+/// Runs the test alone; the whole program if it cannot be told which test it was.
+fn alone(check: &Check, failed: &Failed, mutation: Option<Mutation>) -> std::io::Result<Ran> {
     let which = match failed.test.starts_with('(') {
         true => Which::All,
         false => Which::Exactly(&failed.test),
     };
-    let mut first = |_: &Failed| true;
-    let without: Ran = run(check, which, None, &mut first)?;
-    if !without.failed.is_empty() || without.passed == 0 {
-        return Ok(false);
-    }
-    let with = run(check, which, Some(mutation), &mut first)?;
-    Ok(!with.failed.is_empty())
+    run(check, which, mutation, &mut |_| true)
 }
 
 fn named(check: &Check, failed: &Failed) -> Caught {

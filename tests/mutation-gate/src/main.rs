@@ -2,8 +2,9 @@
 //! mutation.
 //!
 //! A mutation is caught when a test fails under it that passes without it, run alone both times, right after another: a
-//! machine that is busy fails tests too. Cheap tests all run, so that the table says how often a bug would be noticed;
-//! the costly ones run until one of them catches, those first that are there for what the mutation breaks.
+//! machine that is busy fails tests too. Of the cheap tests, which are steady, the run without is made once. They all run,
+//! so that the table says how often a bug would be noticed; the costly ones run until one of them catches, those first
+//! that are there for what the mutation breaks.
 //!
 //! What is deliberately not here: how a mutation breaks the product. That stands in the product, one line each.
 //!
@@ -107,8 +108,9 @@ fn run(wanted: &Wanted) -> Result<bool, String> {
         );
     }
     let mut outcomes = Vec::new();
+    let mut steady = battery::Steady::new();
     for mutation in &wanted.mutations {
-        let outcome = battery::against(*mutation, &checks).map_err(stuck)?;
+        let outcome = battery::against(*mutation, &checks, &mut steady).map_err(stuck)?;
         println!("{}", report::line(&outcome));
         outcomes.push(outcome);
     }
