@@ -24,18 +24,16 @@ pub fn line(outcome: &Outcome) -> String {
 
 /// All of them, as a table in Markdown.
 pub fn table(outcomes: &[Outcome]) -> String {
-    let mut text =
-        String::from("| mutation | what it breaks | caught by | s |\n|---|---|---|---|\n");
+    let mut text = String::from("| mutation | what it breaks | caught by |\n|---|---|---|\n");
     for outcome in outcomes {
         let by = match outcome.caught.is_empty() {
             true => "**nobody**".to_owned(),
             false => names(&outcome.caught),
         };
         text.push_str(&format!(
-            "| `{}` | {} | {by} | {} |\n",
+            "| `{}` | {} | {by} |\n",
             outcome.mutation.name(),
             outcome.mutation.breaks(),
-            outcome.took.as_secs()
         ));
     }
     text
