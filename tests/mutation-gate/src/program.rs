@@ -109,6 +109,8 @@ struct Heard {
     failed: Vec<Failed>,
     passed: usize,
     ended: Ended,
+    /// Every test has been told of.
+    told: bool,
 }
 
 /// Reads `test name ... ok` until the program ends, `at` has enough, or the time is up.
@@ -121,6 +123,7 @@ fn listen(
         failed: Vec::new(),
         passed: 0,
         ended: Ended::ByItself,
+        told: false,
     };
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -133,6 +136,11 @@ fn listen(
                 return heard;
             }
         };
+        // What failed tests have said comes after this, with what tests that they started as processes have said.
+        heard.told |= line == "failures:";
+        if heard.told {
+            continue;
+        }
         let Some((test, outcome)) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.split_once(" ... "))
