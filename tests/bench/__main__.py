@@ -8,6 +8,7 @@ import datetime
 import importlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -115,9 +116,11 @@ def apart(module, settings):
     peer = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         told, said = peer.communicate(timeout=PEER_SECONDS_MAX)
-    except subprocess.TimeoutExpired:
+    except BaseException as error:
         peer.terminate()  # it ends what it started first
         _, said = peer.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         raise RuntimeError(f"{said}\nnot done within {PEER_SECONDS_MAX} s") from None
     if peer.returncode != 0:
         raise RuntimeError(said.strip() or f"exit code {peer.returncode}")
@@ -173,6 +176,8 @@ def circumstances(options):
 
 
 def main():
+    # Told to end, it ends what it started first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     read = argparse.ArgumentParser(description=__doc__)
     read.add_argument("--binary", default="target/release/triarch")
     read.add_argument("--rounds", type=int, default=3)
