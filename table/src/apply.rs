@@ -136,6 +136,7 @@ impl Table {
             Command::StagePart(stage) => self.stage_part(entry, stage, events),
             Command::ForgetJobs { jobs } => Ok(self.forget_jobs(&jobs)),
             Command::RestorePart(part) => self.restore_part(entry, part, events),
+            Command::GrantNext { asks } => Ok(self.grant_next(entry, &asks, events)),
         }
     }
 }

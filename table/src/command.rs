@@ -142,6 +142,24 @@ pub enum Command {
     },
     /// Takes in one part of a backup; the last one to come replaces this table, which must hold nothing.
     RestorePart(RestorePart),
+    /// Proposed by the leader, at the end of an entry: whatever of the queued tasks these workers wait for is leased to
+    /// them, by the scheduler's own rules and the table as it is by then. So a task that this very entry submits is
+    /// leased in it, too, and need not wait for an entry of its own.
+    GrantNext {
+        /// Who waits; of two with the same worker, the later counts.
+        asks: Vec<Ask>,
+    },
+}
+
+/// A worker that waits for tasks. See [`Command::GrantNext`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Who.
+    pub worker: WorkerId,
+    /// For how many at most; it never gets more than it has free slots.
+    pub wanted: u32,
+    /// Whether its machine has more to do than it can: others come first.
+    pub overloaded: bool,
 }
 
 /// See [`Command::RestorePart`]. A part that came before may come again.

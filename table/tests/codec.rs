@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use triarch_table::codec::{CodecError, VERSION, decode_command, encode_command};
 use triarch_table::command::{
-    Backoff, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap,
+    Ask, Backoff, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap,
     PutSchedule, QueueChange, RegisterWorker, Requires, RestorePart, StagePart, SubmitJob,
     TaskReport, TickAction, TickSchedule,
 };
@@ -292,6 +292,23 @@ fn commands() -> Vec<(&'static str, Command)> {
                 bytes: Bytes::from_static(b"TRITABLE"),
             }),
         ),
+        (
+            "grant_next",
+            Command::GrantNext {
+                asks: vec![
+                    Ask {
+                        worker,
+                        wanted: 4,
+                        overloaded: false,
+                    },
+                    Ask {
+                        worker: WorkerId::at(9, 0),
+                        wanted: u32::MAX,
+                        overloaded: true,
+                    },
+                ],
+            },
+        ),
     ]
 }
 
@@ -324,11 +341,12 @@ fn variant(command: &Command) -> &'static str {
         Command::StagePart(_) => "stage_part",
         Command::ForgetJobs { .. } => "forget_jobs",
         Command::RestorePart(_) => "restore_part",
+        Command::GrantNext { .. } => "grant_next",
     }
 }
 
 /// One more than the number of the last variant.
-const VARIANTS: usize = 26;
+const VARIANTS: usize = 27;
 
 #[test]
 fn every_variant_is_among_them() {

@@ -1,15 +1,45 @@
-//! Leases tasks by the leader's plan. The plan was made from a table that may have changed since, so each grant is
-//! verified again, and one that no longer holds is left out.
+//! Leases tasks by the leader's plan, or by a plan that is made here.
+//!
+//! The leader's was made from a table that may have changed since, so each grant is verified again, and one that no longer
+//! holds is left out. One that is made here is the same on every node: scheduling is a pure function of the table, its
+//! time, and what the entry says of the workers.
+
+use std::collections::BTreeMap;
 
 use super::Entry;
-use crate::command::Grant;
+use crate::command::{Ask, Grant};
 use crate::event::Event;
 use crate::model::TaskState;
+use crate::plan::{self, Asking};
 use crate::reply::Reply;
 use crate::table::Table;
 use crate::task::Task;
 
+/// Leases that one command makes by a plan of its own.
+const NEXT_MAX: usize = 1_024;
+
 impl Table {
+    pub(super) fn grant_next(
+        &mut self,
+        entry: &mut Entry,
+        asks: &[Ask],
+        events: &mut Vec<Event>,
+    ) -> Reply {
+        let asked: BTreeMap<_, _> = asks
+            .iter()
+            .map(|ask| {
+                let asking = Asking {
+                    wanted: ask.wanted,
+                    overloaded: ask.overloaded,
+                };
+                (ask.worker, asking)
+            })
+            .collect();
+        let asking = |worker| asked.get(&worker).copied().unwrap_or_default();
+        let plan = plan::propose_with(self, &asking, self.now_ms, NEXT_MAX);
+        self.grant(entry, &plan.grants, events)
+    }
+
     pub(super) fn grant(
         &mut self,
         entry: &mut Entry,

@@ -253,6 +253,8 @@ fn has_rows(command: &Command) -> bool {
         | Command::ResumeSchedule { .. }
         | Command::TriggerSchedule { .. }
         | Command::TickSchedule(_)
+        // Leases as **Grant** does.
+        | Command::GrantNext { .. }
         // Refused wherever there is a task.
         | Command::RestorePart(_) => false,
     }

@@ -11,7 +11,7 @@ use triarch_table::{Command, Event, Reply, Table};
 pub struct Coverage(BTreeMap<String, u64>);
 
 /// All but the parts of backups, which another check takes in.
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "SubmitJob",
     "CancelJob",
     "CancelTask",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 25] = [
     "DrainWorker",
     "LoseWorkers",
     "Grant",
+    "GrantNext",
     "EndLeases",
     "Report",
     "AdvanceTime",
@@ -50,6 +51,7 @@ fn name(command: &Command) -> &'static str {
         Command::DrainWorker { .. } => "DrainWorker",
         Command::LoseWorkers { .. } => "LoseWorkers",
         Command::Grant { .. } => "Grant",
+        Command::GrantNext { .. } => "GrantNext",
         Command::EndLeases { .. } => "EndLeases",
         Command::Report { .. } => "Report",
         Command::AdvanceTime => "AdvanceTime",
@@ -75,6 +77,7 @@ fn takes_what_holds(command: &Command) -> bool {
     match command {
         Command::LoseWorkers { .. }
         | Command::Grant { .. }
+        | Command::GrantNext { .. }
         | Command::EndLeases { .. }
         | Command::Report { .. }
         | Command::AdvanceTime

@@ -125,6 +125,13 @@ pub fn parse(line: &str) -> Parsed<Line> {
                 .map(|word| grant(word))
                 .collect::<Parsed<_>>()?,
         },
+        // `next w1-0:2 w1-1:1!`, of which the last is overloaded
+        "next" => Command::GrantNext {
+            asks: words
+                .iter()
+                .map(|word| asked(word))
+                .collect::<Parsed<_>>()?,
+        },
         "end" => Command::EndLeases {
             leases: rest.split(" / ").map(end).collect::<Parsed<_>>()?,
         },
@@ -462,6 +469,17 @@ fn grant(word: &str) -> Parsed<Grant> {
     Ok(Grant {
         task: id(task)?,
         worker: id(worker)?,
+    })
+}
+
+fn asked(word: &str) -> Parsed<triarch_table::command::Ask> {
+    let (worker, wanted) = word
+        .split_once(':')
+        .ok_or(format!("{word:?} asks for nothing"))?;
+    Ok(triarch_table::command::Ask {
+        worker: id(worker)?,
+        wanted: number(wanted.trim_end_matches('!'))?,
+        overloaded: wanted.ends_with('!'),
     })
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap, PutSchedule,
+    Ask, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap, PutSchedule,
     RegisterWorker, SubmitJob, TaskReport, TickAction, TickSchedule,
 };
 use triarch_table::model::TaskState;
@@ -132,8 +132,11 @@ impl Generator {
                     .map(|_| recent(rng, &self.workers))
                     .collect(),
             },
-            49..54 => Command::Grant {
+            49..52 => Command::Grant {
                 grants: self.grants(rng, table),
+            },
+            52..54 => Command::GrantNext {
+                asks: self.asks(rng, table),
             },
             54..60 => Command::EndLeases {
                 leases: self.ended(rng, table),
@@ -381,6 +384,27 @@ impl Generator {
                 .unwrap_or(worker),
         };
         (0..8).map(grant).collect()
+    }
+
+    /// What workers ask for, some of them that are not there, or twice.
+    fn asks(&mut self, rng: &mut Rng, table: &Table) -> Vec<Ask> {
+        let demands = self.demands(rng, table);
+        let mut asks: Vec<Ask> = demands
+            .iter()
+            .map(|(&worker, asking)| Ask {
+                worker,
+                wanted: asking.wanted,
+                overloaded: asking.overloaded,
+            })
+            .collect();
+        if rng.one_in(4) {
+            asks.push(Ask {
+                worker: recent(rng, &self.workers),
+                wanted: rng.below(3) as u32,
+                overloaded: false,
+            });
+        }
+        asks
     }
 
     /// A lease, mostly one that is held.

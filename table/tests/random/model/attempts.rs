@@ -1,8 +1,9 @@
 //! How attempts begin and end.
 
 use bytes::Bytes;
-use triarch_table::command::{Grant, Outcome, TaskReport};
+use triarch_table::command::{Ask, Grant, Outcome, TaskReport};
 use triarch_table::model::TaskState;
+use triarch_table::plan::Asking;
 use triarch_table::reply::{Lease, Verdict};
 use triarch_table::{Reply, TaskId, Token, WorkerId};
 
@@ -30,6 +31,18 @@ impl Model {
             }
         }
         Reply::Granted { leases }
+    }
+
+    pub(super) fn grant_next(&mut self, asks: &[Ask]) -> Reply {
+        let asking = |worker| {
+            let ask = asks.iter().rev().find(|ask| ask.worker == worker);
+            ask.map_or_else(Asking::default, |ask| Asking {
+                wanted: ask.wanted,
+                overloaded: ask.overloaded,
+            })
+        };
+        let plan = self.propose(&asking, self.now_ms, usize::MAX);
+        self.grant(&plan.grants)
     }
 
     pub(super) fn may_run(&self, grant: &Grant) -> bool {

@@ -178,6 +178,7 @@ impl Model {
             Command::DrainWorker { worker } => (self.drain(*worker)?, false),
             Command::LoseWorkers { workers } => (self.lose(workers), false),
             Command::Grant { grants } => (self.grant(grants), false),
+            Command::GrantNext { asks } => (self.grant_next(asks), false),
             Command::EndLeases { leases } => {
                 let mut tasks = 0;
                 for ended in leases {
