@@ -51,6 +51,7 @@ mod observe;
 mod propose;
 mod read;
 mod report;
+mod rider;
 mod room;
 mod roster;
 mod routes;
@@ -73,6 +74,7 @@ pub use machine::{EntryView, Frozen, StateMachine};
 pub use measures::{Measures, ProposalRefusal};
 pub use node::Node;
 pub use propose::Committed;
+pub use rider::{Dispatcher, Rider};
 pub use snapshot::WrittenSnapshot;
 pub use status::{
     DiskStatus, Leadership, NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status,

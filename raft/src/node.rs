@@ -30,9 +30,10 @@ use crate::log_store::RaftLog;
 use crate::measures::Measures;
 use crate::network::Network;
 use crate::observe::{Observer, Story};
-use crate::propose::{Clock, Committed, EntryWriter, Proposer, proposals};
+use crate::propose::{Clock, Committed, EntryWriter, Manner, Proposer, proposals};
 use crate::read::{self, Barrier};
 use crate::report;
+use crate::rider::{Dispatcher, Riders};
 use crate::room::Rooms;
 use crate::routes::{self, Desk};
 use crate::snapshot::{Snapshots, WrittenSnapshot};
@@ -76,6 +77,7 @@ struct Inner<S: StateMachine> {
     failure: Failure,
     measures: Arc<Measures>,
     proposer: Proposer<S::Reply>,
+    riders: Arc<Riders<S::Reply>>,
     barrier: Barrier,
     changer: Changer<S>,
     agreement: Arc<Agreement>,
@@ -186,6 +188,7 @@ impl<S: StateMachine> Node<S> {
             return Err(e);
         }
 
+        let riders = Arc::new(Riders::default());
         let (proposer, batcher) = proposals(
             EntryWriter {
                 raft: raft.clone(),
@@ -198,6 +201,7 @@ impl<S: StateMachine> Node<S> {
             &config.limits,
             Arc::clone(&measures),
             Arc::clone(&rooms),
+            Arc::clone(&riders),
         );
         let (barrier, rounds) = read::barrier(
             raft.clone(),
@@ -309,6 +313,7 @@ impl<S: StateMachine> Node<S> {
                 failure,
                 measures,
                 proposer,
+                riders,
                 barrier,
                 changer,
                 agreement,
@@ -323,12 +328,36 @@ impl<S: StateMachine> Node<S> {
 
     /// Has `command` committed and applied. On an error, the variant tells whether it was done.
     pub async fn propose(&self, command: Bytes) -> Result<Committed<S::Reply>, ProposeError> {
-        self.inner.proposer.propose(None, false, command).await
+        let manner = Manner::default();
+        self.inner.proposer.propose(manner, command).await
+    }
+
+    /// Like [`Node::propose`], for what may call for a decision of the leader at once: its entry may end with a rider. See
+    /// [`Node::dispatch_riders`].
+    pub async fn propose_inviting(
+        &self,
+        command: Bytes,
+    ) -> Result<Committed<S::Reply>, ProposeError> {
+        let manner = Manner {
+            invites: true,
+            ..Manner::default()
+        };
+        self.inner.proposer.propose(manner, command).await
+    }
+
+    /// Has `dispatcher` asked for a rider whenever this node, as leader, writes an entry with a proposal that invites one. Once
+    /// in a node's life; later calls change nothing.
+    pub fn dispatch_riders(&self, dispatcher: Dispatcher<S::Reply>) {
+        self.inner.riders.dispatched_by(dispatcher);
     }
 
     /// Like [`Node::propose`], and before all that was proposed so and still waits.
     pub async fn propose_first(&self, command: Bytes) -> Result<Committed<S::Reply>, ProposeError> {
-        self.inner.proposer.propose(None, true, command).await
+        let manner = Manner {
+            first: true,
+            ..Manner::default()
+        };
+        self.inner.proposer.propose(manner, command).await
     }
 
     /// Like [`Node::propose`], for what the leader itself decides: refused unless this node leads in exactly `term`, at the
@@ -338,7 +367,12 @@ impl<S: StateMachine> Node<S> {
         term: u64,
         command: Bytes,
     ) -> Result<Committed<S::Reply>, ProposeError> {
-        self.inner.proposer.propose(Some(term), true, command).await
+        let manner = Manner {
+            term: Some(term),
+            first: true,
+            invites: false,
+        };
+        self.inner.proposer.propose(manner, command).await
     }
 
     /// Makes a read of the local state linearizable: a quorum has confirmed, after this was called, that this node leads,

@@ -25,6 +25,7 @@ use crate::entry::{COMMAND_OVERHEAD_BYTES, encode_commands};
 use crate::error::ProposeError;
 use crate::failure::Failure;
 use crate::measures::Measures;
+use crate::rider::Riders;
 use crate::room::Rooms;
 use crate::standing::Standing;
 use crate::types::Batch;
@@ -48,10 +49,20 @@ const GRACE: Duration = Duration::from_millis(200);
 /// How long to wait before trying again an entry that a leader without a fresh quorum refused.
 const LEASE_RETRY: Duration = Duration::from_millis(5);
 
+/// How something is proposed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Manner {
+    /// Only under this leadership.
+    pub term: Option<u64>,
+    /// Before those that are not.
+    pub first: bool,
+    /// Its entry may take a rider along.
+    pub invites: bool,
+}
+
 struct Proposal<R> {
     command: Bytes,
-    /// Only under this leadership.
-    term: Option<u64>,
+    manner: Manner,
     since: Instant,
     deadline: Instant,
     outcome: oneshot::Sender<Outcome<R>>,
@@ -83,15 +94,9 @@ pub(crate) struct Proposer<R> {
 }
 
 impl<R: Send + 'static> Proposer<R> {
-    pub(crate) async fn propose(
-        &self,
-        term: Option<u64>,
-        first: bool,
-        command: Bytes,
-    ) -> Outcome<R> {
+    pub(crate) async fn propose(&self, manner: Manner, command: Bytes) -> Outcome<R> {
         let open = self.measures.proposal();
-        let queue = if first { &self.first } else { &self.queue };
-        let outcome = self.take(queue, term, command).await;
+        let outcome = self.take(manner, command).await;
         drop(open);
         if let Err(error) = &outcome {
             self.measures.refused(error.into());
@@ -99,12 +104,7 @@ impl<R: Send + 'static> Proposer<R> {
         outcome
     }
 
-    async fn take(
-        &self,
-        queue: &mpsc::Sender<Proposal<R>>,
-        term: Option<u64>,
-        command: Bytes,
-    ) -> Outcome<R> {
+    async fn take(&self, manner: Manner, command: Bytes) -> Outcome<R> {
         if let Some(reason) = self.failure.get() {
             return Err(ProposeError::StorageFailed(reason));
         }
@@ -118,7 +118,8 @@ impl<R: Send + 'static> Proposer<R> {
             let standing = self.standing.borrow();
             match standing.own_term() {
                 Some(own)
-                    if term.is_none_or(|term| term == own) || mutated!(DecisionsNotFenced) => {}
+                    if manner.term.is_none_or(|term| term == own)
+                        || mutated!(DecisionsNotFenced) => {}
                 Some(_) | None => {
                     return Err(ProposeError::NotLeader {
                         leader: standing.leader(),
@@ -137,9 +138,13 @@ impl<R: Send + 'static> Proposer<R> {
         let since = Instant::now();
         let deadline = since + timeout;
         let (outcome, told) = oneshot::channel();
+        let queue = match manner.first {
+            true => &self.first,
+            false => &self.queue,
+        };
         match queue.try_send(Proposal {
             command,
-            term,
+            manner,
             since,
             deadline,
             outcome,
@@ -176,6 +181,7 @@ pub(crate) struct Batcher<S: StateMachine> {
     limits: Limits,
     stopping: watch::Receiver<bool>,
     measures: Arc<Measures>,
+    riders: Arc<Riders<S::Reply>>,
 }
 
 /// Makes the two ends.
@@ -186,6 +192,7 @@ pub(crate) fn proposals<S: StateMachine>(
     limits: &Limits,
     measures: Arc<Measures>,
     rooms: Arc<Rooms>,
+    riders: Arc<Riders<S::Reply>>,
 ) -> (Proposer<S::Reply>, Batcher<S>) {
     let (queue_tx, queue) = mpsc::channel(limits.queue_commands_max);
     let (first_tx, first) = mpsc::channel(limits.queue_commands_max);
@@ -211,6 +218,7 @@ pub(crate) fn proposals<S: StateMachine>(
         limits: limits.clone(),
         stopping,
         measures,
+        riders,
     };
     (proposer, batcher)
 }
@@ -282,7 +290,9 @@ impl<S: StateMachine> Batcher<S> {
             if proposal.outcome.is_closed() {
                 continue;
             }
-            if proposal.term.is_some_and(|wanted| wanted != term) && !mutated!(DecisionsNotFenced) {
+            if proposal.manner.term.is_some_and(|wanted| wanted != term)
+                && !mutated!(DecisionsNotFenced)
+            {
                 proposal.end(Err(ProposeError::NotLeader { leader: None }));
                 continue;
             }
@@ -326,11 +336,21 @@ impl<S: StateMachine> Batcher<S> {
         let mut commands = Vec::with_capacity(batch.len());
         let mut outcomes = Vec::with_capacity(batch.len());
         let begun = Instant::now();
+        let invites = batch.iter().any(|proposal| proposal.manner.invites);
         for proposal in batch {
             let waited = begun.saturating_duration_since(proposal.since);
             self.measures.proposal_wait.observe_time(waited);
             commands.push(proposal.command);
             outcomes.push(proposal.outcome);
+        }
+        // What fills an entry has more behind it, and the leader decides for all of that together.
+        let has_room = commands.len() < self.limits.batch_commands_max;
+        if invites
+            && has_room
+            && let Some(rider) = self.riders.of_entry(term)
+        {
+            commands.push(rider.command);
+            outcomes.push(rider.outcome);
         }
         let encoded = encode_commands((self.clock)(), &commands);
         let measures = Arc::clone(&self.measures);

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use triarch_table::command::{EndLease, EndReason};
+use triarch_table::command::{Ask, EndLease, EndReason};
 use triarch_table::plan::Asking;
 use triarch_table::reply::Lease;
 use triarch_table::{Table, TaskId, Token, WorkerId};
@@ -100,8 +100,15 @@ pub struct Progress {
 struct Poll {
     id: u64,
     wanted: u32,
+    /// A decision is under way that may give it something: until that is known it is not asked for anything else.
+    taken: bool,
     answer: oneshot::Sender<Vec<Lease>>,
 }
+
+/// Polls that a decision under way may give something: workers, and which of their polls.
+#[derive(Debug)]
+#[must_use = "polls that are never given back wait for nothing"]
+pub struct Taken(Vec<(WorkerId, u64)>);
 
 /// What the clock says must end.
 #[derive(Debug, Default)]
@@ -201,7 +208,15 @@ impl Desk {
         let id = self.next_poll;
         self.next_poll += 1;
         let (answer, receiver) = oneshot::channel();
-        if let Some(older) = self.polls.insert(worker, Poll { id, wanted, answer }) {
+        if let Some(older) = self.polls.insert(
+            worker,
+            Poll {
+                id,
+                wanted,
+                taken: false,
+                answer,
+            },
+        ) {
             let _ = older.answer.send(Vec::new());
         }
         (id, receiver)
@@ -219,9 +234,10 @@ impl Desk {
         self.polls.is_empty()
     }
 
-    /// How many tasks the worker's waiting poll would take.
+    /// How many tasks the worker's waiting poll would take, of a decision that is made now.
     pub fn wanted(&self, worker: WorkerId) -> u32 {
-        self.polls.get(&worker).map_or(0, |poll| poll.wanted)
+        let poll = self.polls.get(&worker).filter(|poll| !poll.taken);
+        poll.map_or(0, |poll| poll.wanted)
     }
 
     /// What the scheduler has to know of a worker besides the table.
@@ -229,6 +245,43 @@ impl Desk {
         Asking {
             wanted: self.wanted(worker),
             overloaded: self.worker(worker).1.is_some_and(Load::is_too_much),
+        }
+    }
+
+    /// Polls that wait and are free, no more than so many, as the scheduler is told of them.
+    pub fn asks(&self, most: usize) -> Vec<Ask> {
+        let free = self.polls.iter().filter(|(_, poll)| !poll.taken);
+        let asks = free.filter(|(_, poll)| poll.wanted > 0).take(most);
+        asks.map(|(&worker, poll)| Ask {
+            worker,
+            wanted: poll.wanted,
+            overloaded: self.asking(worker).overloaded,
+        })
+        .collect()
+    }
+
+    /// Takes the polls of these workers for a decision; given back by [`Desk::give_back`].
+    pub fn take(&mut self, workers: impl IntoIterator<Item = WorkerId>) -> Taken {
+        let mut taken = Vec::new();
+        for worker in workers {
+            if let Some(poll) = self.polls.get_mut(&worker)
+                && !poll.taken
+            {
+                poll.taken = true;
+                taken.push((worker, poll.id));
+            }
+        }
+        Taken(taken)
+    }
+
+    /// The decision was made, or was not: those that it gave nothing wait on, free again.
+    pub fn give_back(&mut self, taken: Taken) {
+        for (worker, id) in taken.0 {
+            if let Some(poll) = self.polls.get_mut(&worker)
+                && poll.id == id
+            {
+                poll.taken = false;
+            }
         }
     }
 

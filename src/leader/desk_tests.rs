@@ -162,3 +162,31 @@ fn what_was_handed_out_in_vain_is_handed_out_again() {
     assert!(desk.hand_out(&lease(1), Instant::now()));
     assert!(desk.hand_out(&lease(1), Instant::now()));
 }
+
+#[test]
+fn a_poll_is_in_one_decision_at_a_time() {
+    let mut desk = desk();
+    let worker = lease(1).worker;
+    let (_, mut poll) = desk.wait(worker, 3);
+    let wanted = |desk: &Desk| desk.asks(9).iter().map(|ask| ask.wanted).sum::<u32>();
+    assert_eq!((desk.wanted(worker), wanted(&desk)), (3, 3));
+    let taken = desk.take([worker]);
+    assert_eq!((desk.wanted(worker), wanted(&desk)), (0, 0));
+    let in_vain = desk.take([worker]);
+    desk.give_back(in_vain);
+    assert_eq!(desk.wanted(worker), 0, "another decision has it");
+    // It gave this poll nothing, so the poll waits on.
+    desk.give_back(taken);
+    assert_eq!(desk.wanted(worker), 3);
+    assert!(poll.try_recv().is_err());
+
+    // What is given back is the poll that was taken, not one that came after it.
+    let taken = desk.take([worker]);
+    let (_, _later) = desk.wait(worker, 2);
+    assert_eq!(desk.wanted(worker), 2);
+    let of_later = desk.take([worker]);
+    desk.give_back(taken);
+    assert_eq!(desk.wanted(worker), 0);
+    desk.give_back(of_later);
+    assert_eq!(desk.wanted(worker), 2);
+}

@@ -4,16 +4,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use triarch_raft::ProposeError;
+use tokio::sync::oneshot;
+use triarch_raft::{Committed, ProposeError, Rider};
 use triarch_table::command::EndReason;
 use triarch_table::plan::{self, Plan};
 use triarch_table::{Command, Reply};
 
+use super::desk::Taken;
 use super::{Lead, schedules};
+use crate::state::encode;
 use crate::tally::Expiry;
 
 /// Leases in one decision; the rest follow in the next.
 const GRANTS_AT_ONCE_MAX: usize = 1_024;
+/// Waiting polls that are looked at for one entry's new work.
+const ASKS_MAX: usize = 64;
 /// The table's timers are looked at no less often than this.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Wait before a decision is proposed again after consensus could not take it.
@@ -38,7 +43,7 @@ pub(super) fn start(lead: &Arc<Lead>) {
 /// Grants queued tasks to waiting polls as soon as one meets the other.
 async fn dispatch(lead: Arc<Lead>) {
     loop {
-        let plan = propose_grants(&lead);
+        let (plan, taken) = propose_grants(&lead);
         if plan.grants.is_empty() {
             let ready = lead.table.ready.notified();
             match plan.again_ms {
@@ -52,24 +57,76 @@ async fn dispatch(lead: Arc<Lead>) {
             continue;
         }
         let grants = plan.grants;
-        match lead.decide(&Command::Grant { grants }).await {
-            Ok(Reply::Granted { leases }) => {
-                lead.desk.lock().deliver(&leases, Instant::now());
-            }
-            Ok(other) => tracing::error!(?other, "a grant was answered by something else"),
-            Err(error) => again(&lead, "grants", error).await,
+        let decided = lead.decide(&Command::Grant { grants }).await;
+        if let Err(error) = lead.granted(decided, taken) {
+            again(&lead, "grants", error).await;
         }
     }
 }
 
-fn propose_grants(lead: &Lead) -> Plan {
+fn propose_grants(lead: &Lead) -> (Plan, Taken) {
     let table = lead.table.read();
-    let desk = lead.desk.lock();
+    let mut desk = lead.desk.lock();
     if desk.nobody_waits() {
-        return Plan::default();
+        return (Plan::default(), desk.take([]));
     }
     let asking = |worker| desk.asking(worker);
-    plan::propose_with(&table, &asking, lead.clock.now_ms(), GRANTS_AT_ONCE_MAX)
+    let plan = plan::propose_with(&table, &asking, lead.clock.now_ms(), GRANTS_AT_ONCE_MAX);
+    let taken = desk.take(plan.grants.iter().map(|grant| grant.worker));
+    (plan, taken)
+}
+
+impl Lead {
+    /// Tells the polls what came of a decision about them.
+    fn granted(
+        &self,
+        decided: Result<Reply, ProposeError>,
+        taken: Taken,
+    ) -> Result<(), ProposeError> {
+        let mut desk = self.desk.lock();
+        let told = match decided {
+            Ok(Reply::Granted { leases }) => {
+                desk.deliver(&leases, Instant::now());
+                Ok(())
+            }
+            Ok(other) => {
+                tracing::error!(?other, "a grant was answered by something else");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        desk.give_back(taken);
+        told
+    }
+
+    /// The decision that rides along with an entry that may bring work: if somebody waits for some, it is theirs in the same
+    /// entry, and not a commit later. Nobody is asked to wait for it.
+    pub(super) fn rider(self: &Arc<Self>) -> Option<Rider<Reply>> {
+        let mut desk = self.desk.try_lock()?;
+        let asks = desk.asks(ASKS_MAX);
+        if asks.is_empty() {
+            return None;
+        }
+        let taken = desk.take(asks.iter().map(|ask| ask.worker));
+        drop(desk);
+        let (outcome, told) = oneshot::channel::<Result<Committed<Reply>, ProposeError>>();
+        let lead = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let decided = match told.await {
+                Ok(decided) => decided.map(|committed| committed.reply),
+                Err(_) => Err(ProposeError::ShuttingDown),
+            };
+            if let Err(error) = lead.granted(decided, taken) {
+                tracing::debug!(term = lead.term, %error, "grants that rode along: not decided");
+            }
+            // What it left over, and who was left without, meet in the next plan.
+            lead.table.ready.notify_one();
+        });
+        Some(Rider {
+            command: encode(&Command::GrantNext { asks }),
+            outcome,
+        })
+    }
 }
 
 /// Ends what was silent for too long.

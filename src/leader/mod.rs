@@ -41,6 +41,7 @@ pub struct Lead {
     node: TableNode,
     table: Arc<SharedTable>,
     clock: Arc<SteadyClock>,
+    runtime: tokio::runtime::Handle,
     over: CancellationToken,
 }
 
@@ -71,7 +72,12 @@ pub fn follow(
     clock: Arc<SteadyClock>,
     timing: LeaseTiming,
 ) -> watch::Receiver<Option<Arc<Lead>>> {
-    let (publish, lead) = watch::channel(None);
+    let (publish, lead) = watch::channel::<Option<Arc<Lead>>>(None);
+    let present = lead.clone();
+    node.dispatch_riders(Box::new(move |term| {
+        let lead = present.borrow().clone();
+        lead.filter(|lead| lead.term == term)?.rider()
+    }));
     tokio::spawn(async move {
         let mut leadership = node.leadership();
         loop {
@@ -123,6 +129,7 @@ fn begin(
         node: node.clone(),
         table: Arc::clone(table),
         clock: Arc::clone(clock),
+        runtime: tokio::runtime::Handle::current(),
         over: CancellationToken::new(),
     });
     loops::start(&lead);

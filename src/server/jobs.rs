@@ -46,7 +46,7 @@ async fn submit(
         Submission::Whole(job) => Command::SubmitJob(job),
         Submission::Part(part) => Command::StagePart(part),
     };
-    let (index, reply) = app.change(&command).await?;
+    let (index, reply) = app.change_inviting(&command).await?;
     let (job, tasks, duplicate) = match reply {
         Reply::Submitted {
             job,

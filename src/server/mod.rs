@@ -135,6 +135,11 @@ impl App {
         self.answered(self.node.propose(encode(command)).await?)
     }
 
+    /// As [`App::change`], for what may bring work to those who wait for it.
+    async fn change_inviting(&self, command: &Command) -> Result<(u64, Reply), Failure> {
+        self.answered(self.node.propose_inviting(encode(command)).await?)
+    }
+
     /// As [`App::change`], for what a worker says of its leases and itself: it goes before what clients ask.
     async fn change_first(&self, command: &Command) -> Result<(u64, Reply), Failure> {
         self.answered(self.node.propose_first(encode(command)).await?)

@@ -127,7 +127,7 @@ async fn retry(
 ) -> Result<Answer, Failure> {
     let id: TaskId = extract::id("task", &id)?;
     let retried = app
-        .change(&Command::RetryTask {
+        .change_inviting(&Command::RetryTask {
             task: id,
             request_id,
         })

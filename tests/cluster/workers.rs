@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use triarch_harness::{Cluster, Hand, Options, hand, until};
 
+use crate::metrics::scrape;
 use crate::tasks::{SOON, assert_works, outcomes, shell, submit_task, wait_state};
 
 /// A lease that is over while a test waits for it, yet long enough for a busy machine.
@@ -389,4 +390,40 @@ async fn a_worker_told_to_stop_finishes_what_runs_and_leaves() {
         "queued"
     );
     assert_works(&mut cluster).await;
+}
+
+/// The log index of the entry that a lease was granted in.
+fn granted_at(token: u64) -> u64 {
+    const POSITION_BITS: u32 = 12;
+    token >> POSITION_BITS
+}
+
+#[tokio::test]
+async fn work_for_one_who_waits_is_leased_in_the_entry_that_brings_it() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let waiting = Hand::register(&cluster, "waiting", 4).await;
+    // What is submitted while the leader is looking at its desk is leased an entry later.
+    until(SOON, "a job is leased in its own entry", async || {
+        let submitted = async {
+            until(SOON, "the poll waits", async || {
+                let told = scrape(&cluster, leader).await;
+                told.value("triarch_http_held", &[("kind", "poll")]) > 0.0
+            })
+            .await;
+            let reply = api.post("/v1/jobs", &hand::job(json!(1))).await;
+            let index = reply.header("triarch-index").expect("an index");
+            index.parse::<u64>().expect("a number")
+        };
+        let (leases, submitted) = tokio::join!(waiting.poll(1, 10_000, &[]), submitted);
+        let [lease] = &leases[..] else {
+            panic!("one job, one lease: {leases:?}");
+        };
+        let granted = granted_at(lease.token);
+        assert!(granted >= submitted, "{granted} {submitted}");
+        assert!(accepted(&waiting.report(lease.succeeded(json!(1))).await));
+        granted == submitted
+    })
+    .await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use triarch_raft::{ChangeError, HandOverReason, Leadership, ProposeError, ReadError};
+use triarch_raft::{ChangeError, HandOverReason, Leadership, ProposeError, ReadError, Rider};
 
 use crate::harness::{Cluster, eventually};
 
@@ -46,6 +46,37 @@ fn nothing_acknowledged_is_lost_with_the_leader() {
     let commands = cluster.running[&new].commands();
     assert_eq!(commands.len(), 21);
     assert_eq!(commands[20], "after");
+}
+
+#[test]
+fn a_rider_is_the_last_command_of_an_entry_that_invites_one() {
+    let cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let node = cluster.node(leader).clone();
+    let term = node.status().term;
+    let (outcomes, told) = std::sync::mpsc::channel();
+    node.dispatch_riders(Box::new(move |asked| {
+        let (outcome, tells) = tokio::sync::oneshot::channel();
+        let _ = outcomes.send((asked, tells));
+        Some(Rider {
+            command: Bytes::from("rider"),
+            outcome,
+        })
+    }));
+    cluster.propose("uninvited");
+    assert!(told.try_recv().is_err());
+    let inviting = node.propose_inviting(Bytes::from("inviting"));
+    let committed = cluster.block_on(leader, inviting).unwrap();
+    let (asked, tells) = told.try_recv().unwrap();
+    assert_eq!(asked, term);
+    let rider = cluster.block_on(leader, tells).unwrap().unwrap();
+    assert_eq!(rider.index, committed.index);
+    assert_eq!(rider.reply, committed.reply + 1);
+    cluster.settle(committed.index);
+    for id in cluster.followers() {
+        let commands = cluster.running[&id].commands();
+        assert_eq!(commands, ["uninvited", "inviting", "rider"]);
+    }
 }
 
 #[test]
