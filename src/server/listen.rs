@@ -2,6 +2,7 @@
 //! else's on the runtime for requests, so that no flood of requests can make a heartbeat wait. A connection is told apart
 //! by the path of its first request: masters only ever ask for `/raft/…`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,7 +23,7 @@ use super::paced::Paced;
 use super::problem::{Code, PROBLEM_JSON, Problem};
 use super::traffic::Traffic;
 
-/// Connections that have not said yet who they are.
+/// Connections that have not said yet who they are, or wait to be handed over.
 const NEW_CONNECTIONS_MAX: usize = 20_000;
 /// File descriptors that are kept for other masters, the log, and this node's own requests.
 const FILES_KEPT: u64 = 512;
@@ -34,8 +35,13 @@ const REFUSAL_MAX: Duration = Duration::from_secs(1);
 const PEER_CONNECTIONS_MAX: usize = 1_000;
 /// How long a connection may stay without a request: before its first, and between two.
 const IDLE_MAX: Duration = Duration::from_secs(75);
+/// Connections that the system has made and that wait to be accepted: thousands of workers come at once when a leader is
+/// gone, and one that finds no room here tries again only after a second or more.
+const BACKLOG: u32 = 16_384;
 /// Accepted connections on their way to the runtime for requests.
 pub const HANDOVER_MAX: usize = 1_024;
+/// How long one may wait for a place among them before it is closed.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after the system refuses to accept (out of file descriptors), so that the loop does not spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
@@ -44,6 +50,29 @@ const PEEKED_BYTES: usize = 16;
 /// Pauses between two looks at a part of a request line grow from the first to the last; then it is no master's.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(512);
+
+/// Listens on the first of the addresses behind `HOST:PORT` that can be had.
+pub async fn bind(listen: &str) -> std::io::Result<TcpListener> {
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address has that name");
+    for address in tokio::net::lookup_host(listen).await? {
+        match bind_to(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A master that starts again need not wait for connections of the one before it.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Accepts until told to stop. Runs on the consensus runtime; clients' connections go to `clients`.
 pub async fn accept(
@@ -87,8 +116,8 @@ pub async fn accept(
                 // Nothing came, or it is gone.
                 Ok(Err(_)) | Err(_) => return,
             };
-            drop(look);
             if peer {
+                drop(look);
                 match places.try_acquire() {
                     Ok(_place) => {
                         let _open = traffic.peers.open();
@@ -97,10 +126,13 @@ pub async fn accept(
                     Err(_) => traffic.peers.refused.add(1),
                 }
             } else if let Ok(stream) = stream.into_std() {
-                // A full runtime for requests closes the connection rather than letting it wait unseen.
-                if clients.try_send(stream).is_err() {
+                // Many who come at once are taken in one after the other; a runtime for requests that stays full closes
+                // the connection rather than letting it wait unseen.
+                let handed = tokio::time::timeout(HANDOVER_PATIENCE, clients.send(stream));
+                if !matches!(handed.await, Ok(Ok(()))) {
                     traffic.clients.refused.add(1);
                 }
+                drop(look);
             }
         });
     }
@@ -255,5 +287,49 @@ async fn serve(stream: TcpStream, router: Router, stop: CancellationToken) {
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended in the middle");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Longer than it takes, whatever else the machine does; and shorter than anybody's patience.
+    const DEADLINE: Duration = Duration::from_secs(4);
+
+    #[tokio::test]
+    async fn many_who_come_at_once_are_handed_over_one_after_the_other() {
+        const COMERS: usize = 50;
+        let listener = bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let (hand_over, mut streams) = mpsc::channel(1);
+        let traffic = Arc::new(Traffic::default());
+        let stop = CancellationToken::new();
+        let accepting = tokio::spawn(accept(
+            listener,
+            Router::new(),
+            hand_over,
+            Arc::clone(&traffic),
+            stop.clone(),
+        ));
+        let mut comers = Vec::new();
+        for _ in 0..COMERS {
+            let mut comer = TcpStream::connect(address).await.expect("it listens");
+            comer
+                .write_all(b"GET /healthz HTTP/1.1\r\n")
+                .await
+                .expect("it is open");
+            comers.push(comer);
+        }
+        for number in 0..COMERS {
+            let handed = tokio::time::timeout(DEADLINE, streams.recv()).await;
+            assert!(
+                matches!(handed, Ok(Some(_))),
+                "{number} of {COMERS} were handed over"
+            );
+        }
+        assert_eq!(traffic.clients.refused.get(), 0);
+        stop.cancel();
+        accepting.await.expect("it ends");
     }
 }

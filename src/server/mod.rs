@@ -220,7 +220,7 @@ async fn serve(
 ) -> anyhow::Result<ExitCode> {
     let listen = options.listen.clone();
     let listener = consensus
-        .spawn(async move { tokio::net::TcpListener::bind(&listen).await })
+        .spawn(async move { listen::bind(&listen).await })
         .await?
         .with_context(|| {
             format!("cannot listen on {}: is another process using that address? (choose another with --listen)", options.listen)
