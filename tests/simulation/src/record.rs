@@ -117,6 +117,10 @@ pub fn end(op: &mut Op, answer: &Answer) -> Option<Result<Option<u64>, (bool, St
     match answer {
         Answer::NotSent => None,
         Answer::Unknown => Some(Err((false, "no answer".into()))),
+        // A leader that lost its leadership while it had results in hand sends the worker on with them; they may count.
+        Answer::Came(response) if response.status == 307 && matches!(op, Op::Report { .. }) => {
+            Some(Err((false, "redirected".into())))
+        }
         Answer::Came(response) if response.status == 307 => None,
         Answer::Came(response) if response.ok() => {
             fill(op, &response.json());
