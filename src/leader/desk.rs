@@ -106,7 +106,7 @@ struct Poll {
 }
 
 /// Polls that a decision under way may give something: workers, and which of their polls.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[must_use = "polls that are never given back wait for nothing"]
 pub struct Taken(Vec<(WorkerId, u64)>);
 

@@ -68,7 +68,7 @@ fn propose_grants(lead: &Lead) -> (Plan, Taken) {
     let table = lead.table.read();
     let mut desk = lead.desk.lock();
     if desk.nobody_waits() {
-        return (Plan::default(), desk.take([]));
+        return (Plan::default(), Taken::default());
     }
     let asking = |worker| desk.asking(worker);
     let plan = plan::propose_with(&table, &asking, lead.clock.now_ms(), GRANTS_AT_ONCE_MAX);

@@ -146,7 +146,7 @@ pub enum Command {
     /// them, by the scheduler's own rules and the table as it is by then. So a task that this very entry submits is
     /// leased in it, too, and need not wait for an entry of its own.
     GrantNext {
-        /// Who waits; of two with the same worker, the later counts.
+        /// Who waits; what the same worker asks for adds up.
         asks: Vec<Ask>,
     },
 }

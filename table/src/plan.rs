@@ -9,18 +9,11 @@
 mod hands;
 mod shares;
 
-use crate::command::Grant;
+use std::collections::BTreeMap;
+
+use crate::command::{Ask, Grant};
 use crate::ids::WorkerId;
 use crate::table::Table;
-
-/// How much a worker asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Demand {
-    /// Who asks.
-    pub worker: WorkerId,
-    /// For how many tasks at most; never given more than it has free slots.
-    pub wanted: u32,
-}
 
 /// What is known of a worker besides the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,24 +33,15 @@ pub struct Plan {
     pub again_ms: Option<u64>,
 }
 
-/// As [`propose_with`], from a list. Demands of the same worker add up.
-pub fn propose(table: &Table, demands: &[Demand], now_ms: u64, grants_max: usize) -> Plan {
-    let mut sorted = demands.to_vec();
-    sorted.sort_by_key(|demand| demand.worker);
-    sorted.dedup_by(|next, kept| {
-        let same = next.worker == kept.worker;
-        if same {
-            kept.wanted = kept.wanted.saturating_add(next.wanted);
-        }
-        same
-    });
-    let asking = |worker: WorkerId| {
-        let at = sorted.binary_search_by_key(&worker, |demand| demand.worker);
-        Asking {
-            wanted: at.map_or(0, |at| sorted[at].wanted),
-            overloaded: false,
-        }
-    };
+/// As [`propose_with`], from a list. What the same worker asks for adds up.
+pub fn propose(table: &Table, asks: &[Ask], now_ms: u64, grants_max: usize) -> Plan {
+    let mut asked: BTreeMap<WorkerId, Asking> = BTreeMap::new();
+    for ask in asks {
+        let asking = asked.entry(ask.worker).or_default();
+        asking.wanted = asking.wanted.saturating_add(ask.wanted);
+        asking.overloaded |= ask.overloaded;
+    }
+    let asking = |worker| asked.get(&worker).copied().unwrap_or_default();
     propose_with(table, &asking, now_ms, grants_max)
 }
 

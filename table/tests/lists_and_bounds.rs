@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    Backoff, Grant, NewTask, OnFailure, RegisterWorker, Requires, SubmitJob,
+    Ask, Backoff, Grant, NewTask, OnFailure, RegisterWorker, Requires, SubmitJob,
 };
 use triarch_table::ids::GRANTS_PER_ENTRY_MAX;
 use triarch_table::list::SCAN_MAX;
 use triarch_table::model::{JobState, TaskState};
-use triarch_table::plan::{Asking, Demand, propose, propose_with};
+use triarch_table::plan::{Asking, propose, propose_with};
 use triarch_table::{
     Command, JobFilter, JobId, Limits, Stamp, Table, TaskFilter, TaskId, WorkerId,
 };
@@ -282,9 +282,10 @@ fn one_entry_grants_a_bounded_number() {
     for granted in [GRANTS_PER_ENTRY_MAX, 5_000] {
         let grants = propose(
             &table,
-            &[Demand {
+            &[Ask {
                 worker,
                 wanted: u32::MAX,
+                overloaded: false,
             }],
             0,
             usize::MAX,

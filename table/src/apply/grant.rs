@@ -4,13 +4,11 @@
 //! holds is left out. One that is made here is the same on every node: scheduling is a pure function of the table, its
 //! time, and what the entry says of the workers.
 
-use std::collections::BTreeMap;
-
 use super::Entry;
 use crate::command::{Ask, Grant};
 use crate::event::Event;
 use crate::model::TaskState;
-use crate::plan::{self, Asking};
+use crate::plan;
 use crate::reply::Reply;
 use crate::table::Table;
 use crate::task::Task;
@@ -25,18 +23,7 @@ impl Table {
         asks: &[Ask],
         events: &mut Vec<Event>,
     ) -> Reply {
-        let asked: BTreeMap<_, _> = asks
-            .iter()
-            .map(|ask| {
-                let asking = Asking {
-                    wanted: ask.wanted,
-                    overloaded: ask.overloaded,
-                };
-                (ask.worker, asking)
-            })
-            .collect();
-        let asking = |worker| asked.get(&worker).copied().unwrap_or_default();
-        let plan = plan::propose_with(self, &asking, self.now_ms, NEXT_MAX);
+        let plan = plan::propose(self, asks, self.now_ms, NEXT_MAX);
         self.grant(entry, &plan.grants, events)
     }
 

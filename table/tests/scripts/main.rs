@@ -166,11 +166,8 @@ impl Run {
 
     fn answer(&mut self, ask: &Ask, out: &mut String) {
         match ask {
-            Ask::Plan {
-                demands,
-                grants_max,
-            } => {
-                let plan = propose(&self.table, demands, self.stamp.now_ms, *grants_max);
+            Ask::Plan { asks, grants_max } => {
+                let plan = propose(&self.table, asks, self.stamp.now_ms, *grants_max);
                 let again = plan
                     .again_ms
                     .map_or_else(String::new, |at_ms| format!(" (again at {at_ms})"));

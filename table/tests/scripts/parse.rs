@@ -27,11 +27,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    Backoff, CatchUp, Concurrency, EndLease, EndReason, Grant, NewTask, OnDuplicate, OnFailure,
-    Outcome, Overlap, PutSchedule, QueueChange, RegisterWorker, Requires, StagePart, SubmitJob,
-    TaskReport, TickAction, TickSchedule, Unique,
+    self, Backoff, CatchUp, Concurrency, EndLease, EndReason, Grant, NewTask, OnDuplicate,
+    OnFailure, Outcome, Overlap, PutSchedule, QueueChange, RegisterWorker, Requires, StagePart,
+    SubmitJob, TaskReport, TickAction, TickSchedule, Unique,
 };
-use triarch_table::plan::Demand;
 use triarch_table::queue::{Placement, Rate};
 use triarch_table::{Command, JobId, Limits, TaskId, Token, WorkerId};
 
@@ -48,7 +47,7 @@ pub enum Line {
 
 pub enum Ask {
     Plan {
-        demands: Vec<Demand>,
+        asks: Vec<command::Ask>,
         grants_max: usize,
     },
     Restart,
@@ -272,25 +271,16 @@ fn limit(word: &str) -> Parsed<Setting> {
 }
 
 fn plan(words: &[&str]) -> Parsed<Ask> {
-    let mut demands = Vec::new();
+    let mut asks = Vec::new();
     let mut grants_max = usize::MAX;
     for word in words {
         if let Some(max) = word.strip_prefix("max=") {
             grants_max = number(max)?;
         } else {
-            let (worker, wanted) = word
-                .split_once(':')
-                .ok_or(format!("{word:?} is no demand"))?;
-            demands.push(Demand {
-                worker: id(worker)?,
-                wanted: number(wanted)?,
-            });
+            asks.push(asked(word)?);
         }
     }
-    Ok(Ask::Plan {
-        demands,
-        grants_max,
-    })
+    Ok(Ask::Plan { asks, grants_max })
 }
 
 fn submit(rest: &str) -> Parsed<SubmitJob> {
@@ -472,11 +462,11 @@ fn grant(word: &str) -> Parsed<Grant> {
     })
 }
 
-fn asked(word: &str) -> Parsed<triarch_table::command::Ask> {
+fn asked(word: &str) -> Parsed<command::Ask> {
     let (worker, wanted) = word
         .split_once(':')
         .ok_or(format!("{word:?} asks for nothing"))?;
-    Ok(triarch_table::command::Ask {
+    Ok(command::Ask {
         worker: id(worker)?,
         wanted: number(wanted.trim_end_matches('!'))?,
         overloaded: wanted.ends_with('!'),

@@ -35,11 +35,12 @@ impl Model {
 
     pub(super) fn grant_next(&mut self, asks: &[Ask]) -> Reply {
         let asking = |worker| {
-            let ask = asks.iter().rev().find(|ask| ask.worker == worker);
-            ask.map_or_else(Asking::default, |ask| Asking {
-                wanted: ask.wanted,
-                overloaded: ask.overloaded,
-            })
+            let own = || asks.iter().filter(|ask| ask.worker == worker);
+            let wanted = own().fold(0_u32, |sum, ask| sum.saturating_add(ask.wanted));
+            Asking {
+                wanted,
+                overloaded: own().any(|ask| ask.overloaded),
+            }
         };
         let plan = self.propose(&asking, self.now_ms, usize::MAX);
         self.grant(&plan.grants)
