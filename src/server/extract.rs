@@ -18,7 +18,7 @@ pub const NAME_BYTES_MAX: usize = 200;
 
 /// Reads a JSON body of a known shape. Unknown fields are refused by name.
 pub fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
-    if body.iter().all(u8::is_ascii_whitespace) {
+    if is_blank(body) {
         return Err(Problem::invalid(
             "",
             "the body is empty; this route takes a JSON object",
@@ -43,9 +43,15 @@ pub fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     Ok(value)
 }
 
+/// Whether there is nothing but what JSON takes for space: fewer bytes than Rust does.
+fn is_blank(body: &[u8]) -> bool {
+    body.iter()
+        .all(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))
+}
+
 /// As [`json`], where no body at all means the default.
 pub fn json_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Problem> {
-    if body.iter().all(u8::is_ascii_whitespace) {
+    if is_blank(body) {
         Ok(T::default())
     } else {
         json(body)
@@ -271,6 +277,16 @@ mod tests {
         let problem =
             json::<Outer>(&Bytes::copy_from_slice(body.as_bytes())).expect_err("must be refused");
         format!("{problem:?}")
+    }
+
+    #[test]
+    fn only_what_json_takes_for_space_is_no_body() {
+        for blank in ["", " ", "\t\r\n "] {
+            assert!(no_body(&Bytes::from_static(blank.as_bytes())).is_ok());
+        }
+        for other in ["\x0c", " \x0b", "\0", "\u{a0}"] {
+            assert!(no_body(&Bytes::from_static(other.as_bytes())).is_err());
+        }
     }
 
     #[test]
