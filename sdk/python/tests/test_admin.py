@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from test_handles import Setup
 from triarch import InvalidRequest, NotFound, TaskFailed, UsageError
-from triarch.errors import PositionGone
+from triarch.errors import NoLeader, PositionGone
 from triarch.testing import LocalCluster, wait_until
 
 
@@ -74,8 +75,10 @@ def test_events_are_followed_over_a_failover(own_cluster: LocalCluster) -> None:
     begin = str(setup.app.transport.call(_look()).index)
 
     def follow() -> None:
-        for event in setup.app.events(after=begin, queue=setup.queue, type=["task_changed"], state="succeeded"):
-            seen.append(event)
+        # The stream goes on until its cluster is taken down, after the test.
+        with contextlib.suppress(NoLeader):
+            for event in setup.app.events(after=begin, queue=setup.queue, type=["task_changed"], state="succeeded"):
+                seen.append(event)
 
     threading.Thread(target=follow, daemon=True).start()
     with setup.worker():
