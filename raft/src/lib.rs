@@ -48,6 +48,7 @@ pub mod measuring;
 mod network;
 mod node;
 mod observe;
+mod overlap;
 mod propose;
 mod read;
 mod report;
@@ -65,6 +66,7 @@ mod transport;
 mod types;
 mod watch;
 mod wire;
+mod write;
 
 pub use agreement::{AgreementStatus, Checkpoint};
 pub use cause::{CauseKind, HandOverReason};

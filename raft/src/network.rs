@@ -4,20 +4,23 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::Stream;
+use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
 };
 use openraft::errors::ErrorSource;
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use serde::de::DeserializeOwned;
 
 use crate::cause::{Cause, Causes};
 use crate::entry::DecodeError;
+use crate::overlap::{Sent, overlapping};
 use crate::room::Rooms;
 use crate::snapshot::StoredSnapshot;
 use crate::snapshot_send;
@@ -132,20 +135,16 @@ impl Peer {
         let reply: VoteReply = self.noted("the answer to a vote", &answer)?;
         Ok(reply.into())
     }
-}
 
-impl RaftNetworkV2<Config> for Peer {
-    type SnapshotData = StoredSnapshot;
-
-    async fn append_entries(
-        &mut self,
-        rpc: AppendEntriesRequest<Config>,
-        option: RPCOption,
+    async fn append(
+        &self,
+        rpc: &AppendEntriesRequest<Config>,
+        option: &RPCOption,
     ) -> Result<AppendEntriesResponse<Config>, RPCError<Config>> {
         // openraft drops a heartbeat at its hard limit; ending it a little earlier names the cause.
         let deadline = self.append_deadline.unwrap_or(option.hard_ttl() * 9 / 10);
         let mut body = bytes::BytesMut::new();
-        wire::put_append(&mut body, &rpc).map_err(|e| self.bad_answer(e))?;
+        wire::put_append(&mut body, rpc).map_err(|e| self.bad_answer(e))?;
         let answer = self
             .transport
             .call(
@@ -167,6 +166,63 @@ impl RaftNetworkV2<Config> for Peer {
         let answer = answer.map_err(|e| self.rpc_error(RPCTypes::AppendEntries, e))?;
         let reply: AppendReply = self.noted("the answer to an append", &answer)?;
         Ok(reply.into())
+    }
+
+    /// One append of a stream: its answer, and whether the next may follow.
+    async fn append_in_stream(
+        &self,
+        rpc: AppendEntriesRequest<Config>,
+        option: RPCOption,
+    ) -> (Appended, bool) {
+        let last = rpc.entries.last().map(|entry| entry.log_id);
+        let last = last.or(rpc.prev_log_id);
+        match self.append(&rpc, &option).await {
+            Ok(response) => {
+                // What was taken in part has to be sent anew from there.
+                let whole = match &response {
+                    AppendEntriesResponse::PartialSuccess(taken) => *taken == last,
+                    AppendEntriesResponse::Success
+                    | AppendEntriesResponse::Conflict
+                    | AppendEntriesResponse::HigherVote(_) => true,
+                };
+                let result = response.into_stream_result(rpc.prev_log_id, last);
+                let goes_on = whole && result.is_ok();
+                (Ok(result), goes_on)
+            }
+            Err(error) => (Err(error), false),
+        }
+    }
+}
+
+/// What becomes of one append of a stream.
+type Appended = Result<StreamAppendResult<Config>, RPCError<Config>>;
+
+impl RaftNetworkV2<Config> for Peer {
+    type SnapshotData = StoredSnapshot;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Config>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Config>, RPCError<Config>> {
+        self.append(&rpc, &option).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Appended>, RPCError<Config>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Config>> + OptionalSend + Unpin + 'static,
+    {
+        let peer = &*self;
+        let answers = overlapping(input, move |rpc: AppendEntriesRequest<Config>| Sent {
+            carries: !rpc.entries.is_empty(),
+            answer: peer.append_in_stream(rpc, option.clone()),
+        });
+        let answers: BoxStream<'s, Appended> = Box::pin(answers);
+        Box::pin(async move { Ok(answers) })
     }
 
     async fn vote(

@@ -30,7 +30,7 @@ use crate::log_store::RaftLog;
 use crate::measures::Measures;
 use crate::network::Network;
 use crate::observe::{Observer, Story};
-use crate::propose::{Clock, Committed, EntryWriter, Manner, Proposer, proposals};
+use crate::propose::{Clock, Committed, Manner, Proposer, proposals};
 use crate::read::{self, Barrier};
 use crate::report;
 use crate::rider::{Dispatcher, Riders};
@@ -41,6 +41,7 @@ use crate::standing::{HandOver, Heard, Standing};
 use crate::status::{DiskStatus, Leadership, Status};
 use crate::transport::Transport;
 use crate::watch::Watcher;
+use crate::write::EntryWriter;
 
 /// How long a membership change or transfer may take before its outcome is told as unknown, in election timeouts.
 const CHANGE_TIMEOUT_ELECTIONS: u32 = 30;
@@ -355,6 +356,19 @@ impl<S: StateMachine> Node<S> {
     pub async fn propose_first(&self, command: Bytes) -> Result<Committed<S::Reply>, ProposeError> {
         let manner = Manner {
             first: true,
+            ..Manner::default()
+        };
+        self.inner.proposer.propose(manner, command).await
+    }
+
+    /// Like [`Node::propose_first`], and inviting as [`Node::propose_inviting`] does.
+    pub async fn propose_first_inviting(
+        &self,
+        command: Bytes,
+    ) -> Result<Committed<S::Reply>, ProposeError> {
+        let manner = Manner {
+            first: true,
+            invites: true,
             ..Manner::default()
         };
         self.inner.proposer.propose(manner, command).await

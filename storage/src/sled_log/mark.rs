@@ -8,8 +8,8 @@
 //!
 //! - The mark never claims more than was made durable before it was written.
 //! - Before an entry the mark claims is removed, a lower mark is durable ([`Mark::store_durably`]).
-//! - After a sync the mark is written without an fsync ([`Mark::store`]) and its write-out begins; the next sync waits
-//!   for the write-out ([`Mark::carry`]) before its own fdatasync, which makes the device keep both, since the slots
+//! - After a sync the mark is written without an fsync ([`Mark::store`]), and once those who waited for the sync are told,
+//!   its write-out begins ([`Mark::begin_carry`]); the next sync waits for the write-out ([`Mark::carry`]) before its own fdatasync, which makes the device keep both, since the slots
 //!   are overwritten in place. So it lags by one sync at most. Where a file system does not overwrite in place, an
 //!   fdatasync of its own every [`WRITES_PER_SYNC_MAX`] writes bounds the lag.
 
@@ -45,6 +45,8 @@ pub(super) struct Mark {
     sequence: u64,
     claim: Claim,
     unsynced_writes: u64,
+    /// Something was stored whose write-out has not begun.
+    stored: bool,
 }
 
 impl Mark {
@@ -90,6 +92,7 @@ impl Mark {
             sequence,
             claim,
             unsynced_writes: 0,
+            stored: false,
         }
     }
 
@@ -103,6 +106,14 @@ impl Mark {
         self.write(claim)?;
         if self.unsynced_writes >= WRITES_PER_SYNC_MAX {
             return self.sync();
+        }
+        Ok(())
+    }
+
+    /// Has what was stored leave for the device, without waiting for it.
+    pub(super) fn begin_carry(&mut self) -> Result<(), StorageError> {
+        if !std::mem::take(&mut self.stored) {
+            return Ok(());
         }
         durable::begin_write_out(&self.file)
             .map_err(|error| StorageError::io("write", &self.path, &error))
@@ -132,6 +143,7 @@ impl Mark {
         self.sequence = sequence;
         self.claim = claim;
         self.unsynced_writes += 1;
+        self.stored = true;
         Ok(())
     }
 
@@ -140,6 +152,7 @@ impl Mark {
             .sync_data()
             .map_err(|error| StorageError::io("sync", &self.path, &error))?;
         self.unsynced_writes = 0;
+        self.stored = false;
         Ok(())
     }
 }

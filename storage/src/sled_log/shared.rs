@@ -139,6 +139,8 @@ impl Shared {
             Change::TruncateAfter(_) | Change::Purge(_) | Change::Committed(_) => 0,
         };
         let bytes = payload_bytes + WRITE_OVERHEAD_BYTES;
+        // What nobody waits for goes along with what comes next, or when the thread looks around.
+        let awaited = done.is_some();
         let removals = state.view.removals();
         state.queued_bytes += bytes;
         state.queue.push_back(Write {
@@ -149,10 +151,12 @@ impl Shared {
             bytes,
         });
         drop(state);
-        self.work.notify_one();
+        if awaited {
+            self.work.notify_one();
+        }
     }
 
-    /// Waits for something to do, but not for longer than `quiet`. `busy` says that there is work besides the queue.
+    /// Waits for something to do, but not for longer than `quiet`, which is also how long what nobody waits for may wait. `busy` says that there is work besides the queue.
     pub(super) fn next_turn(&self, busy: bool, quiet: Duration) -> Turn {
         let mut state = self.state.lock();
         loop {
@@ -171,7 +175,7 @@ impl Shared {
             if busy {
                 return Turn::Idle;
             }
-            if self.work.wait_for(&mut state, quiet).timed_out() {
+            if self.work.wait_for(&mut state, quiet).timed_out() && state.queue.is_empty() {
                 return Turn::Quiet;
             }
         }

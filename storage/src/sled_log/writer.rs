@@ -102,6 +102,7 @@ impl Writer {
                 if mutated!(FsyncAfterAnswer) {
                     self.sync()?;
                 }
+                self.standing.mark.begin_carry()?;
                 // A purge is never starved by writes, nor they by it.
                 if self.removing {
                     self.remove_purged()?;
@@ -139,8 +140,13 @@ impl Writer {
                 .saturating_mul(WRITE_FACTOR)
                 .saturating_add(LAST_BYTES),
         )?;
-        for write in group {
-            self.write(&write.change)?;
+        let committed = |write: &Write| matches!(write.change, Change::Committed(_));
+        let last_committed = group.iter().rposition(committed);
+        for (position, write) in group.iter().enumerate() {
+            // Of several markers of how far the log is committed, the last one says all.
+            if !committed(write) || Some(position) == last_committed {
+                self.write(&write.change)?;
+            }
         }
         if group.iter().any(|write| write.done.is_some()) && !mutated!(FsyncAfterAnswer) {
             self.sync()?;
