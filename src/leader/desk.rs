@@ -23,6 +23,26 @@ pub struct LeaseTiming {
     pub lease_ms: u64,
 }
 
+/// Heartbeats in a second, of all workers together, from which on they come less often the more workers there are.
+///
+/// The same bound in the same place as in Nomad, whose servers stretch the time to live of their clients by the number of
+/// them; here the time after which silence counts stays as it is.
+const HEARTBEATS_PER_S: u64 = 1_000;
+
+impl LeaseTiming {
+    /// How often each of so many workers is asked to be heard of: never so rarely that one heartbeat that is lost costs a
+    /// worker its leases.
+    pub fn heartbeat_ms_of(self, workers: usize) -> u64 {
+        let shared = u64::try_from(workers)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(1_000)
+            / HEARTBEATS_PER_S;
+        shared
+            .min(self.lease_ms.saturating_mul(2) / 5)
+            .max(self.heartbeat_ms)
+    }
+}
+
 /// Time that a worker has to end an attempt by itself and report, before the leader does it: TERM, KILL, and the way here.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(15);
 
@@ -33,6 +53,9 @@ pub struct Desk {
     leases: HashMap<Token, LeaseSeen>,
     polls: HashMap<WorkerId, Poll>,
     next_poll: u64,
+    /// Workers whose polls have brought results that are on their way into the log, and how much they want next: that is
+    /// decided in the same entry, right behind the results that free their slots.
+    returning: HashMap<WorkerId, u32>,
     /// Granted while the worker's poll ended; its next one takes them.
     held: HashMap<WorkerId, Held>,
 }
@@ -128,6 +151,7 @@ impl Desk {
             leases: HashMap::new(),
             polls: HashMap::new(),
             next_poll: 0,
+            returning: HashMap::new(),
             held: HashMap::new(),
         }
     }
@@ -153,6 +177,11 @@ impl Desk {
         if let Some(seen) = self.workers.get_mut(&worker) {
             seen.load = Some(load);
         }
+    }
+
+    /// How many workers there are, as far as the desk has met them.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
     }
 
     /// When the worker was last heard of, counted from the term's beginning at the earliest, and its load.
@@ -248,16 +277,42 @@ impl Desk {
         }
     }
 
-    /// Polls that wait and are free, no more than so many, as the scheduler is told of them.
-    pub fn asks(&self, most: usize) -> Vec<Ask> {
-        let free = self.polls.iter().filter(|(_, poll)| !poll.taken);
-        let asks = free.filter(|(_, poll)| poll.wanted > 0).take(most);
-        asks.map(|(&worker, poll)| Ask {
+    /// The worker has brought results and wants more. Whether its machine lets it have more before others.
+    pub fn returns(&mut self, worker: WorkerId, wanted: u32) -> bool {
+        let asks = wanted > 0 && !self.asking(worker).overloaded;
+        if asks {
+            self.returning.insert(worker, wanted);
+        }
+        asks
+    }
+
+    /// Its results are in the log, or are not: it waits by its poll, as others do.
+    pub fn has_returned(&mut self, worker: WorkerId) {
+        self.returning.remove(&worker);
+    }
+
+    /// Who is to be thought of in an entry that is about to be written, no more than so many: those that return, once, and
+    /// polls that wait and are free.
+    pub fn asks(&mut self, most: usize) -> Vec<Ask> {
+        let ask = |worker, wanted, overloaded| Ask {
             worker,
-            wanted: poll.wanted,
-            overloaded: self.asking(worker).overloaded,
-        })
-        .collect()
+            wanted,
+            overloaded,
+        };
+        let mut asks: Vec<Ask> = self
+            .returning
+            .extract_if(|_, _| true)
+            .take(most)
+            .map(|(worker, wanted)| ask(worker, wanted, false))
+            .collect();
+        let free = self.polls.iter().filter(|(_, poll)| !poll.taken);
+        let free = free.filter(|(_, poll)| poll.wanted > 0);
+        let left = most - asks.len();
+        asks.extend(
+            free.take(left)
+                .map(|(&worker, poll)| ask(worker, poll.wanted, self.asking(worker).overloaded)),
+        );
+        asks
     }
 
     /// Takes the polls of these workers for a decision; given back by [`Desk::give_back`].

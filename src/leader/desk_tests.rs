@@ -113,6 +113,32 @@ fn what_the_desk_was_not_told_of_yet_is_not_overdue() {
 }
 
 #[test]
+fn many_workers_are_asked_for_fewer_heartbeats_each() {
+    let timing = LeaseTiming {
+        heartbeat_ms: 2_000,
+        lease_ms: 10_000,
+    };
+    assert_eq!(timing.heartbeat_ms_of(0), 2_000);
+    assert_eq!(timing.heartbeat_ms_of(2_000), 2_000);
+    assert_eq!(timing.heartbeat_ms_of(3_000), 3_000);
+    assert_eq!(
+        timing.heartbeat_ms_of(5_000),
+        4_000,
+        "two of them fit into a lease"
+    );
+    assert_eq!(timing.heartbeat_ms_of(usize::MAX), 4_000);
+    let short = LeaseTiming {
+        heartbeat_ms: 10,
+        lease_ms: 12,
+    };
+    assert_eq!(
+        short.heartbeat_ms_of(5_000),
+        10,
+        "never more often than at first"
+    );
+}
+
+#[test]
 fn a_lease_goes_to_the_poll_that_waits() {
     let mut desk = desk();
     let (_, mut poll) = desk.wait(lease(1).worker, 1);
@@ -168,10 +194,10 @@ fn a_poll_is_in_one_decision_at_a_time() {
     let mut desk = desk();
     let worker = lease(1).worker;
     let (_, mut poll) = desk.wait(worker, 3);
-    let wanted = |desk: &Desk| desk.asks(9).iter().map(|ask| ask.wanted).sum::<u32>();
-    assert_eq!((desk.wanted(worker), wanted(&desk)), (3, 3));
+    let wanted = |desk: &mut Desk| desk.asks(9).iter().map(|ask| ask.wanted).sum::<u32>();
+    assert_eq!((desk.wanted(worker), wanted(&mut desk)), (3, 3));
     let taken = desk.take([worker]);
-    assert_eq!((desk.wanted(worker), wanted(&desk)), (0, 0));
+    assert_eq!((desk.wanted(worker), wanted(&mut desk)), (0, 0));
     let in_vain = desk.take([worker]);
     desk.give_back(in_vain);
     assert_eq!(desk.wanted(worker), 0, "another decision has it");
@@ -189,4 +215,29 @@ fn a_poll_is_in_one_decision_at_a_time() {
     assert_eq!(desk.wanted(worker), 0);
     desk.give_back(of_later);
     assert_eq!(desk.wanted(worker), 2);
+}
+
+#[test]
+fn one_that_returns_is_thought_of_once_and_before_those_that_wait() {
+    let mut desk = desk();
+    let (waiting, returning, loaded) = (WorkerId::at(1, 0), WorkerId::at(2, 0), WorkerId::at(3, 0));
+    let (_, _poll) = desk.wait(waiting, 3);
+    assert!(desk.returns(returning, 2));
+    assert!(!desk.returns(loaded, 0), "it wants nothing");
+    desk.heard(loaded, Instant::now());
+    let busy = Load {
+        cpu: Some(1.0),
+        mem_mb: None,
+    };
+    desk.loaded(loaded, busy);
+    assert!(!desk.returns(loaded, 1), "others come first");
+    let asks = |desk: &mut Desk, most| -> Vec<(WorkerId, u32)> {
+        let asks = desk.asks(most).into_iter();
+        asks.map(|ask| (ask.worker, ask.wanted)).collect()
+    };
+    assert_eq!(asks(&mut desk, 1), [(returning, 2)]);
+    assert_eq!(asks(&mut desk, 9), [(waiting, 3)]);
+    assert!(desk.returns(returning, 2));
+    desk.has_returned(returning);
+    assert_eq!(asks(&mut desk, 9), [(waiting, 3)]);
 }

@@ -32,6 +32,8 @@ pub struct Orders {
     pub lost: Vec<String>,
     /// Take nothing new.
     pub drain: bool,
+    /// When to be heard of next.
+    pub heartbeat_ms: u64,
 }
 
 /// Why a worker's visit is not answered.
@@ -59,6 +61,7 @@ impl Lead {
         };
         let mut desk = self.desk.lock();
         desk.heard(worker, now);
+        orders.heartbeat_ms = self.timing.heartbeat_ms_of(desk.workers());
         if let Some(load) = load {
             desk.loaded(worker, load);
         }
@@ -129,6 +132,13 @@ impl Lead {
         Ok(leases)
     }
 
+    /// A worker has brought results and wants more, until what is given back is dropped: while the results are on their way
+    /// into the log.
+    pub fn returning(&self, worker: WorkerId, wanted: u32) -> Option<Returning<'_>> {
+        let returns = self.desk.lock().returns(worker, wanted);
+        returns.then_some(Returning { lead: self, worker })
+    }
+
     /// Whether the worker drains; turned away unless it is there.
     pub(super) fn known(&self, table: &Table, worker: WorkerId) -> Result<bool, Turned> {
         match table.worker(worker).map(|worker| worker.state()) {
@@ -181,6 +191,19 @@ fn waiting_for(
     desk.hold(worker, rest, now);
     found.retain(|lease| desk.hand_out(lease, now));
     found
+}
+
+/// See [`Lead::returning`].
+#[must_use = "dropped at once, it asks for nothing"]
+pub struct Returning<'a> {
+    lead: &'a Lead,
+    worker: WorkerId,
+}
+
+impl Drop for Returning<'_> {
+    fn drop(&mut self) {
+        self.lead.desk.lock().has_returned(self.worker);
+    }
 }
 
 /// Gives up its place when the worker hangs up, and keeps what was on its way for the worker's next poll.

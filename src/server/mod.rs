@@ -145,6 +145,11 @@ impl App {
         self.answered(self.node.propose_first(encode(command)).await?)
     }
 
+    /// As [`App::change_first`], for what may bring work to those who wait for it.
+    async fn change_first_inviting(&self, command: &Command) -> Result<(u64, Reply), Failure> {
+        self.answered(self.node.propose_first_inviting(encode(command)).await?)
+    }
+
     fn answered(&self, committed: Committed<Reply>) -> Result<(u64, Reply), Failure> {
         match committed.reply {
             Reply::Refused(refusal) => Err(refusal.into()),

@@ -2,8 +2,9 @@
 
 use reqwest::Method;
 use serde_json::json;
+use triarch_harness::hand::Lease;
 use triarch_harness::wait::Looks;
-use triarch_harness::{Cluster, Hand, Options, eventually, hand};
+use triarch_harness::{Api, Cluster, Hand, Options, eventually, hand};
 
 use crate::metrics::scrape;
 use crate::tasks::{SOON, assert_works, submit_task};
@@ -101,4 +102,81 @@ async fn open_proposals(cluster: &Cluster, node: u64) -> f64 {
     scrape(cluster, node)
         .await
         .value("triarch_proposals_open", &[])
+}
+
+#[tokio::test]
+async fn results_and_the_lease_that_they_make_room_for_are_one_entry() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let api = cluster.api(leader);
+    let worker = Hand::register(&cluster, "busy", 1).await;
+    submit_task(&api, &hand::job(json!(0))).await;
+    let mut lease = worker.take(&[]).await;
+    let mut looks = Looks::new(SOON, "results and the next lease are one entry");
+    for nth in 1.. {
+        submit_task(&api, &hand::job(json!(nth))).await;
+        let before = commit_index(&api).await;
+        let results = json!([lease.succeeded(json!(nth))]);
+        let poll = json!({"max": 1, "wait_ms": 1000, "running": [], "results": results});
+        let answer = worker.visit("poll", &poll).await.expect(200);
+        let after = commit_index(&api).await;
+        assert_eq!(answer["results"][0]["accepted"], true, "{answer}");
+        lease = match answer["tasks"].get(0) {
+            Some(task) => Lease::read(task),
+            None => worker.take(&[]).await,
+        };
+        if after == before + 1 && answer["tasks"] != json!([]) {
+            break;
+        }
+        // Something else was proposed in between.
+        looks.again().await;
+    }
+    assert_eq!(
+        worker.report(lease.succeeded(json!("last"))).await["accepted"],
+        true
+    );
+}
+
+#[tokio::test]
+async fn a_result_and_the_lease_of_the_task_that_waited_for_it_are_one_entry() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let api = cluster.api(leader);
+    let first = Hand::register(&cluster, "first", 1).await;
+    let second = Hand::register(&cluster, "second", 1).await;
+    let mut looks = Looks::new(SOON, "a result and the lease that hung on it are one entry");
+    for nth in 0.. {
+        let task = |key: &str, after: &[&str]| json!({"kind": hand::KIND, "key": key, "after": after, "payload": nth});
+        let job = json!({"tasks": [task("a", &[]), task("b", &["a"])]});
+        submit_task(&api, &job).await;
+        let a = first.take(&[]).await;
+        let waits = {
+            let second = second.clone();
+            tokio::spawn(async move { second.take(&[]).await })
+        };
+        eventually(SOON, "the second worker waits", async || {
+            let told = scrape(&cluster, leader).await;
+            (told.value("triarch_http_held", &[("kind", "poll")]) >= 1.0).then_some(())
+        })
+        .await;
+        let before = commit_index(&api).await;
+        let verdict = first.report(a.succeeded(json!("done"))).await;
+        let b = waits.await.expect("a worker does not panic");
+        let after = commit_index(&api).await;
+        assert_eq!(verdict["accepted"], true, "{verdict}");
+        assert_eq!(b.inputs, json!({"a": "done"}));
+        assert_eq!(
+            second.report(b.succeeded(json!("too"))).await["accepted"],
+            true
+        );
+        if after == before + 1 {
+            break;
+        }
+        looks.again().await;
+    }
+}
+
+async fn commit_index(api: &Api) -> u64 {
+    let cluster = api.get("/v1/cluster").await.expect(200);
+    cluster["commit_index"].as_u64().expect("a commit index")
 }

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use triarch_sdk::wire;
-use triarch_table::command::{Outcome, RegisterWorker, TaskReport};
-use triarch_table::reply::{Lease, Reply, Verdict};
-use triarch_table::{Command, TaskId, Token, WorkerId};
+use triarch_table::command::RegisterWorker;
+use triarch_table::reply::{Lease, Reply};
+use triarch_table::{Command, Token, WorkerId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::results::{RESULTS_MAX, accept};
 use crate::leader::Lead;
 use crate::leader::desk::{Load, Progress};
 use crate::leader::visits::{Running, Turned};
@@ -21,12 +22,10 @@ use crate::server::extract::{self, NoQuery};
 use crate::server::problem::{Code, Failure, Problem};
 use crate::server::tasks::raw;
 use crate::server::{App, WAIT_MS_MAX};
-use crate::tally::Judged;
 
 /// Bounds on one registration and one visit.
 const SLOTS_MAX: u32 = 10_000;
 const SUBSCRIPTIONS_MAX: usize = 10_000;
-const RESULTS_MAX: usize = 10_000;
 const NOTE_BYTES_MAX: usize = 1_000;
 /// Longest that a poll keeps the verdicts on results it brought, waiting for new work to answer with.
 const VERDICT_WAIT_MAX: Duration = Duration::from_millis(50);
@@ -127,8 +126,8 @@ async fn poll(
     let ended: Vec<Running> = poll.results.iter().map(Running::ended).collect();
     let verdicts = match poll.results.is_empty() {
         true => Vec::new(),
-        false => match accept(&app, id, poll.results).await {
-            Ok((_, verdicts)) => verdicts,
+        false => match accept_for_more(&app, &lead, id, poll.results, poll.max).await {
+            Ok(verdicts) => verdicts,
             Err(refused) => {
                 // It is alive whatever becomes of its results, and so are the attempts it will tell of again. That it may be
                 // unknown by now must not hide that the fate of its results is.
@@ -165,6 +164,20 @@ async fn poll(
     };
     answer.results = verdicts;
     Answer::ok(app.node.applied_index(), &answer)
+}
+
+/// Proposes results of a worker that wants more: if there is any, it is leased in the results' own entry.
+async fn accept_for_more(
+    app: &App,
+    lead: &Lead,
+    worker: WorkerId,
+    results: Vec<wire::TaskResult>,
+    wanted: u32,
+) -> Result<Vec<wire::Verdict>, Failure> {
+    let returning = lead.returning(worker, wanted.min(SLOTS_MAX));
+    let (_, verdicts) = accept(app, worker, results).await?;
+    drop(returning);
+    Ok(verdicts)
 }
 
 /// A poll whose results, if it brought any, have their verdicts.
@@ -250,6 +263,7 @@ async fn heartbeat(
             cancel: orders.cancel,
             lost: orders.lost,
             drain: orders.drain,
+            heartbeat_ms: Some(orders.heartbeat_ms),
         },
     )
 }
@@ -395,101 +409,6 @@ fn read_running(running: Vec<wire::RunningTask>) -> Result<Vec<Running>, Problem
             })
         })
         .collect()
-}
-
-/// Proposes results. A text that is no task's id, or one result over its bound, costs only that result.
-async fn accept(
-    app: &App,
-    worker: WorkerId,
-    results: Vec<wire::TaskResult>,
-) -> Result<(u64, Vec<wire::Verdict>), Failure> {
-    if results.len() > RESULTS_MAX {
-        return Err(Problem::new(
-            Code::PayloadTooLarge,
-            format!("{} results; the bound is {RESULTS_MAX}", results.len()),
-        )
-        .into());
-    }
-    let mut verdicts: Vec<wire::Verdict> = Vec::with_capacity(results.len());
-    let mut reports: Vec<TaskReport> = Vec::with_capacity(results.len());
-    let mut places: Vec<usize> = Vec::with_capacity(results.len());
-    for result in results {
-        let refused = match result.task.parse::<TaskId>() {
-            Err(_) => {
-                app.table.tally.judged(Judged::NotFound);
-                Some("not_found")
-            }
-            Ok(task) => match outcome(app, &result) {
-                Err(code) => {
-                    app.table.tally.judged(Judged::TooLarge);
-                    Some(code)
-                }
-                Ok(outcome) => {
-                    places.push(verdicts.len());
-                    reports.push(TaskReport {
-                        task,
-                        token: Token(result.token),
-                        outcome,
-                    });
-                    None
-                }
-            },
-        };
-        verdicts.push(wire::Verdict {
-            task: result.task,
-            accepted: refused.is_none(),
-            code: refused.map(str::to_string),
-        });
-    }
-    if reports.is_empty() {
-        return Ok((app.node.applied_index(), verdicts));
-    }
-    let (index, reply) = app
-        .change_first(&Command::Report {
-            worker,
-            results: reports,
-        })
-        .await?;
-    let Reply::Reported { verdicts: judged } = reply else {
-        return Err(app.unexpected(&reply));
-    };
-    for (place, verdict) in places.into_iter().zip(judged) {
-        let judged = match verdict {
-            Verdict::Accepted => Judged::Accepted,
-            Verdict::StaleToken => Judged::StaleToken,
-            Verdict::AlreadyFinished => Judged::AlreadyFinished,
-            Verdict::NotFound => Judged::NotFound,
-        };
-        app.table.tally.judged(judged);
-        let code = match judged {
-            Judged::Accepted => None,
-            Judged::StaleToken | Judged::AlreadyFinished | Judged::NotFound | Judged::TooLarge => {
-                Some(judged.as_str())
-            }
-        };
-        verdicts[place].accepted = code.is_none();
-        verdicts[place].code = code.map(str::to_string);
-    }
-    Ok((index, verdicts))
-}
-
-fn outcome(app: &App, result: &wire::TaskResult) -> Result<Outcome, &'static str> {
-    let text = |given: &Option<Box<serde_json::value::RawValue>>| {
-        let text = given.as_ref().map_or("null", |given| given.get());
-        if text.len() > app.limits.payload_bytes_max {
-            return Err("payload_too_large");
-        }
-        Ok(Bytes::copy_from_slice(text.as_bytes()))
-    };
-    Ok(match result.status {
-        wire::ReportStatus::Succeeded => Outcome::Succeeded {
-            result: text(&result.result)?,
-        },
-        wire::ReportStatus::Failed => Outcome::Failed {
-            error: text(&result.error)?,
-            retryable: result.retryable.unwrap_or(true),
-        },
-    })
 }
 
 /// A lease as its worker is given it; nothing if it has ended meanwhile.

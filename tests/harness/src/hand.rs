@@ -41,7 +41,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    fn read(task: &Value) -> Self {
+    /// One of the tasks that a poll is answered with.
+    pub fn read(task: &Value) -> Self {
         let number = |name: &str| {
             task[name]
                 .as_u64()

@@ -11,6 +11,7 @@ import pytest
 from triarch.worker.attempt import Attempt, Outcome, StopReason, failure
 from triarch.worker.leases import Leases
 from triarch.worker.pace import Pace
+from triarch.worker.session import until_next_s
 
 FINE = Outcome(True, b"42")
 
@@ -208,3 +209,11 @@ def test_fetching_ahead_is_bounded_and_in_batches() -> None:
     assert one is not None
     leases.end(one, FINE)
     assert leases.wanted() == 5
+
+
+def test_heartbeats_come_when_asked_for_but_often_enough_for_a_lease() -> None:
+    assert until_next_s(None, 2.0, 10.0) == 2.0  # an older master says nothing
+    assert until_next_s(3500, 2.0, 10.0) == 3.5
+    assert until_next_s(0, 2.0, 10.0) == 2.0
+    assert until_next_s(10**12, 2.0, 10.0) == 5.0
+    assert until_next_s(9, 0.3, 0.4) == 0.3

@@ -200,6 +200,9 @@ pub struct HeartbeatAnswer {
     /// Take no more, finish what runs, leave.
     #[serde(default)]
     pub drain: bool,
+    /// When the next one should follow: with many workers later than what they were told when they registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_ms: Option<u64>,
 }
 
 /// Body of `POST /v1/workers/{id}/report`.

@@ -369,6 +369,7 @@ class Session:
                 lapsed = True
             else:
                 self._acknowledge(begun)
+                next_at = max(next_at, begun + until_next_s(answer.get("heartbeat_ms"), self._heartbeat_s, self._lease_s))
                 self._obey(answer, sent)
                 self._heard(lapsed)
                 lapsed = False
@@ -438,3 +439,11 @@ class Session:
         with self._condition:
             while self._leases.running and time.monotonic() < until and not self._shutdown.is_now:
                 self._condition.wait(0.1)
+
+
+def until_next_s(told_ms: object, at_first_s: float, lease_s: float) -> float:
+    """Between two heartbeats. A cluster with many workers asks for fewer of them than it told each at first, within reason: the
+    worker holds its leases by them."""
+    if not isinstance(told_ms, (int, float)):
+        return at_first_s
+    return min(max(told_ms / 1000, at_first_s), max(lease_s / 2, at_first_s))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use url::Url;
 
 use super::{Session, StopReason};
@@ -38,23 +38,25 @@ impl Contact {
 impl<E: Executor> Session<E> {
     /// Confirms what runs, again and again, until the cluster says it does not know the worker.
     pub(super) async fn heartbeats(&self) {
-        let mut ticks = tokio::time::interval(self.heartbeat_interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lapsed = false;
         let mut machine = Machine::default();
+        let mut next = Instant::now();
         loop {
-            ticks.tick().await;
+            sleep_until(next).await;
             let running = self.attempts.confirmed();
             let heartbeat = Heartbeat {
                 running,
                 load: machine.look(),
             };
             let begun = Instant::now();
+            next = begun + self.heartbeat_interval;
             // Not longer than until the next: that one knows more.
             let deadline = self.heartbeat_interval.max(Duration::from_millis(250));
             match self.client.heartbeat(&self.id, &heartbeat, deadline).await {
                 Ok(answer) => {
                     self.acknowledge(begun);
+                    next = begun
+                        + until_next(answer.heartbeat_ms, self.heartbeat_interval, self.lease);
                     self.obey(
                         &answer.cancel,
                         &answer.lost,
@@ -122,5 +124,30 @@ impl<E: Executor> Session<E> {
             *last = sent_at.max(*last);
             later
         });
+    }
+}
+
+/// Between two heartbeats. A cluster with many workers asks for fewer of them than it told each at first, within reason: the
+/// worker holds its leases by them.
+fn until_next(told_ms: Option<u64>, at_first: Duration, lease: Duration) -> Duration {
+    let most = (lease / 2).max(at_first);
+    told_ms.map_or(at_first, |told_ms| {
+        Duration::from_millis(told_ms).clamp(at_first, most)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_come_when_asked_for_but_often_enough_for_a_lease() {
+        let ms = Duration::from_millis;
+        let next = |told_ms| until_next(told_ms, ms(2_000), ms(10_000));
+        assert_eq!(next(None), ms(2_000), "an older master says nothing");
+        assert_eq!(next(Some(3_500)), ms(3_500));
+        assert_eq!(next(Some(0)), ms(2_000));
+        assert_eq!(next(Some(u64::MAX)), ms(5_000));
+        assert_eq!(until_next(Some(9), ms(300), ms(400)), ms(300));
     }
 }
