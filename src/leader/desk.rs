@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use triarch_table::command::{Ask, EndLease, EndReason};
 use triarch_table::plan::Asking;
 use triarch_table::reply::Lease;
+use triarch_table::worker::Worker;
 use triarch_table::{Table, TaskId, Token, WorkerId};
 
 /// How long a worker may be silent, and a lease unconfirmed.
@@ -428,21 +429,22 @@ impl Desk {
             false => now,
         };
         let mut overdue = Overdue::default();
-        let mut known = HashMap::with_capacity(self.workers.len());
-        for worker in table.workers() {
-            if !worker.state().is_present() {
-                continue;
-            }
-            let seen = self.workers.remove(&worker.id).unwrap_or(WorkerSeen {
+        let is_present = |worker: &Worker| worker.state().is_present();
+        let mut present = 0;
+        for worker in table.workers().filter(|worker| is_present(worker)) {
+            present += 1;
+            let seen = self.workers.entry(worker.id).or_insert(WorkerSeen {
                 heard: met,
                 load: None,
             });
             if now.saturating_duration_since(seen.heard) > lease {
                 overdue.workers.push(worker.id);
             }
-            known.insert(worker.id, seen);
         }
-        self.workers = known;
+        if self.workers.len() > present {
+            self.workers
+                .retain(|id, _| table.worker(*id).is_some_and(is_present));
+        }
 
         let mut held = HashMap::with_capacity(self.leases.len());
         for lease_held in table.leases() {

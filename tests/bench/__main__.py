@@ -146,19 +146,21 @@ def told(rounds, options, missing):
     if rows:
         parts.append(table(["", "a second", "p50, ms", "p99, ms"], rows))
         parts.append(f"exec to xargs, by round: {rounds.cell('exec true to xargs', 'ratio', 2)}")
-    ours_rate = rounds.median("whole life, 64 connections, unbatched", "rate")
+    batched = rounds.median("whole life, batches of 100", "rate")
+    unbatched = rounds.median("whole life, 64 connections, unbatched", "rate")
     rows = []
     for name, module in PEERS.items():
         if name not in rounds.figures:
             continue
         durable = importlib.import_module(f"tests.bench.peers.{module}").DURABLE
         rate = rounds.median(name, "rate")
-        times = f"{ours_rate / rate:,.1f}" if ours_rate and rate else "—"
+        times = [f"{ours / rate:,.1f}" if ours and rate else "—" for ours in (batched, unbatched)]
         rows.append([
-            name, durable, rounds.cell(name, "rate"), rounds.cell(name, "p50", 2), rounds.cell(name, "p99", 2), times,
+            name, durable, rounds.cell(name, "rate"), rounds.cell(name, "p50", 2), rounds.cell(name, "p99", 2), *times,
         ])
     if rows:
-        heads = ["peer", "what is durable", "tasks a second", "round trip p50, ms", "p99, ms", "Triarch, unbatched: times"]
+        heads = ["peer", "what is durable", "tasks a second", "round trip p50, ms", "p99, ms"]
+        heads += ["Triarch in batches: times", "unbatched: times"]
         parts.append(table(heads, rows))
     parts += [f"not measured: {name}: {why}" for name, why in missing.items() if name not in rounds.figures]
     return "\n\n".join(parts)

@@ -55,7 +55,7 @@ impl WorkerConfig {
         Self {
             register,
             grace: Duration::from_secs(30),
-            poll_wait: Duration::from_secs(20),
+            poll_wait: Duration::from_secs(50),
             name_patience: Duration::from_secs(60),
             abandon_after: Duration::from_secs(15),
             leave_patience: Duration::from_secs(3),

@@ -46,7 +46,7 @@ class WorkerConfig:
     #: Whether what tasks print and log can be watched.
     capture: bool = True
     #: How long a question for work is held; it is asked anew at the end.
-    poll_wait_s: float = 20.0
+    poll_wait_s: float = 50.0
     #: How long to try while another live worker has the name: one that died is only lost after its lease.
     name_patience_s: float = 60.0
     #: How long to try to tell the last results, and then to say goodbye.
