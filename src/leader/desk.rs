@@ -26,8 +26,8 @@ pub struct LeaseTiming {
 
 /// Heartbeats in a second, of all workers together, from which on they come less often the more workers there are.
 ///
-/// The same bound in the same place as in Nomad, whose servers stretch the time to live of their clients by the number of
-/// them; here the time after which silence counts stays as it is.
+/// As Nomad's servers do, which stretch the time to live of their clients by the number of them; here the time after which
+/// silence counts stays as it is.
 const HEARTBEATS_PER_S: u64 = 1_000;
 
 impl LeaseTiming {
@@ -278,7 +278,8 @@ impl Desk {
         }
     }
 
-    /// The worker has brought results and wants more. Whether its machine lets it have more before others.
+    /// The worker has brought results and wants more. Not if its machine is overloaded: then it asks with all others, by its
+    /// poll. Whether it is noted.
     pub fn returns(&mut self, worker: WorkerId, wanted: u32) -> bool {
         let asks = wanted > 0 && !self.asking(worker).overloaded;
         if asks {

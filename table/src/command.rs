@@ -143,8 +143,8 @@ pub enum Command {
     /// Takes in one part of a backup; the last one to come replaces this table, which must hold nothing.
     RestorePart(RestorePart),
     /// Proposed by the leader, at the end of an entry: whatever of the queued tasks these workers wait for is leased to
-    /// them, by the scheduler's own rules and the table as it is by then. So a task that this very entry submits is
-    /// leased in it, too, and need not wait for an entry of its own.
+    /// them, by the scheduler's own rules and the table as it is by then. So a task that this very entry submits, or lets
+    /// begin, is leased in it, too, and need not wait for an entry of its own.
     GrantNext {
         /// Who waits; what the same worker asks for adds up.
         asks: Vec<Ask>,
