@@ -152,6 +152,11 @@ impl Attempts {
         self.changed.notify_one();
     }
 
+    /// How many attempts may run at once.
+    pub(super) fn slots(&self) -> usize {
+        self.slots
+    }
+
     /// How many more attempts may begin.
     pub(super) fn free(&self) -> usize {
         self.slots.saturating_sub(self.running())

@@ -7,6 +7,7 @@
 
 mod keepalive;
 mod output;
+mod pace;
 mod pause;
 
 use std::future::Future;
@@ -30,12 +31,13 @@ use crate::wire::{
     LeasedTask, Poll, PollAnswer, ProblemCode, Registered, Report, ReportAnswer, RunningTask,
 };
 use keepalive::Contact;
+use pace::Pace;
 use pause::Pause;
 
 /// A poll that brings results is not held longer than this when there is no work, for the worker waits for its verdicts.
 const POLL_WITH_RESULTS_WAIT: Duration = Duration::from_millis(50);
 /// While there is more work than slots, a result waits so long for the poll that is on its way to come back, and goes with
-/// the next: one request and one commit for many results and the tasks that take their place.
+/// the next: one request and one commit for many results and the tasks that take their place. See [`pace`].
 const RESULTS_WAIT: Duration = Duration::from_millis(20);
 /// How long a poll or a report may take beyond what it is held for.
 const EXCHANGE_PATIENCE: Duration = Duration::from_secs(10);
@@ -143,11 +145,12 @@ impl<E: Executor> Session<E> {
         let mut contact = self.contact.subscribe();
         let mut polled_in = Contact::default();
         let mut polled_at = Instant::now();
-        // The latest poll was given all it asked for, so there is likely more.
-        let mut backlog = false;
+        let mut pace = Pace::default();
         let mut grace: Pending<()> = None;
         loop {
             while running.try_join_next().is_some() {}
+            let free = self.attempts.free();
+            let paced = pace.waits(Instant::now(), free, self.attempts.slots());
             if self.is_leaving() {
                 poll = None;
                 if self.attempts.is_idle() {
@@ -158,13 +161,15 @@ impl<E: Executor> Session<E> {
                     tracing::info!(running = left, "taking no more tasks");
                     grace = Some(Box::pin(self.clone().grace()));
                 }
-            } else if poll.is_none() && poll_pause.is_over() && self.attempts.free() > 0 {
+            } else if poll.is_none() && poll_pause.is_over() && free > 0 && paced.is_none() {
                 polled_in = contact.borrow_and_update().clone();
                 polled_at = Instant::now();
                 poll = Some(self.poll());
             }
             // What no poll has taken along goes by itself, so that a result never waits for work to come.
-            let next_poll_soon = backlog && poll.is_some() && polled_at.elapsed() < RESULTS_WAIT;
+            let next_poll_soon = pace.has_backlog()
+                && (poll.is_some() || paced.is_some())
+                && polled_at.elapsed() < RESULTS_WAIT;
             let has_results = self.attempts.has_results();
             if has_results && report.is_none() && report_pause.is_over() && !next_poll_soon {
                 report = Some(self.report());
@@ -174,7 +179,7 @@ impl<E: Executor> Session<E> {
                     poll = None;
                     match self.polled(polled, running) {
                         Ok(got_all) => {
-                            backlog = got_all;
+                            pace.polled(polled_at, Instant::now(), got_all);
                             poll_pause.reset();
                         }
                         Err(Some(end)) => return end,
@@ -191,6 +196,7 @@ impl<E: Executor> Session<E> {
                 }
                 () = self.attempts.changed() => {}
                 () = tokio::time::sleep_until(polled_at + RESULTS_WAIT), if has_results && next_poll_soon => {}
+                () = until(paced), if poll.is_none() => {}
                 () = poll_pause.over(), if !poll_pause.is_over() => {}
                 () = report_pause.over(), if !report_pause.is_over() => {}
                 Ok(()) = contact.changed() => {
@@ -449,6 +455,13 @@ impl<E: Executor> Session<E> {
 async fn ready<T>(pending: &mut Pending<T>) -> T {
     match pending {
         Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }
