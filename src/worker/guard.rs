@@ -23,6 +23,13 @@ use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
 /// So many groups are watched at most; more than a worker may have slots.
 const GROUPS_MAX: usize = 16 << 10;
+/// After it has read all there is, the watching process rests for so long: what it is told is of use only once the worker
+/// is gone, and being woken for each command would take processor time from the commands. Much less than the pipe holds is
+/// told meanwhile.
+const REST: libc::timespec = libc::timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
 /// What the watching process is called in a list of processes.
 const NAME: &std::ffi::CStr = c"triarch-guard";
 
@@ -172,6 +179,9 @@ unsafe fn watch_over(listening: RawFd, groups: &mut [i32; GROUPS_MAX]) -> ! {
             let told = read.unsigned_abs() / size_of::<i32>();
             for word in words.iter().take(told) {
                 count = noted(groups, count, *word);
+            }
+            if told < words.len() {
+                libc::nanosleep(&REST, std::ptr::null_mut());
             }
         }
         for group in groups.iter().take(count) {
