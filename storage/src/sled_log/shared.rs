@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::chunk::CHUNK_BYTES_MAX;
 use super::view::View;
 use crate::error::Stop;
 use crate::sequence::Change;
@@ -28,6 +29,19 @@ pub(super) struct Write {
     /// When it was queued.
     pub(super) since: Instant,
     pub(super) bytes: usize,
+}
+
+impl Write {
+    /// About as many chunks as it takes in sled.
+    pub(super) fn chunks(&self) -> usize {
+        match &self.change {
+            Change::Append(records) => records.len() + self.bytes / CHUNK_BYTES_MAX,
+            Change::TruncateAfter(_)
+            | Change::Purge(_)
+            | Change::Vote(_)
+            | Change::Committed(_) => 0,
+        }
+    }
 }
 
 /// What the sync thread does next.

@@ -26,9 +26,11 @@ use crate::error::Stop;
 use crate::sequence::Change;
 use crate::{LogMeasures, LogPosition, LogRecord, StorageError};
 
-/// Purged chunks removed between two groups of writes.
-const PURGE_STEP_CHUNKS: usize = 512;
-/// What removing them may write.
+/// Purged chunks removed at a time. What is to be written meanwhile waits for that, so it is little; but between two groups
+/// of writes it is at least twice what the group has written, so that removing never falls behind.
+const PURGE_STEP_CHUNKS_MIN: usize = 32;
+const PURGE_STEP_CHUNKS_MAX: usize = 512;
+/// What removing so many may write.
 const PURGE_STEP_BYTES: u64 = 2 << 20;
 /// How often the disk's space is looked at when nothing is written.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -66,7 +68,7 @@ impl Writer {
             let busy = self.removing && self.standing.space.seen().level != SpaceLevel::Full;
             let outcome = match self.shared.next_turn(busy, LOOK_INTERVAL) {
                 Turn::Group(group) => self.write_group(group),
-                Turn::Idle => self.remove_purged(),
+                Turn::Idle => self.remove_purged(PURGE_STEP_CHUNKS_MIN),
                 Turn::Quiet => {
                     self.standing.space.look();
                     Ok(())
@@ -98,6 +100,7 @@ impl Writer {
                     self.shared.note_stored(end, last.removals);
                 }
                 self.measure(&group);
+                let chunks: usize = group.iter().map(Write::chunks).sum();
                 complete(group, &Ok(()));
                 if mutated!(FsyncAfterAnswer) {
                     self.sync()?;
@@ -105,7 +108,8 @@ impl Writer {
                 self.standing.mark.begin_carry()?;
                 // A purge is never starved by writes, nor they by it.
                 if self.removing {
-                    self.remove_purged()?;
+                    let step = chunks.saturating_mul(2);
+                    self.remove_purged(step.clamp(PURGE_STEP_CHUNKS_MIN, PURGE_STEP_CHUNKS_MAX))?;
                 }
                 Ok(())
             }
@@ -329,9 +333,9 @@ impl Writer {
         }
     }
 
-    /// Removes a step of what was purged. The purged marker is durable: it is synced before its completion is called,
+    /// Removes up to `chunks` of what was purged. The purged marker is durable: it is synced before its completion is called,
     /// and this runs after.
-    fn remove_purged(&mut self) -> Result<(), StorageError> {
+    fn remove_purged(&mut self, chunks: usize) -> Result<(), StorageError> {
         if let Some(purged) = self.standing.purged {
             let end = purged.position.index + 1;
             match self.make_room(PURGE_STEP_BYTES) {
@@ -349,7 +353,7 @@ impl Writer {
                     ));
                 }
             }
-            self.removing = self.disk.remove_before(end, PURGE_STEP_CHUNKS)?;
+            self.removing = self.disk.remove_before(end, chunks)?;
         }
         Ok(())
     }
