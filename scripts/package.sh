@@ -2,8 +2,8 @@
 # Makes what is installed on machines: dist/triarch-VERSION-linux-ARCH.tar.gz and dist/triarch_VERSION_ARCH.deb, with the
 # program, its systemd units, its configuration and its guide.
 #
-#   scripts/package.sh                     builds the program for musl, so that it runs on any Linux; where that target is
-#                                          not installed, for the C library of this machine, and says so
+#   scripts/package.sh                     builds the program for musl, so that it runs on any Linux; where that target and
+#                                          its C compiler are not installed, for the C library of this machine, and says so
 #   scripts/package.sh --binary PATH       packs a program that is there already
 #   scripts/package.sh --out DIR           somewhere else than dist/
 #
@@ -31,11 +31,11 @@ esac
 if [ -z "$binary" ]; then
   target=$arch-unknown-linux-musl
   libdir=$(rustc --print target-libdir --target "$target" 2>/dev/null || true)
-  if [ -n "$libdir" ] && [ -d "$libdir" ]; then
+  if [ -n "$libdir" ] && [ -d "$libdir" ] && { command -v musl-gcc || command -v "$arch-linux-musl-gcc"; } >/dev/null; then
     cargo build --release --locked --package triarch --target "$target"
     binary=${CARGO_TARGET_DIR:-target}/$target/release/triarch
   else
-    echo "the target $target is not installed (rustup target add $target): the program will need this machine's C library" >&2
+    echo "the target $target is not installed (rustup target add $target; apt install musl-tools): the program will need this machine's C library" >&2
     cargo build --release --locked --package triarch
     binary=${CARGO_TARGET_DIR:-target}/release/triarch
   fi
