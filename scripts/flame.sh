@@ -31,7 +31,9 @@ RUSTFLAGS="-C force-frame-pointers=yes" cargo build --release --locked --bin tri
 work=$(mktemp -d "${TMPDIR:-/tmp}/triarch-flame-XXXXXX")
 export TRIARCH_BIN=$target/release/triarch TRIARCH_DIR=$work/cluster TRIARCH_WORKERS=0 TRIARCH_PORT=${TRIARCH_PORT:-7500}
 masters=http://127.0.0.1:$((TRIARCH_PORT + 1)),http://127.0.0.1:$((TRIARCH_PORT + 2)),http://127.0.0.1:$((TRIARCH_PORT + 3))
+bench=
 stop() {
+  [ -z "$bench" ] || kill "$bench" 2>/dev/null || true
   scripts/cluster.sh stop >/dev/null 2>&1 || true
   rm -rf "$work"
 }
@@ -53,6 +55,7 @@ for mode in "${modes[@]}"; do
   pids=$(cat "$TRIARCH_DIR"/*.pid | paste -sd, -)
   perf record --quiet --freq 999 --call-graph fp --output "$work/perf.data" --pid "$pids" -- sleep "$seconds" >/dev/null
   wait "$bench" || { cat "$work/$mode.txt" >&2; exit 1; }
+  bench=
   scripts/cluster.sh stop >/dev/null
   # One thread of sled is as the other; the hash of a symbol tells nobody anything.
   perf script --input "$work/perf.data" 2>/dev/null |

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use comfy_table::Cell;
 use serde::Serialize;
+use triarch_table::Limits;
 
 use super::super::output::{self, Column};
 use super::Bench;
@@ -12,12 +13,6 @@ use super::latency::Summary;
 use super::ledger::Balance;
 use super::server::{Breakdown, Readings, Spread, Usage};
 use super::settings::{Mode, Settings};
-
-/// What of finished jobs is kept at least until it is looked at: nine tenths of what the table keeps, for others may use
-/// the cluster too. Of a run with more, some may be forgotten by then.
-const JOBS_KEPT: u64 = 90_000;
-const TASKS_KEPT: u64 = 900_000;
-const BYTES_KEPT: u64 = 900 << 20;
 
 /// See the module.
 #[derive(Debug, Serialize)]
@@ -279,9 +274,17 @@ impl Idle {
     }
 }
 
-/// Whether the cluster keeps all of a run's finished jobs until they are looked at.
+/// Whether the cluster keeps all of a run's finished jobs until they are looked at: nine tenths of what the table keeps, for
+/// others may use it too. Of a longer run, it may have forgotten some by then.
 fn all_are_kept(jobs: u64, tasks: u64, payload_bytes: u64) -> bool {
-    jobs <= JOBS_KEPT && tasks <= TASKS_KEPT && tasks.saturating_mul(payload_bytes) <= BYTES_KEPT
+    let limits = Limits::default();
+    let within = |count: u64, most: u64| count <= most / 10 * 9;
+    within(jobs, limits.finished_jobs_max)
+        && within(tasks, limits.finished_tasks_max)
+        && within(
+            tasks.saturating_mul(payload_bytes),
+            limits.finished_bytes_max,
+        )
 }
 
 fn check(bench: &Bench<'_>, balance: &Balance, cleaned: Cleaned) -> Check {

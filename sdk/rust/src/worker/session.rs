@@ -150,9 +150,9 @@ impl<E: Executor> Session<E> {
         loop {
             while running.try_join_next().is_some() {}
             let free = self.attempts.free();
-            let paced = pace.waits(Instant::now(), free, self.attempts.slots());
+            let mut paced = pace.waits(Instant::now(), free, self.attempts.slots());
             if self.is_leaving() {
-                poll = None;
+                (poll, paced) = (None, None);
                 if self.attempts.is_idle() {
                     return End::Leaving;
                 }
