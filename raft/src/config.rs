@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clocks::PeerClocks;
 use crate::error::StartError;
+use crate::peer_clocks::PeerClocks;
 
 /// Everything [`Node::start`](crate::Node::start) needs to know. Made by [`NodeConfig::new`], then adjusted.
 #[derive(Debug, Clone)]

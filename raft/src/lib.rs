@@ -5,79 +5,54 @@
 //!
 //! | module | what it is for |
 //! |---|---|
-//! | `node` | what the program holds: [`Node`] |
-//! | `propose`, `read` | many proposals in one entry; many reads in one round of confirmation |
-//! | `standing`, `observe`, `cause`, `watch` | who leads, since when and why; noticing at once that a leader's process is gone |
-//! | `measures` | what operators are told in numbers |
-//! | `formation`, `change` | how a cluster comes about; nodes in and out, leadership from one to another |
-//! | `log_store`, `apply`, `snapshot`, `entry` | storage and state machine as openraft wants them; the log's formats |
-//! | `room`, `keeper` | disks that are nearly full: what is refused, and what is done about it |
-//! | `network`, `transport`, `routes`, `wire`, `identity` | messages between nodes, out and in; who may speak to whom |
+//! | `node` | what the program holds: [`Node`]; how it is put together, and what peers ask of it |
+//! | `tasks` | loops in the background: who leads, noticing that a leader's process is gone, low disks, divergence, clocks |
+//! | `membership` | how a cluster comes about; nodes in and out, leadership from one to another |
+//! | `proposals` | many proposals in one entry; many reads in one round of confirmation |
+//! | `apply` | the state machine as openraft wants it |
+//! | `network` | messages to other nodes |
+//! | `storage` | the log, snapshots and room on the disk |
+//! | `protocol` | formats of the log and of messages; who may speak to whom |
+//! | `leadership` | who leads, and why that changed |
+//! | `metrics` | what operators are told in numbers |
 
 #[macro_use]
 mod mutated;
 
-mod agreement;
 mod apply;
-pub mod background;
-mod cause;
-mod change;
-pub mod clocks;
 pub mod config;
-mod disk;
-mod engine;
-mod entry;
 pub mod error;
-mod failure;
-mod finish;
-mod formation;
-/// For `fuzz/` alone.
-#[cfg(any(test, feature = "fuzzing"))]
-#[doc(hidden)]
-pub mod fuzzing;
-mod growth;
-mod identity;
-mod keeper;
-mod log_store;
-pub mod machine;
-mod measures;
-/// For `tests/micro` alone.
-#[cfg(feature = "measuring")]
-#[doc(hidden)]
-pub mod measuring;
+mod fatal;
+mod leadership;
+pub mod low_priority;
+mod membership;
+mod metrics;
 mod network;
 mod node;
-mod observe;
-mod overlap;
-mod propose;
-mod read;
-mod report;
-mod rider;
-mod room;
-mod roster;
-mod routes;
-mod snapshot;
-mod snapshot_send;
-mod standing;
+mod openraft_config;
+pub mod peer_clocks;
+mod proposals;
+mod protocol;
+pub mod state_machine;
 pub mod status;
-#[cfg(test)]
-mod suite;
-mod transport;
+mod storage;
+mod tasks;
+/// Test support. Not compiled into the product.
+#[cfg(any(test, feature = "fuzzing", feature = "measuring"))]
+#[doc(hidden)]
+pub mod testing;
 mod types;
-mod watch;
-mod wire;
-mod write;
 
-pub use agreement::{AgreementStatus, Checkpoint};
-pub use cause::{CauseKind, HandOverReason};
+pub use crate::leadership::change_reason::{CauseKind, HandOverReason};
+pub use crate::metrics::{Measures, ProposalRefusal};
+pub use crate::node::handle::Node;
+pub use crate::proposals::committed::Committed;
+pub use crate::proposals::piggyback::{Dispatcher, Rider};
+pub use crate::state_machine::{EntryView, Frozen, StateMachine};
+pub use crate::storage::snapshot_store::WrittenSnapshot;
+pub use crate::tasks::divergence_check::{AgreementStatus, Checkpoint};
 pub use config::{Formation, Limits, NodeConfig, SnapshotPolicy, Timing};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};
-pub use machine::{EntryView, Frozen, StateMachine};
-pub use measures::{Measures, ProposalRefusal};
-pub use node::Node;
-pub use propose::Committed;
-pub use rider::{Dispatcher, Rider};
-pub use snapshot::WrittenSnapshot;
 pub use status::{
     DiskStatus, Leadership, NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status,
 };

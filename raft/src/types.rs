@@ -1,7 +1,7 @@
 //! The types this crate gives openraft, and shorthands for openraft's own.
 //!
 //! Terms are standard Raft terms (one leader per term), so a log id is a term and an index. Nothing outside this crate
-//! sees any of these, and none of them is a storage or wire format: those are in [`crate::entry`] and [`crate::wire`].
+//! sees any of these, and none of them is a storage or wire format: those are in [`crate::protocol::entry_format`] and [`crate::protocol::messages`].
 
 use std::any::Any;
 use std::fmt;
@@ -48,7 +48,7 @@ pub(crate) struct Member {
     pub incarnation: Uuid,
 }
 
-/// The commands of one entry, in the encoding of [`crate::entry`], as made by the leader and never changed after.
+/// The commands of one entry, in the encoding of [`crate::protocol::entry_format`], as made by the leader and never changed after.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Batch {
     pub encoded: Bytes,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use triarch_raft::clocks::{PeerClocks, wall_us};
+use triarch_raft::peer_clocks::{PeerClocks, wall_us};
 
 /// See the module.
 pub struct SteadyClock {

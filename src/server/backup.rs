@@ -16,7 +16,7 @@ use futures_util::stream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use triarch_raft::{Leadership, background};
+use triarch_raft::{Leadership, low_priority};
 use triarch_sdk::wire;
 use triarch_table::command::RestorePart;
 use triarch_table::restore::{PART_BYTES_MAX, PARTS_MAX};
@@ -101,7 +101,7 @@ async fn backup(
     let index = header.index;
     let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
     let runtime = Handle::current();
-    tokio::spawn(background::run("backup", move || {
+    tokio::spawn(low_priority::run("backup", move || {
         let _turn = turn;
         let begun = std::time::Instant::now();
         let out = Pieces { runtime, pieces };

@@ -414,7 +414,7 @@ fn routes(app: App) -> anyhow::Result<Router> {
 async fn take_digests(node: TableNode, mut views: mpsc::Receiver<Frozen>) {
     while let Some(view) = views.recv().await {
         let take = move || (view.last_index(), view.digest());
-        let taken = triarch_raft::background::run("digest", take).await;
+        let taken = triarch_raft::low_priority::run("digest", take).await;
         if let Ok((index, digest)) = taken {
             node.note_digest(Checkpoint {
                 index,

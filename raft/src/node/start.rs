@@ -8,36 +8,38 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use super::{Inner, Node};
-use crate::StateMachine;
-use crate::agreement::{Agreement, Comparer};
-use crate::apply::{Applier, Raft};
-use crate::cause::Causes;
-use crate::change::Changer;
-use crate::clocks::ClockAsker;
+use crate::apply::applier::{Applier, Raft};
 use crate::config::NodeConfig;
-use crate::disk;
-use crate::engine::{fail_with_raft, raft_config, snapshot_when_due};
 use crate::error::StartError;
-use crate::failure::Failure;
-use crate::finish::Finisher;
-use crate::formation::Former;
-use crate::identity::Identity;
-use crate::keeper::Keeper;
-use crate::log_store::RaftLog;
-use crate::measures::Measures;
-use crate::network::Network;
-use crate::observe::{Observer, Story};
-use crate::propose::{Clock, proposals};
-use crate::read;
-use crate::rider::Riders;
-use crate::room::Rooms;
-use crate::routes::Desk;
-use crate::standing::{HandOver, Heard, Standing};
+use crate::fatal::Failure;
+use crate::leadership::change_reason::Causes;
+use crate::leadership::role::{HandOver, Heard, Standing};
+use crate::membership::bootstrap::Former;
+use crate::membership::changes::Changer;
+use crate::metrics::Measures;
+use crate::network::peer_client::Network;
+use crate::network::transport::Transport;
+use crate::node::handle::{Inner, Node};
+use crate::node::peer_server::Desk;
+use crate::openraft_config::raft_config;
+use crate::proposals::batcher::{Clock, proposals};
+use crate::proposals::entry_writer::EntryWriter;
+use crate::proposals::piggyback::Riders;
+use crate::proposals::read_index;
+use crate::protocol::identity::Identity;
+use crate::state_machine::StateMachine;
 use crate::status::Leadership;
-use crate::transport::Transport;
-use crate::watch::Watcher;
-use crate::write::EntryWriter;
+use crate::storage::disk_space::Rooms;
+use crate::storage::log_store::RaftLog;
+use crate::storage::open;
+use crate::tasks::automatic_snapshot::snapshot_when_due;
+use crate::tasks::clock_sync::ClockAsker;
+use crate::tasks::disk_pressure::Keeper;
+use crate::tasks::divergence_check::{Agreement, Comparer};
+use crate::tasks::fatal_error_monitor::fail_with_raft;
+use crate::tasks::leader_failure_detector::Watcher;
+use crate::tasks::leadership_observer::{Observer, Story};
+use crate::tasks::membership_reconciler::Finisher;
 
 /// How long a membership change or transfer may take before its outcome is told as unknown, in election timeouts.
 const CHANGE_TIMEOUT_ELECTIONS: u32 = 30;
@@ -54,7 +56,7 @@ impl<S: StateMachine> Node<S> {
         config.validate()?;
         let (path, node_id) = (config.data_dir.clone(), config.node_id);
         let low_bytes = config.disk_low_bytes;
-        let disk = tokio::task::spawn_blocking(move || disk::open(&path, node_id, low_bytes))
+        let disk = tokio::task::spawn_blocking(move || open::open(&path, node_id, low_bytes))
             .await
             .map_err(|panic| {
                 StartError::Config(format!("opening the data directory failed: {panic}"))
@@ -159,7 +161,7 @@ impl<S: StateMachine> Node<S> {
             Arc::clone(&rooms),
             Arc::clone(&riders),
         );
-        let (barrier, rounds) = read::barrier(
+        let (barrier, rounds) = read_index::barrier(
             raft.clone(),
             applied.clone(),
             standing.clone(),

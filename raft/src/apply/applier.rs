@@ -1,0 +1,293 @@
+//! The state machine as openraft wants it: entries in, replies out, snapshots made beside and installed whole.
+//!
+//! The machine is in memory. What survives a restart is the last snapshot and the log after it: openraft restores the one
+//! and applies the other again up to the commit that was noted.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::{Stream, StreamExt};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::apply::snapshot_policy::Growth;
+use crate::apply::used_node_ids::UsedIds;
+use crate::config::SnapshotPolicy;
+use crate::fatal::Failure;
+use crate::low_priority;
+use crate::metrics::Measures;
+use crate::protocol::entry_format;
+use crate::state_machine::{EntryView, Frozen, StateMachine};
+use crate::storage::snapshot_store::{Snapshots, StoredSnapshot};
+use crate::types::{
+    Config, LogId, Membership, Payload, Replies, Snapshot, SnapshotMeta, StoredMembership,
+};
+
+/// openraft with our types.
+pub(crate) type Raft<S> = openraft::Raft<Config, Applier<S>>;
+
+/// The members as they are now, committed or not.
+pub(crate) fn membership<S: StateMachine>(raft: &Raft<S>) -> Membership {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    metrics.membership_config.membership().clone()
+}
+
+/// How far this node's machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Applied {
+    pub index: u64,
+    pub term: u64,
+}
+
+/// Owns the machine.
+pub(crate) struct Applier<S: StateMachine> {
+    machine: Arc<Mutex<S>>,
+    last: Option<LogId>,
+    membership: StoredMembership,
+    used_ids: UsedIds,
+    snapshots: Snapshots,
+    applied: watch::Sender<Applied>,
+    failure: Failure,
+    growth: Growth,
+    /// Told when a snapshot is due.
+    snapshot_due: Arc<Notify>,
+    measures: Arc<Measures>,
+}
+
+impl<S: StateMachine> Applier<S> {
+    pub(crate) fn new(
+        machine: S,
+        snapshots: Snapshots,
+        failure: Failure,
+        policy: SnapshotPolicy,
+        node_id: u64,
+        snapshot_due: Arc<Notify>,
+        measures: Arc<Measures>,
+    ) -> Self {
+        Applier {
+            machine: Arc::new(Mutex::new(machine)),
+            last: None,
+            membership: StoredMembership::default(),
+            used_ids: UsedIds::default(),
+            snapshots,
+            applied: watch::Sender::new(Applied::default()),
+            failure,
+            growth: Growth::new(policy, node_id),
+            snapshot_due,
+            measures,
+        }
+    }
+
+    pub(crate) fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    /// Every id that a node has had, up to what is applied.
+    pub(crate) fn used_ids(&self) -> UsedIds {
+        self.used_ids.clone()
+    }
+
+    fn fail(&self, what: &str, e: io::Error) -> io::Error {
+        let text = format!("{what}: {e}");
+        self.failure.set(text.clone());
+        io::Error::new(e.kind(), text)
+    }
+
+    fn apply_one(&mut self, id: LogId, payload: Payload) -> io::Result<Replies> {
+        let replies = match payload {
+            Payload::Blank => Replies::default(),
+            Payload::Membership(membership) => {
+                self.used_ids.extend(membership.nodes().map(|(id, _)| *id));
+                self.membership = StoredMembership::new(Some(id), membership);
+                Replies::default()
+            }
+            Payload::Normal(batch) => {
+                let begun = std::time::Instant::now();
+                self.growth.add(batch.encoded.len() as u64);
+                let decoded = entry_format::decode_commands(&batch)?;
+                let view = EntryView {
+                    index: id.index,
+                    term: id.leader_id.term,
+                    now_ms: decoded.now_ms,
+                    commands: &decoded.commands,
+                };
+                if mutated!(EntryAppliedTwice) {
+                    self.machine.lock().apply(view)?;
+                }
+                let replies = self.machine.lock().apply(view)?;
+                self.measures.apply.observe_time(begun.elapsed());
+                Replies::new(replies)
+            }
+        };
+        self.last = Some(id);
+        // Before the proposer is told: whoever hears of an index may ask this node to have applied it.
+        self.applied.send_replace(Applied {
+            index: id.index,
+            term: id.leader_id.term,
+        });
+        Ok(replies)
+    }
+}
+
+impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
+    type SnapshotData = StoredSnapshot;
+    type SnapshotBuilder = Builder<S::Frozen>;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.last, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<Config>>> + Unpin + OptionalSend,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let replies = self.apply_one(entry.log_id, entry.payload).map_err(|e| {
+                self.fail(&format!("cannot apply log entry {}", entry.log_id.index), e)
+            })?;
+            if let Some(responder) = responder {
+                responder.send(replies);
+            }
+        }
+        if self.growth.is_due() {
+            self.growth.restart();
+            self.snapshot_due.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder<S::Frozen>> {
+        if !force && !self.snapshots.has_room_for_next() {
+            return None;
+        }
+        Some(self.get_snapshot_builder().await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder<S::Frozen> {
+        self.growth.restart();
+        Builder {
+            frozen: Mutex::new(Some(self.machine.lock().freeze())),
+            meta: SnapshotMeta {
+                last_log_id: self.last,
+                last_membership: self.membership.clone(),
+            },
+            used_ids: self.used_ids.get(),
+            snapshots: self.snapshots.clone(),
+            failure: self.failure.clone(),
+            last_bytes: self.growth.last_snapshot(),
+            measures: Arc::clone(&self.measures),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: StoredSnapshot,
+    ) -> io::Result<()> {
+        let last_index = meta.last_log_id.map_or(0, |id| id.index);
+        let started = std::time::Instant::now();
+        let used_ids = snapshot.used_ids().clone();
+        let machine = Arc::clone(&self.machine);
+        let snapshots = self.snapshots.clone();
+        let last_bytes = self.growth.last_snapshot();
+        let restored = tokio::task::spawn_blocking(move || -> io::Result<()> {
+            let file = snapshots.adopt(snapshot)?;
+            last_bytes.store(file.payload_bytes(), Ordering::Relaxed);
+            machine.lock().restore(&mut file.reader(), last_index)
+        })
+        .await
+        .unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        restored.map_err(|e| {
+            self.fail(
+                &format!("cannot restore the snapshot up to entry {last_index}"),
+                e,
+            )
+        })?;
+        self.measures
+            .snapshot_install
+            .observe_time(started.elapsed());
+        self.last = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.growth.restart();
+        self.used_ids.extend(used_ids);
+        if let Some(id) = meta.last_log_id {
+            self.applied.send_replace(Applied {
+                index: id.index,
+                term: id.leader_id.term,
+            });
+        }
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<StoredSnapshot>>> {
+        let current = self
+            .snapshots
+            .current()
+            .map_err(|e| self.fail("cannot read the current snapshot", e))?;
+        Ok(current.map(|stored| Snapshot {
+            meta: stored.meta().clone(),
+            snapshot: stored,
+        }))
+    }
+}
+
+/// Writes one frozen view to a snapshot file.
+pub(crate) struct Builder<F> {
+    /// Behind a lock only because openraft asks for a shareable type.
+    frozen: Mutex<Option<F>>,
+    meta: SnapshotMeta,
+    used_ids: BTreeSet<u64>,
+    snapshots: Snapshots,
+    failure: Failure,
+    /// Where its size is noted.
+    last_bytes: Arc<AtomicU64>,
+    measures: Arc<Measures>,
+}
+
+impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
+    type SnapshotData = StoredSnapshot;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot<StoredSnapshot>> {
+        let Some(frozen) = self.frozen.lock().take() else {
+            return Err(io::Error::other(
+                "a snapshot is built only once from a view",
+            ));
+        };
+        let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
+        let used_ids = self.used_ids.clone();
+        let started = std::time::Instant::now();
+        let work = move || snapshots.write(meta, used_ids, |out| frozen.write(out));
+        let written = low_priority::run("snapshot", work).await.flatten();
+        let stored = match written {
+            Ok(stored) => stored,
+            Err(e) => {
+                if let Some(kept) = self.snapshots.instead_of(&e) {
+                    tracing::warn!(error = %e, "no space was left for a snapshot: it is given up, and tried again later");
+                    return Ok(Snapshot {
+                        meta: kept.meta().clone(),
+                        snapshot: kept,
+                    });
+                }
+                self.failure.set(format!("cannot write a snapshot: {e}"));
+                return Err(e);
+            }
+        };
+        let index = self.meta.last_log_id.map_or(0, |id| id.index);
+        self.measures.snapshot_write.observe_time(started.elapsed());
+        let took_ms = started.elapsed().as_millis() as u64;
+        let bytes = stored.file().map_or(0, |file| file.payload_bytes());
+        self.last_bytes.store(bytes, Ordering::Relaxed);
+        tracing::info!(index, bytes, took_ms, "snapshot written");
+        Ok(Snapshot {
+            meta: stored.meta().clone(),
+            snapshot: stored,
+        })
+    }
+}

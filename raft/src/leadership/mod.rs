@@ -1,0 +1,4 @@
+//! Leadership as this node knows it: its role, its last contact with the leader, and why leadership changed.
+
+pub(crate) mod change_reason;
+pub(crate) mod role;

@@ -1,0 +1,510 @@
+//! How a node on an empty directory becomes a member, and how a node on the wrong directory is told so.
+//!
+//! *Founding.* Nodes started with the same list say hello to each other until each is up. The one with the lowest id waits
+//! until it has seen **all** of them, empty and with the same list; then it draws the cluster's id and tells it, with the
+//! members and their incarnations, to the others. Each writes the id to its directory before it takes part, so a crash in
+//! between resumes: whoever has the id but no log yet is brought up by the rest. All is needed, not a majority: of a
+//! cluster whose first disk was wiped, the wiped node cannot know that there was a cluster if the others are down.
+//!
+//! *Joining.* A node waits, empty, until the leader of a cluster adopts it.
+//!
+//! *Foreign.* A cluster knows its members by id and incarnation. An empty directory under a known id has forgotten its
+//! votes, so it must not take part: it fails and says how to replace the node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::error::{InitializeError, RaftError};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::apply::applier::Raft;
+use crate::config::Formation;
+use crate::error::StartError;
+use crate::fatal::Failure;
+use crate::network::transport::{CallError, Lane, Target, Transport};
+use crate::protocol::identity::Identity;
+use crate::protocol::messages;
+use crate::protocol::messages::Refusal;
+use crate::state_machine::StateMachine;
+use crate::storage::open::Directory;
+use crate::types::Member;
+
+/// How often a waiting node says whom it waits for.
+const TELL_EVERY: Duration = Duration::from_secs(3);
+const HELLO_PAUSE_MIN: Duration = Duration::from_millis(25);
+const HELLO_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub addr: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HelloReply {
+    pub id: u64,
+    pub incarnation: Uuid,
+    pub cluster: Option<Uuid>,
+    /// Empty until the first entry of the log has arrived.
+    pub members: BTreeMap<u64, Member>,
+    /// The list it was started with; `None` for one that waits to be added.
+    pub founding: Option<BTreeMap<u64, String>>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Form {
+    pub cluster: Uuid,
+    pub members: BTreeMap<u64, Member>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Adopt {
+    pub cluster: Uuid,
+}
+
+/// Both sides of formation: what this node asks, and what it answers.
+pub(crate) struct Former<S: StateMachine> {
+    pub identity: Arc<Identity>,
+    pub transport: Arc<Transport>,
+    pub directory: Arc<Directory>,
+    pub raft: Raft<S>,
+    pub formation: Formation,
+    pub failure: Failure,
+    /// One change of the cluster id at a time.
+    pub deciding: tokio::sync::Mutex<()>,
+}
+
+enum Verdict {
+    Wait { missing: String },
+    Found,
+    Member { cluster: Uuid },
+    Foreign(String),
+}
+
+impl<S: StateMachine> Former<S> {
+    pub(crate) fn hello(&self) -> HelloReply {
+        HelloReply {
+            id: self.identity.node_id,
+            incarnation: self.identity.incarnation,
+            cluster: self.identity.cluster(),
+            members: (*self.identity.members()).clone(),
+            founding: self.founding().cloned(),
+        }
+    }
+
+    fn founding(&self) -> Option<&BTreeMap<u64, String>> {
+        match &self.formation {
+            Formation::Static(members) => Some(members),
+            Formation::Join(_) => None,
+        }
+    }
+
+    /// The lowest founder tells who the cluster is.
+    pub(crate) async fn form(&self, form: Form) -> Result<(), Refusal> {
+        let Some(founding) = self.founding() else {
+            return Err(Refusal::Rule(
+                "it waits to be added to a cluster and does not found one".into(),
+            ));
+        };
+        let named: BTreeMap<u64, String> = form
+            .members
+            .iter()
+            .map(|(id, m)| (*id, m.addr.clone()))
+            .collect();
+        if named != *founding {
+            return Err(Refusal::Rule(
+                "it was started with another list of members".into(),
+            ));
+        }
+        let me = &self.identity;
+        if form
+            .members
+            .get(&me.node_id)
+            .is_none_or(|m| m.incarnation != me.incarnation)
+        {
+            return Err(Refusal::OtherIncarnation {
+                id: me.node_id,
+                incarnation: me.incarnation,
+            });
+        }
+        self.join_cluster(form.cluster).await?;
+        self.initialize(form.members).await
+    }
+
+    /// The leader of a cluster is about to add this node.
+    pub(crate) async fn adopt(&self, adopt: Adopt) -> Result<(), Refusal> {
+        if self.founding().is_some() && self.identity.cluster() != Some(adopt.cluster) {
+            return Err(Refusal::Rule(
+                "it was started to found a cluster; start it with --join instead".into(),
+            ));
+        }
+        self.join_cluster(adopt.cluster).await
+    }
+
+    async fn join_cluster(&self, cluster: Uuid) -> Result<(), Refusal> {
+        let _deciding = self.deciding.lock().await;
+        match self.identity.cluster() {
+            Some(mine) if mine == cluster => return Ok(()),
+            Some(mine) => {
+                return Err(Refusal::OtherCluster {
+                    mine,
+                    yours: cluster,
+                });
+            }
+            None => {}
+        }
+        let directory = Arc::clone(&self.directory);
+        let written = tokio::task::spawn_blocking(move || directory.set_cluster(cluster)).await;
+        let error = match written {
+            Ok(Ok(())) => {
+                self.identity.set_cluster(cluster);
+                tracing::info!(%cluster, "this node is part of the cluster now");
+                return Ok(());
+            }
+            Ok(Err(e)) => e.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        self.failure.set(error.clone());
+        Err(Refusal::Stopping(error))
+    }
+
+    async fn initialize(&self, members: BTreeMap<u64, Member>) -> Result<(), Refusal> {
+        match self.raft.initialize(members).await {
+            // Not allowed: it has been done before, or the leader's entries were faster.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(e @ InitializeError::NotInMembers(_))) => {
+                Err(Refusal::Rule(e.to_string()))
+            }
+            Err(RaftError::Fatal(e)) => Err(Refusal::Stopping(e.to_string())),
+        }
+    }
+
+    async fn has_log(&self) -> bool {
+        self.raft.is_initialized().await.unwrap_or(true)
+    }
+
+    /// One round of hellos before anything else, so that a node on the wrong directory does not even start.
+    pub(crate) async fn check_not_foreign(&self) -> Result<(), StartError> {
+        let Some(founding) = self.founding() else {
+            return Ok(());
+        };
+        let replies = self.hello_all(founding).await;
+        if self.has_log().await {
+            return match self.outnumbered(founding, &replies) {
+                Some(text) => Err(StartError::Foreign(text)),
+                None => Ok(()),
+            };
+        }
+        match self.judge(founding, &replies) {
+            Verdict::Foreign(text) => Err(StartError::Foreign(text)),
+            Verdict::Wait { .. } | Verdict::Found | Verdict::Member { .. } => Ok(()),
+        }
+    }
+
+    /// Runs until this node is part of a cluster and has its first log entry.
+    pub(crate) async fn run(&self) {
+        let mut pause = HELLO_PAUSE_MIN;
+        let mut told = Instant::now() - TELL_EVERY + Duration::from_secs(1);
+        while !self.has_log().await {
+            let missing = match &self.formation {
+                Formation::Join(masters) => {
+                    if self.identity.cluster().is_some() {
+                        "the leader's first message".to_owned()
+                    } else {
+                        let asking = match masters.join(", ") {
+                            known if known.is_empty() => String::new(),
+                            known => format!(" (one of those at {known} is to be asked for it)"),
+                        };
+                        let (id, addr) = (self.identity.node_id, &self.identity.addr);
+                        format!("a leader to add node {id} at {addr} to its cluster{asking}")
+                    }
+                }
+                Formation::Static(founding) => {
+                    let replies = self.hello_all(founding).await;
+                    match self.judge(founding, &replies) {
+                        Verdict::Foreign(text) => return self.failure.set(text),
+                        Verdict::Wait { missing } => missing,
+                        Verdict::Member { cluster } => match self.join_cluster(cluster).await {
+                            Ok(()) => "the leader's first message".to_owned(),
+                            Err(refusal) => refusal.to_string(),
+                        },
+                        Verdict::Found => match self.found(founding, &replies).await {
+                            Ok(()) => continue,
+                            Err(missing) => missing,
+                        },
+                    }
+                }
+            };
+            if told.elapsed() >= TELL_EVERY {
+                tracing::info!("waiting for {missing}");
+                told = Instant::now();
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(HELLO_PAUSE_MAX);
+        }
+        self.check_own_address();
+    }
+
+    fn check_own_address(&self) {
+        let me = &self.identity;
+        if let Some(known) = me.members().get(&me.node_id)
+            && known.addr != me.addr
+        {
+            tracing::warn!(
+                "the cluster knows this node as {}, not as {}: the other nodes go on connecting there. To move it, remove it \
+                 and add it again under a new id",
+                known.addr,
+                me.addr
+            );
+        }
+    }
+
+    async fn hello_all(
+        &self,
+        founding: &BTreeMap<u64, String>,
+    ) -> BTreeMap<u64, Result<HelloReply, CallError>> {
+        let others = founding
+            .iter()
+            .filter(|(id, _)| **id != self.identity.node_id);
+        let asked =
+            others.map(|(id, addr)| async { (*id, hello(&self.transport, *id, addr).await) });
+        futures_util::future::join_all(asked)
+            .await
+            .into_iter()
+            .collect()
+    }
+
+    fn judge(
+        &self,
+        founding: &BTreeMap<u64, String>,
+        replies: &BTreeMap<u64, Result<HelloReply, CallError>>,
+    ) -> Verdict {
+        let me = &self.identity;
+        let mut missing = BTreeSet::new();
+        let mut member_of = None;
+        for (id, reply) in replies {
+            let addr = &founding[id];
+            let reply = match reply {
+                Ok(reply) => reply,
+                Err(CallError::Refused {
+                    refusal: Refusal::OtherNode { id: other, .. },
+                    ..
+                }) => {
+                    return Verdict::Foreign(format!(
+                        "the list of members names node {id} at {addr}, but node {other} answers there; correct the list"
+                    ));
+                }
+                Err(CallError::Refused { refusal, .. }) => {
+                    missing.insert(format!("node {id} at {addr}, of which {refusal}"));
+                    continue;
+                }
+                Err(
+                    CallError::Unreachable { .. }
+                    | CallError::Broken { .. }
+                    | CallError::Timeout { .. },
+                ) => {
+                    missing.insert(format!("node {id} at {addr}"));
+                    continue;
+                }
+            };
+            if let Some(text) = self.of_other_cluster(*id, addr, reply.cluster) {
+                return Verdict::Foreign(text);
+            }
+            if let Some(theirs) = reply.cluster.filter(|_| !reply.members.is_empty()) {
+                match reply.members.get(&me.node_id) {
+                    Some(known) if known.incarnation == me.incarnation => member_of = Some(theirs),
+                    Some(_) => {
+                        return Verdict::Foreign(format!(
+                            "the cluster knows node {} by another data directory: this one is empty and must not vote in \
+                             its place. Start with the old directory; or, if it is lost, remove node {} from the cluster \
+                             and start this one with --join and an id that was never used",
+                            me.node_id, me.node_id
+                        ));
+                    }
+                    None => {
+                        return Verdict::Foreign(format!(
+                            "node {id} at {addr} belongs to a cluster that does not have node {}; start this one with \
+                             --join and an id that was never used",
+                            me.node_id
+                        ));
+                    }
+                }
+            }
+            match &reply.founding {
+                Some(theirs) if theirs == founding => {}
+                Some(_) => {
+                    missing.insert(format!(
+                        "node {id} at {addr}, which was started with another list of members"
+                    ));
+                }
+                None => {
+                    missing.insert(format!(
+                        "node {id} at {addr}, which was started with --join and founds nothing"
+                    ));
+                }
+            }
+        }
+        if let Some(cluster) = member_of {
+            return Verdict::Member { cluster };
+        }
+        if !missing.is_empty() {
+            let missing: Vec<String> = missing.into_iter().collect();
+            return Verdict::Wait {
+                missing: missing.join(", "),
+            };
+        }
+        match founding.keys().next() {
+            Some(lowest) if *lowest == me.node_id => Verdict::Found,
+            Some(lowest) => Verdict::Wait {
+                missing: format!("node {lowest} to found the cluster"),
+            },
+            None => Verdict::Wait {
+                missing: "a list of members".into(),
+            },
+        }
+    }
+
+    /// What to say if this directory has a log, but most of the list belongs to one other cluster. The list may be older
+    /// than the membership, and one node on a wrong directory must not keep the right ones from starting: so it takes a
+    /// majority, and none that knows this directory's cluster.
+    fn outnumbered(
+        &self,
+        founding: &BTreeMap<u64, String>,
+        replies: &BTreeMap<u64, Result<HelloReply, CallError>>,
+    ) -> Option<String> {
+        let answered = replies
+            .iter()
+            .filter_map(|(id, reply)| Some((*id, reply.as_ref().ok()?.cluster?)));
+        let others: Vec<(u64, Uuid)> = answered
+            .filter(|(_, theirs)| Some(*theirs) != self.identity.cluster())
+            .collect();
+        let known = replies
+            .values()
+            .flatten()
+            .filter_map(|reply| reply.cluster)
+            .count();
+        let (id, theirs) = *others.first()?;
+        let of_one_mind = others.iter().all(|(_, cluster)| *cluster == theirs);
+        if known > others.len() || !of_one_mind || others.len() * 2 <= founding.len() {
+            return None;
+        }
+        self.of_other_cluster(id, &founding[&id], Some(theirs))
+    }
+
+    /// What to say if a node of the list belongs to another cluster than this directory.
+    fn of_other_cluster(&self, id: u64, addr: &str, theirs: Option<Uuid>) -> Option<String> {
+        let (theirs, mine) = theirs.zip(self.identity.cluster())?;
+        (theirs != mine).then(|| {
+            format!(
+                "this directory belongs to cluster {mine}, but node {id} at {addr} belongs to cluster {theirs}; start \
+                 this node with the right directory or the right list"
+            )
+        })
+    }
+
+    /// Everyone is there and agrees. `Err` says for whom this still waits.
+    async fn found(
+        &self,
+        founding: &BTreeMap<u64, String>,
+        replies: &BTreeMap<u64, Result<HelloReply, CallError>>,
+    ) -> Result<(), String> {
+        let me = &self.identity;
+        let mut members = BTreeMap::from([(
+            me.node_id,
+            Member {
+                addr: me.addr.clone(),
+                incarnation: me.incarnation,
+            },
+        )]);
+        for (id, reply) in replies {
+            let Ok(reply) = reply else {
+                return Err(format!("node {id}"));
+            };
+            members.insert(
+                *id,
+                Member {
+                    addr: founding[id].clone(),
+                    incarnation: reply.incarnation,
+                },
+            );
+        }
+        let cluster = me.cluster().unwrap_or_else(Uuid::new_v4);
+        self.join_cluster(cluster)
+            .await
+            .map_err(|refusal| refusal.to_string())?;
+        let form = Form {
+            cluster,
+            members: members.clone(),
+        };
+        let told = members
+            .iter()
+            .filter(|(id, _)| **id != me.node_id)
+            .map(|(id, member)| {
+                let target = Target::member(*id, member);
+                let form = &form;
+                async move { tell(&self.transport, &target, "/raft/form", form).await }
+            });
+        for outcome in futures_util::future::join_all(told).await {
+            outcome.map_err(|e| e.to_string())?;
+        }
+        self.initialize(members)
+            .await
+            .map_err(|refusal| refusal.to_string())?;
+        tracing::info!(%cluster, "founded the cluster");
+        Ok(())
+    }
+}
+
+/// Asks whoever listens at `addr` who it is.
+pub(crate) async fn hello(
+    transport: &Transport,
+    id: u64,
+    addr: &str,
+) -> Result<HelloReply, CallError> {
+    let target = Target {
+        id,
+        addr: addr.to_owned(),
+        incarnation: Uuid::nil(),
+    };
+    let body = Hello {
+        addr: transport.identity.addr.clone(),
+    };
+    let deadline = Duration::from_millis(transport.timing.connect_ms * 5);
+    let answer = transport
+        .call(
+            Lane::Control,
+            &target,
+            "/raft/hello",
+            |out| messages::put(out, &body),
+            64,
+            deadline,
+        )
+        .await?;
+    messages::decode("the answer to a hello", &answer).map_err(|e| CallError::Broken {
+        id,
+        addr: addr.to_owned(),
+        why: e.to_string(),
+    })
+}
+
+/// Tells a peer something that it writes to its disk before it answers.
+pub(crate) async fn tell(
+    transport: &Transport,
+    target: &Target,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<(), CallError> {
+    let deadline = Duration::from_millis(transport.timing.append_ms);
+    transport
+        .call(
+            Lane::Control,
+            target,
+            path,
+            |out| messages::put(out, body),
+            256,
+            deadline,
+        )
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,424 @@
+//! Changes to the cluster: nodes in and out, leadership from one to another. One change at a time, each by the leader.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Instant as _};
+use tokio::sync::watch;
+use triarch_storage::SpaceLevel;
+use uuid::Uuid;
+
+use crate::apply::applier::Raft;
+use crate::apply::used_node_ids::UsedIds;
+use crate::error::ChangeError;
+use crate::leadership::change_reason::{Causes, HandOverReason};
+use crate::leadership::role::{HandOver, Standing};
+use crate::membership::bootstrap;
+use crate::membership::bootstrap::Adopt;
+use crate::network::transport::{CallError, Target, Transport};
+use crate::state_machine::StateMachine;
+use crate::storage::disk_space::Rooms;
+use crate::types::{Config, Member, Membership};
+
+/// How many entries a learner may lack and still be promoted.
+const PROMOTE_LAG_ENTRIES_MAX: u64 = 1_000;
+/// How long a voter may take to answer before a change that counts on it is refused, in leases.
+const ANSWER_LEASES: u32 = 4;
+/// How often to look again while something is waited for.
+const LOOK: Duration = Duration::from_millis(20);
+
+const UNDER_WAY: &str = "another change of the members is under way; ask again when it is done";
+
+type Done = Result<(), ChangeError>;
+
+pub(crate) struct Changer<S: StateMachine> {
+    pub raft: Raft<S>,
+    pub transport: Arc<Transport>,
+    pub used_ids: UsedIds,
+    pub standing: watch::Receiver<Standing>,
+    pub hand_over: Arc<HandOver>,
+    pub causes: Arc<Causes>,
+    pub rooms: Arc<Rooms>,
+    /// How long a change may take before its outcome is told as unknown.
+    pub timeout: Duration,
+    /// Held from the checks of a change to its end, so that they still hold then.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<S: StateMachine> Clone for Changer<S> {
+    fn clone(&self) -> Self {
+        Changer {
+            raft: self.raft.clone(),
+            transport: Arc::clone(&self.transport),
+            used_ids: self.used_ids.clone(),
+            standing: self.standing.clone(),
+            hand_over: Arc::clone(&self.hand_over),
+            causes: Arc::clone(&self.causes),
+            rooms: Arc::clone(&self.rooms),
+            timeout: self.timeout,
+            turn: Arc::clone(&self.turn),
+        }
+    }
+}
+
+fn refused(text: impl Into<String>) -> ChangeError {
+    ChangeError::Refused(text.into())
+}
+
+impl<S: StateMachine> Changer<S> {
+    fn me(&self) -> u64 {
+        self.transport.identity.node_id
+    }
+
+    fn leading_term(&self) -> Result<u64, ChangeError> {
+        match &*self.standing.borrow() {
+            Standing::Leading { term, .. } => Ok(*term),
+            other => Err(ChangeError::NotLeader {
+                leader: other.leader(),
+            }),
+        }
+    }
+
+    fn membership(&self) -> Membership {
+        self.raft
+            .server_metrics()
+            .borrow_watched()
+            .membership_config
+            .membership()
+            .clone()
+    }
+
+    fn voters(&self) -> BTreeSet<u64> {
+        self.membership().voter_ids().collect()
+    }
+
+    /// The learners, who are on their way in.
+    fn joining(&self, membership: &Membership) -> Vec<u64> {
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let ids = membership.nodes().map(|(id, _)| *id);
+        ids.filter(|id| !voters.contains(id)).collect()
+    }
+
+    /// One change at a time: refused while another node than `id` is on its way in.
+    fn check_nobody_else_joins(&self, id: u64) -> Done {
+        let membership = self.membership();
+        let Some(other) = self.joining(&membership).into_iter().find(|one| *one != id) else {
+            return Ok(());
+        };
+        let addr = membership
+            .get_node(&other)
+            .map_or("", |member| &member.addr);
+        Err(refused(format!(
+            "node {other} at {addr} is on its way in, and members change one at a time: wait until it is a voter, or take it \
+             out again"
+        )))
+    }
+
+    pub(crate) async fn add(&self, id: u64, addr: String) -> Done {
+        self.leading_term()?;
+        let _turn = self.turn.lock().await;
+        let cluster = self.transport.identity.cluster().unwrap_or(Uuid::nil());
+        let membership = self.membership();
+        let known = membership.get_node(&id).cloned();
+        if known.is_none() && self.used_ids.contains(id) {
+            return Err(refused(format!(
+                "a node {id} was in this cluster before, and no id is used twice: start the new node with --id {}",
+                self.used_ids.next_free()
+            )));
+        }
+        let reply = match bootstrap::hello(&self.transport, id, &addr).await {
+            Ok(reply) => reply,
+            // Who is in may be away for a moment.
+            Err(_) if known.as_ref().is_some_and(|known| known.addr == addr) => return Ok(()),
+            Err(e @ CallError::Unreachable { .. }) => {
+                return Err(refused(format!(
+                    "{e}; start it there first, with --id {id} and --join"
+                )));
+            }
+            Err(
+                e @ (CallError::Broken { .. }
+                | CallError::Timeout { .. }
+                | CallError::Refused { .. }),
+            ) => return Err(refused(e.to_string())),
+        };
+        match known {
+            Some(member) if member.incarnation == reply.incarnation && member.addr == addr => {
+                return Ok(());
+            }
+            Some(member) if member.incarnation == reply.incarnation => {
+                return Err(refused(format!(
+                    "node {id} is already in the cluster as {}; to move it, remove it and add it under a new id",
+                    member.addr
+                )));
+            }
+            Some(_) => {
+                return Err(refused(format!(
+                    "the cluster knows node {id} by another data directory; remove node {id} and use an id that was never \
+                     used, such as {}",
+                    self.used_ids.next_free()
+                )));
+            }
+            None => {}
+        }
+        if let Some((taken, _)) = membership.nodes().find(|(_, member)| member.addr == addr) {
+            return Err(refused(format!(
+                "node {taken} already has the address {addr}"
+            )));
+        }
+        if reply.cluster.is_some_and(|theirs| theirs != cluster) {
+            return Err(refused(format!(
+                "node {id} at {addr} belongs to another cluster; start it with an empty data directory"
+            )));
+        }
+        self.check_nobody_else_joins(id)?;
+        let target = Target {
+            id,
+            addr: addr.clone(),
+            incarnation: reply.incarnation,
+        };
+        bootstrap::tell(&self.transport, &target, "/raft/adopt", &Adopt { cluster })
+            .await
+            .map_err(|e| refused(e.to_string()))?;
+        let member = Member {
+            addr,
+            incarnation: reply.incarnation,
+        };
+        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])))
+            .await?;
+        tracing::info!(id, addr = %target.addr, "node {id} joins as a learner");
+        Ok(())
+    }
+
+    /// Ends a change that was left half done, and promotes whoever has caught up.
+    pub(crate) async fn finish(&self) -> Done {
+        self.leading_term()?;
+        let _turn = self.turn.lock().await;
+        let membership = self.membership();
+        if membership.get_joint_config().len() > 1 {
+            // Nothing is added: what remains is the second step.
+            self.change(ChangeMembers::AddVoterIds(BTreeSet::new()))
+                .await?;
+            tracing::info!("a change of the members that was left half done is finished");
+            return Ok(());
+        }
+        for id in self.joining(&membership) {
+            if self.has_caught_up(id) || mutated!(LearnerPromotedAtOnce) {
+                self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])))
+                    .await?;
+                tracing::info!(id, "node {id} has caught up and is a voter now");
+            }
+        }
+        Ok(())
+    }
+
+    fn has_caught_up(&self, id: u64) -> bool {
+        let lease = self.transport.timing.lease();
+        if self.unheard_for(id).is_none_or(|unheard| unheard > lease) {
+            return false;
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let replication = metrics.replication.as_ref();
+        let matched = replication.and_then(|r| r.get(&id).copied().flatten());
+        let last = metrics.last_log_index.unwrap_or(0);
+        matched.is_some_and(|matched| last.saturating_sub(matched.index) <= PROMOTE_LAG_ENTRIES_MAX)
+    }
+
+    pub(crate) async fn remove(&self, id: u64) -> Done {
+        self.leading_term()?;
+        let _turn = self.turn.lock().await;
+        if self.membership().get_node(&id).is_none() {
+            return if self.used_ids.contains(id) {
+                Ok(())
+            } else {
+                Err(ChangeError::UnknownNode(id))
+            };
+        }
+        let voters = self.voters();
+        if !voters.contains(&id) {
+            return self
+                .change(ChangeMembers::RemoveNodes(BTreeSet::from([id])))
+                .await;
+        }
+        if voters.len() == 1 {
+            return Err(refused(format!(
+                "node {id} is the last voter, and a cluster needs one: add another before you remove it"
+            )));
+        }
+        self.check_nobody_else_joins(id)?;
+        self.check_majority_without(id, &voters).await?;
+        if id == self.me() {
+            // Leadership first: a leader that removes itself would lead a cluster it is not part of.
+            self.transfer_leader(None, HandOverReason::Removal).await?;
+            return Err(ChangeError::NotLeader {
+                leader: self.standing.borrow().leader(),
+            });
+        }
+        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])))
+            .await
+    }
+
+    /// Those who are left must be able to commit: more than half of them answer. Who died a moment ago has been heard
+    /// within the lease, so only answers that come from now on count.
+    async fn check_majority_without(&self, id: u64, voters: &BTreeSet<u64>) -> Done {
+        let begun = Instant::now();
+        let deadline = begun + self.transport.timing.lease() * ANSWER_LEASES;
+        let left: Vec<u64> = voters.iter().copied().filter(|one| *one != id).collect();
+        loop {
+            let answers = |one: u64| {
+                let unheard = self.unheard_for(one);
+                one == self.me() || unheard.is_some_and(|unheard| unheard < begun.elapsed())
+            };
+            let silent: Vec<u64> = left.iter().copied().filter(|one| !answers(*one)).collect();
+            let answering = left.len() - silent.len();
+            if answering * 2 > left.len() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let names: Vec<String> = silent.iter().map(|one| format!("node {one}")).collect();
+                return Err(refused(format!(
+                    "without node {id}, only {answering} of the {} voters left would answer, and that is no majority: nothing \
+                     could be written any more. {} must come back, or be replaced, before",
+                    left.len(),
+                    names.join(" and ")
+                )));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Whether the latest change is not committed yet; the next has to wait.
+    fn under_way(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        *metrics.membership_config.log_id() > metrics.local_committed
+    }
+
+    async fn change(&self, members: ChangeMembers<u64, Member>) -> Done {
+        if self.under_way() {
+            return Err(refused(UNDER_WAY));
+        }
+        let changing = self.raft.change_membership(members, false);
+        match tokio::time::timeout(self.timeout, changing).await {
+            Err(_) => Err(ChangeError::Unknown(format!(
+                "no outcome within {} ms",
+                self.timeout.as_millis()
+            ))),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::Fatal(e))) => Err(ChangeError::Unknown(e.to_string())),
+            Ok(Err(RaftError::APIError(e))) => Err(self.explain(e)),
+        }
+    }
+
+    fn explain(&self, e: ClientWriteError<Config>) -> ChangeError {
+        match e {
+            ClientWriteError::ForwardToLeader(f) => ChangeError::NotLeader {
+                leader: f.leader_id.zip(f.leader_node.map(|member| member.addr)),
+            },
+            e @ ClientWriteError::LogEntryDiscarded(_) => ChangeError::Unknown(e.to_string()),
+            ClientWriteError::PreconditionFailed(e) => refused(e.to_string()),
+            ClientWriteError::ChangeMembershipError(e) => match e {
+                ChangeMembershipError::InProgress(_) => refused(UNDER_WAY),
+                ChangeMembershipError::UncommittedLeaderLog(_) => {
+                    refused("the leader was elected a moment ago; try again")
+                }
+                ChangeMembershipError::LearnerNotFound(e) => ChangeError::UnknownNode(e.node_id),
+                e @ (ChangeMembershipError::EmptyMembership(_)
+                | ChangeMembershipError::UnsupportedMembershipTransition(_)
+                | ChangeMembershipError::NodeMetadataChanged(_)) => refused(e.to_string()),
+            },
+        }
+    }
+
+    /// Hands leadership to `to`, or to the voter that has the most of the log and room for more, and waits until it leads.
+    pub(crate) async fn transfer_leader(&self, to: Option<u64>, why: HandOverReason) -> Done {
+        let term = self.leading_term()?;
+        let to = match to {
+            Some(to) if to == self.me() => return Ok(()),
+            Some(to) => to,
+            None => self.best_successor()?,
+        };
+        if self.membership().get_node(&to).is_none() {
+            return Err(ChangeError::UnknownNode(to));
+        }
+        if !self.voters().contains(&to) {
+            return Err(refused(format!(
+                "node {to} is still on its way in: it can lead once it is a voter"
+            )));
+        }
+        let unheard = self.unheard_for(to);
+        if unheard.is_none_or(|unheard| unheard > self.transport.timing.lease()) {
+            return Err(refused(format!(
+                "node {to} does not answer; leadership stays here"
+            )));
+        }
+        if self.rooms.peer_is_low(to) && self.rooms.own().level == SpaceLevel::Ample {
+            return Err(refused(format!(
+                "the disk of node {to} is nearly full, so it would take no writes; leadership stays here"
+            )));
+        }
+        self.causes.hand_over(term, to, why);
+        self.hand_over.begin(term);
+        self.raft
+            .trigger()
+            .transfer_leader(to)
+            .await
+            .map_err(|e| ChangeError::Unknown(e.to_string()))?;
+        let deadline = Instant::now() + self.timeout;
+        let mut standing = self.standing.clone();
+        let moved = standing.wait_for(|s| match s {
+            Standing::Leading { term: t, .. } | Standing::Elected { term: t } => *t != term,
+            Standing::Following { term: t, .. } => *t > term,
+            Standing::Unknown { .. } => false,
+        });
+        match tokio::time::timeout_at(deadline.into(), moved).await {
+            Ok(Ok(standing)) => match &*standing {
+                Standing::Following { leader, .. } if *leader == to => Ok(()),
+                Standing::Following { leader, .. } => Err(ChangeError::Unknown(format!(
+                    "node {leader} was elected instead of node {to}"
+                ))),
+                Standing::Leading { .. } | Standing::Elected { .. } | Standing::Unknown { .. } => {
+                    Err(ChangeError::Unknown(format!(
+                        "node {to} did not take over; this node was elected again"
+                    )))
+                }
+            },
+            Ok(Err(_)) => Err(ChangeError::Unknown("the node is shutting down".into())),
+            Err(_) => Err(ChangeError::Unknown(format!(
+                "no leader within {} ms",
+                self.timeout.as_millis()
+            ))),
+        }
+    }
+
+    fn unheard_for(&self, id: u64) -> Option<Duration> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref()?.get(&id).copied().flatten()?;
+        Some(heard.into_inner().elapsed())
+    }
+
+    fn best_successor(&self) -> Result<u64, ChangeError> {
+        let lease = self.transport.timing.lease();
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let matched = |id: &u64| {
+            metrics
+                .replication
+                .as_ref()
+                .and_then(|r| r.get(id).copied().flatten())
+        };
+        self.voters()
+            .into_iter()
+            .filter(|id| {
+                *id != self.me()
+                    && self
+                        .unheard_for(*id)
+                        .is_some_and(|unheard| unheard <= lease)
+            })
+            .max_by_key(|id| (!self.rooms.peer_is_low(*id), matched(id)))
+            .ok_or_else(|| refused("no other voter answers; leadership stays here"))
+    }
+}

@@ -1,0 +1,4 @@
+//! Membership: bootstrap of a cluster, and later changes to it, one at a time and each by the leader.
+
+pub(crate) mod bootstrap;
+pub(crate) mod changes;

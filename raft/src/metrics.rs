@@ -1,0 +1,212 @@
+//! What a node counts and times of its part in consensus, since it was started, for whoever wants to tell operators.
+//!
+//! Numbers only: names, labels and formats are the program's. Counting takes no lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use triarch_storage::{Histogram, LogMeasures};
+
+use crate::error::ProposeError;
+use crate::leadership::change_reason::CauseKind;
+
+/// Upper bounds of buckets for the commands of one entry.
+const COMMAND_BOUNDS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
+/// Upper bounds of buckets for the bytes of one entry.
+const BYTE_BOUNDS: &[u64] = &[
+    256,
+    1 << 10,
+    4 << 10,
+    16 << 10,
+    64 << 10,
+    256 << 10,
+    1 << 20,
+    4 << 20,
+    16 << 20,
+    64 << 20,
+];
+
+/// See the module.
+#[derive(Debug)]
+pub struct Measures {
+    /// What the log tells of its disk.
+    pub log: Arc<LogMeasures>,
+    /// Commands of each entry that this node proposed.
+    pub entry_commands: Histogram,
+    /// Bytes of each entry that this node proposed.
+    pub entry_bytes: Histogram,
+    /// Each command that this node proposed, from when it was handed in until its entry was sent, in ns.
+    pub proposal_wait: Histogram,
+    /// Each entry with commands, while it was applied here, in ns.
+    pub apply: Histogram,
+    /// Each entry that this node proposed, from the proposal until it was committed and applied here, in ns.
+    pub commit: Histogram,
+    /// Writing each snapshot of this node's own, in ns.
+    pub snapshot_write: Histogram,
+    /// Restoring each snapshot that was received, in ns.
+    pub snapshot_install: Histogram,
+    proposals_open: AtomicU64,
+    refusals: [AtomicU64; ProposalRefusal::ALL.len()],
+    campaigns: AtomicU64,
+    leader_changes: [AtomicU64; CauseKind::ALL.len()],
+    leaderless: Mutex<Leaderless>,
+}
+
+#[derive(Debug)]
+struct Leaderless {
+    before: Duration,
+    since: Option<Instant>,
+}
+
+/// Why proposals are not done, or not known to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProposalRefusal {
+    /// This node does not lead.
+    NotLeader,
+    /// Too many wait.
+    Overloaded,
+    /// It is over the bound of one command.
+    TooLarge,
+    /// Disks are nearly full.
+    DiskLow,
+    /// The disk has failed.
+    StorageFailed,
+    /// The node stops.
+    ShuttingDown,
+    /// Leadership or time was lost while it was on its way.
+    Unknown,
+}
+
+impl ProposalRefusal {
+    /// All of them.
+    pub const ALL: [ProposalRefusal; 7] = [
+        ProposalRefusal::NotLeader,
+        ProposalRefusal::Overloaded,
+        ProposalRefusal::TooLarge,
+        ProposalRefusal::DiskLow,
+        ProposalRefusal::StorageFailed,
+        ProposalRefusal::ShuttingDown,
+        ProposalRefusal::Unknown,
+    ];
+
+    /// A word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProposalRefusal::NotLeader => "not_leader",
+            ProposalRefusal::Overloaded => "overloaded",
+            ProposalRefusal::TooLarge => "too_large",
+            ProposalRefusal::DiskLow => "disk_low",
+            ProposalRefusal::StorageFailed => "storage_failed",
+            ProposalRefusal::ShuttingDown => "shutting_down",
+            ProposalRefusal::Unknown => "unknown",
+        }
+    }
+}
+
+impl From<&ProposeError> for ProposalRefusal {
+    fn from(error: &ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader { .. } => ProposalRefusal::NotLeader,
+            ProposeError::Overloaded => ProposalRefusal::Overloaded,
+            ProposeError::TooLarge { .. } => ProposalRefusal::TooLarge,
+            ProposeError::DiskLow(_) => ProposalRefusal::DiskLow,
+            ProposeError::StorageFailed(_) => ProposalRefusal::StorageFailed,
+            ProposeError::ShuttingDown => ProposalRefusal::ShuttingDown,
+            ProposeError::Unknown(_) => ProposalRefusal::Unknown,
+        }
+    }
+}
+
+impl Measures {
+    pub(crate) fn new(log: Arc<LogMeasures>) -> Self {
+        Measures {
+            log,
+            entry_commands: Histogram::new(COMMAND_BOUNDS),
+            entry_bytes: Histogram::new(BYTE_BOUNDS),
+            proposal_wait: Histogram::of_times(),
+            apply: Histogram::of_times(),
+            commit: Histogram::of_times(),
+            snapshot_write: Histogram::of_times(),
+            snapshot_install: Histogram::of_times(),
+            proposals_open: AtomicU64::new(0),
+            refusals: std::array::from_fn(|_| AtomicU64::new(0)),
+            campaigns: AtomicU64::new(0),
+            leader_changes: std::array::from_fn(|_| AtomicU64::new(0)),
+            leaderless: Mutex::new(Leaderless {
+                before: Duration::ZERO,
+                since: Some(Instant::now()),
+            }),
+        }
+    }
+
+    /// Proposals that wait or are on their way, on this node.
+    pub fn proposals_open(&self) -> u64 {
+        self.proposals_open.load(Ordering::Relaxed)
+    }
+
+    /// Proposals to this node that were not done, or are not known to be.
+    pub fn refusals(&self, why: ProposalRefusal) -> u64 {
+        self.refusals[why as usize].load(Ordering::Relaxed)
+    }
+
+    /// Terms in which this node asked for votes.
+    pub fn campaigns(&self) -> u64 {
+        self.campaigns.load(Ordering::Relaxed)
+    }
+
+    /// Changes of leadership that this node has seen, by what they came of.
+    pub fn leader_changes(&self, cause: CauseKind) -> u64 {
+        self.leader_changes[cause as usize].load(Ordering::Relaxed)
+    }
+
+    /// How long this node has known of no leader, all such times together, the present one included.
+    pub fn leaderless(&self) -> Duration {
+        let leaderless = self.leaderless.lock();
+        leaderless.before
+            + leaderless
+                .since
+                .map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Counts a proposal as open until the guard is dropped.
+    pub(crate) fn proposal(&self) -> OpenProposal<'_> {
+        self.proposals_open.fetch_add(1, Ordering::Relaxed);
+        OpenProposal(&self.proposals_open)
+    }
+
+    pub(crate) fn refused(&self, why: ProposalRefusal) {
+        self.refusals[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn campaigned(&self) {
+        self.campaigns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn leader_changed(&self, cause: CauseKind) {
+        self.leader_changes[cause as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A leader is known here from now on, or none is.
+    pub(crate) fn leader_known(&self, known: bool) {
+        let mut leaderless = self.leaderless.lock();
+        match (known, leaderless.since) {
+            (true, Some(since)) => {
+                leaderless.before += since.elapsed();
+                leaderless.since = None;
+            }
+            (false, None) => leaderless.since = Some(Instant::now()),
+            (true, None) | (false, Some(_)) => {}
+        }
+    }
+}
+
+/// See [`Measures::proposal`].
+pub(crate) struct OpenProposal<'a>(&'a AtomicU64);
+
+impl Drop for OpenProposal<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,318 @@
+//! The outgoing half of consensus: openraft's messages to one peer.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::error::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::errors::ErrorSource;
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use serde::de::DeserializeOwned;
+
+use crate::leadership::change_reason::{Cause, Causes};
+use crate::network::append_pipeline::{Sent, overlapping};
+use crate::network::snapshot_transfer;
+use crate::network::transport::{CallError, Lane, Target, Transport};
+use crate::protocol::entry_format::DecodeError;
+use crate::protocol::messages;
+use crate::protocol::messages::{AppendReply, TransferAsk, TransferReply, VoteAsk, VoteReply};
+use crate::storage::disk_space::Rooms;
+use crate::storage::snapshot_store::StoredSnapshot;
+use crate::types::{Config, Member, Snapshot, Vote};
+
+/// Makes the clients; all share one [`Transport`].
+pub(crate) struct Network {
+    pub transport: Arc<Transport>,
+    pub causes: Arc<Causes>,
+    pub rooms: Arc<Rooms>,
+}
+
+/// Speaks to one peer on one lane.
+pub(crate) struct Peer {
+    transport: Arc<Transport>,
+    causes: Arc<Causes>,
+    rooms: Arc<Rooms>,
+    target: Target,
+    lane: Lane,
+    /// How long an append may take; heartbeats have openraft's own, shorter deadline.
+    append_deadline: Option<Duration>,
+}
+
+impl Network {
+    fn peer(&self, id: u64, member: &Member, lane: Lane) -> Peer {
+        let append_deadline = match lane {
+            Lane::Append => Some(Duration::from_millis(self.transport.timing.append_ms)),
+            Lane::Control | Lane::Snapshot => None,
+        };
+        Peer {
+            transport: Arc::clone(&self.transport),
+            causes: Arc::clone(&self.causes),
+            rooms: Arc::clone(&self.rooms),
+            target: Target::member(id, member),
+            lane,
+            append_deadline,
+        }
+    }
+}
+
+impl RaftNetworkFactory<Config> for Network {
+    type Network = Peer;
+
+    /// For replication, votes and transfers. Votes use the control lane whichever client carries them.
+    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+        self.peer(target, node, Lane::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Peer {
+        self.peer(target, node, Lane::Control)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> Peer {
+        self.peer(target, node, Lane::Snapshot)
+    }
+}
+
+impl Peer {
+    fn rpc_error(&self, action: RPCTypes, e: CallError) -> RPCError<Config> {
+        match e {
+            CallError::Timeout { waited, .. } => RPCError::Timeout(Timeout {
+                action,
+                id: self.transport.identity.node_id,
+                target: self.target.id,
+                timeout: waited,
+            }),
+            // openraft tries again at once after a network error, and backs off from an unreachable peer.
+            CallError::Broken { .. } => RPCError::Network(NetworkError::new(&e)),
+            CallError::Unreachable { .. } | CallError::Refused { .. } => {
+                RPCError::Unreachable(Unreachable::new(&e))
+            }
+        }
+    }
+
+    fn bad_answer(&self, e: DecodeError) -> RPCError<Config> {
+        RPCError::Unreachable(Unreachable::new(&e))
+    }
+
+    /// Reads an answer, and notes what its sender says of itself.
+    fn noted<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        answer: &[u8],
+    ) -> Result<T, RPCError<Config>> {
+        let (reply, note) = messages::decode_noted(what, answer).map_err(|e| self.bad_answer(e))?;
+        if let Some(note) = note {
+            self.rooms.heard(self.target.id, note);
+        }
+        Ok(reply)
+    }
+
+    async fn ask_vote(
+        &self,
+        path: &str,
+        ask: VoteAsk,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        let answer = self
+            .transport
+            .call(
+                Lane::Control,
+                &self.target,
+                path,
+                |out| messages::put(out, &ask),
+                64,
+                option.soft_ttl(),
+            )
+            .await
+            .map_err(|e| self.rpc_error(RPCTypes::Vote, e))?;
+        let reply: VoteReply = self.noted("the answer to a vote", &answer)?;
+        Ok(reply.into())
+    }
+
+    async fn append(
+        &self,
+        rpc: &AppendEntriesRequest<Config>,
+        option: &RPCOption,
+    ) -> Result<AppendEntriesResponse<Config>, RPCError<Config>> {
+        // openraft drops a heartbeat at its hard limit; ending it a little earlier names the cause.
+        let deadline = self.append_deadline.unwrap_or(option.hard_ttl() * 9 / 10);
+        let mut body = bytes::BytesMut::new();
+        messages::put_append(&mut body, rpc).map_err(|e| self.bad_answer(e))?;
+        let answer = self
+            .transport
+            .call(
+                self.lane,
+                &self.target,
+                if rpc.entries.is_empty() {
+                    "/raft/heartbeat"
+                } else {
+                    "/raft/append"
+                },
+                |out| out.extend_from_slice(&body),
+                body.len(),
+                deadline,
+            )
+            .await;
+        if mutated!(AnswerBeforeCommit) && answer.is_err() {
+            return Ok(AppendEntriesResponse::Success);
+        }
+        let answer = answer.map_err(|e| self.rpc_error(RPCTypes::AppendEntries, e))?;
+        let reply: AppendReply = self.noted("the answer to an append", &answer)?;
+        Ok(reply.into())
+    }
+
+    /// One append of a stream: its answer, and whether the next may follow.
+    async fn append_in_stream(
+        &self,
+        rpc: AppendEntriesRequest<Config>,
+        option: RPCOption,
+    ) -> (Appended, bool) {
+        let last = rpc.entries.last().map(|entry| entry.log_id);
+        let last = last.or(rpc.prev_log_id);
+        match self.append(&rpc, &option).await {
+            Ok(response) => {
+                // What was taken in part has to be sent anew from there.
+                let whole = match &response {
+                    AppendEntriesResponse::PartialSuccess(taken) => *taken == last,
+                    AppendEntriesResponse::Success
+                    | AppendEntriesResponse::Conflict
+                    | AppendEntriesResponse::HigherVote(_) => true,
+                };
+                let result = response.into_stream_result(rpc.prev_log_id, last);
+                let goes_on = whole && result.is_ok();
+                (Ok(result), goes_on)
+            }
+            Err(error) => (Err(error), false),
+        }
+    }
+}
+
+/// What becomes of one append of a stream.
+type Appended = Result<StreamAppendResult<Config>, RPCError<Config>>;
+
+impl RaftNetworkV2<Config> for Peer {
+    type SnapshotData = StoredSnapshot;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Config>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Config>, RPCError<Config>> {
+        self.append(&rpc, &option).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Appended>, RPCError<Config>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Config>> + OptionalSend + Unpin + 'static,
+    {
+        let peer = &*self;
+        let answers = overlapping(input, move |rpc: AppendEntriesRequest<Config>| Sent {
+            carries: !rpc.entries.is_empty(),
+            answer: peer.append_in_stream(rpc, option.clone()),
+        });
+        let answers: BoxStream<'s, Appended> = Box::pin(answers);
+        Box::pin(async move { Ok(answers) })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Config>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        let (me, term) = (self.transport.identity.node_id, rpc.vote.leader_id.term);
+        let why = self.causes.own(term, me, rpc.leadership_transfer);
+        self.ask_vote("/raft/vote", VoteAsk::new(&rpc, why), option)
+            .await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Config>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        // Nothing has come of it yet, so there is nothing to tell.
+        self.ask_vote("/raft/pre-vote", VoteAsk::new(&rpc, Cause::Unknown), option)
+            .await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot<StoredSnapshot>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = snapshot_transfer::send(&self.transport, &self.target, vote, snapshot) => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(snapshot_transfer::SendError::Call(e)) => Err(self.rpc_error(RPCTypes::InstallSnapshot, e).into()),
+                // A snapshot that cannot be read here is this node's failure, not the peer's.
+                Err(snapshot_transfer::SendError::Local(e)) => Err(StreamingError::StorageError(
+                    openraft::StorageError::read_snapshot(None, openraft::impls::BoxedErrorSource::from_error(&e)),
+                )),
+            },
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<Config>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Config>, RPCError<Config>> {
+        let why = self.causes.hand_over_of(req.from_leader().leader_id.term);
+        let ask = TransferAsk::new(&req, why);
+        let answer = self
+            .transport
+            .call(
+                Lane::Control,
+                &self.target,
+                "/raft/transfer",
+                |out| messages::put(out, &ask),
+                64,
+                option.soft_ttl(),
+            )
+            .await
+            .map_err(|e| self.rpc_error(RPCTypes::TransferLeader, e))?;
+        let reply: TransferReply = messages::decode("the answer to a transfer", &answer)
+            .map_err(|e| self.bad_answer(e))?;
+        Ok(match reply {
+            TransferReply::Begun => Ok(()),
+            TransferReply::VoteChanged { expected, actual } => {
+                Err(TransferLeaderError::VoteChanged {
+                    expected: expected.into(),
+                    actual: actual.into(),
+                })
+            }
+            TransferReply::LogNotFlushed { expected, actual } => {
+                Err(TransferLeaderError::LogNotFlushed {
+                    expected: expected.map(Into::into),
+                    actual: actual.map(Into::into),
+                })
+            }
+        })
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        // A peer that comes back should be served within a heartbeat or two, and costs little until then.
+        let heartbeat = Duration::from_millis(self.transport.timing.heartbeat_ms);
+        let mut delay = heartbeat / 4;
+        Some(Backoff::new(std::iter::from_fn(move || {
+            let now = delay;
+            delay = (delay * 2).min(heartbeat * 4);
+            Some(now)
+        })))
+    }
+}

@@ -1,0 +1,214 @@
+//! Snapshots between nodes: announced, sent in checksummed chunks from wherever the receiver is, then installed.
+//!
+//! The receiver keeps what it has, so a broken connection or a new leader with the same snapshot costs one chunk, not the
+//! whole transfer. Every answer tells the receiver's vote, so that a deposed leader stops.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use triarch_storage::SnapshotFile;
+
+use crate::network::transport::{CallError, Lane, Target, Transport};
+use crate::protocol::entry_format::DecodeError;
+use crate::protocol::messages;
+use crate::protocol::messages::{Envelope, SnapshotMetaV1, VoteV1};
+use crate::status::SnapshotTransfer;
+use crate::storage::snapshot_store::{Announced, StoredSnapshot};
+use crate::types::{Snapshot, Vote};
+
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// What the sender has. With the sender's incarnation, the sequence number tells one file from every other.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Announcement {
+    pub vote: VoteV1,
+    pub meta: SnapshotMetaV1,
+    pub file_bytes: u64,
+    pub sequence: u64,
+}
+
+impl Announcement {
+    /// As the receiver of `envelope` notes it.
+    pub(crate) fn announced(self, envelope: &Envelope) -> Result<Announced, DecodeError> {
+        Ok(Announced {
+            meta: self.meta.into_meta()?,
+            file_bytes: self.file_bytes,
+            sender: envelope.from_incarnation,
+            sequence: self.sequence,
+        })
+    }
+}
+
+/// The head of a chunk; its bytes follow.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ChunkHead {
+    pub sequence: u64,
+    pub offset: u64,
+    pub crc: u32,
+}
+
+/// The receiver's answer to announcements and chunks.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Progress {
+    /// Send on from here.
+    At { offset: u64 },
+    /// The receiver follows a higher vote.
+    Deposed { vote: VoteV1 },
+    /// It does not (or no longer) know of the snapshot: announce it again.
+    Unannounced,
+}
+
+pub(crate) enum SendError {
+    Call(CallError),
+    Local(io::Error),
+}
+
+impl From<CallError> for SendError {
+    fn from(e: CallError) -> Self {
+        SendError::Call(e)
+    }
+}
+
+/// Sends the whole snapshot and waits for its installation. Gives the receiver's vote.
+pub(crate) async fn send(
+    transport: &Arc<Transport>,
+    target: &Target,
+    vote: Vote,
+    snapshot: Snapshot<StoredSnapshot>,
+) -> Result<Vote, SendError> {
+    let Some(file) = snapshot.snapshot.file() else {
+        let unfinished = "a snapshot that is being installed here cannot be sent";
+        return Err(SendError::Local(io::Error::other(unfinished)));
+    };
+    let sending = Sending {
+        transport,
+        target,
+        file,
+        announcement: Announcement {
+            vote: (&vote).into(),
+            meta: (&snapshot.meta).into(),
+            file_bytes: file.len(),
+            sequence: file.sequence(),
+        },
+    };
+    let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
+    let (peer, bytes) = (target.id, file.len());
+    tracing::info!(peer, index, bytes, "sending a snapshot");
+    // Forgotten however this ends, also when it is given up from outside.
+    let _forget = Forget {
+        transport,
+        to: target.id,
+    };
+    let mut progress = sending.announce().await?;
+    let mut forgotten = 0;
+    loop {
+        progress = match progress {
+            Progress::Deposed { vote } => return Ok(vote.into()),
+            Progress::At { offset } if offset >= file.len() => break,
+            Progress::At { offset } => {
+                let transfer = SnapshotTransfer {
+                    bytes,
+                    sent_bytes: offset,
+                };
+                transport.note_transfer(target.id, Some(transfer));
+                sending.chunk(offset).await?
+            }
+            Progress::Unannounced if forgotten < 3 => {
+                forgotten += 1;
+                sending.announce().await?
+            }
+            Progress::Unannounced => return Err(sending.broken("it keeps forgetting the snapshot")),
+        };
+    }
+    let theirs = sending.install().await?;
+    tracing::info!(peer, index, "the snapshot is installed there");
+    Ok(theirs)
+}
+
+struct Forget<'a> {
+    transport: &'a Transport,
+    to: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.transport.note_transfer(self.to, None);
+    }
+}
+
+struct Sending<'a> {
+    transport: &'a Transport,
+    target: &'a Target,
+    file: &'a SnapshotFile,
+    announcement: Announcement,
+}
+
+impl Sending<'_> {
+    fn broken(&self, why: impl ToString) -> SendError {
+        let (id, addr) = (self.target.id, self.target.addr.clone());
+        SendError::Call(CallError::Broken {
+            id,
+            addr,
+            why: why.to_string(),
+        })
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: impl FnOnce(&mut BytesMut),
+        body_bytes: usize,
+        deadline_ms: u64,
+    ) -> Result<T, SendError> {
+        let deadline = Duration::from_millis(deadline_ms);
+        let call = self.transport.call(
+            Lane::Snapshot,
+            self.target,
+            path,
+            body,
+            body_bytes,
+            deadline,
+        );
+        messages::decode("the answer to a snapshot", &call.await?).map_err(|e| self.broken(e))
+    }
+
+    async fn announce(&self) -> Result<Progress, SendError> {
+        let deadline_ms = self.transport.timing.snapshot_chunk_ms;
+        let body = |out: &mut BytesMut| messages::put(out, &self.announcement);
+        self.post("/raft/snapshot/announce", body, 256, deadline_ms)
+            .await
+    }
+
+    async fn chunk(&self, offset: u64) -> Result<Progress, SendError> {
+        let file = self.file.clone();
+        let chunk = tokio::task::spawn_blocking(move || file.read_at(offset, CHUNK_BYTES))
+            .await
+            .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+            .map_err(SendError::Local)?;
+        let head = ChunkHead {
+            sequence: self.file.sequence(),
+            offset,
+            crc: crc32c::crc32c(&chunk),
+        };
+        let deadline_ms = self.transport.timing.snapshot_chunk_ms;
+        let body = |out: &mut BytesMut| {
+            messages::put(out, &head);
+            out.extend_from_slice(&chunk);
+        };
+        self.post("/raft/snapshot/chunk", body, chunk.len() + 32, deadline_ms)
+            .await
+    }
+
+    async fn install(&self) -> Result<Vote, SendError> {
+        let deadline_ms = self.transport.timing.snapshot_install_ms;
+        let body = |out: &mut BytesMut| messages::put(out, &self.announcement);
+        let theirs: VoteV1 = self
+            .post("/raft/snapshot/install", body, 256, deadline_ms)
+            .await?;
+        Ok(theirs.into())
+    }
+}

@@ -1,0 +1,253 @@
+//! One HTTP call to a peer: the lanes, the deadlines, and what can become of it.
+//!
+//! Each lane has connections of its own, so that a heartbeat never waits behind an append, nor an append behind a
+//! snapshot. Idle connections are given up quickly: one to a peer that has restarted is worth nothing. A call that meets
+//! its deadline closes its connection, so a hung peer holds nothing here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::config::Timing;
+use crate::error::StartError;
+use crate::protocol::identity::Identity;
+use crate::protocol::messages;
+use crate::protocol::messages::Refusal;
+use crate::status::SnapshotTransfer;
+use crate::types::Member;
+
+/// Which connections a call uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Heartbeats, votes, formation: small, and late means an election.
+    Control,
+    /// Log entries.
+    Append,
+    /// Snapshots.
+    Snapshot,
+}
+
+/// Where a call goes, and who is expected there.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub id: u64,
+    pub addr: String,
+    /// Nil when not known yet.
+    pub incarnation: Uuid,
+}
+
+impl Target {
+    /// A node as the membership has it.
+    pub(crate) fn member(id: u64, member: &Member) -> Self {
+        Target {
+            id,
+            addr: member.addr.clone(),
+            incarnation: member.incarnation,
+        }
+    }
+}
+
+/// Why a call brought no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CallError {
+    /// Nobody listens there, or cannot be reached.
+    #[error("node {id} at {addr} cannot be reached: {why}")]
+    Unreachable { id: u64, addr: String, why: String },
+    /// The connection broke, or the answer makes no sense. The message may have been handled.
+    #[error("the call to node {id} at {addr} broke: {why}")]
+    Broken { id: u64, addr: String, why: String },
+    /// No answer in time. The message may have been handled.
+    #[error("node {id} at {addr} did not answer within {} ms", waited.as_millis())]
+    Timeout {
+        id: u64,
+        addr: String,
+        waited: Duration,
+    },
+    /// The peer says no.
+    #[error("node {id} at {addr} refuses: {refusal}")]
+    Refused {
+        id: u64,
+        addr: String,
+        refusal: Refusal,
+    },
+}
+
+/// The outgoing side of a node. Shared by all peers' clients.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    pub identity: Arc<Identity>,
+    pub timing: Timing,
+    control: reqwest::Client,
+    append: reqwest::Client,
+    snapshot: reqwest::Client,
+    /// Never times out, never pooled: for the failover watch.
+    watch: reqwest::Client,
+    /// The last refusal of each peer that was logged, so that each is logged once.
+    refusals: Mutex<HashMap<u64, Refusal>>,
+    /// The snapshots on their way, by receiver.
+    transfers: Mutex<BTreeMap<u64, SnapshotTransfer>>,
+}
+
+impl Transport {
+    pub(crate) fn new(identity: Arc<Identity>, timing: Timing) -> Result<Self, StartError> {
+        let builder = || {
+            reqwest::Client::builder()
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .tcp_nodelay(true)
+                .connect_timeout(Duration::from_millis(timing.connect_ms))
+                .pool_idle_timeout(Duration::from_millis(timing.election_max_ms * 3))
+        };
+        let build = |builder: reqwest::ClientBuilder| {
+            builder.build().map_err(|e| {
+                StartError::Config(format!("cannot set up HTTP to the other nodes: {e}"))
+            })
+        };
+        Ok(Transport {
+            control: build(builder())?,
+            append: build(builder())?,
+            snapshot: build(builder())?,
+            watch: build(
+                builder()
+                    .pool_max_idle_per_host(0)
+                    .tcp_keepalive(Duration::from_secs(5)),
+            )?,
+            identity,
+            timing,
+            refusals: Mutex::default(),
+            transfers: Mutex::default(),
+        })
+    }
+
+    fn client(&self, lane: Lane) -> &reqwest::Client {
+        match lane {
+            Lane::Control => &self.control,
+            Lane::Append => &self.append,
+            Lane::Snapshot => &self.snapshot,
+        }
+    }
+
+    /// Posts one message, whose frame is made here, and gives the answer's body.
+    pub(crate) async fn call(
+        &self,
+        lane: Lane,
+        target: &Target,
+        path: &str,
+        body: impl FnOnce(&mut bytes::BytesMut),
+        body_bytes: usize,
+        deadline: Duration,
+    ) -> Result<Bytes, CallError> {
+        let mut message = messages::frame(
+            &self.identity.envelope(target.id, target.incarnation),
+            body_bytes,
+        );
+        body(&mut message);
+        let url = format!("http://{}{path}", target.addr);
+        let sent = self
+            .client(lane)
+            .post(url)
+            .timeout(deadline)
+            .body(message.freeze())
+            .send()
+            .await;
+        let response = sent.map_err(|e| failed(target, &e, deadline))?;
+        let status = response.status();
+        let answer = response
+            .bytes()
+            .await
+            .map_err(|e| failed(target, &e, deadline))?;
+        if status.is_success() {
+            self.refusals.lock().remove(&target.id);
+            return Ok(answer);
+        }
+        let (id, addr) = (target.id, target.addr.clone());
+        if status == reqwest::StatusCode::CONFLICT
+            && let Ok(refusal) = messages::decode::<Refusal>("a refusal", &answer)
+        {
+            self.note_refusal(target, &refusal);
+            return Err(CallError::Refused { id, addr, refusal });
+        }
+        Err(CallError::Broken {
+            id,
+            addr,
+            why: format!("status {status}"),
+        })
+    }
+
+    fn note_refusal(&self, target: &Target, refusal: &Refusal) {
+        // A peer that is still waiting to be told about the cluster is no news; of low disks the keeper tells.
+        let quiet = matches!(refusal, Refusal::NotFormed | Refusal::DiskLow);
+        let news = self
+            .refusals
+            .lock()
+            .insert(target.id, refusal.clone())
+            .as_ref()
+            != Some(refusal);
+        if news && !quiet {
+            tracing::warn!(peer = target.id, addr = %target.addr, "the other node refuses this node's messages: {refusal}");
+        }
+    }
+
+    /// What is being sent to whom.
+    pub(crate) fn transfers(&self) -> BTreeMap<u64, SnapshotTransfer> {
+        self.transfers.lock().clone()
+    }
+
+    pub(crate) fn note_transfer(&self, to: u64, transfer: Option<SnapshotTransfer>) {
+        let mut transfers = self.transfers.lock();
+        match transfer {
+            Some(transfer) => transfers.insert(to, transfer),
+            None => transfers.remove(&to),
+        };
+    }
+
+    /// Opens the connection that tells when the peer's process is gone. See [`crate::tasks::leader_failure_detector`].
+    pub(crate) async fn open_watch(&self, target: &Target) -> Result<reqwest::Response, CallError> {
+        let deadline = Duration::from_millis(self.timing.connect_ms);
+        let message =
+            messages::frame(&self.identity.envelope(target.id, target.incarnation), 0).freeze();
+        let request = self
+            .watch
+            .post(format!("http://{}{}", target.addr, WATCH_PATH))
+            .body(message)
+            .send();
+        let (id, addr) = (target.id, target.addr.clone());
+        match tokio::time::timeout(deadline * 2, request).await {
+            Err(_) => Err(CallError::Timeout {
+                id,
+                addr,
+                waited: deadline * 2,
+            }),
+            Ok(Err(e)) => Err(failed(target, &e, deadline)),
+            Ok(Ok(response)) if response.status().is_success() => Ok(response),
+            Ok(Ok(response)) => Err(CallError::Broken {
+                id,
+                addr,
+                why: format!("status {}", response.status()),
+            }),
+        }
+    }
+}
+
+pub(crate) const WATCH_PATH: &str = "/raft/watch";
+
+fn failed(target: &Target, e: &reqwest::Error, waited: Duration) -> CallError {
+    let (id, addr) = (target.id, target.addr.clone());
+    // reqwest's own text repeats the URL and hides the cause; the innermost cause is what a person needs.
+    let mut cause: &dyn std::error::Error = e;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let why = cause.to_string();
+    if e.is_connect() {
+        CallError::Unreachable { id, addr, why }
+    } else if e.is_timeout() {
+        CallError::Timeout { id, addr, waited }
+    } else {
+        CallError::Broken { id, addr, why }
+    }
+}

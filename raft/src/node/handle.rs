@@ -1,0 +1,350 @@
+//! The node: what the rest of the program holds, and the tasks behind it.
+//!
+//! How one is put together, and when it may vote and campaign again, is in `start`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, ServerState};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::apply::applier::{Applied, Raft};
+use crate::config::{NodeConfig, Timing};
+use crate::error::{ChangeError, ProposeError, ReadError};
+use crate::fatal::Failure;
+use crate::leadership::change_reason::HandOverReason;
+use crate::leadership::role::{HandOver, Standing};
+use crate::membership::changes::Changer;
+use crate::metrics::Measures;
+use crate::node::peer_server;
+use crate::node::peer_server::Desk;
+use crate::node::status_report;
+use crate::proposals::batcher::{Manner, Proposer};
+use crate::proposals::committed::Committed;
+use crate::proposals::piggyback::{Dispatcher, Riders};
+use crate::proposals::read_index;
+use crate::proposals::read_index::Barrier;
+use crate::protocol::identity::Identity;
+use crate::state_machine::StateMachine;
+use crate::status::{DiskStatus, Leadership, Status};
+use crate::storage::disk_space::Rooms;
+use crate::storage::open;
+use crate::storage::snapshot_store::{Snapshots, WrittenSnapshot};
+use crate::tasks::divergence_check::{Agreement, AgreementStatus, Checkpoint};
+
+/// How often to look whether a snapshot that was asked for is there.
+const SNAPSHOT_LOOK: Duration = Duration::from_millis(50);
+
+/// One member of a cluster. Cheap to clone; every method may be called from any runtime.
+pub struct Node<S: StateMachine> {
+    pub(super) inner: Arc<Inner<S>>,
+}
+
+impl<S: StateMachine> Clone for Node<S> {
+    fn clone(&self) -> Self {
+        Node {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+pub(super) struct Inner<S: StateMachine> {
+    pub(super) config: NodeConfig,
+    /// Consensus runs here, whoever calls.
+    pub(super) runtime: Handle,
+    pub(super) identity: Arc<Identity>,
+    pub(super) raft: Raft<S>,
+    pub(super) log: Arc<dyn triarch_storage::LogStore>,
+    pub(super) directory: Arc<open::Directory>,
+    pub(super) applied: watch::Receiver<Applied>,
+    pub(super) standing: watch::Receiver<Standing>,
+    pub(super) hand_over: Arc<HandOver>,
+    pub(super) leadership: watch::Receiver<Leadership>,
+    pub(super) failure: Failure,
+    pub(super) measures: Arc<Measures>,
+    pub(super) proposer: Proposer<S::Reply>,
+    pub(super) riders: Arc<Riders<S::Reply>>,
+    pub(super) barrier: Barrier,
+    pub(super) changer: Changer<S>,
+    pub(super) agreement: Arc<Agreement>,
+    pub(super) snapshots: Snapshots,
+    pub(super) rooms: Arc<Rooms>,
+    pub(super) desk: Arc<Desk<S>>,
+    pub(super) stopping: watch::Sender<bool>,
+    pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl<S: StateMachine> Node<S> {
+    /// Has `command` committed and applied. On an error, the variant tells whether it was done.
+    pub async fn propose(&self, command: Bytes) -> Result<Committed<S::Reply>, ProposeError> {
+        let manner = Manner::default();
+        self.inner.proposer.propose(manner, command).await
+    }
+
+    /// Like [`Node::propose`], for what may call for a decision of the leader at once: its entry may end with a rider. See
+    /// [`Node::dispatch_riders`].
+    pub async fn propose_inviting(
+        &self,
+        command: Bytes,
+    ) -> Result<Committed<S::Reply>, ProposeError> {
+        let manner = Manner {
+            invites: true,
+            ..Manner::default()
+        };
+        self.inner.proposer.propose(manner, command).await
+    }
+
+    /// Has `dispatcher` asked for a rider whenever this node, as leader, writes an entry with a proposal that invites one. Once
+    /// in a node's life; later calls change nothing.
+    pub fn dispatch_riders(&self, dispatcher: Dispatcher<S::Reply>) {
+        self.inner.riders.dispatched_by(dispatcher);
+    }
+
+    /// Like [`Node::propose`], and before all that was proposed so and still waits.
+    pub async fn propose_first(&self, command: Bytes) -> Result<Committed<S::Reply>, ProposeError> {
+        let manner = Manner {
+            first: true,
+            ..Manner::default()
+        };
+        self.inner.proposer.propose(manner, command).await
+    }
+
+    /// Like [`Node::propose_first`], and inviting as [`Node::propose_inviting`] does.
+    pub async fn propose_first_inviting(
+        &self,
+        command: Bytes,
+    ) -> Result<Committed<S::Reply>, ProposeError> {
+        let manner = Manner {
+            first: true,
+            invites: true,
+            ..Manner::default()
+        };
+        self.inner.proposer.propose(manner, command).await
+    }
+
+    /// Like [`Node::propose`], for what the leader itself decides: refused unless this node leads in exactly `term`, at the
+    /// moment the entry is written. Never passed on to another leader. Goes first.
+    pub async fn propose_in_term(
+        &self,
+        term: u64,
+        command: Bytes,
+    ) -> Result<Committed<S::Reply>, ProposeError> {
+        let manner = Manner {
+            term: Some(term),
+            first: true,
+            invites: false,
+        };
+        self.inner.proposer.propose(manner, command).await
+    }
+
+    /// Makes a read of the local state linearizable: a quorum has confirmed, after this was called, that this node leads,
+    /// and everything committed before is applied here. Gives the applied index. Concurrent callers share the work.
+    pub async fn read_barrier(&self) -> Result<u64, ReadError> {
+        self.inner.barrier.pass().await
+    }
+
+    /// Waits until `index` is applied here; gives what is applied then. [`ReadError::NoQuorum`] when time is up.
+    pub async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<u64, ReadError> {
+        let mut applied = self.inner.applied.clone();
+        read_index::wait_applied(&mut applied, index, Instant::now() + timeout).await
+    }
+
+    /// The last log index applied here.
+    pub fn applied_index(&self) -> u64 {
+        self.inner.applied.borrow().index
+    }
+
+    /// What this node counts and times.
+    pub fn measures(&self) -> &Measures {
+        &self.inner.measures
+    }
+
+    /// This node's view of itself and the cluster.
+    pub fn status(&self) -> Status {
+        // One lock at a time.
+        let metrics = self.inner.raft.metrics().borrow_watched().clone();
+        let standing = self.inner.standing.borrow().clone();
+        let applied = *self.inner.applied.borrow();
+        status_report::status(status_report::Sources {
+            metrics,
+            standing,
+            applied,
+            identity: &self.inner.identity,
+            rooms: &self.inner.rooms,
+            lease: self.inner.config.timing.lease(),
+            failed: self.inner.failure.get(),
+            transfers: self.inner.changer.transport.transfers(),
+        })
+    }
+
+    /// Who leads, and every change of it. [`Leadership::Leading`] is told once an entry of the new term is applied here, so
+    /// that the state machine has all that earlier leaders have acknowledged. It stays until this node knows of another
+    /// term: what must not be done by a leader that is cut off or was stopped asks [`Node::leads_now`] too.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    /// Whether this node leads and a quorum has confirmed it within the lease, judged by the monotonic clock at this
+    /// moment. While this is true no other node can have been elected.
+    pub fn leads_now(&self) -> bool {
+        let Standing::Leading { term, .. } = *self.inner.standing.borrow() else {
+            return false;
+        };
+        if self.inner.hand_over.has_begun(term) {
+            return false;
+        }
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state != ServerState::Leader
+            || metrics.current_term != term
+            || metrics.running_state.is_err()
+        {
+            return false;
+        }
+        let voters = metrics.membership_config.voter_ids();
+        if voters.eq([self.inner.config.node_id]) {
+            return true;
+        }
+        metrics
+            .last_quorum_acked
+            .is_some_and(|at| at.into_inner().elapsed() < self.inner.config.timing.lease())
+    }
+
+    /// Hands in a digest of the state machine's state, to be compared with what the other nodes have at the same entry.
+    /// Every node should hand in digests at the same entries. One that differs from a majority stops: [`Node::failure`].
+    pub fn note_digest(&self, checkpoint: Checkpoint) {
+        self.inner.agreement.note(checkpoint);
+    }
+
+    /// What came of comparing digests so far.
+    pub fn agreement(&self) -> AgreementStatus {
+        self.inner.agreement.status()
+    }
+
+    /// Why proposals are refused at present, if they are: a disk is nearly full.
+    pub fn refuses_writes(&self) -> Option<String> {
+        self.inner.rooms.refusal(0)
+    }
+
+    /// This node's own disk.
+    pub fn disk(&self) -> Option<DiskStatus> {
+        self.inner.rooms.status(self.inner.config.node_id)
+    }
+
+    /// Set, once and for good, when this node cannot go on: its disk failed, it cannot apply an entry, or its directory is
+    /// not the one the cluster knows. The process must say so and exit.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.inner.failure.subscribe()
+    }
+
+    /// What peers ask, under `/raft/`. To be served at the node's address, with TCP_NODELAY, and best on the runtime that
+    /// the node was started on, so that no other load delays it.
+    pub fn routes(&self) -> axum::Router {
+        peer_server::routes(
+            Arc::clone(&self.inner.desk),
+            self.inner.config.limits.peer_body_bytes_max(),
+        )
+    }
+
+    /// The configured timing.
+    pub fn timing(&self) -> &Timing {
+        &self.inner.config.timing
+    }
+
+    /// Brings in the empty node that waits at `addr` (`host:port`): it gets the log as a learner, and whoever leads makes it
+    /// a voter once it has caught up, whatever becomes of this node. Asked again, it is found to be on its way.
+    pub async fn add(&self, id: u64, addr: impl Into<String>) -> Result<(), ChangeError> {
+        let addr = addr.into();
+        self.change(move |changer| async move { changer.add(id, addr).await })
+            .await
+    }
+
+    /// Removes a node; one that was removed before is fine. A leader that is to remove itself hands leadership over and
+    /// answers `NotLeader`.
+    pub async fn remove(&self, id: u64) -> Result<(), ChangeError> {
+        self.change(move |changer| async move { changer.remove(id).await })
+            .await
+    }
+
+    /// Hands leadership to `to`, or to the best placed voter, and waits until it leads.
+    /// `why` is told to all, for their operators.
+    pub async fn transfer_leader(
+        &self,
+        to: Option<u64>,
+        why: HandOverReason,
+    ) -> Result<(), ChangeError> {
+        self.change(move |changer| async move { changer.transfer_leader(to, why).await })
+            .await
+    }
+
+    async fn change<F, Fut>(&self, work: F) -> Result<(), ChangeError>
+    where
+        F: FnOnce(Changer<S>) -> Fut,
+        Fut: Future<Output = Result<(), ChangeError>> + Send + 'static,
+    {
+        // On the node's own runtime, and to its end even if the caller goes away.
+        let done = self
+            .inner
+            .runtime
+            .spawn(work(self.inner.changer.clone()))
+            .await;
+        done.unwrap_or_else(|e| Err(ChangeError::Unknown(e.to_string())))
+    }
+
+    /// Writes a snapshot of all that is applied here now, and waits until it is durable; the log before it is given up. The
+    /// one there is, if it reaches so far; `None` when time is up, while the writing goes on.
+    pub async fn snapshot(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<WrittenSnapshot>, ChangeError> {
+        let unknown = |e: &dyn std::fmt::Display| ChangeError::Unknown(e.to_string());
+        let wanted = self.applied_index();
+        let deadline = Instant::now() + timeout;
+        loop {
+            let written = self.inner.snapshots.written_to(wanted);
+            if let Some(written) = written.map_err(|e| unknown(&e))? {
+                return Ok(Some(written));
+            }
+            // Does nothing while one is being written, which may not reach so far: so, again and again.
+            let begun = self.inner.raft.trigger().snapshot().await;
+            begun.map_err(|e| unknown(&e))?;
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            tokio::time::sleep(SNAPSHOT_LOOK).await;
+        }
+    }
+
+    /// Stops taking part and closes the log. Whoever wants no gap in leadership transfers it first. Idempotent.
+    pub async fn shutdown(&self) {
+        self.inner.stopping.send_replace(true);
+        let inner = Arc::clone(&self.inner);
+        let closing = self.inner.runtime.spawn(async move {
+            if let Err(e) = inner.raft.shutdown().await {
+                tracing::warn!("consensus did not stop cleanly: {e}");
+            }
+            let tasks = std::mem::take(&mut *inner.tasks.lock());
+            for task in tasks {
+                // A task that panicked has been reported by the panic.
+                let _ = task.await;
+            }
+            let (log, directory) = (Arc::clone(&inner.log), Arc::clone(&inner.directory));
+            let closed = tokio::task::spawn_blocking(move || {
+                let closed = log.close();
+                directory.release();
+                closed
+            });
+            match closed.await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::warn!("the log did not close cleanly: {e}"),
+                Err(e) => tracing::warn!("the log did not close cleanly: {e}"),
+            }
+        });
+        let _ = closing.await;
+    }
+}

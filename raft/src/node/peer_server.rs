@@ -1,0 +1,433 @@
+//! The incoming half: what peers ask of this node, under `/raft/`.
+//!
+//! Every message is checked for who speaks to whom before anything else looks at it. Answers are postcard with status 200,
+//! or a [`Refusal`] with status 409.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::error::{Fatal, RaftError};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, VoteResponse,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use triarch_storage::SpaceLevel;
+
+use crate::apply::applier::Raft;
+use crate::leadership::change_reason::Causes;
+use crate::leadership::role::Heard;
+use crate::membership::bootstrap::{Adopt, Form, Former, Hello};
+use crate::network::snapshot_transfer::{Announcement, ChunkHead, Progress};
+use crate::network::transport::WATCH_PATH;
+use crate::protocol::entry_format::DecodeError;
+use crate::protocol::identity::Identity;
+use crate::protocol::messages;
+use crate::protocol::messages::{
+    AppendReply, Envelope, NodeNote, Refusal, TransferAsk, TransferReply, VoteAsk, VoteReply,
+    VoteV1,
+};
+use crate::state_machine::StateMachine;
+use crate::storage::disk_space::Rooms;
+use crate::storage::snapshot_store::{Incoming, Snapshots};
+use crate::tasks::clock_sync::ClockReply;
+use crate::tasks::divergence_check::{Agreement, DigestAsk, DigestReply};
+use crate::types::{Config, Entry, Payload, Snapshot, SnapshotMeta, Vote};
+
+/// What the handlers need.
+pub(crate) struct Desk<S: StateMachine> {
+    pub identity: Arc<Identity>,
+    pub raft: Raft<S>,
+    pub former: Arc<Former<S>>,
+    pub heard: Arc<Heard>,
+    pub causes: Arc<Causes>,
+    pub rooms: Arc<Rooms>,
+    pub snapshots: Snapshots,
+    pub agreement: Arc<Agreement>,
+    /// The snapshot on its way in, if any. A second sender of another one takes the place of the first.
+    pub incoming: tokio::sync::Mutex<Option<Incoming>>,
+    /// No votes before: see [`crate::node::handle`].
+    pub elections_from: Instant,
+    pub stopping: watch::Receiver<bool>,
+}
+
+type Shared<S> = State<Arc<Desk<S>>>;
+type Handled<T> = Result<T, Refusal>;
+
+pub(crate) fn routes<S: StateMachine>(desk: Arc<Desk<S>>, body_bytes_max: usize) -> Router {
+    Router::new()
+        .route("/raft/append", post(append::<S>))
+        .route("/raft/heartbeat", post(append::<S>))
+        .route("/raft/vote", post(vote::<S>))
+        .route("/raft/pre-vote", post(pre_vote::<S>))
+        .route("/raft/transfer", post(transfer::<S>))
+        .route("/raft/snapshot/announce", post(announce::<S>))
+        .route("/raft/snapshot/chunk", post(chunk::<S>))
+        .route("/raft/snapshot/install", post(install::<S>))
+        .route("/raft/digest", post(digest::<S>))
+        .route("/raft/clock", post(clock::<S>))
+        .route("/raft/hello", post(hello::<S>))
+        .route("/raft/form", post(form::<S>))
+        .route("/raft/adopt", post(adopt::<S>))
+        .route(WATCH_PATH, post(watch_this::<S>))
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .with_state(desk)
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut body = BytesMut::new();
+        messages::put(&mut body, &self);
+        (StatusCode::CONFLICT, body.freeze()).into_response()
+    }
+}
+
+impl From<DecodeError> for Refusal {
+    fn from(e: DecodeError) -> Self {
+        Refusal::Malformed(e.to_string())
+    }
+}
+
+impl From<Fatal<Config>> for Refusal {
+    fn from(e: Fatal<Config>) -> Self {
+        Refusal::Stopping(e.to_string())
+    }
+}
+
+impl From<RaftError<Config>> for Refusal {
+    fn from(e: RaftError<Config>) -> Self {
+        match e {
+            RaftError::Fatal(e) => e.into(),
+            RaftError::APIError(e) => match e {},
+        }
+    }
+}
+
+/// An answer in postcard.
+struct Reply<T>(T);
+
+impl<T: Serialize> IntoResponse for Reply<T> {
+    fn into_response(self) -> Response {
+        let mut body = BytesMut::new();
+        messages::put(&mut body, &self.0);
+        body.freeze().into_response()
+    }
+}
+
+/// An answer in postcard with a note on this node behind it.
+struct Noted<T>(T, NodeNote);
+
+impl<T: Serialize> IntoResponse for Noted<T> {
+    fn into_response(self) -> Response {
+        let mut body = BytesMut::new();
+        messages::put(&mut body, &self.0);
+        messages::put(&mut body, &self.1);
+        body.freeze().into_response()
+    }
+}
+
+impl<S: StateMachine> Desk<S> {
+    fn open(&self, message: Bytes) -> Handled<(Envelope, Bytes)> {
+        let (envelope, body) = messages::open_frame(message)?;
+        self.identity.check_peer(&envelope)?;
+        Ok((envelope, body))
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        message: Bytes,
+    ) -> Handled<(Envelope, T)> {
+        let (envelope, body) = self.open(message)?;
+        Ok((envelope, messages::decode(what, &body)?))
+    }
+
+    /// A message that may come from outside the cluster, or be for a node without one.
+    fn read_outside<T: DeserializeOwned>(&self, what: &'static str, message: Bytes) -> Handled<T> {
+        let (envelope, body) = messages::open_frame(message)?;
+        self.identity.check_receiver(&envelope)?;
+        Ok(messages::decode(what, &body)?)
+    }
+
+    /// This node's vote, if it is above `theirs`.
+    fn higher_vote(&self, theirs: &Vote) -> Option<Vote> {
+        let mine = self.raft.metrics().borrow_watched().vote;
+        (mine.leader_id.term > theirs.leader_id.term).then_some(mine)
+    }
+
+    fn vote_withheld(&self, ask: &VoteAsk) -> Option<VoteReply> {
+        // A transfer is the leader's own wish.
+        let may_vote = ask.transfer || Instant::now() >= self.elections_from;
+        if may_vote && self.rooms.own().level != SpaceLevel::Full {
+            return None;
+        }
+        let mine = self.raft.metrics().borrow_watched().vote;
+        Some((&VoteResponse::new(mine, None, false)).into())
+    }
+
+    /// Refuses what this node's disk has no room for. Entries without commands are small, and let through as long as a
+    /// vote would be: a new leader's first one, and changes of the membership, which may be what helps.
+    fn check_room(&self, request: &AppendEntriesRequest<Config>) -> Handled<()> {
+        let (held, vote) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.last_log_index, metrics.vote)
+        };
+        // A new leader does not know how far this node is, and sends some again: those cost nothing.
+        let is_new = |entry: &&Entry| Some(entry.log_id.index) > held;
+        let mut commands_bytes = 0;
+        for entry in request.entries.iter().filter(is_new) {
+            match &entry.payload {
+                Payload::Normal(batch) => commands_bytes += batch.encoded.len(),
+                Payload::Blank | Payload::Membership(_) => {}
+            }
+        }
+        if commands_bytes > 0 && !self.rooms.takes(commands_bytes) {
+            return Err(Refusal::DiskLow);
+        }
+        let writes = || request.entries.iter().any(|entry| is_new(&entry)) || vote != request.vote;
+        if self.rooms.own().level == SpaceLevel::Full && writes() {
+            return Err(Refusal::DiskLow);
+        }
+        Ok(())
+    }
+
+    fn has_applied(&self, meta: &SnapshotMeta) -> bool {
+        self.raft.metrics().borrow_watched().last_applied >= meta.last_log_id
+    }
+}
+
+async fn append<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Noted<AppendReply>> {
+    let (envelope, body) = desk.open(message)?;
+    let request = messages::open_append(body)?;
+    if request.vote.leader_id.voted_for != envelope.from {
+        return Err(Refusal::Malformed(
+            "an append in the name of another node".into(),
+        ));
+    }
+    desk.check_room(&request)?;
+    let response = desk.raft.append_entries(request).await?;
+    if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+        desk.heard.now();
+    }
+    Ok(Noted(response.into(), desk.rooms.note()))
+}
+
+async fn vote<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Noted<VoteReply>> {
+    let (envelope, ask) = desk.read::<VoteAsk>("a vote", message)?;
+    if let Some(not_yet) = desk.vote_withheld(&ask) {
+        return Ok(Noted(not_yet, desk.rooms.note()));
+    }
+    let (term, candidate) = ask.campaign();
+    if candidate == envelope.from {
+        desk.causes.told(term, candidate, ask.why);
+    }
+    let response = desk.raft.vote(ask.into()).await?;
+    Ok(Noted((&response).into(), desk.rooms.note()))
+}
+
+async fn pre_vote<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Noted<VoteReply>> {
+    let (_, ask) = desk.read::<VoteAsk>("a pre-vote", message)?;
+    if let Some(not_yet) = desk.vote_withheld(&ask) {
+        return Ok(Noted(not_yet, desk.rooms.note()));
+    }
+    let response = desk.raft.pre_vote(ask.into()).await?;
+    Ok(Noted((&response).into(), desk.rooms.note()))
+}
+
+async fn transfer<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<TransferReply>> {
+    let (_, ask) = desk.read::<TransferAsk>("a transfer of leadership", message)?;
+    if let Some(why) = ask.why {
+        desk.causes.hand_over(ask.term(), ask.to, why);
+    }
+    let begun = desk.raft.handle_transfer_leader(ask.into()).await?;
+    Ok(Reply(match begun {
+        Ok(()) => TransferReply::Begun,
+        Err(TransferLeaderError::VoteChanged { expected, actual }) => TransferReply::VoteChanged {
+            expected: (&expected).into(),
+            actual: (&actual).into(),
+        },
+        Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
+            TransferReply::LogNotFlushed {
+                expected: expected.map(Into::into),
+                actual: actual.map(Into::into),
+            }
+        }
+    }))
+}
+
+async fn digest<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<DigestReply>> {
+    let (_, ask) = desk.read::<DigestAsk>("a question for a digest", message)?;
+    Ok(Reply(desk.agreement.answer(&ask)))
+}
+
+async fn clock<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<ClockReply>> {
+    desk.open(message)?;
+    Ok(Reply(ClockReply::now()))
+}
+
+async fn hello<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<crate::membership::bootstrap::HelloReply>> {
+    let _: Hello = desk.read_outside("a hello", message)?;
+    Ok(Reply(desk.former.hello()))
+}
+
+async fn form<S: StateMachine>(State(desk): Shared<S>, message: Bytes) -> Handled<()> {
+    let form: Form = desk.read_outside("the founding of a cluster", message)?;
+    desk.former.form(form).await
+}
+
+async fn adopt<S: StateMachine>(State(desk): Shared<S>, message: Bytes) -> Handled<()> {
+    let adopt: Adopt = desk.read_outside("an adoption", message)?;
+    desk.former.adopt(adopt).await
+}
+
+/// An answer that does not end while this process lives and wants to be here: see [`crate::tasks::leader_failure_detector`].
+async fn watch_this<S: StateMachine>(State(desk): Shared<S>, message: Bytes) -> Handled<Body> {
+    desk.open(message)?;
+    let mut stopping = desk.stopping.clone();
+    let never = stream::once(async move {
+        // An error means that the node is gone: also an end.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        Ok::<_, std::io::Error>(Bytes::new())
+    });
+    Ok(Body::from_stream(never))
+}
+
+async fn announce<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<Progress>> {
+    let (envelope, body) = desk.read::<Announcement>("a snapshot", message)?;
+    if let Some(mine) = desk.higher_vote(&body.vote.into()) {
+        return Ok(Reply(Progress::Deposed {
+            vote: (&mine).into(),
+        }));
+    }
+    let announced = body.announced(&envelope)?;
+    if desk.has_applied(&announced.meta) {
+        return Ok(Reply(Progress::At {
+            offset: announced.file_bytes,
+        }));
+    }
+    let mut slot = desk.incoming.lock().await;
+    if let Some(known) = slot
+        .as_ref()
+        .filter(|known| *known.announced() == announced)
+    {
+        return Ok(Reply(Progress::At {
+            offset: known.received(),
+        }));
+    }
+    if !desk.snapshots.has_room_for(announced.file_bytes) {
+        return Err(Refusal::DiskLow);
+    }
+    *slot = None;
+    let fresh = desk.snapshots.receive(announced).map_err(disk_refusal)?;
+    let offset = slot.insert(fresh).received();
+    Ok(Reply(Progress::At { offset }))
+}
+
+async fn chunk<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<Progress>> {
+    let (envelope, body) = desk.open(message)?;
+    let (head, rest) = postcard::take_from_bytes::<ChunkHead>(&body)
+        .map_err(|e| DecodeError::new("a chunk of a snapshot", e.to_string()))?;
+    let contents = body.slice(body.len() - rest.len()..);
+    if crc32c::crc32c(&contents) != head.crc {
+        return Err(Refusal::Malformed(
+            "a chunk of a snapshot was damaged on the way".into(),
+        ));
+    }
+    if !desk.snapshots.has_room_for(contents.len() as u64) {
+        return Err(Refusal::DiskLow);
+    }
+    let mut slot = desk.incoming.lock().await;
+    let from_here = |incoming: &mut Incoming| {
+        let announced = incoming.announced();
+        announced.sender == envelope.from_incarnation && announced.sequence == head.sequence
+    };
+    let Some(mut incoming) = slot.take_if(from_here) else {
+        return Ok(Reply(Progress::Unannounced));
+    };
+    if incoming.received() != head.offset {
+        let offset = slot.insert(incoming).received();
+        return Ok(Reply(Progress::At { offset }));
+    }
+    // A write that fails loses what was received: the next announcement begins again.
+    let written = tokio::task::spawn_blocking(move || {
+        incoming.write_at(head.offset, &contents).map(|()| incoming)
+    });
+    let incoming = joined(written.await)?.map_err(disk_refusal)?;
+    let offset = slot.insert(incoming).received();
+    Ok(Reply(Progress::At { offset }))
+}
+
+async fn install<S: StateMachine>(
+    State(desk): Shared<S>,
+    message: Bytes,
+) -> Handled<Reply<VoteV1>> {
+    let (envelope, body) = desk.read::<Announcement>("the installation of a snapshot", message)?;
+    let vote = Vote::from(body.vote);
+    if let Some(mine) = desk.higher_vote(&vote) {
+        return Ok(Reply((&mine).into()));
+    }
+    let announced = body.announced(&envelope)?;
+    if desk.has_applied(&announced.meta) {
+        return Ok(Reply((&vote).into()));
+    }
+    let complete =
+        |incoming: &mut Incoming| *incoming.announced() == announced && incoming.is_complete();
+    let Some(incoming) = desk.incoming.lock().await.take_if(complete) else {
+        return Err(Refusal::Rule("it does not have that snapshot".into()));
+    };
+    let stored = tokio::task::spawn_blocking(move || incoming.into_stored());
+    let stored = joined(stored.await)?.map_err(disk_refusal)?;
+    let snapshot = Snapshot {
+        meta: announced.meta,
+        snapshot: stored,
+    };
+    let response = desk.raft.install_full_snapshot(vote, snapshot).await?;
+    Ok(Reply((&response.vote).into()))
+}
+
+fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Handled<T> {
+    result.map_err(|panic| Refusal::Stopping(panic.to_string()))
+}
+
+/// Receiving a snapshot is no promise to anybody: an error is the sender's to retry, not the end of this node.
+fn disk_refusal(e: std::io::Error) -> Refusal {
+    Refusal::Rule(format!("it cannot keep the snapshot: {e}"))
+}

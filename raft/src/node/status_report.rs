@@ -1,0 +1,117 @@
+//! A node's view of itself and its cluster, put together from openraft's metrics.
+
+use std::collections::BTreeMap;
+
+use openraft::metrics::RaftMetrics;
+use openraft::{Instant as _, LogIdOptionExt, ServerState};
+
+use crate::apply::applier::Applied;
+use crate::leadership::role::Standing;
+use crate::protocol::identity::Identity;
+use crate::status::{NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status};
+use crate::storage::disk_space::Rooms;
+use crate::types::Config;
+
+/// Everything [`status`] looks at.
+pub(crate) struct Sources<'a> {
+    pub metrics: RaftMetrics<Config>,
+    pub identity: &'a Identity,
+    pub rooms: &'a Rooms,
+    pub standing: Standing,
+    pub applied: Applied,
+    pub lease: std::time::Duration,
+    pub failed: Option<String>,
+    pub transfers: BTreeMap<u64, SnapshotTransfer>,
+}
+
+pub(crate) fn status(sources: Sources<'_>) -> Status {
+    let Sources {
+        metrics,
+        identity,
+        rooms,
+        standing,
+        applied,
+        lease,
+        failed,
+        transfers,
+    } = sources;
+    let leading = metrics.state == ServerState::Leader;
+    let leader = match &standing {
+        Standing::Leading { .. } => Some(identity.node_id),
+        Standing::Following { leader, .. } => Some(*leader),
+        Standing::Elected { .. } | Standing::Unknown { .. } => None,
+    };
+    let membership = metrics.membership_config.membership();
+    let voters: Vec<u64> = membership.voter_ids().collect();
+    let nodes = membership
+        .nodes()
+        .map(|(&id, member)| {
+            let mine = id == identity.node_id;
+            let heard = || {
+                metrics
+                    .heartbeat
+                    .as_ref()
+                    .and_then(|h| h.get(&id).copied().flatten())
+            };
+            let silent =
+                leading && !mine && heard().is_none_or(|at| at.into_inner().elapsed() > lease);
+            NodeStatus {
+                id,
+                addr: member.addr.clone(),
+                role: if voters.contains(&id) {
+                    PeerRole::Voter
+                } else {
+                    PeerRole::Learner
+                },
+                state: if leader == Some(id) {
+                    PeerState::Leader
+                } else if silent {
+                    PeerState::Unreachable
+                } else {
+                    PeerState::Follower
+                },
+                matched: if mine && leading {
+                    metrics.last_log_index
+                } else {
+                    metrics
+                        .replication
+                        .as_ref()
+                        .and_then(|r| r.get(&id).copied().flatten())
+                        .map(|id| id.index)
+                },
+                applied: mine.then_some(applied.index),
+                snapshot: transfers.get(&id).copied(),
+                disk: rooms.status(id),
+            }
+        })
+        .collect();
+    let alone = voters.as_slice() == [identity.node_id];
+    let quorum_ack_age_ms = match metrics.last_quorum_acked {
+        _ if !leading => None,
+        _ if alone => Some(0),
+        acked => {
+            acked.map(|at| u64::try_from(at.into_inner().elapsed().as_millis()).unwrap_or(u64::MAX))
+        }
+    };
+    let failed = failed.or_else(|| {
+        metrics
+            .running_state
+            .as_ref()
+            .err()
+            .map(ToString::to_string)
+    });
+    Status {
+        cluster_id: identity.cluster().map(|id| id.to_string()),
+        node_id: identity.node_id,
+        leader,
+        term: metrics.current_term,
+        last_log_index: metrics.last_log_index.unwrap_or(0),
+        commit_index: metrics.local_committed.index().unwrap_or(0),
+        applied_index: applied.index,
+        snapshot_index: metrics.snapshot.index().unwrap_or(0),
+        purged_index: metrics.purged.index().unwrap_or(0),
+        quorum_ack_age_ms,
+        nodes,
+        failed,
+    }
+}

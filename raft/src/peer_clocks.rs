@@ -1,0 +1,77 @@
+//! The other nodes' wall clocks, each kept against this node's monotonic clock, which no step of a wall clock touches.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+/// Answers are believed for so long; monotonic clocks drift apart by less than a second a day.
+const BELIEVED: Duration = Duration::from_secs(600);
+
+/// The other nodes' wall clocks, as far as they are known.
+#[derive(Debug, Default)]
+pub struct PeerClocks {
+    heard: Mutex<BTreeMap<u64, Heard>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    wall_us: u64,
+    at: Instant,
+}
+
+impl PeerClocks {
+    /// What each of the other nodes' clocks says at `now`, Unix µs, by node.
+    pub fn read(&self, now: Instant) -> BTreeMap<u64, u64> {
+        let heard = self.heard.lock();
+        let present = heard.iter().filter_map(|(id, heard)| {
+            let passed = now.saturating_duration_since(heard.at);
+            let passed_us = u64::try_from(passed.as_micros()).ok()?;
+            (passed <= BELIEVED).then(|| (*id, heard.wall_us.saturating_add(passed_us)))
+        });
+        present.collect()
+    }
+
+    /// Node `id` said at `at` that it is `wall_us`.
+    pub fn note(&self, id: u64, wall_us: u64, at: Instant) {
+        self.heard.lock().insert(id, Heard { wall_us, at });
+    }
+
+    pub(crate) fn keep(&self, members: &[u64]) {
+        self.heard.lock().retain(|id, _| members.contains(id));
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.heard.lock().len()
+    }
+}
+
+/// This node's wall clock, Unix µs; 0 before 1970.
+pub fn wall_us() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_heard_goes_on_and_is_forgotten_in_time() {
+        let clocks = PeerClocks::default();
+        let at = Instant::now();
+        clocks.note(2, 1_000_000, at);
+        clocks.note(3, 5_000_000, at + Duration::from_secs(1));
+        let later = at + Duration::from_secs(3);
+        assert_eq!(
+            clocks.read(later),
+            BTreeMap::from([(2, 4_000_000), (3, 7_000_000)])
+        );
+        assert!(clocks.read(at + BELIEVED * 2).is_empty());
+        clocks.keep(&[3]);
+        assert_eq!(clocks.read(later).len(), 1);
+    }
+}

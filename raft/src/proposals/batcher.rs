@@ -1,0 +1,378 @@
+//! Proposals: many callers, one entry.
+//!
+//! One task takes waiting proposals from a bounded queue and sends them as one entry. While as many entries are in flight
+//! as are allowed, the queue fills and the next entry grows: batches form by themselves, and a lone proposal waits for
+//! nobody. Each entry is fenced with the term in which this node leads, so an entry is never written under a leadership
+//! other than the one its proposals were accepted in.
+//!
+//! What leases hang on (the leader's own decisions, and what workers report) has a queue of its own and goes first, so that
+//! no flood of other proposals keeps it waiting; a part of each entry is left to the others.
+//!
+//! What is told is exact: *not done* only when the entry was certainly not appended; everything else is *unknown*.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use crate::config::Limits;
+use crate::error::ProposeError;
+use crate::fatal::Failure;
+use crate::leadership::role::Standing;
+use crate::metrics::Measures;
+use crate::proposals::committed::Committed;
+use crate::proposals::entry_writer::EntryWriter;
+use crate::proposals::piggyback::Riders;
+use crate::protocol::entry_format::{COMMAND_OVERHEAD_BYTES, encode_commands};
+use crate::state_machine::StateMachine;
+use crate::storage::disk_space::Rooms;
+
+/// The leader's clock, Unix ms.
+pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+type Outcome<R> = Result<Committed<R>, ProposeError>;
+
+/// How long a caller waits beyond its deadline for the exact answer that the batcher gives at the deadline.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// How something is proposed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Manner {
+    /// Only under this leadership.
+    pub term: Option<u64>,
+    /// Before those that are not.
+    pub first: bool,
+    /// Its entry may take a rider along.
+    pub invites: bool,
+}
+
+struct Proposal<R> {
+    command: Bytes,
+    manner: Manner,
+    since: Instant,
+    deadline: Instant,
+    outcome: oneshot::Sender<Outcome<R>>,
+    /// Its share of the queue's bytes.
+    _bytes: OwnedSemaphorePermit,
+}
+
+impl<R> Proposal<R> {
+    fn end(self, outcome: Outcome<R>) {
+        // A caller that has gone away is not interested.
+        let _ = self.outcome.send(outcome);
+    }
+}
+
+/// In parts of 4, how much of an entry proposals that go first may fill while others wait.
+const FIRST_PARTS: usize = 3;
+
+/// The way in.
+pub(crate) struct Proposer<R> {
+    queue: mpsc::Sender<Proposal<R>>,
+    /// For those that go first.
+    first: mpsc::Sender<Proposal<R>>,
+    bytes: Arc<Semaphore>,
+    standing: watch::Receiver<Standing>,
+    failure: Failure,
+    rooms: Arc<Rooms>,
+    limits: Limits,
+    measures: Arc<Measures>,
+}
+
+impl<R: Send + 'static> Proposer<R> {
+    pub(crate) async fn propose(&self, manner: Manner, command: Bytes) -> Outcome<R> {
+        let open = self.measures.proposal();
+        let outcome = self.take(manner, command).await;
+        drop(open);
+        if let Err(error) = &outcome {
+            self.measures.refused(error.into());
+        }
+        outcome
+    }
+
+    async fn take(&self, manner: Manner, command: Bytes) -> Outcome<R> {
+        if let Some(reason) = self.failure.get() {
+            return Err(ProposeError::StorageFailed(reason));
+        }
+        if command.len() > self.limits.command_bytes_max {
+            return Err(ProposeError::TooLarge {
+                bytes: command.len(),
+                bytes_max: self.limits.command_bytes_max,
+            });
+        }
+        {
+            let standing = self.standing.borrow();
+            match standing.own_term() {
+                Some(own)
+                    if manner.term.is_none_or(|term| term == own)
+                        || mutated!(DecisionsNotFenced) => {}
+                Some(_) | None => {
+                    return Err(ProposeError::NotLeader {
+                        leader: standing.leader(),
+                    });
+                }
+            }
+        }
+        if let Some(why) = self.rooms.refusal(command.len()) {
+            return Err(ProposeError::DiskLow(why));
+        }
+        let share = u32::try_from(command.len() + COMMAND_OVERHEAD_BYTES).unwrap_or(u32::MAX);
+        let Ok(bytes) = Arc::clone(&self.bytes).try_acquire_many_owned(share) else {
+            return Err(ProposeError::Overloaded);
+        };
+        let timeout = Duration::from_millis(self.limits.propose_timeout_ms);
+        let since = Instant::now();
+        let deadline = since + timeout;
+        let (outcome, told) = oneshot::channel();
+        let queue = match manner.first {
+            true => &self.first,
+            false => &self.queue,
+        };
+        match queue.try_send(Proposal {
+            command,
+            manner,
+            since,
+            deadline,
+            outcome,
+            _bytes: bytes,
+        }) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => return Err(ProposeError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(ProposeError::ShuttingDown),
+        }
+        match tokio::time::timeout(timeout + GRACE, told).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(ProposeError::Unknown(
+                "the node stopped while the proposal was in flight".into(),
+            )),
+            Err(_) => Err(ProposeError::Unknown(format!(
+                "no outcome within {} ms",
+                timeout.as_millis()
+            ))),
+        }
+    }
+}
+
+/// The proposals of one entry, and the one that did not fit.
+type Gathered<R> = (Vec<Proposal<R>>, Option<Proposal<R>>);
+
+/// The task behind [`Proposer`].
+pub(crate) struct Batcher<S: StateMachine> {
+    queue: mpsc::Receiver<Proposal<S::Reply>>,
+    first: mpsc::Receiver<Proposal<S::Reply>>,
+    entry: EntryWriter<S>,
+    in_flight: Arc<Semaphore>,
+    rooms: Arc<Rooms>,
+    clock: Clock,
+    limits: Limits,
+    stopping: watch::Receiver<bool>,
+    measures: Arc<Measures>,
+    riders: Arc<Riders<S::Reply>>,
+}
+
+/// Makes the two ends.
+pub(crate) fn proposals<S: StateMachine>(
+    entry: EntryWriter<S>,
+    stopping: watch::Receiver<bool>,
+    clock: Clock,
+    limits: &Limits,
+    measures: Arc<Measures>,
+    rooms: Arc<Rooms>,
+    riders: Arc<Riders<S::Reply>>,
+) -> (Proposer<S::Reply>, Batcher<S>) {
+    let (queue_tx, queue) = mpsc::channel(limits.queue_commands_max);
+    let (first_tx, first) = mpsc::channel(limits.queue_commands_max);
+    let proposer = Proposer {
+        queue: queue_tx,
+        first: first_tx,
+        bytes: Arc::new(Semaphore::new(
+            limits.queue_bytes_max.min(Semaphore::MAX_PERMITS),
+        )),
+        standing: entry.standing.clone(),
+        failure: entry.failure.clone(),
+        rooms: Arc::clone(&rooms),
+        limits: limits.clone(),
+        measures: Arc::clone(&measures),
+    };
+    let batcher = Batcher {
+        queue,
+        first,
+        entry,
+        in_flight: Arc::new(Semaphore::new(limits.entries_in_flight_max)),
+        rooms,
+        clock,
+        limits: limits.clone(),
+        stopping,
+        measures,
+        riders,
+    };
+    (proposer, batcher)
+}
+
+impl<S: StateMachine> Batcher<S> {
+    pub(crate) async fn run(mut self) {
+        let mut left_over = None;
+        loop {
+            let first = match left_over.take() {
+                Some(proposal) => proposal,
+                None => tokio::select! {
+                    biased;
+                    _ = self.stopping.wait_for(|stopping| *stopping) => break,
+                    proposal = self.first.recv() => match proposal {
+                        Some(proposal) => proposal,
+                        None => return,
+                    },
+                    proposal = self.queue.recv() => match proposal {
+                        Some(proposal) => proposal,
+                        None => return,
+                    },
+                },
+            };
+            let slot = tokio::select! {
+                slot = Arc::clone(&self.in_flight).acquire_owned() => slot.expect("the semaphore is never closed"),
+                // It waited for others all along and was not sent.
+                () = tokio::time::sleep_until(first.deadline.into()) => {
+                    first.end(Err(ProposeError::Overloaded));
+                    continue;
+                }
+                _ = self.stopping.wait_for(|stopping| *stopping) => {
+                    first.end(Err(ProposeError::ShuttingDown));
+                    break;
+                }
+            };
+            let term = match self.entry.confirmed_term(first.deadline).await {
+                Ok(term) => term,
+                Err(e) => {
+                    first.end(Err(e));
+                    continue;
+                }
+            };
+            let (batch, next) = self.gather(first, term);
+            left_over = next;
+            if batch.is_empty() {
+                continue;
+            }
+            self.send(batch, term, slot);
+        }
+        for queue in [&mut self.first, &mut self.queue] {
+            queue.close();
+            while let Ok(proposal) = queue.try_recv() {
+                proposal.end(Err(ProposeError::ShuttingDown));
+            }
+        }
+    }
+
+    /// All that waits and fits, and the first that did not fit.
+    fn gather(&mut self, first: Proposal<S::Reply>, term: u64) -> Gathered<S::Reply> {
+        let now = Instant::now();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let mut candidate = Some(first);
+        while let Some(proposal) = candidate.take().or_else(|| {
+            let commands = batch.len() * 4 / self.limits.batch_commands_max;
+            let filled = commands.max(bytes * 4 / self.limits.batch_bytes_max);
+            self.next(filled < FIRST_PARTS)
+        }) {
+            if proposal.outcome.is_closed() {
+                continue;
+            }
+            if proposal.manner.term.is_some_and(|wanted| wanted != term)
+                && !mutated!(DecisionsNotFenced)
+            {
+                proposal.end(Err(ProposeError::NotLeader { leader: None }));
+                continue;
+            }
+            if proposal.deadline <= now {
+                proposal.end(Err(ProposeError::Overloaded));
+                continue;
+            }
+            // Asked once more: it may have waited for long.
+            if let Some(why) = self.rooms.refusal(proposal.command.len()) {
+                proposal.end(Err(ProposeError::DiskLow(why)));
+                continue;
+            }
+            let size = proposal.command.len() + COMMAND_OVERHEAD_BYTES;
+            if !batch.is_empty() && bytes + size > self.limits.batch_bytes_max {
+                return (batch, Some(proposal));
+            }
+            bytes += size;
+            batch.push(proposal);
+            if batch.len() >= self.limits.batch_commands_max {
+                break;
+            }
+        }
+        (batch, None)
+    }
+
+    /// The next that waits. Once those that go first have had their part of an entry, one of the others.
+    fn next(&mut self, first: bool) -> Option<Proposal<S::Reply>> {
+        let (before, after) = match first {
+            true => (&mut self.first, &mut self.queue),
+            false => (&mut self.queue, &mut self.first),
+        };
+        before.try_recv().or_else(|_| after.try_recv()).ok()
+    }
+
+    fn send(&self, batch: Vec<Proposal<S::Reply>>, term: u64, slot: OwnedSemaphorePermit) {
+        let deadline = batch
+            .iter()
+            .map(|p| p.deadline)
+            .max()
+            .expect("the batch is not empty");
+        let mut commands = Vec::with_capacity(batch.len());
+        let mut outcomes = Vec::with_capacity(batch.len());
+        let begun = Instant::now();
+        let invites = batch.iter().any(|proposal| proposal.manner.invites);
+        for proposal in batch {
+            let waited = begun.saturating_duration_since(proposal.since);
+            self.measures.proposal_wait.observe_time(waited);
+            commands.push(proposal.command);
+            outcomes.push(proposal.outcome);
+        }
+        // What fills an entry has more behind it, and the leader decides for all of that together.
+        let has_room = commands.len() < self.limits.batch_commands_max;
+        if invites
+            && has_room
+            && let Some(rider) = self.riders.of_entry(term)
+        {
+            commands.push(rider.command);
+            outcomes.push(rider.outcome);
+        }
+        let encoded = encode_commands((self.clock)(), &commands);
+        let measures = Arc::clone(&self.measures);
+        measures.entry_commands.observe(commands.len() as u64);
+        measures.entry_bytes.observe(encoded.encoded.len() as u64);
+        let entry = self.entry.clone();
+        tokio::spawn(async move {
+            let result = entry.clone().write(encoded, term, deadline).await;
+            drop(slot);
+            if result.is_ok() {
+                measures.commit.observe_time(begun.elapsed());
+            }
+            match result {
+                Ok((index, replies)) if replies.len() == outcomes.len() => {
+                    for (outcome, reply) in outcomes.into_iter().zip(replies) {
+                        let _ = outcome.send(Ok(Committed { index, reply }));
+                    }
+                }
+                Ok((index, replies)) => {
+                    let text = format!(
+                        "the state machine gave {} replies to the {} commands of entry {index}",
+                        replies.len(),
+                        outcomes.len()
+                    );
+                    entry.failure.set(text.clone());
+                    for outcome in outcomes {
+                        let _ = outcome.send(Err(ProposeError::Unknown(text.clone())));
+                    }
+                }
+                Err(e) => {
+                    for outcome in outcomes {
+                        let _ = outcome.send(Err(e.clone()));
+                    }
+                }
+            }
+        });
+    }
+}

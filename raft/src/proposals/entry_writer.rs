@@ -1,0 +1,158 @@
+//! One entry, from the batcher to its outcome.
+//!
+//! An entry is fenced with the term it is written in. What is told is exact: *not done* only when the entry was certainly
+//! not appended; everything else is *unknown*.
+
+use std::time::{Duration, Instant};
+
+use openraft::error::{ClientWriteError, Fatal, ForwardReason};
+use openraft::impls::ProgressResponder;
+use tokio::sync::watch;
+
+use crate::apply::applier::Raft;
+use crate::error::ProposeError;
+use crate::fatal::Failure;
+use crate::leadership::role::Standing;
+use crate::state_machine::StateMachine;
+use crate::types::{Batch, Config};
+
+/// How long to wait before trying again an entry that a leader without a fresh quorum refused.
+const LEASE_RETRY: Duration = Duration::from_millis(5);
+
+/// Writes one entry and waits for what becomes of it.
+pub(crate) struct EntryWriter<S: StateMachine> {
+    pub raft: Raft<S>,
+    pub standing: watch::Receiver<Standing>,
+    pub failure: Failure,
+    pub lease: Duration,
+}
+
+impl<S: StateMachine> Clone for EntryWriter<S> {
+    fn clone(&self) -> Self {
+        EntryWriter {
+            raft: self.raft.clone(),
+            standing: self.standing.clone(),
+            failure: self.failure.clone(),
+            lease: self.lease,
+        }
+    }
+}
+
+impl<S: StateMachine> EntryWriter<S> {
+    /// The term this node leads in. One that was elected a moment ago is waited for: its first entry is on the way.
+    pub(crate) async fn confirmed_term(&mut self, deadline: Instant) -> Result<u64, ProposeError> {
+        let settled = self
+            .standing
+            .wait_for(|standing| !matches!(standing, Standing::Elected { .. }));
+        match tokio::time::timeout_at(deadline.into(), settled).await {
+            Ok(Ok(standing)) => match &*standing {
+                Standing::Leading { term, .. } => Ok(*term),
+                other => Err(ProposeError::NotLeader {
+                    leader: other.leader(),
+                }),
+            },
+            Ok(Err(_)) => Err(ProposeError::ShuttingDown),
+            Err(_) => Err(ProposeError::NotLeader { leader: None }),
+        }
+    }
+
+    /// Has the entry appended in `term`, committed and applied, or says what became of it.
+    pub(crate) async fn write(
+        mut self,
+        batch: Batch,
+        term: u64,
+        deadline: Instant,
+    ) -> Result<(u64, Vec<S::Reply>), ProposeError> {
+        loop {
+            let (responder, told) = ProgressResponder::complete_only();
+            self.raft
+                .write(batch.clone())
+                .with_leader(term)
+                .responder(responder)
+                .await
+                .map_err(|e| self.fatal(&e))?;
+            let response = tokio::select! {
+                response = told => response,
+                () = self.outlive(term) => {
+                    return Err(ProposeError::Unknown("leadership was lost while the entry was in flight".into()));
+                }
+            };
+            let error = match response {
+                Ok(Ok(response)) => {
+                    let index = response.log_id.index;
+                    return match response.data.take::<S::Reply>() {
+                        Some(replies) => Ok((index, replies)),
+                        None => Err(ProposeError::Unknown(format!(
+                            "entry {index} was applied without replies"
+                        ))),
+                    };
+                }
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    return Err(match self.failure.get() {
+                        Some(reason) => ProposeError::StorageFailed(reason),
+                        None => ProposeError::Unknown(
+                            "the node stopped while the entry was in flight".into(),
+                        ),
+                    });
+                }
+            };
+            match error {
+                // Refused before it was appended: no quorum has answered this leader lately. One that was just elected
+                // gets its first answer within a round trip; one that is cut off, perhaps never.
+                ClientWriteError::ForwardToLeader(f) if f.reason == ForwardReason::LeaseExpired => {
+                    let leads = self.standing.borrow().own_term() == Some(term);
+                    if !leads || Instant::now() + LEASE_RETRY >= deadline {
+                        return Err(ProposeError::NotLeader {
+                            leader: self.standing.borrow().leader(),
+                        });
+                    }
+                    tokio::time::sleep(LEASE_RETRY).await;
+                }
+                ClientWriteError::ForwardToLeader(f) => {
+                    let leader = match f.reason {
+                        ForwardReason::NotLeader => {
+                            f.leader_id.zip(f.leader_node.map(|member| member.addr))
+                        }
+                        // The target of a transfer does not lead yet.
+                        ForwardReason::LeadershipTransfer | ForwardReason::LeaseExpired => None,
+                    };
+                    return Err(ProposeError::NotLeader { leader });
+                }
+                discarded @ ClientWriteError::LogEntryDiscarded(_) => {
+                    return Err(ProposeError::Unknown(discarded.to_string()));
+                }
+                // Only membership changes and conditional writes meet these.
+                other @ (ClientWriteError::ChangeMembershipError(_)
+                | ClientWriteError::PreconditionFailed(_)) => {
+                    return Err(ProposeError::Unknown(other.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Ends when this node has not led in `term` for the length of a lease: by then openraft has told what it knows.
+    async fn outlive(&mut self, term: u64) {
+        let lost = self
+            .standing
+            .wait_for(|standing| standing.own_term() != Some(term))
+            .await
+            .is_ok();
+        if lost {
+            tokio::time::sleep(self.lease).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// openraft has stopped; nothing was handed over.
+    fn fatal(&self, e: &Fatal<Config>) -> ProposeError {
+        match (self.failure.get(), e) {
+            (Some(reason), _) => ProposeError::StorageFailed(reason),
+            (None, Fatal::Stopped) => ProposeError::ShuttingDown,
+            (None, Fatal::StorageError(_) | Fatal::Panicked) => {
+                ProposeError::StorageFailed(e.to_string())
+            }
+        }
+    }
+}

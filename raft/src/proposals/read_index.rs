@@ -1,0 +1,177 @@
+//! Linearizable reads: one round of confirmation for all who wait.
+//!
+//! A round asks a quorum whether this node still leads and takes the commit index from before that question (ReadIndex);
+//! when that index is applied here, whatever is read is at least as new as the moment each caller asked. Callers that come
+//! while a round is under way wait for the next one: the running round may have begun before they asked.
+
+use std::time::{Duration, Instant};
+
+use openraft::error::{Fatal, LinearizableReadError, RaftError};
+use openraft::{LinearizerOption, ReadPolicy};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::apply::applier::{Applied, Raft};
+use crate::error::ReadError;
+use crate::fatal::Failure;
+use crate::leadership::role::Standing;
+use crate::state_machine::StateMachine;
+use crate::types::Config;
+
+type Answer = Result<u64, ReadError>;
+
+/// How long a caller waits beyond the round's own limits before it takes the barrier for stuck.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// The way in.
+pub(crate) struct Barrier {
+    queue: mpsc::Sender<oneshot::Sender<Answer>>,
+    standing: watch::Receiver<Standing>,
+    timeout: Duration,
+}
+
+impl Barrier {
+    pub(crate) async fn pass(&self) -> Answer {
+        {
+            let standing = self.standing.borrow();
+            if standing.own_term().is_none() {
+                return Err(ReadError::NotLeader {
+                    leader: standing.leader(),
+                });
+            }
+        }
+        let (tx, rx) = oneshot::channel();
+        // A full queue is one round away from being empty: wait for room, within the deadline.
+        let asked = async {
+            self.queue
+                .send(tx)
+                .await
+                .map_err(|_| ReadError::ShuttingDown)?;
+            rx.await.unwrap_or(Err(ReadError::ShuttingDown))
+        };
+        tokio::time::timeout(self.timeout + GRACE, asked)
+            .await
+            .unwrap_or(Err(ReadError::NoQuorum))
+    }
+}
+
+/// The task behind [`Barrier`].
+pub(crate) struct Rounds<S: StateMachine> {
+    queue: mpsc::Receiver<oneshot::Sender<Answer>>,
+    raft: Raft<S>,
+    applied: watch::Receiver<Applied>,
+    standing: watch::Receiver<Standing>,
+    failure: Failure,
+    lease: Duration,
+    timeout: Duration,
+    queue_max: usize,
+}
+
+pub(crate) fn barrier<S: StateMachine>(
+    raft: Raft<S>,
+    applied: watch::Receiver<Applied>,
+    standing: watch::Receiver<Standing>,
+    failure: Failure,
+    lease: Duration,
+    timeout: Duration,
+    queue_max: usize,
+) -> (Barrier, Rounds<S>) {
+    let (tx, rx) = mpsc::channel(queue_max);
+    let barrier = Barrier {
+        queue: tx,
+        standing: standing.clone(),
+        timeout,
+    };
+    (
+        barrier,
+        Rounds {
+            queue: rx,
+            raft,
+            applied,
+            standing,
+            failure,
+            lease,
+            timeout,
+            queue_max,
+        },
+    )
+}
+
+impl<S: StateMachine> Rounds<S> {
+    pub(crate) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+        let mut waiting = Vec::new();
+        loop {
+            tokio::select! {
+                count = self.queue.recv_many(&mut waiting, self.queue_max) => if count == 0 { return },
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+            waiting.retain(|caller| !caller.is_closed());
+            if waiting.is_empty() {
+                continue;
+            }
+            let answer = tokio::select! {
+                answer = self.round() => answer,
+                _ = stopping.wait_for(|stopping| *stopping) => Err(ReadError::ShuttingDown),
+            };
+            for caller in waiting.drain(..) {
+                // A caller that has gone away is not interested.
+                let _ = caller.send(answer.clone());
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Answer {
+        if mutated!(LocalRead) {
+            return Ok(self.applied.borrow().index);
+        }
+        let deadline = Instant::now() + self.timeout;
+        let index = {
+            // Waiting longer than a lease for one quorum is pointless: by then another leader may have been elected.
+            let option = LinearizerOption::from(ReadPolicy::ReadIndex)
+                .with_wait_timeout(self.lease.min(self.timeout));
+            match self.raft.get_read_log_id(option).await {
+                Ok((read, _)) => read.index(),
+                Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                    return Err(ReadError::NoQuorum);
+                }
+                Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(f))) => {
+                    let leader = f.leader_id.zip(f.leader_node.map(|member| member.addr));
+                    let leader = leader.or_else(|| self.standing.borrow().leader());
+                    return Err(ReadError::NotLeader { leader });
+                }
+                Err(RaftError::Fatal(e)) => return Err(self.fatal(&e)),
+            }
+        };
+        if mutated!(ReadBeforeApplied) {
+            return Ok(index);
+        }
+        wait_applied(&mut self.applied, index, deadline).await
+    }
+
+    fn fatal(&self, e: &Fatal<Config>) -> ReadError {
+        match (self.failure.get(), e) {
+            (Some(reason), _) => ReadError::StorageFailed(reason),
+            (None, Fatal::Stopped) => ReadError::ShuttingDown,
+            (None, Fatal::StorageError(_) | Fatal::Panicked) => {
+                ReadError::StorageFailed(e.to_string())
+            }
+        }
+    }
+}
+
+/// Waits until `index` is applied; gives what is applied then.
+pub(crate) async fn wait_applied(
+    applied: &mut watch::Receiver<Applied>,
+    index: u64,
+    deadline: Instant,
+) -> Answer {
+    match tokio::time::timeout_at(
+        deadline.into(),
+        applied.wait_for(|applied| applied.index >= index),
+    )
+    .await
+    {
+        Ok(Ok(applied)) => Ok(applied.index),
+        Ok(Err(_)) => Err(ReadError::ShuttingDown),
+        Err(_) => Err(ReadError::NoQuorum),
+    }
+}

@@ -1,0 +1,430 @@
+//! What nodes say to each other, byte for byte.
+//!
+//! Every message is a frame: the version, the [`Envelope`] that says who speaks to whom in which cluster, then the body.
+//! Bodies are postcard of the structs below (fields are only appended, enum variants too), except that the entries of an
+//! append follow their list as raw payloads: they were encoded once by the leader and are neither copied into nor out of
+//! another encoding.
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::collections::BTreeSet;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::leadership::change_reason::{Cause, HandOverReason};
+use crate::protocol::entry_format;
+use crate::protocol::entry_format::{DecodeError, MembershipV1};
+use crate::types::{Config, Entry, LogId, SnapshotMeta, StoredMembership, Vote, log_id};
+
+const VERSION: u8 = 1;
+
+/// Who speaks to whom. A receiver that is not the one meant, or not in this cluster, refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Envelope {
+    /// Nil while no cluster is formed.
+    pub cluster: Uuid,
+    pub from: u64,
+    pub from_incarnation: Uuid,
+    pub to: u64,
+    /// Nil when the sender does not know it yet.
+    pub to_incarnation: Uuid,
+}
+
+/// Why a message was not handled. Sent with status 409.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("it belongs to cluster {mine}, not {yours}")]
+    OtherCluster { mine: Uuid, yours: Uuid },
+    #[error("it belongs to no cluster yet")]
+    NotFormed,
+    #[error("it is node {id}, not node {meant}")]
+    OtherNode { id: u64, meant: u64 },
+    #[error("it is node {id} on another data directory than the one the cluster knows")]
+    OtherIncarnation { id: u64, incarnation: Uuid },
+    #[error("it knows node {from} by another data directory")]
+    SenderReplaced { from: u64 },
+    #[error("it does not understand the message: {0}")]
+    Malformed(String),
+    #[error("it is stopping: {0}")]
+    Stopping(String),
+    #[error("{0}")]
+    Rule(String),
+    #[error("its disk has no room for more")]
+    DiskLow,
+}
+
+/// The head of a frame; the body follows.
+pub(crate) fn frame(envelope: &Envelope, body_bytes: usize) -> BytesMut {
+    let mut out = Vec::with_capacity(96 + body_bytes);
+    out.push(VERSION);
+    let out = postcard::to_extend(envelope, out).expect("an envelope can be encoded");
+    BytesMut::from(Bytes::from(out))
+}
+
+pub(crate) fn open_frame(mut bytes: Bytes) -> Result<(Envelope, Bytes), DecodeError> {
+    match bytes.first() {
+        Some(&VERSION) => {}
+        Some(other) => {
+            return Err(DecodeError::new(
+                "a peer's message",
+                format!(
+                    "it is in version {other} of what nodes say to each other, and this node speaks version {VERSION}: run \
+                     versions of triarch that go together on all nodes"
+                ),
+            ));
+        }
+        None => return Err(DecodeError::new("a peer's message", "it is empty")),
+    }
+    let (envelope, rest) = postcard::take_from_bytes::<Envelope>(&bytes[1..])
+        .map_err(|e| DecodeError::new("a peer's message", e.to_string()))?;
+    let head_bytes = bytes.len() - rest.len();
+    let body = bytes.split_off(head_bytes);
+    Ok((envelope, body))
+}
+
+pub(crate) fn put<T: Serialize>(out: &mut BytesMut, value: &T) {
+    // Postcard fails on sequences of unknown length and on a full buffer; our structs and this buffer have neither.
+    let encoded = postcard::to_stdvec(value).expect("a peer message can be encoded");
+    out.put_slice(&encoded);
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<T, DecodeError> {
+    postcard::from_bytes(bytes).map_err(|e| DecodeError::new(what, e.to_string()))
+}
+
+/// What follows the answers to appends, heartbeats and votes: how the node that answers is. One that says nothing of it
+/// is an older one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeNote {
+    /// Free on its disk.
+    pub free_bytes: u64,
+    pub disk: DiskNote,
+}
+
+/// What may be asked of a node's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum DiskNote {
+    /// Anything.
+    Ample,
+    /// No entries with commands.
+    Low,
+    /// Not even a vote.
+    Full,
+}
+
+/// An answer, and the note behind it.
+pub(crate) fn decode_noted<T: DeserializeOwned>(
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<(T, Option<NodeNote>), DecodeError> {
+    let (answer, rest) =
+        postcard::take_from_bytes(bytes).map_err(|e| DecodeError::new(what, e.to_string()))?;
+    if rest.is_empty() {
+        return Ok((answer, None));
+    }
+    Ok((answer, Some(decode(what, rest)?)))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VoteV1 {
+    term: u64,
+    node: u64,
+    committed: bool,
+}
+
+impl From<&Vote> for VoteV1 {
+    fn from(v: &Vote) -> Self {
+        VoteV1 {
+            term: v.leader_id.term,
+            node: v.leader_id.voted_for,
+            committed: v.committed,
+        }
+    }
+}
+
+impl From<VoteV1> for Vote {
+    fn from(v: VoteV1) -> Self {
+        if v.committed {
+            Vote::new_committed(v.term, v.node)
+        } else {
+            Vote::new(v.term, v.node)
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogIdV1 {
+    term: u64,
+    index: u64,
+}
+
+impl From<LogId> for LogIdV1 {
+    fn from(id: LogId) -> Self {
+        LogIdV1 {
+            term: id.leader_id.term,
+            index: id.index,
+        }
+    }
+}
+
+impl From<LogIdV1> for LogId {
+    fn from(id: LogIdV1) -> Self {
+        log_id(id.term, id.index)
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct AppendHead {
+    vote: VoteV1,
+    prev: Option<LogIdV1>,
+    commit: Option<LogIdV1>,
+    /// Ids and payload lengths; the payloads follow the head in this order.
+    entries: Vec<(LogIdV1, u32)>,
+}
+
+pub(crate) fn put_append(
+    out: &mut BytesMut,
+    rpc: &AppendEntriesRequest<Config>,
+) -> Result<(), DecodeError> {
+    let payloads: Vec<Bytes> = rpc
+        .entries
+        .iter()
+        .map(|e| entry_format::encode_payload(&e.payload))
+        .collect::<Result<_, _>>()?;
+    let mut entries = Vec::with_capacity(payloads.len());
+    for (e, payload) in rpc.entries.iter().zip(&payloads) {
+        let len = u32::try_from(payload.len())
+            .map_err(|_| DecodeError::new("an entry", "it exceeds 4 GiB"))?;
+        entries.push((LogIdV1::from(e.log_id), len));
+    }
+    let head = AppendHead {
+        vote: (&rpc.vote).into(),
+        prev: rpc.prev_log_id.map(Into::into),
+        commit: rpc.leader_commit.map(Into::into),
+        entries,
+    };
+    put(out, &head);
+    out.reserve(payloads.iter().map(Bytes::len).sum());
+    for payload in payloads {
+        out.put_slice(&payload);
+    }
+    Ok(())
+}
+
+/// Checks what openraft takes for granted: that the entries follow each other and the one before.
+pub(crate) fn open_append(body: Bytes) -> Result<AppendEntriesRequest<Config>, DecodeError> {
+    let bad = |why: &str| DecodeError::new("an append", why);
+    let (head, rest) = postcard::take_from_bytes::<AppendHead>(&body)
+        .map_err(|e| DecodeError::new("an append", e.to_string()))?;
+    let mut payloads = body.slice(body.len() - rest.len()..);
+    // Nothing comes after the last index there can be.
+    let mut next_index = head.prev.map_or(Some(0), |prev| prev.index.checked_add(1));
+    let mut entries = Vec::with_capacity(head.entries.len());
+    for (id, len) in head.entries {
+        let len = len as usize;
+        if len > payloads.len() {
+            return Err(bad("a payload is cut short"));
+        }
+        if next_index != Some(id.index) {
+            return Err(bad("the entries do not follow each other"));
+        }
+        next_index = id.index.checked_add(1);
+        entries.push(Entry {
+            log_id: id.into(),
+            payload: entry_format::decode_payload(payloads.split_to(len))?,
+        });
+    }
+    if !payloads.is_empty() {
+        return Err(bad("it is longer than its entries"));
+    }
+    let vote = Vote::from(head.vote);
+    if !vote.committed {
+        return Err(bad("its sender does not lead"));
+    }
+    Ok(AppendEntriesRequest {
+        vote,
+        prev_log_id: head.prev.map(Into::into),
+        entries,
+        leader_commit: head.commit.map(Into::into),
+    })
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum AppendReply {
+    Success,
+    Partial(Option<LogIdV1>),
+    Conflict,
+    HigherVote(VoteV1),
+}
+
+impl From<AppendEntriesResponse<Config>> for AppendReply {
+    fn from(r: AppendEntriesResponse<Config>) -> Self {
+        match r {
+            AppendEntriesResponse::Success => AppendReply::Success,
+            AppendEntriesResponse::PartialSuccess(id) => AppendReply::Partial(id.map(Into::into)),
+            AppendEntriesResponse::Conflict => AppendReply::Conflict,
+            AppendEntriesResponse::HigherVote(vote) => AppendReply::HigherVote((&vote).into()),
+        }
+    }
+}
+
+impl From<AppendReply> for AppendEntriesResponse<Config> {
+    fn from(r: AppendReply) -> Self {
+        match r {
+            AppendReply::Success => AppendEntriesResponse::Success,
+            AppendReply::Partial(id) => AppendEntriesResponse::PartialSuccess(id.map(Into::into)),
+            AppendReply::Conflict => AppendEntriesResponse::Conflict,
+            AppendReply::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote.into()),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VoteAsk {
+    vote: VoteV1,
+    last: Option<LogIdV1>,
+    pub transfer: bool,
+    /// Why the sender wants to lead; for operators only.
+    pub why: Cause,
+}
+
+impl VoteAsk {
+    pub(crate) fn new(r: &VoteRequest<Config>, why: Cause) -> Self {
+        VoteAsk {
+            vote: (&r.vote).into(),
+            last: r.last_log_id.map(Into::into),
+            transfer: r.leadership_transfer,
+            why,
+        }
+    }
+
+    /// The term that is campaigned for, and by whom.
+    pub(crate) fn campaign(&self) -> (u64, u64) {
+        let vote = Vote::from(self.vote);
+        (vote.leader_id.term, vote.leader_id.voted_for)
+    }
+}
+
+impl From<VoteAsk> for VoteRequest<Config> {
+    fn from(r: VoteAsk) -> Self {
+        let mut request = VoteRequest::new(r.vote.into(), r.last.map(Into::into));
+        request.leadership_transfer = r.transfer;
+        request
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VoteReply {
+    vote: VoteV1,
+    granted: bool,
+    last: Option<LogIdV1>,
+}
+
+impl From<&VoteResponse<Config>> for VoteReply {
+    fn from(r: &VoteResponse<Config>) -> Self {
+        VoteReply {
+            vote: (&r.vote).into(),
+            granted: r.vote_granted,
+            last: r.last_log_id.map(Into::into),
+        }
+    }
+}
+
+impl From<VoteReply> for VoteResponse<Config> {
+    fn from(r: VoteReply) -> Self {
+        VoteResponse::new(Vote::from(r.vote), r.last.map(Into::into), r.granted)
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TransferAsk {
+    from: VoteV1,
+    pub to: u64,
+    last: Option<LogIdV1>,
+    /// For operators only.
+    pub why: Option<HandOverReason>,
+}
+
+impl TransferAsk {
+    pub(crate) fn new(r: &TransferLeaderRequest<Config>, why: Option<HandOverReason>) -> Self {
+        TransferAsk {
+            from: r.from_leader().into(),
+            to: *r.to_node_id(),
+            last: r.last_log_id().map(|id| (*id).into()),
+            why,
+        }
+    }
+
+    /// The term that the sender leads in.
+    pub(crate) fn term(&self) -> u64 {
+        Vote::from(self.from).leader_id.term
+    }
+}
+
+impl From<TransferAsk> for TransferLeaderRequest<Config> {
+    fn from(r: TransferAsk) -> Self {
+        TransferLeaderRequest::new(r.from.into(), r.to, r.last.map(Into::into))
+    }
+}
+
+/// Why a transfer was not begun, or nothing.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum TransferReply {
+    Begun,
+    VoteChanged {
+        expected: VoteV1,
+        actual: VoteV1,
+    },
+    LogNotFlushed {
+        expected: Option<LogIdV1>,
+        actual: Option<LogIdV1>,
+    },
+}
+
+/// What a snapshot holds, in files and between nodes.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SnapshotMetaV1 {
+    last: Option<LogIdV1>,
+    membership_at: Option<LogIdV1>,
+    membership: MembershipV1,
+}
+
+impl From<&SnapshotMeta> for SnapshotMetaV1 {
+    fn from(m: &SnapshotMeta) -> Self {
+        SnapshotMetaV1 {
+            last: m.last_log_id.map(Into::into),
+            membership_at: m.last_membership.log_id().map(Into::into),
+            membership: m.last_membership.membership().into(),
+        }
+    }
+}
+
+/// What a snapshot's file says of it: where in the log it stands, and what of the cluster's past no later entry tells.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SnapshotHeadV1 {
+    pub meta: SnapshotMetaV1,
+    /// Every id that a node has had.
+    pub used_ids: BTreeSet<u64>,
+}
+
+impl SnapshotMetaV1 {
+    pub(crate) fn into_meta(self) -> Result<SnapshotMeta, DecodeError> {
+        Ok(SnapshotMeta {
+            last_log_id: self.last.map(Into::into),
+            last_membership: StoredMembership::new(
+                self.membership_at.map(Into::into),
+                self.membership.into_membership()?,
+            ),
+        })
+    }
+}

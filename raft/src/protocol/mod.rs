@@ -1,0 +1,9 @@
+//! Formats: log entries, messages between nodes, and the identity check that every message passes.
+//!
+//! # Invariants
+//!
+//! - Bytes of older versions stay readable: fields and variants are only appended, and each has a version.
+
+pub(crate) mod entry_format;
+pub(crate) mod identity;
+pub(crate) mod messages;

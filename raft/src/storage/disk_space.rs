@@ -1,0 +1,125 @@
+//! Room on the disks: this node's own, and the other nodes' as they tell it behind their answers.
+//!
+//! A node whose disk is low goes on voting, answering heartbeats and serving reads, but takes nothing large: a leader
+//! refuses proposals before they are in its log, a follower refuses entries with commands and so falls behind, alive. What
+//! has no commands in it (the first entry of a term, a change of the membership) is let through, so that a cluster
+//! whose disks are all low can still elect a leader, and be repaired by adding or removing nodes.
+//!
+//! What is kept here is only what was heard; the actions are in [`crate::tasks::disk_pressure`].
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use triarch_storage::{Space, SpaceLevel, SpaceSeen};
+
+use crate::protocol::messages::{DiskNote, NodeNote};
+use crate::status::DiskStatus;
+
+/// See the [module](self).
+pub(crate) struct Rooms {
+    space: Space,
+    node_id: u64,
+    /// A note older than this says nothing of now.
+    fresh_for: Duration,
+    peers: Mutex<BTreeMap<u64, Noted>>,
+    /// Why no quorum can take an entry, although this node's own disk could.
+    short: Mutex<Option<String>>,
+}
+
+struct Noted {
+    note: NodeNote,
+    at: Instant,
+}
+
+impl Rooms {
+    pub(crate) fn new(space: Space, node_id: u64, fresh_for: Duration) -> Self {
+        Rooms {
+            space,
+            node_id,
+            fresh_for,
+            peers: Mutex::default(),
+            short: Mutex::default(),
+        }
+    }
+
+    /// This node's own disk.
+    pub(crate) fn own(&self) -> SpaceSeen {
+        self.space.seen()
+    }
+
+    /// Whether this node's own log takes so many bytes of commands.
+    pub(crate) fn takes(&self, bytes: usize) -> bool {
+        self.space.takes(u64::try_from(bytes).unwrap_or(u64::MAX))
+    }
+
+    /// Why a proposal of so many bytes cannot be taken now, if so.
+    pub(crate) fn refusal(&self, bytes: usize) -> Option<String> {
+        if !self.takes(bytes) {
+            let seen = self.own();
+            return Some(format!(
+                "the disk of node {} has no room for it: {} MiB are free at {}, and below {} MiB nothing is written; \
+                 free some space there",
+                self.node_id,
+                seen.free_bytes >> 20,
+                self.space.directory().display(),
+                seen.low_bytes >> 20
+            ));
+        }
+        self.short.lock().clone()
+    }
+
+    /// Notes why no quorum can take an entry, or that one can.
+    pub(crate) fn set_short(&self, why: Option<String>) {
+        *self.short.lock() = why;
+    }
+
+    /// What this node says of itself.
+    pub(crate) fn note(&self) -> NodeNote {
+        let seen = self.own();
+        NodeNote {
+            free_bytes: seen.free_bytes,
+            disk: match seen.level {
+                SpaceLevel::Ample => DiskNote::Ample,
+                SpaceLevel::Low => DiskNote::Low,
+                SpaceLevel::Full => DiskNote::Full,
+            },
+        }
+    }
+
+    /// A peer said this of itself.
+    pub(crate) fn heard(&self, peer: u64, note: NodeNote) {
+        let at = Instant::now();
+        self.peers.lock().insert(peer, Noted { note, at });
+    }
+
+    /// What a peer said of itself a moment ago.
+    pub(crate) fn peer(&self, peer: u64) -> Option<NodeNote> {
+        self.peers
+            .lock()
+            .get(&peer)
+            .filter(|noted| noted.at.elapsed() <= self.fresh_for)
+            .map(|noted| noted.note)
+    }
+
+    /// Whether a peer said a moment ago that its disk is low.
+    pub(crate) fn peer_is_low(&self, peer: u64) -> bool {
+        self.peer(peer)
+            .is_some_and(|note| note.disk != DiskNote::Ample)
+    }
+
+    /// A node's disk, for operators: its own at any time, another's as far as it is known here.
+    pub(crate) fn status(&self, node: u64) -> Option<DiskStatus> {
+        if node == self.node_id {
+            let seen = self.own();
+            return Some(DiskStatus {
+                free_bytes: seen.free_bytes,
+                low: seen.level != SpaceLevel::Ample,
+            });
+        }
+        self.peer(node).map(|note| DiskStatus {
+            free_bytes: note.free_bytes,
+            low: note.disk != DiskNote::Ample,
+        })
+    }
+}

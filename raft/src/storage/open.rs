@@ -1,0 +1,225 @@
+//! What this node has on disk, opened once at start.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use triarch_storage::{
+    DataDir, LogMeasures, LogState, LogStore, SledLogOptions, Space, StorageError,
+};
+use uuid::Uuid;
+
+use crate::storage::snapshot_store::Snapshots;
+
+/// For messages: the files of a data directory that this module speaks of.
+const IDENTITY_NAME: &str = "identity.json";
+const SNAPSHOTS_NAME: &str = "snapshots";
+
+/// The data directory's identity, and the lock on it.
+pub(crate) struct Directory {
+    pub incarnation: Uuid,
+    /// Gone once released.
+    dir: Mutex<Option<DataDir>>,
+}
+
+impl Directory {
+    /// Durable when it returns.
+    pub(crate) fn set_cluster(&self, cluster: Uuid) -> Result<(), StorageError> {
+        match &*self.dir.lock() {
+            Some(dir) => dir.set_cluster(&cluster.to_string(), serde_json::Value::Null),
+            None => Err(StorageError::Stopped(
+                "the data directory was closed".into(),
+            )),
+        }
+    }
+
+    /// Notes, durably, why this directory must not be started from again.
+    pub(crate) fn condemn(&self, what: &str) -> Result<(), StorageError> {
+        match &*self.dir.lock() {
+            Some(dir) => dir.condemn(what),
+            None => Err(StorageError::Stopped(
+                "the data directory was closed".into(),
+            )),
+        }
+    }
+
+    /// Lets another process have the directory. The log must be closed before.
+    pub(crate) fn release(&self) {
+        *self.dir.lock() = None;
+    }
+}
+
+pub(crate) struct Disk {
+    pub directory: Arc<Directory>,
+    pub cluster: Option<Uuid>,
+    pub log: Arc<dyn LogStore>,
+    pub space: Space,
+    pub snapshots: Snapshots,
+    pub measures: Arc<LogMeasures>,
+}
+
+/// Opens and checks everything; a node with a damaged disk does not start.
+pub(crate) fn open(
+    path: &Path,
+    node_id: u64,
+    low_bytes: Option<u64>,
+) -> Result<Disk, StorageError> {
+    let dir = DataDir::open(path, node_id)?;
+    let identity = dir.identity();
+    let cluster = match identity.cluster {
+        None => None,
+        Some(known) => Some(Uuid::parse_str(&known.cluster_id).map_err(|e| {
+            let what = format!("the cluster id {:?} is none: {e}", known.cluster_id);
+            StorageError::damaged(&path.join(IDENTITY_NAME), what, node_id)
+        })?),
+    };
+    let options = SledLogOptions {
+        low_bytes,
+        ..SledLogOptions::default()
+    };
+    let measures = Arc::clone(&options.measures);
+    let log = dir.open_log(options)?;
+    let space = log.space();
+    let snapshots = Snapshots::new(dir.snapshots()?, space.clone());
+    check_together(path, node_id, cluster.is_some(), log.state(), &snapshots)?;
+    Ok(Disk {
+        directory: Arc::new(Directory {
+            incarnation: identity.incarnation,
+            dir: Mutex::new(Some(dir)),
+        }),
+        cluster,
+        log: Arc::new(log),
+        space,
+        snapshots,
+        measures,
+    })
+}
+
+/// Each part was found sound by itself; here, that they belong together: one of them may be lost, or of an earlier day.
+fn check_together(
+    path: &Path,
+    node_id: u64,
+    formed: bool,
+    log: LogState,
+    snapshots: &Snapshots,
+) -> Result<(), StorageError> {
+    if !formed && log.last.is_some() {
+        // A node writes its cluster's id before it takes part in it.
+        let what = "it names no cluster, and there is the log of one beside it";
+        return Err(StorageError::damaged(
+            &path.join(IDENTITY_NAME),
+            what,
+            node_id,
+        ));
+    }
+    let snapshot = snapshots
+        .current()
+        .map_err(|e| StorageError::damaged(&path.join(SNAPSHOTS_NAME), e.to_string(), node_id))?;
+    let upto = snapshot.and_then(|snapshot| snapshot.meta().last_log_id);
+    let upto = upto.map(|id| id.index);
+    let purged = log.purged.map(|purged| purged.index);
+    if purged > upto {
+        let begin = purged.map_or(0, |purged| purged + 1);
+        let there = match upto {
+            Some(upto) => format!("the one that is there ends with entry {upto}"),
+            None => "there is none".to_owned(),
+        };
+        let what = format!("the log begins with entry {begin}, after a snapshot, and {there}");
+        return Err(StorageError::damaged(
+            &path.join(SNAPSHOTS_NAME),
+            what,
+            node_id,
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::sync::mpsc::channel;
+
+    use bytes::Bytes;
+    use triarch_storage::{LogPosition, LogRecord};
+
+    use super::*;
+    use crate::types::{SnapshotMeta, log_id};
+
+    fn snapshot(disk: &Disk, upto: u64) {
+        let meta = SnapshotMeta {
+            last_log_id: Some(log_id(1, upto)),
+            ..SnapshotMeta::default()
+        };
+        disk.snapshots
+            .write(meta, BTreeSet::new(), |out| out.write_all(b"state"))
+            .unwrap();
+    }
+
+    /// A directory whose log begins with entry 6, after a snapshot.
+    fn written(path: &Path) {
+        let disk = open(path, 1, None).unwrap();
+        disk.directory.set_cluster(Uuid::from_u128(7)).unwrap();
+        let position = |index| LogPosition {
+            term: 1,
+            leader: 0,
+            index,
+        };
+        let records = (0..10).map(|index| LogRecord {
+            position: position(index),
+            payload: Bytes::from_static(b"entry"),
+        });
+        let (done, receiver) = channel();
+        let tell = move |result| drop(done.send(result));
+        disk.log
+            .append(records.collect(), Box::new(tell.clone()))
+            .unwrap();
+        snapshot(&disk, 2);
+        fs::copy(newest(path), path.with_extension("old")).unwrap();
+        snapshot(&disk, 7);
+        disk.log.purge(position(5), Box::new(tell)).unwrap();
+        for _ in 0..2 {
+            receiver.recv().unwrap().unwrap();
+        }
+        disk.log.close().unwrap();
+    }
+
+    fn newest(path: &Path) -> std::path::PathBuf {
+        let entries = fs::read_dir(path.join(SNAPSHOTS_NAME)).unwrap();
+        entries.map(|entry| entry.unwrap().path()).max().unwrap()
+    }
+
+    fn refusal(path: &Path) -> String {
+        match open(path, 1, None).map(|_| ()) {
+            Err(error @ StorageError::Damaged { .. }) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn parts_that_do_not_belong_together_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("data");
+        written(&path);
+        drop(open(&path, 1, None).unwrap());
+
+        let current = newest(&path);
+        let good = fs::read(&current).unwrap();
+        fs::copy(path.with_extension("old"), &current).unwrap();
+        let said = refusal(&path);
+        assert!(said.contains("ends with entry 2") && said.contains("begins with entry 6"));
+        fs::remove_file(&current).unwrap();
+        assert!(refusal(&path).contains("there is none"));
+        fs::write(&current, good).unwrap();
+        drop(open(&path, 1, None).unwrap());
+
+        // The identity of the time before the cluster was formed.
+        let identity = path.join(IDENTITY_NAME);
+        let incarnation = open(&path, 1, None).unwrap().directory.incarnation;
+        let early = root.path().join("early");
+        drop(open(&early, 1, None).unwrap());
+        let text = fs::read_to_string(early.join(IDENTITY_NAME)).unwrap();
+        fs::write(&identity, text).unwrap();
+        assert!(refusal(&path).contains("names no cluster"), "{incarnation}");
+    }
+}

@@ -1,0 +1,332 @@
+//! The snapshots of this node: the current one, one being written, one being received.
+//!
+//! A snapshot becomes the current one, durably, only in two places: when this node has written it from its own state, and
+//! when openraft installs one that was received, after it has cut what contradicts it from the log. A received file that
+//! took its place earlier would, after a crash in between, stand beside a log that it does not fit.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use triarch_storage::{
+    SnapshotFile, SnapshotReceiver, SnapshotStore, Space, SpaceLevel, StorageError,
+};
+use uuid::Uuid;
+
+use crate::protocol::entry_format::DecodeError;
+use crate::protocol::messages;
+use crate::protocol::messages::SnapshotHeadV1;
+use crate::types::SnapshotMeta;
+
+const COPY_BYTES: usize = 1 << 20;
+/// What a snapshot leaves to the log.
+const SPARE_BYTES: u64 = 4 << 20;
+/// The next snapshot is expected to be larger than the last by this share of it.
+const GROWTH_SHARE: u64 = 4;
+/// After one that ran out of space, none is begun for so long.
+const RAN_OUT_PAUSE: Duration = Duration::from_secs(10);
+
+/// Cheap to clone; all clones see the same files.
+#[derive(Clone)]
+pub(crate) struct Snapshots {
+    store: SnapshotStore,
+    /// Held while the current snapshot is compared and replaced, so that an older one never replaces a newer.
+    replacing: Arc<Mutex<()>>,
+    space: Space,
+    /// When the last one ran out of space.
+    ran_out: Arc<Mutex<Option<Instant>>>,
+}
+
+/// A snapshot that is on this node's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrittenSnapshot {
+    /// The last log entry in it.
+    pub index: u64,
+    /// Of its file.
+    pub bytes: u64,
+}
+
+/// A complete snapshot, as it goes through openraft.
+#[derive(Clone)]
+pub(crate) struct StoredSnapshot {
+    meta: SnapshotMeta,
+    used_ids: BTreeSet<u64>,
+    contents: Contents,
+}
+
+#[derive(Clone)]
+enum Contents {
+    /// Was at some time the current one.
+    File(SnapshotFile),
+    /// Received whole and checked, but not in its place. Taken out by whoever installs it.
+    Received(Arc<Mutex<Option<SnapshotReceiver>>>),
+}
+
+impl Snapshots {
+    pub(crate) fn new(store: SnapshotStore, space: Space) -> Self {
+        Snapshots {
+            store,
+            replacing: Arc::default(),
+            space,
+            ran_out: Arc::default(),
+        }
+    }
+
+    /// Whether the disk has room for a file of this size, and some for the log besides.
+    pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
+        let seen = self.space.seen();
+        seen.level != SpaceLevel::Full && seen.free_bytes >= bytes.saturating_add(SPARE_BYTES)
+    }
+
+    /// Whether there seems to be room for the next one: the last one's size and some more. Not for a while after one
+    /// has run out of space.
+    pub(crate) fn has_room_for_next(&self) -> bool {
+        if self
+            .ran_out
+            .lock()
+            .is_some_and(|at| at.elapsed() < RAN_OUT_PAUSE)
+        {
+            return false;
+        }
+        let last_bytes = self.store.current().map_or(0, |file| file.len());
+        let bytes = last_bytes.saturating_add(last_bytes / GROWTH_SHARE);
+        let has_room = self.has_room_for(bytes);
+        if !has_room {
+            let free_mib = self.space.seen().free_bytes >> 20;
+            let needed_mib = (bytes + SPARE_BYTES) >> 20;
+            tracing::warn!(
+                free_mib,
+                needed_mib,
+                "no snapshot is written: the disk has no room for it; the log grows until it has"
+            );
+            *self.ran_out.lock() = Some(Instant::now());
+        }
+        has_room
+    }
+
+    /// If a snapshot failed for nothing but a lack of space: what there is instead, the last one or none. The log goes
+    /// on without it, and it is tried again.
+    pub(crate) fn instead_of(&self, failed: &io::Error) -> Option<StoredSnapshot> {
+        if !is_out_of_space(failed) {
+            return None;
+        }
+        *self.ran_out.lock() = Some(Instant::now());
+        match self.current() {
+            Ok(Some(current)) => Some(current),
+            Ok(None) => Some(StoredSnapshot {
+                meta: SnapshotMeta::default(),
+                used_ids: BTreeSet::new(),
+                contents: Contents::Received(Arc::default()),
+            }),
+            Err(_) => None,
+        }
+    }
+
+    pub(crate) fn current(&self) -> io::Result<Option<StoredSnapshot>> {
+        self.store.current().map(StoredSnapshot::of).transpose()
+    }
+
+    /// What the current one is; `None` while there is none that reaches so far.
+    pub(crate) fn written_to(&self, index: u64) -> io::Result<Option<WrittenSnapshot>> {
+        let current = self.current()?;
+        Ok(current.and_then(|current| {
+            let reached = current.meta.last_log_id?.index;
+            let bytes = current.file()?.len();
+            (reached >= index).then_some(WrittenSnapshot {
+                index: reached,
+                bytes,
+            })
+        }))
+    }
+
+    /// Writes a snapshot and makes it the current one, unless a newer one came meanwhile; gives the current one.
+    pub(crate) fn write(
+        &self,
+        meta: SnapshotMeta,
+        used_ids: BTreeSet<u64>,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<StoredSnapshot> {
+        let mut writer = self.store.create().map_err(io::Error::other)?;
+        write(&mut writer)?;
+        let _replacing = self.replacing.lock();
+        if let Some(current) = self.current()?
+            && current.meta.last_log_id >= meta.last_log_id
+        {
+            return Ok(current);
+        }
+        let file = writer
+            .commit(encode_head(&meta, &used_ids))
+            .map_err(io::Error::other)?;
+        Ok(StoredSnapshot {
+            meta,
+            used_ids,
+            contents: Contents::File(file),
+        })
+    }
+
+    /// Makes a received snapshot the current one; gives it as the file it is now. One that was current already stays what
+    /// it is.
+    pub(crate) fn adopt(&self, snapshot: StoredSnapshot) -> io::Result<SnapshotFile> {
+        let received = match snapshot.contents {
+            Contents::File(file) => return self.own(file),
+            Contents::Received(received) => received,
+        };
+        let Some(receiver) = received.lock().take() else {
+            return Err(io::Error::other(
+                "a received snapshot is installed only once",
+            ));
+        };
+        let _replacing = self.replacing.lock();
+        receiver.commit().map_err(io::Error::other)
+    }
+
+    /// A file of this store is what it should be; one of another store is copied.
+    fn own(&self, file: SnapshotFile) -> io::Result<SnapshotFile> {
+        if self
+            .store
+            .current()
+            .is_some_and(|current| current.path() == file.path())
+        {
+            return Ok(file);
+        }
+        let mut receiver = self.store.receive().map_err(io::Error::other)?;
+        while receiver.received() < file.len() {
+            let part = file.read_at(receiver.received(), COPY_BYTES)?;
+            receiver
+                .write_at(receiver.received(), &part)
+                .map_err(io::Error::other)?;
+        }
+        let _replacing = self.replacing.lock();
+        receiver.commit().map_err(io::Error::other)
+    }
+
+    pub(crate) fn receive(&self, announced: Announced) -> io::Result<Incoming> {
+        let receiver = self.store.receive().map_err(io::Error::other)?;
+        Ok(Incoming {
+            announced,
+            receiver,
+        })
+    }
+}
+
+fn is_out_of_space(error: &io::Error) -> bool {
+    if matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    ) {
+        return true;
+    }
+    let inner = error.get_ref();
+    inner
+        .and_then(|inner| inner.downcast_ref::<StorageError>())
+        .is_some_and(|error| {
+            matches!(
+                error,
+                StorageError::Io {
+                    disk_full: true,
+                    ..
+                }
+            )
+        })
+}
+
+fn encode_head(meta: &SnapshotMeta, used_ids: &BTreeSet<u64>) -> Bytes {
+    let mut out = bytes::BytesMut::new();
+    let head = SnapshotHeadV1 {
+        meta: meta.into(),
+        used_ids: used_ids.clone(),
+    };
+    messages::put(&mut out, &head);
+    out.freeze()
+}
+
+pub(crate) fn decode_head(bytes: &[u8]) -> Result<(SnapshotMeta, BTreeSet<u64>), DecodeError> {
+    let head: SnapshotHeadV1 = messages::decode("what a snapshot contains", bytes)?;
+    Ok((head.meta.into_meta()?, head.used_ids))
+}
+
+impl StoredSnapshot {
+    fn of(file: SnapshotFile) -> io::Result<Self> {
+        let (meta, used_ids) = decode_head(file.meta())?;
+        Ok(StoredSnapshot {
+            meta,
+            used_ids,
+            contents: Contents::File(file),
+        })
+    }
+
+    pub(crate) fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    /// Every id that a node had until then.
+    pub(crate) fn used_ids(&self) -> &BTreeSet<u64> {
+        &self.used_ids
+    }
+
+    /// The file that others can be sent; `None` for one that is being installed here.
+    pub(crate) fn file(&self) -> Option<&SnapshotFile> {
+        match &self.contents {
+            Contents::File(file) => Some(file),
+            Contents::Received(_) => None,
+        }
+    }
+}
+
+/// What a sender says it is about to send. Parts of one file only fit parts of the same file of the same node.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Announced {
+    pub meta: SnapshotMeta,
+    pub file_bytes: u64,
+    pub sender: Uuid,
+    pub sequence: u64,
+}
+
+/// A snapshot on its way in.
+pub(crate) struct Incoming {
+    announced: Announced,
+    receiver: SnapshotReceiver,
+}
+
+impl Incoming {
+    pub(crate) fn announced(&self) -> &Announced {
+        &self.announced
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.receiver.received()
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.received() == self.announced.file_bytes
+    }
+
+    pub(crate) fn write_at(&mut self, offset: u64, part: &[u8]) -> io::Result<()> {
+        if offset.saturating_add(part.len() as u64) > self.announced.file_bytes {
+            return Err(DecodeError::new("a snapshot", "it is longer than announced").into());
+        }
+        self.receiver
+            .write_at(offset, part)
+            .map_err(io::Error::other)?;
+        Ok(())
+    }
+
+    /// Checks all of it; what is wrong with it is the sender's matter, not yet this node's.
+    pub(crate) fn into_stored(self) -> io::Result<StoredSnapshot> {
+        let head = self.receiver.verify().map_err(io::Error::other)?;
+        let (meta, used_ids) = decode_head(&head)?;
+        if meta != self.announced.meta {
+            return Err(
+                DecodeError::new("a snapshot", "it is not the one that was announced").into(),
+            );
+        }
+        Ok(StoredSnapshot {
+            meta,
+            used_ids,
+            contents: Contents::Received(Arc::new(Mutex::new(Some(self.receiver)))),
+        })
+    }
+}

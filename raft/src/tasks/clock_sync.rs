@@ -1,0 +1,81 @@
+//! What time the other nodes' wall clocks say it is.
+//!
+//! One node's clock may be wrong, and nothing on that node can tell. So each asks the others for theirs every few seconds,
+//! and keeps the answers against its own monotonic clock, which no step of a wall clock touches. What is made of them is
+//! the caller's business; with a majority of right clocks, the middle one is right.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::apply::applier::{Raft, membership};
+use crate::network::transport::{Lane, Target, Transport};
+use crate::peer_clocks::{PeerClocks, wall_us};
+use crate::protocol::messages;
+use crate::state_machine::StateMachine;
+
+/// How often the others are asked, once enough of them have answered, and before.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+const ASK_SOON: Duration = Duration::from_millis(50);
+/// An answer that took longer to come says too little.
+const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ClockReply {
+    wall_us: u64,
+}
+
+impl ClockReply {
+    pub(crate) fn now() -> Self {
+        ClockReply { wall_us: wall_us() }
+    }
+}
+
+/// The task that asks.
+pub(crate) struct ClockAsker<S: StateMachine> {
+    pub raft: Raft<S>,
+    pub transport: Arc<Transport>,
+    pub clocks: Arc<PeerClocks>,
+}
+
+impl<S: StateMachine> ClockAsker<S> {
+    pub(crate) async fn run(self) {
+        loop {
+            let membership = membership(&self.raft);
+            let me = self.transport.identity.node_id;
+            let others: Vec<u64> = membership.voter_ids().filter(|id| *id != me).collect();
+            self.clocks.keep(&others);
+            let asked = others.iter().filter_map(|id| {
+                let member = membership.get_node(id)?;
+                Some(self.ask(Target::member(*id, member)))
+            });
+            futures_util::future::join_all(asked).await;
+            let formed = membership.voter_ids().next().is_some();
+            // With this node's own, more than half.
+            let enough = formed && self.clocks.count() >= others.len().div_ceil(2);
+            tokio::time::sleep(if enough { ASK_EVERY } else { ASK_SOON }).await;
+        }
+    }
+
+    async fn ask(&self, target: Target) {
+        let sent = Instant::now();
+        let answer = self
+            .transport
+            .call(
+                Lane::Control,
+                &target,
+                "/raft/clock",
+                |_| {},
+                0,
+                ROUND_TRIP_MAX,
+            )
+            .await;
+        let round_trip = sent.elapsed();
+        if let Ok(answer) = answer
+            && let Ok(ClockReply { wall_us }) = messages::decode("a clock", &answer)
+        {
+            self.clocks.note(target.id, wall_us, sent + round_trip / 2);
+        }
+    }
+}

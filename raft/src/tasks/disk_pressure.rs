@@ -1,0 +1,218 @@
+//! What is done about disks that are low, a few times a second. See [`crate::storage::disk_space`] for what is refused meanwhile.
+//!
+//! - A leader whose disk is low hands leadership to a voter whose disk is not and who has all of the log. Never to one
+//!   that is low too, and not more often than [`HAND_OVER_INTERVAL`]: leadership does not go back and forth.
+//! - A node whose disk is low leaves campaigning to others. If nobody leads for long, it campaigns all the same: reads,
+//!   heartbeats and leases need a leader even when nothing can be written.
+//! - When so many voters are low that no quorum can take an entry, the leader refuses proposals, rather than letting them
+//!   run into their deadlines.
+//! - A disk that becomes low gets one snapshot, if there is room for it and the log is worth it: what the log gives up
+//!   behind it may be all that is needed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::metrics::RaftMetrics;
+use openraft::{Instant as _, LogIdOptionExt};
+use triarch_storage::SpaceLevel;
+
+use crate::leadership::change_reason::HandOverReason;
+use crate::leadership::role::Standing;
+use crate::membership::changes::Changer;
+use crate::state_machine::StateMachine;
+use crate::storage::disk_space::Rooms;
+use crate::types::Config;
+
+const INTERVAL: Duration = Duration::from_millis(50);
+/// Between two attempts to hand leadership over.
+const HAND_OVER_INTERVAL: Duration = Duration::from_secs(3);
+/// Leaderless for so many election timeouts, a node with a low disk campaigns too.
+const CAMPAIGN_ELECTIONS: u32 = 4;
+/// A log that has fewer entries since the last snapshot gets no smaller by another.
+const SNAPSHOT_ENTRIES_MIN: u64 = 1_000;
+
+/// See the [module](self).
+pub(crate) struct Keeper<S: StateMachine> {
+    pub rooms: Arc<Rooms>,
+    pub changer: Changer<S>,
+    pub lease: Duration,
+    /// No campaigns before: see [`crate::node::handle`].
+    pub elections_from: Instant,
+}
+
+/// What the keeper remembers from one look to the next.
+struct Memory {
+    was_low: bool,
+    /// What consensus was last told; at first not known, because a slow start may have used up the time in which it may not.
+    may_campaign: Option<bool>,
+    leader_seen: Instant,
+    handed_over: Option<Instant>,
+    /// Peers whose disks are known to be low.
+    low_peers: BTreeSet<u64>,
+}
+
+impl<S: StateMachine> Keeper<S> {
+    pub(crate) async fn run(self) {
+        let mut memory = Memory {
+            was_low: false,
+            may_campaign: None,
+            leader_seen: Instant::now(),
+            handed_over: None,
+            low_peers: BTreeSet::new(),
+        };
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.look(&mut memory).await;
+        }
+    }
+
+    async fn look(&self, memory: &mut Memory) {
+        let level = self.rooms.own().level;
+        let metrics = self.changer.raft.metrics().borrow_watched().clone();
+        if metrics.current_leader.is_some() {
+            memory.leader_seen = Instant::now();
+        }
+        self.allow_campaigns(level, memory);
+        let is_low = level != SpaceLevel::Ample;
+        let became_low = is_low && !std::mem::replace(&mut memory.was_low, is_low);
+        if became_low {
+            self.snapshot(&metrics).await;
+        }
+        let leading = matches!(&*self.changer.standing.borrow(), Standing::Leading { .. });
+        if !leading {
+            memory.low_peers.clear();
+            self.rooms.set_short(None);
+            return;
+        }
+        self.tell_of_peers(&metrics, memory);
+        self.rooms.set_short(self.shortage(&metrics));
+        if is_low {
+            self.hand_over(&metrics, memory).await;
+        }
+    }
+
+    fn allow_campaigns(&self, level: SpaceLevel, memory: &mut Memory) {
+        let leaderless = memory.leader_seen.elapsed() > self.lease * CAMPAIGN_ELECTIONS;
+        let may = match level {
+            SpaceLevel::Ample => true,
+            SpaceLevel::Low => leaderless,
+            SpaceLevel::Full => false,
+        } && Instant::now() >= self.elections_from;
+        if memory.may_campaign != Some(may) {
+            memory.may_campaign = Some(may);
+            self.changer.raft.runtime_config().elect(may);
+        }
+    }
+
+    async fn snapshot(&self, metrics: &RaftMetrics<Config>) {
+        let applied = metrics.last_applied.index().unwrap_or(0);
+        let kept = metrics.snapshot.index().unwrap_or(0);
+        if applied.saturating_sub(kept) >= SNAPSHOT_ENTRIES_MIN {
+            // Refused where there is no room for it. An error means that the node is stopping.
+            let _ = self.changer.raft.trigger().snapshot().await;
+        }
+    }
+
+    fn tell_of_peers(&self, metrics: &RaftMetrics<Config>, memory: &mut Memory) {
+        for (&peer, _) in metrics.membership_config.membership().nodes() {
+            let Some(disk) = self.rooms.status(peer) else {
+                continue;
+            };
+            if peer == self.changer.transport.identity.node_id {
+                continue;
+            }
+            let free_mib = disk.free_bytes >> 20;
+            if disk.low && memory.low_peers.insert(peer) {
+                tracing::warn!(
+                    peer,
+                    free_mib,
+                    "the disk of node {peer} is nearly full: it takes no writes and falls behind until there is room again"
+                );
+            }
+            if !disk.low && memory.low_peers.remove(&peer) {
+                tracing::info!(peer, free_mib, "the disk of node {peer} has room again");
+            }
+        }
+    }
+
+    /// Why no quorum can take an entry, if disks are the reason.
+    fn shortage(&self, metrics: &RaftMetrics<Config>) -> Option<String> {
+        let me = self.changer.transport.identity.node_id;
+        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+        let low: Vec<String> = voters
+            .iter()
+            .filter(|id| **id != me && self.rooms.peer_is_low(**id))
+            .map(|id| {
+                let free = self.rooms.peer(*id).map_or(0, |note| note.free_bytes >> 20);
+                format!("node {id} ({free} MiB free)")
+            })
+            .collect();
+        if low.is_empty() {
+            return None;
+        }
+        let able = voters
+            .iter()
+            .filter(|id| {
+                **id == me || (self.answers(metrics, **id) && !self.rooms.peer_is_low(**id))
+            })
+            .count();
+        (able <= voters.len() / 2).then(|| {
+            format!(
+                "too few of the masters have room on their disks for it: the disks of {} are nearly full; free some \
+                 space there",
+                low.join(", ")
+            )
+        })
+    }
+
+    fn answers(&self, metrics: &RaftMetrics<Config>, peer: u64) -> bool {
+        metrics
+            .heartbeat
+            .as_ref()
+            .and_then(|heard| heard.get(&peer).copied().flatten())
+            .is_some_and(|at| at.into_inner().elapsed() <= self.lease)
+    }
+
+    async fn hand_over(&self, metrics: &RaftMetrics<Config>, memory: &mut Memory) {
+        let waits = memory
+            .handed_over
+            .is_some_and(|at| at.elapsed() < HAND_OVER_INTERVAL);
+        let Some(to) = self.successor(metrics).filter(|_| !waits) else {
+            return;
+        };
+        memory.handed_over = Some(Instant::now());
+        tracing::warn!(
+            to,
+            "this node's disk is nearly full: handing leadership to node {to}"
+        );
+        if let Err(error) = self
+            .changer
+            .transfer_leader(Some(to), HandOverReason::DiskLow)
+            .await
+        {
+            tracing::warn!(to, %error, "leadership could not be handed over; trying again later");
+        }
+    }
+
+    /// A voter that has room and everything that is in the log here.
+    fn successor(&self, metrics: &RaftMetrics<Config>) -> Option<u64> {
+        let me = self.changer.transport.identity.node_id;
+        let matched = |id: u64| {
+            metrics
+                .replication
+                .as_ref()
+                .and_then(|to| to.get(&id).copied().flatten())
+                .map(|id| id.index)
+        };
+        metrics.membership_config.voter_ids().find(|&id| {
+            id != me
+                && self.answers(metrics, id)
+                && self.rooms.status(id).is_some_and(|disk| !disk.low)
+                && matched(id) == metrics.last_log_index
+        })
+    }
+}

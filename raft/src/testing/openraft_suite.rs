@@ -1,0 +1,98 @@
+//! openraft's own suite, over our adapters on both log engines. It tests neither fsync nor crashes: those tests are with
+//! the storage crate.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use tokio::sync::Notify;
+use triarch_storage::{DataDir, LogStore, MemoryLog, SledLogOptions, Space};
+
+use crate::apply::applier::Applier;
+use crate::config::SnapshotPolicy;
+use crate::fatal::Failure;
+use crate::metrics::Measures;
+use crate::state_machine::{EntryView, Frozen, StateMachine};
+use crate::storage::log_store::RaftLog;
+use crate::storage::snapshot_store::Snapshots;
+use crate::types::Config;
+
+/// Keeps nothing: the suite's entries carry no commands.
+struct Nothing;
+
+impl StateMachine for Nothing {
+    type Reply = ();
+    type Frozen = Nothing;
+
+    fn apply(&mut self, entry: EntryView<'_>) -> std::io::Result<Vec<()>> {
+        Ok(vec![(); entry.commands.len()])
+    }
+
+    fn freeze(&mut self) -> Nothing {
+        Nothing
+    }
+
+    fn restore(&mut self, snapshot: &mut dyn Read, _last_index: u64) -> std::io::Result<()> {
+        let mut bytes = Vec::new();
+        snapshot.read_to_end(&mut bytes)?;
+        assert_eq!(bytes, b"nothing");
+        Ok(())
+    }
+}
+
+impl Frozen for Nothing {
+    fn write(self, out: &mut dyn Write) -> std::io::Result<()> {
+        out.write_all(b"nothing")
+    }
+}
+
+struct Engines {
+    durable: bool,
+}
+
+impl StoreBuilder<Config, RaftLog, Applier<Nothing>, (tempfile::TempDir, DataDir)> for Engines {
+    async fn build(
+        &self,
+    ) -> Result<((tempfile::TempDir, DataDir), RaftLog, Applier<Nothing>), StorageError<Config>>
+    {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let dir = DataDir::open(root.path(), 1).expect("a fresh data directory");
+        let log: Arc<dyn LogStore> = if self.durable {
+            Arc::new(
+                dir.open_log(SledLogOptions::default())
+                    .expect("a fresh log"),
+            )
+        } else {
+            Arc::new(MemoryLog::default())
+        };
+        let snapshots = Snapshots::new(
+            dir.snapshots().expect("fresh snapshots"),
+            Space::of(root.path()).expect("a disk"),
+        );
+        let failure = Failure::new();
+        let measures = Arc::new(Measures::new(Arc::default()));
+        let log = RaftLog::new(log, failure.clone(), 1 << 20, 1, Arc::clone(&measures));
+        let due = Arc::new(Notify::new());
+        let applier = Applier::new(
+            Nothing,
+            snapshots,
+            failure,
+            SnapshotPolicy::default(),
+            1,
+            due,
+            measures,
+        );
+        Ok(((root, dir), log, applier))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_suite_passes_over_the_log_in_memory() {
+    Suite::test_all(Engines { durable: false }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_suite_passes_over_the_log_on_disk() {
+    Suite::test_all(Engines { durable: true }).await.unwrap();
+}
