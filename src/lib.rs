@@ -6,7 +6,7 @@
 #[macro_use]
 mod mutated;
 
-mod backup;
+mod backup_format;
 mod cli;
 mod cron;
 mod dev;
@@ -16,9 +16,9 @@ mod feed;
 #[doc(hidden)]
 pub mod fuzzing;
 mod leader;
+mod leader_counters;
 mod server;
-mod state;
-mod tally;
+mod state_machine;
 mod waiters;
 mod worker;
 

@@ -16,7 +16,7 @@ use triarch_sdk::wire::{RestoreProgress, RestoreQuery};
 use super::Failure;
 use super::output::{self, details};
 use super::session::Session;
-use crate::backup::{BackupError, Header, Reader};
+use crate::backup_format::{BackupError, Header, Reader};
 
 /// Bytes of the table that are handed in at once.
 const PART_BYTES: usize = 4 << 20;

@@ -7,7 +7,6 @@
 //! Invariant: between [`Feed::floor`] and the entry recorded last there is no gap. Whoever asks for something older is
 //! told that it is [`Gone`], never silently given what is left.
 
-mod happened;
 mod position;
 
 use std::collections::VecDeque;
@@ -16,7 +15,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-pub use happened::{About, Happened, Leased, Outcome, told};
+pub use crate::feed::record::{About, Happened, Leased, Outcome, told};
 pub use position::Position;
 
 /// Events that are handed out, and given up, together.
@@ -190,5 +189,6 @@ impl Ring {
     }
 }
 
+mod record;
 #[cfg(test)]
 mod tests;

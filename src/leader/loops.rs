@@ -10,10 +10,10 @@ use triarch_table::command::EndReason;
 use triarch_table::plan::{self, Plan};
 use triarch_table::{Command, Reply};
 
-use super::desk::Taken;
 use super::{Lead, schedules};
-use crate::state::encode;
-use crate::tally::Expiry;
+use crate::leader::leader_state::Taken;
+use crate::leader_counters::Expiry;
+use crate::state_machine::encode;
 
 /// Leases in one decision; the rest follow in the next.
 const GRANTS_AT_ONCE_MAX: usize = 1_024;

@@ -5,11 +5,11 @@
 //! forwarded, so a leader that was stopped and wakes up in another's term decides nothing.
 
 pub mod clock;
-pub mod desk;
+pub mod leader_state;
+pub mod live_output;
 mod loops;
-pub mod output;
 mod schedules;
-pub mod visits;
+pub mod worker_calls;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use triarch_raft::{Leadership, Node, ProposeError};
 use triarch_table::{Command, Reply};
 
-use crate::state::{SharedTable, TableMachine, encode};
+use crate::leader::leader_state::{Desk, LeaseTiming};
+use crate::leader::live_output::LiveOutput;
+use crate::state_machine::{SharedTable, TableMachine, encode};
 use clock::SteadyClock;
-use desk::{Desk, LeaseTiming};
-use output::LiveOutput;
 
 /// Consensus over the table.
 pub type TableNode = Node<TableMachine>;

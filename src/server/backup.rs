@@ -29,7 +29,7 @@ use super::answer::{Answer, INDEX, asks_for_stale, reach_min_index};
 use super::extract::{NAME_BYTES_MAX, Query};
 use super::gate;
 use super::problem::{Code, Failure, Problem};
-use crate::backup::{Header, Writer};
+use crate::backup_format::{Header, Writer};
 
 /// Bytes handed to the connection at once, and how many of these may wait for it.
 const PIECE_BYTES: usize = 256 << 10;

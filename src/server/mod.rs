@@ -50,9 +50,9 @@ use triarch_table::{Command, Frozen, Reply};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::leader::clock::SteadyClock;
-use crate::leader::desk::LeaseTiming;
+use crate::leader::leader_state::LeaseTiming;
 use crate::leader::{self, Lead, TableNode};
-use crate::state::{SharedTable, TableMachine, encode};
+use crate::state_machine::{SharedTable, TableMachine, encode};
 pub use options::{Bounds, ServerOptions, Timing};
 use problem::{Code, Failure, Problem};
 use room::Room;

@@ -18,7 +18,7 @@ use triarch_raft::Histogram;
 
 use super::extract::Query;
 use super::problem::Code;
-use crate::tally::Count;
+use crate::leader_counters::Count;
 
 /// The template of requests that no route takes.
 const NO_ROUTE: &str = "none";

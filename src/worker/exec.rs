@@ -20,8 +20,8 @@ use triarch_sdk::wire::{ExecError, ExecPayload, ExecResult, LeasedTask, OutputSt
 use triarch_sdk::worker::OutputWriter;
 use triarch_sdk::{Executor, Outcome, StopReason, TaskContext};
 
-use super::output::Captured;
 use super::process::{Group, Starter};
+use crate::worker::captured_output::Captured;
 
 /// Once a command and its group are gone, its pipes end at once, unless a process that left the group still holds them.
 /// That one is not waited for longer than this.
@@ -353,5 +353,4 @@ fn last_line(stderr: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "exec_tests.rs"]
 mod tests;

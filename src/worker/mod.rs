@@ -3,10 +3,10 @@
 //! The runtime is the SDK's; what is here is what it runs ([`exec`]), how it is set up, and how it is told to go: the
 //! first SIGTERM or SIGINT has it finish and hand back the rest, the second has it go at once.
 
+mod captured_output;
 mod exec;
-mod guard;
 mod options;
-mod output;
+mod orphan_reaper;
 mod process;
 
 use std::process::ExitCode;

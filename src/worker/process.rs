@@ -25,7 +25,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 
-use super::guard::Guard;
+use crate::worker::orphan_reaper::Guard;
 
 /// At most so many commands wait to be started; one more waits for its place.
 const STARTS_WAITING_MAX: usize = 64;
@@ -196,5 +196,4 @@ fn pidfd(id: Pid) -> io::Result<OwnedFd> {
 }
 
 #[cfg(test)]
-#[path = "process_tests.rs"]
 mod tests;

@@ -5,8 +5,8 @@ use triarch_table::job::Counts;
 use triarch_table::model::{TaskState, WorkerState};
 
 use super::family::{Families, Labels};
+use crate::leader_counters::{Expiry, Judged};
 use crate::server::App;
-use crate::tally::{Expiry, Judged};
 
 /// Queues that are told by name; the rest is told together.
 const QUEUES_TOLD_MAX: usize = 200;

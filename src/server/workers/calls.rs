@@ -15,8 +15,8 @@ use utoipa_axum::routes;
 
 use super::results::{RESULTS_MAX, accept};
 use crate::leader::Lead;
-use crate::leader::desk::{Load, Progress};
-use crate::leader::visits::{Running, Turned};
+use crate::leader::leader_state::{Load, Progress};
+use crate::leader::worker_calls::{Running, Turned};
 use crate::server::answer::{Answer, RequestId};
 use crate::server::extract::{self, NoQuery};
 use crate::server::problem::{Code, Failure, Problem};

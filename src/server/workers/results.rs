@@ -7,9 +7,9 @@ use triarch_table::model::TaskState;
 use triarch_table::reply::{Reply, Verdict};
 use triarch_table::{Command, TaskId, Token, WorkerId};
 
+use crate::leader_counters::Judged;
 use crate::server::App;
 use crate::server::problem::{Code, Failure, Problem};
-use crate::tally::Judged;
 
 /// The most results in one request, and attempts that are named as running.
 pub(super) const RESULTS_MAX: usize = 10_000;

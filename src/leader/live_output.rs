@@ -11,7 +11,7 @@ use triarch_sdk::wire::SentChunk;
 use triarch_table::{TaskId, Token, WorkerId};
 
 use super::Lead;
-use super::visits::Turned;
+use crate::leader::worker_calls::Turned;
 
 /// So much is kept of one attempt, and of all together.
 const ATTEMPT_BYTES_MAX: usize = 256 << 10;

@@ -8,7 +8,7 @@ use triarch_table::reply::Lease;
 use triarch_table::{Table, TaskId, Token, WorkerId};
 
 use super::Lead;
-use super::desk::{Desk, Load, Progress};
+use crate::leader::leader_state::{Desk, Load, Progress};
 
 /// One attempt that a worker says it is running.
 #[derive(Debug, Clone)]

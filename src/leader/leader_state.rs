@@ -5,6 +5,9 @@
 //! heard of when it is first met: everyone gets one full TTL of grace. So do workers and leases that are in the table
 //! already, while whoever put them there is on the way to tell the desk.
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -489,7 +492,3 @@ fn timeout_ms(table: &Table, task: TaskId) -> Option<u64> {
         .task(task)
         .and_then(|task| task.spec.policy.timeout_ms)
 }
-
-#[cfg(test)]
-#[path = "desk_tests.rs"]
-mod tests;

@@ -15,7 +15,7 @@ use triarch_table::model::TaskState;
 use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table, codec};
 
 use crate::feed::{self, Feed};
-use crate::tally::Tally;
+use crate::leader_counters::Tally;
 use crate::waiters::Waiters;
 
 /// The table of this node, shared by consensus (which writes) and everyone else (who read).
