@@ -9,7 +9,6 @@ mod mutated;
 mod backup_format;
 mod cli;
 mod cron;
-mod dev;
 mod feed;
 /// For `fuzz/` alone.
 #[cfg(any(test, feature = "fuzzing"))]

@@ -3,29 +3,18 @@
 //! Data goes to stdout and everything else to stderr, so that output can be piped. Exit codes: 0 done; 1 the thing
 //! asked for failed; 2 bad usage; 3 no cluster reachable. There is one file per noun.
 
-mod backup;
 mod bench;
-mod cluster;
+mod commands;
+mod context;
 mod dev;
 mod duration;
-mod events;
-mod failure;
-mod job;
+mod error;
 mod logging;
-mod logs;
-mod members;
-mod outcome;
 pub mod output;
-mod queue;
-mod schedule;
-mod server;
-mod session;
-mod submit;
-mod task;
-mod waiting;
-mod watching;
-mod when;
-mod worker;
+mod task_output;
+mod time_format;
+mod wait;
+mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -34,9 +23,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::de::DeserializeOwned;
 use triarch_sdk::wire::PageQuery;
 
-pub use self::failure::Failure;
 use self::output::Format;
-use self::session::Session;
+use crate::cli::context::Session;
+pub use crate::cli::error::Failure;
 
 /// Where a cluster is looked for when nobody says where: the ports of `triarch dev`.
 pub const DEFAULT_MASTERS: &str =
@@ -66,7 +55,7 @@ struct Cli {
 
 /// Accepted anywhere on the command line.
 #[derive(Debug, Args)]
-struct GlobalArgs {
+pub struct GlobalArgs {
     /// Masters to talk to; one that answers is enough
     #[arg(
         long,
@@ -95,16 +84,16 @@ struct GlobalArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Dev(dev::DevArgs),
-    Server(server::ServerArgs),
-    Worker(Box<worker::WorkerArgs>),
-    Submit(Box<submit::SubmitArgs>),
-    Job(job::JobArgs),
-    Task(task::TaskArgs),
-    Queue(queue::QueueArgs),
-    Schedule(schedule::ScheduleArgs),
-    Events(events::EventsArgs),
-    Cluster(cluster::ClusterArgs),
+    Dev(crate::cli::commands::dev::DevArgs),
+    Server(crate::cli::commands::server::ServerArgs),
+    Worker(Box<crate::cli::commands::worker::WorkerArgs>),
+    Submit(Box<crate::cli::commands::submit::SubmitArgs>),
+    Job(crate::cli::commands::job::JobArgs),
+    Task(crate::cli::commands::task::TaskArgs),
+    Queue(crate::cli::commands::queue::QueueArgs),
+    Schedule(crate::cli::commands::schedule::ScheduleArgs),
+    Events(crate::cli::commands::events::EventsArgs),
+    Cluster(crate::cli::commands::cluster::ClusterArgs),
     Bench(bench::BenchArgs),
     /// Print a script that completes these commands in a shell
     Completions {
@@ -115,7 +104,7 @@ enum Command {
 
 /// Which part of a long list.
 #[derive(Debug, Args)]
-struct PageArgs {
+pub struct PageArgs {
     /// How many to show
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,

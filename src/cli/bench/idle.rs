@@ -6,8 +6,8 @@ use futures_util::future::try_join_all;
 use triarch_sdk::wire::{LeasedTask, ReadQuery};
 use triarch_sdk::{Executor, Outcome, Shutdown, TaskContext};
 
-use super::server::Readings;
 use super::{Bench, Failure};
+use crate::cli::bench::server_metrics::Readings;
 
 /// How long all workers may take to register and ask for work.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(120);

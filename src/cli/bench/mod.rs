@@ -7,19 +7,19 @@
 //! What it deliberately does not do: it starts no cluster, and it compares with nobody (`scripts/bench.sh` does).
 
 mod arrivals;
-mod cleaning;
+mod cleanup;
 mod exec;
 mod idle;
 mod latency;
 mod ledger;
+mod lifecycle;
 mod mixed;
+mod noop_workers;
 mod report;
 mod round_trip;
-mod server;
+mod server_metrics;
 mod settings;
-mod submitting;
-mod whole;
-mod workers;
+mod submission;
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -28,12 +28,12 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::output;
-use super::session::Session;
-use super::{Failure, waiting};
+use crate::cli::bench::server_metrics::Readings;
+use crate::cli::context::Session;
+use crate::cli::{Failure, wait};
 use idle::Watched;
 use ledger::Ledger;
 use report::Report;
-use server::Readings;
 use settings::{Mode, Settings};
 
 /// Measure a running cluster: rates and latency percentiles, with built-in workers
@@ -114,7 +114,7 @@ impl BenchArgs {
         let Some(()) = measured? else {
             cleaned?;
             output::note("Interrupted: what was submitted is forgotten again.");
-            return Ok(waiting::interrupted());
+            return Ok(wait::interrupted());
         };
         let report = Report::of(&bench, &before, &after?, cleaned?);
         output::answer(session.format, &report, Report::for_people)?;

@@ -8,11 +8,11 @@ use triarch_table::Limits;
 
 use super::super::output::{self, Column};
 use super::Bench;
-use super::cleaning::Cleaned;
 use super::latency::Summary;
 use super::ledger::Balance;
-use super::server::{Breakdown, Readings, Spread, Usage};
 use super::settings::{Mode, Settings};
+use crate::cli::bench::cleanup::Cleaned;
+use crate::cli::bench::server_metrics::{Breakdown, Readings, Spread, Usage};
 
 /// See the module.
 #[derive(Debug, Serialize)]

@@ -6,10 +6,11 @@ use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use triarch_sdk::wire::{Placement, Purge, Queue, QueueList, QueueSettings, ReadQuery};
 
-use super::output::{self, Column};
-use super::session::Session;
-use super::watching::watch;
-use super::{Failure, duration, parse_word, when};
+use crate::cli::context::Session;
+use crate::cli::output;
+use crate::cli::output::Column;
+use crate::cli::watch::watch;
+use crate::cli::{Failure, duration, parse_word, time_format};
 
 /// Look after queues
 #[derive(Debug, Args)]
@@ -174,7 +175,7 @@ fn one_for_people(queue: &Queue) -> String {
         ("delayed", number(queue.delayed)),
         ("waiting", number(queue.waiting)),
         ("dead letters", number(queue.failed)),
-        ("oldest", queue.oldest_ms.map(when::span_ms)),
+        ("oldest", queue.oldest_ms.map(time_format::span_ms)),
         ("weight", number(u64::from(queue.weight))),
         ("placement", Some(queue.placement.as_str().to_owned())),
         ("max running", queue.max_running.map(|max| max.to_string())),
@@ -186,7 +187,7 @@ fn one_for_people(queue: &Queue) -> String {
             }),
         ),
         ("max depth", queue.max_depth.map(|max| max.to_string())),
-        ("keeps jobs for", queue.retain_ms.map(when::span_ms)),
+        ("keeps jobs for", queue.retain_ms.map(time_format::span_ms)),
         ("keeps jobs", queue.retain_jobs.map(|max| max.to_string())),
     ])
 }
@@ -216,7 +217,7 @@ fn for_people(list: &QueueList) -> String {
             Cell::new(
                 queue
                     .oldest_ms
-                    .map_or_else(|| "-".to_owned(), when::span_ms),
+                    .map_or_else(|| "-".to_owned(), time_format::span_ms),
             ),
         ]
     });

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::logging::LogArgs;
-use super::usage_error;
+use crate::cli::logging::LogArgs;
+use crate::cli::usage_error;
 use crate::server::{Bounds, ServerOptions, Timing};
 
 /// Run one master

@@ -11,10 +11,11 @@ use triarch_sdk::Error;
 use triarch_sdk::wire::exec::KIND as EXEC;
 use triarch_sdk::wire::{ExecPayload, SubmitJob, Submitted, TaskSpec};
 
-use super::output;
-use super::session::Session;
-use super::waiting::{self, Waited};
-use super::{Failure, duration, outcome};
+use crate::cli::context::Session;
+use crate::cli::output;
+use crate::cli::wait;
+use crate::cli::wait::Waited;
+use crate::cli::{Failure, duration, task_output};
 
 /// The environment variable that tells each task of an array which one it is.
 const ARRAY_INDEX: &str = "TRIARCH_ARRAY_INDEX";
@@ -144,12 +145,12 @@ impl SubmitArgs {
 
 async fn wait_and_show(session: &Session, submitted: &Submitted) -> Result<ExitCode, Failure> {
     output::note(&format!("job {}", submitted.id));
-    let job = match waiting::job(session, &submitted.id).await? {
+    let job = match wait::job(session, &submitted.id).await? {
         Waited::Finished(job) => job,
-        Waited::Interrupted => return Ok(waiting::interrupted()),
+        Waited::Interrupted => return Ok(wait::interrupted()),
     };
-    outcome::show_job(session, &job).await?;
-    Ok(outcome::exit_code(&job))
+    task_output::show_job(session, &job).await?;
+    Ok(task_output::exit_code(&job))
 }
 
 impl TaskArgs {
@@ -192,7 +193,7 @@ fn unknown_outcome(key: Option<&str>) -> Failure {
     Failure::Unreachable(format!(
         "the cluster did not answer in time, so it is unknown whether the job was accepted. Submit it again with \
          --key {}: that never makes a second one.",
-        super::quoted(key.unwrap_or_default())
+        crate::cli::quoted(key.unwrap_or_default())
     ))
 }
 

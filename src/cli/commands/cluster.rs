@@ -8,12 +8,13 @@ use comfy_table::Cell;
 use triarch_sdk::Error;
 use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, NodeDisk, NodeRole, ReadQuery};
 
-use super::Failure;
 use super::backup::{self, BackupArgs, RestoreArgs};
-use super::members;
-use super::output::{self, Column};
-use super::session::Session;
-use super::watching::watch;
+use crate::cli::Failure;
+use crate::cli::commands::cluster_members;
+use crate::cli::context::Session;
+use crate::cli::output;
+use crate::cli::output::Column;
+use crate::cli::watch::watch;
 
 /// Look after the masters
 #[derive(Debug, Args)]
@@ -92,10 +93,10 @@ impl ClusterArgs {
                     ))
                 }
             }
-            ClusterCommand::Add { node } => members::add(session, &node).await,
-            ClusterCommand::Remove { id } => members::remove(session, id).await,
+            ClusterCommand::Add { node } => cluster_members::add(session, &node).await,
+            ClusterCommand::Remove { id } => cluster_members::remove(session, id).await,
             ClusterCommand::Replace { old, new, force } => {
-                members::replace(session, old, &new, force).await
+                cluster_members::replace(session, old, &new, force).await
             }
             ClusterCommand::Snapshot => {
                 let written = session.client.write_snapshot(SNAPSHOT_PATIENCE).await?;
@@ -165,7 +166,7 @@ fn disk(disk: NodeDisk) -> String {
 }
 
 /// The masters as a person reads them.
-pub(super) fn for_people(status: &ClusterStatus) -> String {
+pub(crate) fn for_people(status: &ClusterStatus) -> String {
     let columns = [
         Column::Text("NODE"),
         Column::Text("ADDRESS"),

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::Format;
-use super::usage_error;
-use crate::dev::{self, DevOptions};
+use crate::cli::dev;
+use crate::cli::dev::DevOptions;
+use crate::cli::output::Format;
+use crate::cli::usage_error;
 
 /// Run a whole cluster on this machine, for trying things out
 #[derive(Debug, Args)]

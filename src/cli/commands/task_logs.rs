@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use triarch_sdk::wire::{LogChunk, Logs, LogsQuery, OutputStream, TaskState};
 
-use super::Failure;
-use super::output::{self, Format};
-use super::session::Session;
-use super::waiting::Waited;
+use crate::cli::Failure;
+use crate::cli::context::Session;
+use crate::cli::output;
+use crate::cli::output::Format;
+use crate::cli::wait::Waited;
 
 /// How long a master may hold an answer while there is nothing new.
 const HOLD: Duration = Duration::from_secs(20);

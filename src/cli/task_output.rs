@@ -9,8 +9,8 @@ use triarch_sdk::wire::exec::KIND as EXEC;
 use triarch_sdk::wire::{Job, JobState, PageQuery, Task, TaskState};
 
 use super::output::{self, Format};
-use super::session::Session;
 use super::{EXIT_FAILED, Failure};
+use crate::cli::context::Session;
 
 /// What `exec` results and errors have in common.
 #[derive(Debug, Default, Deserialize)]

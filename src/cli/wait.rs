@@ -12,7 +12,7 @@ use triarch_sdk::wire::{Job, Task, TaskState};
 
 use super::Failure;
 use super::output;
-use super::session::Session;
+use crate::cli::context::Session;
 
 /// How long a master may hold its answer when nobody watches.
 const HOLD: Duration = Duration::from_secs(20);

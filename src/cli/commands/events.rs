@@ -7,9 +7,10 @@ use clap::Args;
 use triarch_sdk::wire::event::Happened;
 use triarch_sdk::wire::{Event, EventsQuery};
 
-use super::Failure;
-use super::output::{self, Format};
-use super::session::Session;
+use crate::cli::Failure;
+use crate::cli::context::Session;
+use crate::cli::output;
+use crate::cli::output::Format;
 
 /// Follow what happens, in the order of the log
 #[derive(Debug, Args)]
@@ -82,7 +83,7 @@ fn about(what: &Happened) -> String {
             words.push(if name.is_empty() {
                 value.to_owned()
             } else {
-                format!("{name}={}", super::quoted(value))
+                format!("{name}={}", crate::cli::quoted(value))
             });
         }
     };

@@ -12,10 +12,10 @@ use triarch_sdk::wire::{
     AddNode, ClusterNode, ClusterStatus, NodeRole, NodeState, ReadQuery, SnapshotTransfer,
 };
 
-use super::Failure;
-use super::output;
-use super::session::Session;
-use super::waiting;
+use crate::cli::Failure;
+use crate::cli::context::Session;
+use crate::cli::output;
+use crate::cli::wait;
 
 /// How often to look how far a new master is.
 const LOOK: Duration = Duration::from_millis(200);
@@ -34,7 +34,7 @@ enum Joined {
 pub async fn add(session: &Session, node: &AddNode) -> Result<ExitCode, Failure> {
     match join(session, node, "cluster add").await? {
         Joined::Voter(status) => shown(session, &status),
-        Joined::Interrupted => Ok(waiting::interrupted()),
+        Joined::Interrupted => Ok(wait::interrupted()),
     }
 }
 
@@ -91,7 +91,7 @@ pub async fn replace(
     );
     match join(session, new, &words).await? {
         Joined::Voter(_) => {}
-        Joined::Interrupted => return Ok(waiting::interrupted()),
+        Joined::Interrupted => return Ok(wait::interrupted()),
     }
     let status = session.client.remove_node(old).await?;
     tell_removed(old, &status);

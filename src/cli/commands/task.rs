@@ -9,11 +9,14 @@ use triarch_sdk::wire::{
     Attempt, Explanation, RawValue, Swept, Task, TaskList, TaskSelection, TaskState, TasksQuery,
 };
 
-use super::output::{self, Column, Format};
-use super::session::Session;
-use super::waiting::{self, Waited};
-use super::watching::watch;
-use super::{EXIT_FAILED, Failure, PageArgs, logs, outcome, parse_word, when};
+use crate::cli::commands::task_logs;
+use crate::cli::context::Session;
+use crate::cli::output;
+use crate::cli::output::{Column, Format};
+use crate::cli::wait;
+use crate::cli::wait::Waited;
+use crate::cli::watch::watch;
+use crate::cli::{EXIT_FAILED, Failure, PageArgs, parse_word, task_output, time_format};
 
 /// Look after tasks
 #[derive(Debug, Args)]
@@ -190,35 +193,35 @@ impl TaskArgs {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            TaskCommand::Wait { id } => match waiting::task(session, &id).await? {
+            TaskCommand::Wait { id } => match wait::task(session, &id).await? {
                 Waited::Finished(task) => {
                     match session.format {
-                        Format::Table => outcome::show(&task)?,
+                        Format::Table => task_output::show(&task)?,
                         Format::Json => output::answer(Format::Json, &task, for_people)?,
                     }
                     Ok(exit_code(&task))
                 }
-                Waited::Interrupted => Ok(waiting::interrupted()),
+                Waited::Interrupted => Ok(wait::interrupted()),
             },
             TaskCommand::Logs {
                 id,
                 follow: true,
                 attempt,
-            } => match logs::follow(session, &id, attempt).await? {
+            } => match task_logs::follow(session, &id, attempt).await? {
                 Waited::Finished(TaskState::Succeeded) => Ok(ExitCode::SUCCESS),
                 Waited::Finished(_) => {
                     let task = session.client.task(&id).await?;
-                    output::note(&outcome::epitaph(&task));
+                    output::note(&task_output::epitaph(&task));
                     Ok(exit_code(&task))
                 }
-                Waited::Interrupted => Ok(waiting::interrupted()),
+                Waited::Interrupted => Ok(wait::interrupted()),
             },
             TaskCommand::Logs {
                 id,
                 follow: false,
                 attempt,
             } => {
-                logs::show(session, &id, attempt).await?;
+                task_logs::show(session, &id, attempt).await?;
                 Ok(ExitCode::SUCCESS)
             }
             TaskCommand::Explain { id } => {
@@ -316,7 +319,7 @@ fn list_for_people(list: &TaskList) -> String {
             output::state(task.state.as_str()),
             Cell::new(task.attempt),
             Cell::new(task.worker.as_deref().unwrap_or("-")),
-            Cell::new(when::relative(task.created_at.0, now)),
+            Cell::new(time_format::relative(task.created_at.0, now)),
         ]
     });
     output::table(&columns, rows)
@@ -325,10 +328,10 @@ fn list_for_people(list: &TaskList) -> String {
 fn for_people(task: &Task) -> String {
     let now = Utc::now();
     let text = |raw: &Option<Box<RawValue>>| raw.as_ref().map(|raw| raw.get().to_owned());
-    let streams = outcome::streams(task);
+    let streams = task_output::streams(task);
     // What a command wrote has its own place below; JSON of it is for programs.
     let (result, error) = match streams {
-        Some(_) => (None, task.error.as_deref().and_then(outcome::message)),
+        Some(_) => (None, task.error.as_deref().and_then(task_output::message)),
         None => (text(&task.result), text(&task.error)),
     };
     let mut said = output::details([
@@ -351,11 +354,17 @@ fn for_people(task: &Task) -> String {
             Some(format!("{} of at most {}", task.losses, task.max_losses))
                 .filter(|_| task.losses > 0),
         ),
-        ("runs", task.run_at.map(|at| when::relative(at.0, now))),
-        ("created", Some(when::relative(task.created_at.0, now))),
+        (
+            "runs",
+            task.run_at.map(|at| time_format::relative(at.0, now)),
+        ),
+        (
+            "created",
+            Some(time_format::relative(task.created_at.0, now)),
+        ),
         (
             "finished",
-            task.finished_at.map(|at| when::relative(at.0, now)),
+            task.finished_at.map(|at| time_format::relative(at.0, now)),
         ),
         (
             "progress",
@@ -388,7 +397,7 @@ fn for_people(task: &Task) -> String {
             "ran for",
             streams
                 .as_ref()
-                .map(|streams| when::span_ms(streams.duration_ms)),
+                .map(|streams| time_format::span_ms(streams.duration_ms)),
         ),
     ]);
     if let Some(attempts) = task
@@ -431,14 +440,14 @@ fn attempts_for_people(attempts: &[Attempt]) -> String {
                     .map_or("running", |outcome| outcome.as_str()),
             ),
             Cell::new(&attempt.worker),
-            Cell::new(when::relative(attempt.started_at.0, now)),
-            Cell::new(when::span(end - attempt.started_at.0)),
+            Cell::new(time_format::relative(attempt.started_at.0, now)),
+            Cell::new(time_format::span(end - attempt.started_at.0)),
             Cell::new(attempt.token),
             Cell::new(
                 attempt
                     .error
                     .as_deref()
-                    .and_then(outcome::message)
+                    .and_then(task_output::message)
                     .unwrap_or_default(),
             ),
         ]

@@ -7,11 +7,12 @@ use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use triarch_sdk::wire::{CatchUp, Overlap, PutSchedule, Schedule, ScheduleList};
 
-use super::output::{self, Column};
-use super::session::Session;
 use super::submit::WorkArgs;
-use super::watching::watch;
-use super::{Failure, PageArgs, parse_word, when};
+use crate::cli::context::Session;
+use crate::cli::output;
+use crate::cli::output::Column;
+use crate::cli::watch::watch;
+use crate::cli::{Failure, PageArgs, parse_word, time_format};
 
 /// Look after schedules: jobs that are submitted again and again
 #[derive(Debug, Args)]
@@ -181,7 +182,7 @@ fn list_for_people(list: &ScheduleList) -> String {
     let now = Utc::now();
     let rows = list.schedules.iter().map(|schedule| {
         let next = match schedule.next_tick_at {
-            Some(at) => Cell::new(when::relative(at.0, now)),
+            Some(at) => Cell::new(time_format::relative(at.0, now)),
             None if schedule.paused => Cell::new("paused"),
             None => Cell::new("-"),
         };
@@ -191,7 +192,7 @@ fn list_for_people(list: &ScheduleList) -> String {
             Cell::new(&schedule.cron),
             Cell::new(&schedule.timezone),
             next,
-            Cell::new(last.map_or_else(|| "-".to_owned(), |at| when::relative(at.0, now))),
+            Cell::new(last.map_or_else(|| "-".to_owned(), |at| time_format::relative(at.0, now))),
             Cell::new(schedule.fired),
             Cell::new(schedule.skipped),
             Cell::new(schedule.missed),
@@ -213,10 +214,15 @@ fn for_people(schedule: &Schedule) -> String {
         ("overlap", Some(schedule.overlap.as_str().to_owned())),
         ("catch up", Some(schedule.catch_up.as_str().to_owned())),
         ("paused", schedule.paused.then(|| "yes".to_owned())),
-        ("created", Some(when::relative(schedule.created_at.0, now))),
+        (
+            "created",
+            Some(time_format::relative(schedule.created_at.0, now)),
+        ),
         (
             "last tick",
-            schedule.last_tick_at.map(|at| when::relative(at.0, now)),
+            schedule
+                .last_tick_at
+                .map(|at| time_format::relative(at.0, now)),
         ),
         ("last job", schedule.last_job.clone()),
         ("last error", schedule.last_error.clone()),
@@ -225,7 +231,7 @@ fn for_people(schedule: &Schedule) -> String {
     let runs = schedule.next_runs.iter().flatten().enumerate();
     let runs = runs.map(|(nth, run)| {
         let name = if nth == 0 { "next runs" } else { "" };
-        let relative = when::relative(run.at.0, now);
+        let relative = time_format::relative(run.at.0, now);
         (name, Some(format!("{}  {relative}", run.local)))
     });
     output::details(first.into_iter().chain(runs))

@@ -13,10 +13,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use triarch_sdk::wire::{RestoreProgress, RestoreQuery};
 
-use super::Failure;
-use super::output::{self, details};
-use super::session::Session;
 use crate::backup_format::{BackupError, Header, Reader};
+use crate::cli::Failure;
+use crate::cli::context::Session;
+use crate::cli::output;
+use crate::cli::output::details;
 
 /// Bytes of the table that are handed in at once.
 const PART_BYTES: usize = 4 << 20;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Failure;
 use super::output::{self, Format};
-use super::session::Session;
+use crate::cli::context::Session;
 
 /// How often it is asked.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::super::session::Session;
 use super::Failure;
+use crate::cli::context::Session;
 
 /// How long one master may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);

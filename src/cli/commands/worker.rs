@@ -9,11 +9,12 @@ use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use triarch_sdk::wire::{Worker, WorkerList, WorkerState, WorkersQuery};
 
-use super::logging::LogArgs;
-use super::output::{self, Column};
-use super::session::Session;
-use super::watching::watch;
-use super::{Failure, PageArgs, duration, parse_word, usage_error, when};
+use crate::cli::context::Session;
+use crate::cli::logging::LogArgs;
+use crate::cli::output;
+use crate::cli::output::Column;
+use crate::cli::watch::watch;
+use crate::cli::{Failure, PageArgs, duration, parse_word, time_format, usage_error};
 use crate::worker::WorkerOptions;
 
 /// Run a worker, or look after the workers of a cluster
@@ -246,7 +247,7 @@ fn list_for_people(list: &WorkerList) -> String {
 
 /// How long ago the leader heard of it.
 fn heard(worker: &Worker) -> Option<String> {
-    worker.silent_ms.map(when::ago_ms)
+    worker.silent_ms.map(time_format::ago_ms)
 }
 
 fn for_people(worker: &Worker) -> String {
@@ -260,7 +261,7 @@ fn for_people(worker: &Worker) -> String {
             "quarantined",
             worker
                 .quarantined_until
-                .map(|until| format!("ends {}", when::relative(until.0, now))),
+                .map(|until| format!("ends {}", time_format::relative(until.0, now))),
         ),
         (
             "failing",
@@ -296,7 +297,9 @@ fn for_people(worker: &Worker) -> String {
         ),
         (
             "registered",
-            worker.registered_at.map(|at| when::relative(at.0, now)),
+            worker
+                .registered_at
+                .map(|at| time_format::relative(at.0, now)),
         ),
         (
             "load",

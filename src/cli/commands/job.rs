@@ -7,11 +7,13 @@ use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use triarch_sdk::wire::{Job, JobList, JobState, JobsQuery, TaskState};
 
-use super::output::{self, Column, Format};
-use super::session::Session;
-use super::waiting::{self, Waited};
-use super::watching::watch;
-use super::{EXIT_FAILED, Failure, PageArgs, outcome, parse_word, when};
+use crate::cli::context::Session;
+use crate::cli::output;
+use crate::cli::output::{Column, Format};
+use crate::cli::wait;
+use crate::cli::wait::Waited;
+use crate::cli::watch::watch;
+use crate::cli::{EXIT_FAILED, Failure, PageArgs, parse_word, task_output, time_format};
 
 /// Look after jobs
 #[derive(Debug, Args)]
@@ -91,19 +93,19 @@ impl JobArgs {
             JobCommand::Wait { ids } => {
                 let mut all_succeeded = true;
                 for id in &ids {
-                    match waiting::job(session, id).await? {
+                    match wait::job(session, id).await? {
                         Waited::Finished(job) => {
                             output::answer(session.format, &job, |job| job.state.to_string())?;
                             all_succeeded &= job.state == JobState::Succeeded;
                         }
-                        Waited::Interrupted => return Ok(waiting::interrupted()),
+                        Waited::Interrupted => return Ok(wait::interrupted()),
                     }
                 }
                 Ok(ExitCode::from(if all_succeeded { 0 } else { EXIT_FAILED }))
             }
             JobCommand::Output { id } => {
                 let job = session.client.job(&id).await?;
-                outcome::show_job(session, &job).await?;
+                task_output::show_job(session, &job).await?;
                 Ok(ExitCode::SUCCESS)
             }
             JobCommand::Cancel { id } => {
@@ -134,7 +136,7 @@ fn list_for_people(list: &JobList) -> String {
             Cell::new(job.task_count()),
             Cell::new(job.finished_count()),
             Cell::new(failed),
-            Cell::new(when::relative(job.created_at.0, now)),
+            Cell::new(time_format::relative(job.created_at.0, now)),
             Cell::new(&job.name),
         ]
     });
@@ -157,15 +159,18 @@ fn for_people(job: &Job) -> String {
         ("state", Some(job.state.to_string())),
         ("tasks", Some(format!("{}: {counts}", job.task_count()))),
         ("key", job.idempotency_key.clone()),
-        ("created", Some(when::relative(job.created_at.0, now))),
+        (
+            "created",
+            Some(time_format::relative(job.created_at.0, now)),
+        ),
         (
             "finished",
-            job.finished_at.map(|at| when::relative(at.0, now)),
+            job.finished_at.map(|at| time_format::relative(at.0, now)),
         ),
         (
             "took",
             job.finished_at
-                .map(|at| when::span(at.0 - job.created_at.0)),
+                .map(|at| time_format::span(at.0 - job.created_at.0)),
         ),
     ])
 }

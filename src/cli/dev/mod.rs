@@ -7,10 +7,10 @@
 //! It deliberately does not configure anything beyond counts, ports and a directory: a cluster that is meant to stay
 //! is started with `triarch server` and `triarch worker`.
 
+mod banner;
 mod child;
-mod introduction;
 mod layout;
-mod ready;
+mod readiness;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,9 +20,9 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::child::{Child, Role};
-use self::introduction::Introduction;
 use self::layout::Layout;
 use crate::cli;
+use crate::cli::dev::banner::Introduction;
 use crate::cli::output::{self, Format};
 
 /// What `triarch dev` was asked for.
@@ -141,7 +141,7 @@ impl Cluster {
                     );
                 }
             }
-            let missing = ready::missing(layout).await;
+            let missing = crate::cli::dev::readiness::missing(layout).await;
             if missing.is_empty() {
                 return Ok(());
             }
@@ -158,7 +158,7 @@ impl Cluster {
 
     /// Says what runs where and what to do with it.
     async fn introduce(&self, options: &DevOptions, layout: &Layout) -> anyhow::Result<()> {
-        let leader = ready::leader(layout).await;
+        let leader = crate::cli::dev::readiness::leader(layout).await;
         let introduction = Introduction::new(layout, &self.children, leader);
         output::answer(options.format, &introduction, |introduction| {
             introduction.for_people(layout)
@@ -190,7 +190,7 @@ impl Cluster {
             if master_died {
                 tokio::select! {
                     () = stop.asked() => return,
-                    news = ready::leader_news(layout) => output::note(&news),
+                    news = crate::cli::dev::readiness::leader_news(layout) => output::note(&news),
                 }
             }
         }
