@@ -10,9 +10,7 @@
 #[macro_use]
 mod mutated;
 
-pub mod background;
-pub mod conformance;
-pub mod directory;
+pub mod data_dir;
 mod durable;
 pub mod error;
 /// For `fuzz/` alone.
@@ -20,17 +18,17 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod log;
-pub mod measure;
-pub mod memory;
-pub mod seed;
-mod sequence;
+pub mod low_priority;
+pub mod metrics;
 pub mod sled_log;
 pub mod snapshot;
+pub mod testing;
+mod write_ops;
 
-pub use directory::{ClusterIdentity, DataDir, Identity};
+pub use data_dir::{ClusterIdentity, DataDir, Identity};
 pub use error::StorageError;
 pub use log::{Completion, LogPosition, LogRecord, LogState, LogStore};
-pub use measure::{Histogram, LogMeasures, Reading};
-pub use memory::{MemoryLog, Unsynced};
+pub use metrics::{Histogram, LogMeasures, Reading};
 pub use sled_log::{SledLog, SledLogOptions, Space, SpaceLevel, SpaceSeen};
 pub use snapshot::{SnapshotFile, SnapshotReader, SnapshotReceiver, SnapshotStore, SnapshotWriter};
+pub use testing::{MemoryLog, Unsynced};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use triarch_storage::conformance::{Harness, check};
+use triarch_storage::testing::conformance::{Harness, check};
 use triarch_storage::{LogStore, MemoryLog, SledLog, SledLogOptions, Unsynced};
 
 struct Memory {

@@ -17,7 +17,7 @@ use std::sync::Mutex;
 use std::thread;
 
 use triarch_crash::{Kind, Point, Watch, points};
-use triarch_storage::seed::{SEED_VARIABLE, seeds};
+use triarch_storage::testing::seeded_random::{SEED_VARIABLE, seeds};
 
 use life::{CHAPTERS, Life, Said};
 

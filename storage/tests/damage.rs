@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use triarch_storage::seed::{Random, SEED_VARIABLE, seeds};
+use triarch_storage::testing::seeded_random::{Random, SEED_VARIABLE, seeds};
 use triarch_storage::{
     DataDir, LogPosition, LogRecord, LogStore, SledLog, SledLogOptions, StorageError,
 };

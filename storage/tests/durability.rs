@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
-use triarch_storage::seed::{Random, SEED_VARIABLE, seeds};
+use triarch_storage::testing::seeded_random::{Random, SEED_VARIABLE, seeds};
 use triarch_storage::{LogPosition, LogStore, SledLog, SledLogOptions, StorageError};
 
 use child::trace::{Call, calls, said, say};

@@ -1,9 +1,9 @@
 //! What a fuzzer gives to the reader of a log.
 
 use super::chunk::{Assembler, Link, encode, seal_again};
-use super::disk::check_chain;
-use super::marker::{decode_committed, decode_purged, decode_vote};
-use super::recover::check_entry;
+use super::hard_state::{decode_committed, decode_purged, decode_vote};
+use super::recovery::check_entry;
+use super::sled_db::check_chain;
 
 /// A chunk's key, and two bytes that say how long its value is.
 const HEAD_BYTES: usize = 12 + 2;

@@ -2,49 +2,28 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::SnapshotStore;
 use super::file::SnapshotFile;
 use super::format::{BLOCK_BYTES, Footer, HEADER, block_crc, extend_blocks_crc};
+use super::store::SnapshotStore;
+use super::unfinished::Unfinished;
 use crate::{StorageError, durable};
 
 /// Blocks between two times that what was written is handed to the device.
 const WRITE_OUT_BLOCKS: u64 = 64;
 
-/// A file that is removed again unless it is kept.
-#[derive(Debug)]
-pub(super) struct Unfinished {
-    path: PathBuf,
-    kept: bool,
-}
-
-impl Unfinished {
-    pub(super) fn create(path: PathBuf) -> Result<(Self, File), StorageError> {
-        let file =
-            File::create(&path).map_err(|error| StorageError::io("create", &path, &error))?;
-        Ok((Unfinished { path, kept: false }, file))
+impl SnapshotStore {
+    /// Begins a snapshot.
+    pub fn create(&self) -> Result<SnapshotWriter, StorageError> {
+        SnapshotWriter::new(self.clone(), self.unfinished_path())
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(super) fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.kept
-            && let Err(error) = std::fs::remove_file(&self.path)
-        {
-            // The next open removes it.
-            tracing::warn!(path = %self.path.display(), %error, "could not remove an unfinished snapshot");
-        }
+    /// Begins to receive a snapshot from another node.
+    pub fn receive(&self) -> Result<SnapshotReceiver, StorageError> {
+        SnapshotReceiver::new(self.clone(), self.unfinished_path())
     }
 }
 
@@ -61,7 +40,7 @@ pub struct SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    pub(super) fn new(store: SnapshotStore, path: PathBuf) -> Result<Self, StorageError> {
+    fn new(store: SnapshotStore, path: PathBuf) -> Result<Self, StorageError> {
         let (unfinished, mut file) = Unfinished::create(path)?;
         file.write_all(HEADER)
             .map_err(|error| StorageError::io("write", unfinished.path(), &error))?;
@@ -149,7 +128,7 @@ pub struct SnapshotReceiver {
 }
 
 impl SnapshotReceiver {
-    pub(super) fn new(store: SnapshotStore, path: PathBuf) -> Result<Self, StorageError> {
+    fn new(store: SnapshotStore, path: PathBuf) -> Result<Self, StorageError> {
         let (unfinished, file) = Unfinished::create(path)?;
         Ok(SnapshotReceiver {
             store,

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 
-use triarch_storage::seed::Random;
+use triarch_storage::testing::seeded_random::Random;
 use triarch_storage::{
     Completion, DataDir, LogPosition, LogStore, SledLogOptions, SnapshotStore, StorageError,
 };

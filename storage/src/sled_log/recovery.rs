@@ -7,17 +7,17 @@
 
 use std::path::Path;
 
-use super::SledLogOptions;
 use super::chunk::{Assembler, Entry, Link};
-use super::disk::{Disk, Fault, check_chain};
-use super::headroom::Headroom;
-use super::mark::{Claim, Mark};
-use super::marker::{
+use super::emergency_reserve::Reserve;
+use super::free_space::Space;
+use super::hard_state::{
     COMMITTED_KEY, PURGED_KEY, StoredVote, VOTE_KEY, decode_committed, decode_purged, decode_vote,
 };
-use super::reserve::Reserve;
-use super::space::Space;
-use super::view::View;
+use super::high_water_mark::{Claim, Mark};
+use super::log_view::View;
+use super::options::SledLogOptions;
+use super::preallocate::Headroom;
+use super::sled_db::{Disk, Fault, check_chain};
 use crate::durable;
 use crate::{LogPosition, StorageError};
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Acks, Harness, position, record};
-use crate::seed::Random;
+use super::harness::{Acks, Harness, position, record};
+use crate::testing::seeded_random::Random;
 use crate::{LogPosition, LogRecord, LogStore};
 
 /// What a log should hold.
@@ -43,7 +43,7 @@ impl Model {
 
 /// Drives random writes, waits for some of them, crashes, and compares what is left with every state the log may be in:
 /// that after the last acknowledged write, or after any later step, entry by entry.
-pub(super) fn writes_and_crashes(harness: &mut dyn Harness, seed: u64) {
+pub(crate) fn writes_and_crashes(harness: &mut dyn Harness, seed: u64) {
     let mut random = Random::new(seed);
     let mut model = Model::default();
     let mut term = 1;

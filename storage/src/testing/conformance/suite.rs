@@ -1,29 +1,13 @@
-//! What every [`LogStore`] must do: one suite that runs against each engine.
-//!
-//! It knows an engine only through [`Harness`]. A crash in its sense may keep or lose what was not acknowledged, in the
-//! order it was asked for; what was acknowledged must be there. Failures panic; random cases print the seed to replay.
-
-mod random;
+//! The cases, in turn.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::seed::{SEED_VARIABLE, seeds};
-use crate::{Completion, LogPosition, LogRecord, LogState, LogStore, StorageError};
-
-/// One log of the engine under test, empty at first.
-pub trait Harness {
-    /// The log as it is open now.
-    fn log(&self) -> Arc<dyn LogStore>;
-    /// Closes the log in good order and opens it again.
-    fn reopen(&mut self);
-    /// Ends the log as a power cut or a `kill -9` would and opens what is left. Nobody else holds the log then.
-    fn crash(&mut self);
-}
+use super::harness::{Acks, Harness, position, record};
+use super::random;
+use crate::testing::seeded_random::{SEED_VARIABLE, seeds};
+use crate::{LogPosition, LogRecord, LogState, StorageError};
 
 /// Runs the whole suite; `make` gives a fresh, empty log each time.
 pub fn check(make: impl Fn() -> Box<dyn Harness>) {
@@ -50,77 +34,6 @@ pub fn check(make: impl Fn() -> Box<dyn Harness>) {
     for seed in seeds(12) {
         eprintln!("conformance: random writes and crashes, replay with {SEED_VARIABLE}={seed}");
         random::writes_and_crashes(&mut *make(), seed);
-    }
-}
-
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Collects what completions say, by number, in the order they say it.
-struct Acks {
-    sender: Sender<(usize, Result<(), StorageError>)>,
-    receiver: Receiver<(usize, Result<(), StorageError>)>,
-    issued: usize,
-    heard: usize,
-}
-
-impl Acks {
-    fn new() -> Self {
-        let (sender, receiver) = channel();
-        Acks {
-            sender,
-            receiver,
-            issued: 0,
-            heard: 0,
-        }
-    }
-
-    fn completion(&mut self) -> Completion {
-        let sender = self.sender.clone();
-        let number = self.issued;
-        self.issued += 1;
-        // The test may have ended and stopped listening.
-        Box::new(move |result| drop(sender.send((number, result))))
-    }
-
-    /// Waits until all are acknowledged, in order.
-    fn wait(&mut self) {
-        while self.heard < self.issued {
-            let (number, result) = self
-                .receiver
-                .recv_timeout(DEADLINE)
-                .expect("a completion is called before the deadline");
-            assert_eq!(number, self.heard, "completions are called in order");
-            result.expect("a healthy log acknowledges");
-            self.heard += 1;
-        }
-    }
-
-    /// Takes what has come so far; returns how many writes are acknowledged.
-    fn poll(&mut self) -> usize {
-        while let Ok((number, result)) = self.receiver.try_recv() {
-            assert_eq!(number, self.heard, "completions are called in order");
-            result.expect("a healthy log acknowledges");
-            self.heard += 1;
-        }
-        self.heard
-    }
-}
-
-fn position(term: u64, index: u64) -> LogPosition {
-    LogPosition {
-        term,
-        leader: term % 3 + 1,
-        index,
-    }
-}
-
-fn record(term: u64, index: u64, payload_bytes: usize) -> LogRecord {
-    let payload: Vec<u8> = (0..payload_bytes)
-        .map(|byte| (byte as u64 * 31 + index * 7 + term) as u8)
-        .collect();
-    LogRecord {
-        position: position(term, index),
-        payload: payload.into(),
     }
 }
 

@@ -16,8 +16,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::error::Stop;
-use crate::seed::Random;
-use crate::sequence::{Change, assert_appendable, assert_purgeable, assert_truncatable};
+use crate::testing::seeded_random::Random;
+use crate::write_ops::{Change, assert_appendable, assert_purgeable, assert_truncatable};
 use crate::{Completion, LogPosition, LogRecord, LogState, LogStore, StorageError};
 
 /// See the [module](self). Clones are handles on the same log.

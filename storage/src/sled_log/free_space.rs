@@ -5,7 +5,7 @@
 //! - The sync thread looks at the file system before each group of writes, and ten times a second when there are none.
 //!   Below the *low mark* this says so ([`SpaceLevel::Low`]), and whoever decides what is written at all stops giving the
 //!   log anything large. It stays low until there is clearly more than the mark again, so that it does not flutter.
-//! - What is queued by then is written with space that was set aside before: see [`super::headroom`].
+//! - What is queued by then is written with space that was set aside before: see [`super::preallocate`].
 //! - When not even a vote would find its space, it is [`SpaceLevel::Full`], and nothing may be asked of the log.
 //!
 //! The reserve counts as room for the last of these, and not for the first.
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::reserve::Reserve;
+use super::emergency_reserve::Reserve;
 use crate::StorageError;
 use crate::durable;
 

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::chunk::CHUNK_BYTES_MAX;
-use super::view::View;
+use super::log_view::View;
 use crate::error::Stop;
-use crate::sequence::Change;
+use crate::write_ops::Change;
 use crate::{Completion, StorageError};
 
 /// At most this much is written between two fdatasyncs, so that no group keeps the first of it waiting for long.

@@ -13,17 +13,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::chunk::{Link, encode};
-use super::disk::Disk;
-use super::headroom::is_full;
-use super::mark::Claim;
-use super::marker::{
+use super::free_space::{LAST_BYTES, SpaceLevel, WRITE_FACTOR};
+use super::hard_state::{
     COMMITTED_KEY, PURGED_KEY, StoredVote, VOTE_KEY, encode_committed, encode_purged, encode_vote,
 };
-use super::recover::Standing;
-use super::shared::{Shared, Turn, Write};
-use super::space::{LAST_BYTES, SpaceLevel, WRITE_FACTOR};
+use super::high_water_mark::Claim;
+use super::preallocate::is_full;
+use super::recovery::Standing;
+use super::sled_db::Disk;
+use super::write_queue::{Shared, Turn, Write};
 use crate::error::Stop;
-use crate::sequence::Change;
+use crate::write_ops::Change;
 use crate::{LogMeasures, LogPosition, LogRecord, StorageError};
 
 /// Purged chunks removed at a time. What is to be written meanwhile waits for that, so it is little; but between two groups

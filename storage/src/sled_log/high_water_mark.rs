@@ -19,7 +19,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::chunk::{Link, array};
-use super::marker::{get_position, put_position};
+use super::hard_state::{get_position, put_position};
 use crate::StorageError;
 use crate::durable;
 

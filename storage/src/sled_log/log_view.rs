@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::sequence::{Change, assert_appendable, assert_purgeable, assert_truncatable};
+use crate::write_ops::{Change, assert_appendable, assert_purgeable, assert_truncatable};
 use crate::{LogPosition, LogRecord, LogState};
 
 /// See the [module](self).

@@ -1,0 +1,40 @@
+//! The file of a snapshot that is not complete yet.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::StorageError;
+
+/// A file that is removed again unless it is kept.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Unfinished {
+    pub(super) fn create(path: PathBuf) -> Result<(Self, File), StorageError> {
+        let file =
+            File::create(&path).map_err(|error| StorageError::io("create", &path, &error))?;
+        Ok((Unfinished { path, kept: false }, file))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            // The next open removes it.
+            tracing::warn!(path = %self.path.display(), %error, "could not remove an unfinished snapshot");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! What every [`LogStore`] must do: one suite that runs against each engine.
+//!
+//! It knows an engine only through [`Harness`]. A crash in its sense may keep or lose what was not acknowledged, in the
+//! order it was asked for; what was acknowledged must be there. Failures panic; random cases print the seed to replay.
+
+pub(crate) mod harness;
+mod random;
+mod suite;
+
+pub use self::harness::Harness;
+pub use self::suite::check;

@@ -1,0 +1,8 @@
+//! Test doubles and suites, for the tests of this crate and of those that stand on it: a [`MemoryLog`] that fails on
+//! request, the [`conformance`] suite every log engine must pass, and seeded random choices.
+
+pub mod conformance;
+pub mod memory_log;
+pub mod seeded_random;
+
+pub use self::memory_log::{MemoryLog, Unsynced};
