@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use triarch_sdk::wire;
 
 use crate::cron::Times;
-use crate::server::extract::{Query, json};
+use crate::server::protocol::json::{Query, json};
 
 /// Bytes as the body of every request that takes one: refused, or read; a job is written and read again as itself.
 pub fn api_body(data: &[u8]) {

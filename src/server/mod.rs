@@ -2,33 +2,11 @@
 //!
 //! Two runtimes: `consensus` for everything that elections and commits wait for, `requests` for clients and workers.
 
-mod answer;
-mod backup;
-mod cluster;
-mod ends;
-mod events;
-mod explain;
-pub(crate) mod extract;
-mod gate;
-mod health;
-mod intake;
-mod jobs;
-mod listen;
-mod logs;
-mod metrics;
-mod openapi;
+mod http;
+mod leader_proxy;
 mod options;
-mod paced;
-mod problem;
-mod queues;
-mod room;
-mod schedules;
-mod strict;
-mod submission;
-mod sweeps;
-mod tasks;
-mod traffic;
-mod workers;
+pub(crate) mod protocol;
+mod routes;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -52,11 +30,11 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::leader::clock::SteadyClock;
 use crate::leader::leader_state::LeaseTiming;
 use crate::leader::{self, Lead, TableNode};
+use crate::server::http::admission::Room;
+use crate::server::http::request_metrics::Traffic;
+use crate::server::protocol::problem::{Code, Failure, Problem};
 use crate::state_machine::{SharedTable, TableMachine, encode};
 pub use options::{Bounds, ServerOptions, Timing};
-use problem::{Code, Failure, Problem};
-use room::Room;
-use traffic::Traffic;
 
 /// Longest time a request may ask to wait.
 pub const WAIT_MS_MAX: u64 = 120_000;
@@ -225,7 +203,7 @@ async fn serve(
 ) -> anyhow::Result<ExitCode> {
     let listen = options.listen.clone();
     let listener = consensus
-        .spawn(async move { listen::bind(&listen).await })
+        .spawn(async move { crate::server::http::listener::bind(&listen).await })
         .await?
         .with_context(|| {
             format!("cannot listen on {}: is another process using that address? (choose another with --listen)", options.listen)
@@ -248,7 +226,8 @@ async fn serve(
         heartbeat_ms: (options.lease_ms / 5).max(10),
         lease_ms: options.lease_ms,
     };
-    let connections_max = listen::connections_possible(options.bounds.connections_max);
+    let connections_max =
+        crate::server::http::listener::connections_possible(options.bounds.connections_max);
     let stopping = CancellationToken::new();
     let traffic = Arc::new(Traffic::default());
     let app = App(Arc::new(Shared {
@@ -266,7 +245,7 @@ async fn serve(
             .context("cannot make the HTTP client that forwards requests")?,
         timing,
         limits: Limits::default(),
-        readers: Arc::new(Semaphore::new(events::READERS_MAX)),
+        readers: Arc::new(Semaphore::new(crate::server::routes::events::READERS_MAX)),
         digesting: Arc::new(Semaphore::new(1)),
         backing_up: Arc::new(Semaphore::new(1)),
         room: Arc::new(Room::new(&options.bounds)),
@@ -275,15 +254,15 @@ async fn serve(
         looking_at_disk: Arc::new(Semaphore::new(1)),
         stopping: stopping.clone(),
     }));
-    let (hand_over, streams) = mpsc::channel(listen::HANDOVER_MAX);
-    consensus.spawn(listen::accept(
+    let (hand_over, streams) = mpsc::channel(crate::server::http::listener::HANDOVER_MAX);
+    consensus.spawn(crate::server::http::listener::accept(
         listener,
         node.routes(),
         hand_over,
         Arc::clone(&traffic),
         CancellationToken::new(),
     ));
-    let clients = tokio::spawn(listen::serve_clients(
+    let clients = tokio::spawn(crate::server::http::listener::serve_clients(
         streams,
         routes(app.clone())?,
         traffic,
@@ -347,31 +326,32 @@ fn node_config(options: &ServerOptions) -> NodeConfig {
 /// What clients ask; a follower forwards it.
 fn for_clients() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .merge(jobs::routes())
-        .merge(tasks::routes())
-        .merge(sweeps::routes())
-        .merge(ends::routes())
-        .merge(explain::routes())
-        .merge(logs::client_routes())
-        .merge(queues::routes())
-        .merge(schedules::routes())
-        .merge(cluster::routes())
-        .merge(backup::client_routes())
-        .merge(workers::client_routes())
+        .merge(crate::server::routes::jobs::routes())
+        .merge(crate::server::routes::tasks::routes())
+        .merge(crate::server::routes::bulk_tasks::routes())
+        .merge(crate::server::routes::task_wait::routes())
+        .merge(crate::server::routes::task_explain::routes())
+        .merge(crate::server::routes::task_logs::client_routes())
+        .merge(crate::server::routes::queues::routes())
+        .merge(crate::server::routes::schedules::routes())
+        .merge(crate::server::routes::cluster::routes())
+        .merge(crate::server::routes::backup::client_routes())
+        .merge(crate::server::routes::workers::client_routes())
 }
 
 /// What workers ask for themselves; a follower redirects them.
 fn for_workers() -> OpenApiRouter<App> {
-    workers::worker_routes().merge(logs::worker_routes())
+    crate::server::routes::workers::worker_routes()
+        .merge(crate::server::routes::task_logs::worker_routes())
 }
 
 /// What every node answers for itself.
 fn for_anyone() -> OpenApiRouter<App> {
-    openapi::routes()
-        .merge(events::routes())
-        .merge(backup::own_routes())
-        .merge(health::routes())
-        .merge(metrics::routes())
+    crate::server::routes::openapi::routes()
+        .merge(crate::server::routes::events::routes())
+        .merge(crate::server::routes::backup::own_routes())
+        .merge(crate::server::routes::health::routes())
+        .merge(crate::server::routes::metrics::routes())
 }
 
 async fn no_route(uri: Uri) -> Problem {
@@ -389,24 +369,35 @@ async fn no_method(method: Method, uri: Uri) -> Problem {
 }
 
 fn routes(app: App) -> anyhow::Result<Router> {
-    let for_clients = for_clients().route_layer(from_fn_with_state(app.clone(), gate::client));
-    let for_workers = for_workers().route_layer(from_fn_with_state(app.clone(), gate::worker));
-    let bodiless = from_fn_with_state(app.clone(), gate::bodiless);
+    let for_clients = for_clients().route_layer(from_fn_with_state(
+        app.clone(),
+        crate::server::leader_proxy::client,
+    ));
+    let for_workers = for_workers().route_layer(from_fn_with_state(
+        app.clone(),
+        crate::server::leader_proxy::worker,
+    ));
+    let bodiless = from_fn_with_state(app.clone(), crate::server::leader_proxy::bodiless);
     let (routes, gathered) = for_anyone()
         .route_layer(bodiless.clone())
         .merge(for_clients)
         .merge(for_workers)
         .split_for_parts();
-    let document = openapi::written(&openapi::complete(gathered))
-        .context("the interface cannot be described")?;
+    let document = crate::server::routes::openapi::written(
+        &crate::server::routes::openapi::complete(gathered),
+    )
+    .context("the interface cannot be described")?;
     Ok(routes
         .layer(Extension(document))
         .fallback(no_route.layer(bodiless.clone()))
         .method_not_allowed_fallback(no_method.layer(bodiless))
         // The gate has bounded every body already, by its own bound and with its own words.
         .layer(DefaultBodyLimit::disable())
-        .layer(map_response(problem::in_our_words))
-        .layer(from_fn_with_state(Arc::clone(&app.traffic), traffic::count))
+        .layer(map_response(crate::server::protocol::problem::in_our_words))
+        .layer(from_fn_with_state(
+            Arc::clone(&app.traffic),
+            crate::server::http::request_metrics::count,
+        ))
         .with_state(app))
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use super::room::Bounds;
+pub use crate::server::http::admission::Bounds;
 
 /// Everything a master needs to know; made by the command line, which has checked it already.
 #[derive(Debug, Clone)]

@@ -1,0 +1,12 @@
+//! HTTP transport: the listener, slow-client protection, admission control, body intake and request metrics.
+//!
+//! # Invariants
+//!
+//! - Nothing here knows a route, the table or who leads: [`App`](super::App) does not occur.
+//! - Every buffer and every queue of connections has a bound; excess is refused at once.
+
+pub mod admission;
+pub mod body;
+pub mod listener;
+pub mod request_metrics;
+pub mod slow_client;

@@ -1,0 +1,281 @@
+//! A backup of the table, taken beside its changes, and the way in for one.
+//!
+//! Any node gives a backup of its own table, once it has applied all that was acknowledged when it was asked: so a
+//! follower can be asked, and the leader be spared. A backup that breaks off has no end, and shows it.
+
+use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use triarch_raft::{Leadership, low_priority};
+use triarch_sdk::wire;
+use triarch_table::command::RestorePart;
+use triarch_table::restore::{PART_BYTES_MAX, PARTS_MAX};
+use triarch_table::{Command, Frozen, Reply};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::backup_format::{Header, Writer};
+use crate::server::App;
+use crate::server::leader_proxy;
+use crate::server::protocol::json::{NAME_BYTES_MAX, Query};
+use crate::server::protocol::problem::{Code, Failure, Problem};
+use crate::server::protocol::response::{Answer, INDEX, asks_for_stale, reach_min_index};
+
+/// Bytes handed to the connection at once, and how many of these may wait for it.
+const PIECE_BYTES: usize = 256 << 10;
+const PIECES_WAITING_MAX: usize = 4;
+/// Who takes nothing for so long is not read to any more.
+const STALL_MAX: Duration = Duration::from_secs(30);
+/// How long a node may take to have what was acknowledged.
+const CATCH_UP_MAX: Duration = Duration::from_secs(10);
+/// Pause before the leader is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What every node does for itself.
+pub fn own_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(backup))
+}
+
+/// What goes to the leader.
+pub fn client_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(restore))
+}
+
+/// A backup of the whole table, for `POST /v1/cluster/restore` of a new cluster. Consistent: as it was at one log index.
+#[utoipa::path(
+    get,
+    path = "/v1/cluster/backup",
+    tag = "cluster",
+    params(wire::ReadQuery),
+    responses((
+        status = 200,
+        description = "The backup; whole only if its end is there",
+        body = Vec<u8>,
+        content_type = "application/octet-stream"
+    ))
+)]
+async fn backup(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let query = Query::read(query.as_deref(), &[])?;
+    let stale = asks_for_stale(&query)?;
+    let turn = Arc::clone(&app.backing_up).try_acquire_owned();
+    let turn = turn.map_err(|_| {
+        Problem::new(
+            Code::RateLimited,
+            "this node is giving a backup already; ask another node, or retry later",
+        )
+    })?;
+    if !stale {
+        catch_up(&app).await?;
+    }
+    reach_min_index(&app, &headers).await?;
+    let Some(cluster_id) = app.node.status().cluster_id else {
+        return Err(Problem::no_leader("the cluster has not formed yet").into());
+    };
+    let (frozen, header) = {
+        let table = app.table.read();
+        let header = Header {
+            backup: uuid::Uuid::new_v4().to_string(),
+            cluster_id,
+            index: table.last_index(),
+            table_ms: table.now_ms(),
+            jobs: table.jobs_len() as u64,
+            tasks: table.counts().total(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        (table.freeze(), header)
+    };
+    let index = header.index;
+    let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
+    let runtime = Handle::current();
+    tokio::spawn(low_priority::run("backup", move || {
+        let _turn = turn;
+        let begun = std::time::Instant::now();
+        let out = Pieces { runtime, pieces };
+        match write(frozen, &header, out) {
+            Ok(()) => tracing::info!(
+                index,
+                backup = header.backup,
+                took_ms = begun.elapsed().as_millis(),
+                "backup given"
+            ),
+            Err(error) => tracing::warn!(index, %error, "a backup broke off"),
+        }
+    }));
+    let mut response = Response::new(Body::from_stream(stream::unfold(
+        waiting,
+        async |mut waiting| Some((waiting.recv().await?, waiting)),
+    )));
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(INDEX, HeaderValue::from(index));
+    Ok(response)
+}
+
+fn write(frozen: Frozen, header: &Header, out: Pieces) -> io::Result<()> {
+    let mut writer = Writer::begin(BufWriter::with_capacity(PIECE_BYTES, out), header)?;
+    frozen.write(&mut writer)?;
+    writer.finish()?.into_inner().map_err(io::Error::from)?;
+    Ok(())
+}
+
+/// What is written goes to the connection, which takes it in its time.
+struct Pieces {
+    runtime: Handle,
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = Ok(Bytes::copy_from_slice(bytes));
+        match self
+            .runtime
+            .block_on(self.pieces.send_timeout(piece, STALL_MAX))
+        {
+            Ok(()) => Ok(bytes.len()),
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "whoever asked has gone",
+            )),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "whoever asked takes nothing any more",
+            )),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Waits until this node has applied everything that was acknowledged anywhere when it was asked.
+async fn catch_up(app: &App) -> Result<(), Failure> {
+    let deadline = Instant::now() + CATCH_UP_MAX;
+    loop {
+        let leadership = app.node.leadership().borrow().clone();
+        let index = match leadership {
+            Leadership::Leading { .. } => app.node.read_barrier().await.ok(),
+            Leadership::Following { addr, .. } => {
+                leader_proxy::index_of_leader(app, &addr, deadline).await
+            }
+            Leadership::Unknown { .. } => None,
+        };
+        if let Some(index) = index {
+            let left = deadline.saturating_duration_since(Instant::now());
+            return match app.node.wait_applied(index, left).await {
+                Ok(_) => Ok(()),
+                Err(_) => Err(Problem::new(
+                    Code::Timeout,
+                    "this node has not caught up in time; ask another node, or with consistency=stale",
+                )
+                .into()),
+            };
+        }
+        if Instant::now() + AGAIN >= deadline {
+            return Err(Problem::no_leader(
+                "no leader confirms what is acknowledged; retry, or ask with consistency=stale for what this node has",
+            )
+            .into());
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Takes in one part of what a backup holds. The cluster must hold nothing yet; with the last part it becomes what the
+/// backup is of. A part may come again, and so may the whole.
+#[utoipa::path(
+    post,
+    path = "/v1/cluster/restore",
+    tag = "cluster",
+    params(wire::RestoreQuery),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses(
+        (status = 202, description = "Parts are missing", body = wire::RestoreProgress),
+        (status = 200, description = "All of it is there", body = wire::RestoreProgress),
+    )
+)]
+async fn restore(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["backup", "part", "parts"])?;
+    let Some(backup) = query
+        .text("backup")
+        .filter(|id| (1..=NAME_BYTES_MAX).contains(&id.len()))
+    else {
+        return Err(Problem::invalid("backup", "must be the backup's own id").into());
+    };
+    let number = |name: &'static str| match query.parsed::<u32>(name, "a number from 1") {
+        Ok(Some(number)) if (1..=PARTS_MAX).contains(&number) => Ok(number),
+        Ok(_) => Err(Problem::invalid(name, format!("must be 1 to {PARTS_MAX}"))),
+        Err(problem) => Err(problem),
+    };
+    let (part, parts) = (number("part")?, number("parts")?);
+    if part > parts {
+        let problem = format!("must be 1 to {parts}, the number of parts");
+        return Err(Problem::invalid("part", problem).into());
+    }
+    if body.len() > PART_BYTES_MAX {
+        return Err(Problem::new(
+            Code::PayloadTooLarge,
+            format!("one part of a backup has at most {PART_BYTES_MAX} bytes"),
+        )
+        .with("body_bytes_max", PART_BYTES_MAX)
+        .into());
+    }
+    let command = Command::RestorePart(RestorePart {
+        backup: backup.to_owned(),
+        part,
+        parts,
+        bytes: body,
+    });
+    let (index, reply) = app.change(&command).await?;
+    match reply {
+        Reply::Restoring { received, parts } => Answer::accepted(
+            index,
+            &wire::RestoreProgress {
+                received,
+                parts,
+                restored: None,
+            },
+        ),
+        Reply::Restored { jobs, tasks } => {
+            tracing::info!(index, backup, jobs, tasks, "a backup was restored");
+            Answer::ok(
+                index,
+                &wire::RestoreProgress {
+                    received: parts,
+                    parts,
+                    restored: Some(wire::Restored { jobs, tasks }),
+                },
+            )
+        }
+        other @ (Reply::Submitted { .. }
+        | Reply::Staged { .. }
+        | Reply::Registered { .. }
+        | Reply::Granted { .. }
+        | Reply::Reported { .. }
+        | Reply::Done { .. }
+        | Reply::Refused(_)
+        | Reply::SchedulePut { .. }) => Err(app.unexpected(&other)),
+    }
+}

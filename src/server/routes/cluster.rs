@@ -1,0 +1,247 @@
+//! `/v1/cluster`: who is in the cluster, who leads, how far everyone is.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{Path, RawQuery, State};
+use bytes::Bytes;
+use triarch_raft::{DiskStatus, HandOverReason, NodeStatus, PeerRole, PeerState};
+use triarch_sdk::wire;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::server::App;
+use crate::server::protocol::json;
+use crate::server::protocol::json::{NoQuery, Query};
+use crate::server::protocol::problem::{Code, Failure, Problem};
+use crate::server::protocol::response::{Answer, ReadIndex};
+
+/// How long a request waits for what it asked for, unless told.
+const HOLD: Duration = Duration::from_secs(5);
+/// How often to look whether a node has become a voter.
+const JOIN_LOOK: Duration = Duration::from_millis(50);
+
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(show))
+        .routes(routes!(add_node))
+        .routes(routes!(remove_node))
+        .routes(routes!(transfer_leader))
+        .routes(routes!(write_snapshot))
+}
+
+/// The masters, who leads, and how far each has come.
+#[utoipa::path(
+    get,
+    path = "/v1/cluster",
+    tag = "cluster",
+    params(wire::ClusterQuery),
+    responses((status = 200, description = "As the node that answers sees it", body = wire::ClusterStatus))
+)]
+async fn show(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["digest"])?;
+    let asked = query.parsed::<bool>("digest", "true or false")?;
+    let mut status = present(&app);
+    if asked == Some(true) {
+        status.digest = Some(digest(&app).await?);
+    }
+    Answer::ok(index, &status)
+}
+
+/// Reads the whole table beside later applies; one request at a time may, because it costs the more the more is there.
+async fn digest(app: &App) -> Result<wire::TableDigest, Failure> {
+    let turn = Arc::clone(&app.digesting).try_acquire_owned();
+    let turn = turn.map_err(|_| {
+        Problem::new(
+            Code::RateLimited,
+            "this node is taking a digest of its table already; retry after a moment",
+        )
+    })?;
+    let frozen = app.table.read().freeze();
+    let taken = tokio::task::spawn_blocking(move || {
+        let (index, value) = (frozen.last_index(), frozen.digest());
+        drop(turn);
+        wire::TableDigest {
+            index,
+            value: format!("{value:016x}"),
+        }
+    });
+    taken
+        .await
+        .map_err(|error| Failure::Unknown(format!("the digest could not be taken: {error}")))
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TransferLeader {
+    /// The node to lead; the one that is furthest, if not given.
+    to: Option<u64>,
+}
+
+/// Makes another voter the leader.
+#[utoipa::path(
+    post,
+    path = "/v1/cluster/transfer-leader",
+    tag = "cluster",
+    request_body = Option<wire::TransferLeader>,
+    responses((status = 200, description = "As it is now", body = wire::ClusterStatus))
+)]
+async fn transfer_leader(
+    State(app): State<App>,
+    _: NoQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let TransferLeader { to } = json::json_or_default(&body)?;
+    app.node
+        .transfer_leader(to, HandOverReason::Operator)
+        .await?;
+    Answer::ok(app.node.applied_index(), &present(&app))
+}
+
+/// Brings a node in as a learner. It is promoted once it has caught up, whoever leads then and whether or not anybody waits
+/// for it; asked again, it is on its way.
+#[utoipa::path(
+    post,
+    path = "/v1/cluster/nodes",
+    tag = "cluster",
+    params(wire::HoldQuery),
+    request_body = wire::AddNode,
+    responses(
+        (status = 201, description = "It is a voter now", body = wire::ClusterStatus),
+        (status = 202, description = "It is a learner, on its way to being a voter", body = wire::ClusterStatus)
+    )
+)]
+async fn add_node(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["wait_ms"])?;
+    let deadline = Instant::now() + hold(&query)?.unwrap_or(HOLD);
+    let wire::AddNode { id, addr } = json::json(&body)?;
+    if id == 0 {
+        return Err(Problem::invalid("id", "must be at least 1").into());
+    }
+    json::name("addr", &addr)?;
+    app.node.add(id, addr).await?;
+    loop {
+        let status = present(&app);
+        let role = status.nodes.iter().find(|node| node.id == id);
+        if role.is_some_and(|node| node.role == wire::NodeRole::Voter) {
+            return Answer::created(app.node.applied_index(), &status);
+        }
+        if Instant::now() >= deadline || app.stopping.is_cancelled() || !app.node.leads_now() {
+            return Answer::accepted(app.node.applied_index(), &status);
+        }
+        app.until(JOIN_LOOK, std::future::pending()).await;
+    }
+}
+
+/// `wait_ms`, bounded.
+fn hold(query: &Query) -> Result<Option<Duration>, Problem> {
+    let wait_ms: Option<u64> = query.parsed("wait_ms", "a number of milliseconds")?;
+    Ok(wait_ms.map(|wait_ms| Duration::from_millis(wait_ms.min(crate::server::WAIT_MS_MAX))))
+}
+
+/// Writes a snapshot of all that the leader has applied, and answers once it is durable; the log before it is given up
+/// there. The other nodes write theirs when it is time.
+#[utoipa::path(
+    post,
+    path = "/v1/cluster/snapshot",
+    tag = "cluster",
+    params(wire::HoldQuery),
+    responses(
+        (status = 200, description = "It is on the leader's disk", body = wire::SnapshotWritten),
+        (status = 202, description = "It is being written", body = wire::SnapshotWritten)
+    )
+)]
+async fn write_snapshot(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["wait_ms"])?;
+    let wait = hold(&query)?.unwrap_or(HOLD);
+    let written = app.node.snapshot(wait).await?;
+    let answer = wire::SnapshotWritten {
+        node: app.id,
+        index: written.map(|written| written.index),
+        bytes: written.map(|written| written.bytes),
+    };
+    match written {
+        Some(_) => Answer::ok(app.node.applied_index(), &answer),
+        None => Answer::accepted(app.node.applied_index(), &answer),
+    }
+}
+
+/// Takes a node out for good. A leader hands its leadership over first, and the next one takes it out; what would leave no
+/// majority that answers is refused.
+#[utoipa::path(
+    delete,
+    path = "/v1/cluster/nodes/{id}",
+    tag = "cluster",
+    params(("id" = u64, Path, description = "The node's id")),
+    responses((status = 200, description = "As it is now", body = wire::ClusterStatus))
+)]
+async fn remove_node(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    _: NoQuery,
+) -> Result<Answer, Failure> {
+    let id: u64 = json::id("node", &id)?;
+    app.node.remove(id).await?;
+    Answer::ok(app.node.applied_index(), &present(&app))
+}
+
+fn present(app: &App) -> wire::ClusterStatus {
+    let status = app.node.status();
+    let agreement = app.node.agreement();
+    wire::ClusterStatus {
+        cluster_id: status.cluster_id,
+        leader: status.leader,
+        term: status.term,
+        commit_index: status.commit_index,
+        answered_by: Some(app.id),
+        nodes: status.nodes.into_iter().map(present_node).collect(),
+        agreement: Some(wire::Agreement {
+            index: agreement.agreed_index,
+            mismatches: agreement.mismatches,
+        }),
+        clock_ahead_ms: app.clock.ahead_ms(),
+        digest: None,
+    }
+}
+
+/// How a disk is shown.
+pub fn present_disk(disk: DiskStatus) -> wire::NodeDisk {
+    wire::NodeDisk {
+        free_bytes: disk.free_bytes,
+        low: disk.low,
+    }
+}
+
+fn present_node(node: NodeStatus) -> wire::ClusterNode {
+    wire::ClusterNode {
+        id: node.id,
+        addr: node.addr,
+        role: match node.role {
+            PeerRole::Voter => wire::NodeRole::Voter,
+            PeerRole::Learner => wire::NodeRole::Learner,
+        },
+        state: match node.state {
+            PeerState::Leader => wire::NodeState::Leader,
+            PeerState::Follower => wire::NodeState::Follower,
+            PeerState::Unreachable => wire::NodeState::Unreachable,
+        },
+        matched: node.matched,
+        applied: node.applied,
+        snapshot: node.snapshot.map(|transfer| wire::SnapshotTransfer {
+            bytes: transfer.bytes,
+            sent_bytes: transfer.sent_bytes,
+        }),
+        disk: node.disk.map(present_disk),
+    }
+}

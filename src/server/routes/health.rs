@@ -1,0 +1,79 @@
+//! `/healthz` and `/readyz`, answered by each node for itself.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use triarch_raft::Leadership;
+use triarch_sdk::wire;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::cluster::present_disk;
+use crate::server::App;
+use crate::server::protocol::problem::Problem;
+use crate::server::protocol::response::Answer;
+
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+}
+
+/// The process is up.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "health",
+    responses((status = 200, description = "The process is up", body = wire::Health))
+)]
+async fn healthz(State(app): State<App>) -> Response {
+    Answer::ok(
+        app.node.applied_index(),
+        &wire::Health {
+            status: "ok".into(),
+            node: app.id,
+        },
+    )
+    .into_response()
+}
+
+/// A leader is known and this node has applied what it knows to be committed. A node whose disk is low is ready all the
+/// same: it serves reads, and forwards; `disk` says so.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "health",
+    responses((status = 200, description = "A leader is known and this node is caught up", body = wire::Ready))
+)]
+async fn readyz(State(app): State<App>) -> Response {
+    let status = app.node.status();
+    let leader = match &*app.node.leadership().borrow() {
+        Leadership::Leading { .. } => Some(app.id),
+        Leadership::Following { leader, .. } => Some(*leader),
+        Leadership::Unknown { .. } => None,
+    };
+    if app.stopping.is_cancelled() {
+        return Problem::no_leader("this node is stopping").into_response();
+    }
+    let Some(leader) = leader else {
+        return Problem::no_leader("no leader is known to this node").into_response();
+    };
+    if status.applied_index < status.commit_index {
+        let behind = status.commit_index - status.applied_index;
+        return Problem::no_leader(format!(
+            "this node has {behind} committed entries still to apply"
+        ))
+        .with("behind", behind)
+        .into_response();
+    }
+    Answer::ok(
+        status.applied_index,
+        &wire::Ready {
+            status: "ready".into(),
+            node: app.id,
+            leader,
+            term: status.term,
+            disk: app.node.disk().map(present_disk),
+        },
+    )
+    .into_response()
+}

@@ -1,0 +1,292 @@
+//! Reading jobs and their tasks as submitted: every field within its bounds, or an answer that names the one that is not.
+//! What only the table can know (keys that are taken, queues that are full, circles) it answers itself.
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use triarch_sdk::wire;
+use triarch_table::command::{
+    Backoff, Concurrency, NewTask, OnDuplicate, OnFailure, Requires, StagePart, SubmitJob, Unique,
+};
+
+use crate::server::App;
+use crate::server::protocol::json;
+use crate::server::protocol::problem::{Code, Problem};
+
+/// Bounds on one task's numbers; beyond them a number is a mistake.
+const ATTEMPTS_MAX: u32 = 1_000;
+const TEN_YEARS_MS: u64 = 10 * 366 * 24 * 3_600_000;
+const FACTOR_MAX: f64 = 1_000.0;
+const TAGS_MAX: usize = 64;
+const CONCURRENCY_MAX: u32 = 1_000_000;
+
+/// What was submitted.
+pub enum Submission {
+    /// A job.
+    Whole(SubmitJob),
+    /// One part of a job.
+    Part(StagePart),
+}
+
+/// Reads a job as submitted, or a part of one.
+pub fn new_job(
+    app: &App,
+    job: wire::SubmitJob,
+    request_id: Option<String>,
+) -> Result<Submission, Problem> {
+    if let Some(key) = &job.idempotency_key {
+        json::name("idempotency_key", key)?;
+    }
+    if let Some(name) = &job.name {
+        json::bounded_text("name", name)?;
+    }
+    if job.tasks.is_empty() {
+        return Err(Problem::invalid("tasks", "a job has at least one task"));
+    }
+    if job.tasks.len() > app.limits.tasks_max {
+        return Err(Problem::new(
+            Code::PayloadTooLarge,
+            format!(
+                "{} tasks in one request; the bound is {}: submit the job in parts, with \"part\" and \"parts\"",
+                job.tasks.len(),
+                app.limits.tasks_max
+            ),
+        )
+        .with("field", "tasks")
+        .with("tasks_max", app.limits.tasks_max));
+    }
+    // Written anew from what was understood, so that white space between fields makes no other body.
+    let canonical = serde_json::to_vec(&job)
+        .map_err(|error| Problem::invalid("", format!("the body cannot be read back: {error}")))?;
+    let tasks = job
+        .tasks
+        .into_iter()
+        .enumerate()
+        .map(|(position, task)| new_task(app, position, task))
+        .collect::<Result<Vec<NewTask>, Problem>>()?;
+    let on_failure = match job.on_failure.unwrap_or_default() {
+        wire::OnFailure::Continue => OnFailure::Continue,
+        wire::OnFailure::FailFast => OnFailure::FailFast,
+    };
+    let digest = Sha256::digest(&canonical).into();
+    let name = job.name.unwrap_or_default();
+    if let (Some(part), Some(parts)) = (job.part, job.parts) {
+        let key = job.idempotency_key.ok_or_else(|| {
+            Problem::invalid(
+                "idempotency_key",
+                "is what the parts of a job have in common: choose one and give it with every part",
+            )
+        })?;
+        return Ok(Submission::Part(StagePart {
+            key,
+            part,
+            parts,
+            digest,
+            name,
+            on_failure,
+            tasks,
+        }));
+    }
+    for (field, given) in [("part", job.part), ("parts", job.parts)] {
+        if given.is_some() {
+            return Err(Problem::invalid(field, "part and parts go together"));
+        }
+    }
+    Ok(Submission::Whole(SubmitJob {
+        request_id,
+        idempotency_key: job.idempotency_key,
+        body_digest: digest,
+        part_digests: Vec::new(),
+        name,
+        on_failure,
+        tasks,
+    }))
+}
+
+/// Reads the task at `position` of a submitted job; what breaks a rule is named as `tasks[3].priority`.
+fn new_task(app: &App, position: usize, task: wire::TaskSpec) -> Result<NewTask, Problem> {
+    let at = |field: &str| format!("tasks[{position}].{field}");
+    json::name(&at("kind"), &task.kind)?;
+    let queue = task.queue.unwrap_or_else(|| "default".into());
+    json::name(&at("queue"), &queue)?;
+    if let Some(key) = &task.key {
+        json::name(&at("key"), key)?;
+    }
+    let tags = task.tags.unwrap_or_default();
+    if tags.len() > TAGS_MAX {
+        return Err(Problem::invalid(
+            &at("tags"),
+            format!("{} tags; the bound is {TAGS_MAX}", tags.len()),
+        ));
+    }
+    for (tag, position) in tags.iter().zip(0..) {
+        json::name(&at(&format!("tags[{position}]")), tag)?;
+    }
+    let after = task.after.unwrap_or_default();
+    for (key, position) in after.iter().zip(0..) {
+        json::name(&at(&format!("after[{position}]")), key)?;
+    }
+    let requires = task.requires.unwrap_or_default();
+    for (name, value) in &requires.labels {
+        json::name(&at("requires.labels"), name)?;
+        json::bounded_text(&at(&format!("requires.labels.{name}")), value)?;
+    }
+    for name in requires.resources.keys() {
+        json::name(&at("requires.resources"), name)?;
+    }
+    Ok(NewTask {
+        payload: payload(app, &at("payload"), task.payload)?,
+        priority: number(&at("priority"), task.priority.unwrap_or(0), 0, 9)?,
+        not_before_ms: task.run_at.map(wire::Timestamp::unix_ms),
+        delay_ms: number(&at("delay_ms"), task.delay_ms.unwrap_or(0), 0, TEN_YEARS_MS)?,
+        expires_ms: task
+            .expires_ms
+            .map(|ms| number(&at("expires_ms"), ms, 1, TEN_YEARS_MS))
+            .transpose()?,
+        timeout_ms: task
+            .timeout_ms
+            .map(|ms| number(&at("timeout_ms"), ms, 1, TEN_YEARS_MS))
+            .transpose()?,
+        max_attempts: number(
+            &at("max_attempts"),
+            task.max_attempts.unwrap_or(3),
+            1,
+            ATTEMPTS_MAX,
+        )?,
+        max_losses: number(
+            &at("max_losses"),
+            task.max_losses.unwrap_or(5),
+            1,
+            ATTEMPTS_MAX,
+        )?,
+        backoff: backoff(&at, task.backoff.unwrap_or_default())?,
+        requires: Requires {
+            labels: requires.labels,
+            resources: requires.resources,
+        },
+        unique: unique(&at, task.unique_key, task.on_duplicate)?,
+        concurrency: concurrency(&at, task.concurrency_key, task.concurrency_limit)?,
+        after,
+        key: task.key,
+        kind: task.kind,
+        queue,
+        tags,
+    })
+}
+
+fn unique(
+    at: &impl Fn(&str) -> String,
+    key: Option<String>,
+    on_duplicate: Option<wire::OnDuplicate>,
+) -> Result<Option<Unique>, Problem> {
+    let Some(key) = key else {
+        return match on_duplicate {
+            None => Ok(None),
+            Some(_) => Err(Problem::invalid(
+                &at("on_duplicate"),
+                "says what happens when the task's unique_key is taken, and the task has none",
+            )),
+        };
+    };
+    json::name(&at("unique_key"), &key)?;
+    let on_duplicate = match on_duplicate.unwrap_or_default() {
+        wire::OnDuplicate::Refuse => OnDuplicate::Refuse,
+        wire::OnDuplicate::Return => OnDuplicate::Return,
+    };
+    Ok(Some(Unique { key, on_duplicate }))
+}
+
+fn concurrency(
+    at: &impl Fn(&str) -> String,
+    key: Option<String>,
+    limit: Option<u32>,
+) -> Result<Option<Concurrency>, Problem> {
+    let Some(key) = key else {
+        return match limit {
+            None => Ok(None),
+            Some(_) => Err(Problem::invalid(
+                &at("concurrency_limit"),
+                "bounds the tasks of a concurrency_key, and the task has none",
+            )),
+        };
+    };
+    json::name(&at("concurrency_key"), &key)?;
+    let limit = number(
+        &at("concurrency_limit"),
+        limit.unwrap_or(1),
+        1,
+        CONCURRENCY_MAX,
+    )?;
+    let key = key.into();
+    Ok(Some(Concurrency { key, limit }))
+}
+
+fn payload(app: &App, field: &str, payload: Option<Box<RawValue>>) -> Result<Bytes, Problem> {
+    let bound = app.limits.payload_bytes_max;
+    let text = payload.map_or_else(
+        || "null".to_string(),
+        |payload| String::from(Box::<str>::from(payload)),
+    );
+    if text.len() > bound {
+        return Err(Problem::new(
+            Code::PayloadTooLarge,
+            format!(
+                "{field} is {} bytes, the bound is {bound}: put the data where workers can reach it and pass its address",
+                text.len()
+            ),
+        )
+        .with("field", field)
+        .with("payload_bytes_max", bound));
+    }
+    Ok(Bytes::from(text))
+}
+
+fn number<N: PartialOrd + std::fmt::Display>(
+    field: &str,
+    given: N,
+    least: N,
+    most: N,
+) -> Result<N, Problem> {
+    if given < least || given > most {
+        return Err(Problem::invalid(
+            field,
+            format!("is {given}, must be from {least} to {most}"),
+        ));
+    }
+    Ok(given)
+}
+
+/// Thousandths of a number that was checked to be within bounds.
+fn milli(value: f64) -> u32 {
+    (value * 1_000.0).round() as u32
+}
+
+fn backoff(at: &impl Fn(&str) -> String, given: wire::Backoff) -> Result<Backoff, Problem> {
+    let default = Backoff::default();
+    let factor = given
+        .factor
+        .map(|factor| number(&at("backoff.factor"), factor, 1.0, FACTOR_MAX))
+        .transpose()?;
+    let jitter = given
+        .jitter
+        .map(|jitter| number(&at("backoff.jitter"), jitter, 0.0, 1.0))
+        .transpose()?;
+    Ok(Backoff {
+        initial_ms: number(
+            &at("backoff.initial_ms"),
+            given.initial_ms.unwrap_or(default.initial_ms),
+            0,
+            TEN_YEARS_MS,
+        )?,
+        factor_milli: factor.map_or(default.factor_milli, milli),
+        max_ms: number(
+            &at("backoff.max_ms"),
+            given.max_ms.unwrap_or(default.max_ms),
+            0,
+            TEN_YEARS_MS,
+        )?,
+        jitter_permille: jitter.map_or(default.jitter_permille, |jitter| {
+            u16::try_from(milli(jitter)).unwrap_or(1_000)
+        }),
+    })
+}

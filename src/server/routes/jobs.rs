@@ -1,0 +1,259 @@
+//! `/v1/jobs`: submitting, showing, listing, waiting, cancelling.
+
+use std::time::Duration;
+
+use axum::extract::{Path, RawQuery, State};
+use bytes::Bytes;
+use triarch_sdk::wire;
+use triarch_table::command::OnFailure;
+use triarch_table::job::Job;
+use triarch_table::model::JobState;
+use triarch_table::reply::{Refusal, Reply};
+use triarch_table::{Command, JobFilter, JobId, TaskId};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::server::protocol::json;
+use crate::server::protocol::json::{Bare, NoQuery, Query};
+use crate::server::protocol::problem::{Code, Failure, Problem};
+use crate::server::protocol::response::{Answer, ReadIndex, RequestId};
+use crate::server::routes::job_submission;
+use crate::server::routes::job_submission::Submission;
+use crate::server::routes::tasks;
+use crate::server::{App, WAIT_MS_MAX};
+
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(submit, list))
+        .routes(routes!(show))
+        .routes(routes!(list_tasks))
+        .routes(routes!(cancel))
+}
+
+/// Submits a job: all of its tasks, or none.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs",
+    tag = "jobs",
+    request_body = wire::SubmitJob,
+    responses((status = 201, description = "It is on the disks of a majority", body = wire::Submitted), (status = 200, description = "An earlier submission with the same key made it", body = wire::Submitted), (status = 202, description = "It is part of a job of which others are missing", body = wire::PartReceived))
+)]
+async fn submit(
+    State(app): State<App>,
+    _: NoQuery,
+    RequestId(request_id): RequestId,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let job: wire::SubmitJob = json::json(&body)?;
+    let command = match job_submission::new_job(&app, job, request_id)? {
+        Submission::Whole(job) => Command::SubmitJob(job),
+        Submission::Part(part) => Command::StagePart(part),
+    };
+    let (index, reply) = app.change_inviting(&command).await?;
+    let (job, tasks, duplicate) = match reply {
+        Reply::Submitted {
+            job,
+            tasks,
+            duplicate,
+        } => (job, tasks, duplicate),
+        Reply::Staged { received, parts } => {
+            return Answer::accepted(index, &wire::PartReceived { received, parts });
+        }
+        reply => return Err(app.unexpected(&reply)),
+    };
+    let submitted = wire::Submitted {
+        id: job.to_string(),
+        tasks: tasks.iter().map(TaskId::to_string).collect(),
+        duplicate,
+    };
+    if duplicate {
+        Answer::ok(index, &submitted)
+    } else {
+        Answer::created(index, &submitted)
+    }
+}
+
+/// A job; with `wait_ms`, as soon as it is terminal.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job's id"), wire::WaitQuery),
+    responses((status = 200, description = "The job", body = wire::Job))
+)]
+async fn show(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["wait_ms"])?;
+    let id: JobId = json::id("job", &id)?;
+    let wait = wait(&query)?;
+    let terminal = |app: &App| {
+        let table = app.table.read();
+        table.job(id).map(|job| job.state().is_terminal())
+    };
+    if !wait.is_zero() && terminal(&app) == Some(false) {
+        let mut woken = app.table.waiters.job(id).map_err(|_| too_many_waiters())?;
+        // Looked at again after registering: its end cannot slip between.
+        if terminal(&app) == Some(false) {
+            app.until(wait, woken.woken()).await;
+        }
+    }
+    let table = app.table.read();
+    let job = table
+        .job(id)
+        .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
+    Answer::shown(&table, index, &present(job))
+}
+
+/// One page of jobs, the newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    tag = "jobs",
+    params(wire::JobsQuery),
+    responses((status = 200, description = "The page", body = wire::JobList))
+)]
+async fn list(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["state", "name", "limit", "after"])?;
+    let filter = JobFilter {
+        state: query.text("state").map(job_state).transpose()?,
+        name: query.text("name").map(str::to_string),
+    };
+    let after: Option<JobId> = query.parsed("after", "a job's id, as given in \"next\"")?;
+    let limit = query.limit()?;
+    let table = app.table.read();
+    let found = table.jobs(&filter, after, limit);
+    let next = found.next.map(|next| next.to_string());
+    Answer::shown(
+        &table,
+        index,
+        &wire::JobList {
+            jobs: found.items.into_iter().map(present).collect(),
+            next,
+        },
+    )
+}
+
+/// One page of the tasks of a job, in the order submitted.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/tasks",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job's id"), wire::PageQuery),
+    responses((status = 200, description = "The page", body = wire::TaskList))
+)]
+async fn list_tasks(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["limit", "after"])?;
+    let id: JobId = json::id("job", &id)?;
+    let after: Option<TaskId> = query.parsed("after", "a task's id, as given in \"next\"")?;
+    let limit = query.limit()?;
+    let table = app.table.read();
+    table
+        .job(id)
+        .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
+    Answer::shown(
+        &table,
+        index,
+        &tasks::page(&app, table.tasks_of(id, after, limit)),
+    )
+}
+
+/// Cancels every unfinished task of a job.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/{id}/cancel",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job's id")),
+    responses((status = 200, description = "The job as it is now", body = wire::Job))
+)]
+async fn cancel(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    _: Bare,
+) -> Result<Answer, Failure> {
+    let id: JobId = json::id("job", &id)?;
+    let (index, _) = app.change(&Command::CancelJob { job: id }).await?;
+    let table = app.table.read();
+    let job = table
+        .job(id)
+        .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
+    Answer::shown(&table, index, &present(job))
+}
+
+/// `wait_ms`, bounded.
+pub fn wait(query: &Query) -> Result<Duration, Problem> {
+    let wait_ms: u64 = query
+        .parsed("wait_ms", "a number of milliseconds")?
+        .unwrap_or(0);
+    Ok(Duration::from_millis(wait_ms.min(WAIT_MS_MAX)))
+}
+
+pub fn too_many_waiters() -> Failure {
+    Problem::new(
+        Code::RateLimited,
+        "this node has more waiting requests than it takes; retry after a moment",
+    )
+    .into()
+}
+
+fn job_state(text: &str) -> Result<JobState, Problem> {
+    [
+        JobState::Running,
+        JobState::Succeeded,
+        JobState::Failed,
+        JobState::Cancelled,
+    ]
+    .into_iter()
+    .find(|state| state.as_str() == text)
+    .ok_or_else(|| {
+        Problem::invalid(
+            "state",
+            "must be one of running, succeeded, failed, cancelled",
+        )
+    })
+}
+
+pub fn present_state(state: JobState) -> wire::JobState {
+    match state {
+        JobState::Running => wire::JobState::Running,
+        JobState::Succeeded => wire::JobState::Succeeded,
+        JobState::Failed => wire::JobState::Failed,
+        JobState::Cancelled => wire::JobState::Cancelled,
+    }
+}
+
+fn present(job: &Job) -> wire::Job {
+    wire::Job {
+        id: job.id.to_string(),
+        name: job.name.to_string(),
+        state: present_state(job.state()),
+        counts: job
+            .counts
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(state, count)| (tasks::present_state(state), count))
+            .collect(),
+        idempotency_key: job
+            .idempotency
+            .as_ref()
+            .map(|idempotency| idempotency.key.to_string()),
+        on_failure: match job.on_failure {
+            OnFailure::Continue => wire::OnFailure::Continue,
+            OnFailure::FailFast => wire::OnFailure::FailFast,
+        },
+        created_at: wire::Timestamp::from_unix_ms(job.created_ms),
+        finished_at: job.finished_ms.map(wire::Timestamp::from_unix_ms),
+    }
+}

@@ -1,0 +1,220 @@
+//! This node's part in consensus, and its disk as the log sees it.
+
+use triarch_raft::{CauseKind, PeerRole, PeerState, ProposalRefusal};
+
+use crate::server::App;
+use crate::server::routes::metrics::families::{Families, Labels, Scale};
+
+pub fn tell(app: &App, out: &mut Families) {
+    let status = app.node.status();
+    let measures = app.node.measures();
+    out.gauges(
+        "triarch_build_info",
+        "Always 1; what this node is and runs is in the labels.",
+        vec![(
+            vec![
+                ("node", app.id.to_string()),
+                ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ],
+            1.0,
+        )],
+    );
+    out.gauge(
+        "triarch_term",
+        "The latest Raft term known here.",
+        status.term as f64,
+    );
+    let leads = app.node.leads_now();
+    out.gauge(
+        "triarch_is_leader",
+        "1 if this node leads and a majority has confirmed it within the lease.",
+        f64::from(u8::from(leads)),
+    );
+    out.gauge(
+        "triarch_leader_id",
+        "The node that leads, as far as is known here; 0 if none is known.",
+        status.leader.unwrap_or(0) as f64,
+    );
+    let role = |role| {
+        let nodes = status.nodes.iter().filter(|node| node.role == role);
+        nodes.count() as f64
+    };
+    out.gauges(
+        "triarch_members",
+        "Nodes of the cluster by role, as known here.",
+        vec![
+            (vec![("role", "voter".to_owned())], role(PeerRole::Voter)),
+            (
+                vec![("role", "learner".to_owned())],
+                role(PeerRole::Learner),
+            ),
+        ],
+    );
+    for (name, help, index) in [
+        (
+            "triarch_last_log_index",
+            "The last entry of this node's log.",
+            status.last_log_index,
+        ),
+        (
+            "triarch_commit_index",
+            "How far the log is known here to be committed.",
+            status.commit_index,
+        ),
+        (
+            "triarch_applied_index",
+            "How far the log is applied to this node's table.",
+            status.applied_index,
+        ),
+        (
+            "triarch_snapshot_index",
+            "The last entry in this node's last snapshot.",
+            status.snapshot_index,
+        ),
+    ] {
+        out.gauge(name, help, index as f64);
+    }
+    // Only a leader hears from the others.
+    let peers = || {
+        let others = status.nodes.iter().filter(|node| node.id != app.id);
+        others.filter(|_| leads)
+    };
+    let peer = |id: u64| -> Labels { vec![("peer", id.to_string())] };
+    out.gauges(
+        "triarch_peer_lag_entries",
+        "On the leader: entries of its log that are not known to be on the other node's disk.",
+        peers()
+            .map(|node| {
+                let matched = node.matched.unwrap_or(0);
+                (
+                    peer(node.id),
+                    status.last_log_index.saturating_sub(matched) as f64,
+                )
+            })
+            .collect(),
+    );
+    out.gauges(
+        "triarch_peer_reachable",
+        "On the leader: 1 if the other node has answered within the lease.",
+        peers()
+            .map(|node| {
+                let reachable = node.state != PeerState::Unreachable;
+                (peer(node.id), f64::from(u8::from(reachable)))
+            })
+            .collect(),
+    );
+    let acked = status
+        .quorum_ack_age_ms
+        .map(|ms| (Labels::new(), ms as f64 / 1e3));
+    out.gauges(
+        "triarch_quorum_ack_age_seconds",
+        "On the leader: since when no majority has confirmed that it leads.",
+        acked.into_iter().collect(),
+    );
+    out.counter(
+        "triarch_campaigns",
+        "Terms in which this node asked for votes.",
+        measures.campaigns() as f64,
+    );
+    out.counters(
+        "triarch_leader_changes",
+        "Changes of leadership that this node has seen, by cause. Every node sees each of them.",
+        CauseKind::ALL
+            .into_iter()
+            .map(|cause| {
+                let labels = vec![("cause", cause.as_str().to_owned())];
+                (labels, measures.leader_changes(cause) as f64)
+            })
+            .collect(),
+    );
+    out.counter(
+        "triarch_leaderless_seconds",
+        "Time for which this node has known of no leader, the present time included.",
+        measures.leaderless().as_secs_f64(),
+    );
+    out.gauge(
+        "triarch_proposals_open",
+        "Proposals to this node that wait or are on their way.",
+        measures.proposals_open() as f64,
+    );
+    out.counters(
+        "triarch_proposals_refused",
+        "Proposals to this node that were not done, or whose outcome is unknown, by reason.",
+        ProposalRefusal::ALL
+            .into_iter()
+            .map(|why| {
+                let labels = vec![("reason", why.as_str().to_owned())];
+                (labels, measures.refusals(why) as f64)
+            })
+            .collect(),
+    );
+    for (name, help, scale, histogram) in [
+        (
+            "triarch_entry_commands",
+            "Commands in each entry that this node proposed.",
+            Scale::Plain,
+            &measures.entry_commands,
+        ),
+        (
+            "triarch_entry_bytes",
+            "Bytes of each entry that this node proposed.",
+            Scale::Plain,
+            &measures.entry_bytes,
+        ),
+        (
+            "triarch_proposal_wait_seconds",
+            "From the proposal of a command until its entry was sent.",
+            Scale::Time,
+            &measures.proposal_wait,
+        ),
+        (
+            "triarch_apply_seconds",
+            "Applying each entry with commands to this node's table.",
+            Scale::Time,
+            &measures.apply,
+        ),
+        (
+            "triarch_commit_seconds",
+            "From an entry's proposal until it was committed and applied here.",
+            Scale::Time,
+            &measures.commit,
+        ),
+        (
+            "triarch_log_append_seconds",
+            "From an append to this node's log until it was durable: the wait for the sync before it, and its own.",
+            Scale::Time,
+            &measures.log.append,
+        ),
+        (
+            "triarch_log_sync_seconds",
+            "Each fdatasync of this node's log.",
+            Scale::Time,
+            &measures.log.sync,
+        ),
+        (
+            "triarch_snapshot_write_seconds",
+            "Writing a snapshot of this node's table.",
+            Scale::Time,
+            &measures.snapshot_write,
+        ),
+        (
+            "triarch_snapshot_install_seconds",
+            "Restoring a snapshot that was received from the leader.",
+            Scale::Time,
+            &measures.snapshot_install,
+        ),
+    ] {
+        out.histogram(name, help, scale, histogram.read());
+    }
+    let agreement = app.node.agreement();
+    out.gauge(
+        "triarch_digest_agreed_index",
+        "The last entry at which a majority, this node among them, had the same table.",
+        agreement.agreed_index as f64,
+    );
+    out.counter(
+        "triarch_digest_mismatches",
+        "Comparisons of the masters' tables in which this node or another had another one than the majority, or nobody had a majority.",
+        agreement.mismatches as f64,
+    );
+}

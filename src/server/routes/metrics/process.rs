@@ -1,0 +1,166 @@
+//! What this process takes of its machine. Names that begin with `process_` are those that every Prometheus client uses.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{SysconfVar, sysconf};
+
+use crate::server::App;
+use crate::server::routes::metrics::families::{Families, Labels};
+
+/// How long the disk may take to say how full it is; then the scrape goes without.
+const DISK_PATIENCE: Duration = Duration::from_millis(500);
+/// Files looked at to see how much they take: far more than there are.
+const FILES_MAX: usize = 10_000;
+
+/// What is on the disk, in bytes.
+#[derive(Debug, Default)]
+struct Disk {
+    log: u64,
+    snapshots: u64,
+    free: Option<u64>,
+    size: Option<u64>,
+}
+
+pub async fn tell(app: &App, out: &mut Families) {
+    process(out);
+    let data_dir = app.data_dir.clone();
+    // One at a time: on a disk that hangs, scrapes must not pile up.
+    let look = match std::sync::Arc::clone(&app.looking_at_disk).try_acquire_owned() {
+        Ok(turn) => Some(tokio::task::spawn_blocking(move || {
+            let disk = look(&data_dir);
+            drop(turn);
+            disk
+        })),
+        Err(_) => None,
+    };
+    let disk = match look {
+        Some(look) => match tokio::time::timeout(DISK_PATIENCE, look).await {
+            Ok(Ok(disk)) => Some(disk),
+            Ok(Err(_)) | Err(_) => None,
+        },
+        None => None,
+    };
+    let told = |value: Option<u64>| {
+        let value = value.map(|value| (Labels::new(), value as f64));
+        value.into_iter().collect()
+    };
+    out.gauges(
+        "triarch_log_bytes",
+        "What the log takes on disk.",
+        told(disk.as_ref().map(|disk| disk.log)),
+    );
+    out.gauges(
+        "triarch_snapshot_bytes",
+        "What snapshots take on disk, one that is written or received included.",
+        told(disk.as_ref().map(|disk| disk.snapshots)),
+    );
+    out.gauges(
+        "triarch_disk_free_bytes",
+        "What can still be written to the file system of the data directory.",
+        told(disk.as_ref().and_then(|disk| disk.free)),
+    );
+    out.gauges(
+        "triarch_disk_size_bytes",
+        "The size of the file system of the data directory.",
+        told(disk.as_ref().and_then(|disk| disk.size)),
+    );
+}
+
+fn look(data_dir: &Path) -> Disk {
+    let space = statvfs(data_dir).ok();
+    let bytes = |blocks: u64, fragment: u64| blocks.saturating_mul(fragment);
+    Disk {
+        log: bytes_below(&data_dir.join("log")),
+        snapshots: bytes_below(&data_dir.join("snapshots")),
+        free: space
+            .as_ref()
+            .map(|space| bytes(space.blocks_available(), space.fragment_size())),
+        size: space
+            .as_ref()
+            .map(|space| bytes(space.blocks(), space.fragment_size())),
+    }
+}
+
+/// What the files below a directory take. Those that vanish meanwhile count as nothing.
+fn bytes_below(directory: &Path) -> u64 {
+    let mut open: Vec<PathBuf> = vec![directory.to_path_buf()];
+    let (mut bytes, mut files) = (0_u64, 0);
+    while let Some(directory) = open.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            files += 1;
+            if files > FILES_MAX {
+                return bytes;
+            }
+            match entry.metadata() {
+                Ok(found) if found.is_dir() => open.push(entry.path()),
+                Ok(found) => bytes = bytes.saturating_add(found.len()),
+                Err(_) => {}
+            }
+        }
+    }
+    bytes
+}
+
+fn process(out: &mut Families) {
+    let told = |value: Option<f64>| {
+        let value = value.map(|value| (Labels::new(), value));
+        value.into_iter().collect::<Vec<_>>()
+    };
+    let unit = |name| sysconf(name).ok().flatten().map(|value| value as f64);
+    let page = unit(SysconfVar::PAGE_SIZE);
+    let pages = fs::read_to_string("/proc/self/statm").ok();
+    let resident = pages.and_then(|text| text.split(' ').nth(1)?.parse::<f64>().ok());
+    out.gauges(
+        "process_resident_memory_bytes",
+        "Memory of this process that is in use.",
+        told(resident.zip(page).map(|(pages, page)| pages * page)),
+    );
+    let ticks = unit(SysconfVar::CLK_TCK);
+    // Fields are counted from behind the name, which may contain anything: the state is the first.
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace().collect())
+        .unwrap_or_default();
+    let field = |place: usize| fields.get(place).and_then(|text| text.parse::<f64>().ok());
+    let cpu = field(11).zip(field(12)).zip(ticks);
+    out.counters(
+        "process_cpu_seconds",
+        "Processor time that this process has used.",
+        told(cpu.map(|((user, system), ticks)| (user + system) / ticks)),
+    );
+    let booted = fs::read_to_string("/proc/stat").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("btime "))?;
+        line.parse::<f64>().ok()
+    });
+    let started = field(19).zip(ticks).zip(booted);
+    out.gauges(
+        "process_start_time_seconds",
+        "When this process started, in Unix time.",
+        told(started.map(|((since_boot, ticks), booted)| booted + since_boot / ticks)),
+    );
+    let open = fs::read_dir("/proc/self/fd").ok();
+    out.gauges(
+        "process_open_fds",
+        "Open file descriptors.",
+        told(open.map(|entries| entries.count() as f64)),
+    );
+    let limits = fs::read_to_string("/proc/self/limits").ok();
+    let most = limits.and_then(|text| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"))?;
+        line.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    out.gauges(
+        "process_max_fds",
+        "The most file descriptors that may be open.",
+        told(most),
+    );
+}

@@ -1,0 +1,265 @@
+//! What is in this node's table, and what the leader's decisions came to.
+
+use triarch_table::Table;
+use triarch_table::job::Counts;
+use triarch_table::model::{TaskState, WorkerState};
+
+use crate::leader_counters::{Expiry, Judged};
+use crate::server::App;
+use crate::server::routes::metrics::families::{Families, Labels};
+
+/// Queues that are told by name; the rest is told together.
+const QUEUES_TOLD_MAX: usize = 200;
+/// The name under which the rest is told. A queue that is really called so is always among them.
+const OTHERS: &str = "(others)";
+/// States of tasks that are told by queue.
+const QUEUE_STATES: [TaskState; 5] = [
+    TaskState::Waiting,
+    TaskState::Delayed,
+    TaskState::Queued,
+    TaskState::Running,
+    TaskState::Failed,
+];
+
+/// What is told of one queue.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    states: [u64; QUEUE_STATES.len()],
+    oldest_ms: u64,
+}
+
+impl Seen {
+    fn of(counts: &Counts, oldest_ms: u64) -> Self {
+        Self {
+            states: QUEUE_STATES.map(|state| counts.of(state)),
+            oldest_ms,
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.states.iter().sum()
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.states.iter_mut().zip(other.states) {
+            *mine += theirs;
+        }
+        self.oldest_ms = self.oldest_ms.max(other.oldest_ms);
+    }
+}
+
+pub fn tell(app: &App, out: &mut Families) {
+    let now_ms = app.clock.now_ms();
+    let table = app.table.read();
+    let told = queues(&table, now_ms);
+    let counts = *table.counts();
+    let workers = WorkerState::ALL.map(|state| (state, table.workers_in(state)));
+    let (jobs, schedules) = (table.jobs_len(), table.schedules_len());
+    let (bytes, queues) = (table.bytes(), table.queues_len());
+    drop(table);
+
+    let state = |word: &str| -> Labels { vec![("state", word.to_owned())] };
+    out.gauges(
+        "triarch_tasks",
+        "Tasks in the table by state, finished ones that are kept included.",
+        counts
+            .iter()
+            .map(|(of, count)| (state(of.as_str()), count as f64))
+            .collect(),
+    );
+    out.gauge(
+        "triarch_jobs",
+        "Jobs in the table, finished ones that are kept included.",
+        jobs as f64,
+    );
+    out.gauge("triarch_schedules", "Schedules.", schedules as f64);
+    out.gauges(
+        "triarch_workers",
+        "Workers by state; lost and left ones are remembered for a while.",
+        workers
+            .into_iter()
+            .map(|(of, count)| (state(of.as_str()), count as f64))
+            .collect(),
+    );
+    out.gauge(
+        "triarch_table_bytes",
+        "Bytes of payloads, results and errors in the table.",
+        bytes as f64,
+    );
+    out.gauge("triarch_queues", "Queues.", queues as f64);
+    let tasks = told.iter().flat_map(|(name, seen)| {
+        let states = QUEUE_STATES.iter().zip(seen.states);
+        states.map(move |(of, count)| {
+            let labels = vec![("queue", name.clone()), ("state", of.as_str().to_owned())];
+            (labels, count as f64)
+        })
+    });
+    out.gauges(
+        "triarch_queue_tasks",
+        "Tasks of a queue that are not finished, or failed, by state. Only the 200 fullest queues are told by name, the rest together as (others).",
+        tasks.collect(),
+    );
+    let oldest = told.iter().map(|(name, seen)| {
+        let age_s = seen.oldest_ms as f64 / 1e3;
+        (vec![("queue", name.clone())], age_s)
+    });
+    out.gauges(
+        "triarch_queue_oldest_seconds",
+        "Since when the oldest task of a queue that could start waits for a worker; 0 if none does. Queues as in triarch_queue_tasks.",
+        oldest.collect(),
+    );
+    decisions(app, out);
+}
+
+/// The fullest queues by name, and the rest together.
+fn queues(table: &Table, now_ms: u64) -> Vec<(String, Seen)> {
+    let age = |since_ms: u64| now_ms.saturating_sub(since_ms);
+    let all: Vec<(&str, Seen)> = table
+        .queues()
+        .map(|queue| {
+            let oldest_ms = queue.oldest_ready_ms.map_or(0, age);
+            (queue.name, Seen::of(&queue.counts, oldest_ms))
+        })
+        .collect();
+    told(all)
+}
+
+fn told(all: Vec<(&str, Seen)>) -> Vec<(String, Seen)> {
+    let (mut named, mut rest): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(name, _)| *name != OTHERS);
+    if named.len() > QUEUES_TOLD_MAX {
+        // Of two that are as full the one whose name comes first, so that it is always the same.
+        named.select_nth_unstable_by(QUEUES_TOLD_MAX, |(a, seen_a), (b, seen_b)| {
+            seen_b.total().cmp(&seen_a.total()).then(a.cmp(b))
+        });
+        rest.extend(named.split_off(QUEUES_TOLD_MAX));
+        named.sort_unstable_by_key(|(name, _)| *name);
+    }
+    if !rest.is_empty() {
+        let mut together = Seen::default();
+        rest.iter().for_each(|(_, seen)| together.add(seen));
+        named.push((OTHERS, together));
+    }
+    named
+        .into_iter()
+        .map(|(name, seen)| (name.to_owned(), seen))
+        .collect()
+}
+
+/// Counted where they are made, by the leader.
+fn decisions(app: &App, out: &mut Families) {
+    let tally = &app.table.tally;
+    out.counter(
+        "triarch_jobs_submitted",
+        "Jobs that came into being while this node led.",
+        tally.jobs_submitted.get() as f64,
+    );
+    out.counters(
+        "triarch_task_changes",
+        "How often tasks came to be in a state while this node led.",
+        TaskState::ALL
+            .into_iter()
+            .map(|to| {
+                let labels = vec![("to", to.as_str().to_owned())];
+                (labels, tally.task_changes(to) as f64)
+            })
+            .collect(),
+    );
+    out.counter(
+        "triarch_leases_granted",
+        "Leases granted while this node led.",
+        tally.leases_granted.get() as f64,
+    );
+    out.counters(
+        "triarch_leases_expired",
+        "Leases that this node ended as leader, and not their workers, by reason.",
+        Expiry::ALL
+            .into_iter()
+            .map(|why| {
+                let labels = vec![("reason", why.as_str().to_owned())];
+                (labels, tally.leases_expired(why) as f64)
+            })
+            .collect(),
+    );
+    out.counters(
+        "triarch_results",
+        "Results that workers reported to this node as leader, by verdict; all but accepted ones changed nothing.",
+        Judged::ALL
+            .into_iter()
+            .map(|verdict| {
+                let labels = vec![("verdict", verdict.as_str().to_owned())];
+                (labels, tally.results(verdict) as f64)
+            })
+            .collect(),
+    );
+    out.counter(
+        "triarch_workers_registered",
+        "Workers that registered while this node led.",
+        tally.workers_registered.get() as f64,
+    );
+    out.counter(
+        "triarch_workers_lost",
+        "Workers that were silent for their whole lease while this node led.",
+        tally.workers_lost.get() as f64,
+    );
+    let outcome = |word: &str| -> Labels { vec![("outcome", word.to_owned())] };
+    out.counters(
+        "triarch_schedule_ticks",
+        "Ticks of schedules that were over while this node led: with a job made, or passed by.",
+        vec![
+            (outcome("job"), tally.ticks_fired.get() as f64),
+            (outcome("passed"), tally.ticks_passed.get() as f64),
+        ],
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(queued: u64, oldest_ms: u64) -> Seen {
+        Seen {
+            states: [0, 0, queued, 0, 0],
+            oldest_ms,
+        }
+    }
+
+    #[test]
+    fn the_fullest_queues_are_told_by_name_and_the_rest_together() {
+        let names: Vec<String> = (0..QUEUES_TOLD_MAX + 3)
+            .map(|nth| format!("q{nth:04}"))
+            .collect();
+        let mut all: Vec<(&str, Seen)> = names
+            .iter()
+            .map(|name| (name.as_str(), seen(7, 1)))
+            .collect();
+        all[0].1 = seen(1, 90);
+        all[1].1 = seen(2, 10);
+        all[QUEUES_TOLD_MAX + 2].1 = seen(900, 5);
+        all.push((OTHERS, seen(1_000, 3)));
+        let told = told(all);
+        assert_eq!(told.len(), QUEUES_TOLD_MAX + 1);
+        let (last, together) = told.last().expect("some");
+        assert_eq!(last, OTHERS);
+        // The two emptiest, one of many that are as full as others, and the one that is called so.
+        assert_eq!(
+            (together.total(), together.oldest_ms),
+            (1 + 2 + 7 + 1_000, 90)
+        );
+        assert!(
+            told.iter()
+                .any(|(name, _)| *name == names[QUEUES_TOLD_MAX + 2])
+        );
+        assert!(
+            told.iter()
+                .all(|(name, _)| *name != names[QUEUES_TOLD_MAX + 1])
+        );
+    }
+
+    #[test]
+    fn few_queues_are_all_told_by_name() {
+        let told = told(vec![("a", seen(0, 0)), ("b", seen(1, 1))]);
+        let names: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+}

@@ -1,0 +1,26 @@
+//! Route handlers, one file for each resource of the HTTP interface.
+//!
+//! A handler reads the request, checks its bounds, proposes one command or reads the table, and writes the response. What
+//! is decided, and when, is the business of the table and of the leader.
+//!
+//! # Invariants
+//!
+//! - Every route is documented: `routes!` adds a handler together with its OpenAPI description.
+//! - One user operation is one command, so a failure leaves no half of it.
+
+pub mod backup;
+pub mod bulk_tasks;
+pub mod cluster;
+pub mod events;
+pub mod health;
+pub mod job_submission;
+pub mod jobs;
+pub mod metrics;
+pub mod openapi;
+pub mod queues;
+pub mod schedules;
+pub mod task_explain;
+pub mod task_logs;
+pub mod task_wait;
+pub mod tasks;
+pub mod workers;

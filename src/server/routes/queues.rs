@@ -1,0 +1,283 @@
+//! `/v1/queues`: what waits where, and how much of it may run.
+
+use axum::extract::{Path, State};
+use bytes::Bytes;
+use triarch_sdk::wire;
+use triarch_table::command::QueueChange;
+use triarch_table::model::TaskState;
+use triarch_table::queue::{Placement, Rate};
+use triarch_table::{Command, QueueView, TaskFilter};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::server::App;
+use crate::server::protocol::json;
+use crate::server::protocol::json::{Bare, NoQuery};
+use crate::server::protocol::problem::{Code, Failure, Problem};
+use crate::server::protocol::response::{Answer, ReadIndex};
+use crate::server::routes::bulk_tasks;
+
+/// Bounds on settings; beyond them a number is a mistake.
+const RATE_PER_S_LEAST: f64 = 0.001;
+const RATE_PER_S_MAX: f64 = 1_000_000.0;
+const BURST_MAX: u32 = 1_000_000;
+const WEIGHT_MAX: u32 = 1_000;
+
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show, set))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+        .routes(routes!(purge))
+}
+
+/// All queues, with what waits and runs in them.
+#[utoipa::path(
+    get,
+    path = "/v1/queues",
+    tag = "queues",
+    params(wire::ReadQuery),
+    responses((status = 200, description = "The queues", body = wire::QueueList))
+)]
+async fn list(
+    State(app): State<App>,
+    _: NoQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let table = app.table.read();
+    let now_ms = table.now_ms();
+    let queues = table
+        .queues()
+        .map(|queue| present(&queue, now_ms))
+        .collect();
+    Answer::shown(&table, index, &wire::QueueList { queues })
+}
+
+/// A queue.
+#[utoipa::path(
+    get,
+    path = "/v1/queues/{queue}",
+    tag = "queues",
+    params(("queue" = String, Path, description = "The queue's name"), wire::ReadQuery),
+    responses((status = 200, description = "The queue", body = wire::Queue))
+)]
+async fn show(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    _: NoQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let table = app.table.read();
+    let queue = table.queues().find(|queue| queue.name == name);
+    let queue = queue.ok_or_else(|| {
+        Problem::new(
+            Code::NotFound,
+            "no task names this queue and nothing is set of it",
+        )
+    })?;
+    Answer::shown(&table, index, &present(&queue, table.now_ms()))
+}
+
+/// Changes settings of a queue; it need not be in use.
+#[utoipa::path(
+    put,
+    path = "/v1/queues/{queue}",
+    tag = "queues",
+    params(("queue" = String, Path, description = "The queue's name")),
+    request_body = wire::QueueSettings,
+    responses((status = 200, description = "The queue as it is now", body = wire::Queue))
+)]
+async fn set(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    _: NoQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let settings: wire::QueueSettings = json::json(&body)?;
+    let present_burst = app
+        .table
+        .read()
+        .queue(&name)
+        .and_then(|queue| queue.settings.rate);
+    change(&app, name, read(settings, present_burst)?).await
+}
+
+/// Has nothing of a queue start any more; what runs goes on.
+#[utoipa::path(
+    post,
+    path = "/v1/queues/{queue}/pause",
+    tag = "queues",
+    params(("queue" = String, Path, description = "The queue's name")),
+    responses((status = 200, description = "The queue as it is now", body = wire::Queue))
+)]
+async fn pause(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    _: Bare,
+) -> Result<Answer, Failure> {
+    change(&app, name, paused(true)).await
+}
+
+/// Ends a pause.
+#[utoipa::path(
+    post,
+    path = "/v1/queues/{queue}/resume",
+    tag = "queues",
+    params(("queue" = String, Path, description = "The queue's name")),
+    responses((status = 200, description = "The queue as it is now", body = wire::Queue))
+)]
+async fn resume(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    _: Bare,
+) -> Result<Answer, Failure> {
+    change(&app, name, paused(false)).await
+}
+
+/// Cancels every task that waits in a queue, or forgets its dead letters with their jobs.
+#[utoipa::path(
+    post,
+    path = "/v1/queues/{queue}/purge",
+    tag = "queues",
+    params(("queue" = String, Path, description = "The queue's name")),
+    request_body(content = Option<wire::Purge>),
+    responses((status = 200, description = "What that came to", body = wire::Purged))
+)]
+async fn purge(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    _: NoQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    json::name("queue", &name)?;
+    let purge: wire::Purge = json::json_or_default(&body)?;
+    let filter = TaskFilter {
+        queue: Some(name),
+        ..TaskFilter::default()
+    };
+    let mut purged = wire::Purged::default();
+    let index = if purge.dead_letters {
+        let swept = bulk_tasks::forget(&app, &filter, TaskState::Failed).await?;
+        purged.forgotten_jobs = swept.count;
+        swept.index
+    } else {
+        let swept = bulk_tasks::cancel(&app, &filter, false).await?;
+        purged.cancelled = swept.count;
+        swept.index
+    };
+    Answer::ok(index, &purged)
+}
+
+fn paused(paused: bool) -> QueueChange {
+    QueueChange {
+        paused: Some(paused),
+        ..QueueChange::default()
+    }
+}
+
+async fn change(app: &App, name: String, change: QueueChange) -> Result<Answer, Failure> {
+    json::name("queue", &name)?;
+    let queue = name.clone();
+    let (index, _) = app.change(&Command::ChangeQueue { queue, change }).await?;
+    let table = app.table.read();
+    let now_ms = table.now_ms();
+    let queue = table.queue(&name);
+    let shown = queue.map_or_else(|| plain(&name), |queue| present(&queue, now_ms));
+    Answer::shown(&table, index, &shown)
+}
+
+fn read(settings: wire::QueueSettings, rate: Option<Rate>) -> Result<QueueChange, Problem> {
+    let within = |field: &str, given: Option<u32>, most: u32| match given {
+        Some(given) if !(1..=most).contains(&given) => Err(Problem::invalid(
+            field,
+            format!("is {given}, must be from 1 to {most}"),
+        )),
+        _ => Ok(given),
+    };
+    let burst = within("burst", settings.burst, BURST_MAX)?;
+    let rate = match settings.rate_per_s {
+        Some(None) => Some(None),
+        Some(Some(per_s)) if !(RATE_PER_S_LEAST..=RATE_PER_S_MAX).contains(&per_s) => {
+            return Err(Problem::invalid(
+                "rate_per_s",
+                format!("is {per_s}, must be from {RATE_PER_S_LEAST} to {RATE_PER_S_MAX}"),
+            ));
+        }
+        Some(Some(per_s)) => Some(Some(Rate {
+            per_s_milli: (per_s * 1_000.0).round() as u64,
+            burst: burst.unwrap_or((per_s / 10.0).ceil() as u32).max(1),
+        })),
+        None => match (burst, rate) {
+            (None, _) => None,
+            (Some(burst), Some(rate)) => Some(Some(Rate { burst, ..rate })),
+            (Some(_), None) => {
+                return Err(Problem::invalid(
+                    "burst",
+                    "belongs to a rate, and the queue has none: set rate_per_s with it",
+                ));
+            }
+        },
+    };
+    Ok(QueueChange {
+        paused: settings.paused,
+        max_running: settings.max_running,
+        rate,
+        max_depth: settings.max_depth,
+        weight: within("weight", settings.weight, WEIGHT_MAX)?,
+        placement: settings.placement.map(|placement| match placement {
+            wire::Placement::Spread => Placement::Spread,
+            wire::Placement::Pack => Placement::Pack,
+        }),
+        retain_ms: settings.retain_ms,
+        retain_jobs: settings.retain_jobs,
+    })
+}
+
+/// A queue of which nothing is set and that no task names.
+fn plain(name: &str) -> wire::Queue {
+    wire::Queue {
+        name: name.to_string(),
+        depth: 0,
+        delayed: 0,
+        waiting: 0,
+        running: 0,
+        failed: 0,
+        oldest_ms: None,
+        paused: false,
+        max_running: None,
+        rate_per_s: None,
+        burst: None,
+        max_depth: None,
+        weight: 1,
+        placement: wire::Placement::Spread,
+        retain_ms: None,
+        retain_jobs: None,
+    }
+}
+
+fn present(queue: &QueueView<'_>, now_ms: u64) -> wire::Queue {
+    let settings = &queue.settings;
+    let since = |since_ms| now_ms.saturating_sub(since_ms);
+    wire::Queue {
+        depth: queue.counts.of(TaskState::Queued),
+        delayed: queue.counts.of(TaskState::Delayed),
+        waiting: queue.counts.of(TaskState::Waiting),
+        running: queue.counts.of(TaskState::Running),
+        failed: queue.counts.of(TaskState::Failed),
+        oldest_ms: queue.oldest_ready_ms.map(since),
+        paused: settings.paused,
+        max_running: settings.max_running,
+        rate_per_s: settings.rate.map(|rate| rate.per_s_milli as f64 / 1_000.0),
+        burst: settings.rate.map(|rate| rate.burst),
+        max_depth: settings.max_depth,
+        weight: settings.weight,
+        placement: match settings.placement {
+            Placement::Spread => wire::Placement::Spread,
+            Placement::Pack => wire::Placement::Pack,
+        },
+        retain_ms: settings.retain_ms,
+        retain_jobs: settings.retain_jobs,
+        ..plain(queue.name)
+    }
+}

@@ -1,0 +1,323 @@
+//! `/v1/schedules`: jobs that are made again and again. Cron and time zones are understood here and by the leader; the
+//! table is told the next tick as a number.
+
+use axum::extract::{Path, RawQuery, State};
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use triarch_sdk::wire;
+use triarch_table::command::{CatchUp, Overlap, PutSchedule};
+use triarch_table::{Command, Reply, Schedule, Table, TaskId};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::cron::{Times, Unclear};
+use crate::server::App;
+use crate::server::protocol::json;
+use crate::server::protocol::json::{Bare, NoQuery, Query};
+use crate::server::protocol::problem::{Code, Failure, Problem};
+use crate::server::protocol::response::{Answer, ReadIndex, RequestId};
+use crate::server::routes::job_submission;
+use crate::server::routes::job_submission::Submission;
+
+/// How many ticks to come are shown.
+const NEXT_RUNS: usize = 5;
+
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(put, show, remove))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+        .routes(routes!(trigger))
+}
+
+/// Makes a schedule, or takes the place of the one of this name.
+#[utoipa::path(
+    put,
+    path = "/v1/schedules/{name}",
+    tag = "schedules",
+    params(("name" = String, Path, description = "The schedule's name", min_length = 1, max_length = 170)),
+    request_body = wire::PutSchedule,
+    responses((status = 201, description = "It is made", body = wire::Schedule), (status = 200, description = "It has taken the place of the one before", body = wire::Schedule))
+)]
+async fn put(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    _: NoQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    json::name("name", &name)?;
+    let given: wire::PutSchedule = json::json(&body)?;
+    let timezone = given.timezone.unwrap_or_else(|| "UTC".into());
+    let times = times(&given.cron, &timezone)?;
+    if given.job.idempotency_key.is_some() {
+        return Err(Problem::invalid(
+            "job.idempotency_key",
+            "each tick's job has a key of its own: the schedule's name and the tick's time",
+        )
+        .into());
+    }
+    let job_text = serde_json::to_vec(&given.job).map_err(|error| {
+        Problem::invalid("job", format!("the job cannot be read back: {error}"))
+    })?;
+    let job =
+        job_submission::new_job(&app, given.job, None).map_err(|problem| problem.within("job"))?;
+    let Submission::Whole(job) = job else {
+        return Err(Problem::invalid("job.part", "a schedule's job comes whole").into());
+    };
+    let next_tick_ms = times.after(now_ms(&app)?).ok_or_else(|| {
+        Problem::invalid(
+            "cron",
+            format!("\"{}\" names a date that never comes", given.cron),
+        )
+    })?;
+    let command = Command::PutSchedule(PutSchedule {
+        name: name.clone(),
+        cron: given.cron,
+        timezone,
+        job,
+        job_text: job_text.into(),
+        overlap: match given.overlap.unwrap_or_default() {
+            wire::Overlap::Allow => Overlap::Allow,
+            wire::Overlap::Forbid => Overlap::Forbid,
+        },
+        catch_up: match given.catch_up.unwrap_or_default() {
+            wire::CatchUp::None => CatchUp::None,
+            wire::CatchUp::One => CatchUp::One,
+            wire::CatchUp::All => CatchUp::All,
+        },
+        paused: given.paused.unwrap_or(false),
+        next_tick_ms: Some(next_tick_ms),
+    });
+    let (index, reply) = app.change(&command).await?;
+    let Reply::SchedulePut { created } = reply else {
+        return Err(app.unexpected(&reply));
+    };
+    let shown = shown(&app.table.read(), &name)?;
+    if created {
+        Answer::created(index, &shown)
+    } else {
+        Answer::ok(index, &shown)
+    }
+}
+
+/// One page of schedules, by name.
+#[utoipa::path(
+    get,
+    path = "/v1/schedules",
+    tag = "schedules",
+    params(wire::PageQuery),
+    responses((status = 200, description = "The page", body = wire::ScheduleList))
+)]
+async fn list(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["limit", "after"])?;
+    let limit = query.limit()?;
+    let table = app.table.read();
+    let found = table.schedules(query.text("after"), limit);
+    Answer::shown(
+        &table,
+        index,
+        &wire::ScheduleList {
+            schedules: found.items.into_iter().map(present).collect(),
+            next: found.next.map(|next| next.to_string()),
+        },
+    )
+}
+
+/// A schedule, with its job and its next runs.
+#[utoipa::path(
+    get,
+    path = "/v1/schedules/{name}",
+    tag = "schedules",
+    params(("name" = String, Path, description = "The schedule's name", min_length = 1, max_length = 170), wire::ReadQuery),
+    responses((status = 200, description = "The schedule", body = wire::Schedule))
+)]
+async fn show(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    _: NoQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let table = app.table.read();
+    Answer::shown(&table, index, &shown(&table, &name)?)
+}
+
+/// Deletes a schedule; the jobs it made stay.
+#[utoipa::path(
+    delete,
+    path = "/v1/schedules/{name}",
+    tag = "schedules",
+    params(("name" = String, Path, description = "The schedule's name", min_length = 1, max_length = 170)),
+    responses((status = 200, description = "It is gone", body = wire::DeletedSchedule))
+)]
+async fn remove(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    _: Bare,
+) -> Result<Answer, Failure> {
+    let (index, _) = app
+        .change(&Command::DeleteSchedule { name: name.clone() })
+        .await?;
+    Answer::ok(index, &wire::DeletedSchedule { name })
+}
+
+/// Lets the ticks of a schedule pass by until it is resumed.
+#[utoipa::path(
+    post,
+    path = "/v1/schedules/{name}/pause",
+    tag = "schedules",
+    params(("name" = String, Path, description = "The schedule's name", min_length = 1, max_length = 170)),
+    responses((status = 200, description = "The schedule", body = wire::Schedule))
+)]
+async fn pause(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    _: Bare,
+) -> Result<Answer, Failure> {
+    let (index, _) = app
+        .change(&Command::PauseSchedule { name: name.clone() })
+        .await?;
+    let table = app.table.read();
+    Answer::shown(&table, index, &shown(&table, &name)?)
+}
+
+/// Lets a paused schedule tick again, from its next tick on.
+#[utoipa::path(
+    post,
+    path = "/v1/schedules/{name}/resume",
+    tag = "schedules",
+    params(("name" = String, Path, description = "The schedule's name", min_length = 1, max_length = 170)),
+    responses((status = 200, description = "The schedule", body = wire::Schedule))
+)]
+async fn resume(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    _: Bare,
+) -> Result<Answer, Failure> {
+    // What is read here may be behind; the table compares the generation.
+    app.node.read_barrier().await?;
+    let now_ms = now_ms(&app)?;
+    let (generation, times) = {
+        let table = app.table.read();
+        let schedule = table.schedule(&name).ok_or_else(|| not_found(&name))?;
+        let times = times(&schedule.cron, &schedule.timezone)?;
+        (schedule.generation, times)
+    };
+    let (index, _) = app
+        .change(&Command::ResumeSchedule {
+            name: name.clone(),
+            generation,
+            next_tick_ms: times.after(now_ms),
+        })
+        .await?;
+    let table = app.table.read();
+    Answer::shown(&table, index, &shown(&table, &name)?)
+}
+
+/// Makes one job of a schedule now, outside of its ticks.
+#[utoipa::path(
+    post,
+    path = "/v1/schedules/{name}/trigger",
+    tag = "schedules",
+    params(("name" = String, Path, description = "The schedule's name", min_length = 1, max_length = 170)),
+    responses((status = 201, description = "The job is on the disks of a majority", body = wire::Submitted), (status = 200, description = "It was made before, or all of its tasks were there already", body = wire::Submitted))
+)]
+async fn trigger(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    RequestId(request_id): RequestId,
+    _: Bare,
+) -> Result<Answer, Failure> {
+    let (index, reply) = app
+        .change(&Command::TriggerSchedule { name, request_id })
+        .await?;
+    let Reply::Submitted {
+        job,
+        tasks,
+        duplicate,
+    } = reply
+    else {
+        return Err(app.unexpected(&reply));
+    };
+    let submitted = wire::Submitted {
+        id: job.to_string(),
+        tasks: tasks.iter().map(TaskId::to_string).collect(),
+        duplicate,
+    };
+    if duplicate {
+        Answer::ok(index, &submitted)
+    } else {
+        Answer::created(index, &submitted)
+    }
+}
+
+/// The cluster's time, which its leader tells.
+fn now_ms(app: &App) -> Result<u64, Failure> {
+    let lead = app.lead.borrow();
+    let lead = lead.as_ref().ok_or(Failure::NotLeader)?;
+    Ok(lead.now_ms())
+}
+
+fn times(cron: &str, timezone: &str) -> Result<Times, Problem> {
+    Times::read(cron, timezone).map_err(|unclear| match unclear {
+        Unclear::Cron(why) => Problem::invalid("cron", why),
+        Unclear::Timezone(why) => Problem::invalid("timezone", why),
+    })
+}
+
+fn not_found(name: &str) -> Problem {
+    let shown: String = name.chars().take(json::NAME_BYTES_MAX).collect();
+    Problem::new(Code::NotFound, format!("there is no schedule \"{shown}\""))
+}
+
+/// One schedule, with its job and its next runs.
+fn shown(table: &Table, name: &str) -> Result<wire::Schedule, Problem> {
+    let schedule = table.schedule(name).ok_or_else(|| not_found(name))?;
+    let times = Times::read(&schedule.cron, &schedule.timezone).ok();
+    let ticks = std::iter::successors(schedule.next_tick_ms, |&tick| times.as_ref()?.after(tick));
+    let run = |tick_ms: u64| {
+        Some(wire::ScheduledRun {
+            at: wire::Timestamp::from_unix_ms(tick_ms),
+            local: times.as_ref()?.local(tick_ms)?,
+        })
+    };
+    let job = String::from_utf8(schedule.job_text.to_vec()).ok();
+    Ok(wire::Schedule {
+        next_runs: Some(ticks.take(NEXT_RUNS).filter_map(run).collect()),
+        job: job.and_then(|text| RawValue::from_string(text).ok()),
+        ..present(schedule)
+    })
+}
+
+fn present(schedule: &Schedule) -> wire::Schedule {
+    let at = |ms: Option<u64>| ms.map(wire::Timestamp::from_unix_ms);
+    wire::Schedule {
+        name: schedule.name.to_string(),
+        cron: schedule.cron.to_string(),
+        timezone: schedule.timezone.to_string(),
+        overlap: match schedule.overlap {
+            Overlap::Allow => wire::Overlap::Allow,
+            Overlap::Forbid => wire::Overlap::Forbid,
+        },
+        catch_up: match schedule.catch_up {
+            CatchUp::None => wire::CatchUp::None,
+            CatchUp::One => wire::CatchUp::One,
+            CatchUp::All => wire::CatchUp::All,
+        },
+        paused: schedule.paused,
+        next_tick_at: at(schedule.next_tick_ms),
+        last_tick_at: at(schedule.last_tick_ms),
+        last_job: schedule.last_job.map(|job| job.to_string()),
+        last_error: schedule.last_error.as_deref().map(str::to_owned),
+        fired: schedule.fired,
+        skipped: schedule.skipped,
+        missed: schedule.missed,
+        created_at: wire::Timestamp::from_unix_ms(schedule.created_ms),
+        job: None,
+        next_runs: None,
+    }
+}

@@ -1,0 +1,190 @@
+//! `/v1/tasks/{id}/explain`: why a task does not run yet, in words and in fields.
+
+use axum::extract::{Path, State};
+use triarch_sdk::wire;
+use triarch_table::explain::{Lack, Reason};
+use triarch_table::model::TaskState;
+use triarch_table::reply::Refusal;
+use triarch_table::{Table, Task, TaskId};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::server::App;
+use crate::server::protocol::json;
+use crate::server::protocol::json::NoQuery;
+use crate::server::protocol::problem::{Failure, Problem};
+use crate::server::protocol::response::{Answer, ReadIndex};
+use crate::server::routes::tasks;
+
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(explain))
+}
+
+/// Why a task does not run yet.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/explain",
+    tag = "tasks",
+    params(("id" = String, Path, description = "The task's id"), wire::ReadQuery),
+    responses((status = 200, description = "Everything that holds it back", body = wire::Explanation))
+)]
+async fn explain(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    _: NoQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let id: TaskId = json::id("task", &id)?;
+    let now_ms = app.clock.now_ms();
+    let table = app.table.read();
+    let found = table.task(id).zip(table.explain(id, now_ms));
+    let (task, reasons) = found.ok_or_else(|| Problem::from(Refusal::TaskNotFound(id)))?;
+    let reasons: Vec<wire::Reason> = reasons
+        .into_iter()
+        .map(|reason| present(&table, task, reason))
+        .collect();
+    let words: Vec<&str> = reasons.iter().map(|reason| &*reason.message).collect();
+    Answer::shown(
+        &table,
+        index,
+        &wire::Explanation {
+            task: id.to_string(),
+            state: tasks::present_state(task.state()),
+            summary: words.join("; "),
+            reasons,
+        },
+    )
+}
+
+fn present(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
+    let queue = task.queue();
+    let mut told = wire::Reason::default();
+    let (code, message) = match reason {
+        Reason::Finished { state } => {
+            let verb = if state == TaskState::Cancelled {
+                "was"
+            } else {
+                "has"
+            };
+            ("finished", format!("it {verb} {}", state.as_str()))
+        }
+        Reason::Running { worker } => {
+            told.worker = Some(worker.to_string());
+            let name = table.worker(worker).map_or("", |worker| &worker.name);
+            ("running", format!("it runs on worker {worker} ({name})"))
+        }
+        Reason::Dependencies {
+            tasks: firsts,
+            count,
+        } => {
+            let keys = tasks::keys_of(table, &firsts);
+            told.tasks = Some(firsts.iter().map(TaskId::to_string).collect());
+            told.count = Some(u64::from(count));
+            let more = match count as usize - keys.len().min(count as usize) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let keys = keys.join(", ");
+            (
+                "dependencies",
+                format!("it comes after {keys}{more}, which have not succeeded yet"),
+            )
+        }
+        Reason::Delayed { until_ms, failures } => {
+            let until = wire::Timestamp::from_unix_ms(until_ms);
+            told.until = Some(until);
+            match failures {
+                0 => ("delayed", format!("its time comes at {until}")),
+                failures => (
+                    "backoff",
+                    format!("{failures} attempts failed; the next one comes at {until}"),
+                ),
+            }
+        }
+        Reason::QueuePaused => (
+            "queue_paused",
+            format!("queue {queue} is paused; resume it with: triarch queue resume {queue}"),
+        ),
+        Reason::QueueAtMaxRunning { max_running } => {
+            told.limit = Some(u64::from(max_running));
+            (
+                "queue_max_running",
+                format!("{max_running} tasks of queue {queue} run, and no more may"),
+            )
+        }
+        Reason::RateLimited { until_ms } => {
+            let until = wire::Timestamp::from_unix_ms(until_ms);
+            told.until = Some(until);
+            (
+                "queue_rate",
+                format!("the rate of queue {queue} lets the next task start at {until}"),
+            )
+        }
+        Reason::ConcurrencyKey {
+            key,
+            limit,
+            running,
+            ahead,
+        } => {
+            told.key = Some(key.to_string());
+            told.limit = Some(u64::from(limit));
+            told.count = Some(u64::from(running) + ahead);
+            (
+                "concurrency_key",
+                format!(
+                    "at most {limit} tasks with concurrency key {key} run at once: {running} do, and {ahead} come first"
+                ),
+            )
+        }
+        Reason::NoWorker(lack) => no_worker(task, lack),
+        Reason::WorkersBusy { workers } => {
+            told.count = Some(workers);
+            (
+                "workers_busy",
+                format!("{workers} workers take it, and none has a free slot and the resources"),
+            )
+        }
+        Reason::Ready { workers } => {
+            told.count = Some(workers);
+            (
+                "ready",
+                format!(
+                    "nothing holds it back: {workers} workers have room for it, and it is given out when one asks"
+                ),
+            )
+        }
+    };
+    wire::Reason {
+        code: code.to_string(),
+        message,
+        ..told
+    }
+}
+
+fn no_worker(task: &Task, lack: Lack) -> (&'static str, String) {
+    let (queue, kind) = (task.queue(), task.kind());
+    match lack {
+        Lack::Anyone => (
+            "no_worker",
+            "no worker takes anything: start one with triarch worker, or look at triarch worker list"
+                .to_string(),
+        ),
+        Lack::Queue => (
+            "no_worker_for_queue",
+            format!("no worker takes from queue {queue}: start one with --queues {queue}"),
+        ),
+        Lack::Kind => (
+            "no_worker_for_kind",
+            format!("no worker of queue {queue} takes tasks of kind {kind}"),
+        ),
+        Lack::Labels => (
+            "no_worker_with_labels",
+            "no worker of its queue and kind has the labels it requires".to_string(),
+        ),
+        Lack::Resources => (
+            "no_worker_with_resources",
+            "no worker that would take it has as much of its resources, even with nothing else to do"
+                .to_string(),
+        ),
+    }
+}

@@ -1,0 +1,344 @@
+//! `/v1/tasks`: showing, listing, waiting, cancelling, retrying.
+
+use axum::extract::{Path, RawQuery, State};
+use bytes::Bytes;
+use serde_json::json;
+use serde_json::value::RawValue;
+use triarch_sdk::wire;
+use triarch_table::model::TaskState;
+use triarch_table::reply::Refusal;
+use triarch_table::task::{Attempt, AttemptEnd, CancelCause, Life, Task};
+use triarch_table::{Command, Listed, Table, TaskFilter, TaskId};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::jobs::{too_many_waiters, wait};
+use crate::server::App;
+use crate::server::protocol::json;
+use crate::server::protocol::json::{Bare, Query};
+use crate::server::protocol::problem::{Code, Failure, Problem};
+use crate::server::protocol::response::{Answer, ReadIndex, RequestId};
+
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show))
+        .routes(routes!(cancel))
+        .routes(routes!(retry))
+}
+
+/// A task with its attempts; with `wait_ms`, as soon as it is terminal.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}",
+    tag = "tasks",
+    params(("id" = String, Path, description = "The task's id"), wire::WaitQuery),
+    responses((status = 200, description = "The task", body = wire::Task))
+)]
+async fn show(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let query = Query::read(query.as_deref(), &["wait_ms"])?;
+    let id: TaskId = json::id("task", &id)?;
+    let wait = wait(&query)?;
+    let terminal = |app: &App| {
+        app.table
+            .read()
+            .task(id)
+            .map(|task| task.state().is_terminal())
+    };
+    if !wait.is_zero() && terminal(&app) == Some(false) {
+        let mut woken = app.table.waiters.task(id).map_err(|_| too_many_waiters())?;
+        // Looked at again after registering: its end cannot slip between.
+        if terminal(&app) == Some(false) {
+            app.until(wait, woken.woken()).await;
+        }
+    }
+    answer(&app, index, id)
+}
+
+/// One page of tasks, in the order submitted, without payloads and attempts.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks",
+    tag = "tasks",
+    params(wire::TasksQuery),
+    responses((status = 200, description = "The page", body = wire::TaskList))
+)]
+async fn list(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    ReadIndex(index): ReadIndex,
+) -> Result<Answer, Failure> {
+    let query = Query::read(
+        query.as_deref(),
+        &["queue", "state", "kind", "worker", "limit", "after"],
+    )?;
+    let filter = TaskFilter {
+        queue: query.text("queue").map(str::to_string),
+        state: query.text("state").map(task_state).transpose()?,
+        kind: query.text("kind").map(str::to_string),
+        worker: query.parsed("worker", "a worker's id")?,
+        job: None,
+    };
+    let after: Option<TaskId> = query.parsed("after", "a task's id, as given in \"next\"")?;
+    let limit = query.limit()?;
+    let table = app.table.read();
+    Answer::shown(
+        &table,
+        index,
+        &page(&app, table.tasks(&filter, after, limit)),
+    )
+}
+
+/// Cancels an unfinished task.
+#[utoipa::path(
+    post,
+    path = "/v1/tasks/{id}/cancel",
+    tag = "tasks",
+    params(("id" = String, Path, description = "The task's id")),
+    responses((status = 200, description = "The task as it is now", body = wire::Task))
+)]
+async fn cancel(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    _: Bare,
+) -> Result<Answer, Failure> {
+    let id: TaskId = json::id("task", &id)?;
+    let (index, _) = app.change(&Command::CancelTask { task: id }).await?;
+    answer(&app, index, id)
+}
+
+/// Puts a terminal task back to its queue, with fresh budgets.
+#[utoipa::path(
+    post,
+    path = "/v1/tasks/{id}/retry",
+    tag = "tasks",
+    params(("id" = String, Path, description = "The task's id")),
+    responses((status = 200, description = "The task as it is now", body = wire::Task))
+)]
+async fn retry(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RequestId(request_id): RequestId,
+    _: Bare,
+) -> Result<Answer, Failure> {
+    let id: TaskId = json::id("task", &id)?;
+    let retried = app
+        .change_inviting(&Command::RetryTask {
+            task: id,
+            request_id,
+        })
+        .await;
+    let (index, _) = retried.map_err(|failure| match failure {
+        Failure::Problem(problem) if problem.code() == Code::AlreadyFinished => Failure::Problem(Problem::new(
+            Code::Conflict,
+            format!("task {id} is not finished: there is nothing to retry; cancel it first to start it over"),
+        )),
+        other @ (Failure::Problem(_) | Failure::NotLeader | Failure::Unknown(_)) => other,
+    })?;
+    answer(&app, index, id)
+}
+
+fn answer(app: &App, index: u64, id: TaskId) -> Result<Answer, Failure> {
+    let table = app.table.read();
+    let task = table
+        .task(id)
+        .ok_or_else(|| Problem::from(Refusal::TaskNotFound(id)))?;
+    let mut shown = present(app, task, Detail::Whole);
+    shown.after = keys_of(&table, task.after());
+    Answer::shown(&table, index, &shown)
+}
+
+/// How much of a task is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    /// In a list.
+    Row,
+    /// By itself: with its payload and all attempts that are kept.
+    Whole,
+}
+
+/// Part of a list, as rows.
+pub fn page(app: &App, found: Listed<'_, Task, TaskId>) -> wire::TaskList {
+    wire::TaskList {
+        tasks: found
+            .items
+            .into_iter()
+            .map(|task| present(app, task, Detail::Row))
+            .collect(),
+        next: found.next.map(|next| next.to_string()),
+    }
+}
+
+pub fn task_state(text: &str) -> Result<TaskState, Problem> {
+    TaskState::ALL
+        .into_iter()
+        .find(|state| state.as_str() == text)
+        .ok_or_else(|| {
+            let known: Vec<&str> = TaskState::ALL.iter().map(|state| state.as_str()).collect();
+            Problem::invalid("state", format!("must be one of {}", known.join(", ")))
+        })
+}
+
+/// A state as clients write it.
+pub fn read_state(state: wire::TaskState) -> TaskState {
+    match state {
+        wire::TaskState::Waiting => TaskState::Waiting,
+        wire::TaskState::Delayed => TaskState::Delayed,
+        wire::TaskState::Queued => TaskState::Queued,
+        wire::TaskState::Running => TaskState::Running,
+        wire::TaskState::Succeeded => TaskState::Succeeded,
+        wire::TaskState::Failed => TaskState::Failed,
+        wire::TaskState::Cancelled => TaskState::Cancelled,
+        wire::TaskState::Expired => TaskState::Expired,
+    }
+}
+
+pub fn present_state(state: TaskState) -> wire::TaskState {
+    match state {
+        TaskState::Waiting => wire::TaskState::Waiting,
+        TaskState::Delayed => wire::TaskState::Delayed,
+        TaskState::Queued => wire::TaskState::Queued,
+        TaskState::Running => wire::TaskState::Running,
+        TaskState::Succeeded => wire::TaskState::Succeeded,
+        TaskState::Failed => wire::TaskState::Failed,
+        TaskState::Cancelled => wire::TaskState::Cancelled,
+        TaskState::Expired => wire::TaskState::Expired,
+    }
+}
+
+fn present(app: &App, task: &Task, detail: Detail) -> wire::Task {
+    let (policy, class) = (&task.spec.policy, &task.spec.class);
+    let lease = task.lease();
+    let progress = lease.and_then(|lease| {
+        let lead = app.lead.borrow().clone()?;
+        let desk = lead.desk.lock();
+        desk.progress(lease.token).cloned()
+    });
+    let run_at = match task.life {
+        Life::Delayed { until_ms } => Some(wire::Timestamp::from_unix_ms(until_ms)),
+        Life::Waiting { .. }
+        | Life::Queued { .. }
+        | Life::Running { .. }
+        | Life::Succeeded { .. }
+        | Life::Failed { .. }
+        | Life::Cancelled { .. }
+        | Life::Expired { .. } => None,
+    };
+    wire::Task {
+        id: task.id.to_string(),
+        job: task.job.to_string(),
+        key: task.key().map(str::to_string),
+        kind: task.kind().to_string(),
+        queue: task.queue().to_string(),
+        state: present_state(task.state()),
+        priority: policy.priority,
+        attempt: task.attempt,
+        max_attempts: policy.max_attempts,
+        failures: task.failures,
+        max_losses: policy.max_losses,
+        losses: task.losses,
+        worker: task.worker().map(|worker| worker.to_string()),
+        result: task.result().and_then(raw),
+        error: task
+            .error()
+            .and_then(raw)
+            .or_else(|| cancelled_because(task.cancel_cause()?)),
+        timeout_ms: policy.timeout_ms,
+        run_at,
+        expires_at: task.expires_at_ms.map(wire::Timestamp::from_unix_ms),
+        requires: Some(wire::Requires {
+            labels: class.requires.labels.clone(),
+            resources: class.requires.resources.clone(),
+        })
+        .filter(|requires| !requires.is_empty()),
+        tags: policy.tags.clone(),
+        after: Vec::new(),
+        unique_key: task.unique_key().map(|key| key.to_string()),
+        concurrency_key: task
+            .concurrency()
+            .map(|concurrency| concurrency.key.to_string()),
+        concurrency_limit: task.concurrency().map(|concurrency| concurrency.limit),
+        progress: progress.as_ref().and_then(|progress| progress.progress),
+        note: progress.and_then(|progress| progress.note),
+        payload: Some(task.payload())
+            .filter(|_| detail == Detail::Whole)
+            .and_then(raw),
+        created_at: wire::Timestamp::from_unix_ms(task.created_ms),
+        started_at: task.started_ms().map(wire::Timestamp::from_unix_ms),
+        finished_at: task.finished_ms().map(wire::Timestamp::from_unix_ms),
+        attempts: match detail {
+            Detail::Row => None,
+            Detail::Whole => Some(attempts(task)),
+        },
+    }
+}
+
+/// The keys of these tasks.
+pub fn keys_of(table: &Table, tasks: &[TaskId]) -> Vec<String> {
+    let tasks = tasks.iter().filter_map(|&task| table.task(task));
+    tasks
+        .filter_map(|task| task.key().map(str::to_string))
+        .collect()
+}
+
+/// Why a task was cancelled, in the form of an error; nothing when it was asked for.
+pub fn cancelled_because(cause: CancelCause) -> Option<Box<RawValue>> {
+    let (kind, task, message) = match cause {
+        CancelCause::Asked => return None,
+        CancelCause::JobFailed(task) => (
+            "job_failed",
+            task,
+            format!("task {task} ended without success, and the job fails fast"),
+        ),
+        CancelCause::Dependency(task) => (
+            "dependency_failed",
+            task,
+            format!("task {task}, which this one comes after, ended without success"),
+        ),
+    };
+    let error = json!({"type": kind, "message": message, "task": task.to_string()});
+    serde_json::value::to_raw_value(&error).ok()
+}
+
+fn attempts(task: &Task) -> Vec<wire::Attempt> {
+    let present = |attempt: &Attempt| wire::Attempt {
+        attempt: attempt.attempt,
+        worker: attempt.worker.to_string(),
+        token: attempt.token.0,
+        started_at: wire::Timestamp::from_unix_ms(attempt.started_ms),
+        ended_at: Some(wire::Timestamp::from_unix_ms(attempt.ended_ms)),
+        outcome: Some(match &attempt.end {
+            AttemptEnd::Succeeded => wire::AttemptOutcome::Succeeded,
+            AttemptEnd::Failed { .. } => wire::AttemptOutcome::Failed,
+            AttemptEnd::TimedOut => wire::AttemptOutcome::TimedOut,
+            AttemptEnd::Lost | AttemptEnd::LeaseExpired => wire::AttemptOutcome::Lost,
+            AttemptEnd::Returned => wire::AttemptOutcome::Returned,
+            AttemptEnd::Cancelled => wire::AttemptOutcome::Cancelled,
+        }),
+        error: attempt.end.error().and_then(raw),
+    };
+    let running = task
+        .lease()
+        .zip(task.started_ms())
+        .map(|(lease, started_ms)| wire::Attempt {
+            attempt: lease.attempt,
+            worker: lease.worker.to_string(),
+            token: lease.token.0,
+            started_at: wire::Timestamp::from_unix_ms(started_ms),
+            ended_at: None,
+            outcome: None,
+            error: None,
+        });
+    task.history.iter().map(present).chain(running).collect()
+}
+
+/// JSON text as it came. It was checked when it came, so it is only missing if the table itself made it wrong.
+pub fn raw(text: &Bytes) -> Option<Box<RawValue>> {
+    let text = std::str::from_utf8(text).ok()?;
+    RawValue::from_string(text.to_string()).ok()
+}

@@ -1,0 +1,439 @@
+//! What workers ask for themselves: the leader answers, others redirect.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{Path, State};
+use bytes::Bytes;
+use triarch_sdk::wire;
+use triarch_table::command::RegisterWorker;
+use triarch_table::reply::{Lease, Reply};
+use triarch_table::{Command, Token, WorkerId};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::results::{RESULTS_MAX, accept};
+use crate::leader::Lead;
+use crate::leader::leader_state::{Load, Progress};
+use crate::leader::worker_calls::{Running, Turned};
+use crate::server::protocol::json;
+use crate::server::protocol::json::NoQuery;
+use crate::server::protocol::problem::{Code, Failure, Problem};
+use crate::server::protocol::response::{Answer, RequestId};
+use crate::server::routes::tasks::raw;
+use crate::server::{App, WAIT_MS_MAX};
+
+/// Bounds on one registration and one visit.
+const SLOTS_MAX: u32 = 10_000;
+const SUBSCRIPTIONS_MAX: usize = 10_000;
+const NOTE_BYTES_MAX: usize = 1_000;
+/// Longest that a poll keeps the verdicts on results it brought, waiting for new work to answer with.
+const VERDICT_WAIT_MAX: Duration = Duration::from_millis(50);
+
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(register))
+        .routes(routes!(leave))
+        .routes(routes!(poll))
+        .routes(routes!(heartbeat))
+        .routes(routes!(report))
+}
+
+/// A worker makes itself known. For workers: a follower redirects.
+#[utoipa::path(
+    post,
+    path = "/v1/workers",
+    tag = "workers",
+    request_body = wire::Register,
+    responses((status = 201, description = "It may take leases", body = wire::Registered))
+)]
+async fn register(
+    State(app): State<App>,
+    _: NoQuery,
+    RequestId(request_id): RequestId,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let worker: wire::Register = json::json(&body)?;
+    json::name("name", &worker.name)?;
+    for (field, names) in [("queues", &worker.queues), ("kinds", &worker.kinds)] {
+        if names.is_empty() || names.len() > SUBSCRIPTIONS_MAX {
+            return Err(Problem::invalid(
+                field,
+                format!("must name 1 to {SUBSCRIPTIONS_MAX} {field}"),
+            )
+            .into());
+        }
+        for (name, position) in names.iter().zip(0..) {
+            json::name(&format!("{field}[{position}]"), name)?;
+        }
+    }
+    if worker.slots == 0 || worker.slots > SLOTS_MAX {
+        return Err(Problem::invalid("slots", format!("must be from 1 to {SLOTS_MAX}")).into());
+    }
+    for (name, value) in &worker.labels {
+        json::name("labels", name)?;
+        json::bounded_text(&format!("labels.{name}"), value)?;
+    }
+    for name in worker.resources.keys() {
+        json::name("resources", name)?;
+    }
+    let (index, reply) = app
+        .change_first(&Command::RegisterWorker(RegisterWorker {
+            request_id,
+            name: worker.name,
+            queues: worker.queues,
+            kinds: worker.kinds,
+            slots: worker.slots,
+            labels: worker.labels,
+            resources: worker.resources,
+        }))
+        .await?;
+    let Reply::Registered { worker } = reply else {
+        return Err(app.unexpected(&reply));
+    };
+    if let Ok(lead) = lead(&app) {
+        lead.desk.lock().heard(worker, Instant::now());
+    }
+    Answer::created(
+        index,
+        &wire::Registered {
+            id: worker.to_string(),
+            heartbeat_ms: app.timing.heartbeat_ms,
+            lease_ms: app.timing.lease_ms,
+        },
+    )
+}
+
+/// A worker asks for work. For workers: a follower redirects.
+#[utoipa::path(
+    post,
+    path = "/v1/workers/{id}/poll",
+    tag = "workers",
+    params(("id" = String, Path, description = "The worker's id")),
+    request_body = Option<wire::Poll>,
+    responses((status = 200, description = "Leases, if there are any, and orders", body = wire::PollAnswer))
+)]
+async fn poll(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    _: NoQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let id = worker_id(&id)?;
+    let poll: wire::Poll = json::json_or_default(&body)?;
+    let lead = lead(&app)?;
+    let mut running = poll.running.map(read_running).transpose()?;
+    let ended: Vec<Running> = poll.results.iter().map(Running::ended).collect();
+    let verdicts = match poll.results.is_empty() {
+        true => Vec::new(),
+        false => match accept_for_more(&app, &lead, id, poll.results, poll.max).await {
+            Ok(verdicts) => verdicts,
+            Err(refused) => {
+                // It is alive whatever becomes of its results, and so are the attempts it will tell of again. That it may be
+                // unknown by now must not hide that the fate of its results is.
+                let alive: Vec<Running> = running.into_iter().flatten().chain(ended).collect();
+                let _ = lead.heartbeat(id, &alive, None);
+                return Err(refused);
+            }
+        },
+    };
+    if let Some(running) = &mut running {
+        // What is told as ended has its verdict, and is neither running nor lost, even if the worker names it as both.
+        let told: HashSet<(&str, Token)> = ended.iter().map(Running::key).collect();
+        running.retain(|attempt| !told.contains(&attempt.key()));
+    }
+    let visit = Visit {
+        worker: id,
+        max: poll.max.min(SLOTS_MAX),
+        wait: Duration::from_millis(poll.wait_ms),
+        brings_results: !verdicts.is_empty(),
+        running,
+        ended,
+    };
+    let mut answer = match visit.end(&app, &lead).await {
+        Ok(answer) => answer,
+        // Its results count, whatever became of the rest: that it is lost, or this leader no more, it hears when it asks next.
+        Err(_) if !verdicts.is_empty() => wire::PollAnswer {
+            tasks: Vec::new(),
+            results: Vec::new(),
+            cancel: Vec::new(),
+            lost: Vec::new(),
+            drain: false,
+        },
+        Err(turned) => return Err(turned),
+    };
+    answer.results = verdicts;
+    Answer::ok(app.node.applied_index(), &answer)
+}
+
+/// Proposes results of a worker that wants more: if there is any, it is leased in the results' own entry.
+async fn accept_for_more(
+    app: &App,
+    lead: &Lead,
+    worker: WorkerId,
+    results: Vec<wire::TaskResult>,
+    wanted: u32,
+) -> Result<Vec<wire::Verdict>, Failure> {
+    let returning = lead.returning(worker, wanted.min(SLOTS_MAX));
+    let (_, verdicts) = accept(app, worker, results).await?;
+    drop(returning);
+    Ok(verdicts)
+}
+
+/// A poll whose results, if it brought any, have their verdicts.
+struct Visit {
+    worker: WorkerId,
+    max: u32,
+    wait: Duration,
+    brings_results: bool,
+    /// What the worker says it runs, if it says so.
+    running: Option<Vec<Running>>,
+    /// What it brought the results of.
+    ended: Vec<Running>,
+}
+
+impl Visit {
+    /// Takes the worker's word for what it runs, and waits for leases.
+    async fn end(mut self, app: &App, lead: &Lead) -> Result<wire::PollAnswer, Failure> {
+        let id = self.worker;
+        let orders = lead
+            .heartbeat(id, self.running.as_deref().unwrap_or_default(), None)
+            .map_err(|turned| turn(turned, id))?;
+        if let Some(running) = &mut self.running {
+            // The worker knows of these: one whose result was refused is not handed out to it again.
+            running.extend(self.ended);
+        }
+        // Someone who is to stop something must know now; someone who brings results, soon: long enough for a grant.
+        let urgent = !orders.cancel.is_empty() || !orders.lost.is_empty() || orders.drain;
+        let patience = match (urgent, self.brings_results) {
+            (true, _) => Duration::ZERO,
+            (false, true) => VERDICT_WAIT_MAX,
+            (false, false) => Duration::from_millis(WAIT_MS_MAX),
+        };
+        let wait = self.wait.min(patience);
+        let leases = tokio::select! {
+            leases = lead.poll(id, self.max, wait, self.running.as_deref()) => leases.map_err(|turned| turn(turned, id))?,
+            () = app.stopping.cancelled() => return Err(Failure::NotLeader),
+        };
+        Ok(wire::PollAnswer {
+            tasks: leases
+                .into_iter()
+                .filter_map(|lease| leased(app, lease))
+                .collect(),
+            results: Vec::new(),
+            cancel: orders.cancel,
+            lost: orders.lost,
+            drain: orders.drain,
+        })
+    }
+}
+
+/// A worker confirms what it runs. For workers: a follower redirects.
+#[utoipa::path(
+    post,
+    path = "/v1/workers/{id}/heartbeat",
+    tag = "workers",
+    params(("id" = String, Path, description = "The worker's id")),
+    request_body = Option<wire::Heartbeat>,
+    responses((status = 200, description = "Orders", body = wire::HeartbeatAnswer))
+)]
+async fn heartbeat(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    _: NoQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let id = worker_id(&id)?;
+    let heartbeat: wire::Heartbeat = json::json_or_default(&body)?;
+    let running = read_running(heartbeat.running)?;
+    let cpu = heartbeat.load.and_then(|load| load.cpu);
+    if cpu.is_some_and(|cpu| !(0.0..=1.0).contains(&cpu)) {
+        return Err(Problem::invalid("load.cpu", "must be from 0 to 1").into());
+    }
+    let load = heartbeat.load.map(|load| Load {
+        cpu: load.cpu,
+        mem_mb: load.mem_mb,
+    });
+    let orders = lead(&app)?
+        .heartbeat(id, &running, load)
+        .map_err(|turned| turn(turned, id))?;
+    Answer::ok(
+        app.node.applied_index(),
+        &wire::HeartbeatAnswer {
+            cancel: orders.cancel,
+            lost: orders.lost,
+            drain: orders.drain,
+            heartbeat_ms: Some(orders.heartbeat_ms),
+        },
+    )
+}
+
+/// A worker tells how attempts ended. For workers: a follower redirects.
+#[utoipa::path(
+    post,
+    path = "/v1/workers/{id}/report",
+    tag = "workers",
+    params(("id" = String, Path, description = "The worker's id")),
+    request_body = wire::Report,
+    responses((status = 200, description = "A verdict on each", body = wire::ReportAnswer))
+)]
+async fn report(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    _: NoQuery,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let id = worker_id(&id)?;
+    let report: wire::Report = json::json(&body)?;
+    if report.results.is_empty() {
+        return Err(Problem::invalid("results", "must hold at least one result").into());
+    }
+    let (index, results) = accept(&app, id, report.results).await?;
+    Answer::ok(index, &wire::ReportAnswer { results })
+}
+
+/// A worker leaves; its leases go back at once. For workers: a follower redirects.
+#[utoipa::path(
+    delete,
+    path = "/v1/workers/{id}",
+    tag = "workers",
+    params(("id" = String, Path, description = "The worker's id")),
+    responses((status = 200, description = "It is gone", body = wire::LeaveAnswer))
+)]
+async fn leave(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    _: NoQuery,
+) -> Result<Answer, Failure> {
+    let id = worker_id(&id)?;
+    let (index, reply) = app
+        .change_first(&Command::LeaveWorker { worker: id })
+        .await?;
+    let Reply::Done { tasks } = reply else {
+        return Err(app.unexpected(&reply));
+    };
+    if let Ok(lead) = lead(&app) {
+        lead.desk.lock().dismiss(id);
+    }
+    Answer::ok(
+        index,
+        &wire::LeaveAnswer {
+            id: id.to_string(),
+            returned: tasks,
+        },
+    )
+}
+
+pub fn lead(app: &App) -> Result<Arc<Lead>, Failure> {
+    app.lead.borrow().clone().ok_or(Failure::NotLeader)
+}
+
+pub fn worker_id(text: &str) -> Result<WorkerId, Problem> {
+    json::id("worker", text).map_err(|_| {
+        Problem::new(
+            Code::UnknownWorker,
+            "the path names no worker of this cluster: register, and use the id you are given",
+        )
+    })
+}
+
+impl Running {
+    /// The attempt that a result is about.
+    fn ended(result: &wire::TaskResult) -> Self {
+        Self {
+            task: result.task.parse().ok(),
+            spelled: result.task.clone(),
+            token: Token(result.token),
+            progress: None,
+        }
+    }
+
+    fn key(&self) -> (&str, Token) {
+        (&self.spelled, self.token)
+    }
+}
+
+pub fn turn(turned: Turned, id: WorkerId) -> Failure {
+    match turned {
+        Turned::UnknownWorker => Problem::new(
+            Code::UnknownWorker,
+            format!(
+                "worker {id} is not registered (or was lost): stop what you run and register again"
+            ),
+        )
+        .into(),
+        Turned::TermOver => Failure::NotLeader,
+    }
+}
+
+fn read_running(running: Vec<wire::RunningTask>) -> Result<Vec<Running>, Problem> {
+    if running.len() > RESULTS_MAX {
+        return Err(Problem::invalid(
+            "running",
+            format!(
+                "names {} attempts; the bound is {RESULTS_MAX}",
+                running.len()
+            ),
+        ));
+    }
+    running
+        .into_iter()
+        .zip(0..)
+        .map(|(attempt, position)| {
+            let at = |field: &str| format!("running[{position}].{field}");
+            if attempt
+                .progress
+                .is_some_and(|progress| !(0.0..=1.0).contains(&progress))
+            {
+                return Err(Problem::invalid(&at("progress"), "must be from 0 to 1"));
+            }
+            if attempt
+                .note
+                .as_ref()
+                .is_some_and(|note| note.len() > NOTE_BYTES_MAX)
+            {
+                return Err(Problem::invalid(
+                    &at("note"),
+                    format!("is over the bound of {NOTE_BYTES_MAX} bytes"),
+                ));
+            }
+            let said = attempt.progress.is_some() || attempt.note.is_some();
+            Ok(Running {
+                task: attempt.task.parse().ok(),
+                spelled: attempt.task,
+                token: Token(attempt.token),
+                progress: said.then_some(Progress {
+                    progress: attempt.progress,
+                    note: attempt.note,
+                }),
+            })
+        })
+        .collect()
+}
+
+/// A lease as its worker is given it; nothing if it has ended meanwhile.
+fn leased(app: &App, lease: Lease) -> Option<wire::LeasedTask> {
+    let table = app.table.read();
+    let task = table
+        .task(lease.task)
+        .filter(|task| task.lease().is_some_and(|held| held.token == lease.token))?;
+    Some(wire::LeasedTask {
+        id: task.id.to_string(),
+        job: task.job.to_string(),
+        kind: task.kind().to_string(),
+        payload: raw(task.payload()),
+        inputs: task
+            .after()
+            .iter()
+            .filter_map(|&first| {
+                let first = table.task(first)?;
+                Some((first.key()?.to_string(), raw(first.result()?)?))
+            })
+            .collect(),
+        attempt: lease.attempt,
+        token: lease.token.0,
+        lease_ms: app.timing.lease_ms,
+        timeout_ms: task.spec.policy.timeout_ms,
+    })
+}

@@ -1,0 +1,119 @@
+//! Results that workers bring: proposed as one command, judged one by one.
+
+use bytes::Bytes;
+use triarch_sdk::wire;
+use triarch_table::command::{Outcome, TaskReport};
+use triarch_table::model::TaskState;
+use triarch_table::reply::{Reply, Verdict};
+use triarch_table::{Command, TaskId, Token, WorkerId};
+
+use crate::leader_counters::Judged;
+use crate::server::App;
+use crate::server::protocol::problem::{Code, Failure, Problem};
+
+/// The most results in one request, and attempts that are named as running.
+pub const RESULTS_MAX: usize = 10_000;
+
+/// Proposes results. A text that is no task's id, or one result over its bound, costs only that result.
+pub async fn accept(
+    app: &App,
+    worker: WorkerId,
+    results: Vec<wire::TaskResult>,
+) -> Result<(u64, Vec<wire::Verdict>), Failure> {
+    if results.len() > RESULTS_MAX {
+        return Err(Problem::new(
+            Code::PayloadTooLarge,
+            format!("{} results; the bound is {RESULTS_MAX}", results.len()),
+        )
+        .into());
+    }
+    let mut verdicts: Vec<wire::Verdict> = Vec::with_capacity(results.len());
+    let mut reports: Vec<TaskReport> = Vec::with_capacity(results.len());
+    let mut places: Vec<usize> = Vec::with_capacity(results.len());
+    for result in results {
+        let refused = match result.task.parse::<TaskId>() {
+            Err(_) => {
+                app.table.tally.judged(Judged::NotFound);
+                Some("not_found")
+            }
+            Ok(task) => match outcome(app, &result) {
+                Err(code) => {
+                    app.table.tally.judged(Judged::TooLarge);
+                    Some(code)
+                }
+                Ok(outcome) => {
+                    places.push(verdicts.len());
+                    reports.push(TaskReport {
+                        task,
+                        token: Token(result.token),
+                        outcome,
+                    });
+                    None
+                }
+            },
+        };
+        verdicts.push(wire::Verdict {
+            task: result.task,
+            accepted: refused.is_none(),
+            code: refused.map(str::to_string),
+        });
+    }
+    if reports.is_empty() {
+        return Ok((app.node.applied_index(), verdicts));
+    }
+    let report = Command::Report {
+        worker,
+        results: reports,
+    };
+    let (index, reply) = match may_bring_work(app) {
+        true => app.change_first_inviting(&report).await?,
+        false => app.change_first(&report).await?,
+    };
+    let Reply::Reported { verdicts: judged } = reply else {
+        return Err(app.unexpected(&reply));
+    };
+    for (place, verdict) in places.into_iter().zip(judged) {
+        let judged = match verdict {
+            Verdict::Accepted => Judged::Accepted,
+            Verdict::StaleToken => Judged::StaleToken,
+            Verdict::AlreadyFinished => Judged::AlreadyFinished,
+            Verdict::NotFound => Judged::NotFound,
+        };
+        app.table.tally.judged(judged);
+        let code = match judged {
+            Judged::Accepted => None,
+            Judged::StaleToken | Judged::AlreadyFinished | Judged::NotFound | Judged::TooLarge => {
+                Some(judged.as_str())
+            }
+        };
+        verdicts[place].accepted = code.is_none();
+        verdicts[place].code = code.map(str::to_string);
+    }
+    Ok((index, verdicts))
+}
+
+/// Whether a result may let a task start: it frees a slot, and what depends on its task may be due.
+fn may_bring_work(app: &App) -> bool {
+    let table = app.table.read();
+    let counts = table.counts();
+    counts.of(TaskState::Queued) > 0 || counts.of(TaskState::Waiting) > 0
+}
+
+fn outcome(app: &App, result: &wire::TaskResult) -> Result<Outcome, &'static str> {
+    let text = |given: &Option<Box<serde_json::value::RawValue>>| {
+        let text = given.as_ref().map_or("null", |given| given.get());
+        if text.len() > app.limits.payload_bytes_max {
+            return Err("payload_too_large");
+        }
+        Ok(Bytes::copy_from_slice(text.as_bytes()))
+    };
+    Ok(match result.status {
+        wire::ReportStatus::Succeeded => Outcome::Succeeded {
+            result: text(&result.result)?,
+        },
+        wire::ReportStatus::Failed => Outcome::Failed {
+            error: text(&result.error)?,
+            retryable: result.retryable.unwrap_or(true),
+        },
+    })
+}
