@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use triarch_table::Event;
-use triarch_table::model::TaskState;
+use triarch_table::types::state::TaskState;
 
 /// Why a lease was ended by the leader instead of its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::mpsc;
 use triarch_raft::{EntryView, StateMachine};
-use triarch_table::model::TaskState;
-use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table, codec};
+use triarch_table::command::codec;
+use triarch_table::types::state::TaskState;
+use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table};
 
 use crate::feed::{self, Feed};
 use crate::leader_counters::Tally;

@@ -1,4 +1,4 @@
 //! Commands as the log carries them.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| triarch_table::fuzzing::command(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| triarch_table::testing::fuzzing::command(data));

@@ -1,4 +1,4 @@
 //! The table inside a snapshot.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| triarch_table::fuzzing::snapshot(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| triarch_table::testing::fuzzing::snapshot(data));

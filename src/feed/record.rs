@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use triarch_table::model::{JobState, TaskState, WorkerState};
-use triarch_table::task::{AttemptEnd, Class};
+use triarch_table::records::task::{AttemptEnd, Class};
+use triarch_table::types::state::{JobState, TaskState, WorkerState};
 use triarch_table::{Event, JobId, Table, TaskId, Token, WorkerId};
 
 /// Something that happened, as it is told.

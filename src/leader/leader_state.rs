@@ -12,10 +12,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use triarch_table::command::reply::Lease;
 use triarch_table::command::{Ask, EndLease, EndReason};
 use triarch_table::plan::Asking;
-use triarch_table::reply::Lease;
-use triarch_table::worker::Worker;
+use triarch_table::records::worker::Worker;
 use triarch_table::{Table, TaskId, Token, WorkerId};
 
 /// How long a worker may be silent, and a lease unconfirmed.

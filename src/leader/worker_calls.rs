@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use triarch_table::model::{TaskState, WorkerState};
-use triarch_table::reply::Lease;
+use triarch_table::command::reply::Lease;
+use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{Table, TaskId, Token, WorkerId};
 
 use super::Lead;

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::ids::{IDS_PER_ENTRY_MAX, WorkerId};
 use crate::index::Index;
-use crate::job::{Counts, Job};
-use crate::model::TaskState;
-use crate::queue::QueueSettings;
+use crate::records::job::{Counts, Job};
+use crate::records::queue::QueueSettings;
+use crate::records::task::{Life, Task};
 use crate::table::Table;
-use crate::task::{Life, Task};
+use crate::types::ids::{IDS_PER_ENTRY_MAX, WorkerId};
+use crate::types::state::TaskState;
 
 /// Fails the surrounding function with a message unless the condition holds.
 macro_rules! ensure {

@@ -12,57 +12,31 @@
 #![forbid(unsafe_code)]
 
 #[macro_use]
-mod mutated;
+#[doc(hidden)]
+pub mod testing;
 
 mod apply;
-mod concurrency;
-mod crew;
-mod dedup;
-mod digest;
-pub mod explain;
-mod flow;
-/// For `fuzz/` alone.
-#[cfg(any(test, feature = "fuzzing"))]
-#[doc(hidden)]
-pub mod fuzzing;
 mod index;
 mod invariants;
-mod lease;
-mod line;
-mod paged;
-mod quarantine;
-pub mod restore;
-mod retry;
-mod shape;
-mod staged;
+mod rules;
 mod table;
-mod turns;
 
-pub mod codec;
 pub mod command;
-pub mod event;
-pub mod ids;
-pub mod job;
-pub mod limits;
-pub mod list;
-pub mod model;
 pub mod plan;
-pub mod queue;
-pub mod reply;
-pub mod schedule;
+pub mod query;
+pub mod records;
 pub mod snapshot;
-pub mod task;
-pub mod worker;
+pub mod types;
 
 pub use command::Command;
-pub use event::Event;
-pub use ids::{JobId, Stamp, TaskId, Token, WorkerId};
-pub use job::Job;
-pub use limits::Limits;
-pub use list::{JobFilter, Listed, QueueView, TaskFilter};
-pub use reply::Reply;
-pub use schedule::Schedule;
+pub use command::event::Event;
+pub use command::reply::Reply;
+pub use query::list::{JobFilter, Listed, QueueView, TaskFilter};
+pub use records::job::Job;
+pub use records::schedule::Schedule;
+pub use records::task::Task;
+pub use records::worker::Worker;
 pub use snapshot::{Frozen, SnapshotError};
 pub use table::Table;
-pub use task::Task;
-pub use worker::Worker;
+pub use types::ids::{JobId, Stamp, TaskId, Token, WorkerId};
+pub use types::limits::Limits;

@@ -3,23 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::dedup::{Answer, Answered, Memory, OldKey};
-use crate::event::Event;
-use crate::flow::Sequel;
-use crate::ids::{JobId, TaskId, WorkerId};
+use crate::command::event::Event;
+use crate::command::reply::Lease;
 use crate::index::Index;
-use crate::job::{Counts, Idempotency, Job, Roll};
-use crate::limits::Limits;
-use crate::model::WorkerState;
-use crate::paged::Paged;
-use crate::quarantine::Streak;
-use crate::queue::{Queue, QueueSettings};
-use crate::reply::Lease;
-use crate::restore::Restoring;
-use crate::schedule::Schedules;
-use crate::staged::Staged;
-use crate::task::{Place, Task};
-use crate::worker::{Worker, WorkerLife};
+use crate::records::dedup::{Answer, Answered, Memory, OldKey};
+use crate::records::job::{Counts, Idempotency, Job, Roll};
+use crate::records::paged::Paged;
+use crate::records::pending_restore::Restoring;
+use crate::records::queue::{Queue, QueueSettings};
+use crate::records::schedule::Schedules;
+use crate::records::staged_job::Staged;
+use crate::records::task::{Place, Task};
+use crate::records::worker::{Worker, WorkerLife};
+use crate::rules::dependencies::Sequel;
+use crate::rules::quarantine::Streak;
+use crate::types::ids::{JobId, TaskId, WorkerId};
+use crate::types::limits::Limits;
+use crate::types::state::WorkerState;
 
 /// Housekeeping is due on whole multiples of this, so that it comes in batches.
 const HOUSEKEEPING_MS: u64 = 1_000;

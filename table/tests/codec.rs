@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::Bytes;
-use triarch_table::codec::{CodecError, VERSION, decode_command, encode_command};
+use triarch_table::command::codec::{CodecError, VERSION, decode_command, encode_command};
 use triarch_table::command::{
     Ask, Backoff, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap,
     PutSchedule, QueueChange, RegisterWorker, Requires, RestorePart, StagePart, SubmitJob,
     TaskReport, TickAction, TickSchedule,
 };
-use triarch_table::queue::Placement;
+use triarch_table::records::queue::Placement;
 use triarch_table::{Command, JobId, TaskId, Token, WorkerId};
 
 /// Every variant, every field, every option both ways.

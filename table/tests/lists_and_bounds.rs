@@ -6,10 +6,10 @@ use bytes::Bytes;
 use triarch_table::command::{
     Ask, Backoff, Grant, NewTask, OnFailure, RegisterWorker, Requires, SubmitJob,
 };
-use triarch_table::ids::GRANTS_PER_ENTRY_MAX;
-use triarch_table::list::SCAN_MAX;
-use triarch_table::model::{JobState, TaskState};
 use triarch_table::plan::{Asking, propose, propose_with};
+use triarch_table::query::list::SCAN_MAX;
+use triarch_table::types::ids::GRANTS_PER_ENTRY_MAX;
+use triarch_table::types::state::{JobState, TaskState};
 use triarch_table::{
     Command, JobFilter, JobId, Limits, Stamp, Table, TaskFilter, TaskId, WorkerId,
 };

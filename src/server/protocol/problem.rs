@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use triarch_raft::{ChangeError, ProposeError, ReadError};
-use triarch_table::reply::Refusal;
+use triarch_table::command::reply::Refusal;
 
 /// The media type of every error.
 pub const PROBLEM_JSON: &str = "application/problem+json";

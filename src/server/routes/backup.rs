@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use triarch_raft::{Leadership, low_priority};
 use triarch_sdk::wire;
 use triarch_table::command::RestorePart;
-use triarch_table::restore::{PART_BYTES_MAX, PARTS_MAX};
+use triarch_table::records::pending_restore::{PART_BYTES_MAX, PARTS_MAX};
 use triarch_table::{Command, Frozen, Reply};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

@@ -7,7 +7,7 @@
 use axum::extract::State;
 use bytes::Bytes;
 use triarch_sdk::wire;
-use triarch_table::model::TaskState;
+use triarch_table::types::state::TaskState;
 use triarch_table::{Command, JobId, Reply, Table, TaskFilter, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

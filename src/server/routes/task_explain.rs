@@ -2,9 +2,9 @@
 
 use axum::extract::{Path, State};
 use triarch_sdk::wire;
-use triarch_table::explain::{Lack, Reason};
-use triarch_table::model::TaskState;
-use triarch_table::reply::Refusal;
+use triarch_table::command::reply::Refusal;
+use triarch_table::query::explain::{Lack, Reason};
+use triarch_table::types::state::TaskState;
 use triarch_table::{Table, Task, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

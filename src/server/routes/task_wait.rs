@@ -6,7 +6,7 @@
 use axum::extract::{RawQuery, State};
 use bytes::Bytes;
 use triarch_sdk::wire;
-use triarch_table::task::Task;
+use triarch_table::records::task::Task;
 use triarch_table::{Table, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

@@ -4,11 +4,11 @@
 //! One command touches a bounded number of tasks, so that no entry holds up the others; while more is due,
 //! [`Table::next_timer_ms`] says so.
 
-use crate::event::Event;
-use crate::ids::TaskId;
-use crate::reply::Reply;
+use crate::command::event::Event;
+use crate::command::reply::Reply;
+use crate::records::task::Life;
 use crate::table::Table;
-use crate::task::Life;
+use crate::types::ids::TaskId;
 
 /// What is due next.
 enum Due {

@@ -2,12 +2,12 @@
 //! wins; what is cancelled already is cancelled again with no effect.
 
 use super::Ruling;
-use crate::event::Event;
-use crate::ids::{JobId, TaskId};
-use crate::model::TaskState;
-use crate::reply::{Refusal, Reply};
+use crate::command::event::Event;
+use crate::command::reply::{Refusal, Reply};
+use crate::records::task::CancelCause;
 use crate::table::Table;
-use crate::task::CancelCause;
+use crate::types::ids::{JobId, TaskId};
+use crate::types::state::TaskState;
 
 impl Table {
     pub(super) fn cancel_one(&mut self, id: TaskId, events: &mut Vec<Event>) -> Ruling {

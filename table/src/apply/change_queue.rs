@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::Ruling;
 use crate::command::QueueChange;
-use crate::event::Event;
-use crate::reply::{Refusal, Reply};
-use crate::shape::invalid;
+use crate::command::event::Event;
+use crate::command::reply::{Refusal, Reply};
+use crate::command::validate::invalid;
 use crate::table::Table;
 
 impl Table {
@@ -22,7 +22,7 @@ impl Table {
         let name = known.map_or_else(|| Arc::from(name), |(name, _)| name.clone());
         self.check_room_for_queues(std::iter::once(&name))?;
         self.open_queue(&name);
-        let now_ns = crate::queue::ns(self.now_ms);
+        let now_ns = crate::records::queue::ns(self.now_ms);
         let queue = self.queues.get_mut(&name).expect("it was opened");
         let QueueChange {
             paused,

@@ -1,10 +1,10 @@
 //! Ends leases that the leader names by their tokens. One that is no longer current is skipped: between the leader's
 //! look and this entry the attempt ended another way.
 
+use crate::command::event::Event;
+use crate::command::reply::Reply;
 use crate::command::{EndLease, EndReason};
-use crate::event::Event;
-use crate::lease::End;
-use crate::reply::Reply;
+use crate::rules::attempt::End;
 use crate::table::Table;
 
 impl Table {

@@ -5,13 +5,13 @@
 //! time, and what the entry says of the workers.
 
 use super::Entry;
+use crate::command::event::Event;
+use crate::command::reply::Reply;
 use crate::command::{Ask, Grant};
-use crate::event::Event;
-use crate::model::TaskState;
 use crate::plan;
-use crate::reply::Reply;
+use crate::records::task::Task;
 use crate::table::Table;
-use crate::task::Task;
+use crate::types::state::TaskState;
 
 /// Leases that one command makes by a plan of its own.
 const NEXT_MAX: usize = 1_024;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::{Entry, Ruling};
 use crate::command::RegisterWorker;
-use crate::dedup::Answer;
-use crate::event::Event;
-use crate::ids::{IDS_PER_ENTRY_MAX, WorkerId};
-use crate::quarantine::Streak;
-use crate::reply::{Refusal, Reply};
-use crate::shape::request_id_reused;
+use crate::command::event::Event;
+use crate::command::reply::{Refusal, Reply};
+use crate::command::validate::request_id_reused;
+use crate::records::dedup::Answer;
+use crate::records::worker::{Profile, Worker, WorkerLife};
+use crate::rules::quarantine::Streak;
 use crate::table::Table;
-use crate::worker::{Profile, Worker, WorkerLife};
+use crate::types::ids::{IDS_PER_ENTRY_MAX, WorkerId};
 
 impl Table {
     pub(super) fn register_worker(

@@ -2,13 +2,13 @@
 //! reporter holds it. So a worker that was lost and comes back late is refused where its work went to another, and
 //! a report that was accepted and is repeated is accepted again, with no effect.
 
+use crate::command::event::Event;
+use crate::command::reply::{Reply, Verdict};
 use crate::command::{Outcome, TaskReport};
-use crate::event::Event;
-use crate::ids::WorkerId;
-use crate::lease::End;
-use crate::reply::{Reply, Verdict};
+use crate::records::task::{AttemptEnd, Task};
+use crate::rules::attempt::End;
 use crate::table::Table;
-use crate::task::{AttemptEnd, Task};
+use crate::types::ids::WorkerId;
 
 impl Table {
     pub(super) fn report(

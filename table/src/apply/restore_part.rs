@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use super::{Entry, Ruling};
 use crate::command::RestorePart;
-use crate::event::Event;
-use crate::ids::WorkerId;
-use crate::queue::QueueSettings;
-use crate::reply::{Refusal, Reply};
-use crate::restore::{BASE_MAX, LEAP, PART_BYTES_MAX, PARTS_MAX, Restoring};
-use crate::shape::invalid;
+use crate::command::event::Event;
+use crate::command::reply::{Refusal, Reply};
+use crate::command::validate::invalid;
+use crate::records::pending_restore::{BASE_MAX, LEAP, PART_BYTES_MAX, PARTS_MAX, Restoring};
+use crate::records::queue::QueueSettings;
+use crate::records::worker::WorkerLife;
 use crate::table::Table;
-use crate::worker::WorkerLife;
+use crate::types::ids::WorkerId;
 
 impl Table {
     pub(super) fn restore_part(
@@ -75,7 +75,8 @@ impl Table {
             let s = if count == 1 { "" } else { "s" };
             (count > 0).then(|| format!("{count} {one}{s}"))
         };
-        let set = |queue: &&crate::queue::Queue| queue.settings != QueueSettings::default();
+        let set =
+            |queue: &&crate::records::queue::Queue| queue.settings != QueueSettings::default();
         several(self.jobs.len(), "job")
             .or_else(|| several(self.staged.len(), "unfinished large submission"))
             .or_else(|| several(self.schedules.iter().count(), "schedule"))
@@ -146,8 +147,8 @@ fn check(came: &RestorePart) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use crate::command::RestorePart;
-    use crate::reply::{Refusal, Reply};
-    use crate::restore::{BASE_MAX, LEAP};
+    use crate::command::reply::{Refusal, Reply};
+    use crate::records::pending_restore::{BASE_MAX, LEAP};
     use crate::{Command, Limits, Stamp, Table};
 
     /// What comes of restoring a table that counts from here.

@@ -8,14 +8,14 @@ use std::collections::BTreeSet;
 
 use super::Ruling;
 use crate::command::RequestId;
-use crate::dedup::Answer;
-use crate::event::Event;
-use crate::ids::TaskId;
-use crate::model::TaskState;
-use crate::reply::{Refusal, Reply};
-use crate::shape::request_id_reused;
+use crate::command::event::Event;
+use crate::command::reply::{Refusal, Reply};
+use crate::command::validate::request_id_reused;
+use crate::records::dedup::Answer;
+use crate::records::task::{CancelCause, Life, Task};
 use crate::table::Table;
-use crate::task::{CancelCause, Life, Task};
+use crate::types::ids::TaskId;
+use crate::types::state::TaskState;
 
 impl Table {
     pub(super) fn retry_task(

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use super::{Entry, Ruling};
+use crate::command::event::Event;
+use crate::command::reply::{Refusal, Reply};
 use crate::command::{Overlap, PutSchedule, RequestId, SubmitJob, TickAction, TickSchedule};
-use crate::event::Event;
-use crate::ids::{IDS_PER_ENTRY_MAX, JobId};
-use crate::reply::{Refusal, Reply};
-use crate::schedule::{Schedule, template_bytes};
+use crate::records::schedule::{Schedule, template_bytes};
 use crate::table::Table;
+use crate::types::ids::{IDS_PER_ENTRY_MAX, JobId};
 
 /// What the key of a tick's job has besides the name of its schedule: `schedule:` and `:2026-11-23T10:00:00Z`.
 const KEY_BYTES: u32 = 30;

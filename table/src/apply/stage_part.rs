@@ -7,12 +7,12 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::{Entry, Ruling};
+use crate::command::event::Event;
+use crate::command::reply::{Refusal, Reply};
+use crate::command::validate::invalid;
 use crate::command::{StagePart, SubmitJob};
-use crate::event::Event;
-use crate::job::Idempotency;
-use crate::reply::{Refusal, Reply};
-use crate::shape::invalid;
-use crate::staged::{Part, Staged};
+use crate::records::job::Idempotency;
+use crate::records::staged_job::{Part, Staged};
 use crate::table::Table;
 
 impl Table {

@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::wiring::{Place, Wiring, stand_ins};
 use super::{Entry, Ruling};
+use crate::apply::dependency_graph::{Place, Wiring, stand_ins};
+use crate::command::event::Event;
+use crate::command::reply::{Refusal, Reply};
+use crate::command::validate::request_id_reused;
 use crate::command::{NewTask, RequestId, SubmitJob};
-use crate::dedup::Answer;
-use crate::event::Event;
-use crate::ids::{IDS_PER_ENTRY_MAX, JobId, TaskId};
-use crate::job::{Counts, Idempotency, Job, Roll, StandIns};
-use crate::reply::{Refusal, Reply};
-use crate::shape::request_id_reused;
+use crate::records::dedup::Answer;
+use crate::records::job::{Counts, Idempotency, Job, Roll, StandIns};
+use crate::records::task::{Bonds, Class, Life, Policy, Task, TaskSpec};
 use crate::table::Table;
-use crate::task::{Bonds, Class, Life, Policy, Task, TaskSpec};
+use crate::types::ids::{IDS_PER_ENTRY_MAX, JobId, TaskId};
 
 impl Table {
     pub(super) fn submit_job(
@@ -363,11 +363,11 @@ fn same_body(body_digest: [u8; 32], submit: &SubmitJob, roll: &Roll, duplicate: 
 #[cfg(test)]
 mod tests {
     use crate::apply::Entry;
+    use crate::command::reply::{Refusal, Reply};
     use crate::command::{Backoff, NewTask, OnFailure, Requires, SubmitJob};
-    use crate::ids::{IDS_PER_ENTRY_MAX, TaskId};
-    use crate::limits::Limits;
-    use crate::reply::{Refusal, Reply};
     use crate::table::Table;
+    use crate::types::ids::{IDS_PER_ENTRY_MAX, TaskId};
+    use crate::types::limits::Limits;
 
     fn submit(tasks: usize) -> SubmitJob {
         let task = NewTask {

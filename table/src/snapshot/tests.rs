@@ -9,10 +9,10 @@ use crate::command::{
     Backoff, CatchUp, Command, Grant, NewTask, OnFailure, Outcome, Overlap, PutSchedule,
     RegisterWorker, Requires, SubmitJob, TaskReport, TickAction, TickSchedule,
 };
-use crate::digest::Digest;
-use crate::ids::{JobId, Stamp, TaskId, Token, WorkerId};
-use crate::limits::Limits;
+use crate::snapshot::digest::Digest;
 use crate::table::Table;
+use crate::types::ids::{JobId, Stamp, TaskId, Token, WorkerId};
+use crate::types::limits::Limits;
 
 fn task(kind: &str) -> NewTask {
     NewTask {

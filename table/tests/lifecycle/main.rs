@@ -6,13 +6,13 @@ mod scene;
 use std::path::Path;
 
 use bytes::Bytes;
+use triarch_table::command::reply::{Refusal, Verdict};
 use triarch_table::command::{
     CatchUp, EndReason, OnFailure, Outcome, Overlap, PutSchedule, QueueChange, StagePart,
     TickAction, TickSchedule,
 };
-use triarch_table::model::TaskState;
-use triarch_table::reply::{Refusal, Verdict};
-use triarch_table::task::Life;
+use triarch_table::records::task::Life;
+use triarch_table::types::state::TaskState;
 use triarch_table::{Command, Reply, Task, Token};
 
 use scene::{

@@ -7,7 +7,7 @@ use triarch_table::command::{
     Backoff, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires,
     SubmitJob, TaskReport,
 };
-use triarch_table::model::TaskState;
+use triarch_table::types::state::TaskState;
 use triarch_table::{Command, JobId, Limits, Reply, Stamp, Table, Task, TaskId, Token, WorkerId};
 
 /// When everything is made, and when the command comes.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use triarch_table::model::{TaskState, WorkerState};
-use triarch_table::reply::{Refusal, Verdict};
+use triarch_table::command::reply::{Refusal, Verdict};
+use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{Command, Event, Reply, Table};
 
 /// How often each thing was met.

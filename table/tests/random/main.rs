@@ -18,11 +18,11 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 
-use triarch_table::codec::{decode_command, encode_command};
+use triarch_table::command::codec::{decode_command, encode_command};
+use triarch_table::command::reply::Refusal;
 use triarch_table::command::{RegisterWorker, RestorePart};
-use triarch_table::model::TaskState;
 use triarch_table::plan::propose_with;
-use triarch_table::reply::Refusal;
+use triarch_table::types::state::TaskState;
 use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table, TaskFilter};
 
 use coverage::Coverage;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use triarch_table::model::{JobState, TaskState};
+use triarch_table::types::state::{JobState, TaskState};
 use triarch_table::{Event, JobId, Table, TaskId, Token, WorkerId};
 
 #[derive(Default)]

@@ -31,7 +31,7 @@ use triarch_table::command::{
     OnFailure, Outcome, Overlap, PutSchedule, QueueChange, RegisterWorker, Requires, StagePart,
     SubmitJob, TaskReport, TickAction, TickSchedule, Unique,
 };
-use triarch_table::queue::{Placement, Rate};
+use triarch_table::records::queue::{Placement, Rate};
 use triarch_table::{Command, JobId, Limits, TaskId, Token, WorkerId};
 
 /// Sets one limit.

@@ -3,10 +3,10 @@
 use std::fmt::Display;
 
 use triarch_table::command::Grant;
-use triarch_table::job::Counts;
-use triarch_table::reply::Verdict;
-use triarch_table::task::{Attempt, CancelCause, Life};
-use triarch_table::worker::{Profile, WorkerLife};
+use triarch_table::command::reply::Verdict;
+use triarch_table::records::job::Counts;
+use triarch_table::records::task::{Attempt, CancelCause, Life};
+use triarch_table::records::worker::{Profile, WorkerLife};
 use triarch_table::{
     Event, Job, JobFilter, Reply, Schedule, Table, Task, TaskFilter, Token, Worker,
 };

@@ -12,7 +12,7 @@ use triarch_micro::calibration;
 use triarch_micro::life::{Life, grant, leases, report_of, reports, submission};
 use triarch_micro::log::Appending;
 use triarch_raft::testing::bench_hooks::{decode_entry, encode_entry};
-use triarch_table::codec::{decode_command, encode_command};
+use triarch_table::command::codec::{decode_command, encode_command};
 
 /// Tasks in a batch.
 const BATCH: usize = 100;

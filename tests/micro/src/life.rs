@@ -1,11 +1,11 @@
 //! A table, and the commands that lead tasks through it: submitted, granted, reported, forgotten.
 
 use bytes::Bytes;
+use triarch_table::command::reply::Lease;
 use triarch_table::command::{
     Backoff, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires, SubmitJob, TaskReport,
 };
 use triarch_table::plan::{Asking, Plan, propose_with};
-use triarch_table::reply::Lease;
 use triarch_table::{Command, Limits, Reply, Stamp, Table};
 
 const PAYLOAD_BYTES: usize = 256;

@@ -1,7 +1,7 @@
 //! Which events a reader asked for.
 
 use triarch_sdk::wire;
-use triarch_table::model::{JobState, TaskState};
+use triarch_table::types::state::{JobState, TaskState};
 use triarch_table::{JobId, TaskId};
 
 use crate::feed::{About, Happened};

@@ -1,8 +1,8 @@
 //! What is in this node's table, and what the leader's decisions came to.
 
 use triarch_table::Table;
-use triarch_table::job::Counts;
-use triarch_table::model::{TaskState, WorkerState};
+use triarch_table::records::job::Counts;
+use triarch_table::types::state::{TaskState, WorkerState};
 
 use crate::leader_counters::{Expiry, Judged};
 use crate::server::App;

@@ -2,8 +2,8 @@
 
 use axum::extract::{Path, RawQuery, State};
 use triarch_sdk::wire;
-use triarch_table::model::WorkerState;
-use triarch_table::worker::{Worker, WorkerLife};
+use triarch_table::records::worker::{Worker, WorkerLife};
+use triarch_table::types::state::WorkerState;
 use triarch_table::{Command, WorkerId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

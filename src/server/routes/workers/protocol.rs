@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use bytes::Bytes;
 use triarch_sdk::wire;
 use triarch_table::command::RegisterWorker;
-use triarch_table::reply::{Lease, Reply};
+use triarch_table::command::reply::{Lease, Reply};
 use triarch_table::{Command, Token, WorkerId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use triarch_sdk::wire;
+use triarch_table::command::reply::{Reply, Verdict};
 use triarch_table::command::{Outcome, TaskReport};
-use triarch_table::model::TaskState;
-use triarch_table::reply::{Reply, Verdict};
+use triarch_table::types::state::TaskState;
 use triarch_table::{Command, TaskId, Token, WorkerId};
 
 use crate::leader_counters::Judged;

@@ -9,8 +9,8 @@ use triarch_table::command::{
     Ask, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap, PutSchedule,
     RegisterWorker, SubmitJob, TaskReport, TickAction, TickSchedule,
 };
-use triarch_table::model::TaskState;
 use triarch_table::plan::Asking;
+use triarch_table::types::state::TaskState;
 use triarch_table::{Command, JobId, Reply, Table, TaskFilter, TaskId, Token, Worker, WorkerId};
 
 use crate::rng::Rng;

@@ -1,10 +1,10 @@
 //! How attempts begin and end.
 
 use bytes::Bytes;
+use triarch_table::command::reply::{Lease, Verdict};
 use triarch_table::command::{Ask, Grant, Outcome, TaskReport};
-use triarch_table::model::TaskState;
 use triarch_table::plan::Asking;
-use triarch_table::reply::{Lease, Verdict};
+use triarch_table::types::state::TaskState;
 use triarch_table::{Reply, TaskId, Token, WorkerId};
 
 use super::Model;

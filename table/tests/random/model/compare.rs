@@ -1,10 +1,10 @@
 //! Compares the model with a table.
 
 use triarch_table::command::Grant;
-use triarch_table::explain::Reason;
-use triarch_table::model::{TaskState, WorkerState};
-use triarch_table::task::Life;
-use triarch_table::worker::WorkerLife;
+use triarch_table::query::explain::Reason;
+use triarch_table::records::task::Life;
+use triarch_table::records::worker::WorkerLife;
+use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{Table, TaskId};
 
 use super::Model;

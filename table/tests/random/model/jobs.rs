@@ -1,9 +1,9 @@
 //! Submissions and cancellations.
 
+use triarch_table::command::reply::Refusal;
 use triarch_table::command::{NewTask, SubmitJob};
-use triarch_table::model::{JobState, TaskState};
-use triarch_table::reply::Refusal;
-use triarch_table::task::CancelCause;
+use triarch_table::records::task::CancelCause;
+use triarch_table::types::state::{JobState, TaskState};
 use triarch_table::{JobId, Reply, TaskId};
 
 use super::wiring::Becomes;

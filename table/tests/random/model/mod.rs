@@ -17,10 +17,10 @@ mod workers;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use triarch_table::command::reply::Refusal;
 use triarch_table::command::{EndReason, NewTask, OnFailure, RegisterWorker};
-use triarch_table::model::{TaskState, WorkerState};
-use triarch_table::reply::Refusal;
-use triarch_table::task::CancelCause;
+use triarch_table::records::task::CancelCause;
+use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{Command, JobId, Limits, Reply, Stamp, TaskId, Token, WorkerId};
 
 use parts::ModelStaged;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use triarch_table::command::reply::Refusal;
 use triarch_table::command::{NewTask, OnFailure, StagePart, SubmitJob};
-use triarch_table::reply::Refusal;
 use triarch_table::{Command, Reply};
 
 use super::{Model, Ruling, invalid};

@@ -1,10 +1,10 @@
 //! What users set of queues, and what queues and concurrency keys let start.
 
 use triarch_table::Reply;
+use triarch_table::command::reply::Refusal;
 use triarch_table::command::{NewTask, QueueChange};
-use triarch_table::model::TaskState;
-use triarch_table::queue::{AGEING_MS, QueueSettings};
-use triarch_table::reply::Refusal;
+use triarch_table::records::queue::{AGEING_MS, QueueSettings};
+use triarch_table::types::state::TaskState;
 
 use super::{Model, ModelTask, Ruling, invalid};
 

@@ -1,9 +1,9 @@
 //! Retries by hand, and what waits again by them.
 
 use triarch_table::command::NewTask;
-use triarch_table::model::TaskState;
-use triarch_table::reply::Refusal;
-use triarch_table::task::CancelCause;
+use triarch_table::command::reply::Refusal;
+use triarch_table::records::task::CancelCause;
+use triarch_table::types::state::TaskState;
 use triarch_table::{Reply, TaskId};
 
 use super::{Model, Ruling};

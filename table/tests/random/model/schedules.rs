@@ -1,9 +1,9 @@
 //! Schedules and their ticks.
 
+use triarch_table::command::reply::Refusal;
 use triarch_table::command::{
     Overlap, PutSchedule, RequestId, SubmitJob, TickAction, TickSchedule,
 };
-use triarch_table::reply::Refusal;
 use triarch_table::{Command, JobId, Reply, Table};
 
 use super::wiring::IN_A_CIRCLE;

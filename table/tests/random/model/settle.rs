@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use triarch_table::command::OnFailure;
-use triarch_table::model::TaskState;
-use triarch_table::task::CancelCause;
+use triarch_table::records::task::CancelCause;
+use triarch_table::types::state::TaskState;
 use triarch_table::{JobId, TaskId};
 
 use super::Model;

@@ -1,6 +1,6 @@
 //! What time brings about, and what is forgotten.
 
-use triarch_table::model::{TaskState, WorkerState};
+use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{JobId, Reply, TaskId};
 
 use super::{Body, Model, ModelJob, OldKey, bytes_of};

@@ -1,8 +1,8 @@
 //! Which tasks of a submission are there already, and which come after which.
 
 use triarch_table::TaskId;
+use triarch_table::command::reply::Refusal;
 use triarch_table::command::{NewTask, OnDuplicate};
-use triarch_table::reply::Refusal;
 
 use super::{Model, ModelTask, invalid};
 

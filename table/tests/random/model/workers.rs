@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use triarch_table::command::RegisterWorker;
-use triarch_table::model::WorkerState;
-use triarch_table::reply::Refusal;
+use triarch_table::command::reply::Refusal;
+use triarch_table::types::state::WorkerState;
 use triarch_table::{Reply, TaskId, WorkerId};
 
 use super::{Model, ModelWorker, Ruling, invalid};

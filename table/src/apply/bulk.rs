@@ -1,0 +1,56 @@
+//! The same for many tasks or jobs at once, as the leader has found them by a filter. Each is judged by itself: one for which
+//! it does not hold any more is left out.
+
+use crate::command::event::Event;
+use crate::command::reply::Reply;
+use crate::records::task::CancelCause;
+use crate::table::Table;
+use crate::types::ids::{JobId, TaskId};
+use crate::types::state::TaskState;
+
+impl Table {
+    /// Cancels those that have not finished, or only those of them that do not run.
+    pub(super) fn cancel_tasks(
+        &mut self,
+        tasks: &[TaskId],
+        running_too: bool,
+        events: &mut Vec<Event>,
+    ) -> Reply {
+        let mut cancelled = 0;
+        for &task in tasks {
+            let state = self.tasks.get(task).map(|task| task.state());
+            if running_too || state != Some(TaskState::Running) {
+                cancelled += u64::from(self.cancel_task(task, CancelCause::Asked, events));
+            }
+        }
+        Reply::Done { tasks: cancelled }
+    }
+
+    /// Tries again those that have finished and can be tried again.
+    pub(super) fn retry_tasks(&mut self, tasks: &[TaskId], events: &mut Vec<Event>) -> Reply {
+        let mut retried = 0;
+        for &task in tasks {
+            let state = self.tasks.get(task).map(|task| task.state());
+            if state.is_some_and(TaskState::is_terminal) {
+                retried += u64::from(self.try_again(task, events).is_ok());
+            }
+        }
+        Reply::Done { tasks: retried }
+    }
+
+    /// Forgets those that have finished.
+    pub(super) fn forget_jobs(&mut self, jobs: &[JobId]) -> Reply {
+        let mut forgotten = 0;
+        for &id in jobs {
+            if self
+                .jobs
+                .get(id)
+                .is_some_and(|job| job.finished_ms.is_some())
+            {
+                self.forget_job(id);
+                forgotten += 1;
+            }
+        }
+        Reply::Done { tasks: forgotten }
+    }
+}

@@ -1,0 +1,229 @@
+//! How the tasks of a submission hang together, and which of them are there already.
+//!
+//! A task may come after others of its job, named by their keys, in any order but not in a circle. A task whose unique
+//! key belongs to an unfinished task is refused, or replaced by that one; one that is replaced has no part in the job,
+//! so nothing may come after it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::command::reply::Refusal;
+use crate::command::validate::invalid;
+use crate::command::{NewTask, OnDuplicate};
+use crate::records::job::StandIns;
+use crate::table::Table;
+use crate::types::ids::TaskId;
+
+/// What a submitted task becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A task of the new job.
+    Made(TaskId),
+    /// Nothing: this task has its unique key.
+    StoodIn(TaskId),
+}
+
+/// See the module.
+pub(super) struct Wiring {
+    /// For each submitted task.
+    pub places: Vec<Place>,
+    /// For each submitted task, the tasks it comes after, ascending.
+    pub after: Vec<Box<[TaskId]>>,
+}
+
+/// The positions in which other tasks stand.
+pub(super) fn stand_ins(places: &[Place]) -> StandIns {
+    let stood_in = places
+        .iter()
+        .zip(0..)
+        .filter_map(|(place, position)| match place {
+            Place::Made(_) => None,
+            Place::StoodIn(task) => Some((position, *task)),
+        });
+    let stand_ins: Vec<(u32, TaskId)> = stood_in.collect();
+    (!stand_ins.is_empty()).then(|| Arc::from(stand_ins))
+}
+
+impl Table {
+    /// Wires up the tasks of a submission, the first of which is made at `position` of entry `index`.
+    pub(super) fn wire(
+        &self,
+        tasks: &[NewTask],
+        index: u64,
+        position: u64,
+    ) -> Result<Wiring, Refusal> {
+        let places = self.places(tasks, index, position)?;
+        let Some(before) = self.order(tasks)? else {
+            let after = tasks.iter().map(|_| Box::default()).collect();
+            return Ok(Wiring { places, after });
+        };
+        let after = before
+            .iter()
+            .zip(0..)
+            .map(|(firsts, at): (_, usize)| after(tasks, &places, at, firsts))
+            .collect::<Result<_, _>>()?;
+        Ok(Wiring { places, after })
+    }
+
+    /// The positions of the tasks that each task comes after, if any comes after another; refused if they cannot all
+    /// come in an order.
+    pub(super) fn order(&self, tasks: &[NewTask]) -> Result<Option<Vec<Vec<usize>>>, Refusal> {
+        let edges: usize = tasks.iter().map(|task| task.after.len()).sum();
+        if edges == 0 {
+            return Ok(None);
+        }
+        let edges_max = self.limits.dependencies_per_job_max;
+        if edges > edges_max as usize {
+            let problem = format!("have {edges} dependencies together, the bound is {edges_max}");
+            return Err(invalid("tasks", problem));
+        }
+        let before = resolve(tasks)?;
+        refuse_circles(tasks, &before)?;
+        Ok(Some(before))
+    }
+
+    fn places(&self, tasks: &[NewTask], index: u64, position: u64) -> Result<Vec<Place>, Refusal> {
+        let mut taken: BTreeMap<&str, TaskId> = BTreeMap::new();
+        let mut places = Vec::with_capacity(tasks.len());
+        // Past the bound of ids of one entry the submission is refused anyway; until then nothing depends on the id.
+        let id = |made: u64| {
+            TaskId::at(
+                index,
+                (position + made).min(crate::types::ids::IDS_PER_ENTRY_MAX - 1),
+            )
+        };
+        let mut made = 0;
+        for task in tasks {
+            let mut place = Place::Made(id(made));
+            if let Some(unique) = &task.unique {
+                let known = self.index.unique_keys.get(&*unique.key).copied();
+                let known = known.filter(|_| !mutated!(UniqueKeyNotChecked));
+                if let Some(task) = known.or_else(|| taken.get(&*unique.key).copied()) {
+                    match unique.on_duplicate {
+                        OnDuplicate::Return => place = Place::StoodIn(task),
+                        OnDuplicate::Refuse => {
+                            return Err(match known {
+                                Some(_) => Refusal::UniqueKeyTaken {
+                                    key: unique.key.clone(),
+                                    task,
+                                },
+                                None => invalid(
+                                    format!("tasks[{}].unique_key", places.len()),
+                                    format!("{:?} is that of an earlier task too", unique.key),
+                                ),
+                            });
+                        }
+                    }
+                }
+                taken.entry(&unique.key).or_insert(id(made));
+            }
+            made += u64::from(matches!(place, Place::Made(_)));
+            places.push(place);
+        }
+        Ok(places)
+    }
+}
+
+/// The positions of the tasks that each comes after.
+fn resolve(tasks: &[NewTask]) -> Result<Vec<Vec<usize>>, Refusal> {
+    let keyed = tasks.iter().zip(0..);
+    let positions: BTreeMap<&str, usize> = keyed
+        .filter_map(|(task, at)| Some((task.key.as_deref()?, at)))
+        .collect();
+    let mut all = Vec::with_capacity(tasks.len());
+    for (task, at) in tasks.iter().zip(0..) {
+        let mut firsts = Vec::with_capacity(task.after.len());
+        for key in &task.after {
+            let Some(&first) = positions.get(&**key) else {
+                return Err(refused(
+                    at,
+                    format!("{key:?} is the key of no task of this job"),
+                ));
+            };
+            if first == at {
+                return Err(refused(at, format!("{key:?} is its own key")));
+            }
+            firsts.push(first);
+        }
+        firsts.sort_unstable();
+        if let Some(twice) = firsts.windows(2).find(|pair| pair[0] == pair[1]) {
+            let key = tasks[twice[0]].key.as_deref().unwrap_or_default();
+            return Err(refused(at, format!("{key:?} is named twice")));
+        }
+        all.push(firsts);
+    }
+    Ok(all)
+}
+
+/// Takes away tasks that come after nothing that is left (Kahn, 1962); what cannot be taken away goes in a circle.
+fn refuse_circles(tasks: &[NewTask], before: &[Vec<usize>]) -> Result<(), Refusal> {
+    let mut followers: Vec<Vec<usize>> = vec![Vec::new(); before.len()];
+    for (firsts, at) in before.iter().zip(0..) {
+        firsts.iter().for_each(|&first| followers[first].push(at));
+    }
+    let mut missing: Vec<usize> = before.iter().map(Vec::len).collect();
+    let mut free: Vec<usize> = (0..before.len()).filter(|&at| missing[at] == 0).collect();
+    while let Some(done) = free.pop() {
+        for &follower in &followers[done] {
+            missing[follower] -= 1;
+            if missing[follower] == 0 {
+                free.push(follower);
+            }
+        }
+    }
+    let Some(first) = missing.iter().position(|&missing| missing > 0) else {
+        return Ok(());
+    };
+    // From anything left over, going back along what is left over ends in the circle itself.
+    let back = |at: usize| before[at].iter().copied().find(|&first| missing[first] > 0);
+    let mut at = first;
+    for _ in 0..before.len() {
+        at = back(at).unwrap_or(at);
+    }
+    let (mut circle, end) = (vec![at], at);
+    while let Some(next) = back(at).filter(|&next| next != end && circle.len() < CIRCLE_SHOWN_MAX) {
+        circle.push(next);
+        at = next;
+    }
+    circle.sort_unstable();
+    let keys: Vec<&str> = circle
+        .iter()
+        .filter_map(|&at| tasks[at].key.as_deref())
+        .collect();
+    let problem = format!(
+        "goes in a circle: {} come after one another",
+        keys.join(", ")
+    );
+    Err(refused(circle[0], problem))
+}
+
+/// Keys of a circle that are told.
+const CIRCLE_SHOWN_MAX: usize = 10;
+
+fn after(
+    tasks: &[NewTask],
+    places: &[Place],
+    at: usize,
+    firsts: &[usize],
+) -> Result<Box<[TaskId]>, Refusal> {
+    let made = |&first: &usize| match places[first] {
+        Place::Made(task) => Ok(task),
+        Place::StoodIn(other) => {
+            let key = tasks[first].key.as_deref().unwrap_or_default();
+            Err(refused(
+                at,
+                format!(
+                    "task {other} stands in for {key:?}, which is then no task of this job: nothing can come after it"
+                ),
+            ))
+        }
+    };
+    match places[at] {
+        Place::Made(_) => firsts.iter().map(made).collect(),
+        Place::StoodIn(_) => Ok(Box::default()),
+    }
+}
+
+fn refused(at: usize, problem: String) -> Refusal {
+    invalid(format!("tasks[{at}].after"), problem)
+}

@@ -1,0 +1,38 @@
+//! What users say of a present worker: that it gets nothing for a while, and that it gets work again.
+
+use super::Ruling;
+use crate::command::event::Event;
+use crate::command::reply::{Refusal, Reply};
+use crate::records::worker::WorkerLife;
+use crate::table::Table;
+use crate::types::ids::WorkerId;
+
+impl Table {
+    /// It keeps what it runs and gets nothing more, until it is resumed.
+    pub(super) fn pause_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> Ruling {
+        let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
+        match worker.life {
+            WorkerLife::Live | WorkerLife::Quarantined { .. } | WorkerLife::Probation { .. } => {
+                self.change_worker(id, WorkerLife::Paused, events);
+                Ok(Reply::Done { tasks: 0 })
+            }
+            WorkerLife::Paused => Ok(Reply::Done { tasks: 0 }),
+            WorkerLife::Draining => Err(Refusal::WorkerDraining(id)),
+            WorkerLife::Lost { .. } | WorkerLife::Left { .. } => Err(Refusal::UnknownWorker(id)),
+        }
+    }
+
+    /// Ends a pause or a quarantine.
+    pub(super) fn resume_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> Ruling {
+        let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
+        match worker.life {
+            WorkerLife::Paused | WorkerLife::Quarantined { .. } | WorkerLife::Probation { .. } => {
+                self.change_worker(id, WorkerLife::Live, events);
+                Ok(Reply::Done { tasks: 0 })
+            }
+            WorkerLife::Live => Ok(Reply::Done { tasks: 0 }),
+            WorkerLife::Draining => Err(Refusal::WorkerDraining(id)),
+            WorkerLife::Lost { .. } | WorkerLife::Left { .. } => Err(Refusal::UnknownWorker(id)),
+        }
+    }
+}

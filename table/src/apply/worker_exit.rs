@@ -1,0 +1,77 @@
+//! How a worker's time ends: it drains, it leaves, or it is lost.
+
+use super::Ruling;
+use crate::command::event::Event;
+use crate::command::reply::{Refusal, Reply};
+use crate::records::worker::WorkerLife;
+use crate::rules::attempt::End;
+use crate::table::Table;
+use crate::types::ids::WorkerId;
+
+impl Table {
+    pub(super) fn drain_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> Ruling {
+        let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
+        match worker.life {
+            WorkerLife::Live
+            | WorkerLife::Paused
+            | WorkerLife::Quarantined { .. }
+            | WorkerLife::Probation { .. } => {
+                self.change_worker(id, WorkerLife::Draining, events);
+                Ok(Reply::Done { tasks: 0 })
+            }
+            WorkerLife::Draining => Ok(Reply::Done { tasks: 0 }),
+            WorkerLife::Lost { .. } | WorkerLife::Left { .. } => Err(Refusal::UnknownWorker(id)),
+        }
+    }
+
+    /// Its leases go back to where their tasks stood, and count as nothing.
+    pub(super) fn leave_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> Ruling {
+        let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
+        match worker.life {
+            WorkerLife::Live
+            | WorkerLife::Paused
+            | WorkerLife::Quarantined { .. }
+            | WorkerLife::Probation { .. }
+            | WorkerLife::Draining => {
+                let left = WorkerLife::Left { at_ms: self.now_ms };
+                Ok(Reply::Done {
+                    tasks: self.end_worker(id, left, events),
+                })
+            }
+            WorkerLife::Left { .. } => Ok(Reply::Done { tasks: 0 }),
+            WorkerLife::Lost { .. } => Err(Refusal::UnknownWorker(id)),
+        }
+    }
+
+    /// Its attempts are lost, which counts apart from failures.
+    pub(super) fn lose_workers(&mut self, ids: &[WorkerId], events: &mut Vec<Event>) -> Reply {
+        let mut tasks = 0;
+        for &id in ids {
+            if self.index.crews.holdings().contains_key(&id) {
+                tasks += self.end_worker(id, WorkerLife::Lost { at_ms: self.now_ms }, events);
+            }
+        }
+        Reply::Done { tasks }
+    }
+
+    pub(super) fn end_worker(
+        &mut self,
+        id: WorkerId,
+        life: WorkerLife,
+        events: &mut Vec<Event>,
+    ) -> u64 {
+        let lost = matches!(life, WorkerLife::Lost { .. });
+        events.push(Event::WorkerGone { worker: id, lost });
+        let held: Vec<_> = self.leases_of(id).map(|lease| lease.task).collect();
+        let mut ended = 0;
+        for task in held {
+            // The failure of one task may have cancelled another one of the same job.
+            if self.lease(task).is_some() {
+                self.end_attempt(task, if lost { End::Lost } else { End::Returned }, events);
+                ended += 1;
+            }
+        }
+        self.end_worker_as(id, life);
+        ended
+    }
+}

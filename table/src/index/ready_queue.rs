@@ -1,0 +1,226 @@
+//! The tasks of one queue: its counts, and those that could start in the order in which they are to.
+//!
+//! Ready tasks stand in *lines*, one for each [`Class`] and priority: tasks that no present worker can take stand in
+//! lines of their own and are in nobody's way, and the scheduler looks at the head of each line instead of searching.
+
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::sync::Arc;
+
+use crate::records::job::Counts;
+use crate::records::queue::{AGEING_MS, Queue};
+use crate::records::task::{Class, Place, Task};
+use crate::types::ids::{JobId, TaskId};
+use crate::types::state::TaskState;
+
+/// Highest priority.
+const PRIORITY_MAX: u8 = 9;
+
+/// Tasks of one class and priority, first to run first.
+pub(crate) type Line = BTreeMap<Rank, TaskId>;
+
+/// Which line: the class and the priority of its tasks.
+pub(crate) type LineKey = (Arc<Class>, u8);
+
+/// See the module. Derived from the tasks and the queue's record.
+#[derive(Debug, PartialEq)]
+pub(crate) struct QueueIndex {
+    /// A copy of its record.
+    pub record: Queue,
+    /// Its tasks by state.
+    pub counts: Counts,
+    /// Every class that a task of this queue belongs to.
+    classes: BTreeMap<Arc<Class>, ClassUse>,
+    /// Classes with unfinished tasks.
+    pub open_classes: u32,
+    /// Tasks that could start as far as their concurrency keys go; no line is empty.
+    lines: BTreeMap<LineKey, Line>,
+    /// The first task of each line.
+    pub heads: BTreeMap<Rank, LineKey>,
+    /// Finished jobs that count as this queue's, by when they finished.
+    pub finished: BTreeSet<(u64, JobId)>,
+}
+
+/// How often a class is used.
+#[derive(Debug, Default, PartialEq)]
+struct ClassUse {
+    tasks: u64,
+    unfinished: u64,
+}
+
+/// Where a task stands among the ready ones of its queue: by the time at which it became ready, set forward by
+/// [`AGEING_MS`] for each step that its priority is below the highest; at the same time by its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    at_ms: u64,
+    order: u64,
+}
+
+impl Rank {
+    pub fn of(priority: u8, place: Place) -> Self {
+        assert!(priority <= PRIORITY_MAX, "{priority} {place:?}");
+        let handicap_ms = u64::from(PRIORITY_MAX - priority) * AGEING_MS;
+        Self {
+            at_ms: place.since_ms.saturating_add(handicap_ms),
+            order: place.order,
+        }
+    }
+
+    /// When a task of this rank and priority became ready.
+    fn since_ms(self, priority: u8) -> u64 {
+        self.at_ms
+            .saturating_sub(u64::from(PRIORITY_MAX - priority) * AGEING_MS)
+    }
+}
+
+impl QueueIndex {
+    pub fn new(record: Queue) -> Self {
+        Self {
+            record,
+            counts: Counts::default(),
+            classes: BTreeMap::new(),
+            open_classes: 0,
+            lines: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            finished: BTreeSet::new(),
+        }
+    }
+
+    /// The shared copy of a class, if a task of this queue belongs to it.
+    pub fn class(&self, class: &Class) -> Option<&Arc<Class>> {
+        self.classes.get_key_value(class).map(|(shared, _)| shared)
+    }
+
+    /// Whether a class has unfinished tasks.
+    pub fn is_open(&self, class: &Class) -> bool {
+        self.classes
+            .get(class)
+            .is_some_and(|class| class.unfinished > 0)
+    }
+
+    /// Whether it has no tasks.
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+    }
+
+    /// Counts a task in.
+    pub fn add(&mut self, task: &Task) {
+        let state = task.state();
+        self.counts.add(state);
+        let used = self.classes.entry(task.spec.class.clone()).or_default();
+        used.tasks += 1;
+        if !state.is_terminal() {
+            used.unfinished += 1;
+            self.open_classes += u32::from(used.unfinished == 1);
+        }
+    }
+
+    /// Counts a task out.
+    pub fn remove(&mut self, task: &Task) {
+        let state = task.state();
+        self.counts.remove(state);
+        let class = &task.spec.class;
+        let used = self
+            .classes
+            .get_mut(class)
+            .expect("a task's class is indexed");
+        used.tasks -= 1;
+        if !state.is_terminal() {
+            used.unfinished -= 1;
+            self.open_classes -= u32::from(used.unfinished == 0);
+        }
+        if used.tasks == 0 {
+            self.classes.remove(class);
+        }
+    }
+
+    /// A task may start.
+    pub fn line_up(&mut self, stand: &Stand) {
+        let line = self.lines.entry(stand.line.clone()).or_default();
+        let before = line.first_key_value().map(|(&rank, _)| rank);
+        let shared = line.insert(stand.rank, stand.task);
+        assert_eq!(shared, None, "{} shares its place", stand.task);
+        if before.is_none_or(|before| stand.rank < before) {
+            if let Some(before) = before {
+                self.heads.remove(&before);
+            }
+            self.heads.insert(stand.rank, stand.line.clone());
+        }
+    }
+
+    /// A task may not start any more, or has.
+    pub fn step_out(&mut self, stand: &Stand) {
+        let btree_map::Entry::Occupied(mut line) = self.lines.entry(stand.line.clone()) else {
+            panic!("{} may start but has no line", stand.task);
+        };
+        let removed = line.get_mut().remove(&stand.rank);
+        assert_eq!(removed, Some(stand.task));
+        let next = line.get().first_key_value().map(|(&rank, _)| rank);
+        if self.heads.remove(&stand.rank).is_some()
+            && let Some(next) = next
+        {
+            self.heads.insert(next, stand.line.clone());
+        }
+        if next.is_none() {
+            line.remove();
+        }
+    }
+
+    /// The tasks of a line.
+    pub fn line(&self, key: &LineKey) -> Option<&Line> {
+        self.lines.get(key)
+    }
+
+    /// When the oldest of the tasks that could start became ready.
+    pub fn oldest_ready_ms(&self) -> Option<u64> {
+        let mut oldest: Option<u64> = None;
+        for (rank, (_, priority)) in &self.heads {
+            // From here on even those of the lowest priority are younger.
+            if oldest.is_some_and(|oldest| rank.since_ms(0) > oldest) {
+                break;
+            }
+            let since_ms = rank.since_ms(*priority);
+            oldest = Some(oldest.map_or(since_ms, |oldest| oldest.min(since_ms)));
+        }
+        oldest
+    }
+
+    /// How many more tasks may run at once.
+    pub fn room(&self) -> u64 {
+        let running = self.counts.of(TaskState::Running);
+        let max = self.record.settings.max_running.map_or(u64::MAX, u64::from);
+        max.saturating_sub(running)
+    }
+
+    /// When it has finished jobs to forget by its own settings, in Unix ms; 0 for at once.
+    pub fn forgets_ms(&self) -> Option<u64> {
+        let settings = &self.record.settings;
+        let &(finished_ms, _) = self.finished.first()?;
+        if settings
+            .retain_jobs
+            .is_some_and(|max| self.finished.len() as u64 > max)
+        {
+            return Some(0);
+        }
+        settings
+            .retain_ms
+            .map(|age_ms| finished_ms.saturating_add(age_ms))
+    }
+}
+
+/// A ready task and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stand {
+    pub rank: Rank,
+    pub line: LineKey,
+    pub task: TaskId,
+}
+
+impl Stand {
+    pub fn of(task: &Task, place: Place) -> Self {
+        Self {
+            rank: Rank::of(task.priority(), place),
+            line: (task.spec.class.clone(), task.priority()),
+            task: task.id,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Scheduling policies: pure functions of the table, the time and what workers ask for. They propose and change nothing;
+//! what comes of a proposal is decided by apply, from the log.
+//!
+//! *Whose turn* (`shares`): queues share the workers they compete for by weight; a queue that is paused, at its bound of
+//! running tasks or at its rate gets nothing. *Which task*: the first by rank ([`crate::records::queue`]), which is priority and
+//! waiting time, unless it is too late for it to start. *Which worker* (`hands`): of those that take it, have room and
+//! ask, the least or the most loaded one, as its queue says; one whose machine is overloaded comes last.
+
+mod fair_share;
+mod worker_selection;
+
+use std::collections::BTreeMap;
+
+use crate::command::{Ask, Grant};
+use crate::table::Table;
+use crate::types::ids::WorkerId;
+
+/// What is known of a worker besides the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Asking {
+    /// For how many tasks it asks.
+    pub wanted: u32,
+    /// Whether its machine has more to do than it can: others come first.
+    pub overloaded: bool,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// In the order decided.
+    pub grants: Vec<Grant>,
+    /// When a rate next lets a task start that it holds back now, in Unix ms.
+    pub again_ms: Option<u64>,
+}
+
+/// As [`propose_with`], from a list. What the same worker asks for adds up.
+pub fn propose(table: &Table, asks: &[Ask], now_ms: u64, grants_max: usize) -> Plan {
+    let mut asked: BTreeMap<WorkerId, Asking> = BTreeMap::new();
+    for ask in asks {
+        let asking = asked.entry(ask.worker).or_default();
+        asking.wanted = asking.wanted.saturating_add(ask.wanted);
+        asking.overloaded |= ask.overloaded;
+    }
+    let asking = |worker| asked.get(&worker).copied().unwrap_or_default();
+    propose_with(table, &asking, now_ms, grants_max)
+}
+
+/// Who should get which queued task; see the module. At most `grants_max`.
+///
+/// Applied to this same table with a stamp of `now_ms` or later, every proposal holds. The cost does not depend on how
+/// many tasks are queued, and on how many workers there are only by the logarithm as long as those with free slots ask: it
+/// grows with the number of proposals, with the number of queues that have something to start (or that are named by the
+/// workers, when these are fewer), and with the number of different worker profiles times that of the lines of tasks
+/// that are looked at until the plan is full.
+pub fn propose_with(
+    table: &Table,
+    asking: &dyn Fn(WorkerId) -> Asking,
+    now_ms: u64,
+    grants_max: usize,
+) -> Plan {
+    let now_ms = now_ms.max(table.now_ms());
+    let mut shares = crate::plan::fair_share::Shares::new(table, asking, now_ms);
+    Plan {
+        grants: shares.by_ref().take(grants_max).collect(),
+        again_ms: crate::plan::fair_share::next_start_ms(table, now_ms),
+    }
+}

@@ -1,0 +1,258 @@
+//! Lists with filters and cursors. A cursor is the id of the last record seen, so a list stays right while the table
+//! changes: nothing is told twice and nothing that stays is left out.
+//!
+//! A filter that matches little must not make one call look at everything: a call looks at no more than
+//! [`SCAN_MAX`] records, and then gives back what it has with the cursor to go on from.
+
+use std::ops::Bound;
+
+use crate::index::ready_queue::QueueIndex;
+use crate::records::job::{Counts, Job};
+use crate::records::queue::QueueSettings;
+use crate::records::task::Task;
+use crate::table::Table;
+use crate::types::ids::{JobId, TaskId, WorkerId};
+use crate::types::state::{JobState, TaskState};
+
+/// Most records one call looks at.
+pub const SCAN_MAX: usize = 50_000;
+
+/// Part of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed<'a, T, C> {
+    /// What was found; may be fewer than asked for although there are more.
+    pub items: Vec<&'a T>,
+    /// Where to go on; `None` at the end of the list.
+    pub next: Option<C>,
+}
+
+/// Which jobs to list; `None` matches all.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct JobFilter {
+    /// In this state.
+    pub state: Option<JobState>,
+    /// Of exactly this name.
+    pub name: Option<String>,
+}
+
+impl JobFilter {
+    fn matches(&self, job: &Job) -> bool {
+        self.state.is_none_or(|state| state == job.state())
+            && self.name.as_deref().is_none_or(|name| name == &*job.name)
+    }
+}
+
+/// Which tasks to list; `None` matches all.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TaskFilter {
+    /// In this queue.
+    pub queue: Option<String>,
+    /// In this state.
+    pub state: Option<TaskState>,
+    /// Of this kind.
+    pub kind: Option<String>,
+    /// Run by this worker, now or at the last attempt.
+    pub worker: Option<WorkerId>,
+    /// Of this job.
+    pub job: Option<JobId>,
+}
+
+impl TaskFilter {
+    fn matches(&self, task: &Task) -> bool {
+        self.state.is_none_or(|state| state == task.state())
+            && self
+                .queue
+                .as_deref()
+                .is_none_or(|queue| queue == task.queue())
+            && self.kind.as_deref().is_none_or(|kind| kind == task.kind())
+            && self
+                .worker
+                .is_none_or(|worker| task.worker() == Some(worker))
+            && self.job.is_none_or(|job| task.job == job)
+    }
+
+    /// Whether nothing can match, as far as the counts tell.
+    fn is_hopeless(&self, table: &Table) -> bool {
+        let counts = match &self.queue {
+            Some(queue) => table.index.queue(queue).map(|queue| &queue.counts),
+            None => Some(&table.index.counts),
+        };
+        counts.is_none_or(|counts| self.state.is_some_and(|state| counts.of(state) == 0))
+    }
+}
+
+/// A queue as its readers see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueView<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What users have set.
+    pub settings: QueueSettings,
+    /// How much it was served, in shares.
+    pub served: u64,
+    /// Its tasks by state, finished ones that are still kept included.
+    pub counts: Counts,
+    /// Since when the oldest task that could start waits, in Unix ms; one that its concurrency key holds back does not
+    /// count.
+    pub oldest_ready_ms: Option<u64>,
+}
+
+/// The queue that is there even when no task names it.
+pub const DEFAULT_QUEUE: &str = "default";
+
+impl Table {
+    /// Jobs, newest first, with ids below `after`.
+    pub fn jobs(
+        &self,
+        filter: &JobFilter,
+        after: Option<JobId>,
+        limit: usize,
+    ) -> Listed<'_, Job, JobId> {
+        collect(
+            self.jobs.iter_before(after),
+            |job| job.id,
+            |job| filter.matches(job),
+            limit,
+        )
+    }
+
+    /// The tasks of a job in the order submitted, with ids above `after`. Empty if there is no such job.
+    pub fn tasks_of(
+        &self,
+        job: JobId,
+        after: Option<TaskId>,
+        limit: usize,
+    ) -> Listed<'_, Task, TaskId> {
+        let Some(job) = self.jobs.get(job) else {
+            return Listed {
+                items: Vec::new(),
+                next: None,
+            };
+        };
+        let (first, last) = job.task_range().into_inner();
+        let first = after.map_or(first, |after| first.max(TaskId(after.0.saturating_add(1))));
+        collect(
+            self.tasks.range(first..=last),
+            |task| task.id,
+            |_| true,
+            limit,
+        )
+    }
+
+    /// Tasks in the order submitted, with ids above `after`.
+    pub fn tasks(
+        &self,
+        filter: &TaskFilter,
+        after: Option<TaskId>,
+        limit: usize,
+    ) -> Listed<'_, Task, TaskId> {
+        if filter.is_hopeless(self) {
+            return Listed {
+                items: Vec::new(),
+                next: None,
+            };
+        }
+        let matches = |task: &Task| filter.matches(task);
+        match filter {
+            TaskFilter {
+                worker: Some(worker),
+                state: Some(TaskState::Running),
+                ..
+            } => {
+                let leases = self.leases_of(*worker).map(|lease| lease.task);
+                let tasks = leases.filter(|&task| after.is_none_or(|after| task > after));
+                collect(
+                    tasks.filter_map(|task| self.tasks.get(task)),
+                    |task| task.id,
+                    matches,
+                    limit,
+                )
+            }
+            TaskFilter { job: Some(job), .. } => {
+                let range = self.jobs.get(*job).map(Job::task_range);
+                let tasks = range.map(|range| {
+                    let (first, last) = range.into_inner();
+                    let next = after.map_or(first, |after| TaskId(after.0.saturating_add(1)));
+                    self.tasks
+                        .range(first.max(next)..=last.max(first.max(next)))
+                });
+                let of_job = tasks.into_iter().flatten().filter(|task| task.job == *job);
+                collect(of_job, |task| task.id, matches, limit)
+            }
+            TaskFilter { .. } => {
+                collect(self.tasks.iter_after(after), |task| task.id, matches, limit)
+            }
+        }
+    }
+
+    /// The default queue and every other one that a task names or that has settings of its own, by name.
+    pub fn queues(&self) -> impl Iterator<Item = QueueView<'_>> {
+        let default = Some(QueueView {
+            name: DEFAULT_QUEUE,
+            settings: QueueSettings::default(),
+            served: 0,
+            counts: Counts::default(),
+            oldest_ready_ms: None,
+        });
+        let default = default.filter(|default| !self.queues.contains_key(default.name));
+        let before = self
+            .index
+            .queues
+            .range::<str, _>((Bound::Unbounded, Bound::Excluded(DEFAULT_QUEUE)));
+        let after = self
+            .index
+            .queues
+            .range::<str, _>((Bound::Included(DEFAULT_QUEUE), Bound::Unbounded));
+        before
+            .map(|(_, (queue, _))| QueueView::of(queue))
+            .chain(default)
+            .chain(after.map(|(_, (queue, _))| QueueView::of(queue)))
+    }
+
+    /// How many queues [`Table::queues`] gives.
+    pub fn queues_len(&self) -> usize {
+        let default = usize::from(!self.queues.contains_key(DEFAULT_QUEUE));
+        self.queues.len() + default
+    }
+
+    /// A queue that a task names or that has settings of its own.
+    pub fn queue(&self, name: &str) -> Option<QueueView<'_>> {
+        self.index.queue(name).map(QueueView::of)
+    }
+}
+
+impl<'a> QueueView<'a> {
+    fn of(queue: &'a QueueIndex) -> Self {
+        Self {
+            name: &queue.record.name,
+            settings: queue.record.settings.clone(),
+            served: queue.record.served,
+            counts: queue.counts,
+            oldest_ready_ms: queue.oldest_ready_ms(),
+        }
+    }
+}
+
+fn collect<'a, T, C: Copy>(
+    mut records: impl Iterator<Item = &'a T>,
+    id: impl Fn(&T) -> C,
+    matches: impl Fn(&T) -> bool,
+    limit: usize,
+) -> Listed<'a, T, C> {
+    let mut items = Vec::new();
+    let mut cursor = None;
+    for record in records.by_ref().take(SCAN_MAX) {
+        if items.len() == limit {
+            return Listed {
+                items,
+                next: cursor,
+            };
+        }
+        cursor = Some(id(record));
+        if matches(record) {
+            items.push(record);
+        }
+    }
+    let next = cursor.filter(|_| records.next().is_some());
+    Listed { items, next }
+}

@@ -1,0 +1,151 @@
+//! A worker, as the table knows it. Heartbeats and loads are not here: they live in the leader's memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::records::paged::Record;
+use crate::records::task::Class;
+use crate::rules::quarantine::Streak;
+use crate::types::ids::WorkerId;
+use crate::types::state::WorkerState;
+
+/// One registration of a worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its id.
+    pub id: WorkerId,
+    /// Unique among live and draining workers.
+    pub name: Arc<str>,
+    /// What it takes and has; shared by all workers that are alike.
+    pub profile: Arc<Profile>,
+    /// Attempts at once.
+    pub slots: u32,
+    /// When it registered, in Unix ms.
+    pub registered_ms: u64,
+    /// Where it is in its life.
+    pub life: WorkerLife,
+    /// What has failed on it since its last success.
+    pub streak: Streak,
+}
+
+/// What decides which tasks a worker may take.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Profile {
+    /// Queues it takes from.
+    pub queues: BTreeSet<String>,
+    /// Kinds it can run.
+    pub kinds: BTreeSet<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its resources.
+    pub resources: BTreeMap<String, u64>,
+}
+
+/// A worker's state together with the data that this state owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkerLife {
+    /// See [`WorkerState::Live`].
+    Live,
+    /// See [`WorkerState::Draining`].
+    Draining,
+    /// See [`WorkerState::Lost`].
+    Lost {
+        /// Since when.
+        at_ms: u64,
+    },
+    /// See [`WorkerState::Left`].
+    Left {
+        /// Since when.
+        at_ms: u64,
+    },
+    /// See [`WorkerState::Paused`].
+    Paused,
+    /// See [`WorkerState::Quarantined`].
+    Quarantined {
+        /// When its probation begins, in Unix ms.
+        until_ms: u64,
+        /// How many probations it has failed.
+        round: u32,
+    },
+    /// See [`WorkerState::Probation`].
+    Probation {
+        /// How many probations it has failed before.
+        round: u32,
+    },
+}
+
+impl Worker {
+    /// Its state without the data.
+    pub fn state(&self) -> WorkerState {
+        match self.life {
+            WorkerLife::Live => WorkerState::Live,
+            WorkerLife::Draining => WorkerState::Draining,
+            WorkerLife::Lost { .. } => WorkerState::Lost,
+            WorkerLife::Left { .. } => WorkerState::Left,
+            WorkerLife::Paused => WorkerState::Paused,
+            WorkerLife::Quarantined { .. } => WorkerState::Quarantined,
+            WorkerLife::Probation { .. } => WorkerState::Probation,
+        }
+    }
+
+    /// How many tasks it may run at once, now.
+    pub(crate) fn seats(&self) -> u32 {
+        match self.life {
+            WorkerLife::Live => self.slots,
+            WorkerLife::Probation { .. } => 1,
+            WorkerLife::Paused
+            | WorkerLife::Quarantined { .. }
+            | WorkerLife::Draining
+            | WorkerLife::Lost { .. }
+            | WorkerLife::Left { .. } => 0,
+        }
+    }
+
+    /// Since when it is lost or has left.
+    pub fn gone_ms(&self) -> Option<u64> {
+        match self.life {
+            WorkerLife::Live
+            | WorkerLife::Draining
+            | WorkerLife::Paused
+            | WorkerLife::Quarantined { .. }
+            | WorkerLife::Probation { .. } => None,
+            WorkerLife::Lost { at_ms } | WorkerLife::Left { at_ms } => Some(at_ms),
+        }
+    }
+}
+
+impl Profile {
+    /// Whether it could take tasks of this class if it had nothing else to do.
+    pub fn takes(&self, class: &Class) -> bool {
+        let requires = &class.requires;
+        self.queues.contains(&*class.queue)
+            && self.kinds.contains(&*class.kind)
+            && requires
+                .labels
+                .iter()
+                .all(|(name, value)| self.labels.get(name) == Some(value))
+            && self.has_room(&BTreeMap::new(), &requires.resources)
+    }
+
+    /// Whether it has these amounts beside what is used already.
+    pub(crate) fn has_room(
+        &self,
+        used: &BTreeMap<String, u64>,
+        needed: &BTreeMap<String, u64>,
+    ) -> bool {
+        needed.iter().all(|(name, &amount)| {
+            let total = self.resources.get(name).copied().unwrap_or(0);
+            let used = used.get(name).copied().unwrap_or(0);
+            amount <= total.saturating_sub(used)
+        })
+    }
+}
+
+impl Record for Worker {
+    type Key = WorkerId;
+    fn key(&self) -> WorkerId {
+        self.id
+    }
+}

@@ -1,0 +1,242 @@
+//! How an attempt begins and how it ends. A task is leased exactly while it is `Running`; nothing else in the crate
+//! begins or ends that.
+
+use bytes::Bytes;
+
+use crate::command::event::Event;
+use crate::command::reply::Lease;
+use crate::records::task::{Attempt, AttemptEnd, CancelCause, Life};
+use crate::rules::backoff::backoff_ms;
+use crate::table::Table;
+use crate::types::ids::{TaskId, Token, WorkerId};
+
+/// How an attempt is to end.
+#[derive(Debug)]
+pub(crate) enum End {
+    Succeeded { result: Bytes },
+    Failed { error: Bytes, retryable: bool },
+    TimedOut,
+    Lost,
+    LeaseExpired,
+    Returned,
+    Cancelled { cause: CancelCause },
+}
+
+impl Table {
+    /// Leases a queued task. The caller has checked that the worker has room for it.
+    pub(crate) fn begin_attempt(
+        &mut self,
+        task: TaskId,
+        worker: WorkerId,
+        token: Token,
+        events: &mut Vec<Event>,
+    ) -> Lease {
+        let started_ms = self.now_ms;
+        let mut attempt = 0;
+        self.serve_queue_of(task);
+        events.push(Event::LeaseGranted {
+            task,
+            worker,
+            token,
+        });
+        self.change_task(task, events, |task| {
+            let Life::Queued { place } = task.life else {
+                panic!("{} is leased while {}", task.id, task.state().as_str())
+            };
+            let last = task.history.last();
+            assert!(
+                last.is_none_or(|last| last.token < token),
+                "{}: {token} after {last:?}",
+                task.id
+            );
+            task.attempt += 1;
+            attempt = task.attempt;
+            task.life = Life::Running {
+                worker,
+                token,
+                started_ms,
+                place,
+            };
+        });
+        Lease {
+            task,
+            worker,
+            token,
+            attempt,
+        }
+    }
+
+    /// Counts a start for the task's queue.
+    fn serve_queue_of(&mut self, task: TaskId) {
+        let task = self.tasks.get(task).expect("the caller found it");
+        let queue = self.queues.get_mut(task.queue());
+        let queue = queue.expect("a task's queue has a record");
+        self.served = queue.serve(self.served, self.now_ms).max(self.served);
+        self.index.set_queue(queue);
+    }
+
+    /// Ends the lease of a running task, and puts the task where that leads.
+    pub(crate) fn end_attempt(&mut self, id: TaskId, end: End, events: &mut Vec<Event>) {
+        let now_ms = self.now_ms;
+        let task = self.tasks.get(id).expect("the caller found it");
+        let Life::Running {
+            worker,
+            token,
+            started_ms,
+            place,
+        } = task.life
+        else {
+            panic!("{id} has no lease to end: it is {}", task.state().as_str())
+        };
+        let policy = task.spec.policy.clone();
+        let (mut failures, mut losses) = (task.failures, task.losses);
+        let tried = !matches!(end, End::Returned);
+
+        let (attempt_end, life) = match end {
+            End::Succeeded { result } => (
+                AttemptEnd::Succeeded,
+                Some(Life::Succeeded {
+                    result,
+                    finished_ms: now_ms,
+                }),
+            ),
+            End::Failed { error, retryable } => {
+                failures += 1;
+                let given_up = !retryable || failures >= policy.max_attempts;
+                let life = given_up.then(|| Life::Failed {
+                    error: error.clone(),
+                    finished_ms: now_ms,
+                });
+                (AttemptEnd::Failed { error }, life)
+            }
+            End::TimedOut => {
+                failures += 1;
+                let given_up = failures >= policy.max_attempts;
+                let error = timeout_error(policy.timeout_ms);
+                (
+                    AttemptEnd::TimedOut,
+                    given_up.then_some(Life::Failed {
+                        error,
+                        finished_ms: now_ms,
+                    }),
+                )
+            }
+            End::Lost | End::LeaseExpired => {
+                losses += 1;
+                failures += u32::from(mutated!(LossCountedAsFailure));
+                let life = if losses < policy.max_losses {
+                    Life::Queued { place }
+                } else {
+                    Life::Failed {
+                        error: worker_lost_error(losses),
+                        finished_ms: now_ms,
+                    }
+                };
+                let lost = matches!(end, End::Lost);
+                (
+                    if lost {
+                        AttemptEnd::Lost
+                    } else {
+                        AttemptEnd::LeaseExpired
+                    },
+                    Some(life),
+                )
+            }
+            End::Returned => (AttemptEnd::Returned, Some(Life::Queued { place })),
+            End::Cancelled { cause } => (
+                AttemptEnd::Cancelled,
+                Some(Life::Cancelled {
+                    finished_ms: now_ms,
+                    cause,
+                }),
+            ),
+        };
+        let life = life.unwrap_or_else(|| match backoff_ms(&policy.backoff, id, failures) {
+            0 => Life::Queued {
+                place: self.new_place(),
+            },
+            wait_ms => Life::Delayed {
+                until_ms: now_ms.saturating_add(wait_ms),
+            },
+        });
+
+        let verdict = match &attempt_end {
+            AttemptEnd::Succeeded => Some(true),
+            AttemptEnd::Failed { .. } | AttemptEnd::TimedOut | AttemptEnd::LeaseExpired => {
+                Some(false)
+            }
+            AttemptEnd::Lost | AttemptEnd::Returned | AttemptEnd::Cancelled => None,
+        };
+        let kept_max = self.limits.attempts_kept_max as usize;
+        events.push(Event::LeaseEnded {
+            task: id,
+            worker,
+            token,
+        });
+        self.change_task(id, events, |task| {
+            let attempt = task.attempt;
+            if task.history.len() >= kept_max {
+                task.history.drain(..=task.history.len() - kept_max);
+            }
+            task.history.reserve_exact(1);
+            task.history.push(Attempt {
+                attempt,
+                worker,
+                token,
+                started_ms,
+                ended_ms: now_ms,
+                end: attempt_end,
+            });
+            task.failures = failures;
+            task.losses = losses;
+            if tried {
+                task.expires_at_ms = None;
+            }
+            task.life = life;
+        });
+        match verdict {
+            Some(true) => self.credit(id, worker, events),
+            Some(false) => self.blame(id, worker, events),
+            None => {}
+        }
+    }
+}
+
+/// An error that the table itself has to tell. The message is plain: nothing in it needs escaping.
+pub(crate) fn error_object(kind: &str, message: &str) -> Bytes {
+    Bytes::from(format!(r#"{{"type":"{kind}","message":"{message}"}}"#))
+}
+
+fn timeout_error(timeout_ms: Option<u64>) -> Bytes {
+    let limit = timeout_ms.map_or_else(String::new, |limit| format!(" of {limit} ms"));
+    let message =
+        format!("the attempt outlived its time limit{limit} and its worker did not report");
+    error_object("timeout", &message)
+}
+
+fn worker_lost_error(losses: u32) -> Bytes {
+    let message =
+        format!("{losses} attempts were lost with their workers: the task may be what kills them");
+    error_object("worker_lost", &message)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::{timeout_error, worker_lost_error};
+
+    #[test]
+    fn errors_of_the_table_are_error_objects() {
+        let errors = [
+            (timeout_error(Some(50)), "timeout"),
+            (timeout_error(None), "timeout"),
+            (worker_lost_error(5), "worker_lost"),
+        ];
+        for (error, kind) in errors {
+            let error: Value = serde_json::from_slice(&error).expect("JSON");
+            assert_eq!(error["type"], kind);
+            assert!(error["message"].is_string());
+        }
+    }
+}

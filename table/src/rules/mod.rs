@@ -1,0 +1,6 @@
+//! State transitions that several commands share: attempts, dependencies, quarantine, back-off.
+
+pub(crate) mod attempt;
+pub(crate) mod backoff;
+pub(crate) mod dependencies;
+pub(crate) mod quarantine;

@@ -1,0 +1,201 @@
+//! Workers that fail what others succeed with (outlier ejection).
+//!
+//! A broken machine fails tasks quickly, so it always has free slots and would draw all work to itself. Each worker
+//! therefore has a *streak*: the different tasks that failed on it since its last success, each with how many tasks of
+//! its queue had succeeded by then. When the streak is long, and others have succeeded with that queue's tasks all the while,
+//! the worker is *quarantined*: it gets nothing for a time, then one task at a time *on probation*. A success brings it
+//! back, a failure sends it away for twice as long.
+//!
+//! Bad tasks must not look like bad workers: a task that fails on a second worker is taken out of the first one's streak,
+//! and does not count against the second.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::event::Event;
+use crate::records::task::AttemptEnd;
+use crate::records::worker::WorkerLife;
+use crate::table::Table;
+use crate::types::ids::{TaskId, WorkerId};
+use crate::types::state::WorkerState;
+
+/// So many different tasks must have failed on the worker since its last success.
+const STREAK: usize = 5;
+/// So many tasks of the same queues must have succeeded meanwhile, elsewhere.
+const SUCCESSES_ELSEWHERE: u64 = 10;
+/// The first quarantine; each one after a failed probation is twice as long, up to the longest.
+const QUARANTINE_MS: u64 = 30_000;
+const QUARANTINE_MS_MAX: u64 = 16 * 60_000;
+
+/// What has failed on a worker since its last success; at most [`STREAK`] tasks, the latest ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Streak(Vec<Failure>);
+
+/// A task that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Failure {
+    task: TaskId,
+    queue: Arc<str>,
+    /// How many of its queue's tasks had succeeded by then.
+    succeeded: u64,
+}
+
+impl Streak {
+    /// How many tasks are in it.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the last attempt here succeeded, as far as it says something of the worker.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Table {
+    /// An attempt succeeded on this worker.
+    pub(crate) fn credit(&mut self, task: TaskId, worker: WorkerId, events: &mut Vec<Event>) {
+        let task = self.tasks.get(task).expect("the caller found it");
+        let queue = self.queues.get_mut(task.queue());
+        let queue = queue.expect("a task's queue has a record");
+        queue.succeeded += 1;
+        self.index.set_queue(queue);
+        let Some(worker) = self.workers.get(worker) else {
+            return;
+        };
+        let (id, life) = (worker.id, worker.life);
+        if !worker.streak.is_empty()
+            && let Some(worker) = self.workers.get_mut(id)
+        {
+            worker.streak = Streak::default();
+        }
+        if let WorkerLife::Probation { .. } = life {
+            self.change_worker(id, WorkerLife::Live, events);
+        }
+    }
+
+    /// An attempt failed on this worker.
+    pub(crate) fn blame(&mut self, task: TaskId, id: WorkerId, events: &mut Vec<Event>) {
+        let task = self.tasks.get(task).expect("the caller found it");
+        let elsewhere: Vec<WorkerId> = task
+            .history
+            .iter()
+            .filter(|attempt| attempt.worker != id && is_failure(&attempt.end))
+            .map(|attempt| attempt.worker)
+            .collect();
+        let (task, queue) = (task.id, task.spec.class.queue.clone());
+        if !elsewhere.is_empty() {
+            for other in elsewhere {
+                self.forgive(task, other);
+            }
+            return;
+        }
+        let succeeded = self.queues.get(&queue).map_or(0, |queue| queue.succeeded);
+        let Some(worker) = self.workers.get_mut(id) else {
+            return;
+        };
+        let streak = &mut worker.streak.0;
+        if streak.iter().all(|failure| failure.task != task) {
+            if streak.len() == STREAK {
+                // The first one stays: it says since when there has been no success.
+                streak.remove(1);
+            }
+            streak.push(Failure {
+                task,
+                queue,
+                succeeded,
+            });
+        }
+        let life = worker.life;
+        let round = match life {
+            WorkerLife::Live if self.is_outlier(id) => 0,
+            WorkerLife::Probation { round } => round + 1,
+            WorkerLife::Live
+            | WorkerLife::Paused
+            | WorkerLife::Quarantined { .. }
+            | WorkerLife::Draining
+            | WorkerLife::Lost { .. }
+            | WorkerLife::Left { .. } => return,
+        };
+        let away_ms = QUARANTINE_MS
+            .saturating_mul(1 << round.min(10))
+            .min(QUARANTINE_MS_MAX);
+        let until_ms = self.now_ms.saturating_add(away_ms);
+        self.change_worker(id, WorkerLife::Quarantined { until_ms, round }, events);
+    }
+
+    /// The task is what fails, not this worker.
+    fn forgive(&mut self, task: TaskId, worker: WorkerId) {
+        let blamed = self.workers.get(worker).is_some_and(|worker| {
+            let mut failures = worker.streak.0.iter();
+            failures.any(|failure| failure.task == task)
+        });
+        if blamed && let Some(worker) = self.workers.get_mut(worker) {
+            worker.streak.0.retain(|failure| failure.task != task);
+        }
+    }
+
+    fn is_outlier(&self, worker: WorkerId) -> bool {
+        let Some(worker) = self.workers.get(worker) else {
+            return false;
+        };
+        let streak = &worker.streak.0;
+        let mut queues: Vec<(&Arc<str>, u64)> = Vec::new();
+        for failure in streak {
+            if queues.iter().all(|(queue, _)| **queue != failure.queue) {
+                queues.push((&failure.queue, failure.succeeded));
+            }
+        }
+        let since = |(queue, then): (&Arc<str>, u64)| {
+            let queue = self.queues.get(queue);
+            queue.map_or(0, |queue| queue.succeeded.saturating_sub(then))
+        };
+        streak.len() >= STREAK && queues.into_iter().map(since).sum::<u64>() >= SUCCESSES_ELSEWHERE
+    }
+
+    /// Lets a quarantined worker try again.
+    pub(crate) fn put_on_probation(&mut self, id: WorkerId, events: &mut Vec<Event>) {
+        if let Some(WorkerLife::Quarantined { round, .. }) =
+            self.workers.get(id).map(|worker| worker.life)
+        {
+            self.change_worker(id, WorkerLife::Probation { round }, events);
+        }
+    }
+
+    /// Changes the life of a present worker that stays present.
+    pub(crate) fn change_worker(
+        &mut self,
+        id: WorkerId,
+        life: WorkerLife,
+        events: &mut Vec<Event>,
+    ) {
+        let worker = self.workers.get_mut(id).expect("the caller found it");
+        self.index.drop_life(worker);
+        worker.life = life;
+        if life == WorkerLife::Live {
+            worker.streak = Streak::default();
+        }
+        self.index.add_life(worker);
+        self.index.crews.reseat(worker);
+        let to = worker.state();
+        events.push(match to {
+            WorkerState::Draining => Event::WorkerDraining { worker: id },
+            WorkerState::Live
+            | WorkerState::Paused
+            | WorkerState::Quarantined
+            | WorkerState::Probation
+            | WorkerState::Lost
+            | WorkerState::Left => Event::WorkerChanged { worker: id, to },
+        });
+    }
+}
+
+fn is_failure(end: &AttemptEnd) -> bool {
+    match end {
+        AttemptEnd::Failed { .. } | AttemptEnd::TimedOut | AttemptEnd::LeaseExpired => true,
+        AttemptEnd::Succeeded | AttemptEnd::Lost | AttemptEnd::Returned | AttemptEnd::Cancelled => {
+            false
+        }
+    }
+}

@@ -1,0 +1,592 @@
+//! The whole table as a stream of bytes, to be kept in a file or sent to another node.
+//!
+//! A magic number and a version byte, then records, each a length (`u32`, little-endian) and that many bytes of
+//! postcard, the last one [`Record::End`] with a digest over all others. The order of records is fixed by the state
+//! alone, so equal tables give equal bytes, whatever way they came about. Only state is written; what follows from it
+//! is rebuilt. As with commands, variants and fields are only ever appended, under a new version.
+//!
+//! Writing streams from a frozen view beside later applies, reading streams into a new table; neither holds more than
+//! one record beside the table itself. What does not read as a sound table is refused, and never taken for a smaller one.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::command::RestorePart;
+use crate::records::dedup::{Answered, OldKey};
+use crate::records::job::Job;
+use crate::records::paged::Paged;
+use crate::records::pending_restore::Restoring;
+use crate::records::queue::Queue;
+use crate::records::schedule::{Schedule, Schedules};
+use crate::records::staged_job::Staged;
+use crate::records::task::{Attempt, Bonds, Class, Life, Policy, Task, TaskSpec};
+use crate::records::worker::Worker;
+use crate::snapshot::digest::Digest;
+use crate::table::Table;
+use crate::types::ids::{JobId, TaskId};
+use crate::types::limits::Limits;
+
+pub(crate) mod digest;
+#[cfg(test)]
+mod tests;
+
+const MAGIC: &[u8; 8] = b"TRITABLE";
+
+/// The version this code writes.
+pub const VERSION: u8 = 1;
+
+/// How [`Frozen::digest`] is computed. To be raised with every change of what equal tables come to.
+pub const DIGEST_FORMAT: u32 = 1;
+
+/// No record comes near it; a length beyond it is damage.
+const RECORD_BYTES_MAX: u32 = 256 << 20;
+
+/// Why a stream is not a table.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// It cannot be read, or ends too early.
+    #[error("cannot read the snapshot: {0}")]
+    Io(#[from] io::Error),
+    /// It begins with something else.
+    #[error("this is not a snapshot of a task table")]
+    NotASnapshot,
+    /// A newer program wrote it.
+    #[error(
+        "snapshot format {0} is not known here (newest known: {VERSION}): this node runs older code than the cluster"
+    )]
+    UnknownVersion(u8),
+    /// A record does not decode.
+    #[error("record {number} of the snapshot is damaged: {problem}")]
+    Malformed {
+        /// Which one, from 0.
+        number: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The digest is not that of the records.
+    #[error("the snapshot is damaged: its digest is {found:016x}, not {expected:016x}")]
+    Digest {
+        /// The one written.
+        expected: u64,
+        /// The one of what was read.
+        found: u64,
+    },
+    /// The records do not make a sound table.
+    #[error("the snapshot contradicts itself: {0}")]
+    Unsound(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Record<'a> {
+    Head {
+        limits: Cow<'a, Limits>,
+        places: u64,
+        served: u64,
+        base: u64,
+        restored: Option<Cow<'a, str>>,
+    },
+    Clock {
+        now_ms: u64,
+        last_index: u64,
+    },
+    Queue(Cow<'a, Queue>),
+    Staged(Cow<'a, Staged>),
+    RestorePart {
+        part: Cow<'a, RestorePart>,
+        touched_ms: u64,
+    },
+    Worker(Cow<'a, Worker>),
+    Answered(Cow<'a, Answered>),
+    OldKey(Cow<'a, OldKey>),
+    Schedule(Cow<'a, Schedule>),
+    /// Numbered from 0 in order of appearance, which is before the first task that refers to it.
+    Class(Cow<'a, Class>),
+    /// As classes.
+    Policy(Cow<'a, Policy>),
+    /// Followed by its tasks in order.
+    Job(Cow<'a, Job>),
+    Task(TaskRecord<'a>),
+    End {
+        digest: u64,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct TaskRecord<'a> {
+    id: TaskId,
+    job: JobId,
+    created_ms: u64,
+    class: u32,
+    policy: u32,
+    key: Option<Cow<'a, str>>,
+    payload: Cow<'a, Bytes>,
+    bonds: Option<Cow<'a, Bonds>>,
+    life: Cow<'a, Life>,
+    expires_at_ms: Option<u64>,
+    attempt: u32,
+    failures: u32,
+    losses: u32,
+    history: Cow<'a, [Attempt]>,
+}
+
+/// A view of a table that later applies do not change.
+#[derive(Debug)]
+pub struct Frozen {
+    limits: Limits,
+    places: u64,
+    served: u64,
+    base: u64,
+    restored: Option<Arc<str>>,
+    restoring: Option<Restoring>,
+    queues: BTreeMap<Arc<str>, Queue>,
+    staged: BTreeMap<Arc<str>, Staged>,
+    now_ms: u64,
+    last_index: u64,
+    workers: Paged<Worker>,
+    answers: Paged<Answered>,
+    old_keys: Paged<OldKey>,
+    jobs: Paged<Job>,
+    tasks: Paged<Task>,
+    schedules: Schedules,
+}
+
+impl Table {
+    /// A view of the present state. Costs a reference count per page of records, not a copy.
+    pub fn freeze(&self) -> Frozen {
+        Frozen {
+            limits: self.limits.clone(),
+            places: self.places,
+            served: self.served,
+            base: self.base,
+            restored: self.restored.clone(),
+            restoring: self.restoring.clone(),
+            queues: self.queues.clone(),
+            staged: self.staged.clone(),
+            now_ms: self.now_ms,
+            last_index: self.last_index,
+            workers: self.workers.clone(),
+            answers: self.answers.records().clone(),
+            old_keys: self.old_keys.records().clone(),
+            jobs: self.jobs.clone(),
+            tasks: self.tasks.clone(),
+            schedules: self.schedules.clone(),
+        }
+    }
+
+    /// A digest over the whole state but its time and its position in the log, which every entry moves. Equal states
+    /// have equal digests on every replica. Reads the records of all pages that have changed since the last digest;
+    /// [`Frozen::digest`] does so beside later applies.
+    pub fn digest(&self) -> u64 {
+        self.freeze().digest()
+    }
+
+    /// Whether it fits with those before.
+    fn take_restored_part(&mut self, came: RestorePart, touched_ms: u64) -> bool {
+        let restoring = self.restoring.get_or_insert_with(|| Restoring {
+            backup: Arc::from(&*came.backup),
+            parts: came.parts,
+            touched_ms,
+            received: BTreeMap::new(),
+        });
+        *restoring.backup == *came.backup
+            && restoring.parts == came.parts
+            && restoring.touched_ms == touched_ms
+            && restoring.received.insert(came.part, came.bytes).is_none()
+    }
+
+    /// The table that [`Frozen::write`] wrote. Reads no further than its end.
+    pub fn read(from: &mut dyn Read) -> Result<Table, SnapshotError> {
+        let mut magic = [0; MAGIC.len() + 1];
+        from.read_exact(&mut magic)?;
+        let [magic @ .., version] = magic;
+        if magic != *MAGIC {
+            return Err(SnapshotError::NotASnapshot);
+        }
+        if version != VERSION {
+            return Err(SnapshotError::UnknownVersion(version));
+        }
+        let mut reader = Reader {
+            from,
+            digest: Digest::new(),
+            number: 0,
+            buffer: Vec::new(),
+        };
+        let mut table = read_records(&mut reader)?;
+        table
+            .unsound()
+            .map_or(Ok(()), |problem| Err(SnapshotError::Unsound(problem)))?;
+        table.rebuild_index();
+        Ok(table)
+    }
+}
+
+impl Frozen {
+    /// Log index of the last entry that this view has seen.
+    pub fn last_index(&self) -> u64 {
+        self.last_index
+    }
+
+    /// As [`Table::digest`].
+    pub fn digest(&self) -> u64 {
+        let mut digest = Digest::new();
+        let mut buffer = Vec::new();
+        let mut add = |record: Record<'_>| digest.add(plain(&record, &mut buffer));
+        add(self.head());
+        self.few(&mut add);
+        let mut buffer = Vec::new();
+        for sum in [
+            self.workers.sum(|it| value(it, &mut buffer)),
+            self.answers.sum(|it| value(it, &mut buffer)),
+            self.old_keys.sum(|it| value(it, &mut buffer)),
+            self.jobs.sum(|it| value(it, &mut buffer)),
+            self.tasks.sum(|task| {
+                let shared = (&*task.spec.class, &*task.spec.policy);
+                value(&(TaskRecord::of(task, 0, 0), shared), &mut buffer)
+            }),
+        ] {
+            digest.add(&sum.to_le_bytes());
+        }
+        digest.value()
+    }
+
+    /// Streams the view. The caller flushes and syncs what it wrote to.
+    pub fn write(self, out: &mut dyn Write) -> io::Result<()> {
+        let mut out = BufWriter::with_capacity(1 << 18, out);
+        out.write_all(MAGIC)?;
+        out.write_all(&[VERSION])?;
+        let mut digest = Digest::new();
+        let mut put = |bytes: &[u8]| {
+            let length = u32::try_from(bytes.len())
+                .ok()
+                .filter(|&length| length <= RECORD_BYTES_MAX);
+            let length =
+                length.ok_or_else(|| io::Error::other("a record is too long for a snapshot"))?;
+            out.write_all(&length.to_le_bytes())?;
+            out.write_all(bytes)
+        };
+        self.records(&mut |_, bytes| {
+            digest.add(bytes);
+            put(bytes)
+        })?;
+        put(&encoded(
+            &Record::End {
+                digest: digest.value(),
+            },
+            Vec::new(),
+        )?)?;
+        out.flush()
+    }
+
+    fn head(&self) -> Record<'_> {
+        Record::Head {
+            limits: Cow::Borrowed(&self.limits),
+            places: self.places,
+            served: self.served,
+            base: self.base,
+            restored: self.restored.as_deref().map(Cow::Borrowed),
+        }
+    }
+
+    /// Calls `each` with what there is little of.
+    fn few<'a>(&'a self, each: &mut dyn FnMut(Record<'a>)) {
+        for queue in self.queues.values() {
+            each(Record::Queue(Cow::Borrowed(queue)));
+        }
+        for staged in self.staged.values() {
+            each(Record::Staged(Cow::Borrowed(staged)));
+        }
+        if let Some(restoring) = &self.restoring {
+            for (&part, bytes) in &restoring.received {
+                each(Record::RestorePart {
+                    part: Cow::Owned(RestorePart {
+                        backup: restoring.backup.to_string(),
+                        part,
+                        parts: restoring.parts,
+                        bytes: bytes.clone(),
+                    }),
+                    touched_ms: restoring.touched_ms,
+                });
+            }
+        }
+        let forgotten = mutated!(SchedulesLeftOutOfSnapshot);
+        for schedule in self.schedules.iter().filter(|_| !forgotten) {
+            each(Record::Schedule(Cow::Borrowed(schedule)));
+        }
+    }
+
+    /// Calls `each` with every record but the end, and its bytes.
+    fn records(
+        &self,
+        each: &mut dyn FnMut(&Record<'_>, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        let mut put = |record: Record<'_>| -> io::Result<()> {
+            buffer.clear();
+            buffer = encoded(&record, std::mem::take(&mut buffer))?;
+            each(&record, &buffer)
+        };
+        put(self.head())?;
+        put(Record::Clock {
+            now_ms: self.now_ms,
+            last_index: self.last_index,
+        })?;
+        let mut outcome = Ok(());
+        self.few(&mut |record| {
+            if outcome.is_ok() {
+                outcome = put(record);
+            }
+        });
+        outcome?;
+        for worker in self.workers.iter() {
+            put(Record::Worker(Cow::Borrowed(worker)))?;
+        }
+        let forgotten = mutated!(AnswersLeftOutOfSnapshot);
+        for answered in self.answers.iter().filter(|_| !forgotten) {
+            put(Record::Answered(Cow::Borrowed(answered)))?;
+        }
+        let forgotten = mutated!(OldKeysLeftOutOfSnapshot);
+        for old_key in self.old_keys.iter().filter(|_| !forgotten) {
+            put(Record::OldKey(Cow::Borrowed(old_key)))?;
+        }
+        let mut classes = BTreeMap::new();
+        let mut policies = BTreeMap::new();
+        let mut tasks = self.tasks.iter();
+        for job in self.jobs.iter() {
+            put(Record::Job(Cow::Borrowed(job)))?;
+            for task in tasks.by_ref().take(job.tasks as usize) {
+                let (class, new) = numbered(&mut classes, &*task.spec.class);
+                if new {
+                    put(Record::Class(Cow::Borrowed(&task.spec.class)))?;
+                }
+                let (policy, new) = numbered(&mut policies, &*task.spec.policy);
+                if new {
+                    put(Record::Policy(Cow::Borrowed(&task.spec.policy)))?;
+                }
+                put(Record::Task(TaskRecord::of(task, class, policy)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a> TaskRecord<'a> {
+    fn of(task: &'a Task, class: u32, policy: u32) -> Self {
+        Self {
+            id: task.id,
+            job: task.job,
+            created_ms: task.created_ms,
+            class,
+            policy,
+            key: task.key().map(Cow::Borrowed),
+            payload: Cow::Borrowed(&task.spec.payload),
+            bonds: task.spec.bonds.as_deref().map(Cow::Borrowed),
+            life: Cow::Borrowed(&task.life),
+            expires_at_ms: task.expires_at_ms,
+            attempt: task.attempt,
+            failures: task.failures,
+            losses: task.losses,
+            history: Cow::Borrowed(&task.history),
+        }
+    }
+}
+
+/// What a digest takes in for this value.
+fn plain<'a, T: Serialize>(value: &T, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+    buffer.clear();
+    *buffer = postcard::to_extend(value, std::mem::take(buffer))
+        .expect("records hold nothing that postcard cannot write");
+    buffer
+}
+
+/// The digest of one value alone.
+fn value<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> u64 {
+    let mut digest = Digest::new();
+    digest.add(plain(value, buffer));
+    digest.value()
+}
+
+fn encoded(record: &Record<'_>, buffer: Vec<u8>) -> io::Result<Vec<u8>> {
+    postcard::to_extend(record, buffer).map_err(io::Error::other)
+}
+
+/// The number of a value in order of first appearance, and whether this is it.
+fn numbered<'a, T: Ord>(numbers: &mut BTreeMap<&'a T, u32>, value: &'a T) -> (u32, bool) {
+    let next = numbers.len() as u32;
+    let number = *numbers.entry(value).or_insert(next);
+    (number, number == next)
+}
+
+/// These records, as a snapshot under a digest that fits them: what a fuzzer makes up gets past it only so.
+///
+/// Records are lengths and bytes; what is too short for the length it claims ends them.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn sealed(mut records: &[u8]) -> Vec<u8> {
+    let mut digest = Digest::new();
+    let mut bytes = Vec::from(MAGIC);
+    bytes.push(VERSION);
+    while let Some((length, rest)) = records.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        let Some((record, rest)) = rest.split_at_checked(length) else {
+            break;
+        };
+        digest.add(record);
+        bytes.extend_from_slice(&(length as u32).to_le_bytes());
+        bytes.extend_from_slice(record);
+        records = rest;
+    }
+    let digest = digest.value();
+    let end = encoded(&Record::End { digest }, Vec::new()).expect("memory takes everything");
+    bytes.extend_from_slice(&(end.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&end);
+    bytes
+}
+
+struct Reader<'a> {
+    from: &'a mut dyn Read,
+    digest: Digest,
+    number: u64,
+    buffer: Vec<u8>,
+}
+
+impl Reader<'_> {
+    fn next(&mut self) -> Result<Record<'static>, SnapshotError> {
+        let mut length = [0; 4];
+        self.from.read_exact(&mut length)?;
+        let length = u32::from_le_bytes(length);
+        if length > RECORD_BYTES_MAX {
+            return Err(self.malformed(format!("it claims to be {length} bytes long")));
+        }
+        self.buffer.clear();
+        // Grows with what is really there, not with what the length claims.
+        let found = (&mut *self.from)
+            .take(u64::from(length))
+            .read_to_end(&mut self.buffer)?;
+        if found < length as usize {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let (record, rest) = postcard::take_from_bytes(&self.buffer)
+            .map_err(|error| self.malformed(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(self.malformed(format!("{} bytes follow its end", rest.len())));
+        }
+        if !matches!(record, Record::End { .. }) {
+            self.digest.add(&self.buffer);
+        }
+        self.number += 1;
+        Ok(record)
+    }
+
+    fn malformed(&self, problem: String) -> SnapshotError {
+        SnapshotError::Malformed {
+            number: self.number,
+            problem,
+        }
+    }
+
+    fn unexpected(&self) -> SnapshotError {
+        let problem = "it does not belong in this place".to_owned();
+        SnapshotError::Malformed {
+            number: self.number.saturating_sub(1),
+            problem,
+        }
+    }
+}
+
+/// A table with all of its records and no index. Whole, but not yet known to be sound.
+fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
+    let Record::Head {
+        limits,
+        places,
+        served,
+        base,
+        restored,
+    } = reader.next()?
+    else {
+        return Err(reader.unexpected());
+    };
+    let Record::Clock { now_ms, last_index } = reader.next()? else {
+        return Err(reader.unexpected());
+    };
+    let mut table = Table::new(limits.into_owned());
+    (table.places, table.served, table.base) = (places, served, base);
+    table.restored = restored.map(Arc::from);
+    (table.now_ms, table.last_index) = (now_ms, last_index);
+    let mut classes: Vec<Arc<Class>> = Vec::new();
+    let mut policies: Vec<Arc<Policy>> = Vec::new();
+    loop {
+        let fits = match reader.next()? {
+            Record::Head { .. } | Record::Clock { .. } => false,
+            Record::Queue(queue) => {
+                let queue = queue.into_owned();
+                table.queues.insert(queue.name.clone(), queue).is_none()
+            }
+            Record::Staged(staged) => {
+                let staged = staged.into_owned();
+                table.staged.insert(staged.key.clone(), staged).is_none()
+            }
+            Record::RestorePart { part, touched_ms } => {
+                table.take_restored_part(part.into_owned(), touched_ms)
+            }
+            Record::Worker(worker) => table.workers.try_push(worker.into_owned()),
+            Record::Answered(answered) => table.answers.try_push(answered.into_owned()),
+            Record::OldKey(old_key) => table.old_keys.try_push(old_key.into_owned()),
+            Record::Schedule(schedule) => table.schedules.try_push(schedule.into_owned()),
+            Record::Class(class) => {
+                classes.push(Arc::new(class.into_owned()));
+                true
+            }
+            Record::Policy(policy) => {
+                policies.push(Arc::new(policy.into_owned()));
+                true
+            }
+            Record::Job(job) => {
+                let mut job = job.into_owned();
+                if let Some((shared, _)) = table.queues.get_key_value(&job.queue) {
+                    job.queue = shared.clone();
+                }
+                table.jobs.try_push(job)
+            }
+            Record::Task(record) => {
+                let class = classes.get(record.class as usize).cloned();
+                let policy = policies.get(record.policy as usize).cloned();
+                let (Some(class), Some(policy)) = (class, policy) else {
+                    return Err(reader.unexpected());
+                };
+                table.tasks.try_push(Task {
+                    id: record.id,
+                    job: record.job,
+                    created_ms: record.created_ms,
+                    spec: Arc::new(TaskSpec {
+                        class,
+                        policy,
+                        key: record.key.map(|key| key.into_owned().into_boxed_str()),
+                        payload: record.payload.into_owned(),
+                        bonds: record.bonds.map(|bonds| Box::new(bonds.into_owned())),
+                    }),
+                    life: record.life.into_owned(),
+                    expires_at_ms: record.expires_at_ms,
+                    attempt: record.attempt,
+                    failures: record.failures,
+                    losses: record.losses,
+                    history: record.history.into_owned(),
+                })
+            }
+            Record::End { digest: expected } => {
+                let found = reader.digest.value();
+                return if found == expected {
+                    Ok(table)
+                } else {
+                    Err(SnapshotError::Digest { expected, found })
+                };
+            }
+        };
+        if !fits {
+            return Err(reader.unexpected());
+        }
+    }
+}
