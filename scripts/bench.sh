@@ -36,10 +36,10 @@ if [ "$peers" = yes ]; then
       || echo "bench.sh: ${wanted[*]} could not be installed, and is not measured" >&2
   fi
   venv=.tmp/bench/venv
-  if [ "$install" = yes ] && ! cmp -s tests/bench/peers/requirements.txt "$venv/installed.txt"; then
+  if [ "$install" = yes ] && ! cmp -s tests/perf/bench/peers/requirements.txt "$venv/installed.txt"; then
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet -r tests/bench/peers/requirements.txt >&2 \
-      && cp tests/bench/peers/requirements.txt "$venv/installed.txt" \
+    "$venv/bin/pip" install --quiet -r tests/perf/bench/peers/requirements.txt >&2 \
+      && cp tests/perf/bench/peers/requirements.txt "$venv/installed.txt" \
       || echo "bench.sh: not all Python packages could be installed" >&2
   fi
   if [ -x "$venv/bin/python" ]; then
@@ -53,4 +53,4 @@ binary=${TRIARCH_BIN:-target/release/triarch}
 
 # Thousands of workers, each with connections of its own.
 ulimit -n "$(ulimit -H -n)"
-exec "$python" -B -m tests.bench --binary "$binary" "$@"
+exec "$python" -B -m tests.perf.bench --binary "$binary" "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Asks every route of /openapi.json for what it may and may not take, by machine, on three masters started for it: see
-# tests/api/test_api.py for what must hold. The tools come from PyPI into a directory of this script's own.
+# tests/quality/api_fuzz/test_api.py for what must hold. The tools come from PyPI into a directory of this script's own.
 #
 #   scripts/fuzz-api.sh                    from a seed that it prints
 #   TRIARCH_FUZZ_SEED=7 scripts/fuzz-api.sh      what that seed asks, again
@@ -18,12 +18,12 @@ if [ ! -x "$TRIARCH_BIN" ]; then
 fi
 
 # Made anew when other versions are asked for.
-wanted=$(sha256sum tests/api/requirements.txt | cut -c1-16)
+wanted=$(sha256sum tests/quality/api_fuzz/requirements.txt | cut -c1-16)
 tools=$(realpath -m "${CARGO_TARGET_DIR:-target}/fuzz-tools/$wanted")
 if [ ! -e "$tools/complete" ]; then
   rm -rf "$tools"
   python3 -m venv "$tools"
-  "$tools/bin/pip" install --quiet --disable-pip-version-check --requirement tests/api/requirements.txt
+  "$tools/bin/pip" install --quiet --disable-pip-version-check --requirement tests/quality/api_fuzz/requirements.txt
   touch "$tools/complete"
 fi
 
@@ -33,7 +33,7 @@ report=$(mktemp "${TMPDIR:-/tmp}/triarch-fuzz-report-XXXXXX")
 trap 'rm -f "$report"' EXIT
 code=0
 # Nothing is remembered from one run to the next: the seed alone says what is asked.
-PYTHONDONTWRITEBYTECODE=1 "$tools/bin/python" -m pytest tests/api --rootdir tests/api -p no:cacheprovider --quiet \
+PYTHONDONTWRITEBYTECODE=1 "$tools/bin/python" -m pytest tests/quality/api_fuzz --rootdir tests/quality/api_fuzz -p no:cacheprovider --quiet \
   --hypothesis-seed="$seed" --junit-xml="$report" "$@" || code=$?
 
 # In the words of the other tests, for whoever counts them.

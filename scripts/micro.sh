@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Micro-benchmarks of the hot parts: applying to the table, plans, the codecs, the log. Each is held against a calibration
-# loop of the same run and against tests/micro/baseline.json; fails when a ratio has become more than 25 % worse and still
+# loop of the same run and against tests/perf/micro/baseline.json; fails when a ratio has become more than 25 % worse and still
 # is when it is measured again. Two minutes, and half of a processor's attention; a quiet machine is better.
 #
 #   scripts/micro.sh                   measure and compare
@@ -11,4 +11,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-exec python3 -B tests/micro/check.py "$@"
+exec python3 -B tests/perf/micro/check.py "$@"

@@ -5,7 +5,7 @@
 #   scripts/simulate.sh [--seeds N | --minutes M] [--from SEED] [--jobs J]
 #
 # Runs 100 seeds unless told, from a random one unless told, on all processors unless told, after those in
-# tests/simulation/regressions.txt. A seed that fails is shown with what was broken and the command that runs it again.
+# tests/faults/simulation/regressions.txt. A seed that fails is shown with what was broken and the command that runs it again.
 # TRIARCH_BIN is the masters' program, target/release/triarch unless told. Exits with 0 only if every run kept every rule.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -67,7 +67,7 @@ while read -r seed code; do
     printf '%6d seeds in %d s, %d failed\n' "$done_count" $(($(date +%s) - begun)) "$failed"
   fi
 done < <({
-  sed -n 's/^\([0-9][0-9]*\).*/\1/p' tests/simulation/regressions.txt
+  sed -n 's/^\([0-9][0-9]*\).*/\1/p' tests/faults/simulation/regressions.txt
   seq "$from" ${last:-9223372036854775807}
 } | xargs -P "$jobs" -I{} --process-slot-var=SLOT bash -c 'one "$1"' - {} 2>/dev/null || true
   times >"$RESULTS/times")

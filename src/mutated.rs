@@ -1,4 +1,4 @@
-//! The switch for deliberate bugs: see `tests/mutation`.
+//! The switch for deliberate bugs: see `tests/quality/mutation`.
 
 #[cfg(all(feature = "mutations", not(debug_assertions)))]
 compile_error!("deliberate bugs are for tests alone: build without --release");

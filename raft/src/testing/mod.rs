@@ -1,6 +1,6 @@
 //! Test support: openraft's conformance suite, fuzz targets, and hooks of benchmarks. Never part of the product.
 
-/// For `tests/micro` alone.
+/// For `tests/perf/micro` alone.
 #[cfg(feature = "measuring")]
 pub mod bench_hooks;
 /// For `fuzz/` alone.

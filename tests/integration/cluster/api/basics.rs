@@ -1,0 +1,199 @@
+//! Submitting and reading, at any node.
+
+use reqwest::Method;
+use serde_json::json;
+use triarch_harness::{Cluster, hand};
+
+use crate::job_helpers::{exec, shell, submit_task, wait_job};
+
+#[tokio::test]
+async fn a_follower_takes_a_job_and_every_node_sees_it() {
+    let mut cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    // As `curl -X POST` would, without following redirects.
+    let submitted = cluster.api(follower).submit(&exec(&["true"])).await;
+    assert_eq!(submitted["duplicate"], false);
+    let job = submitted["id"].as_str().expect("an id");
+    for api in cluster.apis() {
+        let shown = api.get(&format!("/v1/jobs/{job}")).await.expect(200);
+        assert_eq!(shown["id"], job);
+        assert_eq!(shown["state"], "running");
+        assert_eq!(shown["counts"]["queued"], 1);
+        let tasks = api.get(&format!("/v1/jobs/{job}/tasks")).await.expect(200);
+        assert_eq!(tasks["tasks"][0]["id"], submitted["tasks"][0]);
+        assert_eq!(tasks["next"], json!(null));
+        let listed = api.get("/v1/jobs").await.expect(200);
+        assert_eq!(listed["jobs"][0]["id"], job);
+    }
+}
+
+#[tokio::test]
+async fn a_read_sees_the_write_whose_index_it_names_on_any_node() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    for round in 0..20 {
+        let reply = cluster
+            .api(leader)
+            .post("/v1/jobs", &hand::job(json!(round)))
+            .await;
+        let index = reply.index();
+        let job = reply.expect(201)["id"].as_str().expect("an id").to_owned();
+        for api in cluster.apis() {
+            let path = format!("/v1/jobs/{job}?consistency=stale");
+            let read = api
+                .call(Method::GET, &path)
+                .header("triarch-min-index", index)
+                .answer()
+                .await;
+            assert_eq!(read.expect(200)["id"], job.as_str());
+            assert!(read.index() >= index, "{} < {index}", read.index());
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_same_key_is_the_same_job() {
+    let mut cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    let leader = cluster.leader().await;
+    let mut job = exec(&["true"]);
+    job["idempotency_key"] = "nightly".into();
+    let first = cluster.api(follower).submit(&job).await;
+    for node in [leader, follower] {
+        let again = cluster.api(node).post("/v1/jobs", &job).await.expect(200);
+        assert_eq!(again["duplicate"], true);
+        assert_eq!(
+            (&again["id"], &again["tasks"]),
+            (&first["id"], &first["tasks"])
+        );
+    }
+    job["tasks"][0]["priority"] = 5.into();
+    let refused = cluster.api(follower).post("/v1/jobs", &job).await;
+    refused.refused(409, "conflict");
+    // Nothing was made by any of that.
+    let listed = cluster.api(leader).get("/v1/jobs").await.expect(200);
+    assert_eq!(
+        listed["jobs"].as_array().expect("jobs").len(),
+        1,
+        "{listed}"
+    );
+}
+
+#[tokio::test]
+async fn the_same_request_id_is_done_once_wherever_it_is_sent() {
+    let mut cluster = Cluster::start(3).await;
+    let job = exec(&["true"]);
+    let mut ids = Vec::new();
+    for api in cluster.apis() {
+        let call = api
+            .call(Method::POST, "/v1/jobs")
+            .header("triarch-request-id", "one-change");
+        let reply = call.json(&job).answer().await;
+        assert!(matches!(reply.status, 200 | 201), "{reply:?}");
+        ids.push(reply.json()["id"].clone());
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    // It holds over a leader change too.
+    let leader = cluster.leader().await;
+    cluster.kill9(leader);
+    let next = cluster.leader_other_than(leader).await;
+    let call = cluster
+        .api(next)
+        .call(Method::POST, "/v1/jobs")
+        .header("triarch-request-id", "one-change");
+    let reply = call.json(&job).answer().await;
+    assert_eq!(reply.json()["id"], ids[0], "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_knows_one_follower_gets_work_and_shows_what_it_wrote() {
+    let mut cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    let only = cluster.url(follower);
+    cluster.worker_of(&only, &["--slots", "2"]);
+    let api = cluster.api(follower);
+    let submitted = api
+        .submit(&shell("echo out; echo err >&2; cat; echo $TRIARCH_ATTEMPT"))
+        .await;
+    let job = wait_job(&api, submitted["id"].as_str().expect("an id")).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert_eq!(job["counts"]["succeeded"], 1);
+    let task = submitted["tasks"][0].as_str().expect("an id");
+    let task = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
+    assert_eq!(task["result"]["exit_code"], 0);
+    assert_eq!(task["result"]["stdout"], "out\n1\n");
+    assert_eq!(task["result"]["stderr"], "err\n");
+    assert_eq!(task["result"]["truncated"], false);
+    assert_eq!(task["attempt"], 1);
+    assert_eq!(task["attempts"][0]["outcome"], "succeeded");
+}
+
+#[tokio::test]
+async fn lists_have_pages_that_miss_nothing() {
+    let mut cluster = Cluster::start(1).await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let tasks: Vec<_> = (0..25)
+        .map(|nth| json!({"kind": "hand", "payload": nth, "queue": "pages"}))
+        .collect();
+    let submitted = api.submit(&json!({"name": "many", "tasks": tasks})).await;
+    let job = submitted["id"].as_str().expect("an id");
+    for path in [
+        format!("/v1/jobs/{job}/tasks?limit=10"),
+        "/v1/tasks?queue=pages&limit=10".to_owned(),
+    ] {
+        let (mut seen, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = api.get(&format!("{path}{after}")).await.expect(200);
+            seen.extend(
+                page["tasks"]
+                    .as_array()
+                    .expect("tasks")
+                    .iter()
+                    .map(|task| task["id"].clone()),
+            );
+            match page["next"].as_str() {
+                Some(next) => after = format!("&after={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(json!(seen), submitted["tasks"], "{path}");
+    }
+    // Another job does not slip into the first one's pages.
+    submit_task(&api, &hand::job(json!(null))).await;
+    let named = api.get("/v1/jobs?name=many").await.expect(200);
+    assert_eq!(named["jobs"].as_array().expect("jobs").len(), 1);
+}
+
+#[tokio::test]
+async fn nodes_that_hold_the_same_have_the_same_digest() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let digest = async |node: u64, min_index: u64| {
+        let path = "/v1/cluster?digest=true&consistency=stale";
+        let call = cluster.api(node).call(Method::GET, path);
+        let status = call
+            .header("triarch-min-index", min_index)
+            .answer()
+            .await
+            .expect(200);
+        let digest = status["digest"].clone();
+        assert!(digest["index"].as_u64() >= Some(min_index), "{digest}");
+        digest["value"].as_str().expect("a digest").to_owned()
+    };
+    let empty = digest(leader, 0).await;
+    assert_eq!(empty.len(), 16, "{empty}");
+    let submitted = api.post("/v1/jobs", &hand::job(json!(1))).await;
+    let full = digest(leader, submitted.index()).await;
+    assert_ne!(full, empty);
+    for node in cluster.ids() {
+        assert_eq!(digest(node, submitted.index()).await, full, "node {node}");
+    }
+    let plain = api.get("/v1/cluster").await.expect(200);
+    assert!(
+        plain.get("digest").is_none(),
+        "only when asked for: {plain}"
+    );
+}

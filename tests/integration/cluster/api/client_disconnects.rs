@@ -1,0 +1,105 @@
+//! Clients that go away in the middle leave nothing behind.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use triarch_harness::{Cluster, Hand, hand, until};
+
+use crate::job_helpers::{SOON, assert_works, submit_task};
+
+/// Clients that hang up in each way.
+const MANY: usize = 50;
+/// Descriptors a master may have more than before: connections between masters come and go.
+const SLACK: usize = 20;
+
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("a process of ours")
+        .count()
+}
+
+fn threads(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task"))
+        .expect("a process of ours")
+        .count()
+}
+
+#[tokio::test]
+async fn hanging_up_leaks_nothing() {
+    let mut cluster = Cluster::start(3).await;
+    assert_works(&mut cluster).await;
+    let before: Vec<(usize, usize)> = cluster
+        .ids()
+        .map(|id| (descriptors(cluster.pid(id)), threads(cluster.pid(id))))
+        .collect();
+    let worker = Hand::register(&cluster, "w", 1).await;
+    let waited_for = submit_task(
+        &cluster.api(1),
+        &json!({"tasks": [{"kind": "nobody-runs-this"}]}),
+    )
+    .await;
+
+    for node in cluster.ids() {
+        let address = cluster.addr(node);
+        for head in [
+            // Nothing at all; half a request line; half the headers; half a body.
+            String::new(),
+            "POST /v1/jo".to_owned(),
+            "POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-".to_owned(),
+            "POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{\"tasks\": ["
+                .to_owned(),
+            "POST /v1/jobs HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"tas"
+                .to_owned(),
+            // A whole request whose answer nobody waits for.
+            format!("GET /v1/tasks/{waited_for}?wait_ms=60000 HTTP/1.1\r\nhost: x\r\n\r\n"),
+            "GET /v1/jobs HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+        ] {
+            for _ in 0..MANY {
+                let mut stream = TcpStream::connect(&address).await.expect("it listens");
+                stream.write_all(head.as_bytes()).await.expect("it reads");
+                drop(stream);
+            }
+        }
+    }
+    // Polls that are hung up on while they wait.
+    let leader = cluster.leader().await;
+    for _ in 0..MANY {
+        let path = format!("/v1/workers/{}/poll", worker.id);
+        let call = cluster
+            .api(leader)
+            .call(Method::POST, &path)
+            .json(&json!({"max": 1, "wait_ms": 60_000}));
+        let hung_up = call.timeout(Duration::from_millis(20)).send().await;
+        assert!(hung_up.is_err(), "{hung_up:?}");
+    }
+    // Work that comes now is not given to any of those that went away.
+    let task = submit_task(&cluster.api(1), &hand::job(json!(1))).await;
+    let lease = worker.take(&[]).await;
+    assert_eq!((&lease.task, lease.attempt), (&task, 1), "{lease:?}");
+    assert_eq!(
+        worker.report(lease.succeeded(json!(1))).await["accepted"],
+        true
+    );
+    worker.leave().await;
+
+    for (node, (files, tasks)) in cluster.ids().zip(before) {
+        let pid = cluster.pid(node);
+        let what =
+            format!("master {node} is back to about {files} descriptors and {tasks} threads");
+        until(SOON, what, async || {
+            descriptors(pid) <= files + SLACK && threads(pid) <= tasks + SLACK
+        })
+        .await;
+    }
+    let job = cluster
+        .api(1)
+        .get(&format!("/v1/tasks/{waited_for}"))
+        .await
+        .expect(200);
+    let path = format!("/v1/jobs/{}/cancel", job["job"].as_str().expect("an id"));
+    cluster.api(1).post(&path, &json!({})).await.expect(200);
+    assert_works(&mut cluster).await;
+}

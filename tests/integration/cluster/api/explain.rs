@@ -1,0 +1,153 @@
+//! Why a task does not run, asked of a master that does not lead.
+
+use serde_json::{Value, json};
+use triarch_harness::{Api, Cluster, Hand, Options, hand};
+
+use crate::job_helpers::submit_task;
+
+async fn reasons(api: &Api, task: &str) -> Vec<Value> {
+    let told = api
+        .get(&format!("/v1/tasks/{task}/explain"))
+        .await
+        .expect(200);
+    assert_eq!(told["task"], task);
+    let reasons = told["reasons"].as_array().expect("reasons").clone();
+    // In words too, for each.
+    for reason in &reasons {
+        let words = reason["message"].as_str().expect("words");
+        let summary = told["summary"].as_str().expect("a summary");
+        assert!(!words.is_empty() && summary.contains(words), "{told}");
+    }
+    reasons
+}
+
+async fn codes(api: &Api, task: &str) -> Vec<String> {
+    let reasons = reasons(api, task).await;
+    let code = |reason: &Value| reason["code"].as_str().expect("a code").to_owned();
+    reasons.iter().map(code).collect()
+}
+
+fn with(field: &str, value: Value) -> Value {
+    let mut job = hand::job(json!(1));
+    job["tasks"][0][field] = value;
+    job
+}
+
+#[tokio::test]
+async fn a_follower_says_what_holds_a_task_back() {
+    let mut cluster = Cluster::with(Options {
+        lease_ms: 60_000,
+        ..Options::default()
+    })
+    .await;
+    let (leader, follower) = cluster.leader_and_follower().await;
+    let api = cluster.api(follower);
+    let plain = submit_task(&api, &hand::job(json!(1))).await;
+    assert_eq!(codes(&api, &plain).await, ["no_worker"]);
+    let elsewhere = submit_task(&api, &with("queue", json!("elsewhere"))).await;
+    let worker = Hand::register(&cluster, "w", 1).await;
+    assert_eq!(codes(&api, &elsewhere).await, ["no_worker_for_queue"]);
+    let kind = submit_task(&api, &with("kind", json!("unheard-of"))).await;
+    assert_eq!(codes(&api, &kind).await, ["no_worker_for_kind"]);
+    let zone = json!({"labels": {"zone": "eu"}});
+    let labels = submit_task(&api, &with("requires", zone)).await;
+    assert_eq!(codes(&api, &labels).await, ["no_worker_with_labels"]);
+    let much = json!({"resources": {"mem_mb": 1}});
+    let resources = submit_task(&api, &with("requires", much)).await;
+    assert_eq!(codes(&api, &resources).await, ["no_worker_with_resources"]);
+    assert_eq!(codes(&api, &plain).await, ["ready"]);
+
+    let lease = worker.take(&[]).await;
+    assert_eq!(lease.task, plain);
+    let running = reasons(&api, &plain).await;
+    assert_eq!(
+        (&running[0]["code"], &running[0]["worker"]),
+        (&json!("running"), &json!(worker.id))
+    );
+    let busy = submit_task(&api, &hand::job(json!(1))).await;
+    let told = reasons(&api, &busy).await;
+    assert_eq!(
+        (&told[0]["code"], &told[0]["count"]),
+        (&json!("workers_busy"), &json!(1))
+    );
+
+    // A failed attempt, and then time.
+    let patient = json!({"initial_ms": 3_600_000, "max_ms": 3_600_000});
+    let delayed = submit_task(&api, &with("delay_ms", json!(3_600_000))).await;
+    worker.report_all(&[lease.succeeded(json!(1))]).await;
+    let lease = worker.take(&[]).await;
+    assert_eq!(lease.task, busy);
+    worker.report_all(&[lease.succeeded(json!(1))]).await;
+    assert_eq!(codes(&api, &busy).await, ["finished"]);
+    let failing = submit_task(&api, &with("backoff", patient)).await;
+    let lease = worker.take(&[]).await;
+    worker.report_all(&[lease.failed(true)]).await;
+
+    let job = json!({"tasks": [
+        {"kind": hand::KIND, "key": "a", "delay_ms": 3_600_000}, {"kind": hand::KIND, "key": "b", "after": ["a"]},
+    ]});
+    let submitted = api.submit(&job).await;
+    let (first, second) = (
+        &submitted["tasks"][0],
+        submitted["tasks"][1].as_str().expect("an id"),
+    );
+    // The same under the next leader: what holds a task back is no leader's memory.
+    for round in 0..2 {
+        if round == 1 {
+            cluster.kill9(leader);
+            cluster.leader_other_than(leader).await;
+        }
+        let told = reasons(&api, &delayed).await;
+        assert_eq!(told[0]["code"], "delayed");
+        assert!(told[0]["until"].is_string(), "{told:?}");
+        let told = reasons(&api, &failing).await;
+        assert_eq!(told[0]["code"], "backoff");
+        assert!(told[0]["until"].is_string(), "{told:?}");
+        let told = reasons(&api, second).await;
+        assert_eq!(
+            (&told[0]["code"], &told[0]["tasks"], &told[0]["count"]),
+            (&json!("dependencies"), &json!([first]), &json!(1))
+        );
+    }
+    let unknown = api.get("/v1/tasks/t999999-0/explain").await;
+    unknown.refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn bounds_that_are_reached_are_named_with_their_numbers() {
+    let mut cluster = Cluster::start(3).await;
+    let (leader, follower) = cluster.leader_and_follower().await;
+    let api = cluster.api(follower);
+    let worker = Hand::register(&cluster, "w", 8).await;
+    let settings = json!({"max_running": 1, "rate_per_s": 0.001, "burst": 1});
+    api.put("/v1/queues/default", &settings).await.expect(200);
+    let keyed = |limit: u32| {
+        let mut job = with("concurrency_key", json!("k"));
+        job["tasks"][0]["concurrency_limit"] = limit.into();
+        job
+    };
+    let first = submit_task(&api, &keyed(1)).await;
+    let second = submit_task(&api, &keyed(1)).await;
+    let lease = worker.take(&[]).await;
+    assert_eq!(lease.task, first);
+    // All that must go, not only the first of them.
+    let told = reasons(&api, &second).await;
+    let codes: Vec<&Value> = told.iter().map(|reason| &reason["code"]).collect();
+    assert_eq!(
+        codes,
+        ["queue_max_running", "queue_rate", "concurrency_key"]
+    );
+    assert_eq!(told[0]["limit"], 1);
+    assert!(told[1]["until"].is_string(), "{told:?}");
+    assert_eq!(
+        (&told[2]["key"], &told[2]["limit"], &told[2]["count"]),
+        (&json!("k"), &json!(1), &json!(1))
+    );
+    let lifted = json!({"max_running": null, "rate_per_s": null, "paused": true});
+    api.put("/v1/queues/default", &lifted).await.expect(200);
+    cluster.kill9(leader);
+    cluster.leader_other_than(leader).await;
+    let told = reasons(&api, &second).await;
+    let codes: Vec<&Value> = told.iter().map(|reason| &reason["code"]).collect();
+    assert_eq!(codes, ["queue_paused", "concurrency_key"]);
+}

@@ -1,0 +1,234 @@
+//! What runs is watched while it runs: progress, notes and output, by whoever asks, over leaders that die.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use triarch_harness::{Api, Cluster, Hand, eventually, hand, until};
+
+use crate::job_helpers::{SOON, shell, submit_task, wait_state};
+
+/// Lines that the followed command writes, to each of its streams.
+const LINES: usize = 100;
+
+async fn logs(api: &Api, task: &str, query: &str) -> Value {
+    let path = format!("/v1/tasks/{task}/logs?{query}");
+    api.get(&path).await.expect(200)
+}
+
+/// The text of a stream in an answer.
+fn text(logs: &Value, stream: &str) -> String {
+    let chunks = logs["chunks"].as_array().expect("chunks");
+    let of_stream = chunks.iter().filter(|chunk| chunk["stream"] == stream);
+    of_stream
+        .map(|chunk| chunk["text"].as_str().expect("text"))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_follower_sees_every_line_once_and_in_order_while_the_leader_dies() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.worker(&["--slots", "2"]);
+    cluster.wait_workers(1).await;
+    let leader = cluster.leader().await;
+    let go_on = cluster.root().join("go-on");
+    // Half of the lines before the leader dies, the rest when another leads.
+    let script = format!(
+        "line() {{ echo out $1; echo err $1 >&2; sleep 0.01; }}; \
+         i=1; while [ $i -le {half} ]; do line $i; i=$((i+1)); done; \
+         while [ ! -e {go_on} ]; do sleep 0.02; done; \
+         while [ $i -le {LINES} ]; do line $i; i=$((i+1)); done; exit 3",
+        half = LINES / 2,
+        go_on = go_on.display(),
+    );
+    let mut job = shell(&script);
+    job["tasks"][0]["max_attempts"] = json!(1);
+    let task = submit_task(&cluster.api(leader), &job).await;
+    let following = tokio::spawn({
+        let (cli, task) = (cluster.cli(), task.clone());
+        async move { cli.run(&["task", "logs", "-f", &task]).await }
+    });
+    let follower = cluster.follower().await;
+    let half = format!("out {}\n", LINES / 2);
+    let api = cluster.api(follower);
+    eventually(SOON, "half of it is to be read", async || {
+        let read = logs(&api, &task, "").await;
+        text(&read, "stdout").ends_with(&half).then_some(())
+    })
+    .await;
+    cluster.kill9(leader);
+    let next = cluster.leader_other_than(leader).await;
+    // Who comes only now reads it from the beginning: the worker has sent it again.
+    let api = cluster.api(next);
+    eventually(SOON, "the next leader has it, too", async || {
+        let read = logs(&api, &task, "").await;
+        (text(&read, "stdout").ends_with(&half) && read["truncated"] == false).then_some(())
+    })
+    .await;
+    std::fs::write(&go_on, "").expect("a file");
+    let ran = following.await.expect("does not panic").expect(1);
+    let wanted = |word: &str| -> String {
+        let lines = (1..=LINES).map(|nth| format!("{word} {nth}\n"));
+        lines.collect()
+    };
+    assert_eq!(ran.stdout, wanted("out"));
+    // What it died of stands below.
+    let stderr = ran.stderr.strip_prefix(wanted("err").as_str());
+    assert!(
+        stderr.is_some_and(|rest| rest.contains("code 3")),
+        "{ran:?}"
+    );
+    // Whoever comes afterwards reads the same.
+    let read = logs(&api, &task, "").await;
+    assert_eq!(
+        (text(&read, "stdout"), text(&read, "stderr")),
+        (wanted("out"), wanted("err"))
+    );
+    assert_eq!(
+        (&read["done"], &read["truncated"], &read["state"]),
+        (&json!(true), &json!(false), &json!("failed"))
+    );
+}
+
+#[tokio::test]
+async fn following_goes_on_over_attempts() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.worker(&["--slots", "2"]);
+    let api = cluster.api(1);
+    let mut job = shell("echo attempt $TRIARCH_ATTEMPT; [ $TRIARCH_ATTEMPT = 3 ]");
+    job["tasks"][0]["backoff"] = json!({"initial_ms": 300, "factor": 1.0});
+    let task = submit_task(&api, &job).await;
+    let cli = cluster.cli();
+    let args = ["task", "logs", "--follow", "--attempt", "1", &task];
+    let ran = cli.run(&args).await.expect(0);
+    assert_eq!(ran.stdout, "attempt 1\nattempt 2\nattempt 3\n");
+    let ran = cli.run(&["task", "logs", &task]).await.expect(0);
+    assert_eq!(ran.stdout, "attempt 3\n");
+    cli.run(&["task", "logs", "-f", "t999999-0"])
+        .await
+        .expect(1);
+}
+
+#[tokio::test]
+async fn output_without_end_is_bounded_and_harms_nobody() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.worker(&["--slots", "2"]);
+    let api = cluster.api(1);
+    let endless = submit_task(&api, &shell("yes")).await;
+    let read = eventually(SOON, "some was dropped", async || {
+        let read = logs(&api, &endless, "").await;
+        (read["truncated"] == true).then_some(read)
+    })
+    .await;
+    let kept = text(&read, "stdout");
+    assert!(kept.len() <= 256 << 10, "{}", kept.len());
+    assert!(kept.contains("y\ny\ny\n"));
+    // Other work goes on, and it is stopped as anything else is.
+    let other = submit_task(&api, &shell("echo fine")).await;
+    let other = wait_state(&api, &other, "succeeded").await;
+    assert_eq!(other["result"]["stdout"], "fine\n");
+    let path = format!("/v1/tasks/{endless}/cancel");
+    api.post(&path, &json!({})).await.expect(200);
+    wait_state(&api, &endless, "cancelled").await;
+}
+
+#[tokio::test]
+async fn output_counts_only_from_the_lease_it_was_written_under() {
+    let mut cluster = Cluster::start(3).await;
+    let (owner, other) = (
+        Hand::register(&cluster, "owner", 1).await,
+        Hand::register(&cluster, "other", 1).await,
+    );
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let lease = owner.take(&[]).await;
+    let piece = |token: u64, offset: u64, text: &str| json!({"chunks": [{"task": task, "token": token, "stream": "stdout", "offset": offset, "text": text}]});
+    let ends = json!([{"task": task, "token": lease.token, "stdout": 6, "stderr": 0}]);
+
+    for (worker, told) in [
+        (&other, piece(lease.token, 0, "stolen")),
+        (&owner, piece(lease.token + 1, 0, "wrong")),
+    ] {
+        let answer = worker.visit("output", &told).await.expect(200);
+        assert_eq!(answer["attempts"], json!([]), "{told}");
+    }
+    // What does not follow is asked for; what is sent twice is there once.
+    let answer = owner.visit("output", &piece(lease.token, 6, "late")).await;
+    assert_eq!(answer.expect(200)["attempts"][0]["stdout"], 0);
+    for _ in 0..2 {
+        let told = piece(lease.token, 0, "right\n");
+        let answer = owner.visit("output", &told).await.expect(200);
+        assert_eq!(answer["attempts"], ends);
+    }
+    let follower = cluster.follower().await;
+    let read = logs(&cluster.api(follower), &task, "stdout_from=2").await;
+    assert_eq!(text(&read, "stdout"), "ght\n");
+    assert_eq!(
+        read["next"],
+        json!({"attempt": 1, "stdout_from": 6, "stderr_from": 0})
+    );
+
+    // A question that is held is answered by what comes, and by the end.
+    let following = |from: u64| {
+        let (api, task) = (cluster.api(follower), task.clone());
+        tokio::spawn(async move {
+            let query = format!("attempt=1&stdout_from={from}&follow_ms=30000");
+            logs(&api, &task, &query).await
+        })
+    };
+    let held = following(6);
+    let more = piece(lease.token, 6, "more\n");
+    owner.visit("output", &more).await.expect(200);
+    let read = held.await.expect("does not panic");
+    assert_eq!(text(&read, "stdout"), "more\n");
+    let held = following(11);
+    owner
+        .report(lease.succeeded(json!({"stdout": "not output"})))
+        .await;
+    let read = held.await.expect("does not panic");
+    assert_eq!((&read["chunks"], &read["done"]), (&json!([]), &json!(true)));
+    // An ended lease takes nothing more.
+    let told = piece(lease.token, 11, "too late");
+    let answer = owner.visit("output", &told).await.expect(200);
+    assert_eq!(answer["attempts"], json!([]));
+}
+
+#[tokio::test]
+async fn progress_and_notes_are_shown_while_it_runs() {
+    let mut cluster = Cluster::start(3).await;
+    let worker = Hand::register(&cluster, "w", 1).await;
+    let follower = cluster.follower().await;
+    let api = cluster.api(follower);
+    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let lease = worker.take(&[]).await;
+    let running = |progress: Value, note: Value| json!({"running": [{"task": lease.task, "token": lease.token, "progress": progress, "note": note}]});
+    let shown = async || {
+        let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
+        (shown["progress"].clone(), shown["note"].clone())
+    };
+    assert_eq!(shown().await, (Value::Null, Value::Null));
+    let told = running(json!(0.25), json!("a quarter"));
+    worker.visit("heartbeat", &told).await.expect(200);
+    assert_eq!(shown().await, (json!(0.25), json!("a quarter")));
+    for wrong in [
+        running(json!(1.5), json!("too far")),
+        running(json!(0.5), json!("x".repeat(1_001))),
+    ] {
+        let answer = worker.visit("heartbeat", &wrong).await;
+        answer.refused(400, "invalid_request");
+    }
+    // A new leader learns of it by the next heartbeat.
+    let leader = cluster.leader().await;
+    cluster.kill9(leader);
+    cluster.leader_other_than(leader).await;
+    until(SOON, "the new leader shows it", async || {
+        worker.visit("heartbeat", &told).await.expect(200);
+        let path = format!("/v1/tasks/{task}");
+        let call = api.call(reqwest::Method::GET, &path);
+        let reply = call.timeout(Duration::from_secs(5)).send().await;
+        reply.is_ok_and(|reply| reply.status == 200 && reply.json()["note"] == "a quarter")
+    })
+    .await;
+    worker.report(lease.succeeded(json!(null))).await;
+    assert_eq!(shown().await, (Value::Null, Value::Null));
+}

@@ -1,0 +1,14 @@
+//! The HTTP interface as clients see it: submission, reads, lists, long polls, event streams and refusals, at any node.
+
+mod bad_input;
+mod basics;
+mod client_disconnects;
+mod events;
+mod explain;
+mod live_output;
+mod openapi;
+mod pagination;
+mod redirects;
+mod staged_jobs;
+mod task_wait;
+mod unique_keys;

@@ -1,0 +1,152 @@
+//! A unique key has one unfinished task, however many ask for it at once, at whichever master, while the leader dies.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use triarch_harness::crew::time;
+use triarch_harness::wait::Looks;
+use triarch_harness::{Api, Cluster, Crew, Hand, Reply, hand, until};
+
+use crate::job_helpers::{SOON, first_task, submit_task, wait_state};
+
+fn keyed(key: &str) -> Value {
+    json!({"kind": hand::KIND, "payload": key, "unique_key": key})
+}
+
+/// One submission under one request id, asked of any master until there is an answer that says what became of it.
+async fn submit_surely(masters: &[Api], first: usize, request: &str, body: &Value) -> Reply {
+    let mut looks = Looks::new(SOON, format!("submission {request} is answered"));
+    let mut masters = masters.iter().cycle().skip(first);
+    loop {
+        let api = masters.next().expect("there are masters");
+        let call = api.call(Method::POST, "/v1/jobs");
+        let call = call.header("triarch-request-id", request).json(body);
+        match call.send().await {
+            Ok(reply) if !matches!(reply.status, 503 | 504) => return reply,
+            Ok(_) | Err(_) => looks.again().await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_many_who_submit_at_once_one_has_the_key() {
+    const CLIENTS: usize = 12;
+    const ROUNDS: usize = 12;
+    const KEYS: [&str; 3] = ["mail:1", "mail:2", "mail:3"];
+    let mut cluster = Cluster::start(3).await;
+    let (leader, follower) = cluster.leader_and_follower().await;
+    let crew = Crew::start(&cluster, 1, 2, &["default"]).await;
+    let answered = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let (masters, answered) = (cluster.apis(), Arc::clone(&answered));
+            tokio::spawn(async move {
+                let mut made = Vec::new();
+                for round in 0..ROUNDS {
+                    let key = KEYS[(client + round) % KEYS.len()];
+                    let body = json!({"tasks": [keyed(key)]});
+                    let request = format!("r-{client}-{round}");
+                    let reply = submit_surely(&masters, client, &request, &body).await;
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    if reply.status == 201 {
+                        made.push((key, first_task(&reply.json())));
+                        continue;
+                    }
+                    let problem = reply.refused(409, "conflict");
+                    assert_eq!(problem["unique_key"], key, "{problem}");
+                    assert!(problem["task"].is_string(), "{problem}");
+                }
+                made
+            })
+        })
+        .collect();
+    until(SOON, "a third of them are answered", async || {
+        answered.load(Ordering::Relaxed) >= CLIENTS * ROUNDS / 3
+    })
+    .await;
+    cluster.kill9(leader);
+    let mut made: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for client in clients {
+        for (key, task) in client.await.expect("a client does not panic") {
+            made.entry(key).or_default().push(task);
+        }
+    }
+    let api = cluster.api(follower);
+    // What was acknowledged as made is all there is, and of each key one ended before the next began.
+    let rows = api.all("/v1/tasks", "tasks").await;
+    assert_eq!(rows.len(), made.values().map(Vec::len).sum::<usize>());
+    for (key, tasks) in made {
+        let mut lives = Vec::new();
+        for task in tasks {
+            let task = wait_state(&api, &task, "succeeded").await;
+            assert_eq!(task["unique_key"], key);
+            let (from, to) = (time(&task["created_at"]), time(&task["finished_at"]));
+            lives.push(from.zip(to).expect("it began and ended"));
+        }
+        lives.sort_unstable();
+        for two in lives.windows(2) {
+            assert!(two[0].1 <= two[1].0, "{key}: two at once: {lives:?}");
+        }
+    }
+    crew.finish().await;
+}
+
+#[tokio::test]
+async fn who_asks_for_the_first_ones_id_gets_it_from_any_leader() {
+    let mut cluster = Cluster::start(3).await;
+    let (leader, follower) = cluster.leader_and_follower().await;
+    let api = cluster.api(follower);
+    let worker = Hand::register(&cluster, "w", 1).await;
+    let first = api.submit(&json!({"tasks": [keyed("k")]})).await;
+    let task = first_task(&first);
+    let lease = worker.take(&[]).await;
+
+    let mut second = keyed("k");
+    second["on_duplicate"] = "return".into();
+    let body = json!({"tasks": [second]});
+    let ask = |api: &Api, request: &str, body: &Value| {
+        let call = api.call(Method::POST, "/v1/jobs");
+        call.header("triarch-request-id", request).json(body)
+    };
+    let replies = cluster
+        .kill9_amid(
+            leader,
+            Duration::from_millis(3),
+            vec![ask(&api, "again", &body)],
+        )
+        .await;
+    let returned = replies[0]
+        .as_ref()
+        .expect("the follower answers")
+        .expect(200);
+    assert_eq!(
+        (&returned["id"], &returned["tasks"], &returned["duplicate"]),
+        (&first["id"], &json!([task]), &json!(true))
+    );
+    // The rest of a job is made without it.
+    let mixed = json!({"tasks": [second, {"kind": hand::KIND, "payload": "new"}]});
+    let made = ask(&api, "mixed", &mixed).answer().await.expect(201);
+    assert_eq!(
+        (&made["tasks"][0], &made["duplicate"]),
+        (&json!(task), &json!(false))
+    );
+    let refused = api.post("/v1/jobs", &json!({"tasks": [keyed("k")]})).await;
+    assert_eq!(refused.refused(409, "conflict")["task"], json!(task));
+    worker.report_all(&[lease.succeeded(json!(1))]).await;
+
+    // Those requests keep their answers, from every node; only a new one gets the key.
+    for node in cluster.running() {
+        let api = cluster.api(node);
+        let again = ask(&api, "again", &body).answer().await;
+        assert_eq!(again.expect(200), returned);
+        let again = ask(&api, "mixed", &mixed).answer().await;
+        assert_eq!(again.expect(201), made);
+        let other = ask(&api, "again", &mixed).answer().await;
+        other.refused(409, "conflict");
+    }
+    assert_ne!(submit_task(&api, &body).await, task);
+}

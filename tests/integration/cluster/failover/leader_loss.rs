@@ -1,0 +1,244 @@
+//! The leader goes, and users hardly notice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use triarch_harness::{Cluster, Hand, Load, LoadOptions, check, hand, until};
+
+use crate::job_helpers::{SOON, assert_works, shell, submit_task, wait_state};
+
+/// A load of real commands whose side effects go to a file in the cluster's directory.
+fn start_load(cluster: &Cluster, name: &str) -> Load {
+    let script = check::sink_script(&cluster.root().join("sink"));
+    let options = LoadOptions {
+        submitters: 4,
+        pause: Duration::from_millis(5),
+        patience: Duration::from_secs(2),
+        name: name.to_owned(),
+        make: Arc::new(move |_| shell(&script)),
+    };
+    Load::start(&cluster.apis(), options)
+}
+
+async fn wait_acked(load: &Load, more: usize) {
+    let wanted = load.count() + more;
+    until(
+        SOON,
+        format!("{wanted} submissions are acknowledged"),
+        async || load.count() >= wanted,
+    )
+    .await;
+}
+
+async fn finish_and_check(cluster: &Cluster, load: Load) {
+    let acked = load.finish().await;
+    let mut verdict = check::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
+    check::check_sink(&mut verdict, &cluster.root().join("sink"), &acked);
+    verdict.assert_good();
+}
+
+#[tokio::test]
+async fn a_leader_killed_under_load_costs_nothing_that_was_acknowledged() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.worker(&["--slots", "4"]);
+    cluster.worker(&["--slots", "4"]);
+    let load = start_load(&cluster, "kill");
+    for _ in 0..2 {
+        wait_acked(&load, 50).await;
+        let leader = cluster.leader().await;
+        cluster.kill9(leader);
+        wait_acked(&load, 50).await;
+        cluster.restart(leader);
+        cluster.wait_caught_up(leader).await;
+    }
+    finish_and_check(&cluster, load).await;
+}
+
+#[tokio::test]
+async fn a_leader_told_to_stop_hands_over_and_ends_well() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.worker(&["--slots", "4"]);
+    let load = start_load(&cluster, "stop");
+    wait_acked(&load, 20).await;
+    let leader = cluster.leader().await;
+    let status = cluster.terminate(leader).await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    let next = cluster.leader_other_than(leader).await;
+    assert_ne!(next, leader);
+    wait_acked(&load, 20).await;
+    // The others' turn, one after the other, as in a rolling restart.
+    cluster.restart(leader);
+    cluster.wait_caught_up(leader).await;
+    for node in cluster.ids().filter(|id| *id != leader) {
+        assert_eq!(cluster.terminate(node).await.code(), Some(0));
+        cluster.restart(node);
+        cluster.wait_caught_up(node).await;
+    }
+    finish_and_check(&cluster, load).await;
+}
+
+#[tokio::test]
+async fn idle_polls_do_not_go_deaf_when_the_leader_dies() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    // Real workers and one played by hand, all in the middle of a long poll.
+    cluster.worker(&["--slots", "1", "--queues", "a"]);
+    cluster.worker(&["--slots", "1", "--queues", "b"]);
+    cluster.wait_workers(2).await;
+    let idle = Hand::register(&cluster, "idle", 1).await;
+    let polling = {
+        let idle = idle.clone();
+        tokio::spawn(async move { idle.take(&[]).await })
+    };
+    // They wait at the leader: what is submitted is given out at once.
+    cluster.kill9(leader);
+    let next = cluster.leader_other_than(leader).await;
+    let api = cluster.api(next);
+    for queue in ["a", "b"] {
+        let mut job = shell("echo heard");
+        job["tasks"][0]["queue"] = queue.into();
+        let task = submit_task(&api, &job).await;
+        assert_eq!(
+            wait_state(&api, &task, "succeeded").await["result"]["stdout"],
+            "heard\n"
+        );
+    }
+    let task = submit_task(&api, &hand::job(json!("heard"))).await;
+    let lease = tokio::time::timeout(SOON, polling)
+        .await
+        .expect("the poll ends")
+        .expect("it does not panic");
+    assert_eq!(lease.task, task);
+    assert_eq!(
+        idle.report(lease.succeeded(json!(1))).await["accepted"],
+        true
+    );
+}
+
+#[tokio::test]
+async fn waits_at_a_follower_outlive_the_leader() {
+    let mut cluster = Cluster::start(3).await;
+    let worker = Hand::register(&cluster, "w", 1).await;
+    let leader = cluster.wait_ready().await;
+    let follower = cluster.follower().await;
+    let api = cluster.api(follower);
+    let submitted = api.submit(&hand::job(json!(1))).await;
+    let lease = worker.take(&[]).await;
+    let waits: Vec<_> = [
+        format!(
+            "/v1/jobs/{}?wait_ms=30000",
+            submitted["id"].as_str().expect("an id")
+        ),
+        format!("/v1/tasks/{}?wait_ms=30000", lease.task),
+    ]
+    .into_iter()
+    .map(|path| {
+        let api = api.clone();
+        tokio::spawn(async move { api.get(&path).await })
+    })
+    .collect();
+    // Both wait at the leader by now, or will soon: either way they must end well.
+    worker.heartbeat(std::slice::from_ref(&lease)).await;
+    cluster.kill9(leader);
+    cluster.leader_other_than(leader).await;
+    assert_eq!(
+        worker.report(lease.succeeded(json!("right"))).await["accepted"],
+        true
+    );
+    for wait in waits {
+        let reply = tokio::time::timeout(SOON, wait)
+            .await
+            .expect("the wait ends")
+            .expect("it does not panic");
+        assert_eq!(reply.expect(200)["state"], "succeeded");
+    }
+}
+
+#[tokio::test]
+async fn a_submission_on_its_way_when_the_leader_dies_is_done_once() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let follower = cluster.follower().await;
+    let api = cluster.api(follower);
+    // Without any key: the follower itself makes sure that what it forwards twice is done once.
+    let submissions: Vec<_> = (0..32)
+        .map(|nth| {
+            let api = api.clone();
+            tokio::spawn(async move { api.post("/v1/jobs", &hand::job(json!(nth))).await })
+        })
+        .collect();
+    cluster.kill9(leader);
+    let mut ids = Vec::new();
+    for submission in submissions {
+        let reply = submission.await.expect("it does not panic");
+        ids.push(reply.expect(201)["id"].as_str().expect("an id").to_owned());
+    }
+    cluster.leader_other_than(leader).await;
+    let listed = api.get("/v1/jobs?limit=1000").await.expect(200);
+    let mut found: Vec<String> = listed["jobs"]
+        .as_array()
+        .expect("jobs")
+        .iter()
+        .map(|job| job["id"].as_str().expect("an id").to_owned())
+        .collect();
+    ids.sort();
+    found.sort();
+    assert_eq!(ids, found, "every submission is there, and only once");
+    assert_works_after_cancelling(&mut cluster, &ids).await;
+}
+
+async fn assert_works_after_cancelling(cluster: &mut Cluster, jobs: &[String]) {
+    let leader = cluster.leader().await;
+    for job in jobs {
+        cluster
+            .api(leader)
+            .post(&format!("/v1/jobs/{job}/cancel"), &json!({}))
+            .await
+            .expect(200);
+    }
+    assert_works(cluster).await;
+}
+
+#[tokio::test]
+async fn leases_live_through_an_election() {
+    let mut cluster = Cluster::start(3).await;
+    let worker = Hand::register(&cluster, "w", 1).await;
+    let leader = cluster.leader().await;
+    let task = submit_task(&cluster.api(leader), &hand::job(json!(1))).await;
+    let lease = worker.take(&[]).await;
+    cluster.kill9(leader);
+    let next = cluster.leader_other_than(leader).await;
+    // The new leader knows of the lease by its log, and of the worker only when it is heard.
+    let shown = cluster
+        .api(next)
+        .get(&format!("/v1/tasks/{task}"))
+        .await
+        .expect(200);
+    assert_eq!(
+        (&shown["state"], &shown["attempts"][0]["token"]),
+        (&json!("running"), &json!(lease.token))
+    );
+    assert_eq!(
+        worker.report(lease.succeeded(json!(1))).await["accepted"],
+        true
+    );
+}
+
+#[tokio::test]
+async fn leadership_can_be_moved() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let to = cluster.follower().await;
+    let asked_at = cluster.api(to);
+    let call = asked_at.call(Method::POST, "/v1/cluster/transfer-leader");
+    let reply = call.json(&json!({"to": to})).answer().await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(cluster.leader_other_than(leader).await, to);
+    let unknown = asked_at
+        .post("/v1/cluster/transfer-leader", &json!({"to": 9}))
+        .await;
+    unknown.refused(404, "not_found");
+    assert_works(&mut cluster).await;
+}

@@ -1,0 +1,6 @@
+//! Failover: a leader that is killed, stopped or paused, and all masters at once.
+
+mod full_restart;
+mod leader_loss;
+mod leadership_log;
+mod paused_leader;

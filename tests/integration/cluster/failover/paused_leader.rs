@@ -1,0 +1,204 @@
+//! A leader that is stopped, deposed meanwhile, and wakes believing that it still leads.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use triarch_harness::{Cluster, Hand, Options, Reply, hand, until};
+
+use crate::job_helpers::{SOON, assert_works, outcomes, submit_task};
+
+/// As long as the users' worst garbage collection, virtual machine move or laptop lid.
+const STOPPED_FOR: Duration = Duration::from_secs(5);
+/// Requests that wait in the stopped leader's sockets for the moment it wakes.
+const WAITING: usize = 40;
+
+#[tokio::test]
+async fn a_leader_that_slept_answers_nothing_from_its_lost_leadership() {
+    let mut cluster = Cluster::start(3).await;
+    let worker = Hand::register(&cluster, "w", 4).await;
+    let sleeper = cluster.wait_ready().await;
+    let old = cluster.api(sleeper);
+    let (first, second) = (
+        submit_task(&old, &hand::job(json!(1))).await,
+        submit_task(&old, &hand::job(json!(2))).await,
+    );
+    let one = worker.take(&[]).await;
+    let two = worker.take(std::slice::from_ref(&one)).await;
+    assert_eq!((&one.task, &two.task), (&first, &second));
+
+    cluster.stop(sleeper);
+    let slept = tokio::time::sleep(STOPPED_FOR);
+    let next = cluster.leader_other_than(sleeper).await;
+    let new = cluster.api(next);
+    // The world goes on at the new leader: one task is finished, one cancelled, one job is new.
+    let report = format!("/v1/workers/{}/report", worker.id);
+    let right = json!({"results": [one.succeeded(json!("right"))]});
+    let reported = new.post(&report, &right).await.expect(200);
+    assert_eq!(reported["results"][0]["accepted"], true);
+    new.post(&format!("/v1/tasks/{second}/cancel"), &json!({}))
+        .await
+        .expect(200);
+    let newest = new.submit(&hand::job(json!(3))).await;
+    let newest = newest["id"].as_str().expect("an id").to_owned();
+
+    // All of this waits for the sleeper to wake, and is answered in its first moments.
+    let wrong = [
+        one.succeeded(json!("wrong")),
+        one.failed(false),
+        two.succeeded(json!("wrong")),
+    ];
+    let mut asked = tokio::task::JoinSet::new();
+    for nth in 0..WAITING {
+        let reads = [
+            (Question::Finished, format!("/v1/tasks/{first}")),
+            (Question::Cancelled, format!("/v1/tasks/{second}")),
+            (Question::Newest, format!("/v1/jobs/{newest}")),
+        ];
+        for (question, path) in reads {
+            let mut call = old.call(Method::GET, &path);
+            // With and without the follower's help.
+            if nth % 2 == 0 {
+                call = call.header("triarch-forward", "never");
+            }
+            asked.spawn(async move { (question, call.send().await) });
+        }
+        let call = old
+            .call(Method::POST, &report)
+            .json(&json!({"results": [wrong[nth % wrong.len()]]}));
+        asked.spawn(async move { (Question::Report, call.send().await) });
+    }
+    slept.await;
+    cluster.cont(sleeper);
+
+    let mut answered = 0;
+    while let Some(done) = asked.join_next().await {
+        let (question, reply) = done.expect("a request does not panic");
+        // A connection may break when a leader steps down; an answer must be right.
+        if let Ok(reply) = reply {
+            question.judge(&reply);
+            answered += 1;
+        }
+    }
+    assert!(answered > WAITING, "only {answered} were answered at all");
+    cluster.wait_ready().await;
+    for api in cluster.apis() {
+        let shown = api.get(&format!("/v1/tasks/{first}")).await.expect(200);
+        assert_eq!(
+            (&shown["result"], outcomes(&shown)),
+            (&json!("right"), vec!["succeeded".to_owned()])
+        );
+        assert_eq!(
+            api.get(&format!("/v1/tasks/{second}")).await.expect(200)["state"],
+            "cancelled"
+        );
+    }
+    new.post(&format!("/v1/jobs/{newest}/cancel"), &json!({}))
+        .await
+        .expect(200);
+    worker.leave().await;
+    assert_works(&mut cluster).await;
+}
+
+/// What was asked of the leader that slept.
+#[derive(Debug, Clone, Copy)]
+enum Question {
+    Finished,
+    Cancelled,
+    Newest,
+    Report,
+}
+
+impl Question {
+    fn judge(self, reply: &Reply) {
+        if matches!(reply.status, 307 | 503) {
+            return;
+        }
+        let told = || format!("{self:?}: {reply:?}");
+        assert_eq!(reply.status, 200, "{}", told());
+        let body = reply.json();
+        match self {
+            Question::Finished => assert_eq!(
+                (&body["state"], &body["result"]),
+                (&json!("succeeded"), &json!("right")),
+                "{}",
+                told()
+            ),
+            Question::Cancelled => assert_eq!(body["state"], "cancelled", "{}", told()),
+            Question::Newest => assert_eq!(body["state"], "running", "{}", told()),
+            Question::Report => assert_eq!(body["results"][0]["accepted"], false, "{}", told()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_slept_expires_nobody() {
+    let mut cluster = Cluster::with(Options {
+        lease_ms: 2_000,
+        ..Options::default()
+    })
+    .await;
+    let worker = Hand::register(&cluster, "w", 1).await;
+    let sleeper = cluster.wait_ready().await;
+    let task = submit_task(&cluster.api(sleeper), &hand::job(json!(1))).await;
+    let lease = worker.take(&[]).await;
+    let slept = tokio::time::sleep(STOPPED_FOR);
+    cluster.stop(sleeper);
+    let next = cluster.leader_other_than(sleeper).await;
+    // The worker goes on heartbeating, at the new leader, for longer than a lease.
+    let awake = worker.asking(
+        cluster
+            .running()
+            .into_iter()
+            .map(|id| cluster.api(id))
+            .collect(),
+    );
+    let _alive = awake.keep_alive(std::slice::from_ref(&lease));
+    slept.await;
+    cluster.cont(sleeper);
+    cluster.wait_ready().await;
+    let shown = cluster
+        .api(next)
+        .get(&format!("/v1/tasks/{task}"))
+        .await
+        .expect(200);
+    assert_eq!(outcomes(&shown), ["running"], "{shown}");
+    assert_eq!(
+        worker.report(lease.succeeded(json!(1))).await["accepted"],
+        true
+    );
+}
+
+/// Nobody leads instead of it, so it wakes with its leadership, and everybody has been silent for longer than a lease.
+#[tokio::test]
+async fn a_master_alone_that_slept_expires_nobody() {
+    let mut cluster = Cluster::with(Options {
+        nodes: 1,
+        lease_ms: 4_000,
+        ..Options::default()
+    })
+    .await;
+    let worker = Hand::register(&cluster, "w", 1).await;
+    let api = cluster.api(1);
+    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let lease = worker.take(&[]).await;
+    cluster.stop(1);
+    tokio::time::sleep(STOPPED_FOR).await;
+    cluster.cont(1);
+    // Looks for the silent go on beside what falls due.
+    let later = json!({"tasks": [{"kind": "hand", "delay_ms": 600}]});
+    let later = submit_task(&api, &later).await;
+    until(SOON, "what was delayed is due", async || {
+        let shown = api.get(&format!("/v1/tasks/{later}")).await.expect(200);
+        shown["state"] == "queued"
+    })
+    .await;
+    let orders = worker.heartbeat(std::slice::from_ref(&lease)).await;
+    assert_eq!(orders["lost"], json!([]), "{orders}");
+    let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
+    assert_eq!(outcomes(&shown), ["running"], "{shown}");
+    assert_eq!(
+        worker.report(lease.succeeded(json!(1))).await["accepted"],
+        true
+    );
+}

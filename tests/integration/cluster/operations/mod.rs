@@ -1,0 +1,4 @@
+//! Operations: metrics and admission control.
+
+pub mod metrics;
+mod overload;

@@ -1,0 +1,249 @@
+//! More than a master can take: what is refused says so, and what is promised is kept.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use triarch_harness::cluster::SOON;
+use triarch_harness::{Cluster, Hand, Options, hand, until};
+
+use crate::operations::metrics::scrape;
+
+/// Who does not keep up is cut within this: some times what the master waits for.
+const CUT: Duration = Duration::from_secs(60);
+
+fn options(more: &[&str]) -> Options {
+    Options {
+        more: more.iter().map(|word| (*word).to_owned()).collect(),
+        ..Options::default()
+    }
+}
+
+/// Sends this, then nothing more, and gives what comes until the other end closes.
+async fn send_and_wait(addr: &str, text: String) -> String {
+    let mut stream = TcpStream::connect(addr).await.expect("it accepts");
+    stream.write_all(text.as_bytes()).await.expect("written");
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(CUT, stream.read_to_end(&mut answer)).await;
+    assert!(closed.is_ok(), "still open after {CUT:?}: {text}");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn who_does_not_keep_up_is_cut_and_others_are_served() {
+    let mut cluster = Cluster::with(Options {
+        nodes: 1,
+        ..Options::default()
+    })
+    .await;
+    let node = cluster.leader().await;
+    let (addr, api) = (cluster.addr(node), cluster.api(node));
+
+    // One that reads nothing of a stream that has much to tell.
+    let deaf = TcpSocket::new_v4().expect("a socket");
+    deaf.set_recv_buffer_size(4_096).expect("small");
+    let mut deaf = deaf
+        .connect(addr.parse().expect("an address"))
+        .await
+        .expect("it accepts");
+    let ask = format!("GET /v1/events HTTP/1.1\r\nhost: {addr}\r\n\r\n");
+    deaf.write_all(ask.as_bytes()).await.expect("written");
+    let held = async |wanted: f64| {
+        until(CUT, format!("{wanted} streams of events"), async || {
+            scrape(&cluster, node)
+                .await
+                .value("triarch_http_held", &[("kind", "events")])
+                == wanted
+        })
+        .await;
+    };
+    held(1.0).await;
+    let tasks: Vec<_> = (0..5_000).map(|_| json!({"kind": hand::KIND})).collect();
+    for _ in 0..8 {
+        api.submit(&json!({"tasks": tasks})).await;
+    }
+
+    // Heads and bodies that do not end, and many who say nothing at all.
+    let head = send_and_wait(
+        &addr,
+        format!("GET /healthz HTTP/1.1\r\nhost: {addr}\r\nslow: "),
+    );
+    let body = send_and_wait(
+        &addr,
+        format!("POST /v1/jobs HTTP/1.1\r\nhost: {addr}\r\ncontent-length: 1000\r\n\r\n{{"),
+    );
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(&addr).await.expect("it accepts"));
+    }
+    api.get("/healthz").await.expect(200);
+    let (head, body) = tokio::join!(head, body);
+    assert!(!head.contains("200 OK"), "{head}");
+    assert!(body.starts_with("HTTP/1.1 504"), "{body}");
+    held(0.0).await;
+    drop(deaf);
+    drop(silent);
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so() {
+    const MOST: usize = 12;
+    let mut cluster = Cluster::with(Options {
+        nodes: 1,
+        ..options(&["--connections-max", &MOST.to_string()])
+    })
+    .await;
+    let node = cluster.leader().await;
+    let addr = cluster.addr(node);
+    let ask = format!("GET /healthz HTTP/1.1\r\nhost: {addr}\r\n\r\n");
+    let mut open = Vec::new();
+    let refused = loop {
+        assert!(open.len() <= MOST, "more are taken than may be");
+        let mut stream = TcpStream::connect(&addr).await.expect("it accepts");
+        stream.write_all(ask.as_bytes()).await.expect("written");
+        let mut answer = vec![0; 4_096];
+        let count = stream.read(&mut answer).await.expect("an answer");
+        let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
+        if !answer.starts_with("HTTP/1.1 200") {
+            break answer;
+        }
+        open.push(stream);
+    };
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    for part in [
+        "retry-after: 1",
+        "application/problem+json",
+        "\"code\":\"unavailable\"",
+    ] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    drop(open);
+    let api = cluster.api(node);
+    until(SOON, "there is room again", async || {
+        let reply = api.call(Method::GET, "/metrics").send().await;
+        reply.is_ok_and(|reply| reply.status == 200)
+    })
+    .await;
+    assert!(
+        scrape(&cluster, node)
+            .await
+            .value("triarch_connections_refused_total", &[("of", "clients")])
+            >= 1.0
+    );
+}
+
+#[tokio::test]
+async fn a_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
+    const LEASES: usize = 5;
+    const CLIENTS: u64 = 60;
+    const LASTS: Duration = Duration::from_secs(8);
+    const RSS_BYTES_MAX: f64 = 1e9;
+    let mut cluster = Cluster::with(Options {
+        lease_ms: 10_000,
+        // What else this machine is busy with is not the matter here.
+        ..options(&[
+            "--requests-max",
+            "8",
+            "--bodies-mib",
+            "4",
+            "--timing",
+            "wan",
+            "--election-ms",
+            "3000..5000",
+        ])
+    })
+    .await;
+    let leader = cluster.wait_ready().await;
+    let before = scrape(&cluster, leader).await;
+    let worker = Hand::register(&cluster, "steady", LEASES as u32).await;
+    let tasks: Vec<_> = (0..LEASES)
+        .map(|n| json!({"kind": hand::KIND, "payload": n}))
+        .collect();
+    cluster.api(leader).submit(&json!({"tasks": tasks})).await;
+    let leases = worker.take_many(LEASES).await;
+    let alive = worker.keep_alive(&leases);
+
+    let filling = "x".repeat(2_000);
+    let tasks: Vec<_> = (0..200)
+        .map(|_| json!({"kind": "flood", "payload": filling}))
+        .collect();
+    let batch = Arc::new(json!({"tasks": tasks}).to_string());
+    let refused = Arc::new(AtomicUsize::new(0));
+    let begun = Instant::now();
+    let mut clients = tokio::task::JoinSet::new();
+    for nth in 0..CLIENTS {
+        let api = cluster.api(nth % 3 + 1);
+        let (batch, refused) = (Arc::clone(&batch), Arc::clone(&refused));
+        clients.spawn(async move {
+            let mut acknowledged = Vec::new();
+            while begun.elapsed() < LASTS {
+                let call = api
+                    .call(Method::POST, "/v1/jobs")
+                    .raw(batch.as_str().to_owned());
+                let reply = call.answer().await;
+                match reply.status {
+                    201 => {
+                        acknowledged.push(reply.json()["id"].as_str().expect("an id").to_owned())
+                    }
+                    429 => {
+                        assert!(
+                            ["rate_limited", "queue_full"].contains(&reply.code().as_str()),
+                            "{reply:?}"
+                        );
+                        assert!(reply.header("retry-after").is_some(), "{reply:?}");
+                        refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                    // Its outcome is unknown.
+                    504 => {}
+                    _ => panic!("{reply:?}"),
+                }
+            }
+            acknowledged
+        });
+    }
+    let acknowledged: Vec<String> = clients.join_all().await.into_iter().flatten().collect();
+    let refused = refused.load(Ordering::Relaxed);
+    println!(
+        "{} jobs acknowledged, {refused} refused",
+        acknowledged.len()
+    );
+    assert!(!acknowledged.is_empty() && refused > 0);
+
+    // Nobody lost anything by it.
+    let after = scrape(&cluster, leader).await;
+    for name in ["triarch_term", "triarch_is_leader"] {
+        assert_eq!(after.value(name, &[]), before.value(name, &[]), "{name}");
+    }
+    assert_eq!(after.value("triarch_leases_expired_total", &[]), 0.0);
+    assert_eq!(after.value("triarch_workers_lost_total", &[]), 0.0);
+    drop(alive);
+    let results: Vec<_> = leases
+        .iter()
+        .map(|lease| lease.succeeded(json!(1)))
+        .collect();
+    worker.report_all(&results).await;
+    let mut shed = 0.0;
+    for node in cluster.ids() {
+        let one = scrape(&cluster, node).await;
+        shed += one.value("triarch_http_shed_total", &[]);
+        let rss = one.value("process_resident_memory_bytes", &[]);
+        assert!(rss < RSS_BYTES_MAX, "master {node} takes {rss} bytes");
+        assert_eq!(
+            one.value("triarch_proposals_open", &[]),
+            0.0,
+            "master {node}"
+        );
+    }
+    assert!(shed > 0.0);
+    let api = cluster.api(leader);
+    for job in acknowledged {
+        api.get(&format!("/v1/jobs/{job}")).await.expect(200);
+    }
+    // And the next is served as if nothing had been.
+    api.submit(&hand::job(json!("after"))).await;
+    worker.take(&[]).await;
+}

@@ -1,0 +1,111 @@
+//! Tasks that share a concurrency key share its bound, whatever their queues, whichever workers, whoever leads.
+
+use serde_json::{Value, json};
+use triarch_harness::crew::{most_at_once, spans};
+use triarch_harness::{Cluster, Crew, Hand, hand, until};
+
+use crate::job_helpers::{SOON, shown, succeeded_once, wait_job, wait_succeeded};
+
+#[tokio::test]
+async fn no_more_of_a_key_run_at_once_than_it_says() {
+    let mut cluster = Cluster::start(3).await;
+    let (leader, follower) = cluster.leader_and_follower().await;
+    let api = cluster.api(follower);
+    // Two keys over two queues with tasks of different classes, and others that have none.
+    let task = |nth: usize| {
+        let queue = if nth.is_multiple_of(2) { "even" } else { "odd" };
+        let mut task =
+            json!({"kind": hand::KIND, "queue": queue, "payload": nth, "priority": nth % 5});
+        match nth % 3 {
+            0 => task["concurrency_key"] = "alone".into(),
+            1 => {
+                task["concurrency_key"] = "pair".into();
+                task["concurrency_limit"] = 2.into();
+            }
+            _ => {}
+        }
+        task
+    };
+    let tasks: Vec<Value> = (0..120).map(task).collect();
+    let crew = Crew::start(&cluster, 3, 4, &["even", "odd"]).await;
+    let submitted = api.submit(&json!({ "tasks": tasks })).await;
+    wait_succeeded(&api, &submitted, 30).await;
+    cluster.kill9(leader);
+    let id = submitted["id"].as_str().expect("an id");
+    assert_eq!(wait_job(&api, id).await["state"], "succeeded");
+    crew.finish().await;
+
+    let tasks = shown(&api, &submitted).await;
+    let of = |key: Value| {
+        tasks
+            .iter()
+            .filter(move |task| task["concurrency_key"] == key)
+    };
+    assert_eq!(most_at_once(&spans(of("alone".into()))), 1);
+    assert_eq!(most_at_once(&spans(of("pair".into()))), 2);
+    assert!(most_at_once(&spans(of(Value::Null))) > 2);
+    for task in &tasks {
+        assert!(succeeded_once(task), "{task}");
+    }
+}
+
+#[tokio::test]
+async fn the_smallest_limit_that_anybody_names_counts() {
+    let mut cluster = Cluster::start(3).await;
+    let (leader, follower) = cluster.leader_and_follower().await;
+    let api = cluster.api(follower);
+    let keyed = |limit: u32| json!({"kind": hand::KIND, "concurrency_key": "k", "concurrency_limit": limit});
+    let worker = Hand::register(&cluster, "w", 8).await;
+    api.submit(&json!({"tasks": [keyed(3), keyed(3), keyed(3), keyed(3)]}))
+        .await;
+    let mut leases = worker.take_many(3).await;
+    worker.take_nothing(&leases).await;
+    // Three run already when a task comes that suffers no other: nothing starts until it may.
+    let alone = api.submit(&json!({"tasks": [keyed(1)]})).await;
+    cluster.kill9(leader);
+    cluster.leader_other_than(leader).await;
+    while let Some(lease) = leases.pop() {
+        worker
+            .take_nothing(&[leases.clone(), vec![lease.clone()]].concat())
+            .await;
+        worker.report_all(&[lease.succeeded(json!(1))]).await;
+    }
+    // The fourth of the first was there before.
+    for _ in 0..2 {
+        let lease = worker.take(&[]).await;
+        worker.take_nothing(std::slice::from_ref(&lease)).await;
+        worker.report_all(&[lease.succeeded(json!(1))]).await;
+    }
+    let id = alone["id"].as_str().expect("an id");
+    assert_eq!(wait_job(&api, id).await["state"], "succeeded");
+}
+
+#[tokio::test]
+async fn who_waited_behind_a_task_that_goes_is_given_to_the_poll_that_waits() {
+    let mut cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    let api = cluster.api(follower);
+    let worker = Hand::register(&cluster, "w", 1).await;
+    // Nobody has what the first one requires; the second comes after it by their key alone.
+    let mut first = json!({"kind": hand::KIND, "concurrency_key": "k"});
+    let second = first.clone();
+    first["requires"] = json!({"labels": {"zone": "nowhere"}});
+    let submitted = api.submit(&json!({"tasks": [first, second]})).await;
+    let ids = submitted["tasks"].as_array().expect("ids").clone();
+    worker.take_nothing(&[]).await;
+    let polling = {
+        let worker = worker.clone();
+        tokio::spawn(async move { worker.poll(1, 20_000, &[]).await })
+    };
+    let path = format!("/v1/workers/{}", worker.id);
+    until(SOON, "the worker is heard of again", async || {
+        let shown = api.get(&path).await.expect(200);
+        shown["silent_ms"].as_u64() < Some(400)
+    })
+    .await;
+    let cancel = format!("/v1/tasks/{}/cancel", ids[0].as_str().expect("an id"));
+    api.post(&cancel, &json!({})).await.expect(200);
+    let leases = polling.await.expect("a poll does not panic");
+    let given: Vec<&str> = leases.iter().map(|lease| &*lease.task).collect();
+    assert_eq!(given, [ids[1].as_str().expect("an id")]);
+}

@@ -1,0 +1,14 @@
+//! Scheduling of tasks: queues and their limits, workers and their leases, retries, timers, schedules and dependencies.
+
+mod concurrency_keys;
+mod dead_letters;
+mod poison_tasks;
+mod queue_limits;
+mod result_acknowledgements;
+mod retention;
+mod schedules;
+mod task_lifecycle;
+mod timers;
+mod worker_health;
+mod workers;
+mod workflows;

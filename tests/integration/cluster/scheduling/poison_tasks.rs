@@ -1,0 +1,52 @@
+//! Tasks that kill their workers: losses are counted apart from failures, over any leader, and end the task as such.
+
+use serde_json::json;
+use triarch_harness::{Cluster, Hand, Options, hand};
+
+use crate::job_helpers::{submit_task, wait_state};
+
+#[tokio::test]
+async fn a_task_that_kills_its_workers_ends_as_such() {
+    let mut cluster = Cluster::with(Options {
+        lease_ms: 1_000,
+        ..Options::default()
+    })
+    .await;
+    let leader = cluster.wait_ready().await;
+    let follower = cluster.follower().await;
+    let api = cluster.api(follower);
+    let mut job = hand::job(json!(1));
+    job["tasks"][0]["max_losses"] = json!(2);
+    // One failure would end it, if a loss were one.
+    job["tasks"][0]["max_attempts"] = json!(1);
+    let task = submit_task(&api, &job).await;
+    // The first worker is never heard of again, and the leader that gave it the task dies as well.
+    let first = Hand::register(&cluster, "first", 1).await;
+    let lease = first.take(&[]).await;
+    assert_eq!((&lease.task, lease.attempt), (&task, 1));
+    cluster.kill9(leader);
+    let next = cluster.leader_other_than(leader).await;
+    let api = cluster.api(next);
+    let queued = wait_state(&api, &task, "queued").await;
+    assert_eq!(
+        (&queued["losses"], &queued["failures"]),
+        (&json!(1), &json!(0)),
+        "{queued}"
+    );
+    let second = Hand::register(&cluster, "second", 1).await;
+    assert_eq!(second.take(&[]).await.attempt, 2);
+    let failed = wait_state(&api, &task, "failed").await;
+    assert_eq!(failed["error"]["type"], "worker_lost", "{failed}");
+    assert_eq!(
+        (&failed["losses"], &failed["failures"]),
+        (&json!(2), &json!(0)),
+        "{failed}"
+    );
+    let outcomes: Vec<&str> = failed["attempts"]
+        .as_array()
+        .expect("attempts")
+        .iter()
+        .map(|attempt| attempt["outcome"].as_str().expect("an outcome"))
+        .collect();
+    assert_eq!(outcomes, ["lost", "lost"]);
+}

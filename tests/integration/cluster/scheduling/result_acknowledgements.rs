@@ -1,0 +1,182 @@
+//! Verdicts on results reach whoever brought them, whatever becomes of it meanwhile.
+
+use reqwest::Method;
+use serde_json::json;
+use triarch_harness::hand::Lease;
+use triarch_harness::wait::Looks;
+use triarch_harness::{Api, Cluster, Hand, Options, eventually, hand};
+
+use crate::job_helpers::{SOON, assert_works, submit_task};
+use crate::operations::metrics::scrape;
+
+#[tokio::test]
+async fn a_poll_is_told_what_became_of_its_results_though_its_worker_is_gone_by_then() {
+    let mut cluster = Cluster::with(Options {
+        // Followers that sleep for a moment are to find the same leader.
+        more: vec!["--election-ms".into(), "1000..2000".into()],
+        ..Options::default()
+    })
+    .await;
+    let mut looks = Looks::new(SOON, "a worker is gone when its results are accepted");
+    for nth in 0.. {
+        if is_told_when_gone(&mut cluster, nth).await {
+            break;
+        }
+        // Leadership has changed, or something else was proposed in between.
+        looks.again().await;
+    }
+    assert_works(&mut cluster).await;
+}
+
+/// One worker's results and its leave in one entry: when the results have their verdict, the worker is gone. False if it did
+/// not come to that.
+async fn is_told_when_gone(cluster: &mut Cluster, nth: u64) -> bool {
+    let leader = cluster.wait_ready().await;
+    let api = cluster.api(leader);
+    let worker = Hand::register(cluster, &format!("worker-{nth}"), 1).await;
+    submit_task(&api, &hand::job(json!(nth))).await;
+    let lease = worker.take(&[]).await;
+
+    let followers: Vec<u64> = cluster.ids().filter(|id| *id != leader).collect();
+    for follower in &followers {
+        cluster.stop(*follower);
+    }
+    // Two entries are on their way to followers that sleep. What is proposed now waits, and travels together in the next.
+    let path = format!("/v1/workers/{}", worker.id);
+    let other = json!({"tasks": [{"kind": "nobody's"}]});
+    // A worker that is still known is told that it has lost a lease which it never had.
+    let running = json!([{"task": "t1-0", "token": 1}]);
+    let results = json!([lease.succeeded(json!("right"))]);
+    let poll = json!({"max": 0, "wait_ms": 0, "running": running, "results": results});
+    let calls = [
+        api.call(Method::POST, "/v1/jobs").json(&other),
+        api.call(Method::POST, "/v1/jobs").json(&other),
+        api.call(Method::POST, &format!("{path}/poll")).json(&poll),
+        api.call(Method::DELETE, &path),
+    ];
+    let mut asked = Vec::new();
+    for (call, nth) in calls.into_iter().zip(1_u8..) {
+        asked.push(tokio::spawn(call.send()));
+        let what = format!("{nth} are proposed");
+        let all_wait = eventually(SOON, what, async || {
+            let all_wait = open_proposals(cluster, leader).await >= f64::from(nth);
+            (all_wait || asked.iter().any(|one| one.is_finished())).then_some(all_wait)
+        })
+        .await;
+        if !all_wait {
+            // Quicker than the followers fell asleep, or refused.
+            break;
+        }
+    }
+    for follower in &followers {
+        cluster.cont(*follower);
+    }
+    let mut replies = Vec::new();
+    for one in asked {
+        replies.push(one.await.expect("a request does not panic"));
+    }
+    cluster.wait_ready().await;
+    let shown = api
+        .get(&format!("/v1/tasks/{}", lease.task))
+        .await
+        .expect(200);
+    let [_, _, Ok(polled), Ok(_)] = &replies[..] else {
+        return false;
+    };
+    if shown["state"] != "succeeded" || matches!(polled.status, 307 | 503 | 504) {
+        return false;
+    }
+    let answer = polled.expect(200);
+    assert_eq!(answer["results"][0]["accepted"], true, "{answer}");
+    assert_eq!(answer["tasks"], json!([]), "{answer}");
+    let is_gone = answer["lost"] == json!([]);
+    if is_gone {
+        // Of that it is told when it asks next.
+        let beat = worker.visit("heartbeat", &json!({"running": []})).await;
+        beat.refused(404, "unknown_worker");
+    }
+    is_gone
+}
+
+async fn open_proposals(cluster: &Cluster, node: u64) -> f64 {
+    scrape(cluster, node)
+        .await
+        .value("triarch_proposals_open", &[])
+}
+
+#[tokio::test]
+async fn results_and_the_lease_that_they_make_room_for_are_one_entry() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let api = cluster.api(leader);
+    let worker = Hand::register(&cluster, "busy", 1).await;
+    submit_task(&api, &hand::job(json!(0))).await;
+    let mut lease = worker.take(&[]).await;
+    let mut looks = Looks::new(SOON, "results and the next lease are one entry");
+    for nth in 1.. {
+        submit_task(&api, &hand::job(json!(nth))).await;
+        let before = commit_index(&api).await;
+        let results = json!([lease.succeeded(json!(nth))]);
+        let poll = json!({"max": 1, "wait_ms": 1000, "running": [], "results": results});
+        let answer = worker.visit("poll", &poll).await.expect(200);
+        let after = commit_index(&api).await;
+        assert_eq!(answer["results"][0]["accepted"], true, "{answer}");
+        lease = match answer["tasks"].get(0) {
+            Some(task) => Lease::read(task),
+            None => worker.take(&[]).await,
+        };
+        if after == before + 1 && answer["tasks"] != json!([]) {
+            break;
+        }
+        // Something else was proposed in between.
+        looks.again().await;
+    }
+    assert_eq!(
+        worker.report(lease.succeeded(json!("last"))).await["accepted"],
+        true
+    );
+}
+
+#[tokio::test]
+async fn a_result_and_the_lease_of_the_task_that_waited_for_it_are_one_entry() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let api = cluster.api(leader);
+    let first = Hand::register(&cluster, "first", 1).await;
+    let second = Hand::register(&cluster, "second", 1).await;
+    let mut looks = Looks::new(SOON, "a result and the lease that hung on it are one entry");
+    for nth in 0.. {
+        let task = |key: &str, after: &[&str]| json!({"kind": hand::KIND, "key": key, "after": after, "payload": nth});
+        let job = json!({"tasks": [task("a", &[]), task("b", &["a"])]});
+        submit_task(&api, &job).await;
+        let a = first.take(&[]).await;
+        let waits = {
+            let second = second.clone();
+            tokio::spawn(async move { second.take(&[]).await })
+        };
+        eventually(SOON, "the second worker waits", async || {
+            let told = scrape(&cluster, leader).await;
+            (told.value("triarch_http_held", &[("kind", "poll")]) >= 1.0).then_some(())
+        })
+        .await;
+        let before = commit_index(&api).await;
+        let verdict = first.report(a.succeeded(json!("done"))).await;
+        let b = waits.await.expect("a worker does not panic");
+        let after = commit_index(&api).await;
+        assert_eq!(verdict["accepted"], true, "{verdict}");
+        assert_eq!(b.inputs, json!({"a": "done"}));
+        assert_eq!(
+            second.report(b.succeeded(json!("too"))).await["accepted"],
+            true
+        );
+        if after == before + 1 {
+            break;
+        }
+        looks.again().await;
+    }
+}
+
+async fn commit_index(api: &Api) -> u64 {
+    let cluster = api.get("/v1/cluster").await.expect(200);
+    cluster["commit_index"].as_u64().expect("a commit index")
+}

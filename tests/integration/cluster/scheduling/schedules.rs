@@ -1,0 +1,243 @@
+//! Schedules: what their users see, and exactly one job per tick whatever dies.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use triarch_harness::ticks::EverySecond;
+use triarch_harness::{Api, Cluster, eventually, hand, until};
+
+use crate::job_helpers::{SOON, wait_job};
+
+async fn put(api: &Api, name: &str, body: &Value) -> triarch_harness::Reply {
+    let path = format!("/v1/schedules/{name}");
+    api.call(Method::PUT, &path).json(body).answer().await
+}
+
+/// Every second, the same job.
+fn every_second() -> Value {
+    json!({"cron": "* * * * * *", "job": hand::job(json!("tick"))})
+}
+
+#[tokio::test]
+async fn every_tick_makes_one_job_while_leaders_die_and_when_all_do() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let apis = cluster.apis();
+    let job = hand::job(json!("tick"));
+    let schedule = EverySecond::start(&cluster.api(leader), "beat", &job).await;
+    let wait_fired = async |more: u64| {
+        let wanted = schedule.fired(&apis).await + more;
+        until(SOON, format!("{wanted} ticks have fired"), async || {
+            schedule.fired(&apis).await >= wanted
+        })
+        .await;
+    };
+    for _ in 0..2 {
+        wait_fired(2).await;
+        let leader = cluster.leader().await;
+        cluster.kill9(leader);
+        wait_fired(2).await;
+        cluster.restart(leader);
+        cluster.wait_caught_up(leader).await;
+    }
+    for node in cluster.ids() {
+        cluster.kill9(node);
+    }
+    for node in cluster.ids() {
+        cluster.restart(node);
+    }
+    wait_fired(2).await;
+    let ticks = schedule.end(&apis).await;
+    ticks.assert_good();
+}
+
+#[tokio::test]
+async fn a_schedule_is_put_shown_paused_triggered_and_deleted_at_any_node() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let follower = cluster.follower().await;
+    let (at_leader, at_follower) = (cluster.api(leader), cluster.api(follower));
+    let job = json!({"name": "backup", "tasks": [{"kind": "exec", "payload": {"argv": ["true"]}}]});
+    let body = json!({
+        "cron": "30 2 * * MON-FRI", "timezone": "Europe/Paris", "overlap": "forbid", "catch_up": "none", "job": job
+    });
+    let made = put(&at_follower, "nightly", &body).await.expect(201);
+    let same = put(&at_leader, "nightly", &body).await.expect(200);
+    assert_eq!(same["next_tick_at"], made["next_tick_at"]);
+    assert_eq!(same["created_at"], made["created_at"]);
+
+    let shown = at_leader.get("/v1/schedules/nightly").await.expect(200);
+    for field in ["cron", "timezone", "overlap", "catch_up", "job"] {
+        assert_eq!(shown[field], body[field], "{field}");
+    }
+    assert_eq!(
+        (&shown["fired"], &shown["last_job"], &shown["paused"]),
+        (&json!(0), &json!(null), &json!(false))
+    );
+    let runs = shown["next_runs"].as_array().expect("a list");
+    assert_eq!(runs.len(), 5);
+    assert_eq!(runs[0]["at"], shown["next_tick_at"]);
+    for run in runs {
+        let local = run["local"].as_str().expect("a time");
+        assert!(local.contains("T02:30:00+0"), "{local}");
+    }
+
+    let paused = at_follower
+        .post("/v1/schedules/nightly/pause", &json!({}))
+        .await
+        .expect(200);
+    assert_eq!(
+        (
+            &paused["paused"],
+            &paused["next_tick_at"],
+            &paused["next_runs"]
+        ),
+        (&json!(true), &json!(null), &json!([]))
+    );
+    let worker = cluster.worker(&["--slots", "1"]);
+    let triggered = at_follower
+        .call(Method::POST, "/v1/schedules/nightly/trigger")
+        .answer()
+        .await
+        .expect(201);
+    let id = triggered["id"].as_str().expect("an id");
+    let done = wait_job(&at_leader, id).await;
+    assert_eq!(
+        (&done["state"], &done["name"], &done["idempotency_key"]),
+        (&json!("succeeded"), &json!("backup"), &json!(null))
+    );
+    cluster.worker_process(worker).kill9();
+    let resumed = at_follower
+        .call(Method::POST, "/v1/schedules/nightly/resume")
+        .answer()
+        .await
+        .expect(200);
+    assert_eq!(resumed["next_tick_at"], made["next_tick_at"]);
+
+    for name in ["a", "b c", "z"] {
+        let path = name.replace(' ', "%20");
+        put(&at_leader, &path, &every_second()).await.expect(201);
+    }
+    let page = at_follower.get("/v1/schedules?limit=2").await.expect(200);
+    assert_eq!(names(&page), ["a", "b c"]);
+    assert_eq!(page["next"], "b c");
+    let rest = at_follower
+        .get("/v1/schedules?after=b%20c")
+        .await
+        .expect(200);
+    assert_eq!(names(&rest), ["nightly", "z"]);
+    assert_eq!(rest["next"], json!(null));
+
+    let deleted = at_follower
+        .delete("/v1/schedules/nightly")
+        .await
+        .expect(200);
+    assert_eq!(deleted["name"], "nightly");
+    for (method, path) in [
+        (Method::GET, "/v1/schedules/nightly"),
+        (Method::DELETE, "/v1/schedules/nightly"),
+        (Method::POST, "/v1/schedules/nightly/pause"),
+        (Method::POST, "/v1/schedules/nightly/resume"),
+        (Method::POST, "/v1/schedules/nightly/trigger"),
+    ] {
+        let reply = at_follower.call(method, path).answer().await;
+        reply.refused(404, "not_found");
+    }
+}
+
+fn names(page: &Value) -> Vec<&str> {
+    let schedules = page["schedules"].as_array().expect("a list");
+    schedules
+        .iter()
+        .map(|schedule| schedule["name"].as_str().expect("a name"))
+        .collect()
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_by_the_name_of_its_field() {
+    let cluster = Cluster::start(1).await;
+    let api = cluster.api(1);
+    let with = |field: &str, value: Value| {
+        let mut body = every_second();
+        body[field] = value;
+        body
+    };
+    let job = |task: Value| json!({"tasks": [task]});
+    for (field, body) in [
+        ("cron", with("cron", json!("* 25 * * *"))),
+        ("cron", with("cron", json!("* * * *"))),
+        ("cron", with("cron", json!("0 0 31 4 *"))),
+        ("timezone", with("timezone", json!("Mars/Olympus"))),
+        ("overlap", with("overlap", json!("perhaps"))),
+        ("catch_up", with("catch_up", json!(true))),
+        ("when", with("when", json!("now"))),
+        ("job.tasks", with("job", json!({"tasks": []}))),
+        ("job.tasks[0].kind", with("job", job(json!({"kind": ""})))),
+        (
+            "job.tasks[0].priority",
+            with("job", job(json!({"kind": "exec", "priority": 10}))),
+        ),
+        (
+            "job.tasks[0].colour",
+            with("job", job(json!({"kind": "exec", "colour": "red"}))),
+        ),
+        (
+            "job.idempotency_key",
+            with(
+                "job",
+                json!({"tasks": [{"kind": "exec"}], "idempotency_key": "k"}),
+            ),
+        ),
+    ] {
+        let problem = put(&api, "s", &body).await.refused(400, "invalid_request");
+        assert_eq!(problem["field"], field, "{body}");
+    }
+    let long = "s".repeat(171);
+    let problem = put(&api, &long, &every_second())
+        .await
+        .refused(400, "invalid_request");
+    assert_eq!(problem["field"], "name");
+    let none = api.get("/v1/schedules").await.expect(200);
+    assert_eq!(names(&none), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_tick_that_may_not_overlap_is_skipped_until_the_job_before_it_ends() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let mut body = every_second();
+    body["overlap"] = "forbid".into();
+    put(&cluster.api(leader), "one", &body).await.expect(201);
+    let skipped = async |api: &Api, least: u64| {
+        let what = format!("{least} ticks are skipped");
+        eventually(SOON, what, async || {
+            let reply = api
+                .call(Method::GET, "/v1/schedules/one")
+                .send()
+                .await
+                .ok()?;
+            let shown = (reply.status == 200).then(|| reply.json())?;
+            (shown["skipped"].as_u64()? >= least).then_some(shown)
+        })
+        .await
+    };
+    let before = skipped(&cluster.api(leader), 2).await;
+    assert_eq!(before["fired"], 1);
+    // The next leader knows of the unfinished job too.
+    cluster.kill9(leader);
+    let next = cluster.leader_other_than(leader).await;
+    let api = cluster.api(next);
+    let least = before["skipped"].as_u64().expect("a number") + 2;
+    let after = skipped(&api, least).await;
+    assert_eq!(
+        (&after["fired"], &after["last_job"]),
+        (&json!(1), &before["last_job"])
+    );
+    let job = after["last_job"].as_str().expect("an id");
+    let path = format!("/v1/jobs/{job}/cancel");
+    api.post(&path, &json!({})).await.expect(200);
+    eventually(SOON, "another tick fires", async || {
+        let shown = api.get("/v1/schedules/one").await.expect(200);
+        (shown["fired"] == 2).then_some(())
+    })
+    .await;
+}

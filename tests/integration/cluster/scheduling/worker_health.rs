@@ -1,0 +1,209 @@
+//! Workers that fail what others do, workers that are set aside, and what a worker has room for.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use triarch_harness::crew::{most_at_once, spans};
+use triarch_harness::{Api, Cluster, Hand, Options, hand};
+
+use crate::job_helpers::{shown, submit_task, succeeded_once, wait_job};
+
+async fn cluster() -> Cluster {
+    Cluster::with(Options {
+        lease_ms: 60_000,
+        ..Options::default()
+    })
+    .await
+}
+
+async fn state(api: &Api, worker: &Hand) -> Value {
+    let path = format!("/v1/workers/{}", worker.id);
+    api.get(&path).await.expect(200)
+}
+
+#[tokio::test]
+async fn a_worker_that_fails_what_others_do_is_set_aside_by_every_leader() {
+    let mut cluster = cluster().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
+    let api = cluster.api(follower);
+    let (bad, good) = (
+        Hand::register(&cluster, "bad", 5).await,
+        Hand::register(&cluster, "good", 10).await,
+    );
+    let tasks = |count: usize| json!({"tasks": vec![json!({"kind": hand::KIND}); count]});
+    api.submit(&tasks(5)).await;
+    let failing = bad.take_many(5).await;
+    let failed: Vec<Value> = failing.iter().map(|lease| lease.failed(false)).collect();
+    bad.report_all(&failed[..4]).await;
+    // Four failures say nothing yet, and neither do five that nobody has done better than.
+    assert_eq!(state(&api, &bad).await["failing"], 4);
+    api.submit(&tasks(10)).await;
+    let leases = good.take_many(10).await;
+    let done: Vec<Value> = leases
+        .iter()
+        .map(|lease| lease.succeeded(json!(1)))
+        .collect();
+    good.report_all(&done).await;
+    assert_eq!(state(&api, &bad).await["state"], "live");
+
+    let path = format!("/v1/workers/{}/report", bad.id);
+    let report = cluster.api(leader).call(Method::POST, &path);
+    let report = report.json(&json!({"results": [failed[4]]}));
+    cluster
+        .kill9_amid(leader, Duration::from_millis(3), vec![report])
+        .await;
+    cluster.leader_other_than(leader).await;
+    bad.report_all(&failed[4..]).await;
+    let shown = state(&api, &bad).await;
+    assert_eq!(shown["state"], "quarantined", "{shown}");
+    assert!(shown["quarantined_until"].is_string(), "{shown}");
+    assert_eq!(state(&api, &good).await["state"], "live");
+    let listed = api.all("/v1/workers?state=quarantined", "workers").await;
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0]["id"], bad.id);
+
+    // It asks first and gets nothing; the other one does.
+    let task = submit_task(&api, &hand::job(json!(1))).await;
+    bad.take_nothing(&[]).await;
+    let lease = good.take(&[]).await;
+    assert_eq!(lease.task, task);
+    good.report_all(&[lease.succeeded(json!(1))]).await;
+    // Somebody has mended it.
+    let path = format!("/v1/workers/{}/resume", bad.id);
+    let resumed = api.post(&path, &json!({})).await.expect(200);
+    assert_eq!(
+        (&resumed["state"], &resumed["failing"]),
+        (&json!("live"), &json!(0))
+    );
+    let task = submit_task(&api, &hand::job(json!(2))).await;
+    assert_eq!(bad.take(&[]).await.task, task);
+}
+
+#[tokio::test]
+async fn tasks_that_fail_everywhere_cost_no_worker_its_place() {
+    let mut cluster = cluster().await;
+    let follower = cluster.follower().await;
+    let api = cluster.api(follower);
+    let (one, other) = (
+        Hand::register(&cluster, "one", 10).await,
+        Hand::register(&cluster, "other", 10).await,
+    );
+    let poison = json!({"kind": hand::KIND, "max_attempts": 3, "backoff": {"initial_ms": 0}});
+    api.submit(&json!({"tasks": vec![poison; 6]})).await;
+    for worker in [&one, &other] {
+        let leases = worker.take_many(6).await;
+        let failed: Vec<Value> = leases.iter().map(|lease| lease.failed(true)).collect();
+        worker.report_all(&failed).await;
+    }
+    assert_eq!(state(&api, &one).await["failing"], 0);
+    assert_eq!(state(&api, &other).await["failing"], 0);
+}
+
+#[tokio::test]
+async fn a_paused_worker_keeps_what_it_has_and_gets_nothing_from_any_leader() {
+    let mut cluster = cluster().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
+    let api = cluster.api(follower);
+    let worker = Hand::register(&cluster, "w", 4).await;
+    let first = submit_task(&api, &hand::job(json!(1))).await;
+    let lease = worker.take(&[]).await;
+    let pause = api.call(Method::POST, &format!("/v1/workers/{}/pause", worker.id));
+    let replies = cluster
+        .kill9_amid(leader, Duration::from_millis(3), vec![pause])
+        .await;
+    let paused = replies[0].as_ref().expect("the follower answers");
+    assert_eq!(paused.expect(200)["state"], "paused");
+    let second = submit_task(&api, &hand::job(json!(2))).await;
+    worker.take_nothing(std::slice::from_ref(&lease)).await;
+    let shown = state(&api, &worker).await;
+    assert_eq!(
+        (&shown["state"], &shown["running"]),
+        (&json!("paused"), &json!(1))
+    );
+    worker.report_all(&[lease.succeeded(json!("kept"))]).await;
+    let task = api.get(&format!("/v1/tasks/{first}")).await.expect(200);
+    assert_eq!(task["result"], "kept");
+    worker.take_nothing(&[]).await;
+    let resume = format!("/v1/workers/{}/resume", worker.id);
+    api.post(&resume, &json!({})).await.expect(200);
+    assert_eq!(worker.take(&[]).await.task, second);
+}
+
+#[tokio::test]
+async fn no_worker_gets_more_than_it_has_room_for_however_it_asks() {
+    const TASKS: usize = 120;
+    let mut cluster = cluster().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
+    let api = cluster.api(follower);
+    let mut workers = Vec::new();
+    for nth in 0..2 {
+        let body = json!({
+            "name": format!("w{nth}"), "slots": 50, "kinds": [hand::KIND], "resources": {"gpu": 2, "mem_mb": 100},
+        });
+        workers.push(Hand::register_as(&cluster, &body).await);
+    }
+    // Three of these fill the memory, two of those the cards.
+    let task = |nth: usize| match nth % 2 {
+        0 => json!({"kind": hand::KIND, "requires": {"resources": {"mem_mb": 30}}}),
+        _ => json!({"kind": hand::KIND, "requires": {"resources": {"gpu": 1, "mem_mb": 5}}}),
+    };
+    let tasks: Vec<Value> = (0..TASKS).map(task).collect();
+    let submitted = api.submit(&json!({ "tasks": tasks })).await;
+    // Many polls of the same worker at once, none of which knows what the others were given.
+    let mut pollers = Vec::new();
+    for nth in 0..12 {
+        let worker = workers[nth % 2].clone();
+        pollers.push(tokio::spawn(async move {
+            let ask = json!({"max": 50, "wait_ms": 100});
+            loop {
+                let given = worker.visit("poll", &ask).await.expect(200);
+                let results: Vec<Value> = given["tasks"]
+                    .as_array()
+                    .expect("tasks")
+                    .iter()
+                    .map(|task| json!({"task": task["id"], "token": task["token"], "status": "succeeded"}))
+                    .collect();
+                if !results.is_empty() {
+                    worker.report_all(&results).await;
+                }
+            }
+        }));
+    }
+    crate::job_helpers::wait_succeeded(&api, &submitted, 20).await;
+    cluster.kill9(leader);
+    cluster.leader_other_than(leader).await;
+    // What the dead leader gave out and nobody heard of is asked for by name.
+    let sweep = async {
+        loop {
+            for worker in &workers {
+                for lease in worker.poll(50, 20, &[]).await {
+                    worker.report(lease.succeeded(json!(null))).await;
+                }
+            }
+        }
+    };
+    let id = submitted["id"].as_str().expect("an id");
+    let job = tokio::select! {
+        job = wait_job(&api, id) => job,
+        () = sweep => unreachable!("it goes on and on"),
+    };
+    for poller in pollers {
+        poller.abort();
+    }
+    assert_eq!(job["state"], "succeeded");
+    let tasks = shown(&api, &submitted).await;
+    for worker in &workers {
+        let here = |task: &Value| {
+            let mut task = task.clone();
+            let attempts = task["attempts"].as_array_mut().expect("attempts");
+            attempts.retain(|attempt| attempt["worker"] == worker.id);
+            task
+        };
+        let cards: Vec<Value> = tasks.iter().skip(1).step_by(2).map(here).collect();
+        assert!(most_at_once(&spans(&cards)) <= 2);
+        let memory: Vec<Value> = tasks.iter().step_by(2).map(here).collect();
+        assert!(most_at_once(&spans(&memory)) <= 3);
+    }
+    assert!(tasks.iter().all(succeeded_once));
+}

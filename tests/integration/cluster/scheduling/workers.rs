@@ -1,0 +1,429 @@
+//! Workers that are late, wrong, stopped or dead: their tasks end well, and exactly one result counts.
+
+use serde_json::{Value, json};
+use triarch_harness::{Cluster, Hand, Options, hand, until};
+
+use crate::job_helpers::{SOON, assert_works, outcomes, shell, submit_task, wait_state};
+use crate::operations::metrics::scrape;
+
+/// A lease that is over while a test waits for it, yet long enough for a busy machine.
+const SHORT_LEASE_MS: u64 = 1_500;
+
+async fn with_short_leases() -> Cluster {
+    Cluster::with(Options {
+        lease_ms: SHORT_LEASE_MS,
+        ..Options::default()
+    })
+    .await
+}
+
+fn accepted(verdict: &Value) -> bool {
+    verdict["accepted"] == true
+}
+
+#[tokio::test]
+async fn a_result_counts_once_and_only_from_the_lease_it_ran_under() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let (owner, other) = (
+        Hand::register(&cluster, "owner", 4).await,
+        Hand::register(&cluster, "other", 4).await,
+    );
+    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let lease = owner.take(&[]).await;
+    assert_eq!(lease.task, task);
+
+    // Another worker's report, even with the right token.
+    let verdict = other.report(lease.succeeded(json!("stolen"))).await;
+    assert_eq!(
+        (accepted(&verdict), &verdict["code"]),
+        (false, &json!("stale_token")),
+        "{verdict}"
+    );
+    // A token that was never given.
+    for token in [0, lease.token - 1, lease.token + 1, u64::MAX] {
+        let mut wrong = lease.succeeded(json!("wrong"));
+        wrong["token"] = token.into();
+        let verdict = owner.report(wrong).await;
+        assert_eq!(
+            (accepted(&verdict), &verdict["code"]),
+            (false, &json!("stale_token")),
+            "{token}: {verdict}"
+        );
+    }
+    // A task that never was.
+    for task in ["t999999-0", "nonsense", ""] {
+        let mut wrong = lease.succeeded(json!("wrong"));
+        wrong["task"] = task.into();
+        let verdict = owner.report(wrong).await;
+        assert_eq!(
+            (accepted(&verdict), &verdict["code"]),
+            (false, &json!("not_found")),
+            "{task}: {verdict}"
+        );
+    }
+    assert_eq!(
+        api.get(&format!("/v1/tasks/{task}")).await.expect(200)["state"],
+        "running"
+    );
+
+    assert!(accepted(
+        &owner.report(lease.succeeded(json!("right"))).await
+    ));
+    // The answer got lost: the same report again is accepted again.
+    assert!(accepted(
+        &owner.report(lease.succeeded(json!("right"))).await
+    ));
+    // A different one is not.
+    let verdict = owner.report(lease.failed(true)).await;
+    assert_eq!(
+        (accepted(&verdict), &verdict["code"]),
+        (false, &json!("already_finished")),
+        "{verdict}"
+    );
+    let verdict = other.report(lease.succeeded(json!("late"))).await;
+    assert!(!accepted(&verdict), "{verdict}");
+    let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
+    assert_eq!(
+        (&shown["state"], &shown["result"]),
+        (&json!("succeeded"), &json!("right"))
+    );
+    assert_eq!(outcomes(&shown), ["succeeded"]);
+}
+
+#[tokio::test]
+async fn one_bad_result_among_many_costs_only_itself() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let worker = Hand::register(&cluster, "w", 8).await;
+    for nth in 0..3 {
+        submit_task(&api, &hand::job(json!(nth))).await;
+    }
+    let mut leases = Vec::new();
+    while leases.len() < 3 {
+        leases.extend(worker.poll(8, 1_000, &leases.clone()).await);
+    }
+    let mut stale = leases[1].succeeded(json!(1));
+    stale["token"] = 1.into();
+    let huge = leases[2].succeeded(json!("x".repeat(1 << 20)));
+    let results = [leases[0].succeeded(json!(0)), stale, huge];
+    let answer = worker
+        .visit("report", &json!({"results": results}))
+        .await
+        .expect(200);
+    let verdicts = answer["results"].as_array().expect("verdicts");
+    assert!(accepted(&verdicts[0]), "{answer}");
+    assert_eq!(verdicts[1]["code"], "stale_token");
+    assert_eq!(verdicts[2]["code"], "payload_too_large");
+    // Those two can still be done right.
+    assert!(accepted(
+        &worker.report(leases[1].succeeded(json!(1))).await
+    ));
+    assert!(accepted(
+        &worker.report(leases[2].succeeded(json!(2))).await
+    ));
+}
+
+#[tokio::test]
+async fn what_a_poll_tells_as_ended_is_neither_lost_nor_handed_out_again() {
+    let cluster = Cluster::start(3).await;
+    let worker = Hand::register(&cluster, "w", 4).await;
+    let api = cluster.api(1);
+    for nth in 0..2 {
+        submit_task(&api, &hand::job(json!(nth))).await;
+    }
+    let mut leases = Vec::new();
+    while leases.len() < 2 {
+        leases.extend(worker.poll(4, 1_000, &leases.clone()).await);
+    }
+    // Named as running, too, as by a worker that looks at what it has only once.
+    let running: Value = leases
+        .iter()
+        .map(|lease| json!({"task": lease.task, "token": lease.token}))
+        .collect();
+    let huge = leases[1].succeeded(json!("x".repeat(1 << 20)));
+    let results = [leases[0].succeeded(json!(0)), huge];
+    let told = json!({"max": 4, "wait_ms": 10, "results": results, "running": running});
+    let answer = worker.visit("poll", &told).await.expect(200);
+    assert!(accepted(&answer["results"][0]), "{answer}");
+    assert_eq!(answer["results"][1]["code"], "payload_too_large");
+    assert_eq!(answer["lost"], json!([]), "{answer}");
+    // Left out of what runs: the lease whose result was refused is still the worker's to report.
+    let told = json!({"max": 4, "wait_ms": 10, "results": [results[1]], "running": []});
+    let answer = worker.visit("poll", &told).await.expect(200);
+    assert_eq!(answer["tasks"], json!([]), "{answer}");
+    assert!(accepted(
+        &worker.report(leases[1].succeeded(json!(1))).await
+    ));
+}
+
+#[tokio::test]
+async fn a_name_belongs_to_one_live_worker() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let first = Hand::register(&cluster, "same", 1).await;
+    let again = cluster
+        .api(leader)
+        .post("/v1/workers", &json!({"name": "same"}))
+        .await;
+    assert_eq!(again.refused(409, "conflict")["field"], "name");
+    first.leave().await;
+    let second = Hand::register(&cluster, "same", 1).await;
+    assert_ne!(first.id, second.id);
+    // The one that left is not known any more.
+    first
+        .visit("poll", &json!({"max": 1}))
+        .await
+        .refused(404, "unknown_worker");
+}
+
+#[tokio::test]
+async fn leaving_gives_leases_back_at_once() {
+    let mut cluster = Cluster::with(Options {
+        lease_ms: 600_000,
+        ..Options::default()
+    })
+    .await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let (first, second) = (
+        Hand::register(&cluster, "first", 1).await,
+        Hand::register(&cluster, "second", 1).await,
+    );
+    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let lease = first.take(&[]).await;
+    let left = first.leave().await;
+    assert_eq!(left["returned"], 1, "{left}");
+    let next = second.take(&[]).await;
+    assert_eq!(next.task, task);
+    assert!(next.token > lease.token, "{next:?} after {lease:?}");
+    assert_eq!(next.attempt, lease.attempt + 1);
+    let verdict = first.report(lease.succeeded(json!("late"))).await;
+    assert_eq!(
+        (accepted(&verdict), &verdict["code"]),
+        (false, &json!("stale_token"))
+    );
+    assert!(accepted(
+        &second.report(next.succeeded(json!("right"))).await
+    ));
+}
+
+#[tokio::test]
+async fn a_lease_whose_answer_got_lost_is_handed_out_again() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let worker = Hand::register(&cluster, "w", 2).await;
+    submit_task(&api, &hand::job(json!(1))).await;
+    let lost = worker.take(&[]).await;
+    // It never saw that answer, so it does not name the lease.
+    let again = worker.take(&[]).await;
+    assert_eq!(lost, again, "the very same lease");
+    // It has it now: nothing more comes.
+    assert_eq!(worker.poll(1, 0, std::slice::from_ref(&again)).await, []);
+    // Over a leader change as well.
+    cluster.kill9(leader);
+    cluster.leader_other_than(leader).await;
+    assert_eq!(worker.take(&[]).await, lost);
+    assert!(accepted(
+        &worker.report(lost.succeeded(json!("right"))).await
+    ));
+}
+
+#[tokio::test]
+async fn a_silent_worker_loses_its_task_and_its_late_report() {
+    let mut cluster = with_short_leases().await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let silent = Hand::register(&cluster, "silent", 1).await;
+    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let old = silent.take(&[]).await;
+    wait_state(&api, &task, "queued").await;
+    let heir = Hand::register(&cluster, "heir", 1).await;
+    let new = heir.take(&[]).await;
+    assert_eq!((&new.task, new.attempt), (&task, old.attempt + 1));
+    assert!(new.token > old.token);
+
+    let verdict = silent.report(old.succeeded(json!("late"))).await;
+    assert_eq!(
+        (accepted(&verdict), &verdict["code"]),
+        (false, &json!("stale_token")),
+        "{verdict}"
+    );
+    assert!(accepted(&heir.report(new.succeeded(json!("right"))).await));
+    let verdict = silent.report(old.succeeded(json!("late"))).await;
+    assert!(!accepted(&verdict), "{verdict}");
+    let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
+    assert_eq!(
+        (&shown["result"], outcomes(&shown)),
+        (
+            &json!("right"),
+            vec!["lost".to_owned(), "succeeded".to_owned()]
+        )
+    );
+    // It was not the task's fault.
+    assert_eq!(
+        (&shown["failures"], &shown["losses"]),
+        (&json!(0), &json!(1)),
+        "{shown}"
+    );
+}
+
+#[tokio::test]
+async fn a_lease_that_is_named_in_heartbeats_lasts_and_one_that_is_not_ends() {
+    let mut cluster = with_short_leases().await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let worker = Hand::register(&cluster, "w", 2).await;
+    let (kept, dropped) = (
+        submit_task(&api, &hand::job(json!(1))).await,
+        submit_task(&api, &hand::job(json!(2))).await,
+    );
+    let first = worker.take(&[]).await;
+    let second = worker.take(std::slice::from_ref(&first)).await;
+    assert_eq!((&first.task, &second.task), (&kept, &dropped));
+    let alive = worker.keep_alive(std::slice::from_ref(&first));
+    // Three leases' time passes, by the only clock that counts: the other lease ends, and ends again.
+    wait_state(&api, &dropped, "queued").await;
+    drop(alive);
+    let answer = worker.heartbeat(&[first.clone(), second.clone()]).await;
+    assert_eq!(answer["lost"], json!([dropped]), "{answer}");
+    assert!(accepted(
+        &worker.report(first.succeeded(json!("right"))).await
+    ));
+}
+
+#[tokio::test]
+async fn a_killed_workers_task_runs_elsewhere() {
+    let mut cluster = with_short_leases().await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let began = cluster.root().join("began");
+    let script = format!(
+        "if [ -e '{0}' ]; then echo second; else touch '{0}'; sleep 600; fi",
+        began.display()
+    );
+    let doomed = cluster.worker(&["--slots", "1"]);
+    let task = submit_task(&api, &shell(&script)).await;
+    until(SOON, "the first attempt runs", async || began.exists()).await;
+    cluster.worker(&["--slots", "1"]);
+    cluster.worker_process(doomed).kill9();
+    let shown = wait_state(&api, &task, "succeeded").await;
+    assert_eq!(shown["result"]["stdout"], "second\n");
+    assert_eq!(outcomes(&shown), ["lost", "succeeded"]);
+}
+
+#[tokio::test]
+async fn a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_wakes() {
+    let mut cluster = with_short_leases().await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let (began, go) = (cluster.root().join("began"), cluster.root().join("go"));
+    let script = format!(
+        "touch '{}'; while [ ! -e '{}' ]; do sleep 0.05; done; echo \"attempt $TRIARCH_ATTEMPT\"",
+        began.display(),
+        go.display()
+    );
+    let sleeper = cluster.worker(&["--slots", "1"]);
+    let task = submit_task(&api, &shell(&script)).await;
+    until(SOON, "the first attempt runs", async || began.exists()).await;
+    cluster.worker_process(sleeper).stop();
+    // Its child goes on and ends meanwhile: a result waits to be reported as soon as the worker wakes.
+    std::fs::write(&go, "").expect("a file can be written");
+    wait_state(&api, &task, "queued").await;
+    cluster.worker(&["--slots", "1"]);
+    let before = wait_state(&api, &task, "succeeded").await;
+    assert_eq!(before["result"]["stdout"], "attempt 2\n");
+
+    cluster.worker_process(sleeper).cont();
+    // Awake, it has to find its place again before it can be given anything.
+    cluster.wait_workers(2).await;
+    let after = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
+    assert_eq!(before, after, "the accepted result stays");
+    assert_eq!(outcomes(&after), ["lost", "succeeded"]);
+    // And it works again.
+    let jobs: Vec<Value> = (0..4)
+        .map(|_| json!({"kind": "exec", "payload": {"argv": ["true"]}}))
+        .collect();
+    let job = api.submit(&json!({"tasks": jobs})).await;
+    let done = crate::job_helpers::wait_job(&api, job["id"].as_str().expect("an id")).await;
+    assert_eq!(done["state"], "succeeded");
+}
+
+#[tokio::test]
+async fn a_worker_told_to_stop_finishes_what_runs_and_leaves() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let (began, go) = (cluster.root().join("began"), cluster.root().join("go"));
+    let script = format!(
+        "touch '{}'; while [ ! -e '{}' ]; do sleep 0.05; done; echo done",
+        began.display(),
+        go.display()
+    );
+    let worker = cluster.worker(&["--slots", "1"]);
+    let task = submit_task(&api, &shell(&script)).await;
+    until(SOON, "the attempt runs", async || began.exists()).await;
+    let waiting = submit_task(&api, &shell("echo later")).await;
+    let worker = cluster.worker_process(worker);
+    worker.terminate();
+    until(SOON, "the worker says that it stops", async || {
+        worker.log().contains("taking no more")
+    })
+    .await;
+    std::fs::write(&go, "").expect("a file can be written");
+    let status = worker.wait(SOON).await;
+    assert!(status.success(), "{status}");
+    let shown = wait_state(&api, &task, "succeeded").await;
+    assert_eq!(
+        (&shown["result"]["stdout"], outcomes(&shown)),
+        (&json!("done\n"), vec!["succeeded".to_owned()])
+    );
+    assert_eq!(
+        api.get("/v1/workers").await.expect(200)["workers"][0]["state"],
+        "left"
+    );
+    assert_eq!(
+        api.get(&format!("/v1/tasks/{waiting}")).await.expect(200)["state"],
+        "queued"
+    );
+    assert_works(&mut cluster).await;
+}
+
+/// The log index of the entry that a lease was granted in.
+fn granted_at(token: u64) -> u64 {
+    const POSITION_BITS: u32 = 12;
+    token >> POSITION_BITS
+}
+
+#[tokio::test]
+async fn work_for_one_who_waits_is_leased_in_the_entry_that_brings_it() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let api = cluster.api(leader);
+    let waiting = Hand::register(&cluster, "waiting", 4).await;
+    // What is submitted while the leader is looking at its desk is leased an entry later.
+    until(SOON, "a job is leased in its own entry", async || {
+        let submitted = async {
+            until(SOON, "the poll waits", async || {
+                let told = scrape(&cluster, leader).await;
+                told.value("triarch_http_held", &[("kind", "poll")]) > 0.0
+            })
+            .await;
+            let reply = api.post("/v1/jobs", &hand::job(json!(1))).await;
+            let index = reply.header("triarch-index").expect("an index");
+            index.parse::<u64>().expect("a number")
+        };
+        let (leases, submitted) = tokio::join!(waiting.poll(1, 10_000, &[]), submitted);
+        let [lease] = &leases[..] else {
+            panic!("one job, one lease: {leases:?}");
+        };
+        let granted = granted_at(lease.token);
+        assert!(granted >= submitted, "{granted} {submitted}");
+        assert!(accepted(&waiting.report(lease.succeeded(json!(1))).await));
+        granted == submitted
+    })
+    .await;
+}

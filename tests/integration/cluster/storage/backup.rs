@@ -1,0 +1,217 @@
+//! Backups: taken of a cluster that works, restored into one that holds nothing.
+
+use std::path::Path;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use triarch_harness::{Api, Cluster, Hand, hand};
+
+use crate::job_helpers::submit_task;
+
+/// What a table holds, without who works for it now.
+async fn contents(api: &Api) -> Value {
+    let mut tasks = api.all("/v1/tasks", "tasks").await;
+    for task in &mut tasks {
+        if let Some(task) = task.as_object_mut() {
+            // It goes on where it is.
+            for running in [
+                "state",
+                "worker",
+                "started_at",
+                "attempt",
+                "attempts",
+                "token",
+                "progress",
+                "note",
+            ] {
+                if task.get("result").is_none_or(Value::is_null) {
+                    task.remove(running);
+                }
+            }
+        }
+    }
+    let schedules = api.get("/v1/schedules").await.expect(200);
+    json!({"tasks": tasks, "schedules": schedules["schedules"]})
+}
+
+async fn backed_up(cluster: &Cluster, file: &Path) -> Value {
+    let file = file.to_str().expect("plain");
+    let args = ["cluster", "backup", file, "--output", "json"];
+    cluster.cli().run(&args).await.expect(0).json()
+}
+
+#[tokio::test]
+async fn a_new_cluster_becomes_what_the_backup_holds() {
+    let mut old = Cluster::start(3).await;
+    let (_, follower) = old.leader_and_follower().await;
+    let api = old.api(follower);
+    let worker = Hand::register(&old, "w", 2).await;
+    let done = submit_task(&api, &hand::job(json!("done"))).await;
+    let lease = worker.take(&[]).await;
+    worker.report_all(&[lease.succeeded(json!("kept"))]).await;
+    let running = submit_task(&api, &hand::job(json!("running"))).await;
+    let lease = worker.take(&[]).await;
+    assert_eq!(lease.task, running);
+    let queued = submit_task(
+        &api,
+        &json!({"tasks": [{"kind": "later", "payload": 1, "priority": 7}]}),
+    )
+    .await;
+    let mut keyed = hand::job(json!("keyed"));
+    keyed["idempotency_key"] = json!("once");
+    keyed["tasks"][0]["delay_ms"] = json!(3_600_000);
+    let keyed_job = api.submit(&keyed).await;
+    let schedule = json!({"cron": "0 0 1 1 *", "job": {"tasks": [{"kind": "yearly"}]}});
+    api.put("/v1/schedules/yearly", &schedule).await.expect(201);
+    let settings = json!({"max_running": 3, "paused": true});
+    api.put("/v1/queues/slow", &settings).await.expect(200);
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("backup");
+    let told = backed_up(&old, &file).await;
+    assert_eq!(told["tasks"], 4);
+    let before = contents(&api).await;
+    // A file that is there is not replaced unasked.
+    let again = ["cluster", "backup", file.to_str().expect("plain")];
+    old.cli()
+        .run(&again)
+        .await
+        .expect(2)
+        .says("is there already");
+
+    drop(old);
+
+    // The leader of the new cluster dies as soon as it has the first part.
+    let mut new = Cluster::start(3).await;
+    let leader = new.wait_ready().await;
+    let stranger = Hand::register(&new, "early", 1).await;
+    let restore = ["cluster", "restore", file.to_str().expect("plain")];
+    let restored = new.cli().run(&restore).await.expect(0);
+    restored.shows("restored 4 jobs and 4 tasks");
+    new.kill9(leader);
+    let next = new.leader_other_than(leader).await;
+    let api = new.api(next);
+    assert_eq!(contents(&api).await, before);
+    // Asked again, it is done already.
+    new.cli().run(&restore).await.expect(0);
+    new.restart(leader);
+
+    // What ran is queued again and gets a higher token; whoever ran it, or worked here before, is not known.
+    let shown = api.get(&format!("/v1/tasks/{running}")).await.expect(200);
+    assert_eq!(shown["state"], "queued");
+    assert_eq!(shown["attempts"][0]["outcome"], "returned");
+    let poll = stranger
+        .visit("poll", &json!({"max": 1, "wait_ms": 0}))
+        .await;
+    poll.refused(404, "unknown_worker");
+    let worker = Hand::register(&new, "w", 2).await;
+    let lease_there = worker.take(&[]).await;
+    assert_eq!(lease_there.task, running);
+    assert!(
+        lease_there.token > lease.token,
+        "{} after {}",
+        lease_there.token,
+        lease.token
+    );
+    let stale = worker.report(lease.succeeded(json!("late"))).await;
+    assert_eq!(stale["code"], "stale_token");
+    worker
+        .report_all(&[lease_there.succeeded(json!("again"))])
+        .await;
+
+    let shown = api.get(&format!("/v1/tasks/{done}")).await.expect(200);
+    assert_eq!(shown["result"], "kept");
+    let shown = api.get(&format!("/v1/tasks/{queued}")).await.expect(200);
+    assert_eq!(
+        (&shown["state"], &shown["priority"]),
+        (&json!("queued"), &json!(7))
+    );
+    let duplicate = api.post("/v1/jobs", &keyed).await.expect(200);
+    assert_eq!(
+        (&duplicate["id"], &duplicate["duplicate"]),
+        (&keyed_job["id"], &json!(true))
+    );
+    let queues = api.get("/v1/queues").await.expect(200).to_string();
+    assert!(queues.contains("\"slow\""), "{queues}");
+    // A new id is beyond every old one.
+    let fresh = submit_task(&api, &hand::job(json!("fresh"))).await;
+    let index = |task: &str| {
+        task[1..]
+            .split('-')
+            .next()
+            .and_then(|index| index.parse::<u64>().ok())
+    };
+    assert!(index(&fresh) > index(&queued), "{fresh} after {queued}");
+    // All replicas hold the same.
+    let mut digests = Vec::new();
+    for api in new.apis() {
+        let query = "/v1/cluster?digest=true&consistency=stale";
+        new.wait_ready().await;
+        digests.push(api.get(query).await.expect(200)["digest"]["value"].clone());
+    }
+    assert!(
+        digests.iter().all(|digest| *digest == digests[0]),
+        "{digests:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_restored_is_refused() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.wait_ready().await;
+    let api = cluster.api(1);
+    submit_task(&api, &hand::job(json!(1))).await;
+    let file = cluster.root().join("backup");
+    backed_up(&cluster, &file).await;
+
+    // A cluster that holds something is not written over.
+    let restore = ["cluster", "restore", file.to_str().expect("plain")];
+    let refused = cluster.cli().run(&restore).await.expect(1);
+    refused.says("this cluster holds 1 job: a backup is restored into a new cluster");
+
+    let bytes = std::fs::read(&file).expect("readable");
+    let bad = cluster.root().join("bad");
+    let restore = ["cluster", "restore", bad.to_str().expect("plain")];
+    std::fs::write(&bad, &bytes[..bytes.len() / 2]).expect("writable");
+    let refused = cluster.cli().run(&restore).await.expect(1);
+    refused.says("cut short");
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 1;
+    std::fs::write(&bad, &flipped).expect("writable");
+    cluster.cli().run(&restore).await.expect(1).says("damaged");
+    std::fs::write(&bad, "PK").expect("writable");
+    cluster
+        .cli()
+        .run(&restore)
+        .await
+        .expect(1)
+        .says("not a backup");
+
+    // Pieces that make no table are refused by the cluster itself, and leave it as it was.
+    drop(cluster);
+    let new = Cluster::start(3).await;
+    let api = new.api(2);
+    let part = |number: u32| {
+        let path = format!("/v1/cluster/restore?backup=b&part={number}&parts=2");
+        api.call(Method::POST, &path).raw("no table")
+    };
+    let first = part(1).answer().await.expect(202);
+    assert_eq!(
+        (&first["received"], &first["parts"]),
+        (&json!(1), &json!(2))
+    );
+    part(2).answer().await.refused(400, "invalid_request");
+    submit_task(&api, &hand::job(json!(1))).await;
+    part(1).answer().await.refused(409, "conflict");
+    for bad in [
+        "part=0&parts=2",
+        "part=3&parts=2",
+        "part=1",
+        "parts=1",
+        "part=x&parts=1",
+    ] {
+        let path = format!("/v1/cluster/restore?backup=c&{bad}");
+        let reply = api.call(Method::POST, &path).raw("x").answer().await;
+        reply.refused(400, "invalid_request");
+    }
+}

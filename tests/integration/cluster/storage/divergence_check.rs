@@ -1,0 +1,51 @@
+//! The masters compare their tables, and find them the same.
+
+use serde_json::json;
+use triarch_harness::{Api, Cluster, Hand, hand, until};
+
+use crate::job_helpers::{SOON, submit_task};
+
+/// What the masters are told, in log entries.
+const EVERY: u64 = 32;
+
+async fn agreed(api: &Api) -> (u64, u64) {
+    let status = api.get("/v1/cluster?consistency=stale").await.expect(200);
+    let told = |field: &str| status["agreement"][field].as_u64().expect("a number");
+    (told("index"), told("mismatches"))
+}
+
+#[tokio::test]
+async fn masters_compare_their_tables_over_failovers_and_restarts() {
+    let mut cluster = Cluster::start(3).await;
+    let worker = Hand::register(&cluster, "w", 1).await;
+    for round in 0..3 {
+        let leader = cluster.wait_ready().await;
+        let api = cluster.api(leader);
+        let mut index = 0;
+        for nth in 0..EVERY {
+            let task = submit_task(&api, &hand::job(json!([round, nth]))).await;
+            let lease = worker.take(&[]).await;
+            assert_eq!(lease.task, task);
+            worker.report_all(&[lease.succeeded(json!(nth))]).await;
+            let shown = api.get(&format!("/v1/tasks/{task}")).await;
+            index = shown.index();
+        }
+        let at_least = index - index % EVERY;
+        for node in cluster.ids() {
+            let api = cluster.api(node);
+            until(
+                SOON,
+                format!("node {node} agrees with the others at entry {at_least} or later"),
+                async || {
+                    let (index, mismatches) = agreed(&api).await;
+                    assert_eq!(mismatches, 0, "node {node}");
+                    index >= at_least
+                },
+            )
+            .await;
+        }
+        cluster.kill9(leader);
+        cluster.leader_other_than(leader).await;
+        cluster.restart(leader);
+    }
+}

@@ -1,0 +1,40 @@
+"""HyperQueue: processes (`true`), by its server and one worker within a process of their own; nothing is durable."""
+
+import subprocess
+
+from tests.perf.support.stage import Figures, Missing, interpreter
+
+DURABLE = "nothing (its journal is off, and would not be synced)"
+
+# Its server runs in the process that asks for it and cannot be ended: so in a process of its own.
+PROGRAM = """
+import sys, time
+from hyperqueue import Job, LocalCluster
+from hyperqueue.cluster import WorkerConfig
+
+tasks, cores = int(sys.argv[1]), int(sys.argv[2])
+with LocalCluster() as cluster:
+    cluster.start_worker(WorkerConfig(cores=cores))
+    client = cluster.client()
+
+    def run(count):
+        job = Job()
+        for _ in range(count):
+            job.program(["true"], stdout=None, stderr=None)
+        client.wait_for_jobs([client.submit(job)])
+
+    run(1)
+    begun = time.perf_counter()
+    run(tasks)
+    print(tasks / (time.perf_counter() - begun))
+"""
+
+
+def measure(settings):
+    try:
+        import hyperqueue  # noqa: F401
+    except ImportError as error:
+        raise Missing(str(error)) from error
+    argv = [interpreter(), "-c", PROGRAM, str(settings.tasks), "16"]
+    ran = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=300)
+    return Figures(float(ran.stdout.split()[-1]), [])

@@ -1,0 +1,132 @@
+"""A long run at half of the highest rate: latency, elections, and whether memory stays flat."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from tests.perf.support.cluster import Cluster
+from tests.perf.support.page import Page
+
+BATCH = 100
+SUBMIT_P99_GOAL_MS = 10
+# By how much the memory of the last quarter may be above that of the second: before that, what is kept of finished tasks
+# is still growing towards its bounds.
+GROWTH_GOAL_PERCENT = 5
+LOOK_S = 5
+
+ABOUT = """Whole lives in batches, submitted in the open loop at half of the highest rate, with three masters, clients and workers on one
+machine. Written by `scripts/bench.sh --part sustained`; the figures are in [sustained.json](sustained.json) too."""
+
+
+def measure(options, circumstances):
+    with Cluster(options.binary) as cluster:
+        highest = cluster.whole(options.tasks, options.payload)
+        rate = options.rate or highest / 2
+        print(f"  highest rate {highest:,.0f}, running at {rate:,.0f} for {options.minutes:g} minutes", file=sys.stderr)
+        before = [cluster.metrics(place) for place in range(3)]
+        leader = cluster.leader()
+        report, looks = run(cluster, rate, options)
+        after = [cluster.metrics(place) for place in range(3)]
+        found = {
+            "minutes": options.minutes,
+            "highest_rate": highest,
+            "rate_asked": rate,
+            "rate": report["tasks_per_s"],
+            "submit_ms": report["latency_ms"]["submit"],
+            "life_ms": report["latency_ms"]["life"],
+            "elections": most(before, after, "triarch_leader_changes_total"),
+            "campaigns": sum(now["triarch_campaigns_total"] - then["triarch_campaigns_total"] for now, then in zip(after, before)),
+            "terms": most(before, after, "triarch_term"),
+            "leader": leader,
+            "looks": looks,
+            "memory_growth_percent": growth([look["resident_bytes"][leader] for look in looks]),
+            "ended_by_second": report["ended_by_second"],
+            "check": report["check"],
+        }
+    tell(found, options, circumstances)
+    return found
+
+
+def most(before, after, name):
+    return int(max(now[name] - then[name] for now, then in zip(after, before)))
+
+
+def run(cluster, rate, options):
+    """The report of the run, and what the masters took of the machine, look by look."""
+    words = ("--seconds", options.minutes * 60, "--rate", rate, "--batch", BATCH, "--payload", options.payload)
+    command = cluster.command(*words)
+    looks, begun = [], time.monotonic()
+    told = os.path.join(cluster.folder, "report.json")
+    with open(told, "w") as out, open(os.path.join(cluster.folder, "bench.log"), "w+") as log:
+        bench = subprocess.Popen(command, stdout=out, stderr=log)
+        cluster.processes.append(bench)
+        bench.log = log.name
+        cpu = [cluster.cpu_seconds(place) for place in range(3)]
+        while bench.poll() is None:
+            at = time.monotonic() - begun
+            if at > options.minutes * 60 + 300:
+                raise RuntimeError(f"the run does not end\n{cluster.said()}")
+            if len(looks) * LOOK_S <= at and at <= options.minutes * 60:
+                looks.append({
+                    "second": round(at, 1),
+                    "resident_bytes": [cluster.resident_bytes(place) for place in range(3)],
+                    "cpu_seconds": [cluster.cpu_seconds(place) - cpu[place] for place in range(3)],
+                })
+            time.sleep(0.2)
+        if bench.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}\n{cluster.said()}")
+    with open(told) as report:
+        return json.load(report), looks
+
+
+def growth(values):
+    """By how many percent the last quarter's median is above that of the second."""
+    quarter = len(values) // 4
+    if quarter < 1:
+        return None
+    early, late = statistics.median(values[quarter:2 * quarter]), statistics.median(values[-quarter:])
+    return 100 * (late / early - 1)
+
+
+def tell(found, options, circumstances):
+    page = Page(options.into, "sustained", "At half of the highest rate", ABOUT)
+    page.say(circumstances)
+    if options.minutes < 20:
+        page.say(f"**A trial of {options.minutes:g} minutes: too short to say anything about memory.**")
+    page.say(
+        f"The highest rate, the median of three short runs, was {found['highest_rate']:,.0f} tasks a second; for {found['minutes']:g} "
+        f"minutes {found['rate_asked']:,.0f} a second were due, and {found['rate']:,.0f} came to their end."
+    )
+    page.table(
+        {"what": "ms", "p50_ms": "p50", "p90_ms": "p90", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "longest"},
+        [{"what": "a submission", **found["submit_ms"]}, {"what": "a task's life", **found["life_ms"]}],
+    )
+    page.goal("A submission, p99", found["submit_ms"]["p99_ms"], SUBMIT_P99_GOAL_MS, " ms")
+    page.goal("Changes of leadership", found["elections"], 0)
+    page.say(f"Campaigns: {found['campaigns']:.0f}; terms: {found['terms']}.")
+    page.goal("The leader's memory, its last quarter above its second", found["memory_growth_percent"], GROWTH_GOAL_PERCENT, " %")
+    leader, looks = found["leader"], found["looks"]
+    minutes = lambda place: [(look["second"] / 60, look["resident_bytes"][place] / 2**20) for look in looks]
+    followers = [place for place in range(3) if place != leader]
+    lines = {"leader": minutes(leader), "a follower": minutes(followers[0]), "the other": minutes(followers[1])}
+    page.plot("sustained-memory", "Memory of the masters", "minutes", "resident memory, MiB", lines)
+    ended = found["ended_by_second"]
+    blocks = [(second, ended[second:second + LOOK_S]) for second in range(0, len(ended) - LOOK_S, LOOK_S)]
+    if blocks:
+        line = [((second + LOOK_S / 2) / 60, sum(block) / LOOK_S) for second, block in blocks]
+        page.plot("sustained-rate", "Tasks that ended", "minutes", "tasks a second", {"ended": line}, ("due", found["rate_asked"]))
+    rows = []
+    for minute in range(int(options.minutes) + 1):
+        near = min(looks, key=lambda look: abs(look["second"] - minute * 60))
+        rows.append({
+            "minute": minute,
+            **{f"mib_{place}": near["resident_bytes"][place] / 2**20 for place in range(3)},
+            "cpu": near["cpu_seconds"][leader] / near["second"] * 100 if near["second"] >= 1 else None,
+        })
+    heads = {"minute": "minute", f"mib_{leader}": "leader, MiB"}
+    heads |= {f"mib_{place}": "follower, MiB" for place in followers} | {"cpu": "leader so far, % of a processor"}
+    page.table(heads, rows)
+    page.write({"circumstances": circumstances, **found})

@@ -1,0 +1,160 @@
+"""Tasks that are queued: what each takes of memory, what they do to the rate of others, and what a snapshot of them costs."""
+
+import statistics
+import threading
+import time
+
+from tests.perf.support.cluster import Cluster, ask
+from tests.perf.scale.amounts import fill, note, scaled
+
+QUEUED = (0, 100_000, 300_000, 1_000_000)
+SLOWER_GOAL = 20
+RATE_RUNS = 3
+RATE_SECONDS = 5
+SNAPSHOTS = 3
+CALM_SECONDS = 5
+
+
+def measure(options):
+    """The rate of whole lives in one queue, beside tasks that wait in another for a worker that never comes."""
+    points = []
+    with Cluster(options.binary) as cluster:
+        # Caches are full and threads are there before memory is looked at.
+        cluster.whole(options.tasks, options.payload)
+        there = 0
+        for count in scaled(options, QUEUED):
+            before, more, there = resident(cluster), count - there, count
+            fill(cluster, more, lambda _: "waiting", options.payload)
+            after = resident(cluster)
+            each = [(now - then) / more if more else None for now, then in zip(after, before)]
+            points.append(note("queued", {
+                "tasks": count,
+                "rate": rate(cluster, options),
+                "leader_mib": after[0] / 2**20,
+                "follower_mib": after[1] / 2**20,
+                "leader_bytes_each": each[0],
+                "follower_bytes_each": each[1],
+                **snapshot(cluster),
+            }))
+        # The same cluster with nothing queued any more: it has more behind it than it had at the beginning.
+        with cluster.connection(cluster.leader()) as connection:
+            ask(connection, "POST", "/v1/queues/waiting/purge", {})
+        points[-1]["rate_once_purged"] = rate(cluster, options)
+        note("queued", points[-1])
+    return points
+
+
+def rate(cluster, options):
+    """Of whole lives, the median of some runs: long enough that a snapshot in one of them does not make it another figure."""
+    words = ("--seconds", RATE_SECONDS, "--payload", options.payload)
+    return statistics.median(cluster.bench(*words)["tasks_per_s"] for _ in range(RATE_RUNS))
+
+
+def resident(cluster):
+    """Bytes: of the leader, and of a follower on average."""
+    leader = cluster.leader()
+    return (
+        cluster.resident_bytes(leader),
+        statistics.mean(cluster.resident_bytes(place) for place in range(3) if place != leader),
+    )
+
+
+def snapshot(cluster):
+    """Has the leader write snapshots, and looks at submissions, one at a time, before and meanwhile."""
+    leader = cluster.leader()
+    # One that filling the table has set off is over before anything is measured.
+    with cluster.connection(leader) as connection:
+        ask(connection, "POST", "/v1/cluster/snapshot?wait_ms=60000", {})
+    calm = submissions(cluster, leader, until=time.monotonic() + CALM_SECONDS)
+    took, during, told = [], [], {}
+    for _ in range(SNAPSHOTS):
+        stop = threading.Event()
+        watched = threading.Thread(target=lambda: during.extend(submissions(cluster, leader, stop=stop)))
+        watched.start()
+        before, begun = cluster.cpu_seconds(leader), time.perf_counter()
+        try:
+            with cluster.connection(leader) as connection:
+                told = ask(connection, "POST", "/v1/cluster/snapshot?wait_ms=60000", {})
+            took.append(time.perf_counter() - begun)
+        finally:
+            stop.set()
+            watched.join()
+        cpu = cluster.cpu_seconds(leader) - before
+    return {
+        "snapshot_mb": told["bytes"] / 1e6,
+        "snapshot_s": statistics.median(took),
+        "snapshot_cpu_s": cpu,
+        "calm_p99_ms": percentile(calm, 0.99),
+        "during_p99_ms": percentile(during, 0.99),
+        "during_max_ms": max(during),
+    }
+
+
+def submissions(cluster, leader, until=None, stop=None):
+    """How long each took, in ms; one at least."""
+    took = []
+    with cluster.connection(leader) as connection:
+        while True:
+            begun = time.perf_counter()
+            ask(connection, "POST", "/v1/jobs", {"tasks": [{"kind": "nobody", "queue": "probe", "payload": "x"}]})
+            took.append((time.perf_counter() - begun) * 1e3)
+            if stop.is_set() if stop else time.monotonic() >= until:
+                return took
+
+
+def percentile(values, share):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+def tell(page, points):
+    page.say("## Queued tasks")
+    page.say(
+        "The rate is that of whole lives in batches of 100, the median of three runs, beside so many queued tasks that nobody "
+        "takes. Memory is that of a master once they are there; for each task, what those added that are more than in the "
+        "row above, payloads included."
+    )
+    page.plot(
+        "queued-rate", "Rate beside queued tasks", "tasks queued", "whole lives a second",
+        {"rate": [(point["tasks"], point["rate"]) for point in points]},
+    )
+    page.plot(
+        "queued-memory", "Memory of a master", "tasks queued", "resident memory, MiB",
+        {
+            "leader": [(point["tasks"], point["leader_mib"]) for point in points],
+            "a follower": [(point["tasks"], point["follower_mib"]) for point in points],
+        },
+    )
+    page.table({
+        "tasks": "queued", "rate": "tasks a second", "leader_mib": "leader, MiB", "follower_mib": "a follower, MiB",
+        "leader_bytes_each": "leader's for each, bytes", "follower_bytes_each": "a follower's, bytes",
+    }, points)
+    first, last = points[0]["rate"], points[-1]
+    once = last["rate_once_purged"]
+    page.say(
+        f"The same cluster once all of them were purged, with all that work behind it: {once:,.0f} tasks a second. The rate beside "
+        "them is held against the middle of that and the first, for a cluster that has just begun has the least to remember."
+    )
+    lower = 100 * (1 - last["rate"] / ((first + once) / 2))
+    page.goal(f"{last['tasks']:,} queued tasks make the rate lower by", lower, SLOWER_GOAL, " %")
+    page.say("## Snapshots")
+    page.say(
+        f"The leader writes {SNAPSHOTS} snapshots of all that is queued, while one client submits one task after the other. "
+        "It did the same in peace before."
+    )
+    page.plot(
+        "snapshot-time", "Time to write a snapshot", "tasks queued", "seconds",
+        {"time": [(point["tasks"], point["snapshot_s"]) for point in points]},
+    )
+    page.plot(
+        "snapshot-submit", "Submissions while a snapshot is written", "tasks queued", "p99 of a submission, ms",
+        {
+            "in peace": [(point["tasks"], point["calm_p99_ms"]) for point in points],
+            "meanwhile": [(point["tasks"], point["during_p99_ms"]) for point in points],
+        },
+    )
+    page.table({
+        "tasks": "queued", "snapshot_mb": "snapshot, MB", "snapshot_s": "written in, s",
+        "snapshot_cpu_s": "leader's processor time meanwhile, s", "calm_p99_ms": "submit p99 in peace, ms",
+        "during_p99_ms": "p99 meanwhile, ms", "during_max_ms": "longest, ms",
+    }, points)

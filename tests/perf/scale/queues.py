@@ -1,0 +1,31 @@
+"""Queues: what many of them with something in them do to the rate of another."""
+
+from tests.perf.support.cluster import Cluster
+from tests.perf.scale.amounts import fill, note, scaled
+
+QUEUES = (0, 1_000, 3_000, 10_000)
+SLOWER_GOAL = 20
+
+
+def measure(options):
+    points = []
+    with Cluster(options.binary) as cluster:
+        there = 0
+        for count in scaled(options, QUEUES):
+            first = there
+            fill(cluster, count - there, lambda number: f"queue-{first + number}", options.payload)
+            there = count
+            points.append(note("queues", {"queues": count, "rate": cluster.whole(options.tasks, options.payload)}))
+    return points
+
+
+def tell(page, points):
+    page.say("## Queues")
+    page.say("The same rate beside so many other queues, with a task in each that nobody takes.")
+    page.plot(
+        "queues", "Rate beside other queues", "queues, one task in each", "whole lives a second",
+        {"rate": [(point["queues"], point["rate"]) for point in points]},
+    )
+    page.table({"queues": "queues", "rate": "tasks a second"}, points)
+    first, last = points[0], points[-1]
+    page.goal(f"{last['queues']:,} queues make the rate lower by", 100 * (1 - last["rate"] / first["rate"]), SLOWER_GOAL, " %")

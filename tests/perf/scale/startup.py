@@ -1,0 +1,67 @@
+"""Starting with a full log: what a master has to read before it serves, and what a whole cluster has."""
+
+import time
+
+from tests.perf.support.cluster import Cluster, ask
+from tests.perf.support.stage import until
+from tests.perf.scale.amounts import fill, note, scaled
+
+# As many as come to about the 128 MiB of commands after which a snapshot is written and the log given up.
+TASKS = (0, 100_000, 200_000, 400_000)
+
+
+def measure(options):
+    points = []
+    with Cluster(options.binary, ("--snapshot-entries", "100000000")) as cluster:
+        there = 0
+        for count in scaled(options, TASKS):
+            fill(cluster, count - there, lambda _: "waiting", options.payload)
+            there = count
+            follower = next(place for place in range(3) if place != cluster.leader())
+            told = cluster.metrics(follower)
+            cluster.kill_master(follower)
+            cluster.start_master(follower)
+            follower_s = cluster.until_ready(follower)
+            for place in range(3):
+                cluster.kill_master(place)
+            begun = time.perf_counter()
+            for place in range(3):
+                cluster.start_master(place)
+            until(lambda: write(cluster), "a write after all were started again", 300, 0.01)
+            points.append(note("startup", {
+                "tasks": count,
+                "log_mb": told["triarch_log_bytes"] / 1e6,
+                "entries": int(told["triarch_last_log_index"]),
+                "in_snapshot": int(told["triarch_snapshot_index"]),
+                "follower_s": follower_s,
+                "all_s": time.perf_counter() - begun,
+            }))
+            for place in range(3):
+                cluster.until_ready(place)
+    return points
+
+
+def write(cluster):
+    with cluster.connection(0) as connection:
+        ask(connection, "POST", "/v1/jobs", {"tasks": [{"kind": "nobody", "queue": "probe"}]})
+    return True
+
+
+def tell(page, points):
+    page.say("## Starting with a full log")
+    page.say(
+        "So many queued tasks, most of them in the log and in no snapshot, as far as the log lets them: it gives way to a "
+        "snapshot after 128 MiB of commands. A follower is killed and started again until it has caught up; then all three at "
+        "once, until a submission is acknowledged, their election included."
+    )
+    page.plot(
+        "startup", "Time to start again", "size of the log, MB", "seconds",
+        {
+            "all masters, to the first write": [(point["log_mb"], point["all_s"]) for point in points],
+            "a follower, until it is ready": [(point["log_mb"], point["follower_s"]) for point in points],
+        },
+    )
+    page.table({
+        "tasks": "tasks", "log_mb": "log, MB", "entries": "entries", "in_snapshot": "of these in a snapshot",
+        "follower_s": "a follower, s", "all_s": "all three, s",
+    }, points)

@@ -1,0 +1,1 @@
+"""What the benchmarks share: clusters to measure, the stage for other programs, pages and plots."""
