@@ -56,4 +56,4 @@ pub use error::{ChangeError, ProposeError, ReadError, StartError};
 pub use status::{
     DiskStatus, Leadership, NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status,
 };
-pub use triarch_storage::{Histogram, Reading};
+pub use triarch_storage::{Histogram, HistogramSnapshot};

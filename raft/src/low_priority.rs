@@ -14,7 +14,7 @@ pub async fn run<T: Send + 'static>(
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
-            triarch_storage::low_priority::give_way();
+            triarch_storage::low_priority::lower_thread_priority();
             // Whoever asked may have gone.
             let _ = done.send(work());
         })?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use triarch_storage::{Histogram, LogMeasures};
+use triarch_storage::{Histogram, LogMetrics};
 
 use crate::error::ProposeError;
 use crate::leadership::change_reason::CauseKind;
@@ -32,7 +32,7 @@ const BYTE_BOUNDS: &[u64] = &[
 #[derive(Debug)]
 pub struct Measures {
     /// What the log tells of its disk.
-    pub log: Arc<LogMeasures>,
+    pub log: Arc<LogMetrics>,
     /// Commands of each entry that this node proposed.
     pub entry_commands: Histogram,
     /// Bytes of each entry that this node proposed.
@@ -120,7 +120,7 @@ impl From<&ProposeError> for ProposalRefusal {
 }
 
 impl Measures {
-    pub(crate) fn new(log: Arc<LogMeasures>) -> Self {
+    pub(crate) fn new(log: Arc<LogMetrics>) -> Self {
         Measures {
             log,
             entry_commands: Histogram::new(COMMAND_BOUNDS),

@@ -1,4 +1,4 @@
-//! A node's data directory: whose it is, and that nobody else uses it.
+//! A node's data directory: its identity, and the lock that keeps other processes out.
 //!
 //! ```text
 //! <data-dir>/
@@ -64,9 +64,9 @@ pub struct ClusterIdentity {
     pub extra: serde_json::Value,
 }
 
-/// The identity as it lies on disk.
+/// The identity with its checksum, as it is on disk.
 #[derive(Serialize, Deserialize)]
-struct Sealed {
+struct ChecksummedIdentity {
     identity: Box<RawValue>,
     crc32c: String,
 }
@@ -274,11 +274,11 @@ fn create_identity(path: &Path, node_id: u64) -> Result<Identity, StorageError> 
 
 fn write_identity(directory: &Path, identity: &Identity) -> Result<(), StorageError> {
     let path = directory.join(IDENTITY_NAME);
-    let sealed = serde_json::value::to_raw_value(identity).and_then(|identity| {
-        let crc32c = seal(&identity);
-        serde_json::to_vec(&Sealed { identity, crc32c })
+    let checksummed = serde_json::value::to_raw_value(identity).and_then(|identity| {
+        let crc32c = checksum(&identity);
+        serde_json::to_vec(&ChecksummedIdentity { identity, crc32c })
     });
-    let mut bytes = sealed.map_err(|error| {
+    let mut bytes = checksummed.map_err(|error| {
         let error = io::Error::new(io::ErrorKind::InvalidData, error);
         StorageError::io("encode", &path, &error)
     })?;
@@ -286,7 +286,7 @@ fn write_identity(directory: &Path, identity: &Identity) -> Result<(), StorageEr
     durable::write_file(&path, &bytes)
 }
 
-fn seal(identity: &RawValue) -> String {
+fn checksum(identity: &RawValue) -> String {
     format!("{:08x}", crc32c::crc32c(identity.get().as_bytes()))
 }
 
@@ -303,12 +303,12 @@ fn read_identity(directory: &Path, node_id: u64) -> Result<Option<Identity>, Sto
         what,
         advice: replace_advice(node_id),
     };
-    let sealed: Sealed =
+    let checksummed: ChecksummedIdentity =
         serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-    if seal(&sealed.identity) != sealed.crc32c {
+    if checksum(&checksummed.identity) != checksummed.crc32c {
         return Err(damaged("it does not match its checksum".into()));
     }
-    let text = sealed.identity.get();
+    let text = checksummed.identity.get();
     let Versioned { format_version } =
         serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
     if format_version != FORMAT_VERSION {

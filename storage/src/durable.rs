@@ -1,4 +1,4 @@
-//! Files and directories that survive a power cut: what the standard library leaves to its caller.
+//! Durable file operations: files and directories that survive a power cut.
 //!
 //! A file's content is durable after an fsync of the file, its name after an fsync of the directory it is in. A file
 //! that is replaced is written beside, synced and renamed, so that a crash leaves the old one or the new one.
@@ -143,11 +143,11 @@ pub(crate) fn allocate_beyond(file: &File, offset: u64, bytes: u64) -> io::Resul
 
 /// How many bytes an ordinary user can still write to the file system `path` is on.
 pub(crate) fn available_bytes(path: &Path) -> io::Result<u64> {
-    file_system(path).map(|file_system| file_system.available_bytes)
+    file_system_usage(path).map(|file_system| file_system.available_bytes)
 }
 
-/// How much a file system holds.
-pub(crate) struct FileSystem {
+/// Capacity of a file system.
+pub(crate) struct FileSystemUsage {
     /// What an ordinary user can still write.
     pub(crate) available_bytes: u64,
     /// All of it.
@@ -155,7 +155,7 @@ pub(crate) struct FileSystem {
 }
 
 /// Looks at the file system `path` is on.
-pub(crate) fn file_system(path: &Path) -> io::Result<FileSystem> {
+pub(crate) fn file_system_usage(path: &Path) -> io::Result<FileSystemUsage> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut status = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: `path` ends in a nul byte, `status` is large enough.
@@ -164,20 +164,20 @@ pub(crate) fn file_system(path: &Path) -> io::Result<FileSystem> {
     }
     // SAFETY: the call succeeded and filled it in.
     let status = unsafe { status.assume_init() };
-    Ok(FileSystem {
+    Ok(FileSystemUsage {
         available_bytes: status.f_bavail.saturating_mul(status.f_frsize),
         total_bytes: status.f_blocks.saturating_mul(status.f_frsize),
     })
 }
 
 /// Starts to write a file's changed pages to the device without waiting.
-pub(crate) fn begin_write_out(file: &File) -> io::Result<()> {
+pub(crate) fn start_writeback(file: &File) -> io::Result<()> {
     sync_file_range(file, libc::SYNC_FILE_RANGE_WRITE)
 }
 
 /// Waits until a file's changed pages have been handed to the device. Its cache may still hold them: only a later
 /// fdatasync, of any file on that device, makes them durable.
-pub(crate) fn finish_write_out(file: &File) -> io::Result<()> {
+pub(crate) fn wait_for_writeback(file: &File) -> io::Result<()> {
     sync_file_range(
         file,
         libc::SYNC_FILE_RANGE_WAIT_BEFORE

@@ -1,9 +1,9 @@
-//! What can go wrong with a disk, told so that a person knows what to do next.
+//! Storage errors: cause, consequence and next action, for the person who runs the node.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A disk or a data directory let us down. Final for the node: it stops and says this.
+/// A failure of the disk or the data directory. Final for the node: it stops with this message.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StorageError {
     /// The operating system refused an operation.
@@ -96,7 +96,7 @@ pub(crate) fn replace_advice(node_id: u64) -> String {
 
 /// Why a store takes no more calls.
 #[derive(Debug, Clone)]
-pub(crate) enum Stop {
+pub(crate) enum StopCause {
     /// It was closed.
     Closed,
     /// It was dropped without being closed.
@@ -105,12 +105,12 @@ pub(crate) enum Stop {
     Failed(String),
 }
 
-impl Stop {
+impl StopCause {
     pub(crate) fn error(&self) -> StorageError {
         match self {
-            Stop::Closed => StorageError::Stopped("the log was closed".into()),
-            Stop::Dropped => StorageError::Stopped("the log was dropped".into()),
-            Stop::Failed(cause) => StorageError::Stopped(cause.clone()),
+            StopCause::Closed => StorageError::Stopped("the log was closed".into()),
+            StopCause::Dropped => StorageError::Stopped("the log was dropped".into()),
+            StopCause::Failed(cause) => StorageError::Stopped(cause.clone()),
         }
     }
 }

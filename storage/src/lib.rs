@@ -1,8 +1,8 @@
-//! The durability contract: what a node must not forget, and the only crate that names sled.
+//! Durable storage of one node: identity, write-ahead log with hard state, snapshots. The only crate that names sled.
 //!
-//! Three things live in a node's data directory: its identity, its Raft log with the vote ([`LogStore`]),
-//! and its snapshots. The log is behind a trait with a conformance suite, so that another engine can take
-//! sled's place. This crate knows neither openraft nor tasks: entries, votes and snapshot contents are bytes to it.
+//! Three things live in a node's data directory ([`DataDir`]): its identity, its Raft log with the vote ([`LogStore`]),
+//! and its snapshots ([`SnapshotStore`]). The log is behind a trait with a conformance suite, so that another engine can
+//! take sled's place. This crate knows neither openraft nor tasks: entries, votes and snapshot contents are bytes to it.
 //!
 //! Promise: when a [`Completion`] is called with `Ok`, what it stands for survives a power cut. Any error is final for
 //! the node: nothing is retried on a failed fsync.
@@ -28,7 +28,6 @@ mod write_ops;
 pub use data_dir::{ClusterIdentity, DataDir, Identity};
 pub use error::StorageError;
 pub use log::{Completion, LogPosition, LogRecord, LogState, LogStore};
-pub use metrics::{Histogram, LogMeasures, Reading};
-pub use sled_log::{SledLog, SledLogOptions, Space, SpaceLevel, SpaceSeen};
+pub use metrics::{Histogram, HistogramSnapshot, LogMetrics};
+pub use sled_log::{FreeSpace, FreeSpaceStatus, SledLog, SledLogOptions, SpaceLevel};
 pub use snapshot::{SnapshotFile, SnapshotReader, SnapshotReceiver, SnapshotStore, SnapshotWriter};
-pub use testing::{MemoryLog, Unsynced};

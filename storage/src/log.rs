@@ -1,4 +1,4 @@
-//! The Raft log's contract.
+//! The contract of a log engine: a write-ahead log of Raft entries, with the hard state beside them.
 
 use std::ops::Range;
 
@@ -41,7 +41,7 @@ pub struct LogState {
 /// Called exactly once, from the sync thread, when what it stands for is on disk, or cannot be. Must not block.
 pub type Completion = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
-/// The log, the vote and the markers of one node. All methods are quick and may be called from an async task:
+/// The log and the hard state (vote, purged and committed positions) of one node. All methods are quick and may be called from an async task:
 /// they change what readers see at once and hand the disk work to one sync thread, in the order of the calls.
 ///
 /// "Quick" has one exception: an engine bounds what waits for its disk, and a caller that would pass the bound waits for
@@ -66,7 +66,7 @@ pub trait LogStore: Send + Sync + 'static {
         last: Option<LogPosition>,
         done: Completion,
     ) -> Result<(), StorageError>;
-    /// Forgets entries up to `upto` (inclusive): the marker first, durably, the deletion in the background.
+    /// Forgets entries up to `upto` (inclusive): the purged position first, durably, the deletion in the background.
     fn purge(&self, upto: LogPosition, done: Completion) -> Result<(), StorageError>;
     /// The entries of `range` that the log holds, in order and without holes, stopping early once `bytes_max` payload
     /// bytes are reached (but returning at least one entry if there is one). Recent entries come from memory.
@@ -79,7 +79,7 @@ pub trait LogStore: Send + Sync + 'static {
     fn save_committed(&self, committed: Option<LogPosition>) -> Result<(), StorageError>;
     /// What [`LogStore::save_committed`] last noted, as far as it survived; never past the last entry.
     fn committed(&self) -> Option<LogPosition>;
-    /// Waits until all is durable, markers included, and stops the sync thread. Every later call but this one fails with
+    /// Waits until all is durable, hard state included, and stops the sync thread. Every later call but this one fails with
     /// [`StorageError::Stopped`]. Idempotent. Not from a completion, which would wait for itself: there it only begins.
     fn close(&self) -> Result<(), StorageError>;
 }

@@ -1,7 +1,7 @@
-//! What the log measures of its disk, for whoever wants to tell operators.
+//! Latency metrics of the log: histograms of fdatasyncs and appends.
 //!
 //! Plain atomics: measuring takes no lock and allocates nothing, so it may be done on the sync thread, and reading never
-//! makes a writer wait. What becomes of the numbers, and their names, is not known here.
+//! makes a writer wait. Exporting the numbers, and naming them, is up to the caller.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub const TIME_BOUNDS_NS: &[u64] = &[
     10_000_000_000,
 ];
 
-/// How often values fell into each of a fixed number of buckets.
+/// A histogram with fixed buckets.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [u64],
@@ -38,7 +38,7 @@ pub struct Histogram {
 
 /// A [`Histogram`] at one moment. Taken while others measure, its parts may be apart by those few values.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
+pub struct HistogramSnapshot {
     /// Upper bounds (inclusive) of all buckets but the last.
     pub bounds: &'static [u64],
     /// How many values fell into each bucket; one more than there are bounds.
@@ -75,8 +75,8 @@ impl Histogram {
     }
 
     /// What was counted so far.
-    pub fn read(&self) -> Reading {
-        Reading {
+    pub fn read(&self) -> HistogramSnapshot {
+        HistogramSnapshot {
             bounds: self.bounds,
             counts: self
                 .counts
@@ -88,25 +88,25 @@ impl Histogram {
     }
 }
 
-impl Reading {
+impl HistogramSnapshot {
     /// How many values there were.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 }
 
-/// What one log measures, since it was opened.
+/// Metrics of one log, since it was opened.
 #[derive(Debug)]
-pub struct LogMeasures {
+pub struct LogMetrics {
     /// Each fdatasync of the log, in ns.
     pub sync: Histogram,
     /// Each append, from the call until it is durable: waiting for the sync before it, writing, and its own sync. In ns.
     pub append: Histogram,
 }
 
-impl Default for LogMeasures {
+impl Default for LogMetrics {
     fn default() -> Self {
-        LogMeasures {
+        LogMetrics {
             sync: Histogram::of_times(),
             append: Histogram::of_times(),
         }
@@ -123,8 +123,8 @@ mod tests {
         for value in [0, 1, 2, 10, 11, 1_000] {
             histogram.observe(value);
         }
-        let reading = histogram.read();
-        assert_eq!(reading.counts, [2, 2, 2]);
-        assert_eq!((reading.sum, reading.count()), (1_024, 6));
+        let snapshot = histogram.read();
+        assert_eq!(snapshot.counts, [2, 2, 2]);
+        assert_eq!((snapshot.sum, snapshot.count()), (1_024, 6));
     }
 }

@@ -1,4 +1,4 @@
-//! What can be asked of a log, and what every engine holds its caller to: the assertions that keep a log gapless.
+//! Write operations on a log, and the assertions every engine holds its caller to: they keep the log gapless.
 //!
 //! Raft never asks for anything these refuse. A breach is a bug above, and going on would write a log that lies, so they
 //! panic with the values. A start of a new, never purged log may be at any index.
@@ -9,7 +9,7 @@ use crate::{LogPosition, LogRecord};
 
 /// One write, as the engines queue it.
 #[derive(Debug, Clone)]
-pub(crate) enum Change {
+pub(crate) enum WriteOp {
     Append(Vec<LogRecord>),
     TruncateAfter(Option<LogPosition>),
     Purge(LogPosition),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use triarch_storage::testing::conformance::{Harness, check};
-use triarch_storage::{LogStore, MemoryLog, SledLog, SledLogOptions, Unsynced};
+use triarch_storage::testing::{MemoryLog, Unsynced};
+use triarch_storage::{LogStore, SledLog, SledLogOptions};
 
 struct Memory {
     log: MemoryLog,
@@ -86,7 +87,7 @@ impl Harness for Sled {
 }
 
 #[test]
-fn memory_that_drops_what_is_unsynced() {
+fn the_memory_log_conforms_when_crashes_drop_unsynced_writes() {
     check(|| {
         Box::new(Memory {
             log: MemoryLog::new(),
@@ -96,7 +97,7 @@ fn memory_that_drops_what_is_unsynced() {
 }
 
 #[test]
-fn memory_that_keeps_a_prefix_of_what_is_unsynced() {
+fn the_memory_log_conforms_when_crashes_keep_a_prefix_of_unsynced_writes() {
     check(|| {
         Box::new(Memory {
             log: MemoryLog::new(),
@@ -106,11 +107,11 @@ fn memory_that_keeps_a_prefix_of_what_is_unsynced() {
 }
 
 #[test]
-fn sled_with_all_recent_entries_in_memory() {
+fn the_sled_log_conforms_with_all_recent_entries_in_memory() {
     check(|| Box::new(Sled::new(64 << 20)));
 }
 
 #[test]
-fn sled_with_almost_nothing_in_memory() {
+fn the_sled_log_conforms_with_almost_no_entries_in_memory() {
     check(|| Box::new(Sled::new(1)));
 }

@@ -1,12 +1,12 @@
 //! A crash at every boundary: at each write, sync, truncation, creation, renaming and removal in turn, a process that lives
-//! the life of a data directory is killed before it, in the middle of it and after it, or the power is cut there. Whatever
+//! a workload on a data directory is killed before it, in the middle of it and after it, or the power is cut there. Whatever
 //! it had been told is done must be there afterwards, whatever it had asked for there in whole steps or not at all, and the
 //! directory must open and serve again.
 //!
 //! Bounded here. `scripts/crash-points.sh` visits every point there is.
 
-mod child;
-mod life;
+mod child_process;
+mod workload;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ use std::thread;
 use triarch_crash::{Kind, Point, Watch, points};
 use triarch_storage::testing::seeded_random::{SEED_VARIABLE, seeds};
 
-use life::{CHAPTERS, Life, Said};
+use workload::{PROCESSES, Progress, Workload};
 
 /// How many points are visited: a number, or `all`.
 const POINTS_VARIABLE: &str = "TRIARCH_CRASH_POINTS";
@@ -29,7 +29,7 @@ const POINTS_MIN: u64 = 300;
 /// The failures that are told in full.
 const FAILURES_SHOWN: usize = 5;
 
-fn say(line: &str) {
+fn report(line: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("\n@{line}\n").as_bytes())
         .and_then(|()| out.flush())
@@ -39,44 +39,44 @@ fn say(line: &str) {
 #[test]
 #[ignore = "a child of other tests"]
 fn child_lives() {
-    let Some(input) = child::input() else {
+    let Some(input) = child_process::input() else {
         return;
     };
     let mut words = input.splitn(3, ' ');
-    let mut word = || words.next().expect("a seed, a chapter and a directory");
-    let (seed, chapter) = (word(), word());
-    Life::new(seed.parse().expect("a seed")).live(
-        chapter.parse().expect("a chapter"),
+    let mut word = || words.next().expect("a seed, a process and a directory");
+    let (seed, process) = (word(), word());
+    Workload::new(seed.parse().expect("a seed")).run(
+        process.parse().expect("a process"),
         Path::new(word()),
-        say,
+        report,
     );
 }
 
-/// Lives one chapter in `directory`, watched; gives what was heard, and how it ended.
-fn live(seed: u64, chapter: usize, directory: &Path, watch: &Watch) -> (Said, bool) {
-    let mut command = child::command(
+/// Runs one process of the workload in `directory`, watched; returns its progress, and whether it was ended early.
+fn run_workload(seed: u64, process: usize, directory: &Path, watch: &Watch) -> (Progress, bool) {
+    let mut command = child_process::command(
         "child_lives",
-        &format!("{seed} {chapter} {}", directory.display()),
+        &format!("{seed} {process} {}", directory.display()),
     );
     watch.over(&mut command);
     let output = command
         .stderr(Stdio::piped())
         .output()
         .expect("a test can be run");
-    let mut said = Said::default();
-    said.hear(&String::from_utf8_lossy(&output.stdout));
+    let mut progress = Progress::default();
+    progress.parse(&String::from_utf8_lossy(&output.stdout));
     let ended = watch.tally().ended;
     assert!(
         output.status.success() || ended.is_some(),
-        "chapter {chapter} went wrong by itself: {}{}",
+        "process {process} went wrong by itself: {}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    (said, ended.is_some())
+    (progress, ended.is_some())
 }
 
 struct Job {
-    chapter: usize,
+    process: usize,
     point: Point,
 }
 
@@ -92,30 +92,33 @@ fn a_crash_at_any_boundary_loses_nothing_acknowledged() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let root = root.path().canonicalize().expect("a path without links");
 
-    // What each chapter begins with, and how many boundaries it has.
+    // What each process begins with, and how many boundaries it has.
     let mut boundaries = Vec::new();
-    let begin = |chapter: usize| root.join(format!("chapter-{chapter}"));
-    for chapter in 0..CHAPTERS {
-        let next = begin(chapter + 1);
-        if chapter > 0 {
-            child::copy_directory(&begin(chapter), &next);
+    let begin = |process: usize| root.join(format!("process-{process}"));
+    for process in 0..PROCESSES {
+        let next = begin(process + 1);
+        if process > 0 {
+            child_process::copy_directory(&begin(process), &next);
         }
         let watch = Watch::new(&next, None);
-        let (said, _) = live(seed, chapter, &next, &watch);
-        assert!(said.done.max(said.snapped) == said.asked && said.done.is_some());
+        let (progress, _) = run_workload(seed, process, &next, &watch);
+        assert!(
+            progress.done.max(progress.snapshotted) == progress.requested
+                && progress.done.is_some()
+        );
         boundaries.push(watch.tally().boundaries);
     }
     let total: u64 = boundaries.iter().sum();
-    eprintln!("a life has {total} boundaries: {boundaries:?} in its processes");
+    eprintln!("the workload has {total} boundaries: {boundaries:?} in its processes");
 
     let jobs: Vec<Job> = boundaries
         .iter()
         .enumerate()
-        .flat_map(|(chapter, count)| {
+        .flat_map(|(process, count)| {
             let share = (u128::from(wanted) * u128::from(*count)).div_ceil(u128::from(total));
             let share = u64::try_from(share).unwrap_or(u64::MAX);
             let jobs = points(*count, share, seed);
-            jobs.into_iter().map(move |point| Job { chapter, point })
+            jobs.into_iter().map(move |point| Job { process, point })
         })
         .collect();
     let next = Mutex::new(jobs.iter());
@@ -130,13 +133,13 @@ fn a_crash_at_any_boundary_loses_nothing_acknowledged() {
             if directory.exists() {
                 fs::remove_dir_all(&directory).expect("a writable directory");
             }
-            if job.chapter > 0 {
-                child::copy_directory(&begin(job.chapter), &directory);
+            if job.process > 0 {
+                child_process::copy_directory(&begin(job.process), &directory);
             }
             let watch = Watch::new(&directory, Some(job.point));
-            let (said, _) = live(seed, job.chapter, &directory, &watch);
+            let (progress, _) = run_workload(seed, job.process, &directory, &watch);
             let Some((_, kind)) = watch.tally().ended else {
-                // Which writes share a sync is a matter of moments: this life had fewer boundaries.
+                // Which writes share a sync is a matter of moments: this run had fewer boundaries.
                 continue;
             };
             *ended
@@ -144,11 +147,11 @@ fn a_crash_at_any_boundary_loses_nothing_acknowledged() {
                 .expect("no worker panics here")
                 .entry(kind)
                 .or_default() += 1;
-            let checked = Life::new(seed).check(&directory, job.chapter, &said);
+            let checked = Workload::new(seed).check(&directory, job.process, &progress);
             if let Err(what) = checked {
-                let kept: PathBuf = root.join(format!("failed-{}-{}", job.chapter, job.point.at));
+                let kept: PathBuf = root.join(format!("failed-{}-{}", job.process, job.point.at));
                 let _ = fs::rename(&directory, &kept);
-                let told = format!("chapter {}, {}, a {kind:?}: {what}", job.chapter, job.point);
+                let told = format!("process {}, {}, a {kind:?}: {what}", job.process, job.point);
                 failures.lock().expect("no worker panics here").push(told);
             }
         }

@@ -3,7 +3,7 @@
 //!
 //! Bounded here. `scripts/damage.sh` does as much as one likes.
 
-mod child;
+mod child_process;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use triarch_storage::testing::seeded_random::{Random, SEED_VARIABLE, seeds};
+use triarch_storage::testing::seeded_random::{SEED_VARIABLE, SeededRandom, seeds};
 use triarch_storage::{
     DataDir, LogPosition, LogRecord, LogStore, SledLog, SledLogOptions, StorageError,
 };
 
-use child::{DEADLINE, completion, copy_directory, options, record, wait};
+use child_process::{DEADLINE, completion, copy_directory, options, record, wait};
 
 /// How many places are damaged.
 const DAMAGES_VARIABLE: &str = "TRIARCH_DAMAGES";
@@ -55,7 +55,7 @@ fn position(term: u64, index: u64) -> LogPosition {
 }
 
 fn payload() -> Vec<u8> {
-    let mut random = Random::new(5);
+    let mut random = SeededRandom::new(5);
     (0..SNAPSHOT_BYTES)
         .map(|_| random.next_u64() as u8)
         .collect()
@@ -124,7 +124,7 @@ fn write_directory(directory: &Path, old: &Path) -> String {
 #[test]
 #[ignore = "a child of other tests"]
 fn child_opens() {
-    let Some(input) = child::input() else {
+    let Some(input) = child_process::input() else {
         return;
     };
     let (incarnation, directory) = input.split_once(' ').expect("two words");
@@ -186,8 +186,8 @@ enum Outcome {
 
 /// Gives how it went, or what is wrong with that.
 fn open_in_child(directory: &Path, incarnation: &str) -> Result<Outcome, String> {
-    let mut child = child::spawn(
-        child::command(
+    let mut child = child_process::spawn(
+        child_process::command(
             "child_opens",
             &format!("{incarnation} {}", directory.display()),
         )
@@ -230,13 +230,13 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Changes the file somehow and says how. `old` is what was in it some time ago, if it was there.
-fn damage(path: &Path, old: Option<Vec<u8>>, random: &mut Random) -> String {
+fn damage(path: &Path, old: Option<Vec<u8>>, random: &mut SeededRandom) -> String {
     let mut bytes = fs::read(path).expect("a readable file");
     let length = bytes.len() as u64;
     let at = random.below(length) as usize;
     let block = BLOCKS[random.below(2) as usize];
     // A range as a device knows it, cut where the file ends.
-    let place = |random: &mut Random| {
+    let place = |random: &mut SeededRandom| {
         let begin = random.below(length.div_ceil(block)) * block;
         begin as usize..(begin + block).min(length) as usize
     };
@@ -323,7 +323,11 @@ impl Pristine {
     }
 
     /// Damages a copy in one place and opens it. Gives the kind of file and how it went, or what is wrong with that.
-    fn damaged(&self, directory: &Path, random: &mut Random) -> Result<(String, Outcome), String> {
+    fn damaged(
+        &self,
+        directory: &Path,
+        random: &mut SeededRandom,
+    ) -> Result<(String, Outcome), String> {
         if directory.exists() {
             fs::remove_dir_all(directory).expect("a writable directory");
         }
@@ -385,7 +389,7 @@ fn a_damaged_directory_is_intact_or_refused() {
                 return;
             }
             // Each place has a seed of its own, so that it can be told by its number.
-            let mut random = Random::new(seed.wrapping_add(number));
+            let mut random = SeededRandom::new(seed.wrapping_add(number));
             match pristine.damaged(&directory, &mut random) {
                 Ok(outcome) => {
                     let mut counts = counts.lock().expect("no worker panics here");

@@ -1,18 +1,18 @@
 //! That an acknowledgement follows an fdatasync, that a failed one is the end, and that `kill -9` costs nothing that was
 //! acknowledged.
 
-mod child;
+mod child_process;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
-use triarch_storage::testing::seeded_random::{Random, SEED_VARIABLE, seeds};
+use triarch_storage::testing::seeded_random::{SEED_VARIABLE, SeededRandom, seeds};
 use triarch_storage::{LogPosition, LogStore, SledLog, SledLogOptions, StorageError};
 
-use child::trace::{Call, calls, said, say};
-use child::{DEADLINE, completion, options, record, wait};
+use child_process::trace::{Call, calls, find_marker, print_marker};
+use child_process::{DEADLINE, completion, options, record, wait};
 
 const TRACED_APPENDS: u64 = 20;
 
@@ -20,18 +20,18 @@ const TRACED_APPENDS: u64 = 20;
 #[test]
 #[ignore = "a child of other tests"]
 fn child_appends() {
-    let Some(directory) = child::input() else {
+    let Some(directory) = child_process::input() else {
         return;
     };
     let log = SledLog::open(Path::new(&directory), &options()).expect("an empty log opens");
     for index in 0..TRACED_APPENDS {
         let (done, receiver) = completion();
-        say(&format!("append {index}"));
+        print_marker(&format!("append {index}"));
         log.append(
             vec![record(1, index)],
             Box::new(move |result| {
                 if result.is_ok() {
-                    say(&format!("ack {index}"));
+                    print_marker(&format!("ack {index}"));
                 }
                 done(result);
             }),
@@ -51,8 +51,8 @@ fn an_acknowledged_append_was_preceded_by_an_fdatasync() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let directory = root.path().join("log");
     let trace_path = root.path().join("trace");
-    let status = child::spawn(
-        child::traced(
+    let status = child_process::spawn(
+        child_process::traced(
             "child_appends",
             &directory.display().to_string(),
             &trace_path,
@@ -66,8 +66,8 @@ fn an_acknowledged_append_was_preceded_by_an_fdatasync() {
 
     let calls = calls(&trace_path);
     for index in 0..TRACED_APPENDS {
-        let asked = said(&calls, &format!("append {index}"));
-        let acked = said(&calls, &format!("ack {index}"));
+        let asked = find_marker(&calls, &format!("append {index}"));
+        let acked = find_marker(&calls, &format!("ack {index}"));
         let written = calls
             .iter()
             .filter(|call| call.name == "pwrite64" && is_on_db(call))
@@ -92,7 +92,7 @@ fn an_acknowledged_append_was_preceded_by_an_fdatasync() {
 #[test]
 #[ignore = "a child of other tests"]
 fn child_truncates() {
-    let Some(directory) = child::input() else {
+    let Some(directory) = child_process::input() else {
         return;
     };
     let log = SledLog::open(Path::new(&directory), &options()).expect("an empty log opens");
@@ -100,12 +100,12 @@ fn child_truncates() {
     let records = (0..10).map(|index| record(1, index)).collect();
     log.append(records, done).expect("a healthy log appends");
     wait(&receiver).expect("a healthy log acknowledges");
-    say("truncate");
+    print_marker("truncate");
     let (done, receiver) = completion();
     log.truncate_after(Some(record(1, 4).position), done)
         .expect("a healthy log truncates");
     wait(&receiver).expect("a healthy log acknowledges");
-    say("truncated");
+    print_marker("truncated");
     log.close().expect("a healthy log closes");
 }
 
@@ -114,8 +114,8 @@ fn the_mark_is_lowered_durably_before_entries_are_removed() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let directory = root.path().join("log");
     let trace_path = root.path().join("trace");
-    let status = child::spawn(
-        child::traced(
+    let status = child_process::spawn(
+        child_process::traced(
             "child_truncates",
             &directory.display().to_string(),
             &trace_path,
@@ -128,8 +128,8 @@ fn the_mark_is_lowered_durably_before_entries_are_removed() {
     assert!(status.success(), "{status}");
 
     let calls = calls(&trace_path);
-    let asked = said(&calls, "truncate");
-    let done = said(&calls, "truncated");
+    let asked = find_marker(&calls, "truncate");
+    let done = find_marker(&calls, "truncated");
     let during = || {
         calls
             .iter()
@@ -153,7 +153,7 @@ const FULL_FROM_WRITE: u32 = 60;
 #[test]
 #[ignore = "a child of other tests"]
 fn child_fills_the_disk() {
-    let Some(directory) = child::input() else {
+    let Some(directory) = child_process::input() else {
         return;
     };
     let directory = Path::new(&directory);
@@ -172,7 +172,7 @@ fn child_fills_the_disk() {
         log.append(vec![record(1, index)], done)
             .expect("it has not failed yet");
         match wait(&receiver) {
-            Ok(()) => say(&format!("ack {}", index + 1)),
+            Ok(()) => print_marker(&format!("ack {}", index + 1)),
             Err(error) => {
                 assert!(
                     matches!(
@@ -197,7 +197,7 @@ fn a_full_disk_stops_the_log_and_costs_nothing() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let directory = root.path().join("log");
     let inject = format!("inject=pwrite64:error=ENOSPC:when={FULL_FROM_WRITE}+");
-    let output = child::traced(
+    let output = child_process::traced(
         "child_fills_the_disk",
         &directory.display().to_string(),
         &root.path().join("trace"),
@@ -228,7 +228,7 @@ const FAILING_SYNC: u64 = 7;
 #[test]
 #[ignore = "a child of other tests"]
 fn child_meets_a_failing_sync() {
-    let Some(directory) = child::input() else {
+    let Some(directory) = child_process::input() else {
         return;
     };
     let log = SledLog::open(Path::new(&directory), &options()).expect("an empty log opens");
@@ -262,7 +262,7 @@ fn child_meets_a_failing_sync() {
         );
     }
     drop(log);
-    say("failed as it should");
+    print_marker("failed as it should");
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn a_failing_fsync_is_the_end_and_is_not_retried() {
     let directory = root.path().join("log");
     let trace_path = root.path().join("trace");
     let inject = format!("inject=fdatasync:error=EIO:when={FAILING_SYNC}");
-    let output = child::traced(
+    let output = child_process::traced(
         "child_meets_a_failing_sync",
         &directory.display().to_string(),
         &trace_path,
@@ -287,7 +287,7 @@ fn a_failing_fsync_is_the_end_and_is_not_retried() {
     );
 
     let calls = calls(&trace_path);
-    said(&calls, "failed as it should");
+    find_marker(&calls, "failed as it should");
     let failed = calls
         .iter()
         .find(|call| call.name == "fdatasync" && call.result.contains("EIO"))
@@ -314,12 +314,12 @@ fn a_failing_fsync_is_the_end_and_is_not_retried() {
 #[test]
 #[ignore = "a child of other tests"]
 fn child_writes_until_killed() {
-    let Some(input) = child::input() else {
+    let Some(input) = child_process::input() else {
         return;
     };
     let (term, directory) = input.split_once(' ').expect("a term and a directory");
     let term: u64 = term.parse().expect("a term");
-    let mut random = Random::new(term);
+    let mut random = SeededRandom::new(term);
     let log = SledLog::open(Path::new(directory), &options()).expect("an intact log opens");
     let mut end = log.state().last.map_or(0, |last| last.index + 1);
     let mut receivers = Vec::new();
@@ -334,7 +334,7 @@ fn child_writes_until_killed() {
             records,
             Box::new(move |result| {
                 if result.is_ok() {
-                    say(&format!("ack {end}"));
+                    print_marker(&format!("ack {end}"));
                 }
                 done(result);
             }),
@@ -362,13 +362,13 @@ fn child_writes_until_killed() {
 fn a_kill_loses_nothing_acknowledged() {
     let seed = seeds(1)[0];
     eprintln!("replay with {SEED_VARIABLE}={seed}");
-    let mut random = Random::new(seed);
+    let mut random = SeededRandom::new(seed);
     let root = tempfile::tempdir().expect("a temporary directory");
     let directory = root.path().join("log");
     let begun = Instant::now();
     for term in 1..=12 {
-        let mut child = child::spawn(
-            child::command(
+        let mut child = child_process::spawn(
+            child_process::command(
                 "child_writes_until_killed",
                 &format!("{term} {}", directory.display()),
             )

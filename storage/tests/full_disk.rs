@@ -2,7 +2,7 @@
 //!
 //! The file systems are small ones in memory, mounted by the test, which takes root; without it the tests say so and pass.
 
-mod child;
+mod child_process;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -84,9 +84,9 @@ impl Drop for SmallDisk {
     }
 }
 
-type Told = mpsc::Receiver<Result<(), StorageError>>;
+type Ack = mpsc::Receiver<Result<(), StorageError>>;
 
-fn completion() -> (Completion, Told) {
+fn completion() -> (Completion, Ack) {
     let (sender, receiver) = mpsc::channel();
     let done = Box::new(move |result| {
         let _ = sender.send(result);
@@ -105,27 +105,27 @@ fn record(index: u64) -> LogRecord {
     }
 }
 
-fn append(log: &SledLog, index: u64) -> Told {
-    let (done, told) = completion();
+fn append(log: &SledLog, index: u64) -> Ack {
+    let (done, ack) = completion();
     log.append(vec![record(index)], done).expect("the log runs");
-    told
+    ack
 }
 
 #[track_caller]
-fn acknowledged(told: &Told) {
-    told.recv_timeout(DEADLINE)
+fn assert_acknowledged(ack: &Ack) {
+    ack.recv_timeout(DEADLINE)
         .expect("an answer")
         .expect("it is durable");
 }
 
 #[track_caller]
-fn becomes(log: &SledLog, level: SpaceLevel) {
+fn wait_for_level(log: &SledLog, level: SpaceLevel) {
     let begun = Instant::now();
-    while log.space().seen().level != level {
+    while log.space().status().level != level {
         assert!(
             begun.elapsed() < DEADLINE,
             "not {level:?} but {:?}",
-            log.space().seen()
+            log.space().status()
         );
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -134,7 +134,7 @@ fn becomes(log: &SledLog, level: SpaceLevel) {
 fn options() -> SledLogOptions {
     SledLogOptions {
         reserve_bytes: 8 * MIB,
-        ..child::options()
+        ..child_process::options()
     }
 }
 
@@ -143,38 +143,38 @@ fn reserve(directory: &Path) -> bool {
 }
 
 #[test]
-fn what_was_begun_is_finished_with_the_reserve_and_what_comes_after_waits_for_room() {
+fn queued_writes_are_finished_with_the_reserve_and_later_ones_wait_for_space() {
     let Some(disk) = SmallDisk::mount(64) else {
         return;
     };
     let directory = disk.path.join("log");
     let log = SledLog::open(&directory, &options()).expect("an empty log opens");
     for index in 0..50 {
-        acknowledged(&append(&log, index));
+        assert_acknowledged(&append(&log, index));
     }
-    assert_eq!(log.space().seen().level, SpaceLevel::Ample);
+    assert_eq!(log.space().status().level, SpaceLevel::Ample);
 
     disk.fill();
-    becomes(&log, SpaceLevel::Low);
-    assert!(!log.space().takes(1));
+    wait_for_level(&log, SpaceLevel::Low);
+    assert!(!log.space().has_room_for(1));
     assert!(reserve(&directory), "nothing has needed it yet");
     // A caller that did not look, or looked a moment before.
     let mut end = 50;
     while reserve(&directory) {
-        acknowledged(&append(&log, end));
+        assert_acknowledged(&append(&log, end));
         end += 1;
-        assert!(end < 50_000, "the reserve is never given up");
+        assert!(end < 50_000, "the reserve is never released");
     }
 
     disk.fill();
     let mut waiting = Vec::new();
     let begun = Instant::now();
-    while log.space().seen().level != SpaceLevel::Full || waiting.is_empty() {
-        assert!(begun.elapsed() < DEADLINE, "{:?}", log.space().seen());
-        let told = append(&log, end);
+    while log.space().status().level != SpaceLevel::Full || waiting.is_empty() {
+        assert!(begun.elapsed() < DEADLINE, "{:?}", log.space().status());
+        let ack = append(&log, end);
         end += 1;
-        if told.recv_timeout(Duration::from_millis(300)).is_err() {
-            waiting.push(told);
+        if ack.recv_timeout(Duration::from_millis(300)).is_err() {
+            waiting.push(ack);
         }
     }
     let (done, voted) = completion();
@@ -184,17 +184,17 @@ fn what_was_begun_is_finished_with_the_reserve_and_what_comes_after_waits_for_ro
     assert_eq!(held.len() as u64, end, "reads go on");
 
     disk.free();
-    for told in &waiting {
-        acknowledged(told);
+    for ack in &waiting {
+        assert_acknowledged(ack);
     }
-    acknowledged(&voted);
-    becomes(&log, SpaceLevel::Ample);
+    assert_acknowledged(&voted);
+    wait_for_level(&log, SpaceLevel::Ample);
     let begun = Instant::now();
     while !reserve(&directory) {
         assert!(begun.elapsed() < DEADLINE, "the reserve is not taken back");
         std::thread::sleep(Duration::from_millis(5));
     }
-    acknowledged(&append(&log, end));
+    assert_acknowledged(&append(&log, end));
     log.close().expect("a healthy log closes");
 
     let log = SledLog::open(&directory, &options()).expect("an intact log opens");
@@ -204,7 +204,7 @@ fn what_was_begun_is_finished_with_the_reserve_and_what_comes_after_waits_for_ro
 }
 
 #[test]
-fn a_log_that_waits_for_room_can_be_closed_and_has_lost_nothing_acknowledged() {
+fn a_log_that_waits_for_space_can_be_closed_and_loses_nothing_acknowledged() {
     let Some(disk) = SmallDisk::mount(64) else {
         return;
     };
@@ -213,24 +213,24 @@ fn a_log_that_waits_for_room_can_be_closed_and_has_lost_nothing_acknowledged() {
     let mut acked = 0;
     let waiting = loop {
         disk.fill();
-        let told = append(&log, acked);
-        if told.recv_timeout(Duration::from_millis(300)).is_err() {
-            break told;
+        let ack = append(&log, acked);
+        if ack.recv_timeout(Duration::from_millis(300)).is_err() {
+            break ack;
         }
         acked += 1;
         assert!(acked < 50_000, "it is never full");
     };
     assert!(log.close().is_err());
-    let told = waiting.recv_timeout(DEADLINE).expect("an answer");
+    let ack = waiting.recv_timeout(DEADLINE).expect("an answer");
     assert!(
         matches!(
-            told,
+            ack,
             Err(StorageError::Io {
                 disk_full: true,
                 ..
             })
         ),
-        "{told:?}"
+        "{ack:?}"
     );
     drop(log);
     disk.free();

@@ -1,6 +1,6 @@
 //! That a snapshot is on disk before it takes the place of another, and of the log it stands for.
 
-mod child;
+mod child_process;
 
 use std::io::Write;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use triarch_storage::{SnapshotFile, SnapshotStore};
 
-use child::trace::{Call, calls, said, say};
+use child_process::trace::{Call, calls, find_marker, print_marker};
 
 /// More than one block.
 const PAYLOAD_BYTES: usize = 100_000;
@@ -25,17 +25,17 @@ fn write(store: &SnapshotStore) -> SnapshotFile {
 #[test]
 #[ignore = "a child of other tests"]
 fn child_takes_snapshots() {
-    let Some(directory) = child::input() else {
+    let Some(directory) = child_process::input() else {
         return;
     };
     let store = SnapshotStore::open(Path::new(&directory), 1).expect("an empty store opens");
-    say("write");
+    print_marker("write");
     let written = write(&store);
-    say("written");
+    print_marker("written");
     let bytes = written
         .read_at(0, written.len() as usize)
         .expect("readable");
-    say("receive");
+    print_marker("receive");
     let mut incoming = store.receive().expect("a good disk");
     for (number, part) in bytes.chunks(30_000).enumerate() {
         incoming
@@ -43,12 +43,12 @@ fn child_takes_snapshots() {
             .expect("a good disk");
     }
     incoming.commit().expect("a good disk");
-    say("received");
+    print_marker("received");
 }
 
 /// What happened to the snapshot between two things that were said: each of these after the one before it has ended.
 fn is_durable(calls: &[Call], from: &str, to: &str) {
-    let (from, to) = (said(calls, from), said(calls, to));
+    let (from, to) = (find_marker(calls, from), find_marker(calls, to));
     let during = || {
         calls
             .iter()
@@ -91,8 +91,8 @@ fn a_snapshot_is_on_disk_before_it_takes_the_place_of_another() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let directory = root.path().join("snapshots");
     let trace = root.path().join("trace");
-    let status = child::spawn(
-        child::traced(
+    let status = child_process::spawn(
+        child_process::traced(
             "child_takes_snapshots",
             &directory.display().to_string(),
             &trace,

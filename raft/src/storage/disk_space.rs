@@ -11,14 +11,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use triarch_storage::{Space, SpaceLevel, SpaceSeen};
+use triarch_storage::{FreeSpace, FreeSpaceStatus, SpaceLevel};
 
 use crate::protocol::messages::{DiskNote, NodeNote};
 use crate::status::DiskStatus;
 
 /// See the [module](self).
 pub(crate) struct Rooms {
-    space: Space,
+    space: FreeSpace,
     node_id: u64,
     /// A note older than this says nothing of now.
     fresh_for: Duration,
@@ -33,7 +33,7 @@ struct Noted {
 }
 
 impl Rooms {
-    pub(crate) fn new(space: Space, node_id: u64, fresh_for: Duration) -> Self {
+    pub(crate) fn new(space: FreeSpace, node_id: u64, fresh_for: Duration) -> Self {
         Rooms {
             space,
             node_id,
@@ -44,13 +44,14 @@ impl Rooms {
     }
 
     /// This node's own disk.
-    pub(crate) fn own(&self) -> SpaceSeen {
-        self.space.seen()
+    pub(crate) fn own(&self) -> FreeSpaceStatus {
+        self.space.status()
     }
 
     /// Whether this node's own log takes so many bytes of commands.
     pub(crate) fn takes(&self, bytes: usize) -> bool {
-        self.space.takes(u64::try_from(bytes).unwrap_or(u64::MAX))
+        self.space
+            .has_room_for(u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 
     /// Why a proposal of so many bytes cannot be taken now, if so.

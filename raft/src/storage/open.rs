@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use triarch_storage::{
-    DataDir, LogMeasures, LogState, LogStore, SledLogOptions, Space, StorageError,
+    DataDir, FreeSpace, LogMetrics, LogState, LogStore, SledLogOptions, StorageError,
 };
 use uuid::Uuid;
 
@@ -53,9 +53,9 @@ pub(crate) struct Disk {
     pub directory: Arc<Directory>,
     pub cluster: Option<Uuid>,
     pub log: Arc<dyn LogStore>,
-    pub space: Space,
+    pub space: FreeSpace,
     pub snapshots: Snapshots,
-    pub measures: Arc<LogMeasures>,
+    pub measures: Arc<LogMetrics>,
 }
 
 /// Opens and checks everything; a node with a damaged disk does not start.
@@ -77,7 +77,7 @@ pub(crate) fn open(
         low_bytes,
         ..SledLogOptions::default()
     };
-    let measures = Arc::clone(&options.measures);
+    let measures = Arc::clone(&options.metrics);
     let log = dir.open_log(options)?;
     let space = log.space();
     let snapshots = Snapshots::new(dir.snapshots()?, space.clone());

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use triarch_storage::{
-    SnapshotFile, SnapshotReceiver, SnapshotStore, Space, SpaceLevel, StorageError,
+    FreeSpace, SnapshotFile, SnapshotReceiver, SnapshotStore, SpaceLevel, StorageError,
 };
 use uuid::Uuid;
 
@@ -35,7 +35,7 @@ pub(crate) struct Snapshots {
     store: SnapshotStore,
     /// Held while the current snapshot is compared and replaced, so that an older one never replaces a newer.
     replacing: Arc<Mutex<()>>,
-    space: Space,
+    space: FreeSpace,
     /// When the last one ran out of space.
     ran_out: Arc<Mutex<Option<Instant>>>,
 }
@@ -66,7 +66,7 @@ enum Contents {
 }
 
 impl Snapshots {
-    pub(crate) fn new(store: SnapshotStore, space: Space) -> Self {
+    pub(crate) fn new(store: SnapshotStore, space: FreeSpace) -> Self {
         Snapshots {
             store,
             replacing: Arc::default(),
@@ -77,7 +77,7 @@ impl Snapshots {
 
     /// Whether the disk has room for a file of this size, and some for the log besides.
     pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
-        let seen = self.space.seen();
+        let seen = self.space.status();
         seen.level != SpaceLevel::Full && seen.free_bytes >= bytes.saturating_add(SPARE_BYTES)
     }
 
@@ -95,7 +95,7 @@ impl Snapshots {
         let bytes = last_bytes.saturating_add(last_bytes / GROWTH_SHARE);
         let has_room = self.has_room_for(bytes);
         if !has_room {
-            let free_mib = self.space.seen().free_bytes >> 20;
+            let free_mib = self.space.status().free_bytes >> 20;
             let needed_mib = (bytes + SPARE_BYTES) >> 20;
             tracing::warn!(
                 free_mib,

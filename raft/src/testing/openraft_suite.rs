@@ -7,7 +7,8 @@ use std::sync::Arc;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use tokio::sync::Notify;
-use triarch_storage::{DataDir, LogStore, MemoryLog, SledLogOptions, Space};
+use triarch_storage::testing::MemoryLog;
+use triarch_storage::{DataDir, FreeSpace, LogStore, SledLogOptions};
 
 use crate::apply::applier::Applier;
 use crate::config::SnapshotPolicy;
@@ -68,7 +69,7 @@ impl StoreBuilder<Config, RaftLog, Applier<Nothing>, (tempfile::TempDir, DataDir
         };
         let snapshots = Snapshots::new(
             dir.snapshots().expect("fresh snapshots"),
-            Space::of(root.path()).expect("a disk"),
+            FreeSpace::of(root.path()).expect("a disk"),
         );
         let failure = Failure::new();
         let measures = Arc::new(Measures::new(Arc::default()));

@@ -1,8 +1,8 @@
-//! How an entry lies on disk: chunks of at most 4 KiB, each with a checksum, each entry chained to the one before.
+//! The format of an entry on disk: chunks of at most 4 KiB, each with a checksum, and a checksum chain over entries.
 //!
 //! sled moves larger values to files of their own that it never syncs, so an entry is cut into chunks under the keys
 //! (index, chunk number). Every chunk carries a checksum over its key and itself. The first one also carries the
-//! entry's position and the [`Link`] of the entry before, the last one is marked: so a missing chunk, a missing entry
+//! entry's position and the [`ChainLink`] of the entry before, the last one is marked: so a missing chunk, a missing entry
 //! and an entry from another history all show.
 //!
 //! | bytes | of a chunk |
@@ -29,12 +29,12 @@ const HEADER_BYTES: usize = 54;
 const FLAG_LAST: u8 = 1;
 const FLAG_CHAINED: u8 = 2;
 
-/// What an entry is known by to its successor: its position, and the checksum of its chunks, which covers the link to
+/// A link of the checksum chain, which an entry's successor carries: the entry's position, and the checksum of its chunks, which covers the link to
 /// its predecessor and so the whole history.
 ///
 /// Where the log continues after a snapshot, the entry before was never here: its checksum is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Link {
+pub(super) struct ChainLink {
     pub(super) position: LogPosition,
     pub(super) checksum: u32,
 }
@@ -43,13 +43,13 @@ pub(super) struct Link {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) record: LogRecord,
-    pub(super) previous: Option<Link>,
+    pub(super) previous: Option<ChainLink>,
     pub(super) checksum: u32,
 }
 
 impl Entry {
-    pub(super) fn link(&self) -> Link {
-        Link {
+    pub(super) fn link(&self) -> ChainLink {
+        ChainLink {
             position: self.record.position,
             checksum: self.checksum,
         }
@@ -74,7 +74,10 @@ pub(super) fn parse_key(key: &[u8]) -> Result<(u64, u32), String> {
 }
 
 /// The chunks of an entry, in the order to write them, and the link its successor will carry.
-pub(super) fn encode(record: &LogRecord, previous: Option<Link>) -> (Vec<(Key, Vec<u8>)>, Link) {
+pub(super) fn encode(
+    record: &LogRecord,
+    previous: Option<ChainLink>,
+) -> (Vec<(Key, Vec<u8>)>, ChainLink) {
     let mut chunks = Vec::with_capacity(record.payload.len() / CHUNK_BYTES_MAX + 1);
     let mut rest: &[u8] = &record.payload;
     let mut checksum = 0;
@@ -103,14 +106,14 @@ pub(super) fn encode(record: &LogRecord, previous: Option<Link>) -> (Vec<(Key, V
             break;
         }
     }
-    let link = Link {
+    let link = ChainLink {
         position: record.position,
         checksum,
     };
     (chunks, link)
 }
 
-fn put_header(value: &mut Vec<u8>, record: &LogRecord, previous: Option<Link>) {
+fn put_header(value: &mut Vec<u8>, record: &LogRecord, previous: Option<ChainLink>) {
     let length =
         u32::try_from(record.payload.len()).expect("an entry's payload is far below 4 GiB");
     value.push(FORMAT_VERSION);
@@ -133,7 +136,7 @@ fn crc(key: &[u8], value: &[u8]) -> u32 {
 
 /// Gives a chunk the checksum that fits it.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(super) fn seal_again(key: &[u8], value: &mut [u8]) {
+pub(super) fn update_checksum(key: &[u8], value: &mut [u8]) {
     if value.len() >= PREFIX_BYTES {
         let crc = crc(key, value);
         value[..4].copy_from_slice(&crc.to_le_bytes());
@@ -149,10 +152,10 @@ fn extend_checksum(checksum: u32, chunk_crc: u32) -> u32 {
 /// [`StorageError::Damaged`]: crate::StorageError::Damaged
 #[derive(Default)]
 pub(super) struct Assembler {
-    partial: Option<Partial>,
+    partial: Option<PartialEntry>,
 }
 
-struct Partial {
+struct PartialEntry {
     entry: Entry,
     payload: BytesMut,
     payload_bytes: usize,
@@ -163,7 +166,7 @@ impl Assembler {
     /// Takes the next chunk; gives the entry that it completes.
     pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<Option<Entry>, String> {
         let (index, chunk) = parse_key(key)?;
-        let (stored_crc, flags, body) = open_chunk(value)
+        let (stored_crc, flags, body) = split_chunk(value)
             .ok_or_else(|| format!("chunk {chunk} of entry {index} is too short"))?;
         let crc = crc(key, value);
         if crc != stored_crc && !mutated!(ChecksumIgnored) {
@@ -172,7 +175,7 @@ impl Assembler {
             ));
         }
         let (mut partial, body) = match self.partial.take() {
-            None if chunk == 0 => begin(index, flags, body)?,
+            None if chunk == 0 => begin_entry(index, flags, body)?,
             None => {
                 return Err(format!(
                     "entry {index} begins with chunk {chunk}, the ones before are missing"
@@ -208,20 +211,20 @@ impl Assembler {
     }
 
     /// The index of the entry whose last chunk has not come.
-    pub(super) fn unfinished(&self) -> Option<u64> {
+    pub(super) fn incomplete_entry(&self) -> Option<u64> {
         self.partial
             .as_ref()
             .map(|partial| partial.entry.record.position.index)
     }
 }
 
-fn open_chunk(value: &[u8]) -> Option<(u32, u8, &[u8])> {
+fn split_chunk(value: &[u8]) -> Option<(u32, u8, &[u8])> {
     let (crc, rest) = value.split_at_checked(4)?;
     let (flags, body) = rest.split_first()?;
     Some((u32::from_le_bytes(array(crc)), *flags, body))
 }
 
-fn begin(index: u64, flags: u8, body: &[u8]) -> Result<(Partial, &[u8]), String> {
+fn begin_entry(index: u64, flags: u8, body: &[u8]) -> Result<(PartialEntry, &[u8]), String> {
     let Some((header, body)) = body.split_at_checked(HEADER_BYTES) else {
         return Err(format!("the header of entry {index} is cut short"));
     };
@@ -232,7 +235,7 @@ fn begin(index: u64, flags: u8, body: &[u8]) -> Result<(Partial, &[u8]), String>
         ));
     }
     let payload_bytes = u32::from_le_bytes(array(&header[1..5])) as usize;
-    let previous = (flags & FLAG_CHAINED != 0).then(|| Link {
+    let previous = (flags & FLAG_CHAINED != 0).then(|| ChainLink {
         position: LogPosition {
             term: le_u64(&header[21..29]),
             leader: le_u64(&header[29..37]),
@@ -252,7 +255,7 @@ fn begin(index: u64, flags: u8, body: &[u8]) -> Result<(Partial, &[u8]), String>
         previous,
         checksum: 0,
     };
-    let partial = Partial {
+    let partial = PartialEntry {
         entry,
         payload: BytesMut::with_capacity(payload_bytes),
         payload_bytes,
@@ -293,9 +296,9 @@ mod tests {
         }
     }
 
-    fn before(index: u64) -> Option<Link> {
+    fn before(index: u64) -> Option<ChainLink> {
         let position = record(index - 1, 0).position;
-        Some(Link {
+        Some(ChainLink {
             position,
             checksum: 0xdead_beef,
         })
@@ -365,7 +368,7 @@ mod tests {
         for (key, value) in &chunks[..chunks.len() - 1] {
             assert_eq!(assembler.push(key, value), Ok(None));
         }
-        assert_eq!(assembler.unfinished(), Some(7), "the end is missing");
+        assert_eq!(assembler.incomplete_entry(), Some(7), "the end is missing");
         read(&chunks[1..]).expect_err("the beginning is missing");
         let mut hole = chunks;
         hole.remove(2);

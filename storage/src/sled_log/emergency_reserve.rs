@@ -1,8 +1,8 @@
-//! Disk space set aside for the day the disk is full.
+//! The emergency reserve: disk space set aside for the day the disk is full.
 //!
 //! sled needs space to be opened, even to read, and a node whose disk is full must still be able to finish what it has
-//! begun. So a file of zeros is kept beside the log. It is given up when the log would otherwise run out of space, and
-//! taken back once there is room again.
+//! begun. So a file of zeros is kept beside the log. It is released when the log would otherwise run out of space, and
+//! reacquired once there is room again.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,18 +13,18 @@ use crate::durable;
 /// Without this much besides the reserve, the log is not opened: sled's own recovery would run out of space halfway.
 const AVAILABLE_BYTES_MIN: u64 = 2 << 20;
 
-/// See the [module](self).
+/// The reserve file.
 #[derive(Debug)]
-pub(super) struct Reserve {
+pub(super) struct EmergencyReserve {
     path: PathBuf,
     bytes: u64,
     held: bool,
 }
 
-impl Reserve {
+impl EmergencyReserve {
     /// Makes sure the space is there, or says that the disk is full.
-    pub(super) fn take(path: &Path, bytes: u64) -> Result<Self, StorageError> {
-        let mut reserve = Reserve {
+    pub(super) fn acquire(path: &Path, bytes: u64) -> Result<Self, StorageError> {
+        let mut reserve = EmergencyReserve {
             path: path.to_path_buf(),
             bytes,
             held: true,
@@ -33,7 +33,7 @@ impl Reserve {
         if present < bytes
             && let Err(error) = allocate(path, bytes)
         {
-            reserve.give_up();
+            reserve.release();
             return Err(StorageError::io("reserve space in", path, &error));
         }
         let available = durable::available_bytes(durable::parent_of(path))
@@ -51,40 +51,40 @@ impl Reserve {
         Ok(reserve)
     }
 
-    /// None at all.
-    pub(super) fn nothing(path: &Path) -> Self {
-        Reserve {
+    /// A reserve of no bytes.
+    pub(super) fn none(path: &Path) -> Self {
+        EmergencyReserve {
             path: path.to_path_buf(),
             bytes: 0,
             held: false,
         }
     }
 
-    /// What could be freed.
+    /// What could be released.
     pub(super) fn held_bytes(&self) -> u64 {
         if self.held { self.bytes } else { 0 }
     }
 
-    /// What was freed, and is to be taken back once there is room.
-    pub(super) fn owed_bytes(&self) -> u64 {
+    /// What was released and is to be reacquired once there is room.
+    pub(super) fn released_bytes(&self) -> u64 {
         self.bytes - self.held_bytes()
     }
 
     /// Frees the space. Nothing to report if that fails: whoever asks is out of space anyway.
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn release(&mut self) {
         self.held = false;
         if let Err(error) = fs::remove_file(&self.path)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %self.path.display(), %error, "could not give up the reserved space");
+            tracing::warn!(path = %self.path.display(), %error, "could not release the emergency reserve");
         }
     }
 
-    /// Takes the space back. If that fails, it is given up again and owed still.
-    pub(super) fn take_back(&mut self) {
+    /// Takes the space back. If that fails, it stays released.
+    pub(super) fn reacquire(&mut self) {
         match allocate(&self.path, self.bytes) {
             Ok(()) => self.held = true,
-            Err(_) => self.give_up(),
+            Err(_) => self.release(),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! How much room is left on the log's file system, and what that means.
+//! Free space on the log's file system, and the level that decides which writes are accepted.
 //!
 //! A log that runs out of space in the middle of a write is done for, because sled is. So nobody waits for that moment:
 //!
 //! - The sync thread looks at the file system before each group of writes, and ten times a second when there are none.
-//!   Below the *low mark* this says so ([`SpaceLevel::Low`]), and whoever decides what is written at all stops giving the
-//!   log anything large. It stays low until there is clearly more than the mark again, so that it does not flutter.
+//!   Below the *low watermark* this says so ([`SpaceLevel::Low`]), and whoever decides what is written at all stops giving the
+//!   log anything large. It stays low until there is clearly more than the watermark again (hysteresis), so that it does not flutter.
 //! - What is queued by then is written with space that was set aside before: see [`super::preallocate`].
 //! - When not even a vote would find its space, it is [`SpaceLevel::Full`], and nothing may be asked of the log.
 //!
@@ -16,24 +16,24 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::emergency_reserve::Reserve;
+use super::emergency_reserve::EmergencyReserve;
 use crate::StorageError;
 use crate::durable;
 
-/// The low mark, unless told otherwise: so much, but no more than this share of the file system ...
+/// The default low watermark: so much, but no more than this share of the file system ...
 const LOW_BYTES_DEFAULT: u64 = 64 << 20;
 const LOW_SHARE: u64 = 20;
 /// ... and no less than this, which sled's steps need.
 const LOW_BYTES_MIN: u64 = 8 << 20;
-/// Beyond the low mark by this share of it, and at least by so much, there is room again.
-const ROOM_AGAIN_SHARE: u64 = 4;
-const ROOM_AGAIN_BYTES_MIN: u64 = 4 << 20;
-/// What a vote, a marker and sled's own housekeeping may take together.
-pub(super) const LAST_BYTES: u64 = 2 << 20;
+/// Beyond the low watermark by this share of it, and at least by so much, there is room again.
+const HYSTERESIS_SHARE: u64 = 4;
+const HYSTERESIS_BYTES_MIN: u64 = 4 << 20;
+/// What a vote, a position and sled's own housekeeping may take together.
+pub(super) const HARD_STATE_WRITE_BYTES: u64 = 2 << 20;
 /// With less than this, they would not find it.
-const FULL_BYTES: u64 = LAST_BYTES + (64 << 10);
+const FULL_BELOW_BYTES: u64 = HARD_STATE_WRITE_BYTES + (64 << 10);
 /// What a write may take on disk, for each byte of its payload: sled writes a page again when it changes.
-pub(super) const WRITE_FACTOR: u64 = 4;
+pub(super) const WRITE_AMPLIFICATION: u64 = 4;
 
 /// How much room there is, by what may still be done with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,9 +46,9 @@ pub enum SpaceLevel {
     Full,
 }
 
-/// What was found at the last look.
+/// The free space as last read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpaceSeen {
+pub struct FreeSpaceStatus {
     /// Free on the file system, without what this log has set aside.
     pub free_bytes: u64,
     /// Below this it is low.
@@ -57,18 +57,18 @@ pub struct SpaceSeen {
     pub level: SpaceLevel,
 }
 
-/// See the [module](self). Clones share what was seen.
+/// The free space of one file system. Clones share the last status.
 #[derive(Debug, Clone)]
-pub struct Space {
-    shared: Arc<Shared>,
+pub struct FreeSpace {
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Inner {
     directory: PathBuf,
     low_bytes: u64,
     /// Blocks that the log's file has beyond its end.
-    headroom_bytes: AtomicU64,
+    preallocated_bytes: AtomicU64,
     /// A write waits for space.
     waiting: AtomicBool,
     state: Mutex<State>,
@@ -76,34 +76,34 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    reserve: Reserve,
-    seen: SpaceSeen,
+    reserve: EmergencyReserve,
+    status: FreeSpaceStatus,
 }
 
-impl Space {
+impl FreeSpace {
     /// Watches the file system of a directory that has no log, and nobody to look at it again by itself.
     pub fn of(directory: &Path) -> Result<Self, StorageError> {
-        Self::new(directory, None, Reserve::nothing(directory))
+        Self::new(directory, None, EmergencyReserve::none(directory))
     }
 
-    /// Takes its first look. `low_bytes` is the low mark, worked out from the size of the file system unless given.
+    /// Takes its first look. `low_bytes` is the low watermark, worked out from the size of the file system unless given.
     pub(super) fn new(
         directory: &Path,
         low_bytes: Option<u64>,
-        reserve: Reserve,
+        reserve: EmergencyReserve,
     ) -> Result<Self, StorageError> {
-        let found = durable::file_system(directory)
+        let found = durable::file_system_usage(directory)
             .map_err(|error| StorageError::io("look for free space in", directory, &error))?;
         let low_bytes = low_bytes.unwrap_or_else(|| default_low_bytes(found.total_bytes));
-        let space = Space {
-            shared: Arc::new(Shared {
+        let space = FreeSpace {
+            inner: Arc::new(Inner {
                 directory: directory.to_path_buf(),
                 low_bytes,
-                headroom_bytes: AtomicU64::new(0),
+                preallocated_bytes: AtomicU64::new(0),
                 waiting: AtomicBool::new(false),
                 state: Mutex::new(State {
                     reserve,
-                    seen: SpaceSeen {
+                    status: FreeSpaceStatus {
                         free_bytes: found.available_bytes,
                         low_bytes,
                         level: SpaceLevel::Ample,
@@ -111,66 +111,68 @@ impl Space {
                 }),
             }),
         };
-        space.look();
+        space.refresh();
         Ok(space)
     }
 
-    /// What was found at the last look.
-    pub fn seen(&self) -> SpaceSeen {
-        self.shared.state.lock().seen
+    /// The free space as last read.
+    pub fn status(&self) -> FreeSpaceStatus {
+        self.inner.state.lock().status
     }
 
-    /// Whether `bytes` more of payload may be given to the log without coming below the low mark.
-    pub fn takes(&self, bytes: u64) -> bool {
-        let seen = self.seen();
-        seen.level == SpaceLevel::Ample
-            && seen.free_bytes
-                >= seen
+    /// Whether `bytes` more of payload may be given to the log without coming below the low watermark.
+    pub fn has_room_for(&self, bytes: u64) -> bool {
+        let status = self.status();
+        status.level == SpaceLevel::Ample
+            && status.free_bytes
+                >= status
                     .low_bytes
-                    .saturating_add(bytes.saturating_mul(WRITE_FACTOR))
+                    .saturating_add(bytes.saturating_mul(WRITE_AMPLIFICATION))
     }
 
     /// Where it looks.
     pub fn directory(&self) -> &Path {
-        &self.shared.directory
+        &self.inner.directory
     }
 
-    /// Looks now. Says in the log, once, when the level changes.
-    pub fn look(&self) -> SpaceSeen {
-        let mut state = self.shared.state.lock();
-        let before = state.seen;
-        let found = match durable::available_bytes(&self.shared.directory) {
+    /// Reads the free space anew. Logs, once, when the level changes.
+    pub fn refresh(&self) -> FreeSpaceStatus {
+        let mut state = self.inner.state.lock();
+        let before = state.status;
+        let found = match durable::available_bytes(&self.inner.directory) {
             Ok(found) => found,
             // It was possible a moment ago. If the disk has failed, the next write says so.
             Err(_) => return before,
         };
-        let owed = state.reserve.owed_bytes();
-        let rest = if self.shared.waiting.load(Ordering::Relaxed) {
+        let released = state.reserve.released_bytes();
+        let rest = if self.inner.waiting.load(Ordering::Relaxed) {
             // Whatever came now would wait behind it.
             0
         } else {
-            found + state.reserve.held_bytes() + self.shared.headroom_bytes.load(Ordering::Relaxed)
+            found
+                + state.reserve.held_bytes()
+                + self.inner.preallocated_bytes.load(Ordering::Relaxed)
         };
-        // What is to be taken back is not free.
-        let free_bytes = found.saturating_sub(owed);
-        let level = level(before.level, free_bytes, rest, self.shared.low_bytes);
-        state.seen = SpaceSeen {
+        // What is to be reacquired is not free.
+        let free_bytes = found.saturating_sub(released);
+        let level = level(before.level, free_bytes, rest, self.inner.low_bytes);
+        state.status = FreeSpaceStatus {
             free_bytes,
             level,
             ..before
         };
-        if owed > 0 && level == SpaceLevel::Ample {
-            state.reserve.take_back();
+        if released > 0 && level == SpaceLevel::Ample {
+            state.reserve.reacquire();
         }
-        let seen = state.seen;
+        let status = state.status;
         drop(state);
-        self.tell(before, seen);
-        seen
+        self.log_level_change(before, status);
+        status
     }
 
-    fn tell(&self, before: SpaceSeen, now: SpaceSeen) {
+    fn log_level_change(&self, before: FreeSpaceStatus, now: FreeSpaceStatus) {
         let (free_mib, low_mib) = (now.free_bytes >> 20, now.low_bytes >> 20);
-        let path = self.shared.directory.display();
+        let path = self.inner.directory.display();
         match (before.level, now.level) {
             (SpaceLevel::Ample, SpaceLevel::Low | SpaceLevel::Full) => {
                 tracing::warn!(%path, free_mib, low_mib, "the disk is nearly full: this node takes no writes until there is room again; free some space");
@@ -190,24 +192,26 @@ impl Space {
         }
     }
 
-    /// Frees the reserve. Whether there was anything to free.
-    pub(super) fn give_up_reserve(&self) -> bool {
-        let mut state = self.shared.state.lock();
+    /// Releases the reserve. Whether there was anything to free.
+    pub(super) fn release_reserve(&self) -> bool {
+        let mut state = self.inner.state.lock();
         let held = state.reserve.held_bytes() > 0;
         if held {
-            state.reserve.give_up();
+            state.reserve.release();
         }
         held
     }
 
     /// Notes whether a write waits for space.
-    pub(super) fn note_waiting(&self, waiting: bool) {
-        self.shared.waiting.store(waiting, Ordering::Relaxed);
+    pub(super) fn set_write_waiting(&self, waiting: bool) {
+        self.inner.waiting.store(waiting, Ordering::Relaxed);
     }
 
     /// Notes what the log's file has set aside for itself.
-    pub(super) fn note_headroom(&self, bytes: u64) {
-        self.shared.headroom_bytes.store(bytes, Ordering::Relaxed);
+    pub(super) fn set_preallocated_bytes(&self, bytes: u64) {
+        self.inner
+            .preallocated_bytes
+            .store(bytes, Ordering::Relaxed);
     }
 }
 
@@ -217,14 +221,14 @@ fn default_low_bytes(total_bytes: u64) -> u64 {
 
 /// `free_bytes` is what counts as room for more, `rest_bytes` what there is to finish what was begun.
 fn level(before: SpaceLevel, free_bytes: u64, rest_bytes: u64, low_bytes: u64) -> SpaceLevel {
-    let room_again = low_bytes + (low_bytes / ROOM_AGAIN_SHARE).max(ROOM_AGAIN_BYTES_MIN);
+    let recovery_bytes = low_bytes + (low_bytes / HYSTERESIS_SHARE).max(HYSTERESIS_BYTES_MIN);
     let enough = match before {
         SpaceLevel::Ample => low_bytes,
-        SpaceLevel::Low | SpaceLevel::Full => room_again,
+        SpaceLevel::Low | SpaceLevel::Full => recovery_bytes,
     };
     if free_bytes >= enough {
         SpaceLevel::Ample
-    } else if rest_bytes >= FULL_BYTES {
+    } else if rest_bytes >= FULL_BELOW_BYTES {
         SpaceLevel::Low
     } else {
         SpaceLevel::Full
@@ -245,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stays_low_until_there_is_clearly_more() {
+    fn the_level_stays_low_until_there_is_clearly_more() {
         let at = |before, free: u64, rest: u64| level(before, free * MIB, rest * MIB, 64 * MIB);
         assert_eq!(at(SpaceLevel::Ample, 64, 80), SpaceLevel::Ample);
         assert_eq!(at(SpaceLevel::Ample, 63, 80), SpaceLevel::Low);
@@ -258,28 +262,28 @@ mod tests {
     }
 
     #[test]
-    fn the_reserve_is_given_up_once_and_taken_back_when_there_is_room() {
+    fn the_reserve_is_released_once_and_reacquired_when_there_is_room() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("reserve");
-        let reserve = Reserve::take(&path, MIB).unwrap();
-        let space = Space::new(root.path(), Some(1), reserve).unwrap();
-        assert_eq!(space.seen().level, SpaceLevel::Ample);
-        assert!(space.give_up_reserve());
+        let reserve = EmergencyReserve::acquire(&path, MIB).unwrap();
+        let space = FreeSpace::new(root.path(), Some(1), reserve).unwrap();
+        assert_eq!(space.status().level, SpaceLevel::Ample);
+        assert!(space.release_reserve());
         assert!(!path.exists());
-        assert!(!space.give_up_reserve());
-        space.look();
+        assert!(!space.release_reserve());
+        space.refresh();
         assert_eq!(path.metadata().unwrap().len(), MIB);
-        assert!(space.give_up_reserve());
+        assert!(space.release_reserve());
     }
 
     #[test]
-    fn a_write_is_taken_only_if_it_leaves_the_low_mark_alone() {
+    fn a_write_is_accepted_only_if_free_space_stays_above_the_low_watermark() {
         let root = tempfile::tempdir().unwrap();
-        let reserve = Reserve::take(&root.path().join("reserve"), 0).unwrap();
+        let reserve = EmergencyReserve::acquire(&root.path().join("reserve"), 0).unwrap();
         let free = durable::available_bytes(root.path()).unwrap();
-        let space = Space::new(root.path(), Some(free / 2), reserve).unwrap();
-        assert!(space.takes(1));
-        assert!(!space.takes(free / 4));
-        assert_eq!(space.seen().level, SpaceLevel::Ample);
+        let space = FreeSpace::new(root.path(), Some(free / 2), reserve).unwrap();
+        assert!(space.has_room_for(1));
+        assert!(!space.has_room_for(free / 4));
+        assert_eq!(space.status().level, SpaceLevel::Ample);
     }
 }

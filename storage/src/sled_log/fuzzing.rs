@@ -1,6 +1,6 @@
 //! What a fuzzer gives to the reader of a log.
 
-use super::chunk::{Assembler, Link, encode, seal_again};
+use super::chunk::{Assembler, ChainLink, encode, update_checksum};
 use super::hard_state::{decode_committed, decode_purged, decode_vote};
 use super::recovery::check_entry;
 use super::sled_db::check_chain;
@@ -9,7 +9,7 @@ use super::sled_db::check_chain;
 const HEAD_BYTES: usize = 12 + 2;
 
 /// Bytes as the chunks of a log, one behind the other, the first byte saying whether they get checksums that fit; then as
-/// each of the markers. Refused, or entries that are written and read again as themselves.
+/// each of the values of the hard state. Refused, or entries that are written and read again as themselves.
 pub fn log_chunks(data: &[u8]) {
     let Some((&mode, data)) = data.split_first() else {
         return;
@@ -20,7 +20,7 @@ pub fn log_chunks(data: &[u8]) {
         decode_committed(data),
     );
     let mut assembler = Assembler::default();
-    let mut tail: Option<Link> = None;
+    let mut tail: Option<ChainLink> = None;
     let mut rest = data;
     while let Some((head, more)) = rest.split_first_chunk::<HEAD_BYTES>() {
         let (key, length) = head.split_at(HEAD_BYTES - 2);
@@ -29,7 +29,7 @@ pub fn log_chunks(data: &[u8]) {
         rest = more;
         let mut value = value.to_vec();
         if mode % 2 == 1 {
-            seal_again(key, &mut value);
+            update_checksum(key, &mut value);
         }
         let Ok(Some(entry)) = assembler.push(key, &value) else {
             continue;

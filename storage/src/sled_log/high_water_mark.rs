@@ -1,16 +1,19 @@
-//! The high-water mark: what this node has made durable, noted where sled cannot lose it.
+//! The high-water mark: the last durable entry and vote, noted where sled cannot lose them.
 //!
 //! sled may hide damage by coming back with less than it was given. So the last durable entry and the last durable
 //! vote are noted in a small file of its own, `mark`, and checked at open.
 //!
-//! Two slots are written in turn, each with a checksum and a sequence number: a write torn by a crash spoils one of
-//! them, and the other, one write older, still counts. Invariants:
+//! Two slots are written in turn, each with a checksum and a sequence number: a torn write spoils one of them, and the
+//! other, one write older, still counts.
 //!
-//! - The mark never claims more than was made durable before it was written.
-//! - Before an entry the mark claims is removed, a lower mark is durable ([`Mark::store_durably`]).
-//! - After a sync the mark is written without an fsync ([`Mark::store`]), and once those who waited for the sync are told,
-//!   its write-out begins ([`Mark::begin_carry`]); the next sync waits for the write-out ([`Mark::carry`]) before its own fdatasync, which makes the device keep both, since the slots
-//!   are overwritten in place. So it lags by one sync at most. Where a file system does not overwrite in place, an
+//! # Invariants
+//!
+//! - The mark never runs ahead of the disk: what it names was made durable before it was written.
+//! - Before an entry the mark covers is removed, a lower mark is durable ([`HighWaterMarkFile::store_durably`]).
+//! - The mark lags by one sync at most. After a sync it is written without an fsync ([`HighWaterMarkFile::store`]), and
+//!   once the completions of that sync were called, its writeback begins ([`HighWaterMarkFile::start_writeback`]). The
+//!   next sync waits for the writeback ([`HighWaterMarkFile::wait_for_writeback`]) before its own fdatasync, which makes
+//!   the device keep both, since the slots are overwritten in place. Where a file system does not overwrite in place, an
 //!   fdatasync of its own every [`WRITES_PER_SYNC_MAX`] writes bounds the lag.
 
 use std::fs::{File, OpenOptions};
@@ -18,8 +21,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::chunk::{Link, array};
-use super::hard_state::{get_position, put_position};
+use super::chunk::{ChainLink, array};
+use super::hard_state::{decode_position, encode_position};
 use crate::StorageError;
 use crate::durable;
 
@@ -29,37 +32,38 @@ const SLOT_STRIDE: u64 = 4096;
 const SLOT_BYTES: usize = 8 + 8 + 8 + 1 + 24 + 4 + 4;
 const WRITES_PER_SYNC_MAX: u64 = 256;
 
-/// What was made durable.
+/// The last durable entry and vote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Claim {
+pub(super) struct HighWaterMark {
     /// The last entry, or what was purged last when there is none.
-    pub(super) last: Option<Link>,
+    pub(super) last: Option<ChainLink>,
     /// The sequence number of the last vote, 0 before the first.
     pub(super) vote_sequence: u64,
 }
 
 /// The mark file, open for writing.
-pub(super) struct Mark {
+pub(super) struct HighWaterMarkFile {
     file: File,
     path: PathBuf,
     sequence: u64,
-    claim: Claim,
+    value: HighWaterMark,
     unsynced_writes: u64,
-    /// Something was stored whose write-out has not begun.
-    stored: bool,
+    /// A stored mark whose writeback has not begun.
+    needs_writeback: bool,
 }
 
-impl Mark {
+impl HighWaterMarkFile {
     /// Makes the file, durably and as a whole: it is there with two good slots, or not at all.
     pub(super) fn create(path: &Path) -> Result<Self, StorageError> {
         let mut bytes = vec![0; 2 * SLOT_STRIDE as usize];
         for sequence in [0, 1] {
             let start = (sequence * SLOT_STRIDE) as usize;
-            bytes[start..start + SLOT_BYTES].copy_from_slice(&encode(sequence, &Claim::default()));
+            bytes[start..start + SLOT_BYTES]
+                .copy_from_slice(&encode(sequence, &HighWaterMark::default()));
         }
         durable::write_file(path, &bytes)?;
         let file = open_file(path)?;
-        Ok(Self::on(file, path, 1, Claim::default()))
+        Ok(Self::on(file, path, 1, HighWaterMark::default()))
     }
 
     /// Opens the file; `None` when there is none.
@@ -78,72 +82,72 @@ impl Mark {
             .into_iter()
             .flatten()
             .max_by_key(|(sequence, _)| *sequence);
-        let Some((sequence, claim)) = newest else {
+        let Some((sequence, value)) = newest else {
             let what = "neither of its two slots matches its checksum";
             return Err(StorageError::damaged(path, what, node_id));
         };
-        Ok(Some(Self::on(file, path, sequence, claim)))
+        Ok(Some(Self::on(file, path, sequence, value)))
     }
 
-    fn on(file: File, path: &Path, sequence: u64, claim: Claim) -> Self {
-        Mark {
+    fn on(file: File, path: &Path, sequence: u64, value: HighWaterMark) -> Self {
+        HighWaterMarkFile {
             file,
             path: path.to_path_buf(),
             sequence,
-            claim,
+            value,
             unsynced_writes: 0,
-            stored: false,
+            needs_writeback: false,
         }
     }
 
-    /// What the mark claims now.
-    pub(super) fn claim(&self) -> Claim {
-        self.claim
+    /// The current mark.
+    pub(super) fn value(&self) -> HighWaterMark {
+        self.value
     }
 
-    /// Writes a claim that the next [`Mark::carry`] and fdatasync carry to disk.
-    pub(super) fn store(&mut self, claim: Claim) -> Result<(), StorageError> {
-        self.write(claim)?;
+    /// Writes a mark that the next [`HighWaterMarkFile::wait_for_writeback`] and fdatasync carry to disk.
+    pub(super) fn store(&mut self, value: HighWaterMark) -> Result<(), StorageError> {
+        self.write(value)?;
         if self.unsynced_writes >= WRITES_PER_SYNC_MAX {
             return self.sync();
         }
         Ok(())
     }
 
-    /// Has what was stored leave for the device, without waiting for it.
-    pub(super) fn begin_carry(&mut self) -> Result<(), StorageError> {
-        if !std::mem::take(&mut self.stored) {
+    /// Starts the writeback of a stored mark to the device, without waiting for it.
+    pub(super) fn start_writeback(&mut self) -> Result<(), StorageError> {
+        if !std::mem::take(&mut self.needs_writeback) {
             return Ok(());
         }
-        durable::begin_write_out(&self.file)
+        durable::start_writeback(&self.file)
             .map_err(|error| StorageError::io("write", &self.path, &error))
     }
 
-    /// Writes a claim and waits until the disk has it.
-    pub(super) fn store_durably(&mut self, claim: Claim) -> Result<(), StorageError> {
-        self.write(claim)?;
+    /// Writes a mark and waits until the disk has it.
+    pub(super) fn store_durably(&mut self, value: HighWaterMark) -> Result<(), StorageError> {
+        self.write(value)?;
         self.sync()
     }
 
-    /// Waits until what was stored has left for the device.
-    pub(super) fn carry(&self) -> Result<(), StorageError> {
+    /// Waits until a stored mark was handed to the device.
+    pub(super) fn wait_for_writeback(&self) -> Result<(), StorageError> {
         if self.unsynced_writes == 0 {
             return Ok(());
         }
-        durable::finish_write_out(&self.file)
+        durable::wait_for_writeback(&self.file)
             .map_err(|error| StorageError::io("write", &self.path, &error))
     }
 
-    fn write(&mut self, claim: Claim) -> Result<(), StorageError> {
+    fn write(&mut self, value: HighWaterMark) -> Result<(), StorageError> {
         let sequence = self.sequence + 1;
         let offset = (sequence % 2) * SLOT_STRIDE;
         self.file
-            .write_all_at(&encode(sequence, &claim), offset)
+            .write_all_at(&encode(sequence, &value), offset)
             .map_err(|error| StorageError::io("write", &self.path, &error))?;
         self.sequence = sequence;
-        self.claim = claim;
+        self.value = value;
         self.unsynced_writes += 1;
-        self.stored = true;
+        self.needs_writeback = true;
         Ok(())
     }
 
@@ -152,7 +156,7 @@ impl Mark {
             .sync_data()
             .map_err(|error| StorageError::io("sync", &self.path, &error))?;
         self.unsynced_writes = 0;
-        self.stored = false;
+        self.needs_writeback = false;
         Ok(())
     }
 }
@@ -165,7 +169,7 @@ fn open_file(path: &Path) -> Result<File, StorageError> {
         .map_err(|error| StorageError::io("open", path, &error))
 }
 
-fn read_slot(file: &File, slot: u64) -> io::Result<Option<(u64, Claim)>> {
+fn read_slot(file: &File, slot: u64) -> io::Result<Option<(u64, HighWaterMark)>> {
     let mut bytes = [0; SLOT_BYTES];
     match file.read_exact_at(&mut bytes, slot * SLOT_STRIDE) {
         Ok(()) => Ok(decode(&bytes).filter(|(sequence, _)| sequence % 2 == slot)),
@@ -174,36 +178,36 @@ fn read_slot(file: &File, slot: u64) -> io::Result<Option<(u64, Claim)>> {
     }
 }
 
-fn encode(sequence: u64, claim: &Claim) -> [u8; SLOT_BYTES] {
+fn encode(sequence: u64, mark: &HighWaterMark) -> [u8; SLOT_BYTES] {
     let mut bytes = Vec::with_capacity(SLOT_BYTES);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&sequence.to_le_bytes());
-    bytes.extend_from_slice(&claim.vote_sequence.to_le_bytes());
-    bytes.push(u8::from(claim.last.is_some()));
-    let (position, checksum) = claim
+    bytes.extend_from_slice(&mark.vote_sequence.to_le_bytes());
+    bytes.push(u8::from(mark.last.is_some()));
+    let (position, checksum) = mark
         .last
         .map_or_else(Default::default, |link| (link.position, link.checksum));
-    put_position(&mut bytes, position);
+    encode_position(&mut bytes, position);
     bytes.extend_from_slice(&checksum.to_le_bytes());
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
     array(&bytes)
 }
 
-fn decode(bytes: &[u8; SLOT_BYTES]) -> Option<(u64, Claim)> {
+fn decode(bytes: &[u8; SLOT_BYTES]) -> Option<(u64, HighWaterMark)> {
     let (fields, crc) = bytes.split_at(SLOT_BYTES - 4);
     if crc32c::crc32c(fields) != u32::from_le_bytes(array(crc)) || &fields[..8] != MAGIC {
         return None;
     }
     let sequence = u64::from_le_bytes(array(&fields[8..16]));
-    let link = Link {
-        position: get_position(&array(&fields[25..49])),
+    let link = ChainLink {
+        position: decode_position(&array(&fields[25..49])),
         checksum: u32::from_le_bytes(array(&fields[49..53])),
     };
-    let claim = Claim {
+    let value = HighWaterMark {
         last: (fields[24] == 1).then_some(link),
         vote_sequence: u64::from_le_bytes(array(&fields[16..24])),
     };
-    Some((sequence, claim))
+    Some((sequence, value))
 }
 
 #[cfg(test)]
@@ -211,14 +215,14 @@ mod tests {
     use super::*;
     use crate::LogPosition;
 
-    fn claim(index: u64) -> Claim {
+    fn mark_at(index: u64) -> HighWaterMark {
         let position = LogPosition {
             term: 2,
             leader: 3,
             index,
         };
-        Claim {
-            last: Some(Link {
+        HighWaterMark {
+            last: Some(ChainLink {
                 position,
                 checksum: index as u32,
             }),
@@ -227,49 +231,52 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_claim_comes_back() {
+    fn the_newest_mark_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mark");
-        assert!(Mark::open(&path, 1).unwrap().is_none());
-        let mut mark = Mark::create(&path).unwrap();
-        assert_eq!(mark.claim(), Claim::default());
+        assert!(HighWaterMarkFile::open(&path, 1).unwrap().is_none());
+        let mut file = HighWaterMarkFile::create(&path).unwrap();
+        assert_eq!(file.value(), HighWaterMark::default());
         for index in 0..5 {
-            mark.store(claim(index)).unwrap();
-            mark.carry().unwrap();
-            let reopened = Mark::open(&path, 1).unwrap().unwrap();
-            assert_eq!(reopened.claim(), claim(index));
+            file.store(mark_at(index)).unwrap();
+            file.wait_for_writeback().unwrap();
+            let reopened = HighWaterMarkFile::open(&path, 1).unwrap().unwrap();
+            assert_eq!(reopened.value(), mark_at(index));
         }
-        mark.store_durably(claim(2)).unwrap();
-        let reopened = Mark::open(&path, 1).unwrap().unwrap();
-        assert_eq!(reopened.claim(), claim(2), "a mark may be lowered");
+        file.store_durably(mark_at(2)).unwrap();
+        let reopened = HighWaterMarkFile::open(&path, 1).unwrap().unwrap();
+        assert_eq!(reopened.value(), mark_at(2), "a mark may be lowered");
     }
 
     #[test]
     fn a_torn_slot_leaves_the_one_before_and_two_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mark");
-        let mut mark = Mark::create(&path).unwrap();
-        mark.store(claim(1)).unwrap();
-        mark.store(claim(2)).unwrap();
-        let newest_slot = mark.sequence % 2;
-        mark.file
+        let mut file = HighWaterMarkFile::create(&path).unwrap();
+        file.store(mark_at(1)).unwrap();
+        file.store(mark_at(2)).unwrap();
+        let newest_slot = file.sequence % 2;
+        file.file
             .write_all_at(&[0xff; 30], newest_slot * SLOT_STRIDE + 10)
             .unwrap();
-        let mut mark = Mark::open(&path, 1).unwrap().unwrap();
-        assert_eq!(mark.claim(), claim(1));
-        mark.store(claim(3)).unwrap();
-        assert_eq!(Mark::open(&path, 1).unwrap().unwrap().claim(), claim(3));
+        let mut file = HighWaterMarkFile::open(&path, 1).unwrap().unwrap();
+        assert_eq!(file.value(), mark_at(1));
+        file.store(mark_at(3)).unwrap();
+        assert_eq!(
+            HighWaterMarkFile::open(&path, 1).unwrap().unwrap().value(),
+            mark_at(3)
+        );
 
         for slot in [0, 1] {
-            mark.file.write_all_at(b"x", slot * SLOT_STRIDE).unwrap();
+            file.file.write_all_at(b"x", slot * SLOT_STRIDE).unwrap();
         }
         assert!(matches!(
-            Mark::open(&path, 1),
+            HighWaterMarkFile::open(&path, 1),
             Err(StorageError::Damaged { .. })
         ));
-        mark.file.set_len(0).unwrap();
+        file.file.set_len(0).unwrap();
         assert!(matches!(
-            Mark::open(&path, 1),
+            HighWaterMarkFile::open(&path, 1),
             Err(StorageError::Damaged { .. })
         ));
     }

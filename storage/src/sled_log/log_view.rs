@@ -1,4 +1,4 @@
-//! What readers of the log see: its bounds, its markers, and the recent entries themselves.
+//! The in-memory view of the log that readers see: its bounds, its hard state, and the recent entries themselves.
 //!
 //! Every write changes the view at once and the disk later. Invariants: the recent entries are a suffix of the log
 //! without holes; every entry before them is in sled; an entry that is not in sled yet is never evicted, so the memory
@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::write_ops::{Change, assert_appendable, assert_purgeable, assert_truncatable};
+use crate::write_ops::{WriteOp, assert_appendable, assert_purgeable, assert_truncatable};
 use crate::{LogPosition, LogRecord, LogState};
 
-/// See the [module](self).
-pub(super) struct View {
+/// The log as its readers see it.
+pub(super) struct LogView {
     purged: Option<LogPosition>,
     last: Option<LogPosition>,
     /// The index of the first entry the log holds; meaningless while it holds none.
@@ -28,17 +28,17 @@ pub(super) struct View {
     committed: Option<LogPosition>,
 }
 
-/// Where the entries of a range are to be found.
-pub(super) enum Place {
+/// Where the entries of a range are to be read from.
+pub(super) enum RecordSource {
     /// In the recent ones: here they are.
     Memory(Vec<LogRecord>),
     /// In sled, at least up to the end of this range.
     Disk(std::ops::Range<u64>),
 }
 
-impl View {
+impl LogView {
     pub(super) fn new(purged: Option<LogPosition>, recent_bytes_max: usize) -> Self {
-        View {
+        LogView {
             purged,
             last: purged,
             first: 0,
@@ -63,7 +63,7 @@ impl View {
         self.removals
     }
 
-    /// The committed marker as far as there are entries for it.
+    /// The committed position as far as there are entries for it.
     pub(super) fn committed(&self) -> Option<LogPosition> {
         let last = self.last?;
         self.committed.map(|committed| {
@@ -102,13 +102,13 @@ impl View {
     }
 
     /// Shows a write. Panics if it would leave a log that no Raft can ask for.
-    pub(super) fn change(&mut self, change: &Change) {
-        match change {
-            Change::Append(records) => self.append(records),
-            Change::TruncateAfter(after) => self.truncate_after(*after),
-            Change::Purge(upto) => self.purge(*upto),
-            Change::Vote(vote) => self.vote = Some(vote.clone()),
-            Change::Committed(committed) => self.committed = *committed,
+    pub(super) fn apply(&mut self, op: &WriteOp) {
+        match op {
+            WriteOp::Append(records) => self.append(records),
+            WriteOp::TruncateAfter(after) => self.truncate_after(*after),
+            WriteOp::Purge(upto) => self.purge(*upto),
+            WriteOp::Vote(vote) => self.vote = Some(vote.clone()),
+            WriteOp::Committed(committed) => self.committed = *committed,
         }
     }
 
@@ -172,7 +172,7 @@ impl View {
     }
 
     /// Entries before `end` are in sled now, unless some were removed since `removals` was what it says here.
-    pub(super) fn note_stored(&mut self, end: u64, removals: u64) {
+    pub(super) fn mark_stored(&mut self, end: u64, removals: u64) {
         if removals == self.removals {
             self.stored = end;
             self.evict();
@@ -192,18 +192,18 @@ impl View {
     }
 
     /// Where to find the entries of a range, as far as the log holds them.
-    pub(super) fn find(&self, range: std::ops::Range<u64>, bytes_max: usize) -> Place {
+    pub(super) fn locate(&self, range: std::ops::Range<u64>, bytes_max: usize) -> RecordSource {
         if self.is_empty() {
-            return Place::Memory(Vec::new());
+            return RecordSource::Memory(Vec::new());
         }
         let start = range.start.max(self.first);
         let end = range.end.min(self.end());
         if start >= end {
-            return Place::Memory(Vec::new());
+            return RecordSource::Memory(Vec::new());
         }
         let recent_start = self.recent_start();
         if start < recent_start {
-            return Place::Disk(start..end.min(recent_start));
+            return RecordSource::Disk(start..end.min(recent_start));
         }
         let offset = (start - recent_start) as usize;
         let mut records = Vec::new();
@@ -215,6 +215,6 @@ impl View {
                 break;
             }
         }
-        Place::Memory(records)
+        RecordSource::Memory(records)
     }
 }

@@ -1,16 +1,16 @@
-//! The Raft log on sled 0.34.
+//! The write-ahead log on sled 0.34.
 //!
 //! ```text
 //! log/            what SledLog::open is given
 //!   sled/         sled's own files: db, conf, snap.*, blobs/
-//!   mark          the high-water mark: what was once durable
-//!   reserve       space given up when the disk is full, so that what was begun can be finished
+//!   mark          the high-water mark: the last durable entry and vote
+//!   reserve       the emergency reserve: released when the disk is full, so that what was begun can be finished
 //! ```
 //!
 //! sled is quick, and three things about it are not what one would wish: its `flush` is no fsync, it moves large values
 //! to files it never syncs, and it comes back from damage with less than it had and says nothing. So this module syncs
-//! by itself (`sync_thread`), cuts entries into small chunks (`chunk`), and checks all of it against a mark that sled
-//! cannot lose (`high_water_mark`, `recovery`). Nothing is repaired here: a damaged log is refused, and healed by replacing the
+//! by itself, with group commit (`sync_thread`), cuts entries into small chunks linked by a checksum chain (`chunk`), and
+//! checks all of it against a high-water mark that sled cannot lose (`high_water_mark`, `recovery`). Nothing is repaired here: a damaged log is refused, and healed by replacing the
 //! node.
 //!
 //! Not here: what the entries mean, and snapshots.
@@ -31,6 +31,6 @@ mod store;
 mod sync_thread;
 mod write_queue;
 
-pub use self::free_space::{Space, SpaceLevel, SpaceSeen};
+pub use self::free_space::{FreeSpace, FreeSpaceStatus, SpaceLevel};
 pub use self::options::SledLogOptions;
 pub use self::store::SledLog;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::LogMeasures;
+use crate::LogMetrics;
 
 /// How to open a [`SledLog`](super::SledLog).
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub struct SledLogOptions {
     /// Disk space kept aside for when the disk is full.
     pub reserve_bytes: u64,
     /// Where the sync thread tells how long the disk takes.
-    pub measures: Arc<LogMeasures>,
+    pub metrics: Arc<LogMetrics>,
     /// With less than this free, the disk is told to be low; worked out from its size unless given.
     pub low_bytes: Option<u64>,
 }
@@ -34,7 +34,7 @@ impl Default for SledLogOptions {
             recent_bytes_max: 64 << 20,
             queued_bytes_max: 64 << 20,
             reserve_bytes: 16 << 20,
-            measures: Arc::default(),
+            metrics: Arc::default(),
             low_bytes: None,
         }
     }

@@ -1,4 +1,4 @@
-//! Blocks for what is about to be written, allocated before it is.
+//! Preallocation: blocks for what is about to be written, allocated before it is.
 //!
 //! sled's file grows as it is written, so a file system that another process fills between a look at it and a write makes
 //! that write fail, and sled with it. Here the file is given blocks beyond its end, enough for the group that comes,
@@ -14,10 +14,10 @@ use std::io;
 use crate::durable;
 
 /// The least that is allocated at once.
-const STEP_BYTES: u64 = 4 << 20;
+const PREALLOCATION_BYTES_MIN: u64 = 4 << 20;
 
-/// See the [module](self).
-pub(super) struct Headroom {
+/// Preallocates blocks beyond the end of the log's file.
+pub(super) struct Preallocator {
     file: File,
     /// The file's length at the last look.
     length: u64,
@@ -27,9 +27,9 @@ pub(super) struct Headroom {
     can_allocate: bool,
 }
 
-impl Headroom {
+impl Preallocator {
     pub(super) fn new(file: File) -> Self {
-        Headroom {
+        Preallocator {
             file,
             length: 0,
             end: 0,
@@ -49,7 +49,7 @@ impl Headroom {
             return Ok(());
         }
         let begin = self.end.max(length);
-        let larger = bytes.max(STEP_BYTES);
+        let larger = bytes.max(PREALLOCATION_BYTES_MIN);
         let allocated = match durable::allocate_beyond(&self.file, begin, larger) {
             Err(error) if is_full(&error) && wanted - begin < larger => {
                 durable::allocate_beyond(&self.file, begin, wanted - begin).map(|()| wanted)
@@ -75,7 +75,7 @@ impl Headroom {
     }
 
     /// How much can be written without any more blocks, as of the last look.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(super) fn preallocated_bytes(&self) -> u64 {
         self.end.saturating_sub(self.length)
     }
 }
@@ -100,30 +100,33 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("db");
         let mut file = File::create(&path).unwrap();
-        let mut headroom = Headroom::new(file.try_clone().unwrap());
-        headroom.ensure(1_000).unwrap();
-        if !headroom.can_allocate() {
+        let mut preallocator = Preallocator::new(file.try_clone().unwrap());
+        preallocator.ensure(1_000).unwrap();
+        if !preallocator.can_allocate() {
             eprintln!("skipped: this file system cannot allocate beyond a file's end");
             return;
         }
         let blocks = || path.metadata().unwrap().blocks() * 512;
         assert_eq!(path.metadata().unwrap().len(), 0);
-        assert!(blocks() >= STEP_BYTES);
-        assert_eq!(headroom.bytes(), STEP_BYTES);
+        assert!(blocks() >= PREALLOCATION_BYTES_MIN);
+        assert_eq!(preallocator.preallocated_bytes(), PREALLOCATION_BYTES_MIN);
 
         let before = blocks();
         file.write_all(&vec![1; 1 << 20]).unwrap();
-        headroom.ensure(1_000).unwrap();
+        preallocator.ensure(1_000).unwrap();
         assert_eq!(blocks(), before, "what was allocated is used first");
-        assert_eq!(headroom.bytes(), STEP_BYTES - (1 << 20));
+        assert_eq!(
+            preallocator.preallocated_bytes(),
+            PREALLOCATION_BYTES_MIN - (1 << 20)
+        );
 
-        headroom.ensure(6 << 20).unwrap();
+        preallocator.ensure(6 << 20).unwrap();
         assert!(blocks() >= 7 << 20);
 
         // What is cut off takes the blocks beyond it along.
         file.set_len(0).unwrap();
-        headroom.ensure(1_000).unwrap();
-        assert!(blocks() >= STEP_BYTES);
-        assert_eq!(headroom.bytes(), STEP_BYTES);
+        preallocator.ensure(1_000).unwrap();
+        assert!(blocks() >= PREALLOCATION_BYTES_MIN);
+        assert_eq!(preallocator.preallocated_bytes(), PREALLOCATION_BYTES_MIN);
     }
 }

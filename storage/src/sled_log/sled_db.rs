@@ -2,7 +2,7 @@
 //!
 //! sled reports damage by an error, by a panic, or not at all. Errors and panics become [`StorageError`]s here; what
 //! sled does not notice is for the checksums of the caller. `flush` hands sled's buffers to the operating system and is
-//! no fsync, so [`Disk::sync`] calls fdatasync on a handle of its own to sled's one file.
+//! no fsync, so [`SledDb::sync_data`] calls fdatasync on a handle of its own to sled's one file.
 //!
 //! Plain inserts and removes only: batches and transactions take a process-wide lock against flush, and a log needs no
 //! more than that a crash keeps a prefix of what was written, which sled's own log gives.
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::chunk::{Assembler, Entry, Key, Link, key};
+use super::chunk::{Assembler, ChainLink, Entry, Key, key};
 use crate::StorageError;
 use crate::durable;
 
@@ -25,9 +25,9 @@ const AVAILABLE_BYTES_MIN: u64 = 1 << 20;
 
 /// The one file that holds entries.
 const FILE_NAME: &str = "db";
-/// sled's name for a note of how far it has read, while it writes it. It takes the latest note it finds for good, this one
-/// too.
-const UNFINISHED_NOTE: (&str, &str) = ("snap.", ".generating");
+/// The name of sled's own snapshot, a note of how far it has read, while sled writes it. sled trusts the latest one it
+/// finds, this one too.
+const UNFINISHED_SLED_SNAPSHOT: (&str, &str) = ("snap.", ".generating");
 /// An empty database needs no more.
 const CREATE_CACHE_BYTES: u64 = 1 << 20;
 
@@ -35,29 +35,29 @@ const CREATE_CACHE_BYTES: u64 = 1 << 20;
 const UNLOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const UNLOCK_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// What went wrong inside one of the closures given to [`Disk::call`].
-pub(super) enum Fault {
+/// Why a piece of work given to [`SledDb::run`] failed.
+pub(super) enum DbError {
     /// sled said so.
     Sled(sled::Error),
     /// A checksum, a chain or a format says so.
-    Damage(String),
+    Damaged(String),
 }
 
-impl From<sled::Error> for Fault {
+impl From<sled::Error> for DbError {
     fn from(error: sled::Error) -> Self {
-        Fault::Sled(error)
+        DbError::Sled(error)
     }
 }
 
-impl From<String> for Fault {
+impl From<String> for DbError {
     fn from(what: String) -> Self {
-        Fault::Damage(what)
+        DbError::Damaged(what)
     }
 }
 
 /// An open database, its two trees and a handle of our own to its file.
-pub(super) struct Disk {
-    db: sled::Db,
+pub(super) struct SledDb {
+    sled: sled::Db,
     pub(super) log: sled::Tree,
     pub(super) meta: sled::Tree,
     file: File,
@@ -65,14 +65,14 @@ pub(super) struct Disk {
     node_id: u64,
 }
 
-impl Disk {
+impl SledDb {
     /// Makes an empty database in `directory`: it is there as a whole and durable, or not at all. sled itself writes its
     /// files in place, and refuses what a crash leaves half written.
     pub(super) fn create(directory: &Path, node_id: u64) -> Result<(), StorageError> {
         let unfinished = durable::unfinished_name(directory);
-        let disk = Self::open(&unfinished, CREATE_CACHE_BYTES, node_id)?;
-        disk.flush()?;
-        Arc::new(disk).release();
+        let db = Self::open(&unfinished, CREATE_CACHE_BYTES, node_id)?;
+        db.flush()?;
+        Arc::new(db).release();
         wait_until_unlocked(&unfinished.join(FILE_NAME))?;
         durable::sync_tree(&unfinished)?;
         durable::rename(&unfinished, directory)
@@ -86,8 +86,8 @@ impl Disk {
     ) -> Result<Self, StorageError> {
         let file_path = directory.join(FILE_NAME);
         wait_until_unlocked(&file_path)?;
-        remove_unfinished(directory)?;
-        let (db, log, meta) = guarded(&file_path, node_id, "open", || {
+        remove_unfinished_sled_snapshot(directory)?;
+        let (sled, log, meta) = guarded(&file_path, node_id, "open", || {
             let db = sled::Config::new()
                 .path(directory)
                 .cache_capacity(cache_bytes)
@@ -105,8 +105,8 @@ impl Disk {
             .write(true)
             .open(&file_path)
             .map_err(|error| StorageError::io("open", &file_path, &error))?;
-        Ok(Disk {
-            db,
+        Ok(SledDb {
+            sled,
             log,
             meta,
             file,
@@ -128,10 +128,10 @@ impl Disk {
     }
 
     /// Runs a piece of work on the trees; `action` completes "cannot … the file".
-    pub(super) fn call<T>(
+    pub(super) fn run<T>(
         &self,
         action: &'static str,
-        work: impl FnOnce() -> Result<T, Fault>,
+        work: impl FnOnce() -> Result<T, DbError>,
     ) -> Result<T, StorageError> {
         guarded(&self.file_path, self.node_id, action, work)
     }
@@ -146,13 +146,13 @@ impl Disk {
 
     /// Whether nothing was ever written.
     pub(super) fn is_empty(&self) -> Result<bool, StorageError> {
-        self.call("read", || Ok(self.log.is_empty() && self.meta.is_empty()))
+        self.run("read", || Ok(self.log.is_empty() && self.meta.is_empty()))
     }
 
     /// Hands everything written so far to the operating system. Not durable yet.
     pub(super) fn flush(&self) -> Result<(), StorageError> {
-        self.call("write", || {
-            self.db.flush()?;
+        self.run("write", || {
+            self.sled.flush()?;
             Ok(())
         })
     }
@@ -176,7 +176,7 @@ impl Disk {
         range: Range<u64>,
         bytes_max: usize,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.call("read", || {
+        self.run("read", || {
             let mut assembler = Assembler::default();
             let mut entries: Vec<Entry> = Vec::new();
             let mut bytes = 0;
@@ -194,9 +194,9 @@ impl Disk {
                     return Ok(entries);
                 }
             }
-            match assembler.unfinished() {
+            match assembler.incomplete_entry() {
                 None => Ok(entries),
-                Some(index) => Err(Fault::Damage(format!(
+                Some(index) => Err(DbError::Damaged(format!(
                     "the end of entry {index} is missing"
                 ))),
             }
@@ -204,7 +204,7 @@ impl Disk {
     }
 
     /// The link of the entry at `index`, if the log holds it.
-    pub(super) fn link(&self, index: u64) -> Result<Option<Link>, StorageError> {
+    pub(super) fn link(&self, index: u64) -> Result<Option<ChainLink>, StorageError> {
         let entries = self.entries(index..index + 1, usize::MAX)?;
         Ok(entries.last().map(Entry::link))
     }
@@ -215,7 +215,7 @@ impl Disk {
         index: u64,
         chunks_max: usize,
     ) -> Result<bool, StorageError> {
-        self.call("write", || {
+        self.run("write", || {
             let keys = self
                 .log
                 .range(..key(index, 0))
@@ -232,7 +232,7 @@ impl Disk {
     /// Removes every entry from `index` on, the last chunk first, so that a crash leaves no hole.
     pub(super) fn remove_from(&self, index: u64) -> Result<(), StorageError> {
         const STEP: usize = 1024;
-        self.call("write", || {
+        self.run("write", || {
             loop {
                 let keys = self
                     .log
@@ -253,7 +253,7 @@ impl Disk {
 
     /// Writes the chunks of one entry.
     pub(super) fn insert(&self, chunks: Vec<(Key, Vec<u8>)>) -> Result<(), StorageError> {
-        self.call("write", || {
+        self.run("write", || {
             for (key, value) in chunks {
                 self.log.insert(key, value)?;
             }
@@ -261,17 +261,17 @@ impl Disk {
         })
     }
 
-    /// Writes one of the markers.
-    pub(super) fn insert_marker(&self, key: &[u8], value: Vec<u8>) -> Result<(), StorageError> {
-        self.call("write", || {
+    /// Writes a value of the hard state.
+    pub(super) fn insert_meta(&self, key: &[u8], value: Vec<u8>) -> Result<(), StorageError> {
+        self.run("write", || {
             self.meta.insert(key, value)?;
             Ok(())
         })
     }
 
-    /// Removes one of the markers.
-    pub(super) fn remove_marker(&self, key: &[u8]) -> Result<(), StorageError> {
-        self.call("write", || {
+    /// Removes a value of the hard state.
+    pub(super) fn remove_meta(&self, key: &[u8]) -> Result<(), StorageError> {
+        self.run("write", || {
             self.meta.remove(key)?;
             Ok(())
         })
@@ -279,7 +279,7 @@ impl Disk {
 }
 
 /// That `entry` directly follows what `previous` stands for.
-pub(super) fn check_chain(previous: Option<Link>, entry: &Entry) -> Result<(), String> {
+pub(super) fn check_chain(previous: Option<ChainLink>, entry: &Entry) -> Result<(), String> {
     let index = entry.record.position.index;
     match previous {
         Some(before) if before.position.index.checked_add(1) != Some(index) => Err(format!(
@@ -294,8 +294,8 @@ pub(super) fn check_chain(previous: Option<Link>, entry: &Entry) -> Result<(), S
     }
 }
 
-/// Removes the note that sled was writing when the process ended.
-fn remove_unfinished(directory: &Path) -> Result<(), StorageError> {
+/// Removes the snapshot of its own that sled was writing when the process ended.
+fn remove_unfinished_sled_snapshot(directory: &Path) -> Result<(), StorageError> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -306,7 +306,9 @@ fn remove_unfinished(directory: &Path) -> Result<(), StorageError> {
             .map_err(|error| StorageError::io("list", directory, &error))?
             .path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(UNFINISHED_NOTE.0) && name.ends_with(UNFINISHED_NOTE.1) {
+        if name.starts_with(UNFINISHED_SLED_SNAPSHOT.0)
+            && name.ends_with(UNFINISHED_SLED_SNAPSHOT.1)
+        {
             fs::remove_file(&path).map_err(|error| StorageError::io("remove", &path, &error))?;
         }
     }
@@ -347,21 +349,21 @@ fn guarded<T>(
     path: &Path,
     node_id: u64,
     action: &'static str,
-    work: impl FnOnce() -> Result<T, Fault>,
+    work: impl FnOnce() -> Result<T, DbError>,
 ) -> Result<T, StorageError> {
     let what = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(done)) => return Ok(done),
         // The file ends before what sled looks for in it.
-        Ok(Err(Fault::Sled(sled::Error::Io(error))))
+        Ok(Err(DbError::Sled(sled::Error::Io(error))))
             if error.kind() == io::ErrorKind::UnexpectedEof =>
         {
             "it is too short".to_string()
         }
-        Ok(Err(Fault::Sled(sled::Error::Io(error)))) => {
+        Ok(Err(DbError::Sled(sled::Error::Io(error)))) => {
             return Err(StorageError::io(action, path, &error));
         }
-        Ok(Err(Fault::Sled(error))) => format!("sled says: {error}"),
-        Ok(Err(Fault::Damage(what))) => what,
+        Ok(Err(DbError::Sled(error))) => format!("sled says: {error}"),
+        Ok(Err(DbError::Damaged(what))) => what,
         Err(panic) => format!("sled gave up: {}", panic_message(&panic)),
     };
     // A full disk makes sled fail in ways of its own; nothing is lost then, so it must not be told as damage.

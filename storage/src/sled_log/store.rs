@@ -8,23 +8,23 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::free_space::Space;
-use super::log_view::Place;
+use super::free_space::FreeSpace;
+use super::log_view::RecordSource;
 use super::options::SledLogOptions;
 use super::recovery;
-use super::sled_db::Disk;
-use super::sync_thread::Writer;
-use super::write_queue::Shared;
-use crate::error::Stop;
-use crate::write_ops::Change;
+use super::sled_db::SledDb;
+use super::sync_thread::SyncThread;
+use super::write_queue::WriteQueue;
+use crate::error::StopCause;
+use crate::write_ops::WriteOp;
 use crate::{Completion, LogPosition, LogRecord, LogState, LogStore, StorageError};
 
 /// The Raft log of one node, in sled. Drop it without [`LogStore::close`] and what was not durable yet may be lost, as in a crash.
 pub struct SledLog {
-    shared: Arc<Shared>,
+    queue: Arc<WriteQueue>,
     /// For readers; `None` once closed.
-    disk: Mutex<Option<Arc<Disk>>>,
-    space: Space,
+    db: Mutex<Option<Arc<SledDb>>>,
+    space: FreeSpace,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -32,43 +32,43 @@ impl SledLog {
     /// Opens the log in `directory`, or makes one, and checks every byte of it.
     pub fn open(directory: &Path, options: &SledLogOptions) -> Result<Self, StorageError> {
         let recovered = recovery::recover(directory, options)?;
-        let shared = Arc::new(Shared::new(recovered.view, options.queued_bytes_max));
-        let disk = Arc::new(recovered.disk);
-        let space = recovered.standing.space.clone();
-        let writer = Writer::new(
-            Arc::clone(&shared),
-            Arc::clone(&disk),
-            recovered.standing,
-            Arc::clone(&options.measures),
+        let queue = Arc::new(WriteQueue::new(recovered.view, options.queued_bytes_max));
+        let db = Arc::new(recovered.db);
+        let space = recovered.state.space.clone();
+        let sync_thread = SyncThread::new(
+            Arc::clone(&queue),
+            Arc::clone(&db),
+            recovered.state,
+            Arc::clone(&options.metrics),
         );
         let thread = thread::Builder::new()
             .name("triarch-log".into())
             .spawn({
-                let shared = Arc::clone(&shared);
+                let queue = Arc::clone(&queue);
                 move || {
                     // A completion that panics must not leave callers waiting for a thread that is gone.
-                    let _guard = StopOnPanic(shared);
-                    writer.run();
+                    let _guard = StopOnPanic(queue);
+                    sync_thread.run();
                 }
             })
             .map_err(|error| StorageError::io("start a thread for", directory, &error))?;
         Ok(SledLog {
-            shared,
-            disk: Mutex::new(Some(disk)),
+            queue,
+            db: Mutex::new(Some(db)),
             space,
             thread: Mutex::new(Some(thread)),
         })
     }
 
-    /// How much room its disk has.
-    pub fn space(&self) -> Space {
+    /// The free space of its disk.
+    pub fn space(&self) -> FreeSpace {
         self.space.clone()
     }
 
-    fn write(&self, change: Change, done: Option<Completion>) -> Result<(), StorageError> {
-        let mut state = self.shared.lock_to_write()?;
-        state.view.change(&change);
-        self.shared.enqueue(state, change, done);
+    fn write(&self, op: WriteOp, done: Option<Completion>) -> Result<(), StorageError> {
+        let mut state = self.queue.lock_with_capacity()?;
+        state.view.apply(&op);
+        self.queue.enqueue(state, op, done);
         Ok(())
     }
 
@@ -79,10 +79,10 @@ impl SledLog {
         bytes_max: usize,
         removals: u64,
     ) -> Result<Option<Vec<LogRecord>>, StorageError> {
-        let Some(disk) = self.disk.lock().clone() else {
-            return Err(Stop::Closed.error());
+        let Some(db) = self.db.lock().clone() else {
+            return Err(StopCause::Closed.error());
         };
-        let outcome = disk.entries(range.clone(), bytes_max).and_then(|entries| {
+        let outcome = db.entries(range.clone(), bytes_max).and_then(|entries| {
             let bytes: usize = entries.iter().map(|entry| entry.record.payload.len()).sum();
             let complete = entries
                 .first()
@@ -91,14 +91,14 @@ impl SledLog {
             if complete {
                 Ok(entries)
             } else {
-                Err(disk.damaged(format!(
+                Err(db.damaged(format!(
                     "entries of {}..{} have vanished",
                     range.start, range.end
                 )))
             }
         });
         {
-            let state = self.shared.lock();
+            let state = self.queue.lock();
             state.check_running()?;
             if state.view.removals() != removals {
                 return Ok(None);
@@ -109,7 +109,7 @@ impl SledLog {
                 entries.into_iter().map(|entry| entry.record).collect(),
             )),
             Err(error) => {
-                self.shared.stop(Stop::Failed(error.to_string()));
+                self.queue.stop(StopCause::Failed(error.to_string()));
                 Err(error)
             }
         }
@@ -127,42 +127,42 @@ impl SledLog {
                 tracing::error!("the log's sync thread panicked");
             }
         }
-        if let Some(disk) = self.disk.lock().take() {
-            match self.shared.stopped() {
+        if let Some(db) = self.db.lock().take() {
+            match self.queue.stopped() {
                 // Dropping sled would sync its file once more: see the writer.
-                Some(Stop::Failed(_)) => std::mem::forget(disk),
-                Some(Stop::Closed | Stop::Dropped) | None => disk.release(),
+                Some(StopCause::Failed(_)) => std::mem::forget(db),
+                Some(StopCause::Closed | StopCause::Dropped) | None => db.release(),
             }
         }
     }
 }
 
 /// Stops the log when the sync thread unwinds.
-struct StopOnPanic(Arc<Shared>);
+struct StopOnPanic(Arc<WriteQueue>);
 
 impl Drop for StopOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
             let cause = "the sync thread panicked".to_string();
-            self.0.stop(Stop::Failed(cause));
+            self.0.stop(StopCause::Failed(cause));
         }
     }
 }
 
 impl Drop for SledLog {
     fn drop(&mut self) {
-        self.shared.abandon();
+        self.queue.abandon();
         self.join();
     }
 }
 
 impl LogStore for SledLog {
     fn state(&self) -> LogState {
-        self.shared.lock().view.state()
+        self.queue.lock().view.state()
     }
 
     fn append(&self, records: Vec<LogRecord>, done: Completion) -> Result<(), StorageError> {
-        self.write(Change::Append(records), Some(done))
+        self.write(WriteOp::Append(records), Some(done))
     }
 
     fn truncate_after(
@@ -170,11 +170,11 @@ impl LogStore for SledLog {
         last: Option<LogPosition>,
         done: Completion,
     ) -> Result<(), StorageError> {
-        self.write(Change::TruncateAfter(last), Some(done))
+        self.write(WriteOp::TruncateAfter(last), Some(done))
     }
 
     fn purge(&self, upto: LogPosition, done: Completion) -> Result<(), StorageError> {
-        self.write(Change::Purge(upto), Some(done))
+        self.write(WriteOp::Purge(upto), Some(done))
     }
 
     fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<LogRecord>, StorageError> {
@@ -189,11 +189,11 @@ impl LogStore for SledLog {
                 return Ok(records);
             }
             let wanted = bytes_max.saturating_sub(bytes);
-            let (place, removals_now) = {
-                let state = self.shared.lock();
+            let (source, removals_now) = {
+                let state = self.queue.lock();
                 state.check_running()?;
                 (
-                    state.view.find(next..range.end, wanted),
+                    state.view.locate(next..range.end, wanted),
                     state.view.removals(),
                 )
             };
@@ -203,12 +203,12 @@ impl LogStore for SledLog {
                 removals = None;
                 continue;
             }
-            match place {
-                Place::Memory(recent) => {
+            match source {
+                RecordSource::Memory(recent) => {
                     records.extend(recent);
                     return Ok(records);
                 }
-                Place::Disk(part) => match self.read_disk(part, wanted, removals_now)? {
+                RecordSource::Disk(part) => match self.read_disk(part, wanted, removals_now)? {
                     Some(stored) => records.extend(stored),
                     None => {
                         records.clear();
@@ -220,27 +220,27 @@ impl LogStore for SledLog {
     }
 
     fn save_vote(&self, vote: Bytes, done: Completion) -> Result<(), StorageError> {
-        self.write(Change::Vote(vote), Some(done))
+        self.write(WriteOp::Vote(vote), Some(done))
     }
 
     fn vote(&self) -> Option<Bytes> {
-        self.shared.lock().view.vote.clone()
+        self.queue.lock().view.vote.clone()
     }
 
     fn save_committed(&self, committed: Option<LogPosition>) -> Result<(), StorageError> {
-        self.write(Change::Committed(committed), None)
+        self.write(WriteOp::Committed(committed), None)
     }
 
     fn committed(&self) -> Option<LogPosition> {
-        self.shared.lock().view.committed()
+        self.queue.lock().view.committed()
     }
 
     fn close(&self) -> Result<(), StorageError> {
-        self.shared.begin_close();
+        self.queue.begin_close();
         self.join();
-        match self.shared.stopped() {
-            Some(Stop::Closed) | None => Ok(()),
-            Some(stop @ (Stop::Dropped | Stop::Failed(_))) => Err(stop.error()),
+        match self.queue.stopped() {
+            Some(StopCause::Closed) | None => Ok(()),
+            Some(stop @ (StopCause::Dropped | StopCause::Failed(_))) => Err(stop.error()),
         }
     }
 }

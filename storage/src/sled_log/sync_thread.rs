@@ -1,30 +1,32 @@
-//! The sync thread: takes what is queued, writes it, makes it durable, tells those who wait.
+//! Group commit: the sync thread writes what is queued, makes it durable, and calls the completions.
 //!
 //! One thread, so the order of the calls is the order on disk, and one fdatasync serves all that was queued while the
-//! one before was under way. Invariants:
+//! one before was under way.
+//!
+//! # Invariants
 //!
 //! - A completion is called with `Ok` only after an fdatasync of sled's file that began after its write was flushed.
-//! - Nothing is removed from the log before the reason is durable: a lower mark for a truncation, the purged marker
-//!   for a purge.
-//! - Nothing is written before there is room for it on disk. A group that finds none waits, and everything after it.
+//! - Nothing is removed from the log before the reason is durable: a lower high-water mark for a truncation, the purged
+//!   position for a purge.
+//! - Nothing is written before its blocks are preallocated. A group that finds no space waits, and everything after it.
 //! - After the first error the thread writes nothing more, not even to close sled, whose closing would sync again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::chunk::{Link, encode};
-use super::free_space::{LAST_BYTES, SpaceLevel, WRITE_FACTOR};
+use super::chunk::{ChainLink, encode};
+use super::free_space::{HARD_STATE_WRITE_BYTES, SpaceLevel, WRITE_AMPLIFICATION};
 use super::hard_state::{
     COMMITTED_KEY, PURGED_KEY, StoredVote, VOTE_KEY, encode_committed, encode_purged, encode_vote,
 };
-use super::high_water_mark::Claim;
+use super::high_water_mark::HighWaterMark;
 use super::preallocate::is_full;
-use super::recovery::Standing;
-use super::sled_db::Disk;
-use super::write_queue::{Shared, Turn, Write};
-use crate::error::Stop;
-use crate::write_ops::Change;
-use crate::{LogMeasures, LogPosition, LogRecord, StorageError};
+use super::recovery::DurableState;
+use super::sled_db::SledDb;
+use super::write_queue::{QueuedWrite, SyncThreadWork, WriteQueue};
+use crate::error::StopCause;
+use crate::write_ops::WriteOp;
+use crate::{LogMetrics, LogPosition, LogRecord, StorageError};
 
 /// Purged chunks removed at a time. What is to be written meanwhile waits for that, so it is little; but between two groups
 /// of writes it is at least twice what the group has written, so that removing never falls behind.
@@ -33,56 +35,60 @@ const PURGE_STEP_CHUNKS_MAX: usize = 512;
 /// What removing so many may write.
 const PURGE_STEP_BYTES: u64 = 2 << 20;
 /// How often the disk's space is looked at when nothing is written.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const FREE_SPACE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How often, while a write waits for space.
-const WAIT_INTERVAL: Duration = Duration::from_millis(50);
+const SPACE_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-pub(super) struct Writer {
-    shared: Arc<Shared>,
-    disk: Arc<Disk>,
-    standing: Standing,
+pub(super) struct SyncThread {
+    queue: Arc<WriteQueue>,
+    db: Arc<SledDb>,
+    state: DurableState,
     /// Purged entries may still be in sled.
     removing: bool,
-    measures: Arc<LogMeasures>,
+    metrics: Arc<LogMetrics>,
 }
 
-impl Writer {
+impl SyncThread {
     pub(super) fn new(
-        shared: Arc<Shared>,
-        disk: Arc<Disk>,
-        standing: Standing,
-        measures: Arc<LogMeasures>,
+        queue: Arc<WriteQueue>,
+        db: Arc<SledDb>,
+        state: DurableState,
+        metrics: Arc<LogMetrics>,
     ) -> Self {
-        Writer {
-            shared,
-            disk,
-            removing: standing.purged.is_some(),
-            standing,
-            measures,
+        SyncThread {
+            queue,
+            db,
+            removing: state.purged.is_some(),
+            state,
+            metrics,
         }
     }
 
     /// Works until the log is closed, dropped or failed.
     pub(super) fn run(mut self) {
         loop {
-            let busy = self.removing && self.standing.space.seen().level != SpaceLevel::Full;
-            let outcome = match self.shared.next_turn(busy, LOOK_INTERVAL) {
-                Turn::Group(group) => self.write_group(group),
-                Turn::Idle => self.remove_purged(PURGE_STEP_CHUNKS_MIN),
-                Turn::Quiet => {
-                    self.standing.space.look();
+            let has_background_work =
+                self.removing && self.state.space.status().level != SpaceLevel::Full;
+            let outcome = match self
+                .queue
+                .next_work(has_background_work, FREE_SPACE_POLL_INTERVAL)
+            {
+                SyncThreadWork::Group(group) => self.write_group(group),
+                SyncThreadWork::Background => self.remove_purged(PURGE_STEP_CHUNKS_MIN),
+                SyncThreadWork::IdleTimeout => {
+                    self.state.space.refresh();
                     Ok(())
                 }
-                Turn::Close => {
+                SyncThreadWork::Close => {
                     let outcome = self.finish();
                     if outcome.is_ok() {
-                        self.shared.stop(Stop::Closed);
+                        self.queue.stop(StopCause::Closed);
                         return self.release();
                     }
                     outcome
                 }
-                Turn::Abandon => {
-                    self.shared.stop(Stop::Dropped);
+                SyncThreadWork::Abandon => {
+                    self.queue.stop(StopCause::Dropped);
                     return self.release();
                 }
             };
@@ -92,20 +98,20 @@ impl Writer {
         }
     }
 
-    fn write_group(&mut self, group: Vec<Write>) -> Result<(), StorageError> {
+    fn write_group(&mut self, group: Vec<QueuedWrite>) -> Result<(), StorageError> {
         match self.persist(&group) {
             Ok(()) => {
                 if let Some(last) = group.last() {
-                    let end = self.standing.tail.map_or(0, |tail| tail.position.index + 1);
-                    self.shared.note_stored(end, last.removals);
+                    let end = self.state.tail.map_or(0, |tail| tail.position.index + 1);
+                    self.queue.mark_stored(end, last.removals);
                 }
-                self.measure(&group);
-                let chunks: usize = group.iter().map(Write::chunks).sum();
+                self.record_append_latency(&group);
+                let chunks: usize = group.iter().map(QueuedWrite::chunks).sum();
                 complete(group, &Ok(()));
                 if mutated!(FsyncAfterAnswer) {
                     self.sync()?;
                 }
-                self.standing.mark.begin_carry()?;
+                self.state.mark_file.start_writeback()?;
                 // A purge is never starved by writes, nor they by it.
                 if self.removing {
                     let step = chunks.saturating_mul(2);
@@ -114,9 +120,9 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                self.shared.stop(Stop::Failed(error.to_string()));
+                self.queue.stop(StopCause::Failed(error.to_string()));
                 if is_disk_full(&error) {
-                    self.standing.space.give_up_reserve();
+                    self.state.space.release_reserve();
                 }
                 complete(group, &Err(error.clone()));
                 Err(error)
@@ -124,32 +130,32 @@ impl Writer {
         }
     }
 
-    fn measure(&self, group: &[Write]) {
+    fn record_append_latency(&self, group: &[QueuedWrite]) {
         for write in group {
-            match &write.change {
-                Change::Append(_) => self.measures.append.observe_time(write.since.elapsed()),
-                Change::TruncateAfter(_)
-                | Change::Purge(_)
-                | Change::Vote(_)
-                | Change::Committed(_) => {}
+            match &write.op {
+                WriteOp::Append(_) => self.metrics.append.observe_time(write.queued_at.elapsed()),
+                WriteOp::TruncateAfter(_)
+                | WriteOp::Purge(_)
+                | WriteOp::Vote(_)
+                | WriteOp::Committed(_) => {}
             }
         }
     }
 
-    fn persist(&mut self, group: &[Write]) -> Result<(), StorageError> {
+    fn persist(&mut self, group: &[QueuedWrite]) -> Result<(), StorageError> {
         let payload_bytes: usize = group.iter().map(|write| write.bytes).sum();
         let bytes = u64::try_from(payload_bytes).unwrap_or(u64::MAX);
-        self.wait_for_room(
+        self.wait_for_space(
             bytes
-                .saturating_mul(WRITE_FACTOR)
-                .saturating_add(LAST_BYTES),
+                .saturating_mul(WRITE_AMPLIFICATION)
+                .saturating_add(HARD_STATE_WRITE_BYTES),
         )?;
-        let committed = |write: &Write| matches!(write.change, Change::Committed(_));
+        let committed = |write: &QueuedWrite| matches!(write.op, WriteOp::Committed(_));
         let last_committed = group.iter().rposition(committed);
         for (position, write) in group.iter().enumerate() {
-            // Of several markers of how far the log is committed, the last one says all.
+            // Of several committed positions, the last one says all.
             if !committed(write) || Some(position) == last_committed {
-                self.write(&write.change)?;
+                self.write(&write.op)?;
             }
         }
         if group.iter().any(|write| write.done.is_some()) && !mutated!(FsyncAfterAnswer) {
@@ -158,140 +164,138 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits until the file has blocks for so much, giving up the reserve for it if it must.
-    fn wait_for_room(&mut self, bytes: u64) -> Result<(), StorageError> {
-        let mut told = false;
+    /// Waits until the file has blocks for so much, releasing the reserve for it if it must.
+    fn wait_for_space(&mut self, bytes: u64) -> Result<(), StorageError> {
+        let mut warned = false;
         loop {
-            let made = self.make_room(bytes);
+            let made = self.ensure_space(bytes);
             let waits = made.as_ref().is_err_and(is_full);
-            if waits != told {
-                self.standing.space.note_waiting(waits);
-                self.standing.space.look();
+            if waits != warned {
+                self.state.space.set_write_waiting(waits);
+                self.state.space.refresh();
             }
             match made {
                 Ok(()) => return Ok(()),
                 Err(error) if !is_full(&error) => {
                     return Err(StorageError::io(
                         "allocate space for",
-                        self.disk.file_path(),
+                        self.db.file_path(),
                         &error,
                     ));
                 }
                 Err(error) => {
-                    if !told {
-                        tracing::warn!(path = %self.disk.file_path().display(), "there is no space for what is to be written: it waits until there is");
-                        told = true;
+                    if !warned {
+                        tracing::warn!(path = %self.db.file_path().display(), "there is no space for what is to be written: it waits until there is");
+                        warned = true;
                     }
-                    if self.shared.pause(WAIT_INTERVAL) {
-                        return Err(StorageError::io("write", self.disk.file_path(), &error));
+                    if self.queue.wait_unless_ending(SPACE_RETRY_INTERVAL) {
+                        return Err(StorageError::io("write", self.db.file_path(), &error));
                     }
                 }
             }
         }
     }
 
-    fn make_room(&mut self, bytes: u64) -> std::io::Result<()> {
-        let mut made = self.standing.headroom.ensure(bytes);
-        if made.as_ref().is_err_and(is_full) && self.standing.space.give_up_reserve() {
-            tracing::warn!(path = %self.disk.file_path().display(), "the reserved space is given up to finish what was begun");
-            made = self.standing.headroom.ensure(bytes);
+    fn ensure_space(&mut self, bytes: u64) -> std::io::Result<()> {
+        let mut made = self.state.preallocator.ensure(bytes);
+        if made.as_ref().is_err_and(is_full) && self.state.space.release_reserve() {
+            tracing::warn!(path = %self.db.file_path().display(), "the emergency reserve is released to finish what was begun");
+            made = self.state.preallocator.ensure(bytes);
         }
-        let space = &self.standing.space;
-        space.note_headroom(self.standing.headroom.bytes());
-        let seen = space.look();
-        if made.is_ok() && !self.standing.headroom.can_allocate() && seen.level == SpaceLevel::Full
+        let space = &self.state.space;
+        space.set_preallocated_bytes(self.state.preallocator.preallocated_bytes());
+        let status = space.refresh();
+        if made.is_ok()
+            && !self.state.preallocator.can_allocate()
+            && status.level == SpaceLevel::Full
         {
             return Err(std::io::ErrorKind::StorageFull.into());
         }
         made
     }
 
-    fn write(&mut self, change: &Change) -> Result<(), StorageError> {
-        match change {
-            Change::Append(records) => self.append(records),
-            Change::TruncateAfter(after) => self.truncate_after(*after),
-            Change::Purge(upto) => self.purge(*upto),
-            Change::Vote(_) if mutated!(VoteNotPersisted) => Ok(()),
-            Change::Vote(vote) => {
-                self.standing.vote_sequence += 1;
+    fn write(&mut self, op: &WriteOp) -> Result<(), StorageError> {
+        match op {
+            WriteOp::Append(records) => self.append(records),
+            WriteOp::TruncateAfter(after) => self.truncate_after(*after),
+            WriteOp::Purge(upto) => self.purge(*upto),
+            WriteOp::Vote(_) if mutated!(VoteNotPersisted) => Ok(()),
+            WriteOp::Vote(vote) => {
+                self.state.vote_sequence += 1;
                 let stored = StoredVote {
-                    sequence: self.standing.vote_sequence,
+                    sequence: self.state.vote_sequence,
                     vote: vote.clone(),
                 };
-                self.disk.insert_marker(VOTE_KEY, encode_vote(&stored))
+                self.db.insert_meta(VOTE_KEY, encode_vote(&stored))
             }
-            Change::Committed(Some(committed)) => self
-                .disk
-                .insert_marker(COMMITTED_KEY, encode_committed(*committed)),
-            Change::Committed(None) => self.disk.remove_marker(COMMITTED_KEY),
+            WriteOp::Committed(Some(committed)) => self
+                .db
+                .insert_meta(COMMITTED_KEY, encode_committed(*committed)),
+            WriteOp::Committed(None) => self.db.remove_meta(COMMITTED_KEY),
         }
     }
 
     fn append(&mut self, records: &[LogRecord]) -> Result<(), StorageError> {
         for record in records {
-            let (chunks, link) = encode(record, self.standing.tail);
-            self.disk.insert(chunks)?;
-            self.standing.tail = Some(link);
+            let (chunks, link) = encode(record, self.state.tail);
+            self.db.insert(chunks)?;
+            self.state.tail = Some(link);
         }
         Ok(())
     }
 
     fn truncate_after(&mut self, after: Option<LogPosition>) -> Result<(), StorageError> {
         let purged_end = self
-            .standing
+            .state
             .purged
             .map_or(0, |purged| purged.position.index + 1);
         let end = after.map_or(0, |after| after.index + 1).max(purged_end);
-        if self
-            .standing
-            .tail
-            .is_none_or(|tail| tail.position.index < end)
-        {
+        if self.state.tail.is_none_or(|tail| tail.position.index < end) {
             return Ok(());
         }
         let kept = if end > purged_end {
-            self.held(end - 1)?
+            self.link_at(end - 1)?
         } else {
-            self.standing.purged
+            self.state.purged
         };
-        let mut claim = self.standing.mark.claim();
-        if claim.last.is_some_and(|last| last.position.index >= end) {
-            claim.last = kept;
-            self.standing.mark.store_durably(claim)?;
+        let mut mark = self.state.mark_file.value();
+        if mark.last.is_some_and(|last| last.position.index >= end) {
+            mark.last = kept;
+            self.state.mark_file.store_durably(mark)?;
         }
         if !mutated!(TruncationNotPersisted) {
-            self.disk.remove_from(end)?;
+            self.db.remove_from(end)?;
         }
-        self.standing.tail = kept;
+        self.state.tail = kept;
         Ok(())
     }
 
     fn purge(&mut self, upto: LogPosition) -> Result<(), StorageError> {
         if self
-            .standing
+            .state
             .purged
             .is_some_and(|purged| purged.position.index >= upto.index)
         {
             return Ok(());
         }
-        let tail_index = self.standing.tail.map(|tail| tail.position.index);
+        let tail_index = self.state.tail.map(|tail| tail.position.index);
         let held = if tail_index >= Some(upto.index) {
-            self.held(upto.index)?
+            self.link_at(upto.index)?
         } else {
             None
         };
-        let purged = held.unwrap_or(Link {
+        let purged = held.unwrap_or(ChainLink {
             position: upto,
             checksum: 0,
         });
-        self.disk.insert_marker(PURGED_KEY, encode_purged(purged))?;
-        self.standing.purged = Some(purged);
+        self.db.insert_meta(PURGED_KEY, encode_purged(purged))?;
+        self.state.purged = Some(purged);
         if self
-            .standing
+            .state
             .tail
             .is_none_or(|tail| tail.position.index <= upto.index)
         {
-            self.standing.tail = Some(purged);
+            self.state.tail = Some(purged);
         }
         self.removing = true;
         Ok(())
@@ -299,84 +303,84 @@ impl Writer {
 
     /// The link of the entry at `index`, which is not past the last one. A log that was never purged may have begun
     /// after it.
-    fn held(&self, index: u64) -> Result<Option<Link>, StorageError> {
-        match (self.disk.link(index)?, self.standing.purged) {
+    fn link_at(&self, index: u64) -> Result<Option<ChainLink>, StorageError> {
+        match (self.db.link(index)?, self.state.purged) {
             (Some(link), _) => Ok(Some(link)),
             (None, None) => Ok(None),
-            (None, Some(_)) => Err(self.disk.damaged(format!("entry {index} has vanished"))),
+            (None, Some(_)) => Err(self.db.damaged(format!("entry {index} has vanished"))),
         }
     }
 
     /// Makes everything written so far durable, and notes how far that is.
     fn sync(&mut self) -> Result<(), StorageError> {
-        self.disk.flush()?;
-        self.standing.mark.carry()?;
+        self.db.flush()?;
+        self.state.mark_file.wait_for_writeback()?;
         let begun = Instant::now();
         if mutated!(FailedFsyncRetried) {
-            let _ = self.disk.sync_data();
+            let _ = self.db.sync_data();
         }
         if !mutated!(NoFsync) {
-            self.disk.sync_data()?;
+            self.db.sync_data()?;
         }
-        self.measures.sync.observe_time(begun.elapsed());
-        let claim = self.claim();
-        if claim != self.standing.mark.claim() {
-            self.standing.mark.store(claim)?;
+        self.metrics.sync.observe_time(begun.elapsed());
+        let mark = self.high_water_mark();
+        if mark != self.state.mark_file.value() {
+            self.state.mark_file.store(mark)?;
         }
         Ok(())
     }
 
-    fn claim(&self) -> Claim {
-        Claim {
-            last: self.standing.tail,
-            vote_sequence: self.standing.vote_sequence,
+    fn high_water_mark(&self) -> HighWaterMark {
+        HighWaterMark {
+            last: self.state.tail,
+            vote_sequence: self.state.vote_sequence,
         }
     }
 
-    /// Removes up to `chunks` of what was purged. The purged marker is durable: it is synced before its completion is called,
+    /// Removes up to `chunks` of what was purged. The purged position is durable: it is synced before its completion is called,
     /// and this runs after.
     fn remove_purged(&mut self, chunks: usize) -> Result<(), StorageError> {
-        if let Some(purged) = self.standing.purged {
+        if let Some(purged) = self.state.purged {
             let end = purged.position.index + 1;
-            match self.make_room(PURGE_STEP_BYTES) {
+            match self.ensure_space(PURGE_STEP_BYTES) {
                 Ok(()) => {}
                 // Nobody waits for it.
                 Err(error) if is_full(&error) => {
-                    self.shared.pause(LOOK_INTERVAL);
+                    self.queue.wait_unless_ending(FREE_SPACE_POLL_INTERVAL);
                     return Ok(());
                 }
                 Err(error) => {
                     return Err(StorageError::io(
                         "allocate space for",
-                        self.disk.file_path(),
+                        self.db.file_path(),
                         &error,
                     ));
                 }
             }
-            self.removing = self.disk.remove_before(end, chunks)?;
+            self.removing = self.db.remove_before(end, chunks)?;
         }
         Ok(())
     }
 
-    /// The last sync, markers that nobody waited for included.
+    /// The last sync, hard state that nobody waited for included.
     fn finish(&mut self) -> Result<(), StorageError> {
-        self.disk.flush()?;
-        self.disk.sync_data()?;
-        self.standing.mark.store_durably(self.claim())
+        self.db.flush()?;
+        self.db.sync_data()?;
+        self.state.mark_file.store_durably(self.high_water_mark())
     }
 
     fn fail(self, error: &StorageError) {
         tracing::error!(%error, "the log has stopped");
         if is_disk_full(error) {
-            self.standing.space.give_up_reserve();
+            self.state.space.release_reserve();
         }
-        self.shared.stop(Stop::Failed(error.to_string()));
+        self.queue.stop(StopCause::Failed(error.to_string()));
         // Dropping sled would sync its file once more, and this time perhaps succeed: leave it.
-        std::mem::forget(self.disk);
+        std::mem::forget(self.db);
     }
 
     fn release(self) {
-        self.disk.release();
+        self.db.release();
     }
 }
 
@@ -390,7 +394,7 @@ fn is_disk_full(error: &StorageError) -> bool {
     )
 }
 
-fn complete(group: Vec<Write>, result: &Result<(), StorageError>) {
+fn complete(group: Vec<QueuedWrite>, result: &Result<(), StorageError>) {
     for done in group.into_iter().filter_map(|write| write.done) {
         done(result.clone());
     }

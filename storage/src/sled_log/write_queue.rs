@@ -1,4 +1,4 @@
-//! What callers and the sync thread share: the view, and the queue of writes that are not on disk yet.
+//! The bounded write queue between callers and the sync thread, and the log's view, under one lock.
 //!
 //! The queue is bounded in bytes. A caller that finds it full waits for the sync thread, which waits for no caller: that
 //! is the back-pressure of a disk slower than the network.
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::chunk::CHUNK_BYTES_MAX;
-use super::log_view::View;
-use crate::error::Stop;
-use crate::write_ops::Change;
+use super::log_view::LogView;
+use crate::error::StopCause;
+use crate::write_ops::WriteOp;
 use crate::{Completion, StorageError};
 
 /// At most this much is written between two fdatasyncs, so that no group keeps the first of it waiting for long.
@@ -20,69 +20,69 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 const WRITE_OVERHEAD_BYTES: usize = 64;
 
 /// A queued write.
-pub(super) struct Write {
-    pub(super) change: Change,
-    /// `None` for what nobody waits for: the committed marker.
+pub(super) struct QueuedWrite {
+    pub(super) op: WriteOp,
+    /// `None` for what nobody waits for: the committed position.
     pub(super) done: Option<Completion>,
-    /// [`View::removals`] right after this write.
+    /// [`LogView::removals`] right after this write.
     pub(super) removals: u64,
     /// When it was queued.
-    pub(super) since: Instant,
+    pub(super) queued_at: Instant,
     pub(super) bytes: usize,
 }
 
-impl Write {
+impl QueuedWrite {
     /// About as many chunks as it takes in sled.
     pub(super) fn chunks(&self) -> usize {
-        match &self.change {
-            Change::Append(records) => records.len() + self.bytes / CHUNK_BYTES_MAX,
-            Change::TruncateAfter(_)
-            | Change::Purge(_)
-            | Change::Vote(_)
-            | Change::Committed(_) => 0,
+        match &self.op {
+            WriteOp::Append(records) => records.len() + self.bytes / CHUNK_BYTES_MAX,
+            WriteOp::TruncateAfter(_)
+            | WriteOp::Purge(_)
+            | WriteOp::Vote(_)
+            | WriteOp::Committed(_) => 0,
         }
     }
 }
 
 /// What the sync thread does next.
-pub(super) enum Turn {
-    /// Write these.
-    Group(Vec<Write>),
-    /// Nothing is queued, and there is other work.
-    Idle,
+pub(super) enum SyncThreadWork {
+    /// Write these, as one group commit.
+    Group(Vec<QueuedWrite>),
+    /// Nothing is queued; do background work.
+    Background,
     /// Nothing is queued, and for a while nothing was.
-    Quiet,
+    IdleTimeout,
     /// All is written: close in good order.
     Close,
     /// The log was dropped without being closed.
     Abandon,
 }
 
-/// See the [module](self).
-pub(super) struct Shared {
-    state: Mutex<State>,
+/// Queued writes and the view they have changed already.
+pub(super) struct WriteQueue {
+    state: Mutex<QueueState>,
     /// The sync thread waits here for work.
-    work: Condvar,
-    /// Callers wait here for room in the queue.
-    room: Condvar,
+    not_empty: Condvar,
+    /// Callers wait here for capacity.
+    not_full: Condvar,
     queued_bytes_max: usize,
 }
 
-pub(super) struct State {
-    pub(super) view: View,
-    queue: VecDeque<Write>,
+pub(super) struct QueueState {
+    pub(super) view: LogView,
+    queue: VecDeque<QueuedWrite>,
     queued_bytes: usize,
     closing: bool,
     abandoned: bool,
-    stopped: Option<Stop>,
+    stopped: Option<StopCause>,
 }
 
-impl State {
+impl QueueState {
     pub(super) fn check_running(&self) -> Result<(), StorageError> {
         match &self.stopped {
-            None if self.closing => Err(Stop::Closed.error()),
+            None if self.closing => Err(StopCause::Closed.error()),
             None => Ok(()),
-            Some(stop) => Err(stop.error()),
+            Some(cause) => Err(cause.error()),
         }
     }
 
@@ -90,7 +90,7 @@ impl State {
         self.closing || self.abandoned
     }
 
-    fn take_group(&mut self) -> Vec<Write> {
+    fn take_group(&mut self) -> Vec<QueuedWrite> {
         let mut group = Vec::new();
         let mut bytes = 0;
         while bytes < GROUP_BYTES_MAX
@@ -104,10 +104,10 @@ impl State {
     }
 }
 
-impl Shared {
-    pub(super) fn new(view: View, queued_bytes_max: usize) -> Self {
-        Shared {
-            state: Mutex::new(State {
+impl WriteQueue {
+    pub(super) fn new(view: LogView, queued_bytes_max: usize) -> Self {
+        WriteQueue {
+            state: Mutex::new(QueueState {
                 view,
                 queue: VecDeque::new(),
                 queued_bytes: 0,
@@ -115,131 +115,141 @@ impl Shared {
                 abandoned: false,
                 stopped: None,
             }),
-            work: Condvar::new(),
-            room: Condvar::new(),
+            not_empty: Condvar::new(),
+            not_full: Condvar::new(),
             queued_bytes_max,
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock()
     }
 
-    /// The state of a running log with room in the queue.
-    pub(super) fn lock_to_write(&self) -> Result<MutexGuard<'_, State>, StorageError> {
+    /// The state of a running log with capacity in the queue.
+    pub(super) fn lock_with_capacity(&self) -> Result<MutexGuard<'_, QueueState>, StorageError> {
         let mut state = self.state.lock();
         loop {
             state.check_running()?;
             if state.queued_bytes < self.queued_bytes_max {
                 return Ok(state);
             }
-            self.room.wait(&mut state);
+            self.not_full.wait(&mut state);
         }
     }
 
     /// Queues a write whose change the view has taken already.
     pub(super) fn enqueue(
         &self,
-        mut state: MutexGuard<'_, State>,
-        change: Change,
+        mut state: MutexGuard<'_, QueueState>,
+        op: WriteOp,
         done: Option<Completion>,
     ) {
-        let payload_bytes = match &change {
-            Change::Append(records) => records
+        let payload_bytes = match &op {
+            WriteOp::Append(records) => records
                 .iter()
                 .map(|record| record.payload.len() + WRITE_OVERHEAD_BYTES)
                 .sum(),
-            Change::Vote(vote) => vote.len(),
-            Change::TruncateAfter(_) | Change::Purge(_) | Change::Committed(_) => 0,
+            WriteOp::Vote(vote) => vote.len(),
+            WriteOp::TruncateAfter(_) | WriteOp::Purge(_) | WriteOp::Committed(_) => 0,
         };
         let bytes = payload_bytes + WRITE_OVERHEAD_BYTES;
         // What nobody waits for goes along with what comes next, or when the thread looks around.
         let awaited = done.is_some();
         let removals = state.view.removals();
         state.queued_bytes += bytes;
-        state.queue.push_back(Write {
-            change,
+        state.queue.push_back(QueuedWrite {
+            op,
             done,
             removals,
-            since: Instant::now(),
+            queued_at: Instant::now(),
             bytes,
         });
         drop(state);
         if awaited {
-            self.work.notify_one();
+            self.not_empty.notify_one();
         }
     }
 
-    /// Waits for something to do, but not for longer than `quiet`, which is also how long what nobody waits for may wait. `busy` says that there is work besides the queue.
-    pub(super) fn next_turn(&self, busy: bool, quiet: Duration) -> Turn {
+    /// Waits for work, at most `idle_timeout`, which also bounds how long a write without a completion stays queued.
+    /// `has_background_work` says that there is work besides the queue.
+    pub(super) fn next_work(
+        &self,
+        has_background_work: bool,
+        idle_timeout: Duration,
+    ) -> SyncThreadWork {
         let mut state = self.state.lock();
         loop {
             if state.abandoned {
-                return Turn::Abandon;
+                return SyncThreadWork::Abandon;
             }
             if !state.queue.is_empty() {
                 let group = state.take_group();
                 drop(state);
-                self.room.notify_all();
-                return Turn::Group(group);
+                self.not_full.notify_all();
+                return SyncThreadWork::Group(group);
             }
             if state.closing {
-                return Turn::Close;
+                return SyncThreadWork::Close;
             }
-            if busy {
-                return Turn::Idle;
+            if has_background_work {
+                return SyncThreadWork::Background;
             }
-            if self.work.wait_for(&mut state, quiet).timed_out() && state.queue.is_empty() {
-                return Turn::Quiet;
+            if self
+                .not_empty
+                .wait_for(&mut state, idle_timeout)
+                .timed_out()
+                && state.queue.is_empty()
+            {
+                return SyncThreadWork::IdleTimeout;
             }
         }
     }
 
-    /// Waits for `pause`, or until the log is to end. Whether it is.
-    pub(super) fn pause(&self, pause: Duration) -> bool {
+    /// Waits for `timeout`, or until the log is to end. Returns whether it is.
+    pub(super) fn wait_unless_ending(&self, timeout: Duration) -> bool {
         let mut state = self.state.lock();
         if !state.is_ending() {
-            // Woken early by a new write, it pauses for less: whoever pauses looks again.
-            let _ = self.work.wait_for(&mut state, pause);
+            // Woken early by a new write, it waits for less: the caller checks again.
+            let _ = self.not_empty.wait_for(&mut state, timeout);
         }
         state.is_ending()
     }
 
-    /// Entries before `end` are in sled. See [`View::note_stored`].
-    pub(super) fn note_stored(&self, end: u64, removals: u64) {
-        self.state.lock().view.note_stored(end, removals);
+    /// Entries before `end` are in sled. See [`LogView::mark_stored`].
+    pub(super) fn mark_stored(&self, end: u64, removals: u64) {
+        self.state.lock().view.mark_stored(end, removals);
     }
 
     /// Asks the sync thread to write what is queued and end.
     pub(super) fn begin_close(&self) {
         self.state.lock().closing = true;
-        self.work.notify_one();
-        self.room.notify_all();
+        self.not_empty.notify_one();
+        self.not_full.notify_all();
     }
 
     /// Asks the sync thread to end at once.
     pub(super) fn abandon(&self) {
         self.state.lock().abandoned = true;
-        self.work.notify_one();
-        self.room.notify_all();
+        self.not_empty.notify_one();
+        self.not_full.notify_all();
     }
 
     /// Refuses everything from now on, what is queued included. Only the first call counts.
-    pub(super) fn stop(&self, stop: Stop) {
+    pub(super) fn stop(&self, cause: StopCause) {
         let mut state = self.state.lock();
-        let stop = state.stopped.get_or_insert(stop).clone();
+        let cause = state.stopped.get_or_insert(cause).clone();
         let queued = std::mem::take(&mut state.queue);
         state.queued_bytes = 0;
         drop(state);
-        self.room.notify_all();
-        self.work.notify_one();
+        self.not_full.notify_all();
+        self.not_empty.notify_one();
         for done in queued.into_iter().filter_map(|write| write.done) {
-            done(Err(stop.error()));
+            done(Err(cause.error()));
         }
     }
 
     /// Why the log stopped, once it has.
-    pub(super) fn stopped(&self) -> Option<Stop> {
+    pub(super) fn stopped(&self) -> Option<StopCause> {
         self.state.lock().stopped.clone()
     }
 }

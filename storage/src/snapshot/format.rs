@@ -1,4 +1,4 @@
-//! How a snapshot lies in its file.
+//! The format of a snapshot file.
 //!
 //! | part | bytes |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Snapshots of the state machine: what stands for the part of the log that was purged.
+//! Snapshot files of the state machine, which replace the purged part of the log.
 //!
 //! A snapshot is written beside, synced, verified by reading it back, renamed, its directory synced, and only then
 //! current; the ones before are deleted after that. So after a crash there is the old one or the new one, whole. Every

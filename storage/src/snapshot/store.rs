@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::file::SnapshotFile;
-use super::unfinished::Unfinished;
+use super::unfinished::UnfinishedFile;
 use crate::StorageError;
 use crate::durable;
 
@@ -19,11 +19,11 @@ const DAMAGED_EXTENSION: &str = "damaged";
 /// The snapshots of one node. Clones are handles on the same store.
 #[derive(Debug, Clone)]
 pub struct SnapshotStore {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Inner {
     directory: PathBuf,
     node_id: u64,
     state: Mutex<State>,
@@ -63,7 +63,7 @@ impl SnapshotStore {
             .map(|sequence| open_or_quarantine(directory, sequence, node_id))
             .transpose()?;
         let store = SnapshotStore {
-            shared: Arc::new(Shared {
+            inner: Arc::new(Inner {
                 directory: directory.to_path_buf(),
                 node_id,
                 state: Mutex::new(State {
@@ -80,26 +80,26 @@ impl SnapshotStore {
 
     /// The snapshot that was committed last.
     pub fn current(&self) -> Option<SnapshotFile> {
-        self.shared.state.lock().current.clone()
+        self.inner.state.lock().current.clone()
     }
 
     pub(super) fn unfinished_path(&self) -> PathBuf {
-        let mut state = self.shared.state.lock();
+        let mut state = self.inner.state.lock();
         state.unfinished += 1;
         let name = format!("{}.{}", state.unfinished, durable::UNFINISHED_EXTENSION);
-        self.shared.directory.join(name)
+        self.inner.directory.join(name)
     }
 
-    pub(super) fn verify(&self, unfinished: &Unfinished) -> Result<Bytes, StorageError> {
+    pub(super) fn verify(&self, unfinished: &UnfinishedFile) -> Result<Bytes, StorageError> {
         SnapshotFile::open(unfinished.path(), 0)
             .map(|snapshot| snapshot.meta().clone())
             .map_err(|error| self.unreadable(unfinished.path(), &error))
     }
 
     /// Makes a complete file the current snapshot.
-    pub(super) fn adopt(
+    pub(super) fn promote(
         &self,
-        unfinished: Unfinished,
+        unfinished: UnfinishedFile,
         file: &File,
     ) -> Result<SnapshotFile, StorageError> {
         if !mutated!(SnapshotNotSynced) {
@@ -109,9 +109,9 @@ impl SnapshotStore {
         let verified = SnapshotFile::open(unfinished.path(), 0)
             .map_err(|error| self.unreadable(unfinished.path(), &error))?;
 
-        let mut state = self.shared.state.lock();
+        let mut state = self.inner.state.lock();
         let sequence = state.sequence + 1;
-        let path = self.shared.directory.join(name(sequence));
+        let path = self.inner.directory.join(name(sequence));
         durable::rename(unfinished.path(), &path)?;
         unfinished.keep();
         let before = state.sequence;
@@ -133,14 +133,14 @@ impl SnapshotStore {
             what: format!("a new snapshot came out wrong: {error}"),
             advice: format!(
                 "Node {} keeps the snapshot it had; let it write or receive this one again",
-                self.shared.node_id
+                self.inner.node_id
             ),
         }
     }
 
     fn remove_before(&self, sequence: u64, candidates: &[u64]) {
         for old in candidates.iter().filter(|old| (1..sequence).contains(*old)) {
-            let path = self.shared.directory.join(name(*old));
+            let path = self.inner.directory.join(name(*old));
             if let Err(error) = fs::remove_file(&path)
                 && error.kind() != io::ErrorKind::NotFound
             {
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_replaces_the_ones_before() {
+    fn a_committed_snapshot_replaces_the_ones_before() {
         let root = tempfile::tempdir().unwrap();
         let store = SnapshotStore::open(root.path(), 1).unwrap();
         let first = write(&store, b"first", b"1");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_leaves_is_cleared_away() {
+    fn leftovers_of_a_crash_are_removed() {
         let root = tempfile::tempdir().unwrap();
         let store = SnapshotStore::open(root.path(), 1).unwrap();
         let first = write(&store, b"first", b"1");
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_put_aside_and_reported_for_good() {
+    fn a_damaged_snapshot_is_quarantined_and_reported_at_every_open() {
         let root = tempfile::tempdir().unwrap();
         let store = SnapshotStore::open(root.path(), 1).unwrap();
         let snapshot = write(&store, &payload(200_000), b"meta");

@@ -7,16 +7,16 @@ use crate::StorageError;
 
 /// A file that is removed again unless it is kept.
 #[derive(Debug)]
-pub(super) struct Unfinished {
+pub(super) struct UnfinishedFile {
     path: PathBuf,
     kept: bool,
 }
 
-impl Unfinished {
+impl UnfinishedFile {
     pub(super) fn create(path: PathBuf) -> Result<(Self, File), StorageError> {
         let file =
             File::create(&path).map_err(|error| StorageError::io("create", &path, &error))?;
-        Ok((Unfinished { path, kept: false }, file))
+        Ok((UnfinishedFile { path, kept: false }, file))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -28,7 +28,7 @@ impl Unfinished {
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for UnfinishedFile {
     fn drop(&mut self) {
         if !self.kept
             && let Err(error) = std::fs::remove_file(&self.path)

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::file::SnapshotFile;
 use super::format::{BLOCK_BYTES, Footer, HEADER, block_crc, extend_blocks_crc};
 use super::store::SnapshotStore;
-use super::unfinished::Unfinished;
+use super::unfinished::UnfinishedFile;
 use crate::{StorageError, durable};
 
 /// Blocks between two times that what was written is handed to the device.
@@ -31,7 +31,7 @@ impl SnapshotStore {
 #[derive(Debug)]
 pub struct SnapshotWriter {
     store: SnapshotStore,
-    unfinished: Unfinished,
+    unfinished: UnfinishedFile,
     file: File,
     block: Vec<u8>,
     blocks: u64,
@@ -41,7 +41,7 @@ pub struct SnapshotWriter {
 
 impl SnapshotWriter {
     fn new(store: SnapshotStore, path: PathBuf) -> Result<Self, StorageError> {
-        let (unfinished, mut file) = Unfinished::create(path)?;
+        let (unfinished, mut file) = UnfinishedFile::create(path)?;
         file.write_all(HEADER)
             .map_err(|error| StorageError::io("write", unfinished.path(), &error))?;
         Ok(SnapshotWriter {
@@ -64,7 +64,7 @@ impl SnapshotWriter {
     pub fn commit(mut self, meta: Bytes) -> Result<SnapshotFile, StorageError> {
         self.finish(&meta)
             .map_err(|error| StorageError::io("write", self.unfinished.path(), &error))?;
-        self.store.adopt(self.unfinished, &self.file)
+        self.store.promote(self.unfinished, &self.file)
     }
 
     fn finish(&mut self, meta: &Bytes) -> io::Result<()> {
@@ -93,7 +93,7 @@ impl SnapshotWriter {
         self.block.clear();
         if self.blocks.is_multiple_of(WRITE_OUT_BLOCKS) {
             // Little by little: one long sync at the end would hold up those of the log on the same disk.
-            durable::finish_write_out(&self.file)?;
+            durable::wait_for_writeback(&self.file)?;
         }
         Ok(())
     }
@@ -122,14 +122,14 @@ impl Write for SnapshotWriter {
 #[derive(Debug)]
 pub struct SnapshotReceiver {
     store: SnapshotStore,
-    unfinished: Unfinished,
+    unfinished: UnfinishedFile,
     file: File,
     received: u64,
 }
 
 impl SnapshotReceiver {
     fn new(store: SnapshotStore, path: PathBuf) -> Result<Self, StorageError> {
-        let (unfinished, file) = Unfinished::create(path)?;
+        let (unfinished, file) = UnfinishedFile::create(path)?;
         Ok(SnapshotReceiver {
             store,
             unfinished,
@@ -177,6 +177,6 @@ impl SnapshotReceiver {
     /// Verifies all that was received and makes it the current snapshot, durably. What was damaged on its way is
     /// [`StorageError::Damaged`] and leaves the current one as it is.
     pub fn commit(self) -> Result<SnapshotFile, StorageError> {
-        self.store.adopt(self.unfinished, &self.file)
+        self.store.promote(self.unfinished, &self.file)
     }
 }

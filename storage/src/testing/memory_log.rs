@@ -15,9 +15,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::error::Stop;
-use crate::testing::seeded_random::Random;
-use crate::write_ops::{Change, assert_appendable, assert_purgeable, assert_truncatable};
+use crate::error::StopCause;
+use crate::testing::seeded_random::SeededRandom;
+use crate::write_ops::{WriteOp, assert_appendable, assert_purgeable, assert_truncatable};
 use crate::{Completion, LogPosition, LogRecord, LogState, LogStore, StorageError};
 
 /// See the [module](self). Clones are handles on the same log.
@@ -43,7 +43,7 @@ struct Shared {
     visible: Image,
     durable: Image,
     /// Visible, not yet durable, in the order of the calls.
-    unsynced: VecDeque<Write>,
+    unsynced: VecDeque<PendingWrite>,
     /// Completions that are due, in order. Drained by whoever set `delivering`.
     due: VecDeque<(Completion, Result<(), StorageError>)>,
     delivering: bool,
@@ -51,12 +51,12 @@ struct Shared {
     syncs: u64,
     /// The number of the sync that will fail.
     failing_sync: Option<u64>,
-    stopped: Option<Stop>,
+    stopped: Option<StopCause>,
 }
 
-struct Write {
-    change: Change,
-    /// `None` for what nobody waits for: the committed marker.
+struct PendingWrite {
+    op: WriteOp,
+    /// `None` for what nobody waits for: the committed position.
     done: Option<Completion>,
 }
 
@@ -80,25 +80,25 @@ impl Image {
         self.entries.get(&index).map(|record| record.position)
     }
 
-    fn change(&mut self, change: &Change) {
-        match change {
-            Change::Append(records) => {
+    fn apply(&mut self, op: &WriteOp) {
+        match op {
+            WriteOp::Append(records) => {
                 for record in records {
                     self.entries.insert(record.position.index, record.clone());
                 }
             }
-            Change::TruncateAfter(None) => self.entries.clear(),
-            Change::TruncateAfter(Some(last)) => {
+            WriteOp::TruncateAfter(None) => self.entries.clear(),
+            WriteOp::TruncateAfter(Some(last)) => {
                 self.entries.split_off(&(last.index + 1));
             }
-            Change::Purge(upto) => {
+            WriteOp::Purge(upto) => {
                 if self.purged.is_none_or(|purged| purged.index < upto.index) {
                     self.entries = self.entries.split_off(&(upto.index + 1));
                     self.purged = Some(*upto);
                 }
             }
-            Change::Vote(vote) => self.vote = Some(vote.clone()),
-            Change::Committed(committed) => self.committed = *committed,
+            WriteOp::Vote(vote) => self.vote = Some(vote.clone()),
+            WriteOp::Committed(committed) => self.committed = *committed,
         }
     }
 }
@@ -124,7 +124,7 @@ impl Shared {
             taken.push(write);
         }
         if waited == 0 {
-            // Nobody asked for a sync: the committed marker waits for the next one.
+            // Nobody asked for a sync: the committed position waits for the next one.
             for write in taken.into_iter().rev() {
                 self.unsynced.push_front(write);
             }
@@ -136,7 +136,7 @@ impl Shared {
             return waited;
         }
         for write in taken {
-            self.durable.change(&write.change);
+            self.durable.apply(&write.op);
             if let Some(done) = write.done {
                 self.due.push_back((done, Ok(())));
             }
@@ -145,14 +145,14 @@ impl Shared {
     }
 
     /// A failed sync: whoever waited for it hears why, everyone after it that the store has stopped.
-    fn fail(&mut self, taken: Vec<Write>) {
+    fn fail(&mut self, taken: Vec<PendingWrite>) {
         let error = StorageError::Io {
             action: "sync",
             path: PathBuf::from("(memory)"),
             cause: format!("sync {} was told to fail", self.syncs),
             disk_full: false,
         };
-        self.stopped = Some(Stop::Failed(error.to_string()));
+        self.stopped = Some(StopCause::Failed(error.to_string()));
         for done in taken.into_iter().filter_map(|write| write.done) {
             self.due.push_back((done, Err(error.clone())));
         }
@@ -225,8 +225,8 @@ impl MemoryLog {
     /// are: their process is gone. Every other handle answers [`StorageError::Stopped`] from now on.
     pub fn crash(&self, unsynced: Unsynced) -> MemoryLog {
         let mut shared = self.shared.lock();
-        shared.stopped = Some(Stop::Failed("this log crashed".into()));
-        let lost: Vec<Write> = shared.unsynced.drain(..).collect();
+        shared.stopped = Some(StopCause::Failed("this log crashed".into()));
+        let lost: Vec<PendingWrite> = shared.unsynced.drain(..).collect();
         let due = std::mem::take(&mut shared.due);
         let mut survivor = shared.durable.clone();
         drop(shared);
@@ -242,13 +242,13 @@ impl MemoryLog {
         self.crash(Unsynced::Dropped)
     }
 
-    fn write(&self, change: Change, done: Option<Completion>) -> Result<(), StorageError> {
+    fn write(&self, op: WriteOp, done: Option<Completion>) -> Result<(), StorageError> {
         {
             let mut shared = self.shared.lock();
             shared.check_running()?;
-            assert_sound(&shared.visible, &change);
-            shared.visible.change(&change);
-            shared.unsynced.push_back(Write { change, done });
+            assert_sound(&shared.visible, &op);
+            shared.visible.apply(&op);
+            shared.unsynced.push_back(PendingWrite { op, done });
             if !shared.holding {
                 shared.sync(usize::MAX);
             }
@@ -274,31 +274,31 @@ impl MemoryLog {
     }
 }
 
-fn assert_sound(visible: &Image, change: &Change) {
-    match change {
-        Change::Append(records) => assert_appendable(visible.last(), records),
-        Change::TruncateAfter(Some(last)) => {
+fn assert_sound(visible: &Image, op: &WriteOp) {
+    match op {
+        WriteOp::Append(records) => assert_appendable(visible.last(), records),
+        WriteOp::TruncateAfter(Some(last)) => {
             assert_truncatable(visible.purged, visible.held(last.index), *last);
         }
-        Change::Purge(upto) => assert_purgeable(visible.held(upto.index), *upto),
-        Change::TruncateAfter(None) | Change::Vote(_) | Change::Committed(_) => {}
+        WriteOp::Purge(upto) => assert_purgeable(visible.held(upto.index), *upto),
+        WriteOp::TruncateAfter(None) | WriteOp::Vote(_) | WriteOp::Committed(_) => {}
     }
 }
 
 /// Applies a seeded prefix of `lost`, whose last append may be cut inside.
-fn keep_prefix(survivor: &mut Image, lost: &[Write], seed: u64) {
-    let mut random = Random::new(seed);
+fn keep_prefix(survivor: &mut Image, lost: &[PendingWrite], seed: u64) {
+    let mut random = SeededRandom::new(seed);
     let whole = random.below(lost.len() as u64 + 1) as usize;
     for write in &lost[..whole] {
-        survivor.change(&write.change);
+        survivor.apply(&write.op);
     }
-    if let Some(Write {
-        change: Change::Append(records),
+    if let Some(PendingWrite {
+        op: WriteOp::Append(records),
         ..
     }) = lost.get(whole)
     {
         let kept = random.below(records.len() as u64 + 1) as usize;
-        survivor.change(&Change::Append(records[..kept].to_vec()));
+        survivor.apply(&WriteOp::Append(records[..kept].to_vec()));
     }
 }
 
@@ -312,7 +312,7 @@ impl LogStore for MemoryLog {
     }
 
     fn append(&self, records: Vec<LogRecord>, done: Completion) -> Result<(), StorageError> {
-        self.write(Change::Append(records), Some(done))
+        self.write(WriteOp::Append(records), Some(done))
     }
 
     fn truncate_after(
@@ -320,11 +320,11 @@ impl LogStore for MemoryLog {
         last: Option<LogPosition>,
         done: Completion,
     ) -> Result<(), StorageError> {
-        self.write(Change::TruncateAfter(last), Some(done))
+        self.write(WriteOp::TruncateAfter(last), Some(done))
     }
 
     fn purge(&self, upto: LogPosition, done: Completion) -> Result<(), StorageError> {
-        self.write(Change::Purge(upto), Some(done))
+        self.write(WriteOp::Purge(upto), Some(done))
     }
 
     fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<LogRecord>, StorageError> {
@@ -351,7 +351,7 @@ impl LogStore for MemoryLog {
     }
 
     fn save_vote(&self, vote: Bytes, done: Completion) -> Result<(), StorageError> {
-        self.write(Change::Vote(vote), Some(done))
+        self.write(WriteOp::Vote(vote), Some(done))
     }
 
     fn vote(&self) -> Option<Bytes> {
@@ -359,7 +359,7 @@ impl LogStore for MemoryLog {
     }
 
     fn save_committed(&self, committed: Option<LogPosition>) -> Result<(), StorageError> {
-        self.write(Change::Committed(committed), None)
+        self.write(WriteOp::Committed(committed), None)
     }
 
     fn committed(&self) -> Option<LogPosition> {
@@ -374,16 +374,18 @@ impl LogStore for MemoryLog {
                 None => {
                     shared.sync(usize::MAX);
                 }
-                Some(Stop::Closed) => return Ok(()),
-                Some(stop @ (Stop::Dropped | Stop::Failed(_))) => return Err(stop.error()),
+                Some(StopCause::Closed) => return Ok(()),
+                Some(stop @ (StopCause::Dropped | StopCause::Failed(_))) => {
+                    return Err(stop.error());
+                }
             }
             let outcome = shared.check_running();
             if outcome.is_ok() {
                 // What nobody waited for still goes along with an orderly end.
                 for write in std::mem::take(&mut shared.unsynced) {
-                    shared.durable.change(&write.change);
+                    shared.durable.apply(&write.op);
                 }
-                shared.stopped = Some(Stop::Closed);
+                shared.stopped = Some(StopCause::Closed);
             }
             outcome
         };
@@ -477,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn the_committed_marker_goes_along_with_the_next_sync() {
+    fn the_committed_position_becomes_durable_with_the_next_sync() {
         let log = MemoryLog::new();
         log.append(vec![record(1, 0), record(1, 1)], Box::new(|_| ()))
             .unwrap();

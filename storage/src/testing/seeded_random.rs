@@ -1,4 +1,4 @@
-//! Random choices that a seed brings back, for tests and simulations. Not for secrets.
+//! A seeded random generator for tests: the same seed makes the same choices. Not for secrets.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,12 +7,12 @@ pub const SEED_VARIABLE: &str = "TRIARCH_SEED";
 
 /// SplitMix64: small, and good enough to choose test cases.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub struct SeededRandom(u64);
 
-impl Random {
+impl SeededRandom {
     /// The same seed makes the same choices.
     pub fn new(seed: u64) -> Self {
-        Random(seed)
+        SeededRandom(seed)
     }
 
     /// Any number.
@@ -43,6 +43,6 @@ pub fn seeds(count: u64) -> Vec<u64> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |now| now.as_nanos() as u64);
-    let mut random = Random::new(now);
+    let mut random = SeededRandom::new(now);
     (0..count).map(|_| random.next_u64() >> 32).collect()
 }

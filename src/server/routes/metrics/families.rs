@@ -7,7 +7,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use triarch_raft::Reading;
+use triarch_raft::HistogramSnapshot;
 
 /// Names and values of labels.
 pub type Labels = Vec<(&'static str, String)>;
@@ -25,7 +25,7 @@ pub enum Scale {
 enum Samples {
     Gauge(Vec<(Labels, f64)>),
     Counter(Vec<(Labels, f64)>),
-    Histogram(Scale, Vec<(Labels, Reading)>),
+    Histogram(Scale, Vec<(Labels, HistogramSnapshot)>),
 }
 
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Families {
         name: &'static str,
         help: &'static str,
         scale: Scale,
-        reading: Reading,
+        reading: HistogramSnapshot,
     ) {
         self.histograms(name, help, scale, vec![(Labels::new(), reading)]);
     }
@@ -114,7 +114,7 @@ impl Families {
         name: &'static str,
         help: &'static str,
         scale: Scale,
-        readings: Vec<(Labels, Reading)>,
+        readings: Vec<(Labels, HistogramSnapshot)>,
     ) {
         self.push(name, help, Samples::Histogram(scale, readings));
     }
@@ -179,7 +179,11 @@ fn labelled(
     }
 }
 
-fn histogram(metric: &mut MetricEncoder<'_>, scale: Scale, reading: &Reading) -> fmt::Result {
+fn histogram(
+    metric: &mut MetricEncoder<'_>,
+    scale: Scale,
+    reading: &HistogramSnapshot,
+) -> fmt::Result {
     let told = |value: u64| match scale {
         Scale::Time => value as f64 / 1e9,
         Scale::Plain => value as f64,

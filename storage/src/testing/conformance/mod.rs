@@ -1,4 +1,4 @@
-//! What every [`LogStore`] must do: one suite that runs against each engine.
+//! The conformance suite of [`LogStore`](crate::LogStore): one set of cases that every engine must pass.
 //!
 //! It knows an engine only through [`Harness`]. A crash in its sense may keep or lose what was not acknowledged, in the
 //! order it was asked for; what was acknowledged must be there. Failures panic; random cases print the seed to replay.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::harness::{Acks, Harness, position, record};
-use crate::testing::seeded_random::Random;
+use crate::testing::seeded_random::SeededRandom;
 use crate::{LogPosition, LogRecord, LogStore};
 
 /// What a log should hold.
@@ -44,7 +44,7 @@ impl Model {
 /// Drives random writes, waits for some of them, crashes, and compares what is left with every state the log may be in:
 /// that after the last acknowledged write, or after any later step, entry by entry.
 pub(crate) fn writes_and_crashes(harness: &mut dyn Harness, seed: u64) {
-    let mut random = Random::new(seed);
+    let mut random = SeededRandom::new(seed);
     let mut model = Model::default();
     let mut term = 1;
     for _ in 0..6 {
@@ -76,7 +76,7 @@ pub(crate) fn writes_and_crashes(harness: &mut dyn Harness, seed: u64) {
 
 fn write_randomly(
     log: &dyn LogStore,
-    random: &mut Random,
+    random: &mut SeededRandom,
     term: &mut u64,
     states: &mut Vec<Model>,
     acks: &mut Acks,

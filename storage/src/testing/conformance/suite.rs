@@ -24,7 +24,7 @@ pub fn check(make: impl Fn() -> Box<dyn Harness>) {
         ("purging", purging),
         ("purging past the end", purging_past_the_end),
         ("the vote", vote),
-        ("the committed marker", committed),
+        ("the committed position", committed),
         ("closing", closing),
     ];
     for (name, case) in cases {

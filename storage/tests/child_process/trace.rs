@@ -1,12 +1,12 @@
-//! What a child under strace has done, in order.
+//! System call traces of a child process, by strace.
 
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
-/// Says something in one write of its own, so that a trace shows when. The harness prints without a line end before
+/// Prints a marker in one write of its own, so that a trace shows when. The harness prints without a line end before
 /// the first line, hence the one in front.
-pub fn say(line: &str) {
+pub fn print_marker(line: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("\n@{line}\n").as_bytes())
         .and_then(|()| out.flush())
@@ -62,7 +62,8 @@ pub fn calls(trace: &Path) -> Vec<Call> {
     calls
 }
 
-pub fn said(calls: &[Call], what: &str) -> usize {
+/// Where a marker was printed.
+pub fn find_marker(calls: &[Call], what: &str) -> usize {
     let needle = format!("@{what}\\n");
     let call = calls
         .iter()

@@ -1,30 +1,30 @@
-//! The scripted life of a data directory: what is asked of it, and what it may hold if it ends at any moment.
+//! A seeded workload on a data directory, and the states the directory may be in when the workload ends at any moment.
 //!
-//! A life is made by a seed: appends of entries of one chunk and of many, votes, truncations, snapshots written and
-//! received with the purges they allow, over several processes. Whoever lives it says of each deed when it is asked for and
-//! when it is done; [`Life::check`] says whether what is found afterwards may be.
+//! The seed chooses appends of entries of one chunk and of many, votes, truncations, and snapshots, written and received,
+//! with the purges they allow, over several processes. The process that runs the workload reports each operation when it
+//! is requested and when it is done; [`Workload::check`] says whether the contents found afterwards are allowed.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 
-use triarch_storage::testing::seeded_random::Random;
+use triarch_storage::testing::seeded_random::SeededRandom;
 use triarch_storage::{
     Completion, DataDir, LogPosition, LogStore, SledLogOptions, SnapshotStore, StorageError,
 };
 
-use crate::child::{self, completion, record, wait};
+use crate::child_process::{self, completion, record, wait};
 
-/// Processes a life takes.
-pub const CHAPTERS: usize = 3;
-const DEEDS_PER_CHAPTER: usize = 26;
+/// Processes a workload runs in.
+pub const PROCESSES: usize = 3;
+const OPERATIONS_PER_PROCESS: usize = 26;
 const NODE: u64 = 1;
 const CLUSTER: &str = "c1";
 
-/// One thing asked of the disk.
+/// One thing requested of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deed {
+pub enum Operation {
     /// Entries `first..end` of this term.
     Append { term: u64, first: u64, end: u64 },
     /// The next vote.
@@ -37,45 +37,45 @@ pub enum Deed {
     Purge { upto: LogPosition },
 }
 
-/// What the log holds at some moment.
+/// What the log contents at some moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Holds {
+struct LogContents {
     purged: Option<LogPosition>,
     /// Terms by index.
     entries: BTreeMap<u64, u64>,
     vote: u64,
 }
 
-impl Holds {
+impl LogContents {
     fn next_index(&self) -> u64 {
         let held = self.entries.last_key_value().map(|(index, _)| *index);
         held.or(self.purged.map(|purged| purged.index))
             .map_or(0, |last| last + 1)
     }
 
-    /// Every state on the way from before the deed to after it, both included.
-    fn through(&self, deed: Deed) -> Vec<Holds> {
+    /// Every state on the way from before the operation to after it, both included.
+    fn states_through(&self, operation: Operation) -> Vec<LogContents> {
         let mut states = vec![self.clone()];
         let mut now = self.clone();
-        match deed {
-            Deed::Append { term, first, end } => {
+        match operation {
+            Operation::Append { term, first, end } => {
                 for index in first..end {
                     now.entries.insert(index, term);
                     states.push(now.clone());
                 }
             }
-            Deed::Vote(vote) => {
+            Operation::Vote(vote) => {
                 now.vote = vote;
                 states.push(now);
             }
-            Deed::Truncate { after } => {
+            Operation::Truncate { after } => {
                 while now.next_index() > after + 1 {
                     now.entries.pop_last();
                     states.push(now.clone());
                 }
             }
-            Deed::Snapshot { .. } => {}
-            Deed::Purge { upto } => {
+            Operation::Snapshot { .. } => {}
+            Operation::Purge { upto } => {
                 now.purged = Some(upto);
                 now.entries.retain(|index, _| *index > upto.index);
                 states.push(now);
@@ -84,29 +84,31 @@ impl Holds {
         states
     }
 
-    fn after(&self, deed: Deed) -> Holds {
-        self.through(deed).pop().expect("a state at least")
+    fn after(&self, operation: Operation) -> LogContents {
+        self.states_through(operation)
+            .pop()
+            .expect("a state at least")
     }
 }
 
-/// What one process was heard to say before it ended.
+/// The progress one process reported before it ended.
 #[derive(Debug, Clone, Default)]
-pub struct Said {
+pub struct Progress {
     /// Its directory's incarnation.
     pub incarnation: Option<String>,
     /// It had noted its cluster.
     pub clustered: bool,
-    /// The last deed that it set about.
-    pub asked: Option<usize>,
-    /// The last deed to the log of which it knew that it is done, and with it all before.
+    /// The last operation that it set about.
+    pub requested: Option<usize>,
+    /// The last operation to the log of which it knew that it is done, and with it all before.
     pub done: Option<usize>,
     /// The same of snapshots, which do not wait for the log.
-    pub snapped: Option<usize>,
+    pub snapshotted: Option<usize>,
 }
 
-impl Said {
-    /// Puts together what was said.
-    pub fn hear(&mut self, output: &str) {
+impl Progress {
+    /// Puts together what was progress.
+    pub fn parse(&mut self, output: &str) {
         for line in output.lines() {
             let Some((word, rest)) = line.strip_prefix('@').and_then(|line| line.split_once(' '))
             else {
@@ -115,64 +117,64 @@ impl Said {
             match word {
                 "incarnation" => self.incarnation = Some(rest.to_string()),
                 "clustered" => self.clustered = true,
-                "asked" => self.asked = self.asked.max(rest.parse().ok()),
+                "requested" => self.requested = self.requested.max(rest.parse().ok()),
                 "done" => self.done = self.done.max(rest.parse().ok()),
-                "snapped" => self.snapped = self.snapped.max(rest.parse().ok()),
-                _ => panic!("{line:?} is not what a life says"),
+                "snapshotted" => self.snapshotted = self.snapshotted.max(rest.parse().ok()),
+                _ => panic!("{line:?} is not a line of the workload"),
             }
         }
     }
 }
 
-/// See the [module](self).
-pub struct Life {
-    deeds: Vec<Deed>,
+/// A seeded sequence of operations.
+pub struct Workload {
+    operations: Vec<Operation>,
 }
 
-impl Life {
-    /// The same seed makes the same life.
+impl Workload {
+    /// The same seed makes the same workload.
     pub fn new(seed: u64) -> Self {
-        let mut random = Random::new(seed);
-        let mut deeds = Vec::new();
-        let mut holds = Holds::default();
+        let mut random = SeededRandom::new(seed);
+        let mut operations = Vec::new();
+        let mut contents = LogContents::default();
         let mut term = 1;
         let mut snapshot = None;
-        while deeds.len() < CHAPTERS * DEEDS_PER_CHAPTER {
-            let next = holds.next_index();
-            let held = holds.entries.len() as u64;
-            let deed = match random.below(10) {
-                0 | 1 => Deed::Vote(holds.vote + 1),
-                2 if held > 4 => Deed::Truncate {
+        while operations.len() < PROCESSES * OPERATIONS_PER_PROCESS {
+            let next = contents.next_index();
+            let held = contents.entries.len() as u64;
+            let operation = match random.below(10) {
+                0 | 1 => Operation::Vote(contents.vote + 1),
+                2 if held > 4 => Operation::Truncate {
                     after: next - 2 - random.below(held.min(8) - 1),
                 },
                 3 if held > 8 => {
                     let index = next - 1 - random.below(4);
-                    let upto = position(holds.entries[&index], index);
+                    let upto = position(contents.entries[&index], index);
                     if snapshot.is_none_or(|latest: LogPosition| latest.index < index) {
                         snapshot = Some(upto);
-                        deeds.push(Deed::Snapshot {
+                        operations.push(Operation::Snapshot {
                             upto,
                             received: false,
                         });
                     }
-                    Deed::Vote(holds.vote + 1)
+                    Operation::Vote(contents.vote + 1)
                 }
-                4 if holds.purged < snapshot => Deed::Purge {
+                4 if contents.purged < snapshot => Operation::Purge {
                     upto: snapshot.expect("it is more than nothing"),
                 },
                 5 if random.below(3) == 0 => {
                     // Far ahead of the log, as a follower gets it that was away: then the log begins anew.
                     let upto = position(term, next + 5);
                     snapshot = Some(upto);
-                    deeds.push(Deed::Snapshot {
+                    operations.push(Operation::Snapshot {
                         upto,
                         received: true,
                     });
-                    Deed::Purge { upto }
+                    Operation::Purge { upto }
                 }
                 _ => {
                     term += random.below(2);
-                    Deed::Append {
+                    Operation::Append {
                         term,
                         first: next,
                         end: next + 1 + random.below(5),
@@ -180,72 +182,72 @@ impl Life {
                 }
             };
             // What is in a snapshot is never taken back.
-            if let Deed::Truncate { after } = deed
+            if let Operation::Truncate { after } = operation
                 && snapshot.is_some_and(|latest| after < latest.index)
             {
                 continue;
             }
-            holds = holds.after(deed);
-            deeds.push(deed);
+            contents = contents.after(operation);
+            operations.push(operation);
         }
-        Life { deeds }
+        Workload { operations }
     }
 
-    /// The deeds of one chapter, by their numbers.
-    fn chapter(&self, chapter: usize) -> std::ops::Range<usize> {
-        let begin = chapter * DEEDS_PER_CHAPTER;
-        match chapter + 1 {
-            CHAPTERS => begin..self.deeds.len(),
-            _ => begin..begin + DEEDS_PER_CHAPTER,
+    /// The operations of one process, by their numbers.
+    fn process(&self, process: usize) -> std::ops::Range<usize> {
+        let begin = process * OPERATIONS_PER_PROCESS;
+        match process + 1 {
+            PROCESSES => begin..self.operations.len(),
+            _ => begin..begin + OPERATIONS_PER_PROCESS,
         }
     }
 
-    /// Lives one chapter in `directory`, saying everything by `say`. The first and the last close in good order; the one
+    /// Runs the part of one process in `directory` and reports its progress with `report`. The first and the last close in good order; the one
     /// between just ends.
-    pub fn live(&self, chapter: usize, directory: &Path, say: fn(&str)) {
+    pub fn run(&self, process: usize, directory: &Path, report: fn(&str)) {
         let data_dir = DataDir::open(directory, NODE).expect("a good directory opens");
-        say(&format!("incarnation {}", data_dir.identity().incarnation));
+        report(&format!("incarnation {}", data_dir.identity().incarnation));
         let log = data_dir.open_log(options()).expect("a good log opens");
         let snapshots = data_dir.snapshots().expect("good snapshots open");
         data_dir
             .set_cluster(CLUSTER, serde_json::Value::Null)
             .expect("the cluster can be noted");
-        say("clustered yes");
+        report("clustered yes");
 
         let mut waiting: Vec<Receiver<Result<(), StorageError>>> = Vec::new();
-        for number in self.chapter(chapter) {
-            say(&format!("asked {number}"));
+        for number in self.process(process) {
+            report(&format!("requested {number}"));
             let (done, receiver) = completion();
             let done: Completion = Box::new(move |result| {
                 if result.is_ok() {
-                    say(&format!("done {number}"));
+                    report(&format!("done {number}"));
                 }
                 done(result);
             });
-            match self.deeds[number] {
-                Deed::Append { term, first, end } => {
+            match self.operations[number] {
+                Operation::Append { term, first, end } => {
                     let records = (first..end).map(|index| record(term, index)).collect();
                     log.append(records, done).expect("a good log appends");
                 }
-                Deed::Vote(vote) => log
+                Operation::Vote(vote) => log
                     .save_vote(vote.to_string().into(), done)
                     .expect("a good log saves votes"),
-                Deed::Truncate { after } => {
+                Operation::Truncate { after } => {
                     let last = log.read(after..after + 1, 1).expect("readable");
                     let last = last.first().map(|record| record.position);
                     log.truncate_after(last.or(log.state().purged), done)
                         .expect("a good log truncates");
                 }
-                Deed::Snapshot { upto, received } => {
+                Operation::Snapshot { upto, received } => {
                     take_snapshot(&snapshots, upto, received);
-                    // A committed marker rides along with whatever is synced next.
+                    // The committed position becomes durable with the next sync.
                     if !received {
                         log.save_committed(Some(upto)).expect("a good log");
                     }
-                    say(&format!("snapped {number}"));
+                    report(&format!("snapshotted {number}"));
                     continue;
                 }
-                Deed::Purge { upto } => {
+                Operation::Purge { upto } => {
                     log.purge(upto, done).expect("a good log purges");
                 }
             }
@@ -257,24 +259,29 @@ impl Life {
         for receiver in waiting {
             wait(&receiver).expect("a good disk");
         }
-        if chapter != 1 {
+        if process != 1 {
             log.close().expect("a good log closes");
         }
         std::process::exit(0);
     }
 
-    /// Whether `directory`, in whose life this was said, holds what it may, and can be used on. Gives what is wrong.
-    pub fn check(&self, directory: &Path, chapter: usize, said: &Said) -> Result<(), String> {
+    /// Whether `directory`, in whose life this was said, contents what it may, and can be used on. Gives what is wrong.
+    pub fn check(
+        &self,
+        directory: &Path,
+        process: usize,
+        progress: &Progress,
+    ) -> Result<(), String> {
         let refused = |what: &str, error: StorageError| format!("the {what} is refused: {error}");
         let data_dir = DataDir::open(directory, NODE).map_err(|e| refused("directory", e))?;
         let identity = data_dir.identity();
-        if let Some(incarnation) = &said.incarnation
+        if let Some(incarnation) = &progress.incarnation
             && *incarnation != identity.incarnation.to_string()
         {
             return Err("the directory has become another one".into());
         }
         let cluster = identity.cluster.map(|cluster| cluster.cluster_id);
-        if said.clustered && cluster.as_deref() != Some(CLUSTER) {
+        if progress.clustered && cluster.as_deref() != Some(CLUSTER) {
             return Err(format!("the cluster is {cluster:?}"));
         }
         let log = data_dir
@@ -282,28 +289,28 @@ impl Life {
             .map_err(|e| refused("log", e))?;
         let snapshots = data_dir.snapshots().map_err(|e| refused("snapshot", e))?;
 
-        let begin = self.chapter(chapter).start;
+        let begin = self.process(process).start;
         let count = |last: Option<usize>| last.map_or(begin, |last| last + 1);
-        let asked = count(said.asked);
-        let purged = self.check_log(&log, count(said.done), asked)?;
-        let snapshot = self.check_snapshot(&snapshots, count(said.snapped), asked)?;
+        let requested = count(progress.requested);
+        let purged = self.check_log(&log, count(progress.done), requested)?;
+        let snapshot = self.check_snapshot(&snapshots, count(progress.snapshotted), requested)?;
         if purged > snapshot {
             return Err(format!(
                 "the log is purged up to {purged:?}, and there is a snapshot up to {snapshot:?}"
             ));
         }
-        go_on(&data_dir, log)
+        check_usable(&data_dir, log)
     }
 
     fn check_log(
         &self,
         log: &dyn LogStore,
         done: usize,
-        asked: usize,
+        requested: usize,
     ) -> Result<Option<LogPosition>, String> {
-        let mut found = Holds {
+        let mut found = LogContents {
             purged: log.state().purged,
-            ..Holds::default()
+            ..LogContents::default()
         };
         if let Some(vote) = log.vote() {
             let vote = std::str::from_utf8(&vote).ok();
@@ -321,19 +328,21 @@ impl Life {
             }
             found.entries.insert(index, term);
         }
-        let mut now = self.deeds[..done]
+        let mut now = self.operations[..done]
             .iter()
-            .fold(Holds::default(), |holds, deed| holds.after(*deed));
+            .fold(LogContents::default(), |contents, operation| {
+                contents.after(*operation)
+            });
         let mut allowed = vec![now.clone()];
-        for deed in &self.deeds[done..asked] {
-            allowed.extend(now.through(*deed));
-            now = now.after(*deed);
+        for operation in &self.operations[done..requested] {
+            allowed.extend(now.states_through(*operation));
+            now = now.after(*operation);
         }
         if !allowed.contains(&found) {
             return Err(format!(
-                "{done} deeds are done and {asked} asked for; the log may be one of {}, and is {}",
-                allowed.iter().map(tell).collect::<Vec<_>>().join(", "),
-                tell(&found)
+                "{done} operations are done and {requested} requested for; the log may be one of {}, and is {}",
+                allowed.iter().map(describe).collect::<Vec<_>>().join(", "),
+                describe(&found)
             ));
         }
         Ok(found.purged)
@@ -343,17 +352,23 @@ impl Life {
         &self,
         snapshots: &SnapshotStore,
         done: usize,
-        asked: usize,
+        requested: usize,
     ) -> Result<Option<LogPosition>, String> {
-        let of = |deed: &Deed| match deed {
-            Deed::Snapshot { upto, .. } => Some(*upto),
-            Deed::Append { .. } | Deed::Vote(_) | Deed::Truncate { .. } | Deed::Purge { .. } => {
-                None
-            }
+        let of = |operation: &Operation| match operation {
+            Operation::Snapshot { upto, .. } => Some(*upto),
+            Operation::Append { .. }
+            | Operation::Vote(_)
+            | Operation::Truncate { .. }
+            | Operation::Purge { .. } => None,
         };
-        let acknowledged = self.deeds[..done].iter().rev().find_map(of);
+        let acknowledged = self.operations[..done].iter().rev().find_map(of);
         let mut allowed = vec![acknowledged];
-        allowed.extend(self.deeds[done..asked].iter().filter_map(of).map(Some));
+        allowed.extend(
+            self.operations[done..requested]
+                .iter()
+                .filter_map(of)
+                .map(Some),
+        );
         let current = snapshots.current();
         let upto = allowed.iter().copied().find(|upto| {
             current.as_ref().map(|file| file.meta().to_vec())
@@ -376,8 +391,8 @@ impl Life {
     }
 }
 
-/// What was recovered is also a log that can be written to, and keeps that.
-fn go_on(data_dir: &DataDir, log: impl LogStore) -> Result<(), String> {
+/// Checks that the recovered log can be written to, and keeps that.
+fn check_usable(data_dir: &DataDir, log: impl LogStore) -> Result<(), String> {
     let state = log.state();
     let next = record(1_000, state.last.map_or(0, |last| last.index + 1));
     let (done, appended) = completion();
@@ -429,7 +444,7 @@ fn meta(upto: LogPosition) -> String {
 }
 
 fn payload(upto: LogPosition) -> Vec<u8> {
-    let mut random = Random::new(upto.index);
+    let mut random = SeededRandom::new(upto.index);
     (0..70_000 + upto.index * 100)
         .map(|_| random.next_u64() as u8)
         .collect()
@@ -445,20 +460,20 @@ fn position(term: u64, index: u64) -> LogPosition {
 fn options() -> SledLogOptions {
     SledLogOptions {
         reserve_bytes: 64 << 10,
-        ..child::options()
+        ..child_process::options()
     }
 }
 
-fn tell(holds: &Holds) -> String {
-    let entries = holds
+fn describe(contents: &LogContents) -> String {
+    let entries = contents
         .entries
         .iter()
         .map(|(index, term)| format!("{index}/{term}"))
         .collect::<Vec<_>>();
     format!(
         "[purged {:?}, entries {}, vote {}]",
-        holds.purged.map(|purged| purged.index),
+        contents.purged.map(|purged| purged.index),
         entries.join(" "),
-        holds.vote
+        contents.vote
     )
 }
