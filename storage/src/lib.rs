@@ -22,6 +22,8 @@ pub mod low_priority;
 pub mod metrics;
 pub mod sled_log;
 pub mod snapshot;
+/// Test doubles and the conformance suite: for tests of this crate and, with the feature `testing`, of others.
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod write_ops;
 
