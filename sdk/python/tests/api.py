@@ -1,4 +1,4 @@
-"""The reference's list of names, made of the code: what is public, how it is called, and the first sentence it says of itself."""
+"""Generator of the list of public names in the docs: signatures and first sentences, from the code itself."""
 
 from __future__ import annotations
 
@@ -32,15 +32,28 @@ _MADE |= {*_OF_APPS}
 
 def names() -> str:
     """The whole section, as Markdown."""
+    aliases = [name for name in triarch.__all__ if _is_alias(triarch, name)]
     errors = [name for name in triarch.__all__ if _is_error(getattr(triarch, name))]
-    rest = [name for name in triarch.__all__ if name not in errors and name != "__version__"]
+    rest = [name for name in triarch.__all__ if name not in errors and name not in aliases and name != "__version__"]
     parts = [*_section("triarch", triarch, rest), *_table("Exceptions of `triarch`", triarch, errors)]
+    parts += _aliases("Old names of `triarch`", triarch, aliases)
     parts += _section("triarch.workflow", triarch.workflow, _OF_WORKFLOWS)
     parts += _section("Looking after it: `app.queues`, `app.schedules`, …", triarch.admin, _OF_APPS)
     parts += _section("triarch.serialize", triarch.serialize, _OF_CODECS)
     for module in (triarch.testing, triarch.worker):
         parts += _section(module.__name__, module, [name for name in module.__all__ if name not in triarch.__all__])
     return "\n".join(parts)
+
+
+def _is_alias(module: Any, name: str) -> bool:
+    """Whether this is the old name of a class that has another one now."""
+    what = getattr(module, name)
+    return inspect.isclass(what) and what.__name__ != name
+
+
+def _aliases(title: str, module: Any, names: list[str]) -> list[str]:
+    rows = [f"| `{name}` | `{getattr(module, name).__name__}` |" for name in names]
+    return [f"### {_title(title)}\n", "| old name | name |\n|---|---|", *rows, ""]
 
 
 def _is_error(what: object) -> bool:

@@ -93,9 +93,9 @@ def test_events_are_followed_over_a_failover(own_cluster: LocalCluster) -> None:
 
 
 def _look() -> Any:
-    from triarch._policy import Call
+    from triarch._policy import Request
 
-    return Call.get("/v1/cluster")
+    return Request.get("/v1/cluster")
 
 
 def test_events_that_are_gone_or_make_no_sense_are_told(setup: Setup) -> None:

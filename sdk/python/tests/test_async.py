@@ -8,17 +8,15 @@ import threading
 
 import pytest
 
-from hand import HandWorker
+from fake_worker import FakeWorker
 from test_handles import Setup
 from triarch import InvalidRequest, NotFound, ResultTimeout, TaskCancelled, TaskFailed, Triarch
 from triarch.testing import LocalCluster
 
 
-@pytest.fixture(params=["aiohttp", "threads"])
-def setup(cluster: LocalCluster, request: pytest.FixtureRequest) -> Setup:
-    setup = Setup(cluster)
-    setup.app.atransport._available = request.param == "aiohttp"
-    return setup
+@pytest.fixture
+def setup(cluster: LocalCluster) -> Setup:
+    return Setup(cluster)
 
 
 def run(setup: Setup, main: object) -> None:
@@ -125,5 +123,5 @@ def test_a_loop_that_is_gone_is_nobody_who_waits(cluster: LocalCluster) -> None:
         return handle.id
 
     id = asyncio.run(main())
-    with HandWorker(setup.app, queues=(setup.queue,)):
+    with FakeWorker(setup.app, queues=(setup.queue,)):
         assert Triarch(cluster.url).handle(id).result(timeout=30) == 1

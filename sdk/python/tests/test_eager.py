@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from triarch import GiveUp, NotFound, SerializationError, TaskFailed, Triarch, current
-from triarch._policy import Call
+from triarch._policy import Request
 from triarch.testing import eager
 
 
@@ -75,10 +75,10 @@ def test_results_are_handed_to_what_comes_after(app: Triarch) -> None:
     second = {"kind": double.name, "key": "second", "after": ["first"], "payload": wired}
     with eager(app) as cluster:
         # In whatever order they come.
-        job = app.transport.json(Call.change("POST", "/v1/jobs", {"tasks": [second, first]}))
+        job = app.transport.json(Request.change("POST", "/v1/jobs", {"tasks": [second, first]}))
         assert [cluster.tasks[task]["result"] for task in job["tasks"]] == [16, 8]
         bad = {"kind": fails.name, "key": "first", "payload": None}
-        job = app.transport.json(Call.change("POST", "/v1/jobs", {"tasks": [bad, second]}))
+        job = app.transport.json(Request.change("POST", "/v1/jobs", {"tasks": [bad, second]}))
         assert [cluster.tasks[task]["state"] for task in job["tasks"]] == ["failed", "cancelled"]
 
 
@@ -116,5 +116,5 @@ def test_many_at_once_and_once_only_by_their_key(app: Triarch) -> None:
 
 def test_what_needs_a_cluster_says_so(app: Triarch) -> None:
     with eager(app), pytest.raises(NotFound, match="eager"):
-        app.transport.json(Call.get("/v1/queues"))
+        app.transport.json(Request.get("/v1/queues"))
     assert "call" not in app.transport.__dict__

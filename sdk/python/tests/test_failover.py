@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hand import HandWorker
+from fake_worker import FakeWorker
 from test_handles import Setup
 from test_workflow import Flow
 from triarch import NoLeader, Patience, Timeout, Triarch, chord
@@ -28,7 +28,7 @@ def kill_and_restart(cluster: LocalCluster) -> None:
 
 def test_ten_thousand_tasks_while_the_leader_is_killed_five_times(own_cluster: LocalCluster) -> None:
     setup = Setup(own_cluster)
-    with HandWorker(setup.app, 2, slots=20, queues=(setup.queue,)) as worker:
+    with FakeWorker(setup.app, 2, slots=20, queues=(setup.queue,)) as worker:
         many = setup.add.map(range(10_000), [1] * 10_000)
         ended = iter(many.as_completed())
         for kill in range(5):
@@ -83,7 +83,7 @@ def test_a_chord_ends_once_whose_last_members_end_during_a_failover(own_cluster:
         calls.append(len(numbers))
         return sum(numbers)
 
-    with HandWorker(flow.app, 4, slots=1, queues=(flow.queue,)) as worker:
+    with FakeWorker(flow.app, 4, slots=1, queues=(flow.queue,)) as worker:
         handle = chord([gated.s(number) for number in range(94)], total.s()).submit()
         wait_until(lambda: worker.ran >= 94, 60, "the last four to run")
         # Their reports meet nobody who leads.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hand import HandWorker
+from fake_worker import FakeWorker
 from test_handles import Setup
 from triarch import Client, ClusterExecutor, TaskFailed, Triarch, UsageError, as_completed
 from triarch.testing import LocalCluster, wait_until
@@ -52,7 +52,7 @@ def setup(cluster: LocalCluster) -> Iterator[Pickled]:
 
 @pytest.fixture
 def executor(setup: Pickled) -> Iterator[ClusterExecutor]:
-    with HandWorker(setup.app, 2, slots=1, queues=(setup.queue,)), setup.app.executor() as executor:
+    with FakeWorker(setup.app, 2, slots=1, queues=(setup.queue,)), setup.app.executor() as executor:
         yield executor
         GATE.set()
 
@@ -255,7 +255,7 @@ def test_retries(setup: Pickled) -> None:
 
 
 def test_what_runs_is_cancelled(setup: Pickled) -> None:
-    with HandWorker(setup.app, 1, slots=1, queues=(setup.queue,)), Client(setup.app) as client:
+    with FakeWorker(setup.app, 1, slots=1, queues=(setup.queue,)), Client(setup.app) as client:
         future = client.submit(wait_for_gate)
         wait_until(future.running, 30, "it to run")
         client.cancel([future])

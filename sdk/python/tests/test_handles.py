@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hand import HandWorker
+from fake_worker import FakeWorker
 from triarch import (
     Conflict,
     GiveUp,
@@ -50,8 +50,8 @@ class Setup:
 
         self.add, self.broken, self.hopeless = add, broken, hopeless
 
-    def worker(self, threads: int = 1) -> HandWorker:
-        return HandWorker(self.app, threads, queues=(self.queue,))
+    def worker(self, threads: int = 1) -> FakeWorker:
+        return FakeWorker(self.app, threads, queues=(self.queue,))
 
 
 @pytest.fixture

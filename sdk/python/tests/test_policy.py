@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from triarch import Conflict, InvalidRequest, NoLeader, NotFound, Patience, QueueFull, Timeout, UsageError
-from triarch._policy import Answer, Attempts, Call, Masters, parse_masters, path
+from triarch import Conflict, InvalidRequest, NoLeader, NotFound, QueueFull, RetryPolicy, Timeout, UsageError
+from triarch._policy import MasterList, Request, Response, RetryState, parse_masters, path
 from triarch.errors import ProtocolError
 
 A, B, C = "http://a:1", "http://b:2", "http://c:3"
@@ -18,22 +18,22 @@ def problem(code: str, status: int, **more: Any) -> tuple[int, dict[str, str], b
     return status, {}, json.dumps({"code": code, "status": status, "detail": "told", **more}).encode()
 
 
-class Told:
+class Conversation:
     """One call, and a clock that the test moves."""
 
-    def __init__(self, call: Call | None = None, masters: tuple[str, ...] = (A, B, C)) -> None:
-        self.masters = Masters(masters)
+    def __init__(self, call: Request | None = None, masters: tuple[str, ...] = (A, B, C)) -> None:
+        self.masters = MasterList(masters)
         self.now_s = 0.0
-        self.attempts = Attempts(self.masters, Patience(), call or Call.change("POST", "/v1/jobs", {}), 0.0)
+        self.state = RetryState(self.masters, RetryPolicy(), call or Request.change("POST", "/v1/jobs", {}), 0.0)
 
     def next(self) -> tuple[str, float]:
-        do = self.attempts.next(self.now_s)
+        do = self.state.next_try(self.now_s)
         self.now_s += do.pause_s
         self.headers = do.headers
         return do.master, do.pause_s
 
-    def answered(self, status: int, headers: dict[str, str], body: bytes) -> Answer | None:
-        return self.attempts.answered(status, headers, body)
+    def answered(self, status: int, headers: dict[str, str], body: bytes) -> Response | None:
+        return self.state.on_response(status, headers, body)
 
 
 @pytest.mark.parametrize(
@@ -62,86 +62,86 @@ def test_what_is_no_id_is_not_sent() -> None:
 
 
 def test_the_leader_is_found_by_redirect_and_asked_first_from_then_on() -> None:
-    told = Told()
-    assert told.next() == (A, 0)
-    assert told.headers["triarch-forward"] == "never"
-    assert told.answered(307, {"location": f"{B}/v1/jobs"}, b"") is None
-    assert told.next() == (B, 0)
-    answer = told.answered(201, {"triarch-index": "7"}, b"{}")
+    talk = Conversation()
+    assert talk.next() == (A, 0)
+    assert talk.headers["triarch-forward"] == "never"
+    assert talk.answered(307, {"location": f"{B}/v1/jobs"}, b"") is None
+    assert talk.next() == (B, 0)
+    answer = talk.answered(201, {"triarch-index": "7"}, b"{}")
     assert answer is not None
-    assert (answer.index, answer.json(), told.masters.first()) == (7, {}, B)
+    assert (answer.index, answer.json(), talk.masters.first()) == (7, {}, B)
 
 
 def test_redirects_without_end_are_not_followed_for_ever() -> None:
-    told = Told()
+    talk = Conversation()
     seen = []
     for _ in range(12):
-        master, _ = told.next()
+        master, _ = talk.next()
         seen.append(master)
-        told.answered(307, {"location": A if master != A else B}, b"")
+        talk.answered(307, {"location": A if master != A else B}, b"")
     assert C in seen, "the third was never asked"
 
 
 def test_every_try_of_a_change_has_the_same_id() -> None:
-    told = Told()
+    talk = Conversation()
     ids = set()
     for _ in range(7):
-        told.next()
-        ids.add(told.headers["triarch-request-id"])
-        told.attempts.silent("nothing")
+        talk.next()
+        ids.add(talk.headers["triarch-request-id"])
+        talk.state.on_no_response("nothing")
     assert len(ids) == 1
 
 
 def test_a_round_over_all_masters_comes_before_a_pause() -> None:
-    told = Told()
+    talk = Conversation()
     pauses = []
     for _ in range(9):
-        pauses.append(told.next()[1])
-        told.answered(*problem("no_leader", 503))
+        pauses.append(talk.next()[1])
+        talk.answered(*problem("no_leader", 503))
     assert [pause > 0 for pause in pauses] == [False, False, False, True, False, False, True, False, False]
 
 
 def test_nobody_there_is_told_soon_and_as_that() -> None:
-    told = Told()
+    talk = Conversation()
     with pytest.raises(NoLeader, match="refused"):
         while True:
-            told.next()
-            told.now_s += 0.01
-            told.attempts.unreachable("refused")
-    assert told.now_s < 6
+            talk.next()
+            talk.now_s += 0.01
+            talk.state.on_unreachable("refused")
+    assert talk.now_s < 6
 
 
 def test_who_waits_goes_on_while_nobody_is_there() -> None:
-    told = Told(Call.get("/v1/tasks/t1-0", hold_s=20))
+    talk = Conversation(Request.get("/v1/tasks/t1-0", hold_s=20))
     with pytest.raises(NoLeader):
         while True:
-            told.next()
-            told.now_s += 0.1
-            told.attempts.unreachable("refused")
-    assert told.now_s >= 50
+            talk.next()
+            talk.now_s += 0.1
+            talk.state.on_unreachable("refused")
+    assert talk.now_s >= 50
 
 
 def test_an_unknown_outcome_is_never_told_as_a_failure() -> None:
-    told = Told(Call.change("POST", "/v1/jobs", {}, request_id="r1"))
-    told.next()
-    told.attempts.silent("reset")
+    talk = Conversation(Request.change("POST", "/v1/jobs", {}, request_id="r1"))
+    talk.next()
+    talk.state.on_no_response("reset")
     with pytest.raises(Timeout, match="outcome is unknown") as caught:
         while True:
-            told.next()
-            told.now_s += 1
-            told.answered(*problem("no_leader", 503))
+            talk.next()
+            talk.now_s += 1
+            talk.answered(*problem("no_leader", 503))
     assert caught.value.request_id == "r1"
 
 
 def test_a_full_queue_is_asked_again_after_what_it_asks_for() -> None:
-    told = Told()
-    told.next()
-    told.answered(*problem("queue_full", 429, retry_after_ms=700))
-    assert told.next() == (A, 0.7)
+    talk = Conversation()
+    talk.next()
+    talk.answered(*problem("queue_full", 429, retry_after_ms=700))
+    assert talk.next() == (A, 0.7)
     with pytest.raises(QueueFull):
         while True:
-            told.answered(*problem("queue_full", 429, retry_after_ms=700))
-            told.next()
+            talk.answered(*problem("queue_full", 429, retry_after_ms=700))
+            talk.next()
 
 
 @pytest.mark.parametrize(
@@ -154,19 +154,19 @@ def test_a_full_queue_is_asked_again_after_what_it_asks_for() -> None:
     ],
 )
 def test_what_is_final_is_raised(answer: tuple[int, dict[str, str], bytes], kind: type[Exception]) -> None:
-    told = Told()
-    told.next()
+    talk = Conversation()
+    talk.next()
     with pytest.raises(kind):
-        told.answered(*answer)
+        talk.answered(*answer)
 
 
 def test_nothing_that_comes_makes_it_fail_otherwise() -> None:
     bodies = [b"", b"null", b"[]", b"{}", b'{"code":1}', b"\xff", b'{"code":"x","status":"y","retry_after_ms":"z"}']
     for status in (100, 204, 304, 307, 400, 404, 418, 429, 500, 502, 503, 504, 507, 599):
         for body in bodies:
-            told = Told()
-            told.next()
+            talk = Conversation()
+            talk.next()
             try:
-                told.answered(status, {"retry-after": "-1"}, body)
+                talk.answered(status, {"retry-after": "-1"}, body)
             except Exception as error:
                 assert type(error).__module__ == "triarch.errors", (status, body, error)

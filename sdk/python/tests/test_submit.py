@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from triarch._policy import Call
+from triarch._policy import Request
 from triarch._submit import Submitter
 from triarch._transport import Transport
 
@@ -21,7 +21,7 @@ class Gated:
         self.gate = threading.Event()
         self.asked = threading.Semaphore(0)
 
-    def json(self, call: Call) -> dict[str, Any]:
+    def json(self, call: Request) -> dict[str, Any]:
         self.asked.release()
         assert self.gate.wait(30)
         count = (call.body or b"").count(b"kind")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -10,11 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from triarch import NoLeader, Patience, Timeout, TriarchError
-from triarch._policy import Call
-from triarch._transport import Transport
+from triarch import NoLeader, RetryPolicy, Timeout, TriarchError
+from triarch._policy import Request
+from triarch._transport import Cancellation, RequestCancelled, Transport
 
-BRIEF = Patience(deadline_s=1.0, unreachable_deadline_s=0.5, answer_timeout_s=0.3)
+BRIEF = RetryPolicy(deadline_s=1.0, unreachable_deadline_s=0.5, answer_timeout_s=0.3)
 
 
 class Peer:
@@ -72,9 +71,9 @@ def test_connections_are_kept(peers: list[Peer]) -> None:
     peers.append(Peer(lambda one, _: answer(one)))
     transport = Transport(peers[0].url)
     for _ in range(5):
-        assert transport.json(Call.get("/v1/cluster")) == {}
+        assert transport.json(Request.get("/v1/cluster")) == {}
     assert peers[0].connections == 1
-    threads = [threading.Thread(target=transport.json, args=(Call.get("/v1/cluster"),)) for _ in range(3)]
+    threads = [threading.Thread(target=transport.json, args=(Request.get("/v1/cluster"),)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -87,7 +86,7 @@ def test_a_kept_connection_that_was_closed_costs_no_try(peers: list[Peer]) -> No
     peers.append(Peer(lambda one, _: not answer(one)))
     transport = Transport(peers[0].url, BRIEF)
     for _ in range(5):
-        assert transport.call(Call.get("/v1/cluster")).master == peers[0].url
+        assert transport.call(Request.get("/v1/cluster")).master == peers[0].url
         time.sleep(0.01)
     assert all(b"triarch-forward: never" in request for request in peers[0].requests)
 
@@ -98,7 +97,7 @@ def test_one_that_closes_while_it_is_asked_is_asked_again(peers: list[Peer]) -> 
     transport = Transport(peers[0].url, BRIEF)
     ids = set()
     for number in range(4):
-        call = Call.change("POST", "/v1/jobs", {}, request_id=f"r{number}")
+        call = Request.change("POST", "/v1/jobs", {}, request_id=f"r{number}")
         assert transport.json(call) == {}
         ids.add(call.request_id)
     asked = [request for request in peers[0].requests if b"r1" in request]
@@ -108,9 +107,9 @@ def test_one_that_closes_while_it_is_asked_is_asked_again(peers: list[Peer]) -> 
 def test_the_next_master_is_asked_when_one_is_gone_or_silent(peers: list[Peer]) -> None:
     peers.append(Peer(silent))
     peers.append(Peer(lambda one, _: answer(one)))
-    transport = Transport(f"127.0.0.1:1,{peers[0].url},{peers[1].url}", Patience(answer_timeout_s=0.2))
+    transport = Transport(f"127.0.0.1:1,{peers[0].url},{peers[1].url}", RetryPolicy(answer_timeout_s=0.2))
     begun = time.monotonic()
-    assert transport.call(Call.change("POST", "/v1/jobs", {})).master == peers[1].url
+    assert transport.call(Request.change("POST", "/v1/jobs", {})).master == peers[1].url
     assert time.monotonic() - begun < 5
     sent = {
         line for request in (*peers[0].requests, *peers[1].requests) for line in request.split(b"\r\n") if b"request-id" in line
@@ -120,13 +119,13 @@ def test_the_next_master_is_asked_when_one_is_gone_or_silent(peers: list[Peer]) 
 
 def test_nobody_there_is_told(peers: list[Peer]) -> None:
     with pytest.raises(NoLeader, match="refused"):
-        Transport("127.0.0.1:1", BRIEF).json(Call.get("/v1/cluster"))
+        Transport("127.0.0.1:1", BRIEF).json(Request.get("/v1/cluster"))
 
 
 def test_silence_after_a_change_is_told_as_unknown(peers: list[Peer]) -> None:
     peers.append(Peer(lambda one, _: False))
     with pytest.raises(Timeout, match="outcome is unknown"):
-        Transport(peers[0].url, BRIEF).json(Call.change("POST", "/v1/jobs", {}))
+        Transport(peers[0].url, BRIEF).json(Request.change("POST", "/v1/jobs", {}))
 
 
 def test_answers_in_chunks_and_after_a_hundred_are_read(peers: list[Peer]) -> None:
@@ -137,7 +136,7 @@ def test_answers_in_chunks_and_after_a_hundred_are_read(peers: list[Peer]) -> No
     peers.append(Peer(lambda one, _: one.send(text) > 0))
     transport = Transport(peers[0].url, BRIEF)
     for _ in range(3):
-        answered = transport.call(Call.get("/v1/x"))
+        answered = transport.call(Request.get("/v1/x"))
         assert (answered.json(), answered.index) == ({"a": "bcdefg"}, 7)
     assert peers[0].connections == 1
 
@@ -145,7 +144,7 @@ def test_answers_in_chunks_and_after_a_hundred_are_read(peers: list[Peer]) -> No
 def test_an_answer_that_ends_with_its_connection_is_read(peers: list[Peer]) -> None:
     peers.append(Peer(lambda one, _: one.send(b"HTTP/1.0 200 OK\r\n\r\n[1]") < 0))
     transport = Transport(peers[0].url, BRIEF)
-    assert [transport.json(Call.get("/v1/x")) for _ in range(2)] == [[1], [1]]
+    assert [transport.json(Request.get("/v1/x")) for _ in range(2)] == [[1], [1]]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +169,7 @@ def test_an_answer_that_ends_with_its_connection_is_read(peers: list[Peer]) -> N
 def test_what_is_no_answer_is_told_as_that(peers: list[Peer], garbage: bytes) -> None:
     peers.append(Peer(lambda one, _: one.send(garbage) < 0))
     with pytest.raises(TriarchError):
-        Transport(peers[0].url, BRIEF).json(Call.change("POST", "/v1/jobs", {}))
+        Transport(peers[0].url, BRIEF).json(Request.change("POST", "/v1/jobs", {}))
 
 
 def test_a_question_is_broken_off(peers: list[Peer]) -> None:
@@ -182,13 +181,20 @@ def test_a_question_is_broken_off(peers: list[Peer]) -> None:
 
     peers.append(Peer(act))
     transport = Transport(peers[0].url)
-    wake, waker = os.pipe()
-    came: list[object] = []
-    asking = threading.Thread(target=lambda: came.append(transport.call_unless(Call.get("/v1/x", hold_s=20), wake)))
+    cancellation = Cancellation()
+    ended: list[object] = []
+
+    def ask() -> None:
+        try:
+            ended.append(transport.call(Request.get("/v1/x", hold_s=20), cancellation))
+        except RequestCancelled as error:
+            ended.append(type(error))
+
+    asking = threading.Thread(target=ask)
     asking.start()
     assert held.wait(10)
-    os.write(waker, b".")
+    cancellation.cancel()
     asking.join(3)
-    assert came == [None]
-    os.close(wake)
-    os.close(waker)
+    assert ended == [RequestCancelled]
+    with pytest.raises(RequestCancelled):
+        transport.call(Request.get("/v1/x"), cancellation)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hand import HandWorker
+from fake_worker import FakeWorker
 from test_handles import Setup
 from triarch import TaskCancelled, UsageError, chain, chord, group
 from triarch.testing import LocalCluster
@@ -84,7 +84,7 @@ def test_a_large_chord_is_small_on_the_wire(flow: Flow) -> None:
     body = json.loads(dag.specs()[-1])
     assert len(body["after"]) == 2000
     assert len(body["payload"]["inputs"]) == 1
-    with HandWorker(flow.app, 2, queues=(flow.queue,)):
+    with FakeWorker(flow.app, 2, queues=(flow.queue,)):
         assert _result(dag) == sum(range(2000))
 
 

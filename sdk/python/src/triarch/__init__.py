@@ -13,7 +13,7 @@
     print(add.delay(1, 2).result(timeout=10))
 """
 
-from ._policy import Patience
+from ._policy import Patience, RetryPolicy
 from .app import Triarch
 from .context import NotInATask, TaskContext, TaskStopped, current
 from .errors import (
@@ -69,6 +69,7 @@ __all__ = [
     "Refused",
     "RemoteError",
     "ResultTimeout",
+    "RetryPolicy",
     "SerializationError",
     "SoftTimeout",
     "StaleToken",

@@ -1,10 +1,10 @@
-"""What a child does after a fork: locks, threads and connections of the parent are the parent's, its own begin anew."""
+"""Fork guard: a forked child replaces locks, threads and connections of its parent with its own."""
 
 from __future__ import annotations
 
 import os
 
-from . import _submit, _transport, _watch
+from . import _completion_watcher, _submit, _transport
 
 __all__: list[str] = []
 
@@ -12,7 +12,7 @@ __all__: list[str] = []
 def _after_fork() -> None:
     _transport.after_fork()
     _submit.after_fork()
-    _watch.after_fork()
+    _completion_watcher.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,12 +1,15 @@
-"""How one logical call finds its answer: as many tries as it takes, inside one deadline, under one request id.
+"""Retry policy, list of masters, and the state machine of one request's tries. No I/O and no clock of its own.
 
-Pure decisions, no sockets, no clocks of its own: :mod:`triarch._transport` and :mod:`triarch._aio` ask what to try next and
-tell what came of it. What holds:
+The only place where the package decides which master is asked next, after which pause, and when to give up. The drivers
+:mod:`triarch._transport` (sockets) and :mod:`triarch._async_transport` (asyncio) ask :class:`RetryState` for the next try,
+make it, and report the result. Workers use the same policy through :mod:`triarch.worker.connection`.
 
-* A change carries a request id that is the same in every try, so asking again never makes it happen twice.
-* The master that answered last is asked first, and asked to redirect rather than forward; once something has gone wrong, any
-  master may forward.
-* Silence is never told as a failure: :class:`~triarch.errors.Timeout` carries the id to ask again by.
+# Invariants
+
+* A change carries the same request id in every try, so that a repeated try never takes effect twice.
+* The first try goes to the master that answered last, and asks for a redirect instead of forwarding. Every further try may
+  be forwarded.
+* Silence is never reported as a failure: :class:`~triarch.errors.Timeout` carries the request id for a safe repetition.
 """
 
 from __future__ import annotations
@@ -22,25 +25,37 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from .errors import NoLeader, ProtocolError, Refused, Timeout, TriarchError, UsageError, refusal
 
-__all__ = ["Answer", "Attempts", "Call", "Masters", "Patience", "Try", "new_request_id", "parse_masters", "path"]
+__all__ = [
+    "MasterList",
+    "Patience",
+    "Request",
+    "Response",
+    "RetryPolicy",
+    "RetryState",
+    "Try",
+    "new_request_id",
+    "parse_masters",
+    "path",
+]
 
-_ROUND_WAIT_MIN_S = 0.02
-_ROUND_WAIT_MAX_S = 0.5
-# A Retry-After beyond this is cut: the call has a deadline of its own.
+# The pause after a round over all masters without success; it doubles up to the maximum.
+_ROUND_PAUSE_MIN_S = 0.02
+_ROUND_PAUSE_MAX_S = 0.5
+# A longer Retry-After is cut, because the request has a deadline of its own.
 _RETRY_AFTER_MAX_S = 10.0
-# Two masters that think the other leads must not keep a call busy.
+# Two masters that each take the other for the leader must not keep a request busy.
 _REDIRECTS_MAX = 4
 _QUOTE_CHARS_MAX = 200
-# So many masters are remembered beyond those given.
-_LEARNED_MAX = 16
+# Discovered masters that are kept in addition to the configured ones.
+_DISCOVERED_MAX = 16
 
-ANSWER_BYTES_MAX = 256 << 20
+RESPONSE_BYTES_MAX = 256 << 20
 
 
 def parse_masters(masters: str | Iterable[str]) -> list[str]:
-    """Reads ``"http://a:7101,b:7102"``, or several such texts; a missing scheme means ``http``.
+    """Parses ``"http://a:7101,b:7102"``, or several such texts; the default scheme is ``http``.
 
-    The base URLs come out in one form, each once, in the order given.
+    Returns the base URLs in one normal form, without duplicates, in the order given.
     """
     texts = [masters] if isinstance(masters, str) else list(masters)
     found: list[str] = []
@@ -67,7 +82,7 @@ def _base_url(text: str) -> str:
 
 
 def path(*segments: str) -> str:
-    """The path of a route under ``/v1``, with every segment escaped."""
+    """Returns the path of a route under ``/v1``, with every segment escaped."""
     for segment in segments:
         if segment in ("", ".", ".."):
             raise refusal({"code": "not_found", "status": 404, "detail": f'"{segment}" is not an id'})
@@ -75,67 +90,73 @@ def path(*segments: str) -> str:
 
 
 def new_request_id() -> str:
-    """A name for one logical change."""
+    """Returns a new idempotency key for one change."""
     return uuid.uuid4().hex
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How patient a client is, in seconds."""
+class RetryPolicy:
+    """Deadlines and timeouts of a client's requests, in seconds. The old name of this class is ``Patience``."""
 
-    #: How long one call may take with all its tries.
+    #: Deadline of one request, over all its tries.
     deadline_s: float = 30.0
-    #: How long to go on while no master even accepts a connection, so that a wrong address is told soon.
+    #: Deadline while no master even accepts a connection, so that a wrong address is reported soon.
     unreachable_deadline_s: float = 5.0
-    #: How long to wait for a connection.
+    #: Timeout of one connection attempt.
     connect_timeout_s: float = 1.0
-    #: How long the first try waits for its answer, beyond what it is held for; each after a silent one twice as long.
+    #: Timeout of the first try, in addition to the time that the cluster may hold the response; doubled after each silent try.
     answer_timeout_s: float = 3.0
 
 
+#: The old name of ``RetryPolicy``.
+Patience = RetryPolicy
+
+
 @dataclass(frozen=True)
-class Call:
-    """What to ask. ``target`` is the path with its query."""
+class Request:
+    """One logical request, over all its tries. ``target`` is the path with its query."""
 
     method: str
     target: str
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    #: Names one logical change, over all tries.
+    #: Idempotency key of one change, the same in every try.
     request_id: str | None = None
-    #: The cluster was asked to hold its answer for so long.
+    #: Time for which the cluster was asked to hold its response (long poll).
     hold_s: float = 0.0
-    #: Its own deadline instead of the client's; ``hold_s`` comes on top of either.
+    #: Overrides the policy's deadline; ``hold_s`` comes on top of either.
     deadline_s: float | None = None
-    #: Goes on until the deadline even while no master accepts a connection.
-    patient: bool = False
-    #: Whether silence leaves something unknown.
-    changes: bool = True
+    #: Overrides the policy's timeout of the first try; ``hold_s`` comes on top of either.
+    answer_timeout_s: float | None = None
+    #: Whether tries go on until the deadline although no master accepts a connection.
+    retry_unreachable: bool = False
+    #: Whether silence leaves it unknown if the request took effect.
+    mutates: bool = True
 
     @staticmethod
-    def get(target: str, query: Mapping[str, Any] | None = None, *, hold_s: float = 0.0, **more: Any) -> Call:
-        """A question; parameters that are ``None`` are left out."""
-        asked = {name: _word(value) for name, value in (query or {}).items() if value is not None}
+    def get(target: str, query: Mapping[str, Any] | None = None, *, hold_s: float = 0.0, **more: Any) -> Request:
+        """Returns a read; parameters that are ``None`` are left out."""
+        asked = {name: _query_text(value) for name, value in (query or {}).items() if value is not None}
         target = f"{target}?{urlencode(asked)}" if asked else target
-        return Call("GET", target, hold_s=hold_s, patient=hold_s > 0, changes=False, **more)
+        return Request("GET", target, hold_s=hold_s, retry_unreachable=hold_s > 0, mutates=False, **more)
 
     @staticmethod
-    def change(method: str, target: str, body: Any = None, *, request_id: str | None = None, **more: Any) -> Call:
-        """A change, under a request id of its own unless one is given. ``body`` is JSON, as bytes or as a value."""
+    def change(method: str, target: str, body: Any = None, *, request_id: str | None = None, **more: Any) -> Request:
+        """Returns a change; the default request id is a new one. ``body`` is JSON, as bytes or as a value."""
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-        return Call(method, target, body, request_id=request_id or new_request_id(), **more)
+        return Request(method, target, body, request_id=request_id or new_request_id(), **more)
 
 
-def _word(value: Any) -> str:
+def _query_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A success. ``headers`` have names in lower case."""
+class Response:
+    """A successful response. ``headers`` have names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -143,7 +164,7 @@ class Answer:
     master: str
 
     def json(self) -> Any:
-        """The body, read."""
+        """Returns the body, parsed as JSON."""
         try:
             return json.loads(self.body)
         except ValueError as error:
@@ -151,45 +172,48 @@ class Answer:
 
     @property
     def index(self) -> int | None:
-        """The log index that the answer stands for."""
+        """The log index at which the cluster answered."""
         text = self.headers.get("triarch-index")
         return int(text) if text and text.isdigit() else None
 
 
-class Masters:
-    """The masters known, in a fixed order, and the one that answered last. Shared by threads."""
+class MasterList:
+    """The known masters in a fixed order, and the one that answered last. Shared by threads.
 
-    def __init__(self, given: Iterable[str]) -> None:
-        self._known = list(given)
-        self._given = len(self._known)
+    The master that answered last is the leader, because every other one redirects.
+    """
+
+    def __init__(self, configured: Iterable[str]) -> None:
+        self._known = list(configured)
+        self._configured = len(self._known)
         self._start = self._known[0]
         self._answered = False
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
-        """Another thread may have held the lock when the process forked."""
+        """Replaces the lock in a forked child, because another thread may have held it during the fork."""
         self._lock = threading.Lock()
 
     def all(self) -> list[str]:
-        """All that are known."""
+        """Returns all known masters."""
         with self._lock:
             return list(self._known)
 
     def count(self) -> int:
-        """How many are known."""
+        """Returns the number of known masters."""
         return len(self._known)
 
     def first(self) -> str:
-        """Where a call starts."""
+        """Returns the master that a request tries first."""
         return self._start
 
-    def preferred(self) -> str | None:
-        """Who is asked first, if it answered the latest call it got."""
+    def leader(self) -> str | None:
+        """Returns the master that answered last, or ``None`` if it has failed since."""
         with self._lock:
             return self._start if self._answered else None
 
     def after(self, master: str) -> str:
-        """Where a call goes on after ``master`` failed it."""
+        """Returns the master to try after ``master`` has failed."""
         with self._lock:
             return self._after(master)
 
@@ -198,33 +222,34 @@ class Masters:
             return self._known[0]
         return self._known[(self._known.index(master) + 1) % len(self._known)]
 
-    def prefer(self, master: str) -> None:
-        """``master`` answered: it is asked first from now on."""
+    def record_success(self, master: str) -> None:
+        """Makes ``master`` the first choice of all requests from now on."""
         if self._start == master and self._answered:
             return
         with self._lock:
             self._start = master
             self._answered = True
 
-    def forget(self, master: str) -> None:
-        """``master`` failed: unless another took its place meanwhile, calls start with the next."""
+    def record_failure(self, master: str) -> None:
+        """Moves the first choice to the next master, unless another one has become it."""
         with self._lock:
             if self._start == master:
                 self._start = self._after(master)
                 self._answered = False
 
-    def learn(self, learned: Iterable[str]) -> None:
-        """Replaces what was learned before by these; those given at the start stay."""
+    def discover(self, found: Iterable[str]) -> None:
+        """Replaces the masters discovered before; the configured ones stay."""
         with self._lock:
-            self._known = self._known[: self._given]
-            for master in list(learned)[:_LEARNED_MAX]:
-                if master not in self._known:
-                    self._known.append(master)
+            known = self._known[: self._configured]
+            for master in list(found)[:_DISCOVERED_MAX]:
+                if master not in known:
+                    known.append(master)
+            self._known = known
 
 
 @dataclass(frozen=True)
 class Try:
-    """What to do next: after a pause, ask this master."""
+    """The next try: after a pause, send the request to this master."""
 
     master: str
     headers: Mapping[str, str]
@@ -232,88 +257,91 @@ class Try:
     timeout_s: float
 
 
-class Attempts:
-    """The tries of one call. Ask :meth:`next`, do it, tell what came of it; until :meth:`answered` gives an answer."""
+class RetryState:
+    """State machine of one request's tries.
 
-    def __init__(self, masters: Masters, patience: Patience, call: Call, now_s: float) -> None:
+    The driver asks for a try with :meth:`next_try`, makes it, and reports its end with one of the other methods, until
+    :meth:`on_response` returns a response or something raises.
+    """
+
+    def __init__(self, masters: MasterList, policy: RetryPolicy, request: Request, now_s: float) -> None:
         self._masters = masters
-        self._patience = patience
-        self._call = call
+        self._policy = policy
+        self._request = request
         self._begun_s = now_s
-        deadline_s = patience.deadline_s if call.deadline_s is None else call.deadline_s
-        self._deadline_s = deadline_s + call.hold_s
+        deadline_s = policy.deadline_s if request.deadline_s is None else request.deadline_s
+        self._deadline_s = deadline_s + request.hold_s
         self._master = masters.first()
-        self._answer_timeout_s = patience.answer_timeout_s
+        timeout_s = request.answer_timeout_s
+        self._answer_timeout_s = policy.answer_timeout_s if timeout_s is None else timeout_s
         self._redirects = 0
         self._failures_this_round = 0
-        self._round_wait_s = _ROUND_WAIT_MIN_S
+        self._round_pause_s = _ROUND_PAUSE_MIN_S
         self._pause_s = 0.0
         self._tried: dict[str, str] = {}
         self._reached = False
         self._unknown = False
         self._refused: Refused | None = None
 
-    def next(self, now_s: float) -> Try:
-        """What to try now; raises when the deadline has passed."""
+    def next_try(self, now_s: float) -> Try:
+        """Returns the next try; raises when the deadline has passed."""
         passed_s = now_s - self._begun_s
         left_s = self._deadline_s - passed_s
-        hopeless = (
-            self._tried and not self._reached and not self._call.patient and passed_s >= self._patience.unreachable_deadline_s
-        )
-        if left_s <= 0 or hopeless:
-            raise self._end()
+        unreachable = self._tried and not self._reached and not self._request.retry_unreachable
+        if left_s <= 0 or (unreachable and passed_s >= self._policy.unreachable_deadline_s):
+            raise self._error()
         pause_s = min(self._pause_s, left_s)
         self._pause_s = 0.0
-        headers = dict(self._call.headers)
-        if self._call.request_id is not None:
-            headers["triarch-request-id"] = self._call.request_id
+        headers = dict(self._request.headers)
+        if self._request.request_id is not None:
+            headers["triarch-request-id"] = self._request.request_id
         if not self._tried:
             headers["triarch-forward"] = "never"
-        timeout_s = max(0.001, min(left_s - pause_s, self._answer_timeout_s + self._call.hold_s))
+        timeout_s = max(0.001, min(left_s - pause_s, self._answer_timeout_s + self._request.hold_s))
         return Try(self._master, headers, pause_s, timeout_s)
 
-    def answered(self, status: int, headers: Mapping[str, str], body: bytes) -> Answer | None:
-        """A whole answer came. Gives it if it is a success, raises if it is final, else there is more to try."""
+    def on_response(self, status: int, headers: Mapping[str, str], body: bytes) -> Response | None:
+        """Handles a complete response: returns a success, raises a final refusal, returns ``None`` when a try is left."""
         if 200 <= status < 300:
-            self._masters.prefer(self._master)
-            return Answer(status, headers, body, self._master)
+            self._masters.record_success(self._master)
+            return Response(status, headers, body, self._master)
         if status in (307, 308):
-            self._redirected(headers.get("location", ""))
+            self._on_redirect(headers.get("location", ""))
             return None
         problem = _problem(status, body)
-        told = _told(status, problem, body)
+        message = _message(status, problem, body)
         if status in (429, 503) or (status == 507 and "retry-after" in headers):
-            self._not_now(told, problem, headers)
+            self._on_unavailable(message, problem, headers)
         elif status in (502, 504):
-            self.silent(told)
+            self.on_no_response(message)
         elif status == 507:
-            # The disk of this one failed, and it is stopping.
-            self.silent(told)
+            # The disk of this master failed, and it is stopping.
+            self.on_no_response(message)
         elif problem is not None:
-            self._masters.prefer(self._master)
+            self._masters.record_success(self._master)
             raise refusal(problem)
         else:
-            raise ProtocolError(f"{self._master}: {told}")
+            raise ProtocolError(f"{self._master}: {message}", status=status)
         return None
 
-    def unreachable(self, message: str) -> None:
-        """It never arrived."""
-        self._masters.forget(self._master)
-        self._tell(message)
+    def on_unreachable(self, message: str) -> None:
+        """Handles a failed connection attempt: the request has certainly not arrived."""
+        self._masters.record_failure(self._master)
+        self._tried[self._master] = message
         self._refused = None
-        self._go_on(self._masters.after(self._master))
+        self._try_next(self._masters.after(self._master))
 
-    def silent(self, message: str) -> None:
-        """It may have arrived; whether it took effect is unknown."""
-        self._masters.forget(self._master)
-        self._tell(message)
+    def on_no_response(self, message: str) -> None:
+        """Handles a request that was sent and got no response: it is unknown whether it took effect."""
+        self._masters.record_failure(self._master)
+        self._tried[self._master] = message
         self._reached = True
         self._unknown = True
         self._refused = None
         self._answer_timeout_s *= 2
-        self._go_on(self._masters.after(self._master))
+        self._try_next(self._masters.after(self._master))
 
-    def _redirected(self, location: str) -> None:
+    def _on_redirect(self, location: str) -> None:
         try:
             to = _base_url(location)
         except UsageError:
@@ -322,38 +350,35 @@ class Attempts:
         if self._redirects <= _REDIRECTS_MAX:
             self._master = to
         else:
-            self._not_now(f"redirects to {to} without end", None, {})
+            self._on_unavailable(f"redirects to {to} without end", None, {})
 
-    def _not_now(self, message: str, problem: Mapping[str, Any] | None, headers: Mapping[str, str]) -> None:
-        self._tell(message)
+    def _on_unavailable(self, message: str, problem: Mapping[str, Any] | None, headers: Mapping[str, str]) -> None:
+        self._tried[self._master] = message
         self._reached = True
         self._refused = None if problem is None else refusal(problem)
-        pause_s = _asked_pause_s(problem, headers)
+        pause_s = _retry_after_s(problem, headers)
         if problem is not None and problem.get("status") == 429:
-            # Too much is too much at every door.
+            # The limit is the cluster's: no other master would accept the request.
             self._failures_this_round = self._masters.count()
-            self._go_on(self._master, pause_s)
+            self._try_next(self._master, pause_s)
         else:
-            self._masters.forget(self._master)
-            self._go_on(self._masters.after(self._master), pause_s)
+            self._masters.record_failure(self._master)
+            self._try_next(self._masters.after(self._master), pause_s)
 
-    def _go_on(self, master: str, pause_s: float = 0.0) -> None:
+    def _try_next(self, master: str, pause_s: float = 0.0) -> None:
         self._master = master
         self._redirects = 0
         self._failures_this_round += 1
         if self._failures_this_round >= self._masters.count():
-            # Everybody was asked. Nobody is told to wait for the sake of a single master's trouble.
-            jittered_s = self._round_wait_s * random.uniform(0.5, 1.0)
+            # The round is over. Before its end no try waits, because the trouble may be one master's alone.
+            jittered_s = self._round_pause_s * random.uniform(0.5, 1.0)
             self._pause_s = max(pause_s, jittered_s)
-            self._round_wait_s = min(self._round_wait_s * 2, _ROUND_WAIT_MAX_S)
+            self._round_pause_s = min(self._round_pause_s * 2, _ROUND_PAUSE_MAX_S)
             self._failures_this_round = 0
 
-    def _tell(self, message: str) -> None:
-        self._tried[self._master] = message
-
-    def _end(self) -> TriarchError:
-        if self._unknown and self._call.changes:
-            return Timeout(self._deadline_s, self._call.request_id, self._tried)
+    def _error(self) -> TriarchError:
+        if self._unknown and self._request.mutates:
+            return Timeout(self._deadline_s, self._request.request_id, self._tried)
         if self._refused is not None and self._refused.code != "no_leader":
             return self._refused
         if self._unknown:
@@ -371,17 +396,17 @@ def _problem(status: int, body: bytes) -> Mapping[str, Any] | None:
     return {**problem, "status": status}
 
 
-def _told(status: int, problem: Mapping[str, Any] | None, body: bytes) -> str:
+def _message(status: int, problem: Mapping[str, Any] | None, body: bytes) -> str:
     if problem is None:
         return f"HTTP {status}: {_quoted(body)}"
     return f"{problem.get('detail') or problem.get('title') or ''} ({problem['code']}, HTTP {status})"
 
 
-def _asked_pause_s(problem: Mapping[str, Any] | None, headers: Mapping[str, str]) -> float:
-    """How long the cluster asks to be left alone.
+def _retry_after_s(problem: Mapping[str, Any] | None, headers: Mapping[str, str]) -> float:
+    """Returns the pause that the cluster asks for.
 
-    An election is over long before the whole second that Retry-After must round up to, so a missing leader is looked for at
-    the client's own pace unless milliseconds are told.
+    ``retry_after_ms`` of the problem wins over ``Retry-After``, which counts whole seconds. For a missing leader only
+    milliseconds count, because an election takes far less than a second.
     """
     if problem is not None and isinstance(problem.get("retry_after_ms"), (int, float)):
         return min(float(problem["retry_after_ms"]) / 1000, _RETRY_AFTER_MAX_S)

@@ -21,14 +21,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._policy import Call, new_request_id
+from ._policy import Request, new_request_id
 from ._transport import Transport
 from .errors import InvalidRequest, ProtocolError, TriarchError
 
 __all__ = [
-    "TASKS_A_JOB_MAX",
-    "TOGETHER_BYTES_MAX",
-    "TOGETHER_MAX",
+    "BATCH_BYTES_MAX",
+    "BATCH_TASKS_MAX",
+    "TASKS_PER_JOB_MAX",
     "Submitted",
     "Submitter",
     "job_body",
@@ -37,13 +37,13 @@ __all__ = [
 ]
 
 #: Tasks of one request, and of one job that comes in parts.
-TASKS_A_REQUEST_MAX = 10_000
-TASKS_A_JOB_MAX = 100_000
+TASKS_PER_REQUEST_MAX = 10_000
+TASKS_PER_JOB_MAX = 100_000
 # The cluster takes 16 MiB a request.
-TOGETHER_BYTES_MAX = 8 << 20
+BATCH_BYTES_MAX = 8 << 20
 # So many tasks of different callers travel together.
-TOGETHER_MAX = 1_000
-_FLIGHTS_MAX = 2
+BATCH_TASKS_MAX = 1_000
+_IN_FLIGHT_MAX = 2
 # So many may gather before whoever submits more has to wait.
 _GATHERED_MAX = 50_000
 
@@ -95,9 +95,9 @@ def _take(waiting: deque[_Item]) -> list[_Item]:
     """The first of them that fit into one request."""
     taken: list[_Item] = []
     size_bytes = 0
-    while waiting and len(taken) < TOGETHER_MAX:
+    while waiting and len(taken) < BATCH_TASKS_MAX:
         size_bytes += len(waiting[0].spec)
-        if taken and size_bytes > TOGETHER_BYTES_MAX:
+        if taken and size_bytes > BATCH_BYTES_MAX:
             break
         taken.append(waiting.popleft())
     return taken
@@ -137,7 +137,7 @@ class Submitter:
         batch: list[_Item] | None = None
         with self._lock:
             lane = self._lanes.setdefault(queue, _Lane())
-            if lane.flights < _FLIGHTS_MAX and not lane.waiting:
+            if lane.flights < _IN_FLIGHT_MAX and not lane.waiting:
                 lane.flights += 1
                 batch = [item]
             else:
@@ -274,12 +274,12 @@ class Submitter:
         parts = parts_of(specs)
         if len(parts) == 1:
             body = job_body(specs, name=name, idempotency_key=idempotency_key, on_failure=on_failure)
-            return read_submitted(self._transport.json(Call.change("POST", "/v1/jobs", body)))
+            return read_submitted(self._transport.json(Request.change("POST", "/v1/jobs", body)))
         key = idempotency_key or new_request_id()
         answer: Any = None
         for number, part in enumerate(parts, 1):
             body = job_body(part, name=name, idempotency_key=key, on_failure=on_failure, part=number, parts=len(parts))
-            answer = self._transport.json(Call.change("POST", "/v1/jobs", body))
+            answer = self._transport.json(Request.change("POST", "/v1/jobs", body))
         return read_submitted(answer)
 
 
@@ -288,7 +288,7 @@ def parts_of(specs: Sequence[bytes]) -> list[Sequence[bytes]]:
     parts: list[Sequence[bytes]] = []
     begin = size_bytes = 0
     for position, spec in enumerate(specs):
-        full = position - begin >= TASKS_A_REQUEST_MAX or size_bytes + len(spec) > TOGETHER_BYTES_MAX
+        full = position - begin >= TASKS_PER_REQUEST_MAX or size_bytes + len(spec) > BATCH_BYTES_MAX
         if full and position > begin:
             parts.append(specs[begin:position])
             begin, size_bytes = position, 0

@@ -1,312 +1,332 @@
-"""The wire, synchronously: HTTP/1.1 over sockets, with connections kept per process and thread.
+"""Blocking HTTP transport: requests over sockets, with keep-alive connections per process and thread.
 
-Safe after a fork: a child makes connections of its own. A connection that the master has closed meanwhile is noticed before
-it is used, so a restarted master costs nothing. Which master is asked, how often and for how long is decided by
-:mod:`triarch._policy`.
+Moves bytes only. The protocol is :mod:`triarch._http`; which master is asked, how often and for how long is decided by
+:mod:`triarch._policy`. Clients and workers share this transport.
+
+# Invariants
+
+* A connection belongs to one thread of one process. A forked child makes its own.
+* A connection that the master has closed is detected before it is used, so a restarted master costs no try.
+* An interrupted exchange closes its connection; no half-read response is left behind.
+* Nothing needs ``select.poll``, which eventlet removes, nor a file descriptor below 1,024.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
-import select
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from ._policy import ANSWER_BYTES_MAX, Answer, Attempts, Call, Masters, Patience, parse_masters
-from .errors import ProtocolError, UsageError
+from ._http import BadStatusLine, MalformedResponse, ResponseParser, encode_request
+from ._policy import RESPONSE_BYTES_MAX, MasterList, Request, Response, RetryPolicy, RetryState, Try, parse_masters
 
-__all__ = ["Stream", "Transport", "after_fork"]
+__all__ = ["Cancellation", "RequestCancelled", "Stream", "Transport", "after_fork", "fetch"]
 
-# A connection that was idle for longer is not worth the risk of a peer that is gone without a word.
-_IDLE_S = 15.0
-_LINE_BYTES_MAX = 65_536
-_HEADERS_MAX = 100
-_VERSION = "triarch-python/0.1.0"
+# A connection that was idle for longer may have lost its peer without notice.
+IDLE_MAX_S = 15.0
+_RECEIVE_BYTES = 65_536
+
+
+class RequestCancelled(Exception):
+    """Another thread cancelled the request; it is unknown whether it took effect."""
+
+
+class Cancellation:
+    """Cancellation handle of requests: ends the one in progress from another thread.
+
+    It stays cancelled until ``reset``; a request with a cancelled handle ends at once. Cancelling shuts the socket down, which
+    wakes the thread that reads from it. That works for every kind of socket and costs an exchange no further system call.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+        self._socket: socket.socket | None = None
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether ``cancel`` was called since the last ``reset``."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Ends the request in progress, and every later one until ``reset``."""
+        with self._lock:
+            self._cancelled.set()
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def reset(self) -> None:
+        """Allows requests again."""
+        self._cancelled.clear()
+
+    def check(self) -> None:
+        """Raises :class:`RequestCancelled` if the handle is cancelled."""
+        if self._cancelled.is_set():
+            raise RequestCancelled
+
+    def pause(self, seconds: float) -> None:
+        """Sleeps; raises :class:`RequestCancelled` as soon as the handle is cancelled."""
+        if self._cancelled.wait(seconds):
+            raise RequestCancelled
+
+    def attach(self, sock: socket.socket) -> None:
+        """Makes ``cancel`` shut this socket down."""
+        with self._lock:
+            self.check()
+            self._socket = sock
+
+    def detach(self) -> None:
+        """Undoes ``attach``."""
+        with self._lock:
+            self._socket = None
+
+
+class _Unreachable(Exception):
+    """The connection attempt failed: the request has certainly not arrived."""
 
 
 class _Connection:
-    """One kept connection, and when it was used last."""
+    """One keep-alive connection to a master."""
 
-    __slots__ = ("host", "reader", "sock", "used_s")
+    __slots__ = ("host", "sock", "used_s")
 
     def __init__(self, master: str, timeout_s: float) -> None:
         url = urlsplit(master)
         self.host = url.netloc
         self.sock = socket.create_connection((url.hostname or "", url.port or 80), timeout_s)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.reader = self.sock.makefile("rb")
         self.used_s = time.monotonic()
 
-    def stale(self, now_s: float) -> bool:
-        """Whether the peer has closed it, or it was idle for too long."""
-        if now_s - self.used_s > _IDLE_S:
+    def is_stale(self) -> bool:
+        """Returns whether the peer has closed the connection, or it was idle for too long."""
+        if time.monotonic() - self.used_s > IDLE_MAX_S:
             return True
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN | select.POLLERR | select.POLLHUP)
-        # Nothing may come before something is asked, so whatever there is to read is the end.
-        return bool(poll.poll(0))
+        self.sock.settimeout(0)
+        try:
+            # Nothing may arrive before a request, so whatever can be read is the end.
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
 
-    def send(self, call: Call, headers: Mapping[str, str], timeout_s: float) -> None:
-        """Sends the whole request with one system call; ``http.client`` takes two, and each may cost a change of threads."""
-        told = {"host": self.host, "user-agent": _VERSION, **headers}
-        if call.body is not None:
-            told.setdefault("content-type", "application/json")
-        if call.body is not None or call.method != "GET":
-            told["content-length"] = str(len(call.body or b""))
-        lines = [f"{name}: {value}" for name, value in told.items()]
-        if any("\r" in line or "\n" in line for line in lines):
-            raise UsageError("a header of a request has a line break in it")
-        head = "\r\n".join([f"{call.method} {call.target} HTTP/1.1", *lines, "\r\n"]).encode("latin-1", "replace")
-        self.sock.settimeout(timeout_s)
-        self.sock.sendall(head + (call.body or b""))
+    def send(self, request: Request, attempt: Try) -> None:
+        """Sends the whole request."""
+        data = encode_request(request.method, request.target, self.host, attempt.headers, request.body)
+        self.sock.settimeout(attempt.timeout_s)
+        self.sock.sendall(data)
 
-    def receive(self) -> tuple[int, dict[str, str], bytes, bool]:
-        """A whole answer, and whether the connection can be used again.
-
-        Reads what masters send, in a third of the time that the general reader of ``http.client`` takes; anything else is
-        refused in its words.
-        """
-        status = 100
-        words: list[bytes] = []
-        headers: dict[str, str] = {}
-        while status == 100:
-            line = self._line()
-            if not line:
-                raise http.client.RemoteDisconnected("closed without an answer")
-            words = line.split(None, 2)
-            if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
-                raise http.client.BadStatusLine(repr(line[:100]))
-            status = int(words[1])
-            headers = {}
-            while (line := self._line()) not in (b"\r\n", b"\n"):
-                name, colon, value = line.partition(b":")
-                if not colon or len(headers) >= _HEADERS_MAX:
-                    raise http.client.HTTPException("the head of the answer is cut off, or not one")
-                headers[name.strip().lower().decode("latin-1")] = value.strip().decode("latin-1")
-        keep = headers.get("connection", "").lower() != "close" and words[0] != b"HTTP/1.0"
-        if headers.get("transfer-encoding", "").lower() == "chunked":
-            return status, headers, self._chunks(), keep
-        length = headers.get("content-length")
-        if length is None:
-            # It ends where the connection does.
-            empty = status in (204, 304)
-            return status, headers, b"" if empty else self._exactly(ANSWER_BYTES_MAX + 1, whole=False), keep and empty
-        if not length.isdigit():
-            raise http.client.HTTPException(f"the answer has a length of {length!r}")
-        return status, headers, self._exactly(int(length)), keep
-
-    def _line(self) -> bytes:
-        line = self.reader.readline(_LINE_BYTES_MAX)
-        if len(line) >= _LINE_BYTES_MAX:
-            raise http.client.LineTooLong("head of the answer")
-        return line
-
-    def _exactly(self, count: int, *, whole: bool = True) -> bytes:
-        if count > ANSWER_BYTES_MAX + (not whole):
-            raise ProtocolError(f"{self.host}: the answer is longer than {ANSWER_BYTES_MAX} bytes")
-        body = self.reader.read(count)
-        if whole and len(body) < count:
-            raise http.client.IncompleteRead(body[:100], count - len(body))
-        if len(body) > ANSWER_BYTES_MAX:
-            raise ProtocolError(f"{self.host}: the answer is longer than {ANSWER_BYTES_MAX} bytes")
-        return body
-
-    def _chunks(self) -> bytes:
-        chunks: list[bytes] = []
-        left = ANSWER_BYTES_MAX
-        while True:
-            size = self._line().split(b";", 1)[0].strip()
-            try:
-                count = int(size, 16)
-            except ValueError:
-                raise http.client.HTTPException(f"a chunk of the answer has a size of {size[:20]!r}") from None
-            if count <= 0:
-                while self._line() not in (b"\r\n", b"\n", b""):
-                    pass
-                return b"".join(chunks)
-            left -= count
-            chunks.append(self._exactly(count if left >= 0 else ANSWER_BYTES_MAX + 1))
-            self._line()
-
-    def stream(self, call: Call) -> http.client.HTTPResponse:
-        """An answer that is read as it comes."""
-        response = http.client.HTTPResponse(self.sock, method=call.method)
-        response.begin()
-        return response
+    def receive(self, body_bytes_max: int | None = RESPONSE_BYTES_MAX) -> ResponseParser:
+        """Receives a whole response."""
+        parser = ResponseParser(self.host, body_bytes_max)
+        receive = self.sock.recv
+        while not parser.complete:
+            if data := receive(_RECEIVE_BYTES):
+                parser.feed(data)
+            else:
+                parser.feed_eof()
+        return parser
 
     def close(self) -> None:
-        self.reader.close()
         self.sock.close()
 
 
-class _Unreachable(Exception):
-    """It never arrived."""
-
-
-class _Stopped(Exception):
-    """Nobody waits for the answer any more."""
-
-
-class _Kept(threading.local):
-    """The connections of one thread."""
+class _Connections(threading.local):
+    """The keep-alive connections of one thread, by master."""
 
     def __init__(self) -> None:
-        self.connections: dict[str, _Connection] = {}
+        self.idle: dict[str, _Connection] = {}
 
 
 _transports: weakref.WeakSet[Transport] = weakref.WeakSet()
 
 
 def after_fork() -> None:
-    """In a child: all of them make connections of their own."""
+    """Makes every transport of a forked child open connections of its own."""
     for transport in list(_transports):
         transport.forget_connections()
 
 
 class Transport:
-    """Makes calls to a cluster. Shared by all threads of a process."""
+    """Sends requests to a cluster. Shared by all threads of a process."""
 
-    def __init__(self, masters: str | Iterable[str], patience: Patience | None = None) -> None:
-        self.masters = Masters(parse_masters(masters))
-        self.patience = patience or Patience()
-        self._kept = _Kept()
+    def __init__(self, masters: str | Iterable[str], policy: RetryPolicy | None = None) -> None:
+        self.masters = MasterList(parse_masters(masters))
+        self.policy = policy or RetryPolicy()
+        self._connections = _Connections()
         _transports.add(self)
 
-    def call(self, call: Call) -> Answer:
-        """Makes the call and gives its answer; raises a :class:`~triarch.errors.TriarchError` otherwise."""
-        answer = self.call_unless(call, None)
-        assert answer is not None
-        return answer
+    def call(self, request: Request, cancellation: Cancellation | None = None) -> Response:
+        """Sends the request until it is answered.
 
-    def call_unless(self, call: Call, stop: int | None) -> Answer | None:
-        """As :meth:`call`; but gives ``None`` as soon as there is something to read from the file descriptor ``stop``."""
-        attempts = Attempts(self.masters, self.patience, call, time.monotonic())
+        Raises a :class:`~triarch.errors.TriarchError` if it is refused or the deadline has passed, and
+        :class:`RequestCancelled` when ``cancellation`` ends it.
+        """
+        state = RetryState(self.masters, self.policy, request, time.monotonic())
         while True:
-            do = attempts.next(time.monotonic())
-            if do.pause_s > 0:
-                time.sleep(do.pause_s)
+            attempt = state.next_try(time.monotonic())
+            if cancellation is not None:
+                cancellation.check()
+            if attempt.pause_s > 0:
+                if cancellation is None:
+                    time.sleep(attempt.pause_s)
+                else:
+                    cancellation.pause(attempt.pause_s)
             try:
-                status, headers, body = self._exchange(call, do.master, do.headers, do.timeout_s, stop)
-            except _Stopped:
-                return None
+                answer = self._exchange(request, attempt, cancellation)
             except _Unreachable as error:
-                attempts.unreachable(str(error))
-                continue
+                state.on_unreachable(str(error))
             except TimeoutError:
-                attempts.silent(f"no answer within {do.timeout_s:.3g} s")
-                continue
-            except (OSError, http.client.HTTPException) as error:
-                attempts.silent(_words(error))
-                continue
-            answer = attempts.answered(status, headers, body)
-            if answer is not None:
-                return answer
+                state.on_no_response(f"no answer within {attempt.timeout_s:.3g} s")
+            except (OSError, MalformedResponse) as error:
+                if cancellation is not None:
+                    cancellation.check()
+                state.on_no_response(_message(error))
+            else:
+                response = state.on_response(answer.status, answer.headers, answer.body())
+                if response is not None:
+                    return response
 
-    def json(self, call: Call) -> Any:
-        """Makes the call and reads its answer."""
-        return self.call(call).json()
+    def json(self, request: Request) -> Any:
+        """Sends the request and returns the parsed body of its response."""
+        return self.call(request).json()
 
     @contextlib.contextmanager
-    def stream(self, call: Call, master: str, timeout_s: float) -> Iterator[Stream]:
-        """One try at one master, whose answer is read as it comes, on a connection of its own."""
+    def stream(self, request: Request, master: str, timeout_s: float) -> Iterator[Stream]:
+        """Makes one try at one master, and yields its response while it arrives, on a connection of its own."""
         try:
             connection = self._connect(master)
         except _Unreachable as error:
             raise ConnectionError(str(error)) from None
         try:
-            connection.send(call, call.headers, timeout_s)
-            yield Stream(connection.stream(call))
+            connection.send(request, Try(master, request.headers, 0.0, timeout_s))
+            yield Stream(connection)
         finally:
             connection.close()
 
     def close(self) -> None:
-        """Closes the connections of the calling thread; those of others go with their threads."""
-        for connection in self._kept.connections.values():
+        """Closes the connections of the calling thread; those of other threads end with their threads."""
+        for connection in self._connections.idle.values():
             connection.close()
-        self._kept.connections.clear()
+        self._connections.idle.clear()
 
     def forget_connections(self) -> None:
-        """In a child after a fork: the parent's connections are the parent's."""
-        self._kept = _Kept()
+        """Drops the connections of the parent in a forked child."""
+        self._connections = _Connections()
         self.masters.after_fork()
 
     def _connect(self, master: str) -> _Connection:
         try:
-            return _Connection(master, self.patience.connect_timeout_s)
+            return _Connection(master, self.policy.connect_timeout_s)
         except OSError as error:
-            raise _Unreachable(_words(error)) from None
+            raise _Unreachable(_message(error)) from None
 
-    def _exchange(
-        self, call: Call, master: str, headers: Mapping[str, str], timeout_s: float, stop: int | None
-    ) -> tuple[int, dict[str, str], bytes]:
-        connections = self._kept.connections
+    def _exchange(self, request: Request, attempt: Try, cancellation: Cancellation | None) -> ResponseParser:
+        idle = self._connections.idle
         # Out of the dictionary while it is in use: whatever interrupts this leaves no half-read connection behind.
-        connection = connections.pop(master, None)
-        reused = connection is not None
-        if connection is not None and connection.stale(time.monotonic()):
+        connection = idle.pop(attempt.master, None)
+        if connection is not None and connection.is_stale():
             connection.close()
-            connection, reused = None, False
+            connection = None
+        is_reused = connection is not None
         if connection is None:
-            connection = self._connect(master)
+            connection = self._connect(attempt.master)
         try:
             try:
-                status, told, body, keep = _ask(connection, call, headers, timeout_s, stop)
-            except (ConnectionError, http.client.BadStatusLine):
-                if not reused:
+                answer = _round_trip(connection, request, attempt, cancellation)
+            except (ConnectionError, BadStatusLine):
+                if not is_reused or (cancellation is not None and cancellation.is_cancelled):
                     raise
-                # Closed by the peer while it was asked. Every call may be repeated, so this costs no try.
+                # The peer closed a kept connection at that moment. Every request may be repeated, so this costs no try.
                 connection.close()
-                connection = self._connect(master)
-                status, told, body, keep = _ask(connection, call, headers, timeout_s, stop)
+                connection = self._connect(attempt.master)
+                answer = _round_trip(connection, request, attempt, cancellation)
         except BaseException:
             connection.close()
             raise
-        if keep:
+        if answer.keep_alive and not (cancellation is not None and cancellation.is_cancelled):
             connection.used_s = time.monotonic()
-            connections[master] = connection
+            idle[attempt.master] = connection
         else:
             connection.close()
-        return status, told, body
+        return answer
 
 
 class Stream:
-    """An answer that is read as it comes."""
+    """A response that is read while it arrives."""
 
-    def __init__(self, response: http.client.HTTPResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+        self._parser = ResponseParser(connection.host, None)
+        self._buffer = bytearray()
+        while not self._parser.status:
+            self._receive()
+        self.status = self._parser.status
+        self.headers = self._parser.headers
 
     def readline(self, bytes_max: int = 1 << 20) -> bytes:
-        """The next line; empty at the end."""
-        return self._response.readline(bytes_max)
+        """Returns the next line, at most ``bytes_max`` bytes of it; empty at the end."""
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0 and len(self._buffer) < bytes_max:
+            searched = len(self._buffer)
+            if not self._receive():
+                break
+        return self._take(min(end + 1 if end >= 0 else bytes_max, bytes_max))
 
     def read(self, bytes_max: int) -> bytes:
-        """Up to so many bytes; empty at the end."""
-        return self._response.read(bytes_max)
+        """Returns the next ``bytes_max`` bytes, fewer at the end."""
+        while len(self._buffer) < bytes_max and self._receive():
+            pass
+        return self._take(bytes_max)
+
+    def _receive(self) -> bool:
+        """Receives more; returns whether the response goes on."""
+        if self._parser.complete:
+            return False
+        if data := self._connection.sock.recv(_RECEIVE_BYTES):
+            self._parser.feed(data)
+        else:
+            self._parser.feed_eof()
+        self._buffer += self._parser.take_body()
+        return True
+
+    def _take(self, count: int) -> bytes:
+        taken = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return taken
 
 
-def _ask(
-    connection: _Connection, call: Call, headers: Mapping[str, str], timeout_s: float, stop: int | None
-) -> tuple[int, dict[str, str], bytes, bool]:
-    connection.send(call, headers, timeout_s)
-    if stop is not None:
-        poll = select.poll()
-        poll.register(connection.sock, select.POLLIN)
-        poll.register(stop, select.POLLIN)
-        ready = [fd for fd, _ in poll.poll(timeout_s * 1000)]
-        if not ready:
-            raise TimeoutError
-        if ready == [stop]:
-            raise _Stopped
-    return connection.receive()
+def fetch(master: str, request: Request, timeout_s: float) -> Response:
+    """Makes one try at one master, on a connection of its own.
+
+    Returns whatever the master answers; raises :class:`OSError` or :class:`~triarch._http.MalformedResponse` otherwise.
+    """
+    connection = _Connection(master, timeout_s)
+    try:
+        answer = _round_trip(connection, request, Try(master, request.headers, 0.0, timeout_s), None)
+    finally:
+        connection.close()
+    return Response(answer.status, answer.headers, answer.body(), master)
 
 
-def _words(error: BaseException) -> str:
+def _round_trip(connection: _Connection, request: Request, attempt: Try, cancellation: Cancellation | None) -> ResponseParser:
+    if cancellation is None:
+        connection.send(request, attempt)
+        return connection.receive()
+    cancellation.attach(connection.sock)
+    try:
+        connection.send(request, attempt)
+        return connection.receive()
+    finally:
+        cancellation.detach()
+
+
+def _message(error: BaseException) -> str:
     return str(error) or type(error).__name__

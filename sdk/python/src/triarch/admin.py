@@ -12,15 +12,15 @@ Answers are the documents of the HTTP interface, as dictionaries; their fields a
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._policy import Call, path
+from ._http import MalformedResponse
+from ._policy import Request, path
 from ._transport import Stream
-from .errors import NoLeader, PositionGone, ProtocolError, TriarchError, UsageError, refusal
+from .errors import NoLeader, PositionGone, ProtocolError, Refused, TriarchError, UsageError, refusal
 from .workflow import Dag, Step
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ class _Part:
         self._app = app
 
     def _get(self, *segments: str, **query: Any) -> Any:
-        return self._app.transport.json(Call.get(path(*segments), query))
+        return self._app.transport.json(Request.get(path(*segments), query))
 
     def _change(self, method: str, *segments: str, body: Any = None) -> Any:
-        return self._app.transport.json(Call.change(method, path(*segments), body))
+        return self._app.transport.json(Request.change(method, path(*segments), body))
 
     def _pages(self, noun: str, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         after: str | None = None
@@ -238,7 +238,7 @@ def events(app: Triarch, *, after: str | None = None, **filters: str | Iterable[
     silent_since_s = time.monotonic()
     tried: dict[str, str] = {}
     while True:
-        call = Call.get("/v1/events", {**query, "after": position})
+        call = Request.get("/v1/events", {**query, "after": position})
         try:
             with app.transport.stream(call, master, _SILENCE_S) as stream:
                 if stream.status != 200:
@@ -253,12 +253,12 @@ def events(app: Triarch, *, after: str | None = None, **filters: str | Iterable[
         except PositionGone:
             raise
         except TriarchError as error:
-            if getattr(error, "status", 503) not in (503, 504):
+            if isinstance(error, Refused) and error.status not in (503, 504):
                 raise
             tried[master] = str(error)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, MalformedResponse) as error:
             tried[master] = str(error) or type(error).__name__
-        if time.monotonic() - silent_since_s > app.transport.patience.deadline_s:
+        if time.monotonic() - silent_since_s > app.transport.policy.deadline_s:
             raise NoLeader(tried)
         master = masters.after(master)
         time.sleep(_AGAIN_S)

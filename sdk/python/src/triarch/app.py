@@ -8,9 +8,9 @@ import os
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from . import _aio, _asubmit, _submit, _watch, admin, serialize, workflow
+from . import _async_submit, _async_transport, _completion_watcher, _submit, admin, serialize, workflow
 from . import _fork as _fork  # what a child does after a fork
-from ._policy import Patience
+from ._policy import RetryPolicy
 from ._transport import Transport
 from .errors import UsageError
 from .handle import Handle, Many
@@ -41,7 +41,7 @@ class Triarch:
     ``masters`` are URLs in one text or several; ``$TRIARCH_MASTERS`` unless given, and the local cluster of ``triarch dev`` if
     that is not set. ``serializer`` is ``json`` (values that every language knows), ``msgpack``, ``cloudpickle`` or one of your own.
     ``accept`` names the codecs that are read here, results and, in a worker, calls; that is ``json`` and the
-    serializer unless told.
+    serializer unless told. ``retry_policy`` bounds requests in time; ``patience`` is its old name.
 
     Making one connects to nothing. It is shared by threads, and goes on in a child after a fork.
     """
@@ -53,7 +53,8 @@ class Triarch:
         serializer: str = "json",
         accept: Collection[str] | None = None,
         queue: str | None = None,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
+        patience: RetryPolicy | None = None,
     ) -> None:
         if masters is None:
             masters = os.environ.get("TRIARCH_MASTERS") or _DEFAULT_MASTERS
@@ -64,11 +65,11 @@ class Triarch:
             serialize.codec(name)
         self.options = TaskOptions(queue=queue)
         self.tasks: dict[str, Task[..., Any]] = {}
-        self.transport = Transport(masters, patience)
-        self.atransport = _aio.AsyncTransport(self.transport)
+        self.transport = Transport(masters, retry_policy or patience)
+        self.atransport = _async_transport.AsyncTransport(self.transport)
         self.submitter = _submit.Submitter(self.transport)
-        self.watcher = _watch.Watcher(self.transport)
-        self.asubmitter = _asubmit.AsyncSubmitter(self.atransport)
+        self.watcher = _completion_watcher.CompletionWatcher(self.transport)
+        self.asubmitter = _async_submit.AsyncSubmitter(self.atransport)
         self.queues = admin.Queues(self)
         self.schedules = admin.Schedules(self)
         self.workers = admin.Workers(self)
@@ -209,8 +210,8 @@ class Triarch:
     ) -> Many[Any]:
         specs = [task.spec(args, kwargs, options) for args, kwargs in calls]
         handles: list[Handle[Any]] = []
-        for begin in range(0, len(specs), _submit.TASKS_A_JOB_MAX):
-            submitted = self.submitter.job(specs[begin : begin + _submit.TASKS_A_JOB_MAX], **job)
+        for begin in range(0, len(specs), _submit.TASKS_PER_JOB_MAX):
+            submitted = self.submitter.job(specs[begin : begin + _submit.TASKS_PER_JOB_MAX], **job)
             handles += [Handle(self, id, submitted.job, name=task.name) for id in submitted.tasks]
         return Many(self, handles)
 
@@ -223,8 +224,8 @@ class Triarch:
     ) -> Many[Any]:
         specs = [task.spec(args, kwargs, options) for args, kwargs in calls]
         handles: list[Handle[Any]] = []
-        for begin in range(0, len(specs), _submit.TASKS_A_JOB_MAX):
-            submitted = await self.asubmitter.job(specs[begin : begin + _submit.TASKS_A_JOB_MAX], **job)
+        for begin in range(0, len(specs), _submit.TASKS_PER_JOB_MAX):
+            submitted = await self.asubmitter.job(specs[begin : begin + _submit.TASKS_PER_JOB_MAX], **job)
             handles += [Handle(self, id, submitted.job, name=task.name) for id in submitted.tasks]
         return Many(self, handles)
 

@@ -55,7 +55,14 @@ class UsageError(TriarchError, ValueError):
 
 
 class ProtocolError(TriarchError):
-    """A master answered something that is not understood. Is it a Triarch master, and not much older or newer?"""
+    """A master answered something that is not understood. Is it a Triarch master, and not much older or newer?
+
+    ``status`` is the HTTP status of the response, if there was one.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        self.status = status
+        super().__init__(message)
 
 
 class NoLeader(TriarchError, ConnectionError):

@@ -26,7 +26,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from ._policy import Call, path
+from ._policy import Request, path
 from .app import CALL, CHUNK, Triarch
 from .errors import AlreadyFinished, NotFound, RemoteError, ResultTimeout, TaskFailed, TriarchError, UsageError
 from .options import SubmitOptions, TaskOptions
@@ -36,7 +36,7 @@ from .task import Task
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ._watch import Told
+    from ._completion_watcher import WaitResult
 
 __all__ = ["Client", "ClusterExecutor", "TaskFuture", "as_completed"]
 
@@ -70,11 +70,11 @@ class TaskFuture(cf.Future[R]):
             given_up = self._given_up
         if given_up:
             with contextlib.suppress(TriarchError):
-                self.app.transport.call(Call.change("POST", path("tasks", task, "cancel")))
+                self.app.transport.call(Request.change("POST", path("tasks", task, "cancel")))
         else:
-            self.app.watcher.add([(task, self._told)], patient=True)
+            self.app.watcher.add([(task, self._told)], retry_unreachable=True)
 
-    def _told(self, told: Told) -> None:
+    def _told(self, told: WaitResult) -> None:
         """From the thread that waits."""
         if not isinstance(told, Outcome):
             self._end(error=told)
@@ -120,9 +120,9 @@ class TaskFuture(cf.Future[R]):
     def _cancel_task(self, task: str) -> bool:
         transport = self.app.transport
         try:
-            if not self._cancel_running and transport.json(Call.get(path("tasks", task)))["state"] == "running":
+            if not self._cancel_running and transport.json(Request.get(path("tasks", task)))["state"] == "running":
                 return False
-            transport.call(Call.change("POST", path("tasks", task, "cancel")))
+            transport.call(Request.change("POST", path("tasks", task, "cancel")))
         except (AlreadyFinished, NotFound):
             return False
         self.app.watcher.discard(task, self._told)
@@ -133,7 +133,7 @@ class TaskFuture(cf.Future[R]):
         if self.done() or self.task is None:
             return False
         with contextlib.suppress(NotFound):
-            return bool(self.app.transport.json(Call.get(path("tasks", self.task)))["state"] == "running")
+            return bool(self.app.transport.json(Request.get(path("tasks", self.task)))["state"] == "running")
         return False
 
     @property

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from ._policy import Call, path
+from ._policy import Request, path
 from .errors import AlreadyFinished, ResultTimeout, TaskError, TriarchError
 from .outcome import Outcome
 
 if TYPE_CHECKING:
-    from ._watch import Told
+    from ._completion_watcher import WaitResult
     from .app import Triarch
 
 __all__ = ["Handle", "Many"]
@@ -85,7 +85,7 @@ class Handle(Generic[R_co]):
         while True:
             left_s = _HOLD_S if deadline_s is None else min(_HOLD_S, max(0.0, deadline_s - time.monotonic()))
             query = {"wait_ms": round(left_s * 1000) or None}
-            outcome = Outcome.of(self.app.transport.json(Call.get(path("tasks", self.id), query, hold_s=left_s)))
+            outcome = Outcome.of(self.app.transport.json(Request.get(path("tasks", self.id), query, hold_s=left_s)))
             if outcome is not None or (deadline_s is not None and time.monotonic() >= deadline_s):
                 return outcome
 
@@ -107,7 +107,7 @@ class Handle(Generic[R_co]):
             loop = asyncio.get_running_loop()
             told: asyncio.Future[Outcome] = loop.create_future()
 
-            def then(what: Told) -> None:
+            def then(what: WaitResult) -> None:
                 # The loop may be closed by now; then nobody waits.
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(_settle, told, what)
@@ -139,15 +139,15 @@ class Handle(Generic[R_co]):
 
     def info(self) -> dict[str, Any]:
         """Everything the cluster tells of it: attempts, worker, progress and note, times."""
-        return self._seen(self.app.transport.json(Call.get(path("tasks", self.id))))
+        return self._seen(self.app.transport.json(Request.get(path("tasks", self.id))))
 
     def explain(self) -> str:
         """Why it is not running yet, in words."""
-        return str(self.app.transport.json(Call.get(path("tasks", self.id, "explain")))["summary"])
+        return str(self.app.transport.json(Request.get(path("tasks", self.id, "explain")))["summary"])
 
     def logs(self) -> str:
         """What its latest attempt has written so far, as far as that is kept."""
-        chunks = self.app.transport.json(Call.get(path("tasks", self.id, "logs")))["chunks"]
+        chunks = self.app.transport.json(Request.get(path("tasks", self.id, "logs")))["chunks"]
         return "".join(str(chunk["text"]) for chunk in chunks)
 
     async def astatus(self) -> str:
@@ -156,7 +156,7 @@ class Handle(Generic[R_co]):
 
     async def ainfo(self) -> dict[str, Any]:
         """As :meth:`info`, for asyncio."""
-        return self._seen(await self.app.atransport.json(Call.get(path("tasks", self.id))))
+        return self._seen(await self.app.atransport.json(Request.get(path("tasks", self.id))))
 
     def _seen(self, task: dict[str, Any]) -> dict[str, Any]:
         self._outcome = Outcome.of(task)
@@ -191,11 +191,11 @@ class Handle(Generic[R_co]):
         self._outcome = None
         self._seen(await self.app.atransport.json(self._retry_call()))
 
-    def _cancel_call(self) -> Call:
-        return Call.change("POST", path("tasks", self.id, "cancel"))
+    def _cancel_call(self) -> Request:
+        return Request.change("POST", path("tasks", self.id, "cancel"))
 
-    def _retry_call(self) -> Call:
-        return Call.change("POST", path("tasks", self.id, "retry"))
+    def _retry_call(self) -> Request:
+        return Request.change("POST", path("tasks", self.id, "retry"))
 
     # Manners ---------------------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class Handle(Generic[R_co]):
         raise TypeError(f"a handle does not travel; pass its id, {self.id!r}, and make one of it: app.handle(id)")
 
 
-def _settle(told: asyncio.Future[Outcome], what: Told) -> None:
+def _settle(told: asyncio.Future[Outcome], what: WaitResult) -> None:
     if told.done():
         return
     if isinstance(what, Outcome):
@@ -314,10 +314,10 @@ class Many(Sequence[Handle[R_co]]):
         """Ends all of them that have not ended: whole jobs where they are alone in them."""
         for job in self.jobs:
             own = [handle for handle in self.handles if handle.job == job]
-            counts = self.app.transport.json(Call.get(path("jobs", job)))["counts"]
+            counts = self.app.transport.json(Request.get(path("jobs", job)))["counts"]
             if sum(counts.values()) == len(own):
                 with contextlib.suppress(AlreadyFinished):
-                    self.app.transport.json(Call.change("POST", path("jobs", job, "cancel")))
+                    self.app.transport.json(Request.change("POST", path("jobs", job, "cancel")))
             else:
                 for handle in own:
                     handle.cancel()
@@ -325,8 +325,8 @@ class Many(Sequence[Handle[R_co]]):
     def _as_ended(self, timeout: float | None) -> Iterator[Handle[R_co]]:
         """Those that have ended, then each that ends within the time."""
         deadline_s = None if timeout is None else time.monotonic() + timeout
-        ended: queue.SimpleQueue[tuple[Handle[R_co], Told]] = queue.SimpleQueue()
-        awaited: dict[int, tuple[str, Callable[[Told], None]]] = {}
+        ended: queue.SimpleQueue[tuple[Handle[R_co], WaitResult]] = queue.SimpleQueue()
+        awaited: dict[int, tuple[str, Callable[[WaitResult], None]]] = {}
         for handle in self.handles:
             if handle._outcome is None:
                 awaited[id(handle)] = (handle.id, _teller(ended, handle))
@@ -358,5 +358,5 @@ class Many(Sequence[Handle[R_co]]):
         return f"<table><tr><th>state</th><th>tasks</th></tr>{rows}</table>"
 
 
-def _teller(ended: queue.SimpleQueue[tuple[Handle[R_co], Told]], handle: Handle[R_co]) -> Callable[[Told], None]:
+def _teller(ended: queue.SimpleQueue[tuple[Handle[R_co], WaitResult]], handle: Handle[R_co]) -> Callable[[WaitResult], None]:
     return lambda told: ended.put((handle, told))

@@ -36,7 +36,7 @@ class Bench:
     def submit_together(self, *calls: tuple[Any, ...]) -> list[Any]:
         """Submits tasks of `tasks_of_tests` as one job: each a name and its arguments."""
         from triarch import Handle
-        from triarch._policy import Call
+        from triarch._policy import Request
 
         app: Triarch = importlib.import_module("tasks_of_tests").app
         specs = []
@@ -44,19 +44,19 @@ class Bench:
             task = app.tasks[f"tasks_of_tests.{name}"]
             specs.append(task.spec(args, {}, task.options.but({"queue": self.queue})))
         body = b'{"tasks":[' + b",".join(specs) + b"]}"
-        job = self.app.transport.json(Call.change("POST", "/v1/jobs", body))
+        job = self.app.transport.json(Request.change("POST", "/v1/jobs", body))
         return [Handle(self.app, id, job["id"]) for id in job["tasks"]]
 
     def task(self, id: str, wait_ms: int | None = None) -> dict[str, Any]:
-        from triarch._policy import Call, path
+        from triarch._policy import Request, path
 
-        found: dict[str, Any] = self.app.transport.json(Call.get(path("tasks", id), {"wait_ms": wait_ms}))
+        found: dict[str, Any] = self.app.transport.json(Request.get(path("tasks", id), {"wait_ms": wait_ms}))
         return found
 
     def post(self, *segments: str) -> Any:
-        from triarch._policy import Call, path
+        from triarch._policy import Request, path
 
-        return self.app.transport.json(Call.change("POST", path(*segments)))
+        return self.app.transport.json(Request.change("POST", path(*segments)))
 
     def lines(self, name: str) -> list[str]:
         """What tasks have noted under a name."""

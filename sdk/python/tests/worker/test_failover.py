@@ -75,7 +75,7 @@ def test_results_wait_for_a_majority(bench: Bench) -> None:
 def test_a_report_that_was_not_answered_is_made_again(
     triarch_cluster: LocalCluster, triarch_app: Triarch, triarch_worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "EXCHANGE_PATIENCE_S", 0.2)
+    monkeypatch.setattr(session, "EXCHANGE_DEADLINE_S", 0.2)
     begun, go_on = threading.Event(), threading.Event()
 
     @triarch_app.task(max_attempts=1)

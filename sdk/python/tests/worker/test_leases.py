@@ -10,8 +10,8 @@ import pytest
 
 from triarch.worker.attempt import Attempt, Outcome, StopReason, failure
 from triarch.worker.leases import Leases
-from triarch.worker.pace import Pace
-from triarch.worker.session import until_next_s
+from triarch.worker.prefetch import PrefetchController
+from triarch.worker.session import next_heartbeat_s
 
 FINE = Outcome(True, b"42")
 
@@ -174,18 +174,18 @@ def test_nothing_is_wanted_while_too_much_is_unsettled() -> None:
 
 
 def test_only_short_tasks_are_fetched_ahead() -> None:
-    pace = Pace()
-    assert pace.ahead(8, None) == 0
+    prefetch = PrefetchController()
+    assert prefetch.depth(8, None) == 0
     for _ in range(100):
-        pace.ended(0.0001)
-    assert pace.ahead(8, None) > 100
+        prefetch.record(0.0001)
+    assert prefetch.depth(8, None) > 100
     # One that runs for long stops it, while it runs and when it has ended.
-    assert pace.ahead(8, time.monotonic() - 10) == 0
-    pace.ended(2.0)
-    assert pace.ahead(8, None) == 0
+    assert prefetch.depth(8, time.monotonic() - 10) == 0
+    prefetch.record(2.0)
+    assert prefetch.depth(8, None) == 0
     for _ in range(10):
-        pace.ended(0.0001)
-    assert pace.ahead(8, None) < 8
+        prefetch.record(0.0001)
+    assert prefetch.depth(8, None) < 8
 
 
 def test_fetching_ahead_is_bounded_and_in_batches() -> None:
@@ -212,8 +212,8 @@ def test_fetching_ahead_is_bounded_and_in_batches() -> None:
 
 
 def test_heartbeats_come_when_asked_for_but_often_enough_for_a_lease() -> None:
-    assert until_next_s(None, 2.0, 10.0) == 2.0  # an older master says nothing
-    assert until_next_s(3500, 2.0, 10.0) == 3.5
-    assert until_next_s(0, 2.0, 10.0) == 2.0
-    assert until_next_s(10**12, 2.0, 10.0) == 5.0
-    assert until_next_s(9, 0.3, 0.4) == 0.3
+    assert next_heartbeat_s(None, 2.0, 10.0) == 2.0  # an older master says nothing
+    assert next_heartbeat_s(3500, 2.0, 10.0) == 3.5
+    assert next_heartbeat_s(0, 2.0, 10.0) == 2.0
+    assert next_heartbeat_s(10**12, 2.0, 10.0) == 5.0
+    assert next_heartbeat_s(9, 0.3, 0.4) == 0.3

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from triarch.worker.output import Output, Sending
+from triarch.worker.output import Output, OutputBatch
 
 
-def _take(output: Output) -> Sending:
+def _take(output: Output) -> OutputBatch:
     sending = output.take(1 << 20)
     assert sending is not None
     return sending
 
 
-def _told(sending: Sending) -> list[tuple[int, str, bool]]:
+def _told(sending: OutputBatch) -> list[tuple[int, str, bool]]:
     return [(piece.offset, piece.text.decode(), gap) for piece, gap in zip(sending.pieces, sending.gaps, strict=True)]
 
 

@@ -27,7 +27,7 @@ class Pool:
     def __init__(self, concurrency: int) -> None:
         self.leases = Leases(concurrency, 100)
         # As if everything had been very short until now.
-        self.leases._pace.mean_s = 1e-5
+        self.leases._prefetch.mean_s = 1e-5
         self.pool = ProcessPool(self.leases, concurrency, app="tasks_of_tests:app", accept=None, stop_grace_s=1.0)
         self.leases.on_stop = self.pool.stop
         self.number = 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from triarch import TaskFailed, Triarch, current
-from triarch._policy import Call, path
+from triarch._policy import Request, path
 from triarch.testing import wait_until
 
 from .conftest import HERE, Bench
@@ -74,7 +74,7 @@ def test_progress_and_output_can_be_watched(bench: Bench, pool: str) -> None:
     assert bench.task(handle.id)["state"] == "running"
 
     def told() -> str:
-        logs = bench.app.transport.json(Call.get(path("tasks", handle.id, "logs")))
+        logs = bench.app.transport.json(Request.get(path("tasks", handle.id, "logs")))
         return "".join(chunk["text"] for chunk in logs["chunks"])
 
     wait_until(lambda: "42" in told(), 30, "the output to be seen")

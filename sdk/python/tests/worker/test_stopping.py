@@ -153,7 +153,7 @@ def test_a_second_sigterm_is_quick(bench: Bench) -> None:
     task = bench.submit("stubborn", 60)
     _begun(bench)
     worker.send_signal(signal.SIGTERM)
-    wait_until(lambda: "taking no more" in worker.last_words(), 10, "the worker to hear")
+    wait_until(lambda: "shutting down" in worker.last_words(), 10, "the worker to hear")
     begun = time.monotonic()
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(30) == 0

@@ -6,7 +6,6 @@ Everything it starts is on loopback, on free ports, in a temporary directory, an
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import shutil
@@ -19,6 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from triarch._http import MalformedResponse
+from triarch._policy import Request
+from triarch._transport import fetch
+from triarch.errors import ProtocolError
 from triarch.testing.binary import find_binary
 from triarch.testing.process import Guard, Process, wait_until
 
@@ -43,16 +46,11 @@ class Master(Process):
 
     def ask(self, path: str, timeout: float = 1.0) -> dict[str, Any] | None:
         """What it answers to a GET, if it answers with success and in time."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            body = answer.read()
-            return json.loads(body) if answer.status == 200 else None
-        except (OSError, http.client.HTTPException, ValueError):
+            answer = fetch(self.url, Request.get(path), timeout)
+            return json.loads(answer.body) if answer.status == 200 else None
+        except (OSError, MalformedResponse, ProtocolError, ValueError):
             return None
-        finally:
-            connection.close()
 
 
 class LocalCluster:

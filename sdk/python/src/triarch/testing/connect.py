@@ -1,4 +1,4 @@
-"""Has an app that was made for one cluster use another, for a test."""
+"""Redirection of an app to another cluster, for a test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from triarch._policy import Masters, parse_masters
+from triarch._policy import MasterList, parse_masters
 
 if TYPE_CHECKING:
     from triarch import Triarch
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def connected(app: Triarch, masters: str | Iterable[str]) -> Iterator[Triarch]:
-    """While the block runs, the app is one of these masters' cluster: what it submits goes there, workers of it work there."""
+    """Within the block the app, and workers of it, use the cluster of these masters."""
     before = app.transport.masters
-    app.transport.masters = app.atransport.masters = Masters(parse_masters(masters))
+    app.transport.masters = app.atransport.masters = MasterList(parse_masters(masters))
     try:
         yield app
     finally:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from triarch import context as contexts
-from triarch._policy import Answer, Call
+from triarch._policy import Request, Response
 from triarch.context import TaskContext, TaskStopped
 from triarch.errors import refusal
 from triarch.worker.attempt import Outcome
@@ -42,14 +42,12 @@ def eager(app: Triarch) -> Iterator[EagerCluster]:
     """
     cluster = EagerCluster(app)
     app.transport.__dict__["call"] = cluster.call
-    app.transport.__dict__["call_unless"] = cluster.call_unless
     app.atransport.__dict__["call"] = cluster.acall
     try:
         yield cluster
     finally:
         for transport in (app.transport, app.atransport):
-            for name in ("call", "call_unless"):
-                transport.__dict__.pop(name, None)
+            transport.__dict__.pop("call", None)
 
 
 class EagerCluster:
@@ -69,21 +67,17 @@ class EagerCluster:
 
     # --- in the place of the wire ---
 
-    def call(self, call: Call) -> Answer:
+    def call(self, call: Request, cancellation: object = None) -> Response:
         """Answers a call, or raises what a cluster's refusal would."""
         with self._lock:
             document = self._answer(call)
-        return Answer(200, {"triarch-index": str(len(self.tasks))}, json.dumps(document).encode(), "eager")
+        return Response(200, {"triarch-index": str(len(self.tasks))}, json.dumps(document).encode(), "eager")
 
-    def call_unless(self, call: Call, stop: int | None) -> Answer:
-        """As `call`: nothing waits here."""
-        return self.call(call)
-
-    async def acall(self, call: Call) -> Answer:
+    async def acall(self, call: Request) -> Response:
         """As `call`, in a thread, so that tasks may use event loops of their own."""
         return await asyncio.to_thread(self.call, call)
 
-    def _answer(self, call: Call) -> Any:
+    def _answer(self, call: Request) -> Any:
         words = [unquote(word) for word in urlsplit(call.target).path.split("/")[2:]]
         body: dict[str, Any] = json.loads(call.body) if call.body else {}
         match (call.method, *words):

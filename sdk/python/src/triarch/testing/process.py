@@ -20,7 +20,7 @@ class Guard:
     """Kills what was started when its owner dies, also by `kill -9`. See `_guard`."""
 
     def __init__(self) -> None:
-        script = Path(__file__).with_name("_guard.py")
+        script = Path(__file__).with_name("_orphan_reaper.py")
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(script)],
             stdin=subprocess.PIPE,

@@ -18,7 +18,7 @@ from types import FrameType
 from triarch.errors import TriarchError, UsageError
 from triarch.worker.config import POOLS, PREFETCH_MAX_DEFAULT, WorkerConfig
 from triarch.worker.load import AppNotFound, load_app
-from triarch.worker.pools.parents import die_with_parent
+from triarch.worker.pools.parent_death import die_with_parent
 from triarch.worker.reload import PARENT, run_reloading
 from triarch.worker.worker import Worker, captures
 

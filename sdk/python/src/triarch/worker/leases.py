@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from triarch.worker.attempt import Attempt, Key, Outcome, Phase, StopReason, failure, to_report
-from triarch.worker.pace import Pace
+from triarch.worker.prefetch import PrefetchController
 
 log = logging.getLogger("triarch.worker")
 
@@ -42,7 +42,7 @@ class Leases:
         self._running: dict[Key, Attempt] = {}
         self._unsent: dict[Key, Attempt] = {}
         self._unsettled_bytes = 0
-        self._pace = Pace()
+        self._prefetch = PrefetchController()
         self._lost_slots = 0
         #: Called, outside of any lock, when work has come and when an attempt is to be stopped.
         self.on_work: Callable[[], None] = lambda: None
@@ -117,7 +117,7 @@ class Leases:
         with self._lock:
             if self._running.pop(attempt.key, None) is None or attempt.phase is not Phase.RUNNING:
                 return
-            self._pace.ended(time.monotonic() - attempt.begun_at)
+            self._prefetch.record(time.monotonic() - attempt.begun_at)
             told = None if attempt.disowned else to_report(attempt, outcome)
             if told is None:
                 self._remove(attempt)
@@ -155,7 +155,7 @@ class Leases:
             active = len(self._running) + len(self._waiting)
             free = slots - active
             oldest = min((one.begun_at for one in self._running.values()), default=None) if self._prefetch_max else None
-            ahead = min(self._prefetch_max, self._pace.ahead(slots, oldest)) if self._prefetch_max else 0
+            ahead = min(self._prefetch_max, self._prefetch.depth(slots, oldest)) if self._prefetch_max else 0
             if free > 0:
                 return free + ahead
             # Fetched in batches: not before half of it is used up.
@@ -175,7 +175,7 @@ class Leases:
     @property
     def pace_s(self) -> float:
         """How long attempts took lately."""
-        return self._pace.mean_s
+        return self._prefetch.mean_s
 
     @property
     def slots_left(self) -> int:

@@ -1,7 +1,11 @@
-"""What an attempt writes, kept until the leader has it and a while longer: a new leader begins with nothing.
+"""Output buffer of one attempt: kept until the leader has it and a while longer, because a new leader has none of it.
 
-What is kept is bounded, whatever an attempt writes; the oldest is dropped first, and missed openly. Writing never waits for the
-cluster. A piece is sent again until the leader says that it has it, or that it does not want it. Places count bytes of UTF-8.
+# Invariants
+
+* The buffer is bounded; the oldest text is dropped first, and the gap is reported.
+* Writing never waits for the cluster.
+* A piece is sent again until the leader has it or refuses it.
+* Offsets count bytes of UTF-8.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-#: So much of one attempt's output is kept.
+#: Output of one attempt that is kept.
 BYTES_MAX = 256 << 10
 #: Pieces are joined up to this size, and cut at it.
 PIECE_BYTES_MAX = 8 << 10
@@ -21,7 +25,7 @@ STREAMS = ("stdout", "stderr")
 
 @dataclass(slots=True)
 class Piece:
-    """Text of one stream, and where in the stream it begins."""
+    """Text of one stream, with its offset in the stream."""
 
     stream: str
     offset: int
@@ -29,13 +33,13 @@ class Piece:
 
     @property
     def end(self) -> int:
-        """Where the next one begins."""
+        """Offset of the next piece."""
         return self.offset + len(self.text)
 
 
 @dataclass(slots=True)
-class Sending:
-    """Pieces on their way. `gaps` says which of them do not follow on what was sent before."""
+class OutputBatch:
+    """Pieces of one request. `gaps` marks those that do not follow on what was sent before."""
 
     pieces: list[Piece]
     gaps: list[bool]
@@ -43,7 +47,7 @@ class Sending:
 
     @property
     def size(self) -> int:
-        """How many bytes of text."""
+        """Bytes of text."""
         return sum(len(piece.text) for piece in self.pieces)
 
 
@@ -62,7 +66,7 @@ class Output:
         self._unwanted = False
 
     def write(self, stream: str, text: str) -> None:
-        """Adds to the end of a stream."""
+        """Appends to a stream."""
         data = text.encode("utf-8", "replace")
         if not data:
             return
@@ -82,11 +86,11 @@ class Output:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether there is something to send."""
+        """Whether there is unsent output."""
         return not self._unwanted and self._ends != self._sent
 
-    def take(self, bytes_max: int) -> Sending | None:
-        """What the leader has not got, up to a bound."""
+    def take(self, bytes_max: int) -> OutputBatch | None:
+        """Returns unsent output, up to a bound."""
         with self._lock:
             if self._unwanted:
                 return None
@@ -110,13 +114,13 @@ class Output:
             if whole:
                 at = dict(self._ends)
             if not pieces:
-                # All of it, if there was any, has been dropped.
+                # Everything unsent has been dropped.
                 self._sent = at
                 return None
-            return Sending(pieces, gaps, at)
+            return OutputBatch(pieces, gaps, at)
 
-    def settle(self, sent: Sending, ends: dict[str, Any] | None) -> None:
-        """The leader's word on what was sent; none, when it wants nothing of this attempt."""
+    def settle(self, sent: OutputBatch, ends: dict[str, Any] | None) -> None:
+        """Applies the leader's acknowledgement of a batch; `None` says that it refuses output of this attempt."""
         with self._lock:
             if ends is None:
                 self._unwanted = True
@@ -124,7 +128,7 @@ class Output:
             has = {stream: int(ends.get(stream) or 0) for stream in STREAMS}
             lacks = any(has[stream] < sent.upto[stream] for stream in STREAMS)
             if lacks and not self._sent_again:
-                # Another leader than before, most likely.
+                # Most likely the leader has changed.
                 self._sent_again = True
                 self._sent = has
             else:
@@ -132,7 +136,7 @@ class Output:
                 self._gap = lacks
 
     def send_again(self) -> None:
-        """There is a new leader, which has nothing yet."""
+        """Marks everything as unsent, for a new leader."""
         with self._lock:
             self._sent = dict.fromkeys(STREAMS, 0)
             self._sent_again = False
@@ -141,7 +145,7 @@ class Output:
 
 
 def _cut(data: bytes) -> list[bytes]:
-    """Cuts a long text into pieces, between characters."""
+    """Splits a long text into pieces, between characters."""
     pieces = []
     at = 0
     while len(data) - at > PIECE_BYTES_MAX:

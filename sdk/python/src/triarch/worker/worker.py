@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from triarch import context as contexts
-from triarch._policy import parse_masters
-from triarch.errors import TriarchError, UsageError
+from triarch._transport import Transport
+from triarch.errors import Conflict, Refused, TriarchError, UsageError
 from triarch.worker.capture import Capture
 from triarch.worker.config import WorkerConfig
+from triarch.worker.connection import RequestCancelled, WorkerConnection, is_final
 from triarch.worker.execute import Runner
 from triarch.worker.leases import Leases
-from triarch.worker.link import Abandoned, Link, Masters, Refusal, Unanswered
 from triarch.worker.pools.base import Pool
 from triarch.worker.pools.loop import LoopPool
 from triarch.worker.pools.processes import ProcessPool
 from triarch.worker.pools.threads import ThreadPool
-from triarch.worker.session import End, Session
+from triarch.worker.session import Session, SessionEnd
 from triarch.worker.shutdown import Shutdown
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ log = logging.getLogger("triarch.worker")
 
 #: Pause between two tries to register, and how long one takes.
 REGISTER_PAUSE_S = 0.5
-REGISTER_PATIENCE_S = 5.0
+REGISTER_DEADLINE_S = 5.0
 
 
 class WorkerError(TriarchError):
@@ -60,7 +60,8 @@ class Worker:
         self.config = config or WorkerConfig()
         if self.config.pool == "process" and reference is None:
             raise UsageError("the pool `process` needs to know where to import the app from: reference='module:app'")
-        self._masters = Masters(parse_masters(masters) if masters is not None else app.transport.masters.all())
+        # Of its own: a leader that the app's clients find is no news about the requests of the worker.
+        self._transport = Transport(masters if masters is not None else app.transport.masters.all())
         self._reference = reference
         self._runner = Runner(app, self.config.accept)
         self._log_level = log_level
@@ -125,7 +126,7 @@ class Worker:
                 registered = self._register()
                 if registered is None:
                     return
-                if self._work(registered, asked_at) is End.LEAVING:
+                if self._work(registered, asked_at) is SessionEnd.LEAVING:
                     break
                 if self._shutdown.is_asked:
                     break
@@ -137,14 +138,14 @@ class Worker:
         if self._broken is not None:
             raise WorkerError(self._broken)
 
-    def _work(self, registered: dict[str, Any], asked_at: float) -> End:
+    def _work(self, registered: dict[str, Any], asked_at: float) -> SessionEnd:
         # A new set of leases for each registration: what belongs to another can never be mistaken for its own.
         config = self.config
         leases = Leases(config.concurrency, config.prefetch_max)
         pool = self._pool(leases)
         leases.on_work = pool.wake
         leases.on_stop = pool.stop
-        session = Session(self._masters, config, leases, self._shutdown, registered, asked_at)
+        session = Session(self._transport, config, leases, self._shutdown, registered, asked_at)
         self.id = session.id
         log.info(
             "worker %s (%s) takes %s from %s: %d at once, pool %s",
@@ -206,32 +207,32 @@ class Worker:
         begun = time.monotonic()
         # The same id until there is an answer: a registration whose answer was lost would take its own name.
         request_id = uuid.uuid4().hex
-        link = Link(self._masters, "register")
-        self._shutdown.listeners.append(link.abandon)
+        connection = WorkerConnection(self._transport)
+        self._shutdown.listeners.append(connection.abandon)
         try:
             while not self._shutdown.is_asked:
                 try:
-                    return link.call("POST", "/v1/workers", body, deadline_s=REGISTER_PATIENCE_S, request_id=request_id)
-                except Abandoned:
+                    return connection.call("POST", "/v1/workers", body, deadline_s=REGISTER_DEADLINE_S, request_id=request_id)
+                except RequestCancelled:
                     continue
-                except Unanswered as error:
-                    log.warning("not registered yet: %s", error)
-                except Refusal as refusal:
-                    if refusal.code == "conflict":
-                        if time.monotonic() - begun >= config.name_patience_s:
-                            raise WorkerError(f"the name {config.worker_name} is taken: {refusal}") from None
-                        log.warning("the name is taken, waiting for it: %s", refusal)
-                        # A refusal is remembered under its id, too.
-                        request_id = uuid.uuid4().hex
-                    elif refusal.status < 429:
-                        raise WorkerError(f"the cluster refused to register this worker: {refusal}") from None
-                    else:
-                        log.warning("not registered yet: %s", refusal)
+                except Conflict as error:
+                    if time.monotonic() - begun >= config.name_patience_s:
+                        raise WorkerError(f"the name {config.worker_name} is taken: {error}") from None
+                    log.warning("the name is taken; registration is repeated until it is free: %s", error)
+                    # The cluster remembers a refusal under its request id, too.
+                    request_id = uuid.uuid4().hex
+                except Refused as error:
+                    if is_final(error):
+                        raise WorkerError(f"the cluster refused to register this worker: {error}") from None
+                    log.warning("not registered yet, registration is repeated: %s", error)
+                except TriarchError as error:
+                    log.warning("not registered yet, registration is repeated: %s", error)
                 self._shutdown.wait(REGISTER_PAUSE_S)
             return None
         finally:
-            self._shutdown.listeners.remove(link.abandon)
-            link.close()
+            self._shutdown.listeners.remove(connection.abandon)
+            connection.close()
+            self._transport.close()
 
 
 def captures() -> Capture:

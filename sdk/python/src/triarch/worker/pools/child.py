@@ -30,8 +30,8 @@ from triarch.worker.attempt import Outcome
 from triarch.worker.capture import Capture
 from triarch.worker.execute import Call, Runner
 from triarch.worker.load import load_app
-from triarch.worker.pools.parents import die_with_parent
-from triarch.worker.pools.wire import Frames, frame
+from triarch.worker.pools.framing import FrameDecoder, frame
+from triarch.worker.pools.parent_death import die_with_parent
 
 KNOCK = signal.SIGUSR1
 #: Progress is told no more often than this.
@@ -43,7 +43,7 @@ class Child:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._frames = Frames()
+        self._frames = FrameDecoder()
         self._inbox: list[tuple[Any, ...]] = []
         self._send_lock = threading.Lock()
         self._token: int | None = None

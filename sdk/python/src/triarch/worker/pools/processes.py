@@ -29,7 +29,7 @@ from typing import Any
 
 from triarch.worker.attempt import Attempt, Outcome, StopReason, failure
 from triarch.worker.leases import Leases
-from triarch.worker.pools.wire import Frames, frame
+from triarch.worker.pools.framing import FrameDecoder, frame
 
 log = logging.getLogger("triarch.worker")
 
@@ -63,7 +63,7 @@ class _Process:
     popen: subprocess.Popen[bytes]
     sock: socket.socket
     started_at: float
-    frames: Frames = field(default_factory=Frames)
+    frames: FrameDecoder = field(default_factory=FrameDecoder)
     ready: bool = False
     #: What it was handed and has not told the end of. It runs the first of them.
     attempts: deque[Attempt] = field(default_factory=deque)

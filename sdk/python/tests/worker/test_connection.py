@@ -1,4 +1,4 @@
-"""A worker's line to the masters, against masters that do as a script says."""
+"""Worker connections against scripted masters."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from triarch._transport import RequestCancelled, Transport
+from triarch.errors import Refused, Timeout
 from triarch.testing import wait_until
-from triarch.worker.link import Abandoned, Link, Masters, Refusal, Unanswered
+from triarch.worker.connection import WorkerConnection
 
 
 class Scripted:
@@ -80,17 +82,17 @@ def masters() -> Iterator[list[Scripted]]:
         one.close()
 
 
-def _link(masters: list[Scripted]) -> Link:
-    return Link(Masters(one.url for one in masters), "test")
+def _connection(masters: list[Scripted]) -> WorkerConnection:
+    return WorkerConnection(Transport(one.url for one in masters))
 
 
 def test_the_leader_is_followed_and_remembered(masters: list[Scripted]) -> None:
     leader = masters[2]
     for other in masters[:2]:
         other.answer = lambda head: said(307, {}, f"location: {leader.url}/v1/workers/w/poll", "triarch-leader: 3")
-    link = _link(masters)
+    connection = _connection(masters)
     for _ in range(3):
-        assert link.call("POST", "/v1/workers/w/poll", b"{}", deadline_s=5) == {"ok": True}
+        assert connection.call("POST", "/v1/workers/w/poll", b"{}", deadline_s=5) == {"ok": True}
     assert [len(one.heard) for one in masters] == [1, 0, 3]
     # On one connection.
     assert len(leader.connections) == 1
@@ -100,66 +102,66 @@ def test_masters_that_point_at_each_other_are_no_endless_loop(masters: list[Scri
     first, second, third = masters
     first.answer = lambda head: said(307, {}, f"location: {second.url}/x")
     second.answer = lambda head: said(307, {}, f"location: {first.url}/x")
-    assert _link(masters).call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
+    assert _connection(masters).call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
     assert len(third.heard) == 1
 
 
 def test_a_dead_master_and_one_without_a_leader_are_passed_over(masters: list[Scripted]) -> None:
     masters[0].close()
     masters[1].answer = lambda head: said(503, {"code": "no_leader"}, "retry-after: 1")
-    assert _link(masters).call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
+    assert _connection(masters).call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
 
 
 def test_a_master_that_hangs_is_passed_over(masters: list[Scripted]) -> None:
     masters[0].answer = lambda head: None
-    assert _link(masters).call("POST", "/x", b"{}", deadline_s=30, patience_s=0.2) == {"ok": True}
-    with pytest.raises(Unanswered, match="timed out"):
-        _link(masters[:1]).call("POST", "/x", b"{}", deadline_s=0.5)
+    assert _connection(masters).call("POST", "/x", b"{}", deadline_s=30, answer_timeout_s=0.2) == {"ok": True}
+    with pytest.raises(Timeout, match="no answer within"):
+        _connection(masters[:1]).call("POST", "/x", b"{}", deadline_s=0.5)
 
 
 def test_a_connection_that_was_closed_meanwhile_costs_nothing(masters: list[Scripted]) -> None:
-    link = _link(masters)
-    assert link.call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
+    connection = _connection(masters)
+    assert connection.call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
     masters[0].hang_up()
-    assert link.call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
+    assert connection.call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
     # It was the same master: a kept connection that has ended says nothing of it.
     assert [len(one.heard) for one in masters] == [2, 0, 0]
 
 
 def test_a_refusal_is_told_at_once(masters: list[Scripted]) -> None:
     masters[0].answer = lambda head: said(404, {"code": "unknown_worker", "detail": "register again"})
-    with pytest.raises(Refusal, match="register again") as refused:
-        _link(masters).call("POST", "/x", b"{}", deadline_s=5)
+    with pytest.raises(Refused, match="register again") as refused:
+        _connection(masters).call("POST", "/x", b"{}", deadline_s=5)
     assert (refused.value.code, refused.value.status) == ("unknown_worker", 404)
 
 
 def test_a_held_call_can_be_abandoned_and_the_next_one_is_fine(masters: list[Scripted]) -> None:
     masters[0].answer = lambda head: None
-    link = _link(masters)
+    connection = _connection(masters)
     abandoned: list[bool] = []
 
     def hold() -> None:
-        with contextlib.suppress(Abandoned):
-            link.call("POST", "/held", b"{}", deadline_s=30, hold_s=30)
+        with contextlib.suppress(RequestCancelled):
+            connection.call("POST", "/held", b"{}", deadline_s=30, hold_s=30)
             return
         abandoned.append(True)
 
     thread = threading.Thread(target=hold)
     thread.start()
     wait_until(lambda: masters[0].heard, 10, "the call to be heard")
-    link.abandon()
+    connection.abandon()
     thread.join(10)
     assert abandoned == [True]
     masters[0].answer = lambda head: said(200, {"ok": 2})
-    assert link.call("POST", "/x", b"{}", deadline_s=5) == {"ok": 2}
-    link.close()
-    with pytest.raises(Abandoned):
-        link.call("POST", "/x", b"{}", deadline_s=5)
+    assert connection.call("POST", "/x", b"{}", deadline_s=5) == {"ok": 2}
+    connection.close()
+    with pytest.raises(RequestCancelled):
+        connection.call("POST", "/x", b"{}", deadline_s=5)
 
 
 def test_an_answer_that_makes_no_sense_is_a_refusal_or_nothing(masters: list[Scripted]) -> None:
     masters[0].answer = lambda head: b"220 mail.example.com ESMTP\r\n"
-    assert _link(masters).call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
+    assert _connection(masters).call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
     masters[1].answer = lambda head: said(400, ["no", "object"])
-    with pytest.raises(Refusal, match="is this a Triarch master"):
-        _link(masters[1:]).call("POST", "/x", b"{}", deadline_s=5)
+    with pytest.raises(Refused, match="is this a Triarch master"):
+        _connection(masters[1:]).call("POST", "/x", b"{}", deadline_s=5)

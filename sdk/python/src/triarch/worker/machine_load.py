@@ -1,4 +1,4 @@
-"""How busy this machine is, as heartbeats tell it."""
+"""Load of this machine, as heartbeats report it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 
-class Machine:
-    """Looks at the processors since the last look, and at memory. Tells nothing where there is no `/proc`."""
+class LoadSampler:
+    """Samples processor use since the last sample, and memory in use. Without `/proc` a sample is empty."""
 
     def __init__(self) -> None:
         self._before: tuple[int, int] | None = None
 
-    def look(self) -> dict[str, Any]:
-        """`{"cpu", "mem_mb"}`, as far as it is known."""
+    def sample(self) -> dict[str, Any]:
+        """Returns `{"cpu", "mem_mb"}`, as far as they are known."""
         load: dict[str, Any] = {}
         try:
             first = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]

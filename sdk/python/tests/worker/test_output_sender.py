@@ -1,14 +1,15 @@
-"""Output on its way to a cluster, without a worker around it."""
+"""The sender of live output against a real cluster, without a worker around it."""
 
 from __future__ import annotations
 
 import pytest
 
-from triarch._policy import Call, path
+from triarch._policy import Request, path
+from triarch._transport import Transport
 from triarch.worker.attempt import Attempt
+from triarch.worker.connection import WorkerConnection
 from triarch.worker.leases import Leases
-from triarch.worker.link import Link, Masters
-from triarch.worker.sending import BYTES_PER_ATTEMPT_MAX, OutputSender
+from triarch.worker.output_sender import BYTES_PER_ATTEMPT_MAX, OutputSender
 
 from .conftest import Bench
 
@@ -17,9 +18,9 @@ def _leased(bench: Bench) -> tuple[str, Leases, Attempt]:
     """The path of a worker that was registered by hand, and an attempt that it was given."""
     bench.submit("says", "nothing")
     worker = {"name": bench.queue, "queues": [bench.queue], "slots": 1, "kinds": ["tasks_of_tests.says"]}
-    id = str(bench.app.transport.json(Call.change("POST", path("workers"), worker))["id"])
+    id = str(bench.app.transport.json(Request.change("POST", path("workers"), worker))["id"])
     poll = {"max": 1, "wait_ms": 20_000}
-    tasks = bench.app.transport.json(Call.change("POST", path("workers", id, "poll"), poll))["tasks"]
+    tasks = bench.app.transport.json(Request.change("POST", path("workers", id, "poll"), poll))["tasks"]
     leases = Leases(1, 0)
     leases.add(tasks)
     attempt = leases.next()
@@ -29,12 +30,12 @@ def _leased(bench: Bench) -> tuple[str, Leases, Attempt]:
 
 def test_all_that_was_written_before_a_result_is_sent_before_it(bench: Bench) -> None:
     worker, leases, attempt = _leased(bench)
-    sender = OutputSender(Link(Masters(bench.cluster.urls), "output"), worker, leases)
+    sender = OutputSender(WorkerConnection(Transport(bench.cluster.urls)), worker, leases)
     words = "".join(f"{number:7}\n" for number in range(BYTES_PER_ATTEMPT_MAX // 8 + 1))
     attempt.write("stdout", words)
     sender.send_before_results([attempt])
     sender.close()
-    logs = bench.app.transport.json(Call.get(path("tasks", attempt.task, "logs")))
+    logs = bench.app.transport.json(Request.get(path("tasks", attempt.task, "logs")))
     assert "".join(chunk["text"] for chunk in logs["chunks"]) == words
 
 
@@ -43,14 +44,14 @@ def test_results_do_not_fail_for_output_that_cannot_be_sent(bench: Bench, monkey
     attempt.write("stdout", "unheard of")
     # The cluster knows no such worker, and then there is no cluster at all.
     for sender in (
-        OutputSender(Link(Masters(bench.cluster.urls), "output"), "/v1/workers/nobody", leases),
-        OutputSender(Link(Masters(["http://127.0.0.1:9"]), "output"), worker, leases),
+        OutputSender(WorkerConnection(Transport(bench.cluster.urls)), "/v1/workers/nobody", leases),
+        OutputSender(WorkerConnection(Transport("http://127.0.0.1:9")), worker, leases),
     ):
         sender.send_before_results([attempt])
         sender.close()
     # Not even for an answer that nobody understands.
-    sender = OutputSender(Link(Masters(bench.cluster.urls), "output"), worker, leases)
-    monkeypatch.setattr(Link, "call", lambda *args, **more: {"attempts": [{"strange": True}]})
+    sender = OutputSender(WorkerConnection(Transport(bench.cluster.urls)), worker, leases)
+    monkeypatch.setattr(WorkerConnection, "call", lambda *args, **more: {"attempts": [{"strange": True}]})
     sender.send_before_results([attempt])
     assert attempt.output is not None
     assert attempt.output.has_unsent

@@ -18,7 +18,7 @@ def frame(*message: Any) -> bytes:
     return _HEAD.pack(len(data)) + data
 
 
-class Frames:
+class FrameDecoder:
     """Bytes as they come, and the messages in them."""
 
     def __init__(self) -> None:

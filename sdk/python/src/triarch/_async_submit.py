@@ -10,14 +10,14 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 
-from ._aio import AsyncTransport
-from ._policy import Call, new_request_id
-from ._submit import TOGETHER_BYTES_MAX, TOGETHER_MAX, Submitted, job_body, parts_of, read_submitted
+from ._async_transport import AsyncTransport
+from ._policy import Request, new_request_id
+from ._submit import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Submitted, job_body, parts_of, read_submitted
 from .errors import InvalidRequest, TriarchError
 
 __all__ = ["AsyncSubmitter"]
 
-_FLIGHTS_MAX = 2
+_IN_FLIGHT_MAX = 2
 
 _Item = tuple[bytes, "asyncio.Future[tuple[str, str]]"]
 
@@ -49,7 +49,7 @@ class AsyncSubmitter:
         lane = lanes.setdefault(queue, _Lane())
         told: asyncio.Future[tuple[str, str]] = loop.create_future()
         lane.waiting.append((spec, told))
-        if len(lane.flights) < _FLIGHTS_MAX:
+        if len(lane.flights) < _IN_FLIGHT_MAX:
             flight = loop.create_task(self._fly(lane))
             lane.flights.add(flight)
             flight.add_done_callback(lambda flight: self._landed(lanes, queue, lane, flight))
@@ -65,9 +65,9 @@ class AsyncSubmitter:
         while lane.waiting:
             batch: list[_Item] = []
             size_bytes = 0
-            while lane.waiting and len(batch) < TOGETHER_MAX:
+            while lane.waiting and len(batch) < BATCH_TASKS_MAX:
                 size_bytes += len(lane.waiting[0][0])
-                if batch and size_bytes > TOGETHER_BYTES_MAX:
+                if batch and size_bytes > BATCH_BYTES_MAX:
                     break
                 batch.append(lane.waiting.popleft())
             await self._send(batch)
@@ -103,12 +103,12 @@ class AsyncSubmitter:
         parts = parts_of(specs)
         if len(parts) == 1:
             body = job_body(specs, name=name, idempotency_key=idempotency_key, on_failure=on_failure)
-            return read_submitted(await self._transport.json(Call.change("POST", "/v1/jobs", body)))
+            return read_submitted(await self._transport.json(Request.change("POST", "/v1/jobs", body)))
         key = idempotency_key or new_request_id()
         answer: object = None
         for number, part in enumerate(parts, 1):
             body = job_body(part, name=name, idempotency_key=key, on_failure=on_failure, part=number, parts=len(parts))
-            answer = await self._transport.json(Call.change("POST", "/v1/jobs", body))
+            answer = await self._transport.json(Request.change("POST", "/v1/jobs", body))
         return read_submitted(answer)
 
 

@@ -1,4 +1,4 @@
-"""A small worker inside the test's own process: it polls, runs what it is given, and reports with its next poll."""
+"""Fake worker inside the test process: polls, runs tasks, and reports their results with its next poll."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from types import TracebackType
 from typing import Any
 
 from triarch import GiveUp, Triarch, TriarchError
-from triarch._policy import Call, path
+from triarch._policy import Request, path
 from triarch.errors import UnknownWorker
 from triarch.serialize import decode_call, encode_error, encode_result
 
 
-class HandWorker:
-    """Runs an app's tasks by so many threads, each a worker of its own, until it is stopped."""
+class FakeWorker:
+    """Runs the tasks of an app in threads, each registered as a worker of its own, until it is stopped."""
 
     def __init__(self, app: Triarch, threads: int = 1, slots: int = 64, queues: tuple[str, ...] = ("default",)) -> None:
         self.app = app
         self.slots = slots
         self.queues = list(queues)
-        self.over = threading.Event()
+        self.stopping = threading.Event()
         self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
         self.ran = 0
 
-    def __enter__(self) -> HandWorker:
+    def __enter__(self) -> FakeWorker:
         for thread in self.threads:
             thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.over.set()
+        self.stopping.set()
         for thread in self.threads:
             thread.join(30)
 
     def _register(self) -> str:
-        name = f"hand-{threading.get_ident()}-{time.monotonic_ns()}"
+        name = f"fake-{threading.get_ident()}-{time.monotonic_ns()}"
         body = {"name": name, "queues": self.queues, "slots": self.slots, "kinds": self.app.kinds()}
-        return str(self.app.transport.json(Call.change("POST", "/v1/workers", body))["id"])
+        return str(self.app.transport.json(Request.change("POST", "/v1/workers", body))["id"])
 
     def _run(self) -> None:
         worker = ""
         results: list[dict[str, Any]] = []
-        while not self.over.is_set():
+        while not self.stopping.is_set():
             try:
                 worker = worker or self._register()
                 body = {"max": self.slots, "wait_ms": 200, "results": results, "running": []}
-                call = Call("POST", path("workers", worker, "poll"), json.dumps(body).encode(), hold_s=0.2, changes=False)
+                call = Request("POST", path("workers", worker, "poll"), json.dumps(body).encode(), hold_s=0.2, mutates=False)
                 answer = self.app.transport.json(call)
-                results = [self._ran(lease) for lease in answer["tasks"]]
+                results = [self._run_task(lease) for lease in answer["tasks"]]
             except UnknownWorker:
                 worker, results = "", []
             except TriarchError:
@@ -57,19 +57,19 @@ class HandWorker:
         if worker:
             try:
                 if results:
-                    self.app.transport.json(Call.change("POST", path("workers", worker, "report"), {"results": results}))
-                self.app.transport.json(Call.change("DELETE", path("workers", worker)))
+                    self.app.transport.json(Request.change("POST", path("workers", worker, "report"), {"results": results}))
+                self.app.transport.json(Request.change("DELETE", path("workers", worker)))
             except TriarchError:
                 pass
 
-    def _ran(self, lease: dict[str, Any]) -> dict[str, Any]:
+    def _run_task(self, lease: dict[str, Any]) -> dict[str, Any]:
         self.ran += 1
-        told = {"task": lease["id"], "token": lease["token"]}
+        result_head = {"task": lease["id"], "token": lease["token"]}
         task = self.app.tasks[lease["kind"]]
         try:
             args, kwargs = decode_call(lease["payload"], self.app.accept, lease.get("inputs"))
             result = json.loads(encode_result(task.codec, task.fn(*args, **kwargs)))
         except Exception as error:
             retryable = not isinstance(error, GiveUp)
-            return {**told, "status": "failed", "error": encode_error(error, task.codec), "retryable": retryable}
-        return {**told, "status": "succeeded", "result": result}
+            return {**result_head, "status": "failed", "error": encode_error(error, task.codec), "retryable": retryable}
+        return {**result_head, "status": "succeeded", "result": result}
