@@ -15,16 +15,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ._http import MalformedResponse
+from ._interfaces import ClusterClient
 from ._policy import Request, path
 from ._transport import Stream
 from .errors import NoLeader, PositionGone, ProtocolError, Refused, TriarchError, UsageError, refusal
 from .workflow import Dag, Step
-
-if TYPE_CHECKING:
-    from .app import Triarch
 
 __all__ = ["Cluster", "Jobs", "Queues", "Schedules", "Workers", "events"]
 
@@ -35,10 +33,10 @@ _SILENCE_S = 25.0
 _AGAIN_S = 0.2
 
 
-class _Part:
-    """Something of a cluster that is looked after."""
+class _Resource:
+    """Base of the administered resources of a cluster."""
 
-    def __init__(self, app: Triarch) -> None:
+    def __init__(self, app: ClusterClient) -> None:
         self._app = app
 
     def _get(self, *segments: str, **query: Any) -> Any:
@@ -57,7 +55,7 @@ class _Part:
                 return
 
 
-class Queues(_Part):
+class Queues(_Resource):
     """The queues of a cluster."""
 
     def list(self) -> list[dict[str, Any]]:
@@ -85,7 +83,7 @@ class Queues(_Part):
         return dict(self._change("POST", "queues", name, "purge", body={"dead_letters": dead_letters}))
 
 
-class Schedules(_Part):
+class Schedules(_Resource):
     """The schedules of a cluster: jobs that are submitted again and again, each tick once, whatever dies meanwhile."""
 
     def put(
@@ -134,7 +132,7 @@ class Schedules(_Part):
         return dict(self._change("POST", "schedules", name, "trigger"))
 
 
-class Workers(_Part):
+class Workers(_Resource):
     """The workers of a cluster."""
 
     def list(self, *, state: str | None = None) -> Iterator[dict[str, Any]]:
@@ -158,7 +156,7 @@ class Workers(_Part):
         return dict(self._change("POST", "workers", id, "resume"))
 
 
-class Jobs(_Part):
+class Jobs(_Resource):
     """Jobs and tasks, whoever submitted them."""
 
     def list(self, *, state: str | None = None, name: str | None = None) -> Iterator[dict[str, Any]]:
@@ -202,7 +200,7 @@ class Jobs(_Part):
         return int(self._change("POST", "tasks", "forget", body=selection)["count"])
 
 
-class Cluster(_Part):
+class Cluster(_Resource):
     """The masters."""
 
     def status(self) -> dict[str, Any]:
@@ -222,7 +220,7 @@ class Cluster(_Part):
 # Events
 
 
-def events(app: Triarch, *, after: str | None = None, **filters: str | Iterable[str]) -> Iterator[dict[str, Any]]:
+def events(app: ClusterClient, *, after: str | None = None, **filters: str | Iterable[str]) -> Iterator[dict[str, Any]]:
     """What happens, in the order of the log, without end; goes on at another master when one dies, missing nothing.
 
     Filters are ``queue``, ``job``, ``task``, ``state`` and ``type``, a word or several each. ``after`` is the id of the event to

@@ -5,32 +5,26 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from . import _async_submit, _async_transport, _completion_watcher, _submit, admin, serialize, workflow
-from . import _fork as _fork  # what a child does after a fork
+from . import _fork as _fork  # registers the fork guard
 from ._policy import RetryPolicy
 from ._transport import Transport
 from .errors import UsageError
-from .handle import Handle, Many
+from .futures import Client, ClusterExecutor, set_app_factory
+from .handle import Handle
 from .options import Seconds, SubmitOptions, TaskOptions
-from .task import Task, TaskDecorator, default_name
+from .task import CALL, CHUNK, Task, TaskDecorator, default_name
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from .futures import Client, ClusterExecutor
 
 __all__ = ["CALL", "CHUNK", "Triarch"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-#: The kind of a task whose function travels with it. Only workers that accept ``cloudpickle`` take it.
-CALL = "triarch.call"
-#: The kind of many calls of one task that travel together.
-CHUNK = "triarch.chunk"
 
 _DEFAULT_MASTERS = "http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103"
 
@@ -143,14 +137,10 @@ class Triarch:
 
     def client(self, **options: Unpack[SubmitOptions]) -> Client:
         """Futures in Dask's manner."""
-        from .futures import Client
-
         return Client(self, **options)
 
     def executor(self, **options: Unpack[SubmitOptions]) -> ClusterExecutor:
         """A ``concurrent.futures.Executor`` whose workers are the cluster's."""
-        from .futures import ClusterExecutor
-
         return ClusterExecutor(self, **options)
 
     def dag(self, *, name: str | None = None, on_failure: Literal["continue", "fail_fast"] | None = None) -> workflow.Dag:
@@ -165,69 +155,9 @@ class Triarch:
         """Closes the connections of the running event loop."""
         await self.atransport.close()
 
-    # Submitting ------------------------------------------------------------------------------------------------------
 
-    def _submit_one(
-        self,
-        task: Task[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        options: TaskOptions,
-        *,
-        idempotency_key: str | None = None,
-    ) -> Handle[Any]:
-        spec = task.spec(args, kwargs, options)
-        if idempotency_key is None and options.unique_key is None:
-            job, id = self.submitter.one(spec, options.queue or "default")
-        else:
-            submitted = self.submitter.job([spec], idempotency_key=idempotency_key)
-            job, id = submitted.job, submitted.tasks[0]
-        return Handle(self, id, job, name=task.name)
-
-    async def _asubmit_one(
-        self,
-        task: Task[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        options: TaskOptions,
-        *,
-        idempotency_key: str | None = None,
-    ) -> Handle[Any]:
-        spec = task.spec(args, kwargs, options)
-        if idempotency_key is None and options.unique_key is None:
-            job, id = await self.asubmitter.one(spec, options.queue or "default")
-        else:
-            submitted = await self.asubmitter.job([spec], idempotency_key=idempotency_key)
-            job, id = submitted.job, submitted.tasks[0]
-        return Handle(self, id, job, name=task.name)
-
-    def _submit_many(
-        self,
-        task: Task[..., Any],
-        calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]],
-        options: TaskOptions,
-        **job: Any,
-    ) -> Many[Any]:
-        specs = [task.spec(args, kwargs, options) for args, kwargs in calls]
-        handles: list[Handle[Any]] = []
-        for begin in range(0, len(specs), _submit.TASKS_PER_JOB_MAX):
-            submitted = self.submitter.job(specs[begin : begin + _submit.TASKS_PER_JOB_MAX], **job)
-            handles += [Handle(self, id, submitted.job, name=task.name) for id in submitted.tasks]
-        return Many(self, handles)
-
-    async def _asubmit_many(
-        self,
-        task: Task[..., Any],
-        calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]],
-        options: TaskOptions,
-        **job: Any,
-    ) -> Many[Any]:
-        specs = [task.spec(args, kwargs, options) for args, kwargs in calls]
-        handles: list[Handle[Any]] = []
-        for begin in range(0, len(specs), _submit.TASKS_PER_JOB_MAX):
-            submitted = await self.asubmitter.job(specs[begin : begin + _submit.TASKS_PER_JOB_MAX], **job)
-            handles += [Handle(self, id, submitted.job, name=task.name) for id in submitted.tasks]
-        return Many(self, handles)
+# A client that is given masters makes an app of its own; its module is below this one.
+set_app_factory(Triarch)
 
 
 def _call(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -23,20 +23,20 @@ import contextlib
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
+from ._completion_watcher import WaitResult
+from ._interfaces import ClusterClient
 from ._policy import Request, path
-from .app import CALL, CHUNK, Triarch
 from .errors import AlreadyFinished, NotFound, RemoteError, ResultTimeout, TaskFailed, TriarchError, UsageError
 from .options import SubmitOptions, TaskOptions
 from .outcome import Outcome
-from .task import Task
+from .progress import bar
+from .task import CALL, CHUNK, Task
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from ._completion_watcher import WaitResult
 
 __all__ = ["Client", "ClusterExecutor", "TaskFuture", "as_completed"]
 
@@ -44,10 +44,34 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
+class FuturesApp(ClusterClient, Protocol):
+    """An app as executors and clients use it."""
+
+    @property
+    def options(self) -> TaskOptions:
+        """Options of every task."""
+
+    @property
+    def tasks(self) -> Mapping[str, Task[..., Any]]:
+        """Tasks by name."""
+
+    def flush(self) -> None:
+        """Waits until every background submission has reached the cluster."""
+
+
+_app_factory: Callable[..., FuturesApp] | None = None
+
+
+def set_app_factory(factory: Callable[..., FuturesApp]) -> None:
+    """Sets the class of the apps that clients make for themselves. Called by :mod:`triarch.app`, which is above this module."""
+    global _app_factory
+    _app_factory = factory
+
+
 class TaskFuture(cf.Future[R]):
     """The future of a task. Everything of the standard library that takes futures takes it; so does ``await``."""
 
-    def __init__(self, app: Triarch, *, cancel_running: bool, name: str = "") -> None:
+    def __init__(self, app: ClusterClient, *, cancel_running: bool, name: str = "") -> None:
         super().__init__()
         self.app = app
         self.name = name
@@ -55,41 +79,41 @@ class TaskFuture(cf.Future[R]):
         self.task: str | None = None
         self.job: str | None = None
         self._cancel_running = cancel_running
-        self._given_up = False
-        self._turn = threading.Lock()
+        self._cancel_requested = False
+        self._lock = threading.Lock()
 
     # What comes of it ------------------------------------------------------------------------------------------------
 
     def _submitted(self, job: str, task: str, error: BaseException | None) -> None:
-        """From the thread that submits."""
+        """Called by the thread that submits."""
         if error is not None:
             self._end(error=error)
             return
-        with self._turn:
+        with self._lock:
             self.job, self.task = job, task
-            given_up = self._given_up
-        if given_up:
+            cancel_requested = self._cancel_requested
+        if cancel_requested:
             with contextlib.suppress(TriarchError):
                 self.app.transport.call(Request.change("POST", path("tasks", task, "cancel")))
         else:
-            self.app.watcher.add([(task, self._told)], retry_unreachable=True)
+            self.app.watcher.add([(task, self._on_ended)], retry_unreachable=True)
 
-    def _told(self, told: WaitResult) -> None:
-        """From the thread that waits."""
-        if not isinstance(told, Outcome):
-            self._end(error=told)
-        elif told.state == "succeeded":
+    def _on_ended(self, result: WaitResult) -> None:
+        """Called by the watcher's thread."""
+        if not isinstance(result, Outcome):
+            self._end(error=result)
+        elif result.state == "succeeded":
             try:
-                value = told.value(self.app.accept)
+                value = result.value(self.app.accept)
             except Exception as error:
                 self._end(error=error)
             else:
                 with contextlib.suppress(cf.InvalidStateError):
                     self.set_result(value)
-        elif told.state == "cancelled" and not told.error:
+        elif result.state == "cancelled" and not result.error:
             self._end_cancelled()
         else:
-            self._end(error=_original(told.exception(self.app.accept)))
+            self._end(error=_original(result.exception(self.app.accept)))
 
     def _end(self, error: BaseException) -> None:
         with contextlib.suppress(cf.InvalidStateError):
@@ -107,11 +131,11 @@ class TaskFuture(cf.Future[R]):
 
         For an executor's future that is, as ever there, when it does not run yet; for a client's also while it runs.
         """
-        with self._turn:
+        with self._lock:
             if self.done():
                 return self.cancelled()
             task = self.task
-            self._given_up = task is None
+            self._cancel_requested = task is None
         if task is not None and not self._cancel_task(task):
             return False
         self._end_cancelled()
@@ -125,7 +149,7 @@ class TaskFuture(cf.Future[R]):
             transport.call(Request.change("POST", path("tasks", task, "cancel")))
         except (AlreadyFinished, NotFound):
             return False
-        self.app.watcher.discard(task, self._told)
+        self.app.watcher.discard(task, self._on_ended)
         return True
 
     def running(self) -> bool:
@@ -163,10 +187,10 @@ def _original(error: BaseException) -> BaseException:
     return error
 
 
-class _Submitting:
+class _TaskFactory:
     """How functions become tasks, for both kinds of client."""
 
-    def __init__(self, app: Triarch, options: TaskOptions, *, cancel_running: bool) -> None:
+    def __init__(self, app: FuturesApp, options: TaskOptions, *, cancel_running: bool) -> None:
         self.app = app
         self._options = options
         self._cancel_running = cancel_running
@@ -178,9 +202,9 @@ class _Submitting:
         if isinstance(fn, Task):
             said = options.over(fn.options)
             return fn.spec(args, kwargs, said), fn.name
-        return self._carrier().spec([fn, *args], kwargs, options), getattr(fn, "__name__", repr(fn))
+        return self._call_task().spec([fn, *args], kwargs, options), getattr(fn, "__name__", repr(fn))
 
-    def _carrier(self) -> Task[..., Any]:
+    def _call_task(self) -> Task[..., Any]:
         if "cloudpickle" not in self.app.accept:
             raise UsageError(
                 "a function that is not a task travels by cloudpickle, which this app does not accept: make it a task with"
@@ -211,13 +235,13 @@ class _Submitting:
 class ClusterExecutor(cf.Executor):
     """A ``concurrent.futures.Executor`` whose workers are those of the cluster. Options are said of all its tasks."""
 
-    def __init__(self, app: Triarch, **options: Unpack[SubmitOptions]) -> None:
+    def __init__(self, app: FuturesApp, **options: Unpack[SubmitOptions]) -> None:
         said = TaskOptions(max_attempts=1, queue=app.options.queue).but(options)
         if said.unique_key is not None:
             raise UsageError("an executor's calls are all their own: a unique_key is for single tasks")
         self.app = app
         self._options = said
-        self._submitting = _Submitting(app, said, cancel_running=False)
+        self._factory = _TaskFactory(app, said, cancel_running=False)
         self._pending: weakref.WeakSet[TaskFuture[Any]] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._over = False
@@ -227,7 +251,7 @@ class ClusterExecutor(cf.Executor):
         with self._lock:
             if self._over:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            future = self._submitting.submit(fn, args, kwargs, self._options)
+            future = self._factory.submit(fn, args, kwargs, self._options)
             self._pending.add(future)
         return future
 
@@ -283,10 +307,13 @@ class Client:
     ``triarch-worker --accept cloudpickle``.
     """
 
-    def __init__(self, app: Triarch | str | Iterable[str] | None = None, **options: Unpack[SubmitOptions]) -> None:
-        self.app = app if isinstance(app, Triarch) else Triarch(app, serializer="cloudpickle")
+    def __init__(self, app: FuturesApp | str | Iterable[str] | None = None, **options: Unpack[SubmitOptions]) -> None:
+        if app is None or isinstance(app, Iterable):
+            assert _app_factory is not None
+            app = _app_factory(app, serializer="cloudpickle")
+        self.app = app
         self._options = TaskOptions(max_attempts=1, queue=self.app.options.queue).but(options)
-        self._submitting = _Submitting(self.app, self._options, cancel_running=True)
+        self._factory = _TaskFactory(self.app, self._options, cancel_running=True)
 
     def __enter__(self) -> Client:
         return self
@@ -315,9 +342,9 @@ class Client:
         said = self._said(retries, options)
         waited_for = list({id(one): one for one in _futures_in([*args, *kwargs.values()])}.values())
         if not waited_for:
-            return self._submitting.submit(fn, args, kwargs, said)
-        future = self._submitting.future(getattr(fn, "__name__", str(fn)))
-        _After(self._submitting, future, fn, args, kwargs, said, waited_for)
+            return self._factory.submit(fn, args, kwargs, said)
+        future = self._factory.future(getattr(fn, "__name__", str(fn)))
+        _After(self._factory, future, fn, args, kwargs, said, waited_for)
         return future
 
     def map(
@@ -329,7 +356,7 @@ class Client:
     ) -> list[TaskFuture[R]]:
         """A future for each item, or for each tuple of several iterables' items."""
         said = self._said(retries, options)
-        return [self._submitting.submit(fn, args, {}, said) for args in zip(*iterables, strict=False)]
+        return [self._factory.submit(fn, args, {}, said) for args in zip(*iterables, strict=False)]
 
     def gather(
         self, futures: Any, errors: Literal["raise", "skip"] = "raise", *, timeout: float | None = None, progress: bool = False
@@ -338,8 +365,6 @@ class Client:
 
         ``errors="skip"`` leaves out those in lists that have none. ``progress`` shows a bar, if tqdm or rich is installed.
         """
-        from .progress import bar
-
         found = list(_futures_in(futures))
         with bar(len(found), shown=progress) as advance:
             try:
@@ -376,7 +401,7 @@ class _After:
 
     def __init__(
         self,
-        submitting: _Submitting,
+        submitting: _TaskFactory,
         future: TaskFuture[Any],
         fn: Callable[..., Any],
         args: Sequence[Any],
@@ -384,7 +409,7 @@ class _After:
         options: TaskOptions,
         waited_for: list[cf.Future[Any]],
     ) -> None:
-        self._submitting, self._future, self._fn = submitting, future, fn
+        self._factory, self._future, self._fn = submitting, future, fn
         self._args, self._kwargs, self._options = args, kwargs, options
         self._left = len(waited_for)
         self._lock = threading.Lock()
@@ -405,8 +430,8 @@ class _After:
             try:
                 args = [_value(arg) for arg in self._args]
                 kwargs = {name: _value(arg) for name, arg in self._kwargs.items()}
-                spec, _ = self._submitting.spec(self._fn, args, kwargs, self._options)
-                self._submitting.send(self._future, spec, self._options, self._fn)
+                spec, _ = self._factory.spec(self._fn, args, kwargs, self._options)
+                self._factory.send(self._future, spec, self._options, self._fn)
             except Exception as broken:
                 self._future._end(error=broken)
 

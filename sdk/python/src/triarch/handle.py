@@ -1,4 +1,4 @@
-"""Handles: what a submission gives back."""
+"""Task handles: the state and result of submitted tasks, singly and in groups."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
+from ._completion_watcher import WaitResult
+from ._interfaces import ClusterClient
 from ._policy import Request, path
 from .errors import AlreadyFinished, ResultTimeout, TaskError, TriarchError
 from .outcome import Outcome
-
-if TYPE_CHECKING:
-    from ._completion_watcher import WaitResult
-    from .app import Triarch
+from .progress import bar
 
 __all__ = ["Handle", "Many"]
 
 R_co = TypeVar("R_co", covariant=True)
 
 _HOLD_S = 20.0
-# So many threads of a process ask for a single task's end themselves, which is quickest; others wait by the watcher.
-_DIRECT = threading.BoundedSemaphore(8)
+# Threads of a process that long-poll for a single task themselves, which is quickest; further ones use the watcher.
+_DIRECT_WAITS = threading.BoundedSemaphore(8)
 
 
 class Handle(Generic[R_co]):
-    """A task that was submitted: its state, its result, and ways to end it or start it over.
+    """Handle of a submitted task: its state, its result, and ways to cancel or retry it.
 
-    Everything but its ids is asked of the cluster when it is asked for; an end, once known, is remembered. In coroutines use
+    Everything but its ids is read from the cluster when it is asked for; an outcome, once known, is kept. In coroutines use
     ``await handle``, and the methods that begin with an ``a``.
     """
 
     __slots__ = ("_outcome", "app", "id", "job", "name")
 
-    def __init__(self, app: Triarch, task: str, job: str = "", *, name: str = "") -> None:
+    def __init__(self, app: ClusterClient, task: str, job: str = "", *, name: str = "") -> None:
         self.app = app
         #: The task's id.
         self.id = task
@@ -69,18 +68,18 @@ class Handle(Generic[R_co]):
         """Waits for the task's end; raises :class:`~triarch.errors.ResultTimeout` if it does not come in time."""
         if self._outcome is not None:
             return self._outcome
-        if _DIRECT.acquire(blocking=False):
+        if _DIRECT_WAITS.acquire(blocking=False):
             try:
-                self._outcome = self._ask_until(timeout)
+                self._outcome = self._poll_until(timeout)
             finally:
-                _DIRECT.release()
+                _DIRECT_WAITS.release()
         else:
             Many(self.app, [self]).wait(timeout)
         if self._outcome is None:
             raise self._unfinished(timeout)
         return self._outcome
 
-    def _ask_until(self, timeout: float | None) -> Outcome | None:
+    def _poll_until(self, timeout: float | None) -> Outcome | None:
         deadline_s = None if timeout is None else time.monotonic() + timeout
         while True:
             left_s = _HOLD_S if deadline_s is None else min(_HOLD_S, max(0.0, deadline_s - time.monotonic()))
@@ -105,23 +104,23 @@ class Handle(Generic[R_co]):
         """As :meth:`wait`, for asyncio."""
         if self._outcome is None:
             loop = asyncio.get_running_loop()
-            told: asyncio.Future[Outcome] = loop.create_future()
+            ended: asyncio.Future[Outcome] = loop.create_future()
 
-            def then(what: WaitResult) -> None:
-                # The loop may be closed by now; then nobody waits.
+            def callback(result: WaitResult) -> None:
+                # The loop may be closed by now, and then nobody waits.
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(_settle, told, what)
+                    loop.call_soon_threadsafe(_settle, ended, result)
 
-            self.app.watcher.add([(self.id, then)])
+            self.app.watcher.add([(self.id, callback)])
             try:
-                self._outcome = await asyncio.wait_for(told, timeout)
+                self._outcome = await asyncio.wait_for(ended, timeout)
             except (asyncio.TimeoutError, TimeoutError) as error:
                 if isinstance(error, TriarchError):
                     raise
                 raise self._unfinished(timeout) from None
             finally:
-                if not told.done() or told.cancelled():
-                    self.app.watcher.discard(self.id, then)
+                if not ended.done() or ended.cancelled():
+                    self.app.watcher.discard(self.id, callback)
         return self._outcome
 
     # Its state -------------------------------------------------------------------------------------------------------
@@ -197,7 +196,7 @@ class Handle(Generic[R_co]):
     def _retry_call(self) -> Request:
         return Request.change("POST", path("tasks", self.id, "retry"))
 
-    # Manners ---------------------------------------------------------------------------------------------------------
+    # Display ---------------------------------------------------------------------------------------------------------
 
     @property
     def known_state(self) -> str:
@@ -215,19 +214,19 @@ class Handle(Generic[R_co]):
         raise TypeError(f"a handle does not travel; pass its id, {self.id!r}, and make one of it: app.handle(id)")
 
 
-def _settle(told: asyncio.Future[Outcome], what: WaitResult) -> None:
-    if told.done():
+def _settle(ended: asyncio.Future[Outcome], result: WaitResult) -> None:
+    if ended.done():
         return
-    if isinstance(what, Outcome):
-        told.set_result(what)
+    if isinstance(result, Outcome):
+        ended.set_result(result)
     else:
-        told.set_exception(what)
+        ended.set_exception(result)
 
 
 class Many(Sequence[Handle[R_co]]):
-    """The handles of many tasks, in the order submitted. All of them are waited for by one connection."""
+    """Handles of many tasks, in the order submitted. One connection waits for all of them."""
 
-    def __init__(self, app: Triarch, handles: Iterable[Handle[R_co]]) -> None:
+    def __init__(self, app: ClusterClient, handles: Iterable[Handle[R_co]]) -> None:
         self.app = app
         self.handles = list(handles)
 
@@ -263,8 +262,6 @@ class Many(Sequence[Handle[R_co]]):
 
         ``progress`` shows a bar, if tqdm or rich is installed.
         """
-        from .progress import bar
-
         with bar(len(self.handles), shown=progress) as advance:
             deadline_s = None if timeout is None else time.monotonic() + timeout
             for handle in self._as_ended(timeout):
@@ -329,7 +326,7 @@ class Many(Sequence[Handle[R_co]]):
         awaited: dict[int, tuple[str, Callable[[WaitResult], None]]] = {}
         for handle in self.handles:
             if handle._outcome is None:
-                awaited[id(handle)] = (handle.id, _teller(ended, handle))
+                awaited[id(handle)] = (handle.id, _put_into(ended, handle))
         ready = [handle for handle in self.handles if handle._outcome is not None]
         self.app.watcher.add(awaited.values())
         try:
@@ -337,26 +334,26 @@ class Many(Sequence[Handle[R_co]]):
             while awaited:
                 left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
                 try:
-                    handle, told = ended.get(timeout=left_s)
+                    handle, result = ended.get(timeout=left_s)
                 except queue.Empty:
                     return
                 awaited.pop(id(handle), None)
-                if not isinstance(told, Outcome):
-                    raise told
-                handle._outcome = told
+                if not isinstance(result, Outcome):
+                    raise result
+                handle._outcome = result
                 yield handle
         finally:
-            for task, then in awaited.values():
-                self.app.watcher.discard(task, then)
+            for task, callback in awaited.values():
+                self.app.watcher.discard(task, callback)
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{count} {state}" for state, count in self.counts().items())
-        return f"<Many {told or 'none'}>"
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts().items())
+        return f"<Many {counts or 'empty'}>"
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><td>{state}</td><td>{count}</td></tr>" for state, count in self.counts().items())
         return f"<table><tr><th>state</th><th>tasks</th></tr>{rows}</table>"
 
 
-def _teller(ended: queue.SimpleQueue[tuple[Handle[R_co], WaitResult]], handle: Handle[R_co]) -> Callable[[WaitResult], None]:
-    return lambda told: ended.put((handle, told))
+def _put_into(ended: queue.SimpleQueue[tuple[Handle[R_co], WaitResult]], handle: Handle[R_co]) -> Callable[[WaitResult], None]:
+    return lambda result: ended.put((handle, result))

@@ -11,7 +11,7 @@ With any other codec it is an *envelope*: the codec's name and what it wrote, in
 
 Results likewise: plain JSON, or an envelope. An object that has a field ``codec`` is always an envelope; a result in JSON that
 happens to have such a field travels as ``{"codec": "json", "data": …}``. Arguments that are results of other tasks are named
-beside either, in ``inputs`` (see :class:`Wire`)::
+beside either, in ``inputs`` (see :class:`InputBinding`)::
 
     {"args": [null, 3], "kwargs": {}, "inputs": [{"to": ["args", 0], "from": "first"}]}
 
@@ -37,6 +37,7 @@ from .errors import PayloadTooLarge, RemoteError, SerializationError
 __all__ = [
     "VALUE_BYTES_MAX",
     "Codec",
+    "InputBinding",
     "Wire",
     "codec",
     "decode_call",
@@ -246,7 +247,7 @@ def _open(document: Mapping[str, Any], accept: Collection[str], what: str) -> An
 
 
 @dataclass(frozen=True)
-class Wire:
+class InputBinding:
     """An argument that is the result of another task of the job, or the list of several's results.
 
     ``to`` is its place: ``("args", 0)`` or ``("kwargs", "x", …)``, further steps going into lists and dictionaries. ``source``
@@ -257,19 +258,23 @@ class Wire:
     source: str | tuple[str, ...]
 
 
+#: The old name of ``InputBinding``.
+Wire = InputBinding
+
+
 def encode_call(
-    codec: Codec, args: Sequence[Any], kwargs: Mapping[str, Any], wires: Sequence[Wire] = (), *, what: str = "the call"
+    codec: Codec, args: Sequence[Any], kwargs: Mapping[str, Any], inputs: Sequence[InputBinding] = (), *, what: str = "the call"
 ) -> bytes:
     """The payload of a call, as JSON."""
     if codec.name == "json":
         text = _dump(codec, {"args": list(args), "kwargs": dict(kwargs)}, f"an argument of {what}")
     else:
         text = _envelope(codec, _dump(codec, {"args": list(args), "kwargs": dict(kwargs)}, f"an argument of {what}"))
-    if wires:
-        inputs = [
-            {"to": list(wire.to), "from": wire.source if isinstance(wire.source, str) else list(wire.source)} for wire in wires
+    if inputs:
+        bindings = [
+            {"to": list(one.to), "from": one.source if isinstance(one.source, str) else list(one.source)} for one in inputs
         ]
-        text = text[:-1] + b',"inputs":' + json.dumps(inputs, separators=(",", ":"), ensure_ascii=False).encode() + b"}"
+        text = text[:-1] + b',"inputs":' + json.dumps(bindings, separators=(",", ":"), ensure_ascii=False).encode() + b"}"
     return _bound(text, f"the arguments of {what} together")
 
 
@@ -290,14 +295,14 @@ def decode_call(
     if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
         raise SerializationError('"args" of a payload is a list, and "kwargs" an object')
     whole: Any = {"args": list(args), "kwargs": dict(kwargs)}
-    for wire in payload.get("inputs") or ():
+    for binding in payload.get("inputs") or ():
         try:
-            source, to = wire["from"], wire["to"]
+            source, to = binding["from"], binding["to"]
             keys = [source] if isinstance(source, str) else source
             values = [_input(key, accept, inputs) for key in keys]
             whole = _put(whole, to, values[0] if isinstance(source, str) else values)
         except (TypeError, KeyError, IndexError) as error:
-            raise SerializationError(f"the payload names an input that has no place: {wire!r} ({error!r})") from None
+            raise SerializationError(f"the payload names an input that has no place: {binding!r} ({error!r})") from None
     return whole["args"], whole["kwargs"]
 
 

@@ -11,21 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from . import serialize
+from ._interfaces import ClusterClient
+from ._submit import TASKS_PER_JOB_MAX
 from .errors import UsageError
+from .handle import Handle, Many
 from .options import Seconds, SubmitOptions, TaskOptions
+from .workflow import Signature
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .app import Triarch
-    from .handle import Handle, Many
-    from .workflow import Signature
-
-__all__ = ["Task", "TaskDecorator", "default_name"]
+__all__ = ["CALL", "CHUNK", "Task", "TaskDecorator", "default_name"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+
+#: The kind of a task whose function travels with it. Only workers that accept ``cloudpickle`` take it.
+CALL = "triarch.call"
+#: The kind of a task that makes many calls of another one.
+CHUNK = "triarch.chunk"
 
 _NO_KWARGS: Mapping[str, Any] = {}
 
@@ -38,7 +43,7 @@ class Task(Generic[P, R_co]):
 
     def __init__(
         self,
-        app: Triarch,
+        app: ClusterClient,
         fn: Callable[P, Any],
         *,
         name: str,
@@ -82,7 +87,7 @@ class Task(Generic[P, R_co]):
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
         """Submits a call; returns once the cluster has made it durable."""
-        return self.app._submit_one(self, args, kwargs, self.options)
+        return self._submit(args, kwargs, self.options)
 
     def apply_async(
         self,
@@ -96,20 +101,20 @@ class Task(Generic[P, R_co]):
 
         With an ``idempotency_key`` the same submission again gives the handle of the first.
         """
-        return self.app._submit_one(self, args, kwargs or {}, self.options.but(options), idempotency_key=idempotency_key)
+        return self._submit(args, kwargs or {}, self.options.but(options), idempotency_key=idempotency_key)
 
     def map(self, *iterables: Iterable[Any], **options: Unpack[SubmitOptions]) -> Many[R_co]:
         """Submits a call for each item, or for each tuple of several iterables' items, as one job; in batches."""
         calls = ((args, _NO_KWARGS) for args in zip(*iterables, strict=False))
-        return self.app._submit_many(self, calls, self.options.but(options))
+        return self._submit_all(calls, self.options.but(options))
 
     def starmap(self, calls: Iterable[Sequence[Any]], **options: Unpack[SubmitOptions]) -> Many[R_co]:
         """Submits a call for each sequence of arguments, as one job; in batches."""
-        return self.app._submit_many(self, ((args, _NO_KWARGS) for args in calls), self.options.but(options))
+        return self._submit_all(((args, _NO_KWARGS) for args in calls), self.options.but(options))
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
         """As :meth:`delay`, for asyncio: ``handle = await add.adelay(1, 2)``, ``result = await handle``."""
-        return await self.app._asubmit_one(self, args, kwargs, self.options)
+        return await self._asubmit(args, kwargs, self.options)
 
     async def aapply_async(
         self,
@@ -120,24 +125,68 @@ class Task(Generic[P, R_co]):
         **options: Unpack[SubmitOptions],
     ) -> Handle[R_co]:
         """As :meth:`apply_async`, for asyncio."""
-        return await self.app._asubmit_one(self, args, kwargs or {}, self.options.but(options), idempotency_key=idempotency_key)
+        return await self._asubmit(args, kwargs or {}, self.options.but(options), idempotency_key=idempotency_key)
 
     async def amap(self, *iterables: Iterable[Any], **options: Unpack[SubmitOptions]) -> Many[R_co]:
         """As :meth:`map`, for asyncio."""
         calls = ((args, _NO_KWARGS) for args in zip(*iterables, strict=False))
-        return await self.app._asubmit_many(self, calls, self.options.but(options))
+        return await self._asubmit_all(calls, self.options.but(options))
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
         """A call for a workflow, given the result of what comes before it as its first argument."""
-        from .workflow import Signature
-
         return Signature(self, args, kwargs)
 
     def si(self, *args: Any, **kwargs: Any) -> Signature:
         """A call for a workflow that is not given the result of what comes before it."""
-        from .workflow import Signature
-
         return Signature(self, args, kwargs, immutable=True)
+
+    def _submit(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Handle[Any]:
+        spec = self.spec(args, kwargs, options)
+        if idempotency_key is None and options.unique_key is None:
+            job, id = self.app.submitter.one(spec, options.queue or "default")
+        else:
+            submitted = self.app.submitter.job([spec], idempotency_key=idempotency_key)
+            job, id = submitted.job, submitted.tasks[0]
+        return Handle(self.app, id, job, name=self.name)
+
+    async def _asubmit(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Handle[Any]:
+        spec = self.spec(args, kwargs, options)
+        if idempotency_key is None and options.unique_key is None:
+            job, id = await self.app.asubmitter.one(spec, options.queue or "default")
+        else:
+            submitted = await self.app.asubmitter.job([spec], idempotency_key=idempotency_key)
+            job, id = submitted.job, submitted.tasks[0]
+        return Handle(self.app, id, job, name=self.name)
+
+    def _submit_all(self, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], options: TaskOptions) -> Many[Any]:
+        specs = [self.spec(args, kwargs, options) for args, kwargs in calls]
+        handles: list[Handle[Any]] = []
+        for begin in range(0, len(specs), TASKS_PER_JOB_MAX):
+            submitted = self.app.submitter.job(specs[begin : begin + TASKS_PER_JOB_MAX])
+            handles += [Handle(self.app, id, submitted.job, name=self.name) for id in submitted.tasks]
+        return Many(self.app, handles)
+
+    async def _asubmit_all(self, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], options: TaskOptions) -> Many[Any]:
+        specs = [self.spec(args, kwargs, options) for args, kwargs in calls]
+        handles: list[Handle[Any]] = []
+        for begin in range(0, len(specs), TASKS_PER_JOB_MAX):
+            submitted = await self.app.asubmitter.job(specs[begin : begin + TASKS_PER_JOB_MAX])
+            handles += [Handle(self.app, id, submitted.job, name=self.name) for id in submitted.tasks]
+        return Many(self.app, handles)
 
     # On the wire -----------------------------------------------------------------------------------------------------
 
@@ -147,12 +196,12 @@ class Task(Generic[P, R_co]):
         kwargs: Mapping[str, Any],
         options: TaskOptions,
         *,
-        wires: Sequence[serialize.Wire] = (),
+        inputs: Sequence[serialize.InputBinding] = (),
         key: str | None = None,
         after: Sequence[str] = (),
     ) -> bytes:
         """A task of a job, as JSON."""
-        payload = serialize.encode_call(self.codec, args, kwargs, wires, what=self.name)
+        payload = serialize.encode_call(self.codec, args, kwargs, inputs, what=self.name)
         static = self._static if options is self.options else _Static(self.name, options)
         if key is None and not after:
             return static.head + payload + b"}"

@@ -24,16 +24,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ._interfaces import ClusterClient, TaskDefinition
 from .errors import UsageError
 from .handle import Handle, Many
 from .options import SubmitOptions, TaskOptions
-from .serialize import Wire
-from .task import Task
+from .serialize import InputBinding
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from .app import Triarch
 
 __all__ = ["Chain", "Chord", "Dag", "Group", "Node", "Run", "Signature", "Step", "chain", "chord", "group"]
 
@@ -50,7 +48,7 @@ class Node:
         self,
         dag: Dag,
         key: str,
-        task: Task[..., Any],
+        task: TaskDefinition,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         options: TaskOptions,
@@ -70,7 +68,7 @@ class Dag:
     """
 
     def __init__(
-        self, app: Triarch, *, name: str | None = None, on_failure: Literal["continue", "fail_fast"] | None = None
+        self, app: ClusterClient, *, name: str | None = None, on_failure: Literal["continue", "fail_fast"] | None = None
     ) -> None:
         self.app = app
         self.name = name
@@ -91,13 +89,13 @@ class Dag:
         )
         return f"<table><tr><th>key</th><th>task</th><th>after</th></tr>{rows}</table>"
 
-    def add(self, task: Task[..., Any], /, *args: Any, **kwargs: Any) -> Node:
+    def add(self, task: TaskDefinition, /, *args: Any, **kwargs: Any) -> Node:
         """Adds a call. Nodes among the arguments, also inside of lists, tuples and dictionaries, stand for their results."""
         return self.add_call(task, args, kwargs)
 
     def add_call(
         self,
-        task: Task[..., Any],
+        task: TaskDefinition,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -145,7 +143,7 @@ class Dag:
 class Run(Mapping[Any, Handle[Any]]):
     """A workflow that was submitted: the handles of its tasks, by node or by key."""
 
-    def __init__(self, app: Triarch, job: str, handles: Mapping[str, Handle[Any]]) -> None:
+    def __init__(self, app: ClusterClient, job: str, handles: Mapping[str, Handle[Any]]) -> None:
         self.app = app
         self.job = job
         self._handles = handles
@@ -173,20 +171,20 @@ class Run(Mapping[Any, Handle[Any]]):
 
 
 def _nodes_in(value: Any, depth: int) -> Iterator[Node]:
-    for _, node in _places(value, (), depth):
+    for _, node in _positions(value, (), depth):
         yield node
 
 
-def _places(value: Any, at: tuple[str | int, ...], depth: int) -> Iterator[tuple[tuple[str | int, ...], Node]]:
+def _positions(value: Any, at: tuple[str | int, ...], depth: int) -> Iterator[tuple[tuple[str | int, ...], Node]]:
     if isinstance(value, Node):
         yield at, value
     elif depth < _DEPTH_MAX:
         if isinstance(value, dict):
             for key, item in value.items():
-                yield from _places(item, (*at, key), depth + 1)
+                yield from _positions(item, (*at, key), depth + 1)
         elif type(value) in (list, tuple):
             for position, item in enumerate(value):
-                yield from _places(item, (*at, position), depth + 1)
+                yield from _positions(item, (*at, position), depth + 1)
 
 
 def _without_nodes(value: Any, depth: int) -> Any:
@@ -202,12 +200,12 @@ def _without_nodes(value: Any, depth: int) -> Any:
     return value
 
 
-def _wires(node: Node) -> list[Wire]:
-    wires = []
+def _bindings(node: Node) -> list[InputBinding]:
+    inputs = []
     for name, holder in (("args", list(node.args)), ("kwargs", dict(node.kwargs))):
-        for at, source in _places(holder, (), 0):
-            wires.append(Wire((name, *at), source.key))
-    return wires
+        for at, source in _positions(holder, (), 0):
+            inputs.append(InputBinding((name, *at), source.key))
+    return inputs
 
 
 def _sources(node: Node) -> list[str]:
@@ -216,22 +214,22 @@ def _sources(node: Node) -> list[str]:
 
 
 def _spec(node: Node) -> bytes:
-    wires = _wires(node)
+    inputs = _bindings(node)
     args, kwargs = _without_nodes(list(node.args), 0), _without_nodes(dict(node.kwargs), 0)
-    # A list of nothing but nodes travels as one wire with many sources.
-    args, kwargs, wires = _compact(args, kwargs, node, wires)
-    return node.task.spec(args, kwargs, node.options, wires=wires, key=node.key, after=_sources(node))
+    # A list of nothing but nodes travels as one binding with many sources.
+    args, kwargs, inputs = _compact(args, kwargs, node, inputs)
+    return node.task.spec(args, kwargs, node.options, inputs=inputs, key=node.key, after=_sources(node))
 
 
 def _compact(
-    args: list[Any], kwargs: dict[str, Any], node: Node, wires: list[Wire]
-) -> tuple[list[Any], dict[str, Any], list[Wire]]:
-    left = list(wires)
+    args: list[Any], kwargs: dict[str, Any], node: Node, inputs: list[InputBinding]
+) -> tuple[list[Any], dict[str, Any], list[InputBinding]]:
+    left = list(inputs)
     for name, given, holder in (("args", enumerate(node.args), args), ("kwargs", node.kwargs.items(), kwargs)):
         for place, value in given:
             if type(value) is list and len(value) > 1 and all(isinstance(item, Node) for item in value):
-                left = [wire for wire in left if wire.to[:2] != (name, place)]
-                left.append(Wire((name, place), tuple(item.key for item in value)))
+                left = [one for one in left if one.to[:2] != (name, place)]
+                left.append(InputBinding((name, place), tuple(item.key for item in value)))
                 holder[place] = None  # type: ignore[index]
     return args, kwargs, left
 
@@ -243,7 +241,7 @@ def _compact(
 class Step:
     """A part of a workflow that can be put together with others: ``a | b`` has ``b`` after ``a``, with its result."""
 
-    app: Triarch
+    app: ClusterClient
 
     def __or__(self, other: Step) -> Chain:
         return Chain(self, other)
@@ -297,14 +295,14 @@ class Signature(Step):
     In a workflow it is given the result of what comes before it as its first argument; ``add.si(1, 2)`` is not.
     """
 
-    task: Task[..., Any]
+    task: TaskDefinition
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] | None = None
     options: TaskOptions | None = None
     immutable: bool = False
 
     @property
-    def app(self) -> Triarch:  # type: ignore[override]
+    def app(self) -> ClusterClient:  # type: ignore[override]
         """That of its task."""
         return self.task.app
 

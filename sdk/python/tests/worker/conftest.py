@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from triarch import Triarch
+from triarch import Handle, Triarch
 from triarch.testing import LocalCluster, Process
 
 HERE = Path(__file__).parent
@@ -31,11 +31,12 @@ class Bench:
         """Submits a task of `tasks_of_tests` by its name."""
         app: Triarch = importlib.import_module("tasks_of_tests").app
         task = app.tasks[f"tasks_of_tests.{name}"]
-        return self.app._submit_one(task, args, {}, task.options.but({"queue": self.queue, **options}))
+        spec = task.spec(args, {}, task.options.but({"queue": self.queue, **options}))
+        submitted = self.app.submitter.job([spec])
+        return Handle(self.app, submitted.tasks[0], submitted.job, name=task.name)
 
     def submit_together(self, *calls: tuple[Any, ...]) -> list[Any]:
         """Submits tasks of `tasks_of_tests` as one job: each a name and its arguments."""
-        from triarch import Handle
         from triarch._policy import Request
 
         app: Triarch = importlib.import_module("tasks_of_tests").app

@@ -145,7 +145,7 @@ def test_a_codec_that_is_not_accepted_is_refused(bench: Bench) -> None:
 def test_functions_that_travel_run_only_where_they_are_accepted(bench: Bench) -> None:
     app = Triarch(bench.cluster.url, serializer="cloudpickle", queue=bench.queue)
     bench.worker(concurrency=1)
-    travelled = app._submit_one(app.tasks["triarch.call"], (lambda x: x * 2, 21), {}, app.options)
+    travelled = app.tasks["triarch.call"].apply_async((lambda x: x * 2, 21))
     assert bench.submit("add", 1, 2).result(timeout=30) == 3
     assert bench.task(travelled.id)["state"] == "queued"
     bench.worker("--accept", "json,cloudpickle", concurrency=1)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from triarch._policy import MasterList, parse_masters
-
-if TYPE_CHECKING:
-    from triarch import Triarch
+from triarch.app import Triarch
 
 
 @contextlib.contextmanager

@@ -16,19 +16,17 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from triarch import context as contexts
 from triarch._policy import Request, Response
+from triarch.app import Triarch
 from triarch.context import TaskContext, TaskStopped
 from triarch.errors import refusal
 from triarch.worker.attempt import Outcome
 from triarch.worker.execute import Call as Ready
 from triarch.worker.execute import Runner
-
-if TYPE_CHECKING:
-    from triarch.app import Triarch
 
 _TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 

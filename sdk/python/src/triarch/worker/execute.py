@@ -6,15 +6,13 @@ import json
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from triarch.app import Triarch
 from triarch.errors import GiveUp, PayloadTooLarge, SerializationError, SoftTimeout
 from triarch.options import milliseconds
 from triarch.serialize import Codec, codec, decode_call, encode_error, encode_result
 from triarch.worker.attempt import Outcome, failure
-
-if TYPE_CHECKING:
-    from triarch.app import Triarch
 
 _RUNTIME = os.path.dirname(os.path.abspath(__file__)) + os.sep
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from triarch.app import Triarch
+from triarch.app import Triarch
 
 
 class AppNotFound(Exception):
@@ -20,8 +19,6 @@ def load_app(reference: str) -> Triarch:
 
     The current directory is looked in first, as `python` itself does.
     """
-    from triarch.app import Triarch
-
     module_name, _, attribute = reference.partition(":")
     if not module_name:
         raise AppNotFound(f"{reference!r} names no module; say it as module:app")

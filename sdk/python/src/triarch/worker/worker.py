@@ -8,10 +8,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from triarch import context as contexts
 from triarch._transport import Transport
+from triarch.app import Triarch
 from triarch.errors import Conflict, Refused, TriarchError, UsageError
 from triarch.worker.capture import Capture
 from triarch.worker.config import WorkerConfig
@@ -24,9 +25,6 @@ from triarch.worker.pools.processes import ProcessPool
 from triarch.worker.pools.threads import ThreadPool
 from triarch.worker.session import Session, SessionEnd
 from triarch.worker.shutdown import Shutdown
-
-if TYPE_CHECKING:
-    from triarch.app import Triarch
 
 log = logging.getLogger("triarch.worker")
 
