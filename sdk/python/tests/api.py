@@ -26,7 +26,7 @@ _OF_CODECS = ("VALUE_BYTES_MAX", "codec", "register_codec", "Codec")
 _INTERNAL = {"to_wire", "but", "over", "spec", "specs", "build", "kinds", "await_end"}
 
 #: What only the package itself makes is shown without the way of making it.
-_MADE = {"Handle", "Many", "Node", "Run", "Task", "TaskContext", "TaskFuture", "Signature", "Master", "Process", "Step"}
+_MADE = {"Handle", "HandleGroup", "Node", "Run", "Task", "TaskContext", "TaskFuture", "Signature", "Master", "Process", "Step"}
 _MADE |= {*_OF_APPS}
 
 

@@ -41,7 +41,7 @@ from .errors import (
     UsageError,
 )
 from .futures import Client, ClusterExecutor, TaskFuture, as_completed
-from .handle import Handle, Many
+from .handle import Handle, HandleGroup, Many
 from .options import Backoff, TaskOptions
 from .task import Task
 from .workflow import Dag, chain, chord, group
@@ -57,6 +57,7 @@ __all__ = [
     "Dag",
     "GiveUp",
     "Handle",
+    "HandleGroup",
     "InvalidRequest",
     "Many",
     "NoLeader",

@@ -19,7 +19,7 @@ from .errors import AlreadyFinished, ResultTimeout, TaskError, TriarchError
 from .outcome import Outcome
 from .progress import bar
 
-__all__ = ["Handle", "Many"]
+__all__ = ["Handle", "HandleGroup", "Many"]
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -74,7 +74,7 @@ class Handle(Generic[R_co]):
             finally:
                 _DIRECT_WAITS.release()
         else:
-            Many(self.app, [self]).wait(timeout)
+            HandleGroup(self.app, [self]).wait(timeout)
         if self._outcome is None:
             raise self._unfinished(timeout)
         return self._outcome
@@ -223,8 +223,8 @@ def _settle(ended: asyncio.Future[Outcome], result: WaitResult) -> None:
         ended.set_exception(result)
 
 
-class Many(Sequence[Handle[R_co]]):
-    """Handles of many tasks, in the order submitted. One connection waits for all of them."""
+class HandleGroup(Sequence[Handle[R_co]]):
+    """Handles of many tasks, in the order submitted. One connection waits for all of them. The old name is ``Many``."""
 
     def __init__(self, app: ClusterClient, handles: Iterable[Handle[R_co]]) -> None:
         self.app = app
@@ -237,11 +237,11 @@ class Many(Sequence[Handle[R_co]]):
     def __getitem__(self, index: int) -> Handle[R_co]: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Many[R_co]: ...
+    def __getitem__(self, index: slice) -> HandleGroup[R_co]: ...
 
     def __getitem__(self, index: Any) -> Any:
         found = self.handles[index]
-        return Many(self.app, found) if isinstance(index, slice) else found
+        return HandleGroup(self.app, found) if isinstance(index, slice) else found
 
     def __iter__(self) -> Iterator[Handle[R_co]]:
         return iter(self.handles)
@@ -348,11 +348,15 @@ class Many(Sequence[Handle[R_co]]):
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {state}" for state, count in self.counts().items())
-        return f"<Many {counts or 'empty'}>"
+        return f"<HandleGroup {counts or 'empty'}>"
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><td>{state}</td><td>{count}</td></tr>" for state, count in self.counts().items())
         return f"<table><tr><th>state</th><th>tasks</th></tr>{rows}</table>"
+
+
+#: The old name of ``HandleGroup``.
+Many = HandleGroup
 
 
 def _put_into(ended: queue.SimpleQueue[tuple[Handle[R_co], WaitResult]], handle: Handle[R_co]) -> Callable[[WaitResult], None]:

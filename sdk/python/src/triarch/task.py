@@ -14,7 +14,7 @@ from . import serialize
 from ._interfaces import ClusterClient
 from ._submit import TASKS_PER_JOB_MAX
 from .errors import UsageError
-from .handle import Handle, Many
+from .handle import Handle, HandleGroup
 from .options import Seconds, SubmitOptions, TaskOptions
 from .workflow import Signature
 
@@ -103,12 +103,12 @@ class Task(Generic[P, R_co]):
         """
         return self._submit(args, kwargs or {}, self.options.but(options), idempotency_key=idempotency_key)
 
-    def map(self, *iterables: Iterable[Any], **options: Unpack[SubmitOptions]) -> Many[R_co]:
+    def map(self, *iterables: Iterable[Any], **options: Unpack[SubmitOptions]) -> HandleGroup[R_co]:
         """Submits a call for each item, or for each tuple of several iterables' items, as one job; in batches."""
         calls = ((args, _NO_KWARGS) for args in zip(*iterables, strict=False))
         return self._submit_all(calls, self.options.but(options))
 
-    def starmap(self, calls: Iterable[Sequence[Any]], **options: Unpack[SubmitOptions]) -> Many[R_co]:
+    def starmap(self, calls: Iterable[Sequence[Any]], **options: Unpack[SubmitOptions]) -> HandleGroup[R_co]:
         """Submits a call for each sequence of arguments, as one job; in batches."""
         return self._submit_all(((args, _NO_KWARGS) for args in calls), self.options.but(options))
 
@@ -127,7 +127,7 @@ class Task(Generic[P, R_co]):
         """As :meth:`apply_async`, for asyncio."""
         return await self._asubmit(args, kwargs or {}, self.options.but(options), idempotency_key=idempotency_key)
 
-    async def amap(self, *iterables: Iterable[Any], **options: Unpack[SubmitOptions]) -> Many[R_co]:
+    async def amap(self, *iterables: Iterable[Any], **options: Unpack[SubmitOptions]) -> HandleGroup[R_co]:
         """As :meth:`map`, for asyncio."""
         calls = ((args, _NO_KWARGS) for args in zip(*iterables, strict=False))
         return await self._asubmit_all(calls, self.options.but(options))
@@ -172,21 +172,23 @@ class Task(Generic[P, R_co]):
             job, id = submitted.job, submitted.tasks[0]
         return Handle(self.app, id, job, name=self.name)
 
-    def _submit_all(self, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], options: TaskOptions) -> Many[Any]:
+    def _submit_all(self, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], options: TaskOptions) -> HandleGroup[Any]:
         specs = [self.spec(args, kwargs, options) for args, kwargs in calls]
         handles: list[Handle[Any]] = []
         for begin in range(0, len(specs), TASKS_PER_JOB_MAX):
             submitted = self.app.submitter.job(specs[begin : begin + TASKS_PER_JOB_MAX])
             handles += [Handle(self.app, id, submitted.job, name=self.name) for id in submitted.tasks]
-        return Many(self.app, handles)
+        return HandleGroup(self.app, handles)
 
-    async def _asubmit_all(self, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], options: TaskOptions) -> Many[Any]:
+    async def _asubmit_all(
+        self, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], options: TaskOptions
+    ) -> HandleGroup[Any]:
         specs = [self.spec(args, kwargs, options) for args, kwargs in calls]
         handles: list[Handle[Any]] = []
         for begin in range(0, len(specs), TASKS_PER_JOB_MAX):
             submitted = await self.app.asubmitter.job(specs[begin : begin + TASKS_PER_JOB_MAX])
             handles += [Handle(self.app, id, submitted.job, name=self.name) for id in submitted.tasks]
-        return Many(self.app, handles)
+        return HandleGroup(self.app, handles)
 
     # On the wire -----------------------------------------------------------------------------------------------------
 

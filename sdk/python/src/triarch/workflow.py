@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ._interfaces import ClusterClient, TaskDefinition
 from .errors import UsageError
-from .handle import Handle, Many
+from .handle import Handle, HandleGroup
 from .options import SubmitOptions, TaskOptions
 from .serialize import InputBinding
 
@@ -158,9 +158,9 @@ class Run(Mapping[Any, Handle[Any]]):
         return len(self._handles)
 
     @property
-    def handles(self) -> Many[Any]:
+    def handles(self) -> HandleGroup[Any]:
         """All of them, in the order added."""
-        return Many(self.app, self._handles.values())
+        return HandleGroup(self.app, self._handles.values())
 
     def cancel(self) -> None:
         """Ends every task of it that has not ended."""
@@ -282,10 +282,10 @@ class Step:
         return self.submit()
 
 
-def _ends_of(run: Run, ends: Node | list[Node]) -> Handle[Any] | Many[Any]:
+def _ends_of(run: Run, ends: Node | list[Node]) -> Handle[Any] | HandleGroup[Any]:
     if isinstance(ends, Node):
         return run[ends]
-    return Many(run.app, [run[end] for end in ends])
+    return HandleGroup(run.app, [run[end] for end in ends])
 
 
 @dataclass(frozen=True)
