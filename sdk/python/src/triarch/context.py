@@ -1,4 +1,4 @@
-"""What a task's code can learn of its own attempt, and tell about it: `triarch.current()`."""
+"""Task context: access of running task code to its own attempt, by `triarch.current()`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class TaskStopped(BaseException):
-    """Raised in a task that must end: it was cancelled, its lease was lost, or its worker goes.
+    """Raised in a task that must end: it was cancelled, its lease was lost, or its worker shuts down.
 
-    No `Exception`, so that `except Exception` does not keep a task alive; `finally` and `with` do their work. What a task
-    returns after this is not reported. `reason` is `cancelled`, `lost` or `shutting_down`.
+    Not an `Exception`, so that `except Exception` does not keep a task alive; `finally` and `with` work as usual. A result
+    that the task returns after this is not reported. `reason` is `cancelled`, `lost` or `shutting_down`.
     """
 
     def __init__(self, reason: str = "cancelled") -> None:
@@ -24,51 +24,51 @@ class NotInATask(RuntimeError):
     """`triarch.current()` was called outside of a task."""
 
     def __init__(self) -> None:
-        super().__init__("triarch.current() is for the code of tasks, while a worker runs them")
+        super().__init__("triarch.current() works only in the code of a task, while a worker runs it")
 
 
-#: A note on progress is cut at so many characters.
+#: Maximum length of a progress note, in characters.
 NOTE_MAX = 900
 
 
 @dataclass(frozen=True, eq=False)
 class TaskContext:
-    """One attempt, as its own code sees it."""
+    """The attempt that runs the calling code."""
 
     #: The task's id.
     id: str
     #: Its job's id.
     job: str
-    #: The name under which the function is registered.
+    #: The name of the task.
     name: str
-    #: Counted from 1 over all attempts of the task.
+    #: Number of the attempt, from 1.
     attempt: int
-    #: The fencing token: greater than that of every earlier attempt of this task, under whatever leader. Hand it to the stores
-    #: that the task writes to; one that refuses lower tokens than it has seen is safe from attempts that should be dead.
+    #: Fencing token: greater than that of every earlier attempt of this task, under any leader. A store that refuses
+    #: tokens lower than it has seen is safe from writes of attempts that should be dead.
     token: int
-    #: Results of the tasks that this one came after, by their keys, as they travelled.
+    #: Encoded results of the tasks that this one depends on, by their keys.
     inputs: dict[str, Any]
-    _tell: Callable[[float | None, str | None], None] = field(repr=False)
+    _report: Callable[[float | None, str | None], None] = field(repr=False)
     _stopped: Callable[[], str | None] = field(repr=False)
     _write: Callable[[str, str], None] = field(default=lambda stream, text: None, repr=False)
 
     def progress(self, share: float | None = None, note: str | None = None) -> None:
-        """Tells how far it is, from 0 to 1, and what it is doing. Shown with the worker's next heartbeat."""
+        """Reports progress, from 0 to 1, and a note on the current activity. Visible with the worker's next heartbeat."""
         if share is not None:
             share = float(share)
             share = None if share != share else min(1.0, max(0.0, share))
-        self._tell(share, None if note is None else str(note)[:NOTE_MAX])
+        self._report(share, None if note is None else str(note)[:NOTE_MAX])
 
     @property
     def stop_reason(self) -> str | None:
-        """Why this attempt must end (`cancelled`, `lost`, `timeout`, `shutting_down`), or None while it may go on.
+        """Reason why this attempt must end (`cancelled`, `lost`, `timeout`, `shutting_down`), or `None`.
 
-        A thread cannot be stopped from outside: tasks in a thread pool that run for long look at this now and then.
+        A thread cannot be stopped from outside, so long tasks in a thread pool have to check this regularly.
         """
         return self._stopped()
 
     def check(self) -> None:
-        """Raises `TaskStopped` when this attempt must end."""
+        """Raises `TaskStopped` if this attempt must end."""
         reason = self._stopped()
         if reason is not None:
             raise TaskStopped(reason)
@@ -78,7 +78,7 @@ _current: contextvars.ContextVar[TaskContext] = contextvars.ContextVar("triarch_
 
 
 def current() -> TaskContext:
-    """The attempt that this code runs in."""
+    """Returns the attempt that this code runs in."""
     try:
         return _current.get()
     except LookupError:
@@ -86,12 +86,12 @@ def current() -> TaskContext:
 
 
 def current_or_none() -> TaskContext | None:
-    """The attempt that this code runs in, if it runs in one."""
+    """Returns the attempt that this code runs in, or `None`."""
     return _current.get(None)
 
 
 def entered(context: TaskContext) -> contextvars.Token[TaskContext]:
-    """Makes this the current attempt."""
+    """Sets the current attempt."""
     return _current.set(context)
 
 

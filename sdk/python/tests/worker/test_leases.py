@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from triarch.worker.attempt import Attempt, Outcome, StopReason, failure
+from triarch.worker.attempt import Attempt, AttemptOutcome, StopReason, failure
 from triarch.worker.leases import Leases
 from triarch.worker.prefetch import PrefetchController
 from triarch.worker.session import next_heartbeat_s
 
-FINE = Outcome(True, b"42")
+FINE = AttemptOutcome(True, b"42")
 
 
 def _granted(number: int, token: int = 1) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def test_nothing_is_wanted_while_too_much_is_unsettled() -> None:
     leases, attempts = _leases(4)
     assert leases.wanted() == 0
     for one in attempts:
-        leases.end(one, Outcome(True, b"x" * (17 << 20)))
+        leases.end(one, AttemptOutcome(True, b"x" * (17 << 20)))
     assert leases.wanted() == 0
     taken = leases.take_results(with_work=False)
     # A single one that is larger than a report usually is goes all the same.

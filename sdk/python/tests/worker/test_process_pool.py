@@ -63,7 +63,7 @@ def pool_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
     monkeypatch.setenv("NOTES", str(tmp_path))
     monkeypatch.syspath_prepend(str(HERE))
     # However slow the machine is: here it is not the clock that takes tasks apart.
-    monkeypatch.setattr(processes, "_TAKE_BACK_AFTER_S", 0.5)
+    monkeypatch.setattr(processes, "_RECLAIM_AFTER_S", 0.5)
     pools: list[Pool] = []
 
     def make(concurrency: int) -> Pool:

@@ -161,7 +161,7 @@ def test_functions_that_travel_run_only_where_they_are_accepted(bench: Bench) ->
         (["no_such_module:app"], "there is no module"),
         (["tasks_of_tests:no_app"], "there is no 'no_app'"),
         (["tasks_of_tests:add"], "not a Triarch app"),
-        (["tasks_of_tests"], "say which app"),
+        (["tasks_of_tests"], "no single app"),
         (["tasks_of_tests:app", "--concurrency", "0"], "concurrency is from 1"),
         (["tasks_of_tests:app", "--resource", "gpu=many"], "a whole number"),
         (["tasks_of_tests:app", "--masters", "ftp://x"], "over http"),

@@ -1,9 +1,8 @@
-"""Runs tasks where they are submitted, at once, without a cluster: for tests of what tasks do, not of what clusters do.
+"""Eager mode: runs tasks in the process that submits them, without a cluster. For tests of tasks, not of clusters.
 
-Everything goes the way it goes otherwise, but for the wire: arguments and results are written and read by the codec, a worker's own
-runtime makes the calls, dependencies and their inputs are kept, attempts that fail are repeated up to `max_attempts`, without the
-wait between them. What is left out: queues and their limits, priorities, delays, expiry, unique keys, time limits. A job has ended
-when its submission returns.
+Only the network is left out: the codec encodes arguments and results, the worker's own runtime makes the calls, dependencies
+and their inputs are honoured, and failed attempts are repeated up to `max_attempts`, without back-off. Not simulated: queues and
+their limits, priorities, delays, expiry, unique keys, time limits. A job has ended when its submission returns.
 """
 
 from __future__ import annotations
@@ -24,16 +23,15 @@ from triarch._policy import Request, Response
 from triarch.app import Triarch
 from triarch.context import TaskContext, TaskStopped
 from triarch.errors import refusal
-from triarch.worker.attempt import Outcome
-from triarch.worker.execute import Call as Ready
-from triarch.worker.execute import Runner
+from triarch.worker.attempt import AttemptOutcome
+from triarch.worker.execute import PreparedCall, Runner
 
 _TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 
 
 @contextlib.contextmanager
 def eager(app: Triarch) -> Iterator[EagerCluster]:
-    """Within, what is submitted by this app runs here and now.
+    """Within the block, submissions of this app run at once in this process.
 
     >>> with eager(app):                                  # doctest: +SKIP
     ...     assert add.delay(1, 2).result() == 3
@@ -49,11 +47,11 @@ def eager(app: Triarch) -> Iterator[EagerCluster]:
 
 
 class EagerCluster:
-    """Stands in for a cluster, as far as a client can tell: it answers its calls from what has run here."""
+    """Fake cluster of one app: answers its requests from the tasks that ran in this process."""
 
     def __init__(self, app: Triarch) -> None:
         self._app = app
-        # A client may be told to read less than its own workers would.
+        # Accepts the codecs of the app, as its workers do by default.
         self._runner = Runner(app)
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
@@ -63,10 +61,10 @@ class EagerCluster:
         #: Every task that was submitted, by its id, as `GET /v1/tasks/{id}` shows it.
         self.tasks: dict[str, dict[str, Any]] = {}
 
-    # --- in the place of the wire ---
+    # --- requests ---
 
     def call(self, call: Request, cancellation: object = None) -> Response:
-        """Answers a call, or raises what a cluster's refusal would."""
+        """Answers a request, or raises the refusal of a cluster."""
         with self._lock:
             document = self._answer(call)
         return Response(200, {"triarch-index": str(len(self.tasks))}, json.dumps(document).encode(), "eager")
@@ -104,8 +102,10 @@ class EagerCluster:
                 task = self._task(id)
                 return {"task": id, "attempt": task["attempt"], "state": task["state"], "chunks": [], "done": True}
             case _:
-                told = f"{call.method} {call.target} needs a cluster, and this app is eager: see triarch.testing.LocalCluster"
-                raise _refused("not_found", 404, told)
+                message = (
+                    f"{call.method} {call.target} needs a cluster, and this app is eager: see triarch.testing.LocalCluster"
+                )
+                raise _refused("not_found", 404, message)
 
     def _task(self, id: str) -> dict[str, Any]:
         if id not in self.tasks:
@@ -221,17 +221,17 @@ class EagerCluster:
                 _end(task, "failed", error=read)
                 return
 
-    def _attempt(self, task: dict[str, Any], token: int) -> Outcome:
-        # What has travelled is never what was handed over.
+    def _attempt(self, task: dict[str, Any], token: int) -> AttemptOutcome:
+        # A copy, because encoding never gives the same objects.
         payload, inputs = json.loads(json.dumps([task["payload"], task.get("inputs") or {}]))
         prepared = self._runner.prepare(task["kind"], payload, inputs)
-        if isinstance(prepared, Outcome):
+        if isinstance(prepared, AttemptOutcome):
             return prepared
 
-        def tell(share: float | None, note: str | None) -> None:
+        def report_progress(share: float | None, note: str | None) -> None:
             task["progress"], task["note"] = share, note
 
-        this = TaskContext(task["id"], task["job"], task["kind"], task["attempt"], token, inputs, tell, lambda: None)
+        this = TaskContext(task["id"], task["job"], task["kind"], task["attempt"], token, inputs, report_progress, lambda: None)
         try:
             value = contextvars.copy_context().run(_call, this, prepared)
         except (Exception, SystemExit, TaskStopped, asyncio.CancelledError) as error:
@@ -239,7 +239,7 @@ class EagerCluster:
         return self._runner.succeeded(prepared.function, value)
 
 
-def _call(this: TaskContext, call: Ready) -> Any:
+def _call(this: TaskContext, call: PreparedCall) -> Any:
     contexts.entered(this)
     if not call.function.is_async:
         return call.function.call(*call.args, **call.kwargs)
@@ -247,7 +247,7 @@ def _call(this: TaskContext, call: Ready) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(call.function.call(*call.args, **call.kwargs))
-    # Submitted by a coroutine: the task gets a loop of its own, in a thread of its own.
+    # Submitted by a coroutine: the task gets an event loop in a thread of its own.
     ended: list[Any] = []
     context = contextvars.copy_context()
 

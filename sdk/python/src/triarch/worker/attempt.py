@@ -1,4 +1,4 @@
-"""One attempt: a lease from its grant until its result is settled, and what there is to report of it."""
+"""Attempt of a task: a lease, from its grant until its result is acknowledged, and the report of its outcome."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 from triarch.worker.output import Output
 
-#: A task and a token: what names an attempt.
+#: Identity of an attempt: task and token.
 Key = tuple[str, int]
 
 
 class StopReason(enum.Enum):
-    """Why an attempt must end."""
+    """Reason for stopping an attempt."""
 
     CANCELLED = "cancelled"  # a user cancelled the task
     LOST = "lost"  # the lease is not this worker's any more; another may be running the task already
     TIMED_OUT = "timeout"  # the attempt reached its time limit
-    SHUTTING_DOWN = "shutting_down"  # the worker goes; another will run the task
+    SHUTTING_DOWN = "shutting_down"  # the worker shuts down; another will run the task
 
 
 class Phase(enum.Enum):
-    """Where an attempt is."""
+    """Phase of an attempt."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -31,23 +31,23 @@ class Phase(enum.Enum):
 
 
 @dataclass(slots=True)
-class Outcome:
-    """How an attempt ended: `body` is JSON, the result or the error."""
+class AttemptOutcome:
+    """Outcome of an attempt: `body` is JSON, the result or the error."""
 
     ok: bool
     body: bytes
     retryable: bool = True
 
 
-def failure(type: str, message: str, *, retryable: bool = True, **more: Any) -> Outcome:
-    """An attempt that ended with an error of this type."""
+def failure(type: str, message: str, *, retryable: bool = True, **more: Any) -> AttemptOutcome:
+    """Returns the outcome of an attempt that ended with an error of this type."""
     error = {"type": type, "message": message, **{name: value for name, value in more.items() if value is not None}}
-    return Outcome(False, json.dumps(error).encode(), retryable)
+    return AttemptOutcome(False, json.dumps(error).encode(), retryable)
 
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One lease, from its grant until its result is settled."""
+    """One lease, from its grant until its result is acknowledged."""
 
     task: str
     job: str
@@ -71,38 +71,37 @@ class Attempt:
 
     @property
     def key(self) -> Key:
-        """What names it."""
+        """Identity of the attempt."""
         return (self.task, self.token)
 
     @property
     def deadline(self) -> float | None:
-        """When its time is up, once it runs."""
+        """Time at which the attempt exceeds its limit, once it runs."""
         return None if self.timeout_ms is None else self.begun_at + self.timeout_ms / 1000
 
     def write(self, stream: str, text: str) -> None:
-        """Keeps what it wrote, for those who watch."""
+        """Buffers output of the attempt."""
         if self.output is None:
             self.output = Output()
         self.output.write(stream, text)
 
     def confirmation(self) -> str:
-        """As a heartbeat tells of it."""
-        told = f'{{"task":{json.dumps(self.task)},"token":{self.token}'
+        """Returns the entry of a heartbeat."""
+        text = f'{{"task":{json.dumps(self.task)},"token":{self.token}'
         if self.progress is not None:
-            told += f',"progress":{self.progress:.6g}'
+            text += f',"progress":{self.progress:.6g}'
         if self.note is not None:
-            told += f',"note":{json.dumps(self.note)}'
-        return told + "}"
+            text += f',"note":{json.dumps(self.note)}'
+        return text + "}"
 
 
-def to_report(attempt: Attempt, outcome: Outcome | None, *, stopped: bool = True) -> bytes | None:
-    """What there is to report of an outcome, given why the attempt was stopped, if it was."""
+def to_report(attempt: Attempt, outcome: AttemptOutcome | None, *, stopped: bool = True) -> bytes | None:
+    """Returns the report of an outcome, or `None` if it is not reported because of the reason for the stop."""
     reason = attempt.stop_reason if stopped else None
     if reason in (StopReason.CANCELLED, StopReason.LOST):
         return None
     if reason is StopReason.SHUTTING_DOWN and (outcome is None or not outcome.ok):
-        # It failed because it was stopped for the worker's own sake: that is no failure of the task. Its lease goes back
-        # when the worker leaves.
+        # The shutdown made it fail, which is no failure of the task. Deregistering returns its lease.
         return None
     if outcome is None:
         if reason is StopReason.TIMED_OUT:

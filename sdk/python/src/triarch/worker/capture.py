@@ -1,7 +1,7 @@
-"""Has what tasks print and log go to those who watch them, and to the worker's own streams as before.
+"""Capture of what tasks print and log, in addition to the worker's own streams.
 
-What is captured is what goes through `sys.stdout` and `sys.stderr`, and so `print`, `logging`, `warnings` and tracebacks. What C
-code and other programs write to the file descriptors goes to the worker's own output alone.
+Text written to `sys.stdout` and `sys.stderr` is captured, and so are `print`, `logging`, `warnings` and tracebacks. C code
+and other programs write to the file descriptors; that goes to the worker's own output alone.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
-#: Writes (stream, text) of whatever attempt the caller runs in; tells whether it runs in one.
+#: Takes (stream, text) for the attempt that the caller runs in; returns whether it runs in one.
 Sink = Callable[[str, str], bool]
 
 
 class Tee(io.TextIOBase):
-    """A text stream that passes everything on, and shows it to a sink."""
+    """Text stream that copies everything to a sink."""
 
     def __init__(self, stream: str, original: TextIO, sink: Sink) -> None:
         super().__init__()
@@ -26,16 +26,16 @@ class Tee(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """Of the stream behind."""
+        """As the original stream."""
         return self._original.encoding or "utf-8"
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """Of the stream behind."""
+        """As the original stream."""
         return self._original.errors
 
     def write(self, text: str) -> int:
-        """Shows the text, and passes it on."""
+        """Writes to the sink and to the original stream."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         self._sink(self._stream, text)
@@ -47,28 +47,28 @@ class Tee(io.TextIOBase):
             self.write(line)
 
     def flush(self) -> None:
-        """Of the stream behind."""
+        """As the original stream."""
         self._original.flush()
 
     def isatty(self) -> bool:
-        """Of the stream behind."""
+        """As the original stream."""
         return self._original.isatty()
 
     def fileno(self) -> int:
-        """Of the stream behind: what is written there is not captured."""
+        """As the original stream; text written there is not captured."""
         return self._original.fileno()
 
     def writable(self) -> bool:
-        """It is."""
+        """Returns true."""
         return True
 
     def __getattr__(self, name: str) -> Any:
-        # Such as `buffer` and `reconfigure`: what is written there is not captured.
+        # Such as `buffer` and `reconfigure`: text written there is not captured.
         return getattr(self._original, name)
 
 
 class Capture:
-    """Puts tees in the places of `sys.stdout` and `sys.stderr`, and takes them away again."""
+    """Replaces `sys.stdout` and `sys.stderr` by tees, and restores them."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -76,7 +76,7 @@ class Capture:
         self._tees: tuple[TextIO, TextIO] | None = None
 
     def install(self) -> None:
-        """Puts them in."""
+        """Installs the tees."""
         self._before = (sys.stdout, sys.stderr)
         out: Any = Tee("stdout", sys.stdout, self._sink)
         err: Any = Tee("stderr", sys.stderr, self._sink)
@@ -84,10 +84,10 @@ class Capture:
         sys.stdout, sys.stderr = self._tees
 
     def remove(self) -> None:
-        """Takes them away."""
+        """Restores the streams."""
         if self._before is None or self._tees is None:
             return
-        # Only what is still there: somebody may have put streams of their own on top.
+        # Only where the tee is still installed: other code may have replaced it.
         if sys.stdout is self._tees[0]:
             sys.stdout = self._before[0]
         if sys.stderr is self._tees[1]:

@@ -1,6 +1,6 @@
 """The command `triarch-worker`.
 
-Exit codes: 0 when it was told to go and has left; 1 when it could not go on; 2 for bad usage.
+Exit codes: 0 after a shutdown; 1 when the worker could not go on; 2 for bad usage.
 """
 
 from __future__ import annotations
@@ -26,57 +26,68 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command takes."""
+    """Returns the parser of the command line."""
     parse = argparse.ArgumentParser(
         prog="triarch-worker",
-        description="Runs the tasks of an app until it is told to go (SIGTERM or Ctrl-C; twice: now).",
+        description="Runs the tasks of an app until SIGTERM or Ctrl-C; a second signal shuts down at once.",
     )
-    parse.add_argument("app", metavar="MODULE:APP", help="where the app is, as in `tasks:app`; imported from here")
+    parse.add_argument("app", metavar="MODULE:APP", help="the app, as in `tasks:app`; imported from the current directory")
     parse.add_argument(
         "-c",
         "--concurrency",
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="attempts at once [default: the number of processors]",
+        help="maximum number of concurrent tasks [default: the number of processors]",
     )
     parse.add_argument(
         "--pool",
         choices=POOLS,
         default="process",
-        help="where they run: `process` keeps crashes and time limits apart, `thread` and `async` are for tasks that wait"
+        help="pool: `process` isolates crashes and enforces time limits, `thread` and `async` are for tasks that wait"
         " [default: process]",
     )
-    parse.add_argument("-q", "--queues", default="default", metavar="Q,Q", help="queues to take from [default: default]")
-    parse.add_argument("--name", help="unique among live workers [default: of machine and process]")
-    parse.add_argument("--label", action="append", default=[], metavar="K=V", help="what tasks may require; may be repeated")
+    parse.add_argument("-q", "--queues", default="default", metavar="Q,Q", help="queues to take tasks from [default: default]")
+    parse.add_argument("--name", help="name, unique among live workers [default: host name and process id]")
+    parse.add_argument("--label", action="append", default=[], metavar="K=V", help="label that tasks may require; repeatable")
     parse.add_argument(
-        "--resource", action="append", default=[], metavar="K=N", help="what tasks may require so much of; repeatable"
+        "--resource",
+        action="append",
+        default=[],
+        metavar="K=N",
+        help="amount that tasks may require; repeatable",
     )
     parse.add_argument(
-        "--accept", metavar="CODEC,…", help="codecs to read calls in; cloudpickle runs what it is sent [default: the app's]"
+        "--accept",
+        metavar="CODEC,…",
+        help="codecs that are read; cloudpickle carries code [default: the app's]",
     )
-    parse.add_argument("--masters", metavar="URL,URL", help="masters to work for [default: the app's; env: TRIARCH_MASTERS]")
+    parse.add_argument("--masters", metavar="URL,URL", help="masters of the cluster [default: the app's; env: TRIARCH_MASTERS]")
     parse.add_argument(
         "--prefetch",
         type=int,
         metavar="N",
-        help="fetch at most so many ahead, and only while tasks are so short that they begin within 100 ms; 0 for none"
+        help="maximum number of tasks fetched ahead, which must be short enough to begin within 100 ms; 0 for none"
         f" [default: {PREFETCH_MAX_DEFAULT}]",
     )
-    parse.add_argument("--max-tasks-per-child", type=int, metavar="N", help="replace a pool process after so many tasks")
+    parse.add_argument("--max-tasks-per-child", type=int, metavar="N", help="replace a pool process after N tasks")
     parse.add_argument(
-        "--drain", type=float, default=30.0, metavar="SECONDS", help="time to finish when told to go [default: 30]"
+        "--shutdown-timeout",
+        "--drain",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="time for running tasks to finish after SIGTERM [default: 30]",
     )
     parse.add_argument(
         "--stop-grace",
         type=float,
         default=5.0,
         metavar="SECONDS",
-        help="time a stopped task has to clean up before its process is killed [default: 5]",
+        help="time for a stopped task to clean up before its process is killed [default: 5]",
     )
-    parse.add_argument("--no-capture", action="store_true", help="do not show what tasks print to those who watch")
-    parse.add_argument("--reload", action="store_true", help="start anew when a source file changes; for development")
+    parse.add_argument("--no-capture", action="store_true", help="do not send what tasks print to the cluster")
+    parse.add_argument("--reload", action="store_true", help="restart when a source file changes; for development")
     parse.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"], help="[default: info]")
     return parse
 
@@ -94,32 +105,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = config_of(asked)
         if config.capture and config.pool != "process":
-            # Before the import and the log: handlers keep the stream that they find.
+            # Before the import and the log, because handlers keep the stream that they find.
             captures().install()
             config = replace(config, capture=False)
         app = load_app(asked.app)
     except (UsageError, AppNotFound) as error:
         print(f"triarch-worker: {error}", file=sys.stderr)
         return 2
-    # After the import: an app that sets up logging of its own is not interfered with.
+    # After the import, so that logging set up by the app stays as it is.
     logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("triarch").setLevel(level)
     try:
         worker = Worker(app, config, masters=asked.masters, reference=asked.app, log_level=level, log_format=LOG_FORMAT)
-        _obey_signals(worker)
+        _install_signal_handlers(worker)
         worker.run()
     except TriarchError as error:
         print(f"triarch-worker: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     logging.shutdown()
-    # Threads that tasks have left behind must not keep a worker that has left.
+    # Threads that tasks have left behind must not keep the process alive.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 def config_of(asked: argparse.Namespace) -> WorkerConfig:
-    """The worker that the command's words describe."""
+    """Returns the configuration that the command line describes."""
     return WorkerConfig(
         concurrency=asked.concurrency,
         pool=asked.pool,
@@ -130,20 +141,20 @@ def config_of(asked: argparse.Namespace) -> WorkerConfig:
         accept=None if asked.accept is None else _words(asked.accept),
         prefetch=asked.prefetch,
         tasks_per_child_max=asked.max_tasks_per_child,
-        grace_s=asked.drain,
+        grace_s=asked.shutdown_timeout,
         stop_grace_s=asked.stop_grace,
         capture=not asked.no_capture,
     )
 
 
-def _obey_signals(worker: Worker) -> None:
-    heard = 0
+def _install_signal_handlers(worker: Worker) -> None:
+    signals = 0
 
     def on_signal(number: int, _: FrameType | None) -> None:
-        nonlocal heard
-        heard += 1
-        # By another thread: this one may hold what is needed for it.
-        threading.Thread(target=worker.stop, kwargs={"now": heard > 1, "wait": False}, daemon=True).start()
+        nonlocal signals
+        signals += 1
+        # In another thread, because this one may hold a lock that is needed for it.
+        threading.Thread(target=worker.stop, kwargs={"now": signals > 1, "wait": False}, daemon=True).start()
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)

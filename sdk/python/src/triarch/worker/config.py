@@ -1,4 +1,4 @@
-"""How a worker is to be."""
+"""Configuration of a worker."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from triarch.errors import UsageError
 PoolKind = Literal["process", "thread", "async"]
 POOLS: tuple[PoolKind, ...] = ("process", "thread", "async")
 
-#: The cluster takes no more slots of one worker.
+#: Bound of the cluster on the slots of one worker.
 SLOTS_MAX = 10_000
 PREFETCH_MAX_DEFAULT = 128
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """How a worker is to be. Times are seconds."""
+    """Configuration of a worker. Times are seconds."""
 
-    #: Attempts at once.
+    #: Maximum number of concurrent attempts. Default: the number of processors.
     concurrency: int = field(default_factory=lambda: os.cpu_count() or 1)
-    #: Where they run: in processes, in threads, or on an event loop.
+    #: Pool in which attempts run: processes, threads, or an event loop.
     pool: PoolKind = "process"
-    #: Queues it takes from.
+    #: Queues from which the worker takes tasks.
     queues: Sequence[str] = ("default",)
-    #: Unique among live workers.
+    #: Name, unique among live workers. Default: host name and process id.
     name: str | None = None
-    #: What tasks may require by value, and by amount.
+    #: Labels and resources that tasks may require.
     labels: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, int] = field(default_factory=dict)
-    #: Codecs that are read; those of the app unless told.
+    #: Codecs that are read. Default: those of the app.
     accept: Collection[str] | None = None
-    #: At most so many tasks are fetched ahead of free slots, and only while tasks are short; 0 to fetch none.
+    #: Maximum number of leases fetched ahead of free slots, which happens only while tasks are short. 0 turns it off.
     prefetch: int | None = None
-    #: A pool process is replaced after so many tasks.
+    #: Number of tasks after which a pool process is replaced.
     tasks_per_child_max: int | None = None
-    #: How long running tasks may take to finish once the worker was told to go.
+    #: Shutdown timeout: time for running tasks to finish.
     grace_s: float = 30.0
-    #: How long a task that was told to stop may take to clean up before its process is killed.
+    #: Time for a stopped task to clean up before its process is killed.
     stop_grace_s: float = 5.0
-    #: Whether what tasks print and log can be watched.
+    #: Whether clients can read what tasks print and log.
     capture: bool = True
-    #: How long a question for work is held; it is asked anew at the end.
+    #: Hold of a long poll for work.
     poll_wait_s: float = 50.0
-    #: How long to try while another live worker has the name: one that died is only lost after its lease.
+    #: Time for which registration is repeated while the name is taken. A dead worker keeps its name until its lease ends.
     name_patience_s: float = 60.0
-    #: How long to try to tell the last results, and then to say goodbye.
+    #: Deadline of the last report, and of deregistration.
     leave_patience_s: float = 3.0
 
     def __post_init__(self) -> None:
@@ -66,10 +66,10 @@ class WorkerConfig:
 
     @property
     def prefetch_max(self) -> int:
-        """See `prefetch`."""
+        """Effective value of `prefetch`."""
         return PREFETCH_MAX_DEFAULT if self.prefetch is None else self.prefetch
 
     @property
     def worker_name(self) -> str:
-        """The name, or one made of machine and process."""
+        """Effective value of `name`."""
         return self.name or f"{socket.gethostname()[:100]}-{os.getpid()}"

@@ -1,4 +1,4 @@
-"""Runs one call as it travelled, and writes what came of it as it travels: the same in every pool, and in eager mode."""
+"""Task execution: decodes a call, and encodes its result or exception. The same in every pool and in eager mode."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from triarch.app import Triarch
 from triarch.errors import GiveUp, PayloadTooLarge, SerializationError, SoftTimeout
 from triarch.options import milliseconds
 from triarch.serialize import Codec, codec, decode_call, encode_error, encode_result
-from triarch.worker.attempt import Outcome, failure
+from triarch.worker.attempt import AttemptOutcome, failure
 
 _RUNTIME = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 @dataclass(slots=True)
 class Function:
-    """What an app has registered under a name."""
+    """Function that an app has registered under a name."""
 
     call: Callable[..., Any]
     is_async: bool
@@ -29,8 +29,8 @@ class Function:
 
 
 @dataclass(slots=True)
-class Call:
-    """A call that is ready to be made."""
+class PreparedCall:
+    """Call with its arguments decoded."""
 
     function: Function
     args: list[Any]
@@ -38,22 +38,22 @@ class Call:
 
 
 class Runner:
-    """Knows the functions of an app, and which codecs are accepted."""
+    """Registry of an app's functions, with the accepted codecs."""
 
     def __init__(self, app: Triarch, accept: Collection[str] | None = None) -> None:
         self._app = app
         self._accept = frozenset(accept if accept is not None else app.accept)
         for name in self._accept:
-            codec(name)  # says so now if its package is missing
+            codec(name)  # raises now if its package is missing
         self._functions: dict[str, Function] = {}
 
     @property
     def kinds(self) -> list[str]:
-        """The names of all that can be run."""
+        """Names of the functions that can be run."""
         return self._app.kinds(self._accept)
 
     def function(self, kind: str) -> Function | None:
-        """What is registered under this name."""
+        """Returns the function of this name."""
         found = self._functions.get(kind)
         if found is None and kind in self._app.kinds(self._accept):
             task = self._app.tasks[kind]
@@ -62,46 +62,46 @@ class Runner:
             self._functions[kind] = found
         return found
 
-    def prepare(self, kind: str, payload: Any, inputs: dict[str, Any]) -> Call | Outcome:
-        """The call that a payload stands for; or how its attempt has ended already."""
+    def prepare(self, kind: str, payload: Any, inputs: dict[str, Any]) -> PreparedCall | AttemptOutcome:
+        """Decodes the call of a payload; returns the outcome instead if that fails."""
         function = self.function(kind)
         if function is None:
             return failure("unknown_kind", f"this worker's app has no task named {kind!r}")
         try:
             args, kwargs = decode_call(payload, self._accept, inputs)
         except SerializationError as error:
-            return Outcome(False, json.dumps(encode_error(error, skip=_is_runtime)).encode(), retryable=False)
+            return AttemptOutcome(False, json.dumps(encode_error(error, skip=_is_runtime)).encode(), retryable=False)
         written_by = payload.get("codec") if isinstance(payload, dict) else None
         if isinstance(written_by, str) and written_by != function.codec.name:
-            # Who has written the call so can read an answer in the same way.
+            # A client that writes this codec can read a result in it.
             function = replace(function, codec=codec(written_by))
-        return Call(function, args, kwargs)
+        return PreparedCall(function, args, kwargs)
 
-    def succeeded(self, function: Function, value: Any) -> Outcome:
-        """A function has returned this."""
+    def succeeded(self, function: Function, value: Any) -> AttemptOutcome:
+        """Returns the outcome of a function that has returned."""
         try:
-            return Outcome(True, encode_result(function.codec, value))
+            return AttemptOutcome(True, encode_result(function.codec, value))
         except (SerializationError, PayloadTooLarge) as error:
-            return Outcome(False, json.dumps(encode_error(error, skip=_is_runtime)).encode(), retryable=False)
+            return AttemptOutcome(False, json.dumps(encode_error(error, skip=_is_runtime)).encode(), retryable=False)
         except Exception as error:
             return self.failed(function, error)
 
-    def failed(self, function: Function, error: BaseException) -> Outcome:
-        """A function has raised this."""
-        told = error
+    def failed(self, function: Function, error: BaseException) -> AttemptOutcome:
+        """Returns the outcome of a function that has raised."""
+        reported = error
         retryable = not isinstance(error, (GiveUp, *function.give_up_on))
         if isinstance(error, SoftTimeout):
-            # By custom with the kind of failure as its type, as when its worker has to end an attempt.
+            # With the kind of failure as its type, as for an attempt that the worker has to end.
             document = encode_error(error, skip=_is_runtime)
             document["type"] = "timeout"
-            return Outcome(False, json.dumps(document).encode(), retryable)
+            return AttemptOutcome(False, json.dumps(document).encode(), retryable)
         if isinstance(error, GiveUp) and error.__cause__ is not None and not error.args:
-            told = error.__cause__
+            reported = error.__cause__
         try:
-            document = encode_error(told, function.codec, skip=_is_runtime)
-            return Outcome(False, json.dumps(document).encode(), retryable)
+            document = encode_error(reported, function.codec, skip=_is_runtime)
+            return AttemptOutcome(False, json.dumps(document).encode(), retryable)
         except Exception as broken:
-            return failure(type(error).__name__, f"(the exception cannot be told: {broken!r})", retryable=retryable)
+            return failure(type(error).__name__, f"(the exception cannot be encoded: {broken!r})", retryable=retryable)
 
 
 def _is_runtime(filename: str) -> bool:

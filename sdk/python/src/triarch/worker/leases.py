@@ -1,9 +1,12 @@
-"""The leases that a worker holds: those that wait for a free slot, those that run, and those whose result is not settled.
+"""Lease table of a worker: leases that wait for a free slot, attempts that run, and results that are not acknowledged.
 
-Invariants: an attempt is known by its task *and* its token, so that word about an old lease never touches a new one of the same
-task. A result leaves only when the cluster has given its verdict, or has disowned the lease. What is told as running in a
-heartbeat includes results that wait for their verdict, for their leases are still held. What is held is bounded: by the slots and
-the prefetch on one side, and on the other because no more work is asked for while too many results are unsettled.
+# Invariants
+
+* An attempt is identified by its task and its token, so that a message about an old lease never affects a newer one of the
+  same task.
+* A result leaves the table only when the cluster has acknowledged it, or has disowned its lease.
+* Heartbeats confirm the leases of unacknowledged results, because the worker still holds them.
+* The table is bounded: by slots and prefetch, and because no work is requested while too many results are unacknowledged.
 """
 
 from __future__ import annotations
@@ -15,15 +18,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from triarch.worker.attempt import Attempt, Key, Outcome, Phase, StopReason, failure, to_report
+from triarch.worker.attempt import Attempt, AttemptOutcome, Key, Phase, StopReason, failure, to_report
 from triarch.worker.prefetch import PrefetchController
 
 log = logging.getLogger("triarch.worker")
 
-#: One report carries at most so many results and, unless a single one is larger, so many bytes.
+#: Results, and bytes of results, of one report. A single larger result is sent alone.
 RESULTS_PER_REPORT_MAX = 1000
 RESULT_BYTES_PER_REPORT_MAX = 4 << 20
-#: With so many results that the cluster has given no verdict on, no more work is asked for.
+#: Unacknowledged results at which no more work is requested.
 UNSETTLED_MAX = 10_000
 UNSETTLED_BYTES_MAX = 64 << 20
 
@@ -44,18 +47,18 @@ class Leases:
         self._unsettled_bytes = 0
         self._prefetch = PrefetchController()
         self._lost_slots = 0
-        #: Called, outside of any lock, when work has come and when an attempt is to be stopped.
+        #: Called, outside of any lock, when leases were added and when an attempt has to stop.
         self.on_work: Callable[[], None] = lambda: None
         self.on_stop: Callable[[Attempt], None] = lambda attempt: None
-        #: Called when a result is there, or room for more work.
+        #: Called when there is a result, or room for more work.
         self.on_change: Callable[[], None] = lambda: None
-        #: Called when something was written.
+        #: Called when an attempt has written output.
         self.on_output: Callable[[], None] = lambda: None
 
     # --- work ---
 
     def add(self, granted: Iterable[dict[str, Any]]) -> int:
-        """Takes up leases that were granted; those that are held already are no news."""
+        """Adds granted leases, except those that are held already; returns how many were added."""
         added = 0
         stopped: list[Attempt] = []
         with self._lock:
@@ -88,7 +91,7 @@ class Leases:
         return added
 
     def next(self) -> Attempt | None:
-        """The next attempt to begin, if one waits. It counts as running from now on."""
+        """Takes the next attempt to begin, if one waits. It counts as running from now on."""
         with self._lock:
             if not self._waiting:
                 return None
@@ -99,11 +102,11 @@ class Leases:
             return attempt
 
     def begins(self, attempt: Attempt) -> None:
-        """It was handed over before, and begins only now: its time counts from here."""
+        """Restarts the clock of an attempt that was assigned earlier and begins only now."""
         attempt.begun_at = time.monotonic()
 
     def put_back(self, attempt: Attempt) -> None:
-        """What was taken has not begun after all: it is the next one again."""
+        """Returns an attempt that has not begun to the head of the queue."""
         with self._lock:
             self._running.pop(attempt.key, None)
             if attempt.disowned:
@@ -112,39 +115,39 @@ class Leases:
             attempt.phase = Phase.WAITING
             self._waiting.appendleft(attempt)
 
-    def end(self, attempt: Attempt, outcome: Outcome | None) -> None:
-        """An attempt has come to its end; without an outcome, because it was stopped."""
+    def end(self, attempt: Attempt, outcome: AttemptOutcome | None) -> None:
+        """Ends an attempt; `outcome` is `None` if it was stopped."""
         with self._lock:
             if self._running.pop(attempt.key, None) is None or attempt.phase is not Phase.RUNNING:
                 return
             self._prefetch.record(time.monotonic() - attempt.begun_at)
-            told = None if attempt.disowned else to_report(attempt, outcome)
-            if told is None:
+            result = None if attempt.disowned else to_report(attempt, outcome)
+            if result is None:
                 self._remove(attempt)
             else:
                 attempt.phase = Phase.ENDED
                 attempt.payload = attempt.inputs = None  # type: ignore[assignment]  # not needed any more
-                attempt.result = told
-                self._unsettled_bytes += len(told)
+                attempt.result = result
+                self._unsettled_bytes += len(result)
                 self._unsent[attempt.key] = attempt
             self._changed.notify_all()
         self.on_change()
 
     def slot_lost(self) -> None:
-        """A slot is occupied for good by what cannot be stopped."""
+        """Removes a slot, because an attempt that cannot be stopped occupies it."""
         with self._lock:
             self._lost_slots += 1
 
     def slot_found(self) -> None:
-        """It has become free after all."""
+        """Adds the removed slot again."""
         with self._lock:
             self._lost_slots -= 1
         self.on_change()
 
-    # --- how many ---
+    # --- demand ---
 
     def wanted(self) -> int:
-        """How many more leases to ask for: free slots, and what is fetched ahead while tasks are short."""
+        """Returns how many more leases to request: free slots, plus the prefetch depth."""
         with self._lock:
             unsettled = len(self._held) - len(self._running) - len(self._waiting)
             if unsettled >= UNSETTLED_MAX or self._unsettled_bytes >= UNSETTLED_BYTES_MAX:
@@ -158,54 +161,54 @@ class Leases:
             ahead = min(self._prefetch_max, self._prefetch.depth(slots, oldest)) if self._prefetch_max else 0
             if free > 0:
                 return free + ahead
-            # Fetched in batches: not before half of it is used up.
+            # Prefetched in batches: not before half of them are used up.
             missing = slots + ahead - active
             return missing if missing * 2 >= ahead and missing > 0 else 0
 
     @property
     def running(self) -> int:
-        """How many attempts run."""
+        """Attempts that run."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """How many attempts wait for a slot."""
+        """Attempts that wait for a slot."""
         return len(self._waiting)
 
     @property
-    def pace_s(self) -> float:
-        """How long attempts took lately."""
+    def mean_duration_s(self) -> float:
+        """Moving average of the duration of attempts."""
         return self._prefetch.mean_s
 
     @property
     def slots_left(self) -> int:
-        """How many slots can still be used."""
+        """Slots that can be used."""
         return self._concurrency - self._lost_slots
 
     @property
     def active(self) -> int:
-        """How many attempts run or wait for a slot."""
+        """Attempts that run or wait for a slot."""
         return len(self._running) + len(self._waiting)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing runs and every result is settled."""
+        """Whether nothing runs and every result is acknowledged."""
         return not self._held
 
     @property
     def has_results(self) -> bool:
-        """Whether a result waits to be taken."""
+        """Whether a result waits to be reported."""
         return bool(self._unsent)
 
     def attempts_held(self) -> list[Attempt]:
-        """The attempts that run, or whose result is not settled."""
+        """Returns the attempts that wait, run, or have an unacknowledged result."""
         with self._lock:
             return list(self._held.values())
 
-    # --- what the cluster is told, and says ---
+    # --- confirmation ---
 
     def confirmed(self, without: Iterable[Key] = ()) -> dict[Key, str]:
-        """Every lease held, as a heartbeat confirms it."""
+        """Returns every held lease, as a heartbeat confirms it."""
         left_out = set(without)
         with self._lock:
             return {
@@ -215,9 +218,9 @@ class Leases:
             }
 
     def disown(self, tasks: Iterable[str], sent: Iterable[Key], reason: StopReason) -> None:
-        """Ends the attempts of these tasks that were confirmed in `sent`.
+        """Ends the attempts of these tasks whose leases were confirmed in `sent`.
 
-        The answer to a confirmation is about its leases alone, never about one that began meanwhile.
+        The answer to a confirmation is about its leases alone, never about a lease that was added after it.
         """
         named = set(tasks)
         if not named:
@@ -237,7 +240,7 @@ class Leases:
         self.on_change()
 
     def disown_all(self) -> None:
-        """The cluster does not know this worker any more: every lease is gone, and every result with it."""
+        """Ends all attempts and drops all results, because the cluster does not know this worker any more."""
         with self._lock:
             stopped = [one for one in list(self._held.values()) if self._disown(one, StopReason.LOST)]
             self._changed.notify_all()
@@ -245,7 +248,7 @@ class Leases:
             self.on_stop(one)
 
     def stop_running(self, reason: StopReason) -> int:
-        """Ends every attempt that runs or waits; tells how many. Results stay, to be judged by their tokens."""
+        """Ends every attempt that runs or waits; returns how many. Results stay: the cluster decides on them by their tokens."""
         with self._lock:
             ended = [one for one in self._held.values() if one.phase is not Phase.ENDED]
             stopped = []
@@ -262,7 +265,7 @@ class Leases:
         return len(ended)
 
     def _disown(self, one: Attempt, reason: StopReason) -> bool:
-        """Whether it runs, and has to be stopped."""
+        """Marks an attempt as disowned; returns whether it runs and has to be stopped."""
         one.disowned = True
         if one.phase is Phase.RUNNING:
             if one.stop_reason is None:
@@ -280,9 +283,9 @@ class Leases:
     # --- results ---
 
     def take_results(self, *, with_work: bool) -> list[Attempt]:
-        """Takes results to report; each is settled, or put back by `unsettled`.
+        """Takes results to report; the caller settles each, or puts it back by `unsettled`.
 
-        Those that were refused once go in a report of their own, so that they never come between a worker and its work.
+        A result that was refused once is reported alone, so that it never delays the poll for work.
         """
         with self._lock:
             taken: list[Attempt] = []
@@ -304,62 +307,61 @@ class Leases:
                 del self._unsent[one.key]
             return taken
 
-    def settle(self, taken: list[Attempt], verdicts: list[dict[str, Any]]) -> None:
-        """The cluster's word on each, in order."""
+    def settle(self, taken: list[Attempt], acknowledgements: list[dict[str, Any]]) -> None:
+        """Applies the cluster's acknowledgement of each result, in order."""
         with self._lock:
             for at, one in enumerate(taken):
-                verdict = verdicts[at] if at < len(verdicts) else None
-                if verdict is None or verdict.get("task") != one.task:
-                    log.error("the cluster gave no verdict on the result of task %s", one.task)
-                    self._again(one)
-                elif verdict.get("accepted"):
+                answer = acknowledgements[at] if at < len(acknowledgements) else None
+                if answer is None or answer.get("task") != one.task:
+                    log.error("the cluster did not acknowledge the result of task %s; it is reported again", one.task)
+                    self._requeue(one)
+                elif answer.get("accepted"):
                     self._drop(one)
-                elif verdict.get("code") == "payload_too_large" and not one.replaced and not one.disowned:
-                    # The lease is still this worker's: the task must be told how it ended, or it would be handed out again
-                    # for ever.
-                    log.warning("the result of task %s is larger than the cluster takes", one.task)
+                elif answer.get("code") == "payload_too_large" and not one.replaced and not one.disowned:
+                    # The worker still holds the lease. Without a result the task would be leased again for ever.
+                    log.warning("the result of task %s is larger than the cluster takes; the task fails", one.task)
                     message = (
                         "the result is larger than the cluster takes; put it where others can reach it and return where it is"
                     )
                     self._replace(one, failure("result_too_large", message, retryable=False))
-                    self._again(one)
+                    self._requeue(one)
                 else:
-                    code = verdict.get("code") or "without a code"
+                    code = answer.get("code") or "without a code"
                     log.warning("the result of task %s (token %d) was not accepted: %s", one.task, one.token, code)
                     self._drop(one)
             self._changed.notify_all()
         self.on_change()
 
     def unsettled(self, taken: list[Attempt]) -> None:
-        """Nothing is known of what became of these: they are to be reported again."""
+        """Puts results back whose report was not answered."""
         with self._lock:
             for one in taken:
-                self._again(one)
+                self._requeue(one)
             self._changed.notify_all()
 
     def refused(self, taken: list[Attempt], why: str) -> None:
-        """A report was refused as a whole, and would be again.
+        """Handles the final refusal of a whole report.
 
-        Each result is tried alone; one that is refused alone is told as a failure that says why; and when even that is
-        refused, it is given up.
+        Each of its results is reported alone. One that is refused alone is replaced by a failure with the reason. When even
+        that is refused, it is dropped.
         """
         with self._lock:
             for one in taken:
                 if len(taken) > 1:
                     one.alone = True
                 elif not one.replaced:
-                    log.warning("the result of task %s was refused: %s", one.task, why)
+                    log.warning("the result of task %s was refused, and is reported as a failure: %s", one.task, why)
                     one.alone = True
                     message = f"the cluster refused the result of this attempt: {why}"
                     self._replace(one, failure("result_refused", message, retryable=False))
                 else:
-                    log.error("the result of task %s is given up: %s", one.task, why)
+                    log.error("the result of task %s is dropped: %s", one.task, why)
                     self._drop(one)
                     continue
-                self._again(one)
+                self._requeue(one)
             self._changed.notify_all()
 
-    def _again(self, one: Attempt) -> None:
+    def _requeue(self, one: Attempt) -> None:
         one.sent = False
         if one.disowned:
             self._drop(one)
@@ -375,8 +377,8 @@ class Leases:
             del self._latest[one.task]
         return self._held.pop(one.key, None) is not None
 
-    def _replace(self, one: Attempt, outcome: Outcome) -> None:
-        told = to_report(one, outcome, stopped=False)
-        self._unsettled_bytes += len(told or b"") - len(one.result or b"")
-        one.result = told
+    def _replace(self, one: Attempt, outcome: AttemptOutcome) -> None:
+        result = to_report(one, outcome, stopped=False)
+        self._unsettled_bytes += len(result or b"") - len(one.result or b"")
+        one.result = result
         one.replaced = True

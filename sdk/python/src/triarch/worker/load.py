@@ -1,4 +1,4 @@
-"""Finds an app by `module:app`."""
+"""Import of an app by `module:app`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from triarch.app import Triarch
 
 
 class AppNotFound(Exception):
-    """What was named is no app."""
+    """The reference names no app."""
 
 
 def load_app(reference: str) -> Triarch:
-    """The app that `module:app` names; `module` alone stands for the one app in it.
+    """Returns the app that `module:app` names; `module` alone stands for the one app in it.
 
-    The current directory is looked in first, as `python` itself does.
+    The current directory is searched first, as by `python` itself.
     """
     module_name, _, attribute = reference.partition(":")
     if not module_name:
-        raise AppNotFound(f"{reference!r} names no module; say it as module:app")
+        raise AppNotFound(f"{reference!r} names no module; write module:app")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
@@ -36,8 +36,8 @@ def load_app(reference: str) -> Triarch:
         apps = {name: value for name, value in vars(found).items() if isinstance(value, Triarch)}
         if len({id(app) for app in apps.values()}) == 1:
             return next(iter(apps.values()))
-        told = ", ".join(f"{module_name}:{name}" for name in apps) or "none"
-        raise AppNotFound(f"say which app of {module_name!r} is meant (there are: {told})")
+        names = ", ".join(f"{module_name}:{name}" for name in apps) or "none"
+        raise AppNotFound(f"{module_name!r} has no single app; write module:app (apps: {names})")
     for name in attribute.split("."):
         try:
             found = getattr(found, name)

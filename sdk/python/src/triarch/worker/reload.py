@@ -1,4 +1,4 @@
-"""Starts a worker anew when a source file changes; for development only."""
+"""Reloader: restarts a worker when a source file changes. For development only."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-LOOK_EVERY_S = 0.5
-#: More files than these are not looked at.
+POLL_INTERVAL_S = 0.5
+#: Maximum number of watched files.
 FILES_MAX = 20_000
-#: Names the process that a worker ends with.
+#: Environment variable with the process id of the reloader.
 PARENT = "TRIARCH_WORKER_PARENT"
 _SKIPPED = {".git", "__pycache__", "node_modules", ".venv", "venv", "target", "dist", "build", ".mypy_cache", ".tox"}
 
 
 def run_reloading(arguments: Sequence[str]) -> int:
-    """Runs `triarch-worker` with these arguments in a process of its own, again after each change."""
+    """Runs `triarch-worker` with these arguments in a child process, and restarts it after each change."""
     over = threading.Event()
     current: list[subprocess.Popen[bytes]] = []
 
@@ -34,7 +34,7 @@ def run_reloading(arguments: Sequence[str]) -> int:
     seen = _stamps(Path.cwd())
     returncode = 0
     while not over.is_set():
-        # Out of the terminal's group: Ctrl-C is for this process, which passes it on once.
+        # Outside the terminal's process group: this process receives Ctrl-C and passes it on once.
         process = subprocess.Popen(
             [sys.executable, "-m", "triarch.worker", *arguments],
             start_new_session=True,
@@ -44,15 +44,15 @@ def run_reloading(arguments: Sequence[str]) -> int:
         if over.is_set():
             process.send_signal(signal.SIGTERM)
         while not over.is_set():
-            over.wait(LOOK_EVERY_S)
+            over.wait(POLL_INTERVAL_S)
             now = _stamps(Path.cwd())
             changed = sorted(str(path) for path in now.keys() | seen.keys() if now.get(path) != seen.get(path))
             seen = now
             if changed and not over.is_set():
-                print(f"triarch-worker: {changed[0]} has changed, starting anew", file=sys.stderr, flush=True)
+                print(f"triarch-worker: {changed[0]} has changed, restarting", file=sys.stderr, flush=True)
                 process.send_signal(signal.SIGTERM)
                 break
-            # One that has ended, perhaps for a mistake in the code, is started anew at the next change.
+            # A worker that has ended, perhaps because of an error in the code, is restarted at the next change.
         returncode = process.wait()
     return returncode if returncode >= 0 else 128 - returncode
 

@@ -1,4 +1,4 @@
-"""Asks a worker to go."""
+"""Shutdown request of a worker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Shutdown:
-    """Asks a worker to go: once for in order, twice for now."""
+    """Shutdown request: orderly, or immediate."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -16,7 +16,7 @@ class Shutdown:
         self.listeners: list[Callable[[], None]] = []
 
     def ask(self, *, now: bool = False) -> None:
-        """Called from any thread; from a signal handler by way of a thread."""
+        """Requests the shutdown. For any thread, but not for a signal handler."""
         with self._condition:
             self.is_asked = True
             self.is_now = self.is_now or now
@@ -26,6 +26,6 @@ class Shutdown:
             listener()
 
     def wait(self, seconds: float) -> bool:
-        """Waits until it is asked, no longer than this."""
+        """Waits for the request; returns whether it came in time."""
         with self._condition:
             return self._condition.wait_for(lambda: self.is_asked, seconds)

@@ -1,4 +1,4 @@
-"""A worker: registers, leases tasks, runs them in a pool, and reports what came of them, until it is told to go."""
+"""Worker: registers, leases tasks, runs them in a pool, and reports their outcomes, until it is shut down."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from triarch.worker.shutdown import Shutdown
 
 log = logging.getLogger("triarch.worker")
 
-#: Pause between two tries to register, and how long one takes.
+#: Pause between two registrations, and the deadline of one.
 REGISTER_PAUSE_S = 0.5
 REGISTER_DEADLINE_S = 5.0
 
 
 class WorkerError(TriarchError):
-    """Why a worker could not go on. That no master can be reached is never a reason: it keeps trying."""
+    """The worker could not go on. An unreachable cluster is no reason: the worker keeps trying."""
 
 
 class Worker:
-    """Runs the tasks of an app. `run` works until `stop`; `start` does so in a thread of its own.
+    """Worker for the tasks of an app. `run` works until `stop`; `start` does so in a thread of its own.
 
     The pool `process` imports the app anew in every process, by `reference` (`module:app`).
     """
@@ -57,7 +57,7 @@ class Worker:
         self.app = app
         self.config = config or WorkerConfig()
         if self.config.pool == "process" and reference is None:
-            raise UsageError("the pool `process` needs to know where to import the app from: reference='module:app'")
+            raise UsageError("the pool `process` imports the app in each process: pass reference='module:app'")
         # Of its own: a leader that the app's clients find is no news about the requests of the worker.
         self._transport = Transport(masters if masters is not None else app.transport.masters.all())
         self._reference = reference
@@ -79,7 +79,7 @@ class Worker:
     # --- from any thread ---
 
     def start(self, timeout: float = 30.0) -> Worker:
-        """Works in a thread of its own; returns once the worker is registered."""
+        """Starts the worker in a thread of its own; returns once it is registered."""
         if self._thread is not None:
             raise UsageError("the worker was started already")
         self._thread = threading.Thread(target=self._run_in_thread, name="triarch-worker", daemon=True)
@@ -90,7 +90,7 @@ class Worker:
         return self
 
     def stop(self, *, now: bool = False, wait: bool = True, timeout: float | None = None) -> None:
-        """Has it take no more tasks, finish or hand back what it has, and leave; `now` does not wait for what runs."""
+        """Shuts down: takes no more tasks, finishes or returns its leases, deregisters. `now` does not wait for running tasks."""
         self._shutdown.ask(now=now)
         thread = self._thread
         if wait and thread is not None and thread is not threading.current_thread():
@@ -111,10 +111,10 @@ class Worker:
         finally:
             self._registered.set()
 
-    # --- the work ---
+    # --- life cycle ---
 
     def run(self) -> None:
-        """Works until it was asked to go and has left."""
+        """Works until it was shut down and has deregistered."""
         capture = captures() if self.config.capture and self.config.pool != "process" else None
         if capture is not None:
             capture.install()
@@ -137,7 +137,7 @@ class Worker:
             raise WorkerError(self._broken)
 
     def _work(self, registered: dict[str, Any], asked_at: float) -> SessionEnd:
-        # A new set of leases for each registration: what belongs to another can never be mistaken for its own.
+        # A new lease table for each registration, so that leases of another one are never taken for its own.
         config = self.config
         leases = Leases(config.concurrency, config.prefetch_max)
         pool = self._pool(leases)
@@ -178,16 +178,16 @@ class Worker:
             log_level=self._log_level,
             log_format=self._log_format,
             capture=config.capture,
-            on_broken=self._give_up,
+            on_broken=self._on_broken_pool,
         )
 
-    def _give_up(self, why: str) -> None:
+    def _on_broken_pool(self, why: str) -> None:
         self._broken = why
-        # By a thread of its own: the pool's is the one that calls.
+        # In a thread of its own, because the pool's thread calls this.
         threading.Thread(target=self._shutdown.ask, kwargs={"now": True}, daemon=True).start()
 
     def _register(self) -> dict[str, Any] | None:
-        """Registers, however long it takes to reach a cluster; None when the worker is to go before."""
+        """Registers, however long it takes to reach a cluster; returns `None` after a shutdown request."""
         config = self.config
         kinds = self._runner.kinds
         if not kinds:
@@ -203,7 +203,7 @@ class Worker:
             }
         ).encode()
         begun = time.monotonic()
-        # The same id until there is an answer: a registration whose answer was lost would take its own name.
+        # The same id until there is an answer. Otherwise a registration with a lost answer would collide with its own name.
         request_id = uuid.uuid4().hex
         connection = WorkerConnection(self._transport)
         self._shutdown.listeners.append(connection.abandon)
@@ -234,12 +234,12 @@ class Worker:
 
 
 def captures() -> Capture:
-    """Shows what tasks in this process write to those who watch, once installed."""
+    """Returns the capture of what tasks in this process write."""
     return Capture(_captured)
 
 
 def _captured(stream: str, text: str) -> bool:
-    """Shows what an attempt in this process writes."""
+    """Buffers text of the attempt in this process, if there is one."""
     context = contexts.current_or_none()
     if context is None or not text:
         return False

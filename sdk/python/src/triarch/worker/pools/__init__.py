@@ -1,1 +1,1 @@
-"""Where the functions of tasks run: in processes, in threads, or on an event loop."""
+"""Pools in which tasks run: processes, threads, or an event loop."""

@@ -1,4 +1,4 @@
-"""What every pool does for a worker."""
+"""Interface of the pools."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from triarch.worker.attempt import Attempt
 
 
 class Pool(Protocol):
-    """Takes attempts from the worker's leases as slots become free, and ends them there.
+    """Pool of slots: takes attempts from the lease table as slots become free, and ends them there.
 
     `wake` and `stop` may be called from any thread and return at once.
     """
 
     def start(self) -> None:
-        """Makes the slots."""
+        """Starts the slots."""
 
     def wake(self) -> None:
-        """There is work, perhaps."""
+        """Announces that there may be work."""
 
     def stop(self, attempt: Attempt) -> None:
-        """This attempt must end, for its `stop_reason`."""
+        """Stops an attempt, for its `stop_reason`."""
 
     def close(self) -> None:
-        """Ends everything that runs, and gives the slots up."""
+        """Ends everything that runs, and the slots."""

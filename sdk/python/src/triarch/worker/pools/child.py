@@ -1,10 +1,10 @@
-"""The inside of one process of a process pool: runs one task at a time, in its main thread.
+"""Main loop of one pool process: runs one task at a time, in its main thread.
 
-The main thread, because signals are handled there: that is how a task is stopped or told that its soft time is over. A signal is
-only a knock; what it means stands in a frame on the socket (`stop`), or follows from the clock. An exception is never raised
-in the middle of a frame that is being sent, for the other end would not understand what follows.
+Python handles signals in the main thread; a signal stops a task or tells it that its soft time limit has passed. The signal itself
+carries no meaning: that is in a frame on the socket (`stop`), or follows from the clock. An exception is never raised while a frame
+is being sent, because the worker could not read the frames after half a one.
 
-It ends when the worker closes its end, and by the kernel's hand when the worker dies.
+The process ends when the worker closes its socket, and by the kernel when the worker dies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -26,16 +25,16 @@ from typing import Any
 from triarch import context as contexts
 from triarch.context import TaskContext, TaskStopped
 from triarch.errors import SoftTimeout
-from triarch.worker.attempt import Outcome
+from triarch.worker.attempt import AttemptOutcome
 from triarch.worker.capture import Capture
-from triarch.worker.execute import Call, Runner
+from triarch.worker.execute import PreparedCall, Runner
 from triarch.worker.load import load_app
 from triarch.worker.pools.framing import FrameDecoder, frame
 from triarch.worker.pools.parent_death import die_with_parent
 
-KNOCK = signal.SIGUSR1
-#: Progress is told no more often than this.
-PROGRESS_EVERY_S = 0.02
+INTERRUPT = signal.SIGUSR1
+#: Minimum interval between two progress frames.
+PROGRESS_INTERVAL_S = 0.02
 
 
 class Child:
@@ -47,26 +46,26 @@ class Child:
         self._inbox: list[tuple[Any, ...]] = []
         self._send_lock = threading.Lock()
         self._token: int | None = None
-        #: While above 0 the main thread must not be interrupted by an exception of ours.
+        #: While above 0 no exception may be raised in the main thread by a signal.
         self._critical = 0
         self._pending: BaseException | None = None
-        #: While the main thread reads, whoever knocks has to wait.
+        #: While the main thread reads from the socket, signals are deferred.
         self._reading = False
-        self._knocked = False
+        self._interrupt_deferred = False
         self._stop_reason: str | None = None
         self._soft_at: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._async_task: asyncio.Task[Any] | None = None
         self._soft_hit = False
         self._main = threading.get_ident()
-        self._told_at = 0.0
-        self._untold: tuple[float | None, str | None] | None = None
+        self._progress_sent_at = 0.0
+        self._unsent_progress: tuple[float | None, str | None] | None = None
 
-    # --- the conversation ---
+    # --- frames ---
 
     def serve(self) -> None:
-        """Runs tasks until the worker closes its end."""
-        signal.signal(KNOCK, self._on_signal)
+        """Runs tasks until the worker closes its socket."""
+        signal.signal(INTERRUPT, self._on_signal)
         signal.signal(signal.SIGALRM, self._on_signal)
         first = self._receive()
         if first is None:
@@ -85,9 +84,9 @@ class Child:
             if message[0] == "run":
                 self._run(runner, message)
             elif message[0] == "back":
-                # It came when there was nothing to give back any more.
+                # The whole batch had begun by then.
                 self._send("back", [])
-            # A `stop` that came too late is about a task that has ended.
+            # A late `stop` is about a task that has ended.
 
     def _receive(self) -> tuple[Any, ...] | None:
         while not self._inbox:
@@ -106,13 +105,13 @@ class Child:
             with self._send_lock:
                 self._sock.sendall(data)
         except OSError:
-            # The worker is gone, and so is everybody who would care.
+            # The worker is gone, and nobody reads results any more.
             os._exit(0)
         finally:
             if is_main:
                 self._critical -= 1
         if is_main and self._critical == 0 and self._token is not None:
-            self._give_back_if_asked()
+            self._return_batch_if_asked()
             if self._pending is not None:
                 pending, self._pending = self._pending, None
                 raise pending
@@ -121,15 +120,15 @@ class Child:
 
     def _run(self, runner: Runner, message: tuple[Any, ...]) -> None:
         _, task, job, kind, payload, inputs, attempt, token = message
-        self._stop_reason, self._pending, self._soft_hit, self._untold = None, None, False, None
+        self._stop_reason, self._pending, self._soft_hit, self._unsent_progress = None, None, False, None
         prepared = runner.prepare(kind, payload, inputs)
-        if isinstance(prepared, Outcome):
+        if isinstance(prepared, AttemptOutcome):
             self._done(token, prepared)
             return
-        this = TaskContext(task, job, kind, attempt, token, inputs, self._tell, lambda: self._stop_reason)
-        outcome: Outcome | None
+        this = TaskContext(task, job, kind, attempt, token, inputs, self._report_progress, lambda: self._stop_reason)
+        outcome: AttemptOutcome | None
         try:
-            # Whatever is raised by a knock is raised within these lines.
+            # Exceptions of signals are raised within these lines.
             entered = contexts.entered(this)
             try:
                 value = self._call(prepared, token)
@@ -138,7 +137,7 @@ class Child:
                 contexts.left(entered)
             outcome = runner.succeeded(prepared.function, value)
         except TaskStopped as error:
-            # Raised by us, or by code that asked `check()`; any other is a failure of the task's own.
+            # Raised by a signal or by `check()`; raised by the task itself it is a failure.
             outcome = None if self._is_stopped() else runner.failed(prepared.function, error)
         except asyncio.CancelledError as error:
             if self._is_stopped():
@@ -148,15 +147,15 @@ class Child:
             else:
                 outcome = runner.failed(prepared.function, error)
         except (SystemExit, KeyboardInterrupt) as error:
-            # A task that calls sys.exit() fails; it does not take the process along.
+            # A task that calls sys.exit() fails; the process goes on.
             outcome = runner.failed(prepared.function, error)
         except BaseException as error:
             outcome = runner.failed(prepared.function, error)
-        # Once more, for a knock may have come in the midst of it.
+        # Again, because a signal may have interrupted the first one.
         self._over()
         self._done(token, outcome)
 
-    def _call(self, call: Call, token: int) -> Any:
+    def _call(self, call: PreparedCall, token: int) -> Any:
         soft = call.function.soft_timeout_s
         if call.function.is_async:
             if self._loop is None:
@@ -176,15 +175,15 @@ class Child:
         if soft_s is not None:
             self._soft_at = time.monotonic() + soft_s
             signal.setitimer(signal.ITIMER_REAL, soft_s)
-        # A `stop` may have come before its turn, when there was nobody to hear a knock.
+        # A `stop` may have arrived before the turn of this task, when signals had no effect.
         self._reading = True
         try:
             self._drain()
         finally:
             self._reading = False
-        if self._knocked or any(message[0] == "stop" for message in self._inbox):
-            self._knocked = False
-            self._on_signal(KNOCK, None)
+        if self._interrupt_deferred or any(message[0] == "stop" for message in self._inbox):
+            self._interrupt_deferred = False
+            self._on_signal(INTERRUPT, None)
 
     def _is_stopped(self) -> bool:
         return self._stop_reason is not None
@@ -195,26 +194,26 @@ class Child:
             self._soft_at = None
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _done(self, token: int, outcome: Outcome | None) -> None:
+    def _done(self, token: int, outcome: AttemptOutcome | None) -> None:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
-        if self._untold is not None:
-            self._send("progress", token, *self._untold)
+        if self._unsent_progress is not None:
+            self._send("progress", token, *self._unsent_progress)
         if outcome is None:
             self._send("done", token, None, b"", False)
         else:
             self._send("done", token, outcome.ok, outcome.body, outcome.retryable)
 
-    # --- knocks ---
+    # --- signals ---
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         token = self._token
         if token is None:
-            # The main loop reads for itself.
+            # The main loop reads the frame.
             return
         if self._reading:
-            self._knocked = True
+            self._interrupt_deferred = True
             return
         raised: BaseException | None = None
         self._drain()
@@ -226,7 +225,7 @@ class Child:
         ahead = {message[7] for message in self._inbox if message[0] == "run"}
         self._inbox = [one for one in self._inbox if one[0] != "stop" or one[1] in ahead]
         if not self._critical:
-            self._give_back_if_asked()
+            self._return_batch_if_asked()
         if raised is None and self._soft_at is not None and time.monotonic() >= self._soft_at - 0.001:
             self._soft_at = None
             self._soft_hit = True
@@ -240,8 +239,8 @@ class Child:
         else:
             raise raised
 
-    def _give_back_if_asked(self) -> None:
-        """Tasks that were handed over and have not begun go to others."""
+    def _return_batch_if_asked(self) -> None:
+        """Returns the tasks of the batch that have not begun, if the worker reclaims them."""
         if not any(message[0] == "back" for message in self._inbox):
             return
         tokens = [message[7] for message in self._inbox if message[0] == "run"]
@@ -249,7 +248,7 @@ class Child:
         self._send("back", tokens)
 
     def _drain(self) -> None:
-        while select.select([self._sock], [], [], 0)[0]:
+        while True:
             try:
                 data = self._sock.recv(1 << 16, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -258,7 +257,7 @@ class Child:
                 os._exit(0)
             self._inbox += self._frames.feed(data)
 
-    # --- what a task tells ---
+    # --- output and progress ---
 
     def _captured(self, stream: str, text: str) -> bool:
         token = self._token
@@ -267,24 +266,24 @@ class Child:
         self._send("out", token, stream, text)
         return True
 
-    def _tell(self, share: float | None, note: str | None) -> None:
+    def _report_progress(self, share: float | None, note: str | None) -> None:
         token = self._token
         if token is None:
             return
         now = time.monotonic()
-        if now - self._told_at < PROGRESS_EVERY_S:
-            self._untold = (share, note)
+        if now - self._progress_sent_at < PROGRESS_INTERVAL_S:
+            self._unsent_progress = (share, note)
             return
-        self._told_at, self._untold = now, None
+        self._progress_sent_at, self._unsent_progress = now, None
         self._send("progress", token, share, note)
 
 
-def _soft(call: Call) -> SoftTimeout:
+def _soft(call: PreparedCall) -> SoftTimeout:
     return SoftTimeout(f"the soft time limit of {call.function.soft_timeout_s} s is over")
 
 
 def main() -> None:
-    """Run by the worker, with the number of the socket and the worker's process id."""
+    """Entry point, with the file descriptor of the socket and the worker's process id as arguments."""
     die_with_parent(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -296,8 +295,8 @@ def main() -> None:
     except BaseException:
         traceback.print_exc()
         code = 1
-    # Not by way of threads and exit handlers that tasks may have left behind; and with the socket still open, for its end is
-    # taken for that of the process.
+    # Without waiting for threads and exit handlers that tasks may have left behind. The socket stays open until the end, because
+    # the worker takes its end for that of the process.
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,6 +1,6 @@
-"""How the worker and its pool processes talk: frames of a length and marshalled plain data, over a socket pair.
+"""Framing between the worker and its pool processes: length-prefixed, marshalled plain data over a socket pair.
 
-Marshal, because both ends are the same Python, and it is the fastest way there is between two of them.
+Marshal, because both ends are the same Python interpreter, and it is the fastest serializer between two of them.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ _HEAD = struct.Struct("<I")
 
 
 def frame(*message: Any) -> bytes:
-    """A message of plain data, ready to be sent."""
+    """Encodes a message of plain data."""
     data = marshal.dumps(message)
     return _HEAD.pack(len(data)) + data
 
 
 class FrameDecoder:
-    """Bytes as they come, and the messages in them."""
+    """Incremental decoder of frames."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
 
     def feed(self, data: bytes) -> list[tuple[Any, ...]]:
-        """The messages that are whole with these bytes."""
+        """Takes received bytes; returns the messages that are complete."""
         self._bytes += data
         messages = []
         at = 0

@@ -1,7 +1,7 @@
-"""A pool on one event loop: many `async def` tasks at once in one thread. Plain functions run in threads beside it.
+"""Event-loop pool: runs many `async def` tasks at once in one thread, and plain functions in further threads.
 
-Cancelling and time limits work as `asyncio` works: `CancelledError` is raised where a task awaits. One that does not let go when it
-is cancelled keeps its slot until it ends; one that never awaits keeps all the others waiting, but not the worker's heartbeats.
+Cancellation and time limits work as in `asyncio`: `CancelledError` is raised where a task awaits. A task that suppresses it keeps
+its slot until it ends. A task that never awaits blocks all others, but not the worker's heartbeats.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 from triarch import context as contexts
 from triarch.context import TaskStopped
-from triarch.worker.attempt import Attempt, Outcome, StopReason
-from triarch.worker.execute import Call, Runner
+from triarch.worker.attempt import Attempt, AttemptOutcome, StopReason
+from triarch.worker.execute import PreparedCall, Runner
 from triarch.worker.leases import Leases
 from triarch.worker.pools.threads import context_of, soft_limit
 
@@ -46,7 +46,7 @@ class LoopPool:
         self._thread.start()
 
     def wake(self) -> None:
-        """There is work, perhaps."""
+        """Announces that there may be work."""
         self._soon(self._fill)
 
     def stop(self, attempt: Attempt) -> None:
@@ -54,14 +54,14 @@ class LoopPool:
         self._soon(self._cancel, attempt)
 
     def close(self) -> None:
-        """Cancels what is left and ends the loop."""
+        """Cancels all tasks and ends the loop."""
         self._soon(self._end)
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(self._stop_grace_s + 5.0)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _soon(self, call: Any, *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: there is nothing to do any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(call, *args)
 
     # --- the loop's thread ---
@@ -97,23 +97,23 @@ class LoopPool:
             self._loop.stop()
 
     async def _run(self, attempt: Attempt) -> None:
-        outcome: Outcome | None = None
+        outcome: AttemptOutcome | None = None
         try:
             prepared = self._runner.prepare(attempt.kind, attempt.payload, attempt.inputs)
-            outcome = prepared if isinstance(prepared, Outcome) else await self._outcome(attempt, prepared)
+            outcome = prepared if isinstance(prepared, AttemptOutcome) else await self._outcome(attempt, prepared)
         finally:
             self._calls.pop(attempt, None)
             self._tasks.pop(attempt, None)
             self._leases.end(attempt, outcome)
             self._fill()
 
-    async def _outcome(self, attempt: Attempt, call: Call) -> Outcome | None:
+    async def _outcome(self, attempt: Attempt, call: PreparedCall) -> AttemptOutcome | None:
         context = contextvars.copy_context()
         context.run(contexts.entered, context_of(attempt, self._leases))
         function = call.function
         future: asyncio.Future[Any]
         if function.is_async:
-            # Made within the context, so that it and all that it starts know their attempt.
+            # Created within the context, so that the task and everything it starts know their attempt.
             future = context.run(asyncio.ensure_future, function.call(*call.args, **call.kwargs))
         else:
             future = self._loop.run_in_executor(self._threads, lambda: context.run(function.call, *call.args, **call.kwargs))
@@ -126,7 +126,7 @@ class LoopPool:
             now = time.monotonic()
             deadline = attempt.deadline if attempt.stop_reason is None else None
             if deadline is not None and now >= deadline:
-                log.warning("task %s ran into its time limit of %s ms", attempt.task, attempt.timeout_ms)
+                log.warning("task %s exceeded its time limit of %s ms", attempt.task, attempt.timeout_ms)
                 attempt.stop_reason = StopReason.TIMED_OUT
                 future.cancel()
             elif soft_at is not None and now >= soft_at:
@@ -135,16 +135,16 @@ class LoopPool:
                     future.cancel()
             moments = [one - now for one in (deadline, soft_at) if one is not None]
             if attempt.stop_reason is StopReason.TIMED_OUT:
-                await self._wind_down(attempt, future)
+                await self._end_timed_out(attempt, future)
                 break
             await asyncio.wait([future], timeout=max(0.0, min(moments)) if moments else None)
-        return self._told(attempt, call, future, soft_hit)
+        return self._outcome_of(attempt, call, future, soft_hit)
 
-    async def _wind_down(self, attempt: Attempt, future: asyncio.Future[Any]) -> None:
-        """Its time is up. It is reported soon, whether it lets go or not; until it does it keeps its slot."""
+    async def _end_timed_out(self, attempt: Attempt, future: asyncio.Future[Any]) -> None:
+        """Reports an attempt at its time limit, after the grace period. Its slot is free when its coroutine has ended."""
         await asyncio.wait([future], timeout=self._stop_grace_s)
         if not future.done():
-            log.error("task %s does not end though it was cancelled, and keeps its slot until it does", attempt.task)
+            log.error("task %s suppresses its cancellation, and keeps its slot until it ends", attempt.task)
             self._leases.end(attempt, None)
             self._leases.slot_lost()
             try:
@@ -152,7 +152,9 @@ class LoopPool:
             finally:
                 self._leases.slot_found()
 
-    def _told(self, attempt: Attempt, call: Call, future: asyncio.Future[Any], soft_hit: bool) -> Outcome | None:
+    def _outcome_of(
+        self, attempt: Attempt, call: PreparedCall, future: asyncio.Future[Any], soft_hit: bool
+    ) -> AttemptOutcome | None:
         if not future.done():
             return None
         if future.cancelled():

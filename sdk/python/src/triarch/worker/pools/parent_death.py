@@ -1,4 +1,4 @@
-"""Has a process end when its parent does, whatever ends that."""
+"""Parent-death signal: ends a process when its parent ends, in whatever way."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
-    """Called in the child. On Linux the kernel sees to it; elsewhere a thread looks now and then."""
+    """Called in the child. On Linux the kernel sends the signal; elsewhere a thread polls."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     else:
         threading.Thread(target=_watch, args=(parent, number), name="triarch-parent", daemon=True).start()
-    # It may have died before the signal was set, and then none will come.
+    # The parent may have died before the signal was set, and then none is sent.
     if os.getppid() != parent:
         os._exit(1)
 

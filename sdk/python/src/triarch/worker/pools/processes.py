@@ -1,12 +1,12 @@
-"""A pool of processes: what a task does to its process, it does to nobody else.
+"""Process pool: isolates tasks from each other and from the worker.
 
-One thread supervises them all. A process runs one task at a time and tells its result before it begins the next; so a process
-that dies takes exactly one attempt along, which is reported as failed with the signal or exit code, and another process takes its
-place. While tasks are very short, some are handed to a process together, which saves most of the to and fro; those that it has
-not begun are taken back when it dies, or when one turns out to be long.
+One supervisor thread serves all processes. A process runs one task at a time and reports its result before it begins the next.
+A process that dies therefore loses exactly one attempt, which is reported as failed with the signal or exit code, and is
+replaced. Very short tasks are assigned in batches, which saves most of the communication. Tasks of a batch that have not begun are
+reclaimed when their process dies, or when the running one turns out to be long.
 
-Processes are started afresh (never forked from a process with threads), each as the leader of a session of
-its own, so that what a task has started ends with it. They die with the worker, whatever ends that.
+Processes are started afresh, never forked from a process with threads. Each leads a session of its own, so that everything a
+task has started ends with it. They end with the worker, in whatever way it ends.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from triarch.worker.attempt import Attempt, Outcome, StopReason, failure
+from triarch.worker.attempt import Attempt, AttemptOutcome, StopReason, failure
 from triarch.worker.leases import Leases
 from triarch.worker.pools.framing import FrameDecoder, frame
 
 log = logging.getLogger("triarch.worker")
 
-_KNOCK = signal.SIGUSR1
-#: A process that takes no frame for so long, while it should be idle, is stuck.
-_SEND_PATIENCE_S = 10.0
-#: A process may take so long to import the app.
-_START_PATIENCE_S = 120.0
-#: Pauses before a process that could not even start is started anew.
+_INTERRUPT = signal.SIGUSR1
+#: Timeout of sending a frame. An idle process that takes none for so long is stuck.
+_SEND_TIMEOUT_S = 10.0
+#: Timeout of importing the app.
+_START_TIMEOUT_S = 120.0
+#: Pauses before a process that failed to start is replaced.
 _RESTART_PAUSE_MIN_S = 0.1
 _RESTART_PAUSE_MAX_S = 5.0
-#: After so many in a row, without any that could, the worker gives up.
+#: Consecutive failures to start, without a running process, after which the worker gives up.
 _FAILURES_MAX = 10
 
-#: So many tasks are handed to a process together, as long as they take no longer than this in all by what tasks took lately.
-_TOGETHER_MAX = 16
-_TOGETHER_S = 0.005
-#: A task that runs for so long is not short: what was handed over with it is taken back.
-_TAKE_BACK_AFTER_S = 0.02
+#: Tasks of a batch, and their expected total duration by the moving average.
+_BATCH_TASKS_MAX = 16
+_BATCH_DURATION_S = 0.005
+#: Running time after which the rest of a batch is reclaimed.
+_RECLAIM_AFTER_S = 0.02
 
 _COMMAND = """\
 import json, sys
@@ -65,22 +65,22 @@ class _Process:
     started_at: float
     frames: FrameDecoder = field(default_factory=FrameDecoder)
     ready: bool = False
-    #: What it was handed and has not told the end of. It runs the first of them.
+    #: Assigned attempts that have not ended. The first of them runs.
     attempts: deque[Attempt] = field(default_factory=deque)
-    taken_back_from: Attempt | None = None
+    reclaimed_from: Attempt | None = None
     ran: int = 0
     kill_at: float | None = None
     retired: bool = False
 
     @property
     def attempt(self) -> Attempt | None:
-        """What it runs."""
+        """The running attempt."""
         return self.attempts[0] if self.attempts else None
 
     @property
-    def may_take_back(self) -> bool:
-        """Whether others were handed over with what it runs, and not asked for yet."""
-        return len(self.attempts) > 1 and self.taken_back_from is not self.attempts[0]
+    def may_reclaim(self) -> bool:
+        """Whether a batch is left that was not reclaimed yet."""
+        return len(self.attempts) > 1 and self.reclaimed_from is not self.attempts[0]
 
 
 class ProcessPool:
@@ -110,7 +110,7 @@ class ProcessPool:
             "log_format": log_format,
             "capture": capture,
         }
-        # So that the process finds all modules where the worker has found them.
+        # The process imports modules from the same directories as the worker.
         self._path = [os.getcwd() if entry == "" else str(entry) for entry in sys.path]
         self._stop_grace_s = stop_grace_s
         self._tasks_per_child_max = tasks_per_child_max
@@ -118,8 +118,8 @@ class ProcessPool:
         self._on_broken = on_broken
         self._processes: list[_Process] = []
         self._selector = selectors.DefaultSelector()
-        self._bell, self._ear = socket.socketpair()
-        self._rung = False
+        self._wake_sender, self._wake_receiver = socket.socketpair()
+        self._wake_pending = False
         self._stops: deque[Attempt] = deque()
         self._closing = threading.Event()
         self._restart_pause_s = 0.0
@@ -134,19 +134,19 @@ class ProcessPool:
         self._thread.start()
 
     def wake(self) -> None:
-        """There is work, perhaps."""
-        if not self._rung:
-            self._rung = True
+        """Announces that there may be work."""
+        if not self._wake_pending:
+            self._wake_pending = True
             with contextlib.suppress(OSError):
-                self._bell.send(b"!", socket.MSG_DONTWAIT)
+                self._wake_sender.send(b"!", socket.MSG_DONTWAIT)
 
     def stop(self, attempt: Attempt) -> None:
-        """This attempt must end: its process is told, and killed when that does not help."""
+        """Stops an attempt: interrupts its process, and kills it after the grace period."""
         self._stops.append(attempt)
         self.wake()
 
     def close(self) -> None:
-        """Kills what is left."""
+        """Kills all processes."""
         self._closing.set()
         self.wake()
         if self._thread.is_alive():
@@ -154,47 +154,47 @@ class ProcessPool:
 
     @property
     def pids(self) -> list[int]:
-        """The processes there are."""
+        """Process ids of the pool."""
         return [one.popen.pid for one in self._processes]
 
     # --- the supervisor's thread: everything below ---
 
     def _supervise(self) -> None:
-        self._selector.register(self._ear, selectors.EVENT_READ, None)
-        self._ear.setblocking(False)
+        self._selector.register(self._wake_receiver, selectors.EVENT_READ, None)
+        self._wake_receiver.setblocking(False)
         try:
             while not self._closing.is_set():
                 try:
-                    self._keep_up()
+                    self._start_missing()
                     self._assign()
-                    for key, _ in self._selector.select(self._patience()):
+                    for key, _ in self._selector.select(self._select_timeout_s()):
                         if key.data is None:
-                            self._hear()
+                            self._drain_wakeups()
                         else:
                             self._read(key.data)
                     while self._stops:
-                        self._tell_to_stop(self._stops.popleft())
-                    self._look_at_clock()
+                        self._request_stop(self._stops.popleft())
+                    self._enforce_deadlines()
                 except Exception:
-                    # Whatever it is, the pool goes on, or the worker would be deaf.
-                    log.exception("the supervisor of the pool met what it did not expect")
+                    # Whatever it is, the supervisor must go on, or the worker would run nothing any more.
+                    log.exception("the supervisor of the process pool failed unexpectedly, and goes on")
                     time.sleep(0.1)
         finally:
             for process in list(self._processes):
                 self._kill(process)
-                self._bury(process)
+                self._reap(process)
             self._selector.close()
-            self._bell.close()
-            self._ear.close()
+            self._wake_sender.close()
+            self._wake_receiver.close()
 
-    def _hear(self) -> None:
-        self._rung = False
+    def _drain_wakeups(self) -> None:
+        self._wake_pending = False
         with contextlib.suppress(BlockingIOError):
-            while self._ear.recv(4096):
+            while self._wake_receiver.recv(4096):
                 pass
 
-    def _keep_up(self) -> None:
-        """Starts what is missing."""
+    def _start_missing(self) -> None:
+        """Starts missing processes."""
         missing = self._concurrency - sum(not one.retired for one in self._processes)
         if missing <= 0 or time.monotonic() < self._restart_at:
             return
@@ -213,7 +213,7 @@ class ProcessPool:
     def _start_one(self) -> None:
         ours, theirs = socket.socketpair()
         try:
-            # By its arguments, and not by PYTHONPATH, which would be inherited by what tasks start.
+            # As an argument instead of PYTHONPATH, which programs started by tasks would inherit.
             words = [str(theirs.fileno()), str(os.getpid()), json.dumps(self._path)]
             popen = subprocess.Popen(
                 [sys.executable, "-c", _COMMAND, *words],
@@ -226,7 +226,7 @@ class ProcessPool:
             raise
         finally:
             theirs.close()
-        ours.settimeout(_SEND_PATIENCE_S)
+        ours.settimeout(_SEND_TIMEOUT_S)
         process = _Process(popen, ours, time.monotonic())
         self._processes.append(process)
         self._selector.register(ours, selectors.EVENT_READ, process)
@@ -236,8 +236,8 @@ class ProcessPool:
         try:
             process.sock.sendall(data)
         except OSError as error:
-            # It will be seen to have died, and is made to.
-            log.debug("pool process %d takes nothing: %s", process.popen.pid, error)
+            # Killed, so that the supervisor sees its end.
+            log.debug("pool process %d takes no frames and is killed: %s", process.popen.pid, error)
             self._kill(process)
             return False
         return True
@@ -246,9 +246,9 @@ class ProcessPool:
         for process in self._processes:
             if process.attempts or not process.ready or process.retired:
                 continue
-            together = self._together(process)
+            batch_size = self._batch_size(process)
             data = bytearray()
-            while len(process.attempts) < together:
+            while len(process.attempts) < batch_size:
                 attempt = self._leases.next()
                 if attempt is None:
                     break
@@ -269,14 +269,14 @@ class ProcessPool:
             self._send(process, data)
             for attempt in process.attempts:
                 if attempt.stop_reason is not None:
-                    self._tell_to_stop(attempt)
+                    self._request_stop(attempt)
 
-    def _together(self, process: _Process) -> int:
-        """How many to hand over: not so many that another process would have nothing to do."""
+    def _batch_size(self, process: _Process) -> int:
+        """Returns how many tasks to assign, so that no other process is left without work."""
         if self._tasks_per_child_max is not None:
             return 1
         fair = -(-self._leases.waiting // max(1, len(self._processes)))
-        return max(1, min(_TOGETHER_MAX, fair, int(_TOGETHER_S / max(self._leases.pace_s, 1e-5))))
+        return max(1, min(_BATCH_TASKS_MAX, fair, int(_BATCH_DURATION_S / max(self._leases.mean_duration_s, 1e-5))))
 
     def _read(self, process: _Process) -> None:
         try:
@@ -291,59 +291,59 @@ class ProcessPool:
         try:
             messages = process.frames.feed(data)
         except (ValueError, EOFError, TypeError):
-            # A task has written to a descriptor that is not its own.
-            log.error("pool process %d does not make sense any more", process.popen.pid)
+            # A task has written to a file descriptor that is not its own.
+            log.error("pool process %d sent a malformed frame and is killed", process.popen.pid)
             self._kill(process)
             return
         for message in messages:
-            self._heard(process, message)
+            self._handle_message(process, message)
 
-    def _heard(self, process: _Process, message: tuple[Any, ...]) -> None:
-        what = message[0]
-        if what == "ready":
+    def _handle_message(self, process: _Process, message: tuple[Any, ...]) -> None:
+        kind = message[0]
+        if kind == "ready":
             process.ready = True
             self._restart_pause_s = 0.0
             self._failures = 0
             self._on_ready()
             return
-        if what == "back":
-            self._taken_back(process, message[1])
+        if kind == "back":
+            self._on_reclaimed(process, message[1])
             return
         attempt = process.attempt
         if attempt is None or attempt.token != message[1]:
-            # Of one that was handed over with others and told to stop before its turn, perhaps.
+            # Perhaps of a batch, and stopped before its turn.
             attempt = next((one for one in process.attempts if one.token == message[1]), None)
         if attempt is None:
             return
-        if what == "done":
+        if kind == "done":
             _, _, ok, body, retryable = message
             process.attempts.remove(attempt)
             process.kill_at = None
             process.ran += 1
             if process.attempts:
-                # It has begun the next by now.
+                # The process has begun the next one.
                 self._leases.begins(process.attempts[0])
-                self._tell_to_stop(process.attempts[0])
+                self._request_stop(process.attempts[0])
             elif self._tasks_per_child_max is not None and process.ran >= self._tasks_per_child_max:
                 self._retire(process)
             else:
-                # Before the result is told: the next task need not wait for that.
+                # Before the result is recorded, so that the next task need not wait for that.
                 self._assign()
-            self._leases.end(attempt, None if ok is None else Outcome(ok, body, retryable))
-        elif what == "out":
+            self._leases.end(attempt, None if ok is None else AttemptOutcome(ok, body, retryable))
+        elif kind == "out":
             attempt.write(message[2], message[3])
             self._leases.on_output()
-        elif what == "progress":
+        elif kind == "progress":
             _, _, share, note = message
             attempt.progress, attempt.note = share, note
 
-    def _take_back(self, process: _Process) -> None:
-        process.taken_back_from = process.attempt
+    def _reclaim(self, process: _Process) -> None:
+        process.reclaimed_from = process.attempt
         if self._send(process, frame("back")):
             with contextlib.suppress(OSError):
-                process.popen.send_signal(_KNOCK)
+                process.popen.send_signal(_INTERRUPT)
 
-    def _taken_back(self, process: _Process, tokens: list[int]) -> None:
+    def _on_reclaimed(self, process: _Process, tokens: list[int]) -> None:
         for token in reversed(tokens):
             attempt = next((one for one in process.attempts if one.token == token), None)
             if attempt is not None:
@@ -357,20 +357,20 @@ class ProcessPool:
             process.sock.shutdown(socket.SHUT_WR)
 
     def _died(self, process: _Process) -> None:
-        # All it has said was read before the end of its socket, so this is the one task that it had.
-        # Not reaped before its group was killed: until then its number cannot be another's.
+        # Every frame was read before the end of the socket, so the first attempt is the one that ran.
+        # The process is reaped after its group was killed: until then its process id cannot be reused.
         until = time.monotonic() + 0.5
         while not _has_ended(process.popen.pid) and time.monotonic() < until:
             time.sleep(0.002)
         only_closed = not _has_ended(process.popen.pid)
-        # What it has started goes with it; and so does it, if it has only closed its end.
+        # Kills everything the task has started, and the process itself if it has only closed its socket.
         self._kill_group(process)
-        self._bury(process)
+        self._reap(process)
         attempt = process.attempts.popleft() if process.attempts else None
         while process.attempts:
-            # It had not begun these.
+            # These had not begun.
             self._leases.put_back(process.attempts.pop())
-        how, more = _told(process.popen.returncode)
+        how, more = _describe_exit(process.popen.returncode)
         if only_closed:
             how = "closed its connection to the worker, and was killed for it"
         if attempt is not None:
@@ -385,11 +385,11 @@ class ProcessPool:
             self._failures += 1
             self._start_later()
             if self._failures >= _FAILURES_MAX and not any(one.ready for one in self._processes):
-                self._on_broken(f"no pool process can be started: the last one {how}; its output says more")
+                self._on_broken(f"no pool process can be started: the last one {how}; see its output")
         elif not process.retired:
             log.warning("pool process %d %s while it was idle", process.popen.pid, how)
 
-    def _bury(self, process: _Process) -> None:
+    def _reap(self, process: _Process) -> None:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(process.sock)
         process.sock.close()
@@ -397,12 +397,12 @@ class ProcessPool:
         if process in self._processes:
             self._processes.remove(process)
 
-    def _tell_to_stop(self, attempt: Attempt) -> None:
+    def _request_stop(self, attempt: Attempt) -> None:
         process = next((one for one in self._processes if attempt in one.attempts), None)
         if process is None or attempt.stop_reason is None:
             return
         if process.attempt is not attempt:
-            # Not its turn yet. When that comes, it is told again by what is in the frame.
+            # Its turn has not come. When it does, the process reads the reason from the frame.
             self._send(process, frame("stop", attempt.token, attempt.stop_reason.value))
             return
         if attempt.stop_reason is StopReason.TIMED_OUT:
@@ -412,7 +412,7 @@ class ProcessPool:
             process.kill_at = time.monotonic() + self._stop_grace_s
             if self._send(process, frame("stop", attempt.token, attempt.stop_reason.value)):
                 with contextlib.suppress(OSError):
-                    process.popen.send_signal(_KNOCK)
+                    process.popen.send_signal(_INTERRUPT)
 
     def _kill(self, process: _Process) -> None:
         self._kill_group(process)
@@ -422,46 +422,46 @@ class ProcessPool:
         with contextlib.suppress(OSError):
             os.killpg(process.popen.pid, signal.SIGKILL)
 
-    # --- the clock ---
+    # --- deadlines ---
 
-    def _moments(self) -> list[float]:
-        moments = []
+    def _deadlines(self) -> list[float]:
+        deadlines = []
         for process in self._processes:
             if process.kill_at is not None:
-                moments.append(process.kill_at)
+                deadlines.append(process.kill_at)
             if not process.ready:
-                moments.append(process.started_at + _START_PATIENCE_S)
+                deadlines.append(process.started_at + _START_TIMEOUT_S)
             attempt = process.attempt
             if attempt is not None and attempt.stop_reason is None and attempt.deadline is not None:
-                moments.append(attempt.deadline)
-            if attempt is not None and process.may_take_back:
-                moments.append(attempt.begun_at + _TAKE_BACK_AFTER_S)
+                deadlines.append(attempt.deadline)
+            if attempt is not None and process.may_reclaim:
+                deadlines.append(attempt.begun_at + _RECLAIM_AFTER_S)
         if self._restart_pause_s and len(self._processes) < self._concurrency:
-            moments.append(self._restart_at)
-        return moments
+            deadlines.append(self._restart_at)
+        return deadlines
 
-    def _patience(self) -> float:
+    def _select_timeout_s(self) -> float:
         now = time.monotonic()
-        return max(0.0, min((moment - now for moment in self._moments()), default=5.0))
+        return max(0.0, min((deadline - now for deadline in self._deadlines()), default=5.0))
 
-    def _look_at_clock(self) -> None:
+    def _enforce_deadlines(self) -> None:
         now = time.monotonic()
         for process in list(self._processes):
             attempt = process.attempt
             if attempt is not None:
                 deadline = attempt.deadline if attempt.stop_reason is None else None
                 if deadline is not None and now >= deadline:
-                    log.warning("task %s ran into its time limit of %s ms", attempt.task, attempt.timeout_ms)
+                    log.warning("task %s exceeded its time limit of %s ms", attempt.task, attempt.timeout_ms)
                     attempt.stop_reason = StopReason.TIMED_OUT
                     self._kill(process)
                     continue
-                if process.may_take_back and now >= attempt.begun_at + _TAKE_BACK_AFTER_S:
-                    self._take_back(process)
+                if process.may_reclaim and now >= attempt.begun_at + _RECLAIM_AFTER_S:
+                    self._reclaim(process)
             if process.kill_at is not None and now >= process.kill_at:
-                log.warning("pool process %d did not stop when it was told to; killing it", process.popen.pid)
+                log.warning("pool process %d did not stop within its grace period and is killed", process.popen.pid)
                 self._kill(process)
-            elif not process.ready and now >= process.started_at + _START_PATIENCE_S:
-                log.error("pool process %d was not ready in %g s", process.popen.pid, _START_PATIENCE_S)
+            elif not process.ready and now >= process.started_at + _START_TIMEOUT_S:
+                log.error("pool process %d was not ready within %g s and is killed", process.popen.pid, _START_TIMEOUT_S)
                 self._kill(process)
 
 
@@ -472,8 +472,8 @@ def _has_ended(pid: int) -> bool:
         return True
 
 
-def _told(returncode: int | None) -> tuple[str, dict[str, Any]]:
-    """How a process ended: in words, and in fields."""
+def _describe_exit(returncode: int | None) -> tuple[str, dict[str, Any]]:
+    """Returns how a process ended: as text, and as fields of the error."""
     if returncode is None:
         return "ended", {}
     if returncode >= 0:

@@ -1,14 +1,13 @@
-"""A pool of threads of the worker's own process: cheap, and good for tasks that wait (for the network, for disks).
+"""Thread pool in the worker's own process: cheap, for tasks that wait for the network or for disks.
 
-A thread cannot be stopped from outside. What is done instead, and what is not:
+A thread cannot be stopped from outside. Time limits and cancellation therefore work as follows:
 
-* A soft time limit raises `SoftTimeout` in the thread as soon as it runs Python code again; a call into C that waits for ever is
+* A soft time limit raises `SoftTimeout` in the thread as soon as it runs Python code again. A call into C that waits for ever is
   not interrupted.
-* At the hard limit the attempt is reported as timed out, and its thread is left to itself; another takes its place. At most as many
-  as there are slots are replaced so. What is left behind after that costs its slot until it ends.
-* A cancelled attempt sees it in `current().stop_reason` and `current().check()`, and goes on until it looks; its result is not
-  reported.
-* A coroutine is cancelled, and cut at its limits, where it awaits, as `asyncio` does.
+* At the hard limit the attempt is reported as timed out, and its thread is abandoned and replaced. At most as many threads as
+  there are slots are replaced. Each further abandoned thread occupies its slot until it ends.
+* A cancelled attempt goes on until it checks `current().stop_reason` or `current().check()`; its result is not reported.
+* A coroutine is cancelled, and ends at its limits, where it awaits, as `asyncio` does.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from typing import Any
 from triarch import context as contexts
 from triarch.context import TaskContext, TaskStopped
 from triarch.errors import SoftTimeout
-from triarch.worker.attempt import Attempt, Outcome, StopReason
-from triarch.worker.execute import Call, Runner
+from triarch.worker.attempt import Attempt, AttemptOutcome, StopReason
+from triarch.worker.execute import PreparedCall, Runner
 from triarch.worker.leases import Leases
 
 log = logging.getLogger("triarch.worker")
@@ -42,8 +41,8 @@ class _Slot:
     #: While it runs a coroutine.
     loop: asyncio.AbstractEventLoop | None = None
     coroutine: asyncio.Task[Any] | None = None
-    #: Its thread is left to itself, and ends when its task does.
-    left_behind: bool = False
+    #: Its thread ends when its task does.
+    abandoned: bool = False
 
 
 class ThreadPool:
@@ -57,7 +56,7 @@ class ThreadPool:
         self._work = threading.Condition(self._lock)
         self._clock = threading.Condition(self._lock)
         self._slots: list[_Slot] = []
-        self._left_behind = 0
+        self._abandoned = 0
         self._idle = 0
         self._closed = False
         self._started = 0
@@ -67,15 +66,15 @@ class ThreadPool:
         with self._lock:
             for _ in range(self._concurrency):
                 self._start_one()
-        threading.Thread(target=self._watch_clock, name="triarch-clock", daemon=True).start()
+        threading.Thread(target=self._enforce_deadlines, name="triarch-deadlines", daemon=True).start()
 
     def wake(self) -> None:
-        """There is work, perhaps."""
+        """Announces that there may be work."""
         with self._lock:
             self._work.notify_all()
 
     def stop(self, attempt: Attempt) -> None:
-        """Cancels a coroutine. Nothing can be done about a function but what it does itself, when it looks at its `stop_reason`."""
+        """Cancels a coroutine. A function has to check its `stop_reason` by itself."""
         with self._lock:
             for slot in self._slots:
                 if slot.attempt is attempt:
@@ -105,8 +104,8 @@ class ThreadPool:
                 if attempt is None:
                     return
                 prepared = self._runner.prepare(attempt.kind, attempt.payload, attempt.inputs)
-                outcome: Outcome | None
-                if isinstance(prepared, Outcome):
+                outcome: AttemptOutcome | None
+                if isinstance(prepared, AttemptOutcome):
                     outcome = prepared
                 else:
                     if prepared.function.is_async and slot.loop is None:
@@ -130,7 +129,7 @@ class ThreadPool:
                 self._work.wait(5.0)
             return None
 
-    def _run(self, slot: _Slot, attempt: Attempt, call: Call) -> Outcome | None:
+    def _run(self, slot: _Slot, attempt: Attempt, call: PreparedCall) -> AttemptOutcome | None:
         def make() -> Any:
             contexts.entered(context_of(attempt, self._leases))
             if slot.loop is not None and call.function.is_async:
@@ -152,7 +151,7 @@ class ThreadPool:
                         self._clock.notify_all()
                 value = contextvars.copy_context().run(make)
             finally:
-                # From here on nothing is raised into this thread any more; what was on its way comes out below.
+                # From here on nothing is raised into this thread; a pending exception is raised below.
                 self._disarm(slot)
             return self._runner.succeeded(call.function, value)
         except TaskStopped as error:
@@ -170,35 +169,35 @@ class ThreadPool:
         if slot.ident:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(slot.ident), None)
 
-    def _over(self, slot: _Slot, attempt: Attempt, outcome: Outcome | None) -> bool:
-        """Whether the thread goes on."""
+    def _over(self, slot: _Slot, attempt: Attempt, outcome: AttemptOutcome | None) -> bool:
+        """Ends an attempt; returns whether the thread goes on."""
         with self._lock:
             slot.attempt = None
-            if slot.left_behind:
-                self._left_behind -= 1
+            if slot.abandoned:
+                self._abandoned -= 1
                 if slot in self._slots:
                     self._slots.remove(slot)
                     if len(self._slots) < self._concurrency and not self._closed:
-                        # It cost a slot until now.
+                        # It occupied a slot until now.
                         self._leases.slot_found()
                         self._start_one()
                 return False
         self._leases.end(attempt, outcome)
         return True
 
-    # --- the clock's thread ---
+    # --- the thread of the deadlines ---
 
-    def _watch_clock(self) -> None:
+    def _enforce_deadlines(self) -> None:
         while True:
             timed_out: list[Attempt] = []
             with self._lock:
                 if self._closed and not any(slot.attempt for slot in self._slots):
                     return
                 now = time.monotonic()
-                moments = [now + 5.0]
+                deadlines = [now + 5.0]
                 for slot in list(self._slots):
                     attempt = slot.attempt
-                    if attempt is None or slot.left_behind:
+                    if attempt is None or slot.abandoned:
                         continue
                     if slot.soft_at is not None:
                         if now >= slot.soft_at:
@@ -208,40 +207,40 @@ class ThreadPool:
                                     ctypes.c_ulong(slot.ident), ctypes.py_object(SoftTimeout)
                                 )
                         else:
-                            moments.append(slot.soft_at)
+                            deadlines.append(slot.soft_at)
                     deadline = attempt.deadline
                     if deadline is None or attempt.stop_reason is not None:
                         continue
                     if now >= deadline:
                         attempt.stop_reason = StopReason.TIMED_OUT
                         timed_out.append(attempt)
-                        self._leave_behind(slot)
+                        self._abandon(slot)
                     else:
-                        moments.append(deadline)
+                        deadlines.append(deadline)
                 if not timed_out:
-                    self._clock.wait(max(0.0, min(moments) - time.monotonic()))
+                    self._clock.wait(max(0.0, min(deadlines) - time.monotonic()))
             for attempt in timed_out:
                 log.warning(
-                    "task %s ran into its time limit of %s ms; its thread cannot be stopped, and is left to itself",
+                    "task %s exceeded its time limit of %s ms; its thread cannot be stopped and is abandoned",
                     attempt.task,
                     attempt.timeout_ms,
                 )
                 self._leases.end(attempt, None)
 
-    def _leave_behind(self, slot: _Slot) -> None:
+    def _abandon(self, slot: _Slot) -> None:
         _cancel(slot)
-        slot.left_behind = True
-        self._left_behind += 1
-        if self._left_behind <= self._concurrency:
+        slot.abandoned = True
+        self._abandoned += 1
+        if self._abandoned <= self._concurrency:
             self._slots.remove(slot)
             self._start_one()
         else:
-            log.error("too many threads were left to themselves: one slot less until one of them ends")
+            log.error("too many threads are abandoned: the worker has one slot less until one of them ends")
             self._leases.slot_lost()
 
 
 def _cancel(slot: _Slot) -> bool:
-    """Whether it runs a coroutine, which is cancelled."""
+    """Cancels a coroutine; returns whether the slot runs one."""
     if slot.coroutine is None or slot.loop is None:
         return False
     slot.loop.call_soon_threadsafe(slot.coroutine.cancel)
@@ -249,14 +248,14 @@ def _cancel(slot: _Slot) -> bool:
 
 
 def soft_limit(seconds: float | None) -> SoftTimeout:
-    """What is told of a coroutine that its soft limit has ended."""
+    """Returns the error of a coroutine that its soft time limit has ended."""
     return SoftTimeout(f"the soft time limit of {seconds} s is over")
 
 
 def context_of(attempt: Attempt, leases: Leases) -> TaskContext:
-    """The context of an attempt that runs in the worker's own process."""
+    """Returns the context of an attempt that runs in the worker's own process."""
 
-    def tell(share: float | None, note: str | None) -> None:
+    def report_progress(share: float | None, note: str | None) -> None:
         attempt.progress, attempt.note = share, note
 
     def stopped() -> str | None:
@@ -267,5 +266,5 @@ def context_of(attempt: Attempt, leases: Leases) -> TaskContext:
         leases.on_output()
 
     return TaskContext(
-        attempt.task, attempt.job, attempt.kind, attempt.attempt, attempt.token, attempt.inputs, tell, stopped, write
+        attempt.task, attempt.job, attempt.kind, attempt.attempt, attempt.token, attempt.inputs, report_progress, stopped, write
     )
