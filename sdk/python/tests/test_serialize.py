@@ -60,8 +60,8 @@ def test_inputs_go_into_tuples() -> None:
     [
         ({1: 2}, "keys are text"),
         ({"x": [b"raw"]}, r"\['x'\]\[0\] is a builtins.bytes"),
-        (float("nan"), "JSON does not know"),
-        (object(), "cannot say"),
+        (float("nan"), "JSON cannot represent"),
+        (object(), "cannot represent"),
     ],
 )
 def test_what_json_cannot_say_is_refused_with_its_place(value: Any, words: str) -> None:

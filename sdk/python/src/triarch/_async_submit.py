@@ -1,6 +1,6 @@
-"""How tasks get to the cluster from coroutines: as in :mod:`triarch._submit`, many at once.
+"""Batching submitter for asyncio: the twin of :mod:`triarch._submit`.
 
-Whatever is submitted in one turn of the event loop travels together, and so does what comes while requests are on their way.
+Submissions of one turn of the event loop share a request, and so do those that arrive while two requests are in flight.
 """
 
 from __future__ import annotations
@@ -23,45 +23,45 @@ _Item = tuple[bytes, "asyncio.Future[tuple[str, str]]"]
 
 
 class _Lane:
-    """What waits for one queue, in one event loop."""
+    """Submissions of one queue and event loop that wait, and the requests in flight."""
 
-    __slots__ = ("flights", "waiting")
+    __slots__ = ("in_flight", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[_Item] = deque()
-        self.flights: set[asyncio.Task[None]] = set()
+        self.in_flight: set[asyncio.Task[None]] = set()
 
 
 class AsyncSubmitter:
-    """Brings tasks to the cluster from coroutines, of whatever loop."""
+    """Submits tasks from coroutines of any event loop."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
         self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Lane]] = weakref.WeakKeyDictionary()
 
     async def one(self, spec: bytes, queue: str) -> tuple[str, str]:
-        """Submits a task, perhaps together with others; gives the ids of its job and of itself.
+        """Submits a task, perhaps in a batch with others; returns the ids of its job and of itself.
 
-        A caller that is cancelled meanwhile does not take it back.
+        Cancelling the caller does not withdraw the task.
         """
         loop = asyncio.get_running_loop()
         lanes = self._lanes.setdefault(loop, {})
         lane = lanes.setdefault(queue, _Lane())
-        told: asyncio.Future[tuple[str, str]] = loop.create_future()
-        lane.waiting.append((spec, told))
-        if len(lane.flights) < _IN_FLIGHT_MAX:
-            flight = loop.create_task(self._fly(lane))
-            lane.flights.add(flight)
-            flight.add_done_callback(lambda flight: self._landed(lanes, queue, lane, flight))
-        return await told
+        receipt: asyncio.Future[tuple[str, str]] = loop.create_future()
+        lane.waiting.append((spec, receipt))
+        if len(lane.in_flight) < _IN_FLIGHT_MAX:
+            sending = loop.create_task(self._send_batches(lane))
+            lane.in_flight.add(sending)
+            sending.add_done_callback(lambda sending: self._on_batch_sent(lanes, queue, lane, sending))
+        return await receipt
 
     @staticmethod
-    def _landed(lanes: dict[str, _Lane], queue: str, lane: _Lane, flight: asyncio.Task[None]) -> None:
-        lane.flights.discard(flight)
-        if not lane.flights and not lane.waiting:
+    def _on_batch_sent(lanes: dict[str, _Lane], queue: str, lane: _Lane, sending: asyncio.Task[None]) -> None:
+        lane.in_flight.discard(sending)
+        if not lane.in_flight and not lane.waiting:
             lanes.pop(queue, None)
 
-    async def _fly(self, lane: _Lane) -> None:
+    async def _send_batches(self, lane: _Lane) -> None:
         while lane.waiting:
             batch: list[_Item] = []
             size_bytes = 0
@@ -79,7 +79,7 @@ class AsyncSubmitter:
             if len(batch) == 1:
                 _fail(batch, error)
                 return
-            # One of them is wrong: each is heard for itself.
+            # One of them is invalid: each is submitted alone.
             for item in batch:
                 await self._send([item])
         except BaseException as error:
@@ -87,9 +87,9 @@ class AsyncSubmitter:
             if not isinstance(error, Exception):
                 raise
         else:
-            for (_, told), task in zip(batch, submitted.tasks, strict=True):
-                if not told.done():
-                    told.set_result((submitted.job, task))
+            for (_, receipt), task in zip(batch, submitted.tasks, strict=True):
+                if not receipt.done():
+                    receipt.set_result((submitted.job, task))
 
     async def job(
         self,
@@ -113,6 +113,6 @@ class AsyncSubmitter:
 
 
 def _fail(batch: list[_Item], error: Exception) -> None:
-    for _, told in batch:
-        if not told.done():
-            told.set_exception(error)
+    for _, receipt in batch:
+        if not receipt.done():
+            receipt.set_exception(error)

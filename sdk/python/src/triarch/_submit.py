@@ -1,13 +1,16 @@
-"""How tasks get to the cluster: many at once, whoever submits them.
+"""Batching submitter: concurrent submissions share requests.
 
-Submissions of several threads that come together travel together. Whoever comes while less than two requests are on
-their way sends at once, and so pays nothing; others wait, and one of those that wait takes all of them along in the next
-request, which costs the cluster one entry of its log instead of many. Tasks that travel together become one job, so what could
-make a job be refused for a single task's sake (a unique key, an idempotency key) travels alone.
+A submission is sent at once while fewer than two requests of its queue are in flight, so that batching adds no latency. Others
+wait, and one of the waiting threads sends all of them in the next request, which costs the cluster one log entry instead of
+many. The tasks of a batch become one job. A task that could make the whole job be refused, by a unique key or an idempotency
+key, is therefore submitted alone.
 
-For those who do not want to wait there is :meth:`Submitter.soon`: one thread of the process sends what has gathered.
+:meth:`Submitter.soon` submits in the background: one thread of the process sends what has accumulated.
 
-Everything is bounded: the tasks and bytes of a request, and what may gather.
+# Invariants
+
+* The tasks and the bytes of a request are bounded.
+* The accumulated background submissions are bounded; a further one waits.
 """
 
 from __future__ import annotations
@@ -36,21 +39,21 @@ __all__ = [
     "read_submitted",
 ]
 
-#: Tasks of one request, and of one job that comes in parts.
+#: Tasks of one request, and of one job that is submitted in parts.
 TASKS_PER_REQUEST_MAX = 10_000
 TASKS_PER_JOB_MAX = 100_000
-# The cluster takes 16 MiB a request.
+# The cluster takes 16 MiB per request.
 BATCH_BYTES_MAX = 8 << 20
-# So many tasks of different callers travel together.
+# Tasks of one batch.
 BATCH_TASKS_MAX = 1_000
 _IN_FLIGHT_MAX = 2
-# So many may gather before whoever submits more has to wait.
-_GATHERED_MAX = 50_000
+# Background submissions that may accumulate.
+_BACKGROUND_MAX = 50_000
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """What a submission came to."""
+    """Receipt of a submission."""
 
     job: str
     tasks: Sequence[str]
@@ -58,7 +61,7 @@ class Submitted:
 
 
 class _Item:
-    """One task on its way."""
+    """One task that is being submitted."""
 
     __slots__ = ("done", "error", "job", "lead", "spec", "task", "then")
 
@@ -79,20 +82,20 @@ class _Item:
 
 
 class _Lane:
-    """What waits for one queue."""
+    """Submissions of one queue that wait, and the number of requests in flight."""
 
-    __slots__ = ("flights", "waiting")
+    __slots__ = ("in_flight", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[_Item] = deque()
-        self.flights = 0
+        self.in_flight = 0
 
     def take(self) -> list[_Item]:
         return _take(self.waiting)
 
 
 def _take(waiting: deque[_Item]) -> list[_Item]:
-    """The first of them that fit into one request."""
+    """Takes the first tasks that fit into one request."""
     taken: list[_Item] = []
     size_bytes = 0
     while waiting and len(taken) < BATCH_TASKS_MAX:
@@ -107,38 +110,38 @@ _submitters: weakref.WeakSet[Submitter] = weakref.WeakSet()
 
 
 class Submitter:
-    """Brings tasks to the cluster. Shared by all threads of a process."""
+    """Submits tasks. Shared by all threads of a process."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._forget()
+        self._reset()
         _submitters.add(self)
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._lanes: dict[str, _Lane] = {}
-        self._gathered: dict[str, deque[_Item]] = {}
-        self._gathered_count = 0
-        self._news = threading.Condition(self._lock)
+        self._background: dict[str, deque[_Item]] = {}
+        self._background_count = 0
+        self._added = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._quiet = threading.Condition(self._lock)
         self._sender: threading.Thread | None = None
         self._sending = False
 
     def after_fork(self) -> None:
-        """In a child: what the parent has on its way is the parent's."""
-        self._forget()
+        """Forgets the parent's submissions in a forked child."""
+        self._reset()
 
-    # One task, and its id --------------------------------------------------------------------------------------------
+    # Single tasks --------------------------------------------------------------------------------------------
 
     def one(self, spec: bytes, queue: str) -> tuple[str, str]:
-        """Submits a task, perhaps together with those of other threads; gives the ids of its job and of itself."""
+        """Submits a task, perhaps in a batch with those of other threads; returns the ids of its job and of itself."""
         item = _Item(spec)
         batch: list[_Item] | None = None
         with self._lock:
             lane = self._lanes.setdefault(queue, _Lane())
-            if lane.flights < _IN_FLIGHT_MAX and not lane.waiting:
-                lane.flights += 1
+            if lane.in_flight < _IN_FLIGHT_MAX and not lane.waiting:
+                lane.in_flight += 1
                 batch = [item]
             else:
                 lane.waiting.append(item)
@@ -147,44 +150,44 @@ class Submitter:
             try:
                 item.done.wait()
             except BaseException:
-                self._gave_up(item, queue, lane)
+                self._withdraw(item, queue, lane)
                 raise
             if item.lead:
                 with self._lock:
                     batch = [item, *lane.take()]
         if batch is not None:
             try:
-                self._fly(batch)
+                self._send_batch(batch)
             finally:
-                self._landed(queue, lane)
+                self._pass_on(queue, lane)
         if item.error is not None:
             raise item.error
         return item.job, item.task
 
-    def _gave_up(self, item: _Item, queue: str, lane: _Lane) -> None:
-        """Who waited was interrupted: the task is taken back if it has not left, and somebody else takes over what it was to."""
+    def _withdraw(self, item: _Item, queue: str, lane: _Lane) -> None:
+        """Withdraws a task whose caller was interrupted, if it was not sent, and passes its role as leader on."""
         with self._lock:
             if item in lane.waiting:
                 lane.waiting.remove(item)
             lead = item.lead
         if lead:
-            self._landed(queue, lane)
+            self._pass_on(queue, lane)
 
-    def _landed(self, queue: str, lane: _Lane) -> None:
-        """The next one that waits takes over."""
+    def _pass_on(self, queue: str, lane: _Lane) -> None:
+        """Makes the next waiting thread send the next batch."""
         with self._lock:
             if lane.waiting:
-                heir = lane.waiting.popleft()
-                heir.lead = True
-                assert heir.done is not None
-                heir.done.set()
+                successor = lane.waiting.popleft()
+                successor.lead = True
+                assert successor.done is not None
+                successor.done.set()
                 return
-            lane.flights -= 1
-            if lane.flights == 0:
+            lane.in_flight -= 1
+            if lane.in_flight == 0:
                 self._lanes.pop(queue, None)
 
-    def _fly(self, batch: list[_Item]) -> None:
-        """One request for all of them; each is told what came of it, but for the first, who is told by returning."""
+    def _send_batch(self, batch: list[_Item]) -> None:
+        """Sends one request for a batch, and wakes its waiting threads; the first task is the caller's own."""
         try:
             self._send(batch)
         finally:
@@ -198,7 +201,7 @@ class Submitter:
             if len(batch) == 1:
                 batch[0].error = error
                 return
-            # One of them is wrong: each is heard for itself.
+            # One of them is invalid: each is submitted alone.
             for item in batch:
                 self._send([item])
         except TriarchError as error:
@@ -212,44 +215,44 @@ class Submitter:
             for item, task in zip(batch, submitted.tasks, strict=True):
                 item.job, item.task = submitted.job, task
 
-    # Later -----------------------------------------------------------------------------------------------------------
+    # Background -----------------------------------------------------------------------------------------------------------
 
     def soon(self, spec: bytes, queue: str, then: Callable[[str, str, BaseException | None], None]) -> None:
-        """Has a task submitted by the thread for it; ``then`` is told the ids of its job and of itself, or what went wrong.
+        """Submits a task in the background; ``then`` is called with the ids of its job and of itself, or with the error.
 
-        Returns at once, unless too much has gathered: then as soon as there is room.
+        Returns at once, unless the bound of background submissions is reached.
         """
         item = _Item(spec, lambda item: then(item.job, item.task, item.error))
         with self._lock:
-            while self._gathered_count >= _GATHERED_MAX:
+            while self._background_count >= _BACKGROUND_MAX:
                 self._room.wait()
-            self._gathered.setdefault(queue, deque()).append(item)
-            self._gathered_count += 1
+            self._background.setdefault(queue, deque()).append(item)
+            self._background_count += 1
             if self._sender is None:
-                self._sender = threading.Thread(target=self._send_gathered, name="triarch-submit", daemon=True)
+                self._sender = threading.Thread(target=self._send_background, name="triarch-submit", daemon=True)
                 self._sender.start()
-            self._news.notify()
+            self._added.notify()
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Waits until nothing that was to be sent soon is on its way; whether that came in time."""
+        """Waits until no background submission is left; returns whether that came in time."""
         with self._lock:
-            return self._quiet.wait_for(lambda: not self._gathered and not self._sending, timeout_s)
+            return self._quiet.wait_for(lambda: not self._background and not self._sending, timeout_s)
 
-    def _send_gathered(self) -> None:
+    def _send_background(self) -> None:
         while True:
             with self._lock:
                 self._sending = False
-                if not self._gathered:
+                if not self._background:
                     self._quiet.notify_all()
-                while not self._gathered:
-                    self._news.wait()
-                queue = next(iter(self._gathered))
-                waiting = self._gathered.pop(queue)
+                while not self._background:
+                    self._added.wait()
+                queue = next(iter(self._background))
+                waiting = self._background.pop(queue)
                 batch = _take(waiting)
                 if waiting:
-                    # Other queues come first now.
-                    self._gathered[queue] = waiting
-                self._gathered_count -= len(batch)
+                    # Other queues take turns.
+                    self._background[queue] = waiting
+                self._background_count -= len(batch)
                 self._sending = True
                 self._room.notify_all()
             try:
@@ -284,7 +287,7 @@ class Submitter:
 
 
 def parts_of(specs: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """The tasks of a job, as many together as one request takes."""
+    """Splits the tasks of a job into parts that fit into one request."""
     parts: list[Sequence[bytes]] = []
     begin = size_bytes = 0
     for position, spec in enumerate(specs):
@@ -298,14 +301,14 @@ def parts_of(specs: Sequence[bytes]) -> list[Sequence[bytes]]:
 
 
 def job_body(specs: Sequence[bytes], **fields: Any) -> bytes:
-    """The body of a submission; fields that are ``None`` are left out."""
+    """Returns the body of a submission; fields that are ``None`` are left out."""
     said = {name: value for name, value in fields.items() if value is not None}
     head = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()[:-1]
     return head + (b',"tasks":[' if said else b'"tasks":[') + b",".join(specs) + b"]}"
 
 
 def read_submitted(answer: Any) -> Submitted:
-    """The answer to a submission that is whole."""
+    """Parses the answer to a complete submission."""
     try:
         return Submitted(answer["id"], answer["tasks"], bool(answer.get("duplicate")))
     except (KeyError, TypeError, AttributeError):
@@ -313,13 +316,13 @@ def read_submitted(answer: Any) -> Submitted:
 
 
 def after_fork() -> None:
-    """In a child: all of them begin anew."""
+    """Resets every submitter of a forked child."""
     for submitter in list(_submitters):
         submitter.after_fork()
 
 
 @atexit.register
 def _at_exit() -> None:
-    """What was to be sent soon is sent before the process ends, within the patience of one call."""
+    """Sends background submissions before the process ends, within the deadline of one request."""
     for submitter in list(_submitters):
         submitter.flush(30.0)

@@ -1,4 +1,4 @@
-"""Looking after a cluster: queues, schedules, workers, jobs, dead letters, events. All of it hangs on an app.
+"""Administration of a cluster: queues, schedules, workers, jobs, dead letters, events. Attributes of an app.
 
 ::
 
@@ -28,9 +28,9 @@ __all__ = ["Cluster", "Jobs", "Queues", "Schedules", "Workers", "events"]
 
 _PAGE = 1000
 _EVENT_BYTES_MAX = 1 << 20
-# A stream that is silent for longer than its sign of life takes (10 s) has broken off.
-_SILENCE_S = 25.0
-_AGAIN_S = 0.2
+# A stream has a keep-alive message every 10 s; one that is silent for longer is broken.
+_STREAM_TIMEOUT_S = 25.0
+_RECONNECT_DELAY_S = 0.2
 
 
 class _Resource:
@@ -56,35 +56,35 @@ class _Resource:
 
 
 class Queues(_Resource):
-    """The queues of a cluster."""
+    """Queues of a cluster."""
 
     def list(self) -> list[dict[str, Any]]:
-        """All of them, with what waits and runs in each and their settings."""
+        """Returns all queues, with their depths and settings."""
         return list(self._get("queues")["queues"])
 
     def get(self, name: str) -> dict[str, Any]:
-        """One of them."""
+        """Returns one by its id or name."""
         return dict(self._get("queues", name))
 
     def set(self, name: str, **settings: Any) -> dict[str, Any]:
-        """Changes settings, such as ``max_running``, ``rate_per_s``, ``max_depth``, ``weight``; ``None`` takes a bound away."""
+        """Changes settings, such as ``max_running``, ``rate_per_s``, ``max_depth``, ``weight``; ``None`` removes a bound."""
         return dict(self._change("PUT", "queues", name, body=settings))
 
     def pause(self, name: str) -> dict[str, Any]:
-        """Nothing of it starts any more; what runs goes on."""
+        """Pauses the queue: no task starts; running ones go on."""
         return dict(self._change("POST", "queues", name, "pause"))
 
     def resume(self, name: str) -> dict[str, Any]:
-        """Its tasks start again."""
+        """Resumes the queue."""
         return dict(self._change("POST", "queues", name, "resume"))
 
     def purge(self, name: str, *, dead_letters: bool = False) -> dict[str, Any]:
-        """Cancels all that waits in it; or forgets the finished jobs that have dead letters in it."""
+        """Cancels all waiting tasks; or deletes the finished jobs with dead letters in the queue."""
         return dict(self._change("POST", "queues", name, "purge", body={"dead_letters": dead_letters}))
 
 
 class Schedules(_Resource):
-    """The schedules of a cluster: jobs that are submitted again and again, each tick once, whatever dies meanwhile."""
+    """Schedules of a cluster: jobs that are submitted periodically, exactly once per tick, across failovers."""
 
     def put(
         self,
@@ -98,7 +98,7 @@ class Schedules(_Resource):
         paused: bool = False,
         job_name: str | None = None,
     ) -> dict[str, Any]:
-        """Makes a schedule, or replaces the one of this name. ``work`` is a call (``task.si(…)``), or a workflow of any kind."""
+        """Creates or replaces a schedule. ``work`` is a call (``task.si(…)``) or a workflow."""
         dag = work if isinstance(work, Dag) else work.dag()[0]
         tasks = [json.loads(spec) for spec in dag.specs()]
         job = {"name": job_name or dag.name or name, "tasks": tasks}
@@ -108,67 +108,67 @@ class Schedules(_Resource):
         return dict(self._change("PUT", "schedules", name, body=body))
 
     def list(self) -> Iterator[dict[str, Any]]:
-        """All of them, by name."""
+        """Yields all schedules, by name."""
         return self._pages("schedules", {})
 
     def get(self, name: str) -> dict[str, Any]:
-        """One of them, with its next ticks."""
+        """Returns one, with its next ticks."""
         return dict(self._get("schedules", name))
 
     def delete(self, name: str) -> None:
-        """Takes it away; the jobs it made stay."""
+        """Deletes the schedule; its jobs stay."""
         self._change("DELETE", "schedules", name)
 
     def pause(self, name: str) -> dict[str, Any]:
-        """Its ticks pass by."""
+        """Pauses the schedule: ticks are skipped."""
         return dict(self._change("POST", "schedules", name, "pause"))
 
     def resume(self, name: str) -> dict[str, Any]:
-        """It ticks again."""
+        """Resumes the schedule."""
         return dict(self._change("POST", "schedules", name, "resume"))
 
     def trigger(self, name: str) -> dict[str, Any]:
-        """Makes one job now, besides those of its ticks."""
+        """Submits one job now, in addition to those of the ticks."""
         return dict(self._change("POST", "schedules", name, "trigger"))
 
 
 class Workers(_Resource):
-    """The workers of a cluster."""
+    """Workers of a cluster."""
 
     def list(self, *, state: str | None = None) -> Iterator[dict[str, Any]]:
-        """All of them, or those in a state."""
+        """Yields all workers, or those in a state."""
         return self._pages("workers", {"state": state})
 
     def get(self, id: str) -> dict[str, Any]:
-        """One of them."""
+        """Returns one by its id or name."""
         return dict(self._get("workers", id))
 
     def drain(self, id: str) -> dict[str, Any]:
-        """It finishes what it has, and leaves."""
+        """Drains the worker: it finishes its tasks and leaves."""
         return dict(self._change("POST", "workers", id, "drain"))
 
     def pause(self, id: str) -> dict[str, Any]:
-        """It keeps what it has, and gets nothing new."""
+        """Pauses the worker: it keeps its tasks and gets no new ones."""
         return dict(self._change("POST", "workers", id, "pause"))
 
     def resume(self, id: str) -> dict[str, Any]:
-        """It gets work again."""
+        """Resumes the worker."""
         return dict(self._change("POST", "workers", id, "resume"))
 
 
 class Jobs(_Resource):
-    """Jobs and tasks, whoever submitted them."""
+    """Jobs and tasks of all clients."""
 
     def list(self, *, state: str | None = None, name: str | None = None) -> Iterator[dict[str, Any]]:
-        """Jobs, newest first."""
+        """Yields jobs, newest first."""
         return self._pages("jobs", {"state": state, "name": name})
 
     def get(self, id: str) -> dict[str, Any]:
-        """One of them, with how many of its tasks are in which state."""
+        """Returns one, with the number of its tasks in each state."""
         return dict(self._get("jobs", id))
 
     def tasks(self, id: str) -> Iterator[dict[str, Any]]:
-        """The tasks of a job, in the order submitted."""
+        """Yields the tasks of a job, in the order submitted."""
         after: str | None = None
         while True:
             page = self._get("jobs", id, "tasks", limit=_PAGE, after=after)
@@ -180,39 +180,39 @@ class Jobs(_Resource):
     def find(
         self, *, queue: str | None = None, state: str | None = None, kind: str | None = None, worker: str | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Tasks of all jobs that a filter selects."""
+        """Yields the tasks of all jobs that match a filter."""
         return self._pages("tasks", {"queue": queue, "state": state, "kind": kind, "worker": worker})
 
     def cancel(self, id: str) -> dict[str, Any]:
-        """Ends every task of a job that has not ended."""
+        """Cancels every task of a job that has not ended."""
         return dict(self._change("POST", "jobs", id, "cancel"))
 
     def cancel_all(self, **selection: Any) -> int:
-        """Ends all tasks of a selection by ``queue``, ``state``, ``kind``, ``worker`` or ``job``; says how many."""
+        """Cancels all tasks that match ``queue``, ``state``, ``kind``, ``worker`` or ``job``; returns how many."""
         return int(self._change("POST", "tasks", "cancel", body=selection)["count"])
 
     def retry_all(self, **selection: Any) -> int:
-        """Starts the dead letters of a selection over; says how many."""
+        """Retries all matching dead letters; returns how many."""
         return int(self._change("POST", "tasks", "retry", body=selection)["count"])
 
     def forget_all(self, **selection: Any) -> int:
-        """Forgets finished jobs that have dead letters of a selection; says how many."""
+        """Deletes finished jobs with matching dead letters; returns how many."""
         return int(self._change("POST", "tasks", "forget", body=selection)["count"])
 
 
 class Cluster(_Resource):
-    """The masters."""
+    """Masters of a cluster."""
 
     def status(self) -> dict[str, Any]:
-        """Who leads, and how far each master is."""
+        """Returns the leader, and the log position of each master."""
         return dict(self._get("cluster"))
 
     def transfer_leader(self, to: int | None = None) -> dict[str, Any]:
-        """Hands leadership to a master, or to the one that is furthest."""
+        """Transfers leadership to a master; the default is the most up-to-date one."""
         return dict(self._change("POST", "cluster", "transfer-leader", body={} if to is None else {"to": to}))
 
     def snapshot(self) -> dict[str, Any]:
-        """Has the leader write a snapshot."""
+        """Makes the leader write a snapshot."""
         return dict(self._change("POST", "cluster", "snapshot"))
 
 
@@ -221,15 +221,15 @@ class Cluster(_Resource):
 
 
 def events(app: ClusterClient, *, after: str | None = None, **filters: str | Iterable[str]) -> Iterator[dict[str, Any]]:
-    """What happens, in the order of the log, without end; goes on at another master when one dies, missing nothing.
+    """Yields events in the order of the log, without end; reconnects to another master when one fails, without a gap.
 
-    Filters are ``queue``, ``job``, ``task``, ``state`` and ``type``, a word or several each. ``after`` is the id of the event to
-    go on after, or a log index. Raises :class:`~triarch.errors.PositionGone` when what comes next is not kept any more.
+    Filters are ``queue``, ``job``, ``task``, ``state`` and ``type``, one value or several each. ``after`` is the id of the last
+    event seen, or a log index. Raises :class:`~triarch.errors.PositionGone` when the next events are not kept any more.
     """
     unknown = sorted(set(filters) - {"queue", "job", "task", "state", "type"})
     if unknown:
         raise UsageError(f"events are not filtered by {unknown[0]!r}")
-    query = {name: words if isinstance(words, str) else ",".join(words) for name, words in filters.items()}
+    query = {name: values if isinstance(values, str) else ",".join(values) for name, values in filters.items()}
     position = after
     masters = app.transport.masters
     master = masters.first()
@@ -238,7 +238,7 @@ def events(app: ClusterClient, *, after: str | None = None, **filters: str | Ite
     while True:
         call = Request.get("/v1/events", {**query, "after": position})
         try:
-            with app.transport.stream(call, master, _SILENCE_S) as stream:
+            with app.transport.stream(call, master, _STREAM_TIMEOUT_S) as stream:
                 if stream.status != 200:
                     _refuse(stream)
                 for id, event in _read(stream):
@@ -259,7 +259,7 @@ def events(app: ClusterClient, *, after: str | None = None, **filters: str | Ite
         if time.monotonic() - silent_since_s > app.transport.policy.deadline_s:
             raise NoLeader(tried)
         master = masters.after(master)
-        time.sleep(_AGAIN_S)
+        time.sleep(_RECONNECT_DELAY_S)
 
 
 def _refuse(stream: Stream) -> None:
@@ -271,7 +271,7 @@ def _refuse(stream: Stream) -> None:
 
 
 def _read(stream: Stream) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
-    """The messages of a stream: the position each stands for, and what it tells, if it tells something."""
+    """Parses server-sent events: yields the position of each message, and its event, if it has one."""
     id: str | None = None
     kind, data = "", ""
     while line := stream.readline(_EVENT_BYTES_MAX):

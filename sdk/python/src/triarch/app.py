@@ -1,4 +1,4 @@
-"""The app: a cluster's address, and the tasks that are known by name."""
+"""Application: the address of a cluster, and the registry of tasks."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _DEFAULT_MASTERS = "http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1
 
 
 class Triarch:
-    """An application: where its cluster is, which tasks it has, and how values travel.
+    """Application: the address of its cluster, its tasks, and the codecs of their values.
 
-    ``masters`` are URLs in one text or several; ``$TRIARCH_MASTERS`` unless given, and the local cluster of ``triarch dev`` if
-    that is not set. ``serializer`` is ``json`` (values that every language knows), ``msgpack``, ``cloudpickle`` or one of your own.
-    ``accept`` names the codecs that are read here, results and, in a worker, calls; that is ``json`` and the
-    serializer unless told. ``retry_policy`` bounds requests in time; ``patience`` is its old name.
+    ``masters`` are URLs in one text or several. Default: ``$TRIARCH_MASTERS``, or the local cluster of ``triarch dev``.
+    ``serializer`` is ``json`` (values that every language knows), ``msgpack``, ``cloudpickle`` or a registered codec.
+    ``accept`` names the codecs in which results, and in a worker calls, are read. Default: ``json`` and the serializer.
+    ``retry_policy`` bounds requests in time; ``patience`` is its old name.
 
-    Making one connects to nothing. It is shared by threads, and goes on in a child after a fork.
+    The constructor opens no connection. An app is shared by threads, and works in a forked child.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class Triarch:
 
     # mypy does not see that this takes the options of an unpacked dictionary.
     def task(self, fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:  # type: ignore[misc]
-        """Makes a function a task: ``@app.task``, or ``@app.task(queue="mail", max_attempts=5, …)``.
+        """Registers a function as a task: ``@app.task``, or ``@app.task(queue="mail", max_attempts=5, …)``.
 
-        The options are those of :class:`~triarch.options.TaskOptions`, and can be changed at each submission. Its name is what
-        workers know it by: ``module.function`` unless told.
+        The options are those of :class:`~triarch.options.TaskOptions`, and can be changed at each submission. Workers find the
+        task by its name. Default: ``module.function``.
         """
         own = {word: options.pop(word) for word in ("serializer", "soft_timeout", "give_up_on") if word in options}
         name: str | None = options.pop("name", None)
@@ -110,45 +110,45 @@ class Triarch:
         def make(fn: Callable[..., Any]) -> Task[..., Any]:
             task: Task[..., Any] = Task(self, fn, name=name or default_name(fn), options=said, **own)
             known = self.tasks.get(task.name)
-            if known is not None and _place(known.fn) != _place(fn):
-                raise UsageError(f"two functions are named {task.name}: {_place(known.fn)} and {_place(fn)}")
+            if known is not None and _location(known.fn) != _location(fn):
+                raise UsageError(f"two functions are named {task.name}: {_location(known.fn)} and {_location(fn)}")
             self.tasks[task.name] = task
             return task
 
         return make if fn is None else make(fn)
 
     def _call_chunk(self, name: str, calls: list[list[Any]]) -> list[Any]:
-        """Many calls of one task, one after the other."""
+        """Calls one task several times, one after the other."""
         fn = self.tasks[name].fn
         return [_call(fn, *args) for args in calls]
 
     def kinds(self, accept: Collection[str] | None = None) -> list[str]:
-        """The kinds that a worker of this app takes, given what it accepts."""
+        """Returns the kinds that a worker of this app takes, given the codecs it accepts."""
         accepted = self.accept if accept is None else accept
         return sorted(name for name in self.tasks if name != CALL or "cloudpickle" in accepted)
 
     def handle(self, task: str, job: str = "") -> Handle[Any]:
-        """The handle of a task that was submitted earlier, by its id."""
+        """Returns the handle of a task that was submitted earlier, by its id."""
         return Handle(self, task, job)
 
     def events(self, *, after: str | None = None, **filters: str | Iterable[str]) -> Iterator[dict[str, Any]]:
-        """What happens in the cluster, as it happens: see :func:`triarch.admin.events`."""
+        """Yields events of the cluster as they happen: see :func:`triarch.admin.events`."""
         return admin.events(self, after=after, **filters)
 
     def client(self, **options: Unpack[SubmitOptions]) -> Client:
-        """Futures in Dask's manner."""
+        """Returns a client with the interface of Dask's."""
         return Client(self, **options)
 
     def executor(self, **options: Unpack[SubmitOptions]) -> ClusterExecutor:
-        """A ``concurrent.futures.Executor`` whose workers are the cluster's."""
+        """Returns a ``concurrent.futures.Executor`` whose workers are the cluster's."""
         return ClusterExecutor(self, **options)
 
     def dag(self, *, name: str | None = None, on_failure: Literal["continue", "fail_fast"] | None = None) -> workflow.Dag:
-        """An empty workflow."""
+        """Returns an empty workflow."""
         return workflow.Dag(self, name=name, on_failure=on_failure)
 
     def flush(self, timeout: Seconds | None = None) -> None:
-        """Waits until all that was submitted in the background is with the cluster."""
+        """Waits until every background submission has reached the cluster."""
         self.submitter.flush(None if timeout is None else _seconds(timeout))
 
     async def aclose(self) -> None:
@@ -161,14 +161,14 @@ set_app_factory(Triarch)
 
 
 def _call(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """The function that travelled, called."""
+    """Calls a function that was submitted by value."""
     result = fn(*args, **kwargs)
     if inspect.iscoroutine(result):
         return asyncio.run(result)
     return result
 
 
-def _place(fn: Callable[..., Any]) -> str:
+def _location(fn: Callable[..., Any]) -> str:
     code = getattr(fn, "__code__", None)
     where = f"{code.co_filename}:{code.co_firstlineno}" if code else ""
     return f"{fn.__module__}.{fn.__qualname__} ({where})"

@@ -1,6 +1,6 @@
 """What can go wrong, told honestly.
 
-Every exception of this package is a :class:`TriarchError`. Three things are kept apart that are easily mixed up:
+Every exception of this package is a :class:`TriarchError`. Three things are kept apart that are easily confused:
 
 * the cluster **refused** (:class:`Refused` and its subclasses): nothing was changed;
 * the outcome is **unknown** (:class:`Timeout`): it may have happened, and repeating it under the same request id is safe;
@@ -51,7 +51,7 @@ class TriarchError(Exception):
 
 
 class UsageError(TriarchError, ValueError):
-    """The caller asked for something that makes no sense; nothing was sent."""
+    """The arguments make no sense; nothing was sent."""
 
 
 class ProtocolError(TriarchError):
@@ -68,13 +68,13 @@ class ProtocolError(TriarchError):
 class NoLeader(TriarchError, ConnectionError):
     """No majority of the masters could be reached within the deadline; nothing is known to have happened.
 
-    ``tried`` tells what came of each master.
+    ``tried`` has the last error of each master.
     """
 
     def __init__(self, tried: Mapping[str, str]) -> None:
         self.tried = dict(tried)
-        told = "; ".join(f"{master}: {message}" for master, message in self.tried.items())
-        super().__init__(f"no cluster could be reached ({told})")
+        errors = "; ".join(f"{master}: {message}" for master, message in self.tried.items())
+        super().__init__(f"no cluster could be reached ({errors})")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.tried,)
@@ -90,16 +90,16 @@ class Timeout(TriarchError, builtins.TimeoutError):
         self.deadline_s = deadline_s
         self.request_id = request_id
         self.tried = dict(tried)
-        told = "; ".join(f"{master}: {message}" for master, message in self.tried.items())
+        errors = "; ".join(f"{master}: {message}" for master, message in self.tried.items())
         again = f"; repeat it under request id {request_id}" if request_id else ""
-        super().__init__(f"no answer within {deadline_s:g} s, the outcome is unknown{again} ({told})")
+        super().__init__(f"no answer within {deadline_s:g} s, the outcome is unknown{again} ({errors})")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.deadline_s, self.request_id, self.tried)
 
 
 class ResultTimeout(TriarchError, builtins.TimeoutError):
-    """The task had not finished when the caller's patience ended. It goes on; ask again whenever you like."""
+    """The task has not finished within the caller's timeout. It goes on, and can be waited for again."""
 
 
 class SerializationError(TriarchError, TypeError):
@@ -107,11 +107,11 @@ class SerializationError(TriarchError, TypeError):
 
 
 class GiveUp(TriarchError):
-    """Raised by a task's own code: it failed, and another attempt is not worth it."""
+    """Raised by a task's own code: it failed, and must not be attempted again."""
 
 
 class SoftTimeout(TriarchError):
-    """Raised inside a task whose ``soft_timeout`` has passed: there is still time to clean up."""
+    """Raised inside a task whose ``soft_timeout`` has passed, while there is time to clean up."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ class Refused(TriarchError):
 
 
 class NotFound(Refused, LookupError):
-    """There is no such job, task, queue or schedule (any more); finished jobs are kept for a bounded time."""
+    """No such job, task, queue or schedule (any more); finished jobs are kept for a bounded time."""
 
 
 class UnknownWorker(NotFound):
@@ -144,11 +144,11 @@ class UnknownWorker(NotFound):
 
 
 class Conflict(Refused):
-    """It contradicts what is there: a key used with another body, a name in use. ``task`` is the task in the way."""
+    """Conflict with existing state: a key used with another body, a name in use. ``task`` is the conflicting task."""
 
     @property
     def task(self) -> str | None:
-        """The id of the task that holds the ``unique_key``, if it is that."""
+        """Id of the task that holds the ``unique_key``, if that is the conflict."""
         task = self.problem.get("task")
         return str(task) if task else None
 
@@ -170,37 +170,37 @@ class PayloadTooLarge(Refused, ValueError):
 
 
 class QueueFull(Refused):
-    """The queue is at its bound of waiting tasks; it was tried again until the deadline."""
+    """The queue is at its bound of waiting tasks; the request was retried until the deadline."""
 
 
 class RateLimited(Refused):
-    """Too many requests; it was tried again until the deadline."""
+    """Too many requests; the request was retried until the deadline."""
 
 
 class Unauthorized(Refused, PermissionError):
-    """Who asks is not known to the cluster."""
+    """The cluster does not know the caller."""
 
 
 class Forbidden(Refused, PermissionError):
-    """Who asks may not do this."""
+    """The caller may not do this."""
 
 
 class StorageFailed(Refused):
-    """Disks of the masters are nearly full, or failed; ``detail`` says where to free space."""
+    """Disks of masters are nearly full, or failed; ``detail`` says where to free space."""
 
 
 class PositionGone(Refused):
-    """The events asked for are not kept any more; ``oldest`` says from where on they are."""
+    """The requested events are not kept any more; ``oldest`` is the first position that is."""
 
     @property
     def oldest(self) -> str | None:
-        """The oldest position that is still answered."""
+        """Oldest position that is kept."""
         oldest = self.problem.get("oldest")
         return None if oldest is None else str(oldest)
 
 
 class Unavailable(Refused):
-    """The master that was asked has no room for the request now."""
+    """The master has no capacity for the request now."""
 
 
 _BY_CODE: dict[str, type[Refused]] = {
@@ -224,7 +224,7 @@ _BY_CODE: dict[str, type[Refused]] = {
 
 
 def refusal(problem: Mapping[str, Any]) -> Refused:
-    """The exception for a problem document; a plain :class:`Refused` for a code that this version does not know."""
+    """Returns the exception for a problem document; a plain :class:`Refused` for an unknown code."""
     return _BY_CODE.get(str(problem.get("code")), Refused)(problem)
 
 
@@ -233,9 +233,9 @@ def refusal(problem: Mapping[str, Any]) -> Refused:
 
 
 class RemoteError(Exception):
-    """An exception as it was raised in a worker, told by its words.
+    """Exception of a worker, as text.
 
-    Stands in for an exception whose class is not rebuilt here. ``type`` is the name of its class, ``traceback`` the text
+    Stands for an exception whose class is not rebuilt here. ``type`` is the name of its class, ``traceback`` the text
     of its traceback there.
     """
 
@@ -246,12 +246,12 @@ class RemoteError(Exception):
         super().__init__(type, message, traceback)
 
     def __str__(self) -> str:
-        told = f"{self.type}: {self.message}" if self.message else self.type
-        return f"{told}\n\n{self.traceback.rstrip()}" if self.traceback else told
+        text = f"{self.type}: {self.message}" if self.message else self.type
+        return f"{text}\n\n{self.traceback.rstrip()}" if self.traceback else text
 
 
 class TaskError(TriarchError):
-    """A task ended without success. ``task`` is its id, ``error`` what is known of the reason, ``message`` that in words."""
+    """A task ended without success. ``task`` is its id, ``error`` the document of the reason, ``message`` its text."""
 
     def __init__(self, task: str, message: str, error: Mapping[str, Any] | None = None) -> None:
         self.task = task
@@ -264,7 +264,7 @@ class TaskError(TriarchError):
 
 
 class TaskFailed(TaskError):
-    """The task used up its attempts, or failed in a way that is not worth another.
+    """The task used up its attempts, or failed in a way that excludes another.
 
     ``type``, ``message`` and ``traceback`` are those of the last attempt's exception in the worker; ``__cause__`` is that
     exception, rebuilt where this is safe, with its own causes chained to it.
@@ -272,18 +272,18 @@ class TaskFailed(TaskError):
 
     @property
     def type(self) -> str:
-        """The name of the exception's class, or the kind of failure, such as ``timeout`` or ``worker_lost``."""
+        """Name of the exception's class, or the kind of failure, such as ``timeout`` or ``worker_lost``."""
         return str(self.error.get("type") or "error")
 
     @property
     def traceback(self) -> str | None:
-        """The traceback in the worker, as text."""
+        """Traceback in the worker, as text."""
         text = self.error.get("traceback")
         return str(text) if text else None
 
 
 class TaskCancelled(TaskError):
-    """The task was cancelled: it was asked for, or something it comes after ended without success (``error`` says)."""
+    """The task was cancelled on request, or because a task it depends on ended without success (see ``error``)."""
 
 
 class TaskExpired(TaskError):

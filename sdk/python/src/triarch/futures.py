@@ -1,18 +1,18 @@
-"""Futures: ``concurrent.futures.Future`` of tasks, an ``Executor`` that runs them on a cluster, and a client in Dask's manner.
+"""Futures: ``concurrent.futures.Future`` of tasks, an ``Executor`` for a cluster, and a client with Dask's interface.
 
 ::
 
     with ClusterExecutor(app) as executor:
         print(list(executor.map(work, range(100))))
 
-    client = Client("http://…")                     # functions travel by cloudpickle
+    client = Client("http://…")                     # functions are sent by cloudpickle
     futures = client.map(work, range(100))
     print(client.gather(futures))
 
-A task of an app travels by its name, with its app's codec. Any other function travels itself, which needs an app that accepts
-``cloudpickle`` and workers that do. Submitting returns at once: one thread of the process sends what has gathered.
+A task of an app is submitted by its name, with its app's codec. Any other function is pickled, which needs an app and workers that
+accept ``cloudpickle``. Submitting returns at once: a background thread sends the submissions.
 
-A call is made once unless ``max_attempts`` (or Dask's ``retries``) says otherwise: who calls a function expects its exception.
+Default of ``max_attempts``: 1, because the caller of a function expects its exception. Dask's ``retries`` adds to it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def set_app_factory(factory: Callable[..., FuturesApp]) -> None:
 
 
 class TaskFuture(cf.Future[R]):
-    """The future of a task. Everything of the standard library that takes futures takes it; so does ``await``."""
+    """Future of a task. It works with everything in the standard library that takes futures, and with ``await``."""
 
     def __init__(self, app: ClusterClient, *, cancel_running: bool, name: str = "") -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class TaskFuture(cf.Future[R]):
         self._cancel_requested = False
         self._lock = threading.Lock()
 
-    # What comes of it ------------------------------------------------------------------------------------------------
+    # Completion ------------------------------------------------------------------------------------------------
 
     def _submitted(self, job: str, task: str, error: BaseException | None) -> None:
         """Called by the thread that submits."""
@@ -124,12 +124,12 @@ class TaskFuture(cf.Future[R]):
             with contextlib.suppress(cf.InvalidStateError, RuntimeError):
                 self.set_running_or_notify_cancel()
 
-    # What can be asked of it -----------------------------------------------------------------------------------------
+    # Interface -----------------------------------------------------------------------------------------
 
     def cancel(self) -> bool:
-        """Ends the task if it can be; whether it is cancelled now.
+        """Cancels the task if possible; returns whether it is cancelled.
 
-        For an executor's future that is, as ever there, when it does not run yet; for a client's also while it runs.
+        An executor's future can be cancelled before it runs, as in the standard library; a client's also while it runs.
         """
         with self._lock:
             if self.done():
@@ -153,7 +153,7 @@ class TaskFuture(cf.Future[R]):
         return True
 
     def running(self) -> bool:
-        """Whether a worker runs it now, as the cluster says."""
+        """Returns whether a worker runs the task now."""
         if self.done() or self.task is None:
             return False
         with contextlib.suppress(NotFound):
@@ -162,7 +162,7 @@ class TaskFuture(cf.Future[R]):
 
     @property
     def status(self) -> str:
-        """In Dask's words: ``pending``, ``finished``, ``error`` or ``cancelled``."""
+        """State in Dask's terms: ``pending``, ``finished``, ``error`` or ``cancelled``."""
         if not self.done():
             return "pending"
         if self.cancelled():
@@ -173,14 +173,14 @@ class TaskFuture(cf.Future[R]):
         return asyncio.wrap_future(self).__await__()
 
     def __repr__(self) -> str:
-        return f"<TaskFuture {self.task or 'on its way'} {self.name}: {self.status}>"
+        return f"<TaskFuture {self.task or 'submitting'} {self.name}: {self.status}>"
 
     def _repr_html_(self) -> str:
         return f"<code>{self.task or '…'}</code> {self.name} <b>{self.status}</b>"
 
 
 def _original(error: BaseException) -> BaseException:
-    """What the function itself raised, where that could be rebuilt; else what the cluster tells."""
+    """Returns the exception of the function itself, where it could be rebuilt; else the one of the cluster."""
     cause = error.__cause__
     if isinstance(error, TaskFailed) and cause is not None and not isinstance(cause, RemoteError):
         return cause
@@ -188,7 +188,7 @@ def _original(error: BaseException) -> BaseException:
 
 
 class _TaskFactory:
-    """How functions become tasks, for both kinds of client."""
+    """Factory of task submissions from functions, for executors and clients."""
 
     def __init__(self, app: FuturesApp, options: TaskOptions, *, cancel_running: bool) -> None:
         self.app = app
@@ -198,7 +198,7 @@ class _TaskFactory:
     def spec(
         self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], options: TaskOptions
     ) -> tuple[bytes, str]:
-        """The call as a task of a job, and its name."""
+        """Returns the call as JSON, and its name."""
         if isinstance(fn, Task):
             said = options.over(fn.options)
             return fn.spec(args, kwargs, said), fn.name
@@ -207,7 +207,7 @@ class _TaskFactory:
     def _call_task(self) -> Task[..., Any]:
         if "cloudpickle" not in self.app.accept:
             raise UsageError(
-                "a function that is not a task travels by cloudpickle, which this app does not accept: make it a task with"
+                "a function that is not a task is sent by cloudpickle, which this app does not accept: make it a task with"
                 ' @app.task, or make the app Triarch(…, serializer="cloudpickle") and start workers with --accept cloudpickle'
             )
         return self.app.tasks[CALL]
@@ -233,12 +233,12 @@ class _TaskFactory:
 
 
 class ClusterExecutor(cf.Executor):
-    """A ``concurrent.futures.Executor`` whose workers are those of the cluster. Options are said of all its tasks."""
+    """``concurrent.futures.Executor`` whose workers are those of the cluster. The options hold for all its tasks."""
 
     def __init__(self, app: FuturesApp, **options: Unpack[SubmitOptions]) -> None:
         said = TaskOptions(max_attempts=1, queue=app.options.queue).but(options)
         if said.unique_key is not None:
-            raise UsageError("an executor's calls are all their own: a unique_key is for single tasks")
+            raise UsageError("an executor takes no unique_key: all its calls would share it")
         self.app = app
         self._options = said
         self._factory = _TaskFactory(app, said, cancel_running=False)
@@ -247,7 +247,7 @@ class ClusterExecutor(cf.Executor):
         self._over = False
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> TaskFuture[R]:
-        """Has the function called by a worker."""
+        """Submits a call of the function."""
         with self._lock:
             if self._over:
                 raise RuntimeError("cannot schedule new futures after shutdown")
@@ -262,7 +262,7 @@ class ClusterExecutor(cf.Executor):
         timeout: float | None = None,
         chunksize: int = 1,
     ) -> Iterator[R]:
-        """As the built-in ``map``, by workers; ``chunksize`` calls travel together as one task."""
+        """As the built-in ``map``, by workers; ``chunksize`` calls form one task."""
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if chunksize == 1:
@@ -275,7 +275,7 @@ class ClusterExecutor(cf.Executor):
         return itertools.chain.from_iterable(cast("Iterator[list[R]]", results))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Takes nothing more; with ``wait``, returns when all has ended."""
+        """Refuses further calls; with ``wait``, returns when all futures have ended."""
         with self._lock:
             self._over = True
             pending = [future for future in self._pending if not future.done()]
@@ -297,13 +297,13 @@ def _call_each(fn: Callable[..., R], calls: list[tuple[Any, ...]]) -> list[R]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# In Dask's manner
+# Dask's interface
 
 
 class Client:
-    """Submits functions and gathers results, in Dask's manner.
+    """Client with Dask's interface: submits functions and gathers results.
 
-    Given masters instead of an app, it makes one whose functions travel by cloudpickle; its workers accept that:
+    Given masters instead of an app, it makes an app that sends functions by cloudpickle. Its workers must accept that:
     ``triarch-worker --accept cloudpickle``.
     """
 
@@ -322,7 +322,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Brings to the cluster what is still on its way there."""
+        """Waits until every submission has reached the cluster."""
         self.app.flush()
 
     def submit(
@@ -334,12 +334,12 @@ class Client:
         options: SubmitOptions | None = None,
         **kwargs: Any,
     ) -> TaskFuture[R]:
-        """Has the function called by a worker; ``retries`` more times if it raises.
+        """Submits a call of the function, with up to ``retries`` further attempts if it raises.
 
-        Futures among the arguments, also inside of lists, tuples and dictionaries, stand for their results: the call is
-        submitted once they have them. For a graph that the cluster keeps without this client, see :mod:`triarch.workflow`.
+        Futures among the arguments, also inside lists, tuples and dictionaries, stand for their results: the call is
+        submitted when they have them. For a graph that the cluster stores, see :mod:`triarch.workflow`.
         """
-        said = self._said(retries, options)
+        said = self._options_of(retries, options)
         waited_for = list({id(one): one for one in _futures_in([*args, *kwargs.values()])}.values())
         if not waited_for:
             return self._factory.submit(fn, args, kwargs, said)
@@ -354,16 +354,16 @@ class Client:
         retries: int | None = None,
         options: SubmitOptions | None = None,
     ) -> list[TaskFuture[R]]:
-        """A future for each item, or for each tuple of several iterables' items."""
-        said = self._said(retries, options)
+        """Returns a future for each item, or for each tuple of items of several iterables."""
+        said = self._options_of(retries, options)
         return [self._factory.submit(fn, args, {}, said) for args in zip(*iterables, strict=False)]
 
     def gather(
         self, futures: Any, errors: Literal["raise", "skip"] = "raise", *, timeout: float | None = None, progress: bool = False
     ) -> Any:
-        """The results of futures in lists, tuples and dictionaries, which keep their shape.
+        """Returns the results of futures in lists, tuples and dictionaries, which keep their shape.
 
-        ``errors="skip"`` leaves out those in lists that have none. ``progress`` shows a bar, if tqdm or rich is installed.
+        ``errors="skip"`` leaves out list items without a result. ``progress`` shows a bar, if tqdm or rich is installed.
         """
         found = list(_futures_in(futures))
         with bar(len(found), shown=progress) as advance:
@@ -380,15 +380,15 @@ class Client:
         return _gathered(futures, errors == "skip")
 
     def cancel(self, futures: TaskFuture[Any] | Iterable[TaskFuture[Any]]) -> None:
-        """Ends tasks, also those that run."""
+        """Cancels tasks, also while they run."""
         for future in [futures] if isinstance(futures, TaskFuture) else list(futures):
             future.cancel()
 
     def scatter(self, data: R) -> R:
-        """Gives the data back: it travels with each call. What is large belongs into a store of its own."""
+        """Returns the data unchanged; it is sent with each call. Put large data into a store of its own."""
         return data
 
-    def _said(self, retries: int | None, options: SubmitOptions | None) -> TaskOptions:
+    def _options_of(self, retries: int | None, options: SubmitOptions | None) -> TaskOptions:
         said = self._options.but(options or {})
         return said if retries is None else said.but({"max_attempts": retries + 1})
 
@@ -397,7 +397,7 @@ class Client:
 
 
 class _After:
-    """Submits a call once the futures among its arguments have their results."""
+    """Deferred call: submitted when the futures among its arguments have their results."""
 
     def __init__(
         self,
@@ -437,7 +437,7 @@ class _After:
 
 
 def _value(arg: Any) -> Any:
-    # What holds no futures goes as it is, whatever kind of list it may be.
+    # A value without futures stays as it is, whatever its type.
     return _gathered(arg, skip=False) if any(True for _ in _futures_in(arg)) else arg
 
 
@@ -470,6 +470,6 @@ def _without_result(future: cf.Future[Any]) -> bool:
 def as_completed(
     futures: Iterable[TaskFuture[R]], timeout: float | None = None, *, with_results: bool = False
 ) -> Iterator[Any]:
-    """Each future as it ends, or with ``with_results`` each as ``(future, result)``."""
+    """Yields each future as it ends, or with ``with_results`` each as ``(future, result)``."""
     for future in cf.as_completed(list(futures), timeout):
         yield (future, future.result()) if with_results else future

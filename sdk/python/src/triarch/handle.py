@@ -47,10 +47,10 @@ class Handle(Generic[R_co]):
         self.name = name
         self._outcome: Outcome | None = None
 
-    # Its end ---------------------------------------------------------------------------------------------------------
+    # Result ---------------------------------------------------------------------------------------------------------
 
     def result(self, timeout: float | None = None) -> R_co:
-        """Waits for the task's end and gives its result.
+        """Waits for the end of the task and returns its result.
 
         Raises :class:`~triarch.errors.TaskFailed`, :class:`~triarch.errors.TaskCancelled` or
         :class:`~triarch.errors.TaskExpired` as the task ended; :class:`~triarch.errors.ResultTimeout` if it has not ended
@@ -60,12 +60,12 @@ class Handle(Generic[R_co]):
         return value
 
     def exception(self, timeout: float | None = None) -> TaskError | None:
-        """Waits for the task's end and gives what :meth:`result` would raise."""
+        """Waits for the end of the task and returns the exception that :meth:`result` would raise."""
         outcome = self.wait(timeout)
         return None if outcome.state == "succeeded" else outcome.exception(self.app.accept)
 
     def wait(self, timeout: float | None = None) -> Outcome:
-        """Waits for the task's end; raises :class:`~triarch.errors.ResultTimeout` if it does not come in time."""
+        """Waits for the end of the task; raises :class:`~triarch.errors.ResultTimeout` if it does not come in time."""
         if self._outcome is not None:
             return self._outcome
         if _DIRECT_WAITS.acquire(blocking=False):
@@ -92,7 +92,7 @@ class Handle(Generic[R_co]):
         return ResultTimeout(f"task {self.id} has not finished after {timeout or 0:g} s; it goes on")
 
     def __await__(self) -> Generator[Any, None, R_co]:
-        """``await handle`` gives the result."""
+        """Makes ``await handle`` return the result."""
         return self.aresult().__await__()
 
     async def aresult(self, timeout: float | None = None) -> R_co:
@@ -123,29 +123,29 @@ class Handle(Generic[R_co]):
                     self.app.watcher.discard(self.id, callback)
         return self._outcome
 
-    # Its state -------------------------------------------------------------------------------------------------------
+    # State -------------------------------------------------------------------------------------------------------
 
     @property
     def status(self) -> str:
-        """Its state now: ``waiting``, ``delayed``, ``queued``, ``running``, or how it ended."""
+        """Current state: ``waiting``, ``delayed``, ``queued``, ``running``, or a terminal one."""
         return self._outcome.state if self._outcome is not None else str(self.info()["state"])
 
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Returns whether the task has ended."""
         if self._outcome is None:
             self.info()
         return self._outcome is not None
 
     def info(self) -> dict[str, Any]:
-        """Everything the cluster tells of it: attempts, worker, progress and note, times."""
+        """Returns the task's document: state, attempts, worker, progress and note, times."""
         return self._seen(self.app.transport.json(Request.get(path("tasks", self.id))))
 
     def explain(self) -> str:
-        """Why it is not running yet, in words."""
+        """Returns the reason why the task is not running yet."""
         return str(self.app.transport.json(Request.get(path("tasks", self.id, "explain")))["summary"])
 
     def logs(self) -> str:
-        """What its latest attempt has written so far, as far as that is kept."""
+        """Returns the output of the latest attempt, as far as it is kept."""
         chunks = self.app.transport.json(Request.get(path("tasks", self.id, "logs")))["chunks"]
         return "".join(str(chunk["text"]) for chunk in chunks)
 
@@ -162,10 +162,10 @@ class Handle(Generic[R_co]):
         self.job, self.name = task["job"], task["kind"]
         return task
 
-    # What can be done to it ------------------------------------------------------------------------------------------
+    # Changes ------------------------------------------------------------------------------------------
 
     def cancel(self) -> bool:
-        """Ends the task, also while it runs; false if it had ended before in another way."""
+        """Cancels the task, also while it runs; returns false if it had ended before in another way."""
         try:
             self._seen(self.app.transport.json(self._cancel_call()))
         except AlreadyFinished:
@@ -173,7 +173,7 @@ class Handle(Generic[R_co]):
         return True
 
     def retry(self) -> None:
-        """Starts an ended task over, with fresh attempts."""
+        """Retries an ended task, with fresh attempts."""
         self._outcome = None
         self._seen(self.app.transport.json(self._retry_call()))
 
@@ -200,7 +200,7 @@ class Handle(Generic[R_co]):
 
     @property
     def known_state(self) -> str:
-        """How it ended, if that is known here already; asks nobody."""
+        """Terminal state, if it is known here already; sends no request."""
         return self._outcome.state if self._outcome is not None else "submitted"
 
     def __repr__(self) -> str:
@@ -211,7 +211,7 @@ class Handle(Generic[R_co]):
         return f"<code>{html.escape(self.id)}</code> {html.escape(self.name)} <b>{self.known_state}</b>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError(f"a handle does not travel; pass its id, {self.id!r}, and make one of it: app.handle(id)")
+        raise TypeError(f"a handle cannot be pickled; pass its id, {self.id!r}, and make a handle of it: app.handle(id)")
 
 
 def _settle(ended: asyncio.Future[Outcome], result: WaitResult) -> None:
@@ -248,17 +248,17 @@ class HandleGroup(Sequence[Handle[R_co]]):
 
     @property
     def jobs(self) -> list[str]:
-        """The ids of their jobs; mostly one."""
+        """Ids of their jobs; mostly one."""
         return list(dict.fromkeys(handle.job for handle in self.handles if handle.job))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits for all of them to end; whether they did in time."""
+        """Waits for all of them to end; returns whether they did in time."""
         for _ in self._as_ended(timeout):
             pass
         return all(handle._outcome is not None for handle in self.handles)
 
     def results(self, timeout: float | None = None, *, progress: bool = False) -> list[R_co]:
-        """Waits for all of them and gives their results in order; raises what the first that has none would raise.
+        """Waits for all of them and returns their results in order; raises the exception of the first one without a result.
 
         ``progress`` shows a bar, if tqdm or rich is installed.
         """
@@ -279,7 +279,7 @@ class HandleGroup(Sequence[Handle[R_co]]):
         return [handle.result() for handle in self.handles]
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Handle[R_co]]:
-        """Each of them as it ends; raises :class:`~triarch.errors.ResultTimeout` when time is over before all have."""
+        """Yields each handle as it ends; raises :class:`~triarch.errors.ResultTimeout` when not all have ended in time."""
         count = 0
         for handle in self._as_ended(timeout):
             count += 1
@@ -288,7 +288,7 @@ class HandleGroup(Sequence[Handle[R_co]]):
             raise ResultTimeout(f"{len(self) - count} of {len(self)} tasks have not finished after {timeout or 0:g} s")
 
     def __aiter__(self) -> AsyncIterator[Handle[R_co]]:
-        """``async for handle in many``: each of them as it ends."""
+        """Makes ``async for handle in group`` yield each handle as it ends."""
         return self._aiter()
 
     async def _aiter(self) -> AsyncIterator[Handle[R_co]]:
@@ -304,11 +304,11 @@ class HandleGroup(Sequence[Handle[R_co]]):
         return list(await asyncio.gather(*(handle.aresult() for handle in self.handles)))
 
     def counts(self) -> dict[str, int]:
-        """How many of them are in which state, as far as that is known here; asks nobody."""
+        """Returns how many are in which state, as far as it is known here; sends no request."""
         return dict(Counter(handle.known_state for handle in self.handles))
 
     def cancel(self) -> None:
-        """Ends all of them that have not ended: whole jobs where they are alone in them."""
+        """Cancels all that have not ended: whole jobs where a job has no other tasks."""
         for job in self.jobs:
             own = [handle for handle in self.handles if handle.job == job]
             counts = self.app.transport.json(Request.get(path("jobs", job)))["counts"]
@@ -320,7 +320,7 @@ class HandleGroup(Sequence[Handle[R_co]]):
                     handle.cancel()
 
     def _as_ended(self, timeout: float | None) -> Iterator[Handle[R_co]]:
-        """Those that have ended, then each that ends within the time."""
+        """Yields those that have ended, then each that ends within the time."""
         deadline_s = None if timeout is None else time.monotonic() + timeout
         ended: queue.SimpleQueue[tuple[Handle[R_co], WaitResult]] = queue.SimpleQueue()
         awaited: dict[int, tuple[str, Callable[[WaitResult], None]]] = {}

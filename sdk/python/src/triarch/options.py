@@ -1,4 +1,4 @@
-"""What can be said of a task besides its arguments. Times are seconds, as numbers or :class:`~datetime.timedelta`."""
+"""Options of tasks. Times are seconds, as numbers or :class:`~datetime.timedelta`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Seconds = float | timedelta
 
 
 def milliseconds(span: Seconds, name: str) -> int:
-    """A span in whole milliseconds, for the wire."""
+    """Returns a span in whole milliseconds."""
     seconds = span.total_seconds() if isinstance(span, timedelta) else float(span)
     if not 0 <= seconds < 10**12:
         raise UsageError(f"{name} is {span!r}; it is a span of time in seconds, not negative")
-    # Something that is not nothing stays so.
+    # A positive span does not become 0.
     return max(round(seconds * 1000), 1 if seconds > 0 else 0)
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long a failed task waits: ``initial * factor ** (n - 1)`` before the n-th retry, at most ``max``, ±``jitter``."""
+    """Back-off of retries: ``initial * factor ** (n - 1)`` before the n-th retry, at most ``max``, ±``jitter``."""
 
     initial: Seconds = 1.0
     factor: float = 2.0
@@ -34,7 +34,7 @@ class Backoff:
     jitter: float = 0.1
 
     def to_wire(self) -> dict[str, Any]:
-        """As the cluster takes it."""
+        """Returns the document for the cluster."""
         return {
             "initial_ms": milliseconds(self.initial, "backoff"),
             "factor": float(self.factor),
@@ -44,7 +44,7 @@ class Backoff:
 
 
 class SubmitOptions(TypedDict, total=False):
-    """What one submission may say, over what its task says; each is described at :class:`TaskOptions`."""
+    """Options of one submission, which override those of its task. Described at :class:`TaskOptions`."""
 
     queue: str
     priority: int
@@ -66,43 +66,43 @@ class SubmitOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What is said of a task, by its decorator or at one submission; ``None`` is the cluster's default."""
+    """Options of a task, or of one submission. ``None`` stands for the cluster's default."""
 
-    #: Where it waits.
+    #: Queue.
     queue: str | None = None
-    #: 0–9, higher first.
+    #: Priority, 0–9, higher first.
     priority: int | None = None
-    #: Starts no sooner than this after its submission.
+    #: Minimum delay between submission and start.
     countdown: Seconds | None = None
-    #: Starts no sooner than at this moment; without a time zone it is local time.
+    #: Earliest start; without a time zone it is local time.
     eta: datetime | None = None
-    #: Ends as ``expired`` when it has not started this long after its submission.
+    #: Time after submission at which a task that has not started ends as ``expired``.
     expires: Seconds | None = None
-    #: The limit of one attempt: it is stopped, and counts as failed.
+    #: Time limit of one attempt, which is stopped and counts as failed.
     timeout: Seconds | None = None
-    #: Attempts that may fail or time out.
+    #: Maximum attempts that fail or time out.
     max_attempts: int | None = None
-    #: Attempts that may be lost with their worker.
+    #: Maximum attempts lost to worker failure.
     max_losses: int | None = None
-    #: The wait between a failed attempt and the next; a span stands for its first wait.
+    #: Back-off between a failed attempt and the next; a span stands for ``Backoff(initial=…)``.
     backoff: Backoff | Seconds | None = None
-    #: At most one unfinished task of the cluster has this key.
+    #: Key that at most one unfinished task of the cluster has.
     unique_key: str | None = None
-    #: What happens when it is taken: ``refuse`` (:class:`~triarch.errors.Conflict`), or ``return`` the first one's handle.
+    #: Reaction to a taken ``unique_key``: ``refuse`` (:class:`~triarch.errors.Conflict`), or ``return`` the handle of its task.
     on_duplicate: Literal["refuse", "return"] | None = None
-    #: Of tasks with the same key at most ``concurrency_limit`` (1) run at once.
+    #: Key of which at most ``concurrency_limit`` tasks run at once.
     concurrency_key: str | None = None
-    #: See ``concurrency_key``.
+    #: Limit of ``concurrency_key``. Default: 1.
     concurrency_limit: int | None = None
-    #: Free words to filter by.
+    #: Tags to filter by.
     tags: Sequence[str] | None = None
-    #: Labels that its worker must have.
+    #: Labels that the worker must have.
     labels: Mapping[str, str] | None = None
-    #: Resources that its worker must have, taken for the time of the attempt.
+    #: Resources of the worker that the attempt occupies.
     resources: Mapping[str, int] | None = None
 
     def but(self, changes: Mapping[str, Any]) -> TaskOptions:
-        """These, with changes; what is unknown is refused by name."""
+        """Returns a copy with changes; refuses unknown options."""
         if not changes:
             return self
         unknown = sorted(set(changes) - _NAMES)
@@ -111,12 +111,12 @@ class TaskOptions:
         return replace(self, **changes)
 
     def over(self, others: TaskOptions) -> TaskOptions:
-        """These, and of others what is not said here."""
+        """Returns these options, completed by others."""
         said = {name: value for name in _NAMES if (value := getattr(self, name)) is not None}
         return replace(others, **said)
 
     def to_wire(self) -> dict[str, Any]:
-        """The fields of a task as the cluster takes them."""
+        """Returns the fields of a task's document."""
         backoff = self.backoff
         if backoff is not None and not isinstance(backoff, Backoff):
             backoff = Backoff(initial=backoff)

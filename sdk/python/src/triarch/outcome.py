@@ -1,4 +1,4 @@
-"""How a task ended, and what that means for whoever waits."""
+"""Outcome of a task: its result, or the exception for its caller."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .errors import TaskCancelled, TaskError, TaskExpired, TaskFailed
 
 __all__ = ["TERMINAL", "Outcome"]
 
-#: The states that nothing but a retry by hand changes.
+#: States that only an explicit retry changes.
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A task's end, as it travelled."""
+    """Outcome of a task, with its result or error still encoded."""
 
     task: str
     state: str
@@ -26,19 +26,19 @@ class Outcome:
 
     @staticmethod
     def of(task: Mapping[str, Any]) -> Outcome | None:
-        """That of a task as it is shown; ``None`` if it is not terminal."""
+        """Returns the outcome in a task's document; ``None`` if the task is not terminal."""
         if task["state"] not in TERMINAL:
             return None
         return Outcome(task["id"], task["state"], task.get("result"), task.get("error"))
 
     def value(self, accept: Collection[str]) -> Any:
-        """The result, or the exception that tells why there is none."""
+        """Returns the result, or raises the exception that says why there is none."""
         if self.state == "succeeded":
             return serialize.decode_result(self.result, accept)
         raise self.exception(accept)
 
     def exception(self, accept: Collection[str]) -> TaskError:
-        """Why there is no result."""
+        """Returns the exception that says why there is no result."""
         error = self.error if isinstance(self.error, Mapping) else {}
         if self.state == "cancelled":
             because = f": {error['message']}" if error.get("message") else ""
@@ -46,7 +46,7 @@ class Outcome:
         if self.state == "expired":
             return TaskExpired(self.task, f"task {self.task} was not started in time", error)
         kind, message = error.get("type") or "error", error.get("message") or ""
-        told = f"{kind}: {message}" if message else str(kind)
-        failed = TaskFailed(self.task, f"task {self.task} failed: {told}", error)
+        text = f"{kind}: {message}" if message else str(kind)
+        failed = TaskFailed(self.task, f"task {self.task} failed: {text}", error)
         failed.__cause__ = serialize.decode_error(error, accept)
         return failed

@@ -1,4 +1,4 @@
-"""Progress bars, by tqdm or rich if either is installed. Neither is needed for anything."""
+"""Progress bars by tqdm or rich, if either is installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["bar"]
 
 @contextlib.contextmanager
 def bar(total: int, *, shown: bool = True, title: str = "tasks") -> Iterator[Callable[[int], None]]:
-    """A bar over so many steps; gives the function that advances it. Without tqdm and rich it shows nothing."""
+    """Shows a bar over ``total`` steps; yields the function that advances it. Without tqdm and rich it shows nothing."""
     if shown:
         try:
             from tqdm.auto import tqdm

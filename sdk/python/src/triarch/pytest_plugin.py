@@ -1,12 +1,12 @@
-"""For pytest: a real cluster, an app of it, and workers.
+"""Pytest plugin: fixtures for a real cluster, an app of it, and workers.
 
 * ``triarch_cluster``: a :class:`~triarch.testing.LocalCluster`.
-  One serves all tests of a session; what a test has killed or paused is started again before the next.
+  One serves all tests of a session; masters that a test has killed or paused are started again before the next test.
   ``@pytest.mark.triarch_cluster(masters=1, lease_ms=2000)`` gives a test a cluster of its own.
 * ``triarch_app``: a :class:`~triarch.Triarch` of that cluster, with a queue of its own, so that tests do not see each other's.
-* ``triarch_connect``: called, has an app of yours use the cluster for the rest of the test: ``triarch_connect(app)``.
-* ``triarch_worker``: called, starts a worker of an app in this process: ``triarch_worker(app, concurrency=2, pool="thread")``.
-* ``triarch_eager``: an app whose tasks run where they are submitted, at once, without a cluster: see :func:`triarch.testing.eager`.
+* ``triarch_connect``: function that makes an app use the cluster for the rest of the test: ``triarch_connect(app)``.
+* ``triarch_worker``: function that starts a worker in this process: ``triarch_worker(app, concurrency=2, pool="thread")``.
+* ``triarch_eager``: an app whose tasks run in the process that submits them, without a cluster: see :func:`triarch.testing.eager`.
   ``@pytest.mark.triarch_eager("module:app")`` does this with an app of yours for one test.
 
 The program is found as :func:`triarch.testing.find_binary` says.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from triarch.testing import LocalCluster
     from triarch.worker import Worker
 
-#: As many masters as the cluster of a session has.
+#: Size of the cluster of a session.
 _OPTION = "--triarch-masters"
 
 
@@ -37,8 +37,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes the mark known."""
-    config.addinivalue_line("markers", "triarch_eager('module:app'): runs the tasks of this app where they are submitted")
+    """Registers the marks."""
+    config.addinivalue_line(
+        "markers", "triarch_eager('module:app'): runs the tasks of this app in the process that submits them"
+    )
     config.addinivalue_line(
         "markers", "triarch_cluster(masters=3, lease_ms=None, …): gives the test a Triarch cluster of its own"
     )
@@ -110,7 +112,7 @@ def _triarch_eager_by_mark(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def triarch_connect(triarch_cluster: LocalCluster) -> Iterator[Callable[[Triarch], Triarch]]:
-    """Has apps use the cluster; see the module."""
+    """Makes apps use the cluster; see the module."""
     from triarch.testing import connected
 
     with contextlib.ExitStack() as stack:

@@ -1,24 +1,24 @@
-"""How arguments, results and exceptions travel.
+"""Serialization of arguments, results and exceptions.
 
 A task is ``kind`` (its name) and ``payload``. With the codec ``json``, the default, the payload is plain JSON that a worker
 in any language can read::
 
     {"args": [1, 2], "kwargs": {"verbose": true}}
 
-With any other codec it is an *envelope*: the codec's name and what it wrote, in base64::
+With any other codec it is an *envelope*: the codec's name and its output in base64::
 
     {"codec": "msgpack", "data": "gqRhcmdz…"}
 
 Results likewise: plain JSON, or an envelope. An object that has a field ``codec`` is always an envelope; a result in JSON that
-happens to have such a field travels as ``{"codec": "json", "data": …}``. Arguments that are results of other tasks are named
-beside either, in ``inputs`` (see :class:`InputBinding`)::
+happens to have such a field is sent as ``{"codec": "json", "data": …}``. Arguments that are results of other tasks are named
+in ``inputs`` (see :class:`InputBinding`)::
 
     {"args": [null, 3], "kwargs": {}, "inputs": [{"to": ["args", 0], "from": "first"}]}
 
 Exceptions are ``{"type", "message", "traceback", "args"?, "cause"?, "codec"?, "data"?}``.
 
-What holds: nobody decodes a codec that they were not told to accept. JSON and msgpack carry data only; **cloudpickle carries
-code**, so a worker that accepts it runs whatever whoever can submit tasks wants.
+No codec is decoded unless it was accepted. JSON and msgpack carry data only; **cloudpickle carries code**, so a worker that accepts
+it runs any code of whoever can submit tasks.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
     "register_codec",
 ]
 
-#: The cluster's bound of one payload, result or error, as JSON.
+#: Bound of the cluster on one payload, result or error, as JSON.
 VALUE_BYTES_MAX = 1 << 20
 # The cluster takes JSON 64 levels deep; the request around a payload has some of its own.
 _JSON_DEPTH_MAX = 56
@@ -130,7 +130,7 @@ class _Cloudpickle:
 
 
 _JSON = _Json()
-# By the word that an app says. Two of them write the same on the wire.
+# By the name that an app uses. Two of them have the same format on the wire.
 _CODECS: dict[str, Codec] = {"json": _JSON, "orjson": _Orjson(), "msgpack": _Msgpack(), "cloudpickle": _Cloudpickle()}
 _ADVICE = {
     "json": 'pass plain data (str, int, float, bool, None, list, dict), or choose serializer="msgpack" or "cloudpickle"',
@@ -139,12 +139,12 @@ _ADVICE = {
 
 
 def register_codec(codec: Codec, *, name: str | None = None) -> None:
-    """Makes a codec of your own known, under ``name`` or its own. Both sides must know and accept it."""
+    """Registers a codec, under ``name`` or its own name. Both sides must register and accept it."""
     _CODECS[name or codec.name] = codec
 
 
 def codec(name: str) -> Codec:
-    """The codec of this name; says so if it is unknown or its package is not installed."""
+    """Returns the codec of this name; raises if it is unknown or its package is not installed."""
     found = _CODECS.get(name)
     if found is None:
         raise SerializationError(f"there is no codec {name!r}; known are {', '.join(sorted(_CODECS))}")
@@ -163,13 +163,13 @@ def codec(name: str) -> Codec:
 
 
 def _check_plain(value: Any, at: str, depth: int) -> None:
-    """Refuses what JSON would change in silence or cannot say, and tells where it stands."""
+    """Refuses values that JSON would change silently or cannot represent, with their position."""
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:
         return
     if kind is float:
         if not math.isfinite(value):
-            raise SerializationError(f"{at or 'the value'} is {value!r}, which JSON does not know; {_ADVICE['json']}")
+            raise SerializationError(f"{at or 'the value'} is {value!r}, which JSON cannot represent; {_ADVICE['json']}")
         return
     if depth >= _JSON_DEPTH_MAX:
         raise SerializationError(f"{at or 'the value'} is nested deeper than {_JSON_DEPTH_MAX} levels")
@@ -186,7 +186,7 @@ def _check_plain(value: Any, at: str, depth: int) -> None:
             _check_plain(item, f"{at}[{position}]", depth + 1)
     elif not isinstance(value, (str, int, float)):
         raise SerializationError(
-            f"{at or 'the value'} is a {kind.__module__}.{kind.__qualname__}, which JSON cannot say; {_ADVICE['json']}"
+            f"{at or 'the value'} is a {kind.__module__}.{kind.__qualname__}, which JSON cannot represent; {_ADVICE['json']}"
         )
 
 
@@ -212,26 +212,26 @@ def _bound(text: bytes, what: str) -> bytes:
 
 
 def too_large(what: str, size_bytes: int) -> PayloadTooLarge:
-    """The refusal of a value that the cluster would not take, with advice."""
+    """Returns the error for a value that is larger than the cluster takes."""
     return PayloadTooLarge(
         {
             "code": "payload_too_large",
             "status": 413,
-            "detail": f"{what} is {size_bytes:,} bytes long as it travels, the bound is {VALUE_BYTES_MAX:,}: put the data into"
+            "detail": f"{what} is {size_bytes:,} bytes long as JSON, the bound is {VALUE_BYTES_MAX:,}: put the data into"
             " a file, an object store or a database, and pass where it is; or split the work into more tasks",
         }
     )
 
 
 def _open(document: Mapping[str, Any], accept: Collection[str], what: str) -> Any:
-    """Reads an envelope."""
+    """Decodes an envelope."""
     name = document.get("codec")
     if name == "json":
         return document.get("data")
     if name not in accept:
         raise SerializationError(
             f"{what} was written by the codec {name!r}, and only {', '.join(sorted(accept))} is accepted here;"
-            f' say accept=(…, "{name}") where you trust whoever submits tasks'
+            f' pass accept=(…, "{name}") where you trust whoever submits tasks'
         )
     data = document.get("data")
     try:
@@ -248,9 +248,9 @@ def _open(document: Mapping[str, Any], accept: Collection[str], what: str) -> An
 
 @dataclass(frozen=True)
 class InputBinding:
-    """An argument that is the result of another task of the job, or the list of several's results.
+    """Binding of an argument to the result of another task of the job, or to the list of several results.
 
-    ``to`` is its place: ``("args", 0)`` or ``("kwargs", "x", …)``, further steps going into lists and dictionaries. ``source``
+    ``to`` is its position: ``("args", 0)`` or ``("kwargs", "x", …)``, further steps going into lists and dictionaries. ``source``
     is a key of the job, or a tuple of keys for a list.
     """
 
@@ -265,7 +265,7 @@ Wire = InputBinding
 def encode_call(
     codec: Codec, args: Sequence[Any], kwargs: Mapping[str, Any], inputs: Sequence[InputBinding] = (), *, what: str = "the call"
 ) -> bytes:
-    """The payload of a call, as JSON."""
+    """Encodes the payload of a call, as JSON."""
     if codec.name == "json":
         text = _dump(codec, {"args": list(args), "kwargs": dict(kwargs)}, f"an argument of {what}")
     else:
@@ -281,9 +281,9 @@ def encode_call(
 def decode_call(
     payload: Any, accept: Collection[str], inputs: Mapping[str, Any] | None = None
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments and keyword arguments of a payload, with the results it names put in their places.
+    """Decodes the arguments of a payload, and inserts the results that it is bound to.
 
-    ``inputs`` is what came with the lease: results as they travelled, by key. A payload of ``null`` is a call without
+    ``inputs`` are the encoded results of the lease, by key. A payload of ``null`` is a call without
     arguments.
     """
     if payload is None:
@@ -302,7 +302,7 @@ def decode_call(
             values = [_input(key, accept, inputs) for key in keys]
             whole = _put(whole, to, values[0] if isinstance(source, str) else values)
         except (TypeError, KeyError, IndexError) as error:
-            raise SerializationError(f"the payload names an input that has no place: {binding!r} ({error!r})") from None
+            raise SerializationError(f"the payload binds an input to a missing position: {binding!r} ({error!r})") from None
     return whole["args"], whole["kwargs"]
 
 
@@ -313,7 +313,7 @@ def _input(key: str, accept: Collection[str], inputs: Mapping[str, Any] | None) 
 
 
 def _put(holder: Any, to: Sequence[str | int], value: Any) -> Any:
-    """``holder`` with ``value`` at a place in it; tuples are made anew."""
+    """Returns ``holder`` with ``value`` at a position; tuples are copied."""
     if not to:
         return value
     step, rest = to[0], to[1:]
@@ -330,7 +330,7 @@ def _put(holder: Any, to: Sequence[str | int], value: Any) -> Any:
 
 
 def encode_result(codec: Codec, value: Any, *, what: str = "the result") -> bytes:
-    """A result, as JSON."""
+    """Encodes a result, as JSON."""
     text = _dump(codec, value, what)
     if codec.name != "json":
         text = _envelope(codec, text)
@@ -340,7 +340,7 @@ def encode_result(codec: Codec, value: Any, *, what: str = "the result") -> byte
 
 
 def decode_result(result: Any, accept: Collection[str]) -> Any:
-    """The value of a result as it travelled."""
+    """Decodes a result."""
     if isinstance(result, dict) and "codec" in result:
         return _open(result, accept, "the result")
     return result
@@ -353,12 +353,12 @@ def decode_result(result: Any, accept: Collection[str]) -> Any:
 def encode_error(
     error: BaseException, codec: Codec | None = None, *, skip: Callable[[str], bool] | None = None
 ) -> dict[str, Any]:
-    """An exception with its causes, as it travels.
+    """Encodes an exception with its causes.
 
-    With the codec ``cloudpickle`` the exception itself goes along where it can be pickled. ``skip`` says of a file name
-    whether its frames are left out of tracebacks: those of the runtime help nobody.
+    With the codec ``cloudpickle`` the exception itself is included where it can be pickled. ``skip`` decides by file name
+    which frames are left out of tracebacks, such as those of the worker itself.
     """
-    document = _told(error, skip, 0, set())
+    document = _error_document(error, skip, 0, set())
     if codec is not None and codec.name == "cloudpickle":
         try:
             data = codec.dumps(error)
@@ -370,7 +370,7 @@ def encode_error(
     return document
 
 
-def _told(error: BaseException, skip: Callable[[str], bool] | None, depth: int, seen: set[int]) -> dict[str, Any]:
+def _error_document(error: BaseException, skip: Callable[[str], bool] | None, depth: int, seen: set[int]) -> dict[str, Any]:
     seen.add(id(error))
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
@@ -380,13 +380,13 @@ def _told(error: BaseException, skip: Callable[[str], bool] | None, depth: int, 
         try:
             message = str(error)
         except Exception as broken:
-            message = f"(its message cannot be told: {broken!r})"
+            message = f"(its message cannot be formatted: {broken!r})"
         frames = tracebacks.extract_tb(error.__traceback__)
         if skip is not None:
             frames = tracebacks.StackSummary.from_list([frame for frame in frames if not skip(frame.filename)])
         lines = ["Traceback (most recent call last):\n", *frames.format()] if frames else []
         text = "".join([*lines, *tracebacks.format_exception_only(kind, error)])
-    # What a worker shortens, it shortens in the middle of the message and at the beginning of the traceback.
+    # Long messages are cut in the middle, long tracebacks at the beginning.
     document: dict[str, Any] = {"type": name, "message": _shortened(message), "traceback": text[-_TRACEBACK_CHARS_MAX:]}
     try:
         _check_plain(list(error.args), "", 0)
@@ -396,7 +396,7 @@ def _told(error: BaseException, skip: Callable[[str], bool] | None, depth: int, 
         pass
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None and id(cause) not in seen and depth < _CAUSES_MAX:
-        document["cause"] = _told(cause, skip, depth + 1, seen)
+        document["cause"] = _error_document(cause, skip, depth + 1, seen)
     return document
 
 
@@ -408,10 +408,10 @@ def _shortened(message: str) -> str:
 
 
 def decode_error(document: Any, accept: Collection[str] = ("json",)) -> BaseException:
-    """The exception that a document tells of, with its causes chained.
+    """Decodes an exception, with its causes chained.
 
-    One of a class that Python itself brings is rebuilt. One that was pickled is read if ``cloudpickle`` is accepted. Any other
-    stands as a :class:`~triarch.errors.RemoteError`. Each has the worker's traceback as a note or in its words.
+    An exception of a built-in class is rebuilt. A pickled one is loaded if ``cloudpickle`` is accepted. Any other becomes a
+    :class:`~triarch.errors.RemoteError`. Each has the worker's traceback as a note or in its text.
     """
     if not isinstance(document, Mapping):
         return RemoteError("error", str(document))
@@ -436,7 +436,7 @@ def _rebuilt(document: Mapping[str, Any], accept: Collection[str]) -> BaseExcept
     if error is None:
         kind = getattr(builtins, name, None) if name.isidentifier() else None
         args = document.get("args")
-        # Those that end a process or a generator are told, not raised here.
+        # Exceptions that end a process or a generator are not rebuilt.
         if isinstance(kind, type) and issubclass(kind, Exception) and isinstance(args, list):
             try:
                 error = kind(*args)

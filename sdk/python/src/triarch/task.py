@@ -1,4 +1,4 @@
-"""Tasks: functions that workers run."""
+"""Task definitions: functions that workers run, and the submission of their calls."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _NO_KWARGS: Mapping[str, Any] = {}
 
 
 class Task(Generic[P, R_co]):
-    """A function that workers run. Made by :meth:`triarch.Triarch.task`.
+    """Task definition: a function that workers run. Made by :meth:`triarch.Triarch.task`.
 
-    Called, it runs here and now, as the plain function it is. ``delay``, ``apply_async`` and ``map`` have workers run it.
+    A direct call runs the function in the caller. ``delay``, ``apply_async`` and ``map`` submit calls for workers.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Task(Generic[P, R_co]):
         self.name = name
         self.options = options
         self.codec = serialize.codec(serializer) if serializer else app.codec
-        #: How long an attempt may run before :class:`~triarch.errors.SoftTimeout` is raised in it; kept by the worker.
+        #: Running time after which :class:`~triarch.errors.SoftTimeout` is raised in an attempt; enforced by the worker.
         self.soft_timeout = soft_timeout
-        #: Exceptions after which another attempt is not worth it; kept by the worker.
+        #: Exceptions after which the task is not attempted again; evaluated by the worker.
         self.give_up_on = give_up_on
         self.is_async = inspect.iscoroutinefunction(fn)
         self._static = _Static(name, options)
@@ -72,7 +72,7 @@ class Task(Generic[P, R_co]):
         raise UsageError(f"{self.name} is a task; in a workflow its call stands: {self.name.rpartition('.')[2]}.s(…) | …")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Runs the function here and now."""
+        """Runs the function in the caller."""
         result: R_co = self.fn(*args, **kwargs)
         return result
 
@@ -80,13 +80,13 @@ class Task(Generic[P, R_co]):
         return f"<Task {self.name}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """A task travels by its name, and is the one that the app on the other side has."""
+        """Pickles the task by its name; unpickling gives the task of the receiving app."""
         return _found, (self.fn.__module__, self.fn.__qualname__, self.name)
 
     # Submitting ------------------------------------------------------------------------------------------------------
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
-        """Submits a call; returns once the cluster has made it durable."""
+        """Submits a call; returns when it is durable in the cluster."""
         return self._submit(args, kwargs, self.options)
 
     def apply_async(
@@ -99,7 +99,7 @@ class Task(Generic[P, R_co]):
     ) -> Handle[R_co]:
         """Submits a call with options of its own over those of the task.
 
-        With an ``idempotency_key`` the same submission again gives the handle of the first.
+        Repeating a submission with the same ``idempotency_key`` returns the handle of the first.
         """
         return self._submit(args, kwargs or {}, self.options.but(options), idempotency_key=idempotency_key)
 
@@ -133,11 +133,11 @@ class Task(Generic[P, R_co]):
         return await self._asubmit_all(calls, self.options.but(options))
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
-        """A call for a workflow, given the result of what comes before it as its first argument."""
+        """Returns a call for a workflow, whose first argument is the result of the step before it."""
         return Signature(self, args, kwargs)
 
     def si(self, *args: Any, **kwargs: Any) -> Signature:
-        """A call for a workflow that is not given the result of what comes before it."""
+        """Returns a call for a workflow that does not take the result of the step before it."""
         return Signature(self, args, kwargs, immutable=True)
 
     def _submit(
@@ -202,7 +202,7 @@ class Task(Generic[P, R_co]):
         key: str | None = None,
         after: Sequence[str] = (),
     ) -> bytes:
-        """A task of a job, as JSON."""
+        """Returns a call as JSON, as part of a job."""
         payload = serialize.encode_call(self.codec, args, kwargs, inputs, what=self.name)
         static = self._static if options is self.options else _Static(self.name, options)
         if key is None and not after:
@@ -212,7 +212,7 @@ class Task(Generic[P, R_co]):
 
 
 class _Static:
-    """What is the same of every submission with the same options, written once."""
+    """The constant part of all submissions with the same options, encoded once."""
 
     __slots__ = ("head",)
 
@@ -223,7 +223,7 @@ class _Static:
 
 
 def default_name(fn: Callable[..., Any]) -> str:
-    """``module.function``. In a program that is run, its file stands for ``__main__``, as where a worker imports it."""
+    """Returns ``module.function``. For ``__main__`` the file name stands, as where a worker imports it."""
     module = fn.__module__
     if module == "__main__":
         main = sys.modules.get("__main__")
@@ -236,7 +236,7 @@ def default_name(fn: Callable[..., Any]) -> str:
 
 
 def _found(module: str, qualname: str, name: str) -> Any:
-    """The task that a pickled one stands for."""
+    """Returns the task that a pickled one stands for."""
     import importlib
 
     found: Any = importlib.import_module(module)
@@ -248,7 +248,7 @@ def _found(module: str, qualname: str, name: str) -> Any:
 
 
 class TaskDecorator(Protocol):
-    """What :meth:`triarch.Triarch.task` with options gives."""
+    """Type of the decorator that :meth:`triarch.Triarch.task` with options returns."""
 
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...

@@ -1,19 +1,19 @@
-"""Workflows: tasks that come after others and are given their results.
+"""Workflows: tasks that depend on other tasks and take their results.
 
-Whatever is built here becomes **one job with dependencies**. The cluster keeps it: when a task has succeeded, those that come
-after it start, whoever leads and whether or not the client that submitted it is there any more.
+Every workflow is **one job with dependencies**. The cluster stores it: when a task has succeeded, the tasks that depend on it
+start, under any leader and without the client that submitted them.
 
 ::
 
-    (fetch.s(url) | parse.s() | store.s()).submit()             # a chain: each is given the result before it, first
-    group(fetch.s(url) for url in urls).submit()                # side by side
-    chord([count.s(page) for page in pages], total.s()).submit()  # total is given the list of all results, once
+    (fetch.s(url) | parse.s() | store.s()).submit()             # a chain: the result before is the first argument
+    group(fetch.s(url) for url in urls).submit()                # in parallel
+    chord([count.s(page) for page in pages], total.s()).submit()  # total takes the list of all results
     (split.s(text) | group(count.s(0), count.s(1)) | total.s()).submit()
 
     dag = Dag(app)
     a = dag.add(load, "a.csv")
     b = dag.add(load, "b.csv")
-    c = dag.add(join, a, other=b)                               # wherever a node stands, its result will
+    c = dag.add(join, a, other=b)                               # a node stands for its result
     handle = dag.submit()[c]
 """
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Chain", "Chord", "Dag", "Group", "Node", "Run", "Signature", "Step", "chain", "chord", "group"]
 
-# Arguments are looked through for nodes so deep; what a codec carries may be nested deeper.
+# Depth to which arguments are searched for nodes. Values may be nested deeper.
 _DEPTH_MAX = 32
 
 
 class Node:
-    """A task of a workflow that is being built. As an argument of another it stands for its result."""
+    """Node of a workflow: a call. As an argument of another call it stands for its result."""
 
     __slots__ = ("after", "args", "dag", "key", "kwargs", "options", "task")
 
@@ -62,9 +62,9 @@ class Node:
 
 
 class Dag:
-    """A workflow of any shape: add tasks, with others of them as arguments, and submit them as one job.
+    """Workflow as a directed acyclic graph, submitted as one job.
 
-    ``on_failure`` is ``continue`` (what does not come after a task that failed goes on) or ``fail_fast``.
+    ``on_failure`` is ``continue`` (tasks that do not depend on a failed one go on) or ``fail_fast``.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Dag:
         return f"<table><tr><th>key</th><th>task</th><th>after</th></tr>{rows}</table>"
 
     def add(self, task: TaskDefinition, /, *args: Any, **kwargs: Any) -> Node:
-        """Adds a call. Nodes among the arguments, also inside of lists, tuples and dictionaries, stand for their results."""
+        """Adds a call. Nodes among the arguments, also inside lists, tuples and dictionaries, stand for their results."""
         return self.add_call(task, args, kwargs)
 
     def add_call(
@@ -103,7 +103,7 @@ class Dag:
         after: Sequence[Node] = (),
         options: TaskOptions | None = None,
     ) -> Node:
-        """Adds a call under a key of its own, after others whose results it does not need, with options of its own."""
+        """Adds a call with its own key, options, and dependencies (``after``) whose results it does not take."""
         if key is None:
             key = f"{task.name.rpartition('.')[2]}-{next(self._numbers)}"[-200:]
         if key in self._nodes:
@@ -111,12 +111,12 @@ class Dag:
         node = Node(self, key, task, args, kwargs or {}, options or task.options, after)
         for source in (*_nodes_in(args, 0), *_nodes_in(node.kwargs, 0), *after):
             if source.dag is not self:
-                raise UsageError(f"{source} is of another workflow; its result cannot be had in this one")
+                raise UsageError(f"{source} belongs to another workflow; its result cannot be used in this one")
         self._nodes[key] = node
         return node
 
     def submit(self, *, idempotency_key: str | None = None) -> Run:
-        """Submits all of it as one job."""
+        """Submits the workflow as one job."""
         submitted = self.app.submitter.job(
             self.specs(), name=self.name, idempotency_key=idempotency_key, on_failure=self.on_failure
         )
@@ -130,7 +130,7 @@ class Dag:
         return self._run(submitted.job, submitted.tasks)
 
     def specs(self) -> list[bytes]:
-        """The tasks of the job, as JSON."""
+        """Returns the tasks of the job, as JSON."""
         if not self._nodes:
             raise UsageError("the workflow has no tasks")
         return [_spec(node) for node in self._nodes.values()]
@@ -141,7 +141,7 @@ class Dag:
 
 
 class Run(Mapping[Any, Handle[Any]]):
-    """A workflow that was submitted: the handles of its tasks, by node or by key."""
+    """Submitted workflow: the handles of its tasks, by node or by key."""
 
     def __init__(self, app: ClusterClient, job: str, handles: Mapping[str, Handle[Any]]) -> None:
         self.app = app
@@ -159,11 +159,11 @@ class Run(Mapping[Any, Handle[Any]]):
 
     @property
     def handles(self) -> HandleGroup[Any]:
-        """All of them, in the order added."""
+        """Handles of all tasks, in the order added."""
         return HandleGroup(self.app, self._handles.values())
 
     def cancel(self) -> None:
-        """Ends every task of it that has not ended."""
+        """Cancels every task that has not ended."""
         self.handles.cancel()
 
     def __repr__(self) -> str:
@@ -239,7 +239,7 @@ def _compact(
 
 
 class Step:
-    """A part of a workflow that can be put together with others: ``a | b`` has ``b`` after ``a``, with its result."""
+    """Composable part of a workflow: in ``a | b``, ``b`` takes the result of ``a``."""
 
     app: ClusterClient
 
@@ -247,11 +247,11 @@ class Step:
         return Chain(self, other)
 
     def build(self, dag: Dag, before: Node | list[Node] | None) -> Node | list[Node]:
-        """Adds its tasks, after those before it; gives those that end it."""
+        """Adds the tasks of this step after those before it; returns its last ones."""
         raise NotImplementedError
 
     def dag(self, **settings: Any) -> tuple[Dag, Node | list[Node]]:
-        """All of it as a workflow, and what ends it."""
+        """Returns the workflow of this step, and its last nodes."""
         dag = Dag(self.app, **settings)
         return dag, self.build(dag, None)
 
@@ -262,7 +262,7 @@ class Step:
         on_failure: Literal["continue", "fail_fast"] | None = None,
         idempotency_key: str | None = None,
     ) -> Any:
-        """Submits all of it as one job; gives the handle of its last task, or those of a last group."""
+        """Submits the step as one job; returns the handle of its last task, or the group of its last tasks."""
         dag, ends = self.dag(name=name, on_failure=on_failure)
         return _ends_of(dag.submit(idempotency_key=idempotency_key), ends)
 
@@ -278,7 +278,7 @@ class Step:
         return _ends_of(await dag.asubmit(idempotency_key=idempotency_key), ends)
 
     def delay(self) -> Any:
-        """As :meth:`submit`, by the name that a single task has for it."""
+        """As :meth:`submit`, under the name of the method of a single task."""
         return self.submit()
 
 
@@ -290,9 +290,9 @@ def _ends_of(run: Run, ends: Node | list[Node]) -> Handle[Any] | HandleGroup[Any
 
 @dataclass(frozen=True)
 class Signature(Step):
-    """A call that is not made yet: ``add.s(1, 2)``.
+    """Call that is not submitted yet: ``add.s(1, 2)``.
 
-    In a workflow it is given the result of what comes before it as its first argument; ``add.si(1, 2)`` is not.
+    In a workflow its first argument is the result of the step before it; ``add.si(1, 2)`` takes no result.
     """
 
     task: TaskDefinition
@@ -303,15 +303,15 @@ class Signature(Step):
 
     @property
     def app(self) -> ClusterClient:  # type: ignore[override]
-        """That of its task."""
+        """App of the task."""
         return self.task.app
 
     def set(self, **options: Unpack[SubmitOptions]) -> Signature:
-        """The same call with options of its own."""
+        """Returns the same call with further options."""
         return replace(self, options=(self.options or self.task.options).but(options))
 
     def build(self, dag: Dag, before: Node | list[Node] | None) -> Node:
-        """Adds its task."""
+        """Adds the call."""
         args, after = self.args, []
         if before is not None and self.immutable:
             after = before if isinstance(before, list) else [before]
@@ -320,12 +320,12 @@ class Signature(Step):
         return dag.add_call(self.task, args, self.kwargs, after=after, options=self.options)
 
     def __repr__(self) -> str:
-        told = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in (self.kwargs or {}).items()]
-        return f"{self.task.name}({', '.join(told)})"
+        arguments = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in (self.kwargs or {}).items()]
+        return f"{self.task.name}({', '.join(arguments)})"
 
 
 class Chain(Step):
-    """Steps one after the other, each with the result before it."""
+    """Steps in sequence, each with the result of the one before."""
 
     def __init__(self, *steps: Step) -> None:
         flat: list[Step] = []
@@ -337,7 +337,7 @@ class Chain(Step):
         self.app = flat[0].app
 
     def build(self, dag: Dag, before: Node | list[Node] | None) -> Node | list[Node]:
-        """Adds its tasks."""
+        """Adds the tasks of all steps."""
         ends = before
         for step in self.steps:
             ends = step.build(dag, ends)
@@ -349,7 +349,7 @@ class Chain(Step):
 
 
 class Group(Step):
-    """Steps side by side. What comes after a group is given the list of its results, in order: a chord."""
+    """Parallel steps. The step after a group takes the list of its results, in order: a chord."""
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self.steps: list[Step] = list(steps)
@@ -358,7 +358,7 @@ class Group(Step):
         self.app = self.steps[0].app
 
     def build(self, dag: Dag, before: Node | list[Node] | None) -> list[Node]:
-        """Adds its tasks."""
+        """Adds the tasks of all steps."""
         ends: list[Node] = []
         for step in self.steps:
             end = step.build(dag, before)
@@ -373,19 +373,19 @@ class Group(Step):
 
 
 class Chord(Chain):
-    """A group, and a task that is given all its results, once."""
+    """Group, and a task that takes the list of its results."""
 
 
 def chain(*steps: Step) -> Chain:
-    """Steps one after the other: ``chain(a.s(1), b.s())`` is ``a.s(1) | b.s()``."""
+    """Returns steps in sequence: ``chain(a.s(1), b.s())`` is ``a.s(1) | b.s()``."""
     return Chain(*steps)
 
 
 def group(*steps: Step | Iterable[Step]) -> Group:
-    """Steps side by side, each given or in iterables."""
+    """Returns parallel steps, given singly or in iterables."""
     return Group(itertools.chain.from_iterable([step] if isinstance(step, Step) else step for step in steps))
 
 
 def chord(header: Iterable[Step], body: Step) -> Chord:
-    """Steps side by side, and one that is given the list of their results."""
+    """Returns parallel steps, and a step that takes the list of their results."""
     return Chord(Group(header), body)

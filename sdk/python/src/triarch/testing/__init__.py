@@ -1,4 +1,4 @@
-"""For tests: a real cluster on this machine, or none at all."""
+"""Test support: a real cluster on this machine, or eager execution without one."""
 
 from triarch.testing.binary import BinaryNotFound, find_binary
 from triarch.testing.cluster import LocalCluster, Master

@@ -1,9 +1,8 @@
-"""Outlives whoever started a cluster by a moment, and ends what is left of it then.
+"""Orphan reaper of a local cluster: kills its processes when the owner ends, in whatever way.
 
-Run as a process of its own, with a pipe as its standard input. Its lines are `+PID` for a process that was started, `-PID`
-for one that has ended, and `d PATH` for a directory to remove. At the end of the pipe, which comes when the owner closes it or
-dies in whatever way, every process that is left is killed with its group and the directories are removed. It imports nothing
-of the package, so that it starts quickly.
+Runs as a process of its own, with a pipe as its standard input. The lines are `+PID` for a started process, `-PID` for an ended
+one, and `d PATH` for a directory to remove. At the end of the pipe, every process that is left is killed with its group, and the
+directories are removed. It imports nothing of the package, so that it starts quickly.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ def main() -> None:
         elif word.startswith("d "):
             directories.append(word[2:])
     for pid in pids:
-        # Each was started as the leader of a session of its own; what it started is in its group.
+        # Each process leads a session of its own, and its children are in its group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
     for directory in directories:

@@ -1,4 +1,4 @@
-"""Finds the `triarch` program, and says how to get it when it is not there."""
+"""Lookup of the `triarch` program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VARIABLE = "TRIARCH_BIN"
 
 
 class BinaryNotFound(RuntimeError):
-    """There is no `triarch` program on this machine."""
+    """No `triarch` program was found on this machine."""
 
     def __init__(self, looked_at: list[str]) -> None:
         super().__init__(
@@ -22,7 +22,7 @@ class BinaryNotFound(RuntimeError):
 
 
 def find_binary() -> Path:
-    """The `triarch` program: of `TRIARCH_BIN`, of the distribution `triarch-server`, or on the PATH, in this order."""
+    """Returns the path of the `triarch` program: from `TRIARCH_BIN`, from the distribution `triarch-server`, or from the PATH."""
     named = os.environ.get(VARIABLE)
     if named:
         path = Path(named)

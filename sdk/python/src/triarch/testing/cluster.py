@@ -1,6 +1,6 @@
-"""A real cluster on this machine, for tests and for trying out: masters as processes of their own, and workers if wanted.
+"""Local cluster for tests: masters as child processes, and workers if wanted.
 
-Everything it starts is on loopback, on free ports, in a temporary directory, and ends with its owner, however that ends.
+Everything runs on loopback, on free ports, in a temporary directory, and ends with its owner, in whatever way that ends.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from triarch._policy import Request
 from triarch._transport import fetch
 from triarch.errors import ProtocolError
 from triarch.testing.binary import find_binary
-from triarch.testing.process import Guard, Process, wait_until
+from triarch.testing.process import OrphanReaper, Process, wait_until
 
-#: How long a cluster may take to be ready, and a leader to be elected, unless told otherwise.
-READY_PATIENCE_S = 30.0
-#: How often to try with other ports, when another program was quicker to take one.
+#: Default timeout of readiness, and of an election.
+READY_TIMEOUT_S = 30.0
+#: Attempts to start with other ports, when another program has taken one.
 PORT_TRIES = 3
 
 
 class Master(Process):
-    """One master of a local cluster."""
+    """Master of a local cluster."""
 
-    def __init__(self, guard: Guard, id: int, port: int, command: Sequence[str], log: Path) -> None:
-        super().__init__(guard, f"master {id}", command, log, env={"TRIARCH_MASTERS": ""})
+    def __init__(self, reaper: OrphanReaper, id: int, port: int, command: Sequence[str], log: Path) -> None:
+        super().__init__(reaper, f"master {id}", command, log, env={"TRIARCH_MASTERS": ""})
         self.id = id
         self.port = port
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """URL of the master."""
         return f"http://127.0.0.1:{self.port}"
 
     def ask(self, path: str, timeout: float = 1.0) -> dict[str, Any] | None:
-        """What it answers to a GET, if it answers with success and in time."""
+        """Returns the answer to a GET, or `None` without a success in time."""
         try:
             answer = fetch(self.url, Request.get(path), timeout)
             return json.loads(answer.body) if answer.status == 200 else None
@@ -54,7 +54,7 @@ class Master(Process):
 
 
 class LocalCluster:
-    """Three masters (or as many as you say) on free ports of this machine.
+    """Cluster of masters on free ports of this machine. Default: three.
 
     >>> with LocalCluster() as cluster:           # doctest: +SKIP
     ...     app = Triarch(cluster.url)
@@ -81,7 +81,7 @@ class LocalCluster:
             self._server_args += ["--lease-ms", str(lease_ms)]
         self._log = log
         self._named = 0
-        self._guard: Guard | None = None
+        self._reaper: OrphanReaper | None = None
         self._dir: Path | None = None
         self.masters: list[Master] = []
         self.workers: list[Process] = []
@@ -99,31 +99,31 @@ class LocalCluster:
 
     @property
     def urls(self) -> list[str]:
-        """Where the masters are."""
+        """URLs of the masters."""
         return [master.url for master in self.masters]
 
     @property
     def url(self) -> str:
-        """All of them in one string, as `Triarch(…)` and `--masters` take it."""
+        """URLs of the masters in one string, as `Triarch(…)` and `--masters` take it."""
         return ",".join(self.urls)
 
     @property
     def directory(self) -> Path:
-        """Where data and logs are."""
+        """Directory of data and logs."""
         if self._dir is None:
             raise RuntimeError("the cluster is not started")
         return self._dir
 
-    # --- the whole ---
+    # --- life cycle ---
 
-    def start(self, timeout: float = READY_PATIENCE_S) -> LocalCluster:
+    def start(self, timeout: float = READY_TIMEOUT_S) -> LocalCluster:
         """Starts all masters and waits until they have a leader and are ready."""
-        if self._guard is not None:
+        if self._reaper is not None:
             raise RuntimeError("the cluster is started already")
         if self._binary is None:
             self._binary = find_binary()
         for last in (False,) * (PORT_TRIES - 1) + (True,):
-            self._lay_out()
+            self._prepare()
             for master in self.masters:
                 master.start()
             try:
@@ -141,8 +141,8 @@ class LocalCluster:
 
     def stop(self) -> None:
         """Ends everything, and removes the data unless a directory was given."""
-        guard, self._guard = self._guard, None
-        if guard is None:
+        reaper, self._reaper = self._reaper, None
+        if reaper is None:
             return
         for worker in self.workers:
             worker.terminate()
@@ -152,7 +152,7 @@ class LocalCluster:
         for master in self.masters:
             with contextlib.suppress(Exception):
                 master.kill9()
-        guard.close()
+        reaper.close()
         self.workers = []
         if self._dir is not None and self._kept_dir is None:
             shutil.rmtree(self._dir, ignore_errors=True)
@@ -160,42 +160,42 @@ class LocalCluster:
     # --- masters ---
 
     def master(self, id: int) -> Master:
-        """The master of this number, from 1."""
+        """Returns a master by its number, from 1."""
         return self.masters[id - 1]
 
-    def leader(self, timeout: float = READY_PATIENCE_S) -> Master:
-        """The master that leads; waits for an election."""
+    def leader(self, timeout: float = READY_TIMEOUT_S) -> Master:
+        """Returns the leader; waits for an election."""
         deadline = time.monotonic() + timeout
         while True:
-            leader = self._look_for_leader()
+            leader = self._find_leader()
             if leader is not None:
                 return leader
             if time.monotonic() > deadline:
-                raise TimeoutError(f"no leader within {timeout:g} s; {self._last_words()}")
+                raise TimeoutError(f"no leader within {timeout:g} s; {self._log_tail()}")
             time.sleep(0.02)
 
-    def followers(self, timeout: float = READY_PATIENCE_S) -> list[Master]:
-        """The masters that run and do not lead."""
+    def followers(self, timeout: float = READY_TIMEOUT_S) -> list[Master]:
+        """Returns the running masters that do not lead."""
         leader = self.leader(timeout)
         return [master for master in self.masters if master is not leader and master.is_running()]
 
-    def kill_leader(self, timeout: float = READY_PATIENCE_S) -> Master:
+    def kill_leader(self, timeout: float = READY_TIMEOUT_S) -> Master:
         """Kills the leader with SIGKILL and returns it, to be started again with `.start()`."""
         leader = self.leader(timeout)
         leader.kill9()
         return leader
 
-    def wait_ready(self, timeout: float = READY_PATIENCE_S) -> None:
+    def wait_ready(self, timeout: float = READY_TIMEOUT_S) -> None:
         """Waits until every master that runs knows a leader and is caught up."""
 
         def ready() -> bool:
             running = [master for master in self.masters if master.is_running() and not master.is_paused]
             return bool(running) and all(master.ask("/readyz") is not None for master in running)
 
-        wait_until(ready, timeout, f"the masters to be ready; {self._last_words()}", every=0.05)
+        wait_until(ready, timeout, f"the masters to be ready; {self._log_tail()}", every=0.05)
 
-    def heal(self, timeout: float = READY_PATIENCE_S) -> None:
-        """Lets every master go on that was paused, starts every one that has ended, and waits until all are ready."""
+    def heal(self, timeout: float = READY_TIMEOUT_S) -> None:
+        """Resumes paused masters, starts ended ones, and waits until all are ready."""
         for master in self.masters:
             if master.is_paused:
                 master.resume()
@@ -205,13 +205,13 @@ class LocalCluster:
 
     # --- workers ---
 
-    def stop_workers(self, patience_s: float = 5.0) -> None:
+    def stop_workers(self, timeout_s: float = 5.0) -> None:
         """Ends all workers that were started here."""
         workers, self.workers = self.workers, []
         for worker in workers:
             worker.terminate()
         for worker in workers:
-            worker.stop(patience_s)
+            worker.stop(timeout_s)
 
     def start_worker(
         self,
@@ -253,21 +253,21 @@ class LocalCluster:
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
     ) -> Process:
-        if self._guard is None:
+        if self._reaper is None:
             raise RuntimeError("the cluster is not started")
         log = self.directory / "logs" / f"{name}.log"
-        worker = Process(self._guard, name, command, log, env=env, cwd=cwd)
+        worker = Process(self._reaper, name, command, log, env=env, cwd=cwd)
         worker.start()
         self.workers.append(worker)
         return worker
 
-    # --- inside ---
+    # --- internal ---
 
-    def _lay_out(self) -> None:
-        self._guard = Guard()
+    def _prepare(self) -> None:
+        self._reaper = OrphanReaper()
         if self._kept_dir is None:
             self._dir = Path(tempfile.mkdtemp(prefix="triarch-"))
-            self._guard.directory(self._dir)
+            self._reaper.directory(self._dir)
         else:
             self._dir = self._kept_dir
         ports = _free_ports(self._count)
@@ -277,23 +277,23 @@ class LocalCluster:
             command = [str(self._binary), "server", "--id", str(id), "--cluster", cluster]
             command += ["--data-dir", str(self._dir / f"master-{id}"), "--log", self._log, *self._server_args]
             log = self._dir / "logs" / f"master-{id}.log"
-            self.masters.append(Master(self._guard, id, port, command, log))
+            self.masters.append(Master(self._reaper, id, port, command, log))
 
     def _wait_formed(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while True:
             for master in self.masters:
                 if not master.is_running():
-                    words = master.last_words()
+                    words = master.log_tail()
                     message = f"{master.name} ended with {master.returncode}: {words}"
                     raise _PortTaken(message) if "in use" in words.lower() else RuntimeError(message)
             if all(master.ask("/readyz") is not None for master in self.masters):
                 return
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the cluster was not ready within {timeout:g} s; {self._last_words()}")
+                raise TimeoutError(f"the cluster was not ready within {timeout:g} s; {self._log_tail()}")
             time.sleep(0.03)
 
-    def _look_for_leader(self) -> Master | None:
+    def _find_leader(self) -> Master | None:
         best: tuple[int, Master] | None = None
         for master in self.masters:
             if not master.is_running() or master.is_paused:
@@ -306,12 +306,12 @@ class LocalCluster:
                 best = (term, master)
         return None if best is None else best[1]
 
-    def _last_words(self) -> str:
-        return "\n".join(f"[{master!r}] {master.last_words(3)}" for master in self.masters)
+    def _log_tail(self) -> str:
+        return "\n".join(f"[{master!r}] {master.log_tail(3)}" for master in self.masters)
 
 
 class _PortTaken(RuntimeError):
-    """Another program was quicker to take a port."""
+    """Another program has taken a port."""
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""One process of a local cluster: started, watched, paused, killed; it never outlives its owner."""
+"""Child process of a local cluster: started, paused, killed; it never outlives its owner."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-#: How long a process may take to end after SIGTERM before it is killed.
-STOP_PATIENCE_S = 10.0
+#: Time between SIGTERM and SIGKILL.
+STOP_TIMEOUT_S = 10.0
 
 
-class Guard:
-    """Kills what was started when its owner dies, also by `kill -9`. See `_guard`."""
+class OrphanReaper:
+    """Kills the started processes when their owner dies, also by `kill -9`. See `_orphan_reaper`."""
 
     def __init__(self) -> None:
         script = Path(__file__).with_name("_orphan_reaper.py")
@@ -31,26 +31,26 @@ class Guard:
         self._lock = threading.Lock()
 
     def started(self, pid: int) -> None:
-        """A process was started, as the leader of a session of its own."""
-        self._tell(f"+{pid}")
+        """Registers a started process, which leads a session of its own."""
+        self._send(f"+{pid}")
 
     def ended(self, pid: int) -> None:
-        """It has ended."""
-        self._tell(f"-{pid}")
+        """Removes an ended process."""
+        self._send(f"-{pid}")
 
     def directory(self, path: Path) -> None:
-        """A directory is to be removed at the end."""
-        self._tell(f"d {path}")
+        """Registers a directory to be removed."""
+        self._send(f"d {path}")
 
     def close(self) -> None:
-        """Ends what is left, and waits until it has."""
+        """Kills what is left, and waits for that."""
         pipe = self._process.stdin
         if pipe is not None and not pipe.closed:
             with contextlib.suppress(OSError):
                 pipe.close()
             self._process.wait()
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         pipe = self._process.stdin
         if pipe is None or pipe.closed:
             raise RuntimeError("the cluster was stopped already")
@@ -60,11 +60,11 @@ class Guard:
 
 
 class Process:
-    """A program that is started again and again with the same command, and logs to one file."""
+    """Restartable process with a fixed command, which logs to one file."""
 
     def __init__(
         self,
-        guard: Guard,
+        reaper: OrphanReaper,
         name: str,
         command: Sequence[str],
         log: Path,
@@ -72,7 +72,7 @@ class Process:
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._guard = guard
+        self._reaper = reaper
         self.name = name
         self.command = list(command)
         self.log = log
@@ -87,25 +87,25 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        """Its process id while it runs."""
+        """Process id while it runs."""
         return self._process.pid if self._process is not None and self.is_running() else None
 
     @property
     def returncode(self) -> int | None:
-        """How it ended, as `subprocess` tells it."""
+        """Exit status, as in `subprocess`."""
         return None if self._process is None else self._process.poll()
 
     @property
     def is_paused(self) -> bool:
-        """Whether `pause` was called, and not yet `resume`."""
+        """Whether the process is paused."""
         return self._paused
 
     def is_running(self) -> bool:
-        """Whether the process exists, paused or not."""
+        """Returns whether the process exists, paused or not."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Starts it, unless it runs."""
+        """Starts the process, unless it runs."""
         if self.is_running():
             return
         self._forget()
@@ -121,28 +121,28 @@ class Process:
                 start_new_session=True,
             )
         self._process = process
-        self._guard.started(process.pid)
+        self._reaper.started(process.pid)
 
-    def stop(self, patience_s: float = STOP_PATIENCE_S) -> int | None:
-        """Asks it to end, kills it when it does not, and returns how it ended."""
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int | None:
+        """Terminates the process, kills it after the timeout, and returns its exit status."""
         if self._process is None:
             return None
         self.terminate()
         try:
-            self._process.wait(patience_s)
+            self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill9()
         self._forget()
         return self._process.returncode
 
     def terminate(self) -> None:
-        """Asks it to end (SIGTERM), and does not wait."""
+        """Sends SIGTERM, and does not wait."""
         self.send_signal(signal.SIGTERM)
         if self._paused:
             self.resume()
 
     def kill9(self) -> None:
-        """Kills it and what it started, as a crash or the kernel would."""
+        """Kills the process and its children with SIGKILL, as a crash would."""
         if self._process is None:
             return
         if self.is_running():
@@ -153,44 +153,48 @@ class Process:
         self._forget()
 
     def pause(self) -> None:
-        """Stops the clock for it (SIGSTOP): it is there and does nothing, like a machine that hangs."""
+        """Pauses the process (SIGSTOP), like a machine that hangs."""
         self.send_signal(signal.SIGSTOP)
         self._paused = True
 
     def resume(self) -> None:
-        """Lets it go on after `pause`."""
+        """Resumes the process after `pause`."""
         self.send_signal(signal.SIGCONT)
         self._paused = False
 
     def send_signal(self, number: int) -> None:
-        """Sends it a signal, if it runs."""
+        """Sends a signal, if the process runs."""
         if self._process is not None and self.is_running():
             self._process.send_signal(number)
 
     def wait(self, timeout: float) -> int:
-        """Waits until it has ended."""
+        """Waits for the end of the process; returns its exit status."""
         if self._process is None:
             raise RuntimeError(f"{self.name} was never started")
         returncode = self._process.wait(timeout)
         self._forget()
         return returncode
 
-    def last_words(self, lines: int = 20) -> str:
-        """The end of its log."""
+    def log_tail(self, lines: int = 20) -> str:
+        """Returns the last lines of the log."""
         try:
             text = self.log.read_bytes()[-16_384:].decode(errors="replace")
         except FileNotFoundError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
 
+    def last_words(self, lines: int = 20) -> str:
+        """The old name of ``log_tail``."""
+        return self.log_tail(lines)
+
     def _forget(self) -> None:
         if self._process is not None and self._process.poll() is not None:
             with contextlib.suppress(RuntimeError, OSError):
-                self._guard.ended(self._process.pid)
+                self._reaper.ended(self._process.pid)
 
 
 def wait_until(condition: Callable[[], object], timeout: float, what: str, every: float = 0.02) -> None:
-    """Asks for a condition again and again until it holds; past the time, fails and says what was waited for."""
+    """Polls a condition until it holds; raises `TimeoutError` with `what` after the timeout."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
