@@ -85,10 +85,10 @@ class _Connection(asyncio.Protocol):
         except Exception as error:
             self.fail(error)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
-        if error is not None:
-            self.fail(error)
+        if exc is not None:
+            self.fail(exc)
         elif self._parser is not None and self._answer is not None and not self._answer.done():
             try:
                 self._parser.feed_eof()

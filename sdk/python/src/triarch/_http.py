@@ -24,8 +24,9 @@ HEADERS_MAX = 100
 USER_AGENT = "triarch-python/0.1.0"
 
 _QUOTE_BYTES_MAX = 100
-_VERSION_PREFIX = b"HTTP/1."
-_STATUS = re.compile(rb"[1-9][0-9]{2}")
+_SPACE = " \t\r"
+_VERSION_PREFIX = "HTTP/1."
+_STATUS = re.compile(r"[1-9][0-9]{2}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
@@ -145,17 +146,17 @@ class ResponseParser:
         if end < 0:
             self._check_partial_head()
             return False
-        lines = bytes(buffer[:end]).split(b"\n")
+        lines = buffer[:end].decode("latin-1").split("\n")
         del buffer[:after]
         status, http_1_0 = self._parse_status_line(lines[0])
         if len(lines) - 1 > HEADERS_MAX:
             raise MalformedResponse(f"the head of the response has more than {HEADERS_MAX} headers")
         headers: dict[str, str] = {}
         for line in lines[1:]:
-            name, colon, value = line.partition(b":")
+            name, colon, value = line.partition(":")
             if not colon or len(line) >= LINE_BYTES_MAX:
                 raise MalformedResponse(f"the head of the response has the line {line[:_QUOTE_BYTES_MAX]!r}")
-            headers[name.strip().lower().decode("latin-1")] = value.strip().decode("latin-1")
+            headers[name.strip(_SPACE).lower()] = value.strip(_SPACE)
         if 100 <= status < 200:
             # Interim: the final response follows.
             return True
@@ -167,18 +168,19 @@ class ResponseParser:
     def _check_partial_head(self) -> None:
         """Refuses a peer that speaks something else before its whole greeting has arrived."""
         buffer = self._buffer
-        if not _VERSION_PREFIX.startswith(bytes(buffer[: len(_VERSION_PREFIX)])):
+        if not _VERSION_PREFIX.startswith(buffer[: len(_VERSION_PREFIX)].decode("latin-1")):
             raise BadStatusLine(f"the response begins with {bytes(buffer[:_QUOTE_BYTES_MAX])!r}")
         if len(buffer) - buffer.rfind(b"\n") > LINE_BYTES_MAX:
             raise MalformedResponse(f"a line of the head of the response is longer than {LINE_BYTES_MAX} bytes")
         if buffer.count(b"\n") > HEADERS_MAX + 1:
             raise MalformedResponse(f"the head of the response has more than {HEADERS_MAX} headers")
 
-    def _parse_status_line(self, line: bytes) -> tuple[int, bool]:
-        words = line.split(None, 2)
-        if len(words) < 2 or not words[0].startswith(_VERSION_PREFIX) or not _STATUS.fullmatch(words[1]):
+    def _parse_status_line(self, line: str) -> tuple[int, bool]:
+        version, _, rest = line.partition(" ")
+        status = rest.strip(_SPACE).partition(" ")[0]
+        if not version.startswith(_VERSION_PREFIX) or not _STATUS.fullmatch(status):
             raise BadStatusLine(f"the response begins with {line[:_QUOTE_BYTES_MAX]!r}")
-        return int(words[1]), words[0] == b"HTTP/1.0"
+        return int(status), version == "HTTP/1.0"
 
     def _begin_body(self) -> None:
         headers = self.headers

@@ -23,49 +23,31 @@ __all__ = ["ClusterClient", "TaskDefinition"]
 class ClusterClient(Protocol):
     """An app's access to its cluster: codecs, transports, submitters, and the completion watcher."""
 
-    @property
-    def codec(self) -> Codec:
-        """Codec of arguments and results."""
-
-    @property
-    def accept(self) -> frozenset[str]:
-        """Names of the codecs that are read."""
-
-    @property
-    def transport(self) -> Transport:
-        """Blocking transport."""
-
-    @property
-    def atransport(self) -> AsyncTransport:
-        """Transport for asyncio."""
-
-    @property
-    def submitter(self) -> Submitter:
-        """Blocking submitter."""
-
-    @property
-    def asubmitter(self) -> AsyncSubmitter:
-        """Submitter for asyncio."""
-
-    @property
-    def watcher(self) -> CompletionWatcher:
-        """Completion watcher."""
+    #: Codec of arguments and results.
+    codec: Codec
+    #: Names of the codecs that are read.
+    accept: frozenset[str]
+    #: Blocking transport.
+    transport: Transport
+    #: Transport for asyncio.
+    atransport: AsyncTransport
+    #: Blocking submitter.
+    submitter: Submitter
+    #: Submitter for asyncio.
+    asubmitter: AsyncSubmitter
+    #: Completion watcher.
+    watcher: CompletionWatcher
 
 
 class TaskDefinition(Protocol):
     """A task as a workflow uses it."""
 
-    @property
-    def app(self) -> ClusterClient:
-        """The app of the task."""
-
-    @property
-    def name(self) -> str:
-        """The task's kind on the wire."""
-
-    @property
-    def options(self) -> TaskOptions:
-        """Options of every submission."""
+    #: The app of the task.
+    app: ClusterClient
+    #: The task's kind on the wire.
+    name: str
+    #: Options of every submission.
+    options: TaskOptions
 
     def spec(
         self,
@@ -78,3 +60,4 @@ class TaskDefinition(Protocol):
         after: Sequence[str] = (),
     ) -> bytes:
         """Returns a call of the task as JSON, as part of a job."""
+        ...

@@ -23,7 +23,7 @@ import contextlib
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from ._completion_watcher import WaitResult
@@ -47,13 +47,10 @@ R_co = TypeVar("R_co", covariant=True)
 class FuturesApp(ClusterClient, Protocol):
     """An app as executors and clients use it."""
 
-    @property
-    def options(self) -> TaskOptions:
-        """Options of every task."""
-
-    @property
-    def tasks(self) -> Mapping[str, Task[..., Any]]:
-        """Tasks by name."""
+    #: Options of every task.
+    options: TaskOptions
+    #: Tasks by name.
+    tasks: dict[str, Task[..., Any]]
 
     def flush(self) -> None:
         """Waits until every background submission has reached the cluster."""
