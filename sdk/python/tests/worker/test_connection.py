@@ -14,7 +14,7 @@ import pytest
 from triarch._transport import RequestCancelled, Transport
 from triarch.errors import Refused, Timeout
 from triarch.testing import wait_until
-from triarch.worker.connection import WorkerConnection
+from triarch.worker.connection import WorkerConnection, is_final
 
 
 class Scripted:
@@ -165,3 +165,42 @@ def test_an_answer_that_makes_no_sense_is_a_refusal_or_nothing(masters: list[Scr
     masters[1].answer = lambda head: said(400, ["no", "object"])
     with pytest.raises(Refused, match="is this a Triarch master"):
         _connection(masters[1:]).call("POST", "/x", b"{}", deadline_s=5)
+
+
+def test_a_leader_that_one_connection_finds_is_known_to_the_others(masters: list[Scripted]) -> None:
+    leader = masters[2]
+    for other in masters[:2]:
+        other.answer = lambda head: said(307, {}, f"location: {leader.url}/x")
+    transport = Transport(one.url for one in masters)
+    for _ in range(3):
+        assert WorkerConnection(transport).call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
+    assert [len(one.heard) for one in masters] == [1, 0, 3]
+    assert transport.masters.leader() == leader.url
+
+
+def test_a_call_that_pauses_between_two_rounds_can_be_abandoned(masters: list[Scripted]) -> None:
+    for one in masters:
+        one.answer = lambda head: said(503, {"code": "unavailable", "retry_after_ms": 9_000})
+    connection = _connection(masters)
+    ended: list[type] = []
+
+    def ask() -> None:
+        try:
+            connection.call("POST", "/x", b"{}", deadline_s=30)
+        except RequestCancelled as error:
+            ended.append(type(error))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    wait_until(lambda: all(one.heard for one in masters), 10, "a round over all masters")
+    connection.abandon()
+    thread.join(5)
+    assert ended == [RequestCancelled]
+
+
+def test_a_refusal_without_a_problem_document_is_final(masters: list[Scripted]) -> None:
+    masters[0].answer = lambda head: b"HTTP/1.1 413 x\r\ncontent-length: 4\r\n\r\nhtml"
+    with pytest.raises(Refused) as refused:
+        _connection(masters).call("POST", "/x", b"{}", deadline_s=5)
+    assert refused.value.status == 413
+    assert is_final(refused.value)
