@@ -34,7 +34,7 @@ def test_a_task_knows_its_attempt(bench: Bench, pool: str) -> None:
 
 
 def test_outside_of_a_task_there_is_none() -> None:
-    with pytest.raises(RuntimeError, match="for the code of tasks"):
+    with pytest.raises(RuntimeError, match="in the code of a task"):
         current()
 
 
