@@ -5,7 +5,7 @@
 #   scripts/test-python.sh                 everything
 #   scripts/test-python.sh -k workflow     further words go to pytest
 #
-# TRIARCH_BIN is the program, target/release/triarch unless told. PYTHON is the interpreter, python3 unless told.
+# TRIARCH_BIN: the program. Default: target/release/triarch. PYTHON: the interpreter. Default: python3.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

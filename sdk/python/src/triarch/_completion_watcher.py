@@ -4,7 +4,7 @@ The thread asks the cluster for the ends of all those tasks (``POST /v1/tasks/wa
 calls back, and asks for the rest. A newly awaited task cancels the long poll, which is sent again with that task; the
 cluster keeps no state of it. The more tasks, the longer the pauses in which ends accumulate, up to 50 ms.
 
-The thread starts with the first wait, and sleeps while there is nothing to wait for. A forked child starts anew.
+The thread starts with the first wait, and sleeps while there is nothing to wait for. A forked child starts a thread of its own.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class ResponseParser:
         while not self.complete and self._step(self):
             pass
         if self.complete and self._buffer:
-            # Bytes that nobody asked for: the next response could not be told from them.
+            # Unrequested bytes would be taken for the next response.
             self.keep_alive = False
         return self.complete
 

@@ -1,4 +1,4 @@
-"""What can go wrong, told honestly.
+"""Exceptions of the package.
 
 Every exception of this package is a :class:`TriarchError`. Three things are kept apart that are easily confused:
 

@@ -36,10 +36,10 @@ def find_binary() -> Path:
         looked_at.append("triarch-server, which is not installed")
     else:
         return brought
-    beside = Path(sysconfig.get_path("scripts")) / "triarch"
-    if _is_program(beside):
-        return beside
-    looked_at.append(str(beside))
+    in_scripts = Path(sysconfig.get_path("scripts")) / "triarch"
+    if _is_program(in_scripts):
+        return in_scripts
+    looked_at.append(str(in_scripts))
     on_path = shutil.which("triarch")
     if on_path is not None:
         return Path(on_path)

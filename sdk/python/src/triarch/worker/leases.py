@@ -68,7 +68,7 @@ class Leases:
                     continue
                 other = self._latest.get(task["id"])
                 if other is not None:
-                    log.warning("task %s is leased anew: token %d instead of %d", key[0], key[1], other.token)
+                    log.warning("task %s was leased again: token %d replaces %d", key[0], key[1], other.token)
                     if self._disown(other, StopReason.LOST):
                         stopped.append(other)
                 attempt = Attempt(

@@ -2,7 +2,7 @@
 
 Four threads, each with a connection of its own, so that none waits for another: long polls for work, reports of results that no
 poll carried, heartbeats, and live output. No request waits for ever: each has a deadline and is repeated. When a heartbeat
-finds a new leader, or is answered again after a lapse, the poll that is in progress is abandoned and sent anew.
+finds a new leader, or is answered again after a lapse, the poll that is in progress is abandoned and repeated.
 """
 
 from __future__ import annotations
@@ -393,7 +393,7 @@ class Session:
             self._last_leader = leader
         if changed or lapsed:
             if self._polling_since is not None:
-                log.info("the poll is sent anew after a lapse or a change of leader (leader: %s)", leader)
+                log.info("the poll is repeated after a lapse or a change of leader (leader: %s)", leader)
                 self._poll_connection.abandon()
             self._report_connection.abandon()
             self._output.send_again()

@@ -40,7 +40,7 @@ class WorkerError(TriarchError):
 class Worker:
     """Worker for the tasks of an app. `run` works until `stop`; `start` does so in a thread of its own.
 
-    The pool `process` imports the app anew in every process, by `reference` (`module:app`).
+    The pool `process` imports the app in every process, by `reference` (`module:app`).
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Worker:
         self.config = config or WorkerConfig()
         if self.config.pool == "process" and reference is None:
             raise UsageError("the pool `process` imports the app in each process: pass reference='module:app'")
-        # Of its own: a leader that the app's clients find is no news about the requests of the worker.
+        # Not the app's: a leader that its clients find says nothing about the requests of the worker.
         self._transport = Transport(masters if masters is not None else app.transport.masters.all())
         self._reference = reference
         self._runner = Runner(app, self.config.accept)

@@ -1,6 +1,6 @@
 """Main loop of one pool process: runs one task at a time, in its main thread.
 
-Python handles signals in the main thread; a signal stops a task or tells it that its soft time limit has passed. The signal itself
+Python handles signals in the main thread; a signal stops a task or announces the end of its soft time limit. The signal itself
 carries no meaning: that is in a frame on the socket (`stop`), or follows from the clock. An exception is never raised while a frame
 is being sent, because the worker could not read the frames after half a one.
 
