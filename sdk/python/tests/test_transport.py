@@ -198,3 +198,17 @@ def test_a_question_is_broken_off(peers: list[Peer]) -> None:
     assert ended == [RequestCancelled]
     with pytest.raises(RequestCancelled):
         transport.call(Request.get("/v1/x"), cancellation)
+
+
+def test_a_connection_attempt_takes_no_longer_than_its_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeouts: list[float] = []
+
+    def refuse(address: tuple[str, int], timeout_s: float) -> socket.socket:
+        timeouts.append(timeout_s)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(NoLeader):
+        Transport("127.0.0.1:1", BRIEF).json(Request.get("/v1/cluster", deadline_s=0.1))
+    assert timeouts
+    assert max(timeouts) <= 0.1

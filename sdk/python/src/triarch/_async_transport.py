@@ -185,7 +185,7 @@ class AsyncTransport:
             connection = pool.take(attempt.master)
             is_reused = connection is not None
             if connection is None:
-                connection = await self._connect(attempt.master)
+                connection = await self._connect(attempt)
             try:
                 try:
                     answer = await _timed_exchange(connection, request, attempt)
@@ -194,7 +194,7 @@ class AsyncTransport:
                         raise
                     # The peer closed a kept connection at that moment. Every request may be repeated, so this costs no try.
                     connection.abort()
-                    connection = await self._connect(attempt.master)
+                    connection = await self._connect(attempt)
                     answer = await _timed_exchange(connection, request, attempt)
             except BaseException:
                 connection.abort()
@@ -205,13 +205,13 @@ class AsyncTransport:
                 connection.abort()
             return answer
 
-    async def _connect(self, master: str) -> _Connection:
-        url = urlsplit(master)
+    async def _connect(self, attempt: Try) -> _Connection:
+        url = urlsplit(attempt.master)
         loop = asyncio.get_running_loop()
         try:
             _, connection = await asyncio.wait_for(
                 loop.create_connection(lambda: _Connection(url.netloc), url.hostname or "", url.port or 80),
-                self.policy.connect_timeout_s,
+                min(self.policy.connect_timeout_s, attempt.timeout_s),
             )
         except (OSError, asyncio.TimeoutError) as error:
             raise _Unreachable(_message(error)) from None

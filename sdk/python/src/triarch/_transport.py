@@ -202,7 +202,7 @@ class Transport:
     def stream(self, request: Request, master: str, timeout_s: float) -> Iterator[Stream]:
         """Makes one try at one master, and yields its response while it arrives, on a connection of its own."""
         try:
-            connection = self._connect(master)
+            connection = self._connect(master, timeout_s)
         except _Unreachable as error:
             raise ConnectionError(str(error)) from None
         try:
@@ -222,9 +222,9 @@ class Transport:
         self._connections = _Connections()
         self.masters.after_fork()
 
-    def _connect(self, master: str) -> _Connection:
+    def _connect(self, master: str, timeout_s: float) -> _Connection:
         try:
-            return _Connection(master, self.policy.connect_timeout_s)
+            return _Connection(master, min(self.policy.connect_timeout_s, timeout_s))
         except OSError as error:
             raise _Unreachable(_message(error)) from None
 
@@ -237,7 +237,7 @@ class Transport:
             connection = None
         is_reused = connection is not None
         if connection is None:
-            connection = self._connect(attempt.master)
+            connection = self._connect(attempt.master, attempt.timeout_s)
         try:
             try:
                 answer = _round_trip(connection, request, attempt, cancellation)
@@ -246,7 +246,7 @@ class Transport:
                     raise
                 # The peer closed a kept connection at that moment. Every request may be repeated, so this costs no try.
                 connection.close()
-                connection = self._connect(attempt.master)
+                connection = self._connect(attempt.master, attempt.timeout_s)
                 answer = _round_trip(connection, request, attempt, cancellation)
         except BaseException:
             connection.close()
