@@ -1,4 +1,4 @@
-"""A site to crawl, on loopback: pages that link to each other, to nowhere, and one that is busy at first."""
+"""Test site on loopback: pages that link to each other, broken links, and one page that is busy at first."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from site_of_its_own import site
+from local_site import site
 from tasks import Page, app, fetch
 from triarch import Handle, TaskFailed
 from triarch.worker import Worker, WorkerConfig

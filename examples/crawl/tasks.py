@@ -1,4 +1,4 @@
-"""What the workers do: fetch one page and see where it leads."""
+"""Task of the crawler: fetches one page and returns its links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the workers do: read a shop's orders of a day, check them, and put their sums into a database."""
+"""Tasks of the pipeline: read the orders of a shop and a day, validate them, and load their sums into a database."""
 
 from __future__ import annotations
 

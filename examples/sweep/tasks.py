@@ -1,4 +1,4 @@
-"""What the workers do: let an epidemic run its course, once."""
+"""Task of the sweep: simulates one epidemic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the workers do: look at one picture."""
+"""Task of the thumbnails: hashes one picture and makes its thumbnail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the workers do: count words, and add up counts."""
+"""Tasks of the word count: count the words of a file, and add counts."""
 
 from __future__ import annotations
 
