@@ -48,7 +48,7 @@ if [ "$peers" = yes ]; then
   fi
 fi
 
-binary=${TRIARCH_BIN:-target/release/triarch}
+binary=${TRIARCH_BIN:-${CARGO_TARGET_DIR:-target}/release/triarch}
 [ -n "${TRIARCH_BIN:-}" ] || cargo build --release --locked --quiet --bin triarch
 
 # Thousands of workers, each with connections of its own.

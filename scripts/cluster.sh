@@ -42,7 +42,7 @@ fail() {
 find_binary() {
   bin=${TRIARCH_BIN:-}
   if [ -z "$bin" ]; then
-    bin=$root/target/release/triarch
+    bin=$(cd "$root" && realpath -m "${CARGO_TARGET_DIR:-target}")/release/triarch
     [ -x "$bin" ] || (cd "$root" && cargo build --release --bin triarch >&2)
   fi
   [ -x "$bin" ] || fail "$bin is not there; build it, or say where it is with TRIARCH_BIN"

@@ -7,4 +7,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cargo build --release --locked --quiet --bin triarch
-exec python3 tests/perf/measure/snapshot_cost.py --binary target/release/triarch "$@"
+exec python3 tests/perf/measure/snapshot_cost.py --binary "${CARGO_TARGET_DIR:-target}/release/triarch" "$@"

@@ -52,9 +52,7 @@ step() {
   return "$code"
 }
 
-as_root() {
-  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
-}
+. scripts/prerequisites.sh
 
 # A command, and the Debian package it comes with.
 needs=(
@@ -71,26 +69,9 @@ needs=(
 )
 
 install_needs() {
-  local need missing=()
-  PATH=$PATH:/usr/sbin:/sbin
-  for need in "${needs[@]}"; do
-    command -v "${need% *}" >/dev/null || missing+=("${need#* }")
-  done
   # Debian's Python comes without the means to install from PyPI.
-  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-  if [ ${#missing[@]} -gt 0 ]; then
-    printf 'installing %s\n' "${missing[*]}"
-    as_root apt-get update -qq &&
-      as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" ||
-      return 1
-  fi
-  if [ -r "$HOME/.cargo/env" ]; then . "$HOME/.cargo/env"; fi
-  if ! command -v cargo >/dev/null; then
-    printf 'installing Rust\n'
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y -q --profile minimal \
-      -c rustfmt -c clippy || return 1
-    . "$HOME/.cargo/env"
-  fi
+  python3 -c 'import ensurepip, venv' 2>/dev/null || needs+=("python3-venv python3-venv")
+  ensure_commands "${needs[@]}" && ensure_rust
 }
 
 say "what the tests need"
