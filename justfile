@@ -1,0 +1,36 @@
+# Short names for the scripts. `just` lists them; every recipe is one script that runs without `just` as well.
+
+_default:
+    @just --list
+
+# Formatting, lints with warnings denied, unit tests: before each commit.
+check:
+    scripts/check.sh
+
+# Every test; installs what the tests need.
+test:
+    scripts/test.sh
+
+# A cluster, real work, and a leader that is killed.
+quickstart:
+    scripts/quickstart.sh
+
+# A fault drill, for example `just drill kill-leader --kills 10`.
+drill name *args:
+    scripts/chaos/{{name}}.sh {{args}}
+
+# Whole clusters on a simulated kernel, network and disk, for example `just sim --seeds 20`.
+sim *args:
+    scripts/simulate.sh {{args}}
+
+# The figures of docs/performance.md; wants a quiet machine.
+bench *args:
+    scripts/bench.sh {{args}}
+
+# The hot parts by themselves, against the committed baseline.
+micro *args:
+    scripts/micro.sh {{args}}
+
+# Invalid input for every decoder, for example `just fuzz --seconds 60`.
+fuzz *args:
+    scripts/fuzz.sh {{args}}
