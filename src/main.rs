@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use mimalloc::MiMalloc;
 
 /// A master allocates small pieces on one thread and frees them on another, for weeks. The C library's memory comes to
-/// pieces under that: see "The allocator" in docs/performance.md.
+/// pieces under that: see "Decisions that were measured" in docs/performance.md.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
