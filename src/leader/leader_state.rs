@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use triarch_table::command::reply::Lease;
-use triarch_table::command::{Ask, EndLease, EndReason};
-use triarch_table::plan::Asking;
+use triarch_table::command::{EndLease, EndReason, WorkerDemand};
+use triarch_table::plan::Demand;
 use triarch_table::records::worker::Worker;
 use triarch_table::{Table, TaskId, Token, WorkerId};
 
@@ -274,8 +274,8 @@ impl Desk {
     }
 
     /// What the scheduler has to know of a worker besides the table.
-    pub fn asking(&self, worker: WorkerId) -> Asking {
-        Asking {
+    pub fn asking(&self, worker: WorkerId) -> Demand {
+        Demand {
             wanted: self.wanted(worker),
             overloaded: self.worker(worker).1.is_some_and(Load::is_too_much),
         }
@@ -298,13 +298,13 @@ impl Desk {
 
     /// Who is to be thought of in an entry that is about to be written, no more than so many: those that return, once, and
     /// polls that wait and are free.
-    pub fn asks(&mut self, most: usize) -> Vec<Ask> {
-        let ask = |worker, wanted, overloaded| Ask {
+    pub fn asks(&mut self, most: usize) -> Vec<WorkerDemand> {
+        let ask = |worker, wanted, overloaded| WorkerDemand {
             worker,
             wanted,
             overloaded,
         };
-        let mut asks: Vec<Ask> = self
+        let mut asks: Vec<WorkerDemand> = self
             .returning
             .extract_if(|_, _| true)
             .take(most)

@@ -46,7 +46,7 @@ async fn dispatch(lead: Arc<Lead>) {
         let (plan, taken) = propose_grants(&lead);
         if plan.grants.is_empty() {
             let ready = lead.table.ready.notified();
-            match plan.again_ms {
+            match plan.next_start_ms {
                 None => ready.await,
                 Some(at_ms) => {
                     let wait_ms = at_ms.saturating_sub(lead.clock.now_ms()).max(1);
@@ -123,7 +123,7 @@ impl Lead {
             lead.table.ready.notify_one();
         });
         Some(Rider {
-            command: encode(&Command::GrantNext { asks }),
+            command: encode(&Command::GrantNext { demands: asks }),
             outcome,
         })
     }

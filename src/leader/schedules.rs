@@ -102,7 +102,7 @@ fn work_out(schedules: &[Arc<Schedule>], now_ms: u64, unclear: &mut Unclear) -> 
                     what_becomes_of(tick_ms, now_ms, schedule.catch_up, &after, steps);
                 steps = steps.saturating_sub(match action {
                     TickAction::Fire => 1,
-                    TickAction::PassBy { ticks } => ticks,
+                    TickAction::Miss { ticks } => ticks,
                 });
                 ticks.push(TickSchedule {
                     name: schedule.name.to_string(),
@@ -158,7 +158,7 @@ fn what_becomes_of(
         ticks += 1;
         waits_for = following;
     }
-    (TickAction::PassBy { ticks }, waits_for)
+    (TickAction::Miss { ticks }, waits_for)
 }
 
 /// Schedules that this version does not understand, though the one that took them in did: by name, with the generation
@@ -200,7 +200,7 @@ mod tests {
                 what_becomes_of(tick, now, catch_up, &|ms| times.after(ms), steps_max);
             match action {
                 TickAction::Fire => fired.push(tick),
-                TickAction::PassBy { ticks } => passed += ticks,
+                TickAction::Miss { ticks } => passed += ticks,
             }
             let next = next.expect("it goes on");
             assert!(next > tick);

@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    Backoff, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires, SubmitJob, TaskReport,
+    Backoff, Grant, NewTask, OnFailure, RegisterWorker, ReportedOutcome, Requires, SubmitJob,
+    TaskReport,
 };
-use triarch_table::plan::{Asking, propose_with};
+use triarch_table::plan::{Demand, propose_with};
 use triarch_table::{Command, Limits, Reply, Stamp, Table, WorkerId};
 
 const PAYLOAD_BYTES: usize = 256;
@@ -77,7 +78,7 @@ impl Run {
     /// One round: plan, grant and report for `count` tasks. Returns the time for planning and for applying.
     fn round(&mut self, count: usize) -> (u128, u128) {
         let start = Instant::now();
-        let asking = |_| Asking {
+        let asking = |_| Demand {
             wanted: 8,
             overloaded: false,
         };
@@ -94,7 +95,7 @@ impl Run {
             results: vec![TaskReport {
                 task: lease.task,
                 token: lease.token,
-                outcome: Outcome::Succeeded {
+                outcome: ReportedOutcome::Succeeded {
                     result: Bytes::from_static(b"null"),
                 },
             }],

@@ -1,10 +1,10 @@
-//! What is true of every table, after every command. Breaking one is a bug and panics with the values; in a snapshot
-//! that was read it is damage and refused.
+//! Invariants of every table, after every command. A broken one is a bug and panics with the values; in a snapshot that was
+//! read it is damage, and the snapshot is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::index::Index;
+use crate::index::SecondaryIndexes;
 use crate::records::job::{Counts, Job};
 use crate::records::queue::QueueSettings;
 use crate::records::task::{Life, Task};
@@ -34,12 +34,12 @@ impl Table {
     /// What is wrong with the records, if anything.
     pub(crate) fn unsound(&self) -> Option<String> {
         let pages = [self.jobs.fault(), self.tasks.fault(), self.workers.fault()];
-        let memories = [self.answers.fault(), self.old_keys.fault()];
-        let fault = pages.into_iter().chain(memories).flatten().next();
+        let dedup_stores = [self.answered_requests.fault(), self.retired_keys.fault()];
+        let fault = pages.into_iter().chain(dedup_stores).flatten().next();
         fault.or_else(|| {
             self.check_jobs()
                 .and_then(|()| self.check_workers())
-                .and_then(|()| self.check_places())
+                .and_then(|()| self.check_positions())
                 .and_then(|()| self.check_queues())
                 .and_then(|()| self.schedules.unsound().map_or(Ok(()), Err))
                 .err()
@@ -51,19 +51,19 @@ impl Table {
         self.index = self.indexed();
     }
 
-    fn indexed(&self) -> Index {
-        let mut index = Index::default();
+    fn indexed(&self) -> SecondaryIndexes {
+        let mut index = SecondaryIndexes::default();
         for queue in self.queues.values() {
             index.set_queue(queue);
         }
         for worker in self.workers.iter() {
             index.add_worker(worker);
-            index.profiles.take_shared(worker.profile.clone());
+            index.profiles.acquire_shared(worker.profile.clone());
         }
         for task in self.tasks.iter() {
             index.add_task(task);
-            index.policies.take_shared(task.spec.policy.clone());
-            index.bind(task);
+            index.policies.acquire_shared(task.spec.policy.clone());
+            index.add_dependencies(task);
         }
         for job in self.jobs.iter() {
             index.add_job(job);
@@ -92,7 +92,7 @@ impl Table {
                     return Err(format!("{} misses {id}", job.id));
                 };
                 self.check_task(task)?;
-                self.check_bonds(task)?;
+                self.check_constraints(task)?;
                 counts.add(task.state());
                 bytes += task.bytes();
             }
@@ -105,7 +105,7 @@ impl Table {
                     job.id
                 );
                 ensure!(
-                    self.old_keys.get(key).is_none(),
+                    self.retired_keys.get(key).is_none(),
                     "the key {key} of {} is an old one too",
                     job.id
                 );
@@ -137,10 +137,10 @@ impl Table {
             job.finished_ms
         );
         ensure!(
-            job.id.index() <= self.here(),
+            job.id.index() <= self.id_index(),
             "{} is from after entry {}",
             job.id,
-            self.here()
+            self.id_index()
         );
         ensure!(
             job.created_ms <= self.now_ms,
@@ -205,7 +205,7 @@ impl Table {
 
     /// A task waits for exactly those that it comes after and that have not succeeded, and none of them is past hope;
     /// one that does not wait has all their results. No two unfinished tasks share a unique key.
-    fn check_bonds(&self, task: &Task) -> Result<(), String> {
+    fn check_constraints(&self, task: &Task) -> Result<(), String> {
         let id = task.id;
         ensure!(
             task.after().is_sorted_by(|a, b| a < b),
@@ -339,27 +339,27 @@ impl Table {
         Ok(())
     }
 
-    /// No two tasks share a place, and none stands in a place not yet given out.
-    fn check_places(&self) -> Result<(), String> {
-        let mut orders: Vec<u64> = self.tasks.iter().filter_map(place_order).collect();
+    /// No two tasks share a queue position, and none has one that was not assigned yet.
+    fn check_positions(&self) -> Result<(), String> {
+        let mut orders: Vec<u64> = self.tasks.iter().filter_map(position_order).collect();
         orders.sort_unstable();
         let last = orders.last().copied().unwrap_or(0);
         ensure!(
-            last <= self.places && self.places >> 60 == 0,
-            "place {last} of {}",
-            self.places
+            last <= self.last_position && self.last_position >> 60 == 0,
+            "position {last} of {}",
+            self.last_position
         );
         let shared = orders.windows(2).find(|pair| pair[0] == pair[1]);
         shared.map_or(Ok(()), |pair| {
-            Err(format!("two tasks stand in place {}", pair[0]))
+            Err(format!("two tasks have position {}", pair[0]))
         })
     }
 }
 
-/// The place a task stands in, or goes back to.
-fn place_order(task: &Task) -> Option<u64> {
+/// The position that a task has, or gets back.
+fn position_order(task: &Task) -> Option<u64> {
     match task.life {
-        Life::Queued { place } | Life::Running { place, .. } => Some(place.order),
+        Life::Queued { position } | Life::Running { position, .. } => Some(position.order),
         Life::Waiting { .. }
         | Life::Delayed { .. }
         | Life::Succeeded { .. }

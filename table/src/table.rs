@@ -1,28 +1,28 @@
-//! The table itself: its records, how they change together, and how they are read.
+//! The table: its records, its secondary indexes, and read access to them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::command::event::Event;
 use crate::command::reply::Lease;
-use crate::index::Index;
-use crate::records::dedup::{Answer, Answered, Memory, OldKey};
-use crate::records::job::{Counts, Idempotency, Job, Roll};
+use crate::index::SecondaryIndexes;
+use crate::records::dedup::{AnsweredRequest, DedupStore, RecordedReply, RetiredKey};
+use crate::records::job::{Counts, Idempotency, Job, SubmissionReceipt};
 use crate::records::paged::Paged;
-use crate::records::pending_restore::Restoring;
+use crate::records::pending_restore::PendingRestore;
 use crate::records::queue::{Queue, QueueSettings};
 use crate::records::schedule::Schedules;
-use crate::records::staged_job::Staged;
-use crate::records::task::{Place, Task};
+use crate::records::staged_job::StagedJob;
+use crate::records::task::{QueuePosition, Task};
 use crate::records::worker::{Worker, WorkerLife};
-use crate::rules::dependencies::Sequel;
-use crate::rules::quarantine::Streak;
+use crate::rules::dependencies::DependencyEffect;
+use crate::rules::quarantine::FailureStreak;
 use crate::types::ids::{JobId, TaskId, WorkerId};
 use crate::types::limits::Limits;
 use crate::types::state::WorkerState;
 
 /// Housekeeping is due on whole multiples of this, so that it comes in batches.
-const HOUSEKEEPING_MS: u64 = 1_000;
+const HOUSEKEEPING_INTERVAL_MS: u64 = 1_000;
 
 /// The task and worker table. See the crate's documentation.
 #[derive(Debug)]
@@ -32,26 +32,26 @@ pub struct Table {
     pub(crate) last_index: u64,
     /// What is added to a log index where an id or a token is made of it: beyond how far another cluster's log had come,
     /// when this table was restored from its backup.
-    pub(crate) base: u64,
+    pub(crate) id_offset: u64,
     /// The backup this table was restored from.
     pub(crate) restored: Option<Arc<str>>,
     /// A backup of which parts are missing.
-    pub(crate) restoring: Option<Restoring>,
+    pub(crate) pending_restore: Option<PendingRestore>,
     /// Places taken in queues so far.
-    pub(crate) places: u64,
+    pub(crate) last_position: u64,
     pub(crate) jobs: Paged<Job>,
     pub(crate) tasks: Paged<Task>,
     pub(crate) workers: Paged<Worker>,
     /// Every queue that a task in the table names, or that has settings of its own.
     pub(crate) queues: BTreeMap<Arc<str>, Queue>,
     /// Large jobs of which parts are missing, by their keys.
-    pub(crate) staged: BTreeMap<Arc<str>, Staged>,
+    pub(crate) staged_jobs: BTreeMap<Arc<str>, StagedJob>,
     /// How much the queue that was last served had been served before: where one that comes anew begins.
-    pub(crate) served: u64,
-    pub(crate) answers: Memory<Answered>,
-    pub(crate) old_keys: Memory<OldKey>,
+    pub(crate) virtual_time: u64,
+    pub(crate) answered_requests: DedupStore<AnsweredRequest>,
+    pub(crate) retired_keys: DedupStore<RetiredKey>,
     pub(crate) schedules: Schedules,
-    pub(crate) index: Index,
+    pub(crate) index: SecondaryIndexes,
 }
 
 impl Table {
@@ -61,20 +61,20 @@ impl Table {
             limits,
             now_ms: 0,
             last_index: 0,
-            base: 0,
+            id_offset: 0,
             restored: None,
-            restoring: None,
-            places: 0,
+            pending_restore: None,
+            last_position: 0,
             jobs: Paged::default(),
             tasks: Paged::default(),
             workers: Paged::default(),
             queues: BTreeMap::new(),
-            staged: BTreeMap::new(),
-            served: 0,
-            answers: Memory::default(),
-            old_keys: Memory::default(),
+            staged_jobs: BTreeMap::new(),
+            virtual_time: 0,
+            answered_requests: DedupStore::default(),
+            retired_keys: DedupStore::default(),
             schedules: Schedules::default(),
-            index: Index::default(),
+            index: SecondaryIndexes::default(),
         }
     }
 
@@ -94,8 +94,8 @@ impl Table {
     }
 
     /// The last entry applied, as ids and tokens count it.
-    pub(crate) fn here(&self) -> u64 {
-        self.base.saturating_add(self.last_index)
+    pub(crate) fn id_index(&self) -> u64 {
+        self.id_offset.saturating_add(self.last_index)
     }
 
     /// The last task that came into being and is still there.
@@ -129,8 +129,8 @@ impl Table {
     }
 
     /// How much the queue that was last served had been served before, in shares: where one that comes anew begins.
-    pub fn served(&self) -> u64 {
-        self.served
+    pub fn virtual_time(&self) -> u64 {
+        self.virtual_time
     }
 
     /// How many jobs there are, finished ones that are still kept included.
@@ -160,18 +160,16 @@ impl Table {
 
     /// The leases a worker holds, by task.
     pub fn leases_of(&self, worker: WorkerId) -> impl Iterator<Item = Lease> + '_ {
-        let holding = self.index.crews.holdings().get(&worker);
-        let tasks = holding
-            .into_iter()
-            .flat_map(|holding| holding.running.iter());
+        let usage = self.index.worker_groups.usage().get(&worker);
+        let tasks = usage.into_iter().flat_map(|usage| usage.running.iter());
         tasks.filter_map(|&task| self.lease(task))
     }
 
     /// All leases, by worker and task.
     pub fn leases(&self) -> impl Iterator<Item = Lease> + '_ {
         self.index
-            .crews
-            .holdings()
+            .worker_groups
+            .usage()
             .keys()
             .flat_map(|&worker| self.leases_of(worker))
     }
@@ -179,10 +177,10 @@ impl Table {
     /// How many leases a worker holds.
     pub fn running_on(&self, worker: WorkerId) -> u32 {
         self.index
-            .crews
-            .holdings()
+            .worker_groups
+            .usage()
             .get(&worker)
-            .map_or(0, |holding| holding.load().running)
+            .map_or(0, |usage| usage.load().running)
     }
 
     /// When `AdvanceTime` next has something to do, in Unix ms: at once if that is not after [`Table::now_ms`]. A delay
@@ -213,28 +211,33 @@ impl Table {
             .gone_workers
             .first()
             .map(|&(at_ms, _)| (at_ms, limits.gone_workers_age_ms));
-        let answer = self
-            .answers
+        let request = self
+            .answered_requests
             .oldest_ms()
             .map(|at_ms| (at_ms, limits.requests_age_ms));
         let key = self
-            .old_keys
+            .retired_keys
             .oldest_ms()
             .map(|at_ms| (at_ms, limits.keys_age_ms));
-        let staged = self.staged.values().map(|staged| staged.touched_ms).min();
+        let staged = self
+            .staged_jobs
+            .values()
+            .map(|staged| staged.touched_ms)
+            .min();
         let staged = staged.map(|at_ms| (at_ms, limits.staged_age_ms));
-        let restoring = self.restoring.as_ref();
-        let restoring = restoring.map(|restoring| (restoring.touched_ms, limits.staged_age_ms));
-        let queue = self.index.turns.forgetful.first();
+        let pending_restore = self.pending_restore.as_ref();
+        let pending_restore = pending_restore
+            .map(|pending_restore| (pending_restore.touched_ms, limits.staged_age_ms));
+        let queue = self.index.queue_order.retention_due.first();
         let queue = queue.map(|&(at_ms, _)| (at_ms, 0));
-        let due = [job, queue, staged, restoring, worker, answer, key]
+        let due = [job, queue, staged, pending_restore, worker, request, key]
             .into_iter()
             .flatten()
             .map(|(at_ms, age_ms)| {
                 at_ms
                     .saturating_add(age_ms)
-                    .div_ceil(HOUSEKEEPING_MS)
-                    .saturating_mul(HOUSEKEEPING_MS)
+                    .div_ceil(HOUSEKEEPING_INTERVAL_MS)
+                    .saturating_mul(HOUSEKEEPING_INTERVAL_MS)
             });
         due.min()
     }
@@ -247,10 +250,10 @@ impl Table {
     }
 
     /// A new place in the queues, behind all others of its priority.
-    pub(crate) fn new_place(&mut self) -> Place {
-        self.places += 1;
-        Place {
-            order: self.places,
+    pub(crate) fn next_position(&mut self) -> QueuePosition {
+        self.last_position += 1;
+        QueuePosition {
+            order: self.last_position,
             since_ms: self.now_ms,
         }
     }
@@ -263,18 +266,18 @@ impl Table {
         events: &mut Vec<Event>,
         change: impl FnOnce(&mut Task),
     ) {
-        if let Some(first) = self.change_alone(id, events, change) {
-            self.follow(first, events);
+        if let Some(first) = self.change_task_only(id, events, change) {
+            self.propagate(first, events);
         }
     }
 
     /// As [`Table::change_task`], but what follows is told and not done.
-    pub(crate) fn change_alone(
+    pub(crate) fn change_task_only(
         &mut self,
         id: TaskId,
         events: &mut Vec<Event>,
         change: impl FnOnce(&mut Task),
-    ) -> Option<Sequel> {
+    ) -> Option<DependencyEffect> {
         let task = self.tasks.get_mut(id).expect("the caller found it");
         let (state_before, bytes_before) = (task.state(), task.bytes());
         self.index.drop_task(task);
@@ -308,7 +311,7 @@ impl Table {
                 state: job_state,
             });
         }
-        Sequel::of(id, state_before, state, on_failure).filter(|_| !is_finished)
+        DependencyEffect::of(id, state_before, state, on_failure).filter(|_| !is_finished)
     }
 
     /// Forgets a finished job with its tasks; its idempotency key lives on for a while.
@@ -317,7 +320,7 @@ impl Table {
             return;
         };
         self.index.drop_job(&job);
-        let roll = job.roll();
+        let receipt = job.receipt();
         for task in job.task_ids() {
             let task = self.tasks.remove(task).expect("a job's tasks are there");
             assert!(
@@ -328,12 +331,12 @@ impl Table {
             );
             self.index.drop_task(&task);
             self.index.policies.release(&task.spec.policy);
-            self.index.unbind(&task);
+            self.index.remove_dependencies(&task);
             self.drop_idle_queue(&task.spec.class.queue);
         }
         self.drop_idle_queue(&job.queue);
         if let Some(idempotency) = job.idempotency {
-            self.remember_key(idempotency, roll);
+            self.retire_key(idempotency, receipt);
         }
     }
 
@@ -360,22 +363,22 @@ impl Table {
     }
 
     /// Remembers an idempotency key whose job is not in the table.
-    pub(crate) fn remember_key(&mut self, idempotency: Arc<Idempotency>, roll: Roll) {
-        let key = OldKey {
-            number: self.old_keys.next_number(),
+    pub(crate) fn retire_key(&mut self, idempotency: Arc<Idempotency>, receipt: SubmissionReceipt) {
+        let key = RetiredKey {
+            number: self.retired_keys.next_number(),
             idempotency,
             at_ms: self.now_ms,
-            roll,
+            receipt,
         };
-        self.old_keys.push(key, self.limits.keys_max);
+        self.retired_keys.push(key, self.limits.keys_max);
     }
 
     /// Ends the time of a present worker, and keeps the index in step. It must hold nothing any more.
-    pub(crate) fn end_worker_as(&mut self, id: WorkerId, life: WorkerLife) {
+    pub(crate) fn mark_worker_gone(&mut self, id: WorkerId, life: WorkerLife) {
         let worker = self.workers.get_mut(id).expect("the caller found it");
         self.index.drop_worker(worker);
         worker.life = life;
-        worker.streak = Streak::default();
+        worker.streak = FailureStreak::default();
         self.index.add_worker(worker);
         while self.index.gone_workers.len() as u64 > self.limits.gone_workers_max {
             self.forget_oldest_worker();
@@ -393,15 +396,16 @@ impl Table {
     }
 
     /// Remembers an answer under its request id, if there is one.
-    pub(crate) fn remember(&mut self, request: Option<String>, answer: Answer) {
+    pub(crate) fn record_reply(&mut self, request: Option<String>, reply: RecordedReply) {
         if let Some(request) = request {
-            let answered = Answered {
-                number: self.answers.next_number(),
+            let answered = AnsweredRequest {
+                number: self.answered_requests.next_number(),
                 request: Arc::from(request),
                 at_ms: self.now_ms,
-                answer,
+                reply,
             };
-            self.answers.push(answered, self.limits.requests_max);
+            self.answered_requests
+                .push(answered, self.limits.requests_max);
         }
     }
 }

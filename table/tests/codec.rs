@@ -7,9 +7,9 @@ use std::path::Path;
 use bytes::Bytes;
 use triarch_table::command::codec::{CodecError, VERSION, decode_command, encode_command};
 use triarch_table::command::{
-    Ask, Backoff, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap,
-    PutSchedule, QueueChange, RegisterWorker, Requires, RestorePart, StagePart, SubmitJob,
-    TaskReport, TickAction, TickSchedule,
+    Backoff, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Overlap, PutSchedule,
+    QueueChange, RegisterWorker, ReportedOutcome, Requires, RestorePart, StagePart, SubmitJob,
+    TaskReport, TickAction, TickSchedule, WorkerDemand,
 };
 use triarch_table::records::queue::Placement;
 use triarch_table::{Command, JobId, TaskId, Token, WorkerId};
@@ -185,14 +185,14 @@ fn commands() -> Vec<(&'static str, Command)> {
             Command::Report {
                 worker,
                 results: vec![
-                    reported(Outcome::Succeeded {
+                    reported(ReportedOutcome::Succeeded {
                         result: Bytes::from_static(b"{\"exit_code\":0}"),
                     }),
-                    reported(Outcome::Failed {
+                    reported(ReportedOutcome::Failed {
                         error: Bytes::from_static(b"{}"),
                         retryable: true,
                     }),
-                    reported(Outcome::Returned),
+                    reported(ReportedOutcome::Returned),
                 ],
             },
         ),
@@ -235,7 +235,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("tick_schedule", tick(None, TickAction::Fire)),
         (
             "tick_schedule_pass_by",
-            tick(Some(120_000), TickAction::PassBy { ticks: 3 }),
+            tick(Some(120_000), TickAction::Miss { ticks: 3 }),
         ),
         (
             "change_queue",
@@ -266,7 +266,7 @@ fn commands() -> Vec<(&'static str, Command)> {
             "cancel_tasks",
             Command::CancelTasks {
                 tasks: vec![task],
-                running_too: true,
+                include_running: true,
             },
         ),
         ("retry_tasks", Command::RetryTasks { tasks: vec![task] }),
@@ -295,13 +295,13 @@ fn commands() -> Vec<(&'static str, Command)> {
         (
             "grant_next",
             Command::GrantNext {
-                asks: vec![
-                    Ask {
+                demands: vec![
+                    WorkerDemand {
                         worker,
                         wanted: 4,
                         overloaded: false,
                     },
-                    Ask {
+                    WorkerDemand {
                         worker: WorkerId::at(9, 0),
                         wanted: u32::MAX,
                         overloaded: true,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    Ask, Backoff, Grant, NewTask, OnFailure, RegisterWorker, Requires, SubmitJob,
+    Backoff, Grant, NewTask, OnFailure, RegisterWorker, Requires, SubmitJob, WorkerDemand,
 };
-use triarch_table::plan::{Asking, propose, propose_with};
+use triarch_table::plan::{Demand, propose, propose_with};
 use triarch_table::query::list::SCAN_MAX;
 use triarch_table::types::ids::GRANTS_PER_ENTRY_MAX;
 use triarch_table::types::state::{JobState, TaskState};
@@ -282,7 +282,7 @@ fn one_entry_grants_a_bounded_number() {
     for granted in [GRANTS_PER_ENTRY_MAX, 5_000] {
         let grants = propose(
             &table,
-            &[Ask {
+            &[WorkerDemand {
                 worker,
                 wanted: u32::MAX,
                 overloaded: false,
@@ -320,7 +320,7 @@ fn an_overloaded_worker_gets_only_what_nobody_else_takes() {
         ],
     );
     let (busy, calm) = (WorkerId::at(1, 0), WorkerId::at(1, 1));
-    let asking = |worker| Asking {
+    let asking = |worker| Demand {
         wanted: 2,
         overloaded: worker == busy,
     };

@@ -99,7 +99,7 @@ pub async fn cancel(app: &App, filter: &TaskFilter, running_too: bool) -> Result
     };
     let cancel = |tasks: &[TaskId]| Command::CancelTasks {
         tasks: tasks.to_vec(),
-        running_too,
+        include_running: running_too,
     };
     sweep(app, found, cancel).await
 }

@@ -8,7 +8,7 @@ use triarch_sdk::wire;
 use triarch_table::command::reply::Refusal;
 use triarch_table::records::task::{Attempt, AttemptEnd, CancelCause, Life, Task};
 use triarch_table::types::state::TaskState;
-use triarch_table::{Command, Listed, Table, TaskFilter, TaskId};
+use triarch_table::{Command, ListPage, Table, TaskFilter, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -163,7 +163,7 @@ enum Detail {
 }
 
 /// Part of a list, as rows.
-pub fn page(app: &App, found: Listed<'_, Task, TaskId>) -> wire::TaskList {
+pub fn page(app: &App, found: ListPage<'_, Task, TaskId>) -> wire::TaskList {
     wire::TaskList {
         tasks: found
             .items

@@ -1,5 +1,4 @@
-//! Lets happen what the table's time has made due: delays and back-offs that are over, tasks that expire, finished
-//! jobs and other memories that have grown too old or too many.
+//! Time-triggered transitions: elapsed delays and back-offs, expired tasks, probation, retention.
 //!
 //! One command touches a bounded number of tasks, so that no entry holds up the others; while more is due,
 //! [`Table::next_timer_ms`] says so.
@@ -69,8 +68,8 @@ impl Table {
     }
 
     fn make_ready(&mut self, task: TaskId, events: &mut Vec<Event>) {
-        let place = self.new_place();
-        self.change_task(task, events, |task| task.life = Life::Queued { place });
+        let position = self.next_position();
+        self.change_task(task, events, |task| task.life = Life::Queued { position });
     }
 
     /// Forgets what is too old or too much. A job goes as a whole.
@@ -86,7 +85,7 @@ impl Table {
             self.forget_job(job);
         }
         while steps < steps_max
-            && let Some((at_ms, queue)) = self.index.turns.forgetful.first()
+            && let Some((at_ms, queue)) = self.index.queue_order.retention_due.first()
             && *at_ms <= now_ms
         {
             let queue = self.index.queue(queue);
@@ -102,23 +101,23 @@ impl Table {
             steps += 1;
             self.forget_oldest_worker();
         }
-        self.staged
+        self.staged_jobs
             .retain(|_, staged| !old(staged.touched_ms, self.limits.staged_age_ms));
-        self.restoring
-            .take_if(|restoring| old(restoring.touched_ms, self.limits.staged_age_ms));
+        self.pending_restore
+            .take_if(|pending_restore| old(pending_restore.touched_ms, self.limits.staged_age_ms));
         while steps < steps_max
-            && let Some(at_ms) = self.answers.oldest_ms()
+            && let Some(at_ms) = self.answered_requests.oldest_ms()
             && old(at_ms, self.limits.requests_age_ms)
         {
             steps += 1;
-            self.answers.forget_oldest();
+            self.answered_requests.evict_oldest();
         }
         while steps < steps_max
-            && let Some(at_ms) = self.old_keys.oldest_ms()
+            && let Some(at_ms) = self.retired_keys.oldest_ms()
             && old(at_ms, self.limits.keys_age_ms)
         {
             steps += 1;
-            self.old_keys.forget_oldest();
+            self.retired_keys.evict_oldest();
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The same for many tasks or jobs at once, as the leader has found them by a filter. Each is judged by itself: one for which
-//! it does not hold any more is left out.
+//! Bulk operations on tasks or jobs that the leader found by a filter. Each is checked by itself; those to which the operation
+//! no longer applies are skipped.
 
 use crate::command::event::Event;
 use crate::command::reply::Reply;
@@ -13,13 +13,13 @@ impl Table {
     pub(super) fn cancel_tasks(
         &mut self,
         tasks: &[TaskId],
-        running_too: bool,
+        include_running: bool,
         events: &mut Vec<Event>,
     ) -> Reply {
         let mut cancelled = 0;
         for &task in tasks {
             let state = self.tasks.get(task).map(|task| task.state());
-            if running_too || state != Some(TaskState::Running) {
+            if include_running || state != Some(TaskState::Running) {
                 cancelled += u64::from(self.cancel_task(task, CancelCause::Asked, events));
             }
         }
@@ -32,7 +32,7 @@ impl Table {
         for &task in tasks {
             let state = self.tasks.get(task).map(|task| task.state());
             if state.is_some_and(TaskState::is_terminal) {
-                retried += u64::from(self.try_again(task, events).is_ok());
+                retried += u64::from(self.retry_terminal_task(task, events).is_ok());
             }
         }
         Reply::Done { tasks: retried }

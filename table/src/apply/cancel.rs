@@ -1,7 +1,7 @@
-//! Cancels a task or what is unfinished of a job. Whichever of a cancellation and a result comes first in the log
-//! wins; what is cancelled already is cancelled again with no effect.
+//! Cancellation of one task, or of the unfinished tasks of a job. The first of a cancellation and a result in the log wins;
+//! cancelling again has no effect.
 
-use super::Ruling;
+use super::ApplyResult;
 use crate::command::event::Event;
 use crate::command::reply::{Refusal, Reply};
 use crate::records::task::CancelCause;
@@ -10,7 +10,7 @@ use crate::types::ids::{JobId, TaskId};
 use crate::types::state::TaskState;
 
 impl Table {
-    pub(super) fn cancel_one(&mut self, id: TaskId, events: &mut Vec<Event>) -> Ruling {
+    pub(super) fn cancel_one(&mut self, id: TaskId, events: &mut Vec<Event>) -> ApplyResult {
         let state = self.tasks.get(id).ok_or(Refusal::TaskNotFound(id))?.state();
         if state.is_terminal() && state != TaskState::Cancelled {
             return Err(Refusal::WrongState {
@@ -23,7 +23,7 @@ impl Table {
         })
     }
 
-    pub(super) fn cancel_job(&mut self, id: JobId, events: &mut Vec<Event>) -> Ruling {
+    pub(super) fn cancel_job(&mut self, id: JobId, events: &mut Vec<Event>) -> ApplyResult {
         let job = self.jobs.get(id).ok_or(Refusal::JobNotFound(id))?;
         let state = job.state();
         // A job with cancelled tasks was cancelled before: asked again, it is done already.

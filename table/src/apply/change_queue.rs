@@ -1,8 +1,8 @@
-//! Changes what users have set of a queue. From this entry on it holds for everything that starts.
+//! Changes of a queue's settings. They hold for everything that starts from this entry on.
 
 use std::sync::Arc;
 
-use super::Ruling;
+use super::ApplyResult;
 use crate::command::QueueChange;
 use crate::command::event::Event;
 use crate::command::reply::{Refusal, Reply};
@@ -15,12 +15,12 @@ impl Table {
         name: &str,
         change: QueueChange,
         events: &mut Vec<Event>,
-    ) -> Ruling {
+    ) -> ApplyResult {
         self.limits.check_queue_name(name)?;
         check(&change)?;
         let known = self.queues.get_key_value(name);
         let name = known.map_or_else(|| Arc::from(name), |(name, _)| name.clone());
-        self.check_room_for_queues(std::iter::once(&name))?;
+        self.check_queue_count(std::iter::once(&name))?;
         self.open_queue(&name);
         let now_ns = crate::records::queue::ns(self.now_ms);
         let queue = self.queues.get_mut(&name).expect("it was opened");
@@ -47,7 +47,7 @@ impl Table {
         {
             // A new rate begins with a full bucket, and owes nothing for what started under the old one.
             settings.rate = rate;
-            queue.rate_free_ns = now_ns;
+            queue.theoretical_arrival_ns = now_ns;
         }
         self.index.set_queue(queue);
         self.drop_idle_queue(&name);
@@ -56,7 +56,7 @@ impl Table {
     }
 
     /// Whether there is room for those of these queues that are new.
-    pub(super) fn check_room_for_queues<'a>(
+    pub(super) fn check_queue_count<'a>(
         &self,
         names: impl Iterator<Item = &'a Arc<str>>,
     ) -> Result<(), Refusal> {

@@ -1,8 +1,8 @@
-//! How the tasks of a submission hang together, and which of them are there already.
+//! Dependency graph of a submission, and deduplication of its tasks by unique key.
 //!
-//! A task may come after others of its job, named by their keys, in any order but not in a circle. A task whose unique
-//! key belongs to an unfinished task is refused, or replaced by that one; one that is replaced has no part in the job,
-//! so nothing may come after it.
+//! A task may depend on others of its job, named by their keys, in any order but without cycles. A task whose unique key
+//! belongs to an unfinished task is refused, or deduplicated: that task takes its place. A deduplicated task has no part in
+//! the job, so nothing may depend on it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,64 +10,68 @@ use std::sync::Arc;
 use crate::command::reply::Refusal;
 use crate::command::validate::invalid;
 use crate::command::{NewTask, OnDuplicate};
-use crate::records::job::StandIns;
+use crate::records::job::DeduplicatedTasks;
 use crate::table::Table;
 use crate::types::ids::TaskId;
 
 /// What a submitted task becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Resolution {
     /// A task of the new job.
-    Made(TaskId),
+    New(TaskId),
     /// Nothing: this task has its unique key.
-    StoodIn(TaskId),
+    Deduplicated(TaskId),
 }
 
 /// See the module.
-pub(super) struct Wiring {
+pub(super) struct DependencyGraph {
     /// For each submitted task.
-    pub places: Vec<Place>,
+    pub resolutions: Vec<Resolution>,
     /// For each submitted task, the tasks it comes after, ascending.
     pub after: Vec<Box<[TaskId]>>,
 }
 
-/// The positions in which other tasks stand.
-pub(super) fn stand_ins(places: &[Place]) -> StandIns {
-    let stood_in = places
-        .iter()
-        .zip(0..)
-        .filter_map(|(place, position)| match place {
-            Place::Made(_) => None,
-            Place::StoodIn(task) => Some((position, *task)),
-        });
-    let stand_ins: Vec<(u32, TaskId)> = stood_in.collect();
-    (!stand_ins.is_empty()).then(|| Arc::from(stand_ins))
+/// The deduplicated tasks, with their positions in the submission.
+pub(super) fn deduplicated(resolutions: &[Resolution]) -> DeduplicatedTasks {
+    let positions =
+        resolutions
+            .iter()
+            .zip(0..)
+            .filter_map(|(resolution, position)| match resolution {
+                Resolution::New(_) => None,
+                Resolution::Deduplicated(task) => Some((position, *task)),
+            });
+    let deduplicated: Vec<(u32, TaskId)> = positions.collect();
+    (!deduplicated.is_empty()).then(|| Arc::from(deduplicated))
 }
 
 impl Table {
     /// Wires up the tasks of a submission, the first of which is made at `position` of entry `index`.
-    pub(super) fn wire(
+    pub(super) fn dependency_graph(
         &self,
         tasks: &[NewTask],
         index: u64,
         position: u64,
-    ) -> Result<Wiring, Refusal> {
-        let places = self.places(tasks, index, position)?;
-        let Some(before) = self.order(tasks)? else {
+    ) -> Result<DependencyGraph, Refusal> {
+        let resolutions = self.resolve_unique_keys(tasks, index, position)?;
+        let Some(before) = self.dependency_order(tasks)? else {
             let after = tasks.iter().map(|_| Box::default()).collect();
-            return Ok(Wiring { places, after });
+            return Ok(DependencyGraph { resolutions, after });
         };
         let after = before
             .iter()
             .zip(0..)
-            .map(|(firsts, at): (_, usize)| after(tasks, &places, at, firsts))
+            .map(|(firsts, at): (_, usize)| after(tasks, &resolutions, at, firsts))
             .collect::<Result<_, _>>()?;
-        Ok(Wiring { places, after })
+        Ok(DependencyGraph { resolutions, after })
     }
 
     /// The positions of the tasks that each task comes after, if any comes after another; refused if they cannot all
     /// come in an order.
-    pub(super) fn order(&self, tasks: &[NewTask]) -> Result<Option<Vec<Vec<usize>>>, Refusal> {
+    pub(super) fn dependency_order(
+        &self,
+        tasks: &[NewTask],
+    ) -> Result<Option<Vec<Vec<usize>>>, Refusal> {
         let edges: usize = tasks.iter().map(|task| task.after.len()).sum();
         if edges == 0 {
             return Ok(None);
@@ -77,14 +81,19 @@ impl Table {
             let problem = format!("have {edges} dependencies together, the bound is {edges_max}");
             return Err(invalid("tasks", problem));
         }
-        let before = resolve(tasks)?;
-        refuse_circles(tasks, &before)?;
+        let before = positions_before(tasks)?;
+        refuse_cycles(tasks, &before)?;
         Ok(Some(before))
     }
 
-    fn places(&self, tasks: &[NewTask], index: u64, position: u64) -> Result<Vec<Place>, Refusal> {
+    fn resolve_unique_keys(
+        &self,
+        tasks: &[NewTask],
+        index: u64,
+        position: u64,
+    ) -> Result<Vec<Resolution>, Refusal> {
         let mut taken: BTreeMap<&str, TaskId> = BTreeMap::new();
-        let mut places = Vec::with_capacity(tasks.len());
+        let mut resolutions = Vec::with_capacity(tasks.len());
         // Past the bound of ids of one entry the submission is refused anyway; until then nothing depends on the id.
         let id = |made: u64| {
             TaskId::at(
@@ -94,13 +103,13 @@ impl Table {
         };
         let mut made = 0;
         for task in tasks {
-            let mut place = Place::Made(id(made));
+            let mut resolution = Resolution::New(id(made));
             if let Some(unique) = &task.unique {
                 let known = self.index.unique_keys.get(&*unique.key).copied();
                 let known = known.filter(|_| !mutated!(UniqueKeyNotChecked));
                 if let Some(task) = known.or_else(|| taken.get(&*unique.key).copied()) {
                     match unique.on_duplicate {
-                        OnDuplicate::Return => place = Place::StoodIn(task),
+                        OnDuplicate::Return => resolution = Resolution::Deduplicated(task),
                         OnDuplicate::Refuse => {
                             return Err(match known {
                                 Some(_) => Refusal::UniqueKeyTaken {
@@ -108,7 +117,7 @@ impl Table {
                                     task,
                                 },
                                 None => invalid(
-                                    format!("tasks[{}].unique_key", places.len()),
+                                    format!("tasks[{}].unique_key", resolutions.len()),
                                     format!("{:?} is that of an earlier task too", unique.key),
                                 ),
                             });
@@ -117,15 +126,15 @@ impl Table {
                 }
                 taken.entry(&unique.key).or_insert(id(made));
             }
-            made += u64::from(matches!(place, Place::Made(_)));
-            places.push(place);
+            made += u64::from(matches!(resolution, Resolution::New(_)));
+            resolutions.push(resolution);
         }
-        Ok(places)
+        Ok(resolutions)
     }
 }
 
 /// The positions of the tasks that each comes after.
-fn resolve(tasks: &[NewTask]) -> Result<Vec<Vec<usize>>, Refusal> {
+fn positions_before(tasks: &[NewTask]) -> Result<Vec<Vec<usize>>, Refusal> {
     let keyed = tasks.iter().zip(0..);
     let positions: BTreeMap<&str, usize> = keyed
         .filter_map(|(task, at)| Some((task.key.as_deref()?, at)))
@@ -155,8 +164,8 @@ fn resolve(tasks: &[NewTask]) -> Result<Vec<Vec<usize>>, Refusal> {
     Ok(all)
 }
 
-/// Takes away tasks that come after nothing that is left (Kahn, 1962); what cannot be taken away goes in a circle.
-fn refuse_circles(tasks: &[NewTask], before: &[Vec<usize>]) -> Result<(), Refusal> {
+/// Takes away tasks that come after nothing that is left (Kahn, 1962); what cannot be taken away is in a cycle.
+fn refuse_cycles(tasks: &[NewTask], before: &[Vec<usize>]) -> Result<(), Refusal> {
     let mut followers: Vec<Vec<usize>> = vec![Vec::new(); before.len()];
     for (firsts, at) in before.iter().zip(0..) {
         firsts.iter().for_each(|&first| followers[first].push(at));
@@ -174,19 +183,21 @@ fn refuse_circles(tasks: &[NewTask], before: &[Vec<usize>]) -> Result<(), Refusa
     let Some(first) = missing.iter().position(|&missing| missing > 0) else {
         return Ok(());
     };
-    // From anything left over, going back along what is left over ends in the circle itself.
+    // From anything left over, going back along what is left over ends in the cycle itself.
     let back = |at: usize| before[at].iter().copied().find(|&first| missing[first] > 0);
     let mut at = first;
     for _ in 0..before.len() {
         at = back(at).unwrap_or(at);
     }
-    let (mut circle, end) = (vec![at], at);
-    while let Some(next) = back(at).filter(|&next| next != end && circle.len() < CIRCLE_SHOWN_MAX) {
-        circle.push(next);
+    let (mut cycle, end) = (vec![at], at);
+    while let Some(next) =
+        back(at).filter(|&next| next != end && cycle.len() < CYCLE_KEYS_SHOWN_MAX)
+    {
+        cycle.push(next);
         at = next;
     }
-    circle.sort_unstable();
-    let keys: Vec<&str> = circle
+    cycle.sort_unstable();
+    let keys: Vec<&str> = cycle
         .iter()
         .filter_map(|&at| tasks[at].key.as_deref())
         .collect();
@@ -194,21 +205,21 @@ fn refuse_circles(tasks: &[NewTask], before: &[Vec<usize>]) -> Result<(), Refusa
         "goes in a circle: {} come after one another",
         keys.join(", ")
     );
-    Err(refused(circle[0], problem))
+    Err(refused(cycle[0], problem))
 }
 
-/// Keys of a circle that are told.
-const CIRCLE_SHOWN_MAX: usize = 10;
+/// Keys of a cycle that are named.
+const CYCLE_KEYS_SHOWN_MAX: usize = 10;
 
 fn after(
     tasks: &[NewTask],
-    places: &[Place],
+    resolutions: &[Resolution],
     at: usize,
     firsts: &[usize],
 ) -> Result<Box<[TaskId]>, Refusal> {
-    let made = |&first: &usize| match places[first] {
-        Place::Made(task) => Ok(task),
-        Place::StoodIn(other) => {
+    let made = |&first: &usize| match resolutions[first] {
+        Resolution::New(task) => Ok(task),
+        Resolution::Deduplicated(other) => {
             let key = tasks[first].key.as_deref().unwrap_or_default();
             Err(refused(
                 at,
@@ -218,9 +229,9 @@ fn after(
             ))
         }
     };
-    match places[at] {
-        Place::Made(_) => firsts.iter().map(made).collect(),
-        Place::StoodIn(_) => Ok(Box::default()),
+    match resolutions[at] {
+        Resolution::New(_) => firsts.iter().map(made).collect(),
+        Resolution::Deduplicated(_) => Ok(Box::default()),
     }
 }
 

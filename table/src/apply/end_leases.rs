@@ -1,10 +1,10 @@
-//! Ends leases that the leader names by their tokens. One that is no longer current is skipped: between the leader's
-//! look and this entry the attempt ended another way.
+//! Ends of leases that the leader names by their tokens. A lease that is no longer current is skipped: the attempt ended
+//! another way between the leader's decision and this entry.
 
 use crate::command::event::Event;
 use crate::command::reply::Reply;
 use crate::command::{EndLease, EndReason};
-use crate::rules::attempt::End;
+use crate::rules::attempt::AttemptOutcome;
 use crate::table::Table;
 
 impl Table {
@@ -17,12 +17,12 @@ impl Table {
             {
                 continue;
             }
-            let end = match ended.reason {
-                EndReason::Expired => End::LeaseExpired,
-                EndReason::Returned => End::Returned,
-                EndReason::TimedOut => End::TimedOut,
+            let outcome = match ended.reason {
+                EndReason::Expired => AttemptOutcome::LeaseExpired,
+                EndReason::Returned => AttemptOutcome::Returned,
+                EndReason::TimedOut => AttemptOutcome::TimedOut,
             };
-            self.end_attempt(ended.task, end, events);
+            self.end_attempt(ended.task, outcome, events);
             tasks += 1;
         }
         Reply::Done { tasks }

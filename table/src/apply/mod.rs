@@ -1,4 +1,4 @@
-//! Applies log entries: finds the rule for each command. The rules stand one to a file below.
+//! Application of log entries: dispatches each command to its rule. Every command has its rule in a file of this folder.
 
 mod advance_time;
 mod bulk;
@@ -25,8 +25,8 @@ use crate::types::ids::{Stamp, Token};
 
 /// The entry being applied, and how many ids of each kind it has made so far: positions count over the whole entry.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    /// As ids count: see [`Table::here`].
+pub(crate) struct IdAllocator {
+    /// As ids count: see [`Table::id_index`].
     index: u64,
     jobs: u64,
     tasks: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Entry {
     leases: u64,
 }
 
-impl Entry {
+impl IdAllocator {
     fn at(index: u64) -> Self {
         Self {
             index,
@@ -46,7 +46,7 @@ impl Entry {
     }
 
     /// The table became another one within this entry: what comes after makes its ids there.
-    fn begin_again_at(&mut self, index: u64) {
+    fn restart_at(&mut self, index: u64) {
         *self = Self::at(index);
     }
 
@@ -63,7 +63,7 @@ impl Entry {
 }
 
 /// What a rule answers; a refusal has changed nothing.
-type Ruling = Result<Reply, Refusal>;
+type ApplyResult = Result<Reply, Refusal>;
 
 impl Table {
     /// Applies one log entry: its commands in order, one reply for each. What happened is appended to `events`.
@@ -87,9 +87,9 @@ impl Table {
         if mutated!(WallClockInApply) {
             self.now_ms = triarch_mutation::wall_clock_ms();
         }
-        let mut entry = Entry::at(self.here());
+        let mut ids = IdAllocator::at(self.id_index());
         let replies = commands.into_iter().map(|command| {
-            self.apply_command(&mut entry, command, events)
+            self.apply_command(&mut ids, command, events)
                 .unwrap_or_else(Reply::Refused)
         });
         replies.collect()
@@ -97,25 +97,25 @@ impl Table {
 
     fn apply_command(
         &mut self,
-        entry: &mut Entry,
+        ids: &mut IdAllocator,
         command: Command,
         events: &mut Vec<Event>,
-    ) -> Ruling {
+    ) -> ApplyResult {
         match command {
-            Command::SubmitJob(submit) => self.submit_job(entry, submit, events),
+            Command::SubmitJob(submit) => self.submit_job(ids, submit, events),
             Command::CancelJob { job } => self.cancel_job(job, events),
             Command::CancelTask { task } => self.cancel_one(task, events),
             Command::RetryTask { task, request_id } => self.retry_task(task, request_id, events),
-            Command::RegisterWorker(register) => self.register_worker(entry, register, events),
+            Command::RegisterWorker(register) => self.register_worker(ids, register, events),
             Command::LeaveWorker { worker } => self.leave_worker(worker, events),
             Command::DrainWorker { worker } => self.drain_worker(worker, events),
             Command::LoseWorkers { workers } => Ok(self.lose_workers(&workers, events)),
-            Command::Grant { grants } => Ok(self.grant(entry, &grants, events)),
+            Command::Grant { grants } => Ok(self.grant(ids, &grants, events)),
             Command::EndLeases { leases } => Ok(self.end_leases(&leases, events)),
             Command::Report { worker, results } => Ok(self.report(worker, results, events)),
             Command::AdvanceTime => Ok(self.advance_time(events)),
             Command::ChangeQueue { queue, change } => self.change_queue(&queue, change, events),
-            Command::PutSchedule(put) => self.put_schedule(entry, put, events),
+            Command::PutSchedule(put) => self.put_schedule(ids, put, events),
             Command::DeleteSchedule { name } => self.delete_schedule(&name, events),
             Command::PauseSchedule { name } => self.pause_schedule(&name, events),
             Command::ResumeSchedule {
@@ -124,19 +124,20 @@ impl Table {
                 next_tick_ms,
             } => self.resume_schedule(&name, generation, next_tick_ms, events),
             Command::TriggerSchedule { name, request_id } => {
-                self.trigger_schedule(entry, &name, request_id, events)
+                self.trigger_schedule(ids, &name, request_id, events)
             }
-            Command::TickSchedule(tick) => Ok(self.tick_schedule(entry, &tick, events)),
+            Command::TickSchedule(tick) => Ok(self.tick_schedule(ids, &tick, events)),
             Command::PauseWorker { worker } => self.pause_worker(worker, events),
             Command::ResumeWorker { worker } => self.resume_worker(worker, events),
-            Command::CancelTasks { tasks, running_too } => {
-                Ok(self.cancel_tasks(&tasks, running_too, events))
-            }
+            Command::CancelTasks {
+                tasks,
+                include_running,
+            } => Ok(self.cancel_tasks(&tasks, include_running, events)),
             Command::RetryTasks { tasks } => Ok(self.retry_tasks(&tasks, events)),
-            Command::StagePart(stage) => self.stage_part(entry, stage, events),
+            Command::StagePart(stage) => self.stage_part(ids, stage, events),
             Command::ForgetJobs { jobs } => Ok(self.forget_jobs(&jobs)),
-            Command::RestorePart(part) => self.restore_part(entry, part, events),
-            Command::GrantNext { asks } => Ok(self.grant_next(entry, &asks, events)),
+            Command::RestorePart(part) => self.restore_part(ids, part, events),
+            Command::GrantNext { demands } => Ok(self.grant_next(ids, &demands, events)),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What users say of a present worker: that it gets nothing for a while, and that it gets work again.
+//! Pause and resume of a present worker. A paused worker keeps what it runs and gets nothing new.
 
-use super::Ruling;
+use super::ApplyResult;
 use crate::command::event::Event;
 use crate::command::reply::{Refusal, Reply};
 use crate::records::worker::WorkerLife;
@@ -9,7 +9,7 @@ use crate::types::ids::WorkerId;
 
 impl Table {
     /// It keeps what it runs and gets nothing more, until it is resumed.
-    pub(super) fn pause_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> Ruling {
+    pub(super) fn pause_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> ApplyResult {
         let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
         match worker.life {
             WorkerLife::Live | WorkerLife::Quarantined { .. } | WorkerLife::Probation { .. } => {
@@ -23,7 +23,7 @@ impl Table {
     }
 
     /// Ends a pause or a quarantine.
-    pub(super) fn resume_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> Ruling {
+    pub(super) fn resume_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> ApplyResult {
         let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
         match worker.life {
             WorkerLife::Paused | WorkerLife::Quarantined { .. } | WorkerLife::Probation { .. } => {

@@ -1,37 +1,37 @@
-//! Makes a worker known. Each registration is a new worker with a new id; a name belongs to one live worker at a time.
+//! Worker registration. Each registration is a new worker with a new id; a name belongs to one live worker at a time.
 
 use std::sync::Arc;
 
-use super::{Entry, Ruling};
+use super::{ApplyResult, IdAllocator};
 use crate::command::RegisterWorker;
 use crate::command::event::Event;
 use crate::command::reply::{Refusal, Reply};
 use crate::command::validate::request_id_reused;
-use crate::records::dedup::Answer;
+use crate::records::dedup::RecordedReply;
 use crate::records::worker::{Profile, Worker, WorkerLife};
-use crate::rules::quarantine::Streak;
+use crate::rules::quarantine::FailureStreak;
 use crate::table::Table;
 use crate::types::ids::{IDS_PER_ENTRY_MAX, WorkerId};
 
 impl Table {
     pub(super) fn register_worker(
         &mut self,
-        entry: &mut Entry,
+        ids: &mut IdAllocator,
         register: RegisterWorker,
         events: &mut Vec<Event>,
-    ) -> Ruling {
+    ) -> ApplyResult {
         if let Some(answered) = register
             .request_id
             .as_deref()
-            .and_then(|request| self.answers.get(request))
+            .and_then(|request| self.answered_requests.get(request))
         {
-            return match &answered.answer {
-                Answer::Registered { name, worker } if **name == *register.name => {
+            return match &answered.reply {
+                RecordedReply::Registered { name, worker } if **name == *register.name => {
                     Ok(Reply::Registered { worker: *worker })
                 }
-                Answer::Registered { .. } | Answer::Submitted { .. } | Answer::Retried { .. } => {
-                    Err(request_id_reused())
-                }
+                RecordedReply::Registered { .. }
+                | RecordedReply::Submitted { .. }
+                | RecordedReply::Retried { .. } => Err(request_id_reused()),
             };
         }
         self.limits.check_registration(&register)?;
@@ -45,7 +45,7 @@ impl Table {
                 bound,
             });
         }
-        if entry.workers == IDS_PER_ENTRY_MAX {
+        if ids.workers == IDS_PER_ENTRY_MAX {
             let what = "registrations in one log entry".to_owned();
             return Err(Refusal::TableFull {
                 what,
@@ -53,10 +53,10 @@ impl Table {
             });
         }
 
-        let id = WorkerId::at(entry.index, entry.workers);
-        entry.workers += 1;
+        let id = WorkerId::at(ids.index, ids.workers);
+        ids.workers += 1;
         let name: Arc<str> = Arc::from(register.name);
-        let profile = self.index.profiles.take(Profile {
+        let profile = self.index.profiles.acquire(Profile {
             queues: register.queues.into_iter().collect(),
             kinds: register.kinds.into_iter().collect(),
             labels: register.labels,
@@ -70,12 +70,15 @@ impl Table {
             slots,
             registered_ms,
             life: WorkerLife::Live,
-            streak: Streak::default(),
+            streak: FailureStreak::default(),
         };
         self.index.add_worker(&worker);
         self.workers.push(worker);
         events.push(Event::WorkerRegistered { worker: id });
-        self.remember(register.request_id, Answer::Registered { name, worker: id });
+        self.record_reply(
+            register.request_id,
+            RecordedReply::Registered { name, worker: id },
+        );
         Ok(Reply::Registered { worker: id })
     }
 }

@@ -1,12 +1,12 @@
-//! Takes results. Each is judged by its token alone: it counts if the token is the task's current lease and the
-//! reporter holds it. So a worker that was lost and comes back late is refused where its work went to another, and
-//! a report that was accepted and is repeated is accepted again, with no effect.
+//! Results of attempts, fenced by token. A result counts if its token is the task's current lease and the reporter holds it.
+//! A worker that was lost and reports late is refused where its task went to another; a report that was accepted and is
+//! repeated is accepted again, with no effect.
 
 use crate::command::event::Event;
 use crate::command::reply::{Reply, Verdict};
-use crate::command::{Outcome, TaskReport};
+use crate::command::{ReportedOutcome, TaskReport};
 use crate::records::task::{AttemptEnd, Task};
-use crate::rules::attempt::End;
+use crate::rules::attempt::AttemptOutcome;
 use crate::table::Table;
 use crate::types::ids::WorkerId;
 
@@ -19,13 +19,13 @@ impl Table {
     ) -> Reply {
         let verdicts = results
             .into_iter()
-            .map(|result| self.take_result(worker, result, events));
+            .map(|result| self.apply_report(worker, result, events));
         Reply::Reported {
             verdicts: verdicts.collect(),
         }
     }
 
-    fn take_result(
+    fn apply_report(
         &mut self,
         worker: WorkerId,
         result: TaskReport,
@@ -39,15 +39,17 @@ impl Table {
             .is_some_and(|lease| lease.token == result.token && lease.worker == worker)
             || mutated!(StaleTokenAccepted) && task.lease().is_some()
         {
-            let end = match result.outcome {
-                Outcome::Succeeded { result } => End::Succeeded { result },
-                Outcome::Failed { error, retryable } => End::Failed { error, retryable },
-                Outcome::Returned => End::Returned,
+            let outcome = match result.outcome {
+                ReportedOutcome::Succeeded { result } => AttemptOutcome::Succeeded { result },
+                ReportedOutcome::Failed { error, retryable } => {
+                    AttemptOutcome::Failed { error, retryable }
+                }
+                ReportedOutcome::Returned => AttemptOutcome::Returned,
             };
-            self.end_attempt(result.task, end, events);
+            self.end_attempt(result.task, outcome, events);
             Verdict::Accepted
         } else {
-            judge_ended(task, worker, &result)
+            verdict_on_ended_lease(task, worker, &result)
         }
     }
 }
@@ -55,7 +57,7 @@ impl Table {
 /// The verdict on a result whose lease has ended. What this very lease ended by decides: a report that was accepted
 /// and is repeated is accepted again; a task that is over by that report, or by a cancel, is over; everything else
 /// (lost, timed out, returned, another's lease, or one nobody remembers) is a lease that was not the reporter's.
-fn judge_ended(task: &Task, worker: WorkerId, result: &TaskReport) -> Verdict {
+fn verdict_on_ended_lease(task: &Task, worker: WorkerId, result: &TaskReport) -> Verdict {
     let ended = task
         .history
         .iter()
@@ -68,12 +70,14 @@ fn judge_ended(task: &Task, worker: WorkerId, result: &TaskReport) -> Verdict {
         return Verdict::StaleToken;
     }
     match (&ended.end, &result.outcome) {
-        (AttemptEnd::Succeeded, Outcome::Succeeded { .. })
-        | (AttemptEnd::Failed { .. }, Outcome::Failed { .. })
-        | (AttemptEnd::Returned, Outcome::Returned) => Verdict::Accepted,
+        (AttemptEnd::Succeeded, ReportedOutcome::Succeeded { .. })
+        | (AttemptEnd::Failed { .. }, ReportedOutcome::Failed { .. })
+        | (AttemptEnd::Returned, ReportedOutcome::Returned) => Verdict::Accepted,
         (
             AttemptEnd::Succeeded | AttemptEnd::Failed { .. } | AttemptEnd::Cancelled,
-            Outcome::Succeeded { .. } | Outcome::Failed { .. } | Outcome::Returned,
+            ReportedOutcome::Succeeded { .. }
+            | ReportedOutcome::Failed { .. }
+            | ReportedOutcome::Returned,
         ) if task.state().is_terminal() => Verdict::AlreadyFinished,
         (
             AttemptEnd::Succeeded
@@ -83,7 +87,9 @@ fn judge_ended(task: &Task, worker: WorkerId, result: &TaskReport) -> Verdict {
             | AttemptEnd::LeaseExpired
             | AttemptEnd::Returned
             | AttemptEnd::Cancelled,
-            Outcome::Succeeded { .. } | Outcome::Failed { .. } | Outcome::Returned,
+            ReportedOutcome::Succeeded { .. }
+            | ReportedOutcome::Failed { .. }
+            | ReportedOutcome::Returned,
         ) => Verdict::StaleToken,
     }
 }

@@ -1,18 +1,20 @@
-//! Takes in one part of a backup. The last one to come makes this table what the other one was.
+//! Arrival of one part of a backup. The last part replaces this table by that of the backup.
 //!
-//! Nobody who worked for the other cluster works for this one: its workers have left, and what they ran is queued again.
-//! That an attempt may have succeeded there after the backup was taken cannot be known here; like every attempt that is
-//! lost, it runs again.
+//! Workers of the other cluster do not work for this one: in the restored table they have left, and their tasks are queued
+//! again. Whether such an attempt succeeded after the backup was taken cannot be known here; like every attempt that is lost,
+//! it runs again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Entry, Ruling};
+use super::{ApplyResult, IdAllocator};
 use crate::command::RestorePart;
 use crate::command::event::Event;
 use crate::command::reply::{Refusal, Reply};
 use crate::command::validate::invalid;
-use crate::records::pending_restore::{BASE_MAX, LEAP, PART_BYTES_MAX, PARTS_MAX, Restoring};
+use crate::records::pending_restore::{
+    ID_OFFSET_MAX, ID_OFFSET_STEP, PART_BYTES_MAX, PARTS_MAX, PendingRestore,
+};
 use crate::records::queue::QueueSettings;
 use crate::records::worker::WorkerLife;
 use crate::table::Table;
@@ -21,52 +23,57 @@ use crate::types::ids::WorkerId;
 impl Table {
     pub(super) fn restore_part(
         &mut self,
-        entry: &mut Entry,
-        came: RestorePart,
+        ids: &mut IdAllocator,
+        received: RestorePart,
         events: &mut Vec<Event>,
-    ) -> Ruling {
-        if self.restored.as_deref() == Some(&*came.backup) {
-            return Ok(self.told_restored());
+    ) -> ApplyResult {
+        if self.restored.as_deref() == Some(&*received.backup) {
+            return Ok(self.restored_reply());
         }
         if let Some(what) = self.contents() {
             return Err(Refusal::NotEmpty { what });
         }
-        check(&came)?;
-        let same = |restoring: &Restoring| {
-            *restoring.backup == *came.backup && restoring.parts == came.parts
+        check(&received)?;
+        let same = |pending_restore: &PendingRestore| {
+            *pending_restore.backup == *received.backup && pending_restore.parts == received.parts
         };
         // Whoever begins with another backup has given up the one before.
-        if !self.restoring.as_ref().is_some_and(same) {
-            self.restoring = None;
+        if !self.pending_restore.as_ref().is_some_and(same) {
+            self.pending_restore = None;
         }
-        let restoring = self.restoring.get_or_insert_with(|| Restoring {
-            backup: Arc::from(&*came.backup),
-            parts: came.parts,
+        let pending_restore = self.pending_restore.get_or_insert_with(|| PendingRestore {
+            backup: Arc::from(&*received.backup),
+            parts: received.parts,
             touched_ms: 0,
             received: BTreeMap::new(),
         });
-        restoring.touched_ms = self.now_ms;
-        restoring.received.insert(came.part, came.bytes);
-        if !restoring.is_whole() {
+        pending_restore.touched_ms = self.now_ms;
+        pending_restore
+            .received
+            .insert(received.part, received.bytes);
+        if !pending_restore.is_whole() {
             return Ok(Reply::Restoring {
-                received: restoring.received.len() as u32,
-                parts: restoring.parts,
+                received: pending_restore.received.len() as u32,
+                parts: pending_restore.parts,
             });
         }
-        let read = Table::read(&mut restoring.reader());
-        self.restoring = None;
+        let read = Table::read(&mut pending_restore.reader());
+        self.pending_restore = None;
         let restored = read.map_err(|problem| Refusal::BackupDamaged {
             problem: problem.to_string(),
         })?;
-        let base = restored.here().max(self.here()).saturating_add(LEAP);
-        if base > BASE_MAX {
+        let id_offset = restored
+            .id_index()
+            .max(self.id_index())
+            .saturating_add(ID_OFFSET_STEP);
+        if id_offset > ID_OFFSET_MAX {
             return Err(Refusal::BackupDamaged {
-                problem: format!("ids would go on from {base}, beyond {BASE_MAX}"),
+                problem: format!("ids would go on from {id_offset}, beyond {ID_OFFSET_MAX}"),
             });
         }
-        self.become_restored(restored, base, &came.backup, events);
-        entry.begin_again_at(self.here());
-        Ok(self.told_restored())
+        self.become_restored(restored, id_offset, &received.backup, events);
+        ids.restart_at(self.id_index());
+        Ok(self.restored_reply())
     }
 
     /// What is in the table that a backup would have to replace.
@@ -78,7 +85,7 @@ impl Table {
         let set =
             |queue: &&crate::records::queue::Queue| queue.settings != QueueSettings::default();
         several(self.jobs.len(), "job")
-            .or_else(|| several(self.staged.len(), "unfinished large submission"))
+            .or_else(|| several(self.staged_jobs.len(), "unfinished large submission"))
             .or_else(|| several(self.schedules.iter().count(), "schedule"))
             .or_else(|| {
                 several(
@@ -91,33 +98,33 @@ impl Table {
     fn become_restored(
         &mut self,
         mut restored: Table,
-        base: u64,
+        id_offset: u64,
         backup: &str,
         events: &mut Vec<Event>,
     ) {
-        restored.base = base;
+        restored.id_offset = id_offset;
         restored.last_index = self.last_index;
         restored.now_ms = restored.now_ms.max(self.now_ms);
         restored.limits = self.limits.clone();
         restored.restored = Some(Arc::from(backup));
-        restored.restoring = None;
+        restored.pending_restore = None;
         // Those who had registered here register again.
-        for &worker in self.index.crews.holdings().keys() {
+        for &worker in self.index.worker_groups.usage().keys() {
             events.push(Event::WorkerGone {
                 worker,
                 lost: false,
             });
         }
         *self = restored;
-        let present: Vec<WorkerId> = self.index.crews.holdings().keys().copied().collect();
+        let present: Vec<WorkerId> = self.index.worker_groups.usage().keys().copied().collect();
         for worker in present {
             let left = WorkerLife::Left { at_ms: self.now_ms };
-            self.end_worker(worker, left, events);
+            self.remove_worker(worker, left, events);
         }
         events.push(Event::Restored);
     }
 
-    fn told_restored(&self) -> Reply {
+    fn restored_reply(&self) -> Reply {
         Reply::Restored {
             jobs: self.jobs.len() as u64,
             tasks: self.tasks.len() as u64,
@@ -125,17 +132,17 @@ impl Table {
     }
 }
 
-fn check(came: &RestorePart) -> Result<(), Refusal> {
-    if !(1..=PARTS_MAX).contains(&came.parts) {
+fn check(received: &RestorePart) -> Result<(), Refusal> {
+    if !(1..=PARTS_MAX).contains(&received.parts) {
         return Err(invalid("parts", format!("must be 1 to {PARTS_MAX}")));
     }
-    if !(1..=came.parts).contains(&came.part) {
+    if !(1..=received.parts).contains(&received.part) {
         return Err(invalid(
             "part",
-            format!("must be 1 to {}, the number of parts", came.parts),
+            format!("must be 1 to {}, the number of parts", received.parts),
         ));
     }
-    if came.bytes.is_empty() || came.bytes.len() > PART_BYTES_MAX {
+    if received.bytes.is_empty() || received.bytes.len() > PART_BYTES_MAX {
         return Err(invalid(
             "body",
             format!("a part has 1 to {PART_BYTES_MAX} bytes"),
@@ -148,13 +155,13 @@ fn check(came: &RestorePart) -> Result<(), Refusal> {
 mod tests {
     use crate::command::RestorePart;
     use crate::command::reply::{Refusal, Reply};
-    use crate::records::pending_restore::{BASE_MAX, LEAP};
+    use crate::records::pending_restore::{ID_OFFSET_MAX, ID_OFFSET_STEP};
     use crate::{Command, Limits, Stamp, Table};
 
-    /// What comes of restoring a table that counts from here.
-    fn restored_from(base: u64) -> Reply {
+    /// What comes of pending_restore a table that counts from here.
+    fn restored_from(id_offset: u64) -> Reply {
         let mut there = Table::new(Limits::default());
-        there.base = base;
+        there.id_offset = id_offset;
         let mut bytes = Vec::new();
         there.freeze().write(&mut bytes).expect("memory");
         let part = RestorePart {
@@ -177,8 +184,8 @@ mod tests {
     fn ids_never_run_out_of_what_they_are_made_of() {
         let restored = Reply::Restored { jobs: 0, tasks: 0 };
         assert_eq!(restored_from(0), restored);
-        assert_eq!(restored_from(BASE_MAX - LEAP), restored);
-        for beyond in [BASE_MAX - LEAP + 1, u64::MAX] {
+        assert_eq!(restored_from(ID_OFFSET_MAX - ID_OFFSET_STEP), restored);
+        for beyond in [ID_OFFSET_MAX - ID_OFFSET_STEP + 1, u64::MAX] {
             let reply = restored_from(beyond);
             let refused = matches!(reply, Reply::Refused(Refusal::BackupDamaged { .. }));
             assert!(refused, "{beyond}: {reply:?}");

@@ -1,17 +1,17 @@
-//! Puts a terminal task back into its queue, with a fresh budget of attempts. Its history stays and its attempts are
+//! Retry of a terminal task: back into its queue, with a fresh budget of attempts. Its history stays and its attempts are
 //! counted on; its job runs again.
 //!
-//! Tasks that were cancelled because this one ended without success wait for it again, and those after them, as far as
-//! nothing else that they come after has ended that way.
+//! Tasks that were cancelled because this one ended without success wait for it again, and so do their dependents, unless
+//! another dependency of theirs ended that way too.
 
 use std::collections::BTreeSet;
 
-use super::Ruling;
+use super::ApplyResult;
 use crate::command::RequestId;
 use crate::command::event::Event;
 use crate::command::reply::{Refusal, Reply};
 use crate::command::validate::request_id_reused;
-use crate::records::dedup::Answer;
+use crate::records::dedup::RecordedReply;
 use crate::records::task::{CancelCause, Life, Task};
 use crate::table::Table;
 use crate::types::ids::TaskId;
@@ -23,16 +23,16 @@ impl Table {
         id: TaskId,
         request_id: Option<RequestId>,
         events: &mut Vec<Event>,
-    ) -> Ruling {
+    ) -> ApplyResult {
         if let Some(answered) = request_id
             .as_deref()
-            .and_then(|request| self.answers.get(request))
+            .and_then(|request| self.answered_requests.get(request))
         {
-            return match &answered.answer {
-                Answer::Retried { task } if *task == id => Ok(Reply::Done { tasks: 1 }),
-                Answer::Retried { .. } | Answer::Submitted { .. } | Answer::Registered { .. } => {
-                    Err(request_id_reused())
-                }
+            return match &answered.reply {
+                RecordedReply::Retried { task } if *task == id => Ok(Reply::Done { tasks: 1 }),
+                RecordedReply::Retried { .. }
+                | RecordedReply::Submitted { .. }
+                | RecordedReply::Registered { .. } => Err(request_id_reused()),
             };
         }
         let task = self.tasks.get(id).ok_or(Refusal::TaskNotFound(id))?;
@@ -43,13 +43,17 @@ impl Table {
             });
         }
         self.limits.check_request_id(request_id.as_deref())?;
-        self.try_again(id, events)?;
-        self.remember(request_id, Answer::Retried { task: id });
+        self.retry_terminal_task(id, events)?;
+        self.record_reply(request_id, RecordedReply::Retried { task: id });
         Ok(Reply::Done { tasks: 1 })
     }
 
     /// Tries a terminal task again, or refuses and changes nothing.
-    pub(super) fn try_again(&mut self, id: TaskId, events: &mut Vec<Event>) -> Result<(), Refusal> {
+    pub(super) fn retry_terminal_task(
+        &mut self,
+        id: TaskId,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Refusal> {
         let task = self.tasks.get(id).ok_or(Refusal::TaskNotFound(id))?;
         if task.state() == TaskState::Succeeded && self.index.dependents_of(id).next().is_some() {
             return Err(Refusal::ResultPromised { task: id });
@@ -62,11 +66,11 @@ impl Table {
                 state: ended.state().as_str().to_owned(),
             })?;
         let revived = self.revived_by(id);
-        self.check_room_for(id, &revived)?;
+        self.check_retry_bounds(id, &revived)?;
 
         let life = match on {
             0 => Life::Queued {
-                place: self.new_place(),
+                position: self.next_position(),
             },
             on => Life::Waiting {
                 on,
@@ -74,7 +78,7 @@ impl Table {
                 delay_ms: 0,
             },
         };
-        self.change_task(id, events, |task| start_over(task, life));
+        self.change_task(id, events, |task| reset_attempts(task, life));
         for dependent in revived {
             let task = self.tasks.get(dependent).expect("it was found");
             let on = self
@@ -85,7 +89,7 @@ impl Table {
                 not_before_ms: 0,
                 delay_ms: 0,
             };
-            self.change_task(dependent, events, |task| start_over(task, life));
+            self.change_task(dependent, events, |task| reset_attempts(task, life));
         }
         Ok(())
     }
@@ -130,7 +134,7 @@ impl Table {
     }
 
     /// Whether queues, scheduler and unique keys have room for these terminal tasks.
-    fn check_room_for(&self, id: TaskId, revived: &[TaskId]) -> Result<(), Refusal> {
+    fn check_retry_bounds(&self, id: TaskId, revived: &[TaskId]) -> Result<(), Refusal> {
         let ids = std::iter::once(&id).chain(revived);
         let tasks: Vec<&Task> = ids.filter_map(|id| self.tasks.get(*id)).collect();
         for key in tasks.iter().filter_map(|task| task.unique_key()) {
@@ -144,7 +148,7 @@ impl Table {
 }
 
 /// A fresh budget; the time to start by is no longer what the submitter meant.
-fn start_over(task: &mut Task, life: Life) {
+fn reset_attempts(task: &mut Task, life: Life) {
     task.life = life;
     task.failures = 0;
     task.losses = 0;

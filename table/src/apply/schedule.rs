@@ -1,12 +1,12 @@
-//! Schedules: put, deleted, paused, resumed, triggered by hand; and their ticks, each of which happens once or never.
+//! Commands on schedules: put, delete, pause, resume, trigger; and their ticks, each of which happens at most once.
 //!
-//! The leader works out when ticks are and proposes them; what it proposes may be old by the time it applies (the leader
-//! died, or the schedule was changed, paused or put anew meanwhile), so a tick counts only if it is the very one that its
-//! schedule waits for. What does not count is no error: somebody else was quicker, or it is over.
+//! The leader computes and proposes ticks. A proposal may be outdated when it applies (the leader died, or the schedule was
+//! changed, paused or put again), so a tick counts only if it is the very one that its schedule waits for. Other ticks are
+//! ignored and are no error.
 
 use std::sync::Arc;
 
-use super::{Entry, Ruling};
+use super::{ApplyResult, IdAllocator};
 use crate::command::event::Event;
 use crate::command::reply::{Refusal, Reply};
 use crate::command::{Overlap, PutSchedule, RequestId, SubmitJob, TickAction, TickSchedule};
@@ -15,23 +15,23 @@ use crate::table::Table;
 use crate::types::ids::{IDS_PER_ENTRY_MAX, JobId};
 
 /// What the key of a tick's job has besides the name of its schedule: `schedule:` and `:2026-11-23T10:00:00Z`.
-const KEY_BYTES: u32 = 30;
+const TICK_KEY_OVERHEAD_BYTES: u32 = 30;
 
 /// What came of a tick.
-enum Ticked {
+enum TickOutcome {
     Fired(JobId),
     Skipped,
     Refused(Arc<str>),
-    PassedBy { ticks: u64 },
+    Missed { ticks: u64 },
 }
 
 impl Table {
     pub(super) fn put_schedule(
         &mut self,
-        entry: &Entry,
+        ids: &IdAllocator,
         put: PutSchedule,
         events: &mut Vec<Event>,
-    ) -> Ruling {
+    ) -> ApplyResult {
         let before = self.schedules.get(&put.name).cloned();
         self.check_schedule(&put, before.as_deref())?;
         let created = before.is_none();
@@ -51,7 +51,7 @@ impl Table {
         let before = before.as_deref();
         self.schedules.put(Schedule {
             name: name.clone(),
-            generation: entry.index,
+            generation: ids.index,
             cron: Arc::from(put.cron),
             timezone: Arc::from(put.timezone),
             job: Arc::new(SubmitJob {
@@ -77,7 +77,10 @@ impl Table {
     }
 
     fn check_schedule(&self, put: &PutSchedule, before: Option<&Schedule>) -> Result<(), Refusal> {
-        let name_bytes_max = self.limits.name_bytes_max.saturating_sub(KEY_BYTES);
+        let name_bytes_max = self
+            .limits
+            .name_bytes_max
+            .saturating_sub(TICK_KEY_OVERHEAD_BYTES);
         let texts = [
             ("name", &put.name, name_bytes_max),
             ("cron", &put.cron, self.limits.name_bytes_max),
@@ -93,7 +96,7 @@ impl Table {
         }
         self.limits
             .check_submission(&put.job)
-            .and_then(|()| self.order(&put.job.tasks))
+            .and_then(|()| self.dependency_order(&put.job.tasks))
             .map_err(|refusal| match refusal {
                 Refusal::Invalid { field, problem } => Refusal::Invalid {
                     field: format!("job.{field}"),
@@ -119,7 +122,7 @@ impl Table {
         Ok(())
     }
 
-    pub(super) fn delete_schedule(&mut self, name: &str, events: &mut Vec<Event>) -> Ruling {
+    pub(super) fn delete_schedule(&mut self, name: &str, events: &mut Vec<Event>) -> ApplyResult {
         let removed = self.schedules.remove(name);
         let schedule = removed.ok_or_else(|| Refusal::ScheduleNotFound(name.to_owned()))?;
         let name = schedule.name.clone();
@@ -127,7 +130,7 @@ impl Table {
         Ok(Reply::Done { tasks: 0 })
     }
 
-    pub(super) fn pause_schedule(&mut self, name: &str, events: &mut Vec<Event>) -> Ruling {
+    pub(super) fn pause_schedule(&mut self, name: &str, events: &mut Vec<Event>) -> ApplyResult {
         let schedule = self.found_schedule(name)?;
         if !schedule.paused {
             self.change_schedule(&schedule, events, |schedule| {
@@ -144,7 +147,7 @@ impl Table {
         generation: u64,
         next_tick_ms: Option<u64>,
         events: &mut Vec<Event>,
-    ) -> Ruling {
+    ) -> ApplyResult {
         let schedule = self.found_schedule(name)?;
         if schedule.generation != generation {
             return Err(Refusal::ScheduleReplaced(name.to_owned()));
@@ -161,51 +164,51 @@ impl Table {
     /// A job by hand, outside of the ticks: neither counted nor looked at by any of them.
     pub(super) fn trigger_schedule(
         &mut self,
-        entry: &mut Entry,
+        ids: &mut IdAllocator,
         name: &str,
         request_id: Option<RequestId>,
         events: &mut Vec<Event>,
-    ) -> Ruling {
+    ) -> ApplyResult {
         let schedule = self.found_schedule(name)?;
         let job = SubmitJob {
             request_id,
             ..SubmitJob::clone(&schedule.job)
         };
-        self.submit_job(entry, job, events)
+        self.submit_job(ids, job, events)
     }
 
     pub(super) fn tick_schedule(
         &mut self,
-        entry: &mut Entry,
+        ids: &mut IdAllocator,
         tick: &TickSchedule,
         events: &mut Vec<Event>,
     ) -> Reply {
-        const NOT_NOW: Reply = Reply::Done { tasks: 0 };
+        const IGNORED: Reply = Reply::Done { tasks: 0 };
         let expected = self.schedules.get(&tick.name).cloned();
         let Some(schedule) = expected.filter(|schedule| {
             schedule.generation == tick.generation
                 && (schedule.next_tick_ms == Some(tick.tick_ms) || mutated!(TickFiresTwice))
         }) else {
-            return NOT_NOW;
+            return IGNORED;
         };
         let goes_on = tick.next_tick_ms.is_none_or(|next| next > tick.tick_ms);
         if tick.tick_ms > self.now_ms || !goes_on {
-            return NOT_NOW;
+            return IGNORED;
         }
         let ticked = match tick.action {
-            TickAction::PassBy { ticks } => Ticked::PassedBy { ticks },
-            TickAction::Fire if self.overlaps(&schedule) => Ticked::Skipped,
+            TickAction::Miss { ticks } => TickOutcome::Missed { ticks },
+            TickAction::Fire if self.overlaps(&schedule) => TickOutcome::Skipped,
             TickAction::Fire => {
                 // The ids of this entry are used up, which says nothing about the job: the next entry takes it.
-                if entry.tasks + schedule.job.tasks.len() as u64 > IDS_PER_ENTRY_MAX {
-                    return NOT_NOW;
+                if ids.tasks + schedule.job.tasks.len() as u64 > IDS_PER_ENTRY_MAX {
+                    return IGNORED;
                 }
-                self.fire(entry, &schedule, tick.tick_ms, events)
+                self.fire(ids, &schedule, tick.tick_ms, events)
             }
         };
         let made = match &ticked {
-            Ticked::Fired(job) => self.jobs.get(*job),
-            Ticked::Skipped | Ticked::Refused(_) | Ticked::PassedBy { .. } => None,
+            TickOutcome::Fired(job) => self.jobs.get(*job),
+            TickOutcome::Skipped | TickOutcome::Refused(_) | TickOutcome::Missed { .. } => None,
         };
         let (job, tasks) = made.map_or((None, 0), |job| (Some(job.id), u64::from(job.tasks)));
         let mut changed = Schedule::clone(&schedule);
@@ -233,26 +236,26 @@ impl Table {
 
     fn fire(
         &mut self,
-        entry: &mut Entry,
+        ids: &mut IdAllocator,
         schedule: &Schedule,
         tick_ms: u64,
         events: &mut Vec<Event>,
-    ) -> Ticked {
+    ) -> TickOutcome {
         let key = format!("schedule:{}:{}", schedule.name, Utc(tick_ms));
         let job = SubmitJob {
             idempotency_key: Some(key).filter(|_| !mutated!(TickFiresTwice)),
             ..SubmitJob::clone(&schedule.job)
         };
-        match self.submit_job(entry, job, events) {
+        match self.submit_job(ids, job, events) {
             Ok(Reply::Submitted {
                 job,
                 duplicate: false,
                 ..
-            }) => Ticked::Fired(job),
+            }) => TickOutcome::Fired(job),
             // All of its tasks were there already, by their unique keys, and unfinished.
             Ok(Reply::Submitted {
                 duplicate: true, ..
-            }) => Ticked::Skipped,
+            }) => TickOutcome::Skipped,
             Ok(
                 other @ (Reply::Staged { .. }
                 | Reply::Registered { .. }
@@ -264,7 +267,7 @@ impl Table {
                 | Reply::Restoring { .. }
                 | Reply::Restored { .. }),
             ) => panic!("a submission was answered by {other:?}"),
-            Err(refusal) => Ticked::Refused(Arc::from(refusal.to_string())),
+            Err(refusal) => TickOutcome::Refused(Arc::from(refusal.to_string())),
         }
     }
 
@@ -289,22 +292,22 @@ impl Table {
 }
 
 impl Schedule {
-    fn count(&mut self, tick_ms: u64, ticked: Ticked) {
+    fn count(&mut self, tick_ms: u64, ticked: TickOutcome) {
         match ticked {
-            Ticked::PassedBy { ticks } => {
+            TickOutcome::Missed { ticks } => {
                 self.missed = self.missed.saturating_add(ticks);
                 return;
             }
-            Ticked::Fired(job) => {
+            TickOutcome::Fired(job) => {
                 self.fired += 1;
                 self.last_job = Some(job);
                 self.last_error = None;
             }
-            Ticked::Skipped => {
+            TickOutcome::Skipped => {
                 self.skipped += 1;
                 self.last_error = None;
             }
-            Ticked::Refused(why) => {
+            TickOutcome::Refused(why) => {
                 self.missed = self.missed.saturating_add(1);
                 self.last_error = Some(why);
             }

@@ -1,29 +1,29 @@
-//! Takes in one part of a job that is too large for one request. The last one to come makes the job, or is refused like any
-//! submission; with a refusal that another try would meet again, the parts are forgotten.
+//! Arrival of one part of a multipart job submission. The last part creates the job, or is refused like any submission; after
+//! a refusal that another attempt would meet again, the parts are forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::{Entry, Ruling};
+use super::{ApplyResult, IdAllocator};
 use crate::command::event::Event;
 use crate::command::reply::{Refusal, Reply};
 use crate::command::validate::invalid;
 use crate::command::{StagePart, SubmitJob};
 use crate::records::job::Idempotency;
-use crate::records::staged_job::{Part, Staged};
+use crate::records::staged_job::{StagedJob, StagedPart};
 use crate::table::Table;
 
 impl Table {
     pub(super) fn stage_part(
         &mut self,
-        entry: &mut Entry,
+        ids: &mut IdAllocator,
         stage: StagePart,
         events: &mut Vec<Event>,
-    ) -> Ruling {
-        if let Some(ruling) = self.made_of(&stage) {
-            return ruling;
+    ) -> ApplyResult {
+        if let Some(result) = self.reply_if_submitted(&stage) {
+            return result;
         }
         self.limits.check_part(&stage)?;
         let StagePart {
@@ -35,24 +35,27 @@ impl Table {
             on_failure,
             tasks,
         } = stage;
-        let came = Part {
+        let received = StagedPart {
             digest,
             tasks: Arc::new(tasks),
         };
-        let known = self.staged.get(&*key);
+        let known = self.staged_jobs.get(&*key);
         let known = known.and_then(|staged| staged.received.get(&part));
         if known.is_none_or(|known| known.digest != digest) {
-            self.check_staging(&key, &came)?;
+            self.check_staging(&key, &received)?;
         }
         let key: Arc<str> = Arc::from(key);
-        let staged = self.staged.entry(key.clone()).or_insert_with(|| Staged {
-            key: key.clone(),
-            parts,
-            name: Arc::from(&*name),
-            on_failure,
-            touched_ms: 0,
-            received: BTreeMap::new(),
-        });
+        let staged = self
+            .staged_jobs
+            .entry(key.clone())
+            .or_insert_with(|| StagedJob {
+                key: key.clone(),
+                parts,
+                name: Arc::from(&*name),
+                on_failure,
+                touched_ms: 0,
+                received: BTreeMap::new(),
+            });
         if staged.parts != parts || *staged.name != *name || staged.on_failure != on_failure {
             return Err(Refusal::PartConflict {
                 key: key.to_string(),
@@ -66,28 +69,31 @@ impl Table {
             }
             Some(_) => {}
             None => {
-                staged.received.insert(part, came);
+                staged.received.insert(part, received);
             }
         }
         staged.touched_ms = self.now_ms;
-        let received: Vec<u32> = staged.received.keys().copied().collect();
-        if received.len() < parts as usize {
-            return Ok(Reply::Staged { received, parts });
+        let numbers: Vec<u32> = staged.received.keys().copied().collect();
+        if numbers.len() < parts as usize {
+            return Ok(Reply::Staged {
+                received: numbers,
+                parts,
+            });
         }
         let whole = whole(staged);
-        let made = self.submit_job(entry, whole, events);
+        let made = self.submit_job(ids, whole, events);
         match &made {
             Err(Refusal::QueueFull { .. } | Refusal::TableFull { .. }) => {}
             Ok(_) | Err(_) => {
-                self.staged.remove(&key);
+                self.staged_jobs.remove(&key);
             }
         }
         made
     }
 
     /// The answer to a part of a job that is there already.
-    fn made_of(&self, stage: &StagePart) -> Option<Ruling> {
-        let (idempotency, roll) = self.roll_of(&stage.key)?;
+    fn reply_if_submitted(&self, stage: &StagePart) -> Option<ApplyResult> {
+        let (idempotency, receipt) = self.receipt_of(&stage.key)?;
         let same = idempotency.part_digests.len() == stage.parts as usize
             && stage
                 .part
@@ -96,29 +102,29 @@ impl Table {
                 == Some(&stage.digest);
         Some(if same {
             Ok(Reply::Submitted {
-                job: roll.job,
-                tasks: roll.task_ids(),
+                job: receipt.job,
+                tasks: receipt.task_ids(),
                 duplicate: true,
             })
         } else {
-            Err(Refusal::KeyConflict { job: roll.job })
+            Err(Refusal::KeyConflict { job: receipt.job })
         })
     }
 
-    fn check_staging(&self, key: &str, part: &Part) -> Result<(), Refusal> {
+    fn check_staging(&self, key: &str, part: &StagedPart) -> Result<(), Refusal> {
         let limits = &self.limits;
         let bound = u64::from(limits.staged_jobs_max);
-        if !self.staged.contains_key(key) && self.staged.len() as u64 >= bound {
+        if !self.staged_jobs.contains_key(key) && self.staged_jobs.len() as u64 >= bound {
             let what = "jobs of which parts are missing".to_owned();
             return Err(Refusal::TableFull { what, bound });
         }
         let bound = limits.staged_bytes_max;
-        let bytes: u64 = self.staged.values().map(Staged::bytes).sum();
+        let bytes: u64 = self.staged_jobs.values().map(StagedJob::bytes).sum();
         if bytes + part.bytes() > bound {
             let what = "bytes of jobs of which parts are missing".to_owned();
             return Err(Refusal::TableFull { what, bound });
         }
-        let tasks = self.staged.get(key).map_or(0, Staged::tasks) + part.tasks.len() as u64;
+        let tasks = self.staged_jobs.get(key).map_or(0, StagedJob::tasks) + part.tasks.len() as u64;
         let most = u64::from(limits.tasks_per_job_max);
         if tasks > most {
             let problem = format!("all parts together have {tasks}, a job has at most {most}");
@@ -129,7 +135,7 @@ impl Table {
 }
 
 /// The job that all parts make.
-fn whole(staged: &Staged) -> SubmitJob {
+fn whole(staged: &StagedJob) -> SubmitJob {
     let part_digests: Vec<[u8; 32]> = staged.received.values().map(|part| part.digest).collect();
     let mut body = Sha256::new();
     for digest in &part_digests {

@@ -1,36 +1,37 @@
-//! Takes in a job with all of its tasks, or none of it.
+//! Job submission: creates a job with all of its tasks, or nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Entry, Ruling};
-use crate::apply::dependency_graph::{Place, Wiring, stand_ins};
+use super::{ApplyResult, IdAllocator};
+use crate::apply::dependency_graph::{DependencyGraph, Resolution, deduplicated};
 use crate::command::event::Event;
 use crate::command::reply::{Refusal, Reply};
 use crate::command::validate::request_id_reused;
 use crate::command::{NewTask, RequestId, SubmitJob};
-use crate::records::dedup::Answer;
-use crate::records::job::{Counts, Idempotency, Job, Roll, StandIns};
-use crate::records::task::{Bonds, Class, Life, Policy, Task, TaskSpec};
+use crate::records::dedup::RecordedReply;
+use crate::records::job::{Counts, DeduplicatedTasks, Idempotency, Job, SubmissionReceipt};
+use crate::records::task::{Class, Life, Policy, Task, TaskConstraints, TaskSpec};
 use crate::table::Table;
 use crate::types::ids::{IDS_PER_ENTRY_MAX, JobId, TaskId};
 
 impl Table {
     pub(super) fn submit_job(
         &mut self,
-        entry: &mut Entry,
+        ids: &mut IdAllocator,
         submit: SubmitJob,
         events: &mut Vec<Event>,
-    ) -> Ruling {
-        if let Some(ruling) = self.submitted_before(&submit) {
-            return ruling;
+    ) -> ApplyResult {
+        if let Some(result) = self.submitted_before(&submit) {
+            return result;
         }
         self.limits.check_submission(&submit)?;
-        let Wiring { places, after } = self.wire(&submit.tasks, entry.index, entry.tasks)?;
-        let stand_ins = stand_ins(&places);
-        let made = |position: &usize| matches!(places[*position], Place::Made(_));
+        let DependencyGraph { resolutions, after } =
+            self.dependency_graph(&submit.tasks, ids.index, ids.tasks)?;
+        let deduplicated = deduplicated(&resolutions);
+        let made = |position: &usize| matches!(resolutions[*position], Resolution::New(_));
         let count = (0..submit.tasks.len()).filter(made).count() as u64;
-        if entry.tasks + count > IDS_PER_ENTRY_MAX {
+        if ids.tasks + count > IDS_PER_ENTRY_MAX {
             let what = "tasks in one log entry".to_owned();
             return Err(Refusal::TableFull {
                 what,
@@ -38,30 +39,30 @@ impl Table {
             });
         }
         let idempotency = Idempotency::of(&submit);
-        let first_task = TaskId::at(entry.index, entry.tasks);
+        let first_task = TaskId::at(ids.index, ids.tasks);
         if count == 0 {
-            return Ok(self.all_stood_in(
+            return Ok(self.all_deduplicated(
                 submit.request_id,
                 submit.body_digest,
                 idempotency,
-                stand_ins,
+                deduplicated,
             ));
         }
-        let (mut tasks, mut wires) = (Vec::new(), Vec::new());
-        for ((task, place), after) in submit.tasks.into_iter().zip(&places).zip(after) {
-            if let Place::Made(_) = place {
+        let (mut tasks, mut after_of_new) = (Vec::new(), Vec::new());
+        for ((task, resolution), after) in submit.tasks.into_iter().zip(&resolutions).zip(after) {
+            if let Resolution::New(_) = resolution {
                 tasks.push(task);
-                wires.push(after);
+                after_of_new.push(after);
             }
         }
         self.check_table_bounds(&tasks)?;
         let classes = self.classes_of(&tasks);
-        self.check_room_for_queues(classes.iter().map(|class| &class.queue))?;
+        self.check_queue_count(classes.iter().map(|class| &class.queue))?;
         self.check_queue_bounds(classes.iter().map(|class| &**class))?;
 
-        let id = JobId::at(entry.index, entry.jobs);
-        entry.jobs += 1;
-        entry.tasks += count;
+        let id = JobId::at(ids.index, ids.jobs);
+        ids.jobs += 1;
+        ids.tasks += count;
         let mut job = Job {
             id,
             name: Arc::from(submit.name),
@@ -74,14 +75,16 @@ impl Table {
             counts: Counts::default(),
             bytes: 0,
             idempotency,
-            stand_ins,
+            deduplicated,
         };
         events.push(Event::JobSubmitted { job: id });
         for class in &classes {
             self.open_queue(&class.queue);
         }
         let mut last_policy = None;
-        for (((task_id, task), after), class) in job.task_ids().zip(tasks).zip(wires).zip(classes) {
+        for (((task_id, task), after), class) in
+            job.task_ids().zip(tasks).zip(after_of_new).zip(classes)
+        {
             let task = self.new_task(task_id, id, task, after, class, &mut last_policy);
             job.counts.add(task.state());
             job.bytes += task.bytes();
@@ -91,19 +94,19 @@ impl Table {
                 to: task.state(),
             });
             self.index.add_task(&task);
-            self.index.bind(&task);
+            self.index.add_dependencies(&task);
             self.tasks.push(task);
         }
-        let roll = job.roll();
+        let receipt = job.receipt();
         self.index.add_job(&job);
         self.jobs.push(job);
-        let tasks = roll.task_ids();
-        let answer = Answer::Submitted {
+        let tasks = receipt.task_ids();
+        let reply = RecordedReply::Submitted {
             body_digest: submit.body_digest,
-            roll,
+            receipt,
             duplicate: false,
         };
-        self.remember(submit.request_id, answer);
+        self.record_reply(submit.request_id, reply);
         Ok(Reply::Submitted {
             job: id,
             tasks,
@@ -111,33 +114,35 @@ impl Table {
         })
     }
 
-    /// Every task was there already: nothing is made, and only the answer is remembered.
-    fn all_stood_in(
+    /// Every task was deduplicated: nothing is made, and only the reply is stored.
+    fn all_deduplicated(
         &mut self,
         request_id: Option<RequestId>,
         body_digest: [u8; 32],
         idempotency: Option<Arc<Idempotency>>,
-        stand_ins: StandIns,
+        deduplicated: DeduplicatedTasks,
     ) -> Reply {
-        let first = stand_ins.as_deref().and_then(|stand_ins| stand_ins.first());
+        let first = deduplicated
+            .as_deref()
+            .and_then(|deduplicated| deduplicated.first());
         let &(_, first_task) = first.expect("a submission has tasks");
         let first = self.tasks.get(first_task);
-        let roll = Roll {
+        let receipt = SubmissionReceipt {
             job: first.expect("unfinished tasks are in the table").job,
             first_task,
             tasks: 0,
-            stand_ins,
+            deduplicated,
         };
         if let Some(idempotency) = idempotency {
-            self.remember_key(idempotency, roll.clone());
+            self.retire_key(idempotency, receipt.clone());
         }
-        let (job, tasks) = (roll.job, roll.task_ids());
-        let answer = Answer::Submitted {
+        let (job, tasks) = (receipt.job, receipt.task_ids());
+        let reply = RecordedReply::Submitted {
             body_digest,
-            roll,
+            receipt,
             duplicate: true,
         };
-        self.remember(request_id, answer);
+        self.record_reply(request_id, reply);
         Reply::Submitted {
             job,
             tasks,
@@ -146,35 +151,37 @@ impl Table {
     }
 
     /// What to answer if this very request, or another one with its idempotency key, came before.
-    fn submitted_before(&mut self, submit: &SubmitJob) -> Option<Ruling> {
+    fn submitted_before(&mut self, submit: &SubmitJob) -> Option<ApplyResult> {
         if let Some(answered) = submit
             .request_id
             .as_deref()
-            .and_then(|request| self.answers.get(request))
+            .and_then(|request| self.answered_requests.get(request))
         {
-            return Some(match &answered.answer {
-                Answer::Submitted {
+            return Some(match &answered.reply {
+                RecordedReply::Submitted {
                     body_digest,
-                    roll,
+                    receipt,
                     duplicate,
-                } => same_body(*body_digest, submit, roll, *duplicate),
-                Answer::Retried { .. } | Answer::Registered { .. } => Err(request_id_reused()),
+                } => same_body(*body_digest, submit, receipt, *duplicate),
+                RecordedReply::Retried { .. } | RecordedReply::Registered { .. } => {
+                    Err(request_id_reused())
+                }
             });
         }
-        let (idempotency, roll) = self.roll_of(submit.idempotency_key.as_deref()?)?;
-        Some(same_body(idempotency.body_digest, submit, &roll, true))
+        let (idempotency, receipt) = self.receipt_of(submit.idempotency_key.as_deref()?)?;
+        Some(same_body(idempotency.body_digest, submit, &receipt, true))
     }
 
-    /// What an idempotency key stands for.
-    pub(super) fn roll_of(&self, key: &str) -> Option<(&Idempotency, Roll)> {
+    /// The submission that an idempotency key belongs to.
+    pub(super) fn receipt_of(&self, key: &str) -> Option<(&Idempotency, SubmissionReceipt)> {
         match self.index.job_keys.get(key) {
             Some(&job) => {
                 let job = self.jobs.get(job)?;
-                Some((job.idempotency.as_deref()?, job.roll()))
+                Some((job.idempotency.as_deref()?, job.receipt()))
             }
             None => {
-                let old = self.old_keys.get(key)?;
-                Some((&old.idempotency, old.roll.clone()))
+                let old = self.retired_keys.get(key)?;
+                Some((&old.idempotency, old.receipt.clone()))
             }
         }
     }
@@ -305,7 +312,7 @@ impl Table {
                 delay_ms: task.delay_ms,
             }
         };
-        let bonds = Bonds {
+        let constraints = TaskConstraints {
             after,
             unique_key: task.unique.map(|unique| Arc::from(unique.key)),
             concurrency: task.concurrency,
@@ -320,8 +327,8 @@ impl Table {
             tags: task.tags,
         };
         let policy = match last_policy.as_ref().filter(|last| ***last == policy) {
-            Some(last) => self.index.policies.take_shared(last.clone()),
-            None => self.index.policies.take(policy),
+            Some(last) => self.index.policies.acquire_shared(last.clone()),
+            None => self.index.policies.acquire(policy),
         };
         *last_policy = Some(policy.clone());
         Task {
@@ -336,7 +343,8 @@ impl Table {
                 policy,
                 key: task.key.map(String::into_boxed_str),
                 payload: task.payload,
-                bonds: (bonds != Bonds::default()).then(|| Box::new(bonds)),
+                constraints: (constraints != TaskConstraints::default())
+                    .then(|| Box::new(constraints)),
             }),
             life,
             attempt: 0,
@@ -348,21 +356,26 @@ impl Table {
 }
 
 /// The answer to a request whose key is known.
-fn same_body(body_digest: [u8; 32], submit: &SubmitJob, roll: &Roll, duplicate: bool) -> Ruling {
-    let job = roll.job;
+fn same_body(
+    body_digest: [u8; 32],
+    submit: &SubmitJob,
+    receipt: &SubmissionReceipt,
+    duplicate: bool,
+) -> ApplyResult {
+    let job = receipt.job;
     if body_digest != submit.body_digest && !mutated!(KeyWithAnotherBodyAccepted) {
         return Err(Refusal::KeyConflict { job });
     }
     Ok(Reply::Submitted {
         job,
-        tasks: roll.task_ids(),
+        tasks: receipt.task_ids(),
         duplicate,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::apply::Entry;
+    use crate::apply::IdAllocator;
     use crate::command::reply::{Refusal, Reply};
     use crate::command::{Backoff, NewTask, OnFailure, Requires, SubmitJob};
     use crate::table::Table;
@@ -405,14 +418,14 @@ mod tests {
         let mut table = Table::new(Limits::default());
         table.last_index = 5;
         let tasks = IDS_PER_ENTRY_MAX - 2;
-        let mut entry = Entry {
+        let mut ids = IdAllocator {
             index: 5,
             jobs: 1,
             tasks,
             workers: 0,
             leases: 0,
         };
-        let refused = table.submit_job(&mut entry, submit(3), &mut Vec::new());
+        let refused = table.submit_job(&mut ids, submit(3), &mut Vec::new());
         assert!(
             matches!(
                 refused,
@@ -423,7 +436,7 @@ mod tests {
             ),
             "{refused:?}"
         );
-        let taken = table.submit_job(&mut entry, submit(2), &mut Vec::new());
+        let taken = table.submit_job(&mut ids, submit(2), &mut Vec::new());
         let last = TaskId::at(5, IDS_PER_ENTRY_MAX - 1);
         assert!(matches!(taken, Ok(Reply::Submitted { tasks, .. }) if tasks.last() == Some(&last)));
         table.check_invariants();

@@ -1,15 +1,15 @@
-//! How a worker's time ends: it drains, it leaves, or it is lost.
+//! Exit of a worker: it drains, it leaves, or it is lost.
 
-use super::Ruling;
+use super::ApplyResult;
 use crate::command::event::Event;
 use crate::command::reply::{Refusal, Reply};
 use crate::records::worker::WorkerLife;
-use crate::rules::attempt::End;
+use crate::rules::attempt::AttemptOutcome;
 use crate::table::Table;
 use crate::types::ids::WorkerId;
 
 impl Table {
-    pub(super) fn drain_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> Ruling {
+    pub(super) fn drain_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> ApplyResult {
         let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
         match worker.life {
             WorkerLife::Live
@@ -25,7 +25,7 @@ impl Table {
     }
 
     /// Its leases go back to where their tasks stood, and count as nothing.
-    pub(super) fn leave_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> Ruling {
+    pub(super) fn leave_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> ApplyResult {
         let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
         match worker.life {
             WorkerLife::Live
@@ -35,7 +35,7 @@ impl Table {
             | WorkerLife::Draining => {
                 let left = WorkerLife::Left { at_ms: self.now_ms };
                 Ok(Reply::Done {
-                    tasks: self.end_worker(id, left, events),
+                    tasks: self.remove_worker(id, left, events),
                 })
             }
             WorkerLife::Left { .. } => Ok(Reply::Done { tasks: 0 }),
@@ -47,14 +47,14 @@ impl Table {
     pub(super) fn lose_workers(&mut self, ids: &[WorkerId], events: &mut Vec<Event>) -> Reply {
         let mut tasks = 0;
         for &id in ids {
-            if self.index.crews.holdings().contains_key(&id) {
-                tasks += self.end_worker(id, WorkerLife::Lost { at_ms: self.now_ms }, events);
+            if self.index.worker_groups.usage().contains_key(&id) {
+                tasks += self.remove_worker(id, WorkerLife::Lost { at_ms: self.now_ms }, events);
             }
         }
         Reply::Done { tasks }
     }
 
-    pub(super) fn end_worker(
+    pub(super) fn remove_worker(
         &mut self,
         id: WorkerId,
         life: WorkerLife,
@@ -67,11 +67,19 @@ impl Table {
         for task in held {
             // The failure of one task may have cancelled another one of the same job.
             if self.lease(task).is_some() {
-                self.end_attempt(task, if lost { End::Lost } else { End::Returned }, events);
+                self.end_attempt(
+                    task,
+                    if lost {
+                        AttemptOutcome::Lost
+                    } else {
+                        AttemptOutcome::Returned
+                    },
+                    events,
+                );
                 ended += 1;
             }
         }
-        self.end_worker_as(id, life);
+        self.mark_worker_gone(id, life);
         ended
     }
 }

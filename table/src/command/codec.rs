@@ -1,8 +1,8 @@
-//! How commands are written into the log: one version byte, then postcard.
+//! Log format of commands: one version byte, then postcard.
 //!
-//! Log entries outlive the process that wrote them and are read by every node, so this format is a promise. Variants
-//! and fields are only ever appended, and a change of shape is a new version beside the old ones; the golden file of
-//! each version stays decodable for ever. A command is not proposed before every node of the cluster can decode it.
+//! Log entries outlive the process that wrote them and are read by every node, so this format is a promise. Variants and
+//! fields are only ever appended, and a change of format is a new version besides the old ones; the golden file of each
+//! version stays decodable for ever. A command is not proposed before every node of the cluster can decode it.
 
 use crate::command::Command;
 

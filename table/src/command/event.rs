@@ -1,4 +1,4 @@
-//! What happened in an apply. The same on every replica; only the leader acts on them.
+//! Events: the changes that an apply made. They are the same on every replica; only the leader acts on them.
 
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
-//! What may be asked of the table, and what it answers. Commands are log entries: they live until they are
-//! compacted, so variants and fields are only ever appended, under a new codec version (see `codec`).
+//! Log commands of the table, with their replies, events, validation and log format.
+//!
+//! Commands are log entries: they live until they are compacted, so variants and fields are only ever appended, under a
+//! new codec version (see [`codec`]).
 
 pub mod codec;
 pub mod event;
@@ -131,7 +133,7 @@ pub enum Command {
         /// Which.
         tasks: Vec<TaskId>,
         /// Whether those that run are cancelled, or skipped too.
-        running_too: bool,
+        include_running: bool,
     },
     /// Retries many tasks; those that cannot be retried are skipped.
     RetryTasks {
@@ -152,13 +154,13 @@ pub enum Command {
     /// begin, is leased in it, too, and need not wait for an entry of its own.
     GrantNext {
         /// Who waits; what the same worker asks for adds up.
-        asks: Vec<Ask>,
+        demands: Vec<WorkerDemand>,
     },
 }
 
 /// A worker that waits for tasks. See [`Command::GrantNext`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ask {
+pub struct WorkerDemand {
     /// Who.
     pub worker: WorkerId,
     /// For how many at most; it never gets more than it has free slots.
@@ -268,7 +270,7 @@ pub enum TickAction {
     /// It makes a job, unless an unfinished one forbids it.
     Fire,
     /// It is too late, as are those between it and `next_tick_ms`.
-    PassBy {
+    Miss {
         /// How many ticks that are.
         ticks: u64,
     },
@@ -492,12 +494,12 @@ pub struct TaskReport {
     /// The lease under which it ran.
     pub token: Token,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: ReportedOutcome,
 }
 
 /// How an attempt ended by its worker's word.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Outcome {
+pub enum ReportedOutcome {
     /// Raw JSON text of the result.
     Succeeded {
         /// Raw JSON text.

@@ -1,4 +1,4 @@
-//! What comes of a command: its reply, or why it was refused.
+//! Replies to commands, and reasons for refusals.
 
 use serde::{Deserialize, Serialize};
 

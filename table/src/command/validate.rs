@@ -1,5 +1,5 @@
-//! What shape a command must have. The edge checks the same before it proposes and can say more; here it is checked
-//! again because whatever passes is in the table of every replica for good.
+//! Validation of commands. The edge checks the same before it proposes and can say more; here it is checked again because
+//! whatever passes is in the table of every replica for good.
 
 use std::collections::{BTreeMap, BTreeSet};
 

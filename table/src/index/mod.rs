@@ -1,7 +1,10 @@
-//! What follows from the records and is kept beside them, so that nothing has to be searched for.
+//! Secondary indexes derived from the records. Never persisted; rebuilt on restore.
 //!
-//! Nothing here is state of its own: it is not in snapshots or digests, and rebuilding it from the records gives the
-//! same index (the invariant check does exactly that). Records change only between `drop_*` and `add_*`.
+//! # Invariants
+//!
+//! - Nothing here is state of its own: it is in neither snapshots nor digests.
+//! - Rebuilding the indexes from the records gives the same indexes; the invariant check does exactly that.
+//! - Records change only between `drop_*` and `add_*`.
 
 pub(crate) mod concurrency_keys;
 pub(crate) mod queue_order;
@@ -12,10 +15,10 @@ use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
 use crate::command::Concurrency;
-use crate::index::concurrency_keys::{KeyIndex, Shown};
-use crate::index::queue_order::{Turn, Turns};
-use crate::index::ready_queue::{QueueIndex, Stand};
-use crate::index::worker_groups::Crews;
+use crate::index::concurrency_keys::{ConcurrencyKeyIndex, EligibilityChange};
+use crate::index::queue_order::{QueueOrder, QueueOrderKey};
+use crate::index::ready_queue::{QueueIndex, ReadyTask};
+use crate::index::worker_groups::WorkerGroups;
 use crate::records::job::{Counts, Job};
 use crate::records::queue::Queue;
 use crate::records::task::{Class, Life, Policy, Task};
@@ -25,23 +28,23 @@ use crate::types::state::WorkerState;
 
 /// See the module.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Index {
-    /// Every queue that has a record, with where it stands in [`Index::turns`].
-    pub queues: BTreeMap<Arc<str>, (QueueIndex, Turn)>,
+pub(crate) struct SecondaryIndexes {
+    /// Every queue that has a record, with its key in [`SecondaryIndexes::queue_order`].
+    pub queues: BTreeMap<Arc<str>, (QueueIndex, QueueOrderKey)>,
     /// Which queues have something to do.
-    pub turns: Turns,
+    pub queue_order: QueueOrder,
     /// Concurrency keys of tasks that are ready or run.
-    pub keys: BTreeMap<Arc<str>, KeyIndex>,
+    pub concurrency_keys: BTreeMap<Arc<str>, ConcurrencyKeyIndex>,
     /// Every policy in use.
-    pub policies: Interned<Policy>,
+    pub policies: Interner<Policy>,
     /// Every profile in use.
-    pub profiles: Interned<Profile>,
+    pub profiles: Interner<Profile>,
     /// When delayed tasks are ready.
     pub delays: BTreeSet<(u64, TaskId)>,
     /// When tasks that are not started expire.
     pub expiries: BTreeSet<(u64, TaskId)>,
     /// Live and draining workers, with what they hold.
-    pub crews: Crews,
+    pub worker_groups: WorkerGroups,
     /// Names of live and draining workers.
     pub names: BTreeMap<Arc<str>, WorkerId>,
     /// Quarantined workers by when their probation begins.
@@ -68,7 +71,7 @@ pub(crate) struct Index {
     pub unique_keys: BTreeMap<Arc<str>, TaskId>,
 }
 
-impl Index {
+impl SecondaryIndexes {
     pub fn add_task(&mut self, task: &Task) {
         self.counts.add(task.state());
         self.bytes += task.bytes();
@@ -87,23 +90,23 @@ impl Index {
             Life::Delayed { until_ms } => {
                 self.delays.insert((until_ms, task.id));
             }
-            Life::Queued { place } => {
-                let stand = Stand::of(task, place);
+            Life::Queued { position } => {
+                let ready = ReadyTask::of(task, position);
                 match task.concurrency() {
-                    None => self.show(Shown::Comes(stand)),
+                    None => self.apply_change(EligibilityChange::Eligible(ready)),
                     Some(Concurrency { key, limit }) => {
-                        let key = self.keys.entry(key.clone()).or_default();
-                        let changes = key.add_ready(stand, *limit);
-                        self.show_all(changes);
+                        let key = self.concurrency_keys.entry(key.clone()).or_default();
+                        let changes = key.add_ready(ready, *limit);
+                        self.apply_changes(changes);
                     }
                 }
             }
             Life::Running { worker, .. } => {
-                self.crews.begin(worker, task.id, class);
+                self.worker_groups.begin_attempt(worker, task.id, class);
                 if let Some(Concurrency { key, limit }) = task.concurrency() {
-                    let key = self.keys.entry(key.clone()).or_default();
+                    let key = self.concurrency_keys.entry(key.clone()).or_default();
                     let changes = key.add_running(*limit);
-                    self.show_all(changes);
+                    self.apply_changes(changes);
                 }
             }
             Life::Waiting { .. }
@@ -112,7 +115,7 @@ impl Index {
             | Life::Cancelled { .. }
             | Life::Expired { .. } => {}
         }
-        self.reseat(&class.queue);
+        self.reorder_queue(&class.queue);
     }
 
     pub fn drop_task(&mut self, task: &Task) {
@@ -132,19 +135,19 @@ impl Index {
             Life::Delayed { until_ms } => {
                 self.delays.remove(&(until_ms, task.id));
             }
-            Life::Queued { place } => {
-                let stand = Stand::of(task, place);
+            Life::Queued { position } => {
+                let ready = ReadyTask::of(task, position);
                 match task.concurrency() {
-                    None => self.show(Shown::Goes(stand)),
+                    None => self.apply_change(EligibilityChange::Ineligible(ready)),
                     Some(concurrency) => self.change_key(concurrency, |key, limit| {
-                        key.remove_ready(stand.rank, limit)
+                        key.remove_ready(ready.rank, limit)
                     }),
                 }
             }
             Life::Running { worker, .. } => {
-                self.crews.end(worker, task.id, class);
+                self.worker_groups.end_attempt(worker, task.id, class);
                 if let Some(concurrency) = task.concurrency() {
-                    self.change_key(concurrency, KeyIndex::remove_running);
+                    self.change_key(concurrency, ConcurrencyKeyIndex::remove_running);
                 }
             }
             Life::Waiting { .. }
@@ -153,39 +156,42 @@ impl Index {
             | Life::Cancelled { .. }
             | Life::Expired { .. } => {}
         }
-        self.reseat(&class.queue);
+        self.reorder_queue(&class.queue);
     }
 
     /// A task of a key goes, and the key with the last one.
     fn change_key(
         &mut self,
         concurrency: &Concurrency,
-        change: impl FnOnce(&mut KeyIndex, u32) -> Vec<Shown>,
+        change: impl FnOnce(&mut ConcurrencyKeyIndex, u32) -> Vec<EligibilityChange>,
     ) {
         let key = self
-            .keys
+            .concurrency_keys
             .get_mut(&concurrency.key)
             .expect("a ready or running task's key is indexed");
         let changes = change(key, concurrency.limit);
         if key.is_empty() {
-            self.keys.remove(&concurrency.key);
+            self.concurrency_keys.remove(&concurrency.key);
         }
-        self.show_all(changes);
+        self.apply_changes(changes);
     }
 
-    fn show_all(&mut self, changes: Vec<Shown>) {
+    fn apply_changes(&mut self, changes: Vec<EligibilityChange>) {
         for change in changes {
-            let (Shown::Comes(stand) | Shown::Goes(stand)) = &change;
-            let queue = stand.line.0.queue.clone();
-            self.show(change);
-            self.reseat(&queue);
+            let (EligibilityChange::Eligible(ready) | EligibilityChange::Ineligible(ready)) =
+                &change;
+            let queue = ready.key.0.queue.clone();
+            self.apply_change(change);
+            self.reorder_queue(&queue);
         }
     }
 
-    fn show(&mut self, change: Shown) {
+    fn apply_change(&mut self, change: EligibilityChange) {
         match change {
-            Shown::Comes(stand) => self.queue_of(&stand.line.0).line_up(&stand),
-            Shown::Goes(stand) => self.queue_of(&stand.line.0).step_out(&stand),
+            EligibilityChange::Eligible(ready) => self.queue_of(&ready.key.0).insert_ready(&ready),
+            EligibilityChange::Ineligible(ready) => {
+                self.queue_of(&ready.key.0).remove_ready(&ready)
+            }
         }
     }
 
@@ -195,11 +201,11 @@ impl Index {
     }
 
     /// Puts a queue where it belongs among the others.
-    fn reseat(&mut self, name: &Arc<str>) {
-        if let Some((queue, turn)) = self.queues.get_mut(name) {
-            let now = Turn::of(queue);
-            self.turns.change(name, *turn, now);
-            *turn = now;
+    fn reorder_queue(&mut self, name: &Arc<str>) {
+        if let Some((queue, order_key)) = self.queues.get_mut(name) {
+            let now = QueueOrderKey::of(queue);
+            self.queue_order.change(name, *order_key, now);
+            *order_key = now;
         }
     }
 
@@ -210,16 +216,17 @@ impl Index {
             None => {
                 let queue = QueueIndex::new(record.clone());
                 self.queues
-                    .insert(record.name.clone(), (queue, Turn::default()));
+                    .insert(record.name.clone(), (queue, QueueOrderKey::default()));
             }
         }
-        self.reseat(&record.name);
+        self.reorder_queue(&record.name);
     }
 
     /// A queue goes. It has no tasks and no jobs.
     pub fn drop_queue(&mut self, name: &str) {
-        if let Some((name, (_, turn))) = self.queues.remove_entry(name) {
-            self.turns.change(&name, turn, Turn::default());
+        if let Some((name, (_, order_key))) = self.queues.remove_entry(name) {
+            self.queue_order
+                .change(&name, order_key, QueueOrderKey::default());
         }
     }
 
@@ -229,13 +236,13 @@ impl Index {
     }
 
     /// A task came into the table: others may come after it.
-    pub fn bind(&mut self, task: &Task) {
+    pub fn add_dependencies(&mut self, task: &Task) {
         let pairs = task.after().iter().map(|&first| (first, task.id));
         self.dependents.extend(pairs);
     }
 
     /// A task leaves the table.
-    pub fn unbind(&mut self, task: &Task) {
+    pub fn remove_dependencies(&mut self, task: &Task) {
         for &first in task.after() {
             self.dependents.remove(&(first, task.id));
         }
@@ -263,7 +270,7 @@ impl Index {
         }
     }
 
-    /// The part of [`Index::add_job`] that changes with its tasks.
+    /// The part of [`SecondaryIndexes::add_job`] that changes with its tasks.
     pub fn finish_job(&mut self, job: &Job) {
         if let Some(finished_ms) = job.finished_ms {
             self.finished_jobs.insert((finished_ms, job.id));
@@ -272,11 +279,11 @@ impl Index {
             if let Some((queue, _)) = self.queues.get_mut(&job.queue) {
                 queue.finished.insert((finished_ms, job.id));
             }
-            self.reseat(&job.queue);
+            self.reorder_queue(&job.queue);
         }
     }
 
-    /// The part of [`Index::drop_job`] that changes with its tasks.
+    /// The part of [`SecondaryIndexes::drop_job`] that changes with its tasks.
     pub fn reopen_job(&mut self, job: &Job) {
         if let Some(finished_ms) = job.finished_ms {
             self.finished_jobs.remove(&(finished_ms, job.id));
@@ -285,7 +292,7 @@ impl Index {
             if let Some((queue, _)) = self.queues.get_mut(&job.queue) {
                 queue.finished.remove(&(finished_ms, job.id));
             }
-            self.reseat(&job.queue);
+            self.reorder_queue(&job.queue);
         }
     }
 
@@ -297,8 +304,8 @@ impl Index {
             }
             None => {
                 self.names.insert(worker.name.clone(), worker.id);
-                self.crews.add(worker);
-                self.add_life(worker);
+                self.worker_groups.add(worker);
+                self.add_worker_state(worker);
             }
         }
     }
@@ -312,22 +319,22 @@ impl Index {
             }
             None => {
                 self.names.remove(&worker.name);
-                self.crews.remove(worker.id);
-                self.drop_life(worker);
+                self.worker_groups.remove(worker.id);
+                self.drop_worker_state(worker);
             }
         }
     }
 
-    /// The part of [`Index::add_worker`] that changes while it is present.
-    pub fn add_life(&mut self, worker: &Worker) {
+    /// The part of [`SecondaryIndexes::add_worker`] that changes while it is present.
+    pub fn add_worker_state(&mut self, worker: &Worker) {
         self.worker_counts[worker.state() as usize] += 1;
         if let WorkerLife::Quarantined { until_ms, .. } = worker.life {
             self.quarantines.insert((until_ms, worker.id));
         }
     }
 
-    /// As [`Index::add_life`].
-    pub fn drop_life(&mut self, worker: &Worker) {
+    /// As [`SecondaryIndexes::add_worker_state`].
+    pub fn drop_worker_state(&mut self, worker: &Worker) {
         self.worker_counts[worker.state() as usize] -= 1;
         if let WorkerLife::Quarantined { until_ms, .. } = worker.life {
             self.quarantines.remove(&(until_ms, worker.id));
@@ -335,15 +342,15 @@ impl Index {
     }
 
     /// Panics at the first part in which this index and the one rebuilt from the records differ.
-    pub fn assert_same(&self, rebuilt: &Index) {
+    pub fn assert_same(&self, rebuilt: &SecondaryIndexes) {
         assert_eq!(self.queues, rebuilt.queues);
         assert_eq!(self.policies, rebuilt.policies);
         assert_eq!(self.profiles, rebuilt.profiles);
         assert_eq!(self.delays, rebuilt.delays);
         assert_eq!(self.expiries, rebuilt.expiries);
-        assert_eq!(self.turns, rebuilt.turns);
-        assert_eq!(self.keys, rebuilt.keys);
-        assert_eq!(self.crews, rebuilt.crews);
+        assert_eq!(self.queue_order, rebuilt.queue_order);
+        assert_eq!(self.concurrency_keys, rebuilt.concurrency_keys);
+        assert_eq!(self.worker_groups, rebuilt.worker_groups);
         assert_eq!(self.names, rebuilt.names);
         assert_eq!(self.gone_workers, rebuilt.gone_workers);
         assert_eq!(self.worker_counts, rebuilt.worker_counts);
@@ -361,22 +368,22 @@ impl Index {
 
 /// One shared copy of each different value in use, with how often it is used.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Interned<T: Ord>(BTreeMap<Arc<T>, u64>);
+pub(crate) struct Interner<T: Ord>(BTreeMap<Arc<T>, u64>);
 
-impl<T: Ord> Default for Interned<T> {
+impl<T: Ord> Default for Interner<T> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
 }
 
-impl<T: Ord> Interned<T> {
+impl<T: Ord> Interner<T> {
     /// The shared copy of a value; counted as one more use.
-    pub fn take(&mut self, value: T) -> Arc<T> {
-        self.take_shared(Arc::new(value))
+    pub fn acquire(&mut self, value: T) -> Arc<T> {
+        self.acquire_shared(Arc::new(value))
     }
 
-    /// As [`Interned::take`].
-    pub fn take_shared(&mut self, value: Arc<T>) -> Arc<T> {
+    /// As [`Interner::acquire`].
+    pub fn acquire_shared(&mut self, value: Arc<T>) -> Arc<T> {
         match self.0.entry(value) {
             btree_map::Entry::Vacant(entry) => {
                 let shared = entry.key().clone();

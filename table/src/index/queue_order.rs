@@ -1,4 +1,4 @@
-//! Whose turn it is: the queues of which something could start, the least served first.
+//! Index of queues in scheduling order: those of which something could start, the least served first.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,42 +7,52 @@ use crate::index::ready_queue::QueueIndex;
 
 /// See the module. Derived from the queues.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Turns {
+pub(crate) struct QueueOrder {
     /// Those without a rate, by how much they were served.
-    pub free: BTreeSet<(u64, Arc<str>)>,
+    pub unlimited: BTreeSet<(u64, Arc<str>)>,
     /// Those with a rate, by when it next allows a start, in Unix ns.
-    pub rated: BTreeSet<(u64, Arc<str>)>,
+    pub rate_limited: BTreeSet<(u64, Arc<str>)>,
     /// Those with finished jobs to forget by their own settings, by when.
-    pub forgetful: BTreeSet<(u64, Arc<str>)>,
+    pub retention_due: BTreeSet<(u64, Arc<str>)>,
 }
 
-/// Where a queue stands in [`Turns`].
+/// Keys under which a queue is in [`QueueOrder`].
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Turn {
-    free: Option<u64>,
-    rated: Option<u64>,
-    forgets_ms: Option<u64>,
+pub(crate) struct QueueOrderKey {
+    unlimited: Option<u64>,
+    rate_limited: Option<u64>,
+    retention_due_ms: Option<u64>,
 }
 
-impl Turn {
+impl QueueOrderKey {
     /// Where it belongs.
     pub fn of(queue: &QueueIndex) -> Self {
         let settings = &queue.record.settings;
-        let starts = !settings.paused && !queue.heads.is_empty() && queue.room() > 0;
+        let starts = !settings.paused && !queue.heads.is_empty() && queue.remaining_capacity() > 0;
         Self {
-            free: (starts && settings.rate.is_none()).then_some(queue.record.served),
-            rated: (starts && settings.rate.is_some()).then(|| queue.record.next_start_ns()),
-            forgets_ms: queue.forgets_ms(),
+            unlimited: (starts && settings.rate.is_none()).then_some(queue.record.served),
+            rate_limited: (starts && settings.rate.is_some()).then(|| queue.record.next_start_ns()),
+            retention_due_ms: queue.retention_due_ms(),
         }
     }
 }
 
-impl Turns {
+impl QueueOrder {
     /// Moves a queue from where it stood.
-    pub fn change(&mut self, name: &Arc<str>, from: Turn, to: Turn) {
-        replace(&mut self.free, name, from.free, to.free);
-        replace(&mut self.rated, name, from.rated, to.rated);
-        replace(&mut self.forgetful, name, from.forgets_ms, to.forgets_ms);
+    pub fn change(&mut self, name: &Arc<str>, from: QueueOrderKey, to: QueueOrderKey) {
+        replace(&mut self.unlimited, name, from.unlimited, to.unlimited);
+        replace(
+            &mut self.rate_limited,
+            name,
+            from.rate_limited,
+            to.rate_limited,
+        );
+        replace(
+            &mut self.retention_due,
+            name,
+            from.retention_due_ms,
+            to.retention_due_ms,
+        );
     }
 }
 

@@ -1,14 +1,14 @@
-//! The tasks of one queue: its counts, and those that could start in the order in which they are to.
+//! Index of one queue: counts of its tasks, and ready queues in start order.
 //!
-//! Ready tasks stand in *lines*, one for each [`Class`] and priority: tasks that no present worker can take stand in
-//! lines of their own and are in nobody's way, and the scheduler looks at the head of each line instead of searching.
+//! Each [`Class`] and priority has a ready queue of its own. Tasks that no present worker can take therefore hold up nobody,
+//! and the scheduler looks at the heads instead of searching.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
 use crate::records::job::Counts;
 use crate::records::queue::{AGEING_MS, Queue};
-use crate::records::task::{Class, Place, Task};
+use crate::records::task::{Class, QueuePosition, Task};
 use crate::types::ids::{JobId, TaskId};
 use crate::types::state::TaskState;
 
@@ -16,10 +16,10 @@ use crate::types::state::TaskState;
 const PRIORITY_MAX: u8 = 9;
 
 /// Tasks of one class and priority, first to run first.
-pub(crate) type Line = BTreeMap<Rank, TaskId>;
+pub(crate) type ReadyQueue = BTreeMap<Rank, TaskId>;
 
-/// Which line: the class and the priority of its tasks.
-pub(crate) type LineKey = (Arc<Class>, u8);
+/// Which queue: the class and the priority of its tasks.
+pub(crate) type ReadyQueueKey = (Arc<Class>, u8);
 
 /// See the module. Derived from the tasks and the queue's record.
 #[derive(Debug, PartialEq)]
@@ -32,10 +32,10 @@ pub(crate) struct QueueIndex {
     classes: BTreeMap<Arc<Class>, ClassUse>,
     /// Classes with unfinished tasks.
     pub open_classes: u32,
-    /// Tasks that could start as far as their concurrency keys go; no line is empty.
-    lines: BTreeMap<LineKey, Line>,
-    /// The first task of each line.
-    pub heads: BTreeMap<Rank, LineKey>,
+    /// Tasks that could start as far as their concurrency keys go; no queue is empty.
+    ready_queues: BTreeMap<ReadyQueueKey, ReadyQueue>,
+    /// The first task of each queue.
+    pub heads: BTreeMap<Rank, ReadyQueueKey>,
     /// Finished jobs that count as this queue's, by when they finished.
     pub finished: BTreeSet<(u64, JobId)>,
 }
@@ -47,8 +47,8 @@ struct ClassUse {
     unfinished: u64,
 }
 
-/// Where a task stands among the ready ones of its queue: by the time at which it became ready, set forward by
-/// [`AGEING_MS`] for each step that its priority is below the highest; at the same time by its place.
+/// Rank of a task among the ready ones of its queue: by the time at which it became ready, set forward by
+/// [`AGEING_MS`] for each step that its priority is below the highest; at the same time by its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     at_ms: u64,
@@ -56,12 +56,12 @@ pub(crate) struct Rank {
 }
 
 impl Rank {
-    pub fn of(priority: u8, place: Place) -> Self {
-        assert!(priority <= PRIORITY_MAX, "{priority} {place:?}");
+    pub fn of(priority: u8, position: QueuePosition) -> Self {
+        assert!(priority <= PRIORITY_MAX, "{priority} {position:?}");
         let handicap_ms = u64::from(PRIORITY_MAX - priority) * AGEING_MS;
         Self {
-            at_ms: place.since_ms.saturating_add(handicap_ms),
-            order: place.order,
+            at_ms: position.since_ms.saturating_add(handicap_ms),
+            order: position.order,
         }
     }
 
@@ -79,7 +79,7 @@ impl QueueIndex {
             counts: Counts::default(),
             classes: BTreeMap::new(),
             open_classes: 0,
-            lines: BTreeMap::new(),
+            ready_queues: BTreeMap::new(),
             heads: BTreeMap::new(),
             finished: BTreeSet::new(),
         }
@@ -134,40 +134,41 @@ impl QueueIndex {
     }
 
     /// A task may start.
-    pub fn line_up(&mut self, stand: &Stand) {
-        let line = self.lines.entry(stand.line.clone()).or_default();
-        let before = line.first_key_value().map(|(&rank, _)| rank);
-        let shared = line.insert(stand.rank, stand.task);
-        assert_eq!(shared, None, "{} shares its place", stand.task);
-        if before.is_none_or(|before| stand.rank < before) {
+    pub fn insert_ready(&mut self, ready: &ReadyTask) {
+        let queue = self.ready_queues.entry(ready.key.clone()).or_default();
+        let before = queue.first_key_value().map(|(&rank, _)| rank);
+        let shared = queue.insert(ready.rank, ready.task);
+        assert_eq!(shared, None, "{} shares its position", ready.task);
+        if before.is_none_or(|before| ready.rank < before) {
             if let Some(before) = before {
                 self.heads.remove(&before);
             }
-            self.heads.insert(stand.rank, stand.line.clone());
+            self.heads.insert(ready.rank, ready.key.clone());
         }
     }
 
     /// A task may not start any more, or has.
-    pub fn step_out(&mut self, stand: &Stand) {
-        let btree_map::Entry::Occupied(mut line) = self.lines.entry(stand.line.clone()) else {
-            panic!("{} may start but has no line", stand.task);
+    pub fn remove_ready(&mut self, ready: &ReadyTask) {
+        let btree_map::Entry::Occupied(mut queue) = self.ready_queues.entry(ready.key.clone())
+        else {
+            panic!("{} may start but has no queue", ready.task);
         };
-        let removed = line.get_mut().remove(&stand.rank);
-        assert_eq!(removed, Some(stand.task));
-        let next = line.get().first_key_value().map(|(&rank, _)| rank);
-        if self.heads.remove(&stand.rank).is_some()
+        let removed = queue.get_mut().remove(&ready.rank);
+        assert_eq!(removed, Some(ready.task));
+        let next = queue.get().first_key_value().map(|(&rank, _)| rank);
+        if self.heads.remove(&ready.rank).is_some()
             && let Some(next) = next
         {
-            self.heads.insert(next, stand.line.clone());
+            self.heads.insert(next, ready.key.clone());
         }
         if next.is_none() {
-            line.remove();
+            queue.remove();
         }
     }
 
-    /// The tasks of a line.
-    pub fn line(&self, key: &LineKey) -> Option<&Line> {
-        self.lines.get(key)
+    /// The tasks of a queue.
+    pub fn ready_queue(&self, key: &ReadyQueueKey) -> Option<&ReadyQueue> {
+        self.ready_queues.get(key)
     }
 
     /// When the oldest of the tasks that could start became ready.
@@ -185,14 +186,14 @@ impl QueueIndex {
     }
 
     /// How many more tasks may run at once.
-    pub fn room(&self) -> u64 {
+    pub fn remaining_capacity(&self) -> u64 {
         let running = self.counts.of(TaskState::Running);
         let max = self.record.settings.max_running.map_or(u64::MAX, u64::from);
         max.saturating_sub(running)
     }
 
     /// When it has finished jobs to forget by its own settings, in Unix ms; 0 for at once.
-    pub fn forgets_ms(&self) -> Option<u64> {
+    pub fn retention_due_ms(&self) -> Option<u64> {
         let settings = &self.record.settings;
         let &(finished_ms, _) = self.finished.first()?;
         if settings
@@ -207,19 +208,19 @@ impl QueueIndex {
     }
 }
 
-/// A ready task and where it stands.
+/// A ready task with its rank and its ready queue.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Stand {
+pub(crate) struct ReadyTask {
     pub rank: Rank,
-    pub line: LineKey,
+    pub key: ReadyQueueKey,
     pub task: TaskId,
 }
 
-impl Stand {
-    pub fn of(task: &Task, place: Place) -> Self {
+impl ReadyTask {
+    pub fn of(task: &Task, position: QueuePosition) -> Self {
         Self {
-            rank: Rank::of(task.priority(), place),
-            line: (task.spec.class.clone(), task.priority()),
+            rank: Rank::of(task.priority(), position),
+            key: (task.spec.class.clone(), task.priority()),
             task: task.id,
         }
     }

@@ -1,7 +1,7 @@
-//! Workers that may take something and have a free slot, the least loaded first.
+//! Index of workers by profile and load: those with a free slot, the least loaded first.
 //!
-//! Workers with the same profile form a *crew*: what one of them may take, all of them may, so the scheduler asks once
-//! for the crew and then takes its members in order.
+//! Workers with the same profile form a *group*. What one of them may take, all of them may, so the scheduler checks a group
+//! once and then takes its members in order.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,144 +41,146 @@ impl PartialEq for Load {
 
 impl Eq for Load {}
 
-/// The members of a crew that have a free slot.
-pub(crate) type Crew = BTreeSet<(Load, WorkerId)>;
+/// The members of a group that have a free slot.
+pub(crate) type WorkerGroup = BTreeSet<(Load, WorkerId)>;
 
 /// What a live or draining worker holds.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Holding {
+pub(crate) struct WorkerUsage {
     /// The tasks it runs.
     pub running: BTreeSet<TaskId>,
     /// What they take of its resources.
     pub used: BTreeMap<String, u64>,
     /// How many it may run at once.
-    seats: u32,
-    /// Its crew.
+    slots: u32,
+    /// Its group.
     profile: Arc<Profile>,
 }
 
-impl Holding {
+impl WorkerUsage {
     /// As the scheduler orders it.
     pub fn load(&self) -> Load {
         Load {
             running: self.running.len() as u32,
-            slots: self.seats,
+            slots: self.slots,
         }
     }
 
     /// Whether it may run one more.
-    pub fn has_seat(&self) -> bool {
-        self.running.len() < self.seats as usize
+    pub fn has_free_slot(&self) -> bool {
+        self.running.len() < self.slots as usize
     }
 }
 
 /// See the module. Derived from the workers and the running tasks.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Crews {
+pub(crate) struct WorkerGroups {
     /// By profile; none is empty.
-    crews: BTreeMap<Arc<Profile>, Crew>,
-    holdings: BTreeMap<WorkerId, Holding>,
+    groups: BTreeMap<Arc<Profile>, WorkerGroup>,
+    usage_by_worker: BTreeMap<WorkerId, WorkerUsage>,
 }
 
-impl Crews {
-    /// All crews that have a free slot somewhere.
-    pub fn iter(&self) -> impl Iterator<Item = (&Profile, &Crew)> {
-        self.crews.iter().map(|(profile, crew)| (&**profile, crew))
+impl WorkerGroups {
+    /// All worker_groups that have a free slot somewhere.
+    pub fn iter(&self) -> impl Iterator<Item = (&Profile, &WorkerGroup)> {
+        self.groups
+            .iter()
+            .map(|(profile, group)| (&**profile, group))
     }
 
     /// What live and draining workers hold, by worker.
-    pub fn holdings(&self) -> &BTreeMap<WorkerId, Holding> {
-        &self.holdings
+    pub fn usage(&self) -> &BTreeMap<WorkerId, WorkerUsage> {
+        &self.usage_by_worker
     }
 
     /// A live or draining worker comes.
     pub fn add(&mut self, worker: &Worker) {
-        let holding = Holding {
+        let usage = WorkerUsage {
             running: BTreeSet::new(),
             used: BTreeMap::new(),
-            seats: worker.seats(),
+            slots: worker.usable_slots(),
             profile: worker.profile.clone(),
         };
-        self.seat(worker.id, &holding);
-        self.holdings.insert(worker.id, holding);
+        self.insert_member(worker.id, &usage);
+        self.usage_by_worker.insert(worker.id, usage);
     }
 
     /// The life of a present worker has changed.
-    pub fn reseat(&mut self, worker: &Worker) {
-        self.change(worker.id, |holding| holding.seats = worker.seats());
+    pub fn update_slots(&mut self, worker: &Worker) {
+        self.change(worker.id, |usage| usage.slots = worker.usable_slots());
     }
 
     /// A worker goes. It must hold nothing any more.
     pub fn remove(&mut self, worker: WorkerId) {
-        let holding = self
-            .holdings
+        let usage = self
+            .usage_by_worker
             .remove(&worker)
             .expect("a present worker is indexed");
-        self.unseat(worker, &holding);
+        self.remove_member(worker, &usage);
         assert!(
-            holding.running.is_empty(),
+            usage.running.is_empty(),
             "{worker} still runs {:?}",
-            holding.running
+            usage.running
         );
     }
 
     /// A worker begins an attempt.
-    pub fn begin(&mut self, worker: WorkerId, task: TaskId, class: &Class) {
-        self.change(worker, |holding| {
-            holding.running.insert(task);
+    pub fn begin_attempt(&mut self, worker: WorkerId, task: TaskId, class: &Class) {
+        self.change(worker, |usage| {
+            usage.running.insert(task);
             for (name, amount) in class.requires.amounts() {
-                *holding.used.entry(name.clone()).or_default() += amount;
+                *usage.used.entry(name.clone()).or_default() += amount;
             }
         });
     }
 
     /// A worker's attempt ends.
-    pub fn end(&mut self, worker: WorkerId, task: TaskId, class: &Class) {
-        self.change(worker, |holding| {
-            holding.running.remove(&task);
+    pub fn end_attempt(&mut self, worker: WorkerId, task: TaskId, class: &Class) {
+        self.change(worker, |usage| {
+            usage.running.remove(&task);
             for (name, amount) in class.requires.amounts() {
-                let used = holding.used.get_mut(name).expect("taken when it began");
+                let used = usage.used.get_mut(name).expect("taken when it began");
                 *used -= amount;
                 if *used == 0 {
-                    holding.used.remove(name);
+                    usage.used.remove(name);
                 }
             }
         });
     }
 
-    /// Changes what a worker holds, and with it its place in its crew.
-    fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Holding)) {
-        let mut holding = self
-            .holdings
+    /// Changes what a worker holds, and with it its position in its group.
+    fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut WorkerUsage)) {
+        let mut usage = self
+            .usage_by_worker
             .remove(&worker)
             .expect("a present worker is indexed");
-        self.unseat(worker, &holding);
-        change(&mut holding);
-        self.seat(worker, &holding);
-        self.holdings.insert(worker, holding);
+        self.remove_member(worker, &usage);
+        change(&mut usage);
+        self.insert_member(worker, &usage);
+        self.usage_by_worker.insert(worker, usage);
     }
 
-    fn seat(&mut self, worker: WorkerId, holding: &Holding) {
-        if !holding.has_seat() {
+    fn insert_member(&mut self, worker: WorkerId, usage: &WorkerUsage) {
+        if !usage.has_free_slot() {
             return;
         }
-        let load = holding.load();
-        match self.crews.get_mut(&holding.profile) {
-            Some(crew) => {
-                crew.insert((load, worker));
+        let load = usage.load();
+        match self.groups.get_mut(&usage.profile) {
+            Some(group) => {
+                group.insert((load, worker));
             }
             None => {
-                let crew = Crew::from([(load, worker)]);
-                self.crews.insert(holding.profile.clone(), crew);
+                let group = WorkerGroup::from([(load, worker)]);
+                self.groups.insert(usage.profile.clone(), group);
             }
         }
     }
 
-    fn unseat(&mut self, worker: WorkerId, holding: &Holding) {
-        if let Some(crew) = self.crews.get_mut(&holding.profile) {
-            crew.remove(&(holding.load(), worker));
-            if crew.is_empty() {
-                self.crews.remove(&holding.profile);
+    fn remove_member(&mut self, worker: WorkerId, usage: &WorkerUsage) {
+        if let Some(group) = self.groups.get_mut(&usage.profile) {
+            group.remove(&(usage.load(), worker));
+            if group.is_empty() {
+                self.groups.remove(&usage.profile);
             }
         }
     }

@@ -1,58 +1,58 @@
-//! Whose turn it is, and which of its tasks: queues come up in the order of how much they were served, each with its lines
-//! in the order of their first tasks. A line that a present crew takes is opened and competes with the queue's others by
-//! rank; one that nobody takes is passed over.
+//! Fair sharing between queues: queues come up least served first, each with its ready queues in the order of their heads.
+//! A ready queue that a present worker group takes is opened and competes with the queue's others by rank; one that no group
+//! takes is passed over.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, btree_map};
 use std::sync::Arc;
 
-use super::Asking;
+use super::Demand;
 use crate::command::Grant;
-use crate::index::ready_queue::{LineKey, QueueIndex, Rank};
-use crate::plan::worker_selection::{Hands, PoolId};
+use crate::index::ready_queue::{QueueIndex, Rank, ReadyQueueKey};
+use crate::plan::worker_selection::{PoolId, WorkerSelector};
 use crate::records::queue::{Queue, ns};
 use crate::table::Table;
 use crate::types::ids::{TaskId, WorkerId};
 
 /// A plan in the making; iterating makes it.
-pub(super) struct Shares<'a> {
+pub(super) struct FairShare<'a> {
     table: &'a Table,
-    hands: Hands<'a>,
+    workers: WorkerSelector<'a>,
     now_ms: u64,
     /// Queues that have not come up yet, least served first.
     candidates: std::iter::Peekable<Candidates<'a>>,
-    queues: Vec<Open<'a>>,
+    queues: Vec<ActiveQueue<'a>>,
     /// Those that have come up and are not done, by how much they will have been served.
-    turns: BinaryHeap<Reverse<(u64, usize)>>,
-    /// Where the queues together stand.
-    level: u64,
+    order: BinaryHeap<Reverse<(u64, usize)>>,
+    /// The virtual time of start-time fair queueing.
+    virtual_time: u64,
     /// Whether there may be tasks that are too late to start.
-    some_late: bool,
+    has_late_tasks: bool,
     /// How many of them are passed over yet; met beyond that, they end their queue's part in the plan.
-    late_left: u32,
+    late_budget: u32,
 }
 
-/// Tasks that are too late to start stand in their lines until time is advanced, which takes along about as many at once.
-const LATE_MAX: u32 = 4_096;
+/// Tasks that are too late to start stay in their ready queues until time is advanced, which expires about as many at once.
+const LATE_TASKS_MAX: u32 = 4_096;
 
 type Candidates<'a> = Box<dyn Iterator<Item = (u64, &'a Arc<str>)> + 'a>;
 
 /// A queue that has come up.
-struct Open<'a> {
+struct ActiveQueue<'a> {
     index: &'a QueueIndex,
     /// As it will be when the plan has been applied.
     record: Queue,
     /// How many of its tasks may still start.
     left: u64,
     /// Lines that have not come up yet.
-    heads: std::iter::Peekable<btree_map::Iter<'a, Rank, LineKey>>,
-    lines: Vec<Line<'a>>,
-    /// The first task of every line that is not done.
+    heads: std::iter::Peekable<btree_map::Iter<'a, Rank, ReadyQueueKey>>,
+    ready_queues: Vec<ActiveReadyQueue<'a>>,
+    /// The first task of every ready_queue that is not done.
     fronts: BinaryHeap<Reverse<(Rank, usize)>>,
 }
 
-/// A line that a crew takes.
-struct Line<'a> {
+/// A ready_queue that a group takes.
+struct ActiveReadyQueue<'a> {
     tasks: btree_map::Iter<'a, Rank, TaskId>,
     next: TaskId,
     pool: PoolId,
@@ -61,87 +61,99 @@ struct Line<'a> {
 /// When a rate next lets a task start that it holds back now.
 pub(super) fn next_start_ms(table: &Table, now_ms: u64) -> Option<u64> {
     let later = (ns(now_ms) + 1, Arc::from(""))..;
-    let (at_ns, _) = table.index.turns.rated.range(later).next()?;
+    let (at_ns, _) = table.index.queue_order.rate_limited.range(later).next()?;
     Some(at_ns.div_ceil(1_000_000))
 }
 
 /// Queues that may start something now, least served first.
-fn candidates<'a>(table: &'a Table, hands: &mut Hands<'a>, now_ms: u64) -> Candidates<'a> {
-    let turns = &table.index.turns;
-    let rated = turns
-        .rated
+fn candidates<'a>(
+    table: &'a Table,
+    workers: &mut WorkerSelector<'a>,
+    now_ms: u64,
+) -> Candidates<'a> {
+    let queue_order = &table.index.queue_order;
+    let rate_limited = queue_order
+        .rate_limited
         .iter()
         .take_while(move |(at_ns, _)| *at_ns <= ns(now_ms));
     let served = |name: &'a Arc<str>| {
         let queue = table.index.queue(name);
         (queue.map_or(0, |queue| queue.record.served), name)
     };
-    let crews = hands.asking_crews();
-    let named = crews.iter().map(|&crew| hands.profile(crew).queues.len());
-    if named.sum::<usize>() < turns.free.len() + turns.rated.len() {
+    let groups = workers.groups_with_demand();
+    let named = groups
+        .iter()
+        .map(|&group| workers.profile(group).queues.len());
+    if named.sum::<usize>() < queue_order.unlimited.len() + queue_order.rate_limited.len() {
         // The workers name fewer queues than have something to do: looked up one by one.
-        let names: BTreeSet<&String> = crews
+        let names: BTreeSet<&String> = groups
             .iter()
-            .flat_map(|&crew| &hands.profile(crew).queues)
+            .flat_map(|&group| &workers.profile(group).queues)
             .collect();
         let known = names
             .into_iter()
             .filter_map(|name| table.queues.get_key_value(&**name));
         let ready = known.filter(|(name, queue)| {
-            let free = turns.free.contains(&(queue.served, (*name).clone()));
+            let unlimited = queue_order
+                .unlimited
+                .contains(&(queue.served, (*name).clone()));
             let start_ns = queue.next_start_ns();
-            free || start_ns <= ns(now_ms) && turns.rated.contains(&(start_ns, (*name).clone()))
+            unlimited
+                || start_ns <= ns(now_ms)
+                    && queue_order
+                        .rate_limited
+                        .contains(&(start_ns, (*name).clone()))
         });
         let mut found: Vec<_> = ready.map(|(name, queue)| (queue.served, name)).collect();
         found.sort_unstable();
         return Box::new(found.into_iter());
     }
-    let mut rated: Vec<_> = rated.map(|(_, name)| served(name)).collect();
-    rated.sort_unstable();
-    let mut rated = rated.into_iter().peekable();
-    let mut free = turns
-        .free
+    let mut rate_limited: Vec<_> = rate_limited.map(|(_, name)| served(name)).collect();
+    rate_limited.sort_unstable();
+    let mut rate_limited = rate_limited.into_iter().peekable();
+    let mut unlimited = queue_order
+        .unlimited
         .iter()
         .map(|(served, name)| (*served, name))
         .peekable();
     Box::new(std::iter::from_fn(move || {
-        match (rated.peek(), free.peek()) {
-            (Some(a), Some(b)) if a < b => rated.next(),
-            (Some(_), None) => rated.next(),
-            (_, Some(_)) => free.next(),
+        match (rate_limited.peek(), unlimited.peek()) {
+            (Some(a), Some(b)) if a < b => rate_limited.next(),
+            (Some(_), None) => rate_limited.next(),
+            (_, Some(_)) => unlimited.next(),
             (None, None) => None,
         }
     }))
 }
 
-impl<'a> Shares<'a> {
-    pub fn new(table: &'a Table, asking: &'a dyn Fn(WorkerId) -> Asking, now_ms: u64) -> Self {
-        let mut hands = Hands::new(table, asking);
-        let candidates = candidates(table, &mut hands, now_ms).peekable();
+impl<'a> FairShare<'a> {
+    pub fn new(table: &'a Table, demand: &'a dyn Fn(WorkerId) -> Demand, now_ms: u64) -> Self {
+        let mut workers = WorkerSelector::new(table, demand);
+        let candidates = candidates(table, &mut workers, now_ms).peekable();
         Self {
             table,
-            hands,
+            workers,
             now_ms,
             candidates,
             queues: Vec::new(),
-            turns: BinaryHeap::new(),
-            level: table.served,
-            some_late: {
+            order: BinaryHeap::new(),
+            virtual_time: table.virtual_time,
+            has_late_tasks: {
                 let first = table.index.expiries.first();
                 first.is_some_and(|(at_ms, _)| *at_ms <= now_ms)
             },
-            late_left: LATE_MAX,
+            late_budget: LATE_TASKS_MAX,
         }
     }
 
-    /// Lets come up what comes before all queues that have. False when nobody asks any more.
+    /// Activates the queues that come before all active ones. False when no worker has demand left.
     fn open_queues(&mut self) -> bool {
         while let Some(&(served, name)) = self.candidates.peek() {
-            let first = self.turns.peek();
-            if first.is_some_and(|Reverse((first, _))| *first < served.max(self.level)) {
+            let first = self.order.peek();
+            if first.is_some_and(|Reverse((first, _))| *first < served.max(self.virtual_time)) {
                 return true;
             }
-            if self.hands.asking_crews().is_empty() {
+            if self.workers.groups_with_demand().is_empty() {
                 return false;
             }
             self.candidates.next();
@@ -149,44 +161,46 @@ impl<'a> Shares<'a> {
                 continue;
             };
             let record = index.record.clone();
-            let left = index.room().min(record.starts_allowed(self.now_ms));
-            self.turns
-                .push(Reverse((served.max(self.level), self.queues.len())));
-            self.queues.push(Open {
+            let left = index
+                .remaining_capacity()
+                .min(record.starts_allowed(self.now_ms));
+            self.order
+                .push(Reverse((served.max(self.virtual_time), self.queues.len())));
+            self.queues.push(ActiveQueue {
                 index,
                 record,
                 left,
                 heads: index.heads.iter().peekable(),
-                lines: Vec::new(),
+                ready_queues: Vec::new(),
                 fronts: BinaryHeap::new(),
             });
         }
         true
     }
 
-    /// Starts the first task of a queue that somebody takes.
+    /// Starts the first task of a queue that a worker takes.
     fn start(&mut self, at: usize) -> Option<Grant> {
         let queue = &mut self.queues[at];
         if queue.left == 0 {
             return None;
         }
         loop {
-            queue.open_lines(&mut self.hands);
+            queue.open_ready_queues(&mut self.workers);
             let Reverse((_, at)) = queue.fronts.pop()?;
-            let line = &mut queue.lines[at];
-            let task = line.next;
-            let late = self.some_late && is_too_late(self.table, task, self.now_ms);
+            let ready_queue = &mut queue.ready_queues[at];
+            let task = ready_queue.next;
+            let late = self.has_late_tasks && is_too_late(self.table, task, self.now_ms);
             let worker = if late {
-                self.late_left = self.late_left.checked_sub(1)?;
+                self.late_budget = self.late_budget.checked_sub(1)?;
                 None
             } else {
-                let Some(worker) = self.hands.serve(line.pool) else {
+                let Some(worker) = self.workers.assign(ready_queue.pool) else {
                     continue;
                 };
                 Some(worker)
             };
-            if let Some((&rank, &next)) = line.tasks.next() {
-                line.next = next;
+            if let Some((&rank, &next)) = ready_queue.tasks.next() {
+                ready_queue.next = next;
                 queue.fronts.push(Reverse((rank, at)));
             }
             if let Some(worker) = worker {
@@ -202,47 +216,48 @@ fn is_too_late(table: &Table, task: TaskId, now_ms: u64) -> bool {
     task.is_some_and(|task| task.is_too_late(now_ms))
 }
 
-impl Iterator for Shares<'_> {
+impl Iterator for FairShare<'_> {
     type Item = Grant;
 
     fn next(&mut self) -> Option<Grant> {
         while self.open_queues() {
-            let Reverse((_, at)) = self.turns.pop()?;
+            let Reverse((_, at)) = self.order.pop()?;
             let Some(grant) = self.start(at) else {
                 continue;
             };
             let queue = &mut self.queues[at];
-            let start = queue.record.serve(self.level, self.now_ms);
-            self.level = self.level.max(start);
-            self.turns.push(Reverse((queue.record.served, at)));
+            let start = queue.record.record_start(self.virtual_time, self.now_ms);
+            self.virtual_time = self.virtual_time.max(start);
+            self.order.push(Reverse((queue.record.served, at)));
             return Some(grant);
         }
         None
     }
 }
 
-impl<'a> Open<'a> {
-    /// Opens the lines that come before all that are open.
-    fn open_lines(&mut self, hands: &mut Hands<'a>) {
+impl<'a> ActiveQueue<'a> {
+    /// Opens the ready_queues that come before all that are open.
+    fn open_ready_queues(&mut self, workers: &mut WorkerSelector<'a>) {
         while let Some(&(&rank, key)) = self.heads.peek() {
             let first = self.fronts.peek();
             if first.is_some_and(|Reverse((first, _))| *first < rank) {
                 return;
             }
             self.heads.next();
-            let crews = hands.asking_crews();
+            let groups = workers.groups_with_demand();
             let placement = self.record.settings.placement;
-            let Some(pool) = hands.pool(&crews, &key.0, placement) else {
+            let Some(pool) = workers.pool(&groups, &key.0, placement) else {
                 continue;
             };
-            let line = self
+            let ready_queue = self
                 .index
-                .line(key)
-                .expect("a line that has a head is there");
-            let mut tasks = line.iter();
-            let (_, &next) = tasks.next().expect("no line is empty");
-            self.fronts.push(Reverse((rank, self.lines.len())));
-            self.lines.push(Line { tasks, next, pool });
+                .ready_queue(key)
+                .expect("a ready_queue that has a head is there");
+            let mut tasks = ready_queue.iter();
+            let (_, &next) = tasks.next().expect("no ready_queue is empty");
+            self.fronts.push(Reverse((rank, self.ready_queues.len())));
+            self.ready_queues
+                .push(ActiveReadyQueue { tasks, next, pool });
         }
     }
 }

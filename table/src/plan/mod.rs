@@ -1,9 +1,9 @@
-//! Scheduling policies: pure functions of the table, the time and what workers ask for. They propose and change nothing;
-//! what comes of a proposal is decided by apply, from the log.
+//! Scheduler: pure functions of the table, the time and the demand of workers. They propose and change nothing; apply
+//! decides on each proposal, from the log.
 //!
-//! *Whose turn* (`shares`): queues share the workers they compete for by weight; a queue that is paused, at its bound of
+//! *Which queue* (`fair_share`): queues share the workers they compete for by weight; a queue that is paused, at its bound of
 //! running tasks or at its rate gets nothing. *Which task*: the first by rank ([`crate::records::queue`]), which is priority and
-//! waiting time, unless it is too late for it to start. *Which worker* (`hands`): of those that take it, have room and
+//! waiting time, unless it is too late for it to start. *Which worker* (`worker_selection`): of those that take it, have room and
 //! ask, the least or the most loaded one, as its queue says; one whose machine is overloaded comes last.
 
 mod fair_share;
@@ -11,13 +11,13 @@ mod worker_selection;
 
 use std::collections::BTreeMap;
 
-use crate::command::{Ask, Grant};
+use crate::command::{Grant, WorkerDemand};
 use crate::table::Table;
 use crate::types::ids::WorkerId;
 
 /// What is known of a worker besides the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Asking {
+pub struct Demand {
     /// For how many tasks it asks.
     pub wanted: u32,
     /// Whether its machine has more to do than it can: others come first.
@@ -30,19 +30,19 @@ pub struct Plan {
     /// In the order decided.
     pub grants: Vec<Grant>,
     /// When a rate next lets a task start that it holds back now, in Unix ms.
-    pub again_ms: Option<u64>,
+    pub next_start_ms: Option<u64>,
 }
 
 /// As [`propose_with`], from a list. What the same worker asks for adds up.
-pub fn propose(table: &Table, asks: &[Ask], now_ms: u64, grants_max: usize) -> Plan {
-    let mut asked: BTreeMap<WorkerId, Asking> = BTreeMap::new();
-    for ask in asks {
-        let asking = asked.entry(ask.worker).or_default();
-        asking.wanted = asking.wanted.saturating_add(ask.wanted);
-        asking.overloaded |= ask.overloaded;
+pub fn propose(table: &Table, demands: &[WorkerDemand], now_ms: u64, grants_max: usize) -> Plan {
+    let mut demand_of: BTreeMap<WorkerId, Demand> = BTreeMap::new();
+    for one in demands {
+        let demand = demand_of.entry(one.worker).or_default();
+        demand.wanted = demand.wanted.saturating_add(one.wanted);
+        demand.overloaded |= one.overloaded;
     }
-    let asking = |worker| asked.get(&worker).copied().unwrap_or_default();
-    propose_with(table, &asking, now_ms, grants_max)
+    let demand = |worker| demand_of.get(&worker).copied().unwrap_or_default();
+    propose_with(table, &demand, now_ms, grants_max)
 }
 
 /// Who should get which queued task; see the module. At most `grants_max`.
@@ -54,14 +54,14 @@ pub fn propose(table: &Table, asks: &[Ask], now_ms: u64, grants_max: usize) -> P
 /// that are looked at until the plan is full.
 pub fn propose_with(
     table: &Table,
-    asking: &dyn Fn(WorkerId) -> Asking,
+    demand: &dyn Fn(WorkerId) -> Demand,
     now_ms: u64,
     grants_max: usize,
 ) -> Plan {
     let now_ms = now_ms.max(table.now_ms());
-    let mut shares = crate::plan::fair_share::Shares::new(table, asking, now_ms);
+    let mut fair_share = crate::plan::fair_share::FairShare::new(table, demand, now_ms);
     Plan {
-        grants: shares.by_ref().take(grants_max).collect(),
-        again_ms: crate::plan::fair_share::next_start_ms(table, now_ms),
+        grants: fair_share.by_ref().take(grants_max).collect(),
+        next_start_ms: crate::plan::fair_share::next_start_ms(table, now_ms),
     }
 }

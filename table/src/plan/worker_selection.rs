@@ -1,18 +1,18 @@
-//! Who could take a task: workers that ask, by what they may take and how loaded they are.
+//! Worker selection: candidates for a task, by what they may take and how loaded they are.
 //!
-//! Everything here is lazy, so that a plan of few grants looks at little. A *pool* is the crews that take a class of tasks;
-//! lines with the same crews, needs and placement share a pool. A pool draws members from its crews, best first, and puts
-//! back those it has served, now more loaded. Where tasks are spread, a worker that other pools have served since has a
-//! worse place than it is filed under, which is found out when it comes up. Where they are packed it has a better one, so
-//! each such pool first catches up on who was served.
+//! Everything here is lazy, so that a plan of few grants looks at little. A *pool* is the worker groups that take a class of
+//! tasks; ready queues with the same groups, needs and placement share a pool. A pool draws members from its groups, best
+//! first, and requeues those it has assigned, now more loaded. Where tasks are spread, a worker that other pools have assigned
+//! since ranks lower than its entry says, which is found out when the entry comes up. Where they are packed it ranks higher,
+//! so each such pool first catches up on the assignments.
 //!
-//! Within one plan workers only fill up. So a worker that has no room for a pool's needs leaves that pool for good, and when
-//! no crew has anyone left who asks, the plan is over.
+//! Within one plan workers only fill up. So a worker without capacity for a pool's needs leaves that pool for good, and when
+//! no group has a member with demand left, the plan is complete.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, btree_map, btree_set};
 
-use super::Asking;
+use super::Demand;
 use crate::index::worker_groups::Load;
 use crate::records::queue::Placement;
 use crate::records::task::Class;
@@ -20,31 +20,31 @@ use crate::records::worker::Profile;
 use crate::table::Table;
 use crate::types::ids::WorkerId;
 
-/// All workers that may ask.
-pub(super) struct Hands<'a> {
+/// Selects workers for tasks within one plan.
+pub(super) struct WorkerSelector<'a> {
     table: &'a Table,
-    asking: &'a dyn Fn(WorkerId) -> Asking,
-    crews: Vec<Scouted<'a>>,
-    hands: BTreeMap<WorkerId, Hand<'a>>,
-    /// Who was served, in order, each with its crew.
-    served: Vec<(usize, WorkerId)>,
+    demand: &'a dyn Fn(WorkerId) -> Demand,
+    groups: Vec<GroupCursor<'a>>,
+    candidates: BTreeMap<WorkerId, Candidate<'a>>,
+    /// Who was assigned, in order, each with its group.
+    assigned: Vec<(usize, WorkerId)>,
     pools: Vec<Pool<'a>>,
     pools_by: BTreeMap<PoolKey<'a>, usize>,
 }
 
-/// The crews of a pool, what its tasks need, and how they are placed.
+/// The groups of a pool, what its tasks need, and how they are placed.
 type PoolKey<'a> = (Vec<usize>, &'a BTreeMap<String, u64>, Placement);
 
-/// A crew, and how far it is known that nobody in it asks any more.
-struct Scouted<'a> {
+/// A group, and how far it is known that its members have no demand left.
+struct GroupCursor<'a> {
     profile: &'a Profile,
     members: btree_set::Iter<'a, (Load, WorkerId)>,
-    scout: std::iter::Peekable<btree_set::Iter<'a, (Load, WorkerId)>>,
+    demand_cursor: std::iter::Peekable<btree_set::Iter<'a, (Load, WorkerId)>>,
 }
 
 /// A worker that asked and was looked at.
-struct Hand<'a> {
-    crew: usize,
+struct Candidate<'a> {
+    group: usize,
     profile: &'a Profile,
     load: Load,
     wanted: u32,
@@ -52,21 +52,21 @@ struct Hand<'a> {
     used: BTreeMap<&'a str, u64>,
 }
 
-/// Workers that could serve a line.
+/// Workers that could take the tasks of a ready queue.
 struct Pool<'a> {
     needs: &'a BTreeMap<String, u64>,
     placement: Placement,
-    crews: Vec<(usize, btree_set::Iter<'a, (Load, WorkerId)>)>,
-    /// Best first: the next member of each crew (with its place in `crews`), and those served before, whose loads may
+    groups: Vec<(usize, btree_set::Iter<'a, (Load, WorkerId)>)>,
+    /// Best first: the next member of each group (with its position in `groups`), and those assigned before, whose loads may
     /// lag behind.
-    queue: BinaryHeap<Reverse<Candidate>>,
-    /// How many of those served it has caught up on.
+    queue: BinaryHeap<Reverse<PoolEntry>>,
+    /// How many of those assigned it has caught up on.
     seen: usize,
 }
 
 /// A member of a pool; the least of them is taken first.
 #[derive(Debug, PartialEq, Eq)]
-struct Candidate {
+struct PoolEntry {
     overloaded: bool,
     load: Load,
     worker: WorkerId,
@@ -74,7 +74,7 @@ struct Candidate {
     placement: Placement,
 }
 
-impl Ord for Candidate {
+impl Ord for PoolEntry {
     fn cmp(&self, other: &Self) -> Ordering {
         let emptier = (self.load, self.worker).cmp(&(other.load, other.worker));
         let by_load = match self.placement {
@@ -88,7 +88,7 @@ impl Ord for Candidate {
     }
 }
 
-impl PartialOrd for Candidate {
+impl PartialOrd for PoolEntry {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -98,59 +98,63 @@ impl PartialOrd for Candidate {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PoolId(usize);
 
-impl<'a> Hands<'a> {
-    pub fn new(table: &'a Table, asking: &'a dyn Fn(WorkerId) -> Asking) -> Self {
-        let crews = table.index.crews.iter().map(|(profile, crew)| Scouted {
-            profile,
-            members: crew.iter(),
-            scout: crew.iter().peekable(),
-        });
+impl<'a> WorkerSelector<'a> {
+    pub fn new(table: &'a Table, demand: &'a dyn Fn(WorkerId) -> Demand) -> Self {
+        let groups = table
+            .index
+            .worker_groups
+            .iter()
+            .map(|(profile, group)| GroupCursor {
+                profile,
+                members: group.iter(),
+                demand_cursor: group.iter().peekable(),
+            });
         Self {
             table,
-            asking,
-            crews: crews.collect(),
-            hands: BTreeMap::new(),
-            served: Vec::new(),
+            demand,
+            groups: groups.collect(),
+            candidates: BTreeMap::new(),
+            assigned: Vec::new(),
             pools: Vec::new(),
             pools_by: BTreeMap::new(),
         }
     }
 
-    /// The crews in which somebody still asks.
-    pub fn asking_crews(&mut self) -> Vec<usize> {
-        (0..self.crews.len())
-            .filter(|&crew| self.asks(crew))
+    /// The groups in which a member still has demand.
+    pub fn groups_with_demand(&mut self) -> Vec<usize> {
+        (0..self.groups.len())
+            .filter(|&group| self.has_demand(group))
             .collect()
     }
 
-    /// What the workers of a crew may take.
-    pub fn profile(&self, crew: usize) -> &'a Profile {
-        self.crews[crew].profile
+    /// What the workers of a group may take.
+    pub fn profile(&self, group: usize) -> &'a Profile {
+        self.groups[group].profile
     }
 
-    fn asks(&mut self, crew: usize) -> bool {
-        while let Some((_, worker)) = self.crews[crew].scout.peek() {
-            let left = self
-                .hands
-                .get(worker)
-                .map_or_else(|| (self.asking)(*worker).wanted, |hand| hand.wanted);
+    fn has_demand(&mut self, group: usize) -> bool {
+        while let Some((_, worker)) = self.groups[group].demand_cursor.peek() {
+            let left = self.candidates.get(worker).map_or_else(
+                || (self.demand)(*worker).wanted,
+                |candidate| candidate.wanted,
+            );
             if left > 0 {
                 return true;
             }
-            self.crews[crew].scout.next();
+            self.groups[group].demand_cursor.next();
         }
         false
     }
 
-    /// The pool of those of these crews that take tasks of this class; `None` if none does.
+    /// The pool of those of these groups that take tasks of this class; `None` if none does.
     pub fn pool(
         &mut self,
-        crews: &[usize],
+        groups: &[usize],
         class: &'a Class,
         placement: Placement,
     ) -> Option<PoolId> {
-        let takes = |&crew: &usize| self.crews[crew].profile.takes(class);
-        let takers: Vec<usize> = crews.iter().copied().filter(takes).collect();
+        let takes = |&group: &usize| self.groups[group].profile.takes(class);
+        let takers: Vec<usize> = groups.iter().copied().filter(takes).collect();
         if takers.is_empty() {
             return None;
         }
@@ -158,16 +162,16 @@ impl<'a> Hands<'a> {
         match self.pools_by.entry((takers, needs, placement)) {
             btree_map::Entry::Occupied(known) => Some(PoolId(*known.get())),
             btree_map::Entry::Vacant(unknown) => {
-                let members = |&crew: &usize| (crew, self.crews[crew].members.clone());
+                let members = |&group: &usize| (group, self.groups[group].members.clone());
                 let mut pool = Pool {
                     needs,
                     placement,
-                    crews: unknown.key().0.iter().map(members).collect(),
+                    groups: unknown.key().0.iter().map(members).collect(),
                     queue: BinaryHeap::new(),
                     seen: 0,
                 };
-                for at in 0..pool.crews.len() {
-                    pool.draw(at, self.asking);
+                for at in 0..pool.groups.len() {
+                    pool.draw(at, self.demand);
                 }
                 self.pools.push(pool);
                 Some(PoolId(*unknown.insert(self.pools.len() - 1)))
@@ -175,44 +179,44 @@ impl<'a> Hands<'a> {
         }
     }
 
-    /// The best worker of a pool that asks and has room; it is counted as taken.
-    pub fn serve(&mut self, pool: PoolId) -> Option<WorkerId> {
+    /// Assigns a task to the best worker of a pool that has demand and capacity.
+    pub fn assign(&mut self, pool: PoolId) -> Option<WorkerId> {
         let pool = &mut self.pools[pool.0];
-        pool.catch_up(&self.served, &self.hands);
-        while let Some(Reverse(candidate)) = pool.queue.pop() {
-            let Candidate { worker, drawn, .. } = candidate;
+        pool.catch_up(&self.assigned, &self.candidates);
+        while let Some(Reverse(entry)) = pool.queue.pop() {
+            let PoolEntry { worker, drawn, .. } = entry;
             if let Some(at) = drawn {
-                pool.draw(at, self.asking);
+                pool.draw(at, self.demand);
             }
-            let hand = match self.hands.entry(worker) {
+            let candidate = match self.candidates.entry(worker) {
                 btree_map::Entry::Occupied(known) => known.into_mut(),
                 btree_map::Entry::Vacant(unknown) => {
-                    let asking = (self.asking)(worker);
-                    let Some(at) = drawn.filter(|_| asking.wanted > 0) else {
+                    let demand = (self.demand)(worker);
+                    let Some(at) = drawn.filter(|_| demand.wanted > 0) else {
                         continue;
                     };
-                    let crew = pool.crews[at].0;
-                    let profile = self.crews[crew].profile;
-                    unknown.insert(Hand::new(
+                    let group = pool.groups[at].0;
+                    let profile = self.groups[group].profile;
+                    unknown.insert(Candidate::new(
                         self.table,
                         worker,
-                        (crew, profile),
-                        candidate.load,
-                        asking,
+                        (group, profile),
+                        entry.load,
+                        demand,
                     ))
                 }
             };
-            if !hand.has_room(pool.needs) {
+            if !candidate.has_capacity(pool.needs) {
                 continue;
             }
-            let taken = candidate.load == hand.load;
+            let taken = entry.load == candidate.load;
             if taken {
-                hand.take(pool.needs);
-                self.served.push((hand.crew, worker));
+                candidate.take(pool.needs);
+                self.assigned.push((candidate.group, worker));
             }
             match pool.placement {
-                // If it was not taken, another pool has served it since: it goes back to where it belongs now.
-                Placement::Spread => pool.file(worker, hand),
+                // If it was not taken, another pool has assigned it since: it goes back to where it belongs now.
+                Placement::Spread => pool.requeue(worker, candidate),
                 // Where it belongs now the pool learns when it catches up, or has learnt.
                 Placement::Pack => {}
             }
@@ -225,35 +229,39 @@ impl<'a> Hands<'a> {
 }
 
 impl Pool<'_> {
-    /// Files those that were served where they belong now.
-    fn catch_up(&mut self, served: &[(usize, WorkerId)], hands: &BTreeMap<WorkerId, Hand<'_>>) {
+    /// Files those that were assigned where they belong now.
+    fn catch_up(
+        &mut self,
+        assigned: &[(usize, WorkerId)],
+        candidates: &BTreeMap<WorkerId, Candidate<'_>>,
+    ) {
         if self.placement == Placement::Spread {
             return;
         }
-        for (crew, worker) in &served[self.seen..] {
-            let own = self.crews.binary_search_by_key(crew, |&(crew, _)| crew);
-            if let (Ok(_), Some(hand)) = (own, hands.get(worker)) {
-                self.file(*worker, hand);
+        for (group, worker) in &assigned[self.seen..] {
+            let own = self.groups.binary_search_by_key(group, |&(group, _)| group);
+            if let (Ok(_), Some(candidate)) = (own, candidates.get(worker)) {
+                self.requeue(*worker, candidate);
             }
         }
-        self.seen = served.len();
+        self.seen = assigned.len();
     }
 
     /// Puts a worker where it belongs.
-    fn file(&mut self, worker: WorkerId, hand: &Hand<'_>) {
-        self.queue.push(Reverse(Candidate {
-            overloaded: hand.overloaded,
-            load: hand.load,
+    fn requeue(&mut self, worker: WorkerId, candidate: &Candidate<'_>) {
+        self.queue.push(Reverse(PoolEntry {
+            overloaded: candidate.overloaded,
+            load: candidate.load,
             worker,
             drawn: None,
             placement: self.placement,
         }));
     }
 
-    /// Lets the next members of a crew in, up to one whose machine is not overloaded.
-    fn draw(&mut self, at: usize, asking: &dyn Fn(WorkerId) -> Asking) {
+    /// Lets the next members of a group in, up to one whose machine is not overloaded.
+    fn draw(&mut self, at: usize, demand: &dyn Fn(WorkerId) -> Demand) {
         loop {
-            let members = &mut self.crews[at].1;
+            let members = &mut self.groups[at].1;
             let next = match self.placement {
                 Placement::Spread => members.next(),
                 Placement::Pack => members.next_back(),
@@ -261,8 +269,8 @@ impl Pool<'_> {
             let Some(&(load, worker)) = next else {
                 return;
             };
-            let overloaded = asking(worker).overloaded;
-            self.queue.push(Reverse(Candidate {
+            let overloaded = demand(worker).overloaded;
+            self.queue.push(Reverse(PoolEntry {
                 overloaded,
                 load,
                 worker,
@@ -276,29 +284,29 @@ impl Pool<'_> {
     }
 }
 
-impl<'a> Hand<'a> {
+impl<'a> Candidate<'a> {
     fn new(
         table: &'a Table,
         worker: WorkerId,
-        (crew, profile): (usize, &'a Profile),
+        (group, profile): (usize, &'a Profile),
         load: Load,
-        asking: Asking,
+        demand: Demand,
     ) -> Self {
-        let holding = table.index.crews.holdings().get(&worker);
-        let used = holding.into_iter().flat_map(|holding| &holding.used);
+        let usage = table.index.worker_groups.usage().get(&worker);
+        let used = usage.into_iter().flat_map(|usage| &usage.used);
         Self {
-            crew,
+            group,
             profile,
             load,
-            wanted: asking.wanted.min(load.slots - load.running),
-            overloaded: asking.overloaded,
+            wanted: demand.wanted.min(load.slots - load.running),
+            overloaded: demand.overloaded,
             used: used
                 .map(|(name, &amount)| (name.as_str(), amount))
                 .collect(),
         }
     }
 
-    fn has_room(&self, needs: &BTreeMap<String, u64>) -> bool {
+    fn has_capacity(&self, needs: &BTreeMap<String, u64>) -> bool {
         let fits = |(name, &amount): (&String, &u64)| {
             let total = self.profile.resources.get(name).copied().unwrap_or(0);
             let used = self.used.get(name.as_str()).copied().unwrap_or(0);

@@ -1,17 +1,17 @@
-//! Why a task does not run: everything that holds it back now, by the same rules by which it would be started.
+//! Explanation why a task does not run: everything that holds it back now, by the same rules by which it would be started.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::index::ready_queue::Rank;
-use crate::records::task::{Class, Life, Place, Task};
+use crate::records::task::{Class, Life, QueuePosition, Task};
 use crate::records::worker::Worker;
 use crate::table::Table;
 use crate::types::ids::{TaskId, WorkerId};
 use crate::types::state::TaskState;
 
 /// Dependencies that are named.
-const NAMED_MAX: usize = 10;
+const DEPENDENCIES_SHOWN_MAX: usize = 10;
 
 /// One reason. When there are several, each must go before the task can start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Table {
                 until_ms,
                 failures: task.failures,
             }],
-            Life::Queued { place } => self.held_back(task, place, now_ms),
+            Life::Queued { position } => self.queued_reasons(task, position, now_ms),
             Life::Running { worker, .. } => vec![Reason::Running { worker }],
             Life::Succeeded { .. }
             | Life::Failed { .. }
@@ -119,14 +119,18 @@ impl Table {
             let state = self.tasks.get(**first).map(Task::state);
             state != Some(TaskState::Succeeded)
         };
-        let tasks = task.after().iter().filter(missing).take(NAMED_MAX);
+        let tasks = task
+            .after()
+            .iter()
+            .filter(missing)
+            .take(DEPENDENCIES_SHOWN_MAX);
         Reason::Dependencies {
             tasks: tasks.copied().collect(),
             count,
         }
     }
 
-    fn held_back(&self, task: &Task, place: Place, now_ms: u64) -> Vec<Reason> {
+    fn queued_reasons(&self, task: &Task, position: QueuePosition, now_ms: u64) -> Vec<Reason> {
         let mut reasons = Vec::new();
         if let Some(queue) = self.index.queue(task.queue()) {
             let settings = &queue.record.settings;
@@ -134,7 +138,7 @@ impl Table {
                 reasons.push(Reason::QueuePaused);
             }
             if let Some(max_running) = settings.max_running
-                && queue.room() == 0
+                && queue.remaining_capacity() == 0
             {
                 reasons.push(Reason::QueueAtMaxRunning { max_running });
             }
@@ -143,7 +147,7 @@ impl Table {
                 reasons.push(Reason::RateLimited { until_ms });
             }
         }
-        reasons.extend(self.key_holds_back(task, place));
+        reasons.extend(self.concurrency_reason(task, position));
         let workers = self.workers_for(&task.spec.class);
         match workers {
             Reason::NoWorker(_) | Reason::WorkersBusy { .. } => reasons.push(workers),
@@ -153,11 +157,11 @@ impl Table {
         reasons
     }
 
-    fn key_holds_back(&self, task: &Task, place: Place) -> Option<Reason> {
+    fn concurrency_reason(&self, task: &Task, position: QueuePosition) -> Option<Reason> {
         let key = &task.concurrency()?.key;
-        let tasks = self.index.keys.get(key)?;
-        let rank = Rank::of(task.priority(), place);
-        if tasks.shows(rank) {
+        let tasks = self.index.concurrency_keys.get(key)?;
+        let rank = Rank::of(task.priority(), position);
+        if tasks.is_eligible(rank) {
             return None;
         }
         Some(Reason::ConcurrencyKey {
@@ -169,21 +173,21 @@ impl Table {
     }
 
     fn workers_for(&self, class: &Class) -> Reason {
-        let live = |worker: &&Worker| worker.seats() > 0;
+        let live = |worker: &&Worker| worker.usable_slots() > 0;
         let mut lack = Lack::Anyone;
         let (mut takers, mut free) = (0, 0);
         for worker in self.workers.iter().filter(live) {
-            lack = further(lack, worker, class);
+            lack = narrower_lack(lack, worker, class);
             if !worker.profile.takes(class) {
                 continue;
             }
             takers += 1;
-            let holding = self.index.crews.holdings().get(&worker.id);
-            let has_room = holding.is_some_and(|holding| {
+            let usage = self.index.worker_groups.usage().get(&worker.id);
+            let has_capacity = usage.is_some_and(|usage| {
                 let resources = &class.requires.resources;
-                holding.has_seat() && worker.profile.has_room(&holding.used, resources)
+                usage.has_free_slot() && worker.profile.has_capacity(&usage.used, resources)
             });
-            free += u64::from(has_room);
+            free += u64::from(has_capacity);
         }
         match (takers, free) {
             (0, _) => Reason::NoWorker(lack),
@@ -194,7 +198,7 @@ impl Table {
 }
 
 /// What is lacking when there is this worker too.
-fn further(lack: Lack, worker: &Worker, class: &Class) -> Lack {
+fn narrower_lack(lack: Lack, worker: &Worker, class: &Class) -> Lack {
     let profile = &worker.profile;
     let labelled = |(name, value)| profile.labels.get(name) == Some(value);
     let found = if !profile.queues.contains(&*class.queue) {
@@ -203,7 +207,7 @@ fn further(lack: Lack, worker: &Worker, class: &Class) -> Lack {
         Lack::Kind
     } else if !class.requires.labels.iter().all(labelled) {
         Lack::Labels
-    } else if !profile.has_room(&BTreeMap::new(), &class.requires.resources) {
+    } else if !profile.has_capacity(&BTreeMap::new(), &class.requires.resources) {
         Lack::Resources
     } else {
         return lack;

@@ -1,8 +1,8 @@
-//! Lists with filters and cursors. A cursor is the id of the last record seen, so a list stays right while the table
-//! changes: nothing is told twice and nothing that stays is left out.
+//! Paginated lists with filters and cursors. A cursor is the id of the last record seen, so a list stays right while the table
+//! changes: nothing is listed twice and nothing that stays is left out.
 //!
-//! A filter that matches little must not make one call look at everything: a call looks at no more than
-//! [`SCAN_MAX`] records, and then gives back what it has with the cursor to go on from.
+//! A filter that matches little must not make one call scan everything: a call scans at most [`SCAN_MAX`] records, and then
+//! returns what it has with the cursor to continue from.
 
 use std::ops::Bound;
 
@@ -19,7 +19,7 @@ pub const SCAN_MAX: usize = 50_000;
 
 /// Part of a list.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Listed<'a, T, C> {
+pub struct ListPage<'a, T, C> {
     /// What was found; may be fewer than asked for although there are more.
     pub items: Vec<&'a T>,
     /// Where to go on; `None` at the end of the list.
@@ -72,7 +72,7 @@ impl TaskFilter {
     }
 
     /// Whether nothing can match, as far as the counts tell.
-    fn is_hopeless(&self, table: &Table) -> bool {
+    fn matches_nothing(&self, table: &Table) -> bool {
         let counts = match &self.queue {
             Some(queue) => table.index.queue(queue).map(|queue| &queue.counts),
             None => Some(&table.index.counts),
@@ -107,7 +107,7 @@ impl Table {
         filter: &JobFilter,
         after: Option<JobId>,
         limit: usize,
-    ) -> Listed<'_, Job, JobId> {
+    ) -> ListPage<'_, Job, JobId> {
         collect(
             self.jobs.iter_before(after),
             |job| job.id,
@@ -122,9 +122,9 @@ impl Table {
         job: JobId,
         after: Option<TaskId>,
         limit: usize,
-    ) -> Listed<'_, Task, TaskId> {
+    ) -> ListPage<'_, Task, TaskId> {
         let Some(job) = self.jobs.get(job) else {
-            return Listed {
+            return ListPage {
                 items: Vec::new(),
                 next: None,
             };
@@ -145,9 +145,9 @@ impl Table {
         filter: &TaskFilter,
         after: Option<TaskId>,
         limit: usize,
-    ) -> Listed<'_, Task, TaskId> {
-        if filter.is_hopeless(self) {
-            return Listed {
+    ) -> ListPage<'_, Task, TaskId> {
+        if filter.matches_nothing(self) {
+            return ListPage {
                 items: Vec::new(),
                 next: None,
             };
@@ -238,12 +238,12 @@ fn collect<'a, T, C: Copy>(
     id: impl Fn(&T) -> C,
     matches: impl Fn(&T) -> bool,
     limit: usize,
-) -> Listed<'a, T, C> {
+) -> ListPage<'a, T, C> {
     let mut items = Vec::new();
     let mut cursor = None;
     for record in records.by_ref().take(SCAN_MAX) {
         if items.len() == limit {
-            return Listed {
+            return ListPage {
                 items,
                 next: cursor,
             };
@@ -254,5 +254,5 @@ fn collect<'a, T, C: Copy>(
         }
     }
     let next = cursor.filter(|_| records.next().is_some());
-    Listed { items, next }
+    ListPage { items, next }
 }

@@ -1,35 +1,35 @@
-//! What the table remembers of requests, so that one repeated after an unknown outcome is not done twice.
+//! Request deduplication: stores of request ids and of idempotency keys, so that a repeated request is not done twice.
 //!
-//! Two memories: answers by request id, and the idempotency keys of jobs that are forgotten (while a job is there it
-//! holds its own key). Both are bounded in number, the oldest going first, and in time, by `AdvanceTime`. Refusals are
-//! not remembered: they changed nothing, and a repeated request may well be accepted.
+//! There are two stores: replies by request id, and the idempotency keys of jobs that are forgotten (a job in the table holds
+//! its own key). Both are bounded in number, the oldest being evicted first, and in time, by `AdvanceTime`. Refusals are not
+//! stored: they changed nothing, and a repeated request may well be accepted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::records::job::{Idempotency, Roll};
+use crate::records::job::{Idempotency, SubmissionReceipt};
 use crate::records::paged::{Paged, Record};
 use crate::types::ids::{TaskId, WorkerId};
 
-/// Something remembered by a key for a bounded time.
-pub(crate) trait Remembered: Record<Key = u64> {
-    /// What it is asked for by. The same is never remembered twice at a time.
-    fn by(&self) -> &Arc<str>;
-    /// When it was remembered.
+/// A record that is stored under a key for a bounded time.
+pub(crate) trait DedupRecord: Record<Key = u64> {
+    /// Its key; unique within a store.
+    fn dedup_key(&self) -> &Arc<str>;
+    /// When it was stored, in Unix ms.
     fn at_ms(&self) -> u64;
 }
 
-/// Remembered things in the order in which they came, numbered without end.
+/// Records in the order in which they were stored, numbered without end.
 #[derive(Debug)]
-pub(crate) struct Memory<R: Remembered> {
+pub(crate) struct DedupStore<R: DedupRecord> {
     records: Paged<R>,
     /// Derived from the records.
     numbers: BTreeMap<Arc<str>, u64>,
 }
 
-impl<R: Remembered> Default for Memory<R> {
+impl<R: DedupRecord> Default for DedupStore<R> {
     fn default() -> Self {
         Self {
             records: Paged::default(),
@@ -38,13 +38,13 @@ impl<R: Remembered> Default for Memory<R> {
     }
 }
 
-impl<R: Remembered> Memory<R> {
+impl<R: DedupRecord> DedupStore<R> {
     pub fn records(&self) -> &Paged<R> {
         &self.records
     }
 
-    pub fn get(&self, by: &str) -> Option<&R> {
-        self.records.get(*self.numbers.get(by)?)
+    pub fn get(&self, dedup_key: &str) -> Option<&R> {
+        self.records.get(*self.numbers.get(dedup_key)?)
     }
 
     /// The number for the next record.
@@ -54,39 +54,39 @@ impl<R: Remembered> Memory<R> {
 
     /// Remembers one more, and forgets the oldest ones beyond `max`.
     pub fn push(&mut self, record: R, max: u64) {
-        let by = record.by().clone();
+        let dedup_key = record.dedup_key().clone();
         assert!(
             self.try_push(record),
-            "{by} is remembered already, or out of order"
+            "{dedup_key} is remembered already, or out of order"
         );
         while self.records.len() as u64 > max {
-            self.forget_oldest();
+            self.evict_oldest();
         }
     }
 
     /// Remembers one more, if it is neither remembered already nor out of order.
     pub fn try_push(&mut self, record: R) -> bool {
-        let (by, number) = (record.by().clone(), record.key());
-        if self.numbers.contains_key(&by) || !self.records.try_push(record) {
+        let (dedup_key, number) = (record.dedup_key().clone(), record.key());
+        if self.numbers.contains_key(&dedup_key) || !self.records.try_push(record) {
             return false;
         }
-        self.numbers.insert(by, number);
+        self.numbers.insert(dedup_key, number);
         true
     }
 
     /// Forgets the oldest.
-    pub fn forget_oldest(&mut self) {
+    pub fn evict_oldest(&mut self) {
         let Some(oldest) = self.records.first().map(Record::key) else {
             return;
         };
         if let Some(record) = self.records.remove(oldest) {
-            self.numbers.remove(record.by());
+            self.numbers.remove(record.dedup_key());
         }
     }
 
     /// When the oldest was remembered.
     pub fn oldest_ms(&self) -> Option<u64> {
-        self.records.first().map(Remembered::at_ms)
+        self.records.first().map(DedupRecord::at_ms)
     }
 
     /// What is wrong with it, if anything.
@@ -97,7 +97,7 @@ impl<R: Remembered> Memory<R> {
         let known = self
             .records
             .iter()
-            .all(|record| self.numbers.get(record.by()) == Some(&record.key()));
+            .all(|record| self.numbers.get(record.dedup_key()) == Some(&record.key()));
         let counted = self.numbers.len() == self.records.len();
         (!known || !counted).then(|| {
             format!(
@@ -109,21 +109,21 @@ impl<R: Remembered> Memory<R> {
     }
 }
 
-/// The answer to one request.
+/// A request id with its reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Answered {
+pub(crate) struct AnsweredRequest {
     pub number: u64,
     pub request: Arc<str>,
     pub at_ms: u64,
-    pub answer: Answer,
+    pub reply: RecordedReply,
 }
 
-/// What was asked and what came of it.
+/// The kind of request, with its reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Answer {
+pub(crate) enum RecordedReply {
     Submitted {
         body_digest: [u8; 32],
-        roll: Roll,
+        receipt: SubmissionReceipt,
         duplicate: bool,
     },
     Retried {
@@ -137,22 +137,22 @@ pub(crate) enum Answer {
 
 /// The idempotency key of a job that is forgotten, or of a submission that made none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct OldKey {
+pub(crate) struct RetiredKey {
     pub number: u64,
     pub idempotency: Arc<Idempotency>,
     pub at_ms: u64,
-    pub roll: Roll,
+    pub receipt: SubmissionReceipt,
 }
 
-impl Record for Answered {
+impl Record for AnsweredRequest {
     type Key = u64;
     fn key(&self) -> u64 {
         self.number
     }
 }
 
-impl Remembered for Answered {
-    fn by(&self) -> &Arc<str> {
+impl DedupRecord for AnsweredRequest {
+    fn dedup_key(&self) -> &Arc<str> {
         &self.request
     }
     fn at_ms(&self) -> u64 {
@@ -160,15 +160,15 @@ impl Remembered for Answered {
     }
 }
 
-impl Record for OldKey {
+impl Record for RetiredKey {
     type Key = u64;
     fn key(&self) -> u64 {
         self.number
     }
 }
 
-impl Remembered for OldKey {
-    fn by(&self) -> &Arc<str> {
+impl DedupRecord for RetiredKey {
+    fn dedup_key(&self) -> &Arc<str> {
         &self.idempotency.key
     }
     fn at_ms(&self) -> u64 {

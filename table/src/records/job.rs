@@ -1,4 +1,4 @@
-//! A job: what its submitter sees as one piece of work.
+//! Job records: one submission, with counts of its tasks by state.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -35,34 +35,34 @@ pub struct Job {
     pub bytes: u64,
     /// The submitter's own key, if there was one.
     pub idempotency: Option<Arc<Idempotency>>,
-    /// Where tasks of other jobs stand in for duplicates.
-    pub stand_ins: StandIns,
+    /// Submitted tasks that were deduplicated.
+    pub deduplicated: DeduplicatedTasks,
 }
 
-/// Tasks that stand in for submitted ones whose unique keys they had, each with its position in the submission;
+/// Existing tasks that replace submitted ones with the same unique key, each with its position in the submission;
 /// ascending.
-pub type StandIns = Option<Arc<[(u32, TaskId)]>>;
+pub type DeduplicatedTasks = Option<Arc<[(u32, TaskId)]>>;
 
-/// The tasks that a submission stands for.
+/// The result of a submission: its job and its tasks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Roll {
-    /// Its job; with no task of its own, that of the first stand-in.
+pub struct SubmissionReceipt {
+    /// Its job; if all tasks were deduplicated, the job of the first.
     pub job: JobId,
     /// The first of the tasks it made.
     pub first_task: TaskId,
     /// How many it made.
     pub tasks: u32,
-    /// The others.
-    pub stand_ins: StandIns,
+    /// Its deduplicated tasks.
+    pub deduplicated: DeduplicatedTasks,
 }
 
-impl Roll {
+impl SubmissionReceipt {
     /// All of them, in the order submitted.
     pub fn task_ids(&self) -> Vec<TaskId> {
-        let stand_ins = self.stand_ins.as_deref().unwrap_or(&[]);
+        let deduplicated = self.deduplicated.as_deref().unwrap_or(&[]);
         let mut own = (0..self.tasks).map(|offset| TaskId(self.first_task.0 + u64::from(offset)));
-        let mut others = stand_ins.iter().peekable();
-        let total = self.tasks + stand_ins.len() as u32;
+        let mut others = deduplicated.iter().peekable();
+        let total = self.tasks + deduplicated.len() as u32;
         (0..total)
             .filter_map(|position| match others.next_if(|(at, _)| *at == position) {
                 Some((_, task)) => Some(*task),
@@ -72,7 +72,7 @@ impl Roll {
     }
 }
 
-/// An idempotency key and what it stands for.
+/// An idempotency key with the digests of the request it came with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Idempotency {
     /// The submitter's key.
@@ -103,13 +103,13 @@ impl Job {
         (0..self.tasks).map(move |offset| TaskId(first + u64::from(offset)))
     }
 
-    /// What it answers to a submission of the same.
-    pub(crate) fn roll(&self) -> Roll {
-        Roll {
+    /// The receipt of its submission.
+    pub(crate) fn receipt(&self) -> SubmissionReceipt {
+        SubmissionReceipt {
             job: self.id,
             first_task: self.first_task,
             tasks: self.tasks,
-            stand_ins: self.stand_ins.clone(),
+            deduplicated: self.deduplicated.clone(),
         }
     }
 

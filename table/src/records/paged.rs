@@ -1,15 +1,18 @@
-//! Records in pages shared with frozen views.
+//! Copy-on-write pages: an ordered map of records, shared with frozen views.
 //!
-//! An ordered map for records whose keys only ever grow, kept in pages of [`PAGE_RECORDS`] behind `Arc`. Freezing
-//! clones the list of pages, not the records; after that, the first write to a page copies that page only. So a view
-//! of a million records costs some thousand reference counts, and applies go on beside it.
+//! The keys of the records only ever grow. Records are kept in pages of [`PAGE_RECORDS`] behind `Arc`. Freezing clones the
+//! list of pages, not the records; after that, the first write to a page copies that page only. A view of a million records
+//! costs some thousand reference counts, and applies go on concurrently.
 //!
-//! Each page remembers a sum over its records until it is next changed, so a digest over all of them costs what was
-//! changed since the last one. The sum does not depend on how records are spread over pages: replicas that came to the
-//! same records by other ways have the same.
+//! Each page caches a sum over its records until it is next changed, so a digest over all of them costs what was changed
+//! since the last one. The sum does not depend on how records are spread over pages: replicas that reached the same records
+//! in different ways have the same sum.
 //!
-//! Invariants: keys ascend within a page and over the pages; no page is empty; every key of a page is at or above the
-//! key it is filed under, and below the next page's.
+//! # Invariants
+//!
+//! - Keys ascend within a page and over the pages.
+//! - No page is empty.
+//! - Every key of a page is at or above the key it is filed under, and below the next page's.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, RangeInclusive};
@@ -54,7 +57,7 @@ impl<R: Clone> Clone for Page<R> {
 }
 
 /// The way to the records of a page that changes: copies them if a view shares them, and forgets their sum.
-fn changing<R: Clone>(page: &mut Arc<Page<R>>) -> &mut Vec<R> {
+fn page_records_mut<R: Clone>(page: &mut Arc<Page<R>>) -> &mut Vec<R> {
     let page = Arc::make_mut(page);
     page.sum.take();
     &mut page.records
@@ -102,7 +105,7 @@ impl<R: Record> Paged<R> {
     pub fn get_mut(&mut self, key: R::Key) -> Option<&mut R> {
         let (_, page) = self.pages.range_mut(..=key).next_back()?;
         let at = place(&page.records, key)?;
-        Some(&mut changing(page)[at])
+        Some(&mut page_records_mut(page)[at])
     }
 
     /// Adds a record whose key is above all others.
@@ -121,7 +124,7 @@ impl<R: Record> Paged<R> {
         if let Some(mut page) = self.pages.last_entry()
             && page.get().records.len() < PAGE_RECORDS
         {
-            let records = changing(page.get_mut());
+            let records = page_records_mut(page.get_mut());
             let count = records.len();
             if count == records.capacity() {
                 records.reserve_exact((count * 2).clamp(4, PAGE_RECORDS) - count);
@@ -136,7 +139,7 @@ impl<R: Record> Paged<R> {
     pub fn remove(&mut self, key: R::Key) -> Option<R> {
         let (&filed, page) = self.pages.range_mut(..=key).next_back()?;
         let at = place(&page.records, key)?;
-        let records = changing(page);
+        let records = page_records_mut(page);
         let record = records.remove(at);
         let left = records.len();
         self.len -= 1;
@@ -161,7 +164,7 @@ impl<R: Record> Paged<R> {
         let page = self.pages.remove(&next).expect("just found");
         let records = Arc::unwrap_or_clone(page).records;
         let target = self.pages.get_mut(&filed).expect("the caller's page");
-        changing(target).extend(records);
+        page_records_mut(target).extend(records);
     }
 
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &R> {

@@ -1,12 +1,12 @@
-//! A queue's record: what users have set, and how much it was served.
+//! Queue records: settings, fair-queueing state and token bucket.
 //!
-//! *Sharing.* Queues that compete for the same workers share them by weight (start-time fair queueing; Goyal, Vin and Cheng,
-//! 1996). Each grant moves the queue's `served` forward by a share, the smaller the greater its weight, and the queue
-//! that was served least comes next. A queue that had nothing to do starts where the others are: it cannot save up.
+//! *Sharing.* Queues that compete for the same workers share them by weight: start-time fair queueing (Goyal, Vin and Cheng,
+//! 1996). Each grant moves the queue's `served` forward by a share, the smaller the greater its weight, and the queue that
+//! was served least comes next. A queue that had nothing to do starts at the virtual time of the others: it cannot save up.
 //!
-//! *Rates.* The generic cell rate algorithm (ITU-T I.371): each start moves `rate_free_ns` forward by one interval, and
-//! none may begin while that is further ahead than the burst allows. Integers only, in the table's own time, so a rate
-//! holds over all workers and all leaders.
+//! *Rates.* A token bucket by the generic cell rate algorithm (ITU-T I.371): each start moves `theoretical_arrival_ns` forward
+//! by one interval, and none may begin while that is further ahead than the burst allows. Integers only, in the table's own
+//! time, so a rate holds over all workers and all leaders.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ pub struct Queue {
     pub(crate) served: u64,
     /// How many of its tasks have succeeded, as long as it has been there.
     pub(crate) succeeded: u64,
-    /// With a rate: when the bucket of starts is full again, in Unix ns.
-    pub(crate) rate_free_ns: u64,
+    /// With a rate: the theoretical arrival time of the next start, when the bucket is full again, in Unix ns.
+    pub(crate) theoretical_arrival_ns: u64,
 }
 
 /// What can be set of a queue.
@@ -87,7 +87,7 @@ pub struct Rate {
 pub const AGEING_MS: u64 = 60_000;
 
 /// What one start is worth for a queue of weight 1. Large, so that weights divide it well.
-const SHARE: u64 = 1 << 24;
+const SHARE_UNIT: u64 = 1 << 24;
 
 impl Queue {
     /// A queue with nothing set.
@@ -97,23 +97,23 @@ impl Queue {
             settings: QueueSettings::default(),
             served: 0,
             succeeded: 0,
-            rate_free_ns: 0,
+            theoretical_arrival_ns: 0,
         }
     }
 
     /// What one start is worth.
     pub(crate) fn share(&self) -> u64 {
-        (SHARE / u64::from(self.settings.weight)).max(1)
+        (SHARE_UNIT / u64::from(self.settings.weight)).max(1)
     }
 
-    /// A task of it starts while the queues together stand at `level`; says where they stand then.
-    pub(crate) fn serve(&mut self, level: u64, now_ms: u64) -> u64 {
-        let start = self.served.max(level);
+    /// Counts the start of one of its tasks at this virtual time; returns the virtual time of the start.
+    pub(crate) fn record_start(&mut self, virtual_time: u64, now_ms: u64) -> u64 {
+        let start = self.served.max(virtual_time);
         self.served = start.saturating_add(self.share());
         if let Some(rate) = self.settings.rate {
             let now_ns = ns(now_ms);
-            self.rate_free_ns = self
-                .rate_free_ns
+            self.theoretical_arrival_ns = self
+                .theoretical_arrival_ns
                 .max(now_ns)
                 .saturating_add(rate.interval_ns());
         }
@@ -124,7 +124,7 @@ impl Queue {
     pub(crate) fn next_start_ns(&self) -> u64 {
         self.settings.rate.map_or(0, |rate| {
             let ahead = rate.interval_ns().saturating_mul(u64::from(rate.burst) - 1);
-            self.rate_free_ns.saturating_sub(ahead)
+            self.theoretical_arrival_ns.saturating_sub(ahead)
         })
     }
 
@@ -134,7 +134,7 @@ impl Queue {
             return u64::MAX;
         };
         let now_ns = ns(now_ms);
-        let taken_ns = self.rate_free_ns.max(now_ns) - now_ns;
+        let taken_ns = self.theoretical_arrival_ns.max(now_ns) - now_ns;
         let bucket_ns = rate.interval_ns().saturating_mul(u64::from(rate.burst));
         bucket_ns.saturating_sub(taken_ns) / rate.interval_ns()
     }
@@ -168,7 +168,7 @@ mod tests {
             let allowed = queue.starts_allowed(now_ms);
             for _ in 0..allowed {
                 assert!(queue.next_start_ns() <= super::ns(now_ms));
-                queue.serve(0, now_ms);
+                queue.record_start(0, now_ms);
             }
             assert!(queue.next_start_ns() > super::ns(now_ms));
             allowed
@@ -201,6 +201,6 @@ mod tests {
         assert_eq!(starts(&mut fast, &[1, 2]), [100, 100]);
         let mut vast = queue(1, u32::MAX);
         assert!(vast.starts_allowed(u64::MAX / 2_000_000) > 0);
-        vast.serve(0, u64::MAX / 2_000_000);
+        vast.record_start(0, u64::MAX / 2_000_000);
     }
 }

@@ -1,8 +1,8 @@
-//! Schedules: jobs that are made again and again, and when the next one is due.
+//! Schedule records: jobs that recur, and the next tick of each.
 //!
-//! The table knows neither cron nor time zones, whose data would have to be the same on every replica: it keeps both as
-//! words, and the next tick as a number that the leader worked out. What it holds to is the order of ticks: only the very
-//! tick it waits for can come next, so none comes twice.
+//! The table knows neither cron nor time zones, whose data would have to be the same on every replica: it keeps both as text,
+//! and the next tick as a number that the leader computed. What the table enforces is the order of ticks: only the very tick
+//! that the schedule waits for can come next, so none comes twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{CatchUp, Overlap, SubmitJob};
-use crate::query::list::Listed;
+use crate::query::list::ListPage;
 use crate::table::Table;
 use crate::types::ids::JobId;
 
@@ -55,7 +55,7 @@ pub struct Schedule {
 }
 
 /// What one task of a schedule's job takes besides its payload, roughly.
-const TASK_BYTES: u64 = 512;
+const TASK_OVERHEAD_BYTES: u64 = 512;
 
 impl Schedule {
     /// Bytes it is counted with.
@@ -68,7 +68,7 @@ impl Schedule {
 pub(crate) fn template_bytes(job: &SubmitJob, job_text: &Bytes) -> u64 {
     let tasks = job.tasks.iter();
     let payloads: u64 = tasks.map(|task| task.payload.len() as u64).sum();
-    payloads + job_text.len() as u64 + TASK_BYTES * job.tasks.len() as u64
+    payloads + job_text.len() as u64 + TASK_OVERHEAD_BYTES * job.tasks.len() as u64
 }
 
 /// All schedules by name, and by when they are due.
@@ -158,7 +158,7 @@ impl Table {
     }
 
     /// Schedules by name, from the first after `after`.
-    pub fn schedules(&self, after: Option<&str>, limit: usize) -> Listed<'_, Schedule, Arc<str>> {
+    pub fn schedules(&self, after: Option<&str>, limit: usize) -> ListPage<'_, Schedule, Arc<str>> {
         let all = &self.schedules.by_name;
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         let mut rest = all.range::<str, _>((from, std::ops::Bound::Unbounded));
@@ -168,7 +168,7 @@ impl Table {
             .map(|(_, schedule)| &**schedule)
             .collect();
         let last = items.last().map(|schedule| schedule.name.clone());
-        Listed {
+        ListPage {
             next: rest.next().and(last),
             items,
         }

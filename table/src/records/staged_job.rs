@@ -1,7 +1,7 @@
-//! Jobs too large for one request: their parts wait here until the last one has come.
+//! Multipart job submissions: parts are staged here until the last one has arrived.
 //!
-//! The parts of a job share its idempotency key. Nothing of it can be seen or run before it is whole; then all of it
-//! comes into being in one entry, as any job does. What stays incomplete for too long is forgotten.
+//! The parts of a job share its idempotency key. Nothing of it can be seen or run before it is complete; then all of it is
+//! created in one entry, as any job is. A submission that stays incomplete for too long is forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::command::{NewTask, OnFailure};
 
 /// A job of which not all parts have come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Staged {
+pub(crate) struct StagedJob {
     /// The job's idempotency key.
     pub key: Arc<str>,
     /// How many parts it has.
@@ -24,22 +24,22 @@ pub(crate) struct Staged {
     /// When the last part so far came, in Unix ms.
     pub touched_ms: u64,
     /// Those that have come, by their numbers from 1.
-    pub received: BTreeMap<u32, Part>,
+    pub received: BTreeMap<u32, StagedPart>,
 }
 
 /// Some of a job's tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Part {
+pub(crate) struct StagedPart {
     /// Of the request body it came with.
     pub digest: [u8; 32],
     pub tasks: Arc<Vec<NewTask>>,
 }
 
-impl Staged {
+impl StagedJob {
     /// Bytes of its payloads.
     pub fn bytes(&self) -> u64 {
         let parts = self.received.values();
-        parts.map(Part::bytes).sum()
+        parts.map(StagedPart::bytes).sum()
     }
 
     /// How many tasks have come.
@@ -49,7 +49,7 @@ impl Staged {
     }
 }
 
-impl Part {
+impl StagedPart {
     /// Bytes of its payloads.
     pub fn bytes(&self) -> u64 {
         let tasks = self.tasks.iter();

@@ -1,4 +1,4 @@
-//! A task: what a worker runs, and everything that has become of it.
+//! Task records: the specification of a task, its state and the history of its attempts.
 
 use std::sync::Arc;
 
@@ -47,13 +47,13 @@ pub struct TaskSpec {
     pub key: Option<Box<str>>,
     /// Raw JSON text.
     pub payload: Bytes,
-    /// What binds it to other tasks; most tasks have nothing of the kind.
-    pub bonds: Option<Box<Bonds>>,
+    /// Its relations to other tasks; most tasks have none.
+    pub constraints: Option<Box<TaskConstraints>>,
 }
 
-/// What binds a task to others.
+/// Relations of a task to other tasks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Bonds {
+pub struct TaskConstraints {
     /// The tasks of its job that it comes after, ascending.
     pub after: Box<[TaskId]>,
     /// See [`crate::command::NewTask::unique`].
@@ -112,8 +112,8 @@ pub enum Life {
     },
     /// See [`TaskState::Queued`].
     Queued {
-        /// Where it stands.
-        place: Place,
+        /// Its position.
+        position: QueuePosition,
     },
     /// See [`TaskState::Running`].
     Running {
@@ -123,8 +123,8 @@ pub enum Life {
         token: Token,
         /// When the lease was granted.
         started_ms: u64,
-        /// Where it stood in its queue, and stands again if this attempt is lost or handed back.
-        place: Place,
+        /// Its position in its queue, which it gets back if this attempt is lost or returned.
+        position: QueuePosition,
     },
     /// See [`TaskState::Succeeded`].
     Succeeded {
@@ -165,12 +165,12 @@ pub enum CancelCause {
     Dependency(TaskId),
 }
 
-/// A place in a queue, taken when a task becomes ready and kept until it has really been tried.
+/// A position in a queue, assigned when a task becomes ready and kept until an attempt was really made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
-    /// Grows with every place taken in the whole table; lower stands before higher.
+pub struct QueuePosition {
+    /// Grows with every position assigned in the whole table; lower comes first.
     pub order: u64,
-    /// When it was taken, in Unix ms.
+    /// When it was assigned, in Unix ms.
     pub since_ms: u64,
 }
 
@@ -290,17 +290,20 @@ impl Task {
 
     /// The tasks that it comes after, ascending.
     pub fn after(&self) -> &[TaskId] {
-        self.spec.bonds.as_ref().map_or(&[], |bonds| &bonds.after)
+        self.spec
+            .constraints
+            .as_ref()
+            .map_or(&[], |constraints| &constraints.after)
     }
 
     /// At most one unfinished task has it.
     pub fn unique_key(&self) -> Option<&Arc<str>> {
-        self.spec.bonds.as_ref()?.unique_key.as_ref()
+        self.spec.constraints.as_ref()?.unique_key.as_ref()
     }
 
     /// At most so many tasks with its key run at once.
     pub fn concurrency(&self) -> Option<&Concurrency> {
-        self.spec.bonds.as_ref()?.concurrency.as_ref()
+        self.spec.constraints.as_ref()?.concurrency.as_ref()
     }
 
     /// Why it was cancelled, if it was.
@@ -357,7 +360,7 @@ impl Task {
         }
     }
 
-    /// Raw JSON text of the error that it ended with. Errors of earlier attempts stand in the history.
+    /// Raw JSON text of the error that it ended with. Errors of earlier attempts are in the history.
     pub fn error(&self) -> Option<&Bytes> {
         match &self.life {
             Life::Failed { error, .. } => Some(error),

@@ -1,4 +1,4 @@
-//! A worker, as the table knows it. Heartbeats and loads are not here: they live in the leader's memory.
+//! Worker records: registrations and profiles. Heartbeats and loads are not here: the leader keeps them in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::records::paged::Record;
 use crate::records::task::Class;
-use crate::rules::quarantine::Streak;
+use crate::rules::quarantine::FailureStreak;
 use crate::types::ids::WorkerId;
 use crate::types::state::WorkerState;
 
@@ -27,7 +27,7 @@ pub struct Worker {
     /// Where it is in its life.
     pub life: WorkerLife,
     /// What has failed on it since its last success.
-    pub streak: Streak,
+    pub streak: FailureStreak,
 }
 
 /// What decides which tasks a worker may take.
@@ -91,7 +91,7 @@ impl Worker {
     }
 
     /// How many tasks it may run at once, now.
-    pub(crate) fn seats(&self) -> u32 {
+    pub(crate) fn usable_slots(&self) -> u32 {
         match self.life {
             WorkerLife::Live => self.slots,
             WorkerLife::Probation { .. } => 1,
@@ -126,11 +126,11 @@ impl Profile {
                 .labels
                 .iter()
                 .all(|(name, value)| self.labels.get(name) == Some(value))
-            && self.has_room(&BTreeMap::new(), &requires.resources)
+            && self.has_capacity(&BTreeMap::new(), &requires.resources)
     }
 
     /// Whether it has these amounts beside what is used already.
-    pub(crate) fn has_room(
+    pub(crate) fn has_capacity(
         &self,
         used: &BTreeMap<String, u64>,
         needed: &BTreeMap<String, u64>,

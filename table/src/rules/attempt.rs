@@ -1,5 +1,5 @@
-//! How an attempt begins and how it ends. A task is leased exactly while it is `Running`; nothing else in the crate
-//! begins or ends that.
+//! Attempt lifecycle: the start and the end of a lease. A task is leased exactly while it is `Running`; nothing else in the
+//! crate begins or ends that.
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ use crate::types::ids::{TaskId, Token, WorkerId};
 
 /// How an attempt is to end.
 #[derive(Debug)]
-pub(crate) enum End {
+pub(crate) enum AttemptOutcome {
     Succeeded { result: Bytes },
     Failed { error: Bytes, retryable: bool },
     TimedOut,
@@ -33,14 +33,14 @@ impl Table {
     ) -> Lease {
         let started_ms = self.now_ms;
         let mut attempt = 0;
-        self.serve_queue_of(task);
+        self.count_start_for_queue(task);
         events.push(Event::LeaseGranted {
             task,
             worker,
             token,
         });
         self.change_task(task, events, |task| {
-            let Life::Queued { place } = task.life else {
+            let Life::Queued { position } = task.life else {
                 panic!("{} is leased while {}", task.id, task.state().as_str())
             };
             let last = task.history.last();
@@ -55,7 +55,7 @@ impl Table {
                 worker,
                 token,
                 started_ms,
-                place,
+                position,
             };
         });
         Lease {
@@ -67,40 +67,47 @@ impl Table {
     }
 
     /// Counts a start for the task's queue.
-    fn serve_queue_of(&mut self, task: TaskId) {
+    fn count_start_for_queue(&mut self, task: TaskId) {
         let task = self.tasks.get(task).expect("the caller found it");
         let queue = self.queues.get_mut(task.queue());
         let queue = queue.expect("a task's queue has a record");
-        self.served = queue.serve(self.served, self.now_ms).max(self.served);
+        self.virtual_time = queue
+            .record_start(self.virtual_time, self.now_ms)
+            .max(self.virtual_time);
         self.index.set_queue(queue);
     }
 
     /// Ends the lease of a running task, and puts the task where that leads.
-    pub(crate) fn end_attempt(&mut self, id: TaskId, end: End, events: &mut Vec<Event>) {
+    pub(crate) fn end_attempt(
+        &mut self,
+        id: TaskId,
+        outcome: AttemptOutcome,
+        events: &mut Vec<Event>,
+    ) {
         let now_ms = self.now_ms;
         let task = self.tasks.get(id).expect("the caller found it");
         let Life::Running {
             worker,
             token,
             started_ms,
-            place,
+            position,
         } = task.life
         else {
             panic!("{id} has no lease to end: it is {}", task.state().as_str())
         };
         let policy = task.spec.policy.clone();
         let (mut failures, mut losses) = (task.failures, task.losses);
-        let tried = !matches!(end, End::Returned);
+        let tried = !matches!(outcome, AttemptOutcome::Returned);
 
-        let (attempt_end, life) = match end {
-            End::Succeeded { result } => (
+        let (attempt_end, life) = match outcome {
+            AttemptOutcome::Succeeded { result } => (
                 AttemptEnd::Succeeded,
                 Some(Life::Succeeded {
                     result,
                     finished_ms: now_ms,
                 }),
             ),
-            End::Failed { error, retryable } => {
+            AttemptOutcome::Failed { error, retryable } => {
                 failures += 1;
                 let given_up = !retryable || failures >= policy.max_attempts;
                 let life = given_up.then(|| Life::Failed {
@@ -109,7 +116,7 @@ impl Table {
                 });
                 (AttemptEnd::Failed { error }, life)
             }
-            End::TimedOut => {
+            AttemptOutcome::TimedOut => {
                 failures += 1;
                 let given_up = failures >= policy.max_attempts;
                 let error = timeout_error(policy.timeout_ms);
@@ -121,18 +128,18 @@ impl Table {
                     }),
                 )
             }
-            End::Lost | End::LeaseExpired => {
+            AttemptOutcome::Lost | AttemptOutcome::LeaseExpired => {
                 losses += 1;
                 failures += u32::from(mutated!(LossCountedAsFailure));
                 let life = if losses < policy.max_losses {
-                    Life::Queued { place }
+                    Life::Queued { position }
                 } else {
                     Life::Failed {
                         error: worker_lost_error(losses),
                         finished_ms: now_ms,
                     }
                 };
-                let lost = matches!(end, End::Lost);
+                let lost = matches!(outcome, AttemptOutcome::Lost);
                 (
                     if lost {
                         AttemptEnd::Lost
@@ -142,8 +149,8 @@ impl Table {
                     Some(life),
                 )
             }
-            End::Returned => (AttemptEnd::Returned, Some(Life::Queued { place })),
-            End::Cancelled { cause } => (
+            AttemptOutcome::Returned => (AttemptEnd::Returned, Some(Life::Queued { position })),
+            AttemptOutcome::Cancelled { cause } => (
                 AttemptEnd::Cancelled,
                 Some(Life::Cancelled {
                     finished_ms: now_ms,
@@ -153,7 +160,7 @@ impl Table {
         };
         let life = life.unwrap_or_else(|| match backoff_ms(&policy.backoff, id, failures) {
             0 => Life::Queued {
-                place: self.new_place(),
+                position: self.next_position(),
             },
             wait_ms => Life::Delayed {
                 until_ms: now_ms.saturating_add(wait_ms),
@@ -195,8 +202,8 @@ impl Table {
             task.life = life;
         });
         match verdict {
-            Some(true) => self.credit(id, worker, events),
-            Some(false) => self.blame(id, worker, events),
+            Some(true) => self.record_success(id, worker, events),
+            Some(false) => self.record_failure(id, worker, events),
             None => {}
         }
     }

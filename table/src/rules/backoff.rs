@@ -1,4 +1,4 @@
-//! How long a task waits between a failed attempt and the next.
+//! Retry back-off: the delay between a failed attempt and the next, exponential with deterministic jitter.
 
 use crate::command::Backoff;
 use crate::types::ids::TaskId;

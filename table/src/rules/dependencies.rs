@@ -1,36 +1,35 @@
-//! How the tasks of a job act on one another: what the end of one means for those that come after it, and for all of a
-//! job that fails fast.
+//! Dependency propagation: the effects of a task's end on its dependents, and on the whole of a job that fails fast.
 //!
-//! - A task that comes after others is `waiting` until the last of them has succeeded. That moment comes once, in one
-//!   entry, so it becomes ready once, however its last dependencies ended.
-//! - When one that it comes after ends without success (failed, cancelled, expired), it can never have its inputs: it is
-//!   cancelled with that task named as the cause, and so are those that come after it.
-//! - Retrying a task takes back what its end has done to those after it (see `apply/retry_task`).
+//! - A task with dependencies is `waiting` until the last of them has succeeded. That moment comes once, in one entry, so the
+//!   task becomes ready once, however its last dependencies ended.
+//! - When a dependency ends without success (failed, cancelled, expired), the task can never have its inputs: it is cancelled
+//!   with that dependency named as the cause, and so are its own dependents.
+//! - Retrying a task undoes what its end did to its dependents (see `apply/retry_task`).
 //!
-//! A chain may be as long as a job, so what follows from a change is worked off a list, never by recursion.
+//! A chain may be as long as a job, so effects are worked off a list, never by recursion.
 
 use bytes::Bytes;
 
 use crate::command::OnFailure;
 use crate::command::event::Event;
 use crate::records::task::{CancelCause, Life, Task};
-use crate::rules::attempt::{End, error_object};
+use crate::rules::attempt::{AttemptOutcome, error_object};
 use crate::table::Table;
 use crate::types::ids::{JobId, TaskId};
 use crate::types::state::TaskState;
 
 /// A change of one task that means something for others.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Sequel {
+pub(crate) enum DependencyEffect {
     /// It has succeeded: those after it have one less to wait for.
-    Succeeded(TaskId),
+    Satisfied(TaskId),
     /// It ended without success: those after it cannot start any more.
-    Ended(TaskId),
-    /// As [`Sequel::Ended`], in a job that fails fast: nothing of it goes on.
-    FailedAll(TaskId),
+    Unsatisfiable(TaskId),
+    /// As [`DependencyEffect::Unsatisfiable`], in a job that fails fast: nothing of it goes on.
+    JobFailed(TaskId),
 }
 
-impl Sequel {
+impl DependencyEffect {
     /// What it means that a task came from one state to another.
     pub fn of(
         task: TaskId,
@@ -43,14 +42,14 @@ impl Sequel {
         }
         match (now, on_failure) {
             (TaskState::Succeeded, OnFailure::Continue | OnFailure::FailFast) => {
-                Some(Sequel::Succeeded(task))
+                Some(DependencyEffect::Satisfied(task))
             }
             (TaskState::Failed | TaskState::Expired, OnFailure::FailFast) => {
-                Some(Sequel::FailedAll(task))
+                Some(DependencyEffect::JobFailed(task))
             }
             (TaskState::Failed | TaskState::Expired, OnFailure::Continue)
             | (TaskState::Cancelled, OnFailure::Continue | OnFailure::FailFast) => {
-                Some(Sequel::Ended(task))
+                Some(DependencyEffect::Unsatisfiable(task))
             }
             (
                 TaskState::Waiting | TaskState::Delayed | TaskState::Queued | TaskState::Running,
@@ -61,19 +60,21 @@ impl Sequel {
 }
 
 impl Table {
-    /// Works off what follows from a sequel.
-    pub(crate) fn follow(&mut self, first: Sequel, events: &mut Vec<Event>) {
-        let mut sequels = vec![first];
-        while let Some(sequel) = sequels.pop() {
-            match sequel {
-                Sequel::Succeeded(task) => self.release_dependents(task, &mut sequels, events),
-                Sequel::Ended(task) => {
+    /// Works off what follows from a effect.
+    pub(crate) fn propagate(&mut self, first: DependencyEffect, events: &mut Vec<Event>) {
+        let mut effects = vec![first];
+        while let Some(effect) = effects.pop() {
+            match effect {
+                DependencyEffect::Satisfied(task) => {
+                    self.release_dependents(task, &mut effects, events)
+                }
+                DependencyEffect::Unsatisfiable(task) => {
                     for dependent in self.waiting_dependents(task) {
                         let cause = CancelCause::Dependency(task);
-                        sequels.extend(self.cancel_alone(dependent, cause, events));
+                        effects.extend(self.cancel_task_only(dependent, cause, events));
                     }
                 }
-                Sequel::FailedAll(task) => {
+                DependencyEffect::JobFailed(task) => {
                     let job = self.tasks.get(task).map(|task| task.job);
                     if let Some(job) = job {
                         self.cancel_unfinished(job, CancelCause::JobFailed(task), events);
@@ -86,23 +87,27 @@ impl Table {
     fn release_dependents(
         &mut self,
         task: TaskId,
-        sequels: &mut Vec<Sequel>,
+        effects: &mut Vec<DependencyEffect>,
         events: &mut Vec<Event>,
     ) {
         for dependent in self.waiting_dependents(task) {
-            let Some(life) = self.tasks.get(dependent).map(|task| self.one_less(task)) else {
+            let Some(life) = self
+                .tasks
+                .get(dependent)
+                .map(|task| self.dependency_satisfied(task))
+            else {
                 continue;
             };
             let life = match life {
-                Step::Waits(life) | Step::Fails(life) => life,
-                Step::Ready { until_ms } => self.ready_from(until_ms),
+                WaitingStep::StillWaiting(life) | WaitingStep::Fails(life) => life,
+                WaitingStep::Ready { until_ms } => self.ready_from(until_ms),
             };
-            sequels.extend(self.change_alone(dependent, events, |task| task.life = life));
+            effects.extend(self.change_task_only(dependent, events, |task| task.life = life));
         }
     }
 
     /// Where a waiting task goes when one more of those it comes after has succeeded.
-    fn one_less(&self, task: &Task) -> Step {
+    fn dependency_satisfied(&self, task: &Task) -> WaitingStep {
         let Life::Waiting {
             on,
             not_before_ms,
@@ -112,7 +117,7 @@ impl Table {
             panic!("{} does not wait, it is {}", task.id, task.state().as_str())
         };
         if on > 1 && !mutated!(DependencyStartedEarly) {
-            return Step::Waits(Life::Waiting {
+            return WaitingStep::StillWaiting(Life::Waiting {
                 on: on - 1,
                 not_before_ms,
                 delay_ms,
@@ -127,12 +132,12 @@ impl Table {
             .map(|result| result.len() as u64)
             .sum();
         if bytes > self.limits.inputs_bytes_max {
-            return Step::Fails(Life::Failed {
+            return WaitingStep::Fails(Life::Failed {
                 error: inputs_error(bytes, self.limits.inputs_bytes_max),
                 finished_ms: self.now_ms,
             });
         }
-        Step::Ready {
+        WaitingStep::Ready {
             until_ms: not_before_ms.max(self.now_ms.saturating_add(delay_ms)),
         }
     }
@@ -143,7 +148,7 @@ impl Table {
             Life::Delayed { until_ms }
         } else {
             Life::Queued {
-                place: self.new_place(),
+                position: self.next_position(),
             }
         }
     }
@@ -169,13 +174,13 @@ impl Table {
         };
         match task.life {
             Life::Waiting { .. } | Life::Delayed { .. } | Life::Queued { .. } => {
-                if let Some(sequel) = self.cancel_alone(id, cause, events) {
-                    self.follow(sequel, events);
+                if let Some(effect) = self.cancel_task_only(id, cause, events) {
+                    self.propagate(effect, events);
                 }
                 true
             }
             Life::Running { .. } => {
-                self.end_attempt(id, End::Cancelled { cause }, events);
+                self.end_attempt(id, AttemptOutcome::Cancelled { cause }, events);
                 true
             }
             Life::Succeeded { .. }
@@ -186,14 +191,14 @@ impl Table {
     }
 
     /// Cancels a task that has not started.
-    fn cancel_alone(
+    fn cancel_task_only(
         &mut self,
         id: TaskId,
         cause: CancelCause,
         events: &mut Vec<Event>,
-    ) -> Option<Sequel> {
+    ) -> Option<DependencyEffect> {
         let finished_ms = self.now_ms;
-        self.change_alone(id, events, |task| {
+        self.change_task_only(id, events, |task| {
             task.life = Life::Cancelled { finished_ms, cause };
         })
     }
@@ -215,7 +220,7 @@ impl Table {
             for task in tasks.clone() {
                 let state = self.tasks.get(task).map(Task::state);
                 if state == Some(TaskState::Waiting) {
-                    self.cancel_alone(task, cause, events);
+                    self.cancel_task_only(task, cause, events);
                 }
             }
         }
@@ -227,9 +232,9 @@ impl Table {
     }
 }
 
-/// See [`Table::one_less`].
-enum Step {
-    Waits(Life),
+/// See [`Table::dependency_satisfied`].
+enum WaitingStep {
+    StillWaiting(Life),
     Ready { until_ms: u64 },
     Fails(Life),
 }

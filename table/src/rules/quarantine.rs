@@ -1,13 +1,13 @@
-//! Workers that fail what others succeed with (outlier ejection).
+//! Outlier ejection: quarantine of workers that fail tasks which succeed elsewhere.
 //!
-//! A broken machine fails tasks quickly, so it always has free slots and would draw all work to itself. Each worker
-//! therefore has a *streak*: the different tasks that failed on it since its last success, each with how many tasks of
-//! its queue had succeeded by then. When the streak is long, and others have succeeded with that queue's tasks all the while,
-//! the worker is *quarantined*: it gets nothing for a time, then one task at a time *on probation*. A success brings it
-//! back, a failure sends it away for twice as long.
+//! A broken machine fails tasks quickly, so it always has free slots and would draw all work to itself. Each worker therefore
+//! has a *streak*: the different tasks that failed on it since its last success, each with how many tasks of its queue had
+//! succeeded by then. When the streak is long, and others have succeeded with that queue's tasks in that time, the worker is
+//! *quarantined*: it gets nothing for a time, then one task at a time *on probation*. A success ends the probation; a failure
+//! starts a quarantine twice as long.
 //!
-//! Bad tasks must not look like bad workers: a task that fails on a second worker is taken out of the first one's streak,
-//! and does not count against the second.
+//! Bad tasks must not look like bad workers: a task that fails on a second worker is taken out of the first one's streak, and
+//! does not count against the second.
 
 use std::sync::Arc;
 
@@ -21,16 +21,16 @@ use crate::types::ids::{TaskId, WorkerId};
 use crate::types::state::WorkerState;
 
 /// So many different tasks must have failed on the worker since its last success.
-const STREAK: usize = 5;
+const STREAK_TASKS: usize = 5;
 /// So many tasks of the same queues must have succeeded meanwhile, elsewhere.
-const SUCCESSES_ELSEWHERE: u64 = 10;
+const MIN_SUCCESSES_ELSEWHERE: u64 = 10;
 /// The first quarantine; each one after a failed probation is twice as long, up to the longest.
 const QUARANTINE_MS: u64 = 30_000;
 const QUARANTINE_MS_MAX: u64 = 16 * 60_000;
 
-/// What has failed on a worker since its last success; at most [`STREAK`] tasks, the latest ones.
+/// What has failed on a worker since its last success; at most [`STREAK_TASKS`] tasks, the latest ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Streak(Vec<Failure>);
+pub struct FailureStreak(Vec<Failure>);
 
 /// A task that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ struct Failure {
     succeeded: u64,
 }
 
-impl Streak {
+impl FailureStreak {
     /// How many tasks are in it.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -55,7 +55,12 @@ impl Streak {
 
 impl Table {
     /// An attempt succeeded on this worker.
-    pub(crate) fn credit(&mut self, task: TaskId, worker: WorkerId, events: &mut Vec<Event>) {
+    pub(crate) fn record_success(
+        &mut self,
+        task: TaskId,
+        worker: WorkerId,
+        events: &mut Vec<Event>,
+    ) {
         let task = self.tasks.get(task).expect("the caller found it");
         let queue = self.queues.get_mut(task.queue());
         let queue = queue.expect("a task's queue has a record");
@@ -68,7 +73,7 @@ impl Table {
         if !worker.streak.is_empty()
             && let Some(worker) = self.workers.get_mut(id)
         {
-            worker.streak = Streak::default();
+            worker.streak = FailureStreak::default();
         }
         if let WorkerLife::Probation { .. } = life {
             self.change_worker(id, WorkerLife::Live, events);
@@ -76,7 +81,7 @@ impl Table {
     }
 
     /// An attempt failed on this worker.
-    pub(crate) fn blame(&mut self, task: TaskId, id: WorkerId, events: &mut Vec<Event>) {
+    pub(crate) fn record_failure(&mut self, task: TaskId, id: WorkerId, events: &mut Vec<Event>) {
         let task = self.tasks.get(task).expect("the caller found it");
         let elsewhere: Vec<WorkerId> = task
             .history
@@ -87,7 +92,7 @@ impl Table {
         let (task, queue) = (task.id, task.spec.class.queue.clone());
         if !elsewhere.is_empty() {
             for other in elsewhere {
-                self.forgive(task, other);
+                self.clear_failure(task, other);
             }
             return;
         }
@@ -97,7 +102,7 @@ impl Table {
         };
         let streak = &mut worker.streak.0;
         if streak.iter().all(|failure| failure.task != task) {
-            if streak.len() == STREAK {
+            if streak.len() == STREAK_TASKS {
                 // The first one stays: it says since when there has been no success.
                 streak.remove(1);
             }
@@ -126,7 +131,7 @@ impl Table {
     }
 
     /// The task is what fails, not this worker.
-    fn forgive(&mut self, task: TaskId, worker: WorkerId) {
+    fn clear_failure(&mut self, task: TaskId, worker: WorkerId) {
         let blamed = self.workers.get(worker).is_some_and(|worker| {
             let mut failures = worker.streak.0.iter();
             failures.any(|failure| failure.task == task)
@@ -151,7 +156,8 @@ impl Table {
             let queue = self.queues.get(queue);
             queue.map_or(0, |queue| queue.succeeded.saturating_sub(then))
         };
-        streak.len() >= STREAK && queues.into_iter().map(since).sum::<u64>() >= SUCCESSES_ELSEWHERE
+        streak.len() >= STREAK_TASKS
+            && queues.into_iter().map(since).sum::<u64>() >= MIN_SUCCESSES_ELSEWHERE
     }
 
     /// Lets a quarantined worker try again.
@@ -171,13 +177,13 @@ impl Table {
         events: &mut Vec<Event>,
     ) {
         let worker = self.workers.get_mut(id).expect("the caller found it");
-        self.index.drop_life(worker);
+        self.index.drop_worker_state(worker);
         worker.life = life;
         if life == WorkerLife::Live {
-            worker.streak = Streak::default();
+            worker.streak = FailureStreak::default();
         }
-        self.index.add_life(worker);
-        self.index.crews.reseat(worker);
+        self.index.add_worker_state(worker);
+        self.index.worker_groups.update_slots(worker);
         let to = worker.state();
         events.push(match to {
             WorkerState::Draining => Event::WorkerDraining { worker: id },

@@ -1,5 +1,5 @@
-//! A digest over records, for telling whether two tables are the same and whether bytes are what was written. It is
-//! no defence against someone who wants a collision; against chance and bugs 64 bits do.
+//! Checksum over records: tells whether two tables are equal, and whether bytes are those that were written. It is no defence
+//! against deliberate collisions; against chance and bugs 64 bits suffice.
 
 /// A running digest over a sequence of byte strings; their boundaries count.
 #[derive(Debug, Clone, Copy)]

@@ -1,4 +1,4 @@
-//! The whole table as a stream of bytes, to be kept in a file or sent to another node.
+//! Snapshot format: the whole table as a stream of bytes, to be kept in a file or sent to another node.
 //!
 //! A magic number and a version byte, then records, each a length (`u32`, little-endian) and that many bytes of
 //! postcard, the last one [`Record::End`] with a digest over all others. The order of records is fixed by the state
@@ -17,14 +17,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::command::RestorePart;
-use crate::records::dedup::{Answered, OldKey};
+use crate::records::dedup::{AnsweredRequest, RetiredKey};
 use crate::records::job::Job;
 use crate::records::paged::Paged;
-use crate::records::pending_restore::Restoring;
+use crate::records::pending_restore::PendingRestore;
 use crate::records::queue::Queue;
 use crate::records::schedule::{Schedule, Schedules};
-use crate::records::staged_job::Staged;
-use crate::records::task::{Attempt, Bonds, Class, Life, Policy, Task, TaskSpec};
+use crate::records::staged_job::StagedJob;
+use crate::records::task::{Attempt, Class, Life, Policy, Task, TaskConstraints, TaskSpec};
 use crate::records::worker::Worker;
 use crate::snapshot::digest::Digest;
 use crate::table::Table;
@@ -85,9 +85,9 @@ pub enum SnapshotError {
 enum Record<'a> {
     Head {
         limits: Cow<'a, Limits>,
-        places: u64,
-        served: u64,
-        base: u64,
+        last_position: u64,
+        virtual_time: u64,
+        id_offset: u64,
         restored: Option<Cow<'a, str>>,
     },
     Clock {
@@ -95,14 +95,14 @@ enum Record<'a> {
         last_index: u64,
     },
     Queue(Cow<'a, Queue>),
-    Staged(Cow<'a, Staged>),
+    Staged(Cow<'a, StagedJob>),
     RestorePart {
         part: Cow<'a, RestorePart>,
         touched_ms: u64,
     },
     Worker(Cow<'a, Worker>),
-    Answered(Cow<'a, Answered>),
-    OldKey(Cow<'a, OldKey>),
+    AnsweredRequest(Cow<'a, AnsweredRequest>),
+    RetiredKey(Cow<'a, RetiredKey>),
     Schedule(Cow<'a, Schedule>),
     /// Numbered from 0 in order of appearance, which is before the first task that refers to it.
     Class(Cow<'a, Class>),
@@ -125,7 +125,7 @@ struct TaskRecord<'a> {
     policy: u32,
     key: Option<Cow<'a, str>>,
     payload: Cow<'a, Bytes>,
-    bonds: Option<Cow<'a, Bonds>>,
+    constraints: Option<Cow<'a, TaskConstraints>>,
     life: Cow<'a, Life>,
     expires_at_ms: Option<u64>,
     attempt: u32,
@@ -138,18 +138,18 @@ struct TaskRecord<'a> {
 #[derive(Debug)]
 pub struct Frozen {
     limits: Limits,
-    places: u64,
-    served: u64,
-    base: u64,
+    last_position: u64,
+    virtual_time: u64,
+    id_offset: u64,
     restored: Option<Arc<str>>,
-    restoring: Option<Restoring>,
+    pending_restore: Option<PendingRestore>,
     queues: BTreeMap<Arc<str>, Queue>,
-    staged: BTreeMap<Arc<str>, Staged>,
+    staged_jobs: BTreeMap<Arc<str>, StagedJob>,
     now_ms: u64,
     last_index: u64,
     workers: Paged<Worker>,
-    answers: Paged<Answered>,
-    old_keys: Paged<OldKey>,
+    answered_requests: Paged<AnsweredRequest>,
+    retired_keys: Paged<RetiredKey>,
     jobs: Paged<Job>,
     tasks: Paged<Task>,
     schedules: Schedules,
@@ -160,18 +160,18 @@ impl Table {
     pub fn freeze(&self) -> Frozen {
         Frozen {
             limits: self.limits.clone(),
-            places: self.places,
-            served: self.served,
-            base: self.base,
+            last_position: self.last_position,
+            virtual_time: self.virtual_time,
+            id_offset: self.id_offset,
             restored: self.restored.clone(),
-            restoring: self.restoring.clone(),
+            pending_restore: self.pending_restore.clone(),
             queues: self.queues.clone(),
-            staged: self.staged.clone(),
+            staged_jobs: self.staged_jobs.clone(),
             now_ms: self.now_ms,
             last_index: self.last_index,
             workers: self.workers.clone(),
-            answers: self.answers.records().clone(),
-            old_keys: self.old_keys.records().clone(),
+            answered_requests: self.answered_requests.records().clone(),
+            retired_keys: self.retired_keys.records().clone(),
             jobs: self.jobs.clone(),
             tasks: self.tasks.clone(),
             schedules: self.schedules.clone(),
@@ -187,19 +187,22 @@ impl Table {
 
     /// Whether it fits with those before.
     fn take_restored_part(&mut self, came: RestorePart, touched_ms: u64) -> bool {
-        let restoring = self.restoring.get_or_insert_with(|| Restoring {
+        let pending_restore = self.pending_restore.get_or_insert_with(|| PendingRestore {
             backup: Arc::from(&*came.backup),
             parts: came.parts,
             touched_ms,
             received: BTreeMap::new(),
         });
-        *restoring.backup == *came.backup
-            && restoring.parts == came.parts
-            && restoring.touched_ms == touched_ms
-            && restoring.received.insert(came.part, came.bytes).is_none()
+        *pending_restore.backup == *came.backup
+            && pending_restore.parts == came.parts
+            && pending_restore.touched_ms == touched_ms
+            && pending_restore
+                .received
+                .insert(came.part, came.bytes)
+                .is_none()
     }
 
-    /// The table that [`Frozen::write`] wrote. Reads no further than its end.
+    /// The table that [`Frozen::write`] wrote. Reads no narrower_lack than its end.
     pub fn read(from: &mut dyn Read) -> Result<Table, SnapshotError> {
         let mut magic = [0; MAGIC.len() + 1];
         from.read_exact(&mut magic)?;
@@ -241,8 +244,8 @@ impl Frozen {
         let mut buffer = Vec::new();
         for sum in [
             self.workers.sum(|it| value(it, &mut buffer)),
-            self.answers.sum(|it| value(it, &mut buffer)),
-            self.old_keys.sum(|it| value(it, &mut buffer)),
+            self.answered_requests.sum(|it| value(it, &mut buffer)),
+            self.retired_keys.sum(|it| value(it, &mut buffer)),
             self.jobs.sum(|it| value(it, &mut buffer)),
             self.tasks.sum(|task| {
                 let shared = (&*task.spec.class, &*task.spec.policy);
@@ -285,9 +288,9 @@ impl Frozen {
     fn head(&self) -> Record<'_> {
         Record::Head {
             limits: Cow::Borrowed(&self.limits),
-            places: self.places,
-            served: self.served,
-            base: self.base,
+            last_position: self.last_position,
+            virtual_time: self.virtual_time,
+            id_offset: self.id_offset,
             restored: self.restored.as_deref().map(Cow::Borrowed),
         }
     }
@@ -297,19 +300,19 @@ impl Frozen {
         for queue in self.queues.values() {
             each(Record::Queue(Cow::Borrowed(queue)));
         }
-        for staged in self.staged.values() {
+        for staged in self.staged_jobs.values() {
             each(Record::Staged(Cow::Borrowed(staged)));
         }
-        if let Some(restoring) = &self.restoring {
-            for (&part, bytes) in &restoring.received {
+        if let Some(pending_restore) = &self.pending_restore {
+            for (&part, bytes) in &pending_restore.received {
                 each(Record::RestorePart {
                     part: Cow::Owned(RestorePart {
-                        backup: restoring.backup.to_string(),
+                        backup: pending_restore.backup.to_string(),
                         part,
-                        parts: restoring.parts,
+                        parts: pending_restore.parts,
                         bytes: bytes.clone(),
                     }),
-                    touched_ms: restoring.touched_ms,
+                    touched_ms: pending_restore.touched_ms,
                 });
             }
         }
@@ -346,12 +349,12 @@ impl Frozen {
             put(Record::Worker(Cow::Borrowed(worker)))?;
         }
         let forgotten = mutated!(AnswersLeftOutOfSnapshot);
-        for answered in self.answers.iter().filter(|_| !forgotten) {
-            put(Record::Answered(Cow::Borrowed(answered)))?;
+        for answered in self.answered_requests.iter().filter(|_| !forgotten) {
+            put(Record::AnsweredRequest(Cow::Borrowed(answered)))?;
         }
         let forgotten = mutated!(OldKeysLeftOutOfSnapshot);
-        for old_key in self.old_keys.iter().filter(|_| !forgotten) {
-            put(Record::OldKey(Cow::Borrowed(old_key)))?;
+        for retired_key in self.retired_keys.iter().filter(|_| !forgotten) {
+            put(Record::RetiredKey(Cow::Borrowed(retired_key)))?;
         }
         let mut classes = BTreeMap::new();
         let mut policies = BTreeMap::new();
@@ -384,7 +387,7 @@ impl<'a> TaskRecord<'a> {
             policy,
             key: task.key().map(Cow::Borrowed),
             payload: Cow::Borrowed(&task.spec.payload),
-            bonds: task.spec.bonds.as_deref().map(Cow::Borrowed),
+            constraints: task.spec.constraints.as_deref().map(Cow::Borrowed),
             life: Cow::Borrowed(&task.life),
             expires_at_ms: task.expires_at_ms,
             attempt: task.attempt,
@@ -501,9 +504,9 @@ impl Reader<'_> {
 fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
     let Record::Head {
         limits,
-        places,
-        served,
-        base,
+        last_position,
+        virtual_time,
+        id_offset,
         restored,
     } = reader.next()?
     else {
@@ -513,7 +516,8 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
         return Err(reader.unexpected());
     };
     let mut table = Table::new(limits.into_owned());
-    (table.places, table.served, table.base) = (places, served, base);
+    (table.last_position, table.virtual_time, table.id_offset) =
+        (last_position, virtual_time, id_offset);
     table.restored = restored.map(Arc::from);
     (table.now_ms, table.last_index) = (now_ms, last_index);
     let mut classes: Vec<Arc<Class>> = Vec::new();
@@ -527,14 +531,21 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
             }
             Record::Staged(staged) => {
                 let staged = staged.into_owned();
-                table.staged.insert(staged.key.clone(), staged).is_none()
+                table
+                    .staged_jobs
+                    .insert(staged.key.clone(), staged)
+                    .is_none()
             }
             Record::RestorePart { part, touched_ms } => {
                 table.take_restored_part(part.into_owned(), touched_ms)
             }
             Record::Worker(worker) => table.workers.try_push(worker.into_owned()),
-            Record::Answered(answered) => table.answers.try_push(answered.into_owned()),
-            Record::OldKey(old_key) => table.old_keys.try_push(old_key.into_owned()),
+            Record::AnsweredRequest(answered) => {
+                table.answered_requests.try_push(answered.into_owned())
+            }
+            Record::RetiredKey(retired_key) => {
+                table.retired_keys.try_push(retired_key.into_owned())
+            }
             Record::Schedule(schedule) => table.schedules.try_push(schedule.into_owned()),
             Record::Class(class) => {
                 classes.push(Arc::new(class.into_owned()));
@@ -566,7 +577,9 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
                         policy,
                         key: record.key.map(|key| key.into_owned().into_boxed_str()),
                         payload: record.payload.into_owned(),
-                        bonds: record.bonds.map(|bonds| Box::new(bonds.into_owned())),
+                        constraints: record
+                            .constraints
+                            .map(|constraints| Box::new(constraints.into_owned())),
                     }),
                     life: record.life.into_owned(),
                     expires_at_ms: record.expires_at_ms,

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::{MAGIC, Record, SnapshotError, encoded};
 use crate::command::{
-    Backoff, CatchUp, Command, Grant, NewTask, OnFailure, Outcome, Overlap, PutSchedule,
-    RegisterWorker, Requires, SubmitJob, TaskReport, TickAction, TickSchedule,
+    Backoff, CatchUp, Command, Grant, NewTask, OnFailure, Overlap, PutSchedule, RegisterWorker,
+    ReportedOutcome, Requires, SubmitJob, TaskReport, TickAction, TickSchedule,
 };
 use crate::snapshot::digest::Digest;
 use crate::table::Table;
@@ -98,7 +98,7 @@ fn table() -> Table {
             outcome,
         }],
     };
-    let failed = Outcome::Failed {
+    let failed = ReportedOutcome::Failed {
         error: Bytes::from_static(b"{\"type\":\"Oops\"}"),
         retryable: true,
     };
@@ -116,7 +116,7 @@ fn table() -> Table {
             report(
                 tasks[0],
                 0,
-                Outcome::Succeeded {
+                ReportedOutcome::Succeeded {
                     result: Bytes::from_static(b"{}"),
                 },
             ),
@@ -158,7 +158,11 @@ fn table() -> Table {
         table.apply(stamp, commands, &mut Vec::new());
     }
     table.check_invariants();
-    assert_eq!(table.old_keys.records().len(), 1, "one job is forgotten");
+    assert_eq!(
+        table.retired_keys.records().len(),
+        1,
+        "one job is forgotten"
+    );
     assert_eq!(table.leases().count(), 1);
     table
 }

@@ -1,5 +1,5 @@
-//! What a fuzzer gives to the decoders of this crate, and what must be true of the outcome. Built for tests and with the
-//! feature `fuzzing`; `fuzz/` has the targets and the corpus, on which the tests below run too.
+//! Fuzz targets: what a fuzzer feeds to the decoders of this crate, and the properties that must hold. Built for tests and
+//! with the feature `fuzzing`; `fuzz/` has the targets and the corpus, on which the tests below run too.
 
 use crate::command::Command;
 use crate::command::codec::{decode_command, encode_command};

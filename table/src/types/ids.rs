@@ -1,4 +1,4 @@
-//! Identifiers. All of them are derived from where in the log they came into being, never random, so that every
+//! Identifiers and fencing tokens. All of them are derived from their position in the log, never random, so that every
 //! replica derives the same ones and no counter needs to be agreed on.
 
 use serde::{Deserialize, Serialize};

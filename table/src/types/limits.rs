@@ -1,8 +1,7 @@
-//! The bounds of the table. Everything in it is bounded, and what is past a bound is refused or forgotten by rule,
-//! never dropped in silence.
+//! Bounds of the table. Everything in it is bounded; what is past a bound is refused or forgotten by rule, never silently.
 //!
-//! Limits decide what apply does, so they are part of the replicated state and travel in snapshots. Replicas that
-//! start empty must start with the same ones.
+//! Limits decide what apply does, so they are part of the replicated state and travel in snapshots. Replicas that start empty
+//! must start with the same ones.
 
 use serde::{Deserialize, Serialize};
 

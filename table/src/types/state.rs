@@ -1,4 +1,4 @@
-//! The words for what the table holds, as its readers see them.
+//! States of tasks, jobs and workers, as readers see them.
 
 use serde::{Deserialize, Serialize};
 

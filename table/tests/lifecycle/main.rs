@@ -1,22 +1,22 @@
 //! What each command does to a task in each state: tried out, and compared with the table in `docs/task-lifecycle.md`.
 //! `UPDATE=1 cargo test -p triarch-table --test lifecycle` writes it there.
 
-mod scene;
+mod fixture;
 
 use std::path::Path;
 
 use bytes::Bytes;
 use triarch_table::command::reply::{Refusal, Verdict};
 use triarch_table::command::{
-    CatchUp, EndReason, OnFailure, Outcome, Overlap, PutSchedule, QueueChange, StagePart,
+    CatchUp, EndReason, OnFailure, Overlap, PutSchedule, QueueChange, ReportedOutcome, StagePart,
     TickAction, TickSchedule,
 };
 use triarch_table::records::task::Life;
 use triarch_table::types::state::TaskState;
 use triarch_table::{Command, Reply, Task, Token};
 
-use scene::{
-    DELAY_MS, EXPIRES_MS, KEPT_MS, Kind, MADE_MS, Scene, failed, new_task, register, submit,
+use fixture::{
+    DELAY_MS, EXPIRES_MS, Fixture, KEPT_MS, Kind, MADE_MS, failed, new_task, register, submit,
     succeeded,
 };
 
@@ -24,9 +24,9 @@ const BEGIN: &str = "<!-- generated: states and commands -->";
 const END: &str = "<!-- end of what is generated -->";
 
 /// Commands that leave every task alone that is there.
-fn others(scene: &Scene) -> Vec<Command> {
+fn others(fixture: &Fixture) -> Vec<Command> {
     let name = || "s".to_owned();
-    let generation = scene.table.last_index() + 1;
+    let generation = fixture.table.last_index() + 1;
     let next_tick_ms = Some(MADE_MS);
     vec![
         Command::PutSchedule(PutSchedule {
@@ -78,22 +78,22 @@ fn others(scene: &Scene) -> Vec<Command> {
             },
         },
         Command::PauseWorker {
-            worker: scene.worker,
+            worker: fixture.worker,
         },
         Command::ResumeWorker {
-            worker: scene.worker,
+            worker: fixture.worker,
         },
         Command::DrainWorker {
-            worker: scene.worker,
+            worker: fixture.worker,
         },
     ]
 }
 
-/// A row of the table: what it is called, and what it does to a scene.
+/// A row of the table: what it is called, and what it does to a fixture.
 struct Row {
     name: &'static str,
     kind: Kind,
-    act: fn(&mut Scene) -> Reply,
+    act: fn(&mut Fixture) -> Reply,
 }
 
 fn rows() -> Vec<Row> {
@@ -134,7 +134,7 @@ fn rows() -> Vec<Row> {
             s.apply(s.report(failed(false)), 0)
         }),
         row("**Report** handed back", plain, |s| {
-            s.apply(s.report(Outcome::Returned), 0)
+            s.apply(s.report(ReportedOutcome::Returned), 0)
         }),
         row("**Report** under another token", plain, |s| {
             s.token = Token(s.token.0 + 1);
@@ -174,12 +174,24 @@ fn rows() -> Vec<Row> {
             s.apply(Command::CancelJob { job: s.job }, 0)
         }),
         row("**CancelTasks**", plain, |s| {
-            let (tasks, running_too) = (vec![s.task], true);
-            s.apply(Command::CancelTasks { tasks, running_too }, 0)
+            let (tasks, include_running) = (vec![s.task], true);
+            s.apply(
+                Command::CancelTasks {
+                    tasks,
+                    include_running,
+                },
+                0,
+            )
         }),
         row("— not the running ones", plain, |s| {
-            let (tasks, running_too) = (vec![s.task], false);
-            s.apply(Command::CancelTasks { tasks, running_too }, 0)
+            let (tasks, include_running) = (vec![s.task], false);
+            s.apply(
+                Command::CancelTasks {
+                    tasks,
+                    include_running,
+                },
+                0,
+            )
         }),
         row("**RetryTask**", plain, |s| {
             let (task, request_id) = (s.task, None);
@@ -267,10 +279,10 @@ fn cell(state: TaskState, row: &Row) -> String {
         // The other task is cancelled by then.
         return "—".into();
     }
-    let mut scene = Scene::of(state, row.kind);
-    let before = scene.table.task(scene.task).expect("made").clone();
-    let reply = (row.act)(&mut scene);
-    match scene.table.task(scene.task) {
+    let mut fixture = Fixture::of(state, row.kind);
+    let before = fixture.table.task(fixture.task).expect("made").clone();
+    let reply = (row.act)(&mut fixture);
+    match fixture.table.task(fixture.task) {
         None => "forgotten".into(),
         Some(after) if after.state() == state => {
             assert!(after == &before, "changed while {state:?}: {after:?}");
@@ -288,9 +300,10 @@ fn changed(before: &Task, after: &Task) -> String {
     if after.losses > before.losses {
         words.push("losses + 1".into());
     }
-    if let (Life::Running { place: old, .. }, Life::Queued { place }) = (&before.life, &after.life)
+    if let (Life::Running { position: old, .. }, Life::Queued { position }) =
+        (&before.life, &after.life)
     {
-        assert_eq!(old, place);
+        assert_eq!(old, position);
         words.push("old place".into());
     }
     words.join(", ")

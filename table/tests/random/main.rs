@@ -8,10 +8,10 @@
 //! `TRIARCH_TABLE_SEED` another one, or with one case exactly that one.
 
 mod coverage;
+mod event_checker;
 mod generator;
 mod model;
 mod rng;
-mod story;
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -26,10 +26,10 @@ use triarch_table::types::state::TaskState;
 use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table, TaskFilter};
 
 use coverage::Coverage;
+use event_checker::EventChecker;
 use generator::Generator;
 use model::Model;
 use rng::Rng;
-use story::Story;
 
 const SEED: u64 = 0x7472_6961_7263_6801;
 const CASES: u64 = 40;
@@ -106,11 +106,11 @@ struct Case {
     limits: Limits,
     table: Table,
     model: Model,
-    story: Story,
+    event_checker: EventChecker,
     generator: Generator,
     stamp: Stamp,
     log: Vec<(Stamp, Vec<Vec<u8>>)>,
-    told: Vec<(Vec<Reply>, Vec<Event>)>,
+    outputs: Vec<(Vec<Reply>, Vec<Event>)>,
     /// Another replica, which applies what is in the log.
     twin: Table,
     frozen: Option<(Frozen, Vec<u8>)>,
@@ -127,14 +127,14 @@ impl Case {
             commands,
             table: Table::new(limits.clone()),
             model: Model::new(limits.clone()),
-            story: Story::default(),
+            event_checker: EventChecker::default(),
             generator: Generator::new(&mut rng),
             stamp: Stamp {
                 index: 0,
                 now_ms: 1_000_000,
             },
             log: Vec::new(),
-            told: Vec::new(),
+            outputs: Vec::new(),
             twin: Table::new(limits.clone()),
             frozen: None,
             recent: VecDeque::new(),
@@ -215,7 +215,7 @@ impl Case {
         let plain = plain.map(|((command, reply), expected)| self.plain(command, reply, expected));
         self.agree("replies", &plain.collect(), &expected);
         self.model.agrees_with(&self.table);
-        self.story.goes_on(&events, &self.table, retries);
+        self.event_checker.check(&events, &self.table, retries);
         if let Some(task) = self.rng.pick_some(&self.model.task_ids()) {
             self.model.explains_as(&self.table, task);
         }
@@ -231,7 +231,7 @@ impl Case {
         );
         assert_eq!(self.twin.digest(), self.table.digest());
         self.log.push((stamp, encoded));
-        self.told.push((replies.clone(), events));
+        self.outputs.push((replies.clone(), events));
         replies
     }
 
@@ -249,10 +249,10 @@ impl Case {
                 if circle && let Some(submit) = job {
                     let at = field.trim_matches(|c: char| !c.is_ascii_digit()).parse();
                     let at = at.unwrap_or_else(|error| panic!("{field}: {error}"));
-                    assert!(model::comes_after_itself(&submit.tasks, at), "{reply:?}");
+                    assert!(model::is_in_a_cycle(&submit.tasks, at), "{reply:?}");
                 }
                 Reply::Refused(Refusal::Invalid {
-                    field: if circle { model::IN_A_CIRCLE } else { field }.to_owned(),
+                    field: if circle { model::IN_A_CYCLE } else { field }.to_owned(),
                     problem: String::new(),
                 })
             }
@@ -298,9 +298,9 @@ impl Case {
         let demands = self.generator.demands(&mut self.rng, &self.table);
         let grants_max = self.rng.pick(&[1, 3, 100]);
         let now_ms = self.table.now_ms();
-        let asking = |worker| demands.get(&worker).copied().unwrap_or_default();
-        let plan = propose_with(&self.table, &asking, now_ms, grants_max);
-        let expected = self.model.propose(&asking, now_ms, grants_max);
+        let demand = |worker| demands.get(&worker).copied().unwrap_or_default();
+        let plan = propose_with(&self.table, &demand, now_ms, grants_max);
+        let expected = self.model.propose(&demand, now_ms, grants_max);
         self.agree("plans", &plan, &expected);
         let grants = plan.grants;
         if grants.is_empty() {
@@ -348,7 +348,7 @@ impl Case {
         read
     }
 
-    /// A backup of this table becomes the table of another cluster, whose log is shorter. There the same is known, nobody
+    /// A backup of this table resolution the table of another cluster, whose log is shorter. There the same is known, nobody
     /// works, and nothing that was ever given out is given out again.
     fn restore_elsewhere(&self) {
         // Its own chances: the history beside it stays what it is.
@@ -428,10 +428,10 @@ impl Case {
     /// The log alone gives the same table, telling the same.
     fn replay(&self) {
         let mut table = Table::new(self.limits.clone());
-        for ((stamp, commands), told) in self.log.iter().zip(&self.told) {
+        for ((stamp, commands), output) in self.log.iter().zip(&self.outputs) {
             let mut events = Vec::new();
             let replies = table.apply(*stamp, decoded(commands), &mut events);
-            assert_eq!((&replies, &events), (&told.0, &told.1), "at {stamp:?}");
+            assert_eq!((&replies, &events), (&output.0, &output.1), "at {stamp:?}");
         }
         assert_eq!(table.digest(), self.table.digest());
         assert!(written(table.freeze()) == written(self.table.freeze()));

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use triarch_table::plan::propose;
 use triarch_table::{Command, Limits, Stamp, Table};
 
-use parse::{Ask, Line, parse};
+use parse::{Query, Statement, parse};
 
 #[test]
 fn scripts_come_out_as_written() {
@@ -76,19 +76,19 @@ fn run(name: &str, script: &str) -> String {
     let mut number = 0;
     let mut blocks = Vec::new();
     for block in script.trim_end().split("\n\n") {
-        let asks: Vec<&str> = block.lines().take_while(|line| *line != "---").collect();
+        let input: Vec<&str> = block.lines().take_while(|line| *line != "---").collect();
         let mut lines = Vec::new();
-        for (at, ask) in asks
+        for (at, text) in input
             .iter()
             .enumerate()
-            .filter(|(_, ask)| !ask.starts_with('#'))
+            .filter(|(_, text)| !text.starts_with('#'))
         {
-            let line = parse(ask)
+            let line = parse(text)
                 .unwrap_or_else(|problem| panic!("{name}:{}: {problem}", number + at + 1));
             lines.push(line);
         }
         number += block.lines().count() + 1;
-        let mut text = asks.join("\n");
+        let mut text = input.join("\n");
         if !lines.is_empty() {
             let _ = write!(text, "\n---\n{}", run.block(lines).trim_end());
         }
@@ -121,25 +121,25 @@ impl Run {
     }
 
     /// Does what the lines of a block ask, and tells what came of it.
-    fn block(&mut self, lines: Vec<Line>) -> String {
+    fn block(&mut self, lines: Vec<Statement>) -> String {
         let mut out = String::new();
         let mut commands = Vec::new();
         for line in lines {
-            if let Line::Command(command) = line {
+            if let Statement::Command(command) = line {
                 commands.push(*command);
                 continue;
             }
             self.enter(&mut commands, &mut out);
             match line {
-                Line::Command(_) => {}
-                Line::Limits(changes) => {
+                Statement::Command(_) => {}
+                Statement::Limits(changes) => {
                     assert!(self.log.is_empty(), "limits stand before the first command");
                     changes.iter().for_each(|change| change(&mut self.limits));
                     self.table = Table::new(self.limits.clone());
                 }
-                Line::At(now_ms) => self.stamp.now_ms = now_ms,
-                Line::After(ms) => self.stamp.now_ms += ms,
-                Line::Ask(ask) => self.answer(&ask, &mut out),
+                Statement::At(now_ms) => self.stamp.now_ms = now_ms,
+                Statement::After(ms) => self.stamp.now_ms += ms,
+                Statement::Query(query) => self.answer(&query, &mut out),
             }
         }
         self.enter(&mut commands, &mut out);
@@ -164,17 +164,20 @@ impl Run {
         self.table.check_invariants();
     }
 
-    fn answer(&mut self, ask: &Ask, out: &mut String) {
-        match ask {
-            Ask::Plan { asks, grants_max } => {
-                let plan = propose(&self.table, asks, self.stamp.now_ms, *grants_max);
+    fn answer(&mut self, query: &Query, out: &mut String) {
+        match query {
+            Query::Plan {
+                demands,
+                grants_max,
+            } => {
+                let plan = propose(&self.table, demands, self.stamp.now_ms, *grants_max);
                 let again = plan
-                    .again_ms
+                    .next_start_ms
                     .map_or_else(String::new, |at_ms| format!(" (again at {at_ms})"));
                 let grants: Vec<String> = plan.grants.iter().map(print::grant).collect();
                 let _ = writeln!(out, "plan: {}{again}", print::list(&grants));
             }
-            Ask::Restart => {
+            Query::Restart => {
                 let mut bytes = Vec::new();
                 self.table
                     .freeze()
@@ -186,7 +189,7 @@ impl Run {
                 self.table = read;
                 let _ = writeln!(out, "restarted from a snapshot");
             }
-            Ask::Show(what) => {
+            Query::Show(what) => {
                 let _ = writeln!(out, "{}", print::shown(&self.table, what));
             }
         }

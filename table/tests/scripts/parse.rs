@@ -28,8 +28,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use triarch_table::command::{
     self, Backoff, CatchUp, Concurrency, EndLease, EndReason, Grant, NewTask, OnDuplicate,
-    OnFailure, Outcome, Overlap, PutSchedule, QueueChange, RegisterWorker, Requires, StagePart,
-    SubmitJob, TaskReport, TickAction, TickSchedule, Unique,
+    OnFailure, Overlap, PutSchedule, QueueChange, RegisterWorker, ReportedOutcome, Requires,
+    StagePart, SubmitJob, TaskReport, TickAction, TickSchedule, Unique,
 };
 use triarch_table::records::queue::{Placement, Rate};
 use triarch_table::{Command, JobId, Limits, TaskId, Token, WorkerId};
@@ -37,17 +37,17 @@ use triarch_table::{Command, JobId, Limits, TaskId, Token, WorkerId};
 /// Sets one limit.
 type Setting = Box<dyn Fn(&mut Limits)>;
 
-pub enum Line {
+pub enum Statement {
     Limits(Vec<Setting>),
     At(u64),
     After(u64),
     Command(Box<Command>),
-    Ask(Ask),
+    Query(Query),
 }
 
-pub enum Ask {
+pub enum Query {
     Plan {
-        asks: Vec<command::Ask>,
+        demands: Vec<command::WorkerDemand>,
         grants_max: usize,
     },
     Restart,
@@ -69,35 +69,35 @@ pub enum Show {
 
 type Parsed<T> = Result<T, String>;
 
-pub fn parse(line: &str) -> Parsed<Line> {
+pub fn parse(line: &str) -> Parsed<Statement> {
     let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
     let words: Vec<&str> = rest.split_whitespace().collect();
     if let Some(ms) = verb.strip_prefix('+') {
-        return Ok(Line::After(number(ms)?));
+        return Ok(Statement::After(number(ms)?));
     }
-    let ask = |show| Ok(Line::Ask(Ask::Show(show)));
+    let query = |show| Ok(Statement::Query(Query::Show(show)));
     let command = match verb {
         "limits" => {
-            return Ok(Line::Limits(
+            return Ok(Statement::Limits(
                 words
                     .iter()
                     .map(|word| limit(word))
                     .collect::<Parsed<_>>()?,
             ));
         }
-        "at" => return Ok(Line::At(number(rest)?)),
-        "plan" => return Ok(Line::Ask(plan(&words)?)),
-        "restart" => return Ok(Line::Ask(Ask::Restart)),
-        "task" => return ask(Show::Task(id(rest)?)),
-        "why" => return ask(Show::Why(id(rest)?)),
-        "job" => return ask(Show::Job(id(rest)?)),
-        "worker" => return ask(Show::Worker(id(rest)?)),
-        "jobs" => return ask(Show::Jobs),
-        "tasks" => return ask(Show::Tasks),
-        "queues" => return ask(Show::Queues),
-        "leases" => return ask(Show::Leases),
-        "timer" => return ask(Show::Timer),
-        "schedules" => return ask(Show::Schedules),
+        "at" => return Ok(Statement::At(number(rest)?)),
+        "plan" => return Ok(Statement::Query(plan(&words)?)),
+        "restart" => return Ok(Statement::Query(Query::Restart)),
+        "task" => return query(Show::Task(id(rest)?)),
+        "why" => return query(Show::Why(id(rest)?)),
+        "job" => return query(Show::Job(id(rest)?)),
+        "worker" => return query(Show::Worker(id(rest)?)),
+        "jobs" => return query(Show::Jobs),
+        "tasks" => return query(Show::Tasks),
+        "queues" => return query(Show::Queues),
+        "leases" => return query(Show::Leases),
+        "timer" => return query(Show::Timer),
+        "schedules" => return query(Show::Schedules),
         "submit" => Command::SubmitJob(submit(rest)?),
         "cancel_job" => Command::CancelJob { job: id(rest)? },
         "cancel_task" => Command::CancelTask { task: id(rest)? },
@@ -126,9 +126,9 @@ pub fn parse(line: &str) -> Parsed<Line> {
         },
         // `next w1-0:2 w1-1:1!`, of which the last is overloaded
         "next" => Command::GrantNext {
-            asks: words
+            demands: words
                 .iter()
-                .map(|word| asked(word))
+                .map(|word| worker_demand(word))
                 .collect::<Parsed<_>>()?,
         },
         "end" => Command::EndLeases {
@@ -180,7 +180,7 @@ pub fn parse(line: &str) -> Parsed<Line> {
         "resume_worker" => Command::ResumeWorker { worker: id(rest)? },
         "cancel_tasks" | "cancel_waiting" => Command::CancelTasks {
             tasks: words.iter().map(|word| id(word)).collect::<Parsed<_>>()?,
-            running_too: verb == "cancel_tasks",
+            include_running: verb == "cancel_tasks",
         },
         "retry_tasks" => Command::RetryTasks {
             tasks: words.iter().map(|word| id(word)).collect::<Parsed<_>>()?,
@@ -190,7 +190,7 @@ pub fn parse(line: &str) -> Parsed<Line> {
         },
         other => return Err(format!("what is {other:?}?")),
     };
-    Ok(Line::Command(Box::new(command)))
+    Ok(Statement::Command(Box::new(command)))
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Parsed<T> {
@@ -270,17 +270,20 @@ fn limit(word: &str) -> Parsed<Setting> {
     Ok(Box::new(move |limits| field(limits, value)))
 }
 
-fn plan(words: &[&str]) -> Parsed<Ask> {
-    let mut asks = Vec::new();
+fn plan(words: &[&str]) -> Parsed<Query> {
+    let mut demands = Vec::new();
     let mut grants_max = usize::MAX;
     for word in words {
         if let Some(max) = word.strip_prefix("max=") {
             grants_max = number(max)?;
         } else {
-            asks.push(asked(word)?);
+            demands.push(worker_demand(word)?);
         }
     }
-    Ok(Ask::Plan { asks, grants_max })
+    Ok(Query::Plan {
+        demands,
+        grants_max,
+    })
 }
 
 fn submit(rest: &str) -> Parsed<SubmitJob> {
@@ -462,11 +465,11 @@ fn grant(word: &str) -> Parsed<Grant> {
     })
 }
 
-fn asked(word: &str) -> Parsed<command::Ask> {
+fn worker_demand(word: &str) -> Parsed<command::WorkerDemand> {
     let (worker, wanted) = word
         .split_once(':')
         .ok_or(format!("{word:?} asks for nothing"))?;
-    Ok(command::Ask {
+    Ok(command::WorkerDemand {
         worker: id(worker)?,
         wanted: number(wanted.trim_end_matches('!'))?,
         overloaded: wanted.ends_with('!'),
@@ -499,16 +502,16 @@ fn report(rest: &str) -> Parsed<Command> {
         let (task, lease, status) = (id(word()?)?, token(word()?)?, word()?);
         let body = Bytes::from(words.next().unwrap_or("null").to_owned());
         let outcome = match status {
-            "succeeded" => Outcome::Succeeded { result: body },
-            "failed" => Outcome::Failed {
+            "succeeded" => ReportedOutcome::Succeeded { result: body },
+            "failed" => ReportedOutcome::Failed {
                 error: body,
                 retryable: true,
             },
-            "failed_for_good" => Outcome::Failed {
+            "failed_for_good" => ReportedOutcome::Failed {
                 error: body,
                 retryable: false,
             },
-            "returned" => Outcome::Returned,
+            "returned" => ReportedOutcome::Returned,
             other => return Err(format!("{other:?} is no status")),
         };
         Ok(TaskReport {
@@ -585,7 +588,7 @@ fn tick(words: &[&str]) -> Parsed<TickSchedule> {
         next_tick_ms: next.first().map(|next| number(next)).transpose()?,
         action: match action.first() {
             None => TickAction::Fire,
-            Some(pass) => TickAction::PassBy {
+            Some(pass) => TickAction::Miss {
                 ticks: number(pass.trim_start_matches("pass="))?,
             },
         },

@@ -287,17 +287,19 @@ fn task(task: &Task) -> String {
             delay_ms,
         } => format!(" on={on} not_before={not_before_ms} delay={delay_ms}"),
         Life::Delayed { until_ms } => format!(" until={until_ms}"),
-        Life::Queued { place } => format!(" place={} since={}", place.order, place.since_ms),
+        Life::Queued { position } => {
+            format!(" place={} since={}", position.order, position.since_ms)
+        }
         Life::Running {
             worker,
             token: lease,
             started_ms,
-            place,
+            position,
         } => {
             format!(
                 " on={worker} token={} started={started_ms} place={}",
                 token(*lease),
-                place.order
+                position.order
             )
         }
         Life::Succeeded {

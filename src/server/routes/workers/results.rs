@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use triarch_sdk::wire;
 use triarch_table::command::reply::{Reply, Verdict};
-use triarch_table::command::{Outcome, TaskReport};
+use triarch_table::command::{ReportedOutcome, TaskReport};
 use triarch_table::types::state::TaskState;
 use triarch_table::{Command, TaskId, Token, WorkerId};
 
@@ -99,7 +99,7 @@ fn may_bring_work(app: &App) -> bool {
     counts.of(TaskState::Queued) > 0 || counts.of(TaskState::Waiting) > 0
 }
 
-fn outcome(app: &App, result: &wire::TaskResult) -> Result<Outcome, &'static str> {
+fn outcome(app: &App, result: &wire::TaskResult) -> Result<ReportedOutcome, &'static str> {
     let text = |given: &Option<Box<serde_json::value::RawValue>>| {
         let text = given.as_ref().map_or("null", |given| given.get());
         if text.len() > app.limits.payload_bytes_max {
@@ -108,10 +108,10 @@ fn outcome(app: &App, result: &wire::TaskResult) -> Result<Outcome, &'static str
         Ok(Bytes::copy_from_slice(text.as_bytes()))
     };
     Ok(match result.status {
-        wire::ReportStatus::Succeeded => Outcome::Succeeded {
+        wire::ReportStatus::Succeeded => ReportedOutcome::Succeeded {
             result: text(&result.result)?,
         },
-        wire::ReportStatus::Failed => Outcome::Failed {
+        wire::ReportStatus::Failed => ReportedOutcome::Failed {
             error: text(&result.error)?,
             retryable: result.retryable.unwrap_or(true),
         },

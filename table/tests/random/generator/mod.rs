@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    Ask, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, Overlap, PutSchedule,
-    RegisterWorker, SubmitJob, TaskReport, TickAction, TickSchedule,
+    CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Overlap, PutSchedule, RegisterWorker,
+    ReportedOutcome, SubmitJob, TaskReport, TickAction, TickSchedule, WorkerDemand,
 };
-use triarch_table::plan::Asking;
+use triarch_table::plan::Demand;
 use triarch_table::types::state::TaskState;
 use triarch_table::{Command, JobId, Reply, Table, TaskFilter, TaskId, Token, Worker, WorkerId};
 
 use crate::rng::Rng;
-use parts::{change_queue, hang_together, new_task, spoil, stage_part};
+use parts::{add_dependencies, change_queue, new_task, spoil, stage_part};
 
 const QUEUES: [&str; 3] = ["default", "mail", "gpu"];
 const KINDS: [&str; 3] = ["exec", "sum", "map"];
@@ -136,7 +136,7 @@ impl Generator {
                 grants: self.grants(rng, table),
             },
             52..54 => Command::GrantNext {
-                asks: self.asks(rng, table),
+                demands: self.demand_list(rng, table),
             },
             54..60 => Command::EndLeases {
                 leases: self.ended(rng, table),
@@ -151,7 +151,7 @@ impl Generator {
             },
             97..99 => Command::CancelTasks {
                 tasks: self.some_tasks(rng),
-                running_too: rng.one_in(2),
+                include_running: rng.one_in(2),
             },
             99..102 => Command::RetryTasks {
                 tasks: self.some_tasks(rng),
@@ -166,7 +166,7 @@ impl Generator {
     }
 
     /// What each worker asks for; most ask for something.
-    pub fn demands(&mut self, rng: &mut Rng, table: &Table) -> BTreeMap<WorkerId, Asking> {
+    pub fn demands(&mut self, rng: &mut Rng, table: &Table) -> BTreeMap<WorkerId, Demand> {
         let demand = |worker: &Worker| {
             let wanted = match rng.below(10) {
                 0 | 1 => 0,
@@ -174,7 +174,7 @@ impl Generator {
                 _ => rng.below(5) as u32,
             };
             let overloaded = rng.one_in(5);
-            (worker.id, Asking { wanted, overloaded })
+            (worker.id, Demand { wanted, overloaded })
         };
         table.workers().map(demand).collect()
     }
@@ -227,7 +227,7 @@ impl Generator {
                     tick_ms,
                     next_tick_ms,
                     action: if rng.one_in(6) {
-                        TickAction::PassBy { ticks }
+                        TickAction::Miss { ticks }
                     } else {
                         TickAction::Fire
                     },
@@ -302,7 +302,7 @@ impl Generator {
             task.key = rng.one_in(2).then(|| format!("k{at}"));
         }
         if count > 1 && rng.one_in(2) {
-            hang_together(rng, &mut tasks);
+            add_dependencies(rng, &mut tasks);
         }
         if rng.one_in(25) {
             spoil(rng, &mut tasks);
@@ -387,24 +387,24 @@ impl Generator {
     }
 
     /// What workers ask for, some of them that are not there, or twice.
-    fn asks(&mut self, rng: &mut Rng, table: &Table) -> Vec<Ask> {
+    fn demand_list(&mut self, rng: &mut Rng, table: &Table) -> Vec<WorkerDemand> {
         let demands = self.demands(rng, table);
-        let mut asks: Vec<Ask> = demands
+        let mut list: Vec<WorkerDemand> = demands
             .iter()
-            .map(|(&worker, asking)| Ask {
+            .map(|(&worker, demand)| WorkerDemand {
                 worker,
-                wanted: asking.wanted,
-                overloaded: asking.overloaded,
+                wanted: demand.wanted,
+                overloaded: demand.overloaded,
             })
             .collect();
         if rng.one_in(4) {
-            asks.push(Ask {
+            list.push(WorkerDemand {
                 worker: recent(rng, &self.workers),
                 wanted: rng.below(3) as u32,
                 overloaded: false,
             });
         }
-        asks
+        list
     }
 
     /// A lease, mostly one that is held.
@@ -455,14 +455,14 @@ impl Generator {
                 false => rng.below(10),
             };
             let outcome = match roll {
-                0..5 => Outcome::Succeeded {
+                0..5 => ReportedOutcome::Succeeded {
                     result: Bytes::from(rng.pick(&["1", "[2,3]", "null", "\"long enough\""])),
                 },
-                5..9 => Outcome::Failed {
+                5..9 => ReportedOutcome::Failed {
                     error: Bytes::from(rng.pick(&["{}", "[4]"])),
                     retryable: !rng.one_in(4),
                 },
-                _ => Outcome::Returned,
+                _ => ReportedOutcome::Returned,
             };
             let task = if rng.one_in(30) {
                 rng.pick(&self.tasks)

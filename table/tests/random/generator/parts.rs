@@ -64,7 +64,7 @@ pub(super) fn new_task(rng: &mut Rng) -> NewTask {
 }
 
 /// Lets tasks come after others: mostly after earlier ones, in no order when it may go wrong.
-pub(super) fn hang_together(rng: &mut Rng, tasks: &mut [NewTask]) {
+pub(super) fn add_dependencies(rng: &mut Rng, tasks: &mut [NewTask]) {
     for (at, task) in tasks.iter_mut().enumerate() {
         task.key = Some(format!("k{at}"));
     }

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use triarch_table::command::reply::{Lease, Verdict};
-use triarch_table::command::{Ask, Grant, Outcome, TaskReport};
-use triarch_table::plan::Asking;
+use triarch_table::command::{Grant, ReportedOutcome, TaskReport, WorkerDemand};
+use triarch_table::plan::Demand;
 use triarch_table::types::state::TaskState;
 use triarch_table::{Reply, TaskId, Token, WorkerId};
 
@@ -21,7 +21,7 @@ impl Model {
                 task.state = TaskState::Running;
                 task.holder = Some((grant.worker, token));
                 let queue = self.queues.get_mut(&task.new.queue).expect("of a task");
-                self.level = queue.start(self.level, self.now_ms);
+                self.virtual_time = queue.start(self.virtual_time, self.now_ms);
                 leases.push(Lease {
                     task: task.id,
                     worker: grant.worker,
@@ -33,16 +33,16 @@ impl Model {
         Reply::Granted { leases }
     }
 
-    pub(super) fn grant_next(&mut self, asks: &[Ask]) -> Reply {
-        let asking = |worker| {
+    pub(super) fn grant_next(&mut self, asks: &[WorkerDemand]) -> Reply {
+        let demand = |worker| {
             let own = || asks.iter().filter(|ask| ask.worker == worker);
             let wanted = own().fold(0_u32, |sum, ask| sum.saturating_add(ask.wanted));
-            Asking {
+            Demand {
                 wanted,
                 overloaded: own().any(|ask| ask.overloaded),
             }
         };
-        let plan = self.propose(&asking, self.now_ms, usize::MAX);
+        let plan = self.propose(&demand, self.now_ms, usize::MAX);
         self.grant(&plan.grants)
     }
 
@@ -66,7 +66,7 @@ impl Model {
             && self.queue_room(&task.new.queue) > 0
             && queue.rate_lets(self.now_ms)
             && key.is_none_or(|key| self.key_room(key) > 0)
-            && (held.len() as u64) < worker.seats()
+            && (held.len() as u64) < worker.usable_slots()
             && worker.is.queues.contains(&task.new.queue)
             && worker.is.kinds.contains(&task.new.kind)
             && requires
@@ -83,12 +83,12 @@ impl Model {
             return Verdict::NotFound;
         };
         let (word, error) = match &report.outcome {
-            Outcome::Succeeded { .. } => ("succeeded", None),
-            Outcome::Failed { error, .. } => ("failed", Some(error.clone())),
-            Outcome::Returned => ("returned", None),
+            ReportedOutcome::Succeeded { .. } => ("succeeded", None),
+            ReportedOutcome::Failed { error, .. } => ("failed", Some(error.clone())),
+            ReportedOutcome::Returned => ("returned", None),
         };
         if task.holder == Some((worker, report.token)) {
-            if let Outcome::Succeeded { result } = &report.outcome {
+            if let ReportedOutcome::Succeeded { result } = &report.outcome {
                 task.result = Some(result.clone());
             }
             self.end(
@@ -97,7 +97,7 @@ impl Model {
                 error,
                 !matches!(
                     report.outcome,
-                    Outcome::Failed {
+                    ReportedOutcome::Failed {
                         retryable: false,
                         ..
                     }
@@ -130,7 +130,7 @@ impl Model {
     ) {
         let (worker, _) = self.tasks[&id].holder.expect("it runs");
         self.close_attempt(id, word, error.clone());
-        self.comes_to(id, word, error, retryable);
+        self.end_attempt(id, word, error, retryable);
         match word {
             "succeeded" => self.credit(id, worker),
             "failed" | "timed_out" | "lease_expired" => self.blame(id, worker),
@@ -138,8 +138,8 @@ impl Model {
         }
     }
 
-    /// What becomes of a task whose attempt has ended.
-    fn comes_to(&mut self, id: TaskId, word: &str, error: Option<Bytes>, retryable: bool) {
+    /// What resolution of a task whose attempt has ended.
+    fn end_attempt(&mut self, id: TaskId, word: &str, error: Option<Bytes>, retryable: bool) {
         let now_ms = self.now_ms;
         let task = self.tasks.get_mut(&id).expect("it runs");
         match word {

@@ -48,8 +48,8 @@ impl Model {
                     on as usize == missing && (not_before_ms, delay_ms) == task.ready
                 }
                 Life::Delayed { until_ms } => until_ms == task.until_ms,
-                Life::Queued { place } | Life::Running { place, .. } => {
-                    (place.order, place.since_ms) == (task.place, task.since_ms)
+                Life::Queued { position } | Life::Running { position, .. } => {
+                    (position.order, position.since_ms) == (task.position, task.since_ms)
                 }
                 Life::Succeeded { .. }
                 | Life::Failed { .. }
@@ -111,7 +111,7 @@ impl Model {
             .map(|(name, queue)| (name.clone(), queue.settings.clone(), queue.served))
             .collect();
         assert_eq!(queues, expected);
-        assert_eq!(table.served(), self.level);
+        assert_eq!(table.virtual_time(), self.virtual_time);
         assert_eq!(table.next_timer_ms(), self.next_timer_ms());
     }
 

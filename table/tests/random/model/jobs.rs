@@ -6,8 +6,8 @@ use triarch_table::records::task::CancelCause;
 use triarch_table::types::state::{JobState, TaskState};
 use triarch_table::{JobId, Reply, TaskId};
 
-use super::wiring::Becomes;
-use super::{Body, Model, ModelJob, ModelTask, Ruling, bytes_of, invalid};
+use super::dependency_graph::Resolution;
+use super::{ApplyResult, Body, Model, ModelJob, ModelTask, bytes_of, invalid};
 
 impl Model {
     pub(super) fn submit(&mut self, submit: &SubmitJob) -> Result<(Reply, bool), Refusal> {
@@ -23,25 +23,25 @@ impl Model {
             };
             return Ok((reply, false));
         }
-        self.check_shape(&submit.tasks)?;
-        let wired = self.wire(&submit.tasks)?;
-        let all: Vec<TaskId> = wired
+        self.validate_tasks(&submit.tasks)?;
+        let graph = self.dependency_graph(&submit.tasks)?;
+        let all: Vec<TaskId> = graph
             .iter()
-            .map(|(becomes, _)| match becomes {
-                Becomes::New(task) | Becomes::Other(task) => *task,
+            .map(|(resolution, _)| match resolution {
+                Resolution::New(task) | Resolution::Deduplicated(task) => *task,
             })
             .collect();
         let new: Vec<(&NewTask, TaskId, Vec<TaskId>)> = submit
             .tasks
             .iter()
-            .zip(wired)
-            .filter_map(|(task, (becomes, after))| match becomes {
-                Becomes::New(id) => Some((task, id, after)),
-                Becomes::Other(_) => None,
+            .zip(graph)
+            .filter_map(|(task, (resolution, after))| match resolution {
+                Resolution::New(id) => Some((task, id, after)),
+                Resolution::Deduplicated(_) => None,
             })
             .collect();
         if new.is_empty() {
-            return Ok((self.all_known(submit, all), true));
+            return Ok((self.all_deduplicated(submit, all), true));
         }
         self.check_bounds(&new.iter().map(|(task, ..)| *task).collect::<Vec<_>>())?;
         let body = (submit.body_digest, submit.part_digests.clone());
@@ -83,7 +83,7 @@ impl Model {
             state: TaskState::Waiting,
             ready,
             until_ms: 0,
-            place: 0,
+            position: 0,
             since_ms: 0,
             holder: None,
             attempt: 0,
@@ -101,8 +101,8 @@ impl Model {
         }
     }
 
-    /// Every task has another one in its place: only the key is remembered.
-    fn all_known(&mut self, submit: &SubmitJob, tasks: Vec<TaskId>) -> Reply {
+    /// Every task has another one in its position: only the key is remembered.
+    fn all_deduplicated(&mut self, submit: &SubmitJob, tasks: Vec<TaskId>) -> Reply {
         let job = self.tasks[&tasks[0]].job;
         if let Some(key) = submit.idempotency_key.clone() {
             let body = (submit.body_digest, submit.part_digests.clone());
@@ -142,13 +142,13 @@ impl Model {
             let (own, body) = job.key.as_ref()?;
             (own == key).then(|| (body.clone(), job.id, job.answer.clone()))
         });
-        let old = self.old_keys.iter().filter(|old| old.key == key);
+        let old = self.retired_keys.iter().filter(|old| old.key == key);
         let old = old.map(|old| (old.body.clone(), old.job, old.tasks.clone()));
         of_jobs.chain(old).next()
     }
 
     /// Only the field is modelled, not the words.
-    pub(super) fn check_shape(&self, tasks: &[NewTask]) -> Result<(), Refusal> {
+    pub(super) fn validate_tasks(&self, tasks: &[NewTask]) -> Result<(), Refusal> {
         if tasks.is_empty() || tasks.len() > self.limits.tasks_per_job_max as usize {
             return Err(invalid("tasks"));
         }
@@ -183,7 +183,7 @@ impl Model {
         Ok(())
     }
 
-    pub(super) fn cancel_task(&mut self, id: TaskId) -> Ruling {
+    pub(super) fn cancel_task(&mut self, id: TaskId) -> ApplyResult {
         let task = self.tasks.get(&id).ok_or(Refusal::TaskNotFound(id))?;
         match task.state {
             TaskState::Cancelled => Ok(Reply::Done { tasks: 0 }),
@@ -199,7 +199,7 @@ impl Model {
         }
     }
 
-    pub(super) fn cancel_job(&mut self, id: JobId) -> Ruling {
+    pub(super) fn cancel_job(&mut self, id: JobId) -> ApplyResult {
         let job = self.jobs.get(&id).ok_or(Refusal::JobNotFound(id))?;
         let cancelled_before = self
             .tasks

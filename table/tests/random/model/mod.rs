@@ -1,17 +1,17 @@
 //! The table's rules in their plainest form: lists that are searched, and times that are looked up every time. Written
-//! from the documentation of the commands, not from the table's code; shares nothing with it but the words.
+//! from the documentation of the commands, not from the table's code; queues nothing with it but the words.
 
 mod attempts;
 mod compare;
+mod dependencies;
+mod dependency_graph;
 mod jobs;
 mod parts;
 mod plan;
 mod queues;
 mod retry;
 mod schedules;
-mod settle;
 mod time;
-mod wiring;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -23,10 +23,10 @@ use triarch_table::records::task::CancelCause;
 use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{Command, JobId, Limits, Reply, Stamp, TaskId, Token, WorkerId};
 
+pub use dependency_graph::{IN_A_CYCLE, is_in_a_cycle};
 use parts::ModelStaged;
 use queues::ModelQueue;
 use schedules::ModelSchedule;
-pub use wiring::{IN_A_CIRCLE, comes_after_itself};
 
 #[derive(Debug)]
 struct ModelTask {
@@ -38,7 +38,7 @@ struct ModelTask {
     /// Not before this time, nor before this long after the last input.
     ready: (u64, u64),
     until_ms: u64,
-    place: u64,
+    position: u64,
     since_ms: u64,
     holder: Option<(WorkerId, Token)>,
     attempt: u32,
@@ -79,7 +79,7 @@ struct ModelWorker {
 /// Digest of what was submitted, and those of the parts that it came in.
 type Body = ([u8; 32], Vec<[u8; 32]>);
 
-struct OldKey {
+struct RetiredKey {
     key: String,
     body: Body,
     job: JobId,
@@ -87,7 +87,7 @@ struct OldKey {
     at_ms: u64,
 }
 
-struct Answered {
+struct AnsweredRequest {
     request: String,
     asked: Command,
     reply: Reply,
@@ -98,7 +98,7 @@ struct Answered {
 pub struct Model {
     limits: Limits,
     now_ms: u64,
-    places: u64,
+    last_position: u64,
     tasks: BTreeMap<TaskId, ModelTask>,
     jobs: BTreeMap<JobId, ModelJob>,
     workers: BTreeMap<WorkerId, ModelWorker>,
@@ -106,31 +106,31 @@ pub struct Model {
     schedules: BTreeMap<String, ModelSchedule>,
     staged: BTreeMap<String, ModelStaged>,
     /// Where the queues together stand.
-    level: u64,
-    answered: Vec<Answered>,
-    old_keys: Vec<OldKey>,
+    virtual_time: u64,
+    answered: Vec<AnsweredRequest>,
+    retired_keys: Vec<RetiredKey>,
     // Of the present entry.
     index: u64,
     made: [u64; 4],
 }
 
-type Ruling = Result<Reply, Refusal>;
+type ApplyResult = Result<Reply, Refusal>;
 
 impl Model {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
             now_ms: 0,
-            places: 0,
+            last_position: 0,
             tasks: BTreeMap::new(),
             jobs: BTreeMap::new(),
             workers: BTreeMap::new(),
             queues: BTreeMap::new(),
             schedules: BTreeMap::new(),
             staged: BTreeMap::new(),
-            level: 0,
+            virtual_time: 0,
             answered: Vec::new(),
-            old_keys: Vec::new(),
+            retired_keys: Vec::new(),
             index: 0,
             made: [0; 4],
         }
@@ -154,7 +154,7 @@ impl Model {
         self.tasks.keys().copied().collect()
     }
 
-    fn apply_one(&mut self, command: &Command) -> Ruling {
+    fn apply_one(&mut self, command: &Command) -> ApplyResult {
         let request = match command {
             Command::SubmitJob(submit) => submit.request_id.clone(),
             Command::RegisterWorker(register) => register.request_id.clone(),
@@ -178,7 +178,7 @@ impl Model {
             Command::DrainWorker { worker } => (self.drain(*worker)?, false),
             Command::LoseWorkers { workers } => (self.lose(workers), false),
             Command::Grant { grants } => (self.grant(grants), false),
-            Command::GrantNext { asks } => (self.grant_next(asks), false),
+            Command::GrantNext { demands } => (self.grant_next(demands), false),
             Command::EndLeases { leases } => {
                 let mut tasks = 0;
                 for ended in leases {
@@ -210,10 +210,13 @@ impl Model {
             Command::ChangeQueue { queue, change } => (self.change_queue(queue, change)?, false),
             Command::PauseWorker { worker } => (self.pause(*worker)?, false),
             Command::ResumeWorker { worker } => (self.resume(*worker)?, false),
-            Command::CancelTasks { tasks, running_too } => {
+            Command::CancelTasks {
+                tasks,
+                include_running,
+            } => {
                 let skip = |model: &Self, task: &TaskId| {
                     let task = model.tasks.get(task);
-                    !running_too && task.is_some_and(|task| task.holder.is_some())
+                    !include_running && task.is_some_and(|task| task.holder.is_some())
                 };
                 let mut each = |task: &TaskId| !skip(self, task) && done(self.cancel_task(*task));
                 let tasks = tasks.iter().filter(|task| each(task)).count() as u64;
@@ -245,7 +248,7 @@ impl Model {
             Command::StagePart(stage) => (self.stage(stage)?, false),
         };
         if let Some(request) = request.filter(|_| is_new) {
-            let answered = Answered {
+            let answered = AnsweredRequest {
                 request,
                 asked: command.clone(),
                 reply: reply.clone(),
@@ -261,7 +264,7 @@ impl Model {
 }
 
 /// The answer to a request id that is remembered.
-fn repeated(before: &Answered, command: &Command) -> Ruling {
+fn repeated(before: &AnsweredRequest, command: &Command) -> ApplyResult {
     let same = match (&before.asked, command) {
         (Command::SubmitJob(first), Command::SubmitJob(second)) => {
             if first.body_digest != second.body_digest
@@ -287,8 +290,8 @@ fn repeated(before: &Answered, command: &Command) -> Ruling {
 }
 
 /// Whether something came of it.
-fn done(ruling: Ruling) -> bool {
-    matches!(ruling, Ok(Reply::Done { tasks: 1 }))
+fn done(result: ApplyResult) -> bool {
+    matches!(result, Ok(Reply::Done { tasks: 1 }))
 }
 
 /// Only the field is modelled, not the words.

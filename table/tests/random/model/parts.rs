@@ -6,7 +6,7 @@ use triarch_table::command::reply::Refusal;
 use triarch_table::command::{NewTask, OnFailure, StagePart, SubmitJob};
 use triarch_table::{Command, Reply};
 
-use super::{Model, Ruling, invalid};
+use super::{ApplyResult, Model, invalid};
 
 #[derive(Debug)]
 pub(super) struct ModelStaged {
@@ -17,7 +17,7 @@ pub(super) struct ModelStaged {
 }
 
 impl Model {
-    pub(super) fn stage(&mut self, stage: &StagePart) -> Ruling {
+    pub(super) fn stage(&mut self, stage: &StagePart) -> ApplyResult {
         let StagePart {
             key, part, parts, ..
         } = stage;
@@ -47,7 +47,7 @@ impl Model {
         if let Some((field, _)) = wrong.iter().find(|(_, wrong)| *wrong) {
             return Err(invalid(*field));
         }
-        self.check_shape(&stage.tasks)?;
+        self.validate_tasks(&stage.tasks)?;
         let known = self.staged.get(key);
         let before = known.and_then(|staged| staged.received.get(part));
         if before.is_none_or(|(digest, _)| *digest != stage.digest) {
@@ -92,15 +92,15 @@ impl Model {
                 .flat_map(|(_, tasks)| tasks.clone())
                 .collect(),
         };
-        let ruling = self.apply_one(&Command::SubmitJob(whole));
+        let result = self.apply_one(&Command::SubmitJob(whole));
         let full = matches!(
-            ruling,
+            result,
             Err(Refusal::QueueFull { .. } | Refusal::TableFull { .. })
         );
         if !full {
             self.staged.remove(key);
         }
-        ruling
+        result
     }
 
     fn check_staging(&self, stage: &StagePart) -> Result<(), Refusal> {

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use triarch_table::WorkerId;
 use triarch_table::command::Grant;
-use triarch_table::plan::{Asking, Plan};
+use triarch_table::plan::{Demand, Plan};
 use triarch_table::records::queue::Placement;
 
 use super::queues::ModelQueue;
 use super::{Model, ModelTask, ModelWorker};
 
-struct Hand<'a> {
+struct Candidate<'a> {
     worker: &'a ModelWorker,
     wanted: u64,
     overloaded: bool,
@@ -20,83 +20,98 @@ struct Hand<'a> {
 }
 
 /// A queue, as it will be when the plan has been applied.
-struct Share<'a> {
+struct QueueShare<'a> {
     name: &'a String,
     queue: ModelQueue,
-    room: u64,
+    capacity: u64,
 }
 
 impl Model {
     pub fn propose(
         &self,
-        asking: &dyn Fn(WorkerId) -> Asking,
+        demand: &dyn Fn(WorkerId) -> Demand,
         now_ms: u64,
         grants_max: usize,
     ) -> Plan {
-        let live = self.workers.values().filter(|worker| worker.seats() > 0);
-        let mut hands: Vec<Hand<'_>> = live.map(|worker| self.hand(worker, asking)).collect();
+        let live = self
+            .workers
+            .values()
+            .filter(|worker| worker.usable_slots() > 0);
+        let mut candidates: Vec<Candidate<'_>> =
+            live.map(|worker| self.candidate(worker, demand)).collect();
         let mut line = self.in_line();
-        let mut shares: Vec<Share<'_>> = self
+        let mut queues: Vec<QueueShare<'_>> = self
             .queues
             .iter()
             .filter(|(_, queue)| !queue.settings.paused)
-            .map(|(name, queue)| Share {
+            .map(|(name, queue)| QueueShare {
                 name,
                 queue: queue.clone(),
-                room: self.queue_room(name),
+                capacity: self.queue_room(name),
             })
             .collect();
-        let rates = shares.iter().filter(|share| {
+        let rates = queues.iter().filter(|share| {
             let has_ready = line.iter().any(|task| task.new.queue == *share.name);
-            share.room > 0 && has_ready && !share.queue.rate_lets(now_ms)
+            share.capacity > 0 && has_ready && !share.queue.rate_lets(now_ms)
         });
-        let again_ms = rates.map(|share| share.queue.next_start_ns().div_ceil(1_000_000));
-        let again_ms = again_ms.min();
+        let next_start_ms = rates.map(|share| share.queue.next_start_ns().div_ceil(1_000_000));
+        let next_start_ms = next_start_ms.min();
 
-        shares.sort_by_key(|share| (share.queue.served, share.name));
-        let mut level = self.level;
+        queues.sort_by_key(|share| (share.queue.served, share.name));
+        let mut virtual_time = self.virtual_time;
         let mut grants = Vec::new();
         while grants.len() < grants_max {
-            let mut turns: Vec<usize> = (0..shares.len()).collect();
-            turns.sort_by_key(|&at| (shares[at].queue.served.max(level), at));
-            let next = turns.into_iter().find_map(|at| {
-                let Share { name, queue, room } = &shares[at];
-                let may = *room > 0 && queue.rate_lets(now_ms);
+            let mut order: Vec<usize> = (0..queues.len()).collect();
+            order.sort_by_key(|&at| (queues[at].queue.served.max(virtual_time), at));
+            let next = order.into_iter().find_map(|at| {
+                let QueueShare {
+                    name,
+                    queue,
+                    capacity,
+                } = &queues[at];
+                let may = *capacity > 0 && queue.rate_lets(now_ms);
                 let first = line.iter().position(|task| {
                     let of_queue = may && task.new.queue == **name;
                     let in_time = task.expires_ms.is_none_or(|at_ms| at_ms > now_ms);
-                    of_queue && in_time && hands.iter().any(|hand| hand.can_take(task))
+                    of_queue
+                        && in_time
+                        && candidates.iter().any(|candidate| candidate.can_take(task))
                 });
                 Some((at, first?))
             });
             let Some((at, first)) = next else {
                 break;
             };
-            let (share, task) = (&mut shares[at], line.remove(first));
+            let (share, task) = (&mut queues[at], line.remove(first));
             let placement = share.queue.settings.placement;
-            let takers = hands.iter_mut().filter(|hand| hand.can_take(task));
+            let takers = candidates
+                .iter_mut()
+                .filter(|candidate| candidate.can_take(task));
             let best = takers.min_by(|a, b| a.compare(b, placement));
-            let hand = best.expect("somebody can take it");
-            hand.wanted -= 1;
-            hand.running += 1;
+            let candidate = best.expect("somebody can take it");
+            candidate.wanted -= 1;
+            candidate.running += 1;
             for (name, amount) in &task.new.requires.resources {
-                *hand.used.entry(name).or_default() += amount;
+                *candidate.used.entry(name).or_default() += amount;
             }
             grants.push(Grant {
                 task: task.id,
-                worker: hand.worker.id,
+                worker: candidate.worker.id,
             });
-            share.room -= 1;
-            level = share.queue.start(level, now_ms);
+            share.capacity -= 1;
+            virtual_time = share.queue.start(virtual_time, now_ms);
         }
-        Plan { grants, again_ms }
+        Plan {
+            grants,
+            next_start_ms,
+        }
     }
 
-    fn hand<'a>(
+    fn candidate<'a>(
         &'a self,
         worker: &'a ModelWorker,
-        asking: &dyn Fn(WorkerId) -> Asking,
-    ) -> Hand<'a> {
+        demand: &dyn Fn(WorkerId) -> Demand,
+    ) -> Candidate<'a> {
         let held = self.held_by(worker.id);
         let mut used: BTreeMap<&String, u64> = BTreeMap::new();
         for task in &held {
@@ -104,8 +119,8 @@ impl Model {
                 *used.entry(name).or_default() += amount;
             }
         }
-        let Asking { wanted, overloaded } = asking(worker.id);
-        Hand {
+        let Demand { wanted, overloaded } = demand(worker.id);
+        Candidate {
             worker,
             wanted: wanted.into(),
             overloaded,
@@ -115,11 +130,11 @@ impl Model {
     }
 }
 
-impl Hand<'_> {
+impl Candidate<'_> {
     fn can_take(&self, task: &ModelTask) -> bool {
         let (has, new) = (&self.worker.is, &task.new);
         self.wanted > 0
-            && self.running < self.worker.seats()
+            && self.running < self.worker.usable_slots()
             && has.queues.contains(&new.queue)
             && has.kinds.contains(&new.kind)
             && new
@@ -135,7 +150,7 @@ impl Hand<'_> {
 
     /// Who comes first: overloaded ones last, then by the part of the slots in use.
     fn compare(&self, other: &Self, placement: Placement) -> Ordering {
-        let part = |a: &Self, b: &Self| a.running * b.worker.seats();
+        let part = |a: &Self, b: &Self| a.running * b.worker.usable_slots();
         let emptier = part(self, other)
             .cmp(&part(other, self))
             .then(self.running.cmp(&other.running))

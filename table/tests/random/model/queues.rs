@@ -6,7 +6,7 @@ use triarch_table::command::{NewTask, QueueChange};
 use triarch_table::records::queue::{AGEING_MS, QueueSettings};
 use triarch_table::types::state::TaskState;
 
-use super::{Model, ModelTask, Ruling, invalid};
+use super::{ApplyResult, Model, ModelTask, invalid};
 
 /// What one start of a queue of weight 1 is worth.
 const SHARE: u64 = 1 << 24;
@@ -22,9 +22,9 @@ pub(super) struct ModelQueue {
 }
 
 impl ModelQueue {
-    /// A task starts while the queues together stand at `level`; says where they stand then.
-    pub fn start(&mut self, level: u64, now_ms: u64) -> u64 {
-        let stood = self.served.max(level);
+    /// A task starts while the queues together stand at `virtual_time`; says where they stand then.
+    pub fn start(&mut self, virtual_time: u64, now_ms: u64) -> u64 {
+        let stood = self.served.max(virtual_time);
         self.served = stood + SHARE / u64::from(self.settings.weight);
         if self.settings.rate.is_some() {
             self.starts_ms.push(now_ms);
@@ -53,7 +53,7 @@ impl ModelQueue {
 }
 
 impl Model {
-    pub(super) fn change_queue(&mut self, name: &str, change: &QueueChange) -> Ruling {
+    pub(super) fn change_queue(&mut self, name: &str, change: &QueueChange) -> ApplyResult {
         let rate = change.rate.flatten();
         let wrong = [
             ("queue", name.is_empty() || name.len() > 200),
@@ -184,19 +184,19 @@ impl Model {
         let mut line: Vec<&ModelTask> = self.tasks.values().filter(queued).collect();
         line.sort_by_key(|task| {
             let handicap_ms = u64::from(9 - task.new.priority) * AGEING_MS;
-            (task.since_ms + handicap_ms, task.place)
+            (task.since_ms + handicap_ms, task.position)
         });
-        let mut rooms = std::collections::BTreeMap::new();
+        let mut capacities = std::collections::BTreeMap::new();
         line.retain(|task| {
             let Some(concurrency) = &task.new.concurrency else {
                 return true;
             };
             let key = &concurrency.key;
-            let room = rooms
+            let capacity = capacities
                 .entry(key.clone())
                 .or_insert_with(|| self.key_room(key));
-            let fits = *room > 0;
-            *room = room.saturating_sub(1);
+            let fits = *capacity > 0;
+            *capacity = capacity.saturating_sub(1);
             fits
         });
         line

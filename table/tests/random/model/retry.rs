@@ -1,4 +1,4 @@
-//! Retries by hand, and what waits again by them.
+//! Retries by candidate, and what waits again by them.
 
 use triarch_table::command::NewTask;
 use triarch_table::command::reply::Refusal;
@@ -6,10 +6,10 @@ use triarch_table::records::task::CancelCause;
 use triarch_table::types::state::TaskState;
 use triarch_table::{Reply, TaskId};
 
-use super::{Model, Ruling};
+use super::{ApplyResult, Model};
 
 impl Model {
-    pub(super) fn retry(&mut self, id: TaskId) -> Ruling {
+    pub(super) fn retry(&mut self, id: TaskId) -> ApplyResult {
         let task = self.tasks.get(&id).ok_or(Refusal::TaskNotFound(id))?;
         if !task.state.is_terminal() {
             return Err(Refusal::WrongState {
@@ -29,7 +29,7 @@ impl Model {
                 state,
             });
         }
-        let again = self.again_with(id);
+        let again = self.revived_by(id);
         let all: Vec<&NewTask> = again.iter().map(|task| &self.tasks[task].new).collect();
         for unique in all.iter().filter_map(|task| task.unique.as_ref()) {
             if let Some(task) = self.holder_of(&unique.key) {
@@ -39,14 +39,14 @@ impl Model {
         }
         self.check_queues(&all)?;
         for task in again {
-            self.start_over(task);
+            self.reset_attempts(task);
         }
         Ok(Reply::Done { tasks: 1 })
     }
 
     /// A task and all that wait again with it: those cancelled for want of an input that none of those denies which are
     /// not tried again.
-    fn again_with(&self, id: TaskId) -> Vec<TaskId> {
+    fn revived_by(&self, id: TaskId) -> Vec<TaskId> {
         let mut again = vec![id];
         let job = &self.jobs[&self.tasks[&id].job];
         loop {
@@ -68,7 +68,7 @@ impl Model {
         }
     }
 
-    fn start_over(&mut self, id: TaskId) {
+    fn reset_attempts(&mut self, id: TaskId) {
         let task = self.tasks.get_mut(&id).expect("found");
         (task.failures, task.losses, task.expires_ms) = (0, 0, None);
         (task.result, task.error, task.cause) = (None, None, None);

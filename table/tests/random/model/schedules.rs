@@ -6,8 +6,8 @@ use triarch_table::command::{
 };
 use triarch_table::{Command, JobId, Reply, Table};
 
-use super::wiring::IN_A_CIRCLE;
-use super::{Model, Ruling, invalid};
+use super::dependency_graph::IN_A_CYCLE;
+use super::{ApplyResult, Model, invalid};
 
 #[derive(Debug)]
 pub(super) struct ModelSchedule {
@@ -23,7 +23,7 @@ pub(super) struct ModelSchedule {
 }
 
 impl Model {
-    pub(super) fn put_schedule(&mut self, put: &PutSchedule) -> Ruling {
+    pub(super) fn put_schedule(&mut self, put: &PutSchedule) -> ApplyResult {
         let mut put = put.clone();
         (put.job.request_id, put.job.idempotency_key) = (None, None);
         let wrong = [
@@ -34,10 +34,10 @@ impl Model {
         if let Some((field, _)) = wrong.iter().find(|(_, wrong)| *wrong) {
             return Err(invalid(*field));
         }
-        let shape = self.check_shape(&put.job.tasks);
+        let shape = self.validate_tasks(&put.job.tasks);
         let order = shape.and_then(|()| self.check_order(&put.job.tasks));
         order.map_err(|refusal| match refusal {
-            Refusal::Invalid { field, .. } if field != IN_A_CIRCLE => {
+            Refusal::Invalid { field, .. } if field != IN_A_CYCLE => {
                 invalid(format!("job.{field}"))
             }
             other => other,
@@ -76,14 +76,14 @@ impl Model {
         Ok(Reply::SchedulePut { created })
     }
 
-    pub(super) fn delete_schedule(&mut self, name: &str) -> Ruling {
+    pub(super) fn delete_schedule(&mut self, name: &str) -> ApplyResult {
         match self.schedules.remove(name) {
             Some(_) => Ok(Reply::Done { tasks: 0 }),
             None => Err(Refusal::ScheduleNotFound(name.into())),
         }
     }
 
-    pub(super) fn pause_schedule(&mut self, name: &str) -> Ruling {
+    pub(super) fn pause_schedule(&mut self, name: &str) -> ApplyResult {
         let schedule = self.schedule(name)?;
         (schedule.paused, schedule.next_tick_ms) = (true, None);
         Ok(Reply::Done { tasks: 0 })
@@ -94,7 +94,7 @@ impl Model {
         name: &str,
         generation: u64,
         next_tick_ms: Option<u64>,
-    ) -> Ruling {
+    ) -> ApplyResult {
         let schedule = self.schedule(name)?;
         if schedule.generation != generation {
             return Err(Refusal::ScheduleReplaced(name.into()));
@@ -136,7 +136,7 @@ impl Model {
         let (mut fired, mut skipped, mut missed) = (None, 0, 0);
         let mut refused = false;
         match tick.action {
-            TickAction::PassBy { ticks } => missed = ticks,
+            TickAction::Miss { ticks } => missed = ticks,
             TickAction::Fire if stopped => skipped = 1,
             TickAction::Fire => match self.apply_one(&Command::SubmitJob(job)) {
                 Ok(Reply::Submitted {

@@ -3,7 +3,7 @@
 use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{JobId, Reply, TaskId};
 
-use super::{Body, Model, ModelJob, OldKey, bytes_of};
+use super::{Body, Model, ModelJob, RetiredKey, bytes_of};
 
 impl Model {
     pub(super) fn advance(&mut self) -> Reply {
@@ -66,7 +66,10 @@ impl Model {
             steps += self.forget_job(job.id);
         }
         while steps < steps_max {
-            let due = self.queues.keys().filter_map(|name| self.over_in(name));
+            let due = self
+                .queues
+                .keys()
+                .filter_map(|name| self.retention_due_in(name));
             let Some((_, _, job)) = due.filter(|due| due.0 <= self.now_ms).min() else {
                 break;
             };
@@ -93,17 +96,17 @@ impl Model {
         }
         while steps < steps_max
             && self
-                .old_keys
+                .retired_keys
                 .first()
                 .is_some_and(|k| old(k.at_ms, limits.keys_age_ms, now_ms))
         {
             steps += 1;
-            self.old_keys.remove(0);
+            self.retired_keys.remove(0);
         }
     }
 
     /// Since when a queue has had a finished job to forget by its own settings, and which one.
-    fn over_in<'a>(&self, name: &'a str) -> Option<(u64, &'a str, JobId)> {
+    fn retention_due_in<'a>(&self, name: &'a str) -> Option<(u64, &'a str, JobId)> {
         let of_queue = |job: &&ModelJob| job.queue == name;
         let finished = self.jobs.values().filter(of_queue);
         let mut finished: Vec<(u64, JobId)> = finished
@@ -144,15 +147,15 @@ impl Model {
     }
 
     pub(super) fn keep_key(&mut self, key: String, body: Body, job: JobId, tasks: Vec<TaskId>) {
-        self.old_keys.push(OldKey {
+        self.retired_keys.push(RetiredKey {
             key,
             body,
             job,
             tasks,
             at_ms: self.now_ms,
         });
-        if self.old_keys.len() as u64 > self.limits.keys_max {
-            self.old_keys.remove(0);
+        if self.retired_keys.len() as u64 > self.limits.keys_max {
+            self.retired_keys.remove(0);
         }
     }
 
@@ -170,10 +173,13 @@ impl Model {
         let limits = &self.limits;
         let finished = self.jobs.values().filter_map(|job| job.finished_ms);
         let jobs = finished.map(|at_ms| at_ms + limits.finished_age_ms);
-        let of_queues = self.queues.keys().filter_map(|name| self.over_in(name));
+        let of_queues = self
+            .queues
+            .keys()
+            .filter_map(|name| self.retention_due_in(name));
         let workers = self.gone().into_iter();
         let answers = self.answered.iter();
-        let keys = self.old_keys.iter();
+        let keys = self.retired_keys.iter();
         let staged = self.staged.values().map(|staged| staged.touched_ms);
         let old = jobs
             .chain(staged.map(|at_ms| at_ms + limits.staged_age_ms))

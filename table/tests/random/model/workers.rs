@@ -7,10 +7,10 @@ use triarch_table::command::reply::Refusal;
 use triarch_table::types::state::WorkerState;
 use triarch_table::{Reply, TaskId, WorkerId};
 
-use super::{Model, ModelWorker, Ruling, invalid};
+use super::{ApplyResult, Model, ModelWorker, invalid};
 
 impl Model {
-    pub(super) fn register(&mut self, register: &RegisterWorker) -> Ruling {
+    pub(super) fn register(&mut self, register: &RegisterWorker) -> ApplyResult {
         let wrong = [
             ("name", register.name.len() > 200),
             ("kinds", register.kinds.is_empty()),
@@ -51,20 +51,20 @@ impl Model {
         Ok(Reply::Registered { worker: id })
     }
 
-    pub(super) fn drain(&mut self, id: WorkerId) -> Ruling {
+    pub(super) fn drain(&mut self, id: WorkerId) -> ApplyResult {
         let worker = self.workers.get_mut(&id);
         let worker = worker.filter(|worker| worker.state.is_present());
         worker.ok_or(Refusal::UnknownWorker(id))?.state = WorkerState::Draining;
         Ok(Reply::Done { tasks: 0 })
     }
 
-    pub(super) fn pause(&mut self, id: WorkerId) -> Ruling {
-        self.staying(id)?.state = WorkerState::Paused;
+    pub(super) fn pause(&mut self, id: WorkerId) -> ApplyResult {
+        self.present_worker(id)?.state = WorkerState::Paused;
         Ok(Reply::Done { tasks: 0 })
     }
 
-    pub(super) fn resume(&mut self, id: WorkerId) -> Ruling {
-        let worker = self.staying(id)?;
+    pub(super) fn resume(&mut self, id: WorkerId) -> ApplyResult {
+        let worker = self.present_worker(id)?;
         if worker.state != WorkerState::Live {
             worker.state = WorkerState::Live;
             worker.streak.clear();
@@ -73,7 +73,7 @@ impl Model {
     }
 
     /// A present worker that is not on its way out.
-    fn staying(&mut self, id: WorkerId) -> Result<&mut ModelWorker, Refusal> {
+    fn present_worker(&mut self, id: WorkerId) -> Result<&mut ModelWorker, Refusal> {
         let worker = self.workers.get_mut(&id);
         let worker = worker.filter(|worker| worker.state.is_present());
         match worker.ok_or(Refusal::UnknownWorker(id))? {
@@ -82,11 +82,11 @@ impl Model {
         }
     }
 
-    pub(super) fn leave(&mut self, id: WorkerId) -> Ruling {
+    pub(super) fn leave(&mut self, id: WorkerId) -> ApplyResult {
         match self.workers.get(&id).map(|worker| worker.state) {
             Some(WorkerState::Left) => Ok(Reply::Done { tasks: 0 }),
             Some(state) if state.is_present() => Ok(Reply::Done {
-                tasks: self.end_worker(id, WorkerState::Left, "returned"),
+                tasks: self.remove_worker(id, WorkerState::Left, "returned"),
             }),
             _ => Err(Refusal::UnknownWorker(id)),
         }
@@ -100,13 +100,13 @@ impl Model {
                 .get(&id)
                 .is_some_and(|worker| worker.state.is_present())
             {
-                tasks += self.end_worker(id, WorkerState::Lost, "lost");
+                tasks += self.remove_worker(id, WorkerState::Lost, "lost");
             }
         }
         Reply::Done { tasks }
     }
 
-    pub(super) fn end_worker(
+    pub(super) fn remove_worker(
         &mut self,
         id: WorkerId,
         state: WorkerState,
@@ -202,7 +202,7 @@ impl Model {
 
 impl ModelWorker {
     /// How many tasks it may run at once.
-    pub(super) fn seats(&self) -> u64 {
+    pub(super) fn usable_slots(&self) -> u64 {
         match self.state {
             WorkerState::Live => self.is.slots.into(),
             WorkerState::Probation => 1,

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use triarch_table::command::reply::Lease;
 use triarch_table::command::{
-    Backoff, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires, SubmitJob, TaskReport,
+    Backoff, Grant, NewTask, OnFailure, RegisterWorker, ReportedOutcome, Requires, SubmitJob,
+    TaskReport,
 };
-use triarch_table::plan::{Asking, Plan, propose_with};
+use triarch_table::plan::{Demand, Plan, propose_with};
 use triarch_table::{Command, Limits, Reply, Stamp, Table};
 
 const PAYLOAD_BYTES: usize = 256;
@@ -68,7 +69,7 @@ impl Life {
 
     /// What the scheduler would do for workers that all ask for as much as they can take.
     pub fn plan(&self, grants_max: usize) -> Plan {
-        let asking = |_| Asking {
+        let asking = |_| Demand {
             wanted: self.wanted,
             overloaded: false,
         };
@@ -146,7 +147,7 @@ pub fn reports(leases: &[Lease]) -> Vec<Command> {
         let report = TaskReport {
             task: lease.task,
             token: lease.token,
-            outcome: Outcome::Succeeded {
+            outcome: ReportedOutcome::Succeeded {
                 result: Bytes::from_static(b"null"),
             },
         };
@@ -169,7 +170,7 @@ pub fn report_of(plan: &Plan) -> Command {
     let results = plan.grants.iter().map(|Grant { task, .. }| TaskReport {
         task: *task,
         token: triarch_table::Token(u64::MAX),
-        outcome: Outcome::Succeeded {
+        outcome: ReportedOutcome::Succeeded {
             result: Bytes::from_static(b"null"),
         },
     });

@@ -10,7 +10,7 @@ use super::Model;
 
 impl Model {
     /// Makes a task terminal, with what that means for its job: those that come after it are told in the order of their
-    /// ids, and what becomes of them has its own consequences after that, the last one's first.
+    /// ids, and what resolution of them has its own consequences after that, the last one's first.
     pub(super) fn put(&mut self, id: TaskId, state: TaskState) {
         self.set(id, state);
         let mut ended = vec![id];
@@ -25,7 +25,7 @@ impl Model {
                 if state != TaskState::Succeeded {
                     self.cancelled(follower, CancelCause::Dependency(id));
                     ended.push(follower);
-                } else if self.missing(follower).is_empty() && !self.let_in(follower) {
+                } else if self.missing(follower).is_empty() && !self.make_ready(follower) {
                     ended.push(follower);
                 }
             }
@@ -33,7 +33,7 @@ impl Model {
     }
 
     /// A waiting task has all its inputs. False if they are too large, which is its end.
-    fn let_in(&mut self, id: TaskId) -> bool {
+    fn make_ready(&mut self, id: TaskId) -> bool {
         let inputs = self.tasks[&id].after.iter();
         let bytes: usize = inputs
             .filter_map(|first| self.tasks[first].result.as_ref())
@@ -62,9 +62,10 @@ impl Model {
 
     /// Gives a task a new place.
     pub(super) fn queue(&mut self, id: TaskId) {
-        self.places += 1;
+        self.last_position += 1;
         let task = self.tasks.get_mut(&id).expect("found");
-        (task.state, task.place, task.since_ms) = (TaskState::Queued, self.places, self.now_ms);
+        (task.state, task.position, task.since_ms) =
+            (TaskState::Queued, self.last_position, self.now_ms);
     }
 
     /// Puts a task into a state, and its job with it.

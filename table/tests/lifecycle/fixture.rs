@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    Backoff, EndLease, EndReason, Grant, NewTask, OnFailure, Outcome, RegisterWorker, Requires,
-    SubmitJob, TaskReport,
+    Backoff, EndLease, EndReason, Grant, NewTask, OnFailure, RegisterWorker, ReportedOutcome,
+    Requires, SubmitJob, TaskReport,
 };
 use triarch_table::types::state::TaskState;
 use triarch_table::{Command, JobId, Limits, Reply, Stamp, Table, Task, TaskId, Token, WorkerId};
@@ -17,7 +17,7 @@ pub const EXPIRES_MS: u64 = 30_000;
 pub const KEPT_MS: u64 = 20_000;
 
 /// A table with one task in a state.
-pub struct Scene {
+pub struct Fixture {
     pub table: Table,
     pub worker: WorkerId,
     pub job: JobId,
@@ -41,7 +41,7 @@ pub struct Kind {
     pub kept_short: bool,
 }
 
-impl Scene {
+impl Fixture {
     pub fn of(state: TaskState, kind: Kind) -> Self {
         let mut limits = Limits::default();
         if kind.kept_short {
@@ -69,7 +69,7 @@ impl Scene {
         let worker = WorkerId::at(1, 0);
         let (job, task) = (JobId::at(2, 0), TaskId::at(2, 0));
         let sibling = (tasks.len() > 1).then(|| TaskId::at(2, 1));
-        let mut scene = Self {
+        let mut fixture = Self {
             table: Table::new(limits),
             worker,
             job,
@@ -77,29 +77,29 @@ impl Scene {
             sibling,
             token: Token(7),
         };
-        scene.apply(Command::RegisterWorker(register("a")), 0);
+        fixture.apply(Command::RegisterWorker(register("a")), 0);
         let on_failure = kind.sibling.unwrap_or_default();
-        scene.apply(Command::SubmitJob(submit(tasks, on_failure)), 0);
+        fixture.apply(Command::SubmitJob(submit(tasks, on_failure)), 0);
         if let TaskState::Running
         | TaskState::Succeeded
         | TaskState::Failed
         | TaskState::Cancelled = state
         {
-            let reply = scene.apply(scene.grant(), 0);
+            let reply = fixture.apply(fixture.grant(), 0);
             let Reply::Granted { leases } = reply else {
                 panic!("{reply:?}")
             };
-            scene.token = leases[0].token;
+            fixture.token = leases[0].token;
         }
         match state {
-            TaskState::Succeeded => drop(scene.apply(scene.report(succeeded()), 0)),
-            TaskState::Failed => drop(scene.apply(scene.report(failed(false)), 0)),
-            TaskState::Cancelled => drop(scene.apply(Command::CancelTask { task }, 0)),
-            TaskState::Expired => drop(scene.apply(Command::AdvanceTime, 0)),
+            TaskState::Succeeded => drop(fixture.apply(fixture.report(succeeded()), 0)),
+            TaskState::Failed => drop(fixture.apply(fixture.report(failed(false)), 0)),
+            TaskState::Cancelled => drop(fixture.apply(Command::CancelTask { task }, 0)),
+            TaskState::Expired => drop(fixture.apply(Command::AdvanceTime, 0)),
             TaskState::Waiting | TaskState::Delayed | TaskState::Queued | TaskState::Running => {}
         }
-        assert_eq!(scene.table.task(task).map(Task::state), Some(state));
-        scene
+        assert_eq!(fixture.table.task(task).map(Task::state), Some(state));
+        fixture
     }
 
     pub fn apply(&mut self, command: Command, after_ms: u64) -> Reply {
@@ -119,7 +119,7 @@ impl Scene {
         }
     }
 
-    pub fn report(&self, outcome: Outcome) -> Command {
+    pub fn report(&self, outcome: ReportedOutcome) -> Command {
         let (task, token) = (self.task, self.token);
         Command::Report {
             worker: self.worker,
@@ -143,7 +143,7 @@ impl Scene {
     }
 
     /// Has the sibling end, and says how that was answered.
-    pub fn end_sibling(&mut self, outcome: Outcome) -> Reply {
+    pub fn end_sibling(&mut self, outcome: ReportedOutcome) -> Reply {
         let sibling = self.sibling.expect("this kind has one");
         let worker = self.worker;
         let grants = vec![Grant {
@@ -210,14 +210,14 @@ pub fn register(name: &str) -> RegisterWorker {
     }
 }
 
-pub fn succeeded() -> Outcome {
-    Outcome::Succeeded {
+pub fn succeeded() -> ReportedOutcome {
+    ReportedOutcome::Succeeded {
         result: Bytes::from_static(b"1"),
     }
 }
 
-pub fn failed(retryable: bool) -> Outcome {
-    Outcome::Failed {
+pub fn failed(retryable: bool) -> ReportedOutcome {
+    ReportedOutcome::Failed {
         error: Bytes::from_static(b"{}"),
         retryable,
     }

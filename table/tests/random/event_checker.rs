@@ -1,4 +1,5 @@
-//! What the events tell, taken alone: the same story as the table, and one that never breaks the promises made to users.
+//! A checker of the event stream: taken alone, the events lead to the same state as the table, and never break a
+//! promise made to users.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +7,7 @@ use triarch_table::types::state::{JobState, TaskState};
 use triarch_table::{Event, JobId, Table, TaskId, Token, WorkerId};
 
 #[derive(Default)]
-pub struct Story {
+pub struct EventChecker {
     tasks: BTreeMap<TaskId, (JobId, TaskState)>,
     jobs: BTreeMap<JobId, Option<JobState>>,
     leases: BTreeMap<TaskId, (WorkerId, Token)>,
@@ -14,9 +15,9 @@ pub struct Story {
     present: BTreeSet<WorkerId>,
 }
 
-impl Story {
+impl EventChecker {
     /// Takes in what happened in one entry. Only a retry may take a task out of a terminal state.
-    pub fn goes_on(&mut self, events: &[Event], table: &Table, retries: bool) {
+    pub fn check(&mut self, events: &[Event], table: &Table, retries: bool) {
         for event in events {
             self.take(event, retries);
         }
@@ -40,7 +41,7 @@ impl Story {
                     "{event:?} from {before:?}"
                 );
                 assert!(
-                    may_come(before.map(|(_, from)| from), to, retries),
+                    is_valid_transition(before.map(|(_, from)| from), to, retries),
                     "{event:?} from {before:?}"
                 );
                 assert_eq!(
@@ -139,7 +140,7 @@ impl Story {
 }
 
 /// Whether a task may come from one state to another at once.
-fn may_come(from: Option<TaskState>, to: TaskState, retries: bool) -> bool {
+fn is_valid_transition(from: Option<TaskState>, to: TaskState, retries: bool) -> bool {
     let to_any_of = match from {
         None => &[TaskState::Waiting, TaskState::Delayed, TaskState::Queued][..],
         // It fails when its inputs are too large.

@@ -8,31 +8,36 @@ use super::{Model, ModelTask, invalid};
 
 /// A submitted task becomes a new one, or another stands in for it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Becomes {
+pub(super) enum Resolution {
     New(TaskId),
-    Other(TaskId),
+    Deduplicated(TaskId),
 }
 
 impl Model {
-    pub(super) fn wire(&self, tasks: &[NewTask]) -> Result<Vec<(Becomes, Vec<TaskId>)>, Refusal> {
-        let become_what = self.by_unique_keys(tasks)?;
+    pub(super) fn dependency_graph(
+        &self,
+        tasks: &[NewTask],
+    ) -> Result<Vec<(Resolution, Vec<TaskId>)>, Refusal> {
+        let resolutions = self.by_unique_keys(tasks)?;
         self.check_order(tasks)?;
         let find = |key: &String| tasks.iter().position(|task| task.key.as_ref() == Some(key));
-        let mut wired = Vec::new();
+        let mut graph = Vec::new();
         for (at, task) in tasks.iter().enumerate() {
             let mut after = Vec::new();
-            if let Becomes::New(_) = become_what[at] {
+            if let Resolution::New(_) = resolutions[at] {
                 for first in task.after.iter().filter_map(find) {
-                    match become_what[first] {
-                        Becomes::New(id) => after.push(id),
-                        Becomes::Other(_) => return Err(invalid(format!("tasks[{at}].after"))),
+                    match resolutions[first] {
+                        Resolution::New(id) => after.push(id),
+                        Resolution::Deduplicated(_) => {
+                            return Err(invalid(format!("tasks[{at}].after")));
+                        }
                     }
                 }
             }
             after.sort();
-            wired.push((become_what[at], after));
+            graph.push((resolutions[at], after));
         }
-        Ok(wired)
+        Ok(graph)
     }
 
     /// Whether tasks come after others that there are, and in no circle.
@@ -54,28 +59,28 @@ impl Model {
             }
         }
         if !all_can_start(tasks) {
-            return Err(invalid(IN_A_CIRCLE));
+            return Err(invalid(IN_A_CYCLE));
         }
         Ok(())
     }
 
-    fn by_unique_keys(&self, tasks: &[NewTask]) -> Result<Vec<Becomes>, Refusal> {
-        let mut found: Vec<Becomes> = Vec::new();
+    fn by_unique_keys(&self, tasks: &[NewTask]) -> Result<Vec<Resolution>, Refusal> {
+        let mut found: Vec<Resolution> = Vec::new();
         let mut made = self.made[1];
         for (at, task) in tasks.iter().enumerate() {
             if let Some(unique) = &task.unique {
                 let known = self.holder_of(&unique.key);
                 let earlier = (0..at).find(|&at| {
                     let same = tasks[at].unique.as_ref().map(|unique| &unique.key);
-                    same == Some(&unique.key) && matches!(found[at], Becomes::New(_))
+                    same == Some(&unique.key) && matches!(found[at], Resolution::New(_))
                 });
                 let earlier = earlier.map(|at| match found[at] {
-                    Becomes::New(id) | Becomes::Other(id) => id,
+                    Resolution::New(id) | Resolution::Deduplicated(id) => id,
                 });
                 match (known.or(earlier), unique.on_duplicate) {
                     (None, _) => {}
                     (Some(task), OnDuplicate::Return) => {
-                        found.push(Becomes::Other(task));
+                        found.push(Resolution::Deduplicated(task));
                         continue;
                     }
                     (Some(task), OnDuplicate::Refuse) if known.is_some() => {
@@ -89,7 +94,7 @@ impl Model {
                     }
                 }
             }
-            found.push(Becomes::New(TaskId::at(self.index, made)));
+            found.push(Resolution::New(TaskId::at(self.index, made)));
             made += 1;
         }
         Ok(found)
@@ -106,7 +111,7 @@ impl Model {
 }
 
 /// Which task of a circle is named is not modelled.
-pub const IN_A_CIRCLE: &str = "circle";
+pub const IN_A_CYCLE: &str = "circle";
 
 /// Again and again lets start what comes after nothing but what has started.
 fn all_can_start(tasks: &[NewTask]) -> bool {
@@ -125,7 +130,7 @@ fn all_can_start(tasks: &[NewTask]) -> bool {
 }
 
 /// Whether a task is one that comes after itself, by way of others.
-pub fn comes_after_itself(tasks: &[NewTask], at: usize) -> bool {
+pub fn is_in_a_cycle(tasks: &[NewTask], at: usize) -> bool {
     let mut before: Vec<&String> = tasks[at].after.iter().collect();
     let mut seen = 0;
     while seen < before.len() {
