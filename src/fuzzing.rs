@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use triarch_sdk::wire;
 
 use crate::cron::Times;
-use crate::server::protocol::json::{Query, json};
+use crate::server::protocol::json;
+use crate::server::protocol::query::Query;
 
 /// Bytes as the body of every request that takes one: refused, or read; a job is written and read again as itself.
 pub fn api_body(data: &[u8]) {
@@ -27,7 +28,7 @@ pub fn api_body(data: &[u8]) {
 }
 
 fn read<T: DeserializeOwned>(body: &Bytes) -> Option<T> {
-    json(body).ok()
+    json::parse(body).ok()
 }
 
 fn read_again<T: DeserializeOwned + Serialize>(body: &Bytes) {
@@ -47,7 +48,10 @@ pub fn query_string(data: &[u8]) {
         return;
     };
     let known = ["limit", "after", "state", "queue", "wait_ms"];
-    let (any, Ok(query)) = (Query::read_any(Some(text)), Query::read(Some(text), &known)) else {
+    let (any, Ok(query)) = (
+        Query::parse_any(Some(text)),
+        Query::parse(Some(text), &known),
+    ) else {
         return;
     };
     let any = any.expect("any query is read");

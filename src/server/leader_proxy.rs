@@ -1,136 +1,112 @@
-//! Which node answers.
+//! Reverse proxy to the leader: middleware that decides which node answers a request.
 //!
-//! A client may ask any node: one that does not lead forwards to the leader and relays its answer, and asks again
-//! inside its deadline when the leader changes meanwhile. That is safe because every change carries a request id whose
-//! answer the table remembers. A worker is redirected instead, so that its heartbeats go straight to whoever leads.
-//! Forwarding never loops: a request that was forwarded once is answered by a leader or refused.
+//! A client may ask any node. One that does not lead forwards the request to the leader and relays its response; if the leader
+//! changes, it retries within the request's deadline. That is safe because every change carries a request id whose reply the
+//! table remembers. A worker is redirected instead, so that its heartbeats go straight to the leader.
+//!
+//! # Invariants
+//!
+//! - Forwarding never loops: a forwarded request is answered by a leader or refused.
+//! - A request whose outcome is unknown is retried under the same request id only.
 
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 use triarch_raft::Leadership;
 
-use super::App;
-use crate::server::http::admission::Share;
+use crate::server::app::App;
+use crate::server::http::admission::MemoryReservation;
 use crate::server::http::body;
-use crate::server::http::body::Refused;
-use crate::server::protocol::json::{NAME_BYTES_MAX, Query};
-use crate::server::protocol::problem::{Code, Failure, Problem};
+use crate::server::http::body::BodyError;
+use crate::server::protocol::handler_error::Retryable;
+use crate::server::protocol::headers::{
+    CONSISTENCY, FORWARD, FORWARDED_BY, INDEX, LEADER, MIN_INDEX, REQUEST_ID,
+};
+use crate::server::protocol::problem::{Code, Problem};
+use crate::server::protocol::query::{Query, WAIT_MS_MAX};
+use crate::server::protocol::validate::NAME_BYTES_MAX;
 
-/// Names one logical change, over all of its retries.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("triarch-request-id");
-/// On a request that a node forwarded: the node.
-const FORWARDED_BY: HeaderName = HeaderName::from_static("triarch-forwarded-by");
-/// `never` on a request asks for a redirect instead.
-const FORWARD: HeaderName = HeaderName::from_static("triarch-forward");
-/// On a redirect: the leader's node id.
-const LEADER: HeaderName = HeaderName::from_static("triarch-leader");
-/// On an answer that may be stale.
-const CONSISTENCY: HeaderName = HeaderName::from_static("triarch-consistency");
+/// Maximum time to find a leader that answers, beyond the wait that the client asked for.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(8);
+/// Delay before a retry when leadership is not known to have changed.
+const RETRY_DELAY: Duration = Duration::from_millis(30);
 
-/// How long a node looks for a leader that answers, beyond the time the client itself asked to wait.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// Pause before asking again when nothing is known to have changed.
-const AGAIN: Duration = Duration::from_millis(30);
-
-/// On an answer that the gate may replace by asking again: not done, or unknown whether done.
-#[derive(Clone)]
-enum AskAgain {
-    NotDone,
-    Unknown(String),
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let (ask_again, problem) = match self {
-            Failure::Problem(problem) => return problem.into_response(),
-            Failure::NotLeader => (
-                AskAgain::NotDone,
-                Problem::no_leader("this node does not lead any more"),
-            ),
-            Failure::Unknown(why) => (
-                AskAgain::Unknown(why.clone()),
-                Problem::new(Code::Timeout, why),
-            ),
-        };
-        let mut response = problem.into_response();
-        response.extensions_mut().insert(ask_again);
-        response
-    }
-}
-
-/// The gate before everything a client asks.
+/// Middleware of client routes: admission, then the handler on the leader or forwarding.
 pub async fn client(State(app): State<App>, request: Request, next: Next) -> Response {
-    let held = !asks_to_wait(request.uri().query()).is_zero();
-    let place = match app.room.place(held) {
-        Ok(place) => place,
-        Err(shed) => {
+    let long_poll = !wait_time(request.uri().query()).is_zero();
+    let permit = match app.admission.admit(long_poll) {
+        Ok(permit) => permit,
+        Err(reason) => {
             let (parts, body) = request.into_parts();
-            // Who is in the middle of sending reads no answer before it is done.
+            // A client that is still sending reads no response before it is done.
             let discarded = body::discard(&parts.headers, body);
             let _ = tokio::time::timeout(app.limits.body_timeout, discarded).await;
-            return app.room.shed(shed).into_response();
+            return app.admission.reject(reason).into_response();
         }
     };
-    let share = app.room.bodies().share();
-    let response = match admit(&app, request, share).await {
-        Ok(admitted) => answer_client(&app, admitted, next).await,
+    let reservation = app.admission.client_bodies().reserve();
+    let response = match buffer(&app, request, reservation).await {
+        Ok(request) => forward_or_handle(&app, request, next).await,
         Err(problem) => problem.into_response(),
     };
-    drop(place);
+    drop(permit);
     response
 }
 
-/// The gate before everything a worker asks for itself.
+/// Middleware of worker routes: the handler on the leader, or a redirect.
 pub async fn worker(State(app): State<App>, request: Request, next: Next) -> Response {
-    let share = app.room.worker_bodies().share();
-    let admitted = match admit(&app, request, share).await {
-        Ok(admitted) => admitted,
+    let reservation = app.admission.worker_bodies().reserve();
+    let request = match buffer(&app, request, reservation).await {
+        Ok(request) => request,
         Err(problem) => return problem.into_response(),
     };
     if app.node.leads_now()
         && matches!(&*app.node.leadership().borrow(), Leadership::Leading { .. })
     {
-        let response = next.run(admitted.request()).await;
-        if response.extensions().get::<AskAgain>().is_none() {
+        let response = next.run(request.to_request()).await;
+        if response.extensions().get::<Retryable>().is_none() {
             return response;
         }
     }
-    redirect(&app, &admitted.parts)
+    redirect(&app, &request.parts)
 }
 
-/// Before everything that has no use for a body.
-pub async fn bodiless(State(app): State<App>, request: Request, next: Next) -> Response {
+/// Middleware of routes that take no body: discards it.
+pub async fn without_body(State(app): State<App>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let discarded = body::discard(&parts.headers, body);
-    // Who dawdles is answered all the same.
+    // A slow client is answered all the same.
     let _ = tokio::time::timeout(app.limits.body_timeout, discarded).await;
     next.run(Request::from_parts(parts, Body::empty())).await
 }
 
-/// A request whose body has arrived, ready to be asked more than once.
-struct Admitted {
+/// A request whose body has arrived, so that it can be sent more than once.
+struct BufferedRequest {
     parts: Parts,
     body: Bytes,
-    /// What the body takes of the room for bodies, until the request is answered.
-    _share: Share,
+    /// Memory of the body, until the request is answered.
+    _reservation: MemoryReservation,
 }
 
-impl Admitted {
-    fn request(&self) -> Request {
+impl BufferedRequest {
+    fn to_request(&self) -> Request {
         Request::from_parts(self.parts.clone(), Body::from(self.body.clone()))
     }
 }
 
-/// Takes the body within its bound, and gives every change a request id.
-async fn admit(app: &App, request: Request, mut share: Share) -> Result<Admitted, Problem> {
+/// Reads the body within its bound, and gives every change a request id.
+async fn buffer(
+    app: &App,
+    request: Request,
+    mut reservation: MemoryReservation,
+) -> Result<BufferedRequest, Problem> {
     let (mut parts, body) = request.into_parts();
     let bound = app.limits.body_bytes_max;
     let too_large = || {
@@ -140,18 +116,18 @@ async fn admit(app: &App, request: Request, mut share: Share) -> Result<Admitted
         )
         .with("body_bytes_max", bound)
     };
-    let arrival = body::take(&parts.headers, body, bound, &mut share);
-    let body = match tokio::time::timeout(app.limits.body_timeout, arrival).await {
+    let received = body::read(&parts.headers, body, bound, &mut reservation);
+    let body = match tokio::time::timeout(app.limits.body_timeout, received).await {
         Ok(Ok(body)) => body,
-        Ok(Err(Refused::TooLarge)) => return Err(too_large()),
-        Ok(Err(Refused::Broken(why))) => {
+        Ok(Err(BodyError::TooLarge)) => return Err(too_large()),
+        Ok(Err(BodyError::Incomplete(why))) => {
             return Err(Problem::invalid(
                 "",
                 format!("the body did not arrive whole: {why}"),
             ));
         }
-        Ok(Err(Refused::NoRoom(shed))) => return Err(app.room.shed(shed)),
-        Ok(Err(Refused::Stalled)) | Err(_) => {
+        Ok(Err(BodyError::Shed(reason))) => return Err(app.admission.reject(reason)),
+        Ok(Err(BodyError::Stalled)) | Err(_) => {
             return Err(Problem::new(
                 Code::Timeout,
                 "the body did not arrive in time; nothing was done",
@@ -177,10 +153,10 @@ async fn admit(app: &App, request: Request, mut share: Share) -> Result<Admitted
         }
         None => {}
     }
-    Ok(Admitted {
+    Ok(BufferedRequest {
         parts,
         body,
-        _share: share,
+        _reservation: reservation,
     })
 }
 
@@ -188,32 +164,32 @@ fn is_visible(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-async fn answer_client(app: &App, admitted: Admitted, next: Next) -> Response {
-    if asks_for_stale(&admitted.parts) {
-        let mut response = next.run(admitted.request()).await;
+async fn forward_or_handle(app: &App, request: BufferedRequest, next: Next) -> Response {
+    if asks_for_stale(&request.parts) {
+        let mut response = next.run(request.to_request()).await;
         response
             .headers_mut()
             .insert(CONSISTENCY, HeaderValue::from_static("stale"));
         return response;
     }
-    let forwarded = admitted.parts.headers.contains_key(FORWARDED_BY);
-    let never_forward = admitted
+    let forwarded = request.parts.headers.contains_key(FORWARDED_BY);
+    let never_forward = request
         .parts
         .headers
         .get(FORWARD)
         .is_some_and(|value| value == "never");
-    let deadline = Instant::now() + PATIENCE + asked_wait(&admitted.parts);
+    let deadline = Instant::now() + LEADER_TIMEOUT + requested_wait(&request.parts);
     let mut leadership = app.node.leadership();
     let mut unknown: Option<String> = None;
     loop {
         let seen = leadership.borrow_and_update().clone();
         match seen {
             Leadership::Leading { .. } => {
-                let response = next.clone().run(admitted.request()).await;
-                match response.extensions().get::<AskAgain>() {
+                let response = next.clone().run(request.to_request()).await;
+                match response.extensions().get::<Retryable>() {
                     None => return response,
-                    Some(AskAgain::NotDone) => {}
-                    Some(AskAgain::Unknown(why)) => unknown = Some(why.clone()),
+                    Some(Retryable::NotExecuted) => {}
+                    Some(Retryable::OutcomeUnknown(why)) => unknown = Some(why.clone()),
                 }
                 if forwarded {
                     return Problem::no_leader(
@@ -229,31 +205,31 @@ async fn answer_client(app: &App, admitted: Admitted, next: Next) -> Response {
                 .into_response();
             }
             Leadership::Following { .. } | Leadership::Unknown { .. } if never_forward => {
-                return redirect(app, &admitted.parts);
+                return redirect(app, &request.parts);
             }
             Leadership::Following { addr, leader, .. } => {
                 // A leader that hangs is not waited for once another one leads.
-                let answer = tokio::select! {
-                    answer = forward(app, &addr, &admitted, deadline) => answer,
-                    () = leader_other_than(&mut leadership, leader) => Err(ForwardError::Unknown("the leader changed".into())),
+                let response = tokio::select! {
+                    response = forward(app, &addr, &request, deadline) => response,
+                    () = leader_change(&mut leadership, leader) => Err(ForwardError::OutcomeUnknown("the leader changed".into())),
                 };
-                match answer {
+                match response {
                     Ok(response) => return response,
-                    Err(ForwardError::NotDone) => {}
-                    Err(ForwardError::Unknown(why)) => unknown = Some(why),
+                    Err(ForwardError::NotExecuted) => {}
+                    Err(ForwardError::OutcomeUnknown(why)) => unknown = Some(why),
                 }
             }
             Leadership::Unknown { .. } => {}
         }
         if Instant::now() >= deadline {
-            return give_up(&admitted.parts, unknown);
+            return deadline_problem(&request.parts, unknown);
         }
-        let pause = Instant::now() + AGAIN;
+        let pause = Instant::now() + RETRY_DELAY;
         let _ = timeout_at(pause.min(deadline), leadership.changed()).await;
     }
 }
 
-fn give_up(parts: &Parts, unknown: Option<String>) -> Response {
+fn deadline_problem(parts: &Parts, unknown: Option<String>) -> Response {
     let request_id = parts
         .headers
         .get(REQUEST_ID)
@@ -272,7 +248,7 @@ fn give_up(parts: &Parts, unknown: Option<String>) -> Response {
     }
 }
 
-async fn leader_other_than(leadership: &mut tokio::sync::watch::Receiver<Leadership>, known: u64) {
+async fn leader_change(leadership: &mut tokio::sync::watch::Receiver<Leadership>, known: u64) {
     let other = leadership
         .wait_for(|now| match now {
             Leadership::Following { leader, .. } => *leader != known,
@@ -287,16 +263,16 @@ async fn leader_other_than(leadership: &mut tokio::sync::watch::Receiver<Leaders
 }
 
 enum ForwardError {
-    /// Certainly not done there.
-    NotDone,
-    /// It may have been done.
-    Unknown(String),
+    /// Certainly not executed there.
+    NotExecuted,
+    /// It may have been executed.
+    OutcomeUnknown(String),
 }
 
 async fn forward(
     app: &App,
     addr: &str,
-    admitted: &Admitted,
+    request: &BufferedRequest,
     deadline: Instant,
 ) -> Result<Response, ForwardError> {
     let Parts {
@@ -304,42 +280,37 @@ async fn forward(
         uri,
         headers,
         ..
-    } = &admitted.parts;
+    } = &request.parts;
     let target = format!(
         "http://{addr}{}",
         uri.path_and_query().map_or("/", |path| path.as_str())
     );
     let mut outgoing = HeaderMap::new();
-    for name in [
-        header::CONTENT_TYPE,
-        header::ACCEPT,
-        REQUEST_ID,
-        crate::server::protocol::response::MIN_INDEX,
-    ] {
+    for name in [header::CONTENT_TYPE, header::ACCEPT, REQUEST_ID, MIN_INDEX] {
         if let Some(value) = headers.get(&name) {
             outgoing.insert(name, value.clone());
         }
     }
-    outgoing.insert(FORWARDED_BY, HeaderValue::from(app.id));
+    outgoing.insert(FORWARDED_BY, HeaderValue::from(app.node_id));
     if mutated!(RequestIdMadeAnew) {
         outgoing.remove(REQUEST_ID);
     }
     let send = app
-        .http
+        .forward_client
         .request(method.clone(), target)
         .headers(outgoing)
-        .body(admitted.body.clone())
+        .body(request.body.clone())
         .send();
-    let answer = match timeout_at(deadline, send).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) if error.is_connect() => return Err(ForwardError::NotDone),
+    let upstream = match timeout_at(deadline, send).await {
+        Ok(Ok(upstream)) => upstream,
+        Ok(Err(error)) if error.is_connect() => return Err(ForwardError::NotExecuted),
         Ok(Err(error)) => {
-            return Err(ForwardError::Unknown(format!(
+            return Err(ForwardError::OutcomeUnknown(format!(
                 "the connection to the leader broke: {error}"
             )));
         }
         Err(_) => {
-            return Err(ForwardError::Unknown(
+            return Err(ForwardError::OutcomeUnknown(
                 "the leader did not answer in time".into(),
             ));
         }
@@ -347,17 +318,17 @@ async fn forward(
     // 503 from there is said only by a node that does not lead, and 507 by one whose disk has failed and that is about to
     // be gone: what it had begun may still be done. A leader whose disk is nearly full says 507 too, but has done nothing,
     // stays, and says when to ask again.
-    let status = answer.status();
+    let status = upstream.status();
     let disk_failed = status == StatusCode::INSUFFICIENT_STORAGE
-        && !answer.headers().contains_key(header::RETRY_AFTER);
+        && !upstream.headers().contains_key(header::RETRY_AFTER);
     if status == StatusCode::SERVICE_UNAVAILABLE || disk_failed {
-        return Err(ForwardError::Unknown(
+        return Err(ForwardError::OutcomeUnknown(
             "leadership changed while the request was on its way".into(),
         ));
     }
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = answer.status();
-    for (name, value) in answer.headers() {
+    *response.status_mut() = upstream.status();
+    for (name, value) in upstream.headers() {
         // What belongs to one connection stays there.
         if ![
             header::CONNECTION,
@@ -370,33 +341,33 @@ async fn forward(
             response.headers_mut().insert(name.clone(), value.clone());
         }
     }
-    match timeout_at(deadline, answer.bytes()).await {
+    match timeout_at(deadline, upstream.bytes()).await {
         Ok(Ok(body)) => {
             *response.body_mut() = Body::from(body);
             Ok(response)
         }
-        Ok(Err(error)) => Err(ForwardError::Unknown(format!(
+        Ok(Err(error)) => Err(ForwardError::OutcomeUnknown(format!(
             "the leader's answer broke off: {error}"
         ))),
-        Err(_) => Err(ForwardError::Unknown(
+        Err(_) => Err(ForwardError::OutcomeUnknown(
             "the leader's answer did not end in time".into(),
         )),
     }
 }
 
-/// What the leader at `addr` has acknowledged, if it confirms that it leads.
-pub async fn index_of_leader(app: &App, addr: &str, deadline: Instant) -> Option<u64> {
+/// Log index that the leader at `addr` has acknowledged, if it confirms that it leads.
+pub async fn leader_index(app: &App, addr: &str, deadline: Instant) -> Option<u64> {
     let ask = app
-        .http
+        .forward_client
         .get(format!("http://{addr}/v1/cluster"))
-        .header(FORWARDED_BY, app.id)
+        .header(FORWARDED_BY, app.node_id)
         .send();
-    let answer = timeout_at(deadline, ask).await.ok()?.ok()?;
-    let index = answer
-        .headers()
-        .get(crate::server::protocol::response::INDEX)?;
-    let told = answer.status().is_success();
-    told.then(|| index.to_str().ok()?.parse().ok()).flatten()
+    let upstream = timeout_at(deadline, ask).await.ok()?.ok()?;
+    let index = upstream.headers().get(INDEX)?;
+    let confirmed = upstream.status().is_success();
+    confirmed
+        .then(|| index.to_str().ok()?.parse().ok())
+        .flatten()
 }
 
 fn redirect(app: &App, parts: &Parts) -> Response {
@@ -425,23 +396,23 @@ fn redirect(app: &App, parts: &Parts) -> Response {
 fn asks_for_stale(parts: &Parts) -> bool {
     parts.method == Method::GET
         && (mutated!(FollowerAnswersReads)
-            || query(parts).is_some_and(|query| query.text("consistency") == Some("stale")))
+            || query(parts).is_some_and(|query| matches!(query.asks_for_stale(), Ok(true))))
 }
 
-/// What the client itself asked to wait, within bounds.
-fn asked_wait(parts: &Parts) -> Duration {
-    asks_to_wait(parts.uri.query())
+/// Wait that the client asked for, bounded.
+fn requested_wait(parts: &Parts) -> Duration {
+    wait_time(parts.uri.query())
 }
 
-fn asks_to_wait(query: Option<&str>) -> Duration {
-    let asked = Query::read_any(query).and_then(|query| {
+fn wait_time(query: Option<&str>) -> Duration {
+    let asked = Query::parse_any(query).and_then(|query| {
         let wait = query.text("wait_ms").or_else(|| query.text("follow_ms"));
         wait?.parse().ok()
     });
-    Duration::from_millis(asked.unwrap_or(0).min(super::WAIT_MS_MAX))
+    Duration::from_millis(asked.unwrap_or(0).min(WAIT_MS_MAX))
 }
 
 /// The query, if it can be read at all; handlers refuse it properly otherwise.
 fn query(parts: &Parts) -> Option<Query> {
-    Query::read_any(parts.uri.query())
+    Query::parse_any(parts.uri.query())
 }

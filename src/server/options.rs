@@ -1,9 +1,9 @@
-//! What a master is told when it starts.
+//! Options of a server, as the command line gives them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use crate::server::http::admission::Bounds;
+pub use super::http::admission::ServerLimits;
 
 /// Everything a master needs to know; made by the command line, which has checked it already.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub struct ServerOptions {
     /// Events of the past that can be asked for.
     pub events_kept: usize,
     /// How much is worked on at once.
-    pub bounds: Bounds,
+    pub limits: ServerLimits,
     /// Below this, the disk is low; worked out from its size if `None`.
     pub disk_low_bytes: Option<u64>,
 }

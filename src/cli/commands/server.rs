@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::logging::LogArgs;
 use crate::cli::usage_error;
-use crate::server::{Bounds, ServerOptions, Timing};
+use crate::server::{ServerLimits, ServerOptions, Timing};
 
 /// Run one master
 #[derive(Debug, Args)]
@@ -192,10 +192,10 @@ impl ServerArgs {
             lease_ms: self.lease_ms,
             snapshot_entries: u64::from(self.snapshot_entries),
             events_kept: self.events_kept as usize,
-            bounds: Bounds {
+            limits: ServerLimits {
                 connections_max: self.connections_max as usize,
                 requests_max: self.requests_max as usize,
-                bodies_bytes_max: (self.bodies_mib as usize) << 20,
+                body_memory_bytes_max: (self.bodies_mib as usize) << 20,
             },
             check_every: self.check_every,
             disk_low_bytes: self.disk_low_mib.map(|mib| mib << 20),

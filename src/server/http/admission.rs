@@ -1,9 +1,10 @@
-//! How much is worked on at once, so that more than a master can take costs those who ask and not those who are served.
+//! Admission control for client requests: bounds concurrent requests and body memory; excess requests get 429.
 //!
-//! Clients' requests share a number of places and a budget of bytes for their bodies; who finds none is refused at once,
-//! before anything is done. Workers' own calls have a budget of their own and need no place, so that no flood of
-//! submissions makes a lease expire. Requests that ask to be held need no place either: how many of them there may be is
-//! bounded where they wait.
+//! # Invariants
+//!
+//! - A request is admitted or rejected at once; nothing queues here, and a rejected request has done nothing.
+//! - Worker calls have a memory budget of their own and need no permit, so no flood of submissions expires a lease.
+//! - Long polls need no permit either: their number is bounded where they wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,139 +13,143 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::server::protocol::problem::{Code, Problem};
 
-/// Bytes of the bodies of workers' calls, at once.
-const WORKER_BODIES_BYTES_MAX: usize = 64 << 20;
-/// Bodies are counted in steps of this.
-const STEP_BYTES: usize = 4 << 10;
+/// Maximum memory for the bodies of worker calls.
+const WORKER_BODY_MEMORY_BYTES_MAX: usize = 64 << 20;
+/// Unit in which body memory is counted.
+const BUDGET_UNIT_BYTES: usize = 4 << 10;
 
-/// What an operator may choose.
+/// Bounds that an operator may choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// Connections of clients and workers.
+pub struct ServerLimits {
+    /// Maximum open connections of clients and workers.
     pub connections_max: usize,
-    /// Requests of clients that are worked on, held ones aside.
+    /// Maximum concurrent client requests, long polls not counted.
     pub requests_max: usize,
-    /// Bytes of the bodies of clients' requests that arrive or are worked on.
-    pub bodies_bytes_max: usize,
+    /// Maximum memory for the bodies of client requests that arrive or are in progress.
+    pub body_memory_bytes_max: usize,
 }
 
-impl Default for Bounds {
+impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections_max: 20_000,
             requests_max: 4_096,
-            bodies_bytes_max: 256 << 20,
+            body_memory_bytes_max: 256 << 20,
         }
     }
 }
 
-impl Bounds {
-    /// Bytes of commands that can be waiting to be proposed: those of all bodies, and what the leader itself decides.
-    pub fn proposals_bytes(&self) -> usize {
-        self.bodies_bytes_max
-            .saturating_add(WORKER_BODIES_BYTES_MAX)
+impl ServerLimits {
+    /// Maximum size of the commands that wait to be proposed: those of all bodies, and the leader's own decisions.
+    pub fn proposal_queue_bytes_max(&self) -> usize {
+        self.body_memory_bytes_max
+            .saturating_add(WORKER_BODY_MEMORY_BYTES_MAX)
             .saturating_add(64 << 20)
     }
 }
 
-/// Why a request is not even looked at.
+/// Reason for load shedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shed {
-    /// All places are taken.
+pub enum ShedReason {
+    /// All request permits are taken.
     Requests,
-    /// The budget for bodies of clients' requests is used up.
+    /// The memory budget for client bodies is used up.
     Bodies,
-    /// The budget for bodies of workers' calls is used up.
+    /// The memory budget for worker bodies is used up.
     WorkerBodies,
 }
 
-impl Shed {
-    /// All of them.
-    pub const ALL: [Shed; 3] = [Shed::Requests, Shed::Bodies, Shed::WorkerBodies];
+impl ShedReason {
+    /// All reasons.
+    pub const ALL: [ShedReason; 3] = [
+        ShedReason::Requests,
+        ShedReason::Bodies,
+        ShedReason::WorkerBodies,
+    ];
 
-    /// A word for it.
+    /// Label of the reason.
     pub fn as_str(self) -> &'static str {
         match self {
-            Shed::Requests => "requests",
-            Shed::Bodies => "bodies",
-            Shed::WorkerBodies => "worker_bodies",
+            ShedReason::Requests => "requests",
+            ShedReason::Bodies => "bodies",
+            ShedReason::WorkerBodies => "worker_bodies",
         }
     }
 }
 
-/// See the module.
+/// Admission control of one node.
 #[derive(Debug)]
-pub struct Room {
+pub struct AdmissionControl {
     requests: Arc<Semaphore>,
-    bodies: Budget,
-    worker_bodies: Budget,
-    shed: [AtomicU64; Shed::ALL.len()],
+    client_bodies: MemoryBudget,
+    worker_bodies: MemoryBudget,
+    shed: [AtomicU64; ShedReason::ALL.len()],
 }
 
-/// Bytes that may be in memory at once.
+/// Bound on the memory of bodies.
 #[derive(Debug, Clone)]
-pub struct Budget {
-    steps: Arc<Semaphore>,
-    shed: Shed,
+pub struct MemoryBudget {
+    units: Arc<Semaphore>,
+    reason: ShedReason,
 }
 
-/// A place, given back when it is dropped.
+/// Permit of an admitted request. Released on drop.
 #[derive(Debug)]
-pub struct Place {
-    _place: Option<OwnedSemaphorePermit>,
+pub struct RequestPermit {
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Bytes taken out of a budget, given back when it is dropped.
+/// Memory reserved from a budget. Released on drop.
 #[derive(Debug)]
-pub struct Share {
-    budget: Budget,
+pub struct MemoryReservation {
+    budget: MemoryBudget,
     bytes: usize,
-    taken: Option<OwnedSemaphorePermit>,
+    permits: Option<OwnedSemaphorePermit>,
 }
 
-impl Room {
-    /// Empty, within these bounds.
-    pub fn new(bounds: &Bounds) -> Self {
-        let budget = |bytes: usize, shed| Budget {
-            steps: Arc::new(Semaphore::new((bytes / STEP_BYTES).max(1))),
-            shed,
+impl AdmissionControl {
+    /// Admission control with all permits free.
+    pub fn new(bounds: &ServerLimits) -> Self {
+        let budget = |bytes: usize, reason| MemoryBudget {
+            units: Arc::new(Semaphore::new((bytes / BUDGET_UNIT_BYTES).max(1))),
+            reason,
         };
         Self {
             requests: Arc::new(Semaphore::new(bounds.requests_max)),
-            bodies: budget(bounds.bodies_bytes_max, Shed::Bodies),
-            worker_bodies: budget(WORKER_BODIES_BYTES_MAX, Shed::WorkerBodies),
+            client_bodies: budget(bounds.body_memory_bytes_max, ShedReason::Bodies),
+            worker_bodies: budget(WORKER_BODY_MEMORY_BYTES_MAX, ShedReason::WorkerBodies),
             shed: Default::default(),
         }
     }
 
-    /// A place for a client's request; one that asks to be held needs none.
-    pub fn place(&self, held: bool) -> Result<Place, Shed> {
-        let place = match held {
+    /// Admits a client request. A long poll needs no permit.
+    pub fn admit(&self, long_poll: bool) -> Result<RequestPermit, ShedReason> {
+        let permit = match long_poll {
             true => None,
             false => match Arc::clone(&self.requests).try_acquire_owned() {
-                Ok(place) => Some(place),
-                Err(_) => return Err(Shed::Requests),
+                Ok(permit) => Some(permit),
+                Err(_) => return Err(ShedReason::Requests),
             },
         };
-        Ok(Place { _place: place })
+        Ok(RequestPermit { _permit: permit })
     }
 
-    /// What bodies of clients' requests may take.
-    pub fn bodies(&self) -> &Budget {
-        &self.bodies
+    /// Memory budget for client bodies.
+    pub fn client_bodies(&self) -> &MemoryBudget {
+        &self.client_bodies
     }
 
-    /// What bodies of workers' calls may take.
-    pub fn worker_bodies(&self) -> &Budget {
+    /// Memory budget for worker bodies.
+    pub fn worker_bodies(&self) -> &MemoryBudget {
         &self.worker_bodies
     }
 
-    /// Counts a request that is not looked at, and says so.
-    pub fn shed(&self, why: Shed) -> Problem {
-        self.shed[why as usize].fetch_add(1, Ordering::Relaxed);
-        let detail = match why {
-            Shed::Requests => "this node works on as many requests as it takes at once",
-            Shed::Bodies | Shed::WorkerBodies => {
+    /// Counts a rejected request, and returns the problem for its client.
+    pub fn reject(&self, reason: ShedReason) -> Problem {
+        self.shed[reason as usize].fetch_add(1, Ordering::Relaxed);
+        let detail = match reason {
+            ShedReason::Requests => "this node works on as many requests as it takes at once",
+            ShedReason::Bodies | ShedReason::WorkerBodies => {
                 "the bodies of requests that this node is working on fill the room there is for them"
             }
         };
@@ -154,49 +159,49 @@ impl Room {
         )
     }
 
-    /// How many were not looked at, for this reason.
-    pub fn shed_count(&self, why: Shed) -> u64 {
-        self.shed[why as usize].load(Ordering::Relaxed)
+    /// Number of requests rejected for this reason.
+    pub fn shed_count(&self, reason: ShedReason) -> u64 {
+        self.shed[reason as usize].load(Ordering::Relaxed)
     }
 }
 
-impl Budget {
-    /// Nothing of it, to be grown as bytes arrive: what is only announced takes nothing from others.
-    pub fn share(&self) -> Share {
-        Share {
+impl MemoryBudget {
+    /// An empty reservation, to be grown as bytes arrive: bytes that are only announced take nothing from others.
+    pub fn reserve(&self) -> MemoryReservation {
+        MemoryReservation {
             budget: self.clone(),
             bytes: 0,
-            taken: None,
+            permits: None,
         }
     }
 }
 
-impl Share {
-    /// Takes as much as is needed for so many bytes in all. What was taken stays taken when there is no more.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), Shed> {
+impl MemoryReservation {
+    /// Grows the reservation to `bytes` in total. On failure it keeps what it had.
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), ShedReason> {
         if bytes <= self.bytes {
             return Ok(());
         }
-        let steps = (bytes - self.bytes).div_ceil(STEP_BYTES);
-        let more = u32::try_from(steps)
+        let units = (bytes - self.bytes).div_ceil(BUDGET_UNIT_BYTES);
+        let more = u32::try_from(units)
             .ok()
-            .and_then(|steps| {
-                Arc::clone(&self.budget.steps)
-                    .try_acquire_many_owned(steps)
+            .and_then(|units| {
+                Arc::clone(&self.budget.units)
+                    .try_acquire_many_owned(units)
                     .ok()
             })
-            .ok_or(self.budget.shed)?;
-        match &mut self.taken {
-            Some(taken) => taken.merge(more),
-            None => self.taken = Some(more),
+            .ok_or(self.budget.reason)?;
+        match &mut self.permits {
+            Some(permits) => permits.merge(more),
+            None => self.permits = Some(more),
         }
-        self.bytes += steps * STEP_BYTES;
+        self.bytes += units * BUDGET_UNIT_BYTES;
         Ok(())
     }
 
-    /// Gives all of it back.
-    pub fn give_back(&mut self) {
-        self.taken = None;
+    /// Releases the whole reservation.
+    pub fn release(&mut self) {
+        self.permits = None;
         self.bytes = 0;
     }
 }
@@ -206,27 +211,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_comes_back() {
-        let room = Room::new(&Bounds {
+    fn dropped_permits_and_reservations_free_their_share_of_the_bounds() {
+        let admission = AdmissionControl::new(&ServerLimits {
             connections_max: 1,
             requests_max: 1,
-            bodies_bytes_max: 16 << 10,
+            body_memory_bytes_max: 16 << 10,
         });
-        let place = room.place(false).expect("the only one");
-        assert_eq!(room.place(false).err(), Some(Shed::Requests));
-        assert!(room.place(true).is_ok());
-        drop(place);
-        assert!(room.place(false).is_ok());
+        let permit = admission.admit(false).expect("the only one");
+        assert_eq!(admission.admit(false).err(), Some(ShedReason::Requests));
+        assert!(admission.admit(true).is_ok());
+        drop(permit);
+        assert!(admission.admit(false).is_ok());
 
-        let (mut one, mut other) = (room.bodies().share(), room.bodies().share());
-        assert_eq!(one.grow(1), Ok(()));
-        assert_eq!(one.grow(12 << 10), Ok(()));
-        assert_eq!(other.grow(5 << 10), Err(Shed::Bodies));
-        assert_eq!(other.grow(4 << 10), Ok(()));
-        assert!(room.worker_bodies().share().grow(1 << 20).is_ok());
+        let (mut one, mut other) = (
+            admission.client_bodies().reserve(),
+            admission.client_bodies().reserve(),
+        );
+        assert_eq!(one.grow_to(1), Ok(()));
+        assert_eq!(one.grow_to(12 << 10), Ok(()));
+        assert_eq!(other.grow_to(5 << 10), Err(ShedReason::Bodies));
+        assert_eq!(other.grow_to(4 << 10), Ok(()));
+        assert!(admission.worker_bodies().reserve().grow_to(1 << 20).is_ok());
         drop(one);
-        assert_eq!(other.grow(16 << 10), Ok(()));
-        other.give_back();
-        assert_eq!(room.bodies().share().grow(16 << 10), Ok(()));
+        assert_eq!(other.grow_to(16 << 10), Ok(()));
+        other.release();
+        assert_eq!(
+            admission.client_bodies().reserve().grow_to(16 << 10),
+            Ok(())
+        );
     }
 }

@@ -1,8 +1,7 @@
-//! Taking a request's body in, within its bound and the room there is.
+//! Intake of request bodies: bounded in size, time and memory.
 //!
-//! Who sends too much is in the middle of sending, and most clients read no answer before they are done: closing on them
-//! shows them a broken pipe in place of the refusal. So what is beyond the bound is read and thrown away, up to a bound
-//! of its own.
+//! Most clients read no response before they have sent the whole body: closing the connection on them shows a broken pipe
+//! in place of the problem. So bytes beyond the bound are read and discarded, up to a bound of their own.
 
 use std::time::Duration;
 
@@ -11,86 +10,85 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
-use crate::server::http::admission::{Share, Shed};
+use crate::server::http::admission::{MemoryReservation, ShedReason};
 
-/// What is thrown away at most.
-const DISCARDED_BYTES_MAX: usize = 64 << 20;
-/// Who sends nothing for so long in the middle of a body is not waited for any more.
-const STALL_MAX: Duration = Duration::from_secs(10);
+/// Maximum number of bytes to discard.
+const DISCARD_BYTES_MAX: usize = 64 << 20;
+/// Maximum silence in the middle of a body.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why there is no body.
+/// Reason why a body was not read.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum BodyError {
     /// It is over its bound.
     TooLarge,
-    /// There is no room for it at present.
-    NoRoom(Shed),
+    /// The memory budget is used up.
+    Shed(ShedReason),
     /// It stopped arriving.
     Stalled,
     /// It did not arrive whole.
-    Broken(String),
+    Incomplete(String),
 }
 
-/// Reads the whole body, if it is within `bound`. What it takes in memory is taken from `share` as it arrives.
-pub async fn take(
+/// Reads the whole body, if it is within `bound`. Its memory is reserved as it arrives.
+pub async fn read(
     headers: &HeaderMap,
     mut body: Body,
     bound: usize,
-    share: &mut Share,
-) -> Result<Bytes, Refused> {
+    reservation: &mut MemoryReservation,
+) -> Result<Bytes, BodyError> {
     let declared = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    // One that waits to be asked for the body has sent none, and one that sends far too much is not waited for.
-    let asks_first = headers.contains_key(header::EXPECT);
-    let patience = bound.saturating_add(DISCARDED_BYTES_MAX);
-    if declared.is_some_and(|length| length > patience || (length > bound && asks_first)) {
-        return Err(Refused::TooLarge);
+    // A client that waits for `100 Continue` has sent none, and one that sends far too much is not waited for.
+    let expects_continue = headers.contains_key(header::EXPECT);
+    let length_max = bound.saturating_add(DISCARD_BYTES_MAX);
+    if declared.is_some_and(|length| length > length_max || (length > bound && expects_continue)) {
+        return Err(BodyError::TooLarge);
     }
-    let mut kept = BytesMut::new();
+    let mut received = BytesMut::new();
     let mut seen: usize = 0;
-    let mut no_room: Option<Shed> = None;
-    while let Some(frame) = tokio::time::timeout(STALL_MAX, body.frame())
+    let mut shed: Option<ShedReason> = None;
+    while let Some(frame) = tokio::time::timeout(STALL_TIMEOUT, body.frame())
         .await
-        .map_err(|_| Refused::Stalled)?
+        .map_err(|_| BodyError::Stalled)?
     {
-        let frame = frame.map_err(|error| Refused::Broken(error.to_string()))?;
+        let frame = frame.map_err(|error| BodyError::Incomplete(error.to_string()))?;
         // Trailers say nothing here.
         let Ok(data) = frame.into_data() else {
             continue;
         };
         seen = seen.saturating_add(data.len());
-        if seen > patience {
+        if seen > length_max {
             break;
         }
-        if seen <= bound && no_room.is_none() {
-            no_room = share.grow(seen).err();
+        if seen <= bound && shed.is_none() {
+            shed = reservation.grow_to(seen).err();
         }
-        if seen <= bound && no_room.is_none() {
-            kept.extend_from_slice(&data);
+        if seen <= bound && shed.is_none() {
+            received.extend_from_slice(&data);
         } else {
-            kept = BytesMut::new();
-            share.give_back();
+            received = BytesMut::new();
+            reservation.release();
         }
     }
-    match no_room {
-        _ if seen > bound => Err(Refused::TooLarge),
-        Some(shed) => Err(Refused::NoRoom(shed)),
-        None => Ok(kept.freeze()),
+    match shed {
+        _ if seen > bound => Err(BodyError::TooLarge),
+        Some(shed) => Err(BodyError::Shed(shed)),
+        None => Ok(received.freeze()),
     }
 }
 
-/// Reads a body that nobody asked for, and throws it away. Left unread it would cost the connection, and whoever keeps it
-/// for the next request would find it closed.
+/// Reads and discards a body that no route takes. Left unread, it would cost the connection its reuse.
 pub async fn discard(headers: &HeaderMap, mut body: Body) {
-    // One that waits to be asked for it has sent none.
+    // A client that waits for `100 Continue` has sent none.
     if headers.contains_key(header::EXPECT) {
         return;
     }
     let mut seen: usize = 0;
-    while let Ok(Some(Ok(frame))) = tokio::time::timeout(STALL_MAX, body.frame()).await {
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(STALL_TIMEOUT, body.frame()).await {
         seen = seen.saturating_add(frame.data_ref().map_or(0, Bytes::len));
-        if seen > DISCARDED_BYTES_MAX {
+        if seen > DISCARD_BYTES_MAX {
             return;
         }
     }
@@ -99,56 +97,64 @@ pub async fn discard(headers: &HeaderMap, mut body: Body) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::http::admission::{Bounds, Room};
+    use crate::server::http::admission::{AdmissionControl, ServerLimits};
 
-    async fn taken(
+    async fn read_with(
         headers: &[(header::HeaderName, &str)],
         body: &'static str,
-    ) -> Result<Bytes, Refused> {
+    ) -> Result<Bytes, BodyError> {
         let headers = headers
             .iter()
             .map(|(name, value)| (name.clone(), value.parse().expect("a header's text")))
             .collect();
-        let mut share = Room::new(&Bounds::default()).bodies().share();
-        take(&headers, Body::from(body), 4, &mut share).await
+        let mut reservation = AdmissionControl::new(&ServerLimits::default())
+            .client_bodies()
+            .reserve();
+        read(&headers, Body::from(body), 4, &mut reservation).await
     }
 
     #[tokio::test]
-    async fn what_finds_no_room_is_refused_and_leaves_none_taken() {
-        let room = Room::new(&Bounds {
-            bodies_bytes_max: 8 << 10,
-            ..Bounds::default()
+    async fn a_body_over_the_memory_budget_is_shed_and_reserves_nothing() {
+        let admission = AdmissionControl::new(&ServerLimits {
+            body_memory_bytes_max: 8 << 10,
+            ..ServerLimits::default()
         });
         let bound = 1 << 20;
-        let mut large = room.bodies().share();
+        let mut large = admission.client_bodies().reserve();
         let body = Body::from(vec![b' '; 9 << 10]);
-        let refused = take(&HeaderMap::new(), body, bound, &mut large).await;
-        assert_eq!(refused, Err(Refused::NoRoom(Shed::Bodies)));
-        let mut small = room.bodies().share();
+        let refused = read(&HeaderMap::new(), body, bound, &mut large).await;
+        assert_eq!(refused, Err(BodyError::Shed(ShedReason::Bodies)));
+        let mut small = admission.client_bodies().reserve();
         let body = Body::from(vec![b' '; 8 << 10]);
-        let taken = take(&HeaderMap::new(), body, bound, &mut small).await;
+        let taken = read(&HeaderMap::new(), body, bound, &mut small).await;
         assert_eq!(taken.map(|body| body.len()), Ok(8 << 10));
     }
 
     #[tokio::test]
-    async fn the_bound_is_within_it() {
-        assert_eq!(taken(&[], "").await, Ok(Bytes::new()));
-        assert_eq!(taken(&[], "1234").await, Ok(Bytes::from("1234")));
-        assert_eq!(taken(&[], "12345").await, Err(Refused::TooLarge));
+    async fn a_body_of_exactly_the_bound_is_read() {
+        assert_eq!(read_with(&[], "").await, Ok(Bytes::new()));
+        assert_eq!(read_with(&[], "1234").await, Ok(Bytes::from("1234")));
+        assert_eq!(read_with(&[], "12345").await, Err(BodyError::TooLarge));
     }
 
     #[tokio::test]
-    async fn what_is_declared_is_only_believed_to_refuse() {
+    async fn a_declared_length_can_refuse_a_body_but_not_admit_it() {
         let far_too_long = (header::CONTENT_LENGTH, "999999999999");
-        assert_eq!(taken(&[far_too_long], "1234").await, Err(Refused::TooLarge));
+        assert_eq!(
+            read_with(&[far_too_long], "1234").await,
+            Err(BodyError::TooLarge)
+        );
         let asked_for = [
             (header::CONTENT_LENGTH, "5"),
             (header::EXPECT, "100-continue"),
         ];
-        assert_eq!(taken(&asked_for, "1234").await, Err(Refused::TooLarge));
         assert_eq!(
-            taken(&[(header::CONTENT_LENGTH, "1")], "12345").await,
-            Err(Refused::TooLarge)
+            read_with(&asked_for, "1234").await,
+            Err(BodyError::TooLarge)
+        );
+        assert_eq!(
+            read_with(&[(header::CONTENT_LENGTH, "1")], "12345").await,
+            Err(BodyError::TooLarge)
         );
     }
 }

@@ -1,6 +1,8 @@
-//! One address, two kinds of visitors. Connections of other masters are served on the consensus runtime, everyone
-//! else's on the runtime for requests, so that no flood of requests can make a heartbeat wait. A connection is told apart
-//! by the path of its first request: masters only ever ask for `/raft/…`.
+//! Listener for one address with two kinds of peers: other masters, and clients with workers.
+//!
+//! Connections of other masters are served on the consensus runtime, all others on the runtime for requests, so that no
+//! flood of requests delays a heartbeat. A connection is classified by the path of its first request: masters only ever ask
+//! for `/raft/…`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,37 +21,38 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::server::http::request_metrics::Traffic;
-use crate::server::http::slow_client::Paced;
+use crate::server::http::request_metrics::RequestMetrics;
+use crate::server::http::slow_client::SlowClientGuard;
 use crate::server::protocol::problem::{Code, PROBLEM_JSON, Problem};
 
-/// Connections that have not said yet who they are, or wait to be handed over.
-const NEW_CONNECTIONS_MAX: usize = 20_000;
-/// File descriptors that are kept for other masters, the log, and this node's own requests.
-const FILES_KEPT: u64 = 512;
-/// Connections that are told at once why they are refused; others are only closed.
-const REFUSALS_MAX: usize = 256;
-/// How long it may take to tell one.
-const REFUSAL_MAX: Duration = Duration::from_secs(1);
-/// Most connections of other masters at once.
+/// Maximum number of connections that are not classified yet or wait to be handed off.
+const UNCLASSIFIED_CONNECTIONS_MAX: usize = 20_000;
+/// File descriptors reserved for other masters, the log, and this node's own requests.
+const RESERVED_FILE_DESCRIPTORS: u64 = 512;
+/// Maximum number of concurrent rejections with a response; more connections are closed without one.
+const REJECTIONS_MAX: usize = 256;
+/// Maximum time for one rejection.
+const REJECTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum number of open connections of other masters.
 const PEER_CONNECTIONS_MAX: usize = 1_000;
-/// How long a connection may stay without a request: before its first, and between two.
-const IDLE_MAX: Duration = Duration::from_secs(75);
-/// Connections that the system has made and that wait to be accepted: thousands of workers come at once when a leader is
-/// gone, and one that finds no room here tries again only after a second or more.
-const BACKLOG: u32 = 16_384;
-/// Accepted connections on their way to the runtime for requests.
-pub const HANDOVER_MAX: usize = 1_024;
-/// How long one may wait for a place among them before it is closed.
-const HANDOVER_PATIENCE: Duration = Duration::from_secs(5);
-/// Pause after the system refuses to accept (out of file descriptors), so that the loop does not spin.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// Maximum time without a request: before the first, and between two.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Length of the kernel's accept queue. Thousands of workers connect at once after a failover, and one that finds the queue
+/// full retries only after a second or more.
+const LISTEN_BACKLOG: u32 = 16_384;
+/// Length of the queue from the acceptor to the runtime for requests.
+pub const HANDOFF_QUEUE_LEN: usize = 1_024;
+/// Maximum time for a connection to enter that queue before it is closed.
+const HANDOFF_TIMEOUT: Duration = Duration::from_secs(5);
+/// Delay after a failed accept (out of file descriptors), so that the loop does not spin.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Enough of a request line to see the beginning of its path.
-const PEEKED_BYTES: usize = 16;
-/// Pauses between two looks at a part of a request line grow from the first to the last; then it is no master's.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LAST_PAUSE: Duration = Duration::from_millis(512);
+/// Bytes of a request line that show the beginning of its path.
+const PEEK_BYTES: usize = 16;
+/// Delay between two peeks at an incomplete request line. It doubles from the minimum to the maximum; then the connection
+/// counts as a client's.
+const PEEK_DELAY_MIN: Duration = Duration::from_millis(1);
+const PEEK_DELAY_MAX: Duration = Duration::from_millis(512);
 
 /// Listens on the first of the addresses behind `HOST:PORT` that can be had.
 pub async fn bind(listen: &str) -> std::io::Result<TcpListener> {
@@ -71,19 +74,19 @@ fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
     // A master that starts again need not wait for connections of the one before it.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket.listen(LISTEN_BACKLOG)
 }
 
-/// Accepts until told to stop. Runs on the consensus runtime; clients' connections go to `clients`.
+/// Accepts until `stop`. Runs on the consensus runtime; clients' connections go to `clients`.
 pub async fn accept(
     listener: TcpListener,
     peers: Router,
     clients: mpsc::Sender<std::net::TcpStream>,
-    traffic: Arc<Traffic>,
+    metrics: Arc<RequestMetrics>,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX));
-    let looking = Arc::new(Semaphore::new(NEW_CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX));
+    let unclassified = Arc::new(Semaphore::new(UNCLASSIFIED_CONNECTIONS_MAX));
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -93,46 +96,46 @@ pub async fn accept(
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 continue;
             }
         };
-        let Ok(look) = Arc::clone(&looking).try_acquire_owned() else {
-            traffic.clients.refused.add(1);
+        let Ok(unclassified_permit) = Arc::clone(&unclassified).try_acquire_owned() else {
+            metrics.clients.refused.add(1);
             tracing::warn!("too many new connections at once, closing one");
             continue;
         };
-        let (peers, clients, traffic, places, stop) = (
+        let (peers, clients, metrics, permits, stop) = (
             peers.clone(),
             clients.clone(),
-            Arc::clone(&traffic),
-            Arc::clone(&places),
+            Arc::clone(&metrics),
+            Arc::clone(&permits),
             stop.clone(),
         );
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
-            let peer = match tokio::time::timeout(IDLE_MAX, is_peer(&stream)).await {
+            let peer = match tokio::time::timeout(IDLE_TIMEOUT, is_peer(&stream)).await {
                 Ok(Ok(peer)) => peer,
                 // Nothing came, or it is gone.
                 Ok(Err(_)) | Err(_) => return,
             };
             if peer {
-                drop(look);
-                match places.try_acquire() {
-                    Ok(_place) => {
-                        let _open = traffic.peers.open();
+                drop(unclassified_permit);
+                match permits.try_acquire() {
+                    Ok(_permit) => {
+                        let _open = metrics.peers.open();
                         serve(stream, peers, stop).await;
                     }
-                    Err(_) => traffic.peers.refused.add(1),
+                    Err(_) => metrics.peers.refused.add(1),
                 }
             } else if let Ok(stream) = stream.into_std() {
-                // Many who come at once are taken in one after the other; a runtime for requests that stays full closes
-                // the connection rather than letting it wait unseen.
-                let handed = tokio::time::timeout(HANDOVER_PATIENCE, clients.send(stream));
-                if !matches!(handed.await, Ok(Ok(()))) {
-                    traffic.clients.refused.add(1);
+                // Simultaneous connections enter the queue one after the other. If it stays full, the connection is closed
+                // rather than left waiting unseen.
+                let handed_off = tokio::time::timeout(HANDOFF_TIMEOUT, clients.send(stream));
+                if !matches!(handed_off.await, Ok(Ok(()))) {
+                    metrics.clients.refused.add(1);
                 }
-                drop(look);
+                drop(unclassified_permit);
             }
         });
     }
@@ -140,8 +143,8 @@ pub async fn accept(
 
 /// Whether the first request on this connection is another master's. Reads nothing away.
 async fn is_peer(stream: &TcpStream) -> std::io::Result<bool> {
-    let mut seen = [0; PEEKED_BYTES];
-    let mut pause = FIRST_PAUSE;
+    let mut seen = [0; PEEK_BYTES];
+    let mut delay = PEEK_DELAY_MIN;
     loop {
         let count = stream.peek(&mut seen).await?;
         if count == 0 {
@@ -155,13 +158,13 @@ async fn is_peer(stream: &TcpStream) -> std::io::Result<bool> {
                 return Ok(path.starts_with(prefix));
             }
         }
-        if count == PEEKED_BYTES || pause > LAST_PAUSE {
+        if count == PEEK_BYTES || delay > PEEK_DELAY_MAX {
             return Ok(false);
         }
         // Part of a request line: rare, and soon followed by the rest. Not always: who sent it may have hung up, and
         // peeking cannot tell that from silence, so it is not looked at for long.
-        tokio::time::sleep(pause).await;
-        pause *= 2;
+        tokio::time::sleep(delay).await;
+        delay *= 2;
     }
 }
 
@@ -169,13 +172,13 @@ async fn is_peer(stream: &TcpStream) -> std::io::Result<bool> {
 pub async fn serve_clients(
     mut streams: mpsc::Receiver<std::net::TcpStream>,
     clients: Router,
-    traffic: Arc<Traffic>,
+    metrics: Arc<RequestMetrics>,
     connections_max: usize,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(connections_max));
-    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
-    let mut refused_before = false;
+    let permits = Arc::new(Semaphore::new(connections_max));
+    let rejections = Arc::new(Semaphore::new(REJECTIONS_MAX));
+    let mut rejecting = false;
     let open = TaskTracker::new();
     loop {
         let stream = tokio::select! {
@@ -186,39 +189,39 @@ pub async fn serve_clients(
         let Ok(stream) = TcpStream::from_std(stream) else {
             continue;
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            traffic.clients.refused.add(1);
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            metrics.clients.refused.add(1);
             // Once for each time that it happens, not for each of thousands.
-            if !std::mem::replace(&mut refused_before, true) {
+            if !std::mem::replace(&mut rejecting, true) {
                 tracing::warn!(
                     bound = connections_max,
                     "too many connections: refusing more"
                 );
             }
-            if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
+            if let Ok(rejection_permit) = Arc::clone(&rejections).try_acquire_owned() {
                 tokio::spawn(async move {
-                    let refusal = refuse(stream, connections_max);
-                    let _ = tokio::time::timeout(REFUSAL_MAX, refusal).await;
-                    drop(turn);
+                    let rejection = reject(stream, connections_max);
+                    let _ = tokio::time::timeout(REJECTION_TIMEOUT, rejection).await;
+                    drop(rejection_permit);
                 });
             }
             continue;
         };
-        refused_before = false;
-        let (clients, traffic, stop) = (clients.clone(), Arc::clone(&traffic), stop.clone());
+        rejecting = false;
+        let (clients, metrics, stop) = (clients.clone(), Arc::clone(&metrics), stop.clone());
         open.spawn(async move {
-            let _open = traffic.clients.open();
+            let _open = metrics.clients.open();
             serve(stream, clients, stop).await;
-            drop(place);
+            drop(permit);
         });
     }
     open.close();
     open.wait().await;
 }
 
-/// Says why, and sees to it that it is heard: a connection that is closed on bytes that nobody has read takes what was
-/// said along.
-async fn refuse(mut stream: TcpStream, connections_max: usize) -> std::io::Result<()> {
+/// Sends a problem, and lingers until the client has read it: closing on unread bytes resets the connection and discards the
+/// response.
+async fn reject(mut stream: TcpStream, connections_max: usize) -> std::io::Result<()> {
     let problem = Problem::new(
         Code::Unavailable,
         format!(
@@ -238,19 +241,22 @@ async fn refuse(mut stream: TcpStream, connections_max: usize) -> std::io::Resul
     Ok(())
 }
 
-/// How many connections of clients there can be, given how many file descriptors the system lets this process have; asks
-/// for as many as it may.
-pub fn connections_possible(wanted: usize) -> usize {
+/// Maximum number of client connections within the file descriptor limit, which is raised as far as allowed.
+pub fn client_connections_max(wanted: usize) -> usize {
     let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return wanted;
     };
-    let needed = (wanted as u64).saturating_add(FILES_KEPT).min(most);
+    let needed = (wanted as u64)
+        .saturating_add(RESERVED_FILE_DESCRIPTORS)
+        .min(most);
     let files = if now >= needed || setrlimit(Resource::RLIMIT_NOFILE, needed, most).is_err() {
         now
     } else {
         needed
     };
-    let possible = files.saturating_sub(FILES_KEPT).max(files / 2);
+    let possible = files
+        .saturating_sub(RESERVED_FILE_DESCRIPTORS)
+        .max(files / 2);
     let possible = usize::try_from(possible).unwrap_or(usize::MAX);
     if possible < wanted {
         tracing::warn!(
@@ -263,18 +269,18 @@ pub fn connections_possible(wanted: usize) -> usize {
 }
 
 async fn serve(stream: TcpStream, router: Router, stop: CancellationToken) {
-    let (stream, heads) = Paced::new(stream);
+    let (stream, head_tracker) = SlowClientGuard::new(stream);
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let (router, heads) = (router.clone(), heads.clone());
+        let (router, head_tracker) = (router.clone(), head_tracker.clone());
         async move {
-            let _reading = heads.pause();
+            let _in_progress = head_tracker.head_complete();
             router.call(request).await
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_MAX)
+        .header_read_timeout(IDLE_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
@@ -298,37 +304,37 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(4);
 
     #[tokio::test]
-    async fn many_who_come_at_once_are_handed_over_one_after_the_other() {
-        const COMERS: usize = 50;
+    async fn simultaneous_connections_are_all_handed_off_when_the_queue_is_short() {
+        const CONNECTIONS: usize = 50;
         let listener = bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let (hand_over, mut streams) = mpsc::channel(1);
-        let traffic = Arc::new(Traffic::default());
+        let (hand_off, mut streams) = mpsc::channel(1);
+        let metrics = Arc::new(RequestMetrics::default());
         let stop = CancellationToken::new();
         let accepting = tokio::spawn(accept(
             listener,
             Router::new(),
-            hand_over,
-            Arc::clone(&traffic),
+            hand_off,
+            Arc::clone(&metrics),
             stop.clone(),
         ));
-        let mut comers = Vec::new();
-        for _ in 0..COMERS {
-            let mut comer = TcpStream::connect(address).await.expect("it listens");
-            comer
+        let mut connections = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let mut connection = TcpStream::connect(address).await.expect("it listens");
+            connection
                 .write_all(b"GET /healthz HTTP/1.1\r\n")
                 .await
                 .expect("it is open");
-            comers.push(comer);
+            connections.push(connection);
         }
-        for number in 0..COMERS {
-            let handed = tokio::time::timeout(DEADLINE, streams.recv()).await;
+        for number in 0..CONNECTIONS {
+            let handed_off = tokio::time::timeout(DEADLINE, streams.recv()).await;
             assert!(
-                matches!(handed, Ok(Some(_))),
-                "{number} of {COMERS} were handed over"
+                matches!(handed_off, Ok(Some(_))),
+                "{number} of {CONNECTIONS} were handed off"
             );
         }
-        assert_eq!(traffic.clients.refused.get(), 0);
+        assert_eq!(metrics.clients.refused.get(), 0);
         stop.cancel();
         accepting.await.expect("it ends");
     }

@@ -1,8 +1,7 @@
-//! What goes through the HTTP interface, counted and timed for operators.
+//! Request and connection metrics of the HTTP interface.
 //!
-//! Requests are told apart by the route's template, never by their path, so that there are no more numbers than routes.
-//! How long a request took is not counted where it asked to be held, or is held by its nature: that would say how long
-//! there was nothing to answer.
+//! Requests are labelled by the route's template, never by their path, so that there are no more series than routes. The
+//! latency of long polls and streams is not recorded: it would measure how long there was nothing to answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,17 +16,17 @@ use parking_lot::RwLock;
 use triarch_raft::Histogram;
 
 use crate::leader_counters::Count;
-use crate::server::protocol::json::Query;
 use crate::server::protocol::problem::Code;
+use crate::server::protocol::query::Query;
 
-/// The template of requests that no route takes.
-const NO_ROUTE: &str = "none";
-/// Routes that hold a request by their nature.
-const HOLDING: [&str; 2] = ["/v1/events", "/v1/workers/{id}/poll"];
+/// Route label of requests that match no route.
+const UNMATCHED_ROUTE: &str = "none";
+/// Routes that are long polls or streams by nature.
+const LONG_POLL_ROUTES: [&str; 2] = ["/v1/events", "/v1/workers/{id}/poll"];
 
-/// Requests that are told apart.
+/// Labels of a series of requests.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Kind {
+pub struct RequestLabels {
     /// The route's template.
     pub route: String,
     /// The method, or `other`.
@@ -36,49 +35,49 @@ pub struct Kind {
     pub status: &'static str,
 }
 
-/// How requests of one kind went.
+/// Statistics of the requests of one series.
 #[derive(Debug)]
-pub struct Answered {
-    /// All of them.
+pub struct RequestStats {
+    /// Number of requests.
     pub count: Count,
-    /// How long they took until their answer began, in ns, but for those that were held.
-    pub time: Histogram,
+    /// Time to first byte in ns, long polls not counted.
+    pub latency: Histogram,
 }
 
-/// See the module.
+/// Request and connection metrics of one node.
 #[derive(Debug, Default)]
-pub struct Traffic {
-    answered: RwLock<BTreeMap<Kind, Arc<Answered>>>,
+pub struct RequestMetrics {
+    stats: RwLock<BTreeMap<RequestLabels, Arc<RequestStats>>>,
     in_flight: AtomicU64,
     refused: [AtomicU64; Code::ALL.len()],
     /// Connections of clients and workers.
-    pub clients: Connections,
+    pub clients: ConnectionMetrics,
     /// Connections of other masters.
-    pub peers: Connections,
+    pub peers: ConnectionMetrics,
 }
 
-/// Connections of one sort.
+/// Connections of one kind of peer.
 #[derive(Debug, Default)]
-pub struct Connections {
+pub struct ConnectionMetrics {
     open: AtomicU64,
-    /// Closed at once, for there were too many.
+    /// Connections closed at once because there were too many.
     pub refused: Count,
 }
 
-impl Connections {
-    /// Counts one as open until the guard is dropped.
+impl ConnectionMetrics {
+    /// Counts a connection as open until the guard is dropped.
     pub fn open(&self) -> OpenConnection<'_> {
         self.open.fetch_add(1, Ordering::Relaxed);
         OpenConnection(&self.open)
     }
 
-    /// How many are open.
+    /// Number of open connections.
     pub fn count(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
     }
 }
 
-/// See [`Connections::open`].
+/// See [`ConnectionMetrics::open`].
 pub struct OpenConnection<'a>(&'a AtomicU64);
 
 impl Drop for OpenConnection<'_> {
@@ -87,52 +86,52 @@ impl Drop for OpenConnection<'_> {
     }
 }
 
-impl Traffic {
-    /// How requests went, by kind.
-    pub fn answered(&self) -> Vec<(Kind, Arc<Answered>)> {
-        let answered = self.answered.read();
-        answered
+impl RequestMetrics {
+    /// Statistics by labels.
+    pub fn stats(&self) -> Vec<(RequestLabels, Arc<RequestStats>)> {
+        let stats = self.stats.read();
+        stats
             .iter()
-            .map(|(kind, answered)| (kind.clone(), Arc::clone(answered)))
+            .map(|(labels, stats)| (labels.clone(), Arc::clone(stats)))
             .collect()
     }
 
-    /// Requests whose answer has not begun.
+    /// Number of requests whose response has not begun.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Refusals that this node made itself.
+    /// Number of problems with this code that this node returned itself.
     pub fn refused(&self, code: Code) -> u64 {
         self.refused[code as usize].load(Ordering::Relaxed)
     }
 
-    fn note(&self, kind: Kind, begun: Option<Instant>) {
-        let known = self.answered.read().get(&kind).map(Arc::clone);
-        let answered = known.unwrap_or_else(|| {
-            let mut all = self.answered.write();
+    fn record(&self, labels: RequestLabels, started: Option<Instant>) {
+        let known = self.stats.read().get(&labels).map(Arc::clone);
+        let stats = known.unwrap_or_else(|| {
+            let mut all = self.stats.write();
             let new = || {
-                Arc::new(Answered {
+                Arc::new(RequestStats {
                     count: Count::default(),
-                    time: Histogram::of_times(),
+                    latency: Histogram::of_times(),
                 })
             };
-            Arc::clone(all.entry(kind).or_insert_with(new))
+            Arc::clone(all.entry(labels).or_insert_with(new))
         });
-        answered.count.add(1);
-        if let Some(begun) = begun {
-            answered.time.observe_time(begun.elapsed());
+        stats.count.add(1);
+        if let Some(started) = started {
+            stats.latency.observe_time(started.elapsed());
         }
     }
 }
 
-/// A request whose answer has not begun; also one whose client goes away before.
-struct InFlight(Arc<Traffic>);
+/// A request whose response has not begun, or whose client went away before.
+struct InFlight(Arc<RequestMetrics>);
 
 impl InFlight {
-    fn begin(traffic: &Arc<Traffic>) -> Self {
-        traffic.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(traffic))
+    fn start(metrics: &Arc<RequestMetrics>) -> Self {
+        metrics.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(metrics))
     }
 }
 
@@ -142,33 +141,38 @@ impl Drop for InFlight {
     }
 }
 
-/// Around everything that is answered.
-pub async fn count(State(traffic): State<Arc<Traffic>>, request: Request, next: Next) -> Response {
+/// Middleware that records every request.
+pub async fn record(
+    State(metrics): State<Arc<RequestMetrics>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let route = request
         .extensions()
         .get::<MatchedPath>()
-        .map_or(NO_ROUTE, MatchedPath::as_str)
+        .map_or(UNMATCHED_ROUTE, MatchedPath::as_str)
         .to_owned();
     let method = method(request.method());
-    let held = HOLDING.contains(&route.as_str()) || asks_to_wait(request.uri().query());
-    let begun = Instant::now();
-    let in_flight = InFlight::begin(&traffic);
+    let long_poll =
+        LONG_POLL_ROUTES.contains(&route.as_str()) || is_long_poll(request.uri().query());
+    let started = Instant::now();
+    let in_flight = InFlight::start(&metrics);
     let response = next.run(request).await;
     drop(in_flight);
     if let Some(code) = response.extensions().get::<Code>() {
-        traffic.refused[*code as usize].fetch_add(1, Ordering::Relaxed);
+        metrics.refused[*code as usize].fetch_add(1, Ordering::Relaxed);
     }
-    let kind = Kind {
+    let labels = RequestLabels {
         route,
         method,
-        status: class(response.status()),
+        status: status_class(response.status()),
     };
-    traffic.note(kind, (!held).then_some(begun));
+    metrics.record(labels, (!long_poll).then_some(started));
     response
 }
 
-fn asks_to_wait(query: Option<&str>) -> bool {
-    Query::read_any(query).is_some_and(|query| {
+fn is_long_poll(query: Option<&str>) -> bool {
+    Query::parse_any(query).is_some_and(|query| {
         ["wait_ms", "follow_ms"]
             .into_iter()
             .any(|name| query.text(name).is_some_and(|text| text != "0"))
@@ -183,7 +187,7 @@ fn method(method: &Method) -> &'static str {
         .unwrap_or("other")
 }
 
-fn class(status: StatusCode) -> &'static str {
+fn status_class(status: StatusCode) -> &'static str {
     match status.as_u16() {
         ..200 => "1xx",
         200..300 => "2xx",

@@ -1,8 +1,8 @@
-//! A connection whose other end has to keep up.
+//! Slow-client protection: timeouts on request heads and on stalled writes.
 //!
-//! Two things cost a server memory and places while nothing happens, and cost the other end nothing: a request's head that
-//! is sent byte by byte, and an answer that nobody reads. Here either ends the connection. That a connection is idle
-//! between two requests, or that an answer takes long to be made, is something else and bounded elsewhere.
+//! Two things cost a server memory and connections but cost the client nothing: a head sent byte by byte, and a response that
+//! is not read. Either ends the connection here. An idle connection between two requests, and a response that takes long to
+//! make, are bounded elsewhere.
 
 use std::future::Future;
 use std::io;
@@ -15,50 +15,50 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// For a request's head to arrive, from its first byte on.
-const HEAD_MAX: Duration = Duration::from_secs(10);
-/// For the other end to take anything of what it is sent.
-const WRITE_STALL_MAX: Duration = Duration::from_secs(20);
+/// Maximum time for a head to arrive, from its first byte on.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum time for the client to take any byte of a response.
+const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// See the module.
-pub struct Paced<S> {
+/// A connection with slow-client protection.
+pub struct SlowClientGuard<S> {
     stream: S,
-    heads: Heads,
-    /// How many heads were complete when this was last looked at.
+    head_tracker: HeadTracker,
+    /// Number of complete heads at the last read.
     complete: usize,
     /// Runs from the first byte of a head until it is complete.
-    head: Option<Pin<Box<Sleep>>>,
+    head_timer: Option<Pin<Box<Sleep>>>,
     /// Runs while nothing can be written.
-    write: Option<Pin<Box<Sleep>>>,
-    head_max: Duration,
-    stall_max: Duration,
+    write_timer: Option<Pin<Box<Sleep>>>,
+    head_timeout: Duration,
+    write_stall_timeout: Duration,
 }
 
-/// Whether a request is being worked on, so that what arrives is its body and no head.
+/// Tracker of heads: while a request is in progress, arriving bytes are its body and no head.
 #[derive(Clone, Default)]
-pub struct Heads(Arc<Counts>);
+pub struct HeadTracker(Arc<HeadCounts>);
 
 #[derive(Default)]
-struct Counts {
-    /// Heads that came whole.
+struct HeadCounts {
+    /// Complete heads.
     complete: AtomicUsize,
-    /// Requests that are being worked on.
-    busy: AtomicUsize,
+    /// Requests in progress.
+    in_progress: AtomicUsize,
 }
 
-/// See [`Heads::pause`].
-pub struct Paused(Heads);
+/// See [`HeadTracker::head_complete`].
+pub struct RequestInProgress(HeadTracker);
 
-impl Heads {
-    /// A head is complete; until this is dropped no other is waited for.
-    pub fn pause(&self) -> Paused {
+impl HeadTracker {
+    /// Notes that a head is complete. No other head is awaited until the returned guard is dropped.
+    pub fn head_complete(&self) -> RequestInProgress {
         self.0.complete.fetch_add(1, Ordering::Relaxed);
-        self.0.busy.fetch_add(1, Ordering::Relaxed);
-        Paused(self.clone())
+        self.0.in_progress.fetch_add(1, Ordering::Relaxed);
+        RequestInProgress(self.clone())
     }
 
-    fn expected(&self) -> bool {
-        self.0.busy.load(Ordering::Relaxed) == 0
+    fn awaits_head(&self) -> bool {
+        self.0.in_progress.load(Ordering::Relaxed) == 0
     }
 
     fn complete(&self) -> usize {
@@ -66,56 +66,65 @@ impl Heads {
     }
 }
 
-impl Drop for Paused {
+impl Drop for RequestInProgress {
     fn drop(&mut self) {
-        self.0.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.in_progress.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-fn too_slow(what: &str) -> io::Error {
+fn timed_out(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
-impl<S> Paced<S> {
-    /// The connection, and what is to be told when a head is complete.
-    pub fn new(stream: S) -> (Self, Heads) {
-        Self::within(stream, HEAD_MAX, WRITE_STALL_MAX)
+impl<S> SlowClientGuard<S> {
+    /// Guards a connection. The tracker must be told of every complete head.
+    pub fn new(stream: S) -> (Self, HeadTracker) {
+        Self::with_timeouts(stream, HEAD_TIMEOUT, WRITE_STALL_TIMEOUT)
     }
 
-    fn within(stream: S, head_max: Duration, stall_max: Duration) -> (Self, Heads) {
-        let heads = Heads::default();
-        let paced = Self {
+    fn with_timeouts(
+        stream: S,
+        head_timeout: Duration,
+        write_stall_timeout: Duration,
+    ) -> (Self, HeadTracker) {
+        let head_tracker = HeadTracker::default();
+        let guarded = Self {
             stream,
-            heads: heads.clone(),
+            head_tracker: head_tracker.clone(),
             complete: 0,
-            head: None,
-            write: None,
-            head_max,
-            stall_max,
+            head_timer: None,
+            write_timer: None,
+            head_timeout,
+            write_stall_timeout,
         };
-        (paced, heads)
+        (guarded, head_tracker)
     }
 
-    /// Lets a write that got nowhere wait, but not for ever.
-    fn stalled<T>(
+    /// Bounds the time that a write makes no progress.
+    fn bound_stall<T>(
         &mut self,
         context: &mut Context<'_>,
         done: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if done.is_ready() {
-            self.write = None;
+            self.write_timer = None;
             return done;
         }
-        let stall_max = self.stall_max;
-        let timer = || Box::pin(tokio::time::sleep(stall_max));
-        match self.write.get_or_insert_with(timer).as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(too_slow("the other end reads nothing"))),
+        let write_stall_timeout = self.write_stall_timeout;
+        let timer = || Box::pin(tokio::time::sleep(write_stall_timeout));
+        match self
+            .write_timer
+            .get_or_insert_with(timer)
+            .as_mut()
+            .poll(context)
+        {
+            Poll::Ready(()) => Poll::Ready(Err(timed_out("the other end reads nothing"))),
             Poll::Pending => Poll::Pending,
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for SlowClientGuard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -124,37 +133,37 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         // Also one that was answered before anything more was read: a long answer is no long head.
-        let complete = self.heads.complete();
+        let complete = self.head_tracker.complete();
         if complete != self.complete {
             self.complete = complete;
-            self.head = None;
+            self.head_timer = None;
         }
-        if !self.heads.expected() {
-            self.head = None;
+        if !self.head_tracker.awaits_head() {
+            self.head_timer = None;
             return read;
         }
-        if self.head.is_none() && buffer.filled().len() > before {
-            self.head = Some(Box::pin(tokio::time::sleep(self.head_max)));
+        if self.head_timer.is_none() && buffer.filled().len() > before {
+            self.head_timer = Some(Box::pin(tokio::time::sleep(self.head_timeout)));
         }
         let over = self
-            .head
+            .head_timer
             .as_mut()
-            .is_some_and(|head| head.as_mut().poll(context).is_ready());
+            .is_some_and(|timer| timer.as_mut().poll(context).is_ready());
         if over {
-            return Poll::Ready(Err(too_slow("a request's head does not end")));
+            return Poll::Ready(Err(timed_out("a request's head does not end")));
         }
         read
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for SlowClientGuard<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.stalled(context, written)
+        self.bound_stall(context, written)
     }
 
     fn poll_write_vectored(
@@ -163,7 +172,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.stalled(context, written)
+        self.bound_stall(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -187,44 +196,44 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(50);
 
     #[tokio::test]
-    async fn a_head_has_its_time_and_a_body_has_not() {
+    async fn a_slow_head_is_cut_off_but_a_slow_body_is_not() {
         let (mut theirs, ours) = tokio::io::duplex(64);
-        let (mut paced, heads) = Paced::within(ours, SHORT, SHORT);
+        let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, SHORT, SHORT);
         let mut byte = [0];
         // Idle for as long as it likes.
-        let idle = tokio::time::timeout(SHORT * 3, paced.read_exact(&mut byte)).await;
+        let idle = tokio::time::timeout(SHORT * 3, guarded.read_exact(&mut byte)).await;
         assert!(idle.is_err());
         theirs.write_all(b"ab").await.expect("written");
-        paced.read_exact(&mut byte).await.expect("the first byte");
-        let reading = heads.pause();
-        paced.read_exact(&mut byte).await.expect("of the body");
-        let body = tokio::time::timeout(SHORT * 3, paced.read_exact(&mut byte)).await;
+        guarded.read_exact(&mut byte).await.expect("the first byte");
+        let reading = head_tracker.head_complete();
+        guarded.read_exact(&mut byte).await.expect("of the body");
+        let body = tokio::time::timeout(SHORT * 3, guarded.read_exact(&mut byte)).await;
         assert!(body.is_err());
         drop(reading);
         theirs.write_all(b"c").await.expect("written");
-        paced.read_exact(&mut byte).await.expect("the first byte");
-        let late = paced.read_exact(&mut byte).await.expect_err("cut");
+        guarded.read_exact(&mut byte).await.expect("the first byte");
+        let late = guarded.read_exact(&mut byte).await.expect_err("cut");
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]
-    async fn a_head_that_was_answered_at_once_is_over() {
+    async fn a_head_answered_before_another_read_stops_its_timer() {
         let (mut theirs, ours) = tokio::io::duplex(64);
-        let (mut paced, heads) = Paced::within(ours, SHORT, SHORT);
+        let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, SHORT, SHORT);
         theirs.write_all(b"a").await.expect("written");
         let mut byte = [0];
-        paced.read_exact(&mut byte).await.expect("the head");
+        guarded.read_exact(&mut byte).await.expect("the head");
         // Nothing is read while the request is worked on; then its answer takes long.
-        drop(heads.pause());
-        let next = tokio::time::timeout(SHORT * 3, paced.read_exact(&mut byte)).await;
+        drop(head_tracker.head_complete());
+        let next = tokio::time::timeout(SHORT * 3, guarded.read_exact(&mut byte)).await;
         assert!(next.is_err(), "{next:?}");
     }
 
     #[tokio::test]
-    async fn who_reads_nothing_is_not_written_to_for_ever() {
+    async fn a_write_to_a_client_that_reads_nothing_times_out() {
         let (theirs, ours) = tokio::io::duplex(4);
-        let (mut paced, _heads) = Paced::within(ours, SHORT, SHORT);
-        let stalled = paced.write_all(b"12345").await.expect_err("cut");
+        let (mut guarded, _heads) = SlowClientGuard::with_timeouts(ours, SHORT, SHORT);
+        let stalled = guarded.write_all(b"12345").await.expect_err("cut");
         assert_eq!(stalled.kind(), io::ErrorKind::TimedOut);
         drop(theirs);
     }

@@ -1,18 +1,17 @@
-//! How this server says no: RFC 9457 problem details with a stable `code`, for every error on every route.
+//! Problem details (RFC 9457) with a stable `code`, for every error on every route.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
-use triarch_raft::{ChangeError, ProposeError, ReadError};
 use triarch_table::command::reply::Refusal;
 
 /// The media type of every error.
 pub const PROBLEM_JSON: &str = "application/problem+json";
-/// When to ask again a cluster whose disks are nearly full.
+/// `Retry-After` of a cluster whose disks are nearly full.
 const DISK_LOW_RETRY_S: u64 = 2;
-/// Most of a refusal's words that are kept.
+/// Maximum length of a framework error that is kept.
 const REFUSAL_BYTES_MAX: usize = 10_000;
 
-/// An error on its way to a client.
+/// Problem details of one error.
 #[derive(Debug, Clone)]
 pub struct Problem {
     code: Code,
@@ -40,7 +39,7 @@ pub enum Code {
     QueueFull,
     /// More requests than this node takes.
     RateLimited,
-    /// This node has no room for another; others may.
+    /// A bound of this node is reached; another node may have capacity.
     Unavailable,
     /// The history that was asked for is not kept any more.
     PositionGone,
@@ -76,7 +75,7 @@ impl Code {
         Code::Timeout,
     ];
 
-    /// The stable word.
+    /// The stable spelling.
     pub fn as_str(self) -> &'static str {
         match self {
             Code::NoLeader => "no_leader",
@@ -137,7 +136,7 @@ impl Code {
 }
 
 impl Problem {
-    /// An error with its words.
+    /// A problem with its detail.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let retry_after_s = match code {
             Code::NoLeader | Code::QueueFull | Code::RateLimited | Code::Unavailable => Some(1),
@@ -171,7 +170,7 @@ impl Problem {
         Self::new(Code::NoLeader, detail)
     }
 
-    /// Nothing was done, because a disk has no room. Told from a disk that failed by its `Retry-After`: see the gate.
+    /// Nothing was done, because a disk has no room. Its `Retry-After` distinguishes it from a failed disk; the leader proxy relies on that.
     pub fn disk_low(detail: impl Into<String>) -> Self {
         Self {
             retry_after_s: Some(DISK_LOW_RETRY_S),
@@ -179,7 +178,7 @@ impl Problem {
         }
     }
 
-    /// Adds a field that helps.
+    /// Adds an extension field.
     pub fn with(mut self, name: &'static str, value: impl Into<serde_json::Value>) -> Self {
         self.fields.push((name, value.into()));
         self
@@ -198,12 +197,12 @@ impl Problem {
         self
     }
 
-    /// What it is.
+    /// Its code.
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// The document.
+    /// The JSON document.
     pub fn to_json(&self) -> serde_json::Value {
         let mut body = serde_json::Map::new();
         body.insert(
@@ -220,10 +219,10 @@ impl Problem {
         body.into()
     }
 
-    /// The answer a client sees.
+    /// The HTTP response.
     pub fn into_response(self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.to_json().to_string()));
-        // For whoever counts refusals.
+        // For the request metrics.
         response.extensions_mut().insert(self.code);
         *response.status_mut() = self.code.status();
         response
@@ -244,8 +243,8 @@ impl axum::response::IntoResponse for Problem {
     }
 }
 
-/// Turns what the HTTP library itself refuses (a path that is not UTF-8, say) into a problem like all others.
-pub async fn in_our_words(response: Response<Body>) -> Response<Body> {
+/// Middleware that converts errors of the HTTP framework (a path that is not UTF-8, for example) into problem details.
+pub async fn convert_framework_errors(response: Response<Body>) -> Response<Body> {
     let status = response.status();
     let kind = response.headers().get(header::CONTENT_TYPE);
     let ours = kind.is_some_and(|kind| kind == PROBLEM_JSON);
@@ -263,79 +262,6 @@ pub async fn in_our_words(response: Response<Body>) -> Response<Body> {
         Err(_) => status.to_string(),
     };
     Problem::new(code, detail).into_response()
-}
-
-/// Why a handler on the leader did not answer: for the client, or for the gate to ask again elsewhere.
-#[derive(Debug)]
-pub enum Failure {
-    /// The answer is this.
-    Problem(Problem),
-    /// Certainly not done; this node does not lead (any more).
-    NotLeader,
-    /// Perhaps done. Asking again with the same request id is safe.
-    Unknown(String),
-}
-
-impl From<Problem> for Failure {
-    fn from(problem: Problem) -> Self {
-        Failure::Problem(problem)
-    }
-}
-
-impl From<ProposeError> for Failure {
-    fn from(error: ProposeError) -> Self {
-        match error {
-            ProposeError::NotLeader { .. } => Failure::NotLeader,
-            ProposeError::Unknown(why) => Failure::Unknown(why),
-            ProposeError::Overloaded => Failure::Problem(Problem::new(
-                Code::RateLimited,
-                "this cluster has more writes waiting than it takes; nothing was done, retry after a moment",
-            )),
-            ProposeError::TooLarge { .. } => {
-                Failure::Problem(Problem::new(Code::PayloadTooLarge, error.to_string()))
-            }
-            ProposeError::DiskLow(why) => Failure::Problem(Problem::disk_low(format!(
-                "{why}. Nothing was done; reads and heartbeats go on, and writes are taken again once there is room"
-            ))),
-            ProposeError::StorageFailed(why) => {
-                Failure::Problem(Problem::new(Code::StorageFailed, why))
-            }
-            ProposeError::ShuttingDown => Failure::NotLeader,
-        }
-    }
-}
-
-impl From<ReadError> for Failure {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::NotLeader { .. } | ReadError::NoQuorum | ReadError::ShuttingDown => {
-                Failure::NotLeader
-            }
-            ReadError::StorageFailed(why) => {
-                Failure::Problem(Problem::new(Code::StorageFailed, why))
-            }
-        }
-    }
-}
-
-impl From<ChangeError> for Failure {
-    fn from(error: ChangeError) -> Self {
-        match error {
-            ChangeError::NotLeader { .. } => Failure::NotLeader,
-            ChangeError::Refused(why) => Failure::Problem(Problem::new(Code::Conflict, why)),
-            ChangeError::UnknownNode(id) => Failure::Problem(Problem::new(
-                Code::NotFound,
-                format!("node {id} is not in the cluster"),
-            )),
-            ChangeError::Unknown(why) => Failure::Problem(Problem::new(Code::Timeout, why)),
-        }
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Failure::Problem(refusal.into())
-    }
 }
 
 impl From<Refusal> for Problem {

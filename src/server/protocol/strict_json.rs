@@ -1,29 +1,29 @@
-//! Reading objects as objects only.
+//! Strict JSON deserializer: objects are read from objects only.
 //!
-//! serde's derived readers take a list for an object, its items for the fields by their order. Nobody who writes JSON
-//! means that, and a list in the place of an object whose fields may all be left out would be read as nothing at all. This
-//! passes everything through to the reader below, but asks it for a map where a struct is to be read, however deep.
+//! serde's derived implementations accept a list for an object and take its items for the fields in order. Nobody who writes
+//! JSON means that, and a list in place of an object whose fields are all optional would be read as nothing at all. This
+//! adapter forwards everything to the deserializer below, but asks it for a map wherever a struct is read, at any depth.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor};
 
-/// A reader that takes objects for structs, and nothing else.
-pub struct Strict<D>(pub D);
+/// Deserializer that accepts only objects for structs.
+pub struct StrictDeserializer<D>(pub D);
 
-/// Passes a question on.
-macro_rules! pass_on {
-    ($($question:ident)*) => {
-        $(fn $question<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-            self.0.$question(Within(visitor))
+/// Forwards deserialization methods.
+macro_rules! forward_deserialize {
+    ($($method:ident)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            self.0.$method(Nested(visitor))
         })*
     };
 }
 
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for StrictDeserializer<D> {
     type Error = D::Error;
 
-    pass_on! {
+    forward_deserialize! {
         deserialize_any deserialize_bool
         deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
         deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128
@@ -37,7 +37,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_unit_struct(name, Within(visitor))
+        self.0.deserialize_unit_struct(name, Nested(visitor))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -45,7 +45,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_newtype_struct(name, Within(visitor))
+        self.0.deserialize_newtype_struct(name, Nested(visitor))
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(
@@ -53,7 +53,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         length: usize,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_tuple(length, Within(visitor))
+        self.0.deserialize_tuple(length, Nested(visitor))
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -63,7 +63,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         self.0
-            .deserialize_tuple_struct(name, length, Within(visitor))
+            .deserialize_tuple_struct(name, length, Nested(visitor))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -72,7 +72,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         _fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_map(Object(visitor))
+        self.0.deserialize_map(ObjectVisitor(visitor))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -81,7 +81,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_enum(name, variants, Within(visitor))
+        self.0.deserialize_enum(name, variants, Nested(visitor))
     }
 
     fn is_human_readable(&self) -> bool {
@@ -89,10 +89,10 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
     }
 }
 
-/// Reads a struct from a map, and says so in words of JSON when it is given something else.
-struct Object<V>(V);
+/// Visitor that reads a struct from a map, with an error in terms of JSON for anything else.
+struct ObjectVisitor<V>(V);
 
-impl<'de, V: Visitor<'de>> Visitor<'de> for Object<V> {
+impl<'de, V: Visitor<'de>> Visitor<'de> for ObjectVisitor<V> {
     type Value = V::Value;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,30 +100,30 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Object<V> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<V::Value, A::Error> {
-        self.0.visit_map(Within(entries))
+        self.0.visit_map(Nested(entries))
     }
 }
 
-/// What is told of the answer is told to the one who asked; what is inside of it is read strictly.
-struct Within<T>(T);
+/// Adapter that keeps nested values strict.
+struct Nested<T>(T);
 
-/// Passes a plain value on.
-macro_rules! told {
-    ($($told:ident: $type:ty)*) => {
-        $(fn $told<E: Error>(self, value: $type) -> Result<V::Value, E> {
-            self.0.$told(value)
+/// Forwards visits of plain values.
+macro_rules! forward_visit {
+    ($($visit:ident: $type:ty)*) => {
+        $(fn $visit<E: Error>(self, value: $type) -> Result<V::Value, E> {
+            self.0.$visit(value)
         })*
     };
 }
 
-impl<'de, V: Visitor<'de>> Visitor<'de> for Within<V> {
+impl<'de, V: Visitor<'de>> Visitor<'de> for Nested<V> {
     type Value = V::Value;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.expecting(formatter)
     }
 
-    told! {
+    forward_visit! {
         visit_bool: bool visit_i64: i64 visit_i128: i128 visit_u64: u64 visit_u128: u128
         visit_f64: f64 visit_char: char visit_str: &str visit_borrowed_str: &'de str
         visit_string: String visit_bytes: &[u8] visit_borrowed_bytes: &'de [u8] visit_byte_buf: Vec<u8>
@@ -138,19 +138,19 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Within<V> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
-        self.0.visit_some(Strict(inner))
+        self.0.visit_some(StrictDeserializer(inner))
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
-        self.0.visit_newtype_struct(Strict(inner))
+        self.0.visit_newtype_struct(StrictDeserializer(inner))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<V::Value, A::Error> {
-        self.0.visit_seq(Within(items))
+        self.0.visit_seq(Nested(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<V::Value, A::Error> {
-        self.0.visit_map(Within(entries))
+        self.0.visit_map(Nested(entries))
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, variant: A) -> Result<V::Value, A::Error> {
@@ -158,14 +158,14 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Within<V> {
     }
 }
 
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Within<A> {
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Nested<A> {
     type Error = A::Error;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, A::Error> {
-        self.0.next_element_seed(Within(seed))
+        self.0.next_element_seed(Nested(seed))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -173,7 +173,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Within<A> {
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Within<A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Nested<A> {
     type Error = A::Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(
@@ -184,7 +184,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Within<A> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        self.0.next_value_seed(Within(seed))
+        self.0.next_value_seed(Nested(seed))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -192,10 +192,10 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Within<A> {
     }
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Within<S> {
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Nested<S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
-        self.0.deserialize(Strict(inner))
+        self.0.deserialize(StrictDeserializer(inner))
     }
 }

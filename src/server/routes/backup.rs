@@ -1,7 +1,7 @@
-//! A backup of the table, taken beside its changes, and the way in for one.
+//! Backup and restore: streams a backup of the table without blocking applies, and stages the parts of one.
 //!
-//! Any node gives a backup of its own table, once it has applied all that was acknowledged when it was asked: so a
-//! follower can be asked, and the leader be spared. A backup that breaks off has no end, and shows it.
+//! Any node gives a backup of its own table once it has applied all that was acknowledged when it was asked, so a follower can
+//! serve it and spare the leader. A backup that breaks off has no end marker and is recognized by that.
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
@@ -25,28 +25,33 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::backup_format::{Header, Writer};
-use crate::server::App;
+use crate::server::app::App;
 use crate::server::leader_proxy;
-use crate::server::protocol::json::{NAME_BYTES_MAX, Query};
-use crate::server::protocol::problem::{Code, Failure, Problem};
-use crate::server::protocol::response::{Answer, INDEX, asks_for_stale, reach_min_index};
+use crate::server::protocol::handler_error::HandlerError;
+use crate::server::protocol::headers::INDEX;
+use crate::server::protocol::problem::{Code, Problem};
+use crate::server::protocol::query::Query;
+use crate::server::protocol::response::ApiResponse;
+use crate::server::protocol::validate::NAME_BYTES_MAX;
+use crate::server::routes::extractors::wait_for_min_index;
 
-/// Bytes handed to the connection at once, and how many of these may wait for it.
-const PIECE_BYTES: usize = 256 << 10;
-const PIECES_WAITING_MAX: usize = 4;
-/// Who takes nothing for so long is not read to any more.
-const STALL_MAX: Duration = Duration::from_secs(30);
-/// How long a node may take to have what was acknowledged.
-const CATCH_UP_MAX: Duration = Duration::from_secs(10);
-/// Pause before the leader is asked again.
-const AGAIN: Duration = Duration::from_millis(100);
+/// Size of a chunk handed to the connection.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Maximum number of chunks that wait for the connection.
+const QUEUED_CHUNKS_MAX: usize = 4;
+/// Maximum time without the client taking a chunk.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum time for this node to apply what was acknowledged.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Delay before the leader is asked again.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// What every node does for itself.
-pub fn own_routes() -> OpenApiRouter<App> {
+/// Routes that every node answers itself.
+pub fn local_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(backup))
 }
 
-/// What goes to the leader.
+/// Routes that go to the leader.
 pub fn client_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(restore))
 }
@@ -68,11 +73,11 @@ async fn backup(
     State(app): State<App>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Result<Response, Failure> {
-    let query = Query::read(query.as_deref(), &[])?;
-    let stale = asks_for_stale(&query)?;
-    let turn = Arc::clone(&app.backing_up).try_acquire_owned();
-    let turn = turn.map_err(|_| {
+) -> Result<Response, HandlerError> {
+    let query = Query::parse(query.as_deref(), &[])?;
+    let stale = query.asks_for_stale()?;
+    let permit = Arc::clone(&app.backup_permit).try_acquire_owned();
+    let permit = permit.map_err(|_| {
         Problem::new(
             Code::RateLimited,
             "this node is giving a backup already; ask another node, or retry later",
@@ -81,7 +86,7 @@ async fn backup(
     if !stale {
         catch_up(&app).await?;
     }
-    reach_min_index(&app, &headers).await?;
+    wait_for_min_index(&app, &headers).await?;
     let Some(cluster_id) = app.node.status().cluster_id else {
         return Err(Problem::no_leader("the cluster has not formed yet").into());
     };
@@ -99,25 +104,25 @@ async fn backup(
         (table.freeze(), header)
     };
     let index = header.index;
-    let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
+    let (chunks, queue) = mpsc::channel(QUEUED_CHUNKS_MAX);
     let runtime = Handle::current();
     tokio::spawn(low_priority::run("backup", move || {
-        let _turn = turn;
-        let begun = std::time::Instant::now();
-        let out = Pieces { runtime, pieces };
+        let _permit = permit;
+        let started = std::time::Instant::now();
+        let out = ChunkWriter { runtime, chunks };
         match write(frozen, &header, out) {
             Ok(()) => tracing::info!(
                 index,
                 backup = header.backup,
-                took_ms = begun.elapsed().as_millis(),
+                took_ms = started.elapsed().as_millis(),
                 "backup given"
             ),
             Err(error) => tracing::warn!(index, %error, "a backup broke off"),
         }
     }));
     let mut response = Response::new(Body::from_stream(stream::unfold(
-        waiting,
-        async |mut waiting| Some((waiting.recv().await?, waiting)),
+        queue,
+        async |mut queue| Some((queue.recv().await?, queue)),
     )));
     let headers = response.headers_mut();
     headers.insert(
@@ -129,25 +134,25 @@ async fn backup(
     Ok(response)
 }
 
-fn write(frozen: Frozen, header: &Header, out: Pieces) -> io::Result<()> {
-    let mut writer = Writer::begin(BufWriter::with_capacity(PIECE_BYTES, out), header)?;
+fn write(frozen: Frozen, header: &Header, out: ChunkWriter) -> io::Result<()> {
+    let mut writer = Writer::begin(BufWriter::with_capacity(CHUNK_BYTES, out), header)?;
     frozen.write(&mut writer)?;
     writer.finish()?.into_inner().map_err(io::Error::from)?;
     Ok(())
 }
 
-/// What is written goes to the connection, which takes it in its time.
-struct Pieces {
+/// Blocking writer over a bounded queue of chunks for the connection.
+struct ChunkWriter {
     runtime: Handle,
-    pieces: mpsc::Sender<io::Result<Bytes>>,
+    chunks: mpsc::Sender<io::Result<Bytes>>,
 }
 
-impl Write for Pieces {
+impl Write for ChunkWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let piece = Ok(Bytes::copy_from_slice(bytes));
+        let chunk = Ok(Bytes::copy_from_slice(bytes));
         match self
             .runtime
-            .block_on(self.pieces.send_timeout(piece, STALL_MAX))
+            .block_on(self.chunks.send_timeout(chunk, STALL_TIMEOUT))
         {
             Ok(()) => Ok(bytes.len()),
             Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(io::Error::new(
@@ -167,14 +172,14 @@ impl Write for Pieces {
 }
 
 /// Waits until this node has applied everything that was acknowledged anywhere when it was asked.
-async fn catch_up(app: &App) -> Result<(), Failure> {
-    let deadline = Instant::now() + CATCH_UP_MAX;
+async fn catch_up(app: &App) -> Result<(), HandlerError> {
+    let deadline = Instant::now() + CATCH_UP_TIMEOUT;
     loop {
         let leadership = app.node.leadership().borrow().clone();
         let index = match leadership {
             Leadership::Leading { .. } => app.node.read_barrier().await.ok(),
             Leadership::Following { addr, .. } => {
-                leader_proxy::index_of_leader(app, &addr, deadline).await
+                leader_proxy::leader_index(app, &addr, deadline).await
             }
             Leadership::Unknown { .. } => None,
         };
@@ -189,13 +194,13 @@ async fn catch_up(app: &App) -> Result<(), Failure> {
                 .into()),
             };
         }
-        if Instant::now() + AGAIN >= deadline {
+        if Instant::now() + RETRY_DELAY >= deadline {
             return Err(Problem::no_leader(
                 "no leader confirms what is acknowledged; retry, or ask with consistency=stale for what this node has",
             )
             .into());
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -216,8 +221,8 @@ async fn restore(
     State(app): State<App>,
     RawQuery(query): RawQuery,
     body: Bytes,
-) -> Result<Answer, Failure> {
-    let query = Query::read(query.as_deref(), &["backup", "part", "parts"])?;
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(query.as_deref(), &["backup", "part", "parts"])?;
     let Some(backup) = query
         .text("backup")
         .filter(|id| (1..=NAME_BYTES_MAX).contains(&id.len()))
@@ -248,9 +253,9 @@ async fn restore(
         parts,
         bytes: body,
     });
-    let (index, reply) = app.change(&command).await?;
+    let (index, reply) = app.propose(&command).await?;
     match reply {
-        Reply::Restoring { received, parts } => Answer::accepted(
+        Reply::Restoring { received, parts } => ApiResponse::accepted(
             index,
             &wire::RestoreProgress {
                 received,
@@ -260,7 +265,7 @@ async fn restore(
         ),
         Reply::Restored { jobs, tasks } => {
             tracing::info!(index, backup, jobs, tasks, "a backup was restored");
-            Answer::ok(
+            ApiResponse::ok(
                 index,
                 &wire::RestoreProgress {
                     received: parts,
@@ -276,6 +281,6 @@ async fn restore(
         | Reply::Reported { .. }
         | Reply::Done { .. }
         | Reply::Refused(_)
-        | Reply::SchedulePut { .. }) => Err(app.unexpected(&other)),
+        | Reply::SchedulePut { .. }) => Err(app.unexpected_reply(&other)),
     }
 }

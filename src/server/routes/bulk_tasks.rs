@@ -1,8 +1,8 @@
-//! What is done to all tasks that a filter finds: cancelling, retrying, forgetting.
+//! Bulk operations on all tasks that match a filter: cancel, retry, forget.
 //!
-//! The leader finds them, a bounded number at a time, and names them in a command; each is judged again when that applies.
-//! Tasks that come while a sweep is on its way are left alone. One that is cut short by the end of a leadership has done
-//! what it has done: asked again, it does the rest.
+//! The leader finds the tasks in bounded batches and names each batch in one command; every task is checked again when that
+//! command applies. Tasks submitted while a bulk operation runs are left alone. An operation cut short by the end of a
+//! leadership keeps what it has done; a retry does the rest.
 
 use axum::extract::State;
 use bytes::Bytes;
@@ -12,15 +12,16 @@ use triarch_table::{Command, JobId, Reply, Table, TaskFilter, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::server::App;
+use crate::server::app::App;
+use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
-use crate::server::protocol::json::NoQuery;
-use crate::server::protocol::problem::{Failure, Problem};
-use crate::server::protocol::response::Answer;
-use crate::server::routes::tasks;
+use crate::server::protocol::problem::Problem;
+use crate::server::protocol::response::ApiResponse;
+use crate::server::routes::extractors::NoQuery;
+use crate::server::routes::present;
 
-/// Tasks named in one command.
-const AT_ONCE: usize = 2_000;
+/// Maximum number of tasks in one command.
+const BATCH_TASKS_MAX: usize = 2_000;
 
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -29,11 +30,11 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(forget_many))
 }
 
-/// What a sweep came to.
-pub struct Swept {
-    /// How many it changed.
+/// Result of a bulk operation.
+pub struct BulkResult {
+    /// Number of tasks or jobs changed.
     pub count: u64,
-    /// What its answer stands for.
+    /// Log index the result stands for.
     pub index: u64,
 }
 
@@ -45,9 +46,13 @@ pub struct Swept {
     request_body = wire::TaskSelection,
     responses((status = 200, description = "How many there were", body = wire::Swept))
 )]
-async fn cancel_many(State(app): State<App>, _: NoQuery, body: Bytes) -> Result<Answer, Failure> {
+async fn cancel_many(
+    State(app): State<App>,
+    _: NoQuery,
+    body: Bytes,
+) -> Result<ApiResponse, HandlerError> {
     let filter = selection(&body)?;
-    answer(cancel(&app, &filter, true).await?)
+    bulk_response(cancel(&app, &filter, true).await?)
 }
 
 /// Retries every finished task that is selected, and that can be; dead letters, unless a state is told.
@@ -58,13 +63,17 @@ async fn cancel_many(State(app): State<App>, _: NoQuery, body: Bytes) -> Result<
     request_body = wire::TaskSelection,
     responses((status = 200, description = "How many there were", body = wire::Swept))
 )]
-async fn retry_many(State(app): State<App>, _: NoQuery, body: Bytes) -> Result<Answer, Failure> {
-    let filter = finished(selection(&body)?)?;
-    let found = |table: &Table, after, last| find(table, &filter, after, last);
+async fn retry_many(
+    State(app): State<App>,
+    _: NoQuery,
+    body: Bytes,
+) -> Result<ApiResponse, HandlerError> {
+    let filter = finished_only(selection(&body)?)?;
+    let found = |table: &Table, after, last| find_batch(table, &filter, after, last);
     let retry = |tasks: &[TaskId]| Command::RetryTasks {
         tasks: tasks.to_vec(),
     };
-    answer(sweep(&app, found, retry).await?)
+    bulk_response(apply_in_batches(&app, found, retry).await?)
 }
 
 /// Forgets every finished job that has a selected task; those with dead letters, unless a state is told.
@@ -75,20 +84,33 @@ async fn retry_many(State(app): State<App>, _: NoQuery, body: Bytes) -> Result<A
     request_body = wire::TaskSelection,
     responses((status = 200, description = "How many jobs there were", body = wire::Swept))
 )]
-async fn forget_many(State(app): State<App>, _: NoQuery, body: Bytes) -> Result<Answer, Failure> {
-    let filter = finished(selection(&body)?)?;
+async fn forget_many(
+    State(app): State<App>,
+    _: NoQuery,
+    body: Bytes,
+) -> Result<ApiResponse, HandlerError> {
+    let filter = finished_only(selection(&body)?)?;
     let state = filter.state.unwrap_or(TaskState::Failed);
-    answer(forget(&app, &filter, state).await?)
+    bulk_response(forget(&app, &filter, state).await?)
 }
 
-fn answer(swept: Swept) -> Result<Answer, Failure> {
-    Answer::ok(swept.index, &wire::Swept { count: swept.count })
+fn bulk_response(result: BulkResult) -> Result<ApiResponse, HandlerError> {
+    ApiResponse::ok(
+        result.index,
+        &wire::Swept {
+            count: result.count,
+        },
+    )
 }
 
-/// Cancels what a filter finds and has not finished, what runs too if asked.
-pub async fn cancel(app: &App, filter: &TaskFilter, running_too: bool) -> Result<Swept, Failure> {
+/// Cancels the unfinished tasks that match; running ones only if `running_too`.
+pub async fn cancel(
+    app: &App,
+    filter: &TaskFilter,
+    running_too: bool,
+) -> Result<BulkResult, HandlerError> {
     let found = |table: &Table, after, last| {
-        let (mut tasks, next) = find(table, filter, after, last);
+        let (mut tasks, next) = find_batch(table, filter, after, last);
         let open = |task: &TaskId| {
             table
                 .task(*task)
@@ -101,17 +123,21 @@ pub async fn cancel(app: &App, filter: &TaskFilter, running_too: bool) -> Result
         tasks: tasks.to_vec(),
         include_running: running_too,
     };
-    sweep(app, found, cancel).await
+    apply_in_batches(app, found, cancel).await
 }
 
-/// Forgets the finished jobs of tasks that a filter finds in this state.
-pub async fn forget(app: &App, filter: &TaskFilter, state: TaskState) -> Result<Swept, Failure> {
+/// Forgets the finished jobs of the tasks that match in this state.
+pub async fn forget(
+    app: &App,
+    filter: &TaskFilter,
+    state: TaskState,
+) -> Result<BulkResult, HandlerError> {
     let filter = TaskFilter {
         state: Some(state),
         ..filter.clone()
     };
     let found = |table: &Table, after, last| {
-        let (tasks, next) = find(table, &filter, after, last);
+        let (tasks, next) = find_batch(table, &filter, after, last);
         let jobs = tasks
             .into_iter()
             .filter_map(|task| Some(table.task(task)?.job));
@@ -124,17 +150,17 @@ pub async fn forget(app: &App, filter: &TaskFilter, state: TaskState) -> Result<
     let forget = |jobs: &[JobId]| Command::ForgetJobs {
         jobs: jobs.to_vec(),
     };
-    sweep(app, found, forget).await
+    apply_in_batches(app, found, forget).await
 }
 
-/// Some of the tasks that a filter finds from one to another, and where to go on.
-fn find(
+/// One batch of the tasks that match between two positions, and where to continue.
+fn find_batch(
     table: &Table,
     filter: &TaskFilter,
     after: Option<TaskId>,
     last: TaskId,
 ) -> (Vec<TaskId>, Option<TaskId>) {
-    let found = table.tasks(filter, after, AT_ONCE);
+    let found = table.tasks(filter, after, BATCH_TASKS_MAX);
     let tasks = found.items.into_iter().map(|task| task.id);
     (
         tasks.filter(|task| *task <= last).collect(),
@@ -142,43 +168,43 @@ fn find(
     )
 }
 
-/// Finds and proposes until the end of the table as it was at the beginning.
-async fn sweep<T>(
+/// Finds and proposes batch after batch, up to the last task there was at the beginning.
+async fn apply_in_batches<T>(
     app: &App,
     find: impl Fn(&Table, Option<TaskId>, TaskId) -> (Vec<T>, Option<TaskId>),
     command: impl Fn(&[T]) -> Command,
-) -> Result<Swept, Failure> {
-    let mut swept = Swept {
+) -> Result<BulkResult, HandlerError> {
+    let mut result = BulkResult {
         count: 0,
         index: app.node.read_barrier().await?,
     };
     let Some(last) = app.table.read().last_task() else {
-        return Ok(swept);
+        return Ok(result);
     };
     let mut after = None;
     loop {
         let (found, next) = find(&app.table.read(), after, last);
         if !found.is_empty() {
-            let (index, reply) = app.change(&command(&found)).await?;
+            let (index, reply) = app.propose(&command(&found)).await?;
             let Reply::Done { tasks } = reply else {
-                return Err(app.unexpected(&reply));
+                return Err(app.unexpected_reply(&reply));
             };
-            swept.index = index;
-            swept.count += tasks;
+            result.index = index;
+            result.count += tasks;
         }
         if next.is_none() {
-            return Ok(swept);
+            return Ok(result);
         }
         after = next;
     }
 }
 
 fn selection(body: &Bytes) -> Result<TaskFilter, Problem> {
-    let selection: wire::TaskSelection = json::json(body)?;
+    let selection: wire::TaskSelection = json::parse(body)?;
     let id = |field: &str| Problem::invalid(field, "is not an id of this kind");
     let filter = TaskFilter {
         queue: selection.queue,
-        state: selection.state.map(tasks::read_state),
+        state: selection.state.map(present::task_state_from_wire),
         kind: selection.kind,
         worker: selection
             .worker
@@ -198,8 +224,8 @@ fn selection(body: &Bytes) -> Result<TaskFilter, Problem> {
     Ok(filter)
 }
 
-/// Only what has finished; dead letters, unless a state is told.
-fn finished(filter: TaskFilter) -> Result<TaskFilter, Problem> {
+/// Restricts a filter to finished tasks. Default state: failed (dead letters).
+fn finished_only(filter: TaskFilter) -> Result<TaskFilter, Problem> {
     let state = filter.state.unwrap_or(TaskState::Failed);
     if !state.is_terminal() {
         return Err(Problem::invalid(

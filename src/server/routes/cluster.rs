@@ -1,25 +1,30 @@
-//! `/v1/cluster`: who is in the cluster, who leads, how far everyone is.
+//! `/v1/cluster`: status, membership, leadership transfer and snapshots.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
-use triarch_raft::{DiskStatus, HandOverReason, NodeStatus, PeerRole, PeerState};
+use triarch_raft::{HandOverReason, NodeStatus, PeerRole, PeerState};
 use triarch_sdk::wire;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::server::App;
+use crate::server::app::App;
+use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
-use crate::server::protocol::json::{NoQuery, Query};
-use crate::server::protocol::problem::{Code, Failure, Problem};
-use crate::server::protocol::response::{Answer, ReadIndex};
+use crate::server::protocol::problem::{Code, Problem};
+use crate::server::protocol::query::Query;
+use crate::server::protocol::response::ApiResponse;
+use crate::server::protocol::validate;
+use crate::server::routes::extractors::{NoQuery, ReadIndex};
+use crate::server::routes::present;
+use crate::server::routes::wait::wait_time;
 
-/// How long a request waits for what it asked for, unless told.
-const HOLD: Duration = Duration::from_secs(5);
-/// How often to look whether a node has become a voter.
-const JOIN_LOOK: Duration = Duration::from_millis(50);
+/// Default for `wait_ms`.
+const DEFAULT_WAIT: Duration = Duration::from_secs(5);
+/// Interval at which the role of a joining node is checked.
+const JOIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -42,37 +47,37 @@ async fn show(
     State(app): State<App>,
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
-    let query = Query::read(query.as_deref(), &["digest"])?;
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(query.as_deref(), &["digest"])?;
     let asked = query.parsed::<bool>("digest", "true or false")?;
-    let mut status = present(&app);
+    let mut status = cluster_status(&app);
     if asked == Some(true) {
         status.digest = Some(digest(&app).await?);
     }
-    Answer::ok(index, &status)
+    ApiResponse::ok(index, &status)
 }
 
-/// Reads the whole table beside later applies; one request at a time may, because it costs the more the more is there.
-async fn digest(app: &App) -> Result<wire::TableDigest, Failure> {
-    let turn = Arc::clone(&app.digesting).try_acquire_owned();
-    let turn = turn.map_err(|_| {
+/// Computes a digest of the whole table concurrently with later applies. One request at a time: the cost grows with the table.
+async fn digest(app: &App) -> Result<wire::TableDigest, HandlerError> {
+    let permit = Arc::clone(&app.digest_permit).try_acquire_owned();
+    let permit = permit.map_err(|_| {
         Problem::new(
             Code::RateLimited,
             "this node is taking a digest of its table already; retry after a moment",
         )
     })?;
     let frozen = app.table.read().freeze();
-    let taken = tokio::task::spawn_blocking(move || {
+    let computed = tokio::task::spawn_blocking(move || {
         let (index, value) = (frozen.last_index(), frozen.digest());
-        drop(turn);
+        drop(permit);
         wire::TableDigest {
             index,
             value: format!("{value:016x}"),
         }
     });
-    taken
-        .await
-        .map_err(|error| Failure::Unknown(format!("the digest could not be taken: {error}")))
+    computed.await.map_err(|error| {
+        HandlerError::OutcomeUnknown(format!("the digest could not be taken: {error}"))
+    })
 }
 
 #[derive(Debug, Default, serde::Deserialize)]
@@ -94,12 +99,12 @@ async fn transfer_leader(
     State(app): State<App>,
     _: NoQuery,
     body: Bytes,
-) -> Result<Answer, Failure> {
-    let TransferLeader { to } = json::json_or_default(&body)?;
+) -> Result<ApiResponse, HandlerError> {
+    let TransferLeader { to } = json::parse_or_default(&body)?;
     app.node
         .transfer_leader(to, HandOverReason::Operator)
         .await?;
-    Answer::ok(app.node.applied_index(), &present(&app))
+    ApiResponse::ok(app.node.applied_index(), &cluster_status(&app))
 }
 
 /// Brings a node in as a learner. It is promoted once it has caught up, whoever leads then and whether or not anybody waits
@@ -119,32 +124,27 @@ async fn add_node(
     State(app): State<App>,
     RawQuery(query): RawQuery,
     body: Bytes,
-) -> Result<Answer, Failure> {
-    let query = Query::read(query.as_deref(), &["wait_ms"])?;
-    let deadline = Instant::now() + hold(&query)?.unwrap_or(HOLD);
-    let wire::AddNode { id, addr } = json::json(&body)?;
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(query.as_deref(), &["wait_ms"])?;
+    let deadline = Instant::now() + wait_time(&query)?.unwrap_or(DEFAULT_WAIT);
+    let wire::AddNode { id, addr } = json::parse(&body)?;
     if id == 0 {
         return Err(Problem::invalid("id", "must be at least 1").into());
     }
-    json::name("addr", &addr)?;
+    validate::name("addr", &addr)?;
     app.node.add(id, addr).await?;
     loop {
-        let status = present(&app);
+        let status = cluster_status(&app);
         let role = status.nodes.iter().find(|node| node.id == id);
         if role.is_some_and(|node| node.role == wire::NodeRole::Voter) {
-            return Answer::created(app.node.applied_index(), &status);
+            return ApiResponse::created(app.node.applied_index(), &status);
         }
-        if Instant::now() >= deadline || app.stopping.is_cancelled() || !app.node.leads_now() {
-            return Answer::accepted(app.node.applied_index(), &status);
+        if Instant::now() >= deadline || app.shutdown.is_cancelled() || !app.node.leads_now() {
+            return ApiResponse::accepted(app.node.applied_index(), &status);
         }
-        app.until(JOIN_LOOK, std::future::pending()).await;
+        app.wait_at_most(JOIN_POLL_INTERVAL, std::future::pending())
+            .await;
     }
-}
-
-/// `wait_ms`, bounded.
-fn hold(query: &Query) -> Result<Option<Duration>, Problem> {
-    let wait_ms: Option<u64> = query.parsed("wait_ms", "a number of milliseconds")?;
-    Ok(wait_ms.map(|wait_ms| Duration::from_millis(wait_ms.min(crate::server::WAIT_MS_MAX))))
 }
 
 /// Writes a snapshot of all that the leader has applied, and answers once it is durable; the log before it is given up
@@ -162,18 +162,18 @@ fn hold(query: &Query) -> Result<Option<Duration>, Problem> {
 async fn write_snapshot(
     State(app): State<App>,
     RawQuery(query): RawQuery,
-) -> Result<Answer, Failure> {
-    let query = Query::read(query.as_deref(), &["wait_ms"])?;
-    let wait = hold(&query)?.unwrap_or(HOLD);
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(query.as_deref(), &["wait_ms"])?;
+    let wait = wait_time(&query)?.unwrap_or(DEFAULT_WAIT);
     let written = app.node.snapshot(wait).await?;
     let answer = wire::SnapshotWritten {
-        node: app.id,
+        node: app.node_id,
         index: written.map(|written| written.index),
         bytes: written.map(|written| written.bytes),
     };
     match written {
-        Some(_) => Answer::ok(app.node.applied_index(), &answer),
-        None => Answer::accepted(app.node.applied_index(), &answer),
+        Some(_) => ApiResponse::ok(app.node.applied_index(), &answer),
+        None => ApiResponse::accepted(app.node.applied_index(), &answer),
     }
 }
 
@@ -190,13 +190,13 @@ async fn remove_node(
     State(app): State<App>,
     Path(id): Path<String>,
     _: NoQuery,
-) -> Result<Answer, Failure> {
-    let id: u64 = json::id("node", &id)?;
+) -> Result<ApiResponse, HandlerError> {
+    let id: u64 = validate::parse_id("node", &id)?;
     app.node.remove(id).await?;
-    Answer::ok(app.node.applied_index(), &present(&app))
+    ApiResponse::ok(app.node.applied_index(), &cluster_status(&app))
 }
 
-fn present(app: &App) -> wire::ClusterStatus {
+fn cluster_status(app: &App) -> wire::ClusterStatus {
     let status = app.node.status();
     let agreement = app.node.agreement();
     wire::ClusterStatus {
@@ -204,8 +204,8 @@ fn present(app: &App) -> wire::ClusterStatus {
         leader: status.leader,
         term: status.term,
         commit_index: status.commit_index,
-        answered_by: Some(app.id),
-        nodes: status.nodes.into_iter().map(present_node).collect(),
+        answered_by: Some(app.node_id),
+        nodes: status.nodes.into_iter().map(cluster_node).collect(),
         agreement: Some(wire::Agreement {
             index: agreement.agreed_index,
             mismatches: agreement.mismatches,
@@ -215,15 +215,7 @@ fn present(app: &App) -> wire::ClusterStatus {
     }
 }
 
-/// How a disk is shown.
-pub fn present_disk(disk: DiskStatus) -> wire::NodeDisk {
-    wire::NodeDisk {
-        free_bytes: disk.free_bytes,
-        low: disk.low,
-    }
-}
-
-fn present_node(node: NodeStatus) -> wire::ClusterNode {
+fn cluster_node(node: NodeStatus) -> wire::ClusterNode {
     wire::ClusterNode {
         id: node.id,
         addr: node.addr,
@@ -242,6 +234,6 @@ fn present_node(node: NodeStatus) -> wire::ClusterNode {
             bytes: transfer.bytes,
             sent_bytes: transfer.sent_bytes,
         }),
-        disk: node.disk.map(present_disk),
+        disk: node.disk.map(present::node_disk),
     }
 }

@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`, answered by each node for itself.
+//! `/healthz` and `/readyz`: liveness and readiness of each node.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -7,10 +7,10 @@ use triarch_sdk::wire;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::cluster::present_disk;
-use crate::server::App;
+use crate::server::app::App;
 use crate::server::protocol::problem::Problem;
-use crate::server::protocol::response::Answer;
+use crate::server::protocol::response::ApiResponse;
+use crate::server::routes::present;
 
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -26,11 +26,11 @@ pub fn routes() -> OpenApiRouter<App> {
     responses((status = 200, description = "The process is up", body = wire::Health))
 )]
 async fn healthz(State(app): State<App>) -> Response {
-    Answer::ok(
+    ApiResponse::ok(
         app.node.applied_index(),
         &wire::Health {
             status: "ok".into(),
-            node: app.id,
+            node: app.node_id,
         },
     )
     .into_response()
@@ -47,11 +47,11 @@ async fn healthz(State(app): State<App>) -> Response {
 async fn readyz(State(app): State<App>) -> Response {
     let status = app.node.status();
     let leader = match &*app.node.leadership().borrow() {
-        Leadership::Leading { .. } => Some(app.id),
+        Leadership::Leading { .. } => Some(app.node_id),
         Leadership::Following { leader, .. } => Some(*leader),
         Leadership::Unknown { .. } => None,
     };
-    if app.stopping.is_cancelled() {
+    if app.shutdown.is_cancelled() {
         return Problem::no_leader("this node is stopping").into_response();
     }
     let Some(leader) = leader else {
@@ -65,14 +65,14 @@ async fn readyz(State(app): State<App>) -> Response {
         .with("behind", behind)
         .into_response();
     }
-    Answer::ok(
+    ApiResponse::ok(
         status.applied_index,
         &wire::Ready {
             status: "ready".into(),
-            node: app.id,
+            node: app.node_id,
             leader,
             term: status.term,
-            disk: app.node.disk().map(present_disk),
+            disk: app.node.disk().map(present::node_disk),
         },
     )
     .into_response()

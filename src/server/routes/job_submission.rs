@@ -1,5 +1,6 @@
-//! Reading jobs and their tasks as submitted: every field within its bounds, or an answer that names the one that is not.
-//! What only the table can know (keys that are taken, queues that are full, circles) it answers itself.
+//! Validation of submitted jobs: parses each field within its bounds, or names the one that is not.
+//!
+//! Conflicts that only the table can detect (taken keys, full queues, cycles) are refused by the table.
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -9,18 +10,18 @@ use triarch_table::command::{
     Backoff, Concurrency, NewTask, OnDuplicate, OnFailure, Requires, StagePart, SubmitJob, Unique,
 };
 
-use crate::server::App;
-use crate::server::protocol::json;
+use crate::server::app::App;
 use crate::server::protocol::problem::{Code, Problem};
+use crate::server::protocol::validate;
 
-/// Bounds on one task's numbers; beyond them a number is a mistake.
+/// Bounds on one task's numbers. A number beyond them is a mistake.
 const ATTEMPTS_MAX: u32 = 1_000;
 const TEN_YEARS_MS: u64 = 10 * 366 * 24 * 3_600_000;
-const FACTOR_MAX: f64 = 1_000.0;
+const BACKOFF_FACTOR_MAX: f64 = 1_000.0;
 const TAGS_MAX: usize = 64;
-const CONCURRENCY_MAX: u32 = 1_000_000;
+const CONCURRENCY_LIMIT_MAX: u32 = 1_000_000;
 
-/// What was submitted.
+/// A parsed submission.
 pub enum Submission {
     /// A job.
     Whole(SubmitJob),
@@ -28,17 +29,17 @@ pub enum Submission {
     Part(StagePart),
 }
 
-/// Reads a job as submitted, or a part of one.
-pub fn new_job(
+/// Parses a submitted job, or one part of it.
+pub fn parse_job(
     app: &App,
     job: wire::SubmitJob,
     request_id: Option<String>,
 ) -> Result<Submission, Problem> {
     if let Some(key) = &job.idempotency_key {
-        json::name("idempotency_key", key)?;
+        validate::name("idempotency_key", key)?;
     }
     if let Some(name) = &job.name {
-        json::bounded_text("name", name)?;
+        validate::bounded_text("name", name)?;
     }
     if job.tasks.is_empty() {
         return Err(Problem::invalid("tasks", "a job has at least one task"));
@@ -55,14 +56,14 @@ pub fn new_job(
         .with("field", "tasks")
         .with("tasks_max", app.limits.tasks_max));
     }
-    // Written anew from what was understood, so that white space between fields makes no other body.
+    // Serialized again from the parsed job, so that white space between fields makes no other digest.
     let canonical = serde_json::to_vec(&job)
         .map_err(|error| Problem::invalid("", format!("the body cannot be read back: {error}")))?;
     let tasks = job
         .tasks
         .into_iter()
         .enumerate()
-        .map(|(position, task)| new_task(app, position, task))
+        .map(|(position, task)| parse_task(app, position, task))
         .collect::<Result<Vec<NewTask>, Problem>>()?;
     let on_failure = match job.on_failure.unwrap_or_default() {
         wire::OnFailure::Continue => OnFailure::Continue,
@@ -103,14 +104,14 @@ pub fn new_job(
     }))
 }
 
-/// Reads the task at `position` of a submitted job; what breaks a rule is named as `tasks[3].priority`.
-fn new_task(app: &App, position: usize, task: wire::TaskSpec) -> Result<NewTask, Problem> {
+/// Parses the task at `position` of a submitted job. An invalid field is named as `tasks[3].priority`.
+fn parse_task(app: &App, position: usize, task: wire::TaskSpec) -> Result<NewTask, Problem> {
     let at = |field: &str| format!("tasks[{position}].{field}");
-    json::name(&at("kind"), &task.kind)?;
+    validate::name(&at("kind"), &task.kind)?;
     let queue = task.queue.unwrap_or_else(|| "default".into());
-    json::name(&at("queue"), &queue)?;
+    validate::name(&at("queue"), &queue)?;
     if let Some(key) = &task.key {
-        json::name(&at("key"), key)?;
+        validate::name(&at("key"), key)?;
     }
     let tags = task.tags.unwrap_or_default();
     if tags.len() > TAGS_MAX {
@@ -120,40 +121,40 @@ fn new_task(app: &App, position: usize, task: wire::TaskSpec) -> Result<NewTask,
         ));
     }
     for (tag, position) in tags.iter().zip(0..) {
-        json::name(&at(&format!("tags[{position}]")), tag)?;
+        validate::name(&at(&format!("tags[{position}]")), tag)?;
     }
     let after = task.after.unwrap_or_default();
     for (key, position) in after.iter().zip(0..) {
-        json::name(&at(&format!("after[{position}]")), key)?;
+        validate::name(&at(&format!("after[{position}]")), key)?;
     }
     let requires = task.requires.unwrap_or_default();
     for (name, value) in &requires.labels {
-        json::name(&at("requires.labels"), name)?;
-        json::bounded_text(&at(&format!("requires.labels.{name}")), value)?;
+        validate::name(&at("requires.labels"), name)?;
+        validate::bounded_text(&at(&format!("requires.labels.{name}")), value)?;
     }
     for name in requires.resources.keys() {
-        json::name(&at("requires.resources"), name)?;
+        validate::name(&at("requires.resources"), name)?;
     }
     Ok(NewTask {
         payload: payload(app, &at("payload"), task.payload)?,
-        priority: number(&at("priority"), task.priority.unwrap_or(0), 0, 9)?,
+        priority: in_range(&at("priority"), task.priority.unwrap_or(0), 0, 9)?,
         not_before_ms: task.run_at.map(wire::Timestamp::unix_ms),
-        delay_ms: number(&at("delay_ms"), task.delay_ms.unwrap_or(0), 0, TEN_YEARS_MS)?,
+        delay_ms: in_range(&at("delay_ms"), task.delay_ms.unwrap_or(0), 0, TEN_YEARS_MS)?,
         expires_ms: task
             .expires_ms
-            .map(|ms| number(&at("expires_ms"), ms, 1, TEN_YEARS_MS))
+            .map(|ms| in_range(&at("expires_ms"), ms, 1, TEN_YEARS_MS))
             .transpose()?,
         timeout_ms: task
             .timeout_ms
-            .map(|ms| number(&at("timeout_ms"), ms, 1, TEN_YEARS_MS))
+            .map(|ms| in_range(&at("timeout_ms"), ms, 1, TEN_YEARS_MS))
             .transpose()?,
-        max_attempts: number(
+        max_attempts: in_range(
             &at("max_attempts"),
             task.max_attempts.unwrap_or(3),
             1,
             ATTEMPTS_MAX,
         )?,
-        max_losses: number(
+        max_losses: in_range(
             &at("max_losses"),
             task.max_losses.unwrap_or(5),
             1,
@@ -188,7 +189,7 @@ fn unique(
             )),
         };
     };
-    json::name(&at("unique_key"), &key)?;
+    validate::name(&at("unique_key"), &key)?;
     let on_duplicate = match on_duplicate.unwrap_or_default() {
         wire::OnDuplicate::Refuse => OnDuplicate::Refuse,
         wire::OnDuplicate::Return => OnDuplicate::Return,
@@ -210,12 +211,12 @@ fn concurrency(
             )),
         };
     };
-    json::name(&at("concurrency_key"), &key)?;
-    let limit = number(
+    validate::name(&at("concurrency_key"), &key)?;
+    let limit = in_range(
         &at("concurrency_limit"),
         limit.unwrap_or(1),
         1,
-        CONCURRENCY_MAX,
+        CONCURRENCY_LIMIT_MAX,
     )?;
     let key = key.into();
     Ok(Some(Concurrency { key, limit }))
@@ -241,7 +242,7 @@ fn payload(app: &App, field: &str, payload: Option<Box<RawValue>>) -> Result<Byt
     Ok(Bytes::from(text))
 }
 
-fn number<N: PartialOrd + std::fmt::Display>(
+fn in_range<N: PartialOrd + std::fmt::Display>(
     field: &str,
     given: N,
     least: N,
@@ -257,7 +258,7 @@ fn number<N: PartialOrd + std::fmt::Display>(
 }
 
 /// Thousandths of a number that was checked to be within bounds.
-fn milli(value: f64) -> u32 {
+fn to_milli(value: f64) -> u32 {
     (value * 1_000.0).round() as u32
 }
 
@@ -265,28 +266,28 @@ fn backoff(at: &impl Fn(&str) -> String, given: wire::Backoff) -> Result<Backoff
     let default = Backoff::default();
     let factor = given
         .factor
-        .map(|factor| number(&at("backoff.factor"), factor, 1.0, FACTOR_MAX))
+        .map(|factor| in_range(&at("backoff.factor"), factor, 1.0, BACKOFF_FACTOR_MAX))
         .transpose()?;
     let jitter = given
         .jitter
-        .map(|jitter| number(&at("backoff.jitter"), jitter, 0.0, 1.0))
+        .map(|jitter| in_range(&at("backoff.jitter"), jitter, 0.0, 1.0))
         .transpose()?;
     Ok(Backoff {
-        initial_ms: number(
+        initial_ms: in_range(
             &at("backoff.initial_ms"),
             given.initial_ms.unwrap_or(default.initial_ms),
             0,
             TEN_YEARS_MS,
         )?,
-        factor_milli: factor.map_or(default.factor_milli, milli),
-        max_ms: number(
+        factor_milli: factor.map_or(default.factor_milli, to_milli),
+        max_ms: in_range(
             &at("backoff.max_ms"),
             given.max_ms.unwrap_or(default.max_ms),
             0,
             TEN_YEARS_MS,
         )?,
         jitter_permille: jitter.map_or(default.jitter_permille, |jitter| {
-            u16::try_from(milli(jitter)).unwrap_or(1_000)
+            u16::try_from(to_milli(jitter)).unwrap_or(1_000)
         }),
     })
 }

@@ -1,6 +1,4 @@
-//! `/v1/jobs`: submitting, showing, listing, waiting, cancelling.
-
-use std::time::Duration;
+//! `/v1/jobs`: submit, show, list, wait and cancel.
 
 use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
@@ -8,19 +6,22 @@ use triarch_sdk::wire;
 use triarch_table::command::OnFailure;
 use triarch_table::command::reply::{Refusal, Reply};
 use triarch_table::records::job::Job;
-use triarch_table::types::state::JobState;
 use triarch_table::{Command, JobFilter, JobId, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::server::app::App;
+use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
-use crate::server::protocol::json::{Bare, NoQuery, Query};
-use crate::server::protocol::problem::{Code, Failure, Problem};
-use crate::server::protocol::response::{Answer, ReadIndex, RequestId};
-use crate::server::routes::job_submission;
-use crate::server::routes::job_submission::Submission;
+use crate::server::protocol::problem::Problem;
+use crate::server::protocol::query::Query;
+use crate::server::protocol::response::ApiResponse;
+use crate::server::protocol::validate;
+use crate::server::routes::extractors::{NoQuery, PathOnly, ReadIndex, RequestId};
+use crate::server::routes::job_submission::{self, Submission};
+use crate::server::routes::present;
 use crate::server::routes::tasks;
-use crate::server::{App, WAIT_MS_MAX};
+use crate::server::routes::wait::{too_many_waiters, wait_time};
 
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -43,13 +44,13 @@ async fn submit(
     _: NoQuery,
     RequestId(request_id): RequestId,
     body: Bytes,
-) -> Result<Answer, Failure> {
-    let job: wire::SubmitJob = json::json(&body)?;
-    let command = match job_submission::new_job(&app, job, request_id)? {
+) -> Result<ApiResponse, HandlerError> {
+    let job: wire::SubmitJob = json::parse(&body)?;
+    let command = match job_submission::parse_job(&app, job, request_id)? {
         Submission::Whole(job) => Command::SubmitJob(job),
         Submission::Part(part) => Command::StagePart(part),
     };
-    let (index, reply) = app.change_inviting(&command).await?;
+    let (index, reply) = app.propose_with_piggyback(&command).await?;
     let (job, tasks, duplicate) = match reply {
         Reply::Submitted {
             job,
@@ -57,9 +58,9 @@ async fn submit(
             duplicate,
         } => (job, tasks, duplicate),
         Reply::Staged { received, parts } => {
-            return Answer::accepted(index, &wire::PartReceived { received, parts });
+            return ApiResponse::accepted(index, &wire::PartReceived { received, parts });
         }
-        reply => return Err(app.unexpected(&reply)),
+        reply => return Err(app.unexpected_reply(&reply)),
     };
     let submitted = wire::Submitted {
         id: job.to_string(),
@@ -67,9 +68,9 @@ async fn submit(
         duplicate,
     };
     if duplicate {
-        Answer::ok(index, &submitted)
+        ApiResponse::ok(index, &submitted)
     } else {
-        Answer::created(index, &submitted)
+        ApiResponse::created(index, &submitted)
     }
 }
 
@@ -86,10 +87,10 @@ async fn show(
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
-    let query = Query::read(query.as_deref(), &["wait_ms"])?;
-    let id: JobId = json::id("job", &id)?;
-    let wait = wait(&query)?;
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(query.as_deref(), &["wait_ms"])?;
+    let id: JobId = validate::parse_id("job", &id)?;
+    let wait = wait_time(&query)?.unwrap_or_default();
     let terminal = |app: &App| {
         let table = app.table.read();
         table.job(id).map(|job| job.state().is_terminal())
@@ -98,14 +99,14 @@ async fn show(
         let mut woken = app.table.waiters.job(id).map_err(|_| too_many_waiters())?;
         // Looked at again after registering: its end cannot slip between.
         if terminal(&app) == Some(false) {
-            app.until(wait, woken.woken()).await;
+            app.wait_at_most(wait, woken.woken()).await;
         }
     }
     let table = app.table.read();
     let job = table
         .job(id)
         .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
-    Answer::shown(&table, index, &present(job))
+    ApiResponse::from_table(&table, index, &job_to_wire(job))
 }
 
 /// One page of jobs, the newest first.
@@ -120,10 +121,13 @@ async fn list(
     State(app): State<App>,
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
-    let query = Query::read(query.as_deref(), &["state", "name", "limit", "after"])?;
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(query.as_deref(), &["state", "name", "limit", "after"])?;
     let filter = JobFilter {
-        state: query.text("state").map(job_state).transpose()?,
+        state: query
+            .text("state")
+            .map(present::parse_job_state)
+            .transpose()?,
         name: query.text("name").map(str::to_string),
     };
     let after: Option<JobId> = query.parsed("after", "a job's id, as given in \"next\"")?;
@@ -131,11 +135,11 @@ async fn list(
     let table = app.table.read();
     let found = table.jobs(&filter, after, limit);
     let next = found.next.map(|next| next.to_string());
-    Answer::shown(
+    ApiResponse::from_table(
         &table,
         index,
         &wire::JobList {
-            jobs: found.items.into_iter().map(present).collect(),
+            jobs: found.items.into_iter().map(job_to_wire).collect(),
             next,
         },
     )
@@ -154,19 +158,19 @@ async fn list_tasks(
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
-    let query = Query::read(query.as_deref(), &["limit", "after"])?;
-    let id: JobId = json::id("job", &id)?;
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(query.as_deref(), &["limit", "after"])?;
+    let id: JobId = validate::parse_id("job", &id)?;
     let after: Option<TaskId> = query.parsed("after", "a task's id, as given in \"next\"")?;
     let limit = query.limit()?;
     let table = app.table.read();
     table
         .job(id)
         .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
-    Answer::shown(
+    ApiResponse::from_table(
         &table,
         index,
-        &tasks::page(&app, table.tasks_of(id, after, limit)),
+        &tasks::task_page(&app, table.tasks_of(id, after, limit)),
     )
 }
 
@@ -181,69 +185,27 @@ async fn list_tasks(
 async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,
-    _: Bare,
-) -> Result<Answer, Failure> {
-    let id: JobId = json::id("job", &id)?;
-    let (index, _) = app.change(&Command::CancelJob { job: id }).await?;
+    _: PathOnly,
+) -> Result<ApiResponse, HandlerError> {
+    let id: JobId = validate::parse_id("job", &id)?;
+    let (index, _) = app.propose(&Command::CancelJob { job: id }).await?;
     let table = app.table.read();
     let job = table
         .job(id)
         .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
-    Answer::shown(&table, index, &present(job))
+    ApiResponse::from_table(&table, index, &job_to_wire(job))
 }
 
-/// `wait_ms`, bounded.
-pub fn wait(query: &Query) -> Result<Duration, Problem> {
-    let wait_ms: u64 = query
-        .parsed("wait_ms", "a number of milliseconds")?
-        .unwrap_or(0);
-    Ok(Duration::from_millis(wait_ms.min(WAIT_MS_MAX)))
-}
-
-pub fn too_many_waiters() -> Failure {
-    Problem::new(
-        Code::RateLimited,
-        "this node has more waiting requests than it takes; retry after a moment",
-    )
-    .into()
-}
-
-fn job_state(text: &str) -> Result<JobState, Problem> {
-    [
-        JobState::Running,
-        JobState::Succeeded,
-        JobState::Failed,
-        JobState::Cancelled,
-    ]
-    .into_iter()
-    .find(|state| state.as_str() == text)
-    .ok_or_else(|| {
-        Problem::invalid(
-            "state",
-            "must be one of running, succeeded, failed, cancelled",
-        )
-    })
-}
-
-pub fn present_state(state: JobState) -> wire::JobState {
-    match state {
-        JobState::Running => wire::JobState::Running,
-        JobState::Succeeded => wire::JobState::Succeeded,
-        JobState::Failed => wire::JobState::Failed,
-        JobState::Cancelled => wire::JobState::Cancelled,
-    }
-}
-
-fn present(job: &Job) -> wire::Job {
+fn job_to_wire(job: &Job) -> wire::Job {
     wire::Job {
         id: job.id.to_string(),
         name: job.name.to_string(),
-        state: present_state(job.state()),
+        state: present::job_state(job.state()),
         counts: job
             .counts
             .iter()
             .filter(|(_, count)| *count > 0)
-            .map(|(state, count)| (tasks::present_state(state), count))
+            .map(|(state, count)| (present::task_state(state), count))
             .collect(),
         idempotency_key: job
             .idempotency

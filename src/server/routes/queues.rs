@@ -1,4 +1,4 @@
-//! `/v1/queues`: what waits where, and how much of it may run.
+//! `/v1/queues`: depth of queues, and their settings.
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
@@ -10,15 +10,17 @@ use triarch_table::{Command, QueueView, TaskFilter};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::server::App;
+use crate::server::app::App;
+use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
-use crate::server::protocol::json::{Bare, NoQuery};
-use crate::server::protocol::problem::{Code, Failure, Problem};
-use crate::server::protocol::response::{Answer, ReadIndex};
+use crate::server::protocol::problem::{Code, Problem};
+use crate::server::protocol::response::ApiResponse;
+use crate::server::protocol::validate;
 use crate::server::routes::bulk_tasks;
+use crate::server::routes::extractors::{NoQuery, PathOnly, ReadIndex};
 
-/// Bounds on settings; beyond them a number is a mistake.
-const RATE_PER_S_LEAST: f64 = 0.001;
+/// Bounds on settings. A number beyond them is a mistake.
+const RATE_PER_S_MIN: f64 = 0.001;
 const RATE_PER_S_MAX: f64 = 1_000_000.0;
 const BURST_MAX: u32 = 1_000_000;
 const WEIGHT_MAX: u32 = 1_000;
@@ -44,14 +46,14 @@ async fn list(
     State(app): State<App>,
     _: NoQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
+) -> Result<ApiResponse, HandlerError> {
     let table = app.table.read();
     let now_ms = table.now_ms();
     let queues = table
         .queues()
-        .map(|queue| present(&queue, now_ms))
+        .map(|queue| queue_to_wire(&queue, now_ms))
         .collect();
-    Answer::shown(&table, index, &wire::QueueList { queues })
+    ApiResponse::from_table(&table, index, &wire::QueueList { queues })
 }
 
 /// A queue.
@@ -67,7 +69,7 @@ async fn show(
     Path(name): Path<String>,
     _: NoQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
+) -> Result<ApiResponse, HandlerError> {
     let table = app.table.read();
     let queue = table.queues().find(|queue| queue.name == name);
     let queue = queue.ok_or_else(|| {
@@ -76,7 +78,7 @@ async fn show(
             "no task names this queue and nothing is set of it",
         )
     })?;
-    Answer::shown(&table, index, &present(&queue, table.now_ms()))
+    ApiResponse::from_table(&table, index, &queue_to_wire(&queue, table.now_ms()))
 }
 
 /// Changes settings of a queue; it need not be in use.
@@ -93,14 +95,14 @@ async fn set(
     Path(name): Path<String>,
     _: NoQuery,
     body: Bytes,
-) -> Result<Answer, Failure> {
-    let settings: wire::QueueSettings = json::json(&body)?;
-    let present_burst = app
+) -> Result<ApiResponse, HandlerError> {
+    let settings: wire::QueueSettings = json::parse(&body)?;
+    let current_rate = app
         .table
         .read()
         .queue(&name)
         .and_then(|queue| queue.settings.rate);
-    change(&app, name, read(settings, present_burst)?).await
+    change(&app, name, parse_settings(settings, current_rate)?).await
 }
 
 /// Has nothing of a queue start any more; what runs goes on.
@@ -114,9 +116,9 @@ async fn set(
 async fn pause(
     State(app): State<App>,
     Path(name): Path<String>,
-    _: Bare,
-) -> Result<Answer, Failure> {
-    change(&app, name, paused(true)).await
+    _: PathOnly,
+) -> Result<ApiResponse, HandlerError> {
+    change(&app, name, pause_change(true)).await
 }
 
 /// Ends a pause.
@@ -130,9 +132,9 @@ async fn pause(
 async fn resume(
     State(app): State<App>,
     Path(name): Path<String>,
-    _: Bare,
-) -> Result<Answer, Failure> {
-    change(&app, name, paused(false)).await
+    _: PathOnly,
+) -> Result<ApiResponse, HandlerError> {
+    change(&app, name, pause_change(false)).await
 }
 
 /// Cancels every task that waits in a queue, or forgets its dead letters with their jobs.
@@ -149,45 +151,51 @@ async fn purge(
     Path(name): Path<String>,
     _: NoQuery,
     body: Bytes,
-) -> Result<Answer, Failure> {
-    json::name("queue", &name)?;
-    let purge: wire::Purge = json::json_or_default(&body)?;
+) -> Result<ApiResponse, HandlerError> {
+    validate::name("queue", &name)?;
+    let purge: wire::Purge = json::parse_or_default(&body)?;
     let filter = TaskFilter {
         queue: Some(name),
         ..TaskFilter::default()
     };
     let mut purged = wire::Purged::default();
     let index = if purge.dead_letters {
-        let swept = bulk_tasks::forget(&app, &filter, TaskState::Failed).await?;
-        purged.forgotten_jobs = swept.count;
-        swept.index
+        let result = bulk_tasks::forget(&app, &filter, TaskState::Failed).await?;
+        purged.forgotten_jobs = result.count;
+        result.index
     } else {
-        let swept = bulk_tasks::cancel(&app, &filter, false).await?;
-        purged.cancelled = swept.count;
-        swept.index
+        let result = bulk_tasks::cancel(&app, &filter, false).await?;
+        purged.cancelled = result.count;
+        result.index
     };
-    Answer::ok(index, &purged)
+    ApiResponse::ok(index, &purged)
 }
 
-fn paused(paused: bool) -> QueueChange {
+fn pause_change(paused: bool) -> QueueChange {
     QueueChange {
         paused: Some(paused),
         ..QueueChange::default()
     }
 }
 
-async fn change(app: &App, name: String, change: QueueChange) -> Result<Answer, Failure> {
-    json::name("queue", &name)?;
+async fn change(app: &App, name: String, change: QueueChange) -> Result<ApiResponse, HandlerError> {
+    validate::name("queue", &name)?;
     let queue = name.clone();
-    let (index, _) = app.change(&Command::ChangeQueue { queue, change }).await?;
+    let (index, _) = app.propose(&Command::ChangeQueue { queue, change }).await?;
     let table = app.table.read();
     let now_ms = table.now_ms();
     let queue = table.queue(&name);
-    let shown = queue.map_or_else(|| plain(&name), |queue| present(&queue, now_ms));
-    Answer::shown(&table, index, &shown)
+    let response = queue.map_or_else(
+        || unused_queue(&name),
+        |queue| queue_to_wire(&queue, now_ms),
+    );
+    ApiResponse::from_table(&table, index, &response)
 }
 
-fn read(settings: wire::QueueSettings, rate: Option<Rate>) -> Result<QueueChange, Problem> {
+fn parse_settings(
+    settings: wire::QueueSettings,
+    rate: Option<Rate>,
+) -> Result<QueueChange, Problem> {
     let within = |field: &str, given: Option<u32>, most: u32| match given {
         Some(given) if !(1..=most).contains(&given) => Err(Problem::invalid(
             field,
@@ -198,10 +206,10 @@ fn read(settings: wire::QueueSettings, rate: Option<Rate>) -> Result<QueueChange
     let burst = within("burst", settings.burst, BURST_MAX)?;
     let rate = match settings.rate_per_s {
         Some(None) => Some(None),
-        Some(Some(per_s)) if !(RATE_PER_S_LEAST..=RATE_PER_S_MAX).contains(&per_s) => {
+        Some(Some(per_s)) if !(RATE_PER_S_MIN..=RATE_PER_S_MAX).contains(&per_s) => {
             return Err(Problem::invalid(
                 "rate_per_s",
-                format!("is {per_s}, must be from {RATE_PER_S_LEAST} to {RATE_PER_S_MAX}"),
+                format!("is {per_s}, must be from {RATE_PER_S_MIN} to {RATE_PER_S_MAX}"),
             ));
         }
         Some(Some(per_s)) => Some(Some(Rate {
@@ -234,8 +242,8 @@ fn read(settings: wire::QueueSettings, rate: Option<Rate>) -> Result<QueueChange
     })
 }
 
-/// A queue of which nothing is set and that no task names.
-fn plain(name: &str) -> wire::Queue {
+/// A queue without settings and without tasks.
+fn unused_queue(name: &str) -> wire::Queue {
     wire::Queue {
         name: name.to_string(),
         depth: 0,
@@ -256,7 +264,7 @@ fn plain(name: &str) -> wire::Queue {
     }
 }
 
-fn present(queue: &QueueView<'_>, now_ms: u64) -> wire::Queue {
+fn queue_to_wire(queue: &QueueView<'_>, now_ms: u64) -> wire::Queue {
     let settings = &queue.settings;
     let since = |since_ms| now_ms.saturating_sub(since_ms);
     wire::Queue {
@@ -278,6 +286,6 @@ fn present(queue: &QueueView<'_>, now_ms: u64) -> wire::Queue {
         },
         retain_ms: settings.retain_ms,
         retain_jobs: settings.retain_jobs,
-        ..plain(queue.name)
+        ..unused_queue(queue.name)
     }
 }

@@ -1,5 +1,6 @@
-//! `/v1/schedules`: jobs that are made again and again. Cron and time zones are understood here and by the leader; the
-//! table is told the next tick as a number.
+//! `/v1/schedules`: jobs submitted by cron expressions.
+//!
+//! Cron and time zones are evaluated here and by the leader; the table only knows the next tick as a number.
 
 use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
@@ -11,16 +12,19 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::cron::{Times, Unclear};
-use crate::server::App;
+use crate::server::app::App;
+use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
-use crate::server::protocol::json::{Bare, NoQuery, Query};
-use crate::server::protocol::problem::{Code, Failure, Problem};
-use crate::server::protocol::response::{Answer, ReadIndex, RequestId};
-use crate::server::routes::job_submission;
-use crate::server::routes::job_submission::Submission;
+use crate::server::protocol::problem::{Code, Problem};
+use crate::server::protocol::query::Query;
+use crate::server::protocol::response::ApiResponse;
+use crate::server::protocol::validate;
+use crate::server::protocol::validate::NAME_BYTES_MAX;
+use crate::server::routes::extractors::{NoQuery, PathOnly, ReadIndex, RequestId};
+use crate::server::routes::job_submission::{self, Submission};
 
-/// How many ticks to come are shown.
-const NEXT_RUNS: usize = 5;
+/// Number of upcoming runs in a response.
+const NEXT_RUNS_SHOWN: usize = 5;
 
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -45,11 +49,11 @@ async fn put(
     Path(name): Path<String>,
     _: NoQuery,
     body: Bytes,
-) -> Result<Answer, Failure> {
-    json::name("name", &name)?;
-    let given: wire::PutSchedule = json::json(&body)?;
+) -> Result<ApiResponse, HandlerError> {
+    validate::name("name", &name)?;
+    let given: wire::PutSchedule = json::parse(&body)?;
     let timezone = given.timezone.unwrap_or_else(|| "UTC".into());
-    let times = times(&given.cron, &timezone)?;
+    let times = parse_times(&given.cron, &timezone)?;
     if given.job.idempotency_key.is_some() {
         return Err(Problem::invalid(
             "job.idempotency_key",
@@ -60,8 +64,8 @@ async fn put(
     let job_text = serde_json::to_vec(&given.job).map_err(|error| {
         Problem::invalid("job", format!("the job cannot be read back: {error}"))
     })?;
-    let job =
-        job_submission::new_job(&app, given.job, None).map_err(|problem| problem.within("job"))?;
+    let job = job_submission::parse_job(&app, given.job, None)
+        .map_err(|problem| problem.within("job"))?;
     let Submission::Whole(job) = job else {
         return Err(Problem::invalid("job.part", "a schedule's job comes whole").into());
     };
@@ -89,15 +93,15 @@ async fn put(
         paused: given.paused.unwrap_or(false),
         next_tick_ms: Some(next_tick_ms),
     });
-    let (index, reply) = app.change(&command).await?;
+    let (index, reply) = app.propose(&command).await?;
     let Reply::SchedulePut { created } = reply else {
-        return Err(app.unexpected(&reply));
+        return Err(app.unexpected_reply(&reply));
     };
-    let shown = shown(&app.table.read(), &name)?;
+    let schedule = schedule_with_runs(&app.table.read(), &name)?;
     if created {
-        Answer::created(index, &shown)
+        ApiResponse::created(index, &schedule)
     } else {
-        Answer::ok(index, &shown)
+        ApiResponse::ok(index, &schedule)
     }
 }
 
@@ -113,16 +117,16 @@ async fn list(
     State(app): State<App>,
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
-    let query = Query::read(query.as_deref(), &["limit", "after"])?;
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(query.as_deref(), &["limit", "after"])?;
     let limit = query.limit()?;
     let table = app.table.read();
     let found = table.schedules(query.text("after"), limit);
-    Answer::shown(
+    ApiResponse::from_table(
         &table,
         index,
         &wire::ScheduleList {
-            schedules: found.items.into_iter().map(present).collect(),
+            schedules: found.items.into_iter().map(schedule_to_wire).collect(),
             next: found.next.map(|next| next.to_string()),
         },
     )
@@ -141,9 +145,9 @@ async fn show(
     Path(name): Path<String>,
     _: NoQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
+) -> Result<ApiResponse, HandlerError> {
     let table = app.table.read();
-    Answer::shown(&table, index, &shown(&table, &name)?)
+    ApiResponse::from_table(&table, index, &schedule_with_runs(&table, &name)?)
 }
 
 /// Deletes a schedule; the jobs it made stay.
@@ -157,12 +161,12 @@ async fn show(
 async fn remove(
     State(app): State<App>,
     Path(name): Path<String>,
-    _: Bare,
-) -> Result<Answer, Failure> {
+    _: PathOnly,
+) -> Result<ApiResponse, HandlerError> {
     let (index, _) = app
-        .change(&Command::DeleteSchedule { name: name.clone() })
+        .propose(&Command::DeleteSchedule { name: name.clone() })
         .await?;
-    Answer::ok(index, &wire::DeletedSchedule { name })
+    ApiResponse::ok(index, &wire::DeletedSchedule { name })
 }
 
 /// Lets the ticks of a schedule pass by until it is resumed.
@@ -176,13 +180,13 @@ async fn remove(
 async fn pause(
     State(app): State<App>,
     Path(name): Path<String>,
-    _: Bare,
-) -> Result<Answer, Failure> {
+    _: PathOnly,
+) -> Result<ApiResponse, HandlerError> {
     let (index, _) = app
-        .change(&Command::PauseSchedule { name: name.clone() })
+        .propose(&Command::PauseSchedule { name: name.clone() })
         .await?;
     let table = app.table.read();
-    Answer::shown(&table, index, &shown(&table, &name)?)
+    ApiResponse::from_table(&table, index, &schedule_with_runs(&table, &name)?)
 }
 
 /// Lets a paused schedule tick again, from its next tick on.
@@ -196,26 +200,26 @@ async fn pause(
 async fn resume(
     State(app): State<App>,
     Path(name): Path<String>,
-    _: Bare,
-) -> Result<Answer, Failure> {
+    _: PathOnly,
+) -> Result<ApiResponse, HandlerError> {
     // What is read here may be behind; the table compares the generation.
     app.node.read_barrier().await?;
     let now_ms = now_ms(&app)?;
     let (generation, times) = {
         let table = app.table.read();
         let schedule = table.schedule(&name).ok_or_else(|| not_found(&name))?;
-        let times = times(&schedule.cron, &schedule.timezone)?;
+        let times = parse_times(&schedule.cron, &schedule.timezone)?;
         (schedule.generation, times)
     };
     let (index, _) = app
-        .change(&Command::ResumeSchedule {
+        .propose(&Command::ResumeSchedule {
             name: name.clone(),
             generation,
             next_tick_ms: times.after(now_ms),
         })
         .await?;
     let table = app.table.read();
-    Answer::shown(&table, index, &shown(&table, &name)?)
+    ApiResponse::from_table(&table, index, &schedule_with_runs(&table, &name)?)
 }
 
 /// Makes one job of a schedule now, outside of its ticks.
@@ -230,10 +234,10 @@ async fn trigger(
     State(app): State<App>,
     Path(name): Path<String>,
     RequestId(request_id): RequestId,
-    _: Bare,
-) -> Result<Answer, Failure> {
+    _: PathOnly,
+) -> Result<ApiResponse, HandlerError> {
     let (index, reply) = app
-        .change(&Command::TriggerSchedule { name, request_id })
+        .propose(&Command::TriggerSchedule { name, request_id })
         .await?;
     let Reply::Submitted {
         job,
@@ -241,7 +245,7 @@ async fn trigger(
         duplicate,
     } = reply
     else {
-        return Err(app.unexpected(&reply));
+        return Err(app.unexpected_reply(&reply));
     };
     let submitted = wire::Submitted {
         id: job.to_string(),
@@ -249,20 +253,20 @@ async fn trigger(
         duplicate,
     };
     if duplicate {
-        Answer::ok(index, &submitted)
+        ApiResponse::ok(index, &submitted)
     } else {
-        Answer::created(index, &submitted)
+        ApiResponse::created(index, &submitted)
     }
 }
 
 /// The cluster's time, which its leader tells.
-fn now_ms(app: &App) -> Result<u64, Failure> {
+fn now_ms(app: &App) -> Result<u64, HandlerError> {
     let lead = app.lead.borrow();
-    let lead = lead.as_ref().ok_or(Failure::NotLeader)?;
+    let lead = lead.as_ref().ok_or(HandlerError::NotLeader)?;
     Ok(lead.now_ms())
 }
 
-fn times(cron: &str, timezone: &str) -> Result<Times, Problem> {
+fn parse_times(cron: &str, timezone: &str) -> Result<Times, Problem> {
     Times::read(cron, timezone).map_err(|unclear| match unclear {
         Unclear::Cron(why) => Problem::invalid("cron", why),
         Unclear::Timezone(why) => Problem::invalid("timezone", why),
@@ -270,12 +274,12 @@ fn times(cron: &str, timezone: &str) -> Result<Times, Problem> {
 }
 
 fn not_found(name: &str) -> Problem {
-    let shown: String = name.chars().take(json::NAME_BYTES_MAX).collect();
+    let shown: String = name.chars().take(NAME_BYTES_MAX).collect();
     Problem::new(Code::NotFound, format!("there is no schedule \"{shown}\""))
 }
 
 /// One schedule, with its job and its next runs.
-fn shown(table: &Table, name: &str) -> Result<wire::Schedule, Problem> {
+fn schedule_with_runs(table: &Table, name: &str) -> Result<wire::Schedule, Problem> {
     let schedule = table.schedule(name).ok_or_else(|| not_found(name))?;
     let times = Times::read(&schedule.cron, &schedule.timezone).ok();
     let ticks = std::iter::successors(schedule.next_tick_ms, |&tick| times.as_ref()?.after(tick));
@@ -287,13 +291,13 @@ fn shown(table: &Table, name: &str) -> Result<wire::Schedule, Problem> {
     };
     let job = String::from_utf8(schedule.job_text.to_vec()).ok();
     Ok(wire::Schedule {
-        next_runs: Some(ticks.take(NEXT_RUNS).filter_map(run).collect()),
+        next_runs: Some(ticks.take(NEXT_RUNS_SHOWN).filter_map(run).collect()),
         job: job.and_then(|text| RawValue::from_string(text).ok()),
-        ..present(schedule)
+        ..schedule_to_wire(schedule)
     })
 }
 
-fn present(schedule: &Schedule) -> wire::Schedule {
+fn schedule_to_wire(schedule: &Schedule) -> wire::Schedule {
     let at = |ms: Option<u64>| ms.map(wire::Timestamp::from_unix_ms);
     wire::Schedule {
         name: schedule.name.to_string(),

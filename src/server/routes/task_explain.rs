@@ -1,4 +1,4 @@
-//! `/v1/tasks/{id}/explain`: why a task does not run yet, in words and in fields.
+//! `/v1/tasks/{id}/explain`: why a task is not running yet, as messages and as fields.
 
 use axum::extract::{Path, State};
 use triarch_sdk::wire;
@@ -9,11 +9,13 @@ use triarch_table::{Table, Task, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::server::App;
-use crate::server::protocol::json;
-use crate::server::protocol::json::NoQuery;
-use crate::server::protocol::problem::{Failure, Problem};
-use crate::server::protocol::response::{Answer, ReadIndex};
+use crate::server::app::App;
+use crate::server::protocol::handler_error::HandlerError;
+use crate::server::protocol::problem::Problem;
+use crate::server::protocol::response::ApiResponse;
+use crate::server::protocol::validate;
+use crate::server::routes::extractors::{NoQuery, ReadIndex};
+use crate::server::routes::present;
 use crate::server::routes::tasks;
 
 pub fn routes() -> OpenApiRouter<App> {
@@ -33,32 +35,32 @@ async fn explain(
     Path(id): Path<String>,
     _: NoQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
-    let id: TaskId = json::id("task", &id)?;
+) -> Result<ApiResponse, HandlerError> {
+    let id: TaskId = validate::parse_id("task", &id)?;
     let now_ms = app.clock.now_ms();
     let table = app.table.read();
     let found = table.task(id).zip(table.explain(id, now_ms));
     let (task, reasons) = found.ok_or_else(|| Problem::from(Refusal::TaskNotFound(id)))?;
     let reasons: Vec<wire::Reason> = reasons
         .into_iter()
-        .map(|reason| present(&table, task, reason))
+        .map(|reason| reason_to_wire(&table, task, reason))
         .collect();
-    let words: Vec<&str> = reasons.iter().map(|reason| &*reason.message).collect();
-    Answer::shown(
+    let messages: Vec<&str> = reasons.iter().map(|reason| &*reason.message).collect();
+    ApiResponse::from_table(
         &table,
         index,
         &wire::Explanation {
             task: id.to_string(),
-            state: tasks::present_state(task.state()),
-            summary: words.join("; "),
+            state: present::task_state(task.state()),
+            summary: messages.join("; "),
             reasons,
         },
     )
 }
 
-fn present(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
+fn reason_to_wire(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
     let queue = task.queue();
-    let mut told = wire::Reason::default();
+    let mut fields = wire::Reason::default();
     let (code, message) = match reason {
         Reason::Finished { state } => {
             let verb = if state == TaskState::Cancelled {
@@ -69,7 +71,7 @@ fn present(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
             ("finished", format!("it {verb} {}", state.as_str()))
         }
         Reason::Running { worker } => {
-            told.worker = Some(worker.to_string());
+            fields.worker = Some(worker.to_string());
             let name = table.worker(worker).map_or("", |worker| &worker.name);
             ("running", format!("it runs on worker {worker} ({name})"))
         }
@@ -78,8 +80,8 @@ fn present(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
             count,
         } => {
             let keys = tasks::keys_of(table, &firsts);
-            told.tasks = Some(firsts.iter().map(TaskId::to_string).collect());
-            told.count = Some(u64::from(count));
+            fields.tasks = Some(firsts.iter().map(TaskId::to_string).collect());
+            fields.count = Some(u64::from(count));
             let more = match count as usize - keys.len().min(count as usize) {
                 0 => String::new(),
                 more => format!(" and {more} more"),
@@ -92,7 +94,7 @@ fn present(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
         }
         Reason::Delayed { until_ms, failures } => {
             let until = wire::Timestamp::from_unix_ms(until_ms);
-            told.until = Some(until);
+            fields.until = Some(until);
             match failures {
                 0 => ("delayed", format!("its time comes at {until}")),
                 failures => (
@@ -106,7 +108,7 @@ fn present(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
             format!("queue {queue} is paused; resume it with: triarch queue resume {queue}"),
         ),
         Reason::QueueAtMaxRunning { max_running } => {
-            told.limit = Some(u64::from(max_running));
+            fields.limit = Some(u64::from(max_running));
             (
                 "queue_max_running",
                 format!("{max_running} tasks of queue {queue} run, and no more may"),
@@ -114,7 +116,7 @@ fn present(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
         }
         Reason::RateLimited { until_ms } => {
             let until = wire::Timestamp::from_unix_ms(until_ms);
-            told.until = Some(until);
+            fields.until = Some(until);
             (
                 "queue_rate",
                 format!("the rate of queue {queue} lets the next task start at {until}"),
@@ -126,9 +128,9 @@ fn present(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
             running,
             ahead,
         } => {
-            told.key = Some(key.to_string());
-            told.limit = Some(u64::from(limit));
-            told.count = Some(u64::from(running) + ahead);
+            fields.key = Some(key.to_string());
+            fields.limit = Some(u64::from(limit));
+            fields.count = Some(u64::from(running) + ahead);
             (
                 "concurrency_key",
                 format!(
@@ -138,14 +140,14 @@ fn present(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
         }
         Reason::NoWorker(lack) => no_worker(task, lack),
         Reason::WorkersBusy { workers } => {
-            told.count = Some(workers);
+            fields.count = Some(workers);
             (
                 "workers_busy",
                 format!("{workers} workers take it, and none has a free slot and the resources"),
             )
         }
         Reason::Ready { workers } => {
-            told.count = Some(workers);
+            fields.count = Some(workers);
             (
                 "ready",
                 format!(
@@ -157,7 +159,7 @@ fn present(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
     wire::Reason {
         code: code.to_string(),
         message,
-        ..told
+        ..fields
     }
 }
 

@@ -1,8 +1,8 @@
-//! What attempts write: sent by workers while they run, read and followed by clients.
+//! Output of attempts: sent by workers while they run, read and followed (long poll) by clients.
 //!
-//! Two sources make one text. What runs, and what has just run, is in the memory of the leader; what a command that has
-//! ended wrote is in its result or its error, from the beginning as far as it is kept. Places in one are places in the
-//! other, so a reader goes from the first to the second without missing or repeating anything.
+//! Two sources make one text. Live output of running and recent attempts is in the leader's memory; recorded output of an ended
+//! command is in its result or error, from the beginning up to a bound. Offsets mean the same in both, so a reader goes from
+//! the first to the second without gap or repetition.
 
 use std::time::Duration;
 
@@ -18,18 +18,21 @@ use triarch_table::{TaskId, Token};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::jobs::too_many_waiters;
-use super::tasks::present_state;
-use super::workers::{lead, turn, worker_id};
+use crate::server::app::App;
+use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
-use crate::server::protocol::json::Query;
-use crate::server::protocol::problem::{Failure, Problem};
-use crate::server::protocol::response::{Answer, ReadIndex};
-use crate::server::{App, WAIT_MS_MAX};
+use crate::server::protocol::problem::Problem;
+use crate::server::protocol::query::{Query, WAIT_MS_MAX};
+use crate::server::protocol::response::ApiResponse;
+use crate::server::protocol::validate;
+use crate::server::routes::extractors::ReadIndex;
+use crate::server::routes::present;
+use crate::server::routes::wait::too_many_waiters;
+use crate::server::routes::workers::{worker_call_error, worker_id};
 
-/// Pieces in one request of a worker.
+/// Maximum number of chunks in one request of a worker.
 const CHUNKS_MAX: usize = 20_000;
-/// No attempt writes this much.
+/// Maximum offset in an output stream.
 const OFFSET_MAX: u64 = 1 << 60;
 
 pub fn worker_routes() -> OpenApiRouter<App> {
@@ -54,10 +57,10 @@ async fn send(
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
     body: Bytes,
-) -> Result<Answer, Failure> {
-    Query::read(query.as_deref(), &[])?;
+) -> Result<ApiResponse, HandlerError> {
+    Query::parse(query.as_deref(), &[])?;
     let id = worker_id(&id)?;
-    let output: wire::SendOutput = json::json(&body)?;
+    let output: wire::SendOutput = json::parse(&body)?;
     if output.chunks.len() > CHUNKS_MAX {
         let detail = format!(
             "holds {} pieces; the bound is {CHUNKS_MAX}",
@@ -65,24 +68,25 @@ async fn send(
         );
         return Err(Problem::invalid("chunks", detail).into());
     }
-    let wild = |chunk: &wire::SentChunk| chunk.offset > OFFSET_MAX;
-    if let Some(position) = output.chunks.iter().position(wild) {
+    let out_of_range = |chunk: &wire::SentChunk| chunk.offset > OFFSET_MAX;
+    if let Some(position) = output.chunks.iter().position(out_of_range) {
         let field = format!("chunks[{position}].offset");
         return Err(Problem::invalid(&field, format!("must be at most {OFFSET_MAX}")).into());
     }
-    let taken = lead(&app)?
+    let accepted = app
+        .leader_term()?
         .take_output(id, &output.chunks)
-        .map_err(|turned| turn(turned, id))?;
-    let attempts = taken.into_iter().map(|taken| wire::OutputEnds {
-        task: taken.task,
-        token: taken.token.0,
-        stdout: taken.ends.stdout,
-        stderr: taken.ends.stderr,
+        .map_err(|error| worker_call_error(error, id))?;
+    let attempts = accepted.into_iter().map(|accepted| wire::OutputEnds {
+        task: accepted.task,
+        token: accepted.token.0,
+        stdout: accepted.ends.stdout,
+        stderr: accepted.ends.stderr,
     });
     let answer = wire::SendOutputAnswer {
         attempts: attempts.collect(),
     };
-    Answer::ok(app.node.applied_index(), &answer)
+    ApiResponse::ok(app.node.applied_index(), &answer)
 }
 
 /// What one attempt of a task wrote; with `follow_ms`, as soon as there is something.
@@ -98,81 +102,90 @@ async fn read(
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
-    let query = Query::read(
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(
         query.as_deref(),
         &["attempt", "follow_ms", "stdout_from", "stderr_from"],
     )?;
-    let id: TaskId = json::id("task", &id)?;
+    let id: TaskId = validate::parse_id("task", &id)?;
     let attempt: Option<u32> = query.parsed("attempt", "the number of an attempt")?;
     let from = Places {
-        stdout: place(&query, "stdout_from")?,
-        stderr: place(&query, "stderr_from")?,
+        stdout: offset(&query, "stdout_from")?,
+        stderr: offset(&query, "stderr_from")?,
     };
     let follow_ms: u64 = query
         .parsed("follow_ms", "a number of milliseconds")?
         .unwrap_or(0);
     let until = Instant::now() + Duration::from_millis(follow_ms.min(WAIT_MS_MAX));
-    let led = app.lead.borrow().clone();
+    let term = app.lead.borrow().clone();
     let mut index = index;
     loop {
-        // Registered before it looks: no news can slip between.
-        let mut news = app.table.waiters.news(id).map_err(|_| too_many_waiters())?;
+        // Registered before the table is read: no change can slip between.
+        let mut changed = app.table.waiters.news(id).map_err(|_| too_many_waiters())?;
         let logs = logs(&app, id, attempt, from)?;
         let asked = attempt.unwrap_or(logs.attempt);
-        let is_news = !logs.chunks.is_empty() || logs.done || logs.next.attempt != asked;
+        let has_changes = !logs.chunks.is_empty() || logs.done || logs.next.attempt != asked;
         let left = until.saturating_duration_since(Instant::now());
-        if is_news || left.is_zero() || app.stopping.is_cancelled() {
-            return Answer::ok(index, &logs);
+        if has_changes || left.is_zero() || app.shutdown.is_cancelled() {
+            return ApiResponse::ok(index, &logs);
         }
         tokio::select! {
-            () = app.until(left, news.woken()) => {}
-            // What is written from now on is told to another leader.
-            () = async { match &led { Some(lead) => lead.over().await, None => std::future::pending().await } } => {
-                return Err(Failure::NotLeader);
+            () = app.wait_at_most(left, changed.woken()) => {}
+            // Output from now on is sent to another leader.
+            () = async { match &term { Some(lead) => lead.over().await, None => std::future::pending().await } } => {
+                return Err(HandlerError::NotLeader);
             }
         }
         index = app.node.applied_index();
     }
 }
 
-fn place(query: &Query, name: &str) -> Result<u64, Problem> {
-    let place: u64 = query.parsed(name, "a number of bytes")?.unwrap_or(0);
-    if place > OFFSET_MAX {
+fn offset(query: &Query, name: &str) -> Result<u64, Problem> {
+    let offset: u64 = query.parsed(name, "a number of bytes")?.unwrap_or(0);
+    if offset > OFFSET_MAX {
         return Err(Problem::invalid(
             name,
             format!("must be at most {OFFSET_MAX}"),
         ));
     }
-    Ok(place)
+    Ok(offset)
 }
 
 /// One attempt of a task, as far as its output is concerned.
 struct Attempt {
     number: u32,
     token: Token,
-    /// What its outcome tells of its output; none, as long as it runs.
-    told: Option<Told>,
+    /// Output recorded in its outcome. None while it runs.
+    recorded: Option<RecordedOutput>,
 }
 
-/// The output of a command as its outcome tells it.
+/// Output of a command as recorded in its outcome.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-struct Told {
+struct RecordedOutput {
     #[serde(default)]
     stdout: String,
     #[serde(default)]
     stderr: String,
 }
 
-/// What there is of the attempt's output from these places on.
-fn logs(app: &App, id: TaskId, number: Option<u32>, from: Places) -> Result<wire::Logs, Failure> {
+/// The output of an attempt from these offsets on.
+fn logs(
+    app: &App,
+    id: TaskId,
+    number: Option<u32>,
+    from: Places,
+) -> Result<wire::Logs, HandlerError> {
     let (state, attempt, later) = {
         let table = app.table.read();
         let task = table
             .task(id)
             .ok_or_else(|| Problem::from(Refusal::TaskNotFound(id)))?;
         let number = number.unwrap_or(task.attempt);
-        (task.state(), attempt(task, number), later(task, number))
+        (
+            task.state(),
+            attempt(task, number),
+            next_attempt(task, number),
+        )
     };
     let asked = attempt
         .as_ref()
@@ -183,12 +196,14 @@ fn logs(app: &App, id: TaskId, number: Option<u32>, from: Places) -> Result<wire
     });
     let runs = attempt
         .as_ref()
-        .is_some_and(|attempt| attempt.told.is_none());
-    let told = attempt.and_then(|attempt| attempt.told).unwrap_or_default();
+        .is_some_and(|attempt| attempt.recorded.is_none());
+    let recorded = attempt
+        .and_then(|attempt| attempt.recorded)
+        .unwrap_or_default();
     let part = match live {
-        Some(part) => joined(&told, part, from),
-        None => joined(
-            &told,
+        Some(part) => merge(&recorded, part, from),
+        None => merge(
+            &recorded,
             Part {
                 ends: from,
                 ..Part::default()
@@ -212,7 +227,7 @@ fn logs(app: &App, id: TaskId, number: Option<u32>, from: Places) -> Result<wire
     Ok(wire::Logs {
         task: id.to_string(),
         attempt: number,
-        state: present_state(state),
+        state: present::task_state(state),
         done: state.is_terminal() && later.is_none(),
         chunks: part.chunks,
         next,
@@ -225,7 +240,7 @@ fn attempt(task: &Task, number: u32) -> Option<Attempt> {
         return Some(Attempt {
             number,
             token: lease.token,
-            told: None,
+            recorded: None,
         });
     }
     let ended = task
@@ -242,33 +257,33 @@ fn attempt(task: &Task, number: u32) -> Option<Attempt> {
         | AttemptEnd::Cancelled => ended.end.error(),
     };
     // Other kinds may use these words for something else.
-    let told = outcome
+    let recorded = outcome
         .filter(|_| task.kind() == exec::KIND)
         .and_then(|text| serde_json::from_slice(text).ok());
     Some(Attempt {
         number,
         token: ended.token,
-        told: Some(told.unwrap_or_default()),
+        recorded: Some(recorded.unwrap_or_default()),
     })
 }
 
 /// The next attempt after this one that is known.
-fn later(task: &Task, number: u32) -> Option<u32> {
+fn next_attempt(task: &Task, number: u32) -> Option<u32> {
     let ended = task.history.iter().map(|attempt| attempt.attempt);
     let running = task.lease().map(|lease| lease.attempt);
     ended.chain(running).filter(|other| *other > number).min()
 }
 
-/// What the outcome tells, and behind it what only the live output knows.
-fn joined(told: &Told, live: Part, from: Places) -> Part {
+/// Merges recorded output with the live output that goes beyond it.
+fn merge(recorded: &RecordedOutput, live: Part, from: Places) -> Part {
     let mut part = Part {
         chunks: Vec::new(),
         ends: from,
         truncated: false,
     };
     for (stream, text) in [
-        (OutputStream::Stdout, &told.stdout),
-        (OutputStream::Stderr, &told.stderr),
+        (OutputStream::Stdout, &recorded.stdout),
+        (OutputStream::Stderr, &recorded.stderr),
     ] {
         let at = usize::try_from(from.of(stream)).unwrap_or(usize::MAX);
         let at = (at..text.len()).find(|at| text.is_char_boundary(*at));
@@ -311,16 +326,20 @@ mod tests {
 
     use super::*;
 
-    fn told(stdout: &str, stderr: &str) -> Told {
-        Told {
+    fn recorded(stdout: &str, stderr: &str) -> RecordedOutput {
+        RecordedOutput {
             stdout: stdout.to_owned(),
             stderr: stderr.to_owned(),
         }
     }
 
-    fn read(told: &Told, tail: &Tail, from: Places) -> (Vec<(OutputStream, u64, String)>, bool) {
-        let part = joined(told, tail.since(from, usize::MAX), from);
-        let again = joined(told, tail.since(part.ends, usize::MAX), part.ends);
+    fn read(
+        recorded: &RecordedOutput,
+        tail: &Tail,
+        from: Places,
+    ) -> (Vec<(OutputStream, u64, String)>, bool) {
+        let part = merge(recorded, tail.since(from, usize::MAX), from);
+        let again = merge(recorded, tail.since(part.ends, usize::MAX), part.ends);
         assert!(again.chunks.is_empty() && !again.truncated && again.ends == part.ends);
         let chunks = part.chunks.into_iter();
         let chunks = chunks.map(|chunk| (chunk.stream, chunk.offset, chunk.text));
@@ -332,16 +351,16 @@ mod tests {
     }
 
     #[test]
-    fn the_outcome_goes_on_where_live_output_ended() {
+    fn recorded_output_continues_where_live_output_ended() {
         let mut tail = Tail::new(1 << 20);
         tail.push(Stdout, "one\ntwo\n");
-        let told = told("one\ntwo\nthree\n", "oops\n");
+        let recorded = recorded("one\ntwo\nthree\n", "oops\n");
         let rest = [
             (Stdout, 8, "three\n".to_owned()),
             (Stderr, 0, "oops\n".to_owned()),
         ];
-        assert_eq!(read(&told, &tail, at(8, 0)), (rest.to_vec(), false));
-        let (all, truncated) = read(&told, &tail, at(0, 5));
+        assert_eq!(read(&recorded, &tail, at(8, 0)), (rest.to_vec(), false));
+        let (all, truncated) = read(&recorded, &tail, at(0, 5));
         assert_eq!(
             (all, truncated),
             (vec![(Stdout, 0, "one\ntwo\nthree\n".to_owned())], false)
@@ -349,10 +368,10 @@ mod tests {
     }
 
     #[test]
-    fn live_output_goes_on_where_the_outcome_was_cut() {
+    fn live_output_continues_where_recorded_output_was_cut() {
         let mut tail = Tail::new(1 << 20);
         tail.push(Stdout, "0123456789");
-        let (all, truncated) = read(&told("01234", ""), &tail, at(0, 0));
+        let (all, truncated) = read(&recorded("01234", ""), &tail, at(0, 0));
         let both = [
             (Stdout, 0, "01234".to_owned()),
             (Stdout, 5, "56789".to_owned()),
@@ -361,18 +380,18 @@ mod tests {
     }
 
     #[test]
-    fn what_neither_has_is_missed() {
+    fn output_in_neither_source_is_marked_as_truncated() {
         let mut tail = Tail::new(1 << 20);
         assert!(tail.place(Stdout, 8, "89", true));
-        let (all, truncated) = read(&told("01234", ""), &tail, at(0, 0));
+        let (all, truncated) = read(&recorded("01234", ""), &tail, at(0, 0));
         assert!(truncated);
         assert_eq!(all.last(), Some(&(Stdout, 8, "89".to_owned())));
     }
 
     #[test]
-    fn places_inside_of_characters_and_behind_the_end_are_harmless() {
+    fn offsets_inside_characters_or_past_the_end_are_rounded_up() {
         let tail = Tail::new(1 << 20);
-        let (all, _) = read(&told("€€", ""), &tail, at(1, 99));
+        let (all, _) = read(&recorded("€€", ""), &tail, at(1, 99));
         assert_eq!(all, [(Stdout, 3, "€".to_owned())]);
     }
 }

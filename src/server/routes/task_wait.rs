@@ -1,7 +1,7 @@
-//! `/v1/tasks/wait`: the ends of many tasks with one request, for clients that have thousands of them under way.
+//! `/v1/tasks/wait`: long poll for the end of any of many tasks, for clients with thousands of them in progress.
 //!
-//! A request names the tasks that its client still waits for, and is answered with those that have ended as soon as there
-//! are any. The node remembers nothing from one request to the next, so the next may go to another node.
+//! A request names the tasks its client still waits for. It is answered with those that have ended as soon as there are any.
+//! The node keeps no state from one request to the next, so the next may go to another node.
 
 use axum::extract::{RawQuery, State};
 use bytes::Bytes;
@@ -11,18 +11,20 @@ use triarch_table::{Table, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::jobs::{too_many_waiters, wait};
-use super::tasks::{cancelled_because, present_state, raw};
-use crate::server::App;
+use crate::server::app::App;
+use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
-use crate::server::protocol::json::Query;
-use crate::server::protocol::problem::{Failure, Problem};
-use crate::server::protocol::response::{Answer, ReadIndex};
+use crate::server::protocol::problem::Problem;
+use crate::server::protocol::query::Query;
+use crate::server::protocol::response::ApiResponse;
+use crate::server::routes::extractors::ReadIndex;
+use crate::server::routes::present;
+use crate::server::routes::wait::{too_many_waiters, wait_time};
 
-/// Tasks named in one request.
+/// Maximum number of tasks in one request.
 const TASKS_MAX: usize = 10_000;
-/// Results and errors in one answer, unless a single one is larger.
-const ANSWER_BYTES_MAX: usize = 8 << 20;
+/// Maximum size of results and errors in one response, unless a single one is larger.
+const RESPONSE_BYTES_MAX: usize = 8 << 20;
 
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(wait_many))
@@ -42,10 +44,10 @@ async fn wait_many(
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
     body: Bytes,
-) -> Result<Answer, Failure> {
-    let query = Query::read(query.as_deref(), &["wait_ms"])?;
-    let wait = wait(&query)?;
-    let asked: wire::AwaitedTasks = json::json(&body)?;
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(query.as_deref(), &["wait_ms"])?;
+    let wait = wait_time(&query)?.unwrap_or_default();
+    let asked: wire::AwaitedTasks = json::parse(&body)?;
     if asked.tasks.is_empty() || asked.tasks.len() > TASKS_MAX {
         return Err(Problem::invalid("tasks", format!("must name 1 to {TASKS_MAX} tasks")).into());
     }
@@ -57,23 +59,23 @@ async fn wait_many(
             Err(_) => missing.push(text),
         }
     }
-    if !wait.is_zero() && missing.is_empty() && !any_news(&app.table.read(), &tasks) {
+    if !wait.is_zero() && missing.is_empty() && !any_ended(&app.table.read(), &tasks) {
         let woken = app
             .table
             .waiters
             .any_task(tasks.clone())
             .map_err(|_| too_many_waiters())?;
         // Looked at again after registering: no end can slip between.
-        if !any_news(&app.table.read(), &tasks) {
-            app.until(wait, woken.woken()).await;
+        if !any_ended(&app.table.read(), &tasks) {
+            app.wait_at_most(wait, woken.woken()).await;
         }
     }
     let table = app.table.read();
-    Answer::shown(&table, index, &ended(&table, &tasks, missing))
+    ApiResponse::from_table(&table, index, &ended(&table, &tasks, missing))
 }
 
-/// Whether there is something to tell of any of them.
-fn any_news(table: &Table, tasks: &[TaskId]) -> bool {
+/// Whether any of the tasks has ended or is missing.
+fn any_ended(table: &Table, tasks: &[TaskId]) -> bool {
     tasks.iter().any(|&task| {
         table
             .task(task)
@@ -81,44 +83,44 @@ fn any_news(table: &Table, tasks: &[TaskId]) -> bool {
     })
 }
 
-/// What there is to tell, as far as it fits into one answer.
+/// The tasks that have ended, as many as fit into one response.
 fn ended(table: &Table, tasks: &[TaskId], missing: Vec<String>) -> wire::EndedTasks {
-    let mut told = wire::EndedTasks {
+    let mut response = wire::EndedTasks {
         missing,
         ..wire::EndedTasks::default()
     };
-    let mut room = ANSWER_BYTES_MAX;
+    let mut remaining_bytes = RESPONSE_BYTES_MAX;
     for &id in tasks {
         let Some(task) = table.task(id) else {
-            told.missing.push(id.to_string());
+            response.missing.push(id.to_string());
             continue;
         };
         if !task.state().is_terminal() {
             continue;
         }
         let size = size_bytes(task);
-        if size > room && !told.ended.is_empty() {
-            told.more = true;
+        if size > remaining_bytes && !response.ended.is_empty() {
+            response.more = true;
             break;
         }
-        room = room.saturating_sub(size);
-        told.ended.push(present(task));
+        remaining_bytes = remaining_bytes.saturating_sub(size);
+        response.ended.push(ended_task(task));
     }
-    told
+    response
 }
 
 fn size_bytes(task: &Task) -> usize {
     task.result().map_or(0, Bytes::len) + task.error().map_or(0, Bytes::len)
 }
 
-fn present(task: &Task) -> wire::EndedTask {
+fn ended_task(task: &Task) -> wire::EndedTask {
     wire::EndedTask {
         id: task.id.to_string(),
-        state: present_state(task.state()),
-        result: task.result().and_then(raw),
+        state: present::task_state(task.state()),
+        result: task.result().and_then(present::raw_json),
         error: task
             .error()
-            .and_then(raw)
-            .or_else(|| cancelled_because(task.cancel_cause()?)),
+            .and_then(present::raw_json)
+            .or_else(|| present::cancellation_error(task.cancel_cause()?)),
     }
 }

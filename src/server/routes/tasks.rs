@@ -1,23 +1,22 @@
-//! `/v1/tasks`: showing, listing, waiting, cancelling, retrying.
+//! `/v1/tasks`: show, list, wait, cancel and retry.
 
 use axum::extract::{Path, RawQuery, State};
-use bytes::Bytes;
-use serde_json::json;
-use serde_json::value::RawValue;
 use triarch_sdk::wire;
 use triarch_table::command::reply::Refusal;
-use triarch_table::records::task::{Attempt, AttemptEnd, CancelCause, Life, Task};
-use triarch_table::types::state::TaskState;
+use triarch_table::records::task::{Attempt, AttemptEnd, Life, Task};
 use triarch_table::{Command, ListPage, Table, TaskFilter, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::jobs::{too_many_waiters, wait};
-use crate::server::App;
-use crate::server::protocol::json;
-use crate::server::protocol::json::{Bare, Query};
-use crate::server::protocol::problem::{Code, Failure, Problem};
-use crate::server::protocol::response::{Answer, ReadIndex, RequestId};
+use crate::server::app::App;
+use crate::server::protocol::handler_error::HandlerError;
+use crate::server::protocol::problem::{Code, Problem};
+use crate::server::protocol::query::Query;
+use crate::server::protocol::response::ApiResponse;
+use crate::server::protocol::validate;
+use crate::server::routes::extractors::{PathOnly, ReadIndex, RequestId};
+use crate::server::routes::present;
+use crate::server::routes::wait::{too_many_waiters, wait_time};
 
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -40,10 +39,10 @@ async fn show(
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
-    let query = Query::read(query.as_deref(), &["wait_ms"])?;
-    let id: TaskId = json::id("task", &id)?;
-    let wait = wait(&query)?;
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(query.as_deref(), &["wait_ms"])?;
+    let id: TaskId = validate::parse_id("task", &id)?;
+    let wait = wait_time(&query)?.unwrap_or_default();
     let terminal = |app: &App| {
         app.table
             .read()
@@ -54,10 +53,10 @@ async fn show(
         let mut woken = app.table.waiters.task(id).map_err(|_| too_many_waiters())?;
         // Looked at again after registering: its end cannot slip between.
         if terminal(&app) == Some(false) {
-            app.until(wait, woken.woken()).await;
+            app.wait_at_most(wait, woken.woken()).await;
         }
     }
-    answer(&app, index, id)
+    task_response(&app, index, id)
 }
 
 /// One page of tasks, in the order submitted, without payloads and attempts.
@@ -72,14 +71,17 @@ async fn list(
     State(app): State<App>,
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
-    let query = Query::read(
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(
         query.as_deref(),
         &["queue", "state", "kind", "worker", "limit", "after"],
     )?;
     let filter = TaskFilter {
         queue: query.text("queue").map(str::to_string),
-        state: query.text("state").map(task_state).transpose()?,
+        state: query
+            .text("state")
+            .map(present::parse_task_state)
+            .transpose()?,
         kind: query.text("kind").map(str::to_string),
         worker: query.parsed("worker", "a worker's id")?,
         job: None,
@@ -87,10 +89,10 @@ async fn list(
     let after: Option<TaskId> = query.parsed("after", "a task's id, as given in \"next\"")?;
     let limit = query.limit()?;
     let table = app.table.read();
-    Answer::shown(
+    ApiResponse::from_table(
         &table,
         index,
-        &page(&app, table.tasks(&filter, after, limit)),
+        &task_page(&app, table.tasks(&filter, after, limit)),
     )
 }
 
@@ -105,11 +107,11 @@ async fn list(
 async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,
-    _: Bare,
-) -> Result<Answer, Failure> {
-    let id: TaskId = json::id("task", &id)?;
-    let (index, _) = app.change(&Command::CancelTask { task: id }).await?;
-    answer(&app, index, id)
+    _: PathOnly,
+) -> Result<ApiResponse, HandlerError> {
+    let id: TaskId = validate::parse_id("task", &id)?;
+    let (index, _) = app.propose(&Command::CancelTask { task: id }).await?;
+    task_response(&app, index, id)
 }
 
 /// Puts a terminal task back to its queue, with fresh budgets.
@@ -124,33 +126,33 @@ async fn retry(
     State(app): State<App>,
     Path(id): Path<String>,
     RequestId(request_id): RequestId,
-    _: Bare,
-) -> Result<Answer, Failure> {
-    let id: TaskId = json::id("task", &id)?;
+    _: PathOnly,
+) -> Result<ApiResponse, HandlerError> {
+    let id: TaskId = validate::parse_id("task", &id)?;
     let retried = app
-        .change_inviting(&Command::RetryTask {
+        .propose_with_piggyback(&Command::RetryTask {
             task: id,
             request_id,
         })
         .await;
     let (index, _) = retried.map_err(|failure| match failure {
-        Failure::Problem(problem) if problem.code() == Code::AlreadyFinished => Failure::Problem(Problem::new(
+        HandlerError::Problem(problem) if problem.code() == Code::AlreadyFinished => HandlerError::Problem(Problem::new(
             Code::Conflict,
             format!("task {id} is not finished: there is nothing to retry; cancel it first to start it over"),
         )),
-        other @ (Failure::Problem(_) | Failure::NotLeader | Failure::Unknown(_)) => other,
+        other @ (HandlerError::Problem(_) | HandlerError::NotLeader | HandlerError::OutcomeUnknown(_)) => other,
     })?;
-    answer(&app, index, id)
+    task_response(&app, index, id)
 }
 
-fn answer(app: &App, index: u64, id: TaskId) -> Result<Answer, Failure> {
+fn task_response(app: &App, index: u64, id: TaskId) -> Result<ApiResponse, HandlerError> {
     let table = app.table.read();
     let task = table
         .task(id)
         .ok_or_else(|| Problem::from(Refusal::TaskNotFound(id)))?;
-    let mut shown = present(app, task, Detail::Whole);
-    shown.after = keys_of(&table, task.after());
-    Answer::shown(&table, index, &shown)
+    let mut response = task_to_wire(app, task, Detail::Whole);
+    response.after = keys_of(&table, task.after());
+    ApiResponse::from_table(&table, index, &response)
 }
 
 /// How much of a task is shown.
@@ -163,55 +165,18 @@ enum Detail {
 }
 
 /// Part of a list, as rows.
-pub fn page(app: &App, found: ListPage<'_, Task, TaskId>) -> wire::TaskList {
+pub fn task_page(app: &App, found: ListPage<'_, Task, TaskId>) -> wire::TaskList {
     wire::TaskList {
         tasks: found
             .items
             .into_iter()
-            .map(|task| present(app, task, Detail::Row))
+            .map(|task| task_to_wire(app, task, Detail::Row))
             .collect(),
         next: found.next.map(|next| next.to_string()),
     }
 }
 
-pub fn task_state(text: &str) -> Result<TaskState, Problem> {
-    TaskState::ALL
-        .into_iter()
-        .find(|state| state.as_str() == text)
-        .ok_or_else(|| {
-            let known: Vec<&str> = TaskState::ALL.iter().map(|state| state.as_str()).collect();
-            Problem::invalid("state", format!("must be one of {}", known.join(", ")))
-        })
-}
-
-/// A state as clients write it.
-pub fn read_state(state: wire::TaskState) -> TaskState {
-    match state {
-        wire::TaskState::Waiting => TaskState::Waiting,
-        wire::TaskState::Delayed => TaskState::Delayed,
-        wire::TaskState::Queued => TaskState::Queued,
-        wire::TaskState::Running => TaskState::Running,
-        wire::TaskState::Succeeded => TaskState::Succeeded,
-        wire::TaskState::Failed => TaskState::Failed,
-        wire::TaskState::Cancelled => TaskState::Cancelled,
-        wire::TaskState::Expired => TaskState::Expired,
-    }
-}
-
-pub fn present_state(state: TaskState) -> wire::TaskState {
-    match state {
-        TaskState::Waiting => wire::TaskState::Waiting,
-        TaskState::Delayed => wire::TaskState::Delayed,
-        TaskState::Queued => wire::TaskState::Queued,
-        TaskState::Running => wire::TaskState::Running,
-        TaskState::Succeeded => wire::TaskState::Succeeded,
-        TaskState::Failed => wire::TaskState::Failed,
-        TaskState::Cancelled => wire::TaskState::Cancelled,
-        TaskState::Expired => wire::TaskState::Expired,
-    }
-}
-
-fn present(app: &App, task: &Task, detail: Detail) -> wire::Task {
+fn task_to_wire(app: &App, task: &Task, detail: Detail) -> wire::Task {
     let (policy, class) = (&task.spec.policy, &task.spec.class);
     let lease = task.lease();
     let progress = lease.and_then(|lease| {
@@ -235,7 +200,7 @@ fn present(app: &App, task: &Task, detail: Detail) -> wire::Task {
         key: task.key().map(str::to_string),
         kind: task.kind().to_string(),
         queue: task.queue().to_string(),
-        state: present_state(task.state()),
+        state: present::task_state(task.state()),
         priority: policy.priority,
         attempt: task.attempt,
         max_attempts: policy.max_attempts,
@@ -243,11 +208,11 @@ fn present(app: &App, task: &Task, detail: Detail) -> wire::Task {
         max_losses: policy.max_losses,
         losses: task.losses,
         worker: task.worker().map(|worker| worker.to_string()),
-        result: task.result().and_then(raw),
+        result: task.result().and_then(present::raw_json),
         error: task
             .error()
-            .and_then(raw)
-            .or_else(|| cancelled_because(task.cancel_cause()?)),
+            .and_then(present::raw_json)
+            .or_else(|| present::cancellation_error(task.cancel_cause()?)),
         timeout_ms: policy.timeout_ms,
         run_at,
         expires_at: task.expires_at_ms.map(wire::Timestamp::from_unix_ms),
@@ -267,7 +232,7 @@ fn present(app: &App, task: &Task, detail: Detail) -> wire::Task {
         note: progress.and_then(|progress| progress.note),
         payload: Some(task.payload())
             .filter(|_| detail == Detail::Whole)
-            .and_then(raw),
+            .and_then(present::raw_json),
         created_at: wire::Timestamp::from_unix_ms(task.created_ms),
         started_at: task.started_ms().map(wire::Timestamp::from_unix_ms),
         finished_at: task.finished_ms().map(wire::Timestamp::from_unix_ms),
@@ -286,25 +251,6 @@ pub fn keys_of(table: &Table, tasks: &[TaskId]) -> Vec<String> {
         .collect()
 }
 
-/// Why a task was cancelled, in the form of an error; nothing when it was asked for.
-pub fn cancelled_because(cause: CancelCause) -> Option<Box<RawValue>> {
-    let (kind, task, message) = match cause {
-        CancelCause::Asked => return None,
-        CancelCause::JobFailed(task) => (
-            "job_failed",
-            task,
-            format!("task {task} ended without success, and the job fails fast"),
-        ),
-        CancelCause::Dependency(task) => (
-            "dependency_failed",
-            task,
-            format!("task {task}, which this one comes after, ended without success"),
-        ),
-    };
-    let error = json!({"type": kind, "message": message, "task": task.to_string()});
-    serde_json::value::to_raw_value(&error).ok()
-}
-
 fn attempts(task: &Task) -> Vec<wire::Attempt> {
     let present = |attempt: &Attempt| wire::Attempt {
         attempt: attempt.attempt,
@@ -320,7 +266,7 @@ fn attempts(task: &Task) -> Vec<wire::Attempt> {
             AttemptEnd::Returned => wire::AttemptOutcome::Returned,
             AttemptEnd::Cancelled => wire::AttemptOutcome::Cancelled,
         }),
-        error: attempt.end.error().and_then(raw),
+        error: attempt.end.error().and_then(present::raw_json),
     };
     let running = task
         .lease()
@@ -335,10 +281,4 @@ fn attempts(task: &Task) -> Vec<wire::Attempt> {
             error: None,
         });
     task.history.iter().map(present).chain(running).collect()
-}
-
-/// JSON text as it came. It was checked when it came, so it is only missing if the table itself made it wrong.
-pub fn raw(text: &Bytes) -> Option<Box<RawValue>> {
-    let text = std::str::from_utf8(text).ok()?;
-    RawValue::from_string(text.to_string()).ok()
 }

@@ -1,19 +1,19 @@
-//! Which events a reader asked for.
+//! Filter of an event stream.
 
 use triarch_sdk::wire;
 use triarch_table::types::state::{JobState, TaskState};
 use triarch_table::{JobId, TaskId};
 
 use crate::feed::{About, Happened};
-use crate::server::protocol::json;
-use crate::server::protocol::json::Query;
 use crate::server::protocol::problem::Problem;
-use crate::server::routes::tasks;
+use crate::server::protocol::query::Query;
+use crate::server::protocol::validate;
+use crate::server::routes::present;
 
-/// Most words of one filter.
-const WORDS_MAX: usize = 100;
+/// Maximum number of values of one filter field.
+const VALUES_MAX: usize = 100;
 
-/// Each part is either empty, which lets everything through, or names what an event must have one of.
+/// Each part is either empty, which lets everything expected, or names what an event must have one of.
 #[derive(Debug, Default)]
 pub struct Filter {
     queues: Vec<String>,
@@ -23,9 +23,9 @@ pub struct Filter {
     types: Vec<&'static str>,
 }
 
-/// What there is to filter by.
+/// Attributes of an event that can be filtered by.
 #[derive(Default)]
-struct Traits<'a> {
+struct EventAttributes<'a> {
     queue: Option<&'a str>,
     job: Option<JobId>,
     task: Option<TaskId>,
@@ -33,25 +33,25 @@ struct Traits<'a> {
 }
 
 impl Filter {
-    /// Reads it from a query.
+    /// Parses a filter from a query.
     pub fn read(query: &Query) -> Result<Self, Problem> {
         Ok(Self {
-            queues: words(query, "queue", |word| {
-                json::name("queue", word)?;
-                Ok(word.to_owned())
+            queues: parse_list(query, "queue", |value| {
+                validate::name("queue", value)?;
+                Ok(value.to_owned())
             })?,
-            jobs: words(query, "job", |word| {
-                let id = word.parse();
+            jobs: parse_list(query, "job", |value| {
+                let id = value.parse();
                 id.map_err(|_| Problem::invalid("job", "must be the ids of jobs"))
             })?,
-            tasks: words(query, "task", |word| {
-                let id = word.parse();
+            tasks: parse_list(query, "task", |value| {
+                let id = value.parse();
                 id.map_err(|_| Problem::invalid("task", "must be the ids of tasks"))
             })?,
-            states: words(query, "state", tasks::task_state)?,
-            types: words(query, "type", |word| {
+            states: parse_list(query, "state", present::parse_task_state)?,
+            types: parse_list(query, "type", |value| {
                 let known = wire::event::Happened::TYPES;
-                let found = known.iter().copied().find(|known| *known == word);
+                let found = known.iter().copied().find(|known| *known == value);
                 found.ok_or_else(|| {
                     Problem::invalid("type", format!("must be of {}", known.join(", ")))
                 })
@@ -59,27 +59,27 @@ impl Filter {
         })
     }
 
-    /// Whether an event that is told as this type is asked for.
-    pub fn lets_through(&self, word: &str, happened: &Happened) -> bool {
-        if !self.types.is_empty() && !self.types.contains(&word) {
+    /// Whether an event of this type matches.
+    pub fn matches(&self, value: &str, happened: &Happened) -> bool {
+        if !self.types.is_empty() && !self.types.contains(&value) {
             return false;
         }
-        let traits = Traits::of(happened);
-        has_one(&self.jobs, traits.job.as_ref())
-            && has_one(&self.tasks, traits.task.as_ref())
-            && has_one(&self.states, traits.state.as_ref())
+        let attributes = EventAttributes::of(happened);
+        matches_any(&self.jobs, attributes.job.as_ref())
+            && matches_any(&self.tasks, attributes.task.as_ref())
+            && matches_any(&self.states, attributes.state.as_ref())
             && (self.queues.is_empty()
-                || traits
+                || attributes
                     .queue
                     .is_some_and(|queue| self.queues.iter().any(|asked| asked == queue)))
     }
 }
 
-fn has_one<T: PartialEq>(asked: &[T], there: Option<&T>) -> bool {
+fn matches_any<T: PartialEq>(asked: &[T], there: Option<&T>) -> bool {
     asked.is_empty() || there.is_some_and(|there| asked.contains(there))
 }
 
-fn words<T>(
+fn parse_list<T>(
     query: &Query,
     name: &str,
     read: impl Fn(&str) -> Result<T, Problem>,
@@ -87,16 +87,16 @@ fn words<T>(
     let Some(text) = query.text(name) else {
         return Ok(Vec::new());
     };
-    if text.split(',').count() > WORDS_MAX {
+    if text.split(',').count() > VALUES_MAX {
         return Err(Problem::invalid(
             name,
-            format!("names more than {WORDS_MAX}"),
+            format!("names more than {VALUES_MAX}"),
         ));
     }
     text.split(',').map(read).collect()
 }
 
-impl<'a> Traits<'a> {
+impl<'a> EventAttributes<'a> {
     fn of(happened: &'a Happened) -> Self {
         match happened {
             Happened::JobSubmitted { job, .. } => Self {
@@ -156,7 +156,7 @@ mod tests {
 
     fn filter(query: &str) -> Result<Filter, Problem> {
         let names = ["queue", "job", "task", "state", "type"];
-        Filter::read(&Query::read(Some(query), &names).expect("known names"))
+        Filter::read(&Query::parse(Some(query), &names).expect("known names"))
     }
 
     fn changed(state: TaskState) -> Happened {
@@ -172,9 +172,9 @@ mod tests {
     }
 
     #[test]
-    fn an_event_must_have_one_of_each_that_is_asked_for() {
+    fn an_event_matches_if_it_has_one_value_of_each_given_field() {
         let event = changed(TaskState::Queued);
-        for (query, through) in [
+        for (query, expected) in [
             ("", true),
             ("job=j5-0", true),
             ("job=j4-0,j5-0&state=queued,running", true),
@@ -187,8 +187,8 @@ mod tests {
         ] {
             let filter = filter(query).expect("valid");
             assert_eq!(
-                filter.lets_through("task_changed", &event),
-                through,
+                filter.matches("task_changed", &event),
+                expected,
                 "{query:?}"
             );
         }
@@ -199,13 +199,13 @@ mod tests {
         assert!(
             !filter("state=running")
                 .expect("valid")
-                .lets_through("worker_left", &worker),
+                .matches("worker_left", &worker),
             "it has no state to have"
         );
     }
 
     #[test]
-    fn words_that_mean_nothing_are_refused() {
+    fn a_filter_with_an_unknown_value_is_refused() {
         for query in [
             "job=5",
             "task=j5-0",

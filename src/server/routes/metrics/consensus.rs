@@ -1,11 +1,11 @@
-//! This node's part in consensus, and its disk as the log sees it.
+//! Metrics of consensus on this node, and of its log on disk.
 
 use triarch_raft::{CauseKind, PeerRole, PeerState, ProposalRefusal};
 
-use crate::server::App;
-use crate::server::routes::metrics::families::{Families, Labels, Scale};
+use super::families::{Labels, MetricFamilies, Scale};
+use crate::server::app::App;
 
-pub fn tell(app: &App, out: &mut Families) {
+pub fn collect(app: &App, out: &mut MetricFamilies) {
     let status = app.node.status();
     let measures = app.node.measures();
     out.gauges(
@@ -13,7 +13,7 @@ pub fn tell(app: &App, out: &mut Families) {
         "Always 1; what this node is and runs is in the labels.",
         vec![(
             vec![
-                ("node", app.id.to_string()),
+                ("node", app.node_id.to_string()),
                 ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ],
             1.0,
@@ -76,7 +76,7 @@ pub fn tell(app: &App, out: &mut Families) {
     }
     // Only a leader hears from the others.
     let peers = || {
-        let others = status.nodes.iter().filter(|node| node.id != app.id);
+        let others = status.nodes.iter().filter(|node| node.id != app.node_id);
         others.filter(|_| leads)
     };
     let peer = |id: u64| -> Labels { vec![("peer", id.to_string())] };

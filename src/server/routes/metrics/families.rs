@@ -1,4 +1,4 @@
-//! Metrics on their way to whoever scrapes: gathered as plain values, written by the library.
+//! Metric families of one scrape: collected as plain values, encoded by the Prometheus library.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use triarch_raft::HistogramSnapshot;
 /// Names and values of labels.
 pub type Labels = Vec<(&'static str, String)>;
 
-/// What a histogram's whole numbers stand for.
+/// Unit of a histogram's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// Nanoseconds, told as seconds.
+    /// Nanoseconds, exposed as seconds.
     Time,
     /// Themselves.
     Plain,
@@ -29,48 +29,48 @@ enum Samples {
 }
 
 #[derive(Debug)]
-struct Family {
+struct MetricFamily {
     name: &'static str,
     help: &'static str,
     samples: Samples,
 }
 
-/// All that one scrape is told. Every family is there, also one that has nothing to tell at present.
+/// All families of one scrape. A family without samples is present too.
 #[derive(Debug, Default)]
-pub struct Families(Vec<Family>);
+pub struct MetricFamilies(Vec<MetricFamily>);
 
-/// The two texts that Prometheus reads.
+/// Exposition formats of Prometheus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// What every scraper reads.
-    Plain,
+    Prometheus,
     /// What newer ones ask for.
     OpenMetrics,
 }
 
 impl Format {
-    /// The one that a scraper asks for.
-    pub fn asked(accept: Option<&HeaderValue>) -> Self {
+    /// Content negotiation by `Accept`.
+    pub fn negotiate(accept: Option<&HeaderValue>) -> Self {
         let text = accept.and_then(|accept| accept.to_str().ok());
         if text.is_some_and(|text| text.contains("application/openmetrics-text")) {
             Format::OpenMetrics
         } else {
-            Format::Plain
+            Format::Prometheus
         }
     }
 
-    /// As it is called.
+    /// Media type.
     pub fn content_type(self) -> &'static str {
         match self {
-            Format::Plain => "text/plain; version=0.0.4; charset=utf-8",
+            Format::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
             Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         }
     }
 }
 
-impl Families {
+impl MetricFamilies {
     fn push(&mut self, name: &'static str, help: &'static str, samples: Samples) {
-        self.0.push(Family {
+        self.0.push(MetricFamily {
             name,
             help,
             samples,
@@ -82,17 +82,17 @@ impl Families {
         self.gauges(name, help, vec![(Labels::new(), value)]);
     }
 
-    /// As [`Families::gauge`], one for each set of labels.
+    /// As [`MetricFamilies::gauge`], one for each set of labels.
     pub fn gauges(&mut self, name: &'static str, help: &'static str, values: Vec<(Labels, f64)>) {
         self.push(name, help, Samples::Gauge(values));
     }
 
-    /// Something that only grows. The name is told with `_total`.
+    /// Something that only grows. Exposed with the suffix `_total`.
     pub fn counter(&mut self, name: &'static str, help: &'static str, value: f64) {
         self.counters(name, help, vec![(Labels::new(), value)]);
     }
 
-    /// As [`Families::counter`], one for each set of labels.
+    /// As [`MetricFamilies::counter`], one for each set of labels.
     pub fn counters(&mut self, name: &'static str, help: &'static str, values: Vec<(Labels, f64)>) {
         self.push(name, help, Samples::Counter(values));
     }
@@ -108,7 +108,7 @@ impl Families {
         self.histograms(name, help, scale, vec![(Labels::new(), reading)]);
     }
 
-    /// As [`Families::histogram`], one for each set of labels.
+    /// As [`MetricFamilies::histogram`], one for each set of labels.
     pub fn histograms(
         &mut self,
         name: &'static str,
@@ -119,20 +119,20 @@ impl Families {
         self.push(name, help, Samples::Histogram(scale, readings));
     }
 
-    /// The text.
-    pub fn written(self, format: Format) -> Result<String, fmt::Error> {
+    /// Encodes the exposition text.
+    pub fn encode_text(self, format: Format) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
         let mut written = String::new();
         text::encode(&mut written, &registry)?;
         Ok(match format {
             Format::OpenMetrics => written,
-            Format::Plain => plain(&written),
+            Format::Prometheus => prometheus_text(&written),
         })
     }
 }
 
-impl Collector for Families {
+impl Collector for MetricFamilies {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         for family in &self.0 {
             let kind = match &family.samples {
@@ -184,20 +184,20 @@ fn histogram(
     scale: Scale,
     reading: &HistogramSnapshot,
 ) -> fmt::Result {
-    let told = |value: u64| match scale {
+    let scaled = |value: u64| match scale {
         Scale::Time => value as f64 / 1e9,
         Scale::Plain => value as f64,
     };
-    let bounds = reading.bounds.iter().map(|bound| told(*bound));
+    let bounds = reading.bounds.iter().map(|bound| scaled(*bound));
     let buckets: Vec<(f64, u64)> = bounds
         .chain([f64::INFINITY])
         .zip(reading.counts.iter().copied())
         .collect();
-    metric.encode_histogram::<NoLabelSet>(told(reading.sum), reading.count(), &buckets, None)
+    metric.encode_histogram::<NoLabelSet>(scaled(reading.sum), reading.count(), &buckets, None)
 }
 
-/// The older text, made of the newer: counters are called by their whole names, and nothing marks the end.
-fn plain(openmetrics: &str) -> String {
+/// Converts OpenMetrics to the older Prometheus text: counters get their full names, and there is no end marker.
+fn prometheus_text(openmetrics: &str) -> String {
     let mut written = String::with_capacity(openmetrics.len());
     let mut help: Option<&str> = None;
     for line in openmetrics.lines() {
@@ -227,12 +227,12 @@ mod tests {
     use super::*;
     use triarch_raft::Histogram;
 
-    fn families() -> Families {
+    fn families() -> MetricFamilies {
         let histogram = Histogram::new(&[1_000_000, 2_000_000]);
         for value in [500_000, 2_000_000, 9_000_000] {
             histogram.observe(value);
         }
-        let mut families = Families::default();
+        let mut families = MetricFamilies::default();
         families.gauge("a_bytes", "What it is.", 5.0);
         families.counters(
             "b",
@@ -245,8 +245,8 @@ mod tests {
     }
 
     #[test]
-    fn both_texts_are_what_their_readers_expect() {
-        let plain = families().written(Format::Plain).expect("written");
+    fn both_formats_have_the_lines_that_scrapers_expect() {
+        let plain = families().encode_text(Format::Prometheus).expect("written");
         for line in [
             "# HELP a_bytes What it is.",
             "# TYPE a_bytes gauge",
@@ -266,7 +266,9 @@ mod tests {
             );
         }
         assert!(!plain.contains("EOF"));
-        let open = families().written(Format::OpenMetrics).expect("written");
+        let open = families()
+            .encode_text(Format::OpenMetrics)
+            .expect("written");
         assert!(
             open.contains("# TYPE b counter\n") && open.ends_with("# EOF\n"),
             "{open}"
@@ -274,10 +276,10 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_the_newer_text_gets_it() {
-        let asked = |text| Format::asked(Some(&HeaderValue::from_static(text)));
-        assert_eq!(Format::asked(None), Format::Plain);
-        assert_eq!(asked("*/*"), Format::Plain);
+    fn a_scraper_that_accepts_openmetrics_gets_it() {
+        let asked = |text| Format::negotiate(Some(&HeaderValue::from_static(text)));
+        assert_eq!(Format::negotiate(None), Format::Prometheus);
+        assert_eq!(asked("*/*"), Format::Prometheus);
         let prometheus =
             "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
         assert_eq!(asked(prometheus), Format::OpenMetrics);

@@ -1,44 +1,43 @@
-//! What goes through this node's HTTP interface.
+//! Metrics of this node's HTTP interface.
 
-use crate::server::App;
-use crate::server::http::admission::Shed;
-use crate::server::http::request_metrics::Kind;
+use super::families::{Labels, MetricFamilies, Scale};
+use crate::server::app::{App, EVENT_STREAMS_MAX};
+use crate::server::http::admission::ShedReason;
+use crate::server::http::request_metrics::RequestLabels;
 use crate::server::protocol::problem::Code;
-use crate::server::routes::events::READERS_MAX;
-use crate::server::routes::metrics::families::{Families, Labels, Scale};
 
-pub fn tell(app: &App, out: &mut Families) {
-    let traffic = &app.traffic;
-    let answered = traffic.answered();
-    let labels = |kind: &Kind| -> Labels {
+pub fn collect(app: &App, out: &mut MetricFamilies) {
+    let metrics = &app.request_metrics;
+    let requests = metrics.stats();
+    let labels = |labels: &RequestLabels| -> Labels {
         vec![
-            ("route", kind.route.clone()),
-            ("method", kind.method.to_owned()),
-            ("status", kind.status.to_owned()),
+            ("route", labels.route.clone()),
+            ("method", labels.method.to_owned()),
+            ("status", labels.status.to_owned()),
         ]
     };
     out.counters(
         "triarch_http_requests",
         "Requests that this node answered, by route, method and class of status.",
-        answered
+        requests
             .iter()
-            .map(|(kind, answered)| (labels(kind), answered.count.get() as f64))
+            .map(|(series, stats)| (labels(series), stats.count.get() as f64))
             .collect(),
     );
     out.histograms(
         "triarch_http_request_seconds",
         "From a request's head until its answer began, forwarding included; requests that are held (polls, wait_ms, event streams) are left out.",
         Scale::Time,
-        answered
+        requests
             .iter()
-            .map(|(kind, answered)| (labels(kind), answered.time.read()))
+            .map(|(series, stats)| (labels(series), stats.latency.read()))
             .filter(|(_, reading)| reading.count() > 0)
             .collect(),
     );
     out.gauge(
         "triarch_http_requests_in_flight",
         "Requests whose answer has not begun, held ones included.",
-        traffic.in_flight() as f64,
+        metrics.in_flight() as f64,
     );
     let held = |word: &str| -> Labels { vec![("kind", word.to_owned())] };
     let polls = app
@@ -46,7 +45,7 @@ pub fn tell(app: &App, out: &mut Families) {
         .borrow()
         .as_ref()
         .map_or(0, |lead| lead.desk.lock().polls_waiting());
-    let readers = READERS_MAX - app.readers.available_permits().min(READERS_MAX);
+    let readers = EVENT_STREAMS_MAX - app.event_streams.available_permits().min(EVENT_STREAMS_MAX);
     out.gauges(
         "triarch_http_held",
         "Requests that are held: for the end of a job or task or for news of one, polls of workers (on the leader), streams of events.",
@@ -63,18 +62,18 @@ pub fn tell(app: &App, out: &mut Families) {
             .iter()
             .map(|code| {
                 let labels = vec![("code", code.as_str().to_owned())];
-                (labels, traffic.refused(*code) as f64)
+                (labels, metrics.refused(*code) as f64)
             })
             .collect(),
     );
     out.counters(
         "triarch_http_shed",
         "Requests that were refused unread because there was no room: all places for requests, or the memory for bodies of clients or of workers, were taken.",
-        Shed::ALL
+        ShedReason::ALL
             .into_iter()
-            .map(|why| {
-                let labels = vec![("reason", why.as_str().to_owned())];
-                (labels, app.room.shed_count(why) as f64)
+            .map(|reason| {
+                let labels = vec![("reason", reason.as_str().to_owned())];
+                (labels, app.admission.shed_count(reason) as f64)
             })
             .collect(),
     );
@@ -83,16 +82,16 @@ pub fn tell(app: &App, out: &mut Families) {
         "triarch_connections",
         "Open connections: of clients and workers, and of other masters.",
         vec![
-            (of("clients"), traffic.clients.count() as f64),
-            (of("masters"), traffic.peers.count() as f64),
+            (of("clients"), metrics.clients.count() as f64),
+            (of("masters"), metrics.peers.count() as f64),
         ],
     );
     out.counters(
         "triarch_connections_refused",
         "Connections that were closed at once because there were too many.",
         vec![
-            (of("clients"), traffic.clients.refused.get() as f64),
-            (of("masters"), traffic.peers.refused.get() as f64),
+            (of("clients"), metrics.clients.refused.get() as f64),
+            (of("masters"), metrics.peers.refused.get() as f64),
         ],
     );
 }

@@ -1,4 +1,4 @@
-//! What this process takes of its machine. Names that begin with `process_` are those that every Prometheus client uses.
+//! Process and disk metrics of this node. Names that begin with `process_` are those of every Prometheus client.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,72 +7,72 @@ use std::time::Duration;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::server::App;
-use crate::server::routes::metrics::families::{Families, Labels};
+use super::families::{Labels, MetricFamilies};
+use crate::server::app::App;
 
-/// How long the disk may take to say how full it is; then the scrape goes without.
-const DISK_PATIENCE: Duration = Duration::from_millis(500);
-/// Files looked at to see how much they take: far more than there are.
+/// Maximum time to measure the disk. After that, the scrape goes without it.
+const DISK_USAGE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Maximum number of files measured: far more than there are.
 const FILES_MAX: usize = 10_000;
 
-/// What is on the disk, in bytes.
+/// Disk usage in bytes.
 #[derive(Debug, Default)]
-struct Disk {
+struct DiskUsage {
     log: u64,
     snapshots: u64,
     free: Option<u64>,
     size: Option<u64>,
 }
 
-pub async fn tell(app: &App, out: &mut Families) {
+pub async fn collect(app: &App, out: &mut MetricFamilies) {
     process(out);
     let data_dir = app.data_dir.clone();
     // One at a time: on a disk that hangs, scrapes must not pile up.
-    let look = match std::sync::Arc::clone(&app.looking_at_disk).try_acquire_owned() {
-        Ok(turn) => Some(tokio::task::spawn_blocking(move || {
-            let disk = look(&data_dir);
-            drop(turn);
+    let measurement = match std::sync::Arc::clone(&app.disk_usage_permit).try_acquire_owned() {
+        Ok(permit) => Some(tokio::task::spawn_blocking(move || {
+            let disk = measure_disk(&data_dir);
+            drop(permit);
             disk
         })),
         Err(_) => None,
     };
-    let disk = match look {
-        Some(look) => match tokio::time::timeout(DISK_PATIENCE, look).await {
+    let disk = match measurement {
+        Some(measurement) => match tokio::time::timeout(DISK_USAGE_TIMEOUT, measurement).await {
             Ok(Ok(disk)) => Some(disk),
             Ok(Err(_)) | Err(_) => None,
         },
         None => None,
     };
-    let told = |value: Option<u64>| {
+    let sample = |value: Option<u64>| {
         let value = value.map(|value| (Labels::new(), value as f64));
         value.into_iter().collect()
     };
     out.gauges(
         "triarch_log_bytes",
         "What the log takes on disk.",
-        told(disk.as_ref().map(|disk| disk.log)),
+        sample(disk.as_ref().map(|disk| disk.log)),
     );
     out.gauges(
         "triarch_snapshot_bytes",
         "What snapshots take on disk, one that is written or received included.",
-        told(disk.as_ref().map(|disk| disk.snapshots)),
+        sample(disk.as_ref().map(|disk| disk.snapshots)),
     );
     out.gauges(
         "triarch_disk_free_bytes",
         "What can still be written to the file system of the data directory.",
-        told(disk.as_ref().and_then(|disk| disk.free)),
+        sample(disk.as_ref().and_then(|disk| disk.free)),
     );
     out.gauges(
         "triarch_disk_size_bytes",
         "The size of the file system of the data directory.",
-        told(disk.as_ref().and_then(|disk| disk.size)),
+        sample(disk.as_ref().and_then(|disk| disk.size)),
     );
 }
 
-fn look(data_dir: &Path) -> Disk {
+fn measure_disk(data_dir: &Path) -> DiskUsage {
     let space = statvfs(data_dir).ok();
     let bytes = |blocks: u64, fragment: u64| blocks.saturating_mul(fragment);
-    Disk {
+    DiskUsage {
         log: bytes_below(&data_dir.join("log")),
         snapshots: bytes_below(&data_dir.join("snapshots")),
         free: space
@@ -84,7 +84,7 @@ fn look(data_dir: &Path) -> Disk {
     }
 }
 
-/// What the files below a directory take. Those that vanish meanwhile count as nothing.
+/// Size of the files below a directory. A file that vanishes in the meantime counts as nothing.
 fn bytes_below(directory: &Path) -> u64 {
     let mut open: Vec<PathBuf> = vec![directory.to_path_buf()];
     let (mut bytes, mut files) = (0_u64, 0);
@@ -107,8 +107,8 @@ fn bytes_below(directory: &Path) -> u64 {
     bytes
 }
 
-fn process(out: &mut Families) {
-    let told = |value: Option<f64>| {
+fn process(out: &mut MetricFamilies) {
+    let sample = |value: Option<f64>| {
         let value = value.map(|value| (Labels::new(), value));
         value.into_iter().collect::<Vec<_>>()
     };
@@ -119,7 +119,7 @@ fn process(out: &mut Families) {
     out.gauges(
         "process_resident_memory_bytes",
         "Memory of this process that is in use.",
-        told(resident.zip(page).map(|(pages, page)| pages * page)),
+        sample(resident.zip(page).map(|(pages, page)| pages * page)),
     );
     let ticks = unit(SysconfVar::CLK_TCK);
     // Fields are counted from behind the name, which may contain anything: the state is the first.
@@ -133,7 +133,7 @@ fn process(out: &mut Families) {
     out.counters(
         "process_cpu_seconds",
         "Processor time that this process has used.",
-        told(cpu.map(|((user, system), ticks)| (user + system) / ticks)),
+        sample(cpu.map(|((user, system), ticks)| (user + system) / ticks)),
     );
     let booted = fs::read_to_string("/proc/stat").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("btime "))?;
@@ -143,16 +143,16 @@ fn process(out: &mut Families) {
     out.gauges(
         "process_start_time_seconds",
         "When this process started, in Unix time.",
-        told(started.map(|((since_boot, ticks), booted)| booted + since_boot / ticks)),
+        sample(started.map(|((since_boot, ticks), booted)| booted + since_boot / ticks)),
     );
     let open = fs::read_dir("/proc/self/fd").ok();
     out.gauges(
         "process_open_fds",
         "Open file descriptors.",
-        told(open.map(|entries| entries.count() as f64)),
+        sample(open.map(|entries| entries.count() as f64)),
     );
     let limits = fs::read_to_string("/proc/self/limits").ok();
-    let most = limits.and_then(|text| {
+    let max = limits.and_then(|text| {
         let line = text
             .lines()
             .find_map(|line| line.strip_prefix("Max open files"))?;
@@ -161,6 +161,6 @@ fn process(out: &mut Families) {
     out.gauges(
         "process_max_fds",
         "The most file descriptors that may be open.",
-        told(most),
+        sample(max),
     );
 }

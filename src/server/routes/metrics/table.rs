@@ -1,18 +1,18 @@
-//! What is in this node's table, and what the leader's decisions came to.
+//! Metrics of this node's table, and counters of the leader's decisions.
 
 use triarch_table::Table;
 use triarch_table::records::job::Counts;
 use triarch_table::types::state::{TaskState, WorkerState};
 
+use super::families::{Labels, MetricFamilies};
 use crate::leader_counters::{Expiry, Judged};
-use crate::server::App;
-use crate::server::routes::metrics::families::{Families, Labels};
+use crate::server::app::App;
 
-/// Queues that are told by name; the rest is told together.
-const QUEUES_TOLD_MAX: usize = 200;
-/// The name under which the rest is told. A queue that is really called so is always among them.
+/// Maximum number of queues listed by name. The rest is aggregated.
+const QUEUES_LISTED_MAX: usize = 200;
+/// The name under which the rest is listed. A queue that is really called so is always among them.
 const OTHERS: &str = "(others)";
-/// States of tasks that are told by queue.
+/// Task states exposed per queue.
 const QUEUE_STATES: [TaskState; 5] = [
     TaskState::Waiting,
     TaskState::Delayed,
@@ -21,14 +21,14 @@ const QUEUE_STATES: [TaskState; 5] = [
     TaskState::Failed,
 ];
 
-/// What is told of one queue.
+/// Exposed values of one queue.
 #[derive(Debug, Clone, Copy, Default)]
-struct Seen {
+struct QueueStats {
     states: [u64; QUEUE_STATES.len()],
     oldest_ms: u64,
 }
 
-impl Seen {
+impl QueueStats {
     fn of(counts: &Counts, oldest_ms: u64) -> Self {
         Self {
             states: QUEUE_STATES.map(|state| counts.of(state)),
@@ -48,10 +48,10 @@ impl Seen {
     }
 }
 
-pub fn tell(app: &App, out: &mut Families) {
+pub fn collect(app: &App, out: &mut MetricFamilies) {
     let now_ms = app.clock.now_ms();
     let table = app.table.read();
-    let told = queues(&table, now_ms);
+    let queue_stats = queues(&table, now_ms);
     let counts = *table.counts();
     let workers = WorkerState::ALL.map(|state| (state, table.workers_in(state)));
     let (jobs, schedules) = (table.jobs_len(), table.schedules_len());
@@ -87,8 +87,8 @@ pub fn tell(app: &App, out: &mut Families) {
         bytes as f64,
     );
     out.gauge("triarch_queues", "Queues.", queues as f64);
-    let tasks = told.iter().flat_map(|(name, seen)| {
-        let states = QUEUE_STATES.iter().zip(seen.states);
+    let tasks = queue_stats.iter().flat_map(|(name, stats)| {
+        let states = QUEUE_STATES.iter().zip(stats.states);
         states.map(move |(of, count)| {
             let labels = vec![("queue", name.clone()), ("state", of.as_str().to_owned())];
             (labels, count as f64)
@@ -99,8 +99,8 @@ pub fn tell(app: &App, out: &mut Families) {
         "Tasks of a queue that are not finished, or failed, by state. Only the 200 fullest queues are told by name, the rest together as (others).",
         tasks.collect(),
     );
-    let oldest = told.iter().map(|(name, seen)| {
-        let age_s = seen.oldest_ms as f64 / 1e3;
+    let oldest = queue_stats.iter().map(|(name, stats)| {
+        let age_s = stats.oldest_ms as f64 / 1e3;
         (vec![("queue", name.clone())], age_s)
     });
     out.gauges(
@@ -112,42 +112,42 @@ pub fn tell(app: &App, out: &mut Families) {
 }
 
 /// The fullest queues by name, and the rest together.
-fn queues(table: &Table, now_ms: u64) -> Vec<(String, Seen)> {
+fn queues(table: &Table, now_ms: u64) -> Vec<(String, QueueStats)> {
     let age = |since_ms: u64| now_ms.saturating_sub(since_ms);
-    let all: Vec<(&str, Seen)> = table
+    let all: Vec<(&str, QueueStats)> = table
         .queues()
         .map(|queue| {
             let oldest_ms = queue.oldest_ready_ms.map_or(0, age);
-            (queue.name, Seen::of(&queue.counts, oldest_ms))
+            (queue.name, QueueStats::of(&queue.counts, oldest_ms))
         })
         .collect();
-    told(all)
+    fullest(all)
 }
 
-fn told(all: Vec<(&str, Seen)>) -> Vec<(String, Seen)> {
+fn fullest(all: Vec<(&str, QueueStats)>) -> Vec<(String, QueueStats)> {
     let (mut named, mut rest): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|(name, _)| *name != OTHERS);
-    if named.len() > QUEUES_TOLD_MAX {
+    if named.len() > QUEUES_LISTED_MAX {
         // Of two that are as full the one whose name comes first, so that it is always the same.
-        named.select_nth_unstable_by(QUEUES_TOLD_MAX, |(a, seen_a), (b, seen_b)| {
-            seen_b.total().cmp(&seen_a.total()).then(a.cmp(b))
+        named.select_nth_unstable_by(QUEUES_LISTED_MAX, |(a, stats_a), (b, stats_b)| {
+            stats_b.total().cmp(&stats_a.total()).then(a.cmp(b))
         });
-        rest.extend(named.split_off(QUEUES_TOLD_MAX));
+        rest.extend(named.split_off(QUEUES_LISTED_MAX));
         named.sort_unstable_by_key(|(name, _)| *name);
     }
     if !rest.is_empty() {
-        let mut together = Seen::default();
-        rest.iter().for_each(|(_, seen)| together.add(seen));
+        let mut together = QueueStats::default();
+        rest.iter().for_each(|(_, stats)| together.add(stats));
         named.push((OTHERS, together));
     }
     named
         .into_iter()
-        .map(|(name, seen)| (name.to_owned(), seen))
+        .map(|(name, stats)| (name.to_owned(), stats))
         .collect()
 }
 
 /// Counted where they are made, by the leader.
-fn decisions(app: &App, out: &mut Families) {
+fn decisions(app: &App, out: &mut MetricFamilies) {
     let tally = &app.table.tally;
     out.counter(
         "triarch_jobs_submitted",
@@ -217,29 +217,29 @@ fn decisions(app: &App, out: &mut Families) {
 mod tests {
     use super::*;
 
-    fn seen(queued: u64, oldest_ms: u64) -> Seen {
-        Seen {
+    fn stats(queued: u64, oldest_ms: u64) -> QueueStats {
+        QueueStats {
             states: [0, 0, queued, 0, 0],
             oldest_ms,
         }
     }
 
     #[test]
-    fn the_fullest_queues_are_told_by_name_and_the_rest_together() {
-        let names: Vec<String> = (0..QUEUES_TOLD_MAX + 3)
+    fn the_fullest_queues_are_listed_by_name_and_the_rest_as_one() {
+        let names: Vec<String> = (0..QUEUES_LISTED_MAX + 3)
             .map(|nth| format!("q{nth:04}"))
             .collect();
-        let mut all: Vec<(&str, Seen)> = names
+        let mut all: Vec<(&str, QueueStats)> = names
             .iter()
-            .map(|name| (name.as_str(), seen(7, 1)))
+            .map(|name| (name.as_str(), stats(7, 1)))
             .collect();
-        all[0].1 = seen(1, 90);
-        all[1].1 = seen(2, 10);
-        all[QUEUES_TOLD_MAX + 2].1 = seen(900, 5);
-        all.push((OTHERS, seen(1_000, 3)));
-        let told = told(all);
-        assert_eq!(told.len(), QUEUES_TOLD_MAX + 1);
-        let (last, together) = told.last().expect("some");
+        all[0].1 = stats(1, 90);
+        all[1].1 = stats(2, 10);
+        all[QUEUES_LISTED_MAX + 2].1 = stats(900, 5);
+        all.push((OTHERS, stats(1_000, 3)));
+        let listed = fullest(all);
+        assert_eq!(listed.len(), QUEUES_LISTED_MAX + 1);
+        let (last, together) = listed.last().expect("some");
         assert_eq!(last, OTHERS);
         // The two emptiest, one of many that are as full as others, and the one that is called so.
         assert_eq!(
@@ -247,19 +247,21 @@ mod tests {
             (1 + 2 + 7 + 1_000, 90)
         );
         assert!(
-            told.iter()
-                .any(|(name, _)| *name == names[QUEUES_TOLD_MAX + 2])
+            listed
+                .iter()
+                .any(|(name, _)| *name == names[QUEUES_LISTED_MAX + 2])
         );
         assert!(
-            told.iter()
-                .all(|(name, _)| *name != names[QUEUES_TOLD_MAX + 1])
+            listed
+                .iter()
+                .all(|(name, _)| *name != names[QUEUES_LISTED_MAX + 1])
         );
     }
 
     #[test]
-    fn few_queues_are_all_told_by_name() {
-        let told = told(vec![("a", seen(0, 0)), ("b", seen(1, 1))]);
-        let names: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
+    fn all_queues_are_listed_by_name_below_the_bound() {
+        let listed = fullest(vec![("a", stats(0, 0)), ("b", stats(1, 1))]);
+        let names: Vec<&str> = listed.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
     }
 }

@@ -1,18 +1,20 @@
-//! What clients ask about workers, and say of them.
+//! Administration of workers by clients: show, list, drain, pause and resume.
 
 use axum::extract::{Path, RawQuery, State};
 use triarch_sdk::wire;
 use triarch_table::records::worker::{Worker, WorkerLife};
-use triarch_table::types::state::WorkerState;
 use triarch_table::{Command, WorkerId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::server::App;
-use crate::server::protocol::json::{Bare, NoQuery, Query};
-use crate::server::protocol::problem::{Code, Failure, Problem};
-use crate::server::protocol::response::{Answer, ReadIndex};
-use crate::server::routes::workers::protocol::worker_id;
+use super::protocol::worker_id;
+use crate::server::app::App;
+use crate::server::protocol::handler_error::HandlerError;
+use crate::server::protocol::problem::{Code, Problem};
+use crate::server::protocol::query::Query;
+use crate::server::protocol::response::ApiResponse;
+use crate::server::routes::extractors::{NoQuery, PathOnly, ReadIndex};
+use crate::server::routes::present;
 
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -31,10 +33,14 @@ pub fn routes() -> OpenApiRouter<App> {
     params(("id" = String, Path, description = "The worker's id")),
     responses((status = 200, description = "The worker as it is now", body = wire::Worker))
 )]
-async fn drain(State(app): State<App>, Path(id): Path<String>, _: Bare) -> Result<Answer, Failure> {
+async fn drain(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    _: PathOnly,
+) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
-    let (index, _) = app.change(&Command::DrainWorker { worker: id }).await?;
-    answer(&app, index, id)
+    let (index, _) = app.propose(&Command::DrainWorker { worker: id }).await?;
+    worker_response(&app, index, id)
 }
 
 /// Has a worker get nothing more and keep what it runs, until it is resumed.
@@ -45,10 +51,14 @@ async fn drain(State(app): State<App>, Path(id): Path<String>, _: Bare) -> Resul
     params(("id" = String, Path, description = "The worker's id")),
     responses((status = 200, description = "The worker as it is now", body = wire::Worker))
 )]
-async fn pause(State(app): State<App>, Path(id): Path<String>, _: Bare) -> Result<Answer, Failure> {
+async fn pause(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    _: PathOnly,
+) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
-    let (index, _) = app.change(&Command::PauseWorker { worker: id }).await?;
-    answer(&app, index, id)
+    let (index, _) = app.propose(&Command::PauseWorker { worker: id }).await?;
+    worker_response(&app, index, id)
 }
 
 /// Ends a worker's pause or quarantine: it gets work again.
@@ -62,11 +72,11 @@ async fn pause(State(app): State<App>, Path(id): Path<String>, _: Bare) -> Resul
 async fn resume(
     State(app): State<App>,
     Path(id): Path<String>,
-    _: Bare,
-) -> Result<Answer, Failure> {
+    _: PathOnly,
+) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
-    let (index, _) = app.change(&Command::ResumeWorker { worker: id }).await?;
-    answer(&app, index, id)
+    let (index, _) = app.propose(&Command::ResumeWorker { worker: id }).await?;
+    worker_response(&app, index, id)
 }
 
 /// A worker.
@@ -82,8 +92,8 @@ async fn show(
     Path(id): Path<String>,
     _: NoQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
-    answer(&app, index, worker_id(&id)?)
+) -> Result<ApiResponse, HandlerError> {
+    worker_response(&app, index, worker_id(&id)?)
 }
 
 /// One page of workers.
@@ -98,9 +108,12 @@ async fn list(
     State(app): State<App>,
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
-) -> Result<Answer, Failure> {
-    let query = Query::read(query.as_deref(), &["state", "limit", "after"])?;
-    let state = query.text("state").map(worker_state).transpose()?;
+) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(query.as_deref(), &["state", "limit", "after"])?;
+    let state = query
+        .text("state")
+        .map(present::parse_worker_state)
+        .transpose()?;
     let after: Option<WorkerId> = query.parsed("after", "a worker's id, as given in \"next\"")?;
     let limit = query.limit()?;
     let table = app.table.read();
@@ -118,12 +131,12 @@ async fn list(
         .map(|worker| worker.id.to_string());
     let workers = found
         .into_iter()
-        .map(|worker| present(&app, worker, table.running_on(worker.id)))
+        .map(|worker| worker_to_wire(&app, worker, table.running_on(worker.id)))
         .collect();
-    Answer::shown(&table, index, &wire::WorkerList { workers, next })
+    ApiResponse::from_table(&table, index, &wire::WorkerList { workers, next })
 }
 
-fn answer(app: &App, index: u64, id: WorkerId) -> Result<Answer, Failure> {
+fn worker_response(app: &App, index: u64, id: WorkerId) -> Result<ApiResponse, HandlerError> {
     let table = app.table.read();
     let worker = table.worker(id).ok_or_else(|| {
         Problem::new(
@@ -131,38 +144,17 @@ fn answer(app: &App, index: u64, id: WorkerId) -> Result<Answer, Failure> {
             format!("there is no worker {id}; gone workers are kept for a bounded time"),
         )
     })?;
-    Answer::shown(&table, index, &present(app, worker, table.running_on(id)))
+    ApiResponse::from_table(
+        &table,
+        index,
+        &worker_to_wire(app, worker, table.running_on(id)),
+    )
 }
 
-fn worker_state(text: &str) -> Result<WorkerState, Problem> {
-    WorkerState::ALL
-        .into_iter()
-        .find(|state| state.as_str() == text)
-        .ok_or_else(|| {
-            let known: Vec<&str> = WorkerState::ALL
-                .iter()
-                .map(|state| state.as_str())
-                .collect();
-            Problem::invalid("state", format!("must be one of {}", known.join(", ")))
-        })
-}
-
-pub fn present_state(state: WorkerState) -> wire::WorkerState {
-    match state {
-        WorkerState::Live => wire::WorkerState::Live,
-        WorkerState::Paused => wire::WorkerState::Paused,
-        WorkerState::Quarantined => wire::WorkerState::Quarantined,
-        WorkerState::Probation => wire::WorkerState::Probation,
-        WorkerState::Draining => wire::WorkerState::Draining,
-        WorkerState::Lost => wire::WorkerState::Lost,
-        WorkerState::Left => wire::WorkerState::Left,
-    }
-}
-
-fn present(app: &App, worker: &Worker, running: u32) -> wire::Worker {
-    let state = present_state(worker.state());
+fn worker_to_wire(app: &App, worker: &Worker, running: u32) -> wire::Worker {
+    let state = present::worker_state(worker.state());
     let present = worker.state().is_present();
-    let seen = app
+    let contact = app
         .lead
         .borrow()
         .as_ref()
@@ -190,12 +182,12 @@ fn present(app: &App, worker: &Worker, running: u32) -> wire::Worker {
         running,
         labels: worker.profile.labels.clone(),
         resources: worker.profile.resources.clone(),
-        load: seen.and_then(|(_, load)| load).map(|load| wire::Load {
+        load: contact.and_then(|(_, load)| load).map(|load| wire::Load {
             cpu: load.cpu,
             mem_mb: load.mem_mb,
         }),
         registered_at: Some(wire::Timestamp::from_unix_ms(worker.registered_ms)),
-        silent_ms: seen
+        silent_ms: contact
             .map(|(heard, _)| u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX)),
     }
 }

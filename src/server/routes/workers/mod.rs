@@ -4,5 +4,5 @@ mod admin;
 mod protocol;
 mod results;
 
-pub use admin::{present_state, routes as client_routes};
-pub use protocol::{lead, routes as worker_routes, turn, worker_id};
+pub use admin::routes as client_routes;
+pub use protocol::{routes as worker_routes, worker_call_error, worker_id};

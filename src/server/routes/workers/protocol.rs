@@ -1,7 +1,6 @@
-//! What workers ask for themselves: the leader answers, others redirect.
+//! Worker protocol: register, poll, heartbeat, report and leave. The leader answers; a follower redirects.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{Path, State};
@@ -13,23 +12,26 @@ use triarch_table::{Command, Token, WorkerId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::results::{RESULTS_MAX, accept};
+use super::results::{RESULTS_MAX, record_results};
 use crate::leader::Lead;
 use crate::leader::leader_state::{Load, Progress};
 use crate::leader::worker_calls::{Running, Turned};
+use crate::server::app::App;
+use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
-use crate::server::protocol::json::NoQuery;
-use crate::server::protocol::problem::{Code, Failure, Problem};
-use crate::server::protocol::response::{Answer, RequestId};
-use crate::server::routes::tasks::raw;
-use crate::server::{App, WAIT_MS_MAX};
+use crate::server::protocol::problem::{Code, Problem};
+use crate::server::protocol::query::WAIT_MS_MAX;
+use crate::server::protocol::response::ApiResponse;
+use crate::server::protocol::validate;
+use crate::server::routes::extractors::{NoQuery, RequestId};
+use crate::server::routes::present;
 
-/// Bounds on one registration and one visit.
+/// Bounds on one registration and one poll.
 const SLOTS_MAX: u32 = 10_000;
 const SUBSCRIPTIONS_MAX: usize = 10_000;
 const NOTE_BYTES_MAX: usize = 1_000;
-/// Longest that a poll keeps the verdicts on results it brought, waiting for new work to answer with.
-const VERDICT_WAIT_MAX: Duration = Duration::from_millis(50);
+/// Maximum time that a poll delays the verdicts on its results to wait for new leases.
+const VERDICT_DELAY_MAX: Duration = Duration::from_millis(50);
 
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -53,9 +55,9 @@ async fn register(
     _: NoQuery,
     RequestId(request_id): RequestId,
     body: Bytes,
-) -> Result<Answer, Failure> {
-    let worker: wire::Register = json::json(&body)?;
-    json::name("name", &worker.name)?;
+) -> Result<ApiResponse, HandlerError> {
+    let worker: wire::Register = json::parse(&body)?;
+    validate::name("name", &worker.name)?;
     for (field, names) in [("queues", &worker.queues), ("kinds", &worker.kinds)] {
         if names.is_empty() || names.len() > SUBSCRIPTIONS_MAX {
             return Err(Problem::invalid(
@@ -65,21 +67,21 @@ async fn register(
             .into());
         }
         for (name, position) in names.iter().zip(0..) {
-            json::name(&format!("{field}[{position}]"), name)?;
+            validate::name(&format!("{field}[{position}]"), name)?;
         }
     }
     if worker.slots == 0 || worker.slots > SLOTS_MAX {
         return Err(Problem::invalid("slots", format!("must be from 1 to {SLOTS_MAX}")).into());
     }
     for (name, value) in &worker.labels {
-        json::name("labels", name)?;
-        json::bounded_text(&format!("labels.{name}"), value)?;
+        validate::name("labels", name)?;
+        validate::bounded_text(&format!("labels.{name}"), value)?;
     }
     for name in worker.resources.keys() {
-        json::name("resources", name)?;
+        validate::name("resources", name)?;
     }
     let (index, reply) = app
-        .change_first(&Command::RegisterWorker(RegisterWorker {
+        .propose_priority(&Command::RegisterWorker(RegisterWorker {
             request_id,
             name: worker.name,
             queues: worker.queues,
@@ -90,17 +92,17 @@ async fn register(
         }))
         .await?;
     let Reply::Registered { worker } = reply else {
-        return Err(app.unexpected(&reply));
+        return Err(app.unexpected_reply(&reply));
     };
-    if let Ok(lead) = lead(&app) {
+    if let Ok(lead) = app.leader_term() {
         lead.desk.lock().heard(worker, Instant::now());
     }
-    Answer::created(
+    ApiResponse::created(
         index,
         &wire::Registered {
             id: worker.to_string(),
-            heartbeat_ms: app.timing.heartbeat_ms,
-            lease_ms: app.timing.lease_ms,
+            heartbeat_ms: app.lease_timing.heartbeat_ms,
+            lease_ms: app.lease_timing.lease_ms,
         },
     )
 }
@@ -119,15 +121,15 @@ async fn poll(
     Path(id): Path<String>,
     _: NoQuery,
     body: Bytes,
-) -> Result<Answer, Failure> {
+) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
-    let poll: wire::Poll = json::json_or_default(&body)?;
-    let lead = lead(&app)?;
-    let mut running = poll.running.map(read_running).transpose()?;
+    let poll: wire::Poll = json::parse_or_default(&body)?;
+    let lead = app.leader_term()?;
+    let mut running = poll.running.map(parse_running).transpose()?;
     let ended: Vec<Running> = poll.results.iter().map(Running::ended).collect();
     let verdicts = match poll.results.is_empty() {
         true => Vec::new(),
-        false => match accept_for_more(&app, &lead, id, poll.results, poll.max).await {
+        false => match record_results_before_lease(&app, &lead, id, poll.results, poll.max).await {
             Ok(verdicts) => verdicts,
             Err(refused) => {
                 // It is alive whatever becomes of its results, and so are the attempts it will tell of again. That it may be
@@ -140,10 +142,10 @@ async fn poll(
     };
     if let Some(running) = &mut running {
         // What is told as ended has its verdict, and is neither running nor lost, even if the worker names it as both.
-        let told: HashSet<(&str, Token)> = ended.iter().map(Running::key).collect();
-        running.retain(|attempt| !told.contains(&attempt.key()));
+        let ended_keys: HashSet<(&str, Token)> = ended.iter().map(Running::key).collect();
+        running.retain(|attempt| !ended_keys.contains(&attempt.key()));
     }
-    let visit = Visit {
+    let request = PollRequest {
         worker: id,
         max: poll.max.min(SLOTS_MAX),
         wait: Duration::from_millis(poll.wait_ms),
@@ -151,7 +153,7 @@ async fn poll(
         running,
         ended,
     };
-    let mut answer = match visit.end(&app, &lead).await {
+    let mut answer = match request.run(&app, &lead).await {
         Ok(answer) => answer,
         // Its results count, whatever became of the rest: that it is lost, or this leader no more, it hears when it asks next.
         Err(_) if !verdicts.is_empty() => wire::PollAnswer {
@@ -161,28 +163,28 @@ async fn poll(
             lost: Vec::new(),
             drain: false,
         },
-        Err(turned) => return Err(turned),
+        Err(error) => return Err(error),
     };
     answer.results = verdicts;
-    Answer::ok(app.node.applied_index(), &answer)
+    ApiResponse::ok(app.node.applied_index(), &answer)
 }
 
-/// Proposes results of a worker that wants more: if there is any, it is leased in the results' own entry.
-async fn accept_for_more(
+/// Proposes results of a worker that asks for more work, which is then leased in the same log entry if there is any.
+async fn record_results_before_lease(
     app: &App,
     lead: &Lead,
     worker: WorkerId,
     results: Vec<wire::TaskResult>,
     wanted: u32,
-) -> Result<Vec<wire::Verdict>, Failure> {
+) -> Result<Vec<wire::Verdict>, HandlerError> {
     let returning = lead.returning(worker, wanted.min(SLOTS_MAX));
-    let (_, verdicts) = accept(app, worker, results).await?;
+    let (_, verdicts) = record_results(app, worker, results).await?;
     drop(returning);
     Ok(verdicts)
 }
 
 /// A poll whose results, if it brought any, have their verdicts.
-struct Visit {
+struct PollRequest {
     worker: WorkerId,
     max: u32,
     wait: Duration,
@@ -193,38 +195,39 @@ struct Visit {
     ended: Vec<Running>,
 }
 
-impl Visit {
-    /// Takes the worker's word for what it runs, and waits for leases.
-    async fn end(mut self, app: &App, lead: &Lead) -> Result<wire::PollAnswer, Failure> {
+impl PollRequest {
+    /// Long poll: confirms what the worker runs, and waits for leases.
+    async fn run(mut self, app: &App, lead: &Lead) -> Result<wire::PollAnswer, HandlerError> {
         let id = self.worker;
-        let orders = lead
+        let directives = lead
             .heartbeat(id, self.running.as_deref().unwrap_or_default(), None)
-            .map_err(|turned| turn(turned, id))?;
+            .map_err(|error| worker_call_error(error, id))?;
         if let Some(running) = &mut self.running {
             // The worker knows of these: one whose result was refused is not handed out to it again.
             running.extend(self.ended);
         }
         // Someone who is to stop something must know now; someone who brings results, soon: long enough for a grant.
-        let urgent = !orders.cancel.is_empty() || !orders.lost.is_empty() || orders.drain;
-        let patience = match (urgent, self.brings_results) {
+        let urgent =
+            !directives.cancel.is_empty() || !directives.lost.is_empty() || directives.drain;
+        let wait_max = match (urgent, self.brings_results) {
             (true, _) => Duration::ZERO,
-            (false, true) => VERDICT_WAIT_MAX,
+            (false, true) => VERDICT_DELAY_MAX,
             (false, false) => Duration::from_millis(WAIT_MS_MAX),
         };
-        let wait = self.wait.min(patience);
+        let wait = self.wait.min(wait_max);
         let leases = tokio::select! {
-            leases = lead.poll(id, self.max, wait, self.running.as_deref()) => leases.map_err(|turned| turn(turned, id))?,
-            () = app.stopping.cancelled() => return Err(Failure::NotLeader),
+            leases = lead.poll(id, self.max, wait, self.running.as_deref()) => leases.map_err(|error| worker_call_error(error, id))?,
+            () = app.shutdown.cancelled() => return Err(HandlerError::NotLeader),
         };
         Ok(wire::PollAnswer {
             tasks: leases
                 .into_iter()
-                .filter_map(|lease| leased(app, lease))
+                .filter_map(|lease| leased_task(app, lease))
                 .collect(),
             results: Vec::new(),
-            cancel: orders.cancel,
-            lost: orders.lost,
-            drain: orders.drain,
+            cancel: directives.cancel,
+            lost: directives.lost,
+            drain: directives.drain,
         })
     }
 }
@@ -243,10 +246,10 @@ async fn heartbeat(
     Path(id): Path<String>,
     _: NoQuery,
     body: Bytes,
-) -> Result<Answer, Failure> {
+) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
-    let heartbeat: wire::Heartbeat = json::json_or_default(&body)?;
-    let running = read_running(heartbeat.running)?;
+    let heartbeat: wire::Heartbeat = json::parse_or_default(&body)?;
+    let running = parse_running(heartbeat.running)?;
     let cpu = heartbeat.load.and_then(|load| load.cpu);
     if cpu.is_some_and(|cpu| !(0.0..=1.0).contains(&cpu)) {
         return Err(Problem::invalid("load.cpu", "must be from 0 to 1").into());
@@ -255,16 +258,17 @@ async fn heartbeat(
         cpu: load.cpu,
         mem_mb: load.mem_mb,
     });
-    let orders = lead(&app)?
+    let directives = app
+        .leader_term()?
         .heartbeat(id, &running, load)
-        .map_err(|turned| turn(turned, id))?;
-    Answer::ok(
+        .map_err(|error| worker_call_error(error, id))?;
+    ApiResponse::ok(
         app.node.applied_index(),
         &wire::HeartbeatAnswer {
-            cancel: orders.cancel,
-            lost: orders.lost,
-            drain: orders.drain,
-            heartbeat_ms: Some(orders.heartbeat_ms),
+            cancel: directives.cancel,
+            lost: directives.lost,
+            drain: directives.drain,
+            heartbeat_ms: Some(directives.heartbeat_ms),
         },
     )
 }
@@ -283,14 +287,14 @@ async fn report(
     Path(id): Path<String>,
     _: NoQuery,
     body: Bytes,
-) -> Result<Answer, Failure> {
+) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
-    let report: wire::Report = json::json(&body)?;
+    let report: wire::Report = json::parse(&body)?;
     if report.results.is_empty() {
         return Err(Problem::invalid("results", "must hold at least one result").into());
     }
-    let (index, results) = accept(&app, id, report.results).await?;
-    Answer::ok(index, &wire::ReportAnswer { results })
+    let (index, results) = record_results(&app, id, report.results).await?;
+    ApiResponse::ok(index, &wire::ReportAnswer { results })
 }
 
 /// A worker leaves; its leases go back at once. For workers: a follower redirects.
@@ -305,18 +309,18 @@ async fn leave(
     State(app): State<App>,
     Path(id): Path<String>,
     _: NoQuery,
-) -> Result<Answer, Failure> {
+) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
     let (index, reply) = app
-        .change_first(&Command::LeaveWorker { worker: id })
+        .propose_priority(&Command::LeaveWorker { worker: id })
         .await?;
     let Reply::Done { tasks } = reply else {
-        return Err(app.unexpected(&reply));
+        return Err(app.unexpected_reply(&reply));
     };
-    if let Ok(lead) = lead(&app) {
+    if let Ok(lead) = app.leader_term() {
         lead.desk.lock().dismiss(id);
     }
-    Answer::ok(
+    ApiResponse::ok(
         index,
         &wire::LeaveAnswer {
             id: id.to_string(),
@@ -325,12 +329,8 @@ async fn leave(
     )
 }
 
-pub fn lead(app: &App) -> Result<Arc<Lead>, Failure> {
-    app.lead.borrow().clone().ok_or(Failure::NotLeader)
-}
-
 pub fn worker_id(text: &str) -> Result<WorkerId, Problem> {
-    json::id("worker", text).map_err(|_| {
+    validate::parse_id("worker", text).map_err(|_| {
         Problem::new(
             Code::UnknownWorker,
             "the path names no worker of this cluster: register, and use the id you are given",
@@ -354,8 +354,9 @@ impl Running {
     }
 }
 
-pub fn turn(turned: Turned, id: WorkerId) -> Failure {
-    match turned {
+/// Error of a worker call that the leader refused.
+pub fn worker_call_error(error: Turned, id: WorkerId) -> HandlerError {
+    match error {
         Turned::UnknownWorker => Problem::new(
             Code::UnknownWorker,
             format!(
@@ -363,11 +364,11 @@ pub fn turn(turned: Turned, id: WorkerId) -> Failure {
             ),
         )
         .into(),
-        Turned::TermOver => Failure::NotLeader,
+        Turned::TermOver => HandlerError::NotLeader,
     }
 }
 
-fn read_running(running: Vec<wire::RunningTask>) -> Result<Vec<Running>, Problem> {
+fn parse_running(running: Vec<wire::RunningTask>) -> Result<Vec<Running>, Problem> {
     if running.len() > RESULTS_MAX {
         return Err(Problem::invalid(
             "running",
@@ -398,12 +399,12 @@ fn read_running(running: Vec<wire::RunningTask>) -> Result<Vec<Running>, Problem
                     format!("is over the bound of {NOTE_BYTES_MAX} bytes"),
                 ));
             }
-            let said = attempt.progress.is_some() || attempt.note.is_some();
+            let has_progress = attempt.progress.is_some() || attempt.note.is_some();
             Ok(Running {
                 task: attempt.task.parse().ok(),
                 spelled: attempt.task,
                 token: Token(attempt.token),
-                progress: said.then_some(Progress {
+                progress: has_progress.then_some(Progress {
                     progress: attempt.progress,
                     note: attempt.note,
                 }),
@@ -412,8 +413,8 @@ fn read_running(running: Vec<wire::RunningTask>) -> Result<Vec<Running>, Problem
         .collect()
 }
 
-/// A lease as its worker is given it; nothing if it has ended meanwhile.
-fn leased(app: &App, lease: Lease) -> Option<wire::LeasedTask> {
+/// A lease in the form of the wire. None if it has ended in the meantime.
+fn leased_task(app: &App, lease: Lease) -> Option<wire::LeasedTask> {
     let table = app.table.read();
     let task = table
         .task(lease.task)
@@ -422,18 +423,21 @@ fn leased(app: &App, lease: Lease) -> Option<wire::LeasedTask> {
         id: task.id.to_string(),
         job: task.job.to_string(),
         kind: task.kind().to_string(),
-        payload: raw(task.payload()),
+        payload: present::raw_json(task.payload()),
         inputs: task
             .after()
             .iter()
             .filter_map(|&first| {
                 let first = table.task(first)?;
-                Some((first.key()?.to_string(), raw(first.result()?)?))
+                Some((
+                    first.key()?.to_string(),
+                    present::raw_json(first.result()?)?,
+                ))
             })
             .collect(),
         attempt: lease.attempt,
         token: lease.token.0,
-        lease_ms: app.timing.lease_ms,
+        lease_ms: app.lease_timing.lease_ms,
         timeout_ms: task.spec.policy.timeout_ms,
     })
 }

@@ -1,4 +1,4 @@
-//! Results that workers bring: proposed as one command, judged one by one.
+//! Results of attempts: proposed as one command, with a verdict on each.
 
 use bytes::Bytes;
 use triarch_sdk::wire;
@@ -8,18 +8,19 @@ use triarch_table::types::state::TaskState;
 use triarch_table::{Command, TaskId, Token, WorkerId};
 
 use crate::leader_counters::Judged;
-use crate::server::App;
-use crate::server::protocol::problem::{Code, Failure, Problem};
+use crate::server::app::App;
+use crate::server::protocol::handler_error::HandlerError;
+use crate::server::protocol::problem::{Code, Problem};
 
-/// The most results in one request, and attempts that are named as running.
+/// Maximum number of results in one request, and of attempts named as running.
 pub const RESULTS_MAX: usize = 10_000;
 
 /// Proposes results. A text that is no task's id, or one result over its bound, costs only that result.
-pub async fn accept(
+pub async fn record_results(
     app: &App,
     worker: WorkerId,
     results: Vec<wire::TaskResult>,
-) -> Result<(u64, Vec<wire::Verdict>), Failure> {
+) -> Result<(u64, Vec<wire::Verdict>), HandlerError> {
     if results.len() > RESULTS_MAX {
         return Err(Problem::new(
             Code::PayloadTooLarge,
@@ -29,7 +30,7 @@ pub async fn accept(
     }
     let mut verdicts: Vec<wire::Verdict> = Vec::with_capacity(results.len());
     let mut reports: Vec<TaskReport> = Vec::with_capacity(results.len());
-    let mut places: Vec<usize> = Vec::with_capacity(results.len());
+    let mut positions: Vec<usize> = Vec::with_capacity(results.len());
     for result in results {
         let refused = match result.task.parse::<TaskId>() {
             Err(_) => {
@@ -42,7 +43,7 @@ pub async fn accept(
                     Some(code)
                 }
                 Ok(outcome) => {
-                    places.push(verdicts.len());
+                    positions.push(verdicts.len());
                     reports.push(TaskReport {
                         task,
                         token: Token(result.token),
@@ -66,13 +67,13 @@ pub async fn accept(
         results: reports,
     };
     let (index, reply) = match may_bring_work(app) {
-        true => app.change_first_inviting(&report).await?,
-        false => app.change_first(&report).await?,
+        true => app.propose_priority_with_piggyback(&report).await?,
+        false => app.propose_priority(&report).await?,
     };
     let Reply::Reported { verdicts: judged } = reply else {
-        return Err(app.unexpected(&reply));
+        return Err(app.unexpected_reply(&reply));
     };
-    for (place, verdict) in places.into_iter().zip(judged) {
+    for (position, verdict) in positions.into_iter().zip(judged) {
         let judged = match verdict {
             Verdict::Accepted => Judged::Accepted,
             Verdict::StaleToken => Judged::StaleToken,
@@ -86,8 +87,8 @@ pub async fn accept(
                 Some(judged.as_str())
             }
         };
-        verdicts[place].accepted = code.is_none();
-        verdicts[place].code = code.map(str::to_string);
+        verdicts[position].accepted = code.is_none();
+        verdicts[position].code = code.map(str::to_string);
     }
     Ok((index, verdicts))
 }

@@ -4,11 +4,12 @@ use std::path::Path;
 use serde_json::Value;
 use triarch_sdk::wire::ProblemCode;
 
-use super::{Code, complete, operations};
-use crate::server::{for_anyone, for_clients, for_workers};
+use super::{client_routes, local_routes, worker_routes};
+use crate::server::protocol::problem::Code;
+use crate::server::routes::openapi::{complete, operations};
 
 fn document() -> Value {
-    let all = for_anyone().merge(for_clients()).merge(for_workers());
+    let all = local_routes().merge(client_routes()).merge(worker_routes());
     serde_json::to_value(complete(all.into_openapi())).expect("plain")
 }
 
@@ -32,7 +33,7 @@ fn every_route_is_documented() {
     // A route that is made by `routes!` carries its description along; there is no other way to make one.
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server");
     for (path, text) in sources(&directory) {
-        if path.ends_with("openapi/tests.rs") {
+        if path.ends_with("router/tests.rs") {
             continue;
         }
         for undocumented in [
@@ -54,9 +55,9 @@ fn every_route_is_documented() {
 fn every_operation_says_what_it_takes_and_gives() {
     let document = document();
     let mut ids = BTreeSet::new();
-    let mut all = for_anyone()
-        .merge(for_clients())
-        .merge(for_workers())
+    let mut all = local_routes()
+        .merge(client_routes())
+        .merge(worker_routes())
         .into_openapi();
     let mut count = 0;
     for (path, item) in &mut all.paths.paths {

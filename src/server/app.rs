@@ -1,0 +1,167 @@
+//! Application state shared by all handlers: the node, its table, its term of leadership, and the bounds on concurrency.
+
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use triarch_raft::Committed;
+use triarch_table::{Command, Reply};
+
+use super::http::admission::AdmissionControl;
+use super::http::request_metrics::RequestMetrics;
+use super::protocol::handler_error::HandlerError;
+use crate::leader::clock::SteadyClock;
+use crate::leader::leader_state::LeaseTiming;
+use crate::leader::{Lead, TableNode};
+use crate::state_machine::{SharedTable, encode};
+
+/// Maximum number of event streams open at once on one node.
+pub const EVENT_STREAMS_MAX: usize = 1_000;
+
+/// Bounds on one request.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestLimits {
+    /// Maximum size of a body.
+    pub body_bytes_max: usize,
+    /// Maximum time for a body to arrive.
+    pub body_timeout: Duration,
+    /// Maximum size of one task's payload, and of one result or error.
+    pub payload_bytes_max: usize,
+    /// Maximum number of tasks in one request.
+    pub tasks_max: usize,
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 16 << 20,
+            body_timeout: Duration::from_secs(60),
+            payload_bytes_max: 1 << 20,
+            tasks_max: 10_000,
+        }
+    }
+}
+
+/// Handle to the application state. Each layer of each request holds one; a clone costs one reference count.
+#[derive(Clone)]
+pub struct App(Arc<AppState>);
+
+/// State behind [`App`].
+pub struct AppState {
+    /// This node's id.
+    pub node_id: u64,
+    /// Consensus.
+    pub node: TableNode,
+    /// The table as applied on this node.
+    pub table: Arc<SharedTable>,
+    /// This node's present term of leadership, if it leads.
+    pub lead: watch::Receiver<Option<Arc<Lead>>>,
+    /// The cluster's clock as this node knows it.
+    pub clock: Arc<SteadyClock>,
+    /// HTTP client for requests that are forwarded to the leader.
+    pub forward_client: reqwest::Client,
+    /// Lease and heartbeat intervals of workers.
+    pub lease_timing: LeaseTiming,
+    /// Bounds on one request.
+    pub limits: RequestLimits,
+    /// One permit for each event stream.
+    pub event_streams: Arc<Semaphore>,
+    /// Single permit for computing a digest of the whole table.
+    pub digest_permit: Arc<Semaphore>,
+    /// Single permit for writing a backup.
+    pub backup_permit: Arc<Semaphore>,
+    /// Single permit for measuring the disk.
+    pub disk_usage_permit: Arc<Semaphore>,
+    /// Admission control for client requests.
+    pub admission: Arc<AdmissionControl>,
+    /// Request and connection metrics.
+    pub request_metrics: Arc<RequestMetrics>,
+    /// Directory of the log and the snapshots.
+    pub data_dir: Arc<Path>,
+    /// Cancelled when this node begins to shut down.
+    pub shutdown: CancellationToken,
+}
+
+impl Deref for App {
+    type Target = AppState;
+
+    fn deref(&self) -> &AppState {
+        &self.0
+    }
+}
+
+impl App {
+    /// Shares this state.
+    pub fn new(state: AppState) -> Self {
+        Self(Arc::new(state))
+    }
+
+    /// Proposes a command. Returns the table's reply and the log index it was applied at.
+    pub async fn propose(&self, command: &Command) -> Result<(u64, Reply), HandlerError> {
+        accepted(self.node.propose(encode(command)).await?)
+    }
+
+    /// As [`App::propose`]; the leader may piggyback grants on the command's entry.
+    pub async fn propose_with_piggyback(
+        &self,
+        command: &Command,
+    ) -> Result<(u64, Reply), HandlerError> {
+        accepted(self.node.propose_inviting(encode(command)).await?)
+    }
+
+    /// As [`App::propose`], ahead of queued client commands: for what a worker reports of its leases and itself.
+    pub async fn propose_priority(&self, command: &Command) -> Result<(u64, Reply), HandlerError> {
+        accepted(self.node.propose_first(encode(command)).await?)
+    }
+
+    /// As [`App::propose_priority`]; the leader may piggyback grants on the command's entry.
+    pub async fn propose_priority_with_piggyback(
+        &self,
+        command: &Command,
+    ) -> Result<(u64, Reply), HandlerError> {
+        accepted(self.node.propose_first_inviting(encode(command)).await?)
+    }
+
+    /// Logs a reply that belongs to another command (a bug) and returns an error of unknown outcome.
+    pub fn unexpected_reply(&self, reply: &Reply) -> HandlerError {
+        tracing::error!(?reply, "a command was answered by another command's reply");
+        HandlerError::OutcomeUnknown("the answer could not be understood".into())
+    }
+
+    /// This node's term of leadership.
+    ///
+    /// # Errors
+    ///
+    /// [`HandlerError::NotLeader`] if this node does not lead.
+    pub fn leader_term(&self) -> Result<Arc<Lead>, HandlerError> {
+        self.lead.borrow().clone().ok_or(HandlerError::NotLeader)
+    }
+
+    /// Waits for `event`, at most for `timeout`, and not beyond the beginning of shutdown.
+    pub async fn wait_at_most(&self, timeout: Duration, event: impl Future<Output = ()>) {
+        tokio::select! {
+            () = event => {}
+            () = tokio::time::sleep(timeout) => {}
+            () = self.shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// Turns a refusal of the table into an error.
+fn accepted(committed: Committed<Reply>) -> Result<(u64, Reply), HandlerError> {
+    match committed.reply {
+        Reply::Refused(refusal) => Err(refusal.into()),
+        reply @ (Reply::Submitted { .. }
+        | Reply::Staged { .. }
+        | Reply::Registered { .. }
+        | Reply::Granted { .. }
+        | Reply::Reported { .. }
+        | Reply::Done { .. }
+        | Reply::SchedulePut { .. }
+        | Reply::Restoring { .. }
+        | Reply::Restored { .. }) => Ok((committed.index, reply)),
+    }
+}

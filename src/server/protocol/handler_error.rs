@@ -1,0 +1,108 @@
+//! Errors of handlers: a problem for the client, or a hint for the leader proxy that the request may be retried elsewhere.
+
+use axum::response::{IntoResponse, Response};
+use triarch_raft::{ChangeError, ProposeError, ReadError};
+use triarch_table::command::reply::Refusal;
+
+use super::problem::{Code, Problem};
+
+/// Error of a handler.
+#[derive(Debug)]
+pub enum HandlerError {
+    /// For the client.
+    Problem(Problem),
+    /// Not executed: this node does not lead (any more).
+    NotLeader,
+    /// May have been executed. A retry with the same request id is safe.
+    OutcomeUnknown(String),
+}
+
+impl From<Problem> for HandlerError {
+    fn from(problem: Problem) -> Self {
+        HandlerError::Problem(problem)
+    }
+}
+
+impl From<ProposeError> for HandlerError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader { .. } => HandlerError::NotLeader,
+            ProposeError::Unknown(why) => HandlerError::OutcomeUnknown(why),
+            ProposeError::Overloaded => HandlerError::Problem(Problem::new(
+                Code::RateLimited,
+                "this cluster has more writes waiting than it takes; nothing was done, retry after a moment",
+            )),
+            ProposeError::TooLarge { .. } => {
+                HandlerError::Problem(Problem::new(Code::PayloadTooLarge, error.to_string()))
+            }
+            ProposeError::DiskLow(why) => HandlerError::Problem(Problem::disk_low(format!(
+                "{why}. Nothing was done; reads and heartbeats go on, and writes are taken again once there is room"
+            ))),
+            ProposeError::StorageFailed(why) => {
+                HandlerError::Problem(Problem::new(Code::StorageFailed, why))
+            }
+            ProposeError::ShuttingDown => HandlerError::NotLeader,
+        }
+    }
+}
+
+impl From<ReadError> for HandlerError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NotLeader { .. } | ReadError::NoQuorum | ReadError::ShuttingDown => {
+                HandlerError::NotLeader
+            }
+            ReadError::StorageFailed(why) => {
+                HandlerError::Problem(Problem::new(Code::StorageFailed, why))
+            }
+        }
+    }
+}
+
+impl From<ChangeError> for HandlerError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::NotLeader { .. } => HandlerError::NotLeader,
+            ChangeError::Refused(why) => HandlerError::Problem(Problem::new(Code::Conflict, why)),
+            ChangeError::UnknownNode(id) => HandlerError::Problem(Problem::new(
+                Code::NotFound,
+                format!("node {id} is not in the cluster"),
+            )),
+            ChangeError::Unknown(why) => HandlerError::Problem(Problem::new(Code::Timeout, why)),
+        }
+    }
+}
+
+impl From<Refusal> for HandlerError {
+    fn from(refusal: Refusal) -> Self {
+        HandlerError::Problem(refusal.into())
+    }
+}
+
+/// Extension of a response that the leader proxy may replace by retrying the request.
+#[derive(Clone)]
+pub enum Retryable {
+    /// Not executed.
+    NotExecuted,
+    /// May have been executed, with the reason for the doubt.
+    OutcomeUnknown(String),
+}
+
+impl IntoResponse for HandlerError {
+    fn into_response(self) -> Response {
+        let (retryable, problem) = match self {
+            HandlerError::Problem(problem) => return problem.into_response(),
+            HandlerError::NotLeader => (
+                Retryable::NotExecuted,
+                Problem::no_leader("this node does not lead any more"),
+            ),
+            HandlerError::OutcomeUnknown(why) => (
+                Retryable::OutcomeUnknown(why.clone()),
+                Problem::new(Code::Timeout, why),
+            ),
+        };
+        let mut response = problem.into_response();
+        response.extensions_mut().insert(retryable);
+        response
+    }
+}

@@ -1,0 +1,44 @@
+//! Validation of ids, names and texts in requests.
+
+use std::str::FromStr;
+
+use super::problem::{Code, Problem};
+
+/// Maximum length of an id, name or key, in bytes.
+pub const NAME_BYTES_MAX: usize = 200;
+
+/// Parses an id from a path. A text that cannot be an id names nothing: not found.
+pub fn parse_id<T: FromStr>(what: &str, text: &str) -> Result<T, Problem> {
+    text.parse().map_err(|_| {
+        let shown: String = text.chars().take(NAME_BYTES_MAX).collect();
+        Problem::new(Code::NotFound, format!("there is no {what} \"{shown}\""))
+    })
+}
+
+/// Checks a name, key or the like: not empty, bounded, no control characters.
+pub fn name(field: &str, text: &str) -> Result<(), Problem> {
+    if text.is_empty() {
+        return Err(Problem::invalid(field, "must not be empty"));
+    }
+    bounded_text(field, text)
+}
+
+/// As [`name`], but may be empty.
+pub fn bounded_text(field: &str, text: &str) -> Result<(), Problem> {
+    if text.len() > NAME_BYTES_MAX {
+        return Err(Problem::invalid(
+            field,
+            format!(
+                "is {} bytes long, the bound is {NAME_BYTES_MAX}",
+                text.len()
+            ),
+        ));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Problem::invalid(
+            field,
+            "must not contain control characters",
+        ));
+    }
+    Ok(())
+}

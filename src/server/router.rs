@@ -1,0 +1,99 @@
+//! Router of the client interface: every route behind its middleware, and the OpenAPI document gathered from the routes.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use axum::http::{Method, Uri};
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::{Extension, Router};
+use utoipa_axum::router::OpenApiRouter;
+
+use super::app::App;
+use super::http::request_metrics;
+use super::leader_proxy;
+use super::protocol::problem::{self, Code, Problem};
+use super::routes::{
+    backup, bulk_tasks, cluster, events, health, jobs, metrics, openapi, queues, schedules,
+    task_explain, task_logs, task_wait, tasks, workers,
+};
+
+/// Routes of clients. A follower forwards them to the leader.
+fn client_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .merge(jobs::routes())
+        .merge(tasks::routes())
+        .merge(bulk_tasks::routes())
+        .merge(task_wait::routes())
+        .merge(task_explain::routes())
+        .merge(task_logs::client_routes())
+        .merge(queues::routes())
+        .merge(schedules::routes())
+        .merge(cluster::routes())
+        .merge(backup::client_routes())
+        .merge(workers::client_routes())
+}
+
+/// Routes of the worker protocol. A follower redirects them to the leader.
+fn worker_routes() -> OpenApiRouter<App> {
+    workers::worker_routes().merge(task_logs::worker_routes())
+}
+
+/// Routes that every node answers itself.
+fn local_routes() -> OpenApiRouter<App> {
+    openapi::routes()
+        .merge(events::routes())
+        .merge(backup::local_routes())
+        .merge(health::routes())
+        .merge(metrics::routes())
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    Problem::new(
+        Code::NotFound,
+        format!("there is no route {}; the API lives under /v1", uri.path()),
+    )
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
+    Problem::new(
+        Code::MethodNotAllowed,
+        format!("{} does not take {method}", uri.path()),
+    )
+}
+
+/// Builds the router.
+///
+/// # Errors
+///
+/// The OpenAPI document cannot be serialized.
+pub fn build(app: App) -> anyhow::Result<Router> {
+    let client_routes =
+        client_routes().route_layer(from_fn_with_state(app.clone(), leader_proxy::client));
+    let worker_routes =
+        worker_routes().route_layer(from_fn_with_state(app.clone(), leader_proxy::worker));
+    let without_body = from_fn_with_state(app.clone(), leader_proxy::without_body);
+    let (routes, description) = local_routes()
+        .route_layer(without_body.clone())
+        .merge(client_routes)
+        .merge(worker_routes)
+        .split_for_parts();
+    let document = openapi::serialize(&openapi::complete(description))
+        .context("the interface cannot be described")?;
+    Ok(routes
+        .layer(Extension(document))
+        .fallback(not_found.layer(without_body.clone()))
+        .method_not_allowed_fallback(method_not_allowed.layer(without_body))
+        // The leader proxy has bounded every body already, with a bound and an error of its own.
+        .layer(DefaultBodyLimit::disable())
+        .layer(map_response(problem::convert_framework_errors))
+        .layer(from_fn_with_state(
+            Arc::clone(&app.request_metrics),
+            request_metrics::record,
+        ))
+        .with_state(app))
+}
+
+#[cfg(test)]
+mod tests;

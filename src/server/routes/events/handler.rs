@@ -1,0 +1,126 @@
+//! Handler of `/v1/events`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use triarch_sdk::wire::{self, event};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::filter::Filter;
+use super::stream::{EventStream, position_gone};
+use crate::feed::Position;
+use crate::server::app::{App, EVENT_STREAMS_MAX};
+use crate::server::protocol::handler_error::HandlerError;
+use crate::server::protocol::headers::INDEX;
+use crate::server::protocol::problem::{Code, Problem};
+use crate::server::protocol::query::Query;
+
+/// Maximum wait for a position that this node has not applied yet.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(follow))
+}
+
+/// What happens, in the order of the log, as server-sent events. Every node tells the same under the same ids.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "events",
+    params(wire::EventsQuery),
+    responses((status = 200, description = "Messages without end; the data of each is an event", body = wire::Event, content_type = "text/event-stream"))
+)]
+async fn follow(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, HandlerError> {
+    let query = Query::parse(
+        query.as_deref(),
+        &["queue", "job", "task", "state", "type", "after"],
+    )?;
+    if query.text("consistency").is_some() {
+        return Err(Problem::invalid(
+            "consistency",
+            "every node tells what it has applied itself; there is nothing to choose",
+        )
+        .into());
+    }
+    let filter = Filter::read(&query)?;
+    let asked = requested_position(&query, &headers)?;
+    let permit = Arc::clone(&app.event_streams).try_acquire_owned().map_err(|_| {
+        Problem::new(
+            Code::Unavailable,
+            format!("{EVENT_STREAMS_MAX} readers follow this node's events already; ask another node"),
+        )
+    })?;
+    let after = match asked {
+        Some(asked) => {
+            wait_until_applied(&app, asked).await?;
+            asked
+        }
+        // A node that still catches up would tell of things long past.
+        None => Position::whole(
+            app.table
+                .feed
+                .last_index()
+                .max(app.node.status().commit_index),
+        ),
+    };
+    app.table.feed.read(after).map_err(position_gone)?;
+    let index = app.table.feed.last_index();
+    let stream = EventStream::new(app, filter, after, permit);
+    let mut response = Response::new(Body::from_stream(stream.messages()));
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(event::CONTENT_TYPE),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(INDEX, HeaderValue::from(index));
+    Ok(response)
+}
+
+/// Position to continue at. The header wins: a reader that reconnects repeats its URL, but the header is newer.
+fn requested_position(query: &Query, headers: &HeaderMap) -> Result<Option<Position>, Problem> {
+    let header = headers
+        .get(event::LAST_EVENT_ID)
+        .filter(|given| !given.is_empty());
+    let (field, given) = match (header, query.text("after")) {
+        (Some(given), _) => (event::LAST_EVENT_ID, given.to_str().unwrap_or_default()),
+        (None, Some(given)) => ("after", given),
+        (None, None) => return Ok(None),
+    };
+    given.parse().map(Some).map_err(|_| {
+        Problem::invalid(
+            field,
+            "must be the id of an event, as 42.3, or a log index, as 42",
+        )
+    })
+}
+
+/// Waits until this node has applied what the reader saw on another node.
+async fn wait_until_applied(app: &App, asked: Position) -> Result<(), HandlerError> {
+    if asked.index() <= app.table.feed.last_index() {
+        return Ok(());
+    }
+    let reached = app.node.wait_applied(asked.index(), CATCH_UP_TIMEOUT).await;
+    reached
+        .map(|_| ())
+        .map_err(|error| match HandlerError::from(error) {
+            HandlerError::Problem(problem) => HandlerError::Problem(problem),
+            HandlerError::NotLeader | HandlerError::OutcomeUnknown(_) => {
+                HandlerError::Problem(Problem::new(
+                    Code::Timeout,
+                    format!(
+                        "this node has not come to {asked} in time; retry, or ask another node"
+                    ),
+                ))
+            }
+        })
+}

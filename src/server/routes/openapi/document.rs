@@ -1,0 +1,190 @@
+//! What holds for many operations alike, added to the document that was gathered from the routes: refusals and headers.
+
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::schema::{KnownFormat, Object, SchemaFormat};
+use utoipa::openapi::{
+    ContentBuilder, HeaderBuilder, Info, License, ObjectBuilder, OpenApi, Ref, RefOr, Required,
+    ResponseBuilder, Schema, Type,
+};
+
+use crate::server::protocol::headers::{INDEX, MIN_INDEX, REQUEST_ID};
+use crate::server::protocol::problem::{Code, PROBLEM_JSON};
+use crate::server::protocol::validate::NAME_BYTES_MAX;
+
+/// Completes what was gathered from the routes.
+pub fn complete(mut gathered: OpenApi) -> OpenApi {
+    gathered.info = Info::new("Triarch", env!("CARGO_PKG_VERSION"));
+    gathered.info.description = Some(
+        "A replicated task master. Every node takes every request: one that does not lead forwards what a client asks, and \
+         redirects what a worker asks for itself."
+            .into(),
+    );
+    gathered.info.license = Some(License::new("Apache-2.0"));
+    gathered.servers = None;
+    for (path, item) in &mut gathered.paths.paths {
+        for (method, operation) in operations(item) {
+            complete_operation(path, method, operation);
+        }
+    }
+    let schemas = gathered.components.iter_mut();
+    let problem = schemas
+        .flat_map(|components| components.schemas.get_mut("Problem"))
+        .next();
+    if let Some(RefOr::T(Schema::Object(problem))) = problem {
+        let words = Code::ALL.iter().map(|code| code.as_str().into()).collect();
+        if let Some(RefOr::T(Schema::Object(code))) = problem.properties.get_mut("code") {
+            code.enum_values = Some(words);
+        }
+    }
+    gathered
+}
+
+/// The operations of a path, by method.
+pub fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    [
+        ("get", item.get.as_mut()),
+        ("put", item.put.as_mut()),
+        ("post", item.post.as_mut()),
+        ("delete", item.delete.as_mut()),
+        ("patch", item.patch.as_mut()),
+    ]
+    .into_iter()
+    .filter_map(|(method, operation)| Some((method, operation?)))
+}
+
+fn complete_operation(path: &str, method: &str, operation: &mut Operation) {
+    // Handlers are named within their file.
+    let tag = operation.tags.iter().flatten().next();
+    if let (Some(id), Some(tag)) = (&operation.operation_id, tag) {
+        operation.operation_id = Some(format!("{tag}_{id}"));
+    }
+    let parameters = operation.parameters.get_or_insert_default();
+    match headers(path, method) {
+        Headers::None => {}
+        Headers::Change => parameters.push(RefOr::T(header(
+            REQUEST_ID.as_str(),
+            "Names this change over all of its tries: the same id again is answered the same and done once.",
+            ObjectBuilder::new()
+                .schema_type(Type::String)
+                .min_length(Some(1))
+                .max_length(Some(NAME_BYTES_MAX))
+                .pattern(Some("^[!-~]+$"))
+                .build(),
+        ))),
+        Headers::Read => parameters.push(RefOr::T(header(
+            MIN_INDEX.as_str(),
+            "Answer when this log index has been applied, and not before.",
+            log_index(),
+        ))),
+    }
+    if headers(path, method) != Headers::None {
+        for (status, answer) in &mut operation.responses.responses {
+            if let (true, RefOr::T(answer)) = (status.starts_with('2'), answer) {
+                let index = HeaderBuilder::new()
+                    .schema(Some(log_index()))
+                    .description(Some("The log index that the answer stands for."))
+                    .build();
+                answer
+                    .headers
+                    .insert(INDEX.as_str().into(), RefOr::T(index));
+            }
+        }
+    }
+    let mut refusals: Vec<(String, Vec<Code>)> = Vec::new();
+    for code in codes(path, method) {
+        let status = code.status().as_u16().to_string();
+        match refusals.iter_mut().find(|(known, _)| *known == status) {
+            Some((_, codes)) => codes.push(code),
+            None => refusals.push((status, vec![code])),
+        }
+    }
+    for (status, codes) in refusals {
+        let words: Vec<String> = codes
+            .iter()
+            .map(|code| format!("`{}`: {}", code.as_str(), code.title()))
+            .collect();
+        let content = ContentBuilder::new()
+            .schema(Some(Ref::from_schema_name("Problem")))
+            .build();
+        let refusal = ResponseBuilder::new()
+            .description(words.join("; "))
+            .content(PROBLEM_JSON, content)
+            .build();
+        operation
+            .responses
+            .responses
+            .insert(status, RefOr::T(refusal));
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Headers {
+    None,
+    Read,
+    Change,
+}
+
+fn headers(path: &str, method: &str) -> Headers {
+    match method {
+        _ if !path.starts_with("/v1/") || path == "/v1/events" => Headers::None,
+        "get" => Headers::Read,
+        _ => Headers::Change,
+    }
+}
+
+fn header(name: &str, description: &str, schema: Object) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(description))
+        .schema(Some(schema))
+        .build()
+}
+
+fn log_index() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::UInt64)))
+        .minimum(Some(0))
+        .build()
+}
+
+/// What a route may refuse with.
+fn codes(path: &str, method: &str) -> Vec<Code> {
+    match path {
+        "/healthz" | "/openapi.json" => return Vec::new(),
+        "/metrics" => return vec![Code::Unavailable],
+        "/readyz" => return vec![Code::NoLeader],
+        "/v1/events" => {
+            return vec![
+                Code::InvalidRequest,
+                Code::PositionGone,
+                Code::Unavailable,
+                Code::Timeout,
+                Code::StorageFailed,
+            ];
+        }
+        _ => {}
+    }
+    let mut codes = vec![
+        Code::NotLeader,
+        Code::InvalidRequest,
+        Code::PayloadTooLarge,
+        Code::RateLimited,
+        Code::NoLeader,
+        Code::Timeout,
+        Code::StorageFailed,
+    ];
+    if method != "get" {
+        codes.extend([Code::Conflict, Code::AlreadyFinished, Code::QueueFull]);
+    }
+    // Whom to transfer to stands in the body.
+    if path.contains('{') || path == "/v1/cluster/transfer-leader" {
+        codes.push(Code::NotFound);
+    }
+    if path.starts_with("/v1/workers/") {
+        codes.push(Code::UnknownWorker);
+    }
+    codes
+}

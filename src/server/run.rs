@@ -1,0 +1,316 @@
+//! Life of one master process: start the node, serve connections, shut down in order.
+//!
+//! Two runtimes: `consensus` for everything that elections and commits wait for, `requests` for clients and workers.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use triarch_raft::{Checkpoint, Formation, HandOverReason, Leadership, NodeConfig};
+use triarch_table::Frozen;
+use triarch_table::snapshot::DIGEST_FORMAT;
+
+use super::app::{App, AppState, EVENT_STREAMS_MAX, RequestLimits};
+use super::http::admission::AdmissionControl;
+use super::http::listener;
+use super::http::request_metrics::RequestMetrics;
+use super::options::{ServerOptions, Timing};
+use super::router;
+use crate::leader::clock::SteadyClock;
+use crate::leader::leader_state::LeaseTiming;
+use crate::leader::{self, TableNode};
+use crate::state_machine::{SharedTable, TableMachine};
+
+/// Nice value of the request threads. With too few processors for both runtimes, requests may wait; a heartbeat between
+/// masters that waits costs an election.
+const REQUEST_THREADS_NICE: libc::c_int = 5;
+/// Maximum time for leadership to move to another node before the process ends anyway.
+const LEADERSHIP_TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum time for requests in progress to finish before the process ends anyway.
+const REQUEST_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs one master until a signal stops it or consensus fails. Builds its own runtimes.
+///
+/// # Errors
+///
+/// The node cannot be started.
+pub fn run(options: ServerOptions) -> anyhow::Result<ExitCode> {
+    let consensus = build_runtime("consensus", 2, None)?;
+    let requests = build_runtime(
+        "requests",
+        std::thread::available_parallelism()
+            .map_or(2, usize::from)
+            .max(2),
+        Some(REQUEST_THREADS_NICE),
+    )?;
+    let exit_code = requests.block_on(serve(options, consensus.handle().clone()));
+    // Nothing more can be waited for: what is acknowledged is on disk.
+    requests.shutdown_timeout(Duration::from_millis(100));
+    consensus.shutdown_timeout(Duration::from_millis(500));
+    exit_code
+}
+
+fn build_runtime(
+    name: &'static str,
+    threads: usize,
+    nice: Option<libc::c_int>,
+) -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .on_thread_start(move || {
+            let Some(nice) = nice else { return };
+            // SAFETY: the call takes no pointers. On Linux it sets the priority of this thread alone; one that stays as
+            // it is costs fairness, nothing else.
+            let _ = unsafe {
+                libc::setpriority(libc::PRIO_PROCESS, libc::gettid().cast_unsigned(), nice)
+            };
+        })
+        .enable_all()
+        .build()
+        .with_context(|| format!("cannot start the threads for {name}"))
+}
+
+async fn serve(options: ServerOptions, consensus: Handle) -> anyhow::Result<ExitCode> {
+    let listener = bind(&options.listen, &consensus).await?;
+    let replica = start_replica(&options, &consensus).await?;
+    let node = replica.node.clone();
+    let shutdown = CancellationToken::new();
+    let app = build_app(&options, replica, shutdown.clone())?;
+    let clients = serve_connections(&options, listener, app, &consensus)?;
+    tracing::info!(node = options.id, listen = %options.listen, data_dir = %options.data_dir.display(), "this master is up");
+
+    tokio::select! {
+        name = stop_signal() => {
+            tracing::info!(signal = name, "stopping: handing leadership over, then finishing what is in the middle");
+        }
+        why = consensus_failure(&node) => {
+            tracing::error!("this master cannot go on and stops: {why}");
+            eprintln!(
+                "triarch server: node {} cannot go on and stops: {why}",
+                options.id
+            );
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    shut_down(&node, &shutdown, clients).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn bind(listen: &str, consensus: &Handle) -> anyhow::Result<TcpListener> {
+    let address = listen.to_owned();
+    consensus
+        .spawn(async move { listener::bind(&address).await })
+        .await?
+        .with_context(|| {
+            format!("cannot listen on {listen}: is another process using that address? (choose another with --listen)")
+        })
+}
+
+/// This node's replica of the table: consensus, the table it drives, and the clock that stamps its commands.
+struct Replica {
+    node: TableNode,
+    table: Arc<SharedTable>,
+    clock: Arc<SteadyClock>,
+}
+
+/// Starts consensus over an empty table; snapshot and log bring it up to date.
+async fn start_replica(options: &ServerOptions, consensus: &Handle) -> anyhow::Result<Replica> {
+    let table = SharedTable::new(options.events_kept);
+    let config = node_config(options);
+    let clock = Arc::new(SteadyClock::new(Arc::clone(&config.peer_clocks)));
+    tokio::spawn(leader::clock::warn(Arc::clone(&clock)));
+    let (machine, checkpoints) = TableMachine::new(Arc::clone(&table), options.check_every);
+    let node = {
+        let clock = Arc::clone(&clock);
+        consensus
+            .spawn(async move {
+                TableNode::start(config, machine, Arc::new(move || clock.now_ms())).await
+            })
+            .await??
+    };
+    tokio::spawn(compute_digests(node.clone(), checkpoints));
+    Ok(Replica { node, table, clock })
+}
+
+fn node_config(options: &ServerOptions) -> NodeConfig {
+    let addr = options
+        .advertise
+        .clone()
+        .or_else(|| options.cluster.get(&options.id).cloned())
+        .unwrap_or_else(|| options.listen.clone());
+    let peers = if options.join.is_empty() {
+        Formation::Static(options.cluster.clone())
+    } else {
+        Formation::Join(options.join.clone())
+    };
+    let mut config = NodeConfig::new(options.id, addr, options.data_dir.clone(), peers);
+    if options.timing.heartbeat_ms >= Timing::WAN.heartbeat_ms {
+        // Heartbeats this long apart need the other deadlines longer too.
+        config.timing = triarch_raft::Timing::wide_area();
+    }
+    config.snapshot.entries = options.snapshot_entries;
+    // A follower that was away for a moment needs no snapshot.
+    config.snapshot.keep_entries = options.snapshot_entries / 4;
+    config.limits.queue_bytes_max = options.limits.proposal_queue_bytes_max();
+    config.disk_low_bytes = options.disk_low_bytes;
+    config.timing.heartbeat_ms = options.timing.heartbeat_ms;
+    config.timing.election_min_ms = options.timing.election_min_ms;
+    config.timing.election_max_ms = options.timing.election_max_ms;
+    config
+}
+
+/// Computes digests concurrently with applies, for consensus to compare.
+async fn compute_digests(node: TableNode, mut checkpoints: mpsc::Receiver<Frozen>) {
+    while let Some(frozen) = checkpoints.recv().await {
+        let compute = move || (frozen.last_index(), frozen.digest());
+        let computed = triarch_raft::low_priority::run("digest", compute).await;
+        if let Ok((index, digest)) = computed {
+            node.note_digest(Checkpoint {
+                index,
+                format: DIGEST_FORMAT,
+                digest,
+            });
+        }
+    }
+}
+
+/// Builds the application state, and starts following this node's leadership.
+fn build_app(
+    options: &ServerOptions,
+    replica: Replica,
+    shutdown: CancellationToken,
+) -> anyhow::Result<App> {
+    let Replica { node, table, clock } = replica;
+    let lease_timing = LeaseTiming {
+        heartbeat_ms: (options.lease_ms / 5).max(10),
+        lease_ms: options.lease_ms,
+    };
+    let forward_client = reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(1))
+        .pool_idle_timeout(Duration::from_secs(10))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+        .context("cannot make the HTTP client that forwards requests")?;
+    Ok(App::new(AppState {
+        node_id: options.id,
+        lead: leader::follow(
+            node.clone(),
+            Arc::clone(&table),
+            Arc::clone(&clock),
+            lease_timing,
+        ),
+        node,
+        table,
+        clock,
+        forward_client,
+        lease_timing,
+        limits: RequestLimits::default(),
+        event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
+        digest_permit: Arc::new(Semaphore::new(1)),
+        backup_permit: Arc::new(Semaphore::new(1)),
+        disk_usage_permit: Arc::new(Semaphore::new(1)),
+        admission: Arc::new(AdmissionControl::new(&options.limits)),
+        request_metrics: Arc::new(RequestMetrics::default()),
+        data_dir: options.data_dir.clone().into(),
+        shutdown,
+    }))
+}
+
+/// Accepts connections on the consensus runtime, and serves those of clients and workers on this one.
+fn serve_connections(
+    options: &ServerOptions,
+    listener: TcpListener,
+    app: App,
+    consensus: &Handle,
+) -> anyhow::Result<JoinHandle<()>> {
+    let connections_max = listener::client_connections_max(options.limits.connections_max);
+    let (hand_off, streams) = mpsc::channel(listener::HANDOFF_QUEUE_LEN);
+    let request_metrics = Arc::clone(&app.request_metrics);
+    let shutdown = app.shutdown.clone();
+    consensus.spawn(listener::accept(
+        listener,
+        app.node.routes(),
+        hand_off,
+        Arc::clone(&request_metrics),
+        CancellationToken::new(),
+    ));
+    Ok(tokio::spawn(listener::serve_clients(
+        streams,
+        router::build(app)?,
+        request_metrics,
+        connections_max,
+        shutdown,
+    )))
+}
+
+async fn stop_signal() -> &'static str {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// Waits until consensus has stopped for good. Returns the cause.
+async fn consensus_failure(node: &TableNode) -> String {
+    let mut failure = node.failure();
+    let why = failure
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .and_then(|why| why.clone());
+    why.unwrap_or_else(|| "consensus ended without saying why".into())
+}
+
+/// Hands leadership over, lets requests in progress finish, then stops consensus.
+async fn shut_down(node: &TableNode, shutdown: &CancellationToken, clients: JoinHandle<()>) {
+    hand_leadership_over(node).await;
+    shutdown.cancel();
+    if tokio::time::timeout(REQUEST_DRAIN_TIMEOUT, clients)
+        .await
+        .is_err()
+    {
+        tracing::warn!("some requests did not finish in time and are cut off");
+    }
+    node.shutdown().await;
+    tracing::info!("stopped");
+}
+
+async fn hand_leadership_over(node: &TableNode) {
+    if !matches!(&*node.leadership().borrow(), Leadership::Leading { .. })
+        || node.status().nodes.len() < 2
+    {
+        return;
+    }
+    let begun = Instant::now();
+    match tokio::time::timeout(
+        LEADERSHIP_TRANSFER_TIMEOUT,
+        node.transfer_leader(None, HandOverReason::Shutdown),
+    )
+    .await
+    {
+        Ok(Ok(())) => tracing::info!(
+            took_ms = begun.elapsed().as_millis(),
+            "leadership is handed over"
+        ),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "leadership could not be handed over; the others elect a leader when this one is gone");
+        }
+        // The others are stopping too, or out of reach: no reason to stay.
+        Err(_) => tracing::warn!("leadership was not taken over in time"),
+    }
+}
