@@ -22,7 +22,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use bytes::Bytes;
-use triarch_raft::{EntryView, Formation, Frozen, Node, NodeConfig, StateMachine};
+use triarch_raft::{BootstrapMode, EntryView, Frozen, Node, NodeConfig, StateMachine};
 
 const PORT: u16 = 27_100;
 
@@ -67,11 +67,11 @@ fn env_ms(name: &str, value: &mut u64) {
 
 async fn node(id: u64, dir: String) {
     let founding: BTreeMap<u64, String> = (1..=3).map(|id| (id, addr(id))).collect();
-    let mut config = NodeConfig::new(id, addr(id), dir, Formation::Static(founding));
+    let mut config = NodeConfig::new(id, addr(id), dir, BootstrapMode::Static(founding));
     env_ms("HEARTBEAT_MS", &mut config.timing.heartbeat_ms);
     env_ms("ELECTION_MIN_MS", &mut config.timing.election_min_ms);
     env_ms("ELECTION_MAX_MS", &mut config.timing.election_max_ms);
-    env_ms("WATCH_TURN_MS", &mut config.timing.watch_turn_ms);
+    env_ms("WATCH_TURN_MS", &mut config.timing.campaign_interval_ms);
     let mut in_flight = config.limits.entries_in_flight_max as u64;
     env_ms("ENTRIES_IN_FLIGHT", &mut in_flight);
     config.limits.entries_in_flight_max = in_flight as usize;

@@ -18,7 +18,7 @@ pub struct NodeConfig {
     /// Where the log, the vote and the snapshots are kept.
     pub data_dir: PathBuf,
     /// How this node comes to be part of a cluster, while it is not.
-    pub peers: Formation,
+    pub bootstrap: BootstrapMode,
     /// Heartbeats and elections.
     pub timing: Timing,
     /// When the log is cut.
@@ -37,13 +37,13 @@ impl NodeConfig {
         node_id: u64,
         addr: impl Into<String>,
         data_dir: impl Into<PathBuf>,
-        peers: Formation,
+        bootstrap: BootstrapMode,
     ) -> Self {
         NodeConfig {
             node_id,
             addr: addr.into(),
             data_dir: data_dir.into(),
-            peers,
+            bootstrap,
             timing: Timing::default(),
             snapshot: SnapshotPolicy::default(),
             limits: Limits::default(),
@@ -63,7 +63,7 @@ impl NodeConfig {
                 self.addr
             ));
         }
-        if let Formation::Static(members) = &self.peers {
+        if let BootstrapMode::Static(members) = &self.bootstrap {
             match members.get(&self.node_id) {
                 None => {
                     let ids: Vec<String> = members.keys().map(u64::to_string).collect();
@@ -110,7 +110,7 @@ fn is_host_port(addr: &str) -> bool {
 
 /// How a node on an empty directory becomes a member. Once it is one, the directory knows, and this is not looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Formation {
+pub enum BootstrapMode {
     /// The founding members, id to `host:port`, the same list on each. They form the cluster once all of them are up.
     Static(BTreeMap<u64, String>),
     /// Wait until the leader of an existing cluster adds this node. The addresses are only for telling the operator
@@ -141,7 +141,7 @@ pub struct Timing {
     /// Deadline for a follower to install a snapshot once it has all of it.
     pub snapshot_install_ms: u64,
     /// How often followers of a leader whose connections broke try to be elected, in turns.
-    pub watch_turn_ms: u64,
+    pub campaign_interval_ms: u64,
 }
 
 impl Default for Timing {
@@ -155,7 +155,7 @@ impl Default for Timing {
             append_ms: 2_000,
             snapshot_chunk_ms: 5_000,
             snapshot_install_ms: 300_000,
-            watch_turn_ms: 20,
+            campaign_interval_ms: 20,
         }
     }
 }
@@ -171,7 +171,7 @@ impl Timing {
             append_ms: 10_000,
             snapshot_chunk_ms: 30_000,
             snapshot_install_ms: 600_000,
-            watch_turn_ms: 100,
+            campaign_interval_ms: 100,
         }
     }
 
@@ -189,7 +189,7 @@ impl Timing {
             ("append_ms", self.append_ms),
             ("snapshot_chunk_ms", self.snapshot_chunk_ms),
             ("snapshot_install_ms", self.snapshot_install_ms),
-            ("watch_turn_ms", self.watch_turn_ms),
+            ("campaign_interval_ms", self.campaign_interval_ms),
         ];
         if let Some((name, _)) = all
             .iter()
@@ -323,7 +323,12 @@ mod tests {
         let members = (1..=3)
             .map(|id| (id, format!("127.0.0.1:{}", 7100 + id)))
             .collect();
-        NodeConfig::new(1, "127.0.0.1:7101", "unused", Formation::Static(members))
+        NodeConfig::new(
+            1,
+            "127.0.0.1:7101",
+            "unused",
+            BootstrapMode::Static(members),
+        )
     }
 
     #[test]
@@ -336,7 +341,7 @@ mod tests {
             ("not host:port", |c| c.addr = "7101".into()),
             ("its own address", |c| c.addr = "127.0.0.1:9".into()),
             ("two nodes", |c| {
-                if let Formation::Static(m) = &mut c.peers {
+                if let BootstrapMode::Static(m) = &mut c.bootstrap {
                     m.insert(2, "127.0.0.1:7101".into());
                 }
             }),

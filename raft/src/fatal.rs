@@ -7,13 +7,13 @@ use tokio::sync::watch;
 
 /// Cheap to clone; all clones share one flag.
 #[derive(Debug, Clone)]
-pub(crate) struct Failure {
+pub(crate) struct FatalErrorSignal {
     reason: Arc<watch::Sender<Option<String>>>,
 }
 
-impl Failure {
+impl FatalErrorSignal {
     pub(crate) fn new() -> Self {
-        Failure {
+        FatalErrorSignal {
             reason: Arc::new(watch::Sender::new(None)),
         }
     }

@@ -43,15 +43,15 @@ mod tasks;
 pub mod testing;
 mod types;
 
-pub use crate::leadership::change_reason::{CauseKind, HandOverReason};
-pub use crate::metrics::{Measures, ProposalRefusal};
+pub use crate::leadership::change_reason::{LeaderChangeKind, TransferReason};
+pub use crate::metrics::{ConsensusMetrics, ProposalRefusal};
 pub use crate::node::handle::Node;
 pub use crate::proposals::committed::Committed;
-pub use crate::proposals::piggyback::{Dispatcher, Rider};
+pub use crate::proposals::piggyback::{PiggybackDispatcher, PiggybackedCommand};
 pub use crate::state_machine::{EntryView, Frozen, StateMachine};
 pub use crate::storage::snapshot_store::WrittenSnapshot;
-pub use crate::tasks::divergence_check::{AgreementStatus, Checkpoint};
-pub use config::{Formation, Limits, NodeConfig, SnapshotPolicy, Timing};
+pub use crate::tasks::divergence_check::{Checkpoint, ConsistencyStatus};
+pub use config::{BootstrapMode, Limits, NodeConfig, SnapshotPolicy, Timing};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};
 pub use status::{
     DiskStatus, Leadership, NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status,

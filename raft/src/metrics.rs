@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use triarch_storage::{Histogram, LogMetrics};
 
 use crate::error::ProposeError;
-use crate::leadership::change_reason::CauseKind;
+use crate::leadership::change_reason::LeaderChangeKind;
 
 /// Upper bounds of buckets for the commands of one entry.
 const COMMAND_BOUNDS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
@@ -30,7 +30,7 @@ const BYTE_BOUNDS: &[u64] = &[
 
 /// See the module.
 #[derive(Debug)]
-pub struct Measures {
+pub struct ConsensusMetrics {
     /// What the log tells of its disk.
     pub log: Arc<LogMetrics>,
     /// Commands of each entry that this node proposed.
@@ -50,13 +50,13 @@ pub struct Measures {
     proposals_open: AtomicU64,
     refusals: [AtomicU64; ProposalRefusal::ALL.len()],
     campaigns: AtomicU64,
-    leader_changes: [AtomicU64; CauseKind::ALL.len()],
+    leader_changes: [AtomicU64; LeaderChangeKind::ALL.len()],
     leaderless: Mutex<Leaderless>,
 }
 
 #[derive(Debug)]
 struct Leaderless {
-    before: Duration,
+    total: Duration,
     since: Option<Instant>,
 }
 
@@ -119,9 +119,9 @@ impl From<&ProposeError> for ProposalRefusal {
     }
 }
 
-impl Measures {
+impl ConsensusMetrics {
     pub(crate) fn new(log: Arc<LogMetrics>) -> Self {
-        Measures {
+        ConsensusMetrics {
             log,
             entry_commands: Histogram::new(COMMAND_BOUNDS),
             entry_bytes: Histogram::new(BYTE_BOUNDS),
@@ -135,7 +135,7 @@ impl Measures {
             campaigns: AtomicU64::new(0),
             leader_changes: std::array::from_fn(|_| AtomicU64::new(0)),
             leaderless: Mutex::new(Leaderless {
-                before: Duration::ZERO,
+                total: Duration::ZERO,
                 since: Some(Instant::now()),
             }),
         }
@@ -157,21 +157,21 @@ impl Measures {
     }
 
     /// Changes of leadership that this node has seen, by what they came of.
-    pub fn leader_changes(&self, cause: CauseKind) -> u64 {
-        self.leader_changes[cause as usize].load(Ordering::Relaxed)
+    pub fn leader_changes(&self, kind: LeaderChangeKind) -> u64 {
+        self.leader_changes[kind as usize].load(Ordering::Relaxed)
     }
 
     /// How long this node has known of no leader, all such times together, the present one included.
     pub fn leaderless(&self) -> Duration {
         let leaderless = self.leaderless.lock();
-        leaderless.before
+        leaderless.total
             + leaderless
                 .since
                 .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Counts a proposal as open until the guard is dropped.
-    pub(crate) fn proposal(&self) -> OpenProposal<'_> {
+    pub(crate) fn open_proposal(&self) -> OpenProposal<'_> {
         self.proposals_open.fetch_add(1, Ordering::Relaxed);
         OpenProposal(&self.proposals_open)
     }
@@ -184,8 +184,8 @@ impl Measures {
         self.campaigns.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn leader_changed(&self, cause: CauseKind) {
-        self.leader_changes[cause as usize].fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn leader_changed(&self, kind: LeaderChangeKind) {
+        self.leader_changes[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A leader is known here from now on, or none is.
@@ -193,7 +193,7 @@ impl Measures {
         let mut leaderless = self.leaderless.lock();
         match (known, leaderless.since) {
             (true, Some(since)) => {
-                leaderless.before += since.elapsed();
+                leaderless.total += since.elapsed();
                 leaderless.since = None;
             }
             (false, None) => leaderless.since = Some(Instant::now()),
@@ -202,7 +202,7 @@ impl Measures {
     }
 }
 
-/// See [`Measures::proposal`].
+/// See [`ConsensusMetrics::open_proposal`].
 pub(crate) struct OpenProposal<'a>(&'a AtomicU64);
 
 impl Drop for OpenProposal<'_> {

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 
 /// Answers are believed for so long; monotonic clocks drift apart by less than a second a day.
-const BELIEVED: Duration = Duration::from_secs(600);
+const SAMPLE_MAX_AGE: Duration = Duration::from_secs(600);
 
 /// The other nodes' wall clocks, as far as they are known.
 #[derive(Debug, Default)]
 pub struct PeerClocks {
-    heard: Mutex<BTreeMap<u64, Heard>>,
+    samples: Mutex<BTreeMap<u64, ClockSample>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Heard {
+struct ClockSample {
     wall_us: u64,
     at: Instant,
 }
@@ -23,26 +23,26 @@ struct Heard {
 impl PeerClocks {
     /// What each of the other nodes' clocks says at `now`, Unix µs, by node.
     pub fn read(&self, now: Instant) -> BTreeMap<u64, u64> {
-        let heard = self.heard.lock();
-        let present = heard.iter().filter_map(|(id, heard)| {
-            let passed = now.saturating_duration_since(heard.at);
+        let samples = self.samples.lock();
+        let read = samples.iter().filter_map(|(id, sample)| {
+            let passed = now.saturating_duration_since(sample.at);
             let passed_us = u64::try_from(passed.as_micros()).ok()?;
-            (passed <= BELIEVED).then(|| (*id, heard.wall_us.saturating_add(passed_us)))
+            (passed <= SAMPLE_MAX_AGE).then(|| (*id, sample.wall_us.saturating_add(passed_us)))
         });
-        present.collect()
+        read.collect()
     }
 
     /// Node `id` said at `at` that it is `wall_us`.
-    pub fn note(&self, id: u64, wall_us: u64, at: Instant) {
-        self.heard.lock().insert(id, Heard { wall_us, at });
+    pub fn record(&self, id: u64, wall_us: u64, at: Instant) {
+        self.samples.lock().insert(id, ClockSample { wall_us, at });
     }
 
-    pub(crate) fn keep(&self, members: &[u64]) {
-        self.heard.lock().retain(|id, _| members.contains(id));
+    pub(crate) fn retain(&self, members: &[u64]) {
+        self.samples.lock().retain(|id, _| members.contains(id));
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.heard.lock().len()
+        self.samples.lock().len()
     }
 }
 
@@ -60,18 +60,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_was_heard_goes_on_and_is_forgotten_in_time() {
+    fn a_clock_sample_advances_with_monotonic_time_and_expires() {
         let clocks = PeerClocks::default();
         let at = Instant::now();
-        clocks.note(2, 1_000_000, at);
-        clocks.note(3, 5_000_000, at + Duration::from_secs(1));
+        clocks.record(2, 1_000_000, at);
+        clocks.record(3, 5_000_000, at + Duration::from_secs(1));
         let later = at + Duration::from_secs(3);
         assert_eq!(
             clocks.read(later),
             BTreeMap::from([(2, 4_000_000), (3, 7_000_000)])
         );
-        assert!(clocks.read(at + BELIEVED * 2).is_empty());
-        clocks.keep(&[3]);
+        assert!(clocks.read(at + SAMPLE_MAX_AGE * 2).is_empty());
+        clocks.retain(&[3]);
         assert_eq!(clocks.read(later).len(), 1);
     }
 }

@@ -172,8 +172,8 @@ mod tests {
         let clock = SteadyClock::new(Arc::clone(&peers));
         assert_eq!(clock.ahead_ms(), None);
         let behind = wall_us() - HOUR_US;
-        peers.note(2, behind, Instant::now());
-        peers.note(3, behind, Instant::now());
+        peers.record(2, behind, Instant::now());
+        peers.record(3, behind, Instant::now());
         let told = clock.now_ms() * 1_000;
         assert!(told < behind + HOUR_US / 2, "{told}");
         let ahead_ms = clock.ahead_ms().expect("two others are known");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use triarch_raft::{Committed, ProposeError, Rider};
+use triarch_raft::{Committed, PiggybackedCommand, ProposeError};
 use triarch_table::command::EndReason;
 use triarch_table::plan::{self, Plan};
 use triarch_table::{Command, Reply};
@@ -101,7 +101,7 @@ impl Lead {
 
     /// The decision that rides along with an entry that may bring work: if somebody waits for some, it is theirs in the same
     /// entry, and not a commit later. Nobody is asked to wait for it.
-    pub(super) fn rider(self: &Arc<Self>) -> Option<Rider<Reply>> {
+    pub(super) fn rider(self: &Arc<Self>) -> Option<PiggybackedCommand<Reply>> {
         let mut desk = self.desk.try_lock()?;
         let asks = desk.asks(ASKS_MAX);
         if asks.is_empty() {
@@ -122,7 +122,7 @@ impl Lead {
             // What it left over, and who was left without, meet in the next plan.
             lead.table.ready.notify_one();
         });
-        Some(Rider {
+        Some(PiggybackedCommand {
             command: encode(&Command::GrantNext { demands: asks }),
             outcome,
         })
@@ -152,7 +152,7 @@ async fn expire(lead: Arc<Lead>) {
             continue;
         }
         // What cannot be written cannot be decided. Whoever is overdue is found again once there is room.
-        if lead.node.refuses_writes().is_some() {
+        if lead.node.write_refusal().is_some() {
             continue;
         }
         let (mut overdue, unclaimed) = {

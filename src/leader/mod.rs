@@ -74,7 +74,7 @@ pub fn follow(
 ) -> watch::Receiver<Option<Arc<Lead>>> {
     let (publish, lead) = watch::channel::<Option<Arc<Lead>>>(None);
     let present = lead.clone();
-    node.dispatch_riders(Box::new(move |term| {
+    node.set_piggyback_dispatcher(Box::new(move |term| {
         let lead = present.borrow().clone();
         lead.filter(|lead| lead.term == term)?.rider()
     }));

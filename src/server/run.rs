@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use triarch_raft::{Checkpoint, Formation, HandOverReason, Leadership, NodeConfig};
+use triarch_raft::{BootstrapMode, Checkpoint, Leadership, NodeConfig, TransferReason};
 use triarch_table::Frozen;
 use triarch_table::snapshot::DIGEST_FORMAT;
 
@@ -147,9 +147,9 @@ fn node_config(options: &ServerOptions) -> NodeConfig {
         .or_else(|| options.cluster.get(&options.id).cloned())
         .unwrap_or_else(|| options.listen.clone());
     let peers = if options.join.is_empty() {
-        Formation::Static(options.cluster.clone())
+        BootstrapMode::Static(options.cluster.clone())
     } else {
-        Formation::Join(options.join.clone())
+        BootstrapMode::Join(options.join.clone())
     };
     let mut config = NodeConfig::new(options.id, addr, options.data_dir.clone(), peers);
     if options.timing.heartbeat_ms >= Timing::WAN.heartbeat_ms {
@@ -173,7 +173,7 @@ async fn compute_digests(node: TableNode, mut checkpoints: mpsc::Receiver<Frozen
         let compute = move || (frozen.last_index(), frozen.digest());
         let computed = triarch_raft::low_priority::run("digest", compute).await;
         if let Ok((index, digest)) = computed {
-            node.note_digest(Checkpoint {
+            node.record_digest(Checkpoint {
                 index,
                 format: DIGEST_FORMAT,
                 digest,
@@ -267,7 +267,7 @@ async fn stop_signal() -> &'static str {
 
 /// Waits until consensus has stopped for good. Returns the cause.
 async fn consensus_failure(node: &TableNode) -> String {
-    let mut failure = node.failure();
+    let mut failure = node.fatal_error();
     let why = failure
         .wait_for(Option::is_some)
         .await
@@ -299,7 +299,7 @@ async fn hand_leadership_over(node: &TableNode) {
     let begun = Instant::now();
     match tokio::time::timeout(
         LEADERSHIP_TRANSFER_TIMEOUT,
-        node.transfer_leader(None, HandOverReason::Shutdown),
+        node.transfer_leader(None, TransferReason::Shutdown),
     )
     .await
     {

@@ -15,12 +15,12 @@ use openraft::{OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::apply::snapshot_policy::Growth;
-use crate::apply::used_node_ids::UsedIds;
+use crate::apply::snapshot_policy::SnapshotTrigger;
+use crate::apply::used_node_ids::UsedNodeIds;
 use crate::config::SnapshotPolicy;
-use crate::fatal::Failure;
+use crate::fatal::FatalErrorSignal;
 use crate::low_priority;
-use crate::metrics::Measures;
+use crate::metrics::ConsensusMetrics;
 use crate::protocol::entry_format;
 use crate::state_machine::{EntryView, Frozen, StateMachine};
 use crate::storage::snapshot_store::{Snapshots, StoredSnapshot};
@@ -50,37 +50,37 @@ pub(crate) struct Applier<S: StateMachine> {
     machine: Arc<Mutex<S>>,
     last: Option<LogId>,
     membership: StoredMembership,
-    used_ids: UsedIds,
+    used_ids: UsedNodeIds,
     snapshots: Snapshots,
     applied: watch::Sender<Applied>,
-    failure: Failure,
-    growth: Growth,
+    fatal_error: FatalErrorSignal,
+    snapshot_trigger: SnapshotTrigger,
     /// Told when a snapshot is due.
     snapshot_due: Arc<Notify>,
-    measures: Arc<Measures>,
+    metrics: Arc<ConsensusMetrics>,
 }
 
 impl<S: StateMachine> Applier<S> {
     pub(crate) fn new(
         machine: S,
         snapshots: Snapshots,
-        failure: Failure,
+        fatal_error: FatalErrorSignal,
         policy: SnapshotPolicy,
         node_id: u64,
         snapshot_due: Arc<Notify>,
-        measures: Arc<Measures>,
+        metrics: Arc<ConsensusMetrics>,
     ) -> Self {
         Applier {
             machine: Arc::new(Mutex::new(machine)),
             last: None,
             membership: StoredMembership::default(),
-            used_ids: UsedIds::default(),
+            used_ids: UsedNodeIds::default(),
             snapshots,
             applied: watch::Sender::new(Applied::default()),
-            failure,
-            growth: Growth::new(policy, node_id),
+            fatal_error,
+            snapshot_trigger: SnapshotTrigger::new(policy, node_id),
             snapshot_due,
-            measures,
+            metrics,
         }
     }
 
@@ -89,13 +89,13 @@ impl<S: StateMachine> Applier<S> {
     }
 
     /// Every id that a node has had, up to what is applied.
-    pub(crate) fn used_ids(&self) -> UsedIds {
+    pub(crate) fn used_ids(&self) -> UsedNodeIds {
         self.used_ids.clone()
     }
 
     fn fail(&self, what: &str, e: io::Error) -> io::Error {
         let text = format!("{what}: {e}");
-        self.failure.set(text.clone());
+        self.fatal_error.set(text.clone());
         io::Error::new(e.kind(), text)
     }
 
@@ -109,7 +109,7 @@ impl<S: StateMachine> Applier<S> {
             }
             Payload::Normal(batch) => {
                 let begun = std::time::Instant::now();
-                self.growth.add(batch.encoded.len() as u64);
+                self.snapshot_trigger.record(batch.encoded.len() as u64);
                 let decoded = entry_format::decode_commands(&batch)?;
                 let view = EntryView {
                     index: id.index,
@@ -121,7 +121,7 @@ impl<S: StateMachine> Applier<S> {
                     self.machine.lock().apply(view)?;
                 }
                 let replies = self.machine.lock().apply(view)?;
-                self.measures.apply.observe_time(begun.elapsed());
+                self.metrics.apply.observe_time(begun.elapsed());
                 Replies::new(replies)
             }
         };
@@ -156,22 +156,22 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
                 responder.send(replies);
             }
         }
-        if self.growth.is_due() {
-            self.growth.restart();
+        if self.snapshot_trigger.is_due() {
+            self.snapshot_trigger.reset();
             self.snapshot_due.notify_one();
         }
         Ok(())
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder<S::Frozen>> {
-        if !force && !self.snapshots.has_room_for_next() {
+        if !force && !self.snapshots.has_space_for_next() {
             return None;
         }
         Some(self.get_snapshot_builder().await)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder<S::Frozen> {
-        self.growth.restart();
+        self.snapshot_trigger.reset();
         Builder {
             frozen: Mutex::new(Some(self.machine.lock().freeze())),
             meta: SnapshotMeta {
@@ -180,9 +180,9 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
             },
             used_ids: self.used_ids.get(),
             snapshots: self.snapshots.clone(),
-            failure: self.failure.clone(),
-            last_bytes: self.growth.last_snapshot(),
-            measures: Arc::clone(&self.measures),
+            fatal_error: self.fatal_error.clone(),
+            last_snapshot_bytes: self.snapshot_trigger.last_snapshot_bytes(),
+            metrics: Arc::clone(&self.metrics),
         }
     }
 
@@ -196,10 +196,10 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         let used_ids = snapshot.used_ids().clone();
         let machine = Arc::clone(&self.machine);
         let snapshots = self.snapshots.clone();
-        let last_bytes = self.growth.last_snapshot();
+        let last_snapshot_bytes = self.snapshot_trigger.last_snapshot_bytes();
         let restored = tokio::task::spawn_blocking(move || -> io::Result<()> {
             let file = snapshots.adopt(snapshot)?;
-            last_bytes.store(file.payload_bytes(), Ordering::Relaxed);
+            last_snapshot_bytes.store(file.payload_bytes(), Ordering::Relaxed);
             machine.lock().restore(&mut file.reader(), last_index)
         })
         .await
@@ -210,12 +210,12 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
                 e,
             )
         })?;
-        self.measures
+        self.metrics
             .snapshot_install
             .observe_time(started.elapsed());
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.growth.restart();
+        self.snapshot_trigger.reset();
         self.used_ids.extend(used_ids);
         if let Some(id) = meta.last_log_id {
             self.applied.send_replace(Applied {
@@ -245,10 +245,10 @@ pub(crate) struct Builder<F> {
     meta: SnapshotMeta,
     used_ids: BTreeSet<u64>,
     snapshots: Snapshots,
-    failure: Failure,
+    fatal_error: FatalErrorSignal,
     /// Where its size is noted.
-    last_bytes: Arc<AtomicU64>,
-    measures: Arc<Measures>,
+    last_snapshot_bytes: Arc<AtomicU64>,
+    metrics: Arc<ConsensusMetrics>,
 }
 
 impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
@@ -268,22 +268,23 @@ impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
         let stored = match written {
             Ok(stored) => stored,
             Err(e) => {
-                if let Some(kept) = self.snapshots.instead_of(&e) {
+                if let Some(kept) = self.snapshots.fallback_for(&e) {
                     tracing::warn!(error = %e, "no space was left for a snapshot: it is given up, and tried again later");
                     return Ok(Snapshot {
                         meta: kept.meta().clone(),
                         snapshot: kept,
                     });
                 }
-                self.failure.set(format!("cannot write a snapshot: {e}"));
+                self.fatal_error
+                    .set(format!("cannot write a snapshot: {e}"));
                 return Err(e);
             }
         };
         let index = self.meta.last_log_id.map_or(0, |id| id.index);
-        self.measures.snapshot_write.observe_time(started.elapsed());
+        self.metrics.snapshot_write.observe_time(started.elapsed());
         let took_ms = started.elapsed().as_millis() as u64;
         let bytes = stored.file().map_or(0, |file| file.payload_bytes());
-        self.last_bytes.store(bytes, Ordering::Relaxed);
+        self.last_snapshot_bytes.store(bytes, Ordering::Relaxed);
         tracing::info!(index, bytes, took_ms, "snapshot written");
         Ok(Snapshot {
             meta: stored.meta().clone(),

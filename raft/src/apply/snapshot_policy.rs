@@ -18,50 +18,51 @@ const ENTRY_COST_BYTES: u64 = 512;
 
 /// How far the log has grown since the last snapshot was begun.
 #[derive(Debug)]
-pub(crate) struct Growth {
+pub(crate) struct SnapshotTrigger {
     policy: SnapshotPolicy,
     /// Eighths that are waited for besides.
-    eighths: u64,
+    jitter_eighths: u64,
     entries: u64,
     bytes: u64,
     /// Of the state in the last snapshot; shared with whoever writes one.
-    last: Arc<AtomicU64>,
+    last_snapshot_bytes: Arc<AtomicU64>,
 }
 
-impl Growth {
+impl SnapshotTrigger {
     pub(crate) fn new(policy: SnapshotPolicy, node_id: u64) -> Self {
-        Growth {
+        SnapshotTrigger {
             policy,
-            eighths: node_id % 4,
+            jitter_eighths: node_id % 4,
             entries: 0,
             bytes: 0,
-            last: Arc::default(),
+            last_snapshot_bytes: Arc::default(),
         }
     }
 
     /// An entry with so many bytes of commands was applied.
-    pub(crate) fn add(&mut self, bytes: u64) {
+    pub(crate) fn record(&mut self, bytes: u64) {
         self.entries += 1;
         self.bytes += bytes;
     }
 
     pub(crate) fn is_due(&self) -> bool {
-        let more = |bound: u64| bound.saturating_add((bound / 8).saturating_mul(self.eighths));
+        let more =
+            |bound: u64| bound.saturating_add((bound / 8).saturating_mul(self.jitter_eighths));
         let enough =
             self.entries >= more(self.policy.entries) || self.bytes >= more(self.policy.bytes);
         let cost = self.bytes + self.entries * ENTRY_COST_BYTES;
-        enough && cost >= more(self.last.load(Ordering::Relaxed))
+        enough && cost >= more(self.last_snapshot_bytes.load(Ordering::Relaxed))
     }
 
     /// A snapshot is begun, or asked for.
-    pub(crate) fn restart(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.entries = 0;
         self.bytes = 0;
     }
 
     /// Where the size of each new snapshot is noted.
-    pub(crate) fn last_snapshot(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.last)
+    pub(crate) fn last_snapshot_bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.last_snapshot_bytes)
     }
 }
 
@@ -76,33 +77,35 @@ mod tests {
             bytes: 10_000,
             keep_entries: 0,
         };
-        let mut growth = Growth::new(policy.clone(), 4);
+        let mut snapshot_trigger = SnapshotTrigger::new(policy.clone(), 4);
         for _ in 0..9 {
-            growth.add(1);
+            snapshot_trigger.record(1);
         }
-        assert!(!growth.is_due());
-        growth.add(1);
-        assert!(growth.is_due());
-        growth.restart();
-        growth.add(10_000);
-        assert!(growth.is_due());
+        assert!(!snapshot_trigger.is_due());
+        snapshot_trigger.record(1);
+        assert!(snapshot_trigger.is_due());
+        snapshot_trigger.reset();
+        snapshot_trigger.record(10_000);
+        assert!(snapshot_trigger.is_due());
 
         // The last one was large: the log may grow as large.
-        growth.last_snapshot().store(1 << 20, Ordering::Relaxed);
-        assert!(!growth.is_due());
+        snapshot_trigger
+            .last_snapshot_bytes()
+            .store(1 << 20, Ordering::Relaxed);
+        assert!(!snapshot_trigger.is_due());
         let mut written = 10_000 + ENTRY_COST_BYTES;
         while written < 1 << 20 {
-            assert!(!growth.is_due(), "{written}");
-            growth.add(50_000);
+            assert!(!snapshot_trigger.is_due(), "{written}");
+            snapshot_trigger.record(50_000);
             written += 50_000 + ENTRY_COST_BYTES;
         }
-        assert!(growth.is_due());
+        assert!(snapshot_trigger.is_due());
 
         // Another node waits for more.
-        let mut other = Growth::new(policy, 5);
-        other.add(10_000);
+        let mut other = SnapshotTrigger::new(policy, 5);
+        other.record(10_000);
         assert!(!other.is_due());
-        other.add(1_250);
+        other.record(1_250);
         assert!(other.is_due());
     }
 }

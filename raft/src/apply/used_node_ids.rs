@@ -11,11 +11,11 @@ use parking_lot::RwLock;
 
 /// Cheap to clone; all clones see the same ids.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct UsedIds {
+pub(crate) struct UsedNodeIds {
     ids: Arc<RwLock<BTreeSet<u64>>>,
 }
 
-impl UsedIds {
+impl UsedNodeIds {
     pub(crate) fn extend(&self, ids: impl IntoIterator<Item = u64>) {
         self.ids.write().extend(ids);
     }

@@ -4,7 +4,7 @@
 //! all. So after a change every node that was reached tells the same cause. One that was not says what it saw itself: that
 //! the old leader fell silent, or that it had lost touch with a majority when it led.
 //!
-//! Causes are for operators. Nothing is decided by them.
+//! For operators only: nothing is decided by these reasons.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::leadership::role::Heard;
+use crate::leadership::role::LeaderContact;
 
 /// How many campaigns of others are remembered.
-const TOLD_MAX: usize = 16;
+const CAMPAIGNS_MAX: usize = 16;
 
 /// Why a leader hands leadership over by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum HandOverReason {
+pub enum TransferReason {
     /// Somebody asked for it.
     Operator,
     /// Its process is told to stop.
@@ -33,7 +33,7 @@ pub enum HandOverReason {
 
 /// Why there is another leader, or the same in another term. Travels between nodes: new ones go to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Cause {
+pub(crate) enum LeaderChangeReason {
     /// Who campaigned had known of no leader since it started.
     NoLeader,
     /// Who campaigned had not heard the old leader for so long.
@@ -41,7 +41,7 @@ pub(crate) enum Cause {
     /// Connections to the old leader were refused: its process had ended.
     Refused,
     /// The old leader gave leadership away.
-    HandedOver(HandOverReason),
+    Transferred(TransferReason),
     /// The old leader had not reached a majority for so long, by its own word: cut off, stopped, or starved.
     LostQuorum { ms: u64 },
     /// This node has started, or come back, and found the leader leading.
@@ -50,9 +50,9 @@ pub(crate) enum Cause {
     Unknown,
 }
 
-/// A [`Cause`] without its particulars, to count by.
+/// A [`LeaderChangeReason`] without its particulars, to count by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CauseKind {
+pub enum LeaderChangeKind {
     /// No leader was known since a start.
     NoLeader,
     /// The old leader was not heard.
@@ -75,194 +75,202 @@ pub enum CauseKind {
     Unknown,
 }
 
-impl CauseKind {
+impl LeaderChangeKind {
     /// All of them.
-    pub const ALL: [CauseKind; 10] = [
-        CauseKind::NoLeader,
-        CauseKind::Silent,
-        CauseKind::Refused,
-        CauseKind::Operator,
-        CauseKind::Shutdown,
-        CauseKind::Removal,
-        CauseKind::DiskLow,
-        CauseKind::LostQuorum,
-        CauseKind::Found,
-        CauseKind::Unknown,
+    pub const ALL: [LeaderChangeKind; 10] = [
+        LeaderChangeKind::NoLeader,
+        LeaderChangeKind::Silent,
+        LeaderChangeKind::Refused,
+        LeaderChangeKind::Operator,
+        LeaderChangeKind::Shutdown,
+        LeaderChangeKind::Removal,
+        LeaderChangeKind::DiskLow,
+        LeaderChangeKind::LostQuorum,
+        LeaderChangeKind::Found,
+        LeaderChangeKind::Unknown,
     ];
 
     /// A word for it, in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
-            CauseKind::NoLeader => "no_leader_known",
-            CauseKind::Silent => "leader_silent",
-            CauseKind::Refused => "connections_refused",
-            CauseKind::Operator => "transferred_by_operator",
-            CauseKind::Shutdown => "transferred_at_shutdown",
-            CauseKind::Removal => "transferred_for_removal",
-            CauseKind::DiskLow => "transferred_for_low_disk",
-            CauseKind::LostQuorum => "majority_lost",
-            CauseKind::Found => "found_leading",
-            CauseKind::Unknown => "unknown",
+            LeaderChangeKind::NoLeader => "no_leader_known",
+            LeaderChangeKind::Silent => "leader_silent",
+            LeaderChangeKind::Refused => "connections_refused",
+            LeaderChangeKind::Operator => "transferred_by_operator",
+            LeaderChangeKind::Shutdown => "transferred_at_shutdown",
+            LeaderChangeKind::Removal => "transferred_for_removal",
+            LeaderChangeKind::DiskLow => "transferred_for_low_disk",
+            LeaderChangeKind::LostQuorum => "majority_lost",
+            LeaderChangeKind::Found => "found_leading",
+            LeaderChangeKind::Unknown => "unknown",
         }
     }
 
     /// Whether somebody meant it to happen.
-    pub fn is_wanted(self) -> bool {
+    pub fn is_planned(self) -> bool {
         match self {
-            CauseKind::NoLeader
-            | CauseKind::Operator
-            | CauseKind::Shutdown
-            | CauseKind::Removal
-            | CauseKind::Found => true,
-            CauseKind::DiskLow
-            | CauseKind::Silent
-            | CauseKind::Refused
-            | CauseKind::LostQuorum
-            | CauseKind::Unknown => false,
+            LeaderChangeKind::NoLeader
+            | LeaderChangeKind::Operator
+            | LeaderChangeKind::Shutdown
+            | LeaderChangeKind::Removal
+            | LeaderChangeKind::Found => true,
+            LeaderChangeKind::DiskLow
+            | LeaderChangeKind::Silent
+            | LeaderChangeKind::Refused
+            | LeaderChangeKind::LostQuorum
+            | LeaderChangeKind::Unknown => false,
         }
     }
 }
 
-impl Cause {
-    pub(crate) fn kind(self) -> CauseKind {
+impl LeaderChangeReason {
+    pub(crate) fn kind(self) -> LeaderChangeKind {
         match self {
-            Cause::NoLeader => CauseKind::NoLeader,
-            Cause::Silent { .. } => CauseKind::Silent,
-            Cause::Refused => CauseKind::Refused,
-            Cause::HandedOver(HandOverReason::Operator) => CauseKind::Operator,
-            Cause::HandedOver(HandOverReason::Shutdown) => CauseKind::Shutdown,
-            Cause::HandedOver(HandOverReason::Removal) => CauseKind::Removal,
-            Cause::HandedOver(HandOverReason::DiskLow) => CauseKind::DiskLow,
-            Cause::LostQuorum { .. } => CauseKind::LostQuorum,
-            Cause::Found => CauseKind::Found,
-            Cause::Unknown => CauseKind::Unknown,
+            LeaderChangeReason::NoLeader => LeaderChangeKind::NoLeader,
+            LeaderChangeReason::Silent { .. } => LeaderChangeKind::Silent,
+            LeaderChangeReason::Refused => LeaderChangeKind::Refused,
+            LeaderChangeReason::Transferred(TransferReason::Operator) => LeaderChangeKind::Operator,
+            LeaderChangeReason::Transferred(TransferReason::Shutdown) => LeaderChangeKind::Shutdown,
+            LeaderChangeReason::Transferred(TransferReason::Removal) => LeaderChangeKind::Removal,
+            LeaderChangeReason::Transferred(TransferReason::DiskLow) => LeaderChangeKind::DiskLow,
+            LeaderChangeReason::LostQuorum { .. } => LeaderChangeKind::LostQuorum,
+            LeaderChangeReason::Found => LeaderChangeKind::Found,
+            LeaderChangeReason::Unknown => LeaderChangeKind::Unknown,
         }
     }
 
     /// For people.
-    pub(crate) fn words(self, old: Option<u64>) -> String {
+    pub(crate) fn describe(self, old: Option<u64>) -> String {
         let old = old.map_or_else(
             || "the leader before".to_owned(),
             |old| format!("node {old}"),
         );
         match self {
-            Cause::NoLeader => "no leader was known before".to_owned(),
-            Cause::Silent { ms } => format!("{old} had not been heard for {ms} ms"),
-            Cause::Refused => format!("connections to {old} were refused"),
-            Cause::HandedOver(HandOverReason::Operator) => {
+            LeaderChangeReason::NoLeader => "no leader was known before".to_owned(),
+            LeaderChangeReason::Silent { ms } => format!("{old} had not been heard for {ms} ms"),
+            LeaderChangeReason::Refused => format!("connections to {old} were refused"),
+            LeaderChangeReason::Transferred(TransferReason::Operator) => {
                 format!("{old} handed leadership over as it was asked to")
             }
-            Cause::HandedOver(HandOverReason::Shutdown) => {
+            LeaderChangeReason::Transferred(TransferReason::Shutdown) => {
                 format!("{old} handed leadership over because it stops")
             }
-            Cause::HandedOver(HandOverReason::Removal) => {
+            LeaderChangeReason::Transferred(TransferReason::Removal) => {
                 format!("{old} handed leadership over because it is removed")
             }
-            Cause::HandedOver(HandOverReason::DiskLow) => {
+            LeaderChangeReason::Transferred(TransferReason::DiskLow) => {
                 format!("{old} handed leadership over because its disk is nearly full")
             }
-            Cause::LostQuorum { ms } => {
+            LeaderChangeReason::LostQuorum { ms } => {
                 format!("{old} led and had not reached a majority for {ms} ms")
             }
-            Cause::Found => "this node was not there when it was elected".to_owned(),
-            Cause::Unknown => "why, this node was not told".to_owned(),
+            LeaderChangeReason::Found => "this node was not there when it was elected".to_owned(),
+            LeaderChangeReason::Unknown => "why, this node was not told".to_owned(),
         }
     }
 }
 
 /// What this node knows of causes: its own reasons, and what others told it.
 #[derive(Debug)]
-pub(crate) struct Causes {
-    heard: Arc<Heard>,
+pub(crate) struct LeaderChangeReasons {
+    leader_contact: Arc<LeaderContact>,
     /// When a majority last answered this node as leader.
-    acked: Mutex<Option<Instant>>,
+    quorum_acked_at: Mutex<Option<Instant>>,
     /// The last time leadership was handed over: in which term, to whom, why.
-    handed_over: Mutex<Option<(u64, u64, HandOverReason)>>,
+    last_transfer: Mutex<Option<(u64, u64, TransferReason)>>,
     /// The latest campaigns, this node's own among them: in which term, whose, why.
-    told: Mutex<VecDeque<(u64, u64, Cause)>>,
+    campaigns: Mutex<VecDeque<(u64, u64, LeaderChangeReason)>>,
 }
 
-impl Causes {
-    pub(crate) fn new(heard: Arc<Heard>) -> Self {
-        Causes {
-            heard,
-            acked: Mutex::new(None),
-            handed_over: Mutex::new(None),
-            told: Mutex::default(),
+impl LeaderChangeReasons {
+    pub(crate) fn new(leader_contact: Arc<LeaderContact>) -> Self {
+        LeaderChangeReasons {
+            leader_contact,
+            quorum_acked_at: Mutex::new(None),
+            last_transfer: Mutex::new(None),
+            campaigns: Mutex::default(),
         }
     }
 
     /// The leader of `term` hands over to `to`.
-    pub(crate) fn hand_over(&self, term: u64, to: u64, why: HandOverReason) {
-        let mut last = self.handed_over.lock();
+    pub(crate) fn record_transfer(&self, term: u64, to: u64, why: TransferReason) {
+        let mut last = self.last_transfer.lock();
         if last.is_none_or(|(known, ..)| known <= term) {
             *last = Some((term, to, why));
         }
     }
 
     /// Why the leader of `term` hands over, if it does.
-    pub(crate) fn hand_over_of(&self, term: u64) -> Option<HandOverReason> {
-        let last = *self.handed_over.lock();
+    pub(crate) fn transfer_reason(&self, term: u64) -> Option<TransferReason> {
+        let last = *self.last_transfer.lock();
         last.filter(|(known, ..)| *known == term)
             .map(|(_, _, why)| why)
     }
 
     /// `candidate` asks for votes in `term`, and says why.
-    pub(crate) fn told(&self, term: u64, candidate: u64, why: Cause) {
-        let mut told = self.told.lock();
-        if told
+    pub(crate) fn record_campaign(&self, term: u64, candidate: u64, why: LeaderChangeReason) {
+        let mut campaigns = self.campaigns.lock();
+        if campaigns
             .iter()
             .any(|(known, who, _)| (*known, *who) == (term, candidate))
         {
             return;
         }
-        if told.len() == TOLD_MAX {
-            told.pop_front();
+        if campaigns.len() == CAMPAIGNS_MAX {
+            campaigns.pop_front();
         }
-        told.push_back((term, candidate, why));
+        campaigns.push_back((term, candidate, why));
     }
 
     /// Why this node campaigns in `term`. The first answer for a term stays.
-    pub(crate) fn own(&self, term: u64, node: u64, transferred: bool) -> Cause {
-        if let Some(known) = self.known(term, node) {
+    pub(crate) fn own_campaign(
+        &self,
+        term: u64,
+        node: u64,
+        transferred: bool,
+    ) -> LeaderChangeReason {
+        if let Some(known) = self.campaign_reason(term, node) {
             return known;
         }
-        let handed_over = *self.handed_over.lock();
-        let cause = match handed_over {
+        let last_transfer = *self.last_transfer.lock();
+        let reason = match last_transfer {
             Some((before, to, why)) if transferred && to == node && before < term => {
-                Cause::HandedOver(why)
+                LeaderChangeReason::Transferred(why)
             }
-            Some(_) | None => self.seen(),
+            Some(_) | None => self.observed(),
         };
-        self.told(term, node, cause);
-        cause
+        self.record_campaign(term, node, reason);
+        reason
     }
 
     /// This node leads, and a majority answered it then.
-    pub(crate) fn acked(&self, at: Instant) {
-        *self.acked.lock() = Some(at);
+    pub(crate) fn record_quorum_ack(&self, at: Instant) {
+        *self.quorum_acked_at.lock() = Some(at);
     }
 
     /// What this node itself has seen of the leader that it followed last, or of itself if it led since.
-    fn seen(&self) -> Cause {
-        let unacked = self.acked.lock().map(|at| at.elapsed());
+    fn observed(&self) -> LeaderChangeReason {
+        let unacked = self.quorum_acked_at.lock().map(|at| at.elapsed());
         if let Some(unacked) = unacked
-            && self.heard.age().is_none_or(|age| unacked < age)
+            && self
+                .leader_contact
+                .elapsed()
+                .is_none_or(|age| unacked < age)
         {
-            return Cause::LostQuorum { ms: ms(unacked) };
+            return LeaderChangeReason::LostQuorum { ms: ms(unacked) };
         }
-        if self.heard.is_suspected() {
-            return Cause::Refused;
+        if self.leader_contact.is_suspected() {
+            return LeaderChangeReason::Refused;
         }
-        match self.heard.age() {
-            Some(age) => Cause::Silent { ms: ms(age) },
-            None => Cause::NoLeader,
+        match self.leader_contact.elapsed() {
+            Some(age) => LeaderChangeReason::Silent { ms: ms(age) },
+            None => LeaderChangeReason::NoLeader,
         }
     }
 
-    fn known(&self, term: u64, candidate: u64) -> Option<Cause> {
-        let told = self.told.lock();
-        let mut found = told
+    fn campaign_reason(&self, term: u64, candidate: u64) -> Option<LeaderChangeReason> {
+        let campaigns = self.campaigns.lock();
+        let mut found = campaigns
             .iter()
             .filter(|(known, who, _)| (*known, *who) == (term, candidate));
         found.next().map(|(.., why)| *why)
@@ -270,33 +278,33 @@ impl Causes {
 
     /// Why `leader` leads in `term`. `before` is the term and leader that this node knew last, and `lost` why it had
     /// stopped counting on that one, if it had.
-    pub(crate) fn of(
+    pub(crate) fn reason_of_change(
         &self,
         term: u64,
         leader: u64,
         me: u64,
         before: Option<(u64, u64)>,
-        lost: Option<Cause>,
-    ) -> Cause {
-        let handed_over = *self.handed_over.lock();
-        match (handed_over, before) {
+        lost: Option<LeaderChangeReason>,
+    ) -> LeaderChangeReason {
+        let last_transfer = *self.last_transfer.lock();
+        match (last_transfer, before) {
             (Some((in_term, to, why)), Some((old_term, _)))
                 if in_term == old_term && to == leader =>
             {
-                return Cause::HandedOver(why);
+                return LeaderChangeReason::Transferred(why);
             }
             (Some(_) | None, Some(_) | None) => {}
         }
-        match (lost, self.known(term, leader), before) {
+        match (lost, self.campaign_reason(term, leader), before) {
             // Of itself the old leader knows more than others do.
-            (Some(lost @ Cause::LostQuorum { .. }), _, _) => lost,
+            (Some(lost @ LeaderChangeReason::LostQuorum { .. }), _, _) => lost,
             (_, Some(told), _) => told,
             // Nobody asked this node for its vote: it was away, or the others were quicker.
             (Some(seen), None, _) => seen,
-            (None, None, Some(_)) => Cause::Unknown,
+            (None, None, Some(_)) => LeaderChangeReason::Unknown,
             // Alone, it asked nobody.
-            (None, None, None) if leader == me => Cause::NoLeader,
-            (None, None, None) => Cause::Found,
+            (None, None, None) if leader == me => LeaderChangeReason::NoLeader,
+            (None, None, None) => LeaderChangeReason::Found,
         }
     }
 }
@@ -309,56 +317,97 @@ pub(crate) fn ms(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn causes() -> Causes {
-        Causes::new(Arc::new(Heard::new()))
+    fn reasons() -> LeaderChangeReasons {
+        LeaderChangeReasons::new(Arc::new(LeaderContact::new()))
     }
 
     #[test]
     fn what_the_candidate_says_counts_for_all_who_were_asked() {
-        let causes = causes();
-        causes.told(5, 2, Cause::Refused);
-        let seen = Some(Cause::Silent { ms: 400 });
-        assert_eq!(causes.of(5, 2, 9, Some((4, 1)), seen), Cause::Refused);
+        let reasons = reasons();
+        reasons.record_campaign(5, 2, LeaderChangeReason::Refused);
+        let seen = Some(LeaderChangeReason::Silent { ms: 400 });
         assert_eq!(
-            causes.of(6, 3, 9, Some((4, 1)), seen),
-            Cause::Silent { ms: 400 }
+            reasons.reason_of_change(5, 2, 9, Some((4, 1)), seen),
+            LeaderChangeReason::Refused
         );
-        assert_eq!(causes.of(6, 3, 9, Some((4, 1)), None), Cause::Unknown);
-        assert_eq!(causes.of(6, 3, 9, None, None), Cause::Found);
-        assert_eq!(causes.of(6, 9, 9, None, None), Cause::NoLeader);
+        assert_eq!(
+            reasons.reason_of_change(6, 3, 9, Some((4, 1)), seen),
+            LeaderChangeReason::Silent { ms: 400 }
+        );
+        assert_eq!(
+            reasons.reason_of_change(6, 3, 9, Some((4, 1)), None),
+            LeaderChangeReason::Unknown
+        );
+        assert_eq!(
+            reasons.reason_of_change(6, 3, 9, None, None),
+            LeaderChangeReason::Found
+        );
+        assert_eq!(
+            reasons.reason_of_change(6, 9, 9, None, None),
+            LeaderChangeReason::NoLeader
+        );
     }
 
     #[test]
     fn a_hand_over_counts_for_the_term_it_ended_and_for_whom_it_was() {
-        let causes = causes();
-        causes.hand_over(4, 2, HandOverReason::Shutdown);
-        causes.told(5, 2, Cause::Silent { ms: 1 });
-        let handed = Cause::HandedOver(HandOverReason::Shutdown);
-        assert_eq!(causes.of(5, 2, 9, Some((4, 1)), None), handed);
-        assert_eq!(causes.own(6, 3, true), Cause::NoLeader);
-        assert_eq!(causes.own(5, 2, true), Cause::Silent { ms: 1 });
+        let reasons = reasons();
+        reasons.record_transfer(4, 2, TransferReason::Shutdown);
+        reasons.record_campaign(5, 2, LeaderChangeReason::Silent { ms: 1 });
+        let handed = LeaderChangeReason::Transferred(TransferReason::Shutdown);
+        assert_eq!(
+            reasons.reason_of_change(5, 2, 9, Some((4, 1)), None),
+            handed
+        );
+        assert_eq!(
+            reasons.own_campaign(6, 3, true),
+            LeaderChangeReason::NoLeader
+        );
+        assert_eq!(
+            reasons.own_campaign(5, 2, true),
+            LeaderChangeReason::Silent { ms: 1 }
+        );
         // Another was quicker, or it happened a term later.
-        assert_eq!(causes.of(5, 3, 9, Some((4, 1)), None), Cause::Unknown);
-        assert_eq!(causes.of(7, 2, 9, Some((6, 1)), None), Cause::Unknown);
+        assert_eq!(
+            reasons.reason_of_change(5, 3, 9, Some((4, 1)), None),
+            LeaderChangeReason::Unknown
+        );
+        assert_eq!(
+            reasons.reason_of_change(7, 2, 9, Some((6, 1)), None),
+            LeaderChangeReason::Unknown
+        );
     }
 
     #[test]
     fn the_reason_of_a_campaign_stays_what_it_was_when_it_began() {
-        let heard = Arc::new(Heard::new());
-        let causes = Causes::new(Arc::clone(&heard));
-        assert_eq!(causes.own(1, 1, false), Cause::NoLeader);
-        heard.now();
-        assert_eq!(causes.own(1, 1, false), Cause::NoLeader);
-        assert!(matches!(causes.own(2, 1, false), Cause::Silent { .. }));
+        let leader_contact = Arc::new(LeaderContact::new());
+        let reasons = LeaderChangeReasons::new(Arc::clone(&leader_contact));
+        assert_eq!(
+            reasons.own_campaign(1, 1, false),
+            LeaderChangeReason::NoLeader
+        );
+        leader_contact.record();
+        assert_eq!(
+            reasons.own_campaign(1, 1, false),
+            LeaderChangeReason::NoLeader
+        );
+        assert!(matches!(
+            reasons.own_campaign(2, 1, false),
+            LeaderChangeReason::Silent { .. }
+        ));
         // It led since, and lost touch.
-        causes.acked(Instant::now() + Duration::from_millis(1));
-        assert!(matches!(causes.own(3, 1, false), Cause::LostQuorum { .. }));
+        reasons.record_quorum_ack(Instant::now() + Duration::from_millis(1));
+        assert!(matches!(
+            reasons.own_campaign(3, 1, false),
+            LeaderChangeReason::LostQuorum { .. }
+        ));
     }
 
     #[test]
     fn words_are_told_apart() {
-        let words: std::collections::BTreeSet<&str> =
-            CauseKind::ALL.into_iter().map(CauseKind::as_str).collect();
-        assert_eq!(words.len(), CauseKind::ALL.len());
+        let words: std::collections::BTreeSet<&str> = LeaderChangeKind::ALL
+            .into_iter()
+            .map(LeaderChangeKind::as_str)
+            .collect();
+        assert_eq!(words.len(), LeaderChangeKind::ALL.len());
     }
 }

@@ -14,7 +14,7 @@ use crate::status::Leadership;
 
 /// [`Leadership`], and the moment between being elected and leading.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Standing {
+pub(crate) enum RaftRole {
     Leading {
         term: u64,
         since: Instant,
@@ -32,17 +32,17 @@ pub(crate) enum Standing {
     },
 }
 
-impl Standing {
+impl RaftRole {
     pub(crate) fn leadership(&self) -> Leadership {
         match self {
-            Standing::Leading { term, since } => Leadership::Leading {
+            RaftRole::Leading { term, since } => Leadership::Leading {
                 term: *term,
                 since: *since,
             },
-            Standing::Elected { term } | Standing::Unknown { term } => {
+            RaftRole::Elected { term } | RaftRole::Unknown { term } => {
                 Leadership::Unknown { term: *term }
             }
-            Standing::Following { term, leader, addr } => Leadership::Following {
+            RaftRole::Following { term, leader, addr } => Leadership::Following {
                 term: *term,
                 leader: *leader,
                 addr: addr.clone(),
@@ -53,47 +53,47 @@ impl Standing {
     /// Where to ask instead.
     pub(crate) fn leader(&self) -> Option<(u64, String)> {
         match self {
-            Standing::Following { leader, addr, .. } => Some((*leader, addr.clone())),
-            Standing::Leading { .. } | Standing::Elected { .. } | Standing::Unknown { .. } => None,
+            RaftRole::Following { leader, addr, .. } => Some((*leader, addr.clone())),
+            RaftRole::Leading { .. } | RaftRole::Elected { .. } | RaftRole::Unknown { .. } => None,
         }
     }
 
     /// The latest term known here.
     pub(crate) fn term(&self) -> u64 {
         match self {
-            Standing::Leading { term, .. }
-            | Standing::Elected { term }
-            | Standing::Following { term, .. }
-            | Standing::Unknown { term } => *term,
+            RaftRole::Leading { term, .. }
+            | RaftRole::Elected { term }
+            | RaftRole::Following { term, .. }
+            | RaftRole::Unknown { term } => *term,
         }
     }
 
     /// The term this node was elected in, confirmed or not.
     pub(crate) fn own_term(&self) -> Option<u64> {
         match self {
-            Standing::Leading { term, .. } | Standing::Elected { term } => Some(*term),
-            Standing::Following { .. } | Standing::Unknown { .. } => None,
+            RaftRole::Leading { term, .. } | RaftRole::Elected { term } => Some(*term),
+            RaftRole::Following { .. } | RaftRole::Unknown { .. } => None,
         }
     }
 }
 
 /// When the leader was last heard, and whether its connections are known to be broken.
 #[derive(Debug)]
-pub(crate) struct Heard {
+pub(crate) struct LeaderContact {
     start: Instant,
     /// Milliseconds after `start`, plus one; 0 for never.
-    at: AtomicU64,
+    at_ms: AtomicU64,
     suspicion: watch::Sender<Option<Suspicion>>,
 }
 
 /// The term in which this node has begun to hand leadership over. From then on its followers may elect another at any
 /// moment, whatever its lease says, so it must not pass for leader any more.
 #[derive(Debug, Default)]
-pub(crate) struct HandOver {
+pub(crate) struct LeadershipTransfer {
     term: AtomicU64,
 }
 
-impl HandOver {
+impl LeadershipTransfer {
     pub(crate) fn begin(&self, term: u64) {
         self.term.fetch_max(term, Ordering::SeqCst);
     }
@@ -110,22 +110,22 @@ pub(crate) struct Suspicion {
     pub why: String,
 }
 
-impl Heard {
+impl LeaderContact {
     pub(crate) fn new() -> Self {
-        Heard {
+        LeaderContact {
             start: Instant::now(),
-            at: AtomicU64::new(0),
+            at_ms: AtomicU64::new(0),
             suspicion: watch::Sender::new(None),
         }
     }
 
-    pub(crate) fn now(&self) {
+    pub(crate) fn record(&self) {
         let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.at.store(ms + 1, Ordering::Relaxed);
+        self.at_ms.store(ms + 1, Ordering::Relaxed);
     }
 
-    pub(crate) fn age(&self) -> Option<Duration> {
-        match self.at.load(Ordering::Relaxed) {
+    pub(crate) fn elapsed(&self) -> Option<Duration> {
+        match self.at_ms.load(Ordering::Relaxed) {
             0 => None,
             at => Some(
                 self.start
@@ -135,7 +135,7 @@ impl Heard {
         }
     }
 
-    pub(crate) fn suspicion(&self) -> watch::Receiver<Option<Suspicion>> {
+    pub(crate) fn subscribe_suspicion(&self) -> watch::Receiver<Option<Suspicion>> {
         self.suspicion.subscribe()
     }
 
@@ -145,9 +145,9 @@ impl Heard {
 
     pub(crate) fn suspect(&self, suspicion: Suspicion) {
         self.suspicion.send_if_modified(|current| {
-            let news = current.as_ref() != Some(&suspicion);
+            let changed = current.as_ref() != Some(&suspicion);
             *current = Some(suspicion);
-            news
+            changed
         });
     }
 

@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::apply::applier::Raft;
-use crate::config::Formation;
+use crate::config::BootstrapMode;
 use crate::error::StartError;
-use crate::fatal::Failure;
+use crate::fatal::FatalErrorSignal;
 use crate::network::transport::{CallError, Lane, Target, Transport};
 use crate::protocol::identity::Identity;
 use crate::protocol::messages;
@@ -32,9 +32,9 @@ use crate::storage::open::Directory;
 use crate::types::Member;
 
 /// How often a waiting node says whom it waits for.
-const TELL_EVERY: Duration = Duration::from_secs(3);
-const HELLO_PAUSE_MIN: Duration = Duration::from_millis(25);
-const HELLO_PAUSE_MAX: Duration = Duration::from_millis(500);
+const LOG_INTERVAL: Duration = Duration::from_secs(3);
+const HELLO_DELAY_MIN: Duration = Duration::from_millis(25);
+const HELLO_DELAY_MAX: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Hello {
@@ -64,25 +64,25 @@ pub(crate) struct Adopt {
 }
 
 /// Both sides of formation: what this node asks, and what it answers.
-pub(crate) struct Former<S: StateMachine> {
+pub(crate) struct Bootstrapper<S: StateMachine> {
     pub identity: Arc<Identity>,
     pub transport: Arc<Transport>,
     pub directory: Arc<Directory>,
     pub raft: Raft<S>,
-    pub formation: Formation,
-    pub failure: Failure,
+    pub mode: BootstrapMode,
+    pub fatal_error: FatalErrorSignal,
     /// One change of the cluster id at a time.
-    pub deciding: tokio::sync::Mutex<()>,
+    pub cluster_id_lock: tokio::sync::Mutex<()>,
 }
 
-enum Verdict {
+enum BootstrapDecision {
     Wait { missing: String },
-    Found,
+    Bootstrap,
     Member { cluster: Uuid },
     Foreign(String),
 }
 
-impl<S: StateMachine> Former<S> {
+impl<S: StateMachine> Bootstrapper<S> {
     pub(crate) fn hello(&self) -> HelloReply {
         HelloReply {
             id: self.identity.node_id,
@@ -94,9 +94,9 @@ impl<S: StateMachine> Former<S> {
     }
 
     fn founding(&self) -> Option<&BTreeMap<u64, String>> {
-        match &self.formation {
-            Formation::Static(members) => Some(members),
-            Formation::Join(_) => None,
+        match &self.mode {
+            BootstrapMode::Static(members) => Some(members),
+            BootstrapMode::Join(_) => None,
         }
     }
 
@@ -143,7 +143,7 @@ impl<S: StateMachine> Former<S> {
     }
 
     async fn join_cluster(&self, cluster: Uuid) -> Result<(), Refusal> {
-        let _deciding = self.deciding.lock().await;
+        let _guard = self.cluster_id_lock.lock().await;
         match self.identity.cluster() {
             Some(mine) if mine == cluster => return Ok(()),
             Some(mine) => {
@@ -165,7 +165,7 @@ impl<S: StateMachine> Former<S> {
             Ok(Err(e)) => e.to_string(),
             Err(panic) => panic.to_string(),
         };
-        self.failure.set(error.clone());
+        self.fatal_error.set(error.clone());
         Err(Refusal::Stopping(error))
     }
 
@@ -191,24 +191,26 @@ impl<S: StateMachine> Former<S> {
         };
         let replies = self.hello_all(founding).await;
         if self.has_log().await {
-            return match self.outnumbered(founding, &replies) {
+            return match self.foreign_majority(founding, &replies) {
                 Some(text) => Err(StartError::Foreign(text)),
                 None => Ok(()),
             };
         }
-        match self.judge(founding, &replies) {
-            Verdict::Foreign(text) => Err(StartError::Foreign(text)),
-            Verdict::Wait { .. } | Verdict::Found | Verdict::Member { .. } => Ok(()),
+        match self.decide(founding, &replies) {
+            BootstrapDecision::Foreign(text) => Err(StartError::Foreign(text)),
+            BootstrapDecision::Wait { .. }
+            | BootstrapDecision::Bootstrap
+            | BootstrapDecision::Member { .. } => Ok(()),
         }
     }
 
     /// Runs until this node is part of a cluster and has its first log entry.
     pub(crate) async fn run(&self) {
-        let mut pause = HELLO_PAUSE_MIN;
-        let mut told = Instant::now() - TELL_EVERY + Duration::from_secs(1);
+        let mut delay = HELLO_DELAY_MIN;
+        let mut last_log = Instant::now() - LOG_INTERVAL + Duration::from_secs(1);
         while !self.has_log().await {
-            let missing = match &self.formation {
-                Formation::Join(masters) => {
+            let missing = match &self.mode {
+                BootstrapMode::Join(masters) => {
                     if self.identity.cluster().is_some() {
                         "the leader's first message".to_owned()
                     } else {
@@ -220,28 +222,32 @@ impl<S: StateMachine> Former<S> {
                         format!("a leader to add node {id} at {addr} to its cluster{asking}")
                     }
                 }
-                Formation::Static(founding) => {
+                BootstrapMode::Static(founding) => {
                     let replies = self.hello_all(founding).await;
-                    match self.judge(founding, &replies) {
-                        Verdict::Foreign(text) => return self.failure.set(text),
-                        Verdict::Wait { missing } => missing,
-                        Verdict::Member { cluster } => match self.join_cluster(cluster).await {
-                            Ok(()) => "the leader's first message".to_owned(),
-                            Err(refusal) => refusal.to_string(),
-                        },
-                        Verdict::Found => match self.found(founding, &replies).await {
-                            Ok(()) => continue,
-                            Err(missing) => missing,
-                        },
+                    match self.decide(founding, &replies) {
+                        BootstrapDecision::Foreign(text) => return self.fatal_error.set(text),
+                        BootstrapDecision::Wait { missing } => missing,
+                        BootstrapDecision::Member { cluster } => {
+                            match self.join_cluster(cluster).await {
+                                Ok(()) => "the leader's first message".to_owned(),
+                                Err(refusal) => refusal.to_string(),
+                            }
+                        }
+                        BootstrapDecision::Bootstrap => {
+                            match self.bootstrap_cluster(founding, &replies).await {
+                                Ok(()) => continue,
+                                Err(missing) => missing,
+                            }
+                        }
                     }
                 }
             };
-            if told.elapsed() >= TELL_EVERY {
+            if last_log.elapsed() >= LOG_INTERVAL {
                 tracing::info!("waiting for {missing}");
-                told = Instant::now();
+                last_log = Instant::now();
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(HELLO_PAUSE_MAX);
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(HELLO_DELAY_MAX);
         }
         self.check_own_address();
     }
@@ -267,19 +273,19 @@ impl<S: StateMachine> Former<S> {
         let others = founding
             .iter()
             .filter(|(id, _)| **id != self.identity.node_id);
-        let asked =
+        let requests =
             others.map(|(id, addr)| async { (*id, hello(&self.transport, *id, addr).await) });
-        futures_util::future::join_all(asked)
+        futures_util::future::join_all(requests)
             .await
             .into_iter()
             .collect()
     }
 
-    fn judge(
+    fn decide(
         &self,
         founding: &BTreeMap<u64, String>,
         replies: &BTreeMap<u64, Result<HelloReply, CallError>>,
-    ) -> Verdict {
+    ) -> BootstrapDecision {
         let me = &self.identity;
         let mut missing = BTreeSet::new();
         let mut member_of = None;
@@ -291,7 +297,7 @@ impl<S: StateMachine> Former<S> {
                     refusal: Refusal::OtherNode { id: other, .. },
                     ..
                 }) => {
-                    return Verdict::Foreign(format!(
+                    return BootstrapDecision::Foreign(format!(
                         "the list of members names node {id} at {addr}, but node {other} answers there; correct the list"
                     ));
                 }
@@ -308,14 +314,14 @@ impl<S: StateMachine> Former<S> {
                     continue;
                 }
             };
-            if let Some(text) = self.of_other_cluster(*id, addr, reply.cluster) {
-                return Verdict::Foreign(text);
+            if let Some(text) = self.cluster_mismatch(*id, addr, reply.cluster) {
+                return BootstrapDecision::Foreign(text);
             }
             if let Some(theirs) = reply.cluster.filter(|_| !reply.members.is_empty()) {
                 match reply.members.get(&me.node_id) {
                     Some(known) if known.incarnation == me.incarnation => member_of = Some(theirs),
                     Some(_) => {
-                        return Verdict::Foreign(format!(
+                        return BootstrapDecision::Foreign(format!(
                             "the cluster knows node {} by another data directory: this one is empty and must not vote in \
                              its place. Start with the old directory; or, if it is lost, remove node {} from the cluster \
                              and start this one with --join and an id that was never used",
@@ -323,7 +329,7 @@ impl<S: StateMachine> Former<S> {
                         ));
                     }
                     None => {
-                        return Verdict::Foreign(format!(
+                        return BootstrapDecision::Foreign(format!(
                             "node {id} at {addr} belongs to a cluster that does not have node {}; start this one with \
                              --join and an id that was never used",
                             me.node_id
@@ -346,20 +352,20 @@ impl<S: StateMachine> Former<S> {
             }
         }
         if let Some(cluster) = member_of {
-            return Verdict::Member { cluster };
+            return BootstrapDecision::Member { cluster };
         }
         if !missing.is_empty() {
             let missing: Vec<String> = missing.into_iter().collect();
-            return Verdict::Wait {
+            return BootstrapDecision::Wait {
                 missing: missing.join(", "),
             };
         }
         match founding.keys().next() {
-            Some(lowest) if *lowest == me.node_id => Verdict::Found,
-            Some(lowest) => Verdict::Wait {
+            Some(lowest) if *lowest == me.node_id => BootstrapDecision::Bootstrap,
+            Some(lowest) => BootstrapDecision::Wait {
                 missing: format!("node {lowest} to found the cluster"),
             },
-            None => Verdict::Wait {
+            None => BootstrapDecision::Wait {
                 missing: "a list of members".into(),
             },
         }
@@ -368,7 +374,7 @@ impl<S: StateMachine> Former<S> {
     /// What to say if this directory has a log, but most of the list belongs to one other cluster. The list may be older
     /// than the membership, and one node on a wrong directory must not keep the right ones from starting: so it takes a
     /// majority, and none that knows this directory's cluster.
-    fn outnumbered(
+    fn foreign_majority(
         &self,
         founding: &BTreeMap<u64, String>,
         replies: &BTreeMap<u64, Result<HelloReply, CallError>>,
@@ -385,15 +391,15 @@ impl<S: StateMachine> Former<S> {
             .filter_map(|reply| reply.cluster)
             .count();
         let (id, theirs) = *others.first()?;
-        let of_one_mind = others.iter().all(|(_, cluster)| *cluster == theirs);
-        if known > others.len() || !of_one_mind || others.len() * 2 <= founding.len() {
+        let all_same = others.iter().all(|(_, cluster)| *cluster == theirs);
+        if known > others.len() || !all_same || others.len() * 2 <= founding.len() {
             return None;
         }
-        self.of_other_cluster(id, &founding[&id], Some(theirs))
+        self.cluster_mismatch(id, &founding[&id], Some(theirs))
     }
 
     /// What to say if a node of the list belongs to another cluster than this directory.
-    fn of_other_cluster(&self, id: u64, addr: &str, theirs: Option<Uuid>) -> Option<String> {
+    fn cluster_mismatch(&self, id: u64, addr: &str, theirs: Option<Uuid>) -> Option<String> {
         let (theirs, mine) = theirs.zip(self.identity.cluster())?;
         (theirs != mine).then(|| {
             format!(
@@ -404,7 +410,7 @@ impl<S: StateMachine> Former<S> {
     }
 
     /// Everyone is there and agrees. `Err` says for whom this still waits.
-    async fn found(
+    async fn bootstrap_cluster(
         &self,
         founding: &BTreeMap<u64, String>,
         replies: &BTreeMap<u64, Result<HelloReply, CallError>>,
@@ -437,15 +443,15 @@ impl<S: StateMachine> Former<S> {
             cluster,
             members: members.clone(),
         };
-        let told = members
+        let posts = members
             .iter()
             .filter(|(id, _)| **id != me.node_id)
             .map(|(id, member)| {
                 let target = Target::member(*id, member);
                 let form = &form;
-                async move { tell(&self.transport, &target, "/raft/form", form).await }
+                async move { post(&self.transport, &target, "/raft/form", form).await }
             });
-        for outcome in futures_util::future::join_all(told).await {
+        for outcome in futures_util::future::join_all(posts).await {
             outcome.map_err(|e| e.to_string())?;
         }
         self.initialize(members)
@@ -489,7 +495,7 @@ pub(crate) async fn hello(
 }
 
 /// Tells a peer something that it writes to its disk before it answers.
-pub(crate) async fn tell(
+pub(crate) async fn post(
     transport: &Transport,
     target: &Target,
     path: &str,

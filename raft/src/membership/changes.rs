@@ -12,54 +12,55 @@ use triarch_storage::SpaceLevel;
 use uuid::Uuid;
 
 use crate::apply::applier::Raft;
-use crate::apply::used_node_ids::UsedIds;
+use crate::apply::used_node_ids::UsedNodeIds;
 use crate::error::ChangeError;
-use crate::leadership::change_reason::{Causes, HandOverReason};
-use crate::leadership::role::{HandOver, Standing};
+use crate::leadership::change_reason::{LeaderChangeReasons, TransferReason};
+use crate::leadership::role::{LeadershipTransfer, RaftRole};
 use crate::membership::bootstrap;
 use crate::membership::bootstrap::Adopt;
 use crate::network::transport::{CallError, Target, Transport};
 use crate::state_machine::StateMachine;
-use crate::storage::disk_space::Rooms;
+use crate::storage::disk_space::ClusterDiskSpace;
 use crate::types::{Config, Member, Membership};
 
 /// How many entries a learner may lack and still be promoted.
 const PROMOTE_LAG_ENTRIES_MAX: u64 = 1_000;
 /// How long a voter may take to answer before a change that counts on it is refused, in leases.
-const ANSWER_LEASES: u32 = 4;
+const ANSWER_TIMEOUT_LEASES: u32 = 4;
 /// How often to look again while something is waited for.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-const UNDER_WAY: &str = "another change of the members is under way; ask again when it is done";
+const CHANGE_IN_PROGRESS: &str =
+    "another change of the members is under way; ask again when it is done";
 
-type Done = Result<(), ChangeError>;
+type ChangeResult = Result<(), ChangeError>;
 
-pub(crate) struct Changer<S: StateMachine> {
+pub(crate) struct MembershipChanger<S: StateMachine> {
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,
-    pub used_ids: UsedIds,
-    pub standing: watch::Receiver<Standing>,
-    pub hand_over: Arc<HandOver>,
-    pub causes: Arc<Causes>,
-    pub rooms: Arc<Rooms>,
+    pub used_ids: UsedNodeIds,
+    pub role: watch::Receiver<RaftRole>,
+    pub leadership_transfer: Arc<LeadershipTransfer>,
+    pub change_reasons: Arc<LeaderChangeReasons>,
+    pub disk_space: Arc<ClusterDiskSpace>,
     /// How long a change may take before its outcome is told as unknown.
     pub timeout: Duration,
     /// Held from the checks of a change to its end, so that they still hold then.
-    pub turn: Arc<tokio::sync::Mutex<()>>,
+    pub change_lock: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl<S: StateMachine> Clone for Changer<S> {
+impl<S: StateMachine> Clone for MembershipChanger<S> {
     fn clone(&self) -> Self {
-        Changer {
+        MembershipChanger {
             raft: self.raft.clone(),
             transport: Arc::clone(&self.transport),
             used_ids: self.used_ids.clone(),
-            standing: self.standing.clone(),
-            hand_over: Arc::clone(&self.hand_over),
-            causes: Arc::clone(&self.causes),
-            rooms: Arc::clone(&self.rooms),
+            role: self.role.clone(),
+            leadership_transfer: Arc::clone(&self.leadership_transfer),
+            change_reasons: Arc::clone(&self.change_reasons),
+            disk_space: Arc::clone(&self.disk_space),
             timeout: self.timeout,
-            turn: Arc::clone(&self.turn),
+            change_lock: Arc::clone(&self.change_lock),
         }
     }
 }
@@ -68,14 +69,14 @@ fn refused(text: impl Into<String>) -> ChangeError {
     ChangeError::Refused(text.into())
 }
 
-impl<S: StateMachine> Changer<S> {
+impl<S: StateMachine> MembershipChanger<S> {
     fn me(&self) -> u64 {
         self.transport.identity.node_id
     }
 
     fn leading_term(&self) -> Result<u64, ChangeError> {
-        match &*self.standing.borrow() {
-            Standing::Leading { term, .. } => Ok(*term),
+        match &*self.role.borrow() {
+            RaftRole::Leading { term, .. } => Ok(*term),
             other => Err(ChangeError::NotLeader {
                 leader: other.leader(),
             }),
@@ -96,16 +97,20 @@ impl<S: StateMachine> Changer<S> {
     }
 
     /// The learners, who are on their way in.
-    fn joining(&self, membership: &Membership) -> Vec<u64> {
+    fn learners(&self, membership: &Membership) -> Vec<u64> {
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let ids = membership.nodes().map(|(id, _)| *id);
         ids.filter(|id| !voters.contains(id)).collect()
     }
 
     /// One change at a time: refused while another node than `id` is on its way in.
-    fn check_nobody_else_joins(&self, id: u64) -> Done {
+    fn check_no_other_learner(&self, id: u64) -> ChangeResult {
         let membership = self.membership();
-        let Some(other) = self.joining(&membership).into_iter().find(|one| *one != id) else {
+        let Some(other) = self
+            .learners(&membership)
+            .into_iter()
+            .find(|one| *one != id)
+        else {
             return Ok(());
         };
         let addr = membership
@@ -117,9 +122,9 @@ impl<S: StateMachine> Changer<S> {
         )))
     }
 
-    pub(crate) async fn add(&self, id: u64, addr: String) -> Done {
+    pub(crate) async fn add(&self, id: u64, addr: String) -> ChangeResult {
         self.leading_term()?;
-        let _turn = self.turn.lock().await;
+        let _guard = self.change_lock.lock().await;
         let cluster = self.transport.identity.cluster().unwrap_or(Uuid::nil());
         let membership = self.membership();
         let known = membership.get_node(&id).cloned();
@@ -173,40 +178,40 @@ impl<S: StateMachine> Changer<S> {
                 "node {id} at {addr} belongs to another cluster; start it with an empty data directory"
             )));
         }
-        self.check_nobody_else_joins(id)?;
+        self.check_no_other_learner(id)?;
         let target = Target {
             id,
             addr: addr.clone(),
             incarnation: reply.incarnation,
         };
-        bootstrap::tell(&self.transport, &target, "/raft/adopt", &Adopt { cluster })
+        bootstrap::post(&self.transport, &target, "/raft/adopt", &Adopt { cluster })
             .await
             .map_err(|e| refused(e.to_string()))?;
         let member = Member {
             addr,
             incarnation: reply.incarnation,
         };
-        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])))
+        self.change_membership(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])))
             .await?;
         tracing::info!(id, addr = %target.addr, "node {id} joins as a learner");
         Ok(())
     }
 
     /// Ends a change that was left half done, and promotes whoever has caught up.
-    pub(crate) async fn finish(&self) -> Done {
+    pub(crate) async fn reconcile(&self) -> ChangeResult {
         self.leading_term()?;
-        let _turn = self.turn.lock().await;
+        let _guard = self.change_lock.lock().await;
         let membership = self.membership();
         if membership.get_joint_config().len() > 1 {
             // Nothing is added: what remains is the second step.
-            self.change(ChangeMembers::AddVoterIds(BTreeSet::new()))
+            self.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()))
                 .await?;
             tracing::info!("a change of the members that was left half done is finished");
             return Ok(());
         }
-        for id in self.joining(&membership) {
+        for id in self.learners(&membership) {
             if self.has_caught_up(id) || mutated!(LearnerPromotedAtOnce) {
-                self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])))
+                self.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id])))
                     .await?;
                 tracing::info!(id, "node {id} has caught up and is a voter now");
             }
@@ -216,7 +221,7 @@ impl<S: StateMachine> Changer<S> {
 
     fn has_caught_up(&self, id: u64) -> bool {
         let lease = self.transport.timing.lease();
-        if self.unheard_for(id).is_none_or(|unheard| unheard > lease) {
+        if self.silence_of(id).is_none_or(|silence| silence > lease) {
             return false;
         }
         let metrics = self.raft.metrics();
@@ -227,9 +232,9 @@ impl<S: StateMachine> Changer<S> {
         matched.is_some_and(|matched| last.saturating_sub(matched.index) <= PROMOTE_LAG_ENTRIES_MAX)
     }
 
-    pub(crate) async fn remove(&self, id: u64) -> Done {
+    pub(crate) async fn remove(&self, id: u64) -> ChangeResult {
         self.leading_term()?;
-        let _turn = self.turn.lock().await;
+        let _guard = self.change_lock.lock().await;
         if self.membership().get_node(&id).is_none() {
             return if self.used_ids.contains(id) {
                 Ok(())
@@ -240,7 +245,7 @@ impl<S: StateMachine> Changer<S> {
         let voters = self.voters();
         if !voters.contains(&id) {
             return self
-                .change(ChangeMembers::RemoveNodes(BTreeSet::from([id])))
+                .change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])))
                 .await;
         }
         if voters.len() == 1 {
@@ -248,29 +253,29 @@ impl<S: StateMachine> Changer<S> {
                 "node {id} is the last voter, and a cluster needs one: add another before you remove it"
             )));
         }
-        self.check_nobody_else_joins(id)?;
+        self.check_no_other_learner(id)?;
         self.check_majority_without(id, &voters).await?;
         if id == self.me() {
             // Leadership first: a leader that removes itself would lead a cluster it is not part of.
-            self.transfer_leader(None, HandOverReason::Removal).await?;
+            self.transfer_leader(None, TransferReason::Removal).await?;
             return Err(ChangeError::NotLeader {
-                leader: self.standing.borrow().leader(),
+                leader: self.role.borrow().leader(),
             });
         }
-        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])))
+        self.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([id])))
             .await
     }
 
     /// Those who are left must be able to commit: more than half of them answer. Who died a moment ago has been heard
     /// within the lease, so only answers that come from now on count.
-    async fn check_majority_without(&self, id: u64, voters: &BTreeSet<u64>) -> Done {
+    async fn check_majority_without(&self, id: u64, voters: &BTreeSet<u64>) -> ChangeResult {
         let begun = Instant::now();
-        let deadline = begun + self.transport.timing.lease() * ANSWER_LEASES;
+        let deadline = begun + self.transport.timing.lease() * ANSWER_TIMEOUT_LEASES;
         let left: Vec<u64> = voters.iter().copied().filter(|one| *one != id).collect();
         loop {
             let answers = |one: u64| {
-                let unheard = self.unheard_for(one);
-                one == self.me() || unheard.is_some_and(|unheard| unheard < begun.elapsed())
+                let silence = self.silence_of(one);
+                one == self.me() || silence.is_some_and(|silence| silence < begun.elapsed())
             };
             let silent: Vec<u64> = left.iter().copied().filter(|one| !answers(*one)).collect();
             let answering = left.len() - silent.len();
@@ -286,20 +291,20 @@ impl<S: StateMachine> Changer<S> {
                     names.join(" and ")
                 )));
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Whether the latest change is not committed yet; the next has to wait.
-    fn under_way(&self) -> bool {
+    fn change_in_progress(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         *metrics.membership_config.log_id() > metrics.local_committed
     }
 
-    async fn change(&self, members: ChangeMembers<u64, Member>) -> Done {
-        if self.under_way() {
-            return Err(refused(UNDER_WAY));
+    async fn change_membership(&self, members: ChangeMembers<u64, Member>) -> ChangeResult {
+        if self.change_in_progress() {
+            return Err(refused(CHANGE_IN_PROGRESS));
         }
         let changing = self.raft.change_membership(members, false);
         match tokio::time::timeout(self.timeout, changing).await {
@@ -321,7 +326,7 @@ impl<S: StateMachine> Changer<S> {
             e @ ClientWriteError::LogEntryDiscarded(_) => ChangeError::Unknown(e.to_string()),
             ClientWriteError::PreconditionFailed(e) => refused(e.to_string()),
             ClientWriteError::ChangeMembershipError(e) => match e {
-                ChangeMembershipError::InProgress(_) => refused(UNDER_WAY),
+                ChangeMembershipError::InProgress(_) => refused(CHANGE_IN_PROGRESS),
                 ChangeMembershipError::UncommittedLeaderLog(_) => {
                     refused("the leader was elected a moment ago; try again")
                 }
@@ -334,7 +339,11 @@ impl<S: StateMachine> Changer<S> {
     }
 
     /// Hands leadership to `to`, or to the voter that has the most of the log and room for more, and waits until it leads.
-    pub(crate) async fn transfer_leader(&self, to: Option<u64>, why: HandOverReason) -> Done {
+    pub(crate) async fn transfer_leader(
+        &self,
+        to: Option<u64>,
+        why: TransferReason,
+    ) -> ChangeResult {
         let term = self.leading_term()?;
         let to = match to {
             Some(to) if to == self.me() => return Ok(()),
@@ -349,38 +358,38 @@ impl<S: StateMachine> Changer<S> {
                 "node {to} is still on its way in: it can lead once it is a voter"
             )));
         }
-        let unheard = self.unheard_for(to);
-        if unheard.is_none_or(|unheard| unheard > self.transport.timing.lease()) {
+        let silence = self.silence_of(to);
+        if silence.is_none_or(|silence| silence > self.transport.timing.lease()) {
             return Err(refused(format!(
                 "node {to} does not answer; leadership stays here"
             )));
         }
-        if self.rooms.peer_is_low(to) && self.rooms.own().level == SpaceLevel::Ample {
+        if self.disk_space.peer_is_low(to) && self.disk_space.own().level == SpaceLevel::Ample {
             return Err(refused(format!(
                 "the disk of node {to} is nearly full, so it would take no writes; leadership stays here"
             )));
         }
-        self.causes.hand_over(term, to, why);
-        self.hand_over.begin(term);
+        self.change_reasons.record_transfer(term, to, why);
+        self.leadership_transfer.begin(term);
         self.raft
             .trigger()
             .transfer_leader(to)
             .await
             .map_err(|e| ChangeError::Unknown(e.to_string()))?;
         let deadline = Instant::now() + self.timeout;
-        let mut standing = self.standing.clone();
-        let moved = standing.wait_for(|s| match s {
-            Standing::Leading { term: t, .. } | Standing::Elected { term: t } => *t != term,
-            Standing::Following { term: t, .. } => *t > term,
-            Standing::Unknown { .. } => false,
+        let mut role = self.role.clone();
+        let moved = role.wait_for(|s| match s {
+            RaftRole::Leading { term: t, .. } | RaftRole::Elected { term: t } => *t != term,
+            RaftRole::Following { term: t, .. } => *t > term,
+            RaftRole::Unknown { .. } => false,
         });
         match tokio::time::timeout_at(deadline.into(), moved).await {
-            Ok(Ok(standing)) => match &*standing {
-                Standing::Following { leader, .. } if *leader == to => Ok(()),
-                Standing::Following { leader, .. } => Err(ChangeError::Unknown(format!(
+            Ok(Ok(role)) => match &*role {
+                RaftRole::Following { leader, .. } if *leader == to => Ok(()),
+                RaftRole::Following { leader, .. } => Err(ChangeError::Unknown(format!(
                     "node {leader} was elected instead of node {to}"
                 ))),
-                Standing::Leading { .. } | Standing::Elected { .. } | Standing::Unknown { .. } => {
+                RaftRole::Leading { .. } | RaftRole::Elected { .. } | RaftRole::Unknown { .. } => {
                     Err(ChangeError::Unknown(format!(
                         "node {to} did not take over; this node was elected again"
                     )))
@@ -394,7 +403,7 @@ impl<S: StateMachine> Changer<S> {
         }
     }
 
-    fn unheard_for(&self, id: u64) -> Option<Duration> {
+    fn silence_of(&self, id: u64) -> Option<Duration> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let heard = metrics.heartbeat.as_ref()?.get(&id).copied().flatten()?;
@@ -413,12 +422,9 @@ impl<S: StateMachine> Changer<S> {
         self.voters()
             .into_iter()
             .filter(|id| {
-                *id != self.me()
-                    && self
-                        .unheard_for(*id)
-                        .is_some_and(|unheard| unheard <= lease)
+                *id != self.me() && self.silence_of(*id).is_some_and(|silence| silence <= lease)
             })
-            .max_by_key(|id| (!self.rooms.peer_is_low(*id), matched(id)))
+            .max_by_key(|id| (!self.disk_space.peer_is_low(*id), matched(id)))
             .ok_or_else(|| refused("no other voter answers; leadership stays here"))
     }
 }

@@ -16,60 +16,61 @@ use std::future::Future;
 use futures_util::stream::{FuturesOrdered, Stream, StreamExt, unfold};
 
 /// The most that are under way at once: one that may be overtaken, and one behind it.
-const UNDER_WAY_MAX: usize = 2;
+const IN_FLIGHT_MAX: usize = 2;
 
 /// One append on its way.
-pub(crate) struct Sent<F> {
+pub(crate) struct InFlight<F> {
     /// It carries entries.
-    pub carries: bool,
+    pub has_entries: bool,
     /// Its answer, and whether the stream goes on after it.
-    pub answer: F,
+    pub response: F,
 }
 
-struct State<I, S, F: Future> {
+struct PipelineState<I, S, F: Future> {
     input: I,
     send: S,
-    under_way: FuturesOrdered<F>,
+    in_flight: FuturesOrdered<F>,
     /// What was sent last carries entries.
-    carries: bool,
+    has_entries: bool,
     ended: bool,
 }
 
 /// The answers to the requests of `input`, each sent by `send` as soon as the rules above allow.
-pub(crate) fn overlapping<I, S, F, A>(input: I, send: S) -> impl Stream<Item = A>
+pub(crate) fn pipelined<I, S, F, A>(input: I, send: S) -> impl Stream<Item = A>
 where
     I: Stream + Unpin,
-    S: FnMut(I::Item) -> Sent<F>,
+    S: FnMut(I::Item) -> InFlight<F>,
     F: Future<Output = (A, bool)>,
 {
-    let state = State {
+    let state = PipelineState {
         input,
         send,
-        under_way: FuturesOrdered::new(),
-        carries: false,
+        in_flight: FuturesOrdered::new(),
+        has_entries: false,
         ended: false,
     };
     unfold(state, |mut state| async move {
         loop {
-            if state.under_way.is_empty() {
-                state.carries = false;
+            if state.in_flight.is_empty() {
+                state.has_entries = false;
             }
-            let room = state.under_way.len() < UNDER_WAY_MAX && !state.carries && !state.ended;
+            let may_send =
+                state.in_flight.len() < IN_FLIGHT_MAX && !state.has_entries && !state.ended;
             tokio::select! {
                 biased;
-                Some(answered) = state.under_way.next() => {
-                    let (answer, goes_on): (A, bool) = answered;
-                    if !goes_on {
+                Some(answered) = state.in_flight.next() => {
+                    let (answer, continues): (A, bool) = answered;
+                    if !continues {
                         state.ended = true;
-                        state.under_way = FuturesOrdered::new();
+                        state.in_flight = FuturesOrdered::new();
                     }
                     return Some((answer, state));
                 }
-                request = state.input.next(), if room => match request {
+                request = state.input.next(), if may_send => match request {
                     Some(request) => {
                         let sent = (state.send)(request);
-                        state.carries = sent.carries;
-                        state.under_way.push_back(sent.answer);
+                        state.has_entries = sent.has_entries;
+                        state.in_flight.push_back(sent.response);
                     }
                     None => state.ended = true,
                 },
@@ -98,44 +99,44 @@ mod tests {
     }
 
     impl Follower {
-        fn send(&self, request: char) -> Sent<impl Future<Output = (char, bool)>> {
-            let (answer, told) = oneshot::channel();
+        fn send(&self, request: char) -> InFlight<impl Future<Output = (char, bool)>> {
+            let (answer, replied) = oneshot::channel();
             self.waiting.borrow_mut().insert(request, answer);
-            Sent {
-                carries: request.is_ascii_uppercase(),
-                answer: async move { (request, told.await.expect("answered")) },
+            InFlight {
+                has_entries: request.is_ascii_uppercase(),
+                response: async move { (request, replied.await.expect("answered")) },
             }
         }
 
-        fn under_way(&self) -> String {
+        fn in_flight(&self) -> String {
             self.waiting.borrow().keys().collect()
         }
 
-        fn answer(&self, request: char, goes_on: bool) {
+        fn answer(&self, request: char, continues: bool) {
             let answer = self.waiting.borrow_mut().remove(&request).expect("sent");
-            let _ = answer.send(goes_on);
+            let _ = answer.send(continues);
         }
     }
 
     #[test]
-    fn what_carries_nothing_is_overtaken_and_what_carries_entries_is_not() {
+    fn an_append_without_entries_is_overtaken_and_one_with_entries_is_not() {
         let follower = Follower::default();
-        let mut answers = pin!(overlapping(iter("aBcd".chars()), |r| follower.send(r)));
+        let mut answers = pin!(pipelined(iter("aBcd".chars()), |r| follower.send(r)));
         assert_eq!(answers.next().now_or_never(), None);
-        assert_eq!(follower.under_way(), "Ba");
+        assert_eq!(follower.in_flight(), "Ba");
         follower.answer('B', true);
         assert_eq!(answers.next().now_or_never(), None, "in order");
-        assert_eq!(follower.under_way(), "a");
+        assert_eq!(follower.in_flight(), "a");
         follower.answer('a', true);
         assert_eq!(answers.next().now_or_never(), Some(Some('a')));
         assert_eq!(
-            follower.under_way(),
+            follower.in_flight(),
             "",
             "B is not known to be answered yet"
         );
         assert_eq!(answers.next().now_or_never(), Some(Some('B')));
         assert_eq!(answers.next().now_or_never(), None);
-        assert_eq!(follower.under_way(), "cd");
+        assert_eq!(follower.in_flight(), "cd");
         follower.answer('c', true);
         follower.answer('d', true);
         assert_eq!(answers.next().now_or_never(), Some(Some('c')));
@@ -144,33 +145,33 @@ mod tests {
     }
 
     #[test]
-    fn nothing_follows_entries_until_they_are_answered() {
+    fn no_append_follows_one_with_entries_until_its_answer() {
         let follower = Follower::default();
-        let mut answers = pin!(overlapping(iter("Abc".chars()), |r| follower.send(r)));
+        let mut answers = pin!(pipelined(iter("Abc".chars()), |r| follower.send(r)));
         assert_eq!(answers.next().now_or_never(), None);
-        assert_eq!(follower.under_way(), "A");
+        assert_eq!(follower.in_flight(), "A");
         follower.answer('A', true);
         assert_eq!(answers.next().now_or_never(), Some(Some('A')));
         assert_eq!(answers.next().now_or_never(), None);
-        assert_eq!(follower.under_way(), "bc");
+        assert_eq!(follower.in_flight(), "bc");
     }
 
     #[test]
-    fn no_more_is_under_way_than_may_be() {
+    fn appends_in_flight_are_bounded() {
         let follower = Follower::default();
-        let mut answers = pin!(overlapping(iter("abcD".chars()), |r| follower.send(r)));
+        let mut answers = pin!(pipelined(iter("abcD".chars()), |r| follower.send(r)));
         assert_eq!(answers.next().now_or_never(), None);
-        assert_eq!(follower.under_way(), "ab");
+        assert_eq!(follower.in_flight(), "ab");
     }
 
     #[test]
-    fn after_an_answer_that_ends_it_nothing_is_sent_or_answered() {
+    fn no_append_is_sent_or_answered_after_an_answer_that_ends_the_stream() {
         let follower = Follower::default();
-        let mut answers = pin!(overlapping(iter("aBc".chars()), |r| follower.send(r)));
+        let mut answers = pin!(pipelined(iter("aBc".chars()), |r| follower.send(r)));
         assert_eq!(answers.next().now_or_never(), None);
         follower.answer('a', false);
         assert_eq!(answers.next().now_or_never(), Some(Some('a')));
         assert_eq!(answers.next().now_or_never(), Some(None));
-        assert_eq!(follower.under_way(), "B");
+        assert_eq!(follower.in_flight(), "B");
     }
 }

@@ -18,45 +18,47 @@ use openraft::raft::{
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use serde::de::DeserializeOwned;
 
-use crate::leadership::change_reason::{Cause, Causes};
-use crate::network::append_pipeline::{Sent, overlapping};
+use crate::leadership::change_reason::{LeaderChangeReason, LeaderChangeReasons};
+use crate::network::append_pipeline::{InFlight, pipelined};
 use crate::network::snapshot_transfer;
 use crate::network::transport::{CallError, Lane, Target, Transport};
 use crate::protocol::entry_format::DecodeError;
 use crate::protocol::messages;
-use crate::protocol::messages::{AppendReply, TransferAsk, TransferReply, VoteAsk, VoteReply};
-use crate::storage::disk_space::Rooms;
+use crate::protocol::messages::{
+    AppendReply, TransferReply, TransferRequestV1, VoteReply, VoteRequestV1,
+};
+use crate::storage::disk_space::ClusterDiskSpace;
 use crate::storage::snapshot_store::StoredSnapshot;
 use crate::types::{Config, Member, Snapshot, Vote};
 
 /// Makes the clients; all share one [`Transport`].
-pub(crate) struct Network {
+pub(crate) struct NetworkFactory {
     pub transport: Arc<Transport>,
-    pub causes: Arc<Causes>,
-    pub rooms: Arc<Rooms>,
+    pub change_reasons: Arc<LeaderChangeReasons>,
+    pub disk_space: Arc<ClusterDiskSpace>,
 }
 
 /// Speaks to one peer on one lane.
-pub(crate) struct Peer {
+pub(crate) struct PeerClient {
     transport: Arc<Transport>,
-    causes: Arc<Causes>,
-    rooms: Arc<Rooms>,
+    change_reasons: Arc<LeaderChangeReasons>,
+    disk_space: Arc<ClusterDiskSpace>,
     target: Target,
     lane: Lane,
     /// How long an append may take; heartbeats have openraft's own, shorter deadline.
     append_deadline: Option<Duration>,
 }
 
-impl Network {
-    fn peer(&self, id: u64, member: &Member, lane: Lane) -> Peer {
+impl NetworkFactory {
+    fn peer(&self, id: u64, member: &Member, lane: Lane) -> PeerClient {
         let append_deadline = match lane {
             Lane::Append => Some(Duration::from_millis(self.transport.timing.append_ms)),
             Lane::Control | Lane::Snapshot => None,
         };
-        Peer {
+        PeerClient {
             transport: Arc::clone(&self.transport),
-            causes: Arc::clone(&self.causes),
-            rooms: Arc::clone(&self.rooms),
+            change_reasons: Arc::clone(&self.change_reasons),
+            disk_space: Arc::clone(&self.disk_space),
             target: Target::member(id, member),
             lane,
             append_deadline,
@@ -64,24 +66,24 @@ impl Network {
     }
 }
 
-impl RaftNetworkFactory<Config> for Network {
-    type Network = Peer;
+impl RaftNetworkFactory<Config> for NetworkFactory {
+    type Network = PeerClient;
 
     /// For replication, votes and transfers. Votes use the control lane whichever client carries them.
-    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+    async fn new_client(&mut self, target: u64, node: &Member) -> PeerClient {
         self.peer(target, node, Lane::Append)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Peer {
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> PeerClient {
         self.peer(target, node, Lane::Control)
     }
 
-    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> Peer {
+    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> PeerClient {
         self.peer(target, node, Lane::Snapshot)
     }
 }
 
-impl Peer {
+impl PeerClient {
     fn rpc_error(&self, action: RPCTypes, e: CallError) -> RPCError<Config> {
         match e {
             CallError::Timeout { waited, .. } => RPCError::Timeout(Timeout {
@@ -98,27 +100,28 @@ impl Peer {
         }
     }
 
-    fn bad_answer(&self, e: DecodeError) -> RPCError<Config> {
+    fn invalid_reply(&self, e: DecodeError) -> RPCError<Config> {
         RPCError::Unreachable(Unreachable::new(&e))
     }
 
     /// Reads an answer, and notes what its sender says of itself.
-    fn noted<T: DeserializeOwned>(
+    fn decode_reply<T: DeserializeOwned>(
         &self,
         what: &'static str,
         answer: &[u8],
     ) -> Result<T, RPCError<Config>> {
-        let (reply, note) = messages::decode_noted(what, answer).map_err(|e| self.bad_answer(e))?;
-        if let Some(note) = note {
-            self.rooms.heard(self.target.id, note);
+        let (reply, health) =
+            messages::decode_with_health(what, answer).map_err(|e| self.invalid_reply(e))?;
+        if let Some(health) = health {
+            self.disk_space.record_peer(self.target.id, health);
         }
         Ok(reply)
     }
 
-    async fn ask_vote(
+    async fn request_vote(
         &self,
         path: &str,
-        ask: VoteAsk,
+        request: VoteRequestV1,
         option: RPCOption,
     ) -> Result<VoteResponse<Config>, RPCError<Config>> {
         let answer = self
@@ -127,13 +130,13 @@ impl Peer {
                 Lane::Control,
                 &self.target,
                 path,
-                |out| messages::put(out, &ask),
+                |out| messages::put(out, &request),
                 64,
                 option.soft_ttl(),
             )
             .await
             .map_err(|e| self.rpc_error(RPCTypes::Vote, e))?;
-        let reply: VoteReply = self.noted("the answer to a vote", &answer)?;
+        let reply: VoteReply = self.decode_reply("the answer to a vote", &answer)?;
         Ok(reply.into())
     }
 
@@ -145,7 +148,7 @@ impl Peer {
         // openraft drops a heartbeat at its hard limit; ending it a little earlier names the cause.
         let deadline = self.append_deadline.unwrap_or(option.hard_ttl() * 9 / 10);
         let mut body = bytes::BytesMut::new();
-        messages::put_append(&mut body, rpc).map_err(|e| self.bad_answer(e))?;
+        messages::put_append(&mut body, rpc).map_err(|e| self.invalid_reply(e))?;
         let answer = self
             .transport
             .call(
@@ -165,7 +168,7 @@ impl Peer {
             return Ok(AppendEntriesResponse::Success);
         }
         let answer = answer.map_err(|e| self.rpc_error(RPCTypes::AppendEntries, e))?;
-        let reply: AppendReply = self.noted("the answer to an append", &answer)?;
+        let reply: AppendReply = self.decode_reply("the answer to an append", &answer)?;
         Ok(reply.into())
     }
 
@@ -174,7 +177,7 @@ impl Peer {
         &self,
         rpc: AppendEntriesRequest<Config>,
         option: RPCOption,
-    ) -> (Appended, bool) {
+    ) -> (AppendResult, bool) {
         let last = rpc.entries.last().map(|entry| entry.log_id);
         let last = last.or(rpc.prev_log_id);
         match self.append(&rpc, &option).await {
@@ -187,8 +190,8 @@ impl Peer {
                     | AppendEntriesResponse::HigherVote(_) => true,
                 };
                 let result = response.into_stream_result(rpc.prev_log_id, last);
-                let goes_on = whole && result.is_ok();
-                (Ok(result), goes_on)
+                let continues = whole && result.is_ok();
+                (Ok(result), continues)
             }
             Err(error) => (Err(error), false),
         }
@@ -196,9 +199,9 @@ impl Peer {
 }
 
 /// What becomes of one append of a stream.
-type Appended = Result<StreamAppendResult<Config>, RPCError<Config>>;
+type AppendResult = Result<StreamAppendResult<Config>, RPCError<Config>>;
 
-impl RaftNetworkV2<Config> for Peer {
+impl RaftNetworkV2<Config> for PeerClient {
     type SnapshotData = StoredSnapshot;
 
     async fn append_entries(
@@ -213,16 +216,16 @@ impl RaftNetworkV2<Config> for Peer {
         &'s mut self,
         input: S,
         option: RPCOption,
-    ) -> BoxFuture<'s, Result<BoxStream<'s, Appended>, RPCError<Config>>>
+    ) -> BoxFuture<'s, Result<BoxStream<'s, AppendResult>, RPCError<Config>>>
     where
         S: Stream<Item = AppendEntriesRequest<Config>> + OptionalSend + Unpin + 'static,
     {
         let peer = &*self;
-        let answers = overlapping(input, move |rpc: AppendEntriesRequest<Config>| Sent {
-            carries: !rpc.entries.is_empty(),
-            answer: peer.append_in_stream(rpc, option.clone()),
+        let answers = pipelined(input, move |rpc: AppendEntriesRequest<Config>| InFlight {
+            has_entries: !rpc.entries.is_empty(),
+            response: peer.append_in_stream(rpc, option.clone()),
         });
-        let answers: BoxStream<'s, Appended> = Box::pin(answers);
+        let answers: BoxStream<'s, AppendResult> = Box::pin(answers);
         Box::pin(async move { Ok(answers) })
     }
 
@@ -232,8 +235,10 @@ impl RaftNetworkV2<Config> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<Config>, RPCError<Config>> {
         let (me, term) = (self.transport.identity.node_id, rpc.vote.leader_id.term);
-        let why = self.causes.own(term, me, rpc.leadership_transfer);
-        self.ask_vote("/raft/vote", VoteAsk::new(&rpc, why), option)
+        let why = self
+            .change_reasons
+            .own_campaign(term, me, rpc.leadership_transfer);
+        self.request_vote("/raft/vote", VoteRequestV1::new(&rpc, why), option)
             .await
     }
 
@@ -243,8 +248,12 @@ impl RaftNetworkV2<Config> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<Config>, RPCError<Config>> {
         // Nothing has come of it yet, so there is nothing to tell.
-        self.ask_vote("/raft/pre-vote", VoteAsk::new(&rpc, Cause::Unknown), option)
-            .await
+        self.request_vote(
+            "/raft/pre-vote",
+            VoteRequestV1::new(&rpc, LeaderChangeReason::Unknown),
+            option,
+        )
+        .await
     }
 
     async fn full_snapshot(
@@ -269,25 +278,27 @@ impl RaftNetworkV2<Config> for Peer {
 
     async fn transfer_leader(
         &mut self,
-        req: TransferLeaderRequest<Config>,
+        rpc: TransferLeaderRequest<Config>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Config>, RPCError<Config>> {
-        let why = self.causes.hand_over_of(req.from_leader().leader_id.term);
-        let ask = TransferAsk::new(&req, why);
+        let why = self
+            .change_reasons
+            .transfer_reason(rpc.from_leader().leader_id.term);
+        let request = TransferRequestV1::new(&rpc, why);
         let answer = self
             .transport
             .call(
                 Lane::Control,
                 &self.target,
                 "/raft/transfer",
-                |out| messages::put(out, &ask),
+                |out| messages::put(out, &request),
                 64,
                 option.soft_ttl(),
             )
             .await
             .map_err(|e| self.rpc_error(RPCTypes::TransferLeader, e))?;
         let reply: TransferReply = messages::decode("the answer to a transfer", &answer)
-            .map_err(|e| self.bad_answer(e))?;
+            .map_err(|e| self.invalid_reply(e))?;
         Ok(match reply {
             TransferReply::Begun => Ok(()),
             TransferReply::VoteChanged { expected, actual } => {

@@ -53,7 +53,7 @@ pub(crate) struct ChunkHead {
 
 /// The receiver's answer to announcements and chunks.
 #[derive(Serialize, Deserialize)]
-pub(crate) enum Progress {
+pub(crate) enum TransferProgress {
     /// Send on from here.
     At { offset: u64 },
     /// The receiver follows a higher vote.
@@ -84,7 +84,7 @@ pub(crate) async fn send(
         let unfinished = "a snapshot that is being installed here cannot be sent";
         return Err(SendError::Local(io::Error::other(unfinished)));
     };
-    let sending = Sending {
+    let sender = SnapshotSender {
         transport,
         target,
         file,
@@ -99,55 +99,57 @@ pub(crate) async fn send(
     let (peer, bytes) = (target.id, file.len());
     tracing::info!(peer, index, bytes, "sending a snapshot");
     // Forgotten however this ends, also when it is given up from outside.
-    let _forget = Forget {
+    let _guard = TransferGuard {
         transport,
         to: target.id,
     };
-    let mut progress = sending.announce().await?;
-    let mut forgotten = 0;
+    let mut progress = sender.announce().await?;
+    let mut reannouncements = 0;
     loop {
         progress = match progress {
-            Progress::Deposed { vote } => return Ok(vote.into()),
-            Progress::At { offset } if offset >= file.len() => break,
-            Progress::At { offset } => {
+            TransferProgress::Deposed { vote } => return Ok(vote.into()),
+            TransferProgress::At { offset } if offset >= file.len() => break,
+            TransferProgress::At { offset } => {
                 let transfer = SnapshotTransfer {
                     bytes,
                     sent_bytes: offset,
                 };
-                transport.note_transfer(target.id, Some(transfer));
-                sending.chunk(offset).await?
+                transport.set_transfer(target.id, Some(transfer));
+                sender.chunk(offset).await?
             }
-            Progress::Unannounced if forgotten < 3 => {
-                forgotten += 1;
-                sending.announce().await?
+            TransferProgress::Unannounced if reannouncements < 3 => {
+                reannouncements += 1;
+                sender.announce().await?
             }
-            Progress::Unannounced => return Err(sending.broken("it keeps forgetting the snapshot")),
+            TransferProgress::Unannounced => {
+                return Err(sender.broken("it keeps forgetting the snapshot"));
+            }
         };
     }
-    let theirs = sending.install().await?;
+    let theirs = sender.install().await?;
     tracing::info!(peer, index, "the snapshot is installed there");
     Ok(theirs)
 }
 
-struct Forget<'a> {
+struct TransferGuard<'a> {
     transport: &'a Transport,
     to: u64,
 }
 
-impl Drop for Forget<'_> {
+impl Drop for TransferGuard<'_> {
     fn drop(&mut self) {
-        self.transport.note_transfer(self.to, None);
+        self.transport.set_transfer(self.to, None);
     }
 }
 
-struct Sending<'a> {
+struct SnapshotSender<'a> {
     transport: &'a Transport,
     target: &'a Target,
     file: &'a SnapshotFile,
     announcement: Announcement,
 }
 
-impl Sending<'_> {
+impl SnapshotSender<'_> {
     fn broken(&self, why: impl ToString) -> SendError {
         let (id, addr) = (self.target.id, self.target.addr.clone());
         SendError::Call(CallError::Broken {
@@ -176,14 +178,14 @@ impl Sending<'_> {
         messages::decode("the answer to a snapshot", &call.await?).map_err(|e| self.broken(e))
     }
 
-    async fn announce(&self) -> Result<Progress, SendError> {
+    async fn announce(&self) -> Result<TransferProgress, SendError> {
         let deadline_ms = self.transport.timing.snapshot_chunk_ms;
         let body = |out: &mut BytesMut| messages::put(out, &self.announcement);
         self.post("/raft/snapshot/announce", body, 256, deadline_ms)
             .await
     }
 
-    async fn chunk(&self, offset: u64) -> Result<Progress, SendError> {
+    async fn chunk(&self, offset: u64) -> Result<TransferProgress, SendError> {
         let file = self.file.clone();
         let chunk = tokio::task::spawn_blocking(move || file.read_at(offset, CHUNK_BYTES))
             .await

@@ -85,7 +85,7 @@ pub(crate) struct Transport {
     append: reqwest::Client,
     snapshot: reqwest::Client,
     /// Never times out, never pooled: for the failover watch.
-    watch: reqwest::Client,
+    liveness: reqwest::Client,
     /// The last refusal of each peer that was logged, so that each is logged once.
     refusals: Mutex<HashMap<u64, Refusal>>,
     /// The snapshots on their way, by receiver.
@@ -111,7 +111,7 @@ impl Transport {
             control: build(builder())?,
             append: build(builder())?,
             snapshot: build(builder())?,
-            watch: build(
+            liveness: build(
                 builder()
                     .pool_max_idle_per_host(0)
                     .tcp_keepalive(Duration::from_secs(5)),
@@ -168,7 +168,7 @@ impl Transport {
         if status == reqwest::StatusCode::CONFLICT
             && let Ok(refusal) = messages::decode::<Refusal>("a refusal", &answer)
         {
-            self.note_refusal(target, &refusal);
+            self.log_refusal(target, &refusal);
             return Err(CallError::Refused { id, addr, refusal });
         }
         Err(CallError::Broken {
@@ -178,16 +178,16 @@ impl Transport {
         })
     }
 
-    fn note_refusal(&self, target: &Target, refusal: &Refusal) {
+    fn log_refusal(&self, target: &Target, refusal: &Refusal) {
         // A peer that is still waiting to be told about the cluster is no news; of low disks the keeper tells.
-        let quiet = matches!(refusal, Refusal::NotFormed | Refusal::DiskLow);
-        let news = self
+        let expected = matches!(refusal, Refusal::NotFormed | Refusal::DiskLow);
+        let changed = self
             .refusals
             .lock()
             .insert(target.id, refusal.clone())
             .as_ref()
             != Some(refusal);
-        if news && !quiet {
+        if changed && !expected {
             tracing::warn!(peer = target.id, addr = %target.addr, "the other node refuses this node's messages: {refusal}");
         }
     }
@@ -197,7 +197,7 @@ impl Transport {
         self.transfers.lock().clone()
     }
 
-    pub(crate) fn note_transfer(&self, to: u64, transfer: Option<SnapshotTransfer>) {
+    pub(crate) fn set_transfer(&self, to: u64, transfer: Option<SnapshotTransfer>) {
         let mut transfers = self.transfers.lock();
         match transfer {
             Some(transfer) => transfers.insert(to, transfer),
@@ -206,13 +206,16 @@ impl Transport {
     }
 
     /// Opens the connection that tells when the peer's process is gone. See [`crate::tasks::leader_failure_detector`].
-    pub(crate) async fn open_watch(&self, target: &Target) -> Result<reqwest::Response, CallError> {
+    pub(crate) async fn open_liveness_connection(
+        &self,
+        target: &Target,
+    ) -> Result<reqwest::Response, CallError> {
         let deadline = Duration::from_millis(self.timing.connect_ms);
         let message =
             messages::frame(&self.identity.envelope(target.id, target.incarnation), 0).freeze();
         let request = self
-            .watch
-            .post(format!("http://{}{}", target.addr, WATCH_PATH))
+            .liveness
+            .post(format!("http://{}{}", target.addr, LIVENESS_PATH))
             .body(message)
             .send();
         let (id, addr) = (target.id, target.addr.clone());
@@ -233,7 +236,7 @@ impl Transport {
     }
 }
 
-pub(crate) const WATCH_PATH: &str = "/raft/watch";
+pub(crate) const LIVENESS_PATH: &str = "/raft/watch";
 
 fn failed(target: &Target, e: &reqwest::Error, waited: Duration) -> CallError {
     let (id, addr) = (target.id, target.addr.clone());

@@ -16,29 +16,29 @@ use tokio::task::JoinHandle;
 use crate::apply::applier::{Applied, Raft};
 use crate::config::{NodeConfig, Timing};
 use crate::error::{ChangeError, ProposeError, ReadError};
-use crate::fatal::Failure;
-use crate::leadership::change_reason::HandOverReason;
-use crate::leadership::role::{HandOver, Standing};
-use crate::membership::changes::Changer;
-use crate::metrics::Measures;
+use crate::fatal::FatalErrorSignal;
+use crate::leadership::change_reason::TransferReason;
+use crate::leadership::role::{LeadershipTransfer, RaftRole};
+use crate::membership::changes::MembershipChanger;
+use crate::metrics::ConsensusMetrics;
 use crate::node::peer_server;
-use crate::node::peer_server::Desk;
+use crate::node::peer_server::PeerService;
 use crate::node::status_report;
-use crate::proposals::batcher::{Manner, Proposer};
+use crate::proposals::batcher::{ProposeOptions, Proposer};
 use crate::proposals::committed::Committed;
-use crate::proposals::piggyback::{Dispatcher, Riders};
+use crate::proposals::piggyback::{PiggybackDispatcher, PiggybackSource};
 use crate::proposals::read_index;
-use crate::proposals::read_index::Barrier;
+use crate::proposals::read_index::ReadBarrier;
 use crate::protocol::identity::Identity;
 use crate::state_machine::StateMachine;
 use crate::status::{DiskStatus, Leadership, Status};
-use crate::storage::disk_space::Rooms;
+use crate::storage::disk_space::ClusterDiskSpace;
 use crate::storage::open;
 use crate::storage::snapshot_store::{Snapshots, WrittenSnapshot};
-use crate::tasks::divergence_check::{Agreement, AgreementStatus, Checkpoint};
+use crate::tasks::divergence_check::{Checkpoint, ConsistencyStatus, DigestHistory};
 
 /// How often to look whether a snapshot that was asked for is there.
-const SNAPSHOT_LOOK: Duration = Duration::from_millis(50);
+const SNAPSHOT_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One member of a cluster. Cheap to clone; every method may be called from any runtime.
 pub struct Node<S: StateMachine> {
@@ -62,19 +62,19 @@ pub(super) struct Inner<S: StateMachine> {
     pub(super) log: Arc<dyn triarch_storage::LogStore>,
     pub(super) directory: Arc<open::Directory>,
     pub(super) applied: watch::Receiver<Applied>,
-    pub(super) standing: watch::Receiver<Standing>,
-    pub(super) hand_over: Arc<HandOver>,
+    pub(super) role: watch::Receiver<RaftRole>,
+    pub(super) leadership_transfer: Arc<LeadershipTransfer>,
     pub(super) leadership: watch::Receiver<Leadership>,
-    pub(super) failure: Failure,
-    pub(super) measures: Arc<Measures>,
+    pub(super) fatal_error: FatalErrorSignal,
+    pub(super) metrics: Arc<ConsensusMetrics>,
     pub(super) proposer: Proposer<S::Reply>,
-    pub(super) riders: Arc<Riders<S::Reply>>,
-    pub(super) barrier: Barrier,
-    pub(super) changer: Changer<S>,
-    pub(super) agreement: Arc<Agreement>,
+    pub(super) piggyback: Arc<PiggybackSource<S::Reply>>,
+    pub(super) read_barrier: ReadBarrier,
+    pub(super) changer: MembershipChanger<S>,
+    pub(super) digest_history: Arc<DigestHistory>,
     pub(super) snapshots: Snapshots,
-    pub(super) rooms: Arc<Rooms>,
-    pub(super) desk: Arc<Desk<S>>,
+    pub(super) disk_space: Arc<ClusterDiskSpace>,
+    pub(super) service: Arc<PeerService<S>>,
     pub(super) stopping: watch::Sender<bool>,
     pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -82,7 +82,7 @@ pub(super) struct Inner<S: StateMachine> {
 impl<S: StateMachine> Node<S> {
     /// Has `command` committed and applied. On an error, the variant tells whether it was done.
     pub async fn propose(&self, command: Bytes) -> Result<Committed<S::Reply>, ProposeError> {
-        let manner = Manner::default();
+        let manner = ProposeOptions::default();
         self.inner.proposer.propose(manner, command).await
     }
 
@@ -92,24 +92,24 @@ impl<S: StateMachine> Node<S> {
         &self,
         command: Bytes,
     ) -> Result<Committed<S::Reply>, ProposeError> {
-        let manner = Manner {
+        let manner = ProposeOptions {
             invites: true,
-            ..Manner::default()
+            ..ProposeOptions::default()
         };
         self.inner.proposer.propose(manner, command).await
     }
 
     /// Has `dispatcher` asked for a rider whenever this node, as leader, writes an entry with a proposal that invites one. Once
     /// in a node's life; later calls change nothing.
-    pub fn dispatch_riders(&self, dispatcher: Dispatcher<S::Reply>) {
-        self.inner.riders.dispatched_by(dispatcher);
+    pub fn set_piggyback_dispatcher(&self, dispatcher: PiggybackDispatcher<S::Reply>) {
+        self.inner.piggyback.set(dispatcher);
     }
 
     /// Like [`Node::propose`], and before all that was proposed so and still waits.
     pub async fn propose_first(&self, command: Bytes) -> Result<Committed<S::Reply>, ProposeError> {
-        let manner = Manner {
+        let manner = ProposeOptions {
             first: true,
-            ..Manner::default()
+            ..ProposeOptions::default()
         };
         self.inner.proposer.propose(manner, command).await
     }
@@ -119,10 +119,10 @@ impl<S: StateMachine> Node<S> {
         &self,
         command: Bytes,
     ) -> Result<Committed<S::Reply>, ProposeError> {
-        let manner = Manner {
+        let manner = ProposeOptions {
             first: true,
             invites: true,
-            ..Manner::default()
+            ..ProposeOptions::default()
         };
         self.inner.proposer.propose(manner, command).await
     }
@@ -134,7 +134,7 @@ impl<S: StateMachine> Node<S> {
         term: u64,
         command: Bytes,
     ) -> Result<Committed<S::Reply>, ProposeError> {
-        let manner = Manner {
+        let manner = ProposeOptions {
             term: Some(term),
             first: true,
             invites: false,
@@ -145,7 +145,7 @@ impl<S: StateMachine> Node<S> {
     /// Makes a read of the local state linearizable: a quorum has confirmed, after this was called, that this node leads,
     /// and everything committed before is applied here. Gives the applied index. Concurrent callers share the work.
     pub async fn read_barrier(&self) -> Result<u64, ReadError> {
-        self.inner.barrier.pass().await
+        self.inner.read_barrier.wait().await
     }
 
     /// Waits until `index` is applied here; gives what is applied then. [`ReadError::NoQuorum`] when time is up.
@@ -160,24 +160,24 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// What this node counts and times.
-    pub fn measures(&self) -> &Measures {
-        &self.inner.measures
+    pub fn metrics(&self) -> &ConsensusMetrics {
+        &self.inner.metrics
     }
 
     /// This node's view of itself and the cluster.
     pub fn status(&self) -> Status {
         // One lock at a time.
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
-        let standing = self.inner.standing.borrow().clone();
+        let role = self.inner.role.borrow().clone();
         let applied = *self.inner.applied.borrow();
         status_report::status(status_report::Sources {
             metrics,
-            standing,
+            role,
             applied,
             identity: &self.inner.identity,
-            rooms: &self.inner.rooms,
+            disk_space: &self.inner.disk_space,
             lease: self.inner.config.timing.lease(),
-            failed: self.inner.failure.get(),
+            failed: self.inner.fatal_error.get(),
             transfers: self.inner.changer.transport.transfers(),
         })
     }
@@ -192,10 +192,10 @@ impl<S: StateMachine> Node<S> {
     /// Whether this node leads and a quorum has confirmed it within the lease, judged by the monotonic clock at this
     /// moment. While this is true no other node can have been elected.
     pub fn leads_now(&self) -> bool {
-        let Standing::Leading { term, .. } = *self.inner.standing.borrow() else {
+        let RaftRole::Leading { term, .. } = *self.inner.role.borrow() else {
             return false;
         };
-        if self.inner.hand_over.has_begun(term) {
+        if self.inner.leadership_transfer.has_begun(term) {
             return false;
         }
         let metrics = self.inner.raft.metrics();
@@ -217,36 +217,36 @@ impl<S: StateMachine> Node<S> {
 
     /// Hands in a digest of the state machine's state, to be compared with what the other nodes have at the same entry.
     /// Every node should hand in digests at the same entries. One that differs from a majority stops: [`Node::failure`].
-    pub fn note_digest(&self, checkpoint: Checkpoint) {
-        self.inner.agreement.note(checkpoint);
+    pub fn record_digest(&self, checkpoint: Checkpoint) {
+        self.inner.digest_history.record(checkpoint);
     }
 
     /// What came of comparing digests so far.
-    pub fn agreement(&self) -> AgreementStatus {
-        self.inner.agreement.status()
+    pub fn consistency(&self) -> ConsistencyStatus {
+        self.inner.digest_history.status()
     }
 
     /// Why proposals are refused at present, if they are: a disk is nearly full.
-    pub fn refuses_writes(&self) -> Option<String> {
-        self.inner.rooms.refusal(0)
+    pub fn write_refusal(&self) -> Option<String> {
+        self.inner.disk_space.write_refusal(0)
     }
 
     /// This node's own disk.
     pub fn disk(&self) -> Option<DiskStatus> {
-        self.inner.rooms.status(self.inner.config.node_id)
+        self.inner.disk_space.status(self.inner.config.node_id)
     }
 
     /// Set, once and for good, when this node cannot go on: its disk failed, it cannot apply an entry, or its directory is
     /// not the one the cluster knows. The process must say so and exit.
-    pub fn failure(&self) -> watch::Receiver<Option<String>> {
-        self.inner.failure.subscribe()
+    pub fn fatal_error(&self) -> watch::Receiver<Option<String>> {
+        self.inner.fatal_error.subscribe()
     }
 
     /// What peers ask, under `/raft/`. To be served at the node's address, with TCP_NODELAY, and best on the runtime that
     /// the node was started on, so that no other load delays it.
     pub fn routes(&self) -> axum::Router {
         peer_server::routes(
-            Arc::clone(&self.inner.desk),
+            Arc::clone(&self.inner.service),
             self.inner.config.limits.peer_body_bytes_max(),
         )
     }
@@ -260,14 +260,14 @@ impl<S: StateMachine> Node<S> {
     /// a voter once it has caught up, whatever becomes of this node. Asked again, it is found to be on its way.
     pub async fn add(&self, id: u64, addr: impl Into<String>) -> Result<(), ChangeError> {
         let addr = addr.into();
-        self.change(move |changer| async move { changer.add(id, addr).await })
+        self.run_change(move |changer| async move { changer.add(id, addr).await })
             .await
     }
 
     /// Removes a node; one that was removed before is fine. A leader that is to remove itself hands leadership over and
     /// answers `NotLeader`.
     pub async fn remove(&self, id: u64) -> Result<(), ChangeError> {
-        self.change(move |changer| async move { changer.remove(id).await })
+        self.run_change(move |changer| async move { changer.remove(id).await })
             .await
     }
 
@@ -276,15 +276,15 @@ impl<S: StateMachine> Node<S> {
     pub async fn transfer_leader(
         &self,
         to: Option<u64>,
-        why: HandOverReason,
+        why: TransferReason,
     ) -> Result<(), ChangeError> {
-        self.change(move |changer| async move { changer.transfer_leader(to, why).await })
+        self.run_change(move |changer| async move { changer.transfer_leader(to, why).await })
             .await
     }
 
-    async fn change<F, Fut>(&self, work: F) -> Result<(), ChangeError>
+    async fn run_change<F, Fut>(&self, work: F) -> Result<(), ChangeError>
     where
-        F: FnOnce(Changer<S>) -> Fut,
+        F: FnOnce(MembershipChanger<S>) -> Fut,
         Fut: Future<Output = Result<(), ChangeError>> + Send + 'static,
     {
         // On the node's own runtime, and to its end even if the caller goes away.
@@ -306,7 +306,7 @@ impl<S: StateMachine> Node<S> {
         let wanted = self.applied_index();
         let deadline = Instant::now() + timeout;
         loop {
-            let written = self.inner.snapshots.written_to(wanted);
+            let written = self.inner.snapshots.covering(wanted);
             if let Some(written) = written.map_err(|e| unknown(&e))? {
                 return Ok(Some(written));
             }
@@ -316,7 +316,7 @@ impl<S: StateMachine> Node<S> {
             if Instant::now() >= deadline {
                 return Ok(None);
             }
-            tokio::time::sleep(SNAPSHOT_LOOK).await;
+            tokio::time::sleep(SNAPSHOT_POLL_INTERVAL).await;
         }
     }
 

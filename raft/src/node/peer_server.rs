@@ -25,46 +25,49 @@ use tokio::sync::watch;
 use triarch_storage::SpaceLevel;
 
 use crate::apply::applier::Raft;
-use crate::leadership::change_reason::Causes;
-use crate::leadership::role::Heard;
-use crate::membership::bootstrap::{Adopt, Form, Former, Hello};
-use crate::network::snapshot_transfer::{Announcement, ChunkHead, Progress};
-use crate::network::transport::WATCH_PATH;
+use crate::leadership::change_reason::LeaderChangeReasons;
+use crate::leadership::role::LeaderContact;
+use crate::membership::bootstrap::{Adopt, Bootstrapper, Form, Hello};
+use crate::network::snapshot_transfer::{Announcement, ChunkHead, TransferProgress};
+use crate::network::transport::LIVENESS_PATH;
 use crate::protocol::entry_format::DecodeError;
 use crate::protocol::identity::Identity;
 use crate::protocol::messages;
 use crate::protocol::messages::{
-    AppendReply, Envelope, NodeNote, Refusal, TransferAsk, TransferReply, VoteAsk, VoteReply,
-    VoteV1,
+    AppendReply, Envelope, NodeHealth, Refusal, TransferReply, TransferRequestV1, VoteReply,
+    VoteRequestV1, VoteV1,
 };
 use crate::state_machine::StateMachine;
-use crate::storage::disk_space::Rooms;
-use crate::storage::snapshot_store::{Incoming, Snapshots};
+use crate::storage::disk_space::ClusterDiskSpace;
+use crate::storage::snapshot_store::{IncomingSnapshot, Snapshots};
 use crate::tasks::clock_sync::ClockReply;
-use crate::tasks::divergence_check::{Agreement, DigestAsk, DigestReply};
+use crate::tasks::divergence_check::{DigestHistory, DigestReply, DigestRequest};
 use crate::types::{Config, Entry, Payload, Snapshot, SnapshotMeta, Vote};
 
 /// What the handlers need.
-pub(crate) struct Desk<S: StateMachine> {
+pub(crate) struct PeerService<S: StateMachine> {
     pub identity: Arc<Identity>,
     pub raft: Raft<S>,
-    pub former: Arc<Former<S>>,
-    pub heard: Arc<Heard>,
-    pub causes: Arc<Causes>,
-    pub rooms: Arc<Rooms>,
+    pub bootstrapper: Arc<Bootstrapper<S>>,
+    pub leader_contact: Arc<LeaderContact>,
+    pub change_reasons: Arc<LeaderChangeReasons>,
+    pub disk_space: Arc<ClusterDiskSpace>,
     pub snapshots: Snapshots,
-    pub agreement: Arc<Agreement>,
+    pub digest_history: Arc<DigestHistory>,
     /// The snapshot on its way in, if any. A second sender of another one takes the place of the first.
-    pub incoming: tokio::sync::Mutex<Option<Incoming>>,
+    pub incoming: tokio::sync::Mutex<Option<IncomingSnapshot>>,
     /// No votes before: see [`crate::node::handle`].
     pub elections_from: Instant,
     pub stopping: watch::Receiver<bool>,
 }
 
-type Shared<S> = State<Arc<Desk<S>>>;
-type Handled<T> = Result<T, Refusal>;
+type ServiceState<S> = State<Arc<PeerService<S>>>;
+type PeerResult<T> = Result<T, Refusal>;
 
-pub(crate) fn routes<S: StateMachine>(desk: Arc<Desk<S>>, body_bytes_max: usize) -> Router {
+pub(crate) fn routes<S: StateMachine>(
+    service: Arc<PeerService<S>>,
+    body_bytes_max: usize,
+) -> Router {
     Router::new()
         .route("/raft/append", post(append::<S>))
         .route("/raft/heartbeat", post(append::<S>))
@@ -79,9 +82,9 @@ pub(crate) fn routes<S: StateMachine>(desk: Arc<Desk<S>>, body_bytes_max: usize)
         .route("/raft/hello", post(hello::<S>))
         .route("/raft/form", post(form::<S>))
         .route("/raft/adopt", post(adopt::<S>))
-        .route(WATCH_PATH, post(watch_this::<S>))
+        .route(LIVENESS_PATH, post(hold_liveness::<S>))
         .layer(DefaultBodyLimit::max(body_bytes_max))
-        .with_state(desk)
+        .with_state(service)
 }
 
 impl IntoResponse for Refusal {
@@ -114,9 +117,9 @@ impl From<RaftError<Config>> for Refusal {
 }
 
 /// An answer in postcard.
-struct Reply<T>(T);
+struct Postcard<T>(T);
 
-impl<T: Serialize> IntoResponse for Reply<T> {
+impl<T: Serialize> IntoResponse for Postcard<T> {
     fn into_response(self) -> Response {
         let mut body = BytesMut::new();
         messages::put(&mut body, &self.0);
@@ -125,9 +128,9 @@ impl<T: Serialize> IntoResponse for Reply<T> {
 }
 
 /// An answer in postcard with a note on this node behind it.
-struct Noted<T>(T, NodeNote);
+struct WithHealth<T>(T, NodeHealth);
 
-impl<T: Serialize> IntoResponse for Noted<T> {
+impl<T: Serialize> IntoResponse for WithHealth<T> {
     fn into_response(self) -> Response {
         let mut body = BytesMut::new();
         messages::put(&mut body, &self.0);
@@ -136,8 +139,8 @@ impl<T: Serialize> IntoResponse for Noted<T> {
     }
 }
 
-impl<S: StateMachine> Desk<S> {
-    fn open(&self, message: Bytes) -> Handled<(Envelope, Bytes)> {
+impl<S: StateMachine> PeerService<S> {
+    fn open(&self, message: Bytes) -> PeerResult<(Envelope, Bytes)> {
         let (envelope, body) = messages::open_frame(message)?;
         self.identity.check_peer(&envelope)?;
         Ok((envelope, body))
@@ -147,13 +150,17 @@ impl<S: StateMachine> Desk<S> {
         &self,
         what: &'static str,
         message: Bytes,
-    ) -> Handled<(Envelope, T)> {
+    ) -> PeerResult<(Envelope, T)> {
         let (envelope, body) = self.open(message)?;
         Ok((envelope, messages::decode(what, &body)?))
     }
 
     /// A message that may come from outside the cluster, or be for a node without one.
-    fn read_outside<T: DeserializeOwned>(&self, what: &'static str, message: Bytes) -> Handled<T> {
+    fn read_outside<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        message: Bytes,
+    ) -> PeerResult<T> {
         let (envelope, body) = messages::open_frame(message)?;
         self.identity.check_receiver(&envelope)?;
         Ok(messages::decode(what, &body)?)
@@ -165,10 +172,10 @@ impl<S: StateMachine> Desk<S> {
         (mine.leader_id.term > theirs.leader_id.term).then_some(mine)
     }
 
-    fn vote_withheld(&self, ask: &VoteAsk) -> Option<VoteReply> {
+    fn withheld_vote(&self, request: &VoteRequestV1) -> Option<VoteReply> {
         // A transfer is the leader's own wish.
-        let may_vote = ask.transfer || Instant::now() >= self.elections_from;
-        if may_vote && self.rooms.own().level != SpaceLevel::Full {
+        let may_vote = request.transfer || Instant::now() >= self.elections_from;
+        if may_vote && self.disk_space.own().level != SpaceLevel::Full {
             return None;
         }
         let mine = self.raft.metrics().borrow_watched().vote;
@@ -177,7 +184,7 @@ impl<S: StateMachine> Desk<S> {
 
     /// Refuses what this node's disk has no room for. Entries without commands are small, and let through as long as a
     /// vote would be: a new leader's first one, and changes of the membership, which may be what helps.
-    fn check_room(&self, request: &AppendEntriesRequest<Config>) -> Handled<()> {
+    fn check_disk_space(&self, request: &AppendEntriesRequest<Config>) -> PeerResult<()> {
         let (held, vote) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
@@ -192,11 +199,11 @@ impl<S: StateMachine> Desk<S> {
                 Payload::Blank | Payload::Membership(_) => {}
             }
         }
-        if commands_bytes > 0 && !self.rooms.takes(commands_bytes) {
+        if commands_bytes > 0 && !self.disk_space.accepts(commands_bytes) {
             return Err(Refusal::DiskLow);
         }
         let writes = || request.entries.iter().any(|entry| is_new(&entry)) || vote != request.vote;
-        if self.rooms.own().level == SpaceLevel::Full && writes() {
+        if self.disk_space.own().level == SpaceLevel::Full && writes() {
             return Err(Refusal::DiskLow);
         }
         Ok(())
@@ -208,62 +215,66 @@ impl<S: StateMachine> Desk<S> {
 }
 
 async fn append<S: StateMachine>(
-    State(desk): Shared<S>,
+    State(service): ServiceState<S>,
     message: Bytes,
-) -> Handled<Noted<AppendReply>> {
-    let (envelope, body) = desk.open(message)?;
+) -> PeerResult<WithHealth<AppendReply>> {
+    let (envelope, body) = service.open(message)?;
     let request = messages::open_append(body)?;
     if request.vote.leader_id.voted_for != envelope.from {
         return Err(Refusal::Malformed(
             "an append in the name of another node".into(),
         ));
     }
-    desk.check_room(&request)?;
-    let response = desk.raft.append_entries(request).await?;
+    service.check_disk_space(&request)?;
+    let response = service.raft.append_entries(request).await?;
     if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-        desk.heard.now();
+        service.leader_contact.record();
     }
-    Ok(Noted(response.into(), desk.rooms.note()))
+    Ok(WithHealth(response.into(), service.disk_space.health()))
 }
 
 async fn vote<S: StateMachine>(
-    State(desk): Shared<S>,
+    State(service): ServiceState<S>,
     message: Bytes,
-) -> Handled<Noted<VoteReply>> {
-    let (envelope, ask) = desk.read::<VoteAsk>("a vote", message)?;
-    if let Some(not_yet) = desk.vote_withheld(&ask) {
-        return Ok(Noted(not_yet, desk.rooms.note()));
+) -> PeerResult<WithHealth<VoteReply>> {
+    let (envelope, request) = service.read::<VoteRequestV1>("a vote", message)?;
+    if let Some(withheld) = service.withheld_vote(&request) {
+        return Ok(WithHealth(withheld, service.disk_space.health()));
     }
-    let (term, candidate) = ask.campaign();
+    let (term, candidate) = request.campaign();
     if candidate == envelope.from {
-        desk.causes.told(term, candidate, ask.why);
+        service
+            .change_reasons
+            .record_campaign(term, candidate, request.why);
     }
-    let response = desk.raft.vote(ask.into()).await?;
-    Ok(Noted((&response).into(), desk.rooms.note()))
+    let response = service.raft.vote(request.into()).await?;
+    Ok(WithHealth((&response).into(), service.disk_space.health()))
 }
 
 async fn pre_vote<S: StateMachine>(
-    State(desk): Shared<S>,
+    State(service): ServiceState<S>,
     message: Bytes,
-) -> Handled<Noted<VoteReply>> {
-    let (_, ask) = desk.read::<VoteAsk>("a pre-vote", message)?;
-    if let Some(not_yet) = desk.vote_withheld(&ask) {
-        return Ok(Noted(not_yet, desk.rooms.note()));
+) -> PeerResult<WithHealth<VoteReply>> {
+    let (_, request) = service.read::<VoteRequestV1>("a pre-vote", message)?;
+    if let Some(withheld) = service.withheld_vote(&request) {
+        return Ok(WithHealth(withheld, service.disk_space.health()));
     }
-    let response = desk.raft.pre_vote(ask.into()).await?;
-    Ok(Noted((&response).into(), desk.rooms.note()))
+    let response = service.raft.pre_vote(request.into()).await?;
+    Ok(WithHealth((&response).into(), service.disk_space.health()))
 }
 
 async fn transfer<S: StateMachine>(
-    State(desk): Shared<S>,
+    State(service): ServiceState<S>,
     message: Bytes,
-) -> Handled<Reply<TransferReply>> {
-    let (_, ask) = desk.read::<TransferAsk>("a transfer of leadership", message)?;
-    if let Some(why) = ask.why {
-        desk.causes.hand_over(ask.term(), ask.to, why);
+) -> PeerResult<Postcard<TransferReply>> {
+    let (_, request) = service.read::<TransferRequestV1>("a transfer of leadership", message)?;
+    if let Some(why) = request.why {
+        service
+            .change_reasons
+            .record_transfer(request.term(), request.to, why);
     }
-    let begun = desk.raft.handle_transfer_leader(ask.into()).await?;
-    Ok(Reply(match begun {
+    let begun = service.raft.handle_transfer_leader(request.into()).await?;
+    Ok(Postcard(match begun {
         Ok(()) => TransferReply::Begun,
         Err(TransferLeaderError::VoteChanged { expected, actual }) => TransferReply::VoteChanged {
             expected: (&expected).into(),
@@ -279,43 +290,46 @@ async fn transfer<S: StateMachine>(
 }
 
 async fn digest<S: StateMachine>(
-    State(desk): Shared<S>,
+    State(service): ServiceState<S>,
     message: Bytes,
-) -> Handled<Reply<DigestReply>> {
-    let (_, ask) = desk.read::<DigestAsk>("a question for a digest", message)?;
-    Ok(Reply(desk.agreement.answer(&ask)))
+) -> PeerResult<Postcard<DigestReply>> {
+    let (_, request) = service.read::<DigestRequest>("a question for a digest", message)?;
+    Ok(Postcard(service.digest_history.reply(&request)))
 }
 
 async fn clock<S: StateMachine>(
-    State(desk): Shared<S>,
+    State(service): ServiceState<S>,
     message: Bytes,
-) -> Handled<Reply<ClockReply>> {
-    desk.open(message)?;
-    Ok(Reply(ClockReply::now()))
+) -> PeerResult<Postcard<ClockReply>> {
+    service.open(message)?;
+    Ok(Postcard(ClockReply::now()))
 }
 
 async fn hello<S: StateMachine>(
-    State(desk): Shared<S>,
+    State(service): ServiceState<S>,
     message: Bytes,
-) -> Handled<Reply<crate::membership::bootstrap::HelloReply>> {
-    let _: Hello = desk.read_outside("a hello", message)?;
-    Ok(Reply(desk.former.hello()))
+) -> PeerResult<Postcard<crate::membership::bootstrap::HelloReply>> {
+    let _: Hello = service.read_outside("a hello", message)?;
+    Ok(Postcard(service.bootstrapper.hello()))
 }
 
-async fn form<S: StateMachine>(State(desk): Shared<S>, message: Bytes) -> Handled<()> {
-    let form: Form = desk.read_outside("the founding of a cluster", message)?;
-    desk.former.form(form).await
+async fn form<S: StateMachine>(State(service): ServiceState<S>, message: Bytes) -> PeerResult<()> {
+    let form: Form = service.read_outside("the founding of a cluster", message)?;
+    service.bootstrapper.form(form).await
 }
 
-async fn adopt<S: StateMachine>(State(desk): Shared<S>, message: Bytes) -> Handled<()> {
-    let adopt: Adopt = desk.read_outside("an adoption", message)?;
-    desk.former.adopt(adopt).await
+async fn adopt<S: StateMachine>(State(service): ServiceState<S>, message: Bytes) -> PeerResult<()> {
+    let adopt: Adopt = service.read_outside("an adoption", message)?;
+    service.bootstrapper.adopt(adopt).await
 }
 
 /// An answer that does not end while this process lives and wants to be here: see [`crate::tasks::leader_failure_detector`].
-async fn watch_this<S: StateMachine>(State(desk): Shared<S>, message: Bytes) -> Handled<Body> {
-    desk.open(message)?;
-    let mut stopping = desk.stopping.clone();
+async fn hold_liveness<S: StateMachine>(
+    State(service): ServiceState<S>,
+    message: Bytes,
+) -> PeerResult<Body> {
+    service.open(message)?;
+    let mut stopping = service.stopping.clone();
     let never = stream::once(async move {
         // An error means that the node is gone: also an end.
         let _ = stopping.wait_for(|stopping| *stopping).await;
@@ -325,44 +339,44 @@ async fn watch_this<S: StateMachine>(State(desk): Shared<S>, message: Bytes) -> 
 }
 
 async fn announce<S: StateMachine>(
-    State(desk): Shared<S>,
+    State(service): ServiceState<S>,
     message: Bytes,
-) -> Handled<Reply<Progress>> {
-    let (envelope, body) = desk.read::<Announcement>("a snapshot", message)?;
-    if let Some(mine) = desk.higher_vote(&body.vote.into()) {
-        return Ok(Reply(Progress::Deposed {
+) -> PeerResult<Postcard<TransferProgress>> {
+    let (envelope, body) = service.read::<Announcement>("a snapshot", message)?;
+    if let Some(mine) = service.higher_vote(&body.vote.into()) {
+        return Ok(Postcard(TransferProgress::Deposed {
             vote: (&mine).into(),
         }));
     }
     let announced = body.announced(&envelope)?;
-    if desk.has_applied(&announced.meta) {
-        return Ok(Reply(Progress::At {
+    if service.has_applied(&announced.meta) {
+        return Ok(Postcard(TransferProgress::At {
             offset: announced.file_bytes,
         }));
     }
-    let mut slot = desk.incoming.lock().await;
+    let mut slot = service.incoming.lock().await;
     if let Some(known) = slot
         .as_ref()
         .filter(|known| *known.announced() == announced)
     {
-        return Ok(Reply(Progress::At {
+        return Ok(Postcard(TransferProgress::At {
             offset: known.received(),
         }));
     }
-    if !desk.snapshots.has_room_for(announced.file_bytes) {
+    if !service.snapshots.has_space_for(announced.file_bytes) {
         return Err(Refusal::DiskLow);
     }
     *slot = None;
-    let fresh = desk.snapshots.receive(announced).map_err(disk_refusal)?;
+    let fresh = service.snapshots.receive(announced).map_err(disk_refusal)?;
     let offset = slot.insert(fresh).received();
-    Ok(Reply(Progress::At { offset }))
+    Ok(Postcard(TransferProgress::At { offset }))
 }
 
 async fn chunk<S: StateMachine>(
-    State(desk): Shared<S>,
+    State(service): ServiceState<S>,
     message: Bytes,
-) -> Handled<Reply<Progress>> {
-    let (envelope, body) = desk.open(message)?;
+) -> PeerResult<Postcard<TransferProgress>> {
+    let (envelope, body) = service.open(message)?;
     let (head, rest) = postcard::take_from_bytes::<ChunkHead>(&body)
         .map_err(|e| DecodeError::new("a chunk of a snapshot", e.to_string()))?;
     let contents = body.slice(body.len() - rest.len()..);
@@ -371,20 +385,20 @@ async fn chunk<S: StateMachine>(
             "a chunk of a snapshot was damaged on the way".into(),
         ));
     }
-    if !desk.snapshots.has_room_for(contents.len() as u64) {
+    if !service.snapshots.has_space_for(contents.len() as u64) {
         return Err(Refusal::DiskLow);
     }
-    let mut slot = desk.incoming.lock().await;
-    let from_here = |incoming: &mut Incoming| {
+    let mut slot = service.incoming.lock().await;
+    let from_here = |incoming: &mut IncomingSnapshot| {
         let announced = incoming.announced();
         announced.sender == envelope.from_incarnation && announced.sequence == head.sequence
     };
     let Some(mut incoming) = slot.take_if(from_here) else {
-        return Ok(Reply(Progress::Unannounced));
+        return Ok(Postcard(TransferProgress::Unannounced));
     };
     if incoming.received() != head.offset {
         let offset = slot.insert(incoming).received();
-        return Ok(Reply(Progress::At { offset }));
+        return Ok(Postcard(TransferProgress::At { offset }));
     }
     // A write that fails loses what was received: the next announcement begins again.
     let written = tokio::task::spawn_blocking(move || {
@@ -392,25 +406,27 @@ async fn chunk<S: StateMachine>(
     });
     let incoming = joined(written.await)?.map_err(disk_refusal)?;
     let offset = slot.insert(incoming).received();
-    Ok(Reply(Progress::At { offset }))
+    Ok(Postcard(TransferProgress::At { offset }))
 }
 
 async fn install<S: StateMachine>(
-    State(desk): Shared<S>,
+    State(service): ServiceState<S>,
     message: Bytes,
-) -> Handled<Reply<VoteV1>> {
-    let (envelope, body) = desk.read::<Announcement>("the installation of a snapshot", message)?;
+) -> PeerResult<Postcard<VoteV1>> {
+    let (envelope, body) =
+        service.read::<Announcement>("the installation of a snapshot", message)?;
     let vote = Vote::from(body.vote);
-    if let Some(mine) = desk.higher_vote(&vote) {
-        return Ok(Reply((&mine).into()));
+    if let Some(mine) = service.higher_vote(&vote) {
+        return Ok(Postcard((&mine).into()));
     }
     let announced = body.announced(&envelope)?;
-    if desk.has_applied(&announced.meta) {
-        return Ok(Reply((&vote).into()));
+    if service.has_applied(&announced.meta) {
+        return Ok(Postcard((&vote).into()));
     }
-    let complete =
-        |incoming: &mut Incoming| *incoming.announced() == announced && incoming.is_complete();
-    let Some(incoming) = desk.incoming.lock().await.take_if(complete) else {
+    let complete = |incoming: &mut IncomingSnapshot| {
+        *incoming.announced() == announced && incoming.is_complete()
+    };
+    let Some(incoming) = service.incoming.lock().await.take_if(complete) else {
         return Err(Refusal::Rule("it does not have that snapshot".into()));
     };
     let stored = tokio::task::spawn_blocking(move || incoming.into_stored());
@@ -419,11 +435,11 @@ async fn install<S: StateMachine>(
         meta: announced.meta,
         snapshot: stored,
     };
-    let response = desk.raft.install_full_snapshot(vote, snapshot).await?;
-    Ok(Reply((&response.vote).into()))
+    let response = service.raft.install_full_snapshot(vote, snapshot).await?;
+    Ok(Postcard((&response.vote).into()))
 }
 
-fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Handled<T> {
+fn joined<T>(result: Result<T, tokio::task::JoinError>) -> PeerResult<T> {
     result.map_err(|panic| Refusal::Stopping(panic.to_string()))
 }
 

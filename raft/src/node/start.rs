@@ -11,40 +11,40 @@ use tokio::sync::{Notify, watch};
 use crate::apply::applier::{Applier, Raft};
 use crate::config::NodeConfig;
 use crate::error::StartError;
-use crate::fatal::Failure;
-use crate::leadership::change_reason::Causes;
-use crate::leadership::role::{HandOver, Heard, Standing};
-use crate::membership::bootstrap::Former;
-use crate::membership::changes::Changer;
-use crate::metrics::Measures;
-use crate::network::peer_client::Network;
+use crate::fatal::FatalErrorSignal;
+use crate::leadership::change_reason::LeaderChangeReasons;
+use crate::leadership::role::{LeaderContact, LeadershipTransfer, RaftRole};
+use crate::membership::bootstrap::Bootstrapper;
+use crate::membership::changes::MembershipChanger;
+use crate::metrics::ConsensusMetrics;
+use crate::network::peer_client::NetworkFactory;
 use crate::network::transport::Transport;
 use crate::node::handle::{Inner, Node};
-use crate::node::peer_server::Desk;
+use crate::node::peer_server::PeerService;
 use crate::openraft_config::raft_config;
 use crate::proposals::batcher::{Clock, proposals};
 use crate::proposals::entry_writer::EntryWriter;
-use crate::proposals::piggyback::Riders;
+use crate::proposals::piggyback::PiggybackSource;
 use crate::proposals::read_index;
 use crate::protocol::identity::Identity;
 use crate::state_machine::StateMachine;
 use crate::status::Leadership;
-use crate::storage::disk_space::Rooms;
+use crate::storage::disk_space::ClusterDiskSpace;
 use crate::storage::log_store::RaftLog;
 use crate::storage::open;
 use crate::tasks::automatic_snapshot::snapshot_when_due;
-use crate::tasks::clock_sync::ClockAsker;
-use crate::tasks::disk_pressure::Keeper;
-use crate::tasks::divergence_check::{Agreement, Comparer};
+use crate::tasks::clock_sync::ClockSync;
+use crate::tasks::disk_pressure::DiskPressureController;
+use crate::tasks::divergence_check::{DigestComparer, DigestHistory};
 use crate::tasks::fatal_error_monitor::fail_with_raft;
-use crate::tasks::leader_failure_detector::Watcher;
-use crate::tasks::leadership_observer::{Observer, Story};
-use crate::tasks::membership_reconciler::Finisher;
+use crate::tasks::leader_failure_detector::FailureDetector;
+use crate::tasks::leadership_observer::{LeadershipObserver, TransitionLog};
+use crate::tasks::membership_reconciler::MembershipReconciler;
 
 /// How long a membership change or transfer may take before its outcome is told as unknown, in election timeouts.
 const CHANGE_TIMEOUT_ELECTIONS: u32 = 30;
 /// For so many leases what a peer said of itself counts as news.
-const NOTE_LEASES: u32 = 4;
+const PEER_HEALTH_MAX_AGE_LEASES: u32 = 4;
 
 impl<S: StateMachine> Node<S> {
     /// Opens the data directory, brings the state machine to where it was, and begins to take part: forms a cluster, waits
@@ -62,8 +62,8 @@ impl<S: StateMachine> Node<S> {
                 StartError::Config(format!("opening the data directory failed: {panic}"))
             })??;
 
-        let measures = Arc::new(Measures::new(disk.measures));
-        let failure = Failure::new();
+        let metrics = Arc::new(ConsensusMetrics::new(disk.log_metrics));
+        let fatal_error = FatalErrorSignal::new();
         let identity = Arc::new(Identity::new(
             config.node_id,
             config.addr.clone(),
@@ -74,36 +74,36 @@ impl<S: StateMachine> Node<S> {
             Arc::clone(&identity),
             config.timing.clone(),
         )?);
-        let rooms = Arc::new(Rooms::new(
+        let disk_space = Arc::new(ClusterDiskSpace::new(
             disk.space.clone(),
             config.node_id,
-            config.timing.lease() * NOTE_LEASES,
+            config.timing.lease() * PEER_HEALTH_MAX_AGE_LEASES,
         ));
         let snapshot_due = Arc::new(Notify::new());
         let applier = Applier::new(
             machine,
             disk.snapshots.clone(),
-            failure.clone(),
+            fatal_error.clone(),
             config.snapshot.clone(),
             config.node_id,
             Arc::clone(&snapshot_due),
-            Arc::clone(&measures),
+            Arc::clone(&metrics),
         );
         let applied = applier.applied();
         let used_ids = applier.used_ids();
         let log = RaftLog::new(
             Arc::clone(&disk.log),
-            failure.clone(),
+            fatal_error.clone(),
             config.limits.append_bytes_max,
             config.node_id,
-            Arc::clone(&measures),
+            Arc::clone(&metrics),
         );
-        let heard = Arc::new(Heard::new());
-        let causes = Arc::new(Causes::new(Arc::clone(&heard)));
-        let network = Network {
+        let leader_contact = Arc::new(LeaderContact::new());
+        let change_reasons = Arc::new(LeaderChangeReasons::new(Arc::clone(&leader_contact)));
+        let network = NetworkFactory {
             transport: Arc::clone(&transport),
-            causes: Arc::clone(&causes),
-            rooms: Arc::clone(&rooms),
+            change_reasons: Arc::clone(&change_reasons),
+            disk_space: Arc::clone(&disk_space),
         };
         let has_voted = disk.log.vote().is_some();
         let raft_config = Arc::new(raft_config(&config)?);
@@ -122,20 +122,20 @@ impl<S: StateMachine> Node<S> {
         };
 
         let (stopping, stop) = watch::channel(false);
-        let (standing_tx, standing) = watch::channel(Standing::Unknown { term: 0 });
+        let (role_tx, role) = watch::channel(RaftRole::Unknown { term: 0 });
         let (leadership_tx, leadership) = watch::channel(Leadership::Unknown { term: 0 });
-        let hand_over = Arc::new(HandOver::default());
+        let leadership_transfer = Arc::new(LeadershipTransfer::default());
         let lease = config.timing.lease();
-        let former = Arc::new(Former {
+        let bootstrapper = Arc::new(Bootstrapper {
             identity: Arc::clone(&identity),
             transport: Arc::clone(&transport),
             directory: Arc::clone(&disk.directory),
             raft: raft.clone(),
-            formation: config.peers.clone(),
-            failure: failure.clone(),
-            deciding: tokio::sync::Mutex::new(()),
+            mode: config.bootstrap.clone(),
+            fatal_error: fatal_error.clone(),
+            cluster_id_lock: tokio::sync::Mutex::new(()),
         });
-        if let Err(e) = former.check_not_foreign().await {
+        if let Err(e) = bootstrapper.check_not_foreign().await {
             // Nothing was promised to anybody yet; only the files must be let go.
             let _ = raft.shutdown().await;
             let _ = tokio::task::spawn_blocking(move || {
@@ -146,115 +146,118 @@ impl<S: StateMachine> Node<S> {
             return Err(e);
         }
 
-        let riders = Arc::new(Riders::default());
+        let piggyback = Arc::new(PiggybackSource::default());
         let (proposer, batcher) = proposals(
             EntryWriter {
                 raft: raft.clone(),
-                standing: standing.clone(),
-                failure: failure.clone(),
+                role: role.clone(),
+                fatal_error: fatal_error.clone(),
                 lease,
             },
             stop.clone(),
             clock,
             &config.limits,
-            Arc::clone(&measures),
-            Arc::clone(&rooms),
-            Arc::clone(&riders),
+            Arc::clone(&metrics),
+            Arc::clone(&disk_space),
+            Arc::clone(&piggyback),
         );
-        let (barrier, rounds) = read_index::barrier(
+        let (read_barrier, rounds) = read_index::read_barrier(
             raft.clone(),
             applied.clone(),
-            standing.clone(),
-            failure.clone(),
+            role.clone(),
+            fatal_error.clone(),
             lease,
             Duration::from_millis(config.limits.read_timeout_ms),
             config.limits.queue_reads_max,
         );
-        let observer = Observer {
+        let observer = LeadershipObserver {
             raft: raft.clone(),
             identity: Arc::clone(&identity),
             applied: applied.clone(),
-            heard: Arc::clone(&heard),
-            hand_over: Arc::clone(&hand_over),
-            causes: Arc::clone(&causes),
-            measures: Arc::clone(&measures),
+            leader_contact: Arc::clone(&leader_contact),
+            leadership_transfer: Arc::clone(&leadership_transfer),
+            change_reasons: Arc::clone(&change_reasons),
+            metrics: Arc::clone(&metrics),
             lease,
             tick: Duration::from_millis(config.timing.heartbeat_ms / 2 + 1),
-            standing: standing_tx,
+            role: role_tx,
             leadership: leadership_tx,
-            story: Story::new(),
+            transitions: TransitionLog::new(),
         };
-        let watcher = Watcher {
+        let failure_detector = FailureDetector {
             raft: raft.clone(),
             transport: Arc::clone(&transport),
-            heard: Arc::clone(&heard),
+            leader_contact: Arc::clone(&leader_contact),
             elections_from,
-            rooms: Arc::clone(&rooms),
+            disk_space: Arc::clone(&disk_space),
             stopping: stop.clone(),
         };
-        let agreement = Arc::new(Agreement::new());
-        let comparer = Comparer {
+        let digest_history = Arc::new(DigestHistory::new());
+        let digest_comparer = DigestComparer {
             raft: raft.clone(),
             transport: Arc::clone(&transport),
-            agreement: Arc::clone(&agreement),
+            digest_history: Arc::clone(&digest_history),
             directory: Arc::clone(&disk.directory),
-            failure: failure.clone(),
+            fatal_error: fatal_error.clone(),
         };
-        let clock_asker = ClockAsker {
+        let clock_sync = ClockSync {
             raft: raft.clone(),
             transport: Arc::clone(&transport),
             clocks: Arc::clone(&config.peer_clocks),
         };
-        let changer = Changer {
+        let changer = MembershipChanger {
             raft: raft.clone(),
             transport,
             used_ids,
-            standing: standing.clone(),
-            hand_over: Arc::clone(&hand_over),
-            causes: Arc::clone(&causes),
-            rooms: Arc::clone(&rooms),
+            role: role.clone(),
+            leadership_transfer: Arc::clone(&leadership_transfer),
+            change_reasons: Arc::clone(&change_reasons),
+            disk_space: Arc::clone(&disk_space),
             timeout: lease * CHANGE_TIMEOUT_ELECTIONS,
-            turn: Arc::default(),
+            change_lock: Arc::default(),
         };
-        let finisher = Finisher {
+        let reconciler = MembershipReconciler {
             changer: changer.clone(),
-            pause: Duration::from_millis(config.timing.heartbeat_ms),
+            interval: Duration::from_millis(config.timing.heartbeat_ms),
         };
         let snapshots = disk.snapshots.clone();
-        let keeper = Keeper {
-            rooms: Arc::clone(&rooms),
+        let disk_pressure = DiskPressureController {
+            disk_space: Arc::clone(&disk_space),
             changer: changer.clone(),
             lease,
             elections_from,
         };
-        let desk = Arc::new(Desk {
+        let service = Arc::new(PeerService {
             identity: Arc::clone(&identity),
             raft: raft.clone(),
-            former: Arc::clone(&former),
-            heard,
-            causes,
-            rooms: Arc::clone(&rooms),
+            bootstrapper: Arc::clone(&bootstrapper),
+            leader_contact,
+            change_reasons,
+            disk_space: Arc::clone(&disk_space),
             snapshots: disk.snapshots,
-            agreement: Arc::clone(&agreement),
+            digest_history: Arc::clone(&digest_history),
             elections_from,
             incoming: tokio::sync::Mutex::new(None),
             stopping: stop.clone(),
         });
         let tasks = vec![
-            tokio::spawn(until(stop.clone(), async move { former.run().await })),
+            tokio::spawn(until(stop.clone(), async move { bootstrapper.run().await })),
             tokio::spawn(until(stop.clone(), observer.run())),
-            tokio::spawn(until(stop.clone(), comparer.run())),
-            tokio::spawn(until(stop.clone(), clock_asker.run())),
-            tokio::spawn(watcher.run()),
-            tokio::spawn(until(stop.clone(), finisher.run())),
+            tokio::spawn(until(stop.clone(), digest_comparer.run())),
+            tokio::spawn(until(stop.clone(), clock_sync.run())),
+            tokio::spawn(failure_detector.run()),
+            tokio::spawn(until(stop.clone(), reconciler.run())),
             tokio::spawn(batcher.run()),
             tokio::spawn(rounds.run(stop.clone())),
-            tokio::spawn(until(stop.clone(), keeper.run())),
+            tokio::spawn(until(stop.clone(), disk_pressure.run())),
             tokio::spawn(until(
                 stop.clone(),
                 snapshot_when_due(raft.clone(), snapshot_due),
             )),
-            tokio::spawn(until(stop, fail_with_raft(raft.clone(), failure.clone()))),
+            tokio::spawn(until(
+                stop,
+                fail_with_raft(raft.clone(), fatal_error.clone()),
+            )),
         ];
         Ok(Node {
             inner: Arc::new(Inner {
@@ -265,19 +268,19 @@ impl<S: StateMachine> Node<S> {
                 log: disk.log,
                 directory: disk.directory,
                 applied,
-                standing,
-                hand_over,
+                role,
+                leadership_transfer,
                 leadership,
-                failure,
-                measures,
+                fatal_error,
+                metrics,
                 proposer,
-                riders,
-                barrier,
+                piggyback,
+                read_barrier,
                 changer,
-                agreement,
+                digest_history,
                 snapshots,
-                rooms,
-                desk,
+                disk_space,
+                service,
                 stopping,
                 tasks: Mutex::new(tasks),
             }),

@@ -6,18 +6,18 @@ use openraft::metrics::RaftMetrics;
 use openraft::{Instant as _, LogIdOptionExt, ServerState};
 
 use crate::apply::applier::Applied;
-use crate::leadership::role::Standing;
+use crate::leadership::role::RaftRole;
 use crate::protocol::identity::Identity;
 use crate::status::{NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status};
-use crate::storage::disk_space::Rooms;
+use crate::storage::disk_space::ClusterDiskSpace;
 use crate::types::Config;
 
 /// Everything [`status`] looks at.
 pub(crate) struct Sources<'a> {
     pub metrics: RaftMetrics<Config>,
     pub identity: &'a Identity,
-    pub rooms: &'a Rooms,
-    pub standing: Standing,
+    pub disk_space: &'a ClusterDiskSpace,
+    pub role: RaftRole,
     pub applied: Applied,
     pub lease: std::time::Duration,
     pub failed: Option<String>,
@@ -28,18 +28,18 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
     let Sources {
         metrics,
         identity,
-        rooms,
-        standing,
+        disk_space,
+        role,
         applied,
         lease,
         failed,
         transfers,
     } = sources;
     let leading = metrics.state == ServerState::Leader;
-    let leader = match &standing {
-        Standing::Leading { .. } => Some(identity.node_id),
-        Standing::Following { leader, .. } => Some(*leader),
-        Standing::Elected { .. } | Standing::Unknown { .. } => None,
+    let leader = match &role {
+        RaftRole::Leading { .. } => Some(identity.node_id),
+        RaftRole::Following { leader, .. } => Some(*leader),
+        RaftRole::Elected { .. } | RaftRole::Unknown { .. } => None,
     };
     let membership = metrics.membership_config.membership();
     let voters: Vec<u64> = membership.voter_ids().collect();
@@ -47,14 +47,14 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
         .nodes()
         .map(|(&id, member)| {
             let mine = id == identity.node_id;
-            let heard = || {
+            let last_ack = || {
                 metrics
                     .heartbeat
                     .as_ref()
                     .and_then(|h| h.get(&id).copied().flatten())
             };
             let silent =
-                leading && !mine && heard().is_none_or(|at| at.into_inner().elapsed() > lease);
+                leading && !mine && last_ack().is_none_or(|at| at.into_inner().elapsed() > lease);
             NodeStatus {
                 id,
                 addr: member.addr.clone(),
@@ -81,7 +81,7 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
                 },
                 applied: mine.then_some(applied.index),
                 snapshot: transfers.get(&id).copied(),
-                disk: rooms.status(id),
+                disk: disk_space.status(id),
             }
         })
         .collect();

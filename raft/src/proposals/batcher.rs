@@ -18,27 +18,27 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::config::Limits;
 use crate::error::ProposeError;
-use crate::fatal::Failure;
-use crate::leadership::role::Standing;
-use crate::metrics::Measures;
+use crate::fatal::FatalErrorSignal;
+use crate::leadership::role::RaftRole;
+use crate::metrics::ConsensusMetrics;
 use crate::proposals::committed::Committed;
 use crate::proposals::entry_writer::EntryWriter;
-use crate::proposals::piggyback::Riders;
+use crate::proposals::piggyback::PiggybackSource;
 use crate::protocol::entry_format::{COMMAND_OVERHEAD_BYTES, encode_commands};
 use crate::state_machine::StateMachine;
-use crate::storage::disk_space::Rooms;
+use crate::storage::disk_space::ClusterDiskSpace;
 
 /// The leader's clock, Unix ms.
 pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-type Outcome<R> = Result<Committed<R>, ProposeError>;
+type ProposeResult<R> = Result<Committed<R>, ProposeError>;
 
 /// How long a caller waits beyond its deadline for the exact answer that the batcher gives at the deadline.
-const GRACE: Duration = Duration::from_millis(200);
+const REPLY_GRACE: Duration = Duration::from_millis(200);
 
 /// How something is proposed.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Manner {
+pub(crate) struct ProposeOptions {
     /// Only under this leadership.
     pub term: Option<u64>,
     /// Before those that are not.
@@ -49,23 +49,23 @@ pub(crate) struct Manner {
 
 struct Proposal<R> {
     command: Bytes,
-    manner: Manner,
-    since: Instant,
+    manner: ProposeOptions,
+    enqueued_at: Instant,
     deadline: Instant,
-    outcome: oneshot::Sender<Outcome<R>>,
+    outcome: oneshot::Sender<ProposeResult<R>>,
     /// Its share of the queue's bytes.
     _bytes: OwnedSemaphorePermit,
 }
 
 impl<R> Proposal<R> {
-    fn end(self, outcome: Outcome<R>) {
+    fn complete(self, outcome: ProposeResult<R>) {
         // A caller that has gone away is not interested.
         let _ = self.outcome.send(outcome);
     }
 }
 
 /// In parts of 4, how much of an entry proposals that go first may fill while others wait.
-const FIRST_PARTS: usize = 3;
+const HIGH_PRIORITY_QUARTERS: usize = 3;
 
 /// The way in.
 pub(crate) struct Proposer<R> {
@@ -73,26 +73,26 @@ pub(crate) struct Proposer<R> {
     /// For those that go first.
     first: mpsc::Sender<Proposal<R>>,
     bytes: Arc<Semaphore>,
-    standing: watch::Receiver<Standing>,
-    failure: Failure,
-    rooms: Arc<Rooms>,
+    role: watch::Receiver<RaftRole>,
+    fatal_error: FatalErrorSignal,
+    disk_space: Arc<ClusterDiskSpace>,
     limits: Limits,
-    measures: Arc<Measures>,
+    metrics: Arc<ConsensusMetrics>,
 }
 
 impl<R: Send + 'static> Proposer<R> {
-    pub(crate) async fn propose(&self, manner: Manner, command: Bytes) -> Outcome<R> {
-        let open = self.measures.proposal();
-        let outcome = self.take(manner, command).await;
+    pub(crate) async fn propose(&self, manner: ProposeOptions, command: Bytes) -> ProposeResult<R> {
+        let open = self.metrics.open_proposal();
+        let outcome = self.enqueue(manner, command).await;
         drop(open);
         if let Err(error) = &outcome {
-            self.measures.refused(error.into());
+            self.metrics.refused(error.into());
         }
         outcome
     }
 
-    async fn take(&self, manner: Manner, command: Bytes) -> Outcome<R> {
-        if let Some(reason) = self.failure.get() {
+    async fn enqueue(&self, manner: ProposeOptions, command: Bytes) -> ProposeResult<R> {
+        if let Some(reason) = self.fatal_error.get() {
             return Err(ProposeError::StorageFailed(reason));
         }
         if command.len() > self.limits.command_bytes_max {
@@ -102,19 +102,19 @@ impl<R: Send + 'static> Proposer<R> {
             });
         }
         {
-            let standing = self.standing.borrow();
-            match standing.own_term() {
+            let role = self.role.borrow();
+            match role.own_term() {
                 Some(own)
                     if manner.term.is_none_or(|term| term == own)
                         || mutated!(DecisionsNotFenced) => {}
                 Some(_) | None => {
                     return Err(ProposeError::NotLeader {
-                        leader: standing.leader(),
+                        leader: role.leader(),
                     });
                 }
             }
         }
-        if let Some(why) = self.rooms.refusal(command.len()) {
+        if let Some(why) = self.disk_space.write_refusal(command.len()) {
             return Err(ProposeError::DiskLow(why));
         }
         let share = u32::try_from(command.len() + COMMAND_OVERHEAD_BYTES).unwrap_or(u32::MAX);
@@ -122,9 +122,9 @@ impl<R: Send + 'static> Proposer<R> {
             return Err(ProposeError::Overloaded);
         };
         let timeout = Duration::from_millis(self.limits.propose_timeout_ms);
-        let since = Instant::now();
-        let deadline = since + timeout;
-        let (outcome, told) = oneshot::channel();
+        let enqueued_at = Instant::now();
+        let deadline = enqueued_at + timeout;
+        let (outcome, outcome_rx) = oneshot::channel();
         let queue = match manner.first {
             true => &self.first,
             false => &self.queue,
@@ -132,7 +132,7 @@ impl<R: Send + 'static> Proposer<R> {
         match queue.try_send(Proposal {
             command,
             manner,
-            since,
+            enqueued_at,
             deadline,
             outcome,
             _bytes: bytes,
@@ -141,7 +141,7 @@ impl<R: Send + 'static> Proposer<R> {
             Err(mpsc::error::TrySendError::Full(_)) => return Err(ProposeError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => return Err(ProposeError::ShuttingDown),
         }
-        match tokio::time::timeout(timeout + GRACE, told).await {
+        match tokio::time::timeout(timeout + REPLY_GRACE, outcome_rx).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(ProposeError::Unknown(
                 "the node stopped while the proposal was in flight".into(),
@@ -163,12 +163,12 @@ pub(crate) struct Batcher<S: StateMachine> {
     first: mpsc::Receiver<Proposal<S::Reply>>,
     entry: EntryWriter<S>,
     in_flight: Arc<Semaphore>,
-    rooms: Arc<Rooms>,
+    disk_space: Arc<ClusterDiskSpace>,
     clock: Clock,
     limits: Limits,
     stopping: watch::Receiver<bool>,
-    measures: Arc<Measures>,
-    riders: Arc<Riders<S::Reply>>,
+    metrics: Arc<ConsensusMetrics>,
+    piggyback: Arc<PiggybackSource<S::Reply>>,
 }
 
 /// Makes the two ends.
@@ -177,9 +177,9 @@ pub(crate) fn proposals<S: StateMachine>(
     stopping: watch::Receiver<bool>,
     clock: Clock,
     limits: &Limits,
-    measures: Arc<Measures>,
-    rooms: Arc<Rooms>,
-    riders: Arc<Riders<S::Reply>>,
+    metrics: Arc<ConsensusMetrics>,
+    disk_space: Arc<ClusterDiskSpace>,
+    piggyback: Arc<PiggybackSource<S::Reply>>,
 ) -> (Proposer<S::Reply>, Batcher<S>) {
     let (queue_tx, queue) = mpsc::channel(limits.queue_commands_max);
     let (first_tx, first) = mpsc::channel(limits.queue_commands_max);
@@ -189,32 +189,32 @@ pub(crate) fn proposals<S: StateMachine>(
         bytes: Arc::new(Semaphore::new(
             limits.queue_bytes_max.min(Semaphore::MAX_PERMITS),
         )),
-        standing: entry.standing.clone(),
-        failure: entry.failure.clone(),
-        rooms: Arc::clone(&rooms),
+        role: entry.role.clone(),
+        fatal_error: entry.fatal_error.clone(),
+        disk_space: Arc::clone(&disk_space),
         limits: limits.clone(),
-        measures: Arc::clone(&measures),
+        metrics: Arc::clone(&metrics),
     };
     let batcher = Batcher {
         queue,
         first,
         entry,
         in_flight: Arc::new(Semaphore::new(limits.entries_in_flight_max)),
-        rooms,
+        disk_space,
         clock,
         limits: limits.clone(),
         stopping,
-        measures,
-        riders,
+        metrics,
+        piggyback,
     };
     (proposer, batcher)
 }
 
 impl<S: StateMachine> Batcher<S> {
     pub(crate) async fn run(mut self) {
-        let mut left_over = None;
+        let mut carried_over = None;
         loop {
-            let first = match left_over.take() {
+            let first = match carried_over.take() {
                 Some(proposal) => proposal,
                 None => tokio::select! {
                     biased;
@@ -233,23 +233,23 @@ impl<S: StateMachine> Batcher<S> {
                 slot = Arc::clone(&self.in_flight).acquire_owned() => slot.expect("the semaphore is never closed"),
                 // It waited for others all along and was not sent.
                 () = tokio::time::sleep_until(first.deadline.into()) => {
-                    first.end(Err(ProposeError::Overloaded));
+                    first.complete(Err(ProposeError::Overloaded));
                     continue;
                 }
                 _ = self.stopping.wait_for(|stopping| *stopping) => {
-                    first.end(Err(ProposeError::ShuttingDown));
+                    first.complete(Err(ProposeError::ShuttingDown));
                     break;
                 }
             };
             let term = match self.entry.confirmed_term(first.deadline).await {
                 Ok(term) => term,
                 Err(e) => {
-                    first.end(Err(e));
+                    first.complete(Err(e));
                     continue;
                 }
             };
             let (batch, next) = self.gather(first, term);
-            left_over = next;
+            carried_over = next;
             if batch.is_empty() {
                 continue;
             }
@@ -258,7 +258,7 @@ impl<S: StateMachine> Batcher<S> {
         for queue in [&mut self.first, &mut self.queue] {
             queue.close();
             while let Ok(proposal) = queue.try_recv() {
-                proposal.end(Err(ProposeError::ShuttingDown));
+                proposal.complete(Err(ProposeError::ShuttingDown));
             }
         }
     }
@@ -272,7 +272,7 @@ impl<S: StateMachine> Batcher<S> {
         while let Some(proposal) = candidate.take().or_else(|| {
             let commands = batch.len() * 4 / self.limits.batch_commands_max;
             let filled = commands.max(bytes * 4 / self.limits.batch_bytes_max);
-            self.next(filled < FIRST_PARTS)
+            self.next(filled < HIGH_PRIORITY_QUARTERS)
         }) {
             if proposal.outcome.is_closed() {
                 continue;
@@ -280,16 +280,16 @@ impl<S: StateMachine> Batcher<S> {
             if proposal.manner.term.is_some_and(|wanted| wanted != term)
                 && !mutated!(DecisionsNotFenced)
             {
-                proposal.end(Err(ProposeError::NotLeader { leader: None }));
+                proposal.complete(Err(ProposeError::NotLeader { leader: None }));
                 continue;
             }
             if proposal.deadline <= now {
-                proposal.end(Err(ProposeError::Overloaded));
+                proposal.complete(Err(ProposeError::Overloaded));
                 continue;
             }
             // Asked once more: it may have waited for long.
-            if let Some(why) = self.rooms.refusal(proposal.command.len()) {
-                proposal.end(Err(ProposeError::DiskLow(why)));
+            if let Some(why) = self.disk_space.write_refusal(proposal.command.len()) {
+                proposal.complete(Err(ProposeError::DiskLow(why)));
                 continue;
             }
             let size = proposal.command.len() + COMMAND_OVERHEAD_BYTES;
@@ -325,30 +325,30 @@ impl<S: StateMachine> Batcher<S> {
         let begun = Instant::now();
         let invites = batch.iter().any(|proposal| proposal.manner.invites);
         for proposal in batch {
-            let waited = begun.saturating_duration_since(proposal.since);
-            self.measures.proposal_wait.observe_time(waited);
+            let waited = begun.saturating_duration_since(proposal.enqueued_at);
+            self.metrics.proposal_wait.observe_time(waited);
             commands.push(proposal.command);
             outcomes.push(proposal.outcome);
         }
         // What fills an entry has more behind it, and the leader decides for all of that together.
-        let has_room = commands.len() < self.limits.batch_commands_max;
+        let has_capacity = commands.len() < self.limits.batch_commands_max;
         if invites
-            && has_room
-            && let Some(rider) = self.riders.of_entry(term)
+            && has_capacity
+            && let Some(piggybacked) = self.piggyback.for_entry(term)
         {
-            commands.push(rider.command);
-            outcomes.push(rider.outcome);
+            commands.push(piggybacked.command);
+            outcomes.push(piggybacked.outcome);
         }
         let encoded = encode_commands((self.clock)(), &commands);
-        let measures = Arc::clone(&self.measures);
-        measures.entry_commands.observe(commands.len() as u64);
-        measures.entry_bytes.observe(encoded.encoded.len() as u64);
+        let metrics = Arc::clone(&self.metrics);
+        metrics.entry_commands.observe(commands.len() as u64);
+        metrics.entry_bytes.observe(encoded.encoded.len() as u64);
         let entry = self.entry.clone();
         tokio::spawn(async move {
             let result = entry.clone().write(encoded, term, deadline).await;
             drop(slot);
             if result.is_ok() {
-                measures.commit.observe_time(begun.elapsed());
+                metrics.commit.observe_time(begun.elapsed());
             }
             match result {
                 Ok((index, replies)) if replies.len() == outcomes.len() => {
@@ -362,7 +362,7 @@ impl<S: StateMachine> Batcher<S> {
                         replies.len(),
                         outcomes.len()
                     );
-                    entry.failure.set(text.clone());
+                    entry.fatal_error.set(text.clone());
                     for outcome in outcomes {
                         let _ = outcome.send(Err(ProposeError::Unknown(text.clone())));
                     }

@@ -11,19 +11,19 @@ use tokio::sync::watch;
 
 use crate::apply::applier::Raft;
 use crate::error::ProposeError;
-use crate::fatal::Failure;
-use crate::leadership::role::Standing;
+use crate::fatal::FatalErrorSignal;
+use crate::leadership::role::RaftRole;
 use crate::state_machine::StateMachine;
 use crate::types::{Batch, Config};
 
 /// How long to wait before trying again an entry that a leader without a fresh quorum refused.
-const LEASE_RETRY: Duration = Duration::from_millis(5);
+const LEASE_RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// Writes one entry and waits for what becomes of it.
 pub(crate) struct EntryWriter<S: StateMachine> {
     pub raft: Raft<S>,
-    pub standing: watch::Receiver<Standing>,
-    pub failure: Failure,
+    pub role: watch::Receiver<RaftRole>,
+    pub fatal_error: FatalErrorSignal,
     pub lease: Duration,
 }
 
@@ -31,8 +31,8 @@ impl<S: StateMachine> Clone for EntryWriter<S> {
     fn clone(&self) -> Self {
         EntryWriter {
             raft: self.raft.clone(),
-            standing: self.standing.clone(),
-            failure: self.failure.clone(),
+            role: self.role.clone(),
+            fatal_error: self.fatal_error.clone(),
             lease: self.lease,
         }
     }
@@ -42,11 +42,11 @@ impl<S: StateMachine> EntryWriter<S> {
     /// The term this node leads in. One that was elected a moment ago is waited for: its first entry is on the way.
     pub(crate) async fn confirmed_term(&mut self, deadline: Instant) -> Result<u64, ProposeError> {
         let settled = self
-            .standing
-            .wait_for(|standing| !matches!(standing, Standing::Elected { .. }));
+            .role
+            .wait_for(|role| !matches!(role, RaftRole::Elected { .. }));
         match tokio::time::timeout_at(deadline.into(), settled).await {
-            Ok(Ok(standing)) => match &*standing {
-                Standing::Leading { term, .. } => Ok(*term),
+            Ok(Ok(role)) => match &*role {
+                RaftRole::Leading { term, .. } => Ok(*term),
                 other => Err(ProposeError::NotLeader {
                     leader: other.leader(),
                 }),
@@ -64,7 +64,7 @@ impl<S: StateMachine> EntryWriter<S> {
         deadline: Instant,
     ) -> Result<(u64, Vec<S::Reply>), ProposeError> {
         loop {
-            let (responder, told) = ProgressResponder::complete_only();
+            let (responder, response_rx) = ProgressResponder::complete_only();
             self.raft
                 .write(batch.clone())
                 .with_leader(term)
@@ -72,8 +72,8 @@ impl<S: StateMachine> EntryWriter<S> {
                 .await
                 .map_err(|e| self.fatal(&e))?;
             let response = tokio::select! {
-                response = told => response,
-                () = self.outlive(term) => {
+                response = response_rx => response,
+                () = self.leadership_lost(term) => {
                     return Err(ProposeError::Unknown("leadership was lost while the entry was in flight".into()));
                 }
             };
@@ -89,7 +89,7 @@ impl<S: StateMachine> EntryWriter<S> {
                 }
                 Ok(Err(error)) => error,
                 Err(_) => {
-                    return Err(match self.failure.get() {
+                    return Err(match self.fatal_error.get() {
                         Some(reason) => ProposeError::StorageFailed(reason),
                         None => ProposeError::Unknown(
                             "the node stopped while the entry was in flight".into(),
@@ -101,13 +101,13 @@ impl<S: StateMachine> EntryWriter<S> {
                 // Refused before it was appended: no quorum has answered this leader lately. One that was just elected
                 // gets its first answer within a round trip; one that is cut off, perhaps never.
                 ClientWriteError::ForwardToLeader(f) if f.reason == ForwardReason::LeaseExpired => {
-                    let leads = self.standing.borrow().own_term() == Some(term);
-                    if !leads || Instant::now() + LEASE_RETRY >= deadline {
+                    let leads = self.role.borrow().own_term() == Some(term);
+                    if !leads || Instant::now() + LEASE_RETRY_DELAY >= deadline {
                         return Err(ProposeError::NotLeader {
-                            leader: self.standing.borrow().leader(),
+                            leader: self.role.borrow().leader(),
                         });
                     }
-                    tokio::time::sleep(LEASE_RETRY).await;
+                    tokio::time::sleep(LEASE_RETRY_DELAY).await;
                 }
                 ClientWriteError::ForwardToLeader(f) => {
                     let leader = match f.reason {
@@ -132,10 +132,10 @@ impl<S: StateMachine> EntryWriter<S> {
     }
 
     /// Ends when this node has not led in `term` for the length of a lease: by then openraft has told what it knows.
-    async fn outlive(&mut self, term: u64) {
+    async fn leadership_lost(&mut self, term: u64) {
         let lost = self
-            .standing
-            .wait_for(|standing| standing.own_term() != Some(term))
+            .role
+            .wait_for(|role| role.own_term() != Some(term))
             .await
             .is_ok();
         if lost {
@@ -147,7 +147,7 @@ impl<S: StateMachine> EntryWriter<S> {
 
     /// openraft has stopped; nothing was handed over.
     fn fatal(&self, e: &Fatal<Config>) -> ProposeError {
-        match (self.failure.get(), e) {
+        match (self.fatal_error.get(), e) {
             (Some(reason), _) => ProposeError::StorageFailed(reason),
             (None, Fatal::Stopped) => ProposeError::ShuttingDown,
             (None, Fatal::StorageError(_) | Fatal::Panicked) => {

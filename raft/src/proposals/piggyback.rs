@@ -14,7 +14,7 @@ use crate::error::ProposeError;
 use crate::proposals::committed::Committed;
 
 /// A command that rides along, and where to tell what became of it.
-pub struct Rider<R> {
+pub struct PiggybackedCommand<R> {
     /// The command.
     pub command: Bytes,
     /// Told what a proposal of its own would be told.
@@ -23,30 +23,30 @@ pub struct Rider<R> {
 
 /// Gives the rider of an entry that is about to be written in this term, if there is to be one. Called on the runtime of
 /// consensus: it must not wait.
-pub type Dispatcher<R> = Box<dyn Fn(u64) -> Option<Rider<R>> + Send + Sync>;
+pub type PiggybackDispatcher<R> = Box<dyn Fn(u64) -> Option<PiggybackedCommand<R>> + Send + Sync>;
 
 /// Where the dispatcher is found, once there is one.
-pub(crate) struct Riders<R>(OnceLock<Dispatcher<R>>);
+pub(crate) struct PiggybackSource<R>(OnceLock<PiggybackDispatcher<R>>);
 
-impl<R> Default for Riders<R> {
+impl<R> Default for PiggybackSource<R> {
     fn default() -> Self {
-        Riders(OnceLock::new())
+        PiggybackSource(OnceLock::new())
     }
 }
 
-impl<R> fmt::Debug for Riders<R> {
+impl<R> fmt::Debug for PiggybackSource<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Riders").finish_non_exhaustive()
+        f.debug_struct("PiggybackSource").finish_non_exhaustive()
     }
 }
 
-impl<R> Riders<R> {
+impl<R> PiggybackSource<R> {
     /// Only the first counts.
-    pub fn dispatched_by(&self, dispatcher: Dispatcher<R>) {
+    pub fn set(&self, dispatcher: PiggybackDispatcher<R>) {
         let _ = self.0.set(dispatcher);
     }
 
-    pub fn of_entry(&self, term: u64) -> Option<Rider<R>> {
+    pub fn for_entry(&self, term: u64) -> Option<PiggybackedCommand<R>> {
         self.0.get().and_then(|dispatcher| dispatcher(term))
     }
 }

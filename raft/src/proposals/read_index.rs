@@ -12,83 +12,83 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::apply::applier::{Applied, Raft};
 use crate::error::ReadError;
-use crate::fatal::Failure;
-use crate::leadership::role::Standing;
+use crate::fatal::FatalErrorSignal;
+use crate::leadership::role::RaftRole;
 use crate::state_machine::StateMachine;
 use crate::types::Config;
 
-type Answer = Result<u64, ReadError>;
+type ReadResult = Result<u64, ReadError>;
 
 /// How long a caller waits beyond the round's own limits before it takes the barrier for stuck.
-const GRACE: Duration = Duration::from_millis(200);
+const REPLY_GRACE: Duration = Duration::from_millis(200);
 
 /// The way in.
-pub(crate) struct Barrier {
-    queue: mpsc::Sender<oneshot::Sender<Answer>>,
-    standing: watch::Receiver<Standing>,
+pub(crate) struct ReadBarrier {
+    queue: mpsc::Sender<oneshot::Sender<ReadResult>>,
+    role: watch::Receiver<RaftRole>,
     timeout: Duration,
 }
 
-impl Barrier {
-    pub(crate) async fn pass(&self) -> Answer {
+impl ReadBarrier {
+    pub(crate) async fn wait(&self) -> ReadResult {
         {
-            let standing = self.standing.borrow();
-            if standing.own_term().is_none() {
+            let role = self.role.borrow();
+            if role.own_term().is_none() {
                 return Err(ReadError::NotLeader {
-                    leader: standing.leader(),
+                    leader: role.leader(),
                 });
             }
         }
         let (tx, rx) = oneshot::channel();
         // A full queue is one round away from being empty: wait for room, within the deadline.
-        let asked = async {
+        let confirmed = async {
             self.queue
                 .send(tx)
                 .await
                 .map_err(|_| ReadError::ShuttingDown)?;
             rx.await.unwrap_or(Err(ReadError::ShuttingDown))
         };
-        tokio::time::timeout(self.timeout + GRACE, asked)
+        tokio::time::timeout(self.timeout + REPLY_GRACE, confirmed)
             .await
             .unwrap_or(Err(ReadError::NoQuorum))
     }
 }
 
-/// The task behind [`Barrier`].
-pub(crate) struct Rounds<S: StateMachine> {
-    queue: mpsc::Receiver<oneshot::Sender<Answer>>,
+/// The task behind [`ReadBarrier`].
+pub(crate) struct ReadIndexRounds<S: StateMachine> {
+    queue: mpsc::Receiver<oneshot::Sender<ReadResult>>,
     raft: Raft<S>,
     applied: watch::Receiver<Applied>,
-    standing: watch::Receiver<Standing>,
-    failure: Failure,
+    role: watch::Receiver<RaftRole>,
+    fatal_error: FatalErrorSignal,
     lease: Duration,
     timeout: Duration,
     queue_max: usize,
 }
 
-pub(crate) fn barrier<S: StateMachine>(
+pub(crate) fn read_barrier<S: StateMachine>(
     raft: Raft<S>,
     applied: watch::Receiver<Applied>,
-    standing: watch::Receiver<Standing>,
-    failure: Failure,
+    role: watch::Receiver<RaftRole>,
+    fatal_error: FatalErrorSignal,
     lease: Duration,
     timeout: Duration,
     queue_max: usize,
-) -> (Barrier, Rounds<S>) {
+) -> (ReadBarrier, ReadIndexRounds<S>) {
     let (tx, rx) = mpsc::channel(queue_max);
-    let barrier = Barrier {
+    let read_barrier = ReadBarrier {
         queue: tx,
-        standing: standing.clone(),
+        role: role.clone(),
         timeout,
     };
     (
-        barrier,
-        Rounds {
+        read_barrier,
+        ReadIndexRounds {
             queue: rx,
             raft,
             applied,
-            standing,
-            failure,
+            role,
+            fatal_error,
             lease,
             timeout,
             queue_max,
@@ -96,7 +96,7 @@ pub(crate) fn barrier<S: StateMachine>(
     )
 }
 
-impl<S: StateMachine> Rounds<S> {
+impl<S: StateMachine> ReadIndexRounds<S> {
     pub(crate) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
         let mut waiting = Vec::new();
         loop {
@@ -119,7 +119,7 @@ impl<S: StateMachine> Rounds<S> {
         }
     }
 
-    async fn round(&mut self) -> Answer {
+    async fn round(&mut self) -> ReadResult {
         if mutated!(LocalRead) {
             return Ok(self.applied.borrow().index);
         }
@@ -135,7 +135,7 @@ impl<S: StateMachine> Rounds<S> {
                 }
                 Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(f))) => {
                     let leader = f.leader_id.zip(f.leader_node.map(|member| member.addr));
-                    let leader = leader.or_else(|| self.standing.borrow().leader());
+                    let leader = leader.or_else(|| self.role.borrow().leader());
                     return Err(ReadError::NotLeader { leader });
                 }
                 Err(RaftError::Fatal(e)) => return Err(self.fatal(&e)),
@@ -148,7 +148,7 @@ impl<S: StateMachine> Rounds<S> {
     }
 
     fn fatal(&self, e: &Fatal<Config>) -> ReadError {
-        match (self.failure.get(), e) {
+        match (self.fatal_error.get(), e) {
             (Some(reason), _) => ReadError::StorageFailed(reason),
             (None, Fatal::Stopped) => ReadError::ShuttingDown,
             (None, Fatal::StorageError(_) | Fatal::Panicked) => {
@@ -163,7 +163,7 @@ pub(crate) async fn wait_applied(
     applied: &mut watch::Receiver<Applied>,
     index: u64,
     deadline: Instant,
-) -> Answer {
+) -> ReadResult {
     match tokio::time::timeout_at(
         deadline.into(),
         applied.wait_for(|applied| applied.index >= index),

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::leadership::change_reason::{Cause, HandOverReason};
+use crate::leadership::change_reason::{LeaderChangeReason, TransferReason};
 use crate::protocol::entry_format;
 use crate::protocol::entry_format::{DecodeError, MembershipV1};
 use crate::types::{Config, Entry, LogId, SnapshotMeta, StoredMembership, Vote, log_id};
@@ -105,15 +105,15 @@ pub(crate) fn decode<T: DeserializeOwned>(
 /// What follows the answers to appends, heartbeats and votes: how the node that answers is. One that says nothing of it
 /// is an older one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NodeNote {
+pub(crate) struct NodeHealth {
     /// Free on its disk.
     pub free_bytes: u64,
-    pub disk: DiskNote,
+    pub disk: DiskLevel,
 }
 
 /// What may be asked of a node's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum DiskNote {
+pub(crate) enum DiskLevel {
     /// Anything.
     Ample,
     /// No entries with commands.
@@ -123,10 +123,10 @@ pub(crate) enum DiskNote {
 }
 
 /// An answer, and the note behind it.
-pub(crate) fn decode_noted<T: DeserializeOwned>(
+pub(crate) fn decode_with_health<T: DeserializeOwned>(
     what: &'static str,
     bytes: &[u8],
-) -> Result<(T, Option<NodeNote>), DecodeError> {
+) -> Result<(T, Option<NodeHealth>), DecodeError> {
     let (answer, rest) =
         postcard::take_from_bytes(bytes).map_err(|e| DecodeError::new(what, e.to_string()))?;
     if rest.is_empty() {
@@ -290,17 +290,17 @@ impl From<AppendReply> for AppendEntriesResponse<Config> {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct VoteAsk {
+pub(crate) struct VoteRequestV1 {
     vote: VoteV1,
     last: Option<LogIdV1>,
     pub transfer: bool,
     /// Why the sender wants to lead; for operators only.
-    pub why: Cause,
+    pub why: LeaderChangeReason,
 }
 
-impl VoteAsk {
-    pub(crate) fn new(r: &VoteRequest<Config>, why: Cause) -> Self {
-        VoteAsk {
+impl VoteRequestV1 {
+    pub(crate) fn new(r: &VoteRequest<Config>, why: LeaderChangeReason) -> Self {
+        VoteRequestV1 {
             vote: (&r.vote).into(),
             last: r.last_log_id.map(Into::into),
             transfer: r.leadership_transfer,
@@ -315,8 +315,8 @@ impl VoteAsk {
     }
 }
 
-impl From<VoteAsk> for VoteRequest<Config> {
-    fn from(r: VoteAsk) -> Self {
+impl From<VoteRequestV1> for VoteRequest<Config> {
+    fn from(r: VoteRequestV1) -> Self {
         let mut request = VoteRequest::new(r.vote.into(), r.last.map(Into::into));
         request.leadership_transfer = r.transfer;
         request
@@ -347,17 +347,17 @@ impl From<VoteReply> for VoteResponse<Config> {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct TransferAsk {
+pub(crate) struct TransferRequestV1 {
     from: VoteV1,
     pub to: u64,
     last: Option<LogIdV1>,
     /// For operators only.
-    pub why: Option<HandOverReason>,
+    pub why: Option<TransferReason>,
 }
 
-impl TransferAsk {
-    pub(crate) fn new(r: &TransferLeaderRequest<Config>, why: Option<HandOverReason>) -> Self {
-        TransferAsk {
+impl TransferRequestV1 {
+    pub(crate) fn new(r: &TransferLeaderRequest<Config>, why: Option<TransferReason>) -> Self {
+        TransferRequestV1 {
             from: r.from_leader().into(),
             to: *r.to_node_id(),
             last: r.last_log_id().map(|id| (*id).into()),
@@ -371,8 +371,8 @@ impl TransferAsk {
     }
 }
 
-impl From<TransferAsk> for TransferLeaderRequest<Config> {
-    fn from(r: TransferAsk) -> Self {
+impl From<TransferRequestV1> for TransferLeaderRequest<Config> {
+    fn from(r: TransferRequestV1) -> Self {
         TransferLeaderRequest::new(r.from.into(), r.to, r.last.map(Into::into))
     }
 }

@@ -13,33 +13,33 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use triarch_storage::{FreeSpace, FreeSpaceStatus, SpaceLevel};
 
-use crate::protocol::messages::{DiskNote, NodeNote};
+use crate::protocol::messages::{DiskLevel, NodeHealth};
 use crate::status::DiskStatus;
 
 /// See the [module](self).
-pub(crate) struct Rooms {
+pub(crate) struct ClusterDiskSpace {
     space: FreeSpace,
     node_id: u64,
     /// A note older than this says nothing of now.
-    fresh_for: Duration,
-    peers: Mutex<BTreeMap<u64, Noted>>,
+    max_age: Duration,
+    peers: Mutex<BTreeMap<u64, PeerHealth>>,
     /// Why no quorum can take an entry, although this node's own disk could.
-    short: Mutex<Option<String>>,
+    quorum_shortage: Mutex<Option<String>>,
 }
 
-struct Noted {
-    note: NodeNote,
+struct PeerHealth {
+    health: NodeHealth,
     at: Instant,
 }
 
-impl Rooms {
-    pub(crate) fn new(space: FreeSpace, node_id: u64, fresh_for: Duration) -> Self {
-        Rooms {
+impl ClusterDiskSpace {
+    pub(crate) fn new(space: FreeSpace, node_id: u64, max_age: Duration) -> Self {
+        ClusterDiskSpace {
             space,
             node_id,
-            fresh_for,
+            max_age,
             peers: Mutex::default(),
-            short: Mutex::default(),
+            quorum_shortage: Mutex::default(),
         }
     }
 
@@ -49,14 +49,14 @@ impl Rooms {
     }
 
     /// Whether this node's own log takes so many bytes of commands.
-    pub(crate) fn takes(&self, bytes: usize) -> bool {
+    pub(crate) fn accepts(&self, bytes: usize) -> bool {
         self.space
             .has_room_for(u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 
     /// Why a proposal of so many bytes cannot be taken now, if so.
-    pub(crate) fn refusal(&self, bytes: usize) -> Option<String> {
-        if !self.takes(bytes) {
+    pub(crate) fn write_refusal(&self, bytes: usize) -> Option<String> {
+        if !self.accepts(bytes) {
             let seen = self.own();
             return Some(format!(
                 "the disk of node {} has no room for it: {} MiB are free at {}, and below {} MiB nothing is written; \
@@ -67,46 +67,46 @@ impl Rooms {
                 seen.low_bytes >> 20
             ));
         }
-        self.short.lock().clone()
+        self.quorum_shortage.lock().clone()
     }
 
     /// Notes why no quorum can take an entry, or that one can.
-    pub(crate) fn set_short(&self, why: Option<String>) {
-        *self.short.lock() = why;
+    pub(crate) fn set_quorum_shortage(&self, why: Option<String>) {
+        *self.quorum_shortage.lock() = why;
     }
 
     /// What this node says of itself.
-    pub(crate) fn note(&self) -> NodeNote {
+    pub(crate) fn health(&self) -> NodeHealth {
         let seen = self.own();
-        NodeNote {
+        NodeHealth {
             free_bytes: seen.free_bytes,
             disk: match seen.level {
-                SpaceLevel::Ample => DiskNote::Ample,
-                SpaceLevel::Low => DiskNote::Low,
-                SpaceLevel::Full => DiskNote::Full,
+                SpaceLevel::Ample => DiskLevel::Ample,
+                SpaceLevel::Low => DiskLevel::Low,
+                SpaceLevel::Full => DiskLevel::Full,
             },
         }
     }
 
     /// A peer said this of itself.
-    pub(crate) fn heard(&self, peer: u64, note: NodeNote) {
+    pub(crate) fn record_peer(&self, peer: u64, health: NodeHealth) {
         let at = Instant::now();
-        self.peers.lock().insert(peer, Noted { note, at });
+        self.peers.lock().insert(peer, PeerHealth { health, at });
     }
 
     /// What a peer said of itself a moment ago.
-    pub(crate) fn peer(&self, peer: u64) -> Option<NodeNote> {
+    pub(crate) fn peer_health(&self, peer: u64) -> Option<NodeHealth> {
         self.peers
             .lock()
             .get(&peer)
-            .filter(|noted| noted.at.elapsed() <= self.fresh_for)
-            .map(|noted| noted.note)
+            .filter(|peer| peer.at.elapsed() <= self.max_age)
+            .map(|peer| peer.health)
     }
 
     /// Whether a peer said a moment ago that its disk is low.
     pub(crate) fn peer_is_low(&self, peer: u64) -> bool {
-        self.peer(peer)
-            .is_some_and(|note| note.disk != DiskNote::Ample)
+        self.peer_health(peer)
+            .is_some_and(|health| health.disk != DiskLevel::Ample)
     }
 
     /// A node's disk, for operators: its own at any time, another's as far as it is known here.
@@ -118,9 +118,9 @@ impl Rooms {
                 low: seen.level != SpaceLevel::Ample,
             });
         }
-        self.peer(node).map(|note| DiskStatus {
-            free_bytes: note.free_bytes,
-            low: note.disk != DiskNote::Ample,
+        self.peer_health(node).map(|health| DiskStatus {
+            free_bytes: health.free_bytes,
+            low: health.disk != DiskLevel::Ample,
         })
     }
 }

@@ -15,8 +15,8 @@ use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 use triarch_storage::{Completion, LogPosition, LogRecord, LogStore, StorageError};
 
-use crate::fatal::Failure;
-use crate::metrics::Measures;
+use crate::fatal::FatalErrorSignal;
+use crate::metrics::ConsensusMetrics;
 use crate::protocol::entry_format;
 use crate::types::{Config, Entry, LogId, Vote, log_id};
 
@@ -27,40 +27,40 @@ const READ_CHUNK_BYTES: usize = 8 << 20;
 #[derive(Clone)]
 pub(crate) struct RaftLog {
     log: Arc<dyn LogStore>,
-    failure: Failure,
+    fatal_error: FatalErrorSignal,
     /// How many payload bytes one append message to a follower may carry (one entry always goes).
     append_bytes_max: usize,
     node_id: u64,
-    measures: Arc<Measures>,
+    metrics: Arc<ConsensusMetrics>,
 }
 
 impl RaftLog {
     pub(crate) fn new(
         log: Arc<dyn LogStore>,
-        failure: Failure,
+        fatal_error: FatalErrorSignal,
         append_bytes_max: usize,
         node_id: u64,
-        measures: Arc<Measures>,
+        metrics: Arc<ConsensusMetrics>,
     ) -> Self {
         RaftLog {
             log,
-            failure,
+            fatal_error,
             append_bytes_max,
             node_id,
-            measures,
+            metrics,
         }
     }
 
     fn fail(&self, e: StorageError) -> io::Error {
-        self.failure.set(e.to_string());
+        self.fatal_error.set(e.to_string());
         io::Error::other(e)
     }
 
     fn completion(&self) -> Completion {
-        let failure = self.failure.clone();
+        let fatal_error = self.fatal_error.clone();
         Box::new(move |result| {
             if let Err(e) = result {
-                failure.set(e.to_string());
+                fatal_error.set(e.to_string());
             }
         })
     }
@@ -92,7 +92,7 @@ impl RaftLog {
 
     fn entry(&self, record: LogRecord) -> io::Result<Entry> {
         let payload = entry_format::decode_payload(record.payload).map_err(|e| {
-            self.failure
+            self.fatal_error
                 .set(format!("log entry {}: {e}", record.position.index));
             io::Error::from(e)
         })?;
@@ -181,7 +181,7 @@ impl RaftLogReader<Config> for RaftLog {
         match self.log.vote() {
             None => Ok(None),
             Some(bytes) => entry_format::decode_vote(bytes).map(Some).map_err(|e| {
-                self.failure.set(e.to_string());
+                self.fatal_error.set(e.to_string());
                 io::Error::from(e)
             }),
         }
@@ -206,7 +206,7 @@ impl RaftLogStorage<Config> for RaftLog {
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         // A vote for itself that is not yet one of a majority: so begins every campaign, and nothing else.
         if vote.leader_id.voted_for == self.node_id && !vote.committed {
-            self.measures.campaigned();
+            self.metrics.campaigned();
         }
         let (tx, rx) = oneshot::channel();
         let done = Box::new(move |result| {
@@ -249,10 +249,10 @@ impl RaftLogStorage<Config> for RaftLog {
                 })
             })
             .collect();
-        let failure = self.failure.clone();
+        let fatal_error = self.fatal_error.clone();
         let done: Completion = Box::new(move |result| {
             callback.io_completed(result.map_err(|e| {
-                failure.set(e.to_string());
+                fatal_error.set(e.to_string());
                 io::Error::other(e)
             }));
         });

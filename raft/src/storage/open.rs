@@ -49,13 +49,13 @@ impl Directory {
     }
 }
 
-pub(crate) struct Disk {
+pub(crate) struct OpenedStorage {
     pub directory: Arc<Directory>,
     pub cluster: Option<Uuid>,
     pub log: Arc<dyn LogStore>,
     pub space: FreeSpace,
     pub snapshots: Snapshots,
-    pub measures: Arc<LogMetrics>,
+    pub log_metrics: Arc<LogMetrics>,
 }
 
 /// Opens and checks everything; a node with a damaged disk does not start.
@@ -63,7 +63,7 @@ pub(crate) fn open(
     path: &Path,
     node_id: u64,
     low_bytes: Option<u64>,
-) -> Result<Disk, StorageError> {
+) -> Result<OpenedStorage, StorageError> {
     let dir = DataDir::open(path, node_id)?;
     let identity = dir.identity();
     let cluster = match identity.cluster {
@@ -77,12 +77,12 @@ pub(crate) fn open(
         low_bytes,
         ..SledLogOptions::default()
     };
-    let measures = Arc::clone(&options.metrics);
+    let log_metrics = Arc::clone(&options.metrics);
     let log = dir.open_log(options)?;
     let space = log.space();
     let snapshots = Snapshots::new(dir.snapshots()?, space.clone());
-    check_together(path, node_id, cluster.is_some(), log.state(), &snapshots)?;
-    Ok(Disk {
+    check_consistency(path, node_id, cluster.is_some(), log.state(), &snapshots)?;
+    Ok(OpenedStorage {
         directory: Arc::new(Directory {
             incarnation: identity.incarnation,
             dir: Mutex::new(Some(dir)),
@@ -91,12 +91,12 @@ pub(crate) fn open(
         log: Arc::new(log),
         space,
         snapshots,
-        measures,
+        log_metrics,
     })
 }
 
 /// Each part was found sound by itself; here, that they belong together: one of them may be lost, or of an earlier day.
-fn check_together(
+fn check_consistency(
     path: &Path,
     node_id: u64,
     formed: bool,
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use crate::types::{SnapshotMeta, log_id};
 
-    fn snapshot(disk: &Disk, upto: u64) {
+    fn snapshot(disk: &OpenedStorage, upto: u64) {
         let meta = SnapshotMeta {
             last_log_id: Some(log_id(1, upto)),
             ..SnapshotMeta::default()

@@ -21,13 +21,13 @@ use crate::protocol::messages;
 use crate::protocol::messages::SnapshotHeadV1;
 use crate::types::SnapshotMeta;
 
-const COPY_BYTES: usize = 1 << 20;
+const COPY_CHUNK_BYTES: usize = 1 << 20;
 /// What a snapshot leaves to the log.
-const SPARE_BYTES: u64 = 4 << 20;
+const LOG_RESERVE_BYTES: u64 = 4 << 20;
 /// The next snapshot is expected to be larger than the last by this share of it.
-const GROWTH_SHARE: u64 = 4;
+const GROWTH_DIVISOR: u64 = 4;
 /// After one that ran out of space, none is begun for so long.
-const RAN_OUT_PAUSE: Duration = Duration::from_secs(10);
+const OUT_OF_SPACE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// Cheap to clone; all clones see the same files.
 #[derive(Clone)]
@@ -37,7 +37,7 @@ pub(crate) struct Snapshots {
     replacing: Arc<Mutex<()>>,
     space: FreeSpace,
     /// When the last one ran out of space.
-    ran_out: Arc<Mutex<Option<Instant>>>,
+    out_of_space_at: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A snapshot that is on this node's disk.
@@ -71,49 +71,49 @@ impl Snapshots {
             store,
             replacing: Arc::default(),
             space,
-            ran_out: Arc::default(),
+            out_of_space_at: Arc::default(),
         }
     }
 
     /// Whether the disk has room for a file of this size, and some for the log besides.
-    pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
+    pub(crate) fn has_space_for(&self, bytes: u64) -> bool {
         let seen = self.space.status();
-        seen.level != SpaceLevel::Full && seen.free_bytes >= bytes.saturating_add(SPARE_BYTES)
+        seen.level != SpaceLevel::Full && seen.free_bytes >= bytes.saturating_add(LOG_RESERVE_BYTES)
     }
 
     /// Whether there seems to be room for the next one: the last one's size and some more. Not for a while after one
     /// has run out of space.
-    pub(crate) fn has_room_for_next(&self) -> bool {
+    pub(crate) fn has_space_for_next(&self) -> bool {
         if self
-            .ran_out
+            .out_of_space_at
             .lock()
-            .is_some_and(|at| at.elapsed() < RAN_OUT_PAUSE)
+            .is_some_and(|at| at.elapsed() < OUT_OF_SPACE_RETRY_DELAY)
         {
             return false;
         }
         let last_bytes = self.store.current().map_or(0, |file| file.len());
-        let bytes = last_bytes.saturating_add(last_bytes / GROWTH_SHARE);
-        let has_room = self.has_room_for(bytes);
-        if !has_room {
+        let bytes = last_bytes.saturating_add(last_bytes / GROWTH_DIVISOR);
+        let has_space = self.has_space_for(bytes);
+        if !has_space {
             let free_mib = self.space.status().free_bytes >> 20;
-            let needed_mib = (bytes + SPARE_BYTES) >> 20;
+            let needed_mib = (bytes + LOG_RESERVE_BYTES) >> 20;
             tracing::warn!(
                 free_mib,
                 needed_mib,
                 "no snapshot is written: the disk has no room for it; the log grows until it has"
             );
-            *self.ran_out.lock() = Some(Instant::now());
+            *self.out_of_space_at.lock() = Some(Instant::now());
         }
-        has_room
+        has_space
     }
 
     /// If a snapshot failed for nothing but a lack of space: what there is instead, the last one or none. The log goes
     /// on without it, and it is tried again.
-    pub(crate) fn instead_of(&self, failed: &io::Error) -> Option<StoredSnapshot> {
+    pub(crate) fn fallback_for(&self, failed: &io::Error) -> Option<StoredSnapshot> {
         if !is_out_of_space(failed) {
             return None;
         }
-        *self.ran_out.lock() = Some(Instant::now());
+        *self.out_of_space_at.lock() = Some(Instant::now());
         match self.current() {
             Ok(Some(current)) => Some(current),
             Ok(None) => Some(StoredSnapshot {
@@ -130,7 +130,7 @@ impl Snapshots {
     }
 
     /// What the current one is; `None` while there is none that reaches so far.
-    pub(crate) fn written_to(&self, index: u64) -> io::Result<Option<WrittenSnapshot>> {
+    pub(crate) fn covering(&self, index: u64) -> io::Result<Option<WrittenSnapshot>> {
         let current = self.current()?;
         Ok(current.and_then(|current| {
             let reached = current.meta.last_log_id?.index;
@@ -171,7 +171,7 @@ impl Snapshots {
     /// it is.
     pub(crate) fn adopt(&self, snapshot: StoredSnapshot) -> io::Result<SnapshotFile> {
         let received = match snapshot.contents {
-            Contents::File(file) => return self.own(file),
+            Contents::File(file) => return self.import(file),
             Contents::Received(received) => received,
         };
         let Some(receiver) = received.lock().take() else {
@@ -184,7 +184,7 @@ impl Snapshots {
     }
 
     /// A file of this store is what it should be; one of another store is copied.
-    fn own(&self, file: SnapshotFile) -> io::Result<SnapshotFile> {
+    fn import(&self, file: SnapshotFile) -> io::Result<SnapshotFile> {
         if self
             .store
             .current()
@@ -194,7 +194,7 @@ impl Snapshots {
         }
         let mut receiver = self.store.receive().map_err(io::Error::other)?;
         while receiver.received() < file.len() {
-            let part = file.read_at(receiver.received(), COPY_BYTES)?;
+            let part = file.read_at(receiver.received(), COPY_CHUNK_BYTES)?;
             receiver
                 .write_at(receiver.received(), &part)
                 .map_err(io::Error::other)?;
@@ -203,9 +203,9 @@ impl Snapshots {
         receiver.commit().map_err(io::Error::other)
     }
 
-    pub(crate) fn receive(&self, announced: Announced) -> io::Result<Incoming> {
+    pub(crate) fn receive(&self, announced: Announced) -> io::Result<IncomingSnapshot> {
         let receiver = self.store.receive().map_err(io::Error::other)?;
-        Ok(Incoming {
+        Ok(IncomingSnapshot {
             announced,
             receiver,
         })
@@ -286,12 +286,12 @@ pub(crate) struct Announced {
 }
 
 /// A snapshot on its way in.
-pub(crate) struct Incoming {
+pub(crate) struct IncomingSnapshot {
     announced: Announced,
     receiver: SnapshotReceiver,
 }
 
-impl Incoming {
+impl IncomingSnapshot {
     pub(crate) fn announced(&self) -> &Announced {
         &self.announced
     }

@@ -15,10 +15,11 @@ use crate::peer_clocks::{PeerClocks, wall_us};
 use crate::protocol::messages;
 use crate::state_machine::StateMachine;
 
-/// How often the others are asked, once enough of them have answered, and before.
-const ASK_EVERY: Duration = Duration::from_secs(2);
-const ASK_SOON: Duration = Duration::from_millis(50);
-/// An answer that took longer to come says too little.
+/// How often the others are requests, once enough of them have answered, and before.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// Time between two queries until then.
+const STARTUP_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Longest round trip of an answer that is used.
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,32 +34,37 @@ impl ClockReply {
 }
 
 /// The task that asks.
-pub(crate) struct ClockAsker<S: StateMachine> {
+pub(crate) struct ClockSync<S: StateMachine> {
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,
     pub clocks: Arc<PeerClocks>,
 }
 
-impl<S: StateMachine> ClockAsker<S> {
+impl<S: StateMachine> ClockSync<S> {
     pub(crate) async fn run(self) {
         loop {
             let membership = membership(&self.raft);
             let me = self.transport.identity.node_id;
             let others: Vec<u64> = membership.voter_ids().filter(|id| *id != me).collect();
-            self.clocks.keep(&others);
-            let asked = others.iter().filter_map(|id| {
+            self.clocks.retain(&others);
+            let requests = others.iter().filter_map(|id| {
                 let member = membership.get_node(id)?;
-                Some(self.ask(Target::member(*id, member)))
+                Some(self.query(Target::member(*id, member)))
             });
-            futures_util::future::join_all(asked).await;
+            futures_util::future::join_all(requests).await;
             let formed = membership.voter_ids().next().is_some();
             // With this node's own, more than half.
             let enough = formed && self.clocks.count() >= others.len().div_ceil(2);
-            tokio::time::sleep(if enough { ASK_EVERY } else { ASK_SOON }).await;
+            tokio::time::sleep(if enough {
+                POLL_INTERVAL
+            } else {
+                STARTUP_POLL_INTERVAL
+            })
+            .await;
         }
     }
 
-    async fn ask(&self, target: Target) {
+    async fn query(&self, target: Target) {
         let sent = Instant::now();
         let answer = self
             .transport
@@ -75,7 +81,8 @@ impl<S: StateMachine> ClockAsker<S> {
         if let Ok(answer) = answer
             && let Ok(ClockReply { wall_us }) = messages::decode("a clock", &answer)
         {
-            self.clocks.note(target.id, wall_us, sent + round_trip / 2);
+            self.clocks
+                .record(target.id, wall_us, sent + round_trip / 2);
         }
     }
 }

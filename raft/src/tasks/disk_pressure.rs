@@ -1,7 +1,7 @@
 //! What is done about disks that are low, a few times a second. See [`crate::storage::disk_space`] for what is refused meanwhile.
 //!
 //! - A leader whose disk is low hands leadership to a voter whose disk is not and who has all of the log. Never to one
-//!   that is low too, and not more often than [`HAND_OVER_INTERVAL`]: leadership does not go back and forth.
+//!   that is low too, and not more often than [`TRANSFER_INTERVAL`]: leadership does not go back and forth.
 //! - A node whose disk is low leaves campaigning to others. If nobody leads for long, it campaigns all the same: reads,
 //!   heartbeats and leases need a leader even when nothing can be written.
 //! - When so many voters are low that no quorum can take an entry, the leader refuses proposals, rather than letting them
@@ -18,92 +18,92 @@ use openraft::metrics::RaftMetrics;
 use openraft::{Instant as _, LogIdOptionExt};
 use triarch_storage::SpaceLevel;
 
-use crate::leadership::change_reason::HandOverReason;
-use crate::leadership::role::Standing;
-use crate::membership::changes::Changer;
+use crate::leadership::change_reason::TransferReason;
+use crate::leadership::role::RaftRole;
+use crate::membership::changes::MembershipChanger;
 use crate::state_machine::StateMachine;
-use crate::storage::disk_space::Rooms;
+use crate::storage::disk_space::ClusterDiskSpace;
 use crate::types::Config;
 
-const INTERVAL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Between two attempts to hand leadership over.
-const HAND_OVER_INTERVAL: Duration = Duration::from_secs(3);
+const TRANSFER_INTERVAL: Duration = Duration::from_secs(3);
 /// Leaderless for so many election timeouts, a node with a low disk campaigns too.
-const CAMPAIGN_ELECTIONS: u32 = 4;
+const CAMPAIGN_DELAY_ELECTIONS: u32 = 4;
 /// A log that has fewer entries since the last snapshot gets no smaller by another.
 const SNAPSHOT_ENTRIES_MIN: u64 = 1_000;
 
 /// See the [module](self).
-pub(crate) struct Keeper<S: StateMachine> {
-    pub rooms: Arc<Rooms>,
-    pub changer: Changer<S>,
+pub(crate) struct DiskPressureController<S: StateMachine> {
+    pub disk_space: Arc<ClusterDiskSpace>,
+    pub changer: MembershipChanger<S>,
     pub lease: Duration,
     /// No campaigns before: see [`crate::node::handle`].
     pub elections_from: Instant,
 }
 
 /// What the keeper remembers from one look to the next.
-struct Memory {
+struct ControllerState {
     was_low: bool,
     /// What consensus was last told; at first not known, because a slow start may have used up the time in which it may not.
     may_campaign: Option<bool>,
     leader_seen: Instant,
-    handed_over: Option<Instant>,
+    last_transfer: Option<Instant>,
     /// Peers whose disks are known to be low.
     low_peers: BTreeSet<u64>,
 }
 
-impl<S: StateMachine> Keeper<S> {
+impl<S: StateMachine> DiskPressureController<S> {
     pub(crate) async fn run(self) {
-        let mut memory = Memory {
+        let mut state = ControllerState {
             was_low: false,
             may_campaign: None,
             leader_seen: Instant::now(),
-            handed_over: None,
+            last_transfer: None,
             low_peers: BTreeSet::new(),
         };
-        let mut ticks = tokio::time::interval(INTERVAL);
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.look(&mut memory).await;
+            self.tick(&mut state).await;
         }
     }
 
-    async fn look(&self, memory: &mut Memory) {
-        let level = self.rooms.own().level;
+    async fn tick(&self, state: &mut ControllerState) {
+        let level = self.disk_space.own().level;
         let metrics = self.changer.raft.metrics().borrow_watched().clone();
         if metrics.current_leader.is_some() {
-            memory.leader_seen = Instant::now();
+            state.leader_seen = Instant::now();
         }
-        self.allow_campaigns(level, memory);
+        self.allow_campaigns(level, state);
         let is_low = level != SpaceLevel::Ample;
-        let became_low = is_low && !std::mem::replace(&mut memory.was_low, is_low);
+        let became_low = is_low && !std::mem::replace(&mut state.was_low, is_low);
         if became_low {
             self.snapshot(&metrics).await;
         }
-        let leading = matches!(&*self.changer.standing.borrow(), Standing::Leading { .. });
+        let leading = matches!(&*self.changer.role.borrow(), RaftRole::Leading { .. });
         if !leading {
-            memory.low_peers.clear();
-            self.rooms.set_short(None);
+            state.low_peers.clear();
+            self.disk_space.set_quorum_shortage(None);
             return;
         }
-        self.tell_of_peers(&metrics, memory);
-        self.rooms.set_short(self.shortage(&metrics));
+        self.log_peer_disks(&metrics, state);
+        self.disk_space.set_quorum_shortage(self.shortage(&metrics));
         if is_low {
-            self.hand_over(&metrics, memory).await;
+            self.transfer_leadership(&metrics, state).await;
         }
     }
 
-    fn allow_campaigns(&self, level: SpaceLevel, memory: &mut Memory) {
-        let leaderless = memory.leader_seen.elapsed() > self.lease * CAMPAIGN_ELECTIONS;
+    fn allow_campaigns(&self, level: SpaceLevel, state: &mut ControllerState) {
+        let leaderless = state.leader_seen.elapsed() > self.lease * CAMPAIGN_DELAY_ELECTIONS;
         let may = match level {
             SpaceLevel::Ample => true,
             SpaceLevel::Low => leaderless,
             SpaceLevel::Full => false,
         } && Instant::now() >= self.elections_from;
-        if memory.may_campaign != Some(may) {
-            memory.may_campaign = Some(may);
+        if state.may_campaign != Some(may) {
+            state.may_campaign = Some(may);
             self.changer.raft.runtime_config().elect(may);
         }
     }
@@ -117,23 +117,23 @@ impl<S: StateMachine> Keeper<S> {
         }
     }
 
-    fn tell_of_peers(&self, metrics: &RaftMetrics<Config>, memory: &mut Memory) {
+    fn log_peer_disks(&self, metrics: &RaftMetrics<Config>, state: &mut ControllerState) {
         for (&peer, _) in metrics.membership_config.membership().nodes() {
-            let Some(disk) = self.rooms.status(peer) else {
+            let Some(disk) = self.disk_space.status(peer) else {
                 continue;
             };
             if peer == self.changer.transport.identity.node_id {
                 continue;
             }
             let free_mib = disk.free_bytes >> 20;
-            if disk.low && memory.low_peers.insert(peer) {
+            if disk.low && state.low_peers.insert(peer) {
                 tracing::warn!(
                     peer,
                     free_mib,
                     "the disk of node {peer} is nearly full: it takes no writes and falls behind until there is room again"
                 );
             }
-            if !disk.low && memory.low_peers.remove(&peer) {
+            if !disk.low && state.low_peers.remove(&peer) {
                 tracing::info!(peer, free_mib, "the disk of node {peer} has room again");
             }
         }
@@ -145,9 +145,12 @@ impl<S: StateMachine> Keeper<S> {
         let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
         let low: Vec<String> = voters
             .iter()
-            .filter(|id| **id != me && self.rooms.peer_is_low(**id))
+            .filter(|id| **id != me && self.disk_space.peer_is_low(**id))
             .map(|id| {
-                let free = self.rooms.peer(*id).map_or(0, |note| note.free_bytes >> 20);
+                let free = self
+                    .disk_space
+                    .peer_health(*id)
+                    .map_or(0, |health| health.free_bytes >> 20);
                 format!("node {id} ({free} MiB free)")
             })
             .collect();
@@ -157,7 +160,8 @@ impl<S: StateMachine> Keeper<S> {
         let able = voters
             .iter()
             .filter(|id| {
-                **id == me || (self.answers(metrics, **id) && !self.rooms.peer_is_low(**id))
+                **id == me
+                    || (self.is_reachable(metrics, **id) && !self.disk_space.peer_is_low(**id))
             })
             .count();
         (able <= voters.len() / 2).then(|| {
@@ -169,29 +173,33 @@ impl<S: StateMachine> Keeper<S> {
         })
     }
 
-    fn answers(&self, metrics: &RaftMetrics<Config>, peer: u64) -> bool {
+    fn is_reachable(&self, metrics: &RaftMetrics<Config>, peer: u64) -> bool {
         metrics
             .heartbeat
             .as_ref()
-            .and_then(|heard| heard.get(&peer).copied().flatten())
+            .and_then(|acks| acks.get(&peer).copied().flatten())
             .is_some_and(|at| at.into_inner().elapsed() <= self.lease)
     }
 
-    async fn hand_over(&self, metrics: &RaftMetrics<Config>, memory: &mut Memory) {
-        let waits = memory
-            .handed_over
-            .is_some_and(|at| at.elapsed() < HAND_OVER_INTERVAL);
-        let Some(to) = self.successor(metrics).filter(|_| !waits) else {
+    async fn transfer_leadership(
+        &self,
+        metrics: &RaftMetrics<Config>,
+        state: &mut ControllerState,
+    ) {
+        let too_soon = state
+            .last_transfer
+            .is_some_and(|at| at.elapsed() < TRANSFER_INTERVAL);
+        let Some(to) = self.successor(metrics).filter(|_| !too_soon) else {
             return;
         };
-        memory.handed_over = Some(Instant::now());
+        state.last_transfer = Some(Instant::now());
         tracing::warn!(
             to,
             "this node's disk is nearly full: handing leadership to node {to}"
         );
         if let Err(error) = self
             .changer
-            .transfer_leader(Some(to), HandOverReason::DiskLow)
+            .transfer_leader(Some(to), TransferReason::DiskLow)
             .await
         {
             tracing::warn!(to, %error, "leadership could not be handed over; trying again later");
@@ -210,8 +218,8 @@ impl<S: StateMachine> Keeper<S> {
         };
         metrics.membership_config.voter_ids().find(|&id| {
             id != me
-                && self.answers(metrics, id)
-                && self.rooms.status(id).is_some_and(|disk| !disk.low)
+                && self.is_reachable(metrics, id)
+                && self.disk_space.status(id).is_some_and(|disk| !disk.low)
                 && matched(id) == metrics.last_log_index
         })
     }

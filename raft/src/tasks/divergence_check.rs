@@ -19,17 +19,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::apply::applier::{Raft, membership};
-use crate::fatal::Failure;
+use crate::fatal::FatalErrorSignal;
 use crate::network::transport::{Lane, Target, Transport};
 use crate::protocol::messages;
 use crate::state_machine::StateMachine;
 use crate::storage::open::Directory;
 
 /// So many of one's own digests are remembered for others who ask later.
-const KEPT: usize = 16;
+const DIGESTS_MAX: usize = 16;
 /// How long others are asked again that do not have theirs yet.
-const PATIENCE: Duration = Duration::from_secs(30);
-const AGAIN: Duration = Duration::from_millis(250);
+const COMPARE_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// The digest of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,17 +44,17 @@ pub struct Checkpoint {
 
 /// What came of comparing so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct AgreementStatus {
+pub struct ConsistencyStatus {
     /// The last entry at which a majority, this node among them, had the same.
-    pub agreed_index: u64,
+    pub verified_index: u64,
     /// How often that was so.
-    pub agreements: u64,
+    pub matches: u64,
     /// How often another node, or this one, had something else than the majority, or nobody had a majority.
     pub mismatches: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct DigestAsk {
+pub(crate) struct DigestRequest {
     index: u64,
     format: u32,
 }
@@ -66,42 +66,42 @@ pub(crate) struct DigestReply {
 }
 
 /// This node's digests, for itself and for others who ask.
-pub(crate) struct Agreement {
+pub(crate) struct DigestHistory {
     own: Mutex<VecDeque<Checkpoint>>,
     latest: watch::Sender<Option<Checkpoint>>,
-    status: Mutex<AgreementStatus>,
+    status: Mutex<ConsistencyStatus>,
 }
 
-impl Agreement {
+impl DigestHistory {
     pub(crate) fn new() -> Self {
-        Agreement {
+        DigestHistory {
             own: Mutex::default(),
             latest: watch::Sender::new(None),
             status: Mutex::default(),
         }
     }
 
-    pub(crate) fn note(&self, checkpoint: Checkpoint) {
+    pub(crate) fn record(&self, checkpoint: Checkpoint) {
         {
             let mut own = self.own.lock();
             own.push_back(checkpoint);
-            while own.len() > KEPT {
+            while own.len() > DIGESTS_MAX {
                 own.pop_front();
             }
         }
         self.latest.send_replace(Some(checkpoint));
     }
 
-    pub(crate) fn status(&self) -> AgreementStatus {
+    pub(crate) fn status(&self) -> ConsistencyStatus {
         *self.status.lock()
     }
 
-    pub(crate) fn answer(&self, ask: &DigestAsk) -> DigestReply {
+    pub(crate) fn reply(&self, request: &DigestRequest) -> DigestReply {
         let own = self.own.lock();
         let found = own
             .iter()
             .rev()
-            .find(|one| (one.index, one.format) == (ask.index, ask.format));
+            .find(|one| (one.index, one.format) == (request.index, request.format));
         DigestReply {
             digest: found.map(|one| one.digest),
         }
@@ -110,53 +110,58 @@ impl Agreement {
 
 /// What the digests of some voters say.
 #[derive(Debug, PartialEq, Eq)]
-enum Finding {
+enum Comparison {
     /// Too few are known.
-    Open,
+    Undecided,
     /// A majority has what this node has; these have something else.
-    Right { others: Vec<u64> },
+    InMajority { others: Vec<u64> },
     /// A majority has something else.
-    Wrong,
+    Diverged,
     /// All are known, and nobody has a majority.
-    Split,
+    NoMajority,
 }
 
-fn find(own: u64, own_votes: bool, voters: usize, others: &BTreeMap<u64, u64>) -> Finding {
+fn compare_digests(
+    own: u64,
+    own_counts: bool,
+    voters: usize,
+    others: &BTreeMap<u64, u64>,
+) -> Comparison {
     let quorum = voters / 2 + 1;
     let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
     for digest in others.values() {
         *votes.entry(*digest).or_default() += 1;
     }
-    if own_votes {
+    if own_counts {
         *votes.entry(own).or_default() += 1;
     }
     let majority = votes.iter().find(|(_, count)| **count >= quorum);
     match majority.map(|(digest, _)| *digest) {
-        Some(digest) if digest == own => Finding::Right {
+        Some(digest) if digest == own => Comparison::InMajority {
             others: others
                 .iter()
                 .filter(|(_, theirs)| **theirs != own)
                 .map(|(id, _)| *id)
                 .collect(),
         },
-        Some(_) => Finding::Wrong,
-        None if others.len() + usize::from(own_votes) >= voters => Finding::Split,
-        None => Finding::Open,
+        Some(_) => Comparison::Diverged,
+        None if others.len() + usize::from(own_counts) >= voters => Comparison::NoMajority,
+        None => Comparison::Undecided,
     }
 }
 
 /// The task that compares.
-pub(crate) struct Comparer<S: StateMachine> {
+pub(crate) struct DigestComparer<S: StateMachine> {
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,
-    pub agreement: Arc<Agreement>,
+    pub digest_history: Arc<DigestHistory>,
     pub directory: Arc<Directory>,
-    pub failure: Failure,
+    pub fatal_error: FatalErrorSignal,
 }
 
-impl<S: StateMachine> Comparer<S> {
+impl<S: StateMachine> DigestComparer<S> {
     pub(crate) async fn run(self) {
-        let mut latest = self.agreement.latest.subscribe();
+        let mut latest = self.digest_history.latest.subscribe();
         loop {
             let own = *latest.borrow_and_update();
             if let Some(own) = own {
@@ -181,7 +186,7 @@ impl<S: StateMachine> Comparer<S> {
         let begun = Instant::now();
         let me = self.transport.identity.node_id;
         let mut known: BTreeMap<u64, u64> = BTreeMap::new();
-        let mut told_right = false;
+        let mut counted = false;
         loop {
             let membership = membership(&self.raft);
             let voters: Vec<u64> = membership.voter_ids().collect();
@@ -189,22 +194,22 @@ impl<S: StateMachine> Comparer<S> {
             let missing = voters
                 .iter()
                 .filter(|id| **id != me && !known.contains_key(id));
-            let asked = missing.filter_map(|id| {
+            let requests = missing.filter_map(|id| {
                 let target = Target::member(*id, membership.get_node(id)?);
-                Some(async move { (target.id, self.ask(&target, own).await) })
+                Some(async move { (target.id, self.query(&target, own).await) })
             });
-            for (id, digest) in futures_util::future::join_all(asked).await {
+            for (id, digest) in futures_util::future::join_all(requests).await {
                 known.extend(digest.map(|digest| (id, digest)));
             }
             let all = known.len() + usize::from(voters.contains(&me)) >= voters.len();
-            match find(own.digest, voters.contains(&me), voters.len(), &known) {
-                Finding::Open => {}
-                Finding::Right { others } => {
-                    let mut status = self.agreement.status.lock();
-                    if !told_right {
-                        told_right = true;
-                        status.agreed_index = own.index;
-                        status.agreements += 1;
+            match compare_digests(own.digest, voters.contains(&me), voters.len(), &known) {
+                Comparison::Undecided => {}
+                Comparison::InMajority { others } => {
+                    let mut status = self.digest_history.status.lock();
+                    if !counted {
+                        counted = true;
+                        status.verified_index = own.index;
+                        status.matches += 1;
                     }
                     if !others.is_empty() {
                         status.mismatches += 1;
@@ -218,14 +223,14 @@ impl<S: StateMachine> Comparer<S> {
                         return;
                     }
                 }
-                Finding::Wrong if mutated!(DivergenceIgnored) => return,
-                Finding::Wrong => {
-                    self.agreement.status.lock().mismatches += 1;
+                Comparison::Diverged if mutated!(DivergenceIgnored) => return,
+                Comparison::Diverged => {
+                    self.digest_history.status.lock().mismatches += 1;
                     self.stop(own.index).await;
                     return;
                 }
-                Finding::Split => {
-                    self.agreement.status.lock().mismatches += 1;
+                Comparison::NoMajority => {
+                    self.digest_history.status.lock().mismatches += 1;
                     tracing::error!(
                         index = own.index,
                         own = own.digest,
@@ -236,15 +241,15 @@ impl<S: StateMachine> Comparer<S> {
                     return;
                 }
             }
-            if begun.elapsed() >= PATIENCE {
+            if begun.elapsed() >= COMPARE_TIMEOUT {
                 return;
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 
-    async fn ask(&self, target: &Target, own: Checkpoint) -> Option<u64> {
-        let ask = DigestAsk {
+    async fn query(&self, target: &Target, own: Checkpoint) -> Option<u64> {
+        let request = DigestRequest {
             index: own.index,
             format: own.format,
         };
@@ -255,7 +260,7 @@ impl<S: StateMachine> Comparer<S> {
                 Lane::Snapshot,
                 target,
                 "/raft/digest",
-                |out| messages::put(out, &ask),
+                |out| messages::put(out, &request),
                 16,
                 deadline,
             )
@@ -277,7 +282,7 @@ impl<S: StateMachine> Comparer<S> {
                 "this node's directory could not be marked as wrong: do not start it again"
             );
         }
-        self.failure.set(format!(
+        self.fatal_error.set(format!(
             "{what}: it must not go on, nor start again from what it has. Replace it under a new id"
         ));
     }
@@ -294,40 +299,53 @@ mod tests {
     #[test]
     fn the_minority_is_who_is_wrong() {
         // Three voters, this node among them.
-        let three = |known: &[(u64, u64)]| find(7, true, 3, &others(known));
-        assert_eq!(three(&[]), Finding::Open);
-        assert_eq!(three(&[(2, 8)]), Finding::Open);
-        assert_eq!(three(&[(2, 7)]), Finding::Right { others: vec![] });
-        assert_eq!(three(&[(2, 7), (3, 8)]), Finding::Right { others: vec![3] });
-        assert_eq!(three(&[(2, 8), (3, 8)]), Finding::Wrong);
-        assert_eq!(three(&[(2, 8), (3, 9)]), Finding::Split);
+        let three = |known: &[(u64, u64)]| compare_digests(7, true, 3, &others(known));
+        assert_eq!(three(&[]), Comparison::Undecided);
+        assert_eq!(three(&[(2, 8)]), Comparison::Undecided);
+        assert_eq!(three(&[(2, 7)]), Comparison::InMajority { others: vec![] });
+        assert_eq!(
+            three(&[(2, 7), (3, 8)]),
+            Comparison::InMajority { others: vec![3] }
+        );
+        assert_eq!(three(&[(2, 8), (3, 8)]), Comparison::Diverged);
+        assert_eq!(three(&[(2, 8), (3, 9)]), Comparison::NoMajority);
         // A learner has no say, and hears all the same.
         assert_eq!(
-            find(7, false, 3, &others(&[(1, 8), (2, 8)])),
-            Finding::Wrong
+            compare_digests(7, false, 3, &others(&[(1, 8), (2, 8)])),
+            Comparison::Diverged
         );
-        assert_eq!(find(7, false, 3, &others(&[(1, 7)])), Finding::Open);
-        // Of two nobody is a majority against the other.
-        assert_eq!(find(7, true, 2, &others(&[(2, 8)])), Finding::Split);
         assert_eq!(
-            find(7, true, 1, &others(&[])),
-            Finding::Right { others: vec![] }
+            compare_digests(7, false, 3, &others(&[(1, 7)])),
+            Comparison::Undecided
+        );
+        // Of two nobody is a majority against the other.
+        assert_eq!(
+            compare_digests(7, true, 2, &others(&[(2, 8)])),
+            Comparison::NoMajority
+        );
+        assert_eq!(
+            compare_digests(7, true, 1, &others(&[])),
+            Comparison::InMajority { others: vec![] }
         );
     }
 
     #[test]
     fn digests_are_told_by_index_and_format() {
-        let agreement = Agreement::new();
-        for index in 1..=KEPT as u64 + 1 {
-            agreement.note(Checkpoint {
+        let digest_history = DigestHistory::new();
+        for index in 1..=DIGESTS_MAX as u64 + 1 {
+            digest_history.record(Checkpoint {
                 index,
                 format: 1,
                 digest: index * 10,
             });
         }
-        let ask = |index, format| agreement.answer(&DigestAsk { index, format }).digest;
-        assert_eq!(ask(5, 1), Some(50));
-        assert_eq!(ask(5, 2), None);
-        assert_eq!(ask(1, 1), None, "it is too long ago");
+        let request = |index, format| {
+            digest_history
+                .reply(&DigestRequest { index, format })
+                .digest
+        };
+        assert_eq!(request(5, 1), Some(50));
+        assert_eq!(request(5, 2), None);
+        assert_eq!(request(1, 1), None, "it is too long ago");
     }
 }

@@ -3,21 +3,21 @@
 use openraft::async_runtime::watch::WatchReceiver;
 
 use crate::apply::applier::Raft;
-use crate::fatal::Failure;
+use crate::fatal::FatalErrorSignal;
 use crate::state_machine::StateMachine;
 
 /// openraft stops on its own after a storage error or a panic: then the node has failed.
-pub(crate) async fn fail_with_raft<S: StateMachine>(raft: Raft<S>, failure: Failure) {
+pub(crate) async fn fail_with_raft<S: StateMachine>(raft: Raft<S>, fatal_error: FatalErrorSignal) {
     let mut metrics = raft.metrics();
     loop {
         let state = metrics.borrow_watched().running_state.clone();
         match state {
             Ok(()) => {}
             Err(openraft::error::Fatal::Stopped) => return,
-            Err(e) => return failure.set(e.to_string()),
+            Err(e) => return fatal_error.set(e.to_string()),
         }
         if metrics.changed().await.is_err() && metrics.borrow_watched().running_state.is_ok() {
-            return failure.set("consensus ended without a word; it must have panicked");
+            return fatal_error.set("consensus ended without a word; it must have panicked");
         }
     }
 }

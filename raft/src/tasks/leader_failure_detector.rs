@@ -18,66 +18,70 @@ use tokio::sync::watch;
 use triarch_storage::SpaceLevel;
 
 use crate::apply::applier::Raft;
-use crate::leadership::role::{Heard, Suspicion};
+use crate::leadership::role::{LeaderContact, Suspicion};
 use crate::network::transport::{CallError, Target, Transport};
 use crate::state_machine::StateMachine;
-use crate::storage::disk_space::Rooms;
+use crate::storage::disk_space::ClusterDiskSpace;
 
 /// The leader this node follows, as openraft names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Watched {
+struct MonitoredLeader {
     term: u64,
     leader: u64,
     addr: String,
     incarnation: uuid::Uuid,
     /// The voters other than the leader, in the order of their turns.
-    turns: Vec<u64>,
+    campaign_order: Vec<u64>,
 }
 
-pub(crate) struct Watcher<S: StateMachine> {
+pub(crate) struct FailureDetector<S: StateMachine> {
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,
-    pub heard: Arc<Heard>,
+    pub leader_contact: Arc<LeaderContact>,
     /// No campaigns before: see [`crate::node::handle`].
     pub elections_from: Instant,
-    pub rooms: Arc<Rooms>,
+    pub disk_space: Arc<ClusterDiskSpace>,
     pub stopping: watch::Receiver<bool>,
 }
 
-impl<S: StateMachine> Watcher<S> {
+impl<S: StateMachine> FailureDetector<S> {
     pub(crate) async fn run(mut self) {
         let mut stopping = self.stopping.clone();
         tokio::select! {
-            () = self.watch() => {}
+            () = self.monitor() => {}
             _ = stopping.wait_for(|stopping| *stopping) => {}
         }
     }
 
-    async fn watch(&mut self) {
+    async fn monitor(&mut self) {
         let mut server = self.raft.server_metrics();
-        let patience = Duration::from_millis(self.transport.timing.election_max_ms);
-        let mut broken_in_a_row = 0;
+        let retry_delay = Duration::from_millis(self.transport.timing.election_max_ms);
+        let mut consecutive_failures = 0;
         loop {
-            let Some(watched) = self.watched() else {
+            let Some(monitored) = self.monitored_leader() else {
                 if server.changed().await.is_err() {
                     return;
                 }
                 continue;
             };
-            match self.transport.open_watch(&target(&watched)).await {
+            match self
+                .transport
+                .open_liveness_connection(&target(&monitored))
+                .await
+            {
                 Ok(response) => {
-                    broken_in_a_row = 0;
-                    self.heard.clear_suspicion();
+                    consecutive_failures = 0;
+                    self.leader_contact.clear_suspicion();
                     tokio::select! {
-                        () = drain(response) => {}
-                        () = self.changed(&watched) => {}
+                        () = wait_for_close(response) => {}
+                        () = self.changed(&monitored) => {}
                     }
                 }
                 Err(CallError::Unreachable { why, .. }) => {
-                    self.campaign(&watched, &why).await;
+                    self.campaign(&monitored, &why).await;
                     tokio::select! {
-                        () = tokio::time::sleep(patience) => {}
-                        () = self.changed(&watched) => {}
+                        () = tokio::time::sleep(retry_delay) => {}
+                        () = self.changed(&monitored) => {}
                     }
                 }
                 Err(
@@ -86,22 +90,22 @@ impl<S: StateMachine> Watcher<S> {
                     | CallError::Refused { .. },
                 ) => {
                     // Perhaps its process is just ending: the next attempt will be refused.
-                    broken_in_a_row += 1;
-                    let pause = if broken_in_a_row <= 5 {
+                    consecutive_failures += 1;
+                    let pause = if consecutive_failures <= 5 {
                         Duration::from_millis(2)
                     } else {
-                        patience
+                        retry_delay
                     };
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
-                        () = self.changed(&watched) => {}
+                        () = self.changed(&monitored) => {}
                     }
                 }
             }
         }
     }
 
-    fn watched(&self) -> Option<Watched> {
+    fn monitored_leader(&self) -> Option<MonitoredLeader> {
         let metrics = self.raft.server_metrics();
         let seen = metrics.borrow_watched();
         let leader = seen
@@ -112,77 +116,84 @@ impl<S: StateMachine> Watcher<S> {
         }
         let membership = seen.membership_config.membership();
         let member = membership.get_node(&leader)?;
-        let mut turns: Vec<u64> = membership.voter_ids().filter(|id| *id != leader).collect();
-        turns.sort_unstable();
-        turns.dedup();
-        Some(Watched {
+        let mut campaign_order: Vec<u64> =
+            membership.voter_ids().filter(|id| *id != leader).collect();
+        campaign_order.sort_unstable();
+        campaign_order.dedup();
+        Some(MonitoredLeader {
             term: seen.vote.leader_id.term,
             leader,
             addr: member.addr.clone(),
             incarnation: member.incarnation,
-            turns,
+            campaign_order,
         })
     }
 
     /// Ends when another leader (or none, or another address) is to be watched.
-    async fn changed(&self, watched: &Watched) {
+    async fn changed(&self, monitored: &MonitoredLeader) {
         let mut server = self.raft.server_metrics();
-        while self.watched().as_ref() == Some(watched) {
+        while self.monitored_leader().as_ref() == Some(monitored) {
             if server.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    async fn campaign(&self, watched: &Watched, why: &str) {
+    async fn campaign(&self, monitored: &MonitoredLeader, why: &str) {
         let timing = &self.transport.timing;
         let me = self.transport.identity.node_id;
-        self.heard.suspect(Suspicion {
-            term: watched.term,
+        self.leader_contact.suspect(Suspicion {
+            term: monitored.term,
             why: format!("its connections are refused ({why})"),
         });
-        let Some(my_turn) = watched.turns.iter().position(|id| *id == me) else {
+        let Some(my_position) = monitored.campaign_order.iter().position(|id| *id == me) else {
             return;
         };
         let end = Instant::now() + Duration::from_millis(timing.election_max_ms * 4);
-        let mut turn = tokio::time::interval(Duration::from_millis(timing.watch_turn_ms));
-        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut ticks = tokio::time::interval(Duration::from_millis(timing.campaign_interval_ms));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         for round in 0_usize.. {
-            turn.tick().await;
-            if Instant::now() >= end || self.watched().as_ref() != Some(watched) {
+            ticks.tick().await;
+            if Instant::now() >= end || self.monitored_leader().as_ref() != Some(monitored) {
                 return;
             }
             // Somebody has left the pre-vote behind and campaigns: do not get in between.
-            if self.raft.metrics().borrow_watched().current_term != watched.term {
+            if self.raft.metrics().borrow_watched().current_term != monitored.term {
                 continue;
             }
             if Instant::now() < self.elections_from {
                 continue;
             }
             // One that could take no writes leaves it to the others.
-            if self.rooms.own().level != SpaceLevel::Ample {
+            if self.disk_space.own().level != SpaceLevel::Ample {
                 continue;
             }
-            if round % watched.turns.len() == my_turn {
+            if round % monitored.campaign_order.len() == my_position {
                 if self.raft.trigger().elect(true).await.is_err() {
                     return;
                 }
-            } else if round % 8 == 7 && self.transport.open_watch(&target(watched)).await.is_ok() {
+            } else if round % 8 == 7
+                && self
+                    .transport
+                    .open_liveness_connection(&target(monitored))
+                    .await
+                    .is_ok()
+            {
                 return;
             }
         }
     }
 }
 
-fn target(watched: &Watched) -> Target {
+fn target(monitored: &MonitoredLeader) -> Target {
     Target {
-        id: watched.leader,
-        addr: watched.addr.clone(),
-        incarnation: watched.incarnation,
+        id: monitored.leader,
+        addr: monitored.addr.clone(),
+        incarnation: monitored.incarnation,
     }
 }
 
 /// Reads until the other end is gone.
-async fn drain(mut response: reqwest::Response) {
+async fn wait_for_close(mut response: reqwest::Response) {
     while let Ok(Some(_)) = response.chunk().await {}
 }

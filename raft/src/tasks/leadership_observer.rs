@@ -15,70 +15,70 @@ use tokio::sync::watch;
 
 use crate::apply::applier::{Applied, Raft};
 use crate::leadership::change_reason;
-use crate::leadership::change_reason::{Cause, Causes};
-use crate::leadership::role::{HandOver, Heard, Standing, Suspicion};
-use crate::metrics::Measures;
+use crate::leadership::change_reason::{LeaderChangeReason, LeaderChangeReasons};
+use crate::leadership::role::{LeaderContact, LeadershipTransfer, RaftRole, Suspicion};
+use crate::metrics::ConsensusMetrics;
 use crate::protocol::identity::Identity;
 use crate::state_machine::StateMachine;
 use crate::status::Leadership;
 use crate::types::{Config, Member};
 
 /// How long there may be no leader, in leases, until that is told.
-const UNTOLD_LEASES: u32 = 3;
+const LEADERLESS_LOG_DELAY_LEASES: u32 = 3;
 
 /// Keeps `standing`, `leadership` and the identity's member list up to date until the node stops.
-pub(crate) struct Observer<S: StateMachine> {
+pub(crate) struct LeadershipObserver<S: StateMachine> {
     pub raft: Raft<S>,
     pub identity: Arc<Identity>,
     pub applied: watch::Receiver<Applied>,
-    pub heard: Arc<Heard>,
-    pub hand_over: Arc<HandOver>,
-    pub causes: Arc<Causes>,
-    pub measures: Arc<Measures>,
+    pub leader_contact: Arc<LeaderContact>,
+    pub leadership_transfer: Arc<LeadershipTransfer>,
+    pub change_reasons: Arc<LeaderChangeReasons>,
+    pub metrics: Arc<ConsensusMetrics>,
     pub lease: Duration,
     pub tick: Duration,
-    pub standing: watch::Sender<Standing>,
+    pub role: watch::Sender<RaftRole>,
     pub leadership: watch::Sender<Leadership>,
-    pub story: Story,
+    pub transitions: TransitionLog,
 }
 
 /// What is needed to tell of the next change.
 #[derive(Debug)]
-pub(crate) struct Story {
+pub(crate) struct TransitionLog {
     /// The last term and leader that were told.
     last: Option<(u64, u64)>,
     /// Why the last leader is not counted on any more.
-    lost: Option<Cause>,
+    loss_reason: Option<LeaderChangeReason>,
     leaderless_since: Instant,
     /// No leader is known, and that has been told.
-    told_leaderless: bool,
+    leaderless_logged: bool,
     /// When a majority last answered this node as leader.
-    acked: Option<Instant>,
+    quorum_acked_at: Option<Instant>,
 }
 
-impl Story {
+impl TransitionLog {
     pub(crate) fn new() -> Self {
-        Story {
+        TransitionLog {
             last: None,
-            lost: None,
+            loss_reason: None,
             leaderless_since: Instant::now(),
-            told_leaderless: false,
-            acked: None,
+            leaderless_logged: false,
+            quorum_acked_at: None,
         }
     }
 }
 
 /// What an observer makes of openraft's state: the standing, and why, if it is none to rely on.
-type Judged = (Standing, Option<(Cause, String)>);
+type ObservedRole = (RaftRole, Option<(LeaderChangeReason, String)>);
 
-impl<S: StateMachine> Observer<S> {
+impl<S: StateMachine> LeadershipObserver<S> {
     pub(crate) async fn run(mut self) {
         let mut server = self.raft.server_metrics();
-        let mut suspicion = self.heard.suspicion();
+        let mut suspicion = self.leader_contact.subscribe_suspicion();
         let mut tick = tokio::time::interval(self.tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let electing = matches!(*self.standing.borrow(), Standing::Elected { .. });
+            let electing = matches!(*self.role.borrow(), RaftRole::Elected { .. });
             tokio::select! {
                 changed = server.changed() => if changed.is_err() { return },
                 // Only the entry that confirms this node's leadership matters here.
@@ -97,76 +97,92 @@ impl<S: StateMachine> Observer<S> {
                 self.identity.set_members(members);
             }
             let suspected = suspicion.borrow_and_update().clone();
-            let (now, why) = self.judge(&seen, suspected);
-            let before = self.standing.borrow().clone();
+            let (now, why) = self.observe(&seen, suspected);
+            let before = self.role.borrow().clone();
             if now == before {
-                self.tell_if_leaderless(&now);
-                self.note_acked(&now);
+                self.log_if_leaderless(&now);
+                self.record_quorum_ack(&now);
                 continue;
             }
-            self.tell(&before, &now, why);
-            self.note_acked(&now);
+            self.log_transition(&before, &now, why);
+            self.record_quorum_ack(&now);
             let leadership = now.leadership();
-            self.standing.send_replace(now);
+            self.role.send_replace(now);
             self.leadership.send_if_modified(|current| {
-                let news = *current != leadership;
+                let changed = *current != leadership;
                 *current = leadership;
-                news
+                changed
             });
         }
     }
 
-    fn judge(&self, seen: &RaftServerMetrics<Config>, suspected: Option<Suspicion>) -> Judged {
+    fn observe(
+        &self,
+        seen: &RaftServerMetrics<Config>,
+        suspected: Option<Suspicion>,
+    ) -> ObservedRole {
         let term = seen.vote.leader_id.term;
         if seen.state == ServerState::Leader {
             // The vote in the metrics is the one on disk, which may lag behind the state for a moment.
             if !seen.vote.committed || seen.vote.leader_id.voted_for != self.identity.node_id {
-                return (self.standing.borrow().clone(), None);
+                return (self.role.borrow().clone(), None);
             }
-            if self.hand_over.has_begun(term) {
-                let why = self.causes.hand_over_of(term).map(Cause::HandedOver);
-                let words = "it is handing leadership over".to_owned();
+            if self.leadership_transfer.has_begun(term) {
+                let why = self
+                    .change_reasons
+                    .transfer_reason(term)
+                    .map(LeaderChangeReason::Transferred);
+                let description = "it is handing leadership over".to_owned();
                 return (
-                    Standing::Unknown { term },
-                    Some((why.unwrap_or(Cause::Unknown), words)),
+                    RaftRole::Unknown { term },
+                    Some((why.unwrap_or(LeaderChangeReason::Unknown), description)),
                 );
             }
-            return match &*self.standing.borrow() {
-                leading @ Standing::Leading { term: t, .. } if *t == term => {
+            return match &*self.role.borrow() {
+                leading @ RaftRole::Leading { term: t, .. } if *t == term => {
                     (leading.clone(), None)
                 }
                 _ if self.applied.borrow().term == term => (
-                    Standing::Leading {
+                    RaftRole::Leading {
                         term,
                         since: Instant::now(),
                     },
                     None,
                 ),
-                _ => (Standing::Elected { term }, None),
+                _ => (RaftRole::Elected { term }, None),
             };
         }
-        let unknown = |cause, words: String| (Standing::Unknown { term }, Some((cause, words)));
+        let unknown =
+            |cause, description: String| (RaftRole::Unknown { term }, Some((cause, description)));
         let leader = match seen.current_leader {
-            None => return unknown(Cause::Unknown, "an election is going on".into()),
+            None => {
+                return unknown(
+                    LeaderChangeReason::Unknown,
+                    "an election is going on".into(),
+                );
+            }
             Some(leader) if leader == self.identity.node_id => {
-                return unknown(Cause::NoLeader, "this node has just restarted".into());
+                return unknown(
+                    LeaderChangeReason::NoLeader,
+                    "this node has just restarted".into(),
+                );
             }
             Some(leader) => leader,
         };
         if let Some(suspicion) = suspected.filter(|s| s.term == term) {
-            return unknown(Cause::Refused, suspicion.why);
+            return unknown(LeaderChangeReason::Refused, suspicion.why);
         }
-        match self.heard.age() {
+        match self.leader_contact.elapsed() {
             None => {
                 return unknown(
-                    Cause::NoLeader,
+                    LeaderChangeReason::NoLeader,
                     format!("node {leader} has not been heard since this node started"),
                 );
             }
             Some(age) if age > self.lease => {
                 let ms = change_reason::ms(age);
                 return unknown(
-                    Cause::Silent { ms },
+                    LeaderChangeReason::Silent { ms },
                     format!("node {leader} has not been heard for {ms} ms"),
                 );
             }
@@ -174,7 +190,7 @@ impl<S: StateMachine> Observer<S> {
         }
         match seen.membership_config.membership().get_node(&leader) {
             Some(member) => (
-                Standing::Following {
+                RaftRole::Following {
                     term,
                     leader,
                     addr: member.addr.clone(),
@@ -182,14 +198,14 @@ impl<S: StateMachine> Observer<S> {
                 None,
             ),
             None => unknown(
-                Cause::Found,
+                LeaderChangeReason::Found,
                 format!("node {leader} leads, but its address is not known here yet"),
             ),
         }
     }
 
     /// Remembers when a majority last answered, while this node leads.
-    fn note_acked(&mut self, now: &Standing) {
+    fn record_quorum_ack(&mut self, now: &RaftRole) {
         if now.own_term().is_none() {
             return;
         }
@@ -198,57 +214,62 @@ impl<S: StateMachine> Observer<S> {
         if let Some(acked) = acked {
             let at = Instant::now().checked_sub(acked.into_inner().elapsed());
             if let Some(at) = at {
-                self.causes.acked(at);
+                self.change_reasons.record_quorum_ack(at);
             }
-            self.story.acked = at;
+            self.transitions.quorum_acked_at = at;
         }
     }
 
     /// How long a majority had not answered this node, where that is longer than a leader may count on.
-    fn unacked(&self) -> Option<Duration> {
-        self.story
-            .acked
+    fn quorum_silence(&self) -> Option<Duration> {
+        self.transitions
+            .quorum_acked_at
             .map(|at| at.elapsed())
             .filter(|silence| *silence > self.lease)
     }
 
-    fn tell(&mut self, before: &Standing, now: &Standing, why: Option<(Cause, String)>) {
+    fn log_transition(
+        &mut self,
+        before: &RaftRole,
+        now: &RaftRole,
+        why: Option<(LeaderChangeReason, String)>,
+    ) {
         let me = self.identity.node_id;
         let was_known = matches!(
             before,
-            Standing::Leading { .. } | Standing::Following { .. }
+            RaftRole::Leading { .. } | RaftRole::Following { .. }
         );
         let known = match now {
-            Standing::Leading { term, .. } => Some((*term, me)),
-            Standing::Following { term, leader, .. } => Some((*term, *leader)),
-            Standing::Elected { .. } | Standing::Unknown { .. } => None,
+            RaftRole::Leading { term, .. } => Some((*term, me)),
+            RaftRole::Following { term, leader, .. } => Some((*term, *leader)),
+            RaftRole::Elected { .. } | RaftRole::Unknown { .. } => None,
         };
         if was_known {
-            self.story.leaderless_since = Instant::now();
-            let lost = why.as_ref().map(|(cause, _)| *cause);
-            self.story.lost = match before {
-                Standing::Leading { .. } => self
-                    .unacked()
-                    .map(|silence| Cause::LostQuorum {
+            self.transitions.leaderless_since = Instant::now();
+            let loss_reason = why.as_ref().map(|(cause, _)| *cause);
+            self.transitions.loss_reason = match before {
+                RaftRole::Leading { .. } => self
+                    .quorum_silence()
+                    .map(|silence| LeaderChangeReason::LostQuorum {
                         ms: change_reason::ms(silence),
                     })
-                    .or(lost),
-                Standing::Following { .. }
-                | Standing::Elected { .. }
-                | Standing::Unknown { .. } => lost,
+                    .or(loss_reason),
+                RaftRole::Following { .. }
+                | RaftRole::Elected { .. }
+                | RaftRole::Unknown { .. } => loss_reason,
             }
             // No cause, only what was seen of its consequences.
-            .filter(|cause| *cause != Cause::Unknown);
+            .filter(|cause| *cause != LeaderChangeReason::Unknown);
         }
-        self.measures.leader_known(known.is_some());
+        self.metrics.leader_known(known.is_some());
         let Some((term, leader)) = known else {
-            if let (true, Some((_, words))) = (was_known, why) {
-                tracing::debug!(term = now.term(), "no leader: {words}");
+            if let (true, Some((_, description))) = (was_known, why) {
+                tracing::debug!(term = now.term(), "no leader: {description}");
             }
             return;
         };
-        let leaderless_ms = change_reason::ms(self.story.leaderless_since.elapsed());
-        if self.story.last == Some((term, leader)) {
+        let leaderless_ms = change_reason::ms(self.transitions.leaderless_since.elapsed());
+        if self.transitions.last == Some((term, leader)) {
             tracing::info!(
                 term,
                 leader,
@@ -256,37 +277,43 @@ impl<S: StateMachine> Observer<S> {
                 "node {leader} leads on: it was out of touch with this node"
             );
         } else {
-            self.tell_change(term, leader, leaderless_ms);
+            self.log_leader_change(term, leader, leaderless_ms);
         }
-        self.story.last = Some((term, leader));
-        self.story.lost = None;
-        self.story.told_leaderless = false;
-        self.story.acked = None;
+        self.transitions.last = Some((term, leader));
+        self.transitions.loss_reason = None;
+        self.transitions.leaderless_logged = false;
+        self.transitions.quorum_acked_at = None;
     }
 
     /// The one line of a change.
-    fn tell_change(&self, term: u64, new_leader: u64, leaderless_ms: u64) {
-        let last = self.story.last;
+    fn log_leader_change(&self, term: u64, new_leader: u64, leaderless_ms: u64) {
+        let last = self.transitions.last;
         let me = self.identity.node_id;
-        let cause = self.causes.of(term, new_leader, me, last, self.story.lost);
+        let cause = self.change_reasons.reason_of_change(
+            term,
+            new_leader,
+            me,
+            last,
+            self.transitions.loss_reason,
+        );
         let kind = cause.kind();
-        self.measures.leader_changed(kind);
+        self.metrics.leader_changed(kind);
         let old_leader = last.map(|(_, leader)| leader);
-        let words = cause.words(old_leader);
+        let description = cause.describe(old_leader);
         let who = if new_leader == me {
             "this node".to_owned()
         } else {
             format!("node {new_leader}")
         };
         let cause = kind.as_str();
-        if kind.is_wanted() {
+        if kind.is_planned() {
             tracing::info!(
                 term,
                 new_leader,
                 old_leader,
                 leaderless_ms,
                 cause,
-                "leadership changed: {who} leads; {words}"
+                "leadership changed: {who} leads; {description}"
             );
         } else {
             tracing::warn!(
@@ -295,36 +322,38 @@ impl<S: StateMachine> Observer<S> {
                 old_leader,
                 leaderless_ms,
                 cause,
-                "leadership changed: {who} leads; {words}"
+                "leadership changed: {who} leads; {description}"
             );
         }
     }
 
     /// That nobody leads is told once it has lasted.
-    fn tell_if_leaderless(&mut self, now: &Standing) {
-        let leaderless = self.story.leaderless_since.elapsed();
+    fn log_if_leaderless(&mut self, now: &RaftRole) {
+        let leaderless = self.transitions.leaderless_since.elapsed();
         match now {
-            Standing::Leading { .. } | Standing::Following { .. } => return,
-            Standing::Elected { .. } | Standing::Unknown { .. } => {}
+            RaftRole::Leading { .. } | RaftRole::Following { .. } => return,
+            RaftRole::Elected { .. } | RaftRole::Unknown { .. } => {}
         }
         // One that waits to be formed or added says so by itself.
-        if self.story.told_leaderless
-            || self.story.last.is_none()
-            || leaderless < self.lease * UNTOLD_LEASES
+        if self.transitions.leaderless_logged
+            || self.transitions.last.is_none()
+            || leaderless < self.lease * LEADERLESS_LOG_DELAY_LEASES
         {
             return;
         }
-        self.story.told_leaderless = true;
-        let old_leader = self.story.last.map(|(_, leader)| leader);
-        let words = self
-            .story
-            .lost
-            .map_or_else(String::new, |lost| format!(": {}", lost.words(old_leader)));
+        self.transitions.leaderless_logged = true;
+        let old_leader = self.transitions.last.map(|(_, leader)| leader);
+        let description = self
+            .transitions
+            .loss_reason
+            .map_or_else(String::new, |loss_reason| {
+                format!(": {}", loss_reason.describe(old_leader))
+            });
         tracing::warn!(
             term = now.term(),
             old_leader,
             leaderless_ms = change_reason::ms(leaderless),
-            "no leader is known, and none is elected yet{words}"
+            "no leader is known, and none is elected yet{description}"
         );
     }
 }

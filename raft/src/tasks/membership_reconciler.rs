@@ -10,26 +10,25 @@
 use std::time::Duration;
 
 use crate::error::ChangeError;
-use crate::leadership::role::Standing;
-use crate::membership::changes::Changer;
+use crate::leadership::role::RaftRole;
+use crate::membership::changes::MembershipChanger;
 use crate::state_machine::StateMachine;
 
-pub(crate) struct Finisher<S: StateMachine> {
-    pub changer: Changer<S>,
+pub(crate) struct MembershipReconciler<S: StateMachine> {
+    pub changer: MembershipChanger<S>,
     /// Between two looks.
-    pub pause: Duration,
+    pub interval: Duration,
 }
 
-impl<S: StateMachine> Finisher<S> {
+impl<S: StateMachine> MembershipReconciler<S> {
     pub(crate) async fn run(self) {
-        let mut standing = self.changer.standing.clone();
+        let mut role = self.changer.role.clone();
         loop {
-            let leading =
-                standing.wait_for(|standing| matches!(standing, Standing::Leading { .. }));
+            let leading = role.wait_for(|role| matches!(role, RaftRole::Leading { .. }));
             if leading.await.is_err() {
                 return;
             }
-            match self.changer.finish().await {
+            match self.changer.reconcile().await {
                 Ok(()) | Err(ChangeError::NotLeader { .. }) => {}
                 Err(
                     error @ (ChangeError::Refused(_)
@@ -37,7 +36,7 @@ impl<S: StateMachine> Finisher<S> {
                     | ChangeError::Unknown(_)),
                 ) => tracing::debug!(%error, "a change of the members is not finished yet"),
             }
-            tokio::time::sleep(self.pause).await;
+            tokio::time::sleep(self.interval).await;
         }
     }
 }

@@ -5,15 +5,15 @@ use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 
 use crate::membership::bootstrap::{Adopt, Form, Hello, HelloReply};
-use crate::network::snapshot_transfer::{Announcement, ChunkHead, Progress};
+use crate::network::snapshot_transfer::{Announcement, ChunkHead, TransferProgress};
 use crate::protocol::entry_format;
 use crate::protocol::messages;
 use crate::protocol::messages::{
-    AppendReply, Refusal, TransferAsk, TransferReply, VoteAsk, VoteReply,
+    AppendReply, Refusal, TransferReply, TransferRequestV1, VoteReply, VoteRequestV1,
 };
 use crate::storage::snapshot_store;
 use crate::tasks::clock_sync::ClockReply;
-use crate::tasks::divergence_check::{DigestAsk, DigestReply};
+use crate::tasks::divergence_check::{DigestReply, DigestRequest};
 use crate::types::Payload;
 
 /// Bytes as everything that a node reads from another: as a frame around a body, and as a body. Refused, or read; an append
@@ -30,8 +30,8 @@ fn any(body: &[u8]) {
     payload(body);
     let _ = entry_format::decode_vote(Bytes::copy_from_slice(body));
     let _ = snapshot_store::decode_head(body);
-    read::<VoteAsk>(body);
-    read::<TransferAsk>(body);
+    read::<VoteRequestV1>(body);
+    read::<TransferRequestV1>(body);
     read::<TransferReply>(body);
     read::<Refusal>(body);
     read::<Hello>(body);
@@ -40,12 +40,12 @@ fn any(body: &[u8]) {
     read::<Adopt>(body);
     read::<Announcement>(body);
     read::<ChunkHead>(body);
-    read::<Progress>(body);
-    read::<DigestAsk>(body);
+    read::<TransferProgress>(body);
+    read::<DigestRequest>(body);
     read::<DigestReply>(body);
     read::<ClockReply>(body);
-    let _ = messages::decode_noted::<AppendReply>("an answer", body);
-    let _ = messages::decode_noted::<VoteReply>("an answer", body);
+    let _ = messages::decode_with_health::<AppendReply>("an answer", body);
+    let _ = messages::decode_with_health::<VoteReply>("an answer", body);
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) {

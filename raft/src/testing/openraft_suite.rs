@@ -12,8 +12,8 @@ use triarch_storage::{DataDir, FreeSpace, LogStore, SledLogOptions};
 
 use crate::apply::applier::Applier;
 use crate::config::SnapshotPolicy;
-use crate::fatal::Failure;
-use crate::metrics::Measures;
+use crate::fatal::FatalErrorSignal;
+use crate::metrics::ConsensusMetrics;
 use crate::state_machine::{EntryView, Frozen, StateMachine};
 use crate::storage::log_store::RaftLog;
 use crate::storage::snapshot_store::Snapshots;
@@ -71,18 +71,18 @@ impl StoreBuilder<Config, RaftLog, Applier<Nothing>, (tempfile::TempDir, DataDir
             dir.snapshots().expect("fresh snapshots"),
             FreeSpace::of(root.path()).expect("a disk"),
         );
-        let failure = Failure::new();
-        let measures = Arc::new(Measures::new(Arc::default()));
-        let log = RaftLog::new(log, failure.clone(), 1 << 20, 1, Arc::clone(&measures));
+        let fatal_error = FatalErrorSignal::new();
+        let metrics = Arc::new(ConsensusMetrics::new(Arc::default()));
+        let log = RaftLog::new(log, fatal_error.clone(), 1 << 20, 1, Arc::clone(&metrics));
         let due = Arc::new(Notify::new());
         let applier = Applier::new(
             Nothing,
             snapshots,
-            failure,
+            fatal_error,
             SnapshotPolicy::default(),
             1,
             due,
-            measures,
+            metrics,
         );
         Ok(((root, dir), log, applier))
     }

@@ -6,8 +6,8 @@ use triarch_storage::StorageError;
 use crate::harness::{Cluster, eventually, start};
 use triarch_raft::StartError;
 
-fn hand_in(cluster: &Cluster, id: u64, index: u64, digest: u64) {
-    cluster.node(id).note_digest(Checkpoint {
+fn record_digest(cluster: &Cluster, id: u64, index: u64, digest: u64) {
+    cluster.node(id).record_digest(Checkpoint {
         index,
         format: 1,
         digest,
@@ -20,14 +20,14 @@ fn a_node_that_differs_from_the_majority_stops_for_good() {
     let index = cluster.propose("something").index;
     cluster.settle(index);
     for id in 1..=3 {
-        hand_in(&cluster, id, index, 7);
+        record_digest(&cluster, id, index, 7);
     }
     for id in 1..=3 {
         eventually("all agree", || {
-            let agreement = cluster.node(id).agreement();
-            (agreement.agreed_index == index).then_some(())
+            let consistency = cluster.node(id).consistency();
+            (consistency.verified_index == index).then_some(())
         });
-        assert_eq!(cluster.node(id).agreement().mismatches, 0);
+        assert_eq!(cluster.node(id).consistency().mismatches, 0);
     }
 
     // Also when it is the leader itself.
@@ -35,17 +35,19 @@ fn a_node_that_differs_from_the_majority_stops_for_good() {
     cluster.settle(index);
     let wrong = cluster.leader();
     for id in 1..=3 {
-        hand_in(&cluster, id, index, if id == wrong { 8 } else { 9 });
+        record_digest(&cluster, id, index, if id == wrong { 8 } else { 9 });
     }
-    let failure = cluster.node(wrong).failure();
-    let said = eventually("the node that is wrong stops", || failure.borrow().clone());
+    let fatal_error = cluster.node(wrong).fatal_error();
+    let said = eventually("the node that is wrong stops", || {
+        fatal_error.borrow().clone()
+    });
     assert!(said.contains("another table than the majority"), "{said}");
     for id in (1..=3).filter(|id| *id != wrong) {
         eventually("the others go on, and know", || {
-            let agreement = cluster.node(id).agreement();
-            (agreement.agreed_index == index && agreement.mismatches == 1).then_some(())
+            let consistency = cluster.node(id).consistency();
+            (consistency.verified_index == index && consistency.mismatches == 1).then_some(())
         });
-        assert_eq!(*cluster.node(id).failure().borrow(), None);
+        assert_eq!(*cluster.node(id).fatal_error().borrow(), None);
     }
 
     // It does not start again from what it has.
@@ -71,13 +73,13 @@ fn where_nobody_has_a_majority_nobody_stops() {
     let index = cluster.propose("something").index;
     cluster.settle(index);
     for id in 1..=3 {
-        hand_in(&cluster, id, index, id);
+        record_digest(&cluster, id, index, id);
     }
     for id in 1..=3 {
         eventually("everyone knows", || {
-            (cluster.node(id).agreement().mismatches == 1).then_some(())
+            (cluster.node(id).consistency().mismatches == 1).then_some(())
         });
-        assert_eq!(*cluster.node(id).failure().borrow(), None);
+        assert_eq!(*cluster.node(id).fatal_error().borrow(), None);
     }
     cluster.propose("they go on");
 }

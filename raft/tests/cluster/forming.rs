@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use triarch_raft::{Formation, NodeConfig, PeerRole, StartError};
+use triarch_raft::{BootstrapMode, NodeConfig, PeerRole, StartError};
 
 use crate::harness::{Cluster, eventually, free_port, start};
 
@@ -106,9 +106,9 @@ fn a_wiped_directory_under_a_known_id_takes_no_part() {
     std::fs::remove_dir_all(cluster.dir(victim)).unwrap();
     cluster.start(victim);
     cluster.start(others[0]);
-    let failure = cluster.node(victim).failure();
+    let fatal_error = cluster.node(victim).fatal_error();
     eventually("it notices", || {
-        failure
+        fatal_error
             .borrow()
             .as_ref()
             .map(|text| assert!(text.contains("another data directory")))
@@ -168,7 +168,7 @@ fn a_directory_of_another_cluster_is_refused() {
 fn two_different_lists_found_nothing() {
     let cluster = Cluster::prepare(3, |_| {});
     let mut lists = [cluster.config(1), cluster.config(2), cluster.config(3)];
-    if let Formation::Static(members) = &mut lists[2].peers {
+    if let BootstrapMode::Static(members) = &mut lists[2].bootstrap {
         members.remove(&2);
     }
     let nodes: Vec<_> = lists
@@ -186,7 +186,7 @@ fn a_node_joins_is_promoted_and_leaves() {
     let mut cluster = Cluster::of(3);
     cluster.propose("before");
     let addr = format!("127.0.0.1:{}", free_port());
-    let join = Formation::Join(cluster.founding.values().cloned().collect());
+    let join = BootstrapMode::Join(cluster.founding.values().cloned().collect());
     let config = NodeConfig::new(4, addr.clone(), cluster.dir(4), join.clone());
     cluster.running.insert(4, start(config.clone()).unwrap());
     assert_eq!(cluster.node(4).status().cluster_id, None);

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 
 use crate::wires::Wire;
 use triarch_raft::{
-    Committed, EntryView, Formation, Frozen, Leadership, Node, NodeConfig, ProposeError,
+    BootstrapMode, Committed, EntryView, Frozen, Leadership, Node, NodeConfig, ProposeError,
     StartError, StateMachine,
 };
 use triarch_storage::StorageError;
@@ -267,7 +267,7 @@ impl Cluster {
     }
 
     pub fn config(&self, id: u64) -> NodeConfig {
-        let peers = Formation::Static(self.founding.clone());
+        let peers = BootstrapMode::Static(self.founding.clone());
         let mut config = NodeConfig::new(id, self.founding[&id].clone(), self.dir(id), peers);
         (self.adjust)(&mut config);
         config
@@ -284,7 +284,7 @@ impl Cluster {
         let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let behind = SocketAddr::from(([127, 0, 0, 1], free_port()));
         self.wires.insert(id, Wire::lay(addr, behind));
-        let peers = Formation::Join(self.founding.values().cloned().collect());
+        let peers = BootstrapMode::Join(self.founding.values().cloned().collect());
         let mut config = NodeConfig::new(id, addr.to_string(), self.dir(id), peers);
         (self.adjust)(&mut config);
         let running = start_behind(config, Some(behind)).unwrap();

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use triarch_raft::{ChangeError, HandOverReason, Leadership, ProposeError, ReadError, Rider};
+use triarch_raft::{
+    ChangeError, Leadership, PiggybackedCommand, ProposeError, ReadError, TransferReason,
+};
 
 use crate::harness::{Cluster, eventually};
 
@@ -55,10 +57,10 @@ fn a_rider_is_the_last_command_of_an_entry_that_invites_one() {
     let node = cluster.node(leader).clone();
     let term = node.status().term;
     let (outcomes, told) = std::sync::mpsc::channel();
-    node.dispatch_riders(Box::new(move |asked| {
+    node.set_piggyback_dispatcher(Box::new(move |asked| {
         let (outcome, tells) = tokio::sync::oneshot::channel();
         let _ = outcomes.send((asked, tells));
-        Some(Rider {
+        Some(PiggybackedCommand {
             command: Bytes::from("rider"),
             outcome,
         })
@@ -154,7 +156,7 @@ fn leadership_moves_on_request() {
                 leader,
                 cluster
                     .node(leader)
-                    .transfer_leader(Some(to), HandOverReason::Operator),
+                    .transfer_leader(Some(to), TransferReason::Operator),
             )
             .unwrap();
         assert_eq!(cluster.leader(), to);
@@ -166,7 +168,7 @@ fn leadership_moves_on_request() {
             leader,
             cluster
                 .node(leader)
-                .transfer_leader(None, HandOverReason::Operator),
+                .transfer_leader(None, TransferReason::Operator),
         )
         .unwrap();
     assert_ne!(cluster.leader(), leader);
@@ -175,7 +177,7 @@ fn leadership_moves_on_request() {
         unknown,
         cluster
             .node(unknown)
-            .transfer_leader(Some(9), HandOverReason::Operator),
+            .transfer_leader(Some(9), TransferReason::Operator),
     );
     assert_eq!(refused, Err(ChangeError::UnknownNode(9)));
 }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use triarch_raft::{HandOverReason, ProposeError};
+use triarch_raft::{ProposeError, TransferReason};
 
 use crate::harness::{Cluster, clock, eventually};
 
@@ -137,7 +137,7 @@ fn stopped_child() {
     let cluster: Vec<(u64, String)> =
         serde_json::from_str(&std::env::var("RAFT_FOUNDING").unwrap()).unwrap();
     let founding: std::collections::BTreeMap<u64, String> = cluster.into_iter().collect();
-    let peers = triarch_raft::Formation::Static(founding.clone());
+    let peers = triarch_raft::BootstrapMode::Static(founding.clone());
     let config = triarch_raft::NodeConfig::new(1, founding[&1].clone(), root, peers);
     let running = crate::harness::start(config).unwrap();
     let mut last = Instant::now();
@@ -207,7 +207,7 @@ fn a_leader_that_was_stopped_knows_at_once_that_it_may_not_lead() {
             leader,
             cluster
                 .node(leader)
-                .transfer_leader(Some(1), HandOverReason::Operator),
+                .transfer_leader(Some(1), TransferReason::Operator),
         );
         None
     });

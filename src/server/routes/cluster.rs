@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
-use triarch_raft::{HandOverReason, NodeStatus, PeerRole, PeerState};
+use triarch_raft::{NodeStatus, PeerRole, PeerState, TransferReason};
 use triarch_sdk::wire;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -102,7 +102,7 @@ async fn transfer_leader(
 ) -> Result<ApiResponse, HandlerError> {
     let TransferLeader { to } = json::parse_or_default(&body)?;
     app.node
-        .transfer_leader(to, HandOverReason::Operator)
+        .transfer_leader(to, TransferReason::Operator)
         .await?;
     ApiResponse::ok(app.node.applied_index(), &cluster_status(&app))
 }
@@ -198,7 +198,7 @@ async fn remove_node(
 
 fn cluster_status(app: &App) -> wire::ClusterStatus {
     let status = app.node.status();
-    let agreement = app.node.agreement();
+    let consistency = app.node.consistency();
     wire::ClusterStatus {
         cluster_id: status.cluster_id,
         leader: status.leader,
@@ -207,8 +207,8 @@ fn cluster_status(app: &App) -> wire::ClusterStatus {
         answered_by: Some(app.node_id),
         nodes: status.nodes.into_iter().map(cluster_node).collect(),
         agreement: Some(wire::Agreement {
-            index: agreement.agreed_index,
-            mismatches: agreement.mismatches,
+            index: consistency.verified_index,
+            mismatches: consistency.mismatches,
         }),
         clock_ahead_ms: app.clock.ahead_ms(),
         digest: None,

@@ -85,11 +85,11 @@ fn version_1_of_every_message_stays_what_it_is() {
     let vote = VoteV1::from(&Vote::new(3, 1));
     let last = Some(LogIdV1 { term: 2, index: 9 });
     assert_eq!(
-        put_hex(&VoteAsk {
+        put_hex(&VoteRequestV1 {
             vote,
             last,
             transfer: true,
-            why: Cause::Silent { ms: 400 },
+            why: LeaderChangeReason::Silent { ms: 400 },
         }),
         "03010001020901019003"
     );
@@ -102,11 +102,11 @@ fn version_1_of_every_message_stays_what_it_is() {
         "0301000100"
     );
     assert_eq!(
-        put_hex(&TransferAsk {
+        put_hex(&TransferRequestV1 {
             from: vote,
             to: 2,
             last,
-            why: Some(HandOverReason::Shutdown),
+            why: Some(TransferReason::Shutdown),
         }),
         "030100020102090101"
     );
@@ -151,22 +151,22 @@ fn version_1_of_every_message_stays_what_it_is() {
     }
 
     let notes = [
-        (DiskNote::Ample, "00"),
-        (DiskNote::Low, "01"),
-        (DiskNote::Full, "02"),
+        (DiskLevel::Ample, "00"),
+        (DiskLevel::Low, "01"),
+        (DiskLevel::Full, "02"),
     ];
     for (disk, bytes) in notes {
-        let note = NodeNote {
+        let note = NodeHealth {
             free_bytes: 5,
             disk,
         };
         assert_eq!(put_hex(&note), format!("05{bytes}"));
         let mut answer = BytesMut::new();
         put(&mut answer, &AppendReply::Success);
-        let read = decode_noted::<AppendReply>("an answer", &answer).unwrap();
+        let read = decode_with_health::<AppendReply>("an answer", &answer).unwrap();
         assert_eq!(read, (AppendReply::Success, None));
         put(&mut answer, &note);
-        let read = decode_noted::<AppendReply>("an answer", &answer).unwrap();
+        let read = decode_with_health::<AppendReply>("an answer", &answer).unwrap();
         assert_eq!(read, (AppendReply::Success, Some(note)));
         // As an older version reads it.
         let read = decode::<AppendReply>("an answer", &answer).unwrap();

@@ -1,13 +1,13 @@
 //! Metrics of consensus on this node, and of its log on disk.
 
-use triarch_raft::{CauseKind, PeerRole, PeerState, ProposalRefusal};
+use triarch_raft::{LeaderChangeKind, PeerRole, PeerState, ProposalRefusal};
 
 use super::families::{Labels, MetricFamilies, Scale};
 use crate::server::app::App;
 
 pub fn collect(app: &App, out: &mut MetricFamilies) {
     let status = app.node.status();
-    let measures = app.node.measures();
+    let measures = app.node.metrics();
     out.gauges(
         "triarch_build_info",
         "Always 1; what this node is and runs is in the labels.",
@@ -119,7 +119,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     out.counters(
         "triarch_leader_changes",
         "Changes of leadership that this node has seen, by cause. Every node sees each of them.",
-        CauseKind::ALL
+        LeaderChangeKind::ALL
             .into_iter()
             .map(|cause| {
                 let labels = vec![("cause", cause.as_str().to_owned())];
@@ -206,15 +206,15 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     ] {
         out.histogram(name, help, scale, histogram.read());
     }
-    let agreement = app.node.agreement();
+    let consistency = app.node.consistency();
     out.gauge(
         "triarch_digest_agreed_index",
         "The last entry at which a majority, this node among them, had the same table.",
-        agreement.agreed_index as f64,
+        consistency.verified_index as f64,
     );
     out.counter(
         "triarch_digest_mismatches",
         "Comparisons of the masters' tables in which this node or another had another one than the majority, or nobody had a majority.",
-        agreement.mismatches as f64,
+        consistency.mismatches as f64,
     );
 }
