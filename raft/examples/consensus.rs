@@ -22,7 +22,9 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use bytes::Bytes;
-use triarch_raft::{BootstrapMode, EntryView, Frozen, Node, NodeConfig, StateMachine};
+use triarch_raft::{
+    BootstrapMode, EntryView, Frozen, Node, NodeConfig, ProposeOptions, StateMachine,
+};
 
 const PORT: u16 = 27_100;
 
@@ -96,7 +98,7 @@ async fn node(id: u64, dir: String) {
 }
 
 async fn write(State(node): State<Node<Count>>, body: Bytes) -> (StatusCode, String) {
-    match node.propose(body).await {
+    match node.propose(body, ProposeOptions::default()).await {
         Ok(committed) => (StatusCode::OK, committed.index.to_string()),
         Err(e) => (StatusCode::SERVICE_UNAVAILABLE, e.to_string()),
     }

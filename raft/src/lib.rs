@@ -47,6 +47,7 @@ pub use crate::leadership::change_reason::{LeaderChangeKind, TransferReason};
 pub use crate::metrics::{ConsensusMetrics, ProposalRefusal};
 pub use crate::node::handle::Node;
 pub use crate::proposals::committed::Committed;
+pub use crate::proposals::options::{Priority, ProposeOptions};
 pub use crate::proposals::piggyback::{PiggybackDispatcher, PiggybackedCommand};
 pub use crate::state_machine::{EntryView, Frozen, StateMachine};
 pub use crate::storage::snapshot_store::WrittenSnapshot;

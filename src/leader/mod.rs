@@ -17,7 +17,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use triarch_raft::{Leadership, Node, ProposeError};
+use triarch_raft::{Leadership, Node, Priority, ProposeError, ProposeOptions};
 use triarch_table::{Command, Reply};
 
 use crate::leader::leader_state::{Desk, LeaseTiming};
@@ -58,8 +58,13 @@ impl Lead {
 
     /// Proposes one of the leader's own decisions.
     async fn decide(&self, command: &Command) -> Result<Reply, ProposeError> {
+        let options = ProposeOptions {
+            priority: Priority::High,
+            term: Some(self.term),
+            ..ProposeOptions::default()
+        };
         self.node
-            .propose_in_term(self.term, encode(command))
+            .propose(encode(command), options)
             .await
             .map(|committed| committed.reply)
     }

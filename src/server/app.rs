@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use triarch_raft::Committed;
+use triarch_raft::{Committed, ProposeOptions};
 use triarch_table::{Command, Reply};
 
 use super::http::admission::AdmissionControl;
@@ -101,28 +101,17 @@ impl App {
 
     /// Proposes a command. Returns the table's reply and the log index it was applied at.
     pub async fn propose(&self, command: &Command) -> Result<(u64, Reply), HandlerError> {
-        accepted(self.node.propose(encode(command)).await?)
+        self.propose_with(command, ProposeOptions::default()).await
     }
 
-    /// As [`App::propose`]; the leader may piggyback grants on the command's entry.
-    pub async fn propose_with_piggyback(
+    /// As [`App::propose`], with options: high priority for what a worker reports of its leases and itself, and piggybacking
+    /// where the leader may add grants to the command's entry.
+    pub async fn propose_with(
         &self,
         command: &Command,
+        options: ProposeOptions,
     ) -> Result<(u64, Reply), HandlerError> {
-        accepted(self.node.propose_inviting(encode(command)).await?)
-    }
-
-    /// As [`App::propose`], ahead of queued client commands: for what a worker reports of its leases and itself.
-    pub async fn propose_priority(&self, command: &Command) -> Result<(u64, Reply), HandlerError> {
-        accepted(self.node.propose_first(encode(command)).await?)
-    }
-
-    /// As [`App::propose_priority`]; the leader may piggyback grants on the command's entry.
-    pub async fn propose_priority_with_piggyback(
-        &self,
-        command: &Command,
-    ) -> Result<(u64, Reply), HandlerError> {
-        accepted(self.node.propose_first_inviting(encode(command)).await?)
+        accepted(self.node.propose(encode(command), options).await?)
     }
 
     /// Logs a reply that belongs to another command (a bug) and returns an error of unknown outcome.

@@ -24,8 +24,9 @@ use crate::metrics::ConsensusMetrics;
 use crate::node::peer_server;
 use crate::node::peer_server::PeerService;
 use crate::node::status_report;
-use crate::proposals::batcher::{ProposeOptions, Proposer};
+use crate::proposals::batcher::Proposer;
 use crate::proposals::committed::Committed;
+use crate::proposals::options::ProposeOptions;
 use crate::proposals::piggyback::{PiggybackDispatcher, PiggybackSource};
 use crate::proposals::read_index;
 use crate::proposals::read_index::ReadBarrier;
@@ -81,65 +82,18 @@ pub(super) struct Inner<S: StateMachine> {
 
 impl<S: StateMachine> Node<S> {
     /// Has `command` committed and applied. On an error, the variant tells whether it was done.
-    pub async fn propose(&self, command: Bytes) -> Result<Committed<S::Reply>, ProposeError> {
-        let manner = ProposeOptions::default();
-        self.inner.proposer.propose(manner, command).await
-    }
-
-    /// Like [`Node::propose`], for what may call for a decision of the leader at once: its entry may end with a rider. See
-    /// [`Node::dispatch_riders`].
-    pub async fn propose_inviting(
+    pub async fn propose(
         &self,
         command: Bytes,
+        options: ProposeOptions,
     ) -> Result<Committed<S::Reply>, ProposeError> {
-        let manner = ProposeOptions {
-            invites: true,
-            ..ProposeOptions::default()
-        };
-        self.inner.proposer.propose(manner, command).await
+        self.inner.proposer.propose(command, options).await
     }
 
-    /// Has `dispatcher` asked for a rider whenever this node, as leader, writes an entry with a proposal that invites one. Once
-    /// in a node's life; later calls change nothing.
+    /// Has `dispatcher` asked for a command to piggyback whenever this node, as leader, writes an entry with a proposal that
+    /// allows one. Once in a node's life; later calls change nothing.
     pub fn set_piggyback_dispatcher(&self, dispatcher: PiggybackDispatcher<S::Reply>) {
         self.inner.piggyback.set(dispatcher);
-    }
-
-    /// Like [`Node::propose`], and before all that was proposed so and still waits.
-    pub async fn propose_first(&self, command: Bytes) -> Result<Committed<S::Reply>, ProposeError> {
-        let manner = ProposeOptions {
-            first: true,
-            ..ProposeOptions::default()
-        };
-        self.inner.proposer.propose(manner, command).await
-    }
-
-    /// Like [`Node::propose_first`], and inviting as [`Node::propose_inviting`] does.
-    pub async fn propose_first_inviting(
-        &self,
-        command: Bytes,
-    ) -> Result<Committed<S::Reply>, ProposeError> {
-        let manner = ProposeOptions {
-            first: true,
-            invites: true,
-            ..ProposeOptions::default()
-        };
-        self.inner.proposer.propose(manner, command).await
-    }
-
-    /// Like [`Node::propose`], for what the leader itself decides: refused unless this node leads in exactly `term`, at the
-    /// moment the entry is written. Never passed on to another leader. Goes first.
-    pub async fn propose_in_term(
-        &self,
-        term: u64,
-        command: Bytes,
-    ) -> Result<Committed<S::Reply>, ProposeError> {
-        let manner = ProposeOptions {
-            term: Some(term),
-            first: true,
-            invites: false,
-        };
-        self.inner.proposer.propose(manner, command).await
     }
 
     /// Makes a read of the local state linearizable: a quorum has confirmed, after this was called, that this node leads,

@@ -23,6 +23,7 @@ use crate::leadership::role::RaftRole;
 use crate::metrics::ConsensusMetrics;
 use crate::proposals::committed::Committed;
 use crate::proposals::entry_writer::EntryWriter;
+use crate::proposals::options::{Priority, ProposeOptions};
 use crate::proposals::piggyback::PiggybackSource;
 use crate::protocol::entry_format::{COMMAND_OVERHEAD_BYTES, encode_commands};
 use crate::state_machine::StateMachine;
@@ -36,20 +37,9 @@ type ProposeResult<R> = Result<Committed<R>, ProposeError>;
 /// How long a caller waits beyond its deadline for the exact answer that the batcher gives at the deadline.
 const REPLY_GRACE: Duration = Duration::from_millis(200);
 
-/// How something is proposed.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct ProposeOptions {
-    /// Only under this leadership.
-    pub term: Option<u64>,
-    /// Before those that are not.
-    pub first: bool,
-    /// Its entry may take a rider along.
-    pub invites: bool,
-}
-
 struct Proposal<R> {
     command: Bytes,
-    manner: ProposeOptions,
+    options: ProposeOptions,
     enqueued_at: Instant,
     deadline: Instant,
     outcome: oneshot::Sender<ProposeResult<R>>,
@@ -64,14 +54,13 @@ impl<R> Proposal<R> {
     }
 }
 
-/// In parts of 4, how much of an entry proposals that go first may fill while others wait.
+/// Quarters of an entry that proposals of high priority may fill while others wait.
 const HIGH_PRIORITY_QUARTERS: usize = 3;
 
 /// The way in.
 pub(crate) struct Proposer<R> {
-    queue: mpsc::Sender<Proposal<R>>,
-    /// For those that go first.
-    first: mpsc::Sender<Proposal<R>>,
+    normal_priority: mpsc::Sender<Proposal<R>>,
+    high_priority: mpsc::Sender<Proposal<R>>,
     bytes: Arc<Semaphore>,
     role: watch::Receiver<RaftRole>,
     fatal_error: FatalErrorSignal,
@@ -81,9 +70,13 @@ pub(crate) struct Proposer<R> {
 }
 
 impl<R: Send + 'static> Proposer<R> {
-    pub(crate) async fn propose(&self, manner: ProposeOptions, command: Bytes) -> ProposeResult<R> {
+    pub(crate) async fn propose(
+        &self,
+        command: Bytes,
+        options: ProposeOptions,
+    ) -> ProposeResult<R> {
         let open = self.metrics.open_proposal();
-        let outcome = self.enqueue(manner, command).await;
+        let outcome = self.enqueue(command, options).await;
         drop(open);
         if let Err(error) = &outcome {
             self.metrics.refused(error.into());
@@ -91,7 +84,7 @@ impl<R: Send + 'static> Proposer<R> {
         outcome
     }
 
-    async fn enqueue(&self, manner: ProposeOptions, command: Bytes) -> ProposeResult<R> {
+    async fn enqueue(&self, command: Bytes, options: ProposeOptions) -> ProposeResult<R> {
         if let Some(reason) = self.fatal_error.get() {
             return Err(ProposeError::StorageFailed(reason));
         }
@@ -105,7 +98,7 @@ impl<R: Send + 'static> Proposer<R> {
             let role = self.role.borrow();
             match role.own_term() {
                 Some(own)
-                    if manner.term.is_none_or(|term| term == own)
+                    if options.term.is_none_or(|term| term == own)
                         || mutated!(DecisionsNotFenced) => {}
                 Some(_) | None => {
                     return Err(ProposeError::NotLeader {
@@ -125,13 +118,13 @@ impl<R: Send + 'static> Proposer<R> {
         let enqueued_at = Instant::now();
         let deadline = enqueued_at + timeout;
         let (outcome, outcome_rx) = oneshot::channel();
-        let queue = match manner.first {
-            true => &self.first,
-            false => &self.queue,
+        let queue = match options.priority {
+            Priority::High => &self.high_priority,
+            Priority::Normal => &self.normal_priority,
         };
         match queue.try_send(Proposal {
             command,
-            manner,
+            options,
             enqueued_at,
             deadline,
             outcome,
@@ -159,8 +152,8 @@ type Gathered<R> = (Vec<Proposal<R>>, Option<Proposal<R>>);
 
 /// The task behind [`Proposer`].
 pub(crate) struct Batcher<S: StateMachine> {
-    queue: mpsc::Receiver<Proposal<S::Reply>>,
-    first: mpsc::Receiver<Proposal<S::Reply>>,
+    normal_priority: mpsc::Receiver<Proposal<S::Reply>>,
+    high_priority: mpsc::Receiver<Proposal<S::Reply>>,
     entry: EntryWriter<S>,
     in_flight: Arc<Semaphore>,
     disk_space: Arc<ClusterDiskSpace>,
@@ -181,11 +174,11 @@ pub(crate) fn proposals<S: StateMachine>(
     disk_space: Arc<ClusterDiskSpace>,
     piggyback: Arc<PiggybackSource<S::Reply>>,
 ) -> (Proposer<S::Reply>, Batcher<S>) {
-    let (queue_tx, queue) = mpsc::channel(limits.queue_commands_max);
-    let (first_tx, first) = mpsc::channel(limits.queue_commands_max);
+    let (normal_tx, normal_priority) = mpsc::channel(limits.queue_commands_max);
+    let (high_tx, high_priority) = mpsc::channel(limits.queue_commands_max);
     let proposer = Proposer {
-        queue: queue_tx,
-        first: first_tx,
+        normal_priority: normal_tx,
+        high_priority: high_tx,
         bytes: Arc::new(Semaphore::new(
             limits.queue_bytes_max.min(Semaphore::MAX_PERMITS),
         )),
@@ -196,8 +189,8 @@ pub(crate) fn proposals<S: StateMachine>(
         metrics: Arc::clone(&metrics),
     };
     let batcher = Batcher {
-        queue,
-        first,
+        normal_priority,
+        high_priority,
         entry,
         in_flight: Arc::new(Semaphore::new(limits.entries_in_flight_max)),
         disk_space,
@@ -219,11 +212,11 @@ impl<S: StateMachine> Batcher<S> {
                 None => tokio::select! {
                     biased;
                     _ = self.stopping.wait_for(|stopping| *stopping) => break,
-                    proposal = self.first.recv() => match proposal {
+                    proposal = self.high_priority.recv() => match proposal {
                         Some(proposal) => proposal,
                         None => return,
                     },
-                    proposal = self.queue.recv() => match proposal {
+                    proposal = self.normal_priority.recv() => match proposal {
                         Some(proposal) => proposal,
                         None => return,
                     },
@@ -255,7 +248,7 @@ impl<S: StateMachine> Batcher<S> {
             }
             self.send(batch, term, slot);
         }
-        for queue in [&mut self.first, &mut self.queue] {
+        for queue in [&mut self.high_priority, &mut self.normal_priority] {
             queue.close();
             while let Ok(proposal) = queue.try_recv() {
                 proposal.complete(Err(ProposeError::ShuttingDown));
@@ -272,12 +265,16 @@ impl<S: StateMachine> Batcher<S> {
         while let Some(proposal) = candidate.take().or_else(|| {
             let commands = batch.len() * 4 / self.limits.batch_commands_max;
             let filled = commands.max(bytes * 4 / self.limits.batch_bytes_max);
-            self.next(filled < HIGH_PRIORITY_QUARTERS)
+            // Once high priority has had its share of the entry, normal priority goes first.
+            self.next(match filled < HIGH_PRIORITY_QUARTERS {
+                true => Priority::High,
+                false => Priority::Normal,
+            })
         }) {
             if proposal.outcome.is_closed() {
                 continue;
             }
-            if proposal.manner.term.is_some_and(|wanted| wanted != term)
+            if proposal.options.term.is_some_and(|wanted| wanted != term)
                 && !mutated!(DecisionsNotFenced)
             {
                 proposal.complete(Err(ProposeError::NotLeader { leader: None }));
@@ -305,11 +302,11 @@ impl<S: StateMachine> Batcher<S> {
         (batch, None)
     }
 
-    /// The next that waits. Once those that go first have had their part of an entry, one of the others.
-    fn next(&mut self, first: bool) -> Option<Proposal<S::Reply>> {
-        let (before, after) = match first {
-            true => (&mut self.first, &mut self.queue),
-            false => (&mut self.queue, &mut self.first),
+    /// The next that waits, preferably of this priority.
+    fn next(&mut self, preferred: Priority) -> Option<Proposal<S::Reply>> {
+        let (before, after) = match preferred {
+            Priority::High => (&mut self.high_priority, &mut self.normal_priority),
+            Priority::Normal => (&mut self.normal_priority, &mut self.high_priority),
         };
         before.try_recv().or_else(|_| after.try_recv()).ok()
     }
@@ -323,7 +320,9 @@ impl<S: StateMachine> Batcher<S> {
         let mut commands = Vec::with_capacity(batch.len());
         let mut outcomes = Vec::with_capacity(batch.len());
         let begun = Instant::now();
-        let invites = batch.iter().any(|proposal| proposal.manner.invites);
+        let allow_piggyback = batch
+            .iter()
+            .any(|proposal| proposal.options.allow_piggyback);
         for proposal in batch {
             let waited = begun.saturating_duration_since(proposal.enqueued_at);
             self.metrics.proposal_wait.observe_time(waited);
@@ -332,7 +331,7 @@ impl<S: StateMachine> Batcher<S> {
         }
         // What fills an entry has more behind it, and the leader decides for all of that together.
         let has_capacity = commands.len() < self.limits.batch_commands_max;
-        if invites
+        if allow_piggyback
             && has_capacity
             && let Some(piggybacked) = self.piggyback.for_entry(term)
         {

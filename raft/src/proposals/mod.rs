@@ -3,5 +3,6 @@
 pub(crate) mod batcher;
 pub(crate) mod committed;
 pub(crate) mod entry_writer;
+pub(crate) mod options;
 pub(crate) mod piggyback;
 pub(crate) mod read_index;

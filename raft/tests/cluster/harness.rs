@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use crate::wires::Wire;
 use triarch_raft::{
     BootstrapMode, Committed, EntryView, Frozen, Leadership, Node, NodeConfig, ProposeError,
-    StartError, StateMachine,
+    ProposeOptions, StartError, StateMachine,
 };
 use triarch_storage::StorageError;
 
@@ -339,7 +339,11 @@ impl Cluster {
         id: u64,
         command: impl Into<Bytes>,
     ) -> Result<Committed<usize>, ProposeError> {
-        self.block_on(id, self.node(id).propose(command.into()))
+        self.block_on(
+            id,
+            self.node(id)
+                .propose(command.into(), ProposeOptions::default()),
+        )
     }
 
     /// Proposes on whichever node leads until it is acknowledged.
@@ -353,7 +357,11 @@ impl Cluster {
                 .runtime
                 .as_ref()
                 .unwrap()
-                .block_on(leader.node.propose(command.clone()))
+                .block_on(
+                    leader
+                        .node
+                        .propose(command.clone(), ProposeOptions::default()),
+                )
                 .ok()
         })
     }

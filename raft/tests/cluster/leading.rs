@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use triarch_raft::{
-    ChangeError, Leadership, PiggybackedCommand, ProposeError, ReadError, TransferReason,
+    ChangeError, Leadership, PiggybackedCommand, ProposeError, ProposeOptions, ReadError,
+    TransferReason,
 };
 
 use crate::harness::{Cluster, eventually};
@@ -51,33 +52,37 @@ fn nothing_acknowledged_is_lost_with_the_leader() {
 }
 
 #[test]
-fn a_rider_is_the_last_command_of_an_entry_that_invites_one() {
+fn a_piggybacked_command_is_the_last_of_an_entry_that_allows_one() {
     let cluster = Cluster::of(3);
     let leader = cluster.leader();
     let node = cluster.node(leader).clone();
     let term = node.status().term;
-    let (outcomes, told) = std::sync::mpsc::channel();
-    node.set_piggyback_dispatcher(Box::new(move |asked| {
-        let (outcome, tells) = tokio::sync::oneshot::channel();
-        let _ = outcomes.send((asked, tells));
+    let (dispatches, dispatched) = std::sync::mpsc::channel();
+    node.set_piggyback_dispatcher(Box::new(move |in_term| {
+        let (outcome, outcome_rx) = tokio::sync::oneshot::channel();
+        let _ = dispatches.send((in_term, outcome_rx));
         Some(PiggybackedCommand {
-            command: Bytes::from("rider"),
+            command: Bytes::from("piggybacked"),
             outcome,
         })
     }));
-    cluster.propose("uninvited");
-    assert!(told.try_recv().is_err());
-    let inviting = node.propose_inviting(Bytes::from("inviting"));
-    let committed = cluster.block_on(leader, inviting).unwrap();
-    let (asked, tells) = told.try_recv().unwrap();
-    assert_eq!(asked, term);
-    let rider = cluster.block_on(leader, tells).unwrap().unwrap();
-    assert_eq!(rider.index, committed.index);
-    assert_eq!(rider.reply, committed.reply + 1);
+    cluster.propose("alone");
+    assert!(dispatched.try_recv().is_err());
+    let options = ProposeOptions {
+        allow_piggyback: true,
+        ..ProposeOptions::default()
+    };
+    let allowing = node.propose(Bytes::from("allowing"), options);
+    let committed = cluster.block_on(leader, allowing).unwrap();
+    let (in_term, outcome_rx) = dispatched.try_recv().unwrap();
+    assert_eq!(in_term, term);
+    let piggybacked = cluster.block_on(leader, outcome_rx).unwrap().unwrap();
+    assert_eq!(piggybacked.index, committed.index);
+    assert_eq!(piggybacked.reply, committed.reply + 1);
     cluster.settle(committed.index);
     for id in cluster.followers() {
         let commands = cluster.running[&id].commands();
-        assert_eq!(commands, ["uninvited", "inviting", "rider"]);
+        assert_eq!(commands, ["alone", "allowing", "piggybacked"]);
     }
 }
 
@@ -89,9 +94,14 @@ fn concurrent_proposals_share_entries_and_each_gets_its_own_reply() {
     let committed = cluster.block_on(leader, async {
         let proposals = (0..500_u32).map(|n| {
             let node = node.clone();
-            tokio::spawn(
-                async move { (n, node.propose(Bytes::from(n.to_string())).await.unwrap()) },
-            )
+            tokio::spawn(async move {
+                (
+                    n,
+                    node.propose(Bytes::from(n.to_string()), ProposeOptions::default())
+                        .await
+                        .unwrap(),
+                )
+            })
         });
         let mut committed = Vec::new();
         for proposal in proposals.collect::<Vec<_>>() {
@@ -111,6 +121,13 @@ fn concurrent_proposals_share_entries_and_each_gets_its_own_reply() {
     }
 }
 
+fn in_term(term: u64) -> ProposeOptions {
+    ProposeOptions {
+        term: Some(term),
+        ..ProposeOptions::default()
+    }
+}
+
 #[test]
 fn the_leaders_own_commands_are_fenced_by_its_term() {
     let cluster = Cluster::of(3);
@@ -123,14 +140,14 @@ fn the_leaders_own_commands_are_fenced_by_its_term() {
         cluster
             .block_on(
                 leader,
-                node.propose_in_term(term, Bytes::from_static(b"mine"))
+                node.propose(Bytes::from_static(b"mine"), in_term(term))
             )
             .is_ok()
     );
     for wrong in [term - 1, term + 1] {
         let refused = cluster.block_on(
             leader,
-            node.propose_in_term(wrong, Bytes::from_static(b"stale")),
+            node.propose(Bytes::from_static(b"stale"), in_term(wrong)),
         );
         assert_eq!(refused, Err(ProposeError::NotLeader { leader: None }));
     }
@@ -139,7 +156,7 @@ fn the_leaders_own_commands_are_fenced_by_its_term() {
             id,
             cluster
                 .node(id)
-                .propose_in_term(term, Bytes::from_static(b"not me")),
+                .propose(Bytes::from_static(b"not me"), in_term(term)),
         );
         assert!(matches!(refused, Err(ProposeError::NotLeader { .. })));
     }
@@ -229,7 +246,10 @@ fn reads_wait_for_what_was_acknowledged() {
     let node = cluster.node(leader).clone();
     cluster.block_on(leader, async {
         for n in 0..50_u32 {
-            let committed = node.propose(Bytes::from(n.to_string())).await.unwrap();
+            let committed = node
+                .propose(Bytes::from(n.to_string()), ProposeOptions::default())
+                .await
+                .unwrap();
             let barriers = (0..8).map(|_| node.read_barrier());
             for valid_for in futures_util::future::join_all(barriers).await {
                 assert!(valid_for.unwrap() >= committed.index);
@@ -334,7 +354,8 @@ fn too_much_is_refused_and_nothing_is_lost_by_it() {
         })
     );
     let outcomes = cluster.block_on(leader, async {
-        let all = (0..200_u32).map(|n| node.propose(Bytes::from(n.to_string())));
+        let all = (0..200_u32)
+            .map(|n| node.propose(Bytes::from(n.to_string()), ProposeOptions::default()));
         futures_util::future::join_all(all).await
     });
     let done = outcomes.iter().filter(|outcome| outcome.is_ok()).count();

@@ -2,6 +2,7 @@
 
 use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
+use triarch_raft::ProposeOptions;
 use triarch_sdk::wire;
 use triarch_table::command::OnFailure;
 use triarch_table::command::reply::{Refusal, Reply};
@@ -50,7 +51,11 @@ async fn submit(
         Submission::Whole(job) => Command::SubmitJob(job),
         Submission::Part(part) => Command::StagePart(part),
     };
-    let (index, reply) = app.propose_with_piggyback(&command).await?;
+    let options = ProposeOptions {
+        allow_piggyback: true,
+        ..ProposeOptions::default()
+    };
+    let (index, reply) = app.propose_with(&command, options).await?;
     let (job, tasks, duplicate) = match reply {
         Reply::Submitted {
             job,

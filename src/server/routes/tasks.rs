@@ -1,6 +1,7 @@
 //! `/v1/tasks`: show, list, wait, cancel and retry.
 
 use axum::extract::{Path, RawQuery, State};
+use triarch_raft::ProposeOptions;
 use triarch_sdk::wire;
 use triarch_table::command::reply::Refusal;
 use triarch_table::records::task::{Attempt, AttemptEnd, Life, Task};
@@ -129,12 +130,15 @@ async fn retry(
     _: PathOnly,
 ) -> Result<ApiResponse, HandlerError> {
     let id: TaskId = validate::parse_id("task", &id)?;
-    let retried = app
-        .propose_with_piggyback(&Command::RetryTask {
-            task: id,
-            request_id,
-        })
-        .await;
+    let options = ProposeOptions {
+        allow_piggyback: true,
+        ..ProposeOptions::default()
+    };
+    let command = Command::RetryTask {
+        task: id,
+        request_id,
+    };
+    let retried = app.propose_with(&command, options).await;
     let (index, _) = retried.map_err(|failure| match failure {
         HandlerError::Problem(problem) if problem.code() == Code::AlreadyFinished => HandlerError::Problem(Problem::new(
             Code::Conflict,

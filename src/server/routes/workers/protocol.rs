@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
+use triarch_raft::{Priority, ProposeOptions};
 use triarch_sdk::wire;
 use triarch_table::command::RegisterWorker;
 use triarch_table::command::reply::{Lease, Reply};
@@ -32,6 +33,12 @@ const SUBSCRIPTIONS_MAX: usize = 10_000;
 const NOTE_BYTES_MAX: usize = 1_000;
 /// Maximum time that a poll delays the verdicts on its results to wait for new leases.
 const VERDICT_DELAY_MAX: Duration = Duration::from_millis(50);
+/// For what a worker reports of its leases and itself.
+const HIGH_PRIORITY: ProposeOptions = ProposeOptions {
+    priority: Priority::High,
+    allow_piggyback: false,
+    term: None,
+};
 
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -80,17 +87,16 @@ async fn register(
     for name in worker.resources.keys() {
         validate::name("resources", name)?;
     }
-    let (index, reply) = app
-        .propose_priority(&Command::RegisterWorker(RegisterWorker {
-            request_id,
-            name: worker.name,
-            queues: worker.queues,
-            kinds: worker.kinds,
-            slots: worker.slots,
-            labels: worker.labels,
-            resources: worker.resources,
-        }))
-        .await?;
+    let register = Command::RegisterWorker(RegisterWorker {
+        request_id,
+        name: worker.name,
+        queues: worker.queues,
+        kinds: worker.kinds,
+        slots: worker.slots,
+        labels: worker.labels,
+        resources: worker.resources,
+    });
+    let (index, reply) = app.propose_with(&register, HIGH_PRIORITY).await?;
     let Reply::Registered { worker } = reply else {
         return Err(app.unexpected_reply(&reply));
     };
@@ -311,9 +317,8 @@ async fn leave(
     _: NoQuery,
 ) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
-    let (index, reply) = app
-        .propose_priority(&Command::LeaveWorker { worker: id })
-        .await?;
+    let leave = Command::LeaveWorker { worker: id };
+    let (index, reply) = app.propose_with(&leave, HIGH_PRIORITY).await?;
     let Reply::Done { tasks } = reply else {
         return Err(app.unexpected_reply(&reply));
     };

@@ -1,6 +1,7 @@
 //! Results of attempts: proposed as one command, with a verdict on each.
 
 use bytes::Bytes;
+use triarch_raft::{Priority, ProposeOptions};
 use triarch_sdk::wire;
 use triarch_table::command::reply::{Reply, Verdict};
 use triarch_table::command::{ReportedOutcome, TaskReport};
@@ -66,10 +67,12 @@ pub async fn record_results(
         worker,
         results: reports,
     };
-    let (index, reply) = match may_bring_work(app) {
-        true => app.propose_priority_with_piggyback(&report).await?,
-        false => app.propose_priority(&report).await?,
+    let options = ProposeOptions {
+        priority: Priority::High,
+        allow_piggyback: may_bring_work(app),
+        ..ProposeOptions::default()
     };
+    let (index, reply) = app.propose_with(&report, options).await?;
     let Reply::Reported { verdicts: judged } = reply else {
         return Err(app.unexpected_reply(&reply));
     };
