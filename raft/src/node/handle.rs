@@ -75,7 +75,7 @@ pub(super) struct Inner<S: StateMachine> {
     pub(super) digest_history: Arc<DigestHistory>,
     pub(super) snapshots: Snapshots,
     pub(super) disk_space: Arc<ClusterDiskSpace>,
-    pub(super) service: Arc<PeerService<S>>,
+    pub(super) peer_service: Arc<PeerService<S>>,
     pub(super) stopping: watch::Sender<bool>,
     pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -200,7 +200,7 @@ impl<S: StateMachine> Node<S> {
     /// the node was started on, so that no other load delays it.
     pub fn routes(&self) -> axum::Router {
         peer_server::routes(
-            Arc::clone(&self.inner.service),
+            Arc::clone(&self.inner.peer_service),
             self.inner.config.limits.peer_body_bytes_max(),
         )
     }

@@ -56,7 +56,7 @@ pub(crate) struct PeerService<S: StateMachine> {
     pub digest_history: Arc<DigestHistory>,
     /// The snapshot on its way in, if any. A second sender of another one takes the place of the first.
     pub incoming: tokio::sync::Mutex<Option<IncomingSnapshot>>,
-    /// No votes before: see [`crate::node::handle`].
+    /// No votes before: see [`Node::start`](crate::Node::start).
     pub elections_from: Instant,
     pub stopping: watch::Receiver<bool>,
 }

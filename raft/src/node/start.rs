@@ -1,5 +1,7 @@
-//! How a node is put together: its directory is opened, consensus begins, and everything that works beside it is given what
-//! it needs and started.
+//! Assembly of a node: storage is opened, consensus recovers, services are built, and background tasks are spawned.
+//!
+//! The steps are in the order of [`Node::start`]. Nothing of a step runs before the step is reached, and the last one
+//! spawns everything that runs in the background.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,8 +9,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
-use crate::apply::applier::{Applier, Raft};
+use crate::apply::applier::{Applied, Applier, Raft};
+use crate::apply::used_node_ids::UsedNodeIds;
 use crate::config::NodeConfig;
 use crate::error::StartError;
 use crate::fatal::FatalErrorSignal;
@@ -22,16 +26,18 @@ use crate::network::transport::Transport;
 use crate::node::handle::{Inner, Node};
 use crate::node::peer_server::PeerService;
 use crate::openraft_config::raft_config;
-use crate::proposals::batcher::{Clock, proposals};
+use crate::proposals::batcher::{Batcher, Clock, Proposer, proposals};
 use crate::proposals::entry_writer::EntryWriter;
 use crate::proposals::piggyback::PiggybackSource;
 use crate::proposals::read_index;
+use crate::proposals::read_index::{ReadBarrier, ReadIndexRounds};
 use crate::protocol::identity::Identity;
 use crate::state_machine::StateMachine;
 use crate::status::Leadership;
 use crate::storage::disk_space::ClusterDiskSpace;
 use crate::storage::log_store::RaftLog;
 use crate::storage::open;
+use crate::storage::open::OpenedStorage;
 use crate::tasks::automatic_snapshot::snapshot_when_due;
 use crate::tasks::clock_sync::ClockSync;
 use crate::tasks::disk_pressure::DiskPressureController;
@@ -41,9 +47,9 @@ use crate::tasks::leader_failure_detector::FailureDetector;
 use crate::tasks::leadership_observer::{LeadershipObserver, TransitionLog};
 use crate::tasks::membership_reconciler::MembershipReconciler;
 
-/// How long a membership change or transfer may take before its outcome is told as unknown, in election timeouts.
+/// How long a membership change or transfer may take before its outcome is unknown, in election timeouts.
 const CHANGE_TIMEOUT_ELECTIONS: u32 = 30;
-/// For so many leases what a peer said of itself counts as news.
+/// How long the health that a peer reports of itself is used, in leases.
 const PEER_HEALTH_MAX_AGE_LEASES: u32 = 4;
 
 impl<S: StateMachine> Node<S> {
@@ -54,237 +60,433 @@ impl<S: StateMachine> Node<S> {
     /// `clock` gives Unix milliseconds; it stamps the entries that this node proposes.
     pub async fn start(config: NodeConfig, machine: S, clock: Clock) -> Result<Self, StartError> {
         config.validate()?;
-        let (path, node_id) = (config.data_dir.clone(), config.node_id);
-        let low_bytes = config.disk_low_bytes;
-        let disk = tokio::task::spawn_blocking(move || open::open(&path, node_id, low_bytes))
-            .await
-            .map_err(|panic| {
-                StartError::Config(format!("opening the data directory failed: {panic}"))
-            })??;
+        let storage = open_storage(&config).await?;
+        let shared = Shared::new(&config, &storage)?;
+        let consensus = start_consensus(&config, machine, &storage, &shared).await?;
+        let (signals, publishers) = signals();
+        let assembly = Assembly {
+            config,
+            storage,
+            shared,
+            consensus,
+            signals,
+        };
+        let bootstrapper = assembly.bootstrapper();
+        if let Err(e) = bootstrapper.check_not_foreign().await {
+            assembly.abandon().await;
+            return Err(e);
+        }
+        let (services, loops) = assembly.build_services(&bootstrapper, clock);
+        let tasks = assembly.spawn_tasks(bootstrapper, &services, loops, publishers);
+        Ok(assembly.into_node(services, tasks))
+    }
+}
 
-        let metrics = Arc::new(ConsensusMetrics::new(disk.log_metrics));
-        let fatal_error = FatalErrorSignal::new();
+async fn open_storage(config: &NodeConfig) -> Result<OpenedStorage, StartError> {
+    let (path, node_id) = (config.data_dir.clone(), config.node_id);
+    let low_bytes = config.disk_low_bytes;
+    let storage = tokio::task::spawn_blocking(move || open::open(&path, node_id, low_bytes))
+        .await
+        .map_err(|panic| {
+            StartError::Config(format!("opening the data directory failed: {panic}"))
+        })??;
+    Ok(storage)
+}
+
+/// State that consensus, services and tasks have in common.
+struct Shared {
+    identity: Arc<Identity>,
+    transport: Arc<Transport>,
+    fatal_error: FatalErrorSignal,
+    metrics: Arc<ConsensusMetrics>,
+    disk_space: Arc<ClusterDiskSpace>,
+    leader_contact: Arc<LeaderContact>,
+    change_reasons: Arc<LeaderChangeReasons>,
+    leadership_transfer: Arc<LeadershipTransfer>,
+}
+
+impl Shared {
+    fn new(config: &NodeConfig, storage: &OpenedStorage) -> Result<Self, StartError> {
+        let metrics = Arc::new(ConsensusMetrics::new(Arc::clone(&storage.log_metrics)));
         let identity = Arc::new(Identity::new(
             config.node_id,
             config.addr.clone(),
-            disk.directory.incarnation,
-            disk.cluster,
+            storage.directory.incarnation,
+            storage.cluster,
         ));
         let transport = Arc::new(Transport::new(
             Arc::clone(&identity),
             config.timing.clone(),
         )?);
         let disk_space = Arc::new(ClusterDiskSpace::new(
-            disk.space.clone(),
+            storage.space.clone(),
             config.node_id,
             config.timing.lease() * PEER_HEALTH_MAX_AGE_LEASES,
         ));
-        let snapshot_due = Arc::new(Notify::new());
-        let applier = Applier::new(
-            machine,
-            disk.snapshots.clone(),
-            fatal_error.clone(),
-            config.snapshot.clone(),
-            config.node_id,
-            Arc::clone(&snapshot_due),
-            Arc::clone(&metrics),
-        );
-        let applied = applier.applied();
-        let used_ids = applier.used_ids();
-        let log = RaftLog::new(
-            Arc::clone(&disk.log),
-            fatal_error.clone(),
-            config.limits.append_bytes_max,
-            config.node_id,
-            Arc::clone(&metrics),
-        );
         let leader_contact = Arc::new(LeaderContact::new());
         let change_reasons = Arc::new(LeaderChangeReasons::new(Arc::clone(&leader_contact)));
-        let network = NetworkFactory {
-            transport: Arc::clone(&transport),
-            change_reasons: Arc::clone(&change_reasons),
-            disk_space: Arc::clone(&disk_space),
-        };
-        let has_voted = disk.log.vote().is_some();
-        let raft_config = Arc::new(raft_config(&config)?);
-        let raft = Raft::<S>::new(config.node_id, raft_config, network, log, applier)
-            .await
-            .map_err(|e| StartError::Recovery(e.to_string()))?;
+        Ok(Shared {
+            identity,
+            transport,
+            fatal_error: FatalErrorSignal::new(),
+            metrics,
+            disk_space,
+            leader_contact,
+            change_reasons,
+            leadership_transfer: Arc::default(),
+        })
+    }
+}
 
-        // A leader may count for a lease on whoever has heard it, but how long ago that was is not on disk: after a restart
-        // this node neither votes nor campaigns for that long. Alone, it has promised nothing to anybody.
-        let alone = raft.voter_ids().eq([config.node_id]);
-        let elections_from = if has_voted && !alone {
-            raft.runtime_config().elect(false);
-            Instant::now() + config.timing.lease()
-        } else {
-            Instant::now()
-        };
+/// openraft, recovered from the snapshot and the log.
+struct Consensus<S: StateMachine> {
+    raft: Raft<S>,
+    applied: watch::Receiver<Applied>,
+    used_ids: UsedNodeIds,
+    snapshot_due: Arc<Notify>,
+    /// When this node may first vote and campaign.
+    elections_from: Instant,
+}
 
-        let (stopping, stop) = watch::channel(false);
-        let (role_tx, role) = watch::channel(RaftRole::Unknown { term: 0 });
-        let (leadership_tx, leadership) = watch::channel(Leadership::Unknown { term: 0 });
-        let leadership_transfer = Arc::new(LeadershipTransfer::default());
-        let lease = config.timing.lease();
-        let bootstrapper = Arc::new(Bootstrapper {
-            identity: Arc::clone(&identity),
-            transport: Arc::clone(&transport),
-            directory: Arc::clone(&disk.directory),
-            raft: raft.clone(),
-            mode: config.bootstrap.clone(),
-            fatal_error: fatal_error.clone(),
+async fn start_consensus<S: StateMachine>(
+    config: &NodeConfig,
+    machine: S,
+    storage: &OpenedStorage,
+    shared: &Shared,
+) -> Result<Consensus<S>, StartError> {
+    let snapshot_due = Arc::new(Notify::new());
+    let applier = Applier::new(
+        machine,
+        storage.snapshots.clone(),
+        shared.fatal_error.clone(),
+        config.snapshot.clone(),
+        config.node_id,
+        Arc::clone(&snapshot_due),
+        Arc::clone(&shared.metrics),
+    );
+    let (applied, used_ids) = (applier.applied(), applier.used_ids());
+    let log = RaftLog::new(
+        Arc::clone(&storage.log),
+        shared.fatal_error.clone(),
+        config.limits.append_bytes_max,
+        config.node_id,
+        Arc::clone(&shared.metrics),
+    );
+    let network = NetworkFactory {
+        transport: Arc::clone(&shared.transport),
+        change_reasons: Arc::clone(&shared.change_reasons),
+        disk_space: Arc::clone(&shared.disk_space),
+    };
+    let has_voted = storage.log.vote().is_some();
+    let raft_config = Arc::new(raft_config(config)?);
+    let raft = Raft::<S>::new(config.node_id, raft_config, network, log, applier)
+        .await
+        .map_err(|e| StartError::Recovery(e.to_string()))?;
+    let elections_from = first_election(config, &raft, has_voted);
+    Ok(Consensus {
+        raft,
+        applied,
+        used_ids,
+        snapshot_due,
+        elections_from,
+    })
+}
+
+/// When this node may first vote and campaign.
+///
+/// A leader may count for a lease on whoever has heard it, but how long ago that was is not on disk: after a restart this
+/// node neither votes nor campaigns for that long. Alone, it has promised nothing to anybody.
+fn first_election<S: StateMachine>(
+    config: &NodeConfig,
+    raft: &Raft<S>,
+    has_voted: bool,
+) -> Instant {
+    let alone = raft.voter_ids().eq([config.node_id]);
+    if has_voted && !alone {
+        raft.runtime_config().elect(false);
+        Instant::now() + config.timing.lease()
+    } else {
+        Instant::now()
+    }
+}
+
+/// Watched by services and tasks.
+struct Signals {
+    stopping: watch::Sender<bool>,
+    stop: watch::Receiver<bool>,
+    role: watch::Receiver<RaftRole>,
+    leadership: watch::Receiver<Leadership>,
+}
+
+/// The other ends of [`Signals`], for the leadership observer alone.
+struct Publishers {
+    role: watch::Sender<RaftRole>,
+    leadership: watch::Sender<Leadership>,
+}
+
+fn signals() -> (Signals, Publishers) {
+    let (stopping, stop) = watch::channel(false);
+    let (role_tx, role) = watch::channel(RaftRole::Unknown { term: 0 });
+    let (leadership_tx, leadership) = watch::channel(Leadership::Unknown { term: 0 });
+    let signals = Signals {
+        stopping,
+        stop,
+        role,
+        leadership,
+    };
+    let publishers = Publishers {
+        role: role_tx,
+        leadership: leadership_tx,
+    };
+    (signals, publishers)
+}
+
+/// Everything that services and tasks are built from.
+struct Assembly<S: StateMachine> {
+    config: NodeConfig,
+    storage: OpenedStorage,
+    shared: Shared,
+    consensus: Consensus<S>,
+    signals: Signals,
+}
+
+/// What callers and peers use, kept by the node.
+struct Services<S: StateMachine> {
+    proposer: Proposer<S::Reply>,
+    piggyback: Arc<PiggybackSource<S::Reply>>,
+    read_barrier: ReadBarrier,
+    changer: MembershipChanger<S>,
+    digest_history: Arc<DigestHistory>,
+    peer_service: Arc<PeerService<S>>,
+}
+
+/// The loops behind proposals and reads.
+struct ServiceLoops<S: StateMachine> {
+    batcher: Batcher<S>,
+    rounds: ReadIndexRounds<S>,
+}
+
+impl<S: StateMachine> Assembly<S> {
+    fn lease(&self) -> Duration {
+        self.config.timing.lease()
+    }
+
+    fn bootstrapper(&self) -> Arc<Bootstrapper<S>> {
+        Arc::new(Bootstrapper {
+            identity: Arc::clone(&self.shared.identity),
+            transport: Arc::clone(&self.shared.transport),
+            directory: Arc::clone(&self.storage.directory),
+            raft: self.consensus.raft.clone(),
+            mode: self.config.bootstrap.clone(),
+            fatal_error: self.shared.fatal_error.clone(),
             cluster_id_lock: tokio::sync::Mutex::new(()),
-        });
-        if let Err(e) = bootstrapper.check_not_foreign().await {
-            // Nothing was promised to anybody yet; only the files must be let go.
-            let _ = raft.shutdown().await;
-            let _ = tokio::task::spawn_blocking(move || {
-                let _ = disk.log.close();
-                disk.directory.release();
-            })
-            .await;
-            return Err(e);
-        }
+        })
+    }
 
+    /// Gives up a start. Nothing was promised to anybody yet; only the files must be let go.
+    async fn abandon(self) {
+        let _ = self.consensus.raft.shutdown().await;
+        let storage = self.storage;
+        let _ = tokio::task::spawn_blocking(move || {
+            let _ = storage.log.close();
+            storage.directory.release();
+        })
+        .await;
+    }
+
+    fn build_services(
+        &self,
+        bootstrapper: &Arc<Bootstrapper<S>>,
+        clock: Clock,
+    ) -> (Services<S>, ServiceLoops<S>) {
         let piggyback = Arc::new(PiggybackSource::default());
         let (proposer, batcher) = proposals(
             EntryWriter {
-                raft: raft.clone(),
-                role: role.clone(),
-                fatal_error: fatal_error.clone(),
-                lease,
+                raft: self.consensus.raft.clone(),
+                role: self.signals.role.clone(),
+                fatal_error: self.shared.fatal_error.clone(),
+                lease: self.lease(),
             },
-            stop.clone(),
+            self.signals.stop.clone(),
             clock,
-            &config.limits,
-            Arc::clone(&metrics),
-            Arc::clone(&disk_space),
+            &self.config.limits,
+            Arc::clone(&self.shared.metrics),
+            Arc::clone(&self.shared.disk_space),
             Arc::clone(&piggyback),
         );
         let (read_barrier, rounds) = read_index::read_barrier(
-            raft.clone(),
-            applied.clone(),
-            role.clone(),
-            fatal_error.clone(),
-            lease,
-            Duration::from_millis(config.limits.read_timeout_ms),
-            config.limits.queue_reads_max,
+            self.consensus.raft.clone(),
+            self.consensus.applied.clone(),
+            self.signals.role.clone(),
+            self.shared.fatal_error.clone(),
+            self.lease(),
+            Duration::from_millis(self.config.limits.read_timeout_ms),
+            self.config.limits.queue_reads_max,
         );
-        let observer = LeadershipObserver {
-            raft: raft.clone(),
-            identity: Arc::clone(&identity),
-            applied: applied.clone(),
-            leader_contact: Arc::clone(&leader_contact),
-            leadership_transfer: Arc::clone(&leadership_transfer),
-            change_reasons: Arc::clone(&change_reasons),
-            metrics: Arc::clone(&metrics),
-            lease,
-            tick: Duration::from_millis(config.timing.heartbeat_ms / 2 + 1),
-            role: role_tx,
-            leadership: leadership_tx,
-            transitions: TransitionLog::new(),
-        };
-        let failure_detector = FailureDetector {
-            raft: raft.clone(),
-            transport: Arc::clone(&transport),
-            leader_contact: Arc::clone(&leader_contact),
-            elections_from,
-            disk_space: Arc::clone(&disk_space),
-            stopping: stop.clone(),
-        };
         let digest_history = Arc::new(DigestHistory::new());
-        let digest_comparer = DigestComparer {
-            raft: raft.clone(),
-            transport: Arc::clone(&transport),
-            digest_history: Arc::clone(&digest_history),
-            directory: Arc::clone(&disk.directory),
-            fatal_error: fatal_error.clone(),
+        let services = Services {
+            proposer,
+            piggyback,
+            read_barrier,
+            changer: self.membership_changer(),
+            peer_service: self.peer_service(bootstrapper, &digest_history),
+            digest_history,
         };
-        let clock_sync = ClockSync {
-            raft: raft.clone(),
-            transport: Arc::clone(&transport),
-            clocks: Arc::clone(&config.peer_clocks),
-        };
-        let changer = MembershipChanger {
-            raft: raft.clone(),
-            transport,
-            used_ids,
-            role: role.clone(),
-            leadership_transfer: Arc::clone(&leadership_transfer),
-            change_reasons: Arc::clone(&change_reasons),
-            disk_space: Arc::clone(&disk_space),
-            timeout: lease * CHANGE_TIMEOUT_ELECTIONS,
+        (services, ServiceLoops { batcher, rounds })
+    }
+
+    fn membership_changer(&self) -> MembershipChanger<S> {
+        MembershipChanger {
+            raft: self.consensus.raft.clone(),
+            transport: Arc::clone(&self.shared.transport),
+            used_ids: self.consensus.used_ids.clone(),
+            role: self.signals.role.clone(),
+            leadership_transfer: Arc::clone(&self.shared.leadership_transfer),
+            change_reasons: Arc::clone(&self.shared.change_reasons),
+            disk_space: Arc::clone(&self.shared.disk_space),
+            timeout: self.lease() * CHANGE_TIMEOUT_ELECTIONS,
             change_lock: Arc::default(),
-        };
-        let reconciler = MembershipReconciler {
-            changer: changer.clone(),
-            interval: Duration::from_millis(config.timing.heartbeat_ms),
-        };
-        let snapshots = disk.snapshots.clone();
-        let disk_pressure = DiskPressureController {
-            disk_space: Arc::clone(&disk_space),
-            changer: changer.clone(),
-            lease,
-            elections_from,
-        };
-        let service = Arc::new(PeerService {
-            identity: Arc::clone(&identity),
-            raft: raft.clone(),
-            bootstrapper: Arc::clone(&bootstrapper),
-            leader_contact,
-            change_reasons,
-            disk_space: Arc::clone(&disk_space),
-            snapshots: disk.snapshots,
-            digest_history: Arc::clone(&digest_history),
-            elections_from,
+        }
+    }
+
+    fn peer_service(
+        &self,
+        bootstrapper: &Arc<Bootstrapper<S>>,
+        digest_history: &Arc<DigestHistory>,
+    ) -> Arc<PeerService<S>> {
+        Arc::new(PeerService {
+            identity: Arc::clone(&self.shared.identity),
+            raft: self.consensus.raft.clone(),
+            bootstrapper: Arc::clone(bootstrapper),
+            leader_contact: Arc::clone(&self.shared.leader_contact),
+            change_reasons: Arc::clone(&self.shared.change_reasons),
+            disk_space: Arc::clone(&self.shared.disk_space),
+            snapshots: self.storage.snapshots.clone(),
+            digest_history: Arc::clone(digest_history),
+            elections_from: self.consensus.elections_from,
             incoming: tokio::sync::Mutex::new(None),
-            stopping: stop.clone(),
-        });
-        let tasks = vec![
-            tokio::spawn(until(stop.clone(), async move { bootstrapper.run().await })),
-            tokio::spawn(until(stop.clone(), observer.run())),
-            tokio::spawn(until(stop.clone(), digest_comparer.run())),
-            tokio::spawn(until(stop.clone(), clock_sync.run())),
-            tokio::spawn(failure_detector.run()),
-            tokio::spawn(until(stop.clone(), reconciler.run())),
-            tokio::spawn(batcher.run()),
-            tokio::spawn(rounds.run(stop.clone())),
-            tokio::spawn(until(stop.clone(), disk_pressure.run())),
-            tokio::spawn(until(
-                stop.clone(),
-                snapshot_when_due(raft.clone(), snapshot_due),
-            )),
-            tokio::spawn(until(
-                stop,
-                fail_with_raft(raft.clone(), fatal_error.clone()),
-            )),
-        ];
-        Ok(Node {
+            stopping: self.signals.stop.clone(),
+        })
+    }
+
+    fn leadership_observer(&self, publishers: Publishers) -> LeadershipObserver<S> {
+        LeadershipObserver {
+            raft: self.consensus.raft.clone(),
+            identity: Arc::clone(&self.shared.identity),
+            applied: self.consensus.applied.clone(),
+            leader_contact: Arc::clone(&self.shared.leader_contact),
+            leadership_transfer: Arc::clone(&self.shared.leadership_transfer),
+            change_reasons: Arc::clone(&self.shared.change_reasons),
+            metrics: Arc::clone(&self.shared.metrics),
+            lease: self.lease(),
+            tick: Duration::from_millis(self.config.timing.heartbeat_ms / 2 + 1),
+            role: publishers.role,
+            leadership: publishers.leadership,
+            transitions: TransitionLog::new(),
+        }
+    }
+
+    fn failure_detector(&self) -> FailureDetector<S> {
+        FailureDetector {
+            raft: self.consensus.raft.clone(),
+            transport: Arc::clone(&self.shared.transport),
+            leader_contact: Arc::clone(&self.shared.leader_contact),
+            elections_from: self.consensus.elections_from,
+            disk_space: Arc::clone(&self.shared.disk_space),
+            stopping: self.signals.stop.clone(),
+        }
+    }
+
+    fn digest_comparer(&self, digest_history: &Arc<DigestHistory>) -> DigestComparer<S> {
+        DigestComparer {
+            raft: self.consensus.raft.clone(),
+            transport: Arc::clone(&self.shared.transport),
+            digest_history: Arc::clone(digest_history),
+            directory: Arc::clone(&self.storage.directory),
+            fatal_error: self.shared.fatal_error.clone(),
+        }
+    }
+
+    fn clock_sync(&self) -> ClockSync<S> {
+        ClockSync {
+            raft: self.consensus.raft.clone(),
+            transport: Arc::clone(&self.shared.transport),
+            clocks: Arc::clone(&self.config.peer_clocks),
+        }
+    }
+
+    fn spawn_tasks(
+        &self,
+        bootstrapper: Arc<Bootstrapper<S>>,
+        services: &Services<S>,
+        loops: ServiceLoops<S>,
+        publishers: Publishers,
+    ) -> Vec<JoinHandle<()>> {
+        let stop = || self.signals.stop.clone();
+        let raft = || self.consensus.raft.clone();
+        let reconciler = MembershipReconciler {
+            changer: services.changer.clone(),
+            interval: Duration::from_millis(self.config.timing.heartbeat_ms),
+        };
+        let disk_pressure = DiskPressureController {
+            disk_space: Arc::clone(&self.shared.disk_space),
+            changer: services.changer.clone(),
+            lease: self.lease(),
+            elections_from: self.consensus.elections_from,
+        };
+        let observer = self.leadership_observer(publishers);
+        let digest_comparer = self.digest_comparer(&services.digest_history);
+        let snapshots = snapshot_when_due(raft(), Arc::clone(&self.consensus.snapshot_due));
+        let fatal_errors = fail_with_raft(raft(), self.shared.fatal_error.clone());
+        vec![
+            tokio::spawn(until(stop(), async move { bootstrapper.run().await })),
+            tokio::spawn(until(stop(), observer.run())),
+            tokio::spawn(until(stop(), digest_comparer.run())),
+            tokio::spawn(until(stop(), self.clock_sync().run())),
+            tokio::spawn(self.failure_detector().run()),
+            tokio::spawn(until(stop(), reconciler.run())),
+            tokio::spawn(loops.batcher.run()),
+            tokio::spawn(loops.rounds.run(stop())),
+            tokio::spawn(until(stop(), disk_pressure.run())),
+            tokio::spawn(until(stop(), snapshots)),
+            tokio::spawn(until(stop(), fatal_errors)),
+        ]
+    }
+
+    fn into_node(self, services: Services<S>, tasks: Vec<JoinHandle<()>>) -> Node<S> {
+        let Assembly {
+            config,
+            storage,
+            shared,
+            consensus,
+            signals,
+        } = self;
+        Node {
             inner: Arc::new(Inner {
                 config,
                 runtime: Handle::current(),
-                identity,
-                raft,
-                log: disk.log,
-                directory: disk.directory,
-                applied,
-                role,
-                leadership_transfer,
-                leadership,
-                fatal_error,
-                metrics,
-                proposer,
-                piggyback,
-                read_barrier,
-                changer,
-                digest_history,
-                snapshots,
-                disk_space,
-                service,
-                stopping,
+                identity: shared.identity,
+                raft: consensus.raft,
+                log: storage.log,
+                directory: storage.directory,
+                applied: consensus.applied,
+                role: signals.role,
+                leadership_transfer: shared.leadership_transfer,
+                leadership: signals.leadership,
+                fatal_error: shared.fatal_error,
+                metrics: shared.metrics,
+                proposer: services.proposer,
+                piggyback: services.piggyback,
+                read_barrier: services.read_barrier,
+                changer: services.changer,
+                digest_history: services.digest_history,
+                snapshots: storage.snapshots,
+                disk_space: shared.disk_space,
+                peer_service: services.peer_service,
+                stopping: signals.stopping,
                 tasks: Mutex::new(tasks),
             }),
-        })
+        }
     }
 }
 

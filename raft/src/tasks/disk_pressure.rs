@@ -38,7 +38,7 @@ pub(crate) struct DiskPressureController<S: StateMachine> {
     pub disk_space: Arc<ClusterDiskSpace>,
     pub changer: MembershipChanger<S>,
     pub lease: Duration,
-    /// No campaigns before: see [`crate::node::handle`].
+    /// No campaigns before: see [`Node::start`](crate::Node::start).
     pub elections_from: Instant,
 }
 

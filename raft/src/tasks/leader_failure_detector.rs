@@ -38,7 +38,7 @@ pub(crate) struct FailureDetector<S: StateMachine> {
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,
     pub leader_contact: Arc<LeaderContact>,
-    /// No campaigns before: see [`crate::node::handle`].
+    /// No campaigns before: see [`Node::start`](crate::Node::start).
     pub elections_from: Instant,
     pub disk_space: Arc<ClusterDiskSpace>,
     pub stopping: watch::Receiver<bool>,
