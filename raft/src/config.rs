@@ -1,4 +1,4 @@
-//! What a node is told at start, with defaults that were measured on small machines.
+//! Configuration of a node, with defaults that were measured on small machines.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -140,7 +140,7 @@ pub struct Timing {
     pub snapshot_chunk_ms: u64,
     /// Deadline for a follower to install a snapshot once it has all of it.
     pub snapshot_install_ms: u64,
-    /// How often followers of a leader whose connections broke try to be elected, in turns.
+    /// Time between two campaigns of followers, one after the other, once the leader's connections broke.
     pub campaign_interval_ms: u64,
 }
 
@@ -258,7 +258,7 @@ pub struct Limits {
     pub queue_bytes_max: usize,
     /// Linearizable reads that may wait for one round of confirmation.
     pub queue_reads_max: usize,
-    /// How long a proposal may wait for its outcome before it is told as unknown.
+    /// How long a proposal may wait before its outcome is reported as unknown.
     pub propose_timeout_ms: u64,
     /// How long a linearizable read may wait for a quorum and for apply.
     pub read_timeout_ms: u64,
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contradiction_is_named() {
+    fn a_contradictory_configuration_is_refused_with_its_reason() {
         assert!(three().validate().is_ok());
         type Break = fn(&mut NodeConfig);
         let breaks: [(&str, Break); 7] = [

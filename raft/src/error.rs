@@ -1,4 +1,4 @@
-//! How consensus says no. Each variant tells the caller whether asking again is safe.
+//! Errors of proposals, reads, membership changes and starts. Each variant tells the caller whether asking again is safe.
 
 /// A proposal's outcome other than success.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

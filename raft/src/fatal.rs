@@ -1,5 +1,6 @@
-//! The one-way flag that says this node is done for: its disk failed, or it met an entry it cannot apply. The first
-//! reason stays. Whoever runs the process watches it and exits; nothing in here retries.
+//! Fatal error signal: a one-way flag set when the disk failed or an entry cannot be applied.
+//!
+//! The first reason stays. The owner of the process watches the signal and exits; nothing in this crate retries.
 
 use std::sync::Arc;
 

@@ -3,18 +3,20 @@
 //! It knows no tasks. The binary gives it a [`StateMachine`] and proposes bytes; it gives back the machine's replies once
 //! the command is committed on a quorum of fsynced logs and applied here.
 //!
-//! | module | what it is for |
+//! # Modules
+//!
+//! From the top down. A module imports only from the rows below its own, and there is no circle among files or folders.
+//!
+//! | module | purpose |
 //! |---|---|
-//! | `node` | what the program holds: [`Node`]; how it is put together, and what peers ask of it |
-//! | `tasks` | loops in the background: who leads, noticing that a leader's process is gone, low disks, divergence, clocks |
-//! | `membership` | how a cluster comes about; nodes in and out, leadership from one to another |
-//! | `proposals` | many proposals in one entry; many reads in one round of confirmation |
-//! | `apply` | the state machine as openraft wants it |
-//! | `network` | messages to other nodes |
-//! | `storage` | the log, snapshots and room on the disk |
-//! | `protocol` | formats of the log and of messages; who may speak to whom |
-//! | `leadership` | who leads, and why that changed |
-//! | `metrics` | what operators are told in numbers |
+//! | `node` | the handle [`Node`], its assembly at start, the server for peers, status |
+//! | `tasks` | background loops: leadership observer, failure detector, disk pressure, membership reconciler, clocks, divergence check |
+//! | `membership`, `proposals` | bootstrap and membership changes; proposals with group commit, piggybacked commands, read index |
+//! | `apply`, `network` | committed entries to the state machine; messages to peers |
+//! | `storage` | the data directory, the log, snapshots, free disk space |
+//! | `protocol`, `metrics`, `openraft_config` | formats of entries and messages, identity check; counters; openraft's settings |
+//! | `leadership`, [`config`] | role of this node, contact with the leader, reasons of leader changes; configuration |
+//! | [`error`], [`status`], [`state_machine`], [`peer_clocks`], [`low_priority`], `fatal`, `types` | types and functions that import nothing of this crate |
 
 #[macro_use]
 mod mutated;

@@ -1,4 +1,4 @@
-//! Long work beside everything else: snapshots, backups, digests.
+//! Low-priority threads for long work: snapshots, backups, digests.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! What a node counts and times of its part in consensus, since it was started, for whoever wants to tell operators.
+//! Metrics of consensus on this node since its start: counters and histograms.
 //!
 //! Numbers only: names, labels and formats are the program's. Counting takes no lock.
 
@@ -28,10 +28,10 @@ const BYTE_BOUNDS: &[u64] = &[
     64 << 20,
 ];
 
-/// See the module.
+/// Counters and histograms of consensus on this node.
 #[derive(Debug)]
 pub struct ConsensusMetrics {
-    /// What the log tells of its disk.
+    /// Metrics of the log's disk.
     pub log: Arc<LogMetrics>,
     /// Commands of each entry that this node proposed.
     pub entry_commands: Histogram,

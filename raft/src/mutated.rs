@@ -1,4 +1,4 @@
-//! The switch for deliberate bugs: see `tests/quality/mutation`.
+//! Switch for deliberate bugs: see `tests/quality/mutation`.
 
 /// Whether this deliberate bug is chosen. Never, and at no cost, without the feature `mutations`.
 #[cfg(feature = "mutations")]

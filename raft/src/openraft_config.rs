@@ -1,9 +1,9 @@
-//! openraft as the engine of a node: what it is told, and what is done about what it says.
+//! openraft's configuration for a node.
 
 use crate::config::NodeConfig;
 use crate::error::StartError;
 
-/// What openraft is told, and why.
+/// Translates the configuration of a node to openraft's.
 pub(crate) fn raft_config(config: &NodeConfig) -> Result<openraft::Config, StartError> {
     let timing = &config.timing;
     let raft = openraft::Config {
@@ -18,7 +18,7 @@ pub(crate) fn raft_config(config: &NodeConfig) -> Result<openraft::Config, Start
         // falls silent for long enough that they can elect another.
         quorum_loss_probe_interval: Some(timing.election_max_ms * 2 + timing.heartbeat_ms),
         install_snapshot_timeout: timing.snapshot_install_ms,
-        // It counts entries only: see `growth`.
+        // It counts entries only: see `apply::snapshot_policy`.
         snapshot_policy: openraft::SnapshotPolicy::Never,
         // Whoever lags gets the log as long as it is there: it is never much more than a snapshot would be.
         replication_lag_threshold: u64::MAX,

@@ -1,11 +1,11 @@
-//! The other nodes' wall clocks, each kept against this node's monotonic clock, which no step of a wall clock touches.
+//! Samples of the other nodes' wall clocks, each kept against this node's monotonic clock, which no step of a wall clock touches.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-/// Answers are believed for so long; monotonic clocks drift apart by less than a second a day.
+/// Greatest age of a sample that is used; monotonic clocks drift apart by less than a second a day.
 const SAMPLE_MAX_AGE: Duration = Duration::from_secs(600);
 
 /// The other nodes' wall clocks, as far as they are known.

@@ -1,4 +1,4 @@
-//! What consensus asks of the state machine it replicates.
+//! Interface of the replicated state machine.
 
 use std::io::{Read, Write};
 
@@ -38,6 +38,6 @@ pub trait StateMachine: Send + 'static {
 
 /// See [`StateMachine::freeze`].
 pub trait Frozen: Send + 'static {
-    /// Streams the state; runs beside later applies, on a blocking thread.
+    /// Streams the state; runs concurrently with later applies, on a blocking thread.
     fn write(self, out: &mut dyn Write) -> std::io::Result<()>;
 }

@@ -1,4 +1,4 @@
-//! What a node knows of itself and its peers, for operators and for routing.
+//! Status of a node and its peers, for operators and for routing.
 
 use std::time::Instant;
 
@@ -79,7 +79,7 @@ pub struct SnapshotTransfer {
     pub sent_bytes: u64,
 }
 
-/// How much room a node has.
+/// Free disk space of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskStatus {
     /// Free on the file system of its data directory.

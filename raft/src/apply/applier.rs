@@ -1,4 +1,4 @@
-//! The state machine as openraft wants it: entries in, replies out, snapshots made beside and installed whole.
+//! State machine adapter for openraft: applies committed entries, builds snapshots and installs received ones.
 //!
 //! The machine is in memory. What survives a restart is the last snapshot and the log after it: openraft restores the one
 //! and applies the other again up to the commit that was noted.
@@ -55,7 +55,7 @@ pub(crate) struct Applier<S: StateMachine> {
     applied: watch::Sender<Applied>,
     fatal_error: FatalErrorSignal,
     snapshot_trigger: SnapshotTrigger,
-    /// Told when a snapshot is due.
+    /// Notified when a snapshot is due.
     snapshot_due: Arc<Notify>,
     metrics: Arc<ConsensusMetrics>,
 }
@@ -126,7 +126,7 @@ impl<S: StateMachine> Applier<S> {
             }
         };
         self.last = Some(id);
-        // Before the proposer is told: whoever hears of an index may ask this node to have applied it.
+        // Before the proposer gets its reply: with the index of the reply a caller may wait for this node to have applied it.
         self.applied.send_replace(Applied {
             index: id.index,
             term: id.leader_id.term,

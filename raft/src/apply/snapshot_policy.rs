@@ -1,4 +1,4 @@
-//! When the next snapshot is due.
+//! Trigger of automatic snapshots, by the growth of the log since the last one.
 //!
 //! A snapshot writes the whole state, however little of it has changed, and frees the log before it. Written too often it
 //! costs more than the log itself; too rarely, and the log, and the time to apply it again at a start, grow without
@@ -13,14 +13,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::SnapshotPolicy;
 
-/// What an entry costs in the log beside its commands: keys, heads, its share of a sync.
+/// Cost of an entry in the log in addition to its commands: keys, heads, its share of a sync.
 const ENTRY_COST_BYTES: u64 = 512;
 
 /// How far the log has grown since the last snapshot was begun.
 #[derive(Debug)]
 pub(crate) struct SnapshotTrigger {
     policy: SnapshotPolicy,
-    /// Eighths that are waited for besides.
+    /// Further growth to wait for, in eighths: another amount on each node.
     jitter_eighths: u64,
     entries: u64,
     bytes: u64,
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_is_due_by_entries_or_bytes_but_not_before_the_log_is_worth_it() {
+    fn a_snapshot_is_due_by_entries_or_bytes_once_the_log_outgrew_the_last_one() {
         let policy = SnapshotPolicy {
             entries: 10,
             bytes: 10_000,

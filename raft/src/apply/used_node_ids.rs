@@ -1,6 +1,6 @@
-//! Which ids nodes of this cluster have had, removed ones too: none is given twice.
+//! Set of all node ids this cluster has ever used, those of removed nodes included: none is used twice.
 //!
-//! Whoever hears of "node 2" in an old log, a dashboard or an alert must not have to ask which one. The ids are gathered
+//! An operator who finds "node 2" in an old log, a dashboard or an alert must not have to ask which one. The ids are gathered
 //! from the membership entries as they are applied, so every node comes to the same set; a snapshot, which stands for
 //! entries that are no longer there, carries it along. It grows by one for each node that was ever added.
 

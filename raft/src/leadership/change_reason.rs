@@ -1,8 +1,8 @@
-//! Why leadership changes, as truly as each node can know it.
+//! Reasons of leader changes, as exactly as each node can know them.
 //!
-//! Whoever campaigns knows why, and says so to those whose votes it asks for; whoever hands leadership over says why to
-//! all. So after a change every node that was reached tells the same cause. One that was not says what it saw itself: that
-//! the old leader fell silent, or that it had lost touch with a majority when it led.
+//! A candidate sends its reason with its request for votes; a leader that transfers leadership sends its reason to all. So
+//! after a change every node that was reached logs the same reason. A node that was not reached logs what it observed itself:
+//! that the old leader fell silent, or that it had lost its quorum while it led.
 //!
 //! For operators only: nothing is decided by these reasons.
 
@@ -18,12 +18,12 @@ use crate::leadership::role::LeaderContact;
 /// How many campaigns of others are remembered.
 const CAMPAIGNS_MAX: usize = 16;
 
-/// Why a leader hands leadership over by itself.
+/// Why a leader transfers leadership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TransferReason {
     /// Somebody asked for it.
     Operator,
-    /// Its process is told to stop.
+    /// Its process is asked to stop.
     Shutdown,
     /// It is taken out of the cluster.
     Removal,
@@ -46,11 +46,11 @@ pub(crate) enum LeaderChangeReason {
     LostQuorum { ms: u64 },
     /// This node has started, or come back, and found the leader leading.
     Found,
-    /// Nobody told this node.
+    /// No other node sent a reason.
     Unknown,
 }
 
-/// A [`LeaderChangeReason`] without its particulars, to count by.
+/// A kind of leader change, without its particulars, to count by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaderChangeKind {
     /// No leader was known since a start.
@@ -139,7 +139,7 @@ impl LeaderChangeReason {
         }
     }
 
-    /// For people.
+    /// A clause for log messages.
     pub(crate) fn describe(self, old: Option<u64>) -> String {
         let old = old.map_or_else(
             || "the leader before".to_owned(),
@@ -170,7 +170,7 @@ impl LeaderChangeReason {
     }
 }
 
-/// What this node knows of causes: its own reasons, and what others told it.
+/// Reasons known to this node: its own, and those that other nodes sent.
 #[derive(Debug)]
 pub(crate) struct LeaderChangeReasons {
     leader_contact: Arc<LeaderContact>,
@@ -192,7 +192,7 @@ impl LeaderChangeReasons {
         }
     }
 
-    /// The leader of `term` hands over to `to`.
+    /// The leader of `term` transfers leadership to `to`.
     pub(crate) fn record_transfer(&self, term: u64, to: u64, why: TransferReason) {
         let mut last = self.last_transfer.lock();
         if last.is_none_or(|(known, ..)| known <= term) {
@@ -200,7 +200,7 @@ impl LeaderChangeReasons {
         }
     }
 
-    /// Why the leader of `term` hands over, if it does.
+    /// Why the leader of `term` transfers leadership, if it does.
     pub(crate) fn transfer_reason(&self, term: u64) -> Option<TransferReason> {
         let last = *self.last_transfer.lock();
         last.filter(|(known, ..)| *known == term)
@@ -298,7 +298,7 @@ impl LeaderChangeReasons {
         match (lost, self.campaign_reason(term, leader), before) {
             // Of itself the old leader knows more than others do.
             (Some(lost @ LeaderChangeReason::LostQuorum { .. }), _, _) => lost,
-            (_, Some(told), _) => told,
+            (_, Some(reason), _) => reason,
             // Nobody asked this node for its vote: it was away, or the others were quicker.
             (Some(seen), None, _) => seen,
             (None, None, Some(_)) => LeaderChangeReason::Unknown,
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_candidate_says_counts_for_all_who_were_asked() {
+    fn the_reason_of_a_candidate_is_used_by_every_node_it_asked() {
         let reasons = reasons();
         reasons.record_campaign(5, 2, LeaderChangeReason::Refused);
         let seen = Some(LeaderChangeReason::Silent { ms: 400 });
@@ -349,14 +349,14 @@ mod tests {
     }
 
     #[test]
-    fn a_hand_over_counts_for_the_term_it_ended_and_for_whom_it_was() {
+    fn a_transfer_reason_applies_only_to_its_term_and_target() {
         let reasons = reasons();
         reasons.record_transfer(4, 2, TransferReason::Shutdown);
         reasons.record_campaign(5, 2, LeaderChangeReason::Silent { ms: 1 });
-        let handed = LeaderChangeReason::Transferred(TransferReason::Shutdown);
+        let transferred = LeaderChangeReason::Transferred(TransferReason::Shutdown);
         assert_eq!(
             reasons.reason_of_change(5, 2, 9, Some((4, 1)), None),
-            handed
+            transferred
         );
         assert_eq!(
             reasons.own_campaign(6, 3, true),
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_told_apart() {
+    fn every_kind_has_a_name_of_its_own() {
         let words: std::collections::BTreeSet<&str> = LeaderChangeKind::ALL
             .into_iter()
             .map(LeaderChangeKind::as_str)

@@ -1,4 +1,4 @@
-//! Who leads, worked out from openraft's state, from what was applied, and from what was heard.
+//! Role of this node and its contact with the leader, derived from openraft's state, applied entries and heartbeats.
 //!
 //! openraft calls a node leader from the moment it wins the vote, and goes on naming a dead leader until another is
 //! elected. Both are too early or too late for those who route requests, so: a node *leads* once an entry of its own term
@@ -77,7 +77,7 @@ impl RaftRole {
     }
 }
 
-/// When the leader was last heard, and whether its connections are known to be broken.
+/// The last contact with the leader, and whether its connections are known to be broken.
 #[derive(Debug)]
 pub(crate) struct LeaderContact {
     start: Instant,
@@ -86,7 +86,7 @@ pub(crate) struct LeaderContact {
     suspicion: watch::Sender<Option<Suspicion>>,
 }
 
-/// The term in which this node has begun to hand leadership over. From then on its followers may elect another at any
+/// The term in which this node has begun a leadership transfer. From then on its followers may elect another at any
 /// moment, whatever its lease says, so it must not pass for leader any more.
 #[derive(Debug, Default)]
 pub(crate) struct LeadershipTransfer {

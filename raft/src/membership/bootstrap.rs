@@ -1,9 +1,9 @@
-//! How a node on an empty directory becomes a member, and how a node on the wrong directory is told so.
+//! Bootstrap: how a node on an empty directory becomes a member, and how one on the wrong directory is refused.
 //!
 //! *Founding.* Nodes started with the same list say hello to each other until each is up. The one with the lowest id waits
-//! until it has seen **all** of them, empty and with the same list; then it draws the cluster's id and tells it, with the
+//! until it has seen **all** of them, empty and with the same list; then it draws the cluster's id and sends it, with the
 //! members and their incarnations, to the others. Each writes the id to its directory before it takes part, so a crash in
-//! between resumes: whoever has the id but no log yet is brought up by the rest. All is needed, not a majority: of a
+//! between resumes: a node that has the id but no log yet is brought up by the rest. All is needed, not a majority: of a
 //! cluster whose first disk was wiped, the wiped node cannot know that there was a cluster if the others are down.
 //!
 //! *Joining.* A node waits, empty, until the leader of a cluster adopts it.
@@ -31,7 +31,7 @@ use crate::state_machine::StateMachine;
 use crate::storage::open::Directory;
 use crate::types::Member;
 
-/// How often a waiting node says whom it waits for.
+/// Time between two log messages of a waiting node.
 const LOG_INTERVAL: Duration = Duration::from_secs(3);
 const HELLO_DELAY_MIN: Duration = Duration::from_millis(25);
 const HELLO_DELAY_MAX: Duration = Duration::from_millis(500);
@@ -63,7 +63,7 @@ pub(crate) struct Adopt {
     pub cluster: Uuid,
 }
 
-/// Both sides of formation: what this node asks, and what it answers.
+/// Both sides of bootstrap: what this node asks, and what it answers.
 pub(crate) struct Bootstrapper<S: StateMachine> {
     pub identity: Arc<Identity>,
     pub transport: Arc<Transport>,
@@ -100,7 +100,7 @@ impl<S: StateMachine> Bootstrapper<S> {
         }
     }
 
-    /// The lowest founder tells who the cluster is.
+    /// Handles the founding of the cluster by the node with the lowest id.
     pub(crate) async fn form(&self, form: Form) -> Result<(), Refusal> {
         let Some(founding) = self.founding() else {
             return Err(Refusal::Rule(
@@ -494,7 +494,7 @@ pub(crate) async fn hello(
     })
 }
 
-/// Tells a peer something that it writes to its disk before it answers.
+/// Sends a peer something that it writes to its disk before it answers.
 pub(crate) async fn post(
     transport: &Transport,
     target: &Target,

@@ -1,4 +1,4 @@
-//! Changes to the cluster: nodes in and out, leadership from one to another. One change at a time, each by the leader.
+//! Membership changes and leadership transfers: one change at a time, each by the leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::types::{Config, Member, Membership};
 const PROMOTE_LAG_ENTRIES_MAX: u64 = 1_000;
 /// How long a voter may take to answer before a change that counts on it is refused, in leases.
 const ANSWER_TIMEOUT_LEASES: u32 = 4;
-/// How often to look again while something is waited for.
+/// Time between two checks while a change waits for nodes to answer.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 const CHANGE_IN_PROGRESS: &str =
@@ -43,7 +43,7 @@ pub(crate) struct MembershipChanger<S: StateMachine> {
     pub leadership_transfer: Arc<LeadershipTransfer>,
     pub change_reasons: Arc<LeaderChangeReasons>,
     pub disk_space: Arc<ClusterDiskSpace>,
-    /// How long a change may take before its outcome is told as unknown.
+    /// How long a change may take before its outcome is reported as unknown.
     pub timeout: Duration,
     /// Held from the checks of a change to its end, so that they still hold then.
     pub change_lock: Arc<tokio::sync::Mutex<()>>,
@@ -96,7 +96,7 @@ impl<S: StateMachine> MembershipChanger<S> {
         self.membership().voter_ids().collect()
     }
 
-    /// The learners, who are on their way in.
+    /// The learners, which are on their way in.
     fn learners(&self, membership: &Membership) -> Vec<u64> {
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let ids = membership.nodes().map(|(id, _)| *id);
@@ -338,7 +338,7 @@ impl<S: StateMachine> MembershipChanger<S> {
         }
     }
 
-    /// Hands leadership to `to`, or to the voter that has the most of the log and room for more, and waits until it leads.
+    /// Transfers leadership to `to`, or to the voter with disk space that has the most of the log, and waits until it leads.
     pub(crate) async fn transfer_leader(
         &self,
         to: Option<u64>,

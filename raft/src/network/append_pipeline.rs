@@ -1,13 +1,13 @@
-//! Which appends to one follower may be under way at once.
+//! Pipeline of appends to one follower: which of them may be in flight at once.
 //!
 //! openraft sends them one after the other, because a follower that is overtaken by later entries sees a hole. A commit
-//! is told at once, by an append of its own that carries no entries; sent like the others, it would hold up the next
+//! is sent at once, by an append of its own that carries no entries; sent like the others, it would hold up the next
 //! entries for a round trip, and with them every client that waits for one answer before it asks again. But it may be
 //! overtaken: all it says is that the log is agreed upon up to an entry which this follower has acknowledged long ago.
 //!
-//! Invariants:
+//! # Invariants
 //!
-//! - While an append with entries is under way, nothing follows it.
+//! - While an append with entries is in flight, nothing follows it.
 //! - Answers come in the order of the requests.
 //! - After an answer that ends the stream, no request is taken any more.
 
@@ -15,7 +15,7 @@ use std::future::Future;
 
 use futures_util::stream::{FuturesOrdered, Stream, StreamExt, unfold};
 
-/// The most that are under way at once: one that may be overtaken, and one behind it.
+/// The most that are in flight at once: one that may be overtaken, and one behind it.
 const IN_FLIGHT_MAX: usize = 2;
 
 /// One append on its way.
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// Requests by name, in capitals those that carry entries; what was sent is answered by hand.
+    /// Requests by name, in capitals those that carry entries; each is answered by the test.
     #[derive(Default)]
     struct Follower {
         waiting: RefCell<BTreeMap<char, oneshot::Sender<bool>>>,

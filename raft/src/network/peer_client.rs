@@ -1,4 +1,4 @@
-//! The outgoing half of consensus: openraft's messages to one peer.
+//! openraft's network client for one peer: appends, votes, snapshots and leadership transfers.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -104,7 +104,7 @@ impl PeerClient {
         RPCError::Unreachable(Unreachable::new(&e))
     }
 
-    /// Reads an answer, and notes what its sender says of itself.
+    /// Reads an answer, and records the health that its sender reports.
     fn decode_reply<T: DeserializeOwned>(
         &self,
         what: &'static str,
@@ -198,7 +198,7 @@ impl PeerClient {
     }
 }
 
-/// What becomes of one append of a stream.
+/// The outcome of one append of a stream.
 type AppendResult = Result<StreamAppendResult<Config>, RPCError<Config>>;
 
 impl RaftNetworkV2<Config> for PeerClient {
@@ -247,7 +247,7 @@ impl RaftNetworkV2<Config> for PeerClient {
         rpc: VoteRequest<Config>,
         option: RPCOption,
     ) -> Result<VoteResponse<Config>, RPCError<Config>> {
-        // Nothing has come of it yet, so there is nothing to tell.
+        // A pre-vote changes no term, so there is no reason to send.
         self.request_vote(
             "/raft/pre-vote",
             VoteRequestV1::new(&rpc, LeaderChangeReason::Unknown),

@@ -1,7 +1,7 @@
-//! Snapshots between nodes: announced, sent in checksummed chunks from wherever the receiver is, then installed.
+//! Snapshot transfer to a peer: announced, sent in checksummed chunks from wherever the receiver is, then installed.
 //!
 //! The receiver keeps what it has, so a broken connection or a new leader with the same snapshot costs one chunk, not the
-//! whole transfer. Every answer tells the receiver's vote, so that a deposed leader stops.
+//! whole transfer. Every answer carries the receiver's vote, so that a deposed leader stops.
 
 use std::io;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::types::{Snapshot, Vote};
 
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// What the sender has. With the sender's incarnation, the sequence number tells one file from every other.
+/// The snapshot that the sender has. With the sender's incarnation, the sequence number identifies its file.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Announcement {
     pub vote: VoteV1,

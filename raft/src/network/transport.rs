@@ -1,4 +1,4 @@
-//! One HTTP call to a peer: the lanes, the deadlines, and what can become of it.
+//! HTTP transport to peers: a lane of connections for each kind of traffic, deadlines, and errors of calls.
 //!
 //! Each lane has connections of its own, so that a heartbeat never waits behind an append, nor an append behind a
 //! snapshot. Idle connections are given up quickly: one to a peer that has restarted is worth nothing. A call that meets
@@ -84,7 +84,7 @@ pub(crate) struct Transport {
     control: reqwest::Client,
     append: reqwest::Client,
     snapshot: reqwest::Client,
-    /// Never times out, never pooled: for the failover watch.
+    /// Never times out, never pooled: for the failure detector.
     liveness: reqwest::Client,
     /// The last refusal of each peer that was logged, so that each is logged once.
     refusals: Mutex<HashMap<u64, Refusal>>,
@@ -179,7 +179,7 @@ impl Transport {
     }
 
     fn log_refusal(&self, target: &Target, refusal: &Refusal) {
-        // A peer that is still waiting to be told about the cluster is no news; of low disks the keeper tells.
+        // A peer that is not in the cluster yet is expected; low disks are logged by the disk pressure task.
         let expected = matches!(refusal, Refusal::NotFormed | Refusal::DiskLow);
         let changed = self
             .refusals
@@ -205,7 +205,7 @@ impl Transport {
         };
     }
 
-    /// Opens the connection that tells when the peer's process is gone. See [`crate::tasks::leader_failure_detector`].
+    /// Opens a connection that ends when the peer's process does, for the failure detector.
     pub(crate) async fn open_liveness_connection(
         &self,
         target: &Target,

@@ -1,6 +1,6 @@
-//! The node: what the rest of the program holds, and the tasks behind it.
+//! Handle of a node: proposals, reads, membership changes and status for the rest of the program.
 //!
-//! How one is put together, and when it may vote and campaign again, is in `start`.
+//! How a node is put together, and when it may vote and campaign again, is in `start`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ use crate::storage::open;
 use crate::storage::snapshot_store::{Snapshots, WrittenSnapshot};
 use crate::tasks::divergence_check::{Checkpoint, ConsistencyStatus, DigestHistory};
 
-/// How often to look whether a snapshot that was asked for is there.
+/// Time between two checks whether a requested snapshot is written.
 const SNAPSHOT_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One member of a cluster. Cheap to clone; every method may be called from any runtime.
@@ -113,7 +113,7 @@ impl<S: StateMachine> Node<S> {
         self.inner.applied.borrow().index
     }
 
-    /// What this node counts and times.
+    /// Counters and histograms of this node.
     pub fn metrics(&self) -> &ConsensusMetrics {
         &self.inner.metrics
     }
@@ -136,14 +136,14 @@ impl<S: StateMachine> Node<S> {
         })
     }
 
-    /// Who leads, and every change of it. [`Leadership::Leading`] is told once an entry of the new term is applied here, so
+    /// Who leads, and every change of it. [`Leadership::Leading`] is published once an entry of the new term is applied here, so
     /// that the state machine has all that earlier leaders have acknowledged. It stays until this node knows of another
     /// term: what must not be done by a leader that is cut off or was stopped asks [`Node::leads_now`] too.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()
     }
 
-    /// Whether this node leads and a quorum has confirmed it within the lease, judged by the monotonic clock at this
+    /// Whether this node leads and a quorum has confirmed it within the lease, by the monotonic clock at this
     /// moment. While this is true no other node can have been elected.
     pub fn leads_now(&self) -> bool {
         let RaftRole::Leading { term, .. } = *self.inner.role.borrow() else {
@@ -169,13 +169,13 @@ impl<S: StateMachine> Node<S> {
             .is_some_and(|at| at.into_inner().elapsed() < self.inner.config.timing.lease())
     }
 
-    /// Hands in a digest of the state machine's state, to be compared with what the other nodes have at the same entry.
-    /// Every node should hand in digests at the same entries. One that differs from a majority stops: [`Node::failure`].
+    /// Records a digest of the state machine's state, to be compared with what the other nodes have at the same entry.
+    /// Every node should record digests at the same entries. One that differs from a majority stops: [`Node::fatal_error`].
     pub fn record_digest(&self, checkpoint: Checkpoint) {
         self.inner.digest_history.record(checkpoint);
     }
 
-    /// What came of comparing digests so far.
+    /// Results of comparing digests so far.
     pub fn consistency(&self) -> ConsistencyStatus {
         self.inner.digest_history.status()
     }
@@ -218,15 +218,15 @@ impl<S: StateMachine> Node<S> {
             .await
     }
 
-    /// Removes a node; one that was removed before is fine. A leader that is to remove itself hands leadership over and
+    /// Removes a node; one that was removed before is fine. A leader that is to remove itself transfers leadership and
     /// answers `NotLeader`.
     pub async fn remove(&self, id: u64) -> Result<(), ChangeError> {
         self.run_change(move |changer| async move { changer.remove(id).await })
             .await
     }
 
-    /// Hands leadership to `to`, or to the best placed voter, and waits until it leads.
-    /// `why` is told to all, for their operators.
+    /// Transfers leadership to `to`, or to the best placed voter, and waits until it leads.
+    /// `why` is sent to all nodes, for their operators.
     pub async fn transfer_leader(
         &self,
         to: Option<u64>,

@@ -1,6 +1,6 @@
-//! The incoming half: what peers ask of this node, under `/raft/`.
+//! Server for peers: the handlers of all routes under `/raft/`.
 //!
-//! Every message is checked for who speaks to whom before anything else looks at it. Answers are postcard with status 200,
+//! Every message is checked for who speaks to whom before anything else is done with it. Answers are postcard with status 200,
 //! or a [`Refusal`] with status 409.
 
 use std::sync::Arc;
@@ -44,7 +44,7 @@ use crate::tasks::clock_sync::ClockReply;
 use crate::tasks::divergence_check::{DigestHistory, DigestReply, DigestRequest};
 use crate::types::{Config, Entry, Payload, Snapshot, SnapshotMeta, Vote};
 
-/// What the handlers need.
+/// State of the handlers.
 pub(crate) struct PeerService<S: StateMachine> {
     pub identity: Arc<Identity>,
     pub raft: Raft<S>,
@@ -127,7 +127,7 @@ impl<T: Serialize> IntoResponse for Postcard<T> {
     }
 }
 
-/// An answer in postcard with a note on this node behind it.
+/// An answer in postcard with the health of this node appended.
 struct WithHealth<T>(T, NodeHealth);
 
 impl<T: Serialize> IntoResponse for WithHealth<T> {
@@ -182,7 +182,7 @@ impl<S: StateMachine> PeerService<S> {
         Some((&VoteResponse::new(mine, None, false)).into())
     }
 
-    /// Refuses what this node's disk has no room for. Entries without commands are small, and let through as long as a
+    /// Refuses what this node's disk has no space for. Entries without commands are small, and let through as long as a
     /// vote would be: a new leader's first one, and changes of the membership, which may be what helps.
     fn check_disk_space(&self, request: &AppendEntriesRequest<Config>) -> PeerResult<()> {
         let (held, vote) = {

@@ -1,4 +1,4 @@
-//! A node's view of itself and its cluster, put together from openraft's metrics.
+//! Status report of a node and its cluster, from openraft's metrics.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::status::{NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status};
 use crate::storage::disk_space::ClusterDiskSpace;
 use crate::types::Config;
 
-/// Everything [`status`] looks at.
+/// Input of [`status`].
 pub(crate) struct Sources<'a> {
     pub metrics: RaftMetrics<Config>,
     pub identity: &'a Identity,

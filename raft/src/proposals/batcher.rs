@@ -1,14 +1,14 @@
-//! Proposals: many callers, one entry.
+//! Batching of proposals (group commit): many callers, one entry.
 //!
 //! One task takes waiting proposals from a bounded queue and sends them as one entry. While as many entries are in flight
 //! as are allowed, the queue fills and the next entry grows: batches form by themselves, and a lone proposal waits for
 //! nobody. Each entry is fenced with the term in which this node leads, so an entry is never written under a leadership
 //! other than the one its proposals were accepted in.
 //!
-//! What leases hang on (the leader's own decisions, and what workers report) has a queue of its own and goes first, so that
-//! no flood of other proposals keeps it waiting; a part of each entry is left to the others.
+//! Leases depend on the leader's own decisions and on what workers report. These have high priority: a queue of its own that
+//! goes first, so that no flood of other proposals keeps it waiting. A share of each entry is left to the others.
 //!
-//! What is told is exact: *not done* only when the entry was certainly not appended; everything else is *unknown*.
+//! Outcomes are exact: *not done* only when the entry was certainly not appended; everything else is *unknown*.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ impl<R> Proposal<R> {
 /// Quarters of an entry that proposals of high priority may fill while others wait.
 const HIGH_PRIORITY_QUARTERS: usize = 3;
 
-/// The way in.
+/// The callers' side of the batcher.
 pub(crate) struct Proposer<R> {
     normal_priority: mpsc::Sender<Proposal<R>>,
     high_priority: mpsc::Sender<Proposal<R>>,
@@ -329,7 +329,7 @@ impl<S: StateMachine> Batcher<S> {
             commands.push(proposal.command);
             outcomes.push(proposal.outcome);
         }
-        // What fills an entry has more behind it, and the leader decides for all of that together.
+        // A full entry has more proposals behind it, and the leader decides for all of that together.
         let has_capacity = commands.len() < self.limits.batch_commands_max;
         if allow_piggyback
             && has_capacity

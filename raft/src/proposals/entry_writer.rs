@@ -1,7 +1,7 @@
-//! One entry, from the batcher to its outcome.
+//! Writer of one entry, from the batcher to its outcome.
 //!
-//! An entry is fenced with the term it is written in. What is told is exact: *not done* only when the entry was certainly
-//! not appended; everything else is *unknown*.
+//! An entry is fenced with the term it is written in. Outcomes are exact: *not done* only when the entry was certainly not
+//! appended; everything else is *unknown*.
 
 use std::time::{Duration, Instant};
 
@@ -131,7 +131,7 @@ impl<S: StateMachine> EntryWriter<S> {
         }
     }
 
-    /// Ends when this node has not led in `term` for the length of a lease: by then openraft has told what it knows.
+    /// Ends when this node has not led in `term` for the length of a lease: by then openraft has reported what it knows.
     async fn leadership_lost(&mut self, term: u64) {
         let lost = self
             .role

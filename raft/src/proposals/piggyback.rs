@@ -1,8 +1,8 @@
-//! What a leader adds to an entry at the moment it is written: a decision that follows from what the entry holds, and would
-//! otherwise need an entry of its own, a whole commit later.
+//! Piggybacked commands: what a leader adds to an entry at the moment it is written.
 //!
-//! A rider is the last command of its entry. It stands under the term that the entry is fenced with, and its outcome is
-//! that of the entry.
+//! A decision that follows from what the entry holds would otherwise need an entry of its own, a whole commit later. The
+//! piggybacked command is the last one of its entry. It stands under the term that the entry is fenced with, and its outcome
+//! is that of the entry.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -13,15 +13,15 @@ use tokio::sync::oneshot;
 use crate::error::ProposeError;
 use crate::proposals::committed::Committed;
 
-/// A command that rides along, and where to tell what became of it.
+/// A command to piggyback on an entry, and the channel for its outcome.
 pub struct PiggybackedCommand<R> {
     /// The command.
     pub command: Bytes,
-    /// Told what a proposal of its own would be told.
+    /// Gets the outcome that a proposal of its own would have.
     pub outcome: oneshot::Sender<Result<Committed<R>, ProposeError>>,
 }
 
-/// Gives the rider of an entry that is about to be written in this term, if there is to be one. Called on the runtime of
+/// Returns the command to piggyback on an entry that is about to be written in this term, if any. Called on the runtime of
 /// consensus: it must not wait.
 pub type PiggybackDispatcher<R> = Box<dyn Fn(u64) -> Option<PiggybackedCommand<R>> + Send + Sync>;
 

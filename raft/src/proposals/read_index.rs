@@ -1,6 +1,6 @@
-//! Linearizable reads: one round of confirmation for all who wait.
+//! Linearizable reads by ReadIndex: one round of confirmation for all that wait.
 //!
-//! A round asks a quorum whether this node still leads and takes the commit index from before that question (ReadIndex);
+//! A round asks a quorum whether this node still leads and takes the commit index from before that question;
 //! when that index is applied here, whatever is read is at least as new as the moment each caller asked. Callers that come
 //! while a round is under way wait for the next one: the running round may have begun before they asked.
 
@@ -22,7 +22,7 @@ type ReadResult = Result<u64, ReadError>;
 /// How long a caller waits beyond the round's own limits before it takes the barrier for stuck.
 const REPLY_GRACE: Duration = Duration::from_millis(200);
 
-/// The way in.
+/// The callers' side of the rounds.
 pub(crate) struct ReadBarrier {
     queue: mpsc::Sender<oneshot::Sender<ReadResult>>,
     role: watch::Receiver<RaftRole>,
@@ -40,7 +40,7 @@ impl ReadBarrier {
             }
         }
         let (tx, rx) = oneshot::channel();
-        // A full queue is one round away from being empty: wait for room, within the deadline.
+        // A full queue is one round away from being empty: wait for a place in it, within the deadline.
         let confirmed = async {
             self.queue
                 .send(tx)

@@ -1,5 +1,5 @@
-//! How entries and votes are written to the log: our own framing with a version in the first byte, so that neither an
-//! openraft upgrade nor a new kind of entry makes an old log unreadable.
+//! Format of entries and votes in the log: our own framing with a version in the first byte, so that neither an openraft
+//! upgrade nor a new kind of entry makes an old log unreadable.
 //!
 //! | first byte | meaning | rest |
 //! |---|---|---|
@@ -21,7 +21,7 @@ const COMMANDS_V1: u8 = 1;
 const MEMBERSHIP_V1: u8 = 2;
 const VOTE_V1: u8 = 1;
 
-/// Bytes an entry needs beside its commands, and each command beside its own.
+/// Bytes of an entry in addition to its commands, and of each command in addition to its own.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 13;
 pub(crate) const COMMAND_OVERHEAD_BYTES: usize = 4;
 
@@ -198,7 +198,7 @@ mod tests {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    /// These bytes are in the logs of running clusters: a change here needs a new version beside the old one.
+    /// These bytes are in the logs of running clusters: a change here needs a new version in addition to the old one.
     #[test]
     fn version_1_of_every_format_stays_readable() {
         let batch = encode_commands(

@@ -1,4 +1,4 @@
-//! Who this node is, whom it knows, and the check that every message between nodes must pass.
+//! Identity of this node and its members, and the check that every message between nodes must pass.
 //!
 //! A message is handled only if it was meant for this id on this data directory, in this cluster, and if its sender is on
 //! the data directory that the cluster knows it by. So a wiped disk that comes back under its old id neither votes nor is

@@ -1,4 +1,4 @@
-//! What nodes say to each other, byte for byte.
+//! Formats of messages between nodes, byte for byte.
 //!
 //! Every message is a frame: the version, the [`Envelope`] that says who speaks to whom in which cluster, then the body.
 //! Bodies are postcard of the structs below (fields are only appended, enum variants too), except that the entries of an
@@ -102,8 +102,7 @@ pub(crate) fn decode<T: DeserializeOwned>(
     postcard::from_bytes(bytes).map_err(|e| DecodeError::new(what, e.to_string()))
 }
 
-/// What follows the answers to appends, heartbeats and votes: how the node that answers is. One that says nothing of it
-/// is an older one.
+/// Health of the node that answers, appended to the answers to appends, heartbeats and votes. An older node sends none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeHealth {
     /// Free on its disk.
@@ -111,7 +110,7 @@ pub(crate) struct NodeHealth {
     pub disk: DiskLevel,
 }
 
-/// What may be asked of a node's disk.
+/// What a node's disk accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum DiskLevel {
     /// Anything.
@@ -122,7 +121,7 @@ pub(crate) enum DiskLevel {
     Full,
 }
 
-/// An answer, and the note behind it.
+/// An answer, and the health appended to it.
 pub(crate) fn decode_with_health<T: DeserializeOwned>(
     what: &'static str,
     bytes: &[u8],
@@ -409,7 +408,7 @@ impl From<&SnapshotMeta> for SnapshotMetaV1 {
     }
 }
 
-/// What a snapshot's file says of it: where in the log it stands, and what of the cluster's past no later entry tells.
+/// What a snapshot's file says of it: where in the log it stands, and what no later entry says of the cluster's past.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SnapshotHeadV1 {
     pub meta: SnapshotMetaV1,

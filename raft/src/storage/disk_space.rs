@@ -1,11 +1,11 @@
-//! Room on the disks: this node's own, and the other nodes' as they tell it behind their answers.
+//! Free disk space of this node, and of its peers as they report it with their answers.
 //!
 //! A node whose disk is low goes on voting, answering heartbeats and serving reads, but takes nothing large: a leader
 //! refuses proposals before they are in its log, a follower refuses entries with commands and so falls behind, alive. What
 //! has no commands in it (the first entry of a term, a change of the membership) is let through, so that a cluster
 //! whose disks are all low can still elect a leader, and be repaired by adding or removing nodes.
 //!
-//! What is kept here is only what was heard; the actions are in [`crate::tasks::disk_pressure`].
+//! This module only records; the disk pressure task acts on it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::status::DiskStatus;
 pub(crate) struct ClusterDiskSpace {
     space: FreeSpace,
     node_id: u64,
-    /// A note older than this says nothing of now.
+    /// Greatest age of a report that is used.
     max_age: Duration,
     peers: Mutex<BTreeMap<u64, PeerHealth>>,
     /// Why no quorum can take an entry, although this node's own disk could.
@@ -75,7 +75,7 @@ impl ClusterDiskSpace {
         *self.quorum_shortage.lock() = why;
     }
 
-    /// What this node says of itself.
+    /// The health of this node, as it is reported to peers.
     pub(crate) fn health(&self) -> NodeHealth {
         let seen = self.own();
         NodeHealth {
@@ -88,13 +88,13 @@ impl ClusterDiskSpace {
         }
     }
 
-    /// A peer said this of itself.
+    /// Records the health that a peer reported.
     pub(crate) fn record_peer(&self, peer: u64, health: NodeHealth) {
         let at = Instant::now();
         self.peers.lock().insert(peer, PeerHealth { health, at });
     }
 
-    /// What a peer said of itself a moment ago.
+    /// The health that a peer reported a moment ago.
     pub(crate) fn peer_health(&self, peer: u64) -> Option<NodeHealth> {
         self.peers
             .lock()
@@ -103,7 +103,7 @@ impl ClusterDiskSpace {
             .map(|peer| peer.health)
     }
 
-    /// Whether a peer said a moment ago that its disk is low.
+    /// Whether a peer reported a moment ago that its disk is low.
     pub(crate) fn peer_is_low(&self, peer: u64) -> bool {
         self.peer_health(peer)
             .is_some_and(|health| health.disk != DiskLevel::Ample)

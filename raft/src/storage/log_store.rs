@@ -1,4 +1,4 @@
-//! The log as openraft wants it, over a [`LogStore`].
+//! openraft's log storage over a [`LogStore`]: entries, and the vote as hard state.
 //!
 //! An append returns when readable and reports when durable. A vote is awaited: openraft answers a candidate right after.
 //! Truncation and purging are not awaited: the store keeps the order of calls, so whatever is reported durable later
@@ -117,7 +117,7 @@ impl RaftLog {
 }
 
 fn position(id: &LogId) -> LogPosition {
-    // One leader per term: the term alone tells the leader.
+    // One leader per term: the term alone identifies the leader.
     LogPosition {
         term: id.leader_id.term,
         leader: 0,

@@ -1,4 +1,4 @@
-//! What this node has on disk, opened once at start.
+//! The data directory and everything in it, opened once at start.
 
 use std::path::Path;
 use std::sync::Arc;

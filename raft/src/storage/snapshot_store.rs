@@ -1,8 +1,8 @@
-//! The snapshots of this node: the current one, one being written, one being received.
+//! Snapshots of this node: the current one, one being written, one being received.
 //!
 //! A snapshot becomes the current one, durably, only in two places: when this node has written it from its own state, and
 //! when openraft installs one that was received, after it has cut what contradicts it from the log. A received file that
-//! took its place earlier would, after a crash in between, stand beside a log that it does not fit.
+//! became the current one earlier would, after a crash in between, meet a log that it does not fit.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -22,11 +22,11 @@ use crate::protocol::messages::SnapshotHeadV1;
 use crate::types::SnapshotMeta;
 
 const COPY_CHUNK_BYTES: usize = 1 << 20;
-/// What a snapshot leaves to the log.
+/// Space that a snapshot leaves to the log.
 const LOG_RESERVE_BYTES: u64 = 4 << 20;
-/// The next snapshot is expected to be larger than the last by this share of it.
+/// The next snapshot is expected to be larger than the last by its size divided by this.
 const GROWTH_DIVISOR: u64 = 4;
-/// After one that ran out of space, none is begun for so long.
+/// Time until the next snapshot is begun after one that ran out of space.
 const OUT_OF_SPACE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// Cheap to clone; all clones see the same files.
@@ -75,13 +75,13 @@ impl Snapshots {
         }
     }
 
-    /// Whether the disk has room for a file of this size, and some for the log besides.
+    /// Whether the disk has space for a file of this size, and a reserve for the log.
     pub(crate) fn has_space_for(&self, bytes: u64) -> bool {
         let seen = self.space.status();
         seen.level != SpaceLevel::Full && seen.free_bytes >= bytes.saturating_add(LOG_RESERVE_BYTES)
     }
 
-    /// Whether there seems to be room for the next one: the last one's size and some more. Not for a while after one
+    /// Whether there seems to be space for the next one: the last one's size and some more. Not for a while after one
     /// has run out of space.
     pub(crate) fn has_space_for_next(&self) -> bool {
         if self
@@ -142,7 +142,7 @@ impl Snapshots {
         }))
     }
 
-    /// Writes a snapshot and makes it the current one, unless a newer one came meanwhile; gives the current one.
+    /// Writes a snapshot and makes it the current one, unless a newer one has come in between; gives the current one.
     pub(crate) fn write(
         &self,
         meta: SnapshotMeta,

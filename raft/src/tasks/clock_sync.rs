@@ -1,6 +1,6 @@
-//! What time the other nodes' wall clocks say it is.
+//! Clock sync: queries of the other nodes' wall clocks.
 //!
-//! One node's clock may be wrong, and nothing on that node can tell. So each asks the others for theirs every few seconds,
+//! A node's clock may be wrong, and nothing on that node can show it. So each asks the others for theirs every few seconds,
 //! and keeps the answers against its own monotonic clock, which no step of a wall clock touches. What is made of them is
 //! the caller's business; with a majority of right clocks, the middle one is right.
 
@@ -15,7 +15,7 @@ use crate::peer_clocks::{PeerClocks, wall_us};
 use crate::protocol::messages;
 use crate::state_machine::StateMachine;
 
-/// How often the others are requests, once enough of them have answered, and before.
+/// Time between two queries once a majority of clocks is known.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Time between two queries until then.
 const STARTUP_POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -33,7 +33,7 @@ impl ClockReply {
     }
 }
 
-/// The task that asks.
+/// The task that queries the other nodes.
 pub(crate) struct ClockSync<S: StateMachine> {
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,

@@ -1,12 +1,12 @@
-//! What is done about disks that are low, a few times a second. See [`crate::storage::disk_space`] for what is refused meanwhile.
+//! Disk pressure: actions on disks that are low, a few times a second. See [`crate::storage::disk_space`] for what is refused.
 //!
-//! - A leader whose disk is low hands leadership to a voter whose disk is not and who has all of the log. Never to one
+//! - A leader whose disk is low transfers leadership to a voter whose disk is not and who has all of the log. Never to one
 //!   that is low too, and not more often than [`TRANSFER_INTERVAL`]: leadership does not go back and forth.
 //! - A node whose disk is low leaves campaigning to others. If nobody leads for long, it campaigns all the same: reads,
 //!   heartbeats and leases need a leader even when nothing can be written.
 //! - When so many voters are low that no quorum can take an entry, the leader refuses proposals, rather than letting them
 //!   run into their deadlines.
-//! - A disk that becomes low gets one snapshot, if there is room for it and the log is worth it: what the log gives up
+//! - A disk that becomes low gets one snapshot, if there is space for it and the log is worth it: what the log gives up
 //!   behind it may be all that is needed.
 
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ use crate::storage::disk_space::ClusterDiskSpace;
 use crate::types::Config;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Between two attempts to hand leadership over.
+/// Least time between two leadership transfers.
 const TRANSFER_INTERVAL: Duration = Duration::from_secs(3);
 /// Leaderless for so many election timeouts, a node with a low disk campaigns too.
 const CAMPAIGN_DELAY_ELECTIONS: u32 = 4;
@@ -42,10 +42,10 @@ pub(crate) struct DiskPressureController<S: StateMachine> {
     pub elections_from: Instant,
 }
 
-/// What the keeper remembers from one look to the next.
+/// State of the controller between two ticks.
 struct ControllerState {
     was_low: bool,
-    /// What consensus was last told; at first not known, because a slow start may have used up the time in which it may not.
+    /// What was last set in consensus; at first not known, because a slow start may have used up the time in which it may not.
     may_campaign: Option<bool>,
     leader_seen: Instant,
     last_transfer: Option<Instant>,
@@ -112,7 +112,7 @@ impl<S: StateMachine> DiskPressureController<S> {
         let applied = metrics.last_applied.index().unwrap_or(0);
         let kept = metrics.snapshot.index().unwrap_or(0);
         if applied.saturating_sub(kept) >= SNAPSHOT_ENTRIES_MIN {
-            // Refused where there is no room for it. An error means that the node is stopping.
+            // Refused where there is no space for it. An error means that the node is stopping.
             let _ = self.changer.raft.trigger().snapshot().await;
         }
     }
@@ -206,7 +206,7 @@ impl<S: StateMachine> DiskPressureController<S> {
         }
     }
 
-    /// A voter that has room and everything that is in the log here.
+    /// A voter that has disk space and everything that is in the log here.
     fn successor(&self, metrics: &RaftMetrics<Config>) -> Option<u64> {
         let me = self.changer.transport.identity.node_id;
         let matched = |id: u64| {

@@ -1,14 +1,14 @@
-//! Whether nodes that applied the same log came to the same state.
+//! Divergence check: whether nodes that applied the same log hold the same state.
 //!
 //! They must, since applying is deterministic; a bug, a bad memory chip or a mistaken upgrade can break that, and nothing
-//! else would ever show it. So whoever owns the state machine hands in a digest of its state at certain entries, the same
+//! else would ever show it. So the owner of the state machine records a digest of its state at certain entries, the same
 //! ones on every node, and each node asks the others for theirs. A node that finds that a majority of the voters has
 //! another digest than it has itself is the one that is wrong: it writes that into its directory, so that it does not
 //! start again from what it has, and stops. One that finds itself in the majority says who is not. Where nobody has a
 //! majority nobody can be blamed, and everyone says so.
 //!
-//! What this does not do: it does not compare digests that were computed in different ways (see
-//! [`Checkpoint::format`]), and it does not wait for nodes that are away.
+//! Not done: digests that were computed in different ways are not compared (see [`Checkpoint::format`]), and nodes that are
+//! away are not waited for.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -25,10 +25,11 @@ use crate::protocol::messages;
 use crate::state_machine::StateMachine;
 use crate::storage::open::Directory;
 
-/// So many of one's own digests are remembered for others who ask later.
+/// Number of this node's own digests that are kept for later queries.
 const DIGESTS_MAX: usize = 16;
-/// How long others are asked again that do not have theirs yet.
+/// How long nodes that do not have their digest yet are asked again.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time between two queries of a node.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// The digest of a state.
@@ -42,7 +43,7 @@ pub struct Checkpoint {
     pub digest: u64,
 }
 
-/// What came of comparing so far.
+/// Results of the comparisons so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConsistencyStatus {
     /// The last entry at which a majority, this node among them, had the same.
@@ -108,7 +109,7 @@ impl DigestHistory {
     }
 }
 
-/// What the digests of some voters say.
+/// The result of comparing the digests of some voters.
 #[derive(Debug, PartialEq, Eq)]
 enum Comparison {
     /// Too few are known.
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_minority_is_who_is_wrong() {
+    fn a_node_has_diverged_if_a_majority_has_another_digest() {
         // Three voters, this node among them.
         let three = |known: &[(u64, u64)]| compare_digests(7, true, 3, &others(known));
         assert_eq!(three(&[]), Comparison::Undecided);
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_told_by_index_and_format() {
+    fn a_digest_is_found_by_index_and_format_until_it_is_too_old() {
         let digest_history = DigestHistory::new();
         for index in 1..=DIGESTS_MAX as u64 + 1 {
             digest_history.record(Checkpoint {

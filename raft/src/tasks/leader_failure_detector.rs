@@ -1,4 +1,4 @@
-//! Noticing within milliseconds that the leader's process is gone.
+//! Failure detector: notices within milliseconds that the leader's process is gone.
 //!
 //! Each follower holds one idle connection to the leader. When a process dies, its kernel resets or closes the
 //! connection, and refuses the next. Then the followers, in turns, ask openraft to campaign with a pre-vote: refused at no
@@ -30,7 +30,7 @@ struct MonitoredLeader {
     leader: u64,
     addr: String,
     incarnation: uuid::Uuid,
-    /// The voters other than the leader, in the order of their turns.
+    /// The voters other than the leader, in the order in which they campaign.
     campaign_order: Vec<u64>,
 }
 

@@ -1,8 +1,8 @@
-//! Keeps what the node knows of its leader up to date, and tells of every change of it.
+//! Leadership observer: keeps the role of this node up to date, and logs every leader change.
 //!
-//! A change of leadership is one line in the log of each node that sees it, however long it took and whatever was seen on
-//! the way, with the cause as far as the node can know it (see [`crate::leadership::change_reason`]). That there is no leader is told besides
-//! only when it lasts.
+//! A leader change is one message in the log of each node that sees it, however long it took and whatever was seen on
+//! the way, with the reason as far as the node can know it (see [`crate::leadership::change_reason`]). That there is no leader
+//! is logged only when it lasts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use crate::state_machine::StateMachine;
 use crate::status::Leadership;
 use crate::types::{Config, Member};
 
-/// How long there may be no leader, in leases, until that is told.
+/// How long there may be no leader until that is logged, in leases.
 const LEADERLESS_LOG_DELAY_LEASES: u32 = 3;
 
-/// Keeps `standing`, `leadership` and the identity's member list up to date until the node stops.
+/// Keeps `role`, `leadership` and the identity's member list up to date until the node stops.
 pub(crate) struct LeadershipObserver<S: StateMachine> {
     pub raft: Raft<S>,
     pub identity: Arc<Identity>,
@@ -42,15 +42,15 @@ pub(crate) struct LeadershipObserver<S: StateMachine> {
     pub transitions: TransitionLog,
 }
 
-/// What is needed to tell of the next change.
+/// State needed to log the next leader change.
 #[derive(Debug)]
 pub(crate) struct TransitionLog {
-    /// The last term and leader that were told.
+    /// The last term and leader that were logged.
     last: Option<(u64, u64)>,
     /// Why the last leader is not counted on any more.
     loss_reason: Option<LeaderChangeReason>,
     leaderless_since: Instant,
-    /// No leader is known, and that has been told.
+    /// No leader is known, and that has been logged.
     leaderless_logged: bool,
     /// When a majority last answered this node as leader.
     quorum_acked_at: Option<Instant>,
@@ -68,7 +68,7 @@ impl TransitionLog {
     }
 }
 
-/// What an observer makes of openraft's state: the standing, and why, if it is none to rely on.
+/// The role derived from openraft's state; with a reason and its description where no leader can be relied on.
 type ObservedRole = (RaftRole, Option<(LeaderChangeReason, String)>);
 
 impl<S: StateMachine> LeadershipObserver<S> {
@@ -258,7 +258,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
                 | RaftRole::Elected { .. }
                 | RaftRole::Unknown { .. } => loss_reason,
             }
-            // No cause, only what was seen of its consequences.
+            // No reason, only what was seen of its consequences.
             .filter(|cause| *cause != LeaderChangeReason::Unknown);
         }
         self.metrics.leader_known(known.is_some());
@@ -285,7 +285,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
         self.transitions.quorum_acked_at = None;
     }
 
-    /// The one line of a change.
+    /// Logs the one message of a leader change.
     fn log_leader_change(&self, term: u64, new_leader: u64, leaderless_ms: u64) {
         let last = self.transitions.last;
         let me = self.identity.node_id;
@@ -327,7 +327,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
         }
     }
 
-    /// That nobody leads is told once it has lasted.
+    /// Logs that nobody leads, once it has lasted.
     fn log_if_leaderless(&mut self, now: &RaftRole) {
         let leaderless = self.transitions.leaderless_since.elapsed();
         match now {

@@ -1,7 +1,7 @@
-//! What a leader does about the membership by itself: it finishes what was begun.
+//! Membership reconciler: the leader finishes membership changes that were begun.
 //!
 //! A learner is a node on its way in. That it is in the membership is all that is remembered of the wish to have it as a
-//! voter, so the wish outlives the client that had it and the leader that heard it: whoever leads promotes each learner
+//! voter, so the wish outlives the client that had it and the leader that heard it: each leader promotes each learner
 //! once it has caught up. Likewise, a change whose leader died between its two steps (both majorities needed, then the new
 //! one alone) is brought to its end by the next.
 //!
@@ -16,7 +16,7 @@ use crate::state_machine::StateMachine;
 
 pub(crate) struct MembershipReconciler<S: StateMachine> {
     pub changer: MembershipChanger<S>,
-    /// Between two looks.
+    /// Time between two checks.
     pub interval: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What micro-benchmarks time in this crate and nobody else may call. Built with the feature `measuring`.
+//! Hooks for micro-benchmarks. Built with the feature `measuring`.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! What a fuzzer gives to the decoders of this crate. Built for tests and with the feature `fuzzing`; `fuzz/` has the
+//! Fuzz targets for the decoders of this crate. Built for tests and with the feature `fuzzing`; `fuzz/` has the
 //! target and the corpus, on which the test below runs too.
 
 use bytes::{Bytes, BytesMut};

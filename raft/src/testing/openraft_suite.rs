@@ -1,5 +1,5 @@
-//! openraft's own suite, over our adapters on both log engines. It tests neither fsync nor crashes: those tests are with
-//! the storage crate.
+//! Conformance suite of openraft over our adapters, on both log engines. It tests neither fsync nor crashes: those tests are
+//! with the storage crate.
 
 use std::io::{Read, Write};
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Runtime;
 
-use crate::wires::Wire;
+use crate::links::Link;
 use triarch_raft::{
     BootstrapMode, Committed, EntryView, Frozen, Leadership, Node, NodeConfig, ProposeError,
     ProposeOptions, StartError, StateMachine,
@@ -211,7 +211,7 @@ fn start_once(config: NodeConfig, behind: Option<SocketAddr>) -> Result<Running,
 
 /// Directories and addresses of a cluster, and those of its nodes that run.
 pub struct Cluster {
-    pub wires: BTreeMap<u64, Wire>,
+    pub links: BTreeMap<u64, Link>,
     pub root: tempfile::TempDir,
     pub founding: BTreeMap<u64, String>,
     pub running: BTreeMap<u64, Running>,
@@ -225,7 +225,7 @@ impl Cluster {
             .map(|id| (id, format!("127.0.0.1:{}", free_port())))
             .collect();
         Cluster {
-            wires: BTreeMap::new(),
+            links: BTreeMap::new(),
             root: tempfile::tempdir().unwrap(),
             founding,
             running: BTreeMap::new(),
@@ -233,13 +233,13 @@ impl Cluster {
         }
     }
 
-    /// Formed, with a wire before every node that can be cut.
-    pub fn wired(size: u64) -> Cluster {
+    /// Formed, with a link before every node that can be cut.
+    pub fn with_links(size: u64) -> Cluster {
         let mut cluster = Cluster::prepare(size, |_| {});
         for (id, addr) in &cluster.founding {
             let addr = addr.parse().unwrap();
             let behind = SocketAddr::from(([127, 0, 0, 1], free_port()));
-            cluster.wires.insert(*id, Wire::lay(addr, behind));
+            cluster.links.insert(*id, Link::listen(addr, behind));
         }
         for id in 1..=size {
             cluster.start(id);
@@ -274,16 +274,16 @@ impl Cluster {
     }
 
     pub fn start(&mut self, id: u64) {
-        let behind = self.wires.get(&id).map(|wire| wire.behind);
+        let behind = self.links.get(&id).map(|link| link.behind);
         let running = start_behind(self.config(id), behind).unwrap();
         self.running.insert(id, running);
     }
 
-    /// Starts a new node that waits, empty, behind a wire of its own until it is added; gives its address.
+    /// Starts a new node that waits, empty, behind a link of its own until it is added; gives its address.
     pub fn start_to_join(&mut self, id: u64) -> String {
         let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let behind = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        self.wires.insert(id, Wire::lay(addr, behind));
+        self.links.insert(id, Link::listen(addr, behind));
         let peers = BootstrapMode::Join(self.founding.values().cloned().collect());
         let mut config = NodeConfig::new(id, addr.to_string(), self.dir(id), peers);
         (self.adjust)(&mut config);

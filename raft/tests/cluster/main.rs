@@ -1,11 +1,11 @@
 //! Whole clusters in one process, over real TCP and real directories.
 
 mod harness;
-mod wires;
+mod links;
 
-mod agreement;
-mod cuts;
-mod forming;
-mod leading;
+mod bootstrap;
+mod divergence;
+mod leadership;
+mod partitions;
 mod restarts;
 mod snapshots;

@@ -25,8 +25,8 @@ fn seeded(test: &str) -> StdRng {
 }
 
 #[test]
-fn a_cluster_is_founded_once_whoever_dies_meanwhile() {
-    let mut rng = seeded("a_cluster_is_founded_once_whoever_dies_meanwhile");
+fn a_cluster_is_founded_once_whichever_node_dies_in_between() {
+    let mut rng = seeded("a_cluster_is_founded_once_whichever_node_dies_in_between");
     for _ in 0..4 {
         let mut cluster = Cluster::prepare(3, |_| {});
         for id in 1..=3 {
@@ -57,8 +57,8 @@ fn a_cluster_is_founded_once_whoever_dies_meanwhile() {
 }
 
 #[test]
-fn what_was_acknowledged_outlives_random_kills() {
-    let mut rng = seeded("what_was_acknowledged_outlives_random_kills");
+fn acknowledged_commands_survive_random_kills() {
+    let mut rng = seeded("acknowledged_commands_survive_random_kills");
     let mut cluster = Cluster::with(3, |config| {
         config.snapshot.entries = 30;
         config.snapshot.keep_entries = 5;
@@ -158,7 +158,7 @@ fn stopped_child() {
 }
 
 #[test]
-fn a_leader_that_was_stopped_knows_at_once_that_it_may_not_lead() {
+fn a_leader_that_was_suspended_knows_at_once_that_its_lease_is_over() {
     let mut cluster = Cluster::prepare(3, |_| {});
     cluster.start(2);
     cluster.start(3);

@@ -10,7 +10,7 @@ fn often(config: &mut NodeConfig) {
 }
 
 #[test]
-fn a_follower_that_was_away_too_long_catches_up_by_snapshot() {
+fn a_follower_behind_the_log_catches_up_by_snapshot() {
     let mut cluster = Cluster::with(3, often);
     let away = cluster.followers()[0];
     cluster.propose("first");
@@ -45,7 +45,7 @@ fn a_follower_that_was_away_too_long_catches_up_by_snapshot() {
 }
 
 #[test]
-fn a_restart_begins_with_the_snapshot_and_applies_the_rest() {
+fn a_restart_restores_the_snapshot_and_applies_the_rest_of_the_log() {
     let mut cluster = Cluster::with(1, often);
     for number in 0..57 {
         cluster.propose(&number.to_string());
@@ -64,7 +64,7 @@ fn a_restart_begins_with_the_snapshot_and_applies_the_rest() {
 }
 
 #[test]
-fn large_commands_bring_a_snapshot_by_their_bytes() {
+fn large_commands_trigger_a_snapshot_by_their_bytes() {
     let cluster = Cluster::with(3, |config| config.snapshot.bytes = 1 << 20);
     let leader = cluster.leader();
     for _ in 0..6 {

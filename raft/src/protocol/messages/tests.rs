@@ -1,4 +1,4 @@
-//! What nodes say to each other stays as it is, byte for byte.
+//! Messages between nodes stay as they are, byte for byte.
 
 use super::*;
 use crate::protocol::entry_format::encode_commands;

@@ -1,11 +1,11 @@
-//! Cut wires: nobody who can still reach a quorum may be hindered, and nobody who cannot may answer.
+//! Network partitions: a node that reaches a quorum is not hindered, and one that does not answers nothing.
 
 use std::time::{Duration, Instant};
 
 use triarch_raft::{Leadership, PeerRole, PeerState, ReadError};
 
 use crate::harness::{Cluster, eventually};
-use crate::wires::Cut;
+use crate::links::Cut;
 
 /// Longer than any election would take, were there one.
 const CALM: Duration = Duration::from_secs(2);
@@ -36,12 +36,12 @@ fn stays_calm_and_writes(cluster: &Cluster, leader: u64) {
 }
 
 #[test]
-fn a_follower_that_hears_nobody_disturbs_nobody() {
-    let cluster = Cluster::wired(3);
+fn a_follower_that_receives_nothing_does_not_disrupt_the_leader() {
+    let cluster = Cluster::with_links(3);
     let leader = cluster.leader();
     let deaf = cluster.followers()[0];
     for id in 1..=3 {
-        cluster.wires[&deaf].cut(id, Cut::Requests);
+        cluster.links[&deaf].cut(id, Cut::Requests);
     }
     stays_calm_and_writes(&cluster, leader);
     assert_eq!(
@@ -49,44 +49,44 @@ fn a_follower_that_hears_nobody_disturbs_nobody() {
         None,
         "it notices that it hears nobody"
     );
-    cluster.wires[&deaf].mend();
+    cluster.links[&deaf].heal();
     let last = cluster.propose("mended");
     cluster.settle(last.index);
     assert_eq!(cluster.leader(), leader);
 }
 
 #[test]
-fn a_follower_whose_answers_are_lost_disturbs_nobody() {
-    let cluster = Cluster::wired(3);
+fn a_follower_whose_answers_are_lost_does_not_disrupt_the_leader() {
+    let cluster = Cluster::with_links(3);
     let leader = cluster.leader();
     let mute = cluster.followers()[0];
-    cluster.wires[&mute].cut(leader, Cut::Answers);
+    cluster.links[&mute].cut(leader, Cut::Answers);
     stays_calm_and_writes(&cluster, leader);
-    cluster.wires[&mute].mend();
+    cluster.links[&mute].heal();
     let last = cluster.propose("mended");
     cluster.settle(last.index);
 }
 
 #[test]
-fn two_nodes_that_cannot_speak_to_each_other_do_not_fight_over_the_third() {
-    let cluster = Cluster::wired(3);
+fn a_link_cut_between_two_nodes_does_not_cause_elections() {
+    let cluster = Cluster::with_links(3);
     let leader = cluster.leader();
     let apart = cluster.followers()[0];
-    cluster.wires[&apart].cut(leader, Cut::Requests);
-    cluster.wires[&leader].cut(apart, Cut::Requests);
+    cluster.links[&apart].cut(leader, Cut::Requests);
+    cluster.links[&leader].cut(apart, Cut::Requests);
     stays_calm_and_writes(&cluster, leader);
 }
 
 #[test]
-fn a_leader_cut_off_answers_nothing_and_gives_way() {
-    let cluster = Cluster::wired(3);
+fn an_isolated_leader_answers_nothing_and_is_replaced() {
+    let cluster = Cluster::with_links(3);
     for number in 0..5 {
         cluster.propose(&number.to_string());
     }
     let old = cluster.leader();
     for id in cluster.followers() {
-        cluster.wires[&id].cut(old, Cut::Requests);
-        cluster.wires[&old].cut(id, Cut::Requests);
+        cluster.links[&id].cut(old, Cut::Requests);
+        cluster.links[&old].cut(id, Cut::Requests);
     }
     let node = cluster.node(old).clone();
     eventually("its lease runs out", || (!node.leads_now()).then_some(()));
@@ -101,8 +101,8 @@ fn a_leader_cut_off_answers_nothing_and_gives_way() {
     });
     let committed = cluster.try_propose(new, "by the new leader").unwrap();
     let term = cluster.node(new).status().term;
-    for wire in cluster.wires.values() {
-        wire.mend();
+    for link in cluster.links.values() {
+        link.heal();
     }
     cluster.settle(committed.index);
     assert!(!node.leads_now());
@@ -118,12 +118,12 @@ fn a_leader_cut_off_answers_nothing_and_gives_way() {
 
 /// The leader is heard by all, so nobody campaigns; but it hears nobody, so it can do nothing. It must fall silent.
 #[test]
-fn a_leader_that_hears_no_answers_gives_way() {
-    let cluster = Cluster::wired(3);
+fn a_leader_that_receives_no_answers_is_replaced() {
+    let cluster = Cluster::with_links(3);
     let old = cluster.leader();
     let followers = cluster.followers();
     for id in &followers {
-        cluster.wires[id].cut(old, Cut::Answers);
+        cluster.links[id].cut(old, Cut::Answers);
     }
     let new = eventually("another leads", || {
         followers
@@ -133,8 +133,8 @@ fn a_leader_that_hears_no_answers_gives_way() {
     });
     cluster.try_propose(new, "by the new leader").unwrap();
     assert!(!cluster.node(old).leads_now());
-    for wire in cluster.wires.values() {
-        wire.mend();
+    for link in cluster.links.values() {
+        link.heal();
     }
     let last = cluster.propose("mended");
     cluster.settle(last.index);
@@ -144,12 +144,12 @@ fn a_leader_that_hears_no_answers_gives_way() {
 /// without any other.
 #[test]
 fn a_learner_that_gets_no_entries_does_not_vote() {
-    let mut cluster = Cluster::wired(3);
+    let mut cluster = Cluster::with_links(3);
     let leader = cluster.leader();
     let victim = cluster.followers()[0];
     let addr = cluster.start_to_join(4);
     for id in [1, 2, 3] {
-        cluster.wires[&4].cut(id, Cut::Entries);
+        cluster.links[&4].cut(id, Cut::Entries);
     }
     let node = cluster.node(leader).clone();
     cluster.block_on(leader, node.add(4, addr)).unwrap();
@@ -166,7 +166,7 @@ fn a_learner_that_gets_no_entries_does_not_vote() {
     let last = cluster.try_propose(leader, "by two of three").unwrap();
     assert_eq!(status(4).role, PeerRole::Learner);
 
-    cluster.wires[&4].mend();
+    cluster.links[&4].heal();
     eventually("it catches up and is promoted", || {
         (status(4).role == PeerRole::Voter).then_some(())
     });

@@ -33,7 +33,7 @@ fn three_nodes_form_a_cluster_in_any_start_order() {
 }
 
 #[test]
-fn one_node_is_a_cluster_too_and_comes_back() {
+fn a_single_node_cluster_restarts() {
     let mut cluster = Cluster::of(1);
     assert_eq!(cluster.propose("only").reply, 0);
     assert!(cluster.block_on(1, cluster.node(1).read_barrier()).is_ok());
@@ -46,7 +46,7 @@ fn one_node_is_a_cluster_too_and_comes_back() {
 }
 
 #[test]
-fn all_stopped_at_once_come_back_with_everything() {
+fn a_cluster_stopped_at_once_restarts_with_all_commands() {
     let mut cluster = Cluster::of(3);
     for number in 0..10 {
         cluster.propose(&number.to_string());
@@ -165,7 +165,7 @@ fn a_directory_of_another_cluster_is_refused() {
 }
 
 #[test]
-fn two_different_lists_found_nothing() {
+fn nodes_with_different_lists_do_not_found_a_cluster() {
     let cluster = Cluster::prepare(3, |_| {});
     let mut lists = [cluster.config(1), cluster.config(2), cluster.config(3)];
     if let BootstrapMode::Static(members) = &mut lists[2].bootstrap {

@@ -163,7 +163,7 @@ fn the_leaders_own_commands_are_fenced_by_its_term() {
 }
 
 #[test]
-fn leadership_moves_on_request() {
+fn leadership_is_transferred_on_request() {
     let cluster = Cluster::of(3);
     for _ in 0..3 {
         let leader = cluster.leader();
@@ -338,7 +338,7 @@ fn an_entry_that_cannot_be_applied_stops_the_nodes_that_meet_it() {
 }
 
 #[test]
-fn too_much_is_refused_and_nothing_is_lost_by_it() {
+fn proposals_beyond_the_bounds_are_refused_and_none_is_lost() {
     let cluster = Cluster::with(3, |config| {
         config.limits.queue_commands_max = 4;
         config.limits.command_bytes_max = 1_000;

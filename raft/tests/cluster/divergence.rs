@@ -1,4 +1,4 @@
-//! Nodes that came to different states from the same log.
+//! Divergence: nodes that came to different states from the same log.
 
 use triarch_raft::Checkpoint;
 use triarch_storage::StorageError;
@@ -68,7 +68,7 @@ fn a_node_that_differs_from_the_majority_stops_for_good() {
 }
 
 #[test]
-fn where_nobody_has_a_majority_nobody_stops() {
+fn no_node_stops_where_no_digest_has_a_majority() {
     let cluster = Cluster::of(3);
     let index = cluster.propose("something").index;
     cluster.settle(index);

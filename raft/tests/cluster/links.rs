@@ -1,4 +1,4 @@
-//! A wire before a node, cut for some senders and in one direction or both.
+//! Links between nodes that a test can cut, for some senders and in one direction or both.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
-/// What becomes of a sender's bytes. A cut wire keeps its connections: nobody is told.
+/// What becomes of a sender's bytes. A cut link keeps its connections: nobody is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// Requests do not arrive.
@@ -47,7 +47,7 @@ enum Lane {
 
 /// Which connection this is, told by the first message on it.
 #[derive(Clone, Copy)]
-struct Line {
+struct Connection {
     sender: u64,
     lane: Lane,
 }
@@ -55,14 +55,14 @@ struct Line {
 type Cuts = Arc<Mutex<HashMap<u64, Cut>>>;
 
 /// Forwards from the address that others know to the one where the node really listens.
-pub struct Wire {
+pub struct Link {
     pub behind: SocketAddr,
     cuts: Cuts,
     runtime: Option<Runtime>,
 }
 
-impl Wire {
-    pub fn lay(addr: SocketAddr, behind: SocketAddr) -> Wire {
+impl Link {
+    pub fn listen(addr: SocketAddr, behind: SocketAddr) -> Link {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -76,7 +76,7 @@ impl Wire {
                 tokio::spawn(forward(near, behind, Arc::clone(&rules)));
             }
         });
-        Wire {
+        Link {
             behind,
             cuts,
             runtime: Some(runtime),
@@ -87,12 +87,12 @@ impl Wire {
         self.cuts.lock().insert(sender, cut);
     }
 
-    pub fn mend(&self) {
+    pub fn heal(&self) {
         self.cuts.lock().clear();
     }
 }
 
-impl Drop for Wire {
+impl Drop for Link {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -102,13 +102,13 @@ impl Drop for Wire {
 
 async fn forward(mut near: TcpStream, behind: SocketAddr, cuts: Cuts) {
     let mut first = Vec::new();
-    let line = loop {
+    let connection = loop {
         if let Some(sender) = sender_of(&first) {
             let lane = match first.starts_with(b"POST /raft/append ") {
                 true => Lane::Entries,
                 false => Lane::Other,
             };
-            break Line { sender, lane };
+            break Connection { sender, lane };
         }
         if near.read_buf(&mut first).await.unwrap_or(0) == 0 {
             return;
@@ -125,12 +125,19 @@ async fn forward(mut near: TcpStream, behind: SocketAddr, cuts: Cuts) {
         near_in,
         far_out,
         first,
-        line,
+        connection,
         Direction::There,
         Arc::clone(&cuts),
     );
-    let answers = pump(far_in, near_out, Vec::new(), line, Direction::Back, cuts);
-    // When one side is gone so is the other, unless the wire is cut: then nobody hears of it.
+    let answers = pump(
+        far_in,
+        near_out,
+        Vec::new(),
+        connection,
+        Direction::Back,
+        cuts,
+    );
+    // When one side is gone so is the other, unless the link is cut: then nobody hears of it.
     tokio::select! {
         () = requests => {}
         () = answers => {}
@@ -142,15 +149,16 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     first: Vec<u8>,
-    line: Line,
+    connection: Connection,
     direction: Direction,
     cuts: Cuts,
 ) {
     let mut bytes = first;
     let mut lost = false;
     loop {
-        let cut = cuts.lock().get(&line.sender).copied();
-        lost |= !bytes.is_empty() && cut.is_some_and(|cut| cut.concerns(direction, line.lane));
+        let cut = cuts.lock().get(&connection.sender).copied();
+        lost |=
+            !bytes.is_empty() && cut.is_some_and(|cut| cut.concerns(direction, connection.lane));
         if !lost && to.write_all(&bytes).await.is_err() {
             return;
         }
