@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use crate::index::SecondaryIndexes;
 use crate::records::job::{Counts, Job};
-use crate::records::queue::QueueSettings;
 use crate::records::task::{Life, Task};
 use crate::table::Table;
 use crate::types::ids::{IDS_PER_ENTRY_MAX, WorkerId};
+use crate::types::queue_options::QueueSettings;
 use crate::types::state::TaskState;
 
 /// Fails the surrounding function with a message unless the condition holds.

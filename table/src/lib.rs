@@ -3,11 +3,23 @@
 //! The table is a pure, deterministic state machine. It has no async, clock, randomness, IO, floats in decisions
 //! or hash-map iteration: the same commands, in the same order, with the same stamps give the same table on every
 //! replica, today and when replayed. Everything that changes it is a [`Command`]; everything that reacts to a change
-//! hangs on the [`Event`]s that [`Table::apply`] returns; what it decides is told in the [`Reply`].
+//! hangs on the [`Event`]s that [`Table::apply`] returns; its decisions are in the [`Reply`].
 //!
 //! What it deliberately does not do: it does not know who leads, does not act, and never looks at a clock. Time comes
 //! in with each entry as [`Stamp::now_ms`]. Scheduling is a pure proposal ([`plan`]) that the leader sends back in as a
 //! [`Command::Grant`], which apply verifies again.
+//!
+//! # Layers
+//!
+//! Each layer may use those above it in this list and none below; there is no import circle between files or folders.
+//!
+//! 1. [`types`]: identifiers, bounds, states, options of queues.
+//! 2. [`command`]: log commands, replies, events, their validation and log format.
+//! 3. [`records`]: the replicated state, as plain data.
+//! 4. `index`: secondary indexes derived from the records.
+//! 5. [`Table`]: the records with their indexes.
+//! 6. `rules`, [`plan`], [`query`], `invariants`, [`snapshot`]: transitions, scheduler, reads, checks and format.
+//! 7. `apply`: one file for each command.
 
 #![forbid(unsafe_code)]
 

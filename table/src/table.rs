@@ -3,22 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::command::event::Event;
 use crate::command::reply::Lease;
 use crate::index::SecondaryIndexes;
 use crate::records::dedup::{AnsweredRequest, DedupStore, RecordedReply, RetiredKey};
 use crate::records::job::{Counts, Idempotency, Job, SubmissionReceipt};
 use crate::records::paged::Paged;
 use crate::records::pending_restore::PendingRestore;
-use crate::records::queue::{Queue, QueueSettings};
+use crate::records::queue::Queue;
 use crate::records::schedule::Schedules;
 use crate::records::staged_job::StagedJob;
 use crate::records::task::{QueuePosition, Task};
-use crate::records::worker::{Worker, WorkerLife};
-use crate::rules::dependencies::DependencyEffect;
-use crate::rules::quarantine::FailureStreak;
+use crate::records::worker::{FailureStreak, Worker, WorkerLife};
 use crate::types::ids::{JobId, TaskId, WorkerId};
 use crate::types::limits::Limits;
+use crate::types::queue_options::QueueSettings;
 use crate::types::state::WorkerState;
 
 /// Housekeeping is due on whole multiples of this, so that it comes in batches.
@@ -37,7 +35,7 @@ pub struct Table {
     pub(crate) restored: Option<Arc<str>>,
     /// A backup of which parts are missing.
     pub(crate) pending_restore: Option<PendingRestore>,
-    /// Places taken in queues so far.
+    /// Queue positions assigned so far.
     pub(crate) last_position: u64,
     pub(crate) jobs: Paged<Job>,
     pub(crate) tasks: Paged<Task>,
@@ -256,62 +254,6 @@ impl Table {
             order: self.last_position,
             since_ms: self.now_ms,
         }
-    }
-
-    /// The one way in which a task changes: keeps the index, its job and the events in step, and lets follow what that
-    /// means for other tasks of the job.
-    pub(crate) fn change_task(
-        &mut self,
-        id: TaskId,
-        events: &mut Vec<Event>,
-        change: impl FnOnce(&mut Task),
-    ) {
-        if let Some(first) = self.change_task_only(id, events, change) {
-            self.propagate(first, events);
-        }
-    }
-
-    /// As [`Table::change_task`], but what follows is told and not done.
-    pub(crate) fn change_task_only(
-        &mut self,
-        id: TaskId,
-        events: &mut Vec<Event>,
-        change: impl FnOnce(&mut Task),
-    ) -> Option<DependencyEffect> {
-        let task = self.tasks.get_mut(id).expect("the caller found it");
-        let (state_before, bytes_before) = (task.state(), task.bytes());
-        self.index.drop_task(task);
-        change(task);
-        self.index.add_task(task);
-        let (state, bytes, job_id) = (task.state(), task.bytes(), task.job);
-
-        let job = self.jobs.get_mut(job_id).expect("a task's job is there");
-        self.index.reopen_job(job);
-        job.counts.remove(state_before);
-        job.counts.add(state);
-        job.bytes = job.bytes - bytes_before + bytes;
-        let was_finished = job.finished_ms.is_some();
-        let is_finished = job.counts.unfinished() == 0;
-        if was_finished != is_finished {
-            job.finished_ms = is_finished.then_some(self.now_ms);
-        }
-        let (job_state, on_failure) = (job.state(), job.on_failure);
-        self.index.finish_job(job);
-
-        if state_before != state {
-            events.push(Event::TaskChanged {
-                task: id,
-                job: job_id,
-                to: state,
-            });
-        }
-        if is_finished && !was_finished {
-            events.push(Event::JobFinished {
-                job: job_id,
-                state: job_state,
-            });
-        }
-        DependencyEffect::of(id, state_before, state, on_failure).filter(|_| !is_finished)
     }
 
     /// Forgets a finished job with its tasks; its idempotency key lives on for a while.

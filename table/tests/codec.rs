@@ -11,7 +11,7 @@ use triarch_table::command::{
     QueueChange, RegisterWorker, ReportedOutcome, Requires, RestorePart, StagePart, SubmitJob,
     TaskReport, TickAction, TickSchedule, WorkerDemand,
 };
-use triarch_table::records::queue::Placement;
+use triarch_table::types::queue_options::Placement;
 use triarch_table::{Command, JobId, TaskId, Token, WorkerId};
 
 /// Every variant, every field, every option both ways.

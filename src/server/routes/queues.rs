@@ -4,7 +4,7 @@ use axum::extract::{Path, State};
 use bytes::Bytes;
 use triarch_sdk::wire;
 use triarch_table::command::QueueChange;
-use triarch_table::records::queue::{Placement, Rate};
+use triarch_table::types::queue_options::{Placement, Rate};
 use triarch_table::types::state::TaskState;
 use triarch_table::{Command, QueueView, TaskFilter};
 use utoipa_axum::router::OpenApiRouter;

@@ -1,9 +1,8 @@
 //! Cancellation of one task, or of the unfinished tasks of a job. The first of a cancellation and a result in the log wins;
 //! cancelling again has no effect.
 
-use super::ApplyResult;
 use crate::command::event::Event;
-use crate::command::reply::{Refusal, Reply};
+use crate::command::reply::{ApplyResult, Refusal, Reply};
 use crate::records::task::CancelCause;
 use crate::table::Table;
 use crate::types::ids::{JobId, TaskId};

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::ApplyResult;
 use crate::command::QueueChange;
 use crate::command::event::Event;
-use crate::command::reply::{Refusal, Reply};
+use crate::command::reply::{ApplyResult, Refusal, Reply};
 use crate::command::validate::invalid;
 use crate::table::Table;
 
@@ -22,7 +21,7 @@ impl Table {
         let name = known.map_or_else(|| Arc::from(name), |(name, _)| name.clone());
         self.check_queue_count(std::iter::once(&name))?;
         self.open_queue(&name);
-        let now_ns = crate::records::queue::ns(self.now_ms);
+        let now_ns = crate::types::queue_options::ns(self.now_ms);
         let queue = self.queues.get_mut(&name).expect("it was opened");
         let QueueChange {
             paused,

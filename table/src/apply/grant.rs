@@ -4,7 +4,7 @@
 //! holds is left out. A plan made during apply is the same on every node: scheduling is a pure function of the table, its
 //! time, and what the entry says of the workers.
 
-use super::IdAllocator;
+use super::id_allocator::IdAllocator;
 use crate::command::event::Event;
 use crate::command::reply::Reply;
 use crate::command::{Grant, WorkerDemand};

@@ -7,6 +7,7 @@ mod change_queue;
 mod dependency_graph;
 mod end_leases;
 mod grant;
+mod id_allocator;
 mod pause_worker;
 mod register_worker;
 mod report;
@@ -17,53 +18,13 @@ mod stage_part;
 mod submit_job;
 mod worker_exit;
 
+use id_allocator::IdAllocator;
+
 use crate::command::Command;
 use crate::command::event::Event;
-use crate::command::reply::{Refusal, Reply};
+use crate::command::reply::{ApplyResult, Reply};
 use crate::table::Table;
-use crate::types::ids::{Stamp, Token};
-
-/// The entry being applied, and how many ids of each kind it has made so far: positions count over the whole entry.
-#[derive(Debug)]
-pub(crate) struct IdAllocator {
-    /// As ids count: see [`Table::id_index`].
-    index: u64,
-    jobs: u64,
-    tasks: u64,
-    workers: u64,
-    leases: u64,
-}
-
-impl IdAllocator {
-    fn at(index: u64) -> Self {
-        Self {
-            index,
-            jobs: 0,
-            tasks: 0,
-            workers: 0,
-            leases: 0,
-        }
-    }
-
-    /// The table became another one within this entry: what comes after makes its ids there.
-    fn restart_at(&mut self, index: u64) {
-        *self = Self::at(index);
-    }
-
-    /// The token for the next lease; `None` if the entry has granted all that one entry may.
-    fn next_token(&mut self) -> Option<Token> {
-        let index = match mutated!(TokenCounterReset) {
-            true => self.index % 64,
-            false => self.index,
-        };
-        let token = Token::at(index, self.leases)?;
-        self.leases += 1;
-        Some(token)
-    }
-}
-
-/// What a rule answers; a refusal has changed nothing.
-type ApplyResult = Result<Reply, Refusal>;
+use crate::types::ids::Stamp;
 
 impl Table {
     /// Applies one log entry: its commands in order, one reply for each. What happened is appended to `events`.

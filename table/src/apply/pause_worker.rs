@@ -1,8 +1,7 @@
 //! Pause and resume of a present worker. A paused worker keeps what it runs and gets nothing new.
 
-use super::ApplyResult;
 use crate::command::event::Event;
-use crate::command::reply::{Refusal, Reply};
+use crate::command::reply::{ApplyResult, Refusal, Reply};
 use crate::records::worker::WorkerLife;
 use crate::table::Table;
 use crate::types::ids::WorkerId;

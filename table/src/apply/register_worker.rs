@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{ApplyResult, IdAllocator};
+use super::id_allocator::IdAllocator;
 use crate::command::RegisterWorker;
 use crate::command::event::Event;
-use crate::command::reply::{Refusal, Reply};
+use crate::command::reply::{ApplyResult, Refusal, Reply};
 use crate::command::validate::request_id_reused;
 use crate::records::dedup::RecordedReply;
-use crate::records::worker::{Profile, Worker, WorkerLife};
-use crate::rules::quarantine::FailureStreak;
+use crate::records::worker::{FailureStreak, Profile, Worker, WorkerLife};
 use crate::table::Table;
 use crate::types::ids::{IDS_PER_ENTRY_MAX, WorkerId};
 

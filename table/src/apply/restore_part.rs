@@ -7,18 +7,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{ApplyResult, IdAllocator};
+use super::id_allocator::IdAllocator;
 use crate::command::RestorePart;
 use crate::command::event::Event;
-use crate::command::reply::{Refusal, Reply};
+use crate::command::reply::{ApplyResult, Refusal, Reply};
 use crate::command::validate::invalid;
 use crate::records::pending_restore::{
     ID_OFFSET_MAX, ID_OFFSET_STEP, PART_BYTES_MAX, PARTS_MAX, PendingRestore,
 };
-use crate::records::queue::QueueSettings;
 use crate::records::worker::WorkerLife;
 use crate::table::Table;
 use crate::types::ids::WorkerId;
+use crate::types::queue_options::QueueSettings;
 
 impl Table {
     pub(super) fn restore_part(

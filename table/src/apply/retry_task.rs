@@ -6,10 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use super::ApplyResult;
 use crate::command::RequestId;
 use crate::command::event::Event;
-use crate::command::reply::{Refusal, Reply};
+use crate::command::reply::{ApplyResult, Refusal, Reply};
 use crate::command::validate::request_id_reused;
 use crate::records::dedup::RecordedReply;
 use crate::records::task::{CancelCause, Life, Task};

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use super::{ApplyResult, IdAllocator};
+use super::id_allocator::IdAllocator;
 use crate::command::event::Event;
-use crate::command::reply::{Refusal, Reply};
+use crate::command::reply::{ApplyResult, Refusal, Reply};
 use crate::command::{Overlap, PutSchedule, RequestId, SubmitJob, TickAction, TickSchedule};
 use crate::records::schedule::{Schedule, template_bytes};
 use crate::table::Table;

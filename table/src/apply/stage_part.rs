@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::{ApplyResult, IdAllocator};
+use super::id_allocator::IdAllocator;
 use crate::command::event::Event;
-use crate::command::reply::{Refusal, Reply};
+use crate::command::reply::{ApplyResult, Refusal, Reply};
 use crate::command::validate::invalid;
 use crate::command::{StagePart, SubmitJob};
 use crate::records::job::Idempotency;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{ApplyResult, IdAllocator};
+use super::id_allocator::IdAllocator;
 use crate::apply::dependency_graph::{DependencyGraph, Resolution, deduplicated};
 use crate::command::event::Event;
-use crate::command::reply::{Refusal, Reply};
+use crate::command::reply::{ApplyResult, Refusal, Reply};
 use crate::command::validate::request_id_reused;
 use crate::command::{NewTask, RequestId, SubmitJob};
 use crate::records::dedup::RecordedReply;
@@ -375,7 +375,7 @@ fn same_body(
 
 #[cfg(test)]
 mod tests {
-    use crate::apply::IdAllocator;
+    use crate::apply::id_allocator::IdAllocator;
     use crate::command::reply::{Refusal, Reply};
     use crate::command::{Backoff, NewTask, OnFailure, Requires, SubmitJob};
     use crate::table::Table;

@@ -1,8 +1,7 @@
 //! Exit of a worker: it drains, it leaves, or it is lost.
 
-use super::ApplyResult;
 use crate::command::event::Event;
-use crate::command::reply::{Refusal, Reply};
+use crate::command::reply::{ApplyResult, Refusal, Reply};
 use crate::records::worker::WorkerLife;
 use crate::rules::attempt::AttemptOutcome;
 use crate::table::Table;

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::records::queue::{Placement, Rate};
 use crate::types::ids::{JobId, TaskId, Token, WorkerId};
+use crate::types::queue_options::{Placement, Rate};
 
 /// A key made by the first node (or the client) for one mutating request; the table remembers its answer.
 pub type RequestId = String;
@@ -183,7 +183,7 @@ pub struct RestorePart {
 }
 
 /// Settings to change; `None` leaves one as it is, and an inner `None` takes the bound away. See
-/// [`QueueSettings`](crate::records::queue::QueueSettings).
+/// [`QueueSettings`](crate::types::queue_options::QueueSettings).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct QueueChange {
     /// Nothing of it starts.

@@ -67,6 +67,9 @@ pub enum Reply {
     },
 }
 
+/// The result of applying a command; a refusal has changed nothing.
+pub(crate) type ApplyResult = Result<Reply, Refusal>;
+
 /// A lease as granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {

@@ -6,13 +6,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, btree_map};
 use std::sync::Arc;
 
-use super::Demand;
 use crate::command::Grant;
 use crate::index::ready_queue::{QueueIndex, Rank, ReadyQueueKey};
-use crate::plan::worker_selection::{PoolId, WorkerSelector};
-use crate::records::queue::{Queue, ns};
+use crate::plan::worker_selection::{Demand, PoolId, WorkerSelector};
+use crate::records::queue::Queue;
 use crate::table::Table;
 use crate::types::ids::{TaskId, WorkerId};
+use crate::types::queue_options::ns;
 
 /// A plan in the making; iterating makes it.
 pub(super) struct FairShare<'a> {

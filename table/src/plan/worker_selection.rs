@@ -12,13 +12,21 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, btree_map, btree_set};
 
-use super::Demand;
 use crate::index::worker_groups::Load;
-use crate::records::queue::Placement;
 use crate::records::task::Class;
 use crate::records::worker::Profile;
 use crate::table::Table;
 use crate::types::ids::WorkerId;
+use crate::types::queue_options::Placement;
+
+/// What is known of a worker besides the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Demand {
+    /// For how many tasks it asks.
+    pub wanted: u32,
+    /// Whether its machine has more to do than it can: others come first.
+    pub overloaded: bool,
+}
 
 /// Selects workers for tasks within one plan.
 pub(super) struct WorkerSelector<'a> {

@@ -8,10 +8,10 @@ use std::ops::Bound;
 
 use crate::index::ready_queue::QueueIndex;
 use crate::records::job::{Counts, Job};
-use crate::records::queue::QueueSettings;
 use crate::records::task::Task;
 use crate::table::Table;
 use crate::types::ids::{JobId, TaskId, WorkerId};
+use crate::types::queue_options::QueueSettings;
 use crate::types::state::{JobState, TaskState};
 
 /// Most records one call looks at.

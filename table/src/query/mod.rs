@@ -2,3 +2,5 @@
 
 pub mod explain;
 pub mod list;
+
+mod schedules;

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::queue_options::{QueueSettings, ns};
+
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
@@ -25,61 +27,6 @@ pub struct Queue {
     pub(crate) succeeded: u64,
     /// With a rate: the theoretical arrival time of the next start, when the bucket is full again, in Unix ns.
     pub(crate) theoretical_arrival_ns: u64,
-}
-
-/// What can be set of a queue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QueueSettings {
-    /// Nothing of it starts; what runs goes on.
-    pub paused: bool,
-    /// Most tasks that run at once.
-    pub max_running: Option<u32>,
-    /// How many tasks may start in a time, over all workers.
-    pub rate: Option<Rate>,
-    /// Most unfinished tasks that do not run; the table's own bound holds as well.
-    pub max_depth: Option<u64>,
-    /// Its share of workers that other queues want too; at least 1.
-    pub weight: u32,
-    /// Which of several workers a task goes to.
-    pub placement: Placement,
-    /// How long its finished jobs are kept; the table's own bound holds as well.
-    pub retain_ms: Option<u64>,
-    /// How many of its finished jobs are kept; the table's own bound holds as well.
-    pub retain_jobs: Option<u64>,
-}
-
-impl Default for QueueSettings {
-    fn default() -> Self {
-        Self {
-            paused: false,
-            max_running: None,
-            rate: None,
-            max_depth: None,
-            weight: 1,
-            placement: Placement::Spread,
-            retain_ms: None,
-            retain_jobs: None,
-        }
-    }
-}
-
-/// Which of several workers that could run a task gets it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Placement {
-    /// The one with the smallest part of its slots in use.
-    #[default]
-    Spread,
-    /// The one with the greatest part of its slots in use that still has room, so that others stay free.
-    Pack,
-}
-
-/// So many starts in a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rate {
-    /// Thousandths of a start in one second; at least 1.
-    pub per_s_milli: u64,
-    /// Starts that may come at once after a pause; at least 1.
-    pub burst: u32,
 }
 
 /// Waiting this long is worth one step of priority. So a task of priority 0 starts before one of priority 9 that became
@@ -140,21 +87,10 @@ impl Queue {
     }
 }
 
-impl Rate {
-    /// From one start to the next.
-    pub(crate) fn interval_ns(self) -> u64 {
-        (1_000_000_000_000 / self.per_s_milli.max(1)).max(1)
-    }
-}
-
-/// The table's time in ns.
-pub(crate) fn ns(at_ms: u64) -> u64 {
-    at_ms.saturating_mul(1_000_000)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Queue, Rate};
+    use super::Queue;
+    use crate::types::queue_options::Rate;
 
     fn queue(per_s_milli: u64, burst: u32) -> Queue {
         let mut queue = Queue::new("q".into());

@@ -11,8 +11,6 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{CatchUp, Overlap, SubmitJob};
-use crate::query::list::ListPage;
-use crate::table::Table;
 use crate::types::ids::JobId;
 
 /// A schedule. See the module.
@@ -74,9 +72,9 @@ pub(crate) fn template_bytes(job: &SubmitJob, job_text: &Bytes) -> u64 {
 /// All schedules by name, and by when they are due.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Schedules {
-    by_name: BTreeMap<Arc<str>, Arc<Schedule>>,
+    pub(crate) by_name: BTreeMap<Arc<str>, Arc<Schedule>>,
     /// Derived: next ticks, earliest first.
-    due: BTreeSet<(u64, Arc<str>)>,
+    pub(crate) due: BTreeSet<(u64, Arc<str>)>,
     /// Derived: what all of them are counted with.
     bytes: u64,
 }
@@ -143,40 +141,5 @@ impl Schedules {
             rebuilt.put(Schedule::clone(schedule));
         }
         (rebuilt != *self).then(|| "schedules and their ticks do not agree".to_owned())
-    }
-}
-
-impl Table {
-    /// A schedule by its name.
-    pub fn schedule(&self, name: &str) -> Option<&Schedule> {
-        self.schedules.get(name).map(|schedule| &**schedule)
-    }
-
-    /// How many schedules there are.
-    pub fn schedules_len(&self) -> usize {
-        self.schedules.len()
-    }
-
-    /// Schedules by name, from the first after `after`.
-    pub fn schedules(&self, after: Option<&str>, limit: usize) -> ListPage<'_, Schedule, Arc<str>> {
-        let all = &self.schedules.by_name;
-        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let mut rest = all.range::<str, _>((from, std::ops::Bound::Unbounded));
-        let items: Vec<&Schedule> = rest
-            .by_ref()
-            .take(limit)
-            .map(|(_, schedule)| &**schedule)
-            .collect();
-        let last = items.last().map(|schedule| schedule.name.clone());
-        ListPage {
-            next: rest.next().and(last),
-            items,
-        }
-    }
-
-    /// Every next tick, the earliest first, with its schedule.
-    pub fn ticks(&self) -> impl Iterator<Item = (u64, &Arc<Schedule>)> {
-        let due = self.schedules.due.iter();
-        due.filter_map(|(at_ms, name)| Some((*at_ms, self.schedules.get(name)?)))
     }
 }

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::records::paged::Record;
 use crate::records::task::Class;
-use crate::rules::quarantine::FailureStreak;
-use crate::types::ids::WorkerId;
+use crate::types::ids::{TaskId, WorkerId};
 use crate::types::state::WorkerState;
 
 /// One registration of a worker.
@@ -74,6 +73,31 @@ pub enum WorkerLife {
         /// How many probations it has failed before.
         round: u32,
     },
+}
+
+/// What has failed on a worker since its last success; at most as many tasks as a quarantine needs, the latest ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureStreak(pub(crate) Vec<FailedTask>);
+
+/// A task that failed on a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FailedTask {
+    pub(crate) task: TaskId,
+    pub(crate) queue: Arc<str>,
+    /// How many of its queue's tasks had succeeded by then.
+    pub(crate) succeeded: u64,
+}
+
+impl FailureStreak {
+    /// How many tasks are in it.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the last attempt here succeeded, as far as it says something of the worker.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl Worker {

@@ -1,6 +1,8 @@
-//! State transitions that several commands share: attempts, dependencies, quarantine, back-off.
+//! State transitions that several commands share: task transitions, attempts, dependencies, quarantine, back-off.
 
 pub(crate) mod attempt;
 pub(crate) mod backoff;
 pub(crate) mod dependencies;
 pub(crate) mod quarantine;
+
+mod transition;

@@ -11,11 +11,9 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::command::event::Event;
 use crate::records::task::AttemptEnd;
-use crate::records::worker::WorkerLife;
+use crate::records::worker::{FailedTask, FailureStreak, WorkerLife};
 use crate::table::Table;
 use crate::types::ids::{TaskId, WorkerId};
 use crate::types::state::WorkerState;
@@ -27,31 +25,6 @@ const MIN_SUCCESSES_ELSEWHERE: u64 = 10;
 /// The first quarantine; each one after a failed probation is twice as long, up to the longest.
 const QUARANTINE_MS: u64 = 30_000;
 const QUARANTINE_MS_MAX: u64 = 16 * 60_000;
-
-/// What has failed on a worker since its last success; at most [`STREAK_TASKS`] tasks, the latest ones.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailureStreak(Vec<Failure>);
-
-/// A task that failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Failure {
-    task: TaskId,
-    queue: Arc<str>,
-    /// How many of its queue's tasks had succeeded by then.
-    succeeded: u64,
-}
-
-impl FailureStreak {
-    /// How many tasks are in it.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether the last attempt here succeeded, as far as it says something of the worker.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
 
 impl Table {
     /// An attempt succeeded on this worker.
@@ -106,7 +79,7 @@ impl Table {
                 // The first one stays: it says since when there has been no success.
                 streak.remove(1);
             }
-            streak.push(Failure {
+            streak.push(FailedTask {
                 task,
                 queue,
                 succeeded,

@@ -2,4 +2,5 @@
 
 pub mod ids;
 pub mod limits;
+pub mod queue_options;
 pub mod state;

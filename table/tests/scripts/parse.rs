@@ -31,7 +31,7 @@ use triarch_table::command::{
     OnFailure, Overlap, PutSchedule, QueueChange, RegisterWorker, ReportedOutcome, Requires,
     StagePart, SubmitJob, TaskReport, TickAction, TickSchedule, Unique,
 };
-use triarch_table::records::queue::{Placement, Rate};
+use triarch_table::types::queue_options::{Placement, Rate};
 use triarch_table::{Command, JobId, Limits, TaskId, Token, WorkerId};
 
 /// Sets one limit.

@@ -7,7 +7,7 @@ use triarch_table::Command;
 use triarch_table::command::{
     Backoff, Concurrency, NewTask, OnDuplicate, OnFailure, QueueChange, Requires, StagePart, Unique,
 };
-use triarch_table::records::queue::{Placement, Rate};
+use triarch_table::types::queue_options::{Placement, Rate};
 
 use super::{KINDS, QUEUES, ZONES};
 use crate::rng::Rng;

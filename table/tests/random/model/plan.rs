@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use triarch_table::WorkerId;
 use triarch_table::command::Grant;
 use triarch_table::plan::{Demand, Plan};
-use triarch_table::records::queue::Placement;
+use triarch_table::types::queue_options::Placement;
 
 use super::queues::ModelQueue;
 use super::{Model, ModelTask, ModelWorker};

@@ -3,7 +3,8 @@
 use triarch_table::Reply;
 use triarch_table::command::reply::Refusal;
 use triarch_table::command::{NewTask, QueueChange};
-use triarch_table::records::queue::{AGEING_MS, QueueSettings};
+use triarch_table::records::queue::AGEING_MS;
+use triarch_table::types::queue_options::QueueSettings;
 use triarch_table::types::state::TaskState;
 
 use super::{ApplyResult, Model, ModelTask, invalid};

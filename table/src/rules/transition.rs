@@ -1,0 +1,69 @@
+//! Task transitions: the single path by which a task changes state.
+//!
+//! # Invariants
+//!
+//! - The secondary indexes, the counts of the job and the events stay in step with the task.
+
+use crate::command::event::Event;
+use crate::records::task::Task;
+use crate::rules::dependencies::DependencyEffect;
+use crate::table::Table;
+use crate::types::ids::TaskId;
+
+impl Table {
+    /// The one way in which a task changes: keeps the indexes, its job and the events in step, and propagates the
+    /// effect on other tasks of the job.
+    pub(crate) fn change_task(
+        &mut self,
+        id: TaskId,
+        events: &mut Vec<Event>,
+        change: impl FnOnce(&mut Task),
+    ) {
+        if let Some(first) = self.change_task_only(id, events, change) {
+            self.propagate(first, events);
+        }
+    }
+
+    /// As [`Table::change_task`], but returns the effect on other tasks instead of propagating it.
+    pub(crate) fn change_task_only(
+        &mut self,
+        id: TaskId,
+        events: &mut Vec<Event>,
+        change: impl FnOnce(&mut Task),
+    ) -> Option<DependencyEffect> {
+        let task = self.tasks.get_mut(id).expect("the caller found it");
+        let (state_before, bytes_before) = (task.state(), task.bytes());
+        self.index.drop_task(task);
+        change(task);
+        self.index.add_task(task);
+        let (state, bytes, job_id) = (task.state(), task.bytes(), task.job);
+
+        let job = self.jobs.get_mut(job_id).expect("a task's job is there");
+        self.index.reopen_job(job);
+        job.counts.remove(state_before);
+        job.counts.add(state);
+        job.bytes = job.bytes - bytes_before + bytes;
+        let was_finished = job.finished_ms.is_some();
+        let is_finished = job.counts.unfinished() == 0;
+        if was_finished != is_finished {
+            job.finished_ms = is_finished.then_some(self.now_ms);
+        }
+        let (job_state, on_failure) = (job.state(), job.on_failure);
+        self.index.finish_job(job);
+
+        if state_before != state {
+            events.push(Event::TaskChanged {
+                task: id,
+                job: job_id,
+                to: state,
+            });
+        }
+        if is_finished && !was_finished {
+            events.push(Event::JobFinished {
+                job: job_id,
+                state: job_state,
+            });
+        }
+        DependencyEffect::of(id, state_before, state, on_failure).filter(|_| !is_finished)
+    }
+}
