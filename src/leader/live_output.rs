@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use triarch_sdk::output::{Part, Places, Tail};
+use triarch_sdk::output_tail::{Part, Places, Tail};
 use triarch_sdk::wire::SentChunk;
 use triarch_table::{TaskId, Token, WorkerId};
 

@@ -8,7 +8,7 @@
 
 pub mod client;
 pub mod error;
-pub mod output;
+pub mod output_tail;
 pub mod wire;
 pub mod worker;
 

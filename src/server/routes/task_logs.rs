@@ -10,7 +10,7 @@ use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::Instant;
-use triarch_sdk::output::{Part, Places};
+use triarch_sdk::output_tail::{Part, Places};
 use triarch_sdk::wire::{self, LogChunk, OutputStream, exec};
 use triarch_table::command::reply::Refusal;
 use triarch_table::records::task::{AttemptEnd, Task};
@@ -322,7 +322,7 @@ fn merge(recorded: &RecordedOutput, live: Part, from: Places) -> Part {
 #[cfg(test)]
 mod tests {
     use OutputStream::{Stderr, Stdout};
-    use triarch_sdk::output::Tail;
+    use triarch_sdk::output_tail::Tail;
 
     use super::*;
 

@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::Client;
-use super::begin::{Refused, begin};
 use super::call::{Call, jittered, words};
+use crate::client::stream::{Refused, begin};
 use crate::error::{Error, Tried};
 use crate::wire::{RestoreProgress, RestoreQuery};
 

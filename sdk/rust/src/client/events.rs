@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::Client;
-use super::begin::{Refused, begin};
 use super::call::{jittered, quote};
+use crate::client::stream::{Refused, begin};
 use crate::error::{Error, Tried};
 use crate::wire::{Event, EventsQuery, Problem, event};
 

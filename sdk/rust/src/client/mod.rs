@@ -8,13 +8,13 @@
 //! to ask again by), and it does not hide refusals ([`Error::Api`]).
 
 mod backup;
-mod begin;
 mod call;
 mod cluster;
 mod events;
 mod jobs;
 mod masters;
 mod schedules;
+mod stream;
 mod tasks;
 mod workers;
 

@@ -7,10 +7,10 @@
 //! What it deliberately does not do: it keeps nothing on disk. A worker that dies is lost, and its attempts are run by
 //! others; execution is at least once, and exactly one result is accepted.
 
-mod attempt;
-mod attempts;
+mod attempt_registry;
+mod attempt_runner;
 mod executor;
-mod machine;
+mod host_load;
 mod session;
 mod shutdown;
 mod spool;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::output::{self, Decoder, Places, Tail};
+use crate::output_tail;
+use crate::output_tail::{Decoder, Places, Tail};
 use crate::wire::{LogChunk, OutputEnds, OutputStream};
 
 /// Tells who sends output that there is some. One for all attempts of a worker.
@@ -68,7 +69,7 @@ pub(super) struct Sending {
 impl Sending {
     /// About what it takes of a request.
     pub(super) fn cost(&self) -> usize {
-        self.chunks.iter().map(output::cost).sum()
+        self.chunks.iter().map(output_tail::cost).sum()
     }
 }
 

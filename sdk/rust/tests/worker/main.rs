@@ -2,7 +2,7 @@
 
 mod cluster;
 mod leases;
+mod registration;
 mod results;
 #[path = "../scripted/mod.rs"]
 mod scripted;
-mod visits;

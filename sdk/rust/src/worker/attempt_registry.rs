@@ -537,5 +537,4 @@ fn size_of_result(result: &TaskResult) -> usize {
 }
 
 #[cfg(test)]
-#[path = "attempts_tests.rs"]
 mod tests;

@@ -5,10 +5,10 @@
 //! waits for ever: every request has a deadline and is asked anew, and when a heartbeat finds a new leader or is answered
 //! again after a lapse, a poll from before is abandoned.
 
-mod keepalive;
-mod output;
-mod pace;
-mod pause;
+mod backoff;
+mod heartbeat;
+mod output_sender;
+mod poll_pacing;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,18 +21,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::attempts::{Attempts, Batch, Key, Taken};
 use super::executor::{Executor, StopReason};
 use super::shutdown::Shutdown;
-use super::{WorkerConfig, attempt};
 use crate::client::Client;
 use crate::error::Error;
 use crate::wire::{
     LeasedTask, Poll, PollAnswer, ProblemCode, Registered, Report, ReportAnswer, RunningTask,
 };
-use keepalive::Contact;
-use pace::Pace;
-use pause::Pause;
+use crate::worker::attempt_registry::{Attempts, Batch, Key, Taken};
+use crate::worker::session::backoff::Pause;
+use crate::worker::session::heartbeat::Contact;
+use crate::worker::session::poll_pacing::Pace;
+use crate::worker::{WorkerConfig, attempt_runner};
 
 /// A poll that brings results is not held longer than this when there is no work, for the worker waits for its verdicts.
 const POLL_WITH_RESULTS_WAIT: Duration = Duration::from_millis(50);
@@ -371,7 +371,8 @@ impl<E: Executor> Session<E> {
             let time_is_up = || session.attempts.stop_one(&key, StopReason::TimedOut);
             let abandon_after = session.config.abandon_after;
             let outcome =
-                attempt::run(&*session.executor, task, context, time_is_up, abandon_after).await;
+                attempt_runner::run(&*session.executor, task, context, time_is_up, abandon_after)
+                    .await;
             tracing::debug!(task = key.task, token = key.token, "ended");
             session.attempts.end(&key, outcome);
         });

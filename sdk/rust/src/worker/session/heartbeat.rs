@@ -9,7 +9,7 @@ use super::{Session, StopReason};
 use crate::error::Error;
 use crate::wire::{Heartbeat, ProblemCode};
 use crate::worker::executor::Executor;
-use crate::worker::machine::Machine;
+use crate::worker::host_load::Machine;
 
 /// How often to ask who the masters are.
 const LEARN_INTERVAL: Duration = Duration::from_secs(60);
