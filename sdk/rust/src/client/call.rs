@@ -1,32 +1,24 @@
-//! One logical call: as many tries as it takes, inside one deadline, under one request id.
+//! One logical call: a request, and the driver of its attempts. All decisions are those of [`CallAttempts`].
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use rand::Rng;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
+use reqwest::header::CONTENT_TYPE;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use url::Url;
 
-use super::Client;
-use crate::error::{Error, Tried};
+use super::handle::Client;
+use super::options::ClientOptions;
+use super::retry::{Attempt, AttemptOutcome, CallAttempts, NextStep, Progress, RetryPolicy};
+use super::text::{quote, root_cause};
+use crate::error::Error;
 use crate::wire::{Problem, ProblemCode, headers};
 
-/// First and longest wait between two rounds over the masters.
-const ROUND_WAIT_MIN: Duration = Duration::from_millis(20);
-const ROUND_WAIT_MAX: Duration = Duration::from_millis(500);
-/// A `Retry-After` beyond this is cut: the call has a deadline of its own.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
-/// Two masters that think the other leads must not keep a call busy.
-const REDIRECTS_MAX: u32 = 4;
-/// So much of an answer that is not understood is quoted.
-const QUOTE_CHARS_MAX: usize = 200;
-
-/// What to ask.
+/// A request, and the limits of its attempts.
 #[derive(Debug)]
 pub(super) struct Call {
     method: Method,
@@ -89,24 +81,24 @@ impl Call {
     }
 
     /// Makes it happen once, however often it is asked.
-    pub(super) fn once(self) -> Self {
-        self.keyed(Client::new_request_id())
+    pub(super) fn with_request_id(self) -> Self {
+        self.with_given_request_id(Client::new_request_id())
     }
 
-    /// As [`Call::once`], under an id that was used before.
-    pub(super) fn keyed(mut self, request_id: impl Into<String>) -> Self {
+    /// As [`Call::with_request_id`], under an id that was used before.
+    pub(super) fn with_given_request_id(mut self, request_id: impl Into<String>) -> Self {
         self.request_id = Some(request_id.into());
         self
     }
 
     /// The cluster was asked to hold its answer for so long.
-    pub(super) fn held(mut self, hold: Duration) -> Self {
+    pub(super) fn with_hold(mut self, hold: Duration) -> Self {
         self.hold = hold;
         self
     }
 
     /// With its own deadline instead of the client's; what the answer is held for comes on top of either.
-    pub(super) fn within(mut self, deadline: Duration) -> Self {
+    pub(super) fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
@@ -117,9 +109,17 @@ impl Call {
         self
     }
 
-    /// Whether it may change anything, so that silence leaves something unknown.
-    fn changes(&self) -> bool {
-        self.method != Method::GET
+    /// The limits of this call, given those of the client.
+    fn policy(&self, options: &ClientOptions) -> RetryPolicy {
+        let deadline = self.deadline.unwrap_or(options.deadline);
+        RetryPolicy {
+            deadline: deadline.saturating_add(self.hold),
+            unreachable_deadline: (!self.patient).then_some(options.unreachable_deadline),
+            answer_timeout: options.answer_timeout,
+            hold: self.hold,
+            mutating: self.method != Method::GET,
+            request_id: self.request_id.clone(),
+        }
     }
 
     pub(super) fn url(&self, master: &Url) -> Result<Url, Error> {
@@ -141,26 +141,6 @@ fn unserializable(error: serde_json::Error) -> Error {
     Error::Usage(format!("the request cannot be written as JSON: {error}"))
 }
 
-/// What one try came to.
-enum Step {
-    Answer(Bytes),
-    /// Final: the same everywhere.
-    Refused(Problem),
-    /// Somebody else is to be asked.
-    Redirected(Url),
-    /// Refused for now; nothing was changed.
-    NotNow {
-        problem: Option<Problem>,
-        message: String,
-        wait: Option<Duration>,
-    },
-    /// It never arrived.
-    Unreachable(String),
-    /// It may have arrived; whether it took effect is unknown.
-    Silent(String),
-    NotUnderstood(String),
-}
-
 impl Client {
     /// Makes the call and reads its answer.
     pub(super) async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, Error> {
@@ -174,140 +154,46 @@ impl Client {
                 format!("\"{odd}\" is not an id"),
             ))));
         }
-        let (master, body) = self.answer(&call).await?;
+        let (master, body) = self.perform(&call).await?;
         serde_json::from_slice(&body).map_err(|error| Error::Protocol {
             master,
             message: format!("{error}: {}", quote(&body)),
         })
     }
 
-    async fn answer(&self, call: &Call) -> Result<(Url, Bytes), Error> {
-        let masters = &self.inner.masters;
+    /// Performs the steps of the call's attempts until there is a result.
+    async fn perform(&self, call: &Call) -> Result<(Url, Bytes), Error> {
+        let policy = call.policy(&self.inner.options);
+        let mut attempts = CallAttempts::new(&self.inner.masters, policy);
         let begun = Instant::now();
-        let deadline = call
-            .deadline
-            .unwrap_or(self.inner.options.deadline)
-            .saturating_add(call.hold);
-        let mut story = Story::default();
-        let mut master = masters.first();
-        let mut redirects = 0;
-        let mut failures_this_round = 0;
-        let mut round_wait = ROUND_WAIT_MIN;
-        let mut answer_timeout = self.inner.options.answer_timeout;
         loop {
-            let left = deadline.saturating_sub(begun.elapsed());
-            if left.is_zero() {
-                return Err(story.end(call, deadline));
-            }
-            // The leader is asked for directly, which saves a hop. Once that has gone wrong, any master may forward:
-            // the leader's own address may not be reachable from here.
-            let direct = story.tried.is_empty();
-            let limit = left.min(answer_timeout.saturating_add(call.hold));
-            let mut step = self.step(call, &master, direct, limit).await?;
-            if let Step::Redirected(to) = step {
-                redirects += 1;
-                if redirects <= REDIRECTS_MAX {
-                    tracing::trace!(%master, %to, "redirected");
-                    master = to;
+            let attempt = match attempts.next(begun.elapsed()) {
+                NextStep::Send(attempt) => attempt,
+                NextStep::Wait(delay) => {
+                    tokio::time::sleep(delay).await;
                     continue;
                 }
-                let message = format!("redirects to {to} without end");
-                step = Step::NotNow {
-                    problem: None,
-                    message,
-                    wait: None,
-                };
-            }
-            redirects = 0;
-            let mut pause = None;
-            let next = match step {
-                Step::Answer(body) => {
-                    masters.prefer(&master);
-                    return Ok((master, body));
-                }
-                Step::Refused(problem) => {
-                    masters.prefer(&master);
-                    return Err(Error::Api(Box::new(problem)));
-                }
-                Step::NotUnderstood(message) => return Err(Error::Protocol { master, message }),
-                Step::Redirected(to) => to,
-                Step::NotNow {
-                    problem,
-                    message,
-                    wait,
-                } => {
-                    story.tell(&master, message);
-                    story.reached = true;
-                    story.unknown &= call.changes();
-                    let busy = problem
-                        .as_ref()
-                        .is_some_and(|problem| problem.status == 429);
-                    story.refusal = problem;
-                    pause = wait;
-                    if busy {
-                        // Too much is too much at every door.
-                        failures_this_round = masters.count();
-                        master
-                    } else {
-                        masters.forget(&master);
-                        masters.after(&master)
-                    }
-                }
-                Step::Unreachable(message) => {
-                    masters.forget(&master);
-                    story.tell(&master, message);
-                    story.unknown &= call.changes();
-                    story.refusal = None;
-                    masters.after(&master)
-                }
-                Step::Silent(message) => {
-                    masters.forget(&master);
-                    story.tell(&master, message);
-                    story.reached = true;
-                    story.unknown = true;
-                    story.refusal = None;
-                    answer_timeout = answer_timeout.saturating_mul(2);
-                    masters.after(&master)
-                }
+                NextStep::Fail(error) => return Err(error),
             };
-            master = next;
-            self.inner.retries.fetch_add(1, Ordering::Relaxed);
-            if !story.reached
-                && !call.patient
-                && begun.elapsed() >= self.inner.options.unreachable_deadline
-            {
-                return Err(story.end(call, deadline));
-            }
-            failures_this_round += 1;
-            if failures_this_round >= masters.count() {
-                // Everybody was asked. Nobody is told to wait for the sake of a single master's trouble.
-                let left = deadline.saturating_sub(begun.elapsed());
-                tokio::time::sleep(
-                    pause
-                        .unwrap_or_default()
-                        .max(jittered(round_wait))
-                        .min(left),
-                )
-                .await;
-                round_wait = (round_wait * 2).min(ROUND_WAIT_MAX);
-                failures_this_round = 0;
+            let outcome = self.send(call, &attempt).await?;
+            match attempts.record(outcome) {
+                Progress::Done(master, body) => return Ok((master, body)),
+                Progress::Failed(error) => return Err(error),
+                Progress::Retry => {
+                    self.inner.retries.fetch_add(1, Ordering::Relaxed);
+                }
+                Progress::Redirected => {}
             }
         }
     }
 
-    async fn step(
-        &self,
-        call: &Call,
-        master: &Url,
-        direct: bool,
-        limit: Duration,
-    ) -> Result<Step, Error> {
-        let url = call.url(master)?;
+    async fn send(&self, call: &Call, attempt: &Attempt) -> Result<AttemptOutcome, Error> {
+        let url = call.url(&attempt.master)?;
         let mut request = self.inner.http.request(call.method.clone(), url.clone());
         if let Some(id) = &call.request_id {
             request = request.header(headers::REQUEST_ID, id);
         }
-        if direct {
+        if attempt.direct {
             request = request.header(headers::FORWARD, "never");
         }
         if let Some(body) = &call.body {
@@ -318,161 +204,48 @@ impl Client {
         let exchange = async {
             let response = match request.send().await {
                 Ok(response) => response,
-                Err(error) if error.is_connect() => return Step::Unreachable(words(&error)),
-                Err(error) => return Step::Silent(words(&error)),
+                Err(error) if error.is_connect() => {
+                    return AttemptOutcome::Unreachable(root_cause(&error));
+                }
+                Err(error) => return AttemptOutcome::NoAnswer(root_cause(&error)),
             };
             let status = response.status();
-            let head = response.headers().clone();
+            let headers = response.headers().clone();
             match self.read(response).await {
-                Ok(body) => judge(&url, status, &head, body),
-                Err(step) => step,
+                Ok(body) => AttemptOutcome::Answered {
+                    url,
+                    status,
+                    headers,
+                    body,
+                },
+                Err(outcome) => outcome,
             }
         };
-        Ok(match tokio::time::timeout(limit, exchange).await {
-            Ok(step) => step,
-            Err(_) => Step::Silent(format!("no answer within {} ms", limit.as_millis())),
-        })
+        Ok(
+            match tokio::time::timeout(attempt.timeout, exchange).await {
+                Ok(outcome) => outcome,
+                Err(_) => AttemptOutcome::NoAnswer(format!(
+                    "no answer within {} ms",
+                    attempt.timeout.as_millis()
+                )),
+            },
+        )
     }
 
-    async fn read(&self, mut response: reqwest::Response) -> Result<Bytes, Step> {
+    async fn read(&self, mut response: reqwest::Response) -> Result<Bytes, AttemptOutcome> {
         let most = self.inner.options.answer_bytes_max;
         let mut body = BytesMut::new();
         loop {
             match response.chunk().await {
                 Ok(None) => return Ok(body.freeze()),
                 Ok(Some(chunk)) if body.len() + chunk.len() > most => {
-                    return Err(Step::NotUnderstood(format!(
+                    return Err(AttemptOutcome::Unreadable(format!(
                         "the answer is longer than {most} bytes"
                     )));
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Err(error) => return Err(Step::Silent(words(&error))),
+                Err(error) => return Err(AttemptOutcome::NoAnswer(root_cause(&error))),
             }
         }
     }
-}
-
-/// What an answer means.
-fn judge(url: &Url, status: StatusCode, head: &HeaderMap, body: Bytes) -> Step {
-    if status.is_success() {
-        return Step::Answer(body);
-    }
-    if status == StatusCode::TEMPORARY_REDIRECT || status == StatusCode::PERMANENT_REDIRECT {
-        return match head
-            .get(LOCATION)
-            .and_then(|to| to.to_str().ok())
-            .and_then(|to| url.join(to).ok())
-        {
-            Some(mut to) => {
-                to.set_path("");
-                to.set_query(None);
-                to.set_fragment(None);
-                Step::Redirected(to)
-            }
-            None => Step::NotUnderstood("a redirect to nowhere".to_owned()),
-        };
-    }
-    let problem: Option<Problem> = serde_json::from_slice(&body).ok();
-    let message = match &problem {
-        Some(problem) => problem.to_string(),
-        None => format!("HTTP {status}: {}", quote(&body)),
-    };
-    match status {
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-            let wait = patience(head, problem.as_ref());
-            Step::NotNow {
-                problem,
-                message,
-                wait,
-            }
-        }
-        StatusCode::GATEWAY_TIMEOUT | StatusCode::BAD_GATEWAY => Step::Silent(message),
-        _ => match problem {
-            Some(problem) => Step::Refused(problem),
-            None => Step::NotUnderstood(message),
-        },
-    }
-}
-
-/// How long the cluster asks to be left alone. An election is over long before the whole second that `Retry-After`
-/// must round up to, so a missing leader is looked for at the client's own pace unless milliseconds are told.
-fn patience(head: &HeaderMap, problem: Option<&Problem>) -> Option<Duration> {
-    let asked = match problem {
-        Some(Problem {
-            retry_after_ms: Some(retry_after_ms),
-            ..
-        }) => Some(Duration::from_millis(*retry_after_ms)),
-        Some(problem) if problem.is(ProblemCode::NoLeader) => None,
-        Some(_) | None => {
-            let seconds = head
-                .get(RETRY_AFTER)
-                .and_then(|value| value.to_str().ok())
-                .and_then(|text| text.parse().ok());
-            seconds.map(Duration::from_secs)
-        }
-    };
-    asked.map(|wait| wait.min(RETRY_AFTER_MAX))
-}
-
-/// What is known of a call that has not been answered yet.
-#[derive(Default)]
-struct Story {
-    tried: Vec<Tried>,
-    /// Somebody accepted a connection.
-    reached: bool,
-    /// A try may have taken effect.
-    unknown: bool,
-    /// The latest word, when it was a refusal for now.
-    refusal: Option<Problem>,
-}
-
-impl Story {
-    fn tell(&mut self, master: &Url, message: String) {
-        tracing::debug!(%master, message, "a try failed");
-        match self.tried.iter_mut().find(|one| &one.master == master) {
-            Some(one) => one.message = message,
-            None => self.tried.push(Tried {
-                master: master.clone(),
-                message,
-            }),
-        }
-    }
-
-    fn end(self, call: &Call, deadline: Duration) -> Error {
-        if self.unknown {
-            let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
-            return Error::Timeout {
-                request_id: call.request_id.clone(),
-                deadline_ms,
-                tried: self.tried,
-            };
-        }
-        match self.refusal {
-            Some(problem) if !problem.is(ProblemCode::NoLeader) => Error::Api(Box::new(problem)),
-            Some(_) | None => Error::NoCluster { tried: self.tried },
-        }
-    }
-}
-
-/// Between half and the whole of it, so that many clients do not come back at once.
-pub(super) fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(rand::rng().random_range(0.5..=1.0))
-}
-
-/// The innermost cause says what happened; the outer ones repeat the URL.
-pub(super) fn words(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
-pub(super) fn quote(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let mut quoted: String = text.chars().take(QUOTE_CHARS_MAX).collect();
-    if quoted.len() < text.len() {
-        quoted.push('…');
-    }
-    quoted
 }

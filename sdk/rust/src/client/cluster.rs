@@ -5,8 +5,8 @@ use std::time::Duration;
 use reqwest::Method;
 use url::Url;
 
-use super::Client;
 use super::call::Call;
+use super::handle::Client;
 use crate::error::Error;
 use crate::wire::{
     AddNode, ClusterQuery, ClusterStatus, HoldQuery, Purge, Purged, Queue, QueueList,
@@ -14,7 +14,7 @@ use crate::wire::{
 };
 
 /// How long something may take that is done to very many tasks.
-pub(super) const SWEEP_PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const BULK_TIMEOUT: Duration = Duration::from_secs(120);
 
 fn hold(wait: Duration) -> HoldQuery {
     HoldQuery {
@@ -44,13 +44,13 @@ impl Client {
     /// comes after `wait` at the latest. Asked again, it is on its way.
     pub async fn add_node(&self, node: &AddNode, wait: Duration) -> Result<ClusterStatus, Error> {
         let call = Call::post(&["v1", "cluster", "nodes"]).query(&hold(wait))?;
-        self.call(call.json(node)?.held(wait)).await
+        self.call(call.json(node)?.with_hold(wait)).await
     }
 
     /// Has the leader write a snapshot of all that it has applied, and waits until that is durable.
     pub async fn write_snapshot(&self, wait: Duration) -> Result<SnapshotWritten, Error> {
         let call = Call::post(&["v1", "cluster", "snapshot"]).query(&hold(wait))?;
-        self.call(call.held(wait)).await
+        self.call(call.with_hold(wait)).await
     }
 
     /// Takes a master out of the cluster for good: its id is never used again.
@@ -78,7 +78,7 @@ impl Client {
     /// Cancels what waits in a queue, or forgets its dead letters.
     pub async fn purge_queue(&self, name: &str, purge: Purge) -> Result<Purged, Error> {
         let call = Call::post(&["v1", "queues", name, "purge"]).json(&purge)?;
-        self.call(call.held(SWEEP_PATIENCE)).await
+        self.call(call.with_hold(BULK_TIMEOUT)).await
     }
 
     /// Asks who the masters are, so that a client that was given one of them outlives it.

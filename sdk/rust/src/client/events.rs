@@ -4,22 +4,23 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use reqwest::header::ACCEPT;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use url::Url;
 
-use super::Client;
-use super::call::{jittered, quote};
-use crate::client::stream::{Refused, begin};
-use crate::error::{Error, Tried};
+use super::call::Call;
+use super::handle::Client;
+use super::retry::StreamPolicy;
+use super::text::quote;
+use crate::error::Error;
 use crate::wire::{Event, EventsQuery, Problem, event};
 
 /// A master that says nothing for so long is taken for dead; a live one says something every ten seconds.
-const SILENCE_MAX: Duration = Duration::from_secs(25);
+const READ_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a master may take to begin. It may wait five seconds itself, to catch up to where this reader is.
-const BEGIN_MAX: Duration = Duration::from_secs(8);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(8);
 /// First and longest wait between two rounds over the masters.
-const ROUND_WAIT_MIN: Duration = Duration::from_millis(50);
-const ROUND_WAIT_MAX: Duration = Duration::from_secs(1);
+const ROUND_DELAY_MIN: Duration = Duration::from_millis(50);
+const ROUND_DELAY_MAX: Duration = Duration::from_secs(1);
 /// Longest message that is read.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
@@ -36,7 +37,7 @@ pub struct EventStream {
     after: Option<String>,
     master: Url,
     connection: Option<reqwest::Response>,
-    reader: Reader,
+    parser: SseParser,
     ready: VecDeque<Event>,
 }
 
@@ -54,7 +55,7 @@ impl Client {
             after,
             master: self.inner.masters.first(),
             connection: None,
-            reader: Reader::default(),
+            parser: SseParser::default(),
             ready: VecDeque::new(),
         }
     }
@@ -84,9 +85,13 @@ impl EventStream {
         let Some(connection) = self.connection.as_mut() else {
             return self.reach().await;
         };
-        match timeout(SILENCE_MAX, connection.chunk()).await {
+        match timeout(READ_TIMEOUT, connection.chunk()).await {
             Ok(Ok(Some(bytes))) => {
-                for message in self.reader.feed(&bytes).map_err(|why| self.odd(why))? {
+                for message in self
+                    .parser
+                    .feed(&bytes)
+                    .map_err(|why| self.protocol_error(why))?
+                {
                     self.take(message)?;
                 }
             }
@@ -99,7 +104,7 @@ impl EventStream {
     fn leave(&mut self) {
         tracing::debug!(master = %self.master, after = ?self.after, "events break off, going on elsewhere");
         self.connection = None;
-        self.reader = Reader::default();
+        self.parser = SseParser::default();
         self.master = self.client.inner.masters.after(&self.master);
     }
 
@@ -108,12 +113,14 @@ impl EventStream {
             self.connection = None;
             return Err(match serde_json::from_str::<Problem>(&message.data) {
                 Ok(problem) => Error::Api(Box::new(problem)),
-                Err(error) => self.odd(format!("{error}: {}", quote(message.data.as_bytes()))),
+                Err(error) => {
+                    self.protocol_error(format!("{error}: {}", quote(message.data.as_bytes())))
+                }
             });
         }
         if !message.data.is_empty() {
             let event = serde_json::from_str(&message.data).map_err(|error| {
-                self.odd(format!("{error}: {}", quote(message.data.as_bytes())))
+                self.protocol_error(format!("{error}: {}", quote(message.data.as_bytes())))
             })?;
             self.ready.push_back(event);
         }
@@ -125,85 +132,64 @@ impl EventStream {
 
     /// Tries the masters in turn until one begins.
     async fn reach(&mut self) -> Result<(), Error> {
-        let begun = Instant::now();
-        let options = &self.client.inner.options;
-        let (mut tried, mut reached): (Vec<Tried>, bool) = (Vec::new(), false);
-        let mut round_wait = ROUND_WAIT_MIN;
-        loop {
-            for _ in 0..self.client.inner.masters.count() {
-                let message = match timeout(BEGIN_MAX, self.begin()).await {
-                    Ok(Ok(connection)) => {
-                        self.connection = Some(connection);
-                        return Ok(());
-                    }
-                    Ok(Err(Refused::ForGood(error))) => return Err(error),
-                    Ok(Err(Refused::NotNow(message))) => {
-                        reached = true;
-                        message
-                    }
-                    Ok(Err(Refused::Unreachable(message))) => message,
-                    Err(_) => {
-                        reached = true;
-                        format!("no answer within {} ms", BEGIN_MAX.as_millis())
-                    }
-                };
-                tried.retain(|one| one.master != self.master);
-                tried.push(Tried {
-                    master: self.master.clone(),
-                    message,
-                });
-                self.master = self.client.inner.masters.after(&self.master);
-            }
-            let limit = if reached || self.after.is_some() {
-                options.deadline
-            } else {
-                options.unreachable_deadline
-            };
-            if begun.elapsed() >= limit {
-                return Err(Error::NoCluster { tried });
-            }
-            tokio::time::sleep(jittered(round_wait)).await;
-            round_wait = (round_wait * 2).min(ROUND_WAIT_MAX);
-        }
+        let client = self.client.clone();
+        let options = &client.inner.options;
+        let policy = StreamPolicy {
+            deadline: options.deadline,
+            // A stream that was reached before is worth the whole deadline.
+            unreachable_deadline: match self.after {
+                Some(_) => options.deadline,
+                None => options.unreachable_deadline,
+            },
+            open_timeout: OPEN_TIMEOUT,
+            round_delay: ROUND_DELAY_MIN,
+            round_delay_max: ROUND_DELAY_MAX,
+        };
+        let first = self.master.clone();
+        let (query, after) = (&self.query, self.after.as_deref());
+        let request = |master: &Url| request(&client, query, after, master);
+        // Whoever gives up on this goes on where it was.
+        let note_next = |master: &Url| self.master = master.clone();
+        let (_, connection) = client
+            .open_stream(first, policy, request, note_next)
+            .await?;
+        self.connection = Some(connection);
+        Ok(())
     }
 
-    async fn begin(&self) -> Result<reqwest::Response, Refused> {
-        let mut url = self.master.clone();
-        match url.path_segments_mut() {
-            Ok(mut path) => {
-                path.pop_if_empty().extend(["v1", "events"]);
-            }
-            Err(()) => {
-                let message = format!("{} cannot be a master's URL", self.master);
-                return Err(Refused::ForGood(Error::Usage(message)));
-            }
-        }
-        let filters = [
-            ("queue", &self.query.queue),
-            ("job", &self.query.job),
-            ("task", &self.query.task),
-            ("state", &self.query.state),
-            ("type", &self.query.types),
-        ];
-        for (name, words) in filters {
-            if let Some(words) = words {
-                url.query_pairs_mut().append_pair(name, words);
-            }
-        }
-        let mut request = self.client.inner.http.get(url);
-        request = request.header(ACCEPT, event::CONTENT_TYPE);
-        if let Some(after) = &self.after {
-            request = request.header(event::LAST_EVENT_ID, after);
-        }
-        begin(request).await
-    }
-
-    fn odd(&self, message: String) -> Error {
+    fn protocol_error(&self, message: String) -> Error {
         Error::Protocol {
             master: self.master.clone(),
             message,
         }
     }
+}
+
+fn request(
+    client: &Client,
+    query: &EventsQuery,
+    after: Option<&str>,
+    master: &Url,
+) -> Result<reqwest::RequestBuilder, Error> {
+    let mut url = Call::get(&["v1", "events"]).url(master)?;
+    let filters = [
+        ("queue", &query.queue),
+        ("job", &query.job),
+        ("task", &query.task),
+        ("state", &query.state),
+        ("type", &query.types),
+    ];
+    for (name, words) in filters {
+        if let Some(words) = words {
+            url.query_pairs_mut().append_pair(name, words);
+        }
+    }
+    let mut request = client.inner.http.get(url);
+    request = request.header(ACCEPT, event::CONTENT_TYPE);
+    if let Some(after) = after {
+        request = request.header(event::LAST_EVENT_ID, after);
+    }
+    Ok(request)
 }
 
 /// One message of a stream.
@@ -216,12 +202,12 @@ struct Message {
 
 /// Puts messages together from pieces of the stream, as the standard of server-sent events has it.
 #[derive(Debug, Default)]
-struct Reader {
+struct SseParser {
     line: Vec<u8>,
     message: Message,
 }
 
-impl Reader {
+impl SseParser {
     fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Message>, String> {
         let mut whole = Vec::new();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -268,12 +254,12 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
-    use super::{MESSAGE_BYTES_MAX, Message, Reader};
+    use super::{MESSAGE_BYTES_MAX, Message, SseParser};
 
     #[test]
     fn messages_are_the_same_however_they_are_cut() {
         let text = b"retry: 1000\nid: 4\n\n: a comment\r\nid: 5.0\r\nevent: x\r\ndata: {\"a\":1}\r\n\r\ndata:1\ndata:2\n\nid: 6";
-        let mut at_once = Reader::default();
+        let mut at_once = SseParser::default();
         let expected = at_once.feed(text).expect("short");
         assert_eq!(
             expected[1],
@@ -287,7 +273,7 @@ mod tests {
         assert_eq!(expected[2].data, "1\n2");
         assert_eq!(expected.len(), 3, "the last is not whole yet");
         for size in 1..text.len() {
-            let mut reader = Reader::default();
+            let mut reader = SseParser::default();
             let cut: Vec<Message> = text
                 .chunks(size)
                 .flat_map(|piece| reader.feed(piece).expect("short"))
@@ -298,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_message_without_end_is_refused() {
-        let mut reader = Reader::default();
+        let mut reader = SseParser::default();
         let endless = vec![b'x'; MESSAGE_BYTES_MAX / 2];
         assert!(reader.feed(&endless).is_ok());
         assert!(reader.feed(&endless).is_ok());

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::Client;
 use super::call::Call;
+use super::handle::Client;
 use crate::error::Error;
 use crate::wire::{
     Job, JobList, JobsQuery, PageQuery, SubmitJob, Submitted, TaskList, TaskSpec, WaitQuery,
@@ -14,16 +14,16 @@ use crate::wire::{
 
 /// Tasks, and bytes of payloads, in one part of a large job: well below what one request takes.
 const TASKS_PER_PART: usize = 5_000;
-const BYTES_PER_PART: usize = 8 << 20;
+const PAYLOAD_BYTES_PER_PART: usize = 8 << 20;
 
 /// Cuts tasks into parts that one request takes each.
-fn parts(tasks: Vec<TaskSpec>) -> Vec<Vec<TaskSpec>> {
+fn split_into_parts(tasks: Vec<TaskSpec>) -> Vec<Vec<TaskSpec>> {
     let mut parts: Vec<Vec<TaskSpec>> = Vec::new();
     let mut bytes = 0;
     for task in tasks {
         let size = task.payload.as_ref().map_or(0, |text| text.get().len());
         let full = |part: &Vec<TaskSpec>| part.len() >= TASKS_PER_PART;
-        if bytes + size > BYTES_PER_PART || parts.last().is_none_or(full) {
+        if bytes + size > PAYLOAD_BYTES_PER_PART || parts.last().is_none_or(full) {
             parts.push(Vec::new());
             bytes = 0;
         }
@@ -36,7 +36,7 @@ fn parts(tasks: Vec<TaskSpec>) -> Vec<Vec<TaskSpec>> {
 }
 
 /// How long one question of a wait is held before it is asked anew.
-pub(super) const HOLD: Duration = Duration::from_secs(10);
+pub(super) const WAIT_HOLD: Duration = Duration::from_secs(10);
 
 impl Client {
     /// Submits a job, once.
@@ -47,14 +47,18 @@ impl Client {
     /// Submits a job under a request id of the caller's: the same id again, for instance after an
     /// [`Error::Timeout`], never makes a second job.
     pub async fn submit_as(&self, request_id: &str, job: &SubmitJob) -> Result<Submitted, Error> {
-        self.call(Call::post(&["v1", "jobs"]).json(job)?.keyed(request_id))
-            .await
+        self.call(
+            Call::post(&["v1", "jobs"])
+                .json(job)?
+                .with_given_request_id(request_id),
+        )
+        .await
     }
 
     /// Submits a job however large it is: one that has more tasks than one request takes goes in parts, and comes into
     /// being with the last of them, whole. Without an idempotency key of its own it is given one.
     pub async fn submit_large(&self, mut job: SubmitJob) -> Result<Submitted, Error> {
-        let mut parts = parts(std::mem::take(&mut job.tasks));
+        let mut parts = split_into_parts(std::mem::take(&mut job.tasks));
         if parts.len() <= 1 {
             job.tasks = parts.pop().unwrap_or_default();
             return self.submit(&job).await;
@@ -64,7 +68,7 @@ impl Client {
         for (tasks, number) in parts.into_iter().zip(1..) {
             (job.tasks, job.part) = (tasks, Some(number));
             let call = Call::post(&["v1", "jobs"]).json(&job)?;
-            let call = call.keyed(Self::new_request_id());
+            let call = call.with_given_request_id(Self::new_request_id());
             let answer: serde_json::Value = self.call(call).await?;
             if let Ok(submitted) = Submitted::deserialize(answer) {
                 return Ok(submitted);
@@ -85,7 +89,7 @@ impl Client {
     /// A job as soon as it is terminal, or as it is after `wait`, whichever comes first. One question; see
     /// [`Client::wait_job`].
     pub async fn job_within(&self, id: &str, wait: Duration) -> Result<Job, Error> {
-        self.call(waiting(Call::get(&["v1", "jobs", id]), wait)?)
+        self.call(long_poll(Call::get(&["v1", "jobs", id]), wait)?)
             .await
     }
 
@@ -96,9 +100,9 @@ impl Client {
         loop {
             let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
             let job = self
-                .job_within(id, left.map_or(HOLD, |left| left.min(HOLD)))
+                .job_within(id, left.map_or(WAIT_HOLD, |left| left.min(WAIT_HOLD)))
                 .await?;
-            if job.state.is_terminal() || left.is_some_and(|left| left <= HOLD) {
+            if job.state.is_terminal() || left.is_some_and(|left| left <= WAIT_HOLD) {
                 return Ok(job);
             }
         }
@@ -117,17 +121,17 @@ impl Client {
 
     /// Cancels every unfinished task of a job.
     pub async fn cancel_job(&self, id: &str) -> Result<Job, Error> {
-        self.call(Call::post(&["v1", "jobs", id, "cancel"]).once())
+        self.call(Call::post(&["v1", "jobs", id, "cancel"]).with_request_id())
             .await
     }
 }
 
-/// A question whose answer may be held.
-pub(super) fn waiting(call: Call, wait: Duration) -> Result<Call, Error> {
+/// A long poll: its answer may be held.
+pub(super) fn long_poll(call: Call, wait: Duration) -> Result<Call, Error> {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     let query = WaitQuery {
         wait_ms: Some(wait_ms),
         ..WaitQuery::default()
     };
-    Ok(call.query(&query)?.held(wait).patient())
+    Ok(call.query(&query)?.with_hold(wait).patient())
 }

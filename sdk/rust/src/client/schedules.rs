@@ -2,8 +2,8 @@
 
 use reqwest::Method;
 
-use super::Client;
 use super::call::Call;
+use super::handle::Client;
 use crate::error::Error;
 use crate::wire::{DeletedSchedule, PageQuery, PutSchedule, Schedule, ScheduleList, Submitted};
 
@@ -11,7 +11,7 @@ impl Client {
     /// Makes a schedule, or takes the place of the one of this name.
     pub async fn put_schedule(&self, name: &str, put: &PutSchedule) -> Result<Schedule, Error> {
         let call = Call::new(Method::PUT, &["v1", "schedules", name]).json(put)?;
-        self.call(call.once()).await
+        self.call(call.with_request_id()).await
     }
 
     /// One page of schedules, by name.
@@ -28,24 +28,24 @@ impl Client {
     /// Deletes a schedule. The jobs it made stay.
     pub async fn delete_schedule(&self, name: &str) -> Result<DeletedSchedule, Error> {
         let call = Call::new(Method::DELETE, &["v1", "schedules", name]);
-        self.call(call.once()).await
+        self.call(call.with_request_id()).await
     }
 
     /// Lets the ticks of a schedule pass by until it is resumed.
     pub async fn pause_schedule(&self, name: &str) -> Result<Schedule, Error> {
-        self.call(Call::post(&["v1", "schedules", name, "pause"]).once())
+        self.call(Call::post(&["v1", "schedules", name, "pause"]).with_request_id())
             .await
     }
 
     /// Lets a paused schedule tick again, from its next tick on.
     pub async fn resume_schedule(&self, name: &str) -> Result<Schedule, Error> {
-        self.call(Call::post(&["v1", "schedules", name, "resume"]).once())
+        self.call(Call::post(&["v1", "schedules", name, "resume"]).with_request_id())
             .await
     }
 
     /// Makes one job of a schedule now, outside of its ticks.
     pub async fn trigger_schedule(&self, name: &str) -> Result<Submitted, Error> {
-        self.call(Call::post(&["v1", "schedules", name, "trigger"]).once())
+        self.call(Call::post(&["v1", "schedules", name, "trigger"]).with_request_id())
             .await
     }
 }

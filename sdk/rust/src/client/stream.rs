@@ -1,27 +1,32 @@
-//! The beginning of an answer that is read as it comes.
+//! Answers that are read as they come: opening them at one of the masters.
 
 use reqwest::StatusCode;
+use tokio::time::{Instant, timeout};
+use url::Url;
 
-use super::call::{quote, words};
+use super::handle::Client;
+use super::retry::{NextStep, StreamAttempts, StreamPolicy};
+use super::text::{quote, root_cause};
 use crate::error::Error;
 use crate::wire::Problem;
 
-/// Why a master did not begin.
-pub(super) enum Refused {
-    /// All would say the same.
-    ForGood(Error),
-    NotNow(String),
+/// Why a master did not begin a stream.
+enum OpenError {
+    /// The same everywhere.
+    Final(Error),
+    /// Not now, or not this master.
+    Refused(String),
     Unreachable(String),
 }
 
-/// Asks one master, and gives its answer once that has begun.
-pub(super) async fn begin(request: reqwest::RequestBuilder) -> Result<reqwest::Response, Refused> {
+/// Sends the request to one master; returns its response once that has begun.
+async fn open(request: reqwest::RequestBuilder) -> Result<reqwest::Response, OpenError> {
     let response = request.send().await.map_err(|error| {
-        let message = words(&error);
+        let message = root_cause(&error);
         if error.is_connect() {
-            Refused::Unreachable(message)
+            OpenError::Unreachable(message)
         } else {
-            Refused::NotNow(message)
+            OpenError::Refused(message)
         }
     })?;
     let status = response.status();
@@ -31,9 +36,49 @@ pub(super) async fn begin(request: reqwest::RequestBuilder) -> Result<reqwest::R
     let body = response.bytes().await.unwrap_or_default();
     Err(match serde_json::from_slice::<Problem>(&body) {
         Ok(problem) if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
-            Refused::ForGood(Error::Api(Box::new(problem)))
+            OpenError::Final(Error::Api(Box::new(problem)))
         }
-        Ok(problem) => Refused::NotNow(problem.to_string()),
-        Err(_) => Refused::NotNow(format!("HTTP {status}: {}", quote(&body))),
+        Ok(problem) => OpenError::Refused(problem.to_string()),
+        Err(_) => OpenError::Refused(format!("HTTP {status}: {}", quote(&body))),
     })
+}
+
+impl Client {
+    /// Opens a stream at the first master that begins one, and returns it with its master. `note_next` is given the master
+    /// that is tried next, after each that failed.
+    pub(super) async fn open_stream<F>(
+        &self,
+        first: Url,
+        policy: StreamPolicy,
+        request: impl Fn(&Url) -> Result<reqwest::RequestBuilder, Error>,
+        mut note_next: F,
+    ) -> Result<(Url, reqwest::Response), Error>
+    where
+        F: FnMut(&Url),
+    {
+        let mut attempts = StreamAttempts::new(&self.inner.masters, first, policy);
+        let begun = Instant::now();
+        loop {
+            let attempt = match attempts.next(begun.elapsed()) {
+                NextStep::Send(attempt) => attempt,
+                NextStep::Wait(delay) => {
+                    tokio::time::sleep(delay).await;
+                    continue;
+                }
+                NextStep::Fail(error) => return Err(error),
+            };
+            let opened = timeout(attempt.timeout, open(request(&attempt.master)?)).await;
+            match opened {
+                Ok(Ok(response)) => return Ok((attempt.master, response)),
+                Ok(Err(OpenError::Final(error))) => return Err(error),
+                Ok(Err(OpenError::Refused(message))) => attempts.refused(message),
+                Ok(Err(OpenError::Unreachable(message))) => attempts.unreachable(message),
+                Err(_) => {
+                    let limit_ms = attempt.timeout.as_millis();
+                    attempts.refused(format!("no answer within {limit_ms} ms"));
+                }
+            }
+            note_next(attempts.master());
+        }
+    }
 }

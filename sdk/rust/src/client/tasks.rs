@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Client;
 use super::call::Call;
-use super::cluster::SWEEP_PATIENCE;
-use super::jobs::{HOLD, waiting};
+use super::cluster::BULK_TIMEOUT;
+use super::handle::Client;
+use super::jobs::{WAIT_HOLD, long_poll};
 use crate::error::Error;
 use crate::wire::{Explanation, Logs, LogsQuery, Swept, Task, TaskList, TaskSelection, TasksQuery};
 
@@ -20,7 +20,7 @@ impl Client {
     /// A task as soon as it is terminal, or as it is after `wait`, whichever comes first. One question; see
     /// [`Client::wait_task`].
     pub async fn task_within(&self, id: &str, wait: Duration) -> Result<Task, Error> {
-        self.call(waiting(Call::get(&["v1", "tasks", id]), wait)?)
+        self.call(long_poll(Call::get(&["v1", "tasks", id]), wait)?)
             .await
     }
 
@@ -31,9 +31,9 @@ impl Client {
         loop {
             let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
             let task = self
-                .task_within(id, left.map_or(HOLD, |left| left.min(HOLD)))
+                .task_within(id, left.map_or(WAIT_HOLD, |left| left.min(WAIT_HOLD)))
                 .await?;
-            if task.state.is_terminal() || left.is_some_and(|left| left <= HOLD) {
+            if task.state.is_terminal() || left.is_some_and(|left| left <= WAIT_HOLD) {
                 return Ok(task);
             }
         }
@@ -44,7 +44,7 @@ impl Client {
     pub async fn task_logs(&self, id: &str, query: &LogsQuery) -> Result<Logs, Error> {
         let hold = Duration::from_millis(query.follow_ms.unwrap_or(0));
         let call = Call::get(&["v1", "tasks", id, "logs"]).query(query)?;
-        self.call(call.held(hold).patient()).await
+        self.call(call.with_hold(hold).patient()).await
     }
 
     /// One page of tasks.
@@ -54,13 +54,13 @@ impl Client {
 
     /// Cancels a task, whatever its unfinished state.
     pub async fn cancel_task(&self, id: &str) -> Result<Task, Error> {
-        self.call(Call::post(&["v1", "tasks", id, "cancel"]).once())
+        self.call(Call::post(&["v1", "tasks", id, "cancel"]).with_request_id())
             .await
     }
 
     /// Puts a terminal task back to its queue with a fresh budget of attempts.
     pub async fn retry_task(&self, id: &str) -> Result<Task, Error> {
-        self.call(Call::post(&["v1", "tasks", id, "retry"]).once())
+        self.call(Call::post(&["v1", "tasks", id, "retry"]).with_request_id())
             .await
     }
 
@@ -71,21 +71,21 @@ impl Client {
 
     /// Cancels every unfinished task that is selected.
     pub async fn cancel_tasks(&self, selection: &TaskSelection) -> Result<Swept, Error> {
-        self.sweep("cancel", selection).await
+        self.bulk("cancel", selection).await
     }
 
     /// Retries every finished task that is selected; dead letters, unless a state is told.
     pub async fn retry_tasks(&self, selection: &TaskSelection) -> Result<Swept, Error> {
-        self.sweep("retry", selection).await
+        self.bulk("retry", selection).await
     }
 
     /// Forgets every finished job with a selected task; with dead letters, unless a state is told.
     pub async fn forget_tasks(&self, selection: &TaskSelection) -> Result<Swept, Error> {
-        self.sweep("forget", selection).await
+        self.bulk("forget", selection).await
     }
 
-    async fn sweep(&self, what: &str, selection: &TaskSelection) -> Result<Swept, Error> {
+    async fn bulk(&self, what: &str, selection: &TaskSelection) -> Result<Swept, Error> {
         let call = Call::post(&["v1", "tasks", what]).json(selection)?;
-        self.call(call.held(SWEEP_PATIENCE)).await
+        self.call(call.with_hold(BULK_TIMEOUT)).await
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use reqwest::Method;
 
-use super::Client;
 use super::call::Call;
+use super::handle::Client;
 use crate::error::Error;
 use crate::wire::{
     Heartbeat, HeartbeatAnswer, LeaveAnswer, Poll, PollAnswer, Register, Registered, Report,
@@ -25,7 +25,7 @@ impl Client {
 
     /// Has a worker finish what it runs, take no more, and leave.
     pub async fn drain_worker(&self, id: &str) -> Result<Worker, Error> {
-        self.call(Call::post(&["v1", "workers", id, "drain"]).once())
+        self.call(Call::post(&["v1", "workers", id, "drain"]).with_request_id())
             .await
     }
 
@@ -54,7 +54,7 @@ impl Client {
         self.call(
             Call::post(&["v1", "workers"])
                 .json(worker)?
-                .keyed(request_id),
+                .with_given_request_id(request_id),
         )
         .await
     }
@@ -70,8 +70,8 @@ impl Client {
         let hold = Duration::from_millis(poll.wait_ms);
         let call = Call::post(&["v1", "workers", id, "poll"])
             .json(poll)?
-            .held(hold);
-        self.call(call.within(patience).patient()).await
+            .with_hold(hold);
+        self.call(call.with_deadline(patience).patient()).await
     }
 
     /// A worker confirms what it runs.
@@ -82,7 +82,7 @@ impl Client {
         deadline: Duration,
     ) -> Result<HeartbeatAnswer, Error> {
         let call = Call::post(&["v1", "workers", id, "heartbeat"]).json(heartbeat)?;
-        self.call(call.within(deadline).patient()).await
+        self.call(call.with_deadline(deadline).patient()).await
     }
 
     /// A worker reports how attempts ended. Repeating it is safe: results are fenced by their tokens.
@@ -93,7 +93,7 @@ impl Client {
         deadline: Duration,
     ) -> Result<ReportAnswer, Error> {
         let call = Call::post(&["v1", "workers", id, "report"]).json(report)?;
-        self.call(call.within(deadline).patient()).await
+        self.call(call.with_deadline(deadline).patient()).await
     }
 
     /// A worker sends what its attempts wrote. Repeating it is safe: each piece has its place.
@@ -104,15 +104,15 @@ impl Client {
         deadline: Duration,
     ) -> Result<SendOutputAnswer, Error> {
         let call = Call::post(&["v1", "workers", id, "output"]).json(output)?;
-        self.call(call.within(deadline).patient()).await
+        self.call(call.with_deadline(deadline).patient()).await
     }
 
     /// A worker says goodbye; what it holds goes back to the queues at once.
     pub async fn leave(&self, id: &str, deadline: Duration) -> Result<LeaveAnswer, Error> {
         self.call(
             Call::new(Method::DELETE, &["v1", "workers", id])
-                .once()
-                .within(deadline),
+                .with_request_id()
+                .with_deadline(deadline),
         )
         .await
     }

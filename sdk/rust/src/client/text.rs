@@ -1,0 +1,23 @@
+//! Texts of error messages.
+
+/// How much of an answer that is not understood is quoted.
+const QUOTE_CHARS_MAX: usize = 200;
+
+/// The message of the innermost error: it says what happened; the outer ones repeat the URL.
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// The beginning of a body, as text.
+pub(super) fn quote(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let mut quoted: String = text.chars().take(QUOTE_CHARS_MAX).collect();
+    if quoted.len() < text.len() {
+        quoted.push('…');
+    }
+    quoted
+}
