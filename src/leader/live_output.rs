@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use triarch_sdk::output_tail::{Part, Places, Tail};
+use triarch_sdk::output_tail::{StreamOffsets, Tail, TailPart};
 use triarch_sdk::wire::SentChunk;
 use triarch_table::{TaskId, Token, WorkerId};
 
@@ -52,7 +52,7 @@ impl LiveOutput {
     }
 
     /// Takes a piece of what the attempt wrote, if it belongs there; tells where its streams end now.
-    fn place(&mut self, token: Token, chunk: &SentChunk) -> Places {
+    fn place(&mut self, token: Token, chunk: &SentChunk) -> StreamOffsets {
         let written = self.next_write;
         self.next_write += 1;
         let live = self.attempts.entry(token).or_insert_with(|| {
@@ -67,7 +67,7 @@ impl LiveOutput {
         live.written = written;
         let before = live.tail.cost();
         live.tail
-            .place(chunk.stream, chunk.offset, &chunk.text, chunk.gap);
+            .insert_at(chunk.stream, chunk.offset, &chunk.text, chunk.gap);
         let ends = live.tail.ends();
         self.cost = self.cost + live.tail.cost() - before;
         while self.cost > self.cost_max {
@@ -81,7 +81,7 @@ impl LiveOutput {
         ends
     }
 
-    fn since(&self, token: Token, from: Places) -> Option<Part> {
+    fn since(&self, token: Token, from: StreamOffsets) -> Option<TailPart> {
         let live = self.attempts.get(&token)?;
         Some(live.tail.since(from, usize::MAX))
     }
@@ -94,7 +94,7 @@ pub struct Taken {
     /// The lease.
     pub token: Token,
     /// Where its streams end here.
-    pub ends: Places,
+    pub ends: StreamOffsets,
 }
 
 impl Lead {
@@ -144,7 +144,7 @@ impl Lead {
     }
 
     /// What is kept of an attempt's output from these places on; none, when nothing of it is kept.
-    pub fn output_since(&self, token: Token, from: Places) -> Option<Part> {
+    pub fn output_since(&self, token: Token, from: StreamOffsets) -> Option<TailPart> {
         self.output.lock().since(token, from)
     }
 }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     fn text(output: &LiveOutput, token: u64) -> Option<String> {
-        let part = output.since(Token(token), Places::default())?;
+        let part = output.since(Token(token), StreamOffsets::default())?;
         Some(part.chunks.into_iter().map(|chunk| chunk.text).collect())
     }
 

@@ -1,6 +1,6 @@
-//! Output of attempts while it is on its way: the end of it that is kept in memory, and bytes becoming text.
+//! The bounded tail of an attempt's output that is kept in memory, and the decoder of bytes into text.
 //!
-//! Workers and leaders keep the same thing, a [`Tail`]: a bounded piece of what an attempt wrote last, with the place of
+//! Workers and leaders keep the same thing, a [`Tail`]: a bounded piece of what an attempt wrote last, with the offset of
 //! each character in its stream. It is a convenience for those who watch: what must not get lost is an attempt's result.
 
 use std::collections::VecDeque;
@@ -12,17 +12,17 @@ const CHUNK_BYTES_MAX: usize = 4 << 10;
 /// What a piece costs besides its text.
 const CHUNK_COST: usize = 64;
 
-/// A place in each of an attempt's streams, in bytes of text from their beginnings.
+/// Offsets into both streams of an attempt, in bytes of text from their beginnings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Places {
+pub struct StreamOffsets {
     /// In stdout.
     pub stdout: u64,
     /// In stderr.
     pub stderr: u64,
 }
 
-impl Places {
-    /// The place in this stream.
+impl StreamOffsets {
+    /// The offset in this stream.
     pub fn of(&self, stream: OutputStream) -> u64 {
         match stream {
             OutputStream::Stdout => self.stdout,
@@ -43,18 +43,18 @@ impl Places {
 #[derive(Debug, Clone)]
 pub struct Tail {
     chunks: VecDeque<LogChunk>,
-    ends: Places,
+    ends: StreamOffsets,
     cost: usize,
     cost_max: usize,
 }
 
 /// Part of a [`Tail`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Part {
+pub struct TailPart {
     /// In the order they were written.
     pub chunks: Vec<LogChunk>,
     /// Where it ends.
-    pub ends: Places,
+    pub ends: StreamOffsets,
     /// Something that was asked for is not there any more.
     pub truncated: bool,
 }
@@ -64,7 +64,7 @@ impl Tail {
     pub fn new(bytes_max: usize) -> Self {
         Self {
             chunks: VecDeque::new(),
-            ends: Places::default(),
+            ends: StreamOffsets::default(),
             cost: 0,
             cost_max: bytes_max.max(CHUNK_BYTES_MAX + CHUNK_COST),
         }
@@ -76,7 +76,7 @@ impl Tail {
     }
 
     /// Where its streams end.
-    pub fn ends(&self) -> Places {
+    pub fn ends(&self) -> StreamOffsets {
         self.ends
     }
 
@@ -114,7 +114,7 @@ impl Tail {
 
     /// Takes a piece that belongs at `offset`, less what is there already. One that does not follow on what is there is
     /// taken only with `gap`; tells whether it was.
-    pub fn place(&mut self, stream: OutputStream, offset: u64, text: &str, gap: bool) -> bool {
+    pub fn insert_at(&mut self, stream: OutputStream, offset: u64, text: &str, gap: bool) -> bool {
         let end = self.ends.of(stream);
         if offset > end {
             if !gap {
@@ -130,8 +130,8 @@ impl Tail {
     }
 
     /// What was written from these places on, about `bytes_max` of it at most.
-    pub fn since(&self, from: Places, bytes_max: usize) -> Part {
-        let mut part = Part {
+    pub fn since(&self, from: StreamOffsets, bytes_max: usize) -> TailPart {
+        let mut part = TailPart {
             chunks: Vec::new(),
             ends: from,
             truncated: false,
@@ -261,11 +261,11 @@ mod tests {
 
     const ALL: usize = usize::MAX;
 
-    fn from(stdout: u64, stderr: u64) -> Places {
-        Places { stdout, stderr }
+    fn from(stdout: u64, stderr: u64) -> StreamOffsets {
+        StreamOffsets { stdout, stderr }
     }
 
-    fn told(part: &Part) -> Vec<(OutputStream, u64, &str)> {
+    fn chunks(part: &TailPart) -> Vec<(OutputStream, u64, &str)> {
         let told = |chunk: &'_ LogChunk| (chunk.stream, chunk.offset);
         let texts = part.chunks.iter().map(|chunk| chunk.text.as_str());
         part.chunks
@@ -285,7 +285,7 @@ mod tests {
         tail.push(Stdout, "three");
         let all = tail.since(from(0, 0), ALL);
         assert_eq!(
-            told(&all),
+            chunks(&all),
             [
                 (Stdout, 0, "one two "),
                 (Stderr, 0, "oops "),
@@ -294,13 +294,13 @@ mod tests {
         );
         assert_eq!((all.ends, all.truncated), (from(13, 5), false));
         let some = tail.since(from(6, 5), ALL);
-        assert_eq!(told(&some), [(Stdout, 6, "o three")]);
+        assert_eq!(chunks(&some), [(Stdout, 6, "o three")]);
         let none = tail.since(from(13, 5), ALL);
-        assert_eq!((told(&none), none.ends), (vec![], from(13, 5)));
+        assert_eq!((chunks(&none), none.ends), (vec![], from(13, 5)));
         // Of one who has read more than is here, under an earlier leader.
         let ahead = tail.since(from(20, 5), ALL);
         assert_eq!(
-            (told(&ahead), ahead.ends, ahead.truncated),
+            (chunks(&ahead), ahead.ends, ahead.truncated),
             (vec![], from(20, 5), false)
         );
     }
@@ -318,7 +318,7 @@ mod tests {
         assert!(text.ends_with("line 9999\n") && text.len() > 8 << 10);
         assert_eq!(all.chunks[0].offset + text.len() as u64, all.ends.stdout);
         let rest = tail.since(from(all.ends.stdout - 10, 0), ALL);
-        assert_eq!((told(&rest)[0].2, rest.truncated), ("line 9999\n", false));
+        assert_eq!((chunks(&rest)[0].2, rest.truncated), ("line 9999\n", false));
     }
 
     #[test]
@@ -328,7 +328,7 @@ mod tests {
         tail.push(Stdout, &"x".repeat(20 << 10));
         let all = tail.since(from(20 << 10, 0), ALL);
         assert_eq!(
-            (told(&all), all.ends.stderr, all.truncated),
+            (chunks(&all), all.ends.stderr, all.truncated),
             (vec![], 5, true)
         );
     }
@@ -347,14 +347,14 @@ mod tests {
     #[test]
     fn pieces_are_placed_once_and_only_where_they_belong() {
         let mut tail = Tail::new(1 << 20);
-        assert!(tail.place(Stdout, 0, "abc", false));
-        assert!(tail.place(Stdout, 0, "abc", false), "again");
-        assert!(tail.place(Stdout, 1, "bcde", false), "overlapping");
-        assert!(!tail.place(Stdout, 7, "h", false), "not the next");
-        assert_eq!(told(&tail.since(from(0, 0), ALL)), [(Stdout, 0, "abcde")]);
-        assert!(tail.place(Stdout, 7, "h", true));
+        assert!(tail.insert_at(Stdout, 0, "abc", false));
+        assert!(tail.insert_at(Stdout, 0, "abc", false), "again");
+        assert!(tail.insert_at(Stdout, 1, "bcde", false), "overlapping");
+        assert!(!tail.insert_at(Stdout, 7, "h", false), "not the next");
+        assert_eq!(chunks(&tail.since(from(0, 0), ALL)), [(Stdout, 0, "abcde")]);
+        assert!(tail.insert_at(Stdout, 7, "h", true));
         let all = tail.since(from(0, 0), ALL);
-        assert_eq!(told(&all), [(Stdout, 0, "abcde"), (Stdout, 7, "h")]);
+        assert_eq!(chunks(&all), [(Stdout, 0, "abcde"), (Stdout, 7, "h")]);
         assert!(all.truncated);
     }
 
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(all.chunks[0].text, text);
         // A place inside of a character is no place: what is told begins with the next.
         assert_eq!(tail.since(from(1, 0), ALL).chunks[0].offset, 3);
-        assert!(tail.place(Stdout, 14_999, "€€", false));
+        assert!(tail.insert_at(Stdout, 14_999, "€€", false));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::Instant;
-use triarch_sdk::output_tail::{Part, Places};
+use triarch_sdk::output_tail::{StreamOffsets, TailPart};
 use triarch_sdk::wire::{self, LogChunk, OutputStream, exec};
 use triarch_table::command::reply::Refusal;
 use triarch_table::records::task::{AttemptEnd, Task};
@@ -109,7 +109,7 @@ async fn read(
     )?;
     let id: TaskId = validate::parse_id("task", &id)?;
     let attempt: Option<u32> = query.parsed("attempt", "the number of an attempt")?;
-    let from = Places {
+    let from = StreamOffsets {
         stdout: offset(&query, "stdout_from")?,
         stderr: offset(&query, "stderr_from")?,
     };
@@ -173,7 +173,7 @@ fn logs(
     app: &App,
     id: TaskId,
     number: Option<u32>,
-    from: Places,
+    from: StreamOffsets,
 ) -> Result<wire::Logs, HandlerError> {
     let (state, attempt, later) = {
         let table = app.table.read();
@@ -204,9 +204,9 @@ fn logs(
         Some(part) => merge(&recorded, part, from),
         None => merge(
             &recorded,
-            Part {
+            TailPart {
                 ends: from,
-                ..Part::default()
+                ..TailPart::default()
             },
             from,
         ),
@@ -275,8 +275,8 @@ fn next_attempt(task: &Task, number: u32) -> Option<u32> {
 }
 
 /// Merges recorded output with the live output that goes beyond it.
-fn merge(recorded: &RecordedOutput, live: Part, from: Places) -> Part {
-    let mut part = Part {
+fn merge(recorded: &RecordedOutput, live: TailPart, from: StreamOffsets) -> TailPart {
+    let mut part = TailPart {
         chunks: Vec::new(),
         ends: from,
         truncated: false,
@@ -336,7 +336,7 @@ mod tests {
     fn read(
         recorded: &RecordedOutput,
         tail: &Tail,
-        from: Places,
+        from: StreamOffsets,
     ) -> (Vec<(OutputStream, u64, String)>, bool) {
         let part = merge(recorded, tail.since(from, usize::MAX), from);
         let again = merge(recorded, tail.since(part.ends, usize::MAX), part.ends);
@@ -346,8 +346,8 @@ mod tests {
         (chunks.collect(), part.truncated)
     }
 
-    fn at(stdout: u64, stderr: u64) -> Places {
-        Places { stdout, stderr }
+    fn at(stdout: u64, stderr: u64) -> StreamOffsets {
+        StreamOffsets { stdout, stderr }
     }
 
     #[test]
@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn output_in_neither_source_is_marked_as_truncated() {
         let mut tail = Tail::new(1 << 20);
-        assert!(tail.place(Stdout, 8, "89", true));
+        assert!(tail.insert_at(Stdout, 8, "89", true));
         let (all, truncated) = read(&recorded("01234", ""), &tail, at(0, 0));
         assert!(truncated);
         assert_eq!(all.last(), Some(&(Stdout, 8, "89".to_owned())));

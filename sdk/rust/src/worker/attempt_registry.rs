@@ -1,4 +1,4 @@
-//! The attempts a worker holds: those that run, and those that ended but whose report is not settled.
+//! The registry of a worker's attempts: those that run, and those whose result is not settled yet.
 //!
 //! Invariants: an attempt is known by its task *and* its token, so that word about an old lease never touches a new one
 //! of the same task. A result leaves only when the cluster has given its verdict or has disowned the lease. What is
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::executor::{Outcome, StopReason, TaskContext, TaskHandle, error_object};
-use super::spool::Bell;
+use super::spool::OutputSignal;
 use crate::wire::{Problem, ReportStatus, RunningTask, TaskResult, Verdict};
 
 /// One report carries at most so many results and, unless a single one is larger, so many bytes.
@@ -23,7 +23,7 @@ const OUTPUT_BYTES_PER_SLOT_MIN: usize = 8 << 10;
 
 /// Which attempt: a task's lease.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
+pub(super) struct LeaseKey {
     pub(super) task: String,
     pub(super) token: u64,
 }
@@ -52,32 +52,32 @@ struct Attempt {
 /// The verdict's code on a result over the cluster's bound.
 const TOO_LARGE: &str = "payload_too_large";
 
-/// See the module.
+/// The attempts of one worker.
 #[derive(Debug)]
-pub(super) struct Attempts {
+pub(super) struct AttemptRegistry {
     slots: usize,
-    held: Mutex<BTreeMap<Key, Attempt>>,
+    held: Mutex<BTreeMap<LeaseKey, Attempt>>,
     changed: Notify,
-    bell: Arc<Bell>,
+    output_signal: Arc<OutputSignal>,
 }
 
-impl Attempts {
+impl AttemptRegistry {
     pub(super) fn new(slots: u32) -> Self {
         Self {
             slots: usize::try_from(slots).unwrap_or(usize::MAX),
             held: Mutex::default(),
             changed: Notify::new(),
-            bell: Arc::default(),
+            output_signal: Arc::default(),
         }
     }
 
-    /// Tells when there is output to send.
-    pub(super) fn bell(&self) -> &Bell {
-        &self.bell
+    /// Signals that there is output to send.
+    pub(super) fn output_signal(&self) -> &OutputSignal {
+        &self.output_signal
     }
 
     /// Does something with each attempt that runs, in the order of their keys, for as long as it says so.
-    pub(super) fn each_running(&self, mut each: impl FnMut(&Key, &TaskHandle) -> bool) {
+    pub(super) fn for_each_running(&self, mut each: impl FnMut(&LeaseKey, &TaskHandle) -> bool) {
         for (key, attempt) in self.lock().iter() {
             match &attempt.phase {
                 Phase::Running(handle) if !attempt.disowned && !each(key, handle) => return,
@@ -87,7 +87,7 @@ impl Attempts {
     }
 
     /// Does something with one attempt, if it runs.
-    pub(super) fn with_running(&self, key: &Key, one: impl FnOnce(&TaskHandle)) {
+    pub(super) fn with_running(&self, key: &LeaseKey, one: impl FnOnce(&TaskHandle)) {
         match self.lock().get(key).map(|attempt| &attempt.phase) {
             Some(Phase::Running(handle)) => one(handle),
             Some(Phase::Ended { .. }) | None => {}
@@ -100,7 +100,7 @@ impl Attempts {
     }
 
     /// Begins an attempt. `None` when it is held already.
-    pub(super) fn begin(&self, key: Key) -> Option<TaskContext> {
+    pub(super) fn begin(&self, key: LeaseKey) -> Option<TaskContext> {
         let mut held = self.lock();
         if held.contains_key(&key) {
             return None;
@@ -115,7 +115,7 @@ impl Attempts {
             attempt.disown(StopReason::Lost);
         }
         let room = (OUTPUT_BYTES_MAX / self.slots.max(1)).max(OUTPUT_BYTES_PER_SLOT_MIN);
-        let (handle, context) = TaskContext::with_room(room, self.bell.clone());
+        let (handle, context) = TaskContext::with_output_limit(room, self.output_signal.clone());
         held.insert(
             key,
             Attempt {
@@ -127,7 +127,7 @@ impl Attempts {
     }
 
     /// An attempt has come to its end.
-    pub(super) fn end(&self, key: &Key, outcome: Outcome) {
+    pub(super) fn end(&self, key: &LeaseKey, outcome: Outcome) {
         let mut held = self.lock();
         let Some(attempt) = held.get_mut(key) else {
             return;
@@ -136,7 +136,7 @@ impl Attempts {
             Phase::Running(handle) => handle.stop_reason(),
             Phase::Ended { .. } => return,
         };
-        match result_of(key, outcome, reason) {
+        match task_result(key, outcome, reason) {
             Some(result) if !attempt.disowned => {
                 attempt.phase = Phase::Ended {
                     result,
@@ -176,7 +176,7 @@ impl Attempts {
     }
 
     /// Every lease held, as a heartbeat confirms it.
-    pub(super) fn confirmed(&self) -> Vec<RunningTask> {
+    pub(super) fn held_leases(&self) -> Vec<RunningTask> {
         let held = self.lock();
         held.iter()
             .filter(|(_, attempt)| !attempt.disowned || attempt.is_running())
@@ -203,7 +203,7 @@ impl Attempts {
         }
         let mut held = self.lock();
         for one in sent.iter().filter(|one| tasks.contains(&one.task)) {
-            let key = Key {
+            let key = LeaseKey {
                 task: one.task.clone(),
                 token: one.token,
             };
@@ -240,7 +240,7 @@ impl Attempts {
     }
 
     /// Ends one attempt, which stays this worker's to report.
-    pub(super) fn stop_one(&self, key: &Key, reason: StopReason) {
+    pub(super) fn stop_one(&self, key: &LeaseKey, reason: StopReason) {
         if let Some(attempt) = self.lock().get(key) {
             attempt.stop(reason);
         }
@@ -256,8 +256,8 @@ impl Attempts {
         self.changed.notify_one();
     }
 
-    /// Takes results to report. Those not settled by the end of [`Taken`] are there again.
-    pub(super) fn take_results(self: &Arc<Self>, others_too: Batch) -> Taken {
+    /// Takes results to report. Those not settled by the end of [`ResultBatch`] are there again.
+    pub(super) fn take_results(self: &Arc<Self>, kind: BatchKind) -> ResultBatch {
         let mut held = self.lock();
         let mut keys = Vec::new();
         let mut results = Vec::new();
@@ -277,7 +277,7 @@ impl Attempts {
                 || (results.len() < RESULTS_PER_REPORT_MAX
                     && bytes + size <= RESULT_BYTES_PER_REPORT_MAX
                     && !*alone);
-            if !fits || (*alone && others_too == Batch::WithWork) {
+            if !fits || (*alone && kind == BatchKind::Poll) {
                 continue;
             }
             *sent = true;
@@ -289,7 +289,7 @@ impl Attempts {
             }
         }
         drop(held);
-        Taken {
+        ResultBatch {
             attempts: self.clone(),
             keys,
             results,
@@ -303,7 +303,7 @@ impl Attempts {
             .any(|attempt| matches!(attempt.phase, Phase::Ended { sent: false, .. }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Attempt>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LeaseKey, Attempt>> {
         // A panic under this lock leaves a map that is whole; the invariants hold between any two of its changes.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -311,29 +311,29 @@ impl Attempts {
 
 /// What results are taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Batch {
+pub(super) enum BatchKind {
     /// A report.
     Report,
     /// A poll, which asks for work besides: results that were refused once must not come between the worker and its work.
-    WithWork,
+    Poll,
 }
 
 /// Results on their way. Whatever is not settled goes back when this is dropped, so no path can forget one.
 #[derive(Debug)]
-pub(super) struct Taken {
-    attempts: Arc<Attempts>,
-    keys: Vec<Key>,
+pub(super) struct ResultBatch {
+    attempts: Arc<AttemptRegistry>,
+    keys: Vec<LeaseKey>,
     results: Vec<TaskResult>,
 }
 
-impl Taken {
+impl ResultBatch {
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
     /// Whether the result of this attempt is among them.
     pub(super) fn holds(&self, attempt: &RunningTask) -> bool {
-        let is_it = |key: &Key| key.token == attempt.token && key.task == attempt.task;
+        let is_it = |key: &LeaseKey| key.token == attempt.token && key.task == attempt.task;
         self.keys.iter().any(is_it)
     }
 
@@ -357,10 +357,10 @@ impl Taken {
                     tracing::warn!(task = key.task, "a result is too large to be kept");
                     let message = "the result is larger than the cluster takes; put it where others can reach it and \
                                    return its address";
-                    let told = failure(&key, error_object("result_too_large", message), false);
+                    let too_large = failure(&key, error_object("result_too_large", message), false);
                     let known = held
                         .get_mut(&key)
-                        .is_some_and(|attempt| attempt.replace(told));
+                        .is_some_and(|attempt| attempt.replace(too_large));
                     if known {
                         self.keys.push(key);
                     } else {
@@ -422,7 +422,7 @@ impl Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for ResultBatch {
     fn drop(&mut self) {
         if self.keys.is_empty() {
             return;
@@ -446,12 +446,12 @@ impl Drop for Taken {
 
 impl Attempt {
     /// Puts a failure in the place of a result that cannot be kept; once only.
-    fn replace(&mut self, told: TaskResult) -> bool {
+    fn replace(&mut self, failure: TaskResult) -> bool {
         match &mut self.phase {
             Phase::Ended {
                 result, replaced, ..
             } if !*replaced => {
-                *result = told;
+                *result = failure;
                 *replaced = true;
                 true
             }
@@ -488,7 +488,7 @@ impl Attempt {
 }
 
 /// What there is to report of an outcome, given why the attempt was stopped, if it was.
-fn result_of(key: &Key, outcome: Outcome, reason: Option<StopReason>) -> Option<TaskResult> {
+fn task_result(key: &LeaseKey, outcome: Outcome, reason: Option<StopReason>) -> Option<TaskResult> {
     match (outcome, reason) {
         (_, Some(StopReason::Cancelled | StopReason::Lost)) => None,
         (Outcome::Succeeded(result), _) => Some(TaskResult {
@@ -518,7 +518,7 @@ fn result_of(key: &Key, outcome: Outcome, reason: Option<StopReason>) -> Option<
     }
 }
 
-fn failure(key: &Key, error: Box<serde_json::value::RawValue>, retryable: bool) -> TaskResult {
+fn failure(key: &LeaseKey, error: Box<serde_json::value::RawValue>, retryable: bool) -> TaskResult {
     TaskResult {
         task: key.task.clone(),
         token: key.token,

@@ -1,4 +1,4 @@
-//! One attempt from its lease to its outcome: runs the executor, keeps its time limit, survives its panics.
+//! Runs one attempt from its lease to its outcome: enforces the time limit, catches panics.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::executor::{Executor, Outcome, StopReason, TaskContext};
 use crate::wire::LeasedTask;
 
 /// How long an outcome waits for the output before it to be sent, so that who watches sees one before the other.
-const OUTPUT_PATIENCE: Duration = Duration::from_millis(500);
+const OUTPUT_DELIVERY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Runs the attempt. The executor is asked to stop at the time limit; whatever the reason it must stop for, it is
 /// dropped when it does not return within `abandon_after`.
@@ -17,16 +17,16 @@ pub(super) async fn run<E: Executor>(
     executor: &E,
     task: LeasedTask,
     context: TaskContext,
-    handle: impl Fn() + Send,
+    on_time_limit: impl Fn() + Send,
     abandon_after: Duration,
 ) -> Outcome {
     let id = task.id.clone();
     let limit = task.timeout_ms.map(Duration::from_millis);
     let run = AssertUnwindSafe(executor.run(task, context.clone())).catch_unwind();
     tokio::pin!(run);
-    let patience = async {
+    let abandoned = async {
         tokio::select! {
-            () = time_limit(limit) => handle(),
+            () = time_limit(limit) => on_time_limit(),
             _ = context.stopped() => {}
         }
         tokio::time::sleep(abandon_after).await;
@@ -34,21 +34,21 @@ pub(super) async fn run<E: Executor>(
     let outcome = tokio::select! {
         biased;
         done = &mut run => done.unwrap_or_else(|panic| {
-            let message = words(panic.as_ref());
+            let message = panic_message(panic.as_ref());
             tracing::error!(task = id, message, "an executor panicked");
             Outcome::failed("panic", &message)
         }),
-        () = patience => {
+        () = abandoned => {
             tracing::error!(task = id, "an executor did not stop when asked to and was dropped");
             Outcome::Stopped
         }
     };
-    let goes = match context.stop_reason() {
+    let output_is_unwanted = match context.stop_reason() {
         None | Some(StopReason::TimedOut) => false,
         Some(StopReason::Cancelled | StopReason::Lost | StopReason::ShuttingDown) => true,
     };
-    if !goes {
-        context.output_delivered(OUTPUT_PATIENCE).await;
+    if !output_is_unwanted {
+        context.output_delivered(OUTPUT_DELIVERY_TIMEOUT).await;
     }
     outcome
 }
@@ -60,7 +60,7 @@ async fn time_limit(limit: Option<Duration>) {
     }
 }
 
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "the executor panicked".to_owned())

@@ -1,4 +1,4 @@
-//! What a worker does with a task, and what it is told while it does.
+//! The executor, which runs tasks, and the context of each attempt.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use super::spool::{Bell, OutputWriter, Spool};
+use super::spool::{OutputSignal, OutputWriter, Spool};
 use crate::wire::{LeasedTask, OutputStream};
 
 /// Runs tasks. One executor serves all slots of a worker at once.
@@ -93,7 +93,7 @@ pub enum StopReason {
 /// So much of an attempt's output is kept, unless its worker has less room for each.
 const OUTPUT_BYTES_MAX: usize = 256 << 10;
 
-/// An attempt's line to the worker it runs in.
+/// An attempt's connection to the worker it runs in.
 #[derive(Debug, Clone)]
 pub struct TaskContext {
     stop: watch::Receiver<Option<StopReason>>,
@@ -101,7 +101,7 @@ pub struct TaskContext {
     spool: Arc<Spool>,
 }
 
-/// What an attempt last said of itself.
+/// The latest progress an attempt has reported.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
     pub(super) share: Option<f64>,
@@ -119,15 +119,18 @@ pub struct TaskHandle {
 impl TaskContext {
     /// A context, and the handle that stops it. Nobody reads its output.
     pub fn new() -> (TaskHandle, TaskContext) {
-        Self::with_room(OUTPUT_BYTES_MAX, Arc::new(Bell::default()))
+        Self::with_output_limit(OUTPUT_BYTES_MAX, Arc::new(OutputSignal::default()))
     }
 
-    /// A context whose output is announced by this bell, and kept up to so many bytes.
-    pub(super) fn with_room(output_bytes_max: usize, bell: Arc<Bell>) -> (TaskHandle, TaskContext) {
+    /// A context whose output is announced by this output_signal, and kept up to so many bytes.
+    pub(super) fn with_output_limit(
+        output_bytes_max: usize,
+        output_signal: Arc<OutputSignal>,
+    ) -> (TaskHandle, TaskContext) {
         let (sender, receiver) = watch::channel(None);
         let progress = Arc::new(Mutex::new(Progress::default()));
         let output_bytes_max = output_bytes_max.min(OUTPUT_BYTES_MAX);
-        let spool = Arc::new(Spool::new(output_bytes_max, bell));
+        let spool = Arc::new(Spool::new(output_bytes_max, output_signal));
         let handle = TaskHandle {
             stop: sender,
             progress: progress.clone(),
@@ -183,8 +186,8 @@ impl TaskContext {
     }
 
     /// Waits until what was written is sent, no longer than this.
-    pub(super) async fn output_delivered(&self, patience: Duration) {
-        self.spool.delivered(patience).await;
+    pub(super) async fn output_delivered(&self, limit: Duration) {
+        self.spool.delivered(limit).await;
     }
 }
 

@@ -1,36 +1,36 @@
-//! How busy the worker's machine is, for the leader's choice among workers.
+//! The load of the worker's host, for the leader's choice among workers.
 
 use std::time::{Duration, Instant};
 
 use crate::wire::Load;
 
-/// Two readings nearer than this say too little.
-const APART: Duration = Duration::from_millis(500);
+/// Two samples closer together say too little.
+const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
-/// Watches the machine; each look tells of the time since the one before.
+/// Samples the load; each sample covers the time since the one before.
 #[derive(Debug, Default)]
-pub(super) struct Machine {
-    before: Option<(Instant, Processors)>,
+pub(super) struct HostLoadSampler {
+    before: Option<(Instant, CpuTimes)>,
     cpu: Option<f64>,
 }
 
 /// Time that the processors have spent, in ticks since the machine was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Processors {
+struct CpuTimes {
     idle: u64,
     all: u64,
 }
 
-impl Machine {
+impl HostLoadSampler {
     /// What is known now; nothing where the system does not tell.
-    pub fn look(&mut self) -> Option<Load> {
+    pub(super) fn sample(&mut self) -> Option<Load> {
         let now = Instant::now();
-        let processors = read("/proc/stat").as_deref().and_then(processors);
-        match (self.before, processors) {
-            (Some((at, _)), _) if now.duration_since(at) < APART => {}
-            (before, Some(processors)) => {
-                self.cpu = before.and_then(|(_, before)| busy(before, processors));
-                self.before = Some((now, processors));
+        let cpu_times = read("/proc/stat").as_deref().and_then(cpu_times);
+        match (self.before, cpu_times) {
+            (Some((at, _)), _) if now.duration_since(at) < SAMPLE_INTERVAL_MIN => {}
+            (before, Some(cpu_times)) => {
+                self.cpu = before.and_then(|(_, before)| busy(before, cpu_times));
+                self.before = Some((now, cpu_times));
             }
             (_, None) => {}
         }
@@ -48,7 +48,7 @@ fn read(path: &str) -> Option<String> {
 }
 
 /// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal.
-fn processors(stat: &str) -> Option<Processors> {
+fn cpu_times(stat: &str) -> Option<CpuTimes> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let ticks: Vec<u64> = line
         .split_whitespace()
@@ -56,14 +56,14 @@ fn processors(stat: &str) -> Option<Processors> {
         .map_while(|word| word.parse().ok())
         .collect();
     let idle = ticks.get(3)? + ticks.get(4)?;
-    Some(Processors {
+    Some(CpuTimes {
         idle,
         all: ticks.iter().sum(),
     })
 }
 
 /// The share of the time between two readings in which the processors had something to do.
-fn busy(before: Processors, now: Processors) -> Option<f64> {
+fn busy(before: CpuTimes, now: CpuTimes) -> Option<f64> {
     let all = now.all.checked_sub(before.all).filter(|all| *all > 0)?;
     let idle = now.idle.checked_sub(before.idle)?.min(all);
     Some((all - idle) as f64 / all as f64)
@@ -83,17 +83,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_linux_tells() {
+    fn the_load_is_read_from_proc() {
         let stat = "cpu  100 0 50 800 50 0 0 0 7 7\ncpu0 1 1 1 1\n";
-        let before = processors(stat).expect("a line of numbers");
+        let before = cpu_times(stat).expect("a line of numbers");
         assert_eq!(
             before,
-            Processors {
+            CpuTimes {
                 idle: 850,
                 all: 1_000
             }
         );
-        let now = Processors {
+        let now = CpuTimes {
             idle: 900,
             all: 1_200,
         };
@@ -104,19 +104,19 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_no_load() {
-        assert_eq!(processors("intr 1 2 3"), None);
-        assert_eq!(processors("cpu  1 2"), None);
+    fn unreadable_proc_files_give_no_load() {
+        assert_eq!(cpu_times("intr 1 2 3"), None);
+        assert_eq!(cpu_times("cpu  1 2"), None);
         assert_eq!(memory_mb("MemTotal: many kB"), None);
     }
 
     #[test]
-    fn two_looks_in_a_row_tell_of_one_time() {
-        let mut machine = Machine::default();
-        let first = machine.look();
-        let before = machine.before;
+    fn two_samples_in_a_row_share_one_reading() {
+        let mut sampler = HostLoadSampler::default();
+        let first = sampler.sample();
+        let before = sampler.before;
         assert_eq!(first.and_then(|load| load.cpu), None);
-        machine.look();
-        assert_eq!(machine.before, before);
+        sampler.sample();
+        assert_eq!(sampler.before, before);
     }
 }

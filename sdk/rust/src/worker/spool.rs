@@ -1,4 +1,4 @@
-//! What an attempt wrote, kept until the leader has it and a while longer: a new leader begins with nothing.
+//! The spool of an attempt's output: kept until the leader has it and a while longer, for a new leader begins with none.
 //!
 //! Invariants: what is kept is bounded, whatever an attempt writes; the oldest is dropped first and missed openly. Writing
 //! never waits for the cluster. A piece is sent again until the leader says it has it, or that it does not want it.
@@ -9,18 +9,18 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::output_tail;
-use crate::output_tail::{Decoder, Places, Tail};
+use crate::output_tail::{Decoder, StreamOffsets, Tail};
 use crate::wire::{LogChunk, OutputEnds, OutputStream};
 
-/// Tells who sends output that there is some. One for all attempts of a worker.
+/// Wakes the sender of output. One for all attempts of a worker.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
+pub(super) struct OutputSignal {
     written: Notify,
     awaited: Notify,
     settled: Notify,
 }
 
-impl Bell {
+impl OutputSignal {
     /// Waits until something was written since it was last waited for. For one waiter at a time.
     pub(super) async fn written(&self) {
         self.written.notified().await;
@@ -37,18 +37,18 @@ impl Bell {
     }
 }
 
-/// See the module.
+/// The output of one attempt on its way to the leader.
 #[derive(Debug)]
 pub(super) struct Spool {
-    kept: Mutex<Kept>,
-    bell: Arc<Bell>,
+    state: Mutex<State>,
+    output_signal: Arc<OutputSignal>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct State {
     tail: Tail,
     /// How far the leader is, as far as is known.
-    sent: Places,
+    sent: StreamOffsets,
     /// It has been sent again what it lacked, once. One that lacks it still has dropped it, and would again.
     sent_again: bool,
     /// What comes next does not follow on what the leader has.
@@ -63,7 +63,7 @@ pub(super) struct Sending {
     pub(super) chunks: Vec<LogChunk>,
     /// Which of the chunks do not follow on what was sent before.
     pub(super) gaps: Vec<bool>,
-    upto: Places,
+    upto: StreamOffsets,
 }
 
 impl Sending {
@@ -74,23 +74,23 @@ impl Sending {
 }
 
 impl Spool {
-    pub(super) fn new(bytes_max: usize, bell: Arc<Bell>) -> Self {
+    pub(super) fn new(bytes_max: usize, output_signal: Arc<OutputSignal>) -> Self {
         Self {
-            kept: Mutex::new(Kept {
+            state: Mutex::new(State {
                 tail: Tail::new(bytes_max),
-                sent: Places::default(),
+                sent: StreamOffsets::default(),
                 sent_again: false,
                 gap: false,
                 unwanted: false,
             }),
-            bell,
+            output_signal,
         }
     }
 
     pub(super) fn write(&self, stream: OutputStream, text: &str) {
         if !text.is_empty() {
             self.lock().tail.push(stream, text);
-            self.bell.written.notify_one();
+            self.output_signal.written.notify_one();
         }
     }
 
@@ -101,23 +101,23 @@ impl Spool {
 
     /// Whether there is something to send.
     pub(super) fn has_unsent(&self) -> bool {
-        let kept = self.lock();
-        !kept.unwanted && kept.tail.ends() != kept.sent
+        let state = self.lock();
+        !state.unwanted && state.tail.ends() != state.sent
     }
 
     /// Takes what the leader has not got, up to a bound.
     pub(super) fn take(&self, bytes_max: usize) -> Option<Sending> {
-        let mut kept = self.lock();
-        if kept.unwanted {
+        let mut state = self.lock();
+        if state.unwanted {
             return None;
         }
-        let part = kept.tail.since(kept.sent, bytes_max);
+        let part = state.tail.since(state.sent, bytes_max);
         if part.chunks.is_empty() {
             // All of it, if there was any, has been dropped.
-            kept.sent = part.ends;
+            state.sent = part.ends;
             return None;
         }
-        let mut at = kept.sent;
+        let mut at = state.sent;
         let follows = |chunk: &LogChunk| {
             let follows = chunk.offset == at.of(chunk.stream);
             *at.of_mut(chunk.stream) = chunk.offset + chunk.text.len() as u64;
@@ -125,7 +125,10 @@ impl Spool {
         };
         let follows: Vec<bool> = part.chunks.iter().map(follows).collect();
         Some(Sending {
-            gaps: follows.iter().map(|follows| kept.gap || !follows).collect(),
+            gaps: follows
+                .iter()
+                .map(|follows| state.gap || !follows)
+                .collect(),
             chunks: part.chunks,
             upto: part.ends,
         })
@@ -133,56 +136,56 @@ impl Spool {
 
     /// The leader's word on what was sent; none, when it wants nothing of this attempt.
     pub(super) fn settle(&self, sent: &Sending, ends: Option<&OutputEnds>) {
-        let mut kept = self.lock();
+        let mut state = self.lock();
         let Some(ends) = ends else {
-            kept.unwanted = true;
+            state.unwanted = true;
             return;
         };
-        let has = Places {
+        let has = StreamOffsets {
             stdout: ends.stdout,
             stderr: ends.stderr,
         };
         let lacks = OutputStream::ALL
             .into_iter()
             .any(|stream| has.of(stream) < sent.upto.of(stream));
-        if lacks && !kept.sent_again {
+        if lacks && !state.sent_again {
             // Another leader than before, most likely.
-            kept.sent_again = true;
-            kept.sent = has;
+            state.sent_again = true;
+            state.sent = has;
         } else {
-            kept.sent = sent.upto;
-            kept.gap = lacks;
+            state.sent = sent.upto;
+            state.gap = lacks;
         }
     }
 
     /// There is a new leader, which has nothing yet.
     pub(super) fn send_again(&self) {
-        let mut kept = self.lock();
-        kept.sent = Places::default();
-        kept.sent_again = false;
-        kept.gap = false;
-        kept.unwanted = false;
+        let mut state = self.lock();
+        state.sent = StreamOffsets::default();
+        state.sent_again = false;
+        state.gap = false;
+        state.unwanted = false;
     }
 
     /// Waits until everything is sent, but not for long: who watches may miss the last words of an attempt, which its
     /// result must not wait for.
-    pub(super) async fn delivered(&self, patience: Duration) {
+    pub(super) async fn delivered(&self, limit: Duration) {
         let delivered = async {
             loop {
-                let settled = self.bell.settled.notified();
+                let settled = self.output_signal.settled.notified();
                 if !self.has_unsent() {
                     return;
                 }
-                self.bell.awaited.notify_one();
+                self.output_signal.awaited.notify_one();
                 settled.await;
             }
         };
-        let _ = tokio::time::timeout(patience, delivered).await;
+        let _ = tokio::time::timeout(limit, delivered).await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics half-way.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -235,7 +238,7 @@ mod tests {
         }
     }
 
-    fn told(sending: &Sending) -> Vec<(u64, &str, bool)> {
+    fn chunks(sending: &Sending) -> Vec<(u64, &str, bool)> {
         let chunks = sending.chunks.iter().zip(&sending.gaps);
         chunks
             .map(|(chunk, gap)| (chunk.offset, chunk.text.as_str(), *gap))
@@ -251,14 +254,14 @@ mod tests {
         let spool = spool(1 << 20);
         spool.write(Stdout, "one");
         let first = take(&spool);
-        assert_eq!(told(&first), [(0, "one", false)]);
+        assert_eq!(chunks(&first), [(0, "one", false)]);
         // Its answer was lost.
         let again = take(&spool);
-        assert_eq!(told(&again), told(&first));
+        assert_eq!(chunks(&again), chunks(&first));
         spool.write(Stdout, "two");
         spool.settle(&again, Some(&ends(3, 0)));
         let next = take(&spool);
-        assert_eq!(told(&next), [(3, "two", false)]);
+        assert_eq!(chunks(&next), [(3, "two", false)]);
         spool.settle(&next, Some(&ends(6, 0)));
         assert!(!spool.has_unsent() && spool.take(1 << 20).is_none());
     }
@@ -271,16 +274,16 @@ mod tests {
         spool.write(Stdout, "two");
         spool.settle(&take(&spool), Some(&ends(0, 0)));
         let again = take(&spool);
-        assert_eq!(told(&again), [(0, "onetwo", false)]);
+        assert_eq!(chunks(&again), [(0, "onetwo", false)]);
         // It has no room for it: what follows is sent as it is.
         spool.settle(&again, Some(&ends(0, 0)));
         assert!(!spool.has_unsent());
         spool.write(Stdout, "three");
         let rest = take(&spool);
-        assert_eq!(told(&rest), [(6, "three", true)]);
+        assert_eq!(chunks(&rest), [(6, "three", true)]);
         spool.settle(&rest, Some(&ends(11, 0)));
         spool.write(Stdout, "four");
-        assert_eq!(told(&take(&spool)), [(11, "four", false)]);
+        assert_eq!(chunks(&take(&spool)), [(11, "four", false)]);
     }
 
     #[test]
@@ -291,7 +294,7 @@ mod tests {
         spool.settle(&take(&spool), Some(&ends(20 << 10, 7)));
         spool.send_again();
         let again = take(&spool);
-        let (offset, text, gap) = told(&again)[0];
+        let (offset, text, gap) = chunks(&again)[0];
         assert!(gap && offset > 0);
         assert_eq!(offset + text.len() as u64, 20 << 10);
     }
@@ -305,7 +308,7 @@ mod tests {
         spool.write(Stdout, "two");
         assert!(!spool.has_unsent() && spool.take(1 << 20).is_none());
         spool.send_again();
-        assert_eq!(told(&take(&spool)), [(0, "onetwo", false)]);
+        assert_eq!(chunks(&take(&spool)), [(0, "onetwo", false)]);
     }
 
     #[tokio::test]
@@ -317,9 +320,9 @@ mod tests {
             let spool = spool.clone();
             async move { spool.delivered(Duration::from_secs(600)).await }
         });
-        spool.bell.awaited().await;
+        spool.output_signal.awaited().await;
         spool.settle(&take(&spool), Some(&ends(3, 0)));
-        spool.bell.settled();
+        spool.output_signal.settled();
         waiting.await.expect("does not panic");
     }
 
@@ -332,6 +335,6 @@ mod tests {
         }
         writer.write(b"\xe2");
         drop(writer);
-        assert_eq!(told(&take(&spool)), [(0, "a€😀\u{fffd}", false)]);
+        assert_eq!(chunks(&take(&spool)), [(0, "a€😀\u{fffd}", false)]);
     }
 }

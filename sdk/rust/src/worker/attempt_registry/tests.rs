@@ -1,10 +1,10 @@
-//! The rules by which attempts are held.
+//! The registry of attempts.
 
 use super::*;
 use crate::wire::ProblemCode;
 
-fn key(task: &str, token: u64) -> Key {
-    Key {
+fn key(task: &str, token: u64) -> LeaseKey {
+    LeaseKey {
         task: task.to_owned(),
         token,
     }
@@ -18,45 +18,45 @@ fn accepted(task: &str) -> Verdict {
     }
 }
 
-fn ended(attempts: &Attempts, task: &str, token: u64) {
+fn ended(attempts: &AttemptRegistry, task: &str, token: u64) {
     attempts.begin(key(task, token)).expect("not held yet");
     attempts.end(&key(task, token), Outcome::Succeeded(None));
 }
 
 #[test]
 fn a_result_stays_until_its_verdict() {
-    let attempts = Arc::new(Attempts::new(2));
+    let attempts = Arc::new(AttemptRegistry::new(2));
     ended(&attempts, "t1-0", 7);
     assert_eq!((attempts.free(), attempts.is_idle()), (2, false));
-    assert_eq!(attempts.confirmed().len(), 1);
+    assert_eq!(attempts.held_leases().len(), 1);
 
-    let mut taken = attempts.take_results(Batch::Report);
+    let mut taken = attempts.take_results(BatchKind::Report);
     assert_eq!(taken.results().len(), 1);
     assert!(!attempts.has_results());
     drop(taken);
     assert!(attempts.has_results(), "an unsettled result is there again");
 
     attempts
-        .take_results(Batch::Report)
+        .take_results(BatchKind::Report)
         .settle(&[accepted("t1-0")]);
     assert!(attempts.is_idle());
 }
 
 #[test]
 fn word_about_an_old_lease_does_not_touch_a_new_one() {
-    let attempts = Arc::new(Attempts::new(2));
+    let attempts = Arc::new(AttemptRegistry::new(2));
     let old = attempts.begin(key("t1-0", 7)).expect("new");
-    let sent = attempts.confirmed();
+    let sent = attempts.held_leases();
     attempts.end(&key("t1-0", 7), Outcome::failed("x", "y"));
     attempts
-        .take_results(Batch::Report)
+        .take_results(BatchKind::Report)
         .settle(&[accepted("t1-0")]);
     let new = attempts.begin(key("t1-0", 9)).expect("new");
 
     attempts.disown(&["t1-0".to_owned()], &sent, StopReason::Lost);
     assert_eq!((old.stop_reason(), new.stop_reason()), (None, None));
 
-    let sent = attempts.confirmed();
+    let sent = attempts.held_leases();
     attempts.disown(&["t1-0".to_owned()], &sent, StopReason::Cancelled);
     assert_eq!(new.stop_reason(), Some(StopReason::Cancelled));
     attempts.end(&key("t1-0", 9), Outcome::Succeeded(None));
@@ -68,7 +68,7 @@ fn word_about_an_old_lease_does_not_touch_a_new_one() {
 
 #[test]
 fn a_newer_lease_of_the_same_task_ends_the_older() {
-    let attempts = Arc::new(Attempts::new(2));
+    let attempts = Arc::new(AttemptRegistry::new(2));
     let old = attempts.begin(key("t1-0", 7)).expect("new");
     attempts.begin(key("t1-0", 9)).expect("new");
     assert_eq!(old.stop_reason(), Some(StopReason::Lost));
@@ -80,25 +80,25 @@ fn a_newer_lease_of_the_same_task_ends_the_older() {
 
 #[test]
 fn a_refused_report_is_taken_apart_and_never_repeated_for_ever() {
-    let attempts = Arc::new(Attempts::new(4));
+    let attempts = Arc::new(AttemptRegistry::new(4));
     ended(&attempts, "t1-0", 7);
     ended(&attempts, "t2-0", 8);
     let problem = Problem::new(ProblemCode::PayloadTooLarge, "1 MiB");
-    attempts.take_results(Batch::Report).refused(&problem);
+    attempts.take_results(BatchKind::Report).refused(&problem);
     assert!(
-        attempts.take_results(Batch::WithWork).is_empty(),
+        attempts.take_results(BatchKind::Poll).is_empty(),
         "work is not held up by it"
     );
 
-    let mut taken = attempts.take_results(Batch::Report);
+    let mut taken = attempts.take_results(BatchKind::Report);
     assert_eq!(taken.results().len(), 1);
     taken.refused(&problem);
-    let mut taken = attempts.take_results(Batch::Report);
+    let mut taken = attempts.take_results(BatchKind::Report);
     let replaced = taken.results();
     assert_eq!(replaced[0].status, ReportStatus::Failed);
     taken.refused(&problem);
 
-    let mut taken = attempts.take_results(Batch::Report);
+    let mut taken = attempts.take_results(BatchKind::Report);
     assert_eq!(taken.results()[0].task, "t2-0");
     taken.settle(&[accepted("t2-0")]);
     assert!(attempts.is_idle());
@@ -106,7 +106,7 @@ fn a_refused_report_is_taken_apart_and_never_repeated_for_ever() {
 
 #[test]
 fn what_was_stopped_for_the_workers_sake_is_no_failure() {
-    let attempts = Arc::new(Attempts::new(4));
+    let attempts = Arc::new(AttemptRegistry::new(4));
     for (task, outcome) in [
         ("t1-0", Outcome::failed("signal", "SIGTERM")),
         ("t2-0", Outcome::Stopped),
@@ -116,7 +116,7 @@ fn what_was_stopped_for_the_workers_sake_is_no_failure() {
         attempts.stop_running(StopReason::ShuttingDown);
         attempts.end(&key(task, 1), outcome);
     }
-    let results = attempts.take_results(Batch::Report).results();
+    let results = attempts.take_results(BatchKind::Report).results();
     assert_eq!(
         results
             .iter()
@@ -128,18 +128,18 @@ fn what_was_stopped_for_the_workers_sake_is_no_failure() {
 
 #[test]
 fn a_time_limit_without_an_outcome_is_a_failure() {
-    let attempts = Arc::new(Attempts::new(1));
+    let attempts = Arc::new(AttemptRegistry::new(1));
     attempts.begin(key("t1-0", 1)).expect("new");
     attempts.stop_running(StopReason::TimedOut);
     attempts.end(&key("t1-0", 1), Outcome::Stopped);
-    let results = attempts.take_results(Batch::Report).results();
+    let results = attempts.take_results(BatchKind::Report).results();
     let error = results[0].error.as_ref().expect("failed");
     assert!(error.get().contains("\"timeout\""), "{error}");
 }
 
 #[test]
 fn an_unknown_worker_holds_nothing() {
-    let attempts = Arc::new(Attempts::new(2));
+    let attempts = Arc::new(AttemptRegistry::new(2));
     ended(&attempts, "t1-0", 7);
     let context = attempts.begin(key("t2-0", 8)).expect("new");
     attempts.disown_all();

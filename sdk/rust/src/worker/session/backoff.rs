@@ -1,21 +1,21 @@
-//! How long to leave a failing exchange alone.
+//! Back-off of failing exchanges.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// First and longest pause after an exchange that failed. The client has waited inside its deadline already.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// First and longest delay after an exchange that failed. The client has waited inside its deadline already.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// The pause after exchanges that failed, growing while they do.
+/// The delay after exchanges that failed, doubled while they do.
 #[derive(Debug, Default)]
-pub(super) struct Pause {
-    length: Duration,
+pub(super) struct Backoff {
+    delay: Duration,
     until: Option<Instant>,
 }
 
-impl Pause {
+impl Backoff {
     pub(super) fn is_over(&self) -> bool {
         self.until.is_none_or(|until| until <= Instant::now())
     }
@@ -30,8 +30,8 @@ impl Pause {
         *self = Self::default();
     }
 
-    pub(super) fn lengthen(&mut self) {
-        self.length = (self.length * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-        self.until = Some(Instant::now() + self.length);
+    pub(super) fn increase(&mut self) {
+        self.delay = (self.delay * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
+        self.until = Some(Instant::now() + self.delay);
     }
 }

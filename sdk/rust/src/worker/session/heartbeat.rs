@@ -1,52 +1,30 @@
-//! Staying known, and knowing when one is not: heartbeats, the fence, and who the masters are.
+//! Heartbeats, the fence that stops attempts whose leases may be over, and discovery of the masters.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
-use url::Url;
 
-use super::{Session, StopReason};
+use super::state::Session;
 use crate::error::Error;
 use crate::wire::{Heartbeat, ProblemCode};
-use crate::worker::executor::Executor;
-use crate::worker::host_load::Machine;
+use crate::worker::executor::{Executor, StopReason};
+use crate::worker::host_load::HostLoadSampler;
 
 /// How often to ask who the masters are.
-const LEARN_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Who answers heartbeats, and how often they stopped being answered. When either changes, a poll that was sent before
-/// may wait for an answer that will never come.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Contact {
-    pub(super) leader: Option<Url>,
-    pub(super) lapses: u64,
-}
-
-impl Contact {
-    /// A heartbeat was answered; tells whether that changes anything.
-    fn heard(&mut self, leader: Option<Url>, lapsed: bool) -> bool {
-        // None: another call has just failed; who leads will be seen by the next heartbeat.
-        let moved = leader.is_some() && self.leader != leader;
-        if moved {
-            self.leader = leader;
-        }
-        self.lapses += u64::from(lapsed);
-        moved || lapsed
-    }
-}
+const MASTER_DISCOVERY_INTERVAL: Duration = Duration::from_secs(60);
 
 impl<E: Executor> Session<E> {
     /// Confirms what runs, again and again, until the cluster says it does not know the worker.
     pub(super) async fn heartbeats(&self) {
         let mut lapsed = false;
-        let mut machine = Machine::default();
+        let mut host_load = HostLoadSampler::default();
         let mut next = Instant::now();
         loop {
             sleep_until(next).await;
-            let running = self.attempts.confirmed();
+            let running = self.attempts.held_leases();
             let heartbeat = Heartbeat {
                 running,
-                load: machine.look(),
+                load: host_load.sample(),
             };
             let begun = Instant::now();
             next = begun + self.heartbeat_interval;
@@ -56,15 +34,20 @@ impl<E: Executor> Session<E> {
                 Ok(answer) => {
                     self.acknowledge(begun);
                     next = begun
-                        + until_next(answer.heartbeat_ms, self.heartbeat_interval, self.lease);
-                    self.obey(
+                        + heartbeat_interval(
+                            answer.heartbeat_ms,
+                            self.heartbeat_interval,
+                            self.lease,
+                        );
+                    self.apply_directives(
                         &answer.cancel,
                         &answer.lost,
                         answer.drain,
                         &heartbeat.running,
                     );
-                    self.contact
-                        .send_if_modified(|contact| contact.heard(self.client.leader(), lapsed));
+                    self.leader_contact.send_if_modified(|contact| {
+                        contact.record_answer(self.client.leader(), lapsed)
+                    });
                     lapsed = false;
                 }
                 Err(Error::Api(problem)) if problem.is(ProblemCode::UnknownWorker) => {
@@ -82,7 +65,7 @@ impl<E: Executor> Session<E> {
     /// Asks now and then who the masters are, so that a worker that was given one of them outlives it. Beside
     /// everything else: nothing waits for it.
     pub(super) async fn learn_masters(&self) {
-        let mut ticks = tokio::time::interval(LEARN_INTERVAL);
+        let mut ticks = tokio::time::interval(MASTER_DISCOVERY_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -113,26 +96,14 @@ impl<E: Executor> Session<E> {
             }
         }
     }
-
-    pub(super) fn is_fenced(&self) -> bool {
-        self.acknowledged.borrow().elapsed() >= self.lease
-    }
-
-    pub(super) fn acknowledge(&self, sent_at: Instant) {
-        self.acknowledged.send_if_modified(|last| {
-            let later = sent_at > *last;
-            *last = sent_at.max(*last);
-            later
-        });
-    }
 }
 
 /// Between two heartbeats. A cluster with many workers asks for fewer of them than it told each at first, within reason: the
 /// worker holds its leases by them.
-fn until_next(told_ms: Option<u64>, at_first: Duration, lease: Duration) -> Duration {
-    let most = (lease / 2).max(at_first);
-    told_ms.map_or(at_first, |told_ms| {
-        Duration::from_millis(told_ms).clamp(at_first, most)
+fn heartbeat_interval(requested_ms: Option<u64>, initial: Duration, lease: Duration) -> Duration {
+    let most = (lease / 2).max(initial);
+    requested_ms.map_or(initial, |requested_ms| {
+        Duration::from_millis(requested_ms).clamp(initial, most)
     })
 }
 
@@ -143,11 +114,11 @@ mod tests {
     #[test]
     fn heartbeats_come_when_asked_for_but_often_enough_for_a_lease() {
         let ms = Duration::from_millis;
-        let next = |told_ms| until_next(told_ms, ms(2_000), ms(10_000));
+        let next = |requested_ms| heartbeat_interval(requested_ms, ms(2_000), ms(10_000));
         assert_eq!(next(None), ms(2_000), "an older master says nothing");
         assert_eq!(next(Some(3_500)), ms(3_500));
         assert_eq!(next(Some(0)), ms(2_000));
         assert_eq!(next(Some(u64::MAX)), ms(5_000));
-        assert_eq!(until_next(Some(9), ms(300), ms(400)), ms(300));
+        assert_eq!(heartbeat_interval(Some(9), ms(300), ms(400)), ms(300));
     }
 }

@@ -1,4 +1,4 @@
-//! Sending what attempts write to the leader, for those who watch them run.
+//! The sender of live output: what attempts write goes to the leader, for those who watch them run.
 //!
 //! Beside everything else: nothing waits for it but the end of an attempt that wrote something, and that not for long.
 
@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Key, Session};
+use super::state::Session;
 use crate::wire::{OutputEnds, SendOutput, SentChunk};
+use crate::worker::attempt_registry::LeaseKey;
 use crate::worker::executor::Executor;
 use crate::worker::spool::Sending;
 
 /// Output is sent no more often than this, but for attempts that wait for it to end: those, no more often than that.
-const INTERVAL: Duration = Duration::from_millis(250);
-const INTERVAL_AWAITED: Duration = Duration::from_millis(20);
+const SEND_INTERVAL: Duration = Duration::from_millis(250);
+const SEND_INTERVAL_AWAITED: Duration = Duration::from_millis(20);
 /// Longest that one request may take: the next brings the same, and more.
-const PATIENCE: Duration = Duration::from_secs(2);
+const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// About so much travels in one request, and so much of one attempt.
 const BYTES_MAX: usize = 1 << 20;
 const BYTES_PER_ATTEMPT_MAX: usize = 128 << 10;
@@ -24,30 +25,30 @@ const BYTES_PER_ATTEMPT_MAX: usize = 128 << 10;
 impl<E: Executor> Session<E> {
     /// Sends output as it comes, and what is kept of it again to a new leader. Never ends.
     pub(super) async fn send_output(&self) {
-        let mut contact = self.contact.subscribe();
+        let mut contact = self.leader_contact.subscribe();
         // Where the last request ended, so that a chatty attempt does not keep others from being heard.
-        let mut after: Option<Key> = None;
+        let mut after: Option<LeaseKey> = None;
         let mut sent_at: Option<Instant> = None;
         loop {
             if contact.has_changed().unwrap_or(false) {
                 contact.borrow_and_update();
-                self.attempts.each_running(|_, attempt| {
+                self.attempts.for_each_running(|_, attempt| {
                     attempt.spool().send_again();
                     true
                 });
             }
             if !self.has_output() {
                 tokio::select! {
-                    () = self.attempts.bell().written() => {}
+                    () = self.attempts.output_signal().written() => {}
                     Ok(()) = contact.changed() => contact.mark_changed(),
                 }
                 continue;
             }
             if let Some(sent_at) = sent_at {
                 tokio::select! {
-                    () = tokio::time::sleep_until(sent_at + INTERVAL) => {}
-                    () = self.attempts.bell().awaited() => {
-                        tokio::time::sleep_until(sent_at + INTERVAL_AWAITED).await;
+                    () = tokio::time::sleep_until(sent_at + SEND_INTERVAL) => {}
+                    () = self.attempts.output_signal().awaited() => {
+                        tokio::time::sleep_until(sent_at + SEND_INTERVAL_AWAITED).await;
                     }
                 }
             }
@@ -56,26 +57,26 @@ impl<E: Executor> Session<E> {
             if !sending.is_empty() {
                 self.exchange_output(sending).await;
             }
-            self.attempts.bell().settled();
+            self.attempts.output_signal().settled();
         }
     }
 
     fn has_output(&self) -> bool {
         let mut found = false;
-        self.attempts.each_running(|_, attempt| {
+        self.attempts.for_each_running(|_, attempt| {
             found = attempt.spool().has_unsent();
             !found
         });
         found
     }
 
-    fn take_output(&self, after: &mut Option<Key>) -> Vec<(Key, Sending)> {
-        let mut taken: Vec<(Key, Sending)> = Vec::new();
+    fn take_output(&self, after: &mut Option<LeaseKey>) -> Vec<(LeaseKey, Sending)> {
+        let mut taken: Vec<(LeaseKey, Sending)> = Vec::new();
         let mut room = BYTES_MAX;
         let last = after.take();
         for behind in [true, false] {
             // Those behind the last one first, then the others from the beginning.
-            self.attempts.each_running(|key, attempt| {
+            self.attempts.for_each_running(|key, attempt| {
                 if last.as_ref().is_none_or(|last| key > last) != behind || room == 0 {
                     return room > 0;
                 }
@@ -91,7 +92,7 @@ impl<E: Executor> Session<E> {
         taken
     }
 
-    async fn exchange_output(&self, sending: Vec<(Key, Sending)>) {
+    async fn exchange_output(&self, sending: Vec<(LeaseKey, Sending)>) {
         let chunks = sending.iter().flat_map(|(key, sending)| {
             let chunks = sending.chunks.iter().zip(&sending.gaps);
             chunks.map(|(chunk, gap)| SentChunk {
@@ -106,13 +107,17 @@ impl<E: Executor> Session<E> {
         let output = SendOutput {
             chunks: chunks.collect(),
         };
-        match self.client.send_output(&self.id, &output, PATIENCE).await {
+        match self
+            .client
+            .send_output(&self.id, &output, SEND_TIMEOUT)
+            .await
+        {
             Ok(answer) => {
                 let ends = answer.attempts.into_iter().map(|ends| {
                     let (task, token) = (ends.task.clone(), ends.token);
-                    (Key { task, token }, ends)
+                    (LeaseKey { task, token }, ends)
                 });
-                let ends: BTreeMap<Key, OutputEnds> = ends.collect();
+                let ends: BTreeMap<LeaseKey, OutputEnds> = ends.collect();
                 for (key, sending) in sending {
                     self.attempts.with_running(&key, |attempt| {
                         attempt.spool().settle(&sending, ends.get(&key));

@@ -1,4 +1,4 @@
-//! How soon a busy worker asks again.
+//! Poll pacing: how soon a busy worker polls again.
 //!
 //! Each poll that brings results is an entry on three disks, and the masters' time for it hardly depends on how many
 //! results it brings. A worker that has more work than slots and asks again for each slot that gets free has the masters
@@ -11,32 +11,33 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// No poll is left waiting for longer, however long the last one took.
-const PACE_MAX: Duration = Duration::from_millis(10);
+const POLL_DELAY_MAX: Duration = Duration::from_millis(10);
 
-/// See the [module](self).
+/// When the next poll is due.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct PollPacing {
     /// When the next poll is due although most slots are busy. `None` when there was less work than slots.
-    from: Option<Instant>,
+    next_poll_at: Option<Instant>,
 }
 
-impl Pace {
+impl PollPacing {
     /// A poll that was sent at `begun` has come back `now`; `got_all` says that it was given all it asked for, so that there
     /// is likely more.
-    pub(super) fn polled(&mut self, begun: Instant, now: Instant, got_all: bool) {
+    pub(super) fn record_poll(&mut self, begun: Instant, now: Instant, got_all: bool) {
         let took = now.saturating_duration_since(begun);
-        self.from = got_all.then(|| now + took.min(PACE_MAX));
+        self.next_poll_at = got_all.then(|| now + took.min(POLL_DELAY_MAX));
     }
 
     /// There is likely more work than slots.
     pub(super) fn has_backlog(&self) -> bool {
-        self.from.is_some()
+        self.next_poll_at.is_some()
     }
 
     /// Until when the next poll can wait, if it can at all: `free` of `slots` have nothing to do.
-    pub(super) fn waits(&self, now: Instant, free: usize, slots: usize) -> Option<Instant> {
+    pub(super) fn delayed_until(&self, now: Instant, free: usize, slots: usize) -> Option<Instant> {
         let most_are_busy = free.saturating_mul(2) < slots;
-        self.from.filter(|from| most_are_busy && *from > now)
+        self.next_poll_at
+            .filter(|from| most_are_busy && *from > now)
     }
 }
 
@@ -48,29 +49,36 @@ mod tests {
 
     #[test]
     fn a_busy_worker_leaves_as_much_time_between_polls_as_they_take() {
-        let mut pace = Pace::default();
+        let mut pacing = PollPacing::default();
         let begun = Instant::now();
         let back = begun + 3 * MS;
-        pace.polled(begun, back, true);
+        pacing.record_poll(begun, back, true);
         let due = begun + 6 * MS;
-        assert_eq!(pace.waits(back, 7, 16), Some(due));
-        assert_eq!(pace.waits(back, 8, 16), None, "half of the slots are free");
-        assert_eq!(pace.waits(back, 1, 2), None);
-        assert_eq!(pace.waits(back, 1, 1), None);
-        assert_eq!(pace.waits(due, 1, 16), None);
+        assert_eq!(pacing.delayed_until(back, 7, 16), Some(due));
+        assert_eq!(
+            pacing.delayed_until(back, 8, 16),
+            None,
+            "half of the slots are free"
+        );
+        assert_eq!(pacing.delayed_until(back, 1, 2), None);
+        assert_eq!(pacing.delayed_until(back, 1, 1), None);
+        assert_eq!(pacing.delayed_until(due, 1, 16), None);
     }
 
     #[test]
     fn a_poll_never_waits_long_nor_without_a_backlog() {
-        let mut pace = Pace::default();
+        let mut pacing = PollPacing::default();
         let begun = Instant::now();
-        assert_eq!(pace.waits(begun, 1, 16), None);
+        assert_eq!(pacing.delayed_until(begun, 1, 16), None);
         let back = begun + 400 * MS;
-        pace.polled(begun, back, true);
-        assert!(pace.has_backlog());
-        assert_eq!(pace.waits(back, 1, 16), Some(back + PACE_MAX));
-        pace.polled(begun, back, false);
-        assert!(!pace.has_backlog());
-        assert_eq!(pace.waits(back, 1, 16), None);
+        pacing.record_poll(begun, back, true);
+        assert!(pacing.has_backlog());
+        assert_eq!(
+            pacing.delayed_until(back, 1, 16),
+            Some(back + POLL_DELAY_MAX)
+        );
+        pacing.record_poll(begun, back, false);
+        assert!(!pacing.has_backlog());
+        assert_eq!(pacing.delayed_until(back, 1, 16), None);
     }
 }

@@ -1,0 +1,107 @@
+//! The life cycle of a worker: registration, sessions, registration anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::config::WorkerConfig;
+use super::executor::Executor;
+use super::session::{Session, SessionEnd};
+use super::shutdown::Shutdown;
+use crate::client::Client;
+use crate::error::Error;
+use crate::wire::{Problem, ProblemCode, Registered};
+
+/// Delay between two attempts to register.
+const REGISTER_RETRY_DELAY: Duration = Duration::from_millis(500);
+
+/// Why a worker could not go on. That no master can be reached is never a reason: it keeps trying.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Another live worker has the name.
+    #[error("the name {name} is taken: {problem}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The cluster's words.
+        problem: Box<Problem>,
+    },
+    /// The cluster does not want it as it is.
+    #[error("the cluster refused to register this worker: {0}")]
+    Refused(Box<Problem>),
+    /// What answers is no cluster, or the caller made a mistake.
+    #[error(transparent)]
+    Client(Error),
+}
+
+/// Runs a worker until it was asked to go and has left.
+pub async fn run<E: Executor>(
+    client: Client,
+    config: WorkerConfig,
+    executor: E,
+    shutdown: Shutdown,
+) -> Result<(), WorkerError> {
+    let executor = Arc::new(executor);
+    loop {
+        let asked_at = Instant::now();
+        let registered = tokio::select! {
+            registered = register(&client, &config) => registered?,
+            () = shutdown.asked() => return Ok(()),
+        };
+        tracing::info!(
+            worker = registered.id,
+            name = config.register.name,
+            slots = config.register.slots,
+            "registered"
+        );
+        let session = Session::new(
+            client.clone(),
+            config.clone(),
+            executor.clone(),
+            shutdown.clone(),
+            &registered,
+            asked_at,
+        );
+        match session.run().await {
+            SessionEnd::Leaving => return Ok(()),
+            SessionEnd::Unknown if shutdown.is_asked() => return Ok(()),
+            SessionEnd::Unknown => tracing::info!("registering again"),
+        }
+    }
+}
+
+/// Registers, however long it takes to reach a cluster.
+async fn register(client: &Client, config: &WorkerConfig) -> Result<Registered, WorkerError> {
+    let begun = Instant::now();
+    // The same id until there is an answer: a registration whose answer was lost would take its own name.
+    let mut request_id = Client::new_request_id();
+    loop {
+        let error = match client.register_as(&request_id, &config.register).await {
+            Ok(registered) => return Ok(registered),
+            Err(error) => error,
+        };
+        match error {
+            Error::Api(problem) if problem.is(ProblemCode::Conflict) => {
+                if begun.elapsed() >= config.name_patience {
+                    let name = config.register.name.clone();
+                    return Err(WorkerError::NameTaken { name, problem });
+                }
+                tracing::warn!(%problem, "the name is taken, waiting for it");
+                // A refusal is remembered under its id, too.
+                request_id = Client::new_request_id();
+            }
+            Error::Api(problem) if problem.status < 429 => {
+                return Err(WorkerError::Refused(problem));
+            }
+            Error::Api(_)
+            | Error::NoCluster { .. }
+            | Error::Timeout { .. }
+            | Error::Protocol { .. } => {
+                tracing::warn!(%error, "not registered yet");
+            }
+            Error::Usage(_) => return Err(WorkerError::Client(error)),
+        }
+        tokio::time::sleep(REGISTER_RETRY_DELAY).await;
+    }
+}

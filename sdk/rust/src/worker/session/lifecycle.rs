@@ -1,0 +1,76 @@
+//! The life cycle of a session: its concurrent parts, and how it ends.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::state::{Session, SessionEnd};
+use crate::error::Error;
+use crate::wire::ProblemCode;
+use crate::worker::executor::{Executor, StopReason};
+
+impl<E: Executor> Session<E> {
+    /// Works until the session is over. No attempt runs any more when it returns.
+    pub(in crate::worker) async fn run(self: &Arc<Self>) -> SessionEnd {
+        let mut running = JoinSet::new();
+        let end = tokio::select! {
+            end = self.exchange(&mut running) => end,
+            () = self.heartbeats() => SessionEnd::Unknown,
+            () = self.fence() => SessionEnd::Unknown,
+            () = self.learn_masters() => SessionEnd::Unknown,
+            () = self.send_output() => SessionEnd::Unknown,
+        };
+        match end {
+            SessionEnd::Unknown => {
+                self.attempts.disown_all();
+                self.wind_down(&mut running).await;
+            }
+            SessionEnd::Leaving => {
+                self.hand_back(&mut running).await;
+            }
+        }
+        end
+    }
+
+    /// Ends what still runs without counting it as a failure, reports what ended well, and leaves, which gives the rest
+    /// back.
+    async fn hand_back(self: &Arc<Self>, running: &mut JoinSet<()>) {
+        let stopped = self.attempts.stop_running(StopReason::ShuttingDown);
+        if stopped > 0 {
+            tracing::info!(stopped, "handing back what is not finished");
+        }
+        self.wind_down(running).await;
+        let last_reports = async {
+            // More than one report carries, perhaps. Whatever the answer, the worker goes.
+            while self.attempts.has_results() && self.reported(self.report().await).is_ok() {}
+        };
+        let _ = tokio::time::timeout(self.config.leave_patience, last_reports).await;
+        match self
+            .client
+            .leave(&self.id, self.config.leave_patience)
+            .await
+        {
+            Ok(answer) => tracing::info!(worker = self.id, returned = answer.returned, "left"),
+            Err(Error::Api(problem)) if problem.is(ProblemCode::UnknownWorker) => {}
+            Err(error) => tracing::warn!(worker = self.id, %error, "could not say goodbye"),
+        }
+    }
+
+    /// Waits for attempts that were told to stop. They return, or are dropped after `abandon_after`; or at once when
+    /// the worker is to go now.
+    async fn wind_down(&self, running: &mut JoinSet<()>) {
+        let all_ended = async { while running.join_next().await.is_some() {} };
+        let heartbeats_go_on = async {
+            // The leases are still this worker's while it winds down in order.
+            self.heartbeats().await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = all_ended => return,
+            () = heartbeats_go_on => {}
+            () = self.send_output() => {}
+            () = self.shutdown.asked_now() => {}
+        }
+        running.shutdown().await;
+    }
+}
