@@ -2,9 +2,9 @@
 
 use reqwest::Method;
 use serde_json::json;
-use triarch_harness::{Cluster, hand};
+use triarch_harness::{Cluster, equal_digests, hand};
 
-use crate::job_helpers::{exec, shell, submit_task, wait_job};
+use crate::job_helpers::{SOON, exec, shell, submit_task, wait_job};
 
 #[tokio::test]
 async fn a_follower_takes_a_job_and_every_node_sees_it() {
@@ -171,26 +171,12 @@ async fn nodes_that_hold_the_same_have_the_same_digest() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let digest = async |node: u64, min_index: u64| {
-        let path = "/v1/cluster?digest=true&consistency=stale";
-        let call = cluster.api(node).call(Method::GET, path);
-        let status = call
-            .header("triarch-min-index", min_index)
-            .answer()
-            .await
-            .expect(200);
-        let digest = status["digest"].clone();
-        assert!(digest["index"].as_u64() >= Some(min_index), "{digest}");
-        digest["value"].as_str().expect("a digest").to_owned()
-    };
-    let empty = digest(leader, 0).await;
-    assert_eq!(empty.len(), 16, "{empty}");
+    let empty = equal_digests(SOON, &cluster.apis()).await;
+    assert_eq!(empty.value.len(), 16, "{empty:?}");
     let submitted = api.post("/v1/jobs", &hand::job(json!(1))).await;
-    let full = digest(leader, submitted.index()).await;
-    assert_ne!(full, empty);
-    for node in cluster.ids() {
-        assert_eq!(digest(node, submitted.index()).await, full, "node {node}");
-    }
+    let full = equal_digests(SOON, &cluster.apis()).await;
+    assert!(full.index >= submitted.index(), "{full:?}");
+    assert_ne!(full.value, empty.value);
     let plain = api.get("/v1/cluster").await.expect(200);
     assert!(
         plain.get("digest").is_none(),

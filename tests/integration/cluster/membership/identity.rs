@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
-use triarch_harness::{Cluster, Options, hand, until};
+use triarch_harness::{Api, Cluster, Options, equal_digests, hand, until};
 
 use crate::job_helpers::{SOON, assert_works, submit_task};
 use crate::membership::member_changes::wait_members;
@@ -293,19 +293,8 @@ async fn a_damaged_directory_names_the_commands_that_heal_it_and_they_do() {
         let leader = cluster.leader().await;
         let api = cluster.api(leader);
         wait_members(&api, &left, &[]).await;
-        until(SOON, "all hold the same", async || {
-            let mut digests = Vec::new();
-            for node in &left {
-                let path = "/v1/cluster?digest=true&consistency=stale";
-                let call = api.at(cluster.url(*node)).call(reqwest::Method::GET, path);
-                let Ok(reply) = call.send().await else {
-                    return false;
-                };
-                digests.push(reply.json()["digest"].clone());
-            }
-            !digests[0].is_null() && digests.iter().all(|digest| *digest == digests[0])
-        })
-        .await;
+        let replicas: Vec<Api> = left.iter().map(|node| cluster.api(*node)).collect();
+        equal_digests(SOON, &replicas).await;
         let fourth = api.at(cluster.url(fourth));
         for task in &tasks {
             let path = format!("/v1/tasks/{task}?consistency=stale");

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::{Api, Cluster, Hand, hand};
+use triarch_harness::{Api, Cluster, Hand, equal_digests, hand};
 
-use crate::job_helpers::submit_task;
+use crate::job_helpers::{SOON, submit_task};
 
 /// What a table holds, without who works for it now.
 async fn contents(api: &Api) -> Value {
@@ -143,16 +143,8 @@ async fn a_new_cluster_becomes_what_the_backup_holds() {
     };
     assert!(index(&fresh) > index(&queued), "{fresh} after {queued}");
     // All replicas hold the same.
-    let mut digests = Vec::new();
-    for api in new.apis() {
-        let query = "/v1/cluster?digest=true&consistency=stale";
-        new.wait_ready().await;
-        digests.push(api.get(query).await.expect(200)["digest"]["value"].clone());
-    }
-    assert!(
-        digests.iter().all(|digest| *digest == digests[0]),
-        "{digests:?}"
-    );
+    new.wait_ready().await;
+    equal_digests(SOON, &new.apis()).await;
 }
 
 #[tokio::test]
