@@ -3,44 +3,88 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from fake_worker import FakeWorker
 from test_handles import Setup
 from test_workflow import Flow
-from triarch import NoLeader, Patience, Timeout, Triarch, chord
-from triarch.testing import LocalCluster, wait_until
+from triarch import Handle, HandleGroup, NoLeader, Patience, Timeout, Triarch, chord
+from triarch.testing import LocalCluster, Master, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
 
 def kill_and_restart(cluster: LocalCluster) -> None:
     """The leader dies, another leads, and the dead one comes back."""
-    dead = cluster.kill_leader()
+    replace_dead(cluster, cluster.kill_leader())
+
+
+def replace_dead(cluster: LocalCluster, dead: Master) -> None:
+    """Another leads, and the dead one comes back."""
     cluster.leader()
     dead.start()
     cluster.wait_ready()
 
 
 def test_ten_thousand_tasks_while_the_leader_is_killed_five_times(own_cluster: LocalCluster) -> None:
+    """The tasks come in waves for as long as kills are to be seen: a kill that finds nothing to do is not one of the five."""
     setup = Setup(own_cluster)
-    with FakeWorker(setup.app, 2, slots=20, queues=(setup.queue,)) as worker:
-        many = setup.add.map(range(10_000), [1] * 10_000)
-        ended = iter(many.as_completed())
-        for kill in range(5):
-            # Some come between one kill and the next.
-            for _ in range(1_000):
-                next(ended)
-            assert worker.ran < 10_000, f"all was over before kill {kill + 1}"
-            kill_and_restart(own_cluster)
-        assert len(list(ended)) == 5_000
-    assert many.results() == list(range(1, 10_001))
-    info = setup.app.jobs.get(many.jobs[0])
-    assert info["counts"] == {"succeeded": 10_000}
+    wave = 1_000
+    waves: list[HandleGroup[int]] = []
+    all_killed = threading.Event()
+    begun: set[int] = set()
+
+    @setup.app.task
+    def successor(number: int) -> int:
+        begun.add(number)
+        return number + 1
+
+    def to_begin() -> int:
+        """At least so many of the tasks that were submitted have not begun."""
+        return len(waves) * wave - len(begun)
+
+    def submit() -> None:
+        while not (all_killed.is_set() and len(waves) >= 10):
+            first = len(waves) * wave
+            waves.append(successor.map(range(first, first + wave)))
+            wait_until(lambda: to_begin() < 3 * wave or all_killed.is_set(), 120, "tasks to begin")
+
+    def as_completed(submitting: Future[None]) -> Iterator[Handle[int]]:
+        for nth in itertools.count():
+            wait_until(lambda nth=nth: len(waves) > nth or submitting.done(), 120, "the next wave")  # type: ignore[misc]
+            if len(waves) == nth:
+                return
+            yield from waves[nth].as_completed()
+
+    with ThreadPoolExecutor(1) as pool, FakeWorker(setup.app, 2, slots=20, queues=(setup.queue,)):
+        submitting = pool.submit(submit)
+        try:
+            completed = as_completed(submitting)
+            ended: list[str] = []
+            kills = 0
+            while kills < 5:
+                # Some begin, and some come, between one kill and the next.
+                before = len(begun)
+                ended += [next(completed).id for _ in range(wave)]
+                wait_until(lambda before=before: len(begun) >= before + wave, 120, "tasks to begin")  # type: ignore[misc]
+                dead = own_cluster.kill_leader()
+                kills += to_begin() > 0
+                replace_dead(own_cluster, dead)
+        finally:
+            all_killed.set()
+        submitting.result(120)
+        ended += [handle.id for handle in completed]
+    assert len(ended) == len(waves) * wave >= 10_000
+    assert set(ended) == {handle.id for many in waves for handle in many}
+    for nth, many in enumerate(waves):
+        assert many.results() == list(range(nth * wave + 1, (nth + 1) * wave + 1))
+        assert setup.app.jobs.get(many.jobs[0])["counts"] == {"succeeded": wave}
 
 
 def test_submissions_are_made_once_each_while_leaders_die(own_cluster: LocalCluster) -> None:
