@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 use triarch_harness::crew::{most_at_once, spans};
-use triarch_harness::{Cluster, Crew, Hand, hand, until};
+use triarch_harness::{Cluster, Crew, Hand, hand};
 
-use crate::job_helpers::{SOON, shown, succeeded_once, wait_job, wait_succeeded};
+use crate::job_helpers::{shown, succeeded_once, wait_job};
+use crate::operations::metrics::wait_held;
 
 #[tokio::test]
 async fn no_more_of_a_key_run_at_once_than_it_says() {
@@ -27,9 +28,10 @@ async fn no_more_of_a_key_run_at_once_than_it_says() {
         task
     };
     let tasks: Vec<Value> = (0..120).map(task).collect();
-    let crew = Crew::start(&cluster, 3, 4, &["even", "odd"]).await;
+    let crew = Crew::start_for(30, &cluster, 3, 4, &["even", "odd"]).await;
     let submitted = api.submit(&json!({ "tasks": tasks })).await;
-    wait_succeeded(&api, &submitted, 30).await;
+    crew.wait_spent().await;
+    crew.go_on();
     cluster.kill9(leader);
     let id = submitted["id"].as_str().expect("an id");
     assert_eq!(wait_job(&api, id).await["state"], "succeeded");
@@ -83,7 +85,7 @@ async fn the_smallest_limit_that_anybody_names_counts() {
 #[tokio::test]
 async fn who_waited_behind_a_task_that_goes_is_given_to_the_poll_that_waits() {
     let mut cluster = Cluster::start(3).await;
-    let follower = cluster.follower().await;
+    let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let worker = Hand::register(&cluster, "w", 1).await;
     // Nobody has what the first one requires; the second comes after it by their key alone.
@@ -97,12 +99,7 @@ async fn who_waited_behind_a_task_that_goes_is_given_to_the_poll_that_waits() {
         let worker = worker.clone();
         tokio::spawn(async move { worker.poll(1, 20_000, &[]).await })
     };
-    let path = format!("/v1/workers/{}", worker.id);
-    until(SOON, "the worker is heard of again", async || {
-        let shown = api.get(&path).await.expect(200);
-        shown["silent_ms"].as_u64() < Some(400)
-    })
-    .await;
+    wait_held(&cluster, &[leader], "poll", 1).await;
     let cancel = format!("/v1/tasks/{}/cancel", ids[0].as_str().expect("an id"));
     api.post(&cancel, &json!({})).await.expect(200);
     let leases = polling.await.expect("a poll does not panic");

@@ -1,13 +1,15 @@
 //! Workers that fail what others do, workers that are set aside, and what a worker has room for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use triarch_harness::crew::{most_at_once, spans};
 use triarch_harness::{Api, Cluster, Hand, Options, hand};
 
-use crate::job_helpers::{shown, submit_task, succeeded_once, wait_job};
+use crate::job_helpers::{shown, submit_task, succeeded_once, wait_job, wait_succeeded};
 
 async fn cluster() -> Cluster {
     Cluster::with(Options {
@@ -150,10 +152,13 @@ async fn no_worker_gets_more_than_it_has_room_for_however_it_asks() {
     };
     let tasks: Vec<Value> = (0..TASKS).map(task).collect();
     let submitted = api.submit(&json!({ "tasks": tasks })).await;
-    // Many polls of the same worker at once, none of which knows what the others were given.
+    // Many polls of the same worker at once, none of which knows what the others were given. Most of the tasks are left for the
+    // next leader.
+    let before_kill = Arc::new(Semaphore::new(20));
     let mut pollers = Vec::new();
     for nth in 0..12 {
         let worker = workers[nth % 2].clone();
+        let may_end = Arc::clone(&before_kill);
         pollers.push(tokio::spawn(async move {
             let ask = json!({"max": 50, "wait_ms": 100});
             loop {
@@ -164,13 +169,15 @@ async fn no_worker_gets_more_than_it_has_room_for_however_it_asks() {
                     .iter()
                     .map(|task| json!({"task": task["id"], "token": task["token"], "status": "succeeded"}))
                     .collect();
-                if !results.is_empty() {
-                    worker.report_all(&results).await;
+                for result in results {
+                    may_end.acquire().await.expect("never closed").forget();
+                    worker.report_all(&[result]).await;
                 }
             }
         }));
     }
-    crate::job_helpers::wait_succeeded(&api, &submitted, 20).await;
+    wait_succeeded(&api, &submitted, 20).await;
+    before_kill.add_permits(TASKS * 100);
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;
     // What the dead leader gave out and nobody heard of is asked for by name.

@@ -1,13 +1,22 @@
 //! Workers played by hand that take whatever they are given and report it, on and on, and what bounds their tasks kept.
 //!
-//! Each ends what it has only after it has asked for more, so that as much runs at once as the cluster allows. What ran at once is judged afterwards, by the attempts that the tasks show: their times are the
-//! table's own and in the order of the log, whoever led.
+//! Each ends what it has only after it has asked for more, so that as much runs at once as the cluster allows. What ran at once
+//! is judged afterwards, by the attempts that the tasks show: their times are the table's own and in the order of the log,
+//! whoever led.
+//!
+//! A crew that is started for so many results reports no more until it is told to go on: what must meet work that is not over
+//! finds it, however fast the machine is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, SOON};
 use crate::hand::{Hand, KIND, Lease};
+use crate::wait::until;
 
 /// How long a worker that has something to do waits for more of it.
 const MORE_MS: u64 = 20;
@@ -16,23 +25,82 @@ const IDLE_MS: u64 = 1_000;
 
 /// See the module. They stop when it is dropped.
 #[derive(Debug)]
-pub struct Crew(Vec<tokio::task::JoinHandle<()>>);
+pub struct Crew {
+    members: Vec<tokio::task::JoinHandle<()>>,
+    results: Arc<Results>,
+}
+
+/// What a crew may report, and has.
+#[derive(Debug)]
+struct Results {
+    /// As many as they were started for.
+    first: usize,
+    allowed: AtomicUsize,
+    accepted: AtomicUsize,
+}
+
+impl Results {
+    /// How many of so many that are ready may be reported now.
+    fn take(&self, ready: usize) -> usize {
+        let rest = |allowed: usize| Some(allowed.saturating_sub(ready));
+        let before = self
+            .allowed
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
+        before.expect("always some").min(ready)
+    }
+}
 
 impl Crew {
     /// So many workers, each with these slots, taking from these queues.
     pub async fn start(cluster: &Cluster, workers: usize, slots: u32, queues: &[&str]) -> Self {
-        let mut crew = Vec::new();
+        Self::start_for(usize::MAX, cluster, workers, slots, queues).await
+    }
+
+    /// The same, for so many results: with what comes then they wait until they may [`go on`](Self::go_on).
+    pub async fn start_for(
+        results: usize,
+        cluster: &Cluster,
+        workers: usize,
+        slots: u32,
+        queues: &[&str],
+    ) -> Self {
+        let results = Arc::new(Results {
+            first: results,
+            allowed: AtomicUsize::new(results),
+            accepted: AtomicUsize::new(0),
+        });
+        let mut members = Vec::new();
         for nth in 0..workers {
             let body = json!({"name": format!("crew-{nth}"), "slots": slots, "kinds": [KIND], "queues": queues});
             let hand = Hand::register_as(cluster, &body).await;
-            crew.push(tokio::spawn(work(hand, slots as usize)));
+            let work = work(hand, slots as usize, Arc::clone(&results));
+            members.push(tokio::spawn(work));
         }
-        Self(crew)
+        Self { members, results }
+    }
+
+    /// Waits until all results that they were started for are accepted.
+    pub async fn wait_spent(&self) {
+        let Results {
+            first, accepted, ..
+        } = &*self.results;
+        let what = format!("{first} results are accepted");
+        until(SOON, what, async || {
+            let panicked = self.members.iter().any(|member| member.is_finished());
+            assert!(!panicked, "one of the crew has panicked");
+            accepted.load(Ordering::Relaxed) >= *first
+        })
+        .await;
+    }
+
+    /// From now on they report whatever they have.
+    pub fn go_on(&self) {
+        self.results.allowed.store(usize::MAX, Ordering::Relaxed);
     }
 
     /// Panics if one of them did: a report of theirs was not accepted, say.
     pub async fn finish(mut self) {
-        for member in std::mem::take(&mut self.0) {
+        for member in std::mem::take(&mut self.members) {
             member.abort();
             if let Err(error) = member.await
                 && error.is_panic()
@@ -45,26 +113,32 @@ impl Crew {
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        for member in &self.0 {
+        for member in &self.members {
             member.abort();
         }
     }
 }
 
-async fn work(hand: Hand, slots: usize) {
+async fn work(hand: Hand, slots: usize, allowed: Arc<Results>) {
     let mut running: Vec<Lease> = Vec::new();
     loop {
         let free = u32::try_from(slots - running.len()).expect("few slots");
         let wait_ms = if running.is_empty() { IDLE_MS } else { MORE_MS };
         let new = hand.poll(free, wait_ms, &running).await;
-        let results: Vec<Value> = running
+        let ended: Vec<Lease> = running.drain(..allowed.take(running.len())).collect();
+        let results: Vec<Value> = ended
             .iter()
             .map(|lease| lease.succeeded(lease.payload.clone()))
             .collect();
         if !results.is_empty() {
             hand.report_all(&results).await;
+            allowed.accepted.fetch_add(results.len(), Ordering::Relaxed);
         }
-        running = new;
+        let waits = !running.is_empty() && ended.is_empty() && new.is_empty();
+        if waits {
+            tokio::time::sleep(Duration::from_millis(MORE_MS)).await;
+        }
+        running.extend(new);
     }
 }
 
