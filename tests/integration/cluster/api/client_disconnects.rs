@@ -1,7 +1,5 @@
 //! Clients that go away in the middle leave nothing behind.
 
-use std::time::Duration;
-
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -9,6 +7,7 @@ use tokio::net::TcpStream;
 use triarch_harness::{Cluster, Hand, hand, until};
 
 use crate::job_helpers::{SOON, assert_works, submit_task};
+use crate::operations::metrics::{held, wait_held};
 
 /// Clients that hang up in each way.
 const MANY: usize = 50;
@@ -72,7 +71,14 @@ async fn hanging_up_leaks_nothing() {
             .api(leader)
             .call(Method::POST, &path)
             .json(&json!({"max": 1, "wait_ms": 60_000}));
-        let hung_up = call.timeout(Duration::from_millis(20)).send().await;
+        until(SOON, "the poll before is forgotten", async || {
+            held(&cluster, leader, "poll").await == 0.0
+        })
+        .await;
+        let polling = tokio::spawn(call.send());
+        wait_held(&cluster, &[leader], "poll", 1).await;
+        polling.abort();
+        let hung_up = polling.await;
         assert!(hung_up.is_err(), "{hung_up:?}");
     }
     // Work that comes now is not given to any of those that went away.

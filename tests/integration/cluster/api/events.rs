@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use triarch_harness::{Cluster, Hand, Options, eventually, hand};
 
 use crate::job_helpers::{SOON, submit_task};
+use crate::operations::metrics::wait_held;
 
 /// A message of a stream of events.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -415,6 +416,7 @@ async fn the_command_line_follows_over_a_killed_leader() {
         ];
         cli.run(&args).await
     });
+    wait_held(&cluster, &[leader], "events", 1).await;
     let mut jobs = Vec::new();
     for number in 0..20 {
         if number == 10 {

@@ -2,9 +2,9 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::{Cluster, Hand, Reply, hand};
+use triarch_harness::{Cluster, Hand, Reply, hand, until};
 
-use crate::job_helpers::{assert_works, exec};
+use crate::job_helpers::{SOON, assert_works, exec};
 
 fn assert_redirects(reply: &Reply, cluster: &Cluster, leader: u64, path: &str) {
     assert_eq!(reply.status, 307, "{reply:?}");
@@ -121,21 +121,20 @@ async fn without_a_quorum_nothing_is_promised_and_nothing_fresh_is_read() {
         assert_eq!(reply.header("retry-after"), Some("1"), "{reply:?}");
     };
     let path = format!("/v1/jobs/{}", before["id"].as_str().expect("an id"));
-    let (write, read, visit) = tokio::join!(
+    let (write, read) = tokio::join!(
         async { api.post("/v1/jobs", &exec(&["true"])).await },
         async { api.get(&path).await },
-        async {
-            api.post(
-                &format!("/v1/workers/{}/poll", worker.id),
-                &json!({"max": 1}),
-            )
-            .await
-        },
     );
     unavailable(&write);
     unavailable(&read);
-    unavailable(&visit);
+    // Until it knows of the death, it sends workers to the dead leader.
+    until(SOON, "it knows that nobody leads", async || {
+        api.get("/readyz").await.status == 503
+    })
+    .await;
     api.get("/readyz").await.refused(503, "no_leader");
+    let poll = format!("/v1/workers/{}/poll", worker.id);
+    unavailable(&api.post(&poll, &json!({"max": 1})).await);
     api.get("/healthz").await.expect(200);
     // What this node knows can be read, by who asks for just that.
     let stale = api.get(&format!("{path}?consistency=stale")).await;

@@ -1,6 +1,7 @@
 //! The leader goes, and users hardly notice.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -8,6 +9,7 @@ use serde_json::json;
 use triarch_harness::{Cluster, Hand, Load, LoadOptions, check, hand, until};
 
 use crate::job_helpers::{SOON, assert_works, shell, submit_task, wait_state};
+use crate::operations::metrics::wait_held;
 
 /// A load of real commands whose side effects go to a file in the cluster's directory.
 fn start_load(cluster: &Cluster, name: &str) -> Load {
@@ -93,6 +95,7 @@ async fn idle_polls_do_not_go_deaf_when_the_leader_dies() {
         tokio::spawn(async move { idle.take(&[]).await })
     };
     // They wait at the leader: what is submitted is given out at once.
+    wait_held(&cluster, &[leader], "poll", 3).await;
     cluster.kill9(leader);
     let next = cluster.leader_other_than(leader).await;
     let api = cluster.api(next);
@@ -139,7 +142,7 @@ async fn waits_at_a_follower_outlive_the_leader() {
         tokio::spawn(async move { api.get(&path).await })
     })
     .collect();
-    // Both wait at the leader by now, or will soon: either way they must end well.
+    wait_held(&cluster, &[leader, follower], "wait", 2).await;
     worker.heartbeat(std::slice::from_ref(&lease)).await;
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;
@@ -162,24 +165,47 @@ async fn a_submission_on_its_way_when_the_leader_dies_is_done_once() {
     let leader = cluster.wait_ready().await;
     let follower = cluster.follower().await;
     let api = cluster.api(follower);
-    // Without any key: the follower itself makes sure that what it forwards twice is done once.
-    let submissions: Vec<_> = (0..32)
+    let (acknowledged, stop) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    // Each has one submission on its way at any time. Without any key: the follower itself makes sure that what it forwards
+    // twice is done once.
+    let submitters: Vec<_> = (0..32)
         .map(|nth| {
-            let api = api.clone();
-            tokio::spawn(async move { api.post("/v1/jobs", &hand::job(json!(nth))).await })
+            let (api, stop) = (api.clone(), Arc::clone(&stop));
+            let acknowledged = Arc::clone(&acknowledged);
+            tokio::spawn(async move {
+                let mut ids = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let reply = api.post("/v1/jobs", &hand::job(json!(nth))).await;
+                    ids.push(reply.expect(201)["id"].as_str().expect("an id").to_owned());
+                    acknowledged.fetch_add(1, Ordering::Relaxed);
+                }
+                ids
+            })
         })
         .collect();
+    let wait_more = async || {
+        let wanted = acknowledged.load(Ordering::Relaxed) + submitters.len();
+        let what = format!("{wanted} submissions are acknowledged");
+        until(SOON, what, async || {
+            let panicked = submitters.iter().any(|one| one.is_finished());
+            panicked || acknowledged.load(Ordering::Relaxed) >= wanted
+        })
+        .await;
+    };
+    wait_more().await;
     cluster.kill9(leader);
+    wait_more().await;
+    stop.store(true, Ordering::Relaxed);
     let mut ids = Vec::new();
-    for submission in submissions {
-        let reply = submission.await.expect("it does not panic");
-        ids.push(reply.expect(201)["id"].as_str().expect("an id").to_owned());
+    for submitter in submitters {
+        ids.extend(submitter.await.expect("it does not panic"));
     }
     cluster.leader_other_than(leader).await;
-    let listed = api.get("/v1/jobs?limit=1000").await.expect(200);
-    let mut found: Vec<String> = listed["jobs"]
-        .as_array()
-        .expect("jobs")
+    let listed = api.all("/v1/jobs", "jobs").await;
+    let mut found: Vec<String> = listed
         .iter()
         .map(|job| job["id"].as_str().expect("an id").to_owned())
         .collect();

@@ -28,7 +28,6 @@ async fn a_leader_that_slept_answers_nothing_from_its_lost_leadership() {
     assert_eq!((&one.task, &two.task), (&first, &second));
 
     cluster.stop(sleeper);
-    let slept = tokio::time::sleep(STOPPED_FOR);
     let next = cluster.leader_other_than(sleeper).await;
     let new = cluster.api(next);
     // The world goes on at the new leader: one task is finished, one cancelled, one job is new.
@@ -68,7 +67,8 @@ async fn a_leader_that_slept_answers_nothing_from_its_lost_leadership() {
             .json(&json!({"results": [wrong[nth % wrong.len()]]}));
         asked.spawn(async move { (Question::Report, call.send().await) });
     }
-    slept.await;
+    // From here, so that however long the election took, all of it has been sent.
+    tokio::time::sleep(STOPPED_FOR).await;
     cluster.cont(sleeper);
 
     let mut answered = 0;
@@ -142,7 +142,6 @@ async fn a_leader_that_slept_expires_nobody() {
     let sleeper = cluster.wait_ready().await;
     let task = submit_task(&cluster.api(sleeper), &hand::job(json!(1))).await;
     let lease = worker.take(&[]).await;
-    let slept = tokio::time::sleep(STOPPED_FOR);
     cluster.stop(sleeper);
     let next = cluster.leader_other_than(sleeper).await;
     // The worker goes on heartbeating, at the new leader, for longer than a lease.
@@ -154,7 +153,7 @@ async fn a_leader_that_slept_expires_nobody() {
             .collect(),
     );
     let _alive = awake.keep_alive(std::slice::from_ref(&lease));
-    slept.await;
+    tokio::time::sleep(STOPPED_FOR).await;
     cluster.cont(sleeper);
     cluster.wait_ready().await;
     let shown = cluster

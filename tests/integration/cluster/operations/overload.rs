@@ -140,7 +140,9 @@ async fn one_connection_too_many_is_told_so() {
 async fn a_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
     const LEASES: usize = 5;
     const CLIENTS: u64 = 60;
+    /// At least, and until some were acknowledged and the node had to shed others.
     const LASTS: Duration = Duration::from_secs(8);
+    const LASTS_MAX: Duration = Duration::from_secs(80);
     const RSS_BYTES_MAX: f64 = 1e9;
     let mut cluster = Cluster::with(Options {
         lease_ms: 10_000,
@@ -173,21 +175,28 @@ async fn a_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
         .collect();
     let batch = Arc::new(json!({"tasks": tasks}).to_string());
     let refused = Arc::new(AtomicUsize::new(0));
+    let shed = Arc::new(AtomicUsize::new(0));
+    let accepted = Arc::new(AtomicUsize::new(0));
     let begun = Instant::now();
     let mut clients = tokio::task::JoinSet::new();
     for nth in 0..CLIENTS {
         let api = cluster.api(nth % 3 + 1);
         let (batch, refused) = (Arc::clone(&batch), Arc::clone(&refused));
+        let (shed, accepted) = (Arc::clone(&shed), Arc::clone(&accepted));
         clients.spawn(async move {
             let mut acknowledged = Vec::new();
-            while begun.elapsed() < LASTS {
+            let met = |count: &AtomicUsize| count.load(Ordering::Relaxed) > 0;
+            while begun.elapsed() < LASTS
+                || !(met(&shed) && met(&accepted)) && begun.elapsed() < LASTS_MAX
+            {
                 let call = api
                     .call(Method::POST, "/v1/jobs")
                     .raw(batch.as_str().to_owned());
                 let reply = call.answer().await;
                 match reply.status {
                     201 => {
-                        acknowledged.push(reply.json()["id"].as_str().expect("an id").to_owned())
+                        acknowledged.push(reply.json()["id"].as_str().expect("an id").to_owned());
+                        accepted.fetch_add(1, Ordering::Relaxed);
                     }
                     429 => {
                         assert!(
@@ -196,6 +205,10 @@ async fn a_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
                         );
                         assert!(reply.header("retry-after").is_some(), "{reply:?}");
                         refused.fetch_add(1, Ordering::Relaxed);
+                        shed.fetch_add(
+                            usize::from(reply.code() == "rate_limited"),
+                            Ordering::Relaxed,
+                        );
                     }
                     // Its outcome is unknown.
                     504 => {}

@@ -126,7 +126,7 @@ async fn one_full_disk_costs_one_master_and_all_full_disks_cost_writes_alone() {
     }
     let begun = Instant::now();
     let mut looks = 0;
-    while begun.elapsed() < Duration::from_millis(LEASE_MS * 3) {
+    while looks < 4 || begun.elapsed() < Duration::from_millis(LEASE_MS * 3) {
         let orders = hand.heartbeat(std::slice::from_ref(&lease)).await;
         assert_eq!(orders["lost"], json!([]), "after {:?}", begun.elapsed());
         for node in cluster.ids() {
@@ -136,7 +136,6 @@ async fn one_full_disk_costs_one_master_and_all_full_disks_cost_writes_alone() {
         looks += 1;
         tokio::time::sleep(Duration::from_millis(hand.heartbeat_ms)).await;
     }
-    assert!(looks > 3, "{looks} looks");
     writes_are_refused(&cluster.api(1)).await;
     let acknowledged = load.count();
     let leader = cluster.leader().await;
