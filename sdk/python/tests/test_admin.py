@@ -82,9 +82,11 @@ def test_events_are_followed_over_a_failover(own_cluster: LocalCluster) -> None:
 
     threading.Thread(target=follow, daemon=True).start()
     with setup.worker():
-        for _ in range(3):
+        for turn in range(3):
             many = setup.add.map(range(100))
             assert many.wait(timeout=60)
+            # It follows already when the leader dies.
+            wait_until(lambda turn=turn: len(seen) > 100 * turn, 60, "an event to come")  # type: ignore[misc]
             dead = own_cluster.kill_leader()
             own_cluster.leader()
             dead.start()

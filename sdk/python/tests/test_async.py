@@ -118,10 +118,11 @@ def test_a_loop_that_is_gone_is_nobody_who_waits(cluster: LocalCluster) -> None:
     async def main() -> str:
         handle = await setup.add.adelay(1)
         waiting = asyncio.create_task(handle.aresult())
-        await asyncio.sleep(0.05)
+        while len(setup.app.watcher) < 1:
+            await asyncio.sleep(0.01)
         assert not waiting.done()
         return handle.id
 
-    id = asyncio.run(main())
+    id = asyncio.run(asyncio.wait_for(main(), 60))
     with FakeWorker(setup.app, queues=(setup.queue,)):
         assert Triarch(cluster.url).handle(id).result(timeout=30) == 1

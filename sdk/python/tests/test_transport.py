@@ -12,6 +12,7 @@ import pytest
 from triarch import NoLeader, RetryPolicy, Timeout, TriarchError
 from triarch._policy import Request
 from triarch._transport import Cancellation, RequestCancelled, Transport
+from triarch.testing import wait_until
 
 BRIEF = RetryPolicy(deadline_s=1.0, unreachable_deadline_s=0.5, answer_timeout_s=0.3)
 
@@ -22,6 +23,7 @@ class Peer:
     def __init__(self, act: Callable[[socket.socket, int], bool]) -> None:
         self.act = act
         self.connections = 0
+        self.closed = 0
         self.requests: list[bytes] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
@@ -37,17 +39,23 @@ class Peer:
             threading.Thread(target=self._serve, args=(one,), daemon=True).start()
 
     def _serve(self, one: socket.socket) -> None:
-        with one:
-            while True:
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    came = one.recv(65536)
-                    if not came:
-                        return
-                    head += came
-                self.requests.append(head)
-                if not self.act(one, len(self.requests)):
+        try:
+            self._answer(one)
+        finally:
+            one.close()
+            self.closed += 1
+
+    def _answer(self, one: socket.socket) -> None:
+        while True:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                came = one.recv(65536)
+                if not came:
                     return
+                head += came
+            self.requests.append(head)
+            if not self.act(one, len(self.requests)):
+                return
 
 
 def answer(one: socket.socket, body: bytes = b"{}", more: bytes = b"") -> bool:
@@ -84,17 +92,17 @@ def test_connections_are_kept(peers: list[Peer]) -> None:
 
 def test_a_kept_connection_that_was_closed_costs_no_try(peers: list[Peer]) -> None:
     peers.append(Peer(lambda one, _: not answer(one)))
-    transport = Transport(peers[0].url, BRIEF)
-    for _ in range(5):
+    transport = Transport(peers[0].url)
+    for number in range(5):
         assert transport.call(Request.get("/v1/cluster")).master == peers[0].url
-        time.sleep(0.01)
+        wait_until(lambda number=number: peers[0].closed > number, 10, "the connection to be closed")  # type: ignore[misc]
     assert all(b"triarch-forward: never" in request for request in peers[0].requests)
 
 
 def test_one_that_closes_while_it_is_asked_is_asked_again(peers: list[Peer]) -> None:
     # Every other request on a kept connection meets its end.
     peers.append(Peer(lambda one, number: number % 2 == 1 and answer(one)))
-    transport = Transport(peers[0].url, BRIEF)
+    transport = Transport(peers[0].url)
     ids = set()
     for number in range(4):
         call = Request.change("POST", "/v1/jobs", {}, request_id=f"r{number}")
@@ -134,7 +142,7 @@ def test_answers_in_chunks_and_after_a_hundred_are_read(peers: list[Peer]) -> No
         b'5;x=y\r\n{"a":\r\nA\r\n "bcdefg"}\r\n0\r\nx: y\r\n\r\n'
     )
     peers.append(Peer(lambda one, _: one.send(text) > 0))
-    transport = Transport(peers[0].url, BRIEF)
+    transport = Transport(peers[0].url)
     for _ in range(3):
         answered = transport.call(Request.get("/v1/x"))
         assert (answered.json(), answered.index) == ({"a": "bcdefg"}, 7)
@@ -143,7 +151,7 @@ def test_answers_in_chunks_and_after_a_hundred_are_read(peers: list[Peer]) -> No
 
 def test_an_answer_that_ends_with_its_connection_is_read(peers: list[Peer]) -> None:
     peers.append(Peer(lambda one, _: one.send(b"HTTP/1.0 200 OK\r\n\r\n[1]") < 0))
-    transport = Transport(peers[0].url, BRIEF)
+    transport = Transport(peers[0].url)
     assert [transport.json(Request.get("/v1/x")) for _ in range(2)] == [[1], [1]]
 
 

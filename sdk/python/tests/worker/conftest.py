@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from triarch import Handle, Triarch
-from triarch.testing import LocalCluster, Process
+from triarch._policy import Request, path
+from triarch.testing import LocalCluster, Process, wait_until
 
 HERE = Path(__file__).parent
 
@@ -37,8 +38,6 @@ class Bench:
 
     def submit_together(self, *calls: tuple[Any, ...]) -> list[Any]:
         """Submits tasks of `tasks_of_tests` as one job: each a name and its arguments."""
-        from triarch._policy import Request
-
         app: Triarch = importlib.import_module("tasks_of_tests").app
         specs = []
         for name, *args in calls:
@@ -49,20 +48,38 @@ class Bench:
         return [Handle(self.app, id, job["id"]) for id in job["tasks"]]
 
     def task(self, id: str, wait_ms: int | None = None) -> dict[str, Any]:
-        from triarch._policy import Request, path
-
         found: dict[str, Any] = self.app.transport.json(Request.get(path("tasks", id), {"wait_ms": wait_ms}))
         return found
 
     def post(self, *segments: str) -> Any:
-        from triarch._policy import Request, path
-
         return self.app.transport.json(Request.change("POST", path(*segments)))
+
+    def wait_heard(self, worker: str) -> None:
+        """Until a worker has been answered once more: it knows by then what the cluster has for it."""
+
+        def silent_ms() -> int:
+            found = self.app.transport.json(Call.get(path("workers", worker)))
+            return int(found["silent_ms"])
+
+        # The answer to one question has come when the next is asked.
+        for _ in range(2):
+            last = silent_ms()
+
+            def asks_again() -> bool:
+                nonlocal last
+                before, last = last, silent_ms()
+                return last < before
+
+            wait_until(asks_again, 30, "the worker to ask again")
+
+    def go_on(self, after: str = "go on") -> None:
+        """Lets the tasks go on that are `held`."""
+        (self.notes / after).touch()
 
     def lines(self, name: str) -> list[str]:
         """What tasks have noted under a name."""
-        path = self.notes / name
-        return path.read_text().splitlines() if path.exists() else []
+        file = self.notes / name
+        return file.read_text().splitlines() if file.exists() else []
 
 
 @pytest.fixture

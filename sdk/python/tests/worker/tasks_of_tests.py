@@ -64,6 +64,32 @@ def nap(seconds: float) -> float:
     return seconds
 
 
+def may_go_on(after: str = "go on") -> bool:
+    return Path(os.environ["NOTES"], after).exists()
+
+
+@app.task(max_attempts=1)
+def held(number: int, after: str = "go on") -> int:
+    """Runs until the test lets it go on."""
+    note("begun", current().token)
+    until = time.monotonic() + 120
+    while not may_go_on(after) and time.monotonic() < until:
+        time.sleep(0.01)
+    note("ended", current().token)
+    return number
+
+
+@app.task(max_attempts=1)
+async def aheld(number: int) -> int:
+    """The same, as a coroutine."""
+    note("begun", current().token)
+    until = time.monotonic() + 120
+    while not may_go_on() and time.monotonic() < until:
+        await asyncio.sleep(0.01)
+    note("ended", current().token)
+    return number
+
+
 @app.task(max_attempts=1)
 def tidy(seconds: float) -> None:
     note("begun", os.getpid())
@@ -163,7 +189,7 @@ def talks() -> None:
     logging.getLogger("mine").warning("of the log: %d", 42)
     current().progress(0.4, "half asleep")
     until = time.monotonic() + 60
-    while not Path(os.environ["NOTES"], "go on").exists() and time.monotonic() < until:
+    while not may_go_on() and time.monotonic() < until:
         time.sleep(0.02)
     print("the last words")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import urllib.request
 from typing import Any
 
 import pytest
@@ -11,20 +12,22 @@ import pytest
 from triarch import Triarch
 from triarch.testing import LocalCluster, wait_until
 from triarch.worker import session
+from triarch.worker.attempt import Attempt
+from triarch.worker.leases import Leases
 
 from .conftest import Bench
 
 
-def _idle_for_a_while(bench: Bench) -> None:
-    """Until the worker's question for work is on its way and nothing else is."""
+def _wait_idle(bench: Bench) -> None:
+    """Until the leader holds the worker's question for work, and nothing else is on its way."""
     assert bench.submit("add", 1, 2).result(timeout=30) == 3
-    time.sleep(0.3)
+    wait_until(lambda: _held_polls(bench.cluster) == 1, 30, "the worker's question for work to be held")
 
 
 @pytest.mark.parametrize("pool", ["process", "thread", "async"])
 def test_an_idle_worker_gets_work_soon_after_the_leader_died(bench: Bench, pool: str) -> None:
     bench.worker(concurrency=2, pool=pool)
-    _idle_for_a_while(bench)
+    _wait_idle(bench)
     bench.cluster.kill_leader()
     bench.cluster.leader()
     begun = time.monotonic()
@@ -35,7 +38,7 @@ def test_an_idle_worker_gets_work_soon_after_the_leader_died(bench: Bench, pool:
 
 def test_an_idle_worker_gets_work_while_its_leader_hangs(bench: Bench) -> None:
     bench.worker(concurrency=2)
-    _idle_for_a_while(bench)
+    _wait_idle(bench)
     leader = bench.cluster.leader()
     leader.pause()
     bench.cluster.leader()
@@ -49,26 +52,28 @@ def test_an_idle_worker_gets_work_while_its_leader_hangs(bench: Bench) -> None:
 def test_results_survive_the_leader_that_should_have_had_them(bench: Bench) -> None:
     """The leader dies between the run and the report: nothing runs twice, nothing is lost."""
     bench.worker(concurrency=4)
-    naps = [bench.submit("nap", 0.5) for _ in range(4)]
+    tasks = [bench.submit("held", number) for number in range(4)]
     wait_until(lambda: len(bench.lines("begun")) == 4, 30, "the tasks to begin")
     dead = bench.cluster.kill_leader()
-    assert [nap.result(timeout=60) for nap in naps] == [0.5] * 4
+    bench.go_on()
+    assert [task.result(timeout=60) for task in tasks] == list(range(4))
     dead.start()
     assert len(bench.lines("begun")) == len(bench.lines("ended")) == 4
-    assert all(bench.task(nap.id)["attempt"] == 1 for nap in naps)
+    assert all(bench.task(task.id)["attempt"] == 1 for task in tasks)
 
 
 def test_results_wait_for_a_majority(bench: Bench) -> None:
     """All masters hang while tasks run, for less than a lease; the results are reported once they go on."""
     bench.worker(concurrency=2)
-    naps = [bench.submit("nap", 0.3) for _ in range(2)]
+    tasks = [bench.submit("held", number) for number in range(2)]
     wait_until(lambda: len(bench.lines("begun")) == 2, 30, "the tasks to begin")
     for master in bench.cluster.masters:
         master.pause()
+    bench.go_on()
     wait_until(lambda: len(bench.lines("ended")) == 2, 30, "the tasks to end")
     for master in bench.cluster.masters:
         master.resume()
-    assert [nap.result(timeout=60) for nap in naps] == [0.3] * 2
+    assert [task.result(timeout=60) for task in tasks] == [0, 1]
     assert len(bench.lines("begun")) == 2
 
 
@@ -76,6 +81,14 @@ def test_a_report_that_was_not_answered_is_made_again(
     triarch_cluster: LocalCluster, triarch_app: Triarch, triarch_worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "EXCHANGE_DEADLINE_S", 0.2)
+    unanswered: list[Attempt] = []
+    unsettled = Leases.unsettled
+
+    def count(leases: Leases, taken: list[Attempt]) -> None:
+        unanswered.extend(taken)
+        unsettled(leases, taken)
+
+    monkeypatch.setattr(Leases, "unsettled", count)
     begun, go_on = threading.Event(), threading.Event()
 
     @triarch_app.task(max_attempts=1)
@@ -90,7 +103,7 @@ def test_a_report_that_was_not_answered_is_made_again(
     for master in triarch_cluster.masters:
         master.pause()
     go_on.set()
-    time.sleep(1.0)
+    wait_until(lambda: unanswered, 30, "a report to be given up")
     for master in triarch_cluster.masters:
         master.resume()
     assert handle.result(timeout=60) == "at last"
@@ -98,7 +111,7 @@ def test_a_report_that_was_not_answered_is_made_again(
 
 def test_a_worker_outlives_restarts_of_every_master(bench: Bench) -> None:
     worker = bench.worker(concurrency=2)
-    _idle_for_a_while(bench)
+    _wait_idle(bench)
     for master in bench.cluster.masters:
         master.kill9()
     for master in bench.cluster.masters:
@@ -129,7 +142,7 @@ def test_a_worker_that_was_cut_off_stops_what_it_runs_and_comes_back(bench: Benc
 @pytest.mark.triarch_cluster(lease_ms=1500)
 def test_a_worker_that_hung_registers_again(bench: Bench) -> None:
     worker = bench.worker(concurrency=1)
-    _idle_for_a_while(bench)
+    _wait_idle(bench)
     worker.pause()
     wait_until(lambda: _workers(bench.cluster, "lost"), 30, "the worker to be lost")
     worker.resume()
@@ -140,11 +153,23 @@ def test_many_tasks_are_each_run_once_while_leaders_die(bench: Bench) -> None:
     bench.worker(concurrency=2)
     bench.worker(concurrency=2)
     tasks = [bench.submit("add", number, 0) for number in range(50)]
-    for _ in range(2):
+    for kill in range(2):
+        # None of these is over before the leader is dead.
+        before = len(bench.lines("begun"))
+        tasks += [bench.submit("held", number, f"kill {kill}") for number in range(len(tasks), len(tasks) + 50)]
+        wait_until(lambda before=before: len(bench.lines("begun")) > before, 60, "some to begin")  # type: ignore[misc]
         bench.cluster.kill_leader()
-        tasks += [bench.submit("add", number, 0) for number in range(len(tasks), len(tasks) + 50)]
+        bench.go_on(f"kill {kill}")
         bench.cluster.heal()
     assert [task.result(timeout=60) for task in tasks] == list(range(150))
+    assert len(set(bench.lines("begun"))) == len(bench.lines("begun")) == len(bench.lines("ended")) == 100
+
+
+def _held_polls(cluster: LocalCluster) -> int:
+    """Questions for work that the leader holds."""
+    with urllib.request.urlopen(f"{cluster.leader().url}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith('triarch_http_held{kind="poll"'))
 
 
 def _workers(cluster: LocalCluster, state: str) -> list[object]:

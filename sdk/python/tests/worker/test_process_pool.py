@@ -87,21 +87,26 @@ def test_what_a_process_had_not_begun_when_it_died_runs_elsewhere(pool_of: Calla
 
 def test_what_was_handed_over_with_a_long_one_is_taken_back(pool_of: Callable[[int], Pool], tmp_path: Path) -> None:
     pool = pool_of(2)
-    # Both processes get a share; one of them a long task with it.
-    pool.add(("nap", 60), *[("add", number, 1) for number in range(MANY)])
+    # Both processes get a share; one of them a task with it that does not end.
+    pool.add(("held", 0), *[("add", number, 1) for number in range(MANY)])
     pool.pool.start()
     wait_until(lambda: len(pool.ended()) == MANY, 90, "the short ones to end")
     assert pool.leases.running == 1
     assert (tmp_path / "begun").exists()
 
 
-def test_one_that_is_cancelled_before_its_turn_is_never_begun(pool_of: Callable[[int], Pool], tmp_path: Path) -> None:
+def test_one_that_is_cancelled_before_its_turn_is_never_begun(
+    pool_of: Callable[[int], Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All three stay where they were handed to.
+    monkeypatch.setattr(processes, "_TAKE_BACK_AFTER_S", 600.0)
     pool = pool_of(1)
-    pool.add(("nap", 0.3), ("nap", 0.2), ("add", 1, 1))
+    pool.add(("held", 1), ("held", 2), ("add", 1, 1))
     pool.pool.start()
     wait_until(lambda: (tmp_path / "begun").exists(), 90, "the first to begin")
     assert [one.task for one in pool.begun_in()[0]] == ["t1", "t2", "t3"]
     pool.leases.disown(["t2"], pool.leases.confirmed(), StopReason.CANCELLED)
+    (tmp_path / "go on").touch()
     wait_until(lambda: pool.leases.running == 0, 90, "all to end")
     assert set(pool.ended()) == {"t1", "t3"}
     assert len((tmp_path / "begun").read_text().splitlines()) == 1

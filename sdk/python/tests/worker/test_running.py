@@ -83,7 +83,7 @@ def test_progress_and_output_can_be_watched(bench: Bench, pool: str) -> None:
     assert "a warning\n" in text
     assert "of the log: 42" in text
     assert bench.task(handle.id)["state"] == "running"
-    (bench.notes / "go on").touch()
+    bench.go_on()
     handle.result(timeout=30)
     wait_until(lambda: "the last words\n" in told(), 10, "the last words to be seen")
 

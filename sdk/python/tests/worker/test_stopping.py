@@ -44,7 +44,7 @@ def test_a_soft_limit_is_raised_in_the_task(bench: Bench, pool: str) -> None:
     assert "soft_unhandled" in (failed.value.traceback or "")
     assert bench.submit("pid").result(timeout=30) == before
     # One that is quick enough is not touched, nor is what comes after it.
-    assert bench.submit("soft", 0.05).result(timeout=30) == "too late"
+    assert bench.submit("soft", 0).result(timeout=30) == "too late"
     assert bench.submit("nap", 0.6).result(timeout=30) == 0.6
 
 
@@ -109,10 +109,12 @@ def test_a_task_that_waits_in_the_worker_is_never_begun_once_cancelled(bench: Be
     bench.worker(concurrency=1)
     for _ in range(40):
         bench.submit("add", 1, 2).result(timeout=30)
-    first = bench.submit("nap", 1.5)
+    first = bench.submit("held", 1)
     _begun(bench)
-    second = bench.submit("nap", 0.01)
+    second = bench.submit("held", 2)
     bench.post("tasks", second.id, "cancel")
+    bench.wait_heard(bench.task(first.id)["worker"])
+    bench.go_on()
     first.result(timeout=30)
     with pytest.raises(TaskCancelled):
         second.result(timeout=30)
@@ -126,10 +128,12 @@ def test_a_task_that_waits_in_the_worker_is_never_begun_once_cancelled(bench: Be
 @pytest.mark.parametrize("pool", POOLS)
 def test_sigterm_lets_running_tasks_finish(bench: Bench, pool: str) -> None:
     worker = bench.worker(concurrency=1, pool=pool)
-    running = bench.submit("anap" if pool == "async" else "nap", 1.5)
+    running = bench.submit("aheld" if pool == "async" else "held", 1)
     _begun(bench)
     later = bench.submit("add", 1, 2)
     worker.send_signal(signal.SIGTERM)
+    wait_until(lambda: "taking no more" in worker.last_words(), 30, "the worker to hear")
+    bench.go_on()
     assert worker.wait(30) == 0
     assert bench.task(running.id)["state"] == "succeeded"
     assert bench.task(later.id)["state"] == "queued"
@@ -163,8 +167,10 @@ def test_a_second_sigterm_is_quick(bench: Bench) -> None:
 
 def test_a_drained_worker_finishes_and_leaves(bench: Bench) -> None:
     worker = bench.worker(concurrency=1)
-    task = bench.submit("nap", 1.0)
+    task = bench.submit("held", 1)
     _begun(bench)
     bench.post("workers", bench.task(task.id)["worker"], "drain")
+    wait_until(lambda: "to finish and leave" in worker.last_words(), 30, "the worker to hear")
+    bench.go_on()
     assert worker.wait(30) == 0
     assert bench.task(task.id)["state"] == "succeeded"
