@@ -79,6 +79,27 @@ class Masters:
             except OSError:
                 time.sleep(0.05)
 
+    def equal_digests(self):
+        """Waits until all masters have given a digest at one log index, each having applied what is committed now; fails when
+        two of them differ at any index. The same as triarch_harness::equal_digests."""
+        with urllib.request.urlopen(self.urls[0] + "/v1/cluster", timeout=SOON_S) as answer:
+            committed = json.load(answer)["commit_index"]
+        seen = {}
+        deadline = time.monotonic() + SOON_S
+        while True:
+            for url in self.urls:
+                asked = urllib.request.Request(url + "/v1/cluster?digest=true&consistency=stale")
+                asked.add_header("triarch-min-index", str(committed))
+                with urllib.request.urlopen(asked, timeout=SOON_S) as answer:
+                    digest = json.load(answer)["digest"]
+                here = seen.setdefault(digest["index"], {})
+                before = here.setdefault(url, digest["value"])
+                assert {digest["value"], before} == set(here.values()), f"tables differ at {digest['index']}: {here}, {digest}"
+                if len(here) == len(self.urls):
+                    return digest
+            assert time.monotonic() < deadline, f"no log index at which all have given a digest: {seen}"
+            time.sleep(0.05)
+
     def ended(self):
         """The masters that are not there any more, with their exit codes."""
         codes = [(id, process.poll()) for id, process in enumerate(self.processes, start=1)]

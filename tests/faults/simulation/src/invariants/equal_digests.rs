@@ -9,9 +9,10 @@ pub const RULE: &str = "digests are equal";
 
 pub fn broken(history: &History) -> Vec<String> {
     let digests = &history.digests;
-    let unlike = digests
-        .windows(2)
-        .any(|two| two[0].1 == two[1].1 && two[0].2 != two[1].2);
+    let unlike = digests.iter().any(|(_, index, value)| {
+        let mut others = digests.iter();
+        others.any(|(_, other, theirs)| index == other && value != theirs)
+    });
     if unlike {
         vec![format!("{digests:?}")]
     } else {
