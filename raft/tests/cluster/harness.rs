@@ -235,7 +235,11 @@ impl Cluster {
 
     /// Formed, with a link before every node that can be cut.
     pub fn with_links(size: u64) -> Cluster {
-        let mut cluster = Cluster::prepare(size, |_| {});
+        Cluster::with_links_and(size, |_| {})
+    }
+
+    pub fn with_links_and(size: u64, adjust: fn(&mut NodeConfig)) -> Cluster {
+        let mut cluster = Cluster::prepare(size, adjust);
         for (id, addr) in &cluster.founding {
             let addr = addr.parse().unwrap();
             let behind = SocketAddr::from(([127, 0, 0, 1], free_port()));
