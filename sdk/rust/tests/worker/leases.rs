@@ -96,6 +96,7 @@ async fn cancelled_and_lost_attempts_are_stopped_and_only_those() {
 #[tokio::test]
 async fn a_silent_cluster_ends_what_its_leases_no_longer_cover() {
     let cluster = Cluster::default();
+    cluster.script().lease_ms = Some(400);
     let master = cluster.master().await;
     let worker = Worker::start(&master);
     cluster.offer("t1-0", 1, "wait", None);
