@@ -25,14 +25,22 @@ pub fn own_address() -> IpAddr {
     loop {
         let nth = NEXT.fetch_add(1, Ordering::Relaxed);
         let place = std::process::id().wrapping_mul(251).wrapping_add(nth);
-        let [_, a, b, c] = place.to_be_bytes();
-        // 127.0.*.* is where people run things by hand.
-        let address = IpAddr::V4(Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254)));
+        let Some(address) = address(place) else {
+            continue;
+        };
         let free = |id| TcpListener::bind(SocketAddr::new(address, PORT_BASE + id)).is_ok();
         if (1..=5).all(free) {
             return address;
         }
     }
+}
+
+/// Every number has an address that no other one has, or none: two clusters that begin at the same time would find the same one
+/// free.
+fn address(place: u32) -> Option<IpAddr> {
+    let [_, a, b, c] = place.to_be_bytes();
+    // 127.0.*.* is where people run things by hand.
+    (a != 0 && !matches!(c, 0 | 255)).then(|| IpAddr::V4(Ipv4Addr::new(127, a, b, c)))
 }
 
 /// A base such that `base + 1 ..= base + count` are free on 127.0.0.1, for programs that only listen there.
@@ -48,4 +56,20 @@ pub fn free_ports(count: u16) -> u16 {
         }
     }
     panic!("no {count} free ports in a row on 127.0.0.1");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn numbers_in_a_row_have_addresses_of_their_own() {
+        let numbers = 0x0001_0000..0x0001_1000;
+        let addresses: Vec<IpAddr> = numbers.filter_map(address).collect();
+        let distinct: BTreeSet<&IpAddr> = addresses.iter().collect();
+        assert_eq!((addresses.len(), distinct.len()), (16 * 254, 16 * 254));
+        assert_eq!(address(0xffff), None);
+    }
 }
