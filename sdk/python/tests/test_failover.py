@@ -14,7 +14,7 @@ import pytest
 from fake_worker import FakeWorker
 from test_handles import Setup
 from test_workflow import Flow
-from triarch import Handle, HandleGroup, NoLeader, Patience, Timeout, Triarch, chord
+from triarch import Handle, HandleGroup, NoLeader, RetryPolicy, Timeout, Triarch, chord
 from triarch.testing import LocalCluster, Master, wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -158,7 +158,7 @@ def test_a_thousand_coroutines_wait_through_a_failover(own_cluster: LocalCluster
 
 def test_no_majority_is_told_as_that_and_waiting_goes_on(own_cluster: LocalCluster) -> None:
     setup = Setup(own_cluster)
-    brief = Triarch(own_cluster.url, queue=setup.queue, patience=Patience(deadline_s=2.0, unreachable_deadline_s=1.0))
+    brief = Triarch(own_cluster.url, queue=setup.queue, retry_policy=RetryPolicy(deadline_s=2.0, unreachable_deadline_s=1.0))
     brief_add = brief.task(name=setup.add.name)(setup.add.fn)
     future = setup.app.executor().submit(setup.add, 4)
     wait_until(lambda: future.task is not None, 30, "the submission")

@@ -58,7 +58,7 @@ class Bench:
         """Until a worker has been answered once more: it knows by then what the cluster has for it."""
 
         def silent_ms() -> int:
-            found = self.app.transport.json(Call.get(path("workers", worker)))
+            found = self.app.transport.json(Request.get(path("workers", worker)))
             return int(found["silent_ms"])
 
         # The answer to one question has come when the next is asked.

@@ -99,7 +99,7 @@ def test_one_that_is_cancelled_before_its_turn_is_never_begun(
     pool_of: Callable[[int], Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All three stay where they were handed to.
-    monkeypatch.setattr(processes, "_TAKE_BACK_AFTER_S", 600.0)
+    monkeypatch.setattr(processes, "_RECLAIM_AFTER_S", 600.0)
     pool = pool_of(1)
     pool.add(("held", 1), ("held", 2), ("add", 1, 1))
     pool.pool.start()

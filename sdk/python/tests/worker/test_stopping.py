@@ -132,7 +132,7 @@ def test_sigterm_lets_running_tasks_finish(bench: Bench, pool: str) -> None:
     _begun(bench)
     later = bench.submit("add", 1, 2)
     worker.send_signal(signal.SIGTERM)
-    wait_until(lambda: "taking no more" in worker.last_words(), 30, "the worker to hear")
+    wait_until(lambda: "no more are taken" in worker.last_words(), 30, "the worker to hear")
     bench.go_on()
     assert worker.wait(30) == 0
     assert bench.task(running.id)["state"] == "succeeded"
@@ -170,7 +170,7 @@ def test_a_drained_worker_finishes_and_leaves(bench: Bench) -> None:
     task = bench.submit("held", 1)
     _begun(bench)
     bench.post("workers", bench.task(task.id)["worker"], "drain")
-    wait_until(lambda: "to finish and leave" in worker.last_words(), 30, "the worker to hear")
+    wait_until(lambda: "it finishes its tasks and leaves" in worker.last_words(), 30, "the worker to hear")
     bench.go_on()
     assert worker.wait(30) == 0
     assert bench.task(task.id)["state"] == "succeeded"
