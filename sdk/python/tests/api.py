@@ -38,7 +38,7 @@ def names() -> str:
     parts = [*_section("triarch", triarch, rest), *_table("Exceptions of `triarch`", triarch, errors)]
     parts += _aliases("Old names of `triarch`", triarch, aliases)
     parts += _section("triarch.workflow", triarch.workflow, _OF_WORKFLOWS)
-    parts += _section("Looking after it: `app.queues`, `app.schedules`, …", triarch.admin, _OF_APPS)
+    parts += _section("Administration: `app.queues`, `app.schedules`, …", triarch.admin, _OF_APPS)
     parts += _section("triarch.serialize", triarch.serialize, _OF_CODECS)
     for module in (triarch.testing, triarch.worker):
         parts += _section(module.__name__, module, [name for name in module.__all__ if name not in triarch.__all__])
@@ -87,8 +87,9 @@ def _class(what: type) -> Iterator[str]:
     fields = dict(_fields(what))
     if fields:
         made = "(…)"
-    bases = [base.__name__ for base in what.__bases__ if base.__module__.startswith("triarch")]
-    also = f" Has what `{bases[0]}` has." if bases and not issubclass(what, BaseException) else ""
+    public = [base for base in what.__bases__ if not base.__name__.startswith("_")]
+    bases = [base.__name__ for base in public if base.__module__.startswith("triarch")]
+    also = f" Also has the members of `{bases[0]}`." if bases and not issubclass(what, BaseException) else ""
     yield f"**`{what.__name__}{made}`**: {_first(what)}{also}\n"
     rows = [f"| `{_cell(member)}` | {told} |" for member, told in (*fields.items(), *_members(what))]
     if rows:

@@ -40,7 +40,7 @@ class AsyncSubmitter:
         self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Lane]] = weakref.WeakKeyDictionary()
 
     async def one(self, spec: bytes, queue: str) -> tuple[str, str]:
-        """Submits a task, perhaps in a batch with others; returns the ids of its job and of itself.
+        """Submits a task, perhaps in a batch with others. Returns the ids of its job and of itself.
 
         Cancelling the caller does not withdraw the task.
         """

@@ -1,13 +1,13 @@
 """HTTP transport for asyncio: the same protocol, policy and list of masters as :mod:`triarch._transport`.
 
-Moves bytes by the streams of an event loop; the protocol is :mod:`triarch._http`. Each event loop has connections of its own,
+It moves bytes by the streams of an event loop. The protocol is :mod:`triarch._http`. Each event loop has connections of its own,
 made at first use.
 
 # Invariants
 
 * Connections belong to one event loop of one process. A forked child makes its own.
-* At most ``CONNECTIONS_MAX`` connections per event loop are in use; further requests wait for one.
-* A cancelled or timed-out exchange aborts its connection; no half-read response is left behind.
+* At most ``CONNECTIONS_MAX`` connections per event loop are in use. Further requests wait for one.
+* A cancelled or timed-out exchange aborts its connection, so no half-read response is left behind.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class AsyncTransport:
         self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = weakref.WeakKeyDictionary()
 
     async def call(self, request: Request) -> Response:
-        """Sends the request until it is answered; raises a :class:`~triarch.errors.TriarchError` otherwise."""
+        """Sends the request until it is answered. Raises a :class:`~triarch.errors.TriarchError` otherwise."""
         state = RetryState(self.masters, self.policy, request, time.monotonic())
         while True:
             attempt = state.next_try(time.monotonic())

@@ -1,8 +1,8 @@
-"""Completion watcher: one thread and one long poll of a process wait for all tasks that its callers wait for.
+"""Completion watcher: one thread and one long poll of a process, which wait for all tasks of its callers.
 
-The thread asks the cluster for the ends of all those tasks (``POST /v1/tasks/wait``), is answered as soon as some have ended,
-calls back, and asks for the rest. A newly awaited task cancels the long poll, which is sent again with that task; the
-cluster keeps no state of it. The more tasks, the longer the pauses in which ends accumulate, up to 50 ms.
+The thread asks the cluster for the ends of all those tasks (``POST /v1/tasks/wait``). The cluster answers as soon as some have
+ended. The thread calls back, and asks for the rest. A newly awaited task cancels the long poll, which is sent again with that
+task. The cluster keeps no state of the poll. With more tasks the pauses in which ends accumulate are longer, up to 50 ms.
 
 The thread starts with the first wait, and sleeps while there is nothing to wait for. A forked child starts a thread of its own.
 """
@@ -27,7 +27,7 @@ __all__ = ["CompletionWatcher", "WaitResult", "after_fork"]
 #: How a wait ends: with the task's outcome, or with the error that makes it unknowable.
 WaitResult = Outcome | TriarchError
 
-# Tasks of one long poll; more take turns.
+# Tasks of one long poll. More tasks take turns.
 _TASKS_PER_POLL_MAX = 5_000
 _HOLD_S = 20.0
 # While there are more tasks than one long poll takes.
@@ -75,7 +75,7 @@ class CompletionWatcher:
     def add(self, tasks: Iterable[tuple[str, Callable[[WaitResult], None]]], *, retry_unreachable: bool = False) -> None:
         """Registers callbacks for the ends of tasks. They are called by the watcher's thread.
 
-        While the cluster cannot be reached, waits with ``retry_unreachable`` go on; others end with the error.
+        While the cluster cannot be reached, waits with ``retry_unreachable`` go on. Other waits end with the error.
         """
         with self._lock:
             for task, callback in tasks:
@@ -102,7 +102,7 @@ class CompletionWatcher:
     # The thread ------------------------------------------------------------------------------------------------------
 
     def _next(self, idle_s: float) -> tuple[list[str], bool]:
-        """Returns the tasks to ask for, and whether there are more; none when nothing was added for ``idle_s``."""
+        """Returns the tasks to ask for, and whether there are more. Returns none when nothing was added for ``idle_s``."""
         with self._lock:
             if not self._waiting and not self._added.wait_for(lambda: self._waiting, idle_s):
                 return [], False
@@ -145,7 +145,13 @@ class CompletionWatcher:
                 outcome = Outcome(task["id"], task["state"], task.get("result"), task.get("error"))
                 ended.append((self._waiting.pop(outcome.task, []), outcome))
             for id in document["missing"]:
-                gone = refusal({"code": "not_found", "status": 404, "detail": f"there is no task {id} (any more)"})
+                gone = refusal(
+                    {
+                        "code": "not_found",
+                        "status": 404,
+                        "detail": f"there is no task {id} (any more); finished tasks are kept for a bounded time",
+                    }
+                )
                 ended.append((self._waiting.pop(id, []), gone))
             left = len(self._waiting)
         for waiters, result in ended:

@@ -1,7 +1,7 @@
 """HTTP/1.1 client protocol without I/O: a request encoder and an incremental response parser.
 
 The only HTTP stack of the package. :mod:`triarch._transport` moves the bytes by blocking sockets, and
-:mod:`triarch._async_transport` by an event loop; neither reads nor writes a header itself.
+:mod:`triarch._async_transport` by an event loop. Neither reads nor writes a header itself.
 
 # Invariants
 
@@ -63,7 +63,7 @@ def encode_request(method: str, target: str, host: str, headers: Mapping[str, st
 class ResponseParser:
     """Incremental parser of one response.
 
-    ``feed`` takes bytes as they arrive, ``feed_eof`` the end of the connection. ``body_bytes_max`` bounds the body; ``None``
+    ``feed`` takes bytes as they arrive, ``feed_eof`` the end of the connection. ``body_bytes_max`` bounds the body. ``None``
     is for streams, whose reader takes the body piece by piece with ``take_body``.
     """
 
@@ -90,7 +90,7 @@ class ResponseParser:
         self._remaining = 0
         # A plain function, for a bound method would make a reference cycle.
         self._step: Callable[[ResponseParser], bool] = ResponseParser._read_head
-        #: The status code; 0 until the head is complete.
+        #: The status code, 0 until the head is complete.
         self.status = 0
         #: Header values by name in lower case.
         self.headers: dict[str, str] = {}
@@ -100,7 +100,7 @@ class ResponseParser:
         self.keep_alive = False
 
     def feed(self, data: bytes) -> bool:
-        """Takes received bytes; returns whether the response is complete.
+        """Takes received bytes. Returns whether the response is complete.
 
         Raises :class:`MalformedResponse`, or :class:`~triarch.errors.ProtocolError` when a bound is exceeded.
         """
@@ -250,7 +250,7 @@ class ResponseParser:
         return True
 
     def _take_counted(self) -> bool:
-        """Moves up to ``_remaining`` bytes to the body; returns whether that were all of them."""
+        """Moves up to ``_remaining`` bytes to the body. Returns whether that were all of them."""
         buffer, remaining = self._buffer, self._remaining
         if buffer:
             piece = bytes(buffer[:remaining])

@@ -1,6 +1,6 @@
 """Retry policy, list of masters, and the state machine of one request's tries. No I/O and no clock of its own.
 
-The only place where the package decides which master is asked next, after which pause, and when to give up. The drivers
+Only this module decides which master is asked next, after which pause, and when to give up. The drivers
 :mod:`triarch._transport` (sockets) and :mod:`triarch._async_transport` (asyncio) ask :class:`RetryState` for the next try,
 make it, and report the result. Workers use the same policy through :mod:`triarch.worker.connection`.
 
@@ -38,7 +38,7 @@ __all__ = [
     "path",
 ]
 
-# The pause after a round over all masters without success; it doubles up to the maximum.
+# The pause after a round over all masters without success. It doubles up to the maximum.
 _ROUND_PAUSE_MIN_S = 0.02
 _ROUND_PAUSE_MAX_S = 0.5
 # A longer Retry-After is cut, because the request has a deadline of its own.
@@ -53,7 +53,7 @@ RESPONSE_BYTES_MAX = 256 << 20
 
 
 def parse_masters(masters: str | Iterable[str]) -> list[str]:
-    """Parses ``"http://a:7101,b:7102"``, or several such texts; the default scheme is ``http``.
+    """Parses ``"http://a:7101,b:7102"``, or several such texts. Default scheme: ``http``.
 
     Returns the base URLs in one normal form, without duplicates, in the order given.
     """
@@ -63,20 +63,20 @@ def parse_masters(masters: str | Iterable[str]) -> list[str]:
         if part and (base := _base_url(part)) not in found:
             found.append(base)
     if not found:
-        raise UsageError("at least one master is needed, such as http://127.0.0.1:7101")
+        raise UsageError("no master is named; name at least one, such as http://127.0.0.1:7101")
     return found
 
 
 def _base_url(text: str) -> str:
     url = urlsplit(text if "://" in text else f"http://{text}")
     if url.scheme != "http":
-        raise UsageError(f"{text}: masters are spoken to over http, not {url.scheme}")
+        raise UsageError(f"{text}: masters use http, not {url.scheme}; write http://HOST:PORT")
     try:
         host, port = url.hostname, url.port
     except ValueError as error:
-        raise UsageError(f"{text} is not a master's URL: {error}") from None
+        raise UsageError(f"{text} is not a master's URL: {error}; write http://HOST:PORT") from None
     if not host:
-        raise UsageError(f"{text}: the host is missing")
+        raise UsageError(f"{text}: the host is missing; write http://HOST:PORT")
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{port or 80}"
 
@@ -104,7 +104,7 @@ class RetryPolicy:
     unreachable_deadline_s: float = 5.0
     #: Timeout of one connection attempt.
     connect_timeout_s: float = 1.0
-    #: Timeout of the first try, in addition to the time that the cluster may hold the response; doubled after each silent try.
+    #: Timeout of the first try, in addition to the time that the cluster may hold the response. It doubles after each silent try.
     answer_timeout_s: float = 3.0
 
 
@@ -124,9 +124,9 @@ class Request:
     request_id: str | None = None
     #: Time for which the cluster was asked to hold its response (long poll).
     hold_s: float = 0.0
-    #: Overrides the policy's deadline; ``hold_s`` comes on top of either.
+    #: Overrides the policy's deadline. ``hold_s`` comes on top of either.
     deadline_s: float | None = None
-    #: Overrides the policy's timeout of the first try; ``hold_s`` comes on top of either.
+    #: Overrides the policy's timeout of the first try. ``hold_s`` comes on top of either.
     answer_timeout_s: float | None = None
     #: Whether tries go on until the deadline although no master accepts a connection.
     retry_unreachable: bool = False
@@ -135,14 +135,14 @@ class Request:
 
     @staticmethod
     def get(target: str, query: Mapping[str, Any] | None = None, *, hold_s: float = 0.0, **more: Any) -> Request:
-        """Returns a read; parameters that are ``None`` are left out."""
+        """Returns a read. Parameters that are ``None`` are left out."""
         asked = {name: _query_text(value) for name, value in (query or {}).items() if value is not None}
         target = f"{target}?{urlencode(asked)}" if asked else target
         return Request("GET", target, hold_s=hold_s, retry_unreachable=hold_s > 0, mutates=False, **more)
 
     @staticmethod
     def change(method: str, target: str, body: Any = None, *, request_id: str | None = None, **more: Any) -> Request:
-        """Returns a change; the default request id is a new one. ``body`` is JSON, as bytes or as a value."""
+        """Returns a change. Default request id: a new one. ``body`` is JSON, as bytes or as a value."""
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         return Request(method, target, body, request_id=request_id or new_request_id(), **more)
@@ -168,7 +168,7 @@ class Response:
         try:
             return json.loads(self.body)
         except ValueError as error:
-            raise ProtocolError(f"{self.master} answered what is not JSON: {error}: {_quoted(self.body)}") from None
+            raise ProtocolError(f"{self.master} returned a body that is not JSON: {error}: {_quoted(self.body)}") from None
 
     @property
     def index(self) -> int | None:
@@ -238,7 +238,7 @@ class MasterList:
                 self._answered = False
 
     def discover(self, found: Iterable[str]) -> None:
-        """Replaces the masters discovered before; the configured ones stay."""
+        """Replaces the masters discovered before. The configured ones stay."""
         with self._lock:
             known = self._known[: self._configured]
             for master in list(found)[:_DISCOVERED_MAX]:
@@ -260,8 +260,8 @@ class Try:
 class RetryState:
     """State machine of one request's tries.
 
-    The driver asks for a try with :meth:`next_try`, makes it, and reports its end with one of the other methods, until
-    :meth:`on_response` returns a response or something raises.
+    The driver asks for a try with :meth:`next_try`, makes it, and reports its end with one of the other methods. It goes on
+    until :meth:`on_response` returns a response or a method raises.
     """
 
     def __init__(self, masters: MasterList, policy: RetryPolicy, request: Request, now_s: float) -> None:
@@ -284,7 +284,7 @@ class RetryState:
         self._refused: Refused | None = None
 
     def next_try(self, now_s: float) -> Try:
-        """Returns the next try; raises when the deadline has passed."""
+        """Returns the next try. Raises when the deadline has passed."""
         passed_s = now_s - self._begun_s
         left_s = self._deadline_s - passed_s
         unreachable = self._tried and not self._reached and not self._request.retry_unreachable
@@ -301,7 +301,7 @@ class RetryState:
         return Try(self._master, headers, pause_s, timeout_s)
 
     def on_response(self, status: int, headers: Mapping[str, str], body: bytes) -> Response | None:
-        """Handles a complete response: returns a success, raises a final refusal, returns ``None`` when a try is left."""
+        """Handles a complete response. Returns a success, raises a final refusal, and returns ``None`` when a try is left."""
         if 200 <= status < 300:
             self._masters.record_success(self._master)
             return Response(status, headers, body, self._master)

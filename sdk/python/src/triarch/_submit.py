@@ -1,8 +1,8 @@
 """Batching submitter: concurrent submissions share requests.
 
 A submission is sent at once while fewer than two requests of its queue are in flight, so that batching adds no latency. Others
-wait, and one of the waiting threads sends all of them in the next request, which costs the cluster one log entry instead of
-many. The tasks of a batch become one job. A task that could make the whole job be refused, by a unique key or an idempotency
+wait, and one of the waiting threads sends all of them in the next request. This costs the cluster one log entry instead of many.
+The tasks of a batch become one job. A task that could make the whole job be refused, by a unique key or an idempotency
 key, is therefore submitted alone.
 
 :meth:`Submitter.soon` submits in the background: one thread of the process sends what has accumulated.
@@ -10,7 +10,7 @@ key, is therefore submitted alone.
 # Invariants
 
 * The tasks and the bytes of a request are bounded.
-* The accumulated background submissions are bounded; a further one waits.
+* The accumulated background submissions are bounded. A further one waits.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Submitter:
     # Single tasks --------------------------------------------------------------------------------------------
 
     def one(self, spec: bytes, queue: str) -> tuple[str, str]:
-        """Submits a task, perhaps in a batch with those of other threads; returns the ids of its job and of itself."""
+        """Submits a task, perhaps in a batch with those of other threads. Returns the ids of its job and of itself."""
         item = _Item(spec)
         batch: list[_Item] | None = None
         with self._lock:
@@ -187,7 +187,7 @@ class Submitter:
                 self._lanes.pop(queue, None)
 
     def _send_batch(self, batch: list[_Item]) -> None:
-        """Sends one request for a batch, and wakes its waiting threads; the first task is the caller's own."""
+        """Sends one request for a batch, and wakes its waiting threads. The first task is the caller's own."""
         try:
             self._send(batch)
         finally:
@@ -218,7 +218,7 @@ class Submitter:
     # Background -----------------------------------------------------------------------------------------------------------
 
     def soon(self, spec: bytes, queue: str, then: Callable[[str, str, BaseException | None], None]) -> None:
-        """Submits a task in the background; ``then`` is called with the ids of its job and of itself, or with the error.
+        """Submits a task in the background. ``then`` is called with the ids of its job and of itself, or with the error.
 
         Returns at once, unless the bound of background submissions is reached.
         """
@@ -234,7 +234,7 @@ class Submitter:
             self._added.notify()
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Waits until no background submission is left; returns whether that came in time."""
+        """Waits until no background submission is left. Returns whether that came in time."""
         with self._lock:
             return self._quiet.wait_for(lambda: not self._background and not self._sending, timeout_s)
 
@@ -301,7 +301,7 @@ def parts_of(specs: Sequence[bytes]) -> list[Sequence[bytes]]:
 
 
 def job_body(specs: Sequence[bytes], **fields: Any) -> bytes:
-    """Returns the body of a submission; fields that are ``None`` are left out."""
+    """Returns the body of a submission. Fields that are ``None`` are left out."""
     said = {name: value for name, value in fields.items() if value is not None}
     head = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()[:-1]
     return head + (b',"tasks":[' if said else b'"tasks":[') + b",".join(specs) + b"]}"

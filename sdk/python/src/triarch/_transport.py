@@ -1,13 +1,13 @@
 """Blocking HTTP transport: requests over sockets, with keep-alive connections per process and thread.
 
-Moves bytes only. The protocol is :mod:`triarch._http`; which master is asked, how often and for how long is decided by
-:mod:`triarch._policy`. Clients and workers share this transport.
+It moves bytes only. The protocol is :mod:`triarch._http`. :mod:`triarch._policy` decides which master is asked, how often and
+for how long. Clients and workers share this transport.
 
 # Invariants
 
 * A connection belongs to one thread of one process. A forked child makes its own.
 * A connection that the master has closed is detected before it is used, so a restarted master costs no try.
-* An interrupted exchange closes its connection; no half-read response is left behind.
+* An interrupted exchange closes its connection, so no half-read response is left behind.
 * Nothing needs ``select.poll``, which eventlet removes, nor a file descriptor below 1,024.
 """
 
@@ -33,14 +33,15 @@ _RECEIVE_BYTES = 65_536
 
 
 class RequestCancelled(Exception):
-    """Another thread cancelled the request; it is unknown whether it took effect."""
+    """Another thread cancelled the request. It is unknown whether the request took effect."""
 
 
 class Cancellation:
     """Cancellation handle of requests: ends the one in progress from another thread.
 
-    It stays cancelled until ``reset``; a request with a cancelled handle ends at once. Cancelling shuts the socket down, which
-    wakes the thread that reads from it. That works for every kind of socket and costs an exchange no further system call.
+    The handle stays cancelled until ``reset``. A request with a cancelled handle ends at once. Cancelling shuts the socket
+    down, which wakes the thread that reads from it. This works for every kind of socket and costs an exchange no further system
+    call.
     """
 
     def __init__(self) -> None:
@@ -71,7 +72,7 @@ class Cancellation:
             raise RequestCancelled
 
     def pause(self, seconds: float) -> None:
-        """Sleeps; raises :class:`RequestCancelled` as soon as the handle is cancelled."""
+        """Sleeps. Raises :class:`RequestCancelled` as soon as the handle is cancelled."""
         if self._cancelled.wait(seconds):
             raise RequestCancelled
 
@@ -212,7 +213,7 @@ class Transport:
             connection.close()
 
     def close(self) -> None:
-        """Closes the connections of the calling thread; those of other threads end with their threads."""
+        """Closes the connections of the calling thread. Those of other threads end with their threads."""
         for connection in self._connections.idle.values():
             connection.close()
         self._connections.idle.clear()
@@ -272,7 +273,7 @@ class Stream:
         self.headers = self._parser.headers
 
     def readline(self, bytes_max: int = 1 << 20) -> bytes:
-        """Returns the next line, at most ``bytes_max`` bytes of it; empty at the end."""
+        """Returns the next line, at most ``bytes_max`` bytes of it. The line is empty at the end."""
         searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0 and len(self._buffer) < bytes_max:
             searched = len(self._buffer)
@@ -287,7 +288,7 @@ class Stream:
         return self._take(bytes_max)
 
     def _receive(self) -> bool:
-        """Receives more; returns whether the response goes on."""
+        """Receives more. Returns whether the response goes on."""
         if self._parser.complete:
             return False
         if data := self._connection.sock.recv(_RECEIVE_BYTES):
@@ -306,7 +307,7 @@ class Stream:
 def fetch(master: str, request: Request, timeout_s: float) -> Response:
     """Makes one try at one master, on a connection of its own.
 
-    Returns whatever the master answers; raises :class:`OSError` or :class:`~triarch._http.MalformedResponse` otherwise.
+    Returns whatever the master answers. Raises :class:`OSError` or :class:`~triarch._http.MalformedResponse` otherwise.
     """
     connection = _Connection(master, timeout_s)
     try:

@@ -1,4 +1,4 @@
-"""Administration of a cluster: queues, schedules, workers, jobs, dead letters, events. Attributes of an app.
+"""Administration of a cluster: queues, schedules, workers, jobs, dead letters, events. An app has these as attributes.
 
 ::
 
@@ -7,7 +7,7 @@
     for event in app.events(type="task_changed", state="failed"):
         print(event["task"])
 
-Answers are the documents of the HTTP interface, as dictionaries; their fields are described there.
+Answers are the documents of the HTTP interface, as dictionaries. Their fields are described there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Cluster", "Jobs", "Queues", "Schedules", "Workers", "events"]
 
 _PAGE = 1000
 _EVENT_BYTES_MAX = 1 << 20
-# A stream has a keep-alive message every 10 s; one that is silent for longer is broken.
+# A stream has a keep-alive message every 10 s. A stream that is silent for longer is broken.
 _STREAM_TIMEOUT_S = 25.0
 _RECONNECT_DELAY_S = 0.2
 
@@ -63,15 +63,15 @@ class Queues(_Resource):
         return list(self._get("queues")["queues"])
 
     def get(self, name: str) -> dict[str, Any]:
-        """Returns one by its id or name."""
+        """Returns a queue by its id or name."""
         return dict(self._get("queues", name))
 
     def set(self, name: str, **settings: Any) -> dict[str, Any]:
-        """Changes settings, such as ``max_running``, ``rate_per_s``, ``max_depth``, ``weight``; ``None`` removes a bound."""
+        """Changes settings, such as ``max_running``, ``rate_per_s``, ``max_depth``, ``weight``. ``None`` removes a bound."""
         return dict(self._change("PUT", "queues", name, body=settings))
 
     def pause(self, name: str) -> dict[str, Any]:
-        """Pauses the queue: no task starts; running ones go on."""
+        """Pauses the queue. No task starts, and running tasks go on."""
         return dict(self._change("POST", "queues", name, "pause"))
 
     def resume(self, name: str) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Queues(_Resource):
         return dict(self._change("POST", "queues", name, "resume"))
 
     def purge(self, name: str, *, dead_letters: bool = False) -> dict[str, Any]:
-        """Cancels all waiting tasks; or deletes the finished jobs with dead letters in the queue."""
+        """Cancels all waiting tasks. With ``dead_letters`` it deletes the finished jobs with dead letters in the queue instead."""
         return dict(self._change("POST", "queues", name, "purge", body={"dead_letters": dead_letters}))
 
 
@@ -112,15 +112,15 @@ class Schedules(_Resource):
         return self._pages("schedules", {})
 
     def get(self, name: str) -> dict[str, Any]:
-        """Returns one, with its next ticks."""
+        """Returns a schedule, with its next ticks."""
         return dict(self._get("schedules", name))
 
     def delete(self, name: str) -> None:
-        """Deletes the schedule; its jobs stay."""
+        """Deletes the schedule. Its jobs stay."""
         self._change("DELETE", "schedules", name)
 
     def pause(self, name: str) -> dict[str, Any]:
-        """Pauses the schedule: ticks are skipped."""
+        """Pauses the schedule. Its ticks are skipped."""
         return dict(self._change("POST", "schedules", name, "pause"))
 
     def resume(self, name: str) -> dict[str, Any]:
@@ -140,15 +140,15 @@ class Workers(_Resource):
         return self._pages("workers", {"state": state})
 
     def get(self, id: str) -> dict[str, Any]:
-        """Returns one by its id or name."""
+        """Returns a worker by its id or name."""
         return dict(self._get("workers", id))
 
     def drain(self, id: str) -> dict[str, Any]:
-        """Drains the worker: it finishes its tasks and leaves."""
+        """Drains the worker. It finishes its tasks and leaves."""
         return dict(self._change("POST", "workers", id, "drain"))
 
     def pause(self, id: str) -> dict[str, Any]:
-        """Pauses the worker: it keeps its tasks and gets no new ones."""
+        """Pauses the worker. It keeps its tasks and gets no new ones."""
         return dict(self._change("POST", "workers", id, "pause"))
 
     def resume(self, id: str) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class Jobs(_Resource):
         return self._pages("jobs", {"state": state, "name": name})
 
     def get(self, id: str) -> dict[str, Any]:
-        """Returns one, with the number of its tasks in each state."""
+        """Returns a job, with the number of its tasks in each state."""
         return dict(self._get("jobs", id))
 
     def tasks(self, id: str) -> Iterator[dict[str, Any]]:
@@ -188,15 +188,15 @@ class Jobs(_Resource):
         return dict(self._change("POST", "jobs", id, "cancel"))
 
     def cancel_all(self, **selection: Any) -> int:
-        """Cancels all tasks that match ``queue``, ``state``, ``kind``, ``worker`` or ``job``; returns how many."""
+        """Cancels all tasks that match ``queue``, ``state``, ``kind``, ``worker`` or ``job``. Returns their number."""
         return int(self._change("POST", "tasks", "cancel", body=selection)["count"])
 
     def retry_all(self, **selection: Any) -> int:
-        """Retries all matching dead letters; returns how many."""
+        """Retries all matching dead letters. Returns their number."""
         return int(self._change("POST", "tasks", "retry", body=selection)["count"])
 
     def forget_all(self, **selection: Any) -> int:
-        """Deletes finished jobs with matching dead letters; returns how many."""
+        """Deletes finished jobs with matching dead letters. Returns their number."""
         return int(self._change("POST", "tasks", "forget", body=selection)["count"])
 
 
@@ -208,7 +208,7 @@ class Cluster(_Resource):
         return dict(self._get("cluster"))
 
     def transfer_leader(self, to: int | None = None) -> dict[str, Any]:
-        """Transfers leadership to a master; the default is the most up-to-date one."""
+        """Transfers leadership to a master. Default: the most up-to-date one."""
         return dict(self._change("POST", "cluster", "transfer-leader", body={} if to is None else {"to": to}))
 
     def snapshot(self) -> dict[str, Any]:
@@ -221,14 +221,14 @@ class Cluster(_Resource):
 
 
 def events(app: ClusterClient, *, after: str | None = None, **filters: str | Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yields events in the order of the log, without end; reconnects to another master when one fails, without a gap.
+    """Yields events in the order of the log, without end. Reconnects to another master when one fails, without a gap.
 
     Filters are ``queue``, ``job``, ``task``, ``state`` and ``type``, one value or several each. ``after`` is the id of the last
     event seen, or a log index. Raises :class:`~triarch.errors.PositionGone` when the next events are not kept any more.
     """
     unknown = sorted(set(filters) - {"queue", "job", "task", "state", "type"})
     if unknown:
-        raise UsageError(f"events are not filtered by {unknown[0]!r}")
+        raise UsageError(f"events have no filter {unknown[0]!r}; the filters are queue, job, task, state and type")
     query = {name: values if isinstance(values, str) else ",".join(values) for name, values in filters.items()}
     position = after
     masters = app.transport.masters

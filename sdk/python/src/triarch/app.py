@@ -35,7 +35,7 @@ class Triarch:
     ``masters`` are URLs in one text or several. Default: ``$TRIARCH_MASTERS``, or the local cluster of ``triarch dev``.
     ``serializer`` is ``json`` (values that every language knows), ``msgpack``, ``cloudpickle`` or a registered codec.
     ``accept`` names the codecs in which results, and in a worker calls, are read. Default: ``json`` and the serializer.
-    ``retry_policy`` bounds requests in time; ``patience`` is its old name.
+    ``retry_policy`` bounds requests in time. Its old name is ``patience``.
 
     The constructor opens no connection. An app is shared by threads, and works in a forked child.
     """
@@ -111,7 +111,8 @@ class Triarch:
             task: Task[..., Any] = Task(self, fn, name=name or default_name(fn), options=said, **own)
             known = self.tasks.get(task.name)
             if known is not None and _location(known.fn) != _location(fn):
-                raise UsageError(f"two functions are named {task.name}: {_location(known.fn)} and {_location(fn)}")
+                where = f"{_location(known.fn)} and {_location(fn)}"
+                raise UsageError(f"two functions are named {task.name}: {where}; pass name=… for one of them")
             self.tasks[task.name] = task
             return task
 
@@ -156,7 +157,7 @@ class Triarch:
         await self.atransport.close()
 
 
-# A client that is given masters makes an app of its own; its module is below this one.
+# A client that is given masters makes an app of its own. Its module is below this one.
 set_app_factory(Triarch)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 class TaskStopped(BaseException):
     """Raised in a task that must end: it was cancelled, its lease was lost, or its worker shuts down.
 
-    Not an `Exception`, so that `except Exception` does not keep a task alive; `finally` and `with` work as usual. A result
+    Not an `Exception`, so that `except Exception` does not keep a task alive. `finally` and `with` work as usual. A result
     that the task returns after this is not reported. `reason` is `cancelled`, `lost` or `shutting_down`.
     """
 

@@ -1,9 +1,9 @@
 """Exceptions of the package.
 
-Every exception of this package is a :class:`TriarchError`. Three things are kept apart that are easily confused:
+Every exception of this package is a :class:`TriarchError`. Three outcomes are separate, because they are easily confused:
 
 * the cluster **refused** (:class:`Refused` and its subclasses): nothing was changed;
-* the outcome is **unknown** (:class:`Timeout`): it may have happened, and repeating it under the same request id is safe;
+* the outcome is **unknown** (:class:`Timeout`): the change may have happened, and repeating it under the same request id is safe;
 * the task itself **ended without success** (:class:`TaskError` and its subclasses).
 """
 
@@ -51,11 +51,11 @@ class TriarchError(Exception):
 
 
 class UsageError(TriarchError, ValueError):
-    """The arguments make no sense; nothing was sent."""
+    """Invalid arguments. The package sent nothing."""
 
 
 class ProtocolError(TriarchError):
-    """A master answered something that is not understood. Is it a Triarch master, and not much older or newer?
+    """Response of a master that this package does not understand. The address or the version of the master may be wrong.
 
     ``status`` is the HTTP status of the response, if there was one.
     """
@@ -66,7 +66,7 @@ class ProtocolError(TriarchError):
 
 
 class NoLeader(TriarchError, ConnectionError):
-    """No majority of the masters could be reached within the deadline; nothing is known to have happened.
+    """No majority of the masters could be reached within the deadline. Nothing is known to have happened.
 
     ``tried`` has the last error of each master.
     """
@@ -74,14 +74,14 @@ class NoLeader(TriarchError, ConnectionError):
     def __init__(self, tried: Mapping[str, str]) -> None:
         self.tried = dict(tried)
         errors = "; ".join(f"{master}: {message}" for master, message in self.tried.items())
-        super().__init__(f"no cluster could be reached ({errors})")
+        super().__init__(f"no leader could be reached; check that a majority of the masters runs, and try again ({errors})")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.tried,)
 
 
 class Timeout(TriarchError, builtins.TimeoutError):
-    """Not answered within the deadline: **the outcome is unknown**, it may have happened or may yet happen.
+    """No answer within the deadline: **the outcome is unknown**. The change may have happened, or may still happen.
 
     Repeating the call under ``request_id`` is always safe, and gives the first call's answer if that took effect.
     """
@@ -99,15 +99,15 @@ class Timeout(TriarchError, builtins.TimeoutError):
 
 
 class ResultTimeout(TriarchError, builtins.TimeoutError):
-    """The task has not finished within the caller's timeout. It goes on, and can be waited for again."""
+    """The task has not finished within the caller's timeout. The task goes on, and the caller can wait again."""
 
 
 class SerializationError(TriarchError, TypeError):
-    """A value cannot be written by the codec in use, or was written by one that is not accepted here."""
+    """The codec cannot write a value, or the value was written by a codec that is not accepted here."""
 
 
 class GiveUp(TriarchError):
-    """Raised by a task's own code: it failed, and must not be attempted again."""
+    """Raised by a task's own code when the task failed and must not be attempted again."""
 
 
 class SoftTimeout(TriarchError):
@@ -119,7 +119,7 @@ class SoftTimeout(TriarchError):
 
 
 class Refused(TriarchError):
-    """The cluster refused a request; nothing was changed. ``code`` is stable, ``problem`` the whole document."""
+    """The cluster refused a request and changed nothing. ``code`` is stable, ``problem`` is the whole document."""
 
     def __init__(self, problem: Mapping[str, Any]) -> None:
         self.problem = dict(problem)
@@ -136,7 +136,7 @@ class Refused(TriarchError):
 
 
 class NotFound(Refused, LookupError):
-    """No such job, task, queue or schedule (any more); finished jobs are kept for a bounded time."""
+    """The job, task, queue or schedule does not exist, or not any more. Finished jobs are kept for a bounded time."""
 
 
 class UnknownWorker(NotFound):
@@ -162,19 +162,19 @@ class StaleToken(Conflict):
 
 
 class InvalidRequest(Refused, ValueError):
-    """The request breaks a rule; ``field`` says where, as in ``tasks[3].priority``."""
+    """The request breaks a rule. ``field`` names the place, as in ``tasks[3].priority``."""
 
 
 class PayloadTooLarge(Refused, ValueError):
-    """A value or request is over its bound. Put large data into a store of its own and pass where it is."""
+    """A value or request exceeds its bound. Put large data into a store of its own and pass its location."""
 
 
 class QueueFull(Refused):
-    """The queue is at its bound of waiting tasks; the request was retried until the deadline."""
+    """The queue has reached its bound of waiting tasks. The request was retried until the deadline."""
 
 
 class RateLimited(Refused):
-    """Too many requests; the request was retried until the deadline."""
+    """The master receives too many requests. The request was retried until the deadline."""
 
 
 class Unauthorized(Refused, PermissionError):
@@ -186,11 +186,11 @@ class Forbidden(Refused, PermissionError):
 
 
 class StorageFailed(Refused):
-    """Disks of masters are nearly full, or failed; ``detail`` says where to free space."""
+    """Disks of masters are nearly full, or have failed. ``detail`` says where to free space."""
 
 
 class PositionGone(Refused):
-    """The requested events are not kept any more; ``oldest`` is the first position that is."""
+    """The requested events are not kept any more. ``oldest`` is the first position that is kept."""
 
     @property
     def oldest(self) -> str | None:
@@ -224,7 +224,7 @@ _BY_CODE: dict[str, type[Refused]] = {
 
 
 def refusal(problem: Mapping[str, Any]) -> Refused:
-    """Returns the exception for a problem document; a plain :class:`Refused` for an unknown code."""
+    """Returns the exception for a problem document. An unknown code gives a plain :class:`Refused`."""
     return _BY_CODE.get(str(problem.get("code")), Refused)(problem)
 
 
@@ -235,8 +235,8 @@ def refusal(problem: Mapping[str, Any]) -> Refused:
 class RemoteError(Exception):
     """Exception of a worker, as text.
 
-    Stands for an exception whose class is not rebuilt here. ``type`` is the name of its class, ``traceback`` the text
-    of its traceback there.
+    It stands for an exception whose class is not rebuilt here. ``type`` is the name of its class, ``traceback`` the text
+    of its traceback in the worker.
     """
 
     def __init__(self, type: str, message: str, traceback: str | None = None) -> None:
@@ -251,7 +251,7 @@ class RemoteError(Exception):
 
 
 class TaskError(TriarchError):
-    """A task ended without success. ``task`` is its id, ``error`` the document of the reason, ``message`` its text."""
+    """The task ended without success. ``task`` is its id, ``error`` the document of the reason, ``message`` its text."""
 
     def __init__(self, task: str, message: str, error: Mapping[str, Any] | None = None) -> None:
         self.task = task
@@ -266,7 +266,7 @@ class TaskError(TriarchError):
 class TaskFailed(TaskError):
     """The task used up its attempts, or failed in a way that excludes another.
 
-    ``type``, ``message`` and ``traceback`` are those of the last attempt's exception in the worker; ``__cause__`` is that
+    ``type``, ``message`` and ``traceback`` are those of the last attempt's exception in the worker. ``__cause__`` is that
     exception, rebuilt where this is safe, with its own causes chained to it.
     """
 

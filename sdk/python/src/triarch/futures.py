@@ -66,7 +66,7 @@ def set_app_factory(factory: Callable[..., FuturesApp]) -> None:
 
 
 class TaskFuture(cf.Future[R]):
-    """Future of a task. It works with everything in the standard library that takes futures, and with ``await``."""
+    """Future of a task, for everything in the standard library that takes futures, and for ``await``."""
 
     def __init__(self, app: ClusterClient, *, cancel_running: bool, name: str = "") -> None:
         super().__init__()
@@ -124,9 +124,10 @@ class TaskFuture(cf.Future[R]):
     # Interface -----------------------------------------------------------------------------------------
 
     def cancel(self) -> bool:
-        """Cancels the task if possible; returns whether it is cancelled.
+        """Cancels the task if possible. Returns whether it is cancelled.
 
-        An executor's future can be cancelled before it runs, as in the standard library; a client's also while it runs.
+        An executor's future can be cancelled before it runs, as in the standard library. A client's future can be cancelled
+        also while it runs.
         """
         with self._lock:
             if self.done():
@@ -177,7 +178,7 @@ class TaskFuture(cf.Future[R]):
 
 
 def _original(error: BaseException) -> BaseException:
-    """Returns the exception of the function itself, where it could be rebuilt; else the one of the cluster."""
+    """Returns the exception of the function itself, where it could be rebuilt, else the one of the cluster."""
     cause = error.__cause__
     if isinstance(error, TaskFailed) and cause is not None and not isinstance(cause, RemoteError):
         return cause
@@ -235,7 +236,7 @@ class ClusterExecutor(cf.Executor):
     def __init__(self, app: FuturesApp, **options: Unpack[SubmitOptions]) -> None:
         said = TaskOptions(max_attempts=1, queue=app.options.queue).but(options)
         if said.unique_key is not None:
-            raise UsageError("an executor takes no unique_key: all its calls would share it")
+            raise UsageError("an executor takes no unique_key, because all its calls would share it; submit with apply_async")
         self.app = app
         self._options = said
         self._factory = _TaskFactory(app, said, cancel_running=False)
@@ -259,7 +260,7 @@ class ClusterExecutor(cf.Executor):
         timeout: float | None = None,
         chunksize: int = 1,
     ) -> Iterator[R]:
-        """As the built-in ``map``, by workers; ``chunksize`` calls form one task."""
+        """As the built-in ``map``, on workers. ``chunksize`` calls form one task."""
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if chunksize == 1:
@@ -272,7 +273,7 @@ class ClusterExecutor(cf.Executor):
         return itertools.chain.from_iterable(cast("Iterator[list[R]]", results))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Refuses further calls; with ``wait``, returns when all futures have ended."""
+        """Refuses further calls. With ``wait`` it returns when all futures have ended."""
         with self._lock:
             self._over = True
             pending = [future for future in self._pending if not future.done()]
@@ -382,7 +383,7 @@ class Client:
             future.cancel()
 
     def scatter(self, data: R) -> R:
-        """Returns the data unchanged; it is sent with each call. Put large data into a store of its own."""
+        """Returns the data unchanged. Each call carries the data, so put large data into a store of its own."""
         return data
 
     def _options_of(self, retries: int | None, options: SubmitOptions | None) -> TaskOptions:
@@ -467,6 +468,6 @@ def _without_result(future: cf.Future[Any]) -> bool:
 def as_completed(
     futures: Iterable[TaskFuture[R]], timeout: float | None = None, *, with_results: bool = False
 ) -> Iterator[Any]:
-    """Yields each future as it ends, or with ``with_results`` each as ``(future, result)``."""
+    """Yields each future as it ends. With ``with_results`` it yields pairs of future and result."""
     for future in cf.as_completed(list(futures), timeout):
         yield (future, future.result()) if with_results else future

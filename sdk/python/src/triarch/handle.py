@@ -24,14 +24,14 @@ __all__ = ["Handle", "HandleGroup", "Many"]
 R_co = TypeVar("R_co", covariant=True)
 
 _HOLD_S = 20.0
-# Threads of a process that long-poll for a single task themselves, which is quickest; further ones use the watcher.
+# Threads of a process that long-poll for a single task themselves, which is quickest. Further threads use the watcher.
 _DIRECT_WAITS = threading.BoundedSemaphore(8)
 
 
 class Handle(Generic[R_co]):
     """Handle of a submitted task: its state, its result, and ways to cancel or retry it.
 
-    Everything but its ids is read from the cluster when it is asked for; an outcome, once known, is kept. In coroutines use
+    Everything but the ids is read from the cluster on demand. A known outcome is kept. In coroutines use
     ``await handle``, and the methods that begin with an ``a``.
     """
 
@@ -53,7 +53,7 @@ class Handle(Generic[R_co]):
         """Waits for the end of the task and returns its result.
 
         Raises :class:`~triarch.errors.TaskFailed`, :class:`~triarch.errors.TaskCancelled` or
-        :class:`~triarch.errors.TaskExpired` as the task ended; :class:`~triarch.errors.ResultTimeout` if it has not ended
+        :class:`~triarch.errors.TaskExpired` as the task ended, or :class:`~triarch.errors.ResultTimeout` if it has not ended
         within ``timeout`` seconds.
         """
         value: R_co = self.wait(timeout).value(self.app.accept)
@@ -65,7 +65,7 @@ class Handle(Generic[R_co]):
         return None if outcome.state == "succeeded" else outcome.exception(self.app.accept)
 
     def wait(self, timeout: float | None = None) -> Outcome:
-        """Waits for the end of the task; raises :class:`~triarch.errors.ResultTimeout` if it does not come in time."""
+        """Waits for the end of the task. Raises :class:`~triarch.errors.ResultTimeout` if the task does not end in time."""
         if self._outcome is not None:
             return self._outcome
         if _DIRECT_WAITS.acquire(blocking=False):
@@ -89,14 +89,16 @@ class Handle(Generic[R_co]):
                 return outcome
 
     def _unfinished(self, timeout: float | None) -> ResultTimeout:
-        return ResultTimeout(f"task {self.id} has not finished after {timeout or 0:g} s; it goes on")
+        return ResultTimeout(
+            f"task {self.id} has not finished after {timeout or 0:g} s; it goes on, and you can wait for it again"
+        )
 
     def __await__(self) -> Generator[Any, None, R_co]:
         """Makes ``await handle`` return the result."""
         return self.aresult().__await__()
 
     async def aresult(self, timeout: float | None = None) -> R_co:
-        """As :meth:`result`, for asyncio. Thousands may wait at once: all of them share one connection."""
+        """As :meth:`result`, for asyncio. Thousands of callers may wait at once, and all of them share one connection."""
         value: R_co = (await self.await_end(timeout)).value(self.app.accept)
         return value
 
@@ -165,7 +167,7 @@ class Handle(Generic[R_co]):
     # Changes ------------------------------------------------------------------------------------------
 
     def cancel(self) -> bool:
-        """Cancels the task, also while it runs; returns false if it had ended before in another way."""
+        """Cancels the task, also while it runs. Returns false if the task had ended before in another way."""
         try:
             self._seen(self.app.transport.json(self._cancel_call()))
         except AlreadyFinished:
@@ -200,7 +202,7 @@ class Handle(Generic[R_co]):
 
     @property
     def known_state(self) -> str:
-        """Terminal state, if it is known here already; sends no request."""
+        """Terminal state, if it is known here already. Sends no request."""
         return self._outcome.state if self._outcome is not None else "submitted"
 
     def __repr__(self) -> str:
@@ -224,7 +226,7 @@ def _settle(ended: asyncio.Future[Outcome], result: WaitResult) -> None:
 
 
 class HandleGroup(Sequence[Handle[R_co]]):
-    """Handles of many tasks, in the order submitted. One connection waits for all of them. The old name is ``Many``."""
+    """Handles of many tasks, in the order submitted. One connection waits for all of them. Old name: ``Many``."""
 
     def __init__(self, app: ClusterClient, handles: Iterable[Handle[R_co]]) -> None:
         self.app = app
@@ -248,17 +250,17 @@ class HandleGroup(Sequence[Handle[R_co]]):
 
     @property
     def jobs(self) -> list[str]:
-        """Ids of their jobs; mostly one."""
+        """Ids of the jobs of these tasks, mostly one."""
         return list(dict.fromkeys(handle.job for handle in self.handles if handle.job))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits for all of them to end; returns whether they did in time."""
+        """Waits for all tasks to end. Returns whether they ended in time."""
         for _ in self._as_ended(timeout):
             pass
         return all(handle._outcome is not None for handle in self.handles)
 
     def results(self, timeout: float | None = None, *, progress: bool = False) -> list[R_co]:
-        """Waits for all of them and returns their results in order; raises the exception of the first one without a result.
+        """Waits for all tasks and returns their results in order. Raises the exception of the first task without a result.
 
         ``progress`` shows a bar, if tqdm or rich is installed.
         """
@@ -275,11 +277,13 @@ class HandleGroup(Sequence[Handle[R_co]]):
         left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
         missing = sum(handle._outcome is None for handle in self.handles)
         if missing and left_s is not None:
-            raise ResultTimeout(f"{missing} of {len(self)} tasks have not finished after {timeout:g} s; they go on")
+            raise ResultTimeout(
+                f"{missing} of {len(self)} tasks have not finished after {timeout:g} s; they go on, and you can wait for them again"
+            )
         return [handle.result() for handle in self.handles]
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Handle[R_co]]:
-        """Yields each handle as it ends; raises :class:`~triarch.errors.ResultTimeout` when not all have ended in time."""
+        """Yields each handle as its task ends. Raises :class:`~triarch.errors.ResultTimeout` if a task does not end in time."""
         count = 0
         for handle in self._as_ended(timeout):
             count += 1
@@ -288,7 +292,7 @@ class HandleGroup(Sequence[Handle[R_co]]):
             raise ResultTimeout(f"{len(self) - count} of {len(self)} tasks have not finished after {timeout or 0:g} s")
 
     def __aiter__(self) -> AsyncIterator[Handle[R_co]]:
-        """Makes ``async for handle in group`` yield each handle as it ends."""
+        """Makes ``async for handle in group`` yield each handle as its task ends."""
         return self._aiter()
 
     async def _aiter(self) -> AsyncIterator[Handle[R_co]]:
@@ -304,11 +308,11 @@ class HandleGroup(Sequence[Handle[R_co]]):
         return list(await asyncio.gather(*(handle.aresult() for handle in self.handles)))
 
     def counts(self) -> dict[str, int]:
-        """Returns how many are in which state, as far as it is known here; sends no request."""
+        """Returns the number of tasks in each state, as far as it is known here. Sends no request."""
         return dict(Counter(handle.known_state for handle in self.handles))
 
     def cancel(self) -> None:
-        """Cancels all that have not ended: whole jobs where a job has no other tasks."""
+        """Cancels all tasks that have not ended. A job without other tasks is cancelled as a whole."""
         for job in self.jobs:
             own = [handle for handle in self.handles if handle.job == job]
             counts = self.app.transport.json(Request.get(path("jobs", job)))["counts"]

@@ -19,7 +19,7 @@ def milliseconds(span: Seconds, name: str) -> int:
     """Returns a span in whole milliseconds."""
     seconds = span.total_seconds() if isinstance(span, timedelta) else float(span)
     if not 0 <= seconds < 10**12:
-        raise UsageError(f"{name} is {span!r}; it is a span of time in seconds, not negative")
+        raise UsageError(f"{name} is {span!r}; give a time in seconds that is not negative")
     # A positive span does not become 0.
     return max(round(seconds * 1000), 1 if seconds > 0 else 0)
 
@@ -68,23 +68,23 @@ class SubmitOptions(TypedDict, total=False):
 class TaskOptions:
     """Options of a task, or of one submission. ``None`` stands for the cluster's default."""
 
-    #: Queue.
+    #: Queue. Default: that of the app, or ``default``.
     queue: str | None = None
-    #: Priority, 0–9, higher first.
+    #: Priority from 0 to 9. Higher priorities start first.
     priority: int | None = None
     #: Minimum delay between submission and start.
     countdown: Seconds | None = None
-    #: Earliest start; without a time zone it is local time.
+    #: Earliest start. A time without a zone is local time.
     eta: datetime | None = None
     #: Time after submission at which a task that has not started ends as ``expired``.
     expires: Seconds | None = None
-    #: Time limit of one attempt, which is stopped and counts as failed.
+    #: Time limit of one attempt. An attempt that reaches it is stopped and counts as failed.
     timeout: Seconds | None = None
-    #: Maximum attempts that fail or time out.
+    #: Maximum attempts that fail or time out. Default: 3.
     max_attempts: int | None = None
-    #: Maximum attempts lost to worker failure.
+    #: Maximum attempts lost to worker failure. Default: 5.
     max_losses: int | None = None
-    #: Back-off between a failed attempt and the next; a span stands for ``Backoff(initial=…)``.
+    #: Back-off between a failed attempt and the next. A span stands for ``Backoff(initial=…)``.
     backoff: Backoff | Seconds | None = None
     #: Key that at most one unfinished task of the cluster has.
     unique_key: str | None = None
@@ -102,12 +102,12 @@ class TaskOptions:
     resources: Mapping[str, int] | None = None
 
     def but(self, changes: Mapping[str, Any]) -> TaskOptions:
-        """Returns a copy with changes; refuses unknown options."""
+        """Returns a copy with changes. Refuses unknown options."""
         if not changes:
             return self
         unknown = sorted(set(changes) - _NAMES)
         if unknown:
-            raise UsageError(f"there is no option {unknown[0]!r}; known are {', '.join(sorted(_NAMES))}")
+            raise UsageError(f"there is no option {unknown[0]!r}; the options are {', '.join(sorted(_NAMES))}")
         return replace(self, **changes)
 
     def over(self, others: TaskOptions) -> TaskOptions:

@@ -26,7 +26,7 @@ class Outcome:
 
     @staticmethod
     def of(task: Mapping[str, Any]) -> Outcome | None:
-        """Returns the outcome in a task's document; ``None`` if the task is not terminal."""
+        """Returns the outcome in a task's document, or ``None`` if the task is not terminal."""
         if task["state"] not in TERMINAL:
             return None
         return Outcome(task["id"], task["state"], task.get("result"), task.get("error"))

@@ -10,7 +10,7 @@ __all__ = ["bar"]
 
 @contextlib.contextmanager
 def bar(total: int, *, shown: bool = True, title: str = "tasks") -> Iterator[Callable[[int], None]]:
-    """Shows a bar over ``total`` steps; yields the function that advances it. Without tqdm and rich it shows nothing."""
+    """Shows a bar over ``total`` steps. Yields the function that advances it. Without tqdm and rich it shows nothing."""
     if shown:
         try:
             from tqdm.auto import tqdm

@@ -1,12 +1,12 @@
 """Pytest plugin: fixtures for a real cluster, an app of it, and workers.
 
 * ``triarch_cluster``: a :class:`~triarch.testing.LocalCluster`.
-  One serves all tests of a session; masters that a test has killed or paused are started again before the next test.
+  One cluster serves all tests of a session. Masters that a test has killed or paused are started again before the next test.
   ``@pytest.mark.triarch_cluster(masters=1, lease_ms=2000)`` gives a test a cluster of its own.
-* ``triarch_app``: a :class:`~triarch.Triarch` of that cluster, with a queue of its own, so that tests do not see each other's.
+* ``triarch_app``: a :class:`~triarch.Triarch` of that cluster. It has a queue of its own, so tests do not see each other's tasks.
 * ``triarch_connect``: function that makes an app use the cluster for the rest of the test: ``triarch_connect(app)``.
 * ``triarch_worker``: function that starts a worker in this process: ``triarch_worker(app, concurrency=2, pool="thread")``.
-* ``triarch_eager``: an app whose tasks run in the process that submits them, without a cluster: see :func:`triarch.testing.eager`.
+* ``triarch_eager``: an app whose tasks run in the process that submits them, without a cluster. See :func:`triarch.testing.eager`.
   ``@pytest.mark.triarch_eager("module:app")`` does this with an app of yours for one test.
 
 The program is found as :func:`triarch.testing.find_binary` says.
@@ -33,7 +33,9 @@ _OPTION = "--triarch-masters"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the option for the cluster's size."""
     group = parser.getgroup("triarch")
-    group.addoption(_OPTION, type=int, default=3, metavar="N", help="masters of the cluster that tests share [3]")
+    group.addoption(
+        _OPTION, type=int, default=3, metavar="N", help="number of masters of the cluster that tests share. Default: 3."
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,7 +66,7 @@ def _triarch_shared(request: pytest.FixtureRequest) -> Iterator[Callable[[], Loc
 
 @pytest.fixture
 def triarch_cluster(request: pytest.FixtureRequest, _triarch_shared: Callable[[], LocalCluster]) -> Iterator[LocalCluster]:
-    """A cluster that is ready; see the module."""
+    """A cluster that is ready. See the module."""
     from triarch.testing import LocalCluster
 
     mark = request.node.get_closest_marker("triarch_cluster")
@@ -88,7 +90,7 @@ def triarch_app(triarch_cluster: LocalCluster) -> Triarch:
 
 @pytest.fixture
 def triarch_eager() -> Iterator[Triarch]:
-    """An eager app; see the module."""
+    """An eager app. See the module."""
     from triarch import Triarch
     from triarch.testing import eager
 
@@ -112,7 +114,7 @@ def _triarch_eager_by_mark(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def triarch_connect(triarch_cluster: LocalCluster) -> Iterator[Callable[[Triarch], Triarch]]:
-    """Makes apps use the cluster; see the module."""
+    """Makes apps use the cluster. See the module."""
     from triarch.testing import connected
 
     with contextlib.ExitStack() as stack:
@@ -121,7 +123,7 @@ def triarch_connect(triarch_cluster: LocalCluster) -> Iterator[Callable[[Triarch
 
 @pytest.fixture
 def triarch_worker() -> Iterator[Callable[..., Worker]]:
-    """Starts workers in this process, and stops them at the end of the test; see the module."""
+    """Starts workers in this process, and stops them at the end of the test. See the module."""
     from triarch.worker import Worker, WorkerConfig
 
     workers: list[Worker] = []

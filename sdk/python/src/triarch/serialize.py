@@ -9,7 +9,7 @@ With any other codec it is an *envelope*: the codec's name and its output in bas
 
     {"codec": "msgpack", "data": "gqRhcmdz…"}
 
-Results likewise: plain JSON, or an envelope. An object that has a field ``codec`` is always an envelope; a result in JSON that
+A result is plain JSON too, or an envelope. An object that has a field ``codec`` is always an envelope. A result in JSON that
 happens to have such a field is sent as ``{"codec": "json", "data": …}``. Arguments that are results of other tasks are named
 in ``inputs`` (see :class:`InputBinding`)::
 
@@ -18,7 +18,7 @@ in ``inputs`` (see :class:`InputBinding`)::
 Exceptions are ``{"type", "message", "traceback", "args"?, "cause"?, "codec"?, "data"?}``.
 
 No codec is decoded unless it was accepted. JSON and msgpack carry data only; **cloudpickle carries code**, so a worker that accepts
-it runs any code of whoever can submit tasks.
+it runs any code that a submitter of tasks sends.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 
 #: Bound of the cluster on one payload, result or error, as JSON.
 VALUE_BYTES_MAX = 1 << 20
-# The cluster takes JSON 64 levels deep; the request around a payload has some of its own.
+# The cluster takes JSON 64 levels deep. The request around a payload has some of its own.
 _JSON_DEPTH_MAX = 56
 _MESSAGE_CHARS_MAX = 16_384
 _TRACEBACK_CHARS_MAX = 65_536
@@ -60,16 +60,16 @@ _ERROR_BYTES_MAX = 512 << 10
 
 
 class Codec(Protocol):
-    """Writes values as bytes and reads them back. ``name`` is what the other side must accept."""
+    """Codec: writes values as bytes and reads them back. The other side must accept its ``name``."""
 
     name: str
 
     def dumps(self, value: Any) -> bytes:
-        """Writes a value, or raises TypeError or ValueError."""
+        """Returns a value as bytes. Raises TypeError or ValueError if it cannot be written."""
         ...
 
     def loads(self, data: bytes) -> Any:
-        """Reads what :meth:`dumps` wrote."""
+        """Returns the value that :meth:`dumps` wrote."""
         ...
 
 
@@ -85,7 +85,7 @@ class _Json:
 
 
 class _Orjson:
-    """JSON on the wire as well, written by orjson: faster, and it writes dates, UUIDs and dataclasses as plain JSON."""
+    """JSON codec by orjson: faster than the standard library, and writes dates, UUIDs and dataclasses as plain JSON."""
 
     name = "json"
 
@@ -144,10 +144,10 @@ def register_codec(codec: Codec, *, name: str | None = None) -> None:
 
 
 def codec(name: str) -> Codec:
-    """Returns the codec of this name; raises if it is unknown or its package is not installed."""
+    """Returns the codec of this name. Raises if the codec is unknown or its package is not installed."""
     found = _CODECS.get(name)
     if found is None:
-        raise SerializationError(f"there is no codec {name!r}; known are {', '.join(sorted(_CODECS))}")
+        raise SerializationError(f"there is no codec {name!r}; choose one of {', '.join(sorted(_CODECS))}, or register it")
     if name in ("orjson", "msgpack", "cloudpickle"):
         try:
             __import__(name)
@@ -172,13 +172,15 @@ def _check_plain(value: Any, at: str, depth: int) -> None:
             raise SerializationError(f"{at or 'the value'} is {value!r}, which JSON cannot represent; {_ADVICE['json']}")
         return
     if depth >= _JSON_DEPTH_MAX:
-        raise SerializationError(f"{at or 'the value'} is nested deeper than {_JSON_DEPTH_MAX} levels")
+        raise SerializationError(
+            f"{at or 'the value'} is nested deeper than {_JSON_DEPTH_MAX} levels; flatten it, or pass its location"
+        )
     if isinstance(value, Mapping) and isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise SerializationError(
-                    f"{at or 'the value'} has the key {key!r}; in JSON keys are text, and it would come back as another"
-                    f" one: use str keys; or {_ADVICE['json'].partition(', or ')[2]}"
+                    f"{at or 'the value'} has the key {key!r}; JSON keys are text, so this key would come back as"
+                    f" another one: use str keys; or {_ADVICE['json'].partition(', or ')[2]}"
                 )
             _check_plain(item, f"{at}[{key!r}]", depth + 1)
     elif isinstance(value, (list, tuple)):
@@ -217,7 +219,7 @@ def too_large(what: str, size_bytes: int) -> PayloadTooLarge:
         {
             "code": "payload_too_large",
             "status": 413,
-            "detail": f"{what} is {size_bytes:,} bytes long as JSON, the bound is {VALUE_BYTES_MAX:,}: put the data into"
+            "detail": f"{what} is {size_bytes:,} bytes long as JSON, the bound is {VALUE_BYTES_MAX:,} bytes: put the data into"
             " a file, an object store or a database, and pass where it is; or split the work into more tasks",
         }
     )
@@ -231,7 +233,7 @@ def _open(document: Mapping[str, Any], accept: Collection[str], what: str) -> An
     if name not in accept:
         raise SerializationError(
             f"{what} was written by the codec {name!r}, and only {', '.join(sorted(accept))} is accepted here;"
-            f' pass accept=(…, "{name}") where you trust whoever submits tasks'
+            f' pass accept=(…, "{name}") if you trust everyone who submits tasks'
         )
     data = document.get("data")
     try:
@@ -289,11 +291,11 @@ def decode_call(
     if payload is None:
         return [], {}
     if not isinstance(payload, dict):
-        raise SerializationError(f'the payload is {type(payload).__name__}, not {{"args": […], "kwargs": {{…}}}}')
+        raise SerializationError(f'the payload is of type {type(payload).__name__}; send {{"args": […], "kwargs": {{…}}}}')
     call = _open(payload, accept, "the call") if "codec" in payload else payload
     args, kwargs = call.get("args", []), call.get("kwargs", {})
     if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
-        raise SerializationError('"args" of a payload is a list, and "kwargs" an object')
+        raise SerializationError('the payload is malformed: "args" must be a list, and "kwargs" an object')
     whole: Any = {"args": list(args), "kwargs": dict(kwargs)}
     for binding in payload.get("inputs") or ():
         try:
@@ -313,7 +315,7 @@ def _input(key: str, accept: Collection[str], inputs: Mapping[str, Any] | None) 
 
 
 def _put(holder: Any, to: Sequence[str | int], value: Any) -> Any:
-    """Returns ``holder`` with ``value`` at a position; tuples are copied."""
+    """Returns ``holder`` with ``value`` at a position. Tuples are copied."""
     if not to:
         return value
     step, rest = to[0], to[1:]

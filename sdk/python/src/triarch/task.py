@@ -53,23 +53,23 @@ class Task(Generic[P, R_co]):
         give_up_on: tuple[type[BaseException], ...] = (),
     ) -> None:
         if not name or len(name.encode()) > 200:
-            raise UsageError(f"the name of a task has 1 to 200 bytes, not {name!r}")
+            raise UsageError(f"the name of a task has 1 to 200 bytes, not {name!r}; pass another name=…")
         self.app = app
         self.fn = fn
         #: The task's kind on the wire.
         self.name = name
         self.options = options
         self.codec = serialize.codec(serializer) if serializer else app.codec
-        #: Running time after which :class:`~triarch.errors.SoftTimeout` is raised in an attempt; enforced by the worker.
+        #: Running time after which :class:`~triarch.errors.SoftTimeout` is raised in an attempt. The worker enforces it.
         self.soft_timeout = soft_timeout
-        #: Exceptions after which the task is not attempted again; evaluated by the worker.
+        #: Exceptions after which the task is not attempted again. The worker evaluates them.
         self.give_up_on = give_up_on
         self.is_async = inspect.iscoroutinefunction(fn)
         self._static = _Static(name, options)
         functools.update_wrapper(self, fn, updated=())
 
     def __or__(self, other: object) -> NoReturn:
-        raise UsageError(f"{self.name} is a task; in a workflow its call stands: {self.name.rpartition('.')[2]}.s(…) | …")
+        raise UsageError(f"{self.name} is a task, and a workflow takes calls; write {self.name.rpartition('.')[2]}.s(…) | …")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Runs the function in the caller."""
@@ -80,13 +80,13 @@ class Task(Generic[P, R_co]):
         return f"<Task {self.name}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """Pickles the task by its name; unpickling gives the task of the receiving app."""
+        """Pickles the task by its name. Unpickling gives the task of the receiving app."""
         return _found, (self.fn.__module__, self.fn.__qualname__, self.name)
 
     # Submitting ------------------------------------------------------------------------------------------------------
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
-        """Submits a call; returns when it is durable in the cluster."""
+        """Submits a call, and returns when the call is durable in the cluster."""
         return self._submit(args, kwargs, self.options)
 
     def apply_async(
@@ -97,19 +97,19 @@ class Task(Generic[P, R_co]):
         idempotency_key: str | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Handle[R_co]:
-        """Submits a call with options of its own over those of the task.
+        """Submits a call with options that override those of the task.
 
         Repeating a submission with the same ``idempotency_key`` returns the handle of the first.
         """
         return self._submit(args, kwargs or {}, self.options.but(options), idempotency_key=idempotency_key)
 
     def map(self, *iterables: Iterable[Any], **options: Unpack[SubmitOptions]) -> HandleGroup[R_co]:
-        """Submits a call for each item, or for each tuple of several iterables' items, as one job; in batches."""
+        """Submits a call for each item, or for each tuple of several iterables' items, as one job, in batches."""
         calls = ((args, _NO_KWARGS) for args in zip(*iterables, strict=False))
         return self._submit_all(calls, self.options.but(options))
 
     def starmap(self, calls: Iterable[Sequence[Any]], **options: Unpack[SubmitOptions]) -> HandleGroup[R_co]:
-        """Submits a call for each sequence of arguments, as one job; in batches."""
+        """Submits a call for each sequence of arguments, as one job, in batches."""
         return self._submit_all(((args, _NO_KWARGS) for args in calls), self.options.but(options))
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
@@ -223,7 +223,7 @@ class _Static:
 
 
 def default_name(fn: Callable[..., Any]) -> str:
-    """Returns ``module.function``. For ``__main__`` the file name stands, as where a worker imports it."""
+    """Returns ``module.function``. For ``__main__`` it uses the file name, under which a worker imports the module."""
     module = fn.__module__
     if module == "__main__":
         main = sys.modules.get("__main__")
@@ -243,7 +243,7 @@ def _found(module: str, qualname: str, name: str) -> Any:
     for part in qualname.split("."):
         found = getattr(found, part)
     if not isinstance(found, Task) or found.name != name:
-        raise UsageError(f"{module}:{qualname} is not the task {name}")
+        raise UsageError(f"{module}:{qualname} is not the task {name}; run the same code on both sides")
     return found
 
 

@@ -1,6 +1,6 @@
 """Workflows: tasks that depend on other tasks and take their results.
 
-Every workflow is **one job with dependencies**. The cluster stores it: when a task has succeeded, the tasks that depend on it
+Every workflow is **one job with dependencies**, and the cluster stores it. When a task has succeeded, the tasks that depend on it
 start, under any leader and without the client that submitted them.
 
 ::
@@ -107,11 +107,13 @@ class Dag:
         if key is None:
             key = f"{task.name.rpartition('.')[2]}-{next(self._numbers)}"[-200:]
         if key in self._nodes:
-            raise UsageError(f"the workflow has a task of the key {key!r} already")
+            raise UsageError(f"the workflow has a task of the key {key!r} already; choose another key")
         node = Node(self, key, task, args, kwargs or {}, options or task.options, after)
         for source in (*_nodes_in(args, 0), *_nodes_in(node.kwargs, 0), *after):
             if source.dag is not self:
-                raise UsageError(f"{source} belongs to another workflow; its result cannot be used in this one")
+                raise UsageError(
+                    f"{source} belongs to another workflow, so its result is not available here; add it to this workflow"
+                )
         self._nodes[key] = node
         return node
 
@@ -132,7 +134,7 @@ class Dag:
     def specs(self) -> list[bytes]:
         """Returns the tasks of the job, as JSON."""
         if not self._nodes:
-            raise UsageError("the workflow has no tasks")
+            raise UsageError("the workflow has no tasks; add at least one before you submit it")
         return [_spec(node) for node in self._nodes.values()]
 
     def _run(self, job: str, tasks: Sequence[str]) -> Run:
@@ -247,7 +249,7 @@ class Step:
         return Chain(self, other)
 
     def build(self, dag: Dag, before: Node | list[Node] | None) -> Node | list[Node]:
-        """Adds the tasks of this step after those before it; returns its last ones."""
+        """Adds the tasks of this step after those before it. Returns the last tasks of the step."""
         raise NotImplementedError
 
     def dag(self, **settings: Any) -> tuple[Dag, Node | list[Node]]:
@@ -262,7 +264,7 @@ class Step:
         on_failure: Literal["continue", "fail_fast"] | None = None,
         idempotency_key: str | None = None,
     ) -> Any:
-        """Submits the step as one job; returns the handle of its last task, or the group of its last tasks."""
+        """Submits the step as one job. Returns the handle of its last task, or the group of its last tasks."""
         dag, ends = self.dag(name=name, on_failure=on_failure)
         return _ends_of(dag.submit(idempotency_key=idempotency_key), ends)
 
@@ -278,7 +280,7 @@ class Step:
         return _ends_of(await dag.asubmit(idempotency_key=idempotency_key), ends)
 
     def delay(self) -> Any:
-        """As :meth:`submit`, under the name of the method of a single task."""
+        """As :meth:`submit`, under the name that a single task has for it."""
         return self.submit()
 
 
@@ -292,7 +294,7 @@ def _ends_of(run: Run, ends: Node | list[Node]) -> Handle[Any] | HandleGroup[Any
 class Signature(Step):
     """Call that is not submitted yet: ``add.s(1, 2)``.
 
-    In a workflow its first argument is the result of the step before it; ``add.si(1, 2)`` takes no result.
+    In a workflow its first argument is the result of the step before it. ``add.si(1, 2)`` takes no result.
     """
 
     task: TaskDefinition
@@ -332,7 +334,7 @@ class Chain(Step):
         for step in steps:
             flat += step.steps if isinstance(step, Chain) else [step]
         if not flat:
-            raise UsageError("a chain has at least one step")
+            raise UsageError("the chain is empty; a chain has at least one step")
         self.steps: list[Step] = flat
         self.app = flat[0].app
 
@@ -354,7 +356,7 @@ class Group(Step):
     def __init__(self, steps: Iterable[Step]) -> None:
         self.steps: list[Step] = list(steps)
         if not self.steps:
-            raise UsageError("a group has at least one step")
+            raise UsageError("the group is empty; a group has at least one step")
         self.app = self.steps[0].app
 
     def build(self, dag: Dag, before: Node | list[Node] | None) -> list[Node]:
