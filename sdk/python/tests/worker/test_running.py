@@ -162,7 +162,7 @@ def test_functions_that_travel_run_only_where_they_are_accepted(bench: Bench) ->
         (["tasks_of_tests:no_app"], "there is no 'no_app'"),
         (["tasks_of_tests:add"], "not a Triarch app"),
         (["tasks_of_tests"], "no single app"),
-        (["tasks_of_tests:app", "--concurrency", "0"], "concurrency is from 1"),
+        (["tasks_of_tests:app", "--concurrency", "0"], "concurrency must be from 1"),
         (["tasks_of_tests:app", "--resource", "gpu=many"], "a whole number"),
         (["tasks_of_tests:app", "--masters", "ftp://x"], "use http"),
     ],

@@ -4,8 +4,8 @@ From a shell: ``triarch-worker module:app --concurrency 8``. From Python: :class
 
 # Invariants
 
-* An attempt whose lease may have passed to another worker is stopped: because the cluster says so, or because the cluster was
-  silent for the length of a lease.
+* An attempt whose lease may have passed to another worker is stopped. The reason is a message of the cluster, or the silence of
+  the cluster for the length of a lease.
 * A result is reported until it is accepted or refused, and only under the token of its own lease.
 * A worker keeps nothing on disk. When it dies, other workers run its attempts.
 

@@ -105,7 +105,7 @@ def to_report(attempt: Attempt, outcome: AttemptOutcome | None, *, stopped: bool
         return None
     if outcome is None:
         if reason is StopReason.TIMED_OUT:
-            outcome = failure("timeout", f"the attempt ran into its time limit of {attempt.timeout_ms} ms")
+            outcome = failure("timeout", f"the attempt reached its time limit of {attempt.timeout_ms} ms")
         else:
             outcome = failure("stopped", "the attempt ended without an outcome")
     head = f'{{"task":{json.dumps(attempt.task)},"token":{attempt.token},'.encode()

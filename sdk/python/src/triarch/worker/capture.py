@@ -1,7 +1,7 @@
 """Capture of what tasks print and log, in addition to the worker's own streams.
 
 Text written to `sys.stdout` and `sys.stderr` is captured, and so are `print`, `logging`, `warnings` and tracebacks. C code
-and other programs write to the file descriptors; that goes to the worker's own output alone.
+and other programs write to the file descriptors. Such output goes to the worker's own output alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
-#: Takes (stream, text) for the attempt that the caller runs in; returns whether it runs in one.
+#: Takes (stream, text) for the attempt that the caller runs in. Returns whether it runs in one.
 Sink = Callable[[str, str], bool]
 
 
@@ -55,7 +55,7 @@ class Tee(io.TextIOBase):
         return self._original.isatty()
 
     def fileno(self) -> int:
-        """As the original stream; text written there is not captured."""
+        """As the original stream. Text written there is not captured."""
         return self._original.fileno()
 
     def writable(self) -> bool:

@@ -1,6 +1,6 @@
 """The command `triarch-worker`.
 
-Exit codes: 0 after a shutdown; 1 when the worker could not go on; 2 for bad usage.
+Exit codes: 0 after a shutdown, 1 when the worker could not go on, 2 for bad usage.
 """
 
 from __future__ import annotations
@@ -29,71 +29,87 @@ def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
     parse = argparse.ArgumentParser(
         prog="triarch-worker",
-        description="Runs the tasks of an app until SIGTERM or Ctrl-C; a second signal shuts down at once.",
+        description="Runs the tasks of an app until SIGTERM or Ctrl-C. A second signal shuts the worker down at once.",
     )
-    parse.add_argument("app", metavar="MODULE:APP", help="the app, as in `tasks:app`; imported from the current directory")
+    parse.add_argument(
+        "app", metavar="MODULE:APP", help="The app, such as `tasks:app`. The worker imports it from the current directory."
+    )
     parse.add_argument(
         "-c",
         "--concurrency",
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="maximum number of concurrent tasks [default: the number of processors]",
+        help="Maximum number of concurrent tasks. Default: the number of processors.",
     )
     parse.add_argument(
         "--pool",
         choices=POOLS,
         default="process",
-        help="pool: `process` isolates crashes and enforces time limits, `thread` and `async` are for tasks that wait"
-        " [default: process]",
+        help="Pool that runs the tasks. `process` isolates crashes and enforces time limits. `thread` and `async` are for tasks"
+        " that wait. Default: process.",
     )
-    parse.add_argument("-q", "--queues", default="default", metavar="Q,Q", help="queues to take tasks from [default: default]")
-    parse.add_argument("--name", help="name, unique among live workers [default: host name and process id]")
-    parse.add_argument("--label", action="append", default=[], metavar="K=V", help="label that tasks may require; repeatable")
+    parse.add_argument(
+        "-q", "--queues", default="default", metavar="Q,Q", help="Queues from which the worker takes tasks. Default: `default`."
+    )
+    parse.add_argument("--name", help="Name, unique among live workers. Default: host name and process id.")
+    parse.add_argument("--label", action="append", default=[], metavar="K=V", help="Label that tasks may require. Repeatable.")
     parse.add_argument(
         "--resource",
         action="append",
         default=[],
         metavar="K=N",
-        help="amount that tasks may require; repeatable",
+        help="Amount of a resource that tasks may require. Repeatable.",
     )
     parse.add_argument(
         "--accept",
         metavar="CODEC,…",
-        help="codecs that are read; cloudpickle carries code [default: the app's]",
+        help="Codecs that the worker reads. `cloudpickle` runs code of those who submit tasks. Default: those of the app.",
     )
-    parse.add_argument("--masters", metavar="URL,URL", help="masters of the cluster [default: the app's; env: TRIARCH_MASTERS]")
+    parse.add_argument(
+        "--masters", metavar="URL,URL", help="Masters of the cluster. Default: those of the app (environment: TRIARCH_MASTERS)."
+    )
     parse.add_argument(
         "--prefetch",
         type=int,
         metavar="N",
-        help="maximum number of tasks fetched ahead, which must be short enough to begin within 100 ms; 0 for none"
-        f" [default: {PREFETCH_MAX_DEFAULT}]",
+        help="Maximum number of tasks fetched ahead of free slots. The worker fetches ahead only tasks that will begin within"
+        f" 100 ms. 0 turns this off. Default: {PREFETCH_MAX_DEFAULT}.",
     )
-    parse.add_argument("--max-tasks-per-child", type=int, metavar="N", help="replace a pool process after N tasks")
+    parse.add_argument(
+        "--max-tasks-per-child",
+        type=int,
+        metavar="N",
+        help="Number of tasks after which a pool process is replaced. Default: no limit.",
+    )
     parse.add_argument(
         "--shutdown-timeout",
         "--drain",
         type=float,
         default=30.0,
         metavar="SECONDS",
-        help="time for running tasks to finish after SIGTERM [default: 30]",
+        help="Time for running tasks to finish after SIGTERM, in seconds. Default: 30 s. Old name: --drain.",
     )
     parse.add_argument(
         "--stop-grace",
         type=float,
         default=5.0,
         metavar="SECONDS",
-        help="time for a stopped task to clean up before its process is killed [default: 5]",
+        help="Time for a stopped task to clean up before its process is killed, in seconds. Default: 5 s.",
     )
-    parse.add_argument("--no-capture", action="store_true", help="do not send what tasks print to the cluster")
-    parse.add_argument("--reload", action="store_true", help="restart when a source file changes; for development")
-    parse.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"], help="[default: info]")
+    parse.add_argument("--no-capture", action="store_true", help="Do not send the output of tasks to the cluster.")
+    parse.add_argument("--reload", action="store_true", help="Restart when a source file changes. For development only.")
+    parse.add_argument(
+        "--log-level",
+        default="info",
+        choices=["debug", "info", "warning", "error"],
+        help="Lowest level of log lines. Default: info.",
+    )
     return parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command. Returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     asked = parser().parse_args(words)
     level = getattr(logging, asked.log_level.upper())
@@ -167,7 +183,7 @@ def _words(text: str) -> list[str]:
 def _pair(text: str, option: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise UsageError(f"{option} takes name=value, not {text!r}")
+        raise UsageError(f"{option} takes NAME=VALUE, not {text!r}")
     return name, value
 
 

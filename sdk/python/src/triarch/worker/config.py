@@ -35,9 +35,9 @@ class WorkerConfig:
     resources: Mapping[str, int] = field(default_factory=dict)
     #: Codecs that are read. Default: those of the app.
     accept: Collection[str] | None = None
-    #: Maximum number of leases fetched ahead of free slots, which happens only while tasks are short. 0 turns it off.
+    #: Maximum number of leases fetched ahead of free slots, while tasks are short. 0 turns it off. Default: 128.
     prefetch: int | None = None
-    #: Number of tasks after which a pool process is replaced.
+    #: Number of tasks after which a pool process is replaced. Default: no limit.
     tasks_per_child_max: int | None = None
     #: Shutdown timeout: time for running tasks to finish.
     grace_s: float = 30.0
@@ -54,15 +54,17 @@ class WorkerConfig:
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:
-            raise UsageError(f"there is no pool {self.pool!r}; there are {', '.join(POOLS)}")
+            raise UsageError(f"there is no pool {self.pool!r}; choose one of {', '.join(POOLS)}")
         if not 1 <= self.concurrency <= SLOTS_MAX // 2:
-            raise UsageError(f"concurrency is from 1 to {SLOTS_MAX // 2}, not {self.concurrency}")
+            raise UsageError(f"concurrency must be from 1 to {SLOTS_MAX // 2}, not {self.concurrency}")
         if not self.queues:
-            raise UsageError("a worker takes from at least one queue")
+            raise UsageError("the worker has no queues; name at least one")
         if self.prefetch is not None and not 0 <= self.prefetch <= SLOTS_MAX // 2:
-            raise UsageError(f"prefetch is from 0 to {SLOTS_MAX // 2}, not {self.prefetch}")
+            raise UsageError(f"prefetch must be from 0 to {SLOTS_MAX // 2}, not {self.prefetch}")
         if self.tasks_per_child_max is not None and self.tasks_per_child_max < 1:
-            raise UsageError("a pool process runs at least one task before it is replaced")
+            raise UsageError(
+                "tasks_per_child_max must be at least 1, because a pool process runs one task before it is replaced"
+            )
 
     @property
     def prefetch_max(self) -> int:

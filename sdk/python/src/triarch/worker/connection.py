@@ -1,8 +1,8 @@
 """Worker connection: calls of one thread of a worker to the cluster, cancellable from other threads.
 
-A thin layer over the client's transport and retry policy. All connections of a worker share one transport, and with it one
-list of masters: a leader that one of them finds is known to all. Every call of a worker is safe to repeat, so a call is tried
-at one master after another until its deadline.
+This is a thin layer over the client's transport and retry policy. All connections of a worker share one transport, and with it one
+list of masters. All connections therefore know a leader that one of them finds. Every call of a worker is safe to repeat, so a
+call is tried at one master after another until its deadline.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["RequestCancelled", "WorkerConnection"]
 
 
 class WorkerConnection:
-    """Calls of one thread at a time; ``abandon`` and ``close`` are for any thread."""
+    """Calls of one thread at a time. Any thread may call ``abandon`` and ``close``."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -73,7 +73,7 @@ class WorkerConnection:
             self._calling = False
         document = response.json() if response.body else {}
         if not isinstance(document, dict):
-            raise ProtocolError(f"{response.master} answered what is no JSON object; is this a Triarch master?")
+            raise ProtocolError(f"{response.master} returned a body that is no JSON object; is this a Triarch master?")
         return document
 
     def abandon(self) -> None:

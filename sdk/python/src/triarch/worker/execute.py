@@ -63,10 +63,10 @@ class Runner:
         return found
 
     def prepare(self, kind: str, payload: Any, inputs: dict[str, Any]) -> PreparedCall | AttemptOutcome:
-        """Decodes the call of a payload; returns the outcome instead if that fails."""
+        """Decodes the call of a payload. Returns the outcome instead if that fails."""
         function = self.function(kind)
         if function is None:
-            return failure("unknown_kind", f"this worker's app has no task named {kind!r}")
+            return failure("unknown_kind", f"this worker's app has no task named {kind!r}; start a worker whose app has it")
         try:
             args, kwargs = decode_call(payload, self._accept, inputs)
         except SerializationError as error:

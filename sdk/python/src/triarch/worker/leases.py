@@ -2,8 +2,8 @@
 
 # Invariants
 
-* An attempt is identified by its task and its token, so that a message about an old lease never affects a newer one of the
-  same task.
+* The task and the token identify an attempt. A message about an old lease therefore never affects a newer lease of the same
+  task.
 * A result leaves the table only when the cluster has acknowledged it, or has disowned its lease.
 * Heartbeats confirm the leases of unacknowledged results, because the worker still holds them.
 * The table is bounded: by slots and prefetch, and because no work is requested while too many results are unacknowledged.
@@ -58,7 +58,7 @@ class Leases:
     # --- work ---
 
     def add(self, granted: Iterable[dict[str, Any]]) -> int:
-        """Adds granted leases, except those that are held already; returns how many were added."""
+        """Adds granted leases, except those that are held already. Returns the number of added leases."""
         added = 0
         stopped: list[Attempt] = []
         with self._lock:
@@ -116,7 +116,7 @@ class Leases:
             self._waiting.appendleft(attempt)
 
     def end(self, attempt: Attempt, outcome: AttemptOutcome | None) -> None:
-        """Ends an attempt; `outcome` is `None` if it was stopped."""
+        """Ends an attempt. `outcome` is `None` if the attempt was stopped."""
         with self._lock:
             if self._running.pop(attempt.key, None) is None or attempt.phase is not Phase.RUNNING:
                 return
@@ -248,7 +248,7 @@ class Leases:
             self.on_stop(one)
 
     def stop_running(self, reason: StopReason) -> int:
-        """Ends every attempt that runs or waits; returns how many. Results stay: the cluster decides on them by their tokens."""
+        """Ends every attempt that runs or waits. Returns their number. Results stay, and the cluster decides on them by token."""
         with self._lock:
             ended = [one for one in self._held.values() if one.phase is not Phase.ENDED]
             stopped = []
@@ -265,7 +265,7 @@ class Leases:
         return len(ended)
 
     def _disown(self, one: Attempt, reason: StopReason) -> bool:
-        """Marks an attempt as disowned; returns whether it runs and has to be stopped."""
+        """Marks an attempt as disowned. Returns whether it runs and has to be stopped."""
         one.disowned = True
         if one.phase is Phase.RUNNING:
             if one.stop_reason is None:
@@ -283,7 +283,7 @@ class Leases:
     # --- results ---
 
     def take_results(self, *, with_work: bool) -> list[Attempt]:
-        """Takes results to report; the caller settles each, or puts it back by `unsettled`.
+        """Takes results to report. The caller settles each, or puts it back by `unsettled`.
 
         A result that was refused once is reported alone, so that it never delays the poll for work.
         """
@@ -313,21 +313,29 @@ class Leases:
             for at, one in enumerate(taken):
                 answer = acknowledgements[at] if at < len(acknowledgements) else None
                 if answer is None or answer.get("task") != one.task:
-                    log.error("the cluster did not acknowledge the result of task %s; it is reported again", one.task)
+                    log.error("the cluster did not acknowledge the result of task %s; the worker reports it again", one.task)
                     self._requeue(one)
                 elif answer.get("accepted"):
                     self._drop(one)
                 elif answer.get("code") == "payload_too_large" and not one.replaced and not one.disowned:
                     # The worker still holds the lease. Without a result the task would be leased again for ever.
-                    log.warning("the result of task %s is larger than the cluster takes; the task fails", one.task)
+                    log.warning(
+                        "the result of task %s is larger than the cluster takes, so the task fails; return the data's location",
+                        one.task,
+                    )
                     message = (
-                        "the result is larger than the cluster takes; put it where others can reach it and return where it is"
+                        "the result is larger than the cluster takes; store it where others reach it and return its location"
                     )
                     self._replace(one, failure("result_too_large", message, retryable=False))
                     self._requeue(one)
                 else:
                     code = answer.get("code") or "without a code"
-                    log.warning("the result of task %s (token %d) was not accepted: %s", one.task, one.token, code)
+                    log.warning(
+                        "the cluster did not accept the result of task %s (token %d), and the worker drops it: %s",
+                        one.task,
+                        one.token,
+                        code,
+                    )
                     self._drop(one)
             self._changed.notify_all()
         self.on_change()
@@ -350,12 +358,14 @@ class Leases:
                 if len(taken) > 1:
                     one.alone = True
                 elif not one.replaced:
-                    log.warning("the result of task %s was refused, and is reported as a failure: %s", one.task, why)
+                    log.warning(
+                        "the cluster refused the result of task %s, and the worker reports a failure: %s", one.task, why
+                    )
                     one.alone = True
                     message = f"the cluster refused the result of this attempt: {why}"
                     self._replace(one, failure("result_refused", message, retryable=False))
                 else:
-                    log.error("the result of task %s is dropped: %s", one.task, why)
+                    log.error("the cluster refused the result of task %s again, and the worker drops it: %s", one.task, why)
                     self._drop(one)
                     continue
                 self._requeue(one)

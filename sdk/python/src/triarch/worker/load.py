@@ -11,11 +11,11 @@ from triarch.app import Triarch
 
 
 class AppNotFound(Exception):
-    """The reference names no app."""
+    """The reference does not name an app."""
 
 
 def load_app(reference: str) -> Triarch:
-    """Returns the app that `module:app` names; `module` alone stands for the one app in it.
+    """Returns the app that `module:app` names. `module` alone stands for the one app in it.
 
     The current directory is searched first, as by `python` itself.
     """
@@ -30,7 +30,9 @@ def load_app(reference: str) -> Triarch:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if module_name == missing or module_name.startswith(missing + "."):
-            raise AppNotFound(f"there is no module {module_name!r} in {here} or on the path") from None
+            raise AppNotFound(
+                f"there is no module {module_name!r} in {here} or on the path; change the directory or set PYTHONPATH"
+            ) from None
         raise
     if not attribute:
         apps = {name: value for name, value in vars(found).items() if isinstance(value, Triarch)}
@@ -42,7 +44,7 @@ def load_app(reference: str) -> Triarch:
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise AppNotFound(f"there is no {attribute!r} in {module_name!r}") from None
+            raise AppNotFound(f"there is no {attribute!r} in {module_name!r}; write module:app") from None
     if not isinstance(found, Triarch):
-        raise AppNotFound(f"{reference!r} is a {type(found).__name__}, not a Triarch app")
+        raise AppNotFound(f"{reference!r} is a {type(found).__name__}, not a Triarch app; write module:app")
     return found

@@ -1,8 +1,8 @@
-"""Output buffer of one attempt: kept until the leader has it and a while longer, because a new leader has none of it.
+"""Output buffer of one attempt. It is kept for a while after the leader has it, because a new leader has none of it.
 
 # Invariants
 
-* The buffer is bounded; the oldest text is dropped first, and the gap is reported.
+* The buffer is bounded. The oldest text is dropped first, and the gap is reported.
 * Writing never waits for the cluster.
 * A piece is sent again until the leader has it or refuses it.
 * Offsets count bytes of UTF-8.
@@ -120,7 +120,7 @@ class Output:
             return OutputBatch(pieces, gaps, at)
 
     def settle(self, sent: OutputBatch, ends: dict[str, Any] | None) -> None:
-        """Applies the leader's acknowledgement of a batch; `None` says that it refuses output of this attempt."""
+        """Applies the leader's acknowledgement of a batch. `None` says that the leader refuses output of this attempt."""
         with self._lock:
             if ends is None:
                 self._unwanted = True

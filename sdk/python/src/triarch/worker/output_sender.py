@@ -1,4 +1,4 @@
-"""Sender of live output: brings what attempts write to the leader, where clients read it."""
+"""Sender of live output: sends the output of attempts to the leader, where clients read it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class OutputSender:
                 if not batches or not self._send(batches, left):
                     return
         except Exception:
-            log.exception("output was not sent")
+            log.exception("output was not sent; results are reported without it")
         finally:
             self._send_lock.release()
 

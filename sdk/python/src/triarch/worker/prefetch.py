@@ -9,7 +9,7 @@ class PrefetchController:
     """Prefetch depth from a moving average of attempt durations.
 
     A worker fetches only leases that will begin within `AHEAD_S`, so that no task waits long in one worker while another worker
-    is idle. One long attempt is enough to stop prefetching; it takes several short ones to begin again.
+    is idle. One long attempt is enough to stop prefetching. Several short attempts are needed to begin again.
     """
 
     AHEAD_S = 0.1

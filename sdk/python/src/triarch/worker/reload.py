@@ -49,7 +49,7 @@ def run_reloading(arguments: Sequence[str]) -> int:
             changed = sorted(str(path) for path in now.keys() | seen.keys() if now.get(path) != seen.get(path))
             seen = now
             if changed and not over.is_set():
-                print(f"triarch-worker: {changed[0]} has changed, restarting", file=sys.stderr, flush=True)
+                print(f"triarch-worker: {changed[0]} has changed, so the worker restarts", file=sys.stderr, flush=True)
                 process.send_signal(signal.SIGTERM)
                 break
             # A worker that has ended, perhaps because of an error in the code, is restarted at the next change.

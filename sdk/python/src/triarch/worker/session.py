@@ -1,8 +1,8 @@
 """Worker session: one registration of a worker, from the cluster's answer until the worker leaves or is no longer known.
 
-Four threads, each with a connection of its own, so that none waits for another: long polls for work, reports of results that no
-poll carried, heartbeats, and live output. No request waits for ever: each has a deadline and is repeated. When a heartbeat
-finds a new leader, or is answered again after a lapse, the poll that is in progress is abandoned and repeated.
+A session has four threads: long polls for work, reports of results that no poll carried, heartbeats, and live output. Each has a
+connection of its own, so that none waits for another. Each request has a deadline and is repeated, so none waits for
+ever. When a heartbeat finds a new leader, or is answered again after a lapse, the poll in progress is abandoned and repeated.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ log = logging.getLogger("triarch.worker")
 
 #: The hold of a poll that carries results, because the worker waits for their acknowledgement.
 POLL_WITH_RESULTS_HOLD_S = 0.05
-#: While there is more work than slots, a result waits so long for the poll in progress to return, and goes with the next one:
-#: one request and one commit for many results and the tasks that take their place.
+#: While there is more work than slots, a result waits this long for the poll in progress and goes with the next poll.
+#: Many results and the tasks that take their place then cost one request and one commit.
 RESULTS_WAIT_S = 0.02
 #: Deadline of a poll or a report, in addition to its hold.
 EXCHANGE_DEADLINE_S = 10.0
@@ -73,7 +73,7 @@ class Session:
         self._end: SessionEnd | None = None
         self._draining = False
         self._left = False
-        # Of the poll in progress.
+        # State of the poll in progress.
         self._polling_since: float | None = None
         self._poll_pause_until = 0.0
         self._backlog = False
@@ -86,7 +86,7 @@ class Session:
     # --- life cycle ---
 
     def run(self) -> SessionEnd:
-        """Works until the session is over. No attempt of it runs any more when it returns."""
+        """Works until the session is over. When this method returns, no attempt of the session runs any more."""
         leases = self._leases
         leases.on_change = self._notify
         leases.on_output = self._output.wake
@@ -152,7 +152,7 @@ class Session:
         return self._shutdown.is_asked or self._draining
 
     def _supervise(self) -> SessionEnd:
-        """Waits for the end; enforces the end of leases that are not confirmed, and the shutdown timeout."""
+        """Waits for the end. Enforces the end of leases that are not confirmed, and the shutdown timeout."""
         grace_until: float | None = None
         while True:
             with self._condition:
@@ -165,8 +165,8 @@ class Session:
                     if self._leases.is_idle:
                         return SessionEnd.LEAVING
                     if grace_until is None and self._shutdown.is_asked:
-                        # A drained worker has all the time its tasks take; one that shuts down has a timeout.
-                        log.info("shutting down: %d tasks are left, no more are taken", self._leases.active)
+                        # A drained worker has all the time its tasks take. One that shuts down has a timeout.
+                        log.info("shutting down: %d tasks are left, and the worker takes no more", self._leases.active)
                         grace_until = now + self._config.grace_s
                     if grace_until is not None and now >= grace_until:
                         return SessionEnd.LEAVING
@@ -185,7 +185,7 @@ class Session:
                 stopped = self._leases.stop_running(StopReason.LOST)
                 if stopped:
                     log.warning(
-                        "no heartbeat was answered for %g s: the leases have expired, %d tasks are stopped and run elsewhere",
+                        "no heartbeat was answered for %g s, so the leases have expired; %d tasks are stopped and run elsewhere",
                         self._lease_s,
                         stopped,
                     )
@@ -245,7 +245,7 @@ class Session:
         return left if left > 0 else 1.0
 
     def _poll(self) -> bool:
-        """Sends one poll, with the results there are; returns whether it was answered."""
+        """Sends one poll, with the results there are. Returns whether it was answered."""
         leases = self._leases
         taken = leases.take_results(with_work=True)
         self._output.send_before_results(taken)
@@ -277,11 +277,11 @@ class Session:
     def _exchange(
         self, connection: WorkerConnection, route: str, body: bytes, taken: list[Attempt], hold_s: float = 0.0
     ) -> dict[str, Any] | None:
-        """Returns the answer; without one it returns ``None`` and keeps the results that were taken along."""
+        """Returns the answer. Without an answer it returns ``None`` and keeps the results that the request carried."""
         try:
             return connection.call("POST", f"{self._path}/{route}", body, deadline_s=EXCHANGE_DEADLINE_S, hold_s=hold_s)
         except UnknownWorker as error:
-            log.warning("the cluster does not know this worker: %s", error)
+            log.warning("the cluster does not know this worker, which registers again: %s", error)
             self._finish(SessionEnd.UNKNOWN)
             self._leases.unsettled(taken)
             return None
@@ -290,10 +290,10 @@ class Session:
                 self._leases.refused(taken, str(error))
             else:
                 self._leases.unsettled(taken)
-            log.warning("the %s was refused and is repeated: %s", route, error)
+            log.warning("the cluster refused the %s, and the worker repeats it: %s", route, error)
         except TriarchError as error:
             self._leases.unsettled(taken)
-            log.warning("the %s was not answered and is repeated: %s", route, error)
+            log.warning("no master answered the %s, and the worker repeats it: %s", route, error)
         except BaseException:
             self._leases.unsettled(taken)
             raise
@@ -369,11 +369,11 @@ class Session:
                     "POST", f"{self._path}/heartbeat", body, deadline_s=deadline_s, answer_timeout_s=deadline_s / 2
                 )
             except UnknownWorker as error:
-                log.warning("the cluster does not know this worker: %s", error)
+                log.warning("the cluster does not know this worker, which registers again: %s", error)
                 self._finish(SessionEnd.UNKNOWN)
                 return
             except TriarchError as error:
-                log.warning("a heartbeat failed: %s", error)
+                log.warning("a heartbeat failed, and the worker retries at the next interval: %s", error)
                 lapsed = True
             else:
                 self._renew_leases(begun)
@@ -439,7 +439,7 @@ class Session:
         connection.close()
 
     def _wait_for_stopped(self) -> None:
-        """Waits until stopped attempts have ended; heartbeats confirm their leases until then."""
+        """Waits until stopped attempts have ended. Heartbeats confirm their leases until then."""
         until = time.monotonic() + self._config.stop_grace_s + 2.0
         with self._condition:
             while self._leases.running and time.monotonic() < until and not self._shutdown.is_now:

@@ -26,6 +26,6 @@ class Shutdown:
             listener()
 
     def wait(self, seconds: float) -> bool:
-        """Waits for the request; returns whether it came in time."""
+        """Waits for the request. Returns whether it came in time."""
         with self._condition:
             return self._condition.wait_for(lambda: self.is_asked, seconds)

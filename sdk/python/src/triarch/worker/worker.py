@@ -34,11 +34,11 @@ REGISTER_DEADLINE_S = 5.0
 
 
 class WorkerError(TriarchError):
-    """The worker could not go on. An unreachable cluster is no reason: the worker keeps trying."""
+    """The worker could not go on. An unreachable cluster is no reason, because the worker keeps trying."""
 
 
 class Worker:
-    """Worker for the tasks of an app. `run` works until `stop`; `start` does so in a thread of its own.
+    """Worker for the tasks of an app. `run` works until `stop`. `start` does so in a thread of its own.
 
     The pool `process` imports the app in every process, by `reference` (`module:app`).
     """
@@ -57,7 +57,7 @@ class Worker:
         self.app = app
         self.config = config or WorkerConfig()
         if self.config.pool == "process" and reference is None:
-            raise UsageError("the pool `process` imports the app in each process: pass reference='module:app'")
+            raise UsageError("the pool `process` imports the app in each process; pass reference='module:app'")
         # Not the app's: a leader that its clients find says nothing about the requests of the worker.
         self._transport = Transport(masters if masters is not None else app.transport.masters.all())
         self._reference = reference
@@ -79,18 +79,20 @@ class Worker:
     # --- from any thread ---
 
     def start(self, timeout: float = 30.0) -> Worker:
-        """Starts the worker in a thread of its own; returns once it is registered."""
+        """Starts the worker in a thread of its own. Returns when the worker is registered."""
         if self._thread is not None:
-            raise UsageError("the worker was started already")
+            raise UsageError("the worker was started already; make another Worker")
         self._thread = threading.Thread(target=self._run_in_thread, name="triarch-worker", daemon=True)
         self._thread.start()
         if not self._registered.wait(timeout) or self._error is not None:
             self.stop(now=True)
-            raise self._error or WorkerError(f"the worker was not registered within {timeout:g} s")
+            raise self._error or WorkerError(
+                f"the worker was not registered within {timeout:g} s; check that the masters can be reached"
+            )
         return self
 
     def stop(self, *, now: bool = False, wait: bool = True, timeout: float | None = None) -> None:
-        """Shuts down: takes no more tasks, finishes or returns its leases, deregisters. `now` does not wait for running tasks."""
+        """Takes no more tasks, finishes or returns its leases, and deregisters. `now` does not wait for running tasks."""
         self._shutdown.ask(now=now)
         thread = self._thread
         if wait and thread is not None and thread is not threading.current_thread():
@@ -187,11 +189,13 @@ class Worker:
         threading.Thread(target=self._shutdown.ask, kwargs={"now": True}, daemon=True).start()
 
     def _register(self) -> dict[str, Any] | None:
-        """Registers, however long it takes to reach a cluster; returns `None` after a shutdown request."""
+        """Registers, however long it takes to reach a cluster. Returns `None` after a shutdown request."""
         config = self.config
         kinds = self._runner.kinds
         if not kinds:
-            raise WorkerError("the app has no tasks that this worker accepts")
+            raise WorkerError(
+                "the app has no tasks that this worker accepts; register tasks, or accept more codecs with --accept"
+            )
         body = json.dumps(
             {
                 "name": config.worker_name,
@@ -215,8 +219,13 @@ class Worker:
                     continue
                 except Conflict as error:
                     if time.monotonic() - begun >= config.name_patience_s:
-                        raise WorkerError(f"the name {config.worker_name} is taken: {error}") from None
-                    log.warning("the name is taken; registration is repeated until it is free: %s", error)
+                        raise WorkerError(
+                            f"the name {config.worker_name} is taken; choose another with --name: {error}"
+                        ) from None
+                    log.warning(
+                        "the name of this worker is taken; the worker repeats its registration until the name is free: %s",
+                        error,
+                    )
                     # The cluster remembers a refusal under its request id, too.
                     request_id = uuid.uuid4().hex
                 except Refused as error:

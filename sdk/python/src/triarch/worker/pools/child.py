@@ -1,6 +1,6 @@
 """Main loop of one pool process: runs one task at a time, in its main thread.
 
-Python handles signals in the main thread; a signal stops a task or announces the end of its soft time limit. The signal itself
+Python handles signals in the main thread. A signal stops a task or announces the end of its soft time limit. The signal itself
 carries no meaning: that is in a frame on the socket (`stop`), or follows from the clock. An exception is never raised while a frame
 is being sent, because the worker could not read the frames after half a one.
 
@@ -137,7 +137,7 @@ class Child:
                 contexts.left(entered)
             outcome = runner.succeeded(prepared.function, value)
         except TaskStopped as error:
-            # Raised by a signal or by `check()`; raised by the task itself it is a failure.
+            # Raised by a signal or by `check()`. Raised by the task itself it is a failure.
             outcome = None if self._is_stopped() else runner.failed(prepared.function, error)
         except asyncio.CancelledError as error:
             if self._is_stopped():
@@ -147,7 +147,7 @@ class Child:
             else:
                 outcome = runner.failed(prepared.function, error)
         except (SystemExit, KeyboardInterrupt) as error:
-            # A task that calls sys.exit() fails; the process goes on.
+            # A task that calls sys.exit() fails. The process goes on.
             outcome = runner.failed(prepared.function, error)
         except BaseException as error:
             outcome = runner.failed(prepared.function, error)

@@ -25,7 +25,7 @@ class FrameDecoder:
         self._bytes = bytearray()
 
     def feed(self, data: bytes) -> list[tuple[Any, ...]]:
-        """Takes received bytes; returns the messages that are complete."""
+        """Takes received bytes. Returns the messages that are complete."""
         self._bytes += data
         messages = []
         at = 0

@@ -1,4 +1,4 @@
-"""Parent-death signal: ends a process when its parent ends, in whatever way."""
+"""Parent-death signal: ends a process when its parent ends, also when the parent is killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
-    """Called in the child. On Linux the kernel sends the signal; elsewhere a thread polls."""
+    """Makes the calling process end with its parent. On Linux the kernel sends the signal. Elsewhere a thread polls."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)

@@ -6,7 +6,7 @@ replaced. Very short tasks are assigned in batches, which saves most of the comm
 reclaimed when their process dies, or when the running one turns out to be long.
 
 Processes are started afresh, never forked from a process with threads. Each leads a session of its own, so that everything a
-task has started ends with it. They end with the worker, in whatever way it ends.
+task has started ends with it. They end with the worker, also when the worker is killed.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class ProcessPool:
                     self._enforce_deadlines()
                 except Exception:
                     # Whatever it is, the supervisor must go on, or the worker would run nothing any more.
-                    log.exception("the supervisor of the process pool failed unexpectedly, and goes on")
+                    log.exception("the supervisor of the process pool failed unexpectedly; it goes on")
                     time.sleep(0.1)
         finally:
             for process in list(self._processes):
@@ -385,7 +385,7 @@ class ProcessPool:
             self._failures += 1
             self._start_later()
             if self._failures >= _FAILURES_MAX and not any(one.ready for one in self._processes):
-                self._on_broken(f"no pool process can be started: the last one {how}; see its output")
+                self._on_broken(f"no pool process can be started, because the last one {how}; see its output")
         elif not process.retired:
             log.warning("pool process %d %s while it was idle", process.popen.pid, how)
 

@@ -6,7 +6,7 @@ A thread cannot be stopped from outside. Time limits and cancellation therefore 
   not interrupted.
 * At the hard limit the attempt is reported as timed out, and its thread is abandoned and replaced. At most as many threads as
   there are slots are replaced. Each further abandoned thread occupies its slot until it ends.
-* A cancelled attempt goes on until it checks `current().stop_reason` or `current().check()`; its result is not reported.
+* A cancelled attempt goes on until it checks `current().stop_reason` or `current().check()`. Its result is not reported.
 * A coroutine is cancelled, and ends at its limits, where it awaits, as `asyncio` does.
 """
 
@@ -81,7 +81,7 @@ class ThreadPool:
                     _cancel(slot)
 
     def close(self) -> None:
-        """Idle threads end; those that run a task end with it, or with the process."""
+        """Ends idle threads. A thread that runs a task ends with the task, or with the process."""
         with self._lock:
             self._closed = True
             self._work.notify_all()
@@ -151,7 +151,7 @@ class ThreadPool:
                         self._clock.notify_all()
                 value = contextvars.copy_context().run(make)
             finally:
-                # From here on nothing is raised into this thread; a pending exception is raised below.
+                # From here on nothing is raised into this thread. A pending exception is raised below.
                 self._disarm(slot)
             return self._runner.succeeded(call.function, value)
         except TaskStopped as error:
@@ -170,7 +170,7 @@ class ThreadPool:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(slot.ident), None)
 
     def _over(self, slot: _Slot, attempt: Attempt, outcome: AttemptOutcome | None) -> bool:
-        """Ends an attempt; returns whether the thread goes on."""
+        """Ends an attempt. Returns whether the thread goes on."""
         with self._lock:
             slot.attempt = None
             if slot.abandoned:
@@ -235,12 +235,12 @@ class ThreadPool:
             self._slots.remove(slot)
             self._start_one()
         else:
-            log.error("too many threads are abandoned: the worker has one slot less until one of them ends")
+            log.error("too many threads are abandoned, so the worker has one slot less until one of them ends")
             self._leases.slot_lost()
 
 
 def _cancel(slot: _Slot) -> bool:
-    """Cancels a coroutine; returns whether the slot runs one."""
+    """Cancels a coroutine. Returns whether the slot runs one."""
     if slot.coroutine is None or slot.loop is None:
         return False
     slot.loop.call_soon_threadsafe(slot.coroutine.cancel)
