@@ -1,6 +1,6 @@
-"""Orphan reaper of a local cluster: kills its processes when the owner ends, in whatever way.
+"""Orphan reaper of a local cluster: kills its processes when the owner ends, also when the owner is killed.
 
-Runs as a process of its own, with a pipe as its standard input. The lines are `+PID` for a started process, `-PID` for an ended
+It runs as a process of its own, with a pipe as its standard input. The lines are `+PID` for a started process, `-PID` for an ended
 one, and `d PATH` for a directory to remove. At the end of the pipe, every process that is left is killed with its group, and the
 directories are removed. It imports nothing of the package, so that it starts quickly.
 """

@@ -12,7 +12,7 @@ VARIABLE = "TRIARCH_BIN"
 
 
 class BinaryNotFound(RuntimeError):
-    """No `triarch` program was found on this machine."""
+    """This machine has no `triarch` program."""
 
     def __init__(self, looked_at: list[str]) -> None:
         super().__init__(

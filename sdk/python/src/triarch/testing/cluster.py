@@ -1,6 +1,6 @@
 """Local cluster for tests: masters as child processes, and workers if wanted.
 
-Everything runs on loopback, on free ports, in a temporary directory, and ends with its owner, in whatever way that ends.
+Everything runs on loopback, on free ports, in a temporary directory. It ends with its owner, also when the owner is killed.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class LocalCluster:
         return self
 
     def stop(self) -> None:
-        """Ends everything, and removes the data unless a directory was given."""
+        """Ends all processes. Removes the data, unless a directory was given."""
         reaper, self._reaper = self._reaper, None
         if reaper is None:
             return
@@ -164,7 +164,7 @@ class LocalCluster:
         return self.masters[id - 1]
 
     def leader(self, timeout: float = READY_TIMEOUT_S) -> Master:
-        """Returns the leader; waits for an election."""
+        """Returns the leader. Waits for an election if there is none."""
         deadline = time.monotonic() + timeout
         while True:
             leader = self._find_leader()
@@ -180,7 +180,7 @@ class LocalCluster:
         return [master for master in self.masters if master is not leader and master.is_running()]
 
     def kill_leader(self, timeout: float = READY_TIMEOUT_S) -> Master:
-        """Kills the leader with SIGKILL and returns it, to be started again with `.start()`."""
+        """Kills the leader with SIGKILL and returns it. `.start()` starts it again."""
         leader = self.leader(timeout)
         leader.kill9()
         return leader

@@ -11,7 +11,7 @@ from triarch.app import Triarch
 
 @contextlib.contextmanager
 def connected(app: Triarch, masters: str | Iterable[str]) -> Iterator[Triarch]:
-    """Within the block the app, and workers of it, use the cluster of these masters."""
+    """Makes the app and its workers use the cluster of these masters within the block."""
     before = app.transport.masters
     app.transport.masters = app.atransport.masters = MasterList(parse_masters(masters))
     try:

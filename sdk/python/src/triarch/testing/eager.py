@@ -1,8 +1,8 @@
 """Eager mode: runs tasks in the process that submits them, without a cluster. For tests of tasks, not of clusters.
 
-Only the network is left out: the codec encodes arguments and results, the worker's own runtime makes the calls, dependencies
-and their inputs are honoured, and failed attempts are repeated up to `max_attempts`, without back-off. Not simulated: queues and
-their limits, priorities, delays, expiry, unique keys, time limits. A job has ended when its submission returns.
+Only the network is left out. The codec encodes arguments and results, and the worker's own runtime makes the calls. Dependencies
+and their inputs are honoured. Failed attempts are repeated up to `max_attempts`, without back-off. Queues and their limits,
+priorities, delays, expiry, unique keys and time limits are not simulated. A job has ended when its submission returns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 
 @contextlib.contextmanager
 def eager(app: Triarch) -> Iterator[EagerCluster]:
-    """Within the block, submissions of this app run at once in this process.
+    """Runs the submissions of this app at once in this process, within the block.
 
     >>> with eager(app):                                  # doctest: +SKIP
     ...     assert add.delay(1, 2).result() == 3
@@ -91,7 +91,9 @@ class EagerCluster:
             case ("GET", "tasks", id):
                 return self._task(id)
             case ("POST", "tasks", id, "cancel"):
-                raise _refused("already_finished", 409, f"task {self._task(id)['id']} has ended: eager tasks end at once")
+                raise _refused(
+                    "already_finished", 409, f"task {self._task(id)['id']} has ended, because eager tasks end at once"
+                )
             case ("POST", "tasks", id, "retry"):
                 task = self._task(id)
                 self._run_one(task)
@@ -103,7 +105,7 @@ class EagerCluster:
                 return {"task": id, "attempt": task["attempt"], "state": task["state"], "chunks": [], "done": True}
             case _:
                 message = (
-                    f"{call.method} {call.target} needs a cluster, and this app is eager: see triarch.testing.LocalCluster"
+                    f"{call.method} {call.target} needs a cluster, and this app is eager; use triarch.testing.LocalCluster"
                 )
                 raise _refused("not_found", 404, message)
 
@@ -184,7 +186,7 @@ class EagerCluster:
         while left:
             ready = [task for task in left if all(by_key[key]["state"] in _TERMINAL for key in task["after"])]
             if not ready:
-                raise _refused("invalid_request", 400, "the dependencies of this job go in a circle")
+                raise _refused("invalid_request", 400, "the dependencies of this job form a circle; remove one of them")
             for task in ready:
                 self._run_after(task, [by_key[key] for key in task["after"]])
                 if fail_fast and task["state"] == "failed":

@@ -1,4 +1,4 @@
-"""Child process of a local cluster: started, paused, killed; it never outlives its owner."""
+"""Child process of a local cluster: can be started, paused and killed, and never outlives its owner."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Process:
         return self._process.returncode
 
     def terminate(self) -> None:
-        """Sends SIGTERM, and does not wait."""
+        """Sends SIGTERM without waiting for the end."""
         self.send_signal(signal.SIGTERM)
         if self._paused:
             self.resume()
@@ -168,7 +168,7 @@ class Process:
             self._process.send_signal(number)
 
     def wait(self, timeout: float) -> int:
-        """Waits for the end of the process; returns its exit status."""
+        """Waits for the end of the process. Returns its exit status."""
         if self._process is None:
             raise RuntimeError(f"{self.name} was never started")
         returncode = self._process.wait(timeout)
@@ -194,7 +194,7 @@ class Process:
 
 
 def wait_until(condition: Callable[[], object], timeout: float, what: str, every: float = 0.02) -> None:
-    """Polls a condition until it holds; raises `TimeoutError` with `what` after the timeout."""
+    """Polls a condition until it holds. Raises `TimeoutError` with `what` after the timeout."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
