@@ -1,4 +1,4 @@
-"""Test site on loopback: pages that link to each other, broken links, and one page that is busy at first."""
+"""Test site on loopback: linked pages, broken links, and one page that is busy at first."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextlib.contextmanager
 def site(pages: int, *, seed: int = 1) -> Iterator[str]:
-    """Serves so many pages; gives the address of the first."""
+    """Serves this number of pages. Yields the address of the first page."""
     chance = random.Random(seed)
-    # Each page is reached from an earlier one, and links to some others besides.
+    # An earlier page links to each page, so all pages are reachable. Each page also links to some random pages.
     links: dict[int, set[int]] = {number: set() for number in range(pages)}
     for number in range(1, pages):
         links[chance.randrange(number)].add(number)

@@ -1,4 +1,4 @@
-"""Crawls a site: every page once, however many link to it, and never more than a few at a time."""
+"""Crawls a site: fetches every page once, with a bound on concurrent requests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from triarch.worker import Worker, WorkerConfig
 
 
 def main() -> None:
-    """Runs the example; see its README."""
+    """Runs the example that its README describes."""
     parse = argparse.ArgumentParser(description=__doc__)
-    parse.add_argument("url", nargs="?", help="where to begin; a site of its own, on loopback, unless told")
+    parse.add_argument("url", nargs="?", help="First page. Default: a site on loopback that the example serves.")
     parse.add_argument("--out", type=Path, default=Path("crawl.json"))
-    parse.add_argument("--pages", type=int, default=200, help="how large its own site is, and the most that are fetched")
-    parse.add_argument("--at-once", type=int, default=8, help="how many requests the site gets at a time")
-    parse.add_argument("--no-worker", action="store_true", help="workers run already")
+    parse.add_argument(
+        "--pages",
+        type=int,
+        default=200,
+        help="Number of pages of the example's own site, and maximum of fetched pages. Default: 200.",
+    )
+    parse.add_argument("--at-once", type=int, default=8, help="Maximum of concurrent requests to the site. Default: 8.")
+    parse.add_argument("--no-worker", action="store_true", help="Use workers that run already.")
     asked = parse.parse_args()
     with contextlib.ExitStack() as stack:
         url = asked.url or stack.enter_context(site(asked.pages))
@@ -46,7 +51,7 @@ async def crawl(first: str, pages_max: int, at_once: int) -> tuple[list[Page], l
     host = urlsplit(first).netloc
 
     async def get(url: str) -> Page:
-        # Whatever workers there are and whoever else crawls: this host has at most so many requests at a time.
+        # The limit holds for this host over all workers and all crawlers.
         handle: Handle[Page] = await fetch.aapply_async((url,), concurrency_key=f"crawl:{host}", concurrency_limit=at_once)
         return await handle
 

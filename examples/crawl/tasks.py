@@ -17,7 +17,7 @@ PAGE_BYTES_MAX = 1 << 20
 
 
 class Page(TypedDict):
-    """What was found at an address."""
+    """Contents of one page."""
 
     url: str
     title: str
@@ -47,7 +47,7 @@ class _Reader(HTMLParser):
 
 @app.task(timeout=20, max_attempts=4, backoff=0.2)
 async def fetch(url: str) -> Page:
-    """Fetches a page. What is not there is given up; what did not answer is tried again."""
+    """Fetches a page. Gives up on a missing page, and lets the cluster retry after a server error."""
     try:
         text = await asyncio.to_thread(_get, url)
     except urllib.error.HTTPError as error:

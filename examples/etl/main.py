@@ -1,4 +1,4 @@
-"""Loads a day's orders of four shops into a database, and schedules it for every night."""
+"""Loads a day's orders of four shops into a database, and schedules the same for every night."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ SCHEDULE = "etl-nightly"
 
 
 def main() -> None:
-    """Runs the example; see its README."""
+    """Runs the example that its README describes."""
     parse = argparse.ArgumentParser(description=__doc__)
-    parse.add_argument("--dir", type=Path, default=Path("etl-data"), help="where files and database are")
-    parse.add_argument("--orders", type=int, default=500, help="how many orders a shop has in a day")
-    parse.add_argument("--cron", default="30 2 * * *", help="when it is to happen every night")
-    parse.add_argument("--no-worker", action="store_true", help="workers run already, with ETL_DIR as here")
+    parse.add_argument(
+        "--dir", type=Path, default=Path("etl-data"), help="Directory of the files and the database. Default: etl-data."
+    )
+    parse.add_argument("--orders", type=int, default=500, help="Number of orders per shop and day. Default: 500.")
+    parse.add_argument("--cron", default="30 2 * * *", help="Cron expression of the schedule. Default: 02:30 every night.")
+    parse.add_argument("--no-worker", action="store_true", help="Use workers that run already, with the same ETL_DIR.")
     asked = parse.parse_args()
     os.environ["ETL_DIR"] = str(asked.dir.resolve())
     yesterday = (date.today() - timedelta(days=1)).isoformat()
@@ -33,7 +35,7 @@ def main() -> None:
         if not asked.no_worker:
             stack.enter_context(Worker(app, WorkerConfig(queues=["etl"]), reference="tasks:app"))
         app.schedules.put(SCHEDULE, asked.cron, submit_yesterday.si(), timezone="Europe/Berlin", overlap="forbid")
-        # Tonight's run, now: what the schedule's task would submit, under the same key.
+        # The run of tonight, submitted now under the key that the schedule's task will use.
         loaded = day_of_orders(yesterday).submit(name=f"etl {yesterday}", idempotency_key=f"etl:{yesterday}").result()
     print(f"{loaded['orders']} orders of {yesterday} loaded, {loaded['refused']} refused")
     with contextlib.closing(sqlite3.connect(directory() / "orders.db")) as db:
@@ -44,7 +46,7 @@ def main() -> None:
 
 
 def write_files(day: str, orders: int) -> None:
-    """What the shops would send: one file each, with a row now and then that makes no sense."""
+    """Writes the files that the shops would send: one file each, with a malformed row now and then."""
     directory().mkdir(parents=True, exist_ok=True)
     for shop in SHOPS:
         chance = random.Random(f"{shop}/{day}")

@@ -18,7 +18,7 @@ SHOPS = ("berlin", "lyon", "oslo", "porto")
 
 
 class Order(TypedDict):
-    """A line of a shop's file."""
+    """One row of a shop's file."""
 
     sku: str
     pieces: int
@@ -26,7 +26,7 @@ class Order(TypedDict):
 
 
 class Part(TypedDict):
-    """A shop's day, checked."""
+    """Validated orders of one shop and day."""
 
     shop: str
     day: str
@@ -35,7 +35,7 @@ class Part(TypedDict):
 
 
 def directory() -> Path:
-    """Where files and database are: that of the worker, unless ETL_DIR says another."""
+    """Returns the directory of the files and the database: ETL_DIR, or a directory of the worker by default."""
     return Path(os.environ.get("ETL_DIR", "etl-data"))
 
 
@@ -52,7 +52,7 @@ def extract(shop: str, day: str) -> dict[str, Any]:
 
 @app.task(timeout=60)
 def transform(read: dict[str, Any]) -> Part:
-    """Checks the rows; counts those that make no sense."""
+    """Validates the rows, and counts the malformed ones."""
     orders: list[Order] = []
     refused = 0
     for row in read["rows"]:
@@ -71,10 +71,10 @@ def transform(read: dict[str, Any]) -> Part:
 
 @app.task(timeout=60, concurrency_key="etl:database")
 def load(parts: list[Part]) -> dict[str, int]:
-    """Puts a day's sums into the database, all or nothing.
+    """Loads the sums of a day into the database in one transaction.
 
-    Rows are keyed by what they are about, so loading twice is loading once. And they remember the token of the attempt that
-    wrote them: an attempt that hung, and wakes up after a later one has done its work, changes nothing.
+    The key of a row is its shop, day and article, so a repeated load changes nothing. Each row also has the token of the attempt
+    that wrote it. An attempt that hung, and wakes up after a later one has written, changes nothing.
     """
     token = current().token
     path = directory() / "orders.db"
@@ -101,15 +101,15 @@ def load(parts: list[Part]) -> dict[str, int]:
 
 
 def day_of_orders(day: str) -> Any:
-    """The workflow of a day: every shop's file side by side, then the database, once."""
+    """Returns the workflow of a day: the files of all shops in parallel, then one load."""
     return group(extract.s(shop, day) | transform.s() for shop in SHOPS) | load.s()
 
 
 @app.task
 def submit_yesterday() -> str:
-    """What the schedule calls: the day is known when it ticks, so the workflow is made then.
+    """Submits the workflow of yesterday. The schedule calls this task, because the day is known only at the tick.
 
-    The key is the day's. Whatever happens to this task, and however often it is run, there is one workflow of a day.
+    The idempotency key contains the day. Repeated runs of this task therefore submit one workflow per day.
     """
     day = (date.today() - timedelta(days=1)).isoformat()
     return str(day_of_orders(day).submit(name=f"etl {day}", idempotency_key=f"etl:{day}").job)

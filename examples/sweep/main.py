@@ -1,4 +1,4 @@
-"""Sweeps two parameters of an epidemic, and draws what came of it."""
+"""Sweeps two parameters of an epidemic, and draws the results."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from triarch.worker import Worker, WorkerConfig
 
 
 def main() -> None:
-    """Runs the example; see its README."""
+    """Runs the example that its README describes."""
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--out", type=Path, default=Path("sweep.svg"))
-    parse.add_argument("--steps", type=int, default=12, help="how many values of each parameter")
+    parse.add_argument("--steps", type=int, default=12, help="Number of values of each parameter. Default: 12.")
     parse.add_argument("--people", type=int, default=2000)
-    parse.add_argument("--no-worker", action="store_true", help="workers run already")
+    parse.add_argument("--no-worker", action="store_true", help="Use workers that run already.")
     asked = parse.parse_args()
     if asked.no_worker:
         work(asked.out, asked.steps, asked.people)
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def work(out: Path, steps: int, people: int) -> None:
-    """Submits all combinations, shows how far it is, and draws."""
+    """Submits all combinations, shows the progress, and draws the results."""
     contacts = [round(0.1 + 0.9 * step / max(1, steps - 1), 3) for step in range(steps)]
     recovery = [round(0.05 + 0.45 * step / max(1, steps - 1), 3) for step in range(steps)]
     cells = [(row, column) for row in range(steps) for column in range(steps)]

@@ -1,4 +1,4 @@
-"""A heat map as SVG, written by hand: nothing to install."""
+"""Heat map as SVG, without a plotting library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CELL, LEFT, TOP = 26, 70, 40
 def heat_map(
     title: str, xs: Sequence[float], ys: Sequence[float], values: Sequence[Sequence[float]], axes: tuple[str, str]
 ) -> str:
-    """`values[row][column]`, from 0 to 1, as a picture. The first row is at the bottom."""
+    """Returns a picture of `values[row][column]`, from 0 to 1. The first row is at the bottom."""
     width, height = LEFT + CELL * len(xs) + 20, TOP + CELL * len(ys) + 60
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="11">',
@@ -36,6 +36,6 @@ def heat_map(
 
 
 def _colour(value: float) -> str:
-    """From white by orange to dark red."""
+    """Returns a colour from white by orange to dark red."""
     value = min(1.0, max(0.0, value))
     return f"rgb({255 - round(135 * max(0, value - 0.5) * 2)},{round(245 * (1 - value))},{round(230 * (1 - value) ** 2)})"

@@ -11,7 +11,7 @@ app = Triarch(queue="sweep")
 
 
 class Course(TypedDict):
-    """What came of one run."""
+    """Result of one combination of parameters."""
 
     contacts: float
     recovery: float
@@ -21,9 +21,10 @@ class Course(TypedDict):
 
 @app.task(timeout=60)
 def epidemic(contacts: float, recovery: float, *, people: int = 2000, runs: int = 3, seed: int = 1) -> Course:
-    """A stochastic SIR model: the share that is ill at the peak, and that was ill in the end, on average.
+    """Simulates a stochastic SIR model. Returns the mean share that is ill at the peak, and the mean share that was ever ill.
 
-    `contacts` is how many others an ill person infects in a day when nobody is immune, `recovery` the chance to get well in a day.
+    `contacts` is the number of people that an ill person infects in a day when nobody is immune. `recovery` is the chance to get
+    well in a day.
     """
     chance = random.Random(f"{seed}/{contacts}/{recovery}")
     peaks = reached = 0.0
@@ -44,7 +45,7 @@ def epidemic(contacts: float, recovery: float, *, people: int = 2000, runs: int 
 
 
 def _drawn(chance: random.Random, number: int, share: float) -> int:
-    """How many of so many things happen that each happen by this chance."""
+    """Returns a sample of a binomial distribution."""
     if number * share > 30 and number * (1 - share) > 30:
         drawn = chance.gauss(number * share, (number * share * (1 - share)) ** 0.5)
         return min(number, max(0, round(drawn)))

@@ -1,4 +1,4 @@
-"""Hashes and thumbnails a directory of pictures, finds the doubles, and writes a contact sheet."""
+"""Hashes and thumbnails a directory of pictures, finds duplicates, and writes a contact sheet."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from triarch.worker import Worker, WorkerConfig
 
 
 def main() -> None:
-    """Runs the example; see its README."""
+    """Runs the example that its README describes."""
     parse = argparse.ArgumentParser(description=__doc__)
-    parse.add_argument("pictures", nargs="?", type=Path, default=Path("pictures"), help="painted if it is not there")
+    parse.add_argument(
+        "pictures",
+        nargs="?",
+        type=Path,
+        default=Path("pictures"),
+        help="Directory of pictures. The example paints some if it does not exist. Default: pictures.",
+    )
     parse.add_argument("--out", type=Path, default=Path("thumbnails"))
     parse.add_argument("--side", type=int, default=160)
-    parse.add_argument("--count", type=int, default=60, help="how many to paint")
-    parse.add_argument("--no-worker", action="store_true", help="workers run already")
+    parse.add_argument("--count", type=int, default=60, help="Number of pictures to paint. Default: 60.")
+    parse.add_argument("--no-worker", action="store_true", help="Use workers that run already.")
     asked = parse.parse_args()
     if not asked.pictures.exists():
         paint(asked.pictures, asked.count)
@@ -33,7 +39,7 @@ def main() -> None:
 
 
 def work(pictures: Path, out: Path, side: int) -> None:
-    """Has every picture looked at, and says what was seen."""
+    """Submits a task for every picture, and prints the results."""
     paths = sorted(str(path.resolve()) for path in pictures.iterdir() if path.is_file())
     many = look_at.starmap((path, str(out), side) for path in paths)
     many.wait()

@@ -1,4 +1,4 @@
-"""Paints pictures, for those who have none at hand."""
+"""Generator of pictures for the example."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 
 def paint(directory: Path, count: int, *, seed: int = 1) -> None:
-    """Paints so many different pictures, two copies of the first, and a file that only says it is one."""
+    """Paints `count` different pictures, two copies of the first, and a file that is no picture in spite of its name."""
     directory.mkdir(parents=True, exist_ok=True)
     chance = random.Random(seed)
     for number in range(count):

@@ -14,7 +14,7 @@ app = Triarch(queue="thumbnails")
 
 
 class Seen(TypedDict):
-    """What is known of a picture."""
+    """Hash, size and thumbnail of a picture."""
 
     path: str
     sha256: str
@@ -24,10 +24,10 @@ class Seen(TypedDict):
 
 @app.task(timeout=30)
 def look_at(path: str, out_dir: str, side: int) -> Seen:
-    """Hashes a picture and makes it small.
+    """Hashes a picture and writes its thumbnail.
 
-    The thumbnail's name is the hash, and it is moved to its place when it is whole. So doing this twice, or on two machines at
-    once, is as good as once.
+    The name of the thumbnail is the hash. The finished file is moved to its place. A repeated or concurrent run therefore changes
+    nothing.
     """
     data = Path(path).read_bytes()
     name = hashlib.sha256(data).hexdigest()

@@ -15,13 +15,15 @@ SKIPPED = {"target", "node_modules", ".git", ".venv", "venv", "__pycache__"}
 
 
 def main() -> None:
-    """Runs the example; see its README."""
+    """Runs the example that its README describes."""
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("tree", nargs="?", type=Path, default=REPOSITORY)
     parse.add_argument("--top", type=int, default=10)
-    parse.add_argument("--part-kib", type=int, default=256, help="size of the text that one task counts")
-    parse.add_argument("--fan-in", type=int, default=8, help="how many counts one task adds up")
-    parse.add_argument("--no-worker", action="store_true", help="workers run already")
+    parse.add_argument(
+        "--part-kib", type=int, default=256, help="Size of the text that one task counts, in KiB. Default: 256 KiB."
+    )
+    parse.add_argument("--fan-in", type=int, default=8, help="Number of counts that one task adds up. Default: 8.")
+    parse.add_argument("--no-worker", action="store_true", help="Use workers that run already.")
     asked = parse.parse_args()
     if asked.no_worker:
         work(asked)
@@ -31,13 +33,13 @@ def main() -> None:
 
 
 def work(asked: argparse.Namespace) -> None:
-    """Builds the workflow, submits it, and prints what came of it."""
+    """Builds the workflow, submits it, and prints the result."""
     parts = list(shares(files(asked.tree), asked.part_kib << 10))
     if not parts:
-        raise SystemExit(f"there is no text below {asked.tree}")
+        raise SystemExit(f"there is no text below {asked.tree}; name a directory with text files")
     dag = app.dag(name="wordcount", on_failure="fail_fast")
     counts = [dag.add(count, part) for part in parts]
-    # A tree: no task is given more than a few counts, for what a task is given is bounded.
+    # The counts are merged as a tree, because the inputs of one task are bounded.
     while len(counts) > 1:
         counts = [dag.add(merge, counts[begin : begin + asked.fan_in]) for begin in range(0, len(counts), asked.fan_in)]
     last = dag.add(most, counts[0], asked.top)
@@ -48,14 +50,14 @@ def work(asked: argparse.Namespace) -> None:
 
 
 def files(tree: Path) -> Iterator[tuple[Path, int]]:
-    """The texts below a directory, and how long they are."""
+    """Yields the text files below a directory, with their lengths in bytes."""
     for path in sorted(tree.rglob("*")):
         if path.suffix in SUFFIXES and not SKIPPED.intersection(path.parts) and path.is_file():
             yield path, path.stat().st_size
 
 
 def shares(found: Iterator[tuple[Path, int]], size: int) -> Iterator[list[str]]:
-    """The texts in shares of about the same size."""
+    """Splits the text files into shares of about the same size."""
     share: list[str] = []
     held = 0
     for path, length in found:

@@ -15,7 +15,7 @@ _WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 
 @app.task(timeout=60)
 def count(paths: list[str]) -> dict[str, int]:
-    """The words of some files, and how often each is there."""
+    """Counts the words of some files."""
     counts: Counter[str] = Counter()
     for path in paths:
         text = Path(path).read_text(errors="replace")
@@ -25,7 +25,7 @@ def count(paths: list[str]) -> dict[str, int]:
 
 @app.task(timeout=60)
 def merge(parts: list[dict[str, int]]) -> dict[str, int]:
-    """Several counts as one."""
+    """Adds several counts."""
     total: Counter[str] = Counter()
     for part in parts:
         total.update(part)
@@ -34,5 +34,5 @@ def merge(parts: list[dict[str, int]]) -> dict[str, int]:
 
 @app.task
 def most(counts: dict[str, int], number: int) -> list[tuple[str, int]]:
-    """The words that are there most often."""
+    """Returns the most frequent words."""
     return Counter(counts).most_common(number)
