@@ -1,13 +1,12 @@
-//! When a schedule ticks: cron's words in a time zone, as points in time.
+//! Cron expressions: when a schedule ticks in its time zone, as points in time.
 //!
-//! Both the server (which refuses what makes no sense, and shows what is to come) and the leader (which works out each
-//! next tick) ask here; the table never does, because another version of the time-zone database would give it other ticks.
+//! Both the server (which refuses invalid expressions, and shows the next ticks) and the leader (which computes each next
+//! tick) use this. The table never does, because another version of the time-zone database would give it other ticks.
 //!
-//! Daylight saving, which is croner's rule and Vixie cron's: a time of day that is fixed (one second, one minute, one
-//! hour, such as `30 2 * * *`) happens once a day whatever the clocks do. Where they skip it, it happens at the first
-//! moment after the gap; where they repeat it, at the first of the two. Anything with more than one value in these fields
-//! (`*/30 * * * *`, `0 1-3 * * *`) goes by what the clock on the wall shows: what is skipped does not happen, what is
-//! repeated happens again.
+//! Daylight saving follows the rule of croner and of Vixie cron. A fixed time of day (one second, one minute, one hour, such
+//! as `30 2 * * *`) happens once a day: where clocks skip it, at the first moment after the gap; where they repeat it, at
+//! the first of the two. An expression with more than one value in these fields (`*/30 * * * *`, `0 1-3 * * *`) follows the
+//! wall clock: a skipped time does not happen, a repeated time happens again.
 
 use std::str::FromStr;
 
@@ -16,26 +15,26 @@ use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
-/// Longest expression that is looked at.
-const CRON_BYTES_MAX: usize = 200;
-/// Ticks this far apart are as good as none; the calendar repeats itself within it.
-const YEARS_MAX: u64 = 50;
+/// Longest expression that is parsed.
+const EXPRESSION_BYTES_MAX: usize = 200;
+/// Furthest tick that counts; the calendar repeats itself within this time.
+const LOOKAHEAD_YEARS: u64 = 50;
 const YEAR_MS: u64 = 366 * 24 * 3_600_000;
 
-/// When ticks are. See the module.
+/// A parsed cron expression with its time zone.
 #[derive(Debug)]
-pub struct Times {
+pub struct CronSchedule {
     cron: Cron,
     zone: Tz,
 }
 
-/// What is wrong with the words.
+/// Why an expression or its time zone is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unclear {
-    /// With the expression.
+pub enum CronError {
+    /// The expression is invalid.
     #[error("{0}")]
-    Cron(String),
-    /// With the time zone.
+    Expression(String),
+    /// The time zone is unknown.
     #[error("{0}")]
     Timezone(String),
 }
@@ -66,20 +65,20 @@ const NICKNAMES: [&str; 6] = [
     "@hourly",
 ];
 
-impl Times {
-    /// Reads an expression and the name of a time zone.
-    pub fn read(cron: &str, timezone: &str) -> Result<Self, Unclear> {
+impl CronSchedule {
+    /// Parses an expression and the name of a time zone.
+    pub fn parse(cron: &str, timezone: &str) -> Result<Self, CronError> {
         let zone = Tz::from_str(timezone).map_err(|_| {
-            Unclear::Timezone(format!(
+            CronError::Timezone(format!(
                 "{timezone:?} is no time zone; its name in the IANA database is meant, such as Europe/Paris or UTC"
             ))
         })?;
-        let cron = read_cron(cron).map_err(Unclear::Cron)?;
+        let cron = parse_expression(cron).map_err(CronError::Expression)?;
         Ok(Self { cron, zone })
     }
 
-    /// The first tick after this moment, in Unix ms; `None` if there is none to speak of.
-    pub fn after(&self, ms: u64) -> Option<u64> {
+    /// The first tick after this moment, in Unix ms; `None` if there is none within fifty years.
+    pub fn next_after(&self, ms: u64) -> Option<u64> {
         let from = i64::try_from(ms)
             .ok()
             .and_then(DateTime::from_timestamp_millis)?
@@ -88,21 +87,21 @@ impl Times {
         let next_ms = u64::try_from(next.timestamp_millis()).ok()?;
         // croner counts in whole seconds: a part of one at the end would belong to the question, not to the answer.
         let next_ms = next_ms - next_ms % 1_000;
-        (next_ms > ms && next_ms - ms <= YEARS_MAX * YEAR_MS).then_some(next_ms)
+        (next_ms > ms && next_ms - ms <= LOOKAHEAD_YEARS * YEAR_MS).then_some(next_ms)
     }
 
-    /// The same moment as the clock on the wall there shows it.
-    pub fn local(&self, ms: u64) -> Option<String> {
+    /// The moment as a wall clock in the time zone shows it.
+    pub fn local_time(&self, ms: u64) -> Option<String> {
         let time = DateTime::<Utc>::from_timestamp_millis(i64::try_from(ms).ok()?)?;
         let local = time.with_timezone(&self.zone);
         Some(local.to_rfc3339_opts(SecondsFormat::Secs, false))
     }
 }
 
-fn read_cron(text: &str) -> Result<Cron, String> {
-    if text.len() > CRON_BYTES_MAX {
+fn parse_expression(text: &str) -> Result<Cron, String> {
+    if text.len() > EXPRESSION_BYTES_MAX {
         return Err(format!(
-            "is {} bytes long, the bound is {CRON_BYTES_MAX}",
+            "is {} bytes long, the bound is {EXPRESSION_BYTES_MAX}",
             text.len()
         ));
     }
@@ -113,7 +112,11 @@ fn read_cron(text: &str) -> Result<Cron, String> {
         let known = NICKNAMES
             .iter()
             .any(|known| known.eq_ignore_ascii_case(nickname));
-        let known = if known { parse(nickname).ok() } else { None };
+        let known = if known {
+            parse_fields(nickname).ok()
+        } else {
+            None
+        };
         return known.ok_or_else(|| {
             format!(
                 "{nickname:?} is none of the nicknames {}",
@@ -131,12 +134,12 @@ fn read_cron(text: &str) -> Result<Cron, String> {
             ));
         }
     };
-    parse(&words.join(" ")).map_err(|why| {
+    parse_fields(&words.join(" ")).map_err(|why| {
         // The field that is wrong is wrong also when all others are right.
         let alone = |at: usize| {
             let mut others = vec!["*"; words.len()];
             others[at] = words[at];
-            parse(&others.join(" ")).is_err()
+            parse_fields(&others.join(" ")).is_err()
         };
         match (0..words.len()).find(|&at| alone(at)) {
             Some(at) => {
@@ -148,7 +151,7 @@ fn read_cron(text: &str) -> Result<Cron, String> {
     })
 }
 
-fn parse(text: &str) -> Result<Cron, String> {
+fn parse_fields(text: &str) -> Result<Cron, String> {
     CronParser::builder()
         .seconds(Seconds::Optional)
         .year(Year::Disallowed)
@@ -168,16 +171,18 @@ mod tests {
 
     /// The ticks after a moment, as the clocks there show them.
     fn ticks(cron: &str, zone: &str, from: &str, count: usize) -> Vec<String> {
-        let times = Times::read(cron, zone).expect("clear");
-        let ticks = std::iter::successors(times.after(ms(from)), |&tick| times.after(tick));
+        let schedule = CronSchedule::parse(cron, zone).expect("valid");
+        let ticks = std::iter::successors(schedule.next_after(ms(from)), |&tick| {
+            schedule.next_after(tick)
+        });
         ticks
             .take(count)
-            .map(|tick| times.local(tick).expect("within the calendar"))
+            .map(|tick| schedule.local_time(tick).expect("within the calendar"))
             .collect()
     }
 
     #[test]
-    fn five_fields_or_six_with_seconds_first() {
+    fn an_expression_has_five_fields_or_six_with_seconds_first() {
         assert_eq!(
             ticks("*/5 * * * *", "UTC", "2026-11-23T10:03:07.5Z", 3),
             [
@@ -210,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn days_may_be_told_in_other_ways() {
+    fn days_may_be_written_as_last_nearest_weekday_nth_and_by_nickname() {
         for (cron, day) in [
             ("0 0 L * *", "2026-11-30"),
             ("0 0 15W 8 *", "2027-08-16"),
@@ -232,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn in_spring_a_fixed_time_that_is_skipped_happens_right_after_the_gap() {
+    fn a_fixed_time_skipped_in_spring_happens_right_after_the_gap() {
         // Paris goes from 02:00 to 03:00 on 29 March 2026, New York on 8 March.
         assert_eq!(
             ticks("30 2 * * *", "Europe/Paris", "2026-03-28T00:00:00Z", 3),
@@ -253,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn in_spring_what_goes_by_the_clock_skips_what_the_clock_skips() {
+    fn a_repeating_time_skipped_in_spring_does_not_happen() {
         assert_eq!(
             ticks("*/30 * * * *", "Europe/Paris", "2026-03-29T00:15:00Z", 3),
             [
@@ -273,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn in_autumn_a_fixed_time_that_is_repeated_happens_once() {
+    fn a_fixed_time_repeated_in_autumn_happens_once() {
         // Paris goes back from 03:00 to 02:00 on 25 October 2026, New York from 02:00 to 01:00 on 1 November.
         assert_eq!(
             ticks("30 2 * * *", "Europe/Paris", "2026-10-24T22:00:00Z", 2),
@@ -291,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn in_autumn_what_goes_by_the_clock_happens_again() {
+    fn a_repeating_time_repeated_in_autumn_happens_again() {
         assert_eq!(
             ticks("*/30 * * * *", "Europe/Paris", "2026-10-25T00:15:00Z", 4),
             [
@@ -312,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_never_stand_still() {
+    fn each_tick_is_later_than_the_one_before() {
         let zones = [
             "UTC",
             "Europe/Paris",
@@ -327,20 +332,24 @@ mod tests {
         ];
         for zone in zones {
             for cron in crons {
-                let times = Times::read(cron, zone).expect("clear");
+                let schedule = CronSchedule::parse(cron, zone).expect("valid");
                 let mut tick = ms("2026-03-01T00:00:00Z");
                 while tick < ms("2026-11-10T00:00:00Z") {
                     // The months in which clocks are changed.
                     if (ms("2026-04-10T00:00:00Z")..ms("2026-10-01T00:00:00Z")).contains(&tick) {
                         tick = ms("2026-10-01T00:00:00Z");
                     }
-                    let next = times.after(tick).expect("it goes on");
+                    let next = schedule.next_after(tick).expect("it goes on");
                     assert!(
                         next > tick && next.is_multiple_of(1_000),
                         "{cron} in {zone}: {tick}"
                     );
                     // Asked at any moment in between, the answer is the same.
-                    assert_eq!(times.after(next - 1), Some(next), "{cron} in {zone}");
+                    assert_eq!(
+                        schedule.next_after(next - 1),
+                        Some(next),
+                        "{cron} in {zone}"
+                    );
                     tick = next;
                 }
             }
@@ -348,9 +357,9 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_named() {
-        let refused = |cron: &str| match Times::read(cron, "UTC") {
-            Err(Unclear::Cron(why)) => why,
+    fn an_invalid_expression_is_refused_with_the_name_of_its_field() {
+        let refused = |cron: &str| match CronSchedule::parse(cron, "UTC") {
+            Err(CronError::Expression(why)) => why,
             other => panic!("{cron}: {other:?}"),
         };
         for (cron, said) in [
@@ -376,19 +385,23 @@ mod tests {
         }
         assert!(refused("* 24 * * *").contains("0-23"));
         for zone in ["", "Mars/Olympus", "CEST+1", "europe/paris"] {
-            let why = Times::read("* * * * *", zone).expect_err("no zone");
-            assert!(matches!(why, Unclear::Timezone(_)), "{zone}");
+            let why = CronSchedule::parse("* * * * *", zone).expect_err("no zone");
+            assert!(matches!(why, CronError::Timezone(_)), "{zone}");
         }
     }
 
     #[test]
     fn a_date_that_never_comes_has_no_tick() {
         for cron in ["0 0 30 2 *", "0 0 31 4,6 *"] {
-            let times = Times::read(cron, "Europe/Paris").expect("clear");
-            assert_eq!(times.after(ms("2026-11-23T10:00:00Z")), None, "{cron}");
+            let schedule = CronSchedule::parse(cron, "Europe/Paris").expect("valid");
+            assert_eq!(
+                schedule.next_after(ms("2026-11-23T10:00:00Z")),
+                None,
+                "{cron}"
+            );
         }
-        let times = Times::read("* * * * *", "UTC").expect("clear");
-        assert_eq!(times.after(u64::MAX), None);
-        assert_eq!(times.local(u64::MAX), None);
+        let schedule = CronSchedule::parse("* * * * *", "UTC").expect("valid");
+        assert_eq!(schedule.next_after(u64::MAX), None);
+        assert_eq!(schedule.local_time(u64::MAX), None);
     }
 }

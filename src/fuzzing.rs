@@ -1,12 +1,12 @@
-//! What a fuzzer gives to the readers of what clients send. Built for tests and with the feature `fuzzing`; `fuzz/` has
-//! the targets and the corpus, on which the tests below run too.
+//! Fuzz targets: the parsers of client input, fed with arbitrary bytes. Built for tests and with the feature `fuzzing`;
+//! `fuzz/` has the targets' entry points and the corpus, on which the tests below run too.
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use triarch_sdk::wire;
 
-use crate::cron::Times;
+use crate::cron::CronSchedule;
 use crate::server::protocol::json;
 use crate::server::protocol::query::Query;
 
@@ -69,16 +69,16 @@ pub fn cron(data: &[u8]) {
         return;
     };
     let (cron, timezone) = text.split_once('\n').unwrap_or((text, "UTC"));
-    let Ok(times) = Times::read(cron, timezone) else {
+    let Ok(schedule) = CronSchedule::parse(cron, timezone) else {
         return;
     };
     let mut at_ms = 1_760_000_000_000;
     for _ in 0..4 {
-        let Some(next_ms) = times.after(at_ms) else {
+        let Some(next_ms) = schedule.next_after(at_ms) else {
             return;
         };
         assert!(next_ms > at_ms, "{next_ms} after {at_ms}");
-        assert!(times.local(next_ms).is_some());
+        assert!(schedule.local_time(next_ms).is_some());
         at_ms = next_ms;
     }
 }

@@ -1,17 +1,19 @@
-//! What came of the commands that this node applied while it led, counted for operators.
+//! Counters of the leader: what the commands did that this node applied while it led, for operators.
 //!
-//! Every node applies every command, and applies many of them again when it restarts. Here each counts once in the
-//! cluster, at the node that leads: the sum over all nodes is what happened. The few commands that are in flight when
-//! leadership changes may count nowhere.
+//! Every node applies every command, and applies many of them again when it restarts. Each command counts once in the
+//! cluster, at the node that leads: the sum over all nodes is the number of events. The few commands that are in flight
+//! when leadership changes may be counted nowhere.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use strum::{EnumCount, IntoStaticStr, VariantArray};
 use triarch_table::Event;
 use triarch_table::types::state::TaskState;
 
-/// Why a lease was ended by the leader instead of its worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expiry {
+/// Why the leader ended a lease instead of its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case", const_into_str)]
+pub enum LeaseExpiry {
     /// Its worker was lost.
     WorkerLost,
     /// Its worker lives and did not confirm it.
@@ -22,102 +24,62 @@ pub enum Expiry {
     Unclaimed,
 }
 
-impl Expiry {
-    /// All of them.
-    pub const ALL: [Expiry; 4] = [
-        Expiry::WorkerLost,
-        Expiry::Unconfirmed,
-        Expiry::TimedOut,
-        Expiry::Unclaimed,
-    ];
-
-    /// A word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Expiry::WorkerLost => "worker_lost",
-            Expiry::Unconfirmed => "unconfirmed",
-            Expiry::TimedOut => "timed_out",
-            Expiry::Unclaimed => "unclaimed",
-        }
-    }
-}
-
-/// What was said of a reported result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Judged {
-    /// It counts.
+/// Verdict on a reported result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case", const_into_str)]
+pub enum ResultVerdict {
+    /// The result counts.
     Accepted,
-    /// Its lease is another's, or over.
+    /// Its fencing token is stale: the lease is another's, or over.
     StaleToken,
-    /// The task is terminal by something else.
+    /// The task is terminal by another cause.
     AlreadyFinished,
     /// There is no such task.
     NotFound,
-    /// It was not even proposed: over its bound.
+    /// Over the size bound, and never proposed.
+    #[strum(serialize = "payload_too_large")]
     TooLarge,
 }
 
-impl Judged {
-    /// All of them.
-    pub const ALL: [Judged; 5] = [
-        Judged::Accepted,
-        Judged::StaleToken,
-        Judged::AlreadyFinished,
-        Judged::NotFound,
-        Judged::TooLarge,
-    ];
-
-    /// A word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Judged::Accepted => "accepted",
-            Judged::StaleToken => "stale_token",
-            Judged::AlreadyFinished => "already_finished",
-            Judged::NotFound => "not_found",
-            Judged::TooLarge => "payload_too_large",
-        }
-    }
-}
-
-/// See the module.
+/// Counters of one node, which count while it leads.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct LeaderCounters {
     leading: AtomicBool,
     task_changes: [AtomicU64; TaskState::ALL.len()],
-    /// Jobs that came into being.
-    pub jobs_submitted: Count,
+    /// Jobs submitted.
+    pub jobs_submitted: Counter,
     /// Leases granted.
-    pub leases_granted: Count,
+    pub leases_granted: Counter,
     /// Workers that registered.
-    pub workers_registered: Count,
-    /// Workers that were silent for their whole time.
-    pub workers_lost: Count,
+    pub workers_registered: Counter,
+    /// Workers lost: silent for their whole lease time.
+    pub workers_lost: Counter,
     /// Ticks of schedules that made a job.
-    pub ticks_fired: Count,
-    /// Ticks of schedules that were over without one.
-    pub ticks_passed: Count,
-    leases_expired: [AtomicU64; Expiry::ALL.len()],
-    results: [AtomicU64; Judged::ALL.len()],
+    pub ticks_fired: Counter,
+    /// Ticks of schedules that passed by without a job.
+    pub ticks_passed: Counter,
+    leases_expired: [AtomicU64; LeaseExpiry::COUNT],
+    results: [AtomicU64; ResultVerdict::COUNT],
 }
 
-/// A number that only grows.
+/// A monotonic counter.
 #[derive(Debug, Default)]
-pub struct Count(AtomicU64);
+pub struct Counter(AtomicU64);
 
-impl Count {
-    /// More of it.
-    pub fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
+impl Counter {
+    /// Adds to the counter.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// How much it is.
+    /// The current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-impl Tally {
-    /// This node leads from now on, or does not.
+impl LeaderCounters {
+    /// Sets whether this node leads.
     pub fn set_leading(&self, leading: bool) {
         self.leading.store(leading, Ordering::Relaxed);
     }
@@ -128,8 +90,8 @@ impl Tally {
         self.leading.load(Ordering::Relaxed)
     }
 
-    /// Counts what happened in an apply.
-    pub fn applied(&self, events: &[Event]) {
+    /// Counts the events of an applied entry.
+    pub fn count_applied(&self, events: &[Event]) {
         if !self.leading.load(Ordering::Relaxed) {
             return;
         }
@@ -156,28 +118,28 @@ impl Tally {
         }
     }
 
-    /// Leases were ended by the leader.
-    pub fn expired(&self, why: Expiry, leases: u64) {
-        self.leases_expired[why as usize].fetch_add(leases, Ordering::Relaxed);
+    /// Counts leases that the leader ended.
+    pub fn count_expired_leases(&self, reason: LeaseExpiry, leases: u64) {
+        self.leases_expired[reason as usize].fetch_add(leases, Ordering::Relaxed);
     }
 
-    /// A result was judged.
-    pub fn judged(&self, verdict: Judged) {
+    /// Counts the verdict on a result.
+    pub fn count_verdict(&self, verdict: ResultVerdict) {
         self.results[verdict as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often tasks came to be in this state.
+    /// Number of changes of tasks to this state.
     pub fn task_changes(&self, to: TaskState) -> u64 {
         self.task_changes[to as usize].load(Ordering::Relaxed)
     }
 
-    /// How many leases were ended for this reason.
-    pub fn leases_expired(&self, why: Expiry) -> u64 {
-        self.leases_expired[why as usize].load(Ordering::Relaxed)
+    /// Number of leases that the leader ended for this reason.
+    pub fn leases_expired(&self, reason: LeaseExpiry) -> u64 {
+        self.leases_expired[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// How many results were judged so.
-    pub fn results(&self, verdict: Judged) -> u64 {
+    /// Number of results with this verdict.
+    pub fn results(&self, verdict: ResultVerdict) -> u64 {
         self.results[verdict as usize].load(Ordering::Relaxed)
     }
 }

@@ -1,8 +1,9 @@
-//! The table as the cluster replicates it: the state machine that consensus drives, and the signals that its
-//! changes raise on this node.
+//! Replicated state machine: the table as consensus drives it, and the signals that its changes raise on this node.
 //!
-//! Apply writes under the lock and raises signals after it; readers take the lock shared and keep it for a bounded
-//! piece of work. Nothing here asks who leads: signals are raised on every node, and only a leader's loops listen.
+//! # Invariants
+//!
+//! - Apply writes under the lock and raises signals after it. Readers take the lock shared, for a bounded piece of work.
+//! - Signals are raised on every node, whether it leads or not; only the loops of a leader listen.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -16,10 +17,10 @@ use triarch_table::types::state::TaskState;
 use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table};
 
 use crate::feed::{self, Feed};
-use crate::leader_counters::Tally;
+use crate::leader_counters::LeaderCounters;
 use crate::waiters::Waiters;
 
-/// The table of this node, shared by consensus (which writes) and everyone else (who read).
+/// The table of this node, shared by consensus, which writes, and all others, which read.
 pub struct SharedTable {
     table: RwLock<Table>,
     /// Raised after an apply that may have made a grant possible.
@@ -28,25 +29,25 @@ pub struct SharedTable {
     pub timers: tokio::sync::Notify,
     /// Raised after an apply that may have changed when a schedule next ticks.
     pub schedules: tokio::sync::Notify,
-    /// Those who wait for a job or task to finish.
+    /// Requests that wait for a job or task.
     pub waiters: Waiters,
-    /// What happened of late.
+    /// Change feed: the latest part of the history.
     pub feed: Feed,
-    /// How often what happened, while this node led.
-    pub tally: Tally,
+    /// Counters of what was applied while this node led.
+    pub counters: LeaderCounters,
 }
 
 impl SharedTable {
-    /// An empty table, of whose history the last `events_kept` events are kept.
-    pub fn new(events_kept: usize) -> Arc<Self> {
+    /// An empty table with a change feed of the last `event_history` events.
+    pub fn new(event_history: usize) -> Arc<Self> {
         Arc::new(Self {
             table: RwLock::new(Table::new(Limits::default())),
             ready: tokio::sync::Notify::new(),
             timers: tokio::sync::Notify::new(),
             schedules: tokio::sync::Notify::new(),
             waiters: Waiters::default(),
-            feed: Feed::new(events_kept),
-            tally: Tally::default(),
+            feed: Feed::new(event_history),
+            counters: LeaderCounters::default(),
         })
     }
 
@@ -60,7 +61,7 @@ impl SharedTable {
         for event in events {
             match event {
                 Event::TaskChanged { task, to, .. } => {
-                    self.waiters.task_news(*task);
+                    self.waiters.task_updated(*task);
                     match to {
                         TaskState::Queued => ready = true,
                         TaskState::Delayed => timers = true,
@@ -69,7 +70,7 @@ impl SharedTable {
                         | TaskState::Failed
                         | TaskState::Cancelled
                         | TaskState::Expired => {
-                            // Others with its concurrency key may have waited behind it.
+                            // Other tasks with its concurrency key may have waited for it.
                             ready = true;
                             self.waiters.task_finished(*task);
                         }
@@ -109,30 +110,30 @@ impl SharedTable {
 }
 
 /// [`SharedTable`] as consensus sees it.
-pub struct TableMachine {
+pub struct TableStateMachine {
     table: Arc<SharedTable>,
-    /// A digest is taken whenever so many entries more are applied; the same on all nodes.
-    check_every: u64,
-    /// Where views go of which a digest is to be taken.
+    /// Number of entries between two digests; the same on all nodes.
+    digest_interval: u64,
+    /// Receives the views of which a digest is to be taken.
     checkpoints: mpsc::Sender<Frozen>,
 }
 
-impl TableMachine {
-    /// Also gives the views of which digests are to be taken: at the same entries on every node that has the same
-    /// `check_every`.
-    pub fn new(table: Arc<SharedTable>, check_every: u64) -> (Self, mpsc::Receiver<Frozen>) {
-        // One that comes while another waits is left out: a node that starts applies in seconds what took days.
+impl TableStateMachine {
+    /// Also returns the views of which digests are to be taken: at the same entries on every node with the same
+    /// `digest_interval`.
+    pub fn new(table: Arc<SharedTable>, digest_interval: u64) -> (Self, mpsc::Receiver<Frozen>) {
+        // A view that comes while another waits is dropped: a node that starts applies in seconds what took days.
         let (checkpoints, views) = mpsc::channel(1);
         let machine = Self {
             table,
-            check_every,
+            digest_interval,
             checkpoints,
         };
         (machine, views)
     }
 }
 
-impl StateMachine for TableMachine {
+impl StateMachine for TableStateMachine {
     type Reply = Reply;
     type Frozen = FrozenTable;
 
@@ -159,22 +160,22 @@ impl StateMachine for TableMachine {
         };
         let mut table = self.table.table.write();
         #[cfg(feature = "mutations")]
-        let commands = match mutated!(CancelLostOnFailover) && !self.table.tally.leads() {
+        let commands = match mutated!(CancelLostOnFailover) && !self.table.counters.leads() {
             true => crate::mutated::without_cancels(commands),
             false => commands,
         };
         let before = table.last_index();
         let replies = table.apply(stamp, commands, &mut events);
-        if before / self.check_every < entry.index / self.check_every
-            && let Ok(place) = self.checkpoints.try_reserve()
+        if before / self.digest_interval < entry.index / self.digest_interval
+            && let Ok(permit) = self.checkpoints.try_reserve()
         {
-            place.send(table.freeze());
+            permit.send(table.freeze());
         }
         let at_ms = table.now_ms();
-        let told = feed::told(&RwLockWriteGuard::downgrade(table), &events);
-        // Before anybody is woken: who hears that something ended finds it in the history.
-        self.table.feed.record(entry.index, at_ms, told);
-        self.table.tally.applied(&events);
+        let records = feed::records_of(&RwLockWriteGuard::downgrade(table), &events);
+        // Before any waiter is woken: one that hears of an end finds it in the history.
+        self.table.feed.append(entry.index, at_ms, records);
+        self.table.counters.count_applied(&events);
         self.table.raise(&events);
         Ok(replies)
     }
@@ -188,7 +189,7 @@ impl StateMachine for TableMachine {
             .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
         *self.table.table.write() = restored;
         self.table.feed.restart(last_index);
-        // Everything may have changed at once: whoever waits looks again.
+        // Everything may have changed at once: all waiters read the table again.
         self.table.waiters.wake_all();
         self.table.ready.notify_one();
         self.table.timers.notify_one();

@@ -1,5 +1,12 @@
-//! Requests that wait for a job, a task or any of many tasks to finish, or for news of a task. Woken one by one by apply, on
-//! whichever node they wait; bounded, and every wait has a deadline of its own at its caller.
+//! Waiter registry: requests that wait for a job, a task or any of many tasks to finish, or for an update of a task.
+//!
+//! Apply wakes them one by one, on whichever node they wait.
+//!
+//! # Invariants
+//!
+//! - The number of waiters on a node is bounded.
+//! - A wait has no deadline here: its caller bounds it in time, and reads the table when it is woken.
+//! - A caller registers first, reads the table then, and waits last, so that no change slips between.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,62 +16,62 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use triarch_table::{JobId, TaskId};
 
-/// At most so much is waited for on one node: a request that waits for any of many tasks counts once for each.
+/// Most waiters on one node. A request that waits for any of many tasks counts once for each.
 const WAITERS_MAX: usize = 100_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Awaited {
-    Job(JobId),
-    Task(TaskId),
-    News(TaskId),
+enum WaitKey {
+    JobEnd(JobId),
+    TaskEnd(TaskId),
+    TaskUpdate(TaskId),
 }
 
 /// How a waiting request is woken.
-enum Bell {
+enum WakeHandle {
     One(oneshot::Sender<()>),
-    /// Of a request that waits for several things: whichever is first.
+    /// Of a request that waits for several things: the first of them wakes it.
     Any(Arc<Notify>),
 }
 
-impl Bell {
-    fn ring(self) {
+impl WakeHandle {
+    fn wake(self) {
         match self {
             // A receiver that is gone has given up by itself.
-            Bell::One(sender) => drop(sender.send(())),
-            Bell::Any(notify) => notify.notify_one(),
+            WakeHandle::One(sender) => drop(sender.send(())),
+            WakeHandle::Any(notify) => notify.notify_one(),
         }
     }
 }
 
-/// One waiting request's number, and how it is woken.
-type Waiting = (u64, Bell);
+/// A waiting request's number, and how it is woken.
+type WaiterEntry = (u64, WakeHandle);
 
 /// The waiting requests of this node.
 #[derive(Default)]
 pub struct Waiters {
-    waiting: Mutex<HashMap<Awaited, Vec<Waiting>>>,
+    waiting: Mutex<HashMap<WaitKey, Vec<WaiterEntry>>>,
     count: Arc<AtomicUsize>,
-    /// How many of them wait for news: mostly none, and then news costs nothing.
-    news_count: AtomicUsize,
+    /// Number of waiters for updates: mostly none, and then an update costs nothing.
+    update_count: AtomicUsize,
     next_id: std::sync::atomic::AtomicU64,
 }
 
-/// The node's bound of waiting requests is reached.
+/// The node's bound of waiters is reached.
 #[derive(Debug)]
 pub struct TooManyWaiters;
 
 impl Waiters {
-    /// Waits for the end of a job. Register first, then look at the table, then wait: no end can slip between.
+    /// Registers a waiter for the end of a job.
     pub fn job(&self, job: JobId) -> Result<Wait<'_>, TooManyWaiters> {
-        self.register(Awaited::Job(job))
+        self.register(WaitKey::JobEnd(job))
     }
 
-    /// Waits for the end of a task; as [`Waiters::job`].
+    /// Registers a waiter for the end of a task.
     pub fn task(&self, task: TaskId) -> Result<Wait<'_>, TooManyWaiters> {
-        self.register(Awaited::Task(task))
+        self.register(WaitKey::TaskEnd(task))
     }
 
-    /// Waits for the end of any of these tasks; as [`Waiters::job`].
+    /// Registers a waiter for the end of any of these tasks.
     pub fn any_task(&self, tasks: Vec<TaskId>) -> Result<WaitAny<'_>, TooManyWaiters> {
         if self.count.fetch_add(tasks.len(), Ordering::Relaxed) + tasks.len() > WAITERS_MAX {
             self.count.fetch_sub(tasks.len(), Ordering::Relaxed);
@@ -74,11 +81,11 @@ impl Waiters {
         let notify = Arc::new(Notify::new());
         let mut waiting = self.waiting.lock();
         for &task in &tasks {
-            let bell = Bell::Any(Arc::clone(&notify));
+            let handle = WakeHandle::Any(Arc::clone(&notify));
             waiting
-                .entry(Awaited::Task(task))
+                .entry(WaitKey::TaskEnd(task))
                 .or_default()
-                .push((id, bell));
+                .push((id, handle));
         }
         drop(waiting);
         Ok(WaitAny {
@@ -89,93 +96,93 @@ impl Waiters {
         })
     }
 
-    /// Waits for any news of a task: a change of its state, or output; as [`Waiters::job`].
-    pub fn news(&self, task: TaskId) -> Result<Wait<'_>, TooManyWaiters> {
-        self.register(Awaited::News(task))
+    /// Registers a waiter for any update of a task: a change of its state, or output.
+    pub fn task_update(&self, task: TaskId) -> Result<Wait<'_>, TooManyWaiters> {
+        self.register(WaitKey::TaskUpdate(task))
     }
 
-    /// How much is waited for.
+    /// Number of waiters.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// There is news of the task.
-    pub fn task_news(&self, task: TaskId) {
-        // Who registered before looking at the table is counted before the table changes under its lock.
-        if self.news_count.load(Ordering::Relaxed) > 0 {
-            self.wake(Awaited::News(task));
+    /// Wakes the waiters for updates of the task.
+    pub fn task_updated(&self, task: TaskId) {
+        // A waiter registers before it reads the table, so it is counted before the table changes under its lock.
+        if self.update_count.load(Ordering::Relaxed) > 0 {
+            self.wake(WaitKey::TaskUpdate(task));
         }
     }
 
-    /// The job is terminal.
+    /// Wakes the waiters for the end of the job.
     pub fn job_finished(&self, job: JobId) {
-        self.wake(Awaited::Job(job));
+        self.wake(WaitKey::JobEnd(job));
     }
 
-    /// The task is terminal.
+    /// Wakes the waiters for the end of the task.
     pub fn task_finished(&self, task: TaskId) {
-        self.wake(Awaited::Task(task));
+        self.wake(WaitKey::TaskEnd(task));
     }
 
-    /// Everyone looks again: the whole table was replaced.
+    /// Wakes all waiters: the whole table was replaced.
     pub fn wake_all(&self) {
-        for (_, bells) in self.waiting.lock().drain() {
-            for (_, bell) in bells {
-                bell.ring();
+        for (_, entries) in self.waiting.lock().drain() {
+            for (_, handle) in entries {
+                handle.wake();
             }
         }
     }
 
-    fn register(&self, awaited: Awaited) -> Result<Wait<'_>, TooManyWaiters> {
+    fn register(&self, key: WaitKey) -> Result<Wait<'_>, TooManyWaiters> {
         if self.count.fetch_add(1, Ordering::Relaxed) >= WAITERS_MAX {
             self.count.fetch_sub(1, Ordering::Relaxed);
             return Err(TooManyWaiters);
         }
-        if matches!(awaited, Awaited::News(_)) {
-            self.news_count.fetch_add(1, Ordering::Relaxed);
+        if matches!(key, WaitKey::TaskUpdate(_)) {
+            self.update_count.fetch_add(1, Ordering::Relaxed);
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.waiting
             .lock()
-            .entry(awaited)
+            .entry(key)
             .or_default()
-            .push((id, Bell::One(sender)));
+            .push((id, WakeHandle::One(sender)));
         Ok(Wait {
             waiters: self,
-            awaited,
+            key,
             id,
             receiver,
         })
     }
 
-    fn wake(&self, awaited: Awaited) {
-        let bells = self.waiting.lock().remove(&awaited);
-        for (_, bell) in bells.into_iter().flatten() {
-            bell.ring();
+    fn wake(&self, key: WaitKey) {
+        let entries = self.waiting.lock().remove(&key);
+        for (_, handle) in entries.into_iter().flatten() {
+            handle.wake();
         }
     }
 
-    fn give_up(waiting: &mut HashMap<Awaited, Vec<Waiting>>, awaited: Awaited, id: u64) {
-        if let Some(bells) = waiting.get_mut(&awaited) {
-            bells.retain(|(one, _)| *one != id);
-            if bells.is_empty() {
-                waiting.remove(&awaited);
+    fn deregister(waiting: &mut HashMap<WaitKey, Vec<WaiterEntry>>, key: WaitKey, id: u64) {
+        if let Some(entries) = waiting.get_mut(&key) {
+            entries.retain(|(other, _)| *other != id);
+            if entries.is_empty() {
+                waiting.remove(&key);
             }
         }
     }
 }
 
-/// One waiting request; dropping it gives up its place.
+/// A registered waiter; dropping it deregisters it.
 pub struct Wait<'a> {
     waiters: &'a Waiters,
-    awaited: Awaited,
+    key: WaitKey,
     id: u64,
     receiver: oneshot::Receiver<()>,
 }
 
 impl Wait<'_> {
-    /// Returns when woken. The caller bounds it in time and looks at the table afterwards.
+    /// Returns when woken. The caller bounds the wait in time and reads the table afterwards.
     pub async fn woken(&mut self) {
         let _ = (&mut self.receiver).await;
     }
@@ -184,14 +191,14 @@ impl Wait<'_> {
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         self.waiters.count.fetch_sub(1, Ordering::Relaxed);
-        if matches!(self.awaited, Awaited::News(_)) {
-            self.waiters.news_count.fetch_sub(1, Ordering::Relaxed);
+        if matches!(self.key, WaitKey::TaskUpdate(_)) {
+            self.waiters.update_count.fetch_sub(1, Ordering::Relaxed);
         }
-        Waiters::give_up(&mut self.waiters.waiting.lock(), self.awaited, self.id);
+        Waiters::deregister(&mut self.waiters.waiting.lock(), self.key, self.id);
     }
 }
 
-/// One request that waits for any of many tasks; dropping it gives up its place.
+/// A registered waiter for any of many tasks; dropping it deregisters it.
 pub struct WaitAny<'a> {
     waiters: &'a Waiters,
     tasks: Vec<TaskId>,
@@ -200,7 +207,7 @@ pub struct WaitAny<'a> {
 }
 
 impl WaitAny<'_> {
-    /// Returns when the first of them has ended. The caller bounds it in time and looks at the table afterwards.
+    /// Returns when the first of them has ended. The caller bounds the wait in time and reads the table afterwards.
     pub async fn woken(&self) {
         self.notify.notified().await;
     }
@@ -212,7 +219,7 @@ impl Drop for WaitAny<'_> {
         self.waiters.count.fetch_sub(count, Ordering::Relaxed);
         let mut waiting = self.waiters.waiting.lock();
         for &task in &self.tasks {
-            Waiters::give_up(&mut waiting, Awaited::Task(task), self.id);
+            Waiters::deregister(&mut waiting, WaitKey::TaskEnd(task), self.id);
         }
     }
 }

@@ -1,35 +1,35 @@
-//! Where in the history something stands.
+//! Positions in the change feed: cursors that are the same on every node.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A place in the history: the log index of an entry, and how far into what that entry made happen. The same on every
-/// node, because every node derives the same events from the same entries.
+/// A position in the history: the log index of an entry, and an offset into its events. The same on every node, because
+/// every node derives the same events from the same entries.
 ///
-/// Spelled `42.3` for the event at place 3 of entry 42, and `42` for the whole of that entry.
+/// Spelled `42.3` for the event at offset 3 of entry 42, and `42` for the end of that entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     index: u64,
-    within: u32,
+    offset: u32,
 }
 
-/// Stands behind everything of its entry.
-const WHOLE: u32 = u32::MAX;
+/// Offset behind all events of an entry.
+const ENTRY_END: u32 = u32::MAX;
 
 impl Position {
-    /// The event at this place, from 0, of the entry at `index`.
-    pub fn of(index: u64, within: u32) -> Self {
+    /// The event at this offset, from 0, of the entry at `index`.
+    pub fn record(index: u64, offset: u32) -> Self {
         Self {
             index,
-            within: within.min(WHOLE - 1),
+            offset: offset.min(ENTRY_END - 1),
         }
     }
 
-    /// Behind everything that the entry at `index` made happen.
-    pub fn whole(index: u64) -> Self {
+    /// The position behind all events of the entry at `index`.
+    pub fn entry_end(index: u64) -> Self {
         Self {
             index,
-            within: WHOLE,
+            offset: ENTRY_END,
         }
     }
 
@@ -41,42 +41,42 @@ impl Position {
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.within == WHOLE {
+        if self.offset == ENTRY_END {
             write!(f, "{}", self.index)
         } else {
-            write!(f, "{}.{}", self.index, self.within)
+            write!(f, "{}.{}", self.index, self.offset)
         }
     }
 }
 
-/// The text is no position.
+/// The text is not a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoPosition;
+pub struct InvalidPosition;
 
 impl FromStr for Position {
-    type Err = NoPosition;
+    type Err = InvalidPosition;
 
-    fn from_str(text: &str) -> Result<Self, NoPosition> {
+    fn from_str(text: &str) -> Result<Self, InvalidPosition> {
         match text.split_once('.') {
-            None => Ok(Self::whole(decimal(text)?)),
-            Some((index, within)) => {
-                let within = u32::try_from(decimal(within)?).map_err(|_| NoPosition)?;
-                if within == WHOLE {
-                    return Err(NoPosition);
+            None => Ok(Self::entry_end(decimal(text)?)),
+            Some((index, offset)) => {
+                let offset = u32::try_from(decimal(offset)?).map_err(|_| InvalidPosition)?;
+                if offset == ENTRY_END {
+                    return Err(InvalidPosition);
                 }
-                Ok(Self::of(decimal(index)?, within))
+                Ok(Self::record(decimal(index)?, offset))
             }
         }
     }
 }
 
 /// Plain digits: no sign, and no second spelling by leading zeros.
-fn decimal(text: &str) -> Result<u64, NoPosition> {
+fn decimal(text: &str) -> Result<u64, InvalidPosition> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit());
     if !plain || (text.len() > 1 && text.starts_with('0')) {
-        return Err(NoPosition);
+        return Err(InvalidPosition);
     }
-    text.parse().map_err(|_| NoPosition)
+    text.parse().map_err(|_| InvalidPosition)
 }
 
 #[cfg(test)]
@@ -84,12 +84,12 @@ mod tests {
     use super::Position;
 
     #[test]
-    fn reads_what_it_writes_and_nothing_else() {
+    fn a_position_parses_from_its_own_spelling_only() {
         for (text, position) in [
-            ("42.0", Position::of(42, 0)),
-            ("42.10", Position::of(42, 10)),
-            ("42", Position::whole(42)),
-            ("0", Position::whole(0)),
+            ("42.0", Position::record(42, 0)),
+            ("42.10", Position::record(42, 10)),
+            ("42", Position::entry_end(42)),
+            ("0", Position::entry_end(0)),
         ] {
             assert_eq!(text.parse(), Ok(position));
             assert_eq!(position.to_string(), text);
@@ -114,9 +114,9 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_of_an_entry_stands_behind_its_parts_and_before_the_next() {
-        assert!(Position::of(42, 9) < Position::of(42, 10));
-        assert!(Position::of(42, u32::MAX) < Position::whole(42));
-        assert!(Position::whole(42) < Position::of(43, 0));
+    fn the_end_of_an_entry_sorts_behind_its_events_and_before_the_next_entry() {
+        assert!(Position::record(42, 9) < Position::record(42, 10));
+        assert!(Position::record(42, u32::MAX) < Position::entry_end(42));
+        assert!(Position::entry_end(42) < Position::record(43, 0));
     }
 }

@@ -1,8 +1,8 @@
-//! What is kept of an event: enough to present and to filter it later, when the table has moved on.
+//! Event records: what the change feed keeps of an event, enough to present and filter it after the table has moved on.
 //!
-//! The table's own events name things by id. What those ids stood for is looked up as soon as the entry has applied, so
-//! every node tells the same of it, whenever it is asked. Payloads, results and errors are not kept: they may be large,
-//! and the task can be asked for.
+//! The table's own events name things by id. What the ids stood for is looked up as soon as the entry has applied, so every
+//! node keeps the same record whenever it is read. Payloads, results and errors are not kept: they may be large, and the
+//! task can be read.
 
 use std::sync::Arc;
 
@@ -10,29 +10,29 @@ use triarch_table::records::task::{AttemptEnd, Class};
 use triarch_table::types::state::{JobState, TaskState, WorkerState};
 use triarch_table::{Event, JobId, Table, TaskId, Token, WorkerId};
 
-/// Something that happened, as it is told.
+/// One event of the feed.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Happened {
-    /// A job came into being.
+pub enum EventRecord {
+    /// A job was submitted.
     JobSubmitted {
         job: JobId,
         name: Option<Arc<str>>,
         tasks: u32,
     },
-    /// A task came into being in this state, or changed to it.
+    /// A task was created in this state, or changed to it.
     TaskChanged {
-        task: About,
+        task: TaskRef,
         state: TaskState,
         /// The lease that began or ended with this change.
-        lease: Option<Leased>,
+        lease: Option<LeaseRef>,
     },
     /// A lease was granted.
-    LeaseGranted { task: About, lease: Leased },
+    LeaseGranted { task: TaskRef, lease: LeaseRef },
     /// A lease ended.
     LeaseEnded {
-        task: About,
-        lease: Leased,
-        outcome: Option<Outcome>,
+        task: TaskRef,
+        lease: LeaseRef,
+        outcome: Option<LeaseOutcome>,
     },
     /// A job became terminal.
     JobFinished {
@@ -40,7 +40,7 @@ pub enum Happened {
         name: Option<Arc<str>>,
         state: JobState,
     },
-    /// A worker may take leases.
+    /// A worker registered; it may now poll for tasks.
     WorkerRegistered {
         worker: WorkerId,
         name: Option<Arc<str>>,
@@ -55,7 +55,7 @@ pub enum Happened {
         worker: WorkerId,
         name: Option<Arc<str>>,
     },
-    /// A worker said goodbye.
+    /// A worker left.
     WorkerLeft {
         worker: WorkerId,
         name: Option<Arc<str>>,
@@ -64,7 +64,7 @@ pub enum Happened {
     QueueChanged { queue: Arc<str> },
     /// A schedule was put, deleted, paused or resumed.
     ScheduleChanged { schedule: Arc<str> },
-    /// A tick of a schedule is over.
+    /// A tick of a schedule fired or passed by.
     ScheduleTicked {
         schedule: Arc<str>,
         tick_ms: u64,
@@ -76,29 +76,29 @@ pub enum Happened {
         name: Option<Arc<str>>,
         state: WorkerState,
     },
-    /// The whole table became that of a backup.
+    /// The whole table was replaced by that of a backup.
     Restored,
 }
 
-/// A task. What is `None` was forgotten in the very entry that it happened in.
+/// Reference to a task. A field is `None` if the task was forgotten in the entry of the event itself.
 #[derive(Debug, Clone, PartialEq)]
-pub struct About {
+pub struct TaskRef {
     pub task: TaskId,
     pub job: Option<JobId>,
     pub class: Option<Arc<Class>>,
 }
 
-/// A lease.
+/// Reference to a lease.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Leased {
+pub struct LeaseRef {
     pub worker: WorkerId,
     pub token: Token,
     pub attempt: Option<u32>,
 }
 
-/// How an attempt ended, without the error it may have ended with.
+/// How a lease ended, without the error of its attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum LeaseOutcome {
     Succeeded,
     Failed,
     TimedOut,
@@ -107,41 +107,42 @@ pub enum Outcome {
     Cancelled,
 }
 
-impl Outcome {
+impl LeaseOutcome {
     fn of(end: &AttemptEnd) -> Self {
         match end {
-            AttemptEnd::Succeeded => Outcome::Succeeded,
-            AttemptEnd::Failed { .. } => Outcome::Failed,
-            AttemptEnd::TimedOut => Outcome::TimedOut,
-            AttemptEnd::Lost | AttemptEnd::LeaseExpired => Outcome::Lost,
-            AttemptEnd::Returned => Outcome::Returned,
-            AttemptEnd::Cancelled => Outcome::Cancelled,
+            AttemptEnd::Succeeded => LeaseOutcome::Succeeded,
+            AttemptEnd::Failed { .. } => LeaseOutcome::Failed,
+            AttemptEnd::TimedOut => LeaseOutcome::TimedOut,
+            AttemptEnd::Lost | AttemptEnd::LeaseExpired => LeaseOutcome::Lost,
+            AttemptEnd::Returned => LeaseOutcome::Returned,
+            AttemptEnd::Cancelled => LeaseOutcome::Cancelled,
         }
     }
 }
 
-/// What the events of one entry are told as; `table` is as that entry left it.
-pub fn told(table: &Table, events: &[Event]) -> Vec<Happened> {
+/// Records of the events of one entry. `table` is as that entry left it.
+pub fn records_of(table: &Table, events: &[Event]) -> Vec<EventRecord> {
     let before = std::iter::once(None).chain(events.iter().map(Some));
-    let told = before.zip(events);
-    told.map(|(before, event)| tell(table, before, event))
+    let pairs = before.zip(events);
+    pairs
+        .map(|(before, event)| record_of(table, before, event))
         .collect()
 }
 
-fn tell(table: &Table, before: Option<&Event>, event: &Event) -> Happened {
+fn record_of(table: &Table, before: Option<&Event>, event: &Event) -> EventRecord {
     match *event {
         Event::JobSubmitted { job } => {
             let found = table.job(job);
-            Happened::JobSubmitted {
+            EventRecord::JobSubmitted {
                 job,
                 name: found.map(|job| Arc::clone(&job.name)),
                 tasks: found.map_or(0, |job| job.tasks),
             }
         }
-        Event::TaskChanged { task, job, to } => Happened::TaskChanged {
-            task: About {
+        Event::TaskChanged { task, job, to } => EventRecord::TaskChanged {
+            task: TaskRef {
                 job: Some(job),
-                ..about(table, task)
+                ..task_ref(table, task)
             },
             state: to,
             lease: before.and_then(|before| lease_of(table, task, before)),
@@ -150,64 +151,64 @@ fn tell(table: &Table, before: Option<&Event>, event: &Event) -> Happened {
             task,
             worker,
             token,
-        } => Happened::LeaseGranted {
-            task: about(table, task),
-            lease: leased(table, task, worker, token),
+        } => EventRecord::LeaseGranted {
+            task: task_ref(table, task),
+            lease: lease_ref(table, task, worker, token),
         },
         Event::LeaseEnded {
             task,
             worker,
             token,
-        } => Happened::LeaseEnded {
-            task: about(table, task),
-            lease: leased(table, task, worker, token),
+        } => EventRecord::LeaseEnded {
+            task: task_ref(table, task),
+            lease: lease_ref(table, task, worker, token),
             outcome: table.task(task).and_then(|task| {
                 let attempts = task.history.iter().rev();
                 let mut ended = attempts.filter(|attempt| attempt.token == token);
-                ended.next().map(|attempt| Outcome::of(&attempt.end))
+                ended.next().map(|attempt| LeaseOutcome::of(&attempt.end))
             }),
         },
-        Event::JobFinished { job, state } => Happened::JobFinished {
+        Event::JobFinished { job, state } => EventRecord::JobFinished {
             job,
             name: table.job(job).map(|job| Arc::clone(&job.name)),
             state,
         },
-        Event::WorkerRegistered { worker } => Happened::WorkerRegistered {
+        Event::WorkerRegistered { worker } => EventRecord::WorkerRegistered {
             worker,
             name: name(table, worker),
         },
-        Event::WorkerDraining { worker } => Happened::WorkerDraining {
+        Event::WorkerDraining { worker } => EventRecord::WorkerDraining {
             worker,
             name: name(table, worker),
         },
-        Event::WorkerGone { worker, lost: true } => Happened::WorkerLost {
+        Event::WorkerGone { worker, lost: true } => EventRecord::WorkerLost {
             worker,
             name: name(table, worker),
         },
         Event::WorkerGone {
             worker,
             lost: false,
-        } => Happened::WorkerLeft {
+        } => EventRecord::WorkerLeft {
             worker,
             name: name(table, worker),
         },
-        Event::WorkerChanged { worker, to } => Happened::WorkerChanged {
+        Event::WorkerChanged { worker, to } => EventRecord::WorkerChanged {
             worker,
             name: name(table, worker),
             state: to,
         },
-        Event::Restored => Happened::Restored,
-        Event::QueueChanged { ref queue } => Happened::QueueChanged {
+        Event::Restored => EventRecord::Restored,
+        Event::QueueChanged { ref queue } => EventRecord::QueueChanged {
             queue: Arc::clone(queue),
         },
-        Event::ScheduleChanged { ref name } => Happened::ScheduleChanged {
+        Event::ScheduleChanged { ref name } => EventRecord::ScheduleChanged {
             schedule: Arc::clone(name),
         },
         Event::ScheduleTicked {
             ref name,
             tick_ms,
             job,
-        } => Happened::ScheduleTicked {
+        } => EventRecord::ScheduleTicked {
             schedule: Arc::clone(name),
             tick_ms,
             job,
@@ -215,9 +216,9 @@ fn tell(table: &Table, before: Option<&Event>, event: &Event) -> Happened {
     }
 }
 
-/// The lease that the event just before tells of, if it is one of this task: the table tells of a lease first and of the
-/// change that it made next.
-fn lease_of(table: &Table, changed: TaskId, before: &Event) -> Option<Leased> {
+/// The lease of the preceding event, if it is one of this task: the table reports a lease first, and the change of state
+/// that comes with it next.
+fn lease_of(table: &Table, changed: TaskId, before: &Event) -> Option<LeaseRef> {
     match *before {
         Event::LeaseGranted {
             task,
@@ -228,7 +229,7 @@ fn lease_of(table: &Table, changed: TaskId, before: &Event) -> Option<Leased> {
             task,
             worker,
             token,
-        } => (task == changed).then(|| leased(table, task, worker, token)),
+        } => (task == changed).then(|| lease_ref(table, task, worker, token)),
         Event::JobSubmitted { .. }
         | Event::TaskChanged { .. }
         | Event::JobFinished { .. }
@@ -243,16 +244,16 @@ fn lease_of(table: &Table, changed: TaskId, before: &Event) -> Option<Leased> {
     }
 }
 
-fn about(table: &Table, task: TaskId) -> About {
+fn task_ref(table: &Table, task: TaskId) -> TaskRef {
     let found = table.task(task);
-    About {
+    TaskRef {
         task,
         job: found.map(|task| task.job),
         class: found.map(|task| Arc::clone(&task.spec.class)),
     }
 }
 
-fn leased(table: &Table, task: TaskId, worker: WorkerId, token: Token) -> Leased {
+fn lease_ref(table: &Table, task: TaskId, worker: WorkerId, token: Token) -> LeaseRef {
     let attempt = table.task(task).and_then(|task| {
         let running = task.lease().filter(|lease| lease.token == token);
         let attempts = task.history.iter().rev();
@@ -261,7 +262,7 @@ fn leased(table: &Table, task: TaskId, worker: WorkerId, token: Token) -> Leased
             .map(|lease| lease.attempt)
             .or_else(|| ended.next().map(|attempt| attempt.attempt))
     });
-    Leased {
+    LeaseRef {
         worker,
         token,
         attempt,

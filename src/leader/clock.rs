@@ -1,12 +1,14 @@
-//! The cluster's clock, as this node reads it: Unix time that is steady, and right if most of the masters' clocks are.
+//! Cluster clock, as this node reads it: Unix time that does not jump, and is right if most of the nodes' clocks are.
 //!
-//! One wall clock may be wrong, on any node, also when its process starts. So the *middle* of all masters' wall clocks is
-//! taken for the time; of an even number of them the earlier of the two in the middle, because late is harmless where
-//! early is not: the table's time never goes back.
+//! Any single wall clock may be wrong, also when its process starts. So the *median* of all nodes' wall clocks counts as
+//! the time. Of an even number it is the earlier of the two in the middle: a late clock is harmless, an early one is not,
+//! because the table's time never goes back.
 //!
-//! A leader's stamps must besides be steady. From the beginning of its term its clock moves by what the monotonic clock
-//! says has passed, drawn towards the middle by at most one part in ten: whatever is stepped meanwhile makes delays at most
-//! a tenth shorter or longer, and never makes time stand still.
+//! # Invariants
+//!
+//! - From the beginning of a term the leader's clock moves with the monotonic clock and is slewed towards the median, by at
+//!   most one part in ten. A step of any wall clock makes delays at most a tenth shorter or longer.
+//! - Within a term the clock never goes back and never stands still.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,120 +16,127 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use triarch_raft::peer_clocks::{PeerClocks, wall_us};
 
-/// See the module.
-pub struct SteadyClock {
+/// Median of the nodes' clocks, slewed within a term. See the module.
+pub struct ClusterClock {
     peers: Arc<PeerClocks>,
     /// Only while this node leads.
-    steady: Mutex<Option<Reading>>,
+    slewed: Mutex<Option<SlewedTime>>,
 }
 
-struct Reading {
-    told_us: u64,
+struct SlewedTime {
+    unix_us: u64,
     at: Instant,
 }
 
-/// A leader's clock may run this much faster or slower than real time while it is drawn towards the middle.
-const DRAW_DIVISOR: u64 = 10;
+/// A leader's clock runs faster or slower than real time by at most this part while it is slewed.
+const SLEW_DIVISOR: u64 = 10;
 
-impl SteadyClock {
-    /// A clock that looks at these others too.
+impl ClusterClock {
+    /// A clock that also counts these clocks of other nodes.
     pub fn new(peers: Arc<PeerClocks>) -> Self {
         Self {
             peers,
-            steady: Mutex::new(None),
+            slewed: Mutex::new(None),
         }
     }
 
-    /// This node leads from now on, over a table whose time is `table_ms`.
+    /// Begins a term of leadership over a table whose time is `table_ms`.
     pub fn begin_term(&self, table_ms: u64) {
         let now = Instant::now();
-        *self.steady.lock() = Some(Reading {
-            told_us: self.middle_us(now).max(table_ms.saturating_mul(1_000)),
+        *self.slewed.lock() = Some(SlewedTime {
+            unix_us: self.median_us(now).max(table_ms.saturating_mul(1_000)),
             at: now,
         });
     }
 
-    /// It leads no more.
+    /// Ends the term: the clock is the plain median again.
     pub fn end_term(&self) {
-        *self.steady.lock() = None;
+        *self.slewed.lock() = None;
     }
 
-    /// Unix time in milliseconds; never goes back within a term.
+    /// Unix time in milliseconds. Never goes back within a term.
     pub fn now_ms(&self) -> u64 {
         let now = Instant::now();
-        let middle_us = self.middle_us(now);
-        let mut steady = self.steady.lock();
-        let told_us = match &mut *steady {
-            Some(reading) => reading.bring_up(now, middle_us),
-            None => middle_us,
+        let median_us = self.median_us(now);
+        let mut slewed = self.slewed.lock();
+        let unix_us = match &mut *slewed {
+            Some(time) => time.advance_to(now, median_us),
+            None => median_us,
         };
-        told_us / 1_000
+        unix_us / 1_000
     }
 
-    /// By how much this node's wall clock is ahead of the middle, in ms; negative if it is behind. `None` while fewer
-    /// than two others are known, since then nobody can say who is right.
-    pub fn ahead_ms(&self) -> Option<i64> {
+    /// Clock skew of this node: how far its wall clock is ahead of the median, in ms; negative if it is behind. `None` while
+    /// fewer than two other clocks are known, because then none can be called right.
+    pub fn skew_ms(&self) -> Option<i64> {
         let others = self.peers.read(Instant::now());
         if others.len() < 2 {
             return None;
         }
         let own_us = wall_us();
-        let middle_us = middle(own_us, others.into_values());
+        let median_us = median(own_us, others.into_values());
         let signed = |us: u64| i64::try_from(us / 1_000).unwrap_or(i64::MAX);
-        Some(signed(own_us).saturating_sub(signed(middle_us)))
+        Some(signed(own_us).saturating_sub(signed(median_us)))
     }
 
-    fn middle_us(&self, now: Instant) -> u64 {
-        middle(wall_us(), self.peers.read(now).into_values())
+    fn median_us(&self, now: Instant) -> u64 {
+        median(wall_us(), self.peers.read(now).into_values())
     }
 }
 
-/// The middle one, or the earlier of two in the middle.
-fn middle(own_us: u64, others_us: impl Iterator<Item = u64>) -> u64 {
+/// The median, or the earlier of the two in the middle.
+fn median(own_us: u64, others_us: impl Iterator<Item = u64>) -> u64 {
     let mut all: Vec<u64> = others_us.chain([own_us]).collect();
     all.sort_unstable();
     all[(all.len() - 1) / 2]
 }
 
-impl Reading {
-    fn bring_up(&mut self, now: Instant, middle_us: u64) -> u64 {
-        let passed = now.saturating_duration_since(self.at);
-        self.told_us = advance(self.told_us, passed, middle_us);
+impl SlewedTime {
+    fn advance_to(&mut self, now: Instant, median_us: u64) -> u64 {
+        let elapsed = now.saturating_duration_since(self.at);
+        self.unix_us = advance(self.unix_us, elapsed, median_us);
         self.at = now;
-        self.told_us
+        self.unix_us
     }
 }
 
-/// What to tell after `passed`, having told `told_us`, when the middle is at `middle_us`.
-fn advance(told_us: u64, passed: Duration, middle_us: u64) -> u64 {
+/// The time `passed` after it was `unix_us`, when the median is `median_us`.
+fn advance(unix_us: u64, passed: Duration, median_us: u64) -> u64 {
     let passed_us = u64::try_from(passed.as_micros()).unwrap_or(u64::MAX);
-    let expected = told_us.saturating_add(passed_us);
-    let draw = passed_us / DRAW_DIVISOR;
-    middle_us.clamp(expected.saturating_sub(draw), expected.saturating_add(draw))
+    let expected = unix_us.saturating_add(passed_us);
+    let slew_us = passed_us / SLEW_DIVISOR;
+    median_us.clamp(
+        expected.saturating_sub(slew_us),
+        expected.saturating_add(slew_us),
+    )
 }
 
-/// From here on an operator is told.
-const FAR_OFF_MS: u64 = 1_000;
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Clock skew from which an operator is warned.
+const SKEW_WARNING_MS: u64 = 1_000;
+/// Interval between two checks of the clock skew.
+const SKEW_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Tells, once each time it becomes so, that this node's wall clock is far from the others'.
-pub async fn warn(clock: Arc<SteadyClock>) {
-    let mut told = false;
+/// Warns of clock skew, once each time it begins.
+pub async fn warn_of_skew(clock: Arc<ClusterClock>) {
+    let mut warned = false;
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let Some(ahead_ms) = clock.ahead_ms() else {
+        tokio::time::sleep(SKEW_CHECK_INTERVAL).await;
+        let Some(ahead_ms) = clock.skew_ms() else {
             continue;
         };
-        let far = ahead_ms.unsigned_abs() >= FAR_OFF_MS;
-        if far && !told {
+        let far = ahead_ms.unsigned_abs() >= SKEW_WARNING_MS;
+        if far && !warned {
             tracing::warn!(
                 ahead_ms,
-                "this machine's clock is far from those of the other masters; the cluster goes by the middle one: set it"
+                "clock skew: this machine's clock is far from those of the other masters; the cluster goes by the median: set the clock"
             );
-        } else if told && !far {
-            tracing::info!(ahead_ms, "this machine's clock is with the others' again");
+        } else if warned && !far {
+            tracing::info!(
+                ahead_ms,
+                "clock skew is over: this machine's clock agrees with the others again"
+            );
         }
-        told = far;
+        warned = far;
     }
 }
 
@@ -138,25 +147,25 @@ mod tests {
     const HOUR_US: u64 = 3_600_000_000;
 
     #[test]
-    fn one_wrong_clock_of_three_is_not_believed() {
+    fn one_wrong_clock_of_three_does_not_move_the_median() {
         let now = 100 * HOUR_US;
         let near = [now + 3, now - 2];
-        assert_eq!(middle(now, near.into_iter()), now);
-        assert_eq!(middle(now + HOUR_US, near.into_iter()), now + 3);
-        assert_eq!(middle(now - HOUR_US, near.into_iter()), now - 2);
-        assert_eq!(middle(now, [now + 1, now + HOUR_US].into_iter()), now + 1);
+        assert_eq!(median(now, near.into_iter()), now);
+        assert_eq!(median(now + HOUR_US, near.into_iter()), now + 3);
+        assert_eq!(median(now - HOUR_US, near.into_iter()), now - 2);
+        assert_eq!(median(now, [now + 1, now + HOUR_US].into_iter()), now + 1);
     }
 
     #[test]
-    fn of_two_clocks_the_earlier_is_believed() {
-        assert_eq!(middle(9 * HOUR_US, [8 * HOUR_US].into_iter()), 8 * HOUR_US);
-        assert_eq!(middle(8 * HOUR_US, [9 * HOUR_US].into_iter()), 8 * HOUR_US);
-        assert_eq!(middle(8 * HOUR_US, std::iter::empty()), 8 * HOUR_US);
+    fn of_two_clocks_the_earlier_is_the_median() {
+        assert_eq!(median(9 * HOUR_US, [8 * HOUR_US].into_iter()), 8 * HOUR_US);
+        assert_eq!(median(8 * HOUR_US, [9 * HOUR_US].into_iter()), 8 * HOUR_US);
+        assert_eq!(median(8 * HOUR_US, std::iter::empty()), 8 * HOUR_US);
     }
 
     #[test]
-    fn a_term_begins_where_the_table_is_and_never_before() {
-        let clock = SteadyClock::new(Arc::default());
+    fn a_term_begins_no_earlier_than_the_time_of_the_table() {
+        let clock = ClusterClock::new(Arc::default());
         let ahead_ms = wall_us() / 1_000 + 60_000;
         clock.begin_term(ahead_ms);
         let first = clock.now_ms();
@@ -167,21 +176,21 @@ mod tests {
     }
 
     #[test]
-    fn the_others_overrule_this_nodes_clock() {
+    fn two_other_clocks_overrule_this_nodes_clock() {
         let peers = Arc::new(PeerClocks::default());
-        let clock = SteadyClock::new(Arc::clone(&peers));
-        assert_eq!(clock.ahead_ms(), None);
+        let clock = ClusterClock::new(Arc::clone(&peers));
+        assert_eq!(clock.skew_ms(), None);
         let behind = wall_us() - HOUR_US;
         peers.record(2, behind, Instant::now());
         peers.record(3, behind, Instant::now());
-        let told = clock.now_ms() * 1_000;
-        assert!(told < behind + HOUR_US / 2, "{told}");
-        let ahead_ms = clock.ahead_ms().expect("two others are known");
+        let now_us = clock.now_ms() * 1_000;
+        assert!(now_us < behind + HOUR_US / 2, "{now_us}");
+        let ahead_ms = clock.skew_ms().expect("two others are known");
         assert!((3_599_000..3_601_000).contains(&ahead_ms), "{ahead_ms}");
     }
 
     #[test]
-    fn follows_an_honest_clock_exactly() {
+    fn a_right_clock_is_followed_exactly() {
         assert_eq!(
             advance(HOUR_US, Duration::from_secs(1), HOUR_US + 1_000_000),
             HOUR_US + 1_000_000
@@ -189,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_ahead_moves_a_term_by_a_tenth_more() {
+    fn a_median_an_hour_ahead_slews_a_term_by_a_tenth() {
         assert_eq!(
             advance(HOUR_US, Duration::from_secs(1), 2 * HOUR_US),
             HOUR_US + 1_100_000
@@ -197,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_behind_never_turns_a_term_back() {
+    fn a_median_an_hour_behind_slows_a_term_and_never_turns_it_back() {
         assert_eq!(
             advance(2 * HOUR_US, Duration::from_secs(1), HOUR_US),
             2 * HOUR_US + 900_000

@@ -1,5 +1,7 @@
-//! The loops of a leader: dispatch (grants, on events), expiry (silence, on the monotonic clock), time (what the table
-//! waits for until a stamp), and in a file of its own the ticks of schedules. Each looks, decides, proposes, and looks again; none holds a lock over an await.
+//! Control loops of a leader: dispatch (grants, on events), expiry (silence, on the monotonic clock) and time (timers of
+//! the table); the ticks of schedules have a file of their own.
+//!
+//! Each loop reads the table, decides, proposes, and starts over. None holds a lock over an await.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,169 +12,178 @@ use triarch_table::command::EndReason;
 use triarch_table::plan::{self, Plan};
 use triarch_table::{Command, Reply};
 
-use super::{Lead, schedules};
-use crate::leader::leader_state::Taken;
-use crate::leader_counters::Expiry;
+use super::poll_registry::PollReservation;
+use super::term::LeaderTerm;
+use super::{retry, schedules};
+use crate::leader_counters::LeaseExpiry;
 use crate::state_machine::encode;
 
-/// Leases in one decision; the rest follow in the next.
-const GRANTS_AT_ONCE_MAX: usize = 1_024;
-/// Waiting polls that are looked at for one entry's new work.
-const ASKS_MAX: usize = 64;
-/// The table's timers are looked at no less often than this.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Wait before a decision is proposed again after consensus could not take it.
-const AGAIN: Duration = Duration::from_millis(20);
+/// Most grants in one decision; the rest follow in the next.
+const GRANT_BATCH_MAX: usize = 1_024;
+/// Most workers whose demand is considered for one entry's new work.
+const PIGGYBACK_DEMAND_MAX: usize = 64;
+/// Longest interval between two checks of the table's timers.
+const TIMER_POLL_INTERVAL: Duration = Duration::from_secs(30);
 
-pub(super) fn start(lead: &Arc<Lead>) {
+/// Starts the loops of a term. They end with it.
+pub fn start(lead: &Arc<LeaderTerm>) {
     let loops = [
         tokio::spawn(dispatch(Arc::clone(lead))),
         tokio::spawn(expire(Arc::clone(lead))),
-        tokio::spawn(time(Arc::clone(lead))),
-        tokio::spawn(schedules::tick(Arc::clone(lead))),
+        tokio::spawn(advance_time(Arc::clone(lead))),
+        tokio::spawn(schedules::fire_ticks(Arc::clone(lead))),
     ];
-    for work in loops {
-        let over = lead.over.clone();
+    for task in loops {
+        let lead = Arc::clone(lead);
         tokio::spawn(async move {
-            over.cancelled().await;
-            work.abort();
+            lead.ended().await;
+            task.abort();
         });
     }
 }
 
 /// Grants queued tasks to waiting polls as soon as one meets the other.
-async fn dispatch(lead: Arc<Lead>) {
+async fn dispatch(lead: Arc<LeaderTerm>) {
     loop {
-        let (plan, taken) = propose_grants(&lead);
+        let (plan, reserved) = plan_grants(&lead);
         if plan.grants.is_empty() {
             let ready = lead.table.ready.notified();
             match plan.next_start_ms {
                 None => ready.await,
                 Some(at_ms) => {
                     let wait_ms = at_ms.saturating_sub(lead.clock.now_ms()).max(1);
-                    // Either has it look again.
+                    // Either wakes the loop.
                     let _ = tokio::time::timeout(Duration::from_millis(wait_ms), ready).await;
                 }
             }
             continue;
         }
         let grants = plan.grants;
-        let decided = lead.decide(&Command::Grant { grants }).await;
-        if let Err(error) = lead.granted(decided, taken) {
-            again(&lead, "grants", error).await;
+        let decided = lead.propose(&Command::Grant { grants }).await;
+        if let Err(error) = settle_grants(&lead, decided, reserved) {
+            retry::delay_after(&lead, "grants", error).await;
         }
     }
 }
 
-fn propose_grants(lead: &Lead) -> (Plan, Taken) {
+fn plan_grants(lead: &LeaderTerm) -> (Plan, PollReservation) {
     let table = lead.table.read();
-    let mut desk = lead.desk.lock();
-    if desk.nobody_waits() {
-        return (Plan::default(), Taken::default());
+    let mut state = lead.state.lock();
+    if state.polls.is_empty() {
+        return (Plan::default(), PollReservation::default());
     }
-    let asking = |worker| desk.asking(worker);
-    let plan = plan::propose_with(&table, &asking, lead.clock.now_ms(), GRANTS_AT_ONCE_MAX);
-    let taken = desk.take(plan.grants.iter().map(|grant| grant.worker));
-    (plan, taken)
+    let demand = |worker| state.demand_of(worker);
+    let plan = plan::propose_with(&table, &demand, lead.clock.now_ms(), GRANT_BATCH_MAX);
+    let workers = plan.grants.iter().map(|grant| grant.worker);
+    let reserved = state.polls.reserve(workers);
+    (plan, reserved)
 }
 
-impl Lead {
-    /// Tells the polls what came of a decision about them.
-    fn granted(
-        &self,
-        decided: Result<Reply, ProposeError>,
-        taken: Taken,
-    ) -> Result<(), ProposeError> {
-        let mut desk = self.desk.lock();
-        let told = match decided {
-            Ok(Reply::Granted { leases }) => {
-                desk.deliver(&leases, Instant::now());
-                Ok(())
-            }
-            Ok(other) => {
-                tracing::error!(?other, "a grant was answered by something else");
-                Ok(())
-            }
-            Err(error) => Err(error),
-        };
-        desk.give_back(taken);
-        told
-    }
-
-    /// The decision that rides along with an entry that may bring work: if somebody waits for some, it is theirs in the same
-    /// entry, and not a commit later. Nobody is asked to wait for it.
-    pub(super) fn rider(self: &Arc<Self>) -> Option<PiggybackedCommand<Reply>> {
-        let mut desk = self.desk.try_lock()?;
-        let asks = desk.asks(ASKS_MAX);
-        if asks.is_empty() {
-            return None;
+/// Delivers the leases of a decision to the polls that wait for it, and releases the polls that it gave nothing.
+fn settle_grants(
+    lead: &LeaderTerm,
+    decided: Result<Reply, ProposeError>,
+    reserved: PollReservation,
+) -> Result<(), ProposeError> {
+    let mut state = lead.state.lock();
+    let settled = match decided {
+        Ok(Reply::Granted { leases }) => {
+            state.deliver(&leases, Instant::now());
+            Ok(())
         }
-        let taken = desk.take(asks.iter().map(|ask| ask.worker));
-        drop(desk);
-        let (outcome, told) = oneshot::channel::<Result<Committed<Reply>, ProposeError>>();
-        let lead = Arc::clone(self);
-        self.runtime.spawn(async move {
-            let decided = match told.await {
-                Ok(decided) => decided.map(|committed| committed.reply),
-                Err(_) => Err(ProposeError::ShuttingDown),
-            };
-            if let Err(error) = lead.granted(decided, taken) {
-                tracing::debug!(term = lead.term, %error, "grants that rode along: not decided");
-            }
-            // What it left over, and who was left without, meet in the next plan.
-            lead.table.ready.notify_one();
-        });
-        Some(PiggybackedCommand {
-            command: encode(&Command::GrantNext { demands: asks }),
-            outcome,
-        })
-    }
+        Ok(other) => {
+            tracing::error!(?other, "unexpected reply to a grant");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    state.polls.release(reserved);
+    settled
 }
 
-/// Ends what was silent for too long.
-async fn expire(lead: Arc<Lead>) {
+/// Piggybacks a grant on an entry that may bring new tasks: demand that waits is served in the same entry instead of one
+/// commit later. Returns nothing if no worker waits, or if finding out would block.
+pub fn piggyback_grants(lead: &Arc<LeaderTerm>) -> Option<PiggybackedCommand<Reply>> {
+    let mut state = lead.state.try_lock()?;
+    let demands = state.open_demand(PIGGYBACK_DEMAND_MAX);
+    if demands.is_empty() {
+        return None;
+    }
+    let reserved = state
+        .polls
+        .reserve(demands.iter().map(|demand| demand.worker));
+    drop(state);
+    let (outcome, received) = oneshot::channel::<Result<Committed<Reply>, ProposeError>>();
+    let settling = Arc::clone(lead);
+    lead.runtime.spawn(async move {
+        let decided = match received.await {
+            Ok(decided) => decided.map(|committed| committed.reply),
+            Err(_) => Err(ProposeError::ShuttingDown),
+        };
+        if let Err(error) = settle_grants(&settling, decided, reserved) {
+            tracing::debug!(term = settling.term, %error, "piggybacked grants: not decided");
+        }
+        // Tasks that were not granted, and workers that got none, meet in the next plan.
+        settling.table.ready.notify_one();
+    });
+    Some(PiggybackedCommand {
+        command: encode(&Command::GrantNext { demands }),
+        outcome,
+    })
+}
+
+/// Ends leases, and loses workers, after too long a silence.
+async fn expire(lead: Arc<LeaderTerm>) {
     let period = Duration::from_millis((lead.timing.heartbeat_ms / 2).clamp(20, 500));
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut looked = Instant::now();
+    let mut checked = Instant::now();
     loop {
         ticks.tick().await;
-        // A process that was stopped judges nobody by the time it slept through: it may have lost its leadership, and
+        // After a pause of this process, time spent paused counts for nobody: the node may have lost its leadership, and
         // if it has not, the heartbeats of that time are still on their way in.
-        let slept = looked.elapsed().saturating_sub(period * 2);
-        looked = Instant::now();
-        let slept = match mutated!(SleeperJudges) {
+        let pause = checked.elapsed().saturating_sub(period * 2);
+        checked = Instant::now();
+        let pause = match mutated!(SleeperJudges) {
             true => Duration::ZERO,
-            false => slept,
+            false => pause,
         };
-        if slept > Duration::ZERO {
-            lead.desk.lock().forgive(slept + period * 2, looked);
+        if pause > Duration::ZERO {
+            let mut state = lead.state.lock();
+            state.leases.extend_deadlines(pause + period * 2, checked);
         }
-        if slept > Duration::ZERO || !lead.node.leads_now() {
+        if pause > Duration::ZERO || !lead.node.leads_now() {
             continue;
         }
-        // What cannot be written cannot be decided. Whoever is overdue is found again once there is room.
+        // A node that refuses writes can decide nothing. Overdue workers and leases are found again once it has room.
         if lead.node.write_refusal().is_some() {
             continue;
         }
-        let (mut overdue, unclaimed) = {
+        let (mut overdue, undelivered) = {
             let table = lead.table.read();
-            let mut desk = lead.desk.lock();
+            let mut state = lead.state.lock();
             let now = Instant::now();
-            (desk.overdue(&table, lead.timing, now), desk.unclaimed(now))
+            (
+                state.leases.overdue(&table, lead.timing, now),
+                state.expire_undelivered(now),
+            )
         };
         if !overdue.workers.is_empty() {
             for worker in &overdue.workers {
-                lead.desk.lock().dismiss(*worker);
-                tracing::warn!(%worker, lease_ms = lead.timing.lease_ms, "worker lost: not heard of for its whole lease");
+                lead.state.lock().polls.close(*worker);
+                tracing::warn!(%worker, lease_ms = lead.timing.lease_ms, "worker lost: not heard from for its whole lease");
             }
             let workers = overdue.workers;
-            match lead.decide(&Command::LoseWorkers { workers }).await {
-                Ok(Reply::Done { tasks }) => lead.table.tally.expired(Expiry::WorkerLost, tasks),
-                Ok(other) => {
-                    tracing::error!(?other, "the loss of workers was answered by something else");
+            match lead.propose(&Command::LoseWorkers { workers }).await {
+                Ok(Reply::Done { tasks }) => {
+                    lead.table
+                        .counters
+                        .count_expired_leases(LeaseExpiry::WorkerLost, tasks);
                 }
-                Err(error) => again(&lead, "lost workers", error).await,
+                Ok(other) => {
+                    tracing::error!(?other, "unexpected reply to the loss of workers");
+                }
+                Err(error) => retry::delay_after(&lead, "lost workers", error).await,
             }
         }
         if !overdue.leases.is_empty() {
@@ -181,31 +192,34 @@ async fn expire(lead: Arc<Lead>) {
                 "leases ended: not confirmed, or past their timeout"
             );
         }
-        overdue.leases.extend(unclaimed);
+        overdue.leases.extend(undelivered);
         if !overdue.leases.is_empty() {
             let leases = overdue.leases;
-            let reasons: Vec<Expiry> = leases.iter().map(|lease| expiry(lease.reason)).collect();
-            match lead.decide(&Command::EndLeases { leases }).await {
+            let reasons: Vec<LeaseExpiry> = leases
+                .iter()
+                .map(|lease| lease_expiry(lease.reason))
+                .collect();
+            match lead.propose(&Command::EndLeases { leases }).await {
                 // Those that ended another way in between are few, and count here all the same.
                 Ok(_) => reasons
                     .into_iter()
-                    .for_each(|why| lead.table.tally.expired(why, 1)),
-                Err(error) => again(&lead, "ended leases", error).await,
+                    .for_each(|reason| lead.table.counters.count_expired_leases(reason, 1)),
+                Err(error) => retry::delay_after(&lead, "ended leases", error).await,
             }
         }
     }
 }
 
-fn expiry(reason: EndReason) -> Expiry {
+fn lease_expiry(reason: EndReason) -> LeaseExpiry {
     match reason {
-        EndReason::Expired => Expiry::Unconfirmed,
-        EndReason::TimedOut => Expiry::TimedOut,
-        EndReason::Returned => Expiry::Unclaimed,
+        EndReason::Expired => LeaseExpiry::Unconfirmed,
+        EndReason::TimedOut => LeaseExpiry::TimedOut,
+        EndReason::Returned => LeaseExpiry::Unclaimed,
     }
 }
 
-/// Lets the table's time pass whenever it waits for it.
-async fn time(lead: Arc<Lead>) {
+/// Advances the table's time whenever one of its timers is due.
+async fn advance_time(lead: Arc<LeaderTerm>) {
     loop {
         // The table's own time may be ahead of the clock: then what it waits for is due already.
         let (next_ms, table_ms) = {
@@ -215,24 +229,20 @@ async fn time(lead: Arc<Lead>) {
         let now_ms = lead.clock.now_ms().max(table_ms);
         match next_ms {
             None => {
-                // Memories that age raise no signal of their own; none of them is in a hurry.
-                let _ = tokio::time::timeout(LOOK_AGAIN, lead.table.timers.notified()).await;
+                // Deduplication keys that age raise no signal of their own; none of them is urgent.
+                let _ =
+                    tokio::time::timeout(TIMER_POLL_INTERVAL, lead.table.timers.notified()).await;
             }
             Some(next_ms) if next_ms > now_ms => {
                 // Any change of the table may bring an earlier time.
-                let left = Duration::from_millis(next_ms - now_ms).min(LOOK_AGAIN);
+                let left = Duration::from_millis(next_ms - now_ms).min(TIMER_POLL_INTERVAL);
                 let _ = tokio::time::timeout(left, lead.table.timers.notified()).await;
             }
             Some(_) => {
-                if let Err(error) = lead.decide(&Command::AdvanceTime).await {
-                    again(&lead, "time", error).await;
+                if let Err(error) = lead.propose(&Command::AdvanceTime).await {
+                    retry::delay_after(&lead, "time", error).await;
                 }
             }
         }
     }
-}
-
-pub(super) async fn again(lead: &Lead, what: &str, error: ProposeError) {
-    tracing::debug!(term = lead.term, %error, "{what}: not decided, looking again");
-    tokio::time::sleep(AGAIN).await;
 }

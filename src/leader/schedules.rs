@@ -1,8 +1,8 @@
-//! The ticks of schedules: one loop sleeps until the earliest is due, works out the one after it, and proposes both.
+//! Schedule loop: sleeps until the earliest tick is due, computes the tick after it, and proposes both.
 //!
-//! The table takes a tick only if it is the one its schedule waits for, so nothing here has to be remembered: whatever
-//! dies, the next leader finds the same tick due and proposes it again, and the second of two proposals is ignored. What
-//! the loop does decide is what becomes of a tick that is late ([`what_becomes_of`]).
+//! The table takes a tick only if its schedule waits for exactly that one. So the loop remembers nothing: after a failover
+//! the next leader finds the same tick due and proposes it again, and the second of two proposals is ignored. The loop
+//! decides what happens to a late tick: see [`decide_tick`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,28 +12,27 @@ use futures_util::{StreamExt, stream};
 use triarch_table::command::{CatchUp, TickAction, TickSchedule};
 use triarch_table::{Command, Schedule};
 
-use super::Lead;
-use super::loops::again;
-use crate::cron::Times;
+use super::retry;
+use super::term::LeaderTerm;
+use crate::cron::CronSchedule;
 
-/// A tick that is no later than this is as good as punctual: it fires whatever the policy for late ones. Long enough for
-/// any change of leaders.
-pub const GRACE_MS: u64 = 30_000;
-/// Schedules looked at in one turn.
-const SCHEDULES_AT_ONCE_MAX: usize = 256;
-/// Ticks worked out in one turn; the rest follow in the next, so that the thread is others' too.
-const STEPS_AT_ONCE_MAX: u64 = 2_000;
-/// Ticks on their way at once.
-const PROPOSALS_MAX: usize = 64;
-/// Longest sleep: the clock that ticks go by may be drawn towards another time meanwhile.
+/// Lateness up to which a tick counts as punctual, and fires whatever the catch-up policy. Longer than any failover.
+const MISFIRE_GRACE_MS: u64 = 30_000;
+/// Most schedules in one round.
+const SCHEDULE_BATCH_MAX: usize = 256;
+/// Most ticks computed in one round; the rest follow in the next, so that the loop does not keep its thread to itself.
+const TICKS_PER_ROUND_MAX: u64 = 2_000;
+/// Most proposals of ticks in flight.
+const PROPOSALS_IN_FLIGHT_MAX: usize = 64;
+/// Longest sleep: the cluster's clock may be slewed while the loop sleeps.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 
-/// See the module.
-pub(super) async fn tick(lead: Arc<Lead>) {
-    let mut unclear = Unclear::default();
+/// Fires the ticks of all schedules, until the task is aborted.
+pub async fn fire_ticks(lead: Arc<LeaderTerm>) {
+    let mut unreadable = UnreadableSchedules::default();
     loop {
         let now_ms = lead.now_ms();
-        let Due { schedules, next_ms } = due(&lead, &unclear, now_ms);
+        let Due { schedules, next_ms } = due(&lead, &unreadable, now_ms);
         if schedules.is_empty() {
             let sleep = next_ms.map_or(SLEEP_MAX, |next_ms| {
                 Duration::from_millis(next_ms.saturating_sub(now_ms)).min(SLEEP_MAX)
@@ -42,18 +41,18 @@ pub(super) async fn tick(lead: Arc<Lead>) {
             let _ = tokio::time::timeout(sleep, lead.table.schedules.notified()).await;
             continue;
         }
-        let ticks = work_out(&schedules, now_ms, &mut unclear);
+        let ticks = compute_ticks(&schedules, now_ms, &mut unreadable);
         let proposals = ticks.into_iter().map(|tick| {
             let lead = &lead;
-            async move { lead.decide(&Command::TickSchedule(tick)).await }
+            async move { lead.propose(&Command::TickSchedule(tick)).await }
         });
         let failed: Vec<_> = stream::iter(proposals)
-            .buffer_unordered(PROPOSALS_MAX)
+            .buffer_unordered(PROPOSALS_IN_FLIGHT_MAX)
             .filter_map(async |outcome| outcome.err())
             .collect()
             .await;
         if let Some(error) = failed.into_iter().next() {
-            again(&lead, "ticks of schedules", error).await;
+            retry::delay_after(&lead, "ticks of schedules", error).await;
         }
     }
 }
@@ -64,11 +63,11 @@ struct Due {
     next_ms: Option<u64>,
 }
 
-fn due(lead: &Lead, unclear: &Unclear, now_ms: u64) -> Due {
+fn due(lead: &LeaderTerm, unreadable: &UnreadableSchedules, now_ms: u64) -> Due {
     let table = lead.table.read();
     let mut schedules = Vec::new();
     for (at_ms, schedule) in table.ticks() {
-        if unclear.has(schedule) {
+        if unreadable.contains(schedule) {
             continue;
         }
         if at_ms > now_ms {
@@ -78,7 +77,7 @@ fn due(lead: &Lead, unclear: &Unclear, now_ms: u64) -> Due {
             };
         }
         schedules.push(Arc::clone(schedule));
-        if schedules.len() == SCHEDULES_AT_ONCE_MAX {
+        if schedules.len() == SCHEDULE_BATCH_MAX {
             break;
         }
     }
@@ -88,19 +87,23 @@ fn due(lead: &Lead, unclear: &Unclear, now_ms: u64) -> Due {
     }
 }
 
-fn work_out(schedules: &[Arc<Schedule>], now_ms: u64, unclear: &mut Unclear) -> Vec<TickSchedule> {
+fn compute_ticks(
+    schedules: &[Arc<Schedule>],
+    now_ms: u64,
+    unreadable: &mut UnreadableSchedules,
+) -> Vec<TickSchedule> {
     let mut ticks = Vec::with_capacity(schedules.len());
-    let mut steps = STEPS_AT_ONCE_MAX;
+    let mut ticks_left = TICKS_PER_ROUND_MAX;
     for schedule in schedules {
         let Some(tick_ms) = schedule.next_tick_ms else {
             continue;
         };
-        match Times::read(&schedule.cron, &schedule.timezone) {
+        match CronSchedule::parse(&schedule.cron, &schedule.timezone) {
             Ok(times) => {
-                let after = |ms| times.after(ms);
+                let after = |ms| times.next_after(ms);
                 let (action, next_tick_ms) =
-                    what_becomes_of(tick_ms, now_ms, schedule.catch_up, &after, steps);
-                steps = steps.saturating_sub(match action {
+                    decide_tick(tick_ms, now_ms, schedule.catch_up, &after, ticks_left);
+                ticks_left = ticks_left.saturating_sub(match action {
                     TickAction::Fire => 1,
                     TickAction::Miss { ticks } => ticks,
                 });
@@ -113,29 +116,30 @@ fn work_out(schedules: &[Arc<Schedule>], now_ms: u64, unclear: &mut Unclear) -> 
                 });
             }
             Err(error) => {
-                tracing::error!(schedule = %schedule.name, %error, "this version does not understand a schedule: it does not tick while this node leads");
-                unclear.add(schedule);
+                tracing::error!(schedule = %schedule.name, %error, "this version cannot read a schedule: it does not tick while this node leads");
+                unreadable.insert(schedule);
             }
         }
-        if steps == 0 {
+        if ticks_left == 0 {
             break;
         }
     }
     ticks
 }
 
-/// What a tick that is due does, and the tick that its schedule waits for after that.
+/// Decides what a due tick does. Returns the action, and the tick that its schedule waits for next.
 ///
-/// A late one fires by `All` in its turn; by `None` it passes by, with all that are late; by `One` it passes by if another
-/// is due after it, so that only the last of them fires. No more than `steps_max` ticks pass by at once.
-fn what_becomes_of(
+/// The catch-up policy decides a late tick. With `All` it fires in its turn. With `None` it passes by, together with all
+/// other late ticks. With `One` it passes by if another tick is due after it, so that only the last of them fires. At most
+/// `ticks_max` ticks pass by at once.
+fn decide_tick(
     tick_ms: u64,
     now_ms: u64,
     catch_up: CatchUp,
     after: &impl Fn(u64) -> Option<u64>,
-    steps_max: u64,
+    ticks_max: u64,
 ) -> (TickAction, Option<u64>) {
-    let is_late = |tick_ms: u64| now_ms.saturating_sub(tick_ms) > GRACE_MS;
+    let is_late = |tick_ms: u64| now_ms.saturating_sub(tick_ms) > MISFIRE_GRACE_MS;
     let next_ms = after(tick_ms);
     if !is_late(tick_ms) {
         return (TickAction::Fire, next_ms);
@@ -150,7 +154,7 @@ fn what_becomes_of(
         return (TickAction::Fire, next_ms);
     }
     let (mut ticks, mut waits_for) = (1, next_ms);
-    while let Some(tick_ms) = waits_for.filter(|&tick_ms| is_late(tick_ms) && ticks < steps_max) {
+    while let Some(tick_ms) = waits_for.filter(|&tick_ms| is_late(tick_ms) && ticks < ticks_max) {
         let following = after(tick_ms);
         if !passes(following) {
             break;
@@ -161,18 +165,18 @@ fn what_becomes_of(
     (TickAction::Miss { ticks }, waits_for)
 }
 
-/// Schedules that this version does not understand, though the one that took them in did: by name, with the generation
-/// that was looked at. They must neither keep the loop busy nor stop the others.
+/// Schedules that this version cannot read although the version that accepted them could: by name, with the generation
+/// that was tried. They must neither keep the loop busy nor stop the others.
 #[derive(Default)]
-struct Unclear(HashMap<Arc<str>, u64>);
+struct UnreadableSchedules(HashMap<Arc<str>, u64>);
 
-impl Unclear {
-    fn has(&self, schedule: &Schedule) -> bool {
+impl UnreadableSchedules {
+    fn contains(&self, schedule: &Schedule) -> bool {
         self.0.get(&schedule.name) == Some(&schedule.generation)
     }
 
-    /// Bounded by the number of schedules, but for those that were deleted meanwhile.
-    fn add(&mut self, schedule: &Schedule) {
+    /// The map is bounded by the number of schedules, except for those that have been deleted since.
+    fn insert(&mut self, schedule: &Schedule) {
         self.0
             .insert(Arc::clone(&schedule.name), schedule.generation);
     }
@@ -185,19 +189,24 @@ mod tests {
     const S: u64 = 1_000;
     const MINUTE: u64 = 60 * S;
 
-    /// Plays the loop until nothing is due; gives the ticks that fired, how many passed by, and what is waited for.
+    /// Runs the loop until nothing is due. Returns the ticks that fired, the number that passed by, and the next tick.
     fn play(
         cron: &str,
         mut tick: u64,
         now: u64,
         catch_up: CatchUp,
-        steps_max: u64,
+        ticks_max: u64,
     ) -> (Vec<u64>, u64, u64) {
-        let times = Times::read(cron, "UTC").expect("clear");
+        let schedule = CronSchedule::parse(cron, "UTC").expect("valid");
         let (mut fired, mut passed) = (Vec::new(), 0);
         while tick <= now {
-            let (action, next) =
-                what_becomes_of(tick, now, catch_up, &|ms| times.after(ms), steps_max);
+            let (action, next) = decide_tick(
+                tick,
+                now,
+                catch_up,
+                &|ms| schedule.next_after(ms),
+                ticks_max,
+            );
             match action {
                 TickAction::Fire => fired.push(tick),
                 TickAction::Miss { ticks } => passed += ticks,
@@ -210,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hardly_late_fires_by_any_policy() {
+    fn a_tick_within_the_misfire_grace_fires_with_any_policy() {
         for catch_up in [CatchUp::None, CatchUp::One, CatchUp::All] {
             let every_second: Vec<u64> = (100..=130).map(|s| s * S).collect();
             assert_eq!(
@@ -222,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn none_goes_on_with_what_is_not_late() {
+    fn catch_up_none_passes_late_ticks_by_and_fires_the_punctual_one() {
         // Ten minutes nobody was there.
         let (from, now) = (10 * MINUTE, 20 * MINUTE + 40 * S);
         assert_eq!(
@@ -238,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn one_makes_the_last_tick_up_for_all() {
+    fn catch_up_one_fires_only_the_last_late_tick() {
         for seconds in [10, 40] {
             let now = 20 * MINUTE + seconds * S;
             assert_eq!(
@@ -254,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn all_makes_up_for_each_in_order() {
+    fn catch_up_all_fires_every_late_tick_in_order() {
         let expected: Vec<u64> = (10..=20).map(|minute| minute * MINUTE).collect();
         assert_eq!(
             play(
@@ -269,10 +278,10 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_by_is_bounded_at_once_but_not_in_all() {
-        for steps_max in [1, 2, 7, 1_000] {
+    fn ticks_that_pass_by_are_bounded_per_round_but_not_in_total() {
+        for ticks_max in [1, 2, 7, 1_000] {
             for catch_up in [CatchUp::None, CatchUp::One] {
-                let (fired, passed, next) = play("* * * * * *", 0, 500 * S, catch_up, steps_max);
+                let (fired, passed, next) = play("* * * * * *", 0, 500 * S, catch_up, ticks_max);
                 let on_time: Vec<u64> = (470..=500).map(|s| s * S).collect();
                 assert_eq!((fired, passed, next), (on_time, 470, 501 * S));
             }

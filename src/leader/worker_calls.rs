@@ -1,74 +1,87 @@
-//! Workers' visits to the leader: heartbeats and polls. Neither writes to the log by itself.
+//! Worker calls that the leader answers from memory: heartbeats, long polls and live output. None of them writes to the log.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use triarch_sdk::output_tail::{StreamOffsets, TailPart};
 use triarch_table::command::reply::Lease;
 use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{Table, TaskId, Token, WorkerId};
 
-use super::Lead;
-use crate::leader::leader_state::{Desk, Load, Progress};
+use super::leader_state::LeaderState;
+use super::lease_tracker::{AttemptProgress, WorkerLoad};
+use super::live_output::OutputChunk;
+use super::term::LeaderTerm;
 
-/// One attempt that a worker says it is running.
+/// One attempt that a worker reports as running.
 #[derive(Debug, Clone)]
-pub struct Running {
-    /// The task; `None` for a text that is no task's id.
+pub struct RunningAttempt {
+    /// The task; `None` for a text that is not a task id.
     pub task: Option<TaskId>,
-    /// The id as the worker wrote it, to be told back.
+    /// The task id as the worker spelled it, for the answer.
     pub spelled: String,
     /// The lease it runs under.
     pub token: Token,
-    /// How far it is.
-    pub progress: Option<Progress>,
+    /// Progress, if the worker reports any.
+    pub progress: Option<AttemptProgress>,
 }
 
-/// What a worker is told about what it runs.
+/// Directives to a worker about what it runs.
 #[derive(Debug, Default)]
-pub struct Orders {
-    /// Stop these: cancelled.
+pub struct WorkerDirectives {
+    /// Tasks to stop: cancelled.
     pub cancel: Vec<String>,
-    /// Stop these: the lease is not this worker's any more.
+    /// Tasks to stop: the worker no longer holds the lease.
     pub lost: Vec<String>,
     /// Take nothing new.
     pub drain: bool,
-    /// When to be heard of next.
+    /// Interval until the next heartbeat.
     pub heartbeat_ms: u64,
 }
 
-/// Why a worker's visit is not answered.
+/// Why a worker's call is refused.
 #[derive(Debug)]
-pub enum Turned {
-    /// Nobody knows this worker (any more): it must register again.
+pub enum WorkerCallError {
+    /// The worker is not registered, or not any more: it must register again.
     UnknownWorker,
     /// The term is over: another node leads, or soon will.
     TermOver,
 }
 
-impl Lead {
-    /// The worker is heard of, its leases are confirmed, and it is told what to stop.
+/// How much of one attempt's output the leader has.
+pub struct OutputAck {
+    /// The task id as the worker spelled it.
+    pub task: String,
+    /// The lease.
+    pub token: Token,
+    /// Where the attempt's streams end here.
+    pub ends: StreamOffsets,
+}
+
+impl LeaderTerm {
+    /// Heartbeat: records the contact, confirms the worker's leases, and answers what to stop.
     pub fn heartbeat(
         &self,
         worker: WorkerId,
-        running: &[Running],
-        load: Option<Load>,
-    ) -> Result<Orders, Turned> {
+        running: &[RunningAttempt],
+        load: Option<WorkerLoad>,
+    ) -> Result<WorkerDirectives, WorkerCallError> {
         let now = Instant::now();
         let table = self.table.read();
-        let mut orders = Orders {
-            drain: self.known(&table, worker)?,
-            ..Orders::default()
+        let mut directives = WorkerDirectives {
+            drain: is_draining(&table, worker)?,
+            ..WorkerDirectives::default()
         };
-        let mut desk = self.desk.lock();
-        desk.heard(worker, now);
-        orders.heartbeat_ms = self.timing.heartbeat_ms_of(desk.workers());
+        let leases = &mut self.state.lock().leases;
+        leases.record_contact(worker, now);
+        directives.heartbeat_ms = self.timing.heartbeat_ms_for(leases.worker_count());
         if let Some(load) = load {
-            desk.loaded(worker, load);
+            leases.record_load(worker, load);
         }
         for attempt in running {
             let lease = attempt.task.and_then(|task| table.lease(task));
             if lease.is_some_and(|lease| lease.worker == worker && lease.token == attempt.token) {
-                desk.confirm(attempt.token, now, attempt.progress.clone());
+                leases.confirm(attempt.token, now, attempt.progress.clone());
                 continue;
             }
             let cancelled = attempt
@@ -76,43 +89,43 @@ impl Lead {
                 .and_then(|task| table.task(task))
                 .is_some_and(|task| task.state() == TaskState::Cancelled);
             if cancelled {
-                orders.cancel.push(attempt.spelled.clone());
+                directives.cancel.push(attempt.spelled.clone());
             } else {
-                orders.lost.push(attempt.spelled.clone());
+                directives.lost.push(attempt.spelled.clone());
             }
         }
-        Ok(orders)
+        Ok(directives)
     }
 
-    /// Leases for the worker: at once if there are any, else when there are, else none when `wait` is over.
+    /// Long poll: leases for the worker, at once if there are any, else as soon as there are, else none after `wait`.
     ///
-    /// `running` is what the worker says it has. Leases it holds but does not name never reached it (the answer got
-    /// lost, or the leader that granted them died): they are handed out again, under the same token.
+    /// `running` is what the worker reports as running. Leases it holds but does not report never reached it (the answer
+    /// got lost, or the leader that granted them died): they are delivered again, under the same token.
     pub async fn poll(
         &self,
         worker: WorkerId,
         wanted: u32,
         wait: Duration,
-        running: Option<&[Running]>,
-    ) -> Result<Vec<Lease>, Turned> {
-        let named = Named::by(running);
+        running: Option<&[RunningAttempt]>,
+    ) -> Result<Vec<Lease>, WorkerCallError> {
+        let reported = ReportedLeases::of(running);
         let (id, receiver) = {
             let table = self.table.read();
-            self.known(&table, worker)?;
-            let mut desk = self.desk.lock();
-            desk.heard(worker, Instant::now());
-            let ready = waiting_for(&table, &mut desk, worker, &named, wanted);
+            is_draining(&table, worker)?;
+            let mut state = self.state.lock();
+            state.leases.record_contact(worker, Instant::now());
+            let ready = deliverable_leases(&table, &mut state, worker, &reported, wanted);
             if !ready.is_empty() {
-                // An older poll of this worker cannot be waiting for anyone any more.
-                desk.dismiss(worker);
+                // No client can be waiting for an older poll of this worker any more.
+                state.polls.close(worker);
                 return Ok(ready);
             }
             if wanted == 0 && wait.is_zero() {
                 return Ok(Vec::new());
             }
-            desk.wait(worker, wanted)
+            state.polls.register(worker, wanted)
         };
-        let mut waiting = WaitingPoll {
+        let mut poll = PollGuard {
             lead: self,
             worker,
             id,
@@ -120,106 +133,159 @@ impl Lead {
         };
         self.table.ready.notify_one();
         let mut leases = tokio::select! {
-            leases = &mut waiting.receiver => leases.unwrap_or_default(),
-            () = self.over() => return Err(Turned::TermOver),
+            leases = &mut poll.receiver => leases.unwrap_or_default(),
+            () = self.ended() => return Err(WorkerCallError::TermOver),
             () = tokio::time::sleep(wait) => {
-                self.desk.lock().give_up(worker, id);
+                self.state.lock().polls.remove(worker, id);
                 // The dispatcher may have been quicker.
-                waiting.receiver.try_recv().unwrap_or_default()
+                poll.receiver.try_recv().unwrap_or_default()
             }
         };
-        leases.retain(|lease| !named.has(lease));
+        leases.retain(|lease| !reported.contains(lease));
         Ok(leases)
     }
 
-    /// A worker has brought results and wants more, until what is given back is dropped: while the results are on their way
-    /// into the log.
-    pub fn returning(&self, worker: WorkerId, wanted: u32) -> Option<Returning<'_>> {
-        let returns = self.desk.lock().returns(worker, wanted);
-        returns.then_some(Returning { lead: self, worker })
+    /// Requests more tasks for a worker whose results are on their way into the log, until the guard is dropped. Returns
+    /// nothing if the request was not accepted.
+    pub fn request_refill(&self, worker: WorkerId, wanted: u32) -> Option<RefillGuard<'_>> {
+        let accepted = self.state.lock().request_refill(worker, wanted);
+        accepted.then_some(RefillGuard { lead: self, worker })
     }
 
-    /// Whether the worker drains; turned away unless it is there.
-    pub(super) fn known(&self, table: &Table, worker: WorkerId) -> Result<bool, Turned> {
-        match table.worker(worker).map(|worker| worker.state()) {
-            Some(
-                WorkerState::Live
-                | WorkerState::Paused
-                | WorkerState::Quarantined
-                | WorkerState::Probation,
-            ) => Ok(false),
-            Some(WorkerState::Draining) => Ok(true),
-            Some(WorkerState::Lost | WorkerState::Left) | None => Err(Turned::UnknownWorker),
+    /// Takes output of a worker's attempts. The answer leaves out attempts whose lease the worker does not hold.
+    pub fn take_output(
+        &self,
+        worker: WorkerId,
+        chunks: &[OutputChunk<'_>],
+    ) -> Result<Vec<OutputAck>, WorkerCallError> {
+        let leased: Vec<Option<TaskId>> = {
+            let table = self.table.read();
+            is_draining(&table, worker)?;
+            let leased = |chunk: &OutputChunk<'_>| {
+                let task = chunk.task.parse().ok()?;
+                let lease = table.lease(task)?;
+                (lease.worker == worker && lease.token == chunk.token).then_some(task)
+            };
+            chunks.iter().map(leased).collect()
+        };
+        let mut acks: Vec<OutputAck> = Vec::new();
+        let mut positions: HashMap<Token, usize> = HashMap::new();
+        let mut updated: Vec<TaskId> = Vec::new();
+        {
+            let mut output = self.output.lock();
+            for (chunk, task) in chunks.iter().zip(leased) {
+                let Some(task) = task else { continue };
+                let ends = output.place(chunk);
+                match positions.get(&chunk.token) {
+                    Some(at) => acks[*at].ends = ends,
+                    None => {
+                        positions.insert(chunk.token, acks.len());
+                        updated.push(task);
+                        acks.push(OutputAck {
+                            task: chunk.task.to_owned(),
+                            token: chunk.token,
+                            ends,
+                        });
+                    }
+                }
+            }
         }
+        for task in updated {
+            self.table.waiters.task_updated(task);
+        }
+        Ok(acks)
+    }
+
+    /// Output of an attempt from these places on; `None` if nothing of it is kept.
+    pub fn output_since(&self, token: Token, from: StreamOffsets) -> Option<TailPart> {
+        self.output.lock().since(token, from)
     }
 }
 
-/// The leases that a worker says it has. It may have been told of one by the table before the grant's own answer came
-/// to the dispatcher: then it must not be told again.
-struct Named(Option<HashSet<Token>>);
+/// Whether a registered worker drains.
+///
+/// # Errors
+///
+/// [`WorkerCallError::UnknownWorker`] for a worker that is not registered, was lost, or has left.
+fn is_draining(table: &Table, worker: WorkerId) -> Result<bool, WorkerCallError> {
+    match table.worker(worker).map(|worker| worker.state()) {
+        Some(
+            WorkerState::Live
+            | WorkerState::Paused
+            | WorkerState::Quarantined
+            | WorkerState::Probation,
+        ) => Ok(false),
+        Some(WorkerState::Draining) => Ok(true),
+        Some(WorkerState::Lost | WorkerState::Left) | None => Err(WorkerCallError::UnknownWorker),
+    }
+}
 
-impl Named {
-    fn by(running: Option<&[Running]>) -> Self {
+/// Leases that a worker reports as held, if it reports any. The table may have told it of one before the grant's own reply
+/// came to the dispatcher: such a lease must not be delivered twice.
+struct ReportedLeases(Option<HashSet<Token>>);
+
+impl ReportedLeases {
+    fn of(running: Option<&[RunningAttempt]>) -> Self {
         Self(running.map(|running| running.iter().map(|attempt| attempt.token).collect()))
     }
 
-    fn has(&self, lease: &Lease) -> bool {
+    fn contains(&self, lease: &Lease) -> bool {
         self.0
             .as_ref()
-            .is_some_and(|named| named.contains(&lease.token))
+            .is_some_and(|reported| reported.contains(&lease.token))
     }
 }
 
-/// Leases that the worker has but was not told of: granted between two of its polls, or told in an answer that got
-/// lost. At most `wanted`; the rest stays where it is.
-fn waiting_for(
+/// Leases that the worker holds and does not know of: granted between two of its polls, or delivered in an answer that got
+/// lost. At most `wanted`; the rest is held for the next poll.
+fn deliverable_leases(
     table: &Table,
-    desk: &mut Desk,
+    state: &mut LeaderState,
     worker: WorkerId,
-    named: &Named,
+    reported: &ReportedLeases,
     wanted: u32,
 ) -> Vec<Lease> {
-    let mut found = desk.take_held(worker);
-    found.retain(|lease| table.lease(lease.task) == Some(*lease) && !named.has(lease));
-    if named.0.is_some() {
+    let mut found = state.polls.take_undelivered(worker);
+    found.retain(|lease| table.lease(lease.task) == Some(*lease) && !reported.contains(lease));
+    if reported.0.is_some() {
         let known: HashSet<Token> = found.iter().map(|lease| lease.token).collect();
-        let unknown = |lease: &Lease| !known.contains(&lease.token) && !named.has(lease);
+        let unknown = |lease: &Lease| !known.contains(&lease.token) && !reported.contains(lease);
         found.extend(table.leases_of(worker).filter(unknown));
     }
     let now = Instant::now();
     let rest = found.split_off(found.len().min(wanted as usize));
-    desk.hold(worker, rest, now);
-    found.retain(|lease| desk.hand_out(lease, now));
+    state.hold_undelivered(worker, rest, now);
+    found.retain(|lease| state.leases.mark_delivered(lease, now));
     found
 }
 
-/// See [`Lead::returning`].
-#[must_use = "dropped at once, it asks for nothing"]
-pub struct Returning<'a> {
-    lead: &'a Lead,
+/// See [`LeaderTerm::request_refill`].
+#[must_use = "a request that is dropped at once has no effect"]
+pub struct RefillGuard<'a> {
+    lead: &'a LeaderTerm,
     worker: WorkerId,
 }
 
-impl Drop for Returning<'_> {
+impl Drop for RefillGuard<'_> {
     fn drop(&mut self) {
-        self.lead.desk.lock().has_returned(self.worker);
+        self.lead.state.lock().polls.cancel_refill(self.worker);
     }
 }
 
-/// Gives up its place when the worker hangs up, and keeps what was on its way for the worker's next poll.
-struct WaitingPoll<'a> {
-    lead: &'a Lead,
+/// A registered poll. When its worker hangs up, it is removed, and leases on their way to it are kept for the next poll.
+struct PollGuard<'a> {
+    lead: &'a LeaderTerm,
     worker: WorkerId,
     id: u64,
     receiver: tokio::sync::oneshot::Receiver<Vec<Lease>>,
 }
 
-impl Drop for WaitingPoll<'_> {
+impl Drop for PollGuard<'_> {
     fn drop(&mut self) {
-        let mut desk = self.lead.desk.lock();
-        desk.give_up(self.worker, self.id);
+        let mut state = self.lead.state.lock();
+        state.polls.remove(self.worker, self.id);
         if let Ok(leases) = self.receiver.try_recv() {
-            desk.hold(self.worker, leases, Instant::now());
+            state.hold_undelivered(self.worker, leases, Instant::now());
         }
     }
 }

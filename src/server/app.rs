@@ -13,9 +13,9 @@ use triarch_table::{Command, Reply};
 use super::http::admission::AdmissionControl;
 use super::http::request_metrics::RequestMetrics;
 use super::protocol::handler_error::HandlerError;
-use crate::leader::clock::SteadyClock;
-use crate::leader::leader_state::LeaseTiming;
-use crate::leader::{Lead, TableNode};
+use crate::leader::clock::ClusterClock;
+use crate::leader::lease_tracker::LeaseTiming;
+use crate::leader::{LeaderTerm, TableNode};
 use crate::state_machine::{SharedTable, encode};
 
 /// Maximum number of event streams open at once on one node.
@@ -58,9 +58,9 @@ pub struct AppState {
     /// The table as applied on this node.
     pub table: Arc<SharedTable>,
     /// This node's present term of leadership, if it leads.
-    pub lead: watch::Receiver<Option<Arc<Lead>>>,
+    pub lead: watch::Receiver<Option<Arc<LeaderTerm>>>,
     /// The cluster's clock as this node knows it.
-    pub clock: Arc<SteadyClock>,
+    pub clock: Arc<ClusterClock>,
     /// HTTP client for requests that are forwarded to the leader.
     pub forward_client: reqwest::Client,
     /// Lease and heartbeat intervals of workers.
@@ -125,7 +125,7 @@ impl App {
     /// # Errors
     ///
     /// [`HandlerError::NotLeader`] if this node does not lead.
-    pub fn leader_term(&self) -> Result<Arc<Lead>, HandlerError> {
+    pub fn leader_term(&self) -> Result<Arc<LeaderTerm>, HandlerError> {
         self.lead.borrow().clone().ok_or(HandlerError::NotLeader)
     }
 

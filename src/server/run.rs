@@ -23,10 +23,10 @@ use super::http::listener;
 use super::http::request_metrics::RequestMetrics;
 use super::options::{ServerOptions, Timing};
 use super::router;
-use crate::leader::clock::SteadyClock;
-use crate::leader::leader_state::LeaseTiming;
+use crate::leader::clock::ClusterClock;
+use crate::leader::lease_tracker::LeaseTiming;
 use crate::leader::{self, TableNode};
-use crate::state_machine::{SharedTable, TableMachine};
+use crate::state_machine::{SharedTable, TableStateMachine};
 
 /// Nice value of the request threads. With too few processors for both runtimes, requests may wait; a heartbeat between
 /// masters that waits costs an election.
@@ -118,16 +118,16 @@ async fn bind(listen: &str, consensus: &Handle) -> anyhow::Result<TcpListener> {
 struct Replica {
     node: TableNode,
     table: Arc<SharedTable>,
-    clock: Arc<SteadyClock>,
+    clock: Arc<ClusterClock>,
 }
 
 /// Starts consensus over an empty table; snapshot and log bring it up to date.
 async fn start_replica(options: &ServerOptions, consensus: &Handle) -> anyhow::Result<Replica> {
     let table = SharedTable::new(options.events_kept);
     let config = node_config(options);
-    let clock = Arc::new(SteadyClock::new(Arc::clone(&config.peer_clocks)));
-    tokio::spawn(leader::clock::warn(Arc::clone(&clock)));
-    let (machine, checkpoints) = TableMachine::new(Arc::clone(&table), options.check_every);
+    let clock = Arc::new(ClusterClock::new(Arc::clone(&config.peer_clocks)));
+    tokio::spawn(leader::clock::warn_of_skew(Arc::clone(&clock)));
+    let (machine, checkpoints) = TableStateMachine::new(Arc::clone(&table), options.check_every);
     let node = {
         let clock = Arc::clone(&clock);
         consensus
@@ -202,7 +202,7 @@ fn build_app(
         .context("cannot make the HTTP client that forwards requests")?;
     Ok(App::new(AppState {
         node_id: options.id,
-        lead: leader::follow(
+        lead: leader::track_leadership(
             node.clone(),
             Arc::clone(&table),
             Arc::clone(&clock),

@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 
-use crate::wire::{LogChunk, OutputStream};
+use crate::wire::LogChunk;
+pub use crate::wire::OutputStream;
 
 /// Longest text in one piece; the oldest output is dropped by the piece.
 const CHUNK_BYTES_MAX: usize = 4 << 10;

@@ -1,11 +1,14 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use triarch_table::command::{
     Backoff, Grant, NewTask, OnFailure, RegisterWorker, Requires, SubmitJob,
 };
-use triarch_table::{Command, Reply, Stamp};
+use triarch_table::{Command, Reply, Stamp, Table, Token};
 
+use super::super::lease_tracker::{LeaseTiming, WorkerLoad};
+use super::super::poll_registry::DELIVERY_TIMEOUT;
 use super::*;
 
 fn lease(token: u64) -> Lease {
@@ -17,8 +20,8 @@ fn lease(token: u64) -> Lease {
     }
 }
 
-fn desk() -> Desk {
-    Desk::new(Instant::now())
+fn leader_state() -> LeaderState {
+    LeaderState::new(Instant::now())
 }
 
 /// A worker with one lease.
@@ -94,150 +97,166 @@ fn exec_task() -> NewTask {
 }
 
 #[test]
-fn what_the_desk_was_not_told_of_yet_is_not_overdue() {
+fn a_worker_and_its_lease_are_not_overdue_before_the_tracker_has_seen_them_for_a_lease_time() {
     let timing = LeaseTiming {
         heartbeat_ms: 20,
         lease_ms: 100,
     };
     let ms = |ms| Duration::from_millis(ms);
     let table = table();
-    // The term is older than a lease, and nobody has told the desk of this worker and its task.
+    // The term is older than a lease, and the tracker has not been told of this worker and its lease.
     let now = Instant::now() + ms(1_000);
-    let mut desk = desk();
-    let overdue = desk.overdue(&table, timing, now);
+    let mut state = leader_state();
+    let overdue = state.leases.overdue(&table, timing, now);
     assert!(overdue.workers.is_empty() && overdue.leases.is_empty());
-    let overdue = desk.overdue(&table, timing, now + ms(100));
+    let overdue = state.leases.overdue(&table, timing, now + ms(100));
     assert!(overdue.workers.is_empty() && overdue.leases.is_empty());
-    let overdue = desk.overdue(&table, timing, now + ms(101));
+    let overdue = state.leases.overdue(&table, timing, now + ms(101));
     assert_eq!(overdue.workers.len(), 1);
 }
 
 #[test]
-fn many_workers_are_asked_for_fewer_heartbeats_each() {
+fn the_heartbeat_interval_grows_with_the_number_of_workers() {
     let timing = LeaseTiming {
         heartbeat_ms: 2_000,
         lease_ms: 10_000,
     };
-    assert_eq!(timing.heartbeat_ms_of(0), 2_000);
-    assert_eq!(timing.heartbeat_ms_of(2_000), 2_000);
-    assert_eq!(timing.heartbeat_ms_of(3_000), 3_000);
+    assert_eq!(timing.heartbeat_ms_for(0), 2_000);
+    assert_eq!(timing.heartbeat_ms_for(2_000), 2_000);
+    assert_eq!(timing.heartbeat_ms_for(3_000), 3_000);
     assert_eq!(
-        timing.heartbeat_ms_of(5_000),
+        timing.heartbeat_ms_for(5_000),
         4_000,
         "two of them fit into a lease"
     );
-    assert_eq!(timing.heartbeat_ms_of(usize::MAX), 4_000);
+    assert_eq!(timing.heartbeat_ms_for(usize::MAX), 4_000);
     let short = LeaseTiming {
         heartbeat_ms: 10,
         lease_ms: 12,
     };
     assert_eq!(
-        short.heartbeat_ms_of(5_000),
+        short.heartbeat_ms_for(5_000),
         10,
         "never more often than at first"
     );
 }
 
 #[test]
-fn a_lease_goes_to_the_poll_that_waits() {
-    let mut desk = desk();
-    let (_, mut poll) = desk.wait(lease(1).worker, 1);
-    desk.deliver(&[lease(1)], Instant::now());
+fn a_granted_lease_answers_the_waiting_poll() {
+    let mut state = leader_state();
+    let (_, mut poll) = state.polls.register(lease(1).worker, 1);
+    state.deliver(&[lease(1)], Instant::now());
     assert_eq!(poll.try_recv(), Ok(vec![lease(1)]));
-    assert_eq!(desk.take_held(lease(1).worker), []);
+    assert_eq!(state.polls.take_undelivered(lease(1).worker), []);
 }
 
 #[test]
-fn what_nobody_waits_for_is_held_for_the_next_poll() {
-    let mut desk = desk();
-    desk.deliver(&[lease(1)], Instant::now());
-    assert_eq!(desk.take_held(lease(1).worker), [lease(1)]);
+fn a_granted_lease_without_a_waiting_poll_is_held_for_the_next_one() {
+    let mut state = leader_state();
+    state.deliver(&[lease(1)], Instant::now());
+    assert_eq!(state.polls.take_undelivered(lease(1).worker), [lease(1)]);
 }
 
 #[test]
-fn what_nobody_comes_for_goes_back_and_is_not_handed_out_meanwhile() {
-    let mut desk = desk();
+fn an_undelivered_lease_is_returned_after_the_delivery_timeout_and_no_longer_delivered() {
+    let mut state = leader_state();
     let now = Instant::now();
-    desk.deliver(&[lease(1)], now);
-    assert!(desk.unclaimed(now).is_empty());
-    let late = now + HELD_MAX + Duration::from_millis(1);
-    assert_eq!(desk.unclaimed(late).len(), 1);
-    assert!(!desk.hand_out(&lease(1), late));
-    assert!(desk.unclaimed(late).is_empty());
+    state.deliver(&[lease(1)], now);
+    assert!(state.expire_undelivered(now).is_empty());
+    let late = now + DELIVERY_TIMEOUT + Duration::from_millis(1);
+    assert_eq!(state.expire_undelivered(late).len(), 1);
+    assert!(!state.leases.mark_delivered(&lease(1), late));
+    assert!(state.expire_undelivered(late).is_empty());
 }
 
 #[test]
-fn what_a_later_poll_was_given_is_neither_held_nor_taken_back() {
-    // The later poll was quicker than the delivery of the grant.
-    let mut desk = desk();
+fn a_lease_delivered_to_a_later_poll_is_neither_held_nor_returned() {
+    // The later poll came before the delivery of the grant.
+    let mut state = leader_state();
     let now = Instant::now();
-    assert!(desk.hand_out(&lease(1), now));
-    desk.deliver(&[lease(1)], now);
-    // The earlier poll hung up with the grant in hand.
-    let (_, mut poll) = desk.wait(lease(2).worker, 1);
-    desk.deliver(&[lease(2)], now);
-    assert!(desk.hand_out(&lease(2), now));
-    desk.hold(lease(2).worker, poll.try_recv().unwrap_or_default(), now);
-    assert_eq!(desk.take_held(lease(1).worker), []);
-    assert!(desk.unclaimed(now + 2 * HELD_MAX).is_empty());
+    assert!(state.leases.mark_delivered(&lease(1), now));
+    state.deliver(&[lease(1)], now);
+    // The earlier poll hung up after it had received the grant.
+    let (_, mut poll) = state.polls.register(lease(2).worker, 1);
+    state.deliver(&[lease(2)], now);
+    assert!(state.leases.mark_delivered(&lease(2), now));
+    state.hold_undelivered(lease(2).worker, poll.try_recv().unwrap_or_default(), now);
+    assert_eq!(state.polls.take_undelivered(lease(1).worker), []);
+    assert!(
+        state
+            .expire_undelivered(now + 2 * DELIVERY_TIMEOUT)
+            .is_empty()
+    );
 }
 
 #[test]
-fn what_was_handed_out_in_vain_is_handed_out_again() {
-    let mut desk = desk();
-    assert!(desk.hand_out(&lease(1), Instant::now()));
-    assert!(desk.hand_out(&lease(1), Instant::now()));
+fn a_lease_whose_delivery_got_lost_is_delivered_again() {
+    let mut state = leader_state();
+    assert!(state.leases.mark_delivered(&lease(1), Instant::now()));
+    assert!(state.leases.mark_delivered(&lease(1), Instant::now()));
 }
 
 #[test]
-fn a_poll_is_in_one_decision_at_a_time() {
-    let mut desk = desk();
+fn a_reserved_poll_is_in_no_other_decision_until_it_is_released() {
+    let mut state = leader_state();
     let worker = lease(1).worker;
-    let (_, mut poll) = desk.wait(worker, 3);
-    let wanted = |desk: &mut Desk| desk.asks(9).iter().map(|ask| ask.wanted).sum::<u32>();
-    assert_eq!((desk.wanted(worker), wanted(&mut desk)), (3, 3));
-    let taken = desk.take([worker]);
-    assert_eq!((desk.wanted(worker), wanted(&mut desk)), (0, 0));
-    let in_vain = desk.take([worker]);
-    desk.give_back(in_vain);
-    assert_eq!(desk.wanted(worker), 0, "another decision has it");
+    let (_, mut poll) = state.polls.register(worker, 3);
+    let wanted = |state: &mut LeaderState| {
+        state
+            .open_demand(9)
+            .iter()
+            .map(|demand| demand.wanted)
+            .sum::<u32>()
+    };
+    assert_eq!((state.polls.wanted(worker), wanted(&mut state)), (3, 3));
+    let reserved = state.polls.reserve([worker]);
+    assert_eq!((state.polls.wanted(worker), wanted(&mut state)), (0, 0));
+    let second = state.polls.reserve([worker]);
+    state.polls.release(second);
+    assert_eq!(
+        state.polls.wanted(worker),
+        0,
+        "another decision has reserved it"
+    );
     // It gave this poll nothing, so the poll waits on.
-    desk.give_back(taken);
-    assert_eq!(desk.wanted(worker), 3);
+    state.polls.release(reserved);
+    assert_eq!(state.polls.wanted(worker), 3);
     assert!(poll.try_recv().is_err());
 
-    // What is given back is the poll that was taken, not one that came after it.
-    let taken = desk.take([worker]);
-    let (_, _later) = desk.wait(worker, 2);
-    assert_eq!(desk.wanted(worker), 2);
-    let of_later = desk.take([worker]);
-    desk.give_back(taken);
-    assert_eq!(desk.wanted(worker), 0);
-    desk.give_back(of_later);
-    assert_eq!(desk.wanted(worker), 2);
+    // A release concerns the reserved poll, not a later one of the same worker.
+    let reserved = state.polls.reserve([worker]);
+    let (_, _later) = state.polls.register(worker, 2);
+    assert_eq!(state.polls.wanted(worker), 2);
+    let of_later = state.polls.reserve([worker]);
+    state.polls.release(reserved);
+    assert_eq!(state.polls.wanted(worker), 0);
+    state.polls.release(of_later);
+    assert_eq!(state.polls.wanted(worker), 2);
 }
 
 #[test]
-fn one_that_returns_is_thought_of_once_and_before_those_that_wait() {
-    let mut desk = desk();
-    let (waiting, returning, loaded) = (WorkerId::at(1, 0), WorkerId::at(2, 0), WorkerId::at(3, 0));
-    let (_, _poll) = desk.wait(waiting, 3);
-    assert!(desk.returns(returning, 2));
-    assert!(!desk.returns(loaded, 0), "it wants nothing");
-    desk.heard(loaded, Instant::now());
-    let busy = Load {
+fn a_refill_is_served_once_and_before_waiting_polls() {
+    let mut state = leader_state();
+    let (waiting, refilling, loaded) = (WorkerId::at(1, 0), WorkerId::at(2, 0), WorkerId::at(3, 0));
+    let (_, _poll) = state.polls.register(waiting, 3);
+    assert!(state.request_refill(refilling, 2));
+    assert!(!state.request_refill(loaded, 0), "it wants nothing");
+    state.leases.record_contact(loaded, Instant::now());
+    let busy = WorkerLoad {
         cpu: Some(1.0),
         mem_mb: None,
     };
-    desk.loaded(loaded, busy);
-    assert!(!desk.returns(loaded, 1), "others come first");
-    let asks = |desk: &mut Desk, most| -> Vec<(WorkerId, u32)> {
-        let asks = desk.asks(most).into_iter();
-        asks.map(|ask| (ask.worker, ask.wanted)).collect()
+    state.leases.record_load(loaded, busy);
+    assert!(!state.request_refill(loaded, 1), "others come first");
+    let demand = |state: &mut LeaderState, limit| -> Vec<(WorkerId, u32)> {
+        let demands = state.open_demand(limit).into_iter();
+        demands
+            .map(|demand| (demand.worker, demand.wanted))
+            .collect()
     };
-    assert_eq!(asks(&mut desk, 1), [(returning, 2)]);
-    assert_eq!(asks(&mut desk, 9), [(waiting, 3)]);
-    assert!(desk.returns(returning, 2));
-    desk.has_returned(returning);
-    assert_eq!(asks(&mut desk, 9), [(waiting, 3)]);
+    assert_eq!(demand(&mut state, 1), [(refilling, 2)]);
+    assert_eq!(demand(&mut state, 9), [(waiting, 3)]);
+    assert!(state.request_refill(refilling, 2));
+    state.polls.cancel_refill(refilling);
+    assert_eq!(demand(&mut state, 9), [(waiting, 3)]);
 }

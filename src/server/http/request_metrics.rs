@@ -15,7 +15,7 @@ use axum::response::Response;
 use parking_lot::RwLock;
 use triarch_raft::Histogram;
 
-use crate::leader_counters::Count;
+use crate::leader_counters::Counter;
 use crate::server::protocol::problem::Code;
 use crate::server::protocol::query::Query;
 
@@ -39,7 +39,7 @@ pub struct RequestLabels {
 #[derive(Debug)]
 pub struct RequestStats {
     /// Number of requests.
-    pub count: Count,
+    pub count: Counter,
     /// Time to first byte in ns, long polls not counted.
     pub latency: Histogram,
 }
@@ -61,7 +61,7 @@ pub struct RequestMetrics {
 pub struct ConnectionMetrics {
     open: AtomicU64,
     /// Connections closed at once because there were too many.
-    pub refused: Count,
+    pub refused: Counter,
 }
 
 impl ConnectionMetrics {
@@ -112,7 +112,7 @@ impl RequestMetrics {
             let mut all = self.stats.write();
             let new = || {
                 Arc::new(RequestStats {
-                    count: Count::default(),
+                    count: Counter::default(),
                     latency: Histogram::of_times(),
                 })
             };

@@ -210,7 +210,7 @@ fn cluster_status(app: &App) -> wire::ClusterStatus {
             index: consistency.verified_index,
             mismatches: consistency.mismatches,
         }),
-        clock_ahead_ms: app.clock.ahead_ms(),
+        clock_ahead_ms: app.clock.skew_ms(),
         digest: None,
     }
 }

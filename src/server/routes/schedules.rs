@@ -11,7 +11,7 @@ use triarch_table::{Command, Reply, Schedule, Table, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::cron::{Times, Unclear};
+use crate::cron::{CronError, CronSchedule};
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
@@ -69,7 +69,7 @@ async fn put(
     let Submission::Whole(job) = job else {
         return Err(Problem::invalid("job.part", "a schedule's job comes whole").into());
     };
-    let next_tick_ms = times.after(now_ms(&app)?).ok_or_else(|| {
+    let next_tick_ms = times.next_after(now_ms(&app)?).ok_or_else(|| {
         Problem::invalid(
             "cron",
             format!("\"{}\" names a date that never comes", given.cron),
@@ -215,7 +215,7 @@ async fn resume(
         .propose(&Command::ResumeSchedule {
             name: name.clone(),
             generation,
-            next_tick_ms: times.after(now_ms),
+            next_tick_ms: times.next_after(now_ms),
         })
         .await?;
     let table = app.table.read();
@@ -266,10 +266,10 @@ fn now_ms(app: &App) -> Result<u64, HandlerError> {
     Ok(lead.now_ms())
 }
 
-fn parse_times(cron: &str, timezone: &str) -> Result<Times, Problem> {
-    Times::read(cron, timezone).map_err(|unclear| match unclear {
-        Unclear::Cron(why) => Problem::invalid("cron", why),
-        Unclear::Timezone(why) => Problem::invalid("timezone", why),
+fn parse_times(cron: &str, timezone: &str) -> Result<CronSchedule, Problem> {
+    CronSchedule::parse(cron, timezone).map_err(|unclear| match unclear {
+        CronError::Expression(why) => Problem::invalid("cron", why),
+        CronError::Timezone(why) => Problem::invalid("timezone", why),
     })
 }
 
@@ -281,12 +281,14 @@ fn not_found(name: &str) -> Problem {
 /// One schedule, with its job and its next runs.
 fn schedule_with_runs(table: &Table, name: &str) -> Result<wire::Schedule, Problem> {
     let schedule = table.schedule(name).ok_or_else(|| not_found(name))?;
-    let times = Times::read(&schedule.cron, &schedule.timezone).ok();
-    let ticks = std::iter::successors(schedule.next_tick_ms, |&tick| times.as_ref()?.after(tick));
+    let times = CronSchedule::parse(&schedule.cron, &schedule.timezone).ok();
+    let ticks = std::iter::successors(schedule.next_tick_ms, |&tick| {
+        times.as_ref()?.next_after(tick)
+    });
     let run = |tick_ms: u64| {
         Some(wire::ScheduledRun {
             at: wire::Timestamp::from_unix_ms(tick_ms),
-            local: times.as_ref()?.local(tick_ms)?,
+            local: times.as_ref()?.local_time(tick_ms)?,
         })
     };
     let job = String::from_utf8(schedule.job_text.to_vec()).ok();

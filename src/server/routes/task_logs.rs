@@ -18,6 +18,7 @@ use triarch_table::{TaskId, Token};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::leader::live_output::OutputChunk;
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
@@ -73,9 +74,10 @@ async fn send(
         let field = format!("chunks[{position}].offset");
         return Err(Problem::invalid(&field, format!("must be at most {OFFSET_MAX}")).into());
     }
+    let chunks: Vec<OutputChunk<'_>> = output.chunks.iter().map(output_chunk).collect();
     let accepted = app
         .leader_term()?
-        .take_output(id, &output.chunks)
+        .take_output(id, &chunks)
         .map_err(|error| worker_call_error(error, id))?;
     let attempts = accepted.into_iter().map(|accepted| wire::OutputEnds {
         task: accepted.task,
@@ -87,6 +89,17 @@ async fn send(
         attempts: attempts.collect(),
     };
     ApiResponse::ok(app.node.applied_index(), &answer)
+}
+
+fn output_chunk(sent: &wire::SentChunk) -> OutputChunk<'_> {
+    OutputChunk {
+        task: &sent.task,
+        token: Token(sent.token),
+        stream: sent.stream,
+        offset: sent.offset,
+        gap: sent.gap,
+        text: &sent.text,
+    }
 }
 
 /// What one attempt of a task wrote; with `follow_ms`, as soon as there is something.
@@ -121,7 +134,11 @@ async fn read(
     let mut index = index;
     loop {
         // Registered before the table is read: no change can slip between.
-        let mut changed = app.table.waiters.news(id).map_err(|_| too_many_waiters())?;
+        let mut changed = app
+            .table
+            .waiters
+            .task_update(id)
+            .map_err(|_| too_many_waiters())?;
         let logs = logs(&app, id, attempt, from)?;
         let asked = attempt.unwrap_or(logs.attempt);
         let has_changes = !logs.chunks.is_empty() || logs.done || logs.next.attempt != asked;
@@ -132,7 +149,7 @@ async fn read(
         tokio::select! {
             () = app.wait_at_most(left, changed.woken()) => {}
             // Output from now on is sent to another leader.
-            () = async { match &term { Some(lead) => lead.over().await, None => std::future::pending().await } } => {
+            () = async { match &term { Some(lead) => lead.ended().await, None => std::future::pending().await } } => {
                 return Err(HandlerError::NotLeader);
             }
         }

@@ -185,8 +185,8 @@ fn task_to_wire(app: &App, task: &Task, detail: Detail) -> wire::Task {
     let lease = task.lease();
     let progress = lease.and_then(|lease| {
         let lead = app.lead.borrow().clone()?;
-        let desk = lead.desk.lock();
-        desk.progress(lease.token).cloned()
+        let state = lead.state.lock();
+        state.leases.progress(lease.token).cloned()
     });
     let run_at = match task.life {
         Life::Delayed { until_ms } => Some(wire::Timestamp::from_unix_ms(until_ms)),

@@ -4,7 +4,7 @@ use triarch_sdk::wire;
 use triarch_table::types::state::{JobState, TaskState};
 use triarch_table::{JobId, TaskId};
 
-use crate::feed::{About, Happened};
+use crate::feed::{EventRecord, TaskRef};
 use crate::server::protocol::problem::Problem;
 use crate::server::protocol::query::Query;
 use crate::server::protocol::validate;
@@ -60,7 +60,7 @@ impl Filter {
     }
 
     /// Whether an event of this type matches.
-    pub fn matches(&self, value: &str, happened: &Happened) -> bool {
+    pub fn matches(&self, value: &str, happened: &EventRecord) -> bool {
         if !self.types.is_empty() && !self.types.contains(&value) {
             return false;
         }
@@ -97,13 +97,13 @@ fn parse_list<T>(
 }
 
 impl<'a> EventAttributes<'a> {
-    fn of(happened: &'a Happened) -> Self {
+    fn of(happened: &'a EventRecord) -> Self {
         match happened {
-            Happened::JobSubmitted { job, .. } => Self {
+            EventRecord::JobSubmitted { job, .. } => Self {
                 job: Some(*job),
                 ..Self::default()
             },
-            Happened::JobFinished { job, state, .. } => Self {
+            EventRecord::JobFinished { job, state, .. } => Self {
                 job: Some(*job),
                 state: Some(match state {
                     JobState::Running => TaskState::Running,
@@ -113,32 +113,32 @@ impl<'a> EventAttributes<'a> {
                 }),
                 ..Self::default()
             },
-            Happened::TaskChanged { task, state, .. } => Self {
+            EventRecord::TaskChanged { task, state, .. } => Self {
                 state: Some(*state),
                 ..Self::of_task(task)
             },
-            Happened::LeaseGranted { task, .. } | Happened::LeaseEnded { task, .. } => {
+            EventRecord::LeaseGranted { task, .. } | EventRecord::LeaseEnded { task, .. } => {
                 Self::of_task(task)
             }
-            Happened::WorkerRegistered { .. }
-            | Happened::WorkerDraining { .. }
-            | Happened::WorkerLost { .. }
-            | Happened::WorkerLeft { .. }
-            | Happened::ScheduleChanged { .. }
-            | Happened::Restored
-            | Happened::WorkerChanged { .. } => Self::default(),
-            Happened::QueueChanged { queue } => Self {
+            EventRecord::WorkerRegistered { .. }
+            | EventRecord::WorkerDraining { .. }
+            | EventRecord::WorkerLost { .. }
+            | EventRecord::WorkerLeft { .. }
+            | EventRecord::ScheduleChanged { .. }
+            | EventRecord::Restored
+            | EventRecord::WorkerChanged { .. } => Self::default(),
+            EventRecord::QueueChanged { queue } => Self {
                 queue: Some(queue),
                 ..Self::default()
             },
-            Happened::ScheduleTicked { job, .. } => Self {
+            EventRecord::ScheduleTicked { job, .. } => Self {
                 job: *job,
                 ..Self::default()
             },
         }
     }
 
-    fn of_task(about: &'a About) -> Self {
+    fn of_task(about: &'a TaskRef) -> Self {
         Self {
             queue: about.class.as_ref().map(|class| &*class.queue),
             job: about.job,
@@ -159,9 +159,9 @@ mod tests {
         Filter::read(&Query::parse(Some(query), &names).expect("known names"))
     }
 
-    fn changed(state: TaskState) -> Happened {
-        Happened::TaskChanged {
-            task: About {
+    fn changed(state: TaskState) -> EventRecord {
+        EventRecord::TaskChanged {
+            task: TaskRef {
                 task: TaskId::at(5, 1),
                 job: Some(JobId::at(5, 0)),
                 class: None,
@@ -192,7 +192,7 @@ mod tests {
                 "{query:?}"
             );
         }
-        let worker = Happened::WorkerLeft {
+        let worker = EventRecord::WorkerLeft {
             worker: WorkerId::at(1, 0),
             name: None,
         };

@@ -65,7 +65,7 @@ async fn follow(
             asked
         }
         // A node that still catches up would tell of things long past.
-        None => Position::whole(
+        None => Position::entry_end(
             app.table
                 .feed
                 .last_index()

@@ -2,40 +2,40 @@
 
 use triarch_sdk::wire;
 
-use crate::feed::{About, Happened, Leased, Outcome};
+use crate::feed::{EventRecord, LeaseOutcome, LeaseRef, TaskRef};
 use crate::server::routes::present;
 
 /// Type of an event on the wire.
-pub fn event_type(happened: &Happened) -> &'static str {
+pub fn event_type(happened: &EventRecord) -> &'static str {
     match happened {
-        Happened::JobSubmitted { .. } => "job_submitted",
-        Happened::TaskChanged { .. } => "task_changed",
-        Happened::LeaseGranted { .. } => "lease_granted",
-        Happened::LeaseEnded { .. } => "lease_ended",
-        Happened::JobFinished { .. } => "job_finished",
-        Happened::WorkerRegistered { .. } => "worker_registered",
-        Happened::WorkerDraining { .. } => "worker_draining",
-        Happened::WorkerLost { .. } => "worker_lost",
-        Happened::WorkerLeft { .. } => "worker_left",
-        Happened::QueueChanged { .. } => "queue_changed",
-        Happened::ScheduleChanged { .. } => "schedule_changed",
-        Happened::ScheduleTicked { .. } => "schedule_ticked",
-        Happened::WorkerChanged { .. } => "worker_changed",
-        Happened::Restored => "restored",
+        EventRecord::JobSubmitted { .. } => "job_submitted",
+        EventRecord::TaskChanged { .. } => "task_changed",
+        EventRecord::LeaseGranted { .. } => "lease_granted",
+        EventRecord::LeaseEnded { .. } => "lease_ended",
+        EventRecord::JobFinished { .. } => "job_finished",
+        EventRecord::WorkerRegistered { .. } => "worker_registered",
+        EventRecord::WorkerDraining { .. } => "worker_draining",
+        EventRecord::WorkerLost { .. } => "worker_lost",
+        EventRecord::WorkerLeft { .. } => "worker_left",
+        EventRecord::QueueChanged { .. } => "queue_changed",
+        EventRecord::ScheduleChanged { .. } => "schedule_changed",
+        EventRecord::ScheduleTicked { .. } => "schedule_ticked",
+        EventRecord::WorkerChanged { .. } => "worker_changed",
+        EventRecord::Restored => "restored",
     }
 }
 
 /// An event on the wire.
-pub fn to_wire(happened: &Happened) -> wire::event::Happened {
+pub fn to_wire(happened: &EventRecord) -> wire::event::Happened {
     use wire::event::Happened as WireEvent;
     let text = |name: &Option<std::sync::Arc<str>>| name.as_ref().map(|name| name.to_string());
     match happened {
-        Happened::JobSubmitted { job, name, tasks } => WireEvent::JobSubmitted {
+        EventRecord::JobSubmitted { job, name, tasks } => WireEvent::JobSubmitted {
             job: job.to_string(),
             name: text(name),
             tasks: *tasks,
         },
-        Happened::TaskChanged { task, state, lease } => {
+        EventRecord::TaskChanged { task, state, lease } => {
             let TaskFields {
                 task,
                 job,
@@ -52,14 +52,14 @@ pub fn to_wire(happened: &Happened) -> wire::event::Happened {
                 attempt: lease.and_then(|lease| lease.attempt),
             }
         }
-        Happened::LeaseGranted { task, lease } => {
+        EventRecord::LeaseGranted { task, lease } => {
             let TaskFields {
                 task,
                 job,
                 queue,
                 kind,
             } = TaskFields::of(task);
-            let Leased {
+            let LeaseRef {
                 worker,
                 token,
                 attempt,
@@ -74,7 +74,7 @@ pub fn to_wire(happened: &Happened) -> wire::event::Happened {
                 token: token.0,
             }
         }
-        Happened::LeaseEnded {
+        EventRecord::LeaseEnded {
             task,
             lease,
             outcome,
@@ -85,7 +85,7 @@ pub fn to_wire(happened: &Happened) -> wire::event::Happened {
                 queue,
                 kind,
             } = TaskFields::of(task);
-            let Leased {
+            let LeaseRef {
                 worker,
                 token,
                 attempt,
@@ -101,28 +101,28 @@ pub fn to_wire(happened: &Happened) -> wire::event::Happened {
                 outcome: outcome.map(attempt_outcome),
             }
         }
-        Happened::JobFinished { job, name, state } => WireEvent::JobFinished {
+        EventRecord::JobFinished { job, name, state } => WireEvent::JobFinished {
             job: job.to_string(),
             name: text(name),
             state: present::job_state(*state),
         },
-        Happened::WorkerRegistered { worker, name } => WireEvent::WorkerRegistered {
+        EventRecord::WorkerRegistered { worker, name } => WireEvent::WorkerRegistered {
             worker: worker.to_string(),
             name: text(name),
         },
-        Happened::WorkerDraining { worker, name } => WireEvent::WorkerDraining {
+        EventRecord::WorkerDraining { worker, name } => WireEvent::WorkerDraining {
             worker: worker.to_string(),
             name: text(name),
         },
-        Happened::WorkerLost { worker, name } => WireEvent::WorkerLost {
+        EventRecord::WorkerLost { worker, name } => WireEvent::WorkerLost {
             worker: worker.to_string(),
             name: text(name),
         },
-        Happened::WorkerLeft { worker, name } => WireEvent::WorkerLeft {
+        EventRecord::WorkerLeft { worker, name } => WireEvent::WorkerLeft {
             worker: worker.to_string(),
             name: text(name),
         },
-        Happened::WorkerChanged {
+        EventRecord::WorkerChanged {
             worker,
             name,
             state,
@@ -131,14 +131,14 @@ pub fn to_wire(happened: &Happened) -> wire::event::Happened {
             name: text(name),
             state: present::worker_state(*state),
         },
-        Happened::Restored => WireEvent::Restored,
-        Happened::QueueChanged { queue } => WireEvent::QueueChanged {
+        EventRecord::Restored => WireEvent::Restored,
+        EventRecord::QueueChanged { queue } => WireEvent::QueueChanged {
             queue: queue.to_string(),
         },
-        Happened::ScheduleChanged { schedule } => WireEvent::ScheduleChanged {
+        EventRecord::ScheduleChanged { schedule } => WireEvent::ScheduleChanged {
             schedule: schedule.to_string(),
         },
-        Happened::ScheduleTicked {
+        EventRecord::ScheduleTicked {
             schedule,
             tick_ms,
             job,
@@ -159,7 +159,7 @@ struct TaskFields {
 }
 
 impl TaskFields {
-    fn of(about: &About) -> Self {
+    fn of(about: &TaskRef) -> Self {
         let class = about.class.as_ref();
         Self {
             task: about.task.to_string(),
@@ -170,13 +170,13 @@ impl TaskFields {
     }
 }
 
-fn attempt_outcome(outcome: Outcome) -> wire::AttemptOutcome {
+fn attempt_outcome(outcome: LeaseOutcome) -> wire::AttemptOutcome {
     match outcome {
-        Outcome::Succeeded => wire::AttemptOutcome::Succeeded,
-        Outcome::Failed => wire::AttemptOutcome::Failed,
-        Outcome::TimedOut => wire::AttemptOutcome::TimedOut,
-        Outcome::Lost => wire::AttemptOutcome::Lost,
-        Outcome::Returned => wire::AttemptOutcome::Returned,
-        Outcome::Cancelled => wire::AttemptOutcome::Cancelled,
+        LeaseOutcome::Succeeded => wire::AttemptOutcome::Succeeded,
+        LeaseOutcome::Failed => wire::AttemptOutcome::Failed,
+        LeaseOutcome::TimedOut => wire::AttemptOutcome::TimedOut,
+        LeaseOutcome::Lost => wire::AttemptOutcome::Lost,
+        LeaseOutcome::Returned => wire::AttemptOutcome::Returned,
+        LeaseOutcome::Cancelled => wire::AttemptOutcome::Cancelled,
     }
 }

@@ -16,7 +16,7 @@ use triarch_sdk::wire;
 
 use super::filter::Filter;
 use super::present::{event_type, to_wire};
-use crate::feed::{Gone, Page, Position};
+use crate::feed::{Page, Position, PositionGone};
 use crate::server::app::App;
 use crate::server::protocol::problem::{Code, Problem};
 
@@ -47,7 +47,7 @@ impl EventStream {
         // The position comes first, so that who is cut off before anything has happened goes on from here too.
         let preamble = format!("retry: {RECONNECT_DELAY_MS}\nid: {after}\n\n");
         Self {
-            grown: app.table.feed.grown(),
+            grown: app.table.feed.subscribe(),
             app,
             filter,
             after,
@@ -127,7 +127,7 @@ impl EventStream {
         for chunk in &page.chunks {
             let at = wire::Timestamp::from_unix_ms(chunk.at_ms());
             let new = chunk
-                .events()
+                .records()
                 .filter(|(position, _)| *position > self.after);
             for (position, happened) in new {
                 let event_type = event_type(happened);
@@ -153,7 +153,7 @@ impl EventStream {
 }
 
 /// Problem of a reader whose position is no longer kept.
-pub fn position_gone(gone: Gone) -> Problem {
+pub fn position_gone(gone: PositionGone) -> Problem {
     Problem::new(
         Code::PositionGone,
         format!(

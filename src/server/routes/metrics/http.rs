@@ -44,7 +44,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
         .lead
         .borrow()
         .as_ref()
-        .map_or(0, |lead| lead.desk.lock().polls_waiting());
+        .map_or(0, |lead| lead.state.lock().polls.len());
     let readers = EVENT_STREAMS_MAX - app.event_streams.available_permits().min(EVENT_STREAMS_MAX);
     out.gauges(
         "triarch_http_held",

@@ -1,11 +1,12 @@
 //! Metrics of this node's table, and counters of the leader's decisions.
 
+use strum::VariantArray;
 use triarch_table::Table;
 use triarch_table::records::job::Counts;
 use triarch_table::types::state::{TaskState, WorkerState};
 
 use super::families::{Labels, MetricFamilies};
-use crate::leader_counters::{Expiry, Judged};
+use crate::leader_counters::{LeaseExpiry, ResultVerdict};
 use crate::server::app::App;
 
 /// Maximum number of queues listed by name. The rest is aggregated.
@@ -148,11 +149,11 @@ fn fullest(all: Vec<(&str, QueueStats)>) -> Vec<(String, QueueStats)> {
 
 /// Counted where they are made, by the leader.
 fn decisions(app: &App, out: &mut MetricFamilies) {
-    let tally = &app.table.tally;
+    let counters = &app.table.counters;
     out.counter(
         "triarch_jobs_submitted",
         "Jobs that came into being while this node led.",
-        tally.jobs_submitted.get() as f64,
+        counters.jobs_submitted.get() as f64,
     );
     out.counters(
         "triarch_task_changes",
@@ -161,54 +162,54 @@ fn decisions(app: &App, out: &mut MetricFamilies) {
             .into_iter()
             .map(|to| {
                 let labels = vec![("to", to.as_str().to_owned())];
-                (labels, tally.task_changes(to) as f64)
+                (labels, counters.task_changes(to) as f64)
             })
             .collect(),
     );
     out.counter(
         "triarch_leases_granted",
         "Leases granted while this node led.",
-        tally.leases_granted.get() as f64,
+        counters.leases_granted.get() as f64,
     );
     out.counters(
         "triarch_leases_expired",
         "Leases that this node ended as leader, and not their workers, by reason.",
-        Expiry::ALL
-            .into_iter()
-            .map(|why| {
-                let labels = vec![("reason", why.as_str().to_owned())];
-                (labels, tally.leases_expired(why) as f64)
+        LeaseExpiry::VARIANTS
+            .iter()
+            .map(|&why| {
+                let labels = vec![("reason", why.into_str().to_owned())];
+                (labels, counters.leases_expired(why) as f64)
             })
             .collect(),
     );
     out.counters(
         "triarch_results",
         "Results that workers reported to this node as leader, by verdict; all but accepted ones changed nothing.",
-        Judged::ALL
-            .into_iter()
-            .map(|verdict| {
-                let labels = vec![("verdict", verdict.as_str().to_owned())];
-                (labels, tally.results(verdict) as f64)
+        ResultVerdict::VARIANTS
+            .iter()
+            .map(|&verdict| {
+                let labels = vec![("verdict", verdict.into_str().to_owned())];
+                (labels, counters.results(verdict) as f64)
             })
             .collect(),
     );
     out.counter(
         "triarch_workers_registered",
         "Workers that registered while this node led.",
-        tally.workers_registered.get() as f64,
+        counters.workers_registered.get() as f64,
     );
     out.counter(
         "triarch_workers_lost",
         "Workers that were silent for their whole lease while this node led.",
-        tally.workers_lost.get() as f64,
+        counters.workers_lost.get() as f64,
     );
     let outcome = |word: &str| -> Labels { vec![("outcome", word.to_owned())] };
     out.counters(
         "triarch_schedule_ticks",
         "Ticks of schedules that were over while this node led: with a job made, or passed by.",
         vec![
-            (outcome("job"), tally.ticks_fired.get() as f64),
-            (outcome("passed"), tally.ticks_passed.get() as f64),
+            (outcome("job"), counters.ticks_fired.get() as f64),
+            (outcome("passed"), counters.ticks_passed.get() as f64),
         ],
     );
 }

@@ -159,7 +159,7 @@ fn worker_to_wire(app: &App, worker: &Worker, running: u32) -> wire::Worker {
         .borrow()
         .as_ref()
         .filter(|_| present)
-        .map(|lead| lead.desk.lock().worker(worker.id));
+        .map(|lead| lead.state.lock().leases.last_contact(worker.id));
     wire::Worker {
         id: worker.id.to_string(),
         name: worker.name.to_string(),

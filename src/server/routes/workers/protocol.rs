@@ -14,9 +14,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::results::{RESULTS_MAX, record_results};
-use crate::leader::Lead;
-use crate::leader::leader_state::{Load, Progress};
-use crate::leader::worker_calls::{Running, Turned};
+use crate::leader::LeaderTerm;
+use crate::leader::lease_tracker::{AttemptProgress, WorkerLoad};
+use crate::leader::worker_calls::{RunningAttempt, WorkerCallError};
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
@@ -101,7 +101,10 @@ async fn register(
         return Err(app.unexpected_reply(&reply));
     };
     if let Ok(lead) = app.leader_term() {
-        lead.desk.lock().heard(worker, Instant::now());
+        lead.state
+            .lock()
+            .leases
+            .record_contact(worker, Instant::now());
     }
     ApiResponse::created(
         index,
@@ -132,7 +135,7 @@ async fn poll(
     let poll: wire::Poll = json::parse_or_default(&body)?;
     let lead = app.leader_term()?;
     let mut running = poll.running.map(parse_running).transpose()?;
-    let ended: Vec<Running> = poll.results.iter().map(Running::ended).collect();
+    let ended: Vec<RunningAttempt> = poll.results.iter().map(RunningAttempt::ended).collect();
     let verdicts = match poll.results.is_empty() {
         true => Vec::new(),
         false => match record_results_before_lease(&app, &lead, id, poll.results, poll.max).await {
@@ -140,7 +143,8 @@ async fn poll(
             Err(refused) => {
                 // It is alive whatever becomes of its results, and so are the attempts it will tell of again. That it may be
                 // unknown by now must not hide that the fate of its results is.
-                let alive: Vec<Running> = running.into_iter().flatten().chain(ended).collect();
+                let alive: Vec<RunningAttempt> =
+                    running.into_iter().flatten().chain(ended).collect();
                 let _ = lead.heartbeat(id, &alive, None);
                 return Err(refused);
             }
@@ -148,7 +152,7 @@ async fn poll(
     };
     if let Some(running) = &mut running {
         // What is told as ended has its verdict, and is neither running nor lost, even if the worker names it as both.
-        let ended_keys: HashSet<(&str, Token)> = ended.iter().map(Running::key).collect();
+        let ended_keys: HashSet<(&str, Token)> = ended.iter().map(RunningAttempt::key).collect();
         running.retain(|attempt| !ended_keys.contains(&attempt.key()));
     }
     let request = PollRequest {
@@ -178,14 +182,14 @@ async fn poll(
 /// Proposes results of a worker that asks for more work, which is then leased in the same log entry if there is any.
 async fn record_results_before_lease(
     app: &App,
-    lead: &Lead,
+    lead: &LeaderTerm,
     worker: WorkerId,
     results: Vec<wire::TaskResult>,
     wanted: u32,
 ) -> Result<Vec<wire::Verdict>, HandlerError> {
-    let returning = lead.returning(worker, wanted.min(SLOTS_MAX));
+    let refill = lead.request_refill(worker, wanted.min(SLOTS_MAX));
     let (_, verdicts) = record_results(app, worker, results).await?;
-    drop(returning);
+    drop(refill);
     Ok(verdicts)
 }
 
@@ -196,14 +200,14 @@ struct PollRequest {
     wait: Duration,
     brings_results: bool,
     /// What the worker says it runs, if it says so.
-    running: Option<Vec<Running>>,
+    running: Option<Vec<RunningAttempt>>,
     /// What it brought the results of.
-    ended: Vec<Running>,
+    ended: Vec<RunningAttempt>,
 }
 
 impl PollRequest {
     /// Long poll: confirms what the worker runs, and waits for leases.
-    async fn run(mut self, app: &App, lead: &Lead) -> Result<wire::PollAnswer, HandlerError> {
+    async fn run(mut self, app: &App, lead: &LeaderTerm) -> Result<wire::PollAnswer, HandlerError> {
         let id = self.worker;
         let directives = lead
             .heartbeat(id, self.running.as_deref().unwrap_or_default(), None)
@@ -260,7 +264,7 @@ async fn heartbeat(
     if cpu.is_some_and(|cpu| !(0.0..=1.0).contains(&cpu)) {
         return Err(Problem::invalid("load.cpu", "must be from 0 to 1").into());
     }
-    let load = heartbeat.load.map(|load| Load {
+    let load = heartbeat.load.map(|load| WorkerLoad {
         cpu: load.cpu,
         mem_mb: load.mem_mb,
     });
@@ -323,7 +327,7 @@ async fn leave(
         return Err(app.unexpected_reply(&reply));
     };
     if let Ok(lead) = app.leader_term() {
-        lead.desk.lock().dismiss(id);
+        lead.state.lock().polls.close(id);
     }
     ApiResponse::ok(
         index,
@@ -343,7 +347,7 @@ pub fn worker_id(text: &str) -> Result<WorkerId, Problem> {
     })
 }
 
-impl Running {
+impl RunningAttempt {
     /// The attempt that a result is about.
     fn ended(result: &wire::TaskResult) -> Self {
         Self {
@@ -360,20 +364,20 @@ impl Running {
 }
 
 /// Error of a worker call that the leader refused.
-pub fn worker_call_error(error: Turned, id: WorkerId) -> HandlerError {
+pub fn worker_call_error(error: WorkerCallError, id: WorkerId) -> HandlerError {
     match error {
-        Turned::UnknownWorker => Problem::new(
+        WorkerCallError::UnknownWorker => Problem::new(
             Code::UnknownWorker,
             format!(
                 "worker {id} is not registered (or was lost): stop what you run and register again"
             ),
         )
         .into(),
-        Turned::TermOver => HandlerError::NotLeader,
+        WorkerCallError::TermOver => HandlerError::NotLeader,
     }
 }
 
-fn parse_running(running: Vec<wire::RunningTask>) -> Result<Vec<Running>, Problem> {
+fn parse_running(running: Vec<wire::RunningTask>) -> Result<Vec<RunningAttempt>, Problem> {
     if running.len() > RESULTS_MAX {
         return Err(Problem::invalid(
             "running",
@@ -405,11 +409,11 @@ fn parse_running(running: Vec<wire::RunningTask>) -> Result<Vec<Running>, Proble
                 ));
             }
             let has_progress = attempt.progress.is_some() || attempt.note.is_some();
-            Ok(Running {
+            Ok(RunningAttempt {
                 task: attempt.task.parse().ok(),
                 spelled: attempt.task,
                 token: Token(attempt.token),
-                progress: has_progress.then_some(Progress {
+                progress: has_progress.then_some(AttemptProgress {
                     progress: attempt.progress,
                     note: attempt.note,
                 }),

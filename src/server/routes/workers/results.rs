@@ -8,7 +8,7 @@ use triarch_table::command::{ReportedOutcome, TaskReport};
 use triarch_table::types::state::TaskState;
 use triarch_table::{Command, TaskId, Token, WorkerId};
 
-use crate::leader_counters::Judged;
+use crate::leader_counters::ResultVerdict;
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::problem::{Code, Problem};
@@ -35,12 +35,12 @@ pub async fn record_results(
     for result in results {
         let refused = match result.task.parse::<TaskId>() {
             Err(_) => {
-                app.table.tally.judged(Judged::NotFound);
+                app.table.counters.count_verdict(ResultVerdict::NotFound);
                 Some("not_found")
             }
             Ok(task) => match outcome(app, &result) {
                 Err(code) => {
-                    app.table.tally.judged(Judged::TooLarge);
+                    app.table.counters.count_verdict(ResultVerdict::TooLarge);
                     Some(code)
                 }
                 Ok(outcome) => {
@@ -78,17 +78,18 @@ pub async fn record_results(
     };
     for (position, verdict) in positions.into_iter().zip(judged) {
         let judged = match verdict {
-            Verdict::Accepted => Judged::Accepted,
-            Verdict::StaleToken => Judged::StaleToken,
-            Verdict::AlreadyFinished => Judged::AlreadyFinished,
-            Verdict::NotFound => Judged::NotFound,
+            Verdict::Accepted => ResultVerdict::Accepted,
+            Verdict::StaleToken => ResultVerdict::StaleToken,
+            Verdict::AlreadyFinished => ResultVerdict::AlreadyFinished,
+            Verdict::NotFound => ResultVerdict::NotFound,
         };
-        app.table.tally.judged(judged);
+        app.table.counters.count_verdict(judged);
         let code = match judged {
-            Judged::Accepted => None,
-            Judged::StaleToken | Judged::AlreadyFinished | Judged::NotFound | Judged::TooLarge => {
-                Some(judged.as_str())
-            }
+            ResultVerdict::Accepted => None,
+            ResultVerdict::StaleToken
+            | ResultVerdict::AlreadyFinished
+            | ResultVerdict::NotFound
+            | ResultVerdict::TooLarge => Some(judged.into_str()),
         };
         verdicts[position].accepted = code.is_none();
         verdicts[position].code = code.map(str::to_string);

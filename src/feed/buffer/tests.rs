@@ -1,10 +1,10 @@
 use triarch_table::WorkerId;
 
-use super::{Feed, Gone, Happened, Position};
+use super::{EventRecord, Feed, Position, PositionGone};
 
-fn happened(count: u64) -> Vec<Happened> {
+fn records(count: u64) -> Vec<EventRecord> {
     (0..count)
-        .map(|number| Happened::WorkerLeft {
+        .map(|number| EventRecord::WorkerLeft {
             worker: WorkerId(number),
             name: None,
         })
@@ -12,12 +12,12 @@ fn happened(count: u64) -> Vec<Happened> {
 }
 
 /// Reads on from `after` until there is nothing more.
-fn all(feed: &Feed, after: Position) -> Result<Vec<String>, Gone> {
+fn all(feed: &Feed, after: Position) -> Result<Vec<String>, PositionGone> {
     let (mut after, mut found) = (after, Vec::new());
     loop {
         let page = feed.read(after)?;
         for chunk in &page.chunks {
-            let new = chunk.events().filter(|(position, _)| *position > after);
+            let new = chunk.records().filter(|(position, _)| *position > after);
             found.extend(new.map(|(position, _)| position.to_string()));
         }
         assert!(page.end >= after, "it never goes back");
@@ -33,11 +33,11 @@ fn from(text: &str) -> Position {
 }
 
 #[test]
-fn goes_on_after_any_position() {
+fn reading_resumes_after_any_position() {
     let feed = Feed::new(100);
-    feed.record(3, 0, happened(2));
-    feed.record(4, 0, happened(0));
-    feed.record(7, 0, happened(3));
+    feed.append(3, 0, records(2));
+    feed.append(4, 0, records(0));
+    feed.append(7, 0, records(3));
     assert_eq!(
         all(&feed, from("0")),
         Ok(["3.0", "3.1", "7.0", "7.1", "7.2"].map(String::from).into())
@@ -58,10 +58,10 @@ fn goes_on_after_any_position() {
 }
 
 #[test]
-fn the_end_of_a_page_is_the_whole_of_the_last_entry() {
+fn the_last_page_ends_with_the_end_of_the_last_entry() {
     let feed = Feed::new(100);
-    feed.record(3, 0, happened(2));
-    feed.record(4, 0, happened(0));
+    feed.append(3, 0, records(2));
+    feed.append(4, 0, records(0));
     let page = feed.read(from("3.1")).expect("there");
     assert!(page.is_last && page.chunks.is_empty());
     assert_eq!(page.end, from("4"));
@@ -70,10 +70,10 @@ fn the_end_of_a_page_is_the_whole_of_the_last_entry() {
 }
 
 #[test]
-fn what_is_past_the_bound_is_gone_and_said_to_be() {
+fn a_position_past_the_bound_is_reported_as_gone() {
     let feed = Feed::new(10);
     for index in 1..=5 {
-        feed.record(index, 0, happened(4));
+        feed.append(index, 0, records(4));
     }
     let oldest = from("3.3");
     assert_eq!(
@@ -82,15 +82,19 @@ fn what_is_past_the_bound_is_gone_and_said_to_be() {
         "the oldest position is good"
     );
     for gone in ["0", "2", "3.0", "3.2"] {
-        assert_eq!(all(&feed, from(gone)), Err(Gone { oldest }), "{gone}");
+        assert_eq!(
+            all(&feed, from(gone)),
+            Err(PositionGone { oldest }),
+            "{gone}"
+        );
     }
 }
 
 #[test]
-fn an_entry_larger_than_everything_that_is_kept_loses_its_beginning() {
+fn an_entry_larger_than_the_bound_loses_its_beginning() {
     let feed = Feed::new(600);
-    feed.record(8, 0, happened(5_000));
-    let Err(Gone { oldest }) = all(&feed, from("8.100")) else {
+    feed.append(8, 0, records(5_000));
+    let Err(PositionGone { oldest }) = all(&feed, from("8.100")) else {
         panic!("gone")
     };
     let kept = all(&feed, oldest).expect("there");
@@ -99,30 +103,33 @@ fn an_entry_larger_than_everything_that_is_kept_loses_its_beginning() {
     assert_eq!(kept.len(), {
         let first = from(&kept[0]);
         (0..5_000)
-            .filter(|within| Position::of(8, *within) >= first)
+            .filter(|offset| Position::record(8, *offset) >= first)
             .count()
     });
 }
 
 #[test]
-fn nothing_is_known_of_what_a_snapshot_stands_for() {
+fn positions_before_an_installed_snapshot_are_gone() {
     let feed = Feed::new(100);
-    feed.record(3, 0, happened(2));
+    feed.append(3, 0, records(2));
     feed.restart(50);
-    assert_eq!(all(&feed, from("3.1")), Err(Gone { oldest: from("50") }));
-    feed.record(51, 0, happened(1));
+    assert_eq!(
+        all(&feed, from("3.1")),
+        Err(PositionGone { oldest: from("50") })
+    );
+    feed.append(51, 0, records(1));
     assert_eq!(all(&feed, from("50")), Ok(vec!["51.0".into()]));
 }
 
 #[test]
-fn every_position_of_a_long_history_resumes_without_gap_or_double() {
+fn every_position_of_a_long_history_resumes_without_gap_or_duplicate() {
     let feed = Feed::new(5_000);
     let mut expected = Vec::new();
     for index in 1..=60 {
         // Some without events, some larger than a page.
         let count = (index * 37) % 11 * if index % 20 == 0 { 80 } else { 1 };
-        feed.record(index, 0, happened(count));
-        expected.extend((0..count).map(|within| format!("{index}.{within}")));
+        feed.append(index, 0, records(count));
+        expected.extend((0..count).map(|offset| format!("{index}.{offset}")));
     }
     assert_eq!(all(&feed, from("0")), Ok(expected.clone()));
     for (seen, position) in expected.iter().enumerate() {

@@ -1,0 +1,303 @@
+//! Lease tracker and failure detector of workers: when each worker and each lease was last heard from, in memory, for one
+//! leader term.
+//!
+//! # Invariants
+//!
+//! - All times are those of this process's monotonic clock.
+//! - A worker or lease that is seen for the first time counts as heard from at that moment, so a new leader gives each a
+//!   full lease time of grace. The same holds for one that the table has before the tracker was told of it.
+//! - A lease is delivered to one poll, or returned to its queue, and never both: see [`Delivery`].
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use triarch_table::command::reply::Lease;
+use triarch_table::command::{EndLease, EndReason};
+use triarch_table::records::worker::Worker;
+use triarch_table::{Table, TaskId, Token, WorkerId};
+
+/// Heartbeat interval, and the silence that ends leases.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseTiming {
+    /// Shortest interval between two heartbeats of a worker.
+    pub heartbeat_ms: u64,
+    /// Silence after which a worker is lost, and a lease ends.
+    pub lease_ms: u64,
+}
+
+/// Heartbeats per second, of all workers together, above which the interval grows with the number of workers.
+///
+/// Nomad's servers bound the rate of heartbeats in the same way by stretching the time to live of their clients; here the
+/// time after which silence counts does not change.
+const HEARTBEAT_RATE_MAX_PER_S: u64 = 1_000;
+
+impl LeaseTiming {
+    /// The heartbeat interval of each of this many workers. It always leaves room for one lost heartbeat within a lease.
+    pub fn heartbeat_ms_for(self, workers: usize) -> u64 {
+        let shared = u64::try_from(workers)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(1_000)
+            / HEARTBEAT_RATE_MAX_PER_S;
+        shared
+            .min(self.lease_ms.saturating_mul(2) / 5)
+            .max(self.heartbeat_ms)
+    }
+}
+
+/// Time that a worker has to end an attempt by itself and report, before the leader does it: TERM, KILL, and the way here.
+const TIMEOUT_GRACE: Duration = Duration::from_secs(15);
+
+/// Workers and leases by when they were last heard from. See the module.
+pub struct LeaseTracker {
+    term_start: Instant,
+    workers: HashMap<WorkerId, WorkerContact>,
+    leases: HashMap<Token, TrackedLease>,
+}
+
+struct WorkerContact {
+    last_contact: Instant,
+    load: Option<WorkerLoad>,
+}
+
+/// Load of a worker's machine, as the worker reports it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WorkerLoad {
+    /// Share of the machine's processors, 0 to 1.
+    pub cpu: Option<f64>,
+    /// Memory in use, MiB.
+    pub mem_mb: Option<u64>,
+}
+
+/// Processor load from which a machine gets work only when no other worker takes it.
+const OVERLOAD_CPU_SHARE: f64 = 0.95;
+
+impl WorkerLoad {
+    fn is_overloaded(self) -> bool {
+        self.cpu.is_some_and(|cpu| cpu >= OVERLOAD_CPU_SHARE)
+    }
+}
+
+/// Delivery state of a lease between its grant and its worker. A running task must not be taken from its worker because an
+/// earlier poll of the same worker hung up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delivery {
+    /// Granted, for the poll that waited at that time.
+    Pending,
+    /// Delivered to a later poll, because the worker did not know of it.
+    Delivered,
+    /// On its way back to the queue.
+    Returning,
+}
+
+struct TrackedLease {
+    delivery: Delivery,
+    confirmed: Instant,
+    granted: Instant,
+    progress: Option<AttemptProgress>,
+}
+
+/// Progress of an attempt, as its worker reports it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttemptProgress {
+    /// 0 to 1.
+    pub progress: Option<f64>,
+    /// Free text.
+    pub note: Option<String>,
+}
+
+/// Workers and leases whose time is up.
+#[derive(Debug, Default)]
+pub struct Overdue {
+    /// Workers silent for their whole lease time.
+    pub workers: Vec<WorkerId>,
+    /// Leases to end, of workers that live.
+    pub leases: Vec<EndLease>,
+}
+
+impl LeaseTracker {
+    /// An empty tracker at the beginning of a term.
+    pub fn new(term_start: Instant) -> Self {
+        Self {
+            term_start,
+            workers: HashMap::new(),
+            leases: HashMap::new(),
+        }
+    }
+
+    /// Records that the worker was heard from now.
+    pub fn record_contact(&mut self, worker: WorkerId, now: Instant) {
+        self.workers
+            .entry(worker)
+            .or_insert(WorkerContact {
+                last_contact: now,
+                load: None,
+            })
+            .last_contact = now;
+    }
+
+    /// Records the load that a known worker reports.
+    pub fn record_load(&mut self, worker: WorkerId, load: WorkerLoad) {
+        if let Some(contact) = self.workers.get_mut(&worker) {
+            contact.load = Some(load);
+        }
+    }
+
+    /// Number of workers that the tracker has seen.
+    pub fn worker_count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Time of the worker's last contact, the beginning of the term at the earliest, and its last reported load.
+    pub fn last_contact(&self, worker: WorkerId) -> (Instant, Option<WorkerLoad>) {
+        self.workers
+            .get(&worker)
+            .map_or((self.term_start, None), |contact| {
+                (contact.last_contact, contact.load)
+            })
+    }
+
+    /// Whether the worker's machine takes work only when no other worker does.
+    pub fn is_overloaded(&self, worker: WorkerId) -> bool {
+        self.last_contact(worker)
+            .1
+            .is_some_and(WorkerLoad::is_overloaded)
+    }
+
+    /// Records that the lease was granted, or confirmed by its worker, now.
+    pub fn confirm(&mut self, token: Token, now: Instant, progress: Option<AttemptProgress>) {
+        let lease = self.leases.entry(token).or_insert(TrackedLease {
+            delivery: Delivery::Pending,
+            confirmed: now,
+            granted: now,
+            progress: None,
+        });
+        if !mutated!(HeartbeatIgnored) {
+            lease.confirmed = now;
+        }
+        if progress.is_some() {
+            lease.progress = progress;
+        }
+    }
+
+    /// Marks a lease that its worker does not know of as delivered to a poll of that worker. Returns `false` for a lease
+    /// that is on its way back to the queue.
+    pub fn mark_delivered(&mut self, lease: &Lease, now: Instant) -> bool {
+        self.confirm(lease.token, now, None);
+        let tracked = self.leases.get_mut(&lease.token);
+        tracked.is_some_and(|tracked| {
+            let deliverable = tracked.delivery != Delivery::Returning;
+            if deliverable {
+                tracked.delivery = Delivery::Delivered;
+            }
+            deliverable
+        })
+    }
+
+    /// Whether a later poll has been given this lease.
+    pub fn is_delivered(&self, lease: &Lease) -> bool {
+        let tracked = self.leases.get(&lease.token);
+        tracked.is_some_and(|tracked| tracked.delivery == Delivery::Delivered)
+    }
+
+    /// Marks an undelivered lease as on its way back to the queue. Returns `false` for any other.
+    pub fn mark_returning(&mut self, lease: &Lease) -> bool {
+        match self.leases.get_mut(&lease.token) {
+            Some(tracked) if tracked.delivery == Delivery::Pending => {
+                tracked.delivery = Delivery::Returning;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// Progress that the worker last reported of this attempt.
+    pub fn progress(&self, token: Token) -> Option<&AttemptProgress> {
+        self.leases
+            .get(&token)
+            .and_then(|lease| lease.progress.as_ref())
+    }
+
+    /// Extends all deadlines by a pause of this process itself (stopped, or starved), during which it could hear from
+    /// nobody.
+    pub fn extend_deadlines(&mut self, pause: Duration, now: Instant) {
+        let later = |at: &mut Instant| *at = (*at + pause).min(now);
+        later(&mut self.term_start);
+        for contact in self.workers.values_mut() {
+            later(&mut contact.last_contact);
+        }
+        for lease in self.leases.values_mut() {
+            later(&mut lease.confirmed);
+        }
+    }
+
+    /// Checks every worker and lease of the table against the clock, and forgets those that the table no longer has.
+    pub fn overdue(&mut self, table: &Table, timing: LeaseTiming, now: Instant) -> Overdue {
+        let lease_time = match mutated!(SilenceNeverEndsALease) {
+            true => Duration::MAX,
+            false => Duration::from_millis(timing.lease_ms),
+        };
+        let first_seen = match mutated!(LeasesExpiredAtElection) {
+            true => now.checked_sub(lease_time * 2).unwrap_or(now),
+            false => now,
+        };
+        let mut overdue = Overdue::default();
+        let is_present = |worker: &Worker| worker.state().is_present();
+        let mut present = 0;
+        for worker in table.workers().filter(|worker| is_present(worker)) {
+            present += 1;
+            let contact = self.workers.entry(worker.id).or_insert(WorkerContact {
+                last_contact: first_seen,
+                load: None,
+            });
+            if now.saturating_duration_since(contact.last_contact) > lease_time {
+                overdue.workers.push(worker.id);
+            }
+        }
+        if self.workers.len() > present {
+            self.workers
+                .retain(|id, _| table.worker(*id).is_some_and(is_present));
+        }
+
+        let mut live = HashMap::with_capacity(self.leases.len());
+        for lease in table.leases() {
+            let tracked = self.leases.remove(&lease.token).unwrap_or(TrackedLease {
+                delivery: Delivery::Pending,
+                confirmed: first_seen,
+                granted: now,
+                progress: None,
+            });
+            if now.saturating_duration_since(tracked.confirmed) > lease_time {
+                overdue.leases.push(end_lease(&lease, EndReason::Expired));
+            } else if let Some(timeout_ms) = timeout_ms(table, lease.task)
+                && now.saturating_duration_since(tracked.granted)
+                    > Duration::from_millis(timeout_ms) + TIMEOUT_GRACE
+            {
+                overdue.leases.push(end_lease(&lease, EndReason::TimedOut));
+            }
+            live.insert(lease.token, tracked);
+        }
+        self.leases = live;
+        // A lost worker's leases end with it.
+        overdue.leases.retain(|ended| {
+            table
+                .lease(ended.task)
+                .is_none_or(|lease| !overdue.workers.contains(&lease.worker))
+        });
+        overdue
+    }
+}
+
+/// The command part that ends this lease.
+pub fn end_lease(lease: &Lease, reason: EndReason) -> EndLease {
+    EndLease {
+        task: lease.task,
+        token: lease.token,
+        reason,
+    }
+}
+
+fn timeout_ms(table: &Table, task: TaskId) -> Option<u64> {
+    table
+        .task(task)
+        .and_then(|task| task.spec.policy.timeout_ms)
+}

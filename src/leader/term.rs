@@ -1,0 +1,87 @@
+//! Leader term: one term of leadership of this node, with its soft state and its fence.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use triarch_raft::{Node, Priority, ProposeError, ProposeOptions};
+use triarch_table::{Command, Reply};
+
+use super::clock::ClusterClock;
+use super::leader_state::LeaderState;
+use super::lease_tracker::LeaseTiming;
+use super::live_output::LiveOutput;
+use crate::state_machine::{SharedTable, TableStateMachine, encode};
+
+/// Consensus over the table.
+pub type TableNode = Node<TableStateMachine>;
+
+/// One term of leadership of this node.
+pub struct LeaderTerm {
+    /// The Raft term. It fences the commands of the loops.
+    pub term: u64,
+    /// Lease tracker and long-poll registry of this term.
+    pub state: Mutex<LeaderState>,
+    /// Output of running attempts, for those who follow it.
+    pub(super) output: Mutex<LiveOutput>,
+    /// Heartbeat interval, and the silence that ends leases.
+    pub timing: LeaseTiming,
+    pub(super) node: TableNode,
+    pub(super) table: Arc<SharedTable>,
+    pub(super) clock: Arc<ClusterClock>,
+    pub(super) runtime: tokio::runtime::Handle,
+    end: CancellationToken,
+}
+
+impl LeaderTerm {
+    /// A term that began at `since`. Must be called on a Tokio runtime.
+    pub(super) fn new(
+        term: u64,
+        since: Instant,
+        node: &TableNode,
+        table: &Arc<SharedTable>,
+        clock: &Arc<ClusterClock>,
+        timing: LeaseTiming,
+    ) -> Self {
+        Self {
+            term,
+            state: Mutex::new(LeaderState::new(since)),
+            output: Mutex::default(),
+            timing,
+            node: node.clone(),
+            table: Arc::clone(table),
+            clock: Arc::clone(clock),
+            runtime: tokio::runtime::Handle::current(),
+            end: CancellationToken::new(),
+        }
+    }
+
+    /// Ends the term: its loops stop.
+    pub(super) fn finish(&self) {
+        self.end.cancel();
+    }
+
+    /// Returns when the term has ended.
+    pub async fn ended(&self) {
+        self.end.cancelled().await;
+    }
+
+    /// The cluster's time, in Unix ms: this node's clock, or the table's where that is ahead.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms().max(self.table.read().now_ms())
+    }
+
+    /// Proposes one of the leader's own decisions, for this term only.
+    pub(super) async fn propose(&self, command: &Command) -> Result<Reply, ProposeError> {
+        let options = ProposeOptions {
+            priority: Priority::High,
+            term: Some(self.term),
+            ..ProposeOptions::default()
+        };
+        self.node
+            .propose(encode(command), options)
+            .await
+            .map(|committed| committed.reply)
+    }
+}
