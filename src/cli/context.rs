@@ -1,40 +1,41 @@
-//! One client command's view of the cluster: how to reach it, who reads the answer, and how its user would call this
-//! program again.
+//! Context of a client command: the client, the output format, and how its user calls this program again.
 
 use std::time::Duration;
 
 use triarch_sdk::{Client, ClientOptions, parse_masters};
 
+use super::args::{DEFAULT_MASTERS, GlobalArgs};
+use super::error::CommandError;
 use super::output::{self, Format};
-use super::{DEFAULT_MASTERS, Failure, GlobalArgs};
+use super::shell;
 
 /// Everything a client command needs.
-pub struct Session {
-    /// Talks to the masters.
+pub struct CommandContext {
+    /// Client of the cluster.
     pub client: Client,
-    /// Who reads the output.
+    /// Output format.
     pub format: Format,
-    /// What has to be typed to reach the same masters again; empty if nothing has.
+    /// The option that reaches the same masters again; empty if none is needed.
     masters_option: String,
 }
 
-impl Session {
-    /// Checks the masters' addresses; talks to nobody yet.
-    pub fn new(global: &GlobalArgs) -> Result<Self, Failure> {
-        let mut typed = global.masters.join(",");
-        if typed.is_empty() {
+impl CommandContext {
+    /// Checks the addresses of the masters. Does not connect yet.
+    pub fn new(global: &GlobalArgs) -> Result<Self, CommandError> {
+        let mut masters_text = global.masters.join(",");
+        if masters_text.is_empty() {
             // An environment variable that is set to nothing is as good as not set.
-            typed = DEFAULT_MASTERS.to_owned();
+            masters_text = DEFAULT_MASTERS.to_owned();
         }
-        let client = parse_masters(&typed)
-            .and_then(|masters| Client::with_options(&masters, patience()))
-            .map_err(|error| Failure::Usage(format!("--masters: {error}")))?;
-        let found_anyway = typed == DEFAULT_MASTERS
-            || std::env::var("TRIARCH_MASTERS").is_ok_and(|set| set == typed);
-        let masters_option = if found_anyway {
+        let client = parse_masters(&masters_text)
+            .and_then(|masters| Client::with_options(&masters, client_options()))
+            .map_err(|error| CommandError::Usage(format!("--masters: {error}")))?;
+        let is_default = masters_text == DEFAULT_MASTERS
+            || std::env::var("TRIARCH_MASTERS").is_ok_and(|set| set == masters_text);
+        let masters_option = if is_default {
             String::new()
         } else {
-            format!(" --masters {typed}")
+            format!(" --masters {masters_text}")
         };
         Ok(Self {
             client,
@@ -45,21 +46,21 @@ impl Session {
 
     /// A command line of this program for the same cluster, to be shown to its user.
     pub fn command(&self, words: &str) -> String {
-        format!("{} {words}{}", super::called_as(), self.masters_option)
+        format!("{} {words}{}", shell::program_name(), self.masters_option)
     }
 
-    /// Tells a person that a list goes on; programs see it in the list.
-    pub fn tell_of_more(&self, next: Option<&str>) {
+    /// Prints how to get the next page of a list. Programs find the cursor in the list itself.
+    pub fn print_next_page_hint(&self, next: Option<&str>) {
         if let (Format::Table, Some(next)) = (self.format, next) {
-            output::note(&format!(
+            output::print_note(&format!(
                 "\nThere are more: add --after {next} for the next page, or --limit for a longer one."
             ));
         }
     }
 }
 
-/// A person who mistyped an address should not have to wait long to be told.
-fn patience() -> ClientOptions {
+/// A short deadline, because a mistyped address should be reported soon.
+fn client_options() -> ClientOptions {
     ClientOptions {
         unreachable_deadline: Duration::from_secs(2),
         ..ClientOptions::default()

@@ -1,4 +1,4 @@
-//! Durations as people type them: `500ms`, `5s`, `2m`, `1h30m`, `7d`.
+//! Parser of durations on the command line: `500ms`, `5s`, `2m`, `1h30m`, `7d`.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(total_ms.round() as u64))
 }
 
-/// The same in the unit of the wire interface.
+/// A duration in milliseconds, the unit of the wire interface.
 pub fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_people_write() {
+    fn a_sum_of_numbers_with_units_is_a_duration() {
         for (text, ms) in [
             ("0", 0),
             ("0s", 0),
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_everything_else() {
+    fn a_number_without_a_known_unit_is_refused() {
         for text in [
             "", "5", "s", "5 s", "-5s", "5x", "5sec", "1..2s", "5s2", "1e3s", "٣s", "inf", "99999d",
         ] {

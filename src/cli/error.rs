@@ -1,4 +1,4 @@
-//! How a client command fails: which exit code, and what the user is told.
+//! Errors of a command: its exit code, and its message for the user.
 
 use std::io;
 use std::process::ExitCode;
@@ -6,70 +6,87 @@ use std::process::ExitCode;
 use triarch_sdk::wire::{Problem, ProblemCode};
 use triarch_sdk::{Error, Tried};
 
-/// Why a command did not do what it was asked for.
+use super::{output, shell};
+
+/// Exit code of an operation that was carried out and failed.
+pub const EXIT_FAILED: u8 = 1;
+/// Exit code of an invalid command line; the same one clap uses.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code when no cluster can be reached.
+pub const EXIT_UNREACHABLE: u8 = 3;
+
+/// Why a command failed.
 #[derive(Debug)]
-pub enum Failure {
-    /// The cluster answered, and the answer is no; or the thing asked for failed.
+pub enum CommandError {
+    /// The cluster refused the request, or the operation failed.
     Failed(String),
-    /// The command line makes no sense.
+    /// The command line is invalid.
     Usage(String),
-    /// No master could be talked to.
+    /// No master could be reached.
     Unreachable(String),
     /// Reading or writing something local failed.
     Io(io::Error),
 }
 
-impl Failure {
-    /// Tells the user, on stderr, and names the exit code.
+impl CommandError {
+    /// Prints the message to stderr and returns the exit code.
     pub fn report(self) -> ExitCode {
         let (code, message) = match self {
-            Failure::Failed(message) => (super::EXIT_FAILED, message),
-            Failure::Usage(message) => (super::EXIT_USAGE, message),
-            Failure::Unreachable(message) => (super::EXIT_UNREACHABLE, message),
-            // Whoever read our output has seen enough, as `head` does. There is nobody left to tell, and no harm done.
-            Failure::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            CommandError::Failed(message) => (EXIT_FAILED, message),
+            CommandError::Usage(message) => (EXIT_USAGE, message),
+            CommandError::Unreachable(message) => (EXIT_UNREACHABLE, message),
+            // The reader of our output has closed the pipe, as `head` does: not a failure, and nobody is left to be told.
+            CommandError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 return ExitCode::SUCCESS;
             }
-            Failure::Io(error) => (super::EXIT_FAILED, error.to_string()),
+            CommandError::Io(error) => (EXIT_FAILED, error.to_string()),
         };
-        super::complain(&message);
+        output::print_error(&message);
         ExitCode::from(code)
     }
 }
 
-impl From<io::Error> for Failure {
+/// Reports an invalid command line, where clap alone cannot know.
+pub fn usage_error(message: &str) -> ExitCode {
+    output::print_note(&format!(
+        "error: {message}\n\nFor more information, try '--help'."
+    ));
+    ExitCode::from(EXIT_USAGE)
+}
+
+impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
-        Failure::Io(error)
+        CommandError::Io(error)
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for CommandError {
     fn from(error: Error) -> Self {
         match error {
-            Error::NoCluster { tried } => Failure::Unreachable(format!(
+            Error::NoCluster { tried } => CommandError::Unreachable(format!(
                 "no cluster can be reached:\n{}\nIs one running? `{} dev` starts one on this machine; --masters or \
                  TRIARCH_MASTERS says where another one is.",
                 each(&tried),
-                super::called_as()
+                shell::program_name()
             )),
             Error::Timeout {
                 tried, deadline_ms, ..
-            } => Failure::Unreachable(format!(
+            } => CommandError::Unreachable(format!(
                 "the cluster did not answer within {} s:\n{}\nWhat was asked for may or may not have happened.",
                 deadline_ms / 1_000,
                 each(&tried)
             )),
             Error::Api(problem) if problem.is(ProblemCode::NoLeader) => {
-                Failure::Unreachable(format!(
+                CommandError::Unreachable(format!(
                     "the cluster has no leader: {}\nMost of its masters must be up and reach each other; see `{} cluster \
                  status`.",
                     problem.detail,
-                    super::called_as()
+                    shell::program_name()
                 ))
             }
-            Error::Api(problem) => Failure::Failed(refusal(*problem)),
-            Error::Protocol { .. } => Failure::Failed(error.to_string()),
-            Error::Usage(message) => Failure::Usage(message),
+            Error::Api(problem) => CommandError::Failed(refusal(*problem)),
+            Error::Protocol { .. } => CommandError::Failed(error.to_string()),
+            Error::Usage(message) => CommandError::Usage(message),
         }
     }
 }
@@ -113,8 +130,10 @@ mod tests {
     }
 
     #[test]
-    fn no_cluster_is_told_with_every_master_and_a_way_out() {
-        let Failure::Unreachable(said) = Failure::from(Error::NoCluster { tried: tried() }) else {
+    fn an_unreachable_cluster_is_reported_with_every_master_and_the_next_step() {
+        let CommandError::Unreachable(said) =
+            CommandError::from(Error::NoCluster { tried: tried() })
+        else {
             panic!("wrong kind")
         };
         for part in [
@@ -129,29 +148,38 @@ mod tests {
     }
 
     #[test]
-    fn kinds_of_failure_have_their_own_exit_codes() {
-        let api = |code| Failure::from(Error::Api(Box::new(Problem::new(code, "because"))));
-        assert!(matches!(api(ProblemCode::NotFound), Failure::Failed(_)));
-        assert!(matches!(api(ProblemCode::Conflict), Failure::Failed(_)));
+    fn errors_of_the_client_map_to_kinds_of_command_errors() {
+        let api = |code| CommandError::from(Error::Api(Box::new(Problem::new(code, "because"))));
+        assert!(matches!(
+            api(ProblemCode::NotFound),
+            CommandError::Failed(_)
+        ));
+        assert!(matches!(
+            api(ProblemCode::Conflict),
+            CommandError::Failed(_)
+        ));
         assert!(matches!(
             api(ProblemCode::NoLeader),
-            Failure::Unreachable(_)
+            CommandError::Unreachable(_)
         ));
         let timeout = Error::Timeout {
             request_id: None,
             deadline_ms: 1_000,
             tried: tried(),
         };
-        assert!(matches!(Failure::from(timeout), Failure::Unreachable(_)));
         assert!(matches!(
-            Failure::from(Error::Usage("no".into())),
-            Failure::Usage(_)
+            CommandError::from(timeout),
+            CommandError::Unreachable(_)
+        ));
+        assert!(matches!(
+            CommandError::from(Error::Usage("no".into())),
+            CommandError::Usage(_)
         ));
     }
 
     #[test]
-    fn a_reader_that_has_seen_enough_is_no_failure() {
-        let gone = Failure::Io(io::Error::from(io::ErrorKind::BrokenPipe));
+    fn a_closed_pipe_exits_with_success() {
+        let gone = CommandError::Io(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!(
             format!("{:?}", gone.report()),
             format!("{:?}", ExitCode::SUCCESS)
@@ -159,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_field_is_named() {
+    fn a_refused_field_is_named_in_the_message() {
         let problem = Problem::new(ProblemCode::InvalidRequest, "must be 0 to 9")
             .with_field("tasks[3].priority");
         assert_eq!(refusal(problem), "tasks[3].priority: must be 0 to 9");

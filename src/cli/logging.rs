@@ -1,4 +1,4 @@
-//! Where the logs of long-running commands go: to stderr, as lines for people or as JSON for collectors.
+//! Logging of long-running commands: to stderr, as text for people or as JSON for collectors.
 
 use std::io::IsTerminal;
 

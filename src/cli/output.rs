@@ -1,7 +1,7 @@
-//! What goes to stdout: quiet tables for people, JSON for programs.
+//! Printing: tables for people or JSON for programs to stdout, notes and errors to stderr.
 //!
-//! Nothing here panics when the reader of a pipe goes away: writing to it is an [`io::Error`] like any other, which
-//! the command line's top level takes for "nobody is reading any more".
+//! Nothing here panics when the reader of a pipe goes away: that is an [`io::Error`] like any other, which the entry point
+//! of the command line treats as success.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-/// Who reads the output.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     // Plain comments: documented values would make every help page twice as long.
@@ -19,20 +19,20 @@ pub enum Format {
     Json,
 }
 
-/// Writes one answer in the format that was asked for.
-pub fn answer<T: Serialize>(
+/// Prints a value in this format.
+pub fn print<T: Serialize>(
     format: Format,
     value: &T,
-    people: impl FnOnce(&T) -> String,
+    render: impl FnOnce(&T) -> String,
 ) -> io::Result<()> {
     match format {
-        Format::Table => line(&people(value)),
-        Format::Json => line(&serde_json::to_string_pretty(value).map_err(io::Error::other)?),
+        Format::Table => print_line(&render(value)),
+        Format::Json => print_line(&serde_json::to_string_pretty(value).map_err(io::Error::other)?),
     }
 }
 
-/// Writes a line, or several that end without a newline, to stdout. An empty text writes nothing.
-pub fn line(text: &str) -> io::Result<()> {
+/// Prints text and a newline to stdout; nothing for an empty text.
+pub fn print_line(text: &str) -> io::Result<()> {
     if text.is_empty() {
         return Ok(());
     }
@@ -42,10 +42,15 @@ pub fn line(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Writes a line for the user beside the output: to stderr.
-pub fn note(text: &str) {
-    // When nobody reads stderr there is nobody to tell that nobody reads stderr.
+/// Prints a note for the user to stderr.
+pub fn print_note(text: &str) {
+    // If nobody reads stderr, that cannot be reported either.
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Prints an error of this program to stderr.
+pub fn print_error(message: &str) {
+    print_note(&format!("triarch: {message}"));
 }
 
 /// One column of a [`table`].
@@ -70,14 +75,14 @@ pub fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> S
             Column::Number(_) => column.set_cell_alignment(CellAlignment::Right),
         }
     }
-    rendered(table)
+    render(table)
 }
 
 /// Rows without headers, aligned.
-pub fn columns(rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
+pub fn rows(rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
     let mut table = plain_table();
     table.add_rows(rows);
-    rendered(table)
+    render(table)
 }
 
 fn plain_table() -> Table {
@@ -92,7 +97,7 @@ fn plain_table() -> Table {
     table
 }
 
-fn rendered(mut table: Table) -> String {
+fn render(mut table: Table) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -107,7 +112,7 @@ fn rendered(mut table: Table) -> String {
 
 /// Names and values below each other, for one thing shown in detail. Fields without a value are left out.
 pub fn details<'a>(fields: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
-    columns(fields.into_iter().filter_map(|(name, value)| {
+    rows(fields.into_iter().filter_map(|(name, value)| {
         value.map(|value| {
             vec![
                 Cell::new(name).add_attribute(Attribute::Dim),
@@ -117,8 +122,8 @@ pub fn details<'a>(fields: impl IntoIterator<Item = (&'a str, Option<String>)>) 
     }))
 }
 
-/// A state's word in the colour of its news; colours only show on a terminal.
-pub fn state(word: &str) -> Cell {
+/// A cell with the name of a state in its colour; colours only show on a terminal.
+pub fn state_cell(word: &str) -> Cell {
     let cell = Cell::new(word);
     match word {
         "succeeded" | "live" | "leader" => cell.fg(Color::Green),
@@ -129,8 +134,8 @@ pub fn state(word: &str) -> Cell {
     }
 }
 
-/// Whether progress and the like may be drawn for a person.
-pub fn person_watches() -> bool {
+/// Whether stderr is a terminal, on which progress may be drawn.
+pub fn is_interactive() -> bool {
     io::stderr().is_terminal()
 }
 
@@ -139,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_are_aligned_and_have_no_lines() {
+    fn a_table_is_aligned_and_has_no_borders() {
         let rows = [("j1-0", 5), ("j1234-0", 12_345)]
             .map(|(id, n)| vec![Cell::new(id), Cell::new(n), Cell::new("x")]);
         let text = table(
@@ -159,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn details_leave_out_what_is_not_there() {
+    fn details_leave_out_fields_without_a_value() {
         let text = details([
             ("job", Some("j1-0".to_owned())),
             ("name", None),

@@ -1,4 +1,4 @@
-//! What tasks left behind, shown as if they had run here: their stdout on stdout, their stderr on stderr.
+//! Output of finished tasks, printed as if they had run here: their stdout to stdout, their stderr to stderr.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -8,11 +8,11 @@ use serde_json::value::RawValue;
 use triarch_sdk::wire::exec::KIND as EXEC;
 use triarch_sdk::wire::{Job, JobState, PageQuery, Task, TaskState};
 
+use super::context::CommandContext;
+use super::error::{CommandError, EXIT_FAILED};
 use super::output::{self, Format};
-use super::{EXIT_FAILED, Failure};
-use crate::cli::context::Session;
 
-/// What `exec` results and errors have in common.
+/// Fields that `exec` results and errors have in common.
 #[derive(Debug, Default, Deserialize)]
 pub struct Streams {
     /// Absent when nothing ran, or when it did not end by itself.
@@ -28,7 +28,7 @@ pub struct Streams {
     pub duration_ms: u64,
 }
 
-/// What the latest finished attempt of an `exec` task left behind, if there was one.
+/// Output of the latest finished attempt of an `exec` task, if there was one.
 pub fn streams(task: &Task) -> Option<Streams> {
     let outcome = task
         .result
@@ -38,31 +38,31 @@ pub fn streams(task: &Task) -> Option<Streams> {
     serde_json::from_str(outcome.get()).ok()
 }
 
-/// The part of an error that is for people.
+/// The message of an error.
 #[derive(Debug, Deserialize)]
 struct Message {
     message: String,
 }
 
-/// A job with its tasks, for programs.
+/// A job with its tasks, as JSON.
 #[derive(Debug, Serialize)]
-struct WithTasks<'a> {
+struct JobWithTasks<'a> {
     job: &'a Job,
     tasks: &'a [Task],
 }
 
-/// Shows what the tasks of a job left behind, in the order they were submitted.
-pub async fn show_job(session: &Session, job: &Job) -> Result<(), Failure> {
+/// Prints the output of a job's tasks, in the order of their submission.
+pub async fn print_job(context: &CommandContext, job: &Job) -> Result<(), CommandError> {
     let mut tasks = Vec::new();
     let mut after = None;
     loop {
-        let page = session
+        let page = context
             .client
             .job_tasks(&job.id, &page_after(after))
             .await?;
-        match session.format {
-            // As it comes: there may be more than fits into memory, and the first line is wanted first.
-            Format::Table => page.tasks.iter().try_for_each(show)?,
+        match context.format {
+            // Page by page: there may be more than fits into memory.
+            Format::Table => page.tasks.iter().try_for_each(print_task)?,
             Format::Json => tasks.extend(page.tasks),
         }
         after = page.next;
@@ -70,11 +70,11 @@ pub async fn show_job(session: &Session, job: &Job) -> Result<(), Failure> {
             break;
         }
     }
-    match session.format {
+    match context.format {
         Format::Table => Ok(()),
         Format::Json => {
-            let answer = WithTasks { job, tasks: &tasks };
-            Ok(output::answer(Format::Json, &answer, |_| String::new())?)
+            let value = JobWithTasks { job, tasks: &tasks };
+            Ok(output::print(Format::Json, &value, |_| String::new())?)
         }
     }
 }
@@ -87,7 +87,7 @@ fn page_after(after: Option<String>) -> PageQuery {
     }
 }
 
-/// 0 only if the job succeeded.
+/// Exit code of a job: 0 only if it succeeded.
 pub fn exit_code(job: &Job) -> ExitCode {
     match job.state {
         JobState::Succeeded => ExitCode::SUCCESS,
@@ -95,8 +95,8 @@ pub fn exit_code(job: &Job) -> ExitCode {
     }
 }
 
-/// Writes what a finished task wrote, and says so if it did not succeed.
-pub fn show(task: &Task) -> io::Result<()> {
+/// Prints the output of a finished task, and a note if it did not succeed.
+pub fn print_task(task: &Task) -> io::Result<()> {
     match streams(task) {
         Some(streams) => {
             io::stderr().lock().write_all(streams.stderr.as_bytes())?;
@@ -104,7 +104,7 @@ pub fn show(task: &Task) -> io::Result<()> {
             out.write_all(streams.stdout.as_bytes())?;
             out.flush()?;
             if streams.truncated {
-                output::note(&format!(
+                output::print_note(&format!(
                     "(the output of task {} was longer than what is kept)",
                     task.id
                 ));
@@ -112,7 +112,7 @@ pub fn show(task: &Task) -> io::Result<()> {
         }
         None => {
             if let Some(result) = &task.result {
-                output::line(result.get())?;
+                output::print_line(result.get())?;
             }
         }
     }
@@ -124,13 +124,13 @@ pub fn show(task: &Task) -> io::Result<()> {
         | TaskState::Waiting
         | TaskState::Delayed
         | TaskState::Queued
-        | TaskState::Running => output::note(&epitaph(task)),
+        | TaskState::Running => output::print_note(&summary_line(task)),
     }
     Ok(())
 }
 
 /// `task t7-0 (key 3) failed after 3 attempts: exited with code 1`.
-pub fn epitaph(task: &Task) -> String {
+pub fn summary_line(task: &Task) -> String {
     let key = task
         .key
         .as_ref()
@@ -144,14 +144,14 @@ pub fn epitaph(task: &Task) -> String {
     let why = task
         .error
         .as_deref()
-        .and_then(message)
+        .and_then(error_message)
         .map(|message| format!(": {message}"))
         .unwrap_or_default();
     format!("task {}{key} {}{tries}{why}", task.id, task.state)
 }
 
-/// What an error says to people, if it says so in the usual place.
-pub fn message(error: &RawValue) -> Option<String> {
+/// The message of an error, if it has one in the usual place.
+pub fn error_message(error: &RawValue) -> Option<String> {
     serde_json::from_str::<Message>(error.get())
         .ok()
         .map(|error| error.message)

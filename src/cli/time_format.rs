@@ -1,4 +1,4 @@
-//! Points in time and spans as people say them: `3s ago`, `in 2m`, `1h 5m`.
+//! Relative times and durations for people: `3s ago`, `in 2m`, `1h 5m`.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -7,7 +7,7 @@ pub fn relative(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
     relative_by(now - then)
 }
 
-/// A point in time so many milliseconds back.
+/// The point in time this many milliseconds ago.
 pub fn ago_ms(ms: u64) -> String {
     relative_by(delta_ms(ms))
 }
@@ -22,7 +22,7 @@ fn relative_by(ago: TimeDelta) -> String {
     }
 }
 
-/// How long something took, to three digits or so.
+/// A duration, to about three digits.
 pub fn span(span: TimeDelta) -> String {
     let ms = span.num_milliseconds().max(0);
     match ms {
@@ -32,12 +32,12 @@ pub fn span(span: TimeDelta) -> String {
     }
 }
 
-/// The same of a number of milliseconds from elsewhere, however absurd.
+/// A duration in milliseconds, of any size.
 pub fn span_ms(ms: u64) -> String {
     span(delta_ms(ms))
 }
 
-/// That many milliseconds, or the longest time there is.
+/// This many milliseconds, or the longest time there is.
 fn delta_ms(ms: u64) -> TimeDelta {
     i64::try_from(ms)
         .ok()
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_how_long_ago() {
+    fn a_point_in_time_is_written_relative_to_now() {
         let now = Utc::now();
         for (ms, said) in [
             (0, "now"),
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn says_how_long_it_took() {
+    fn a_duration_is_written_in_its_largest_units() {
         for (ms, said) in [
             (0, "0ms"),
             (12, "12ms"),

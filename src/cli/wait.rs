@@ -1,7 +1,7 @@
-//! Waiting for jobs and tasks to finish: the progress a person sees meanwhile, and the way out.
+//! Waiting for jobs and tasks to finish, with a progress bar on a terminal.
 //!
-//! A wait is a chain of short questions, so that it outlives the master that answers them. Ctrl-C ends only the wait:
-//! the job goes on, and the user is told how to wait for it again.
+//! A wait is a chain of long polls, so that it outlives the master that answers them. Ctrl-C ends only the wait: the job
+//! goes on, and a note says how to wait for it again.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -10,88 +10,94 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use triarch_sdk::wire::{Job, Task, TaskState};
 
-use super::Failure;
+use super::context::CommandContext;
+use super::error::CommandError;
 use super::output;
-use crate::cli::context::Session;
 
-/// How long a master may hold its answer when nobody watches.
-const HOLD: Duration = Duration::from_secs(20);
-/// The same for a person's progress bar: how often its numbers change.
-const HOLD_WATCHED: Duration = Duration::from_millis(250);
-/// What shells give for a command ended by Ctrl-C.
+/// Longest wait of one long poll.
+const POLL_WAIT: Duration = Duration::from_secs(20);
+/// Longest wait of one long poll while a progress bar is drawn, and so its refresh interval.
+const PROGRESS_POLL_WAIT: Duration = Duration::from_millis(250);
+/// Exit code of a command ended by Ctrl-C, as in shells.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// What a wait came to.
-pub enum Waited<T> {
+/// Outcome of a wait.
+pub enum WaitOutcome<T> {
     /// It is terminal.
     Finished(T),
-    /// The user would not wait any longer, and was told how to go on.
+    /// The user interrupted the wait, and was told how to resume it.
     Interrupted,
 }
 
 /// The exit code of a wait that was interrupted.
-pub fn interrupted() -> ExitCode {
+pub fn interrupted_exit_code() -> ExitCode {
     ExitCode::from(EXIT_INTERRUPTED)
 }
 
-/// Waits until a job is terminal; a person sees how far it is.
-pub async fn job(session: &Session, id: &str) -> Result<Waited<Job>, Failure> {
-    let again = session.command(&format!("job wait {id}"));
-    let bar = Progress::new();
+/// Waits until a job is terminal. Draws a progress bar on a terminal.
+pub async fn wait_for_job(
+    context: &CommandContext,
+    id: &str,
+) -> Result<WaitOutcome<Job>, CommandError> {
+    let resume = context.command(&format!("job wait {id}"));
+    let bar = JobProgressBar::new();
     let finished = async {
-        let mut job = session.client.job(id).await?;
+        let mut job = context.client.job(id).await?;
         while !job.state.is_terminal() {
             bar.show(&job);
-            job = session.client.job_within(id, bar.hold()).await?;
+            job = context.client.job_within(id, bar.poll_wait()).await?;
         }
         Ok(job)
     };
-    let waited = or_interrupt(finished, &format!("Job {id}"), &again).await;
+    let waited = until_interrupted(finished, &format!("Job {id}"), &resume).await;
     bar.clear();
     waited
 }
 
 /// Waits until a task is terminal.
-pub async fn task(session: &Session, id: &str) -> Result<Waited<Task>, Failure> {
-    let again = session.command(&format!("task wait {id}"));
+pub async fn wait_for_task(
+    context: &CommandContext,
+    id: &str,
+) -> Result<WaitOutcome<Task>, CommandError> {
+    let resume = context.command(&format!("task wait {id}"));
     let finished = async {
-        let mut task = session.client.task(id).await?;
+        let mut task = context.client.task(id).await?;
         while !task.state.is_terminal() {
-            task = session.client.task_within(id, HOLD).await?;
+            task = context.client.task_within(id, POLL_WAIT).await?;
         }
         Ok(task)
     };
-    or_interrupt(finished, &format!("Task {id}"), &again).await
+    until_interrupted(finished, &format!("Task {id}"), &resume).await
 }
 
-async fn or_interrupt<T>(
-    finished: impl Future<Output = Result<T, Failure>>,
+async fn until_interrupted<T>(
+    finished: impl Future<Output = Result<T, CommandError>>,
     what: &str,
-    again: &str,
-) -> Result<Waited<T>, Failure> {
+    resume: &str,
+) -> Result<WaitOutcome<T>, CommandError> {
     tokio::select! {
         finished = finished => match finished {
-            Ok(value) => Ok(Waited::Finished(value)),
-            Err(Failure::Unreachable(message)) => Err(Failure::Unreachable(format!(
-                "{message}\n{what} is not lost: once masters answer again, go on waiting with\n  {again}"
+            Ok(value) => Ok(WaitOutcome::Finished(value)),
+            Err(CommandError::Unreachable(message)) => Err(CommandError::Unreachable(format!(
+                "{message}\n{what} is not lost: once masters answer again, go on waiting with\n  {resume}"
             ))),
-            Err(failure @ (Failure::Failed(_) | Failure::Usage(_) | Failure::Io(_))) => Err(failure),
+            Err(failure @ (CommandError::Failed(_) | CommandError::Usage(_) | CommandError::Io(_))) => Err(failure),
         },
         _ = tokio::signal::ctrl_c() => {
-            output::note(&format!("\n{what} goes on. Wait for it again with\n  {again}"));
-            Ok(Waited::Interrupted)
+            output::print_note(&format!("\n{what} goes on. Wait for it again with\n  {resume}"));
+            Ok(WaitOutcome::Interrupted)
         }
     }
 }
 
-/// A bar on stderr, if a person is there to see it.
-struct Progress {
+/// Progress bar of a job on stderr, if that is a terminal.
+struct JobProgressBar {
     bar: Option<ProgressBar>,
 }
 
-impl Progress {
+impl JobProgressBar {
     fn new() -> Self {
-        let bar = output::person_watches().then(|| {
+        let bar = output::is_interactive().then(|| {
             let bar = ProgressBar::new(0);
             let style =
                 ProgressStyle::with_template("{bar:32.green} {pos}/{len} {msg} {elapsed:.dim}");
@@ -103,11 +109,11 @@ impl Progress {
         Self { bar }
     }
 
-    fn hold(&self) -> Duration {
+    fn poll_wait(&self) -> Duration {
         if self.bar.is_some() {
-            HOLD_WATCHED
+            PROGRESS_POLL_WAIT
         } else {
-            HOLD
+            POLL_WAIT
         }
     }
 
@@ -116,8 +122,8 @@ impl Progress {
         bar.set_length(job.task_count());
         bar.set_position(job.finished_count());
         let of = |state: TaskState| job.counts.get(&state).copied().unwrap_or(0);
-        let told = [TaskState::Running, TaskState::Delayed, TaskState::Failed];
-        let parts: Vec<String> = told
+        let shown = [TaskState::Running, TaskState::Delayed, TaskState::Failed];
+        let parts: Vec<String> = shown
             .into_iter()
             .filter(|state| of(*state) > 0)
             .map(|state| format!("{} {state}", of(state)))

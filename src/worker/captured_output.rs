@@ -1,4 +1,4 @@
-//! What a command writes: read to the end, kept up to a limit.
+//! Captured output of a command: read to its end, kept up to a limit.
 
 use std::io;
 
@@ -6,20 +6,20 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use triarch_sdk::worker::OutputWriter;
 
-/// A pipe holds so much by default; reading more at once gains nothing.
+/// Capacity of a pipe by default; reading more at once gains nothing.
 const CHUNK_BYTES: usize = 64 << 10;
-/// However it is escaped, one stream takes no more than this of a result, so that both fit into the megabyte a result
+/// Most bytes of JSON that one stream takes of a result, however it is escaped, so that both fit into the megabyte a result
 /// may have.
 const JSON_BYTES_MAX: usize = 480 << 10;
 
 /// One stream of a command as far as it is kept.
 #[derive(Debug, Default)]
-pub struct Captured {
+pub struct CapturedOutput {
     bytes: Vec<u8>,
     truncated: bool,
 }
 
-impl Captured {
+impl CapturedOutput {
     /// Reads `from` to its end, so that the writer is never blocked, shows it to those who watch, and keeps the first
     /// `bytes_max` of it here. What was kept stays when this is cancelled.
     pub async fn drain(
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     fn text(bytes: &[u8], truncated: bool) -> (String, bool) {
-        Captured {
+        CapturedOutput {
             bytes: bytes.to_vec(),
             truncated,
         }
@@ -118,20 +118,20 @@ mod tests {
     }
 
     #[test]
-    fn a_character_cut_by_the_limit_is_left_out() {
+    fn a_character_cut_in_two_by_the_limit_is_left_out() {
         assert_eq!(text("ab€".as_bytes(), true), ("ab€".to_owned(), true));
         assert_eq!(text(&"ab€".as_bytes()[..4], true), ("ab".to_owned(), true));
         assert_eq!(text(&"ab😀".as_bytes()[..3], true), ("ab".to_owned(), true));
     }
 
     #[test]
-    fn what_is_not_text_is_replaced() {
+    fn bytes_that_are_not_utf8_are_replaced() {
         assert_eq!(text(b"a\xffb", false), ("a\u{fffd}b".to_owned(), false));
         assert!(text(b"\x80\x80\x80\x80", true).1);
     }
 
     #[test]
-    fn output_that_grows_when_escaped_still_fits() {
+    fn output_that_grows_when_escaped_is_cut_to_the_limit() {
         let (kept, truncated) = text(&vec![0; 256 << 10], false);
         assert!(truncated);
         assert!(serde_json::to_string(&kept).expect("text").len() <= JSON_BYTES_MAX + 2);

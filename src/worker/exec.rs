@@ -1,4 +1,4 @@
-//! Tasks of kind `exec`: runs a command line and tells what came of it.
+//! Executor of `exec` tasks: runs a command line and reports its result.
 //!
 //! A command that must stop (its time limit, a cancel, a lost lease, the worker going) gets SIGTERM together with
 //! everything in its process group, and SIGKILL when it has not ended after a grace period. When it has ended, by itself
@@ -21,18 +21,18 @@ use triarch_sdk::worker::OutputWriter;
 use triarch_sdk::{Executor, Outcome, StopReason, TaskContext};
 
 use super::process::{Group, Starter};
-use crate::worker::captured_output::Captured;
+use crate::worker::captured_output::CapturedOutput;
 
-/// Once a command and its group are gone, its pipes end at once, unless a process that left the group still holds them.
-/// That one is not waited for longer than this.
-const PIPES_PATIENCE: Duration = Duration::from_millis(250);
-/// So much of the last line of stderr goes into the message of a failure.
+/// Longest wait for the pipes of a command to end after its group is gone: a process that left the group may still hold
+/// them.
+const PIPE_DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
+/// Most characters of the last line of stderr in the message of a failure.
 const MESSAGE_CHARS_MAX: usize = 200;
 
 /// Limits that hold for every command of a worker.
 #[derive(Debug, Clone)]
 pub struct ExecLimits {
-    /// So much is kept of stdout, and as much of stderr.
+    /// Most bytes kept of stdout, and as many of stderr.
     pub output_bytes_max: usize,
     /// From SIGTERM to SIGKILL.
     pub kill_grace: Duration,
@@ -71,7 +71,7 @@ impl Executor for ExecExecutor {
         let begun = Instant::now();
         let group = match self.starter.start(command(&task, &payload)).await {
             Ok(group) => group,
-            Err(error) => return not_started(&payload, &error),
+            Err(error) => return spawn_failure(&payload, &error),
         };
         match self.follow(group, payload.stdin, &context, begun).await {
             Ok(ran) => outcome(ran, task.timeout_ms),
@@ -84,7 +84,7 @@ impl Executor for ExecExecutor {
 
 /// A command that has ended.
 #[derive(Debug)]
-struct Ran {
+struct CompletedCommand {
     status: ExitStatus,
     stopped: Option<StopReason>,
     stdout: String,
@@ -100,8 +100,8 @@ impl ExecExecutor {
         stdin: Option<String>,
         context: &TaskContext,
         begun: Instant,
-    ) -> io::Result<Ran> {
-        let (mut stdout, mut stderr) = (Captured::default(), Captured::default());
+    ) -> io::Result<CompletedCommand> {
+        let (mut stdout, mut stderr) = (CapturedOutput::default(), CapturedOutput::default());
         let (stopped, duration, whole) = {
             let feed = feed(group.stdin()?, stdin);
             let streams = (group.stdout()?, group.stderr()?);
@@ -130,7 +130,10 @@ impl ExecExecutor {
             };
             let duration = begun.elapsed();
             group.signal(Signal::SIGKILL);
-            let whole = pipes_ended || tokio::time::timeout(PIPES_PATIENCE, drained).await.is_ok();
+            let whole = pipes_ended
+                || tokio::time::timeout(PIPE_DRAIN_TIMEOUT, drained)
+                    .await
+                    .is_ok();
             (stopped, duration, whole)
         };
         let status = group.finish()?;
@@ -142,7 +145,7 @@ impl ExecExecutor {
         if !stdout_cut && !stderr_cut {
             context.output_is_told();
         }
-        Ok(Ran {
+        Ok(CompletedCommand {
             status,
             stopped,
             stdout,
@@ -171,7 +174,7 @@ impl ExecExecutor {
 
 /// Reads a stream as far as it can be read; what cannot be read any more was not meant to be.
 async fn drain(
-    into: &mut Captured,
+    into: &mut CapturedOutput,
     from: Option<pipe::Receiver>,
     bytes_max: usize,
     mut live: OutputWriter,
@@ -253,7 +256,7 @@ fn command(task: &LeasedTask, payload: &ExecPayload) -> Command {
 }
 
 /// A command that cannot be started will not start next time either, unless it was for want of means.
-fn not_started(payload: &ExecPayload, error: &io::Error) -> Outcome {
+fn spawn_failure(payload: &ExecPayload, error: &io::Error) -> Outcome {
     let retryable = matches!(
         error.raw_os_error(),
         Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ETXTBSY)
@@ -272,7 +275,7 @@ fn not_started(payload: &ExecPayload, error: &io::Error) -> Outcome {
     }
 }
 
-fn outcome(ran: Ran, timeout_ms: Option<u64>) -> Outcome {
+fn outcome(ran: CompletedCommand, timeout_ms: Option<u64>) -> Outcome {
     let exit_code = ran.status.code();
     let signal = ran.status.signal();
     let (kind, message) = match (ran.stopped, exit_code, signal) {
@@ -336,7 +339,7 @@ fn signal_name(number: i32) -> String {
     )
 }
 
-/// What a command said last is mostly why it failed.
+/// The last line of stderr: mostly the reason of the failure.
 fn last_line(stderr: &str) -> String {
     match stderr
         .lines()

@@ -1,9 +1,9 @@
-//! What a worker is told when it starts.
+//! Options of a command worker.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Everything a worker needs to know; made by the command line, which has checked it already.
+/// Options of a worker, validated by the command line.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
     /// Base URLs of the masters; one that answers is enough.
@@ -18,6 +18,6 @@ pub struct WorkerOptions {
     pub labels: BTreeMap<String, String>,
     /// What a task's `requires.resources` is taken from.
     pub resources: BTreeMap<String, u64>,
-    /// How long a stopping worker lets its attempts finish before it hands them back.
-    pub drain: Duration,
+    /// Time that running attempts have to finish at shutdown before they are handed back.
+    pub shutdown_timeout: Duration,
 }

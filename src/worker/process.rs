@@ -1,9 +1,10 @@
-//! One command as a process group of its own: started, waited for, signalled and cleaned up.
+//! Process group of one command: started, waited for, signalled and cleaned up.
 //!
-//! Invariants:
+//! # Invariants
+//!
 //! - The group is signalled only while its leader is unreaped, so its number cannot belong to anybody else by then.
 //! - However an attempt ends, dropping its [`Group`] included, nothing of the group is left running and no zombie stays.
-//! - The group dies with the worker, even when that is killed with SIGKILL: see [`Guard`].
+//! - The group dies with the worker, even when that is killed with SIGKILL: see [`OrphanReaper`].
 //!
 //! Commands are started by a thread of their own, one after the other, because starting one blocks until the new
 //! program is in place. Nothing is asked of the child between fork and exec, so that the standard library may take
@@ -25,12 +26,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::worker::orphan_reaper::Guard;
+use crate::worker::orphan_reaper::OrphanReaper;
 
-/// At most so many commands wait to be started; one more waits for its place.
+/// Most commands that wait to be started.
 const STARTS_WAITING_MAX: usize = 64;
 
-/// Starts commands.
+/// Starts commands on a thread of its own.
 #[derive(Debug)]
 pub struct Starter {
     requests: mpsc::Sender<Start>,
@@ -43,16 +44,16 @@ struct Start {
 }
 
 impl Starter {
-    /// A starter with its thread and its guard, which end with it.
+    /// A starter with its thread and its orphan reaper, which end with it.
     pub fn new() -> io::Result<Self> {
-        let guard = Arc::new(Guard::start()?);
+        let reaper = Arc::new(OrphanReaper::start()?);
         let (requests, mut waiting) = mpsc::channel::<Start>(STARTS_WAITING_MAX);
         std::thread::Builder::new()
             .name("exec-start".to_owned())
             .spawn(move || {
                 while let Some(Start { command, reply }) = waiting.blocking_recv() {
                     // When nobody waits for it any more, the group comes back and is cleaned up by its drop.
-                    let _ = reply.send(Group::start(command, guard.clone()));
+                    let _ = reply.send(Group::start(command, reaper.clone()));
                 }
             })?;
         Ok(Self { requests })
@@ -74,21 +75,21 @@ pub struct Group {
     /// `None` once it is being reaped.
     child: Option<Child>,
     id: Pid,
-    guard: Arc<Guard>,
+    reaper: Arc<OrphanReaper>,
 }
 
 impl Group {
-    fn start(mut command: Command, guard: Arc<Guard>) -> io::Result<Self> {
+    fn start(mut command: Command, reaper: Arc<OrphanReaper>) -> io::Result<Self> {
         command.process_group(0);
         let child = command.spawn()?;
         let id =
             i32::try_from(child.id()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
         let id = Pid::from_raw(id);
-        guard.watch(id);
+        reaper.track(id);
         Ok(Self {
             child: Some(child),
             id,
-            guard,
+            reaper,
         })
     }
 
@@ -159,7 +160,7 @@ impl Group {
         let Some(mut child) = self.child.take() else {
             return Err(io::Error::other("the command was reaped already"));
         };
-        self.guard.release(self.id);
+        self.reaper.untrack(self.id);
         child.wait()
     }
 }
@@ -170,13 +171,13 @@ impl Drop for Group {
         let Some(mut child) = self.child.take() else {
             return;
         };
-        self.guard.release(self.id);
+        self.reaper.untrack(self.id);
         if matches!(child.try_wait(), Ok(Some(_))) {
             return;
         }
         // It dies in a moment, but a drop must not wait for it.
-        let reaper = std::thread::Builder::new().name("exec-reap".to_owned());
-        if let Err(error) = reaper.spawn(move || child.wait()) {
+        let waiter = std::thread::Builder::new().name("exec-reap".to_owned());
+        if let Err(error) = waiter.spawn(move || child.wait()) {
             tracing::warn!(%error, "an ended command stays a zombie until the worker ends");
         }
     }

@@ -1,4 +1,4 @@
-//! When the next submission is due: at once (closed loop), or at a fixed rate (open loop).
+//! Arrival process: when the next submission is due, at once (closed loop) or at a fixed rate (open loop).
 //!
 //! In the open loop a submission's latency counts from when it was due, not from when a client was free to send it:
 //! otherwise a cluster that stands still would keep its clients from noticing. The timer's own rounding is left out.
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::settings::Settings;
 
-/// What the timer rounds up to. By so much a client that waited may be late by no fault of the cluster's.
-const TICK: Duration = Duration::from_millis(1);
+/// Resolution of the timer. A client that waited may be this late through no fault of the cluster.
+const TIMER_RESOLUTION: Duration = Duration::from_millis(1);
 
 /// Hands out the run's tasks to its clients.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub struct Arrivals {
 
 /// One submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Turn {
+pub struct Arrival {
     /// Number of its first task.
     pub first: u64,
     /// How many tasks.
@@ -47,7 +47,7 @@ impl Arrivals {
     }
 
     /// The next submission, as soon as it is due; nothing once the run has had its tasks or its time.
-    pub async fn next(&self) -> Option<Turn> {
+    pub async fn next(&self) -> Option<Arrival> {
         let first = self.next.fetch_add(self.batch, Ordering::Relaxed);
         let count = self.tasks_max.checked_sub(first)?.min(self.batch);
         let mut due = match self.rate {
@@ -60,9 +60,9 @@ impl Arrivals {
         // A timer, even one that is due, takes until the next tick of its clock.
         if due > Instant::now() {
             tokio::time::sleep_until(due.into()).await;
-            due = Instant::now().min(due + TICK);
+            due = Instant::now().min(due + TIMER_RESOLUTION);
         }
-        Some(Turn { first, count, due })
+        Some(Arrival { first, count, due })
     }
 }
 
@@ -84,29 +84,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_tasks_are_handed_out_and_none_twice() {
+    async fn every_task_arrives_exactly_once() {
         let arrivals = arrivals(25, 10, None);
         let mut given = Vec::new();
-        while let Some(turn) = arrivals.next().await {
-            given.push((turn.first, turn.count));
+        while let Some(arrival) = arrivals.next().await {
+            given.push((arrival.first, arrival.count));
         }
         assert_eq!(given, [(0, 10), (10, 10), (20, 5)]);
         assert!(arrivals.next().await.is_none());
     }
 
     #[tokio::test]
-    async fn without_a_rate_no_timer_is_waited_for() {
+    async fn without_a_rate_a_submission_is_due_at_once() {
         let arrivals = arrivals(3, 1, None);
         let at_once = arrivals.next().now_or_never();
         assert_eq!(at_once.flatten().expect("at once").first, 0);
     }
 
     #[tokio::test]
-    async fn at_a_rate_each_is_due_by_its_number() {
+    async fn at_a_rate_each_submission_is_due_by_its_number() {
         let arrivals = arrivals(40, 20, Some(10_000.0));
         let first = arrivals.next().await.expect("the first");
         let second = arrivals.next().await.expect("the second");
         let apart = second.due - first.due;
-        assert!(apart >= Duration::from_millis(2) && apart <= Duration::from_millis(2) + TICK);
+        assert!(
+            apart >= Duration::from_millis(2)
+                && apart <= Duration::from_millis(2) + TIMER_RESOLUTION
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Leaving nothing behind: what waits is cancelled, what has ended is forgotten, and then the queue goes by itself.
+//! Cleanup after a run: cancels what waits, forgets what has ended; the empty queue then disappears by itself.
 
 use std::time::Duration;
 
@@ -6,33 +6,34 @@ use triarch_sdk::wire::{
     Purge, ReadQuery, TaskSelection, TaskState, Worker, WorkerState, WorkersQuery,
 };
 
-use super::settings::Mode;
-use super::{Bench, Failure};
+use super::bench_run::BenchRun;
+use super::mode::Mode;
+use crate::cli::error::CommandError;
 
 /// Workers in one page.
-const PAGE: u32 = 1_000;
-/// How long one goodbye may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PAGE_SIZE: u32 = 1_000;
+/// Longest wait for one worker to leave.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What was found when the run was cleaned up.
+/// What was found when the run was cleanup up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cleaned {
+pub struct CleanupReport {
     /// Tasks that had not ended.
     pub unfinished: u64,
     /// Jobs that were forgotten.
     pub jobs_forgotten: u64,
 }
 
-impl Bench<'_> {
-    /// After a run that did not come to its end, its workers are seen off, too.
-    pub(super) async fn clean(&self, ended_well: bool) -> Result<Cleaned, Failure> {
-        let client = &self.session.client;
+impl BenchRun<'_> {
+    /// Cleans up. After a failed or interrupted run, its workers are deregistered, too.
+    pub async fn clean_up(&self, ended_well: bool) -> Result<CleanupReport, CommandError> {
+        let client = &self.context.client;
         let queue = &self.settings.queue;
         if !ended_well {
-            self.see_off_workers().await?;
+            self.deregister_workers().await?;
         }
-        if self.ledger.submitted_so_far() == 0 {
-            return Ok(Cleaned::default());
+        if self.recorder.submitted_so_far() == 0 {
+            return Ok(CleanupReport::default());
         }
         let list = client.queues(&ReadQuery::default()).await?;
         let found = list.queues.iter().find(|found| found.name == *queue);
@@ -44,7 +45,7 @@ impl Bench<'_> {
             let running = self.selection(None);
             client.cancel_tasks(&running).await?;
         }
-        let mut cleaned = Cleaned {
+        let mut cleanup = CleanupReport {
             unfinished,
             jobs_forgotten: 0,
         };
@@ -55,22 +56,22 @@ impl Bench<'_> {
             TaskState::Expired,
         ] {
             let swept = client.forget_tasks(&self.selection(Some(state))).await?;
-            cleaned.jobs_forgotten += swept.count;
+            cleanup.jobs_forgotten += swept.count;
         }
-        Ok(cleaned)
+        Ok(cleanup)
     }
 
-    async fn see_off_workers(&self) -> Result<(), Failure> {
+    async fn deregister_workers(&self) -> Result<(), CommandError> {
         let mut query = WorkersQuery {
             state: Some(WorkerState::Live),
-            limit: Some(PAGE),
+            limit: Some(PAGE_SIZE),
             ..WorkersQuery::default()
         };
         loop {
-            let page = self.session.client.workers(&query).await?;
+            let page = self.context.client.workers(&query).await?;
             let ours = |worker: &&Worker| worker.name.starts_with(&self.settings.name);
             for worker in page.workers.iter().filter(ours) {
-                self.session.client.leave(&worker.id, PATIENCE).await?;
+                self.context.client.leave(&worker.id, LEAVE_TIMEOUT).await?;
             }
             query.after = page.next;
             if query.after.is_none() {
@@ -87,11 +88,11 @@ impl Bench<'_> {
         }
     }
 
-    /// How many tasks are meant to be unfinished at the end.
-    pub(super) fn unfinished_wanted(&self, submitted: u64) -> u64 {
+    /// Number of tasks that the mode leaves unfinished.
+    pub fn expected_unfinished(&self, submitted: u64) -> u64 {
         match self.settings.mode {
             Mode::Submit => submitted,
-            Mode::Whole | Mode::Exec | Mode::RoundTrip | Mode::Idle | Mode::Mixed => 0,
+            Mode::Lifecycle | Mode::Exec | Mode::RoundTrip | Mode::Idle | Mode::Mixed => 0,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Processes: `true`, over and over, by the worker that `triarch worker` runs.
+//! Mode `exec`: runs the command `true` with the worker that `triarch worker` runs.
 
 use std::time::Duration;
 
@@ -7,40 +7,41 @@ use triarch_sdk::wire::{Register, Task, TaskSpec, TaskState, TasksQuery};
 use triarch_sdk::{Executor, Shutdown, WorkerConfig};
 
 use super::arrivals::Arrivals;
-use super::{Bench, Failure};
+use super::bench_run::BenchRun;
+use crate::cli::error::CommandError;
 use crate::worker::exec_executor;
 
 /// Longest wait for one job.
-const PATIENCE: Duration = Duration::from_secs(600);
+const JOB_TIMEOUT: Duration = Duration::from_secs(600);
 /// Tasks in one page.
-const PAGE: u32 = 1_000;
+const PAGE_SIZE: u32 = 1_000;
 
-impl Bench<'_> {
-    pub(super) async fn exec(&self) -> Result<(), Failure> {
+impl BenchRun<'_> {
+    pub async fn exec(&self) -> Result<(), CommandError> {
         let shutdown = Shutdown::new();
         let workers = async {
             let workers = (0..self.settings.workers)
-                .map(|nth| Ok(self.real_worker(nth, exec_executor()?, shutdown.clone())));
-            let workers = workers.collect::<Result<Vec<_>, Failure>>()?;
+                .map(|nth| Ok(self.sdk_worker(nth, exec_executor()?, shutdown.clone())));
+            let workers = workers.collect::<Result<Vec<_>, CommandError>>()?;
             try_join_all(workers).await?;
             Ok(())
         };
         let submitting = async {
             self.submit_and_wait().await?;
             shutdown.finish();
-            Ok::<(), Failure>(())
+            Ok::<(), CommandError>(())
         };
         tokio::try_join!(submitting, workers)?;
-        self.book_from_the_table().await
+        self.record_from_table().await
     }
 
     /// Runs one worker of the kind that programs are made of.
-    pub(super) async fn real_worker<E: Executor>(
+    pub async fn sdk_worker<E: Executor>(
         &self,
         nth: u32,
         executor: E,
         shutdown: Shutdown,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommandError> {
         let config = WorkerConfig::new(Register {
             name: format!("{}-{nth}", self.settings.name),
             queues: vec![self.settings.queue.clone()],
@@ -48,55 +49,55 @@ impl Bench<'_> {
             slots: self.settings.slots,
             ..Register::default()
         });
-        let client = self.session.client.clone();
+        let client = self.context.client.clone();
         triarch_sdk::worker::run(client, config, executor, shutdown)
             .await
-            .map_err(|error| Failure::Failed(error.to_string()))
+            .map_err(|error| CommandError::Failed(error.to_string()))
     }
 
-    async fn submit_and_wait(&self) -> Result<(), Failure> {
+    async fn submit_and_wait(&self) -> Result<(), CommandError> {
         let arrivals = Arrivals::new(&self.settings);
         let client = async || {
             let mut jobs = Vec::new();
-            while let Some(turn) = arrivals.next().await {
+            while let Some(arrival) = arrivals.next().await {
                 let task = || TaskSpec {
                     max_attempts: Some(1),
                     ..TaskSpec::exec(["true"]).in_queue(&self.settings.queue)
                 };
                 let submitted = self
-                    .submit_tasks(turn, (0..turn.count).map(|_| task()))
+                    .submit_tasks(arrival, (0..arrival.count).map(|_| task()))
                     .await?;
                 jobs.push(submitted.id);
             }
             for job in &jobs {
-                let job = self.session.client.wait_job(job, Some(PATIENCE)).await?;
+                let job = self.context.client.wait_job(job, Some(JOB_TIMEOUT)).await?;
                 if !job.state.is_terminal() {
-                    return Err(Failure::Failed(format!(
+                    return Err(CommandError::Failed(format!(
                         "job {} has not finished within {} s",
                         job.id,
-                        PATIENCE.as_secs()
+                        JOB_TIMEOUT.as_secs()
                     )));
                 }
             }
             Ok(())
         };
         try_join_all((0..self.settings.clients).map(|_| client())).await?;
-        self.ledger.all_ended();
+        self.recorder.all_ended();
         Ok(())
     }
 
     /// Reads from the cluster what became of every task, where no worker of this run has told.
-    pub(super) async fn book_from_the_table(&self) -> Result<(), Failure> {
+    pub async fn record_from_table(&self) -> Result<(), CommandError> {
         let mut query = TasksQuery {
             queue: Some(self.settings.queue.clone()),
-            limit: Some(PAGE),
+            limit: Some(PAGE_SIZE),
             ..TasksQuery::default()
         };
         let mut number = 0;
         loop {
-            let page = self.session.client.tasks(&query).await?;
+            let page = self.context.client.tasks(&query).await?;
             for task in &page.tasks {
-                self.book_task(number, task);
+                self.record_task(number, task);
                 number += 1;
             }
             query.after = page.next;
@@ -106,16 +107,16 @@ impl Bench<'_> {
         }
     }
 
-    fn book_task(&self, number: u64, task: &Task) {
+    fn record_task(&self, number: u64, task: &Task) {
         let took_us = |until: Option<triarch_sdk::wire::Timestamp>| {
             let since = task.created_at.unix_ms();
             until.map(|until| until.unix_ms().saturating_sub(since) * 1_000)
         };
-        self.ledger.start.add_all(took_us(task.started_at));
+        self.recorder.start.add_all(took_us(task.started_at));
         match task.state {
             TaskState::Succeeded => {
                 let life_us = took_us(task.finished_at).unwrap_or_default();
-                self.ledger.found(number, life_us);
+                self.recorder.found(number, life_us);
             }
             TaskState::Waiting
             | TaskState::Delayed
@@ -123,7 +124,7 @@ impl Bench<'_> {
             | TaskState::Running
             | TaskState::Failed
             | TaskState::Cancelled
-            | TaskState::Expired => self.ledger.refused(task.state.as_str()),
+            | TaskState::Expired => self.recorder.refused(task.state.as_str()),
         }
     }
 }

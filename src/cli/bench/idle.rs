@@ -1,4 +1,4 @@
-//! Many workers that wait: each registered, with a poll that is held and heartbeats, as `triarch worker` would be.
+//! Mode `idle`: many workers that wait, each registered, with a poll that is held and heartbeats, as `triarch worker` would be.
 
 use std::time::{Duration, Instant};
 
@@ -6,26 +6,16 @@ use futures_util::future::try_join_all;
 use triarch_sdk::wire::{LeasedTask, ReadQuery};
 use triarch_sdk::{Executor, Outcome, Shutdown, TaskContext};
 
-use super::{Bench, Failure};
-use crate::cli::bench::server_metrics::Readings;
+use super::bench_run::{BenchRun, IdleWindow};
+use super::server_metrics::MetricsSnapshot;
+use crate::cli::error::CommandError;
 
-/// How long all workers may take to register and ask for work.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks whether they have.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// How long what was submitted may take to end.
-const END_PATIENCE: Duration = Duration::from_secs(60);
-
-/// What waiting workers cost the masters while they were watched.
-#[derive(Debug)]
-pub struct Watched {
-    /// How long it took until all of them waited.
-    pub connect: Duration,
-    /// How long they were watched.
-    pub time: Duration,
-    pub from: Readings,
-    pub to: Readings,
-}
+/// Longest wait for all workers to register and poll.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Interval between two checks of the cluster.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Longest wait for submitted tasks to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Does nothing.
 struct NoOp;
@@ -36,61 +26,61 @@ impl Executor for NoOp {
     }
 }
 
-impl Bench<'_> {
-    pub(super) async fn idle(&self) -> Result<(), Failure> {
+impl BenchRun<'_> {
+    pub async fn idle(&self) -> Result<(), CommandError> {
         let shutdown = Shutdown::new();
         let workers =
-            (0..self.settings.workers).map(|nth| self.real_worker(nth, NoOp, shutdown.clone()));
+            (0..self.settings.workers).map(|nth| self.sdk_worker(nth, NoOp, shutdown.clone()));
         let workers = async {
             try_join_all(workers).await?;
             Ok(())
         };
         let watching = async {
-            let watched = self.watch_idle().await;
+            let watched = self.observe_idle().await;
             shutdown.finish();
             watched
         };
         tokio::try_join!(watching, workers)?;
-        self.book_from_the_table().await
+        self.record_from_table().await
     }
 
-    async fn watch_idle(&self) -> Result<(), Failure> {
+    async fn observe_idle(&self) -> Result<(), CommandError> {
         let wanted = u64::from(self.settings.workers);
         let begun = Instant::now();
         let from = loop {
-            let readings = Readings::take(self.session).await?;
+            let readings = MetricsSnapshot::take(self.context).await?;
             if readings.polls_held() >= wanted {
                 break readings;
             }
-            if begun.elapsed() > CONNECT_PATIENCE {
-                return Err(Failure::Failed(format!(
+            if begun.elapsed() > CONNECT_TIMEOUT {
+                return Err(CommandError::Failed(format!(
                     "{} of {wanted} workers wait for work after {} s; the masters and this program need that many open \
                      files: see `ulimit -n`",
                     readings.polls_held(),
-                    CONNECT_PATIENCE.as_secs()
+                    CONNECT_TIMEOUT.as_secs()
                 )));
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         };
         let connect = begun.elapsed();
         let time = self.settings.time().unwrap_or_default();
         let (submitted, ()) = tokio::join!(self.submit_all(), tokio::time::sleep(time));
         submitted?;
-        let watched = Watched {
+        let window = IdleWindow {
             connect,
             time: begun.elapsed() - connect,
             from,
-            to: Readings::take(self.session).await?,
+            to: MetricsSnapshot::take(self.context).await?,
         };
-        // Nobody else watches in this run.
-        let _ = self.watched.set(watched);
-        self.queue_runs_dry().await
+        // Only this task sets it.
+        let _ = self.idle_window.set(window);
+        self.wait_for_empty_queue().await
     }
 
-    async fn queue_runs_dry(&self) -> Result<(), Failure> {
+    async fn wait_for_empty_queue(&self) -> Result<(), CommandError> {
         let begun = Instant::now();
         loop {
-            let list = self.session.client.queues(&ReadQuery::default()).await?;
+            let list = self.context.client.queues(&ReadQuery::default()).await?;
             let queue = list
                 .queues
                 .iter()
@@ -99,14 +89,14 @@ impl Bench<'_> {
                 Some(queue) if queue.depth + queue.running > 0 => {}
                 Some(_) | None => return Ok(()),
             }
-            if begun.elapsed() > END_PATIENCE {
-                return Err(Failure::Failed(format!(
+            if begun.elapsed() > DRAIN_TIMEOUT {
+                return Err(CommandError::Failed(format!(
                     "tasks of queue {} have not ended within {} s",
                     self.settings.queue,
-                    END_PATIENCE.as_secs()
+                    DRAIN_TIMEOUT.as_secs()
                 )));
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }

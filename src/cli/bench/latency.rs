@@ -1,4 +1,4 @@
-//! Latencies: recorded by the microsecond, told as percentiles in milliseconds.
+//! LatencyHistogram: recorded by the microsecond, told as percentiles in milliseconds.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ const LATENCY_US_MAX: u64 = 3_600_000_000;
 /// Three digits of each value are kept.
 const DIGITS: u8 = 3;
 
-/// Latencies of one kind.
+/// LatencyHistogram of one kind.
 #[derive(Debug)]
-pub struct Latencies(Mutex<Histogram<u64>>);
+pub struct LatencyHistogram(Mutex<Histogram<u64>>);
 
-impl Default for Latencies {
+impl Default for LatencyHistogram {
     fn default() -> Self {
         let histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS)
             .expect("the bounds are those of a histogram");
@@ -23,7 +23,7 @@ impl Default for Latencies {
     }
 }
 
-impl Latencies {
+impl LatencyHistogram {
     /// One more.
     pub fn add(&self, latency: Duration) {
         self.add_all([u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)]);
@@ -37,11 +37,11 @@ impl Latencies {
         }
     }
 
-    /// What they came to; nothing if there were none.
-    pub fn summary(&self) -> Option<Summary> {
+    /// Percentiles; `None` without any latency.
+    pub fn summary(&self) -> Option<LatencySummary> {
         let histogram = self.0.lock();
         let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        (!histogram.is_empty()).then(|| Summary {
+        (!histogram.is_empty()).then(|| LatencySummary {
             count: histogram.len(),
             mean_ms: (histogram.mean()).round() / 1e3,
             p50_ms: at(0.5),
@@ -55,7 +55,7 @@ impl Latencies {
 
 /// Percentiles of latencies.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Summary {
+pub struct LatencySummary {
     pub count: u64,
     pub mean_ms: f64,
     pub p50_ms: f64,
@@ -70,13 +70,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_those_of_what_was_recorded() {
-        let latencies = Latencies::default();
+    fn percentiles_match_the_recorded_latencies() {
+        let latencies = LatencyHistogram::default();
         assert_eq!(latencies.summary(), None);
         latencies.add_all((1..=100).map(|n| n * 1_000));
         let summary = latencies.summary().expect("there are some");
         assert_eq!(summary.count, 100);
-        let near = |told: f64, real: f64| (told - real).abs() <= real / 500.0;
+        let near = |found: f64, real: f64| (found - real).abs() <= real / 500.0;
         assert!(near(summary.p50_ms, 50.0), "{summary:?}");
         assert!(near(summary.p99_ms, 99.0), "{summary:?}");
         assert!(near(summary.max_ms, 100.0), "{summary:?}");

@@ -1,51 +1,52 @@
-//! Whole lives: clients submit while workers lease and report, until every task has its result.
+//! Mode `lifecycle`: clients submit while workers lease and report, until every task has its result.
 
 use std::time::Duration;
 
-use super::{Bench, Failure};
+use super::bench_run::BenchRun;
+use crate::cli::error::CommandError;
 
-/// A run of which nothing has ended for so long will not end by itself.
-const STANDSTILL: Duration = Duration::from_secs(60);
+/// Longest time without a result before the run counts as stalled.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-impl Bench<'_> {
-    pub(super) async fn whole(&self) -> Result<(), Failure> {
-        self.beside_workers(self.submit_all()).await
+impl BenchRun<'_> {
+    pub async fn lifecycle(&self) -> Result<(), CommandError> {
+        self.with_workers(self.submit_all()).await
     }
 
     /// Submits while workers work, and ends once all that was submitted has ended.
-    pub(super) async fn beside_workers(
+    pub async fn with_workers(
         &self,
-        submitting: impl Future<Output = Result<(), Failure>>,
-    ) -> Result<(), Failure> {
+        submitting: impl Future<Output = Result<(), CommandError>>,
+    ) -> Result<(), CommandError> {
         let all = async {
             submitting.await?;
             self.all_ended().await?;
             self.stop.cancel();
-            Ok::<(), Failure>(())
+            Ok::<(), CommandError>(())
         };
-        tokio::try_join!(all, self.work())?;
+        tokio::try_join!(all, self.run_workers())?;
         Ok(())
     }
 
     /// Waits until as many tasks have ended as were submitted.
-    async fn all_ended(&self) -> Result<(), Failure> {
+    async fn all_ended(&self) -> Result<(), CommandError> {
         loop {
             let (ended, submitted) = (
-                self.ledger.accepted_so_far(),
-                self.ledger.submitted_so_far(),
+                self.recorder.accepted_so_far(),
+                self.recorder.submitted_so_far(),
             );
             if ended >= submitted {
                 return Ok(());
             }
-            if tokio::time::timeout(STANDSTILL, self.ledger.news())
+            if tokio::time::timeout(STALL_TIMEOUT, self.recorder.next_end())
                 .await
                 .is_err()
             {
-                return Err(Failure::Failed(format!(
+                return Err(CommandError::Failed(format!(
                     "{} of {submitted} tasks have no result, and none has come for {} s; see what `{}` says of them",
                     submitted - ended,
-                    STANDSTILL.as_secs(),
-                    self.session.command("worker list"),
+                    STALL_TIMEOUT.as_secs(),
+                    self.context.command("worker list"),
                 )));
             }
         }

@@ -1,4 +1,4 @@
-//! Submissions, reads and lists beside each other: of ten requests of a client seven submit, two read a job, and one lists.
+//! Mode `mixed`: submissions, reads and lists at the same time. Of ten requests of a client seven submit, two read a job, and one lists.
 
 use std::time::Instant;
 
@@ -6,50 +6,51 @@ use futures_util::future::try_join_all;
 use triarch_sdk::wire::{ReadQuery, TasksQuery};
 
 use super::arrivals::Arrivals;
-use super::{Bench, Failure};
+use super::bench_run::BenchRun;
+use crate::cli::error::CommandError;
 
-/// A page as a person looks at it.
-const PAGE: u32 = 50;
+/// Size of a page as people read it.
+const PAGE_SIZE: u32 = 50;
 
-impl Bench<'_> {
-    pub(super) async fn mixed(&self) -> Result<(), Failure> {
+impl BenchRun<'_> {
+    pub async fn mixed(&self) -> Result<(), CommandError> {
         let arrivals = Arrivals::new(&self.settings);
         let client = async || {
             let mut nth = 0_u64;
-            while let Some(turn) = arrivals.next().await {
-                let submitted = self.submit(turn).await?;
+            while let Some(arrival) = arrivals.next().await {
+                let submitted = self.submit(arrival).await?;
                 nth += 1;
                 match nth % 7 {
                     2 | 5 => {
                         let begun = Instant::now();
-                        self.session.client.job(&submitted.id).await?;
-                        self.ledger.read.add(begun.elapsed());
+                        self.context.client.job(&submitted.id).await?;
+                        self.recorder.read.add(begun.elapsed());
                     }
-                    0 => self.look_at_lists().await?,
+                    0 => self.read_lists().await?,
                     _ => {}
                 }
             }
-            Ok::<(), Failure>(())
+            Ok::<(), CommandError>(())
         };
         let clients = async {
             try_join_all((0..self.settings.clients).map(|_| client())).await?;
             Ok(())
         };
-        self.beside_workers(clients).await
+        self.with_workers(clients).await
     }
 
-    async fn look_at_lists(&self) -> Result<(), Failure> {
+    async fn read_lists(&self) -> Result<(), CommandError> {
         let begun = Instant::now();
         let query = TasksQuery {
             queue: Some(self.settings.queue.clone()),
-            limit: Some(PAGE),
+            limit: Some(PAGE_SIZE),
             ..TasksQuery::default()
         };
-        self.session.client.tasks(&query).await?;
-        self.ledger.list.add(begun.elapsed());
+        self.context.client.tasks(&query).await?;
+        self.recorder.list.add(begun.elapsed());
         let begun = Instant::now();
-        self.session.client.queues(&ReadQuery::default()).await?;
-        self.ledger.list.add(begun.elapsed());
+        self.context.client.queues(&ReadQuery::default()).await?;
+        self.recorder.list.add(begun.elapsed());
         Ok(())
     }
 }

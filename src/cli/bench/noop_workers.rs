@@ -1,4 +1,4 @@
-//! Workers that do nothing, as fast as it goes: what they are given they report as done with their next poll.
+//! No-op workers: they report each task as succeeded with their next poll, as fast as it goes.
 //!
 //! Each is one connection with one request at a time. A poll is never held for so long that the leader would miss the
 //! worker, so they need no heartbeats.
@@ -12,29 +12,30 @@ use triarch_sdk::wire::{
     LeasedTask, Poll, ProblemCode, Register, Registered, ReportStatus, TaskResult, Verdict,
 };
 
-use super::ledger::Mark;
-use super::{Bench, Failure};
+use super::bench_run::BenchRun;
+use super::recorder::PayloadHeader;
+use crate::cli::error::CommandError;
 
-/// How long a poll or a goodbye may take beyond what it is held for.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for an answer, in addition to the wait of a long poll.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Results on their way, and what they are of.
+/// Results to be reported, with the headers of their tasks.
 #[derive(Debug, Default)]
-struct Done {
+struct PendingResults {
     results: Vec<TaskResult>,
-    marks: Vec<Option<Mark>>,
+    headers: Vec<Option<PayloadHeader>>,
 }
 
-impl Bench<'_> {
+impl BenchRun<'_> {
     /// Has workers work until the run ends.
-    pub(super) async fn work(&self) -> Result<(), Failure> {
+    pub async fn run_workers(&self) -> Result<(), CommandError> {
         let workers =
             try_join_all((0..self.settings.workers).map(|nth| self.register(nth))).await?;
-        try_join_all(workers.into_iter().map(|worker| self.work_as(worker))).await?;
+        try_join_all(workers.into_iter().map(|worker| self.run_worker(worker))).await?;
         Ok(())
     }
 
-    async fn register(&self, nth: u32) -> Result<Registered, Failure> {
+    async fn register(&self, nth: u32) -> Result<Registered, CommandError> {
         let register = Register {
             name: format!("{}-{nth}", self.settings.name),
             queues: vec![self.settings.queue.clone()],
@@ -42,42 +43,42 @@ impl Bench<'_> {
             slots: self.settings.slots,
             ..Register::default()
         };
-        Ok(self.session.client.register(&register).await?)
+        Ok(self.context.client.register(&register).await?)
     }
 
-    async fn work_as(&self, mut worker: Registered) -> Result<(), Failure> {
-        let client = &self.session.client;
-        let mut done = Done::default();
+    async fn run_worker(&self, mut worker: Registered) -> Result<(), CommandError> {
+        let client = &self.context.client;
+        let mut pending = PendingResults::default();
         loop {
             let over = self.stop.is_cancelled();
-            if over && done.results.is_empty() {
+            if over && pending.results.is_empty() {
                 break;
             }
             let poll = Poll {
                 max: if over { 0 } else { self.settings.slots },
                 wait_ms: if over { 0 } else { worker.lease_ms / 3 },
-                results: done.results.clone(),
+                results: pending.results.clone(),
                 running: Some(Vec::new()),
             };
             let polled = tokio::select! {
-                polled = client.poll(&worker.id, &poll, PATIENCE) => polled,
-                () = self.stop.cancelled(), if !over && done.results.is_empty() => continue,
+                polled = client.poll(&worker.id, &poll, ANSWER_TIMEOUT) => polled,
+                () = self.stop.cancelled(), if !over && pending.results.is_empty() => continue,
             };
             let answer = match polled {
                 Ok(answer) => answer,
                 // It was silent for too long, by whatever pause: what it held is given to others.
                 Err(Error::Api(problem)) if problem.is(ProblemCode::UnknownWorker) => {
-                    self.ledger.refused("worker lost");
-                    done = Done::default();
+                    self.recorder.refused("worker lost");
+                    pending = PendingResults::default();
                     worker = self.register(rand::random()).await?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            self.book(&done, &answer.results);
-            done = self.run(answer.tasks);
+            self.record_verdicts(&pending, &answer.results);
+            pending = self.run(answer.tasks);
         }
-        match client.leave(&worker.id, PATIENCE).await {
+        match client.leave(&worker.id, ANSWER_TIMEOUT).await {
             Ok(_) => Ok(()),
             Err(Error::Api(problem)) if problem.is(ProblemCode::UnknownWorker) => Ok(()),
             Err(error) => Err(error.into()),
@@ -85,12 +86,14 @@ impl Bench<'_> {
     }
 
     /// Does nothing, once for each task.
-    fn run(&self, tasks: Vec<LeasedTask>) -> Done {
-        let now_us = self.ledger.at_us(std::time::Instant::now());
-        let mut done = Done::default();
+    fn run(&self, tasks: Vec<LeasedTask>) -> PendingResults {
+        let now_us = self.recorder.at_us(std::time::Instant::now());
+        let mut pending = PendingResults::default();
         for task in tasks {
-            done.marks.push(Mark::read(task.payload.as_deref()));
-            done.results.push(TaskResult {
+            pending
+                .headers
+                .push(PayloadHeader::read(task.payload.as_deref()));
+            pending.results.push(TaskResult {
                 task: task.id,
                 token: task.token,
                 status: ReportStatus::Succeeded,
@@ -99,32 +102,32 @@ impl Bench<'_> {
                 retryable: None,
             });
         }
-        let marks = done.marks.iter().flatten();
-        self.ledger
+        let headers = pending.headers.iter().flatten();
+        self.recorder
             .start
-            .add_all(marks.map(|mark| now_us.saturating_sub(mark.due_us)));
-        done
+            .add_all(headers.map(|header| now_us.saturating_sub(header.due_us)));
+        pending
     }
 
-    /// Notes what the cluster said of results.
-    fn book(&self, done: &Done, verdicts: &[Verdict]) {
-        if done.results.is_empty() {
+    /// Records the cluster's verdicts on results.
+    fn record_verdicts(&self, pending: &PendingResults, verdicts: &[Verdict]) {
+        if pending.results.is_empty() {
             return;
         }
-        if verdicts.len() != done.results.len() {
-            self.ledger.refused("a result without a verdict");
+        if verdicts.len() != pending.results.len() {
+            self.recorder.refused("a result without a verdict");
             return;
         }
-        let mut accepted = Vec::with_capacity(done.marks.len());
-        for (mark, verdict) in done.marks.iter().zip(verdicts) {
-            match (mark, verdict.accepted) {
-                (Some(mark), true) => accepted.push(*mark),
-                (None, true) => self.ledger.refused("a payload that is not ours"),
+        let mut accepted = Vec::with_capacity(pending.headers.len());
+        for (header, verdict) in pending.headers.iter().zip(verdicts) {
+            match (header, verdict.accepted) {
+                (Some(header), true) => accepted.push(*header),
+                (None, true) => self.recorder.refused("a payload that is not ours"),
                 (_, false) => self
-                    .ledger
+                    .recorder
                     .refused(verdict.code.as_deref().unwrap_or("refused")),
             }
         }
-        self.ledger.accepted(&accepted);
+        self.recorder.accepted(&accepted);
     }
 }

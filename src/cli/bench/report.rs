@@ -1,4 +1,4 @@
-//! What a run came to: for people, for programs, and whether it is worth anything.
+//! Report of a run: the figures, and whether the run verifies.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,16 @@ use comfy_table::Cell;
 use serde::Serialize;
 use triarch_table::Limits;
 
-use super::super::output::{self, Column};
-use super::Bench;
-use super::latency::Summary;
-use super::ledger::Balance;
-use super::settings::{Mode, Settings};
-use crate::cli::bench::cleanup::Cleaned;
-use crate::cli::bench::server_metrics::{Breakdown, Readings, Spread, Usage};
+use super::bench_run::BenchRun;
+use super::cleanup::CleanupReport;
+use super::latency::LatencySummary;
+use super::mode::Mode;
+use super::recorder::RunTotals;
+use super::server_metrics::{CommitBreakdown, HistogramDelta, MetricsSnapshot, ResourceUsage};
+use super::settings::Settings;
+use crate::cli::output::{self, Column};
 
-/// See the module.
+/// Report of a run. Its fields are the JSON of `triarch bench --output json`.
 #[derive(Debug, Serialize)]
 pub struct Report {
     settings: Settings,
@@ -28,16 +29,16 @@ pub struct Report {
     submitted_per_s: f64,
     /// How many tasks ended in each second, where their workers can tell.
     ended_by_second: Vec<u64>,
-    latency_ms: BTreeMap<&'static str, Summary>,
+    latency_ms: BTreeMap<&'static str, LatencySummary>,
     /// Absent when leadership changed meanwhile.
-    leader: Option<Breakdown>,
-    masters: Vec<Usage>,
+    leader: Option<CommitBreakdown>,
+    masters: Vec<ResourceUsage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     idle: Option<Idle>,
     check: Check,
 }
 
-/// What waiting workers cost.
+/// Cost of waiting workers.
 #[derive(Debug, Serialize)]
 struct Idle {
     workers: u32,
@@ -45,60 +46,62 @@ struct Idle {
     connect_seconds: f64,
     watched_seconds: f64,
     /// While they were watched.
-    masters: Vec<Usage>,
+    masters: Vec<ResourceUsage>,
     /// By how much the leader's memory grew since before they came, for each of them.
     leader_bytes_per_worker: Option<i64>,
 }
 
-/// The run's check of its own work.
+/// Verification of the run's own work.
 #[derive(Debug, Serialize)]
 struct Check {
     results: u64,
-    twice: u64,
+    #[serde(rename = "twice")]
+    duplicates: u64,
     refused: BTreeMap<String, u64>,
     unfinished: u64,
     jobs_forgotten: u64,
-    /// What is wrong with it.
-    wrong: Vec<String>,
+    /// Errors found.
+    #[serde(rename = "wrong")]
+    errors: Vec<String>,
 }
 
 impl Report {
-    pub(super) fn of(
-        bench: &Bench<'_>,
-        before: &Readings,
-        after: &Readings,
-        cleaned: Cleaned,
+    pub fn of(
+        bench: &BenchRun<'_>,
+        before: &MetricsSnapshot,
+        after: &MetricsSnapshot,
+        cleanup: CleanupReport,
     ) -> Self {
-        let balance = bench.ledger.balance();
+        let totals = bench.recorder.totals();
         let settings = bench.settings.clone();
         let time = match settings.mode {
-            Mode::Submit => balance.submit_time,
+            Mode::Submit => totals.submit_time,
             Mode::Idle => bench
-                .watched
+                .idle_window
                 .get()
-                .map_or(balance.submit_time, |watched| watched.time),
-            Mode::Whole | Mode::Exec | Mode::RoundTrip | Mode::Mixed => balance.life_time,
+                .map_or(totals.submit_time, |watched| watched.time),
+            Mode::Lifecycle | Mode::Exec | Mode::RoundTrip | Mode::Mixed => totals.life_time,
         };
         let rate = |tasks: u64, seconds: f64| match seconds > 0.0 {
             true => tasks as f64 / seconds,
             false => 0.0,
         };
-        let ledger = &bench.ledger;
+        let recorder = &bench.recorder;
         let latencies = [
-            ("submit", &ledger.submit),
-            ("start", &ledger.start),
-            ("life", &ledger.life),
-            ("round trip", &ledger.round_trip),
-            ("read", &ledger.read),
-            ("list", &ledger.list),
+            ("submit", &recorder.submit),
+            ("start", &recorder.start),
+            ("life", &recorder.life),
+            ("round trip", &recorder.round_trip),
+            ("read", &recorder.read),
+            ("list", &recorder.list),
         ];
         Self {
-            tasks: balance.submitted,
-            jobs: balance.jobs,
+            tasks: totals.submitted,
+            jobs: totals.jobs,
             seconds: time.as_secs_f64(),
-            tasks_per_s: rate(balance.submitted, time.as_secs_f64()),
-            submitted_per_s: rate(balance.submitted, balance.submit_time.as_secs_f64()),
-            ended_by_second: balance.per_second.clone(),
+            tasks_per_s: rate(totals.submitted, time.as_secs_f64()),
+            submitted_per_s: rate(totals.submitted, totals.submit_time.as_secs_f64()),
+            ended_by_second: totals.per_second.clone(),
             latency_ms: latencies
                 .into_iter()
                 .filter_map(|(name, of)| Some((name, of.summary()?)))
@@ -106,20 +109,20 @@ impl Report {
             leader: before.breakdown(after),
             masters: before.usage(after),
             idle: idle(bench, before),
-            check: check(bench, &balance, cleaned),
+            check: check(bench, &totals, cleanup),
             settings,
         }
     }
 
-    /// Whether the run did what it was to do.
-    pub fn judge(&self) -> Result<(), String> {
-        match self.check.wrong.is_empty() {
+    /// Returns the errors found, if any.
+    pub fn verify(&self) -> Result<(), String> {
+        match self.check.errors.is_empty() {
             true => Ok(()),
-            false => Err(self.check.wrong.join("; ")),
+            false => Err(self.check.errors.join("; ")),
         }
     }
 
-    pub fn for_people(&self) -> String {
+    pub fn render(&self) -> String {
         let settings = &self.settings;
         let facts = output::details([
             (
@@ -139,13 +142,13 @@ impl Report {
                 "submitted",
                 Some(format!("{:.0} tasks/s", self.submitted_per_s)),
             ),
-            ("by second", by_second(&self.ended_by_second)),
+            ("by second", per_second_range(&self.ended_by_second)),
             (
                 "checked",
                 Some(format!(
                     "{} results, {} twice, {} unfinished, {} jobs forgotten again",
                     self.check.results,
-                    self.check.twice,
+                    self.check.duplicates,
                     self.check.unfinished,
                     self.check.jobs_forgotten
                 )),
@@ -159,7 +162,7 @@ impl Report {
         if !self.masters.is_empty() {
             parts.push(usage(&self.masters));
         }
-        parts.extend(self.idle.as_ref().map(Idle::for_people));
+        parts.extend(self.idle.as_ref().map(Idle::render));
         parts.join("\n\n")
     }
 
@@ -186,8 +189,8 @@ impl Report {
     }
 }
 
-/// Least, middle and most of the seconds that were full.
-fn by_second(ended: &[u64]) -> Option<String> {
+/// Minimum, median and maximum over the full seconds.
+fn per_second_range(ended: &[u64]) -> Option<String> {
     let full = ended.get(..ended.len().checked_sub(1)?)?;
     let mut sorted = full.to_vec();
     sorted.sort_unstable();
@@ -196,7 +199,7 @@ fn by_second(ended: &[u64]) -> Option<String> {
     Some(format!("{least} to {most} tasks, median {middle}"))
 }
 
-fn breakdown(leader: &Breakdown) -> String {
+fn breakdown(leader: &CommitBreakdown) -> String {
     let columns = [
         Column::Text("ON THE LEADER"),
         Column::Number("COUNT"),
@@ -214,7 +217,7 @@ fn breakdown(leader: &Breakdown) -> String {
         ("bytes an entry", leader.entry_bytes),
     ];
     let rows = rows.into_iter().filter_map(|(name, of)| {
-        let of: Spread = of?;
+        let of: HistogramDelta = of?;
         let mut row = vec![Cell::new(name), Cell::new(of.count)];
         row.extend([of.mean, of.p50, of.p99].map(|number| Cell::new(format!("{number:.2}"))));
         Some(row)
@@ -222,7 +225,7 @@ fn breakdown(leader: &Breakdown) -> String {
     output::table(&columns, rows)
 }
 
-fn usage(masters: &[Usage]) -> String {
+fn usage(masters: &[ResourceUsage]) -> String {
     let columns = [
         Column::Text("MASTER"),
         Column::Text(""),
@@ -244,8 +247,8 @@ fn usage(masters: &[Usage]) -> String {
     output::table(&columns, rows)
 }
 
-fn idle(bench: &Bench<'_>, before: &Readings) -> Option<Idle> {
-    let watched = bench.watched.get()?;
+fn idle(bench: &BenchRun<'_>, before: &MetricsSnapshot) -> Option<Idle> {
+    let watched = bench.idle_window.get()?;
     let workers = bench.settings.workers;
     let connecting = before.usage(&watched.from);
     let leader = connecting.iter().find(|of| of.leads);
@@ -259,7 +262,7 @@ fn idle(bench: &Bench<'_>, before: &Readings) -> Option<Idle> {
 }
 
 impl Idle {
-    fn for_people(&self) -> String {
+    fn render(&self) -> String {
         let per_worker = self
             .leader_bytes_per_worker
             .map(|bytes| format!(", {bytes} bytes of the leader's memory for each"))
@@ -276,7 +279,7 @@ impl Idle {
 
 /// Whether the cluster keeps all of a run's finished jobs until they are looked at: nine tenths of what the table keeps, for
 /// others may use it too. Of a longer run, it may have forgotten some by then.
-fn all_are_kept(jobs: u64, tasks: u64, payload_bytes: u64) -> bool {
+fn all_jobs_are_kept(jobs: u64, tasks: u64, payload_bytes: u64) -> bool {
     let limits = Limits::default();
     let within = |count: u64, most: u64| count <= most / 10 * 9;
     within(jobs, limits.finished_jobs_max)
@@ -287,62 +290,62 @@ fn all_are_kept(jobs: u64, tasks: u64, payload_bytes: u64) -> bool {
         )
 }
 
-fn check(bench: &Bench<'_>, balance: &Balance, cleaned: Cleaned) -> Check {
-    let mut wrong = Vec::new();
-    let submitted = balance.submitted;
+fn check(bench: &BenchRun<'_>, totals: &RunTotals, cleanup: CleanupReport) -> Check {
+    let mut errors = Vec::new();
+    let submitted = totals.submitted;
     let wanted = match bench.settings.mode {
         Mode::Submit => 0,
-        Mode::Whole | Mode::Exec | Mode::RoundTrip | Mode::Idle | Mode::Mixed => submitted,
+        Mode::Lifecycle | Mode::Exec | Mode::RoundTrip | Mode::Idle | Mode::Mixed => submitted,
     };
-    if balance.accepted != wanted {
-        wrong.push(format!(
+    if totals.accepted != wanted {
+        errors.push(format!(
             "{} results of {wanted} tasks were accepted",
-            balance.accepted
+            totals.accepted
         ));
     }
-    if balance.twice > 0 {
-        wrong.push(format!("{} results were accepted twice", balance.twice));
+    if totals.duplicates > 0 {
+        errors.push(format!("{} results were accepted twice", totals.duplicates));
     }
-    for (why, count) in &balance.refused {
-        wrong.push(format!("{count} results: {why}"));
+    for (why, count) in &totals.refused {
+        errors.push(format!("{count} results: {why}"));
     }
-    let unfinished = bench.unfinished_wanted(submitted);
-    if cleaned.unfinished != unfinished {
-        wrong.push(format!(
+    let unfinished = bench.expected_unfinished(submitted);
+    if cleanup.unfinished != unfinished {
+        errors.push(format!(
             "{} tasks were unfinished at the end instead of {unfinished}",
-            cleaned.unfinished
+            cleanup.unfinished
         ));
     }
-    let kept = all_are_kept(
-        balance.jobs,
+    let kept = all_jobs_are_kept(
+        totals.jobs,
         submitted,
         u64::from(bench.settings.payload_bytes),
     );
-    if cleaned.jobs_forgotten != balance.jobs && kept {
-        wrong.push(format!(
+    if cleanup.jobs_forgotten != totals.jobs && kept {
+        errors.push(format!(
             "the cluster knew {} jobs of {}",
-            cleaned.jobs_forgotten, balance.jobs
+            cleanup.jobs_forgotten, totals.jobs
         ));
     }
     Check {
-        results: balance.accepted,
-        twice: balance.twice,
-        refused: balance.refused.clone(),
-        unfinished: cleaned.unfinished,
-        jobs_forgotten: cleaned.jobs_forgotten,
-        wrong,
+        results: totals.accepted,
+        duplicates: totals.duplicates,
+        refused: totals.refused.clone(),
+        unfinished: cleanup.unfinished,
+        jobs_forgotten: cleanup.jobs_forgotten,
+        errors,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::all_are_kept;
+    use super::all_jobs_are_kept;
 
     #[test]
-    fn long_runs_are_not_blamed_for_what_the_table_forgets() {
-        assert!(all_are_kept(9_000, 900_000, 256));
-        assert!(!all_are_kept(9_001, 900_100, 256), "too many tasks");
-        assert!(!all_are_kept(90_001, 90_001, 256), "too many jobs");
-        assert!(!all_are_kept(100, 10_000, 1 << 20), "too many bytes");
+    fn a_run_beyond_the_retention_of_the_table_is_not_checked_for_kept_jobs() {
+        assert!(all_jobs_are_kept(9_000, 900_000, 256));
+        assert!(!all_jobs_are_kept(9_001, 900_100, 256), "too many tasks");
+        assert!(!all_jobs_are_kept(90_001, 90_001, 256), "too many jobs");
+        assert!(!all_jobs_are_kept(100, 10_000, 1 << 20), "too many bytes");
     }
 }

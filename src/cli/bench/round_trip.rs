@@ -1,34 +1,35 @@
-//! Round trips: a client submits, waits for the end, sees it, and begins again.
+//! Mode `round-trip`: a client submits, waits for the end, sees it, and begins again.
 
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
 use super::arrivals::Arrivals;
-use super::{Bench, Failure};
+use super::bench_run::BenchRun;
+use crate::cli::error::CommandError;
 
 /// Longest wait for one task.
-const PATIENCE: Duration = Duration::from_secs(60);
+const JOB_TIMEOUT: Duration = Duration::from_secs(60);
 
-impl Bench<'_> {
-    pub(super) async fn round_trips(&self) -> Result<(), Failure> {
+impl BenchRun<'_> {
+    pub async fn round_trips(&self) -> Result<(), CommandError> {
         let arrivals = Arrivals::new(&self.settings);
         let client = async || {
-            while let Some(turn) = arrivals.next().await {
-                let submitted = self.submit(turn).await?;
+            while let Some(arrival) = arrivals.next().await {
+                let submitted = self.submit(arrival).await?;
                 let job = self
-                    .session
+                    .context
                     .client
-                    .wait_job(&submitted.id, Some(PATIENCE))
+                    .wait_job(&submitted.id, Some(JOB_TIMEOUT))
                     .await?;
                 if !job.state.is_terminal() {
-                    return Err(Failure::Failed(format!(
+                    return Err(CommandError::Failed(format!(
                         "job {} has not finished within {} s",
                         job.id,
-                        PATIENCE.as_secs()
+                        JOB_TIMEOUT.as_secs()
                     )));
                 }
-                self.ledger.round_trip.add(turn.due.elapsed());
+                self.recorder.round_trip.add(arrival.due.elapsed());
             }
             Ok(())
         };
@@ -36,6 +37,6 @@ impl Bench<'_> {
             try_join_all((0..self.settings.clients).map(|_| client())).await?;
             Ok(())
         };
-        self.beside_workers(clients).await
+        self.with_workers(clients).await
     }
 }

@@ -1,36 +1,36 @@
-//! What the masters say of themselves, read from `/metrics` before and after: where time went on their side.
+//! Metrics of the masters, scraped from `/metrics` before and after a run: where the time went on their side.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::Failure;
-use crate::cli::context::Session;
+use crate::cli::context::CommandContext;
+use crate::cli::error::CommandError;
 
-/// How long one master may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for one master's answer.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Every master that answered, by its address.
+/// Metrics of every master that answered, by its address.
 #[derive(Debug, Clone)]
-pub struct Readings {
+pub struct MetricsSnapshot {
     at: Instant,
-    masters: BTreeMap<String, Reading>,
+    masters: BTreeMap<String, NodeMetrics>,
 }
 
 /// One master's samples: of each name, by its labels as they stand.
 #[derive(Debug, Clone, Default)]
-pub struct Reading(BTreeMap<String, BTreeMap<String, f64>>);
+pub struct NodeMetrics(BTreeMap<String, BTreeMap<String, f64>>);
 
-impl Readings {
+impl MetricsSnapshot {
     /// Asks every master of the cluster that can be reached.
-    pub async fn take(session: &Session) -> Result<Self, Failure> {
-        let cluster = session.client.cluster(&Default::default()).await?;
+    pub async fn take(context: &CommandContext) -> Result<Self, CommandError> {
+        let cluster = context.client.cluster(&Default::default()).await?;
         let http = reqwest::Client::builder()
             .no_proxy()
-            .timeout(PATIENCE)
+            .timeout(SCRAPE_TIMEOUT)
             .build()
-            .map_err(|error| Failure::Failed(format!("cannot set up a client: {error}")))?;
+            .map_err(|error| CommandError::Failed(format!("cannot set up a client: {error}")))?;
         let mut readings = BTreeMap::new();
         for node in cluster.nodes {
             let asked = async {
@@ -39,7 +39,7 @@ impl Readings {
             };
             // One that is down has nothing to say, and the run may be about that.
             if let Ok(text) = asked.await {
-                readings.insert(node.addr, Reading::read(&text));
+                readings.insert(node.addr, NodeMetrics::read(&text));
             }
         }
         Ok(Self {
@@ -49,20 +49,20 @@ impl Readings {
     }
 
     /// The one that leads.
-    fn leader(&self) -> Option<(&str, &Reading)> {
-        let leads = |reading: &Reading| reading.sum("triarch_is_leader") > 0.0;
+    fn leader(&self) -> Option<(&str, &NodeMetrics)> {
+        let leads = |reading: &NodeMetrics| reading.sum("triarch_is_leader") > 0.0;
         let found = self.masters.iter().find(|(_, reading)| leads(reading));
         found.map(|(address, reading)| (address.as_str(), reading))
     }
 
     /// How many polls are held, over all masters.
     pub fn polls_held(&self) -> u64 {
-        let of = |reading: &Reading| reading.of("triarch_http_held", "kind=\"poll\"");
+        let of = |reading: &NodeMetrics| reading.of("triarch_http_held", "kind=\"poll\"");
         self.masters.values().map(of).sum::<f64>() as u64
     }
 
     /// Each master's use of its machine between two readings.
-    pub fn usage(&self, later: &Self) -> Vec<Usage> {
+    pub fn usage(&self, later: &Self) -> Vec<ResourceUsage> {
         let time = later.at.saturating_duration_since(self.at);
         let leader = later.leader().map(|(address, _)| address.to_owned());
         let both = later
@@ -71,7 +71,7 @@ impl Readings {
             .filter_map(|(address, after)| Some((address, self.masters.get(address)?, after)));
         both.map(|(address, before, after)| {
             let grown = |name| after.sum(name) - before.sum(name);
-            Usage {
+            ResourceUsage {
                 master: address.clone(),
                 leads: leader.as_ref() == Some(address),
                 cpu_seconds: grown("process_cpu_seconds_total"),
@@ -84,14 +84,14 @@ impl Readings {
     }
 
     /// Where the leader's time went between two readings. Nothing if leadership changed in between.
-    pub fn breakdown(&self, later: &Self) -> Option<Breakdown> {
+    pub fn breakdown(&self, later: &Self) -> Option<CommitBreakdown> {
         let ((address, before), (after_address, after)) = (self.leader()?, later.leader()?);
         if address != after_address || before.sum("triarch_term") != after.sum("triarch_term") {
             return None;
         }
-        let time = |name| Spread::between(before, after, name, 1e3);
-        let plain = |name| Spread::between(before, after, name, 1.0);
-        Some(Breakdown {
+        let time = |name| HistogramDelta::between(before, after, name, 1e3);
+        let plain = |name| HistogramDelta::between(before, after, name, 1.0);
+        Some(CommitBreakdown {
             leader: address.to_owned(),
             queueing_ms: time("triarch_proposal_wait_seconds"),
             commit_ms: time("triarch_commit_seconds"),
@@ -104,7 +104,7 @@ impl Readings {
     }
 }
 
-impl Reading {
+impl NodeMetrics {
     fn read(text: &str) -> Self {
         let mut samples: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -153,7 +153,7 @@ impl Reading {
 
 /// How one master used its machine.
 #[derive(Debug, Clone, Serialize)]
-pub struct Usage {
+pub struct ResourceUsage {
     pub master: String,
     pub leads: bool,
     pub cpu_seconds: f64,
@@ -165,32 +165,32 @@ pub struct Usage {
 
 /// Where the leader's time went.
 #[derive(Debug, Clone, Serialize)]
-pub struct Breakdown {
+pub struct CommitBreakdown {
     pub leader: String,
     /// Commands, from their proposal until their entry was sent.
-    pub queueing_ms: Option<Spread>,
+    pub queueing_ms: Option<HistogramDelta>,
     /// Entries, until they were committed and applied.
-    pub commit_ms: Option<Spread>,
+    pub commit_ms: Option<HistogramDelta>,
     /// Of these: the leader's own log, and in it the sync.
-    pub log_append_ms: Option<Spread>,
-    pub log_sync_ms: Option<Spread>,
+    pub log_append_ms: Option<HistogramDelta>,
+    pub log_sync_ms: Option<HistogramDelta>,
     /// Of these: applying them to the table.
-    pub apply_ms: Option<Spread>,
-    pub entry_commands: Option<Spread>,
-    pub entry_bytes: Option<Spread>,
+    pub apply_ms: Option<HistogramDelta>,
+    pub entry_commands: Option<HistogramDelta>,
+    pub entry_bytes: Option<HistogramDelta>,
 }
 
 /// A histogram's growth. Quantiles lie between the bounds of a bucket: they are estimates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Spread {
+pub struct HistogramDelta {
     pub count: u64,
     pub mean: f64,
     pub p50: f64,
     pub p99: f64,
 }
 
-impl Spread {
-    fn between(before: &Reading, after: &Reading, name: &str, scale: f64) -> Option<Self> {
+impl HistogramDelta {
+    fn between(before: &NodeMetrics, after: &NodeMetrics, name: &str, scale: f64) -> Option<Self> {
         let grown = |part: &str| {
             let name = format!("{name}_{part}");
             after.sum(&name) - before.sum(&name)
@@ -249,15 +249,15 @@ triarch_term 3
 triarch_http_held{kind=\"poll\"} 7
 ";
 
-    fn readings(text: &str) -> Readings {
-        Readings {
+    fn readings(text: &str) -> MetricsSnapshot {
+        MetricsSnapshot {
             at: Instant::now(),
-            masters: BTreeMap::from([("a:1".to_owned(), Reading::read(text))]),
+            masters: BTreeMap::from([("a:1".to_owned(), NodeMetrics::read(text))]),
         }
     }
 
     #[test]
-    fn what_grew_is_told() {
+    fn a_breakdown_covers_what_grew_between_two_snapshots() {
         let later = BEFORE
             .replace("0.001\"} 1", "0.001\"} 51")
             .replace("0.002\"} 1", "0.002\"} 101")
@@ -275,7 +275,7 @@ triarch_http_held{kind=\"poll\"} 7
     }
 
     #[test]
-    fn over_an_election_nothing_is_told() {
+    fn there_is_no_breakdown_over_an_election() {
         let later = readings(&BEFORE.replace("triarch_term 3", "triarch_term 4"));
         assert!(readings(BEFORE).breakdown(&later).is_none());
     }

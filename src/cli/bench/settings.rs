@@ -1,32 +1,14 @@
-//! What a run is to do: the options as given, and what follows from them.
+//! Settings of a run: its arguments, and the defaults of its mode.
 
 use std::time::Duration;
 
-use clap::ValueEnum;
 use serde::Serialize;
 use triarch_sdk::wire::exec;
 
-use super::BenchArgs;
+use super::args::BenchArgs;
+use super::mode::Mode;
 
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// Whole lives: submitted, leased, reported. As fast as it goes.
-    Whole,
-    /// Submissions alone; nobody runs them.
-    Submit,
-    /// Processes: `true`, by the worker that `triarch worker` runs.
-    Exec,
-    /// One after the other: submitted, run, and seen by the client that waits for it.
-    RoundTrip,
-    /// Many workers that wait, with their heartbeats, and little to do for them.
-    Idle,
-    /// Submissions, reads and lists beside each other.
-    Mixed,
-}
-
-/// Everything about a run that is settled before it begins.
+/// Settings that are fixed before a run begins.
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {
     pub mode: Mode,
@@ -48,28 +30,30 @@ pub struct Settings {
     pub name: String,
 }
 
-/// With a bound on time this many tasks are as good as without bound.
-const TASKS_WITHIN_TIME: u64 = 100_000_000;
+/// Bound on tasks of a run that is bounded by time.
+const TASKS_UNBOUNDED: u64 = 100_000_000;
 
 impl Settings {
-    pub(super) fn of(args: &BenchArgs) -> Self {
+    pub fn of(args: &BenchArgs) -> Self {
         let mode = args.mode;
-        let by_mode = |whole, submit, exec, round_trip, idle, mixed| match mode {
-            Mode::Whole => whole,
+        let by_mode = |lifecycle, submit, exec, round_trip, idle, mixed| match mode {
+            Mode::Lifecycle => lifecycle,
             Mode::Submit => submit,
             Mode::Exec => exec,
             Mode::RoundTrip => round_trip,
             Mode::Idle => idle,
             Mode::Mixed => mixed,
         };
-        // Waiting workers are watched for a time; whether they are given something is another question.
+        // An idle run is bounded by time, whether it submits tasks or not.
         let seconds = match mode {
             Mode::Idle => Some(args.seconds.unwrap_or(10.0)),
-            Mode::Whole | Mode::Submit | Mode::Exec | Mode::RoundTrip | Mode::Mixed => args.seconds,
+            Mode::Lifecycle | Mode::Submit | Mode::Exec | Mode::RoundTrip | Mode::Mixed => {
+                args.seconds
+            }
         };
         let tasks_max = args.tasks.unwrap_or_else(|| match (seconds, args.rate) {
             (Some(_), None) if mode == Mode::Idle => 0,
-            (Some(_), _) => TASKS_WITHIN_TIME,
+            (Some(_), _) => TASKS_UNBOUNDED,
             (None, _) => u64::from(by_mode(10_000_u32, 10_000, 1_000, 1_000, 0, 10_000)),
         });
         let run = format!("{:08x}", rand::random::<u32>());
@@ -87,7 +71,7 @@ impl Settings {
             queue: name.clone(),
             kind: match mode {
                 Mode::Exec => exec::KIND.to_owned(),
-                Mode::Whole | Mode::Submit | Mode::RoundTrip | Mode::Idle | Mode::Mixed => {
+                Mode::Lifecycle | Mode::Submit | Mode::RoundTrip | Mode::Idle | Mode::Mixed => {
                     name.clone()
                 }
             },
@@ -95,7 +79,7 @@ impl Settings {
         }
     }
 
-    /// How long to go on, if there is a bound.
+    /// The bound on time, if there is one.
     pub fn time(&self) -> Option<Duration> {
         self.seconds.map(Duration::from_secs_f64)
     }

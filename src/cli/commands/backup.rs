@@ -14,15 +14,14 @@ use serde::Serialize;
 use triarch_sdk::wire::{RestoreProgress, RestoreQuery};
 
 use crate::backup_format::{BackupError, Header, Reader};
-use crate::cli::Failure;
-use crate::cli::context::Session;
-use crate::cli::output;
-use crate::cli::output::details;
+use crate::cli::context::CommandContext;
+use crate::cli::error::CommandError;
+use crate::cli::output::{self, details};
 
-/// Bytes of the table that are handed in at once.
+/// Bytes of the table in one request.
 const PART_BYTES: usize = 4 << 20;
-/// A cluster may lose the master that gives the backup; another one begins anew.
-const TRIES_MAX: u32 = 3;
+/// Most attempts to download: if the master that sends the backup fails, another starts over.
+const ATTEMPTS_MAX: u32 = 3;
 
 #[derive(Debug, Args)]
 pub struct BackupArgs {
@@ -41,9 +40,9 @@ pub struct RestoreArgs {
     file: PathBuf,
 }
 
-/// What is told of a backup.
+/// Summary of a backup.
 #[derive(Debug, Serialize)]
-struct Told {
+struct BackupSummary {
     file: String,
     backup: String,
     cluster_id: String,
@@ -54,11 +53,11 @@ struct Told {
     taken_at: String,
 }
 
-fn told(file: &Path, header: &Header, bytes: u64) -> Told {
+fn summary(file: &Path, header: &Header, bytes: u64) -> BackupSummary {
     let taken = i64::try_from(header.table_ms)
         .ok()
         .and_then(DateTime::from_timestamp_millis);
-    Told {
+    BackupSummary {
         file: file.display().to_string(),
         backup: header.backup.clone(),
         cluster_id: header.cluster_id.clone(),
@@ -73,23 +72,23 @@ fn told(file: &Path, header: &Header, bytes: u64) -> Told {
     }
 }
 
-fn for_people(told: &Told) -> String {
+fn render(summary: &BackupSummary) -> String {
     details([
-        ("file", Some(told.file.clone())),
-        ("bytes", Some(told.bytes.to_string())),
-        ("of cluster", Some(told.cluster_id.clone())),
-        ("up to entry", Some(told.index.to_string())),
-        ("last change", Some(told.taken_at.clone())),
-        ("jobs", Some(told.jobs.to_string())),
-        ("tasks", Some(told.tasks.to_string())),
+        ("file", Some(summary.file.clone())),
+        ("bytes", Some(summary.bytes.to_string())),
+        ("of cluster", Some(summary.cluster_id.clone())),
+        ("up to entry", Some(summary.index.to_string())),
+        ("last change", Some(summary.taken_at.clone())),
+        ("jobs", Some(summary.jobs.to_string())),
+        ("tasks", Some(summary.tasks.to_string())),
     ])
 }
 
-/// Writes a backup beside the file, looks at every byte of it again, and only then gives it its name.
-pub async fn backup(session: &Session, args: BackupArgs) -> Result<ExitCode, Failure> {
+/// Writes a backup to a temporary file, verifies every byte of it, and only then renames it.
+pub async fn backup(context: &CommandContext, args: BackupArgs) -> Result<ExitCode, CommandError> {
     let BackupArgs { file, force } = args;
     if !force && file.exists() {
-        return Err(Failure::Usage(format!(
+        return Err(CommandError::Usage(format!(
             "{} is there already: name another file, or add --force to replace it",
             file.display()
         )));
@@ -99,22 +98,24 @@ pub async fn backup(session: &Session, args: BackupArgs) -> Result<ExitCode, Fai
         Some(_) | None => Path::new("."),
     };
     let local = |error: io::Error| {
-        Failure::Failed(format!("cannot write into {}: {error}", folder.display()))
+        CommandError::Failed(format!("cannot write into {}: {error}", folder.display()))
     };
-    let mut tried = 0;
+    let mut attempt = 0;
     let partial = loop {
-        tried += 1;
+        attempt += 1;
         let mut partial = tempfile::Builder::new()
             .prefix(".triarch-backup-")
             .tempfile_in(folder)
             .map_err(local)?;
-        match download(session, partial.as_file_mut()).await? {
+        match download(context, partial.as_file_mut()).await? {
             Ok(()) => break partial,
-            Err(why) if tried < TRIES_MAX => output::note(&format!("{why}; beginning anew")),
-            Err(why) => return Err(Failure::Failed(why)),
+            Err(why) if attempt < ATTEMPTS_MAX => {
+                output::print_note(&format!("{why}; starting over"))
+            }
+            Err(why) => return Err(CommandError::Failed(why)),
         }
     };
-    let (header, _) = read_through(partial.path())?;
+    let (header, _) = verify(partial.path())?;
     partial.as_file().sync_all().map_err(local)?;
     let bytes = partial.as_file().metadata().map_err(local)?.len();
     // Replaces the file or not at all, and never a file that has come meanwhile.
@@ -127,14 +128,17 @@ pub async fn backup(session: &Session, args: BackupArgs) -> Result<ExitCode, Fai
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(local)?;
-    output::answer(session.format, &told(&file, &header, bytes), for_people)?;
+    output::print(context.format, &summary(&file, &header, bytes), render)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The inner error is one that another master may not have.
-async fn download(session: &Session, into: &mut File) -> Result<Result<(), String>, Failure> {
+async fn download(
+    context: &CommandContext,
+    into: &mut File,
+) -> Result<Result<(), String>, CommandError> {
     let progress = progress(None, "downloading");
-    let mut download = session.client.backup().await?;
+    let mut download = context.client.backup().await?;
     loop {
         match download.next().await {
             Ok(Some(bytes)) => {
@@ -151,7 +155,7 @@ async fn download(session: &Session, into: &mut File) -> Result<Result<(), Strin
 }
 
 /// Verifies every byte; gives the header and the bytes of the table.
-fn read_through(file: &Path) -> Result<(Header, u64), Failure> {
+fn verify(file: &Path) -> Result<(Header, u64), CommandError> {
     let whole = || -> Result<(Header, u64), BackupError> {
         let (header, mut reader) =
             Reader::begin(BufReader::with_capacity(1 << 20, File::open(file)?))?;
@@ -161,22 +165,25 @@ fn read_through(file: &Path) -> Result<(Header, u64), Failure> {
     whole().map_err(|error| unreadable(file, &error))
 }
 
-fn unreadable(file: &Path, error: &BackupError) -> Failure {
+fn unreadable(file: &Path, error: &BackupError) -> CommandError {
     let advice = match error {
         BackupError::Io(_) | BackupError::NotABackup | BackupError::UnknownVersion(_) => "",
         BackupError::CutShort(_) | BackupError::Damaged { .. } => {
             "\nNothing of it can be trusted: use another backup."
         }
     };
-    Failure::Failed(format!("{}: {error}{advice}", file.display()))
+    CommandError::Failed(format!("{}: {error}{advice}", file.display()))
 }
 
-/// Verifies the whole file, then hands the table in part by part. May be run again after any failure.
-pub async fn restore(session: &Session, args: RestoreArgs) -> Result<ExitCode, Failure> {
+/// Verifies the whole file, then sends the table part by part. May be run again after any failure.
+pub async fn restore(
+    context: &CommandContext,
+    args: RestoreArgs,
+) -> Result<ExitCode, CommandError> {
     let RestoreArgs { file } = args;
-    let (header, bytes) = read_through(&file)?;
+    let (header, bytes) = verify(&file)?;
     let parts = u32::try_from(bytes.div_ceil(PART_BYTES as u64))
-        .map_err(|_| Failure::Failed(format!("{} is too large", file.display())))?;
+        .map_err(|_| CommandError::Failed(format!("{} is too large", file.display())))?;
     let begun = Instant::now();
     let open = File::open(&file)?;
     let (_, reader) = Reader::begin(BufReader::with_capacity(1 << 20, open))
@@ -198,7 +205,7 @@ pub async fn restore(session: &Session, args: RestoreArgs) -> Result<ExitCode, F
             parts,
         };
         progress.inc(piece.len() as u64);
-        let answer = session
+        let answer = context
             .client
             .restore_part(&query, Bytes::from(piece))
             .await?;
@@ -211,14 +218,14 @@ pub async fn restore(session: &Session, args: RestoreArgs) -> Result<ExitCode, F
     progress.finish_and_clear();
     let restored = last.and_then(|last| last.restored);
     let Some(restored) = restored else {
-        return Err(Failure::Failed(
+        return Err(CommandError::Failed(
             "the cluster lost parts of the backup on the way: run this again".to_owned(),
         ));
     };
-    output::answer(session.format, &told(&file, &header, bytes), |told| {
+    output::print(context.format, &summary(&file, &header, bytes), |summary| {
         format!(
             "{}\n\nrestored {} jobs and {} tasks in {:.1} s",
-            for_people(told),
+            render(summary),
             restored.jobs,
             restored.tasks,
             begun.elapsed().as_secs_f64()

@@ -4,16 +4,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use comfy_table::Cell;
 use triarch_sdk::Error;
-use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, NodeDisk, NodeRole, ReadQuery};
+use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, ReadQuery};
 
 use super::backup::{self, BackupArgs, RestoreArgs};
-use crate::cli::Failure;
-use crate::cli::commands::cluster_members;
-use crate::cli::context::Session;
+use super::{cluster_members, cluster_status};
+use crate::cli::context::CommandContext;
+use crate::cli::error::CommandError;
 use crate::cli::output;
-use crate::cli::output::Column;
 use crate::cli::watch::watch;
 
 /// Look after the masters
@@ -69,56 +67,61 @@ enum ClusterCommand {
     Snapshot,
 }
 
-/// How long a leader is given to answer before the others are asked what they know.
-const LEADER_PATIENCE: Duration = Duration::from_secs(3);
-/// How long a snapshot may take to be written.
-const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(120);
+/// Longest wait for the leader's answer; after that any node is asked.
+const LEADER_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for a snapshot to be written.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl ClusterArgs {
     /// Does what was asked.
-    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
+    pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         match self.command {
             ClusterCommand::Status { watch: true } => {
-                watch(session, async || status(session).await, for_people).await
+                watch(
+                    context,
+                    async || status(context).await,
+                    cluster_status::render,
+                )
+                .await
             }
             ClusterCommand::Status { watch: false } => {
-                let status = status(session).await?;
-                output::answer(session.format, &status, for_people)?;
+                let status = status(context).await?;
+                output::print(context.format, &status, cluster_status::render)?;
                 if status.leader.is_some() {
                     Ok(ExitCode::SUCCESS)
                 } else {
-                    Err(Failure::Failed(
+                    Err(CommandError::Failed(
                         "the cluster has no leader: most masters must be up and reach each other"
                             .into(),
                     ))
                 }
             }
-            ClusterCommand::Add { node } => cluster_members::add(session, &node).await,
-            ClusterCommand::Remove { id } => cluster_members::remove(session, id).await,
+            ClusterCommand::Add { node } => cluster_members::add(context, &node).await,
+            ClusterCommand::Remove { id } => cluster_members::remove(context, id).await,
             ClusterCommand::Replace { old, new, force } => {
-                cluster_members::replace(session, old, &new, force).await
+                cluster_members::replace(context, old, &new, force).await
             }
             ClusterCommand::Snapshot => {
-                let written = session.client.write_snapshot(SNAPSHOT_PATIENCE).await?;
+                let written = context.client.write_snapshot(SNAPSHOT_TIMEOUT).await?;
                 let (Some(index), Some(bytes)) = (written.index, written.bytes) else {
-                    return Err(Failure::Failed(format!(
+                    return Err(CommandError::Failed(format!(
                         "node {} is still writing it after {} s; ask again to go on waiting",
                         written.node,
-                        SNAPSHOT_PATIENCE.as_secs()
+                        SNAPSHOT_TIMEOUT.as_secs()
                     )));
                 };
-                output::answer(session.format, &written, |written| {
+                output::print(context.format, &written, |written| {
                     let node = written.node;
                     format!("node {node} wrote a snapshot up to entry {index}: {bytes} bytes")
                 })?;
                 Ok(ExitCode::SUCCESS)
             }
-            ClusterCommand::Backup(args) => backup::backup(session, args).await,
-            ClusterCommand::Restore(args) => backup::restore(session, args).await,
+            ClusterCommand::Backup(args) => backup::backup(context, args).await,
+            ClusterCommand::Restore(args) => backup::restore(context, args).await,
             ClusterCommand::TransferLeader { to } => {
-                session.client.transfer_leader(to).await?;
-                let status = status(session).await?;
-                output::answer(session.format, &status, for_people)?;
+                context.client.transfer_leader(to).await?;
+                let status = status(context).await?;
+                output::print(context.format, &status, cluster_status::render)?;
                 Ok(ExitCode::SUCCESS)
             }
         }
@@ -137,81 +140,17 @@ fn node(text: &str) -> Result<AddNode, String> {
     parsed.ok_or_else(|| "must be an id of at least 1 and an address, as in 4=10.0.0.4:7101".into())
 }
 
-/// What the leader says; without one, what any master believes.
-async fn status(session: &Session) -> Result<ClusterStatus, Failure> {
+/// The status by the leader; without one, as any master knows it.
+async fn status(context: &CommandContext) -> Result<ClusterStatus, CommandError> {
     let query = ReadQuery::default();
-    match tokio::time::timeout(LEADER_PATIENCE, session.client.cluster(&query)).await {
+    match tokio::time::timeout(LEADER_ANSWER_TIMEOUT, context.client.cluster(&query)).await {
         Ok(Ok(status)) => Ok(status),
         Ok(Err(error @ Error::NoCluster { .. })) => Err(error.into()),
         Ok(Err(_)) | Err(_) => {
             let query = ReadQuery {
                 consistency: Some(Consistency::Stale),
             };
-            Ok(session.client.cluster(&query).await?)
+            Ok(context.client.cluster(&query).await?)
         }
     }
-}
-
-fn disk(disk: NodeDisk) -> String {
-    let free_mib = disk.free_bytes >> 20;
-    let free = match free_mib {
-        0..10_240 => format!("{free_mib} MiB free"),
-        10_240.. => format!("{} GiB free", free_mib >> 10),
-    };
-    if disk.low {
-        format!("LOW, {free}")
-    } else {
-        free
-    }
-}
-
-/// The masters as a person reads them.
-pub(crate) fn for_people(status: &ClusterStatus) -> String {
-    let columns = [
-        Column::Text("NODE"),
-        Column::Text("ADDRESS"),
-        Column::Text("STATE"),
-        Column::Text("ROLE"),
-        Column::Number("ON DISK"),
-        Column::Number("BEHIND"),
-        Column::Text("DISK"),
-    ];
-    let or_dash =
-        |index: Option<u64>| index.map_or_else(|| "-".to_owned(), |index| index.to_string());
-    // The leader's own log is the longest there is.
-    let last = status
-        .leader
-        .and_then(|leader| status.nodes.iter().find(|node| node.id == leader)?.matched);
-    let rows = status.nodes.iter().map(|node| {
-        vec![
-            Cell::new(node.id),
-            Cell::new(&node.addr),
-            // Only a leader hears from all of them.
-            match status.leader {
-                Some(_) => output::state(node.state.as_str()),
-                None => Cell::new("-"),
-            },
-            match node.role {
-                NodeRole::Voter => Cell::new("voter"),
-                NodeRole::Learner => Cell::new("learner"),
-            },
-            Cell::new(or_dash(node.matched)),
-            Cell::new(or_dash(
-                last.zip(node.matched)
-                    .map(|(last, matched)| last.saturating_sub(matched)),
-            )),
-            Cell::new(node.disk.map_or_else(|| "-".to_owned(), disk)),
-        ]
-    });
-    let leader = match status.leader {
-        Some(id) => format!("node {id}"),
-        None => "none".to_owned(),
-    };
-    let header = output::details([
-        ("cluster", status.cluster_id.clone()),
-        ("leader", Some(leader)),
-        ("term", Some(status.term.to_string())),
-        ("committed", Some(status.commit_index.to_string())),
-    ]);
-    format!("{header}\n\n{}", output::table(&columns, rows))
 }

@@ -1,7 +1,7 @@
-//! `triarch cluster add`, `remove` and `replace`: masters in and out, with what a person sees while it lasts.
+//! `triarch cluster add`, `remove` and `replace`: membership changes, with their progress.
 //!
-//! The cluster does the work, and goes on with it when nobody waits: these commands ask for a change, look how far it is,
-//! and can be typed again at any time. What was done already is not done twice.
+//! The cluster does the work, and goes on with it when nobody waits: these commands request a change and poll its
+//! progress. They are idempotent, and can be typed again at any time.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,64 +12,65 @@ use triarch_sdk::wire::{
     AddNode, ClusterNode, ClusterStatus, NodeRole, NodeState, ReadQuery, SnapshotTransfer,
 };
 
-use crate::cli::Failure;
-use crate::cli::context::Session;
+use super::cluster_status;
+use crate::cli::context::CommandContext;
+use crate::cli::error::CommandError;
 use crate::cli::output;
 use crate::cli::wait;
 
-/// How often to look how far a new master is.
-const LOOK: Duration = Duration::from_millis(200);
-/// How often that is told where no terminal shows it.
-const TELL: Duration = Duration::from_secs(2);
-/// A master that neither answers nor gets further for so long is not waited for any more.
-const STALLED: Duration = Duration::from_secs(60);
+/// Interval between two checks of a new master's progress.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Shortest interval between two progress lines where there is no terminal.
+const PROGRESS_LINE_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest wait for a master that neither answers nor makes progress.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What waiting for a master came to.
-enum Joined {
+/// Outcome of the wait for a new master.
+enum JoinOutcome {
     Voter(ClusterStatus),
     Interrupted,
 }
 
 /// Brings a master in and waits until it is a voter.
-pub async fn add(session: &Session, node: &AddNode) -> Result<ExitCode, Failure> {
-    match join(session, node, "cluster add").await? {
-        Joined::Voter(status) => shown(session, &status),
-        Joined::Interrupted => Ok(wait::interrupted()),
+pub async fn add(context: &CommandContext, node: &AddNode) -> Result<ExitCode, CommandError> {
+    match join(context, node, "cluster add").await? {
+        JoinOutcome::Voter(status) => print_status(context, &status),
+        JoinOutcome::Interrupted => Ok(wait::interrupted_exit_code()),
     }
 }
 
 /// Takes a master out.
-pub async fn remove(session: &Session, id: u64) -> Result<ExitCode, Failure> {
-    let status = session.client.remove_node(id).await?;
-    tell_removed(id, &status);
-    shown(session, &status)
+pub async fn remove(context: &CommandContext, id: u64) -> Result<ExitCode, CommandError> {
+    let status = context.client.remove_node(id).await?;
+    note_removed(id, &status);
+    print_status(context, &status)
 }
 
 /// Puts a master in another's place: adds the one, waits, removes the other.
 pub async fn replace(
-    session: &Session,
+    context: &CommandContext,
     old: u64,
     new: &AddNode,
     force: bool,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, CommandError> {
     if old == new.id {
-        return Err(Failure::Usage(format!(
+        return Err(CommandError::Usage(format!(
             "node {old} cannot replace itself: the new master has an id that was never used"
         )));
     }
-    let status = session.client.cluster(&ReadQuery::default()).await?;
+    let status = context.client.cluster(&ReadQuery::default()).await?;
     match find(&status, old) {
         None => {
             return if find(&status, new.id).is_some_and(|node| node.role == NodeRole::Voter) {
-                output::note(&format!(
+                output::print_note(&format!(
                     "node {} is there, and node {old} is not: nothing is left to do",
                     new.id
                 ));
-                shown(session, &status)
+                print_status(context, &status)
             } else {
-                Err(Failure::Failed(format!(
+                Err(CommandError::Failed(format!(
                     "node {old} is not in the cluster; to add a master, use `{}`",
-                    session.command(&format!("cluster add {}={}", new.id, new.addr))
+                    context.command(&format!("cluster add {}={}", new.id, new.addr))
                 )))
             };
         }
@@ -77,7 +78,7 @@ pub async fn replace(
             NodeState::Unreachable => {}
             NodeState::Leader | NodeState::Follower if force => {}
             NodeState::Leader | NodeState::Follower => {
-                return Err(Failure::Failed(format!(
+                return Err(CommandError::Failed(format!(
                     "node {old} answers the leader, so it need not be replaced; add --force to have node {} in its place all \
                      the same",
                     new.id
@@ -89,22 +90,25 @@ pub async fn replace(
         "cluster replace {}{old}",
         if force { "--force " } else { "" }
     );
-    match join(session, new, &words).await? {
-        Joined::Voter(_) => {}
-        Joined::Interrupted => return Ok(wait::interrupted()),
+    match join(context, new, &words).await? {
+        JoinOutcome::Voter(_) => {}
+        JoinOutcome::Interrupted => return Ok(wait::interrupted_exit_code()),
     }
-    let status = session.client.remove_node(old).await?;
-    tell_removed(old, &status);
-    shown(session, &status)
+    let status = context.client.remove_node(old).await?;
+    note_removed(old, &status);
+    print_status(context, &status)
 }
 
-fn shown(session: &Session, status: &ClusterStatus) -> Result<ExitCode, Failure> {
-    output::answer(session.format, status, super::cluster::for_people)?;
+fn print_status(
+    context: &CommandContext,
+    status: &ClusterStatus,
+) -> Result<ExitCode, CommandError> {
+    output::print(context.format, status, cluster_status::render)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell_removed(id: u64, status: &ClusterStatus) {
-    output::note(&format!(
+fn note_removed(id: u64, status: &ClusterStatus) {
+    output::print_note(&format!(
         "node {id} is out, and its id is not used again; stop its process if it still runs"
     ));
     let voters = status
@@ -113,7 +117,7 @@ fn tell_removed(id: u64, status: &ClusterStatus) {
         .filter(|node| node.role == NodeRole::Voter)
         .count();
     if voters < 3 {
-        output::note(
+        output::print_note(
             "fewer than three voters are left: the cluster stands still when one of them fails",
         );
     }
@@ -123,17 +127,21 @@ fn find(status: &ClusterStatus, id: u64) -> Option<&ClusterNode> {
     status.nodes.iter().find(|node| node.id == id)
 }
 
-/// Asks for it and waits; `words` is how to go on waiting.
-async fn join(session: &Session, node: &AddNode, words: &str) -> Result<Joined, Failure> {
-    let progress = Progress::new();
+/// Requests the node and waits for its promotion; `words` is the command that resumes the wait.
+async fn join(
+    context: &CommandContext,
+    node: &AddNode,
+    words: &str,
+) -> Result<JoinOutcome, CommandError> {
+    let progress = JoinProgress::new();
     let outcome = tokio::select! {
-        joined = joined(session, node, &progress) => joined.map(Joined::Voter),
-        _ = tokio::signal::ctrl_c() => Ok(Joined::Interrupted),
+        joined = await_promotion(context, node, &progress) => joined.map(JoinOutcome::Voter),
+        _ = tokio::signal::ctrl_c() => Ok(JoinOutcome::Interrupted),
     };
     progress.clear();
-    if matches!(outcome, Ok(Joined::Interrupted)) {
-        let again = session.command(&format!("{words} {}={}", node.id, node.addr));
-        output::note(&format!(
+    if matches!(outcome, Ok(JoinOutcome::Interrupted)) {
+        let again = context.command(&format!("{words} {}={}", node.id, node.addr));
+        output::print_note(&format!(
             "\nNode {} goes on joining, if it has begun. Go on with\n  {again}",
             node.id
         ));
@@ -141,22 +149,22 @@ async fn join(session: &Session, node: &AddNode, words: &str) -> Result<Joined, 
     outcome
 }
 
-async fn joined(
-    session: &Session,
+async fn await_promotion(
+    context: &CommandContext,
     node: &AddNode,
-    progress: &Progress,
-) -> Result<ClusterStatus, Failure> {
+    progress: &JoinProgress,
+) -> Result<ClusterStatus, CommandError> {
     let (id, addr) = (node.id, &node.addr);
-    let mut status = session.client.add_node(node, Duration::ZERO).await?;
+    let mut status = context.client.add_node(node, Duration::ZERO).await?;
     if find(&status, id).is_some_and(|node| node.role == NodeRole::Learner) {
         progress.event(&format!("node {id} at {addr} joins as a learner"));
     }
     let mut further = Instant::now();
-    let mut told = None;
+    let mut printed = None;
     let mut seen = None;
     loop {
         let Some(node) = find(&status, id) else {
-            return Err(Failure::Failed(format!(
+            return Err(CommandError::Failed(format!(
                 "node {id} was taken out of the cluster again by somebody else"
             )));
         };
@@ -168,22 +176,27 @@ async fn joined(
         // Behind a snapshot it has received, it may be silent while it reads it.
         if seen != Some(now) {
             (seen, further) = (Some(now), Instant::now());
-        } else if further.elapsed() > STALLED {
-            return Err(Failure::Failed(format!(
+        } else if further.elapsed() > STALL_TIMEOUT {
+            return Err(CommandError::Failed(format!(
                 "node {id} has got no further for {} s ({}). It is promoted when it gets there; ask again to go on waiting, or \
                  take it out by `{}`",
-                STALLED.as_secs(),
-                how_far(&status, node),
-                session.command(&format!("cluster remove {id}"))
+                STALL_TIMEOUT.as_secs(),
+                join_progress(&status, node),
+                context.command(&format!("cluster remove {id}"))
             )));
         }
-        progress.state(&format!("node {id}: {}", how_far(&status, node)), &mut told);
-        tokio::time::sleep(LOOK).await;
-        status = match session.client.cluster(&ReadQuery::default()).await {
+        progress.state(
+            &format!("node {id}: {}", join_progress(&status, node)),
+            &mut printed,
+        );
+        tokio::time::sleep(POLL_INTERVAL).await;
+        status = match context.client.cluster(&ReadQuery::default()).await {
             Ok(status) => status,
             // No leader for a moment: whoever comes next goes on with it.
-            Err(Error::NoCluster { .. } | Error::Timeout { .. }) if further.elapsed() < STALLED => {
-                progress.state("no leader answers; waiting for the next", &mut told);
+            Err(Error::NoCluster { .. } | Error::Timeout { .. })
+                if further.elapsed() < STALL_TIMEOUT =>
+            {
+                progress.state("no leader answers; waiting for the next", &mut printed);
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -191,7 +204,7 @@ async fn joined(
     }
 }
 
-fn how_far(status: &ClusterStatus, node: &ClusterNode) -> String {
+fn join_progress(status: &ClusterStatus, node: &ClusterNode) -> String {
     if node.state == NodeState::Unreachable && node.snapshot.is_none() {
         return "does not answer".to_owned();
     }
@@ -215,14 +228,14 @@ fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 
-/// A line that changes on a person's terminal; elsewhere, lines now and then. All of it to stderr.
-struct Progress {
+/// Progress of a new master on stderr: a line that changes on a terminal, elsewhere a new line now and then.
+struct JoinProgress {
     line: Option<ProgressBar>,
 }
 
-impl Progress {
+impl JoinProgress {
     fn new() -> Self {
-        let line = output::person_watches().then(|| {
+        let line = output::is_interactive().then(|| {
             let line = ProgressBar::new_spinner();
             if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed:.dim}") {
                 line.set_style(style);
@@ -233,25 +246,25 @@ impl Progress {
         Self { line }
     }
 
-    /// Something that stays said.
+    /// Prints a milestone.
     fn event(&self, text: &str) {
         match &self.line {
             Some(line) => line.println(text),
-            None => output::note(text),
+            None => output::print_note(text),
         }
     }
 
-    /// How it is just now.
-    fn state(&self, text: &str, told: &mut Option<(Instant, String)>) {
+    /// Shows the current state.
+    fn state(&self, text: &str, printed: &mut Option<(Instant, String)>) {
         match &self.line {
             Some(line) => line.set_message(text.to_owned()),
             None => {
-                let news = told
-                    .as_ref()
-                    .is_none_or(|(at, before)| at.elapsed() >= TELL && before != text);
-                if news {
-                    output::note(text);
-                    *told = Some((Instant::now(), text.to_owned()));
+                let is_due = printed.as_ref().is_none_or(|(at, before)| {
+                    at.elapsed() >= PROGRESS_LINE_INTERVAL && before != text
+                });
+                if is_due {
+                    output::print_note(text);
+                    *printed = Some((Instant::now(), text.to_owned()));
                 }
             }
         }
@@ -269,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_person_is_told_what_a_new_master_still_lacks() {
+    fn the_progress_of_a_new_master_names_what_it_still_lacks() {
         let node = |state, snapshot| ClusterNode {
             id: 4,
             addr: "d:1".to_owned(),
@@ -311,7 +324,7 @@ mod tests {
                 "has the snapshot of 310 MiB and reads it",
             ),
         ] {
-            assert_eq!(how_far(&status, &node(state, snapshot)), said);
+            assert_eq!(join_progress(&status, &node(state, snapshot)), said);
         }
     }
 }

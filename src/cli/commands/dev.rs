@@ -5,10 +5,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::dev;
-use crate::cli::dev::DevOptions;
+use crate::cli::dev::{self, DevOptions};
+use crate::cli::error::usage_error;
 use crate::cli::output::Format;
-use crate::cli::usage_error;
 
 /// Run a whole cluster on this machine, for trying things out
 #[derive(Debug, Args)]

@@ -7,10 +7,10 @@ use clap::Args;
 use triarch_sdk::wire::event::Happened;
 use triarch_sdk::wire::{Event, EventsQuery};
 
-use crate::cli::Failure;
-use crate::cli::context::Session;
-use crate::cli::output;
-use crate::cli::output::Format;
+use crate::cli::context::CommandContext;
+use crate::cli::error::CommandError;
+use crate::cli::output::{self, Format};
+use crate::cli::shell;
 
 /// Follow what happens, in the order of the log
 #[derive(Debug, Args)]
@@ -43,8 +43,8 @@ pub struct EventsArgs {
 
 impl EventsArgs {
     /// Does what was asked.
-    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
-        let mut events = session.client.events(EventsQuery {
+    pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
+        let mut events = context.client.events(EventsQuery {
             queue: self.queue,
             job: self.job,
             task: self.task,
@@ -59,8 +59,8 @@ impl EventsArgs {
                 _ = tokio::signal::ctrl_c() => break,
             };
             left -= 1;
-            output::line(&match session.format {
-                Format::Table => for_people(&event),
+            output::print_line(&match context.format {
+                Format::Table => render(&event),
                 Format::Json => serde_json::to_string(&event).map_err(io::Error::other)?,
             })?;
         }
@@ -68,31 +68,31 @@ impl EventsArgs {
     }
 }
 
-/// One line: when, where in the log, what, and what it is about.
-fn for_people(event: &Event) -> String {
+/// One line: time, position in the log, type, and description of an event.
+fn render(event: &Event) -> String {
     let word = event.what.type_str();
-    let about = about(&event.what);
-    let line = format!("{}  {:<10}  {word:<17}  {about}", event.at, event.id);
+    let description = describe(&event.what);
+    let line = format!("{}  {:<10}  {word:<17}  {description}", event.at, event.id);
     line.trim_end().to_owned()
 }
 
-fn about(what: &Happened) -> String {
+fn describe(what: &Happened) -> String {
     let mut words: Vec<String> = Vec::new();
-    let mut say = |name: &str, value: Option<&str>| {
+    let mut push = |name: &str, value: Option<&str>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             words.push(if name.is_empty() {
                 value.to_owned()
             } else {
-                format!("{name}={}", crate::cli::quoted(value))
+                format!("{name}={}", shell::quote(value))
             });
         }
     };
     let number = |number: &Option<u32>| number.map(|number| number.to_string());
     match what {
         Happened::JobSubmitted { job, name, tasks } => {
-            say("", Some(job));
-            say("name", name.as_deref());
-            say("tasks", Some(&tasks.to_string()));
+            push("", Some(job));
+            push("name", name.as_deref());
+            push("tasks", Some(&tasks.to_string()));
         }
         Happened::TaskChanged {
             task,
@@ -103,13 +103,13 @@ fn about(what: &Happened) -> String {
             worker,
             attempt,
         } => {
-            say("", Some(task));
-            say("", Some(state.as_str()));
-            say("job", job.as_deref());
-            say("queue", queue.as_deref());
-            say("kind", kind.as_deref());
-            say("worker", worker.as_deref());
-            say("attempt", number(attempt).as_deref());
+            push("", Some(task));
+            push("", Some(state.as_str()));
+            push("job", job.as_deref());
+            push("queue", queue.as_deref());
+            push("kind", kind.as_deref());
+            push("worker", worker.as_deref());
+            push("attempt", number(attempt).as_deref());
         }
         Happened::LeaseGranted {
             task,
@@ -120,13 +120,13 @@ fn about(what: &Happened) -> String {
             attempt,
             token,
         } => {
-            say("", Some(task));
-            say("worker", Some(worker));
-            say("attempt", number(attempt).as_deref());
-            say("token", Some(&token.to_string()));
-            say("job", job.as_deref());
-            say("queue", queue.as_deref());
-            say("kind", kind.as_deref());
+            push("", Some(task));
+            push("worker", Some(worker));
+            push("attempt", number(attempt).as_deref());
+            push("token", Some(&token.to_string()));
+            push("job", job.as_deref());
+            push("queue", queue.as_deref());
+            push("kind", kind.as_deref());
         }
         Happened::LeaseEnded {
             task,
@@ -138,46 +138,46 @@ fn about(what: &Happened) -> String {
             token,
             outcome,
         } => {
-            say("", Some(task));
-            say("", outcome.map(|outcome| outcome.as_str()));
-            say("worker", Some(worker));
-            say("attempt", number(attempt).as_deref());
-            say("token", Some(&token.to_string()));
-            say("job", job.as_deref());
-            say("queue", queue.as_deref());
-            say("kind", kind.as_deref());
+            push("", Some(task));
+            push("", outcome.map(|outcome| outcome.as_str()));
+            push("worker", Some(worker));
+            push("attempt", number(attempt).as_deref());
+            push("token", Some(&token.to_string()));
+            push("job", job.as_deref());
+            push("queue", queue.as_deref());
+            push("kind", kind.as_deref());
         }
         Happened::JobFinished { job, name, state } => {
-            say("", Some(job));
-            say("", Some(state.as_str()));
-            say("name", name.as_deref());
+            push("", Some(job));
+            push("", Some(state.as_str()));
+            push("name", name.as_deref());
         }
         Happened::WorkerRegistered { worker, name }
         | Happened::WorkerDraining { worker, name }
         | Happened::WorkerLost { worker, name }
         | Happened::WorkerLeft { worker, name } => {
-            say("", Some(worker));
-            say("name", name.as_deref());
+            push("", Some(worker));
+            push("name", name.as_deref());
         }
         Happened::WorkerChanged {
             worker,
             name,
             state,
         } => {
-            say("", Some(worker));
-            say("", Some(state.as_str()));
-            say("name", name.as_deref());
+            push("", Some(worker));
+            push("", Some(state.as_str()));
+            push("name", name.as_deref());
         }
-        Happened::QueueChanged { queue } => say("", Some(queue)),
-        Happened::ScheduleChanged { schedule } => say("", Some(schedule)),
+        Happened::QueueChanged { queue } => push("", Some(queue)),
+        Happened::ScheduleChanged { schedule } => push("", Some(schedule)),
         Happened::ScheduleTicked {
             schedule,
             tick_at,
             job,
         } => {
-            say("", Some(schedule));
-            say("tick", Some(&tick_at.to_string()));
-            say("job", job.as_deref());
+            push("", Some(schedule));
+            push("tick", Some(&tick_at.to_string()));
+            push("job", job.as_deref());
         }
         Happened::Restored | Happened::Unknown => {}
     }
@@ -196,7 +196,7 @@ mod tests {
         )
         .expect("valid");
         assert_eq!(
-            for_people(&event),
+            render(&event),
             "2026-11-23T10:00:00.000Z  42.1        task_changed       t42-1 queued job=j42-0 queue='a b' kind=exec"
         );
     }

@@ -7,13 +7,14 @@ use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use triarch_sdk::wire::{Job, JobList, JobState, JobsQuery, TaskState};
 
-use crate::cli::context::Session;
-use crate::cli::output;
-use crate::cli::output::{Column, Format};
-use crate::cli::wait;
-use crate::cli::wait::Waited;
+use crate::cli::args::{PageArgs, parse_word};
+use crate::cli::context::CommandContext;
+use crate::cli::error::{CommandError, EXIT_FAILED};
+use crate::cli::output::{self, Column, Format};
+use crate::cli::task_output;
+use crate::cli::time_format;
+use crate::cli::wait::{self, WaitOutcome};
 use crate::cli::watch::watch;
-use crate::cli::{EXIT_FAILED, Failure, PageArgs, parse_word, task_output, time_format};
 
 /// Look after jobs
 #[derive(Debug, Args)]
@@ -60,7 +61,7 @@ enum JobCommand {
 
 impl JobArgs {
     /// Does what was asked.
-    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
+    pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         match self.command {
             JobCommand::List { state, name, page } => {
                 let query = JobsQuery {
@@ -71,21 +72,21 @@ impl JobArgs {
                     consistency: None,
                 };
                 if page.watch {
-                    let ask = async || Ok(session.client.jobs(&query).await?);
-                    return watch(session, ask, list_for_people).await;
+                    let ask = async || Ok(context.client.jobs(&query).await?);
+                    return watch(context, ask, render_list).await;
                 }
-                let list = session.client.jobs(&query).await?;
-                output::answer(session.format, &list, list_for_people)?;
-                session.tell_of_more(list.next.as_deref());
+                let list = context.client.jobs(&query).await?;
+                output::print(context.format, &list, render_list)?;
+                context.print_next_page_hint(list.next.as_deref());
                 Ok(ExitCode::SUCCESS)
             }
             JobCommand::Show { id } => {
-                let job = session.client.job(&id).await?;
-                output::answer(session.format, &job, for_people)?;
-                if session.format == Format::Table && output::person_watches() {
-                    output::note(&format!(
+                let job = context.client.job(&id).await?;
+                output::print(context.format, &job, render)?;
+                if context.format == Format::Table && output::is_interactive() {
+                    output::print_note(&format!(
                         "\nIts tasks: {}",
-                        session.command(&format!("task list --job {id}"))
+                        context.command(&format!("task list --job {id}"))
                     ));
                 }
                 Ok(ExitCode::SUCCESS)
@@ -93,31 +94,31 @@ impl JobArgs {
             JobCommand::Wait { ids } => {
                 let mut all_succeeded = true;
                 for id in &ids {
-                    match wait::job(session, id).await? {
-                        Waited::Finished(job) => {
-                            output::answer(session.format, &job, |job| job.state.to_string())?;
+                    match wait::wait_for_job(context, id).await? {
+                        WaitOutcome::Finished(job) => {
+                            output::print(context.format, &job, |job| job.state.to_string())?;
                             all_succeeded &= job.state == JobState::Succeeded;
                         }
-                        Waited::Interrupted => return Ok(wait::interrupted()),
+                        WaitOutcome::Interrupted => return Ok(wait::interrupted_exit_code()),
                     }
                 }
                 Ok(ExitCode::from(if all_succeeded { 0 } else { EXIT_FAILED }))
             }
             JobCommand::Output { id } => {
-                let job = session.client.job(&id).await?;
-                task_output::show_job(session, &job).await?;
+                let job = context.client.job(&id).await?;
+                task_output::print_job(context, &job).await?;
                 Ok(ExitCode::SUCCESS)
             }
             JobCommand::Cancel { id } => {
-                let job = session.client.cancel_job(&id).await?;
-                output::answer(session.format, &job, for_people)?;
+                let job = context.client.cancel_job(&id).await?;
+                output::print(context.format, &job, render)?;
                 Ok(ExitCode::SUCCESS)
             }
         }
     }
 }
 
-fn list_for_people(list: &JobList) -> String {
+fn render_list(list: &JobList) -> String {
     let columns = [
         Column::Text("JOB"),
         Column::Text("STATE"),
@@ -132,7 +133,7 @@ fn list_for_people(list: &JobList) -> String {
         let failed = job.counts.get(&TaskState::Failed).copied().unwrap_or(0);
         vec![
             Cell::new(&job.id),
-            output::state(job.state.as_str()),
+            output::state_cell(job.state.as_str()),
             Cell::new(job.task_count()),
             Cell::new(job.finished_count()),
             Cell::new(failed),
@@ -143,7 +144,7 @@ fn list_for_people(list: &JobList) -> String {
     output::table(&columns, rows)
 }
 
-fn for_people(job: &Job) -> String {
+fn render(job: &Job) -> String {
     let now = Utc::now();
     let counts = TaskState::ALL.iter().filter_map(|state| {
         let count = job.counts.get(state).copied().filter(|count| *count > 0)?;

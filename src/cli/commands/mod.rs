@@ -1,8 +1,9 @@
 //! The commands, one file per noun: each parses its arguments, calls the cluster, and prints the answer.
 
-pub mod backup;
+mod backup;
 pub mod cluster;
-pub mod cluster_members;
+mod cluster_members;
+mod cluster_status;
 pub mod dev;
 pub mod events;
 pub mod job;
@@ -11,5 +12,5 @@ pub mod schedule;
 pub mod server;
 pub mod submit;
 pub mod task;
-pub mod task_logs;
+mod task_logs;
 pub mod worker;

@@ -6,11 +6,13 @@ use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use triarch_sdk::wire::{Placement, Purge, Queue, QueueList, QueueSettings, ReadQuery};
 
-use crate::cli::context::Session;
-use crate::cli::output;
-use crate::cli::output::Column;
+use crate::cli::args::parse_word;
+use crate::cli::context::CommandContext;
+use crate::cli::duration;
+use crate::cli::error::CommandError;
+use crate::cli::output::{self, Column};
+use crate::cli::time_format;
 use crate::cli::watch::watch;
-use crate::cli::{Failure, duration, parse_word, time_format};
 
 /// Look after queues
 #[derive(Debug, Args)]
@@ -125,8 +127,8 @@ impl SetArgs {
 
 impl QueueArgs {
     /// Does what was asked.
-    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
-        let client = &session.client;
+    pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
+        let client = &context.client;
         let paused = |paused| QueueSettings {
             paused: Some(paused),
             ..QueueSettings::default()
@@ -134,16 +136,16 @@ impl QueueArgs {
         let queue = match self.command {
             QueueCommand::List { watch: true } => {
                 let ask = async || Ok(client.queues(&ReadQuery::default()).await?);
-                return watch(session, ask, for_people).await;
+                return watch(context, ask, render_list).await;
             }
             QueueCommand::List { watch: false } => {
                 let list = client.queues(&ReadQuery::default()).await?;
-                output::answer(session.format, &list, for_people)?;
+                output::print(context.format, &list, render_list)?;
                 return Ok(ExitCode::SUCCESS);
             }
             QueueCommand::Purge { name, dead_letters } => {
                 let purged = client.purge_queue(&name, Purge { dead_letters }).await?;
-                output::answer(session.format, &purged, |purged| match dead_letters {
+                output::print(context.format, &purged, |purged| match dead_letters {
                     false => format!("cancelled {} tasks of queue {name}", purged.cancelled),
                     true => format!(
                         "forgot {} jobs with dead letters of queue {name}",
@@ -157,12 +159,12 @@ impl QueueArgs {
             QueueCommand::Pause { name } => client.set_queue(&name, &paused(true)).await?,
             QueueCommand::Resume { name } => client.set_queue(&name, &paused(false)).await?,
         };
-        output::answer(session.format, &queue, one_for_people)?;
+        output::print(context.format, &queue, render)?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn one_for_people(queue: &Queue) -> String {
+fn render(queue: &Queue) -> String {
     let number = |number: u64| Some(number.to_string());
     output::details([
         ("queue", Some(queue.name.clone())),
@@ -192,7 +194,7 @@ fn one_for_people(queue: &Queue) -> String {
     ])
 }
 
-fn for_people(list: &QueueList) -> String {
+fn render_list(list: &QueueList) -> String {
     let columns = [
         Column::Text("QUEUE"),
         Column::Text("STATE"),
@@ -207,7 +209,7 @@ fn for_people(list: &QueueList) -> String {
     let rows = list.queues.iter().map(|queue| {
         vec![
             Cell::new(&queue.name),
-            output::state(if queue.paused { "paused" } else { "open" }),
+            output::state_cell(if queue.paused { "paused" } else { "open" }),
             Cell::new(queue.depth),
             Cell::new(queue.running),
             Cell::new(queue.delayed),

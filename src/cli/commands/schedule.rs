@@ -8,11 +8,12 @@ use comfy_table::Cell;
 use triarch_sdk::wire::{CatchUp, Overlap, PutSchedule, Schedule, ScheduleList};
 
 use super::submit::WorkArgs;
-use crate::cli::context::Session;
-use crate::cli::output;
-use crate::cli::output::Column;
+use crate::cli::args::{PageArgs, parse_word};
+use crate::cli::context::CommandContext;
+use crate::cli::error::CommandError;
+use crate::cli::output::{self, Column};
+use crate::cli::time_format;
 use crate::cli::watch::watch;
-use crate::cli::{Failure, PageArgs, parse_word, time_format};
 
 /// Look after schedules: jobs that are submitted again and again
 #[derive(Debug, Args)]
@@ -101,38 +102,38 @@ struct SetArgs {
 
 impl ScheduleArgs {
     /// Does what was asked.
-    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
-        let client = &session.client;
+    pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
+        let client = &context.client;
         match self.command {
             ScheduleCommand::List { page } => {
                 let watched = page.watch;
                 let query = page.query();
                 if watched {
                     let ask = async || Ok(client.schedules(&query).await?);
-                    return watch(session, ask, list_for_people).await;
+                    return watch(context, ask, render_list).await;
                 }
                 let list = client.schedules(&query).await?;
-                output::answer(session.format, &list, list_for_people)?;
-                session.tell_of_more(list.next.as_deref());
+                output::print(context.format, &list, render_list)?;
+                context.print_next_page_hint(list.next.as_deref());
             }
-            ScheduleCommand::Show { name } => show(session, &client.schedule(&name).await?)?,
+            ScheduleCommand::Show { name } => show(context, &client.schedule(&name).await?)?,
             ScheduleCommand::Set(args) => {
                 let (name, put) = args.put()?;
-                show(session, &client.put_schedule(&name, &put).await?)?;
+                show(context, &client.put_schedule(&name, &put).await?)?;
             }
             ScheduleCommand::Delete { name } => {
                 let deleted = client.delete_schedule(&name).await?;
-                output::answer(session.format, &deleted, |deleted| {
+                output::print(context.format, &deleted, |deleted| {
                     format!("{} is deleted", deleted.name)
                 })?;
             }
-            ScheduleCommand::Pause { name } => show(session, &client.pause_schedule(&name).await?)?,
+            ScheduleCommand::Pause { name } => show(context, &client.pause_schedule(&name).await?)?,
             ScheduleCommand::Resume { name } => {
-                show(session, &client.resume_schedule(&name).await?)?;
+                show(context, &client.resume_schedule(&name).await?)?;
             }
             ScheduleCommand::Trigger { name } => {
                 let submitted = client.trigger_schedule(&name).await?;
-                output::answer(session.format, &submitted, |submitted| submitted.id.clone())?;
+                output::print(context.format, &submitted, |submitted| submitted.id.clone())?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -140,10 +141,10 @@ impl ScheduleArgs {
 }
 
 impl SetArgs {
-    fn put(self) -> Result<(String, PutSchedule), Failure> {
+    fn put(self) -> Result<(String, PutSchedule), CommandError> {
         let mut job = self.work.job()?;
         if job.idempotency_key.is_some() {
-            return Err(Failure::Usage(
+            return Err(CommandError::Usage(
                 "the job has an idempotency_key; leave it out: each tick's job gets its own"
                     .to_owned(),
             ));
@@ -164,11 +165,11 @@ impl SetArgs {
     }
 }
 
-fn show(session: &Session, schedule: &Schedule) -> Result<(), Failure> {
-    Ok(output::answer(session.format, schedule, for_people)?)
+fn show(context: &CommandContext, schedule: &Schedule) -> Result<(), CommandError> {
+    Ok(output::print(context.format, schedule, render)?)
 }
 
-fn list_for_people(list: &ScheduleList) -> String {
+fn render_list(list: &ScheduleList) -> String {
     let columns = [
         Column::Text("SCHEDULE"),
         Column::Text("CRON"),
@@ -201,7 +202,7 @@ fn list_for_people(list: &ScheduleList) -> String {
     output::table(&columns, rows)
 }
 
-fn for_people(schedule: &Schedule) -> String {
+fn render(schedule: &Schedule) -> String {
     let now = Utc::now();
     let counts = format!(
         "{} fired, {} skipped, {} missed",

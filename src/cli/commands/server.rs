@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
+use crate::cli::error::usage_error;
 use crate::cli::logging::LogArgs;
-use crate::cli::usage_error;
 use crate::server::{ServerLimits, ServerOptions, Timing};
 
 /// Run one master
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_cluster_on_every_node() {
+    fn a_node_takes_its_address_from_the_cluster_unless_told_another() {
         let cluster = "--cluster 1=127.0.0.1:7101,2=[::1]:7102,3=c.example:7103";
         let got = options(&format!("--id 2 --data-dir d {cluster}")).unwrap();
         assert_eq!(got.listen, "[::1]:7102");
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_with_the_reason() {
+    fn an_invalid_combination_of_options_is_refused_with_the_reason() {
         for (line, reason) in [
             ("--id 1 --data-dir d", "required"),
             ("--id 0 --data-dir d --cluster 1=a:1", "--id"),

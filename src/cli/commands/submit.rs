@@ -11,11 +11,13 @@ use triarch_sdk::Error;
 use triarch_sdk::wire::exec::KIND as EXEC;
 use triarch_sdk::wire::{ExecPayload, SubmitJob, Submitted, TaskSpec};
 
-use crate::cli::context::Session;
+use crate::cli::context::CommandContext;
+use crate::cli::duration;
+use crate::cli::error::CommandError;
 use crate::cli::output;
-use crate::cli::wait;
-use crate::cli::wait::Waited;
-use crate::cli::{Failure, duration, task_output};
+use crate::cli::shell;
+use crate::cli::task_output;
+use crate::cli::wait::{self, WaitOutcome};
 
 /// The environment variable that tells each task of an array which one it is.
 const ARRAY_INDEX: &str = "TRIARCH_ARRAY_INDEX";
@@ -58,7 +60,7 @@ pub struct SubmitArgs {
 #[derive(Debug, Args)]
 pub struct WorkArgs {
     /// Read the job from stdin, as JSON
-    #[arg(value_name = "-", value_parser = dash)]
+    #[arg(value_name = "-", value_parser = stdin_marker)]
     stdin: Option<String>,
     /// Program and arguments to run; no shell is involved unless it is named
     #[arg(last = true, value_name = "ARGV")]
@@ -72,7 +74,7 @@ pub struct WorkArgs {
 
 impl WorkArgs {
     /// The job that was asked for.
-    pub fn job(&self) -> Result<SubmitJob, Failure> {
+    pub fn job(&self) -> Result<SubmitJob, CommandError> {
         match (&self.file, &self.stdin) {
             (Some(path), _) => read_job(path),
             (None, Some(_)) => read_job(Path::new("-")),
@@ -113,7 +115,7 @@ struct TaskArgs {
 
 impl SubmitArgs {
     /// Submits, and waits if that was asked for.
-    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
+    pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         let wait = self.wait;
         let mut job = self.work.job()?;
         if self.name.is_some() {
@@ -125,31 +127,34 @@ impl SubmitArgs {
             .or(job.idempotency_key)
             .or_else(|| Some(uuid::Uuid::new_v4().to_string()));
         let key = job.idempotency_key.clone();
-        let submitted = match session.client.submit_large(job).await {
+        let submitted = match context.client.submit_large(job).await {
             Err(Error::Timeout { .. }) => {
                 return Err(unknown_outcome(key.as_deref()));
             }
             answer => answer?,
         };
         if submitted.duplicate {
-            output::note("This was submitted before; nothing was added.");
+            output::print_note("This was submitted before; nothing was added.");
         }
         if wait {
-            wait_and_show(session, &submitted).await
+            wait_and_print(context, &submitted).await
         } else {
-            output::answer(session.format, &submitted, |submitted| submitted.id.clone())?;
+            output::print(context.format, &submitted, |submitted| submitted.id.clone())?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-async fn wait_and_show(session: &Session, submitted: &Submitted) -> Result<ExitCode, Failure> {
-    output::note(&format!("job {}", submitted.id));
-    let job = match wait::job(session, &submitted.id).await? {
-        Waited::Finished(job) => job,
-        Waited::Interrupted => return Ok(wait::interrupted()),
+async fn wait_and_print(
+    context: &CommandContext,
+    submitted: &Submitted,
+) -> Result<ExitCode, CommandError> {
+    output::print_note(&format!("job {}", submitted.id));
+    let job = match wait::wait_for_job(context, &submitted.id).await? {
+        WaitOutcome::Finished(job) => job,
+        WaitOutcome::Interrupted => return Ok(wait::interrupted_exit_code()),
     };
-    task_output::show_job(session, &job).await?;
+    task_output::print_job(context, &job).await?;
     Ok(task_output::exit_code(&job))
 }
 
@@ -189,16 +194,16 @@ impl TaskArgs {
 }
 
 /// The answer got lost, or never came.
-fn unknown_outcome(key: Option<&str>) -> Failure {
-    Failure::Unreachable(format!(
+fn unknown_outcome(key: Option<&str>) -> CommandError {
+    CommandError::Unreachable(format!(
         "the cluster did not answer in time, so it is unknown whether the job was accepted. Submit it again with \
          --key {}: that never makes a second one.",
-        crate::cli::quoted(key.unwrap_or_default())
+        shell::quote(key.unwrap_or_default())
     ))
 }
 
 /// Reads the body of a submission, in the words of the HTTP interface.
-fn read_job(path: &Path) -> Result<SubmitJob, Failure> {
+fn read_job(path: &Path) -> Result<SubmitJob, CommandError> {
     let (name, text) = if path == Path::new("-") {
         let mut text = String::new();
         let read = std::io::stdin()
@@ -209,18 +214,19 @@ fn read_job(path: &Path) -> Result<SubmitJob, Failure> {
     } else {
         (path.display().to_string(), std::fs::read_to_string(path))
     };
-    let text =
-        text.map_err(|error| Failure::Usage(format!("cannot read the job from {name}: {error}")))?;
+    let text = text.map_err(|error| {
+        CommandError::Usage(format!("cannot read the job from {name}: {error}"))
+    })?;
     serde_json::from_str(&text).map_err(|error| {
-        Failure::Usage(format!(
+        CommandError::Usage(format!(
             "{name} is not a job: {error}. A job looks like \
              {{\"tasks\": [{{\"kind\": \"exec\", \"payload\": {{\"argv\": [\"echo\", \"hi\"]}}}}]}}"
         ))
     })
 }
 
-/// The one word that stands for stdin.
-fn dash(text: &str) -> Result<String, String> {
+/// The argument that stands for stdin.
+fn stdin_marker(text: &str) -> Result<String, String> {
     match text {
         "-" => Ok(text.to_owned()),
         _ => Err("what is to be run comes after `--`, as in: triarch submit -- echo hi".to_owned()),

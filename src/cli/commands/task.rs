@@ -9,14 +9,15 @@ use triarch_sdk::wire::{
     Attempt, Explanation, RawValue, Swept, Task, TaskList, TaskSelection, TaskState, TasksQuery,
 };
 
-use crate::cli::commands::task_logs;
-use crate::cli::context::Session;
-use crate::cli::output;
-use crate::cli::output::{Column, Format};
-use crate::cli::wait;
-use crate::cli::wait::Waited;
+use super::task_logs;
+use crate::cli::args::{PageArgs, parse_word};
+use crate::cli::context::CommandContext;
+use crate::cli::error::{CommandError, EXIT_FAILED};
+use crate::cli::output::{self, Column, Format};
+use crate::cli::task_output;
+use crate::cli::time_format;
+use crate::cli::wait::{self, WaitOutcome};
 use crate::cli::watch::watch;
-use crate::cli::{EXIT_FAILED, Failure, PageArgs, parse_word, task_output, time_format};
 
 /// Look after tasks
 #[derive(Debug, Args)]
@@ -123,9 +124,9 @@ struct Selected {
 }
 
 /// What was selected; it must be something.
-fn selection(selected: Option<Selected>) -> Result<TaskSelection, Failure> {
+fn selection(selected: Option<Selected>) -> Result<TaskSelection, CommandError> {
     let Some(selected) = selected else {
-        return Err(Failure::Usage(
+        return Err(CommandError::Usage(
             "say which tasks are meant: one by its id, or all that are selected by --queue, --state, --kind, --worker or \
              --job"
                 .to_owned(),
@@ -142,7 +143,7 @@ fn selection(selected: Option<Selected>) -> Result<TaskSelection, Failure> {
 
 impl TaskArgs {
     /// Does what was asked.
-    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
+    pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         match self.command {
             TaskCommand::List {
                 job: Some(job),
@@ -152,11 +153,11 @@ impl TaskArgs {
                 let watched = page.watch;
                 let query = page.query();
                 if watched {
-                    let ask = async || Ok(session.client.job_tasks(&job, &query).await?);
-                    return watch(session, ask, list_for_people).await;
+                    let ask = async || Ok(context.client.job_tasks(&job, &query).await?);
+                    return watch(context, ask, render_list).await;
                 }
-                let list = session.client.job_tasks(&job, &query).await?;
-                show_list(session, &list)
+                let list = context.client.job_tasks(&job, &query).await?;
+                show_list(context, &list)
             }
             TaskCommand::List {
                 job: None,
@@ -177,101 +178,106 @@ impl TaskArgs {
                     consistency: None,
                 };
                 if page.watch {
-                    let ask = async || Ok(session.client.tasks(&query).await?);
-                    return watch(session, ask, list_for_people).await;
+                    let ask = async || Ok(context.client.tasks(&query).await?);
+                    return watch(context, ask, render_list).await;
                 }
-                let list = session.client.tasks(&query).await?;
-                show_list(session, &list)
+                let list = context.client.tasks(&query).await?;
+                show_list(context, &list)
             }
             TaskCommand::Show { ids } => {
                 for (nth, id) in ids.iter().enumerate() {
-                    let task = session.client.task(id).await?;
-                    if nth > 0 && session.format == Format::Table {
-                        output::line("\n")?;
+                    let task = context.client.task(id).await?;
+                    if nth > 0 && context.format == Format::Table {
+                        output::print_line("\n")?;
                     }
-                    output::answer(session.format, &task, for_people)?;
+                    output::print(context.format, &task, render)?;
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            TaskCommand::Wait { id } => match wait::task(session, &id).await? {
-                Waited::Finished(task) => {
-                    match session.format {
-                        Format::Table => task_output::show(&task)?,
-                        Format::Json => output::answer(Format::Json, &task, for_people)?,
+            TaskCommand::Wait { id } => match wait::wait_for_task(context, &id).await? {
+                WaitOutcome::Finished(task) => {
+                    match context.format {
+                        Format::Table => task_output::print_task(&task)?,
+                        Format::Json => output::print(Format::Json, &task, render)?,
                     }
                     Ok(exit_code(&task))
                 }
-                Waited::Interrupted => Ok(wait::interrupted()),
+                WaitOutcome::Interrupted => Ok(wait::interrupted_exit_code()),
             },
             TaskCommand::Logs {
                 id,
                 follow: true,
                 attempt,
-            } => match task_logs::follow(session, &id, attempt).await? {
-                Waited::Finished(TaskState::Succeeded) => Ok(ExitCode::SUCCESS),
-                Waited::Finished(_) => {
-                    let task = session.client.task(&id).await?;
-                    output::note(&task_output::epitaph(&task));
+            } => match task_logs::follow(context, &id, attempt).await? {
+                WaitOutcome::Finished(TaskState::Succeeded) => Ok(ExitCode::SUCCESS),
+                WaitOutcome::Finished(_) => {
+                    let task = context.client.task(&id).await?;
+                    output::print_note(&task_output::summary_line(&task));
                     Ok(exit_code(&task))
                 }
-                Waited::Interrupted => Ok(wait::interrupted()),
+                WaitOutcome::Interrupted => Ok(wait::interrupted_exit_code()),
             },
             TaskCommand::Logs {
                 id,
                 follow: false,
                 attempt,
             } => {
-                task_logs::show(session, &id, attempt).await?;
+                task_logs::show(context, &id, attempt).await?;
                 Ok(ExitCode::SUCCESS)
             }
             TaskCommand::Explain { id } => {
-                let explanation = session.client.explain_task(&id).await?;
-                output::answer(session.format, &explanation, explained)?;
+                let explanation = context.client.explain_task(&id).await?;
+                output::print(context.format, &explanation, render_explanation)?;
                 Ok(ExitCode::SUCCESS)
             }
             TaskCommand::Cancel { which } => match (which.id, which.selected) {
                 (Some(id), _) => {
-                    let task = session.client.cancel_task(&id).await?;
-                    output::answer(session.format, &task, for_people)?;
+                    let task = context.client.cancel_task(&id).await?;
+                    output::print(context.format, &task, render)?;
                     Ok(ExitCode::SUCCESS)
                 }
                 (None, selected) => {
                     let selection = selection(selected)?;
-                    let swept = session.client.cancel_tasks(&selection).await?;
-                    told(session, &swept, "cancelled", "task")
+                    let swept = context.client.cancel_tasks(&selection).await?;
+                    print_bulk_count(context, &swept, "cancelled", "task")
                 }
             },
             TaskCommand::Retry { which } => match (which.id, which.selected) {
                 (Some(id), _) => {
-                    let task = session.client.retry_task(&id).await?;
-                    output::answer(session.format, &task, for_people)?;
+                    let task = context.client.retry_task(&id).await?;
+                    output::print(context.format, &task, render)?;
                     Ok(ExitCode::SUCCESS)
                 }
                 (None, selected) => {
                     let selection = selection(selected)?;
-                    let swept = session.client.retry_tasks(&selection).await?;
-                    told(session, &swept, "retried", "task")
+                    let swept = context.client.retry_tasks(&selection).await?;
+                    print_bulk_count(context, &swept, "retried", "task")
                 }
             },
             TaskCommand::Forget { selected } => {
                 let selection = selection(selected)?;
-                let swept = session.client.forget_tasks(&selection).await?;
-                told(session, &swept, "forgot", "job")
+                let swept = context.client.forget_tasks(&selection).await?;
+                print_bulk_count(context, &swept, "forgot", "job")
             }
         }
     }
 }
 
-/// What was done to many.
-fn told(session: &Session, swept: &Swept, done: &str, thing: &str) -> Result<ExitCode, Failure> {
-    output::answer(session.format, swept, |swept| {
+/// Prints the number of tasks or jobs that a bulk operation changed.
+fn print_bulk_count(
+    context: &CommandContext,
+    swept: &Swept,
+    done: &str,
+    thing: &str,
+) -> Result<ExitCode, CommandError> {
+    output::print(context.format, swept, |swept| {
         let plural = if swept.count == 1 { "" } else { "s" };
         format!("{done} {} {thing}{plural}", swept.count)
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn explained(explanation: &Explanation) -> String {
+fn render_explanation(explanation: &Explanation) -> String {
     let reasons = explanation.reasons.iter();
     let lines = reasons.map(|reason| format!("{}: {}", reason.code, reason.message));
     let head = format!("task {} is {}", explanation.task, explanation.state);
@@ -290,13 +296,13 @@ fn exit_code(task: &Task) -> ExitCode {
     }
 }
 
-fn show_list(session: &Session, list: &TaskList) -> Result<ExitCode, Failure> {
-    output::answer(session.format, list, list_for_people)?;
-    session.tell_of_more(list.next.as_deref());
+fn show_list(context: &CommandContext, list: &TaskList) -> Result<ExitCode, CommandError> {
+    output::print(context.format, list, render_list)?;
+    context.print_next_page_hint(list.next.as_deref());
     Ok(ExitCode::SUCCESS)
 }
 
-fn list_for_people(list: &TaskList) -> String {
+fn render_list(list: &TaskList) -> String {
     let columns = [
         Column::Text("TASK"),
         Column::Text("JOB"),
@@ -316,7 +322,7 @@ fn list_for_people(list: &TaskList) -> String {
             Cell::new(task.key.as_deref().unwrap_or("-")),
             Cell::new(&task.kind),
             Cell::new(&task.queue),
-            output::state(task.state.as_str()),
+            output::state_cell(task.state.as_str()),
             Cell::new(task.attempt),
             Cell::new(task.worker.as_deref().unwrap_or("-")),
             Cell::new(time_format::relative(task.created_at.0, now)),
@@ -325,16 +331,19 @@ fn list_for_people(list: &TaskList) -> String {
     output::table(&columns, rows)
 }
 
-fn for_people(task: &Task) -> String {
+fn render(task: &Task) -> String {
     let now = Utc::now();
     let text = |raw: &Option<Box<RawValue>>| raw.as_ref().map(|raw| raw.get().to_owned());
     let streams = task_output::streams(task);
     // What a command wrote has its own place below; JSON of it is for programs.
     let (result, error) = match streams {
-        Some(_) => (None, task.error.as_deref().and_then(task_output::message)),
+        Some(_) => (
+            None,
+            task.error.as_deref().and_then(task_output::error_message),
+        ),
         None => (text(&task.result), text(&task.error)),
     };
-    let mut said = output::details([
+    let mut text = output::details([
         ("task", Some(task.id.clone())),
         ("job", Some(task.job.clone())),
         ("key", task.key.clone()),
@@ -405,21 +414,21 @@ fn for_people(task: &Task) -> String {
         .as_ref()
         .filter(|attempts| !attempts.is_empty())
     {
-        said.push_str("\n\n");
-        said.push_str(&attempts_for_people(attempts));
+        text.push_str("\n\n");
+        text.push_str(&render_attempts(attempts));
     }
-    for (name, text) in streams
+    for (name, written) in streams
         .iter()
         .flat_map(|streams| [("stdout", &streams.stdout), ("stderr", &streams.stderr)])
     {
-        if !text.is_empty() {
-            said.push_str(&format!("\n\n{name}:\n{}", text.trim_end_matches('\n')));
+        if !written.is_empty() {
+            text.push_str(&format!("\n\n{name}:\n{}", written.trim_end_matches('\n')));
         }
     }
-    said
+    text
 }
 
-fn attempts_for_people(attempts: &[Attempt]) -> String {
+fn render_attempts(attempts: &[Attempt]) -> String {
     let columns = [
         Column::Number("ATTEMPT"),
         Column::Text("OUTCOME"),
@@ -434,7 +443,7 @@ fn attempts_for_people(attempts: &[Attempt]) -> String {
         let end = attempt.ended_at.map_or(now, |at| at.0);
         vec![
             Cell::new(attempt.attempt),
-            output::state(
+            output::state_cell(
                 attempt
                     .outcome
                     .map_or("running", |outcome| outcome.as_str()),
@@ -447,7 +456,7 @@ fn attempts_for_people(attempts: &[Attempt]) -> String {
                 attempt
                     .error
                     .as_deref()
-                    .and_then(task_output::message)
+                    .and_then(task_output::error_message)
                     .unwrap_or_default(),
             ),
         ]

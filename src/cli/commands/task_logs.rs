@@ -1,56 +1,59 @@
 //! `triarch task logs`: what a task writes, as it was written: stdout to stdout, stderr to stderr.
 //!
-//! Following is a chain of questions, each of which says how far the last answer came. So it outlives the master that
-//! answers them, and everything is shown once.
+//! Following is a chain of long polls, each of which names the position where the last answer ended. So it outlives the
+//! master that answers them, and prints everything once.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
 use triarch_sdk::wire::{LogChunk, Logs, LogsQuery, OutputStream, TaskState};
 
-use crate::cli::Failure;
-use crate::cli::context::Session;
-use crate::cli::output;
-use crate::cli::output::Format;
-use crate::cli::wait::Waited;
+use crate::cli::context::CommandContext;
+use crate::cli::error::CommandError;
+use crate::cli::output::{self, Format};
+use crate::cli::wait::WaitOutcome;
 
-/// How long a master may hold an answer while there is nothing new.
-const HOLD: Duration = Duration::from_secs(20);
+/// Longest wait of one long poll.
+const POLL_WAIT: Duration = Duration::from_secs(20);
 
 /// Shows what there is of one attempt.
-pub async fn show(session: &Session, id: &str, attempt: Option<u32>) -> Result<(), Failure> {
+pub async fn show(
+    context: &CommandContext,
+    id: &str,
+    attempt: Option<u32>,
+) -> Result<(), CommandError> {
     let query = LogsQuery {
         attempt,
         ..LogsQuery::default()
     };
-    let logs = session.client.task_logs(id, &query).await?;
-    match session.format {
+    let logs = context.client.task_logs(id, &query).await?;
+    match context.format {
         Format::Table => write(&query, &logs)?,
-        Format::Json => output::answer(Format::Json, &logs, |_| String::new())?,
+        Format::Json => output::print(Format::Json, &logs, |_| String::new())?,
     }
     Ok(())
 }
 
 /// Shows what comes, until the task has finished and everything is shown.
 pub async fn follow(
-    session: &Session,
+    context: &CommandContext,
     id: &str,
     attempt: Option<u32>,
-) -> Result<Waited<TaskState>, Failure> {
+) -> Result<WaitOutcome<TaskState>, CommandError> {
     let followed = async {
-        let hold_ms = u64::try_from(HOLD.as_millis()).unwrap_or(u64::MAX);
+        let wait_ms = u64::try_from(POLL_WAIT.as_millis()).unwrap_or(u64::MAX);
         let mut query = LogsQuery {
             attempt,
-            follow_ms: Some(hold_ms),
+            follow_ms: Some(wait_ms),
             ..LogsQuery::default()
         };
         loop {
-            let logs = session.client.task_logs(id, &query).await?;
-            match session.format {
+            let logs = context.client.task_logs(id, &query).await?;
+            match context.format {
                 Format::Table => write(&query, &logs)?,
                 // One object per line, for whoever reads along.
                 Format::Json if !logs.chunks.is_empty() || logs.done => {
-                    output::line(&serde_json::to_string(&logs).map_err(io::Error::other)?)?;
+                    output::print_line(&serde_json::to_string(&logs).map_err(io::Error::other)?)?;
                 }
                 Format::Json => {}
             }
@@ -63,8 +66,8 @@ pub async fn follow(
         }
     };
     tokio::select! {
-        followed = followed => followed.map(Waited::Finished),
-        _ = tokio::signal::ctrl_c() => Ok(Waited::Interrupted),
+        followed = followed => followed.map(WaitOutcome::Finished),
+        _ = tokio::signal::ctrl_c() => Ok(WaitOutcome::Interrupted),
     }
 }
 
@@ -78,7 +81,7 @@ fn write(asked: &LogsQuery, logs: &Logs) -> io::Result<()> {
         };
         if chunk.offset > *at {
             let (missing, stream) = (chunk.offset - *at, chunk.stream.as_str());
-            output::note(&format!(
+            output::print_note(&format!(
                 "triarch: {missing} bytes of {stream} are not kept any more"
             ));
         }

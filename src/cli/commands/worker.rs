@@ -9,12 +9,14 @@ use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use triarch_sdk::wire::{Worker, WorkerList, WorkerState, WorkersQuery};
 
-use crate::cli::context::Session;
+use crate::cli::args::{PageArgs, parse_word};
+use crate::cli::context::CommandContext;
+use crate::cli::duration;
+use crate::cli::error::{CommandError, usage_error};
 use crate::cli::logging::LogArgs;
-use crate::cli::output;
-use crate::cli::output::Column;
+use crate::cli::output::{self, Column};
+use crate::cli::time_format;
 use crate::cli::watch::watch;
-use crate::cli::{Failure, PageArgs, duration, parse_word, time_format, usage_error};
 use crate::worker::WorkerOptions;
 
 /// Run a worker, or look after the workers of a cluster
@@ -108,7 +110,7 @@ impl RunArgs {
             slots,
             labels: BTreeMap::from_iter(self.labels),
             resources: BTreeMap::from_iter(self.resources),
-            drain: self.drain,
+            shutdown_timeout: self.drain,
         };
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -119,7 +121,7 @@ impl RunArgs {
 
 impl WorkerCommand {
     /// Does what was asked.
-    pub async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
+    pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         match self {
             WorkerCommand::List { state, page } => {
                 let query = WorkersQuery {
@@ -129,45 +131,51 @@ impl WorkerCommand {
                     consistency: None,
                 };
                 if page.watch {
-                    let ask = async || Ok(session.client.workers(&query).await?);
-                    return watch(session, ask, list_for_people).await;
+                    let ask = async || Ok(context.client.workers(&query).await?);
+                    return watch(context, ask, render_list).await;
                 }
-                let list = session.client.workers(&query).await?;
-                output::answer(session.format, &list, list_for_people)?;
-                session.tell_of_more(list.next.as_deref());
+                let list = context.client.workers(&query).await?;
+                output::print(context.format, &list, render_list)?;
+                context.print_next_page_hint(list.next.as_deref());
             }
             WorkerCommand::Show { id } => {
-                let worker = session.client.worker(&found(session, id).await?).await?;
-                output::answer(session.format, &worker, for_people)?;
+                let worker = context
+                    .client
+                    .worker(&resolve_worker_id(context, id).await?)
+                    .await?;
+                output::print(context.format, &worker, render)?;
             }
             WorkerCommand::Drain { id } => {
-                let worker = session
+                let worker = context
                     .client
-                    .drain_worker(&found(session, id).await?)
+                    .drain_worker(&resolve_worker_id(context, id).await?)
                     .await?;
-                output::answer(session.format, &worker, for_people)?;
+                output::print(context.format, &worker, render)?;
             }
             WorkerCommand::Pause { id } => {
-                let worker = session
+                let worker = context
                     .client
-                    .pause_worker(&found(session, id).await?)
+                    .pause_worker(&resolve_worker_id(context, id).await?)
                     .await?;
-                output::answer(session.format, &worker, for_people)?;
+                output::print(context.format, &worker, render)?;
             }
             WorkerCommand::Resume { id } => {
-                let worker = session
+                let worker = context
                     .client
-                    .resume_worker(&found(session, id).await?)
+                    .resume_worker(&resolve_worker_id(context, id).await?)
                     .await?;
-                output::answer(session.format, &worker, for_people)?;
+                output::print(context.format, &worker, render)?;
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// The id of a worker that may be given by its name: of those of this name, one that is there rather than one that is gone.
-async fn found(session: &Session, given: String) -> Result<String, Failure> {
+/// Resolves a worker's id or name to its id. Of several workers of one name, one that is present comes first.
+async fn resolve_worker_id(
+    context: &CommandContext,
+    given: String,
+) -> Result<String, CommandError> {
     let is_id = given.strip_prefix('w').is_some_and(|rest| {
         rest.split_once('-').is_some_and(|(index, position)| {
             let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -183,7 +191,7 @@ async fn found(session: &Session, given: String) -> Result<String, Failure> {
     };
     let mut gone = None;
     loop {
-        let list = session.client.workers(&query).await?;
+        let list = context.client.workers(&query).await?;
         for worker in list.workers {
             match worker.state {
                 WorkerState::Lost | WorkerState::Left if worker.name == given => {
@@ -210,16 +218,16 @@ async fn found(session: &Session, given: String) -> Result<String, Failure> {
         query.after = list.next;
         if query.after.is_none() {
             return gone.ok_or_else(|| {
-                Failure::Failed(format!(
+                CommandError::Failed(format!(
                     "no worker is called '{given}'; see: {}",
-                    session.command("worker list")
+                    context.command("worker list")
                 ))
             });
         }
     }
 }
 
-fn list_for_people(list: &WorkerList) -> String {
+fn render_list(list: &WorkerList) -> String {
     let columns = [
         Column::Text("WORKER"),
         Column::Text("NAME"),
@@ -234,23 +242,23 @@ fn list_for_people(list: &WorkerList) -> String {
         vec![
             Cell::new(&worker.id),
             Cell::new(&worker.name),
-            output::state(worker.state.as_str()),
+            output::state_cell(worker.state.as_str()),
             Cell::new(worker.running),
             Cell::new(worker.slots),
             Cell::new(worker.queues.join(",")),
             Cell::new(worker.kinds.join(",")),
-            Cell::new(heard(worker).unwrap_or_else(|| "-".to_owned())),
+            Cell::new(last_contact(worker).unwrap_or_else(|| "-".to_owned())),
         ]
     });
     output::table(&columns, rows)
 }
 
-/// How long ago the leader heard of it.
-fn heard(worker: &Worker) -> Option<String> {
+/// Time since the leader last heard from the worker.
+fn last_contact(worker: &Worker) -> Option<String> {
     worker.silent_ms.map(time_format::ago_ms)
 }
 
-fn for_people(worker: &Worker) -> String {
+fn render(worker: &Worker) -> String {
     let now = Utc::now();
     let pairs = |pairs: Vec<String>| Some(pairs.join(" ")).filter(|text| !text.is_empty());
     output::details([
@@ -311,7 +319,7 @@ fn for_people(worker: &Worker) -> String {
                 cpu.into_iter().chain(mem).collect::<Vec<_>>().join(", ")
             }),
         ),
-        ("heard", heard(worker)),
+        ("heard", last_contact(worker)),
     ])
 }
 

@@ -1,16 +1,17 @@
-//! What `triarch dev` prints once everything runs.
+//! Banner of `triarch dev`: what runs where, and commands to try.
 
 use comfy_table::Cell;
 use serde::Serialize;
 
-use super::child::{Child, Role};
+use super::child::Child;
 use super::layout::Layout;
-use crate::cli;
+use super::role::Role;
 use crate::cli::output::{self, Column};
+use crate::cli::shell;
 
-/// The cluster as its user gets to see it.
+/// The cluster as it is printed for its user.
 #[derive(Debug, Serialize)]
-pub struct Introduction {
+pub struct Banner {
     masters: Vec<String>,
     data_dir: String,
     processes: Vec<Process>,
@@ -28,7 +29,7 @@ struct Process {
     command: Vec<String>,
 }
 
-impl Introduction {
+impl Banner {
     /// Describes the running children.
     pub fn new(layout: &Layout, children: &[Child], leader: Option<u64>) -> Self {
         let processes = children
@@ -42,15 +43,15 @@ impl Introduction {
         }
     }
 
-    /// For people: what runs where, and what to try.
-    pub fn for_people(&self, layout: &Layout) -> String {
+    /// The banner as text.
+    pub fn render(&self, layout: &Layout) -> String {
         let rows = self.processes.iter().map(|process| {
             vec![
                 Cell::new(format!("{} {}", process.role, process.id)),
                 Cell::new(process.url.as_deref().unwrap_or("-")),
                 Cell::new(process.pid),
                 if process.leader {
-                    output::state("leader")
+                    output::state_cell("leader")
                 } else {
                     Cell::new("")
                 },
@@ -64,7 +65,7 @@ impl Introduction {
             Column::Text(""),
             Column::Text("LOG"),
         ];
-        let triarch = cli::called_as();
+        let triarch = shell::program_name();
         let masters = match layout.ports_are_default() {
             true => String::new(),
             false => format!(" --masters {}", self.masters.join(",")),
@@ -97,7 +98,7 @@ impl Introduction {
         format!(
             "{}\n\nIn another shell:\n\n{}\n\nData is in {}{}. Ctrl-C stops everything.",
             output::table(&columns, rows),
-            output::columns(tries),
+            output::rows(tries),
             self.data_dir,
             if layout.is_temporary() {
                 ", until it stops"

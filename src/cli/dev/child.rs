@@ -1,4 +1,4 @@
-//! One process of a dev cluster: started so that it cannot outlive its parent, watched, and stopped.
+//! Child process of a development cluster, which cannot outlive its parent.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -12,22 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::layout::Layout;
-
-/// What a child is for, and its number among its kind, from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    Master(u16),
-    Worker(u16),
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Role::Master(id) => write!(f, "master {id}"),
-            Role::Worker(number) => write!(f, "worker {number}"),
-        }
-    }
-}
+use super::role::Role;
 
 /// A started process. Dropping it does not stop it; see [`Child::kill`].
 #[derive(Debug)]
@@ -36,17 +21,17 @@ pub struct Child {
     pub pid: u32,
     pub log: PathBuf,
     /// How it ended, once somebody has looked.
-    pub ended: Option<Ended>,
+    pub ended: Option<Exit>,
     process: std::process::Child,
     /// Where in the log file this run began.
     log_start: u64,
 }
 
-/// How a child ended.
+/// Exit of a child.
 #[derive(Debug, Clone, Copy)]
-pub struct Ended(ExitStatus);
+pub struct Exit(ExitStatus);
 
-impl fmt::Display for Ended {
+impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0.code(), self.0.signal().map(Signal::try_from)) {
             (Some(code), _) => write!(f, "ended with exit code {code}"),
@@ -56,10 +41,10 @@ impl fmt::Display for Ended {
     }
 }
 
-/// How many lines of a dead child's log are shown.
-const LAST_LINES: usize = 8;
-/// How much of the end of a log is read to find them.
-const LAST_BYTES: u64 = 8 * 1024;
+/// Lines of a dead child's log that are printed.
+const LOG_TAIL_LINES: usize = 8;
+/// Bytes at the end of a log that are read to find them.
+const LOG_TAIL_BYTES: u64 = 8 * 1024;
 
 impl Child {
     /// Starts one process of the cluster; its output goes to its log file.
@@ -95,12 +80,12 @@ impl Child {
     }
 
     /// Returns how the child ended, once: the first time it is seen to have ended.
-    pub fn poll(&mut self) -> Option<Ended> {
+    pub fn poll(&mut self) -> Option<Exit> {
         if self.ended.is_some() {
             return None;
         }
         // A child that cannot be waited for is none of ours any more; there is nothing left to report.
-        self.ended = self.process.try_wait().ok().flatten().map(Ended);
+        self.ended = self.process.try_wait().ok().flatten().map(Exit);
         self.ended
     }
 
@@ -123,7 +108,7 @@ impl Child {
     pub fn kill(&mut self) {
         if self.is_alive() {
             self.signal(Signal::SIGKILL);
-            self.ended = self.process.wait().ok().map(Ended);
+            self.ended = self.process.wait().ok().map(Exit);
         }
     }
 
@@ -134,31 +119,31 @@ impl Child {
         let _ = kill(pid, signal);
     }
 
-    /// The end of what it logged, as a paragraph.
-    pub fn last_words(&self) -> String {
+    /// The end of its log, as a paragraph.
+    pub fn log_tail(&self) -> String {
         let lines = self.last_lines().unwrap_or_default();
         if lines.is_empty() {
             return format!("It logged nothing to {}", self.log.display());
         }
-        let mut said = format!("The end of {}:", self.log.display());
+        let mut text = format!("The end of {}:", self.log.display());
         for line in lines {
-            said.push_str("\n  | ");
-            said.push_str(&line);
+            text.push_str("\n  | ");
+            text.push_str(&line);
         }
-        said
+        text
     }
 
     fn last_lines(&self) -> std::io::Result<Vec<String>> {
         let mut file = File::open(&self.log)?;
         let len = file.metadata()?.len();
-        let start = self.log_start.max(len.saturating_sub(LAST_BYTES));
+        let start = self.log_start.max(len.saturating_sub(LOG_TAIL_BYTES));
         file.seek(SeekFrom::Start(start))?;
         let mut bytes = Vec::new();
-        file.take(LAST_BYTES).read_to_end(&mut bytes)?;
+        file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
         let text = String::from_utf8_lossy(&bytes);
         let cut_in_two = usize::from(start > self.log_start);
         let lines: Vec<&str> = text.lines().skip(cut_in_two).collect();
-        let first = lines.len().saturating_sub(LAST_LINES);
+        let first = lines.len().saturating_sub(LOG_TAIL_LINES);
         Ok(lines[first..]
             .iter()
             .map(|line| line.trim_end().to_owned())

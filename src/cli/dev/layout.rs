@@ -1,16 +1,21 @@
-//! What runs where in a dev cluster: ports, directories, and the command line of every process.
+//! Layout of a development cluster: ports, directories, and the command line of every process.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::DevOptions;
-use super::child::Role;
-use crate::cli;
+use super::options::DevOptions;
+use super::role::Role;
+use crate::cli::args::DEFAULT_MASTERS;
+use crate::cli::{output, shell};
 
-/// A dev cluster's places. The directory holds `master-N/`, `logs/` and `cluster.json`.
+/// Time that workers give running attempts when the cluster stops.
+const WORKER_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Addresses and paths of a development cluster. The directory holds `master-N/`, `logs/` and `cluster.json`.
 #[derive(Debug)]
 pub struct Layout {
     shape: Shape,
@@ -28,7 +33,7 @@ struct Shape {
     port: u16,
 }
 
-/// The ports of these options that somebody else listens on.
+/// Ports of these options that are in use already.
 pub fn taken_ports(options: &DevOptions) -> Vec<u16> {
     let shape = Shape {
         nodes: options.nodes,
@@ -87,14 +92,14 @@ impl Layout {
             temporary,
             binary,
         };
-        layout.keep_shape()?;
+        layout.check_shape()?;
         std::fs::create_dir_all(layout.logs())
             .with_context(|| format!("cannot make the directory {}", layout.logs().display()))?;
         Ok(layout)
     }
 
-    /// Remembers the shape of a new directory and refuses another one for an old.
-    fn keep_shape(&self) -> anyhow::Result<()> {
+    /// Writes the shape of a new directory, and refuses another shape for an existing one.
+    fn check_shape(&self) -> anyhow::Result<()> {
         let path = self.root.join("cluster.json");
         match std::fs::read(&path) {
             Ok(bytes) => {
@@ -158,7 +163,7 @@ impl Layout {
 
     /// Whether clients find this cluster without being told where it is.
     pub fn ports_are_default(&self) -> bool {
-        cli::DEFAULT_MASTERS
+        DEFAULT_MASTERS
             .split(',')
             .any(|url| self.masters_urls().iter().any(|own| own == url))
     }
@@ -172,12 +177,12 @@ impl Layout {
         format!("http://{}", self.shape.address(id))
     }
 
-    /// What only a child is started with: nobody who starts it by hand needs it.
+    /// Arguments that only a child needs, in addition to [`Layout::arguments`].
     pub fn child_arguments(&self, role: Role) -> Vec<String> {
         match role {
             Role::Master(_) => Vec::new(),
             Role::Worker(number) => {
-                let drain = format!("{}ms", super::WORKERS_DRAIN.as_millis());
+                let drain = format!("{}ms", WORKER_SHUTDOWN_TIMEOUT.as_millis());
                 vec![
                     "--name".into(),
                     worker_name(number),
@@ -188,7 +193,7 @@ impl Layout {
         }
     }
 
-    /// What the binary is started with to be this process.
+    /// Arguments of the process with this role.
     pub fn arguments(&self, role: Role) -> Vec<String> {
         match role {
             Role::Master(id) => {
@@ -220,19 +225,19 @@ impl Layout {
         let binary = self.binary.display().to_string();
         let words: Vec<String> = std::iter::once(binary)
             .chain(self.arguments(role))
-            .map(|word| cli::quoted(&word))
+            .map(|word| shell::quote(&word))
             .collect();
         words.join(" ")
     }
 
-    /// Removes what was temporary; after a mishap it is kept for whoever wants to know why.
-    pub fn leave(self, all_were_well: bool) {
+    /// Removes a temporary directory if all went well; otherwise it is kept for diagnosis.
+    pub fn clean_up(self, all_were_well: bool) {
         let Some(dir) = self.temporary else { return };
         if all_were_well {
             // What cannot be removed from a temporary directory is not worth a failure at the very end.
             let _ = dir.close();
         } else {
-            cli::output::note(&format!(
+            output::print_note(&format!(
                 "The logs and data are kept in {}",
                 dir.keep().display()
             ));
@@ -261,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_keeps_its_shape() {
+    fn a_directory_refuses_another_shape_than_its_first() {
         let dir = tempfile::tempdir().unwrap();
         Layout::prepare(&options(dir.path(), 3, 7100)).unwrap();
         Layout::prepare(&options(dir.path(), 3, 7100)).unwrap();
@@ -274,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_seen() {
+    fn a_port_in_use_is_reported() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();

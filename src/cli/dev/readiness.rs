@@ -1,4 +1,4 @@
-//! Asks a dev cluster, over the same interface as everybody, whether it is up and who leads.
+//! Readiness checks of a development cluster, over the HTTP interface.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -8,15 +8,15 @@ use triarch_sdk::wire::{ClusterStatus, WorkerList, WorkerState};
 
 use super::layout::Layout;
 
-/// How long one answer may take; on loopback, a late one is as good as none.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a new leader is waited for after a master's death.
-const LEADER_DEADLINE: Duration = Duration::from_secs(10);
-/// How often it is asked for meanwhile.
-const LEADER_INTERVAL: Duration = Duration::from_millis(50);
+/// Longest wait for one answer, on loopback.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait for a new leader after a master's death.
+const NEW_LEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval between two checks for a new leader.
+const LEADER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What is still to be waited for, in words; empty when everything is up.
-pub async fn missing(layout: &Layout) -> Vec<String> {
+/// Describes what is not ready yet; empty when everything is up.
+pub async fn not_ready(layout: &Layout) -> Vec<String> {
     let http = http();
     let mut missing = Vec::new();
     for url in layout.masters_urls() {
@@ -58,11 +58,11 @@ pub async fn leader(layout: &Layout) -> Option<u64> {
         .leader
 }
 
-/// After a master's death: who leads now, or that nobody can.
-pub async fn leader_news(layout: &Layout) -> String {
-    let began = Instant::now();
+/// Waits for a leader after a master's death, and describes the outcome.
+pub async fn await_new_leader(layout: &Layout) -> String {
+    let started = Instant::now();
     let http = http();
-    while began.elapsed() < LEADER_DEADLINE {
+    while started.elapsed() < NEW_LEADER_TIMEOUT {
         if let Some(ClusterStatus {
             leader: Some(leader),
             term,
@@ -71,7 +71,7 @@ pub async fn leader_news(layout: &Layout) -> String {
         {
             return format!("Master {leader} leads (term {term}), and the cluster goes on.");
         }
-        tokio::time::sleep(LEADER_INTERVAL).await;
+        tokio::time::sleep(LEADER_POLL_INTERVAL).await;
     }
     "No master leads: most of them must be alive for that. Nothing that was acknowledged is lost; it goes on as soon as \
      enough are started again."
@@ -101,7 +101,7 @@ async fn ask<T: DeserializeOwned>(
 fn http() -> reqwest::Client {
     // No proxy: these are this machine's own ports, whatever the environment says.
     let built = reqwest::Client::builder()
-        .timeout(ASK_TIMEOUT)
+        .timeout(ANSWER_TIMEOUT)
         .no_proxy()
         .build();
     built.unwrap_or_default()

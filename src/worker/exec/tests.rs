@@ -101,7 +101,7 @@ fn is_gone_entirely(pid: i32) -> bool {
 }
 
 #[tokio::test]
-async fn both_streams_and_the_exit_code_are_told() {
+async fn a_result_has_both_streams_and_the_exit_code() {
     let outcome = run(&executor(), shell("echo out; echo err >&2")).await;
     let result = result(outcome);
     assert_eq!((result.exit_code, result.truncated), (0, false));
@@ -112,7 +112,7 @@ async fn both_streams_and_the_exit_code_are_told() {
 }
 
 #[tokio::test]
-async fn another_exit_code_is_a_failure_with_the_same_fields() {
+async fn a_nonzero_exit_code_fails_with_the_same_fields() {
     let (error, retryable) = error(run(&executor(), shell("echo out; echo why >&2; exit 3")).await);
     assert_eq!(
         (error.kind.as_str(), error.exit_code, retryable),
@@ -126,7 +126,7 @@ async fn another_exit_code_is_a_failure_with_the_same_fields() {
 }
 
 #[tokio::test]
-async fn a_signal_is_named() {
+async fn a_command_killed_by_a_signal_fails_with_its_name() {
     let (error, _) = error(run(&executor(), shell("kill -SEGV $$")).await);
     assert_eq!(
         (error.kind.as_str(), error.signal.as_deref()),
@@ -136,7 +136,7 @@ async fn a_signal_is_named() {
 }
 
 #[tokio::test]
-async fn the_environment_tells_the_attempt() {
+async fn the_environment_names_the_attempt() {
     let payload = r#"{"argv":["sh","-c","echo $TRIARCH_TASK $TRIARCH_JOB $TRIARCH_ATTEMPT $TRIARCH_TOKEN $A"],
         "env":{"A":"1","TRIARCH_TOKEN":"forged"}}"#;
     let result = result(run(&executor(), task(payload)).await);
@@ -144,7 +144,7 @@ async fn the_environment_tells_the_attempt() {
 }
 
 #[tokio::test]
-async fn stdin_and_cwd_are_given() {
+async fn a_command_gets_its_stdin_and_working_directory() {
     let text = "x".repeat(300_000);
     let payload = ExecPayload {
         argv: ["sh", "-c", "pwd; wc -c"].map(str::to_owned).to_vec(),
@@ -158,7 +158,7 @@ async fn stdin_and_cwd_are_given() {
 }
 
 #[tokio::test]
-async fn input_that_is_not_read_does_no_harm() {
+async fn a_command_that_ignores_its_stdin_succeeds() {
     let payload = ExecPayload {
         argv: vec!["true".to_owned()],
         stdin: Some("x".repeat(1 << 20)),
@@ -188,13 +188,13 @@ async fn output_past_the_limit_is_dropped_without_blocking_the_command() {
 }
 
 #[tokio::test]
-async fn output_that_is_not_text_is_replaced() {
+async fn output_that_is_not_utf8_is_replaced() {
     let result = result(run(&executor(), shell("printf 'a\\377b'")).await);
     assert_eq!(result.stdout, "a\u{fffd}b");
 }
 
 #[tokio::test]
-async fn bad_payloads_fail_for_good_and_say_why() {
+async fn an_invalid_payload_fails_for_good_with_the_reason() {
     let executor = executor();
     for (payload, hint) in [
         ("null", "argv"),
@@ -218,7 +218,7 @@ async fn bad_payloads_fail_for_good_and_say_why() {
 }
 
 #[tokio::test]
-async fn what_cannot_start_fails_for_good_and_says_why() {
+async fn a_command_that_cannot_start_fails_for_good_with_the_reason() {
     let executor = executor();
     for (payload, hint) in [
         (r#"{"argv":["/no/such/program"]}"#, "/no/such/program"),
@@ -255,7 +255,7 @@ async fn stopped(executor: &ExecExecutor, script: &str, reason: StopReason) -> (
 }
 
 #[tokio::test]
-async fn the_time_limit_ends_the_whole_group_gently_first() {
+async fn a_timed_out_group_gets_sigterm_first() {
     let script = "trap 'echo bye; exit 0' TERM; echo hi; sleep 1000 & echo $! >$PID; wait";
     let (outcome, grandchild) = stopped(&executor(), script, StopReason::TimedOut).await;
     let (error, retryable) = error(outcome);
@@ -269,7 +269,7 @@ async fn the_time_limit_ends_the_whole_group_gently_first() {
 }
 
 #[tokio::test]
-async fn who_ignores_sigterm_is_killed() {
+async fn a_command_that_ignores_sigterm_is_killed() {
     let script = "trap '' TERM; echo $$ >$PID; while :; do sleep 1000; done";
     let (outcome, child) = stopped(&executor(), script, StopReason::TimedOut).await;
     let (error, _) = error(outcome);
@@ -281,7 +281,7 @@ async fn who_ignores_sigterm_is_killed() {
 }
 
 #[tokio::test]
-async fn a_cancelled_or_lost_attempt_has_nothing_to_tell() {
+async fn a_cancelled_or_lost_attempt_reports_nothing() {
     for reason in [
         StopReason::Cancelled,
         StopReason::Lost,
@@ -297,7 +297,7 @@ async fn a_cancelled_or_lost_attempt_has_nothing_to_tell() {
 }
 
 #[tokio::test]
-async fn what_a_command_leaves_behind_is_killed() {
+async fn processes_that_a_command_leaves_behind_are_killed() {
     let place = tempfile::tempdir().expect("a directory");
     let path = place.path().join("pid");
     let script = format!("sleep 1000 & echo $! >{}; echo hi", path.display());
@@ -314,7 +314,7 @@ async fn what_a_command_leaves_behind_is_killed() {
 }
 
 #[tokio::test]
-async fn who_leaves_the_group_does_not_keep_the_attempt_waiting() {
+async fn a_process_that_leaves_the_group_does_not_delay_the_attempt() {
     let place = tempfile::tempdir().expect("a directory");
     let path = place.path().join("pid");
     let script = format!(

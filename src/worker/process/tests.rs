@@ -1,4 +1,4 @@
-//! What becomes of a command when its worker is killed: shown by a process of its own that is.
+//! Commands of a killed worker, shown by a process of its own that is killed.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -30,7 +30,7 @@ async fn a_worker_that_will_be_killed() {
 }
 
 #[test]
-fn what_a_command_started_dies_with_the_worker_even_when_that_is_killed() {
+fn a_command_and_its_children_die_with_a_killed_worker() {
     let place = tempfile::tempdir().expect("a directory");
     let mut worker = Command::new(std::env::current_exe().expect("known"))
         .args([

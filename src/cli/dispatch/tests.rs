@@ -2,18 +2,21 @@ use clap::error::ErrorKind;
 use triarch_sdk::wire::{JobState, TaskState};
 
 use super::*;
+use crate::cli::args::parse_word;
+use crate::cli::error::EXIT_USAGE;
+use crate::cli::output::Format;
 
 fn parsed(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(std::iter::once("triarch").chain(line.split_whitespace()))
 }
 
 #[test]
-fn the_command_line_is_well_formed() {
+fn the_command_line_passes_the_checks_of_clap() {
     Cli::command().debug_assert();
 }
 
 #[test]
-fn masters_and_output_go_anywhere() {
+fn global_options_are_accepted_anywhere() {
     for line in [
         "--masters http://a:1,http://b:2 --output json job list",
         "job --masters http://a:1,http://b:2 --output json list",
@@ -29,7 +32,7 @@ fn masters_and_output_go_anywhere() {
 }
 
 #[test]
-fn a_worker_alone_runs_one() {
+fn worker_without_a_subcommand_runs_a_worker() {
     let run = |line: &str| match parsed(line).unwrap().command {
         Command::Worker(args) => args.command.is_none(),
         other => panic!("{other:?}"),
@@ -42,7 +45,7 @@ fn a_worker_alone_runs_one() {
 }
 
 #[test]
-fn what_follows_the_dashes_is_not_ours() {
+fn arguments_after_the_double_dash_belong_to_the_task() {
     let Command::Submit(_) = parsed("submit --wait -- sh -c --retries --wait")
         .unwrap()
         .command
@@ -68,7 +71,7 @@ fn what_follows_the_dashes_is_not_ours() {
 }
 
 #[test]
-fn usage_errors_have_their_own_exit_code() {
+fn an_invalid_command_line_exits_with_the_usage_code() {
     for line in [
         "job list --state done",
         "job list --limit 0",
@@ -83,16 +86,9 @@ fn usage_errors_have_their_own_exit_code() {
 }
 
 #[test]
-fn states_are_the_words_of_the_interface() {
+fn states_are_parsed_by_their_names_on_the_wire() {
     assert_eq!(parse_word::<JobState>("succeeded"), Ok(JobState::Succeeded));
     assert_eq!(parse_word::<TaskState>("delayed"), Ok(TaskState::Delayed));
     let said = parse_word::<JobState>("done").unwrap_err();
     assert!(said.contains("succeeded"), "{said}");
-}
-
-#[test]
-fn words_survive_a_shell() {
-    assert_eq!(quoted("1=127.0.0.1:7101"), "1=127.0.0.1:7101");
-    assert_eq!(quoted("/my dir/it's"), r"'/my dir/it'\''s'");
-    assert_eq!(quoted(""), "''");
 }

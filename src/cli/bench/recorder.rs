@@ -1,7 +1,7 @@
-//! The run's books: what was submitted, what became of it, how long it took.
+//! Recorder of a run: what was submitted, its results, and their latency.
 //!
-//! Every task's payload carries its number and when it was due, so that whoever runs it can tell both without asking;
-//! the books keep one bit a task.
+//! Every task's payload carries its number and when it was due, so that its worker knows both without asking. The recorder
+//! keeps one bit per task.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,30 +11,30 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
-use super::latency::Latencies;
+use super::latency::LatencyHistogram;
 
-/// See the module.
+/// Submissions, results and latencies of one run.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct RunRecorder {
     epoch: Instant,
     submitted: AtomicU64,
     jobs: AtomicU64,
     /// When the first submission was due, when the last was acknowledged, when the last task ended.
     times: Mutex<Times>,
-    ended: Mutex<Ended>,
-    news: Notify,
+    ended: Mutex<EndedTasks>,
+    ended_notify: Notify,
     /// From when a submission was due until it was acknowledged.
-    pub submit: Latencies,
+    pub submit: LatencyHistogram,
     /// From when a task was due until a worker had it.
-    pub start: Latencies,
+    pub start: LatencyHistogram,
     /// From when a task was due until its result was accepted, or seen by the client that waited for it.
-    pub life: Latencies,
+    pub life: LatencyHistogram,
     /// From when a submission was due until its client had seen the end.
-    pub round_trip: Latencies,
+    pub round_trip: LatencyHistogram,
     /// One job, read.
-    pub read: Latencies,
+    pub read: LatencyHistogram,
     /// One page of tasks, and all queues.
-    pub list: Latencies,
+    pub list: LatencyHistogram,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -54,21 +54,21 @@ impl Times {
 }
 
 #[derive(Debug, Default)]
-struct Ended {
-    numbers: Bits,
+struct EndedTasks {
+    numbers: BitSet,
     accepted: u64,
-    twice: u64,
+    duplicates: u64,
     refused: BTreeMap<String, u64>,
     per_second: Vec<u64>,
 }
 
-/// What the books say at the end.
+/// Totals of a run.
 #[derive(Debug, Clone)]
-pub struct Balance {
+pub struct RunTotals {
     pub submitted: u64,
     pub jobs: u64,
     pub accepted: u64,
-    pub twice: u64,
+    pub duplicates: u64,
     pub refused: BTreeMap<String, u64>,
     /// From when the first submission was due until the last was acknowledged.
     pub submit_time: Duration,
@@ -78,10 +78,10 @@ pub struct Balance {
     pub per_second: Vec<u64>,
 }
 
-/// A run that is longer than this is not told by the second any more.
-const SECONDS_TOLD_MAX: usize = 7_200;
+/// Seconds for which the number of ended tasks is recorded.
+const SECONDS_RECORDED_MAX: usize = 7_200;
 
-impl Ledger {
+impl RunRecorder {
     pub fn new() -> Self {
         Self {
             epoch: Instant::now(),
@@ -89,17 +89,17 @@ impl Ledger {
             jobs: AtomicU64::new(0),
             times: Mutex::default(),
             ended: Mutex::default(),
-            news: Notify::new(),
-            submit: Latencies::default(),
-            start: Latencies::default(),
-            life: Latencies::default(),
-            round_trip: Latencies::default(),
-            read: Latencies::default(),
-            list: Latencies::default(),
+            ended_notify: Notify::new(),
+            submit: LatencyHistogram::default(),
+            start: LatencyHistogram::default(),
+            life: LatencyHistogram::default(),
+            round_trip: LatencyHistogram::default(),
+            read: LatencyHistogram::default(),
+            list: LatencyHistogram::default(),
         }
     }
 
-    /// The moment on the books' clock.
+    /// Microseconds since the recorder was created.
     pub fn at_us(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX)
     }
@@ -125,7 +125,7 @@ impl Ledger {
             let mut ended = self.ended.lock();
             match ended.numbers.set(number) {
                 true => ended.accepted += 1,
-                false => ended.twice += 1,
+                false => ended.duplicates += 1,
             }
         }
         self.life.add_all([life_us]);
@@ -137,7 +137,7 @@ impl Ledger {
     }
 
     /// These tasks ended as they should, now.
-    pub fn accepted(&self, marks: &[Mark]) {
+    pub fn accepted(&self, headers: &[PayloadHeader]) {
         let now = Instant::now();
         let times = {
             let mut times = self.times.lock();
@@ -146,24 +146,27 @@ impl Ledger {
         };
         {
             let mut ended = self.ended.lock();
-            for mark in marks {
-                match ended.numbers.set(mark.number) {
+            for header in headers {
+                match ended.numbers.set(header.number) {
                     true => ended.accepted += 1,
-                    false => ended.twice += 1,
+                    false => ended.duplicates += 1,
                 }
             }
             let second = times.until(Some(now)).as_secs() as usize;
-            if second < SECONDS_TOLD_MAX {
+            if second < SECONDS_RECORDED_MAX {
                 if ended.per_second.len() <= second {
                     ended.per_second.resize(second + 1, 0);
                 }
-                ended.per_second[second] += marks.len() as u64;
+                ended.per_second[second] += headers.len() as u64;
             }
         }
         let now_us = self.at_us(now);
-        self.life
-            .add_all(marks.iter().map(|mark| now_us.saturating_sub(mark.due_us)));
-        self.news.notify_one();
+        self.life.add_all(
+            headers
+                .iter()
+                .map(|header| now_us.saturating_sub(header.due_us)),
+        );
+        self.ended_notify.notify_one();
     }
 
     /// A result was not accepted, or is none.
@@ -178,18 +181,18 @@ impl Ledger {
     }
 
     /// Waits until something has ended since the last time. For one waiter.
-    pub async fn news(&self) {
-        self.news.notified().await;
+    pub async fn next_end(&self) {
+        self.ended_notify.notified().await;
     }
 
-    pub fn balance(&self) -> Balance {
+    pub fn totals(&self) -> RunTotals {
         let ended = self.ended.lock();
         let times = *self.times.lock();
-        Balance {
+        RunTotals {
             submitted: self.submitted.load(Ordering::Relaxed),
             jobs: self.jobs.load(Ordering::Relaxed),
             accepted: ended.accepted,
-            twice: ended.twice,
+            duplicates: ended.duplicates,
             refused: ended.refused.clone(),
             submit_time: times.until(times.submitted),
             life_time: times.until(times.ended),
@@ -198,18 +201,18 @@ impl Ledger {
     }
 }
 
-/// What a task's payload says of it.
+/// Header of a task's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
+pub struct PayloadHeader {
     pub number: u64,
-    /// On the books' clock.
+    /// Microseconds since the recorder was created.
     pub due_us: u64,
 }
 
 /// Digits of each number in a payload.
 const DIGITS: usize = 20;
 
-impl Mark {
+impl PayloadHeader {
     /// A payload of so many bytes that carries this: a string of two numbers and filling.
     pub fn payload(self, bytes: u32) -> Box<RawValue> {
         let bytes = bytes as usize;
@@ -241,9 +244,9 @@ impl Mark {
 
 /// A set of numbers that begin at 0.
 #[derive(Debug, Default)]
-struct Bits(Vec<u64>);
+struct BitSet(Vec<u64>);
 
-impl Bits {
+impl BitSet {
     /// Adds one; whether it is new.
     fn set(&mut self, number: u64) -> bool {
         let (word, bit) = ((number / 64) as usize, 1_u64 << (number % 64));
@@ -261,29 +264,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_payload_has_its_size_and_says_what_it_is() {
-        let mark = Mark {
+    fn a_payload_has_its_size_and_carries_its_header() {
+        let header = PayloadHeader {
             number: 42,
             due_us: 1_234_567,
         };
         for bytes in [48, 256, 4_096] {
-            let payload = mark.payload(bytes);
+            let payload = header.payload(bytes);
             assert_eq!(payload.get().len(), bytes as usize);
-            assert_eq!(Mark::read(Some(&payload)), Some(mark));
+            assert_eq!(PayloadHeader::read(Some(&payload)), Some(header));
         }
         let other = RawValue::from_string("\"short\"".to_owned()).expect("JSON");
-        assert_eq!(Mark::read(Some(&other)), None);
-        assert_eq!(Mark::read(None), None);
+        assert_eq!(PayloadHeader::read(Some(&other)), None);
+        assert_eq!(PayloadHeader::read(None), None);
     }
 
     #[test]
-    fn what_ends_twice_is_noticed() {
-        let ledger = Ledger::new();
-        let mark = |number| Mark { number, due_us: 0 };
-        ledger.accepted(&[mark(0), mark(700), mark(3)]);
-        ledger.accepted(&[mark(700)]);
-        let balance = ledger.balance();
-        assert_eq!((balance.accepted, balance.twice), (3, 1));
-        assert_eq!(balance.per_second.iter().sum::<u64>(), 4);
+    fn a_task_that_ends_twice_counts_as_a_duplicate() {
+        let recorder = RunRecorder::new();
+        let header = |number| PayloadHeader { number, due_us: 0 };
+        recorder.accepted(&[header(0), header(700), header(3)]);
+        recorder.accepted(&[header(700)]);
+        let totals = recorder.totals();
+        assert_eq!((totals.accepted, totals.duplicates), (3, 1));
+        assert_eq!(totals.per_second.iter().sum::<u64>(), 4);
     }
 }

@@ -1,0 +1,71 @@
+//! Arguments that several commands share, and their value parsers.
+
+use clap::Args;
+use serde::de::DeserializeOwned;
+use triarch_sdk::wire::PageQuery;
+
+use super::output::Format;
+
+/// Masters to talk to by default: the ports of `triarch dev`.
+pub const DEFAULT_MASTERS: &str =
+    "http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103";
+
+/// Global options, accepted anywhere on the command line.
+#[derive(Debug, Args)]
+pub struct GlobalArgs {
+    /// Masters to talk to; one that answers is enough
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL,URL",
+        value_delimiter = ',',
+        env = "TRIARCH_MASTERS",
+        default_value = DEFAULT_MASTERS,
+        hide_default_value = true,
+        help_heading = "Cluster"
+    )]
+    pub masters: Vec<String>,
+    /// Tables for people, JSON for programs
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t = Format::Table,
+        hide_default_value = true,
+        help_heading = "Cluster"
+    )]
+    pub output: Format,
+}
+
+/// Paging options of a list.
+#[derive(Debug, Args)]
+pub struct PageArgs {
+    /// How many to show
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// Go on where an earlier page ended
+    #[arg(long, value_name = "CURSOR")]
+    pub after: Option<String>,
+    /// Show it again every second, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+}
+
+impl PageArgs {
+    /// The query for this page.
+    pub fn query(self) -> PageQuery {
+        PageQuery {
+            limit: Some(self.limit),
+            after: self.after,
+            consistency: None,
+        }
+    }
+}
+
+/// Parses an enum value of the wire interface, such as a state, by its name there.
+pub fn parse_word<T: DeserializeOwned>(word: &str) -> Result<T, String> {
+    let deserializer = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(word);
+    T::deserialize(deserializer).map_err(|error| error.to_string())
+}

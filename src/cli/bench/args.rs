@@ -1,0 +1,53 @@
+//! Arguments of `triarch bench`.
+
+use clap::Args;
+
+use super::mode::Mode;
+
+/// Measure a running cluster: rates and latency percentiles, with built-in workers
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What is measured
+    #[arg(short, long, value_enum, default_value_t = Mode::Lifecycle)]
+    pub mode: Mode,
+    /// How many tasks to submit [default: 10000; without bound when --seconds is given; 1000 in exec and round-trip]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub tasks: Option<u64>,
+    /// Submit for so long
+    #[arg(short, long, value_name = "S", value_parser = seconds)]
+    pub seconds: Option<f64>,
+    /// Connections that submit, each one request at a time [default: 8; 1 in round-trip]
+    #[arg(short, long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub clients: Option<u32>,
+    /// Tasks in each submission [default: 100; 1 in round-trip, idle and mixed]
+    #[arg(short, long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: Option<u32>,
+    /// Size of each task's payload
+    #[arg(short, long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(48..=1_048_576))]
+    pub payload: u32,
+    /// Built-in workers [default: 4; 1 in exec and round-trip; 1000 in idle]
+    #[arg(short, long, value_name = "W", value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub workers: Option<u32>,
+    /// Tasks that each worker takes at once [default: 250; 16 in exec; 1 in idle]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub slots: Option<u32>,
+    /// Open loop: submit so many tasks a second, however slow the answers are. Latency counts from when a task was due
+    #[arg(short, long, value_name = "R", value_parser = rate)]
+    pub rate: Option<f64>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    number(text, 0.1, 86_400.0)
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    number(text, 0.001, 10_000_000.0)
+}
+
+fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        Ok(_) => Err(format!("must be from {least} to {most}")),
+        Err(_) => Err(format!("'{text}' is not a number")),
+    }
+}

@@ -1,0 +1,33 @@
+//! State of one benchmark run, which all modes share.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::recorder::RunRecorder;
+use super::server_metrics::MetricsSnapshot;
+use super::settings::Settings;
+use crate::cli::context::CommandContext;
+
+/// One run. Each mode implements its measurement on it.
+pub struct BenchRun<'a> {
+    pub context: &'a CommandContext,
+    pub settings: Settings,
+    pub recorder: RunRecorder,
+    /// Set by idle runs.
+    pub idle_window: OnceLock<IdleWindow>,
+    /// Ends the run: it is over, it has failed, or it was interrupted.
+    pub stop: CancellationToken,
+}
+
+/// Metrics of the masters at both ends of the time in which waiting workers were observed.
+#[derive(Debug)]
+pub struct IdleWindow {
+    /// Time until all workers waited.
+    pub connect: Duration,
+    /// Length of the observation.
+    pub time: Duration,
+    pub from: MetricsSnapshot,
+    pub to: MetricsSnapshot,
+}

@@ -1,0 +1,70 @@
+//! The command `triarch bench`: runs one mode, cleans up, and prints the report.
+
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use tokio_util::sync::CancellationToken;
+
+use super::args::BenchArgs;
+use super::bench_run::BenchRun;
+use super::mode::Mode;
+use super::recorder::RunRecorder;
+use super::report::Report;
+use super::server_metrics::MetricsSnapshot;
+use super::settings::Settings;
+use crate::cli::context::CommandContext;
+use crate::cli::error::CommandError;
+use crate::cli::{output, wait};
+
+impl BenchArgs {
+    /// Does what was asked.
+    pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
+        let bench = BenchRun {
+            context,
+            settings: Settings::of(&self),
+            recorder: RunRecorder::new(),
+            idle_window: OnceLock::new(),
+            stop: CancellationToken::new(),
+        };
+        let before = MetricsSnapshot::take(context).await?;
+        let measured = bench.interruptible().await;
+        bench.stop.cancel();
+        let after = MetricsSnapshot::take(context).await;
+        // Whatever the outcome, nothing is left behind.
+        let cleanup = bench.clean_up(matches!(measured, Ok(Some(())))).await;
+        let Some(()) = measured? else {
+            cleanup?;
+            output::print_note("Interrupted: what was submitted is forgotten again.");
+            return Ok(wait::interrupted_exit_code());
+        };
+        let report = Report::of(&bench, &before, &after?, cleanup?);
+        output::print(context.format, &report, Report::render)?;
+        if let Err(why) = report.verify() {
+            return Err(CommandError::Failed(format!(
+                "the figures above are worth nothing: {why}"
+            )));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl BenchRun<'_> {
+    /// Measures, until Ctrl-C; then there is nothing.
+    async fn interruptible(&self) -> Result<Option<()>, CommandError> {
+        tokio::select! {
+            measured = self.measure() => measured.map(Some),
+            _ = tokio::signal::ctrl_c() => Ok(None),
+        }
+    }
+
+    async fn measure(&self) -> Result<(), CommandError> {
+        match self.settings.mode {
+            Mode::Lifecycle => self.lifecycle().await,
+            Mode::Submit => self.submit_only().await,
+            Mode::Exec => self.exec().await,
+            Mode::RoundTrip => self.round_trips().await,
+            Mode::Idle => self.idle().await,
+            Mode::Mixed => self.mixed().await,
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Options of a development cluster.
+
+use std::path::PathBuf;
+
+use crate::cli::output::Format;
+
+/// Options of `triarch dev`.
+#[derive(Debug, Clone)]
+pub struct DevOptions {
+    /// Number of masters.
+    pub nodes: u16,
+    /// Number of workers.
+    pub workers: u16,
+    /// Master `n` listens on this port plus `n`.
+    pub port: u16,
+    /// Where everything is kept; a temporary directory if none is given.
+    pub data_dir: Option<PathBuf>,
+    /// Output format.
+    pub format: Format,
+}

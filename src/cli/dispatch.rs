@@ -1,0 +1,122 @@
+//! Entry point of the command line: parses the arguments and runs the command on a runtime that suits it.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use super::args::GlobalArgs;
+use super::bench;
+use super::commands::{cluster, dev, events, job, queue, schedule, server, submit, task, worker};
+use super::context::CommandContext;
+use super::error::{CommandError, EXIT_FAILED};
+use super::output;
+
+/// A replicated task master: three masters, any number of workers, no broker
+#[derive(Debug, Parser)]
+#[command(
+    name = "triarch",
+    version,
+    max_term_width = 110,
+    after_help = "Try it: `triarch dev` in one shell, `triarch submit --wait -- sh -c 'echo hello'` in another."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dev(dev::DevArgs),
+    Server(server::ServerArgs),
+    Worker(Box<worker::WorkerArgs>),
+    Submit(Box<submit::SubmitArgs>),
+    Job(job::JobArgs),
+    Task(task::TaskArgs),
+    Queue(queue::QueueArgs),
+    Schedule(schedule::ScheduleArgs),
+    Events(events::EventsArgs),
+    Cluster(cluster::ClusterArgs),
+    Bench(bench::BenchArgs),
+    /// Print a script that completes these commands in a shell
+    Completions {
+        /// The shell to complete in
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Parses the command line and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let global = cli.global;
+    match cli.command {
+        Command::Dev(args) => long_running(args.run(global.output)),
+        Command::Server(args) => long_running(args.run()),
+        Command::Worker(args) => match args.command {
+            Some(command) => client(&global, async |context| command.run(context).await),
+            None => long_running(args.run.run(global.masters)),
+        },
+        Command::Submit(args) => client(&global, async |context| args.run(context).await),
+        Command::Job(args) => client(&global, async |context| args.run(context).await),
+        Command::Task(args) => client(&global, async |context| args.run(context).await),
+        Command::Queue(args) => client(&global, async |context| args.run(context).await),
+        Command::Schedule(args) => client(&global, async |context| args.run(context).await),
+        Command::Events(args) => client(&global, async |context| args.run(context).await),
+        Command::Cluster(args) => client(&global, async |context| args.run(context).await),
+        Command::Bench(args) => on(
+            tokio::runtime::Builder::new_multi_thread(),
+            &global,
+            async |context| args.run(context).await,
+        ),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "triarch", &mut script);
+            match std::io::stdout().write_all(&script) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => CommandError::Io(error).report(),
+            }
+        }
+    }
+}
+
+/// Runs a command that talks to a cluster.
+fn client(
+    global: &GlobalArgs,
+    command: impl AsyncFnOnce(&CommandContext) -> Result<ExitCode, CommandError>,
+) -> ExitCode {
+    on(
+        tokio::runtime::Builder::new_current_thread(),
+        global,
+        command,
+    )
+}
+
+/// Runs a command that talks to a cluster, on a runtime of this kind.
+fn on(
+    mut runtime: tokio::runtime::Builder,
+    global: &GlobalArgs,
+    command: impl AsyncFnOnce(&CommandContext) -> Result<ExitCode, CommandError>,
+) -> ExitCode {
+    let runtime = match runtime.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return CommandError::Io(error).report(),
+    };
+    let done = runtime.block_on(async {
+        let context = CommandContext::new(global)?;
+        command(&context).await
+    });
+    done.unwrap_or_else(CommandError::report)
+}
+
+/// Ends a process that is a part of a cluster.
+fn long_running(ended: anyhow::Result<ExitCode>) -> ExitCode {
+    ended.unwrap_or_else(|error| {
+        output::print_error(&format!("{error:#}"));
+        ExitCode::from(EXIT_FAILED)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! Setup of a command worker, and its shutdown by signals.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use triarch_sdk::wire::Register;
+use triarch_sdk::{Client, ClientOptions, Shutdown, WorkerConfig, parse_masters};
+
+use super::exec::{ExecExecutor, ExecLimits};
+use super::options::WorkerOptions;
+
+/// Time after SIGKILL within which a command must have ended; then its attempt is abandoned.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs one worker until it is told to stop.
+pub async fn run(options: WorkerOptions) -> anyhow::Result<ExitCode> {
+    let masters = parse_masters(&options.masters.join(","))?;
+    // A master that is silent must not keep a worker from finding the others: its leases are running.
+    let client_options = ClientOptions {
+        answer_timeout: Duration::from_secs(2),
+        ..ClientOptions::default()
+    };
+    let client = Client::with_options(&masters, client_options)?;
+    let config = WorkerConfig {
+        grace: options.shutdown_timeout,
+        abandon_after: ExecLimits::default().kill_grace + KILL_TIMEOUT,
+        ..WorkerConfig::new(Register {
+            name: options.name.unwrap_or_else(default_name),
+            queues: options.queues,
+            slots: options.slots,
+            labels: options.labels,
+            resources: options.resources,
+            ..Register::default()
+        })
+    };
+    let executor = exec_executor().context("cannot start the thread that starts commands")?;
+    let shutdown = Shutdown::new();
+    let signals = tokio::spawn(handle_signals(
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        shutdown.clone(),
+    ));
+    let worked = triarch_sdk::worker::run(client, config, executor, shutdown).await;
+    signals.abort();
+    worked?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An executor of `exec` tasks with the default limits.
+pub fn exec_executor() -> std::io::Result<ExecExecutor> {
+    ExecExecutor::new(ExecLimits::default())
+}
+
+async fn handle_signals(mut terminate: Signal, mut interrupt: Signal, shutdown: Shutdown) {
+    let mut shutting_down = false;
+    loop {
+        tokio::select! {
+            Some(()) = terminate.recv() => {}
+            Some(()) = interrupt.recv() => {}
+            else => return,
+        }
+        if shutting_down {
+            tracing::warn!("second signal: stopping at once");
+            shutdown.now();
+        } else {
+            tracing::info!("shutting down: waiting for running attempts");
+            shutdown.finish();
+        }
+        shutting_down = true;
+    }
+}
+
+/// The host's name and the process id: unique, and telling where to look.
+fn default_name() -> String {
+    let host = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    format!(
+        "{}-{}",
+        host.unwrap_or_else(|| "worker".to_owned()),
+        std::process::id()
+    )
+}
