@@ -25,15 +25,15 @@ pub struct ServerOptions {
     /// A worker silent for this long loses its leases.
     pub lease_ms: u64,
     /// Entries between two digests of the table that the masters compare; the same on all.
-    pub check_every: u64,
+    pub digest_interval: u64,
     /// Log entries between two snapshots.
     pub snapshot_entries: u64,
     /// Events of the past that can be asked for.
-    pub events_kept: usize,
+    pub event_history: usize,
     /// How much is worked on at once.
     pub limits: ServerLimits,
     /// Below this, the disk is low; worked out from its size if `None`.
-    pub disk_low_bytes: Option<u64>,
+    pub min_free_disk_bytes: Option<u64>,
 }
 
 /// How patient the masters are with each other.

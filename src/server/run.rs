@@ -123,11 +123,12 @@ struct Replica {
 
 /// Starts consensus over an empty table; snapshot and log bring it up to date.
 async fn start_replica(options: &ServerOptions, consensus: &Handle) -> anyhow::Result<Replica> {
-    let table = SharedTable::new(options.events_kept);
+    let table = SharedTable::new(options.event_history);
     let config = node_config(options);
     let clock = Arc::new(ClusterClock::new(Arc::clone(&config.peer_clocks)));
     tokio::spawn(leader::clock::warn_of_skew(Arc::clone(&clock)));
-    let (machine, checkpoints) = TableStateMachine::new(Arc::clone(&table), options.check_every);
+    let (machine, checkpoints) =
+        TableStateMachine::new(Arc::clone(&table), options.digest_interval);
     let node = {
         let clock = Arc::clone(&clock);
         consensus
@@ -160,7 +161,7 @@ fn node_config(options: &ServerOptions) -> NodeConfig {
     // A follower that was away for a moment needs no snapshot.
     config.snapshot.keep_entries = options.snapshot_entries / 4;
     config.limits.queue_bytes_max = options.limits.proposal_queue_bytes_max();
-    config.disk_low_bytes = options.disk_low_bytes;
+    config.disk_low_bytes = options.min_free_disk_bytes;
     config.timing.heartbeat_ms = options.timing.heartbeat_ms;
     config.timing.election_min_ms = options.timing.election_min_ms;
     config.timing.election_max_ms = options.timing.election_max_ms;

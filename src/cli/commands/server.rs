@@ -66,57 +66,63 @@ pub struct ServerArgs {
     /// Events of the past that this node keeps for those who follow them and were cut off
     #[arg(
         long,
+        alias = "events-kept",
         value_name = "N",
         default_value_t = 100_000,
         value_parser = clap::value_parser!(u32).range(1..=10_000_000),
         help_heading = "Bounds"
     )]
-    events_kept: u32,
+    event_history: u32,
     /// Log entries between two comparisons of the masters' tables; the same on all of them
     #[arg(
         long,
+        alias = "check-every",
         value_name = "N",
         default_value_t = 4_096,
         value_parser = clap::value_parser!(u64).range(1..=1_000_000_000),
         help_heading = "Bounds"
     )]
-    check_every: u64,
+    digest_interval: u64,
     /// Connections of clients and workers that may be open; one more is refused
     #[arg(
         long,
+        alias = "connections-max",
         value_name = "N",
         default_value_t = 20_000,
         value_parser = clap::value_parser!(u32).range(1..=1_000_000),
         help_heading = "Bounds"
     )]
-    connections_max: u32,
+    max_connections: u32,
     /// Requests of clients that are worked on at once; more are refused with 429
     #[arg(
         long,
+        alias = "requests-max",
         value_name = "N",
         default_value_t = 4_096,
         value_parser = clap::value_parser!(u32).range(1..=1_000_000),
         help_heading = "Bounds"
     )]
-    requests_max: u32,
+    max_requests: u32,
     /// MiB of memory for the bodies of these requests; what does not fit is refused with 429
     #[arg(
         long,
+        alias = "bodies-mib",
         value_name = "MIB",
         default_value_t = 256,
         value_parser = clap::value_parser!(u32).range(1..=65_536),
         help_heading = "Bounds"
     )]
-    bodies_mib: u32,
+    max_body_memory_mib: u32,
     /// With less than this free on the disk, this node takes no writes until there is room again [default: 5 % of the
     /// disk, 8 at least and 64 at most]
     #[arg(
         long,
+        alias = "disk-low-mib",
         value_name = "MIB",
         value_parser = clap::value_parser!(u64).range(1..=1_048_576),
         help_heading = "Bounds"
     )]
-    disk_low_mib: Option<u64>,
+    min_free_disk_mib: Option<u64>,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -191,14 +197,14 @@ impl ServerArgs {
             timing,
             lease_ms: self.lease_ms,
             snapshot_entries: u64::from(self.snapshot_entries),
-            events_kept: self.events_kept as usize,
+            event_history: self.event_history as usize,
             limits: ServerLimits {
-                connections_max: self.connections_max as usize,
-                requests_max: self.requests_max as usize,
-                body_memory_bytes_max: (self.bodies_mib as usize) << 20,
+                connections_max: self.max_connections as usize,
+                requests_max: self.max_requests as usize,
+                body_memory_bytes_max: (self.max_body_memory_mib as usize) << 20,
             },
-            check_every: self.check_every,
-            disk_low_bytes: self.disk_low_mib.map(|mib| mib << 20),
+            digest_interval: self.digest_interval,
+            min_free_disk_bytes: self.min_free_disk_mib.map(|mib| mib << 20),
         })
     }
 }
@@ -275,6 +281,24 @@ mod tests {
         .unwrap();
         assert_eq!(got.listen, "0.0.0.0:7103");
         assert_eq!(got.timing, Timing::WAN);
+    }
+
+    #[test]
+    fn old_spellings_of_options_are_still_accepted() {
+        let node = "--id 1 --data-dir d --cluster 1=a:1";
+        for (new, old) in [
+            ("--digest-interval", "--check-every"),
+            ("--event-history", "--events-kept"),
+            ("--max-connections", "--connections-max"),
+            ("--max-requests", "--requests-max"),
+            ("--max-body-memory-mib", "--bodies-mib"),
+            ("--min-free-disk-mib", "--disk-low-mib"),
+        ] {
+            let parsed = |name: &str| format!("{:?}", options(&format!("{node} {name} 77")));
+            let default = format!("{:?}", options(node));
+            assert_eq!(parsed(new), parsed(old), "{old}");
+            assert_ne!(parsed(new), default, "{new}");
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ Examples:
   generate-job | triarch submit -
 
 The id of the job goes to stdout; with --wait, what its tasks wrote does.
-Submitting with the same --key and the same work again returns the job that is already there."
+Submitting with the same --idempotency-key and the same work again returns the job that is already there."
 )]
 pub struct SubmitArgs {
     #[command(flatten)]
@@ -51,8 +51,8 @@ pub struct SubmitArgs {
     #[arg(long)]
     name: Option<String>,
     /// The same key is the same job, however often it is submitted [default: a random one]
-    #[arg(long)]
-    key: Option<String>,
+    #[arg(long, alias = "key", value_name = "KEY")]
+    idempotency_key: Option<String>,
 }
 
 /// The work itself: a command line, or a file with a job. One of the three has to be given, which the command says by a
@@ -102,6 +102,9 @@ struct TaskArgs {
     /// Run it again, up to so often, when it fails [default: 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000_000), help_heading = "Each task")]
     retries: Option<u32>,
+    /// Maximum attempts that may fail; --retries N is the same as --max-attempts N+1 [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_001), conflicts_with = "retries", help_heading = "Each task")]
+    max_attempts: Option<u32>,
     /// One task for each number, which it finds in $TRIARCH_ARRAY_INDEX
     #[arg(long, value_name = "FROM-TO", value_parser = array, help_heading = "Each task")]
     array: Option<(u64, u64)>,
@@ -123,7 +126,7 @@ impl SubmitArgs {
         }
         // Without a key, a submission that is sent again because its answer got lost would be a second job.
         job.idempotency_key = self
-            .key
+            .idempotency_key
             .or(job.idempotency_key)
             .or_else(|| Some(uuid::Uuid::new_v4().to_string()));
         let key = job.idempotency_key.clone();
@@ -186,7 +189,9 @@ impl TaskArgs {
             priority: self.priority,
             delay_ms: self.delay.map(duration::as_ms),
             timeout_ms: self.timeout.map(duration::as_ms),
-            max_attempts: self.retries.map(|retries| retries + 1),
+            max_attempts: self
+                .max_attempts
+                .or(self.retries.map(|retries| retries + 1)),
             key: index.map(|index| index.to_string()),
             ..TaskSpec::new(EXEC)
         }
@@ -197,7 +202,7 @@ impl TaskArgs {
 fn unknown_outcome(key: Option<&str>) -> CommandError {
     CommandError::Unreachable(format!(
         "the cluster did not answer in time, so it is unknown whether the job was accepted. Submit it again with \
-         --key {}: that never makes a second one.",
+         --idempotency-key {}: that never makes a second one.",
         shell::quote(key.unwrap_or_default())
     ))
 }
@@ -285,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_said_is_left_to_the_cluster() {
+    fn unset_options_are_left_to_the_cluster() {
         let specs = specs(&["--", "echo", "--wait"]);
         assert_eq!(specs.len(), 1);
         let text = serde_json::to_string(&specs[0]).expect("plain");
@@ -296,10 +301,26 @@ mod tests {
     }
 
     #[test]
-    fn retries_come_after_the_first_attempt() {
-        let attempts = |retries| specs(&["--retries", retries, "--", "x"])[0].max_attempts;
-        assert_eq!(attempts("0"), Some(1));
-        assert_eq!(attempts("4"), Some(5));
+    fn retries_count_without_the_first_attempt_and_max_attempts_with_it() {
+        let attempts = |option, count| specs(&[option, count, "--", "x"])[0].max_attempts;
+        assert_eq!(attempts("--retries", "0"), Some(1));
+        assert_eq!(attempts("--retries", "4"), Some(5));
+        assert_eq!(attempts("--max-attempts", "1"), Some(1));
+        assert_eq!(attempts("--max-attempts", "5"), Some(5));
+        let refused = |words: &[&str]| Command::try_parse_from([&["submit"], words].concat());
+        let both = refused(&["--retries", "1", "--max-attempts", "2", "--", "x"]);
+        let error = both.expect_err("they contradict each other");
+        assert_eq!(error.exit_code(), 2, "a usage error");
+        assert!(refused(&["--max-attempts", "0", "--", "x"]).is_err());
+    }
+
+    #[test]
+    fn both_spellings_of_the_idempotency_key_are_accepted() {
+        for option in ["--idempotency-key", "--key"] {
+            let parsed = Command::try_parse_from(["submit", option, "k", "--", "x"]);
+            let args = parsed.expect("valid").args;
+            assert_eq!(args.idempotency_key.as_deref(), Some("k"), "{option}");
+        }
     }
 
     #[test]
@@ -320,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_is_one_task_for_each_number() {
+    fn an_array_has_one_task_for_each_number() {
         let specs = specs(&["--array", "9-11", "--", "x"]);
         let indexes: Vec<String> = specs
             .iter()
@@ -331,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn arrays_that_make_no_sense_are_refused() {
+    fn an_invalid_array_is_refused() {
         assert_eq!(array("1-10000"), Ok((1, 10_000)));
         assert_eq!(array("7-7"), Ok((7, 7)));
         for text in [

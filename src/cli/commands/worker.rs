@@ -90,8 +90,8 @@ pub struct RunArgs {
     #[arg(long)]
     name: Option<String>,
     /// After SIGTERM, how long running attempts may take to finish before they are handed back
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
-    drain: Duration,
+    #[arg(long, value_name = "DURATION", alias = "drain", default_value = "30s", value_parser = duration::parse)]
+    pub shutdown_timeout: Duration,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -110,7 +110,7 @@ impl RunArgs {
             slots,
             labels: BTreeMap::from_iter(self.labels),
             resources: BTreeMap::from_iter(self.resources),
-            shutdown_timeout: self.drain,
+            shutdown_timeout: self.shutdown_timeout,
         };
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()

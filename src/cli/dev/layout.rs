@@ -182,12 +182,12 @@ impl Layout {
         match role {
             Role::Master(_) => Vec::new(),
             Role::Worker(number) => {
-                let drain = format!("{}ms", WORKER_SHUTDOWN_TIMEOUT.as_millis());
+                let timeout = format!("{}ms", WORKER_SHUTDOWN_TIMEOUT.as_millis());
                 vec![
                     "--name".into(),
                     worker_name(number),
-                    "--drain".into(),
-                    drain,
+                    "--shutdown-timeout".into(),
+                    timeout,
                 ]
             }
         }

@@ -45,6 +45,42 @@ fn worker_without_a_subcommand_runs_a_worker() {
 }
 
 #[test]
+fn old_spellings_of_worker_and_bench_options_are_still_accepted() {
+    for option in ["--shutdown-timeout", "--drain"] {
+        let Command::Worker(args) = parsed(&format!("worker {option} 7s")).unwrap().command else {
+            panic!("not a worker")
+        };
+        let timeout = args.run.shutdown_timeout;
+        assert_eq!(timeout, std::time::Duration::from_secs(7), "{option}");
+    }
+    for mode in ["lifecycle", "whole"] {
+        let Command::Bench(args) = parsed(&format!("bench --mode {mode}")).unwrap().command else {
+            panic!("not a bench")
+        };
+        assert_eq!(serde_json::to_value(args.mode).unwrap(), "whole", "{mode}");
+    }
+}
+
+#[test]
+fn help_shows_new_spellings_only() {
+    let help = |line: &str| parsed(line).unwrap_err().to_string();
+    for (line, new, old) in [
+        ("server --help", "--digest-interval", "--check-every"),
+        ("server --help", "--max-body-memory-mib", "--bodies-mib"),
+        ("server --help", "--max-requests", "--requests-max"),
+        ("server --help", "--max-connections", "--connections-max"),
+        ("server --help", "--event-history", "--events-kept"),
+        ("server --help", "--min-free-disk-mib", "--disk-low-mib"),
+        ("submit --help", "--idempotency-key", "--key "),
+        ("worker --help", "--shutdown-timeout", "--drain"),
+        ("bench --help", "lifecycle", "whole:"),
+    ] {
+        let text = help(line);
+        assert!(text.contains(new) && !text.contains(old), "{line}: {text}");
+    }
+}
+
+#[test]
 fn arguments_after_the_double_dash_belong_to_the_task() {
     let Command::Submit(_) = parsed("submit --wait -- sh -c --retries --wait")
         .unwrap()
