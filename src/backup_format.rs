@@ -1,4 +1,4 @@
-//! A backup file: a whole table, with what it is a backup of, in a form that shows every damage.
+//! Backup file format: a whole table under a header, with checksums that detect every damage.
 //!
 //! ```text
 //! "TRIARCH" and a version byte
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_reads() {
+    fn a_written_backup_reads_back() {
         for length in [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 2 * BLOCK_BYTES + 5] {
             let table: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
             let (found, bytes) = read(&written(&table)).expect("it is whole");
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn every_damage_shows() {
+    fn every_damage_is_detected() {
         let whole = written(b"some table");
         for bit in 0..whole.len() * 8 {
             let mut bytes = whole.clone();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_or_doubled_block_shows() {
+    fn a_missing_or_repeated_block_is_detected() {
         let table = vec![7; 3 * BLOCK_BYTES];
         let whole = written(&table);
         let begins = whole.len() - 16 - 3 * (BLOCK_BYTES + 8);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_and_versions_are_told_apart() {
+    fn other_files_and_newer_versions_are_refused() {
         assert!(matches!(
             read(b"PK\x03\x04 and so on"),
             Err(BackupError::NotABackup)

@@ -92,17 +92,17 @@ mod tests {
     use super::corpus::passes;
 
     #[test]
-    fn the_corpus_of_bodies_passes() {
+    fn every_body_of_the_corpus_is_refused_or_read() {
         passes("api_bodies", super::api_body);
     }
 
     #[test]
-    fn the_corpus_of_query_strings_passes() {
+    fn every_query_string_of_the_corpus_is_refused_or_read() {
         passes("query_strings", super::query_string);
     }
 
     #[test]
-    fn the_corpus_of_cron_expressions_passes() {
+    fn every_cron_expression_of_the_corpus_is_refused_or_ticks() {
         passes("cron", super::cron);
     }
 }

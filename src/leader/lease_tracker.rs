@@ -5,7 +5,7 @@
 //!
 //! - All times are those of this process's monotonic clock.
 //! - A worker or lease that is seen for the first time counts as heard from at that moment, so a new leader gives each a
-//!   full lease time of grace. The same holds for one that the table has before the tracker was told of it.
+//!   full lease time of grace. The same holds for one that is in the table before the tracker has seen it.
 //! - A lease is delivered to one poll, or returned to its queue, and never both: see [`Delivery`].
 
 use std::collections::HashMap;

@@ -220,7 +220,7 @@ fn is_draining(table: &Table, worker: WorkerId) -> Result<bool, WorkerCallError>
     }
 }
 
-/// Leases that a worker reports as held, if it reports any. The table may have told it of one before the grant's own reply
+/// Leases that a worker reports as held, if it reports any. An earlier poll may have found one in the table before the grant's own reply
 /// came to the dispatcher: such a lease must not be delivered twice.
 struct ReportedLeases(Option<HashSet<Token>>);
 

@@ -155,7 +155,7 @@ impl ExecExecutor {
         })
     }
 
-    /// Waits until the command has ended, having it end when it must; tells why it had to.
+    /// Waits until the command has ended, stopping it when it must end; returns the reason if so.
     async fn ended(&self, group: &Group, context: &TaskContext) -> io::Result<Option<StopReason>> {
         let mut ended = pin!(group.ended());
         let reason = tokio::select! {

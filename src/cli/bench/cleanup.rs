@@ -15,7 +15,7 @@ const PAGE_SIZE: u32 = 1_000;
 /// Longest wait for one worker to leave.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What was found when the run was cleanup up.
+/// Numbers of what was cleaned up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CleanupReport {
     /// Tasks that had not ended.

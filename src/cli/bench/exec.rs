@@ -86,7 +86,7 @@ impl BenchRun<'_> {
         Ok(())
     }
 
-    /// Reads from the cluster what became of every task, where no worker of this run has told.
+    /// Records the end of every task from the cluster, for modes whose workers do not record it.
     pub async fn record_from_table(&self) -> Result<(), CommandError> {
         let mut query = TasksQuery {
             queue: Some(self.settings.queue.clone()),

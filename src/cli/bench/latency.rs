@@ -1,4 +1,4 @@
-//! LatencyHistogram: recorded by the microsecond, told as percentiles in milliseconds.
+//! Latency histogram: recorded in microseconds, summarised as percentiles in milliseconds.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-/// Longest latency that is told apart from longer ones.
+/// Longest latency that is recorded as itself.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
 /// Three digits of each value are kept.
 const DIGITS: u8 = 3;
 
-/// LatencyHistogram of one kind.
+/// Latencies of one kind of request.
 #[derive(Debug)]
 pub struct LatencyHistogram(Mutex<Histogram<u64>>);
 

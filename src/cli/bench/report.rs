@@ -27,10 +27,10 @@ pub struct Report {
     tasks_per_s: f64,
     /// Until the last submission was acknowledged.
     submitted_per_s: f64,
-    /// How many tasks ended in each second, where their workers can tell.
+    /// How many tasks ended in each second, where the workers record it.
     ended_by_second: Vec<u64>,
     latency_ms: BTreeMap<&'static str, LatencySummary>,
-    /// Absent when leadership changed meanwhile.
+    /// Absent if leadership changed during the run.
     leader: Option<CommitBreakdown>,
     masters: Vec<ResourceUsage>,
     #[serde(skip_serializing_if = "Option::is_none")]

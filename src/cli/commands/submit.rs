@@ -19,7 +19,7 @@ use crate::cli::shell;
 use crate::cli::task_output;
 use crate::cli::wait::{self, WaitOutcome};
 
-/// The environment variable that tells each task of an array which one it is.
+/// Environment variable with the index of a task within its array.
 const ARRAY_INDEX: &str = "TRIARCH_ARRAY_INDEX";
 /// Tasks one request may carry, so that an array that cannot be accepted is refused before it is built.
 const ARRAY_TASKS_MAX: u64 = 100_000;

@@ -66,7 +66,7 @@ pub enum WorkerCommand {
     },
 }
 
-/// What a worker to be run is told.
+/// Options of a worker to be run.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Queues to take tasks from
