@@ -11,6 +11,7 @@ use triarch_raft::{Committed, ProposeOptions};
 use triarch_table::{Command, Reply};
 
 use super::http::admission::AdmissionControl;
+use super::http::browser_guard::HostNames;
 use super::http::request_metrics::RequestMetrics;
 use super::protocol::handler_error::HandlerError;
 use crate::leader::clock::ClusterClock;
@@ -75,6 +76,8 @@ pub struct AppState {
     pub backup_permit: Arc<Semaphore>,
     /// Single permit for measuring the disk.
     pub disk_usage_permit: Arc<Semaphore>,
+    /// Host names under which clients and workers may address this node.
+    pub host_names: HostNames,
     /// Admission control for client requests.
     pub admission: Arc<AdmissionControl>,
     /// Request and connection metrics.

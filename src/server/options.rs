@@ -20,6 +20,8 @@ pub struct ServerOptions {
     pub cluster: BTreeMap<u64, String>,
     /// Masters of a cluster to be brought into. Empty when `cluster` is not.
     pub join: Vec<String>,
+    /// Host names, besides those of the members, that clients may address this node by.
+    pub allowed_hosts: Vec<String>,
     /// Consensus timings.
     pub timing: Timing,
     /// A worker silent for this long loses its leases.

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use axum::extract::DefaultBodyLimit;
+use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::{Method, Uri};
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
+use axum::response::Response;
 use axum::{Extension, Router};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::app::App;
-use super::http::request_metrics;
+use super::http::{body, browser_guard, request_metrics};
 use super::leader_proxy;
 use super::protocol::problem::{self, Code, Problem};
 use super::routes::{
@@ -63,6 +65,45 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     )
 }
 
+/// Browser guard of every route for clients and workers, the fallbacks included.
+async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    let members = || {
+        let nodes = app.node.status().nodes;
+        nodes.into_iter().map(|node| node.addr).collect()
+    };
+    let checked = browser_guard::check(
+        request.method(),
+        request.uri(),
+        request.headers(),
+        &app.host_names,
+        members,
+    );
+    let mut response = match checked {
+        Ok(()) => next.run(request).await,
+        Err(problem) => {
+            let (parts, body) = request.into_parts();
+            // A client in the middle of sending reads no answer before it is done.
+            let discarded = body::discard(&parts.headers, body);
+            let _ = tokio::time::timeout(app.limits.body_timeout, discarded).await;
+            problem.into_response()
+        }
+    };
+    browser_guard::harden(response.headers_mut());
+    response
+}
+
+/// Puts the browser guard before the routes of the other nodes.
+pub fn guard_peers(routes: Router) -> Router {
+    routes.layer(from_fn(async |request: Request, next: Next| {
+        let mut response = match browser_guard::check_peer(request.headers()) {
+            Ok(()) => next.run(request).await,
+            Err(problem) => problem.into_response(),
+        };
+        browser_guard::harden(response.headers_mut());
+        response
+    }))
+}
+
 /// Builds the router.
 ///
 /// # Errors
@@ -88,6 +129,7 @@ pub fn build(app: App) -> anyhow::Result<Router> {
         // The leader proxy has bounded every body already, with a bound and an error of its own.
         .layer(DefaultBodyLimit::disable())
         .layer(map_response(problem::convert_framework_errors))
+        .layer(from_fn_with_state(app.clone(), guard))
         .layer(from_fn_with_state(
             Arc::clone(&app.request_metrics),
             request_metrics::record,

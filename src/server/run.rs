@@ -19,6 +19,7 @@ use triarch_table::snapshot::DIGEST_FORMAT;
 
 use super::app::{App, AppState, EVENT_STREAMS_MAX, RequestLimits};
 use super::http::admission::AdmissionControl;
+use super::http::browser_guard::HostNames;
 use super::http::listener;
 use super::http::request_metrics::RequestMetrics;
 use super::options::{ServerOptions, Timing};
@@ -219,11 +220,21 @@ fn build_app(
         digest_permit: Arc::new(Semaphore::new(1)),
         backup_permit: Arc::new(Semaphore::new(1)),
         disk_usage_permit: Arc::new(Semaphore::new(1)),
+        host_names: host_names(options),
         admission: Arc::new(AdmissionControl::new(&options.limits)),
         request_metrics: Arc::new(RequestMetrics::default()),
         data_dir: options.data_dir.clone().into(),
         shutdown,
     }))
+}
+
+fn host_names(options: &ServerOptions) -> HostNames {
+    let own = std::iter::once(&options.listen).chain(&options.advertise);
+    let addresses = own.chain(options.cluster.values());
+    HostNames::new(
+        options.allowed_hosts.iter().map(String::as_str),
+        addresses.map(String::as_str),
+    )
 }
 
 /// Accepts connections on the consensus runtime, and serves those of clients and workers on this one.
@@ -239,7 +250,7 @@ fn serve_connections(
     let shutdown = app.shutdown.clone();
     consensus.spawn(listener::accept(
         listener,
-        app.node.routes(),
+        router::guard_peers(app.node.routes()),
         hand_off,
         Arc::clone(&request_metrics),
         CancellationToken::new(),

@@ -36,6 +36,10 @@ pub struct ServerArgs {
     /// Start empty and wait until this cluster's `triarch cluster add` brings the node in
     #[arg(long, value_name = "URL,…", value_delimiter = ',')]
     join: Vec<String>,
+    /// Further host names that clients address this node by, such as that of a proxy; addresses, localhost and members' hosts
+    /// need none
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = host_name)]
+    allowed_host: Vec<String>,
     /// How patient the masters are with each other: one machine room, or slow disks and far regions
     #[arg(long, value_enum, default_value_t = TimingPreset::Lan, help_heading = "Timing")]
     timing: TimingPreset,
@@ -194,6 +198,7 @@ impl ServerArgs {
             data_dir: self.data_dir,
             cluster,
             join: self.join,
+            allowed_hosts: self.allowed_host,
             timing,
             lease_ms: self.lease_ms,
             snapshot_entries: u64::from(self.snapshot_entries),
@@ -220,6 +225,18 @@ fn host_port(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(wrong())
+    }
+}
+
+/// A host name without a port.
+fn host_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if !text.is_empty() && text.len() <= 253 && text.chars().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "'{text}' is not a host name, such as triarch.example"
+        ))
     }
 }
 
@@ -298,6 +315,17 @@ mod tests {
             let default = format!("{:?}", options(node));
             assert_eq!(parsed(new), parsed(old), "{old}");
             assert_ne!(parsed(new), default, "{new}");
+        }
+    }
+
+    #[test]
+    fn allowed_hosts_are_names_without_ports() {
+        let line = "--id 1 --data-dir d --cluster 1=a:1 --allowed-host";
+        let got = options(&format!("{line} proxy.example,other --allowed-host third")).unwrap();
+        assert_eq!(got.allowed_hosts, ["proxy.example", "other", "third"]);
+        for wrong in ["a:7101", "http://a", "*", "a/b", "[::1]"] {
+            let said = options(&format!("{line} {wrong}")).expect_err(wrong);
+            assert!(said.contains("not a host name"), "{wrong}: {said}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! HTTP transport: the listener, slow-client protection, admission control, body intake and request metrics.
+//! HTTP transport: the listener, slow-client protection, the browser guard, admission control, body intake and request
+//! metrics.
 //!
 //! # Invariants
 //!
@@ -7,6 +8,7 @@
 
 pub mod admission;
 pub mod body;
+pub mod browser_guard;
 pub mod listener;
 pub mod request_metrics;
 pub mod slow_client;

@@ -43,6 +43,12 @@ pub enum Code {
     Unavailable,
     /// The history that was asked for is not kept any more.
     PositionGone,
+    /// A web page of another site sent it.
+    Forbidden,
+    /// A browser could have sent it for a page of another site.
+    UnsupportedMediaType,
+    /// It is for a host name that this cluster does not go by.
+    MisdirectedRequest,
     /// It contradicts what is there.
     Conflict,
     /// It is terminal already.
@@ -68,6 +74,9 @@ impl Code {
         Code::RateLimited,
         Code::Unavailable,
         Code::PositionGone,
+        Code::Forbidden,
+        Code::UnsupportedMediaType,
+        Code::MisdirectedRequest,
         Code::Conflict,
         Code::AlreadyFinished,
         Code::UnknownWorker,
@@ -88,6 +97,9 @@ impl Code {
             Code::RateLimited => "rate_limited",
             Code::Unavailable => "unavailable",
             Code::PositionGone => "position_gone",
+            Code::Forbidden => "forbidden",
+            Code::UnsupportedMediaType => "unsupported_media_type",
+            Code::MisdirectedRequest => "misdirected_request",
             Code::Conflict => "conflict",
             Code::AlreadyFinished => "already_finished",
             Code::UnknownWorker => "unknown_worker",
@@ -109,6 +121,9 @@ impl Code {
             Code::RateLimited => "Too many requests",
             Code::Unavailable => "No room on this node",
             Code::PositionGone => "Not kept any more",
+            Code::Forbidden => "Forbidden",
+            Code::UnsupportedMediaType => "Unsupported media type",
+            Code::MisdirectedRequest => "Host name not served here",
             Code::Conflict => "Conflict",
             Code::AlreadyFinished => "Already finished",
             Code::UnknownWorker => "Unknown worker",
@@ -128,6 +143,9 @@ impl Code {
             Code::InvalidRequest => StatusCode::BAD_REQUEST,
             Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::QueueFull | Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Code::Forbidden => StatusCode::FORBIDDEN,
+            Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Code::MisdirectedRequest => StatusCode::MISDIRECTED_REQUEST,
             Code::Conflict | Code::AlreadyFinished => StatusCode::CONFLICT,
             Code::StorageFailed => StatusCode::INSUFFICIENT_STORAGE,
             Code::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -146,6 +164,9 @@ impl Problem {
             | Code::InvalidRequest
             | Code::PayloadTooLarge
             | Code::PositionGone
+            | Code::Forbidden
+            | Code::UnsupportedMediaType
+            | Code::MisdirectedRequest
             | Code::Conflict
             | Code::AlreadyFinished
             | Code::UnknownWorker

@@ -138,7 +138,9 @@ codes! {
     MethodNotAllowed = "method_not_allowed", 405, "Method not allowed";
     /// The request is malformed; `field` says where.
     InvalidRequest = "invalid_request", 400, "The request is invalid";
-    /// The body is not JSON by its own word.
+    /// The request is for a host name that the cluster does not go by.
+    MisdirectedRequest = "misdirected_request", 421, "Host name not served here";
+    /// The body is not JSON by its own word, or a browser could have sent it for a page of another site.
     UnsupportedMediaType = "unsupported_media_type", 415, "The body must be JSON";
     /// The history that was asked for is not kept any more; `oldest` says from where on it is.
     PositionGone = "position_gone", 410, "Not kept any more";

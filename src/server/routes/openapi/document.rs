@@ -7,6 +7,7 @@ use utoipa::openapi::{
     ResponseBuilder, Schema, Type,
 };
 
+use crate::server::http::browser_guard::PROBES;
 use crate::server::protocol::headers::{INDEX, MIN_INDEX, REQUEST_ID};
 use crate::server::protocol::problem::{Code, PROBLEM_JSON};
 use crate::server::protocol::validate::NAME_BYTES_MAX;
@@ -152,6 +153,19 @@ fn log_index() -> Object {
 
 /// What a route may refuse with.
 fn codes(path: &str, method: &str) -> Vec<Code> {
+    let mut codes = route_codes(path, method);
+    // The browser guard stands before every route.
+    codes.push(Code::Forbidden);
+    if !PROBES.contains(&path) {
+        codes.push(Code::MisdirectedRequest);
+    }
+    if method == "post" {
+        codes.push(Code::UnsupportedMediaType);
+    }
+    codes
+}
+
+fn route_codes(path: &str, method: &str) -> Vec<Code> {
     match path {
         "/healthz" | "/openapi.json" => return Vec::new(),
         "/metrics" => return vec![Code::Unavailable],

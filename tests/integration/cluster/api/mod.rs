@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod basics;
+mod browser_guard;
 mod client_disconnects;
 mod events;
 mod explain;

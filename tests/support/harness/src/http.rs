@@ -169,6 +169,12 @@ impl Call {
         self
     }
 
+    /// With this body as it is, of this media type.
+    pub fn body(mut self, media_type: &str, body: impl Into<reqwest::Body>) -> Self {
+        self.builder = self.builder.header("content-type", media_type).body(body);
+        self
+    }
+
     /// Answered within this, or not at all.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.builder = self.builder.timeout(timeout);
