@@ -73,7 +73,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn crates_use_only_whom_they_may() {
+fn crates_depend_only_on_the_crates_they_may() {
     for (folder, allowed) in MAY_USE {
         let named = dependencies(&root().join(folder).join("Cargo.toml"), false);
         assert!(!named.is_empty(), "{folder}: no dependencies were read");
@@ -88,7 +88,7 @@ fn crates_use_only_whom_they_may() {
 }
 
 #[test]
-fn deliberate_bugs_are_in_no_ordinary_build() {
+fn deliberate_bugs_are_not_in_the_product() {
     let optional = format!("{MUTATIONS} = {{ workspace = true, optional = true }}");
     for (folder, _) in MAY_USE {
         let path = root().join(folder).join("Cargo.toml");
@@ -106,7 +106,7 @@ fn deliberate_bugs_are_in_no_ordinary_build() {
 }
 
 #[test]
-fn engines_are_named_in_one_place_only() {
+fn each_engine_is_a_dependency_of_one_crate() {
     for (library, home) in ONLY_IN {
         for (folder, _) in MAY_USE.iter().filter(|(folder, _)| *folder != home) {
             let named = dependencies(&root().join(folder).join("Cargo.toml"), true);

@@ -32,7 +32,7 @@ async fn nothing_is_left(cluster: &mut Cluster) {
 }
 
 #[tokio::test]
-async fn every_mode_checks_its_work_and_cleans_up() {
+async fn every_bench_mode_checks_its_results_and_cleans_up() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let cli = cluster.cli();
@@ -108,7 +108,7 @@ async fn every_mode_checks_its_work_and_cleans_up() {
 }
 
 #[tokio::test]
-async fn people_get_tables_and_other_work_is_left_alone() {
+async fn bench_prints_tables_and_leaves_other_jobs_alone() {
     let mut cluster = Cluster::start(1).await;
     cluster.leader().await;
     let cli = cluster.cli();
@@ -131,7 +131,7 @@ async fn people_get_tables_and_other_work_is_left_alone() {
 }
 
 #[tokio::test]
-async fn an_interrupted_run_leaves_nothing_behind() {
+async fn an_interrupted_bench_leaves_nothing_behind() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let mut command = cluster.marked(binary::triarch());

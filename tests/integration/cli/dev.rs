@@ -90,7 +90,7 @@ fn parent(pid: u32) -> Option<u32> {
 }
 
 #[tokio::test]
-async fn everything_starts_works_and_stops() {
+async fn dev_starts_a_working_cluster_and_stops_it() {
     let mut dev = Dev::start("whole", &[]);
     let introduction = dev.introduction().await;
     let mut started = pids(&introduction);
@@ -149,7 +149,7 @@ async fn everything_starts_works_and_stops() {
 }
 
 #[tokio::test]
-async fn killing_it_kills_everything() {
+async fn killing_dev_kills_all_its_processes() {
     let mut dev = Dev::start("killed", &["--workers", "1"]);
     let introduction = dev.introduction().await;
     assert_eq!(pids(&introduction).len(), 4);
@@ -161,7 +161,7 @@ async fn killing_it_kills_everything() {
 }
 
 #[tokio::test]
-async fn it_goes_on_without_its_leader_and_keeps_its_data() {
+async fn dev_survives_the_death_of_its_leader_and_keeps_its_data() {
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     let data = dir.path().join("data");
     let data_dir = data.to_str().expect("UTF-8");
@@ -214,7 +214,7 @@ async fn it_goes_on_without_its_leader_and_keeps_its_data() {
 }
 
 #[tokio::test]
-async fn taken_ports_are_named_and_nothing_is_started() {
+async fn dev_names_the_ports_in_use_and_starts_nothing() {
     let port = place::free_ports(3);
     let taken = std::net::TcpListener::bind(("127.0.0.1", port + 2)).expect("it was free");
     let ran = Cli::new("taken")

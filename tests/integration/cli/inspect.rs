@@ -19,7 +19,7 @@ async fn both(cli: &Cli, args: &[&str]) -> (String, Value) {
 }
 
 #[tokio::test]
-async fn jobs_and_tasks() {
+async fn job_and_task_commands_print_tables_and_json() {
     let cluster = with_worker(3).await;
     let cli = cluster.cli();
     let ran = cli
@@ -82,7 +82,7 @@ async fn jobs_and_tasks() {
 }
 
 #[tokio::test]
-async fn cancelling_and_retrying() {
+async fn cancel_and_retry_commands_print_the_new_state() {
     let cluster = with_worker(1).await;
     let cli = cluster.cli();
     let job = cli
@@ -117,7 +117,7 @@ async fn cancelling_and_retrying() {
 }
 
 #[tokio::test]
-async fn workers_queues_and_masters() {
+async fn worker_queue_and_cluster_commands_print_tables_and_json() {
     let mut cluster = with_worker(3).await;
     let cli = cluster.cli();
     let (people, programs) = both(&cli, &["worker", "list"]).await;
@@ -190,7 +190,7 @@ async fn workers_queues_and_masters() {
 }
 
 #[tokio::test]
-async fn long_lists_come_in_pages() {
+async fn long_lists_are_paged() {
     let mut cluster = Cluster::start(1).await;
     cluster.leader().await;
     let cli = cluster.cli();
@@ -219,7 +219,7 @@ async fn long_lists_come_in_pages() {
 }
 
 #[tokio::test]
-async fn a_worker_is_found_by_its_name_and_tells_how_busy_it_is() {
+async fn a_worker_is_shown_by_its_name_with_its_load() {
     let mut cluster = Cluster::start(3).await;
     cluster.worker(&[]);
     cluster.wait_workers(1).await;
@@ -247,7 +247,7 @@ async fn a_worker_is_found_by_its_name_and_tells_how_busy_it_is() {
 }
 
 #[tokio::test]
-async fn who_watches_sees_it_again_and_again() {
+async fn the_watch_option_prints_the_output_repeatedly() {
     let cluster = with_worker(1).await;
     let watched = async |rest: &str| {
         // A reader that has seen enough ends it, as Ctrl-C would.

@@ -7,7 +7,7 @@ use triarch_harness::{eventually, until};
 use crate::with_worker;
 
 #[tokio::test]
-async fn a_schedule_from_its_making_to_its_end() {
+async fn schedule_commands_cover_the_whole_life_of_a_schedule() {
     let cluster = with_worker(3).await;
     let cli = cluster.cli();
     let set = [
@@ -90,7 +90,7 @@ async fn a_schedule_from_its_making_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_file_says_what_the_options_cannot() {
+async fn a_schedule_file_sets_what_options_cannot() {
     let cluster = with_worker(1).await;
     let cli = cluster.cli();
     let job = r#"{"name": "two", "tasks": [{"kind": "exec", "key": "a", "payload": {"argv": ["true"]}},

@@ -6,7 +6,7 @@ use triarch_harness::Cluster;
 use crate::with_worker;
 
 #[tokio::test]
-async fn hello() {
+async fn submit_prints_the_output_of_the_command() {
     let cluster = with_worker(3).await;
     let cli = cluster.cli();
     let ran = cli
@@ -28,7 +28,7 @@ async fn hello() {
 }
 
 #[tokio::test]
-async fn without_waiting_the_id_is_all_it_prints() {
+async fn submit_without_waiting_prints_only_the_job_id() {
     let cluster = with_worker(1).await;
     let cli = cluster.cli();
     let ran = cli
@@ -58,7 +58,7 @@ async fn without_waiting_the_id_is_all_it_prints() {
 }
 
 #[tokio::test]
-async fn a_failed_job_is_a_failed_command() {
+async fn submit_of_a_job_that_fails_exits_with_1() {
     let cluster = with_worker(1).await;
     let cli = cluster.cli();
     let script = "echo so far; echo oops >&2; exit 3";
@@ -106,7 +106,7 @@ async fn a_failed_job_is_a_failed_command() {
 }
 
 #[tokio::test]
-async fn every_option_reaches_the_task() {
+async fn every_submit_option_reaches_the_task() {
     let mut cluster = Cluster::start(1).await;
     cluster.worker(&["--slots", "1", "--queues", "builds"]);
     cluster.wait_workers(1).await;
@@ -161,7 +161,7 @@ async fn every_option_reaches_the_task() {
 }
 
 #[tokio::test]
-async fn an_array_is_one_job_of_many() {
+async fn submit_of_an_array_makes_one_job_of_many_tasks() {
     let cluster = with_worker(3).await;
     let cli = cluster.cli();
     let script = "echo item $TRIARCH_ARRAY_INDEX";
@@ -211,7 +211,7 @@ async fn an_array_is_one_job_of_many() {
 }
 
 #[tokio::test]
-async fn the_same_key_is_the_same_job() {
+async fn submitting_an_idempotency_key_again_returns_the_first_job() {
     let cluster = with_worker(1).await;
     let cli = cluster.cli();
     let first = cli
@@ -283,7 +283,7 @@ async fn a_job_can_come_from_a_file_or_a_pipe() {
 }
 
 #[tokio::test]
-async fn waiting_outlives_the_leader() {
+async fn submit_waits_over_the_death_of_the_leader() {
     let mut cluster = with_worker(3).await;
     let leader = cluster.leader().await;
     let go = cluster.root().join("go");

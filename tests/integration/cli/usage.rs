@@ -3,7 +3,7 @@
 use triarch_harness::{Cli, Cluster};
 
 #[tokio::test]
-async fn what_is_not_there_is_1() {
+async fn a_missing_object_exits_with_1() {
     let mut cluster = Cluster::start(1).await;
     cluster.leader().await;
     let cli = cluster.cli();
@@ -26,7 +26,7 @@ async fn what_is_not_there_is_1() {
 }
 
 #[tokio::test]
-async fn bad_usage_is_2_and_talks_to_nobody() {
+async fn bad_usage_exits_with_2_and_sends_no_request() {
     // No cluster is there: it must not be missed.
     let cli = Cli::new("usage").masters("http://127.0.0.1:1");
     for args in [
@@ -77,7 +77,7 @@ async fn bad_usage_is_2_and_talks_to_nobody() {
 }
 
 #[tokio::test]
-async fn no_cluster_is_3_and_says_where_it_was_looked_for() {
+async fn an_unreachable_cluster_exits_with_3_and_names_its_addresses() {
     let cli = Cli::new("nobody");
     // Ports where nothing can listen without being root, and nobody does.
     let masters = "http://127.0.0.1:1,http://127.0.0.1:2";
@@ -98,7 +98,7 @@ async fn no_cluster_is_3_and_says_where_it_was_looked_for() {
 }
 
 #[tokio::test]
-async fn a_cluster_without_a_quorum_is_3() {
+async fn a_cluster_without_a_quorum_exits_with_3() {
     let mut cluster = Cluster::start(3).await;
     let survivor = cluster.follower().await;
     for node in cluster.ids().filter(|id| *id != survivor) {
@@ -112,7 +112,7 @@ async fn a_cluster_without_a_quorum_is_3() {
 }
 
 #[tokio::test]
-async fn one_master_that_answers_is_enough() {
+async fn one_reachable_master_is_enough() {
     let mut cluster = Cluster::start(3).await;
     let down = cluster.follower().await;
     cluster.kill9(down);
@@ -129,7 +129,7 @@ async fn one_master_that_answers_is_enough() {
 }
 
 #[tokio::test]
-async fn help_and_version_are_0_and_on_stdout() {
+async fn help_and_version_exit_with_0_and_go_to_stdout() {
     let cli = Cli::new("help");
     for args in [
         &["--help"][..],

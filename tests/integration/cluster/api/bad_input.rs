@@ -314,7 +314,7 @@ fn visits(worker: &str) -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn every_bad_request_is_refused_by_name_at_every_kind_of_node() {
+async fn leader_and_followers_refuse_every_malformed_request_with_its_problem_code() {
     let mut cluster = Cluster::start(3).await;
     let worker = Hand::register(&cluster, "bystander", 1).await;
     let _alive = worker.keep_alive(&[]);
@@ -338,7 +338,7 @@ async fn every_bad_request_is_refused_by_name_at_every_kind_of_node() {
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_refused_while_it_comes() {
+async fn an_endless_request_body_is_refused_before_it_ends() {
     let mut cluster = Cluster::start(3).await;
     for node in cluster.ids() {
         // Its length is not declared: it is too large when it has been.
@@ -369,7 +369,7 @@ async fn a_body_without_end_is_refused_while_it_comes() {
 }
 
 #[tokio::test]
-async fn headers_are_checked_too() {
+async fn malformed_request_headers_are_refused() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
     let api = cluster.api(follower);
@@ -408,7 +408,7 @@ async fn headers_are_checked_too() {
 }
 
 #[tokio::test]
-async fn a_batch_is_all_or_nothing() {
+async fn a_batch_with_one_invalid_task_creates_nothing() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -432,7 +432,7 @@ async fn a_batch_is_all_or_nothing() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_to_a_task_is_told_with_its_state() {
+async fn an_impossible_task_action_is_refused_with_the_state_of_the_task() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -454,7 +454,7 @@ async fn what_cannot_be_done_to_a_task_is_told_with_its_state() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_at_all_harms_nobody() {
+async fn bytes_that_are_not_http_harm_no_other_client() {
     let mut cluster = Cluster::start(3).await;
     for node in cluster.ids() {
         for noise in [
@@ -489,7 +489,7 @@ async fn what_is_not_http_at_all_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_body_that_nobody_reads_costs_no_connection() {
+async fn an_unread_request_body_leaves_the_connection_usable() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let body = "x".repeat(100_000);

@@ -7,7 +7,7 @@ use triarch_harness::{Cluster, equal_digests, hand};
 use crate::job_helpers::{SOON, exec, shell, submit_task, wait_job};
 
 #[tokio::test]
-async fn a_follower_takes_a_job_and_every_node_sees_it() {
+async fn a_job_submitted_to_a_follower_is_visible_on_every_node() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
     // As `curl -X POST` would, without following redirects.
@@ -28,7 +28,7 @@ async fn a_follower_takes_a_job_and_every_node_sees_it() {
 }
 
 #[tokio::test]
-async fn a_read_sees_the_write_whose_index_it_names_on_any_node() {
+async fn a_read_with_a_min_index_sees_that_write_on_any_node() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     for round in 0..20 {
@@ -52,7 +52,7 @@ async fn a_read_sees_the_write_whose_index_it_names_on_any_node() {
 }
 
 #[tokio::test]
-async fn the_same_key_is_the_same_job() {
+async fn submitting_an_idempotency_key_again_returns_the_first_job() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
     let leader = cluster.leader().await;
@@ -80,7 +80,7 @@ async fn the_same_key_is_the_same_job() {
 }
 
 #[tokio::test]
-async fn the_same_request_id_is_done_once_wherever_it_is_sent() {
+async fn a_request_id_repeated_at_another_node_is_executed_once() {
     let mut cluster = Cluster::start(3).await;
     let job = exec(&["true"]);
     let mut ids = Vec::new();
@@ -107,7 +107,7 @@ async fn the_same_request_id_is_done_once_wherever_it_is_sent() {
 }
 
 #[tokio::test]
-async fn a_worker_that_knows_one_follower_gets_work_and_shows_what_it_wrote() {
+async fn a_worker_that_knows_one_follower_gets_tasks_and_its_output_is_shown() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
     let only = cluster.url(follower);
@@ -130,7 +130,7 @@ async fn a_worker_that_knows_one_follower_gets_work_and_shows_what_it_wrote() {
 }
 
 #[tokio::test]
-async fn lists_have_pages_that_miss_nothing() {
+async fn the_pages_of_a_list_together_contain_every_item_once() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -167,7 +167,7 @@ async fn lists_have_pages_that_miss_nothing() {
 }
 
 #[tokio::test]
-async fn nodes_that_hold_the_same_have_the_same_digest() {
+async fn nodes_with_the_same_table_have_the_same_digest() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);

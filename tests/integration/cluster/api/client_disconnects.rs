@@ -27,7 +27,7 @@ fn threads(pid: u32) -> usize {
 }
 
 #[tokio::test]
-async fn hanging_up_leaks_nothing() {
+async fn clients_that_disconnect_leak_no_resources() {
     let mut cluster = Cluster::start(3).await;
     assert_works(&mut cluster).await;
     let before: Vec<(usize, usize)> = cluster

@@ -121,7 +121,7 @@ async fn run_one(worker: &Hand) {
 }
 
 #[tokio::test]
-async fn the_life_of_a_job_is_told_in_order() {
+async fn the_events_of_a_job_arrive_in_order() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
     let mut reader = Reader::now(&cluster, follower, "").await;
@@ -168,7 +168,7 @@ async fn the_life_of_a_job_is_told_in_order() {
 }
 
 #[tokio::test]
-async fn a_reader_whose_master_is_killed_goes_on_at_another_without_gap_or_double() {
+async fn a_reader_whose_master_is_killed_resumes_at_another_without_gap_or_duplicate() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let bystander = cluster.follower().await;
@@ -210,7 +210,7 @@ async fn a_reader_whose_master_is_killed_goes_on_at_another_without_gap_or_doubl
 }
 
 #[tokio::test]
-async fn a_position_that_is_not_kept_is_gone_and_one_that_is_to_come_is_waited_for() {
+async fn an_evicted_position_is_gone_and_a_future_one_is_waited_for() {
     let mut cluster = Cluster::with(Options {
         more: vec!["--events-kept".into(), "50".into()],
         ..Options::default()
@@ -277,7 +277,7 @@ async fn slow_is_behind(reader: &mut Reader) -> bool {
 }
 
 #[tokio::test]
-async fn only_what_was_asked_for_is_told() {
+async fn an_event_filter_passes_only_matching_events() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -374,7 +374,7 @@ async fn only_what_was_asked_for_is_told() {
 }
 
 #[tokio::test]
-async fn readers_end_with_their_master_and_do_not_hold_it_up() {
+async fn open_event_streams_end_with_their_master_and_do_not_delay_its_exit() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let mut readers = Vec::new();
@@ -391,7 +391,7 @@ async fn readers_end_with_their_master_and_do_not_hold_it_up() {
 }
 
 #[tokio::test]
-async fn the_command_line_follows_over_a_killed_leader() {
+async fn the_events_command_resumes_after_a_killed_leader() {
     let mut cluster = Cluster::start(3).await;
     cluster.worker(&["--slots", "2"]);
     cluster.wait_workers(1).await;

@@ -34,7 +34,7 @@ fn with(field: &str, value: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_follower_says_what_holds_a_task_back() {
+async fn a_follower_explains_why_a_task_does_not_run() {
     let mut cluster = Cluster::with(Options {
         lease_ms: 60_000,
         ..Options::default()
@@ -114,7 +114,7 @@ async fn a_follower_says_what_holds_a_task_back() {
 }
 
 #[tokio::test]
-async fn bounds_that_are_reached_are_named_with_their_numbers() {
+async fn an_explanation_names_reached_limits_with_their_numbers() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);

@@ -25,7 +25,7 @@ fn text(logs: &Value, stream: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_follower_sees_every_line_once_and_in_order_while_the_leader_dies() {
+async fn output_followed_at_a_follower_is_complete_and_in_order_while_the_leader_dies() {
     let mut cluster = Cluster::start(3).await;
     cluster.worker(&["--slots", "2"]);
     cluster.wait_workers(1).await;
@@ -90,7 +90,7 @@ async fn a_follower_sees_every_line_once_and_in_order_while_the_leader_dies() {
 }
 
 #[tokio::test]
-async fn following_goes_on_over_attempts() {
+async fn following_output_continues_into_the_next_attempt() {
     let mut cluster = Cluster::start(1).await;
     cluster.worker(&["--slots", "2"]);
     let api = cluster.api(1);
@@ -109,7 +109,7 @@ async fn following_goes_on_over_attempts() {
 }
 
 #[tokio::test]
-async fn output_without_end_is_bounded_and_harms_nobody() {
+async fn endless_output_is_bounded_and_disturbs_no_other_task() {
     let mut cluster = Cluster::start(1).await;
     cluster.worker(&["--slots", "2"]);
     let api = cluster.api(1);
@@ -132,7 +132,7 @@ async fn output_without_end_is_bounded_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn output_counts_only_from_the_lease_it_was_written_under() {
+async fn output_sent_under_another_lease_is_refused() {
     let mut cluster = Cluster::start(3).await;
     let (owner, other) = (
         Hand::register(&cluster, "owner", 1).await,
@@ -194,7 +194,7 @@ async fn output_counts_only_from_the_lease_it_was_written_under() {
 }
 
 #[tokio::test]
-async fn progress_and_notes_are_shown_while_it_runs() {
+async fn progress_and_notes_are_visible_while_a_task_runs() {
     let mut cluster = Cluster::start(3).await;
     let worker = Hand::register(&cluster, "w", 1).await;
     let follower = cluster.follower().await;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use triarch_harness::Cluster;
 
 #[tokio::test]
-async fn every_node_serves_the_same_document_and_takes_just_what_it_says() {
+async fn every_node_serves_the_same_openapi_document_and_accepts_exactly_what_it_describes() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);

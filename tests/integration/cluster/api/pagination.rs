@@ -16,7 +16,7 @@ fn ids(page: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_list_that_is_read_over_a_failover_tells_everything_once() {
+async fn a_list_paged_over_a_failover_contains_every_item_once() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let mut job = hand::job(json!(1));

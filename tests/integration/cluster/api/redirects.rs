@@ -18,7 +18,7 @@ fn assert_redirects(reply: &Reply, cluster: &Cluster, leader: u64, path: &str) {
 }
 
 #[tokio::test]
-async fn a_worker_is_sent_to_the_leader_for_everything_it_asks() {
+async fn every_worker_request_at_a_follower_is_redirected_to_the_leader() {
     let mut cluster = Cluster::start(3).await;
     let worker = Hand::register(&cluster, "redirected", 1).await;
     let leader = cluster.wait_ready().await;
@@ -53,7 +53,7 @@ async fn a_worker_is_sent_to_the_leader_for_everything_it_asks() {
 }
 
 #[tokio::test]
-async fn a_client_that_will_not_be_forwarded_is_redirected() {
+async fn a_client_that_declines_forwarding_is_redirected() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let follower = cluster.follower().await;
@@ -105,7 +105,7 @@ async fn a_forwarded_request_is_not_forwarded_again() {
 }
 
 #[tokio::test]
-async fn without_a_quorum_nothing_is_promised_and_nothing_fresh_is_read() {
+async fn without_a_quorum_writes_and_linearizable_reads_are_refused() {
     let mut cluster = Cluster::start(3).await;
     let worker = Hand::register(&cluster, "w", 1).await;
     let leader = cluster.wait_ready().await;

@@ -21,7 +21,7 @@ async fn post(api: &Api, part: &Value) -> triarch_harness::Reply {
 }
 
 #[tokio::test]
-async fn a_job_is_there_with_its_last_part_though_the_leader_dies_over_it() {
+async fn a_staged_job_is_created_once_by_its_last_part_over_leader_deaths() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
@@ -98,7 +98,7 @@ async fn a_job_is_there_with_its_last_part_though_the_leader_dies_over_it() {
 }
 
 #[tokio::test]
-async fn parts_that_do_not_belong_together_are_refused_under_every_leader() {
+async fn mismatched_parts_of_a_staged_job_are_refused_by_every_leader() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);

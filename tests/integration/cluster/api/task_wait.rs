@@ -59,7 +59,7 @@ async fn one_request_waits_for_any_of_many_tasks() {
 }
 
 #[tokio::test]
-async fn answers_are_bounded_and_say_that_there_is_more() {
+async fn a_wait_response_is_bounded_and_says_that_there_is_more() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -90,7 +90,7 @@ async fn answers_are_bounded_and_say_that_there_is_more() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_by_its_field() {
+async fn an_invalid_wait_request_is_refused_with_its_field() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);

@@ -33,7 +33,7 @@ async fn submit_surely(masters: &[Api], first: usize, request: &str, body: &Valu
 }
 
 #[tokio::test]
-async fn of_many_who_submit_at_once_one_has_the_key() {
+async fn concurrent_submissions_of_a_unique_key_create_one_task() {
     const CLIENTS: usize = 12;
     /// Each one's, at least; they go on until the leader has died amid them, and then for as many more.
     const ROUNDS: usize = 6;
@@ -108,7 +108,7 @@ async fn of_many_who_submit_at_once_one_has_the_key() {
 }
 
 #[tokio::test]
-async fn who_asks_for_the_first_ones_id_gets_it_from_any_leader() {
+async fn a_duplicate_submission_returns_the_first_task_under_any_leader() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);

@@ -79,7 +79,7 @@ async fn a_lease_and_its_token_survive_the_death_of_all_masters() {
 }
 
 #[tokio::test]
-async fn one_master_alone_keeps_what_it_acknowledged() {
+async fn a_single_master_keeps_what_it_acknowledged() {
     let mut cluster = Cluster::start(1).await;
     let mut tasks = Vec::new();
     for round in 0..3 {
@@ -99,7 +99,7 @@ async fn one_master_alone_keeps_what_it_acknowledged() {
 }
 
 #[tokio::test]
-async fn masters_find_each_other_in_any_order() {
+async fn masters_form_a_cluster_in_any_order_of_starts() {
     let mut cluster = Cluster::start(3).await;
     let before = cluster.api(1).get("/v1/cluster").await.expect(200)["cluster_id"].clone();
     for node in cluster.ids() {

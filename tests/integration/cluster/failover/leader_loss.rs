@@ -42,7 +42,7 @@ async fn finish_and_check(cluster: &Cluster, load: Load) {
 }
 
 #[tokio::test]
-async fn a_leader_killed_under_load_costs_nothing_that_was_acknowledged() {
+async fn killing_the_leader_under_load_loses_nothing_acknowledged() {
     let mut cluster = Cluster::start(3).await;
     cluster.worker(&["--slots", "4"]);
     cluster.worker(&["--slots", "4"]);
@@ -59,7 +59,7 @@ async fn a_leader_killed_under_load_costs_nothing_that_was_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_leader_told_to_stop_hands_over_and_ends_well() {
+async fn a_terminated_leader_transfers_leadership_and_exits_with_0() {
     let mut cluster = Cluster::start(3).await;
     cluster.worker(&["--slots", "4"]);
     let load = start_load(&cluster, "stop");
@@ -82,7 +82,7 @@ async fn a_leader_told_to_stop_hands_over_and_ends_well() {
 }
 
 #[tokio::test]
-async fn idle_polls_do_not_go_deaf_when_the_leader_dies() {
+async fn idle_polls_get_tasks_after_the_leader_dies() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     // Real workers and one played by hand, all in the middle of a long poll.
@@ -121,7 +121,7 @@ async fn idle_polls_do_not_go_deaf_when_the_leader_dies() {
 }
 
 #[tokio::test]
-async fn waits_at_a_follower_outlive_the_leader() {
+async fn long_polls_at_a_follower_survive_the_death_of_the_leader() {
     let mut cluster = Cluster::start(3).await;
     let worker = Hand::register(&cluster, "w", 1).await;
     let leader = cluster.wait_ready().await;
@@ -160,7 +160,7 @@ async fn waits_at_a_follower_outlive_the_leader() {
 }
 
 #[tokio::test]
-async fn a_submission_on_its_way_when_the_leader_dies_is_done_once() {
+async fn a_submission_in_flight_when_the_leader_dies_is_executed_once() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let follower = cluster.follower().await;
@@ -228,7 +228,7 @@ async fn assert_works_after_cancelling(cluster: &mut Cluster, jobs: &[String]) {
 }
 
 #[tokio::test]
-async fn leases_live_through_an_election() {
+async fn leases_survive_an_election() {
     let mut cluster = Cluster::start(3).await;
     let worker = Hand::register(&cluster, "w", 1).await;
     let leader = cluster.leader().await;
@@ -253,7 +253,7 @@ async fn leases_live_through_an_election() {
 }
 
 #[tokio::test]
-async fn leadership_can_be_moved() {
+async fn leadership_is_transferred_on_request() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let to = cluster.follower().await;

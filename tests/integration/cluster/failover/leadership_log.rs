@@ -108,12 +108,12 @@ impl Watched {
 }
 
 #[tokio::test]
-async fn every_change_of_leadership_is_one_line_of_text_with_its_reason() {
+async fn each_leadership_change_is_one_text_log_line_with_its_reason() {
     told_truly("text", read_text).await;
 }
 
 #[tokio::test]
-async fn every_change_of_leadership_is_one_line_of_json_with_its_reason() {
+async fn each_leadership_change_is_one_json_log_line_with_its_reason() {
     told_truly("json", read_json).await;
 }
 

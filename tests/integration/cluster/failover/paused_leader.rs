@@ -14,7 +14,7 @@ const STOPPED_FOR: Duration = Duration::from_secs(5);
 const WAITING: usize = 40;
 
 #[tokio::test]
-async fn a_leader_that_slept_answers_nothing_from_its_lost_leadership() {
+async fn a_paused_leader_answers_nothing_from_its_lost_leadership() {
     let mut cluster = Cluster::start(3).await;
     let worker = Hand::register(&cluster, "w", 4).await;
     let sleeper = cluster.wait_ready().await;
@@ -132,7 +132,7 @@ impl Question {
 }
 
 #[tokio::test]
-async fn a_leader_that_slept_expires_nobody() {
+async fn a_paused_leader_expires_no_worker_when_it_resumes() {
     let mut cluster = Cluster::with(Options {
         lease_ms: 2_000,
         ..Options::default()
@@ -170,7 +170,7 @@ async fn a_leader_that_slept_expires_nobody() {
 
 /// Nobody leads instead of it, so it wakes with its leadership, and everybody has been silent for longer than a lease.
 #[tokio::test]
-async fn a_master_alone_that_slept_expires_nobody() {
+async fn a_paused_single_master_expires_no_worker_when_it_resumes() {
     let mut cluster = Cluster::with(Options {
         nodes: 1,
         lease_ms: 4_000,

@@ -48,7 +48,7 @@ pub fn copy(from: &Path, to: &Path) {
 }
 
 #[tokio::test]
-async fn a_second_process_of_the_same_master_is_refused() {
+async fn a_second_process_of_a_running_master_is_refused() {
     let mut cluster = Cluster::start(3).await;
     // The same everything: the port is taken.
     let same = cluster.server_command(2, &cluster.data_dir(2));
@@ -75,7 +75,7 @@ async fn a_second_process_of_the_same_master_is_refused() {
 }
 
 #[tokio::test]
-async fn another_masters_directory_is_refused() {
+async fn the_directory_of_another_master_is_refused() {
     let mut cluster = Cluster::start(3).await;
     cluster.kill9(3);
     let mut swapped = cluster.marked(triarch_harness::binary::triarch());
@@ -100,7 +100,7 @@ async fn another_masters_directory_is_refused() {
 }
 
 #[tokio::test]
-async fn another_clusters_directory_is_refused() {
+async fn the_directory_of_another_cluster_is_refused() {
     let theirs = tempfile::tempdir().expect("a temporary directory can be made");
     {
         let mut other = Cluster::start(1).await;
@@ -134,7 +134,7 @@ async fn another_clusters_directory_is_refused() {
 }
 
 #[tokio::test]
-async fn a_wiped_directory_does_not_come_back_under_its_old_id() {
+async fn a_master_with_a_wiped_directory_is_refused_under_its_old_id() {
     let mut cluster = Cluster::start(3).await;
     let task = submit_task(&cluster.api(1), &hand::job(json!("kept"))).await;
     let leader = cluster.leader().await;
@@ -155,7 +155,7 @@ async fn a_wiped_directory_does_not_come_back_under_its_old_id() {
 }
 
 #[tokio::test]
-async fn a_directory_that_cannot_be_written_is_refused() {
+async fn an_unwritable_directory_is_refused() {
     let cluster = Cluster::start(1).await;
     let file = cluster.root().join("file");
     std::fs::write(&file, "not a directory").expect("a file can be written");
@@ -187,7 +187,7 @@ async fn a_directory_that_cannot_be_written_is_refused() {
 }
 
 #[tokio::test]
-async fn a_damaged_log_is_refused_and_left_as_it_is() {
+async fn a_damaged_log_is_refused_and_left_unchanged() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     for nth in 0..20 {
@@ -247,7 +247,7 @@ fn damage(dir: &Path, part: &str) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn a_damaged_directory_names_the_commands_that_heal_it_and_they_do() {
+async fn the_commands_named_for_a_damaged_directory_repair_it() {
     // With snapshots, the log may hold nothing that is not in one.
     for (folder, part, entries) in [("log/sled", "db", "20000"), ("snapshots", ".snapshot", "8")] {
         let mut cluster = Cluster::with(Options {

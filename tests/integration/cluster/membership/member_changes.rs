@@ -41,7 +41,7 @@ pub async fn wait_members(api: &Api, voters: &[u64], learners: &[u64]) {
 }
 
 #[tokio::test]
-async fn a_dead_master_is_replaced_by_one_command_while_work_goes_on() {
+async fn one_command_replaces_a_dead_master_while_work_goes_on() {
     let mut cluster = Cluster::start(3).await;
     let (leader, dead) = cluster.leader_and_follower().await;
     let api = cluster.api(leader);
@@ -91,7 +91,7 @@ async fn a_dead_master_is_replaced_by_one_command_while_work_goes_on() {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_taken_out_hands_over_first() {
+async fn a_removed_leader_transfers_leadership_first() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let worker = Hand::register(&cluster, "w", 1).await;
@@ -160,7 +160,7 @@ async fn pass(stream: TcpStream, target: String, open: Arc<AtomicBool>) -> Optio
 }
 
 #[tokio::test]
-async fn a_master_on_its_way_in_outlives_the_leader_and_the_client_that_asked() {
+async fn a_started_addition_completes_though_the_leader_and_the_client_die() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let api = cluster.api(leader);
@@ -228,7 +228,7 @@ async fn a_master_on_its_way_in_outlives_the_leader_and_the_client_that_asked() 
 }
 
 #[tokio::test]
-async fn what_would_do_harm_is_refused_with_what_to_do() {
+async fn harmful_membership_changes_are_refused_with_advice() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(leader);
@@ -320,7 +320,7 @@ async fn what_would_do_harm_is_refused_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_master_that_lives_is_replaced_when_that_is_meant() {
+async fn replacing_a_live_master_takes_the_force_option() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let new = cluster.start_waiting().await;
@@ -344,7 +344,7 @@ async fn a_master_that_lives_is_replaced_when_that_is_meant() {
 }
 
 #[tokio::test]
-async fn a_snapshot_on_demand_is_on_the_leaders_disk() {
+async fn a_requested_snapshot_is_written_to_the_disk_of_the_leader() {
     let mut cluster = Cluster::start(1).await;
     cluster.wait_ready().await;
     let api = cluster.api(1);

@@ -52,7 +52,7 @@ fn sum(all: &BTreeMap<u64, Exposition>, name: &str, labels: &[(&str, &str)]) -> 
 }
 
 #[tokio::test]
-async fn numbers_move_as_the_work_does() {
+async fn metrics_follow_the_work() {
     const TASKS: usize = 7;
     let mut cluster = Cluster::with(Options {
         // The worker is lost at the end, and on a slow machine not before.
@@ -233,7 +233,7 @@ async fn numbers_move_as_the_work_does() {
 }
 
 #[tokio::test]
-async fn a_master_without_a_leader_tells_so() {
+async fn the_metrics_of_a_master_without_a_leader_say_so() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let last = cluster
@@ -259,7 +259,7 @@ async fn a_master_without_a_leader_tells_so() {
 }
 
 #[tokio::test]
-async fn what_is_told_is_what_is_documented() {
+async fn exported_metrics_are_exactly_the_documented_ones() {
     let mut cluster = Cluster::start(1).await;
     let node = cluster.leader().await;
     // So that what comes with work is there too.

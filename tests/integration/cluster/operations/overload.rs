@@ -34,7 +34,7 @@ async fn send_and_wait(addr: &str, text: String) -> String {
 }
 
 #[tokio::test]
-async fn who_does_not_keep_up_is_cut_and_others_are_served() {
+async fn a_slow_client_is_disconnected_and_others_are_served() {
     let mut cluster = Cluster::with(Options {
         nodes: 1,
         ..Options::default()
@@ -90,7 +90,7 @@ async fn who_does_not_keep_up_is_cut_and_others_are_served() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_so() {
+async fn a_connection_over_the_limit_is_refused_with_a_problem() {
     const MOST: usize = 12;
     let mut cluster = Cluster::with(Options {
         nodes: 1,
@@ -137,7 +137,7 @@ async fn one_connection_too_many_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
+async fn a_request_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
     const LEASES: usize = 5;
     const CLIENTS: u64 = 60;
     /// At least, and until some were acknowledged and the node had to shed others.

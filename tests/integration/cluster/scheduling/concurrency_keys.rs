@@ -8,7 +8,7 @@ use crate::job_helpers::{shown, succeeded_once, wait_job};
 use crate::operations::metrics::wait_held;
 
 #[tokio::test]
-async fn no_more_of_a_key_run_at_once_than_it_says() {
+async fn running_tasks_of_a_concurrency_key_never_exceed_its_limit() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
@@ -52,7 +52,7 @@ async fn no_more_of_a_key_run_at_once_than_it_says() {
 }
 
 #[tokio::test]
-async fn the_smallest_limit_that_anybody_names_counts() {
+async fn the_smallest_limit_submitted_for_a_concurrency_key_applies() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
@@ -83,7 +83,7 @@ async fn the_smallest_limit_that_anybody_names_counts() {
 }
 
 #[tokio::test]
-async fn who_waited_behind_a_task_that_goes_is_given_to_the_poll_that_waits() {
+async fn cancelling_a_key_holder_grants_the_next_task_to_a_waiting_poll() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);

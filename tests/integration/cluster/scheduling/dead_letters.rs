@@ -37,7 +37,7 @@ async fn dead(api: &Api, worker: &Hand, job: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn all_of_a_queue_are_retried_once_though_the_leader_dies_amid_them() {
+async fn retrying_the_dead_letters_of_a_queue_retries_each_once_over_a_leader_death() {
     // More than one command takes along.
     const COUNT: usize = 2_300;
     let mut cluster = cluster().await;
@@ -84,7 +84,7 @@ async fn all_of_a_queue_are_retried_once_though_the_leader_dies_amid_them() {
 }
 
 #[tokio::test]
-async fn a_retry_that_is_asked_for_twice_is_one_retry() {
+async fn a_repeated_bulk_retry_request_retries_once() {
     let mut cluster = cluster().await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
@@ -147,7 +147,7 @@ async fn a_retry_that_is_asked_for_twice_is_one_retry() {
 }
 
 #[tokio::test]
-async fn a_purge_of_dead_letters_forgets_them_with_their_finished_jobs() {
+async fn purging_dead_letters_removes_them_with_their_finished_jobs() {
     let mut cluster = cluster().await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
@@ -204,7 +204,7 @@ async fn a_purge_of_dead_letters_forgets_them_with_their_finished_jobs() {
 }
 
 #[tokio::test]
-async fn nothing_is_done_to_everything_by_mistake() {
+async fn a_bulk_action_without_a_valid_filter_is_refused() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
     let api = cluster.api(follower);

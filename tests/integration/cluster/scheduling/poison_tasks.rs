@@ -6,7 +6,7 @@ use triarch_harness::{Cluster, Hand, Options, hand};
 use crate::job_helpers::{submit_task, wait_state};
 
 #[tokio::test]
-async fn a_task_that_kills_its_workers_ends_as_such() {
+async fn a_task_that_kills_its_workers_fails_after_max_losses() {
     let mut cluster = Cluster::with(Options {
         lease_ms: 1_000,
         ..Options::default()

@@ -59,7 +59,7 @@ async fn a_paused_queue_stays_paused_under_the_next_leader() {
 }
 
 #[tokio::test]
-async fn no_more_than_max_running_run_at_once_whoever_leads() {
+async fn running_tasks_never_exceed_max_running_under_any_leader() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
@@ -82,7 +82,7 @@ async fn no_more_than_max_running_run_at_once_whoever_leads() {
 }
 
 #[tokio::test]
-async fn a_rate_holds_over_all_workers_and_through_a_change_of_leaders() {
+async fn a_rate_limit_holds_across_workers_and_leader_changes() {
     const PER_S: u32 = 40;
     const BURST: u32 = 10;
     const TASKS: u32 = 160;
@@ -131,7 +131,7 @@ async fn a_rate_holds_over_all_workers_and_through_a_change_of_leaders() {
 }
 
 #[tokio::test]
-async fn a_full_queue_takes_nothing_more_until_something_starts() {
+async fn a_full_queue_refuses_submissions_until_a_task_starts() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
@@ -163,7 +163,7 @@ async fn a_full_queue_takes_nothing_more_until_something_starts() {
 }
 
 #[tokio::test]
-async fn queues_share_a_worker_by_weight_whoever_leads() {
+async fn queues_share_a_worker_by_weight_under_any_leader() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
@@ -194,7 +194,7 @@ async fn queues_share_a_worker_by_weight_whoever_leads() {
 }
 
 #[tokio::test]
-async fn a_purge_takes_what_waits_and_leaves_what_runs() {
+async fn purging_a_queue_removes_waiting_tasks_and_keeps_running_ones() {
     let mut cluster = Cluster::with(Options {
         lease_ms: 60_000,
         ..Options::default()
@@ -242,7 +242,7 @@ async fn a_purge_takes_what_waits_and_leaves_what_runs() {
 }
 
 #[tokio::test]
-async fn settings_are_on_every_disk() {
+async fn queue_settings_survive_a_restart_of_all_masters() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let given = json!({

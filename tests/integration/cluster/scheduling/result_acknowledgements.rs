@@ -10,7 +10,7 @@ use crate::job_helpers::{SOON, assert_works, submit_task};
 use crate::operations::metrics::scrape;
 
 #[tokio::test]
-async fn a_poll_is_told_what_became_of_its_results_though_its_worker_is_gone_by_then() {
+async fn a_poll_gets_its_result_acknowledgements_though_its_worker_was_removed() {
     let mut cluster = Cluster::with(Options {
         // Followers that sleep for a moment are to find the same leader.
         more: vec!["--election-ms".into(), "1000..2000".into()],
@@ -105,7 +105,7 @@ async fn open_proposals(cluster: &Cluster, node: u64) -> f64 {
 }
 
 #[tokio::test]
-async fn results_and_the_lease_that_they_make_room_for_are_one_entry() {
+async fn results_and_the_lease_for_the_freed_slot_are_one_log_entry() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let api = cluster.api(leader);
@@ -138,7 +138,7 @@ async fn results_and_the_lease_that_they_make_room_for_are_one_entry() {
 }
 
 #[tokio::test]
-async fn a_result_and_the_lease_of_the_task_that_waited_for_it_are_one_entry() {
+async fn a_result_and_the_lease_of_its_dependent_task_are_one_log_entry() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let api = cluster.api(leader);

@@ -28,7 +28,7 @@ async fn finish_jobs(api: &Api, worker: &Hand, queue: &str, count: usize) -> Vec
 }
 
 #[tokio::test]
-async fn the_next_leader_forgets_what_is_too_much_and_keeps_the_rest() {
+async fn the_next_leader_removes_jobs_over_the_retention_limit_and_keeps_the_rest() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
@@ -77,7 +77,7 @@ async fn finish_one_more(api: &Api, worker: &Hand) -> String {
 }
 
 #[tokio::test]
-async fn what_grows_too_old_while_nobody_leads_is_forgotten_after() {
+async fn jobs_past_their_retention_without_a_leader_are_removed_by_the_next() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);

@@ -18,7 +18,7 @@ fn every_second() -> Value {
 }
 
 #[tokio::test]
-async fn every_tick_makes_one_job_while_leaders_die_and_when_all_do() {
+async fn every_tick_makes_one_job_over_leader_deaths_and_a_full_restart() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let apis = cluster.apis();
@@ -153,7 +153,7 @@ fn names(page: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_by_the_name_of_its_field() {
+async fn an_invalid_schedule_is_refused_with_its_field() {
     let cluster = Cluster::start(1).await;
     let api = cluster.api(1);
     let with = |field: &str, value: Value| {
@@ -201,7 +201,7 @@ async fn what_makes_no_sense_is_refused_by_the_name_of_its_field() {
 }
 
 #[tokio::test]
-async fn a_tick_that_may_not_overlap_is_skipped_until_the_job_before_it_ends() {
+async fn a_non_overlapping_tick_is_skipped_until_the_previous_job_ends() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let mut body = every_second();

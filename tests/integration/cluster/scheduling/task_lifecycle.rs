@@ -12,7 +12,7 @@ fn is_alive(pid: &str) -> bool {
 }
 
 #[tokio::test]
-async fn what_is_queued_is_cancelled_at_once() {
+async fn cancelling_a_queued_task_ends_it_at_once() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
     let api = cluster.api(follower);
@@ -43,7 +43,7 @@ async fn what_is_queued_is_cancelled_at_once() {
 }
 
 #[tokio::test]
-async fn what_runs_is_killed_with_all_it_started() {
+async fn cancelling_a_running_task_kills_its_process_tree() {
     let mut cluster = Cluster::start(3).await;
     cluster.worker(&["--slots", "1"]);
     let leader = cluster.leader().await;
@@ -93,7 +93,7 @@ async fn what_runs_is_killed_with_all_it_started() {
 }
 
 #[tokio::test]
-async fn a_failing_task_is_tried_again_and_can_be_retried_by_hand() {
+async fn a_failing_task_is_retried_up_to_its_limit_and_again_on_request() {
     let mut cluster = Cluster::start(3).await;
     cluster.worker(&["--slots", "1"]);
     let leader = cluster.leader().await;
@@ -141,7 +141,7 @@ async fn a_failing_task_is_tried_again_and_can_be_retried_by_hand() {
 }
 
 #[tokio::test]
-async fn a_failure_that_cannot_be_mended_is_not_tried_again() {
+async fn a_non_retryable_failure_is_not_retried() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -157,7 +157,7 @@ async fn a_failure_that_cannot_be_mended_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_delayed_task_waits_for_its_time() {
+async fn a_delayed_task_does_not_start_before_its_time() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -181,7 +181,7 @@ async fn a_delayed_task_waits_for_its_time() {
 }
 
 #[tokio::test]
-async fn a_retry_waits_for_its_back_off() {
+async fn a_retry_does_not_start_before_its_back_off_ends() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -213,7 +213,7 @@ async fn a_retry_waits_for_its_back_off() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_takes_too_long_is_stopped() {
+async fn an_attempt_past_its_timeout_is_stopped() {
     let mut cluster = Cluster::start(3).await;
     cluster.worker(&["--slots", "1"]);
     let leader = cluster.leader().await;
@@ -235,7 +235,7 @@ async fn an_attempt_that_takes_too_long_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_task_nobody_began_in_time_expires() {
+async fn a_task_that_is_not_started_in_time_expires() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -253,7 +253,7 @@ async fn a_task_nobody_began_in_time_expires() {
 }
 
 #[tokio::test]
-async fn priority_goes_before_age() {
+async fn a_task_of_higher_priority_starts_before_an_older_one() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -274,7 +274,7 @@ async fn priority_goes_before_age() {
 }
 
 #[tokio::test]
-async fn a_task_goes_only_to_a_worker_that_takes_it() {
+async fn a_task_is_leased_only_to_a_worker_that_matches_its_requirements() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -323,7 +323,7 @@ fn unix_ms(time: &serde_json::Value) -> i64 {
 }
 
 #[tokio::test]
-async fn a_cancellation_outlives_the_leader_that_took_it() {
+async fn an_acknowledged_cancellation_survives_the_death_of_its_leader() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let worker = Hand::register(&cluster, "w", 2).await;

@@ -20,7 +20,7 @@ fn task(fields: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn what_falls_due_while_nobody_leads_happens_after_it_and_once() {
+async fn timers_due_without_a_leader_fire_once_under_the_next() {
     let mut due_ms = DUE_MS;
     while !falls_due_while_nobody_leads(due_ms).await {
         due_ms *= 2;

@@ -25,7 +25,7 @@ async fn state(api: &Api, worker: &Hand) -> Value {
 }
 
 #[tokio::test]
-async fn a_worker_that_fails_what_others_do_is_set_aside_by_every_leader() {
+async fn a_worker_that_fails_what_others_complete_is_quarantined_by_every_leader() {
     let mut cluster = cluster().await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
@@ -83,7 +83,7 @@ async fn a_worker_that_fails_what_others_do_is_set_aside_by_every_leader() {
 }
 
 #[tokio::test]
-async fn tasks_that_fail_everywhere_cost_no_worker_its_place() {
+async fn tasks_that_fail_on_every_worker_quarantine_none() {
     let mut cluster = cluster().await;
     let follower = cluster.follower().await;
     let api = cluster.api(follower);
@@ -103,7 +103,7 @@ async fn tasks_that_fail_everywhere_cost_no_worker_its_place() {
 }
 
 #[tokio::test]
-async fn a_paused_worker_keeps_what_it_has_and_gets_nothing_from_any_leader() {
+async fn a_paused_worker_keeps_its_tasks_and_gets_no_new_one_from_any_leader() {
     let mut cluster = cluster().await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
@@ -133,7 +133,7 @@ async fn a_paused_worker_keeps_what_it_has_and_gets_nothing_from_any_leader() {
 }
 
 #[tokio::test]
-async fn no_worker_gets_more_than_it_has_room_for_however_it_asks() {
+async fn no_worker_is_leased_more_than_its_capacity_however_it_polls() {
     const TASKS: usize = 120;
     let mut cluster = cluster().await;
     let (leader, follower) = cluster.leader_and_follower().await;

@@ -22,7 +22,7 @@ fn accepted(verdict: &Value) -> bool {
 }
 
 #[tokio::test]
-async fn a_result_counts_once_and_only_from_the_lease_it_ran_under() {
+async fn a_result_is_accepted_once_and_only_under_its_lease() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -93,7 +93,7 @@ async fn a_result_counts_once_and_only_from_the_lease_it_ran_under() {
 }
 
 #[tokio::test]
-async fn one_bad_result_among_many_costs_only_itself() {
+async fn one_invalid_result_among_many_is_refused_alone() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -127,7 +127,7 @@ async fn one_bad_result_among_many_costs_only_itself() {
 }
 
 #[tokio::test]
-async fn what_a_poll_tells_as_ended_is_neither_lost_nor_handed_out_again() {
+async fn results_sent_with_a_poll_are_neither_lost_nor_leased_again() {
     let cluster = Cluster::start(3).await;
     let worker = Hand::register(&cluster, "w", 4).await;
     let api = cluster.api(1);
@@ -160,7 +160,7 @@ async fn what_a_poll_tells_as_ended_is_neither_lost_nor_handed_out_again() {
 }
 
 #[tokio::test]
-async fn a_name_belongs_to_one_live_worker() {
+async fn a_worker_name_is_refused_while_a_live_worker_has_it() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let first = Hand::register(&cluster, "same", 1).await;
@@ -180,7 +180,7 @@ async fn a_name_belongs_to_one_live_worker() {
 }
 
 #[tokio::test]
-async fn leaving_gives_leases_back_at_once() {
+async fn a_deregistered_worker_returns_its_leases_at_once() {
     let mut cluster = Cluster::with(Options {
         lease_ms: 600_000,
         ..Options::default()
@@ -211,7 +211,7 @@ async fn leaving_gives_leases_back_at_once() {
 }
 
 #[tokio::test]
-async fn a_lease_whose_answer_got_lost_is_handed_out_again() {
+async fn a_lease_whose_response_was_lost_is_granted_again() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -233,7 +233,7 @@ async fn a_lease_whose_answer_got_lost_is_handed_out_again() {
 }
 
 #[tokio::test]
-async fn a_silent_worker_loses_its_task_and_its_late_report() {
+async fn a_silent_worker_loses_its_lease_and_its_late_report_is_refused() {
     let mut cluster = with_short_leases().await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -272,7 +272,7 @@ async fn a_silent_worker_loses_its_task_and_its_late_report() {
 }
 
 #[tokio::test]
-async fn a_lease_that_is_named_in_heartbeats_lasts_and_one_that_is_not_ends() {
+async fn a_lease_named_in_heartbeats_is_kept_and_an_unnamed_one_expires() {
     let mut cluster = with_short_leases().await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -296,7 +296,7 @@ async fn a_lease_that_is_named_in_heartbeats_lasts_and_one_that_is_not_ends() {
 }
 
 #[tokio::test]
-async fn a_killed_workers_task_runs_elsewhere() {
+async fn the_task_of_a_killed_worker_runs_on_another() {
     let mut cluster = with_short_leases().await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -316,7 +316,7 @@ async fn a_killed_workers_task_runs_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_wakes() {
+async fn a_worker_paused_past_its_lease_changes_nothing_when_it_resumes() {
     let mut cluster = with_short_leases().await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -353,7 +353,7 @@ async fn a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_wakes(
 }
 
 #[tokio::test]
-async fn a_worker_told_to_stop_finishes_what_runs_and_leaves() {
+async fn a_terminated_worker_finishes_its_tasks_and_deregisters() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
@@ -399,7 +399,7 @@ fn granted_at(token: u64) -> u64 {
 }
 
 #[tokio::test]
-async fn work_for_one_who_waits_is_leased_in_the_entry_that_brings_it() {
+async fn a_submission_and_its_lease_to_a_waiting_poll_are_one_log_entry() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);

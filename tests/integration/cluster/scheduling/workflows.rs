@@ -30,7 +30,7 @@ fn ids(submitted: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_callback_starts_once_though_its_last_members_end_while_the_leader_dies() {
+async fn a_callback_starts_once_though_the_leader_dies_as_its_last_members_end() {
     let mut cluster = cluster().await;
     let worker = Hand::register(&cluster, "w", 8).await;
     let other = Hand::register(&cluster, "other", 8).await;
@@ -89,7 +89,7 @@ async fn a_callback_starts_once_though_its_last_members_end_while_the_leader_die
 }
 
 #[tokio::test]
-async fn a_chain_of_ten_thousand_falls_with_its_first_and_rises_with_it() {
+async fn a_chain_of_ten_thousand_tasks_is_cancelled_and_revived_with_its_first() {
     let mut cluster = cluster().await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let length = 10_000;
@@ -155,7 +155,7 @@ async fn a_chain_of_ten_thousand_falls_with_its_first_and_rises_with_it() {
 }
 
 #[tokio::test]
-async fn what_comes_after_a_failure_falls_and_a_retry_brings_it_back() {
+async fn dependents_of_a_failed_task_are_cancelled_and_revived_by_its_retry() {
     let mut cluster = cluster().await;
     let leader = cluster.wait_ready().await;
     let worker = Hand::register(&cluster, "w", 8).await;
@@ -234,7 +234,7 @@ async fn what_comes_after_a_failure_falls_and_a_retry_brings_it_back() {
 }
 
 #[tokio::test]
-async fn a_job_that_fails_fast_stops_what_runs_elsewhere() {
+async fn a_fail_fast_job_stops_its_tasks_on_other_workers() {
     let mut cluster = cluster().await;
     let leader = cluster.wait_ready().await;
     let worker = Hand::register(&cluster, "w", 8).await;
@@ -277,7 +277,7 @@ async fn a_job_that_fails_fast_stops_what_runs_elsewhere() {
 }
 
 #[tokio::test]
-async fn jobs_that_go_in_circles_or_come_after_nothing_are_refused_whole() {
+async fn jobs_with_dependency_cycles_or_unknown_dependencies_are_refused_whole() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
     let api = cluster.api(follower);

@@ -41,7 +41,7 @@ async fn backed_up(cluster: &Cluster, file: &Path) -> Value {
 }
 
 #[tokio::test]
-async fn a_new_cluster_becomes_what_the_backup_holds() {
+async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
     let mut old = Cluster::start(3).await;
     let (_, follower) = old.leader_and_follower().await;
     let api = old.api(follower);
@@ -148,7 +148,7 @@ async fn a_new_cluster_becomes_what_the_backup_holds() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_restored_is_refused() {
+async fn a_backup_that_is_damaged_or_has_no_empty_cluster_is_refused() {
     let mut cluster = Cluster::start(3).await;
     cluster.wait_ready().await;
     let api = cluster.api(1);

@@ -185,7 +185,7 @@ async fn visit(cluster: &Cluster, stages: &[Stage], nth: usize, point: Point) ->
 }
 
 #[tokio::test]
-async fn a_master_that_ends_at_any_boundary_keeps_what_it_acknowledged() {
+async fn a_master_that_crashes_at_any_disk_operation_keeps_what_it_acknowledged() {
     let read = |name| std::env::var(name).ok();
     let seed = read(SEED_VARIABLE).map_or_else(
         || u64::from(std::process::id()),

@@ -15,7 +15,7 @@ async fn agreed(api: &Api) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn masters_compare_their_tables_over_failovers_and_restarts() {
+async fn masters_find_equal_digests_over_failovers_and_restarts() {
     let mut cluster = Cluster::start(3).await;
     let worker = Hand::register(&cluster, "w", 1).await;
     for round in 0..3 {

@@ -10,7 +10,7 @@ use triarch_harness::{Cluster, Load, LoadOptions, check, hand, until};
 use crate::job_helpers::{SOON, shell};
 
 #[tokio::test]
-async fn an_acknowledged_submission_was_written_and_synced_by_a_quorum_first() {
+async fn a_submission_is_synced_by_a_quorum_before_it_is_acknowledged() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let mut tracers = Vec::new();
@@ -65,7 +65,7 @@ fn wrote_then_synced(calls: &[Call], from: f64, to: f64) -> bool {
 }
 
 #[tokio::test]
-async fn a_failed_sync_ends_the_master_loudly_and_loses_nothing() {
+async fn a_failed_fsync_ends_the_master_with_a_message_and_loses_nothing() {
     let mut cluster = Cluster::start(3).await;
     cluster.worker(&["--slots", "4"]);
     let sink = cluster.root().join("sink");

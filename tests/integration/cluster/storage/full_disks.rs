@@ -78,7 +78,7 @@ fn nobody_died(cluster: &mut Cluster, pids: &[u32]) {
 }
 
 #[tokio::test]
-async fn one_full_disk_costs_one_master_and_all_full_disks_cost_writes_alone() {
+async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writes() {
     let Some(disks) = disks() else {
         return;
     };

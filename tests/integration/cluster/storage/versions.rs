@@ -142,7 +142,7 @@ async fn write_golden(cluster: &Cluster, dir: &Path) -> Value {
 }
 
 #[tokio::test]
-async fn a_directory_of_any_released_version_opens_with_all_that_was_in_it() {
+async fn a_directory_of_any_released_version_opens_with_all_its_contents() {
     if std::env::var_os(UPDATE_VARIABLE).is_some() {
         let cluster = alone().await;
         let dir = cluster.root().join("data");
@@ -224,7 +224,7 @@ fn append_changed(dir: &Path, at: usize, byte: u8) -> u64 {
 }
 
 #[tokio::test]
-async fn a_master_stops_before_an_entry_that_it_does_not_understand() {
+async fn a_master_stops_before_a_log_entry_of_an_unknown_version() {
     // The version of an entry, and that of the first command in it.
     for (at, words) in [(0, "cannot decode"), (17, "does not understand")] {
         let cluster = alone().await;
@@ -249,7 +249,7 @@ async fn a_master_stops_before_an_entry_that_it_does_not_understand() {
 }
 
 #[tokio::test]
-async fn a_message_between_masters_of_another_version_is_refused_by_name() {
+async fn a_peer_message_of_another_version_is_refused_with_its_version() {
     let mut cluster = Cluster::start(1).await;
     let api = cluster.api(1);
     let mut frame = vec![9];

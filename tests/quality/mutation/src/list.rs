@@ -138,17 +138,17 @@ mutations! {
     DivergenceIgnored = "divergence-ignored" in Raft, held by ["differs_from_the_majority"];
 
     /// a new leader gives nobody time to be heard of
-    LeasesExpiredAtElection = "leases-expired-at-election" in Program, held by ["leases_live_through_an_election"];
+    LeasesExpiredAtElection = "leases-expired-at-election" in Program, held by ["leases_survive_an_election"];
     /// silence ends no lease
     SilenceNeverEndsALease = "silence-never-ends-a-lease" in Program, held by ["a_silent_worker_loses"];
     /// a heartbeat confirms no lease
-    HeartbeatIgnored = "heartbeat-ignored" in Program, held by ["named_in_heartbeats_lasts"];
+    HeartbeatIgnored = "heartbeat-ignored" in Program, held by ["named_in_heartbeats_is_kept"];
     /// a leader that slept judges everyone by the time it slept through
-    SleeperJudges = "sleeper-judges" in Program, held by ["alone_that_slept_expires_nobody"];
+    SleeperJudges = "sleeper-judges" in Program, held by ["paused_single_master_expires_no_worker"];
     /// a request that is forwarded again is another request
-    RequestIdMadeAnew = "request-id-made-anew" in Program, held by ["on_its_way_when_the_leader_dies", "request_id"];
+    RequestIdMadeAnew = "request-id-made-anew" in Program, held by ["in_flight_when_the_leader_dies", "request_id"];
     /// a follower answers reads from what it has
-    FollowerAnswersReads = "follower-answers-reads" in Program, held by ["nothing_fresh_is_read"];
+    FollowerAnswersReads = "follower-answers-reads" in Program, held by ["writes_and_linearizable_reads_are_refused"];
     /// a cancellation is applied on the leader alone
-    CancelLostOnFailover = "cancel-lost-on-failover" in Program, held by ["cancellation_outlives"];
+    CancelLostOnFailover = "cancel-lost-on-failover" in Program, held by ["cancellation_survives"];
 }

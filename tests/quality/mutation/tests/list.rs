@@ -61,3 +61,32 @@ fn names_are_those_of_the_variants() {
         assert!(!mutation.breaks().is_empty());
     }
 }
+
+#[test]
+fn every_check_that_is_named_first_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+    let mut files = Vec::new();
+    for folder in ["table", "storage", "raft", "src", "tests/integration"] {
+        sources(&root.join(folder), &mut files);
+    }
+    let texts: Vec<String> = files
+        .iter()
+        .map(|file| std::fs::read_to_string(file).expect("a source"))
+        .collect();
+    let mut names = texts.iter().flat_map(|text| text.split("fn ").skip(1));
+    for mutation in Mutation::ALL {
+        for part in mutation.held_by() {
+            let is_it = |after: &str| {
+                after
+                    .split('(')
+                    .next()
+                    .is_some_and(|name| name.contains(part))
+            };
+            assert!(
+                names.clone().any(is_it),
+                "{mutation:?}: no test is named {part}"
+            );
+        }
+    }
+    assert!(names.next().is_some(), "the sources were not found");
+}

@@ -224,7 +224,7 @@ mod tests {
     use super::Exposition;
 
     #[test]
-    fn what_is_wrong_is_found() {
+    fn malformed_expositions_are_refused() {
         let good = "# HELP a_total How often.\n# TYPE a_total counter\na_total{b=\"x\\\"y\"} 3\n";
         let read = Exposition::read(good).expect("good");
         assert_eq!(read.value("a_total", &[("b", "x\"y")]), 3.0);

@@ -78,7 +78,7 @@ fn a_search_past_its_bound_is_undecided() {
 }
 
 #[test]
-fn what_is_misspelt_is_refused() {
+fn misspelt_records_are_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("history.jsonl");
     let header = r#"{"history":1}"#;
