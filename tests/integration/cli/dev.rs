@@ -5,10 +5,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use triarch_harness::process::{self, MARK, kill_marked, marked};
-use triarch_harness::{Cli, Process, binary, eventually, place, until};
+use triarch_harness::process::{self, MARKER_ENV, kill_marked, marked};
+use triarch_harness::{Cli, Process, addresses, binary, eventually, until};
 
-const SOON: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A dev cluster under way; everything it started goes with it.
 struct Dev {
@@ -21,14 +21,14 @@ struct Dev {
 impl Dev {
     fn start(name: &str, more: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let port = place::free_ports(3);
+        let port = addresses::free_ports(3);
         let mark = format!("dev-{name}-{}", std::process::id());
         let mut command = Command::new(binary::triarch());
         command.args(["dev", "--output", "json"]).args(more);
         if !more.contains(&"--port") {
             command.args(["--port", &port.to_string()]);
         }
-        command.env(MARK, &mark).env("TMPDIR", dir.path());
+        command.env(MARKER_ENV, &mark).env("TMPDIR", dir.path());
         let process = Process::spawn(name, command, &dir.path().join("log"));
         Self {
             process,
@@ -40,19 +40,23 @@ impl Dev {
 
     /// What it says of itself once everything runs.
     async fn introduction(&mut self) -> Value {
-        eventually(SOON, "the dev cluster introduces itself", async || {
-            assert!(
-                self.process.ended().is_none(),
-                "{}",
-                self.process.last_words()
-            );
-            let log = self.process.log();
-            let text = &log[log.find('{')?..];
-            serde_json::Deserializer::from_str(text)
-                .into_iter::<Value>()
-                .next()?
-                .ok()
-        })
+        eventually(
+            WAIT_TIMEOUT,
+            "the dev cluster introduces itself",
+            async || {
+                assert!(
+                    self.process.ended().is_none(),
+                    "{}",
+                    self.process.last_words()
+                );
+                let log = self.process.log();
+                let text = &log[log.find('{')?..];
+                serde_json::Deserializer::from_str(text)
+                    .into_iter::<Value>()
+                    .next()?
+                    .ok()
+            },
+        )
         .await
     }
 
@@ -129,7 +133,7 @@ async fn dev_starts_a_working_cluster_and_stops_it() {
     );
     // Something still runs when it is told to stop.
     cli.run(&["submit", "--", "sleep", "600"]).await.expect(0);
-    until(SOON, "the long task runs", async || {
+    until(WAIT_TIMEOUT, "the long task runs", async || {
         let tasks = cli
             .run(&["task", "list", "--state", "running", "--output", "json"])
             .await
@@ -142,8 +146,8 @@ async fn dev_starts_a_working_cluster_and_stops_it() {
     .await;
 
     dev.process.terminate();
-    let status = dev.process.wait(SOON).await;
-    assert_eq!(status.code(), Some(0), "{}", process::tell(status));
+    let status = dev.process.wait(WAIT_TIMEOUT).await;
+    assert_eq!(status.code(), Some(0), "{}", process::describe_exit(status));
     assert_eq!(marked(&dev.mark), [] as [u32; 0], "nothing is left running");
     assert!(!data.exists(), "nor any data");
 }
@@ -154,7 +158,7 @@ async fn killing_dev_kills_all_its_processes() {
     let introduction = dev.introduction().await;
     assert_eq!(pids(&introduction).len(), 4);
     dev.process.kill9();
-    until(SOON, "all of its processes are gone", async || {
+    until(WAIT_TIMEOUT, "all of its processes are gone", async || {
         marked(&dev.mark).is_empty()
     })
     .await;
@@ -191,7 +195,7 @@ async fn dev_survives_the_death_of_its_leader_and_keeps_its_data() {
         .expect(0);
     assert_eq!(ran.stdout, "still here\n");
     dev.process.terminate();
-    dev.process.wait(SOON).await;
+    dev.process.wait(WAIT_TIMEOUT).await;
     assert!(
         Path::new(data_dir).exists(),
         "a directory that was asked for is kept"
@@ -215,7 +219,7 @@ async fn dev_survives_the_death_of_its_leader_and_keeps_its_data() {
 
 #[tokio::test]
 async fn dev_names_the_ports_in_use_and_starts_nothing() {
-    let port = place::free_ports(3);
+    let port = addresses::free_ports(3);
     let taken = std::net::TcpListener::bind(("127.0.0.1", port + 2)).expect("it was free");
     let ran = Cli::new("taken")
         .run(&["dev", "--port", &port.to_string()])

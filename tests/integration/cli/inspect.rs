@@ -7,7 +7,7 @@ use triarch_harness::{Cli, Cluster, eventually};
 
 use crate::with_worker;
 
-const SOON: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs it for people and for programs; gives both.
 async fn both(cli: &Cli, args: &[&str]) -> (String, Value) {
@@ -234,7 +234,7 @@ async fn a_worker_is_shown_by_its_name_with_its_load() {
         .await
         .expect(1)
         .says("no worker is called 'nobody'");
-    eventually(SOON, "the machine's load is told", async || {
+    eventually(WAIT_TIMEOUT, "the machine's load is told", async || {
         let shown = cli
             .run(&["worker", "show", "worker-1", "--output", "json"])
             .await
@@ -258,7 +258,7 @@ async fn the_watch_option_prints_the_output_repeatedly() {
             .arg(script + " --watch | head -n 8")
             .arg(triarch_harness::binary::triarch());
         let watching = tokio::process::Command::from(command).output();
-        let output = tokio::time::timeout(SOON, watching).await;
+        let output = tokio::time::timeout(WAIT_TIMEOUT, watching).await;
         let output = output.expect("in time").expect("it runs");
         String::from_utf8(output.stdout).expect("text")
     };

@@ -1,7 +1,7 @@
 //! `triarch schedule`: made, looked at, paused, triggered and deleted by people and by programs.
 
 use serde_json::Value;
-use triarch_harness::cluster::SOON;
+use triarch_harness::cluster::WAIT_TIMEOUT;
 use triarch_harness::{eventually, until};
 
 use crate::with_worker;
@@ -30,7 +30,7 @@ async fn schedule_commands_cover_the_whole_life_of_a_schedule() {
     made.shows("* * * * * *")
         .shows("Europe/Paris")
         .shows("next runs");
-    let last_job = eventually(SOON, "a tick has made a job", async || {
+    let last_job = eventually(WAIT_TIMEOUT, "a tick has made a job", async || {
         let shown = cli
             .run(&["schedule", "show", "beat", "-o", "json"])
             .await
@@ -72,7 +72,7 @@ async fn schedule_commands_cover_the_whole_life_of_a_schedule() {
         .expect(0)
         .json();
     let fired = resumed["fired"].as_u64().expect("a number");
-    until(SOON, "it ticks again", async || {
+    until(WAIT_TIMEOUT, "it ticks again", async || {
         let shown = cli
             .run(&["schedule", "list", "-o", "json"])
             .await

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use triarch_harness::{Api, Cluster, eventually, until};
 
 /// For a task to get where it is expected.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A job of one command.
 pub fn exec(argv: &[&str]) -> Value {
@@ -34,21 +34,25 @@ pub async fn submit_task(api: &Api, job: &Value) -> String {
 
 /// Waits until the task is in this state, and gives it.
 pub async fn wait_state(api: &Api, task: &str, state: &str) -> Value {
-    eventually(SOON, format!("task {task} is {state}"), async || {
-        let reply = api
-            .call(reqwest::Method::GET, &format!("/v1/tasks/{task}"))
-            .send()
-            .await
-            .ok()?;
-        let task = (reply.status == 200).then(|| reply.json())?;
-        (task["state"] == state).then_some(task)
-    })
+    eventually(
+        WAIT_TIMEOUT,
+        format!("task {task} is {state}"),
+        async || {
+            let reply = api
+                .call(reqwest::Method::GET, &format!("/v1/tasks/{task}"))
+                .send()
+                .await
+                .ok()?;
+            let task = (reply.status == 200).then(|| reply.json())?;
+            (task["state"] == state).then_some(task)
+        },
+    )
     .await
 }
 
 /// Waits until the job is terminal, and gives it.
 pub async fn wait_job(api: &Api, job: &str) -> Value {
-    eventually(SOON, format!("job {job} finishes"), async || {
+    eventually(WAIT_TIMEOUT, format!("job {job} finishes"), async || {
         let path = format!("/v1/jobs/{job}?wait_ms=5000");
         let reply = api.call(reqwest::Method::GET, &path).send().await.ok()?;
         let job = (reply.status == 200).then(|| reply.json())?;
@@ -70,11 +74,15 @@ pub async fn shown(api: &Api, submitted: &Value) -> Vec<Value> {
 /// Waits until so many tasks of a job have succeeded.
 pub async fn wait_succeeded(api: &Api, submitted: &Value, count: u64) {
     let path = format!("/v1/jobs/{}", submitted["id"].as_str().expect("an id"));
-    until(SOON, format!("{count} tasks have succeeded"), async || {
-        let reply = api.call(Method::GET, &path).send().await;
-        let job = reply.ok().filter(|reply| reply.status == 200);
-        job.is_some_and(|job| job.json()["counts"]["succeeded"].as_u64() >= Some(count))
-    })
+    until(
+        WAIT_TIMEOUT,
+        format!("{count} tasks have succeeded"),
+        async || {
+            let reply = api.call(Method::GET, &path).send().await;
+            let job = reply.ok().filter(|reply| reply.status == 200);
+            job.is_some_and(|job| job.json()["counts"]["succeeded"].as_u64() >= Some(count))
+        },
+    )
     .await;
 }
 
@@ -96,10 +104,10 @@ pub fn succeeded_once(task: &Value) -> bool {
 
 /// The cluster takes a job, runs it and shows its result: whatever was done to it before did no harm.
 pub async fn assert_works(cluster: &mut Cluster) {
-    let worker = triarch_harness::Hand::register(cluster, "still-works", 1).await;
+    let worker = triarch_harness::FakeWorker::register(cluster, "still-works", 1).await;
     for node in cluster.running() {
         let api = cluster.api(node);
-        let task = submit_task(&api, &triarch_harness::hand::job(json!(node))).await;
+        let task = submit_task(&api, &triarch_harness::fake_worker::job(json!(node))).await;
         let lease = worker.take(&[]).await;
         assert_eq!((&lease.task, &lease.payload), (&task, &json!(node)));
         let verdict = worker.report(lease.succeeded(json!("done"))).await;

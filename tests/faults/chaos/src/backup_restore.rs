@@ -11,8 +11,8 @@ use clap::Args;
 use rand::Rng;
 use triarch_harness::{Cluster, check, history};
 
-use crate::drill::{Drill, FINISH};
-use crate::ledger::Ledger;
+use crate::drill::{DRAIN_TIMEOUT, Drill};
+use crate::history_log::HistoryLog;
 use crate::{LoadArgs, Outcome};
 
 /// Take a backup under load, lose the cluster, and restore into a new one
@@ -26,7 +26,7 @@ pub struct BackupRestoreArgs {
 }
 
 /// Submissions before each backup, and after the last.
-const BETWEEN: usize = 100;
+const JOBS_BETWEEN_ROUNDS: usize = 100;
 
 impl BackupRestoreArgs {
     /// Runs the drill.
@@ -41,27 +41,27 @@ impl BackupRestoreArgs {
             .context("the temporary directory has a plain name")?;
         let mut promised = Vec::new();
         for nth in 1..=self.backups {
-            drill.wait_acknowledged(BETWEEN).await;
+            drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
             promised = drill.everything();
             let begun = Instant::now();
-            let told = drill
+            let answer = drill
                 .cluster
                 .cli()
                 .run(&["cluster", "backup", file, "--force", "--output", "json"])
                 .await;
-            let told = told.expect(0).json();
+            let answer = answer.expect(0).json();
             println!(
                 "backup {nth}/{}: {} tasks up to entry {}, {} bytes in {} ms; acknowledged before: {} jobs",
                 self.backups,
-                told["tasks"],
-                told["index"],
-                told["bytes"],
+                answer["tasks"],
+                answer["index"],
+                answer["bytes"],
                 begun.elapsed().as_millis(),
                 promised.len(),
             );
         }
         // What comes now is not in the backup; its tokens must not come again.
-        drill.wait_acknowledged(BETWEEN).await;
+        drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
         let sink = drill.sink().to_path_buf();
         let chance = drill.random.random_range(0..3);
         let (all, mut old) = drill.abandon().await;
@@ -87,17 +87,17 @@ impl BackupRestoreArgs {
         if let Some(victim) = victim {
             new.kill9(victim);
         }
-        let told = restoring.await?.expect(0).json();
+        let answer = restoring.await?.expect(0).json();
         println!(
             "restored {} jobs into a new cluster in {} ms{}",
-            told["jobs"],
+            answer["jobs"],
             begun.elapsed().as_millis(),
             victim.map_or_else(String::new, |victim| format!(
                 ", master {victim} killed meanwhile"
             )),
         );
         ensure!(
-            told["jobs"].as_u64() >= Some(old_ids.len() as u64),
+            answer["jobs"].as_u64() >= Some(old_ids.len() as u64),
             "jobs are missing in the backup"
         );
         if let Some(victim) = victim {
@@ -107,28 +107,28 @@ impl BackupRestoreArgs {
             new.worker(&["--slots", &self.load.slots.to_string()]);
         }
         // What the new cluster is asked is a history of its own.
-        let mut ledger = Ledger::open(&mut new, self.load.keep_history.as_deref());
-        history::acknowledged(ledger.recorder(), &promised);
-        let proof = format!("{} jobs are in a cluster that is new", told["jobs"]);
-        ledger.recorder().expect("lost-cluster", 1);
-        ledger
+        let mut history_log = HistoryLog::open(&mut new, self.load.keep_history.as_deref());
+        history::acknowledged(history_log.recorder(), &promised);
+        let proof = format!("{} jobs are in a cluster that is new", answer["jobs"]);
+        history_log.recorder().expect("lost-cluster", 1);
+        history_log
             .recorder()
             .fault("lost-cluster", "all masters", Some(&proof));
         let apis = new.apis();
-        ledger.settle(&apis, FINISH).await;
-        let mut verdict = check::check(&apis, &promised, FINISH).await;
-        check::check_sink(&mut verdict, &sink, &promised);
+        history_log.settle(&apis, DRAIN_TIMEOUT).await;
+        let mut check_result = check::check(&apis, &promised, DRAIN_TIMEOUT).await;
+        check::check_sink(&mut check_result, &sink, &promised);
         let late = all.iter().filter(|one| !old_ids.contains(&one.job));
-        history::not_promised(ledger.recorder(), late);
-        ledger.judge(&mut verdict, &sink);
+        history::not_promised(history_log.recorder(), late);
+        history_log.judge(&mut check_result, &sink);
         println!(
             "\n{} backups under load, the last one restored into a new cluster",
             self.backups
         );
-        for line in verdict.tell().lines() {
+        for line in check_result.summary().lines() {
             println!("  {line}");
         }
-        if verdict.is_good() {
+        if check_result.is_good() {
             println!("  every promise was kept");
             return Ok(Outcome::Kept);
         }

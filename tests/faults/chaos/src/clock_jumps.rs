@@ -12,7 +12,7 @@ use rand::Rng;
 use reqwest::Method;
 use serde_json::json;
 use triarch_harness::ticks::EverySecond;
-use triarch_harness::{Walls, until};
+use triarch_harness::{FakeClocks, until};
 
 use crate::drill::Drill;
 use crate::{LoadArgs, Outcome};
@@ -29,12 +29,12 @@ pub struct ClockJumpsArgs {
 
 const HOUR_S: i64 = 3_600;
 /// For a master's clock to be seen to be wrong, and for leadership to move.
-const SOON: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a delayed task is told to wait, and how much longer it may take. A clock that is drawn to the right time runs
 /// at most a tenth too fast.
-const DELAY: Duration = Duration::from_secs(3);
-const EARLY_MAX: Duration = Duration::from_millis(300);
-const LATE_MAX: Duration = Duration::from_secs(10);
+const TASK_DELAY: Duration = Duration::from_secs(3);
+const MAX_EARLY: Duration = Duration::from_millis(300);
+const MAX_LATE: Duration = Duration::from_secs(10);
 
 impl ClockJumpsArgs {
     /// Runs the drill.
@@ -42,11 +42,11 @@ impl ClockJumpsArgs {
         let dir = tempfile::Builder::new()
             .prefix("triarch-clocks-")
             .tempdir()?;
-        let Some(walls) = Walls::within(dir.path()) else {
+        let Some(fake_clocks) = FakeClocks::within(dir.path()) else {
             eprintln!("skipped: libfaketime is not installed (Debian package faketime)");
             return Ok(Outcome::Skipped);
         };
-        let mut drill = Drill::begin_by(&self.load, walls.clone()).await;
+        let mut drill = Drill::begin_by(&self.load, fake_clocks.clone()).await;
         let apis = drill.cluster.apis();
         let leader = drill.cluster.wait_ready().await;
         let job =
@@ -62,7 +62,7 @@ impl ClockJumpsArgs {
                 2 => -HOUR_S,
                 _ => drill.random.random_range(-24 * HOUR_S..=24 * HOUR_S),
             };
-            walls.set(node, ahead_s);
+            fake_clocks.set(node, ahead_s);
             if nth % 2 == 0 {
                 // It starts with the wrong clock.
                 drill.cluster.kill9(node);
@@ -79,27 +79,27 @@ impl ClockJumpsArgs {
                 "jump {nth:>2}/{}: master {node} is {ahead_s:+} s off{} and leads; a delay of {} ms took {} ms",
                 self.jumps,
                 if nth % 2 == 0 { ", started so," } else { "" },
-                DELAY.as_millis(),
+                TASK_DELAY.as_millis(),
                 delays[delays.len() - 1].as_millis(),
             );
             // Right again, while it leads.
-            walls.set(node, 0);
+            fake_clocks.set(node, 0);
             wait_wrong(&drill, node, 0).await;
         }
         let ticks = schedule.end(&apis).await;
         let late = delays.iter().max().copied().unwrap_or_default();
         let mut findings = vec![format!(
             "{led} leaders with a wrong clock; the longest delay of {} ms took {} ms",
-            DELAY.as_millis(),
+            TASK_DELAY.as_millis(),
             late.as_millis()
         )];
-        findings.extend(ticks.tell().lines().map(str::to_owned));
+        findings.extend(ticks.summary().lines().map(str::to_owned));
         let good = ticks.is_good();
         let title = format!("clocks set wrong {} times", self.jumps);
-        let (outcome, verdict) = drill.end_with(&title, &findings).await;
+        let (outcome, check_result) = drill.end_with(&title, &findings).await;
         let ended: Vec<&str> = ["lost", "lease_expired", "timed_out"]
             .into_iter()
-            .filter(|end| verdict.other_ends.contains_key(*end))
+            .filter(|end| check_result.other_outcomes.contains_key(*end))
             .collect();
         // A master that is killed to be started with a wrong clock ends no lease either: a new leader gives each its time.
         ensure!(
@@ -115,7 +115,7 @@ impl ClockJumpsArgs {
 async fn wait_wrong(drill: &Drill, node: u64, ahead_s: i64) {
     let api = drill.cluster.api(node);
     let what = format!("master {node} finds its clock {ahead_s:+} s off");
-    until(SOON, what, async || {
+    until(WAIT_TIMEOUT, what, async || {
         let status = api
             .call(Method::GET, "/v1/cluster?consistency=stale")
             .send();
@@ -134,7 +134,7 @@ async fn lead(drill: &mut Drill, node: u64) {
     let begun = Instant::now();
     while cluster.leader().await != node {
         assert!(
-            begun.elapsed() < SOON,
+            begun.elapsed() < WAIT_TIMEOUT,
             "master {node} does not come to lead"
         );
         // It may lead already, or be catching up: asked until it does.
@@ -150,7 +150,7 @@ async fn lead(drill: &mut Drill, node: u64) {
 /// Submits a delayed task and gives how long it took to start, by this process's monotonic clock.
 async fn delay(drill: &Drill) -> anyhow::Result<Duration> {
     let api = drill.cluster.api(1);
-    let delay_ms = u64::try_from(DELAY.as_millis())?;
+    let delay_ms = u64::try_from(TASK_DELAY.as_millis())?;
     let job = json!({"tasks": [{"kind": "exec", "payload": {"argv": ["true"]}, "delay_ms": delay_ms, "priority": 9}]});
     let begun = Instant::now();
     let made = api.submit(&job).await;
@@ -165,12 +165,12 @@ async fn delay(drill: &Drill) -> anyhow::Result<Duration> {
         "the delayed task did not run: {job}"
     );
     ensure!(
-        took + EARLY_MAX >= DELAY,
-        "a delay of {DELAY:?} was over after {took:?}"
+        took + MAX_EARLY >= TASK_DELAY,
+        "a delay of {TASK_DELAY:?} was over after {took:?}"
     );
     ensure!(
-        took <= DELAY + LATE_MAX,
-        "a delay of {DELAY:?} took {took:?}"
+        took <= TASK_DELAY + MAX_LATE,
+        "a delay of {TASK_DELAY:?} took {took:?}"
     );
     Ok(took)
 }

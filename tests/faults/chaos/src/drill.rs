@@ -9,18 +9,18 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use triarch_check::Recorder;
 use triarch_harness::{
-    Acked, Cluster, Load, LoadOptions, Options, Verdict, Walls, check, eventually, until,
+    Acked, CheckResult, Cluster, FakeClocks, Load, LoadOptions, Options, check, eventually, until,
 };
 
-use crate::ledger::Ledger;
+use crate::history_log::HistoryLog;
 use crate::{LoadArgs, Outcome};
 
 /// A submission that is not answered within this is sent again to another master.
-const PATIENCE: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// For the load to get going, or going again.
-const SOON: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// For everything that was acknowledged to finish, after the last fault.
-pub const FINISH: Duration = Duration::from_secs(180);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A drill under way.
 pub struct Drill {
@@ -31,7 +31,7 @@ pub struct Drill {
     load: Load,
     sink: PathBuf,
     probes: Vec<Acked>,
-    ledger: Ledger,
+    history_log: HistoryLog,
     begun: Instant,
 }
 
@@ -51,9 +51,9 @@ impl Drill {
     }
 
     /// The same, where the masters go by these wall clocks.
-    pub async fn begin_by(args: &LoadArgs, walls: Walls) -> Self {
+    pub async fn begin_by(args: &LoadArgs, fake_clocks: FakeClocks) -> Self {
         let options = Options {
-            walls: Some(walls),
+            fake_clocks: Some(fake_clocks),
             ..Options::default()
         };
         Self::begin_with(args, options, 3).await
@@ -68,7 +68,7 @@ impl Drill {
         );
         let begun = Instant::now();
         let mut cluster = Cluster::with(options).await;
-        let mut ledger = Ledger::open(&mut cluster, args.keep_history.as_deref());
+        let mut history_log = HistoryLog::open(&mut cluster, args.keep_history.as_deref());
         for _ in 0..args.workers {
             let masters: Vec<String> = (1..=last).map(|id| cluster.url(id)).collect();
             cluster.worker_of(&masters.join(","), &["--slots", &args.slots.to_string()]);
@@ -79,20 +79,20 @@ impl Drill {
         let options = LoadOptions {
             submitters: usize::from(args.submitters),
             pause: Duration::from_millis(args.pause_ms),
-            patience: PATIENCE,
+            request_timeout: REQUEST_TIMEOUT,
             name: "load".to_owned(),
             make: Arc::new(move |nth| job(&script, nth)),
         };
         let masters: Vec<_> = (1..=last).map(|id| cluster.api(id)).collect();
         let load = Load::start(&masters, options);
-        ledger.start(&masters, seed);
+        history_log.start(&masters, seed);
         let mut drill = Self {
             cluster,
             random: StdRng::seed_from_u64(seed),
             load,
             sink,
             probes: Vec::new(),
-            ledger,
+            history_log,
             begun,
         };
         drill.wait_acknowledged(20).await;
@@ -104,7 +104,7 @@ impl Drill {
         let wanted = self.load.count() + more;
         let load = &self.load;
         until(
-            SOON,
+            WAIT_TIMEOUT,
             format!("{wanted} submissions are acknowledged"),
             async || load.count() >= wanted,
         )
@@ -114,7 +114,10 @@ impl Drill {
     /// Waits until a submission is acknowledged that was sent after this moment.
     pub async fn wait_acknowledged_since(&self, since: Instant) {
         let what = "a submission is acknowledged that was sent after the faults";
-        eventually(SOON, what, async || self.load.first_acked_since(since)).await;
+        eventually(WAIT_TIMEOUT, what, async || {
+            self.load.first_acked_since(since)
+        })
+        .await;
     }
 
     /// The longest time since then without an acknowledgement.
@@ -150,7 +153,7 @@ impl Drill {
 
     /// Where everything is written down that is asked, answered and done to the cluster: faults too.
     pub fn recorder(&self) -> &Recorder {
-        self.ledger.recorder()
+        self.history_log.recorder()
     }
 
     /// Ends the load and kills the masters, without waiting for anything. The files stay as long as the cluster.
@@ -168,41 +171,41 @@ impl Drill {
     }
 
     /// As [`Drill::end`], and gives the verdict too.
-    pub async fn end_with(self, title: &str, findings: &[String]) -> (Outcome, Verdict) {
+    pub async fn end_with(self, title: &str, findings: &[String]) -> (Outcome, CheckResult) {
         let lasted = self.begun.elapsed();
-        let verdict = self.judge().await;
+        let check_result = self.judge().await;
         println!("\n{title}, {} s of load", lasted.as_secs());
         for finding in findings {
             println!("  {finding}");
         }
-        for line in verdict.tell().lines() {
+        for line in check_result.summary().lines() {
             println!("  {line}");
         }
-        if verdict.is_good() {
+        if check_result.is_good() {
             println!("  every promise was kept");
-            return (Outcome::Kept, verdict);
+            return (Outcome::Kept, check_result);
         }
         println!("  PROMISES WERE BROKEN");
-        (Outcome::Broken, verdict)
+        (Outcome::Broken, check_result)
     }
 
     /// Ends the load, waits for what was acknowledged, and judges it. Logs and data are kept if a promise was broken.
-    pub async fn judge(mut self) -> Verdict {
+    pub async fn judge(mut self) -> CheckResult {
         println!("stopping the load and waiting for everything that was acknowledged");
         let mut acked = self.load.finish().await;
         acked.append(&mut self.probes);
-        self.ledger.stop().await;
+        self.history_log.stop().await;
         self.cluster.wait_ready().await;
         let running: Vec<_> = self.cluster.running();
         let masters: Vec<_> = running.iter().map(|id| self.cluster.api(*id)).collect();
-        self.ledger.settle(&masters, FINISH).await;
-        let mut verdict = check::check(&masters, &acked, FINISH).await;
-        check::check_sink(&mut verdict, &self.sink, &acked);
-        self.ledger.judge(&mut verdict, &self.sink);
-        if !verdict.is_good() {
+        self.history_log.settle(&masters, DRAIN_TIMEOUT).await;
+        let mut check_result = check::check(&masters, &acked, DRAIN_TIMEOUT).await;
+        check::check_sink(&mut check_result, &self.sink, &acked);
+        self.history_log.judge(&mut check_result, &self.sink);
+        if !check_result.is_good() {
             self.cluster.keep();
         }
-        verdict
+        check_result
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::ground::Ground;
+use crate::testbed::Testbed;
 
 pub mod clock_jump;
 pub mod cut;
@@ -27,11 +27,11 @@ pub mod slow_disk;
 #[async_trait(?Send)]
 pub trait Fault {
     /// Lets it happen. `hold` is how long it is going to last.
-    async fn inject(&mut self, ground: &mut Ground, hold: Duration) -> anyhow::Result<()>;
+    async fn inject(&mut self, testbed: &mut Testbed, hold: Duration) -> anyhow::Result<()>;
 
     /// What shows that it takes effect, once something does. Asked again and again from its injection on.
-    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>>;
+    async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>>;
 
     /// Undoes it. Whether the cluster is well again is for others to find out.
-    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()>;
+    async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()>;
 }

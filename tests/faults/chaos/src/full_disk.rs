@@ -13,7 +13,7 @@ use serde_json::json;
 use triarch_harness::{Options, SmallDisk, eventually};
 
 use crate::drill::Drill;
-use crate::measure::Times;
+use crate::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
 /// Fill the masters' disks, one and all, and make room again (needs root)
@@ -30,8 +30,8 @@ pub struct FullDiskArgs {
 }
 
 /// Submissions between two faults.
-const BETWEEN: usize = 50;
-const SOON: Duration = Duration::from_secs(60);
+const JOBS_BETWEEN_ROUNDS: usize = 50;
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl FullDiskArgs {
     /// Runs the drill.
@@ -56,11 +56,11 @@ impl FullDiskArgs {
         drill
             .recorder()
             .expect("full-disk", 2 * u64::from(self.rounds));
-        let (mut refused, mut reads, mut recovered) = (0, 0, Times::default());
+        let (mut refused, mut reads, mut recovered) = (0, 0, Latencies::default());
         for nth in 1..=self.rounds {
             let (_, follower) = drill.cluster.leader_and_follower().await;
             disks[follower as usize - 1].fill();
-            drill.wait_acknowledged(BETWEEN).await;
+            drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
             disks[follower as usize - 1].free();
             drill.cluster.wait_caught_up(follower).await;
             println!(
@@ -71,7 +71,7 @@ impl FullDiskArgs {
             let leader = drill.cluster.leader().await;
             disks[leader as usize - 1].fill();
             let next = drill.cluster.leader_other_than(leader).await;
-            drill.wait_acknowledged(BETWEEN).await;
+            drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
             disks[leader as usize - 1].free();
             drill.cluster.wait_caught_up(leader).await;
             let proof = format!("node {next} leads instead");
@@ -88,8 +88,8 @@ impl FullDiskArgs {
             let probe = json!({"tasks": [{"kind": "exec", "payload": {"argv": ["true"]}}]});
             for api in &apis {
                 // What was on its way when the disks filled up may still end otherwise.
-                let told = eventually(
-                    SOON,
+                let answer = eventually(
+                    WAIT_TIMEOUT,
                     "a submission is refused for the full disks",
                     async || {
                         let reply = api
@@ -102,9 +102,9 @@ impl FullDiskArgs {
                     },
                 )
                 .await;
-                let problem = told.refused(507, "storage_failed");
+                let problem = answer.refused(507, "storage_failed");
                 ensure!(
-                    told.header("retry-after").is_some(),
+                    answer.header("retry-after").is_some(),
                     "no Retry-After: {problem}"
                 );
                 refused += 1;
@@ -129,7 +129,7 @@ impl FullDiskArgs {
             let begun = Instant::now();
             drill.wait_acknowledged(1).await;
             recovered.add(begun.elapsed());
-            drill.wait_acknowledged(BETWEEN).await;
+            drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
             println!(
                 "round {nth}/{}: all disks were full; writes were refused, reads answered; with room again the next write \
                  came after {} ms",
@@ -150,7 +150,7 @@ impl FullDiskArgs {
             ),
             format!(
                 "from room on the disks to the next write: {}",
-                recovered.tell()
+                recovered.summary()
             ),
         ];
         let title = format!(

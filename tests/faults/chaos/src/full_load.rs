@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 use triarch_harness::binary::triarch;
-use triarch_harness::{Cluster, Exposition, Verdict};
+use triarch_harness::{CheckResult, Cluster, Exposition};
 
 use crate::Outcome;
 use crate::report::Report;
@@ -34,7 +34,7 @@ pub struct FullLoadArgs {
 /// How long the clients of one round submit.
 const ROUND_S: u64 = 10;
 /// For a round to end after its last submission.
-const ENDS: Duration = Duration::from_secs(300);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What tells of elections, added up over the masters.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,29 +58,29 @@ impl FullLoadArgs {
         cluster.wait_ready().await;
         let before = elections(&cluster).await?;
         let begun = Instant::now();
-        let (mut verdict, mut rates) = (Verdict::default(), Vec::new());
+        let (mut check_result, mut rates) = (CheckResult::default(), Vec::new());
         let time = Duration::from_secs(self.minutes * 60);
         let mut failed = Vec::new();
         for nth in 1_u32.. {
             if begun.elapsed() >= time {
                 break;
             }
-            let told = format!("{nth:>3}, after {:>4} s", begun.elapsed().as_secs());
+            let round = format!("{nth:>3}, after {:>4} s", begun.elapsed().as_secs());
             let round = match self.round(&cluster).await {
                 Ok(round) => round,
                 Err(error) => {
-                    println!("{told}: {error:#}");
+                    println!("{round}: {error:#}");
                     failed.push(format!("{error:#}"));
                     continue;
                 }
             };
             let number = |name: &str| round[name].as_f64().unwrap_or_default();
-            verdict.jobs += number("jobs") as usize;
-            verdict.tasks += number("tasks") as usize;
+            check_result.jobs += number("jobs") as usize;
+            check_result.tasks += number("tasks") as usize;
             rates.push(number("tasks_per_s"));
             let now = elections(&cluster).await?;
             println!(
-                "{told}: {:.0} tasks/s; term {}, campaigns {}",
+                "{round}: {:.0} tasks/s; term {}, campaigns {}",
                 number("tasks_per_s"),
                 now.term,
                 now.campaigns - before.campaigns
@@ -93,7 +93,7 @@ impl FullLoadArgs {
         report.finding(
             format!(
                 "{} tasks in {} s; of the rounds, the median did {middle:.0} tasks/s, the slowest {least:.0}",
-                verdict.tasks,
+                check_result.tasks,
                 begun.elapsed().as_secs()
             ),
             "tasks_per_s",
@@ -101,13 +101,13 @@ impl FullLoadArgs {
         );
         let terms = after.term - before.term;
         let campaigns = after.campaigns - before.campaigns;
-        let told = format!("{terms} new terms, {campaigns} campaigns");
+        let round = format!("{terms} new terms, {campaigns} campaigns");
         let figures = json!({"terms": terms, "campaigns": campaigns});
         if after == before {
-            report.finding(format!("no election: {told}"), "elections", figures);
+            report.finding(format!("no election: {round}"), "elections", figures);
         } else {
             report.broken(
-                format!("elections without a fault: {told}"),
+                format!("elections without a fault: {round}"),
                 "elections",
                 figures,
             );
@@ -117,7 +117,7 @@ impl FullLoadArgs {
             let words = format!("{} rounds failed, the first: {first}", failed.len());
             report.broken(words, "rounds_failed", json!(failed.len()));
         }
-        report.verdict(verdict);
+        report.check_result(check_result);
         report.end(self.output.as_ref())
     }
 
@@ -132,7 +132,10 @@ impl FullLoadArgs {
             .stdin(Stdio::null());
         let mut command = tokio::process::Command::from(command);
         command.kill_on_drop(true);
-        let ended = tokio::time::timeout(Duration::from_secs(ROUND_S) + ENDS, command.output());
+        let ended = tokio::time::timeout(
+            Duration::from_secs(ROUND_S) + EXIT_TIMEOUT,
+            command.output(),
+        );
         let output = ended.await.context("a round does not end")??;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(
@@ -151,9 +154,12 @@ async fn elections(cluster: &Cluster) -> anyhow::Result<Elections> {
         campaigns: 0.0,
     };
     for api in cluster.apis() {
-        let told = Exposition::read(&api.get("/metrics").await.text).map_err(anyhow::Error::msg)?;
-        let term = told.sum("triarch_term", &[]).context("no term is told")?;
-        let campaigns = told.sum("triarch_campaigns_total", &[]);
+        let exposition =
+            Exposition::read(&api.get("/metrics").await.text).map_err(anyhow::Error::msg)?;
+        let term = exposition
+            .sum("triarch_term", &[])
+            .context("no term is told")?;
+        let campaigns = exposition.sum("triarch_campaigns_total", &[]);
         all.term = all.term.max(term);
         all.campaigns += campaigns.context("no campaigns are told")?;
     }

@@ -8,8 +8,8 @@ use serde_json::Value;
 use triarch_harness::http::Method;
 use triarch_harness::{Cluster, eventually};
 
-use crate::drill::{Drill, FINISH};
-use crate::measure::Times;
+use crate::drill::{DRAIN_TIMEOUT, Drill};
+use crate::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
 /// Bring two masters in and take two out again, the leader among them, while the cluster is used
@@ -23,7 +23,7 @@ pub struct GrowShrinkArgs {
 }
 
 /// Submissions between two changes.
-const BETWEEN: usize = 50;
+const JOBS_BETWEEN_ROUNDS: usize = 50;
 
 impl GrowShrinkArgs {
     /// Runs the drill.
@@ -34,7 +34,7 @@ impl GrowShrinkArgs {
         drill
             .recorder()
             .expect("remove", 2 * u64::from(self.rounds));
-        let (mut adds, mut removes) = (Times::default(), Times::default());
+        let (mut adds, mut removes) = (Latencies::default(), Latencies::default());
         for nth in 1..=self.rounds {
             for _ in 0..2 {
                 let new = drill.cluster.start_waiting().await;
@@ -43,7 +43,7 @@ impl GrowShrinkArgs {
                 let cli = drill.cluster.cli();
                 cli.run(&["cluster", "add", &named]).await.expect(0);
                 adds.add(begun.elapsed());
-                drill.wait_acknowledged(BETWEEN).await;
+                drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
             }
             let five = voters(&mut drill.cluster, 5).await;
             println!("round {nth}/{}: the voters are {five:?}", self.rounds);
@@ -69,14 +69,14 @@ impl GrowShrinkArgs {
                 drill.recorder().fault("remove", target, Some(&proof));
                 let leads = if turn == 0 { ", which led," } else { "" };
                 println!("round {nth}/{}: master {out}{leads} is out", self.rounds);
-                drill.wait_acknowledged(BETWEEN).await;
+                drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
             }
             let three = voters(&mut drill.cluster, 3).await;
             println!("round {nth}/{}: the voters are {three:?}", self.rounds);
         }
         let findings = [
-            format!("to bring one in: {}", adds.tell()),
-            format!("to take one out: {}", removes.tell()),
+            format!("to bring one in: {}", adds.summary()),
+            format!("to take one out: {}", removes.summary()),
         ];
         let title = format!("{} times from three masters to five and back", self.rounds);
         Ok(drill.end(&title, &findings).await)
@@ -87,17 +87,21 @@ impl GrowShrinkArgs {
 pub async fn voters(cluster: &mut Cluster, count: usize) -> Vec<u64> {
     let leader = cluster.wait_ready().await;
     let api = cluster.api(leader);
-    eventually(FINISH, format!("there are {count} voters"), async || {
-        let call = api.call(Method::GET, "/v1/cluster");
-        let status = call.send().await.ok().filter(|reply| reply.status == 200)?;
-        let nodes: Vec<Value> = status.json()["nodes"].as_array()?.clone();
-        let voter = |node: &&Value| node["role"] == "voter";
-        let voters = nodes
-            .iter()
-            .filter(voter)
-            .filter_map(|node| node["id"].as_u64());
-        let voters: Vec<u64> = voters.collect();
-        (voters.len() == count && nodes.len() == count).then_some(voters)
-    })
+    eventually(
+        DRAIN_TIMEOUT,
+        format!("there are {count} voters"),
+        async || {
+            let call = api.call(Method::GET, "/v1/cluster");
+            let status = call.send().await.ok().filter(|reply| reply.status == 200)?;
+            let nodes: Vec<Value> = status.json()["nodes"].as_array()?.clone();
+            let voter = |node: &&Value| node["role"] == "voter";
+            let voters = nodes
+                .iter()
+                .filter(voter)
+                .filter_map(|node| node["id"].as_u64());
+            let voters: Vec<u64> = voters.collect();
+            (voters.len() == count && nodes.len() == count).then_some(voters)
+        },
+    )
     .await
 }

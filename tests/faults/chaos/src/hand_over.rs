@@ -9,13 +9,13 @@ use rand::Rng;
 use serde_json::json;
 use triarch_harness::history;
 
-use crate::callers::Callers;
-use crate::ground::{Ground, GroundArgs};
-use crate::measure::Times;
+use crate::client_load::ClientLoad;
+use crate::latency::Latencies;
 use crate::net::NetworkKind;
 use crate::plan::Plan;
 use crate::repeat::end;
 use crate::report::Report;
+use crate::testbed::{Testbed, TestbedArgs};
 use crate::{LoadArgs, Outcome};
 
 /// Hand leadership over again and again, and measure how long nobody is acknowledged anything
@@ -26,52 +26,56 @@ pub struct HandOverArgs {
     times: u32,
     /// Programs that use the Rust client
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
-    callers: u16,
+    client_load: u16,
     /// Write the report as JSON, too
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    ground: GroundArgs,
+    testbed: TestbedArgs,
     #[command(flatten)]
     load: LoadArgs,
 }
 
 /// Between two hand-overs.
-const CALM_MS: std::ops::RangeInclusive<u64> = 200..=600;
+const PAUSE_MS: std::ops::RangeInclusive<u64> = 200..=600;
 /// For the other master to lead.
-const LEADS: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(5);
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 impl HandOverArgs {
     /// Runs the drill.
     pub async fn run(self) -> anyhow::Result<Outcome> {
         let mut report = Report::new(format!("leadership handed over {} times", self.times));
         let needs = std::collections::BTreeSet::new();
-        let network = self.ground.network.unwrap_or(NetworkKind::Plain);
-        let mut ground = Ground::make(&self.ground, &self.load, network, &needs).await?;
-        let callers = Callers::start(self.callers, &ground.drill.cluster, &ground.drill.probe())?;
-        let (mut windows, mut asked) = (Vec::new(), Times::default());
+        let network = self.testbed.network.unwrap_or(NetworkKind::Plain);
+        let mut testbed = Testbed::make(&self.testbed, &self.load, network, &needs).await?;
+        let client_load = ClientLoad::start(
+            self.client_load,
+            &testbed.drill.cluster,
+            &testbed.drill.probe(),
+        )?;
+        let (mut windows, mut asked) = (Vec::new(), Latencies::default());
         for nth in 1..=self.times {
-            let calm = ground.drill.random.random_range(CALM_MS);
+            let calm = testbed.drill.random.random_range(PAUSE_MS);
             tokio::time::sleep(Duration::from_millis(calm)).await;
-            let roles = ground.roles().await;
+            let roles = testbed.roles().await;
             let mut fault = Plan::HandOver.make(&roles);
             let begun = Instant::now();
-            fault.inject(&mut ground, Duration::ZERO).await?;
+            fault.inject(&mut testbed, Duration::ZERO).await?;
             asked.add(begun.elapsed());
             let proof = loop {
-                let proof = fault.proof(&mut ground).await?;
-                if proof.is_some() || begun.elapsed() > LEADS {
+                let proof = fault.proof(&mut testbed).await?;
+                if proof.is_some() || begun.elapsed() > ELECTION_TIMEOUT {
                     break proof;
                 }
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             };
             if proof.is_none() {
                 println!("{nth:>3}/{} not shown: {roles:?}", self.times);
             }
             windows.push((begun, Instant::now()));
             let (kind, target) = (Plan::HandOver.kind(), Plan::HandOver.target());
-            ground
+            testbed
                 .drill
                 .recorder()
                 .fault(kind, target, proof.as_deref());
@@ -80,12 +84,12 @@ impl HandOverArgs {
                 println!("{nth:>3}/{} hand-overs", self.times);
             }
         }
-        ground.settle().await?;
+        testbed.settle().await?;
         report.survived();
-        let calls = callers.finish().await?;
+        let calls = client_load.finish().await?;
         ensure!(calls.made > 0, "nothing was called");
-        history::acknowledged(ground.drill.recorder(), &calls.acked);
-        let everything = ground.drill.everything();
+        history::acknowledged(testbed.drill.recorder(), &calls.acked);
+        let everything = testbed.drill.everything();
         let acked = everything.iter().chain(&calls.acked);
         let moments: Vec<Instant> = acked.map(|one| one.acked).collect();
         for gap in gaps(moments, &windows) {
@@ -94,12 +98,12 @@ impl HandOverArgs {
         report.finding(
             format!(
                 "from the request to hand over to its answer: {}",
-                asked.tell()
+                asked.summary()
             ),
             "hand_over_answer",
             asked.json(),
         );
-        report.finding(calls.tell(), "calls", json!(calls.made));
+        report.finding(calls.summary(), "calls", json!(calls.made));
         for failed in calls.failed.iter().take(10) {
             println!("FAILED {failed}");
         }
@@ -110,8 +114,8 @@ impl HandOverArgs {
             let words = format!("{} calls of clients failed", calls.failed.len());
             report.broken(words, "calls_failed", failed);
         }
-        ground.drill.acknowledged(calls.acked);
-        end(ground, &mut report).await;
+        testbed.drill.acknowledged(calls.acked);
+        end(testbed, &mut report).await;
         report.end(self.output.as_ref())
     }
 }

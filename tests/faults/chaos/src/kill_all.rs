@@ -6,7 +6,7 @@ use clap::Args;
 use rand::Rng;
 
 use crate::drill::Drill;
-use crate::measure::Times;
+use crate::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
 /// Kill all masters at once and start them again
@@ -20,18 +20,18 @@ pub struct KillAllArgs {
 }
 
 /// Submissions between two rounds.
-const BETWEEN: usize = 100;
-const CALM_MS_MAX: u64 = 400;
+const JOBS_BETWEEN_ROUNDS: usize = 100;
+const MAX_PAUSE_MS: u64 = 400;
 
 impl KillAllArgs {
     /// Runs the drill.
     pub async fn run(self) -> anyhow::Result<Outcome> {
         let mut drill = Drill::begin(&self.load, Vec::new()).await;
-        let mut times = Times::default();
+        let mut times = Latencies::default();
         drill.recorder().expect("kill-9", u64::from(self.rounds));
         for nth in 1..=self.rounds {
-            drill.wait_acknowledged(BETWEEN).await;
-            let calm = Duration::from_millis(drill.random.random_range(0..=CALM_MS_MAX));
+            drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
+            let calm = Duration::from_millis(drill.random.random_range(0..=MAX_PAUSE_MS));
             tokio::time::sleep(calm).await;
             for node in drill.cluster.ids() {
                 drill.cluster.kill9(node);
@@ -51,8 +51,8 @@ impl KillAllArgs {
                 took.as_millis()
             );
         }
-        drill.wait_acknowledged(BETWEEN).await;
-        let ready = format!("from their start until all are ready: {}", times.tell());
+        drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
+        let ready = format!("from their start until all are ready: {}", times.summary());
         Ok(drill
             .end(
                 &format!("all masters killed {} times", self.rounds),

@@ -7,8 +7,8 @@ use clap::Args;
 use rand::Rng;
 
 use crate::drill::Drill;
-use crate::measure::first_acknowledgement;
-use crate::plan::{Plan, Victims};
+use crate::latency::first_acknowledgement;
+use crate::plan::{KillTarget, Plan};
 use crate::report::Report;
 use crate::{LoadArgs, Outcome};
 
@@ -27,9 +27,9 @@ pub struct KillLeaderArgs {
 
 /// Between a cluster that is whole again and the next kill: at most so long, so that the kill meets any moment of the
 /// masters' own rhythms.
-const CALM_MS_MAX: u64 = 400;
+const MAX_PAUSE_MS: u64 = 400;
 /// Finished jobs are kept in bounds, and what is forgotten cannot be judged: after so many kills a new cluster takes over.
-const KILLS_MAX: u32 = 250;
+const MAX_KILLS_PER_CLUSTER: u32 = 250;
 
 impl KillLeaderArgs {
     /// Runs the drill.
@@ -44,8 +44,9 @@ impl KillLeaderArgs {
 pub async fn kill_leaders(kills: u32, load: &LoadArgs, report: &mut Report) -> anyhow::Result<u32> {
     let mut nth = 0;
     while nth < kills {
-        let mut drill = Drill::begin(&load.of_cluster(nth / KILLS_MAX), Vec::new()).await;
-        for _ in 0..KILLS_MAX.min(kills - nth) {
+        let mut drill =
+            Drill::begin(&load.of_cluster(nth / MAX_KILLS_PER_CLUSTER), Vec::new()).await;
+        for _ in 0..MAX_KILLS_PER_CLUSTER.min(kills - nth) {
             nth += 1;
             let (leader, took) = kill_one(&mut drill, nth, report).await?;
             println!(
@@ -53,9 +54,9 @@ pub async fn kill_leaders(kills: u32, load: &LoadArgs, report: &mut Report) -> a
                 took.as_millis()
             );
         }
-        report.verdict(drill.judge().await);
+        report.check_result(drill.judge().await);
     }
-    Ok(kills.div_ceil(KILLS_MAX))
+    Ok(kills.div_ceil(MAX_KILLS_PER_CLUSTER))
 }
 
 async fn kill_one(
@@ -63,10 +64,10 @@ async fn kill_one(
     nth: u32,
     report: &mut Report,
 ) -> anyhow::Result<(u64, Duration)> {
-    let calm = Duration::from_millis(drill.random.random_range(0..=CALM_MS_MAX));
+    let calm = Duration::from_millis(drill.random.random_range(0..=MAX_PAUSE_MS));
     tokio::time::sleep(calm).await;
     let leader = drill.cluster.wait_ready().await;
-    let before = drill.cluster.look().await;
+    let before = drill.cluster.observed_leader().await;
     let survivors: Vec<_> = drill
         .cluster
         .running()
@@ -79,14 +80,14 @@ async fn kill_one(
     let name = format!("probe-{nth}");
     let (took, probes) = first_acknowledgement(&survivors, killed, &name, || drill.probe()).await?;
     drill.acknowledged(probes);
-    let after = drill.cluster.look().await;
+    let after = drill.cluster.observed_leader().await;
     let proof = match (before, after) {
         (Some((was, _)), Some((term, now))) if now != leader && term > was => Some(format!(
             "master {leader}, which led in term {was}, ended by signal 9; master {now} leads in term {term}"
         )),
         (_, _) => None,
     };
-    let plan = Plan::Kill(Victims::Leader);
+    let plan = Plan::Kill(KillTarget::Leader);
     let recorder = drill.recorder();
     recorder.fault(plan.kind(), plan.target(), proof.as_deref());
     report.fault(plan, proof);

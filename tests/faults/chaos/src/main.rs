@@ -3,23 +3,23 @@
 //! Each drill starts three masters and some workers as processes, submits real commands without pause, breaks something
 //! again and again, and then asks of every acknowledged job: is it there, did it finish, was exactly one result
 //! accepted, and do its side effects show tokens in order? All that is asked and answered is written down besides, with
-//! traffic of all kinds, and judged by the checker of histories. The exit code is 0 only if both find nothing.
+//! a mixed workload, and judged by the checker of histories. The exit code is 0 only if both find nothing.
 
 mod backup_restore;
-mod callers;
+mod client_load;
 mod clock_jumps;
+mod disk_image;
 mod drill;
+mod fault_round;
 mod faults;
 mod full_disk;
 mod full_load;
-mod ground;
 mod grow_shrink;
 mod hand_over;
-mod image;
+mod history_log;
 mod kill_all;
 mod kill_leader;
-mod ledger;
-mod measure;
+mod latency;
 mod net;
 mod pause_leader;
 mod plan;
@@ -30,12 +30,12 @@ mod replace_node;
 mod report;
 mod rolling_restart;
 mod schedule_ticks;
-mod wave;
+mod testbed;
 
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use plan::{Plan, Role, Shape, Sleeper, Victims};
+use plan::{CutShape, KillTarget, PauseTarget, Plan, Role};
 use repeat::RepeatArgs;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -186,51 +186,55 @@ async fn main() -> ExitCode {
             Scenario::FullDisk(args) => args.run().await,
             Scenario::ScheduleTicks(args) => args.run().await,
             Scenario::KillFollower(args) => {
-                let plans = [Plan::Kill(Victims::Follower)];
+                let plans = [Plan::Kill(KillTarget::Follower)];
                 args.run("followers killed", &plans, SHORT_MS).await
             }
             Scenario::KillTwo(args) => {
-                let plans = [Plan::Kill(Victims::TwoMasters)];
+                let plans = [Plan::Kill(KillTarget::TwoMasters)];
                 args.run("two masters killed at once", &plans, SHORT_MS)
                     .await
             }
             Scenario::KillWorkers(args) => {
-                let plans = [Plan::Kill(Victims::Workers)];
+                let plans = [Plan::Kill(KillTarget::Workers)];
                 args.run("all workers killed at once", &plans, SHORT_MS)
                     .await
             }
             Scenario::KillEverything(args) => {
-                let plans = [Plan::Kill(Victims::Everything)];
+                let plans = [Plan::Kill(KillTarget::Everything)];
                 args.run("everything killed at once", &plans, SHORT_MS)
                     .await
             }
             Scenario::Pause(args) => {
-                let sleepers = [Sleeper::Leader, Sleeper::Follower, Sleeper::Worker];
+                let sleepers = [
+                    PauseTarget::Leader,
+                    PauseTarget::Follower,
+                    PauseTarget::Worker,
+                ];
                 let title = "leaders, followers and workers stopped with SIGSTOP";
                 args.run(title, &sleepers.map(Plan::Pause), (100, 30_000))
                     .await
             }
             Scenario::CutLeaderAlone(args) => {
-                let plans = [Plan::Cut(Shape::LeaderAlone)];
+                let plans = [Plan::Cut(CutShape::LeaderAlone)];
                 args.run("leaders cut off from both followers", &plans, CUT_MS)
                     .await
             }
             Scenario::CutLeaderWithOne(args) => {
-                let plans = [Plan::Cut(Shape::LeaderWithOne)];
+                let plans = [Plan::Cut(CutShape::LeaderWithOne)];
                 args.run("followers cut off from the others", &plans, CUT_MS)
                     .await
             }
             Scenario::CutOneWay(args) => {
-                let plans = [Plan::Cut(Shape::OneWay)];
+                let plans = [Plan::Cut(CutShape::OneWay)];
                 args.run("leaders that are not heard", &plans, CUT_MS).await
             }
             Scenario::CutResponses(args) => {
-                let plans = [Plan::Cut(Shape::ResponsesOnly)];
+                let plans = [Plan::Cut(CutShape::ResponsesOnly)];
                 args.run("leaders that get no answers", &plans, CUT_MS)
                     .await
             }
             Scenario::CutFlapping(args) => {
-                let plans = [Plan::Cut(Shape::Flapping)];
+                let plans = [Plan::Cut(CutShape::Flapping)];
                 args.run("leaders cut off on and off", &plans, CUT_MS).await
             }
             Scenario::Delay(args) => args.run("late messages", &both(Plan::Delay), CUT_MS).await,

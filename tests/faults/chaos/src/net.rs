@@ -9,9 +9,9 @@
 //! off.
 
 use anyhow::bail;
-use triarch_harness::Place;
+use triarch_harness::NodeAddress;
 
-pub mod asker;
+pub mod connection_owner;
 pub mod namespaces;
 pub mod wires;
 
@@ -68,11 +68,11 @@ impl Net {
     }
 
     /// Where the masters run.
-    pub fn places(&self) -> Vec<Place> {
+    pub fn addresses(&self) -> Vec<NodeAddress> {
         match self {
             Net::Plain => Vec::new(),
-            Net::Wires(wires) => wires.places(),
-            Net::Namespaces(namespaces) => namespaces.places(),
+            Net::Wires(wires) => wires.addresses(),
+            Net::Namespaces(namespaces) => namespaces.addresses(),
         }
     }
 

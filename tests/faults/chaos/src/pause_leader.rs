@@ -7,7 +7,7 @@ use triarch_harness::http::Method;
 use triarch_harness::{Acked, Api};
 
 use crate::drill::Drill;
-use crate::measure::{Times, first_acknowledgement};
+use crate::latency::{Latencies, first_acknowledgement};
 use crate::{LoadArgs, Outcome};
 
 /// Stop the leader with SIGSTOP while another takes over, and wake it
@@ -24,13 +24,13 @@ pub struct PauseLeaderArgs {
 }
 
 /// Jobs acknowledged while it slept that the woken leader is asked for at once.
-const ASKED_FOR: usize = 30;
+const JOBS_READ: usize = 30;
 
 impl PauseLeaderArgs {
     /// Runs the drill.
     pub async fn run(self) -> anyhow::Result<Outcome> {
         let mut drill = Drill::begin(&self.load, Vec::new()).await;
-        let (mut times, mut stale) = (Times::default(), 0);
+        let (mut times, mut stale) = (Latencies::default(), 0);
         drill.recorder().expect("pause", u64::from(self.pauses));
         for nth in 1..=self.pauses {
             drill.wait_acknowledged(50).await;
@@ -56,7 +56,7 @@ impl PauseLeaderArgs {
             let rest =
                 Duration::from_millis(self.pause_leader_ms).saturating_sub(stopped.elapsed());
             tokio::time::sleep(rest).await;
-            let newest = drill.latest(ASKED_FOR);
+            let newest = drill.latest(JOBS_READ);
             // Asked before it wakes, so that the answers are given in its first moments.
             let answers = ask(&drill.cluster.api(leader), &newest);
             drill.cluster.cont(leader);
@@ -71,7 +71,7 @@ impl PauseLeaderArgs {
         let findings = [
             format!(
                 "from pause to the first new acknowledgement: {}",
-                times.tell()
+                times.summary()
             ),
             format!("reads that the woken leader answered with old data: {stale}"),
         ];

@@ -13,11 +13,11 @@ use crate::faults::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Plan {
     /// SIGKILL, and a start by the same command.
-    Kill(Victims),
+    Kill(KillTarget),
     /// SIGSTOP, and SIGCONT.
-    Pause(Sleeper),
+    Pause(PauseTarget),
     /// Messages between masters do not arrive.
-    Cut(Shape),
+    Cut(CutShape),
     /// Messages between one master and the others arrive late.
     Delay(Role),
     /// Packets between one master and the others are lost at random.
@@ -42,7 +42,7 @@ pub enum Plan {
 
 /// Whose process is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Victims {
+pub enum KillTarget {
     Leader,
     Follower,
     TwoMasters,
@@ -53,7 +53,7 @@ pub enum Victims {
 
 /// Whose process is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Sleeper {
+pub enum PauseTarget {
     Leader,
     Follower,
     Worker,
@@ -61,7 +61,7 @@ pub enum Sleeper {
 
 /// How the network between the masters is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Shape {
+pub enum CutShape {
     /// The leader from both others.
     LeaderAlone,
     /// The leader and one follower from the other follower.
@@ -124,20 +124,20 @@ pub enum Claim {
 impl Plan {
     /// Every one there is.
     pub const ALL: [Plan; 31] = [
-        Plan::Kill(Victims::Leader),
-        Plan::Kill(Victims::Follower),
-        Plan::Kill(Victims::TwoMasters),
-        Plan::Kill(Victims::AllMasters),
-        Plan::Kill(Victims::Workers),
-        Plan::Kill(Victims::Everything),
-        Plan::Pause(Sleeper::Leader),
-        Plan::Pause(Sleeper::Follower),
-        Plan::Pause(Sleeper::Worker),
-        Plan::Cut(Shape::LeaderAlone),
-        Plan::Cut(Shape::LeaderWithOne),
-        Plan::Cut(Shape::OneWay),
-        Plan::Cut(Shape::ResponsesOnly),
-        Plan::Cut(Shape::Flapping),
+        Plan::Kill(KillTarget::Leader),
+        Plan::Kill(KillTarget::Follower),
+        Plan::Kill(KillTarget::TwoMasters),
+        Plan::Kill(KillTarget::AllMasters),
+        Plan::Kill(KillTarget::Workers),
+        Plan::Kill(KillTarget::Everything),
+        Plan::Pause(PauseTarget::Leader),
+        Plan::Pause(PauseTarget::Follower),
+        Plan::Pause(PauseTarget::Worker),
+        Plan::Cut(CutShape::LeaderAlone),
+        Plan::Cut(CutShape::LeaderWithOne),
+        Plan::Cut(CutShape::OneWay),
+        Plan::Cut(CutShape::ResponsesOnly),
+        Plan::Cut(CutShape::Flapping),
         Plan::Delay(Role::Leader),
         Plan::Delay(Role::Follower),
         Plan::Loss(Role::Leader),
@@ -179,8 +179,8 @@ impl Plan {
     /// To whom.
     pub fn target(self) -> &'static str {
         match self {
-            Plan::Kill(Victims::Leader)
-            | Plan::Pause(Sleeper::Leader)
+            Plan::Kill(KillTarget::Leader)
+            | Plan::Pause(PauseTarget::Leader)
             | Plan::HandOver
             | Plan::Delay(Role::Leader)
             | Plan::Loss(Role::Leader)
@@ -190,8 +190,8 @@ impl Plan {
             | Plan::ClockJump(Role::Leader)
             | Plan::PowerCut(Role::Leader)
             | Plan::Restart(Role::Leader) => "leader",
-            Plan::Kill(Victims::Follower)
-            | Plan::Pause(Sleeper::Follower)
+            Plan::Kill(KillTarget::Follower)
+            | Plan::Pause(PauseTarget::Follower)
             | Plan::Delay(Role::Follower)
             | Plan::Loss(Role::Follower)
             | Plan::SlowDisk(Role::Follower)
@@ -200,16 +200,16 @@ impl Plan {
             | Plan::ClockJump(Role::Follower)
             | Plan::PowerCut(Role::Follower)
             | Plan::Restart(Role::Follower) => "follower",
-            Plan::Kill(Victims::TwoMasters) => "two-masters",
-            Plan::Kill(Victims::AllMasters) => "all-masters",
-            Plan::Kill(Victims::Workers) => "workers",
-            Plan::Kill(Victims::Everything) => "everything",
-            Plan::Pause(Sleeper::Worker) => "worker",
-            Plan::Cut(Shape::LeaderAlone) => "leader-alone",
-            Plan::Cut(Shape::LeaderWithOne) => "leader-with-one",
-            Plan::Cut(Shape::OneWay) => "one-way",
-            Plan::Cut(Shape::ResponsesOnly) => "responses-only",
-            Plan::Cut(Shape::Flapping) => "flapping",
+            Plan::Kill(KillTarget::TwoMasters) => "two-masters",
+            Plan::Kill(KillTarget::AllMasters) => "all-masters",
+            Plan::Kill(KillTarget::Workers) => "workers",
+            Plan::Kill(KillTarget::Everything) => "everything",
+            Plan::Pause(PauseTarget::Worker) => "worker",
+            Plan::Cut(CutShape::LeaderAlone) => "leader-alone",
+            Plan::Cut(CutShape::LeaderWithOne) => "leader-with-one",
+            Plan::Cut(CutShape::OneWay) => "one-way",
+            Plan::Cut(CutShape::ResponsesOnly) => "responses-only",
+            Plan::Cut(CutShape::Flapping) => "flapping",
             Plan::Membership => "fourth-master",
         }
     }
@@ -218,29 +218,31 @@ impl Plan {
     pub fn claims(self, roles: &Roles) -> BTreeSet<Claim> {
         let masters = |ids: &[u64]| ids.iter().map(|id| Claim::Master(*id)).collect();
         match self {
-            Plan::Kill(Victims::Leader) | Plan::Pause(Sleeper::Leader) => masters(&[roles.leader]),
-            Plan::Kill(Victims::Follower) | Plan::Pause(Sleeper::Follower) => {
+            Plan::Kill(KillTarget::Leader) | Plan::Pause(PauseTarget::Leader) => {
+                masters(&[roles.leader])
+            }
+            Plan::Kill(KillTarget::Follower) | Plan::Pause(PauseTarget::Follower) => {
                 masters(&roles.followers[..1])
             }
             // Which two of the three is chosen when it happens. A network without masters shows no cut.
-            Plan::Kill(Victims::TwoMasters | Victims::AllMasters) => {
+            Plan::Kill(KillTarget::TwoMasters | KillTarget::AllMasters) => {
                 let mut all: BTreeSet<Claim> = masters(&roles.all());
                 all.insert(Claim::Network);
                 all
             }
-            Plan::Kill(Victims::Workers) | Plan::Pause(Sleeper::Worker) => {
+            Plan::Kill(KillTarget::Workers) | Plan::Pause(PauseTarget::Worker) => {
                 BTreeSet::from([Claim::Workers])
             }
-            Plan::Kill(Victims::Everything) => {
+            Plan::Kill(KillTarget::Everything) => {
                 let mut all: BTreeSet<Claim> = masters(&roles.all());
                 all.extend([Claim::Workers, Claim::Network]);
                 all
             }
             // A leader that is dead says nothing that could be held back.
-            Plan::Cut(Shape::OneWay | Shape::ResponsesOnly) => {
+            Plan::Cut(CutShape::OneWay | CutShape::ResponsesOnly) => {
                 BTreeSet::from([Claim::Network, Claim::Master(roles.leader)])
             }
-            Plan::Cut(Shape::LeaderAlone | Shape::LeaderWithOne | Shape::Flapping)
+            Plan::Cut(CutShape::LeaderAlone | CutShape::LeaderWithOne | CutShape::Flapping)
             | Plan::Delay(_)
             | Plan::Loss(_) => BTreeSet::from([Claim::Network]),
             Plan::SlowDisk(role)

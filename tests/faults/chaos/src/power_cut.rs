@@ -3,7 +3,7 @@
 //! SIGKILL never shows a missing sync, because the kernel goes on and writes everything out in time. Here each master's
 //! directory is on an ext4 file system of its own in a file. All three are shut down beneath the running masters with
 //! nothing flushed, the masters are killed, and the file systems are mounted again from what had reached the "disk".
-//! A witness file that was written and not synced must be gone: else the cut cut nothing, and the drill proves nothing.
+//! A canary file that was written and not synced must be gone: else the cut cut nothing, and the drill proves nothing.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use anyhow::ensure;
 use clap::Args;
 use rand::Rng;
 
+use crate::disk_image::{self, DiskImage};
 use crate::drill::Drill;
-use crate::image::{self, Image};
-use crate::measure::Times;
+use crate::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
 /// Cut the power of all disks at once: what was not synced is gone (needs root and loop devices)
@@ -27,13 +27,13 @@ pub struct PowerCutArgs {
 }
 
 /// Submissions between two cuts.
-const BETWEEN: usize = 100;
-const CALM_MS_MAX: u64 = 1_000;
+const JOBS_BETWEEN_ROUNDS: usize = 100;
+const MAX_PAUSE_MS: u64 = 1_000;
 
 impl PowerCutArgs {
     /// Runs the drill.
     pub async fn run(self) -> anyhow::Result<Outcome> {
-        if let Some(obstacle) = image::obstacle() {
+        if let Some(obstacle) = disk_image::obstacle() {
             eprintln!("skipped: a power cut cannot be simulated here: {obstacle}");
             return Ok(Outcome::Skipped);
         }
@@ -43,7 +43,7 @@ impl PowerCutArgs {
             .tempdir()?;
         let mut images = Vec::new();
         for id in 1..=3 {
-            match Image::make(dir.path(), &format!("disk-{id}")) {
+            match DiskImage::make(dir.path(), &format!("disk-{id}")) {
                 Ok(image) => images.push(image),
                 Err(error) if images.is_empty() => {
                     eprintln!("skipped: a power cut cannot be simulated here: {error:#}");
@@ -52,15 +52,15 @@ impl PowerCutArgs {
                 Err(error) => return Err(error),
             }
         }
-        let data_dirs = images.iter().map(Image::data_dir).collect();
+        let data_dirs = images.iter().map(DiskImage::data_dir).collect();
         let mut drill = Drill::begin(&self.load, data_dirs).await;
-        let mut times = Times::default();
+        let mut times = Latencies::default();
         for nth in 1..=self.cuts {
-            drill.wait_acknowledged(BETWEEN).await;
-            let calm = Duration::from_millis(drill.random.random_range(0..=CALM_MS_MAX));
+            drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
+            let calm = Duration::from_millis(drill.random.random_range(0..=MAX_PAUSE_MS));
             tokio::time::sleep(calm).await;
             for image in &mut images {
-                image.write_witness()?;
+                image.write_canary()?;
             }
             for image in &images {
                 image.cut()?;
@@ -72,7 +72,7 @@ impl PowerCutArgs {
                 image.unmount()?;
                 image.mount()?;
                 ensure!(
-                    image.witness_is_gone(),
+                    image.canary_is_gone(),
                     "what was never synced survived on {}: the power was not really cut, so nothing is proved",
                     image.path().display()
                 );
@@ -89,8 +89,8 @@ impl PowerCutArgs {
                 started.elapsed().as_millis()
             );
         }
-        drill.wait_acknowledged(BETWEEN).await;
-        let ready = format!("from their start until all are ready: {}", times.tell());
+        drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
+        let ready = format!("from their start until all are ready: {}", times.summary());
         Ok(drill
             .end(&format!("power cut {} times", self.cuts), &[ready])
             .await)

@@ -8,25 +8,25 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use rand::Rng;
 
-use crate::ground::{self, Ground, GroundArgs, Need};
+use crate::fault_round::{ShuffledPlans, run_fault_round};
 use crate::kill_leader::kill_leaders;
 use crate::net::{NetworkKind, namespaces};
 use crate::plan::Plan;
 use crate::repeat::end;
 use crate::report::Report;
-use crate::wave::{Deck, wave};
+use crate::testbed::{self, Requirement, Testbed, TestbedArgs};
 use crate::{LoadArgs, Outcome};
 
 /// How long each fault lasts.
-const HOLD_MS: std::ops::RangeInclusive<u64> = 100..=3_000;
+const FAULT_MS: std::ops::RangeInclusive<u64> = 100..=3_000;
 /// Of a soak, now and then.
-const LONG_HOLD_MS: std::ops::RangeInclusive<u64> = 3_000..=30_000;
+const LONG_FAULT_MS: std::ops::RangeInclusive<u64> = 3_000..=30_000;
 /// Faults at once.
-const AT_ONCE_MAX: usize = 3;
-/// Between a cluster that is whole again and the next wave, at most.
-const CALM_MS_MAX: u64 = 300;
+const MAX_CONCURRENT_FAULTS: usize = 3;
+/// Between a cluster that is whole again and the next round, at most.
+const MAX_PAUSE_MS: u64 = 300;
 /// Faults on one cluster: then a new one takes over, on the other kind of network.
-const FAULTS_MAX: u32 = 120;
+const MAX_FAULTS_PER_CLUSTER: u32 = 120;
 
 /// Inject faults of all kinds at random, some of them at once
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub struct RandomArgs {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    ground: GroundArgs,
+    testbed: TestbedArgs,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -59,7 +59,7 @@ pub struct LongArgs {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    ground: GroundArgs,
+    testbed: TestbedArgs,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -74,7 +74,7 @@ pub struct SoakArgs {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    ground: GroundArgs,
+    testbed: TestbedArgs,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -100,7 +100,7 @@ enum Until {
 impl RandomArgs {
     /// Runs the drill.
     pub async fn run(mut self) -> anyhow::Result<Outcome> {
-        let seed = sown(&mut self.load);
+        let seed = choose_seed(&mut self.load);
         let mut report = Report::new(format!("{} random faults, seed {seed}", self.faults));
         println!(
             "again: scripts/chaos/random.sh --faults {} --seed {seed}",
@@ -116,7 +116,7 @@ impl RandomArgs {
             long_holds: false,
             clusters_before: 0,
         };
-        faults(run, &self.ground, &self.load, &mut report).await?;
+        faults(run, &self.testbed, &self.load, &mut report).await?;
         report.end(self.output.as_ref())
     }
 }
@@ -129,7 +129,7 @@ impl LongArgs {
             faults: count,
             ..
         } = self;
-        let seed = sown(&mut self.load);
+        let seed = choose_seed(&mut self.load);
         let mut report = Report::new(format!(
             "{kills} leaders killed, {count} other faults, seed {seed}"
         ));
@@ -140,7 +140,7 @@ impl LongArgs {
             long_holds: false,
             clusters_before,
         };
-        faults(run, &self.ground, &self.load, &mut report).await?;
+        faults(run, &self.testbed, &self.load, &mut report).await?;
         report.end(self.output.as_ref())
     }
 }
@@ -148,7 +148,7 @@ impl LongArgs {
 impl SoakArgs {
     /// Runs the drill.
     pub async fn run(mut self) -> anyhow::Result<Outcome> {
-        let seed = sown(&mut self.load);
+        let seed = choose_seed(&mut self.load);
         let mut report = Report::new(format!(
             "{} minutes of random faults, seed {seed}",
             self.minutes
@@ -163,24 +163,24 @@ impl SoakArgs {
             long_holds: true,
             clusters_before: 0,
         };
-        faults(run, &self.ground, &self.load, &mut report).await?;
+        faults(run, &self.testbed, &self.load, &mut report).await?;
         report.end(self.output.as_ref())
     }
 }
 
 /// Chooses a seed where none is told.
-fn sown(load: &mut LoadArgs) -> u64 {
+fn choose_seed(load: &mut LoadArgs) -> u64 {
     *load.seed.get_or_insert_with(rand::random)
 }
 
 /// Injects these in random order until it is over.
 async fn faults(
     run: Run<'_>,
-    args: &GroundArgs,
+    args: &TestbedArgs,
     load: &LoadArgs,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let mut told: BTreeSet<String> = BTreeSet::new();
+    let mut shown: BTreeSet<String> = BTreeSet::new();
     let over = |report: &Report| match run.until {
         Until::Faults(count) => report.injected() >= count,
         Until::Time(end) => Instant::now() >= end,
@@ -194,34 +194,35 @@ async fn faults(
         for plan in run.wanted {
             match plan
                 .needs()
-                .and_then(|need| ground::obstacle(need, network))
+                .and_then(|need| testbed::obstacle(need, network))
             {
                 None => possible.push(*plan),
                 Some(why) => {
-                    if told.insert(format!("{}{why}", plan.kind())) {
+                    if shown.insert(format!("{}{why}", plan.kind())) {
                         println!("without {}: {why}", plan.kind());
                     }
                 }
             }
         }
-        let needs: BTreeSet<Need> = possible.iter().filter_map(|plan| plan.needs()).collect();
+        let needs: BTreeSet<Requirement> =
+            possible.iter().filter_map(|plan| plan.needs()).collect();
         let load = load.of_cluster(run.clusters_before + round);
-        let mut ground = Ground::make(args, &load, network, &needs).await?;
-        let mut deck = Deck::new(possible);
-        let mut left = FAULTS_MAX;
+        let mut testbed = Testbed::make(args, &load, network, &needs).await?;
+        let mut shuffled = ShuffledPlans::new(possible);
+        let mut left = MAX_FAULTS_PER_CLUSTER;
         while left > 0 && !over(report) {
-            let calm = ground.drill.random.random_range(0..=CALM_MS_MAX);
+            let calm = testbed.drill.random.random_range(0..=MAX_PAUSE_MS);
             tokio::time::sleep(Duration::from_millis(calm)).await;
             let more = match run.until {
                 Until::Faults(count) => (count - report.injected()).min(left),
                 Until::Time(_) => left,
             };
-            let count = ground.drill.random.random_range(1..=AT_ONCE_MAX);
-            let roles = ground.roles().await;
-            let plans = deck.deal(&mut ground, &roles, count.min(more as usize));
-            let hold_ms = match run.long_holds && ground.drill.random.random_bool(0.1) {
-                true => LONG_HOLD_MS,
-                false => HOLD_MS,
+            let count = testbed.drill.random.random_range(1..=MAX_CONCURRENT_FAULTS);
+            let roles = testbed.roles().await;
+            let plans = shuffled.draw(&mut testbed, &roles, count.min(more as usize));
+            let hold_ms = match run.long_holds && testbed.drill.random.random_bool(0.1) {
+                true => LONG_FAULT_MS,
+                false => FAULT_MS,
             };
             let begun = Instant::now();
             // Told before, so that it stands there if the drill ends in the middle of it.
@@ -229,19 +230,19 @@ async fn faults(
             let after = report.injected() + plans.len() as u32;
             print!("{after:>4} faults: {}; ", names.join(" + "));
             std::io::stdout().flush()?;
-            wave(&mut ground, &plans, &roles, hold_ms, report).await?;
+            run_fault_round(&mut testbed, &plans, &roles, hold_ms, report).await?;
             left = left.saturating_sub(plans.len() as u32);
             println!("well again after {} ms", begun.elapsed().as_millis());
         }
-        end(ground, report).await;
+        end(testbed, report).await;
     }
     Ok(())
 }
 
 /// Namespaces and wires in turn, where both can be had and nothing else is told: losses need the ones, delays the others.
-fn network(args: &GroundArgs, round: u32) -> NetworkKind {
+fn network(args: &TestbedArgs, round: u32) -> NetworkKind {
     match args.network {
-        Some(told) => told,
+        Some(kind) => kind,
         None if round.is_multiple_of(2) && namespaces::obstacle().is_none() => {
             NetworkKind::Namespaces
         }

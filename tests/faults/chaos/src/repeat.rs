@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use rand::Rng;
 
-use crate::ground::{self, Ground, GroundArgs};
+use crate::fault_round::run_fault_round;
 use crate::plan::Plan;
 use crate::report::Report;
-use crate::wave::wave;
+use crate::testbed::{self, Testbed, TestbedArgs};
 use crate::{LoadArgs, Outcome};
 
 /// How often, how long, on what.
@@ -29,13 +29,13 @@ pub struct RepeatArgs {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    ground: GroundArgs,
+    testbed: TestbedArgs,
     #[command(flatten)]
     load: LoadArgs,
 }
 
 /// Between a cluster that is whole again and the next fault, at most.
-const CALM_MS_MAX: u64 = 400;
+const MAX_PAUSE_MS: u64 = 400;
 
 impl RepeatArgs {
     /// Runs these in turn; each lasts for a time within `hold_ms`, unless told otherwise.
@@ -46,36 +46,37 @@ impl RepeatArgs {
         hold_ms: (u64, u64),
     ) -> anyhow::Result<Outcome> {
         let needs: BTreeSet<_> = plans.iter().filter_map(|plan| plan.needs()).collect();
-        let network = self.ground.network(&needs);
+        let network = self.testbed.network(&needs);
         for need in &needs {
-            if let Some(why) = ground::obstacle(*need, network) {
+            if let Some(why) = testbed::obstacle(*need, network) {
                 eprintln!("skipped: {title} is not possible here: {why}");
                 return Ok(Outcome::Skipped);
             }
         }
         let least = self.hold_min_ms.unwrap_or(hold_ms.0);
         let hold_ms = least..=self.hold_max_ms.unwrap_or(hold_ms.1).max(least);
-        let mut ground = Ground::make(&self.ground, &self.load, network, &needs).await?;
+        let mut testbed = Testbed::make(&self.testbed, &self.load, network, &needs).await?;
         let mut report = Report::new(title);
         for nth in 1..=self.times {
             for plan in plans {
-                if *plan == Plan::Membership && !ground.has_spare() {
+                if *plan == Plan::Membership && !testbed.has_spare() {
                     continue;
                 }
-                let calm = ground.drill.random.random_range(0..=CALM_MS_MAX);
+                let calm = testbed.drill.random.random_range(0..=MAX_PAUSE_MS);
                 tokio::time::sleep(Duration::from_millis(calm)).await;
-                let roles = ground.roles().await;
-                wave(&mut ground, &[*plan], &roles, hold_ms.clone(), &mut report).await?;
+                let roles = testbed.roles().await;
+                run_fault_round(&mut testbed, &[*plan], &roles, hold_ms.clone(), &mut report)
+                    .await?;
                 println!("{nth:>3}/{}: {plan}", self.times);
             }
         }
-        end(ground, &mut report).await;
+        end(testbed, &mut report).await;
         report.end(self.output.as_ref())
     }
 }
 
-/// Ends the load on a ground, and puts what is judged of it into the report.
-pub async fn end(ground: Ground, report: &mut Report) {
-    let Ground { drill, .. } = ground;
-    report.verdict(drill.judge().await);
+/// Ends the load of a testbed, and puts the check results into the report.
+pub async fn end(testbed: Testbed, report: &mut Report) {
+    let Testbed { drill, .. } = testbed;
+    report.check_result(drill.judge().await);
 }

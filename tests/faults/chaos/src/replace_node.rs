@@ -9,7 +9,7 @@ use triarch_harness::eventually;
 
 use crate::drill::Drill;
 use crate::grow_shrink::voters;
-use crate::measure::Times;
+use crate::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
 /// Kill a master with SIGKILL, delete its directory, and put a new one in its place by one command
@@ -23,19 +23,19 @@ pub struct ReplaceNodeArgs {
 }
 
 /// Submissions between two losses.
-const BETWEEN: usize = 100;
+const JOBS_BETWEEN_ROUNDS: usize = 100;
 /// Within this a dead master is known to be dead.
-const SOON: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl ReplaceNodeArgs {
     /// Runs the drill.
     pub async fn run(self) -> anyhow::Result<Outcome> {
         let last = 3 + u64::from(self.rounds);
         let mut drill = Drill::begin_among(&self.load, Vec::new(), last).await;
-        let mut times = Times::default();
+        let mut times = Latencies::default();
         drill.recorder().expect("lost-disk", u64::from(self.rounds));
         for nth in 1..=self.rounds {
-            drill.wait_acknowledged(BETWEEN).await;
+            drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
             let leader = drill.cluster.wait_ready().await;
             let running = drill.cluster.running();
             let dead = *running.choose(&mut drill.random).context("masters run")?;
@@ -49,7 +49,7 @@ impl ReplaceNodeArgs {
             let cli = drill.cluster.cli();
             // Right after its death it is not yet known for dead, and is not replaced.
             let what = format!("master {dead} is replaced");
-            let replaced = eventually(SOON, what, async || {
+            let replaced = eventually(WAIT_TIMEOUT, what, async || {
                 let ran = cli.run(&["cluster", "replace", &old, &named]).await;
                 (ran.code == Some(0)).then_some(ran)
             })
@@ -70,8 +70,8 @@ impl ReplaceNodeArgs {
                 took.as_millis()
             );
         }
-        drill.wait_acknowledged(BETWEEN).await;
-        let replaced = format!("from kill to whole again: {}", times.tell());
+        drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
+        let replaced = format!("from kill to whole again: {}", times.summary());
         let title = format!("{} masters lost with their disks and replaced", self.rounds);
         Ok(drill.end(&title, &[replaced]).await)
     }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::{Value, json};
 use triarch_check::{Counts, Judgement};
-use triarch_harness::Verdict;
+use triarch_harness::CheckResult;
 
 use crate::Outcome;
-use crate::measure::Times;
+use crate::latency::Latencies;
 use crate::plan::Plan;
 
 /// One kind of fault at one kind of target.
@@ -20,7 +20,7 @@ struct Row {
     shown: u32,
     survived: u32,
     /// The longest time without an acknowledgement, of each that was alone.
-    stalled: Times,
+    stalled: Latencies,
     /// What showed the first.
     proof: Option<String>,
 }
@@ -32,9 +32,9 @@ pub struct Report {
     begun: Instant,
     rows: BTreeMap<Plan, Row>,
     /// From the kill of a leader to the first new acknowledgement.
-    failover: Times,
+    failover: Latencies,
     findings: Vec<(String, Value)>,
-    verdicts: Vec<Verdict>,
+    check_results: Vec<CheckResult>,
     broken: bool,
 }
 
@@ -45,9 +45,9 @@ impl Report {
             title: title.into(),
             begun: Instant::now(),
             rows: BTreeMap::new(),
-            failover: Times::default(),
+            failover: Latencies::default(),
             findings: Vec::new(),
-            verdicts: Vec::new(),
+            check_results: Vec::new(),
             broken: false,
         }
     }
@@ -91,8 +91,8 @@ impl Report {
     }
 
     /// What was judged of one cluster.
-    pub fn verdict(&mut self, verdict: Verdict) {
-        self.verdicts.push(verdict);
+    pub fn check_result(&mut self, check_result: CheckResult) {
+        self.check_results.push(check_result);
     }
 
     /// How many faults were injected so far.
@@ -114,15 +114,18 @@ impl Report {
             let with = self.rows.iter().filter(|(_, row)| of(row) > 0);
             with.map(|(plan, _)| plan.kind()).collect()
         };
-        let worst = self.verdicts.iter().map(judgement).max();
+        let worst = self.check_results.iter().map(judgement).max();
         if self.broken || worst == Some(Judgement::Broken) {
             Outcome::Broken
         } else if worst == Some(Judgement::Undecided) {
             Outcome::Undecided
         } else if kinds(|row| row.shown) != kinds(|row| row.injected)
             || worst == Some(Judgement::NotExercised)
-            || self.verdicts.is_empty()
-            || self.verdicts.iter().any(|verdict| verdict.jobs == 0)
+            || self.check_results.is_empty()
+            || self
+                .check_results
+                .iter()
+                .any(|check_result| check_result.jobs == 0)
         {
             Outcome::NotExercised
         } else {
@@ -186,20 +189,25 @@ impl Report {
             last = plan.kind();
         }
         if self.failover.count() > 0 {
-            let told = self.failover.tell();
+            let text = self.failover.summary();
             lines.push(format!(
-                "  failover, from kill -9 to the first new acknowledgement: {told}"
+                "  failover, from kill -9 to the first new acknowledgement: {text}"
             ));
         }
         lines.extend(self.findings.iter().map(|(words, _)| format!("  {words}")));
         lines.extend(self.sums().lines().map(|line| format!("  {line}")));
         // What is not as it should be is told in full.
         let bad = self
-            .verdicts
+            .check_results
             .iter()
             .filter(|one| judgement(one) != Judgement::Kept);
-        for verdict in bad {
-            lines.extend(verdict.tell().lines().map(|line| format!("  {line}")));
+        for check_result in bad {
+            lines.extend(
+                check_result
+                    .summary()
+                    .lines()
+                    .map(|line| format!("  {line}")),
+            );
         }
         lines.push(match self.outcome() {
             Outcome::Kept => format!("  KEPT: every promise, over {kinds} kinds of faults"),
@@ -216,17 +224,21 @@ impl Report {
 
     /// What was asked, acknowledged and judged, over all clusters of the run.
     fn sums(&self) -> String {
-        let sum = |of: fn(&Verdict) -> usize| self.verdicts.iter().map(of).sum::<usize>();
+        let sum = |of: fn(&CheckResult) -> usize| self.check_results.iter().map(of).sum::<usize>();
         let counted = |of: fn(&Counts) -> u64| self.counted(of);
         let mut ends: BTreeMap<&str, usize> = BTreeMap::new();
-        for (end, count) in self.verdicts.iter().flat_map(|verdict| &verdict.other_ends) {
+        for (end, count) in self
+            .check_results
+            .iter()
+            .flat_map(|check_result| &check_result.other_outcomes)
+        {
             *ends.entry(end).or_default() += count;
         }
         let ends: Vec<String> = ends
             .iter()
             .map(|(end, count)| format!("{count} {end}"))
             .collect();
-        let mut told = format!(
+        let mut text = format!(
             "operations {}, unknown {}; reads linearizable {}, stale {}; side effects {}\n\
              jobs acknowledged {}, tasks {}; lost {}, accepted twice {}, unfinished {}, tokens that went back {}\n\
              history: {} rules broken, {} undecided",
@@ -235,37 +247,37 @@ impl Report {
             counted(|counts| counts.reads_linearizable),
             counted(|counts| counts.reads_stale),
             counted(|counts| counts.effects),
-            sum(|verdict| verdict.jobs),
-            sum(|verdict| verdict.tasks),
-            sum(|verdict| verdict.lost.len()),
-            sum(|verdict| verdict.twice.len()),
-            sum(|verdict| verdict.unfinished.len()),
-            sum(|verdict| verdict.backwards.len()),
+            sum(|check_result| check_result.jobs),
+            sum(|check_result| check_result.tasks),
+            sum(|check_result| check_result.lost.len()),
+            sum(|check_result| check_result.duplicate_results.len()),
+            sum(|check_result| check_result.unfinished.len()),
+            sum(|check_result| check_result.token_regressions.len()),
             self.findings_of(Judgement::Broken),
             self.findings_of(Judgement::Undecided),
         );
         if !ends.is_empty() {
-            told.push_str(&format!(
+            text.push_str(&format!(
                 "; attempts that ended otherwise: {}",
                 ends.join(", ")
             ));
         }
-        told
+        text
     }
 
     fn counted(&self, of: fn(&Counts) -> u64) -> u64 {
         let judged = self
-            .verdicts
+            .check_results
             .iter()
-            .filter_map(|verdict| verdict.history.as_ref());
+            .filter_map(|check_result| check_result.history.as_ref());
         judged.map(|(judged, _)| of(&judged.counts)).sum()
     }
 
     fn findings_of(&self, judgement: Judgement) -> usize {
         let judged = self
-            .verdicts
+            .check_results
             .iter()
-            .filter_map(|verdict| verdict.history.as_ref());
+            .filter_map(|check_result| check_result.history.as_ref());
         let findings = judged.flat_map(|(judged, _)| &judged.findings);
         findings.filter(|one| one.judgement == judgement).count()
     }
@@ -286,16 +298,16 @@ impl Report {
                 })
             })
             .collect();
-        let sum = |of: fn(&Verdict) -> usize| self.verdicts.iter().map(of).sum::<usize>();
+        let sum = |of: fn(&CheckResult) -> usize| self.check_results.iter().map(of).sum::<usize>();
         let mut all = json!({
             "scenario": self.title,
             "seconds": self.begun.elapsed().as_secs(),
             "faults": faults,
             "failover": self.failover.json(),
-            "jobs_acknowledged": sum(|verdict| verdict.jobs),
-            "tasks_acknowledged": sum(|verdict| verdict.tasks),
-            "lost": sum(|verdict| verdict.lost.len()),
-            "accepted_twice": sum(|verdict| verdict.twice.len()),
+            "jobs_acknowledged": sum(|check_result| check_result.jobs),
+            "tasks_acknowledged": sum(|check_result| check_result.tasks),
+            "lost": sum(|check_result| check_result.lost.len()),
+            "accepted_twice": sum(|check_result| check_result.duplicate_results.len()),
             "operations": self.counted(|counts| counts.operations),
             "unknown": self.counted(|counts| counts.unknown),
             "reads_linearizable": self.counted(|counts| counts.reads_linearizable),
@@ -303,9 +315,9 @@ impl Report {
                 "broken": self.findings_of(Judgement::Broken),
                 "undecided": self.findings_of(Judgement::Undecided),
             },
-            "clusters": self.verdicts.len(),
-            "unfinished": sum(|verdict| verdict.unfinished.len()),
-            "tokens_that_went_back": sum(|verdict| verdict.backwards.len()),
+            "clusters": self.check_results.len(),
+            "unfinished": sum(|check_result| check_result.unfinished.len()),
+            "tokens_that_went_back": sum(|check_result| check_result.token_regressions.len()),
             "verdict": match self.outcome() {
                 Outcome::Kept => "kept",
                 Outcome::Broken => "broken",
@@ -324,17 +336,17 @@ impl Report {
 }
 
 /// Of both checkers, the worse.
-fn judgement(verdict: &Verdict) -> Judgement {
+fn judgement(check_result: &CheckResult) -> Judgement {
     let found = [
-        &verdict.lost,
-        &verdict.twice,
-        &verdict.unfinished,
-        &verdict.backwards,
+        &check_result.lost,
+        &check_result.duplicate_results,
+        &check_result.unfinished,
+        &check_result.token_regressions,
     ];
     if found.iter().any(|cases| !cases.is_empty()) {
         return Judgement::Broken;
     }
-    let judged = verdict.history.as_ref();
+    let judged = check_result.history.as_ref();
     judged.map_or(Judgement::Kept, |(judged, _)| judged.judgement)
 }
 
@@ -345,28 +357,28 @@ fn line(kind: &str, target: &str, row: &Row, stalled: &str) -> String {
         survived,
         ..
     } = row;
-    let told =
+    let text =
         format!("  {kind:<14} {target:<16} {injected:>8} {shown:>6} {survived:>8}   {stalled}");
-    told.trim_end().to_owned()
+    text.trim_end().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Victims;
+    use crate::plan::KillTarget;
 
-    fn verdict(lost: &[&str]) -> Verdict {
-        let mut verdict = Verdict::default();
-        verdict.jobs = 1;
-        verdict.lost = lost.iter().map(|one| (*one).to_owned()).collect();
-        verdict
+    fn check_result(lost: &[&str]) -> CheckResult {
+        let mut check_result = CheckResult::default();
+        check_result.jobs = 1;
+        check_result.lost = lost.iter().map(|one| (*one).to_owned()).collect();
+        check_result
     }
 
     fn report(proof: Option<&str>) -> Report {
         let mut report = Report::new("test");
-        report.fault(Plan::Kill(Victims::Leader), proof.map(str::to_owned));
+        report.fault(Plan::Kill(KillTarget::Leader), proof.map(str::to_owned));
         report.survived();
-        report.verdict(verdict(&[]));
+        report.check_result(check_result(&[]));
         report
     }
 
@@ -381,7 +393,7 @@ mod tests {
     #[test]
     fn a_broken_promise_outweighs_everything() {
         let mut broken = report(Some("it died"));
-        broken.verdict(verdict(&["job 1"]));
+        broken.check_result(check_result(&["job 1"]));
         assert_eq!(broken.outcome(), Outcome::Broken);
         assert_eq!(broken.json()["lost"], 1);
         let mut found = report(None);
@@ -394,7 +406,7 @@ mod tests {
     fn a_run_without_work_or_without_a_verdict_proves_nothing() {
         let mut idle = Report::new("test");
         assert_eq!(idle.outcome(), Outcome::NotExercised);
-        idle.verdict(Verdict::default());
+        idle.check_result(CheckResult::default());
         assert_eq!(idle.outcome(), Outcome::NotExercised);
     }
 }

@@ -9,9 +9,9 @@ use clap::Args;
 
 use triarch_harness::history;
 
-use crate::callers::Callers;
+use crate::client_load::ClientLoad;
 use crate::drill::Drill;
-use crate::measure::Times;
+use crate::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
 /// Stop each master in turn and start it again, while clients count what fails
@@ -25,20 +25,20 @@ pub struct RollingRestartArgs {
     kill9: bool,
     /// Programs that use the Rust client
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
-    callers: u16,
+    client_load: u16,
     #[command(flatten)]
     load: LoadArgs,
 }
 
 /// Submissions between two restarts.
-const BETWEEN: usize = 50;
+const JOBS_BETWEEN_ROUNDS: usize = 50;
 
 impl RollingRestartArgs {
     /// Runs the drill.
     pub async fn run(self) -> anyhow::Result<Outcome> {
         let mut drill = Drill::begin(&self.load, Vec::new()).await;
-        let callers = Callers::start(self.callers, &drill.cluster, &drill.probe())?;
-        let (mut times, mut led) = (Times::default(), 0);
+        let client_load = ClientLoad::start(self.client_load, &drill.cluster, &drill.probe())?;
+        let (mut times, mut led) = (Latencies::default(), 0);
         for nth in 1..=self.rounds {
             for node in drill.cluster.ids() {
                 let leads = drill.cluster.wait_ready().await == node;
@@ -68,15 +68,15 @@ impl RollingRestartArgs {
                     stopped.as_millis(),
                     took.as_millis()
                 );
-                drill.wait_acknowledged(BETWEEN).await;
+                drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
             }
         }
-        let calls = callers.finish().await?;
+        let calls = client_load.finish().await?;
         let how = if self.kill9 { "SIGKILL" } else { "SIGTERM" };
         let findings = [
-            calls.tell(),
+            calls.summary(),
             format!("restarts of whoever led: {led}"),
-            format!("from {how} until all are ready: {}", times.tell()),
+            format!("from {how} until all are ready: {}", times.summary()),
         ];
         for failed in calls.failed.iter().take(10) {
             println!("FAILED {failed}");

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 use triarch_harness::ticks::EverySecond;
-use triarch_harness::{Cluster, Verdict, until};
+use triarch_harness::{CheckResult, Cluster, until};
 
 use crate::Outcome;
-use crate::ledger::Ledger;
+use crate::history_log::HistoryLog;
 
 /// Let a schedule tick every second while the leader is killed again and again, and count the jobs of each tick
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ pub struct ScheduleTicksArgs {
 }
 
 /// For the next leader to make the job of a tick.
-const SOON: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl ScheduleTicksArgs {
     /// Runs the drill.
@@ -42,7 +42,7 @@ impl ScheduleTicksArgs {
         for _ in 0..self.workers {
             cluster.worker(&["--slots", "4"]);
         }
-        let ledger = Ledger::open(&mut cluster, self.keep_history.as_deref());
+        let history_log = HistoryLog::open(&mut cluster, self.keep_history.as_deref());
         let apis = cluster.apis();
         let leader = cluster.wait_ready().await;
         let job =
@@ -62,9 +62,9 @@ impl ScheduleTicksArgs {
             let fired = schedule.fired(&apis).await;
             cluster.kill9(leader);
             kills += 1;
-            let recorder = ledger.recorder();
+            let recorder = history_log.recorder();
             recorder.expect("kill-9", 1);
-            until(SOON, "the next leader makes a job", async || {
+            until(WAIT_TIMEOUT, "the next leader makes a job", async || {
                 schedule.fired(&apis).await > fired
             })
             .await;
@@ -79,15 +79,15 @@ impl ScheduleTicksArgs {
             "\n{kills} leaders killed in {} s",
             begun.elapsed().as_secs()
         );
-        for line in ticks.tell().lines() {
+        for line in ticks.summary().lines() {
             println!("  {line}");
         }
-        let mut verdict = Verdict::default();
-        ledger.judge(&mut verdict, Path::new("/dev/null"));
-        for line in verdict.tell().lines().skip(1) {
+        let mut check_result = CheckResult::default();
+        history_log.judge(&mut check_result, Path::new("/dev/null"));
+        for line in check_result.summary().lines().skip(1) {
             println!("  {line}");
         }
-        if ticks.is_good() && verdict.is_good() {
+        if ticks.is_good() && check_result.is_good() {
             println!("  every tick made exactly one job");
             return Ok(Outcome::Kept);
         }

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::context::{Ask, Client, RequestOutcome};
 use crate::faults::boot;
 use crate::machine::address;
-use crate::scene::{Ask, Client, Known};
 use crate::world::{Host, MS, SECOND};
 
 /// A master dies with its disk. Its id on an empty disk must not come back; another takes its place.
@@ -14,14 +14,14 @@ pub async fn lose(client: &mut Client, next_host: &mut Host) -> anyhow::Result<(
     if !all_well(client).await {
         return Ok(());
     }
-    let members = client.scene.masters.borrow().clone();
+    let members = client.context.masters.borrow().clone();
     let host = *client.random.one_of(&members);
-    let sim = client.scene.sim.clone();
+    let sim = client.context.sim.clone();
     sim.world().kill(host)?;
     let disk = disk_of(client, host);
     std::fs::remove_dir_all(&disk)?;
     std::fs::create_dir_all(&disk)?;
-    sim.world().tally.fault("disk lost");
+    sim.world().stats.fault("disk lost");
     let returns = client.random.percent(50);
     if returns {
         if let Some(machine) = sim.world().machines.get_mut(&host) {
@@ -40,9 +40,9 @@ pub async fn damage(client: &mut Client, next_host: &mut Host) -> anyhow::Result
     if !all_well(client).await {
         return Ok(());
     }
-    let members = client.scene.masters.borrow().clone();
+    let members = client.context.masters.borrow().clone();
     let host = *client.random.one_of(&members);
-    let sim = client.scene.sim.clone();
+    let sim = client.context.sim.clone();
     sim.world().kill(host)?;
     let disk = disk_of(client, host);
     let mut files = Vec::new();
@@ -62,12 +62,12 @@ pub async fn damage(client: &mut Client, next_host: &mut Host) -> anyhow::Result
     let at = client.random.between(0, written) as usize;
     if client.random.percent(50) {
         bytes[at] ^= 1 << client.random.between(0, 8);
-        sim.world().tally.fault("bit flipped on a disk");
+        sim.world().stats.fault("bit flipped on a disk");
     } else {
         let sector = at / 512 * 512;
         let end = (sector + 512).min(bytes.len());
         bytes[sector..end].fill(0);
-        sim.world().tally.fault("sector lost on a disk");
+        sim.world().stats.fault("sector lost on a disk");
     }
     std::fs::write(&file, bytes)?;
     let now = sim.now();
@@ -98,10 +98,10 @@ pub async fn damage(client: &mut Client, next_host: &mut Host) -> anyhow::Result
         .is_some_and(|machine| machine.runs())
     {
         sim.world()
-            .tally
+            .stats
             .operation("damage that was not in the way");
     } else {
-        sim.world().tally.operation("damage noticed");
+        sim.world().stats.operation("damage noticed");
         replace(client, host, next_host).await?;
     }
     // Damage that did not matter until now may matter yet.
@@ -114,11 +114,11 @@ pub async fn grow_and_shrink(client: &mut Client, next_host: &mut Host) -> anyho
         return Ok(());
     }
     add(client, next_host).await?;
-    client.scene.sim.world().tally.fault("member added");
-    let members = client.scene.masters.borrow().clone();
+    client.context.sim.world().stats.fault("member added");
+    let members = client.context.masters.borrow().clone();
     let host = *client.random.one_of(&members);
     if remove(client, host).await? {
-        client.scene.sim.world().tally.fault("member removed");
+        client.context.sim.world().stats.fault("member removed");
     }
     Ok(())
 }
@@ -127,14 +127,14 @@ pub async fn grow_and_shrink(client: &mut Client, next_host: &mut Host) -> anyho
 pub async fn replace(client: &mut Client, host: Host, next_host: &mut Host) -> anyhow::Result<()> {
     // Known to clients no more, whatever the cluster says.
     client
-        .scene
+        .context
         .masters
         .borrow_mut()
         .retain(|other| *other != host);
     add(client, next_host).await?;
-    client.scene.masters.borrow_mut().push(host);
+    client.context.masters.borrow_mut().push(host);
     if remove(client, host).await? {
-        client.scene.sim.world().tally.fault("master replaced");
+        client.context.sim.world().stats.fault("master replaced");
     }
     Ok(())
 }
@@ -143,12 +143,12 @@ pub async fn replace(client: &mut Client, host: Host, next_host: &mut Host) -> a
 async fn add(client: &mut Client, next_host: &mut Host) -> anyhow::Result<()> {
     let host = *next_host;
     *next_host += 1;
-    let known = client.scene.masters.borrow().clone();
-    let join: Vec<String> = known
+    let outcome = client.context.masters.borrow().clone();
+    let join: Vec<String> = outcome
         .iter()
         .map(|host| format!("http://{}", address(*host)))
         .collect();
-    let sim = client.scene.sim.clone();
+    let sim = client.context.sim.clone();
     sim.world()
         .install(host, vec!["--join".into(), join.join(",")])?;
     boot(client, host)?;
@@ -165,10 +165,10 @@ async fn add(client: &mut Client, next_host: &mut Host) -> anyhow::Result<()> {
             ops: Vec::new(),
         };
         client.another_master();
-        if let Known::Done(response) = client.ask(ask).await
+        if let RequestOutcome::Done(response) = client.ask(ask).await
             && response.status == 201
         {
-            client.scene.masters.borrow_mut().push(host);
+            client.context.masters.borrow_mut().push(host);
             return Ok(());
         }
         sim.sleep(200 * MS).await;
@@ -177,18 +177,18 @@ async fn add(client: &mut Client, next_host: &mut Host) -> anyhow::Result<()> {
         "a new master comes in",
         format!("node {host} is no voter after 60 s"),
     );
-    client.scene.masters.borrow_mut().push(host);
+    client.context.masters.borrow_mut().push(host);
     Ok(())
 }
 
 /// Takes a master out. Its process is ended then, as an operator would.
 async fn remove(client: &mut Client, host: Host) -> anyhow::Result<bool> {
-    let sim = client.scene.sim.clone();
+    let sim = client.context.sim.clone();
     if let Some(machine) = sim.world().machines.get_mut(&host) {
         machine.may_end = Some("it is no member any more");
     }
     client
-        .scene
+        .context
         .masters
         .borrow_mut()
         .retain(|other| *other != host);
@@ -196,7 +196,7 @@ async fn remove(client: &mut Client, host: Host) -> anyhow::Result<bool> {
     let mut last = Value::Null;
     while sim.now() < until {
         client.another_master();
-        let known = client
+        let outcome = client
             .ask(Ask {
                 method: "DELETE",
                 path: &format!("/v1/cluster/nodes/{host}"),
@@ -207,13 +207,13 @@ async fn remove(client: &mut Client, host: Host) -> anyhow::Result<bool> {
                 ops: Vec::new(),
             })
             .await;
-        match known {
-            Known::Done(_) => {
+        match outcome {
+            RequestOutcome::Done(_) => {
                 sim.world().kill(host)?;
                 return Ok(true);
             }
-            Known::Refused(response) => last = response.json(),
-            Known::Unknown => {}
+            RequestOutcome::Refused(response) => last = response.json(),
+            RequestOutcome::Unknown => {}
         }
         sim.sleep(300 * MS).await;
     }
@@ -226,26 +226,29 @@ async fn remove(client: &mut Client, host: Host) -> anyhow::Result<bool> {
 
 /// Whether every member answers, follows one leader, and has what is committed.
 pub async fn all_well(client: &mut Client) -> bool {
-    let members = client.scene.masters.borrow().clone();
+    let members = client.context.masters.borrow().clone();
     let mut seen = Vec::new();
     for host in &members {
-        let Some(told) = client.look(*host, "/v1/cluster?consistency=stale").await else {
+        let Some(reply) = client
+            .read_from(*host, "/v1/cluster?consistency=stale")
+            .await
+        else {
             return false;
         };
-        let voters = told["nodes"].as_array().map_or(0, |nodes| {
+        let voters = reply["nodes"].as_array().map_or(0, |nodes| {
             nodes
                 .iter()
                 .filter(|node| node["role"] == json!("voter"))
                 .count()
         });
-        let all_there = told["nodes"]
+        let all_there = reply["nodes"]
             .as_array()
             .is_some_and(|nodes| nodes.len() == members.len());
-        if told["leader"].is_null() || voters != members.len() || !all_there {
+        if reply["leader"].is_null() || voters != members.len() || !all_there {
             return false;
         }
-        seen.push((told["term"].as_u64(), told["leader"].as_u64()));
-        if client.look(*host, "/readyz").await.is_none() {
+        seen.push((reply["term"].as_u64(), reply["leader"].as_u64()));
+        if client.read_from(*host, "/readyz").await.is_none() {
             return false;
         }
     }
@@ -253,7 +256,7 @@ pub async fn all_well(client: &mut Client) -> bool {
 }
 
 fn disk_of(client: &Client, host: Host) -> PathBuf {
-    let world = client.scene.sim.world();
+    let world = client.context.sim.world();
     world
         .machines
         .get(&host)

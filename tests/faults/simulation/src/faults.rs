@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use anyhow::Context;
 use serde_json::json;
 
+use crate::context::{Ask, Client, SimContext};
 use crate::disks;
 use crate::network::Links;
-use crate::process::{Ns, Told};
+use crate::process::{Ns, ProcessInput};
 use crate::random::Random;
-use crate::scene::{Ask, Client, Scene};
 use crate::world::{Host, MS, SECOND};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,18 +63,18 @@ const ALL: [Fault; 21] = [
 ];
 
 /// Makes faults until `until`.
-pub async fn make(scene: Scene, host: Host, until: Ns) -> anyhow::Result<()> {
-    let mut client = scene.client(host);
+pub async fn make(context: SimContext, host: Host, until: Ns) -> anyhow::Result<()> {
+    let mut client = context.client(host);
     // A run is about a few kinds; over many runs all of them meet.
     let count = client.random.between(2, 7);
     let chosen: Vec<Fault> = (0..count).map(|_| *client.random.one_of(&ALL)).collect();
     let mut next_host = 4;
-    while scene.sim.now() < until {
+    while context.sim.now() < until {
         let calm = client.random.between(100 * MS, 2 * SECOND);
-        scene.sim.sleep(calm).await;
+        context.sim.sleep(calm).await;
         let fault = *client.random.one_of(&chosen);
-        let now = scene.sim.now();
-        scene
+        let now = context.sim.now();
+        context
             .sim
             .world()
             .trace
@@ -85,9 +85,9 @@ pub async fn make(scene: Scene, host: Host, until: Ns) -> anyhow::Result<()> {
 }
 
 /// The masters that run now.
-fn running(scene: &Scene) -> Vec<Host> {
-    let members = scene.masters.borrow().clone();
-    let world = scene.sim.world();
+fn running(context: &SimContext) -> Vec<Host> {
+    let members = context.masters.borrow().clone();
+    let world = context.sim.world();
     let runs = |host: &Host| {
         world
             .machines
@@ -98,15 +98,17 @@ fn running(scene: &Scene) -> Vec<Host> {
 }
 
 fn some_running(client: &mut Client) -> Option<Host> {
-    let running = running(&client.scene);
+    let running = running(&client.context);
     (!running.is_empty()).then(|| *client.random.one_of(&running))
 }
 
 /// Who leads, as far as a client can tell.
 pub async fn leader(client: &mut Client) -> Option<Host> {
-    for host in running(&client.scene) {
-        if let Some(told) = client.look(host, "/v1/cluster?consistency=stale").await
-            && let Some(leader) = told["leader"].as_u64()
+    for host in running(&client.context) {
+        if let Some(reply) = client
+            .read_from(host, "/v1/cluster?consistency=stale")
+            .await
+            && let Some(leader) = reply["leader"].as_u64()
         {
             return Some(leader as Host);
         }
@@ -127,7 +129,7 @@ async fn one(client: &mut Client, fault: Fault, next_host: &mut Host) -> anyhow:
             None => Ok(()),
         },
         Fault::KillAll => {
-            let all = running(&client.scene);
+            let all = running(&client.context);
             kill(client, &all, "kill of all").await
         }
         Fault::CutPower => match some_running(client) {
@@ -135,7 +137,7 @@ async fn one(client: &mut Client, fault: Fault, next_host: &mut Host) -> anyhow:
             None => Ok(()),
         },
         Fault::CutPowerOfAll => {
-            let all = running(&client.scene);
+            let all = running(&client.context);
             cut_power(client, &all, "power cut of all").await
         }
         Fault::CutPowerAtStep => cut_power_at_step(client).await,
@@ -174,7 +176,7 @@ async fn one(client: &mut Client, fault: Fault, next_host: &mut Host) -> anyhow:
 }
 
 fn note(client: &Client, kind: &'static str) {
-    client.scene.sim.world().tally.fault(kind);
+    client.context.sim.world().stats.fault(kind);
 }
 
 async fn down_time(client: &mut Client) {
@@ -183,16 +185,16 @@ async fn down_time(client: &mut Client) {
     } else {
         client.random.between(300 * MS, 3 * SECOND)
     };
-    client.scene.sim.sleep(span).await;
+    client.context.sim.sleep(span).await;
 }
 
 pub fn boot(client: &Client, host: Host) -> anyhow::Result<()> {
-    client.scene.sim.world().boot(host)
+    client.context.sim.world().boot(host)
 }
 
 async fn kill(client: &mut Client, hosts: &[Host], kind: &'static str) -> anyhow::Result<()> {
     for host in hosts {
-        if client.scene.sim.world().kill(*host)? {
+        if client.context.sim.world().kill(*host)? {
             note(client, kind);
         }
     }
@@ -205,7 +207,7 @@ async fn kill(client: &mut Client, hosts: &[Host], kind: &'static str) -> anyhow
 
 async fn cut_power(client: &mut Client, hosts: &[Host], kind: &'static str) -> anyhow::Result<()> {
     for host in hosts {
-        if client.scene.sim.world().cut_power(*host)? {
+        if client.context.sim.world().cut_power(*host)? {
             note(client, kind);
         }
     }
@@ -223,24 +225,24 @@ async fn cut_power_at_step(client: &mut Client) -> anyhow::Result<()> {
     };
     let steps = client.random.between(1, 40);
     let loses_unsynced = client.random.percent(80);
-    client.scene.sim.world().tell_machine(
+    client.context.sim.world().send_input(
         host,
-        Told::EndAfter {
+        ProcessInput::EndAfter {
             steps,
             loses_unsynced,
         },
     );
-    let until = client.scene.sim.now() + 3 * SECOND;
-    while client.scene.sim.now() < until {
-        client.scene.sim.sleep(50 * MS).await;
-        if !running(&client.scene).contains(&host) {
+    let until = client.context.sim.now() + 3 * SECOND;
+    while client.context.sim.now() < until {
+        client.context.sim.sleep(50 * MS).await;
+        if !running(&client.context).contains(&host) {
             note(client, "power cut between two steps of the disk");
             break;
         }
     }
-    client.scene.sim.world().tell_machine(
+    client.context.sim.world().send_input(
         host,
-        Told::EndAfter {
+        ProcessInput::EndAfter {
             steps: 0,
             loses_unsynced,
         },
@@ -255,7 +257,7 @@ async fn pause(client: &mut Client) -> anyhow::Result<()> {
         return Ok(());
     };
     let set = |paused: bool| {
-        let mut world = client.scene.sim.world();
+        let mut world = client.context.sim.world();
         if let Some(machine) = world.machines.get_mut(&host) {
             machine.paused = paused;
         }
@@ -263,8 +265,8 @@ async fn pause(client: &mut Client) -> anyhow::Result<()> {
     set(true);
     note(client, "process stopped and woken");
     let span = client.random.between(100 * MS, 5 * SECOND);
-    client.scene.sim.sleep(span).await;
-    let mut world = client.scene.sim.world();
+    client.context.sim.sleep(span).await;
+    let mut world = client.context.sim.world();
     let now = world.now;
     if let Some(machine) = world.machines.get_mut(&host) {
         machine.paused = false;
@@ -274,7 +276,7 @@ async fn pause(client: &mut Client) -> anyhow::Result<()> {
 }
 
 async fn cut_links(client: &mut Client, fault: Fault) -> anyhow::Result<()> {
-    let members = client.scene.masters.borrow().clone();
+    let members = client.context.masters.borrow().clone();
     let one = match leader(client).await {
         Some(leader) if client.random.percent(60) => leader,
         _ => *client.random.one_of(&members),
@@ -298,7 +300,7 @@ async fn cut_links(client: &mut Client, fault: Fault) -> anyhow::Result<()> {
     );
     for _ in 0..flaps {
         {
-            let mut world = client.scene.sim.world();
+            let mut world = client.context.sim.world();
             for other in &from_whom {
                 let pairs = [(one, *other), (*other, one)];
                 match fault {
@@ -314,25 +316,25 @@ async fn cut_links(client: &mut Client, fault: Fault) -> anyhow::Result<()> {
             }
         }
         let span = client.random.between(50 * MS, 5 * SECOND / flaps);
-        client.scene.sim.sleep(span).await;
+        client.context.sim.sleep(span).await;
         mend_cuts(client);
         if flaps > 1 {
             let span = client.random.between(50 * MS, SECOND);
-            client.scene.sim.sleep(span).await;
+            client.context.sim.sleep(span).await;
         }
     }
     Ok(())
 }
 
 fn mend_cuts(client: &Client) {
-    let mut world = client.scene.sim.world();
+    let mut world = client.context.sim.world();
     world.links.cut = BTreeSet::new();
     world.links.answers_cut = BTreeSet::new();
     world.retransmit();
 }
 
 async fn worse_links(client: &mut Client, fault: Fault) -> anyhow::Result<()> {
-    let members = client.scene.masters.borrow().clone();
+    let members = client.context.masters.borrow().clone();
     let (one, other) = (
         *client.random.one_of(&members),
         *client.random.one_of(&members),
@@ -350,7 +352,7 @@ async fn worse_links(client: &mut Client, fault: Fault) -> anyhow::Result<()> {
         },
     );
     {
-        let mut world = client.scene.sim.world();
+        let mut world = client.context.sim.world();
         if fault == Fault::SlowLinks {
             world.links.latency_ns.1 = most;
             world.links.slower.insert((one, other), most);
@@ -359,8 +361,8 @@ async fn worse_links(client: &mut Client, fault: Fault) -> anyhow::Result<()> {
         }
     }
     let span = client.random.between(500 * MS, 5 * SECOND);
-    client.scene.sim.sleep(span).await;
-    let mut world = client.scene.sim.world();
+    client.context.sim.sleep(span).await;
+    let mut world = client.context.sim.world();
     let links = Links::default();
     world.links.latency_ns = links.latency_ns;
     world.links.slower = links.slower;
@@ -369,11 +371,11 @@ async fn worse_links(client: &mut Client, fault: Fault) -> anyhow::Result<()> {
 }
 
 fn set_sync_time(client: &Client, host: Host, min_ns: Ns, max_ns: Ns) {
-    let mut world = client.scene.sim.world();
+    let mut world = client.context.sim.world();
     if let Some(machine) = world.machines.get_mut(&host) {
         machine.sync_time = (min_ns, max_ns);
     }
-    world.tell_machine(host, Told::SyncTime { min_ns, max_ns });
+    world.send_input(host, ProcessInput::SyncTime { min_ns, max_ns });
 }
 
 async fn slow_disk(client: &mut Client) -> anyhow::Result<()> {
@@ -384,7 +386,7 @@ async fn slow_disk(client: &mut Client) -> anyhow::Result<()> {
     set_sync_time(client, host, most / 4, most);
     note(client, "slow disk");
     let span = client.random.between(500 * MS, 5 * SECOND);
-    client.scene.sim.sleep(span).await;
+    client.context.sim.sleep(span).await;
     set_sync_time(client, host, 60_000, MS);
     Ok(())
 }
@@ -395,28 +397,28 @@ async fn failed_sync(client: &mut Client) -> anyhow::Result<()> {
         return Ok(());
     };
     let may_end = |why: Option<&'static str>| {
-        if let Some(machine) = client.scene.sim.world().machines.get_mut(&host) {
+        if let Some(machine) = client.context.sim.world().machines.get_mut(&host) {
             machine.may_end = why;
         }
     };
     may_end(Some("a sync failed"));
     client
-        .scene
+        .context
         .sim
         .world()
-        .tell_machine(host, Told::FailSyncs { count: 1 });
-    let until = client.scene.sim.now() + 5 * SECOND;
-    while client.scene.sim.now() < until && running(&client.scene).contains(&host) {
-        client.scene.sim.sleep(50 * MS).await;
+        .send_input(host, ProcessInput::FailSyncs { count: 1 });
+    let until = client.context.sim.now() + 5 * SECOND;
+    while client.context.sim.now() < until && running(&client.context).contains(&host) {
+        client.context.sim.sleep(50 * MS).await;
     }
-    if !running(&client.scene).contains(&host) {
-        client.scene.sim.world().tally.fault("sync failed");
+    if !running(&client.context).contains(&host) {
+        client.context.sim.world().stats.fault("sync failed");
     } else {
         client
-            .scene
+            .context
             .sim
             .world()
-            .tell_machine(host, Told::FailSyncs { count: 0 });
+            .send_input(host, ProcessInput::FailSyncs { count: 0 });
     }
     may_end(None);
     down_time(client).await;
@@ -429,16 +431,16 @@ async fn full_disk(client: &mut Client) -> anyhow::Result<()> {
     };
     let left = client.random.between(0, 4 << 20);
     client
-        .scene
+        .context
         .sim
         .world()
-        .tell_machine(host, Told::Space { free_bytes: left });
+        .send_input(host, ProcessInput::Space { free_bytes: left });
     note(client, "disk nearly full");
     let span = client.random.between(500 * MS, 5 * SECOND);
-    client.scene.sim.sleep(span).await;
-    client.scene.sim.world().tell_machine(
+    client.context.sim.sleep(span).await;
+    client.context.sim.world().send_input(
         host,
-        Told::Space {
+        ProcessInput::Space {
             free_bytes: 5 << 30,
         },
     );
@@ -449,7 +451,7 @@ async fn full_disk(client: &mut Client) -> anyhow::Result<()> {
 /// them are.
 fn jump_clock(client: &mut Client) {
     let wrong = {
-        let world = client.scene.sim.world();
+        let world = client.context.sim.world();
         let mut machines = world.machines.iter();
         machines.find_map(|(host, machine)| (machine.clock_offset_ns != 0).then_some(*host))
     };
@@ -467,11 +469,11 @@ fn jump_clock(client: &mut Client) {
         -size
     };
     note(client, "wall clock jumped");
-    let mut world = client.scene.sim.world();
+    let mut world = client.context.sim.world();
     if let Some(machine) = world.machines.get_mut(&host) {
         machine.clock_offset_ns = offset_ns;
     }
-    world.tell_machine(host, Told::Clock { offset_ns });
+    world.send_input(host, ProcessInput::Clock { offset_ns });
 }
 
 async fn ask_cluster(client: &mut Client, path: &str, kind: &'static str) {
@@ -487,15 +489,15 @@ async fn ask_cluster(client: &mut Client, path: &str, kind: &'static str) {
         tries: 3,
         ops: Vec::new(),
     };
-    if let crate::scene::Known::Done(_) = client.ask(ask).await {
+    if let crate::context::RequestOutcome::Done(_) = client.ask(ask).await {
         note(client, kind);
     }
 }
 
 /// Ends every fault that lasts.
-pub fn end_all(scene: &Scene) -> anyhow::Result<()> {
-    let hosts: Vec<Host> = scene.masters.borrow().clone();
-    let mut world = scene.sim.world();
+pub fn end_all(context: &SimContext) -> anyhow::Result<()> {
+    let hosts: Vec<Host> = context.masters.borrow().clone();
+    let mut world = context.sim.world();
     world.links = Links::default();
     world.retransmit();
     let now = world.now;
@@ -509,24 +511,24 @@ pub fn end_all(scene: &Scene) -> anyhow::Result<()> {
         machine.clock_offset_ns = 0;
         machine.sync_time = (60_000, MS);
         machine.may_end = None;
-        world.tell_machine(*host, Told::Clock { offset_ns: 0 });
-        world.tell_machine(
+        world.send_input(*host, ProcessInput::Clock { offset_ns: 0 });
+        world.send_input(
             *host,
-            Told::SyncTime {
+            ProcessInput::SyncTime {
                 min_ns: 60_000,
                 max_ns: MS,
             },
         );
-        world.tell_machine(
+        world.send_input(
             *host,
-            Told::Space {
+            ProcessInput::Space {
                 free_bytes: 5 << 30,
             },
         );
-        world.tell_machine(*host, Told::FailSyncs { count: 0 });
-        world.tell_machine(
+        world.send_input(*host, ProcessInput::FailSyncs { count: 0 });
+        world.send_input(
             *host,
-            Told::EndAfter {
+            ProcessInput::EndAfter {
                 steps: 0,
                 loses_unsynced: false,
             },

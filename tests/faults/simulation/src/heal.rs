@@ -4,58 +4,58 @@ use serde_json::{Value, json};
 use triarch_check::Record;
 use triarch_check::record::{Op, Outcome};
 
+use crate::client_load::submit_one;
+use crate::context::{Ask, Client, RequestOutcome, SimContext};
 use crate::disks::all_well;
 use crate::http::Response;
 use crate::process::Ns;
 use crate::record;
-use crate::scene::{Ask, Client, Known, Scene};
-use crate::traffic::submit_one;
 use crate::world::{Host, MS, SECOND};
 
 /// Waits for the cluster to be well and all work to be done, then notes how everything stands.
-pub async fn heal(scene: &Scene, host: Host) {
-    let mut client = scene.client(host);
+pub async fn heal(context: &SimContext, host: Host) {
+    let mut client = context.client(host);
     if !wait(&mut client, 60, async |client| all_well(client).await).await {
         let seen = views(&mut client).await;
         violated(
-            scene,
+            context,
             "after the faults there is one leader, and all follow",
             seen,
         );
         return;
     }
     fresh_work(&mut client).await;
-    scene.closing.set(true);
+    context.closing.set(true);
     let all_done = wait(&mut client, 120, async |client| {
-        client.scene.busy.get() == 0
+        client.context.busy.get() == 0
     })
     .await;
     if !all_done {
         violated(
-            scene,
+            context,
             "everybody gets an answer",
             "a client still asks after 120 s".into(),
         );
     }
     end_schedule(&mut client).await;
     let jobs: Vec<String> = {
-        let history = scene.history();
+        let history = context.history();
         let answers = history.submissions.iter().filter_map(|s| s.answers.first());
         answers
             .map(|answer| answer.job.clone())
             .filter(|job| !job.is_empty())
             .collect()
     };
-    scene.recorder.settled();
+    context.recorder.settled();
     for job in jobs {
         finish_job(&mut client, &job).await;
     }
-    scene.over.set(true);
+    context.over.set(true);
     digests(&mut client).await;
 }
 
-fn violated(scene: &Scene, rule: &str, what: String) {
-    scene.sim.world().violated(rule, what);
+fn violated(context: &SimContext, rule: &str, what: String) {
+    context.sim.world().violated(rule, what);
 }
 
 async fn wait(
@@ -63,26 +63,28 @@ async fn wait(
     seconds: u64,
     mut so: impl AsyncFnMut(&mut Client) -> bool,
 ) -> bool {
-    let until = client.scene.sim.now() + seconds * SECOND;
-    while client.scene.sim.now() < until {
+    let until = client.context.sim.now() + seconds * SECOND;
+    while client.context.sim.now() < until {
         if so(client).await {
             return true;
         }
-        client.scene.sim.sleep(200 * MS).await;
+        client.context.sim.sleep(200 * MS).await;
     }
     false
 }
 
 async fn views(client: &mut Client) -> String {
-    let members = client.scene.masters.borrow().clone();
+    let members = client.context.masters.borrow().clone();
     let mut seen = Vec::new();
     for host in members {
-        let told = client.look(host, "/v1/cluster?consistency=stale").await;
-        let ready = client.look(host, "/readyz").await;
+        let reply = client
+            .read_from(host, "/v1/cluster?consistency=stale")
+            .await;
+        let ready = client.read_from(host, "/readyz").await;
         seen.push(format!(
             "node {host} (ready: {}): {}",
             ready.is_some(),
-            told.unwrap_or(Value::Null)
+            reply.unwrap_or(Value::Null)
         ));
     }
     seen.join("\n    ")
@@ -93,7 +95,7 @@ async fn get(client: &mut Client, path: &str) -> Option<Value> {
 }
 
 async fn answered(client: &mut Client, path: &str) -> Option<Response> {
-    let known = client
+    let outcome = client
         .ask(Ask {
             method: "GET",
             path,
@@ -104,9 +106,9 @@ async fn answered(client: &mut Client, path: &str) -> Option<Response> {
             ops: Vec::new(),
         })
         .await;
-    match known {
-        Known::Done(response) => Some(response),
-        Known::Refused(_) | Known::Unknown => None,
+    match outcome {
+        RequestOutcome::Done(response) => Some(response),
+        RequestOutcome::Refused(_) | RequestOutcome::Unknown => None,
     }
 }
 
@@ -116,10 +118,10 @@ pub const FRESH: &str = "fresh";
 async fn fresh_work(client: &mut Client) {
     let body = json!({"name": "fresh", "idempotency_key": FRESH,
         "tasks": [{"kind": "sim", "payload": {"ms": 5}, "queue": "fresh", "max_losses": 1000}]});
-    let begun = client.scene.sim.now();
+    let begun = client.context.sim.now();
     let Some(submitted) = submit_one(client, body).await else {
         return violated(
-            &client.scene,
+            &client.context,
             "fresh work is taken",
             "a submission was not acknowledged".into(),
         );
@@ -131,11 +133,11 @@ async fn fresh_work(client: &mut Client) {
             .is_some_and(|job| job["state"] == json!("succeeded"))
     })
     .await;
-    let took_ms = (client.scene.sim.now() - begun) / MS;
+    let took_ms = (client.context.sim.now() - begun) / MS;
     if !done {
         let job = get(client, &path).await;
         violated(
-            &client.scene,
+            &client.context,
             "fresh work is done",
             format!("not within {took_ms} ms: {job:?}"),
         );
@@ -157,29 +159,29 @@ async fn finish_job(client: &mut Client, job: &str) {
     if !ended {
         let tasks = get(client, &format!("{path}/tasks")).await;
         violated(
-            &client.scene,
+            &client.context,
             "everything acknowledged comes to an end",
             format!("{job}: {last:?}, {tasks:?}"),
         );
     }
     if let Some(last) = last {
-        client.scene.history().jobs.insert(job.to_string(), last);
+        client.context.history().jobs.insert(job.to_string(), last);
     }
-    let invoke_ns = client.scene.sim.now();
+    let invoke_ns = client.context.sim.now();
     if let Some(response) = answered(client, &format!("{path}/tasks?limit=100")).await {
-        let told = response.json();
-        for task in told["tasks"].as_array().into_iter().flatten() {
+        let reply = response.json();
+        for task in reply["tasks"].as_array().into_iter().flatten() {
             note_read(client, invoke_ns, &response, task);
         }
-        let mut history = client.scene.history();
-        for task in told["tasks"].as_array().into_iter().flatten() {
+        let mut history = client.context.history();
+        for task in reply["tasks"].as_array().into_iter().flatten() {
             let id = task["id"].as_str().unwrap_or_default().to_string();
             history.tasks.insert(id, task.clone());
         }
     }
     // Where a unique key was taken, the task belongs to another job.
-    let known: Vec<String> = {
-        let history = client.scene.history();
+    let outcome: Vec<String> = {
+        let history = client.context.history();
         let all = history.submissions.iter().flat_map(|s| s.answers.iter());
         let of_job = all
             .filter(|answer| answer.job == job)
@@ -188,9 +190,9 @@ async fn finish_job(client: &mut Client, job: &str) {
             .filter(|task| !history.tasks.contains_key(task))
             .collect()
     };
-    for task in known {
-        if let Some(told) = get(client, &format!("/v1/tasks/{task}")).await {
-            client.scene.history().tasks.insert(task, told);
+    for task in outcome {
+        if let Some(reply) = get(client, &format!("/v1/tasks/{task}")).await {
+            client.context.history().tasks.insert(task, reply);
         }
     }
 }
@@ -201,11 +203,11 @@ fn note_read(client: &Client, invoke_ns: Ns, response: &Response, task: &Value) 
     if let Op::ReadTask { seen, .. } = &mut op {
         *seen = record::seen(task);
     }
-    client.scene.recorder.append(Record {
+    client.context.recorder.append(Record {
         client: format!("client-{}-lists", client.host),
         node: Some(u64::from(client.master)),
         invoke_ns,
-        return_ns: client.scene.sim.now(),
+        return_ns: client.context.sim.now(),
         outcome: Outcome::Ok,
         index: response.index(),
         why: None,
@@ -214,7 +216,7 @@ fn note_read(client: &Client, invoke_ns: Ns, response: &Response, task: &Value) 
 }
 
 async fn end_schedule(client: &mut Client) {
-    let known = client
+    let outcome = client
         .ask(Ask {
             method: "POST",
             path: "/v1/schedules/ticks/pause",
@@ -225,46 +227,46 @@ async fn end_schedule(client: &mut Client) {
             ops: Vec::new(),
         })
         .await;
-    let Known::Done(response) = known else {
+    let RequestOutcome::Done(response) = outcome else {
         return;
     };
     let mut jobs = Vec::new();
     let mut after = String::new();
-    while let Some(told) = get(client, &format!("/v1/jobs?name=tick&limit=500{after}")).await {
-        jobs.extend(told["jobs"].as_array().cloned().unwrap_or_default());
-        match told["next"].as_str() {
+    while let Some(reply) = get(client, &format!("/v1/jobs?name=tick&limit=500{after}")).await {
+        jobs.extend(reply["jobs"].as_array().cloned().unwrap_or_default());
+        match reply["next"].as_str() {
             Some(next) => after = format!("&after={next}"),
             None => break,
         }
     }
-    client.scene.history().schedule = json!({"schedule": response.json(), "jobs": jobs});
+    client.context.history().schedule = json!({"schedule": response.json(), "jobs": jobs});
 }
 
 async fn digests(client: &mut Client) {
-    let members = client.scene.masters.borrow().clone();
+    let members = client.context.masters.borrow().clone();
     let same = wait(client, 30, async |client| {
         let mut seen = Vec::new();
         for host in &members {
-            let told = client
-                .look(*host, "/v1/cluster?consistency=stale&digest=true")
+            let reply = client
+                .read_from(*host, "/v1/cluster?consistency=stale&digest=true")
                 .await;
-            let Some(told) = told else { return false };
-            let index = told["digest"]["index"].as_u64().unwrap_or(0);
-            let value = told["digest"]["value"]
+            let Some(reply) = reply else { return false };
+            let index = reply["digest"]["index"].as_u64().unwrap_or(0);
+            let value = reply["digest"]["value"]
                 .as_str()
                 .unwrap_or_default()
                 .to_string();
             seen.push((*host, index, value));
         }
         let level = seen.windows(2).all(|two| two[0].1 == two[1].1);
-        client.scene.history().digests = seen;
+        client.context.history().digests = seen;
         level
     })
     .await;
     if !same {
-        let what = format!("{:?}", client.scene.history().digests);
+        let what = format!("{:?}", client.context.history().digests);
         violated(
-            &client.scene,
+            &client.context,
             "after the faults all masters come to the same index",
             what,
         );

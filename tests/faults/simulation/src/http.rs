@@ -80,12 +80,12 @@ pub async fn send(sim: &Sim, request: Request<'_>) -> Answer {
         world.connect(number, request.from, request.to, PORT, port, now);
         number
     };
-    let look = |so: fn(&Endpoint) -> bool| {
+    let wait_for = |so: fn(&Endpoint) -> bool| {
         let sim = sim.clone();
         move || sim.world().endpoints.get(&number).is_none_or(so)
     };
     let connected = sim
-        .until(until, look(|end| end.connected || end.failed.is_some()))
+        .until(until, wait_for(|end| end.connected || end.failed.is_some()))
         .await;
     let failed = |sim: &Sim| {
         sim.world()
@@ -100,7 +100,7 @@ pub async fn send(sim: &Sim, request: Request<'_>) -> Answer {
     write(sim, number, &request);
     sim.until(
         until,
-        look(|end| end.failed.is_some() || complete(end).is_some()),
+        wait_for(|end| end.failed.is_some() || complete(end).is_some()),
     )
     .await;
     let answer = sim.world().endpoints.get(&number).and_then(complete);

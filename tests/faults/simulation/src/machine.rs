@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-use crate::process::{Ns, Process, Start, Told};
+use crate::process::{Ns, Process, ProcessInput, Start};
 use crate::world::{Host, MS, NEVER, Weakened, World};
 
 /// The port that masters listen on.
@@ -28,7 +28,7 @@ pub struct Machine {
     /// Without power: nothing arrives, nobody answers.
     pub off: bool,
     pub listens: BTreeSet<u16>,
-    pub inbox: Vec<Told>,
+    pub inbox: Vec<ProcessInput>,
     pub disk: PathBuf,
     pub log: PathBuf,
     pub clock_offset_ns: i64,
@@ -113,26 +113,26 @@ impl World {
         machine.wake_at = now + takes;
         let (min_ns, max_ns) = machine.sync_time;
         machine.inbox = vec![
-            Told::Clock {
+            ProcessInput::Clock {
                 offset_ns: machine.clock_offset_ns,
             },
-            Told::SyncTime { min_ns, max_ns },
+            ProcessInput::SyncTime { min_ns, max_ns },
         ];
         self.trace.line(now, || format!("node {host} boots"));
-        self.tally.boots += 1;
+        self.stats.boots += 1;
         self.retransmit();
         Ok(())
     }
 
     /// Something to take note of at its next turn, which is now.
-    pub fn tell_machine(&mut self, host: Host, told: Told) {
+    pub fn send_input(&mut self, host: Host, input: ProcessInput) {
         let now = self.now;
         if let Some(machine) = self
             .machines
             .get_mut(&host)
             .filter(|machine| machine.runs())
         {
-            machine.inbox.push(told);
+            machine.inbox.push(input);
             machine.wake_at = machine.wake_at.min(now);
         }
     }
@@ -163,7 +163,7 @@ impl World {
         let Some(mut process) = machine.process.take() else {
             return Ok(false);
         };
-        process.turn(now, now, &[Told::Cut { seed, loses_all }])?;
+        process.turn(now, now, &[ProcessInput::Cut { seed, loses_all }])?;
         machine.over();
         machine.off = true;
         self.trace.line(now, || format!("node {host} loses power"));

@@ -6,6 +6,8 @@
 //! again, and the invariants are judged.
 
 mod actors;
+mod client_load;
+mod context;
 mod disks;
 mod faults;
 mod heal;
@@ -19,10 +21,8 @@ mod process;
 mod random;
 mod record;
 mod run;
-mod scene;
-mod tally;
+mod run_stats;
 mod trace;
-mod traffic;
 mod worker;
 mod world;
 
@@ -104,9 +104,9 @@ fn main() -> ExitCode {
     };
     let seed = args.seed;
     match run::run(&args) {
-        Ok(verdict) => {
-            println!("{verdict}");
-            ExitCode::from(u8::from(!verdict.kept()))
+        Ok(result) => {
+            println!("{result}");
+            ExitCode::from(u8::from(!result.kept()))
         }
         Err(error) => {
             println!("seed {seed} could not run: {error:#}");

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::process::{Ns, Told};
+use crate::process::{Ns, ProcessInput};
 use crate::world::{Actor, CLIENTS_FROM, Event, Host, MS, SECOND, World};
 
 const REFUSED: u32 = 111;
@@ -137,7 +137,7 @@ impl World {
         let mut takes =
             self.random.between(least, most) + self.links.slower.get(&link).copied().unwrap_or(0);
         if self.links.loss_percent > 0 && self.random.percent(self.links.loss_percent) {
-            self.tally.packets_lost += 1;
+            self.stats.packets_lost += 1;
             takes += self.random.between(200 * MS, 400 * MS);
         }
         let half = connection.half(from);
@@ -189,7 +189,7 @@ impl World {
         };
         if cut || !connection.half(from).held.is_empty() {
             connection.half(from).held.push_back(packet);
-            self.tally.packets_held += 1;
+            self.stats.packets_held += 1;
             return;
         }
         self.arrive(number, from, packet);
@@ -255,7 +255,11 @@ impl World {
             }
             Packet::SynAck if open => {
                 self.send(number, to, now, Packet::Ack);
-                self.tell(host, number, Told::Connected { connection: number });
+                self.send_endpoint_input(
+                    host,
+                    number,
+                    ProcessInput::Connected { connection: number },
+                );
             }
             Packet::Ack => {
                 if self
@@ -267,10 +271,10 @@ impl World {
                         connection.half(to).open = true;
                     }
                     let peer = 0x0A00_0000 + peer;
-                    self.tell(
+                    self.send_endpoint_input(
                         host,
                         number,
-                        Told::Incoming {
+                        ProcessInput::Incoming {
                             connection: number,
                             port,
                             peer,
@@ -281,26 +285,30 @@ impl World {
                     self.send(number, to, now, Packet::Reset { errno: RESET });
                 }
             }
-            Packet::Data(bytes) if open => self.tell(
+            Packet::Data(bytes) if open => self.send_endpoint_input(
                 host,
                 number,
-                Told::Data {
+                ProcessInput::Data {
                     connection: number,
                     bytes,
                 },
             ),
             Packet::Fin => {
                 if open {
-                    self.tell(host, number, Told::Ended { connection: number });
+                    self.send_endpoint_input(
+                        host,
+                        number,
+                        ProcessInput::Ended { connection: number },
+                    );
                 }
                 self.forget_if_over(number);
             }
             Packet::Reset { errno } => {
                 if open {
-                    self.tell(
+                    self.send_endpoint_input(
                         host,
                         number,
-                        Told::Failed {
+                        ProcessInput::Failed {
                             connection: number,
                             errno,
                         },
@@ -326,14 +334,14 @@ impl World {
     }
 
     /// Tells a process, or a client.
-    fn tell(&mut self, host: Host, number: u64, told: Told) {
+    fn send_endpoint_input(&mut self, host: Host, number: u64, input: ProcessInput) {
         if host < CLIENTS_FROM {
             if let Some(machine) = self
                 .machines
                 .get_mut(&host)
                 .filter(|machine| machine.runs())
             {
-                machine.inbox.push(told);
+                machine.inbox.push(input);
                 machine.wake_at = machine.wake_at.min(self.now);
             }
             return;
@@ -341,18 +349,18 @@ impl World {
         let Some(endpoint) = self.endpoints.get_mut(&number) else {
             return;
         };
-        match told {
-            Told::Connected { .. } => endpoint.connected = true,
-            Told::Data { bytes, .. } => endpoint.received.extend(bytes),
-            Told::Ended { .. } => endpoint.ended = true,
-            Told::Failed { errno, .. } => endpoint.failed = Some(errno),
-            Told::Incoming { .. }
-            | Told::Clock { .. }
-            | Told::Cut { .. }
-            | Told::Space { .. }
-            | Told::SyncTime { .. }
-            | Told::FailSyncs { .. }
-            | Told::EndAfter { .. } => {}
+        match input {
+            ProcessInput::Connected { .. } => endpoint.connected = true,
+            ProcessInput::Data { bytes, .. } => endpoint.received.extend(bytes),
+            ProcessInput::Ended { .. } => endpoint.ended = true,
+            ProcessInput::Failed { errno, .. } => endpoint.failed = Some(errno),
+            ProcessInput::Incoming { .. }
+            | ProcessInput::Clock { .. }
+            | ProcessInput::Cut { .. }
+            | ProcessInput::Space { .. }
+            | ProcessInput::SyncTime { .. }
+            | ProcessInput::FailSyncs { .. }
+            | ProcessInput::EndAfter { .. } => {}
         }
         self.runnable.push_back(endpoint.actor);
     }
@@ -390,10 +398,10 @@ impl World {
         for side in [Side::Caller, Side::Called] {
             if connection.halves[side as usize].open {
                 let host = connection.host(side);
-                self.tell(
+                self.send_endpoint_input(
                     host,
                     number,
-                    Told::Failed {
+                    ProcessInput::Failed {
                         connection: number,
                         errno: TIMED_OUT,
                     },

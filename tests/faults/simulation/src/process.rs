@@ -14,16 +14,16 @@ use anyhow::Context;
 pub type Ns = u64;
 
 /// The descriptors that the kernel library expects its frames on.
-const TOLD_ON: i32 = 198;
-const SAID_ON: i32 = 199;
+const INPUT_FD: i32 = 198;
+const OUTPUT_FD: i32 = 199;
 /// A build with deliberate bugs is told by this which one to have.
 const MUTATION: &str = "TRIARCH_MUTATION";
 /// How long a turn may take in real time before the process counts as hung.
-const TURN_SECONDS_MAX: i32 = 30;
+const MAX_TURN_SECONDS: i32 = 30;
 
 /// What a process did in a turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub enum ProcessOutput {
     Listen {
         port: u16,
     },
@@ -53,7 +53,7 @@ pub enum Said {
 
 /// What happens to a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum ProcessInput {
     Connected {
         connection: u64,
     },
@@ -104,7 +104,7 @@ pub struct Turn {
     pub now: Ns,
     /// When it wants to go on by itself.
     pub next: Ns,
-    pub said: Vec<(Ns, Said)>,
+    pub output: Vec<(Ns, ProcessOutput)>,
     /// A digest over the bytes of the frame.
     pub digest: u64,
 }
@@ -136,16 +136,16 @@ pub struct Start<'a> {
 
 pub struct Process {
     child: Child,
-    told: File,
-    said: File,
+    input: File,
+    output: File,
 }
 
 impl Process {
     /// Starts it; it waits for its first turn.
     pub fn start(start: Start<'_>) -> anyhow::Result<Process> {
-        let (their_told, told) = pipe()?;
-        let (said, their_said) = pipe()?;
-        let (read_end, write_end) = (their_told.as_raw_fd(), their_said.as_raw_fd());
+        let (their_input, input) = pipe()?;
+        let (output, their_output) = pipe()?;
+        let (read_end, write_end) = (their_input.as_raw_fd(), their_output.as_raw_fd());
         let mut command = Command::new(start.program);
         command
             .args(start.args)
@@ -171,8 +171,8 @@ impl Process {
         unsafe {
             command.pre_exec(move || {
                 if libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) < 0
-                    || libc::dup2(read_end, TOLD_ON) < 0
-                    || libc::dup2(write_end, SAID_ON) < 0
+                    || libc::dup2(read_end, INPUT_FD) < 0
+                    || libc::dup2(write_end, OUTPUT_FD) < 0
                     || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0
                 {
                     return Err(std::io::Error::last_os_error());
@@ -183,8 +183,12 @@ impl Process {
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {}", start.program.display()))?;
-        let mut process = Process { child, told, said };
-        drop((their_told, their_said));
+        let mut process = Process {
+            child,
+            input,
+            output,
+        };
+        drop((their_input, their_output));
         process
             .read_frame()?
             .context("the process ended before its first turn: is the kernel library there?")?;
@@ -192,17 +196,22 @@ impl Process {
     }
 
     /// Gives it a turn.
-    pub fn turn(&mut self, now: Ns, horizon: Ns, told: &[Told]) -> anyhow::Result<Outcome> {
+    pub fn turn(
+        &mut self,
+        now: Ns,
+        horizon: Ns,
+        inputs: &[ProcessInput],
+    ) -> anyhow::Result<Outcome> {
         let mut frame = Vec::with_capacity(64);
         frame.extend(0_u32.to_le_bytes());
         frame.extend(now.to_le_bytes());
         frame.extend(horizon.to_le_bytes());
-        for event in told {
+        for event in inputs {
             encode(event, &mut frame);
         }
         let length = (frame.len() - 4) as u32;
         frame[..4].copy_from_slice(&length.to_le_bytes());
-        if self.told.write_all(&frame).is_err() {
+        if self.input.write_all(&frame).is_err() {
             return Ok(Outcome::Gone { code: self.wait()? });
         }
         match self.read_frame()? {
@@ -214,23 +223,23 @@ impl Process {
     /// `None`: it is gone.
     fn read_frame(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
         let mut poll = libc::pollfd {
-            fd: self.said.as_raw_fd(),
+            fd: self.output.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };
         // SAFETY: one descriptor that is open, and its count.
-        let ready = unsafe { libc::poll(&raw mut poll, 1, TURN_SECONDS_MAX * 1000) };
+        let ready = unsafe { libc::poll(&raw mut poll, 1, MAX_TURN_SECONDS * 1000) };
         anyhow::ensure!(
             ready > 0,
-            "the process did not end its turn within {TURN_SECONDS_MAX} s: it spins, or waits for what is not simulated"
+            "the process did not end its turn within {MAX_TURN_SECONDS} s: it spins, or waits for what is not simulated"
         );
         let mut length = [0; 4];
-        match self.said.read_exact(&mut length) {
+        match self.output.read_exact(&mut length) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
             other => other?,
         }
         let mut frame = vec![0; u32::from_le_bytes(length) as usize];
-        match self.said.read_exact(&mut frame) {
+        match self.output.read_exact(&mut frame) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(error.into()),
             Ok(()) => Ok(Some(frame)),
@@ -271,11 +280,13 @@ fn pipe() -> anyhow::Result<(File, File)> {
     }
 }
 
-fn encode(told: &Told, frame: &mut Vec<u8>) {
-    let (kind, subject, data): (u8, u64, Vec<u8>) = match told {
-        Told::Connected { connection } => (1, *connection, vec![]),
-        Told::Failed { connection, errno } => (2, *connection, errno.to_le_bytes().to_vec()),
-        Told::Incoming {
+fn encode(input: &ProcessInput, frame: &mut Vec<u8>) {
+    let (kind, subject, data): (u8, u64, Vec<u8>) = match input {
+        ProcessInput::Connected { connection } => (1, *connection, vec![]),
+        ProcessInput::Failed { connection, errno } => {
+            (2, *connection, errno.to_le_bytes().to_vec())
+        }
+        ProcessInput::Incoming {
             connection,
             port,
             peer,
@@ -286,14 +297,14 @@ fn encode(told: &Told, frame: &mut Vec<u8>) {
             data.extend(peer_port.to_le_bytes());
             (3, *connection, data)
         }
-        Told::Data { connection, bytes } => (4, *connection, bytes.clone()),
-        Told::Ended { connection } => (5, *connection, vec![]),
-        Told::Clock { offset_ns } => (6, offset_ns.cast_unsigned(), vec![]),
-        Told::Cut { seed, loses_all } => (7, *seed, vec![0; usize::from(*loses_all)]),
-        Told::Space { free_bytes } => (8, *free_bytes, vec![]),
-        Told::SyncTime { min_ns, max_ns } => (9, *min_ns, max_ns.to_le_bytes().to_vec()),
-        Told::FailSyncs { count } => (10, *count, vec![]),
-        Told::EndAfter {
+        ProcessInput::Data { connection, bytes } => (4, *connection, bytes.clone()),
+        ProcessInput::Ended { connection } => (5, *connection, vec![]),
+        ProcessInput::Clock { offset_ns } => (6, offset_ns.cast_unsigned(), vec![]),
+        ProcessInput::Cut { seed, loses_all } => (7, *seed, vec![0; usize::from(*loses_all)]),
+        ProcessInput::Space { free_bytes } => (8, *free_bytes, vec![]),
+        ProcessInput::SyncTime { min_ns, max_ns } => (9, *min_ns, max_ns.to_le_bytes().to_vec()),
+        ProcessInput::FailSyncs { count } => (10, *count, vec![]),
+        ProcessInput::EndAfter {
             steps,
             loses_unsynced,
         } => (11, *steps, vec![0; usize::from(*loses_unsynced)]),
@@ -312,7 +323,7 @@ fn decode(frame: &[u8]) -> anyhow::Result<Turn> {
     let mut turn = Turn {
         now: number(0)?,
         next: number(8)?,
-        said: Vec::new(),
+        output: Vec::new(),
         digest: digest(frame),
     };
     let mut at = 16;
@@ -323,33 +334,33 @@ fn decode(frame: &[u8]) -> anyhow::Result<Turn> {
             .get(at + 21..at + 21 + length)
             .context("a frame is cut short")?;
         at += 21 + length;
-        let said = match kind {
-            1 => Said::Listen {
+        let output = match kind {
+            1 => ProcessOutput::Listen {
                 port: subject as u16,
             },
-            2 => Said::Unlisten {
+            2 => ProcessOutput::Unlisten {
                 port: subject as u16,
             },
-            3 => Said::Connect {
+            3 => ProcessOutput::Connect {
                 connection: subject,
                 host: u32::from_le_bytes(data[..4].try_into()?),
                 port: u16::from_le_bytes(data[4..6].try_into()?),
                 own_port: u16::from_le_bytes(data[6..8].try_into()?),
             },
-            4 => Said::Data {
+            4 => ProcessOutput::Data {
                 connection: subject,
                 bytes: data.to_vec(),
             },
-            5 => Said::Fin {
+            5 => ProcessOutput::Fin {
                 connection: subject,
             },
-            6 => Said::Close {
+            6 => ProcessOutput::Close {
                 connection: subject,
             },
-            7 => Said::Exited { code: subject },
+            7 => ProcessOutput::Exited { code: subject },
             other => anyhow::bail!("the kernel library says {other}, which is not known here"),
         };
-        turn.said.push((time, said));
+        turn.output.push((time, output));
     }
     Ok(turn)
 }

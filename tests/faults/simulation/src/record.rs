@@ -28,7 +28,7 @@ pub fn submit(body: &Value) -> Op {
                 observed: true,
                 payload: Some(digest(&task["payload"])),
                 key: word(&task["key"]),
-                after: crate::traffic::words(&task["after"]),
+                after: crate::client_load::words(&task["after"]),
                 unique_key: word(&task["unique_key"]),
                 ..Submitted::default()
             })
@@ -142,7 +142,7 @@ fn refused(op: &Op, response: &Response) -> Result<Option<u64>, (bool, String)> 
     Err((!matches!(response.status, 503 | 504), why))
 }
 
-fn fill(op: &mut Op, told: &Value) {
+fn fill(op: &mut Op, reply: &Value) {
     match op {
         Op::Submit {
             tasks,
@@ -150,14 +150,17 @@ fn fill(op: &mut Op, told: &Value) {
             duplicate,
             ..
         } => {
-            *job = told["id"].as_str().map(str::to_string);
-            *duplicate = told["duplicate"] == json!(true);
-            for (task, id) in tasks.iter_mut().zip(crate::traffic::words(&told["tasks"])) {
+            *job = reply["id"].as_str().map(str::to_string);
+            *duplicate = reply["duplicate"] == json!(true);
+            for (task, id) in tasks
+                .iter_mut()
+                .zip(crate::client_load::words(&reply["tasks"]))
+            {
                 task.id = Some(id);
             }
         }
         Op::Poll { leases, .. } => {
-            let given = told["tasks"].as_array().map_or(&[][..], Vec::as_slice);
+            let given = reply["tasks"].as_array().map_or(&[][..], Vec::as_slice);
             leases.extend(
                 given
                     .iter()
@@ -166,18 +169,21 @@ fn fill(op: &mut Op, told: &Value) {
             );
         }
         Op::Report { results, .. } => {
-            let verdicts = told["results"].as_array().map_or(&[][..], Vec::as_slice);
+            let acknowledgements = reply["results"].as_array().map_or(&[][..], Vec::as_slice);
             for one in results {
-                let verdict = verdicts
+                let acknowledgement = acknowledgements
                     .iter()
-                    .find(|verdict| verdict["task"] == json!(one.task));
-                one.accepted = verdict.map(|verdict| verdict["accepted"] == json!(true));
-                one.code = verdict.and_then(|verdict| verdict["code"].as_str().map(str::to_string));
+                    .find(|acknowledgement| acknowledgement["task"] == json!(one.task));
+                one.accepted = acknowledgement
+                    .map(|acknowledgement| acknowledgement["accepted"] == json!(true));
+                one.code = acknowledgement.and_then(|acknowledgement| {
+                    acknowledgement["code"].as_str().map(str::to_string)
+                });
             }
         }
         Op::ReadTask {
             seen: seen_here, ..
-        } => *seen_here = seen(told),
+        } => *seen_here = seen(reply),
         Op::CancelTask { .. }
         | Op::CancelJob { .. }
         | Op::RetryTask { .. }

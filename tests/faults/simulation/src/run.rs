@@ -11,31 +11,31 @@ use triarch_check::{History, Recorder};
 
 use crate::Args;
 use crate::actors::Sim;
+use crate::client_load;
+use crate::context::{Ask, RequestOutcome, SimContext};
 use crate::faults;
 use crate::heal;
 use crate::invariants;
 use crate::kernel;
 use crate::machine::address;
 use crate::random::Random;
-use crate::scene::{Ask, Known, Scene};
-use crate::tally::Tally;
+use crate::run_stats::RunStats;
 use crate::trace::Trace;
-use crate::traffic;
 use crate::worker;
 use crate::world::{CLIENTS_FROM, Host, MS, SECOND, Settings, World};
 
 /// What came of a run.
-pub struct Verdict {
+pub struct RunResult {
     seed: u64,
     digest: u64,
     simulated_ms: u64,
     real_ms: u128,
-    tally: Tally,
+    stats: RunStats,
     violations: Vec<String>,
     kept_in: Option<PathBuf>,
 }
 
-impl Verdict {
+impl RunResult {
     pub fn kept(&self) -> bool {
         self.violations.is_empty()
     }
@@ -48,10 +48,10 @@ pub fn replay() -> String {
         .unwrap_or_else(|| "triarch-sim".into())
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for RunResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = if self.kept() { "kept" } else { "BROKEN" };
-        let faults: u64 = self.tally.faults.values().sum();
+        let faults: u64 = self.stats.faults.values().sum();
         writeln!(
             f,
             "seed {} {word} trace {:016x} simulated_ms {} real_ms {} faults {faults} acknowledged {} unknown {} leaders {}",
@@ -59,14 +59,14 @@ impl fmt::Display for Verdict {
             self.digest,
             self.simulated_ms,
             self.real_ms,
-            self.tally.acknowledged,
-            self.tally.unknown,
-            self.tally.leaders_seen,
+            self.stats.acknowledged,
+            self.stats.unknown,
+            self.stats.leaders_seen,
         )?;
-        for (kind, count) in &self.tally.faults {
+        for (kind, count) in &self.stats.faults {
             writeln!(f, "  fault {count} {kind}")?;
         }
-        for (kind, count) in &self.tally.operations {
+        for (kind, count) in &self.stats.operations {
             writeln!(f, "  operation {count} {kind}")?;
         }
         for violation in &self.violations {
@@ -101,7 +101,7 @@ fn disks_dir() -> anyhow::Result<PathBuf> {
 }
 
 /// Runs one seed.
-pub fn run(args: &Args) -> anyhow::Result<Verdict> {
+pub fn run(args: &Args) -> anyhow::Result<RunResult> {
     let (program, seed, keep) = (&args.program, args.seed, args.keep);
     anyhow::ensure!(
         program.is_file(),
@@ -122,8 +122,8 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
     };
     let lines = args.trace.as_ref().map(File::create).transpose()?;
     let sim = Sim::new(World::new(settings, Trace::new(lines)));
-    let scene = Scene::new(sim.clone());
-    let result = sim.run(whole(scene.clone(), random));
+    let context = SimContext::new(sim.clone());
+    let result = sim.run(run_guarded(context.clone(), random));
     let cleared = if keep {
         Ok(())
     } else {
@@ -131,29 +131,29 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
     };
     result?;
     cleared?;
-    for (rule, what) in invariants::broken(&scene.history()) {
+    for (rule, what) in invariants::broken(&context.history()) {
         sim.world().violated(rule, what);
     }
-    let history = scene.recorder.history();
+    let history = context.recorder.history();
     if keep {
         write(&history, &dir.join("history.jsonl"))?;
     }
-    judge(&scene, &history);
+    judge(&context, &history);
     let mut world = sim.world();
     let mut violations = std::mem::take(&mut world.violations);
-    let tally = std::mem::take(&mut world.tally);
-    if tally.faults.values().sum::<u64>() == 0 {
+    let stats = std::mem::take(&mut world.stats);
+    if stats.faults.values().sum::<u64>() == 0 {
         violations.push("the run made no fault, so it proves nothing".into());
     }
-    if tally.acknowledged == 0 {
+    if stats.acknowledged == 0 {
         violations.push("nothing was acknowledged, so the run proves nothing".into());
     }
-    Ok(Verdict {
+    Ok(RunResult {
         seed,
         digest: world.trace.value(),
         simulated_ms: world.now / MS,
         real_ms: begun.elapsed().as_millis(),
-        tally,
+        stats,
         violations,
         kept_in: keep.then_some(dir),
     })
@@ -169,67 +169,69 @@ fn write(history: &History, path: &Path) -> anyhow::Result<()> {
 }
 
 /// Has the recorded history judged.
-fn judge(scene: &Scene, history: &History) {
+fn judge(context: &SimContext, history: &History) {
     let verdict = triarch_check::check(history);
     for finding in &verdict.findings {
         let word = format!("{:?} (triarch-check)", finding.judgement).to_lowercase();
         let what = format!("{}: {}", finding.rule, finding.what);
-        scene.sim.world().violated(&word, what);
+        context.sim.world().violated(&word, what);
     }
 }
 
-async fn whole(scene: Scene, mut random: Random) {
-    if let Err(error) = acts(&scene, &mut random).await {
-        scene
+async fn run_guarded(context: SimContext, mut random: Random) {
+    if let Err(error) = run_phases(&context, &mut random).await {
+        context
             .sim
             .world()
             .violated("the simulation can go on", format!("{error:#}"));
     }
 }
 
-async fn acts(scene: &Scene, random: &mut Random) -> anyhow::Result<()> {
+async fn run_phases(context: &SimContext, random: &mut Random) -> anyhow::Result<()> {
     let cluster: Vec<String> = (1..=3)
         .map(|host: Host| format!("{host}={}", address(host)))
         .collect();
     for host in 1..=3 {
-        let mut world = scene.sim.world();
+        let mut world = context.sim.world();
         world.install(host, vec!["--cluster".into(), cluster.join(",")])?;
         world.boot(host)?;
     }
     let (submitters, workers) = (random.between(1, 4) as Host, random.between(1, 4) as Host);
     for nth in 0..submitters {
-        scene
+        context
             .sim
-            .spawn(traffic::submit(scene.clone(), CLIENTS_FROM + 1 + nth));
+            .spawn(client_load::submit(context.clone(), CLIENTS_FROM + 1 + nth));
     }
     for nth in 0..workers {
-        scene
+        context
             .sim
-            .spawn(worker::work(scene.clone(), CLIENTS_FROM + 11 + nth));
+            .spawn(worker::work(context.clone(), CLIENTS_FROM + 11 + nth));
     }
-    scene
+    context
         .sim
-        .spawn(traffic::read(scene.clone(), CLIENTS_FROM + 21));
-    scene
+        .spawn(client_load::read(context.clone(), CLIENTS_FROM + 21));
+    context
         .sim
-        .spawn(traffic::cancel(scene.clone(), CLIENTS_FROM + 22));
-    scene
+        .spawn(client_load::cancel(context.clone(), CLIENTS_FROM + 22));
+    context
         .sim
-        .spawn(traffic::observe(scene.clone(), CLIENTS_FROM + 23));
-    scene.sim.spawn(schedule(scene.clone(), CLIENTS_FROM + 24));
+        .spawn(client_load::observe(context.clone(), CLIENTS_FROM + 23));
+    context
+        .sim
+        .spawn(schedule(context.clone(), CLIENTS_FROM + 24));
     // Long enough for a first leader; sometimes not.
     let calm = random.between(200 * MS, 2 * SECOND);
-    scene.sim.sleep(calm).await;
+    context.sim.sleep(calm).await;
     let span = random.between(5, 15) * SECOND;
-    faults::make(scene.clone(), CLIENTS_FROM + 31, scene.sim.now() + span).await?;
-    faults::end_all(scene)?;
-    heal::heal(scene, CLIENTS_FROM + 32).await;
+    faults::make(context.clone(), CLIENTS_FROM + 31, context.sim.now() + span).await?;
+    faults::end_all(context)?;
+    heal::heal(context, CLIENTS_FROM + 32).await;
     Ok(())
 }
 
 /// A schedule that ticks every second, put there once.
-async fn schedule(scene: Scene, host: Host) {
-    let mut client = scene.client(host);
+async fn schedule(context: SimContext, host: Host) {
+    let mut client = context.client(host);
     let body = json!({"cron": "* * * * * *", "catch_up": "none",
         "job": {"name": "tick", "tasks": [{"kind": "sim", "payload": {"ms": 5, "tick": true}, "max_losses": 1000}]}});
     let ask = Ask {
@@ -241,8 +243,8 @@ async fn schedule(scene: Scene, host: Host) {
         tries: 50,
         ops: Vec::new(),
     };
-    if let Known::Refused(response) = client.ask(ask).await {
+    if let RequestOutcome::Refused(response) = client.ask(ask).await {
         let what = format!("the schedule was refused: {}", response.json());
-        scene.sim.world().violated("what is valid is taken", what);
+        context.sim.world().violated("what is valid is taken", what);
     }
 }

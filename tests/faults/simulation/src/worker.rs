@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::client_load::words;
+use crate::context::{Ask, Client, RequestOutcome, SimContext};
 use crate::history::{Grant, Report};
 use crate::process::Ns;
 use crate::record;
-use crate::scene::{Ask, Client, Known, Scene};
-use crate::traffic::words;
 use crate::world::{Host, MS, SECOND};
 
 const SLOTS: usize = 4;
@@ -22,14 +22,14 @@ struct Running {
 }
 
 /// A worker, until the run is over.
-pub async fn work(scene: Scene, host: Host) {
-    let mut client = scene.client(host);
+pub async fn work(context: SimContext, host: Host) {
+    let mut client = context.client(host);
     let mut life = 0;
-    while !scene.over.get() {
+    while !context.over.get() {
         life += 1;
         let name = format!("w{host}-{life}");
         if let Some(id) = register(&mut client, &name).await {
-            scene.sim.world().tally.operation("worker registered");
+            context.sim.world().stats.operation("worker registered");
             serve(&mut client, &id).await;
         }
     }
@@ -38,7 +38,7 @@ pub async fn work(scene: Scene, host: Host) {
 async fn register(client: &mut Client, name: &str) -> Option<String> {
     let body = json!({"name": name, "queues": ["default", "other", "fresh"], "slots": SLOTS, "labels": {}, "resources": {},
         "kinds": ["sim"]});
-    let known = client
+    let outcome = client
         .ask(Ask {
             method: "POST",
             path: "/v1/workers",
@@ -49,29 +49,29 @@ async fn register(client: &mut Client, name: &str) -> Option<String> {
             ops: Vec::new(),
         })
         .await;
-    match known {
-        Known::Done(response) => response.json()["id"].as_str().map(str::to_string),
-        Known::Refused(_) | Known::Unknown => None,
+    match outcome {
+        RequestOutcome::Done(response) => response.json()["id"].as_str().map(str::to_string),
+        RequestOutcome::Refused(_) | RequestOutcome::Unknown => None,
     }
 }
 
 /// Until it is not known there any more, or dies.
 async fn serve(client: &mut Client, id: &str) {
-    let scene = client.scene.clone();
+    let context = client.context.clone();
     let mut running: BTreeMap<String, Running> = BTreeMap::new();
-    while !scene.over.get() {
+    while !context.over.get() {
         if client.random.percent(1) {
             // Silent for longer than any lease, and back with what it had.
-            scene.sim.world().tally.operation("worker fell silent");
+            context.sim.world().stats.operation("worker fell silent");
             let span = client.random.between(SECOND, 5 * SECOND);
-            scene.sim.sleep(span).await;
+            context.sim.sleep(span).await;
         } else if client.random.percent(1) {
-            scene.sim.world().tally.operation("worker died");
+            context.sim.world().stats.operation("worker died");
             let span = client.random.between(100 * MS, SECOND);
-            scene.sim.sleep(span).await;
+            context.sim.sleep(span).await;
             return;
         }
-        let now = scene.sim.now();
+        let now = context.sim.now();
         let done: Vec<Report> = running
             .iter()
             .filter(|(_, run)| run.ends <= now)
@@ -87,16 +87,16 @@ async fn serve(client: &mut Client, id: &str) {
                 accepted: None,
             })
             .collect();
-        let first_report = scene.history().reports.len();
-        scene.history().reports.extend(done.iter().cloned());
-        let Some(told) = poll(client, id, &running, &done).await else {
+        let first_report = context.history().reports.len();
+        context.history().reports.extend(done.iter().cloned());
+        let Some(reply) = poll(client, id, &running, &done).await else {
             return;
         };
-        take_answers(client, &told, &done, first_report, &mut running);
-        take_tasks(client, id, &told, &mut running);
+        take_answers(client, &reply, &done, first_report, &mut running);
+        take_tasks(client, id, &reply, &mut running);
         // Not more often than a real one would.
         let pause = client.random.between(2 * MS, 20 * MS);
-        scene.sim.sleep(pause).await;
+        context.sim.sleep(pause).await;
     }
 }
 
@@ -107,7 +107,7 @@ async fn poll(
     running: &BTreeMap<String, Running>,
     done: &[Report],
 ) -> Option<Value> {
-    let now = client.scene.sim.now();
+    let now = client.context.sim.now();
     let next_end = running
         .values()
         .map(|run| run.ends)
@@ -133,10 +133,10 @@ async fn poll(
         })
         .collect();
     let free = SLOTS.saturating_sub(named.len());
-    let max = if client.scene.over.get() { 0 } else { free };
+    let max = if client.context.over.get() { 0 } else { free };
     let body = json!({"max": max, "wait_ms": if free == 0 { wait_ms.min(300) } else { wait_ms },
         "results": results, "running": named});
-    let known = client
+    let outcome = client
         .ask(Ask {
             method: "POST",
             path: &format!("/v1/workers/{id}/poll"),
@@ -147,36 +147,36 @@ async fn poll(
             ops: record::poll(id, done),
         })
         .await;
-    match known {
-        Known::Done(response) => Some(response.json()),
-        Known::Refused(response) => {
+    match outcome {
+        RequestOutcome::Done(response) => Some(response.json()),
+        RequestOutcome::Refused(response) => {
             if response.json()["code"] != json!("unknown_worker") {
                 let what = format!("a poll was refused: {}", response.json());
                 client
-                    .scene
+                    .context
                     .sim
                     .world()
                     .violated("what is valid is taken", what);
             }
             None
         }
-        Known::Unknown => Some(Value::Null),
+        RequestOutcome::Unknown => Some(Value::Null),
     }
 }
 
 fn take_answers(
     client: &mut Client,
-    told: &Value,
+    reply: &Value,
     done: &[Report],
     first_report: usize,
     running: &mut BTreeMap<String, Running>,
 ) {
-    let now = client.scene.sim.now();
-    if let Some(results) = told["results"].as_array() {
+    let now = client.context.sim.now();
+    if let Some(results) = reply["results"].as_array() {
         for (nth, (report, result)) in done.iter().zip(results).enumerate() {
             let accepted = result["accepted"] == json!(true);
             {
-                let mut history = client.scene.history();
+                let mut history = client.context.history();
                 let noted = &mut history.reports[first_report + nth];
                 noted.accepted = Some(accepted);
                 noted.at = now;
@@ -186,12 +186,12 @@ fn take_answers(
             } else {
                 "report refused"
             };
-            client.scene.sim.world().tally.operation(word);
+            client.context.sim.world().stats.operation(word);
             running.remove(&report.task);
         }
     }
     for list in ["lost", "cancel"] {
-        for task in words(&told[list]) {
+        for task in words(&reply[list]) {
             running.remove(&task);
         }
     }
@@ -200,14 +200,14 @@ fn take_answers(
 fn take_tasks(
     client: &mut Client,
     id: &str,
-    told: &Value,
+    reply: &Value,
     running: &mut BTreeMap<String, Running>,
 ) {
-    let now = client.scene.sim.now();
-    let tasks = told["tasks"].as_array().cloned().unwrap_or_default();
+    let now = client.context.sim.now();
+    let tasks = reply["tasks"].as_array().cloned().unwrap_or_default();
     for task in tasks {
         let (Some(name), Some(token)) = (task["id"].as_str(), task["token"].as_u64()) else {
-            client.scene.sim.world().violated(
+            client.context.sim.world().violated(
                 "a master answers as documented",
                 format!("a lease without a token: {task}"),
             );
@@ -216,8 +216,8 @@ fn take_tasks(
         if running.get(name).is_some_and(|run| run.token == token) {
             continue;
         }
-        client.scene.sim.world().tally.operation("lease granted");
-        client.scene.history().grants.push(Grant {
+        client.context.sim.world().stats.operation("lease granted");
+        client.context.history().grants.push(Grant {
             at: now,
             worker: id.to_string(),
             task: name.to_string(),

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::machine::Machine;
 use crate::network::{Connection, Endpoint, Links, Packet, Side};
-use crate::process::{Ns, Outcome, Said, Told};
+use crate::process::{Ns, Outcome, ProcessInput, ProcessOutput};
 use crate::random::Random;
-use crate::tally::Tally;
+use crate::run_stats::RunStats;
 use crate::trace::Trace;
 
 pub const MS: Ns = 1_000_000;
@@ -101,7 +101,7 @@ pub struct World {
     pub endpoints: BTreeMap<u64, Endpoint>,
     pub links: Links,
     pub trace: Trace,
-    pub tally: Tally,
+    pub stats: RunStats,
     /// What must not be: each a sentence.
     pub violations: Vec<String>,
     pub runnable: VecDeque<Actor>,
@@ -125,7 +125,7 @@ impl World {
             endpoints: BTreeMap::new(),
             links: Links::default(),
             trace,
-            tally: Tally::default(),
+            stats: RunStats::default(),
             violations: Vec::new(),
             runnable: VecDeque::new(),
             current: 0,
@@ -223,11 +223,13 @@ impl World {
         let Some(process) = machine.process.as_mut() else {
             return Ok(());
         };
-        let told = std::mem::take(&mut machine.inbox);
-        self.tally.turns += 1;
-        let cut = told.iter().any(|told| matches!(told, Told::Cut { .. }));
+        let inputs = std::mem::take(&mut machine.inbox);
+        self.stats.turns += 1;
+        let cut = inputs
+            .iter()
+            .any(|input| matches!(input, ProcessInput::Cut { .. }));
         let outcome = process
-            .turn(now, horizon, &told)
+            .turn(now, horizon, &inputs)
             .map_err(|error| error.context(format!("node {host}, at {} ms", now / MS)))?;
         match outcome {
             Outcome::Waits(turn) => {
@@ -238,11 +240,11 @@ impl World {
                         "node {host} runs to {} next {} said {}",
                         turn.now,
                         turn.next,
-                        brief(&turn.said)
+                        brief(&turn.output)
                     )
                 });
-                for (at, said) in turn.said {
-                    self.take(host, at, said)?;
+                for (at, output) in turn.output {
+                    self.take(host, at, output)?;
                 }
             }
             Outcome::Gone { code } => self.ended(host, if cut { 69 } else { code }),
@@ -250,19 +252,19 @@ impl World {
         Ok(())
     }
 
-    fn take(&mut self, host: Host, at: Ns, said: Said) -> anyhow::Result<()> {
-        match said {
-            Said::Listen { port } => {
+    fn take(&mut self, host: Host, at: Ns, output: ProcessOutput) -> anyhow::Result<()> {
+        match output {
+            ProcessOutput::Listen { port } => {
                 if let Some(machine) = self.machines.get_mut(&host) {
                     machine.listens.insert(port);
                 }
             }
-            Said::Unlisten { port } => {
+            ProcessOutput::Unlisten { port } => {
                 if let Some(machine) = self.machines.get_mut(&host) {
                     machine.listens.remove(&port);
                 }
             }
-            Said::Connect {
+            ProcessOutput::Connect {
                 connection,
                 host: to,
                 port,
@@ -270,22 +272,22 @@ impl World {
             } => {
                 self.connect(connection, host, (to & 0xFFFF) as Host, port, own_port, at);
             }
-            Said::Data { connection, bytes } => {
+            ProcessOutput::Data { connection, bytes } => {
                 if let Some(side) = self.side_of(connection, host) {
                     self.send(connection, side, at, Packet::Data(bytes));
                 }
             }
-            Said::Fin { connection } => {
+            ProcessOutput::Fin { connection } => {
                 if let Some(side) = self.side_of(connection, host) {
                     self.send_fin(connection, side, at);
                 }
             }
-            Said::Close { connection } => {
+            ProcessOutput::Close { connection } => {
                 if let Some(side) = self.side_of(connection, host) {
                     self.close(connection, side, at);
                 }
             }
-            Said::Exited { code } => {
+            ProcessOutput::Exited { code } => {
                 let code_there = match self
                     .machines
                     .get_mut(&host)
@@ -302,11 +304,11 @@ impl World {
     }
 }
 
-fn brief(said: &[(Ns, Said)]) -> String {
-    let words: Vec<String> = said
+fn brief(output: &[(Ns, ProcessOutput)]) -> String {
+    let words: Vec<String> = output
         .iter()
-        .map(|(_, said)| match said {
-            Said::Data { connection, bytes } => {
+        .map(|(_, output)| match output {
+            ProcessOutput::Data { connection, bytes } => {
                 format!("data {connection:x} {} bytes", bytes.len())
             }
             other => format!("{other:x?}"),

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use triarch_harness::{Api, Cluster, Hand, Reply};
+use triarch_harness::{Api, Cluster, FakeWorker, Reply};
 
 use crate::job_helpers::{assert_works, exec, submit_task};
 
@@ -316,7 +316,7 @@ fn visits(worker: &str) -> Vec<Case> {
 #[tokio::test]
 async fn leader_and_followers_refuse_every_malformed_request_with_its_problem_code() {
     let mut cluster = Cluster::start(3).await;
-    let worker = Hand::register(&cluster, "bystander", 1).await;
+    let worker = FakeWorker::register(&cluster, "bystander", 1).await;
     let _alive = worker.keep_alive(&[]);
     let leader = cluster.wait_ready().await;
     let follower = cluster.follower().await;
@@ -412,8 +412,8 @@ async fn a_batch_with_one_invalid_task_creates_nothing() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let mut tasks = vec![json!({"kind": "hand"}); 50];
-    tasks.push(json!({"kind": "hand", "priority": 99}));
+    let mut tasks = vec![json!({"kind": "fake"}); 50];
+    tasks.push(json!({"kind": "fake", "priority": 99}));
     let refused = api.post("/v1/jobs", &json!({"tasks": tasks})).await;
     assert_eq!(
         refused.refused(400, "invalid_request")["field"],
@@ -422,7 +422,7 @@ async fn a_batch_with_one_invalid_task_creates_nothing() {
     assert_eq!(api.get("/v1/tasks").await.expect(200)["tasks"], json!([]));
     // The bound itself is within it.
     let most = api
-        .submit(&json!({"tasks": vec![json!({"kind": "hand"}); 10_000]}))
+        .submit(&json!({"tasks": vec![json!({"kind": "fake"}); 10_000]}))
         .await;
     assert_eq!(most["tasks"].as_array().expect("tasks").len(), 10_000);
     assert_eq!(

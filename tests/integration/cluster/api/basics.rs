@@ -2,9 +2,9 @@
 
 use reqwest::Method;
 use serde_json::json;
-use triarch_harness::{Cluster, equal_digests, hand};
+use triarch_harness::{Cluster, equal_digests, fake_worker};
 
-use crate::job_helpers::{SOON, exec, shell, submit_task, wait_job};
+use crate::job_helpers::{WAIT_TIMEOUT, exec, shell, submit_task, wait_job};
 
 #[tokio::test]
 async fn a_job_submitted_to_a_follower_is_visible_on_every_node() {
@@ -34,7 +34,7 @@ async fn a_read_with_a_min_index_sees_that_write_on_any_node() {
     for round in 0..20 {
         let reply = cluster
             .api(leader)
-            .post("/v1/jobs", &hand::job(json!(round)))
+            .post("/v1/jobs", &fake_worker::job(json!(round)))
             .await;
         let index = reply.index();
         let job = reply.expect(201)["id"].as_str().expect("an id").to_owned();
@@ -135,7 +135,7 @@ async fn the_pages_of_a_list_together_contain_every_item_once() {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
     let tasks: Vec<_> = (0..25)
-        .map(|nth| json!({"kind": "hand", "payload": nth, "queue": "pages"}))
+        .map(|nth| json!({"kind": "fake", "payload": nth, "queue": "pages"}))
         .collect();
     let submitted = api.submit(&json!({"name": "many", "tasks": tasks})).await;
     let job = submitted["id"].as_str().expect("an id");
@@ -161,7 +161,7 @@ async fn the_pages_of_a_list_together_contain_every_item_once() {
         assert_eq!(json!(seen), submitted["tasks"], "{path}");
     }
     // Another job does not slip into the first one's pages.
-    submit_task(&api, &hand::job(json!(null))).await;
+    submit_task(&api, &fake_worker::job(json!(null))).await;
     let named = api.get("/v1/jobs?name=many").await.expect(200);
     assert_eq!(named["jobs"].as_array().expect("jobs").len(), 1);
 }
@@ -171,10 +171,10 @@ async fn nodes_with_the_same_table_have_the_same_digest() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let empty = equal_digests(SOON, &cluster.apis()).await;
+    let empty = equal_digests(WAIT_TIMEOUT, &cluster.apis()).await;
     assert_eq!(empty.value.len(), 16, "{empty:?}");
-    let submitted = api.post("/v1/jobs", &hand::job(json!(1))).await;
-    let full = equal_digests(SOON, &cluster.apis()).await;
+    let submitted = api.post("/v1/jobs", &fake_worker::job(json!(1))).await;
+    let full = equal_digests(WAIT_TIMEOUT, &cluster.apis()).await;
     assert!(full.index >= submitted.index(), "{full:?}");
     assert_ne!(full.value, empty.value);
     let plain = api.get("/v1/cluster").await.expect(200);

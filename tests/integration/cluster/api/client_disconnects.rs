@@ -4,9 +4,9 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use triarch_harness::{Cluster, Hand, hand, until};
+use triarch_harness::{Cluster, FakeWorker, fake_worker, until};
 
-use crate::job_helpers::{SOON, assert_works, submit_task};
+use crate::job_helpers::{WAIT_TIMEOUT, assert_works, submit_task};
 use crate::operations::metrics::{held, wait_held};
 
 /// Clients that hang up in each way.
@@ -34,7 +34,7 @@ async fn clients_that_disconnect_leak_no_resources() {
         .ids()
         .map(|id| (descriptors(cluster.pid(id)), threads(cluster.pid(id))))
         .collect();
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     let waited_for = submit_task(
         &cluster.api(1),
         &json!({"tasks": [{"kind": "nobody-runs-this"}]}),
@@ -71,7 +71,7 @@ async fn clients_that_disconnect_leak_no_resources() {
             .api(leader)
             .call(Method::POST, &path)
             .json(&json!({"max": 1, "wait_ms": 60_000}));
-        until(SOON, "the poll before is forgotten", async || {
+        until(WAIT_TIMEOUT, "the poll before is forgotten", async || {
             held(&cluster, leader, "poll").await == 0.0
         })
         .await;
@@ -82,7 +82,7 @@ async fn clients_that_disconnect_leak_no_resources() {
         assert!(hung_up.is_err(), "{hung_up:?}");
     }
     // Work that comes now is not given to any of those that went away.
-    let task = submit_task(&cluster.api(1), &hand::job(json!(1))).await;
+    let task = submit_task(&cluster.api(1), &fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
     assert_eq!((&lease.task, lease.attempt), (&task, 1), "{lease:?}");
     assert_eq!(
@@ -95,7 +95,7 @@ async fn clients_that_disconnect_leak_no_resources() {
         let pid = cluster.pid(node);
         let what =
             format!("master {node} is back to about {files} descriptors and {tasks} threads");
-        until(SOON, what, async || {
+        until(WAIT_TIMEOUT, what, async || {
             descriptors(pid) <= files + SLACK && threads(pid) <= tasks + SLACK
         })
         .await;

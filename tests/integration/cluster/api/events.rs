@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::{Cluster, Hand, Options, eventually, hand};
+use triarch_harness::{Cluster, FakeWorker, Options, eventually, fake_worker};
 
-use crate::job_helpers::{SOON, submit_task};
+use crate::job_helpers::{WAIT_TIMEOUT, submit_task};
 use crate::operations::metrics::wait_held;
 
 /// A message of a stream of events.
@@ -67,7 +67,7 @@ impl Reader {
                 self.text = rest.to_owned();
                 return Some(message);
             }
-            let chunk = tokio::time::timeout(SOON, self.response.chunk())
+            let chunk = tokio::time::timeout(WAIT_TIMEOUT, self.response.chunk())
                 .await
                 .expect("something comes in time");
             match chunk {
@@ -110,11 +110,11 @@ fn ids(events: &[Message]) -> Vec<&str> {
 }
 
 async fn submit(cluster: &Cluster, node: u64) -> String {
-    let job = cluster.api(node).submit(&hand::job(json!(1))).await;
+    let job = cluster.api(node).submit(&fake_worker::job(json!(1))).await;
     job["id"].as_str().expect("an id").to_owned()
 }
 
-async fn run_one(worker: &Hand) {
+async fn run_one(worker: &FakeWorker) {
     let lease = worker.take(&[]).await;
     let verdict = worker.report(lease.succeeded(json!(2))).await;
     assert_eq!(verdict["accepted"], true);
@@ -125,7 +125,7 @@ async fn the_events_of_a_job_arrive_in_order() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
     let mut reader = Reader::now(&cluster, follower, "").await;
-    let worker = Hand::register(&cluster, "told", 1).await;
+    let worker = FakeWorker::register(&cluster, "told", 1).await;
     let job = submit(&cluster, follower).await;
     let lease = worker.take(&[]).await;
     worker.report(lease.failed(false)).await;
@@ -154,7 +154,7 @@ async fn the_events_of_a_job_arrive_in_order() {
         assert_eq!(about["task"], lease.task.as_str(), "{about}");
         assert_eq!(about["job"], job.as_str(), "{about}");
         assert_eq!(about["queue"], "default", "{about}");
-        assert_eq!(about["kind"], hand::KIND, "{about}");
+        assert_eq!(about["kind"], fake_worker::KIND, "{about}");
         assert_eq!(about["worker"], worker.id.as_str(), "{about}");
         assert_eq!(about["attempt"], 1, "{about}");
         assert!(about["at"].as_str().is_some_and(|at| at.ends_with('Z')));
@@ -175,7 +175,7 @@ async fn a_reader_whose_master_is_killed_resumes_at_another_without_gap_or_dupli
     let third = 6 - leader - bystander;
     let mut whole = Reader::now(&cluster, bystander, "").await;
     let mut reader = Reader::now(&cluster, leader, "").await;
-    let worker = Hand::register(&cluster, "goes-on", 1).await;
+    let worker = FakeWorker::register(&cluster, "goes-on", 1).await;
     let _alive = worker.keep_alive(&[]);
     let mut seen = Vec::new();
     for _ in 0..5 {
@@ -220,7 +220,7 @@ async fn an_evicted_position_is_gone_and_a_future_one_is_waited_for() {
     let api = cluster.api(leader);
     let mut slow = Reader::begin(&cluster, leader, "after=0", None).await;
     for _ in 0..4 {
-        api.submit(&json!({"tasks": vec![json!({"kind": "hand"}); 30]}))
+        api.submit(&json!({"tasks": vec![json!({"kind": "fake"}); 30]}))
             .await;
     }
     let gone = api.get("/v1/events?after=0").await;
@@ -228,7 +228,7 @@ async fn an_evicted_position_is_gone_and_a_future_one_is_waited_for() {
     let oldest = gone["oldest"].as_str().expect("oldest").to_owned();
     let mut reader = Reader::begin(&cluster, leader, "", Some(&oldest)).await;
     let mut kept = 0;
-    let last = api.submit(&hand::job(json!(1))).await;
+    let last = api.submit(&fake_worker::job(json!(1))).await;
     while reader.event().await.data["job"] != last["id"] {
         kept += 1;
     }
@@ -237,11 +237,11 @@ async fn an_evicted_position_is_gone_and_a_future_one_is_waited_for() {
     // Who is ahead of this node is waited for, and then told.
     let ahead = api.get("/v1/events?after=99999999").await;
     ahead.refused(504, "timeout");
-    let answer = api.post("/v1/jobs", &hand::job(json!(1))).await;
+    let answer = api.post("/v1/jobs", &fake_worker::job(json!(1))).await;
     let after = format!("after={}", answer.index());
     let follower = cluster.follower().await;
     let mut reader = Reader::begin(&cluster, follower, &after, None).await;
-    let job = api.submit(&hand::job(json!(1))).await;
+    let job = api.submit(&fake_worker::job(json!(1))).await;
     assert_eq!(
         reader.event().await.data["job"],
         job["id"],
@@ -250,7 +250,7 @@ async fn an_evicted_position_is_gone_and_a_future_one_is_waited_for() {
 
     // A reader that does not read for so long that its place is gone is told so, and cut off.
     for _ in 0..200 {
-        api.submit(&json!({"tasks": vec![json!({"kind": "hand"}); 1_000]}))
+        api.submit(&json!({"tasks": vec![json!({"kind": "fake"}); 1_000]}))
             .await;
         if slow_is_behind(&mut slow).await {
             return;
@@ -282,14 +282,14 @@ async fn an_event_filter_passes_only_matching_events() {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
     let begin = api.get("/v1/cluster").await.index();
-    let mail = json!({"name": "mail", "tasks": [{"kind": "hand", "queue": "mail"}]});
+    let mail = json!({"name": "mail", "tasks": [{"kind": "fake", "queue": "mail"}]});
     let mail = api.submit(&mail).await;
-    let other = submit_task(&api, &hand::job(json!(1))).await;
+    let other = submit_task(&api, &fake_worker::job(json!(1))).await;
     api.post(&format!("/v1/tasks/{other}/cancel"), &json!({}))
         .await
         .expect(200);
     let end = api
-        .submit(&json!({"tasks": [{"kind": "hand", "queue": "mail", "delay_ms": 60_000}]}))
+        .submit(&json!({"tasks": [{"kind": "fake", "queue": "mail", "delay_ms": 60_000}]}))
         .await;
     let (mail, end) = (
         mail["id"].as_str().expect("id"),
@@ -384,7 +384,7 @@ async fn open_event_streams_end_with_their_master_and_do_not_delay_its_exit() {
     let begun = std::time::Instant::now();
     let status = cluster.terminate(leader).await;
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(begun.elapsed() < SOON);
+    assert!(begun.elapsed() < WAIT_TIMEOUT);
     for reader in &mut readers {
         while reader.message().await.is_some() {}
     }
@@ -424,7 +424,7 @@ async fn the_events_command_resumes_after_a_killed_leader() {
         }
         let api = cluster.api(others[number % 2]);
         let task = json!({"kind": "exec", "payload": {"argv": ["true"]}});
-        let submitted = eventually(SOON, "a job is taken", async || {
+        let submitted = eventually(WAIT_TIMEOUT, "a job is taken", async || {
             let key = format!("job-{number}");
             let job = json!({"idempotency_key": key, "tasks": [task]});
             let reply = api

@@ -1,7 +1,7 @@
 //! Why a task does not run, asked of a master that does not lead.
 
 use serde_json::{Value, json};
-use triarch_harness::{Api, Cluster, Hand, Options, hand};
+use triarch_harness::{Api, Cluster, FakeWorker, Options, fake_worker};
 
 use crate::job_helpers::submit_task;
 
@@ -28,7 +28,7 @@ async fn codes(api: &Api, task: &str) -> Vec<String> {
 }
 
 fn with(field: &str, value: Value) -> Value {
-    let mut job = hand::job(json!(1));
+    let mut job = fake_worker::job(json!(1));
     job["tasks"][0][field] = value;
     job
 }
@@ -42,10 +42,10 @@ async fn a_follower_explains_why_a_task_does_not_run() {
     .await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
-    let plain = submit_task(&api, &hand::job(json!(1))).await;
+    let plain = submit_task(&api, &fake_worker::job(json!(1))).await;
     assert_eq!(codes(&api, &plain).await, ["no_worker"]);
     let elsewhere = submit_task(&api, &with("queue", json!("elsewhere"))).await;
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     assert_eq!(codes(&api, &elsewhere).await, ["no_worker_for_queue"]);
     let kind = submit_task(&api, &with("kind", json!("unheard-of"))).await;
     assert_eq!(codes(&api, &kind).await, ["no_worker_for_kind"]);
@@ -64,7 +64,7 @@ async fn a_follower_explains_why_a_task_does_not_run() {
         (&running[0]["code"], &running[0]["worker"]),
         (&json!("running"), &json!(worker.id))
     );
-    let busy = submit_task(&api, &hand::job(json!(1))).await;
+    let busy = submit_task(&api, &fake_worker::job(json!(1))).await;
     let told = reasons(&api, &busy).await;
     assert_eq!(
         (&told[0]["code"], &told[0]["count"]),
@@ -84,7 +84,7 @@ async fn a_follower_explains_why_a_task_does_not_run() {
     worker.report_all(&[lease.failed(true)]).await;
 
     let job = json!({"tasks": [
-        {"kind": hand::KIND, "key": "a", "delay_ms": 3_600_000}, {"kind": hand::KIND, "key": "b", "after": ["a"]},
+        {"kind": fake_worker::KIND, "key": "a", "delay_ms": 3_600_000}, {"kind": fake_worker::KIND, "key": "b", "after": ["a"]},
     ]});
     let submitted = api.submit(&job).await;
     let (first, second) = (
@@ -118,7 +118,7 @@ async fn an_explanation_names_reached_limits_with_their_numbers() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
-    let worker = Hand::register(&cluster, "w", 8).await;
+    let worker = FakeWorker::register(&cluster, "w", 8).await;
     let settings = json!({"max_running": 1, "rate_per_s": 0.001, "burst": 1});
     api.put("/v1/queues/default", &settings).await.expect(200);
     let keyed = |limit: u32| {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use triarch_harness::{Api, Cluster, Hand, eventually, hand, until};
+use triarch_harness::{Api, Cluster, FakeWorker, eventually, fake_worker, until};
 
-use crate::job_helpers::{SOON, shell, submit_task, wait_state};
+use crate::job_helpers::{WAIT_TIMEOUT, shell, submit_task, wait_state};
 
 /// Lines that the followed command writes, to each of its streams.
 const LINES: usize = 100;
@@ -50,7 +50,7 @@ async fn output_followed_at_a_follower_is_complete_and_in_order_while_the_leader
     let follower = cluster.follower().await;
     let half = format!("out {}\n", LINES / 2);
     let api = cluster.api(follower);
-    eventually(SOON, "half of it is to be read", async || {
+    eventually(WAIT_TIMEOUT, "half of it is to be read", async || {
         let read = logs(&api, &task, "").await;
         text(&read, "stdout").ends_with(&half).then_some(())
     })
@@ -59,7 +59,7 @@ async fn output_followed_at_a_follower_is_complete_and_in_order_while_the_leader
     let next = cluster.leader_other_than(leader).await;
     // Who comes only now reads it from the beginning: the worker has sent it again.
     let api = cluster.api(next);
-    eventually(SOON, "the next leader has it, too", async || {
+    eventually(WAIT_TIMEOUT, "the next leader has it, too", async || {
         let read = logs(&api, &task, "").await;
         (text(&read, "stdout").ends_with(&half) && read["truncated"] == false).then_some(())
     })
@@ -114,7 +114,7 @@ async fn endless_output_is_bounded_and_disturbs_no_other_task() {
     cluster.worker(&["--slots", "2"]);
     let api = cluster.api(1);
     let endless = submit_task(&api, &shell("yes")).await;
-    let read = eventually(SOON, "some was dropped", async || {
+    let read = eventually(WAIT_TIMEOUT, "some was dropped", async || {
         let read = logs(&api, &endless, "").await;
         (read["truncated"] == true).then_some(read)
     })
@@ -135,12 +135,12 @@ async fn endless_output_is_bounded_and_disturbs_no_other_task() {
 async fn output_sent_under_another_lease_is_refused() {
     let mut cluster = Cluster::start(3).await;
     let (owner, other) = (
-        Hand::register(&cluster, "owner", 1).await,
-        Hand::register(&cluster, "other", 1).await,
+        FakeWorker::register(&cluster, "owner", 1).await,
+        FakeWorker::register(&cluster, "other", 1).await,
     );
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     let lease = owner.take(&[]).await;
     let piece = |token: u64, offset: u64, text: &str| json!({"chunks": [{"task": task, "token": token, "stream": "stdout", "offset": offset, "text": text}]});
     let ends = json!([{"task": task, "token": lease.token, "stdout": 6, "stderr": 0}]);
@@ -149,15 +149,17 @@ async fn output_sent_under_another_lease_is_refused() {
         (&other, piece(lease.token, 0, "stolen")),
         (&owner, piece(lease.token + 1, 0, "wrong")),
     ] {
-        let answer = worker.visit("output", &told).await.expect(200);
+        let answer = worker.worker_call("output", &told).await.expect(200);
         assert_eq!(answer["attempts"], json!([]), "{told}");
     }
     // What does not follow is asked for; what is sent twice is there once.
-    let answer = owner.visit("output", &piece(lease.token, 6, "late")).await;
+    let answer = owner
+        .worker_call("output", &piece(lease.token, 6, "late"))
+        .await;
     assert_eq!(answer.expect(200)["attempts"][0]["stdout"], 0);
     for _ in 0..2 {
         let told = piece(lease.token, 0, "right\n");
-        let answer = owner.visit("output", &told).await.expect(200);
+        let answer = owner.worker_call("output", &told).await.expect(200);
         assert_eq!(answer["attempts"], ends);
     }
     let follower = cluster.follower().await;
@@ -178,7 +180,7 @@ async fn output_sent_under_another_lease_is_refused() {
     };
     let held = following(6);
     let more = piece(lease.token, 6, "more\n");
-    owner.visit("output", &more).await.expect(200);
+    owner.worker_call("output", &more).await.expect(200);
     let read = held.await.expect("does not panic");
     assert_eq!(text(&read, "stdout"), "more\n");
     let held = following(11);
@@ -189,17 +191,17 @@ async fn output_sent_under_another_lease_is_refused() {
     assert_eq!((&read["chunks"], &read["done"]), (&json!([]), &json!(true)));
     // An ended lease takes nothing more.
     let told = piece(lease.token, 11, "too late");
-    let answer = owner.visit("output", &told).await.expect(200);
+    let answer = owner.worker_call("output", &told).await.expect(200);
     assert_eq!(answer["attempts"], json!([]));
 }
 
 #[tokio::test]
 async fn progress_and_notes_are_visible_while_a_task_runs() {
     let mut cluster = Cluster::start(3).await;
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     let follower = cluster.follower().await;
     let api = cluster.api(follower);
-    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
     let running = |progress: Value, note: Value| json!({"running": [{"task": lease.task, "token": lease.token, "progress": progress, "note": note}]});
     let shown = async || {
@@ -208,21 +210,21 @@ async fn progress_and_notes_are_visible_while_a_task_runs() {
     };
     assert_eq!(shown().await, (Value::Null, Value::Null));
     let told = running(json!(0.25), json!("a quarter"));
-    worker.visit("heartbeat", &told).await.expect(200);
+    worker.worker_call("heartbeat", &told).await.expect(200);
     assert_eq!(shown().await, (json!(0.25), json!("a quarter")));
     for wrong in [
         running(json!(1.5), json!("too far")),
         running(json!(0.5), json!("x".repeat(1_001))),
     ] {
-        let answer = worker.visit("heartbeat", &wrong).await;
+        let answer = worker.worker_call("heartbeat", &wrong).await;
         answer.refused(400, "invalid_request");
     }
     // A new leader learns of it by the next heartbeat.
     let leader = cluster.leader().await;
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;
-    until(SOON, "the new leader shows it", async || {
-        worker.visit("heartbeat", &told).await.expect(200);
+    until(WAIT_TIMEOUT, "the new leader shows it", async || {
+        worker.worker_call("heartbeat", &told).await.expect(200);
         let path = format!("/v1/tasks/{task}");
         let call = api.call(reqwest::Method::GET, &path);
         let reply = call.timeout(Duration::from_secs(5)).send().await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use triarch_harness::{Cluster, hand};
+use triarch_harness::{Cluster, fake_worker};
 
 /// Tasks that stay, and pages that tell of them.
 const TASKS: usize = 300;
@@ -19,7 +19,7 @@ fn ids(page: &Value) -> Vec<String> {
 async fn a_list_paged_over_a_failover_contains_every_item_once() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
-    let mut job = hand::job(json!(1));
+    let mut job = fake_worker::job(json!(1));
     let task = job["tasks"][0].clone();
     job["tasks"] = json!(vec![task; TASKS]);
     let submitted = cluster.api(leader).submit(&job).await;
@@ -39,7 +39,7 @@ async fn a_list_paged_over_a_failover_contains_every_item_once() {
             answering = cluster.leader_other_than(leader).await;
         }
         let api = cluster.api(answering);
-        api.submit(&hand::job(json!(turn))).await;
+        api.submit(&fake_worker::job(json!(turn))).await;
         if let Some(first) = told.first() {
             let cancel = format!("/v1/tasks/{first}/cancel");
             api.post(&cancel, &json!({})).await.expect(200);

@@ -2,9 +2,9 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::{Cluster, Hand, Reply, hand, until};
+use triarch_harness::{Cluster, FakeWorker, Reply, fake_worker, until};
 
-use crate::job_helpers::{SOON, assert_works, exec};
+use crate::job_helpers::{WAIT_TIMEOUT, assert_works, exec};
 
 fn assert_redirects(reply: &Reply, cluster: &Cluster, leader: u64, path: &str) {
     assert_eq!(reply.status, 307, "{reply:?}");
@@ -20,7 +20,7 @@ fn assert_redirects(reply: &Reply, cluster: &Cluster, leader: u64, path: &str) {
 #[tokio::test]
 async fn every_worker_request_at_a_follower_is_redirected_to_the_leader() {
     let mut cluster = Cluster::start(3).await;
-    let worker = Hand::register(&cluster, "redirected", 1).await;
+    let worker = FakeWorker::register(&cluster, "redirected", 1).await;
     let leader = cluster.wait_ready().await;
     let at = |verb: &str| format!("/v1/workers/{}{verb}", worker.id);
     for node in cluster.ids().filter(|id| *id != leader) {
@@ -107,7 +107,7 @@ async fn a_forwarded_request_is_not_forwarded_again() {
 #[tokio::test]
 async fn without_a_quorum_writes_and_linearizable_reads_are_refused() {
     let mut cluster = Cluster::start(3).await;
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     let leader = cluster.wait_ready().await;
     let before = cluster.api(leader).submit(&exec(&["true"])).await;
     let survivor = cluster.follower().await;
@@ -128,7 +128,7 @@ async fn without_a_quorum_writes_and_linearizable_reads_are_refused() {
     unavailable(&write);
     unavailable(&read);
     // Until it knows of the death, it sends workers to the dead leader.
-    until(SOON, "it knows that nobody leads", async || {
+    until(WAIT_TIMEOUT, "it knows that nobody leads", async || {
         api.get("/readyz").await.status == 503
     })
     .await;
@@ -160,7 +160,7 @@ async fn a_leader_that_lost_its_followers_acknowledges_nothing() {
         cluster.stop(node);
     }
     let api = cluster.api(leader);
-    let job = hand::job(json!("alone"));
+    let job = fake_worker::job(json!("alone"));
     let (write, read) = tokio::join!(async { api.post("/v1/jobs", &job).await }, async {
         api.get("/v1/jobs").await
     },);

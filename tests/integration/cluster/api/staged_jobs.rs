@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::{Api, Cluster, Hand, hand};
+use triarch_harness::{Api, Cluster, FakeWorker, fake_worker};
 
 use crate::job_helpers::wait_job;
 
@@ -13,7 +13,7 @@ fn part(key: &str, part: u32, parts: u32, tasks: &[Value]) -> Value {
 }
 
 fn task(key: &str, after: &[&str]) -> Value {
-    json!({"kind": hand::KIND, "payload": key, "key": key, "after": after})
+    json!({"kind": fake_worker::KIND, "payload": key, "key": key, "after": after})
 }
 
 async fn post(api: &Api, part: &Value) -> triarch_harness::Reply {
@@ -25,7 +25,7 @@ async fn a_staged_job_is_created_once_by_its_last_part_over_leader_deaths() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
-    let worker = Hand::register(&cluster, "w", 8).await;
+    let worker = FakeWorker::register(&cluster, "w", 8).await;
     // The first part comes after what only the last one has.
     let parts = [
         part("k", 1, 3, &[task("a", &["e"]), task("b", &[])]),

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::{Api, Cluster, Hand, hand};
+use triarch_harness::{Api, Cluster, FakeWorker, fake_worker};
 
 use crate::job_helpers::submit_task;
 
@@ -25,18 +25,20 @@ async fn one_request_waits_for_any_of_many_tasks() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let (api, other) = (cluster.api(leader), cluster.api(follower));
-    let a = submit_task(&api, &hand::job(json!("a"))).await;
-    let b = submit_task(&api, &hand::job(json!("b"))).await;
+    let a = submit_task(&api, &fake_worker::job(json!("a"))).await;
+    let b = submit_task(&api, &fake_worker::job(json!("b"))).await;
 
     let none = ends(&other, &[&a, &b], 0).await;
     assert_eq!(none, json!({"ended": [], "missing": [], "more": false}));
 
     // Held until one of them ends, and then answered at once, at whichever node it waits.
-    let hand = Hand::register(&cluster, "hand", 2).await;
+    let fake_worker = FakeWorker::register(&cluster, "fake", 2).await;
     let (asked, turned) = ([a.as_str(), &b], [b.as_str(), &a]);
     let work = async {
-        let leases = hand.poll(1, 10_000, &[]).await;
-        hand.report(leases[0].succeeded(json!({"n": 1}))).await;
+        let leases = fake_worker.poll(1, 10_000, &[]).await;
+        fake_worker
+            .report(leases[0].succeeded(json!({"n": 1})))
+            .await;
     };
     let (at_leader, at_follower, ()) = tokio::join!(
         ends(&api, &asked, 60_000),
@@ -64,7 +66,7 @@ async fn a_wait_response_is_bounded_and_says_that_there_is_more() {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
     let tasks: Vec<Value> = (0..12)
-        .map(|number| json!({"kind": hand::KIND, "payload": number}))
+        .map(|number| json!({"kind": fake_worker::KIND, "payload": number}))
         .collect();
     let submitted = api.submit(&json!({"tasks": tasks})).await;
     let all: Vec<&str> = submitted["tasks"]
@@ -73,11 +75,12 @@ async fn a_wait_response_is_bounded_and_says_that_there_is_more() {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    let hand = Hand::register(&cluster, "hand", 12).await;
+    let fake_worker = FakeWorker::register(&cluster, "fake", 12).await;
     let mut left = 12;
     while left > 0 {
-        for lease in hand.poll(12, 10_000, &[]).await {
-            hand.report(lease.succeeded(json!("x".repeat(1_000_000))))
+        for lease in fake_worker.poll(12, 10_000, &[]).await {
+            fake_worker
+                .report(lease.succeeded(json!("x".repeat(1_000_000))))
                 .await;
             left -= 1;
         }

@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::crew::time;
-use triarch_harness::wait::Looks;
-use triarch_harness::{Api, Cluster, Crew, Hand, Reply, hand, until};
+use triarch_harness::fake_workers::time;
+use triarch_harness::wait::Polling;
+use triarch_harness::{Api, Cluster, FakeWorker, FakeWorkers, Reply, fake_worker, until};
 
-use crate::job_helpers::{SOON, first_task, submit_task, wait_state};
+use crate::job_helpers::{WAIT_TIMEOUT, first_task, submit_task, wait_state};
 
 fn keyed(key: &str) -> Value {
-    json!({"kind": hand::KIND, "payload": key, "unique_key": key})
+    json!({"kind": fake_worker::KIND, "payload": key, "unique_key": key})
 }
 
 /// One submission under one request id, asked of any master until there is an answer that says what became of it.
 async fn submit_surely(masters: &[Api], first: usize, request: &str, body: &Value) -> Reply {
-    let mut looks = Looks::new(SOON, format!("submission {request} is answered"));
+    let mut polling = Polling::new(WAIT_TIMEOUT, format!("submission {request} is answered"));
     let mut masters = masters.iter().cycle().skip(first);
     loop {
         let api = masters.next().expect("there are masters");
@@ -27,7 +27,7 @@ async fn submit_surely(masters: &[Api], first: usize, request: &str, body: &Valu
         let call = call.header("triarch-request-id", request).json(body);
         match call.send().await {
             Ok(reply) if !matches!(reply.status, 503 | 504) => return reply,
-            Ok(_) | Err(_) => looks.again().await,
+            Ok(_) | Err(_) => polling.pause().await,
         }
     }
 }
@@ -40,7 +40,7 @@ async fn concurrent_submissions_of_a_unique_key_create_one_task() {
     const KEYS: [&str; 3] = ["mail:1", "mail:2", "mail:3"];
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
-    let crew = Crew::start(&cluster, 1, 2, &["default"]).await;
+    let fake_workers = FakeWorkers::start(&cluster, 1, 2, &["default"]).await;
     let answered = Arc::new(AtomicUsize::new(0));
     let killed = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..CLIENTS)
@@ -74,7 +74,7 @@ async fn concurrent_submissions_of_a_unique_key_create_one_task() {
             })
         })
         .collect();
-    until(SOON, "many are answered", async || {
+    until(WAIT_TIMEOUT, "many are answered", async || {
         let panicked = clients.iter().any(|client| client.is_finished());
         panicked || answered.load(Ordering::Relaxed) >= CLIENTS * ROUNDS
     })
@@ -104,7 +104,7 @@ async fn concurrent_submissions_of_a_unique_key_create_one_task() {
             assert!(two[0].1 <= two[1].0, "{key}: two at once: {lives:?}");
         }
     }
-    crew.finish().await;
+    fake_workers.finish().await;
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn a_duplicate_submission_returns_the_first_task_under_any_leader() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     let first = api.submit(&json!({"tasks": [keyed("k")]})).await;
     let task = first_task(&first);
     let lease = worker.take(&[]).await;
@@ -140,7 +140,7 @@ async fn a_duplicate_submission_returns_the_first_task_under_any_leader() {
         (&first["id"], &json!([task]), &json!(true))
     );
     // The rest of a job is made without it.
-    let mixed = json!({"tasks": [second, {"kind": hand::KIND, "payload": "new"}]});
+    let mixed = json!({"tasks": [second, {"kind": fake_worker::KIND, "payload": "new"}]});
     let made = ask(&api, "mixed", &mixed).answer().await.expect(201);
     assert_eq!(
         (&made["tasks"][0], &made["duplicate"]),

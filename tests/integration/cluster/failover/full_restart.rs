@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use triarch_harness::{Cluster, Hand, Load, LoadOptions, check, hand, until};
+use triarch_harness::{Cluster, FakeWorker, Load, LoadOptions, check, fake_worker, until};
 
-use crate::job_helpers::{SOON, assert_works, shell, submit_task};
+use crate::job_helpers::{WAIT_TIMEOUT, assert_works, shell, submit_task};
 
 #[tokio::test]
 async fn everything_acknowledged_survives_the_death_of_all_masters() {
@@ -17,7 +17,7 @@ async fn everything_acknowledged_survives_the_death_of_all_masters() {
     let options = LoadOptions {
         submitters: 4,
         pause: Duration::from_millis(5),
-        patience: Duration::from_secs(2),
+        request_timeout: Duration::from_secs(2),
         name: "all".to_owned(),
         make: Arc::new(move |_| shell(&script)),
     };
@@ -25,7 +25,7 @@ async fn everything_acknowledged_survives_the_death_of_all_masters() {
     for _ in 0..2 {
         let wanted = load.count() + 50;
         until(
-            SOON,
+            WAIT_TIMEOUT,
             format!("{wanted} submissions are acknowledged"),
             async || load.count() >= wanted,
         )
@@ -47,11 +47,11 @@ async fn everything_acknowledged_survives_the_death_of_all_masters() {
 #[tokio::test]
 async fn a_lease_and_its_token_survive_the_death_of_all_masters() {
     let mut cluster = Cluster::start(3).await;
-    let worker = Hand::register(&cluster, "w", 2).await;
+    let worker = FakeWorker::register(&cluster, "w", 2).await;
     let leader = cluster.leader().await;
     let (held, waiting) = (
-        submit_task(&cluster.api(leader), &hand::job(json!("held"))).await,
-        submit_task(&cluster.api(leader), &hand::job(json!("waiting"))).await,
+        submit_task(&cluster.api(leader), &fake_worker::job(json!("held"))).await,
+        submit_task(&cluster.api(leader), &fake_worker::job(json!("waiting"))).await,
     );
     let lease = worker.take(&[]).await;
     assert_eq!(lease.task, held);
@@ -83,7 +83,7 @@ async fn a_single_master_keeps_what_it_acknowledged() {
     let mut cluster = Cluster::start(1).await;
     let mut tasks = Vec::new();
     for round in 0..3 {
-        tasks.push(submit_task(&cluster.api(1), &hand::job(json!(round))).await);
+        tasks.push(submit_task(&cluster.api(1), &fake_worker::job(json!(round))).await);
         cluster.kill9(1);
         cluster.restart(1);
         cluster.wait_ready().await;

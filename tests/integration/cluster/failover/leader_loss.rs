@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
-use triarch_harness::{Cluster, Hand, Load, LoadOptions, check, hand, until};
+use triarch_harness::{Cluster, FakeWorker, Load, LoadOptions, check, fake_worker, until};
 
-use crate::job_helpers::{SOON, assert_works, shell, submit_task, wait_state};
+use crate::job_helpers::{WAIT_TIMEOUT, assert_works, shell, submit_task, wait_state};
 use crate::operations::metrics::wait_held;
 
 /// A load of real commands whose side effects go to a file in the cluster's directory.
@@ -17,7 +17,7 @@ fn start_load(cluster: &Cluster, name: &str) -> Load {
     let options = LoadOptions {
         submitters: 4,
         pause: Duration::from_millis(5),
-        patience: Duration::from_secs(2),
+        request_timeout: Duration::from_secs(2),
         name: name.to_owned(),
         make: Arc::new(move |_| shell(&script)),
     };
@@ -27,7 +27,7 @@ fn start_load(cluster: &Cluster, name: &str) -> Load {
 async fn wait_acked(load: &Load, more: usize) {
     let wanted = load.count() + more;
     until(
-        SOON,
+        WAIT_TIMEOUT,
         format!("{wanted} submissions are acknowledged"),
         async || load.count() >= wanted,
     )
@@ -85,11 +85,11 @@ async fn a_terminated_leader_transfers_leadership_and_exits_with_0() {
 async fn idle_polls_get_tasks_after_the_leader_dies() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
-    // Real workers and one played by hand, all in the middle of a long poll.
+    // Real workers and one fake worker, all in the middle of a long poll.
     cluster.worker(&["--slots", "1", "--queues", "a"]);
     cluster.worker(&["--slots", "1", "--queues", "b"]);
     cluster.wait_workers(2).await;
-    let idle = Hand::register(&cluster, "idle", 1).await;
+    let idle = FakeWorker::register(&cluster, "idle", 1).await;
     let polling = {
         let idle = idle.clone();
         tokio::spawn(async move { idle.take(&[]).await })
@@ -108,8 +108,8 @@ async fn idle_polls_get_tasks_after_the_leader_dies() {
             "heard\n"
         );
     }
-    let task = submit_task(&api, &hand::job(json!("heard"))).await;
-    let lease = tokio::time::timeout(SOON, polling)
+    let task = submit_task(&api, &fake_worker::job(json!("heard"))).await;
+    let lease = tokio::time::timeout(WAIT_TIMEOUT, polling)
         .await
         .expect("the poll ends")
         .expect("it does not panic");
@@ -123,11 +123,11 @@ async fn idle_polls_get_tasks_after_the_leader_dies() {
 #[tokio::test]
 async fn long_polls_at_a_follower_survive_the_death_of_the_leader() {
     let mut cluster = Cluster::start(3).await;
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     let leader = cluster.wait_ready().await;
     let follower = cluster.follower().await;
     let api = cluster.api(follower);
-    let submitted = api.submit(&hand::job(json!(1))).await;
+    let submitted = api.submit(&fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
     let waits: Vec<_> = [
         format!(
@@ -151,7 +151,7 @@ async fn long_polls_at_a_follower_survive_the_death_of_the_leader() {
         true
     );
     for wait in waits {
-        let reply = tokio::time::timeout(SOON, wait)
+        let reply = tokio::time::timeout(WAIT_TIMEOUT, wait)
             .await
             .expect("the wait ends")
             .expect("it does not panic");
@@ -178,7 +178,7 @@ async fn a_submission_in_flight_when_the_leader_dies_is_executed_once() {
             tokio::spawn(async move {
                 let mut ids = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
-                    let reply = api.post("/v1/jobs", &hand::job(json!(nth))).await;
+                    let reply = api.post("/v1/jobs", &fake_worker::job(json!(nth))).await;
                     ids.push(reply.expect(201)["id"].as_str().expect("an id").to_owned());
                     acknowledged.fetch_add(1, Ordering::Relaxed);
                 }
@@ -189,7 +189,7 @@ async fn a_submission_in_flight_when_the_leader_dies_is_executed_once() {
     let wait_more = async || {
         let wanted = acknowledged.load(Ordering::Relaxed) + submitters.len();
         let what = format!("{wanted} submissions are acknowledged");
-        until(SOON, what, async || {
+        until(WAIT_TIMEOUT, what, async || {
             let panicked = submitters.iter().any(|one| one.is_finished());
             panicked || acknowledged.load(Ordering::Relaxed) >= wanted
         })
@@ -230,9 +230,9 @@ async fn assert_works_after_cancelling(cluster: &mut Cluster, jobs: &[String]) {
 #[tokio::test]
 async fn leases_survive_an_election() {
     let mut cluster = Cluster::start(3).await;
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     let leader = cluster.leader().await;
-    let task = submit_task(&cluster.api(leader), &hand::job(json!(1))).await;
+    let task = submit_task(&cluster.api(leader), &fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
     cluster.kill9(leader);
     let next = cluster.leader_other_than(leader).await;

@@ -1,7 +1,7 @@
 //! What the logs say when leadership changes: one line on each master that was there, with the true reason.
 
 use serde_json::{Value, json};
-use triarch_harness::cluster::SOON;
+use triarch_harness::cluster::WAIT_TIMEOUT;
 use triarch_harness::{Cluster, Options, eventually};
 
 /// One change, as a master told it.
@@ -58,7 +58,7 @@ struct Watched {
 impl Watched {
     fn told(&self, node: u64) -> Vec<Told> {
         self.cluster
-            .said_by(node)
+            .log_line_of(node)
             .lines()
             .filter_map(self.read)
             .collect()
@@ -67,7 +67,7 @@ impl Watched {
     /// The first change that a master tells of beyond those it had told, and that no master tells any change twice.
     async fn next(&self, node: u64, before: usize) -> Told {
         let told = eventually(
-            SOON,
+            WAIT_TIMEOUT,
             format!("master {node} tells of the change"),
             async || self.told(node).get(before).cloned(),
         )
@@ -186,7 +186,7 @@ async fn told_truly(format: &str, read: fn(&str) -> Option<Told>) {
             &format!("connections to node {leader} were refused"),
         )
         .await;
-    watched.cluster.node(leader).wait(SOON).await;
+    watched.cluster.node(leader).wait(WAIT_TIMEOUT).await;
     let killed = watched.counts()[leader as usize - 1];
     watched.cluster.restart(leader);
     let found = watched.next(leader, killed).await;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
-use triarch_harness::{Cluster, Hand, Options, Reply, hand, until};
+use triarch_harness::{Cluster, FakeWorker, Options, Reply, fake_worker, until};
 
-use crate::job_helpers::{SOON, assert_works, outcomes, submit_task};
+use crate::job_helpers::{WAIT_TIMEOUT, assert_works, outcomes, submit_task};
 
 /// As long as the users' worst garbage collection, virtual machine move or laptop lid.
 const STOPPED_FOR: Duration = Duration::from_secs(5);
@@ -16,12 +16,12 @@ const WAITING: usize = 40;
 #[tokio::test]
 async fn a_paused_leader_answers_nothing_from_its_lost_leadership() {
     let mut cluster = Cluster::start(3).await;
-    let worker = Hand::register(&cluster, "w", 4).await;
+    let worker = FakeWorker::register(&cluster, "w", 4).await;
     let sleeper = cluster.wait_ready().await;
     let old = cluster.api(sleeper);
     let (first, second) = (
-        submit_task(&old, &hand::job(json!(1))).await,
-        submit_task(&old, &hand::job(json!(2))).await,
+        submit_task(&old, &fake_worker::job(json!(1))).await,
+        submit_task(&old, &fake_worker::job(json!(2))).await,
     );
     let one = worker.take(&[]).await;
     let two = worker.take(std::slice::from_ref(&one)).await;
@@ -38,7 +38,7 @@ async fn a_paused_leader_answers_nothing_from_its_lost_leadership() {
     new.post(&format!("/v1/tasks/{second}/cancel"), &json!({}))
         .await
         .expect(200);
-    let newest = new.submit(&hand::job(json!(3))).await;
+    let newest = new.submit(&fake_worker::job(json!(3))).await;
     let newest = newest["id"].as_str().expect("an id").to_owned();
 
     // All of this waits for the sleeper to wake, and is answered in its first moments.
@@ -138,9 +138,9 @@ async fn a_paused_leader_expires_no_worker_when_it_resumes() {
         ..Options::default()
     })
     .await;
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     let sleeper = cluster.wait_ready().await;
-    let task = submit_task(&cluster.api(sleeper), &hand::job(json!(1))).await;
+    let task = submit_task(&cluster.api(sleeper), &fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
     cluster.stop(sleeper);
     let next = cluster.leader_other_than(sleeper).await;
@@ -177,17 +177,17 @@ async fn a_paused_single_master_expires_no_worker_when_it_resumes() {
         ..Options::default()
     })
     .await;
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     let api = cluster.api(1);
-    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
     cluster.stop(1);
     tokio::time::sleep(STOPPED_FOR).await;
     cluster.cont(1);
-    // Looks for the silent go on beside what falls due.
-    let later = json!({"tasks": [{"kind": "hand", "delay_ms": 600}]});
+    // Polling for the silent go on beside what falls due.
+    let later = json!({"tasks": [{"kind": "fake", "delay_ms": 600}]});
     let later = submit_task(&api, &later).await;
-    until(SOON, "what was delayed is due", async || {
+    until(WAIT_TIMEOUT, "what was delayed is due", async || {
         let shown = api.get(&format!("/v1/tasks/{later}")).await.expect(200);
         shown["state"] == "queued"
     })

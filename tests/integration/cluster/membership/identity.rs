@@ -4,15 +4,15 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
-use triarch_harness::{Api, Cluster, Options, equal_digests, hand, until};
+use triarch_harness::{Api, Cluster, Options, equal_digests, fake_worker, until};
 
-use crate::job_helpers::{SOON, assert_works, submit_task};
+use crate::job_helpers::{WAIT_TIMEOUT, assert_works, submit_task};
 use crate::membership::member_changes::wait_members;
 
 /// Runs it to its end, which must be a bad one and say each of these words.
 async fn fails(cluster: &Cluster, name: &str, command: Command, words: &[&str]) {
     let mut process = cluster.spawn(name, command);
-    let status = process.wait(SOON).await;
+    let status = process.wait(WAIT_TIMEOUT).await;
     assert!(
         status.code().is_some_and(|code| code != 0),
         "{status}: {}",
@@ -104,13 +104,13 @@ async fn the_directory_of_another_cluster_is_refused() {
     let theirs = tempfile::tempdir().expect("a temporary directory can be made");
     {
         let mut other = Cluster::start(1).await;
-        submit_task(&other.api(1), &hand::job(json!("theirs"))).await;
+        submit_task(&other.api(1), &fake_worker::job(json!("theirs"))).await;
         assert_eq!(other.terminate(1).await.code(), Some(0));
         copy(&other.data_dir(1), theirs.path());
     }
 
     let mut cluster = Cluster::start(3).await;
-    let ours = submit_task(&cluster.api(1), &hand::job(json!("ours"))).await;
+    let ours = submit_task(&cluster.api(1), &fake_worker::job(json!("ours"))).await;
     cluster.kill9(1);
     let foreign = cluster.root().join("foreign");
     copy(theirs.path(), &foreign);
@@ -136,7 +136,7 @@ async fn the_directory_of_another_cluster_is_refused() {
 #[tokio::test]
 async fn a_master_with_a_wiped_directory_is_refused_under_its_old_id() {
     let mut cluster = Cluster::start(3).await;
-    let task = submit_task(&cluster.api(1), &hand::job(json!("kept"))).await;
+    let task = submit_task(&cluster.api(1), &fake_worker::job(json!("kept"))).await;
     let leader = cluster.leader().await;
     let wiped = cluster.ids().find(|id| *id != leader).expect("a follower");
     cluster.kill9(wiped);
@@ -259,7 +259,7 @@ async fn the_commands_named_for_a_damaged_directory_repair_it() {
         let mut tasks = Vec::new();
         for nth in 0..30 {
             let fill = "x".repeat(2_000);
-            let job = hand::job(json!({"nth": nth, "fill": fill}));
+            let job = fake_worker::job(json!({"nth": nth, "fill": fill}));
             tasks.push(submit_task(&cluster.api(leader), &job).await);
         }
         cluster.wait_caught_up(victim).await;
@@ -281,10 +281,14 @@ async fn the_commands_named_for_a_damaged_directory_repair_it() {
         let fourth = cluster.start_waiting().await;
         let new = cluster.named(fourth);
         let old = victim.to_string();
-        until(SOON, "the fourth master takes its place", async || {
-            let ran = cluster.cli().run(&["cluster", "replace", &old, &new]).await;
-            ran.code == Some(0)
-        })
+        until(
+            WAIT_TIMEOUT,
+            "the fourth master takes its place",
+            async || {
+                let ran = cluster.cli().run(&["cluster", "replace", &old, &new]).await;
+                ran.code == Some(0)
+            },
+        )
         .await;
         let left: Vec<u64> = [1, 2, 3, fourth]
             .into_iter()
@@ -294,7 +298,7 @@ async fn the_commands_named_for_a_damaged_directory_repair_it() {
         let api = cluster.api(leader);
         wait_members(&api, &left, &[]).await;
         let replicas: Vec<Api> = left.iter().map(|node| cluster.api(*node)).collect();
-        equal_digests(SOON, &replicas).await;
+        equal_digests(WAIT_TIMEOUT, &replicas).await;
         let fourth = api.at(cluster.url(fourth));
         for task in &tasks {
             let path = format!("/v1/tasks/{task}?consistency=stale");

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use triarch_harness::binary::triarch;
-use triarch_harness::{Api, Cluster, Hand, eventually, hand, until};
+use triarch_harness::{Api, Cluster, FakeWorker, eventually, fake_worker, until};
 
-use crate::job_helpers::{SOON, submit_task};
+use crate::job_helpers::{WAIT_TIMEOUT, submit_task};
 
 async fn status(api: &Api) -> Option<Value> {
     let reply = api.call(Method::GET, "/v1/cluster").send().await.ok()?;
@@ -31,7 +31,7 @@ fn with_role(status: &Value, role: &str) -> Vec<u64> {
 /// Waits until exactly these are voters and learners.
 pub async fn wait_members(api: &Api, voters: &[u64], learners: &[u64]) {
     let what = format!("the voters are {voters:?}, the learners {learners:?}");
-    until(SOON, what, async || {
+    until(WAIT_TIMEOUT, what, async || {
         let Some(status) = status(api).await else {
             return false;
         };
@@ -45,8 +45,8 @@ async fn one_command_replaces_a_dead_master_while_work_goes_on() {
     let mut cluster = Cluster::start(3).await;
     let (leader, dead) = cluster.leader_and_follower().await;
     let api = cluster.api(leader);
-    let worker = Hand::register(&cluster, "w", 1).await;
-    let before = submit_task(&api, &hand::job(json!("before"))).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
+    let before = submit_task(&api, &fake_worker::job(json!("before"))).await;
     let lease = worker.take(&[]).await;
 
     let new = cluster.start_waiting().await;
@@ -57,7 +57,7 @@ async fn one_command_replaces_a_dead_master_while_work_goes_on() {
     alive.says("need not be replaced").says("--force");
     cluster.kill9(dead);
     // Not taken for dead before it has been silent for a while.
-    let replaced = eventually(SOON, "the dead master is replaced", async || {
+    let replaced = eventually(WAIT_TIMEOUT, "the dead master is replaced", async || {
         let ran = cli.run(&replace).await;
         (ran.code == Some(0)).then_some(ran)
     })
@@ -82,7 +82,7 @@ async fn one_command_replaces_a_dead_master_while_work_goes_on() {
     worker.report_all(&[lease.succeeded(json!("kept"))]).await;
     cluster.kill9(leader);
     let fourth = cluster.api(new);
-    let task = submit_task(&fourth, &hand::job(json!("after"))).await;
+    let task = submit_task(&fourth, &fake_worker::job(json!("after"))).await;
     let lease = worker.take(&[]).await;
     assert_eq!(lease.task, task);
     worker.report_all(&[lease.succeeded(json!(1))]).await;
@@ -94,10 +94,10 @@ async fn one_command_replaces_a_dead_master_while_work_goes_on() {
 async fn a_removed_leader_transfers_leadership_first() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     let (cli, old) = (cluster.cli(), leader.to_string());
     // Refused, and asked again, when nobody answers quickly enough on a busy machine.
-    let removed = eventually(SOON, "the leader is taken out", async || {
+    let removed = eventually(WAIT_TIMEOUT, "the leader is taken out", async || {
         let ran = cli.run(&["cluster", "remove", &old]).await;
         (ran.code == Some(0)).then_some(ran)
     })
@@ -107,7 +107,7 @@ async fn a_removed_leader_transfers_leadership_first() {
     let api = cluster.api(next);
     let left: Vec<u64> = cluster.ids().filter(|id| *id != leader).collect();
     wait_members(&api, &left, &[]).await;
-    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
     assert_eq!(lease.task, task);
     worker.report_all(&[lease.succeeded(json!(1))]).await;
@@ -176,10 +176,14 @@ async fn a_started_addition_completes_though_the_leader_and_the_client_die() {
     let body = json!({"id": 4, "addr": turnstile.address});
     let path = "/v1/cluster/nodes?wait_ms=0";
     // Nobody waits for it: the client is told that it is on its way, and goes.
-    let added = eventually(SOON, "the fourth master is on its way in", async || {
-        let reply = api.post(path, &body).await;
-        (reply.status != 409).then_some(reply)
-    })
+    let added = eventually(
+        WAIT_TIMEOUT,
+        "the fourth master is on its way in",
+        async || {
+            let reply = api.post(path, &body).await;
+            (reply.status != 409).then_some(reply)
+        },
+    )
     .await;
     added.expect(202);
     wait_members(&api, &[1, 2, 3], &[4]).await;
@@ -195,7 +199,7 @@ async fn a_started_addition_completes_though_the_leader_and_the_client_die() {
         .args(["--join", &cluster.masters()]);
     let _fifth = cluster.spawn("master-5", fifth);
     eventually(
-        SOON,
+        WAIT_TIMEOUT,
         "a second change is refused for the first's sake",
         async || {
             let reply = api
@@ -253,7 +257,7 @@ async fn harmful_membership_changes_are_refused_with_advice() {
     let named = cluster.named(fourth);
     let cli = cluster.cli();
     cli.run(&["cluster", "add", &named]).await.expect(0);
-    until(SOON, "the fourth master is out again", async || {
+    until(WAIT_TIMEOUT, "the fourth master is out again", async || {
         cli.run(&["cluster", "remove", "4"]).await.code == Some(0)
     })
     .await;
@@ -262,7 +266,7 @@ async fn harmful_membership_changes_are_refused_with_advice() {
     std::fs::remove_dir_all(cluster.data_dir(fourth)).expect("it was there");
     for node in [1, 2, 3] {
         // On a busy machine another may answer too late to be trusted with it.
-        until(SOON, format!("node {node} leads"), async || {
+        until(WAIT_TIMEOUT, format!("node {node} leads"), async || {
             let to = node.to_string();
             let moved = cli.run(&["cluster", "transfer-leader", &to]).await;
             moved.code == Some(0)
@@ -275,7 +279,7 @@ async fn harmful_membership_changes_are_refused_with_advice() {
         cluster.restart(node);
     }
     cluster.restart(fourth);
-    let leader = eventually(SOON, "the three are back", async || {
+    let leader = eventually(WAIT_TIMEOUT, "the three are back", async || {
         let status = status(&cluster.api(1)).await?;
         status["leader"].as_u64()
     })
@@ -295,18 +299,22 @@ async fn harmful_membership_changes_are_refused_with_advice() {
     cluster.kill9(left[0]);
     for id in [left[1], leader] {
         let path = format!("/v1/cluster/nodes/{id}");
-        until(SOON, "the dead one is known to be silent", async || {
-            let reply = api.call(Method::DELETE, &path).send().await;
-            let Ok(reply) = reply else { return false };
-            let said = reply.refused(409, "conflict")["detail"].to_string();
-            said.contains("no majority") && said.contains(&format!("node {}", left[0]))
-        })
+        until(
+            WAIT_TIMEOUT,
+            "the dead one is known to be silent",
+            async || {
+                let reply = api.call(Method::DELETE, &path).send().await;
+                let Ok(reply) = reply else { return false };
+                let said = reply.refused(409, "conflict")["detail"].to_string();
+                said.contains("no majority") && said.contains(&format!("node {}", left[0]))
+            },
+        )
         .await;
     }
     // On a busy machine the living may be slow to answer, too: then it is refused, and asked again.
     for out in left {
         let path = format!("/v1/cluster/nodes/{out}");
-        until(SOON, format!("node {out} is out"), async || {
+        until(WAIT_TIMEOUT, format!("node {out} is out"), async || {
             let reply = api.call(Method::DELETE, &path).send().await;
             reply.is_ok_and(|reply| reply.status == 200)
         })
@@ -316,7 +324,7 @@ async fn harmful_membership_changes_are_refused_with_advice() {
     let own = format!("/v1/cluster/nodes/{leader}");
     let said = api.delete(&own).await.refused(409, "conflict");
     assert!(said["detail"].to_string().contains("last voter"), "{said}");
-    submit_task(&api, &hand::job(json!("still of use"))).await;
+    submit_task(&api, &fake_worker::job(json!("still of use"))).await;
 }
 
 #[tokio::test]
@@ -327,7 +335,7 @@ async fn replacing_a_live_master_takes_the_force_option() {
     let (old, named) = (leader.to_string(), cluster.named(new));
     let cli = cluster.cli();
     let replace = ["cluster", "replace", &old, &named, "--force"];
-    until(SOON, "the leader is replaced", async || {
+    until(WAIT_TIMEOUT, "the leader is replaced", async || {
         cli.run(&replace).await.code == Some(0)
     })
     .await;
@@ -348,7 +356,7 @@ async fn a_requested_snapshot_is_written_to_the_disk_of_the_leader() {
     let mut cluster = Cluster::start(1).await;
     cluster.wait_ready().await;
     let api = cluster.api(1);
-    submit_task(&api, &hand::job(json!("x".repeat(100_000)))).await;
+    submit_task(&api, &fake_worker::job(json!("x".repeat(100_000)))).await;
     let committed = api.get("/v1/cluster").await.expect(200)["commit_index"].as_u64();
     let cli = cluster.cli();
     let ran = cli.run(&["cluster", "snapshot", "-o", "json"]).await;

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use reqwest::Method;
 use serde_json::json;
-use triarch_harness::cluster::SOON;
-use triarch_harness::{Cluster, Exposition, Hand, Options, eventually, hand, until};
+use triarch_harness::cluster::WAIT_TIMEOUT;
+use triarch_harness::{Cluster, Exposition, FakeWorker, Options, eventually, fake_worker, until};
 
 /// What a master's metrics tell.
 pub async fn scrape(cluster: &Cluster, node: u64) -> Exposition {
@@ -27,7 +27,7 @@ pub async fn held(cluster: &Cluster, node: u64, kind: &str) -> f64 {
 /// Waits until these masters together hold at least so many requests of this kind.
 pub async fn wait_held(cluster: &Cluster, nodes: &[u64], kind: &str, count: usize) {
     let what = format!("the masters {nodes:?} hold {count} requests of the kind {kind}");
-    until(SOON, what, async || {
+    until(WAIT_TIMEOUT, what, async || {
         let mut sum = 0.0;
         for node in nodes {
             sum += held(cluster, *node, kind).await;
@@ -63,9 +63,9 @@ async fn metrics_follow_the_work() {
     let (leader, follower) = cluster.leader_and_follower().await;
 
     // Some that are done, asked for at a follower.
-    let worker = Hand::register(&cluster, "diligent", 20).await;
+    let worker = FakeWorker::register(&cluster, "diligent", 20).await;
     let tasks: Vec<_> = (0..TASKS)
-        .map(|n| json!({"kind": hand::KIND, "payload": n}))
+        .map(|n| json!({"kind": fake_worker::KIND, "payload": n}))
         .collect();
     let api = cluster.api(follower);
     api.submit(&json!({"tasks": tasks})).await;
@@ -84,7 +84,7 @@ async fn metrics_follow_the_work() {
         .collect();
     worker.report_all(&results).await;
     // Refused: somebody else's token.
-    api.submit(&hand::job(json!("late"))).await;
+    api.submit(&fake_worker::job(json!("late"))).await;
     let mut late = worker.take(&[]).await;
     late.token += 1_000_000;
     assert_eq!(
@@ -92,7 +92,7 @@ async fn metrics_follow_the_work() {
         "stale_token"
     );
     // Lost: nobody hears of the worker any more, and it holds a lease.
-    until(SOON, "the worker is lost", async || {
+    until(WAIT_TIMEOUT, "the worker is lost", async || {
         let all = scrape(&cluster, leader).await;
         all.value("triarch_workers_lost_total", &[]) >= 1.0
     })
@@ -183,7 +183,7 @@ async fn metrics_follow_the_work() {
     let before = scrape_all(&mut cluster).await;
     cluster.kill9(leader);
     let next = cluster.leader_other_than(leader).await;
-    let all = eventually(SOON, "both tell of the new leader", async || {
+    let all = eventually(WAIT_TIMEOUT, "both tell of the new leader", async || {
         let all = scrape_all(&mut cluster).await;
         all.values()
             .all(|one| one.value("triarch_leader_id", &[]) == next as f64)
@@ -211,7 +211,7 @@ async fn metrics_follow_the_work() {
     let gone = [("peer", leader.to_string())];
     let gone: Vec<(&str, &str)> = gone.iter().map(|(name, id)| (*name, id.as_str())).collect();
     until(
-        SOON,
+        WAIT_TIMEOUT,
         "the new leader tells that the old one does not answer",
         async || {
             let one = scrape(&cluster, next).await;
@@ -246,15 +246,17 @@ async fn the_metrics_of_a_master_without_a_leader_say_so() {
             cluster.kill9(id);
         }
     }
-    let first = eventually(SOON, "no leader is known", async || {
+    let first = eventually(WAIT_TIMEOUT, "no leader is known", async || {
         let one = scrape(&cluster, last).await;
         (one.value("triarch_leader_id", &[]) == 0.0).then_some(one)
     })
     .await;
     let name = "triarch_leaderless_seconds_total";
-    until(SOON, "the time without a leader grows", async || {
-        scrape(&cluster, last).await.value(name, &[]) > first.value(name, &[])
-    })
+    until(
+        WAIT_TIMEOUT,
+        "the time without a leader grows",
+        async || scrape(&cluster, last).await.value(name, &[]) > first.value(name, &[]),
+    )
     .await;
 }
 
@@ -263,8 +265,8 @@ async fn exported_metrics_are_exactly_the_documented_ones() {
     let mut cluster = Cluster::start(1).await;
     let node = cluster.leader().await;
     // So that what comes with work is there too.
-    let worker = Hand::register(&cluster, "w", 1).await;
-    cluster.api(node).submit(&hand::job(json!(1))).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
+    cluster.api(node).submit(&fake_worker::job(json!(1))).await;
     worker.take(&[]).await;
     let told = scrape(&cluster, node).await;
 

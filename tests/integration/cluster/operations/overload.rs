@@ -8,8 +8,8 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use triarch_harness::cluster::SOON;
-use triarch_harness::{Cluster, Hand, Options, hand, until};
+use triarch_harness::cluster::WAIT_TIMEOUT;
+use triarch_harness::{Cluster, FakeWorker, Options, fake_worker, until};
 
 use crate::operations::metrics::scrape;
 
@@ -62,7 +62,9 @@ async fn a_slow_client_is_disconnected_and_others_are_served() {
         .await;
     };
     held(1.0).await;
-    let tasks: Vec<_> = (0..5_000).map(|_| json!({"kind": hand::KIND})).collect();
+    let tasks: Vec<_> = (0..5_000)
+        .map(|_| json!({"kind": fake_worker::KIND}))
+        .collect();
     for _ in 0..8 {
         api.submit(&json!({"tasks": tasks})).await;
     }
@@ -123,7 +125,7 @@ async fn a_connection_over_the_limit_is_refused_with_a_problem() {
     }
     drop(open);
     let api = cluster.api(node);
-    until(SOON, "there is room again", async || {
+    until(WAIT_TIMEOUT, "there is room again", async || {
         let reply = api.call(Method::GET, "/metrics").send().await;
         reply.is_ok_and(|reply| reply.status == 200)
     })
@@ -161,9 +163,9 @@ async fn a_request_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
     .await;
     let leader = cluster.wait_ready().await;
     let before = scrape(&cluster, leader).await;
-    let worker = Hand::register(&cluster, "steady", LEASES as u32).await;
+    let worker = FakeWorker::register(&cluster, "steady", LEASES as u32).await;
     let tasks: Vec<_> = (0..LEASES)
-        .map(|n| json!({"kind": hand::KIND, "payload": n}))
+        .map(|n| json!({"kind": fake_worker::KIND, "payload": n}))
         .collect();
     cluster.api(leader).submit(&json!({"tasks": tasks})).await;
     let leases = worker.take_many(LEASES).await;
@@ -257,6 +259,6 @@ async fn a_request_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
         api.get(&format!("/v1/jobs/{job}")).await.expect(200);
     }
     // And the next is served as if nothing had been.
-    api.submit(&hand::job(json!("after"))).await;
+    api.submit(&fake_worker::job(json!("after"))).await;
     worker.take(&[]).await;
 }

@@ -1,8 +1,8 @@
 //! Tasks that share a concurrency key share its bound, whatever their queues, whichever workers, whoever leads.
 
 use serde_json::{Value, json};
-use triarch_harness::crew::{most_at_once, spans};
-use triarch_harness::{Cluster, Crew, Hand, hand};
+use triarch_harness::fake_workers::{most_at_once, spans};
+use triarch_harness::{Cluster, FakeWorker, FakeWorkers, fake_worker};
 
 use crate::job_helpers::{shown, succeeded_once, wait_job};
 use crate::operations::metrics::wait_held;
@@ -16,7 +16,7 @@ async fn running_tasks_of_a_concurrency_key_never_exceed_its_limit() {
     let task = |nth: usize| {
         let queue = if nth.is_multiple_of(2) { "even" } else { "odd" };
         let mut task =
-            json!({"kind": hand::KIND, "queue": queue, "payload": nth, "priority": nth % 5});
+            json!({"kind": fake_worker::KIND, "queue": queue, "payload": nth, "priority": nth % 5});
         match nth % 3 {
             0 => task["concurrency_key"] = "alone".into(),
             1 => {
@@ -28,14 +28,14 @@ async fn running_tasks_of_a_concurrency_key_never_exceed_its_limit() {
         task
     };
     let tasks: Vec<Value> = (0..120).map(task).collect();
-    let crew = Crew::start_for(30, &cluster, 3, 4, &["even", "odd"]).await;
+    let fake_workers = FakeWorkers::start_limited(30, &cluster, 3, 4, &["even", "odd"]).await;
     let submitted = api.submit(&json!({ "tasks": tasks })).await;
-    crew.wait_spent().await;
-    crew.go_on();
+    fake_workers.wait_spent().await;
+    fake_workers.release();
     cluster.kill9(leader);
     let id = submitted["id"].as_str().expect("an id");
     assert_eq!(wait_job(&api, id).await["state"], "succeeded");
-    crew.finish().await;
+    fake_workers.finish().await;
 
     let tasks = shown(&api, &submitted).await;
     let of = |key: Value| {
@@ -56,8 +56,8 @@ async fn the_smallest_limit_submitted_for_a_concurrency_key_applies() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
-    let keyed = |limit: u32| json!({"kind": hand::KIND, "concurrency_key": "k", "concurrency_limit": limit});
-    let worker = Hand::register(&cluster, "w", 8).await;
+    let keyed = |limit: u32| json!({"kind": fake_worker::KIND, "concurrency_key": "k", "concurrency_limit": limit});
+    let worker = FakeWorker::register(&cluster, "w", 8).await;
     api.submit(&json!({"tasks": [keyed(3), keyed(3), keyed(3), keyed(3)]}))
         .await;
     let mut leases = worker.take_many(3).await;
@@ -87,9 +87,9 @@ async fn cancelling_a_key_holder_grants_the_next_task_to_a_waiting_poll() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     // Nobody has what the first one requires; the second comes after it by their key alone.
-    let mut first = json!({"kind": hand::KIND, "concurrency_key": "k"});
+    let mut first = json!({"kind": fake_worker::KIND, "concurrency_key": "k"});
     let second = first.clone();
     first["requires"] = json!({"labels": {"zone": "nowhere"}});
     let submitted = api.submit(&json!({"tasks": [first, second]})).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::{Api, Cluster, Hand, Lease, Options, hand};
+use triarch_harness::{Api, Cluster, FakeWorker, Lease, Options, fake_worker};
 
 use crate::job_helpers::{outcomes, wait_job};
 
@@ -16,18 +16,19 @@ async fn cluster() -> Cluster {
     .await
 }
 
-async fn worker(cluster: &Cluster, slots: usize) -> Hand {
-    let body = json!({"name": "w", "slots": slots, "kinds": [hand::KIND], "queues": ["mail"]});
-    Hand::register_as(cluster, &body).await
+async fn worker(cluster: &Cluster, slots: usize) -> FakeWorker {
+    let body =
+        json!({"name": "w", "slots": slots, "kinds": [fake_worker::KIND], "queues": ["mail"]});
+    FakeWorker::register_as(cluster, &body).await
 }
 
 fn mails(count: usize) -> Value {
-    let task = |nth| json!({"kind": hand::KIND, "queue": "mail", "payload": nth});
+    let task = |nth| json!({"kind": fake_worker::KIND, "queue": "mail", "payload": nth});
     json!({"tasks": (0..count).map(task).collect::<Vec<_>>()})
 }
 
 /// Submits these and has all of them fail for good.
-async fn dead(api: &Api, worker: &Hand, job: &Value) -> Value {
+async fn dead(api: &Api, worker: &FakeWorker, job: &Value) -> Value {
     let submitted = api.submit(job).await;
     let count = submitted["tasks"].as_array().expect("ids").len();
     let leases = worker.take_many(count).await;
@@ -102,7 +103,7 @@ async fn a_repeated_bulk_retry_request_retries_once() {
         (
             &json!("failed"),
             &json!(worker.id),
-            &json!("failed by hand")
+            &json!("failed by the test")
         ),
         "{shown}"
     );

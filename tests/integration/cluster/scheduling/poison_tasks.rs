@@ -1,7 +1,7 @@
 //! Tasks that kill their workers: losses are counted apart from failures, over any leader, and end the task as such.
 
 use serde_json::json;
-use triarch_harness::{Cluster, Hand, Options, hand};
+use triarch_harness::{Cluster, FakeWorker, Options, fake_worker};
 
 use crate::job_helpers::{submit_task, wait_state};
 
@@ -15,13 +15,13 @@ async fn a_task_that_kills_its_workers_fails_after_max_losses() {
     let leader = cluster.wait_ready().await;
     let follower = cluster.follower().await;
     let api = cluster.api(follower);
-    let mut job = hand::job(json!(1));
+    let mut job = fake_worker::job(json!(1));
     job["tasks"][0]["max_losses"] = json!(2);
     // One failure would end it, if a loss were one.
     job["tasks"][0]["max_attempts"] = json!(1);
     let task = submit_task(&api, &job).await;
     // The first worker is never heard of again, and the leader that gave it the task dies as well.
-    let first = Hand::register(&cluster, "first", 1).await;
+    let first = FakeWorker::register(&cluster, "first", 1).await;
     let lease = first.take(&[]).await;
     assert_eq!((&lease.task, lease.attempt), (&task, 1));
     cluster.kill9(leader);
@@ -33,7 +33,7 @@ async fn a_task_that_kills_its_workers_fails_after_max_losses() {
         (&json!(1), &json!(0)),
         "{queued}"
     );
-    let second = Hand::register(&cluster, "second", 1).await;
+    let second = FakeWorker::register(&cluster, "second", 1).await;
     assert_eq!(second.take(&[]).await.attempt, 2);
     let failed = wait_state(&api, &task, "failed").await;
     assert_eq!(failed["error"]["type"], "worker_lost", "{failed}");

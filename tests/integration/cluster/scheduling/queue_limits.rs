@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::crew::{most_at_once, spans};
-use triarch_harness::{Api, Cluster, Crew, Hand, Options, hand};
+use triarch_harness::fake_workers::{most_at_once, spans};
+use triarch_harness::{Api, Cluster, FakeWorker, FakeWorkers, Options, fake_worker};
 
 use crate::job_helpers::{shown, submit_task, wait_job, wait_state, wait_succeeded};
 
 fn job(queue: &str, tasks: usize) -> Value {
-    let task = |nth| json!({"kind": hand::KIND, "queue": queue, "payload": nth});
+    let task = |nth| json!({"kind": fake_worker::KIND, "queue": queue, "payload": nth});
     json!({"tasks": (0..tasks).map(task).collect::<Vec<_>>()})
 }
 
@@ -23,9 +23,9 @@ async fn show(api: &Api, queue: &str) -> Value {
     api.get(&format!("/v1/queues/{queue}")).await.expect(200)
 }
 
-async fn worker(cluster: &Cluster, slots: u32, queues: &[&str]) -> Hand {
-    let body = json!({"name": "w", "slots": slots, "kinds": [hand::KIND], "queues": queues});
-    Hand::register_as(cluster, &body).await
+async fn worker(cluster: &Cluster, slots: u32, queues: &[&str]) -> FakeWorker {
+    let body = json!({"name": "w", "slots": slots, "kinds": [fake_worker::KIND], "queues": queues});
+    FakeWorker::register_as(cluster, &body).await
 }
 
 #[tokio::test]
@@ -65,16 +65,16 @@ async fn running_tasks_never_exceed_max_running_under_any_leader() {
     let api = cluster.api(follower);
     set(&api, "narrow", &json!({"max_running": 3})).await;
     // Fewer than there are in either queue, so that something is left of both when the leader dies.
-    let crew = Crew::start_for(45, &cluster, 3, 4, &["narrow", "wide"]).await;
+    let fake_workers = FakeWorkers::start_limited(45, &cluster, 3, 4, &["narrow", "wide"]).await;
     let narrow = api.submit(&job("narrow", 60)).await;
     let wide = api.submit(&job("wide", 60)).await;
-    crew.wait_spent().await;
-    crew.go_on();
+    fake_workers.wait_spent().await;
+    fake_workers.release();
     cluster.kill9(leader);
     for submitted in [&narrow, &wide] {
         wait_job(&api, submitted["id"].as_str().expect("an id")).await;
     }
-    crew.finish().await;
+    fake_workers.finish().await;
     assert_eq!(most_at_once(&spans(&shown(&api, &narrow).await)), 3);
     // There was room for more.
     let both = [shown(&api, &narrow).await, shown(&api, &wide).await].concat();
@@ -91,7 +91,7 @@ async fn a_rate_limit_holds_across_workers_and_leader_changes() {
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     set(&api, "slow", &json!({"rate_per_s": PER_S, "burst": BURST})).await;
-    let crew = Crew::start(&cluster, 3, 100, &["slow"]).await;
+    let fake_workers = FakeWorkers::start(&cluster, 3, 100, &["slow"]).await;
     let begun = Instant::now();
     let submitted = api.submit(&job("slow", TASKS as usize)).await;
     wait_succeeded(&api, &submitted, 40).await;
@@ -103,7 +103,7 @@ async fn a_rate_limit_holds_across_workers_and_leader_changes() {
         assert_eq!(wait_job(&api, id).await["state"], "succeeded");
     }
     let took = begun.elapsed();
-    crew.finish().await;
+    fake_workers.finish().await;
 
     let all = [shown(&api, &submitted).await, shown(&api, &after).await].concat();
     let mut starts: Vec<_> = spans(&all).iter().map(|span| span.from).collect();

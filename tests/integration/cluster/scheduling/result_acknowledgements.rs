@@ -2,11 +2,11 @@
 
 use reqwest::Method;
 use serde_json::json;
-use triarch_harness::hand::Lease;
-use triarch_harness::wait::Looks;
-use triarch_harness::{Api, Cluster, Hand, Options, eventually, hand};
+use triarch_harness::fake_worker::Lease;
+use triarch_harness::wait::Polling;
+use triarch_harness::{Api, Cluster, FakeWorker, Options, eventually, fake_worker};
 
-use crate::job_helpers::{SOON, assert_works, submit_task};
+use crate::job_helpers::{WAIT_TIMEOUT, assert_works, submit_task};
 use crate::operations::metrics::scrape;
 
 #[tokio::test]
@@ -17,13 +17,16 @@ async fn a_poll_gets_its_result_acknowledgements_though_its_worker_was_removed()
         ..Options::default()
     })
     .await;
-    let mut looks = Looks::new(SOON, "a worker is gone when its results are accepted");
+    let mut polling = Polling::new(
+        WAIT_TIMEOUT,
+        "a worker is gone when its results are accepted",
+    );
     for nth in 0.. {
         if is_told_when_gone(&mut cluster, nth).await {
             break;
         }
         // Leadership has changed, or something else was proposed in between.
-        looks.again().await;
+        polling.pause().await;
     }
     assert_works(&mut cluster).await;
 }
@@ -33,8 +36,8 @@ async fn a_poll_gets_its_result_acknowledgements_though_its_worker_was_removed()
 async fn is_told_when_gone(cluster: &mut Cluster, nth: u64) -> bool {
     let leader = cluster.wait_ready().await;
     let api = cluster.api(leader);
-    let worker = Hand::register(cluster, &format!("worker-{nth}"), 1).await;
-    submit_task(&api, &hand::job(json!(nth))).await;
+    let worker = FakeWorker::register(cluster, &format!("worker-{nth}"), 1).await;
+    submit_task(&api, &fake_worker::job(json!(nth))).await;
     let lease = worker.take(&[]).await;
 
     let followers: Vec<u64> = cluster.ids().filter(|id| *id != leader).collect();
@@ -58,7 +61,7 @@ async fn is_told_when_gone(cluster: &mut Cluster, nth: u64) -> bool {
     for (call, nth) in calls.into_iter().zip(1_u8..) {
         asked.push(tokio::spawn(call.send()));
         let what = format!("{nth} are proposed");
-        let all_wait = eventually(SOON, what, async || {
+        let all_wait = eventually(WAIT_TIMEOUT, what, async || {
             let all_wait = open_proposals(cluster, leader).await >= f64::from(nth);
             (all_wait || asked.iter().any(|one| one.is_finished())).then_some(all_wait)
         })
@@ -92,7 +95,9 @@ async fn is_told_when_gone(cluster: &mut Cluster, nth: u64) -> bool {
     let is_gone = answer["lost"] == json!([]);
     if is_gone {
         // Of that it is told when it asks next.
-        let beat = worker.visit("heartbeat", &json!({"running": []})).await;
+        let beat = worker
+            .worker_call("heartbeat", &json!({"running": []}))
+            .await;
         beat.refused(404, "unknown_worker");
     }
     is_gone
@@ -109,16 +114,16 @@ async fn results_and_the_lease_for_the_freed_slot_are_one_log_entry() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let api = cluster.api(leader);
-    let worker = Hand::register(&cluster, "busy", 1).await;
-    submit_task(&api, &hand::job(json!(0))).await;
+    let worker = FakeWorker::register(&cluster, "busy", 1).await;
+    submit_task(&api, &fake_worker::job(json!(0))).await;
     let mut lease = worker.take(&[]).await;
-    let mut looks = Looks::new(SOON, "results and the next lease are one entry");
+    let mut polling = Polling::new(WAIT_TIMEOUT, "results and the next lease are one entry");
     for nth in 1.. {
-        submit_task(&api, &hand::job(json!(nth))).await;
+        submit_task(&api, &fake_worker::job(json!(nth))).await;
         let before = commit_index(&api).await;
         let results = json!([lease.succeeded(json!(nth))]);
         let poll = json!({"max": 1, "wait_ms": 1000, "running": [], "results": results});
-        let answer = worker.visit("poll", &poll).await.expect(200);
+        let answer = worker.worker_call("poll", &poll).await.expect(200);
         let after = commit_index(&api).await;
         assert_eq!(answer["results"][0]["accepted"], true, "{answer}");
         lease = match answer["tasks"].get(0) {
@@ -129,7 +134,7 @@ async fn results_and_the_lease_for_the_freed_slot_are_one_log_entry() {
             break;
         }
         // Something else was proposed in between.
-        looks.again().await;
+        polling.pause().await;
     }
     assert_eq!(
         worker.report(lease.succeeded(json!("last"))).await["accepted"],
@@ -142,11 +147,14 @@ async fn a_result_and_the_lease_of_its_dependent_task_are_one_log_entry() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let api = cluster.api(leader);
-    let first = Hand::register(&cluster, "first", 1).await;
-    let second = Hand::register(&cluster, "second", 1).await;
-    let mut looks = Looks::new(SOON, "a result and the lease that hung on it are one entry");
+    let first = FakeWorker::register(&cluster, "first", 1).await;
+    let second = FakeWorker::register(&cluster, "second", 1).await;
+    let mut polling = Polling::new(
+        WAIT_TIMEOUT,
+        "a result and the lease that hung on it are one entry",
+    );
     for nth in 0.. {
-        let task = |key: &str, after: &[&str]| json!({"kind": hand::KIND, "key": key, "after": after, "payload": nth});
+        let task = |key: &str, after: &[&str]| json!({"kind": fake_worker::KIND, "key": key, "after": after, "payload": nth});
         let job = json!({"tasks": [task("a", &[]), task("b", &["a"])]});
         submit_task(&api, &job).await;
         let a = first.take(&[]).await;
@@ -154,7 +162,7 @@ async fn a_result_and_the_lease_of_its_dependent_task_are_one_log_entry() {
             let second = second.clone();
             tokio::spawn(async move { second.take(&[]).await })
         };
-        eventually(SOON, "the second worker waits", async || {
+        eventually(WAIT_TIMEOUT, "the second worker waits", async || {
             let told = scrape(&cluster, leader).await;
             (told.value("triarch_http_held", &[("kind", "poll")]) >= 1.0).then_some(())
         })
@@ -172,7 +180,7 @@ async fn a_result_and_the_lease_of_its_dependent_task_are_one_log_entry() {
         if after == before + 1 {
             break;
         }
-        looks.again().await;
+        polling.pause().await;
     }
 }
 

@@ -1,9 +1,9 @@
 //! How long a queue keeps its finished jobs is a matter of the queue, not of who leads.
 
 use serde_json::{Value, json};
-use triarch_harness::{Api, Cluster, Hand, hand, until};
+use triarch_harness::{Api, Cluster, FakeWorker, fake_worker, until};
 
-use crate::job_helpers::SOON;
+use crate::job_helpers::WAIT_TIMEOUT;
 
 /// Jobs of this queue that are still kept, oldest first.
 async fn kept(api: &Api, queue: &str) -> Vec<String> {
@@ -12,12 +12,12 @@ async fn kept(api: &Api, queue: &str) -> Vec<String> {
     rows.iter().map(job).collect()
 }
 
-async fn finish_jobs(api: &Api, worker: &Hand, queue: &str, count: usize) -> Vec<String> {
+async fn finish_jobs(api: &Api, worker: &FakeWorker, queue: &str, count: usize) -> Vec<String> {
     let mut jobs = Vec::new();
     for nth in 0..count {
         let job = json!({
             "idempotency_key": format!("{queue}-{nth}"),
-            "tasks": [{"kind": hand::KIND, "queue": queue}],
+            "tasks": [{"kind": fake_worker::KIND, "queue": queue}],
         });
         let submitted = api.post("/v1/jobs", &job).await.expect(201);
         let lease = worker.take(&[]).await;
@@ -32,8 +32,9 @@ async fn the_next_leader_removes_jobs_over_the_retention_limit_and_keeps_the_res
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
-    let body = json!({"name": "w", "slots": 1, "kinds": [hand::KIND], "queues": ["few", "all"]});
-    let worker = Hand::register_as(&cluster, &body).await;
+    let body =
+        json!({"name": "w", "slots": 1, "kinds": [fake_worker::KIND], "queues": ["few", "all"]});
+    let worker = FakeWorker::register_as(&cluster, &body).await;
     let all = finish_jobs(&api, &worker, "all", 3).await;
     let few = finish_jobs(&api, &worker, "few", 6).await;
     assert_eq!(kept(&api, "few").await, few);
@@ -47,7 +48,7 @@ async fn the_next_leader_removes_jobs_over_the_retention_limit_and_keeps_the_res
         .as_ref()
         .expect("the follower answers")
         .expect(200);
-    until(SOON, "the two latest are left", async || {
+    until(WAIT_TIMEOUT, "the two latest are left", async || {
         kept(&api, "few").await == few[4..]
     })
     .await;
@@ -55,21 +56,22 @@ async fn the_next_leader_removes_jobs_over_the_retention_limit_and_keeps_the_res
     let gone = api.get(&format!("/v1/jobs/{}", few[0])).await;
     gone.refused(404, "not_found");
     // Its key is remembered beyond it.
-    let job = json!({"idempotency_key": "few-0", "tasks": [{"kind": hand::KIND, "queue": "few"}]});
+    let job =
+        json!({"idempotency_key": "few-0", "tasks": [{"kind": fake_worker::KIND, "queue": "few"}]});
     let again = api.post("/v1/jobs", &job).await.expect(200);
     assert_eq!(
         (&again["id"], &again["duplicate"]),
         (&json!(few[0]), &json!(true))
     );
     let more = finish_one_more(&api, &worker).await;
-    until(SOON, "one goes for each that comes", async || {
+    until(WAIT_TIMEOUT, "one goes for each that comes", async || {
         kept(&api, "few").await == [few[5].clone(), more.clone()]
     })
     .await;
 }
 
-async fn finish_one_more(api: &Api, worker: &Hand) -> String {
-    let job = json!({"tasks": [{"kind": hand::KIND, "queue": "few"}]});
+async fn finish_one_more(api: &Api, worker: &FakeWorker) -> String {
+    let job = json!({"tasks": [{"kind": fake_worker::KIND, "queue": "few"}]});
     let submitted = api.submit(&job).await;
     let lease = worker.take(&[]).await;
     worker.report_all(&[lease.succeeded(json!("more"))]).await;
@@ -81,15 +83,16 @@ async fn jobs_past_their_retention_without_a_leader_are_removed_by_the_next() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
-    let body = json!({"name": "w", "slots": 1, "kinds": [hand::KIND], "queues": ["brief", "all"]});
-    let worker = Hand::register_as(&cluster, &body).await;
+    let body =
+        json!({"name": "w", "slots": 1, "kinds": [fake_worker::KIND], "queues": ["brief", "all"]});
+    let worker = FakeWorker::register_as(&cluster, &body).await;
     let all = finish_jobs(&api, &worker, "all", 1).await;
     let settings = json!({"retain_ms": 300});
     api.put("/v1/queues/brief", &settings).await.expect(200);
     let brief = finish_jobs(&api, &worker, "brief", 1).await;
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;
-    until(SOON, "it is forgotten", async || {
+    until(WAIT_TIMEOUT, "it is forgotten", async || {
         let reply = api.get(&format!("/v1/jobs/{}", brief[0])).await;
         reply.status == 404
     })

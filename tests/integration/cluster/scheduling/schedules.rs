@@ -3,9 +3,9 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use triarch_harness::ticks::EverySecond;
-use triarch_harness::{Api, Cluster, eventually, hand, until};
+use triarch_harness::{Api, Cluster, eventually, fake_worker, until};
 
-use crate::job_helpers::{SOON, wait_job};
+use crate::job_helpers::{WAIT_TIMEOUT, wait_job};
 
 async fn put(api: &Api, name: &str, body: &Value) -> triarch_harness::Reply {
     let path = format!("/v1/schedules/{name}");
@@ -14,7 +14,7 @@ async fn put(api: &Api, name: &str, body: &Value) -> triarch_harness::Reply {
 
 /// Every second, the same job.
 fn every_second() -> Value {
-    json!({"cron": "* * * * * *", "job": hand::job(json!("tick"))})
+    json!({"cron": "* * * * * *", "job": fake_worker::job(json!("tick"))})
 }
 
 #[tokio::test]
@@ -22,13 +22,15 @@ async fn every_tick_makes_one_job_over_leader_deaths_and_a_full_restart() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
     let apis = cluster.apis();
-    let job = hand::job(json!("tick"));
+    let job = fake_worker::job(json!("tick"));
     let schedule = EverySecond::start(&cluster.api(leader), "beat", &job).await;
     let wait_fired = async |more: u64| {
         let wanted = schedule.fired(&apis).await + more;
-        until(SOON, format!("{wanted} ticks have fired"), async || {
-            schedule.fired(&apis).await >= wanted
-        })
+        until(
+            WAIT_TIMEOUT,
+            format!("{wanted} ticks have fired"),
+            async || schedule.fired(&apis).await >= wanted,
+        )
         .await;
     };
     for _ in 0..2 {
@@ -209,7 +211,7 @@ async fn a_non_overlapping_tick_is_skipped_until_the_previous_job_ends() {
     put(&cluster.api(leader), "one", &body).await.expect(201);
     let skipped = async |api: &Api, least: u64| {
         let what = format!("{least} ticks are skipped");
-        eventually(SOON, what, async || {
+        eventually(WAIT_TIMEOUT, what, async || {
             let reply = api
                 .call(Method::GET, "/v1/schedules/one")
                 .send()
@@ -235,7 +237,7 @@ async fn a_non_overlapping_tick_is_skipped_until_the_previous_job_ends() {
     let job = after["last_job"].as_str().expect("an id");
     let path = format!("/v1/jobs/{job}/cancel");
     api.post(&path, &json!({})).await.expect(200);
-    eventually(SOON, "another tick fires", async || {
+    eventually(WAIT_TIMEOUT, "another tick fires", async || {
         let shown = api.get("/v1/schedules/one").await.expect(200);
         (shown["fired"] == 2).then_some(())
     })

@@ -1,10 +1,10 @@
 //! Cancelling, retrying, delaying, timing out: the turns a task's life can take.
 
 use serde_json::json;
-use triarch_harness::{Cluster, Hand, hand, until};
+use triarch_harness::{Cluster, FakeWorker, fake_worker, until};
 
 use crate::job_helpers::{
-    SOON, exec, first_task, outcomes, shell, submit_task, wait_job, wait_state,
+    WAIT_TIMEOUT, exec, first_task, outcomes, shell, submit_task, wait_job, wait_state,
 };
 
 fn is_alive(pid: &str) -> bool {
@@ -16,7 +16,7 @@ async fn cancelling_a_queued_task_ends_it_at_once() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
     let api = cluster.api(follower);
-    let job = api.submit(&json!({"tasks": [{"kind": "hand"}, {"kind": "hand"}, {"kind": "hand", "delay_ms": 600_000}]})).await;
+    let job = api.submit(&json!({"tasks": [{"kind": "fake"}, {"kind": "fake"}, {"kind": "fake", "delay_ms": 600_000}]})).await;
     let id = job["id"].as_str().expect("an id");
     let task = first_task(&job);
     let one = api
@@ -38,7 +38,7 @@ async fn cancelling_a_queued_task_ends_it_at_once() {
         "{all}"
     );
     // None of it is ever given to anyone.
-    let worker = Hand::register(&cluster, "w", 3).await;
+    let worker = FakeWorker::register(&cluster, "w", 3).await;
     assert_eq!(worker.poll(3, 200, &[]).await, []);
 }
 
@@ -55,7 +55,7 @@ async fn cancelling_a_running_task_kills_its_process_tree() {
         pids.display()
     );
     let job = api.submit(&shell(&script)).await;
-    until(SOON, "the command runs", async || pids.exists()).await;
+    until(WAIT_TIMEOUT, "the command runs", async || pids.exists()).await;
     let text = std::fs::read_to_string(&pids).expect("two pids");
     assert!(
         text.lines().count() == 2 && text.lines().all(is_alive),
@@ -70,7 +70,7 @@ async fn cancelling_a_running_task_kills_its_process_tree() {
         .await
         .expect(200);
     assert_eq!(cancelled["state"], "cancelled");
-    until(SOON, "both processes are gone", async || {
+    until(WAIT_TIMEOUT, "both processes are gone", async || {
         !text.lines().any(is_alive)
     })
     .await;
@@ -145,8 +145,8 @@ async fn a_non_retryable_failure_is_not_retried() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let worker = Hand::register(&cluster, "w", 1).await;
-    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
+    let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
     assert_eq!(worker.report(lease.failed(false)).await["accepted"], true);
     let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
@@ -161,13 +161,13 @@ async fn a_delayed_task_does_not_start_before_its_time() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let worker = Hand::register(&cluster, "w", 2).await;
+    let worker = FakeWorker::register(&cluster, "w", 2).await;
     let delayed = submit_task(
         &api,
-        &json!({"tasks": [{"kind": "hand", "delay_ms": 1_500}]}),
+        &json!({"tasks": [{"kind": "fake", "delay_ms": 1_500}]}),
     )
     .await;
-    let prompt = submit_task(&api, &hand::job(json!(1))).await;
+    let prompt = submit_task(&api, &fake_worker::job(json!(1))).await;
     let shown = api.get(&format!("/v1/tasks/{delayed}")).await.expect(200);
     assert_eq!(shown["state"], "delayed");
     let first = worker.take(&[]).await;
@@ -185,11 +185,11 @@ async fn a_retry_does_not_start_before_its_back_off_ends() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     let backoff = json!({"initial_ms": 500, "factor": 3.0, "jitter": 0.0});
     let task = submit_task(
         &api,
-        &json!({"tasks": [{"kind": "hand", "max_attempts": 3, "backoff": backoff}]}),
+        &json!({"tasks": [{"kind": "fake", "max_attempts": 3, "backoff": backoff}]}),
     )
     .await;
     for attempt in 1..=3 {
@@ -240,7 +240,7 @@ async fn a_task_that_is_not_started_in_time_expires() {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
     let job = api
-        .submit(&json!({"tasks": [{"kind": "hand", "expires_ms": 300}]}))
+        .submit(&json!({"tasks": [{"kind": "fake", "expires_ms": 300}]}))
         .await;
     let done = wait_job(&api, job["id"].as_str().expect("an id")).await;
     assert_eq!(
@@ -248,7 +248,7 @@ async fn a_task_that_is_not_started_in_time_expires() {
         (&json!("failed"), &json!(1)),
         "{done}"
     );
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     assert_eq!(worker.poll(1, 200, &[]).await, []);
 }
 
@@ -260,10 +260,10 @@ async fn a_task_of_higher_priority_starts_before_an_older_one() {
     let tasks: Vec<_> = [0, 9, 5, 9, 0]
         .iter()
         .enumerate()
-        .map(|(nth, priority)| json!({"kind": "hand", "priority": priority, "payload": nth}))
+        .map(|(nth, priority)| json!({"kind": "fake", "priority": priority, "payload": nth}))
         .collect();
     api.submit(&json!({"tasks": tasks})).await;
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     let mut order = Vec::new();
     for _ in 0..5 {
         let lease = worker.take(&[]).await;
@@ -279,15 +279,16 @@ async fn a_task_is_leased_only_to_a_worker_that_matches_its_requirements() {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
     let body = |name: &str, queues: &[&str], kinds: &[&str], zone: &str| json!({"name": name, "slots": 4, "queues": queues, "kinds": kinds, "labels": {"zone": zone}, "resources": {"mem_mb": 100}});
-    let plain = Hand::register_as(&cluster, &body("plain", &["default"], &["hand"], "eu")).await;
+    let plain =
+        FakeWorker::register_as(&cluster, &body("plain", &["default"], &["fake"], "eu")).await;
     let other =
-        Hand::register_as(&cluster, &body("other", &["q"], &["hand", "special"], "us")).await;
+        FakeWorker::register_as(&cluster, &body("other", &["q"], &["fake", "special"], "us")).await;
     let tasks = json!({"tasks": [
-        {"kind": "hand", "payload": "plain"},
+        {"kind": "fake", "payload": "plain"},
         {"kind": "special", "queue": "q", "payload": "special"},
-        {"kind": "hand", "queue": "q", "requires": {"labels": {"zone": "us"}}, "payload": "us"},
-        {"kind": "hand", "queue": "q", "requires": {"labels": {"zone": "eu"}}, "payload": "nobody"},
-        {"kind": "hand", "requires": {"resources": {"mem_mb": 101}}, "payload": "too much"},
+        {"kind": "fake", "queue": "q", "requires": {"labels": {"zone": "us"}}, "payload": "us"},
+        {"kind": "fake", "queue": "q", "requires": {"labels": {"zone": "eu"}}, "payload": "nobody"},
+        {"kind": "fake", "requires": {"resources": {"mem_mb": 101}}, "payload": "too much"},
         {"kind": "special", "payload": "wrong queue"},
     ]});
     let job = api.submit(&tasks).await;
@@ -326,10 +327,10 @@ fn unix_ms(time: &serde_json::Value) -> i64 {
 async fn an_acknowledged_cancellation_survives_the_death_of_its_leader() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await;
-    let worker = Hand::register(&cluster, "w", 2).await;
+    let worker = FakeWorker::register(&cluster, "w", 2).await;
     let follower = cluster.follower().await;
     let api = cluster.api(follower);
-    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
     // Killed before the worker is heard of again: only the log knows of it.
     api.post(&format!("/v1/tasks/{task}/cancel"), &json!({}))

@@ -2,17 +2,17 @@
 
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
-use triarch_harness::crew::time;
-use triarch_harness::{Cluster, Hand, Options, eventually, hand, until};
+use triarch_harness::fake_workers::time;
+use triarch_harness::{Cluster, FakeWorker, Options, eventually, fake_worker, until};
 
-use crate::job_helpers::{SOON, outcomes, shown, wait_state};
+use crate::job_helpers::{WAIT_TIMEOUT, outcomes, shown, wait_state};
 
 /// From the submission until everything is due, at first. A machine on which the masters are not killed by then gets more.
 const DUE_MS: i64 = 2_000;
 const DUE_MS_MAX: i64 = 32_000;
 
 fn task(fields: &Value) -> Value {
-    let mut task = json!({"kind": hand::KIND});
+    let mut task = json!({"kind": fake_worker::KIND});
     for (name, value) in fields.as_object().expect("fields") {
         task[name] = value.clone();
     }
@@ -39,7 +39,7 @@ async fn falls_due_while_nobody_leads(due_ms: i64) -> bool {
     let other = cluster.ids().find(|id| ![leader, follower].contains(id));
     let other = other.expect("three masters");
     let api = cluster.api(follower);
-    let worker = Hand::register(&cluster, "w", 100).await;
+    let worker = FakeWorker::register(&cluster, "w", 100).await;
 
     let begun = Utc::now();
     let backoff = json!({"initial_ms": due_ms, "jitter": 0});
@@ -72,11 +72,14 @@ async fn falls_due_while_nobody_leads(due_ms: i64) -> bool {
         let worker = worker.clone();
         tokio::spawn(async move { worker.take_many(3).await })
     };
-    until(SOON, "everything is due", async || Utc::now() > all_due).await;
+    until(WAIT_TIMEOUT, "everything is due", async || {
+        Utc::now() > all_due
+    })
+    .await;
     cluster.restart(other);
     cluster.leader_other_than(leader).await;
 
-    let leases = tokio::time::timeout(SOON, polling)
+    let leases = tokio::time::timeout(WAIT_TIMEOUT, polling)
         .await
         .expect("the tasks are given out")
         .expect("the worker does not panic");
@@ -139,7 +142,7 @@ async fn an_attempt_whose_worker_does_not_stop_it_is_ended_by_the_next_leader() 
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
-    let worker = Hand::register(&cluster, "deaf", 2).await;
+    let worker = FakeWorker::register(&cluster, "deaf", 2).await;
     let limited = task(&json!({"timeout_ms": 200, "backoff": {"initial_ms": 0}}));
     let free = task(&json!({"timeout_ms": 3_600_000}));
     let submitted = api.submit(&json!({"tasks": [limited, free]})).await;
@@ -147,7 +150,7 @@ async fn an_attempt_whose_worker_does_not_stop_it_is_ended_by_the_next_leader() 
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;
     // It goes on confirming what it should have stopped, until it is told that it has lost it.
-    let lost = eventually(3 * SOON, "the attempt is ended", async || {
+    let lost = eventually(3 * WAIT_TIMEOUT, "the attempt is ended", async || {
         let orders = worker.heartbeat(&leases).await;
         let lost = orders["lost"].as_array().cloned().unwrap_or_default();
         (!lost.is_empty()).then_some(lost)

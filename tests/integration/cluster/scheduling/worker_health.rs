@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use triarch_harness::crew::{most_at_once, spans};
-use triarch_harness::{Api, Cluster, Hand, Options, hand};
+use triarch_harness::fake_workers::{most_at_once, spans};
+use triarch_harness::{Api, Cluster, FakeWorker, Options, fake_worker};
 
 use crate::job_helpers::{shown, submit_task, succeeded_once, wait_job, wait_succeeded};
 
@@ -19,7 +19,7 @@ async fn cluster() -> Cluster {
     .await
 }
 
-async fn state(api: &Api, worker: &Hand) -> Value {
+async fn state(api: &Api, worker: &FakeWorker) -> Value {
     let path = format!("/v1/workers/{}", worker.id);
     api.get(&path).await.expect(200)
 }
@@ -30,10 +30,10 @@ async fn a_worker_that_fails_what_others_complete_is_quarantined_by_every_leader
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let (bad, good) = (
-        Hand::register(&cluster, "bad", 5).await,
-        Hand::register(&cluster, "good", 10).await,
+        FakeWorker::register(&cluster, "bad", 5).await,
+        FakeWorker::register(&cluster, "good", 10).await,
     );
-    let tasks = |count: usize| json!({"tasks": vec![json!({"kind": hand::KIND}); count]});
+    let tasks = |count: usize| json!({"tasks": vec![json!({"kind": fake_worker::KIND}); count]});
     api.submit(&tasks(5)).await;
     let failing = bad.take_many(5).await;
     let failed: Vec<Value> = failing.iter().map(|lease| lease.failed(false)).collect();
@@ -66,7 +66,7 @@ async fn a_worker_that_fails_what_others_complete_is_quarantined_by_every_leader
     assert_eq!(listed[0]["id"], bad.id);
 
     // It asks first and gets nothing; the other one does.
-    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     bad.take_nothing(&[]).await;
     let lease = good.take(&[]).await;
     assert_eq!(lease.task, task);
@@ -78,7 +78,7 @@ async fn a_worker_that_fails_what_others_complete_is_quarantined_by_every_leader
         (&resumed["state"], &resumed["failing"]),
         (&json!("live"), &json!(0))
     );
-    let task = submit_task(&api, &hand::job(json!(2))).await;
+    let task = submit_task(&api, &fake_worker::job(json!(2))).await;
     assert_eq!(bad.take(&[]).await.task, task);
 }
 
@@ -88,10 +88,11 @@ async fn tasks_that_fail_on_every_worker_quarantine_none() {
     let follower = cluster.follower().await;
     let api = cluster.api(follower);
     let (one, other) = (
-        Hand::register(&cluster, "one", 10).await,
-        Hand::register(&cluster, "other", 10).await,
+        FakeWorker::register(&cluster, "one", 10).await,
+        FakeWorker::register(&cluster, "other", 10).await,
     );
-    let poison = json!({"kind": hand::KIND, "max_attempts": 3, "backoff": {"initial_ms": 0}});
+    let poison =
+        json!({"kind": fake_worker::KIND, "max_attempts": 3, "backoff": {"initial_ms": 0}});
     api.submit(&json!({"tasks": vec![poison; 6]})).await;
     for worker in [&one, &other] {
         let leases = worker.take_many(6).await;
@@ -107,8 +108,8 @@ async fn a_paused_worker_keeps_its_tasks_and_gets_no_new_one_from_any_leader() {
     let mut cluster = cluster().await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
-    let worker = Hand::register(&cluster, "w", 4).await;
-    let first = submit_task(&api, &hand::job(json!(1))).await;
+    let worker = FakeWorker::register(&cluster, "w", 4).await;
+    let first = submit_task(&api, &fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
     let pause = api.call(Method::POST, &format!("/v1/workers/{}/pause", worker.id));
     let replies = cluster
@@ -116,7 +117,7 @@ async fn a_paused_worker_keeps_its_tasks_and_gets_no_new_one_from_any_leader() {
         .await;
     let paused = replies[0].as_ref().expect("the follower answers");
     assert_eq!(paused.expect(200)["state"], "paused");
-    let second = submit_task(&api, &hand::job(json!(2))).await;
+    let second = submit_task(&api, &fake_worker::job(json!(2))).await;
     worker.take_nothing(std::slice::from_ref(&lease)).await;
     let shown = state(&api, &worker).await;
     assert_eq!(
@@ -141,14 +142,14 @@ async fn no_worker_is_leased_more_than_its_capacity_however_it_polls() {
     let mut workers = Vec::new();
     for nth in 0..2 {
         let body = json!({
-            "name": format!("w{nth}"), "slots": 50, "kinds": [hand::KIND], "resources": {"gpu": 2, "mem_mb": 100},
+            "name": format!("w{nth}"), "slots": 50, "kinds": [fake_worker::KIND], "resources": {"gpu": 2, "mem_mb": 100},
         });
-        workers.push(Hand::register_as(&cluster, &body).await);
+        workers.push(FakeWorker::register_as(&cluster, &body).await);
     }
     // Three of these fill the memory, two of those the cards.
     let task = |nth: usize| match nth % 2 {
-        0 => json!({"kind": hand::KIND, "requires": {"resources": {"mem_mb": 30}}}),
-        _ => json!({"kind": hand::KIND, "requires": {"resources": {"gpu": 1, "mem_mb": 5}}}),
+        0 => json!({"kind": fake_worker::KIND, "requires": {"resources": {"mem_mb": 30}}}),
+        _ => json!({"kind": fake_worker::KIND, "requires": {"resources": {"gpu": 1, "mem_mb": 5}}}),
     };
     let tasks: Vec<Value> = (0..TASKS).map(task).collect();
     let submitted = api.submit(&json!({ "tasks": tasks })).await;
@@ -162,7 +163,7 @@ async fn no_worker_is_leased_more_than_its_capacity_however_it_polls() {
         pollers.push(tokio::spawn(async move {
             let ask = json!({"max": 50, "wait_ms": 100});
             loop {
-                let given = worker.visit("poll", &ask).await.expect(200);
+                let given = worker.worker_call("poll", &ask).await.expect(200);
                 let results: Vec<Value> = given["tasks"]
                     .as_array()
                     .expect("tasks")

@@ -1,9 +1,9 @@
 //! Workers that are late, wrong, stopped or dead: their tasks end well, and exactly one result counts.
 
 use serde_json::{Value, json};
-use triarch_harness::{Cluster, Hand, Options, hand, until};
+use triarch_harness::{Cluster, FakeWorker, Options, fake_worker, until};
 
-use crate::job_helpers::{SOON, assert_works, outcomes, shell, submit_task, wait_state};
+use crate::job_helpers::{WAIT_TIMEOUT, assert_works, outcomes, shell, submit_task, wait_state};
 use crate::operations::metrics::scrape;
 
 /// A lease that is over while a test waits for it, yet long enough for a busy machine.
@@ -27,10 +27,10 @@ async fn a_result_is_accepted_once_and_only_under_its_lease() {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
     let (owner, other) = (
-        Hand::register(&cluster, "owner", 4).await,
-        Hand::register(&cluster, "other", 4).await,
+        FakeWorker::register(&cluster, "owner", 4).await,
+        FakeWorker::register(&cluster, "other", 4).await,
     );
-    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     let lease = owner.take(&[]).await;
     assert_eq!(lease.task, task);
 
@@ -97,9 +97,9 @@ async fn one_invalid_result_among_many_is_refused_alone() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let worker = Hand::register(&cluster, "w", 8).await;
+    let worker = FakeWorker::register(&cluster, "w", 8).await;
     for nth in 0..3 {
-        submit_task(&api, &hand::job(json!(nth))).await;
+        submit_task(&api, &fake_worker::job(json!(nth))).await;
     }
     let mut leases = Vec::new();
     while leases.len() < 3 {
@@ -110,7 +110,7 @@ async fn one_invalid_result_among_many_is_refused_alone() {
     let huge = leases[2].succeeded(json!("x".repeat(1 << 20)));
     let results = [leases[0].succeeded(json!(0)), stale, huge];
     let answer = worker
-        .visit("report", &json!({"results": results}))
+        .worker_call("report", &json!({"results": results}))
         .await
         .expect(200);
     let verdicts = answer["results"].as_array().expect("verdicts");
@@ -129,10 +129,10 @@ async fn one_invalid_result_among_many_is_refused_alone() {
 #[tokio::test]
 async fn results_sent_with_a_poll_are_neither_lost_nor_leased_again() {
     let cluster = Cluster::start(3).await;
-    let worker = Hand::register(&cluster, "w", 4).await;
+    let worker = FakeWorker::register(&cluster, "w", 4).await;
     let api = cluster.api(1);
     for nth in 0..2 {
-        submit_task(&api, &hand::job(json!(nth))).await;
+        submit_task(&api, &fake_worker::job(json!(nth))).await;
     }
     let mut leases = Vec::new();
     while leases.len() < 2 {
@@ -146,13 +146,13 @@ async fn results_sent_with_a_poll_are_neither_lost_nor_leased_again() {
     let huge = leases[1].succeeded(json!("x".repeat(1 << 20)));
     let results = [leases[0].succeeded(json!(0)), huge];
     let told = json!({"max": 4, "wait_ms": 10, "results": results, "running": running});
-    let answer = worker.visit("poll", &told).await.expect(200);
+    let answer = worker.worker_call("poll", &told).await.expect(200);
     assert!(accepted(&answer["results"][0]), "{answer}");
     assert_eq!(answer["results"][1]["code"], "payload_too_large");
     assert_eq!(answer["lost"], json!([]), "{answer}");
     // Left out of what runs: the lease whose result was refused is still the worker's to report.
     let told = json!({"max": 4, "wait_ms": 10, "results": [results[1]], "running": []});
-    let answer = worker.visit("poll", &told).await.expect(200);
+    let answer = worker.worker_call("poll", &told).await.expect(200);
     assert_eq!(answer["tasks"], json!([]), "{answer}");
     assert!(accepted(
         &worker.report(leases[1].succeeded(json!(1))).await
@@ -163,18 +163,18 @@ async fn results_sent_with_a_poll_are_neither_lost_nor_leased_again() {
 async fn a_worker_name_is_refused_while_a_live_worker_has_it() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
-    let first = Hand::register(&cluster, "same", 1).await;
+    let first = FakeWorker::register(&cluster, "same", 1).await;
     let again = cluster
         .api(leader)
         .post("/v1/workers", &json!({"name": "same"}))
         .await;
     assert_eq!(again.refused(409, "conflict")["field"], "name");
     first.leave().await;
-    let second = Hand::register(&cluster, "same", 1).await;
+    let second = FakeWorker::register(&cluster, "same", 1).await;
     assert_ne!(first.id, second.id);
     // The one that left is not known any more.
     first
-        .visit("poll", &json!({"max": 1}))
+        .worker_call("poll", &json!({"max": 1}))
         .await
         .refused(404, "unknown_worker");
 }
@@ -189,10 +189,10 @@ async fn a_deregistered_worker_returns_its_leases_at_once() {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
     let (first, second) = (
-        Hand::register(&cluster, "first", 1).await,
-        Hand::register(&cluster, "second", 1).await,
+        FakeWorker::register(&cluster, "first", 1).await,
+        FakeWorker::register(&cluster, "second", 1).await,
     );
-    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     let lease = first.take(&[]).await;
     let left = first.leave().await;
     assert_eq!(left["returned"], 1, "{left}");
@@ -215,8 +215,8 @@ async fn a_lease_whose_response_was_lost_is_granted_again() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let worker = Hand::register(&cluster, "w", 2).await;
-    submit_task(&api, &hand::job(json!(1))).await;
+    let worker = FakeWorker::register(&cluster, "w", 2).await;
+    submit_task(&api, &fake_worker::job(json!(1))).await;
     let lost = worker.take(&[]).await;
     // It never saw that answer, so it does not name the lease.
     let again = worker.take(&[]).await;
@@ -237,11 +237,11 @@ async fn a_silent_worker_loses_its_lease_and_its_late_report_is_refused() {
     let mut cluster = with_short_leases().await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let silent = Hand::register(&cluster, "silent", 1).await;
-    let task = submit_task(&api, &hand::job(json!(1))).await;
+    let silent = FakeWorker::register(&cluster, "silent", 1).await;
+    let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     let old = silent.take(&[]).await;
     wait_state(&api, &task, "queued").await;
-    let heir = Hand::register(&cluster, "heir", 1).await;
+    let heir = FakeWorker::register(&cluster, "heir", 1).await;
     let new = heir.take(&[]).await;
     assert_eq!((&new.task, new.attempt), (&task, old.attempt + 1));
     assert!(new.token > old.token);
@@ -276,10 +276,10 @@ async fn a_lease_named_in_heartbeats_is_kept_and_an_unnamed_one_expires() {
     let mut cluster = with_short_leases().await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let worker = Hand::register(&cluster, "w", 2).await;
+    let worker = FakeWorker::register(&cluster, "w", 2).await;
     let (kept, dropped) = (
-        submit_task(&api, &hand::job(json!(1))).await,
-        submit_task(&api, &hand::job(json!(2))).await,
+        submit_task(&api, &fake_worker::job(json!(1))).await,
+        submit_task(&api, &fake_worker::job(json!(2))).await,
     );
     let first = worker.take(&[]).await;
     let second = worker.take(std::slice::from_ref(&first)).await;
@@ -307,7 +307,10 @@ async fn the_task_of_a_killed_worker_runs_on_another() {
     );
     let doomed = cluster.worker(&["--slots", "1"]);
     let task = submit_task(&api, &shell(&script)).await;
-    until(SOON, "the first attempt runs", async || began.exists()).await;
+    until(WAIT_TIMEOUT, "the first attempt runs", async || {
+        began.exists()
+    })
+    .await;
     cluster.worker(&["--slots", "1"]);
     cluster.worker_process(doomed).kill9();
     let shown = wait_state(&api, &task, "succeeded").await;
@@ -328,7 +331,10 @@ async fn a_worker_paused_past_its_lease_changes_nothing_when_it_resumes() {
     );
     let sleeper = cluster.worker(&["--slots", "1"]);
     let task = submit_task(&api, &shell(&script)).await;
-    until(SOON, "the first attempt runs", async || began.exists()).await;
+    until(WAIT_TIMEOUT, "the first attempt runs", async || {
+        began.exists()
+    })
+    .await;
     cluster.worker_process(sleeper).stop();
     // Its child goes on and ends meanwhile: a result waits to be reported as soon as the worker wakes.
     std::fs::write(&go, "").expect("a file can be written");
@@ -365,16 +371,16 @@ async fn a_terminated_worker_finishes_its_tasks_and_deregisters() {
     );
     let worker = cluster.worker(&["--slots", "1"]);
     let task = submit_task(&api, &shell(&script)).await;
-    until(SOON, "the attempt runs", async || began.exists()).await;
+    until(WAIT_TIMEOUT, "the attempt runs", async || began.exists()).await;
     let waiting = submit_task(&api, &shell("echo later")).await;
     let worker = cluster.worker_process(worker);
     worker.terminate();
-    until(SOON, "the worker says that it stops", async || {
+    until(WAIT_TIMEOUT, "the worker says that it stops", async || {
         worker.log().contains("taking no more")
     })
     .await;
     std::fs::write(&go, "").expect("a file can be written");
-    let status = worker.wait(SOON).await;
+    let status = worker.wait(WAIT_TIMEOUT).await;
     assert!(status.success(), "{status}");
     let shown = wait_state(&api, &task, "succeeded").await;
     assert_eq!(
@@ -403,27 +409,31 @@ async fn a_submission_and_its_lease_to_a_waiting_poll_are_one_log_entry() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let waiting = Hand::register(&cluster, "waiting", 4).await;
+    let waiting = FakeWorker::register(&cluster, "waiting", 4).await;
     // What is submitted while the leader is looking at its desk is leased an entry later.
-    until(SOON, "a job is leased in its own entry", async || {
-        let submitted = async {
-            until(SOON, "the poll waits", async || {
-                let told = scrape(&cluster, leader).await;
-                told.value("triarch_http_held", &[("kind", "poll")]) > 0.0
-            })
-            .await;
-            let reply = api.post("/v1/jobs", &hand::job(json!(1))).await;
-            let index = reply.header("triarch-index").expect("an index");
-            index.parse::<u64>().expect("a number")
-        };
-        let (leases, submitted) = tokio::join!(waiting.poll(1, 10_000, &[]), submitted);
-        let [lease] = &leases[..] else {
-            panic!("one job, one lease: {leases:?}");
-        };
-        let granted = granted_at(lease.token);
-        assert!(granted >= submitted, "{granted} {submitted}");
-        assert!(accepted(&waiting.report(lease.succeeded(json!(1))).await));
-        granted == submitted
-    })
+    until(
+        WAIT_TIMEOUT,
+        "a job is leased in its own entry",
+        async || {
+            let submitted = async {
+                until(WAIT_TIMEOUT, "the poll waits", async || {
+                    let told = scrape(&cluster, leader).await;
+                    told.value("triarch_http_held", &[("kind", "poll")]) > 0.0
+                })
+                .await;
+                let reply = api.post("/v1/jobs", &fake_worker::job(json!(1))).await;
+                let index = reply.header("triarch-index").expect("an index");
+                index.parse::<u64>().expect("a number")
+            };
+            let (leases, submitted) = tokio::join!(waiting.poll(1, 10_000, &[]), submitted);
+            let [lease] = &leases[..] else {
+                panic!("one job, one lease: {leases:?}");
+            };
+            let granted = granted_at(lease.token);
+            assert!(granted >= submitted, "{granted} {submitted}");
+            assert!(accepted(&waiting.report(lease.succeeded(json!(1))).await));
+            granted == submitted
+        },
+    )
     .await;
 }

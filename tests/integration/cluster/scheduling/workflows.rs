@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::{Cluster, Hand, Options, hand};
+use triarch_harness::{Cluster, FakeWorker, Options, fake_worker};
 
 use crate::job_helpers::{outcomes, submit_task, wait_job};
 
@@ -18,7 +18,7 @@ async fn cluster() -> Cluster {
 }
 
 fn task(key: &str, after: &[&str]) -> Value {
-    json!({"kind": hand::KIND, "payload": key, "key": key, "after": after})
+    json!({"kind": fake_worker::KIND, "payload": key, "key": key, "after": after})
 }
 
 fn ids(submitted: &Value) -> Vec<String> {
@@ -32,8 +32,8 @@ fn ids(submitted: &Value) -> Vec<String> {
 #[tokio::test]
 async fn a_callback_starts_once_though_the_leader_dies_as_its_last_members_end() {
     let mut cluster = cluster().await;
-    let worker = Hand::register(&cluster, "w", 8).await;
-    let other = Hand::register(&cluster, "other", 8).await;
+    let worker = FakeWorker::register(&cluster, "w", 8).await;
+    let other = FakeWorker::register(&cluster, "other", 8).await;
     let members = ["a", "b", "c", "d", "e"];
     // At once, in the middle of it, and when it is all but done.
     for part in [0.0, 0.5, 1.0] {
@@ -100,7 +100,7 @@ async fn a_chain_of_ten_thousand_tasks_is_cancelled_and_revived_with_its_first()
                 .map(|before| format!("t{before}"))
                 .into_iter()
                 .collect();
-            json!({"kind": hand::KIND, "key": format!("t{nth}"), "after": after})
+            json!({"kind": fake_worker::KIND, "key": format!("t{nth}"), "after": after})
         })
         .collect();
     let api = cluster.api(follower);
@@ -158,7 +158,7 @@ async fn a_chain_of_ten_thousand_tasks_is_cancelled_and_revived_with_its_first()
 async fn dependents_of_a_failed_task_are_cancelled_and_revived_by_its_retry() {
     let mut cluster = cluster().await;
     let leader = cluster.wait_ready().await;
-    let worker = Hand::register(&cluster, "w", 8).await;
+    let worker = FakeWorker::register(&cluster, "w", 8).await;
     let job = json!({"tasks": [
         task("bad", &[]), task("good", &[]), task("x", &["bad"]), task("y", &["x", "good"]), task("z", &["good"]),
     ]});
@@ -237,10 +237,10 @@ async fn dependents_of_a_failed_task_are_cancelled_and_revived_by_its_retry() {
 async fn a_fail_fast_job_stops_its_tasks_on_other_workers() {
     let mut cluster = cluster().await;
     let leader = cluster.wait_ready().await;
-    let worker = Hand::register(&cluster, "w", 8).await;
+    let worker = FakeWorker::register(&cluster, "w", 8).await;
     let job = json!({"on_failure": "fail_fast", "tasks": [
         task("bad", &[]), task("runs", &[]), task("later", &["runs"]),
-        {"kind": hand::KIND, "key": "much-later", "delay_ms": 3_600_000},
+        {"kind": fake_worker::KIND, "key": "much-later", "delay_ms": 3_600_000},
     ]});
     let submitted = cluster.api(leader).submit(&job).await;
     let tasks = ids(&submitted);

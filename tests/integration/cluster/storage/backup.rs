@@ -4,9 +4,9 @@ use std::path::Path;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::{Api, Cluster, Hand, equal_digests, hand};
+use triarch_harness::{Api, Cluster, FakeWorker, equal_digests, fake_worker};
 
-use crate::job_helpers::{SOON, submit_task};
+use crate::job_helpers::{WAIT_TIMEOUT, submit_task};
 
 /// What a table holds, without who works for it now.
 async fn contents(api: &Api) -> Value {
@@ -45,11 +45,11 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
     let mut old = Cluster::start(3).await;
     let (_, follower) = old.leader_and_follower().await;
     let api = old.api(follower);
-    let worker = Hand::register(&old, "w", 2).await;
-    let done = submit_task(&api, &hand::job(json!("done"))).await;
+    let worker = FakeWorker::register(&old, "w", 2).await;
+    let done = submit_task(&api, &fake_worker::job(json!("done"))).await;
     let lease = worker.take(&[]).await;
     worker.report_all(&[lease.succeeded(json!("kept"))]).await;
-    let running = submit_task(&api, &hand::job(json!("running"))).await;
+    let running = submit_task(&api, &fake_worker::job(json!("running"))).await;
     let lease = worker.take(&[]).await;
     assert_eq!(lease.task, running);
     let queued = submit_task(
@@ -57,7 +57,7 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
         &json!({"tasks": [{"kind": "later", "payload": 1, "priority": 7}]}),
     )
     .await;
-    let mut keyed = hand::job(json!("keyed"));
+    let mut keyed = fake_worker::job(json!("keyed"));
     keyed["idempotency_key"] = json!("once");
     keyed["tasks"][0]["delay_ms"] = json!(3_600_000);
     let keyed_job = api.submit(&keyed).await;
@@ -84,7 +84,7 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
     // The leader of the new cluster dies as soon as it has the first part.
     let mut new = Cluster::start(3).await;
     let leader = new.wait_ready().await;
-    let stranger = Hand::register(&new, "early", 1).await;
+    let stranger = FakeWorker::register(&new, "early", 1).await;
     let restore = ["cluster", "restore", file.to_str().expect("plain")];
     let restored = new.cli().run(&restore).await.expect(0);
     restored.shows("restored 4 jobs and 4 tasks");
@@ -101,10 +101,10 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
     assert_eq!(shown["state"], "queued");
     assert_eq!(shown["attempts"][0]["outcome"], "returned");
     let poll = stranger
-        .visit("poll", &json!({"max": 1, "wait_ms": 0}))
+        .worker_call("poll", &json!({"max": 1, "wait_ms": 0}))
         .await;
     poll.refused(404, "unknown_worker");
-    let worker = Hand::register(&new, "w", 2).await;
+    let worker = FakeWorker::register(&new, "w", 2).await;
     let lease_there = worker.take(&[]).await;
     assert_eq!(lease_there.task, running);
     assert!(
@@ -134,7 +134,7 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
     let queues = api.get("/v1/queues").await.expect(200).to_string();
     assert!(queues.contains("\"slow\""), "{queues}");
     // A new id is beyond every old one.
-    let fresh = submit_task(&api, &hand::job(json!("fresh"))).await;
+    let fresh = submit_task(&api, &fake_worker::job(json!("fresh"))).await;
     let index = |task: &str| {
         task[1..]
             .split('-')
@@ -144,7 +144,7 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
     assert!(index(&fresh) > index(&queued), "{fresh} after {queued}");
     // All replicas hold the same.
     new.wait_ready().await;
-    equal_digests(SOON, &new.apis()).await;
+    equal_digests(WAIT_TIMEOUT, &new.apis()).await;
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn a_backup_that_is_damaged_or_has_no_empty_cluster_is_refused() {
     let mut cluster = Cluster::start(3).await;
     cluster.wait_ready().await;
     let api = cluster.api(1);
-    submit_task(&api, &hand::job(json!(1))).await;
+    submit_task(&api, &fake_worker::job(json!(1))).await;
     let file = cluster.root().join("backup");
     backed_up(&cluster, &file).await;
 
@@ -193,7 +193,7 @@ async fn a_backup_that_is_damaged_or_has_no_empty_cluster_is_refused() {
         (&json!(1), &json!(2))
     );
     part(2).answer().await.refused(400, "invalid_request");
-    submit_task(&api, &hand::job(json!(1))).await;
+    submit_task(&api, &fake_worker::job(json!(1))).await;
     part(1).answer().await.refused(409, "conflict");
     for bad in [
         "part=0&parts=2",

@@ -11,10 +11,10 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use triarch_crash::{Kind, Point, Watch, points};
-use triarch_harness::wait::Looks;
-use triarch_harness::{Cluster, Options, Process, hand};
+use triarch_harness::wait::Polling;
+use triarch_harness::{Cluster, Options, Process, fake_worker};
 
-use crate::job_helpers::{SOON, first_task};
+use crate::job_helpers::{WAIT_TIMEOUT, first_task};
 use crate::membership::identity::copy;
 
 /// How many points are visited: a number, or `all`.
@@ -59,10 +59,13 @@ async fn live(cluster: &Cluster, master: &mut Process, first: u64, told: &mut To
     let api = cluster.api(1);
     for nth in first..first + JOBS {
         let mut body =
-            hand::job(json!({"nth": nth, "fill": "x".repeat(nth as usize * 37 % 9_000)}));
+            fake_worker::job(json!({"nth": nth, "fill": "x".repeat(nth as usize * 37 % 9_000)}));
         body["idempotency_key"] = nth.to_string().into();
         body["tasks"][0]["key"] = nth.to_string().into();
-        let mut looks = Looks::new(SOON, format!("job {nth} is accepted, or the master ends"));
+        let mut polling = Polling::new(
+            WAIT_TIMEOUT,
+            format!("job {nth} is accepted, or the master ends"),
+        );
         loop {
             let call = api.call(Method::POST, "/v1/jobs").timeout(PATIENCE);
             if let Ok(reply) = call.json(&body).send().await
@@ -74,7 +77,7 @@ async fn live(cluster: &Cluster, master: &mut Process, first: u64, told: &mut To
             if master.ended().is_some() {
                 return true;
             }
-            looks.again().await;
+            polling.pause().await;
         }
         let asked = api.call(Method::GET, "/v1/cluster?consistency=stale");
         if let Ok(reply) = asked.timeout(PATIENCE).send().await

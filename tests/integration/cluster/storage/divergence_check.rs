@@ -1,9 +1,9 @@
 //! The masters compare their tables, and find them the same.
 
 use serde_json::json;
-use triarch_harness::{Api, Cluster, Hand, hand, until};
+use triarch_harness::{Api, Cluster, FakeWorker, fake_worker, until};
 
-use crate::job_helpers::{SOON, submit_task};
+use crate::job_helpers::{WAIT_TIMEOUT, submit_task};
 
 /// What the masters are told, in log entries.
 const EVERY: u64 = 32;
@@ -17,13 +17,13 @@ async fn agreed(api: &Api) -> (u64, u64) {
 #[tokio::test]
 async fn masters_find_equal_digests_over_failovers_and_restarts() {
     let mut cluster = Cluster::start(3).await;
-    let worker = Hand::register(&cluster, "w", 1).await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
     for round in 0..3 {
         let leader = cluster.wait_ready().await;
         let api = cluster.api(leader);
         let mut index = 0;
         for nth in 0..EVERY {
-            let task = submit_task(&api, &hand::job(json!([round, nth]))).await;
+            let task = submit_task(&api, &fake_worker::job(json!([round, nth]))).await;
             let lease = worker.take(&[]).await;
             assert_eq!(lease.task, task);
             worker.report_all(&[lease.succeeded(json!(nth))]).await;
@@ -34,7 +34,7 @@ async fn masters_find_equal_digests_over_failovers_and_restarts() {
         for node in cluster.ids() {
             let api = cluster.api(node);
             until(
-                SOON,
+                WAIT_TIMEOUT,
                 format!("node {node} agrees with the others at entry {at_least} or later"),
                 async || {
                     let (index, mismatches) = agreed(&api).await;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use triarch_harness::strace::{Call, Tracer, now};
-use triarch_harness::{Cluster, Load, LoadOptions, check, hand, until};
+use triarch_harness::{Cluster, Load, LoadOptions, check, fake_worker, until};
 
-use crate::job_helpers::{SOON, shell};
+use crate::job_helpers::{WAIT_TIMEOUT, shell};
 
 #[tokio::test]
 async fn a_submission_is_synced_by_a_quorum_before_it_is_acknowledged() {
@@ -22,8 +22,10 @@ async fn a_submission_is_synced_by_a_quorum_before_it_is_acknowledged() {
     let mut acknowledged = Vec::new();
     for nth in 0..5 {
         let sent = now();
-        api.submit(&hand::job(json!({"nth": nth, "fill": "x".repeat(3_000)})))
-            .await;
+        api.submit(&fake_worker::job(
+            json!({"nth": nth, "fill": "x".repeat(3_000)}),
+        ))
+        .await;
         acknowledged.push((sent, now()));
     }
     let mut seen: Vec<Vec<Call>> = Vec::new();
@@ -73,7 +75,7 @@ async fn a_failed_fsync_ends_the_master_with_a_message_and_loses_nothing() {
     let options = LoadOptions {
         submitters: 4,
         pause: Duration::from_millis(5),
-        patience: Duration::from_secs(2),
+        request_timeout: Duration::from_secs(2),
         name: "disk".to_owned(),
         make: Arc::new(move |_| shell(&script)),
     };
@@ -82,7 +84,7 @@ async fn a_failed_fsync_ends_the_master_with_a_message_and_loses_nothing() {
     for leads in [false, true] {
         let wanted = load.count() + 30;
         until(
-            SOON,
+            WAIT_TIMEOUT,
             format!("{wanted} submissions are acknowledged"),
             async || load.count() >= wanted,
         )
@@ -99,7 +101,7 @@ async fn a_failed_fsync_ends_the_master_with_a_message_and_loses_nothing() {
             &["-e", "trace=fdatasync,fsync", "-e", inject],
         )
         .await;
-        let status = cluster.node(victim).wait(SOON).await;
+        let status = cluster.node(victim).wait(WAIT_TIMEOUT).await;
         assert!(status.code().is_some_and(|code| code != 0), "{status}");
         let log = cluster.node(victim).log();
         assert!(
@@ -110,7 +112,7 @@ async fn a_failed_fsync_ends_the_master_with_a_message_and_loses_nothing() {
         drop(tracer);
         let wanted = load.count() + 30;
         until(
-            SOON,
+            WAIT_TIMEOUT,
             format!("{wanted} submissions are acknowledged"),
             async || load.count() >= wanted,
         )

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::{Value, json};
 use triarch_harness::{
-    Api, Cluster, Hand, Load, LoadOptions, Options, SmallDisk, check, hand, until,
+    Api, Cluster, FakeWorker, Load, LoadOptions, Options, SmallDisk, check, fake_worker, until,
 };
 
-use crate::job_helpers::{SOON, shell};
+use crate::job_helpers::{WAIT_TIMEOUT, shell};
 
 const DISK_MIB: u64 = 96;
 /// Short, so that it can be outlived.
@@ -42,7 +42,7 @@ fn load(cluster: &Cluster) -> (Load, std::path::PathBuf) {
     let options = LoadOptions {
         submitters: 3,
         pause: Duration::from_millis(10),
-        patience: Duration::from_secs(2),
+        request_timeout: Duration::from_secs(2),
         name: "full".to_owned(),
         make: Arc::new(move |_| shell(&script)),
     };
@@ -52,7 +52,7 @@ fn load(cluster: &Cluster) -> (Load, std::path::PathBuf) {
 async fn goes_on(load: &Load) {
     let wanted = load.count() + 30;
     let what = format!("{wanted} submissions are acknowledged");
-    until(SOON, what, async || load.count() >= wanted).await;
+    until(WAIT_TIMEOUT, what, async || load.count() >= wanted).await;
 }
 
 /// Whether the leader says that this master's disk is low.
@@ -66,7 +66,10 @@ async fn low(api: &Api, node: u64) -> Option<bool> {
 
 async fn wait_low(api: &Api, node: u64, wanted: bool) {
     let what = format!("the disk of master {node} is told to be low: {wanted}");
-    until(SOON, what, async || low(api, node).await == Some(wanted)).await;
+    until(WAIT_TIMEOUT, what, async || {
+        low(api, node).await == Some(wanted)
+    })
+    .await;
 }
 
 #[track_caller]
@@ -116,10 +119,10 @@ async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writ
     nobody_died(&mut cluster, &pids);
 
     // All of them.
-    let hand = Hand::register(&cluster, "hand", 1).await;
-    let job = cluster.api(1).submit(&hand::job(json!({}))).await;
+    let fake_worker = FakeWorker::register(&cluster, "fake", 1).await;
+    let job = cluster.api(1).submit(&fake_worker::job(json!({}))).await;
     let job = job["id"].as_str().expect("an id").to_owned();
-    let lease = hand.take(&[]).await;
+    let lease = fake_worker.take(&[]).await;
     disks.iter().for_each(SmallDisk::fill);
     for node in cluster.ids() {
         writes_are_refused(&cluster.api(node)).await;
@@ -127,14 +130,14 @@ async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writ
     let begun = Instant::now();
     let mut looks = 0;
     while looks < 4 || begun.elapsed() < Duration::from_millis(LEASE_MS * 3) {
-        let orders = hand.heartbeat(std::slice::from_ref(&lease)).await;
+        let orders = fake_worker.heartbeat(std::slice::from_ref(&lease)).await;
         assert_eq!(orders["lost"], json!([]), "after {:?}", begun.elapsed());
         for node in cluster.ids() {
             let shown = cluster.api(node).get(&format!("/v1/jobs/{job}")).await;
             assert_eq!(shown.expect(200)["counts"]["running"], 1);
         }
         looks += 1;
-        tokio::time::sleep(Duration::from_millis(hand.heartbeat_ms)).await;
+        tokio::time::sleep(Duration::from_millis(fake_worker.heartbeat_ms)).await;
     }
     writes_are_refused(&cluster.api(1)).await;
     let acknowledged = load.count();
@@ -143,11 +146,11 @@ async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writ
     assert_eq!(ready["disk"]["low"], true, "{ready}");
     nobody_died(&mut cluster, &pids);
 
-    let _alive = hand.keep_alive(std::slice::from_ref(&lease));
+    let _alive = fake_worker.keep_alive(std::slice::from_ref(&lease));
     disks.iter().for_each(SmallDisk::free);
     let begun = Instant::now();
     let wanted = acknowledged + 30;
-    until(SOON, "writes are taken again", async || {
+    until(WAIT_TIMEOUT, "writes are taken again", async || {
         load.count() >= wanted
     })
     .await;
@@ -155,7 +158,7 @@ async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writ
     assert!(took < Duration::from_secs(10), "only after {took:?}");
     let result =
         json!({"task": lease.task, "token": lease.token, "status": "succeeded", "result": 1});
-    assert_eq!(hand.report(result).await["accepted"], true);
+    assert_eq!(fake_worker.report(result).await["accepted"], true);
 
     let acked = load.finish().await;
     let mut verdict = check::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
@@ -176,7 +179,7 @@ async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writ
 async fn writes_are_refused(api: &Api) {
     let what = format!("a write is refused at {}", api.base());
     let mut last = Value::Null;
-    until(SOON, what, async || {
+    until(WAIT_TIMEOUT, what, async || {
         let call = api.call(Method::POST, "/v1/jobs");
         let Ok(reply) = call.json(&shell("true")).send().await else {
             return false;

@@ -6,10 +6,10 @@ use std::process::Command;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use triarch_harness::{Api, Cluster, Hand, Options, Process, Walls, hand, until};
+use triarch_harness::{Api, Cluster, FakeClocks, FakeWorker, Options, Process, fake_worker, until};
 use triarch_storage::{DataDir, LogPosition, LogRecord, LogStore, SledLogOptions};
 
-use crate::job_helpers::{SOON, assert_works, submit_task};
+use crate::job_helpers::{WAIT_TIMEOUT, assert_works, submit_task};
 
 /// Writes the golden directory of this version anew, where one must be: once per version, and before its first release.
 const UPDATE_VARIABLE: &str = "UPDATE";
@@ -44,10 +44,10 @@ async fn alone() -> Cluster {
     alone_by(None).await
 }
 
-async fn alone_by(walls: Option<Walls>) -> Cluster {
+async fn alone_by(fake_clocks: Option<FakeClocks>) -> Cluster {
     Cluster::unstarted(Options {
         nodes: 1,
-        walls,
+        fake_clocks,
         more: SNAPSHOT_ENTRIES.map(str::to_owned).to_vec(),
         ..Options::default()
     })
@@ -68,7 +68,7 @@ fn age_s(path: &Path) -> i64 {
 async fn start(cluster: &Cluster, dir: &Path) -> Process {
     let mut master = cluster.spawn("master-1", cluster.server_command(1, dir));
     let api = cluster.api(1);
-    until(SOON, "the master leads", async || {
+    until(WAIT_TIMEOUT, "the master leads", async || {
         assert!(master.ended().is_none(), "{}", master.last_words());
         let reply = api.call(reqwest::Method::GET, "/readyz").send().await;
         reply.is_ok_and(|reply| reply.status == 200)
@@ -114,13 +114,13 @@ async fn write_golden(cluster: &Cluster, dir: &Path) -> Value {
         .await;
     api.put(
         "/v1/schedules/yearly",
-        &json!({"cron": "0 0 1 1 *", "timezone": "Europe/Paris", "paused": true, "job": hand::job(json!(0))}),
+        &json!({"cron": "0 0 1 1 *", "timezone": "Europe/Paris", "paused": true, "job": fake_worker::job(json!(0))}),
     )
     .await;
-    let worker = Hand::register(cluster, "w", 2).await;
+    let worker = FakeWorker::register(cluster, "w", 2).await;
     let mut lease = None;
     for nth in 0..12 {
-        submit_task(&api, &hand::job(json!({"nth": nth}))).await;
+        submit_task(&api, &fake_worker::job(json!({"nth": nth}))).await;
         if nth % 3 == 0 {
             let taken = worker.take(&[]).await;
             worker.report(taken.succeeded(json!({"of": nth}))).await;
@@ -128,7 +128,7 @@ async fn write_golden(cluster: &Cluster, dir: &Path) -> Value {
         }
     }
     assert!(lease.is_some());
-    let held = hand::job(json!("held"));
+    let held = fake_worker::job(json!("held"));
     submit_task(
         &api,
         &json!({"tasks": [{"kind": "later", "queue": "slow", "payload": held}]}),
@@ -137,7 +137,7 @@ async fn write_golden(cluster: &Cluster, dir: &Path) -> Value {
     worker.leave().await;
     let found = contents(&api).await;
     master.terminate();
-    assert_eq!(master.wait(SOON).await.code(), Some(0));
+    assert_eq!(master.wait(WAIT_TIMEOUT).await.code(), Some(0));
     found
 }
 
@@ -163,13 +163,13 @@ async fn a_directory_of_any_released_version_opens_with_all_its_contents() {
     }
     for version in GOLDEN {
         let clocks = tempfile::tempdir().expect("a directory can be made");
-        let walls = Walls::within(clocks.path()).expect("the Debian package faketime");
-        let cluster = alone_by(Some(walls.clone())).await;
+        let fake_clocks = FakeClocks::within(clocks.path()).expect("the Debian package faketime");
+        let cluster = alone_by(Some(fake_clocks.clone())).await;
         let dir = cluster.root().join("data");
         std::fs::create_dir(&dir).expect("a directory can be made");
         tar(&["-x"], &golden(version, "tar.gz"), &dir);
         // What has finished is forgotten after a day: the master's clock says what it said when the directory was made.
-        walls.set(1, LATER_S - age_s(&dir.join("identity.json")));
+        fake_clocks.set(1, LATER_S - age_s(&dir.join("identity.json")));
         let expected = std::fs::read_to_string(golden(version, "json")).expect("a golden file");
         let expected: Value = serde_json::from_str(&expected).expect("JSON");
         let mut master = start(&cluster, &dir).await;
@@ -177,7 +177,7 @@ async fn a_directory_of_any_released_version_opens_with_all_its_contents() {
         let snapshots = std::fs::read_dir(dir.join("snapshots")).expect("a directory");
         assert!(snapshots.count() > 0, "{version} has no snapshot");
         // It is a cluster like any other.
-        let worker = Hand::register(&cluster, "w", 1).await;
+        let worker = FakeWorker::register(&cluster, "w", 1).await;
         let lease = worker.take(&[]).await;
         worker.report(lease.succeeded(json!("later"))).await;
         worker.leave().await;
@@ -230,14 +230,14 @@ async fn a_master_stops_before_a_log_entry_of_an_unknown_version() {
         let cluster = alone().await;
         let dir = cluster.root().join("data");
         let mut master = start(&cluster, &dir).await;
-        let big = hand::job(json!({"fill": "x".repeat(3_000)}));
+        let big = fake_worker::job(json!({"fill": "x".repeat(3_000)}));
         submit_task(&cluster.api(1), &big).await;
         master.kill9();
         let index = append_changed(&dir, at, 99);
         // Every time it is started, and it never gets past it.
         for _ in 0..2 {
             let mut master = cluster.spawn("master-1", cluster.server_command(1, &dir));
-            let status = master.wait(SOON).await;
+            let status = master.wait(WAIT_TIMEOUT).await;
             assert_eq!(status.code(), Some(1), "{}", master.last_words());
             let log = master.log();
             for words in [words, &format!("entry {index}")] {

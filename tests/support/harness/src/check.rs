@@ -1,4 +1,4 @@
-//! The checker: of everything that was acknowledged, is it there, did it finish, and was exactly one result accepted?
+//! Checks acknowledged jobs against the cluster: each exists, has finished, and has exactly one accepted result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,15 +9,15 @@ use crate::http::{Api, Reply};
 use crate::load::Acked;
 
 /// Jobs that are looked at at once.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT_READS: usize = 16;
 /// How long one look holds for a job to finish.
-const HOLD_MS: u64 = 10_000;
+const LONG_POLL_MS: u64 = 10_000;
 /// Of each kind of trouble, so many cases are told in full.
-const TOLD_MAX: usize = 10;
+const MAX_CASES_SHOWN: usize = 10;
 
 /// What the checker found.
 #[derive(Debug, Clone, Default)]
-pub struct Verdict {
+pub struct CheckResult {
     /// Jobs that were acknowledged.
     pub jobs: usize,
     /// Their tasks.
@@ -25,72 +25,77 @@ pub struct Verdict {
     /// Acknowledged jobs or tasks that are not there, or came to another end than success.
     pub lost: Vec<String>,
     /// Tasks with more than one accepted result.
-    pub twice: Vec<String>,
+    pub duplicate_results: Vec<String>,
     /// Jobs that did not finish by the deadline.
     pub unfinished: Vec<String>,
     /// The ids of those that did.
     finished: BTreeSet<String>,
     /// Tasks whose side effects show a token after a higher one.
-    pub backwards: Vec<String>,
+    pub token_regressions: Vec<String>,
     /// Attempts that ended otherwise than by an accepted result, by outcome.
-    pub other_ends: BTreeMap<String, usize>,
+    pub other_outcomes: BTreeMap<String, usize>,
     /// Runs seen by side effects beyond one for each task: work that a failure made double.
     pub extra_runs: usize,
     /// What the checker of histories says of everything that was asked and answered, and in words.
     pub history: Option<(triarch_check::Verdict, String)>,
 }
 
-impl Verdict {
+impl CheckResult {
     /// Whether every promise was kept.
     pub fn is_good(&self) -> bool {
-        [&self.lost, &self.twice, &self.unfinished, &self.backwards]
-            .iter()
-            .all(|cases| cases.is_empty())
+        [
+            &self.lost,
+            &self.duplicate_results,
+            &self.unfinished,
+            &self.token_regressions,
+        ]
+        .iter()
+        .all(|cases| cases.is_empty())
             && self
                 .history
                 .as_ref()
-                .is_none_or(|(verdict, _)| verdict.is_kept())
+                .is_none_or(|(check_result, _)| check_result.is_kept())
     }
 
     /// One line per finding.
-    pub fn tell(&self) -> String {
+    pub fn summary(&self) -> String {
         let mut lines = vec![format!(
             "jobs acknowledged {}, tasks {}, lost {}, accepted twice {}, unfinished {}, tokens that went back {}, \
              runs beyond the first {}",
             self.jobs,
             self.tasks,
             self.lost.len(),
-            self.twice.len(),
+            self.duplicate_results.len(),
             self.unfinished.len(),
-            self.backwards.len(),
+            self.token_regressions.len(),
             self.extra_runs,
         )];
-        if !self.other_ends.is_empty() {
-            let ends: Vec<String> = self
-                .other_ends
+        if !self.other_outcomes.is_empty() {
+            let outcomes: Vec<String> = self
+                .other_outcomes
                 .iter()
-                .map(|(end, count)| format!("{count} {end}"))
+                .map(|(outcome, count)| format!("{count} {outcome}"))
                 .collect();
             lines.push(format!(
                 "attempts that ended otherwise: {}",
-                ends.join(", ")
+                outcomes.join(", ")
             ));
         }
         for (what, cases) in [
             ("LOST", &self.lost),
-            ("TWICE", &self.twice),
+            ("TWICE", &self.duplicate_results),
             ("UNFINISHED", &self.unfinished),
-            ("BACKWARDS", &self.backwards),
+            ("BACKWARDS", &self.token_regressions),
         ] {
             lines.extend(
                 cases
                     .iter()
-                    .take(TOLD_MAX)
+                    .take(MAX_CASES_SHOWN)
                     .map(|case| format!("{what} {case}")),
             );
         }
-        if let Some((_, told)) = &self.history {
-            lines.extend(told.lines().map(|line| format!("history: {line}")));
+        if let Some((_, text)) = &self.history {
+            lines.extend(text.lines().map(|line| format!("history: {line}")));
         }
         lines.join("\n")
     }
@@ -98,93 +103,95 @@ impl Verdict {
     /// Panics unless every promise was kept.
     #[track_caller]
     pub fn assert_good(&self) {
-        assert!(self.is_good(), "{}", self.tell());
+        assert!(self.is_good(), "{}", self.summary());
     }
 
-    fn add(&mut self, other: Verdict) {
+    fn add(&mut self, other: CheckResult) {
         self.jobs += other.jobs;
         self.tasks += other.tasks;
         self.lost.extend(other.lost);
-        self.twice.extend(other.twice);
+        self.duplicate_results.extend(other.duplicate_results);
         self.unfinished.extend(other.unfinished);
         self.finished.extend(other.finished);
-        for (end, count) in other.other_ends {
-            *self.other_ends.entry(end).or_default() += count;
+        for (outcome, count) in other.other_outcomes {
+            *self.other_outcomes.entry(outcome).or_default() += count;
         }
     }
 }
 
 /// Waits for every acknowledged job to finish and judges it. The answers are linearizable reads at any master.
-pub async fn check(masters: &[Api], acked: &[Acked], deadline: Duration) -> Verdict {
+pub async fn check(masters: &[Api], acked: &[Acked], deadline: Duration) -> CheckResult {
     let until = Instant::now() + deadline;
-    let mut verdict = Verdict::default();
-    let mut looks = tokio::task::JoinSet::new();
+    let mut check_result = CheckResult::default();
+    let mut reads = tokio::task::JoinSet::new();
     for (nth, one) in acked.iter().enumerate() {
-        if looks.len() == AT_ONCE {
-            let done: Verdict = looks
+        if reads.len() == MAX_CONCURRENT_READS {
+            let done: CheckResult = reads
                 .join_next()
                 .await
                 .expect("not empty")
-                .expect("a look does not panic");
-            verdict.add(done);
+                .expect("a read does not panic");
+            check_result.add(done);
         }
         let mut masters = masters.to_vec();
         let first = nth % masters.len();
         masters.rotate_left(first);
-        looks.spawn(judge(masters, one.clone(), until));
+        reads.spawn(check_job(masters, one.clone(), until));
     }
-    while let Some(done) = looks.join_next().await {
-        verdict.add(done.expect("a look does not panic"));
+    while let Some(done) = reads.join_next().await {
+        check_result.add(done.expect("a read does not panic"));
     }
-    verdict
+    check_result
 }
 
-async fn judge(masters: Vec<Api>, acked: Acked, until: Instant) -> Verdict {
-    let mut verdict = Verdict {
+async fn check_job(masters: Vec<Api>, acked: Acked, until: Instant) -> CheckResult {
+    let mut check_result = CheckResult {
         jobs: 1,
         tasks: acked.tasks.len(),
-        ..Verdict::default()
+        ..CheckResult::default()
     };
     let named = format!("job {} (key {})", acked.job, acked.key);
     loop {
-        let Some(reply) = ask(&masters, Look::Job(&acked.job), until).await else {
-            verdict
+        let Some(reply) = ask(&masters, Target::Job(&acked.job), until).await else {
+            check_result
                 .unfinished
                 .push(format!("{named}: no master answers"));
-            return verdict;
+            return check_result;
         };
         match (reply.status, reply.json()["state"].as_str()) {
             (200, Some("succeeded")) => {
-                verdict.finished.insert(acked.job.clone());
+                check_result.finished.insert(acked.job.clone());
                 break;
             }
             (200, Some("running")) if Instant::now() < until => {}
             (200, Some("running")) => {
-                verdict.unfinished.push(format!("{named}: {}", reply.text));
-                return verdict;
+                check_result
+                    .unfinished
+                    .push(format!("{named}: {}", reply.text));
+                return check_result;
             }
             (_, _) => {
-                verdict.lost.push(format!("{named}: {}", reply.text));
-                return verdict;
+                check_result.lost.push(format!("{named}: {}", reply.text));
+                return check_result;
             }
         }
     }
     for id in &acked.tasks {
-        let Some(reply) = ask(&masters, Look::Task(id), until).await else {
-            verdict
+        let Some(reply) = ask(&masters, Target::Task(id), until).await else {
+            check_result
                 .unfinished
                 .push(format!("{named}: no master answers for task {id}"));
-            return verdict;
+            return check_result;
         };
         let task = reply.json();
         if reply.status != 200 || task["state"] != "succeeded" || task["job"] != acked.job.as_str()
         {
-            verdict
+            check_result
                 .lost
                 .push(format!("task {id} of {named}: {}", reply.text));
             continue;
         }
-        let ends: Vec<&str> = task["attempts"]
+        let outcomes: Vec<&str> = task["attempts"]
             .as_array()
             .map(|attempts| {
                 attempts
@@ -193,37 +200,44 @@ async fn judge(masters: Vec<Api>, acked: Acked, until: Instant) -> Verdict {
                     .collect()
             })
             .unwrap_or_default();
-        match ends.iter().filter(|end| **end == "succeeded").count() {
+        match outcomes
+            .iter()
+            .filter(|outcome| **outcome == "succeeded")
+            .count()
+        {
             1 => {}
-            0 => verdict.lost.push(format!(
+            0 => check_result.lost.push(format!(
                 "task {id} of {named}: no accepted attempt: {}",
                 reply.text
             )),
-            _ => verdict
-                .twice
+            _ => check_result
+                .duplicate_results
                 .push(format!("task {id} of {named}: {}", reply.text)),
         }
-        for end in ends.iter().filter(|end| **end != "succeeded") {
-            *verdict.other_ends.entry((*end).to_owned()).or_default() += 1;
+        for outcome in outcomes.iter().filter(|outcome| **outcome != "succeeded") {
+            *check_result
+                .other_outcomes
+                .entry((*outcome).to_owned())
+                .or_default() += 1;
         }
     }
-    verdict
+    check_result
 }
 
 /// What is looked at; a job until it has ended.
 #[derive(Clone, Copy)]
-enum Look<'a> {
+enum Target<'a> {
     Job(&'a str),
     Task(&'a str),
 }
 
-async fn ask(masters: &[Api], look: Look<'_>, until: Instant) -> Option<Reply> {
+async fn ask(masters: &[Api], target: Target<'_>, until: Instant) -> Option<Reply> {
     let mut nth = 0;
     while Instant::now() < until + Duration::from_secs(5) {
         let api = &masters[nth % masters.len()];
-        let reply = match look {
-            Look::Job(id) => history::read_job("judge", api, id, &Read::held(HOLD_MS)).await,
-            Look::Task(id) => history::read_task("judge", api, id, &Read::default()).await,
+        let reply = match target {
+            Target::Job(id) => history::read_job("judge", api, id, &Read::held(LONG_POLL_MS)).await,
+            Target::Task(id) => history::read_task("judge", api, id, &Read::default()).await,
         };
         if let Ok(reply) = reply
             && !matches!(reply.status, 429 | 503 | 504 | 507)
@@ -246,14 +260,14 @@ pub fn sink_script(sink: &Path) -> String {
 
 /// Reads the side effects back: every task of the jobs that finished left at least one line, and no task's token went
 /// back.
-pub fn check_sink(verdict: &mut Verdict, sink: &Path, acked: &[Acked]) {
+pub fn check_sink(check_result: &mut CheckResult, sink: &Path, acked: &[Acked]) {
     let text = std::fs::read_to_string(sink).unwrap_or_default();
     let mut latest: BTreeMap<&str, u64> = BTreeMap::new();
     let mut lines = 0;
     for line in text.lines() {
         let Some((task, token)) = line.split_once(' ') else {
-            verdict
-                .backwards
+            check_result
+                .token_regressions
                 .push(format!("a line that no task wrote: {line:?}"));
             continue;
         };
@@ -262,19 +276,19 @@ pub fn check_sink(verdict: &mut Verdict, sink: &Path, acked: &[Acked]) {
         if let Some(before) = latest.insert(task, token)
             && token < before
         {
-            verdict
-                .backwards
+            check_result
+                .token_regressions
                 .push(format!("task {task}: token {token} after {before}"));
         }
     }
-    verdict.extra_runs += lines - latest.len();
+    check_result.extra_runs += lines - latest.len();
     for one in acked
         .iter()
-        .filter(|one| verdict.finished.contains(&one.job))
+        .filter(|one| check_result.finished.contains(&one.job))
     {
         for task in &one.tasks {
             if !latest.contains_key(task.as_str()) {
-                verdict.lost.push(format!(
+                check_result.lost.push(format!(
                     "task {task} of job {} left no side effect",
                     one.job
                 ));

@@ -10,27 +10,27 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::addresses::{self, NodeAddress, PORT_BASE};
 use crate::binary::triarch;
 use crate::command::Cli;
-use crate::history::Witness;
+use crate::fake_clock::FakeClocks;
+use crate::history::HistoryWriter;
 use crate::http::{self, Api, Call, Reply};
-use crate::place::{self, PORT_BASE, Place};
-use crate::process::{self, MARK, Process};
+use crate::process::{self, MARKER_ENV, Process};
 use crate::wait::{eventually, until};
-use crate::wall::Walls;
 
 /// How many clusters of one test process run at once: more of them would only wait for each other's processor.
-static AT_ONCE: Semaphore = Semaphore::const_new(2);
+static CONCURRENT_CLUSTERS: Semaphore = Semaphore::const_new(2);
 
 /// Within this a cluster forms, elects, or catches up, on a slow and busy machine too.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// For one node to say whether it is ready.
-const LOOK: Duration = Duration::from_secs(1);
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Log entries between two comparisons of the masters' tables.
-const CHECK_EVERY: &str = "32";
+const DIGEST_INTERVAL: &str = "32";
 /// Set, it keeps the logs and the data of every cluster, also of those with which all went well.
-const KEEP: &str = "TRIARCH_TEST_KEEP";
+const KEEP_FILES_ENV: &str = "TRIARCH_TEST_KEEP";
 
 /// What is special about a cluster.
 #[derive(Debug, Clone)]
@@ -44,9 +44,9 @@ pub struct Options {
     /// What every master is told besides.
     pub more: Vec<String>,
     /// The wall clocks they go by, if not the machine's.
-    pub walls: Option<Walls>,
+    pub fake_clocks: Option<FakeClocks>,
     /// Where each master runs; all on one loopback address of the cluster's own if empty.
-    pub places: Vec<Place>,
+    pub addresses: Vec<NodeAddress>,
 }
 
 impl Default for Options {
@@ -56,8 +56,8 @@ impl Default for Options {
             lease_ms: 10_000,
             data_dirs: Vec::new(),
             more: Vec::new(),
-            walls: None,
-            places: Vec::new(),
+            fake_clocks: None,
+            addresses: Vec::new(),
         }
     }
 }
@@ -80,9 +80,9 @@ pub struct Cluster {
     client: reqwest::Client,
     nodes: Vec<Process>,
     workers: Vec<Worker>,
-    witness: Option<Arc<Witness>>,
+    history_writer: Option<Arc<HistoryWriter>>,
     keep: bool,
-    _place: SemaphorePermit<'static>,
+    _permit: SemaphorePermit<'static>,
 }
 
 impl Cluster {
@@ -113,7 +113,7 @@ impl Cluster {
 
     async fn prepare(options: Options) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        let place = AT_ONCE.acquire().await.expect("never closed");
+        let permit = CONCURRENT_CLUSTERS.acquire().await.expect("never closed");
         let root = tempfile::Builder::new()
             .prefix("triarch-test-")
             .tempdir()
@@ -122,15 +122,15 @@ impl Cluster {
         let nth = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
             options,
-            address: place::own_address(),
+            address: addresses::own_address(),
             mark: format!("{}-{nth}", std::process::id()),
             root: Some(root),
             client: http::client(),
             nodes: Vec::new(),
             workers: Vec::new(),
-            witness: None,
-            keep: std::env::var_os(KEEP).is_some(),
-            _place: place,
+            history_writer: None,
+            keep: std::env::var_os(KEEP_FILES_ENV).is_some(),
+            _permit: permit,
         }
     }
 
@@ -149,22 +149,22 @@ impl Cluster {
         self.root().join("logs").join(format!("{name}.log"))
     }
 
-    fn place(&self, node: u64) -> Option<&Place> {
-        self.options.places.get(node as usize - 1)
+    fn node_address(&self, node: u64) -> Option<&NodeAddress> {
+        self.options.addresses.get(node as usize - 1)
     }
 
     /// `host:port` of a master, for whoever asks it from here.
     pub fn addr(&self, node: u64) -> String {
-        match self.place(node) {
-            Some(place) => place.listen.to_string(),
+        match self.node_address(node) {
+            Some(address) => address.listen.to_string(),
             None => format!("{}:{}", self.address, u64::from(PORT_BASE) + node),
         }
     }
 
     /// `host:port` of a master, for the other masters and for workers that are sent to it.
-    pub fn reached_at(&self, node: u64) -> String {
-        match self.place(node) {
-            Some(place) => place.reached_at.to_string(),
+    pub fn advertised(&self, node: u64) -> String {
+        match self.node_address(node) {
+            Some(address) => address.advertised.to_string(),
             None => self.addr(node),
         }
     }
@@ -188,7 +188,7 @@ impl Cluster {
     /// The value of `--cluster`: those that form it.
     pub fn members(&self) -> String {
         let members: Vec<String> = (1..=self.options.nodes)
-            .map(|id| format!("{id}={}", self.reached_at(id)))
+            .map(|id| format!("{id}={}", self.advertised(id)))
             .collect();
         members.join(",")
     }
@@ -209,14 +209,14 @@ impl Cluster {
             })
             .args(["--lease-ms", &self.options.lease_ms.to_string()])
             // Often: a master whose table differs stops, and its test fails.
-            .args(["--check-every", CHECK_EVERY])
+            .args(["--check-every", DIGEST_INTERVAL])
             .args(&self.options.more);
-        if let Some(walls) = &self.options.walls {
-            walls.apply(&mut command, node);
+        if let Some(fake_clocks) = &self.options.fake_clocks {
+            fake_clocks.apply(&mut command, node);
         }
         if let Some(namespace) = self
-            .place(node)
-            .and_then(|place| place.namespace.as_deref())
+            .node_address(node)
+            .and_then(|address| address.namespace.as_deref())
         {
             process::enter_namespace(&mut command, namespace);
         }
@@ -226,14 +226,14 @@ impl Cluster {
     /// A command whose process, and all that come of it, end with this cluster.
     pub fn marked(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.env(MARK, &self.mark).current_dir(self.root());
+        command.env(MARKER_ENV, &self.mark).current_dir(self.root());
         // A word about a panic is enough in a log; a whole stack would push everything else out of sight.
         command.env("RUST_BACKTRACE", "0");
         command
     }
 
     /// What a master has said so far, over all of its starts.
-    pub fn said_by(&self, node: u64) -> String {
+    pub fn log_line_of(&self, node: u64) -> String {
         let log = self.log(&format!("master-{node}"));
         std::fs::read_to_string(log).unwrap_or_default()
     }
@@ -250,7 +250,7 @@ impl Cluster {
         let process = self.spawn_node(node);
         self.nodes.push(process);
         let api = self.api(node);
-        until(SOON, format!("master {node} listens"), async || {
+        until(WAIT_TIMEOUT, format!("master {node} listens"), async || {
             let reply = api.call(reqwest::Method::GET, "/healthz").send().await;
             reply.is_ok_and(|reply| reply.status == 200)
         })
@@ -260,7 +260,7 @@ impl Cluster {
 
     /// As `triarch cluster add` takes a master.
     pub fn named(&self, node: u64) -> String {
-        format!("{node}={}", self.reached_at(node))
+        format!("{node}={}", self.advertised(node))
     }
 
     /// Starts another process of this cluster; it is the caller's.
@@ -317,7 +317,7 @@ impl Cluster {
     /// SIGTERM, and how it ended.
     pub async fn terminate(&mut self, node: u64) -> ExitStatus {
         self.node(node).terminate();
-        self.node(node).wait(SOON).await
+        self.node(node).wait(WAIT_TIMEOUT).await
     }
 
     /// Starts a master again that has ended, with the command it had.
@@ -339,13 +339,13 @@ impl Cluster {
 
     /// From now on this one writes down what is asked by way of [`Cluster::api`], where it is asked with
     /// [`crate::history`].
-    pub fn observe(&mut self, witness: Arc<Witness>) {
-        self.witness = Some(witness);
+    pub fn observe(&mut self, history_writer: Arc<HistoryWriter>) {
+        self.history_writer = Some(history_writer);
     }
 
     /// One master's HTTP interface.
     pub fn api(&self, node: u64) -> Api {
-        Api::new(self.client.clone(), self.url(node)).of_node(node, self.witness.clone())
+        Api::new(self.client.clone(), self.url(node)).of_node(node, self.history_writer.clone())
     }
 
     /// All of them, by id.
@@ -363,7 +363,7 @@ impl Cluster {
         let running = self.running();
         let apis = self.apis();
         let what = format!("masters {running:?} are ready and agree on a leader");
-        eventually(SOON, what, async || {
+        eventually(WAIT_TIMEOUT, what, async || {
             self.none_has_ended(&running);
             let mut leaders = Vec::new();
             for id in &running {
@@ -379,7 +379,7 @@ impl Cluster {
         for id in nodes {
             let node = self.node(*id);
             if let Some(status) = node.ended() {
-                panic!("{} ended: {}", node.name, process::tell(status));
+                panic!("{} ended: {}", node.name, process::describe_exit(status));
             }
         }
     }
@@ -389,7 +389,7 @@ impl Cluster {
         let running = self.running();
         let apis = self.apis();
         eventually(
-            SOON,
+            WAIT_TIMEOUT,
             format!("one of the masters {running:?} leads"),
             async || {
                 let mut latest: Option<(u64, u64)> = None;
@@ -407,7 +407,7 @@ impl Cluster {
     }
 
     /// Term and leader as the running masters see them now, by the latest term; nothing is waited for.
-    pub async fn look(&mut self) -> Option<(u64, u64)> {
+    pub async fn observed_leader(&mut self) -> Option<(u64, u64)> {
         let mut latest = None;
         for id in self.running() {
             latest = latest.max(believed(&self.api(id)).await);
@@ -420,7 +420,7 @@ impl Cluster {
         let running: Vec<u64> = self.running().into_iter().filter(|id| *id != old).collect();
         let apis = self.apis();
         eventually(
-            SOON,
+            WAIT_TIMEOUT,
             format!("one of the masters {running:?} leads instead of {old}"),
             async || {
                 for id in &running {
@@ -454,7 +454,7 @@ impl Cluster {
         let api = self.api(leader);
         let committed = api.get("/v1/cluster").await.expect(200)["commit_index"].as_u64();
         until(
-            SOON,
+            WAIT_TIMEOUT,
             format!("master {node} has caught up to {committed:?}"),
             async || {
                 let Ok(reply) = api.call(reqwest::Method::GET, "/v1/cluster").send().await else {
@@ -472,19 +472,19 @@ impl Cluster {
 
     /// Starts a worker process that knows these masters; returns its place among this cluster's workers.
     pub fn worker_of(&mut self, masters: &str, more: &[&str]) -> usize {
-        let place = self.workers.len();
+        let number = self.workers.len();
         let more: Vec<String> = more.iter().map(|one| (*one).to_owned()).collect();
-        let process = self.spawn_worker(place, masters, &more);
+        let process = self.spawn_worker(number, masters, &more);
         self.workers.push(Worker {
             process,
             masters: masters.to_owned(),
             more,
         });
-        place
+        number
     }
 
-    fn spawn_worker(&self, place: usize, masters: &str, more: &[String]) -> Process {
-        let name = format!("worker-{}", place + 1);
+    fn spawn_worker(&self, number: usize, masters: &str, more: &[String]) -> Process {
+        let name = format!("worker-{}", number + 1);
         let mut command = self.marked(triarch());
         command
             .args(["worker", "--masters", masters, "--name", &name])
@@ -493,15 +493,15 @@ impl Cluster {
     }
 
     /// Starts a worker again that has ended, with the command it had.
-    pub fn restart_worker(&mut self, place: usize) {
+    pub fn restart_worker(&mut self, number: usize) {
         assert!(
-            self.worker_process(place).ended().is_some(),
+            self.worker_process(number).ended().is_some(),
             "worker {} still runs",
-            place + 1
+            number + 1
         );
-        let worker = &self.workers[place];
-        let process = self.spawn_worker(place, &worker.masters, &worker.more);
-        self.workers[place].process = process;
+        let worker = &self.workers[number];
+        let process = self.spawn_worker(number, &worker.masters, &worker.more);
+        self.workers[number].process = process;
     }
 
     /// How many workers were started.
@@ -516,23 +516,27 @@ impl Cluster {
     }
 
     /// A worker's process.
-    pub fn worker_process(&mut self, place: usize) -> &mut Process {
-        &mut self.workers[place].process
+    pub fn worker_process(&mut self, number: usize) -> &mut Process {
+        &mut self.workers[number].process
     }
 
     /// Waits until so many workers are live, and gives them.
     pub async fn wait_workers(&mut self, count: usize) -> Vec<Value> {
         let leader = self.leader().await;
         let api = self.api(leader);
-        eventually(SOON, format!("{count} workers are live"), async || {
-            let reply = api
-                .call(reqwest::Method::GET, "/v1/workers?state=live")
-                .send()
-                .await
-                .ok()?;
-            let workers = reply.json()["workers"].as_array()?.clone();
-            (workers.len() == count).then_some(workers)
-        })
+        eventually(
+            WAIT_TIMEOUT,
+            format!("{count} workers are live"),
+            async || {
+                let reply = api
+                    .call(reqwest::Method::GET, "/v1/workers?state=live")
+                    .send()
+                    .await
+                    .ok()?;
+                let workers = reply.json()["workers"].as_array()?.clone();
+                (workers.len() == count).then_some(workers)
+            },
+        )
         .await
     }
 
@@ -559,7 +563,7 @@ impl Cluster {
 async fn believed(api: &Api) -> Option<(u64, u64)> {
     let reply = api
         .call(reqwest::Method::GET, "/readyz")
-        .timeout(LOOK)
+        .timeout(READY_TIMEOUT)
         .send()
         .await
         .ok()?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::binary::triarch;
-use crate::process::MARK;
+use crate::process::MARKER_ENV;
 
 /// No command of a test takes longer.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -58,7 +58,7 @@ impl Cli {
         let mut command = tokio::process::Command::new(triarch());
         command
             .args(args)
-            .env(MARK, &self.mark)
+            .env(MARKER_ENV, &self.mark)
             .env_remove("TRIARCH_MASTERS")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

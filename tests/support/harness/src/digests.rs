@@ -9,7 +9,7 @@ use std::time::Duration;
 use reqwest::Method;
 
 use crate::http::Api;
-use crate::wait::Looks;
+use crate::wait::Polling;
 
 /// The digest of a table, and the log index it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub async fn equal_digests(deadline: Duration, apis: &[Api]) -> TableDigest {
         "the masters {:?} give digests at one log index",
         apis.iter().map(Api::base).collect::<Vec<_>>()
     );
-    let mut looks = Looks::new(deadline, what);
+    let mut polling = Polling::new(deadline, what);
     let mut compared = Compared::new(apis.len());
     let mut floor = None;
     loop {
@@ -56,7 +56,7 @@ pub async fn equal_digests(deadline: Duration, apis: &[Api]) -> TableDigest {
                 return common;
             }
         }
-        looks.again().await;
+        polling.pause().await;
     }
 }
 

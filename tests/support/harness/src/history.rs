@@ -1,6 +1,6 @@
 //! Requests that are written down: what was asked of whom, when, and what came of it.
 //!
-//! The same requests work without a witness; then nothing is written down.
+//! The same requests work without a [`HistoryWriter`]; then nothing is recorded.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -17,16 +17,16 @@ use triarch_check::{Call, Recorder, digest};
 use crate::http::{Api, NOT_SENT, Reply};
 use crate::load::Acked;
 
-/// The kind of task that only [`crate::player`]s take, who write down all they do.
-pub const PLAYED: &str = "played";
+/// The kind of task that only [`crate::misbehaving_worker`]s take, who write down all they do.
+pub const WORKLOAD_KIND: &str = "played";
 /// So many of the latest acknowledged tasks are remembered for readers to look at.
-const RECENT: usize = 512;
+const MAX_RECENT: usize = 512;
 /// Longest wait for an answer that is not held.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who writes down what is asked, and remembers what was acknowledged of late.
 #[derive(Debug)]
-pub struct Witness {
+pub struct HistoryWriter {
     recorder: Recorder,
     recent: Mutex<VecDeque<Recent>>,
 }
@@ -40,7 +40,7 @@ pub struct Recent {
     pub task: String,
     /// The index at which it was there.
     pub index: Option<u64>,
-    /// Whether it is alone in its job and run by players: then a retry by hand disturbs nobody.
+    /// Whether it is alone in its job and run by fake workers: then a manual retry disturbs nobody.
     pub alone: bool,
 }
 
@@ -79,7 +79,7 @@ impl Read {
         }
         let mut call = api
             .call(Method::GET, &path)
-            .timeout(PATIENCE + Duration::from_millis(self.wait_ms));
+            .timeout(REQUEST_TIMEOUT + Duration::from_millis(self.wait_ms));
         if let Some(index) = self.min_index {
             call = call.header("triarch-min-index", index);
         }
@@ -87,7 +87,7 @@ impl Read {
     }
 }
 
-impl Witness {
+impl HistoryWriter {
     /// Writes to this recorder.
     pub fn new(recorder: Recorder) -> Self {
         Self {
@@ -103,18 +103,18 @@ impl Witness {
 
     /// A task that was acknowledged of late: the `nth` from the latest, as far as they are remembered.
     pub fn recent(&self, nth: usize) -> Option<Recent> {
-        let recent = self.book();
-        let place = recent.len().checked_sub(1 + nth % recent.len().max(1))?;
-        recent.get(place).cloned()
+        let recent = self.lock_recent();
+        let position = recent.len().checked_sub(1 + nth % recent.len().max(1))?;
+        recent.get(position).cloned()
     }
 
-    fn book(&self) -> MutexGuard<'_, VecDeque<Recent>> {
+    fn lock_recent(&self) -> MutexGuard<'_, VecDeque<Recent>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remember(&self, new: Recent) {
-        let mut recent = self.book();
-        if recent.len() == RECENT {
+        let mut recent = self.lock_recent();
+        if recent.len() == MAX_RECENT {
             recent.pop_front();
         }
         recent.push_back(new);
@@ -122,20 +122,20 @@ impl Witness {
 }
 
 fn begin(api: &Api, client: &str, op: Op) -> Option<Call> {
-    let witness = api.witness()?;
-    Some(witness.recorder.invoke(client, api.node(), op))
+    let history_writer = api.history_writer()?;
+    Some(history_writer.recorder.invoke(client, api.node(), op))
 }
 
-/// Ends a request that changes something. `told` fills in what the answer said.
+/// Ends a request that changes something. `answer` fills in what the answer said.
 pub(crate) fn end(
     call: Option<Call>,
     reply: &Result<Reply, String>,
-    told: impl FnOnce(&mut Op, &Value),
+    answer: impl FnOnce(&mut Op, &Value),
 ) {
     let Some(mut call) = call else { return };
     match reply {
         Ok(reply) if reply.status / 100 == 2 => {
-            told(call.op(), &reply.json());
+            answer(call.op(), &reply.json());
             call.ok(index(reply));
         }
         // Refused by name, before anything was done.
@@ -162,19 +162,20 @@ pub async fn submit(
     client: &str,
     api: &Api,
     body: &Value,
-    patience: Duration,
+    request_timeout: Duration,
 ) -> Result<Reply, String> {
     let call = begin(api, client, submission(body));
-    let post = api.call(Method::POST, "/v1/jobs").timeout(patience);
+    let post = api.call(Method::POST, "/v1/jobs").timeout(request_timeout);
     let reply = post.json(body).send().await;
-    if let (Ok(reply), Some(witness)) = (&reply, api.witness())
+    if let (Ok(reply), Some(history_writer)) = (&reply, api.history_writer())
         && reply.status == 201
     {
         let answer = reply.json();
         let asked = body["tasks"].as_array();
-        let alone = asked.is_some_and(|tasks| tasks.len() == 1 && tasks[0]["kind"] == PLAYED);
+        let alone =
+            asked.is_some_and(|tasks| tasks.len() == 1 && tasks[0]["kind"] == WORKLOAD_KIND);
         for id in answer["tasks"].as_array().into_iter().flatten() {
-            witness.remember(Recent {
+            history_writer.remember(Recent {
                 job: text(&answer["id"]).unwrap_or_default(),
                 task: text(id).unwrap_or_default(),
                 index: index(reply),
@@ -206,7 +207,7 @@ fn submission(body: &Value) -> Op {
     let tasks = tasks.map(|task| Submitted {
         id: None,
         kind: text(&task["kind"]).unwrap_or_default(),
-        observed: task["kind"] == PLAYED,
+        observed: task["kind"] == WORKLOAD_KIND,
         payload: Some(digest(&task["payload"])),
         key: text(&task["key"]),
         after: task["after"]
@@ -267,12 +268,15 @@ pub async fn read_job(client: &str, api: &Api, id: &str, read: &Read) -> Result<
 fn end_read(
     call: Option<Call>,
     reply: &Result<Reply, String>,
-    told: impl FnOnce(&mut Op, &Value) -> bool,
+    answer: impl FnOnce(&mut Op, &Value) -> bool,
 ) {
     let Some(mut call) = call else { return };
     match reply {
         Ok(reply) if reply.status == 200 => {
-            assert!(told(call.op(), &reply.json()), "not understood: {reply:?}");
+            assert!(
+                answer(call.op(), &reply.json()),
+                "not understood: {reply:?}"
+            );
             call.ok(index(reply));
         }
         Ok(reply) if reply.status == 404 && reply.code() == "not_found" => call.ok(index(reply)),
@@ -309,7 +313,7 @@ pub async fn change(client: &str, api: &Api, op: Op) -> Result<Reply, String> {
         other => panic!("{} is no change of a task or job", other.name()),
     };
     let call = begin(api, client, op);
-    let post = api.call(Method::POST, &path).timeout(PATIENCE);
+    let post = api.call(Method::POST, &path).timeout(REQUEST_TIMEOUT);
     let reply = post.send().await;
     end(call, &reply, |_, _| {});
     reply
@@ -321,7 +325,7 @@ pub async fn poll(
     api: &Api,
     worker: &str,
     body: &Value,
-    patience: Duration,
+    request_timeout: Duration,
 ) -> Result<Reply, String> {
     let op = Op::Poll {
         worker: worker.to_owned(),
@@ -329,7 +333,7 @@ pub async fn poll(
     };
     let call = begin(api, client, op);
     let path = format!("/v1/workers/{worker}/poll");
-    let post = api.call(Method::POST, &path).timeout(patience);
+    let post = api.call(Method::POST, &path).timeout(request_timeout);
     let reply = post.json(body).send().await;
     let nothing = reply
         .as_ref()
@@ -390,15 +394,15 @@ pub async fn report(
     };
     let call = begin(api, client, op);
     let path = format!("/v1/workers/{worker}/report");
-    let post = api.call(Method::POST, &path).timeout(PATIENCE);
+    let post = api.call(Method::POST, &path).timeout(REQUEST_TIMEOUT);
     let body = serde_json::json!({ "results": results });
     let reply = post.json(&body).send().await;
     end(call, &reply, |op, answer| {
         if let Op::Report { results, .. } = op {
-            let verdicts = answer["results"].as_array().into_iter().flatten();
-            for (one, verdict) in results.iter_mut().zip(verdicts) {
-                one.accepted = verdict["accepted"].as_bool();
-                one.code = text(&verdict["code"]);
+            let acknowledgements = answer["results"].as_array().into_iter().flatten();
+            for (one, acknowledgement) in results.iter_mut().zip(acknowledgements) {
+                one.accepted = acknowledgement["accepted"].as_bool();
+                one.code = text(&acknowledgement["code"]);
             }
         }
     });

@@ -7,7 +7,7 @@ pub use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
-use crate::history::Witness;
+use crate::history::HistoryWriter;
 
 /// An error that begins so: there was no connection, so nothing was asked.
 pub const NOT_SENT: &str = "not sent: ";
@@ -20,7 +20,7 @@ pub struct Api {
     client: reqwest::Client,
     base: String,
     node: u64,
-    witness: Option<Arc<Witness>>,
+    history_writer: Option<Arc<HistoryWriter>>,
 }
 
 /// What came back.
@@ -60,15 +60,15 @@ impl Api {
             client,
             base: base.into(),
             node: 0,
-            witness: None,
+            history_writer: None,
         }
     }
 
     /// The same, known to ask this node, and with somebody who writes down what is asked.
-    pub fn of_node(self, node: u64, witness: Option<Arc<Witness>>) -> Self {
+    pub fn of_node(self, node: u64, history_writer: Option<Arc<HistoryWriter>>) -> Self {
         Self {
             node,
-            witness,
+            history_writer,
             ..self
         }
     }
@@ -79,8 +79,8 @@ impl Api {
     }
 
     /// Who writes down what is asked.
-    pub fn witness(&self) -> Option<&Arc<Witness>> {
-        self.witness.as_ref()
+    pub fn history_writer(&self) -> Option<&Arc<HistoryWriter>> {
+        self.history_writer.as_ref()
     }
 
     /// Where it asks.
@@ -91,7 +91,7 @@ impl Api {
     /// The same client, asking elsewhere.
     pub fn at(&self, base: impl Into<String>) -> Self {
         Self {
-            witness: self.witness.clone(),
+            history_writer: self.history_writer.clone(),
             ..Self::new(self.client.clone(), base)
         }
     }
@@ -183,7 +183,7 @@ impl Call {
 
     /// Sends it. The error says that there was no whole answer, and why.
     pub async fn send(self) -> Result<Reply, String> {
-        let tell = |error: reqwest::Error| {
+        let describe = |error: reqwest::Error| {
             let unsent = if error.is_connect() { NOT_SENT } else { "" };
             let mut text = format!("{unsent}{}: {error}", self.what);
             let mut source = std::error::Error::source(&error);
@@ -193,9 +193,9 @@ impl Call {
             }
             text
         };
-        let response = self.builder.send().await.map_err(tell)?;
+        let response = self.builder.send().await.map_err(describe)?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let text = response.text().await.map_err(tell)?;
+        let text = response.text().await.map_err(describe)?;
         Ok(Reply {
             status,
             headers,

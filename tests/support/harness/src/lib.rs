@@ -11,40 +11,40 @@
 //!
 //! A condition that does not come about is a panic: this is a crate for tests.
 
+pub mod addresses;
 pub mod binary;
 pub mod check;
 pub mod cluster;
 pub mod command;
-pub mod crew;
 pub mod digests;
 pub mod exposition;
-pub mod hand;
+pub mod fake_clock;
+pub mod fake_worker;
+pub mod fake_workers;
 pub mod history;
 pub mod http;
 pub mod load;
-pub mod mix;
-pub mod place;
-pub mod player;
+pub mod misbehaving_worker;
 pub mod process;
 pub mod small_disk;
 pub mod strace;
 pub mod ticks;
 pub mod wait;
-pub mod wall;
+pub mod workload;
 
-pub use check::Verdict;
+pub use addresses::NodeAddress;
+pub use check::CheckResult;
 pub use cluster::{Cluster, Options};
 pub use command::{Cli, Ran};
-pub use crew::Crew;
 pub use digests::equal_digests;
 pub use exposition::Exposition;
-pub use hand::{Hand, Lease};
-pub use history::Witness;
+pub use fake_clock::FakeClocks;
+pub use fake_worker::{FakeWorker, Lease};
+pub use fake_workers::FakeWorkers;
+pub use history::HistoryWriter;
 pub use http::{Api, Reply};
 pub use load::{Acked, Load, LoadOptions};
-pub use mix::Mix;
-pub use place::Place;
 pub use process::Process;
 pub use small_disk::SmallDisk;
 pub use wait::{eventually, until};
-pub use wall::Walls;
+pub use workload::Workload;

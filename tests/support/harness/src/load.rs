@@ -1,7 +1,7 @@
-//! Submitters that never tire, and the book of what was acknowledged to them.
+//! Continuous submission load, and the list of acknowledged jobs.
 //!
-//! Each submitter has one job on its way at a time, sends it again under the same idempotency key until it is
-//! acknowledged, whatever dies meanwhile, and writes it down. What is in the book must exist, finish, and finish once.
+//! Each submitter has one job in flight at a time, sends it again under the same idempotency key until it is
+//! acknowledged, and records it. Every recorded job must exist, finish, and finish once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,7 +39,7 @@ pub struct LoadOptions {
     /// Each one's pause between two jobs.
     pub pause: Duration,
     /// No answer within this: sent again, to the next master.
-    pub patience: Duration,
+    pub request_timeout: Duration,
     /// Tells this load's keys from every other's.
     pub name: String,
     /// Makes the n-th job, without its key.
@@ -49,7 +49,7 @@ pub struct LoadOptions {
 /// See the module. Dropping it stops it.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    book: Arc<Mutex<Vec<Acked>>>,
+    acknowledged: Arc<Mutex<Vec<Acked>>>,
     submitters: Vec<JoinHandle<()>>,
 }
 
@@ -57,12 +57,16 @@ impl Load {
     /// Starts submitting to these masters.
     pub fn start(masters: &[Api], options: LoadOptions) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let book = Arc::new(Mutex::new(Vec::new()));
+        let acknowledged = Arc::new(Mutex::new(Vec::new()));
         let next = Arc::new(AtomicU64::new(0));
         let submitters = (0..options.submitters)
             .map(|nth| {
                 let (masters, options) = (masters.to_vec(), options.clone());
-                let (stop, book, next) = (Arc::clone(&stop), Arc::clone(&book), Arc::clone(&next));
+                let (stop, acknowledged, next) = (
+                    Arc::clone(&stop),
+                    Arc::clone(&acknowledged),
+                    Arc::clone(&next),
+                );
                 tokio::spawn(async move {
                     let mut at = nth;
                     while !stop.load(Ordering::Relaxed) {
@@ -71,12 +75,14 @@ impl Load {
                         let key = format!("{}-{number}", options.name);
                         body["idempotency_key"] = key.into();
                         let Some(acked) =
-                            submit_until(&masters, &mut at, &body, options.patience, &stop).await
+                            submit_until(&masters, &mut at, &body, options.request_timeout, &stop)
+                                .await
                         else {
                             return;
                         };
-                        book.lock()
-                            .expect("no submitter panics with the book")
+                        acknowledged
+                            .lock()
+                            .expect("no submitter panics with the lock")
                             .push(acked);
                         tokio::time::sleep(options.pause).await;
                     }
@@ -85,26 +91,29 @@ impl Load {
             .collect();
         Self {
             stop,
-            book,
+            acknowledged,
             submitters,
         }
     }
 
     /// How many are acknowledged so far.
     pub fn count(&self) -> usize {
-        self.book().len()
+        self.acknowledged().len()
     }
 
-    /// A copy of the book as it is now.
+    /// A copy of the acknowledged jobs so far.
     pub fn acked(&self) -> Vec<Acked> {
-        self.book().clone()
+        self.acknowledged().clone()
     }
 
     /// When the first submission was acknowledged that was sent after `since`.
     pub fn first_acked_since(&self, since: Instant) -> Option<Instant> {
-        let book = self.book();
-        // Acknowledgements are in the book in their order, but for a moment.
-        let late = book.iter().rev().take_while(|one| one.acked >= since);
+        let acknowledged = self.acknowledged();
+        // Acknowledgements are listed in their order, but for a moment.
+        let late = acknowledged
+            .iter()
+            .rev()
+            .take_while(|one| one.acked >= since);
         late.filter(|one| one.sent >= since)
             .map(|one| one.acked)
             .min()
@@ -112,8 +121,11 @@ impl Load {
 
     /// The longest time since then without an acknowledgement.
     pub fn longest_gap_since(&self, since: Instant) -> Duration {
-        let book = self.book();
-        let late = book.iter().rev().take_while(|one| one.acked >= since);
+        let acknowledged = self.acknowledged();
+        let late = acknowledged
+            .iter()
+            .rev()
+            .take_while(|one| one.acked >= since);
         let mut moments: Vec<Instant> = late.map(|one| one.acked).collect();
         moments.push(since);
         moments.sort_unstable();
@@ -121,11 +133,13 @@ impl Load {
         gaps.max().unwrap_or_default()
     }
 
-    fn book(&self) -> std::sync::MutexGuard<'_, Vec<Acked>> {
-        self.book.lock().expect("no submitter panics with the book")
+    fn acknowledged(&self) -> std::sync::MutexGuard<'_, Vec<Acked>> {
+        self.acknowledged
+            .lock()
+            .expect("no submitter panics with the lock")
     }
 
-    /// Stops, and gives the book. Panics if a submitter met an answer it should not have met.
+    /// Stops, and returns the acknowledged jobs. Panics if a submitter met an answer it should not have met.
     pub async fn finish(mut self) -> Vec<Acked> {
         self.stop.store(true, Ordering::Relaxed);
         for submitter in std::mem::take(&mut self.submitters) {
@@ -150,13 +164,13 @@ pub async fn submit_until(
     masters: &[Api],
     at: &mut usize,
     body: &Value,
-    patience: Duration,
+    request_timeout: Duration,
     stop: &AtomicBool,
 ) -> Option<Acked> {
     while !stop.load(Ordering::Relaxed) {
         let sent = Instant::now();
         let api = &masters[*at % masters.len()];
-        match history::submit("load", api, body, patience).await {
+        match history::submit("load", api, body, request_timeout).await {
             Ok(reply) if matches!(reply.status, 200 | 201) => {
                 let answer = reply.json();
                 let text = |value: &Value| value.as_str().expect("an id is a text").to_owned();

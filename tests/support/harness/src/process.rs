@@ -9,11 +9,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::fake_clock;
 use crate::wait::eventually;
-use crate::wall;
 
 /// Environment variable that marks every process of one owner, and whatever those start.
-pub const MARK: &str = "TRIARCH_TEST_MARK";
+pub const MARKER_ENV: &str = "TRIARCH_TEST_MARK";
 /// How much of the end of a log is printed when something went wrong.
 const LOG_LINES_SHOWN: usize = 40;
 
@@ -93,7 +93,7 @@ impl Process {
 
     fn has_ended(&mut self, status: ExitStatus) {
         self.ended = Some(status);
-        wall::clear(self.pid());
+        fake_clock::clear(self.pid());
     }
 
     /// SIGTERM.
@@ -136,7 +136,7 @@ impl Process {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let first = lines.len().saturating_sub(LOG_LINES_SHOWN);
-        let state = self.ended.map_or("running".to_owned(), tell);
+        let state = self.ended.map_or("running".to_owned(), describe_exit);
         format!(
             "--- {} (pid {}, {state}), the end of {}:\n{}",
             self.name,
@@ -154,7 +154,7 @@ impl Drop for Process {
 }
 
 /// `exit code 1`, `killed by signal 9`.
-pub fn tell(status: ExitStatus) -> String {
+pub fn describe_exit(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => format!("killed by signal {signal}"),
@@ -198,7 +198,7 @@ pub fn enter_namespace(command: &mut Command, namespace: &Path) {
 
 /// Pids of all living processes that carry this mark, this process excepted.
 pub fn marked(mark: &str) -> Vec<u32> {
-    let wanted = format!("{MARK}={mark}");
+    let wanted = format!("{MARKER_ENV}={mark}");
     let own = std::process::id();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -141,12 +141,12 @@ mod tests {
 12 1700000000.500000 +++ exited with 1 +++
 ";
         let calls = parse(text);
-        let told: Vec<(&str, bool)> = calls
+        let names: Vec<(&str, bool)> = calls
             .iter()
             .map(|call| (call.name.as_str(), call.succeeded))
             .collect();
         assert_eq!(
-            told,
+            names,
             [
                 ("pwrite64", true),
                 ("pwrite64", true),

@@ -15,11 +15,11 @@ use crate::http::Api;
 use crate::wait::eventually;
 
 /// For any node to answer, and for the schedule to make up for what it owes.
-const SOON: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// The clocks of one machine are one, and still are read one after the other.
-const AHEAD_MAX: Duration = Duration::from_secs(1);
+const MAX_CLOCK_LEAD: Duration = Duration::from_secs(1);
 /// Of each kind of trouble, so many cases are told in full.
-const TOLD_MAX: usize = 10;
+const MAX_CASES_SHOWN: usize = 10;
 
 /// A schedule under observation.
 #[derive(Debug)]
@@ -68,13 +68,13 @@ impl EverySecond {
         let path = format!("/v1/schedules/{}", self.name);
         let now = Utc::now();
         let what = format!("the ticks of {} are dealt with up to {now}", self.name);
-        eventually(SOON, what, async || {
+        eventually(WAIT_TIMEOUT, what, async || {
             let shown = ask(apis, &path).await;
             time(&shown["last_tick_at"]).filter(|last| *last >= now - TimeDelta::seconds(1))
         })
         .await;
         let pause = format!("{path}/pause");
-        let paused = eventually(SOON, "the schedule is paused", async || {
+        let paused = eventually(WAIT_TIMEOUT, "the schedule is paused", async || {
             for api in apis {
                 match api.call(Method::POST, &pause).send().await {
                     Ok(reply) if reply.status == 200 => return Some(reply.json()),
@@ -90,19 +90,21 @@ impl EverySecond {
             ..Ticks::default()
         };
         let mut made = self.jobs(apis, &mut ticks).await;
-        let recorder = apis[0].witness().map(|witness| witness.recorder());
+        let recorder = apis[0]
+            .history_writer()
+            .map(|history_writer| history_writer.recorder());
         let mut tick = self.first;
         while tick <= last {
             ticks.expected += 1;
-            let told = rfc3339(tick);
+            let shown = rfc3339(tick);
             if let Some(recorder) = recorder {
-                let (schedule, at) = (self.name.clone(), told.clone());
+                let (schedule, at) = (self.name.clone(), shown.clone());
                 recorder.note("ticks", Op::Due { schedule, at });
             }
-            match made.remove(&told) {
+            match made.remove(&shown) {
                 Some(1) => {}
-                Some(count) => ticks.doubled.push(format!("{told}: {count} jobs")),
-                None => ticks.missing.push(told),
+                Some(count) => ticks.doubled.push(format!("{shown}: {count} jobs")),
+                None => ticks.missing.push(shown),
             }
             tick += TimeDelta::seconds(1);
         }
@@ -125,13 +127,13 @@ impl EverySecond {
                     continue;
                 };
                 ticks.jobs += 1;
-                if let Some(witness) = apis[0].witness() {
+                if let Some(history_writer) = apis[0].history_writer() {
                     let op = Op::Tick {
                         schedule: self.name.clone(),
                         at: tick.to_owned(),
                         job: job["id"].as_str().unwrap_or_default().to_owned(),
                     };
-                    witness.recorder().note("ticks", op);
+                    history_writer.recorder().note("ticks", op);
                 }
                 *made.entry(tick.to_owned()).or_default() += 1;
                 let due = tick.parse::<DateTime<Utc>>().ok();
@@ -155,11 +157,11 @@ impl Ticks {
         self.missing.is_empty()
             && self.doubled.is_empty()
             && self.jobs == self.expected
-            && self.ahead <= AHEAD_MAX
+            && self.ahead <= MAX_CLOCK_LEAD
     }
 
     /// One line per finding.
-    pub fn tell(&self) -> String {
+    pub fn summary(&self) -> String {
         let mut lines = vec![
             format!(
                 "ticks expected {}, jobs made {}, missing {}, doubled {}",
@@ -175,8 +177,8 @@ impl Ticks {
             ),
         ];
         for (what, cases) in [("MISSING", &self.missing), ("DOUBLED", &self.doubled)] {
-            let told = cases.iter().take(TOLD_MAX);
-            lines.extend(told.map(|case| format!("{what} {case}")));
+            let shown = cases.iter().take(MAX_CASES_SHOWN);
+            lines.extend(shown.map(|case| format!("{what} {case}")));
         }
         lines.join("\n")
     }
@@ -184,21 +186,25 @@ impl Ticks {
     /// Panics unless there is exactly one job for each tick.
     #[track_caller]
     pub fn assert_good(&self) {
-        assert!(self.is_good(), "{}", self.tell());
+        assert!(self.is_good(), "{}", self.summary());
     }
 }
 
 /// What the first node that can says to this.
 async fn ask(apis: &[Api], path: &str) -> Value {
-    eventually(SOON, format!("a master answers {path}"), async || {
-        for api in apis {
-            match api.call(Method::GET, path).send().await {
-                Ok(reply) if reply.status == 200 => return Some(reply.json()),
-                Ok(_) | Err(_) => {}
+    eventually(
+        WAIT_TIMEOUT,
+        format!("a master answers {path}"),
+        async || {
+            for api in apis {
+                match api.call(Method::GET, path).send().await {
+                    Ok(reply) if reply.status == 200 => return Some(reply.json()),
+                    Ok(_) | Err(_) => {}
+                }
             }
-        }
-        None
-    })
+            None
+        },
+    )
     .await
 }
 

@@ -3,41 +3,41 @@
 use std::time::{Duration, Instant};
 
 /// Pause between two looks.
-const AGAIN: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Looks until `look` gives something, and gives that. Panics at the deadline, saying what did not happen.
+/// Polling until `probe` gives something, and gives that. Panics at the deadline, saying what did not happen.
 pub async fn eventually<T>(
     deadline: Duration,
     what: impl std::fmt::Display,
-    mut look: impl AsyncFnMut() -> Option<T>,
+    mut probe: impl AsyncFnMut() -> Option<T>,
 ) -> T {
-    let mut looks = Looks::new(deadline, what);
+    let mut polling = Polling::new(deadline, what);
     loop {
-        if let Some(found) = look().await {
+        if let Some(found) = probe().await {
             return found;
         }
-        looks.again().await;
+        polling.pause().await;
     }
 }
 
-/// Looks until `look` says yes.
+/// Polling until `probe` says yes.
 pub async fn until(
     deadline: Duration,
     what: impl std::fmt::Display,
-    mut look: impl AsyncFnMut() -> bool,
+    mut probe: impl AsyncFnMut() -> bool,
 ) {
-    eventually(deadline, what, async || look().await.then_some(())).await;
+    eventually(deadline, what, async || probe().await.then_some(())).await;
 }
 
 /// The looks of a loop that waits, for where a closure does not fit.
 #[derive(Debug)]
-pub struct Looks {
+pub struct Polling {
     begun: Instant,
     deadline: Duration,
     what: String,
 }
 
-impl Looks {
+impl Polling {
     /// Before the first look.
     pub fn new(deadline: Duration, what: impl std::fmt::Display) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Looks {
     }
 
     /// After a look in vain: a pause, or a panic at the deadline.
-    pub async fn again(&mut self) {
+    pub async fn pause(&mut self) {
         let Self {
             begun,
             deadline,
@@ -58,6 +58,6 @@ impl Looks {
             begun.elapsed() < *deadline,
             "not within {deadline:?}: {what}"
         );
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

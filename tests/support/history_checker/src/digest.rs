@@ -3,13 +3,13 @@
 use serde_json::Value;
 
 /// Longer texts are told by their length and a checksum.
-const AS_IT_IS_MAX: usize = 48;
+const MAX_VERBATIM_BYTES: usize = 48;
 
 /// The value itself as JSON if it is short, else its length and a 64-bit FNV-1a checksum. Equal values have equal digests,
 /// whatever the order of their fields.
 pub fn digest(value: &Value) -> String {
     let text = value.to_string();
-    if text.len() <= AS_IT_IS_MAX {
+    if text.len() <= MAX_VERBATIM_BYTES {
         return text;
     }
     let mut sum: u64 = 0xcbf2_9ce4_8422_2325;
@@ -31,6 +31,6 @@ mod tests {
         let long = |end: u32| json!(["x".repeat(100), end]);
         assert_ne!(digest(&long(1)), digest(&long(2)));
         assert_eq!(digest(&long(1)), digest(&long(1)));
-        assert!(digest(&long(1)).len() <= AS_IT_IS_MAX);
+        assert!(digest(&long(1)).len() <= MAX_VERBATIM_BYTES);
     }
 }

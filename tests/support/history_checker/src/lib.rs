@@ -55,21 +55,21 @@
 //! The checker is pure: no clock, no threads, no randomness, and bounds in steps instead of seconds, so that it says the
 //! same of the same history everywhere, also inside a simulation.
 
-pub mod book;
 mod digest;
 mod history;
+pub mod index;
 pub mod record;
 mod recorder;
 pub mod rules;
-mod tell;
+mod summary;
 mod verdict;
 
 pub use digest::digest;
 pub use history::{History, ReadError};
 pub use record::Record;
 pub use recorder::{Call, Recorder, header};
-pub use tell::tell;
-pub use verdict::{Counts, Finding, Findings, Judgement, TOLD_MAX, Verdict};
+pub use summary::summarize;
+pub use verdict::{Counts, Finding, Findings, Judgement, MAX_FINDINGS_PER_RULE, Verdict};
 
 /// How much is done before it is said that it cannot be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,11 +97,11 @@ pub fn check(history: &History) -> Verdict {
 
 /// Judges a history.
 pub fn check_within(history: &History, bounds: Bounds) -> Verdict {
-    let book = book::Book::of(history);
+    let indexed = index::HistoryIndex::of(history);
     let mut findings = Findings::default();
     for rule in rules::RULES {
-        findings.speaks(rule.name);
-        (rule.judge)(&book, bounds, &mut findings);
+        findings.begin_rule(rule.name);
+        (rule.judge)(&indexed, bounds, &mut findings);
     }
-    findings.into_verdict(book.counts)
+    findings.into_verdict(indexed.counts)
 }

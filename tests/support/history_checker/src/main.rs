@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use triarch_check::{Bounds, History, Judgement, check_within, rules, tell};
+use triarch_check::{Bounds, History, Judgement, check_within, rules, summarize};
 
 /// Says whether a cluster kept its promises in a history of its use
 #[derive(Debug, Parser)]
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     };
     let verdict = check_within(&history, bounds);
     match cli.output {
-        Output::Text => println!("{}", tell(&verdict, &history)),
+        Output::Text => println!("{}", summarize(&verdict, &history)),
         Output::Json => match serde_json::to_string_pretty(&verdict) {
             Ok(text) => println!("{text}"),
             Err(error) => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// Of each rule, so many findings are told in full.
-pub const TOLD_MAX: usize = 20;
+pub const MAX_FINDINGS_PER_RULE: usize = 20;
 
 /// How a history was judged, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -70,7 +70,7 @@ pub struct Verdict {
     pub counts: Counts,
     /// How often each rule found something.
     pub found: BTreeMap<&'static str, u64>,
-    /// The findings, of each rule and judgement the first [`TOLD_MAX`].
+    /// The findings, of each rule and judgement the first [`MAX_FINDINGS_PER_RULE`].
     pub findings: Vec<Finding>,
 }
 
@@ -98,7 +98,7 @@ pub struct Findings {
 
 impl Findings {
     /// From here on this rule speaks.
-    pub(crate) fn speaks(&mut self, rule: &'static str) {
+    pub(crate) fn begin_rule(&mut self, rule: &'static str) {
         self.rule = rule;
     }
 
@@ -120,7 +120,7 @@ impl Findings {
     fn add(&mut self, judgement: Judgement, records: &[usize], what: String) {
         let count = self.by.entry((self.rule, judgement)).or_default();
         *count += 1;
-        if *count <= TOLD_MAX as u64 {
+        if *count <= MAX_FINDINGS_PER_RULE as u64 {
             self.kept.push(Finding {
                 rule: self.rule,
                 judgement,

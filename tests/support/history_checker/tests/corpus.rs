@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use triarch_check::{Bounds, History, Judgement, check, check_within, rules, tell};
+use triarch_check::{Bounds, History, Judgement, check, check_within, rules, summarize};
 
 fn corpus() -> Vec<(String, PathBuf)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("histories");
@@ -27,17 +27,17 @@ fn each_history_is_judged_as_its_name_says() {
         let history =
             History::read(std::slice::from_ref(&path)).unwrap_or_else(|error| panic!("{error}"));
         let verdict = check(&history);
-        let told = format!("{}:\n{}", path.display(), tell(&verdict, &history));
+        let text = format!("{}:\n{}", path.display(), summarize(&verdict, &history));
         let expected = match said.as_str() {
             "kept" => Judgement::Kept,
             "undecided" => Judgement::Undecided,
             "not_exercised" => Judgement::NotExercised,
             rule => {
-                assert!(verdict.broken_by(rule) > 0, "not by {rule}: {told}");
+                assert!(verdict.broken_by(rule) > 0, "not by {rule}: {text}");
                 Judgement::Broken
             }
         };
-        assert_eq!(verdict.judgement, expected, "{told}");
+        assert_eq!(verdict.judgement, expected, "{text}");
     }
 }
 

@@ -7,7 +7,7 @@ use rand::Rng;
 use reqwest::Method;
 
 use crate::faults::Fault;
-use crate::ground::Ground;
+use crate::testbed::Testbed;
 
 /// How far it jumps, ahead or behind.
 const JUMP_S: std::ops::RangeInclusive<i64> = 60..=24 * 3_600;
@@ -29,19 +29,19 @@ impl ClockJump {
 
 #[async_trait(?Send)]
 impl Fault for ClockJump {
-    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
-        let jump_s = ground.drill.random.random_range(JUMP_S);
-        self.ahead_s = if ground.drill.random.random() {
+    async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
+        let jump_s = testbed.drill.random.random_range(JUMP_S);
+        self.ahead_s = if testbed.drill.random.random() {
             jump_s
         } else {
             -jump_s
         };
-        ground.walls()?.set(self.master, self.ahead_s);
+        testbed.fake_clocks()?.set(self.master, self.ahead_s);
         Ok(())
     }
 
-    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
-        let api = ground.drill.cluster.api(self.master);
+    async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>> {
+        let api = testbed.drill.cluster.api(self.master);
         let status = api
             .call(Method::GET, "/v1/cluster?consistency=stale")
             .send()
@@ -56,8 +56,8 @@ impl Fault for ClockJump {
         }))
     }
 
-    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
-        ground.walls()?.set(self.master, 0);
+    async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()> {
+        testbed.fake_clocks()?.set(self.master, 0);
         Ok(())
     }
 }

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use rand::Rng;
 
 use crate::faults::Fault;
-use crate::ground::Ground;
 use crate::net::wires::Late;
 use crate::plan::Roles;
+use crate::testbed::Testbed;
 
 /// How late each way. A leader's heartbeats are 80 ms apart, and silence of 200 ms may cost it its office.
 const LATE_MS: std::ops::RangeInclusive<u64> = 10..=120;
@@ -33,27 +33,27 @@ impl Delay {
 
 #[async_trait(?Send)]
 impl Fault for Delay {
-    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
-        let least = ground.drill.random.random_range(LATE_MS);
+    async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
+        let least = testbed.drill.random.random_range(LATE_MS);
         self.late = Late {
             least: Duration::from_millis(least),
             jitter: Duration::from_millis(least / 2),
         };
-        ground.net.delay(self.master, &self.others, self.late)
+        testbed.net.delay(self.master, &self.others, self.late)
     }
 
-    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
-        let held = ground.net.held_back().await?;
-        let told = format!(
+    async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>> {
+        let held = testbed.net.held_back().await?;
+        let proof = format!(
             "master {}: {held} pieces came {} to {} ms late",
             self.master,
             self.late.least.as_millis(),
             (self.late.least + self.late.jitter).as_millis()
         );
-        Ok((held > 0).then_some(told))
+        Ok((held > 0).then_some(proof))
     }
 
-    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
-        ground.net.heal().await
+    async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()> {
+        testbed.net.heal().await
     }
 }

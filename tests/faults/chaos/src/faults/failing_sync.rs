@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use triarch_harness::strace::Tracer;
 
 use crate::faults::Fault;
-use crate::ground::Ground;
+use crate::testbed::Testbed;
 
 /// For the master to meet the failing sync, under load, and to end.
-const ENDS: Duration = Duration::from_secs(30);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub struct FailingSync {
@@ -29,33 +29,38 @@ impl FailingSync {
 
 #[async_trait(?Send)]
 impl Fault for FailingSync {
-    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
+    async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
         let options = [
             "-e",
             "trace=fdatasync,fsync",
             "-e",
             "inject=fdatasync,fsync:error=EIO:when=3+",
         ];
-        self.tracer = Some(Tracer::attach(&ground.drill.cluster, self.master, &options).await);
+        self.tracer = Some(Tracer::attach(&testbed.drill.cluster, self.master, &options).await);
         Ok(())
     }
 
-    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
-        let process = ground.drill.cluster.node(self.master);
+    async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>> {
+        let process = testbed.drill.cluster.node(self.master);
         let Some(status) = process.ended() else {
             return Ok(None);
         };
         let said = process.log().contains("cannot go on");
         let shown = said && status.code().is_some_and(|code| code != 0);
-        let told = format!("master {} met EIO and ended: {status}", self.master);
-        Ok(shown.then_some(told))
+        let proof = format!("master {} met EIO and ended: {status}", self.master);
+        Ok(shown.then_some(proof))
     }
 
-    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
+    async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()> {
         // One that goes on after a failed sync is a finding, and its last words are shown.
-        ground.drill.cluster.node(self.master).wait(ENDS).await;
+        testbed
+            .drill
+            .cluster
+            .node(self.master)
+            .wait(EXIT_TIMEOUT)
+            .await;
         drop(self.tracer.take());
-        ground.drill.cluster.restart(self.master);
+        testbed.drill.cluster.restart(self.master);
         Ok(())
     }
 }

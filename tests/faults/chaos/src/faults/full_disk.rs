@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use reqwest::Method;
 
 use crate::faults::Fault;
-use crate::ground::Ground;
+use crate::testbed::Testbed;
 
 /// See the module.
 pub struct FullDisk {
@@ -22,24 +22,24 @@ impl FullDisk {
 
 #[async_trait(?Send)]
 impl Fault for FullDisk {
-    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
-        ground.disk(self.master)?.fill()
+    async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
+        testbed.disk(self.master)?.fill()
     }
 
-    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
-        let full = ground.disk(self.master)?.refuses_more()?;
-        let api = ground.drill.cluster.api(self.master);
+    async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>> {
+        let full = testbed.disk(self.master)?.refuses_more()?;
+        let api = testbed.drill.cluster.api(self.master);
         let ready = api.call(Method::GET, "/readyz").send().await;
         let low =
             ready.is_ok_and(|reply| reply.status == 200 && reply.json()["disk"]["low"] == true);
-        let told = format!(
+        let proof = format!(
             "master {}: its disk answers ENOSPC, and it says that it has too little room",
             self.master
         );
-        Ok((full && low).then_some(told))
+        Ok((full && low).then_some(proof))
     }
 
-    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
-        ground.disk(self.master)?.free()
+    async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()> {
+        testbed.disk(self.master)?.free()
     }
 }

@@ -7,8 +7,8 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::faults::Fault;
-use crate::ground::Ground;
 use crate::plan::Roles;
+use crate::testbed::Testbed;
 
 /// See the module.
 pub struct HandOver {
@@ -30,8 +30,8 @@ impl HandOver {
 
 #[async_trait(?Send)]
 impl Fault for HandOver {
-    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
-        let api = ground.drill.cluster.api(self.from);
+    async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
+        let api = testbed.drill.cluster.api(self.from);
         let call = api.call(Method::POST, "/v1/cluster/transfer-leader");
         let answer = call.json(&json!({"to": self.to})).send().await;
         let answer = answer.map_err(anyhow::Error::msg)?;
@@ -45,8 +45,8 @@ impl Fault for HandOver {
         Ok(())
     }
 
-    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
-        let seen = ground.drill.cluster.look().await;
+    async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>> {
+        let seen = testbed.drill.cluster.observed_leader().await;
         Ok(seen
             .filter(|(_, leader)| *leader == self.to)
             .map(|(term, leader)| {
@@ -57,7 +57,7 @@ impl Fault for HandOver {
             }))
     }
 
-    async fn heal(&mut self, _: &mut Ground) -> anyhow::Result<()> {
+    async fn heal(&mut self, _: &mut Testbed) -> anyhow::Result<()> {
         Ok(())
     }
 }

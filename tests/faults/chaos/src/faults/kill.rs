@@ -8,12 +8,12 @@ use async_trait::async_trait;
 use rand::seq::SliceRandom;
 
 use crate::faults::Fault;
-use crate::ground::Ground;
-use crate::plan::{Roles, Victims};
+use crate::plan::{KillTarget, Roles};
+use crate::testbed::Testbed;
 
 /// See the module.
 pub struct Kill {
-    victims: Victims,
+    victims: KillTarget,
     leader: u64,
     masters: Vec<u64>,
     workers: Vec<usize>,
@@ -21,12 +21,12 @@ pub struct Kill {
 
 impl Kill {
     /// Of these, by who they are now.
-    pub fn new(victims: Victims, roles: &Roles) -> Self {
+    pub fn new(victims: KillTarget, roles: &Roles) -> Self {
         let masters = match victims {
-            Victims::Leader => vec![roles.leader],
-            Victims::Follower => vec![roles.followers[0]],
-            Victims::TwoMasters | Victims::AllMasters | Victims::Everything => roles.all(),
-            Victims::Workers => Vec::new(),
+            KillTarget::Leader => vec![roles.leader],
+            KillTarget::Follower => vec![roles.followers[0]],
+            KillTarget::TwoMasters | KillTarget::AllMasters | KillTarget::Everything => roles.all(),
+            KillTarget::Workers => Vec::new(),
         };
         Self {
             victims,
@@ -39,25 +39,25 @@ impl Kill {
 
 #[async_trait(?Send)]
 impl Fault for Kill {
-    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
-        if self.victims == Victims::TwoMasters {
-            self.masters.shuffle(&mut ground.drill.random);
+    async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
+        if self.victims == KillTarget::TwoMasters {
+            self.masters.shuffle(&mut testbed.drill.random);
             self.masters.truncate(2);
         }
-        if matches!(self.victims, Victims::Workers | Victims::Everything) {
-            self.workers = (0..ground.drill.cluster.worker_count()).collect();
+        if matches!(self.victims, KillTarget::Workers | KillTarget::Everything) {
+            self.workers = (0..testbed.drill.cluster.worker_count()).collect();
         }
         for master in &self.masters {
-            ground.drill.cluster.kill9(*master);
+            testbed.drill.cluster.kill9(*master);
         }
         for worker in &self.workers {
-            ground.drill.cluster.worker_process(*worker).kill9();
+            testbed.drill.cluster.worker_process(*worker).kill9();
         }
         Ok(())
     }
 
-    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
-        let cluster = &mut ground.drill.cluster;
+    async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>> {
+        let cluster = &mut testbed.drill.cluster;
         for master in &self.masters {
             let ended = cluster.node(*master).ended();
             if ended.and_then(|status| status.signal()) != Some(libc::SIGKILL) {
@@ -74,31 +74,31 @@ impl Fault for Kill {
                 return Ok(None);
             }
         }
-        let mut told = Vec::new();
+        let mut proof = Vec::new();
         if !self.masters.is_empty() {
             let masters = &self.masters;
-            told.push(format!(
+            proof.push(format!(
                 "masters {masters:?} ended by signal 9 and refuse connections"
             ));
         }
         if !self.workers.is_empty() {
-            told.push(format!("{} workers ended by signal 9", self.workers.len()));
+            proof.push(format!("{} workers ended by signal 9", self.workers.len()));
         }
-        if self.victims == Victims::Leader
-            && let Some((term, leader)) = cluster.look().await
+        if self.victims == KillTarget::Leader
+            && let Some((term, leader)) = cluster.observed_leader().await
             && leader != self.leader
         {
-            told.push(format!("master {leader} leads in term {term}"));
+            proof.push(format!("master {leader} leads in term {term}"));
         }
-        Ok(Some(told.join("; ")))
+        Ok(Some(proof.join("; ")))
     }
 
-    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
+    async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()> {
         for master in &self.masters {
-            ground.drill.cluster.restart(*master);
+            testbed.drill.cluster.restart(*master);
         }
         for worker in &self.workers {
-            ground.drill.cluster.restart_worker(*worker);
+            testbed.drill.cluster.restart_worker(*worker);
         }
         Ok(())
     }

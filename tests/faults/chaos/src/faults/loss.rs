@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use rand::Rng;
 
 use crate::faults::Fault;
-use crate::ground::Ground;
 use crate::plan::Roles;
+use crate::testbed::Testbed;
 
 /// Of a hundred packets, so many are lost.
 const PERCENT: std::ops::RangeInclusive<u32> = 5..=40;
@@ -32,19 +32,19 @@ impl Loss {
 
 #[async_trait(?Send)]
 impl Fault for Loss {
-    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
-        self.percent = ground.drill.random.random_range(PERCENT);
-        ground.net.lose(self.master, &self.others, self.percent)
+    async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
+        self.percent = testbed.drill.random.random_range(PERCENT);
+        testbed.net.lose(self.master, &self.others, self.percent)
     }
 
-    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
-        let dropped = ground.net.held_back().await?;
+    async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>> {
+        let dropped = testbed.net.held_back().await?;
         let (master, percent) = (self.master, self.percent);
-        let told = format!("master {master}: {dropped} packets dropped, {percent} of 100");
-        Ok((dropped > 0).then_some(told))
+        let proof = format!("master {master}: {dropped} packets dropped, {percent} of 100");
+        Ok((dropped > 0).then_some(proof))
     }
 
-    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
-        ground.net.heal().await
+    async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()> {
+        testbed.net.heal().await
     }
 }

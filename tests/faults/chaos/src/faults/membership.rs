@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use reqwest::Method;
 
 use crate::faults::Fault;
-use crate::ground::Ground;
+use crate::testbed::Testbed;
 
 /// See the module.
 #[derive(Default)]
@@ -17,9 +17,9 @@ pub struct FourthMaster {
 
 #[async_trait(?Send)]
 impl Fault for FourthMaster {
-    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
-        ground.take_spare()?;
-        let cluster = &mut ground.drill.cluster;
+    async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
+        testbed.take_spare()?;
+        let cluster = &mut testbed.drill.cluster;
         let new = cluster.start_waiting().await;
         self.new = Some(new);
         let cli = cluster.cli();
@@ -29,12 +29,12 @@ impl Fault for FourthMaster {
         Ok(())
     }
 
-    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
+    async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>> {
         let new = self.new.context("it was injected")?;
-        let Some((_, leader)) = ground.drill.cluster.look().await else {
+        let Some((_, leader)) = testbed.drill.cluster.observed_leader().await else {
             return Ok(None);
         };
-        let api = ground.drill.cluster.api(leader);
+        let api = testbed.drill.cluster.api(leader);
         let Ok(status) = api.call(Method::GET, "/v1/cluster").send().await else {
             return Ok(None);
         };
@@ -47,13 +47,13 @@ impl Fault for FourthMaster {
             .filter(|node| node["role"] == "voter")
             .filter_map(|node| node["id"].as_u64())
             .collect();
-        let told = format!("the leader counts the voters {voters:?}");
-        Ok(voters.contains(&new).then_some(told))
+        let proof = format!("the leader counts the voters {voters:?}");
+        Ok(voters.contains(&new).then_some(proof))
     }
 
-    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
+    async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()> {
         let new = self.new.context("it was injected")?;
-        let cluster = &mut ground.drill.cluster;
+        let cluster = &mut testbed.drill.cluster;
         let cli = cluster.cli();
         cli.run(&["cluster", "remove", &new.to_string()])
             .await

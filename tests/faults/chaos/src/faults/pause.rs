@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use rand::Rng;
 
 use crate::faults::Fault;
-use crate::ground::Ground;
-use crate::plan::{Roles, Sleeper};
+use crate::plan::{PauseTarget, Roles};
+use crate::testbed::Testbed;
 
 /// See the module.
 pub struct Pause {
@@ -17,11 +17,11 @@ pub struct Pause {
 
 impl Pause {
     /// Of this one, by who it is now.
-    pub fn new(sleeper: Sleeper, roles: &Roles) -> Self {
+    pub fn new(sleeper: PauseTarget, roles: &Roles) -> Self {
         let master = match sleeper {
-            Sleeper::Leader => Some(roles.leader),
-            Sleeper::Follower => Some(roles.followers[0]),
-            Sleeper::Worker => None,
+            PauseTarget::Leader => Some(roles.leader),
+            PauseTarget::Follower => Some(roles.followers[0]),
+            PauseTarget::Worker => None,
         };
         Self { master, worker: 0 }
     }
@@ -29,32 +29,32 @@ impl Pause {
 
 #[async_trait(?Send)]
 impl Fault for Pause {
-    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
+    async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
         match self.master {
-            Some(master) => ground.drill.cluster.stop(master),
+            Some(master) => testbed.drill.cluster.stop(master),
             None => {
-                let count = ground.drill.cluster.worker_count();
-                self.worker = ground.drill.random.random_range(0..count);
-                ground.drill.cluster.worker_process(self.worker).stop();
+                let count = testbed.drill.cluster.worker_count();
+                self.worker = testbed.drill.random.random_range(0..count);
+                testbed.drill.cluster.worker_process(self.worker).stop();
             }
         }
         Ok(())
     }
 
-    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
-        let cluster = &mut ground.drill.cluster;
+    async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>> {
+        let cluster = &mut testbed.drill.cluster;
         let process = match self.master {
             Some(master) => cluster.node(master),
             None => cluster.worker_process(self.worker),
         };
-        let told = format!("{} is stopped: process state T", process.name);
-        Ok((process.kernel_state() == Some('T')).then_some(told))
+        let proof = format!("{} is stopped: process state T", process.name);
+        Ok((process.kernel_state() == Some('T')).then_some(proof))
     }
 
-    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
+    async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()> {
         match self.master {
-            Some(master) => ground.drill.cluster.cont(master),
-            None => ground.drill.cluster.worker_process(self.worker).cont(),
+            Some(master) => testbed.drill.cluster.cont(master),
+            None => testbed.drill.cluster.worker_process(self.worker).cont(),
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use async_trait::async_trait;
 
 use crate::faults::Fault;
-use crate::ground::Ground;
+use crate::testbed::Testbed;
 
 /// See the module.
 pub struct PowerCut {
@@ -26,29 +26,29 @@ impl PowerCut {
 
 #[async_trait(?Send)]
 impl Fault for PowerCut {
-    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
-        ground.disk(self.master)?.write_witness()?;
-        ground.disk(self.master)?.cut()?;
-        ground.drill.cluster.kill9(self.master);
-        let disk = ground.disk(self.master)?;
+    async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
+        testbed.disk(self.master)?.write_canary()?;
+        testbed.disk(self.master)?.cut()?;
+        testbed.drill.cluster.kill9(self.master);
+        let disk = testbed.disk(self.master)?;
         disk.unmount()?;
         disk.mount()?;
-        self.shown = disk.witness_is_gone();
+        self.shown = disk.canary_is_gone();
         Ok(())
     }
 
-    async fn proof(&mut self, _: &mut Ground) -> anyhow::Result<Option<String>> {
-        let told = format!(
+    async fn proof(&mut self, _: &mut Testbed) -> anyhow::Result<Option<String>> {
+        let proof = format!(
             "master {}: what was written and not synced is gone from its disk",
             self.master
         );
-        Ok(self.shown.then_some(told))
+        Ok(self.shown.then_some(proof))
     }
 
-    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
-        let ended = ground.drill.cluster.node(self.master).ended();
+    async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()> {
+        let ended = testbed.drill.cluster.node(self.master).ended();
         ensure!(ended.is_some(), "master {} outlived its disk", self.master);
-        ground.drill.cluster.restart(self.master);
+        testbed.drill.cluster.restart(self.master);
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use async_trait::async_trait;
 
 use crate::faults::Fault;
-use crate::ground::Ground;
+use crate::testbed::Testbed;
 
 /// See the module.
 pub struct Restart {
@@ -22,8 +22,8 @@ impl Restart {
 
 #[async_trait(?Send)]
 impl Fault for Restart {
-    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
-        let ended = ground.drill.cluster.terminate(self.master).await;
+    async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
+        let ended = testbed.drill.cluster.terminate(self.master).await;
         let master = self.master;
         ensure!(
             ended.success(),
@@ -32,14 +32,14 @@ impl Fault for Restart {
         Ok(())
     }
 
-    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
-        let ended = ground.drill.cluster.node(self.master).ended();
+    async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>> {
+        let ended = testbed.drill.cluster.node(self.master).ended();
         let master = self.master;
         Ok(ended.map(|status| format!("master {master} ended after SIGTERM: {status}")))
     }
 
-    async fn heal(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
-        ground.drill.cluster.restart(self.master);
+    async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()> {
+        testbed.drill.cluster.restart(self.master);
         Ok(())
     }
 }

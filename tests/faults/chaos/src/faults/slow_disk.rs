@@ -7,7 +7,7 @@ use rand::Rng;
 use triarch_harness::strace::Tracer;
 
 use crate::faults::Fault;
-use crate::ground::{Ground, Syncs};
+use crate::testbed::{Syncs, Testbed};
 
 /// How much longer each sync takes. A good disk takes less than one.
 const SLOW_MS: std::ops::RangeInclusive<u64> = 30..=300;
@@ -34,17 +34,17 @@ impl SlowDisk {
 
 #[async_trait(?Send)]
 impl Fault for SlowDisk {
-    async fn inject(&mut self, ground: &mut Ground, _: Duration) -> anyhow::Result<()> {
-        self.slow_ms = ground.drill.random.random_range(SLOW_MS);
+    async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
+        self.slow_ms = testbed.drill.random.random_range(SLOW_MS);
         let inject = format!("inject=fdatasync,fsync:delay_exit={}000", self.slow_ms);
         let options = ["-e", "trace=fdatasync,fsync", "-e", &inject];
-        self.tracer = Some(Tracer::attach(&ground.drill.cluster, self.master, &options).await);
-        self.before = ground.syncs(self.master).await.unwrap_or_default();
+        self.tracer = Some(Tracer::attach(&testbed.drill.cluster, self.master, &options).await);
+        self.before = testbed.syncs(self.master).await.unwrap_or_default();
         Ok(())
     }
 
-    async fn proof(&mut self, ground: &mut Ground) -> anyhow::Result<Option<String>> {
-        let Some(now) = ground.syncs(self.master).await else {
+    async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>> {
+        let Some(now) = testbed.syncs(self.master).await else {
             return Ok(None);
         };
         let count = now.count - self.before.count;
@@ -59,7 +59,7 @@ impl Fault for SlowDisk {
         }))
     }
 
-    async fn heal(&mut self, _: &mut Ground) -> anyhow::Result<()> {
+    async fn heal(&mut self, _: &mut Testbed) -> anyhow::Result<()> {
         if let Some(tracer) = self.tracer.take() {
             tracer.finish().await;
         }

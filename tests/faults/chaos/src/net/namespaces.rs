@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
-use triarch_harness::Place;
-use triarch_harness::place::PORT_BASE;
+use triarch_harness::NodeAddress;
+use triarch_harness::addresses::PORT_BASE;
 
 use super::{Link, Severed};
 
@@ -111,13 +111,13 @@ impl Namespaces {
     }
 
     /// Where the masters run.
-    pub fn places(&self) -> Vec<Place> {
+    pub fn addresses(&self) -> Vec<NodeAddress> {
         (1..=self.masters)
             .map(|node| {
                 let listen = SocketAddr::new(self.ip(node as u8), PORT_BASE + node as u16);
-                Place {
+                NodeAddress {
                     listen,
-                    reached_at: listen,
+                    advertised: listen,
                     namespace: Some(Path::new(NAMESPACES).join(self.name(node))),
                 }
             })

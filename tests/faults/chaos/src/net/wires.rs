@@ -18,10 +18,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use triarch_harness::Place;
-use triarch_harness::place::{PORT_BASE, own_address};
+use triarch_harness::NodeAddress;
+use triarch_harness::addresses::{PORT_BASE, own_address};
 
-use super::asker::{Asker, Askers};
+use super::connection_owner::{ConnectionOwner, ConnectionOwners};
 use super::{Link, Severed};
 
 /// Proxies listen so much above the masters behind them.
@@ -62,7 +62,7 @@ enum Way {
 struct Switchboard {
     rules: watch::Sender<Rules>,
     held_back: AtomicU64,
-    askers: Askers,
+    owners: ConnectionOwners,
 }
 
 /// See the module. Dropping it cuts every connection through it.
@@ -80,34 +80,34 @@ impl Wires {
             board: Arc::new(Switchboard {
                 rules: watch::channel(Rules::new()).0,
                 held_back: AtomicU64::new(0),
-                askers: Askers::default(),
+                owners: ConnectionOwners::default(),
             }),
             proxies: Vec::new(),
         };
-        for place in (1..=masters).zip(wires.places_of(masters)) {
-            let (node, place) = place;
-            let listener = TcpListener::bind(place.reached_at)
+        for address in (1..=masters).zip(wires.addresses_of(masters)) {
+            let (node, address) = address;
+            let listener = TcpListener::bind(address.advertised)
                 .await
-                .with_context(|| format!("no proxy can listen on {}", place.reached_at))?;
+                .with_context(|| format!("no proxy can listen on {}", address.advertised))?;
             let board = Arc::clone(&wires.board);
             wires
                 .proxies
-                .push(tokio::spawn(accept(listener, node, place.listen, board)));
+                .push(tokio::spawn(accept(listener, node, address.listen, board)));
         }
         Ok(wires)
     }
 
     /// Where the masters run and are reached.
-    pub fn places(&self) -> Vec<Place> {
-        self.places_of(self.proxies.len() as u64)
+    pub fn addresses(&self) -> Vec<NodeAddress> {
+        self.addresses_of(self.proxies.len() as u64)
     }
 
-    fn places_of(&self, masters: u64) -> Vec<Place> {
+    fn addresses_of(&self, masters: u64) -> Vec<NodeAddress> {
         let at = |port: u64| SocketAddr::new(self.address, port as u16);
         (1..=masters)
-            .map(|node| Place {
+            .map(|node| NodeAddress {
                 listen: at(u64::from(PORT_BASE) + node),
-                reached_at: at(u64::from(PORT_BASE) + PORTS_UP + node),
+                advertised: at(u64::from(PORT_BASE) + PORTS_UP + node),
                 namespace: None,
             })
             .collect()
@@ -164,14 +164,14 @@ async fn accept(listener: TcpListener, node: u64, to: SocketAddr, board: Arc<Swi
         };
         let own = stream.local_addr().unwrap_or(to);
         // Right away: whoever hangs up soon is not found later.
-        let asker = board.askers.find(peer, own).unwrap_or_else(|error| {
+        let owner = board.owners.find(peer, own).unwrap_or_else(|error| {
             panic!("it cannot be told who asks master {node}: {error:#}");
         });
-        let from = match asker {
-            Asker::Master(from) => Some(from),
-            Asker::Outsider => None,
+        let from = match owner {
+            ConnectionOwner::Master(from) => Some(from),
+            ConnectionOwner::Outsider => None,
             // Nobody waits for an answer, and nobody knows whether it may arrive.
-            Asker::Gone => continue,
+            ConnectionOwner::Gone => continue,
         };
         let board = Arc::clone(&board);
         connections

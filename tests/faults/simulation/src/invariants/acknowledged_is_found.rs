@@ -32,10 +32,10 @@ pub fn broken(history: &History) -> Vec<String> {
                 submitted.at / 1_000_000,
                 submitted.index
             )),
-            Some(told) => {
-                let state = told["state"].as_str().unwrap_or_default();
+            Some(shown) => {
+                let state = shown["state"].as_str().unwrap_or_default();
                 if !is_terminal(state) {
-                    broken.push(format!("{task} is still {state}: {told}"));
+                    broken.push(format!("{task} is still {state}: {shown}"));
                 }
             }
         }

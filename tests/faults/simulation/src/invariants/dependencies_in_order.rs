@@ -41,16 +41,16 @@ pub fn broken(history: &History) -> Vec<String> {
     }
     for grant in &history.grants {
         for (key, id) in after.get(grant.task.as_str()).into_iter().flatten() {
-            let Some(told) = history.tasks.get(*id) else {
+            let Some(shown) = history.tasks.get(*id) else {
                 continue;
             };
-            if told["state"] != json!("succeeded") {
+            if shown["state"] != json!("succeeded") {
                 broken.push(format!(
-                    "{grant:?} began, and {id} before it ended as {told}"
+                    "{grant:?} began, and {id} before it ended as {shown}"
                 ));
-            } else if grant.inputs[*key] != told["result"] {
+            } else if grant.inputs[*key] != shown["result"] {
                 broken.push(format!(
-                    "{grant:?} was not given the result of {id}: {told}"
+                    "{grant:?} was not given the result of {id}: {shown}"
                 ));
             }
         }

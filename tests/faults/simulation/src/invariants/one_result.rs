@@ -28,27 +28,27 @@ pub fn broken(history: &History) -> Vec<String> {
         }
     }
     for (task, token) in &accepted {
-        let Some(told) = history.tasks.get(*task) else {
+        let Some(shown) = history.tasks.get(*task) else {
             continue;
         };
-        if told["state"] != json!("succeeded") || told["result"]["by"] != json!(token) {
+        if shown["state"] != json!("succeeded") || shown["result"]["by"] != json!(token) {
             broken.push(format!(
-                "{task}: the result of lease {token} was accepted, and it is {told}"
+                "{task}: the result of lease {token} was accepted, and it is {shown}"
             ));
         }
     }
-    for (task, told) in &history.tasks {
-        if told["state"] != json!("succeeded") {
+    for (task, shown) in &history.tasks {
+        if shown["state"] != json!("succeeded") {
             continue;
         }
-        let by = told["result"]["by"].as_u64();
+        let by = shown["result"]["by"].as_u64();
         let reported = history
             .reports
             .iter()
             .any(|report| &report.task == task && Some(report.token) == by);
         if !reported {
             broken.push(format!(
-                "{task}: succeeded with a result that nobody reported: {told}"
+                "{task}: succeeded with a result that nobody reported: {shown}"
             ));
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::Bounds;
-use crate::book::{Book, TaskBook};
+use crate::index::{HistoryIndex, TaskIndex};
 use crate::record::{Op, Outcome, Status, TaskState};
 use crate::verdict::Findings;
 
@@ -23,30 +23,30 @@ struct Known<'a> {
 }
 
 /// See [`super::RULES`].
-pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
-    for (id, task) in book
+pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
+    for (id, task) in indexed
         .tasks
         .iter()
         .filter(|(_, task)| !task.spec.after.is_empty())
     {
         // A retry by hand takes results back; what came before and after it is not told apart here.
-        if task.was_retried(book) {
+        if task.was_retried(indexed) {
             continue;
         }
-        let after = known(book, id, task);
+        let after = known(indexed, id, task);
         for key in &task.spec.after {
             let named = |one: &&crate::record::Submitted| one.key.as_deref() == Some(key);
             let before = task.siblings.iter().find(named);
             let Some(before_id) = before.and_then(|one| one.id.as_deref()) else {
                 continue;
             };
-            let Some(before_task) = book.tasks.get(before_id) else {
+            let Some(before_task) = indexed.tasks.get(before_id) else {
                 continue;
             };
-            let before = known(book, before_id, before_task);
+            let before = known(indexed, before_id, before_task);
             judge_pair(id, &after, before_id, before_task, &before, findings);
             inputs(
-                book,
+                indexed,
                 id,
                 task,
                 key,
@@ -62,7 +62,7 @@ fn judge_pair(
     id: &str,
     after: &Known<'_>,
     before_id: &str,
-    before_task: &TaskBook<'_>,
+    before_task: &TaskIndex<'_>,
     before: &Known<'_>,
     findings: &mut Findings,
 ) {
@@ -107,16 +107,16 @@ fn judge_pair(
 
 /// What leases gave as inputs is what was accepted as results.
 fn inputs(
-    book: &Book<'_>,
+    indexed: &HistoryIndex<'_>,
     id: &str,
-    task: &TaskBook<'_>,
+    task: &TaskIndex<'_>,
     key: &str,
     before: &Known<'_>,
     observed: bool,
     findings: &mut Findings,
 ) {
     for at in &task.records {
-        let Op::Poll { leases, .. } = &book.record(*at).op else {
+        let Op::Poll { leases, .. } = &indexed.record(*at).op else {
             continue;
         };
         for lease in leases.iter().filter(|lease| lease.task == id) {
@@ -142,7 +142,7 @@ fn inputs(
     }
 }
 
-fn known<'a>(book: &Book<'a>, id: &str, task: &TaskBook<'a>) -> Known<'a> {
+fn known<'a>(indexed: &HistoryIndex<'a>, id: &str, task: &TaskIndex<'a>) -> Known<'a> {
     let mut known = Known::default();
     let earlier = |slot: &mut Option<(u64, usize)>, ns: u64, at: usize| {
         if slot.is_none_or(|(before, _)| ns < before) {
@@ -150,7 +150,7 @@ fn known<'a>(book: &Book<'a>, id: &str, task: &TaskBook<'a>) -> Known<'a> {
         }
     };
     for at in &task.records {
-        let record = book.record(*at);
+        let record = indexed.record(*at);
         match &record.op {
             Op::Poll { leases, .. } if leases.iter().any(|one| one.task == id) => {
                 earlier(&mut known.ran, record.return_ns, *at);

@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Bounds;
-use crate::book::{Book, TaskBook};
+use crate::index::{HistoryIndex, TaskIndex};
 use crate::record::{Op, Outcome};
 use crate::verdict::Findings;
 
 /// See [`super::RULES`].
-pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
-    for (key, submissions) in &book.keys {
+pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
+    for (key, submissions) in &indexed.keys {
         let mut made: BTreeMap<(&str, Vec<Option<&str>>), usize> = BTreeMap::new();
         let mut first: Option<usize> = None;
         for at in submissions {
-            let record = book.record(*at);
+            let record = indexed.record(*at);
             let Op::Submit {
                 job: Some(job),
                 tasks,
@@ -40,29 +40,29 @@ pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
             );
         }
     }
-    unique(book, findings);
+    unique(indexed, findings);
 }
 
 /// Two tasks with the same unique key, of which the later one was acknowledged while the earlier one was certainly there
 /// and certainly unfinished.
-fn unique(book: &Book<'_>, findings: &mut Findings) {
+fn unique(indexed: &HistoryIndex<'_>, findings: &mut Findings) {
     let mut sharing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (id, task) in &book.tasks {
+    for (id, task) in &indexed.tasks {
         if let Some(key) = &task.spec.unique_key {
             sharing.entry(key).or_default().insert(id);
         }
     }
     for (key, ids) in sharing.iter().filter(|(_, ids)| ids.len() > 1) {
-        let mut tasks: Vec<(&str, &TaskBook<'_>)> =
-            ids.iter().map(|id| (*id, &book.tasks[id])).collect();
-        tasks.sort_by_key(|(_, task)| book.record(task.acknowledged).return_ns);
+        let mut tasks: Vec<(&str, &TaskIndex<'_>)> =
+            ids.iter().map(|id| (*id, &indexed.tasks[id])).collect();
+        tasks.sort_by_key(|(_, task)| indexed.record(task.acknowledged).return_ns);
         for pair in tasks.windows(2) {
             let [(one, first), (other, second)] = pair else {
                 continue;
             };
-            let made = book.record(second.acknowledged);
+            let made = indexed.record(second.acknowledged);
             let still = |at: &&usize| {
-                let record = book.record(**at);
+                let record = indexed.record(**at);
                 record.invoke_ns > made.return_ns
                     && record.outcome == Outcome::Ok
                     && matches!(&record.op, Op::ReadTask { seen: Some(seen), .. } if !seen.state.is_terminal())
@@ -70,7 +70,7 @@ fn unique(book: &Book<'_>, findings: &mut Findings) {
             let retried = first
                 .records
                 .iter()
-                .any(|at| matches!(book.record(*at).op, Op::RetryTask { .. }));
+                .any(|at| matches!(indexed.record(*at).op, Op::RetryTask { .. }));
             if let Some(at) = first.records.iter().find(still)
                 && !retried
             {

@@ -3,21 +3,21 @@
 //! Sources: Jepsen's set and total-queue checkers; every read that was answered is taken for what it is.
 
 use crate::Bounds;
-use crate::book::Book;
+use crate::index::HistoryIndex;
 use crate::record::{Consistency, Op, Outcome, Record};
 use crate::verdict::Findings;
 
 /// See [`super::RULES`].
-pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
-    let records = &book.history.records;
+pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
+    let records = &indexed.history.records;
     let settled = records.iter().position(|one| one.op == Op::Settled {});
-    jobs_not_found(book, findings);
-    for (id, task) in &book.tasks {
-        let acknowledged = book.record(task.acknowledged);
+    jobs_not_found(indexed, findings);
+    for (id, task) in &indexed.tasks {
+        let acknowledged = indexed.record(task.acknowledged);
         let mut last: Option<(usize, bool)> = None;
         let mut lost = false;
         for at in &task.records {
-            let record = book.record(*at);
+            let record = indexed.record(*at);
             let Op::ReadTask {
                 consistency: Consistency::Linearizable,
                 seen,
@@ -38,7 +38,7 @@ pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
                 break;
             };
             let newer =
-                last.is_none_or(|(before, _)| book.record(before).invoke_ns <= record.invoke_ns);
+                last.is_none_or(|(before, _)| indexed.record(before).invoke_ns <= record.invoke_ns);
             if newer {
                 last = Some((*at, seen.state.is_terminal()));
             }
@@ -60,8 +60,8 @@ pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
     }
 }
 
-fn jobs_not_found(book: &Book<'_>, findings: &mut Findings) {
-    for (at, record) in book.history.records.iter().enumerate() {
+fn jobs_not_found(indexed: &HistoryIndex<'_>, findings: &mut Findings) {
+    for (at, record) in indexed.history.records.iter().enumerate() {
         let Op::ReadJob {
             job,
             consistency: Consistency::Linearizable,
@@ -74,8 +74,8 @@ fn jobs_not_found(book: &Book<'_>, findings: &mut Findings) {
         if record.outcome != Outcome::Ok {
             continue;
         }
-        let answers = book.jobs.get(job.as_str()).into_iter().flatten();
-        let mut answers = answers.filter(|answer| after(record, book.record(**answer)));
+        let answers = indexed.jobs.get(job.as_str()).into_iter().flatten();
+        let mut answers = answers.filter(|answer| after(record, indexed.record(**answer)));
         if let Some(acknowledged) = answers.next() {
             findings.broken(
                 &[*acknowledged, at],

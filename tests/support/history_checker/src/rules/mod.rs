@@ -1,19 +1,19 @@
 //! One promise a file.
 
+pub mod coverage;
 pub mod dependencies;
-pub mod exercised;
+pub mod duplicate_result;
 pub mod keys;
 pub mod lost;
-pub mod nowhere;
+pub mod phantom;
 pub mod reads;
 pub mod recency;
 pub mod register;
 pub mod ticks;
 pub mod tokens;
-pub mod twice;
 
 use crate::Bounds;
-use crate::book::Book;
+use crate::index::HistoryIndex;
 use crate::verdict::Findings;
 
 /// A promise, and how it is held against a history.
@@ -23,7 +23,7 @@ pub struct Rule {
     /// What is promised.
     pub promise: &'static str,
     /// Puts into the findings where it was not kept.
-    pub judge: fn(&Book<'_>, Bounds, &mut Findings),
+    pub judge: fn(&HistoryIndex<'_>, Bounds, &mut Findings),
 }
 
 /// All of them.
@@ -31,7 +31,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "exercised",
         promise: "the run did what it was for: work was acknowledged, and the expected faults took effect",
-        judge: exercised::judge,
+        judge: coverage::judge,
     },
     Rule {
         name: "lost",
@@ -41,12 +41,12 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "twice",
         promise: "exactly one result of a task is accepted",
-        judge: twice::judge,
+        judge: duplicate_result::judge,
     },
     Rule {
         name: "nowhere",
         promise: "no task that nobody submitted, no lease that was not granted, no result that nobody reported",
-        judge: nowhere::judge,
+        judge: phantom::judge,
     },
     Rule {
         name: "keys",

@@ -7,32 +7,32 @@
 use std::collections::HashMap;
 
 use crate::Bounds;
-use crate::book::{Book, TaskBook};
+use crate::index::{HistoryIndex, TaskIndex};
 use crate::record::{Consistency, Op, Outcome, SeenTask, Status, TaskState};
 use crate::verdict::Findings;
 
 /// See [`super::RULES`].
-pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
-    let cancelled_jobs = cancelled_jobs(book);
-    for (id, task) in &book.tasks {
+pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
+    let cancelled_jobs = cancelled_jobs(indexed);
+    for (id, task) in &indexed.tasks {
         // A retry by hand, of this task or of one it comes after, lets it go back.
-        let goes_back = task.was_retried(book);
+        let goes_back = task.was_retried(indexed);
         if !goes_back {
-            monotone(book, id, task, findings);
+            monotone(indexed, id, task, findings);
         }
-        let written = written(book, id, task, &cancelled_jobs);
-        shows(book, id, task, &written, goes_back, findings);
-        asked_for(book, id, task, findings);
+        let written = written(indexed, id, task, &cancelled_jobs);
+        shows(indexed, id, task, &written, goes_back, findings);
+        asked_for(indexed, id, task, findings);
     }
 }
 
-fn monotone(book: &Book<'_>, id: &str, task: &TaskBook<'_>, findings: &mut Findings) {
+fn monotone(indexed: &HistoryIndex<'_>, id: &str, task: &TaskIndex<'_>, findings: &mut Findings) {
     let mut reads: Vec<usize> = task
         .records
         .iter()
         .copied()
         .filter(|at| {
-            let record = book.record(*at);
+            let record = indexed.record(*at);
             record.outcome == Outcome::Ok
                 && matches!(
                     &record.op,
@@ -44,17 +44,17 @@ fn monotone(book: &Book<'_>, id: &str, task: &TaskBook<'_>, findings: &mut Findi
                 )
         })
         .collect();
-    reads.sort_by_key(|at| book.record(*at).invoke_ns);
+    reads.sort_by_key(|at| indexed.record(*at).invoke_ns);
     let mut latest: HashMap<&str, usize> = HashMap::new();
     for at in reads {
-        let record = book.record(at);
+        let record = indexed.record(at);
         let Some(before) = latest.insert(&record.client, at) else {
             continue;
         };
-        if book.record(before).return_ns >= record.invoke_ns {
+        if indexed.record(before).return_ns >= record.invoke_ns {
             continue;
         }
-        if let (Some(old), Some(new)) = (seen(book, before), seen(book, at))
+        if let (Some(old), Some(new)) = (seen(indexed, before), seen(indexed, at))
             && goes_back(old, new)
         {
             findings.broken(
@@ -93,12 +93,12 @@ struct Written {
 }
 
 fn written(
-    book: &Book<'_>,
+    indexed: &HistoryIndex<'_>,
     id: &str,
-    task: &TaskBook<'_>,
+    task: &TaskIndex<'_>,
     cancelled_jobs: &HashMap<&str, (u64, usize)>,
 ) -> Written {
-    let index = |at: usize| book.record(at).index.map(|index| (index, at));
+    let index = |at: usize| indexed.record(at).index.map(|index| (index, at));
     let lower = |slot: &mut Option<(u64, usize)>, new: Option<(u64, usize)>| {
         if let Some(new) = new
             && slot.is_none_or(|old| new < old)
@@ -111,7 +111,7 @@ fn written(
         ended: cancelled_jobs.get(task.job).copied(),
     };
     for at in &task.records {
-        let record = book.record(*at);
+        let record = indexed.record(*at);
         if record.outcome != Outcome::Ok {
             continue;
         }
@@ -132,15 +132,15 @@ fn written(
 }
 
 fn shows(
-    book: &Book<'_>,
+    indexed: &HistoryIndex<'_>,
     id: &str,
-    task: &TaskBook<'_>,
+    task: &TaskIndex<'_>,
     written: &Written,
     retried: bool,
     findings: &mut Findings,
 ) {
     for at in &task.records {
-        let record = book.record(*at);
+        let record = indexed.record(*at);
         let (Op::ReadTask { seen, .. }, Outcome::Ok, Some(index)) =
             (&record.op, record.outcome, record.index)
         else {
@@ -169,9 +169,9 @@ fn shows(
 }
 
 /// A read that asked for an index stands for it.
-fn asked_for(book: &Book<'_>, id: &str, task: &TaskBook<'_>, findings: &mut Findings) {
+fn asked_for(indexed: &HistoryIndex<'_>, id: &str, task: &TaskIndex<'_>, findings: &mut Findings) {
     for at in &task.records {
-        let record = book.record(*at);
+        let record = indexed.record(*at);
         if let Op::ReadTask {
             min_index: Some(asked),
             ..
@@ -190,17 +190,17 @@ fn asked_for(book: &Book<'_>, id: &str, task: &TaskBook<'_>, findings: &mut Find
     }
 }
 
-fn seen<'a>(book: &Book<'a>, at: usize) -> Option<&'a SeenTask> {
-    match &book.record(at).op {
+fn seen<'a>(indexed: &HistoryIndex<'a>, at: usize) -> Option<&'a SeenTask> {
+    match &indexed.record(at).op {
         Op::ReadTask { seen, .. } => seen.as_ref(),
         _ => None,
     }
 }
 
 /// Jobs whose cancellation was acknowledged, and at which index, where nothing is retried.
-fn cancelled_jobs<'a>(book: &Book<'a>) -> HashMap<&'a str, (u64, usize)> {
+fn cancelled_jobs<'a>(indexed: &HistoryIndex<'a>) -> HashMap<&'a str, (u64, usize)> {
     let mut cancelled = HashMap::new();
-    for (at, record) in book.history.records.iter().enumerate() {
+    for (at, record) in indexed.history.records.iter().enumerate() {
         if let Op::CancelJob { job } = &record.op
             && record.outcome == Outcome::Ok
             && let Some(index) = record.index

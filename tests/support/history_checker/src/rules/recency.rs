@@ -5,13 +5,13 @@
 //! Source: the real-time order of linearizability (Herlihy and Wing); Raft's read index.
 
 use crate::Bounds;
-use crate::book::Book;
+use crate::index::HistoryIndex;
 use crate::record::{Consistency, Op, Outcome, Record};
 use crate::verdict::Findings;
 
 /// See [`super::RULES`].
-pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
-    let records = &book.history.records;
+pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
+    let records = &indexed.history.records;
     let mut returned: Vec<(u64, u64, usize)> = Vec::new();
     let mut invoked: Vec<(u64, u64, usize)> = Vec::new();
     for (at, record) in records.iter().enumerate() {

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Bounds;
-use crate::book::Book;
+use crate::index::HistoryIndex;
 use crate::record::Op;
 use crate::verdict::Findings;
 
 /// See [`super::RULES`].
-pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
+pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     let mut due: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut made: BTreeMap<(&str, &str), BTreeMap<&str, usize>> = BTreeMap::new();
     let mut schedules: BTreeSet<&str> = BTreeSet::new();
-    for (at, record) in book.history.records.iter().enumerate() {
+    for (at, record) in indexed.history.records.iter().enumerate() {
         match &record.op {
             Op::Due { schedule, at: tick } => {
                 due.insert((schedule, tick), at);

@@ -6,16 +6,16 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::Bounds;
-use crate::book::Book;
+use crate::index::HistoryIndex;
 use crate::record::{Op, Outcome};
 use crate::verdict::Findings;
 
 /// See [`super::RULES`].
-pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
+pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     let mut owners: HashMap<u64, (&str, usize)> = HashMap::new();
     let mut attempts: HashMap<&str, BTreeMap<u64, (u64, usize)>> = HashMap::new();
     let mut at_sinks: HashMap<(&str, &str), (u64, usize)> = HashMap::new();
-    for (at, record) in book.history.records.iter().enumerate() {
+    for (at, record) in indexed.history.records.iter().enumerate() {
         let mut meet = |task, token, attempt: u64| {
             let (owner, first) = *owners.entry(token).or_insert((task, at));
             if owner != task {

@@ -11,40 +11,40 @@ use std::collections::HashMap;
 use porcupine_rs::{Operation, check_operations};
 
 use crate::Bounds;
-use crate::book::{Book, TaskBook};
+use crate::index::{HistoryIndex, TaskIndex};
 use crate::record::{Consistency, JobState, Op, Outcome, Record, Status};
 use crate::verdict::Findings;
-use model::{Act, Nature, Places, Step, Task};
+use model::{Action, RestingStates, Step, Task, TaskTraits};
 
 /// See [`super::RULES`].
-pub fn judge(book: &Book<'_>, bounds: Bounds, findings: &mut Findings) {
-    let of_jobs = of_jobs(book);
+pub fn judge(indexed: &HistoryIndex<'_>, bounds: Bounds, findings: &mut Findings) {
+    let of_jobs = of_jobs(indexed);
     let mut numbers: HashMap<&str, u32> = HashMap::new();
     let mut total = bounds.steps_total_max;
-    for (id, task) in &book.tasks {
+    for (id, task) in &indexed.tasks {
         let mut operations = Operations {
-            is_retried: task.was_retried(book),
+            is_retried: task.was_retried(indexed),
             ..Operations::default()
         };
-        made(book, task, &mut operations);
+        made(indexed, task, &mut operations);
         for at in of_jobs.get(task.job).into_iter().flatten() {
-            of_job(book.record(*at), *at, &mut operations);
+            of_job(indexed.record(*at), *at, &mut operations);
         }
         for at in &task.records {
-            happened(book.record(*at), *at, id, &mut numbers, &mut operations);
+            happened(indexed.record(*at), *at, id, &mut numbers, &mut operations);
         }
-        revived(book, id, task, &mut operations);
+        revived(indexed, id, task, &mut operations);
         let steps = bounds.steps_max.min(total);
-        model::allow(steps);
+        model::set_step_budget(steps);
         let explained = check_operations::<Task>(&operations.list);
-        total -= steps - model::left();
+        total -= steps - model::steps_left();
         if explained {
             continue;
         }
         let mut places = operations.places;
         places.sort_unstable();
         places.dedup();
-        if model::left() == 0 {
+        if model::steps_left() == 0 {
             findings.undecided(
                 &places,
                 format!(
@@ -74,14 +74,14 @@ struct Operations {
 }
 
 impl Operations {
-    fn add(&mut self, record: &Record, at: usize, act: Act) {
+    fn add(&mut self, record: &Record, at: usize, action: Action) {
         let unknown = record.outcome == Outcome::Unknown;
         self.places.push(at);
         // Asked again and again, done once or several times: all the same, and the earliest says it all. Every one of
         // them would double the search.
-        if unknown && (act.is_done_once() || !self.is_retried) {
+        if unknown && (action.is_done_once() || !self.is_retried) {
             let step = Step {
-                act: act.clone(),
+                action: action.clone(),
                 unknown,
             };
             if let Some(same) = self.list.iter_mut().find(|one| one.op == step) {
@@ -97,7 +97,7 @@ impl Operations {
             } else {
                 time(record.return_ns)
             },
-            op: Step { act, unknown },
+            op: Step { action, unknown },
             metadata: None,
         });
     }
@@ -109,34 +109,34 @@ fn time(ns: u64) -> i64 {
 }
 
 /// Whatever may have made the task: the submission that was answered with its id, and all under the same key.
-fn made(book: &Book<'_>, task: &TaskBook<'_>, operations: &mut Operations) {
-    let nature = Nature {
+fn made(indexed: &HistoryIndex<'_>, task: &TaskIndex<'_>, operations: &mut Operations) {
+    let traits = TaskTraits {
         observed: task.spec.observed,
         ends_with_others: task.ends_with_others(),
         has_inputs: !task.spec.after.is_empty(),
         expires: task.spec.expires,
     };
-    let Op::Submit { key, .. } = &book.record(task.acknowledged).op else {
+    let Op::Submit { key, .. } = &indexed.record(task.acknowledged).op else {
         return;
     };
     let mut submissions = vec![task.acknowledged];
     if let Some(key) = key {
-        submissions.extend(book.keys.get(key.as_str()).into_iter().flatten());
+        submissions.extend(indexed.keys.get(key.as_str()).into_iter().flatten());
     }
     submissions.sort_unstable();
     submissions.dedup();
     for at in submissions {
-        let record = book.record(at);
+        let record = indexed.record(at);
         if record.outcome != Outcome::Fail {
-            operations.add(record, at, Act::Make(nature));
+            operations.add(record, at, Action::Make(traits));
         }
     }
 }
 
 /// What was done to jobs, and seen of them.
-fn of_jobs<'a>(book: &Book<'a>) -> HashMap<&'a str, Vec<usize>> {
+fn of_jobs<'a>(indexed: &HistoryIndex<'a>) -> HashMap<&'a str, Vec<usize>> {
     let mut records: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (at, record) in book.history.records.iter().enumerate() {
+    for (at, record) in indexed.history.records.iter().enumerate() {
         if let Op::CancelJob { job } | Op::ReadJob { job, .. } = &record.op {
             records.entry(job).or_default().push(at);
         }
@@ -147,7 +147,7 @@ fn of_jobs<'a>(book: &Book<'a>) -> HashMap<&'a str, Vec<usize>> {
 fn of_job(record: &Record, at: usize, operations: &mut Operations) {
     match &record.op {
         Op::CancelJob { .. } if record.outcome != Outcome::Fail => {
-            operations.add(record, at, Act::CancelJob);
+            operations.add(record, at, Action::CancelJob);
         }
         Op::ReadJob {
             consistency: Consistency::Linearizable,
@@ -156,11 +156,11 @@ fn of_job(record: &Record, at: usize, operations: &mut Operations) {
         } if record.outcome == Outcome::Ok => {
             let places = match seen {
                 JobState::Running => return,
-                JobState::Succeeded => Places::SUCCEEDED,
-                JobState::Cancelled => Places::SUCCEEDED.or(Places::CANCELLED),
-                JobState::Failed => Places::ENDED,
+                JobState::Succeeded => RestingStates::SUCCEEDED,
+                JobState::Cancelled => RestingStates::SUCCEEDED.or(RestingStates::CANCELLED),
+                JobState::Failed => RestingStates::ENDED,
             };
-            operations.add(record, at, Act::Ended(places));
+            operations.add(record, at, Action::Ended(places));
         }
         _ => {}
     }
@@ -179,47 +179,47 @@ fn happened<'a>(
     };
     match (&record.op, record.outcome) {
         (Op::CancelTask { .. }, Outcome::Ok | Outcome::Unknown) => {
-            operations.add(record, at, Act::Cancel);
+            operations.add(record, at, Action::Cancel);
         }
         (Op::CancelTask { .. }, Outcome::Fail)
             if record.why.as_deref() == Some("already_finished") =>
         {
-            operations.add(record, at, Act::CancelRefused);
+            operations.add(record, at, Action::CancelRefused);
         }
         (Op::RetryTask { .. }, Outcome::Ok | Outcome::Unknown) => {
-            operations.add(record, at, Act::Retry);
+            operations.add(record, at, Action::Retry);
         }
         (Op::Poll { leases, .. }, Outcome::Ok) => {
             for lease in leases.iter().filter(|lease| lease.task == id) {
-                let act = Act::Lease {
+                let action = Action::Lease {
                     attempt: lease.attempt,
                     token: lease.token,
                 };
-                operations.add(record, at, act);
+                operations.add(record, at, action);
             }
         }
         (Op::Report { results, .. }, Outcome::Ok | Outcome::Unknown) => {
             for one in results.iter().filter(|one| one.task == id) {
                 let (attempt, token, status) = (one.attempt, one.token, one.status);
                 let taken = one.accepted == Some(true) || record.outcome == Outcome::Unknown;
-                let act = if taken {
+                let action = if taken {
                     let result =
                         (status == Status::Succeeded).then(|| number(one.result.as_deref()));
-                    Act::Accepted {
+                    Action::Accepted {
                         attempt,
                         token,
                         status,
                         result,
                     }
                 } else {
-                    Act::Refused {
+                    Action::Refused {
                         attempt,
                         token,
                         status,
                         missing: one.code.as_deref() == Some("not_found"),
                     }
                 };
-                operations.add(record, at, act);
+                operations.add(record, at, action);
             }
         }
         (
@@ -230,12 +230,12 @@ fn happened<'a>(
             },
             Outcome::Ok,
         ) => {
-            let act = match seen {
-                None => Act::Missing,
+            let action = match seen {
+                None => Action::Missing,
                 Some(seen) => {
                     let latest = seen.attempts.iter().find(|one| one.attempt == seen.attempt);
                     let succeeded = seen.state == crate::record::TaskState::Succeeded;
-                    Act::Read {
+                    Action::Read {
                         state: seen.state,
                         attempt: seen.attempt,
                         token: latest.map(|one| one.token),
@@ -243,14 +243,19 @@ fn happened<'a>(
                     }
                 }
             };
-            operations.add(record, at, act);
+            operations.add(record, at, action);
         }
         _ => {}
     }
 }
 
 /// Retries by hand of other tasks of its job, which may take it along.
-fn revived(book: &Book<'_>, id: &str, task: &TaskBook<'_>, operations: &mut Operations) {
+fn revived(
+    indexed: &HistoryIndex<'_>,
+    id: &str,
+    task: &TaskIndex<'_>,
+    operations: &mut Operations,
+) {
     if !task.ends_with_others() {
         return;
     }
@@ -258,15 +263,15 @@ fn revived(book: &Book<'_>, id: &str, task: &TaskBook<'_>, operations: &mut Oper
         if other == id {
             continue;
         }
-        for at in book
+        for at in indexed
             .tasks
             .get(other)
             .into_iter()
             .flat_map(|one| &one.records)
         {
-            let record = book.record(*at);
+            let record = indexed.record(*at);
             if matches!(record.op, Op::RetryTask { .. }) && record.outcome != Outcome::Fail {
-                operations.add(record, *at, Act::RetryOfAnother);
+                operations.add(record, *at, Action::RetryOfAnother);
             }
         }
     }

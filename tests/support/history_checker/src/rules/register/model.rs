@@ -12,11 +12,11 @@ use porcupine_rs::Model;
 
 use crate::record::{Status, TaskState};
 
-/// Places where a task rests, as a set.
+/// RestingStates where a task rests, as a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Places(u8);
+pub struct RestingStates(u8);
 
-impl Places {
+impl RestingStates {
     /// Waiting, delayed or queued.
     pub const PENDING: Self = Self(1);
     /// An end.
@@ -55,7 +55,7 @@ impl Places {
 
 /// What may happen to a task by itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Nature {
+pub struct TaskTraits {
     /// All its workers write the history.
     pub observed: bool,
     /// Another task's end may cancel it.
@@ -68,17 +68,17 @@ pub struct Nature {
 
 /// Where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Place {
+enum Position {
     Unmade,
     Running,
-    At(Places),
+    At(RestingStates),
 }
 
 /// All that a task may be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
-    place: Place,
-    nature: Nature,
+    position: Position,
+    traits: TaskTraits,
     /// The number of the latest attempt that is known of.
     attempt: u64,
     /// There was no later one.
@@ -95,9 +95,9 @@ pub struct State {
 
 /// What was found or done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Act {
+pub enum Action {
     /// It is made.
-    Make(Nature),
+    Make(TaskTraits),
     /// A read: there is no such task.
     Missing,
     /// A read.
@@ -112,7 +112,7 @@ pub enum Act {
         result: Option<u32>,
     },
     /// Its job was seen at an end that leaves the task at one of these.
-    Ended(Places),
+    Ended(RestingStates),
     /// A lease was handed out.
     Lease {
         /// The attempt.
@@ -154,7 +154,7 @@ pub enum Act {
     RetryOfAnother,
 }
 
-impl Act {
+impl Action {
     /// Whether it changes nothing to do it again, whatever happens between.
     pub fn is_done_once(&self) -> bool {
         match self {
@@ -177,7 +177,7 @@ impl Act {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// What.
-    pub act: Act,
+    pub action: Action,
     /// It may have happened or not, at any time from when it was asked.
     pub unknown: bool,
 }
@@ -188,12 +188,12 @@ thread_local! {
 
 /// From now on the searches of this thread may take so many steps. Past them nothing is possible any more, so that the
 /// search ends.
-pub fn allow(steps: u64) {
+pub fn set_step_budget(steps: u64) {
     STEPS_LEFT.set(steps);
 }
 
 /// How many of them are left. None: the bound was hit, and "not possible" means nothing.
-pub fn left() -> u64 {
+pub fn steps_left() -> u64 {
     STEPS_LEFT.get()
 }
 
@@ -208,8 +208,8 @@ impl Model for Task {
 
     fn init() -> State {
         State {
-            place: Place::Unmade,
-            nature: Nature::default(),
+            position: Position::Unmade,
+            traits: TaskTraits::default(),
             attempt: 0,
             exact: true,
             token: 0,
@@ -220,12 +220,12 @@ impl Model for Task {
     }
 
     fn step(state: &State, step: &Step) -> (bool, State) {
-        let left = STEPS_LEFT.get().saturating_sub(1);
-        STEPS_LEFT.set(left);
-        if left == 0 {
+        let steps_left = STEPS_LEFT.get().saturating_sub(1);
+        STEPS_LEFT.set(steps_left);
+        if steps_left == 0 {
             return (false, state.clone());
         }
-        match state.after(&step.act) {
+        match state.after(&step.action) {
             Some(next) => (true, next),
             // It did not happen, or is yet to.
             None => (step.unknown, state.clone()),
@@ -235,45 +235,47 @@ impl Model for Task {
 
 impl State {
     /// What an act leaves; `None` if it is not possible.
-    fn after(&self, act: &Act) -> Option<Self> {
-        match act {
-            Act::Make(nature) => Some(self.made(*nature)),
-            Act::Missing => (self.place == Place::Unmade).then(|| self.clone()),
-            _ if self.place == Place::Unmade => None,
-            Act::Read {
+    fn after(&self, action: &Action) -> Option<Self> {
+        match action {
+            Action::Make(traits) => Some(self.made(*traits)),
+            Action::Missing => (self.position == Position::Unmade).then(|| self.clone()),
+            _ if self.position == Position::Unmade => None,
+            Action::Read {
                 state,
                 attempt,
                 token,
                 result,
             } => self.read(*state, *attempt, *token, *result),
-            Act::Ended(places) => self.ended(*places),
-            Act::Lease { attempt, token } => self.leased(*attempt, *token),
-            Act::Accepted {
+            Action::Ended(places) => self.ended(*places),
+            Action::Lease { attempt, token } => self.leased(*attempt, *token),
+            Action::Accepted {
                 attempt,
                 token,
                 status,
                 result,
             } => self.accepted(*attempt, *token, *status, *result),
-            Act::Refused {
+            Action::Refused {
                 attempt,
                 token,
                 status,
                 missing,
             } => self.refused(*attempt, *token, *status, *missing),
-            Act::Cancel => self
+            Action::Cancel => self
                 .may_be_unfinished()
-                .then(|| self.rests(Places::CANCELLED)),
-            Act::CancelRefused => {
-                let ends = Places::SUCCEEDED.or(Places::FAILED).or(Places::EXPIRED);
+                .then(|| self.rests(RestingStates::CANCELLED)),
+            Action::CancelRefused => {
+                let ends = RestingStates::SUCCEEDED
+                    .or(RestingStates::FAILED)
+                    .or(RestingStates::EXPIRED);
                 self.ended(ends)
             }
-            Act::CancelJob => Some(self.job_cancelled()),
-            Act::Retry => {
-                let mut next = self.rests(Places::PENDING);
+            Action::CancelJob => Some(self.job_cancelled()),
+            Action::Retry => {
+                let mut next = self.rests(RestingStates::PENDING);
                 next.result = None;
                 Some(next)
             }
-            Act::RetryOfAnother => {
+            Action::RetryOfAnother => {
                 let mut next = self.clone();
                 next.revived = true;
                 Some(next)
@@ -281,80 +283,83 @@ impl State {
         }
     }
 
-    fn made(&self, nature: Nature) -> Self {
-        if self.place != Place::Unmade {
+    fn made(&self, traits: TaskTraits) -> Self {
+        if self.position != Position::Unmade {
             return self.clone();
         }
         Self {
-            place: Place::At(Places::PENDING),
-            nature,
+            position: Position::At(RestingStates::PENDING),
+            traits,
             ..self.clone()
         }
     }
 
     /// Whether it may not have ended.
     fn may_be_unfinished(&self) -> bool {
-        match self.place {
-            Place::Unmade => false,
-            Place::Running => true,
-            Place::At(places) => {
-                places.meets(Places::PENDING.or(Places::CANCELLED)) || self.revived
+        match self.position {
+            Position::Unmade => false,
+            Position::Running => true,
+            Position::At(places) => {
+                places.meets(RestingStates::PENDING.or(RestingStates::CANCELLED)) || self.revived
             }
         }
     }
 
     /// Whether it can get another lease.
     fn may_go_on(&self) -> bool {
-        match self.place {
-            Place::Unmade => false,
-            Place::Running => true,
-            Place::At(places) => places.meets(Places::PENDING) || self.revived,
+        match self.position {
+            Position::Unmade => false,
+            Position::Running => true,
+            Position::At(places) => places.meets(RestingStates::PENDING) || self.revived,
         }
     }
 
     /// The ends that it can come to by itself from where it may be.
-    fn comes_to(&self) -> Places {
-        let nature = self.nature;
-        let unfinished = Places::SUCCEEDED
-            .only_if(!nature.observed)
-            .or(Places::FAILED)
-            .or(Places::CANCELLED.only_if(nature.ends_with_others))
-            .or(Places::EXPIRED.only_if(nature.expires));
-        match self.place {
-            Place::Unmade => Places::NONE,
-            Place::Running => unfinished,
-            Place::At(places) => places
-                .and(Places::ENDED)
+    fn comes_to(&self) -> RestingStates {
+        let traits = self.traits;
+        let unfinished = RestingStates::SUCCEEDED
+            .only_if(!traits.observed)
+            .or(RestingStates::FAILED)
+            .or(RestingStates::CANCELLED.only_if(traits.ends_with_others))
+            .or(RestingStates::EXPIRED.only_if(traits.expires));
+        match self.position {
+            Position::Unmade => RestingStates::NONE,
+            Position::Running => unfinished,
+            Position::At(places) => places
+                .and(RestingStates::ENDED)
                 .or(unfinished.only_if(self.may_go_on())),
         }
     }
 
     /// At rest, after who knows how many attempts more.
-    fn rests(&self, places: Places) -> Self {
+    fn rests(&self, places: RestingStates) -> Self {
         Self {
-            place: Place::At(places),
+            position: Position::At(places),
             exact: false,
             ..self.clone()
         }
     }
 
     fn job_cancelled(&self) -> Self {
-        match self.place {
-            Place::At(places) if !places.meets(Places::PENDING) && !self.revived => self.clone(),
-            Place::Unmade | Place::Running | Place::At(_) => {
-                self.rests(self.comes_to().or(Places::CANCELLED))
+        match self.position {
+            Position::At(places) if !places.meets(RestingStates::PENDING) && !self.revived => {
+                self.clone()
+            }
+            Position::Unmade | Position::Running | Position::At(_) => {
+                self.rests(self.comes_to().or(RestingStates::CANCELLED))
             }
         }
     }
 
-    fn ended(&self, places: Places) -> Option<Self> {
+    fn ended(&self, places: RestingStates) -> Option<Self> {
         let found = self.comes_to().and(places);
-        if found == Places::NONE {
+        if found == RestingStates::NONE {
             return None;
         }
-        let stays = matches!(self.place, Place::At(before) if !before.meets(Places::PENDING));
+        let stays =
+            matches!(self.position, Position::At(before) if !before.meets(RestingStates::PENDING));
         Some(Self {
-            place: Place::At(found),
+            position: Position::At(found),
             exact: self.exact && stays && !self.revived,
             ..self.clone()
         })
@@ -367,74 +372,75 @@ impl State {
         token: Option<u64>,
         result: Option<u32>,
     ) -> Option<Self> {
-        let place = match state {
+        let position = match state {
             TaskState::Waiting | TaskState::Delayed | TaskState::Queued => {
-                Place::At(Places::PENDING)
+                Position::At(RestingStates::PENDING)
             }
-            TaskState::Running => Place::Running,
-            TaskState::Succeeded => Place::At(Places::SUCCEEDED),
-            TaskState::Failed => Place::At(Places::FAILED),
-            TaskState::Cancelled => Place::At(Places::CANCELLED),
-            TaskState::Expired => Place::At(Places::EXPIRED),
+            TaskState::Running => Position::Running,
+            TaskState::Succeeded => Position::At(RestingStates::SUCCEEDED),
+            TaskState::Failed => Position::At(RestingStates::FAILED),
+            TaskState::Cancelled => Position::At(RestingStates::CANCELLED),
+            TaskState::Expired => Position::At(RestingStates::EXPIRED),
         };
-        let possible = match place {
-            Place::Unmade => false,
-            Place::Running => self.can_run(attempt, token),
-            Place::At(places) if places == Places::PENDING => {
+        let possible = match position {
+            Position::Unmade => false,
+            Position::Running => self.can_run(attempt, token),
+            Position::At(places) if places == RestingStates::PENDING => {
                 attempt >= self.attempt && self.may_go_on()
             }
-            Place::At(places) => self.can_have_ended(places, attempt, result),
+            Position::At(places) => self.can_have_ended(places, attempt, result),
         };
         let known = token.unwrap_or(0);
         // An attempt that was known has the token that was known.
         let same = attempt != self.attempt || self.token == 0 || known == 0 || known == self.token;
         (possible && same).then(|| Self {
-            place,
+            position,
             attempt,
             exact: true,
             token: self.token.max(known),
             result,
             revived: self.revived,
-            nature: self.nature,
+            traits: self.traits,
             accepted: self.accepted.clone(),
         })
     }
 
     fn can_run(&self, attempt: u64, token: Option<u64>) -> bool {
         let next = attempt > self.attempt && token.is_none_or(|token| token > self.token);
-        match self.place {
-            Place::Unmade => false,
-            Place::Running => attempt == self.attempt || next,
-            Place::At(_) => next && self.may_go_on(),
+        match self.position {
+            Position::Unmade => false,
+            Position::Running => attempt == self.attempt || next,
+            Position::At(_) => next && self.may_go_on(),
         }
     }
 
-    fn can_have_ended(&self, place: Places, attempt: u64, result: Option<u32>) -> bool {
-        let stayed = match self.place {
-            Place::At(places) => {
-                places.meets(place)
+    fn can_have_ended(&self, position: RestingStates, attempt: u64, result: Option<u32>) -> bool {
+        let stayed = match self.position {
+            Position::At(places) => {
+                places.meets(position)
                     && (attempt == self.attempt || (!self.exact && attempt > self.attempt))
                     && (self.result.is_none() || self.result == result)
             }
-            Place::Unmade | Place::Running => false,
+            Position::Unmade | Position::Running => false,
         };
         if stayed {
             return true;
         }
-        if !self.may_go_on() || !self.comes_to().meets(place) {
+        if !self.may_go_on() || !self.comes_to().meets(position) {
             return false;
         }
-        if place == Places::CANCELLED || place == Places::EXPIRED {
+        if position == RestingStates::CANCELLED || position == RestingStates::EXPIRED {
             return attempt >= self.attempt;
         }
         // A result, or a failure, ends an attempt; but inputs that are too large end a task that waits.
-        match self.place {
-            Place::Unmade => false,
-            Place::Running => attempt >= self.attempt,
-            Place::At(_) => {
+        match self.position {
+            Position::Unmade => false,
+            Position::Running => attempt >= self.attempt,
+            Position::At(_) => {
                 attempt > self.attempt
                     || (attempt == self.attempt
-                        && (!self.exact || (place == Places::FAILED && self.nature.has_inputs)))
+                        && (!self.exact
+                            || (position == RestingStates::FAILED && self.traits.has_inputs)))
             }
         }
     }
@@ -448,10 +454,10 @@ impl State {
             return Some(self.clone());
         }
         let knows_no_token =
-            self.place == Place::Running && attempt == self.attempt && self.token == 0;
+            self.position == Position::Running && attempt == self.attempt && self.token == 0;
         let new = attempt > self.attempt && token > self.token && self.may_go_on();
         (new || knows_no_token).then(|| Self {
-            place: Place::Running,
+            position: Position::Running,
             attempt,
             exact: true,
             token,
@@ -469,7 +475,7 @@ impl State {
         if self.accepted.contains(&(token, status)) {
             return Some(self.clone());
         }
-        let current = self.place == Place::Running
+        let current = self.position == Position::Running
             && attempt == self.attempt
             && (self.token == 0 || token == self.token);
         let next = attempt > self.attempt && token > self.token && self.may_go_on();
@@ -477,14 +483,14 @@ impl State {
             return None;
         }
         let places = match status {
-            Status::Succeeded => Places::SUCCEEDED,
-            Status::Failed => Places::PENDING.or(Places::FAILED),
-            Status::HandedBack => Places::PENDING,
+            Status::Succeeded => RestingStates::SUCCEEDED,
+            Status::Failed => RestingStates::PENDING.or(RestingStates::FAILED),
+            Status::HandedBack => RestingStates::PENDING,
         };
         let mut accepted = self.accepted.clone();
         accepted.push((token, status));
         Some(Self {
-            place: Place::At(places),
+            position: Position::At(places),
             attempt,
             exact: true,
             token,
@@ -502,14 +508,15 @@ impl State {
         if missing {
             return None;
         }
-        let is_current = self.place == Place::Running && attempt == self.attempt;
+        let is_current = self.position == Position::Running && attempt == self.attempt;
         if is_current {
             // The lease ended by itself before.
-            let ends = Places::FAILED.or(Places::CANCELLED.only_if(self.nature.ends_with_others));
-            return Some(self.rests(Places::PENDING.or(ends)));
+            let ends = RestingStates::FAILED
+                .or(RestingStates::CANCELLED.only_if(self.traits.ends_with_others));
+            return Some(self.rests(RestingStates::PENDING.or(ends)));
         }
         // What was accepted and is the end is accepted again.
-        let is_end = matches!(self.place, Place::At(places) if !places.meets(Places::PENDING))
+        let is_end = matches!(self.position, Position::At(places) if !places.meets(RestingStates::PENDING))
             && self.exact
             && self.token == token;
         (!(is_end && self.accepted.contains(&(token, status)))).then(|| self.clone())

@@ -1,4 +1,4 @@
-//! A wave: some faults at once, each shown and healed, and then the cluster must be well again and go on.
+//! A fault round: some faults at once, each proved and healed, after which the cluster must recover and go on.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -9,15 +9,15 @@ use rand::seq::SliceRandom;
 use tokio::time::{Instant, sleep_until};
 
 use crate::faults::Fault;
-use crate::ground::Ground;
 use crate::plan::{Claim, Plan, Roles};
 use crate::report::Report;
+use crate::testbed::Testbed;
 
 /// A fault that is still not shown after this was not exercised.
-const SHOWN: Duration = Duration::from_secs(15);
-const LOOK: Duration = Duration::from_millis(50);
-/// Between two faults of one wave, at most.
-const APART_MS_MAX: u64 = 200;
+const PROOF_TIMEOUT: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Between two faults of one round, at most.
+const MAX_STAGGER_MS: u64 = 200;
 
 struct Injected {
     plan: Plan,
@@ -29,13 +29,13 @@ struct Injected {
 impl Injected {
     /// It has lasted for its time and was shown, or was given up on.
     fn is_over(&self, now: Instant) -> bool {
-        now >= self.until && (self.proof.is_some() || now >= self.until + SHOWN)
+        now >= self.until && (self.proof.is_some() || now >= self.until + PROOF_TIMEOUT)
     }
 }
 
 /// Injects these, each for a time within `hold_ms`, and waits until the cluster is well again.
-pub async fn wave(
-    ground: &mut Ground,
+pub async fn run_fault_round(
+    testbed: &mut Testbed,
     plans: &[Plan],
     roles: &Roles,
     hold_ms: RangeInclusive<u64>,
@@ -44,17 +44,17 @@ pub async fn wave(
     let begun = Instant::now();
     let mut injected = Vec::new();
     for plan in plans {
-        let hold = Duration::from_millis(ground.drill.random.random_range(hold_ms.clone()));
+        let hold = Duration::from_millis(testbed.drill.random.random_range(hold_ms.clone()));
         let mut fault = plan.make(roles);
         let until = Instant::now() + hold;
-        fault.inject(ground, hold).await?;
+        fault.inject(testbed, hold).await?;
         injected.push(Injected {
             plan: *plan,
             fault,
             until,
             proof: None,
         });
-        let apart = ground.drill.random.random_range(0..=APART_MS_MAX);
+        let apart = testbed.drill.random.random_range(0..=MAX_STAGGER_MS);
         if plans.len() > 1 {
             tokio::time::sleep(Duration::from_millis(apart)).await;
         }
@@ -63,7 +63,7 @@ pub async fn wave(
     while !injected.is_empty() {
         for one in &mut injected {
             if one.proof.is_none() {
-                one.proof = one.fault.proof(ground).await?;
+                one.proof = one.fault.proof(testbed).await?;
             }
         }
         let now = Instant::now();
@@ -74,25 +74,25 @@ pub async fn wave(
                 .iter()
                 .map(|one| one.until)
                 .find(|until| *until > now);
-            sleep_until(next.unwrap_or(now + LOOK).min(now + LOOK)).await;
+            sleep_until(next.unwrap_or(now + POLL_INTERVAL).min(now + POLL_INTERVAL)).await;
             continue;
         };
         let mut done = injected.remove(next);
         // Of what grows while it lasts, the latest is told.
-        if let Some(latest) = done.fault.proof(ground).await? {
+        if let Some(latest) = done.fault.proof(testbed).await? {
             done.proof = Some(latest);
         }
-        done.fault.heal(ground).await?;
+        done.fault.heal(testbed).await?;
         let (kind, target) = (done.plan.kind(), done.plan.target());
-        let recorder = ground.drill.recorder();
+        let recorder = testbed.drill.recorder();
         recorder.fault(kind, target, done.proof.as_deref());
         report.fault(done.plan, done.proof);
     }
-    ground.settle().await?;
+    testbed.settle().await?;
     let settled = Instant::now().into_std();
-    ground.drill.wait_acknowledged_since(settled).await;
+    testbed.drill.wait_acknowledged_since(settled).await;
     if let [plan] = plans {
-        let gap = ground.drill.longest_gap_since(begun.into_std());
+        let gap = testbed.drill.longest_gap_since(begun.into_std());
         report.stalled(*plan, gap);
     }
     report.survived();
@@ -100,12 +100,12 @@ pub async fn wave(
 }
 
 /// Deals all plans that are possible here in random order, again and again, so that each gets its turn.
-pub struct Deck {
+pub struct ShuffledPlans {
     possible: Vec<Plan>,
     left: Vec<Plan>,
 }
 
-impl Deck {
+impl ShuffledPlans {
     /// Of these.
     pub fn new(possible: Vec<Plan>) -> Self {
         Self {
@@ -115,31 +115,31 @@ impl Deck {
     }
 
     /// Up to so many that go together; at least one.
-    pub fn deal(&mut self, ground: &mut Ground, roles: &Roles, count: usize) -> Vec<Plan> {
+    pub fn draw(&mut self, testbed: &mut Testbed, roles: &Roles, count: usize) -> Vec<Plan> {
         let mut claimed: BTreeSet<Claim> = BTreeSet::new();
-        let mut dealt = Vec::new();
+        let mut drawn = Vec::new();
         if self.left.len() < count {
             let mut more = self.possible.clone();
-            more.shuffle(&mut ground.drill.random);
+            more.shuffle(&mut testbed.drill.random);
             // What is left of the last round comes first.
             more.append(&mut self.left);
             self.left = more;
         }
         for at in (0..self.left.len()).rev() {
-            if dealt.len() == count {
+            if drawn.len() == count {
                 break;
             }
             let plan = self.left[at];
-            if plan == Plan::Membership && !ground.has_spare() {
+            if plan == Plan::Membership && !testbed.has_spare() {
                 continue;
             }
             let claims = plan.claims(roles);
             if claims.is_disjoint(&claimed) {
                 claimed.extend(claims);
-                dealt.push(plan);
+                drawn.push(plan);
                 self.left.remove(at);
             }
         }
-        dealt
+        drawn
     }
 }

@@ -1,4 +1,4 @@
-//! A history, read once for all rules: what was submitted, and what happened to each task.
+//! Indexes over a history, built once for all rules: by job, by task, by idempotency key.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,11 +7,11 @@ use crate::record::{Consistency, Op, Outcome, Record, Submitted};
 use crate::verdict::Counts;
 
 /// The history and its indexes.
-pub struct Book<'a> {
+pub struct HistoryIndex<'a> {
     /// The history.
     pub history: &'a History,
     /// All tasks whose ids a submission was answered with.
-    pub tasks: BTreeMap<&'a str, TaskBook<'a>>,
+    pub tasks: BTreeMap<&'a str, TaskIndex<'a>>,
     /// All jobs whose ids a submission was answered with: the records of those answers.
     pub jobs: HashMap<&'a str, Vec<usize>>,
     /// Jobs that ticks made.
@@ -25,7 +25,7 @@ pub struct Book<'a> {
 }
 
 /// One task.
-pub struct TaskBook<'a> {
+pub struct TaskIndex<'a> {
     /// As it was submitted.
     pub spec: &'a Submitted,
     /// Its job.
@@ -40,10 +40,10 @@ pub struct TaskBook<'a> {
     pub records: Vec<usize>,
 }
 
-impl<'a> Book<'a> {
+impl<'a> HistoryIndex<'a> {
     /// Reads it.
     pub fn of(history: &'a History) -> Self {
-        let mut book = Self {
+        let mut indexed = Self {
             history,
             tasks: BTreeMap::new(),
             jobs: HashMap::new(),
@@ -53,13 +53,13 @@ impl<'a> Book<'a> {
             counts: Counts::default(),
         };
         for (at, record) in history.records.iter().enumerate() {
-            book.submission(at, record);
+            indexed.index_submission(at, record);
         }
         for (at, record) in history.records.iter().enumerate() {
-            book.happened(at, record);
+            indexed.index_record(at, record);
         }
-        book.count();
-        book
+        indexed.count();
+        indexed
     }
 
     /// A record by its place.
@@ -67,7 +67,7 @@ impl<'a> Book<'a> {
         &self.history.records[at]
     }
 
-    fn submission(&mut self, at: usize, record: &'a Record) {
+    fn index_submission(&mut self, at: usize, record: &'a Record) {
         if let Op::Tick { job, .. } = &record.op {
             self.ticked.insert(job, at);
         }
@@ -94,7 +94,7 @@ impl<'a> Book<'a> {
         answers.push(at);
         for spec in tasks {
             let Some(id) = &spec.id else { continue };
-            let new = TaskBook {
+            let new = TaskIndex {
                 spec,
                 job,
                 acknowledged: at,
@@ -117,12 +117,12 @@ impl<'a> Book<'a> {
         }
     }
 
-    fn happened(&mut self, at: usize, record: &'a Record) {
+    fn index_record(&mut self, at: usize, record: &'a Record) {
         let mut note = |task: &str| {
-            if let Some(book) = self.tasks.get_mut(task)
-                && book.records.last() != Some(&at)
+            if let Some(indexed) = self.tasks.get_mut(task)
+                && indexed.records.last() != Some(&at)
             {
-                book.records.push(at);
+                indexed.records.push(at);
             }
         };
         match &record.op {
@@ -187,15 +187,15 @@ impl<'a> Book<'a> {
     }
 }
 
-impl TaskBook<'_> {
+impl TaskIndex<'_> {
     /// Whether it, or another task of its submission, may have been retried by hand.
-    pub fn was_retried(&self, book: &Book<'_>) -> bool {
+    pub fn was_retried(&self, indexed: &HistoryIndex<'_>) -> bool {
         let ids = self.siblings.iter().filter_map(|one| one.id.as_deref());
         let mut records = ids
-            .filter_map(|id| book.tasks.get(id))
+            .filter_map(|id| indexed.tasks.get(id))
             .flat_map(|one| &one.records);
         records.any(|at| {
-            let record = book.record(*at);
+            let record = indexed.record(*at);
             matches!(record.op, Op::RetryTask { .. }) && record.outcome != Outcome::Fail
         })
     }

@@ -1,4 +1,4 @@
-//! Whose socket is at the other end of a connection: which master asks.
+//! The owner of the socket at the other end of a connection: which master sends a request.
 //!
 //! The kernel is asked for the socket (by netlink, as `ss` does), and the processes that this one has started for theirs.
 //! So the proxies need not understand what masters say to each other.
@@ -19,7 +19,7 @@ const INODE_AT: usize = NLMSG_HEADER_BYTES + 68;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asker {
+pub enum ConnectionOwner {
     /// A master of the cluster.
     Master(u64),
     /// A worker or a client.
@@ -30,25 +30,25 @@ pub enum Asker {
 
 /// The masters' processes, as far as they are known.
 #[derive(Debug, Default)]
-pub struct Askers {
+pub struct ConnectionOwners {
     masters: Mutex<HashMap<u32, u64>>,
 }
 
-impl Askers {
+impl ConnectionOwners {
     /// Who has connected from `peer` to `own`.
-    pub fn find(&self, peer: SocketAddr, own: SocketAddr) -> anyhow::Result<Asker> {
+    pub fn find(&self, peer: SocketAddr, own: SocketAddr) -> anyhow::Result<ConnectionOwner> {
         let Some(inode) = inode(peer, own)? else {
-            return Ok(Asker::Gone);
+            return Ok(ConnectionOwner::Gone);
         };
         let wanted = format!("socket:[{inode}]");
         let known = self.masters.lock().expect("nobody panics with it").clone();
         if let Some(node) = owner(&known, &wanted) {
-            return Ok(Asker::Master(node));
+            return Ok(ConnectionOwner::Master(node));
         }
         let present = masters()?;
         let found = owner(&present, &wanted);
         *self.masters.lock().expect("nobody panics with it") = present;
-        Ok(found.map_or(Asker::Outsider, Asker::Master))
+        Ok(found.map_or(ConnectionOwner::Outsider, ConnectionOwner::Master))
     }
 }
 
@@ -175,7 +175,10 @@ mod tests {
         let link = std::fs::metadata(format!("/proc/self/fd/{}", client.as_raw_fd())).unwrap();
         assert_eq!(inode(peer, own).unwrap().map(u64::from), Some(link.ino()));
         // A test process is nobody's master.
-        assert_eq!(Askers::default().find(peer, own).unwrap(), Asker::Outsider);
+        assert_eq!(
+            ConnectionOwners::default().find(peer, own).unwrap(),
+            ConnectionOwner::Outsider
+        );
         drop(client);
         drop(listener);
         assert_eq!(inode(own, own).unwrap(), None);

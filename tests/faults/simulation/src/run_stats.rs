@@ -1,9 +1,9 @@
-//! What a run did, in numbers.
+//! Statistics of a run: faults, operations and boots.
 
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct RunStats {
     pub faults: BTreeMap<&'static str, u64>,
     pub operations: BTreeMap<&'static str, u64>,
     pub unknown: u64,
@@ -15,7 +15,7 @@ pub struct Tally {
     pub leaders_seen: u64,
 }
 
-impl Tally {
+impl RunStats {
     pub fn fault(&mut self, kind: &'static str) {
         *self.faults.entry(kind).or_default() += 1;
     }

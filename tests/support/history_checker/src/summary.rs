@@ -1,13 +1,13 @@
-//! The verdict on one screen.
+//! A summary of the verdict that fits on one screen.
 
 use crate::history::History;
 use crate::verdict::{Judgement, Verdict};
 
 /// Of each rule, so many findings fit on a screen.
-const ON_SCREEN: usize = 3;
+const MAX_FINDINGS_SHOWN: usize = 3;
 
 /// The verdict in lines; the last one says it all.
-pub fn tell(verdict: &Verdict, history: &History) -> String {
+pub fn summarize(verdict: &Verdict, history: &History) -> String {
     let counts = &verdict.counts;
     let mut lines = vec![
         format!(
@@ -40,7 +40,7 @@ pub fn tell(verdict: &Verdict, history: &History) -> String {
     }
     for (rule, found) in &verdict.found {
         let of_rule = verdict.findings.iter().filter(|one| one.rule == *rule);
-        for finding in of_rule.take(ON_SCREEN) {
+        for finding in of_rule.take(MAX_FINDINGS_SHOWN) {
             let places: Vec<String> = finding
                 .records
                 .iter()
@@ -58,8 +58,11 @@ pub fn tell(verdict: &Verdict, history: &History) -> String {
                 word(finding.judgement)
             ));
         }
-        if *found > ON_SCREEN as u64 {
-            lines.push(format!("… {rule}: {} more", found - ON_SCREEN as u64));
+        if *found > MAX_FINDINGS_SHOWN as u64 {
+            lines.push(format!(
+                "… {rule}: {} more",
+                found - MAX_FINDINGS_SHOWN as u64
+            ));
         }
     }
     lines.push(format!(

@@ -1,32 +1,32 @@
-//! Nothing from nowhere: no task that nobody submitted, no lease that was not granted, no result that nobody reported.
+//! No phantoms: no task that nobody submitted, no lease that was not granted, no result that nobody reported.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::Bounds;
-use crate::book::Book;
+use crate::index::HistoryIndex;
 use crate::record::{Op, Outcome, Status, TaskState};
 use crate::verdict::Findings;
 
 /// See [`super::RULES`].
-pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
+pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     // Payloads of submissions that were not answered: what they made has ids that nobody was told.
-    let unanswered: HashSet<&str> = book
+    let unanswered: HashSet<&str> = indexed
         .unanswered
         .iter()
-        .flat_map(|at| match &book.record(*at).op {
+        .flat_map(|at| match &indexed.record(*at).op {
             Op::Submit { tasks, .. } => tasks.as_slice(),
             _ => &[],
         })
         .filter_map(|task| task.payload.as_deref())
         .collect();
     let mut granted: HashSet<(&str, u64)> = HashSet::new();
-    for (at, record) in book.history.records.iter().enumerate() {
+    for (at, record) in indexed.history.records.iter().enumerate() {
         match &record.op {
             Op::Poll { leases, .. } => {
                 for lease in leases {
                     granted.insert((&lease.task, lease.token));
                     let payload = lease.payload.as_deref();
-                    match book.tasks.get(lease.task.as_str()) {
+                    match indexed.tasks.get(lease.task.as_str()) {
                         None if payload.is_some_and(|one| unanswered.contains(one)) => {}
                         None => findings.broken(
                             &[at],
@@ -45,7 +45,7 @@ pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
                 }
             }
             Op::Effect { task, .. }
-                if !book.tasks.contains_key(task.as_str()) && book.unanswered.is_empty() =>
+                if !indexed.tasks.contains_key(task.as_str()) && indexed.unanswered.is_empty() =>
             {
                 findings.broken(
                     &[at],
@@ -55,13 +55,13 @@ pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
             _ => {}
         }
     }
-    reports(book, &granted, findings);
-    results(book, findings);
+    reports(indexed, &granted, findings);
+    results(indexed, findings);
 }
 
 /// Accepted reports are of leases that some poll was given.
-fn reports(book: &Book<'_>, granted: &HashSet<(&str, u64)>, findings: &mut Findings) {
-    for (at, record) in book.history.records.iter().enumerate() {
+fn reports(indexed: &HistoryIndex<'_>, granted: &HashSet<(&str, u64)>, findings: &mut Findings) {
+    for (at, record) in indexed.history.records.iter().enumerate() {
         let Op::Report { results, .. } = &record.op else {
             continue;
         };
@@ -80,11 +80,11 @@ fn reports(book: &Book<'_>, granted: &HashSet<(&str, u64)>, findings: &mut Findi
 }
 
 /// Of tasks whose workers all write the history: a result that a read shows was reported before the answer came.
-fn results(book: &Book<'_>, findings: &mut Findings) {
-    for (id, task) in book.tasks.iter().filter(|(_, task)| task.spec.observed) {
+fn results(indexed: &HistoryIndex<'_>, findings: &mut Findings) {
+    for (id, task) in indexed.tasks.iter().filter(|(_, task)| task.spec.observed) {
         let mut reported: HashMap<&str, u64> = HashMap::new();
         for at in &task.records {
-            let record = book.record(*at);
+            let record = indexed.record(*at);
             let Op::Report { results, .. } = &record.op else {
                 continue;
             };
@@ -99,7 +99,7 @@ fn results(book: &Book<'_>, findings: &mut Findings) {
             }
         }
         for at in &task.records {
-            let record = book.record(*at);
+            let record = indexed.record(*at);
             let Op::ReadTask {
                 seen: Some(seen), ..
             } = &record.op

@@ -1,21 +1,21 @@
-//! A worker played by hand: the test itself registers, polls, heartbeats and reports, so that it can do each of them
-//! late, twice or wrongly.
+//! A fake worker: the test itself registers, polls, heartbeats and reports over HTTP, so that it can do each of them late,
+//! twice or wrongly.
 
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, SOON};
+use crate::cluster::{Cluster, WAIT_TIMEOUT};
 use crate::http::{Api, Reply};
-use crate::wait::Looks;
+use crate::wait::Polling;
 
-/// The kind of task that only workers played by hand take.
-pub const KIND: &str = "hand";
+/// The kind of task that only fake workers take.
+pub const KIND: &str = "fake";
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub struct Hand {
+pub struct FakeWorker {
     masters: Vec<Api>,
     /// Its registration.
     pub id: String,
@@ -71,17 +71,17 @@ impl Lease {
 
     /// A report of failure.
     pub fn failed(&self, retryable: bool) -> Value {
-        let error = json!({"type": "test", "message": "failed by hand"});
+        let error = json!({"type": "test", "message": "failed by the test"});
         json!({"task": self.task, "token": self.token, "status": "failed", "error": error, "retryable": retryable})
     }
 }
 
-/// A job of one task that only workers played by hand take.
+/// A job of one task that only fake workers take.
 pub fn job(payload: Value) -> Value {
     json!({"tasks": [{"kind": KIND, "payload": payload}]})
 }
 
-impl Hand {
+impl FakeWorker {
     /// Registers under this name, with so many slots, for [`KIND`].
     pub async fn register(cluster: &Cluster, name: &str, slots: u32) -> Self {
         Self::register_as(
@@ -93,20 +93,20 @@ impl Hand {
 
     /// Registers with this body.
     pub async fn register_as(cluster: &Cluster, body: &Value) -> Self {
-        let mut hand = Self {
+        let mut fake_worker = Self {
             masters: cluster.apis(),
             id: String::new(),
             lease_ms: 0,
             heartbeat_ms: 0,
         };
-        let registered = hand
+        let registered = fake_worker
             .call(Method::POST, "/v1/workers", body)
             .await
             .expect(201);
-        hand.id = registered["id"].as_str().expect("an id").to_owned();
-        hand.lease_ms = registered["lease_ms"].as_u64().expect("lease_ms");
-        hand.heartbeat_ms = registered["heartbeat_ms"].as_u64().expect("heartbeat_ms");
-        hand
+        fake_worker.id = registered["id"].as_str().expect("an id").to_owned();
+        fake_worker.lease_ms = registered["lease_ms"].as_u64().expect("lease_ms");
+        fake_worker.heartbeat_ms = registered["heartbeat_ms"].as_u64().expect("heartbeat_ms");
+        fake_worker
     }
 
     /// The same worker, asking only these masters: one that is stopped would keep it waiting.
@@ -119,7 +119,7 @@ impl Hand {
 
     /// Asks whichever master leads, as a worker does: follows redirects, and tries the others while nobody leads.
     pub async fn call(&self, method: Method, path: &str, body: &Value) -> Reply {
-        let mut looks = Looks::new(SOON, format!("a leader answers {method} {path}"));
+        let mut polling = Polling::new(WAIT_TIMEOUT, format!("a leader answers {method} {path}"));
         let mut api = self.masters[0].clone();
         let mut others = self.masters.iter().cycle().skip(1);
         loop {
@@ -134,7 +134,7 @@ impl Hand {
                 Ok(reply) if reply.status != 503 => return reply,
                 Ok(_) | Err(_) => api = others.next().expect("there is a master").clone(),
             }
-            looks.again().await;
+            polling.pause().await;
         }
     }
 
@@ -143,34 +143,37 @@ impl Hand {
     }
 
     /// One visit, whatever it carries.
-    pub async fn visit(&self, verb: &str, body: &Value) -> Reply {
+    pub async fn worker_call(&self, verb: &str, body: &Value) -> Reply {
         self.call(Method::POST, &self.path(verb), body).await
     }
 
     /// Asks for work; `running` is all it has.
     pub async fn poll(&self, max: u32, wait_ms: u64, running: &[Lease]) -> Vec<Lease> {
         let body = json!({"max": max, "wait_ms": wait_ms, "running": Lease::running(running)});
-        let answer = self.visit("poll", &body).await.expect(200);
+        let answer = self.worker_call("poll", &body).await.expect(200);
         let tasks = answer["tasks"].as_array().expect("tasks");
         tasks.iter().map(Lease::read).collect()
     }
 
     /// Asks until it is given exactly one task.
     pub async fn take(&self, running: &[Lease]) -> Lease {
-        let mut looks = Looks::new(SOON, "a task is given to the worker");
+        let mut polling = Polling::new(WAIT_TIMEOUT, "a task is given to the worker");
         loop {
             let leases = self.poll(1, 1_000, running).await;
             assert!(leases.len() <= 1, "asked for one: {leases:?}");
             if let Some(lease) = leases.into_iter().next() {
                 return lease;
             }
-            looks.again().await;
+            polling.pause().await;
         }
     }
 
     /// Asks until it has been given exactly so many tasks and gives them.
     pub async fn take_many(&self, count: usize) -> Vec<Lease> {
-        let mut looks = Looks::new(SOON, format!("{count} tasks are given to the worker"));
+        let mut polling = Polling::new(
+            WAIT_TIMEOUT,
+            format!("{count} tasks are given to the worker"),
+        );
         let mut leases: Vec<Lease> = Vec::new();
         loop {
             let missing = u32::try_from(count - leases.len()).expect("few tasks");
@@ -179,7 +182,7 @@ impl Hand {
             if leases.len() == count {
                 return leases;
             }
-            looks.again().await;
+            polling.pause().await;
         }
     }
 
@@ -192,13 +195,13 @@ impl Hand {
     /// Says what it runs, and gives the answer.
     pub async fn heartbeat(&self, running: &[Lease]) -> Value {
         let body = json!({"running": Lease::running(running)});
-        self.visit("heartbeat", &body).await.expect(200)
+        self.worker_call("heartbeat", &body).await.expect(200)
     }
 
     /// Reports one result, and gives the verdict.
     pub async fn report(&self, result: Value) -> Value {
         let answer = self
-            .visit("report", &json!({"results": [result]}))
+            .worker_call("report", &json!({"results": [result]}))
             .await
             .expect(200);
         answer["results"][0].clone()
@@ -207,10 +210,12 @@ impl Hand {
     /// Reports these results, which must all be accepted.
     pub async fn report_all(&self, results: &[Value]) {
         let body = json!({ "results": results });
-        let answer = self.visit("report", &body).await.expect(200);
-        let verdicts = answer["results"].as_array().expect("verdicts");
-        assert_eq!(verdicts.len(), results.len(), "{answer}");
-        let refused = verdicts.iter().find(|verdict| verdict["accepted"] != true);
+        let answer = self.worker_call("report", &body).await.expect(200);
+        let acknowledgements = answer["results"].as_array().expect("verdicts");
+        assert_eq!(acknowledgements.len(), results.len(), "{answer}");
+        let refused = acknowledgements
+            .iter()
+            .find(|acknowledgement| acknowledgement["accepted"] != true);
         assert_eq!(refused, None, "{answer}");
     }
 
@@ -224,11 +229,11 @@ impl Hand {
 
     /// Heartbeats in the background, confirming these leases, until the handle is dropped.
     pub fn keep_alive(&self, running: &[Lease]) -> KeptAlive {
-        let (hand, running) = (self.clone(), running.to_vec());
+        let (fake_worker, running) = (self.clone(), running.to_vec());
         KeptAlive(tokio::spawn(async move {
             loop {
-                hand.heartbeat(&running).await;
-                tokio::time::sleep(Duration::from_millis(hand.heartbeat_ms)).await;
+                fake_worker.heartbeat(&running).await;
+                tokio::time::sleep(Duration::from_millis(fake_worker.heartbeat_ms)).await;
             }
         }))
     }

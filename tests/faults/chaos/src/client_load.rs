@@ -1,4 +1,4 @@
-//! Programs that use the cluster by the client of the Rust crate, one call after the other, and count what fails.
+//! Load through the client of the Rust SDK: programs that make one call after the other and count failed calls.
 //!
 //! The client asks again by itself; a call that it gives up, or that is refused, has failed for the program that made it.
 //! Here that must not happen, whatever is done to the masters.
@@ -15,11 +15,11 @@ use triarch_sdk::wire::SubmitJob;
 use triarch_sdk::{Client, parse_masters};
 
 /// Each one's pause between two calls.
-const PAUSE: Duration = Duration::from_millis(10);
+const CALL_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the callers met.
 #[derive(Debug, Default)]
-pub struct Calls {
+pub struct CallStats {
     /// Jobs that were acknowledged to them.
     pub acked: Vec<Acked>,
     /// Calls, reads too.
@@ -32,14 +32,14 @@ pub struct Calls {
     pub slowest: Duration,
 }
 
-impl Calls {
+impl CallStats {
     fn time(&mut self, begun: Instant) {
         self.made += 1;
         self.slowest = self.slowest.max(begun.elapsed());
     }
 
     /// One line.
-    pub fn tell(&self) -> String {
+    pub fn summary(&self) -> String {
         format!(
             "calls by the client {}, failed {}, tries it repeated {}, slowest call {} ms",
             self.made,
@@ -51,12 +51,12 @@ impl Calls {
 }
 
 /// See the module.
-pub struct Callers {
+pub struct ClientLoad {
     stop: Arc<AtomicBool>,
-    tasks: Vec<JoinHandle<Calls>>,
+    tasks: Vec<JoinHandle<CallStats>>,
 }
 
-impl Callers {
+impl ClientLoad {
     /// So many programs; each submits a job, and asks for it.
     pub fn start(count: u16, cluster: &Cluster, job: &Value) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -71,9 +71,9 @@ impl Callers {
     }
 
     /// Ends them.
-    pub async fn finish(self) -> anyhow::Result<Calls> {
+    pub async fn finish(self) -> anyhow::Result<CallStats> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut all = Calls::default();
+        let mut all = CallStats::default();
         for task in self.tasks {
             let one = task.await.context("a caller panicked")?;
             all.acked.extend(one.acked);
@@ -86,8 +86,8 @@ impl Callers {
     }
 }
 
-async fn call(client: Client, nth: u16, job: Value, stop: Arc<AtomicBool>) -> Calls {
-    let mut calls = Calls::default();
+async fn call(client: Client, nth: u16, job: Value, stop: Arc<AtomicBool>) -> CallStats {
+    let mut calls = CallStats::default();
     for number in 0_u64.. {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -125,7 +125,7 @@ async fn call(client: Client, nth: u16, job: Value, stop: Arc<AtomicBool>) -> Ca
                 calls.failed.push(format!("{key}: {error}"));
             }
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(CALL_PAUSE).await;
     }
     calls.retries = client.retries();
     calls

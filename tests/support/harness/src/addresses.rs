@@ -1,4 +1,4 @@
-//! Addresses that nobody else uses.
+//! Network addresses for the nodes of test clusters: loopback addresses and ports that no other process uses.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -9,11 +9,11 @@ pub const PORT_BASE: u16 = 7_100;
 
 /// Where a master runs, if not on a loopback address of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct NodeAddress {
     /// What it listens on, and where tests and clients reach it.
     pub listen: SocketAddr,
     /// Where the other masters reach it, and workers that are sent to it: another address where something stands between.
-    pub reached_at: SocketAddr,
+    pub advertised: SocketAddr,
     /// The network namespace it lives in, as `ip netns` names it.
     pub namespace: Option<PathBuf>,
 }
@@ -24,8 +24,8 @@ pub fn own_address() -> IpAddr {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     loop {
         let nth = NEXT.fetch_add(1, Ordering::Relaxed);
-        let place = std::process::id().wrapping_mul(251).wrapping_add(nth);
-        let Some(address) = address(place) else {
+        let seed = std::process::id().wrapping_mul(251).wrapping_add(nth);
+        let Some(address) = address(seed) else {
             continue;
         };
         let free = |id| TcpListener::bind(SocketAddr::new(address, PORT_BASE + id)).is_ok();
@@ -37,8 +37,8 @@ pub fn own_address() -> IpAddr {
 
 /// Every number has an address that no other one has, or none: two clusters that begin at the same time would find the same one
 /// free.
-fn address(place: u32) -> Option<IpAddr> {
-    let [_, a, b, c] = place.to_be_bytes();
+fn address(seed: u32) -> Option<IpAddr> {
+    let [_, a, b, c] = seed.to_be_bytes();
     // 127.0.*.* is where people run things by hand.
     (a != 0 && !matches!(c, 0 | 255)).then(|| IpAddr::V4(Ipv4Addr::new(127, a, b, c)))
 }

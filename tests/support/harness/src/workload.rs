@@ -1,7 +1,7 @@
-//! Traffic of all kinds for the history: chains and batches, priorities and delays, cancellations, retries by hand, requests
-//! sent twice, and readers who look at all of it through any master while faults go on.
+//! A mixed workload for the history: chains and batches, priorities and delays, cancellations, manual retries, repeated
+//! requests, and readers at every master while faults go on.
 //!
-//! Nothing here is judged on the spot. Everything is written down, and the checker of histories judges it in the end.
+//! Nothing is checked on the spot. Every request is recorded, and the history checker judges the recording in the end.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,40 +13,41 @@ use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
 use triarch_check::record::Op;
 
-use crate::history::{self, PLAYED, Read, Witness};
+use crate::history::{self, HistoryWriter, Read, WORKLOAD_KIND};
 use crate::http::Api;
-use crate::player::Players;
+use crate::misbehaving_worker::MisbehavingWorkers;
 
 /// A request that is not answered within this is sent again to another master.
-const PATIENCE: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pauses of one who submits, and of one who reads.
 const SUBMIT_PAUSE_MS: u64 = 120;
 const READ_PAUSE_MS: u64 = 25;
 /// Before asking again for what was not answered: each time it is asked may be the one that is done.
-const CHANGE_PAUSE: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Who there are.
 const SUBMITTERS: u64 = 2;
 const READERS: u64 = 2;
-const PLAYERS: u64 = 3;
+const MISBEHAVING_WORKERS: u64 = 3;
 /// One held look at the end.
-const HOLD_MS: u64 = 5_000;
-/// Looks at the end at once.
-const AT_ONCE: usize = 16;
+const LONG_POLL_MS: u64 = 5_000;
+/// Polling at the end at once.
+const MAX_CONCURRENT_READS: usize = 16;
 
 /// See the module. It stops when it is dropped.
 #[derive(Debug)]
-pub struct Mix {
+pub struct Workload {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
-    players: Players,
+    misbehaving_workers: MisbehavingWorkers,
     made: Arc<Mutex<Vec<String>>>,
 }
 
-impl Mix {
-    /// Starts it. These masters must have a witness.
+impl Workload {
+    /// Starts it. These masters must have a history writer.
     pub fn start(masters: &[Api], seed: u64) -> Self {
-        let witness = masters[0].witness();
-        let witness = Arc::clone(witness.expect("somebody writes down what the traffic asks"));
+        let history_writer = masters[0].history_writer();
+        let history_writer =
+            Arc::clone(history_writer.expect("the requests of the workload are recorded"));
         let stop = Arc::new(AtomicBool::new(false));
         let made = Arc::new(Mutex::new(Vec::new()));
         let next = Arc::new(AtomicU64::new(0));
@@ -65,12 +66,23 @@ impl Mix {
         for nth in 1..=READERS {
             let random = StdRng::seed_from_u64(seed.wrapping_add(2_000 + nth));
             let (masters, stop) = (masters.to_vec(), Arc::clone(&stop));
-            let witness = Arc::clone(&witness);
+            let history_writer = Arc::clone(&history_writer);
             let name = format!("reader-{nth}");
-            tasks.push(tokio::spawn(read(name, masters, witness, random, stop)));
+            tasks.push(tokio::spawn(read(
+                name,
+                masters,
+                history_writer,
+                random,
+                stop,
+            )));
         }
         Self {
-            players: Players::start(masters, PLAYERS, seed, &stop),
+            misbehaving_workers: MisbehavingWorkers::start(
+                masters,
+                MISBEHAVING_WORKERS,
+                seed,
+                &stop,
+            ),
             stop,
             tasks,
             made,
@@ -87,26 +99,27 @@ impl Mix {
         }
     }
 
-    /// Looks at every acknowledged task until it has ended, at most until the deadline, and sends the workers away. What
+    /// Polling at every acknowledged task until it has ended, at most until the deadline, and sends the workers away. What
     /// has not ended by then is told by the last look in the history.
     pub async fn settle(mut self, masters: &[Api], deadline: Duration) {
         let until = Instant::now() + deadline;
         let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut looks = JoinSet::new();
+        let mut reads = JoinSet::new();
         for (nth, task) in made.into_iter().enumerate() {
-            if looks.len() == AT_ONCE {
-                looks
+            if reads.len() == MAX_CONCURRENT_READS {
+                reads
                     .join_next()
                     .await
                     .expect("not empty")
                     .expect("no panic");
             }
             let masters = masters.to_vec();
-            looks.spawn(async move {
-                for look in nth.. {
-                    let api = &masters[look % masters.len()];
-                    let name = format!("settler-{}", nth % AT_ONCE);
-                    let reply = history::read_task(&name, api, &task, &Read::held(HOLD_MS)).await;
+            reads.spawn(async move {
+                for attempt in nth.. {
+                    let api = &masters[attempt % masters.len()];
+                    let name = format!("settler-{}", nth % MAX_CONCURRENT_READS);
+                    let reply =
+                        history::read_task(&name, api, &task, &Read::held(LONG_POLL_MS)).await;
                     let ended = reply.is_ok_and(|reply| match reply.status {
                         200 => !reply.json()["finished_at"].is_null(),
                         // That it is not there is an answer, too.
@@ -119,14 +132,14 @@ impl Mix {
                 }
             });
         }
-        while let Some(look) = looks.join_next().await {
-            look.expect("no panic");
+        while let Some(attempt) = reads.join_next().await {
+            attempt.expect("no panic");
         }
-        self.players.finish().await;
+        self.misbehaving_workers.finish().await;
     }
 }
 
-impl Drop for Mix {
+impl Drop for Workload {
     fn drop(&mut self) {
         for task in &self.tasks {
             task.abort();
@@ -167,7 +180,7 @@ impl Submitter {
     async fn submit(&mut self, body: &Value) -> Option<(String, Vec<String>)> {
         while !self.stop.load(Ordering::Relaxed) {
             let api = self.any();
-            match history::submit(&self.name, &api, body, PATIENCE).await {
+            match history::submit(&self.name, &api, body, REQUEST_TIMEOUT).await {
                 Ok(reply) if matches!(reply.status, 200 | 201) => {
                     let answer = reply.json();
                     let tasks = answer["tasks"].as_array().into_iter().flatten();
@@ -211,8 +224,8 @@ impl Submitter {
             // They want it once more.
             20..23 => {
                 let back = self.random.random_range(10..40);
-                let witness = self.masters[0].witness().cloned();
-                let before = witness.and_then(|witness| witness.recent(back));
+                let history_writer = self.masters[0].history_writer().cloned();
+                let before = history_writer.and_then(|history_writer| history_writer.recent(back));
                 if let Some(before) = before.filter(|before| before.alone) {
                     self.change(Op::RetryTask { task: before.task }).await;
                 }
@@ -230,7 +243,7 @@ impl Submitter {
                 Ok(_) => return,
                 Err(_) => {}
             }
-            tokio::time::sleep(CHANGE_PAUSE).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 }
@@ -238,7 +251,7 @@ impl Submitter {
 /// A job of one kind or another.
 fn job(random: &mut StdRng, key: &str) -> Value {
     let backoff = json!({"initial_ms": 20, "factor": 2.0, "max_ms": 200, "jitter": 0.1});
-    let played = |nth: u64| json!({"kind": PLAYED, "payload": {"of": key, "nth": nth}, "max_attempts": 10, "max_losses": 50, "backoff": backoff});
+    let played = |nth: u64| json!({"kind": WORKLOAD_KIND, "payload": {"of": key, "nth": nth}, "max_attempts": 10, "max_losses": 50, "backoff": backoff});
     let chained = |nth: u64, own: &str, after: &[&str]| {
         let mut task = played(nth);
         task["key"] = own.into();
@@ -284,7 +297,7 @@ fn job(random: &mut StdRng, key: &str) -> Value {
 async fn read(
     name: String,
     masters: Vec<Api>,
-    witness: Arc<Witness>,
+    history_writer: Arc<HistoryWriter>,
     mut random: StdRng,
     stop: Arc<AtomicBool>,
 ) {
@@ -295,7 +308,7 @@ async fn read(
         .await;
         // The latest are looked at most.
         let within = [4, 30, 500][random.random_range(0..3)];
-        let Some(recent) = witness.recent(random.random_range(0..within)) else {
+        let Some(recent) = history_writer.recent(random.random_range(0..within)) else {
             continue;
         };
         let api = &masters[random.random_range(0..masters.len())];

@@ -1,12 +1,12 @@
-//! The history of a drill: everything that was asked, answered and done to the cluster, and the checker's verdict on it.
+//! The history of a drill: everything that was asked, answered and done to the cluster, in a file, and the checker's verdict on it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use triarch_check::{History, Recorder, check, tell};
-use triarch_harness::{Api, Cluster, Mix, Verdict, Witness, history};
+use triarch_check::{History, Recorder, check, summarize};
+use triarch_harness::{Api, CheckResult, Cluster, HistoryWriter, Workload, history};
 
 /// The file, or another one if this program writes one of that name already.
 fn numbered(file: &Path) -> PathBuf {
@@ -23,13 +23,13 @@ fn numbered(file: &Path) -> PathBuf {
 }
 
 /// See the module.
-pub struct Ledger {
-    witness: Arc<Witness>,
+pub struct HistoryLog {
+    history_writer: Arc<HistoryWriter>,
     path: PathBuf,
-    mix: Option<Mix>,
+    workload: Option<Workload>,
 }
 
-impl Ledger {
+impl HistoryLog {
     /// Everything that this cluster is asked is written down from now on: to this file, or beside the cluster's logs. A
     /// drill that needs several clusters writes a file for each, numbered from the second on.
     pub fn open(cluster: &mut Cluster, file: Option<&Path>) -> Self {
@@ -37,52 +37,52 @@ impl Ledger {
         let path = file.map_or_else(beside, numbered);
         let recorder = Recorder::to_file(&path)
             .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
-        let witness = Arc::new(Witness::new(recorder));
-        cluster.observe(Arc::clone(&witness));
+        let history_writer = Arc::new(HistoryWriter::new(recorder));
+        cluster.observe(Arc::clone(&history_writer));
         Self {
-            witness,
+            history_writer,
             path,
-            mix: None,
+            workload: None,
         }
     }
 
     /// Where it is written.
     pub fn recorder(&self) -> &Recorder {
-        self.witness.recorder()
+        self.history_writer.recorder()
     }
 
-    /// Starts traffic of all kinds, for the history's sake.
+    /// Starts the mixed workload that fills the history.
     pub fn start(&mut self, masters: &[Api], seed: u64) {
-        self.mix = Some(Mix::start(masters, seed));
+        self.workload = Some(Workload::start(masters, seed));
     }
 
-    /// Ends the traffic.
+    /// Ends the workload.
     pub async fn stop(&mut self) {
-        if let Some(mix) = &mut self.mix {
-            mix.stop().await;
+        if let Some(workload) = &mut self.workload {
+            workload.stop().await;
         }
     }
 
-    /// From now on everything is read at its end; waits for what the traffic was acknowledged.
+    /// From now on everything is read at its end; waits for the acknowledged tasks of the workload.
     pub async fn settle(&mut self, masters: &[Api], deadline: Duration) {
         self.recorder().settled();
-        if let Some(mix) = self.mix.take() {
-            mix.settle(masters, deadline).await;
+        if let Some(workload) = self.workload.take() {
+            workload.settle(masters, deadline).await;
         }
     }
 
     /// Adds what the history shows to a verdict.
-    pub fn judge(self, verdict: &mut Verdict, sink: &Path) {
+    pub fn judge(self, check_result: &mut CheckResult, sink: &Path) {
         history::effects(self.recorder(), sink);
         let flushed = self.recorder().flush();
         flushed.unwrap_or_else(|error| panic!("{} is not whole: {error}", self.path.display()));
         let history = History::read(std::slice::from_ref(&self.path))
             .unwrap_or_else(|error| panic!("the history cannot be read back: {error}"));
         let judged = check(&history);
-        let mut told = tell(&judged, &history);
+        let mut text = summarize(&judged, &history);
         if !judged.is_kept() {
-            told.push_str(&format!("\nsee {}", self.path.display()));
+            text.push_str(&format!("\nsee {}", self.path.display()));
         }
-        verdict.history = Some((judged, told));
+        check_result.history = Some((judged, text));
     }
 }

@@ -14,8 +14,8 @@ use anyhow::{Context, bail};
 const IMAGE_BYTES: u64 = 512 << 20;
 /// What fills it is allocated in such steps, and then in blocks.
 const FILL_BYTES: [u64; 3] = [16 << 20, 1 << 20, 4 << 10];
-/// What the witness of a power cut says.
-const WITNESS: &str = "written, not synced";
+/// Contents of the canary file that a power cut must erase.
+const CANARY_FILE: &str = "written, not synced";
 
 /// Shut the file system down as a power cut would: what is in memory alone, journal included, is gone.
 const GOING_DOWN_WITHOUT_FLUSH: u32 = 2;
@@ -24,16 +24,16 @@ const GOING_DOWN_WITHOUT_FLUSH: u32 = 2;
 const FS_IOC_SHUTDOWN: libc::Ioctl = 0x8004_587d_u32 as libc::Ioctl;
 
 /// How long others may hold a file system after it was unmounted here.
-const LET_GO: Duration = Duration::from_secs(60);
-const LET_GO_LOOK: Duration = Duration::from_millis(100);
+const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(60);
+const UNMOUNT_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// See the module. Dropping it unmounts it.
 #[derive(Debug)]
-pub struct Image {
+pub struct DiskImage {
     file: PathBuf,
     mount_point: PathBuf,
     mounted: bool,
-    witnesses: u32,
+    canaries: u32,
 }
 
 /// Why this machine cannot do it, if it cannot.
@@ -50,7 +50,7 @@ pub fn obstacle() -> Option<String> {
     missing.map(|tool| format!("it needs {tool} (Debian: apt-get install e2fsprogs mount)"))
 }
 
-impl Image {
+impl DiskImage {
     /// Makes and mounts an empty ext4 file system below `dir`.
     pub fn make(dir: &Path, name: &str) -> anyhow::Result<Self> {
         let (file, mount_point) = (dir.join(format!("{name}.img")), dir.join(name));
@@ -61,7 +61,7 @@ impl Image {
             file,
             mount_point,
             mounted: false,
-            witnesses: 0,
+            canaries: 0,
         };
         image.mount()?;
         Ok(image)
@@ -74,7 +74,7 @@ impl Image {
 
     /// Mounts it; the journal is replayed on the way, as after any power cut.
     pub fn mount(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + LET_GO;
+        let deadline = Instant::now() + UNMOUNT_TIMEOUT;
         loop {
             run(
                 "mount",
@@ -92,7 +92,7 @@ impl Image {
                 }
             }
             self.unmount()?;
-            std::thread::sleep(LET_GO_LOOK);
+            std::thread::sleep(UNMOUNT_POLL_INTERVAL);
         }
     }
 
@@ -120,22 +120,22 @@ impl Image {
 
     /// Writes a file that is not synced: after a power cut it must be gone, or the cut cut nothing. Each cut has one of its
     /// own: ext4 writes out a file that replaces another of its name as soon as it is closed.
-    pub fn write_witness(&mut self) -> anyhow::Result<()> {
-        self.witnesses += 1;
-        let mut file = File::create_new(self.witness()).context("cannot write a witness")?;
-        file.write_all(WITNESS.as_bytes())?;
+    pub fn write_canary(&mut self) -> anyhow::Result<()> {
+        self.canaries += 1;
+        let mut file = File::create_new(self.canary()).context("cannot write a canary")?;
+        file.write_all(CANARY_FILE.as_bytes())?;
         Ok(())
     }
 
-    /// Whether the latest witness is gone, or empty.
-    pub fn witness_is_gone(&self) -> bool {
-        std::fs::read_to_string(self.witness())
+    /// Whether the latest canary is gone, or empty.
+    pub fn canary_is_gone(&self) -> bool {
+        std::fs::read_to_string(self.canary())
             .unwrap_or_default()
             .is_empty()
     }
 
-    fn witness(&self) -> PathBuf {
-        self.mount_point.join(format!("witness-{}", self.witnesses))
+    fn canary(&self) -> PathBuf {
+        self.mount_point.join(format!("canary-{}", self.canaries))
     }
 
     /// Takes all that is left of it.
@@ -192,7 +192,7 @@ impl Image {
     }
 }
 
-impl Drop for Image {
+impl Drop for DiskImage {
     fn drop(&mut self) {
         if let Err(error) = self.unmount() {
             eprintln!("{error:#}");

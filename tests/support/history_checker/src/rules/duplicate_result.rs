@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::Bounds;
-use crate::book::{Book, TaskBook};
+use crate::index::{HistoryIndex, TaskIndex};
 use crate::record::{Op, Outcome, Status};
 use crate::verdict::Findings;
 
@@ -14,13 +14,13 @@ use crate::verdict::Findings;
 const SUCCEEDED: &str = "succeeded";
 
 /// See [`super::RULES`].
-pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
-    for (id, task) in &book.tasks {
-        let retries = retries(book, task);
+pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
+    for (id, task) in &indexed.tasks {
+        let retries = retries(indexed, task);
         let mut accepted: BTreeMap<u64, usize> = BTreeMap::new();
         let mut results: BTreeMap<&str, usize> = BTreeMap::new();
         for at in &task.records {
-            match &book.record(*at).op {
+            match &indexed.record(*at).op {
                 Op::Report { results, .. } => {
                     let of_it = results.iter().filter(|one| one.task == **id);
                     let taken = of_it.filter(|one| {
@@ -59,13 +59,13 @@ pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
         }
         if results.len() > 1 + retries {
             let places: Vec<usize> = results.values().copied().collect();
-            let told: Vec<&str> = results.keys().copied().collect();
+            let text: Vec<&str> = results.keys().copied().collect();
             findings.broken(
                 &places,
                 format!(
                     "task {id} showed {} results: {}",
-                    told.len(),
-                    told.join(", ")
+                    text.len(),
+                    text.join(", ")
                 ),
             );
         }
@@ -73,12 +73,12 @@ pub fn judge(book: &Book<'_>, _: Bounds, findings: &mut Findings) {
 }
 
 /// Retries by hand that may have happened; of another task of its job, too, which takes this one along.
-fn retries(book: &Book<'_>, task: &TaskBook<'_>) -> usize {
+fn retries(indexed: &HistoryIndex<'_>, task: &TaskIndex<'_>) -> usize {
     let of_job = task.siblings.iter().filter_map(|one| one.id.as_deref());
-    let books = of_job.filter_map(|id| book.tasks.get(id));
-    let records = books.flat_map(|one| &one.records);
+    let indexed_tasks = of_job.filter_map(|id| indexed.tasks.get(id));
+    let records = indexed_tasks.flat_map(|one| &one.records);
     let retried = records.filter(|at| {
-        let record = book.record(**at);
+        let record = indexed.record(**at);
         matches!(record.op, Op::RetryTask { .. }) && record.outcome != Outcome::Fail
     });
     retried.count()

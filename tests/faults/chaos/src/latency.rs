@@ -1,4 +1,4 @@
-//! How long nobody acknowledges anything.
+//! Latency until the next acknowledgement, and percentiles of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +10,9 @@ use triarch_harness::load::submit_until;
 use triarch_harness::{Acked, Api};
 
 /// A probe that is not answered within this is sent again, under the same key.
-const PATIENCE: Duration = Duration::from_millis(250);
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
 /// A cluster that acknowledges nothing for so long is down.
-const GIVE_UP: Duration = Duration::from_secs(30);
+const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Submits a job that is new at each of these masters at once, until one is acknowledged: the time from `since` until
 /// then, and all probes that were acknowledged in the end.
@@ -27,7 +27,9 @@ pub async fn first_acknowledgement(
     for (nth, survivor) in survivors.iter().enumerate() {
         let (masters, stop, mut body) = ([survivor.clone()], Arc::clone(&stop), make());
         body["idempotency_key"] = format!("{name}-{nth}").into();
-        probes.spawn(async move { submit_until(&masters, &mut 0, &body, PATIENCE, &stop).await });
+        probes.spawn(
+            async move { submit_until(&masters, &mut 0, &body, REQUEST_TIMEOUT, &stop).await },
+        );
     }
     let all = async {
         let mut acked: Vec<Acked> = Vec::new();
@@ -36,9 +38,9 @@ pub async fn first_acknowledgement(
         }
         anyhow::Ok(acked)
     };
-    let Ok(acked) = tokio::time::timeout(GIVE_UP, all).await else {
+    let Ok(acked) = tokio::time::timeout(ACKNOWLEDGEMENT_TIMEOUT, all).await else {
         stop.store(true, Ordering::Relaxed);
-        anyhow::bail!("nothing was acknowledged for {GIVE_UP:?}");
+        anyhow::bail!("nothing was acknowledged for {ACKNOWLEDGEMENT_TIMEOUT:?}");
     };
     let acked = acked?;
     let first = acked.iter().map(|one| one.acked).min();
@@ -48,9 +50,9 @@ pub async fn first_acknowledgement(
 
 /// Times that were measured.
 #[derive(Debug, Clone, Default)]
-pub struct Times(Vec<Duration>);
+pub struct Latencies(Vec<Duration>);
 
-impl Times {
+impl Latencies {
     /// One more.
     pub fn add(&mut self, time: Duration) {
         self.0.push(time);
@@ -86,7 +88,7 @@ impl Times {
     }
 
     /// One line.
-    pub fn tell(&self) -> String {
+    pub fn summary(&self) -> String {
         let ms = |time: Option<Duration>| {
             time.map_or("-".to_owned(), |time| time.as_millis().to_string())
         };
@@ -107,7 +109,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_times_that_were_measured() {
-        let mut times = Times::default();
+        let mut times = Latencies::default();
         assert_eq!(times.percentile(50), None);
         for ms in [30, 10, 20, 40] {
             times.add(Duration::from_millis(ms));

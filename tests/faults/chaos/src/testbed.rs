@@ -1,4 +1,4 @@
-//! What faults are done to: a cluster under load, with a network, disks and clocks that can be hurt.
+//! The testbed of a drill: a cluster under load whose network, disks and clocks can be made to fail.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,22 +8,22 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use rand::seq::SliceRandom;
 use reqwest::Method;
-use triarch_harness::{Exposition, Options, Walls, until};
+use triarch_harness::{Exposition, FakeClocks, Options, until};
 
 use crate::LoadArgs;
+use crate::disk_image::{self, DiskImage};
 use crate::drill::Drill;
-use crate::image::{self, Image};
 use crate::net::{Net, NetworkKind, namespaces};
 use crate::plan::{Plan, Roles};
 
 /// Masters that may be brought in, besides the three.
 const SPARE_MASTERS: u64 = 8;
 /// For a wall clock to be seen to be right again.
-const SOON: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How the cluster that is hurt is made.
 #[derive(Debug, Clone, Args)]
-pub struct GroundArgs {
+pub struct TestbedArgs {
     /// What is between the masters; namespaces where they can be had, unless told
     #[arg(long, value_enum, value_name = "KIND")]
     pub network: Option<NetworkKind>,
@@ -32,9 +32,9 @@ pub struct GroundArgs {
     pub lease_ms: u64,
 }
 
-/// What a scenario needs of the ground.
+/// What a scenario needs of the testbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Need {
+pub enum Requirement {
     /// Masters that can be cut off from each other.
     Cuts,
     /// … and reached late.
@@ -44,19 +44,19 @@ pub enum Need {
     /// A disk for each master.
     Disks,
     /// A wall clock for each master.
-    Walls,
+    FakeClocks,
     /// strace.
     Strace,
 }
 
 /// See the module. What is dropped first stands first.
-pub struct Ground {
+pub struct Testbed {
     /// The cluster and its load.
     pub drill: Drill,
     /// Between the masters.
     pub net: Net,
-    disks: Vec<Image>,
-    walls: Option<Walls>,
+    disks: Vec<DiskImage>,
+    fake_clocks: Option<FakeClocks>,
     spare: u64,
     _dir: tempfile::TempDir,
 }
@@ -70,14 +70,14 @@ pub struct Syncs {
 
 impl Plan {
     /// What it needs.
-    pub fn needs(self) -> Option<Need> {
+    pub fn needs(self) -> Option<Requirement> {
         match self {
-            Plan::Cut(_) => Some(Need::Cuts),
-            Plan::Delay(_) => Some(Need::Wires),
-            Plan::Loss(_) => Some(Need::Namespaces),
-            Plan::FullDisk(_) | Plan::PowerCut(_) => Some(Need::Disks),
-            Plan::ClockJump(_) => Some(Need::Walls),
-            Plan::SlowDisk(_) | Plan::FailingSync(_) => Some(Need::Strace),
+            Plan::Cut(_) => Some(Requirement::Cuts),
+            Plan::Delay(_) => Some(Requirement::Wires),
+            Plan::Loss(_) => Some(Requirement::Namespaces),
+            Plan::FullDisk(_) | Plan::PowerCut(_) => Some(Requirement::Disks),
+            Plan::ClockJump(_) => Some(Requirement::FakeClocks),
+            Plan::SlowDisk(_) | Plan::FailingSync(_) => Some(Requirement::Strace),
             Plan::Kill(_)
             | Plan::Pause(_)
             | Plan::Restart(_)
@@ -88,24 +88,24 @@ impl Plan {
 }
 
 /// Why this machine cannot give it, if it cannot.
-pub fn obstacle(need: Need, network: NetworkKind) -> Option<String> {
+pub fn obstacle(need: Requirement, network: NetworkKind) -> Option<String> {
     match need {
-        Need::Cuts => {
+        Requirement::Cuts => {
             (network == NetworkKind::Plain).then(|| "a plain network cannot be cut".to_owned())
         }
-        Need::Wires => {
+        Requirement::Wires => {
             (network != NetworkKind::Wires).then(|| "delays need --network wires".to_owned())
         }
-        Need::Namespaces if network != NetworkKind::Namespaces => {
+        Requirement::Namespaces if network != NetworkKind::Namespaces => {
             Some("losses need --network namespaces, which needs root and iptables".to_owned())
         }
-        Need::Namespaces => namespaces::obstacle(),
-        Need::Disks => image::obstacle(),
-        Need::Walls => {
-            let missing = Walls::within(Path::new("/nonexistent")).is_none();
+        Requirement::Namespaces => namespaces::obstacle(),
+        Requirement::Disks => disk_image::obstacle(),
+        Requirement::FakeClocks => {
+            let missing = FakeClocks::within(Path::new("/nonexistent")).is_none();
             missing.then(|| "libfaketime is not installed (Debian package faketime)".to_owned())
         }
-        Need::Strace => {
+        Requirement::Strace => {
             let found = std::process::Command::new("strace").arg("-V").output();
             found
                 .is_err()
@@ -114,14 +114,14 @@ pub fn obstacle(need: Need, network: NetworkKind) -> Option<String> {
     }
 }
 
-impl GroundArgs {
+impl TestbedArgs {
     /// The network that is taken if this one may be chosen.
-    pub fn network(&self, needs: &BTreeSet<Need>) -> NetworkKind {
-        if let Some(told) = self.network {
-            return told;
+    pub fn network(&self, needs: &BTreeSet<Requirement>) -> NetworkKind {
+        if let Some(kind) = self.network {
+            return kind;
         }
-        let wires = needs.contains(&Need::Wires);
-        let cut = needs.contains(&Need::Cuts) || needs.contains(&Need::Namespaces);
+        let wires = needs.contains(&Requirement::Wires);
+        let cut = needs.contains(&Requirement::Cuts) || needs.contains(&Requirement::Namespaces);
         match (wires, cut) {
             (false, false) => NetworkKind::Plain,
             (true, _) => NetworkKind::Wires,
@@ -131,33 +131,33 @@ impl GroundArgs {
     }
 }
 
-impl Ground {
+impl Testbed {
     /// Starts a cluster under load on which these can be had.
     pub async fn make(
-        args: &GroundArgs,
+        args: &TestbedArgs,
         load: &LoadArgs,
         network: NetworkKind,
-        needs: &BTreeSet<Need>,
+        needs: &BTreeSet<Requirement>,
     ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new()
-            .prefix("triarch-ground-")
+            .prefix("triarch-testbed-")
             .tempdir()?;
-        let disks = if needs.contains(&Need::Disks) {
-            let make = |id| Image::make(dir.path(), &format!("disk-{id}"));
+        let disks = if needs.contains(&Requirement::Disks) {
+            let make = |id| DiskImage::make(dir.path(), &format!("disk-{id}"));
             (1..=3).map(make).collect::<anyhow::Result<Vec<_>>>()?
         } else {
             Vec::new()
         };
-        let walls = if needs.contains(&Need::Walls) {
-            Some(Walls::within(dir.path()).context("libfaketime is not installed")?)
+        let fake_clocks = if needs.contains(&Requirement::FakeClocks) {
+            Some(FakeClocks::within(dir.path()).context("libfaketime is not installed")?)
         } else {
             None
         };
         let net = Net::make(network, 3 + SPARE_MASTERS).await?;
         let options = Options {
-            data_dirs: disks.iter().map(Image::data_dir).collect(),
-            walls: walls.clone(),
-            places: net.places(),
+            data_dirs: disks.iter().map(DiskImage::data_dir).collect(),
+            fake_clocks: fake_clocks.clone(),
+            addresses: net.addresses(),
             lease_ms: args.lease_ms,
             ..Options::default()
         };
@@ -167,7 +167,7 @@ impl Ground {
             drill,
             net,
             disks,
-            walls,
+            fake_clocks,
             spare: SPARE_MASTERS,
             _dir: dir,
         })
@@ -182,14 +182,14 @@ impl Ground {
     }
 
     /// A master's disk.
-    pub fn disk(&mut self, master: u64) -> anyhow::Result<&mut Image> {
+    pub fn disk(&mut self, master: u64) -> anyhow::Result<&mut DiskImage> {
         let disk = self.disks.get_mut(master as usize - 1);
         disk.with_context(|| format!("master {master} has no disk of its own"))
     }
 
     /// The masters' wall clocks.
-    pub fn walls(&self) -> anyhow::Result<&Walls> {
-        self.walls
+    pub fn fake_clocks(&self) -> anyhow::Result<&FakeClocks> {
+        self.fake_clocks
             .as_ref()
             .context("the masters go by the machine's clock")
     }
@@ -200,10 +200,10 @@ impl Ground {
         let call = api
             .call(Method::GET, "/metrics")
             .timeout(Duration::from_secs(2));
-        let told = Exposition::read(&call.send().await.ok()?.text).ok()?;
+        let exposition = Exposition::read(&call.send().await.ok()?.text).ok()?;
         Some(Syncs {
-            count: told.sum("triarch_log_sync_seconds_count", &[])?,
-            seconds: told.sum("triarch_log_sync_seconds_sum", &[])?,
+            count: exposition.sum("triarch_log_sync_seconds_count", &[])?,
+            seconds: exposition.sum("triarch_log_sync_seconds_sum", &[])?,
         })
     }
 
@@ -233,7 +233,7 @@ impl Ground {
         for master in 1..=3 {
             self.drill.cluster.wait_caught_up(master).await;
         }
-        if self.walls.is_some() {
+        if self.fake_clocks.is_some() {
             for master in 1..=3 {
                 self.wait_clock_right(master).await;
             }
@@ -244,7 +244,7 @@ impl Ground {
     async fn wait_clock_right(&self, master: u64) {
         let api = self.drill.cluster.api(master);
         let what = format!("master {master} finds its clock right");
-        until(SOON, what, async || {
+        until(WAIT_TIMEOUT, what, async || {
             let status = api
                 .call(Method::GET, "/v1/cluster?consistency=stale")
                 .send();

@@ -1,4 +1,4 @@
-//! What everybody in a run shares, and how a client asks until it knows.
+//! The context that all actors of a run share, and the simulated client with its retries.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
@@ -17,7 +17,7 @@ use crate::record;
 use crate::world::{Host, MS, SECOND};
 
 #[derive(Clone)]
-pub struct Scene {
+pub struct SimContext {
     pub sim: Sim,
     history: Rc<RefCell<History>>,
     /// The same, request by request, for `triarch-check`.
@@ -34,7 +34,7 @@ pub struct Scene {
 
 /// What a client knows in the end.
 #[derive(Debug)]
-pub enum Known {
+pub enum RequestOutcome {
     Done(Response),
     /// Refused for good: nothing was done.
     Refused(Response),
@@ -44,17 +44,17 @@ pub enum Known {
 
 /// One client: its address, and its luck.
 pub struct Client {
-    pub scene: Scene,
+    pub context: SimContext,
     pub host: Host,
     pub random: Random,
     /// Stays with a master that answers.
     pub master: Host,
 }
 
-impl Scene {
+impl SimContext {
     pub fn new(sim: Sim) -> Self {
         let clock = sim.world().clock.clone();
-        Scene {
+        SimContext {
             sim,
             recorder: Rc::new(Recorder::in_memory_by(move || {
                 clock.load(Ordering::Relaxed)
@@ -74,7 +74,7 @@ impl Scene {
     pub fn client(&self, host: Host) -> Client {
         Client {
             random: self.sim.branch(),
-            scene: self.clone(),
+            context: self.clone(),
             host,
             master: 1,
         }
@@ -95,7 +95,7 @@ pub struct Ask<'a> {
 
 impl Client {
     pub fn another_master(&mut self) {
-        let masters = self.scene.masters.borrow().clone();
+        let masters = self.context.masters.borrow().clone();
         self.master = *self.random.one_of(&masters);
     }
 
@@ -107,13 +107,13 @@ impl Client {
             .iter()
             .map(|(added, op)| {
                 let name = format!("{name}{added}");
-                self.scene
+                self.context
                     .recorder
                     .invoke(&name, u64::from(self.master), op.clone())
             })
             .collect();
         let answer = send(
-            &self.scene.sim,
+            &self.context.sim,
             Request {
                 from: self.host,
                 to: self.master,
@@ -138,7 +138,7 @@ impl Client {
             && !matches!(response.status, 503 | 504 | 507)
         {
             let text = String::from_utf8_lossy(&response.body).into_owned();
-            self.scene.sim.world().violated(
+            self.context.sim.world().violated(
                 "a master answers as documented",
                 format!(
                     "{} {} gave {}: {text}",
@@ -150,11 +150,11 @@ impl Client {
     }
 
     /// Asks one master after another until one of them says yes or no, or it was asked often enough.
-    pub async fn ask(&mut self, ask: Ask<'_>) -> Known {
+    pub async fn ask(&mut self, ask: Ask<'_>) -> RequestOutcome {
         for _ in 0..ask.tries {
             let answer = self.once(&ask).await;
             let pause = match answer {
-                Answer::Came(response) if response.ok() => return Known::Done(response),
+                Answer::Came(response) if response.ok() => return RequestOutcome::Done(response),
                 Answer::Came(response) if response.status == 307 => {
                     let leader = response
                         .header("triarch-leader")
@@ -170,24 +170,24 @@ impl Client {
                     self.another_master();
                     self.random.between(50 * MS, 500 * MS)
                 }
-                Answer::Came(response) => return Known::Refused(response),
+                Answer::Came(response) => return RequestOutcome::Refused(response),
                 Answer::NotSent => {
                     self.another_master();
                     self.random.between(10 * MS, 200 * MS)
                 }
                 Answer::Unknown => {
-                    self.scene.sim.world().tally.unknown += 1;
+                    self.context.sim.world().stats.unknown += 1;
                     self.another_master();
                     self.random.between(10 * MS, 300 * MS)
                 }
             };
-            self.scene.sim.sleep(pause).await;
+            self.context.sim.sleep(pause).await;
         }
-        Known::Unknown
+        RequestOutcome::Unknown
     }
 
     /// Reads of a master as it is, without asking others.
-    pub async fn look(&mut self, master: Host, path: &str) -> Option<Value> {
+    pub async fn read_from(&mut self, master: Host, path: &str) -> Option<Value> {
         self.master = master;
         let ask = Ask {
             method: "GET",

@@ -1,36 +1,36 @@
-//! What clients do: submit, submit again, cancel, and read.
+//! The load of simulated clients: submissions, resubmissions, cancellations and reads.
 
 use serde_json::{Value, json};
 use triarch_check::record::Op;
 
+use crate::context::{Ask, Client, RequestOutcome, SimContext};
 use crate::heal;
 use crate::history::{Cancelled, Leading, Read, Submission, Submitted};
 use crate::http::Answer;
 use crate::random::Random;
 use crate::record;
-use crate::scene::{Ask, Client, Known, Scene};
 use crate::world::{Host, MS, SECOND, Weakened};
 
 /// Submits jobs until the run closes. An unknown outcome is asked again under the same key.
-pub async fn submit(scene: Scene, host: Host) {
-    scene.busy.set(scene.busy.get() + 1);
-    let mut client = scene.client(host);
+pub async fn submit(context: SimContext, host: Host) {
+    context.busy.set(context.busy.get() + 1);
+    let mut client = context.client(host);
     let mut number = 0;
-    while !scene.closing.get() {
+    while !context.closing.get() {
         number += 1;
         let body = job(&mut client.random, host, number);
         submit_one(&mut client, body).await;
         // Now and then again, on purpose.
         if client.random.percent(10) {
-            let earlier = client.scene.history().submissions.len() as u64;
+            let earlier = client.context.history().submissions.len() as u64;
             let which = client.random.between(0, earlier) as usize;
-            let body = client.scene.history().submissions[which].body.clone();
+            let body = client.context.history().submissions[which].body.clone();
             submit_again(&mut client, which, body).await;
         }
         let pause = client.random.between(50 * MS, 800 * MS);
-        scene.sim.sleep(pause).await;
+        context.sim.sleep(pause).await;
     }
-    scene.busy.set(scene.busy.get() - 1);
+    context.busy.set(context.busy.get() - 1);
 }
 
 /// Submits a job; `None` when nobody said in time that it is there.
@@ -39,9 +39,9 @@ pub async fn submit_one(client: &mut Client, body: Value) -> Option<Submitted> {
         .as_str()
         .unwrap_or_default()
         .to_string();
-    let invoked = client.scene.sim.now();
+    let invoked = client.context.sim.now();
     let which = {
-        let mut history = client.scene.history();
+        let mut history = client.context.history();
         history.submissions.push(Submission {
             key,
             invoked,
@@ -56,7 +56,7 @@ pub async fn submit_one(client: &mut Client, body: Value) -> Option<Submitted> {
 async fn submit_again(client: &mut Client, which: usize, body: Value) -> Option<Submitted> {
     client.another_master();
     let tries = if client.random.percent(80) { 20 } else { 1 };
-    let known = client
+    let outcome = client
         .ask(Ask {
             method: "POST",
             path: "/v1/jobs",
@@ -67,51 +67,51 @@ async fn submit_again(client: &mut Client, which: usize, body: Value) -> Option<
             ops: vec![("", record::submit(&body))],
         })
         .await;
-    let now = client.scene.sim.now();
-    match known {
-        Known::Done(response) => {
-            let told = response.json();
+    let now = client.context.sim.now();
+    match outcome {
+        RequestOutcome::Done(response) => {
+            let reply = response.json();
             let submitted = Submitted {
                 at: now,
                 index: response.index().unwrap_or(0),
-                job: told["id"].as_str().unwrap_or_default().to_string(),
-                tasks: words(&told["tasks"]),
-                duplicate: told["duplicate"] == json!(true),
+                job: reply["id"].as_str().unwrap_or_default().to_string(),
+                tasks: words(&reply["tasks"]),
+                duplicate: reply["duplicate"] == json!(true),
             };
-            let mut world = client.scene.sim.world();
-            world.tally.operation("submission acknowledged");
-            world.tally.acknowledged += 1;
+            let mut world = client.context.sim.world();
+            world.stats.operation("submission acknowledged");
+            world.stats.acknowledged += 1;
             drop(world);
-            client.scene.history().submissions[which]
+            client.context.history().submissions[which]
                 .answers
                 .push(submitted.clone());
             Some(submitted)
         }
-        Known::Refused(response) => {
+        RequestOutcome::Refused(response) => {
             // A unique key that is taken is the one thing here that may be refused.
-            let told = response.json();
-            if told["code"] != json!("conflict") || !told["task"].is_string() {
-                let what = format!("{body} was refused: {told}");
+            let reply = response.json();
+            if reply["code"] != json!("conflict") || !reply["task"].is_string() {
+                let what = format!("{body} was refused: {reply}");
                 client
-                    .scene
+                    .context
                     .sim
                     .world()
                     .violated("what is valid is taken", what);
             }
             client
-                .scene
+                .context
                 .sim
                 .world()
-                .tally
+                .stats
                 .operation("submission refused");
             None
         }
-        Known::Unknown => {
+        RequestOutcome::Unknown => {
             client
-                .scene
+                .context
                 .sim
                 .world()
-                .tally
+                .stats
                 .operation("submission unknown");
             None
         }
@@ -162,21 +162,21 @@ fn job(random: &mut Random, host: Host, number: u64) -> Value {
 }
 
 /// Cancels a task now and then.
-pub async fn cancel(scene: Scene, host: Host) {
-    scene.busy.set(scene.busy.get() + 1);
-    let mut client = scene.client(host);
-    while !scene.closing.get() {
+pub async fn cancel(context: SimContext, host: Host) {
+    context.busy.set(context.busy.get() + 1);
+    let mut client = context.client(host);
+    while !context.closing.get() {
         let pause = client.random.between(300 * MS, 1500 * MS);
-        scene.sim.sleep(pause).await;
+        context.sim.sleep(pause).await;
         let Some(task) = pick(&mut client) else {
             continue;
         };
-        if scene.history().is_of(&task, heal::FRESH) {
+        if context.history().is_of(&task, heal::FRESH) {
             continue;
         }
         client.another_master();
-        let invoked = scene.sim.now();
-        let known = client
+        let invoked = context.sim.now();
+        let outcome = client
             .ask(Ask {
                 method: "POST",
                 path: &format!("/v1/tasks/{task}/cancel"),
@@ -187,27 +187,27 @@ pub async fn cancel(scene: Scene, host: Host) {
                 ops: vec![("", Op::CancelTask { task: task.clone() })],
             })
             .await;
-        if let Known::Done(_) = known {
-            let returned = scene.sim.now();
-            scene
+        if let RequestOutcome::Done(_) = outcome {
+            let returned = context.sim.now();
+            context
                 .sim
                 .world()
-                .tally
+                .stats
                 .operation("cancellation acknowledged");
-            scene.history().cancelled.push(Cancelled {
+            context.history().cancelled.push(Cancelled {
                 task,
                 invoked,
                 returned,
             });
         }
     }
-    scene.busy.set(scene.busy.get() - 1);
+    context.busy.set(context.busy.get() - 1);
 }
 
 /// A task that is known to be there: mostly a late one.
 fn pick(client: &mut Client) -> Option<String> {
     let all: Vec<String> = client
-        .scene
+        .context
         .history()
         .acknowledged()
         .map(|(task, _)| task.to_string())
@@ -224,25 +224,25 @@ fn pick(client: &mut Client) -> Option<String> {
 }
 
 /// Reads tasks that are known to be there, through any master.
-pub async fn read(scene: Scene, host: Host) {
-    scene.busy.set(scene.busy.get() + 1);
-    let mut client = scene.client(host);
-    while !scene.closing.get() {
+pub async fn read(context: SimContext, host: Host) {
+    context.busy.set(context.busy.get() + 1);
+    let mut client = context.client(host);
+    while !context.closing.get() {
         let pause = client.random.between(30 * MS, 300 * MS);
-        scene.sim.sleep(pause).await;
+        context.sim.sleep(pause).await;
         let Some(task) = pick(&mut client) else {
             continue;
         };
         client.another_master();
         let stale = client.random.percent(15);
-        let weakened = scene.sim.world().settings.weakened == Some(Weakened::Reads);
+        let weakened = context.sim.world().settings.weakened == Some(Weakened::Reads);
         let query = if stale || weakened {
             "?consistency=stale"
         } else {
             ""
         };
         let path = format!("/v1/tasks/{task}{query}");
-        let invoked = scene.sim.now();
+        let invoked = context.sim.now();
         let ask = Ask {
             method: "GET",
             path: &path,
@@ -259,14 +259,14 @@ pub async fn read(scene: Scene, host: Host) {
         if !response.ok() && response.status != 404 {
             continue;
         }
-        let told = response.json();
-        let returned = scene.sim.now();
-        scene
+        let reply = response.json();
+        let returned = context.sim.now();
+        context
             .sim
             .world()
-            .tally
+            .stats
             .operation(if stale { "stale read" } else { "read" });
-        scene.history().reads.push(Read {
+        context.history().reads.push(Read {
             task,
             node,
             invoked,
@@ -274,36 +274,38 @@ pub async fn read(scene: Scene, host: Host) {
             index: response.index().unwrap_or(0),
             stale,
             status: response.status,
-            state: told["state"].as_str().unwrap_or_default().to_string(),
-            attempt: told["attempt"].as_u64().unwrap_or(0),
-            result: told["result"].clone(),
+            state: reply["state"].as_str().unwrap_or_default().to_string(),
+            attempt: reply["attempt"].as_u64().unwrap_or(0),
+            result: reply["result"].clone(),
         });
     }
-    scene.busy.set(scene.busy.get() - 1);
+    context.busy.set(context.busy.get() - 1);
 }
 
 /// Notes who leads, as each master sees it.
-pub async fn observe(scene: Scene, host: Host) {
-    let mut client = scene.client(host);
+pub async fn observe(context: SimContext, host: Host) {
+    let mut client = context.client(host);
     let mut last = 0;
-    while !scene.over.get() {
-        let masters = scene.masters.borrow().clone();
+    while !context.over.get() {
+        let masters = context.masters.borrow().clone();
         for node in masters {
-            let told = client.look(node, "/v1/cluster?consistency=stale").await;
-            let Some(told) = told else { continue };
-            if told["agreement"]["mismatches"].as_u64().unwrap_or(0) > 0 {
-                scene.sim.world().violated(
+            let reply = client
+                .read_from(node, "/v1/cluster?consistency=stale")
+                .await;
+            let Some(reply) = reply else { continue };
+            if reply["agreement"]["mismatches"].as_u64().unwrap_or(0) > 0 {
+                context.sim.world().violated(
                     "the masters' tables are the same",
-                    format!("node {node} tells: {told}"),
+                    format!("node {node} tells: {reply}"),
                 );
             }
-            if let (Some(term), Some(leader)) = (told["term"].as_u64(), told["leader"].as_u64()) {
+            if let (Some(term), Some(leader)) = (reply["term"].as_u64(), reply["leader"].as_u64()) {
                 if term > last {
                     last = term;
-                    scene.sim.world().tally.leaders_seen += 1;
+                    context.sim.world().stats.leaders_seen += 1;
                 }
-                let at = scene.sim.now();
-                scene.history().leading.push(Leading {
+                let at = context.sim.now();
+                context.history().leading.push(Leading {
                     at,
                     node,
                     term,
@@ -312,6 +314,6 @@ pub async fn observe(scene: Scene, host: Host) {
             }
         }
         let pause = client.random.between(100 * MS, 400 * MS);
-        scene.sim.sleep(pause).await;
+        context.sim.sleep(pause).await;
     }
 }

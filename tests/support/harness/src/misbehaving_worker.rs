@@ -1,5 +1,5 @@
-//! Workers played by hand who write down every lease and every report, and are as unlucky as real ones: they fail, report
-//! twice, and fall silent past their leases and wake up again as if nothing had happened.
+//! Misbehaving workers: they fail tasks, report results twice, fall silent past their leases, and resume as if nothing had
+//! happened. Every lease and every report is recorded in the history.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,38 +11,38 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::history::{self, PLAYED};
+use crate::history::{self, WORKLOAD_KIND};
 use crate::http::{Api, Reply};
 
 /// Attempts at once.
 const SLOTS: usize = 4;
 /// How long a poll waits when there is nothing to do meanwhile, and when there is.
-const IDLE_MS: u64 = 500;
-const BUSY_MS: u64 = 20;
+const IDLE_POLL_MS: u64 = 500;
+const BUSY_POLL_MS: u64 = 20;
 /// Beyond what a poll waits, for the answer to come.
-const PATIENCE: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest that one works on a task.
-const WORK_MS_MAX: u64 = 60;
+const MAX_WORK_MS: u64 = 60;
 /// One in so many attempts fails.
-const FAILS: u32 = 20;
+const FAILURE_ONE_IN: u32 = 20;
 /// One in so many reports is sent again though it was answered.
-const TWICE: u32 = 20;
+const DUPLICATE_REPORT_ONE_IN: u32 = 20;
 /// One in so many rounds with something to do it falls silent for longer than its lease.
-const SILENT: u32 = 200;
+const SILENCE_ONE_IN: u32 = 200;
 
 /// See the module. They stop when it is dropped.
 #[derive(Debug)]
-pub struct Players {
+pub struct MisbehavingWorkers {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Players {
+impl MisbehavingWorkers {
     /// So many of them, who know these masters. Once it is `calm`, none falls silent any more.
     pub fn start(masters: &[Api], count: u64, seed: u64, calm: &Arc<AtomicBool>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let players = (1..=count).map(|nth| {
-            let player = Player {
+        let misbehaving_workers = (1..=count).map(|nth| {
+            let misbehaving_worker = MisbehavingWorker {
                 name: format!("player-{nth}"),
                 api: masters[nth as usize % masters.len()].clone(),
                 masters: masters.to_vec(),
@@ -52,27 +52,27 @@ impl Players {
                 held: Vec::new(),
                 calm: Arc::clone(calm),
             };
-            tokio::spawn(player.play(Arc::clone(&stop)))
+            tokio::spawn(misbehaving_worker.run(Arc::clone(&stop)))
         });
-        let tasks = players.collect();
+        let tasks = misbehaving_workers.collect();
         Self { stop, tasks }
     }
 
     /// Ends them. Panics if one of them met an answer that it should not have met.
     pub async fn finish(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        for player in std::mem::take(&mut self.tasks) {
-            if let Err(error) = player.await {
+        for misbehaving_worker in std::mem::take(&mut self.tasks) {
+            if let Err(error) = misbehaving_worker.await {
                 std::panic::resume_unwind(error.into_panic());
             }
         }
     }
 }
 
-impl Drop for Players {
+impl Drop for MisbehavingWorkers {
     fn drop(&mut self) {
-        for player in &self.tasks {
-            player.abort();
+        for misbehaving_worker in &self.tasks {
+            misbehaving_worker.abort();
         }
     }
 }
@@ -87,7 +87,7 @@ struct Held {
     result: Value,
 }
 
-struct Player {
+struct MisbehavingWorker {
     name: String,
     masters: Vec<Api>,
     /// Whoever led last.
@@ -99,8 +99,8 @@ struct Player {
     calm: Arc<AtomicBool>,
 }
 
-impl Player {
-    async fn play(mut self, stop: Arc<AtomicBool>) {
+impl MisbehavingWorker {
+    async fn run(mut self, stop: Arc<AtomicBool>) {
         while !stop.load(Ordering::Relaxed) {
             if self.id.is_empty() && !self.register().await {
                 continue;
@@ -110,8 +110,8 @@ impl Player {
                 continue;
             }
             self.poll().await;
-            if !self.held.is_empty() && self.random.random_ratio(1, SILENT) {
-                self.fall_silent().await;
+            if !self.held.is_empty() && self.random.random_ratio(1, SILENCE_ONE_IN) {
+                self.stay_silent().await;
             }
         }
         let path = format!("/v1/workers/{}", self.id);
@@ -119,7 +119,7 @@ impl Player {
     }
 
     /// Not dead, only silent: it does not know that it is taken for lost, and then reports what it has under its old leases.
-    async fn fall_silent(&self) {
+    async fn stay_silent(&self) {
         let until = Instant::now() + self.lease + self.lease / 4;
         while Instant::now() < until && !self.calm.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -127,7 +127,7 @@ impl Player {
     }
 
     /// Where to ask next, by an answer that was none.
-    async fn turn(&mut self, reply: &Result<Reply, String>) {
+    async fn choose_master(&mut self, reply: &Result<Reply, String>) {
         if let Ok(reply) = reply
             && reply.status == 307
             && let Some(location) = reply.header("location")
@@ -135,8 +135,8 @@ impl Player {
         {
             let node = reply.header("triarch-leader").unwrap_or_default();
             let node = node.parse().unwrap_or(0);
-            let witness = self.api.witness().cloned();
-            self.api = self.api.at(base).of_node(node, witness);
+            let history_writer = self.api.history_writer().cloned();
+            self.api = self.api.at(base).of_node(node, history_writer);
             return;
         }
         let next = self.random.random_range(0..self.masters.len());
@@ -147,8 +147,11 @@ impl Player {
     async fn register(&mut self) -> bool {
         // The name of one that was silent for too long is still taken: a new one each time.
         let name = format!("{}-{:08x}", self.name, self.random.random::<u32>());
-        let body = json!({"name": name, "slots": SLOTS, "kinds": [PLAYED]});
-        let post = self.api.call(Method::POST, "/v1/workers").timeout(PATIENCE);
+        let body = json!({"name": name, "slots": SLOTS, "kinds": [WORKLOAD_KIND]});
+        let post = self
+            .api
+            .call(Method::POST, "/v1/workers")
+            .timeout(REQUEST_TIMEOUT);
         let reply = post.json(&body).send().await;
         match &reply {
             Ok(answer) if answer.status == 201 => {
@@ -159,7 +162,7 @@ impl Player {
                 true
             }
             _ => {
-                self.turn(&reply).await;
+                self.choose_master(&reply).await;
                 false
             }
         }
@@ -182,14 +185,14 @@ impl Player {
         let reply = history::report(&self.name, &self.api, &self.id, &results, &attempts).await;
         match &reply {
             Ok(answer) if answer.status == 200 => {
-                if self.random.random_ratio(1, TWICE) {
+                if self.random.random_ratio(1, DUPLICATE_REPORT_ONE_IN) {
                     return;
                 }
                 self.held
                     .retain(|one| !due.iter().any(|done| done.token == one.token));
             }
-            Ok(answer) if answer.status == 404 => self.is_lost(),
-            _ => self.turn(&reply).await,
+            Ok(answer) if answer.status == 404 => self.forget_registration(),
+            _ => self.choose_master(&reply).await,
         }
     }
 
@@ -199,25 +202,29 @@ impl Player {
             .iter()
             .map(|one| json!({"task": one.task, "token": one.token}))
             .collect();
-        let wait_ms = if running.is_empty() { IDLE_MS } else { BUSY_MS };
+        let wait_ms = if running.is_empty() {
+            IDLE_POLL_MS
+        } else {
+            BUSY_POLL_MS
+        };
         let free = SLOTS.saturating_sub(running.len());
-        let patience = PATIENCE + Duration::from_millis(wait_ms);
+        let timeout = REQUEST_TIMEOUT + Duration::from_millis(wait_ms);
         if free == 0 {
             // Nothing to ask for: only says that it lives.
             let path = format!("/v1/workers/{}/heartbeat", self.id);
-            let post = self.api.call(Method::POST, &path).timeout(PATIENCE);
+            let post = self.api.call(Method::POST, &path).timeout(REQUEST_TIMEOUT);
             let reply = post.json(&json!({ "running": running })).send().await;
             match &reply {
                 Ok(answer) if answer.status == 200 => {
-                    tokio::time::sleep(Duration::from_millis(BUSY_MS)).await;
+                    tokio::time::sleep(Duration::from_millis(BUSY_POLL_MS)).await;
                 }
-                Ok(answer) if answer.status == 404 => self.is_lost(),
-                _ => self.turn(&reply).await,
+                Ok(answer) if answer.status == 404 => self.forget_registration(),
+                _ => self.choose_master(&reply).await,
             }
             return;
         }
         let body = json!({"max": free, "wait_ms": wait_ms, "running": running});
-        let reply = history::poll(&self.name, &self.api, &self.id, &body, patience).await;
+        let reply = history::poll(&self.name, &self.api, &self.id, &body, timeout).await;
         match &reply {
             Ok(answer) if answer.status == 200 => {
                 let tasks = answer.json()["tasks"]
@@ -228,8 +235,8 @@ impl Player {
                     self.take(task);
                 }
             }
-            Ok(answer) if answer.status == 404 => self.is_lost(),
-            _ => self.turn(&reply).await,
+            Ok(answer) if answer.status == 404 => self.forget_registration(),
+            _ => self.choose_master(&reply).await,
         }
     }
 
@@ -244,14 +251,14 @@ impl Player {
         if self.held.iter().any(|one| one.token == token) {
             return;
         }
-        let result = if self.random.random_ratio(1, FAILS) {
+        let result = if self.random.random_ratio(1, FAILURE_ONE_IN) {
             let error = json!({"type": "played", "message": "failed by chance"});
             json!({"task": id, "token": token, "status": "failed", "error": error, "retryable": true})
         } else {
             let result = json!({"token": token});
             json!({"task": id, "token": token, "status": "succeeded", "result": result})
         };
-        let work = Duration::from_millis(self.random.random_range(0..=WORK_MS_MAX));
+        let work = Duration::from_millis(self.random.random_range(0..=MAX_WORK_MS));
         self.held.push(Held {
             task: id,
             token,
@@ -262,7 +269,7 @@ impl Player {
     }
 
     /// The cluster knows it no more: it begins anew, and what it has is nobody's.
-    fn is_lost(&mut self) {
+    fn forget_registration(&mut self) {
         self.id.clear();
         self.held.clear();
     }

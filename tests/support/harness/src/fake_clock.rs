@@ -1,4 +1,4 @@
-//! Wall clocks that lie, one for each master.
+//! Fake wall clocks, one for each master.
 //!
 //! A master that is started with one reads its wall clock through libfaketime (Debian package `faketime`), which adds what
 //! stands in a file and looks at the file again every second. Its monotonic clock is left alone, as a wall clock that is
@@ -13,17 +13,17 @@ const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
 
 /// The wall clocks of a cluster's masters. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Walls {
+pub struct FakeClocks {
     library: PathBuf,
     dir: PathBuf,
 }
 
-impl Walls {
+impl FakeClocks {
     /// Clocks that are kept in files in `dir`, all right at first; `None` if the library is not installed.
     pub fn within(dir: &Path) -> Option<Self> {
         let roots = std::fs::read_dir(LIBRARIES).ok()?;
-        let places = roots.flatten().map(|entry| entry.path().join(LIBRARY));
-        let library = places
+        let paths = roots.flatten().map(|entry| entry.path().join(LIBRARY));
+        let library = paths
             .chain([Path::new(LIBRARIES).join(LIBRARY)])
             .find(|path| path.is_file())?;
         Some(Self {
@@ -81,13 +81,13 @@ mod tests {
     #[tokio::test]
     async fn a_killed_process_leaves_nothing_in_memory() {
         let dir = tempfile::tempdir().expect("a directory for the clocks");
-        let Some(walls) = Walls::within(dir.path()) else {
+        let Some(fake_clocks) = FakeClocks::within(dir.path()) else {
             eprintln!("skipped: libfaketime is not installed (Debian package faketime)");
             return;
         };
         let mut command = Command::new("sleep");
         command.arg("600");
-        walls.apply(&mut command, 1);
+        fake_clocks.apply(&mut command, 1);
         let mut sleeper = Process::spawn("sleeper", command, &dir.path().join("log"));
         let kept = Path::new("/dev/shm").join(format!("faketime_shm_{}", sleeper.pid()));
         until(

@@ -1,11 +1,11 @@
-//! Workers played by hand that take whatever they are given and report it, on and on, and what bounds their tasks kept.
+//! A pool of fake workers that complete every task they are given, and measurements of how many tasks ran at once.
 //!
-//! Each ends what it has only after it has asked for more, so that as much runs at once as the cluster allows. What ran at once
-//! is judged afterwards, by the attempts that the tasks show: their times are the table's own and in the order of the log,
-//! whoever led.
+//! Each worker reports what it has only after it has polled for more, so that as many tasks run at once as the cluster
+//! allows. Concurrency is measured afterwards from the attempts that the tasks show: their times are the table's own, in
+//! the order of the log, under any leader.
 //!
-//! A crew that is started for so many results reports no more until it is told to go on: what must meet work that is not over
-//! finds it, however fast the machine is.
+//! A pool that is started with a limit of results reports no more of them until it is released: a fault that must meet
+//! unfinished work finds it, however fast the machine is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,32 +14,32 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, SOON};
-use crate::hand::{Hand, KIND, Lease};
+use crate::cluster::{Cluster, WAIT_TIMEOUT};
+use crate::fake_worker::{FakeWorker, KIND, Lease};
 use crate::wait::until;
 
 /// How long a worker that has something to do waits for more of it.
-const MORE_MS: u64 = 20;
+const BUSY_POLL_MS: u64 = 20;
 /// How long one that has nothing does.
-const IDLE_MS: u64 = 1_000;
+const IDLE_POLL_MS: u64 = 1_000;
 
 /// See the module. They stop when it is dropped.
 #[derive(Debug)]
-pub struct Crew {
+pub struct FakeWorkers {
     members: Vec<tokio::task::JoinHandle<()>>,
-    results: Arc<Results>,
+    results: Arc<ReportBudget>,
 }
 
-/// What a crew may report, and has.
+/// How many results a pool may report, and how many were accepted.
 #[derive(Debug)]
-struct Results {
-    /// As many as they were started for.
-    first: usize,
+struct ReportBudget {
+    /// The limit that the pool was started with.
+    initial: usize,
     allowed: AtomicUsize,
     accepted: AtomicUsize,
 }
 
-impl Results {
+impl ReportBudget {
     /// How many of so many that are ready may be reported now.
     fn take(&self, ready: usize) -> usize {
         let rest = |allowed: usize| Some(allowed.saturating_sub(ready));
@@ -50,51 +50,51 @@ impl Results {
     }
 }
 
-impl Crew {
+impl FakeWorkers {
     /// So many workers, each with these slots, taking from these queues.
     pub async fn start(cluster: &Cluster, workers: usize, slots: u32, queues: &[&str]) -> Self {
-        Self::start_for(usize::MAX, cluster, workers, slots, queues).await
+        Self::start_limited(usize::MAX, cluster, workers, slots, queues).await
     }
 
-    /// The same, for so many results: with what comes then they wait until they may [`go on`](Self::go_on).
-    pub async fn start_for(
+    /// The same with a limit of results: further ones are held until [`release`](Self::release).
+    pub async fn start_limited(
         results: usize,
         cluster: &Cluster,
         workers: usize,
         slots: u32,
         queues: &[&str],
     ) -> Self {
-        let results = Arc::new(Results {
-            first: results,
+        let results = Arc::new(ReportBudget {
+            initial: results,
             allowed: AtomicUsize::new(results),
             accepted: AtomicUsize::new(0),
         });
         let mut members = Vec::new();
         for nth in 0..workers {
-            let body = json!({"name": format!("crew-{nth}"), "slots": slots, "kinds": [KIND], "queues": queues});
-            let hand = Hand::register_as(cluster, &body).await;
-            let work = work(hand, slots as usize, Arc::clone(&results));
-            members.push(tokio::spawn(work));
+            let body = json!({"name": format!("fake-{nth}"), "slots": slots, "kinds": [KIND], "queues": queues});
+            let fake_worker = FakeWorker::register_as(cluster, &body).await;
+            let run = run(fake_worker, slots as usize, Arc::clone(&results));
+            members.push(tokio::spawn(run));
         }
         Self { members, results }
     }
 
     /// Waits until all results that they were started for are accepted.
     pub async fn wait_spent(&self) {
-        let Results {
-            first, accepted, ..
+        let ReportBudget {
+            initial, accepted, ..
         } = &*self.results;
-        let what = format!("{first} results are accepted");
-        until(SOON, what, async || {
+        let what = format!("{initial} results are accepted");
+        until(WAIT_TIMEOUT, what, async || {
             let panicked = self.members.iter().any(|member| member.is_finished());
             assert!(!panicked, "one of the crew has panicked");
-            accepted.load(Ordering::Relaxed) >= *first
+            accepted.load(Ordering::Relaxed) >= *initial
         })
         .await;
     }
 
     /// From now on they report whatever they have.
-    pub fn go_on(&self) {
+    pub fn release(&self) {
         self.results.allowed.store(usize::MAX, Ordering::Relaxed);
     }
 
@@ -111,7 +111,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for FakeWorkers {
     fn drop(&mut self) {
         for member in &self.members {
             member.abort();
@@ -119,24 +119,28 @@ impl Drop for Crew {
     }
 }
 
-async fn work(hand: Hand, slots: usize, allowed: Arc<Results>) {
+async fn run(fake_worker: FakeWorker, slots: usize, allowed: Arc<ReportBudget>) {
     let mut running: Vec<Lease> = Vec::new();
     loop {
         let free = u32::try_from(slots - running.len()).expect("few slots");
-        let wait_ms = if running.is_empty() { IDLE_MS } else { MORE_MS };
-        let new = hand.poll(free, wait_ms, &running).await;
+        let wait_ms = if running.is_empty() {
+            IDLE_POLL_MS
+        } else {
+            BUSY_POLL_MS
+        };
+        let new = fake_worker.poll(free, wait_ms, &running).await;
         let ended: Vec<Lease> = running.drain(..allowed.take(running.len())).collect();
         let results: Vec<Value> = ended
             .iter()
             .map(|lease| lease.succeeded(lease.payload.clone()))
             .collect();
         if !results.is_empty() {
-            hand.report_all(&results).await;
+            fake_worker.report_all(&results).await;
             allowed.accepted.fetch_add(results.len(), Ordering::Relaxed);
         }
         let waits = !running.is_empty() && ended.is_empty() && new.is_empty();
         if waits {
-            tokio::time::sleep(Duration::from_millis(MORE_MS)).await;
+            tokio::time::sleep(Duration::from_millis(BUSY_POLL_MS)).await;
         }
         running.extend(new);
     }
@@ -175,6 +179,6 @@ pub fn most_at_once(spans: &[Span]) -> usize {
 }
 
 /// A time as the interface tells it.
-pub fn time(told: &Value) -> Option<DateTime<Utc>> {
-    told.as_str()?.parse().ok()
+pub fn time(text: &Value) -> Option<DateTime<Utc>> {
+    text.as_str()?.parse().ok()
 }
