@@ -16,12 +16,12 @@ use std::process::Stdio;
 use std::sync::Mutex;
 use std::thread;
 
-use triarch_crash::{Kind, Point, Watch, points};
+use triarch_crash::{BoundaryKind, Point, Watch, points};
 use triarch_storage::testing::seeded_random::{SEED_VARIABLE, seeds};
 
 use workload::{PROCESSES, Progress, Workload};
 
-/// How many points are visited: a number, or `all`.
+/// CrashMode many points are visited: a number, or `all`.
 const POINTS_VARIABLE: &str = "TRIARCH_CRASH_POINTS";
 const POINTS: u64 = 450;
 /// Fewer that really ended a process would prove too little.
@@ -122,7 +122,7 @@ fn a_crash_at_any_boundary_loses_nothing_acknowledged() {
         })
         .collect();
     let next = Mutex::new(jobs.iter());
-    let ended: Mutex<BTreeMap<Kind, u64>> = Mutex::default();
+    let ended: Mutex<BTreeMap<BoundaryKind, u64>> = Mutex::default();
     let failures: Mutex<Vec<String>> = Mutex::default();
     let work = |worker: usize| {
         let directory = root.join(format!("worker-{worker}"));
@@ -180,7 +180,12 @@ fn a_crash_at_any_boundary_loses_nothing_acknowledged() {
         count >= POINTS_MIN.min(jobs.len() as u64 * 3 / 4),
         "only {count} points ended a process"
     );
-    for kind in [Kind::Write, Kind::Sync, Kind::Rename, Kind::Create] {
+    for kind in [
+        BoundaryKind::Write,
+        BoundaryKind::Sync,
+        BoundaryKind::Rename,
+        BoundaryKind::Create,
+    ] {
         assert!(ended.contains_key(&kind), "no {kind:?} was met");
     }
 }

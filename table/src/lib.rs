@@ -24,8 +24,7 @@
 #![forbid(unsafe_code)]
 
 #[macro_use]
-#[doc(hidden)]
-pub mod testing;
+mod mutated;
 
 mod apply;
 mod index;
@@ -38,6 +37,10 @@ pub mod plan;
 pub mod query;
 pub mod records;
 pub mod snapshot;
+/// Test support. Not compiled into the product.
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod testing;
 pub mod types;
 
 pub use command::Command;

@@ -1,9 +1,4 @@
-//! Test support: the switch for deliberate bugs, and the entry points of the fuzz targets.
-
-#[macro_use]
-mod mutated;
+//! Test support: the entry points of the fuzz targets. Not compiled into the product.
 
 /// For `fuzz/` alone.
-#[cfg(any(test, feature = "fuzzing"))]
-#[doc(hidden)]
 pub mod fuzzing;

@@ -18,12 +18,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use strum::VariantArray;
+
 const SHIM: &str = include_str!("shim.c");
 const POWER_CUT: &str = include_str!("power_cut.h");
 
-/// How a process ends at a boundary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum How {
+/// CrashMode a process ends at a boundary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, VariantArray)]
+pub enum CrashMode {
     /// Killed before it.
     Before,
     /// Killed in the middle of a write, of which some first bytes are there; before anything else.
@@ -36,22 +38,19 @@ pub enum How {
     CutSome,
 }
 
-impl How {
-    /// All of them.
-    pub const ALL: [How; 5] = [How::Before, How::Torn, How::After, How::Cut, How::CutSome];
-
+impl CrashMode {
     fn name(self) -> &'static str {
         match self {
-            How::Before => "before",
-            How::Torn => "torn",
-            How::After => "after",
-            How::Cut => "cut",
-            How::CutSome => "cut-some",
+            CrashMode::Before => "before",
+            CrashMode::Torn => "torn",
+            CrashMode::After => "after",
+            CrashMode::Cut => "cut",
+            CrashMode::CutSome => "cut-some",
         }
     }
 }
 
-impl fmt::Display for How {
+impl fmt::Display for CrashMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -63,7 +62,7 @@ pub struct Point {
     /// At which boundary, counted from 1.
     pub at: u64,
     /// In which manner.
-    pub how: How,
+    pub how: CrashMode,
     /// Chooses what a torn write and a power cut leave.
     pub seed: u64,
 }
@@ -74,9 +73,9 @@ impl fmt::Display for Point {
     }
 }
 
-/// What boundaries are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+/// What boundaries are, in the order of the shim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, VariantArray)]
+pub enum BoundaryKind {
     /// Writing to a file.
     Write,
     /// Syncing a file or a directory, or writing it out.
@@ -91,27 +90,15 @@ pub enum Kind {
     Remove,
 }
 
-impl Kind {
-    /// All of them, in the shim's order.
-    pub const ALL: [Kind; 6] = [
-        Kind::Write,
-        Kind::Sync,
-        Kind::Size,
-        Kind::Create,
-        Kind::Rename,
-        Kind::Remove,
-    ];
-}
-
 /// What a process with the library has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tally {
+pub struct BoundaryCounts {
     /// Boundaries it reached.
     pub boundaries: u64,
-    /// The same by kind, in the order of [`Kind::ALL`].
+    /// The same by kind, in the order of [`BoundaryKind`].
     pub by_kind: [u64; 6],
     /// The boundary it was ended at and its kind, if it was.
-    pub ended: Option<(u64, Kind)>,
+    pub ended: Option<(u64, BoundaryKind)>,
 }
 
 /// A directory under watch, for one run of one process.
@@ -154,7 +141,7 @@ impl Watch {
     }
 
     /// What has been counted so far, also while it runs. Panics if the library was not loaded.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> BoundaryCounts {
         let bytes = fs::read(&self.tally)
             .unwrap_or_else(|error| panic!("the library that counts was not loaded: {error}"));
         let numbers: Vec<u64> = bytes
@@ -164,10 +151,10 @@ impl Watch {
         let [boundaries, kinds @ .., ended_at, ended_in] = &numbers[..] else {
             panic!("a tally of {} bytes", bytes.len());
         };
-        Tally {
+        BoundaryCounts {
             boundaries: *boundaries,
             by_kind: kinds.try_into().expect("a number for each kind"),
-            ended: (*ended_at > 0).then(|| (*ended_at, Kind::ALL[*ended_in as usize])),
+            ended: (*ended_at > 0).then(|| (*ended_at, BoundaryKind::VARIANTS[*ended_in as usize])),
         }
     }
 }
@@ -175,13 +162,13 @@ impl Watch {
 /// So many points over a life with `boundaries`, evenly, going round through all the ways; each point once, and no more than
 /// there are. They are chosen by `seed`.
 pub fn points(boundaries: u64, count: u64, seed: u64) -> Vec<Point> {
-    let ways = How::ALL.len() as u64;
+    let ways = CrashMode::VARIANTS.len() as u64;
     let count = count.min(boundaries * ways);
     // Neighbours go different ways, so those that fall on one boundary are different points.
     (0..count)
         .map(|nth| Point {
             at: (nth * boundaries + seed % boundaries) / count % boundaries + 1,
-            how: How::ALL[((nth + seed) % ways) as usize],
+            how: CrashMode::VARIANTS[((nth + seed) % ways) as usize],
             seed: seed.wrapping_add(nth),
         })
         .collect()
@@ -222,7 +209,11 @@ mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
 
-    fn run(root: &Path, point: Option<Point>, script: &str) -> (Tally, std::process::ExitStatus) {
+    fn run(
+        root: &Path,
+        point: Option<Point>,
+        script: &str,
+    ) -> (BoundaryCounts, std::process::ExitStatus) {
         let watch = Watch::new(root, point);
         let mut command = Command::new("sh");
         command.args(["-c", script]).current_dir(root);
@@ -268,9 +259,9 @@ mod tests {
         );
         clear(&root);
         let expected = [
-            (How::Before, Some("one")),
-            (How::After, Some("onetwo")),
-            (How::Cut, None),
+            (CrashMode::Before, Some("one")),
+            (CrashMode::After, Some("onetwo")),
+            (CrashMode::Cut, None),
         ];
         for (how, left) in expected {
             let root = fresh();
@@ -281,7 +272,7 @@ mod tests {
             };
             let (tally, status) = run(&root, Some(point), script);
             assert_eq!(status.signal(), Some(libc::SIGKILL), "{point}");
-            assert_eq!(tally.ended, Some((3, Kind::Write)));
+            assert_eq!(tally.ended, Some((3, BoundaryKind::Write)));
             let found = fs::read_to_string(root.join("file")).ok();
             assert_eq!(found.as_deref(), left, "{point}");
             clear(&root);
@@ -294,7 +285,7 @@ mod tests {
         assert_eq!(some.len(), 50);
         assert!(some.iter().all(|point| (1..=100).contains(&point.at)));
         assert!(
-            How::ALL
+            CrashMode::VARIANTS
                 .iter()
                 .all(|how| some.iter().any(|p| p.how == *how))
         );

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context;
 use serde_json::json;
+use strum::VariantArray;
 
 use crate::context::{Ask, Client, SimContext};
 use crate::disks;
@@ -13,7 +14,7 @@ use crate::process::{Ns, ProcessInput};
 use crate::random::Random;
 use crate::world::{Host, MS, SECOND};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, VariantArray)]
 enum Fault {
     KillLeader,
     KillOne,
@@ -38,36 +39,14 @@ enum Fault {
     GrowAndShrink,
 }
 
-const ALL: [Fault; 21] = [
-    Fault::KillLeader,
-    Fault::KillOne,
-    Fault::KillAll,
-    Fault::CutPower,
-    Fault::CutPowerOfAll,
-    Fault::CutPowerAtStep,
-    Fault::Pause,
-    Fault::Isolate,
-    Fault::CutOneWay,
-    Fault::CutAnswers,
-    Fault::SlowLinks,
-    Fault::LossyLinks,
-    Fault::SlowDisk,
-    Fault::FailedSync,
-    Fault::FullDisk,
-    Fault::JumpClock,
-    Fault::TransferLeader,
-    Fault::Snapshot,
-    Fault::LoseDisk,
-    Fault::DamageDisk,
-    Fault::GrowAndShrink,
-];
-
 /// Makes faults until `until`.
 pub async fn make(context: SimContext, host: Host, until: Ns) -> anyhow::Result<()> {
     let mut client = context.client(host);
     // A run is about a few kinds; over many runs all of them meet.
     let count = client.random.between(2, 7);
-    let chosen: Vec<Fault> = (0..count).map(|_| *client.random.one_of(&ALL)).collect();
+    let chosen: Vec<Fault> = (0..count)
+        .map(|_| *client.random.one_of(Fault::VARIANTS))
+        .collect();
     let mut next_host = 4;
     while context.sim.now() < until {
         let calm = client.random.between(100 * MS, 2 * SECOND);

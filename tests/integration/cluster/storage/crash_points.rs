@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_crash::{Kind, Point, Watch, points};
+use triarch_crash::{BoundaryKind, Point, Watch, points};
 use triarch_harness::wait::Polling;
 use triarch_harness::{Cluster, Options, Process, fake_worker};
 
 use crate::job_helpers::{WAIT_TIMEOUT, first_task};
 use crate::membership::identity::copy;
 
-/// How many points are visited: a number, or `all`.
+/// CrashMode many points are visited: a number, or `all`.
 const POINTS_VARIABLE: &str = "TRIARCH_CRASH_SERVER_POINTS";
 const POINTS: u64 = 40;
 const SEED_VARIABLE: &str = "TRIARCH_SEED";
@@ -162,7 +162,12 @@ async fn rehearse(cluster: &Cluster) -> Vec<Stage> {
 }
 
 /// Visits one point. Gives what the master was doing when it ended, if it did.
-async fn visit(cluster: &Cluster, stages: &[Stage], nth: usize, point: Point) -> Option<Kind> {
+async fn visit(
+    cluster: &Cluster,
+    stages: &[Stage],
+    nth: usize,
+    point: Point,
+) -> Option<BoundaryKind> {
     let stage = &stages[nth];
     let dir = cluster.root().join("visited");
     if dir.exists() {
@@ -218,7 +223,7 @@ async fn a_master_that_crashes_at_any_disk_operation_keeps_what_it_acknowledged(
         .collect();
 
     let work = async |cluster: &Cluster, first: usize| {
-        let mut ended: BTreeMap<Kind, u64> = BTreeMap::new();
+        let mut ended: BTreeMap<BoundaryKind, u64> = BTreeMap::new();
         for (nth, point) in all.iter().skip(first).step_by(WORKERS) {
             if let Some(kind) = visit(cluster, &stages, *nth, *point).await {
                 *ended.entry(kind).or_default() += 1;
