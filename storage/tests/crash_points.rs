@@ -21,7 +21,7 @@ use triarch_storage::testing::seeded_random::{SEED_VARIABLE, seeds};
 
 use workload::{PROCESSES, Progress, Workload};
 
-/// CrashMode many points are visited: a number, or `all`.
+/// How many points are visited: a number, or `all`.
 const POINTS_VARIABLE: &str = "TRIARCH_CRASH_POINTS";
 const POINTS: u64 = 450;
 /// Fewer that really ended a process would prove too little.

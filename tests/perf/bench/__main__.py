@@ -17,7 +17,7 @@ import time
 from tests.perf import scale
 from tests.perf.bench import sustained
 from tests.perf.support.cluster import Cluster
-from tests.perf.support.stage import Settings
+from tests.perf.support.sandbox import Settings
 
 # Pages that are read: only whole runs are written there.
 PAGES = "docs/performance"
@@ -33,7 +33,7 @@ PEERS = {
 }
 
 # Longer than any of them takes; one that hangs must not stop the others.
-PEER_SECONDS_MAX = 600
+MAX_PEER_SECONDS = 600
 
 
 class Rounds:
@@ -52,8 +52,8 @@ class Rounds:
         values = self.figures.get(name, {}).get(figure)
         if not values:
             return "—"
-        told = [f"{value:,.{digits}f}" for value in (statistics.median(values), min(values), max(values))]
-        return f"{told[0]} ({told[1]}–{told[2]})"
+        summary = [f"{value:,.{digits}f}" for value in (statistics.median(values), min(values), max(values))]
+        return f"{summary[0]} ({summary[1]}–{summary[2]})"
 
     def median(self, name, figure):
         values = self.figures.get(name, {}).get(figure)
@@ -71,15 +71,15 @@ def ours(rounds, options):
     """One round of the program itself."""
     size = ("--payload", options.payload)
     with Cluster(options.binary) as cluster:
-        whole = cluster.bench("--tasks", options.tasks, "--batch", 100, *size)
-        rounds.add("whole life, batches of 100", rate=whole["tasks_per_s"])
+        lifecycle_rate = cluster.bench("--tasks", options.tasks, "--batch", 100, *size)
+        rounds.add("whole life, batches of 100", rate=lifecycle_rate["tasks_per_s"])
         alone = cluster.bench("--tasks", options.tasks // 5, "--batch", 1, "--clients", 64, *size)
         rounds.add("whole life, 64 connections, unbatched", rate=alone["tasks_per_s"], **latency(alone, "submit"))
         submit = cluster.bench("--mode", "submit", "--tasks", 1_000, "--batch", 1, "--clients", 1, *size)
         rounds.add("submit alone", rate=submit["tasks_per_s"], **latency(submit, "submit"))
         trips = cluster.bench("--mode", "round-trip", "--tasks", options.round_trips, *size)
         rounds.add("round trip", rate=trips["tasks_per_s"], **latency(trips, "round trip"))
-        half = cluster.bench("--seconds", 10, "--rate", whole["tasks_per_s"] / 2, "--batch", 100, *size)
+        half = cluster.bench("--seconds", 10, "--rate", lifecycle_rate["tasks_per_s"] / 2, "--batch", 100, *size)
         rounds.add("at half of the highest rate", rate=half["tasks_per_s"], **latency(half, "submit"))
         processes = cluster.bench("--mode", "exec", "--tasks", options.processes)
         rounds.add("exec true, 16 slots", rate=processes["tasks_per_s"])
@@ -89,8 +89,8 @@ def ours(rounds, options):
 
 
 def latency(report, of):
-    told = report["latency_ms"].get(of, {})
-    return {"p50": told.get("p50_ms"), "p99": told.get("p99_ms")}
+    summary = report["latency_ms"].get(of, {})
+    return {"p50": summary.get("p50_ms"), "p99": summary.get("p99_ms")}
 
 
 def peers(rounds, options, missing):
@@ -100,15 +100,15 @@ def peers(rounds, options, missing):
             continue
         settings = Settings(options.peer_tasks, max(1, options.round_trips // 5), options.payload, options.peer_workers)
         try:
-            told = apart(module, settings)
+            summary = apart(module, settings)
         except RuntimeError as error:  # one peer that fails must not cost the others their figures
             missing[name] = f"failed: {str(error).splitlines()[-1]}"
             print(f"  {name} failed: {error}", file=sys.stderr)
             continue
-        if "missing" in told:
-            missing[name] = told["missing"]
+        if "missing" in summary:
+            missing[name] = summary["missing"]
             continue
-        rounds.add(name, rate=told["tasks_per_s"], p50=told["round_trip_p50_ms"], p99=told["round_trip_p99_ms"])
+        rounds.add(name, rate=summary["tasks_per_s"], p50=summary["round_trip_p50_ms"], p99=summary["round_trip_p99_ms"])
 
 
 def apart(module, settings):
@@ -116,16 +116,16 @@ def apart(module, settings):
     argv = [sys.executable, "-B", "-m", "tests.perf.bench.peers", module, json.dumps(dataclasses.asdict(settings))]
     peer = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        told, said = peer.communicate(timeout=PEER_SECONDS_MAX)
+        summary, errors = peer.communicate(timeout=MAX_PEER_SECONDS)
     except BaseException as error:
         peer.terminate()  # it ends what it started first
-        _, said = peer.communicate()
+        _, errors = peer.communicate()
         if not isinstance(error, subprocess.TimeoutExpired):
             raise
-        raise RuntimeError(f"{said}\nnot done within {PEER_SECONDS_MAX} s") from None
+        raise RuntimeError(f"{errors}\nnot done within {MAX_PEER_SECONDS} s") from None
     if peer.returncode != 0:
-        raise RuntimeError(said.strip() or f"exit code {peer.returncode}")
-    return json.loads(told.splitlines()[-1])
+        raise RuntimeError(errors.strip() or f"exit code {peer.returncode}")
+    return json.loads(summary.splitlines()[-1])
 
 
 def table(heads, rows):
@@ -133,7 +133,7 @@ def table(heads, rows):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def told(rounds, options, missing):
+def summary(rounds, options, missing):
     """The tables, as docs/performance.md has them."""
     own = [
         "whole life, batches of 100", "whole life, 64 connections, unbatched", "submit alone", "round trip",
@@ -212,7 +212,7 @@ def main():
                 ours(rounds, options)
             if "peers" in parts:
                 peers(rounds, options, missing)
-        print(f"{where} {options.rounds} rounds.", told(rounds, options, missing), sep="\n\n")
+        print(f"{where} {options.rounds} rounds.", summary(rounds, options, missing), sep="\n\n")
     measured = {"circumstances": where, "figures": rounds.figures, "missing": missing}
     if "scale" in parts:
         measured["scale"] = scale.measure(options, where)

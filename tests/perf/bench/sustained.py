@@ -15,7 +15,7 @@ SUBMIT_P99_GOAL_MS = 10
 # By how much the memory of the last quarter may be above that of the second: before that, what is kept of finished tasks
 # is still growing towards its bounds.
 GROWTH_GOAL_PERCENT = 5
-LOOK_S = 5
+SAMPLE_INTERVAL_S = 5
 
 ABOUT = """Whole lives in batches, submitted in the open loop at half of the highest rate, with three masters, clients and workers on one
 machine. Written by `scripts/bench.sh --part sustained`; the figures are in [sustained.json](sustained.json) too."""
@@ -23,13 +23,13 @@ machine. Written by `scripts/bench.sh --part sustained`; the figures are in [sus
 
 def measure(options, circumstances):
     with Cluster(options.binary) as cluster:
-        highest = cluster.whole(options.tasks, options.payload)
+        highest = cluster.lifecycle_rate(options.tasks, options.payload)
         rate = options.rate or highest / 2
         print(f"  highest rate {highest:,.0f}, running at {rate:,.0f} for {options.minutes:g} minutes", file=sys.stderr)
-        before = [cluster.metrics(place) for place in range(3)]
+        before = [cluster.metrics(index) for index in range(3)]
         leader = cluster.leader()
         report, looks = run(cluster, rate, options)
-        after = [cluster.metrics(place) for place in range(3)]
+        after = [cluster.metrics(index) for index in range(3)]
         found = {
             "minutes": options.minutes,
             "highest_rate": highest,
@@ -46,7 +46,7 @@ def measure(options, circumstances):
             "ended_by_second": report["ended_by_second"],
             "check": report["check"],
         }
-    tell(found, options, circumstances)
+    write_section(found, options, circumstances)
     return found
 
 
@@ -59,26 +59,26 @@ def run(cluster, rate, options):
     words = ("--seconds", options.minutes * 60, "--rate", rate, "--batch", BATCH, "--payload", options.payload)
     command = cluster.command(*words)
     looks, begun = [], time.monotonic()
-    told = os.path.join(cluster.folder, "report.json")
-    with open(told, "w") as out, open(os.path.join(cluster.folder, "bench.log"), "w+") as log:
+    summary = os.path.join(cluster.folder, "report.json")
+    with open(summary, "w") as out, open(os.path.join(cluster.folder, "bench.log"), "w+") as log:
         bench = subprocess.Popen(command, stdout=out, stderr=log)
         cluster.processes.append(bench)
         bench.log = log.name
-        cpu = [cluster.cpu_seconds(place) for place in range(3)]
+        cpu = [cluster.cpu_seconds(index) for index in range(3)]
         while bench.poll() is None:
             at = time.monotonic() - begun
             if at > options.minutes * 60 + 300:
-                raise RuntimeError(f"the run does not end\n{cluster.said()}")
-            if len(looks) * LOOK_S <= at and at <= options.minutes * 60:
+                raise RuntimeError(f"the run does not end\n{cluster.log_ends()}")
+            if len(looks) * SAMPLE_INTERVAL_S <= at and at <= options.minutes * 60:
                 looks.append({
                     "second": round(at, 1),
-                    "resident_bytes": [cluster.resident_bytes(place) for place in range(3)],
-                    "cpu_seconds": [cluster.cpu_seconds(place) - cpu[place] for place in range(3)],
+                    "resident_bytes": [cluster.resident_bytes(index) for index in range(3)],
+                    "cpu_seconds": [cluster.cpu_seconds(index) - cpu[index] for index in range(3)],
                 })
             time.sleep(0.2)
         if bench.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)}\n{cluster.said()}")
-    with open(told) as report:
+            raise RuntimeError(f"{' '.join(command)}\n{cluster.log_ends()}")
+    with open(summary) as report:
         return json.load(report), looks
 
 
@@ -91,12 +91,12 @@ def growth(values):
     return 100 * (late / early - 1)
 
 
-def tell(found, options, circumstances):
+def write_section(found, options, circumstances):
     page = Page(options.into, "sustained", "At half of the highest rate", ABOUT)
-    page.say(circumstances)
+    page.paragraph(circumstances)
     if options.minutes < 20:
-        page.say(f"**A trial of {options.minutes:g} minutes: too short to say anything about memory.**")
-    page.say(
+        page.paragraph(f"**A trial of {options.minutes:g} minutes: too short to say anything about memory.**")
+    page.paragraph(
         f"The highest rate, the median of three short runs, was {found['highest_rate']:,.0f} tasks a second; for {found['minutes']:g} "
         f"minutes {found['rate_asked']:,.0f} a second were due, and {found['rate']:,.0f} came to their end."
     )
@@ -106,27 +106,27 @@ def tell(found, options, circumstances):
     )
     page.goal("A submission, p99", found["submit_ms"]["p99_ms"], SUBMIT_P99_GOAL_MS, " ms")
     page.goal("Changes of leadership", found["elections"], 0)
-    page.say(f"Campaigns: {found['campaigns']:.0f}; terms: {found['terms']}.")
+    page.paragraph(f"Campaigns: {found['campaigns']:.0f}; terms: {found['terms']}.")
     page.goal("The leader's memory, its last quarter above its second", found["memory_growth_percent"], GROWTH_GOAL_PERCENT, " %")
     leader, looks = found["leader"], found["looks"]
-    minutes = lambda place: [(look["second"] / 60, look["resident_bytes"][place] / 2**20) for look in looks]
-    followers = [place for place in range(3) if place != leader]
+    minutes = lambda index: [(look["second"] / 60, look["resident_bytes"][index] / 2**20) for look in looks]
+    followers = [index for index in range(3) if index != leader]
     lines = {"leader": minutes(leader), "a follower": minutes(followers[0]), "the other": minutes(followers[1])}
     page.plot("sustained-memory", "Memory of the masters", "minutes", "resident memory, MiB", lines)
     ended = found["ended_by_second"]
-    blocks = [(second, ended[second:second + LOOK_S]) for second in range(0, len(ended) - LOOK_S, LOOK_S)]
+    blocks = [(second, ended[second:second + SAMPLE_INTERVAL_S]) for second in range(0, len(ended) - SAMPLE_INTERVAL_S, SAMPLE_INTERVAL_S)]
     if blocks:
-        line = [((second + LOOK_S / 2) / 60, sum(block) / LOOK_S) for second, block in blocks]
+        line = [((second + SAMPLE_INTERVAL_S / 2) / 60, sum(block) / SAMPLE_INTERVAL_S) for second, block in blocks]
         page.plot("sustained-rate", "Tasks that ended", "minutes", "tasks a second", {"ended": line}, ("due", found["rate_asked"]))
     rows = []
     for minute in range(int(options.minutes) + 1):
         near = min(looks, key=lambda look: abs(look["second"] - minute * 60))
         rows.append({
             "minute": minute,
-            **{f"mib_{place}": near["resident_bytes"][place] / 2**20 for place in range(3)},
+            **{f"mib_{index}": near["resident_bytes"][index] / 2**20 for index in range(3)},
             "cpu": near["cpu_seconds"][leader] / near["second"] * 100 if near["second"] >= 1 else None,
         })
     heads = {"minute": "minute", f"mib_{leader}": "leader, MiB"}
-    heads |= {f"mib_{place}": "follower, MiB" for place in followers} | {"cpu": "leader so far, % of a processor"}
+    heads |= {f"mib_{index}": "follower, MiB" for index in followers} | {"cpu": "leader so far, % of a processor"}
     page.table(heads, rows)
     page.write({"circumstances": circumstances, **found})

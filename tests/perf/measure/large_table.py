@@ -64,9 +64,9 @@ class Masters:
         finally:
             connection.close()
 
-    def leader(self, patience_s=60):
+    def leader(self, timeout_s=60):
         """The id of the leader, once there is one that takes a write."""
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             for node in list(self.processes):
                 try:
@@ -78,10 +78,10 @@ class Masters:
             time.sleep(0.02)
         raise SystemExit("no leader came to be")
 
-    def until_ready(self, node, patience_s=300):
+    def until_ready(self, node, timeout_s=300):
         """Seconds until a master says it has caught up."""
         begun = time.monotonic()
-        while time.monotonic() - begun < patience_s:
+        while time.monotonic() - begun < timeout_s:
             try:
                 if self.request(node, "GET", "/readyz", timeout=5)[0] == 200:
                     return time.monotonic() - begun
@@ -153,34 +153,34 @@ def main():
 
 
 def measure(masters, given):
-    say = lambda text: print(text, flush=True)
+    report = lambda text: print(text, flush=True)
     for node in (1, 2, 3):
         masters.start(node)
     leader = masters.leader()
     before = latencies(masters, leader, given.probes)
     base = {node: masters.resident_bytes(node) for node in (1, 2, 3)}
-    say(f"empty table: submit p50 {before['p50']:.2f} ms, p99 {before['p99']:.2f}, max {before['max']:.2f}")
+    report(f"empty table: submit p50 {before['p50']:.2f} ms, p99 {before['p99']:.2f}, max {before['max']:.2f}")
     payload = "x" * (given.payload_bytes - 2)
     delayed = {"kind": "measure", "queue": "later", "payload": payload, "delay_ms": 86_400_000}
     queued = {"kind": "measure", "queue": "now", "payload": payload}
     for name, task in (("delayed", delayed), ("queued", queued)):
         rate = fill(masters, leader, given.tasks, task)
-        say(f"{given.tasks} {name} tasks submitted: {rate:.0f} a second, in batches of {BATCH}")
+        report(f"{given.tasks} {name} tasks submitted: {rate:.0f} a second, in batches of {BATCH}")
     if masters.leader() != leader:
-        say("the leader changed while they were submitted")
+        report("the leader changed while they were submitted")
         leader = masters.leader()
     count = 2 * given.tasks
     for node in (1, 2, 3):
         each = (masters.resident_bytes(node) - base[node]) / count
         role = "leader" if node == leader else "follower"
-        say(f"master {node} ({role}): {each:.0f} bytes resident for each task, {each - given.payload_bytes:.0f} above its payload")
+        report(f"master {node} ({role}): {each:.0f} bytes resident for each task, {each - given.payload_bytes:.0f} above its payload")
     after = latencies(masters, leader, given.probes)
-    say(f"full table: submit p50 {after['p50']:.2f} ms, p99 {after['p99']:.2f}, max {after['max']:.2f}")
-    say(f"p99 full / empty: {after['p99'] / before['p99']:.2f}")
+    report(f"full table: submit p50 {after['p50']:.2f} ms, p99 {after['p99']:.2f}, max {after['max']:.2f}")
+    report(f"p99 full / empty: {after['p99'] / before['p99']:.2f}")
     follower = next(node for node in (1, 2, 3) if node != leader)
     masters.kill(follower)
     masters.start(follower)
-    say(f"a killed follower started again: ready after {masters.until_ready(follower):.1f} s")
+    report(f"a killed follower started again: ready after {masters.until_ready(follower):.1f} s")
     for node in (1, 2, 3):
         masters.kill(node)
     begun = time.monotonic()
@@ -189,12 +189,12 @@ def measure(masters, given):
     leader = masters.leader(300)
     connection = http.client.HTTPConnection("127.0.0.1", masters.ports[leader - 1], timeout=300)
     submit(connection, {"tasks": [queued]})
-    say(f"all three killed and started again: first submission acknowledged after {time.monotonic() - begun:.1f} s")
+    report(f"all three killed and started again: first submission acknowledged after {time.monotonic() - begun:.1f} s")
     status, queues = masters.request(leader, "GET", "/v1/queues", timeout=60)
     found = {queue["name"]: queue["depth"] + queue["delayed"] for queue in queues["queues"]}
     expected = {"later": given.tasks, "now": given.tasks + 1}
     right = all(found.get(name) == number for name, number in expected.items())
-    say(f"tasks found again: {found}; {'none lost' if right else f'EXPECTED {expected}'}")
+    report(f"tasks found again: {found}; {'none lost' if right else f'EXPECTED {expected}'}")
     sys.exit(0 if right else 1)
 
 

@@ -19,7 +19,7 @@ def percentiles(seen):
     return {"count": len(seen), "p50": at(0.5), "p99": at(0.99), "max": seen[-1]}
 
 
-def told(found):
+def summary(found):
     return f"p50 {found['p50']:.2f} ms, p99 {found['p99']:.2f}, max {found['max']:.2f} ({found['count']} submissions)"
 
 
@@ -58,13 +58,13 @@ def main():
 
 
 def measure(masters, given):
-    say = lambda text: print(text, flush=True)
+    report = lambda text: print(text, flush=True)
     for node in (1, 2, 3):
         masters.start(node)
     leader = masters.leader()
     task = {"kind": "measure", "queue": "now", "payload": "x" * (given.payload_bytes - 2)}
     rate = fill(masters, leader, given.tasks, task)
-    say(f"{given.tasks} tasks of {given.payload_bytes} bytes submitted: {rate:.0f} a second")
+    report(f"{given.tasks} tasks of {given.payload_bytes} bytes submitted: {rate:.0f} a second")
     leader = masters.leader()
     # Whatever filling has set off is over before anything is measured.
     snapshot(masters, leader)
@@ -72,7 +72,7 @@ def measure(masters, given):
     term = cluster["term"]
     end = time.monotonic() + given.calm_s
     calm = percentiles(submissions(masters, leader, lambda: time.monotonic() < end))
-    say(f"in peace:          {told(calm)}")
+    report(f"in peace:          {summary(calm)}")
     busy, took = [], []
     for _ in range(given.snapshots):
         outcome = []
@@ -82,12 +82,12 @@ def measure(masters, given):
         writer.join()
         seconds, answer = outcome[0]
         took.append(seconds)
-        say(f"a snapshot of {answer['bytes']} bytes: {seconds:.1f} s")
+        report(f"a snapshot of {answer['bytes']} bytes: {seconds:.1f} s")
     busy = percentiles(busy)
-    say(f"during a snapshot: {told(busy)}")
-    say(f"p99 during / in peace: {busy['p99'] / calm['p99']:.2f}")
+    report(f"during a snapshot: {summary(busy)}")
+    report(f"p99 during / in peace: {busy['p99'] / calm['p99']:.2f}")
     _, cluster = masters.request(leader, "GET", "/v1/cluster")
-    say(f"elections meanwhile: {cluster['term'] - term}")
+    report(f"elections meanwhile: {cluster['term'] - term}")
     sys.exit(0 if cluster["term"] == term else 1)
 
 

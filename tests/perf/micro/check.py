@@ -17,8 +17,8 @@ HERE = pathlib.Path(__file__).parent
 BASELINE = HERE / "baseline.json"
 CALIBRATION = "/calibration"
 DISK = "log/"
-WORSE_MAX = 1.25
-AGAIN_MAX = 2
+MAX_SLOWDOWN = 1.25
+MAX_REPEATS = 2
 
 
 def build():
@@ -68,7 +68,7 @@ class Best:
 
 
 def worse(ratios, baseline):
-    return {name for name, ratio in ratios.items() if name in baseline and ratio > WORSE_MAX * baseline[name]}
+    return {name for name, ratio in ratios.items() if name in baseline and ratio > MAX_SLOWDOWN * baseline[name]}
 
 
 def pattern(names):
@@ -77,7 +77,7 @@ def pattern(names):
     return "|".join(f"^{name}$" for name in sorted(names | {f"{group}{CALIBRATION}" for group in groups}))
 
 
-def told(best, baseline):
+def summary(best, baseline):
     width = max(len(name) for name in best.ns)
     print(f"{'':{width}}  {'best':>12}  {'to calibration':>14}  {'baseline':>10}  change")
     ratios = best.ratios()
@@ -106,14 +106,14 @@ def main():
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
             best.round(wanted)
         again = 0
-        while not options.update and again < AGAIN_MAX and (slow := worse(best.ratios(), baseline)):
+        while not options.update and again < MAX_REPEATS and (slow := worse(best.ratios(), baseline)):
             again += 1
-            print(f"measured again, {again} of {AGAIN_MAX}: {', '.join(sorted(slow))}", file=sys.stderr)
+            print(f"measured again, {again} of {MAX_REPEATS}: {', '.join(sorted(slow))}", file=sys.stderr)
             for _ in range(options.rounds):
                 best.round(pattern(slow))
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    told(best, baseline)
+    summary(best, baseline)
     ratios = best.ratios()
     if options.update:
         kept = {**(baseline if options.only else {}), **{name: float(f"{ratio:.4g}") for name, ratio in ratios.items()}}
@@ -122,7 +122,7 @@ def main():
         return
     wrong = [
         f"{name} takes {ratios[name] / baseline[name] - 1:.0%} longer than its baseline, and at most "
-        f"{WORSE_MAX - 1:.0%} is borne: find out why, or, if it is worth it, `scripts/micro.sh --update`"
+        f"{MAX_SLOWDOWN - 1:.0%} is borne: find out why, or, if it is worth it, `scripts/micro.sh --update`"
         for name in sorted(worse(ratios, baseline))
     ]
     if not options.only:

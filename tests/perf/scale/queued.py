@@ -4,15 +4,15 @@ import statistics
 import threading
 import time
 
+from tests.perf.scale.sizes import fill, note, scaled
 from tests.perf.support.cluster import Cluster, ask
-from tests.perf.scale.amounts import fill, note, scaled
 
 QUEUED = (0, 100_000, 300_000, 1_000_000)
 SLOWER_GOAL = 20
 RATE_RUNS = 3
 RATE_SECONDS = 5
 SNAPSHOTS = 3
-CALM_SECONDS = 5
+BASELINE_SECONDS = 5
 
 
 def measure(options):
@@ -20,7 +20,7 @@ def measure(options):
     points = []
     with Cluster(options.binary) as cluster:
         # Caches are full and threads are there before memory is looked at.
-        cluster.whole(options.tasks, options.payload)
+        cluster.lifecycle_rate(options.tasks, options.payload)
         there = 0
         for count in scaled(options, QUEUED):
             before, more, there = resident(cluster), count - there, count
@@ -55,7 +55,7 @@ def resident(cluster):
     leader = cluster.leader()
     return (
         cluster.resident_bytes(leader),
-        statistics.mean(cluster.resident_bytes(place) for place in range(3) if place != leader),
+        statistics.mean(cluster.resident_bytes(index) for index in range(3) if index != leader),
     )
 
 
@@ -65,8 +65,8 @@ def snapshot(cluster):
     # One that filling the table has set off is over before anything is measured.
     with cluster.connection(leader) as connection:
         ask(connection, "POST", "/v1/cluster/snapshot?wait_ms=60000", {})
-    calm = submissions(cluster, leader, until=time.monotonic() + CALM_SECONDS)
-    took, during, told = [], [], {}
+    calm = submissions(cluster, leader, until=time.monotonic() + BASELINE_SECONDS)
+    took, during, summary = [], [], {}
     for _ in range(SNAPSHOTS):
         stop = threading.Event()
         watched = threading.Thread(target=lambda: during.extend(submissions(cluster, leader, stop=stop)))
@@ -74,14 +74,14 @@ def snapshot(cluster):
         before, begun = cluster.cpu_seconds(leader), time.perf_counter()
         try:
             with cluster.connection(leader) as connection:
-                told = ask(connection, "POST", "/v1/cluster/snapshot?wait_ms=60000", {})
+                summary = ask(connection, "POST", "/v1/cluster/snapshot?wait_ms=60000", {})
             took.append(time.perf_counter() - begun)
         finally:
             stop.set()
             watched.join()
         cpu = cluster.cpu_seconds(leader) - before
     return {
-        "snapshot_mb": told["bytes"] / 1e6,
+        "snapshot_mb": summary["bytes"] / 1e6,
         "snapshot_s": statistics.median(took),
         "snapshot_cpu_s": cpu,
         "calm_p99_ms": percentile(calm, 0.99),
@@ -107,9 +107,9 @@ def percentile(values, share):
     return values[min(len(values) - 1, int(len(values) * share))]
 
 
-def tell(page, points):
-    page.say("## Queued tasks")
-    page.say(
+def write_section(page, points):
+    page.paragraph("## Queued tasks")
+    page.paragraph(
         "The rate is that of whole lives in batches of 100, the median of three runs, beside so many queued tasks that nobody "
         "takes. Memory is that of a master once they are there; for each task, what those added that are more than in the "
         "row above, payloads included."
@@ -131,14 +131,14 @@ def tell(page, points):
     }, points)
     first, last = points[0]["rate"], points[-1]
     once = last["rate_once_purged"]
-    page.say(
+    page.paragraph(
         f"The same cluster once all of them were purged, with all that work behind it: {once:,.0f} tasks a second. The rate beside "
         "them is held against the middle of that and the first, for a cluster that has just begun has the least to remember."
     )
     lower = 100 * (1 - last["rate"] / ((first + once) / 2))
     page.goal(f"{last['tasks']:,} queued tasks make the rate lower by", lower, SLOWER_GOAL, " %")
-    page.say("## Snapshots")
-    page.say(
+    page.paragraph("## Snapshots")
+    page.paragraph(
         f"The leader writes {SNAPSHOTS} snapshots of all that is queued, while one client submits one task after the other. "
         "It did the same in peace before."
     )

@@ -1,7 +1,7 @@
 """Queues: what many of them with something in them do to the rate of another."""
 
+from tests.perf.scale.sizes import fill, note, scaled
 from tests.perf.support.cluster import Cluster
-from tests.perf.scale.amounts import fill, note, scaled
 
 QUEUES = (0, 1_000, 3_000, 10_000)
 SLOWER_GOAL = 20
@@ -15,13 +15,13 @@ def measure(options):
             first = there
             fill(cluster, count - there, lambda number: f"queue-{first + number}", options.payload)
             there = count
-            points.append(note("queues", {"queues": count, "rate": cluster.whole(options.tasks, options.payload)}))
+            points.append(note("queues", {"queues": count, "rate": cluster.lifecycle_rate(options.tasks, options.payload)}))
     return points
 
 
-def tell(page, points):
-    page.say("## Queues")
-    page.say("The same rate beside so many other queues, with a task in each that nobody takes.")
+def write_section(page, points):
+    page.paragraph("## Queues")
+    page.paragraph("The same rate beside so many other queues, with a task in each that nobody takes.")
     page.plot(
         "queues", "Rate beside other queues", "queues, one task in each", "whole lives a second",
         {"rate": [(point["queues"], point["rate"]) for point in points]},

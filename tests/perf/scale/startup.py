@@ -2,9 +2,9 @@
 
 import time
 
+from tests.perf.scale.sizes import fill, note, scaled
 from tests.perf.support.cluster import Cluster, ask
-from tests.perf.support.stage import until
-from tests.perf.scale.amounts import fill, note, scaled
+from tests.perf.support.sandbox import until
 
 # As many as come to about the 128 MiB of commands after which a snapshot is written and the log given up.
 TASKS = (0, 100_000, 200_000, 400_000)
@@ -17,27 +17,27 @@ def measure(options):
         for count in scaled(options, TASKS):
             fill(cluster, count - there, lambda _: "waiting", options.payload)
             there = count
-            follower = next(place for place in range(3) if place != cluster.leader())
-            told = cluster.metrics(follower)
+            follower = next(index for index in range(3) if index != cluster.leader())
+            summary = cluster.metrics(follower)
             cluster.kill_master(follower)
             cluster.start_master(follower)
             follower_s = cluster.until_ready(follower)
-            for place in range(3):
-                cluster.kill_master(place)
+            for index in range(3):
+                cluster.kill_master(index)
             begun = time.perf_counter()
-            for place in range(3):
-                cluster.start_master(place)
+            for index in range(3):
+                cluster.start_master(index)
             until(lambda: write(cluster), "a write after all were started again", 300, 0.01)
             points.append(note("startup", {
                 "tasks": count,
-                "log_mb": told["triarch_log_bytes"] / 1e6,
-                "entries": int(told["triarch_last_log_index"]),
-                "in_snapshot": int(told["triarch_snapshot_index"]),
+                "log_mb": summary["triarch_log_bytes"] / 1e6,
+                "entries": int(summary["triarch_last_log_index"]),
+                "in_snapshot": int(summary["triarch_snapshot_index"]),
                 "follower_s": follower_s,
                 "all_s": time.perf_counter() - begun,
             }))
-            for place in range(3):
-                cluster.until_ready(place)
+            for index in range(3):
+                cluster.until_ready(index)
     return points
 
 
@@ -47,9 +47,9 @@ def write(cluster):
     return True
 
 
-def tell(page, points):
-    page.say("## Starting with a full log")
-    page.say(
+def write_section(page, points):
+    page.paragraph("## Starting with a full log")
+    page.paragraph(
         "So many queued tasks, most of them in the log and in no snapshot, as far as the log lets them: it gives way to a "
         "snapshot after 128 MiB of commands. A follower is killed and started again until it has caught up; then all three at "
         "once, until a submission is acknowledged, their election included."

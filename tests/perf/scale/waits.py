@@ -7,13 +7,13 @@ import socket
 import statistics
 import time
 
+from tests.perf.scale.sizes import note, scaled
 from tests.perf.support.cluster import Cluster, ask
-from tests.perf.support.stage import until
-from tests.perf.scale.amounts import note, scaled
+from tests.perf.support.sandbox import until
 
 WAITS = (1, 10, 100, 300, 1_000)
 ROUNDS = 20
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 
 def measure(options):
@@ -43,28 +43,28 @@ def one(cluster, leader, connection, worker, count):
         sockets = {}
         for _ in range(count):
             waiting = stack.enter_context(socket.create_connection(("127.0.0.1", cluster.ports[leader])))
-            waiting.sendall(f"GET /v1/tasks/{task}?wait_ms={PATIENCE_S * 1000} HTTP/1.1\r\nhost: bench\r\n\r\n".encode())
+            waiting.sendall(f"GET /v1/tasks/{task}?wait_ms={TIMEOUT_S * 1000} HTTP/1.1\r\nhost: bench\r\n\r\n".encode())
             waiting.setblocking(False)
             sockets[waiting.fileno()] = (waiting, bytearray())
         held = 'triarch_http_held{kind="wait"}'
-        until(lambda: cluster.metrics(leader)[held] >= count, f"{count} waits", PATIENCE_S)
+        until(lambda: cluster.metrics(leader)[held] >= count, f"{count} waits", TIMEOUT_S)
         leased = ask(connection, "POST", f"/v1/workers/{worker}/poll", {"max": 1, "wait_ms": 20_000})["tasks"][0]
         results = [{"task": task, "token": leased["token"], "status": "succeeded", "result": None}]
         body = json.dumps({"results": results})
         begun = time.perf_counter()
         connection.request("POST", f"/v1/workers/{worker}/report", body, {"content-type": "application/json"})
-        first, last = told(sockets)
+        first, last = wait_for_responses(sockets)
         connection.getresponse().read()
     return (first - begun) * 1e3, (last - begun) * 1e3, cluster.cpu_seconds(leader) - before
 
 
-def told(sockets):
+def wait_for_responses(sockets):
     """When the first and the last of them had its whole answer."""
     poll = select.epoll()
     with poll:
         for number in sockets:
             poll.register(number, select.EPOLLIN)
-        first, left, deadline = None, set(sockets), time.monotonic() + PATIENCE_S
+        first, left, deadline = None, set(sockets), time.monotonic() + TIMEOUT_S
         while left:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{len(left)} of {len(sockets)} waits were not told of the end")
@@ -72,7 +72,7 @@ def told(sockets):
                 waiting, read = sockets[number]
                 received = waiting.recv(65_536)
                 read += received
-                if not received or whole(read):
+                if not received or complete_response(read):
                     if not read.startswith(b"HTTP/1.1 200") or b'"succeeded"' not in read:
                         raise RuntimeError(f"a wait was answered: {bytes(read[:300])!r}")
                     first = first or time.perf_counter()
@@ -81,7 +81,7 @@ def told(sockets):
         return first, time.perf_counter()
 
 
-def whole(read):
+def complete_response(read):
     head, found, body = bytes(read).partition(b"\r\n\r\n")
     if not found:
         return False
@@ -89,9 +89,9 @@ def whole(read):
     return len(body) >= int(length.split(b":")[1])
 
 
-def tell(page, points):
-    page.say("## Waits for one task")
-    page.say(
+def write_section(page, points):
+    page.paragraph("## Waits for one task")
+    page.paragraph(
         "So many clients ask for the same task with `wait_ms`, each on a connection of its own, and are held. Then its result is "
         f"reported. Medians of {ROUNDS} tasks; the processor time is the leader's for all of it, from the first connection "
         "on. The clients are one Python program, whose time is in here."

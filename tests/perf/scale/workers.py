@@ -1,8 +1,8 @@
 """Workers that wait, each with a held poll and heartbeats: what they cost the leader, and what 100 tasks a second for them
 cost more."""
 
+from tests.perf.scale.sizes import note, scaled
 from tests.perf.support.cluster import Cluster
-from tests.perf.scale.amounts import note, scaled
 
 WORKERS = (100, 500, 1_000, 2_000, 5_000)
 SECONDS = 20
@@ -36,9 +36,9 @@ def share(report, leads):
     return 100 * sum(shares) / len(shares) if shares else None
 
 
-def tell(page, points):
-    page.say("## Workers that wait")
-    page.say(
+def write_section(page, points):
+    page.paragraph("## Workers that wait")
+    page.paragraph(
         "Each keeps a poll open and sends heartbeats, as `triarch worker` does. First they are left alone; then, in another "
         f"cluster, {TASKS_PER_S} tasks a second are submitted for them, leased and reported."
     )

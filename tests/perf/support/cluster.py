@@ -9,10 +9,10 @@ import subprocess
 import time
 import urllib.request
 
-from tests.perf.support.stage import Stage, free_port, until
+from tests.perf.support.sandbox import Sandbox, free_port, until
 
 
-class Cluster(Stage):
+class Cluster(Sandbox):
     """Masters on free ports, with their data in a folder of their own. They are numbered from 0."""
 
     def __init__(self, binary, more=()):
@@ -25,36 +25,36 @@ class Cluster(Stage):
         self.ports = [free_port() for _ in range(3)]
         self.urls = [f"http://127.0.0.1:{port}" for port in self.ports]
         try:
-            for place in range(3):
-                self.start_master(place)
-            for place in range(3):
-                self.until_ready(place)
+            for index in range(3):
+                self.start_master(index)
+            for index in range(3):
+                self.until_ready(index)
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def start_master(self, place):
+    def start_master(self, index):
         members = ",".join(f"{number + 1}=127.0.0.1:{port}" for number, port in enumerate(self.ports))
-        self.masters[place] = self.start(
-            self.binary, "server", "--id", str(place + 1), "--listen", f"127.0.0.1:{self.ports[place]}", "--data-dir",
-            os.path.join(self.folder, f"node-{place + 1}"), "--cluster", members, *self.more,
+        self.masters[index] = self.start(
+            self.binary, "server", "--id", str(index + 1), "--listen", f"127.0.0.1:{self.ports[index]}", "--data-dir",
+            os.path.join(self.folder, f"node-{index + 1}"), "--cluster", members, *self.more,
         )
 
-    def kill_master(self, place):
-        self.masters[place].kill()
-        self.masters[place].wait()
+    def kill_master(self, index):
+        self.masters[index].kill()
+        self.masters[index].wait()
 
-    def until_ready(self, place, seconds=300):
+    def until_ready(self, index, seconds=300):
         """Seconds until a master has caught up with a leader."""
         begun = time.perf_counter()
 
         def ready():
-            if self.masters[place].poll() is not None:
-                raise SystemExit(f"a master ended while it was waited for\n{self.said()}")
-            return urllib.request.urlopen(f"{self.urls[place]}/readyz", timeout=5).status == 200
+            if self.masters[index].poll() is not None:
+                raise SystemExit(f"a master ended while it was waited for\n{self.log_ends()}")
+            return urllib.request.urlopen(f"{self.urls[index]}/readyz", timeout=5).status == 200
 
-        until(ready, f"an answer that {self.urls[place]} is ready", seconds, 0.01)
+        until(ready, f"an answer that {self.urls[index]} is ready", seconds, 0.01)
         return time.perf_counter() - begun
 
     def command(self, *words):
@@ -65,10 +65,10 @@ class Cluster(Stage):
         command = self.command(*words)
         ran = subprocess.run(command, capture_output=True, text=True, timeout=1800)
         if ran.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)}: {ran.stderr.strip()}\n{self.said()}")
+            raise RuntimeError(f"{' '.join(command)}: {ran.stderr.strip()}\n{self.log_ends()}")
         return json.loads(ran.stdout)
 
-    def whole(self, tasks, payload):
+    def lifecycle_rate(self, tasks, payload):
         """The median of three runs of whole lives in batches."""
         reports = [self.bench("--tasks", tasks, "--batch", 100, "--payload", payload) for _ in range(3)]
         return sorted(report["tasks_per_s"] for report in reports)[1]
@@ -78,15 +78,15 @@ class Cluster(Stage):
         found = []
 
         def known():
-            found[:] = [place for place in range(3) if self.metrics(place).get("triarch_is_leader") == 1]
+            found[:] = [index for index in range(3) if self.metrics(index).get("triarch_is_leader") == 1]
             return len(found) == 1
 
         until(known, "one leader", 60)
         return found[0]
 
-    def metrics(self, place):
+    def metrics(self, index):
         """What a master tells, by name: all samples of a name together."""
-        with urllib.request.urlopen(f"{self.urls[place]}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.urls[index]}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         samples = {}
         for line in text.splitlines():
@@ -98,17 +98,17 @@ class Cluster(Stage):
                     samples[series] = float(value)
         return samples
 
-    def resident_bytes(self, place):
-        with open(f"/proc/{self.masters[place].pid}/status") as status:
+    def resident_bytes(self, index):
+        with open(f"/proc/{self.masters[index].pid}/status") as status:
             return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) * 1024
 
-    def cpu_seconds(self, place):
-        with open(f"/proc/{self.masters[place].pid}/stat") as stat:
+    def cpu_seconds(self, index):
+        with open(f"/proc/{self.masters[index].pid}/stat") as stat:
             fields = stat.read().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def connection(self, place):
-        return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.ports[place], timeout=300))
+    def connection(self, index):
+        return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.ports[index], timeout=300))
 
 
 def ask(connection, method, path, body=None):
@@ -116,7 +116,7 @@ def ask(connection, method, path, body=None):
     text = None if body is None else json.dumps(body)
     connection.request(method, path, text, {"content-type": "application/json"})
     answer = connection.getresponse()
-    told = answer.read()
+    received = answer.read()
     if answer.status >= 300:
-        raise RuntimeError(f"{method} {path}: {answer.status} {told[:500]!r}")
-    return json.loads(told or b"null")
+        raise RuntimeError(f"{method} {path}: {answer.status} {received[:500]!r}")
+    return json.loads(received or b"null")

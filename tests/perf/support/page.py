@@ -15,7 +15,7 @@ class Page:
         self.parts = [f"# {title}", about]
         self.goals = []
 
-    def say(self, text):
+    def paragraph(self, text):
         self.parts.append(text)
 
     def plot(self, name, title, across, up, lines, goal=None):

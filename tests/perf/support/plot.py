@@ -48,8 +48,8 @@ def draw(path, title, across, up, lines, goal=None):
         parts.append(f'<text class="goal-name" x="{WIDTH - RIGHT}" y="{y - 5:.1f}" text-anchor="end">{escape(goal[0])}</text>')
     left = LEFT
     for number, (name, line) in enumerate(lines.items()):
-        told = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in line)
-        parts.append(f'<polyline class="line s{number}" points="{told}"/>')
+        polyline = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in line)
+        parts.append(f'<polyline class="line s{number}" points="{polyline}"/>')
         # A line of very many points needs no mark on each.
         if len(line) <= 30:
             parts += [f'<circle class="f{number}" cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="3"/>' for x, y in line]

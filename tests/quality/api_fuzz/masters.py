@@ -14,7 +14,7 @@ import urllib.request
 
 NODES = 3
 # Within this a cluster forms, on a slow and busy machine too.
-SOON_S = 60
+READY_TIMEOUT_S = 60
 # Nothing that the fuzzer leaves behind times out while it looks: workers, above all.
 LEASE_MS = 86_400_000
 
@@ -29,8 +29,8 @@ def die_with_parent():
 def free_address():
     """A loopback address on which nobody listens where the masters will."""
     for nth in range(1, 1_000):
-        place = os.getpid() * 251 + nth
-        address = f"127.{max(place >> 16 & 255, 1)}.{place >> 8 & 255}.{min(max(place & 255, 1), 254)}"
+        seed = os.getpid() * 251 + nth
+        address = f"127.{max(seed >> 16 & 255, 1)}.{seed >> 8 & 255}.{min(max(seed & 255, 1), 254)}"
         sockets = [socket.socket() for _ in range(NODES)]
         try:
             for id, one in enumerate(sockets, start=1):
@@ -67,7 +67,7 @@ class Masters:
             raise
 
     def wait_ready(self):
-        deadline = time.monotonic() + SOON_S
+        deadline = time.monotonic() + READY_TIMEOUT_S
         waiting = list(self.urls)
         while waiting:
             if time.monotonic() > deadline:
@@ -82,15 +82,15 @@ class Masters:
     def equal_digests(self):
         """Waits until all masters have given a digest at one log index, each having applied what is committed now; fails when
         two of them differ at any index. The same as triarch_harness::equal_digests."""
-        with urllib.request.urlopen(self.urls[0] + "/v1/cluster", timeout=SOON_S) as answer:
+        with urllib.request.urlopen(self.urls[0] + "/v1/cluster", timeout=READY_TIMEOUT_S) as answer:
             committed = json.load(answer)["commit_index"]
         seen = {}
-        deadline = time.monotonic() + SOON_S
+        deadline = time.monotonic() + READY_TIMEOUT_S
         while True:
             for url in self.urls:
                 asked = urllib.request.Request(url + "/v1/cluster?digest=true&consistency=stale")
                 asked.add_header("triarch-min-index", str(committed))
-                with urllib.request.urlopen(asked, timeout=SOON_S) as answer:
+                with urllib.request.urlopen(asked, timeout=READY_TIMEOUT_S) as answer:
                     digest = json.load(answer)["digest"]
                 here = seen.setdefault(digest["index"], {})
                 before = here.setdefault(url, digest["value"])

@@ -33,10 +33,10 @@ from schemathesis.specs.openapi.checks import (
 # Requests a route, besides those that cover each of its parameters.
 EXAMPLES = int(os.environ.get("TRIARCH_FUZZ_EXAMPLES", "20"))
 # Nothing that is asked here may take longer; what may be waited for is cut to less.
-ANSWER_MAX_S = 20
-WAIT_MS_MAX = 20
+MAX_RESPONSE_S = 20
+MAX_WAIT_MS = 20
 # What would come due while this runs, does not: it would change the table beside what is asked.
-NOT_SOON_MS = 1_000_000_000
+FAR_FUTURE_MS = 1_000_000_000
 
 # Streams without end; tests/integration/cluster asks them.
 ENDLESS = ["/v1/events"]
@@ -51,7 +51,7 @@ CHECKS = [
 ]
 
 CHECKS_OF_REDIRECTS = [content_type_conformance, response_schema_conformance, status_code_conformance]
-REDIRECTS_MAX = 4
+MAX_REDIRECTS = 4
 
 session = requests.Session()
 asked = [0]
@@ -60,44 +60,44 @@ turn = itertools.cycle(MASTERS.urls)
 schema = schemathesis.openapi.from_url(MASTERS.urls[0] + "/openapi.json").exclude(path=ENDLESS)
 
 
-def ask(method, path, body=None):
-    answer = session.request(method, MASTERS.urls[0] + path, json=body, timeout=ANSWER_MAX_S)
+def request(method, path, body=None):
+    answer = session.request(method, MASTERS.urls[0] + path, json=body, timeout=MAX_RESPONSE_S)
     answer.raise_for_status()
     return answer.json()
 
 
 def digest():
-    return ask("GET", "/v1/cluster?digest=true")["digest"]["value"]
+    return request("GET", "/v1/cluster?digest=true")["digest"]["value"]
 
 
-class Known:
+class ExistingObjects:
     """Things that are there, so that routes are not only asked for what is not. None of them does anything by itself."""
 
     def __init__(self):
         task = {"kind": "fuzz", "queue": "fuzz", "key": "a", "max_attempts": 1}
-        jobs = [ask("POST", "/v1/jobs", {"name": "fuzz", "tasks": [task]}) for _ in range(8)]
+        jobs = [request("POST", "/v1/jobs", {"name": "fuzz", "tasks": [task]}) for _ in range(8)]
         names = [f"fuzz-{number}" for number in range(4)]
-        workers = [ask("POST", "/v1/workers", {"name": name, "kinds": ["none"]}) for name in names]
+        workers = [request("POST", "/v1/workers", {"name": name, "kinds": ["none"]}) for name in names]
         self.ids = {
             "jobs": itertools.cycle(job["id"] for job in jobs),
             "tasks": itertools.cycle(job["tasks"][0] for job in jobs),
             "workers": itertools.cycle(worker["id"] for worker in workers),
         }
         # Some of the tasks run and one is over. Who runs them is never asked for: it would be given more.
-        busy = ask("POST", "/v1/workers", {"name": "busy", "kinds": ["fuzz"], "queues": ["fuzz"], "slots": 3})
+        busy = request("POST", "/v1/workers", {"name": "busy", "kinds": ["fuzz"], "queues": ["fuzz"], "slots": 3})
         running = []
         while len(running) < 3:
             wanted = {"max": 3 - len(running), "wait_ms": 1_000}
-            running += ask("POST", f"/v1/workers/{busy['id']}/poll", wanted)["tasks"]
+            running += request("POST", f"/v1/workers/{busy['id']}/poll", wanted)["tasks"]
         result = {"task": running[0]["id"], "token": running[0]["token"], "status": "failed"}
-        ask("POST", f"/v1/workers/{busy['id']}/report", {"results": [result]})
+        request("POST", f"/v1/workers/{busy['id']}/report", {"results": [result]})
 
     def id_for(self, path):
         noun = path.split("/")[2]
         return next(self.ids[noun]) if noun in self.ids else None
 
 
-KNOWN = Known()
+OBJECTS = ExistingObjects()
 every_other = itertools.cycle([True, False])
 
 
@@ -107,22 +107,22 @@ def is_positive(case):
 
 
 def short(value):
-    return min(value, WAIT_MS_MAX) if isinstance(value, int) else value
+    return min(value, MAX_WAIT_MS) if isinstance(value, int) else value
 
 
-def not_soon(case):
+def postpone(case):
     """Postpones what is submitted for soon."""
     tasks = case.body.get("tasks") if isinstance(case.body, dict) else None
     for task in tasks if isinstance(tasks, list) else []:
         for name in ("delay_ms", "expires_ms") if isinstance(task, dict) else ():
             if type(task.get(name)) is int and task[name] > 0:
-                task[name] = max(task[name], NOT_SOON_MS)
+                task[name] = max(task[name], FAR_FUTURE_MS)
 
 
-def tame(case):
+def make_harmless(case):
     """Takes out what would only wait, what would change the table later, and what would take the cluster apart; says
     whether the case may be asked."""
-    not_soon(case)
+    postpone(case)
     for name in ("wait_ms", "follow_ms"):
         if isinstance(case.query, dict) and str(case.query.get(name, "")).isdigit():
             case.query[name] = short(int(case.query[name]))
@@ -132,7 +132,7 @@ def tame(case):
     if index is not None and str(index).isdigit():
         case.headers["triarch-min-index"] = "1"
     if is_positive(case) and "id" in (case.path_parameters or {}) and next(every_other):
-        case.path_parameters["id"] = KNOWN.id_for(case.path) or case.path_parameters["id"]
+        case.path_parameters["id"] = OBJECTS.id_for(case.path) or case.path_parameters["id"]
     if case.path == "/v1/cluster/nodes" and case.method == "POST":
         # A master that does not exist is brought in and waited for.
         return not is_positive(case)
@@ -144,27 +144,27 @@ def tame(case):
     return True
 
 
-def sent(case):
+def send(case):
     """Sends it to the next master, and to where that one redirects."""
     base = next(turn)
-    for _ in range(REDIRECTS_MAX):
-        response = case.call(base_url=base, session=session, timeout=ANSWER_MAX_S)
+    for _ in range(MAX_REDIRECTS):
+        response = case.call(base_url=base, session=session, timeout=MAX_RESPONSE_S)
         asked[0] += 1
         if response.status_code != 307:
             return response
         case.validate_response(response, checks=CHECKS_OF_REDIRECTS)
-        place = urllib.parse.urlsplit(response.headers["location"][0])
-        base = f"{place.scheme}://{place.netloc}"
+        target = urllib.parse.urlsplit(response.headers["location"][0])
+        base = f"{target.scheme}://{target.netloc}"
     raise AssertionError(f"redirected without end: {response.headers}")
 
 
 @schema.parametrize()
 @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 def test_route(case):
-    if not tame(case):
+    if not make_harmless(case):
         return
     before = digest()
-    response = sent(case)
+    response = send(case)
     if response.status_code >= 500:
         assert response.status_code in (503, 507), f"{response.status_code}: {response.text}"
     case.validate_response(response, checks=CHECKS)
@@ -180,7 +180,7 @@ def test_metrics_are_read_by_prometheus_own_parsers(masters, url):
         ("plain", "text/plain", prometheus_client.parser),
         ("openmetrics", "application/openmetrics-text; version=1.0.0", prometheus_client.openmetrics.parser),
     ):
-        response = session.get(url + "/metrics", headers={"accept": accept}, timeout=ANSWER_MAX_S)
+        response = session.get(url + "/metrics", headers={"accept": accept}, timeout=MAX_RESPONSE_S)
         assert response.status_code == 200, response.text
         read = list(parser.text_string_to_metric_families(response.text))
         families[name] = {(family.name, family.type) for family in read}

@@ -23,7 +23,7 @@ use strum::VariantArray;
 const SHIM: &str = include_str!("shim.c");
 const POWER_CUT: &str = include_str!("power_cut.h");
 
-/// CrashMode a process ends at a boundary.
+/// How a process ends at a boundary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, VariantArray)]
 pub enum CrashMode {
     /// Killed before it.

@@ -217,7 +217,7 @@ fn tasks() -> Vec<Case> {
     ]
 }
 
-fn places() -> Vec<Case> {
+fn path_and_query_cases() -> Vec<Case> {
     let post = |path: &str, body: &str| Case::post("", path, body);
     let long = "j".repeat(5_000);
     vec![
@@ -263,7 +263,7 @@ fn places() -> Vec<Case> {
     ]
 }
 
-fn visits(worker: &str) -> Vec<Case> {
+fn worker_cases(worker: &str) -> Vec<Case> {
     let register = |name: &str, body: &str| Case::post(name, "/v1/workers", body);
     let poll = |body: &str| Case::post("poll", &format!("/v1/workers/{worker}/poll"), body);
     let beat = |body: &str| {
@@ -322,13 +322,17 @@ async fn leader_and_followers_refuse_every_malformed_request_with_its_problem_co
     let follower = cluster.follower().await;
     for node in [leader, follower] {
         let api = cluster.api(node);
-        for case in bodies().into_iter().chain(tasks()).chain(places()) {
+        for case in bodies()
+            .into_iter()
+            .chain(tasks())
+            .chain(path_and_query_cases())
+        {
             case.check(&api).await;
         }
     }
     // A follower only redirects what workers ask.
     let api = cluster.api(leader);
-    for case in visits(&worker.id) {
+    for case in worker_cases(&worker.id) {
         case.check(&api).await;
     }
     let jobs = api.get("/v1/jobs").await.expect(200);

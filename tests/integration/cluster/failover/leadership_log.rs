@@ -6,7 +6,7 @@ use triarch_harness::{Cluster, Options, eventually};
 
 /// One change, as a master told it.
 #[derive(Debug, Clone, PartialEq)]
-struct Told {
+struct LeadershipChange {
     term: u64,
     new_leader: u64,
     old_leader: Option<u64>,
@@ -15,10 +15,10 @@ struct Told {
     words: String,
 }
 
-const MARK: &str = "leadership changed: ";
+const MESSAGE_PREFIX: &str = "leadership changed: ";
 
-fn read_text(line: &str) -> Option<Told> {
-    let (_, rest) = line.split_once(MARK)?;
+fn read_text(line: &str) -> Option<LeadershipChange> {
+    let (_, rest) = line.split_once(MESSAGE_PREFIX)?;
     let field = |name: &str| {
         let (_, rest) = rest.split_once(&format!(" {name}="))?;
         rest.split_whitespace()
@@ -26,7 +26,7 @@ fn read_text(line: &str) -> Option<Told> {
             .map(|text| text.trim_matches('"').to_owned())
     };
     let number = |name: &str| field(name).and_then(|text| text.parse().ok());
-    Some(Told {
+    Some(LeadershipChange {
         term: number("term")?,
         new_leader: number("new_leader")?,
         old_leader: number("old_leader"),
@@ -36,11 +36,11 @@ fn read_text(line: &str) -> Option<Told> {
     })
 }
 
-fn read_json(line: &str) -> Option<Told> {
+fn read_json(line: &str) -> Option<LeadershipChange> {
     let object: Value = serde_json::from_str(line).ok()?;
     let fields = &object["fields"];
-    let words = fields["message"].as_str()?.strip_prefix(MARK)?;
-    Some(Told {
+    let words = fields["message"].as_str()?.strip_prefix(MESSAGE_PREFIX)?;
+    Some(LeadershipChange {
         term: fields["term"].as_u64()?,
         new_leader: fields["new_leader"].as_u64()?,
         old_leader: fields["old_leader"].as_u64(),
@@ -50,13 +50,13 @@ fn read_json(line: &str) -> Option<Told> {
     })
 }
 
-struct Watched {
+struct LoggedCluster {
     cluster: Cluster,
-    read: fn(&str) -> Option<Told>,
+    read: fn(&str) -> Option<LeadershipChange>,
 }
 
-impl Watched {
-    fn told(&self, node: u64) -> Vec<Told> {
+impl LoggedCluster {
+    fn logged(&self, node: u64) -> Vec<LeadershipChange> {
         self.cluster
             .log_line_of(node)
             .lines()
@@ -65,14 +65,14 @@ impl Watched {
     }
 
     /// The first change that a master tells of beyond those it had told, and that no master tells any change twice.
-    async fn next(&self, node: u64, before: usize) -> Told {
-        let told = eventually(
+    async fn next(&self, node: u64, before: usize) -> LeadershipChange {
+        let logged = eventually(
             WAIT_TIMEOUT,
             format!("master {node} tells of the change"),
-            async || self.told(node).get(before).cloned(),
+            async || self.logged(node).get(before).cloned(),
         )
         .await;
-        let all = self.told(node);
+        let all = self.logged(node);
         for pair in all.windows(2) {
             // One that has started again knows nothing of what it told before.
             let restarted = pair[1].old_leader.is_none();
@@ -81,49 +81,52 @@ impl Watched {
                 "master {node} tells a change twice: {pair:?}"
             );
         }
-        told
+        logged
     }
 
     fn counts(&self) -> Vec<usize> {
         self.cluster
             .ids()
-            .map(|node| self.told(node).len())
+            .map(|node| self.logged(node).len())
             .collect()
     }
 
     /// These masters tell, in one line each, that `old` leads no more, and why.
     async fn all_tell(&self, nodes: &[u64], before: &[usize], old: u64, cause: &str, words: &str) {
         for node in nodes {
-            let told = self.next(*node, before[*node as usize - 1]).await;
+            let logged = self.next(*node, before[*node as usize - 1]).await;
             assert_eq!(
-                (told.old_leader, told.cause.as_str()),
+                (logged.old_leader, logged.cause.as_str()),
                 (Some(old), cause),
-                "master {node}: {told:?}"
+                "master {node}: {logged:?}"
             );
-            assert_ne!(told.new_leader, old, "master {node}: {told:?}");
-            assert!(told.words.contains(words), "master {node}: {told:?}");
-            assert!(told.leaderless_ms < 60_000, "master {node}: {told:?}");
+            assert_ne!(logged.new_leader, old, "master {node}: {logged:?}");
+            assert!(logged.words.contains(words), "master {node}: {logged:?}");
+            assert!(logged.leaderless_ms < 60_000, "master {node}: {logged:?}");
         }
     }
 }
 
 #[tokio::test]
 async fn each_leadership_change_is_one_text_log_line_with_its_reason() {
-    told_truly("text", read_text).await;
+    changes_are_logged_with_their_reasons("text", read_text).await;
 }
 
 #[tokio::test]
 async fn each_leadership_change_is_one_json_log_line_with_its_reason() {
-    told_truly("json", read_json).await;
+    changes_are_logged_with_their_reasons("json", read_json).await;
 }
 
-async fn told_truly(format: &str, read: fn(&str) -> Option<Told>) {
+async fn changes_are_logged_with_their_reasons(
+    format: &str,
+    read: fn(&str) -> Option<LeadershipChange>,
+) {
     let cluster = Cluster::with(Options {
         more: vec!["--log-format".into(), format.into()],
         ..Options::default()
     })
     .await;
-    let mut watched = Watched { cluster, read };
+    let mut watched = LoggedCluster { cluster, read };
     let all: Vec<u64> = watched.cluster.ids().collect();
     for node in &all {
         let first = watched.next(*node, 0).await;

@@ -9,9 +9,9 @@ use triarch_harness::{Cluster, FakeWorker, Options, Reply, fake_worker, until};
 use crate::job_helpers::{WAIT_TIMEOUT, assert_works, outcomes, submit_task};
 
 /// As long as the users' worst garbage collection, virtual machine move or laptop lid.
-const STOPPED_FOR: Duration = Duration::from_secs(5);
+const PAUSE_DURATION: Duration = Duration::from_secs(5);
 /// Requests that wait in the stopped leader's sockets for the moment it wakes.
-const WAITING: usize = 40;
+const OPEN_REQUESTS: usize = 40;
 
 #[tokio::test]
 async fn a_paused_leader_answers_nothing_from_its_lost_leadership() {
@@ -48,7 +48,7 @@ async fn a_paused_leader_answers_nothing_from_its_lost_leadership() {
         two.succeeded(json!("wrong")),
     ];
     let mut asked = tokio::task::JoinSet::new();
-    for nth in 0..WAITING {
+    for nth in 0..OPEN_REQUESTS {
         let reads = [
             (Question::Finished, format!("/v1/tasks/{first}")),
             (Question::Cancelled, format!("/v1/tasks/{second}")),
@@ -68,7 +68,7 @@ async fn a_paused_leader_answers_nothing_from_its_lost_leadership() {
         asked.spawn(async move { (Question::Report, call.send().await) });
     }
     // From here, so that however long the election took, all of it has been sent.
-    tokio::time::sleep(STOPPED_FOR).await;
+    tokio::time::sleep(PAUSE_DURATION).await;
     cluster.cont(sleeper);
 
     let mut answered = 0;
@@ -80,7 +80,10 @@ async fn a_paused_leader_answers_nothing_from_its_lost_leadership() {
             answered += 1;
         }
     }
-    assert!(answered > WAITING, "only {answered} were answered at all");
+    assert!(
+        answered > OPEN_REQUESTS,
+        "only {answered} were answered at all"
+    );
     cluster.wait_ready().await;
     for api in cluster.apis() {
         let shown = api.get(&format!("/v1/tasks/{first}")).await.expect(200);
@@ -153,7 +156,7 @@ async fn a_paused_leader_expires_no_worker_when_it_resumes() {
             .collect(),
     );
     let _alive = awake.keep_alive(std::slice::from_ref(&lease));
-    tokio::time::sleep(STOPPED_FOR).await;
+    tokio::time::sleep(PAUSE_DURATION).await;
     cluster.cont(sleeper);
     cluster.wait_ready().await;
     let shown = cluster
@@ -182,9 +185,9 @@ async fn a_paused_single_master_expires_no_worker_when_it_resumes() {
     let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
     cluster.stop(1);
-    tokio::time::sleep(STOPPED_FOR).await;
+    tokio::time::sleep(PAUSE_DURATION).await;
     cluster.cont(1);
-    // Polling for the silent go on beside what falls due.
+    // The search for silent workers goes on beside the timers.
     let later = json!({"tasks": [{"kind": "fake", "delay_ms": 600}]});
     let later = submit_task(&api, &later).await;
     until(WAIT_TIMEOUT, "what was delayed is due", async || {

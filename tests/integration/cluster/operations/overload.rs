@@ -14,7 +14,7 @@ use triarch_harness::{Cluster, FakeWorker, Options, fake_worker, until};
 use crate::operations::metrics::scrape;
 
 /// Who does not keep up is cut within this: some times what the master waits for.
-const CUT: Duration = Duration::from_secs(60);
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn options(more: &[&str]) -> Options {
     Options {
@@ -28,8 +28,11 @@ async fn send_and_wait(addr: &str, text: String) -> String {
     let mut stream = TcpStream::connect(addr).await.expect("it accepts");
     stream.write_all(text.as_bytes()).await.expect("written");
     let mut answer = Vec::new();
-    let closed = tokio::time::timeout(CUT, stream.read_to_end(&mut answer)).await;
-    assert!(closed.is_ok(), "still open after {CUT:?}: {text}");
+    let closed = tokio::time::timeout(DISCONNECT_TIMEOUT, stream.read_to_end(&mut answer)).await;
+    assert!(
+        closed.is_ok(),
+        "still open after {DISCONNECT_TIMEOUT:?}: {text}"
+    );
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -53,12 +56,16 @@ async fn a_slow_client_is_disconnected_and_others_are_served() {
     let ask = format!("GET /v1/events HTTP/1.1\r\nhost: {addr}\r\n\r\n");
     deaf.write_all(ask.as_bytes()).await.expect("written");
     let held = async |wanted: f64| {
-        until(CUT, format!("{wanted} streams of events"), async || {
-            scrape(&cluster, node)
-                .await
-                .value("triarch_http_held", &[("kind", "events")])
-                == wanted
-        })
+        until(
+            DISCONNECT_TIMEOUT,
+            format!("{wanted} streams of events"),
+            async || {
+                scrape(&cluster, node)
+                    .await
+                    .value("triarch_http_held", &[("kind", "events")])
+                    == wanted
+            },
+        )
         .await;
     };
     held(1.0).await;

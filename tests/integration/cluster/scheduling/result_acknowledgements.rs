@@ -22,7 +22,7 @@ async fn a_poll_gets_its_result_acknowledgements_though_its_worker_was_removed()
         "a worker is gone when its results are accepted",
     );
     for nth in 0.. {
-        if is_told_when_gone(&mut cluster, nth).await {
+        if is_acknowledged_after_removal(&mut cluster, nth).await {
             break;
         }
         // Leadership has changed, or something else was proposed in between.
@@ -33,7 +33,7 @@ async fn a_poll_gets_its_result_acknowledgements_though_its_worker_was_removed()
 
 /// One worker's results and its leave in one entry: when the results have their verdict, the worker is gone. False if it did
 /// not come to that.
-async fn is_told_when_gone(cluster: &mut Cluster, nth: u64) -> bool {
+async fn is_acknowledged_after_removal(cluster: &mut Cluster, nth: u64) -> bool {
     let leader = cluster.wait_ready().await;
     let api = cluster.api(leader);
     let worker = FakeWorker::register(cluster, &format!("worker-{nth}"), 1).await;

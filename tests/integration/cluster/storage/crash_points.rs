@@ -17,26 +17,26 @@ use triarch_harness::{Cluster, Options, Process, fake_worker};
 use crate::job_helpers::{WAIT_TIMEOUT, first_task};
 use crate::membership::identity::copy;
 
-/// CrashMode many points are visited: a number, or `all`.
+/// How many points are visited: a number, or `all`.
 const POINTS_VARIABLE: &str = "TRIARCH_CRASH_SERVER_POINTS";
 const POINTS: u64 = 40;
 const SEED_VARIABLE: &str = "TRIARCH_SEED";
-/// Lives at the same time.
+/// Masters that are tested at the same time.
 const WORKERS: usize = 2;
 /// Jobs of one life: enough for some snapshots.
 const JOBS: u64 = 16;
 const SNAPSHOT_ENTRIES: u64 = 6;
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a master has said before it ended.
+/// What a master has acknowledged before it ended.
 #[derive(Debug, Clone, Default)]
-struct Told {
+struct Acknowledged {
     /// Tasks by the number of their job.
     acknowledged: BTreeMap<u64, String>,
     term: u64,
 }
 
-async fn place() -> Cluster {
+async fn prepare_cluster() -> Cluster {
     let entries = SNAPSHOT_ENTRIES.to_string();
     Cluster::unstarted(Options {
         nodes: 1,
@@ -55,7 +55,12 @@ fn start(cluster: &Cluster, dir: &Path, watch: Option<&Watch>) -> Process {
 }
 
 /// Has jobs accepted one after the other, from the `first` on, until all are or the master has ended. Gives whether it has.
-async fn live(cluster: &Cluster, master: &mut Process, first: u64, told: &mut Told) -> bool {
+async fn submit_jobs(
+    cluster: &Cluster,
+    master: &mut Process,
+    first: u64,
+    acknowledged: &mut Acknowledged,
+) -> bool {
     let api = cluster.api(1);
     for nth in first..first + JOBS {
         let mut body =
@@ -67,11 +72,13 @@ async fn live(cluster: &Cluster, master: &mut Process, first: u64, told: &mut To
             format!("job {nth} is accepted, or the master ends"),
         );
         loop {
-            let call = api.call(Method::POST, "/v1/jobs").timeout(PATIENCE);
+            let call = api.call(Method::POST, "/v1/jobs").timeout(REQUEST_TIMEOUT);
             if let Ok(reply) = call.json(&body).send().await
                 && matches!(reply.status, 200 | 201)
             {
-                told.acknowledged.insert(nth, first_task(&reply.json()));
+                acknowledged
+                    .acknowledged
+                    .insert(nth, first_task(&reply.json()));
                 break;
             }
             if master.ended().is_some() {
@@ -80,30 +87,32 @@ async fn live(cluster: &Cluster, master: &mut Process, first: u64, told: &mut To
             polling.pause().await;
         }
         let asked = api.call(Method::GET, "/v1/cluster?consistency=stale");
-        if let Ok(reply) = asked.timeout(PATIENCE).send().await
+        if let Ok(reply) = asked.timeout(REQUEST_TIMEOUT).send().await
             && reply.status == 200
         {
-            told.term = told.term.max(reply.json()["term"].as_u64().unwrap_or(0));
+            acknowledged.term = acknowledged
+                .term
+                .max(reply.json()["term"].as_u64().unwrap_or(0));
         }
     }
     master.ended().is_some()
 }
 
 /// Starts the master again and holds what it has against what it had said.
-async fn check(cluster: &Cluster, dir: &Path, told: &Told, point: &str) {
+async fn check(cluster: &Cluster, dir: &Path, acknowledged: &Acknowledged, point: &str) {
     let mut master = start(cluster, dir, None);
-    let mut after = told.clone();
+    let mut after = acknowledged.clone();
     // Numbers that nobody has asked for yet.
-    let ended = live(cluster, &mut master, 2 * JOBS, &mut after).await;
+    let ended = submit_jobs(cluster, &mut master, 2 * JOBS, &mut after).await;
     assert!(
         !ended,
         "{point}: it does not come back: {}",
         master.last_words()
     );
     assert!(
-        after.term >= told.term,
+        after.term >= acknowledged.term,
         "{point}: it was in term {} and comes back in term {}",
-        told.term,
+        acknowledged.term,
         after.term
     );
     let listed = cluster.api(1).all("/v1/tasks", "tasks").await;
@@ -121,40 +130,40 @@ async fn check(cluster: &Cluster, dir: &Path, told: &Told, point: &str) {
         assert_eq!(
             task.and_then(|task| task["id"].as_str()),
             Some(id.as_str()),
-            "{point}: job {nth} was acknowledged and is not there; the master said {told:?}"
+            "{point}: job {nth} was acknowledged and is not there; the master said {acknowledged:?}"
         );
     }
     master.kill9();
 }
 
 /// What one process of a life begins with, and how many boundaries it has.
-struct Stage {
+struct CountedRun {
     /// `None`: nothing.
     dir: Option<PathBuf>,
-    told: Told,
+    acknowledged: Acknowledged,
     boundaries: u64,
 }
 
 /// Lives both processes of a life once without harm, the second with what a kill left of the first.
-async fn rehearse(cluster: &Cluster) -> Vec<Stage> {
-    let mut stages: Vec<Stage> = Vec::new();
-    let mut told = Told::default();
+async fn count_boundaries(cluster: &Cluster) -> Vec<CountedRun> {
+    let mut stages: Vec<CountedRun> = Vec::new();
+    let mut acknowledged = Acknowledged::default();
     for nth in 0..2 {
         let dir = cluster.root().join(format!("rehearsal-{nth}"));
         let before = (nth > 0).then(|| cluster.root().join("rehearsal-0-left"));
         if let Some(before) = &before {
             copy(before, &dir);
         }
-        let begun = told.clone();
+        let begun = acknowledged.clone();
         let watch = Watch::new(&dir, None);
         let mut master = start(cluster, &dir, Some(&watch));
-        let ended = live(cluster, &mut master, nth * JOBS, &mut told).await;
+        let ended = submit_jobs(cluster, &mut master, nth * JOBS, &mut acknowledged).await;
         assert!(!ended, "{}", master.last_words());
         master.kill9();
         copy(&dir, &cluster.root().join(format!("rehearsal-{nth}-left")));
-        stages.push(Stage {
+        stages.push(CountedRun {
             dir: before,
-            told: begun,
+            acknowledged: begun,
             boundaries: watch.tally().boundaries,
         });
     }
@@ -162,9 +171,9 @@ async fn rehearse(cluster: &Cluster) -> Vec<Stage> {
 }
 
 /// Visits one point. Gives what the master was doing when it ended, if it did.
-async fn visit(
+async fn crash_at(
     cluster: &Cluster,
-    stages: &[Stage],
+    stages: &[CountedRun],
     nth: usize,
     point: Point,
 ) -> Option<BoundaryKind> {
@@ -177,15 +186,15 @@ async fn visit(
         copy(before, &dir);
     }
     let watch = Watch::new(&dir, Some(point));
-    let mut told = stage.told.clone();
+    let mut acknowledged = stage.acknowledged.clone();
     let mut master = start(cluster, &dir, Some(&watch));
-    live(cluster, &mut master, nth as u64 * JOBS, &mut told).await;
+    submit_jobs(cluster, &mut master, nth as u64 * JOBS, &mut acknowledged).await;
     master.kill9();
     let (_, kind) = watch.tally().ended?;
     check(
         cluster,
         &dir,
-        &told,
+        &acknowledged,
         &format!("process {nth}, {point}, a {kind:?}"),
     )
     .await;
@@ -206,8 +215,8 @@ async fn a_master_that_crashes_at_any_disk_operation_keeps_what_it_acknowledged(
     };
     eprintln!("replay with {SEED_VARIABLE}={seed} {POINTS_VARIABLE}={wanted}");
 
-    let (one, other) = (place().await, place().await);
-    let stages = rehearse(&one).await;
+    let (one, other) = (prepare_cluster().await, prepare_cluster().await);
+    let stages = count_boundaries(&one).await;
     let snapshots = one.root().join("rehearsal-1-left/snapshots");
     let snapshots = std::fs::read_dir(snapshots).expect("a directory").count();
     assert!(snapshots > 0, "no snapshot was written in a whole life");
@@ -225,7 +234,7 @@ async fn a_master_that_crashes_at_any_disk_operation_keeps_what_it_acknowledged(
     let work = async |cluster: &Cluster, first: usize| {
         let mut ended: BTreeMap<BoundaryKind, u64> = BTreeMap::new();
         for (nth, point) in all.iter().skip(first).step_by(WORKERS) {
-            if let Some(kind) = visit(cluster, &stages, *nth, *point).await {
+            if let Some(kind) = crash_at(cluster, &stages, *nth, *point).await {
                 *ended.entry(kind).or_default() += 1;
             }
         }

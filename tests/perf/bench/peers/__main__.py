@@ -8,11 +8,11 @@ import importlib
 import json
 import sys
 
-from tests.perf.support.stage import Missing, Settings
+from tests.perf.support.sandbox import Missing, Settings
 
 module, settings = sys.argv[1:]
 peer = importlib.import_module(f"tests.perf.bench.peers.{module}")
 try:
-    print(json.dumps(peer.measure(Settings(**json.loads(settings))).told()))
+    print(json.dumps(peer.measure(Settings(**json.loads(settings))).summary()))
 except (Missing, ImportError) as error:
     print(json.dumps({"missing": str(error)}))

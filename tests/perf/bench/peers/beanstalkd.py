@@ -5,7 +5,7 @@ A task's life is put, reserve, delete; there are no results."""
 import threading
 import time
 
-from tests.perf.support.stage import Figures, Stage, free_port, listens, timed
+from tests.perf.support.sandbox import Figures, Sandbox, free_port, listens, timed
 
 DURABLE = "one process, fsync of each put (-f0); deletions are not synced before their answer"
 
@@ -13,9 +13,9 @@ DURABLE = "one process, fsync of each put (-f0); deletions are not synced before
 def measure(settings):
     import greenstalk
 
-    with Stage() as stage:
+    with Sandbox() as sandbox:
         port = free_port()
-        stage.start("beanstalkd", "-l", "127.0.0.1", "-p", str(port), "-b", stage.folder, "-f0")
+        sandbox.start("beanstalkd", "-l", "127.0.0.1", "-p", str(port), "-b", sandbox.folder, "-f0")
         listens(port)
         address = ("127.0.0.1", port)
         payload = settings.payload()

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 from . import celery_redis
-from tests.perf.support.stage import Missing, Stage, free_port, listens
+from tests.perf.support.sandbox import Missing, Sandbox, free_port, listens
 
 DURABLE = "a quorum of three RabbitMQ nodes, fsynced; results nowhere"
 
@@ -15,10 +15,10 @@ NODES = 3
 
 def measure(settings):
     server = rabbitmq("rabbitmq-server")
-    with Stage() as stage:
-        ports, control = brokers(stage, server)
+    with Sandbox() as sandbox:
+        ports, control = brokers(sandbox, server)
         broker = ";".join(f"amqp://guest:guest@127.0.0.1:{port}//" for port in ports)
-        figures = celery_redis.run(stage, settings, broker, "rpc://")
+        figures = celery_redis.run(sandbox, settings, broker, "rpc://")
         queues = control("list_queues", "--quiet", "name", "type", "members")
         bench = next((line for line in queues.splitlines() if line.startswith("bench\t")), "")
         if "\tquorum\t" not in bench or bench.count("@localhost") != NODES:
@@ -26,30 +26,30 @@ def measure(settings):
         return figures
 
 
-def brokers(stage, server):
+def brokers(sandbox, server):
     """Starts a cluster of RabbitMQ and returns where its nodes listen, and how to ask them."""
     ports = [free_port() for _ in range(NODES)]
-    names = [f"bench{place + 1}@localhost" for place in range(NODES)]
-    cookie = os.path.join(stage.folder, ".erlang.cookie")
+    names = [f"bench{index + 1}@localhost" for index in range(NODES)]
+    cookie = os.path.join(sandbox.folder, ".erlang.cookie")
     with open(cookie, "w") as file:
         file.write("BENCHBENCHBENCH")
     os.chmod(cookie, 0o400)
     # A name service of its own, which ends with the measurement.
     names_port = free_port()
     shared = {
-        "HOME": stage.folder,
+        "HOME": sandbox.folder,
         "ERL_EPMD_PORT": str(names_port),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-        "RABBITMQ_ENABLED_PLUGINS_FILE": os.path.join(stage.folder, "plugins"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": os.path.join(sandbox.folder, "plugins"),
     }
     with open(shared["RABBITMQ_ENABLED_PLUGINS_FILE"], "w") as file:
         file.write("[].\n")
-    stage.start("epmd", "-port", str(names_port), "-address", "127.0.0.1")
+    sandbox.start("epmd", "-port", str(names_port), "-address", "127.0.0.1")
     listens(names_port)
-    members = "".join(f"cluster_formation.classic_config.nodes.{place + 1} = {name}\n" for place, name in enumerate(names))
+    members = "".join(f"cluster_formation.classic_config.nodes.{index + 1} = {name}\n" for index, name in enumerate(names))
     for name, port in zip(names, ports):
-        folder = os.path.join(stage.folder, name)
+        folder = os.path.join(sandbox.folder, name)
         os.mkdir(folder)
         with open(os.path.join(folder, "rabbitmq.conf"), "w") as file:
             file.write(
@@ -57,7 +57,7 @@ def brokers(stage, server):
                 "cluster_formation.peer_discovery_backend = classic_config\n" + members
             )
         # RUNNING_UNDER_SYSTEMD: its script becomes the server instead of waiting for it.
-        stage.start(server, env={
+        sandbox.start(server, env={
             **shared, "RUNNING_UNDER_SYSTEMD": "yes", "RABBITMQ_NODENAME": name, "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_MNESIA_BASE": os.path.join(folder, "data"), "RABBITMQ_LOG_BASE": os.path.join(folder, "log"),
             "RABBITMQ_CONFIG_FILE": os.path.join(folder, "rabbitmq.conf"),
@@ -67,7 +67,7 @@ def brokers(stage, server):
         argv = [rabbitmq("rabbitmqctl"), "-n", names[0], "-t", "120", *words]
         ran = subprocess.run(argv, env={**os.environ, **shared}, capture_output=True, text=True)
         if ran.returncode != 0:
-            raise RuntimeError(f"rabbitmqctl {' '.join(words)}: {ran.stdout}{ran.stderr}\n{stage.said()}")
+            raise RuntimeError(f"rabbitmqctl {' '.join(words)}: {ran.stdout}{ran.stderr}\n{sandbox.log_ends()}")
         return ran.stdout
 
     for port in ports:

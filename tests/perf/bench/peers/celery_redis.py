@@ -6,25 +6,25 @@ import sys
 import time
 
 from tests.perf.bench.peers import python_environment
-from tests.perf.support.stage import Figures, Stage, interpreter, start_redis, timed, until
+from tests.perf.support.sandbox import Figures, Sandbox, interpreter, start_redis, timed, until
 
 DURABLE = "one Redis, appendfsync always"
 
 
 def measure(settings):
-    with Stage() as stage:
-        port = start_redis(stage)
-        return run(stage, settings, f"redis://127.0.0.1:{port}/0", f"redis://127.0.0.1:{port}/1")
+    with Sandbox() as sandbox:
+        port = start_redis(sandbox)
+        return run(sandbox, settings, f"redis://127.0.0.1:{port}/0", f"redis://127.0.0.1:{port}/1")
 
 
-def run(stage, settings, broker, backend):
+def run(sandbox, settings, broker, backend):
     """Measures Celery on a broker that is there."""
     where = {"BENCH_BROKER": broker, "BENCH_BACKEND": backend}
     os.environ.update(where)
     environment = {**python_environment(), **where}
     sys.path.insert(0, environment["PYTHONPATH"])
     application = importlib.import_module("celery_app")
-    stage.start(
+    sandbox.start(
         interpreter(), "-m", "celery", "-A", "celery_app", "worker", "--loglevel", "ERROR", "--concurrency",
         str(settings.workers), "--without-gossip", "--without-mingle", "--without-heartbeat", env=environment,
     )

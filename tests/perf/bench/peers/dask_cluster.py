@@ -2,7 +2,7 @@
 
 import time
 
-from tests.perf.support.stage import Figures, timed
+from tests.perf.support.sandbox import Figures, timed
 
 DURABLE = "nothing"
 

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from tests.perf.support.stage import Figures, Missing, interpreter
+from tests.perf.support.sandbox import Figures, Missing, interpreter
 
 DURABLE = "nothing (its journal is off, and would not be synced)"
 

@@ -5,7 +5,7 @@ import sys
 import time
 
 from tests.perf.bench.peers import python_environment
-from tests.perf.support.stage import Figures, Stage, interpreter, start_redis, timed
+from tests.perf.support.sandbox import Figures, Sandbox, interpreter, start_redis, timed
 
 DURABLE = "one Redis, appendfsync always"
 
@@ -14,15 +14,15 @@ def measure(settings):
     import redis
     from rq import Queue
 
-    with Stage() as stage:
-        port = start_redis(stage)
+    with Sandbox() as sandbox:
+        port = start_redis(sandbox)
         environment = python_environment()
         sys.path.insert(0, environment["PYTHONPATH"])
         import rq_app
 
         url = f"redis://127.0.0.1:{port}/0"
         for _ in range(settings.workers):
-            stage.start(
+            sandbox.start(
                 interpreter(), "-m", "rq.cli", "worker", "--url", url, "--worker-class", "rq.worker.SimpleWorker",
                 "--quiet", "bench", env=environment,
             )

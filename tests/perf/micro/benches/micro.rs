@@ -9,8 +9,8 @@ use bytes::Bytes;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use triarch_micro::calibration;
-use triarch_micro::life::{Life, grant, leases, report_of, reports, submission};
-use triarch_micro::log::Appending;
+use triarch_micro::life::{TaskLife, grant, leases, report_of, reports, submission};
+use triarch_micro::log::LogAppend;
 use triarch_raft::testing::bench_hooks::{decode_entry, encode_entry};
 use triarch_table::command::codec::{decode_command, encode_command};
 
@@ -42,7 +42,7 @@ enum Part {
 }
 
 /// Whole lives of `count` tasks, of which one part is timed.
-fn lives(life: &mut Life, count: usize, rounds: u64, timed: Part) -> Duration {
+fn lives(life: &mut TaskLife, count: usize, rounds: u64, timed: Part) -> Duration {
     let mut total = Duration::ZERO;
     let mut time = |part: Part, begun: Instant| {
         if part == timed {
@@ -74,7 +74,7 @@ fn lives(life: &mut Life, count: usize, rounds: u64, timed: Part) -> Duration {
 fn apply(criterion: &mut Criterion) {
     let mut group = in_memory(criterion, "apply");
     // So many that none of the parts finds everything in the processor's caches.
-    let mut life = Life::new(4, 250, 20_000);
+    let mut life = TaskLife::new(4, 250, 20_000);
     let mut part = |name: &str, count: usize, part: Part| {
         group.bench_function(name, |bench| {
             bench.iter_custom(|rounds| lives(&mut life, count, rounds, part))
@@ -97,7 +97,7 @@ fn plan(criterion: &mut Criterion) {
         ("short_queue_many_workers", 5_000, 8, 1_000),
         ("long_queue_many_workers", 5_000, 8, 200_000),
     ] {
-        let life = Life::new(workers, slots, queued);
+        let life = TaskLife::new(workers, slots, queued);
         assert_eq!(life.plan(BATCH).grants.len(), BATCH);
         group.bench_function(name, |bench| bench.iter(|| black_box(life.plan(BATCH))));
     }
@@ -107,7 +107,7 @@ fn plan(criterion: &mut Criterion) {
 fn codec(criterion: &mut Criterion) {
     let mut group = in_memory(criterion, "codec");
     let submit = submission(BATCH, 7);
-    let report = report_of(&Life::new(4, 250, BATCH).plan(BATCH));
+    let report = report_of(&TaskLife::new(4, 250, BATCH).plan(BATCH));
     for (name, command) in [("submit_100", submit), ("report_100", report)] {
         group.bench_function(format!("encode_{name}"), |bench| {
             bench.iter(|| black_box(encode_command(black_box(&command))))
@@ -138,7 +138,7 @@ fn log(criterion: &mut Criterion) {
     let mut group = group(criterion, "log");
     let disk = calibration::Disk::new(folder.path()).expect("a file to write to");
     group.bench_function("calibration", |bench| bench.iter(|| disk.sync()));
-    let mut appending = Appending::new(&folder.path().join("log"), 512).expect("a log");
+    let mut appending = LogAppend::new(&folder.path().join("log"), 512).expect("a log");
     for count in [1, 16, 256] {
         group.bench_function(format!("append_{count}"), |bench| {
             bench.iter(|| appending.append(count).expect("the disk takes it"))

@@ -12,13 +12,13 @@ use triarch_table::{Command, Limits, Reply, Stamp, Table};
 const PAYLOAD_BYTES: usize = 256;
 
 /// See the module. What has finished is forgotten soon, so that it stays as large as it was.
-pub struct Life {
+pub struct TaskLife {
     table: Table,
     index: u64,
     wanted: u32,
 }
 
-impl Life {
+impl TaskLife {
     /// A table with so many workers, each with so many slots, and so many queued tasks.
     pub fn new(workers: usize, slots: u32, queued: usize) -> Self {
         let limits = Limits {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use triarch_storage::{LogPosition, LogRecord, LogStore, SledLog, SledLogOptions, StorageError};
 
 /// A log that keeps its latest entries and forgets the others.
-pub struct Appending {
+pub struct LogAppend {
     log: SledLog,
     next: u64,
     payload: Bytes,
@@ -16,7 +16,7 @@ pub struct Appending {
 /// So many entries are kept; older ones are purged as it goes.
 const KEPT: u64 = 10_000;
 
-impl Appending {
+impl LogAppend {
     /// A new one in `folder`, for entries of so many bytes.
     pub fn new(folder: &Path, payload_bytes: usize) -> Result<Self, StorageError> {
         Ok(Self {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use crate::builds::{Check, Cost};
-use crate::program::{Failed, Ran, Which, run};
+use crate::program::{Failed, TestRun, TestSelection, run};
 use triarch_mutation::Mutation;
 
 /// A test that fails under a mutation and passes without it.
@@ -18,8 +18,8 @@ pub struct Caught {
 
 /// What came of one mutation.
 #[derive(Debug)]
-pub struct Outcome {
-    /// Which one.
+pub struct MutationResult {
+    /// TestSelection one.
     pub mutation: Mutation,
     /// By whom it was noticed, the cheapest first. Nobody: it survived.
     pub caught: Vec<Caught>,
@@ -37,9 +37,9 @@ pub fn against(
     mutation: Mutation,
     checks: &[Check],
     steady: &mut Steady,
-) -> std::io::Result<Outcome> {
+) -> std::io::Result<MutationResult> {
     let begun = Instant::now();
-    let mut outcome = Outcome {
+    let mut result = MutationResult {
         mutation,
         caught: Vec::new(),
         unsteady: Vec::new(),
@@ -50,9 +50,9 @@ pub fn against(
         checks.iter().filter(move |check| check.has_code_of(home))
     };
     for check in able().filter(|check| check.cost == Cost::Cheap) {
-        let ran = run(check, Which::All, Some(mutation), &mut |_| false)?;
+        let run_result = run(check, TestSelection::All, Some(mutation), &mut |_| false)?;
         // One of a program is enough to be sure of all of it: the cheap ones are steady.
-        if let Some(first) = ran.failed.first() {
+        if let Some(first) = run_result.failed.first() {
             let name = (check.name.clone(), first.test.clone());
             let sure = match steady.contains(&name) {
                 true => fails(check, first, mutation)?,
@@ -61,36 +61,43 @@ pub fn against(
             if sure {
                 steady.insert(name);
             }
-            let found = ran.failed.iter().map(|failed| named(check, failed));
+            let found = run_result.failed.iter().map(|failed| named(check, failed));
             match sure {
-                true => outcome.caught.extend(found),
-                false => outcome.unsteady.extend(found),
+                true => result.caught.extend(found),
+                false => result.unsteady.extend(found),
             }
         }
     }
     let held_by = mutation.held_by();
     let turns = match held_by.is_empty() {
-        true => vec![Which::All],
-        false => vec![Which::Named(held_by), Which::Others(held_by)],
+        true => vec![TestSelection::All],
+        false => vec![
+            TestSelection::Named(held_by),
+            TestSelection::Others(held_by),
+        ],
     };
-    for which in turns {
+    for selection in turns {
         for check in able().filter(|check| check.cost == Cost::Costly) {
-            if outcome.caught.is_empty() {
-                ask(check, which, &mut outcome)?;
+            if result.caught.is_empty() {
+                ask(check, selection, &mut result)?;
             }
         }
     }
-    outcome.took = begun.elapsed();
-    Ok(outcome)
+    result.took = begun.elapsed();
+    Ok(result)
 }
 
 /// Runs a costly check until it has caught the mutation.
-fn ask(check: &Check, which: Which<'_>, outcome: &mut Outcome) -> std::io::Result<()> {
-    let mutation = outcome.mutation;
+fn ask(
+    check: &Check,
+    selection: TestSelection<'_>,
+    result: &mut MutationResult,
+) -> std::io::Result<()> {
+    let mutation = result.mutation;
     let mut asked = Ok(());
-    let Outcome {
+    let MutationResult {
         caught, unsteady, ..
-    } = outcome;
+    } = result;
     let mut judge = |failed: &Failed| match is_caught(check, failed, mutation) {
         Ok(true) => {
             caught.push(named(check, failed));
@@ -105,9 +112,9 @@ fn ask(check: &Check, which: Which<'_>, outcome: &mut Outcome) -> std::io::Resul
             true
         }
     };
-    let ran = run(check, which, Some(mutation), &mut judge)?;
+    let run_result = run(check, selection, Some(mutation), &mut judge)?;
     // What ended without a test's name was not judged yet.
-    if let [only] = ran.failed.as_slice()
+    if let [only] = run_result.failed.as_slice()
         && only.test.starts_with('(')
     {
         judge(only);
@@ -130,12 +137,12 @@ fn fails(check: &Check, failed: &Failed, mutation: Mutation) -> std::io::Result<
 }
 
 /// Runs the test alone; the whole program if it cannot be told which test it was.
-fn alone(check: &Check, failed: &Failed, mutation: Option<Mutation>) -> std::io::Result<Ran> {
-    let which = match failed.test.starts_with('(') {
-        true => Which::All,
-        false => Which::Exactly(&failed.test),
+fn alone(check: &Check, failed: &Failed, mutation: Option<Mutation>) -> std::io::Result<TestRun> {
+    let selection = match failed.test.starts_with('(') {
+        true => TestSelection::All,
+        false => TestSelection::Exactly(&failed.test),
     };
-    run(check, which, mutation, &mut |_| true)
+    run(check, selection, mutation, &mut |_| true)
 }
 
 fn named(check: &Check, failed: &Failed) -> Caught {
@@ -149,9 +156,11 @@ fn named(check: &Check, failed: &Failed) -> Caught {
 pub fn unmutated(checks: &[Check]) -> std::io::Result<Vec<Caught>> {
     let mut failed = Vec::new();
     for check in checks {
-        let ran = run(check, Which::All, None, &mut |_| false)?;
-        for one in &ran.failed {
-            let again = run(check, Which::Exactly(&one.test), None, &mut |_| true)?;
+        let run_result = run(check, TestSelection::All, None, &mut |_| false)?;
+        for one in &run_result.failed {
+            let again = run(check, TestSelection::Exactly(&one.test), None, &mut |_| {
+                true
+            })?;
             if !again.failed.is_empty() || again.passed == 0 {
                 failed.push(named(check, one));
             }

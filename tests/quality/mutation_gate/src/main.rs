@@ -110,9 +110,9 @@ fn run(wanted: &Wanted) -> Result<bool, String> {
     let mut outcomes = Vec::new();
     let mut steady = battery::Steady::new();
     for mutation in &wanted.mutations {
-        let outcome = battery::against(*mutation, &checks, &mut steady).map_err(stuck)?;
-        println!("{}", report::line(&outcome));
-        outcomes.push(outcome);
+        let result = battery::against(*mutation, &checks, &mut steady).map_err(stuck)?;
+        println!("{}", report::line(&result));
+        outcomes.push(result);
     }
     if let Some(path) = &wanted.table {
         std::fs::write(path, report::table(&outcomes))

@@ -15,9 +15,9 @@ pub struct Failed {
     pub test: String,
 }
 
-/// Which tests of a program are run.
+/// TestSelection tests of a program are run.
 #[derive(Debug, Clone, Copy)]
-pub enum Which<'a> {
+pub enum TestSelection<'a> {
     /// All of them.
     All,
     /// Those whose names contain one of these.
@@ -30,7 +30,7 @@ pub enum Which<'a> {
 
 /// What came of a run.
 #[derive(Debug, Default)]
-pub struct Ran {
+pub struct TestRun {
     /// In the order in which they failed.
     pub failed: Vec<Failed>,
     /// How many passed.
@@ -44,18 +44,18 @@ const NO_TEST: &str = "(the program itself)";
 /// is over once it says so.
 pub fn run(
     check: &Check,
-    which: Which<'_>,
+    selection: TestSelection<'_>,
     mutation: Option<Mutation>,
     at: &mut dyn FnMut(&Failed) -> bool,
-) -> std::io::Result<Ran> {
+) -> std::io::Result<TestRun> {
     let mut command = Command::new(&check.program);
-    match which {
-        Which::All => {}
-        Which::Named(parts) => _ = command.args(parts),
-        Which::Others(parts) => parts.iter().for_each(|part| {
+    match selection {
+        TestSelection::All => {}
+        TestSelection::Named(parts) => _ = command.args(parts),
+        TestSelection::Others(parts) => parts.iter().for_each(|part| {
             command.args(["--skip", part]);
         }),
-        Which::Exactly(test) => _ = command.args(["--exact", test]),
+        TestSelection::Exactly(test) => _ = command.args(["--exact", test]),
     }
     command
         .current_dir(&check.folder)
@@ -68,19 +68,19 @@ pub fn run(
     }
     let mut child = command.spawn()?;
     let lines = lines_of(&mut child);
-    let ran = listen(&lines, Instant::now() + check.patience, at);
+    let run_result = listen(&lines, Instant::now() + check.patience, at);
     // Processes that tests have started end with them.
     let _ = child.kill();
     let status = child.wait()?;
-    let mut ran = ran;
-    if !status.success() && ran.failed.is_empty() && ran.ended != Ended::Enough {
-        ran.failed.push(Failed {
+    let mut run_result = run_result;
+    if !status.success() && run_result.failed.is_empty() && run_result.ended != Ended::Enough {
+        run_result.failed.push(Failed {
             test: NO_TEST.to_owned(),
         });
     }
-    Ok(Ran {
-        failed: ran.failed,
-        passed: ran.passed,
+    Ok(TestRun {
+        failed: run_result.failed,
+        passed: run_result.passed,
     })
 }
 
@@ -105,12 +105,12 @@ enum Ended {
     Enough,
 }
 
-struct Heard {
+struct TestOutput {
     failed: Vec<Failed>,
     passed: usize,
     ended: Ended,
     /// Every test has been told of.
-    told: bool,
+    failures_begun: bool,
 }
 
 /// Reads `test name ... ok` until the program ends, `at` has enough, or the time is up.
@@ -118,27 +118,27 @@ fn listen(
     lines: &mpsc::Receiver<String>,
     deadline: Instant,
     at: &mut dyn FnMut(&Failed) -> bool,
-) -> Heard {
-    let mut heard = Heard {
+) -> TestOutput {
+    let mut output = TestOutput {
         failed: Vec::new(),
         passed: 0,
         ended: Ended::ByItself,
-        told: false,
+        failures_begun: false,
     };
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let line = match lines.recv_timeout(left.max(Duration::from_millis(1))) {
             Ok(line) => line,
-            Err(RecvTimeoutError::Disconnected) => return heard,
+            Err(RecvTimeoutError::Disconnected) => return output,
             Err(RecvTimeoutError::Timeout) => {
                 let test = "(it did not end)".to_owned();
-                heard.failed.push(Failed { test });
-                return heard;
+                output.failed.push(Failed { test });
+                return output;
             }
         };
         // What failed tests have said comes after this, with what tests that they started as processes have said.
-        heard.told |= line == "failures:";
-        if heard.told {
+        output.failures_begun |= line == "failures:";
+        if output.failures_begun {
             continue;
         }
         let Some((test, outcome)) = line
@@ -148,15 +148,15 @@ fn listen(
             continue;
         };
         if outcome.ends_with("ok") {
-            heard.passed += 1;
+            output.passed += 1;
         } else if outcome.ends_with("FAILED") {
             let test = test.trim_end_matches(" - should panic").to_owned();
             let failed = Failed { test };
             let enough = at(&failed);
-            heard.failed.push(failed);
+            output.failed.push(failed);
             if enough {
-                heard.ended = Ended::Enough;
-                return heard;
+                output.ended = Ended::Enough;
+                return output;
             }
         }
     }

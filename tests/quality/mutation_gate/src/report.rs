@@ -1,39 +1,39 @@
 //! How it is told.
 
-use crate::battery::{Caught, Outcome};
+use crate::battery::{Caught, MutationResult};
 
 /// Tests named in a line of the table; the others are counted.
-const NAMED_MAX: usize = 3;
+const MAX_NAMES: usize = 3;
 
 /// One mutation on one line.
-pub fn line(outcome: &Outcome) -> String {
-    let verdict = match outcome.caught.is_empty() {
+pub fn line(result: &MutationResult) -> String {
+    let verdict = match result.caught.is_empty() {
         true => "SURVIVED".to_owned(),
-        false => format!("caught by {}", names(&outcome.caught)),
+        false => format!("caught by {}", names(&result.caught)),
     };
-    let unsteady = match outcome.unsteady.is_empty() {
+    let unsteady = match result.unsteady.is_empty() {
         true => String::new(),
-        false => format!("; not steadily by {}", names(&outcome.unsteady)),
+        false => format!("; not steadily by {}", names(&result.unsteady)),
     };
     format!(
         "{:32} {:>4} s  {verdict}{unsteady}",
-        outcome.mutation.name(),
-        outcome.took.as_secs()
+        result.mutation.name(),
+        result.took.as_secs()
     )
 }
 
 /// All of them, as a table in Markdown.
-pub fn table(outcomes: &[Outcome]) -> String {
+pub fn table(outcomes: &[MutationResult]) -> String {
     let mut text = String::from("| mutation | what it breaks | caught by |\n|---|---|---|\n");
-    for outcome in outcomes {
-        let by = match outcome.caught.is_empty() {
+    for result in outcomes {
+        let by = match result.caught.is_empty() {
             true => "**nobody**".to_owned(),
-            false => names(&outcome.caught),
+            false => names(&result.caught),
         };
         text.push_str(&format!(
             "| `{}` | {} | {by} |\n",
-            outcome.mutation.name(),
-            outcome.mutation.breaks(),
+            result.mutation.name(),
+            result.mutation.breaks(),
         ));
     }
     text
@@ -43,7 +43,7 @@ pub fn table(outcomes: &[Outcome]) -> String {
 fn names(caught: &[Caught]) -> String {
     let mut shown: Vec<&Caught> = Vec::new();
     for one in caught {
-        if shown.iter().all(|other| other.check != one.check) && shown.len() < NAMED_MAX {
+        if shown.iter().all(|other| other.check != one.check) && shown.len() < MAX_NAMES {
             shown.push(one);
         }
     }

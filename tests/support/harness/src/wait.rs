@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// Pause between two looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Polling until `probe` gives something, and gives that. Panics at the deadline, saying what did not happen.
+/// Polls until `probe` returns something, and returns that. Panics at the deadline, saying what did not happen.
 pub async fn eventually<T>(
     deadline: Duration,
     what: impl std::fmt::Display,
@@ -20,7 +20,7 @@ pub async fn eventually<T>(
     }
 }
 
-/// Polling until `probe` says yes.
+/// Polls until `probe` returns true.
 pub async fn until(
     deadline: Duration,
     what: impl std::fmt::Display,

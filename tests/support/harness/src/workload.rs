@@ -30,7 +30,7 @@ const READERS: u64 = 2;
 const MISBEHAVING_WORKERS: u64 = 3;
 /// One held look at the end.
 const LONG_POLL_MS: u64 = 5_000;
-/// Polling at the end at once.
+/// Reads at the end, at the same time.
 const MAX_CONCURRENT_READS: usize = 16;
 
 /// See the module. It stops when it is dropped.
@@ -99,7 +99,7 @@ impl Workload {
         }
     }
 
-    /// Polling at every acknowledged task until it has ended, at most until the deadline, and sends the workers away. What
+    /// Reads every acknowledged task until it has ended, at most until the deadline, and sends the workers away. What
     /// has not ended by then is told by the last look in the history.
     pub async fn settle(mut self, masters: &[Api], deadline: Duration) {
         let until = Instant::now() + deadline;

@@ -12,7 +12,7 @@ use porcupine_rs::Model;
 
 use crate::record::{Status, TaskState};
 
-/// RestingStates where a task rests, as a set.
+/// The states in which a task rests, as a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RestingStates(u8);
 

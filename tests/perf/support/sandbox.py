@@ -1,4 +1,4 @@
-"""What the peers share: processes that end with the measurement, ports, and figures."""
+"""A sandbox of processes that end with the measurement, and what measurements share: ports, settings, figures."""
 
 import contextlib
 import dataclasses
@@ -33,7 +33,7 @@ class Figures:
     tasks_per_s: float
     round_trips_ms: list
 
-    def told(self):
+    def summary(self):
         trips = sorted(self.round_trips_ms)
         at = lambda share: round(trips[min(len(trips) - 1, int(len(trips) * share))], 2) if trips else None
         return {"tasks_per_s": round(self.tasks_per_s, 1), "round_trip_p50_ms": at(0.5), "round_trip_p99_ms": at(0.99)}
@@ -43,7 +43,7 @@ class Missing(Exception):
     """A program or package that a peer needs is not there."""
 
 
-class Stage:
+class Sandbox:
     """A folder and processes, all of which go when it is left."""
 
     def __init__(self):
@@ -77,7 +77,7 @@ class Stage:
         self.processes.append(process)
         return process
 
-    def said(self):
+    def log_ends(self):
         """The ends of all logs, for people."""
         parts = []
         for process in self.processes:
@@ -124,11 +124,11 @@ def timed(work, times):
     return took
 
 
-def start_redis(stage):
+def start_redis(sandbox):
     """A Redis that has each write on disk before it answers."""
     port = free_port()
-    stage.start(
-        "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", stage.folder, "--save", "",
+    sandbox.start(
+        "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", sandbox.folder, "--save", "",
         "--appendonly", "yes", "--appendfsync", "always",
     )
     listens(port)

@@ -1,4 +1,4 @@
-"""How much of everything there is, and how it comes to be there."""
+"""Sizes of the measurements, scaled for trials, and filling a cluster to a size."""
 
 import sys
 
