@@ -16,6 +16,8 @@ mod feed;
 pub mod fuzzing;
 mod leader;
 mod leader_counters;
+mod log_writer;
+mod panic_exit;
 mod server;
 mod state_machine;
 mod waiters;

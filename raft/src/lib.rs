@@ -59,4 +59,5 @@ pub use error::{ChangeError, ProposeError, ReadError, StartError};
 pub use status::{
     DiskStatus, Leadership, NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status,
 };
+pub use triarch_storage::contained_panic;
 pub use triarch_storage::{Histogram, HistogramSnapshot};

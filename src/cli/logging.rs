@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::log_writer;
+
 /// How a long-running command logs.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
@@ -37,7 +39,7 @@ impl LogArgs {
         })?;
         let base = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_writer(std::io::stderr)
+            .with_writer(|| log_writer::Stderr)
             .with_ansi(std::io::stderr().is_terminal());
         match self.log_format {
             LogFormat::Text => base.init(),

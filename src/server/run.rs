@@ -27,6 +27,8 @@ use super::router;
 use crate::leader::clock::ClusterClock;
 use crate::leader::lease_tracker::LeaseTiming;
 use crate::leader::{self, TableNode};
+use crate::log_writer;
+use crate::panic_exit;
 use crate::state_machine::{SharedTable, TableStateMachine};
 
 /// Nice value of the request threads. With too few processors for both runtimes, requests may wait; a heartbeat between
@@ -43,6 +45,10 @@ const REQUEST_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// The node cannot be started.
 pub fn run(options: ServerOptions) -> anyhow::Result<ExitCode> {
+    panic_exit::install(
+        "triarch server",
+        triarch_raft::contained_panic::is_contained,
+    );
     let consensus = build_runtime("consensus", 2, None)?;
     let requests = build_runtime(
         "requests",
@@ -94,10 +100,10 @@ async fn serve(options: ServerOptions, consensus: Handle) -> anyhow::Result<Exit
         }
         why = consensus_failure(&node) => {
             tracing::error!("this master cannot go on and stops: {why}");
-            eprintln!(
+            log_writer::write_line(&format!(
                 "triarch server: node {} cannot go on and stops: {why}",
                 options.id
-            );
+            ));
             return Ok(ExitCode::FAILURE);
         }
     }

@@ -10,6 +10,7 @@
 #[macro_use]
 mod mutated;
 
+pub mod contained_panic;
 pub mod data_dir;
 mod durable;
 pub mod error;

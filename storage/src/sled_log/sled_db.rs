@@ -10,7 +10,6 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -18,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::chunk::{Assembler, ChainLink, Entry, Key, key};
 use crate::StorageError;
+use crate::contained_panic::{contain, contain_with_sled_threads};
 use crate::durable;
 
 /// Below this, sled's troubles are taken for those of a full disk.
@@ -87,7 +87,7 @@ impl SledDb {
         let file_path = directory.join(FILE_NAME);
         wait_until_unlocked(&file_path)?;
         remove_unfinished_sled_snapshot(directory)?;
-        let (sled, log, meta) = guarded(&file_path, node_id, "open", || {
+        let opened = contain_with_sled_threads(|| {
             let db = sled::Config::new()
                 .path(directory)
                 .cache_capacity(cache_bytes)
@@ -97,7 +97,8 @@ impl SledDb {
             let log = db.open_tree("log")?;
             let meta = db.open_tree("meta")?;
             Ok((db, log, meta))
-        })?;
+        });
+        let (sled, log, meta) = as_result(&file_path, node_id, "open", opened)?;
         // sled has noted by names alone how far it has read: an older note would mislead it once it writes on.
         durable::sync_directory(directory)?;
         let file = OpenOptions::new()
@@ -133,12 +134,12 @@ impl SledDb {
         action: &'static str,
         work: impl FnOnce() -> Result<T, DbError>,
     ) -> Result<T, StorageError> {
-        guarded(&self.file_path, self.node_id, action, work)
+        as_result(&self.file_path, self.node_id, action, contain(work))
     }
 
     /// Lets go of the database. If it is the last handle, sled flushes and syncs once more, and panics if that fails.
     pub(super) fn release(self: Arc<Self>) {
-        let dropped = catch_unwind(AssertUnwindSafe(move || drop(self)));
+        let dropped = contain_with_sled_threads(move || drop(self));
         if let Err(panic) = dropped {
             tracing::warn!(cause = panic_message(&panic), "sled did not close cleanly");
         }
@@ -345,13 +346,14 @@ fn wait_until_unlocked(path: &Path) -> Result<(), StorageError> {
     }
 }
 
-fn guarded<T>(
+/// Turns an error or a panic of sled into an error that says what is damaged or missing.
+fn as_result<T>(
     path: &Path,
     node_id: u64,
     action: &'static str,
-    work: impl FnOnce() -> Result<T, DbError>,
+    outcome: std::thread::Result<Result<T, DbError>>,
 ) -> Result<T, StorageError> {
-    let what = match catch_unwind(AssertUnwindSafe(work)) {
+    let what = match outcome {
         Ok(Ok(done)) => return Ok(done),
         // The file ends before what sled looks for in it.
         Ok(Err(DbError::Sled(sled::Error::Io(error))))

@@ -8,6 +8,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::families::{Labels, MetricFamilies};
+use crate::log_writer;
 use crate::server::app::App;
 
 /// Maximum time to measure the disk. After that, the scrape goes without it.
@@ -116,6 +117,11 @@ fn process(out: &mut MetricFamilies) {
     let page = unit(SysconfVar::PAGE_SIZE);
     let pages = fs::read_to_string("/proc/self/statm").ok();
     let resident = pages.and_then(|text| text.split(' ').nth(1)?.parse::<f64>().ok());
+    out.counter(
+        "triarch_log_lines_dropped",
+        "Log lines that could not be written.",
+        log_writer::dropped_lines() as f64,
+    );
     out.gauges(
         "process_resident_memory_bytes",
         "Memory of this process that is in use.",

@@ -1,4 +1,5 @@
-//! Operations: metrics and admission control.
+//! Operations: metrics, logs and admission control.
 
+mod logging;
 pub mod metrics;
 mod overload;
