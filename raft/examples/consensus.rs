@@ -1,12 +1,12 @@
-//! Measures what consensus costs, with three nodes as processes of their own:
+//! Benchmark of consensus with three nodes, each a process of its own.
 //!
 //! ```text
 //! cargo run --release -p triarch-raft --example consensus -- failover 60        kills the leader, 60 times
 //! cargo run --release -p triarch-raft --example consensus -- writes 64 512 10   64 clients, 512 bytes, 10 seconds
 //! ```
 //!
-//! `failover` prints, for each `kill -9`, the time from the kill to the first newly acknowledged write, while other writes
-//! go on; and at the end the percentiles, and how many elections happened that no kill caused. `writes` prints
+//! `failover` prints, for each `kill -9`, the time from the kill to the first newly acknowledged write, while other
+//! writes go on. At the end it prints the percentiles, and the number of elections that no kill caused. `writes` prints
 //! acknowledged writes per second, latencies, entries used, and elections.
 
 use std::collections::BTreeMap;
@@ -151,7 +151,7 @@ impl Cluster {
         self.nodes.insert(id, child);
     }
 
-    /// Term, whether it leads, last log index.
+    /// Returns the node's term, whether it leads, and its last log index.
     async fn ask(&self, id: u64) -> Option<(u64, bool, u64)> {
         let url = format!("http://{}/term", addr(id));
         let answer = self
@@ -170,7 +170,7 @@ impl Cluster {
         ))
     }
 
-    /// Who leads, in which term, with everyone up and caught up.
+    /// Returns leader, term and last log index, once all nodes are up and caught up.
     async fn leader(&self) -> (u64, u64, u64) {
         loop {
             let mut all = Vec::new();

@@ -8,26 +8,26 @@ use std::time::Duration;
 use crate::error::StartError;
 use crate::peer_clocks::PeerClocks;
 
-/// Everything [`Node::start`](crate::Node::start) needs to know. Made by [`NodeConfig::new`], then adjusted.
+/// Configuration of a node, passed to [`Node::start`](crate::Node::start). Made by [`NodeConfig::new`], then adjusted.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
-    /// Unique in the cluster's whole life; the id of a removed node is never given again.
+    /// Node id, unique in the cluster's whole life. The id of a removed node is never used again.
     pub node_id: u64,
-    /// `host:port` where the other nodes reach this one.
+    /// Address `host:port` at which the other nodes reach this one.
     pub addr: String,
-    /// Where the log, the vote and the snapshots are kept.
+    /// Directory of the log, the vote and the snapshots.
     pub data_dir: PathBuf,
-    /// How this node comes to be part of a cluster, while it is not.
+    /// Way in which this node becomes part of a cluster, while it is not.
     pub bootstrap: BootstrapMode,
     /// Heartbeats and elections.
     pub timing: Timing,
-    /// When the log is cut.
+    /// Policy of snapshots, after which the log is cut.
     pub snapshot: SnapshotPolicy,
-    /// What proposals may take in memory and time.
+    /// Bounds on the memory and time of proposals and reads.
     pub limits: Limits,
-    /// With less than this free on the disk, nothing large is written; worked out from the disk's size unless given.
+    /// Free disk space, in bytes, below which nothing large is written. Default: derived from the disk's size.
     pub disk_low_bytes: Option<u64>,
-    /// Where the other nodes' wall clocks are noted.
+    /// Samples of the other nodes' wall clocks.
     pub peer_clocks: Arc<PeerClocks>,
 }
 
@@ -108,44 +108,47 @@ fn is_host_port(addr: &str) -> bool {
     matches!(addr.rsplit_once(':'), Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
 }
 
-/// How a node on an empty directory becomes a member. Once it is one, the directory knows, and this is not looked at.
+/// Way in which a node on an empty directory becomes a member. On a directory with a log it only serves to check that the
+/// listed nodes are not of another cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BootstrapMode {
-    /// The founding members, id to `host:port`, the same list on each. They form the cluster once all of them are up.
+    /// Founding members, id to `host:port`, the same list on each. They form the cluster once all of them are up.
     Static(BTreeMap<u64, String>),
-    /// Wait until the leader of an existing cluster adds this node. The addresses are only for telling the operator
-    /// where to ask.
+    /// Waits until the leader of an existing cluster adds this node. The addresses only appear in the log message that
+    /// names where the operator can ask.
     Join(Vec<String>),
 }
 
 /// Heartbeats, elections and the deadlines of messages between nodes.
 ///
-/// A follower counts its leader as alive for `election_max_ms` after each message (the lease); then it waits a random time
-/// between `election_min_ms` and `election_max_ms` before it campaigns. A leader that dies with its connections reset is
-/// noticed at once and replaced when the lease is over; one that just goes silent costs the random time too.
+/// A follower counts its leader as alive for `election_max_ms` after each message (the lease). It then waits a random
+/// time between `election_min_ms` and `election_max_ms` before it campaigns. A leader that dies with its connections
+/// reset is noticed at once and replaced when the lease is over. A leader that only goes silent costs the random time
+/// too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timing {
-    /// How often a leader speaks to its followers. Also the deadline of a heartbeat, so it must exceed a round trip and
-    /// an fsync.
+    /// Interval between heartbeats of a leader, in ms. Also the deadline of a heartbeat, so it must exceed a round trip
+    /// and an fsync. Default: 80.
     pub heartbeat_ms: u64,
-    /// Least random wait before a campaign.
+    /// Minimum random wait before a campaign, in ms. Default: 200.
     pub election_min_ms: u64,
-    /// Greatest random wait before a campaign, and the length of the leader's lease.
+    /// Maximum random wait before a campaign, and the length of the leader's lease, in ms. Default: 350.
     pub election_max_ms: u64,
-    /// Deadline for connecting to a peer.
+    /// Deadline for connecting to a peer, in ms. Default: 200.
     pub connect_ms: u64,
-    /// Deadline for one append message, which a follower answers after its fsync.
+    /// Deadline for one append message, in ms. A follower answers it after its fsync. Default: 2,000.
     pub append_ms: u64,
-    /// Deadline for one chunk of a snapshot.
+    /// Deadline for one chunk of a snapshot, in ms. Default: 5,000.
     pub snapshot_chunk_ms: u64,
-    /// Deadline for a follower to install a snapshot once it has all of it.
+    /// Deadline for a follower to install a snapshot once it has all of it, in ms. Default: 300,000.
     pub snapshot_install_ms: u64,
-    /// Time between two campaigns of followers, one after the other, once the leader's connections broke.
+    /// Time between two campaigns of followers, one after the other, once the leader's connections broke, in ms.
+    /// Default: 20.
     pub campaign_interval_ms: u64,
 }
 
 impl Default for Timing {
-    /// For nodes on one local network with local disks.
+    /// Returns the timing for nodes on one local network with local disks.
     fn default() -> Self {
         Timing {
             heartbeat_ms: 80,
@@ -161,7 +164,7 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// For nodes in different places, or disks whose fsync takes 100 ms and more.
+    /// Returns the timing for nodes in different places, or for disks whose fsync takes 100 ms and more.
     pub fn wide_area() -> Self {
         Timing {
             heartbeat_ms: 400,
@@ -175,7 +178,7 @@ impl Timing {
         }
     }
 
-    /// The time for which an acknowledged leader may count on leading.
+    /// Returns the time for which an acknowledged leader may count on leading.
     pub fn lease(&self) -> Duration {
         Duration::from_millis(self.election_max_ms)
     }
@@ -210,15 +213,17 @@ impl Timing {
     }
 }
 
-/// When the state is written to a snapshot and the log before it given up: after so many entries or bytes, whichever comes
-/// first, but not before the log has grown by about as much as the last snapshot took.
+/// Policy of snapshots: when the state is written to a snapshot and the log before it is purged.
+///
+/// A snapshot is due after `entries` entries or `bytes` bytes, whichever comes first. It is not due before the log has
+/// grown by about the size of the last snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotPolicy {
-    /// Entries since the last snapshot.
+    /// Entries since the last snapshot. Default: 20,000.
     pub entries: u64,
-    /// Payload bytes applied since the last snapshot.
+    /// Payload bytes applied since the last snapshot. Default: 128 MiB.
     pub bytes: u64,
-    /// Entries kept behind a snapshot, so that a follower that was away for a moment needs no snapshot.
+    /// Entries kept behind a snapshot, so that a follower that was away for a moment needs no snapshot. Default: 5,000.
     pub keep_entries: u64,
 }
 
@@ -244,25 +249,26 @@ impl SnapshotPolicy {
 /// Bounds for proposals and reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Payload bytes of one entry, beyond which further proposals go into the next (a single larger one travels alone).
+    /// Maximum payload bytes of one entry. Further proposals go into the next entry; a single larger one travels alone.
+    /// Default: 1 MiB.
     pub batch_bytes_max: usize,
-    /// Commands of one entry.
+    /// Maximum commands of one entry. Default: 1,024.
     pub batch_commands_max: usize,
-    /// Entries in flight at once. One more than one hides the proposer's own work behind the disk's.
+    /// Maximum entries in flight at once. With two, the proposer's own work overlaps with the disk's. Default: 2.
     pub entries_in_flight_max: usize,
-    /// One command's bytes; larger is refused.
+    /// Maximum bytes of one command. A larger command is refused. Default: 32 MiB.
     pub command_bytes_max: usize,
-    /// Proposals that may wait; more are refused as overloaded.
+    /// Maximum proposals that may wait. More are refused as overloaded. Default: 16,384.
     pub queue_commands_max: usize,
-    /// Bytes that may wait; more are refused as overloaded.
+    /// Maximum bytes of proposals that may wait. More are refused as overloaded. Default: 128 MiB.
     pub queue_bytes_max: usize,
-    /// Linearizable reads that may wait for one round of confirmation.
+    /// Maximum linearizable reads that may wait for one round of confirmation. Default: 65,536.
     pub queue_reads_max: usize,
-    /// How long a proposal may wait before its outcome is reported as unknown.
+    /// Maximum wait of a proposal before its outcome is reported as unknown, in ms. Default: 10,000.
     pub propose_timeout_ms: u64,
-    /// How long a linearizable read may wait for a quorum and for apply.
+    /// Maximum wait of a linearizable read for a quorum and for apply, in ms. Default: 5,000.
     pub read_timeout_ms: u64,
-    /// Payload bytes of one append message to a follower (one entry always goes).
+    /// Maximum payload bytes of one append message to a follower. One entry always goes. Default: 4 MiB.
     pub append_bytes_max: usize,
 }
 
@@ -284,7 +290,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What an HTTP body between nodes may hold: one append message, or one entry of the greatest size.
+    /// Returns the maximum size of an HTTP body between nodes: one append message, one entry of the maximum size, 1 MiB.
     pub(crate) fn peer_body_bytes_max(&self) -> usize {
         self.append_bytes_max + self.batch_bytes_max.max(self.command_bytes_max) + (1 << 20)
     }

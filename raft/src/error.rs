@@ -1,26 +1,26 @@
-//! Errors of proposals, reads, membership changes and starts. Each variant tells the caller whether asking again is safe.
+//! Errors of proposals, reads, membership changes and starts. Each variant states whether asking again is safe.
 
-/// A proposal's outcome other than success.
+/// Outcome of a proposal other than success.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Certainly not done here: another node leads (or none is known). Ask there.
+    /// Certainly not done here, because another node leads (or none is known). Ask there.
     #[error("this node does not lead")]
     NotLeader {
-        /// Id and `host:port` of who leads.
+        /// Id and `host:port` of the leader.
         leader: Option<(u64, String)>,
     },
-    /// Certainly not done: a disk is nearly full, this node's or those of too many others. Ask again later.
+    /// Certainly not done: a disk is nearly full, this node's or those of too many other nodes. Ask again later.
     #[error("{0}")]
     DiskLow(String),
     /// Certainly not done: too many proposals wait. Ask again later.
     #[error("too many proposals are waiting")]
     Overloaded,
-    /// Certainly not done: one command may not be so large.
+    /// Certainly not done: the command exceeds the maximum size.
     #[error("a command of {bytes} bytes is too large; at most {bytes_max} are taken")]
     TooLarge {
-        /// The command's.
+        /// Size of the command, in bytes.
         bytes: usize,
-        /// The bound.
+        /// Maximum size of a command, in bytes.
         bytes_max: usize,
     },
     /// Perhaps done, perhaps not: leadership changed or the deadline passed while it was in flight.
@@ -35,13 +35,13 @@ pub enum ProposeError {
     ShuttingDown,
 }
 
-/// Why a linearizable read cannot be answered here.
+/// Reason why a linearizable read cannot be answered here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Another node leads (or none is known). Ask there.
     #[error("this node does not lead")]
     NotLeader {
-        /// Id and `host:port` of who leads.
+        /// Id and `host:port` of the leader.
         leader: Option<(u64, String)>,
     },
     /// A quorum did not confirm this node's leadership in time.
@@ -55,36 +55,36 @@ pub enum ReadError {
     ShuttingDown,
 }
 
-/// Why a membership change or leadership transfer was not done.
+/// Reason why a membership change or leadership transfer was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     /// Another node leads (or none is known). Ask there.
     #[error("this node does not lead")]
     NotLeader {
-        /// Id and `host:port` of who leads.
+        /// Id and `host:port` of the leader.
         leader: Option<(u64, String)>,
     },
-    /// It would break a rule; the text says which and what to do.
+    /// The change would break a rule. The text names the rule and the next action.
     #[error("{0}")]
     Refused(String),
     /// The node is unknown to the cluster.
     #[error("node {0} is not in the cluster")]
     UnknownNode(u64),
-    /// It may or may not come into effect.
+    /// The change may or may not come into effect.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
 }
 
-/// Why a node could not be started.
+/// Reason why a node could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The data directory.
+    /// The data directory cannot be opened.
     #[error(transparent)]
     Storage(#[from] triarch_storage::StorageError),
     /// The configuration contradicts itself or the directory.
     #[error("{0}")]
     Config(String),
-    /// The snapshot and the log do not give a state machine.
+    /// The snapshot and the log do not yield a state machine.
     #[error("cannot recover from the data directory: {0}")]
     Recovery(String),
     /// The other nodes know this id by another data directory, or belong to another cluster.

@@ -1,7 +1,7 @@
 //! State machine adapter for openraft: applies committed entries, builds snapshots and installs received ones.
 //!
-//! The machine is in memory. What survives a restart is the last snapshot and the log after it: openraft restores the one
-//! and applies the other again up to the commit that was noted.
+//! The state machine is in memory. After a restart, openraft restores it from the last snapshot. It then applies the
+//! log after the snapshot again, up to the recorded commit index.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -31,21 +31,21 @@ use crate::types::{
 /// openraft with our types.
 pub(crate) type Raft<S> = openraft::Raft<Config, Applier<S>>;
 
-/// The members as they are now, committed or not.
+/// Returns the current membership, committed or not.
 pub(crate) fn membership<S: StateMachine>(raft: &Raft<S>) -> Membership {
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
     metrics.membership_config.membership().clone()
 }
 
-/// How far this node's machine is.
+/// Last entry applied to this node's state machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Applied {
     pub index: u64,
     pub term: u64,
 }
 
-/// Owns the machine.
+/// Owner of the state machine.
 pub(crate) struct Applier<S: StateMachine> {
     machine: Arc<Mutex<S>>,
     last: Option<LogId>,
@@ -88,7 +88,7 @@ impl<S: StateMachine> Applier<S> {
         self.applied.subscribe()
     }
 
-    /// Every id that a node has had, up to what is applied.
+    /// Returns the set of every node id used so far, up to the applied index.
     pub(crate) fn used_ids(&self) -> UsedNodeIds {
         self.used_ids.clone()
     }
@@ -126,7 +126,8 @@ impl<S: StateMachine> Applier<S> {
             }
         };
         self.last = Some(id);
-        // Before the proposer gets its reply: with the index of the reply a caller may wait for this node to have applied it.
+        // Published before the proposer gets its reply: with the index of the reply a caller may wait for this node to
+        // have applied it.
         self.applied.send_replace(Applied {
             index: id.index,
             term: id.leader_id.term,
@@ -246,7 +247,7 @@ pub(crate) struct Builder<F> {
     used_ids: BTreeSet<u64>,
     snapshots: Snapshots,
     fatal_error: FatalErrorSignal,
-    /// Where its size is noted.
+    /// Receives the size of the written snapshot.
     last_snapshot_bytes: Arc<AtomicU64>,
     metrics: Arc<ConsensusMetrics>,
 }

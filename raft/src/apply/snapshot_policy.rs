@@ -1,12 +1,13 @@
 //! Trigger of automatic snapshots, by the growth of the log since the last one.
 //!
-//! A snapshot writes the whole state, however little of it has changed, and frees the log before it. Written too often it
-//! costs more than the log itself; too rarely, and the log, and the time to apply it again at a start, grow without
-//! bound. So one is due once the log has grown by a least amount *and* by about as much as the last snapshot took: all
-//! snapshots together then cost at most about as much as the log, and the log stays within about the size of the state.
+//! A snapshot writes the whole state, however little of it has changed, and frees the log before it. Snapshots that are
+//! too frequent cost more than the log itself. With snapshots that are too rare, the log grows without bound, and so
+//! does the time to apply it again at a start. A snapshot is therefore due once the log has grown by a minimum *and* by
+//! about the size of the last snapshot. All snapshots together then cost at most about as much as the log, and the log
+//! stays within about the size of the state.
 //!
-//! All nodes apply the same, so all would write their snapshots at once, and the slowest moment of each would be that of
-//! all. So nodes wait for a little more than that, each for another part.
+//! All nodes apply the same entries, so all would write their snapshots at once, and the slowest moment of each would
+//! be that of all. Each node therefore waits for some further growth, a different part of the threshold on each.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,15 +17,15 @@ use crate::config::SnapshotPolicy;
 /// Cost of an entry in the log in addition to its commands: keys, heads, its share of a sync.
 const ENTRY_COST_BYTES: u64 = 512;
 
-/// How far the log has grown since the last snapshot was begun.
+/// Growth of the log since the last snapshot was begun.
 #[derive(Debug)]
 pub(crate) struct SnapshotTrigger {
     policy: SnapshotPolicy,
-    /// Further growth to wait for, in eighths: another amount on each node.
+    /// Further growth to wait for, in eighths of the threshold. Different on each node.
     jitter_eighths: u64,
     entries: u64,
     bytes: u64,
-    /// Of the state in the last snapshot; shared with whoever writes one.
+    /// Size of the last snapshot in bytes. Shared with the writers of snapshots.
     last_snapshot_bytes: Arc<AtomicU64>,
 }
 
@@ -39,7 +40,7 @@ impl SnapshotTrigger {
         }
     }
 
-    /// An entry with so many bytes of commands was applied.
+    /// Records that an entry with `bytes` bytes of commands was applied.
     pub(crate) fn record(&mut self, bytes: u64) {
         self.entries += 1;
         self.bytes += bytes;
@@ -54,13 +55,13 @@ impl SnapshotTrigger {
         enough && cost >= more(self.last_snapshot_bytes.load(Ordering::Relaxed))
     }
 
-    /// A snapshot is begun, or asked for.
+    /// Records that a snapshot was begun or requested.
     pub(crate) fn reset(&mut self) {
         self.entries = 0;
         self.bytes = 0;
     }
 
-    /// Where the size of each new snapshot is noted.
+    /// Returns the cell that receives the size of each new snapshot.
     pub(crate) fn last_snapshot_bytes(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.last_snapshot_bytes)
     }
@@ -88,7 +89,7 @@ mod tests {
         snapshot_trigger.record(10_000);
         assert!(snapshot_trigger.is_due());
 
-        // The last one was large: the log may grow as large.
+        // The last snapshot was large, so the log may grow as large.
         snapshot_trigger
             .last_snapshot_bytes()
             .store(1 << 20, Ordering::Relaxed);

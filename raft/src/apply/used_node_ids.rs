@@ -1,8 +1,8 @@
-//! Set of all node ids this cluster has ever used, those of removed nodes included: none is used twice.
+//! Set of all node ids this cluster has ever used, those of removed nodes included. No id is used twice.
 //!
-//! An operator who finds "node 2" in an old log, a dashboard or an alert must not have to ask which one. The ids are gathered
-//! from the membership entries as they are applied, so every node comes to the same set; a snapshot, which stands for
-//! entries that are no longer there, carries it along. It grows by one for each node that was ever added.
+//! An operator who finds "node 2" in an old log, a dashboard or an alert must not have to ask which one. The ids are
+//! gathered from the membership entries as they are applied, so every node arrives at the same set. A snapshot carries
+//! the set along, because it replaces the entries before it. The set grows by one for each node that was ever added.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ impl UsedNodeIds {
         self.ids.read().clone()
     }
 
-    /// One that is free, above all that are not.
+    /// Returns a free id, above all used ones.
     pub(crate) fn next_free(&self) -> u64 {
         self.ids
             .read()

@@ -1,10 +1,10 @@
 //! Reasons of leader changes, as exactly as each node can know them.
 //!
-//! A candidate sends its reason with its request for votes; a leader that transfers leadership sends its reason to all. So
-//! after a change every node that was reached logs the same reason. A node that was not reached logs what it observed itself:
-//! that the old leader fell silent, or that it had lost its quorum while it led.
+//! A candidate sends its reason with its request for votes. A leader that transfers leadership sends its reason to all
+//! nodes. After a change, every node that was reached therefore logs the same reason. A node that was not reached logs
+//! its own observation: the old leader fell silent, or this node led and lost its quorum.
 //!
-//! For operators only: nothing is decided by these reasons.
+//! The reasons are for operators only. No decision depends on them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,42 +15,43 @@ use serde::{Deserialize, Serialize};
 
 use crate::leadership::role::LeaderContact;
 
-/// How many campaigns of others are remembered.
+/// Maximum number of remembered campaigns.
 const CAMPAIGNS_MAX: usize = 16;
 
-/// Why a leader transfers leadership.
+/// Reason why a leader transfers leadership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TransferReason {
-    /// Somebody asked for it.
+    /// An operator asked for it.
     Operator,
-    /// Its process is asked to stop.
+    /// The leader's process was asked to stop.
     Shutdown,
-    /// It is taken out of the cluster.
+    /// The leader is being removed from the cluster.
     Removal,
-    /// Its disk is nearly full.
+    /// The leader's disk is nearly full.
     DiskLow,
 }
 
-/// Why there is another leader, or the same in another term. Travels between nodes: new ones go to the end.
+/// Reason why there is another leader, or the same leader in another term. Travels between nodes: new variants go to
+/// the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LeaderChangeReason {
-    /// Who campaigned had known of no leader since it started.
+    /// The candidate had known of no leader since it started.
     NoLeader,
-    /// Who campaigned had not heard the old leader for so long.
+    /// The candidate had not heard the old leader for `ms` milliseconds.
     Silent { ms: u64 },
     /// Connections to the old leader were refused: its process had ended.
     Refused,
-    /// The old leader gave leadership away.
+    /// The old leader transferred leadership.
     Transferred(TransferReason),
-    /// The old leader had not reached a majority for so long, by its own word: cut off, stopped, or starved.
+    /// The old leader reported that it had not reached a majority for `ms` milliseconds: cut off, stopped, or starved.
     LostQuorum { ms: u64 },
-    /// This node has started, or come back, and found the leader leading.
+    /// This node started, or came back, and found the leader leading.
     Found,
     /// No other node sent a reason.
     Unknown,
 }
 
-/// A kind of leader change, without its particulars, to count by.
+/// Kind of a leader change, without its particulars. Label of a counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaderChangeKind {
     /// No leader was known since a start.
@@ -59,24 +60,24 @@ pub enum LeaderChangeKind {
     Silent,
     /// Connections to the old leader were refused.
     Refused,
-    /// An operator had it handed over.
+    /// An operator requested the transfer.
     Operator,
-    /// It was handed over at a shutdown.
+    /// The old leader transferred leadership at its shutdown.
     Shutdown,
-    /// It was handed over by a leader that was removed.
+    /// The old leader transferred leadership because it was removed.
     Removal,
-    /// It was handed over by a leader whose disk was nearly full.
+    /// The old leader transferred leadership because its disk was nearly full.
     DiskLow,
     /// The old leader had lost its majority.
     LostQuorum,
-    /// This node had not been there when it changed.
+    /// This node was absent when the leader changed.
     Found,
-    /// Not known.
+    /// No reason is known.
     Unknown,
 }
 
 impl LeaderChangeKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [LeaderChangeKind; 10] = [
         LeaderChangeKind::NoLeader,
         LeaderChangeKind::Silent,
@@ -90,7 +91,7 @@ impl LeaderChangeKind {
         LeaderChangeKind::Unknown,
     ];
 
-    /// A word for it, in logs and metrics.
+    /// Returns the name of the kind in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             LeaderChangeKind::NoLeader => "no_leader_known",
@@ -106,7 +107,7 @@ impl LeaderChangeKind {
         }
     }
 
-    /// Whether somebody meant it to happen.
+    /// Returns whether the change was intended.
     pub fn is_planned(self) -> bool {
         match self {
             LeaderChangeKind::NoLeader
@@ -139,7 +140,7 @@ impl LeaderChangeReason {
         }
     }
 
-    /// A clause for log messages.
+    /// Returns a clause for log messages.
     pub(crate) fn describe(self, old: Option<u64>) -> String {
         let old = old.map_or_else(
             || "the leader before".to_owned(),
@@ -174,11 +175,11 @@ impl LeaderChangeReason {
 #[derive(Debug)]
 pub(crate) struct LeaderChangeReasons {
     leader_contact: Arc<LeaderContact>,
-    /// When a majority last answered this node as leader.
+    /// Time of the last answer of a majority to this node as leader.
     quorum_acked_at: Mutex<Option<Instant>>,
-    /// The last time leadership was handed over: in which term, to whom, why.
+    /// Last leadership transfer: term, target, reason.
     last_transfer: Mutex<Option<(u64, u64, TransferReason)>>,
-    /// The latest campaigns, this node's own among them: in which term, whose, why.
+    /// Latest campaigns, this node's own among them: term, candidate, reason.
     campaigns: Mutex<VecDeque<(u64, u64, LeaderChangeReason)>>,
 }
 
@@ -192,7 +193,7 @@ impl LeaderChangeReasons {
         }
     }
 
-    /// The leader of `term` transfers leadership to `to`.
+    /// Records that the leader of `term` transfers leadership to `to`.
     pub(crate) fn record_transfer(&self, term: u64, to: u64, why: TransferReason) {
         let mut last = self.last_transfer.lock();
         if last.is_none_or(|(known, ..)| known <= term) {
@@ -200,14 +201,14 @@ impl LeaderChangeReasons {
         }
     }
 
-    /// Why the leader of `term` transfers leadership, if it does.
+    /// Returns why the leader of `term` transfers leadership, if it does.
     pub(crate) fn transfer_reason(&self, term: u64) -> Option<TransferReason> {
         let last = *self.last_transfer.lock();
         last.filter(|(known, ..)| *known == term)
             .map(|(_, _, why)| why)
     }
 
-    /// `candidate` asks for votes in `term`, and says why.
+    /// Records that `candidate` asks for votes in `term`, with its reason.
     pub(crate) fn record_campaign(&self, term: u64, candidate: u64, why: LeaderChangeReason) {
         let mut campaigns = self.campaigns.lock();
         if campaigns
@@ -222,7 +223,7 @@ impl LeaderChangeReasons {
         campaigns.push_back((term, candidate, why));
     }
 
-    /// Why this node campaigns in `term`. The first answer for a term stays.
+    /// Returns why this node campaigns in `term`. The first answer for a term stays.
     pub(crate) fn own_campaign(
         &self,
         term: u64,
@@ -243,12 +244,12 @@ impl LeaderChangeReasons {
         reason
     }
 
-    /// This node leads, and a majority answered it then.
+    /// Records that a majority answered this node as leader at `at`.
     pub(crate) fn record_quorum_ack(&self, at: Instant) {
         *self.quorum_acked_at.lock() = Some(at);
     }
 
-    /// What this node itself has seen of the leader that it followed last, or of itself if it led since.
+    /// Returns this node's own observation of the leader it followed last, or of itself if it led since.
     fn observed(&self) -> LeaderChangeReason {
         let unacked = self.quorum_acked_at.lock().map(|at| at.elapsed());
         if let Some(unacked) = unacked
@@ -276,8 +277,8 @@ impl LeaderChangeReasons {
         found.next().map(|(.., why)| *why)
     }
 
-    /// Why `leader` leads in `term`. `before` is the term and leader that this node knew last, and `lost` why it had
-    /// stopped counting on that one, if it had.
+    /// Returns why `leader` leads in `term`. `before` is the term and leader that this node knew last. `lost` is the
+    /// reason why this node had stopped counting on that leader, if it had.
     pub(crate) fn reason_of_change(
         &self,
         term: u64,
@@ -296,13 +297,13 @@ impl LeaderChangeReasons {
             (Some(_) | None, Some(_) | None) => {}
         }
         match (lost, self.campaign_reason(term, leader), before) {
-            // Of itself the old leader knows more than others do.
+            // The old leader knows more about itself than other nodes do.
             (Some(lost @ LeaderChangeReason::LostQuorum { .. }), _, _) => lost,
             (_, Some(reason), _) => reason,
-            // Nobody asked this node for its vote: it was away, or the others were quicker.
+            // No candidate asked this node for its vote: it was away, or the others were quicker.
             (Some(seen), None, _) => seen,
             (None, None, Some(_)) => LeaderChangeReason::Unknown,
-            // Alone, it asked nobody.
+            // A node without peers asks no other node for a vote.
             (None, None, None) if leader == me => LeaderChangeReason::NoLeader,
             (None, None, None) => LeaderChangeReason::Found,
         }
@@ -366,7 +367,7 @@ mod tests {
             reasons.own_campaign(5, 2, true),
             LeaderChangeReason::Silent { ms: 1 }
         );
-        // Another was quicker, or it happened a term later.
+        // Another candidate was quicker, or the change happened a term later.
         assert_eq!(
             reasons.reason_of_change(5, 3, 9, Some((4, 1)), None),
             LeaderChangeReason::Unknown
@@ -394,7 +395,7 @@ mod tests {
             reasons.own_campaign(2, 1, false),
             LeaderChangeReason::Silent { .. }
         ));
-        // It led since, and lost touch.
+        // It led since, and lost its quorum.
         reasons.record_quorum_ack(Instant::now() + Duration::from_millis(1));
         assert!(matches!(
             reasons.own_campaign(3, 1, false),

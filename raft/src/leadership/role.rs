@@ -1,9 +1,14 @@
 //! Role of this node and its contact with the leader, derived from openraft's state, applied entries and heartbeats.
 //!
 //! openraft calls a node leader from the moment it wins the vote, and goes on naming a dead leader until another is
-//! elected. Both are too early or too late for those who route requests, so: a node *leads* once an entry of its own term
-//! is applied here (then a quorum has confirmed it, and every earlier entry is applied too); and a leader that has not
-//! been heard for the length of its lease, or whose connections are refused, is no longer named.
+//! elected. The first is too early for routing requests, the second too late.
+//!
+//! # Invariants
+//!
+//! - A node *leads* once an entry of its own term is applied here. A quorum has then confirmed it, and every earlier
+//!   entry is applied too.
+//! - A leader that has not been heard for the length of its lease, or whose connections are refused, is no longer
+//!   named.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::status::Leadership;
 
-/// [`Leadership`], and the moment between being elected and leading.
+/// [`Leadership`], plus the state between being elected and leading.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum RaftRole {
     Leading {
@@ -50,7 +55,7 @@ impl RaftRole {
         }
     }
 
-    /// Where to ask instead.
+    /// Returns the leader to ask instead, if this node follows one.
     pub(crate) fn leader(&self) -> Option<(u64, String)> {
         match self {
             RaftRole::Following { leader, addr, .. } => Some((*leader, addr.clone())),
@@ -58,7 +63,7 @@ impl RaftRole {
         }
     }
 
-    /// The latest term known here.
+    /// Returns the latest term known here.
     pub(crate) fn term(&self) -> u64 {
         match self {
             RaftRole::Leading { term, .. }
@@ -68,7 +73,7 @@ impl RaftRole {
         }
     }
 
-    /// The term this node was elected in, confirmed or not.
+    /// Returns the term this node was elected in, confirmed or not.
     pub(crate) fn own_term(&self) -> Option<u64> {
         match self {
             RaftRole::Leading { term, .. } | RaftRole::Elected { term } => Some(*term),
@@ -77,17 +82,17 @@ impl RaftRole {
     }
 }
 
-/// The last contact with the leader, and whether its connections are known to be broken.
+/// Last contact with the leader, and whether its connections are known to be broken.
 #[derive(Debug)]
 pub(crate) struct LeaderContact {
     start: Instant,
-    /// Milliseconds after `start`, plus one; 0 for never.
+    /// Milliseconds after `start`, plus one. 0 for never.
     at_ms: AtomicU64,
     suspicion: watch::Sender<Option<Suspicion>>,
 }
 
-/// The term in which this node has begun a leadership transfer. From then on its followers may elect another at any
-/// moment, whatever its lease says, so it must not pass for leader any more.
+/// Term in which this node has begun a leadership transfer. From then on its followers may elect another leader at any
+/// moment, whatever its lease says. The node must therefore no longer be treated as leader.
 #[derive(Debug, Default)]
 pub(crate) struct LeadershipTransfer {
     term: AtomicU64,
@@ -103,7 +108,7 @@ impl LeadershipTransfer {
     }
 }
 
-/// Why the leader of `term` is taken for gone before its lease is over.
+/// Reason why the leader of `term` is considered gone before its lease is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Suspicion {
     pub term: u64,
