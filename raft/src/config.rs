@@ -290,7 +290,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Returns the maximum size of an HTTP body between nodes: one append message, one entry of the maximum size, 1 MiB.
+    /// Returns the maximum size of an HTTP body between nodes: an append message, the largest entry, and 1 MiB.
     pub(crate) fn peer_body_bytes_max(&self) -> usize {
         self.append_bytes_max + self.batch_bytes_max.max(self.command_bytes_max) + (1 << 20)
     }

@@ -1,11 +1,12 @@
 //! Consensus: a replicated log of opaque commands, and the only crate that names openraft.
 //!
-//! It knows no tasks. The binary gives it a [`StateMachine`] and proposes bytes; it gives back the machine's replies once
-//! the command is committed on a quorum of fsynced logs and applied here.
+//! The crate knows no tasks. The binary passes in a [`StateMachine`] and proposes bytes. The crate returns the
+//! machine's replies once the command is committed on a quorum of fsynced logs and applied here.
 //!
 //! # Modules
 //!
-//! From the top down. A module imports only from the rows below its own, and there is no circle among files or folders.
+//! The modules, from the top down. A module imports only from the rows below its own, and there is no circle among
+//! files or folders.
 //!
 //! | module | purpose |
 //! |---|---|

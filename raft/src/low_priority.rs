@@ -4,8 +4,11 @@ use std::io;
 
 use tokio::sync::oneshot;
 
-/// Does `work` on a thread of its own that gives way to all others, and gives what comes of it. An error if the thread
-/// cannot be made, or panics.
+/// Runs `work` on a thread of its own with low priority, and returns its result.
+///
+/// # Errors
+///
+/// Fails if the thread cannot be started, or panics.
 pub async fn run<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -15,7 +18,7 @@ pub async fn run<T: Send + 'static>(
         .name(name.to_owned())
         .spawn(move || {
             triarch_storage::low_priority::lower_thread_priority();
-            // Whoever asked may have gone.
+            // The caller may have gone away.
             let _ = done.send(work());
         })?;
     outcome

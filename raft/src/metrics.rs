@@ -1,6 +1,6 @@
 //! Metrics of consensus on this node since its start: counters and histograms.
 //!
-//! Numbers only: names, labels and formats are the program's. Counting takes no lock.
+//! This module holds numbers only. Names, labels and formats are the program's. Counting takes no lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,19 +33,19 @@ const BYTE_BOUNDS: &[u64] = &[
 pub struct ConsensusMetrics {
     /// Metrics of the log's disk.
     pub log: Arc<LogMetrics>,
-    /// Commands of each entry that this node proposed.
+    /// Commands per entry that this node proposed.
     pub entry_commands: Histogram,
-    /// Bytes of each entry that this node proposed.
+    /// Bytes per entry that this node proposed.
     pub entry_bytes: Histogram,
-    /// Each command that this node proposed, from when it was handed in until its entry was sent, in ns.
+    /// Wait of each command that this node proposed, from its proposal until its entry was sent, in ns.
     pub proposal_wait: Histogram,
-    /// Each entry with commands, while it was applied here, in ns.
+    /// Apply time of each entry with commands on this node, in ns.
     pub apply: Histogram,
-    /// Each entry that this node proposed, from the proposal until it was committed and applied here, in ns.
+    /// Time from proposal of each of this node's entries until it was committed and applied here, in ns.
     pub commit: Histogram,
-    /// Writing each snapshot of this node's own, in ns.
+    /// Time to write each snapshot of this node's own, in ns.
     pub snapshot_write: Histogram,
-    /// Restoring each snapshot that was received, in ns.
+    /// Time to restore each snapshot that was received, in ns.
     pub snapshot_install: Histogram,
     proposals_open: AtomicU64,
     refusals: [AtomicU64; ProposalRefusal::ALL.len()],
@@ -60,27 +60,27 @@ struct Leaderless {
     since: Option<Instant>,
 }
 
-/// Why proposals are not done, or not known to be.
+/// Reason why a proposal is not done, or its outcome is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProposalRefusal {
     /// This node does not lead.
     NotLeader,
-    /// Too many wait.
+    /// Too many proposals wait.
     Overloaded,
-    /// It is over the bound of one command.
+    /// The command exceeds the maximum size.
     TooLarge,
     /// Disks are nearly full.
     DiskLow,
     /// The disk has failed.
     StorageFailed,
-    /// The node stops.
+    /// The node is shutting down.
     ShuttingDown,
-    /// Leadership or time was lost while it was on its way.
+    /// Leadership was lost, or the deadline passed, while the proposal was in flight.
     Unknown,
 }
 
 impl ProposalRefusal {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [ProposalRefusal; 7] = [
         ProposalRefusal::NotLeader,
         ProposalRefusal::Overloaded,
@@ -91,7 +91,7 @@ impl ProposalRefusal {
         ProposalRefusal::Unknown,
     ];
 
-    /// A word for it.
+    /// Returns the name of the reason.
     pub fn as_str(self) -> &'static str {
         match self {
             ProposalRefusal::NotLeader => "not_leader",
@@ -141,27 +141,28 @@ impl ConsensusMetrics {
         }
     }
 
-    /// Proposals that wait or are on their way, on this node.
+    /// Returns the number of proposals on this node that wait or are in flight.
     pub fn proposals_open(&self) -> u64 {
         self.proposals_open.load(Ordering::Relaxed)
     }
 
-    /// Proposals to this node that were not done, or are not known to be.
+    /// Returns the number of proposals to this node that were not done, or whose outcome is unknown, for the reason
+    /// `why`.
     pub fn refusals(&self, why: ProposalRefusal) -> u64 {
         self.refusals[why as usize].load(Ordering::Relaxed)
     }
 
-    /// Terms in which this node asked for votes.
+    /// Returns the number of terms in which this node asked for votes.
     pub fn campaigns(&self) -> u64 {
         self.campaigns.load(Ordering::Relaxed)
     }
 
-    /// Changes of leadership that this node has seen, by what they came of.
+    /// Returns the number of leader changes of this kind that this node has seen.
     pub fn leader_changes(&self, kind: LeaderChangeKind) -> u64 {
         self.leader_changes[kind as usize].load(Ordering::Relaxed)
     }
 
-    /// How long this node has known of no leader, all such times together, the present one included.
+    /// Returns the total time for which this node has known of no leader, the present period included.
     pub fn leaderless(&self) -> Duration {
         let leaderless = self.leaderless.lock();
         leaderless.total
@@ -188,7 +189,7 @@ impl ConsensusMetrics {
         self.leader_changes[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A leader is known here from now on, or none is.
+    /// Records that a leader is known here from now on, or that none is.
     pub(crate) fn leader_known(&self, known: bool) {
         let mut leaderless = self.leaderless.lock();
         match (known, leaderless.since) {
@@ -202,7 +203,7 @@ impl ConsensusMetrics {
     }
 }
 
-/// See [`ConsensusMetrics::open_proposal`].
+/// Guard of an open proposal. See [`ConsensusMetrics::open_proposal`].
 pub(crate) struct OpenProposal<'a>(&'a AtomicU64);
 
 impl Drop for OpenProposal<'_> {

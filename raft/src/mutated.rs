@@ -1,6 +1,6 @@
-//! Switch for deliberate bugs: see `tests/quality/mutation`.
+//! Switch for deliberate bugs, used by the mutation gate in `tests/quality/mutation`.
 
-/// Whether this deliberate bug is chosen. Never, and at no cost, without the feature `mutations`.
+/// Evaluates to whether this deliberate bug is active. Never active, and at no cost, without the feature `mutations`.
 #[cfg(feature = "mutations")]
 macro_rules! mutated {
     ($mutation:ident) => {
@@ -8,7 +8,7 @@ macro_rules! mutated {
     };
 }
 
-/// Whether this deliberate bug is chosen. Never, and at no cost, without the feature `mutations`.
+/// Evaluates to whether this deliberate bug is active. Never active, and at no cost, without the feature `mutations`.
 #[cfg(not(feature = "mutations"))]
 macro_rules! mutated {
     ($mutation:ident) => {

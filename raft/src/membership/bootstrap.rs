@@ -1,15 +1,16 @@
 //! Bootstrap: how a node on an empty directory becomes a member, and how one on the wrong directory is refused.
 //!
-//! *Founding.* Nodes started with the same list say hello to each other until each is up. The one with the lowest id waits
-//! until it has seen **all** of them, empty and with the same list; then it draws the cluster's id and sends it, with the
-//! members and their incarnations, to the others. Each writes the id to its directory before it takes part, so a crash in
-//! between resumes: a node that has the id but no log yet is brought up by the rest. All is needed, not a majority: of a
-//! cluster whose first disk was wiped, the wiped node cannot know that there was a cluster if the others are down.
+//! *Founding.* Nodes started with the same list send hello messages to each other until each is up. The node with the
+//! lowest id waits until it has seen **all** of them, empty and with the same list. It then draws the cluster's id and
+//! sends it, with the members and their incarnations, to the others. Each node writes the id to its directory before it
+//! takes part, so a crash in between resumes. A node that has the id but no log yet is brought up by the rest. A
+//! majority is not enough, because the first disk of a cluster may have been wiped. While the others are down, the
+//! wiped node cannot know that there was a cluster.
 //!
 //! *Joining.* A node waits, empty, until the leader of a cluster adopts it.
 //!
 //! *Foreign.* A cluster knows its members by id and incarnation. An empty directory under a known id has forgotten its
-//! votes, so it must not take part: it fails and says how to replace the node.
+//! votes, so it must not take part. The node fails with a message that describes how to replace it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,7 +49,7 @@ pub(crate) struct HelloReply {
     pub cluster: Option<Uuid>,
     /// Empty until the first entry of the log has arrived.
     pub members: BTreeMap<u64, Member>,
-    /// The list it was started with; `None` for one that waits to be added.
+    /// List that the node was started with. `None` for a node that waits to be added.
     pub founding: Option<BTreeMap<u64, String>>,
 }
 
@@ -63,7 +64,7 @@ pub(crate) struct Adopt {
     pub cluster: Uuid,
 }
 
-/// Both sides of bootstrap: what this node asks, and what it answers.
+/// Both sides of bootstrap: the requests of this node, and its answers.
 pub(crate) struct Bootstrapper<S: StateMachine> {
     pub identity: Arc<Identity>,
     pub transport: Arc<Transport>,
@@ -71,7 +72,7 @@ pub(crate) struct Bootstrapper<S: StateMachine> {
     pub raft: Raft<S>,
     pub mode: BootstrapMode,
     pub fatal_error: FatalErrorSignal,
-    /// One change of the cluster id at a time.
+    /// Serializes changes of the cluster id.
     pub cluster_id_lock: tokio::sync::Mutex<()>,
 }
 
@@ -132,7 +133,7 @@ impl<S: StateMachine> Bootstrapper<S> {
         self.initialize(form.members).await
     }
 
-    /// The leader of a cluster is about to add this node.
+    /// Handles the announcement that the leader of a cluster is about to add this node.
     pub(crate) async fn adopt(&self, adopt: Adopt) -> Result<(), Refusal> {
         if self.founding().is_some() && self.identity.cluster() != Some(adopt.cluster) {
             return Err(Refusal::Rule(
@@ -171,7 +172,7 @@ impl<S: StateMachine> Bootstrapper<S> {
 
     async fn initialize(&self, members: BTreeMap<u64, Member>) -> Result<(), Refusal> {
         match self.raft.initialize(members).await {
-            // Not allowed: it has been done before, or the leader's entries were faster.
+            // The cluster was initialized before, or the leader's entries arrived first.
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(RaftError::APIError(e @ InitializeError::NotInMembers(_))) => {
                 Err(Refusal::Rule(e.to_string()))
@@ -184,7 +185,8 @@ impl<S: StateMachine> Bootstrapper<S> {
         self.raft.is_initialized().await.unwrap_or(true)
     }
 
-    /// One round of hellos before anything else, so that a node on the wrong directory does not even start.
+    /// Performs one round of hello messages before anything else, so that a node on the wrong directory does not even
+    /// start.
     pub(crate) async fn check_not_foreign(&self) -> Result<(), StartError> {
         let Some(founding) = self.founding() else {
             return Ok(());
@@ -371,9 +373,10 @@ impl<S: StateMachine> Bootstrapper<S> {
         }
     }
 
-    /// What to say if this directory has a log, but most of the list belongs to one other cluster. The list may be older
-    /// than the membership, and one node on a wrong directory must not keep the right ones from starting: so it takes a
-    /// majority, and none that knows this directory's cluster.
+    /// Returns the error text if this directory has a log, but most of the list belongs to one other cluster.
+    ///
+    /// The list may be older than the membership, and one node on a wrong directory must not keep the right ones from
+    /// starting. The error therefore takes a majority, and no listed node that knows this directory's cluster.
     fn foreign_majority(
         &self,
         founding: &BTreeMap<u64, String>,
@@ -398,7 +401,7 @@ impl<S: StateMachine> Bootstrapper<S> {
         self.cluster_mismatch(id, &founding[&id], Some(theirs))
     }
 
-    /// What to say if a node of the list belongs to another cluster than this directory.
+    /// Returns the error text if a node of the list belongs to another cluster than this directory.
     fn cluster_mismatch(&self, id: u64, addr: &str, theirs: Option<Uuid>) -> Option<String> {
         let (theirs, mine) = theirs.zip(self.identity.cluster())?;
         (theirs != mine).then(|| {
@@ -409,7 +412,7 @@ impl<S: StateMachine> Bootstrapper<S> {
         })
     }
 
-    /// Everyone is there and agrees. `Err` says for whom this still waits.
+    /// Founds the cluster once all founding members answer and agree. `Err` names the node that it still waits for.
     async fn bootstrap_cluster(
         &self,
         founding: &BTreeMap<u64, String>,
@@ -462,7 +465,7 @@ impl<S: StateMachine> Bootstrapper<S> {
     }
 }
 
-/// Asks whoever listens at `addr` who it is.
+/// Asks the node that listens at `addr` for its identity.
 pub(crate) async fn hello(
     transport: &Transport,
     id: u64,
@@ -494,7 +497,7 @@ pub(crate) async fn hello(
     })
 }
 
-/// Sends a peer something that it writes to its disk before it answers.
+/// Sends a peer a message that it writes to its disk before it answers.
 pub(crate) async fn post(
     transport: &Transport,
     target: &Target,

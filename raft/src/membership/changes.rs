@@ -23,11 +23,11 @@ use crate::state_machine::StateMachine;
 use crate::storage::disk_space::ClusterDiskSpace;
 use crate::types::{Config, Member, Membership};
 
-/// How many entries a learner may lack and still be promoted.
+/// Maximum number of entries a learner may lack and still be promoted.
 const PROMOTE_LAG_ENTRIES_MAX: u64 = 1_000;
-/// How long a voter may take to answer before a change that counts on it is refused, in leases.
+/// Maximum time for a voter to answer before a change that counts on it is refused, in leases.
 const ANSWER_TIMEOUT_LEASES: u32 = 4;
-/// Time between two checks while a change waits for nodes to answer.
+/// Interval between two checks while a change waits for nodes to answer.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 const CHANGE_IN_PROGRESS: &str =
@@ -43,9 +43,9 @@ pub(crate) struct MembershipChanger<S: StateMachine> {
     pub leadership_transfer: Arc<LeadershipTransfer>,
     pub change_reasons: Arc<LeaderChangeReasons>,
     pub disk_space: Arc<ClusterDiskSpace>,
-    /// How long a change may take before its outcome is reported as unknown.
+    /// Maximum duration of a change before its outcome is reported as unknown.
     pub timeout: Duration,
-    /// Held from the checks of a change to its end, so that they still hold then.
+    /// Held from the checks of a change to its end, so that the checks still hold then.
     pub change_lock: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -96,14 +96,14 @@ impl<S: StateMachine> MembershipChanger<S> {
         self.membership().voter_ids().collect()
     }
 
-    /// The learners, which are on their way in.
+    /// Returns the learners, which are on their way in.
     fn learners(&self, membership: &Membership) -> Vec<u64> {
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let ids = membership.nodes().map(|(id, _)| *id);
         ids.filter(|id| !voters.contains(id)).collect()
     }
 
-    /// One change at a time: refused while another node than `id` is on its way in.
+    /// Refuses a change while another node than `id` is on its way in, because members change one at a time.
     fn check_no_other_learner(&self, id: u64) -> ChangeResult {
         let membership = self.membership();
         let Some(other) = self
@@ -136,7 +136,7 @@ impl<S: StateMachine> MembershipChanger<S> {
         }
         let reply = match bootstrap::hello(&self.transport, id, &addr).await {
             Ok(reply) => reply,
-            // Who is in may be away for a moment.
+            // A node that is a member already may be away for a moment.
             Err(_) if known.as_ref().is_some_and(|known| known.addr == addr) => return Ok(()),
             Err(e @ CallError::Unreachable { .. }) => {
                 return Err(refused(format!(
@@ -197,13 +197,13 @@ impl<S: StateMachine> MembershipChanger<S> {
         Ok(())
     }
 
-    /// Ends a change that was left half done, and promotes whoever has caught up.
+    /// Finishes a change that was left half done, and promotes the learners that have caught up.
     pub(crate) async fn reconcile(&self) -> ChangeResult {
         self.leading_term()?;
         let _guard = self.change_lock.lock().await;
         let membership = self.membership();
         if membership.get_joint_config().len() > 1 {
-            // Nothing is added: what remains is the second step.
+            // The empty set adds nothing: only the second step remains.
             self.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()))
                 .await?;
             tracing::info!("a change of the members that was left half done is finished");
@@ -256,7 +256,7 @@ impl<S: StateMachine> MembershipChanger<S> {
         self.check_no_other_learner(id)?;
         self.check_majority_without(id, &voters).await?;
         if id == self.me() {
-            // Leadership first: a leader that removes itself would lead a cluster it is not part of.
+            // Leadership moves first, because a leader that removes itself would lead a cluster it is not part of.
             self.transfer_leader(None, TransferReason::Removal).await?;
             return Err(ChangeError::NotLeader {
                 leader: self.role.borrow().leader(),
@@ -266,8 +266,8 @@ impl<S: StateMachine> MembershipChanger<S> {
             .await
     }
 
-    /// Those who are left must be able to commit: more than half of them answer. Who died a moment ago has been heard
-    /// within the lease, so only answers that come from now on count.
+    /// Checks that the remaining voters can commit: more than half of them must answer. A voter that died a moment ago
+    /// has been heard within the lease, so only answers from now on count.
     async fn check_majority_without(&self, id: u64, voters: &BTreeSet<u64>) -> ChangeResult {
         let begun = Instant::now();
         let deadline = begun + self.transport.timing.lease() * ANSWER_TIMEOUT_LEASES;
@@ -295,7 +295,7 @@ impl<S: StateMachine> MembershipChanger<S> {
         }
     }
 
-    /// Whether the latest change is not committed yet; the next has to wait.
+    /// Returns whether the latest change is not committed yet. The next change has to wait for it.
     fn change_in_progress(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();

@@ -1,9 +1,10 @@
-//! Pipeline of appends to one follower: which of them may be in flight at once.
+//! Pipeline of appends to one follower: decides which of them may be in flight at once.
 //!
-//! openraft sends them one after the other, because a follower that is overtaken by later entries sees a hole. A commit
-//! is sent at once, by an append of its own that carries no entries; sent like the others, it would hold up the next
-//! entries for a round trip, and with them every client that waits for one answer before it asks again. But it may be
-//! overtaken: all it says is that the log is agreed upon up to an entry which this follower has acknowledged long ago.
+//! openraft sends appends one after the other, because a follower that is overtaken by later entries sees a hole. A
+//! commit is sent at once, by an append of its own that carries no entries. Sent like the others, it would hold up the
+//! next entries for a round trip. Every client that waits for one answer before its next request would wait too. The
+//! commit may be overtaken, because it only reports that the log is agreed upon up to an entry which this follower has
+//! acknowledged long ago.
 //!
 //! # Invariants
 //!
@@ -15,12 +16,12 @@ use std::future::Future;
 
 use futures_util::stream::{FuturesOrdered, Stream, StreamExt, unfold};
 
-/// The most that are in flight at once: one that may be overtaken, and one behind it.
+/// Maximum number of appends in flight at once: one that may be overtaken, and one behind it.
 const IN_FLIGHT_MAX: usize = 2;
 
-/// One append on its way.
+/// Append in flight.
 pub(crate) struct InFlight<F> {
-    /// It carries entries.
+    /// Whether it carries entries.
     pub has_entries: bool,
     /// Its answer, and whether the stream goes on after it.
     pub response: F,
@@ -30,12 +31,12 @@ struct PipelineState<I, S, F: Future> {
     input: I,
     send: S,
     in_flight: FuturesOrdered<F>,
-    /// What was sent last carries entries.
+    /// Whether the append that was sent last carries entries.
     has_entries: bool,
     ended: bool,
 }
 
-/// The answers to the requests of `input`, each sent by `send` as soon as the rules above allow.
+/// Returns the answers to the requests of `input`. `send` sends each request as soon as the invariants above allow.
 pub(crate) fn pipelined<I, S, F, A>(input: I, send: S) -> impl Stream<Item = A>
 where
     I: Stream + Unpin,
@@ -92,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// Requests by name, in capitals those that carry entries; each is answered by the test.
+    /// Requests by name, in capitals those that carry entries. The test answers each of them.
     #[derive(Default)]
     struct Follower {
         waiting: RefCell<BTreeMap<char, oneshot::Sender<bool>>>,

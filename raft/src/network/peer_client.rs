@@ -31,21 +31,21 @@ use crate::storage::disk_space::ClusterDiskSpace;
 use crate::storage::snapshot_store::StoredSnapshot;
 use crate::types::{Config, Member, Snapshot, Vote};
 
-/// Makes the clients; all share one [`Transport`].
+/// Factory of peer clients, which all share one [`Transport`].
 pub(crate) struct NetworkFactory {
     pub transport: Arc<Transport>,
     pub change_reasons: Arc<LeaderChangeReasons>,
     pub disk_space: Arc<ClusterDiskSpace>,
 }
 
-/// Speaks to one peer on one lane.
+/// Client of one peer on one lane.
 pub(crate) struct PeerClient {
     transport: Arc<Transport>,
     change_reasons: Arc<LeaderChangeReasons>,
     disk_space: Arc<ClusterDiskSpace>,
     target: Target,
     lane: Lane,
-    /// How long an append may take; heartbeats have openraft's own, shorter deadline.
+    /// Deadline of an append. Heartbeats have openraft's own, shorter deadline.
     append_deadline: Option<Duration>,
 }
 
@@ -69,7 +69,7 @@ impl NetworkFactory {
 impl RaftNetworkFactory<Config> for NetworkFactory {
     type Network = PeerClient;
 
-    /// For replication, votes and transfers. Votes use the control lane whichever client carries them.
+    /// Returns a client for replication, votes and transfers. Votes use the control lane whichever client carries them.
     async fn new_client(&mut self, target: u64, node: &Member) -> PeerClient {
         self.peer(target, node, Lane::Append)
     }
@@ -104,7 +104,7 @@ impl PeerClient {
         RPCError::Unreachable(Unreachable::new(&e))
     }
 
-    /// Reads an answer, and records the health that its sender reports.
+    /// Decodes an answer, and records the health that its sender reports.
     fn decode_reply<T: DeserializeOwned>(
         &self,
         what: &'static str,
@@ -145,7 +145,7 @@ impl PeerClient {
         rpc: &AppendEntriesRequest<Config>,
         option: &RPCOption,
     ) -> Result<AppendEntriesResponse<Config>, RPCError<Config>> {
-        // openraft drops a heartbeat at its hard limit; ending it a little earlier names the cause.
+        // openraft drops a heartbeat at its hard limit. Ending it a little earlier names the cause.
         let deadline = self.append_deadline.unwrap_or(option.hard_ttl() * 9 / 10);
         let mut body = bytes::BytesMut::new();
         messages::put_append(&mut body, rpc).map_err(|e| self.invalid_reply(e))?;
@@ -172,7 +172,7 @@ impl PeerClient {
         Ok(reply.into())
     }
 
-    /// One append of a stream: its answer, and whether the next may follow.
+    /// Sends one append of a stream. Returns its answer, and whether the next may follow.
     async fn append_in_stream(
         &self,
         rpc: AppendEntriesRequest<Config>,
@@ -182,7 +182,7 @@ impl PeerClient {
         let last = last.or(rpc.prev_log_id);
         match self.append(&rpc, &option).await {
             Ok(response) => {
-                // What was taken in part has to be sent anew from there.
+                // After a partial append, the rest has to be sent again from there.
                 let whole = match &response {
                     AppendEntriesResponse::PartialSuccess(taken) => *taken == last,
                     AppendEntriesResponse::Success
@@ -198,7 +198,7 @@ impl PeerClient {
     }
 }
 
-/// The outcome of one append of a stream.
+/// Outcome of one append of a stream.
 type AppendResult = Result<StreamAppendResult<Config>, RPCError<Config>>;
 
 impl RaftNetworkV2<Config> for PeerClient {
@@ -317,7 +317,7 @@ impl RaftNetworkV2<Config> for PeerClient {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        // A peer that comes back should be served within a heartbeat or two, and costs little until then.
+        // A peer that comes back should be served within a heartbeat or two. Retries cost little until then.
         let heartbeat = Duration::from_millis(self.transport.timing.heartbeat_ms);
         let mut delay = heartbeat / 4;
         Some(Backoff::new(std::iter::from_fn(move || {

@@ -1,7 +1,7 @@
-//! Snapshot transfer to a peer: announced, sent in checksummed chunks from wherever the receiver is, then installed.
+//! Snapshot transfer to a peer: announced, sent in checksummed chunks from the receiver's offset on, then installed.
 //!
-//! The receiver keeps what it has, so a broken connection or a new leader with the same snapshot costs one chunk, not the
-//! whole transfer. Every answer carries the receiver's vote, so that a deposed leader stops.
+//! The receiver keeps the received part, so a broken connection or a new leader with the same snapshot costs one chunk,
+//! not the whole transfer. Every answer carries the receiver's vote, so that a deposed leader stops.
 
 use std::io;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::types::{Snapshot, Vote};
 
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// The snapshot that the sender has. With the sender's incarnation, the sequence number identifies its file.
+/// Announcement of the sender's snapshot. With the sender's incarnation, the sequence number identifies its file.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Announcement {
     pub vote: VoteV1,
@@ -32,7 +32,7 @@ pub(crate) struct Announcement {
 }
 
 impl Announcement {
-    /// As the receiver of `envelope` notes it.
+    /// Returns the announcement as the receiver of `envelope` records it.
     pub(crate) fn announced(self, envelope: &Envelope) -> Result<Announced, DecodeError> {
         Ok(Announced {
             meta: self.meta.into_meta()?,
@@ -43,7 +43,7 @@ impl Announcement {
     }
 }
 
-/// The head of a chunk; its bytes follow.
+/// Head of a chunk. Its bytes follow.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ChunkHead {
     pub sequence: u64,
@@ -51,14 +51,14 @@ pub(crate) struct ChunkHead {
     pub crc: u32,
 }
 
-/// The receiver's answer to announcements and chunks.
+/// Answer of the receiver to announcements and chunks.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum TransferProgress {
-    /// Send on from here.
+    /// The sender continues from `offset`.
     At { offset: u64 },
     /// The receiver follows a higher vote.
     Deposed { vote: VoteV1 },
-    /// It does not (or no longer) know of the snapshot: announce it again.
+    /// The receiver does not (or no longer) know of the snapshot. The sender announces it again.
     Unannounced,
 }
 
@@ -73,7 +73,7 @@ impl From<CallError> for SendError {
     }
 }
 
-/// Sends the whole snapshot and waits for its installation. Gives the receiver's vote.
+/// Sends the whole snapshot and waits for its installation. Returns the receiver's vote.
 pub(crate) async fn send(
     transport: &Arc<Transport>,
     target: &Target,
@@ -98,7 +98,7 @@ pub(crate) async fn send(
     let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
     let (peer, bytes) = (target.id, file.len());
     tracing::info!(peer, index, bytes, "sending a snapshot");
-    // Forgotten however this ends, also when it is given up from outside.
+    // The guard removes the transfer however this function ends, also when it is cancelled.
     let _guard = TransferGuard {
         transport,
         to: target.id,

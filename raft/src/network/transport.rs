@@ -1,8 +1,8 @@
 //! HTTP transport to peers: a lane of connections for each kind of traffic, deadlines, and errors of calls.
 //!
 //! Each lane has connections of its own, so that a heartbeat never waits behind an append, nor an append behind a
-//! snapshot. Idle connections are given up quickly: one to a peer that has restarted is worth nothing. A call that meets
-//! its deadline closes its connection, so a hung peer holds nothing here.
+//! snapshot. Idle connections are closed quickly, because a connection to a peer that has restarted is of no use. A
+//! call that meets its deadline closes its connection, so a hung peer holds nothing here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::protocol::messages::Refusal;
 use crate::status::SnapshotTransfer;
 use crate::types::Member;
 
-/// Which connections a call uses.
+/// Lane of connections that a call uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
-    /// Heartbeats, votes, formation: small, and late means an election.
+    /// Heartbeats, votes and bootstrap: small messages whose delay causes an election.
     Control,
     /// Log entries.
     Append,
@@ -31,17 +31,17 @@ pub(crate) enum Lane {
     Snapshot,
 }
 
-/// Where a call goes, and who is expected there.
+/// Address of a call, and the node that is expected there.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub id: u64,
     pub addr: String,
-    /// Nil when not known yet.
+    /// Nil while not known.
     pub incarnation: Uuid,
 }
 
 impl Target {
-    /// A node as the membership has it.
+    /// Returns the target for a member of the cluster.
     pub(crate) fn member(id: u64, member: &Member) -> Self {
         Target {
             id,
@@ -51,23 +51,23 @@ impl Target {
     }
 }
 
-/// Why a call brought no answer.
+/// Reason why a call brought no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CallError {
-    /// Nobody listens there, or cannot be reached.
+    /// No process listens at the address, or it cannot be reached.
     #[error("node {id} at {addr} cannot be reached: {why}")]
     Unreachable { id: u64, addr: String, why: String },
-    /// The connection broke, or the answer makes no sense. The message may have been handled.
+    /// The connection broke, or the answer cannot be decoded. The message may have been handled.
     #[error("the call to node {id} at {addr} broke: {why}")]
     Broken { id: u64, addr: String, why: String },
-    /// No answer in time. The message may have been handled.
+    /// The answer did not arrive in time. The message may have been handled.
     #[error("node {id} at {addr} did not answer within {} ms", waited.as_millis())]
     Timeout {
         id: u64,
         addr: String,
         waited: Duration,
     },
-    /// The peer says no.
+    /// The peer refused the message.
     #[error("node {id} at {addr} refuses: {refusal}")]
     Refused {
         id: u64,
@@ -76,7 +76,7 @@ pub(crate) enum CallError {
     },
 }
 
-/// The outgoing side of a node. Shared by all peers' clients.
+/// Outgoing side of a node. Shared by all peers' clients.
 #[derive(Debug)]
 pub(crate) struct Transport {
     pub identity: Arc<Identity>,
@@ -84,11 +84,11 @@ pub(crate) struct Transport {
     control: reqwest::Client,
     append: reqwest::Client,
     snapshot: reqwest::Client,
-    /// Never times out, never pooled: for the failure detector.
+    /// Client of the failure detector. Never times out, never pooled.
     liveness: reqwest::Client,
-    /// The last refusal of each peer that was logged, so that each is logged once.
+    /// Last refusal of each peer that was logged, so that each is logged once.
     refusals: Mutex<HashMap<u64, Refusal>>,
-    /// The snapshots on their way, by receiver.
+    /// Snapshot transfers in progress, by receiver.
     transfers: Mutex<BTreeMap<u64, SnapshotTransfer>>,
 }
 
@@ -131,7 +131,7 @@ impl Transport {
         }
     }
 
-    /// Posts one message, whose frame is made here, and gives the answer's body.
+    /// Posts one message, frames it, and returns the body of the answer.
     pub(crate) async fn call(
         &self,
         lane: Lane,
@@ -192,7 +192,7 @@ impl Transport {
         }
     }
 
-    /// What is being sent to whom.
+    /// Returns the snapshot transfers in progress, by receiver.
     pub(crate) fn transfers(&self) -> BTreeMap<u64, SnapshotTransfer> {
         self.transfers.lock().clone()
     }
@@ -240,7 +240,7 @@ pub(crate) const LIVENESS_PATH: &str = "/raft/watch";
 
 fn failed(target: &Target, e: &reqwest::Error, waited: Duration) -> CallError {
     let (id, addr) = (target.id, target.addr.clone());
-    // reqwest's own text repeats the URL and hides the cause; the innermost cause is what a person needs.
+    // reqwest's own text repeats the URL and hides the cause. The innermost cause is the one that an operator needs.
     let mut cause: &dyn std::error::Error = e;
     while let Some(inner) = cause.source() {
         cause = inner;
