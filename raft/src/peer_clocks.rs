@@ -1,14 +1,15 @@
-//! Samples of the other nodes' wall clocks, each kept against this node's monotonic clock, which no step of a wall clock touches.
+//! Samples of the other nodes' wall clocks, each stored relative to this node's monotonic clock, which no step of a
+//! wall clock touches.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-/// Greatest age of a sample that is used; monotonic clocks drift apart by less than a second a day.
+/// Maximum age of a sample that is used. Monotonic clocks drift apart by less than a second a day.
 const SAMPLE_MAX_AGE: Duration = Duration::from_secs(600);
 
-/// The other nodes' wall clocks, as far as they are known.
+/// Wall clocks of the other nodes, as far as they are known.
 #[derive(Debug, Default)]
 pub struct PeerClocks {
     samples: Mutex<BTreeMap<u64, ClockSample>>,
@@ -21,7 +22,7 @@ struct ClockSample {
 }
 
 impl PeerClocks {
-    /// What each of the other nodes' clocks says at `now`, Unix µs, by node.
+    /// Returns the time on each of the other nodes' clocks at `now`, in Unix µs, by node.
     pub fn read(&self, now: Instant) -> BTreeMap<u64, u64> {
         let samples = self.samples.lock();
         let read = samples.iter().filter_map(|(id, sample)| {
@@ -32,7 +33,7 @@ impl PeerClocks {
         read.collect()
     }
 
-    /// Node `id` said at `at` that it is `wall_us`.
+    /// Records that the wall clock of node `id` was `wall_us` at `at`.
     pub fn record(&self, id: u64, wall_us: u64, at: Instant) {
         self.samples.lock().insert(id, ClockSample { wall_us, at });
     }
@@ -46,7 +47,7 @@ impl PeerClocks {
     }
 }
 
-/// This node's wall clock, Unix µs; 0 before 1970.
+/// Returns this node's wall clock in Unix µs. Returns 0 before 1970.
 pub fn wall_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,6 +1,6 @@
 //! Handle of a node: proposals, reads, membership changes and status for the rest of the program.
 //!
-//! How a node is put together, and when it may vote and campaign again, is in `start`.
+//! `start` assembles a node, and decides when it may vote and campaign again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ use crate::storage::open;
 use crate::storage::snapshot_store::{Snapshots, WrittenSnapshot};
 use crate::tasks::divergence_check::{Checkpoint, ConsistencyStatus, DigestHistory};
 
-/// Time between two checks whether a requested snapshot is written.
+/// Interval between two checks whether a requested snapshot is written.
 const SNAPSHOT_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One member of a cluster. Cheap to clone; every method may be called from any runtime.
@@ -56,7 +56,7 @@ impl<S: StateMachine> Clone for Node<S> {
 
 pub(super) struct Inner<S: StateMachine> {
     pub(super) config: NodeConfig,
-    /// Consensus runs here, whoever calls.
+    /// Runtime of consensus, whichever runtime the caller is on.
     pub(super) runtime: Handle,
     pub(super) identity: Arc<Identity>,
     pub(super) raft: Raft<S>,
@@ -81,7 +81,8 @@ pub(super) struct Inner<S: StateMachine> {
 }
 
 impl<S: StateMachine> Node<S> {
-    /// Has `command` committed and applied. On an error, the variant tells whether it was done.
+    /// Proposes `command` and waits until it is committed and applied. On an error, the variant states whether it was
+    /// done.
     pub async fn propose(
         &self,
         command: Bytes,
@@ -90,37 +91,43 @@ impl<S: StateMachine> Node<S> {
         self.inner.proposer.propose(command, options).await
     }
 
-    /// Has `dispatcher` asked for a command to piggyback whenever this node, as leader, writes an entry with a proposal that
-    /// allows one. Once in a node's life; later calls change nothing.
+    /// Registers `dispatcher`. This node, as leader, calls it for a command to piggyback whenever it writes an entry
+    /// with a proposal that allows one. Only the first call in a node's life has an effect.
     pub fn set_piggyback_dispatcher(&self, dispatcher: PiggybackDispatcher<S::Reply>) {
         self.inner.piggyback.set(dispatcher);
     }
 
-    /// Makes a read of the local state linearizable: a quorum has confirmed, after this was called, that this node leads,
-    /// and everything committed before is applied here. Gives the applied index. Concurrent callers share the work.
+    /// Makes a read of the local state linearizable, and returns the applied index. Concurrent callers share the work.
+    ///
+    /// When it returns, a quorum has confirmed, after the call, that this node leads. Everything committed before the
+    /// call is applied here.
     pub async fn read_barrier(&self) -> Result<u64, ReadError> {
         self.inner.read_barrier.wait().await
     }
 
-    /// Waits until `index` is applied here; gives what is applied then. [`ReadError::NoQuorum`] when time is up.
+    /// Waits until `index` is applied here, and returns the index applied then.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::NoQuorum`] once `timeout` has passed.
     pub async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<u64, ReadError> {
         let mut applied = self.inner.applied.clone();
         read_index::wait_applied(&mut applied, index, Instant::now() + timeout).await
     }
 
-    /// The last log index applied here.
+    /// Returns the last log index applied here.
     pub fn applied_index(&self) -> u64 {
         self.inner.applied.borrow().index
     }
 
-    /// Counters and histograms of this node.
+    /// Returns the counters and histograms of this node.
     pub fn metrics(&self) -> &ConsensusMetrics {
         &self.inner.metrics
     }
 
-    /// This node's view of itself and the cluster.
+    /// Returns this node's view of itself and the cluster.
     pub fn status(&self) -> Status {
-        // One lock at a time.
+        // Takes one lock at a time.
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
         let role = self.inner.role.borrow().clone();
         let applied = *self.inner.applied.borrow();
@@ -136,14 +143,16 @@ impl<S: StateMachine> Node<S> {
         })
     }
 
-    /// Who leads, and every change of it. [`Leadership::Leading`] is published once an entry of the new term is applied here, so
-    /// that the state machine has all that earlier leaders have acknowledged. It stays until this node knows of another
-    /// term: what must not be done by a leader that is cut off or was stopped asks [`Node::leads_now`] too.
+    /// Returns a receiver of the leadership, and of every change of it.
+    ///
+    /// [`Leadership::Leading`] is published once an entry of the new term is applied here. The state machine then has
+    /// everything that earlier leaders have acknowledged. The value stays until this node knows of another term. An
+    /// action that is forbidden to a leader that is cut off or was stopped must check [`Node::leads_now`] too.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()
     }
 
-    /// Whether this node leads and a quorum has confirmed it within the lease, by the monotonic clock at this
+    /// Returns whether this node leads and a quorum has confirmed it within the lease, by the monotonic clock at this
     /// moment. While this is true no other node can have been elected.
     pub fn leads_now(&self) -> bool {
         let RaftRole::Leading { term, .. } = *self.inner.role.borrow() else {
@@ -169,35 +178,37 @@ impl<S: StateMachine> Node<S> {
             .is_some_and(|at| at.into_inner().elapsed() < self.inner.config.timing.lease())
     }
 
-    /// Records a digest of the state machine's state, to be compared with what the other nodes have at the same entry.
-    /// Every node should record digests at the same entries. One that differs from a majority stops: [`Node::fatal_error`].
+    /// Records a digest of the state machine's state, to be compared with the other nodes' digests at the same entry.
+    /// Every node should record digests at the same entries. A node whose digest differs from a majority stops; see
+    /// [`Node::fatal_error`].
     pub fn record_digest(&self, checkpoint: Checkpoint) {
         self.inner.digest_history.record(checkpoint);
     }
 
-    /// Results of comparing digests so far.
+    /// Returns the results of the digest comparisons so far.
     pub fn consistency(&self) -> ConsistencyStatus {
         self.inner.digest_history.status()
     }
 
-    /// Why proposals are refused at present, if they are: a disk is nearly full.
+    /// Returns why proposals are refused at present, if they are: a disk is nearly full.
     pub fn write_refusal(&self) -> Option<String> {
         self.inner.disk_space.write_refusal(0)
     }
 
-    /// This node's own disk.
+    /// Returns the status of this node's own disk.
     pub fn disk(&self) -> Option<DiskStatus> {
         self.inner.disk_space.status(self.inner.config.node_id)
     }
 
-    /// Set, once and for good, when this node cannot go on: its disk failed, it cannot apply an entry, or its directory is
-    /// not the one the cluster knows. The process must say so and exit.
+    /// Returns a receiver of the fatal error, set once and for good when this node cannot go on. Its disk failed, it
+    /// cannot apply an entry, or its directory is not the one the cluster knows. The process must report the error and
+    /// exit.
     pub fn fatal_error(&self) -> watch::Receiver<Option<String>> {
         self.inner.fatal_error.subscribe()
     }
 
-    /// What peers ask, under `/raft/`. To be served at the node's address, with TCP_NODELAY, and best on the runtime that
-    /// the node was started on, so that no other load delays it.
+    /// Returns the routes for peers, under `/raft/`. They must be served at the node's address, with TCP_NODELAY. The
+    /// runtime that the node was started on is best, so that no other load delays them.
     pub fn routes(&self) -> axum::Router {
         peer_server::routes(
             Arc::clone(&self.inner.peer_service),
@@ -205,28 +216,28 @@ impl<S: StateMachine> Node<S> {
         )
     }
 
-    /// The configured timing.
+    /// Returns the configured timing.
     pub fn timing(&self) -> &Timing {
         &self.inner.config.timing
     }
 
-    /// Brings in the empty node that waits at `addr` (`host:port`): it gets the log as a learner, and whoever leads makes it
-    /// a voter once it has caught up, whatever becomes of this node. Asked again, it is found to be on its way.
+    /// Adds the empty node that waits at `addr` (`host:port`). It gets the log as a learner. The leader of the moment
+    /// makes it a voter once it has caught up, whatever becomes of this node. Repeated calls have no further effect.
     pub async fn add(&self, id: u64, addr: impl Into<String>) -> Result<(), ChangeError> {
         let addr = addr.into();
         self.run_change(move |changer| async move { changer.add(id, addr).await })
             .await
     }
 
-    /// Removes a node; one that was removed before is fine. A leader that is to remove itself transfers leadership and
-    /// answers `NotLeader`.
+    /// Removes a node. Succeeds if the node was removed before. A leader that is to remove itself transfers leadership
+    /// and returns `NotLeader`.
     pub async fn remove(&self, id: u64) -> Result<(), ChangeError> {
         self.run_change(move |changer| async move { changer.remove(id).await })
             .await
     }
 
-    /// Transfers leadership to `to`, or to the best placed voter, and waits until it leads.
-    /// `why` is sent to all nodes, for their operators.
+    /// Transfers leadership to `to`, or to the best placed voter, and waits until it leads. `why` is sent to all nodes,
+    /// for their operators.
     pub async fn transfer_leader(
         &self,
         to: Option<u64>,
@@ -241,7 +252,7 @@ impl<S: StateMachine> Node<S> {
         F: FnOnce(MembershipChanger<S>) -> Fut,
         Fut: Future<Output = Result<(), ChangeError>> + Send + 'static,
     {
-        // On the node's own runtime, and to its end even if the caller goes away.
+        // The change runs on the node's own runtime, and to its end even if the caller goes away.
         let done = self
             .inner
             .runtime
@@ -250,8 +261,11 @@ impl<S: StateMachine> Node<S> {
         done.unwrap_or_else(|e| Err(ChangeError::Unknown(e.to_string())))
     }
 
-    /// Writes a snapshot of all that is applied here now, and waits until it is durable; the log before it is given up. The
-    /// one there is, if it reaches so far; `None` when time is up, while the writing goes on.
+    /// Writes a snapshot of everything that is applied here now, waits until it is durable, and purges the log before
+    /// it.
+    ///
+    /// Returns the existing snapshot if it covers the applied index. Returns `None` once `timeout` has passed, while
+    /// the writing goes on.
     pub async fn snapshot(
         &self,
         timeout: Duration,
@@ -264,7 +278,8 @@ impl<S: StateMachine> Node<S> {
             if let Some(written) = written.map_err(|e| unknown(&e))? {
                 return Ok(Some(written));
             }
-            // Does nothing while one is being written, which may not reach so far: so, again and again.
+            // The trigger does nothing while a snapshot is being written, and that one may not reach `wanted`. It is
+            // therefore repeated.
             let begun = self.inner.raft.trigger().snapshot().await;
             begun.map_err(|e| unknown(&e))?;
             if Instant::now() >= deadline {
@@ -274,7 +289,7 @@ impl<S: StateMachine> Node<S> {
         }
     }
 
-    /// Stops taking part and closes the log. Whoever wants no gap in leadership transfers it first. Idempotent.
+    /// Stops taking part and closes the log. Idempotent. A caller that wants no gap in leadership transfers it first.
     pub async fn shutdown(&self) {
         self.inner.stopping.send_replace(true);
         let inner = Arc::clone(&self.inner);

@@ -1,6 +1,6 @@
 //! The node: its handle, its assembly at start, the server for its peers, and its status.
 //!
-//! The top folder: it uses every other one, and nothing but the crate's face uses it.
+//! This is the top folder: it uses every other one, and only the crate's root uses it.
 
 pub(crate) mod handle;
 pub(crate) mod peer_server;

@@ -1,7 +1,7 @@
 //! Server for peers: the handlers of all routes under `/raft/`.
 //!
-//! Every message is checked for who speaks to whom before anything else is done with it. Answers are postcard with status 200,
-//! or a [`Refusal`] with status 409.
+//! The sender and the receiver of every message are checked before anything else is done with it. Answers are postcard
+//! with status 200, or a [`Refusal`] with status 409.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -54,9 +54,9 @@ pub(crate) struct PeerService<S: StateMachine> {
     pub disk_space: Arc<ClusterDiskSpace>,
     pub snapshots: Snapshots,
     pub digest_history: Arc<DigestHistory>,
-    /// The snapshot on its way in, if any. A second sender of another one takes the place of the first.
+    /// Snapshot on its way in, if any. A sender of another snapshot takes the place of the first.
     pub incoming: tokio::sync::Mutex<Option<IncomingSnapshot>>,
-    /// No votes before: see [`Node::start`](crate::Node::start).
+    /// Earliest time of votes. See [`Node::start`](crate::Node::start).
     pub elections_from: Instant,
     pub stopping: watch::Receiver<bool>,
 }
@@ -116,7 +116,7 @@ impl From<RaftError<Config>> for Refusal {
     }
 }
 
-/// An answer in postcard.
+/// Answer in postcard.
 struct Postcard<T>(T);
 
 impl<T: Serialize> IntoResponse for Postcard<T> {
@@ -127,7 +127,7 @@ impl<T: Serialize> IntoResponse for Postcard<T> {
     }
 }
 
-/// An answer in postcard with the health of this node appended.
+/// Answer in postcard with the health of this node appended.
 struct WithHealth<T>(T, NodeHealth);
 
 impl<T: Serialize> IntoResponse for WithHealth<T> {
@@ -155,7 +155,7 @@ impl<S: StateMachine> PeerService<S> {
         Ok((envelope, messages::decode(what, &body)?))
     }
 
-    /// A message that may come from outside the cluster, or be for a node without one.
+    /// Opens a message that may come from outside the cluster, or be for a node without one.
     fn read_outside<T: DeserializeOwned>(
         &self,
         what: &'static str,
@@ -166,7 +166,7 @@ impl<S: StateMachine> PeerService<S> {
         Ok(messages::decode(what, &body)?)
     }
 
-    /// This node's vote, if it is above `theirs`.
+    /// Returns this node's vote, if it is above `theirs`.
     fn higher_vote(&self, theirs: &Vote) -> Option<Vote> {
         let mine = self.raft.metrics().borrow_watched().vote;
         (mine.leader_id.term > theirs.leader_id.term).then_some(mine)
@@ -182,15 +182,17 @@ impl<S: StateMachine> PeerService<S> {
         Some((&VoteResponse::new(mine, None, false)).into())
     }
 
-    /// Refuses what this node's disk has no space for. Entries without commands are small, and let through as long as a
-    /// vote would be: a new leader's first one, and changes of the membership, which may be what helps.
+    /// Refuses entries that this node's disk has no space for.
+    ///
+    /// Entries without commands are small, and accepted as long as a vote would be. They are a new leader's first
+    /// entry, and membership changes, which may be the remedy.
     fn check_disk_space(&self, request: &AppendEntriesRequest<Config>) -> PeerResult<()> {
         let (held, vote) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             (metrics.last_log_index, metrics.vote)
         };
-        // A new leader does not know how far this node is, and sends some again: those cost nothing.
+        // A new leader does not know how far this node is, and sends some entries again. Those cost nothing.
         let is_new = |entry: &&Entry| Some(entry.log_id.index) > held;
         let mut commands_bytes = 0;
         for entry in request.entries.iter().filter(is_new) {
@@ -323,7 +325,8 @@ async fn adopt<S: StateMachine>(State(service): ServiceState<S>, message: Bytes)
     service.bootstrapper.adopt(adopt).await
 }
 
-/// An answer that does not end while this process lives and wants to be here: see [`crate::tasks::leader_failure_detector`].
+/// Sends an answer that does not end while this process lives and takes part: see
+/// [`crate::tasks::leader_failure_detector`].
 async fn hold_liveness<S: StateMachine>(
     State(service): ServiceState<S>,
     message: Bytes,
@@ -331,7 +334,7 @@ async fn hold_liveness<S: StateMachine>(
     service.open(message)?;
     let mut stopping = service.stopping.clone();
     let never = stream::once(async move {
-        // An error means that the node is gone: also an end.
+        // An error means that the node is gone, which also ends the answer.
         let _ = stopping.wait_for(|stopping| *stopping).await;
         Ok::<_, std::io::Error>(Bytes::new())
     });
@@ -400,7 +403,7 @@ async fn chunk<S: StateMachine>(
         let offset = slot.insert(incoming).received();
         return Ok(Postcard(TransferProgress::At { offset }));
     }
-    // A write that fails loses what was received: the next announcement begins again.
+    // A write that fails loses the received part. The next announcement begins again.
     let written = tokio::task::spawn_blocking(move || {
         incoming.write_at(head.offset, &contents).map(|()| incoming)
     });
@@ -443,7 +446,8 @@ fn joined<T>(result: Result<T, tokio::task::JoinError>) -> PeerResult<T> {
     result.map_err(|panic| Refusal::Stopping(panic.to_string()))
 }
 
-/// Receiving a snapshot is no promise to anybody: an error is the sender's to retry, not the end of this node.
+/// Maps a disk error while receiving to a refusal. Receiving a snapshot is no promise to any node, so the sender
+/// retries and this node goes on.
 fn disk_refusal(e: std::io::Error) -> Refusal {
     Refusal::Rule(format!("it cannot keep the snapshot: {e}"))
 }

@@ -47,17 +47,18 @@ use crate::tasks::leader_failure_detector::FailureDetector;
 use crate::tasks::leadership_observer::{LeadershipObserver, TransitionLog};
 use crate::tasks::membership_reconciler::MembershipReconciler;
 
-/// How long a membership change or transfer may take before its outcome is unknown, in election timeouts.
+/// Maximum duration of a membership change or transfer before its outcome is unknown, in election timeouts.
 const CHANGE_TIMEOUT_ELECTIONS: u32 = 30;
-/// How long the health that a peer reports of itself is used, in leases.
+/// Maximum age of the health that a peer reports of itself, in leases.
 const PEER_HEALTH_MAX_AGE_LEASES: u32 = 4;
 
 impl<S: StateMachine> Node<S> {
-    /// Opens the data directory, brings the state machine to where it was, and begins to take part: forms a cluster, waits
-    /// to be added to one, or takes up its place in the one it belongs to. Everything runs on the runtime this is called
-    /// on. [`Node::routes`] must be served at the configured address for anything to come of it.
+    /// Opens the data directory, recovers the state machine, and begins to take part.
     ///
-    /// `clock` gives Unix milliseconds; it stamps the entries that this node proposes.
+    /// The node forms a cluster, waits to be added to one, or resumes in the one it belongs to. Everything runs on the
+    /// runtime of the caller. The node makes no progress unless [`Node::routes`] is served at the configured address.
+    ///
+    /// `clock` returns Unix milliseconds; it stamps the entries that this node proposes.
     pub async fn start(config: NodeConfig, machine: S, clock: Clock) -> Result<Self, StartError> {
         config.validate()?;
         let storage = open_storage(&config).await?;
@@ -144,7 +145,7 @@ struct Consensus<S: StateMachine> {
     applied: watch::Receiver<Applied>,
     used_ids: UsedNodeIds,
     snapshot_due: Arc<Notify>,
-    /// When this node may first vote and campaign.
+    /// Earliest time at which this node may vote and campaign.
     elections_from: Instant,
 }
 
@@ -192,10 +193,11 @@ async fn start_consensus<S: StateMachine>(
     })
 }
 
-/// When this node may first vote and campaign.
+/// Returns the earliest time at which this node may vote and campaign.
 ///
-/// A leader may count for a lease on whoever has heard it, but how long ago that was is not on disk: after a restart this
-/// node neither votes nor campaigns for that long. Alone, it has promised nothing to anybody.
+/// A leader may count for a lease on every node that has heard it, but the time of the last contact is not on disk.
+/// After a restart this node therefore neither votes nor campaigns for the length of a lease. The only voter of a
+/// cluster has promised nothing to any other node, so it need not wait.
 fn first_election<S: StateMachine>(
     config: &NodeConfig,
     raft: &Raft<S>,
@@ -210,7 +212,7 @@ fn first_election<S: StateMachine>(
     }
 }
 
-/// Watched by services and tasks.
+/// Channels watched by services and tasks.
 struct Signals {
     stopping: watch::Sender<bool>,
     stop: watch::Receiver<bool>,
@@ -218,7 +220,7 @@ struct Signals {
     leadership: watch::Receiver<Leadership>,
 }
 
-/// The other ends of [`Signals`], for the leadership observer alone.
+/// Sending ends of [`Signals`], for the leadership observer alone.
 struct Publishers {
     role: watch::Sender<RaftRole>,
     leadership: watch::Sender<Leadership>,
@@ -241,7 +243,7 @@ fn signals() -> (Signals, Publishers) {
     (signals, publishers)
 }
 
-/// Everything that services and tasks are built from.
+/// Parts from which services and tasks are built.
 struct Assembly<S: StateMachine> {
     config: NodeConfig,
     storage: OpenedStorage,
@@ -250,7 +252,7 @@ struct Assembly<S: StateMachine> {
     signals: Signals,
 }
 
-/// What callers and peers use, kept by the node.
+/// Services for callers and peers, kept by the node.
 struct Services<S: StateMachine> {
     proposer: Proposer<S::Reply>,
     piggyback: Arc<PiggybackSource<S::Reply>>,
@@ -260,7 +262,7 @@ struct Services<S: StateMachine> {
     peer_service: Arc<PeerService<S>>,
 }
 
-/// The loops behind proposals and reads.
+/// Loops behind proposals and reads.
 struct ServiceLoops<S: StateMachine> {
     batcher: Batcher<S>,
     rounds: ReadIndexRounds<S>,
@@ -283,7 +285,7 @@ impl<S: StateMachine> Assembly<S> {
         })
     }
 
-    /// Gives up a start. Nothing was promised to anybody yet; only the files must be let go.
+    /// Abandons a start. Nothing was promised to any node yet; only the files must be released.
     async fn abandon(self) {
         let _ = self.consensus.raft.shutdown().await;
         let storage = self.storage;

@@ -1,12 +1,12 @@
 //! Batching of proposals (group commit): many callers, one entry.
 //!
-//! One task takes waiting proposals from a bounded queue and sends them as one entry. While as many entries are in flight
-//! as are allowed, the queue fills and the next entry grows: batches form by themselves, and a lone proposal waits for
-//! nobody. Each entry is fenced with the term in which this node leads, so an entry is never written under a leadership
-//! other than the one its proposals were accepted in.
+//! One task takes waiting proposals from a bounded queue and sends them as one entry. While the maximum number of
+//! entries is in flight, the queue fills and the next entry grows. Batches form by themselves, and a lone proposal
+//! waits for no other. Each entry is fenced with the term in which this node leads. An entry is therefore never written
+//! under a leadership other than the one its proposals were accepted in.
 //!
-//! Leases depend on the leader's own decisions and on what workers report. These have high priority: a queue of its own that
-//! goes first, so that no flood of other proposals keeps it waiting. A share of each entry is left to the others.
+//! Leases depend on the leader's own decisions and on the workers' reports. These have high priority: their own queue
+//! goes first, so that no flood of other proposals delays it. A share of each entry is left to the others.
 //!
 //! Outcomes are exact: *not done* only when the entry was certainly not appended; everything else is *unknown*.
 
@@ -29,12 +29,12 @@ use crate::protocol::entry_format::{COMMAND_OVERHEAD_BYTES, encode_commands};
 use crate::state_machine::StateMachine;
 use crate::storage::disk_space::ClusterDiskSpace;
 
-/// The leader's clock, Unix ms.
+/// Clock of the leader, in Unix ms.
 pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 type ProposeResult<R> = Result<Committed<R>, ProposeError>;
 
-/// How long a caller waits beyond its deadline for the exact answer that the batcher gives at the deadline.
+/// Maximum wait of a caller beyond its deadline for the exact answer that the batcher gives at the deadline.
 const REPLY_GRACE: Duration = Duration::from_millis(200);
 
 struct Proposal<R> {
@@ -57,7 +57,7 @@ impl<R> Proposal<R> {
 /// Quarters of an entry that proposals of high priority may fill while others wait.
 const HIGH_PRIORITY_QUARTERS: usize = 3;
 
-/// The callers' side of the batcher.
+/// Callers' side of the batcher.
 pub(crate) struct Proposer<R> {
     normal_priority: mpsc::Sender<Proposal<R>>,
     high_priority: mpsc::Sender<Proposal<R>>,
@@ -147,10 +147,10 @@ impl<R: Send + 'static> Proposer<R> {
     }
 }
 
-/// The proposals of one entry, and the one that did not fit.
+/// Proposals of one entry, and the one that did not fit.
 type Gathered<R> = (Vec<Proposal<R>>, Option<Proposal<R>>);
 
-/// The task behind [`Proposer`].
+/// Task behind [`Proposer`].
 pub(crate) struct Batcher<S: StateMachine> {
     normal_priority: mpsc::Receiver<Proposal<S::Reply>>,
     high_priority: mpsc::Receiver<Proposal<S::Reply>>,
@@ -164,7 +164,7 @@ pub(crate) struct Batcher<S: StateMachine> {
     piggyback: Arc<PiggybackSource<S::Reply>>,
 }
 
-/// Makes the two ends.
+/// Creates the two ends.
 pub(crate) fn proposals<S: StateMachine>(
     entry: EntryWriter<S>,
     stopping: watch::Receiver<bool>,
@@ -224,7 +224,7 @@ impl<S: StateMachine> Batcher<S> {
             };
             let slot = tokio::select! {
                 slot = Arc::clone(&self.in_flight).acquire_owned() => slot.expect("the semaphore is never closed"),
-                // It waited for others all along and was not sent.
+                // The proposal waited behind others until its deadline and was not sent.
                 () = tokio::time::sleep_until(first.deadline.into()) => {
                     first.complete(Err(ProposeError::Overloaded));
                     continue;
@@ -256,7 +256,7 @@ impl<S: StateMachine> Batcher<S> {
         }
     }
 
-    /// All that waits and fits, and the first that did not fit.
+    /// Collects all proposals that wait and fit. Returns also the first that did not fit.
     fn gather(&mut self, first: Proposal<S::Reply>, term: u64) -> Gathered<S::Reply> {
         let now = Instant::now();
         let mut batch = Vec::new();
@@ -284,7 +284,7 @@ impl<S: StateMachine> Batcher<S> {
                 proposal.complete(Err(ProposeError::Overloaded));
                 continue;
             }
-            // Asked once more: it may have waited for long.
+            // The disk is checked again, because the proposal may have waited for long.
             if let Some(why) = self.disk_space.write_refusal(proposal.command.len()) {
                 proposal.complete(Err(ProposeError::DiskLow(why)));
                 continue;
@@ -302,7 +302,7 @@ impl<S: StateMachine> Batcher<S> {
         (batch, None)
     }
 
-    /// The next that waits, preferably of this priority.
+    /// Returns the next waiting proposal, preferably of this priority.
     fn next(&mut self, preferred: Priority) -> Option<Proposal<S::Reply>> {
         let (before, after) = match preferred {
             Priority::High => (&mut self.high_priority, &mut self.normal_priority),
@@ -329,7 +329,7 @@ impl<S: StateMachine> Batcher<S> {
             commands.push(proposal.command);
             outcomes.push(proposal.outcome);
         }
-        // A full entry has more proposals behind it, and the leader decides for all of that together.
+        // A full entry has more proposals behind it, and the leader decides for all of them together.
         let has_capacity = commands.len() < self.limits.batch_commands_max;
         if allow_piggyback
             && has_capacity

@@ -1,7 +1,7 @@
 //! Writer of one entry, from the batcher to its outcome.
 //!
-//! An entry is fenced with the term it is written in. Outcomes are exact: *not done* only when the entry was certainly not
-//! appended; everything else is *unknown*.
+//! An entry is fenced with the term it is written in. Outcomes are exact: *not done* only when the entry was certainly
+//! not appended; everything else is *unknown*.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use crate::leadership::role::RaftRole;
 use crate::state_machine::StateMachine;
 use crate::types::{Batch, Config};
 
-/// How long to wait before trying again an entry that a leader without a fresh quorum refused.
+/// Delay before another try of an entry that a leader without a fresh quorum refused.
 const LEASE_RETRY_DELAY: Duration = Duration::from_millis(5);
 
-/// Writes one entry and waits for what becomes of it.
+/// Writes one entry and waits for its outcome.
 pub(crate) struct EntryWriter<S: StateMachine> {
     pub raft: Raft<S>,
     pub role: watch::Receiver<RaftRole>,
@@ -39,7 +39,8 @@ impl<S: StateMachine> Clone for EntryWriter<S> {
 }
 
 impl<S: StateMachine> EntryWriter<S> {
-    /// The term this node leads in. One that was elected a moment ago is waited for: its first entry is on the way.
+    /// Returns the term this node leads in. If it was elected a moment ago, waits for its first entry, which is on the
+    /// way.
     pub(crate) async fn confirmed_term(&mut self, deadline: Instant) -> Result<u64, ProposeError> {
         let settled = self
             .role
@@ -56,7 +57,8 @@ impl<S: StateMachine> EntryWriter<S> {
         }
     }
 
-    /// Has the entry appended in `term`, committed and applied, or says what became of it.
+    /// Appends the entry in `term` and waits until it is committed and applied. On an error, the variant states its
+    /// outcome.
     pub(crate) async fn write(
         mut self,
         batch: Batch,
@@ -98,8 +100,9 @@ impl<S: StateMachine> EntryWriter<S> {
                 }
             };
             match error {
-                // Refused before it was appended: no quorum has answered this leader lately. One that was just elected
-                // gets its first answer within a round trip; one that is cut off, perhaps never.
+                // The entry was refused before it was appended, because no quorum has answered this leader lately. A
+                // leader that was just elected gets its first answer within a round trip. One that is cut off may never
+                // get it.
                 ClientWriteError::ForwardToLeader(f) if f.reason == ForwardReason::LeaseExpired => {
                     let leads = self.role.borrow().own_term() == Some(term);
                     if !leads || Instant::now() + LEASE_RETRY_DELAY >= deadline {
@@ -131,7 +134,8 @@ impl<S: StateMachine> EntryWriter<S> {
         }
     }
 
-    /// Ends when this node has not led in `term` for the length of a lease: by then openraft has reported what it knows.
+    /// Completes when this node has not led in `term` for the length of a lease. By then openraft has reported what it
+    /// knows.
     async fn leadership_lost(&mut self, term: u64) {
         let lost = self
             .role
@@ -145,7 +149,7 @@ impl<S: StateMachine> EntryWriter<S> {
         }
     }
 
-    /// openraft has stopped; nothing was handed over.
+    /// Maps openraft's end to an error. openraft had not accepted the entry.
     fn fatal(&self, e: &Fatal<Config>) -> ProposeError {
         match (self.fatal_error.get(), e) {
             (Some(reason), _) => ProposeError::StorageFailed(reason),

@@ -1,8 +1,8 @@
-//! Piggybacked commands: what a leader adds to an entry at the moment it is written.
+//! Piggybacked commands: commands that a leader adds to an entry at the moment it is written.
 //!
-//! A decision that follows from what the entry holds would otherwise need an entry of its own, a whole commit later. The
-//! piggybacked command is the last one of its entry. It stands under the term that the entry is fenced with, and its outcome
-//! is that of the entry.
+//! A decision that follows from the entry's content would otherwise need an entry of its own, a whole commit later. The
+//! piggybacked command is the last one of its entry. It is under the term that the entry is fenced with, and its
+//! outcome is the entry's.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -13,19 +13,19 @@ use tokio::sync::oneshot;
 use crate::error::ProposeError;
 use crate::proposals::committed::Committed;
 
-/// A command to piggyback on an entry, and the channel for its outcome.
+/// Command to piggyback on an entry, and the channel for its outcome.
 pub struct PiggybackedCommand<R> {
     /// The command.
     pub command: Bytes,
-    /// Gets the outcome that a proposal of its own would have.
+    /// Receives the outcome that a separate proposal would have.
     pub outcome: oneshot::Sender<Result<Committed<R>, ProposeError>>,
 }
 
-/// Returns the command to piggyback on an entry that is about to be written in this term, if any. Called on the runtime of
-/// consensus: it must not wait.
+/// Returns the command to piggyback on an entry that is about to be written in this term, if any. Called on the runtime
+/// of consensus, so it must not block.
 pub type PiggybackDispatcher<R> = Box<dyn Fn(u64) -> Option<PiggybackedCommand<R>> + Send + Sync>;
 
-/// Where the dispatcher is found, once there is one.
+/// Holder of the dispatcher, once there is one.
 pub(crate) struct PiggybackSource<R>(OnceLock<PiggybackDispatcher<R>>);
 
 impl<R> Default for PiggybackSource<R> {
@@ -41,7 +41,7 @@ impl<R> fmt::Debug for PiggybackSource<R> {
 }
 
 impl<R> PiggybackSource<R> {
-    /// Only the first counts.
+    /// Sets the dispatcher. Only the first call has an effect.
     pub fn set(&self, dispatcher: PiggybackDispatcher<R>) {
         let _ = self.0.set(dispatcher);
     }

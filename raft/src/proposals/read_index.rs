@@ -1,8 +1,8 @@
 //! Linearizable reads by ReadIndex: one round of confirmation for all that wait.
 //!
-//! A round asks a quorum whether this node still leads and takes the commit index from before that question;
-//! when that index is applied here, whatever is read is at least as new as the moment each caller asked. Callers that come
-//! while a round is under way wait for the next one: the running round may have begun before they asked.
+//! A round takes the commit index, then asks a quorum whether this node still leads. Once that index is applied here,
+//! every read is at least as new as the moment its caller asked. Callers that arrive while a round is under way wait
+//! for the next one, because the running round may have begun before they asked.
 
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,10 @@ use crate::types::Config;
 
 type ReadResult = Result<u64, ReadError>;
 
-/// How long a caller waits beyond the round's own limits before it takes the barrier for stuck.
+/// Maximum wait of a caller beyond the round's own limits, after which it considers the barrier stuck.
 const REPLY_GRACE: Duration = Duration::from_millis(200);
 
-/// The callers' side of the rounds.
+/// Callers' side of the rounds.
 pub(crate) struct ReadBarrier {
     queue: mpsc::Sender<oneshot::Sender<ReadResult>>,
     role: watch::Receiver<RaftRole>,
@@ -40,7 +40,7 @@ impl ReadBarrier {
             }
         }
         let (tx, rx) = oneshot::channel();
-        // A full queue is one round away from being empty: wait for a place in it, within the deadline.
+        // A full queue is one round away from being empty, so the caller waits for a place in it, within the deadline.
         let confirmed = async {
             self.queue
                 .send(tx)
@@ -54,7 +54,7 @@ impl ReadBarrier {
     }
 }
 
-/// The task behind [`ReadBarrier`].
+/// Task behind [`ReadBarrier`].
 pub(crate) struct ReadIndexRounds<S: StateMachine> {
     queue: mpsc::Receiver<oneshot::Sender<ReadResult>>,
     raft: Raft<S>,
@@ -158,7 +158,7 @@ impl<S: StateMachine> ReadIndexRounds<S> {
     }
 }
 
-/// Waits until `index` is applied; gives what is applied then.
+/// Waits until `index` is applied, and returns the index applied then.
 pub(crate) async fn wait_applied(
     applied: &mut watch::Receiver<Applied>,
     index: u64,
