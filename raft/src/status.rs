@@ -2,43 +2,42 @@
 
 use std::time::Instant;
 
-/// Who leads, as this node sees it.
+/// Leader of the cluster, as this node sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Leadership {
-    /// This node does, since `since`, and its leadership has been confirmed by a quorum and all earlier entries are
-    /// applied here.
+    /// This node leads. A quorum has confirmed its leadership, and all earlier entries are applied here.
     Leading {
         /// The term it was elected in.
         term: u64,
-        /// When that was known here.
+        /// Time since which this node knows that it leads.
         since: Instant,
     },
-    /// Another does.
+    /// Another node leads.
     Following {
         /// The term it was elected in.
         term: u64,
-        /// Who.
+        /// Id of the leader.
         leader: u64,
         /// Its `host:port`.
         addr: String,
     },
-    /// Nobody is known to.
+    /// No leader is known.
     Unknown {
         /// The latest term known here.
         term: u64,
     },
 }
 
-/// A voter counts for quorums; a learner only follows.
+/// Role of a member: voter or learner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerRole {
     /// Counts for quorums.
     Voter,
-    /// Follows.
+    /// Only follows.
     Learner,
 }
 
-/// How a node appears.
+/// State of a node, as observed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerState {
     /// Leads.
@@ -56,63 +55,63 @@ pub struct NodeStatus {
     pub id: u64,
     /// Its `host:port`.
     pub addr: String,
-    /// Whether it counts for quorums.
+    /// Whether it is a voter or a learner.
     pub role: PeerRole,
-    /// What it is doing.
+    /// Its observed state.
     pub state: PeerState,
-    /// Last log index known to be on that node; only the leader knows it.
+    /// Last log index known to be on that node. Only the leader knows it.
     pub matched: Option<u64>,
-    /// Last index applied there, as far as known (always for the node itself).
+    /// Last index applied there, as far as known. Always known for the node itself.
     pub applied: Option<u64>,
-    /// The snapshot that the answering node is sending it, if it is.
+    /// Snapshot transfer from the answering node to it, if one is in progress.
     pub snapshot: Option<SnapshotTransfer>,
-    /// Its disk, as far as known: always for the node itself, and on the leader for all that answer.
+    /// Its disk, as far as known. Always known for the node itself; on the leader, known for all nodes that answer.
     pub disk: Option<DiskStatus>,
 }
 
-/// How far a snapshot has come on its way to another node.
+/// Progress of a snapshot transfer to another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotTransfer {
-    /// All of it.
+    /// Size of the snapshot, in bytes.
     pub bytes: u64,
-    /// What the other has of it.
+    /// Bytes that the receiver has.
     pub sent_bytes: u64,
 }
 
 /// Free disk space of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskStatus {
-    /// Free on the file system of its data directory.
+    /// Free space on the file system of its data directory, in bytes.
     pub free_bytes: u64,
-    /// Too little for writes to be taken.
+    /// Whether the free space is too low to accept writes.
     pub low: bool,
 }
 
-/// A node's whole view.
+/// Status of a node and its view of the cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Status {
-    /// `None` until the cluster is formed.
+    /// Id of the cluster. `None` until the cluster is formed.
     pub cluster_id: Option<String>,
-    /// This node.
+    /// Id of this node.
     pub node_id: u64,
-    /// Who leads, as far as is known here.
+    /// Id of the leader, as far as is known here.
     pub leader: Option<u64>,
     /// The latest term known here.
     pub term: u64,
-    /// The last entry of this node's log, on disk or not.
+    /// Index of the last entry of this node's log, on disk or not.
     pub last_log_index: u64,
-    /// How far the log is known here to be committed.
+    /// Commit index known here.
     pub commit_index: u64,
-    /// How far it is applied to this node's state machine.
+    /// Last index applied to this node's state machine.
     pub applied_index: u64,
-    /// The last entry in this node's last snapshot.
+    /// Index of the last entry in this node's last snapshot.
     pub snapshot_index: u64,
-    /// The last entry this node has given up, being in a snapshot.
+    /// Index of the last entry that this node has purged, because a snapshot contains it.
     pub purged_index: u64,
-    /// Milliseconds since a quorum last confirmed this node's leadership; only on a leader.
+    /// Milliseconds since a quorum last confirmed this node's leadership. Only on a leader.
     pub quorum_ack_age_ms: Option<u64>,
-    /// Everyone in the cluster, by id.
+    /// All nodes of the cluster, by id.
     pub nodes: Vec<NodeStatus>,
-    /// Set when consensus stopped for good (storage failed, a bug); the process must exit.
+    /// Reason why consensus stopped for good (storage failed, a bug). The process must exit.
     pub failed: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! Format of entries and votes in the log: our own framing with a version in the first byte, so that neither an openraft
-//! upgrade nor a new kind of entry makes an old log unreadable.
+//! Format of entries and votes in the log: a framing of this crate with a version in the first byte. Neither an
+//! openraft upgrade nor a new kind of entry makes an old log unreadable.
 //!
 //! | first byte | meaning | rest |
 //! |---|---|---|
@@ -25,7 +25,7 @@ const VOTE_V1: u8 = 1;
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 13;
 pub(crate) const COMMAND_OVERHEAD_BYTES: usize = 4;
 
-/// Bytes that are not what this version of the program writes.
+/// Decode error: the bytes are not in the format that this version of the program writes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot decode {what}: {why}")]
 pub(crate) struct DecodeError {
@@ -48,7 +48,7 @@ impl From<DecodeError> for std::io::Error {
     }
 }
 
-/// The commands of an entry and the stamp they were proposed with.
+/// Commands of an entry, and the stamp they were proposed with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Commands {
     pub now_ms: u64,
@@ -75,7 +75,7 @@ pub(crate) fn encode_commands(now_ms: u64, commands: &[Bytes]) -> Batch {
     }
 }
 
-/// The commands share the batch's memory.
+/// Decodes the commands of a batch. They share the batch's memory.
 pub(crate) fn decode_commands(batch: &Batch) -> Result<Commands, DecodeError> {
     let bad = |why: &str| DecodeError::new("the commands of an entry", why);
     let mut rest = batch.encoded.clone();
@@ -104,7 +104,7 @@ pub(crate) fn decode_commands(batch: &Batch) -> Result<Commands, DecodeError> {
     Ok(Commands { now_ms, commands })
 }
 
-/// A membership as stored. Every voter is in one or more `configs` (two during a change); every node, learners too, in
+/// Membership as stored. Every voter is in one or more `configs` (two during a change). Every node, learners too, is in
 /// `nodes`.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct MembershipV1 {
@@ -198,7 +198,7 @@ mod tests {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    /// These bytes are in the logs of running clusters: a change here needs a new version in addition to the old one.
+    /// These bytes are in the logs of running clusters. A change here needs a new version in addition to the old one.
     #[test]
     fn version_1_of_every_format_stays_readable() {
         let batch = encode_commands(

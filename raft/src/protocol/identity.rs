@@ -1,8 +1,8 @@
 //! Identity of this node and its members, and the check that every message between nodes must pass.
 //!
-//! A message is handled only if it was meant for this id on this data directory, in this cluster, and if its sender is on
-//! the data directory that the cluster knows it by. So a wiped disk that comes back under its old id neither votes nor is
-//! voted for, and two clusters on the same ports never mix.
+//! A message is handled only if it was meant for this id on this data directory, in this cluster. Its sender must be on
+//! the data directory that the cluster knows it by. A wiped disk that comes back under its old id therefore neither
+//! votes nor is voted for. Two clusters on the same ports never mix.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::protocol::messages::{Envelope, Refusal};
 use crate::types::Member;
 
-/// Shared by everything that speaks or listens.
+/// Identity of this node, shared by everything that sends or receives messages.
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub node_id: u64,
@@ -46,12 +46,16 @@ impl Identity {
         }
     }
 
-    /// `None` until the cluster is formed.
+    /// Returns the cluster id. `None` until the cluster is formed.
     pub(crate) fn cluster(&self) -> Option<Uuid> {
         self.state.read().cluster
     }
 
-    /// Once set, a cluster id never changes; the caller has made sure, and has written it to disk before.
+    /// Sets the cluster id. The caller has written it to disk before.
+    ///
+    /// # Panics
+    ///
+    /// Panics if another cluster id is set already, because a cluster id never changes.
     pub(crate) fn set_cluster(&self, cluster: Uuid) {
         let mut state = self.state.write();
         assert!(
@@ -62,7 +66,7 @@ impl Identity {
         state.cluster = Some(cluster);
     }
 
-    /// The nodes of the effective membership, learners too.
+    /// Returns the nodes of the effective membership, learners too.
     pub(crate) fn members(&self) -> Arc<BTreeMap<u64, Member>> {
         Arc::clone(&self.state.read().members)
     }
@@ -71,7 +75,7 @@ impl Identity {
         self.state.write().members = Arc::new(members);
     }
 
-    /// The head of a message to `to`.
+    /// Returns the head of a message to `to`.
     pub(crate) fn envelope(&self, to: u64, to_incarnation: Uuid) -> Envelope {
         Envelope {
             cluster: self.cluster().unwrap_or(Uuid::nil()),
@@ -82,7 +86,7 @@ impl Identity {
         }
     }
 
-    /// Whether a message is for this node as such; it may come from outside the cluster.
+    /// Checks that a message is for this node as such. It may come from outside the cluster.
     pub(crate) fn check_receiver(&self, envelope: &Envelope) -> Result<(), Refusal> {
         if envelope.to != self.node_id {
             return Err(Refusal::OtherNode {
@@ -99,7 +103,7 @@ impl Identity {
         Ok(())
     }
 
-    /// Whether a message is for this node and comes from a member of its cluster.
+    /// Checks that a message is for this node and comes from a member of its cluster.
     pub(crate) fn check_peer(&self, envelope: &Envelope) -> Result<(), Refusal> {
         self.check_receiver(envelope)?;
         let state = self.state.read();

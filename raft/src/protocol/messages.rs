@@ -1,9 +1,9 @@
 //! Formats of messages between nodes, byte for byte.
 //!
-//! Every message is a frame: the version, the [`Envelope`] that says who speaks to whom in which cluster, then the body.
-//! Bodies are postcard of the structs below (fields are only appended, enum variants too), except that the entries of an
-//! append follow their list as raw payloads: they were encoded once by the leader and are neither copied into nor out of
-//! another encoding.
+//! Every message is a frame: the version, the [`Envelope`] that names sender, receiver and cluster, then the body.
+//! Bodies are postcard of the structs below; fields and enum variants are only appended. The entries of an append
+//! follow their list as raw payloads. The leader encoded them once, and they are neither copied into nor out of another
+//! encoding.
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -25,7 +25,7 @@ use crate::types::{Config, Entry, LogId, SnapshotMeta, StoredMembership, Vote, l
 
 const VERSION: u8 = 1;
 
-/// Who speaks to whom. A receiver that is not the one meant, or not in this cluster, refuses.
+/// Sender, receiver and cluster of a message. A receiver that is not the one meant, or not in this cluster, refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Envelope {
     /// Nil while no cluster is formed.
@@ -33,11 +33,11 @@ pub(crate) struct Envelope {
     pub from: u64,
     pub from_incarnation: Uuid,
     pub to: u64,
-    /// Nil when the sender does not know it yet.
+    /// Nil while the sender does not know it.
     pub to_incarnation: Uuid,
 }
 
-/// Why a message was not handled. Sent with status 409.
+/// Reason why a message was not handled. Sent with status 409.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("it belongs to cluster {mine}, not {yours}")]
@@ -60,7 +60,7 @@ pub(crate) enum Refusal {
     DiskLow,
 }
 
-/// The head of a frame; the body follows.
+/// Returns the head of a frame. The body follows.
 pub(crate) fn frame(envelope: &Envelope, body_bytes: usize) -> BytesMut {
     let mut out = Vec::with_capacity(96 + body_bytes);
     out.push(VERSION);
@@ -105,23 +105,23 @@ pub(crate) fn decode<T: DeserializeOwned>(
 /// Health of the node that answers, appended to the answers to appends, heartbeats and votes. An older node sends none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeHealth {
-    /// Free on its disk.
+    /// Free disk space, in bytes.
     pub free_bytes: u64,
     pub disk: DiskLevel,
 }
 
-/// What a node's disk accepts.
+/// Level of free disk space: determines what a node's disk accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum DiskLevel {
-    /// Anything.
+    /// Accepts everything.
     Ample,
-    /// No entries with commands.
+    /// Accepts no entries with commands.
     Low,
-    /// Not even a vote.
+    /// Accepts not even a vote.
     Full,
 }
 
-/// An answer, and the health appended to it.
+/// Decodes an answer, and the health appended to it.
 pub(crate) fn decode_with_health<T: DeserializeOwned>(
     what: &'static str,
     bytes: &[u8],
@@ -187,7 +187,7 @@ struct AppendHead {
     vote: VoteV1,
     prev: Option<LogIdV1>,
     commit: Option<LogIdV1>,
-    /// Ids and payload lengths; the payloads follow the head in this order.
+    /// Ids and payload lengths. The payloads follow the head in this order.
     entries: Vec<(LogIdV1, u32)>,
 }
 
@@ -220,13 +220,13 @@ pub(crate) fn put_append(
     Ok(())
 }
 
-/// Checks what openraft takes for granted: that the entries follow each other and the one before.
+/// Decodes an append. Checks what openraft takes for granted: that the entries follow each other and the one before.
 pub(crate) fn open_append(body: Bytes) -> Result<AppendEntriesRequest<Config>, DecodeError> {
     let bad = |why: &str| DecodeError::new("an append", why);
     let (head, rest) = postcard::take_from_bytes::<AppendHead>(&body)
         .map_err(|e| DecodeError::new("an append", e.to_string()))?;
     let mut payloads = body.slice(body.len() - rest.len()..);
-    // Nothing comes after the last index there can be.
+    // No entry follows the maximum index.
     let mut next_index = head.prev.map_or(Some(0), |prev| prev.index.checked_add(1));
     let mut entries = Vec::with_capacity(head.entries.len());
     for (id, len) in head.entries {
@@ -293,7 +293,7 @@ pub(crate) struct VoteRequestV1 {
     vote: VoteV1,
     last: Option<LogIdV1>,
     pub transfer: bool,
-    /// Why the sender wants to lead; for operators only.
+    /// Reason why the sender campaigns. For operators only.
     pub why: LeaderChangeReason,
 }
 
@@ -307,7 +307,7 @@ impl VoteRequestV1 {
         }
     }
 
-    /// The term that is campaigned for, and by whom.
+    /// Returns the term of the campaign, and the candidate.
     pub(crate) fn campaign(&self) -> (u64, u64) {
         let vote = Vote::from(self.vote);
         (vote.leader_id.term, vote.leader_id.voted_for)
@@ -350,7 +350,7 @@ pub(crate) struct TransferRequestV1 {
     from: VoteV1,
     pub to: u64,
     last: Option<LogIdV1>,
-    /// For operators only.
+    /// Reason of the transfer. For operators only.
     pub why: Option<TransferReason>,
 }
 
@@ -364,7 +364,7 @@ impl TransferRequestV1 {
         }
     }
 
-    /// The term that the sender leads in.
+    /// Returns the term that the sender leads in.
     pub(crate) fn term(&self) -> u64 {
         Vote::from(self.from).leader_id.term
     }
@@ -376,7 +376,7 @@ impl From<TransferRequestV1> for TransferLeaderRequest<Config> {
     }
 }
 
-/// Why a transfer was not begun, or nothing.
+/// Answer to a transfer request: begun, or the reason why not.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum TransferReply {
     Begun,
@@ -390,7 +390,7 @@ pub(crate) enum TransferReply {
     },
 }
 
-/// What a snapshot holds, in files and between nodes.
+/// Metadata of a snapshot, in files and between nodes.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SnapshotMetaV1 {
     last: Option<LogIdV1>,
@@ -408,11 +408,11 @@ impl From<&SnapshotMeta> for SnapshotMetaV1 {
     }
 }
 
-/// What a snapshot's file says of it: where in the log it stands, and what no later entry says of the cluster's past.
+/// Head of a snapshot's file: its position in the log, and the cluster's past that no later entry contains.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SnapshotHeadV1 {
     pub meta: SnapshotMetaV1,
-    /// Every id that a node has had.
+    /// Every node id used so far.
     pub used_ids: BTreeSet<u64>,
 }
 

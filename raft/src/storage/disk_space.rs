@@ -1,11 +1,11 @@
 //! Free disk space of this node, and of its peers as they report it with their answers.
 //!
-//! A node whose disk is low goes on voting, answering heartbeats and serving reads, but takes nothing large: a leader
-//! refuses proposals before they are in its log, a follower refuses entries with commands and so falls behind, alive. What
-//! has no commands in it (the first entry of a term, a change of the membership) is let through, so that a cluster
-//! whose disks are all low can still elect a leader, and be repaired by adding or removing nodes.
+//! A node whose disk is low goes on voting, answering heartbeats and serving reads, but takes nothing large. A leader
+//! refuses proposals before they are in its log. A follower refuses entries with commands and so falls behind, alive.
+//! Entries without commands (the first entry of a term, a change of the membership) are let through. A cluster whose
+//! disks are all low can therefore still elect a leader, and be repaired by adding or removing nodes.
 //!
-//! This module only records; the disk pressure task acts on it.
+//! This module only records. The disk pressure task acts on the records.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,14 +16,14 @@ use triarch_storage::{FreeSpace, FreeSpaceStatus, SpaceLevel};
 use crate::protocol::messages::{DiskLevel, NodeHealth};
 use crate::status::DiskStatus;
 
-/// See the [module](self).
+/// Record of free disk space. See the [module](self).
 pub(crate) struct ClusterDiskSpace {
     space: FreeSpace,
     node_id: u64,
-    /// Greatest age of a report that is used.
+    /// Maximum age of a report that is used.
     max_age: Duration,
     peers: Mutex<BTreeMap<u64, PeerHealth>>,
-    /// Why no quorum can take an entry, although this node's own disk could.
+    /// Reason why no quorum can take an entry, although this node's own disk could.
     quorum_shortage: Mutex<Option<String>>,
 }
 
@@ -43,18 +43,18 @@ impl ClusterDiskSpace {
         }
     }
 
-    /// This node's own disk.
+    /// Returns the status of this node's own disk.
     pub(crate) fn own(&self) -> FreeSpaceStatus {
         self.space.status()
     }
 
-    /// Whether this node's own log takes so many bytes of commands.
+    /// Returns whether this node's own log takes `bytes` bytes of commands.
     pub(crate) fn accepts(&self, bytes: usize) -> bool {
         self.space
             .has_room_for(u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 
-    /// Why a proposal of so many bytes cannot be taken now, if so.
+    /// Returns why a proposal of `bytes` bytes cannot be taken now, if so.
     pub(crate) fn write_refusal(&self, bytes: usize) -> Option<String> {
         if !self.accepts(bytes) {
             let seen = self.own();
@@ -70,12 +70,12 @@ impl ClusterDiskSpace {
         self.quorum_shortage.lock().clone()
     }
 
-    /// Notes why no quorum can take an entry, or that one can.
+    /// Sets the reason why no quorum can take an entry, or clears it.
     pub(crate) fn set_quorum_shortage(&self, why: Option<String>) {
         *self.quorum_shortage.lock() = why;
     }
 
-    /// The health of this node, as it is reported to peers.
+    /// Returns the health of this node, as it is reported to peers.
     pub(crate) fn health(&self) -> NodeHealth {
         let seen = self.own();
         NodeHealth {
@@ -94,7 +94,7 @@ impl ClusterDiskSpace {
         self.peers.lock().insert(peer, PeerHealth { health, at });
     }
 
-    /// The health that a peer reported a moment ago.
+    /// Returns the health that a peer reported recently.
     pub(crate) fn peer_health(&self, peer: u64) -> Option<NodeHealth> {
         self.peers
             .lock()
@@ -103,13 +103,14 @@ impl ClusterDiskSpace {
             .map(|peer| peer.health)
     }
 
-    /// Whether a peer reported a moment ago that its disk is low.
+    /// Returns whether a peer reported recently that its disk is low.
     pub(crate) fn peer_is_low(&self, peer: u64) -> bool {
         self.peer_health(peer)
             .is_some_and(|health| health.disk != DiskLevel::Ample)
     }
 
-    /// A node's disk, for operators: its own at any time, another's as far as it is known here.
+    /// Returns the status of a node's disk, for operators. Its own is always known, another's as far as it was reported
+    /// here.
     pub(crate) fn status(&self, node: u64) -> Option<DiskStatus> {
         if node == self.node_id {
             let seen = self.own();

@@ -1,8 +1,12 @@
 //! openraft's log storage over a [`LogStore`]: entries, and the vote as hard state.
 //!
-//! An append returns when readable and reports when durable. A vote is awaited: openraft answers a candidate right after.
-//! Truncation and purging are not awaited: the store keeps the order of calls, so whatever is reported durable later
-//! implies them. Any error, sooner or later, fails the node.
+//! # Invariants
+//!
+//! - An append returns when readable and reports when durable.
+//! - A vote is awaited, because openraft answers a candidate right after.
+//! - Truncation and purging are not awaited. The store keeps the order of calls, so any later durable call implies
+//!   them.
+//! - Any error, sooner or later, fails the node.
 
 use std::fmt::Debug;
 use std::io;
@@ -20,15 +24,15 @@ use crate::metrics::ConsensusMetrics;
 use crate::protocol::entry_format;
 use crate::types::{Config, Entry, LogId, Vote, log_id};
 
-/// How much one read may bring into memory while entries are applied or read in full.
+/// Maximum bytes that one read may bring into memory while entries are applied or read in full.
 const READ_CHUNK_BYTES: usize = 8 << 20;
 
-/// The log and the vote of this node. Clones share the store.
+/// Log and vote of this node. Clones share the store.
 #[derive(Clone)]
 pub(crate) struct RaftLog {
     log: Arc<dyn LogStore>,
     fatal_error: FatalErrorSignal,
-    /// How many payload bytes one append message to a follower may carry (one entry always goes).
+    /// Maximum payload bytes of one append message to a follower. One entry always goes.
     append_bytes_max: usize,
     node_id: u64,
     metrics: Arc<ConsensusMetrics>,
@@ -102,7 +106,7 @@ impl RaftLog {
         })
     }
 
-    /// Everything in `range` that the log holds, read chunk by chunk.
+    /// Returns all entries in `range` that the log holds, read chunk by chunk.
     fn read_all(&self, mut range: Range<u64>) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         loop {
@@ -117,7 +121,7 @@ impl RaftLog {
 }
 
 fn position(id: &LogId) -> LogPosition {
-    // One leader per term: the term alone identifies the leader.
+    // A term has one leader, so the term alone identifies the leader.
     LogPosition {
         term: id.leader_id.term,
         leader: 0,
@@ -148,7 +152,8 @@ impl RaftLogReader<Config> for RaftLog {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        // A node that catches up applies a long stretch of log: a chunk at a time, not all of it in memory.
+        // A node that catches up applies a long stretch of log. It reads one chunk at a time, not all of it into
+        // memory.
         struct Cursor {
             log: RaftLog,
             range: Range<u64>,
@@ -204,13 +209,14 @@ impl RaftLogStorage<Config> for RaftLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        // A vote for itself that is not yet one of a majority: so begins every campaign, and nothing else.
+        // Every campaign begins with a vote of the candidate for itself that no majority has granted yet. Nothing else
+        // does.
         if vote.leader_id.voted_for == self.node_id && !vote.committed {
             self.metrics.campaigned();
         }
         let (tx, rx) = oneshot::channel();
         let done = Box::new(move |result| {
-            // The receiver waits right below; it is gone only when the node is being torn down.
+            // The receiver waits right below. It is gone only when the node is being torn down.
             let _ = tx.send(result);
         });
         self.log

@@ -1,4 +1,4 @@
-//! The data directory and everything in it, opened once at start.
+//! Opening of the data directory and everything in it, once at start.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use uuid::Uuid;
 
 use crate::storage::snapshot_store::Snapshots;
 
-/// For messages: the files of a data directory that this module speaks of.
+/// Names of the files of a data directory, for error messages of this module.
 const IDENTITY_NAME: &str = "identity.json";
 const SNAPSHOTS_NAME: &str = "snapshots";
 
-/// The data directory's identity, and the lock on it.
+/// Identity of the data directory, and the lock on it.
 pub(crate) struct Directory {
     pub incarnation: Uuid,
-    /// Gone once released.
+    /// `None` once released.
     dir: Mutex<Option<DataDir>>,
 }
 
 impl Directory {
-    /// Durable when it returns.
+    /// Writes the cluster id. Durable when it returns.
     pub(crate) fn set_cluster(&self, cluster: Uuid) -> Result<(), StorageError> {
         match &*self.dir.lock() {
             Some(dir) => dir.set_cluster(&cluster.to_string(), serde_json::Value::Null),
@@ -33,7 +33,7 @@ impl Directory {
         }
     }
 
-    /// Notes, durably, why this directory must not be started from again.
+    /// Records, durably, why this directory must not be started from again.
     pub(crate) fn condemn(&self, what: &str) -> Result<(), StorageError> {
         match &*self.dir.lock() {
             Some(dir) => dir.condemn(what),
@@ -43,7 +43,7 @@ impl Directory {
         }
     }
 
-    /// Lets another process have the directory. The log must be closed before.
+    /// Releases the directory for another process. The log must be closed before.
     pub(crate) fn release(&self) {
         *self.dir.lock() = None;
     }
@@ -58,7 +58,7 @@ pub(crate) struct OpenedStorage {
     pub log_metrics: Arc<LogMetrics>,
 }
 
-/// Opens and checks everything; a node with a damaged disk does not start.
+/// Opens and checks everything. A node with a damaged disk does not start.
 pub(crate) fn open(
     path: &Path,
     node_id: u64,
@@ -95,7 +95,8 @@ pub(crate) fn open(
     })
 }
 
-/// Each part was found sound by itself; here, that they belong together: one of them may be lost, or of an earlier day.
+/// Checks that the parts belong together. Each part was found sound by itself, but one may be lost, or of an earlier
+/// time.
 fn check_consistency(
     path: &Path,
     node_id: u64,
@@ -156,7 +157,7 @@ mod tests {
             .unwrap();
     }
 
-    /// A directory whose log begins with entry 6, after a snapshot.
+    /// Writes a directory whose log begins with entry 6, after a snapshot.
     fn written(path: &Path) {
         let disk = open(path, 1, None).unwrap();
         disk.directory.set_cluster(Uuid::from_u128(7)).unwrap();
@@ -213,7 +214,7 @@ mod tests {
         fs::write(&current, good).unwrap();
         drop(open(&path, 1, None).unwrap());
 
-        // The identity of the time before the cluster was formed.
+        // The identity is the one from before the cluster was formed.
         let identity = path.join(IDENTITY_NAME);
         let incarnation = open(&path, 1, None).unwrap().directory.incarnation;
         let early = root.path().join("early");

@@ -1,8 +1,8 @@
 //! Snapshots of this node: the current one, one being written, one being received.
 //!
-//! A snapshot becomes the current one, durably, only in two places: when this node has written it from its own state, and
-//! when openraft installs one that was received, after it has cut what contradicts it from the log. A received file that
-//! became the current one earlier would, after a crash in between, meet a log that it does not fit.
+//! A snapshot becomes the current one, durably, only in two places. The first is when this node has written it from its
+//! own state. The second is when openraft installs a received one, after it has removed what contradicts it from the
+//! log. If a received file became the current one earlier, a crash in between would leave a log that does not fit it.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -22,11 +22,11 @@ use crate::protocol::messages::SnapshotHeadV1;
 use crate::types::SnapshotMeta;
 
 const COPY_CHUNK_BYTES: usize = 1 << 20;
-/// Space that a snapshot leaves to the log.
+/// Space that a snapshot leaves to the log, in bytes.
 const LOG_RESERVE_BYTES: u64 = 4 << 20;
-/// The next snapshot is expected to be larger than the last by its size divided by this.
+/// Expected growth from one snapshot to the next: the size of the last divided by this.
 const GROWTH_DIVISOR: u64 = 4;
-/// Time until the next snapshot is begun after one that ran out of space.
+/// Delay until the next snapshot is begun after one that ran out of space.
 const OUT_OF_SPACE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// Cheap to clone; all clones see the same files.
@@ -36,20 +36,20 @@ pub(crate) struct Snapshots {
     /// Held while the current snapshot is compared and replaced, so that an older one never replaces a newer.
     replacing: Arc<Mutex<()>>,
     space: FreeSpace,
-    /// When the last one ran out of space.
+    /// Time at which the last snapshot ran out of space.
     out_of_space_at: Arc<Mutex<Option<Instant>>>,
 }
 
-/// A snapshot that is on this node's disk.
+/// Snapshot that is on this node's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WrittenSnapshot {
-    /// The last log entry in it.
+    /// Index of the last log entry in it.
     pub index: u64,
-    /// Of its file.
+    /// Size of its file, in bytes.
     pub bytes: u64,
 }
 
-/// A complete snapshot, as it goes through openraft.
+/// Complete snapshot, as it passes through openraft.
 #[derive(Clone)]
 pub(crate) struct StoredSnapshot {
     meta: SnapshotMeta,
@@ -59,9 +59,9 @@ pub(crate) struct StoredSnapshot {
 
 #[derive(Clone)]
 enum Contents {
-    /// Was at some time the current one.
+    /// Was the current snapshot at some time.
     File(SnapshotFile),
-    /// Received whole and checked, but not in its place. Taken out by whoever installs it.
+    /// Received whole and checked, but not in its place. Taken out by the installation.
     Received(Arc<Mutex<Option<SnapshotReceiver>>>),
 }
 
@@ -75,14 +75,14 @@ impl Snapshots {
         }
     }
 
-    /// Whether the disk has space for a file of this size, and a reserve for the log.
+    /// Returns whether the disk has space for a file of this size, and a reserve for the log.
     pub(crate) fn has_space_for(&self, bytes: u64) -> bool {
         let seen = self.space.status();
         seen.level != SpaceLevel::Full && seen.free_bytes >= bytes.saturating_add(LOG_RESERVE_BYTES)
     }
 
-    /// Whether there seems to be space for the next one: the last one's size and some more. Not for a while after one
-    /// has run out of space.
+    /// Returns whether there seems to be space for the next snapshot: the last one's size and some more. Returns false
+    /// for a while after a snapshot has run out of space.
     pub(crate) fn has_space_for_next(&self) -> bool {
         if self
             .out_of_space_at
@@ -107,8 +107,8 @@ impl Snapshots {
         has_space
     }
 
-    /// If a snapshot failed for nothing but a lack of space: what there is instead, the last one or none. The log goes
-    /// on without it, and it is tried again.
+    /// Returns the last snapshot, or an empty one, if a snapshot failed only for lack of space. The log goes on without
+    /// the failed one, and the snapshot is tried again.
     pub(crate) fn fallback_for(&self, failed: &io::Error) -> Option<StoredSnapshot> {
         if !is_out_of_space(failed) {
             return None;
@@ -129,7 +129,7 @@ impl Snapshots {
         self.store.current().map(StoredSnapshot::of).transpose()
     }
 
-    /// What the current one is; `None` while there is none that reaches so far.
+    /// Describes the current snapshot. `None` while there is none that reaches `index`.
     pub(crate) fn covering(&self, index: u64) -> io::Result<Option<WrittenSnapshot>> {
         let current = self.current()?;
         Ok(current.and_then(|current| {
@@ -142,7 +142,8 @@ impl Snapshots {
         }))
     }
 
-    /// Writes a snapshot and makes it the current one, unless a newer one has come in between; gives the current one.
+    /// Writes a snapshot and makes it the current one, unless a newer one was written in between. Returns the current
+    /// one.
     pub(crate) fn write(
         &self,
         meta: SnapshotMeta,
@@ -167,8 +168,8 @@ impl Snapshots {
         })
     }
 
-    /// Makes a received snapshot the current one; gives it as the file it is now. One that was current already stays what
-    /// it is.
+    /// Makes a received snapshot the current one, and returns its file. A snapshot that was current already stays
+    /// unchanged.
     pub(crate) fn adopt(&self, snapshot: StoredSnapshot) -> io::Result<SnapshotFile> {
         let received = match snapshot.contents {
             Contents::File(file) => return self.import(file),
@@ -183,7 +184,7 @@ impl Snapshots {
         receiver.commit().map_err(io::Error::other)
     }
 
-    /// A file of this store is what it should be; one of another store is copied.
+    /// Returns the file if it is this store's current one. Otherwise copies it, and makes the copy the current one.
     fn import(&self, file: SnapshotFile) -> io::Result<SnapshotFile> {
         if self
             .store
@@ -262,12 +263,12 @@ impl StoredSnapshot {
         &self.meta
     }
 
-    /// Every id that a node had until then.
+    /// Returns every node id used up to the snapshot.
     pub(crate) fn used_ids(&self) -> &BTreeSet<u64> {
         &self.used_ids
     }
 
-    /// The file that others can be sent; `None` for one that is being installed here.
+    /// Returns the file for transfer to others. `None` for a snapshot that is being installed here.
     pub(crate) fn file(&self) -> Option<&SnapshotFile> {
         match &self.contents {
             Contents::File(file) => Some(file),
@@ -276,7 +277,7 @@ impl StoredSnapshot {
     }
 }
 
-/// What a sender says it is about to send. Parts of one file only fit parts of the same file of the same node.
+/// Announcement of a snapshot by its sender. Parts of one file only fit parts of the same file of the same node.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Announced {
     pub meta: SnapshotMeta,
@@ -285,7 +286,7 @@ pub(crate) struct Announced {
     pub sequence: u64,
 }
 
-/// A snapshot on its way in.
+/// Snapshot on its way in.
 pub(crate) struct IncomingSnapshot {
     announced: Announced,
     receiver: SnapshotReceiver,
@@ -314,7 +315,7 @@ impl IncomingSnapshot {
         Ok(())
     }
 
-    /// Checks all of it; what is wrong with it is the sender's matter, not yet this node's.
+    /// Checks all of it. A damaged snapshot is the sender's matter, not yet this node's.
     pub(crate) fn into_stored(self) -> io::Result<StoredSnapshot> {
         let head = self.receiver.verify().map_err(io::Error::other)?;
         let (meta, used_ids) = decode_head(&head)?;

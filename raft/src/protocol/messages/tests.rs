@@ -1,4 +1,4 @@
-//! Messages between nodes stay as they are, byte for byte.
+//! Golden bytes: messages between nodes stay as they are, byte for byte.
 
 use super::*;
 use crate::protocol::entry_format::encode_commands;
@@ -61,8 +61,8 @@ fn put_hex<T: Serialize>(value: &T) -> String {
     hex(&out)
 }
 
-/// Nodes of this version and the next speak to each other while a cluster is upgraded one node at a time, and a
-/// snapshot's head lies on disk. What is appended to a struct or an enum goes at its end; nothing else may change here.
+/// Nodes of this version and the next talk to each other while a cluster is upgraded one node at a time. The head of a
+/// snapshot is on disk. New fields and variants go to the end of a struct or enum; nothing else may change here.
 #[test]
 fn version_1_of_every_message_stays_what_it_is() {
     let mut out = frame(&envelope(), 0);
@@ -168,7 +168,7 @@ fn version_1_of_every_message_stays_what_it_is() {
         put(&mut answer, &note);
         let read = decode_with_health::<AppendReply>("an answer", &answer).unwrap();
         assert_eq!(read, (AppendReply::Success, Some(note)));
-        // As an older version reads it.
+        // An older version reads the answer like this.
         let read = decode::<AppendReply>("an answer", &answer).unwrap();
         assert_eq!(read, AppendReply::Success);
     }
@@ -209,7 +209,7 @@ fn every_cut_and_every_flipped_byte_of_a_frame_is_survived() {
         for bit in 0..8 {
             let mut bytes = good.to_vec();
             bytes[at] ^= 1 << bit;
-            // Some flips give another valid message (this is not a checksum); none may panic.
+            // Some flips give another valid message, because this is not a checksum. None may panic.
             let _ = open(Bytes::from(bytes));
         }
     }
