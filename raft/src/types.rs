@@ -1,7 +1,8 @@
-//! The types this crate gives openraft, and shorthands for openraft's own.
+//! Types that this crate passes to openraft, and shorthands for openraft's own.
 //!
-//! Terms are standard Raft terms (one leader per term), so a log id is a term and an index. Nothing outside this crate
-//! sees any of these, and none of them is a storage or wire format: those are in [`crate::protocol::entry_format`] and [`crate::protocol::messages`].
+//! Terms are standard Raft terms (one leader per term), so a log id is a term and an index. None of these types is
+//! visible outside this crate, and none is a storage or wire format. The formats are in
+//! [`crate::protocol::entry_format`] and [`crate::protocol::messages`].
 
 use std::any::Any;
 use std::fmt;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 openraft::declare_raft_types!(
-    /// openraft, as configured for this crate.
+    /// openraft's type configuration for this crate.
     pub(crate) Config:
         D = Batch,
         R = Replies,
@@ -35,12 +36,12 @@ pub(crate) type StoredMembership = openraft::StoredMembership<CommittedLeaderId,
 pub(crate) type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId, u64, Member>;
 pub(crate) type Snapshot<D> = openraft::Snapshot<CommittedLeaderId, u64, Member, D>;
 
-/// The log id of `index` in `term`.
+/// Returns the log id of `index` in `term`.
 pub(crate) fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(CommittedLeaderId::new(term), index)
 }
 
-/// What the membership entry says of a node. The incarnation is the data directory's: the same id on another directory
+/// Record of a node in the membership entry. The incarnation is the data directory's. The same id on another directory
 /// is another node, which has forgotten what it voted for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub(crate) struct Member {
@@ -48,7 +49,8 @@ pub(crate) struct Member {
     pub incarnation: Uuid,
 }
 
-/// The commands of one entry, in the encoding of [`crate::protocol::entry_format`], as made by the leader and never changed after.
+/// Commands of one entry, in the encoding of [`crate::protocol::entry_format`]. Encoded by the leader and never changed
+/// after.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Batch {
     pub encoded: Bytes,
@@ -66,9 +68,11 @@ impl fmt::Display for Batch {
     }
 }
 
-/// The state machine's replies to the commands of one entry, on their way through openraft to the proposers on the same
-/// node. openraft wants a serializable, shareable type although it never serializes or shares it; the replies are skipped
-/// by serde, and the lock makes them shareable.
+/// Replies of the state machine to the commands of one entry, on their way through openraft to the proposers on the
+/// same node.
+///
+/// openraft wants a serializable, shareable type although it never serializes or shares it. The replies are skipped by
+/// serde, and the lock makes them shareable.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Replies {
     #[serde(skip)]
@@ -82,7 +86,7 @@ impl Replies {
         }
     }
 
-    /// The replies, if `T` is what they were made of.
+    /// Returns the replies, if `T` is the type they were made of.
     pub(crate) fn take<T: Send + 'static>(self) -> Option<Vec<T>> {
         let boxed = self.boxed.into_inner()?;
         boxed.downcast::<Vec<T>>().ok().map(|replies| *replies)

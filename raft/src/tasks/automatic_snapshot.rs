@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use crate::apply::applier::Raft;
 use crate::state_machine::StateMachine;
 
-/// Has a snapshot begun whenever one is due.
+/// Triggers a snapshot whenever one is due.
 pub(crate) async fn snapshot_when_due<S: StateMachine>(raft: Raft<S>, due: Arc<Notify>) {
     loop {
         due.notified().await;

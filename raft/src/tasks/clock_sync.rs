@@ -1,8 +1,8 @@
 //! Clock sync: queries of the other nodes' wall clocks.
 //!
-//! A node's clock may be wrong, and nothing on that node can show it. So each asks the others for theirs every few seconds,
-//! and keeps the answers against its own monotonic clock, which no step of a wall clock touches. What is made of them is
-//! the caller's business; with a majority of right clocks, the middle one is right.
+//! A node's clock may be wrong, and nothing on that node can show it. Each node therefore asks the others for theirs
+//! every few seconds. It stores the answers relative to its own monotonic clock, which no step of a wall clock touches.
+//! The caller decides how to use them; with a majority of right clocks, the middle one is right.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,11 +15,11 @@ use crate::peer_clocks::{PeerClocks, wall_us};
 use crate::protocol::messages;
 use crate::state_machine::StateMachine;
 
-/// Time between two queries once a majority of clocks is known.
+/// Interval between two queries once a majority of clocks is known.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// Time between two queries until then.
+/// Interval between two queries until then.
 const STARTUP_POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Longest round trip of an answer that is used.
+/// Maximum round trip of an answer that is used.
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ impl ClockReply {
     }
 }
 
-/// The task that queries the other nodes.
+/// Task that queries the other nodes.
 pub(crate) struct ClockSync<S: StateMachine> {
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,
@@ -53,7 +53,7 @@ impl<S: StateMachine> ClockSync<S> {
             });
             futures_util::future::join_all(requests).await;
             let formed = membership.voter_ids().next().is_some();
-            // With this node's own, more than half.
+            // Together with this node's own clock, these are more than half.
             let enough = formed && self.clocks.count() >= others.len().div_ceil(2);
             tokio::time::sleep(if enough {
                 POLL_INTERVAL

@@ -1,13 +1,14 @@
-//! Disk pressure: actions on disks that are low, a few times a second. See [`crate::storage::disk_space`] for what is refused.
+//! Disk pressure: actions on low disks, checked every 50 ms. See [`crate::storage::disk_space`] for what is refused.
 //!
-//! - A leader whose disk is low transfers leadership to a voter whose disk is not and who has all of the log. Never to one
-//!   that is low too, and not more often than [`TRANSFER_INTERVAL`]: leadership does not go back and forth.
-//! - A node whose disk is low leaves campaigning to others. If nobody leads for long, it campaigns all the same: reads,
-//!   heartbeats and leases need a leader even when nothing can be written.
-//! - When so many voters are low that no quorum can take an entry, the leader refuses proposals, rather than letting them
-//!   run into their deadlines.
-//! - A disk that becomes low gets one snapshot, if there is space for it and the log is worth it: what the log gives up
-//!   behind it may be all that is needed.
+//! - A leader whose disk is low transfers leadership to a voter whose disk is not and who has all of the log. It never
+//!   transfers to a voter with a low disk, and at most once per [`TRANSFER_INTERVAL`]. Leadership therefore does not go
+//!   back and forth.
+//! - A node whose disk is low leaves campaigning to others. If there is no leader for long, it campaigns all the same.
+//!   Reads, heartbeats and leases need a leader even when nothing can be written.
+//! - When too many voters are low for a quorum to take an entry, the leader refuses proposals. Otherwise they would run
+//!   into their deadlines.
+//! - A disk that becomes low gets one snapshot, if there is space for it and the log is worth it. The log that the
+//!   snapshot frees may be all that is needed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,26 +27,27 @@ use crate::storage::disk_space::ClusterDiskSpace;
 use crate::types::Config;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Least time between two leadership transfers.
+/// Minimum time between two leadership transfers.
 const TRANSFER_INTERVAL: Duration = Duration::from_secs(3);
-/// Leaderless for so many election timeouts, a node with a low disk campaigns too.
+/// Time without a leader after which a node with a low disk campaigns too, in leases.
 const CAMPAIGN_DELAY_ELECTIONS: u32 = 4;
-/// A log that has fewer entries since the last snapshot gets no smaller by another.
+/// Minimum entries since the last snapshot. A log with fewer does not shrink by another snapshot.
 const SNAPSHOT_ENTRIES_MIN: u64 = 1_000;
 
-/// See the [module](self).
+/// Task that acts on low disks. See the [module](self).
 pub(crate) struct DiskPressureController<S: StateMachine> {
     pub disk_space: Arc<ClusterDiskSpace>,
     pub changer: MembershipChanger<S>,
     pub lease: Duration,
-    /// No campaigns before: see [`Node::start`](crate::Node::start).
+    /// Earliest time of campaigns. See [`Node::start`](crate::Node::start).
     pub elections_from: Instant,
 }
 
 /// State of the controller between two ticks.
 struct ControllerState {
     was_low: bool,
-    /// What was last set in consensus; at first not known, because a slow start may have used up the time in which it may not.
+    /// Value that was last set in openraft. Unknown at first, because a slow start may have used up the time in which
+    /// it may not campaign.
     may_campaign: Option<bool>,
     leader_seen: Instant,
     last_transfer: Option<Instant>,
@@ -112,7 +114,7 @@ impl<S: StateMachine> DiskPressureController<S> {
         let applied = metrics.last_applied.index().unwrap_or(0);
         let kept = metrics.snapshot.index().unwrap_or(0);
         if applied.saturating_sub(kept) >= SNAPSHOT_ENTRIES_MIN {
-            // Refused where there is no space for it. An error means that the node is stopping.
+            // The snapshot is refused where there is no space for it. An error means that the node is stopping.
             let _ = self.changer.raft.trigger().snapshot().await;
         }
     }
@@ -139,7 +141,7 @@ impl<S: StateMachine> DiskPressureController<S> {
         }
     }
 
-    /// Why no quorum can take an entry, if disks are the reason.
+    /// Returns why no quorum can take an entry, if disks are the reason.
     fn shortage(&self, metrics: &RaftMetrics<Config>) -> Option<String> {
         let me = self.changer.transport.identity.node_id;
         let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
@@ -206,7 +208,7 @@ impl<S: StateMachine> DiskPressureController<S> {
         }
     }
 
-    /// A voter that has disk space and everything that is in the log here.
+    /// Returns a voter that has disk space and everything that is in the log here.
     fn successor(&self, metrics: &RaftMetrics<Config>) -> Option<u64> {
         let me = self.changer.transport.identity.node_id;
         let matched = |id: u64| {

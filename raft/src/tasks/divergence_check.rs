@@ -1,14 +1,16 @@
-//! Divergence check: whether nodes that applied the same log hold the same state.
+//! Divergence check: compares whether nodes that applied the same log hold the same state.
 //!
-//! They must, since applying is deterministic; a bug, a bad memory chip or a mistaken upgrade can break that, and nothing
-//! else would ever show it. So the owner of the state machine records a digest of its state at certain entries, the same
-//! ones on every node, and each node asks the others for theirs. A node that finds that a majority of the voters has
-//! another digest than it has itself is the one that is wrong: it writes that into its directory, so that it does not
-//! start again from what it has, and stops. One that finds itself in the majority says who is not. Where nobody has a
-//! majority nobody can be blamed, and everyone says so.
+//! They must, because applying is deterministic. A bug, a bad memory chip or a mistaken upgrade can break that, and
+//! nothing else would ever show it. The owner of the state machine therefore records a digest of its state at certain
+//! entries, the same ones on every node. Each node asks the others for theirs.
 //!
-//! Not done: digests that were computed in different ways are not compared (see [`Checkpoint::format`]), and nodes that are
-//! away are not waited for.
+//! - A node whose digest differs from the digest of a majority of the voters is the one that is wrong. It records that
+//!   in its directory, so that it does not start again from what it has, and stops.
+//! - A node that finds itself in the majority logs which nodes are not.
+//! - Without a majority no node can be blamed, and every node logs that.
+//!
+//! Digests that were computed in different ways are not compared (see [`Checkpoint::format`]). Nodes that are away are
+//! not waited for.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -27,17 +29,17 @@ use crate::storage::open::Directory;
 
 /// Number of this node's own digests that are kept for later queries.
 const DIGESTS_MAX: usize = 16;
-/// How long nodes that do not have their digest yet are asked again.
+/// Maximum time for which nodes that do not have their digest yet are asked again.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time between two queries of a node.
+/// Interval between two queries of a node.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// The digest of a state.
+/// Digest of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Of the state after this entry.
+    /// Index of the last entry in the state.
     pub index: u64,
-    /// How it was computed. Digests of different formats say nothing about each other.
+    /// Format of the digest: how it was computed. Digests of different formats are not comparable.
     pub format: u32,
     /// Equal states have equal digests.
     pub digest: u64,
@@ -46,11 +48,12 @@ pub struct Checkpoint {
 /// Results of the comparisons so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConsistencyStatus {
-    /// The last entry at which a majority, this node among them, had the same.
+    /// Last entry at which a majority, this node among them, had the same digest.
     pub verified_index: u64,
-    /// How often that was so.
+    /// Number of such comparisons.
     pub matches: u64,
-    /// How often another node, or this one, had something else than the majority, or nobody had a majority.
+    /// Number of comparisons in which another node, or this one, differed from the majority, or in which there was no
+    /// majority.
     pub mismatches: u64,
 }
 
@@ -60,13 +63,13 @@ pub(crate) struct DigestRequest {
     format: u32,
 }
 
-/// `None` while there is none, or none any more.
+/// Answer to a [`DigestRequest`]. `None` while there is no such digest, or it is no longer kept.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct DigestReply {
     digest: Option<u64>,
 }
 
-/// This node's digests, for itself and for others who ask.
+/// Digests of this node, for itself and for the others.
 pub(crate) struct DigestHistory {
     own: Mutex<VecDeque<Checkpoint>>,
     latest: watch::Sender<Option<Checkpoint>>,
@@ -109,16 +112,16 @@ impl DigestHistory {
     }
 }
 
-/// The result of comparing the digests of some voters.
+/// Result of comparing the digests of some voters.
 #[derive(Debug, PartialEq, Eq)]
 enum Comparison {
-    /// Too few are known.
+    /// Too few digests are known.
     Undecided,
-    /// A majority has what this node has; these have something else.
+    /// A majority has this node's digest; `others` have a different one.
     InMajority { others: Vec<u64> },
-    /// A majority has something else.
+    /// A majority has a different digest.
     Diverged,
-    /// All are known, and nobody has a majority.
+    /// All digests are known, and there is no majority.
     NoMajority,
 }
 
@@ -151,7 +154,7 @@ fn compare_digests(
     }
 }
 
-/// The task that compares.
+/// Task that compares digests.
 pub(crate) struct DigestComparer<S: StateMachine> {
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,
@@ -168,7 +171,7 @@ impl<S: StateMachine> DigestComparer<S> {
             if let Some(own) = own {
                 tokio::select! {
                     () = self.compare(own) => {}
-                    // A newer one counts more.
+                    // A newer digest takes the place of this one.
                     changed = latest.changed() => {
                         if changed.is_err() {
                             return;
@@ -271,7 +274,7 @@ impl<S: StateMachine> DigestComparer<S> {
         reply.digest
     }
 
-    /// Not only now: what is on this node's disk led to the wrong state once, and may again.
+    /// Stops this node, and condemns its directory. Its data led to the wrong state once, and may do so again.
     async fn stop(&self, index: u64) {
         let what = format!(
             "after entry {index} of the log this node held another table than the majority of the cluster"
@@ -299,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_node_has_diverged_if_a_majority_has_another_digest() {
-        // Three voters, this node among them.
+        // There are three voters, this node among them.
         let three = |known: &[(u64, u64)]| compare_digests(7, true, 3, &others(known));
         assert_eq!(three(&[]), Comparison::Undecided);
         assert_eq!(three(&[(2, 8)]), Comparison::Undecided);
@@ -310,7 +313,7 @@ mod tests {
         );
         assert_eq!(three(&[(2, 8), (3, 8)]), Comparison::Diverged);
         assert_eq!(three(&[(2, 8), (3, 9)]), Comparison::NoMajority);
-        // A learner has no say, and hears all the same.
+        // A learner does not count, but learns the result.
         assert_eq!(
             compare_digests(7, false, 3, &others(&[(1, 8), (2, 8)])),
             Comparison::Diverged
@@ -319,7 +322,7 @@ mod tests {
             compare_digests(7, false, 3, &others(&[(1, 7)])),
             Comparison::Undecided
         );
-        // Of two nobody is a majority against the other.
+        // With two voters, neither is a majority against the other.
         assert_eq!(
             compare_digests(7, true, 2, &others(&[(2, 8)])),
             Comparison::NoMajority

@@ -6,7 +6,7 @@ use crate::apply::applier::Raft;
 use crate::fatal::FatalErrorSignal;
 use crate::state_machine::StateMachine;
 
-/// openraft stops on its own after a storage error or a panic: then the node has failed.
+/// Sets the fatal error when openraft has stopped on its own, after a storage error or a panic.
 pub(crate) async fn fail_with_raft<S: StateMachine>(raft: Raft<S>, fatal_error: FatalErrorSignal) {
     let mut metrics = raft.metrics();
     loop {

@@ -1,13 +1,19 @@
 //! Failure detector: notices within milliseconds that the leader's process is gone.
 //!
 //! Each follower holds one idle connection to the leader. When a process dies, its kernel resets or closes the
-//! connection, and refuses the next. Then the followers, in turns, ask openraft to campaign with a pre-vote: refused at no
-//! cost while the leader's lease runs, granted at the first turn after it. So a crash costs the rest of the lease, and not
-//! the random wait that a silent leader costs.
+//! connection, and refuses the next. Then the followers, in turns, ask openraft to campaign with a pre-vote. The
+//! pre-vote is refused at no cost while the leader's lease runs, and granted at the first turn after it. A crash
+//! therefore costs the rest of the lease, but not the random wait that a silent leader costs.
 //!
 //! A wrong guess is harmless: a pre-vote changes no term, and a leader that a quorum still hears is protected by its
-//! lease. The campaign ends when a leader is known again, when the old one answers, when somebody campaigns in earnest, or
-//! after a few election timeouts; then ordinary elections are on their own.
+//! lease.
+//!
+//! The campaign ends in any of these cases, after which ordinary elections take over:
+//!
+//! - A leader is known again.
+//! - The old leader answers.
+//! - Another node campaigns in earnest.
+//! - A few election timeouts have passed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,14 +29,14 @@ use crate::network::transport::{CallError, Target, Transport};
 use crate::state_machine::StateMachine;
 use crate::storage::disk_space::ClusterDiskSpace;
 
-/// The leader this node follows, as openraft names it.
+/// Leader that this node follows, as openraft names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct MonitoredLeader {
     term: u64,
     leader: u64,
     addr: String,
     incarnation: uuid::Uuid,
-    /// The voters other than the leader, in the order in which they campaign.
+    /// Voters other than the leader, in the order in which they campaign.
     campaign_order: Vec<u64>,
 }
 
@@ -38,7 +44,7 @@ pub(crate) struct FailureDetector<S: StateMachine> {
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,
     pub leader_contact: Arc<LeaderContact>,
-    /// No campaigns before: see [`Node::start`](crate::Node::start).
+    /// Earliest time of campaigns. See [`Node::start`](crate::Node::start).
     pub elections_from: Instant,
     pub disk_space: Arc<ClusterDiskSpace>,
     pub stopping: watch::Receiver<bool>,
@@ -89,7 +95,7 @@ impl<S: StateMachine> FailureDetector<S> {
                     | CallError::Timeout { .. }
                     | CallError::Refused { .. },
                 ) => {
-                    // Perhaps its process is just ending: the next attempt will be refused.
+                    // The leader's process may be ending right now. The next attempt will then be refused.
                     consecutive_failures += 1;
                     let pause = if consecutive_failures <= 5 {
                         Duration::from_millis(2)
@@ -129,7 +135,7 @@ impl<S: StateMachine> FailureDetector<S> {
         })
     }
 
-    /// Ends when another leader (or none, or another address) is to be watched.
+    /// Completes when another leader (or none, or another address) is to be watched.
     async fn changed(&self, monitored: &MonitoredLeader) {
         let mut server = self.raft.server_metrics();
         while self.monitored_leader().as_ref() == Some(monitored) {
@@ -157,14 +163,14 @@ impl<S: StateMachine> FailureDetector<S> {
             if Instant::now() >= end || self.monitored_leader().as_ref() != Some(monitored) {
                 return;
             }
-            // Somebody has left the pre-vote behind and campaigns: do not get in between.
+            // Another node has left the pre-vote behind and campaigns, so this one does not interfere.
             if self.raft.metrics().borrow_watched().current_term != monitored.term {
                 continue;
             }
             if Instant::now() < self.elections_from {
                 continue;
             }
-            // One that could take no writes leaves it to the others.
+            // A node that could take no writes leaves the campaign to the others.
             if self.disk_space.own().level != SpaceLevel::Ample {
                 continue;
             }

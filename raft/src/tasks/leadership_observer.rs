@@ -1,8 +1,8 @@
 //! Leadership observer: keeps the role of this node up to date, and logs every leader change.
 //!
-//! A leader change is one message in the log of each node that sees it, however long it took and whatever was seen on
-//! the way, with the reason as far as the node can know it (see [`crate::leadership::change_reason`]). That there is no leader
-//! is logged only when it lasts.
+//! A leader change is one message in the log of each node that sees it, however long it took and whatever was observed
+//! during it. The message names the reason as far as the node can know it (see [`crate::leadership::change_reason`]).
+//! The absence of a leader is logged only when it lasts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::state_machine::StateMachine;
 use crate::status::Leadership;
 use crate::types::{Config, Member};
 
-/// How long there may be no leader until that is logged, in leases.
+/// Minimum time without a leader before that is logged, in leases.
 const LEADERLESS_LOG_DELAY_LEASES: u32 = 3;
 
 /// Keeps `role`, `leadership` and the identity's member list up to date until the node stops.
@@ -45,14 +45,14 @@ pub(crate) struct LeadershipObserver<S: StateMachine> {
 /// State needed to log the next leader change.
 #[derive(Debug)]
 pub(crate) struct TransitionLog {
-    /// The last term and leader that were logged.
+    /// Last term and leader that were logged.
     last: Option<(u64, u64)>,
-    /// Why the last leader is not counted on any more.
+    /// Reason why the last leader is no longer relied on.
     loss_reason: Option<LeaderChangeReason>,
     leaderless_since: Instant,
-    /// No leader is known, and that has been logged.
+    /// Whether no leader is known, and that has been logged.
     leaderless_logged: bool,
-    /// When a majority last answered this node as leader.
+    /// Time of the last answer of a majority to this node as leader.
     quorum_acked_at: Option<Instant>,
 }
 
@@ -68,7 +68,7 @@ impl TransitionLog {
     }
 }
 
-/// The role derived from openraft's state; with a reason and its description where no leader can be relied on.
+/// Role derived from openraft's state, with a reason and its description where no leader can be relied on.
 type ObservedRole = (RaftRole, Option<(LeaderChangeReason, String)>);
 
 impl<S: StateMachine> LeadershipObserver<S> {
@@ -204,7 +204,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
         }
     }
 
-    /// Remembers when a majority last answered, while this node leads.
+    /// Records when a majority last answered, while this node leads.
     fn record_quorum_ack(&mut self, now: &RaftRole) {
         if now.own_term().is_none() {
             return;
@@ -220,7 +220,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
         }
     }
 
-    /// How long a majority had not answered this node, where that is longer than a leader may count on.
+    /// Returns for how long no majority has answered this node, where that is longer than a leader may count on.
     fn quorum_silence(&self) -> Option<Duration> {
         self.transitions
             .quorum_acked_at
@@ -258,7 +258,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
                 | RaftRole::Elected { .. }
                 | RaftRole::Unknown { .. } => loss_reason,
             }
-            // No reason, only what was seen of its consequences.
+            // `Unknown` is no reason: only its consequences were observed.
             .filter(|cause| *cause != LeaderChangeReason::Unknown);
         }
         self.metrics.leader_known(known.is_some());
@@ -327,14 +327,14 @@ impl<S: StateMachine> LeadershipObserver<S> {
         }
     }
 
-    /// Logs that nobody leads, once it has lasted.
+    /// Logs the absence of a leader, once it has lasted.
     fn log_if_leaderless(&mut self, now: &RaftRole) {
         let leaderless = self.transitions.leaderless_since.elapsed();
         match now {
             RaftRole::Leading { .. } | RaftRole::Following { .. } => return,
             RaftRole::Elected { .. } | RaftRole::Unknown { .. } => {}
         }
-        // One that waits to be formed or added says so by itself.
+        // A node that waits to be formed or added logs that itself.
         if self.transitions.leaderless_logged
             || self.transitions.last.is_none()
             || leaderless < self.lease * LEADERLESS_LOG_DELAY_LEASES

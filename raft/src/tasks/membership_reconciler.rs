@@ -1,11 +1,11 @@
 //! Membership reconciler: the leader finishes membership changes that were begun.
 //!
-//! A learner is a node on its way in. That it is in the membership is all that is remembered of the wish to have it as a
-//! voter, so the wish outlives the client that had it and the leader that heard it: each leader promotes each learner
-//! once it has caught up. Likewise, a change whose leader died between its two steps (both majorities needed, then the new
-//! one alone) is brought to its end by the next.
+//! A learner is a node on its way in. Its membership as a learner is the only record of the wish to make it a voter.
+//! The wish therefore outlives the client that had it and the leader that received it: each leader promotes each
+//! learner once it has caught up. A leader may also die between the two steps of a change (both majorities needed, then
+//! the new one alone). The next leader then completes the change.
 //!
-//! Nothing is given up here: a learner that is gone for good stays one until it is removed.
+//! No change is given up here: a learner that is gone for good stays one until it is removed.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::state_machine::StateMachine;
 
 pub(crate) struct MembershipReconciler<S: StateMachine> {
     pub changer: MembershipChanger<S>,
-    /// Time between two checks.
+    /// Interval between two checks.
     pub interval: Duration,
 }
 

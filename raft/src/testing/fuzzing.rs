@@ -1,5 +1,5 @@
-//! Fuzz targets for the decoders of this crate. Built for tests and with the feature `fuzzing`; `fuzz/` has the
-//! target and the corpus, on which the test below runs too.
+//! Fuzz targets for the decoders of this crate. Built for tests and with the feature `fuzzing`. The target and the
+//! corpus are in `fuzz/`; the test below runs on the corpus too.
 
 use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
@@ -16,8 +16,8 @@ use crate::tasks::clock_sync::ClockReply;
 use crate::tasks::divergence_check::{DigestReply, DigestRequest};
 use crate::types::Payload;
 
-/// Bytes as everything that a node reads from another: as a frame around a body, and as a body. Refused, or read; an append
-/// and an entry are written and read again as themselves.
+/// Decodes `data` as everything that a node reads from another: as a frame around a body, and as a body. The bytes are
+/// refused or decoded. A decoded append or entry is encoded and decoded again, with the same result.
 pub fn peer_message(data: &[u8]) {
     if let Ok((_, body)) = messages::open_frame(Bytes::copy_from_slice(data)) {
         any(&body);

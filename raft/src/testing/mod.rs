@@ -1,9 +1,9 @@
 //! Test support: openraft's conformance suite, fuzz targets, and hooks of benchmarks. Never part of the product.
 
-/// For `tests/perf/micro` alone.
+/// Hooks for `tests/perf/micro` alone.
 #[cfg(feature = "measuring")]
 pub mod bench_hooks;
-/// For `fuzz/` alone.
+/// Fuzz targets for `fuzz/` alone.
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 #[cfg(test)]

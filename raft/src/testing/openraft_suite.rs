@@ -1,5 +1,5 @@
-//! Conformance suite of openraft over our adapters, on both log engines. It tests neither fsync nor crashes: those tests are
-//! with the storage crate.
+//! Conformance suite of openraft over this crate's adapters, on both log engines. The suite tests neither fsync nor
+//! crashes: those tests are in the storage crate.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::storage::log_store::RaftLog;
 use crate::storage::snapshot_store::Snapshots;
 use crate::types::Config;
 
-/// Keeps nothing: the suite's entries carry no commands.
+/// State machine without state, because the suite's entries carry no commands.
 struct Nothing;
 
 impl StateMachine for Nothing {
