@@ -1,4 +1,4 @@
-//! How clusters come about, and who is kept out.
+//! Tests of bootstrap and of the nodes that must be kept out.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ fn three_nodes_form_a_cluster_in_any_start_order() {
         for (position, id) in order.into_iter().enumerate() {
             cluster.start(id);
             if position < 2 {
-                // Two of three are a quorum, and yet not enough to found a cluster.
+                // Two of three are a quorum, but not enough to found a cluster.
                 assert_eq!(cluster.node(id).status().cluster_id, None);
             }
         }
@@ -98,7 +98,7 @@ fn a_wiped_directory_under_a_known_id_takes_no_part() {
         "{text}"
     );
 
-    // And not when it comes up before the others either.
+    // It also fails when it comes up before the others.
     let others: Vec<u64> = cluster.running.keys().copied().collect();
     for id in &others {
         cluster.stop(*id);
@@ -114,7 +114,7 @@ fn a_wiped_directory_under_a_known_id_takes_no_part() {
             .map(|text| assert!(text.contains("another data directory")))
     });
     assert!(cluster.node(victim).status().failed.is_some());
-    // One voter of three with its memory, one without: nobody may lead.
+    // Of three voters, one has its memory and one does not, so no node may lead.
     assert!(!cluster.node(others[0]).leads_now());
     cluster.start(others[1]);
     cluster.running.remove(&victim);
@@ -129,7 +129,8 @@ fn a_directory_of_another_cluster_is_refused() {
     other.propose("other");
     let mine = one.followers()[0];
     one.stop(mine);
-    // All of it: a node of theirs that runs would take its fellow back in, wherever it is started.
+    // The whole other cluster stops, because a running node of it would take its fellow back in, wherever it is
+    // started.
     for id in [1, 2, 3] {
         other.stop(id);
     }
@@ -140,7 +141,7 @@ fn a_directory_of_another_cluster_is_refused() {
     };
     assert!(text.contains("belongs to cluster"), "{text}");
 
-    // With nobody there to tell, it starts; but then the others refuse its messages and it theirs.
+    // Without a reachable peer it starts. The others then refuse its messages, and it refuses theirs.
     let rest: Vec<u64> = one.running.keys().copied().collect();
     for id in &rest {
         one.stop(*id);
@@ -217,7 +218,7 @@ fn a_node_joins_is_promoted_and_leaves() {
     cluster.settle(last.index);
     assert_eq!(cluster.running[&4].commands(), ["before", "four"]);
 
-    // It comes back on its own, whatever it is told at start.
+    // It comes back on its own, whatever its start options are.
     cluster.kill(4);
     cluster.running.insert(4, start(config).unwrap());
     let last = cluster.propose("back");

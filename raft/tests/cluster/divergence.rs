@@ -1,4 +1,4 @@
-//! Divergence: nodes that came to different states from the same log.
+//! Divergence: nodes that arrived at different states from the same log.
 
 use triarch_raft::Checkpoint;
 use triarch_storage::StorageError;
@@ -30,7 +30,7 @@ fn a_node_that_differs_from_the_majority_stops_for_good() {
         assert_eq!(cluster.node(id).consistency().mismatches, 0);
     }
 
-    // Also when it is the leader itself.
+    // The same holds for the leader itself.
     let index = cluster.propose("more").index;
     cluster.settle(index);
     let wrong = cluster.leader();
@@ -50,7 +50,7 @@ fn a_node_that_differs_from_the_majority_stops_for_good() {
         assert_eq!(*cluster.node(id).fatal_error().borrow(), None);
     }
 
-    // It does not start again from what it has.
+    // It does not start again from its data.
     cluster.kill(wrong);
     match start(cluster.config(wrong)) {
         Err(StartError::Storage(StorageError::Damaged { what, .. })) => {

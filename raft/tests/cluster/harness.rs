@@ -1,5 +1,5 @@
-//! Clusters of real nodes on real ports: each on a runtime of its own, so that one can be killed like a process, with its
-//! tasks cut off wherever they are and its sockets closed by nobody's leave.
+//! Clusters of real nodes on real ports, each on a runtime of its own. A node can be killed like a process: its tasks
+//! are cut off wherever they are, and its sockets close without its doing.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -21,7 +21,7 @@ use triarch_raft::{
 };
 use triarch_storage::StorageError;
 
-/// Keeps every command, in order, with the index of its entry.
+/// State machine that keeps every command, in order, with the index of its entry.
 #[derive(Clone, Default)]
 pub struct Toy {
     pub state: Arc<Mutex<Vec<(u64, Bytes)>>>,
@@ -29,7 +29,7 @@ pub struct Toy {
 }
 
 impl Toy {
-    /// From now on it applies nothing, until it may again.
+    /// Blocks apply until [`Toy::release`].
     pub fn hold(&self) {
         *self.held.0.lock() = true;
     }
@@ -48,13 +48,13 @@ impl Toy {
 pub struct FrozenToy(Vec<(u64, Bytes)>);
 
 impl StateMachine for Toy {
-    /// How many commands came before.
+    /// Number of commands before this one.
     type Reply = usize;
     type Frozen = FrozenToy;
 
     fn apply(&mut self, entry: EntryView<'_>) -> std::io::Result<Vec<usize>> {
         assert!(entry.now_ms > 0 && !entry.commands.is_empty());
-        // The node's other tasks go on meanwhile.
+        // The node's other tasks continue during the wait.
         tokio::task::block_in_place(|| self.wait_while_held());
         let mut state = self.state.lock();
         if entry
@@ -101,7 +101,7 @@ pub fn clock() -> Arc<dyn Fn() -> u64 + Send + Sync> {
     })
 }
 
-/// Below the range the kernel takes outgoing ports from, so that a killed node's port stays free for it.
+/// Returns a port below the kernel's range of outgoing ports, so that a killed node's port stays free for it.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let _ = NEXT.compare_exchange(
@@ -118,7 +118,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Runs a node, as a process would.
+/// Node that runs on a runtime of its own, as in a process.
 pub struct Running {
     pub node: Node<Toy>,
     pub toy: Toy,
@@ -126,7 +126,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Like `kill -9`.
+    /// Kills the node, as `kill -9` would.
     pub fn kill(mut self) {
         self.runtime.take().unwrap().shutdown_background();
     }
@@ -155,7 +155,8 @@ impl Drop for Running {
     }
 }
 
-/// Waits for the lock of a killed node, whose tasks may take a moment to be dropped; a process's lock dies with it.
+/// Starts a node. Waits for the lock of a killed node, whose tasks may take a moment to be dropped; a process's lock
+/// dies with it.
 pub fn start(config: NodeConfig) -> Result<Running, StartError> {
     start_behind(config, None)
 }
@@ -209,7 +210,7 @@ fn start_once(config: NodeConfig, behind: Option<SocketAddr>) -> Result<Running,
     }
 }
 
-/// Directories and addresses of a cluster, and those of its nodes that run.
+/// Directories and addresses of a cluster, and its running nodes.
 pub struct Cluster {
     pub links: BTreeMap<u64, Link>,
     pub root: tempfile::TempDir,
@@ -219,7 +220,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Prepared, nothing runs.
+    /// Prepares a cluster without running nodes.
     pub fn prepare(size: u64, adjust: fn(&mut NodeConfig)) -> Cluster {
         let founding = (1..=size)
             .map(|id| (id, format!("127.0.0.1:{}", free_port())))
@@ -233,7 +234,7 @@ impl Cluster {
         }
     }
 
-    /// Formed, with a link before every node that can be cut.
+    /// Forms a cluster with a link before every node that can be cut.
     pub fn with_links(size: u64) -> Cluster {
         Cluster::with_links_and(size, |_| {})
     }
@@ -256,7 +257,7 @@ impl Cluster {
         Cluster::with(size, |_| {})
     }
 
-    /// Formed.
+    /// Forms a cluster.
     pub fn with(size: u64, adjust: fn(&mut NodeConfig)) -> Cluster {
         let mut cluster = Cluster::prepare(size, adjust);
         for id in 1..=size {
@@ -283,7 +284,7 @@ impl Cluster {
         self.running.insert(id, running);
     }
 
-    /// Starts a new node that waits, empty, behind a link of its own until it is added; gives its address.
+    /// Starts a new node that waits, empty, behind a link of its own until it is added. Returns its address.
     pub fn start_to_join(&mut self, id: u64) -> String {
         let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let behind = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -308,7 +309,7 @@ impl Cluster {
         &self.running[&id].node
     }
 
-    /// The node that leads and whom all others that run follow.
+    /// Waits for a leader that all other running nodes follow, and returns it.
     pub fn leader(&self) -> u64 {
         eventually("one leader that all follow", || {
             let leaders: Vec<u64> = self
@@ -350,7 +351,7 @@ impl Cluster {
         )
     }
 
-    /// Proposes on whichever node leads until it is acknowledged.
+    /// Proposes on the current leader until the proposal is acknowledged.
     pub fn propose(&self, command: &str) -> Committed<usize> {
         let command = Bytes::from(command.to_owned());
         eventually("a proposal is acknowledged", || {
@@ -370,7 +371,7 @@ impl Cluster {
         })
     }
 
-    /// Every running node has applied `index`.
+    /// Waits until every running node has applied `index`.
     pub fn settle(&self, index: u64) {
         eventually("everyone has applied it", || {
             self.running
@@ -381,7 +382,7 @@ impl Cluster {
     }
 }
 
-/// Asks until there is an answer; fails loudly when there is none in good time.
+/// Calls `ask` until it returns an answer. Panics after 30 s without one.
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {

@@ -1,4 +1,4 @@
-//! Proposals, reads and leadership.
+//! Tests of proposals, reads and leadership.
 
 use std::time::Duration;
 
@@ -216,7 +216,7 @@ fn a_leader_without_a_quorum_answers_neither_reads_nor_proposals() {
         matches!(read, Err(ReadError::NoQuorum | ReadError::NotLeader { .. })),
         "{read:?}"
     );
-    // Past the lease nothing is appended any more, so this is certain.
+    // After the lease nothing is appended any more, so this outcome is certain.
     let proposed = cluster.try_propose(leader, "lost");
     assert_eq!(proposed, Err(ProposeError::NotLeader { leader: None }));
 }
@@ -228,7 +228,8 @@ fn a_proposal_caught_without_a_quorum_is_unknown() {
     for id in cluster.followers() {
         cluster.kill(id);
     }
-    // Within the lease: appended, and then never acknowledged by a quorum. Or, if the lease ran out first, refused.
+    // Within the lease the command is appended, but never acknowledged by a quorum. If the lease ran out first, it is
+    // refused.
     let proposed = cluster.try_propose(leader, "perhaps");
     assert!(
         matches!(
@@ -288,7 +289,7 @@ fn reads_wait_for_what_was_acknowledged_under_the_leader_before() {
         let mut answers = answers.filter(is_elected);
         answers.next()
     });
-    // It has the command and a quorum, and yet nothing to read the command from.
+    // The new leader has the command and a quorum, but has not applied the command yet.
     assert_eq!(read, Err(ReadError::NoQuorum));
     assert_eq!(cluster.running[&new].commands(), ["first"]);
 
@@ -318,7 +319,7 @@ fn an_entry_that_cannot_be_applied_stops_the_nodes_that_meet_it() {
         ),
         "{poisoned:?}"
     );
-    // Whoever knows it to be committed meets the same end; at least the next leader does.
+    // Every node that knows the entry to be committed fails alike. At least the next leader does.
     eventually("two say so", || {
         let texts: Vec<String> = cluster
             .running

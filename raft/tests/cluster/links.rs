@@ -11,14 +11,14 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
-/// What becomes of a sender's bytes. A cut link keeps its connections: nobody is told.
+/// Fate of a sender's bytes. A cut link keeps its connections, so neither side notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// Requests do not arrive.
     Requests,
-    /// Requests arrive, answers do not come back.
+    /// Requests arrive; answers do not come back.
     Answers,
-    /// Log entries do not arrive. All else does, heartbeats too.
+    /// Log entries do not arrive. All other messages do, heartbeats too.
     Entries,
 }
 
@@ -38,14 +38,14 @@ enum Direction {
     Back,
 }
 
-/// What a connection is for. Nodes have one of its own for log entries.
+/// Purpose of a connection. Nodes have a separate one for log entries.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lane {
     Entries,
     Other,
 }
 
-/// Which connection this is, told by the first message on it.
+/// Identity of a connection, read from the first message on it.
 #[derive(Clone, Copy)]
 struct Connection {
     sender: u64,
@@ -114,7 +114,7 @@ async fn forward(mut near: TcpStream, behind: SocketAddr, cuts: Cuts) {
             return;
         }
     };
-    // Nobody listening: the connection ends, as a refused one would.
+    // If no process listens, the connection ends, as a refused one would.
     let Ok(far) = TcpStream::connect(behind).await else {
         return;
     };
@@ -137,14 +137,14 @@ async fn forward(mut near: TcpStream, behind: SocketAddr, cuts: Cuts) {
         Direction::Back,
         cuts,
     );
-    // When one side is gone so is the other, unless the link is cut: then nobody hears of it.
+    // When one side closes, so does the other, unless the link is cut. Then neither side notices.
     tokio::select! {
         () = requests => {}
         () = answers => {}
     }
 }
 
-/// Moves bytes; those that meet a cut are lost for good, and with them the connection's sense.
+/// Moves bytes. Bytes that meet a cut are lost for good, so the rest of the connection makes no sense.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -172,7 +172,8 @@ async fn pump(
     }
 }
 
-/// Who speaks, from the first message on a connection: version, cluster (a length and 16 bytes), then the sender's id.
+/// Returns the sender, from the first message on a connection: version, cluster (a length and 16 bytes), then the
+/// sender's id.
 fn sender_of(request: &[u8]) -> Option<u64> {
     let head_end = request
         .windows(4)

@@ -10,7 +10,7 @@ use crate::links::Cut;
 /// Longer than any election would take, were there one.
 const CALM: Duration = Duration::from_secs(5);
 
-/// Three nodes whose leader a busy machine does not cost its followers: they give it two seconds.
+/// Returns three nodes that give their leader two seconds, so that a busy machine does not cost it its followers.
 fn patient() -> Cluster {
     Cluster::with_links_and(3, |config| {
         config.timing = Timing {
@@ -127,7 +127,8 @@ fn an_isolated_leader_answers_nothing_and_is_replaced() {
     );
 }
 
-/// The leader is heard by all, so nobody campaigns; but it hears nobody, so it can do nothing. It must fall silent.
+/// All nodes hear the leader, so no node campaigns. But the leader hears no node, so it can do nothing, and must fall
+/// silent.
 #[test]
 fn a_leader_that_receives_no_answers_is_replaced() {
     let cluster = Cluster::with_links(3);
@@ -151,8 +152,8 @@ fn a_leader_that_receives_no_answers_is_replaced() {
     cluster.settle(last.index);
 }
 
-/// It hears heartbeats, so it passes for alive; but it has nothing of the log. Were it a voter, the cluster could not do
-/// without any other.
+/// The learner hears heartbeats, so it counts as alive, but it has nothing of the log. Were it a voter, the cluster
+/// could not do without any other.
 #[test]
 fn a_learner_that_gets_no_entries_does_not_vote() {
     let mut cluster = Cluster::with_links(3);
@@ -168,7 +169,7 @@ fn a_learner_that_gets_no_entries_does_not_vote() {
         let nodes = node.status().nodes;
         nodes.into_iter().find(|one| one.id == id).unwrap()
     };
-    // Many looks at the learner later: a leader looks at every heartbeat.
+    // The leader checks the learner at every heartbeat. It misses the dead node only after many such checks.
     cluster.kill(victim);
     eventually("the leader misses the dead one", || {
         assert_eq!(status(4).role, PeerRole::Learner);

@@ -14,7 +14,7 @@ use triarch_raft::{ProposeError, TransferReason};
 
 use crate::harness::{Cluster, clock, eventually};
 
-/// A seed of its own each time, or the one given to replay.
+/// Returns a generator with a new seed each time, or with the one given to replay.
 fn seeded(test: &str) -> StdRng {
     let seed = std::env::var("RAFT_TEST_SEED")
         .ok()
@@ -81,7 +81,7 @@ fn acknowledged_commands_survive_random_kills() {
                 Err(e) => panic!("{e}"),
             }
         }
-        // One of them, or a quorum, or all.
+        // The victims are none, one, a quorum, or all.
         let mut victims: Vec<u64> = vec![1, 2, 3];
         victims.retain(|_| rng.random_bool(0.5));
         for id in &victims {
@@ -128,7 +128,8 @@ fn acknowledged_commands_survive_random_kills() {
     }
 }
 
-/// Not a test of its own: the process that the next test stops. Node 1 of a cluster whose other nodes run in the test.
+/// Child process of the next test, which stops it; not a test of its own. Runs node 1 of a cluster whose other nodes
+/// run in the test.
 #[test]
 fn stopped_child() {
     let Ok(root) = std::env::var("RAFT_STOPPED_CHILD") else {
@@ -199,7 +200,7 @@ fn a_leader_that_was_suspended_knows_at_once_that_its_lease_is_over() {
         if leads().as_deref() == Some("leads=true") {
             return Some(());
         }
-        // Whoever else leads hands it over; a hand-over may fail, and is tried again.
+        // The other leader transfers leadership to the child. A transfer may fail, and is tried again.
         let leader = [2, 3]
             .into_iter()
             .find(|id| cluster.node(*id).leads_now())?;
@@ -215,7 +216,7 @@ fn a_leader_that_was_suspended_knows_at_once_that_its_lease_is_over() {
     eventually("another leads", || {
         [2, 3].into_iter().find(|id| cluster.node(*id).leads_now())
     });
-    // The child takes a gap of a second for a stop.
+    // The child considers a gap of a second a stop.
     std::thread::sleep(Duration::from_millis(1_500));
     let before = said.lock().len();
     signal("-CONT");

@@ -1,4 +1,4 @@
-//! The log is cut, and nobody loses anything by it.
+//! Snapshots: the log is cut, and no node loses anything by it.
 
 use triarch_raft::NodeConfig;
 
@@ -32,7 +32,7 @@ fn a_follower_behind_the_log_catches_up_by_snapshot() {
     );
     assert_eq!(cluster.running[&away].commands().len(), 202);
 
-    // What it received is on its disk: it comes back with it, alone.
+    // The received snapshot is on its disk, so it restarts with that state, alone.
     cluster.kill(away);
     cluster.start(away);
     assert!(cluster.running[&away].commands().len() >= 180);
