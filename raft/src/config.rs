@@ -32,7 +32,7 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// A configuration with default timing, snapshots and limits.
+    /// Returns a configuration with default timing, snapshots and limits.
     pub fn new(
         node_id: u64,
         addr: impl Into<String>,
@@ -108,8 +108,8 @@ fn is_host_port(addr: &str) -> bool {
     matches!(addr.rsplit_once(':'), Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
 }
 
-/// Way in which a node on an empty directory becomes a member. On a directory with a log it only serves to check that the
-/// listed nodes are not of another cluster.
+/// Way in which a node on an empty directory becomes a member. On a directory with a log, the list only serves to
+/// detect another cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BootstrapMode {
     /// Founding members, id to `host:port`, the same list on each. They form the cluster once all of them are up.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Cheap to clone; all clones share one flag.
+/// Handle of the flag. Cheap to clone; all clones share one flag.
 #[derive(Debug, Clone)]
 pub(crate) struct FatalErrorSignal {
     reason: Arc<watch::Sender<Option<String>>>,

@@ -5,8 +5,8 @@
 //!
 //! # Modules
 //!
-//! The modules, from the top down. A module imports only from the rows below its own, and there is no circle among
-//! files or folders.
+//! The rows are ordered from the top down. A module imports only from the rows below its own, and there is no circle
+//! among files or folders.
 //!
 //! | module | purpose |
 //! |---|---|

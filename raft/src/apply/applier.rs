@@ -28,7 +28,7 @@ use crate::types::{
     Config, LogId, Membership, Payload, Replies, Snapshot, SnapshotMeta, StoredMembership,
 };
 
-/// openraft with our types.
+/// openraft with this crate's types.
 pub(crate) type Raft<S> = openraft::Raft<Config, Applier<S>>;
 
 /// Returns the current membership, committed or not.
@@ -241,7 +241,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
 
 /// Writes one frozen view to a snapshot file.
 pub(crate) struct Builder<F> {
-    /// Behind a lock only because openraft asks for a shareable type.
+    /// The lock is there only because openraft requires a shareable type.
     frozen: Mutex<Option<F>>,
     meta: SnapshotMeta,
     used_ids: BTreeSet<u64>,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-/// Cheap to clone; all clones see the same ids.
+/// Handle of the set. Cheap to clone; all clones see the same ids.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct UsedNodeIds {
     ids: Arc<RwLock<BTreeSet<u64>>>,

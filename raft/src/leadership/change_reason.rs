@@ -39,7 +39,7 @@ pub(crate) enum LeaderChangeReason {
     NoLeader,
     /// The candidate had not heard the old leader for `ms` milliseconds.
     Silent { ms: u64 },
-    /// Connections to the old leader were refused: its process had ended.
+    /// Connections to the old leader were refused, because its process had ended.
     Refused,
     /// The old leader transferred leadership.
     Transferred(TransferReason),

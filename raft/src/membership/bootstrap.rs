@@ -32,7 +32,7 @@ use crate::state_machine::StateMachine;
 use crate::storage::open::Directory;
 use crate::types::Member;
 
-/// Time between two log messages of a waiting node.
+/// Interval between two log messages of a waiting node.
 const LOG_INTERVAL: Duration = Duration::from_secs(3);
 const HELLO_DELAY_MIN: Duration = Duration::from_millis(25);
 const HELLO_DELAY_MAX: Duration = Duration::from_millis(500);

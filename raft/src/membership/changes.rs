@@ -338,7 +338,8 @@ impl<S: StateMachine> MembershipChanger<S> {
         }
     }
 
-    /// Transfers leadership to `to`, or to the voter with disk space that has the most of the log, and waits until it leads.
+    /// Transfers leadership to `to`, and waits until it leads. Default: the voter with disk space that has the most of
+    /// the log.
     pub(crate) async fn transfer_leader(
         &self,
         to: Option<u64>,

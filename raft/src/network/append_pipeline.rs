@@ -3,7 +3,7 @@
 //! openraft sends appends one after the other, because a follower that is overtaken by later entries sees a hole. A
 //! commit is sent at once, by an append of its own that carries no entries. Sent like the others, it would hold up the
 //! next entries for a round trip. Every client that waits for one answer before its next request would wait too. The
-//! commit may be overtaken, because it only reports that the log is agreed upon up to an entry which this follower has
+//! commit may be overtaken, because it only reports that the log is committed up to an entry this follower has
 //! acknowledged long ago.
 //!
 //! # Invariants

@@ -131,7 +131,7 @@ impl Transport {
         }
     }
 
-    /// Posts one message, frames it, and returns the body of the answer.
+    /// Frames and posts one message, and returns the body of the answer.
     pub(crate) async fn call(
         &self,
         lane: Lane,

@@ -49,7 +49,7 @@ struct Proposal<R> {
 
 impl<R> Proposal<R> {
     fn complete(self, outcome: ProposeResult<R>) {
-        // A caller that has gone away is not interested.
+        // The caller may have gone away.
         let _ = self.outcome.send(outcome);
     }
 }

@@ -1,4 +1,5 @@
-//! Client operations on the log: proposals with group commit, piggybacked commands, and linearizable reads by ReadIndex.
+//! Client operations on the log: proposals with group commit, piggybacked commands, and linearizable reads by
+//! ReadIndex.
 
 pub(crate) mod batcher;
 pub(crate) mod committed;

@@ -113,7 +113,7 @@ impl<S: StateMachine> ReadIndexRounds<S> {
                 _ = stopping.wait_for(|stopping| *stopping) => Err(ReadError::ShuttingDown),
             };
             for caller in waiting.drain(..) {
-                // A caller that has gone away is not interested.
+                // The caller may have gone away.
                 let _ = caller.send(answer.clone());
             }
         }

@@ -90,7 +90,7 @@ pub(crate) fn open_frame(mut bytes: Bytes) -> Result<(Envelope, Bytes), DecodeEr
 }
 
 pub(crate) fn put<T: Serialize>(out: &mut BytesMut, value: &T) {
-    // Postcard fails on sequences of unknown length and on a full buffer; our structs and this buffer have neither.
+    // Postcard fails on sequences of unknown length and on a full buffer; these structs and this buffer have neither.
     let encoded = postcard::to_stdvec(value).expect("a peer message can be encoded");
     out.put_slice(&encoded);
 }

@@ -29,7 +29,7 @@ const GROWTH_DIVISOR: u64 = 4;
 /// Delay until the next snapshot is begun after one that ran out of space.
 const OUT_OF_SPACE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// Cheap to clone; all clones see the same files.
+/// Handle of this node's snapshots. Cheap to clone; all clones see the same files.
 #[derive(Clone)]
 pub(crate) struct Snapshots {
     store: SnapshotStore,

@@ -114,7 +114,7 @@ fn a_wiped_directory_under_a_known_id_takes_no_part() {
             .map(|text| assert!(text.contains("another data directory")))
     });
     assert!(cluster.node(victim).status().failed.is_some());
-    // Of three voters, one has its memory and one does not, so no node may lead.
+    // One voter of three has its memory and one does not, so no node may lead.
     assert!(!cluster.node(others[0]).leads_now());
     cluster.start(others[1]);
     cluster.running.remove(&victim);
