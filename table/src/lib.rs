@@ -1,17 +1,17 @@
-//! The task and worker table: what the cluster remembers, and the only rules by which it changes.
+//! The task and worker table: the replicated state of the cluster, and the only rules by which it changes.
 //!
-//! The table is a pure, deterministic state machine. It has no async, clock, randomness, IO, floats in decisions
-//! or hash-map iteration: the same commands, in the same order, with the same stamps give the same table on every
-//! replica, today and when replayed. Everything that changes it is a [`Command`]; everything that reacts to a change
-//! hangs on the [`Event`]s that [`Table::apply`] returns; its decisions are in the [`Reply`].
+//! The table is a pure, deterministic state machine. It has no async, clock, randomness, IO, floats in decisions or
+//! hash-map iteration. The same commands, in the same order, with the same stamps give the same table on every replica,
+//! today and when replayed. Every change is a [`Command`]. Every reaction to a change starts from the [`Event`]s that
+//! [`Table::apply`] returns; its decisions are in the [`Reply`].
 //!
-//! What it deliberately does not do: it does not know who leads, does not act, and never looks at a clock. Time comes
-//! in with each entry as [`Stamp::now_ms`]. Scheduling is a pure proposal ([`plan`]) that the leader sends back in as a
+//! The table deliberately does not know which node leads, does not act, and never looks at a clock. Time arrives with
+//! each entry as [`Stamp::now_ms`]. Scheduling is a pure proposal ([`plan`]) that the leader sends back as a
 //! [`Command::Grant`], which apply verifies again.
 //!
 //! # Layers
 //!
-//! Each layer may use those above it in this list and none below; there is no import circle between files or folders.
+//! Each layer may use those above it in this list and none below. There is no import circle between files or folders.
 //!
 //! 1. [`types`]: identifiers, bounds, states, options of queues.
 //! 2. [`command`]: log commands, replies, events, their validation and log format.

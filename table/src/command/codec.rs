@@ -1,21 +1,25 @@
 //! Log format of commands: one version byte, then postcard.
 //!
-//! Log entries outlive the process that wrote them and are read by every node, so this format is a promise. Variants and
-//! fields are only ever appended, and a change of format is a new version besides the old ones; the golden file of each
-//! version stays decodable for ever. A command is not proposed before every node of the cluster can decode it.
+//! Log entries outlive the process that wrote them and are read by every node, so this format is a compatibility
+//! promise:
+//!
+//! - Variants and fields are only ever appended.
+//! - A change of format is a new version in addition to the old ones.
+//! - The golden file of each version stays decodable for ever.
+//! - A command is not proposed before every node of the cluster can decode it.
 
 use crate::command::Command;
 
 /// The version this code writes.
 pub const VERSION: u8 = 1;
 
-/// Why bytes are not a command.
+/// Reason why bytes are not a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
-    /// There are none.
+    /// There are no bytes.
     #[error("a command cannot be empty")]
     Empty,
-    /// A newer program wrote them.
+    /// A newer version of the program wrote them.
     #[error(
         "command format {0} is not known here (newest known: {VERSION}): this node runs older code than the cluster"
     )]
@@ -23,18 +27,22 @@ pub enum CodecError {
     /// They do not decode.
     #[error("damaged command: {0}")]
     Malformed(#[from] postcard::Error),
-    /// Something follows the command.
+    /// Bytes follow the command.
     #[error("{0} bytes after the end of the command")]
     TrailingBytes(usize),
 }
 
-/// The bytes that stand for a command in the log.
+/// Encodes a command for the log.
 pub fn encode_command(command: &Command) -> Vec<u8> {
     postcard::to_extend(command, vec![VERSION])
         .expect("commands hold nothing that postcard cannot write")
 }
 
-/// The command that these bytes stand for.
+/// Decodes a command of the log.
+///
+/// # Errors
+///
+/// Returns a [`CodecError`] unless the bytes are exactly one command in a known version.
 pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
     let (&version, body) = bytes.split_first().ok_or(CodecError::Empty)?;
     if version != VERSION {

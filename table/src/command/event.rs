@@ -7,29 +7,29 @@ use serde::{Deserialize, Serialize};
 use crate::types::ids::{JobId, TaskId, Token, WorkerId};
 use crate::types::state::{JobState, TaskState, WorkerState};
 
-/// Something that became true while a command applied.
+/// A change that became true while a command applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
-    /// A job with its tasks came into being.
+    /// A job was created with its tasks.
     JobSubmitted {
         /// The job.
         job: JobId,
     },
-    /// A task came into being in this state, or changed to it: every change makes exactly one of these, in order.
-    /// Where it ends a lease, `LeaseEnded` comes just before; where it finishes its job, `JobFinished` comes after.
+    /// A task was created in this state, or changed to it. Every change makes exactly one of these events, in order. If
+    /// it ends a lease, `LeaseEnded` comes just before; if it finishes its job, `JobFinished` comes after.
     TaskChanged {
         /// The task.
         task: TaskId,
         /// Its job.
         job: JobId,
-        /// The state it is in now.
+        /// Its new state.
         to: TaskState,
     },
     /// A lease was granted.
     LeaseGranted {
         /// The task.
         task: TaskId,
-        /// Who holds or held it.
+        /// The worker that holds it.
         worker: WorkerId,
         /// Its fencing token.
         token: Token,
@@ -38,7 +38,7 @@ pub enum Event {
     LeaseEnded {
         /// The task.
         task: TaskId,
-        /// Who holds or held it.
+        /// The worker that held it.
         worker: WorkerId,
         /// Its fencing token.
         token: Token,
@@ -50,21 +50,21 @@ pub enum Event {
         /// How it ended.
         state: JobState,
     },
-    /// A worker may take leases.
+    /// A worker registered; it may now take leases.
     WorkerRegistered {
         /// The worker.
         worker: WorkerId,
     },
-    /// A worker gets no new leases.
+    /// A worker drains: it gets no new leases.
     WorkerDraining {
         /// The worker.
         worker: WorkerId,
     },
-    /// A worker is gone, lost or by its own word.
+    /// A worker is gone: it was lost, or it left.
     WorkerGone {
         /// The worker.
         worker: WorkerId,
-        /// Lost, as against left.
+        /// Whether it was lost; `false`: it left.
         lost: bool,
     },
     /// Settings of a queue were changed.
@@ -77,22 +77,22 @@ pub enum Event {
         /// Its name.
         name: Arc<str>,
     },
-    /// A tick of a schedule is over; it waits for its next one.
+    /// A tick of a schedule was handled; the schedule waits for its next one.
     ScheduleTicked {
         /// Its name.
         name: Arc<str>,
         /// When the tick was due, in Unix ms.
         tick_ms: u64,
-        /// The job it made, if it made one; submitted just before.
+        /// The job that the tick made, if any; submitted just before.
         job: Option<JobId>,
     },
     /// A present worker is paused, quarantined, on probation or live again.
     WorkerChanged {
         /// The worker.
         worker: WorkerId,
-        /// What it is now.
+        /// Its new state.
         to: WorkerState,
     },
-    /// The whole table became that of a backup.
+    /// The whole table was replaced by that of a backup.
     Restored,
 }

@@ -1,7 +1,7 @@
 //! Log commands of the table, with their replies, events, validation and log format.
 //!
-//! Commands are log entries: they live until they are compacted, so variants and fields are only ever appended, under a
-//! new codec version (see [`codec`]).
+//! Commands are log entries, which live until they are compacted. So variants and fields are only ever appended, under
+//! a new codec version (see [`codec`]).
 
 pub mod codec;
 pub mod event;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::ids::{JobId, TaskId, Token, WorkerId};
 use crate::types::queue_options::{Placement, Rate};
 
-/// A key made by the first node (or the client) for one mutating request; the table remembers its answer.
+/// The name of one mutating request, made by its first node or by the client. The table remembers the answer under it.
 pub type RequestId = String;
 
 /// One change to the table.
@@ -30,7 +30,7 @@ pub enum Command {
         /// The job.
         job: JobId,
     },
-    /// Cancels one task, whatever its unfinished state.
+    /// Cancels one task in any unfinished state.
     CancelTask {
         /// The task.
         task: TaskId,
@@ -39,63 +39,64 @@ pub enum Command {
     RetryTask {
         /// A terminal task.
         task: TaskId,
-        /// For a repeated request after an unknown outcome.
+        /// Deduplicates a repeated request after an unknown outcome.
         request_id: Option<RequestId>,
     },
-    /// Makes a worker known; it gets an id and may take leases.
+    /// Registers a worker: it gets an id and may take leases.
     RegisterWorker(RegisterWorker),
-    /// The worker says goodbye: its leases go back at once and count neither as failures nor as losses.
+    /// The worker deregisters itself: its leases are returned at once and count neither as failures nor as losses.
     LeaveWorker {
-        /// Who leaves.
+        /// The worker that leaves.
         worker: WorkerId,
     },
     /// The worker gets no new leases.
     DrainWorker {
-        /// Who drains.
+        /// The worker that drains.
         worker: WorkerId,
     },
     /// Proposed by the leader: these workers were silent for their whole TTL; their attempts are lost.
     LoseWorkers {
-        /// Those that are gone already are skipped.
+        /// The lost workers. Those that are gone already are skipped.
         workers: Vec<WorkerId>,
     },
-    /// Proposed by the leader: leases by the scheduler's plan. Each is verified again; one that no longer holds is skipped.
+    /// Proposed by the leader: leases by the scheduler's plan. Each is verified again; a grant that no longer holds is
+    /// skipped.
     Grant {
-        /// In the order in which they are tried.
+        /// The grants, in the order in which they are tried.
         grants: Vec<Grant>,
     },
     /// Proposed by the leader: end exactly these leases. A token that is no longer current is skipped.
     EndLeases {
-        /// Each with its token and reason.
+        /// The leases, each with its token and reason.
         leases: Vec<EndLease>,
     },
-    /// A worker's results, each fenced by its token. Judged by token alone, never refused as a whole: a result counts
-    /// if its token is the task's current lease and this worker holds it, so results of a worker that was lost, has left
-    /// or was never known come back stale one by one.
+    /// A worker's results, each fenced by its token. Each is judged by its token alone; the report is never refused as
+    /// a whole. A result counts if its token is the task's current lease and this worker holds it. So results of a
+    /// worker that was lost, has left or was never known come back stale one by one.
     Report {
-        /// Who reports.
+        /// The worker that reports.
         worker: WorkerId,
-        /// Judged in order.
+        /// The results, judged in order.
         results: Vec<TaskReport>,
     },
-    /// Proposed by the leader: let time-triggered changes up to the stamp happen, a bounded number per command
-    /// (delays and back-offs that are over, tasks that expire, retention).
+    /// Proposed by the leader: runs time-triggered changes that are due at the stamp, a bounded number per command.
+    /// They are delays and back-offs that are over, tasks that expire, and retention.
     AdvanceTime,
-    /// Changes settings of a queue; it need not be in use.
+    /// Changes settings of a queue; the queue need not be in use.
     ChangeQueue {
         /// Its name.
         queue: String,
-        /// What to change.
+        /// The changes.
         change: QueueChange,
     },
-    /// Makes a schedule, or takes the place of the one of this name.
+    /// Creates a schedule, or replaces the one of this name.
     PutSchedule(PutSchedule),
-    /// Forgets a schedule; the jobs it made are none of its business.
+    /// Forgets a schedule; the jobs it made are kept.
     DeleteSchedule {
         /// Its name.
         name: String,
     },
-    /// The ticks of a schedule pass by until it is resumed.
+    /// Pauses a schedule: its ticks pass by until it is resumed.
     PauseSchedule {
         /// Its name.
         name: String,
@@ -104,56 +105,57 @@ pub enum Command {
     ResumeSchedule {
         /// Its name.
         name: String,
-        /// The one that `next_tick_ms` was worked out from.
+        /// The generation that `next_tick_ms` was computed from.
         generation: u64,
-        /// Its first tick from now on.
+        /// Its first tick from now on, in Unix ms.
         next_tick_ms: Option<u64>,
     },
     /// Makes one job of a schedule now, outside of its ticks.
     TriggerSchedule {
         /// Its name.
         name: String,
-        /// For a repeated request after an unknown outcome.
+        /// Deduplicates a repeated request after an unknown outcome.
         request_id: Option<RequestId>,
     },
-    /// Proposed by the leader: a schedule's next tick is due. Ignored unless it is the very tick that is waited for.
+    /// Proposed by the leader: a schedule's next tick is due. Ignored unless it is exactly the tick that the schedule
+    /// waits for.
     TickSchedule(TickSchedule),
-    /// The worker keeps what it runs and gets nothing more, until it is resumed.
+    /// Pauses a worker: it keeps what it runs and gets no new leases until it is resumed.
     PauseWorker {
-        /// Who.
+        /// The worker.
         worker: WorkerId,
     },
-    /// The worker gets work again: ends a pause or a quarantine.
+    /// Resumes a worker: ends a pause or a quarantine.
     ResumeWorker {
-        /// Who.
+        /// The worker.
         worker: WorkerId,
     },
     /// Cancels many tasks; those that have finished are skipped.
     CancelTasks {
-        /// Which.
+        /// The tasks.
         tasks: Vec<TaskId>,
-        /// Whether those that run are cancelled, or skipped too.
+        /// Whether running tasks are cancelled; otherwise they are skipped too.
         include_running: bool,
     },
     /// Retries many tasks; those that cannot be retried are skipped.
     RetryTasks {
-        /// Which.
+        /// The tasks.
         tasks: Vec<TaskId>,
     },
-    /// Takes in one part of a large job; the last one to come makes it.
+    /// Stages one part of a multipart job. The last part to arrive creates the job.
     StagePart(StagePart),
     /// Forgets many finished jobs with their tasks; others are skipped.
     ForgetJobs {
-        /// Which.
+        /// The jobs.
         jobs: Vec<JobId>,
     },
-    /// Takes in one part of a backup; the last one to come replaces this table, which must hold nothing.
+    /// Stages one part of a backup. The last part to arrive replaces this table, which must hold nothing.
     RestorePart(RestorePart),
-    /// Proposed by the leader, at the end of an entry: whatever of the queued tasks these workers wait for is leased to
-    /// them, by the scheduler's own rules and the table as it is by then. So a task that this very entry submits, or lets
-    /// begin, is leased in it, too, and need not wait for an entry of its own.
+    /// Proposed by the leader, at the end of an entry: leases queued tasks to waiting workers. It follows the
+    /// scheduler's own rules and the table as it is by then. So a task that this same entry submits, or makes ready, is
+    /// leased in it, too, and needs no entry of its own.
     GrantNext {
-        /// Who waits; what the same worker asks for adds up.
+        /// The workers that wait; demands of the same worker add up.
         demands: Vec<WorkerDemand>,
     },
 }
@@ -161,166 +163,166 @@ pub enum Command {
 /// A worker that waits for tasks. See [`Command::GrantNext`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerDemand {
-    /// Who.
+    /// The worker.
     pub worker: WorkerId,
-    /// For how many at most; it never gets more than it has free slots.
+    /// Most tasks it wants; it never gets more than it has free slots.
     pub wanted: u32,
-    /// Whether its machine has more to do than it can: others come first.
+    /// Whether its machine is overloaded: other workers are preferred.
     pub overloaded: bool,
 }
 
-/// See [`Command::RestorePart`]. A part that came before may come again.
+/// One part of a backup. See [`Command::RestorePart`]. A part that arrived before may be sent again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RestorePart {
-    /// What tells this backup from others, the same with every part.
+    /// Identifies the backup; the same in every part.
     pub backup: String,
-    /// Which part, from 1.
+    /// The number of this part, from 1.
     pub part: u32,
-    /// How many there are.
+    /// The number of parts.
     pub parts: u32,
-    /// A piece of what [`Frozen::write`](crate::Frozen::write) wrote.
+    /// A piece of the bytes that [`Frozen::write`](crate::Frozen::write) wrote.
     pub bytes: Bytes,
 }
 
-/// Settings to change; `None` leaves one as it is, and an inner `None` takes the bound away. See
+/// Settings to change: `None` leaves one as it is, and an inner `None` removes the bound. See
 /// [`QueueSettings`](crate::types::queue_options::QueueSettings).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct QueueChange {
-    /// Nothing of it starts.
+    /// None of its tasks starts.
     pub paused: Option<bool>,
     /// Most tasks that run at once.
     pub max_running: Option<Option<u32>>,
-    /// Starts in a time.
+    /// Rate limit of task starts.
     pub rate: Option<Option<Rate>>,
     /// Most unfinished tasks that do not run.
     pub max_depth: Option<Option<u64>>,
-    /// Its share.
+    /// Its weight in sharing workers.
     pub weight: Option<u32>,
-    /// Which of several workers.
+    /// Choice among several workers for a task.
     pub placement: Option<Placement>,
-    /// How long its finished jobs are kept.
+    /// How long its finished jobs are kept, in ms.
     pub retain_ms: Option<Option<u64>>,
     /// How many of its finished jobs are kept.
     pub retain_jobs: Option<Option<u64>>,
 }
 
-/// See [`Command::PutSchedule`].
+/// A schedule as it is put. See [`Command::PutSchedule`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PutSchedule {
-    /// What it is known by.
+    /// Its name; identifies it.
     pub name: String,
-    /// When, in cron's words; understood at the edge and by the leader, never here.
+    /// Cron expression. It is parsed at the edge and by the leader, never here.
     pub cron: String,
-    /// The time zone's name; as `cron`.
+    /// Name of the time zone; never parsed here, as `cron`.
     pub timezone: String,
-    /// What each tick submits. Its keys are left out: each tick has its own.
+    /// The job that each tick submits. It has no keys of its own, because each tick has its own.
     pub job: SubmitJob,
-    /// Raw JSON text of the job, to be shown.
+    /// Raw JSON text of the job, for display.
     pub job_text: Bytes,
-    /// What a tick does that finds the job of an earlier one unfinished.
+    /// Whether a tick fires while the job of an earlier one is unfinished.
     pub overlap: Overlap,
-    /// What becomes of ticks whose time passed while nobody could act on them.
+    /// Handling of ticks whose time passed while no leader could act on them.
     pub catch_up: CatchUp,
     /// Whether it begins paused.
     pub paused: bool,
-    /// Its first tick from now on. The one that a schedule of the same times waits for already stays.
+    /// Its first tick from now on, in Unix ms. A schedule of the same times keeps the tick that it already waits for.
     pub next_tick_ms: Option<u64>,
 }
 
-/// What a tick does that finds the job of an earlier one unfinished.
+/// Overlap policy: whether a tick fires while the job of an earlier one is unfinished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Overlap {
-    /// It makes its job all the same.
+    /// The tick makes its job all the same.
     #[default]
     Allow,
-    /// It makes none.
+    /// The tick makes no job.
     Forbid,
 }
 
-/// What becomes of ticks whose time passed while nobody could act on them.
+/// Catch-up policy: handling of ticks whose time passed while no leader could act on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum CatchUp {
     /// They make no jobs.
     None,
-    /// The last of them makes one.
+    /// The last of them makes one job.
     #[default]
     One,
-    /// Each makes its own, in order.
+    /// Each makes its own job, in order.
     All,
 }
 
-/// See [`Command::TickSchedule`].
+/// A due tick. See [`Command::TickSchedule`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TickSchedule {
     /// The schedule's name.
     pub name: String,
-    /// The one that the times were worked out from.
+    /// The generation that the times were computed from.
     pub generation: u64,
-    /// The tick, in Unix ms: the one that the schedule waits for, and not in the future.
+    /// The tick, in Unix ms. It must be the one that the schedule waits for, and not in the future.
     pub tick_ms: u64,
-    /// What it waits for after that.
+    /// The next tick after it, in Unix ms.
     pub next_tick_ms: Option<u64>,
-    /// What the tick does.
+    /// The action of the tick.
     pub action: TickAction,
 }
 
-/// What a tick does.
+/// Action of a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TickAction {
-    /// It makes a job, unless an unfinished one forbids it.
+    /// Makes a job, unless an unfinished one forbids it.
     Fire,
-    /// It is too late, as are those between it and `next_tick_ms`.
+    /// Skips this tick and those between it and `next_tick_ms`, because they are too late.
     Miss {
-        /// How many ticks that are.
+        /// The number of skipped ticks.
         ticks: u64,
     },
 }
 
-/// See [`Command::SubmitJob`].
+/// A job as submitted. See [`Command::SubmitJob`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SubmitJob {
-    /// Remembers the answer to exactly this request, for retries after an unknown outcome.
+    /// Deduplicates this request: a retry after an unknown outcome gets the same answer.
     pub request_id: Option<RequestId>,
-    /// The submitter's own key: the same key and body again is the same job; another body is a conflict.
+    /// The submitter's own key. The same key and body again is the same job; another body is a conflict.
     pub idempotency_key: Option<String>,
     /// Digest of the canonical request body, compared on a repeated key.
     pub body_digest: [u8; 32],
-    /// Of a job that came in parts: theirs; else empty.
+    /// Digests of the parts of a multipart job; else empty.
     pub part_digests: Vec<[u8; 32]>,
-    /// Human name; may be empty.
+    /// Display name; may be empty.
     pub name: String,
-    /// What one failed task means for the rest of the job.
+    /// Effect of one failed task on the rest of the job.
     pub on_failure: OnFailure,
-    /// At least one.
+    /// Its tasks; at least one.
     pub tasks: Vec<NewTask>,
 }
 
-/// See [`Command::StagePart`].
+/// One part of a multipart job. See [`Command::StagePart`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StagePart {
     /// The job's idempotency key, which its parts share.
     pub key: String,
-    /// Which part, from 1.
+    /// The number of this part, from 1.
     pub part: u32,
-    /// How many there are.
+    /// The number of parts.
     pub parts: u32,
     /// Digest of the canonical request body.
     pub digest: [u8; 32],
     /// The job's name; the same in all parts.
     pub name: String,
-    /// The same in all parts.
+    /// Effect of one failed task; the same in all parts.
     pub on_failure: OnFailure,
     /// The tasks of this part.
     pub tasks: Vec<NewTask>,
 }
 
-/// What one failed task means for the other tasks of its job.
+/// Failure policy of a job: the effect of one failed task on its other tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum OnFailure {
-    /// The others go on.
+    /// The other tasks go on.
     #[default]
     Continue,
-    /// The others that are unfinished are cancelled.
+    /// The other unfinished tasks are cancelled.
     FailFast,
 }
 
@@ -331,19 +333,19 @@ pub struct NewTask {
     pub key: Option<String>,
     /// `exec` or a function name.
     pub kind: String,
-    /// Raw JSON text, handed to the worker as it came.
+    /// Raw JSON text, passed to the worker unchanged.
     pub payload: Bytes,
-    /// Queue name; comes into being at first use.
+    /// Queue name; the queue is created at first use.
     pub queue: String,
-    /// 0–9, higher first.
+    /// Priority, 0–9; higher first.
     pub priority: u8,
-    /// Not before this Unix time in ms; `None`: at once.
+    /// Earliest start, in Unix ms; `None`: at once.
     pub not_before_ms: Option<u64>,
-    /// `delay_ms`, counted from the stamp of the entry; the later of the two wins.
+    /// Delay in ms, counted from the stamp of the entry. The later of the two earliest starts counts.
     pub delay_ms: u64,
-    /// A task not *started* this long after its submission ends as `expired`.
+    /// Time after its submission, in ms. A task not *started* by then ends as `expired`.
     pub expires_ms: Option<u64>,
-    /// One attempt's time limit, enforced by the worker.
+    /// One attempt's time limit in ms, enforced by the worker.
     pub timeout_ms: Option<u64>,
     /// Attempts that failed or timed out before the task is dead-lettered; at least 1.
     pub max_attempts: u32,
@@ -351,56 +353,57 @@ pub struct NewTask {
     pub max_losses: u32,
     /// Wait between a failed attempt and the next.
     pub backoff: Backoff,
-    /// What a worker must have.
+    /// Requirements on a worker.
     pub requires: Requires,
     /// Free words for filtering.
     pub tags: Vec<String>,
-    /// Keys of tasks of the same job that must succeed before this one starts; it is given their results.
+    /// Keys of tasks of the same job that must succeed before this one starts. It gets their results as inputs.
     pub after: Vec<String>,
-    /// At most one unfinished task of the whole table has this key.
+    /// Unique key: at most one unfinished task of the whole table has it.
     pub unique: Option<Unique>,
-    /// At most so many tasks with this key run at once.
+    /// Concurrency key: a bounded number of tasks with this key run at once.
     pub concurrency: Option<Concurrency>,
 }
 
-/// See [`NewTask::unique`].
+/// Unique key of a task. See [`NewTask::unique`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unique {
     /// Compared over all queues and jobs.
     pub key: String,
-    /// What happens when an unfinished task has it already.
+    /// Policy for the case that an unfinished task has the key already.
     pub on_duplicate: OnDuplicate,
 }
 
-/// What happens to a task whose unique key is taken.
+/// Policy for a task whose unique key is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum OnDuplicate {
     /// The whole submission is refused, naming the task that has the key.
     #[default]
     Refuse,
-    /// The task that has the key stands in its place: nothing new is made.
+    /// The task that has the key replaces the submitted one: no new task is created.
     Return,
 }
 
-/// See [`NewTask::concurrency`].
+/// Concurrency key of a task. See [`NewTask::concurrency`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Concurrency {
     /// Compared over all queues and jobs.
     pub key: Arc<str>,
-    /// At least 1. The smallest among the key's tasks that are ready or running counts.
+    /// Most tasks with this key that run at once; at least 1. The smallest limit among the key's ready and running
+    /// tasks counts.
     pub limit: u32,
 }
 
-/// Exponential back-off in integers, so that every replica derives the same delay: the n-th retry waits
-/// `min(max_ms, initial_ms * (factor_milli / 1000)^(n-1))`, then spread by `±jitter_permille`, derived from the
-/// task id and attempt (never rolled).
+/// Exponential back-off in integers, so that every replica derives the same delay. The n-th retry waits `min(max_ms,
+/// initial_ms * (factor_milli / 1000)^(n-1))`, then spread by `±jitter_permille`. The jitter is derived from the task
+/// id and the attempt, never random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Backoff {
-    /// First wait in ms.
+    /// First wait, in ms.
     pub initial_ms: u64,
     /// Growth per retry in thousandths; at least 1000.
     pub factor_milli: u32,
-    /// Longest wait in ms.
+    /// Longest wait, in ms.
     pub max_ms: u64,
     /// Spread in thousandths of the wait; at most 1000.
     pub jitter_permille: u16,
@@ -417,17 +420,17 @@ impl Default for Backoff {
     }
 }
 
-/// What a task takes of a worker while it runs. A worker is never oversubscribed.
+/// Requirements of a task on its worker while it runs. A worker is never oversubscribed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Requires {
     /// Each label must be present with this value.
     pub labels: BTreeMap<String, String>,
-    /// Each amount is taken for the time of the attempt.
+    /// Each amount is reserved for the time of the attempt.
     pub resources: BTreeMap<String, u64>,
 }
 
 impl Requires {
-    /// The resources of which it takes something.
+    /// Returns the resources with an amount above 0.
     pub(crate) fn amounts(&self) -> impl Iterator<Item = (&String, u64)> {
         self.resources
             .iter()
@@ -436,18 +439,18 @@ impl Requires {
     }
 }
 
-/// See [`Command::RegisterWorker`].
+/// A worker as it registers. See [`Command::RegisterWorker`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RegisterWorker {
-    /// For a repeated registration after an unknown outcome.
+    /// Deduplicates a repeated registration after an unknown outcome.
     pub request_id: Option<RequestId>,
-    /// Unique among live workers.
+    /// Its name; unique among present workers.
     pub name: String,
     /// Queues it takes from; at least one.
     pub queues: Vec<String>,
     /// Kinds it can run; at least one.
     pub kinds: Vec<String>,
-    /// Attempts at once; at least 1.
+    /// Most attempts at once; at least 1.
     pub slots: u32,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
@@ -464,23 +467,23 @@ pub struct Grant {
     pub worker: WorkerId,
 }
 
-/// See [`Command::EndLeases`].
+/// A lease to end. See [`Command::EndLeases`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndLease {
     /// The task.
     pub task: TaskId,
     /// The lease to end; skipped unless it is the task's current one.
     pub token: Token,
-    /// Why.
+    /// The reason.
     pub reason: EndReason,
 }
 
-/// Why a lease ended without a report.
+/// Reason why a lease ended without a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EndReason {
-    /// The worker lives but did not confirm the lease for its whole time; counts as a loss.
+    /// The worker is live but did not confirm the lease for its whole duration; counts as a loss.
     Expired,
-    /// The lease never reached its worker, or the worker handed it back unstarted; counts as nothing.
+    /// The lease never reached its worker, or the worker returned it unstarted; counts as nothing.
     Returned,
     /// The attempt outlived its `timeout_ms` and its worker did not report; counts as a failed attempt.
     TimedOut,
@@ -497,21 +500,21 @@ pub struct TaskReport {
     pub outcome: ReportedOutcome,
 }
 
-/// How an attempt ended by its worker's word.
+/// Outcome of an attempt as its worker reported it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ReportedOutcome {
-    /// Raw JSON text of the result.
+    /// It succeeded.
     Succeeded {
-        /// Raw JSON text.
+        /// Raw JSON text of the result.
         result: Bytes,
     },
-    /// Raw JSON text of the error object. `retryable: false` ends the task at once.
+    /// It failed. `retryable: false` ends the task at once.
     Failed {
-        /// Raw JSON text.
+        /// Raw JSON text of the error object.
         error: Bytes,
         /// Whether another attempt could help.
         retryable: bool,
     },
-    /// The worker hands the task back unfinished (draining); counts as nothing.
+    /// The worker returns the task unfinished, because it drains; counts as nothing.
     Returned,
 }

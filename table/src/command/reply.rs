@@ -4,61 +4,63 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::ids::{JobId, TaskId, Token, WorkerId};
 
-/// The table's answer to a command. Deterministic, like everything here.
+/// The table's deterministic answer to a command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
-    /// To [`Command::SubmitJob`](crate::Command::SubmitJob). `duplicate` when an earlier request with the same key made the job.
+    /// Reply to [`Command::SubmitJob`](crate::Command::SubmitJob). `duplicate` when an earlier request with the same
+    /// key made the job.
     Submitted {
         /// The job, new or found by its key.
         job: JobId,
-        /// Its tasks in the order submitted; among them, in their places, unfinished tasks of other jobs that stand in
-        /// for duplicates. When there are only such, no job was made and `job` is that of the first.
+        /// Its tasks in the order submitted. Unfinished tasks of other jobs that replace duplicates are at the
+        /// positions of those. If there are only such, no job was made and `job` is that of the first.
         tasks: Vec<TaskId>,
-        /// Whether the job was there before. A request repeated under its own request id gets its first answer again.
+        /// Whether the job existed before. A request repeated under its own request id gets its first answer again.
         duplicate: bool,
     },
-    /// To [`Command::StagePart`](crate::Command::StagePart), while parts are missing.
+    /// Reply to [`Command::StagePart`](crate::Command::StagePart), while parts are missing.
     Staged {
-        /// The numbers of those that have come.
+        /// The numbers of the parts that have arrived.
         received: Vec<u32>,
-        /// How many there are.
+        /// The number of parts.
         parts: u32,
     },
-    /// To [`Command::RegisterWorker`](crate::Command::RegisterWorker).
+    /// Reply to [`Command::RegisterWorker`](crate::Command::RegisterWorker).
     Registered {
-        /// Its id from now on.
+        /// Its new id.
         worker: WorkerId,
     },
-    /// To [`Command::Grant`](crate::Command::Grant): the leases that came of it, in the order proposed; proposals that no longer held are absent.
+    /// Reply to [`Command::Grant`](crate::Command::Grant): the leases granted, in the order proposed. Proposals that no
+    /// longer held are absent.
     Granted {
-        /// What the workers are to be told.
+        /// The leases to deliver to the workers.
         leases: Vec<Lease>,
     },
-    /// To [`Command::Report`](crate::Command::Report), one verdict per result in order.
+    /// Reply to [`Command::Report`](crate::Command::Report).
     Reported {
-        /// One for each result.
+        /// One verdict for each result, in order.
         verdicts: Vec<Verdict>,
     },
-    /// To everything whose answer is only that it is done; the number of tasks it touched.
+    /// Reply to every command without an answer of its own.
     Done {
-        /// How many changes of state that were.
+        /// The number of tasks that changed their state, or of jobs that were forgotten.
         tasks: u64,
     },
     /// The command was refused and changed nothing.
     Refused(Refusal),
-    /// To [`Command::PutSchedule`](crate::Command::PutSchedule).
+    /// Reply to [`Command::PutSchedule`](crate::Command::PutSchedule).
     SchedulePut {
-        /// Whether there was none of this name before.
+        /// Whether there was no schedule of this name before.
         created: bool,
     },
-    /// To [`Command::RestorePart`](crate::Command::RestorePart), while parts are missing.
+    /// Reply to [`Command::RestorePart`](crate::Command::RestorePart), while parts are missing.
     Restoring {
-        /// How many have come.
+        /// The number of parts that have arrived.
         received: u32,
-        /// How many there are.
+        /// The number of parts.
         parts: u32,
     },
-    /// To [`Command::RestorePart`](crate::Command::RestorePart), once the backup is the table.
+    /// Reply to [`Command::RestorePart`](crate::Command::RestorePart), once the backup has replaced the table.
     Restored {
         /// Jobs in the table now.
         jobs: u64,
@@ -75,29 +77,30 @@ pub(crate) type ApplyResult = Result<Reply, Refusal>;
 pub struct Lease {
     /// The task.
     pub task: TaskId,
-    /// Who holds it.
+    /// The worker that holds it.
     pub worker: WorkerId,
     /// Its fencing token.
     pub token: Token,
-    /// Counted from 1.
+    /// The number of the attempt, counted from 1.
     pub attempt: u32,
 }
 
-/// What became of one reported result.
+/// Verdict on one reported result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
-    /// It is the task's result (or was already, by this same token).
+    /// The result is the task's result, or was already, by this same token.
     Accepted,
-    /// The token is not the task's current lease: it was lost, timed out, was given back, belongs to another worker, or is
-    /// not remembered. Also when another attempt has finished the task since.
+    /// The token is not the task's current lease. The lease was lost, timed out, was returned, belongs to another
+    /// worker, or is not remembered. The same holds if another attempt has finished the task since.
     StaleToken,
-    /// This lease is over, and with it the task: by another outcome reported before, or cancelled under it.
+    /// This lease is over, and with it the task: another outcome was reported before, or the task was cancelled during
+    /// it.
     AlreadyFinished,
-    /// There is no such task (any more).
+    /// There is no such task, or not any more.
     NotFound,
 }
 
-/// Why a command was refused. Nothing was changed.
+/// Reason why a command was refused. A refused command changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// No such job.
@@ -106,10 +109,10 @@ pub enum Refusal {
     /// No such task.
     #[error("there is no task {0}; finished tasks are kept for a bounded time")]
     TaskNotFound(TaskId),
-    /// No such worker, or it is lost or has left.
+    /// No such worker, or it was lost or has left.
     #[error("worker {0} is not registered (or was lost): register again")]
     UnknownWorker(WorkerId),
-    /// The worker is on its way out.
+    /// The worker is draining.
     #[error("worker {0} is draining: it takes nothing more and leaves")]
     WorkerDraining(WorkerId),
     /// The idempotency key was used with another body.
@@ -118,7 +121,7 @@ pub enum Refusal {
         /// The job made under the key.
         job: JobId,
     },
-    /// This part, or the number of parts, the name or the policy, is not what came under the key before.
+    /// This part, or the number of parts, the name or the policy, differs from that which came under the key before.
     #[error(
         "another part came before under key {key:?} that does not fit with this one: use a new key"
     )]
@@ -126,12 +129,12 @@ pub enum Refusal {
         /// The key.
         key: String,
     },
-    /// A live worker has this name.
+    /// A present worker has this name.
     #[error(
         "the name is in use by live worker {worker}; it is free again when that worker leaves or is lost"
     )]
     WorkerNameTaken {
-        /// Who has it.
+        /// The worker that has it.
         worker: WorkerId,
     },
     /// The task is terminal already (cancel), or not yet (retry).
@@ -147,22 +150,22 @@ pub enum Refusal {
     UniqueKeyTaken {
         /// The key.
         key: String,
-        /// Who has it.
+        /// The task that has it.
         task: TaskId,
     },
-    /// A task cannot be tried again while one that it comes after has ended without success.
+    /// A task cannot be retried while one that it comes after has ended without success.
     #[error(
         "task {task} comes after task {dependency}, which is {state}: retry that one, and this one follows"
     )]
     DependencyEnded {
         /// The task.
         task: TaskId,
-        /// What it comes after.
+        /// The task it comes after.
         dependency: TaskId,
-        /// How that ended.
+        /// The state of that task.
         state: String,
     },
-    /// A task that succeeded cannot be tried again once others were promised its result.
+    /// A task that succeeded cannot be retried once others were promised its result.
     #[error(
         "task {task} succeeded and other tasks of its job come after it: submit the job again instead"
     )]
@@ -191,37 +194,37 @@ pub enum Refusal {
     /// A bound of the table itself is reached.
     #[error("the table is at its bound of {bound} {what}: retry later")]
     TableFull {
-        /// What there is too much of.
+        /// The resource that is at its bound.
         what: String,
         /// The bound.
         bound: u64,
     },
-    /// The command breaks a rule of its shape that the edge should have refused.
+    /// The command breaks a validation rule that the edge should have enforced.
     #[error("{field}: {problem}")]
     Invalid {
         /// Path of the field, for instance `tasks[3].priority`.
         field: String,
-        /// What is wrong with it.
+        /// The problem with it.
         problem: String,
     },
     /// No such schedule.
     #[error("there is no schedule {0:?}")]
     ScheduleNotFound(String),
-    /// The schedule is not the one that the command was made for.
+    /// The schedule is not the generation that the command was made for.
     #[error("schedule {0:?} was replaced meanwhile: look at it and ask again")]
     ScheduleReplaced(String),
-    /// A backup is restored only where there is nothing yet.
+    /// The table is not empty, and a backup is restored only into an empty one.
     #[error(
         "this cluster holds {what}: a backup is restored into a new cluster, which holds nothing"
     )]
     NotEmpty {
-        /// What it holds.
+        /// The records that it holds.
         what: String,
     },
-    /// All parts have come, and do not make a table.
+    /// All parts have arrived, and do not make a table.
     #[error("the backup is damaged: {problem}")]
     BackupDamaged {
-        /// What is wrong with it.
+        /// The problem with it.
         problem: String,
     },
 }

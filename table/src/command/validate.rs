@@ -1,5 +1,5 @@
-//! Validation of commands. The edge checks the same before it proposes and can say more; here it is checked again because
-//! whatever passes is in the table of every replica for good.
+//! Validation of commands. The edge checks the same before it proposes, and its messages can say more. The table checks
+//! again, because an accepted command is in the table of every replica for good.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> R
     }
 }
 
-/// A request id that was used before to ask for something else.
+/// Returns the refusal of a request id that an earlier, different request used.
 pub(crate) fn request_id_reused() -> Refusal {
     invalid("request_id", "was used before for another request")
 }

@@ -1,9 +1,9 @@
-//! Identifiers and fencing tokens. All of them are derived from their position in the log, never random, so that every
-//! replica derives the same ones and no counter needs to be agreed on.
+//! Identifiers and fencing tokens. All of them are derived from their position in the log and never random. So every
+//! replica derives the same ones, and no counter needs to be agreed on.
 
 use serde::{Deserialize, Serialize};
 
-/// Where and when a command applies: the log index and the leader's time stamp of its entry.
+/// The log index of an entry and the leader's time stamp: where and when its commands apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// Log index of the entry; strictly increasing over the life of the cluster.
@@ -15,11 +15,12 @@ pub struct Stamp {
 
 /// Bits of an id that count within one log entry; the rest is the log index.
 const POSITION_BITS: u32 = 20;
-/// At most this many ids may be made by one log entry.
+/// Most ids that one log entry may make.
 pub const IDS_PER_ENTRY_MAX: u64 = 1 << POSITION_BITS;
-/// Bits of a token that count within one entry; fewer, so that a token stays an exact JSON number (below 2^53).
+/// Bits of a token that count within one entry. They are fewer than those of an id, so that a token stays an exact JSON
+/// number (below 2^53).
 const TOKEN_POSITION_BITS: u32 = 12;
-/// At most this many leases may be granted by one log entry.
+/// Most leases that one log entry may grant.
 pub const GRANTS_PER_ENTRY_MAX: u64 = 1 << TOKEN_POSITION_BITS;
 
 macro_rules! id {
@@ -29,16 +30,16 @@ macro_rules! id {
         pub struct $name(pub u64);
 
         impl $name {
-            /// The id made at `position` within log entry `index`.
+            /// Returns the id made at `position` within log entry `index`.
             pub fn at(index: u64, position: u64) -> Self {
                 assert!(position < IDS_PER_ENTRY_MAX, "too many ids in one entry: {position}");
                 Self(index << POSITION_BITS | position)
             }
-            /// The log index this id was made at.
+            /// Returns the log index this id was made at.
             pub fn index(self) -> u64 {
                 self.0 >> POSITION_BITS
             }
-            /// The position within that entry.
+            /// Returns the position within that entry.
             pub fn position(self) -> u64 {
                 self.0 & (IDS_PER_ENTRY_MAX - 1)
             }
@@ -71,7 +72,7 @@ macro_rules! id {
     };
 }
 
-/// Plain digits without sign or leading zero, so that every id has exactly one spelling.
+/// Parses plain digits without sign or leading zero, so that every id has exactly one spelling.
 fn decimal(text: &str) -> Option<u64> {
     let plain = !text.is_empty()
         && text.bytes().all(|b| b.is_ascii_digit())
@@ -79,7 +80,7 @@ fn decimal(text: &str) -> Option<u64> {
     if plain { text.parse().ok() } else { None }
 }
 
-/// The text is not an id of this kind.
+/// Error: the text is not an id of this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an id of this kind")]
 pub struct IdError;
@@ -103,7 +104,7 @@ id!(
 pub struct Token(pub u64);
 
 impl Token {
-    /// The token of the grant at `position` within log entry `index`; `None` past [`GRANTS_PER_ENTRY_MAX`].
+    /// Returns the token of the grant at `position` within log entry `index`; `None` past [`GRANTS_PER_ENTRY_MAX`].
     pub fn at(index: u64, position: u64) -> Option<Self> {
         (position < GRANTS_PER_ENTRY_MAX).then_some(Self(index << TOKEN_POSITION_BITS | position))
     }

@@ -1,7 +1,8 @@
-//! Bounds of the table. Everything in it is bounded; what is past a bound is refused or forgotten by rule, never silently.
+//! Bounds of the table. Everything in it is bounded. A command past a bound is refused, or old records are forgotten by
+//! rule; nothing is dropped silently.
 //!
-//! Limits decide what apply does, so they are part of the replicated state and travel in snapshots. Replicas that start empty
-//! must start with the same ones.
+//! Limits decide what apply does, so they are part of the replicated state and travel in snapshots. Replicas that start
+//! empty must start with the same ones.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,7 @@ const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 const MIB: u64 = 1 << 20;
 
-/// See the module.
+/// Bounds of the table. See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Longest name, key or word, in bytes.
@@ -20,15 +21,15 @@ pub struct Limits {
     pub tasks_per_job_max: u32,
     /// Most dependencies between the tasks of one job.
     pub dependencies_per_job_max: u32,
-    /// Most bytes of results that one task is given as inputs; with more it fails when it would become ready.
+    /// Most bytes of results that one task gets as inputs. A task with more fails when it would become ready.
     pub inputs_bytes_max: u64,
-    /// Most parts that one large job comes in.
+    /// Most parts of one multipart job.
     pub parts_per_job_max: u32,
-    /// Most jobs of which some parts have come and others are missing.
+    /// Most jobs of which some parts have arrived and others are missing.
     pub staged_jobs_max: u32,
     /// Most bytes of payloads of such jobs.
     pub staged_bytes_max: u64,
-    /// How long such a job waits for its next part.
+    /// How long such a job waits for its next part, in ms.
     pub staged_age_ms: u64,
     /// Most labels, resources or tags of one task or worker.
     pub words_max: u32,
@@ -36,28 +37,28 @@ pub struct Limits {
     pub subscriptions_max: u32,
     /// Most tasks in the table, finished ones that are still kept included.
     pub tasks_max: u64,
-    /// Most bytes of payloads, results and errors at which a job is still taken in.
+    /// Most bytes of payloads, results and errors at which a job is still accepted.
     pub bytes_max: u64,
     /// Most unfinished tasks in one queue that do not run.
     pub queue_depth_max: u64,
     /// Most queues that tasks name or that have settings of their own.
     pub queues_max: u64,
-    /// Most different combinations of kind and requirements among the unfinished tasks of one queue: the scheduler
-    /// looks at each of them, so they bound what one plan costs.
+    /// Most different combinations of kind and requirements among the unfinished tasks of one queue. The scheduler
+    /// looks at each of them, so they bound the cost of one plan.
     pub classes_per_queue_max: u32,
-    /// Most workers that are live or draining.
+    /// Most present workers: those that are neither lost nor left.
     pub workers_max: u32,
     /// Most attempts remembered of one task; the oldest are forgotten first.
     pub attempts_kept_max: u32,
-    /// Most tasks one `AdvanceTime` touches (a job that is forgotten or cancelled goes as a whole and may exceed it).
+    /// Most tasks one `AdvanceTime` touches. A job that is forgotten or cancelled goes as a whole and may exceed it.
     pub advance_steps_max: u32,
     /// Most remembered request ids; the oldest are forgotten first.
     pub requests_max: u64,
-    /// How long a request id is remembered.
+    /// How long a request id is remembered, in ms.
     pub requests_age_ms: u64,
     /// Most idempotency keys remembered beyond the life of their job; the oldest are forgotten first.
     pub keys_max: u64,
-    /// How long an idempotency key is remembered after its job is forgotten.
+    /// How long an idempotency key is remembered after its job is forgotten, in ms.
     pub keys_age_ms: u64,
     /// Most finished jobs kept.
     pub finished_jobs_max: u64,
@@ -65,11 +66,11 @@ pub struct Limits {
     pub finished_tasks_max: u64,
     /// Most bytes of payloads, results and errors of finished jobs kept.
     pub finished_bytes_max: u64,
-    /// How long a finished job is kept.
+    /// How long a finished job is kept, in ms.
     pub finished_age_ms: u64,
     /// Most workers remembered after they were lost or left.
     pub gone_workers_max: u64,
-    /// How long a worker is remembered after it was lost or left.
+    /// How long a worker is remembered after it was lost or left, in ms.
     pub gone_workers_age_ms: u64,
     /// Most schedules.
     pub schedules_max: u32,

@@ -1,23 +1,23 @@
-//! Options of a queue: what users can set, with the defaults.
+//! Queue options: the settings that users can change, with their defaults.
 
 use serde::{Deserialize, Serialize};
 
-/// What can be set of a queue.
+/// Settings of a queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueSettings {
-    /// Nothing of it starts; what runs goes on.
+    /// None of its tasks starts; running ones go on.
     pub paused: bool,
     /// Most tasks that run at once.
     pub max_running: Option<u32>,
-    /// How many tasks may start in a time, over all workers.
+    /// Rate limit of task starts, over all workers.
     pub rate: Option<Rate>,
     /// Most unfinished tasks that do not run; the table's own bound holds as well.
     pub max_depth: Option<u64>,
-    /// Its share of workers that other queues want too; at least 1.
+    /// Its weight in sharing workers with other queues; at least 1. Default: 1.
     pub weight: u32,
-    /// Which of several workers a task goes to.
+    /// Choice among several workers for a task.
     pub placement: Placement,
-    /// How long its finished jobs are kept; the table's own bound holds as well.
+    /// How long its finished jobs are kept, in ms; the table's own bound holds as well.
     pub retain_ms: Option<u64>,
     /// How many of its finished jobs are kept; the table's own bound holds as well.
     pub retain_jobs: Option<u64>,
@@ -38,17 +38,17 @@ impl Default for QueueSettings {
     }
 }
 
-/// Which of several workers that could run a task gets it.
+/// Placement policy: which of several eligible workers gets a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Placement {
-    /// The one with the smallest part of its slots in use.
+    /// The worker with the smallest part of its slots in use.
     #[default]
     Spread,
-    /// The one with the greatest part of its slots in use that still has room, so that others stay free.
+    /// The worker with the greatest part of its slots in use that still has room, so that others stay free.
     Pack,
 }
 
-/// So many starts in a time.
+/// A rate limit: starts per second, with a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
     /// Thousandths of a start in one second; at least 1.
@@ -58,13 +58,13 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// From one start to the next.
+    /// Returns the time from one start to the next, in ns.
     pub(crate) fn interval_ns(self) -> u64 {
         (1_000_000_000_000 / self.per_s_milli.max(1)).max(1)
     }
 }
 
-/// The table's time in ns.
+/// Converts the table's time from ms to ns.
 pub(crate) fn ns(at_ms: u64) -> u64 {
     at_ms.saturating_mul(1_000_000)
 }

@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where a task is in its life.
+/// Lifecycle state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TaskState {
-    /// For other tasks of its job.
+    /// It waits for other tasks of its job.
     Waiting,
-    /// Until a time: a delay or a retry's back-off.
+    /// It waits for a time: a delay or a retry's back-off.
     Delayed,
-    /// For a worker.
+    /// It waits for a worker.
     Queued,
     /// Leased to a worker.
     Running,
@@ -17,7 +17,7 @@ pub enum TaskState {
     Succeeded,
     /// Terminal: its attempts are used up (a dead letter).
     Failed,
-    /// Terminal: by a user's word, or by its job's policy.
+    /// Terminal: cancelled by a user, or by its job's policy.
     Cancelled,
     /// Terminal: not started in time.
     Expired,
@@ -36,7 +36,7 @@ impl TaskState {
         TaskState::Expired,
     ];
 
-    /// The word used in the API.
+    /// Returns the word used in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             TaskState::Waiting => "waiting",
@@ -50,7 +50,7 @@ impl TaskState {
         }
     }
 
-    /// Whether nothing but a retry by hand changes it any more.
+    /// Returns whether only a manual retry can still change it.
     pub fn is_terminal(self) -> bool {
         match self {
             TaskState::Waiting | TaskState::Delayed | TaskState::Queued | TaskState::Running => {
@@ -64,7 +64,7 @@ impl TaskState {
     }
 }
 
-/// Where a job is in its life.
+/// Lifecycle state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum JobState {
     /// At least one task is not terminal.
@@ -78,7 +78,7 @@ pub enum JobState {
 }
 
 impl JobState {
-    /// The word used in the API.
+    /// Returns the word used in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             JobState::Running => "running",
@@ -88,26 +88,26 @@ impl JobState {
         }
     }
 
-    /// Whether nothing but a retry of one of its tasks changes it any more.
+    /// Returns whether only a retry of one of its tasks can still change it.
     pub fn is_terminal(self) -> bool {
         self != JobState::Running
     }
 }
 
-/// Whether a worker is to be counted on.
+/// Lifecycle state of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum WorkerState {
-    /// It takes leases.
+    /// It may take leases.
     Live,
-    /// It finishes what it has, and leaves.
+    /// It finishes its leases, gets no new ones, and leaves.
     Draining,
-    /// It was silent for its whole TTL. Kept for a while, so that its late reports meet a clear answer.
+    /// It was silent for its whole TTL. Kept for a while, so that its late reports get a clear answer.
     Lost,
-    /// It said goodbye.
+    /// It deregistered itself.
     Left,
-    /// A user has set it aside: it keeps what it has and gets nothing more until it is resumed.
+    /// Paused by a user: it keeps its leases and gets no new ones until it is resumed.
     Paused,
-    /// Many tasks failed on it that others succeeded with: it gets nothing for a while.
+    /// Set aside for a while, because many tasks failed on it that others succeeded with: it gets no new leases.
     Quarantined,
     /// After a quarantine: it gets one task at a time, until one succeeds.
     Probation,
@@ -125,7 +125,7 @@ impl WorkerState {
         WorkerState::Left,
     ];
 
-    /// Whether it is there: it sends heartbeats and may hold leases.
+    /// Returns whether it is present: it sends heartbeats and may hold leases.
     pub fn is_present(self) -> bool {
         match self {
             WorkerState::Live
@@ -137,7 +137,7 @@ impl WorkerState {
         }
     }
 
-    /// The word used in the API.
+    /// Returns the word used in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             WorkerState::Live => "live",
