@@ -19,7 +19,7 @@ use crate::types::limits::Limits;
 use crate::types::queue_options::QueueSettings;
 use crate::types::state::WorkerState;
 
-/// Housekeeping is due on whole multiples of this, so that it comes in batches.
+/// Housekeeping is due on whole multiples of this interval, so that it runs in batches.
 const HOUSEKEEPING_INTERVAL_MS: u64 = 1_000;
 
 /// The task and worker table. See the crate's documentation.
@@ -28,12 +28,12 @@ pub struct Table {
     pub(crate) limits: Limits,
     pub(crate) now_ms: u64,
     pub(crate) last_index: u64,
-    /// What is added to a log index where an id or a token is made of it: beyond how far another cluster's log had come,
-    /// when this table was restored from its backup.
+    /// Offset added to a log index where an id or a token is derived from it. In a table restored from a backup it is
+    /// beyond the other cluster's log; see `records/pending_restore`.
     pub(crate) id_offset: u64,
-    /// The backup this table was restored from.
+    /// The name of the backup this table was restored from.
     pub(crate) restored: Option<Arc<str>>,
-    /// A backup of which parts are missing.
+    /// A restore of which parts are still missing.
     pub(crate) pending_restore: Option<PendingRestore>,
     /// Queue positions assigned so far.
     pub(crate) last_position: u64,
@@ -42,9 +42,9 @@ pub struct Table {
     pub(crate) workers: Paged<Worker>,
     /// Every queue that a task in the table names, or that has settings of its own.
     pub(crate) queues: BTreeMap<Arc<str>, Queue>,
-    /// Large jobs of which parts are missing, by their keys.
+    /// Multipart jobs of which parts are missing, by their keys.
     pub(crate) staged_jobs: BTreeMap<Arc<str>, StagedJob>,
-    /// How much the queue that was last served had been served before: where one that comes anew begins.
+    /// Virtual time of fair queueing, in shares. A queue that becomes active begins here.
     pub(crate) virtual_time: u64,
     pub(crate) answered_requests: DedupStore<AnsweredRequest>,
     pub(crate) retired_keys: DedupStore<RetiredKey>,
@@ -53,7 +53,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty table. Its limits are replicated state: every replica must start with the same.
+    /// Returns an empty table. Its limits are replicated state: every replica must start with the same.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -76,94 +76,94 @@ impl Table {
         }
     }
 
-    /// Its bounds.
+    /// Returns its bounds.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// The greatest stamp applied so far, in Unix ms.
+    /// Returns the greatest stamp applied so far, in Unix ms.
     pub fn now_ms(&self) -> u64 {
         self.now_ms
     }
 
-    /// Log index of the last entry applied; 0 before the first.
+    /// Returns the log index of the last entry applied; 0 before the first.
     pub fn last_index(&self) -> u64 {
         self.last_index
     }
 
-    /// The last entry applied, as ids and tokens count it.
+    /// Returns the index of the last entry applied, with the offset of ids and tokens.
     pub(crate) fn id_index(&self) -> u64 {
         self.id_offset.saturating_add(self.last_index)
     }
 
-    /// The last task that came into being and is still there.
+    /// Returns the newest task that is still in the table.
     pub fn last_task(&self) -> Option<TaskId> {
         self.tasks.last().map(|task| task.id)
     }
 
-    /// A job by its id.
+    /// Returns a job by its id.
     pub fn job(&self, id: JobId) -> Option<&Job> {
         self.jobs.get(id)
     }
 
-    /// A task by its id.
+    /// Returns a task by its id.
     pub fn task(&self, id: TaskId) -> Option<&Task> {
         self.tasks.get(id)
     }
 
-    /// A worker by its id; lost and left ones are remembered for a while.
+    /// Returns a worker by its id. Lost and left workers are remembered for a while.
     pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
         self.workers.get(id)
     }
 
-    /// The live or draining worker of this name.
+    /// Returns the present worker of this name.
     pub fn worker_named(&self, name: &str) -> Option<&Worker> {
         self.workers.get(*self.index.names.get(name)?)
     }
 
-    /// All workers that are remembered, by id.
+    /// Returns all remembered workers, by id.
     pub fn workers(&self) -> impl Iterator<Item = &Worker> {
         self.workers.iter()
     }
 
-    /// How much the queue that was last served had been served before, in shares: where one that comes anew begins.
+    /// Returns the virtual time of fair queueing, in shares. A queue that becomes active begins here.
     pub fn virtual_time(&self) -> u64 {
         self.virtual_time
     }
 
-    /// How many jobs there are, finished ones that are still kept included.
+    /// Returns the number of jobs, finished ones that are still kept included.
     pub fn jobs_len(&self) -> usize {
         self.jobs.len()
     }
 
-    /// How many tasks there are in each state.
+    /// Returns the number of tasks in each state.
     pub fn counts(&self) -> &Counts {
         &self.index.counts
     }
 
-    /// How many workers are remembered in this state.
+    /// Returns the number of remembered workers in this state.
     pub fn workers_in(&self, state: WorkerState) -> u64 {
         self.index.worker_counts[state as usize]
     }
 
-    /// Bytes of payloads, results and errors in the table.
+    /// Returns the bytes of payloads, results and errors in the table.
     pub fn bytes(&self) -> u64 {
         self.index.bytes
     }
 
-    /// The lease under which a task runs.
+    /// Returns the lease under which a task runs.
     pub fn lease(&self, task: TaskId) -> Option<Lease> {
         self.tasks.get(task)?.lease()
     }
 
-    /// The leases a worker holds, by task.
+    /// Returns the leases a worker holds, by task.
     pub fn leases_of(&self, worker: WorkerId) -> impl Iterator<Item = Lease> + '_ {
         let usage = self.index.worker_groups.usage().get(&worker);
         let tasks = usage.into_iter().flat_map(|usage| usage.running.iter());
         tasks.filter_map(|&task| self.lease(task))
     }
 
-    /// All leases, by worker and task.
+    /// Returns all leases, by worker and task.
     pub fn leases(&self) -> impl Iterator<Item = Lease> + '_ {
         self.index
             .worker_groups
@@ -172,7 +172,7 @@ impl Table {
             .flat_map(|&worker| self.leases_of(worker))
     }
 
-    /// How many leases a worker holds.
+    /// Returns the number of leases a worker holds.
     pub fn running_on(&self, worker: WorkerId) -> u32 {
         self.index
             .worker_groups
@@ -181,8 +181,9 @@ impl Table {
             .map_or(0, |usage| usage.load().running)
     }
 
-    /// When `AdvanceTime` next has something to do, in Unix ms: at once if that is not after [`Table::now_ms`]. A delay
-    /// or an expiry is told to the millisecond, housekeeping only roughly, so that it comes in batches.
+    /// Returns when `AdvanceTime` next has something to do, in Unix ms; at once if that is not after [`Table::now_ms`].
+    /// Delays, expiries and probations are exact to the millisecond. Housekeeping is rounded up to a whole interval, so
+    /// that it runs in batches.
     pub fn next_timer_ms(&self) -> Option<u64> {
         let delay = self.index.delays.first().map(|&(at_ms, _)| at_ms);
         let expiry = self.index.expiries.first().map(|&(at_ms, _)| at_ms);
@@ -240,14 +241,14 @@ impl Table {
         due.min()
     }
 
-    /// Whether more finished jobs are kept than the limits allow.
+    /// Returns whether more finished jobs are kept than the limits allow.
     pub(crate) fn too_many_finished(&self) -> bool {
         self.index.finished_jobs.len() as u64 > self.limits.finished_jobs_max
             || self.index.finished_tasks > self.limits.finished_tasks_max
             || self.index.finished_bytes > self.limits.finished_bytes_max
     }
 
-    /// A new place in the queues, behind all others of its priority.
+    /// Assigns a new position in the queues, behind all earlier ones of the same priority.
     pub(crate) fn next_position(&mut self) -> QueuePosition {
         self.last_position += 1;
         QueuePosition {
@@ -256,7 +257,7 @@ impl Table {
         }
     }
 
-    /// Forgets a finished job with its tasks; its idempotency key lives on for a while.
+    /// Forgets a finished job with its tasks; its idempotency key is kept for a while.
     pub(crate) fn forget_job(&mut self, id: JobId) {
         let Some(job) = self.jobs.remove(id) else {
             return;
@@ -282,7 +283,7 @@ impl Table {
         }
     }
 
-    /// The record of a queue; made at its first use.
+    /// Creates the record of a queue at its first use.
     pub(crate) fn open_queue(&mut self, name: &Arc<str>) {
         if !self.queues.contains_key(name) {
             let queue = Queue::new(name.clone());
@@ -315,7 +316,7 @@ impl Table {
         self.retired_keys.push(key, self.limits.keys_max);
     }
 
-    /// Ends the time of a present worker, and keeps the index in step. It must hold nothing any more.
+    /// Marks a present worker as lost or left, and keeps the index in step. The worker must hold no leases any more.
     pub(crate) fn mark_worker_gone(&mut self, id: WorkerId, life: WorkerLife) {
         let worker = self.workers.get_mut(id).expect("the caller found it");
         self.index.drop_worker(worker);
@@ -327,7 +328,7 @@ impl Table {
         }
     }
 
-    /// Forgets the worker that went first.
+    /// Forgets the worker that has been gone longest.
     pub(crate) fn forget_oldest_worker(&mut self) {
         let Some(&(_, id)) = self.index.gone_workers.first() else {
             return;

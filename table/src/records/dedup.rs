@@ -1,8 +1,8 @@
 //! Request deduplication: stores of request ids and of idempotency keys, so that a repeated request is not done twice.
 //!
-//! There are two stores: replies by request id, and the idempotency keys of jobs that are forgotten (a job in the table holds
-//! its own key). Both are bounded in number, the oldest being evicted first, and in time, by `AdvanceTime`. Refusals are not
-//! stored: they changed nothing, and a repeated request may well be accepted.
+//! One store holds replies by request id. The other holds the idempotency keys of jobs that are forgotten; a job in the
+//! table holds its own key. Both are bounded in number, the oldest being evicted first, and in time, by `AdvanceTime`.
+//! Refusals are not stored, because they changed nothing and a repeated request may well be accepted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use crate::types::ids::{TaskId, WorkerId};
 
 /// A record that is stored under a key for a bounded time.
 pub(crate) trait DedupRecord: Record<Key = u64> {
-    /// Its key; unique within a store.
+    /// Returns its key; unique within a store.
     fn dedup_key(&self) -> &Arc<str>;
-    /// When it was stored, in Unix ms.
+    /// Returns when it was stored, in Unix ms.
     fn at_ms(&self) -> u64;
 }
 
-/// Records in the order in which they were stored, numbered without end.
+/// Bounded store of records in insertion order, numbered without end.
 #[derive(Debug)]
 pub(crate) struct DedupStore<R: DedupRecord> {
     records: Paged<R>,
-    /// Derived from the records.
+    /// Numbers by key; derived from the records.
     numbers: BTreeMap<Arc<str>, u64>,
 }
 
@@ -47,12 +47,12 @@ impl<R: DedupRecord> DedupStore<R> {
         self.records.get(*self.numbers.get(dedup_key)?)
     }
 
-    /// The number for the next record.
+    /// Returns the number for the next record.
     pub fn next_number(&self) -> u64 {
         self.records.last().map_or(0, |last| last.key() + 1)
     }
 
-    /// Remembers one more, and forgets the oldest ones beyond `max`.
+    /// Stores a record, and evicts the oldest ones beyond `max`.
     pub fn push(&mut self, record: R, max: u64) {
         let dedup_key = record.dedup_key().clone();
         assert!(
@@ -64,7 +64,7 @@ impl<R: DedupRecord> DedupStore<R> {
         }
     }
 
-    /// Remembers one more, if it is neither remembered already nor out of order.
+    /// Stores a record, unless its key is stored already or its number is out of order; returns whether it did.
     pub fn try_push(&mut self, record: R) -> bool {
         let (dedup_key, number) = (record.dedup_key().clone(), record.key());
         if self.numbers.contains_key(&dedup_key) || !self.records.try_push(record) {
@@ -74,7 +74,7 @@ impl<R: DedupRecord> DedupStore<R> {
         true
     }
 
-    /// Forgets the oldest.
+    /// Evicts the oldest record.
     pub fn evict_oldest(&mut self) {
         let Some(oldest) = self.records.first().map(Record::key) else {
             return;
@@ -84,12 +84,12 @@ impl<R: DedupRecord> DedupStore<R> {
         }
     }
 
-    /// When the oldest was remembered.
+    /// Returns when the oldest record was stored, in Unix ms.
     pub fn oldest_ms(&self) -> Option<u64> {
         self.records.first().map(DedupRecord::at_ms)
     }
 
-    /// What is wrong with it, if anything.
+    /// Returns the first violation of the store's invariants, if any.
     pub fn fault(&self) -> Option<String> {
         if let Some(fault) = self.records.fault() {
             return Some(fault);

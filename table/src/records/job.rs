@@ -10,30 +10,30 @@ use crate::records::paged::Record;
 use crate::types::ids::{JobId, TaskId};
 use crate::types::state::{JobState, TaskState};
 
-/// A job. Its tasks are those with ids from `first_task` on, without gaps: they came in one entry.
+/// A job. Its tasks have consecutive ids from `first_task` on, because they were created in one entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// Its id.
     pub id: JobId,
-    /// Human name; may be empty.
+    /// Display name; may be empty.
     pub name: Arc<str>,
-    /// The queue of its first task: how long the job is kept goes by that one's settings.
+    /// The queue of its first task. The settings of that queue decide how long the job is kept.
     pub queue: Arc<str>,
-    /// What one failed task means for the others.
+    /// Effect of one failed task on the others.
     pub on_failure: OnFailure,
     /// When it was submitted, in Unix ms.
     pub created_ms: u64,
-    /// When its last task became terminal, while none is unfinished again.
+    /// When its last task became terminal, in Unix ms; `None` while any task is unfinished.
     pub finished_ms: Option<u64>,
     /// The first of its tasks.
     pub first_task: TaskId,
-    /// How many tasks it has.
+    /// The number of its tasks.
     pub tasks: u32,
-    /// How many of them are in each state.
+    /// The number of its tasks in each state.
     pub counts: Counts,
     /// Bytes of payloads, results and errors of its tasks.
     pub bytes: u64,
-    /// The submitter's own key, if there was one.
+    /// The submitter's own key, if any.
     pub idempotency: Option<Arc<Idempotency>>,
     /// Submitted tasks that were deduplicated.
     pub deduplicated: DeduplicatedTasks,
@@ -43,21 +43,21 @@ pub struct Job {
 /// ascending.
 pub type DeduplicatedTasks = Option<Arc<[(u32, TaskId)]>>;
 
-/// The result of a submission: its job and its tasks.
+/// Receipt of a submission: its job and its tasks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubmissionReceipt {
     /// Its job; if all tasks were deduplicated, the job of the first.
     pub job: JobId,
     /// The first of the tasks it made.
     pub first_task: TaskId,
-    /// How many it made.
+    /// The number of tasks it made.
     pub tasks: u32,
     /// Its deduplicated tasks.
     pub deduplicated: DeduplicatedTasks,
 }
 
 impl SubmissionReceipt {
-    /// All of them, in the order submitted.
+    /// Returns all of its tasks, in the order submitted.
     pub fn task_ids(&self) -> Vec<TaskId> {
         let deduplicated = self.deduplicated.as_deref().unwrap_or(&[]);
         let mut own = (0..self.tasks).map(|offset| TaskId(self.first_task.0 + u64::from(offset)));
@@ -79,12 +79,12 @@ pub struct Idempotency {
     pub key: Arc<str>,
     /// Digest of the request body it came with.
     pub body_digest: [u8; 32],
-    /// When it came in parts: theirs; else empty.
+    /// Digests of the parts of a multipart submission; else empty.
     pub part_digests: Vec<[u8; 32]>,
 }
 
 impl Job {
-    /// Its state, which follows from those of its tasks.
+    /// Returns its state, which is derived from those of its tasks.
     pub fn state(&self) -> JobState {
         if self.counts.unfinished() > 0 {
             JobState::Running
@@ -97,13 +97,13 @@ impl Job {
         }
     }
 
-    /// The ids of its tasks in the order submitted.
+    /// Returns the ids of its tasks in the order submitted.
     pub fn task_ids(&self) -> impl ExactSizeIterator<Item = TaskId> + Clone + use<> {
         let first = self.first_task.0;
         (0..self.tasks).map(move |offset| TaskId(first + u64::from(offset)))
     }
 
-    /// The receipt of its submission.
+    /// Returns the receipt of its submission.
     pub(crate) fn receipt(&self) -> SubmissionReceipt {
         SubmissionReceipt {
             job: self.id,
@@ -125,34 +125,34 @@ impl Record for Job {
     }
 }
 
-/// A number of tasks for each state.
+/// Number of tasks in each state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts([u64; TaskState::ALL.len()]);
 
 impl Counts {
-    /// How many are in this state.
+    /// Returns the number in this state.
     pub fn of(&self, state: TaskState) -> u64 {
         self.0[state as usize]
     }
 
-    /// Every state with its number, in the order of a task's life.
+    /// Returns every state with its number, in the order of a task's life.
     pub fn iter(&self) -> impl Iterator<Item = (TaskState, u64)> + '_ {
         TaskState::ALL
             .into_iter()
             .map(|state| (state, self.of(state)))
     }
 
-    /// How many are in any state.
+    /// Returns the number in all states.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// How many are not terminal.
+    /// Returns the number that are not terminal.
     pub fn unfinished(&self) -> u64 {
         self.depth() + self.of(TaskState::Running)
     }
 
-    /// How many are unfinished and do not run.
+    /// Returns the number that are unfinished and do not run.
     pub fn depth(&self) -> u64 {
         self.of(TaskState::Waiting) + self.of(TaskState::Delayed) + self.of(TaskState::Queued)
     }

@@ -1,12 +1,12 @@
 //! Copy-on-write pages: an ordered map of records, shared with frozen views.
 //!
-//! The keys of the records only ever grow. Records are kept in pages of [`PAGE_RECORDS`] behind `Arc`. Freezing clones the
-//! list of pages, not the records; after that, the first write to a page copies that page only. A view of a million records
-//! costs some thousand reference counts, and applies go on concurrently.
+//! The keys of the records only ever grow. Records are kept in pages of [`PAGE_RECORDS`] behind `Arc`. Freezing clones
+//! the list of pages, not the records. After that, the first write to a page copies that page only. A view of a million
+//! records costs some thousand reference counts, and applies go on concurrently.
 //!
-//! Each page caches a sum over its records until it is next changed, so a digest over all of them costs what was changed
-//! since the last one. The sum does not depend on how records are spread over pages: replicas that reached the same records
-//! in different ways have the same sum.
+//! Each page caches a sum over its records until it is next changed. So a digest over all records costs only the pages
+//! that changed since the last one. The sum does not depend on how records are spread over pages. Replicas that reached
+//! the same records in different ways have the same sum.
 //!
 //! # Invariants
 //!
@@ -21,11 +21,11 @@ use std::sync::{Arc, OnceLock};
 /// Records in a full page. Larger pages freeze faster and copy slower.
 const PAGE_RECORDS: usize = 128;
 
-/// Something that knows its own key.
+/// A value with a key of its own.
 pub(crate) trait Record: Clone {
     /// Its key.
     type Key: Ord + Copy + std::fmt::Debug;
-    /// Never changes over the life of the record.
+    /// Returns its key, which never changes over the life of the record.
     fn key(&self) -> Self::Key;
 }
 
@@ -33,7 +33,7 @@ pub(crate) trait Record: Clone {
 #[derive(Debug)]
 struct Page<R> {
     records: Vec<R>,
-    /// Over the records as they are; see [`Paged::sum`].
+    /// Cached sum over the current records; see [`Paged::sum`].
     sum: OnceLock<u64>,
 }
 
@@ -46,7 +46,7 @@ impl<R> Page<R> {
     }
 }
 
-/// A copy is made to be changed.
+/// A clone drops the cached sum, because it is made in order to be changed.
 impl<R: Clone> Clone for Page<R> {
     fn clone(&self) -> Self {
         Self {
@@ -56,14 +56,14 @@ impl<R: Clone> Clone for Page<R> {
     }
 }
 
-/// The way to the records of a page that changes: copies them if a view shares them, and forgets their sum.
+/// Returns the records of a page for a change: copies them if a view shares them, and drops their cached sum.
 fn page_records_mut<R: Clone>(page: &mut Arc<Page<R>>) -> &mut Vec<R> {
     let page = Arc::make_mut(page);
     page.sum.take();
     &mut page.records
 }
 
-/// See the module. `Clone` is the freeze.
+/// The paged map. `Clone` is the freeze. See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct Paged<R: Record> {
     pages: BTreeMap<R::Key, Arc<Page<R>>>,
@@ -114,7 +114,7 @@ impl<R: Record> Paged<R> {
         assert!(self.try_push(record), "keys must grow, {key:?} does not");
     }
 
-    /// Adds a record if its key is above all others.
+    /// Adds a record if its key is above all others; returns whether it did.
     pub fn try_push(&mut self, record: R) -> bool {
         let key = record.key();
         if self.last().is_some_and(|last| last.key() >= key) {
@@ -151,8 +151,8 @@ impl<R: Record> Paged<R> {
         Some(record)
     }
 
-    /// Puts a page that has become sparse together with its successor, so that pages stay well filled whatever the
-    /// order of removals.
+    /// Merges a page that has become sparse with its successor, so that pages stay well filled after any order of
+    /// removals.
     fn merge(&mut self, filed: R::Key) {
         let above = (Bound::Excluded(filed), Bound::Unbounded);
         let Some((&next, page)) = self.pages.range(above).next() else {
@@ -171,7 +171,7 @@ impl<R: Record> Paged<R> {
         self.pages.values().flat_map(|page| page.records.iter())
     }
 
-    /// Records with keys above `after` (all, without one), ascending.
+    /// Returns records with keys above `after` (all, without one), ascending.
     pub fn iter_after(&self, after: Option<R::Key>) -> impl Iterator<Item = &R> {
         let from = after
             .and_then(|key| self.pages.range(..=key).next_back())
@@ -183,7 +183,7 @@ impl<R: Record> Paged<R> {
             .skip_while(move |record| after.is_some_and(|after| record.key() <= after))
     }
 
-    /// Records with keys below `before` (all, without one), descending.
+    /// Returns records with keys below `before` (all, without one), descending.
     pub fn iter_before(&self, before: Option<R::Key>) -> impl Iterator<Item = &R> {
         let upper = before.map_or(Bound::Unbounded, Bound::Excluded);
         self.pages
@@ -193,7 +193,7 @@ impl<R: Record> Paged<R> {
             .skip_while(move |record| before.is_some_and(|before| record.key() >= before))
     }
 
-    /// Records with keys in the range, ascending.
+    /// Returns records with keys in the range, ascending.
     pub fn range(&self, keys: RangeInclusive<R::Key>) -> impl Iterator<Item = &R> {
         let (first, last) = keys.into_inner();
         let filed = self
@@ -208,8 +208,8 @@ impl<R: Record> Paged<R> {
             .take_while(move |record| record.key() <= last)
     }
 
-    /// The sum of what `each` gives for every record, asked only of pages that have changed since they were last asked.
-    /// `each` must give the same for the same record, always.
+    /// Returns the sum of `each` over all records. Only pages that changed since the last call are computed again, so
+    /// `each` must always return the same for the same record.
     pub fn sum(&self, mut each: impl FnMut(&R) -> u64) -> u64 {
         let mut sum = |records: &[R]| {
             let each = records.iter().map(&mut each);
@@ -221,7 +221,7 @@ impl<R: Record> Paged<R> {
             .fold(0_u64, u64::wrapping_add)
     }
 
-    /// What is wrong with the pages, if anything.
+    /// Returns the first violation of the invariants, if any.
     pub fn fault(&self) -> Option<String> {
         let mut count = 0;
         let mut last: Option<R::Key> = None;
@@ -246,7 +246,7 @@ impl<R: Record> Paged<R> {
     }
 }
 
-/// Where the record of this key is.
+/// Returns the position of the record with this key.
 fn place<R: Record>(records: &[R], key: R::Key) -> Option<usize> {
     records
         .binary_search_by(|record| record.key().cmp(&key))

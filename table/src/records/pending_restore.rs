@@ -1,12 +1,12 @@
 //! Multipart restore of a backup: parts are staged here until the last one has arrived.
 //!
-//! A backup is restored into a cluster that holds nothing yet. Its parts come through the log, so that every replica has the
-//! same ones. When the last has arrived, the table they make replaces the empty one, in one entry. Until then nothing of it can
-//! be seen; a restore that stays incomplete is forgotten.
+//! A backup is restored into a cluster that holds nothing yet. Its parts come through the log, so that every replica
+//! has the same ones. When the last has arrived, the table they make replaces the empty one, in one entry. Until then
+//! none of it is visible. A restore that stays incomplete is forgotten.
 //!
-//! Ids and fencing tokens are derived from log indexes, and the log of the new cluster begins at 1. So that none is ever
-//! given twice, the restored table counts on from where the other one was, plus [`ID_OFFSET_STEP`]: what the other cluster
-//! gave out after the backup was taken is left behind too.
+//! Ids and fencing tokens are derived from log indexes, and the log of the new cluster begins at 1. No id may ever be
+//! given twice, so the restored table counts on from where the other one was, plus [`ID_OFFSET_STEP`]. The step also
+//! skips the ids that the other cluster assigned after the backup was taken.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -14,37 +14,37 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-/// How far ids and tokens leap ahead with a restore, in log entries: more than a cluster writes in weeks at its busiest,
-/// and little enough for some hundred restores, each of the last one's backup, within an exact JSON number.
+/// Step by which a restore advances ids and tokens, in log entries. It is more than a cluster writes in weeks at its
+/// busiest. It is small enough for some hundred restores, each of the last one's backup, within an exact JSON number.
 pub(crate) const ID_OFFSET_STEP: u64 = 1 << 32;
-/// Where a restored table may begin to count: so far below what a token can hold as an exact JSON number that a cluster
-/// never gets there.
+/// Highest id offset of a restored table. It is so far below the range of a token as an exact JSON number that a
+/// cluster never exhausts the rest.
 pub(crate) const ID_OFFSET_MAX: u64 = 1 << 40;
 /// Most parts of one backup.
 pub const PARTS_MAX: u32 = 65_536;
 /// Most bytes of one part.
 pub const PART_BYTES_MAX: usize = 8 << 20;
 
-/// A backup of which not all parts have come.
+/// A restore of which not all parts have arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct PendingRestore {
-    /// What tells this backup from others.
+    /// Identifies the backup.
     pub backup: Arc<str>,
-    /// How many parts it has.
+    /// The number of its parts.
     pub parts: u32,
-    /// When the last part so far came, in Unix ms.
+    /// When the latest part arrived, in Unix ms.
     pub touched_ms: u64,
-    /// Those that have come, by their numbers from 1.
+    /// The parts that have arrived, by their numbers from 1.
     pub received: BTreeMap<u32, Bytes>,
 }
 
 impl PendingRestore {
-    /// Whether nothing is missing.
+    /// Returns whether all parts have arrived.
     pub fn is_whole(&self) -> bool {
         self.received.len() == self.parts as usize
     }
 
-    /// All that came, in order.
+    /// Returns a reader of the parts that have arrived, in order.
     pub fn reader(&self) -> impl Read + '_ {
         Parts {
             rest: self.received.values(),

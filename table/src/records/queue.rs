@@ -1,12 +1,13 @@
 //! Queue records: settings, fair-queueing state and token bucket.
 //!
-//! *Sharing.* Queues that compete for the same workers share them by weight: start-time fair queueing (Goyal, Vin and Cheng,
-//! 1996). Each grant moves the queue's `served` forward by a share, the smaller the greater its weight, and the queue that
-//! was served least comes next. A queue that had nothing to do starts at the virtual time of the others: it cannot save up.
+//! *Sharing.* Queues that compete for the same workers share them by weight: start-time fair queueing (Goyal, Vin and
+//! Cheng, 1996). Each grant moves the queue's `served` forward by a share, which is smaller for a greater weight. The
+//! queue that was served least comes next. An idle queue starts at the virtual time of the others, so it cannot save up
+//! shares.
 //!
-//! *Rates.* A token bucket by the generic cell rate algorithm (ITU-T I.371): each start moves `theoretical_arrival_ns` forward
-//! by one interval, and none may begin while that is further ahead than the burst allows. Integers only, in the table's own
-//! time, so a rate holds over all workers and all leaders.
+//! *Rates.* A token bucket by the generic cell rate algorithm (ITU-T I.371). Each start moves `theoretical_arrival_ns`
+//! forward by one interval. No start may begin while it is further ahead than the burst allows. All numbers are
+//! integers in the table's own time, so a rate holds over all workers and all leaders.
 
 use std::sync::Arc;
 
@@ -14,30 +15,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::queue_options::{QueueSettings, ns};
 
-/// See the module.
+/// A queue. See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
     /// Its name.
     pub name: Arc<str>,
-    /// What users have set.
+    /// Settings made by users.
     pub settings: QueueSettings,
-    /// How much it was served, in shares.
+    /// Service received so far, in shares (its virtual finish time).
     pub(crate) served: u64,
-    /// How many of its tasks have succeeded, as long as it has been there.
+    /// The number of its tasks that have succeeded since the record was created.
     pub(crate) succeeded: u64,
     /// With a rate: the theoretical arrival time of the next start, when the bucket is full again, in Unix ns.
     pub(crate) theoretical_arrival_ns: u64,
 }
 
-/// Waiting this long is worth one step of priority. So a task of priority 0 starts before one of priority 9 that became
-/// ready nine times as much later, and no stream of important tasks keeps another waiting for ever.
+/// Waiting time that is worth one step of priority, in ms. So a task of priority 0 starts before one of priority 9 that
+/// became ready more than nine times this long after it. No stream of important tasks starves another.
 pub const AGEING_MS: u64 = 60_000;
 
-/// What one start is worth for a queue of weight 1. Large, so that weights divide it well.
+/// The share of one start for a queue of weight 1. It is large, so that weights divide it well.
 const SHARE_UNIT: u64 = 1 << 24;
 
 impl Queue {
-    /// A queue with nothing set.
+    /// Returns a queue with default settings.
     pub(crate) fn new(name: Arc<str>) -> Self {
         Self {
             name,
@@ -48,7 +49,7 @@ impl Queue {
         }
     }
 
-    /// What one start is worth.
+    /// Returns the share of one start.
     pub(crate) fn share(&self) -> u64 {
         (SHARE_UNIT / u64::from(self.settings.weight)).max(1)
     }
@@ -67,7 +68,7 @@ impl Queue {
         start
     }
 
-    /// When its rate allows the next start, in Unix ns.
+    /// Returns when its rate allows the next start, in Unix ns.
     pub(crate) fn next_start_ns(&self) -> u64 {
         self.settings.rate.map_or(0, |rate| {
             let ahead = rate.interval_ns().saturating_mul(u64::from(rate.burst) - 1);
@@ -75,7 +76,7 @@ impl Queue {
         })
     }
 
-    /// How many tasks its rate lets start at this time.
+    /// Returns how many tasks its rate lets start at this time.
     pub(crate) fn starts_allowed(&self, now_ms: u64) -> u64 {
         let Some(rate) = self.settings.rate else {
             return u64::MAX;
@@ -98,7 +99,7 @@ mod tests {
         queue
     }
 
-    /// Starts as many as are allowed at each of these times.
+    /// Starts as many tasks as are allowed at each of these times.
     fn starts(queue: &mut Queue, times_ms: &[u64]) -> Vec<u64> {
         let start_all = |&now_ms: &u64| {
             let allowed = queue.starts_allowed(now_ms);

@@ -1,8 +1,8 @@
 //! Schedule records: jobs that recur, and the next tick of each.
 //!
-//! The table knows neither cron nor time zones, whose data would have to be the same on every replica: it keeps both as text,
-//! and the next tick as a number that the leader computed. What the table enforces is the order of ticks: only the very tick
-//! that the schedule waits for can come next, so none comes twice.
+//! The table knows neither cron nor time zones, whose data would have to be the same on every replica. It keeps both as
+//! text, and the next tick as a number that the leader computed. The table enforces the order of ticks. Only the very
+//! tick that the schedule waits for can come next, so none fires twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,66 +16,66 @@ use crate::types::ids::JobId;
 /// A schedule. See the module.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
-    /// Its name, which is what it is known by.
+    /// Its name; identifies it.
     pub name: Arc<str>,
-    /// Log index at which it was last put. Ticks that were worked out from an earlier one do not count.
+    /// Log index at which it was last put. Ticks that were computed from an earlier generation are ignored.
     pub generation: u64,
-    /// When, in cron's words. Never read here.
+    /// Cron expression; never parsed here.
     pub cron: Arc<str>,
-    /// The clock on the wall that `cron` speaks of. Never read here.
+    /// Time zone of the cron expression; never parsed here.
     pub timezone: Arc<str>,
-    /// What each tick submits; without keys of its own.
+    /// The job that each tick submits; without keys of its own.
     pub job: Arc<SubmitJob>,
-    /// Raw JSON text of the job as it was put, to be shown. Never read here.
+    /// Raw JSON text of the job as it was put, for display; never parsed here.
     pub job_text: Bytes,
-    /// What a tick does that finds the job of an earlier one unfinished.
+    /// Whether a tick fires while the job of an earlier one is unfinished.
     pub overlap: Overlap,
-    /// What becomes of ticks whose time passed while nobody could act on them.
+    /// Handling of ticks whose time passed while no leader could act on them.
     pub catch_up: CatchUp,
-    /// Whether ticks pass by unheeded.
+    /// Whether it is paused: its ticks pass by.
     pub paused: bool,
     /// When it was first put, in Unix ms.
     pub created_ms: u64,
-    /// The one tick that can come next, in Unix ms; `None` while paused, and when no more are to come.
+    /// The one tick that can come next, in Unix ms; `None` while paused, and when there are no more ticks.
     pub next_tick_ms: Option<u64>,
-    /// The last tick that was acted on, whether or not that made a job.
+    /// The last tick that was handled in time, in Unix ms, whether or not it made a job.
     pub last_tick_ms: Option<u64>,
     /// The last job that a tick made; it may be forgotten by now.
     pub last_job: Option<JobId>,
-    /// Why the last tick that was acted on was refused its job, if it was.
+    /// Why the job of the last handled tick was refused, if it was.
     pub last_error: Option<Arc<str>>,
-    /// Ticks that made a job.
+    /// Number of ticks that made a job.
     pub fired: u64,
-    /// Ticks that made none because the job of an earlier one was unfinished, or all of their tasks were there already.
+    /// Number of ticks that made none, because an earlier job was unfinished or all of their tasks existed already.
     pub skipped: u64,
-    /// Ticks that made none because they were too late, or because their job was refused.
+    /// Number of ticks that made none, because they were too late or because their job was refused.
     pub missed: u64,
 }
 
-/// What one task of a schedule's job takes besides its payload, roughly.
+/// Estimated overhead of one task of a schedule's job, in bytes, in addition to its payload.
 const TASK_OVERHEAD_BYTES: u64 = 512;
 
 impl Schedule {
-    /// Bytes it is counted with.
+    /// Returns its size as the limits count it, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         template_bytes(&self.job, &self.job_text)
     }
 }
 
-/// Bytes that a schedule of this job is counted with.
+/// Returns the size of a schedule of this job as the limits count it, in bytes.
 pub(crate) fn template_bytes(job: &SubmitJob, job_text: &Bytes) -> u64 {
     let tasks = job.tasks.iter();
     let payloads: u64 = tasks.map(|task| task.payload.len() as u64).sum();
     payloads + job_text.len() as u64 + TASK_OVERHEAD_BYTES * job.tasks.len() as u64
 }
 
-/// All schedules by name, and by when they are due.
+/// All schedules by name, and by due time.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Schedules {
     pub(crate) by_name: BTreeMap<Arc<str>, Arc<Schedule>>,
-    /// Derived: next ticks, earliest first.
+    /// Next ticks, earliest first; derived from the schedules.
     pub(crate) due: BTreeSet<(u64, Arc<str>)>,
-    /// Derived: what all of them are counted with.
+    /// Size of all schedules as the limits count it; derived from the schedules.
     bytes: u64,
 }
 
@@ -96,7 +96,7 @@ impl Schedules {
         self.by_name.values()
     }
 
-    /// Puts one in, in place of one of the same name.
+    /// Inserts a schedule; replaces the one of the same name.
     pub fn put(&mut self, schedule: Schedule) {
         self.remove(&schedule.name);
         self.bytes += schedule.bytes();
@@ -107,7 +107,7 @@ impl Schedules {
             .insert(schedule.name.clone(), Arc::new(schedule));
     }
 
-    /// Takes one out.
+    /// Removes a schedule.
     pub fn remove(&mut self, name: &str) -> Option<Arc<Schedule>> {
         let schedule = self.by_name.remove(name)?;
         self.bytes -= schedule.bytes();
@@ -117,7 +117,7 @@ impl Schedules {
         Some(schedule)
     }
 
-    /// Whether it comes after all others, and then puts it in.
+    /// Inserts a schedule if its name is after all others; returns whether it did.
     pub fn try_push(&mut self, schedule: Schedule) -> bool {
         let last = self.by_name.last_key_value();
         let fits = last.is_none_or(|(name, _)| **name < *schedule.name);
@@ -127,7 +127,7 @@ impl Schedules {
         fits
     }
 
-    /// What is wrong, if anything.
+    /// Returns the first violation of the invariants, if any.
     pub fn unsound(&self) -> Option<String> {
         let mut rebuilt = Schedules::default();
         for schedule in self.iter() {

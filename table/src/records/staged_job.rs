@@ -1,7 +1,7 @@
 //! Multipart job submissions: parts are staged here until the last one has arrived.
 //!
-//! The parts of a job share its idempotency key. Nothing of it can be seen or run before it is complete; then all of it is
-//! created in one entry, as any job is. A submission that stays incomplete for too long is forgotten.
+//! The parts of a job share its idempotency key. No part of the job is visible or runs before it is complete. Then all
+//! of it is created in one entry, as any job is. A submission that stays incomplete for too long is forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,39 +10,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{NewTask, OnFailure};
 
-/// A job of which not all parts have come.
+/// A job of which not all parts have arrived.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StagedJob {
     /// The job's idempotency key.
     pub key: Arc<str>,
-    /// How many parts it has.
+    /// The number of its parts.
     pub parts: u32,
-    /// As every part says.
+    /// The job's name, the same in every part.
     pub name: Arc<str>,
-    /// As every part says.
+    /// The failure policy, the same in every part.
     pub on_failure: OnFailure,
-    /// When the last part so far came, in Unix ms.
+    /// When the latest part arrived, in Unix ms.
     pub touched_ms: u64,
-    /// Those that have come, by their numbers from 1.
+    /// The parts that have arrived, by their numbers from 1.
     pub received: BTreeMap<u32, StagedPart>,
 }
 
-/// Some of a job's tasks.
+/// One part: some of a job's tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StagedPart {
-    /// Of the request body it came with.
+    /// Digest of the request body of this part.
     pub digest: [u8; 32],
     pub tasks: Arc<Vec<NewTask>>,
 }
 
 impl StagedJob {
-    /// Bytes of its payloads.
+    /// Returns the bytes of its payloads.
     pub fn bytes(&self) -> u64 {
         let parts = self.received.values();
         parts.map(StagedPart::bytes).sum()
     }
 
-    /// How many tasks have come.
+    /// Returns the number of tasks that have arrived.
     pub fn tasks(&self) -> u64 {
         let parts = self.received.values();
         parts.map(|part| part.tasks.len() as u64).sum()
@@ -50,7 +50,7 @@ impl StagedJob {
 }
 
 impl StagedPart {
-    /// Bytes of its payloads.
+    /// Returns the bytes of its payloads.
     pub fn bytes(&self) -> u64 {
         let tasks = self.tasks.iter();
         tasks.map(|task| task.payload.len() as u64).sum()

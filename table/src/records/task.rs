@@ -11,7 +11,7 @@ use crate::records::paged::Record;
 use crate::types::ids::{JobId, TaskId, Token, WorkerId};
 use crate::types::state::TaskState;
 
-/// A task. What changes is kept apart from what does not, so that a page of tasks is cheap to copy.
+/// A task. Its mutable part is kept apart from the immutable one, so that a page of tasks is cheap to copy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     /// Its id.
@@ -20,28 +20,28 @@ pub struct Task {
     pub job: JobId,
     /// When it was submitted, in Unix ms.
     pub created_ms: u64,
-    /// What was submitted.
+    /// The specification as submitted.
     pub spec: Arc<TaskSpec>,
-    /// Where it is in its life.
+    /// Its state with the data of that state.
     pub life: Life,
-    /// Ends as expired at this time, unless it is running or an attempt was really made by then.
+    /// The task expires at this time, in Unix ms, unless it is running or an attempt was really made by then.
     pub expires_at_ms: Option<u64>,
-    /// Attempts granted so far; the number of the present or last one.
+    /// The number of attempts granted so far, which is the number of the current or last one.
     pub attempt: u32,
-    /// Attempts that failed or timed out, since the last retry by hand.
+    /// Attempts that failed or timed out, since the last manual retry.
     pub failures: u32,
-    /// Attempts lost with their worker, since the last retry by hand.
+    /// Attempts lost with their worker, since the last manual retry.
     pub losses: u32,
-    /// The last attempts that ended, oldest first; bounded, `attempt` is the total.
+    /// The latest ended attempts, oldest first. The list is bounded; `attempt` is the total.
     pub history: Vec<Attempt>,
 }
 
-/// What was submitted, and never changes.
+/// Specification of a task as submitted; it never changes.
 #[derive(Debug, PartialEq)]
 pub struct TaskSpec {
     /// Queue, kind and requirements; shared by all tasks that are alike for the scheduler.
     pub class: Arc<Class>,
-    /// How it is to be tried; shared by all tasks with the same settings.
+    /// Retry and timing policy; shared by all tasks with the same settings.
     pub policy: Arc<Policy>,
     /// The submitter's name for it within its job.
     pub key: Option<Box<str>>,
@@ -62,26 +62,26 @@ pub struct TaskConstraints {
     pub concurrency: Option<Concurrency>,
 }
 
-/// What decides which workers may take a task. Tasks of one class are interchangeable for the scheduler but for
-/// priority and age.
+/// Scheduling class: the properties that decide which workers may take a task. Tasks of one class differ for the
+/// scheduler only in priority and age.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Class {
     /// Queue name.
     pub queue: Arc<str>,
     /// `exec` or a function name.
     pub kind: Arc<str>,
-    /// What a worker must have.
+    /// Requirements on a worker.
     pub requires: Requires,
 }
 
-/// How a task is to be tried.
+/// Priority, time limits and retry policy of a task.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Policy {
-    /// 0–9, higher first.
+    /// Priority, 0–9; higher first.
     pub priority: u8,
-    /// Not started this long after its submission, it expires.
+    /// Time after its submission, in ms. A task not started by then expires.
     pub expires_ms: Option<u64>,
-    /// One attempt's time limit.
+    /// One attempt's time limit, in ms.
     pub timeout_ms: Option<u64>,
     /// Attempts that failed or timed out before it is dead-lettered.
     pub max_attempts: u32,
@@ -89,7 +89,7 @@ pub struct Policy {
     pub max_losses: u32,
     /// Wait between a failed attempt and the next.
     pub backoff: Backoff,
-    /// Free words.
+    /// Free words for filtering.
     pub tags: Vec<String>,
 }
 
@@ -98,58 +98,58 @@ pub struct Policy {
 pub enum Life {
     /// See [`TaskState::Waiting`].
     Waiting {
-        /// How many of the tasks it comes after have not succeeded yet; at least 1.
+        /// How many of its dependencies have not succeeded yet; at least 1.
         on: u32,
-        /// When it becomes ready: not before this time, in Unix ms.
+        /// Earliest start, in Unix ms.
         not_before_ms: u64,
-        /// Nor before this long after the last of them.
+        /// Delay after the last dependency has succeeded, in ms. The later of the two earliest starts counts.
         delay_ms: u64,
     },
     /// See [`TaskState::Delayed`].
     Delayed {
-        /// Queued from this time on.
+        /// Start of the queued state, in Unix ms.
         until_ms: u64,
     },
     /// See [`TaskState::Queued`].
     Queued {
-        /// Its position.
+        /// Its position in the queue.
         position: QueuePosition,
     },
     /// See [`TaskState::Running`].
     Running {
-        /// Who runs it.
+        /// The worker that runs it.
         worker: WorkerId,
         /// The lease's fencing token.
         token: Token,
-        /// When the lease was granted.
+        /// When the lease was granted, in Unix ms.
         started_ms: u64,
-        /// Its position in its queue, which it gets back if this attempt is lost or returned.
+        /// Its position in its queue. The task gets it back if this attempt is lost or returned.
         position: QueuePosition,
     },
     /// See [`TaskState::Succeeded`].
     Succeeded {
-        /// Raw JSON text.
+        /// Raw JSON text of the result.
         result: Bytes,
-        /// When it was accepted.
+        /// When the result was accepted, in Unix ms.
         finished_ms: u64,
     },
     /// See [`TaskState::Failed`].
     Failed {
-        /// Raw JSON text.
+        /// Raw JSON text of the error.
         error: Bytes,
-        /// When it was given up.
+        /// When it was dead-lettered, in Unix ms.
         finished_ms: u64,
     },
     /// See [`TaskState::Cancelled`].
     Cancelled {
-        /// When it was cancelled.
+        /// When it was cancelled, in Unix ms.
         finished_ms: u64,
-        /// What for.
+        /// The reason.
         cause: CancelCause,
     },
     /// See [`TaskState::Expired`].
     Expired {
-        /// When it expired.
+        /// When it expired, in Unix ms.
         finished_ms: u64,
     },
 }
@@ -157,18 +157,18 @@ pub enum Life {
 /// Why a task was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CancelCause {
-    /// A user's word.
+    /// A user cancelled it.
     Asked,
     /// This task of its job ended without success, and the job fails fast.
     JobFailed(TaskId),
-    /// This task, which it comes after, ended without success.
+    /// This task, on which it depends, ended without success.
     Dependency(TaskId),
 }
 
-/// A position in a queue, assigned when a task becomes ready and kept until an attempt was really made.
+/// Position in a queue, assigned when a task becomes ready and kept until an attempt was really made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueuePosition {
-    /// Grows with every position assigned in the whole table; lower comes first.
+    /// Order over the whole table: grows with every position assigned; lower starts first.
     pub order: u64,
     /// When it was assigned, in Unix ms.
     pub since_ms: u64,
@@ -177,11 +177,11 @@ pub struct QueuePosition {
 /// An attempt that ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// Counted from 1.
+    /// Its number, counted from 1.
     pub attempt: u32,
-    /// Who made it.
+    /// The worker that made it.
     pub worker: WorkerId,
-    /// Under which lease.
+    /// The fencing token of its lease.
     pub token: Token,
     /// When the lease was granted, in Unix ms.
     pub started_ms: u64,
@@ -207,14 +207,14 @@ pub enum AttemptEnd {
     Lost,
     /// Its worker lives but did not keep the lease alive.
     LeaseExpired,
-    /// It was handed back; counts as nothing.
+    /// Its worker returned it; counts as nothing.
     Returned,
-    /// The task was cancelled under it.
+    /// The task was cancelled during it.
     Cancelled,
 }
 
 impl AttemptEnd {
-    /// The word used in the API.
+    /// Returns the word used in the API.
     pub fn as_str(&self) -> &'static str {
         match self {
             AttemptEnd::Succeeded => "succeeded",
@@ -227,7 +227,7 @@ impl AttemptEnd {
         }
     }
 
-    /// The reported error, if there was one.
+    /// Returns the reported error, if any.
     pub fn error(&self) -> Option<&Bytes> {
         match self {
             AttemptEnd::Failed { error } => Some(error),
@@ -242,7 +242,7 @@ impl AttemptEnd {
 }
 
 impl Life {
-    /// The state without its data.
+    /// Returns the state without its data.
     pub fn state(&self) -> TaskState {
         match self {
             Life::Waiting { .. } => TaskState::Waiting,
@@ -258,37 +258,37 @@ impl Life {
 }
 
 impl Task {
-    /// Its state without the data.
+    /// Returns its state without the data.
     pub fn state(&self) -> TaskState {
         self.life.state()
     }
 
-    /// `exec` or a function name.
+    /// Returns its kind: `exec` or a function name.
     pub fn kind(&self) -> &str {
         &self.spec.class.kind
     }
 
-    /// Queue name.
+    /// Returns the name of its queue.
     pub fn queue(&self) -> &str {
         &self.spec.class.queue
     }
 
-    /// The submitter's name for it within its job.
+    /// Returns the submitter's name for it within its job.
     pub fn key(&self) -> Option<&str> {
         self.spec.key.as_deref()
     }
 
-    /// 0–9, higher first.
+    /// Returns its priority, 0–9; higher first.
     pub fn priority(&self) -> u8 {
         self.spec.policy.priority
     }
 
-    /// Raw JSON text.
+    /// Returns the raw JSON text of its payload.
     pub fn payload(&self) -> &Bytes {
         &self.spec.payload
     }
 
-    /// The tasks that it comes after, ascending.
+    /// Returns the tasks it depends on, ascending.
     pub fn after(&self) -> &[TaskId] {
         self.spec
             .constraints
@@ -296,17 +296,17 @@ impl Task {
             .map_or(&[], |constraints| &constraints.after)
     }
 
-    /// At most one unfinished task has it.
+    /// Returns its unique key: at most one unfinished task has it.
     pub fn unique_key(&self) -> Option<&Arc<str>> {
         self.spec.constraints.as_ref()?.unique_key.as_ref()
     }
 
-    /// At most so many tasks with its key run at once.
+    /// Returns its concurrency key, with the limit on running tasks of that key.
     pub fn concurrency(&self) -> Option<&Concurrency> {
         self.spec.constraints.as_ref()?.concurrency.as_ref()
     }
 
-    /// Why it was cancelled, if it was.
+    /// Returns why it was cancelled, if it was.
     pub fn cancel_cause(&self) -> Option<CancelCause> {
         match self.life {
             Life::Cancelled { cause, .. } => Some(cause),
@@ -320,7 +320,7 @@ impl Task {
         }
     }
 
-    /// The lease under which it runs.
+    /// Returns the lease under which it runs.
     pub fn lease(&self) -> Option<Lease> {
         match self.life {
             Life::Running { worker, token, .. } => Some(Lease {
@@ -339,14 +339,14 @@ impl Task {
         }
     }
 
-    /// Who runs it, or who made the last attempt.
+    /// Returns the worker that runs it, or that made the last attempt.
     pub fn worker(&self) -> Option<WorkerId> {
         self.lease()
             .map(|lease| lease.worker)
             .or_else(|| Some(self.history.last()?.worker))
     }
 
-    /// Raw JSON text of its result, once it has succeeded.
+    /// Returns the raw JSON text of its result, once it has succeeded.
     pub fn result(&self) -> Option<&Bytes> {
         match &self.life {
             Life::Succeeded { result, .. } => Some(result),
@@ -360,7 +360,7 @@ impl Task {
         }
     }
 
-    /// Raw JSON text of the error that it ended with. Errors of earlier attempts are in the history.
+    /// Returns the raw JSON text of the error with which it failed. Errors of earlier attempts are in the history.
     pub fn error(&self) -> Option<&Bytes> {
         match &self.life {
             Life::Failed { error, .. } => Some(error),
@@ -374,7 +374,7 @@ impl Task {
         }
     }
 
-    /// When the present or last attempt began.
+    /// Returns when the current or last attempt began, in Unix ms.
     pub fn started_ms(&self) -> Option<u64> {
         match self.life {
             Life::Running { started_ms, .. } => Some(started_ms),
@@ -388,7 +388,7 @@ impl Task {
         }
     }
 
-    /// When it became terminal, while it is.
+    /// Returns when it became terminal, in Unix ms; `None` while it is not.
     pub fn finished_ms(&self) -> Option<u64> {
         match self.life {
             Life::Succeeded { finished_ms, .. }
@@ -402,7 +402,7 @@ impl Task {
         }
     }
 
-    /// Bytes that its submitter and its workers put into it.
+    /// Returns the bytes of its payload, result and errors.
     pub(crate) fn bytes(&self) -> u64 {
         let ended = self
             .history
@@ -413,7 +413,7 @@ impl Task {
         all.map(|text| text.len() as u64).sum()
     }
 
-    /// Whether it ends as expired when its time comes.
+    /// Returns when it would expire, in Unix ms, while its state allows that.
     pub(crate) fn may_expire(&self) -> Option<u64> {
         match self.life {
             Life::Waiting { .. } | Life::Delayed { .. } | Life::Queued { .. } => self.expires_at_ms,
@@ -425,7 +425,7 @@ impl Task {
         }
     }
 
-    /// Whether it is to end as expired, and may not start any more.
+    /// Returns whether its expiry is due, so that it may not start any more.
     pub(crate) fn is_too_late(&self, now_ms: u64) -> bool {
         self.may_expire().is_some_and(|at_ms| at_ms <= now_ms)
     }

@@ -15,21 +15,21 @@ use crate::types::state::WorkerState;
 pub struct Worker {
     /// Its id.
     pub id: WorkerId,
-    /// Unique among live and draining workers.
+    /// Its name; unique among present workers.
     pub name: Arc<str>,
-    /// What it takes and has; shared by all workers that are alike.
+    /// Its queues, kinds, labels and resources; shared by all workers that are alike.
     pub profile: Arc<Profile>,
-    /// Attempts at once.
+    /// Most attempts at once.
     pub slots: u32,
     /// When it registered, in Unix ms.
     pub registered_ms: u64,
-    /// Where it is in its life.
+    /// Its state with the data of that state.
     pub life: WorkerLife,
-    /// What has failed on it since its last success.
+    /// Tasks that failed on it since its last success.
     pub streak: FailureStreak,
 }
 
-/// What decides which tasks a worker may take.
+/// Properties that decide which tasks a worker may take.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Profile {
     /// Queues it takes from.
@@ -51,12 +51,12 @@ pub enum WorkerLife {
     Draining,
     /// See [`WorkerState::Lost`].
     Lost {
-        /// Since when.
+        /// When it was lost, in Unix ms.
         at_ms: u64,
     },
     /// See [`WorkerState::Left`].
     Left {
-        /// Since when.
+        /// When it left, in Unix ms.
         at_ms: u64,
     },
     /// See [`WorkerState::Paused`].
@@ -65,17 +65,18 @@ pub enum WorkerLife {
     Quarantined {
         /// When its probation begins, in Unix ms.
         until_ms: u64,
-        /// How many probations it has failed.
+        /// The number of failed probations.
         round: u32,
     },
     /// See [`WorkerState::Probation`].
     Probation {
-        /// How many probations it has failed before.
+        /// The number of failed probations before this one.
         round: u32,
     },
 }
 
-/// What has failed on a worker since its last success; at most as many tasks as a quarantine needs, the latest ones.
+/// Tasks that failed on a worker since its last success. At most as many as a quarantine needs: the first and the
+/// latest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureStreak(pub(crate) Vec<FailedTask>);
 
@@ -84,24 +85,24 @@ pub struct FailureStreak(pub(crate) Vec<FailedTask>);
 pub(crate) struct FailedTask {
     pub(crate) task: TaskId,
     pub(crate) queue: Arc<str>,
-    /// How many of its queue's tasks had succeeded by then.
+    /// The number of its queue's tasks that had succeeded by then.
     pub(crate) succeeded: u64,
 }
 
 impl FailureStreak {
-    /// How many tasks are in it.
+    /// Returns the number of tasks in it.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether the last attempt here succeeded, as far as it says something of the worker.
+    /// Returns whether no failure counts against the worker since its last success.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
 impl Worker {
-    /// Its state without the data.
+    /// Returns its state without the data.
     pub fn state(&self) -> WorkerState {
         match self.life {
             WorkerLife::Live => WorkerState::Live,
@@ -114,7 +115,7 @@ impl Worker {
         }
     }
 
-    /// How many tasks it may run at once, now.
+    /// Returns how many tasks it may run at once in its current state.
     pub(crate) fn usable_slots(&self) -> u32 {
         match self.life {
             WorkerLife::Live => self.slots,
@@ -127,7 +128,7 @@ impl Worker {
         }
     }
 
-    /// Since when it is lost or has left.
+    /// Returns when it was lost or left, in Unix ms.
     pub fn gone_ms(&self) -> Option<u64> {
         match self.life {
             WorkerLife::Live
@@ -141,7 +142,7 @@ impl Worker {
 }
 
 impl Profile {
-    /// Whether it could take tasks of this class if it had nothing else to do.
+    /// Returns whether an idle worker of this profile could take tasks of this class.
     pub fn takes(&self, class: &Class) -> bool {
         let requires = &class.requires;
         self.queues.contains(&*class.queue)
@@ -153,7 +154,7 @@ impl Profile {
             && self.has_capacity(&BTreeMap::new(), &requires.resources)
     }
 
-    /// Whether it has these amounts beside what is used already.
+    /// Returns whether it has these amounts in addition to those used already.
     pub(crate) fn has_capacity(
         &self,
         used: &BTreeMap<String, u64>,
