@@ -1,29 +1,29 @@
 //! Index of concurrency keys: per-key limits on how many tasks run at once.
 //!
-//! Of a key's ready tasks only as many as may still start are *eligible*, the first ones by rank. The others are in no ready
-//! queue, so they hold up nobody, however many they are. Tasks of one key thus start in the order of their ranks, whatever
-//! their queues and classes.
+//! Only as many of a key's ready tasks as may still start are *eligible*, the first ones by rank. The others are in no
+//! ready queue, so any number of them delays no other task. Tasks of one key thus start in the order of their ranks, in
+//! all queues and classes.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use crate::index::ready_queue::{Rank, ReadyTask};
 
-/// One key's tasks. Derived from them.
+/// One key's tasks. Derived from the task records.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct ConcurrencyKeyIndex {
-    /// How many run.
+    /// The number of running tasks.
     pub running: u32,
-    /// The limits of those that are ready or run, with how many say so. The smallest counts.
+    /// The limits of the ready and running tasks, each with its number of tasks. The smallest counts.
     limits: BTreeMap<u32, u32>,
-    /// The ready ones.
+    /// The ready tasks by rank.
     ready: BTreeMap<Rank, ReadyTask>,
-    /// How many of these are eligible, and the last one of them.
+    /// The number of eligible tasks, and the last one of them.
     eligible: u32,
     last_eligible: Option<Rank>,
 }
 
-/// A change in the ready queues.
+/// A task enters or leaves the ready queues.
 #[derive(Debug)]
 pub(crate) enum EligibilityChange {
     Eligible(ReadyTask),
@@ -31,22 +31,22 @@ pub(crate) enum EligibilityChange {
 }
 
 impl ConcurrencyKeyIndex {
-    /// How many tasks may run at once.
+    /// Returns how many tasks may run at once.
     pub fn limit(&self) -> u32 {
         self.limits.keys().next().copied().unwrap_or(u32::MAX)
     }
 
-    /// How many more tasks may start.
+    /// Returns how many more tasks may start.
     pub fn remaining_capacity(&self) -> u32 {
         self.limit().saturating_sub(self.running)
     }
 
-    /// Whether this ready task is eligible.
+    /// Returns whether this ready task is eligible.
     pub fn is_eligible(&self, rank: Rank) -> bool {
         self.last_eligible.is_some_and(|last| rank <= last)
     }
 
-    /// How many tasks of the key are ready before this rank.
+    /// Returns how many tasks of the key are ready before this rank.
     pub fn ready_before(&self, rank: Rank) -> usize {
         self.ready.range(..rank).count()
     }
@@ -55,7 +55,7 @@ impl ConcurrencyKeyIndex {
         self.limits.is_empty()
     }
 
-    /// A task has become ready.
+    /// Adds a task that has become ready.
     pub fn add_ready(&mut self, ready: ReadyTask, limit: u32) -> Vec<EligibilityChange> {
         let mut changes = Vec::new();
         if self.is_eligible(ready.rank) {
@@ -67,7 +67,7 @@ impl ConcurrencyKeyIndex {
         self.adjust(changes)
     }
 
-    /// A task is not ready any more.
+    /// Removes a task that is not ready any more.
     pub fn remove_ready(&mut self, rank: Rank, limit: u32) -> Vec<EligibilityChange> {
         let ready = self.ready.remove(&rank).expect("a ready task is indexed");
         let mut changes = Vec::new();
@@ -82,14 +82,14 @@ impl ConcurrencyKeyIndex {
         self.adjust(changes)
     }
 
-    /// A task has started.
+    /// Counts a task that has started.
     pub fn add_running(&mut self, limit: u32) -> Vec<EligibilityChange> {
         self.running += 1;
         *self.limits.entry(limit).or_default() += 1;
         self.adjust(Vec::new())
     }
 
-    /// A task runs no more.
+    /// Counts out a task that no longer runs.
     pub fn remove_running(&mut self, limit: u32) -> Vec<EligibilityChange> {
         self.running -= 1;
         self.drop_limit(limit);
@@ -108,7 +108,7 @@ impl ConcurrencyKeyIndex {
         self.ready.range(..rank).next_back().map(|(&rank, _)| rank)
     }
 
-    /// Shows as many as may start.
+    /// Makes exactly as many tasks eligible as may start.
     fn adjust(&mut self, mut changes: Vec<EligibilityChange>) -> Vec<EligibilityChange> {
         while self.eligible > self.remaining_capacity()
             && let Some(last) = self.last_eligible

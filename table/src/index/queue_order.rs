@@ -1,18 +1,18 @@
-//! Index of queues in scheduling order: those of which something could start, the least served first.
+//! Index of queues in scheduling order: queues with a startable task, the least served first.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::index::ready_queue::QueueIndex;
 
-/// See the module. Derived from the queues.
+/// Queues in scheduling order. Derived from the queues.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct QueueOrder {
-    /// Those without a rate, by how much they were served.
+    /// Queues without a rate, by service received.
     pub unlimited: BTreeSet<(u64, Arc<str>)>,
-    /// Those with a rate, by when it next allows a start, in Unix ns.
+    /// Queues with a rate, by when it next allows a start, in Unix ns.
     pub rate_limited: BTreeSet<(u64, Arc<str>)>,
-    /// Those with finished jobs to forget by their own settings, by when.
+    /// Queues whose own settings limit the retention of finished jobs, by when the next one is due, in Unix ms.
     pub retention_due: BTreeSet<(u64, Arc<str>)>,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct QueueOrderKey {
 }
 
 impl QueueOrderKey {
-    /// Where it belongs.
+    /// Computes the keys of a queue.
     pub fn of(queue: &QueueIndex) -> Self {
         let settings = &queue.record.settings;
         let starts = !settings.paused && !queue.heads.is_empty() && queue.remaining_capacity() > 0;
@@ -38,7 +38,7 @@ impl QueueOrderKey {
 }
 
 impl QueueOrder {
-    /// Moves a queue from where it stood.
+    /// Moves a queue from its old keys to its new ones.
     pub fn change(&mut self, name: &Arc<str>, from: QueueOrderKey, to: QueueOrderKey) {
         replace(&mut self.unlimited, name, from.unlimited, to.unlimited);
         replace(

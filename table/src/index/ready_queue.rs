@@ -1,6 +1,6 @@
 //! Index of one queue: counts of its tasks, and ready queues in start order.
 //!
-//! Each [`Class`] and priority has a ready queue of its own. Tasks that no present worker can take therefore hold up nobody,
+//! Each [`Class`] and priority has a ready queue of its own. So tasks that no present worker can take delay no others,
 //! and the scheduler looks at the heads instead of searching.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
@@ -15,40 +15,40 @@ use crate::types::state::TaskState;
 /// Highest priority.
 const PRIORITY_MAX: u8 = 9;
 
-/// Tasks of one class and priority, first to run first.
+/// Tasks of one class and priority in start order.
 pub(crate) type ReadyQueue = BTreeMap<Rank, TaskId>;
 
-/// Which queue: the class and the priority of its tasks.
+/// Key of a ready queue: the class and the priority of its tasks.
 pub(crate) type ReadyQueueKey = (Arc<Class>, u8);
 
-/// See the module. Derived from the tasks and the queue's record.
+/// Index of one queue. Derived from the tasks and the queue's record. See the module.
 #[derive(Debug, PartialEq)]
 pub(crate) struct QueueIndex {
     /// A copy of its record.
     pub record: Queue,
     /// Its tasks by state.
     pub counts: Counts,
-    /// Every class that a task of this queue belongs to.
+    /// Classes of all tasks of this queue, terminal ones included.
     classes: BTreeMap<Arc<Class>, ClassUse>,
-    /// Classes with unfinished tasks.
+    /// Number of classes with unfinished tasks.
     pub open_classes: u32,
-    /// Tasks that could start as far as their concurrency keys go; no queue is empty.
+    /// Ready queues of the tasks that their concurrency keys let start; none is empty.
     ready_queues: BTreeMap<ReadyQueueKey, ReadyQueue>,
-    /// The first task of each queue.
+    /// The first task of each ready queue.
     pub heads: BTreeMap<Rank, ReadyQueueKey>,
-    /// Finished jobs that count as this queue's, by when they finished.
+    /// Finished jobs that belong to this queue, by when they finished.
     pub finished: BTreeSet<(u64, JobId)>,
 }
 
-/// How often a class is used.
+/// Number of tasks that use a class.
 #[derive(Debug, Default, PartialEq)]
 struct ClassUse {
     tasks: u64,
     unfinished: u64,
 }
 
-/// Rank of a task among the ready ones of its queue: by the time at which it became ready, set forward by
-/// [`AGEING_MS`] for each step that its priority is below the highest; at the same time by its position.
+/// Rank of a task among the ready ones of its queue. It is the time at which the task became ready, plus [`AGEING_MS`]
+/// for each step that its priority is below the highest. At the same time the lower position comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     at_ms: u64,
@@ -65,7 +65,7 @@ impl Rank {
         }
     }
 
-    /// When a task of this rank and priority became ready.
+    /// Returns when a task of this rank and priority became ready, in Unix ms.
     fn since_ms(self, priority: u8) -> u64 {
         self.at_ms
             .saturating_sub(u64::from(PRIORITY_MAX - priority) * AGEING_MS)
@@ -85,24 +85,24 @@ impl QueueIndex {
         }
     }
 
-    /// The shared copy of a class, if a task of this queue belongs to it.
+    /// Returns the shared copy of a class, if a task of this queue belongs to it.
     pub fn class(&self, class: &Class) -> Option<&Arc<Class>> {
         self.classes.get_key_value(class).map(|(shared, _)| shared)
     }
 
-    /// Whether a class has unfinished tasks.
+    /// Returns whether a class has unfinished tasks.
     pub fn is_open(&self, class: &Class) -> bool {
         self.classes
             .get(class)
             .is_some_and(|class| class.unfinished > 0)
     }
 
-    /// Whether it has no tasks.
+    /// Returns whether it has no tasks.
     pub fn is_empty(&self) -> bool {
         self.classes.is_empty()
     }
 
-    /// Counts a task in.
+    /// Adds a task to the counts.
     pub fn add(&mut self, task: &Task) {
         let state = task.state();
         self.counts.add(state);
@@ -114,7 +114,7 @@ impl QueueIndex {
         }
     }
 
-    /// Counts a task out.
+    /// Removes a task from the counts.
     pub fn remove(&mut self, task: &Task) {
         let state = task.state();
         self.counts.remove(state);
@@ -133,7 +133,7 @@ impl QueueIndex {
         }
     }
 
-    /// A task may start.
+    /// Adds a task that may start.
     pub fn insert_ready(&mut self, ready: &ReadyTask) {
         let queue = self.ready_queues.entry(ready.key.clone()).or_default();
         let before = queue.first_key_value().map(|(&rank, _)| rank);
@@ -147,7 +147,7 @@ impl QueueIndex {
         }
     }
 
-    /// A task may not start any more, or has.
+    /// Removes a task that has started or may not start any more.
     pub fn remove_ready(&mut self, ready: &ReadyTask) {
         let btree_map::Entry::Occupied(mut queue) = self.ready_queues.entry(ready.key.clone())
         else {
@@ -166,16 +166,16 @@ impl QueueIndex {
         }
     }
 
-    /// The tasks of a queue.
+    /// Returns the ready queue of this key.
     pub fn ready_queue(&self, key: &ReadyQueueKey) -> Option<&ReadyQueue> {
         self.ready_queues.get(key)
     }
 
-    /// When the oldest of the tasks that could start became ready.
+    /// Returns when the oldest of the startable tasks became ready, in Unix ms.
     pub fn oldest_ready_ms(&self) -> Option<u64> {
         let mut oldest: Option<u64> = None;
         for (rank, (_, priority)) in &self.heads {
-            // From here on even those of the lowest priority are younger.
+            // From here on even tasks of the lowest priority are younger.
             if oldest.is_some_and(|oldest| rank.since_ms(0) > oldest) {
                 break;
             }
@@ -185,14 +185,14 @@ impl QueueIndex {
         oldest
     }
 
-    /// How many more tasks may run at once.
+    /// Returns how many more tasks may run at once.
     pub fn remaining_capacity(&self) -> u64 {
         let running = self.counts.of(TaskState::Running);
         let max = self.record.settings.max_running.map_or(u64::MAX, u64::from);
         max.saturating_sub(running)
     }
 
-    /// When it has finished jobs to forget by its own settings, in Unix ms; 0 for at once.
+    /// Returns when its own settings next require forgetting a finished job, in Unix ms; 0 for at once.
     pub fn retention_due_ms(&self) -> Option<u64> {
         let settings = &self.record.settings;
         let &(finished_ms, _) = self.finished.first()?;

@@ -15,26 +15,26 @@ use crate::records::worker::{Profile, Worker, WorkerLife};
 use crate::types::ids::{JobId, TaskId, WorkerId};
 use crate::types::state::WorkerState;
 
-/// See the module.
+/// All secondary indexes. See the folder's module for the invariants.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct SecondaryIndexes {
     /// Every queue that has a record, with its key in [`SecondaryIndexes::queue_order`].
     pub queues: BTreeMap<Arc<str>, (QueueIndex, QueueOrderKey)>,
-    /// Which queues have something to do.
+    /// The queues in scheduling order.
     pub queue_order: QueueOrder,
-    /// Concurrency keys of tasks that are ready or run.
+    /// Concurrency keys of tasks that are ready or running.
     pub concurrency_keys: BTreeMap<Arc<str>, ConcurrencyKeyIndex>,
     /// Every policy in use.
     pub policies: Interner<Policy>,
     /// Every profile in use.
     pub profiles: Interner<Profile>,
-    /// When delayed tasks are ready.
+    /// Delayed tasks by when they become ready.
     pub delays: BTreeSet<(u64, TaskId)>,
-    /// When tasks that are not started expire.
+    /// Tasks that have not started, by when they expire.
     pub expiries: BTreeSet<(u64, TaskId)>,
-    /// Live and draining workers, with what they hold.
+    /// Present workers with their leases and used resources.
     pub worker_groups: WorkerGroups,
-    /// Names of live and draining workers.
+    /// Names of present workers.
     pub names: BTreeMap<Arc<str>, WorkerId>,
     /// Quarantined workers by when their probation begins.
     pub quarantines: BTreeSet<(u64, WorkerId)>,
@@ -50,11 +50,11 @@ pub(crate) struct SecondaryIndexes {
     pub finished_jobs: BTreeSet<(u64, JobId)>,
     /// Tasks of finished jobs.
     pub finished_tasks: u64,
-    /// Bytes of finished jobs.
+    /// Bytes of payloads, results and errors of finished jobs.
     pub finished_bytes: u64,
     /// Jobs by their idempotency keys.
     pub job_keys: BTreeMap<Arc<str>, JobId>,
-    /// Which task is followed by which: each with those that come after it, as long as both are in the table.
+    /// Edges of the dependency graph: each task with its dependents, as long as both are in the table.
     pub dependents: BTreeSet<(TaskId, TaskId)>,
     /// Unfinished tasks by their unique keys.
     pub unique_keys: BTreeMap<Arc<str>, TaskId>,
@@ -148,7 +148,7 @@ impl SecondaryIndexes {
         self.reorder_queue(&class.queue);
     }
 
-    /// A task of a key goes, and the key with the last one.
+    /// Applies a change that removes a task from a concurrency key, and drops the key with its last task.
     fn change_key(
         &mut self,
         concurrency: &Concurrency,
@@ -189,7 +189,7 @@ impl SecondaryIndexes {
         &mut queue.expect("a task's queue has a record").0
     }
 
-    /// Puts a queue where it belongs among the others.
+    /// Updates the keys of a queue in the scheduling order.
     fn reorder_queue(&mut self, name: &Arc<str>) {
         if let Some((queue, order_key)) = self.queues.get_mut(name) {
             let now = QueueOrderKey::of(queue);
@@ -198,7 +198,7 @@ impl SecondaryIndexes {
         }
     }
 
-    /// A queue has come, or its record has changed.
+    /// Adds a queue, or takes over its changed record.
     pub fn set_queue(&mut self, record: &Queue) {
         match self.queues.get_mut(&record.name) {
             Some((queue, _)) => queue.record = record.clone(),
@@ -211,7 +211,7 @@ impl SecondaryIndexes {
         self.reorder_queue(&record.name);
     }
 
-    /// A queue goes. It has no tasks and no jobs.
+    /// Removes a queue. It must have no tasks and no jobs.
     pub fn drop_queue(&mut self, name: &str) {
         if let Some((name, (_, order_key))) = self.queues.remove_entry(name) {
             self.queue_order
@@ -219,25 +219,25 @@ impl SecondaryIndexes {
         }
     }
 
-    /// A queue that has a record.
+    /// Returns the index of a queue that has a record.
     pub fn queue(&self, name: &str) -> Option<&QueueIndex> {
         self.queues.get(name).map(|(queue, _)| queue)
     }
 
-    /// A task came into the table: others may come after it.
+    /// Adds the dependencies of a task that came into the table.
     pub fn add_dependencies(&mut self, task: &Task) {
         let pairs = task.after().iter().map(|&first| (first, task.id));
         self.dependents.extend(pairs);
     }
 
-    /// A task leaves the table.
+    /// Removes the dependencies of a task that leaves the table.
     pub fn remove_dependencies(&mut self, task: &Task) {
         for &first in task.after() {
             self.dependents.remove(&(first, task.id));
         }
     }
 
-    /// The tasks that come after this one, ascending.
+    /// Returns the dependents of this task, ascending.
     pub fn dependents_of(&self, task: TaskId) -> impl Iterator<Item = TaskId> + '_ {
         let pairs = (task, TaskId(0))..=(task, TaskId(u64::MAX));
         self.dependents
@@ -259,7 +259,7 @@ impl SecondaryIndexes {
         }
     }
 
-    /// The part of [`SecondaryIndexes::add_job`] that changes with its tasks.
+    /// Part of [`SecondaryIndexes::add_job`] that changes with the job's tasks.
     pub fn finish_job(&mut self, job: &Job) {
         if let Some(finished_ms) = job.finished_ms {
             self.finished_jobs.insert((finished_ms, job.id));
@@ -272,7 +272,7 @@ impl SecondaryIndexes {
         }
     }
 
-    /// The part of [`SecondaryIndexes::drop_job`] that changes with its tasks.
+    /// Part of [`SecondaryIndexes::drop_job`] that changes with the job's tasks.
     pub fn reopen_job(&mut self, job: &Job) {
         if let Some(finished_ms) = job.finished_ms {
             self.finished_jobs.remove(&(finished_ms, job.id));
@@ -299,7 +299,7 @@ impl SecondaryIndexes {
         }
     }
 
-    /// A live or draining worker must hold nothing any more.
+    /// Removes a worker. A present worker must hold no leases any more.
     pub fn drop_worker(&mut self, worker: &Worker) {
         match worker.gone_ms() {
             Some(at_ms) => {
@@ -314,7 +314,7 @@ impl SecondaryIndexes {
         }
     }
 
-    /// The part of [`SecondaryIndexes::add_worker`] that changes while it is present.
+    /// Part of [`SecondaryIndexes::add_worker`] that changes while the worker is present.
     pub fn add_worker_state(&mut self, worker: &Worker) {
         self.worker_counts[worker.state() as usize] += 1;
         if let WorkerLife::Quarantined { until_ms, .. } = worker.life {
@@ -322,7 +322,7 @@ impl SecondaryIndexes {
         }
     }
 
-    /// As [`SecondaryIndexes::add_worker_state`].
+    /// Reverses [`SecondaryIndexes::add_worker_state`].
     pub fn drop_worker_state(&mut self, worker: &Worker) {
         self.worker_counts[worker.state() as usize] -= 1;
         if let WorkerLife::Quarantined { until_ms, .. } = worker.life {
@@ -330,7 +330,11 @@ impl SecondaryIndexes {
         }
     }
 
-    /// Panics at the first part in which this index and the one rebuilt from the records differ.
+    /// Compares this index with the one rebuilt from the records.
+    ///
+    /// # Panics
+    ///
+    /// Panics at the first part in which they differ.
     pub fn assert_same(&self, rebuilt: &SecondaryIndexes) {
         assert_eq!(self.queues, rebuilt.queues);
         assert_eq!(self.policies, rebuilt.policies);
@@ -349,13 +353,13 @@ impl SecondaryIndexes {
         assert_eq!(self, rebuilt);
     }
 
-    /// Unfinished tasks of a queue that do not run.
+    /// Returns the number of unfinished tasks of a queue that do not run.
     pub fn depth(&self, queue: &str) -> u64 {
         self.queue(queue).map_or(0, |queue| queue.counts.depth())
     }
 }
 
-/// One shared copy of each different value in use, with how often it is used.
+/// Interner: one shared copy of each different value in use, with its number of uses.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Interner<T: Ord>(BTreeMap<Arc<T>, u64>);
 
@@ -366,7 +370,7 @@ impl<T: Ord> Default for Interner<T> {
 }
 
 impl<T: Ord> Interner<T> {
-    /// The shared copy of a value; counted as one more use.
+    /// Returns the shared copy of a value, and counts one more use.
     pub fn acquire(&mut self, value: T) -> Arc<T> {
         self.acquire_shared(Arc::new(value))
     }
@@ -386,7 +390,7 @@ impl<T: Ord> Interner<T> {
         }
     }
 
-    /// One use less; the last one takes the copy away.
+    /// Counts one use less, and drops the copy with the last use.
     pub fn release(&mut self, value: &Arc<T>) {
         let uses = self.0.get_mut(value).expect("what is released was taken");
         *uses -= 1;

@@ -1,7 +1,7 @@
-//! Index of workers by profile and load: those with a free slot, the least loaded first.
+//! Index of workers by profile and load: workers with a free slot, the least loaded first.
 //!
-//! Workers with the same profile form a *group*. What one of them may take, all of them may, so the scheduler checks a group
-//! once and then takes its members in order.
+//! Workers with the same profile form a *group*. A task that one of them may take, all of them may take. So the
+//! scheduler checks a group once and then takes its members in order.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use crate::records::task::Class;
 use crate::records::worker::{Profile, Worker};
 use crate::types::ids::{TaskId, WorkerId};
 
-/// How busy a worker is: the smaller part of its slots in use comes first, then the smaller number.
+/// Load of a worker. The smaller part of its slots in use comes first, then the smaller number of running tasks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub running: u32,
@@ -44,21 +44,21 @@ impl Eq for Load {}
 /// The members of a group that have a free slot.
 pub(crate) type WorkerGroup = BTreeSet<(Load, WorkerId)>;
 
-/// What a live or draining worker holds.
+/// Leases and used resources of a present worker.
 #[derive(Debug, PartialEq)]
 pub(crate) struct WorkerUsage {
     /// The tasks it runs.
     pub running: BTreeSet<TaskId>,
-    /// What they take of its resources.
+    /// The amounts of its resources that they use.
     pub used: BTreeMap<String, u64>,
-    /// How many it may run at once.
+    /// The number of tasks it may run at once.
     slots: u32,
-    /// Its group.
+    /// Its profile, which identifies its group.
     profile: Arc<Profile>,
 }
 
 impl WorkerUsage {
-    /// As the scheduler orders it.
+    /// Returns its load, by which the scheduler orders workers.
     pub fn load(&self) -> Load {
         Load {
             running: self.running.len() as u32,
@@ -66,34 +66,34 @@ impl WorkerUsage {
         }
     }
 
-    /// Whether it may run one more.
+    /// Returns whether it may run one more task.
     pub fn has_free_slot(&self) -> bool {
         self.running.len() < self.slots as usize
     }
 }
 
-/// See the module. Derived from the workers and the running tasks.
+/// All worker groups. Derived from the workers and the running tasks. See the module.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct WorkerGroups {
-    /// By profile; none is empty.
+    /// Groups by profile; none is empty.
     groups: BTreeMap<Arc<Profile>, WorkerGroup>,
     usage_by_worker: BTreeMap<WorkerId, WorkerUsage>,
 }
 
 impl WorkerGroups {
-    /// All worker_groups that have a free slot somewhere.
+    /// Returns all groups with a free slot.
     pub fn iter(&self) -> impl Iterator<Item = (&Profile, &WorkerGroup)> {
         self.groups
             .iter()
             .map(|(profile, group)| (&**profile, group))
     }
 
-    /// What live and draining workers hold, by worker.
+    /// Returns the usage of present workers, by worker.
     pub fn usage(&self) -> &BTreeMap<WorkerId, WorkerUsage> {
         &self.usage_by_worker
     }
 
-    /// A live or draining worker comes.
+    /// Adds a present worker.
     pub fn add(&mut self, worker: &Worker) {
         let usage = WorkerUsage {
             running: BTreeSet::new(),
@@ -105,12 +105,16 @@ impl WorkerGroups {
         self.usage_by_worker.insert(worker.id, usage);
     }
 
-    /// The life of a present worker has changed.
+    /// Updates the slots of a present worker whose state has changed.
     pub fn update_slots(&mut self, worker: &Worker) {
         self.change(worker.id, |usage| usage.slots = worker.usable_slots());
     }
 
-    /// A worker goes. It must hold nothing any more.
+    /// Removes a worker.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the worker still holds a lease.
     pub fn remove(&mut self, worker: WorkerId) {
         let usage = self
             .usage_by_worker
@@ -124,7 +128,7 @@ impl WorkerGroups {
         );
     }
 
-    /// A worker begins an attempt.
+    /// Counts the start of an attempt on a worker.
     pub fn begin_attempt(&mut self, worker: WorkerId, task: TaskId, class: &Class) {
         self.change(worker, |usage| {
             usage.running.insert(task);
@@ -134,7 +138,7 @@ impl WorkerGroups {
         });
     }
 
-    /// A worker's attempt ends.
+    /// Counts the end of an attempt on a worker.
     pub fn end_attempt(&mut self, worker: WorkerId, task: TaskId, class: &Class) {
         self.change(worker, |usage| {
             usage.running.remove(&task);
@@ -148,7 +152,7 @@ impl WorkerGroups {
         });
     }
 
-    /// Changes what a worker holds, and with it its position in its group.
+    /// Changes the usage of a worker, and with it its position in its group.
     fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut WorkerUsage)) {
         let mut usage = self
             .usage_by_worker

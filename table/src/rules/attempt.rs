@@ -1,5 +1,9 @@
-//! Attempt lifecycle: the start and the end of a lease. A task is leased exactly while it is `Running`; nothing else in the
-//! crate begins or ends that.
+//! Attempt lifecycle: the start and the end of a lease.
+//!
+//! # Invariants
+//!
+//! - A task is leased exactly while it is `Running`.
+//! - No other code in the crate begins or ends a lease.
 
 use bytes::Bytes;
 
@@ -10,7 +14,7 @@ use crate::rules::backoff::backoff_ms;
 use crate::table::Table;
 use crate::types::ids::{TaskId, Token, WorkerId};
 
-/// How an attempt is to end.
+/// Outcome with which an attempt ends.
 #[derive(Debug)]
 pub(crate) enum AttemptOutcome {
     Succeeded { result: Bytes },
@@ -77,7 +81,7 @@ impl Table {
         self.index.set_queue(queue);
     }
 
-    /// Ends the lease of a running task, and puts the task where that leads.
+    /// Ends the lease of a running task, and moves the task to the state that follows from the outcome.
     pub(crate) fn end_attempt(
         &mut self,
         id: TaskId,
@@ -209,7 +213,7 @@ impl Table {
     }
 }
 
-/// An error that the table itself has to tell. The message is plain: nothing in it needs escaping.
+/// Returns an error object of the table itself. Kind and message must need no JSON escaping.
 pub(crate) fn error_object(kind: &str, message: &str) -> Bytes {
     Bytes::from(format!(r#"{{"type":"{kind}","message":"{message}"}}"#))
 }

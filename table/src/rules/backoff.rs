@@ -3,9 +3,9 @@
 use crate::command::Backoff;
 use crate::types::ids::TaskId;
 
-/// The wait before the `retry`-th retry (from 1) of this task, in ms. Integers only, and the jitter is derived from
-/// the task and the retry: every replica must come to the same wait, and tasks that failed together must not come
-/// back together.
+/// Returns the wait before the `retry`-th retry (from 1) of this task, in ms. It uses integers only, because every
+/// replica must compute the same wait. The jitter is derived from the task and the retry, so that tasks that failed
+/// together do not come back together.
 pub(crate) fn backoff_ms(backoff: &Backoff, task: TaskId, retry: u32) -> u64 {
     let max = u128::from(backoff.max_ms);
     let mut wait = u128::from(backoff.initial_ms).min(max);

@@ -1,12 +1,12 @@
 //! Dependency propagation: the effects of a task's end on its dependents, and on the whole of a job that fails fast.
 //!
-//! - A task with dependencies is `waiting` until the last of them has succeeded. That moment comes once, in one entry, so the
-//!   task becomes ready once, however its last dependencies ended.
-//! - When a dependency ends without success (failed, cancelled, expired), the task can never have its inputs: it is cancelled
-//!   with that dependency named as the cause, and so are its own dependents.
-//! - Retrying a task undoes what its end did to its dependents (see `apply/retry_task`).
+//! - A task with dependencies is `waiting` until the last of them has succeeded. This moment comes once, in one entry.
+//!   So the task becomes ready once, in whatever order its dependencies ended.
+//! - When a dependency ends without success (failed, cancelled, expired), the task can never have its inputs. It is
+//!   cancelled with that dependency named as the cause, and so are its own dependents.
+//! - A retry of a task undoes the effect of its end on its dependents (see `apply/retry_task`).
 //!
-//! A chain may be as long as a job, so effects are worked off a list, never by recursion.
+//! A chain may be as long as a job, so effects are processed from a work list, never by recursion.
 
 use bytes::Bytes;
 
@@ -18,19 +18,19 @@ use crate::table::Table;
 use crate::types::ids::{JobId, TaskId};
 use crate::types::state::TaskState;
 
-/// A change of one task that means something for others.
+/// Effect of one task's transition on other tasks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum DependencyEffect {
-    /// It has succeeded: those after it have one less to wait for.
+    /// The task succeeded: its dependents have one dependency less to wait for.
     Satisfied(TaskId),
-    /// It ended without success: those after it cannot start any more.
+    /// The task ended without success: its dependents cannot start any more.
     Unsatisfiable(TaskId),
-    /// As [`DependencyEffect::Unsatisfiable`], in a job that fails fast: nothing of it goes on.
+    /// As [`DependencyEffect::Unsatisfiable`], in a job that fails fast: all its unfinished tasks are cancelled.
     JobFailed(TaskId),
 }
 
 impl DependencyEffect {
-    /// What it means that a task came from one state to another.
+    /// Returns the effect of a transition from one state to another, if any.
     pub fn of(
         task: TaskId,
         before: TaskState,
@@ -60,7 +60,7 @@ impl DependencyEffect {
 }
 
 impl Table {
-    /// Works off what follows from a effect.
+    /// Processes an effect and all that follow from it.
     pub(crate) fn propagate(&mut self, first: DependencyEffect, events: &mut Vec<Event>) {
         let mut effects = vec![first];
         while let Some(effect) = effects.pop() {
@@ -106,7 +106,7 @@ impl Table {
         }
     }
 
-    /// Where a waiting task goes when one more of those it comes after has succeeded.
+    /// Returns the next step of a waiting task after one more of its dependencies has succeeded.
     fn dependency_satisfied(&self, task: &Task) -> WaitingStep {
         let Life::Waiting {
             on,
@@ -142,7 +142,7 @@ impl Table {
         }
     }
 
-    /// The life of a task that may start from this time on.
+    /// Returns the state of a task that may start from this time on: delayed or queued.
     pub(crate) fn ready_from(&mut self, until_ms: u64) -> Life {
         if until_ms > self.now_ms {
             Life::Delayed { until_ms }
@@ -162,7 +162,7 @@ impl Table {
         self.index.dependents_of(task).filter(waits).collect()
     }
 
-    /// Cancels a task if it is unfinished.
+    /// Cancels a task if it is unfinished; returns whether it did.
     pub(crate) fn cancel_task(
         &mut self,
         id: TaskId,
@@ -190,7 +190,7 @@ impl Table {
         }
     }
 
-    /// Cancels a task that has not started.
+    /// Cancels a task that has not started; returns the effect on its dependents.
     fn cancel_task_only(
         &mut self,
         id: TaskId,
@@ -203,7 +203,7 @@ impl Table {
         })
     }
 
-    /// Cancels every unfinished task of a job, and says how many that were.
+    /// Cancels every unfinished task of a job; returns how many there were.
     pub(crate) fn cancel_unfinished(
         &mut self,
         job: JobId,
@@ -215,7 +215,7 @@ impl Table {
         };
         let (id, before) = (job.id, job.counts.unfinished());
         let (waiting, tasks) = (job.counts.of(TaskState::Waiting), job.task_ids());
-        // Those that wait go first, for this cause and not for that of one they come after.
+        // Waiting tasks are cancelled first, so that they get this cause and not that of a cancelled dependency.
         if waiting > 0 {
             for task in tasks.clone() {
                 let state = self.tasks.get(task).map(Task::state);
@@ -232,7 +232,7 @@ impl Table {
     }
 }
 
-/// See [`Table::dependency_satisfied`].
+/// Next step of a waiting task. See [`Table::dependency_satisfied`].
 enum WaitingStep {
     StillWaiting(Life),
     Ready { until_ms: u64 },

@@ -1,13 +1,13 @@
 //! Outlier ejection: quarantine of workers that fail tasks which succeed elsewhere.
 //!
-//! A broken machine fails tasks quickly, so it always has free slots and would draw all work to itself. Each worker therefore
-//! has a *streak*: the different tasks that failed on it since its last success, each with how many tasks of its queue had
-//! succeeded by then. When the streak is long, and others have succeeded with that queue's tasks in that time, the worker is
-//! *quarantined*: it gets nothing for a time, then one task at a time *on probation*. A success ends the probation; a failure
-//! starts a quarantine twice as long.
+//! A broken machine fails tasks quickly, so it always has free slots and would draw all work to itself. Each worker
+//! therefore has a *streak*: the different tasks that failed on it since its last success. Each is stored with the
+//! number of its queue's tasks that had succeeded by then. When the streak is long, and others have succeeded with
+//! tasks of those queues in that time, the worker is *quarantined*. It gets nothing for a time, then one task at a time
+//! *on probation*. A success ends the probation; a failure starts a quarantine twice as long.
 //!
-//! Bad tasks must not look like bad workers: a task that fails on a second worker is taken out of the first one's streak, and
-//! does not count against the second.
+//! Bad tasks must not look like bad workers. So a task that fails on a second worker is removed from the first one's
+//! streak, and does not count against the second.
 
 use std::sync::Arc;
 
@@ -18,16 +18,16 @@ use crate::table::Table;
 use crate::types::ids::{TaskId, WorkerId};
 use crate::types::state::WorkerState;
 
-/// So many different tasks must have failed on the worker since its last success.
+/// Number of different tasks that must have failed on the worker since its last success.
 const STREAK_TASKS: usize = 5;
-/// So many tasks of the same queues must have succeeded meanwhile, elsewhere.
+/// Minimum number of tasks of the same queues that must have succeeded in that time, elsewhere.
 const MIN_SUCCESSES_ELSEWHERE: u64 = 10;
-/// The first quarantine; each one after a failed probation is twice as long, up to the longest.
+/// Duration of the first quarantine, in ms. Each one after a failed probation is twice as long, up to the longest.
 const QUARANTINE_MS: u64 = 30_000;
 const QUARANTINE_MS_MAX: u64 = 16 * 60_000;
 
 impl Table {
-    /// An attempt succeeded on this worker.
+    /// Records that an attempt succeeded on this worker.
     pub(crate) fn record_success(
         &mut self,
         task: TaskId,
@@ -53,7 +53,7 @@ impl Table {
         }
     }
 
-    /// An attempt failed on this worker.
+    /// Records that an attempt failed on this worker.
     pub(crate) fn record_failure(&mut self, task: TaskId, id: WorkerId, events: &mut Vec<Event>) {
         let task = self.tasks.get(task).expect("the caller found it");
         let elsewhere: Vec<WorkerId> = task
@@ -76,7 +76,7 @@ impl Table {
         let streak = &mut worker.streak.0;
         if streak.iter().all(|failure| failure.task != task) {
             if streak.len() == STREAK_TASKS {
-                // The first one stays: it says since when there has been no success.
+                // The first one stays, because it marks since when there has been no success.
                 streak.remove(1);
             }
             streak.push(FailedTask {
@@ -103,7 +103,7 @@ impl Table {
         self.change_worker(id, WorkerLife::Quarantined { until_ms, round }, events);
     }
 
-    /// The task is what fails, not this worker.
+    /// Removes a task from a worker's streak, because it fails on other workers too.
     fn clear_failure(&mut self, task: TaskId, worker: WorkerId) {
         let blamed = self.workers.get(worker).is_some_and(|worker| {
             let mut failures = worker.streak.0.iter();
@@ -133,7 +133,7 @@ impl Table {
             && queues.into_iter().map(since).sum::<u64>() >= MIN_SUCCESSES_ELSEWHERE
     }
 
-    /// Lets a quarantined worker try again.
+    /// Puts a quarantined worker on probation.
     pub(crate) fn put_on_probation(&mut self, id: WorkerId, events: &mut Vec<Event>) {
         if let Some(WorkerLife::Quarantined { round, .. }) =
             self.workers.get(id).map(|worker| worker.life)
@@ -142,7 +142,7 @@ impl Table {
         }
     }
 
-    /// Changes the life of a present worker that stays present.
+    /// Changes the state of a present worker that stays present.
     pub(crate) fn change_worker(
         &mut self,
         id: WorkerId,

@@ -11,8 +11,8 @@ use crate::table::Table;
 use crate::types::ids::TaskId;
 
 impl Table {
-    /// The one way in which a task changes: keeps the indexes, its job and the events in step, and propagates the
-    /// effect on other tasks of the job.
+    /// Changes a task and propagates the effect on other tasks of the job. Every change of a task goes through here, so
+    /// the indexes, its job and the events stay in step.
     pub(crate) fn change_task(
         &mut self,
         id: TaskId,
