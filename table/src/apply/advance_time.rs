@@ -1,7 +1,7 @@
 //! Time-triggered transitions: elapsed delays and back-offs, expired tasks, probation, retention.
 //!
-//! One command touches a bounded number of tasks, so that no entry holds up the others; while more is due,
-//! [`Table::next_timer_ms`] says so.
+//! One command touches a bounded number of tasks, so that no entry delays the others for long. While more is due,
+//! [`Table::next_timer_ms`] returns a time that is not in the future.
 
 use crate::command::event::Event;
 use crate::command::reply::Reply;
@@ -9,7 +9,7 @@ use crate::records::task::Life;
 use crate::table::Table;
 use crate::types::ids::TaskId;
 
-/// What is due next.
+/// The next timer that is due.
 enum Due {
     Expiry(TaskId),
     Delay(TaskId),
@@ -38,7 +38,7 @@ impl Table {
         Reply::Done { tasks }
     }
 
-    /// In the order of their times; at the same time an expiry first.
+    /// Returns the due timer with the earliest time; at the same time an expiry first.
     fn next_due(&self) -> Option<Due> {
         let delay = self
             .index
@@ -72,7 +72,7 @@ impl Table {
         self.change_task(task, events, |task| task.life = Life::Queued { position });
     }
 
-    /// Forgets what is too old or too much. A job goes as a whole.
+    /// Forgets records beyond their age or number. A job is forgotten as a whole.
     fn forget(&mut self, steps_max: u64) {
         let now_ms = self.now_ms;
         let old = |at_ms: u64, age_ms: u64| at_ms.saturating_add(age_ms) <= now_ms;
@@ -122,7 +122,7 @@ impl Table {
     }
 }
 
-/// A task that fails may take its whole job with it; that counts too.
+/// Counts the changed tasks from the events. A task that expires may cancel its whole job; those tasks count too.
 fn changed_tasks(events: &[Event]) -> u64 {
     events
         .iter()

@@ -1,5 +1,5 @@
-//! Bulk operations on tasks or jobs that the leader found by a filter. Each is checked by itself; those to which the operation
-//! no longer applies are skipped.
+//! Bulk operations on tasks or jobs that the leader found by a filter. Each is checked separately. Tasks and jobs to
+//! which the operation no longer applies are skipped.
 
 use crate::command::event::Event;
 use crate::command::reply::Reply;
@@ -9,7 +9,7 @@ use crate::types::ids::{JobId, TaskId};
 use crate::types::state::TaskState;
 
 impl Table {
-    /// Cancels those that have not finished, or only those of them that do not run.
+    /// Cancels the unfinished tasks; running ones only if `include_running`.
     pub(super) fn cancel_tasks(
         &mut self,
         tasks: &[TaskId],
@@ -26,7 +26,7 @@ impl Table {
         Reply::Done { tasks: cancelled }
     }
 
-    /// Tries again those that have finished and can be tried again.
+    /// Retries the terminal tasks that can be retried.
     pub(super) fn retry_tasks(&mut self, tasks: &[TaskId], events: &mut Vec<Event>) -> Reply {
         let mut retried = 0;
         for &task in tasks {
@@ -38,7 +38,7 @@ impl Table {
         Reply::Done { tasks: retried }
     }
 
-    /// Forgets those that have finished.
+    /// Forgets the finished jobs.
     pub(super) fn forget_jobs(&mut self, jobs: &[JobId]) -> Reply {
         let mut forgotten = 0;
         for &id in jobs {

@@ -1,5 +1,5 @@
-//! Cancellation of one task, or of the unfinished tasks of a job. The first of a cancellation and a result in the log wins;
-//! cancelling again has no effect.
+//! Cancellation of one task, or of the unfinished tasks of a job. If a cancellation and a result race, the first in the
+//! log wins. Cancelling again has no effect.
 
 use crate::command::event::Event;
 use crate::command::reply::{ApplyResult, Refusal, Reply};
@@ -25,7 +25,7 @@ impl Table {
     pub(super) fn cancel_job(&mut self, id: JobId, events: &mut Vec<Event>) -> ApplyResult {
         let job = self.jobs.get(id).ok_or(Refusal::JobNotFound(id))?;
         let state = job.state();
-        // A job with cancelled tasks was cancelled before: asked again, it is done already.
+        // A finished job with cancelled tasks was cancelled before, so a repeated request succeeds.
         if state.is_terminal() && job.counts.of(TaskState::Cancelled) == 0 {
             return Err(Refusal::JobFinished {
                 job: id,

@@ -1,4 +1,4 @@
-//! Changes of a queue's settings. They hold for everything that starts from this entry on.
+//! Changes of a queue's settings. They hold for every start from this entry on.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ impl Table {
         if let Some(rate) = rate
             && rate != settings.rate
         {
-            // A new rate begins with a full bucket, and owes nothing for what started under the old one.
+            // A new rate begins with a full bucket, and owes nothing for starts under the old one.
             settings.rate = rate;
             queue.theoretical_arrival_ns = now_ns;
         }
@@ -54,7 +54,7 @@ impl Table {
         Ok(Reply::Done { tasks: 0 })
     }
 
-    /// Whether there is room for those of these queues that are new.
+    /// Checks that there is room for those of these queues that are new.
     pub(super) fn check_queue_count<'a>(
         &self,
         names: impl Iterator<Item = &'a Arc<str>>,

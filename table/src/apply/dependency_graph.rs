@@ -1,8 +1,8 @@
 //! Dependency graph of a submission, and deduplication of its tasks by unique key.
 //!
-//! A task may depend on others of its job, named by their keys, in any order but without cycles. A task whose unique key
-//! belongs to an unfinished task is refused, or deduplicated: that task takes its place. A deduplicated task has no part in
-//! the job, so nothing may depend on it.
+//! A task may depend on others of its job, named by their keys, in any order but without cycles. A submitted task whose
+//! unique key belongs to an unfinished task is refused or deduplicated: the unfinished task replaces it. A deduplicated
+//! task has no part in the job, so no task may depend on it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,24 +14,24 @@ use crate::records::job::DeduplicatedTasks;
 use crate::table::Table;
 use crate::types::ids::TaskId;
 
-/// What a submitted task becomes.
+/// Resolution of a submitted task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resolution {
-    /// A task of the new job.
+    /// It becomes this task of the new job.
     New(TaskId),
-    /// Nothing: this task has its unique key.
+    /// It is not created, because this task has its unique key.
     Deduplicated(TaskId),
 }
 
-/// See the module.
+/// Resolved tasks and dependencies of a submission. See the module.
 pub(super) struct DependencyGraph {
-    /// For each submitted task.
+    /// The resolution of each submitted task.
     pub resolutions: Vec<Resolution>,
-    /// For each submitted task, the tasks it comes after, ascending.
+    /// The dependencies of each submitted task, ascending.
     pub after: Vec<Box<[TaskId]>>,
 }
 
-/// The deduplicated tasks, with their positions in the submission.
+/// Returns the deduplicated tasks, with their positions in the submission.
 pub(super) fn deduplicated(resolutions: &[Resolution]) -> DeduplicatedTasks {
     let positions =
         resolutions
@@ -46,7 +46,8 @@ pub(super) fn deduplicated(resolutions: &[Resolution]) -> DeduplicatedTasks {
 }
 
 impl Table {
-    /// Wires up the tasks of a submission, the first of which is made at `position` of entry `index`.
+    /// Resolves the tasks of a submission and their dependencies. The first task is made at `position` of entry
+    /// `index`.
     pub(super) fn dependency_graph(
         &self,
         tasks: &[NewTask],
@@ -66,8 +67,11 @@ impl Table {
         Ok(DependencyGraph { resolutions, after })
     }
 
-    /// The positions of the tasks that each task comes after, if any comes after another; refused if they cannot all
-    /// come in an order.
+    /// Returns the positions of each task's dependencies, or `None` without any.
+    ///
+    /// # Errors
+    ///
+    /// Returns a refusal if there are too many dependencies, if one is invalid, or if they form a cycle.
     pub(super) fn dependency_order(
         &self,
         tasks: &[NewTask],
@@ -133,7 +137,7 @@ impl Table {
     }
 }
 
-/// The positions of the tasks that each comes after.
+/// Returns the positions of each task's dependencies.
 fn positions_before(tasks: &[NewTask]) -> Result<Vec<Vec<usize>>, Refusal> {
     let keyed = tasks.iter().zip(0..);
     let positions: BTreeMap<&str, usize> = keyed
@@ -164,7 +168,8 @@ fn positions_before(tasks: &[NewTask]) -> Result<Vec<Vec<usize>>, Refusal> {
     Ok(all)
 }
 
-/// Takes away tasks that come after nothing that is left (Kahn, 1962); what cannot be taken away is in a cycle.
+/// Topological sort (Kahn, 1962): removes tasks without remaining dependencies. Tasks that remain are in a cycle or
+/// depend on one.
 fn refuse_cycles(tasks: &[NewTask], before: &[Vec<usize>]) -> Result<(), Refusal> {
     let mut followers: Vec<Vec<usize>> = vec![Vec::new(); before.len()];
     for (firsts, at) in before.iter().zip(0..) {
@@ -183,7 +188,7 @@ fn refuse_cycles(tasks: &[NewTask], before: &[Vec<usize>]) -> Result<(), Refusal
     let Some(first) = missing.iter().position(|&missing| missing > 0) else {
         return Ok(());
     };
-    // From anything left over, going back along what is left over ends in the cycle itself.
+    // From any remaining task, a walk back along remaining dependencies ends in the cycle itself.
     let back = |at: usize| before[at].iter().copied().find(|&first| missing[first] > 0);
     let mut at = first;
     for _ in 0..before.len() {
@@ -208,7 +213,7 @@ fn refuse_cycles(tasks: &[NewTask], before: &[Vec<usize>]) -> Result<(), Refusal
     Err(refused(cycle[0], problem))
 }
 
-/// Keys of a cycle that are named.
+/// Most keys of a cycle that the refusal names.
 const CYCLE_KEYS_SHOWN_MAX: usize = 10;
 
 fn after(

@@ -1,5 +1,5 @@
-//! Ends of leases that the leader names by their tokens. A lease that is no longer current is skipped: the attempt ended
-//! another way between the leader's decision and this entry.
+//! Ends of leases that the leader names by their tokens. A lease that is no longer current is skipped, because the
+//! attempt ended another way between the leader's decision and this entry.
 
 use crate::command::event::Event;
 use crate::command::reply::Reply;

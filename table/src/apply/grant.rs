@@ -1,8 +1,8 @@
 //! Leases of tasks to workers, by the leader's plan or by a plan made during apply.
 //!
-//! The leader's plan was made from a table that may have changed since, so each grant is verified again, and one that no longer
-//! holds is left out. A plan made during apply is the same on every node: scheduling is a pure function of the table, its
-//! time, and what the entry says of the workers.
+//! The leader's plan was made from a table that may have changed since. So each grant is verified again, and one that
+//! no longer holds is left out. A plan made during apply is the same on every node. The reason is that scheduling is a
+//! pure function of the table, its time, and the demands in the entry.
 
 use super::id_allocator::IdAllocator;
 use crate::command::event::Event;
@@ -13,7 +13,7 @@ use crate::records::task::Task;
 use crate::table::Table;
 use crate::types::state::TaskState;
 
-/// Leases that one command makes by a plan of its own.
+/// Most leases that one command makes by a plan of its own.
 const GRANTS_PER_PLAN_MAX: usize = 1_024;
 
 impl Table {
@@ -46,7 +46,7 @@ impl Table {
         Reply::Granted { leases }
     }
 
-    /// Whether its queue and its concurrency key let a task start.
+    /// Returns whether its queue and its concurrency key let a task start.
     fn may_start(&self, task: &Task) -> bool {
         let queue = self.index.queue(task.queue());
         let queue_allows = queue.is_some_and(|queue| {
@@ -61,7 +61,7 @@ impl Table {
         queue_allows && key_allows
     }
 
-    /// Whether this worker may take this task now.
+    /// Returns whether this worker may take this task now.
     fn holds(&self, grant: Grant) -> bool {
         let Some(task) = self.tasks.get(grant.task) else {
             return false;

@@ -2,10 +2,10 @@
 
 use crate::types::ids::Token;
 
-/// Allocates ids and fencing tokens within one log entry: positions count over the whole entry.
+/// Allocator of ids and fencing tokens. Its positions count over the whole entry.
 #[derive(Debug)]
 pub(crate) struct IdAllocator {
-    /// As ids count: see [`Table::id_index`].
+    /// The index of the entry with the offset of ids; see [`Table::id_index`].
     pub(super) index: u64,
     pub(super) jobs: u64,
     pub(super) tasks: u64,
@@ -24,12 +24,12 @@ impl IdAllocator {
         }
     }
 
-    /// The table was replaced within this entry: later ids are allocated at this index.
+    /// Restarts at this index, because the table was replaced within this entry.
     pub(super) fn restart_at(&mut self, index: u64) {
         *self = Self::at(index);
     }
 
-    /// The token for the next lease; `None` if the entry has granted all that one entry may.
+    /// Returns the token for the next lease; `None` if the entry has granted as many as one entry may.
     pub(super) fn next_token(&mut self) -> Option<Token> {
         let index = match mutated!(TokenCounterReset) {
             true => self.index % 64,

@@ -1,4 +1,5 @@
-//! Application of log entries: dispatches each command to its rule. Every command has its rule in a file of this folder.
+//! Application of log entries: dispatches each command to its rule. The rule of every command is in a file of this
+//! folder.
 
 mod advance_time;
 mod bulk;
@@ -27,9 +28,11 @@ use crate::table::Table;
 use crate::types::ids::Stamp;
 
 impl Table {
-    /// Applies one log entry: its commands in order, one reply for each. What happened is appended to `events`.
+    /// Applies one log entry: its commands in order, one reply for each. The changes are appended to `events`.
     ///
-    /// Panics if the entry is not after the last one: entries apply in order and once.
+    /// # Panics
+    ///
+    /// Panics if the entry is not after the last one, because entries apply in order and once.
     pub fn apply(
         &mut self,
         stamp: Stamp,

@@ -1,4 +1,4 @@
-//! Pause and resume of a present worker. A paused worker keeps what it runs and gets nothing new.
+//! Pause and resume of a present worker. A paused worker keeps its leases and gets no new ones.
 
 use crate::command::event::Event;
 use crate::command::reply::{ApplyResult, Refusal, Reply};
@@ -7,7 +7,7 @@ use crate::table::Table;
 use crate::types::ids::WorkerId;
 
 impl Table {
-    /// It keeps what it runs and gets nothing more, until it is resumed.
+    /// Pauses a worker: it keeps its leases and gets no new ones until it is resumed.
     pub(super) fn pause_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> ApplyResult {
         let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
         match worker.life {
@@ -21,7 +21,7 @@ impl Table {
         }
     }
 
-    /// Ends a pause or a quarantine.
+    /// Resumes a worker: ends a pause, a quarantine or a probation.
     pub(super) fn resume_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> ApplyResult {
         let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
         match worker.life {

@@ -1,5 +1,5 @@
-//! Results of attempts, fenced by token. A result counts if its token is the task's current lease and the reporter holds it.
-//! A worker that was lost and reports late is refused where its task went to another; a report that was accepted and is
+//! Results of attempts, fenced by token. A result counts if its token is the task's current lease and the reporter
+//! holds it. The late report of a lost worker is refused once its task went to another. An accepted report that is
 //! repeated is accepted again, with no effect.
 
 use crate::command::event::Event;
@@ -54,9 +54,12 @@ impl Table {
     }
 }
 
-/// The verdict on a result whose lease has ended. What this very lease ended by decides: a report that was accepted
-/// and is repeated is accepted again; a task that is over by that report, or by a cancel, is over; everything else
-/// (lost, timed out, returned, another's lease, or one nobody remembers) is a lease that was not the reporter's.
+/// Returns the verdict on a result whose lease has ended. The recorded end of this very lease decides:
+///
+/// - A repeated report of the same outcome is accepted again.
+/// - If the task is over by another outcome reported under this lease, or by a cancellation, the verdict is
+///   `AlreadyFinished`.
+/// - In every other case (lost, timed out, returned, another's lease, or one not remembered) the token is stale.
 fn verdict_on_ended_lease(task: &Task, worker: WorkerId, result: &TaskReport) -> Verdict {
     let ended = task
         .history

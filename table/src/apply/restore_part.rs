@@ -1,8 +1,8 @@
 //! Arrival of one part of a backup. The last part replaces this table by that of the backup.
 //!
-//! Workers of the other cluster do not work for this one: in the restored table they have left, and their tasks are queued
-//! again. Whether such an attempt succeeded after the backup was taken cannot be known here; like every attempt that is lost,
-//! it runs again.
+//! Workers of the other cluster do not work for this one. In the restored table they have left, and their tasks are
+//! queued again. Whether such an attempt succeeded after the backup was taken cannot be known here. Like every lost
+//! attempt, it runs again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl Table {
         let same = |pending_restore: &PendingRestore| {
             *pending_restore.backup == *received.backup && pending_restore.parts == received.parts
         };
-        // Whoever begins with another backup has given up the one before.
+        // A part of another backup discards the restore before it.
         if !self.pending_restore.as_ref().is_some_and(same) {
             self.pending_restore = None;
         }
@@ -76,7 +76,7 @@ impl Table {
         Ok(self.restored_reply())
     }
 
-    /// What is in the table that a backup would have to replace.
+    /// Describes the contents of the table that a backup would have to replace; `None` if it holds nothing.
     fn contents(&self) -> Option<String> {
         let several = |count: usize, one: &str| {
             let s = if count == 1 { "" } else { "s" };
@@ -108,7 +108,7 @@ impl Table {
         restored.limits = self.limits.clone();
         restored.restored = Some(Arc::from(backup));
         restored.pending_restore = None;
-        // Those who had registered here register again.
+        // The workers registered here must register again.
         for &worker in self.index.worker_groups.usage().keys() {
             events.push(Event::WorkerGone {
                 worker,
@@ -158,7 +158,7 @@ mod tests {
     use crate::records::pending_restore::{ID_OFFSET_MAX, ID_OFFSET_STEP};
     use crate::{Command, Limits, Stamp, Table};
 
-    /// What comes of pending_restore a table that counts from here.
+    /// Restores the backup of a table with this id offset, and returns the reply.
     fn restored_from(id_offset: u64) -> Reply {
         let mut there = Table::new(Limits::default());
         there.id_offset = id_offset;

@@ -1,8 +1,8 @@
-//! Retry of a terminal task: back into its queue, with a fresh budget of attempts. Its history stays and its attempts are
-//! counted on; its job runs again.
+//! Retry of a terminal task: it goes back into its queue with a fresh budget of attempts. Its history stays and its
+//! attempts are counted on; its job runs again.
 //!
-//! Tasks that were cancelled because this one ended without success wait for it again, and so do their dependents, unless
-//! another dependency of theirs ended that way too.
+//! Tasks that were cancelled because this one ended without success wait for it again, and so do their dependents. The
+//! exception are tasks of which another dependency ended without success, too.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +47,7 @@ impl Table {
         Ok(Reply::Done { tasks: 1 })
     }
 
-    /// Tries a terminal task again, or refuses and changes nothing.
+    /// Retries a terminal task, or refuses and changes nothing.
     pub(super) fn retry_terminal_task(
         &mut self,
         id: TaskId,
@@ -93,8 +93,11 @@ impl Table {
         Ok(())
     }
 
-    /// How many of those that a task comes after have not succeeded; the first that never will, if there is one and it
-    /// is not among the `revived`.
+    /// Counts the dependencies of a task that have not succeeded.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first dependency that ended without success and is not among the `revived`.
     fn missing_inputs(&self, task: &Task, revived: &BTreeSet<TaskId>) -> Result<u32, &Task> {
         let mut missing = 0;
         for first in task
@@ -112,7 +115,7 @@ impl Table {
         Ok(missing)
     }
 
-    /// The tasks that wait again when this one is tried again, each after those that it comes after.
+    /// Returns the tasks that wait again when this one is retried, each after its own dependencies.
     fn revived_by(&self, id: TaskId) -> Vec<TaskId> {
         let mut revived = BTreeSet::from([id]);
         let mut order = Vec::new();
@@ -132,7 +135,7 @@ impl Table {
         order
     }
 
-    /// Whether queues, scheduler and unique keys have room for these terminal tasks.
+    /// Checks that queues, scheduler and unique keys have room for these terminal tasks.
     fn check_retry_bounds(&self, id: TaskId, revived: &[TaskId]) -> Result<(), Refusal> {
         let ids = std::iter::once(&id).chain(revived);
         let tasks: Vec<&Task> = ids.filter_map(|id| self.tasks.get(*id)).collect();
@@ -146,7 +149,7 @@ impl Table {
     }
 }
 
-/// A fresh budget; the time to start by is no longer what the submitter meant.
+/// Gives a task a fresh budget. It loses its expiry, because the submitter did not mean that time for a retry.
 fn reset_attempts(task: &mut Task, life: Life) {
     task.life = life;
     task.failures = 0;

@@ -1,8 +1,8 @@
-//! Commands on schedules: put, delete, pause, resume, trigger; and their ticks, each of which happens at most once.
+//! Commands on schedules: put, delete, pause, resume, trigger, and ticks. Each tick happens at most once.
 //!
-//! The leader computes and proposes ticks. A proposal may be outdated when it applies (the leader died, or the schedule was
-//! changed, paused or put again), so a tick counts only if it is the very one that its schedule waits for. Other ticks are
-//! ignored and are no error.
+//! The leader computes and proposes ticks. A proposal may be outdated when it applies (the leader died, or the schedule
+//! was changed, paused or put again). So a tick counts only if it is the very one that its schedule waits for. Other
+//! ticks are ignored and are no error.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::records::schedule::{Schedule, template_bytes};
 use crate::table::Table;
 use crate::types::ids::{IDS_PER_ENTRY_MAX, JobId};
 
-/// What the key of a tick's job has besides the name of its schedule: `schedule:` and `:2026-11-23T10:00:00Z`.
+/// Length of a tick's job key without the name of its schedule, in bytes: `schedule:` and `:2026-11-23T10:00:00Z`.
 const TICK_KEY_OVERHEAD_BYTES: u32 = 30;
 
-/// What came of a tick.
+/// Outcome of a tick.
 enum TickOutcome {
     Fired(JobId),
     Skipped,
@@ -35,7 +35,7 @@ impl Table {
         let before = self.schedules.get(&put.name).cloned();
         self.check_schedule(&put, before.as_deref())?;
         let created = before.is_none();
-        // A tick that is due already must not be lost to somebody who puts again what is there.
+        // A schedule that is put again unchanged must not lose a tick that is due already.
         let same_ticks = |before: &Schedule| {
             !before.paused && *before.cron == *put.cron && *before.timezone == *put.timezone
         };
@@ -161,7 +161,7 @@ impl Table {
         Ok(Reply::Done { tasks: 0 })
     }
 
-    /// A job by hand, outside of the ticks: neither counted nor looked at by any of them.
+    /// Makes a job on request, outside of the ticks. The ticks neither count it nor check it for overlap.
     pub(super) fn trigger_schedule(
         &mut self,
         ids: &mut IdAllocator,
@@ -199,7 +199,8 @@ impl Table {
             TickAction::Miss { ticks } => TickOutcome::Missed { ticks },
             TickAction::Fire if self.overlaps(&schedule) => TickOutcome::Skipped,
             TickAction::Fire => {
-                // The ids of this entry are used up, which says nothing about the job: the next entry takes it.
+                // The ids of this entry are used up, which says nothing about the job. The tick stays due for a later
+                // entry.
                 if ids.tasks + schedule.job.tasks.len() as u64 > IDS_PER_ENTRY_MAX {
                     return IGNORED;
                 }
@@ -223,7 +224,7 @@ impl Table {
         Reply::Done { tasks }
     }
 
-    /// Whether the job of an earlier tick is in the way.
+    /// Returns whether the unfinished job of an earlier tick forbids this one.
     fn overlaps(&self, schedule: &Schedule) -> bool {
         match schedule.overlap {
             Overlap::Allow => false,
@@ -252,7 +253,7 @@ impl Table {
                 duplicate: false,
                 ..
             }) => TickOutcome::Fired(job),
-            // All of its tasks were there already, by their unique keys, and unfinished.
+            // All of its tasks were deduplicated: their unique keys belong to unfinished tasks.
             Ok(Reply::Submitted {
                 duplicate: true, ..
             }) => TickOutcome::Skipped,
@@ -316,14 +317,14 @@ impl Schedule {
     }
 }
 
-/// Unix ms as RFC 3339 in UTC, to the second; to the millisecond where there is a part of one.
+/// Unix ms in RFC 3339, in UTC, to the second; to the millisecond if there is a fraction.
 struct Utc(u64);
 
 impl std::fmt::Display for Utc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (seconds, ms) = (self.0 / 1_000, self.0 % 1_000);
         let (days, second) = (seconds / 86_400, seconds % 86_400);
-        // Counted in eras of 400 years that begin on the first of March, so that a leap day is the last of its year.
+        // Days are counted in eras of 400 years that begin on 1 March, so that a leap day is the last of its year.
         let days = days + 719_468;
         let (era, day) = (days / 146_097, days % 146_097);
         let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

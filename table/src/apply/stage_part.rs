@@ -1,5 +1,5 @@
-//! Arrival of one part of a multipart job submission. The last part creates the job, or is refused like any submission; after
-//! a refusal that another attempt would meet again, the parts are forgotten.
+//! Arrival of one part of a multipart job submission. The last part creates the job, or is refused like any submission.
+//! After a refusal that another attempt would meet again, the parts are forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl Table {
         made
     }
 
-    /// The answer to a part of a job that is there already.
+    /// Returns the reply to a part whose job was created already.
     fn reply_if_submitted(&self, stage: &StagePart) -> Option<ApplyResult> {
         let (idempotency, receipt) = self.receipt_of(&stage.key)?;
         let same = idempotency.part_digests.len() == stage.parts as usize
@@ -134,7 +134,7 @@ impl Table {
     }
 }
 
-/// The job that all parts make.
+/// Assembles the job from all of its parts.
 fn whole(staged: &StagedJob) -> SubmitJob {
     let part_digests: Vec<[u8; 32]> = staged.received.values().map(|part| part.digest).collect();
     let mut body = Sha256::new();
@@ -154,7 +154,7 @@ fn whole(staged: &StagedJob) -> SubmitJob {
 }
 
 impl Idempotency {
-    /// A key and what it came with.
+    /// Returns the idempotency key of a submission with its digests.
     pub(super) fn of(submit: &SubmitJob) -> Option<Arc<Self>> {
         let key = submit.idempotency_key.as_deref()?;
         Some(Arc::new(Self {

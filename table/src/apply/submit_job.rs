@@ -114,7 +114,7 @@ impl Table {
         })
     }
 
-    /// Every task was deduplicated: nothing is made, and only the reply is stored.
+    /// Handles a submission of which every task was deduplicated: no job is made, and only the reply is stored.
     fn all_deduplicated(
         &mut self,
         request_id: Option<RequestId>,
@@ -150,7 +150,7 @@ impl Table {
         }
     }
 
-    /// What to answer if this very request, or another one with its idempotency key, came before.
+    /// Returns the reply if this very request, or another one with its idempotency key, came before.
     fn submitted_before(&mut self, submit: &SubmitJob) -> Option<ApplyResult> {
         if let Some(answered) = submit
             .request_id
@@ -172,7 +172,7 @@ impl Table {
         Some(same_body(idempotency.body_digest, submit, &receipt, true))
     }
 
-    /// The submission that an idempotency key belongs to.
+    /// Returns the submission that an idempotency key belongs to.
     pub(super) fn receipt_of(&self, key: &str) -> Option<(&Idempotency, SubmissionReceipt)> {
         match self.index.job_keys.get(key) {
             Some(&job) => {
@@ -205,7 +205,7 @@ impl Table {
         Ok(())
     }
 
-    /// Whether queues and scheduler have room for more tasks, one of each of these classes.
+    /// Checks that queues and scheduler have room for more tasks, one for each of these classes.
     pub(super) fn check_queue_bounds<'a>(
         &self,
         classes: impl Iterator<Item = &'a Class>,
@@ -223,7 +223,7 @@ impl Table {
         Ok(())
     }
 
-    /// Whether a queue has room for more tasks.
+    /// Checks that a queue has room for more tasks.
     fn check_depth(&self, queue: &str, more: u64) -> Result<(), Refusal> {
         let own = self
             .queues
@@ -243,7 +243,7 @@ impl Table {
         Ok(())
     }
 
-    /// Whether the scheduler has room for these different classes of a queue.
+    /// Checks that the scheduler has room for these different classes of a queue.
     fn check_classes<'a>(
         &self,
         queue: &str,
@@ -261,7 +261,7 @@ impl Table {
         Ok(())
     }
 
-    /// The shared class of each task, known or new.
+    /// Returns the shared class of each task, existing or new.
     fn classes_of(&self, tasks: &[NewTask]) -> Vec<Arc<Class>> {
         let mut new: BTreeSet<Arc<Class>> = BTreeSet::new();
         let mut classes: Vec<Arc<Class>> = Vec::with_capacity(tasks.len());
@@ -355,7 +355,7 @@ impl Table {
     }
 }
 
-/// The answer to a request whose key is known.
+/// Returns the reply to a request whose key is known.
 fn same_body(
     body_digest: [u8; 32],
     submit: &SubmitJob,

@@ -23,7 +23,7 @@ impl Table {
         }
     }
 
-    /// Its leases go back to where their tasks stood, and count as nothing.
+    /// Removes a worker that leaves. Its leases are returned: their tasks keep their positions, and nothing is counted.
     pub(super) fn leave_worker(&mut self, id: WorkerId, events: &mut Vec<Event>) -> ApplyResult {
         let worker = self.workers.get(id).ok_or(Refusal::UnknownWorker(id))?;
         match worker.life {
@@ -42,7 +42,7 @@ impl Table {
         }
     }
 
-    /// Its attempts are lost, which counts apart from failures.
+    /// Removes lost workers. Their attempts are lost, which is counted apart from failures.
     pub(super) fn lose_workers(&mut self, ids: &[WorkerId], events: &mut Vec<Event>) -> Reply {
         let mut tasks = 0;
         for &id in ids {
