@@ -1,5 +1,5 @@
-//! Invariants of every table, after every command. A broken one is a bug and panics with the values; in a snapshot that was
-//! read it is damage, and the snapshot is refused.
+//! Invariants that hold for every table after every command. A violation is a bug and panics with the values. In a
+//! snapshot that was read it is damage, and the snapshot is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::types::ids::{IDS_PER_ENTRY_MAX, WorkerId};
 use crate::types::queue_options::QueueSettings;
 use crate::types::state::TaskState;
 
-/// Fails the surrounding function with a message unless the condition holds.
+/// Returns an error with a message from the surrounding function unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {
         if !$condition {
@@ -22,7 +22,11 @@ macro_rules! ensure {
 }
 
 impl Table {
-    /// Panics if anything is wrong with the table. Looks at everything; for tests and for doubt.
+    /// Checks the whole table against its invariants; for tests and diagnosis.
+    ///
+    /// # Panics
+    ///
+    /// Panics at the first violation.
     pub fn check_invariants(&self) {
         if let Some(problem) = self.unsound() {
             panic!("the table is unsound: {problem}");
@@ -31,7 +35,7 @@ impl Table {
         self.index.assert_same(&rebuilt);
     }
 
-    /// What is wrong with the records, if anything.
+    /// Returns the first violation in the records, if any.
     pub(crate) fn unsound(&self) -> Option<String> {
         let pages = [self.jobs.fault(), self.tasks.fault(), self.workers.fault()];
         let dedup_stores = [self.answered_requests.fault(), self.retired_keys.fault()];
@@ -46,7 +50,7 @@ impl Table {
         })
     }
 
-    /// Derives the index anew.
+    /// Rebuilds the secondary indexes from the records.
     pub(crate) fn rebuild_index(&mut self) {
         self.index = self.indexed();
     }
@@ -71,7 +75,7 @@ impl Table {
         index
     }
 
-    /// Jobs and tasks agree: no task without its job, no job without its tasks, and the counts are right.
+    /// Checks that every task has its job, that every job has its tasks, and that the counts are right.
     fn check_jobs(&self) -> Result<(), String> {
         let mut keys: BTreeSet<&str> = BTreeSet::new();
         let mut tasks = self.tasks.iter();
@@ -203,8 +207,10 @@ impl Table {
         Ok(())
     }
 
-    /// A task waits for exactly those that it comes after and that have not succeeded, and none of them is past hope;
-    /// one that does not wait has all their results. No two unfinished tasks share a unique key.
+    /// Checks the dependencies of a task.
+    ///
+    /// - A waiting task waits for exactly those dependencies that have not succeeded, and none of them is terminal.
+    /// - A task that does not wait has all their results, unless it was cancelled or has expired.
     fn check_constraints(&self, task: &Task) -> Result<(), String> {
         let id = task.id;
         ensure!(
@@ -251,7 +257,8 @@ impl Table {
         Ok(())
     }
 
-    /// No two live workers share a name; none is oversubscribed or runs what it does not take.
+    /// Checks that no two present workers share a name, and that none is oversubscribed or runs a task it does not
+    /// take.
     fn check_workers(&self) -> Result<(), String> {
         let mut names: BTreeSet<&str> = BTreeSet::new();
         for worker in self
@@ -308,7 +315,8 @@ impl Table {
         Ok(())
     }
 
-    /// Every queue that a task or job names has a record, and every other one settings of its own.
+    /// Checks that every queue that a task or job names has a record, and that every other queue has settings of its
+    /// own.
     fn check_queues(&self) -> Result<(), String> {
         let jobs = self.jobs.iter().map(|job| &job.queue);
         let tasks = self.tasks.iter().map(|task| &task.spec.class.queue);
@@ -339,7 +347,7 @@ impl Table {
         Ok(())
     }
 
-    /// No two tasks share a queue position, and none has one that was not assigned yet.
+    /// Checks that no two tasks share a queue position, and that no task has one that was not assigned yet.
     fn check_positions(&self) -> Result<(), String> {
         let mut orders: Vec<u64> = self.tasks.iter().filter_map(position_order).collect();
         orders.sort_unstable();
@@ -356,7 +364,7 @@ impl Table {
     }
 }
 
-/// The position that a task has, or gets back.
+/// Returns the position that a task has, or gets back.
 fn position_order(task: &Task) -> Option<u64> {
     match task.life {
         Life::Queued { position } | Life::Running { position, .. } => Some(position.order),

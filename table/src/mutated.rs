@@ -1,6 +1,6 @@
 //! Switch for deliberate bugs of mutation tests: see `tests/quality/mutation`.
 
-/// Whether this deliberate bug is chosen. Never, and at no cost, without the feature `mutations`.
+/// Evaluates to whether this deliberate bug is active. Without the feature `mutations` it is never active, at no cost.
 #[cfg(feature = "mutations")]
 macro_rules! mutated {
     ($mutation:ident) => {
@@ -8,7 +8,7 @@ macro_rules! mutated {
     };
 }
 
-/// Whether this deliberate bug is chosen. Never, and at no cost, without the feature `mutations`.
+/// Evaluates to whether this deliberate bug is active. Without the feature `mutations` it is never active, at no cost.
 #[cfg(not(feature = "mutations"))]
 macro_rules! mutated {
     ($mutation:ident) => {

@@ -1,6 +1,6 @@
-//! Fair sharing between queues: queues come up least served first, each with its ready queues in the order of their heads.
-//! A ready queue that a present worker group takes is opened and competes with the queue's others by rank; one that no group
-//! takes is passed over.
+//! Fair sharing between queues. Queues are opened least served first, each with its ready queues in the order of their
+//! heads. A ready queue that a present worker group takes is opened and competes with the queue's others by rank. A
+//! ready queue that no group takes is passed over.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, btree_map};
@@ -14,58 +14,59 @@ use crate::table::Table;
 use crate::types::ids::{TaskId, WorkerId};
 use crate::types::queue_options::ns;
 
-/// A plan in the making; iterating makes it.
+/// Iterator over the grants of one plan.
 pub(super) struct FairShare<'a> {
     table: &'a Table,
     workers: WorkerSelector<'a>,
     now_ms: u64,
-    /// Queues that have not come up yet, least served first.
+    /// Queues that are not opened yet, least served first.
     candidates: std::iter::Peekable<Candidates<'a>>,
     queues: Vec<ActiveQueue<'a>>,
-    /// Those that have come up and are not done, by how much they will have been served.
+    /// Open queues that are not done, by the service they will have received.
     order: BinaryHeap<Reverse<(u64, usize)>>,
     /// The virtual time of start-time fair queueing.
     virtual_time: u64,
     /// Whether there may be tasks that are too late to start.
     has_late_tasks: bool,
-    /// How many of them are passed over yet; met beyond that, they end their queue's part in the plan.
+    /// How many late tasks may still be passed over. At a late task beyond that, its queue's part in the plan ends.
     late_budget: u32,
 }
 
-/// Tasks that are too late to start stay in their ready queues until time is advanced, which expires about as many at once.
+/// Most late tasks that a plan passes over. Tasks that are too late to start stay in their ready queues until
+/// `AdvanceTime` expires them, which expires about as many at once.
 const LATE_TASKS_MAX: u32 = 4_096;
 
 type Candidates<'a> = Box<dyn Iterator<Item = (u64, &'a Arc<str>)> + 'a>;
 
-/// A queue that has come up.
+/// A queue that is open in this plan.
 struct ActiveQueue<'a> {
     index: &'a QueueIndex,
-    /// As it will be when the plan has been applied.
+    /// Its record as it will be when the plan has been applied.
     record: Queue,
-    /// How many of its tasks may still start.
+    /// The number of its tasks that may still start.
     left: u64,
-    /// Lines that have not come up yet.
+    /// Heads of ready queues that are not opened yet.
     heads: std::iter::Peekable<btree_map::Iter<'a, Rank, ReadyQueueKey>>,
     ready_queues: Vec<ActiveReadyQueue<'a>>,
-    /// The first task of every ready_queue that is not done.
+    /// The first task of every open ready queue that is not done.
     fronts: BinaryHeap<Reverse<(Rank, usize)>>,
 }
 
-/// A ready_queue that a group takes.
+/// An open ready queue: a worker group takes its tasks.
 struct ActiveReadyQueue<'a> {
     tasks: btree_map::Iter<'a, Rank, TaskId>,
     next: TaskId,
     pool: PoolId,
 }
 
-/// When a rate next lets a task start that it holds back now.
+/// Returns when a rate next lets a task start that it holds back now, in Unix ms.
 pub(super) fn next_start_ms(table: &Table, now_ms: u64) -> Option<u64> {
     let later = (ns(now_ms) + 1, Arc::from(""))..;
     let (at_ns, _) = table.index.queue_order.rate_limited.range(later).next()?;
     Some(at_ns.div_ceil(1_000_000))
 }
 
-/// Queues that may start something now, least served first.
+/// Returns the queues that may start a task now, least served first.
 fn candidates<'a>(
     table: &'a Table,
     workers: &mut WorkerSelector<'a>,
@@ -85,7 +86,7 @@ fn candidates<'a>(
         .iter()
         .map(|&group| workers.profile(group).queues.len());
     if named.sum::<usize>() < queue_order.unlimited.len() + queue_order.rate_limited.len() {
-        // The workers name fewer queues than have something to do: looked up one by one.
+        // The workers name fewer queues than have startable tasks, so the named ones are looked up one by one.
         let names: BTreeSet<&String> = groups
             .iter()
             .flat_map(|&group| &workers.profile(group).queues)
@@ -146,7 +147,7 @@ impl<'a> FairShare<'a> {
         }
     }
 
-    /// Activates the queues that come before all active ones. False when no worker has demand left.
+    /// Opens the queues that come before all open ones. Returns false when no worker has demand left.
     fn open_queues(&mut self) -> bool {
         while let Some(&(served, name)) = self.candidates.peek() {
             let first = self.order.peek();
@@ -178,7 +179,7 @@ impl<'a> FairShare<'a> {
         true
     }
 
-    /// Starts the first task of a queue that a worker takes.
+    /// Grants the first startable task of a queue to a worker that takes it.
     fn start(&mut self, at: usize) -> Option<Grant> {
         let queue = &mut self.queues[at];
         if queue.left == 0 {
@@ -236,7 +237,7 @@ impl Iterator for FairShare<'_> {
 }
 
 impl<'a> ActiveQueue<'a> {
-    /// Opens the ready_queues that come before all that are open.
+    /// Opens the ready queues that come before all open ones.
     fn open_ready_queues(&mut self, workers: &mut WorkerSelector<'a>) {
         while let Some(&(&rank, key)) = self.heads.peek() {
             let first = self.fronts.peek();

@@ -1,4 +1,4 @@
-//! Entry points of the scheduler: one plan from the demand of the workers.
+//! Entry points of the scheduler: they compute one plan from the demand of the workers.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,16 @@ use crate::command::{Grant, WorkerDemand};
 use crate::table::Table;
 use crate::types::ids::WorkerId;
 
-/// The grants to propose.
+/// A plan: the grants to propose.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// In the order decided.
+    /// The grants, in the order decided.
     pub grants: Vec<Grant>,
     /// When a rate next lets a task start that it holds back now, in Unix ms.
     pub next_start_ms: Option<u64>,
 }
 
-/// As [`propose_with`], from a list. What the same worker asks for adds up.
+/// Computes a plan as [`propose_with`] does, from a list. Demands of the same worker add up.
 pub fn propose(table: &Table, demands: &[WorkerDemand], now_ms: u64, grants_max: usize) -> Plan {
     let mut demand_of: BTreeMap<WorkerId, Demand> = BTreeMap::new();
     for one in demands {
@@ -28,13 +28,16 @@ pub fn propose(table: &Table, demands: &[WorkerDemand], now_ms: u64, grants_max:
     propose_with(table, &demand, now_ms, grants_max)
 }
 
-/// Who should get which queued task; see the module. At most `grants_max`.
+/// Computes a plan of at most `grants_max` grants. See the module.
 ///
-/// Applied to this same table with a stamp of `now_ms` or later, every proposal holds. The cost does not depend on how
-/// many tasks are queued, and on how many workers there are only by the logarithm as long as those with free slots ask: it
-/// grows with the number of proposals, with the number of queues that have something to start (or that are named by the
-/// workers, when these are fewer), and with the number of different worker profiles times that of the lines of tasks
-/// that are looked at until the plan is full.
+/// If it is applied to this same table with a stamp of `now_ms` or later, every proposal holds.
+///
+/// The cost does not depend on the number of queued tasks. It depends on the number of workers
+/// only by the logarithm, as long as those with free slots have demand. It grows with:
+///
+/// - the number of proposals;
+/// - the number of queues with a startable task, or of queues that the workers name, if these are fewer;
+/// - the number of different worker profiles times that of the ready queues looked at until the plan is full.
 pub fn propose_with(
     table: &Table,
     demand: &dyn Fn(WorkerId) -> Demand,

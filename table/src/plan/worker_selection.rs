@@ -1,13 +1,15 @@
 //! Worker selection: candidates for a task, by what they may take and how loaded they are.
 //!
-//! Everything here is lazy, so that a plan of few grants looks at little. A *pool* is the worker groups that take a class of
-//! tasks; ready queues with the same groups, needs and placement share a pool. A pool draws members from its groups, best
-//! first, and requeues those it has assigned, now more loaded. Where tasks are spread, a worker that other pools have assigned
-//! since ranks lower than its entry says, which is found out when the entry comes up. Where they are packed it ranks higher,
-//! so each such pool first catches up on the assignments.
+//! All data is computed lazily, so that a plan of few grants looks at few workers. A *pool* is the set of worker groups
+//! that take a class of tasks. Ready queues with the same groups, needs and placement share a pool. A pool draws
+//! members from its groups, best first, and requeues those it has assigned, now more loaded.
 //!
-//! Within one plan workers only fill up. So a worker without capacity for a pool's needs leaves that pool for good, and when
-//! no group has a member with demand left, the plan is complete.
+//! With placement `Spread`, a worker that other pools have assigned since ranks lower than its entry says. The pool
+//! notices that when the entry is popped. With `Pack` the worker ranks higher, so each such pool first catches up on
+//! the assignments.
+//!
+//! Within one plan, workers only fill up. So a worker without capacity for a pool's needs leaves that pool for good.
+//! When no group has a member with demand left, the plan is complete.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, btree_map, btree_set};
@@ -19,12 +21,12 @@ use crate::table::Table;
 use crate::types::ids::WorkerId;
 use crate::types::queue_options::Placement;
 
-/// What is known of a worker besides the table.
+/// Demand of a worker, which is not in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Demand {
-    /// For how many tasks it asks.
+    /// The number of tasks it asks for.
     pub wanted: u32,
-    /// Whether its machine has more to do than it can: others come first.
+    /// Whether its machine is overloaded: other workers are preferred.
     pub overloaded: bool,
 }
 
@@ -34,23 +36,23 @@ pub(super) struct WorkerSelector<'a> {
     demand: &'a dyn Fn(WorkerId) -> Demand,
     groups: Vec<GroupCursor<'a>>,
     candidates: BTreeMap<WorkerId, Candidate<'a>>,
-    /// Who was assigned, in order, each with its group.
+    /// The assigned workers in order, each with its group.
     assigned: Vec<(usize, WorkerId)>,
     pools: Vec<Pool<'a>>,
     pools_by: BTreeMap<PoolKey<'a>, usize>,
 }
 
-/// The groups of a pool, what its tasks need, and how they are placed.
+/// Key of a pool: its groups, the needs of its tasks, and their placement.
 type PoolKey<'a> = (Vec<usize>, &'a BTreeMap<String, u64>, Placement);
 
-/// A group, and how far it is known that its members have no demand left.
+/// A worker group, with a cursor past the members that are known to have no demand left.
 struct GroupCursor<'a> {
     profile: &'a Profile,
     members: btree_set::Iter<'a, (Load, WorkerId)>,
     demand_cursor: std::iter::Peekable<btree_set::Iter<'a, (Load, WorkerId)>>,
 }
 
-/// A worker that asked and was looked at.
+/// A worker with demand that a pool has considered.
 struct Candidate<'a> {
     group: usize,
     profile: &'a Profile,
@@ -65,14 +67,14 @@ struct Pool<'a> {
     needs: &'a BTreeMap<String, u64>,
     placement: Placement,
     groups: Vec<(usize, btree_set::Iter<'a, (Load, WorkerId)>)>,
-    /// Best first: the next member of each group (with its position in `groups`), and those assigned before, whose loads may
-    /// lag behind.
+    /// The entries, best first: the next member of each group (with its position in `groups`), and workers assigned
+    /// before, whose loads may be outdated.
     queue: BinaryHeap<Reverse<PoolEntry>>,
-    /// How many of those assigned it has caught up on.
+    /// The number of assignments it has caught up on.
     seen: usize,
 }
 
-/// A member of a pool; the least of them is taken first.
+/// A member of a pool; the least one is taken first.
 #[derive(Debug, PartialEq, Eq)]
 struct PoolEntry {
     overloaded: bool,
@@ -102,7 +104,7 @@ impl PartialOrd for PoolEntry {
     }
 }
 
-/// Which pool.
+/// Identifies a pool.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PoolId(usize);
 
@@ -128,14 +130,14 @@ impl<'a> WorkerSelector<'a> {
         }
     }
 
-    /// The groups in which a member still has demand.
+    /// Returns the groups in which a member still has demand.
     pub fn groups_with_demand(&mut self) -> Vec<usize> {
         (0..self.groups.len())
             .filter(|&group| self.has_demand(group))
             .collect()
     }
 
-    /// What the workers of a group may take.
+    /// Returns the profile shared by the workers of a group.
     pub fn profile(&self, group: usize) -> &'a Profile {
         self.groups[group].profile
     }
@@ -154,7 +156,7 @@ impl<'a> WorkerSelector<'a> {
         false
     }
 
-    /// The pool of those of these groups that take tasks of this class; `None` if none does.
+    /// Returns the pool of those of these groups that take tasks of this class; `None` if none does.
     pub fn pool(
         &mut self,
         groups: &[usize],
@@ -223,9 +225,9 @@ impl<'a> WorkerSelector<'a> {
                 self.assigned.push((candidate.group, worker));
             }
             match pool.placement {
-                // If it was not taken, another pool has assigned it since: it goes back to where it belongs now.
+                // If it was not taken, another pool has assigned it since, so it is requeued with its current load.
                 Placement::Spread => pool.requeue(worker, candidate),
-                // Where it belongs now the pool learns when it catches up, or has learnt.
+                // The pool requeues the worker with its current load when it catches up, or has done so already.
                 Placement::Pack => {}
             }
             if taken {
@@ -237,7 +239,7 @@ impl<'a> WorkerSelector<'a> {
 }
 
 impl Pool<'_> {
-    /// Files those that were assigned where they belong now.
+    /// Requeues the workers that were assigned since the last call, with their current loads.
     fn catch_up(
         &mut self,
         assigned: &[(usize, WorkerId)],
@@ -255,7 +257,7 @@ impl Pool<'_> {
         self.seen = assigned.len();
     }
 
-    /// Puts a worker where it belongs.
+    /// Adds an entry of a worker with its current load.
     fn requeue(&mut self, worker: WorkerId, candidate: &Candidate<'_>) {
         self.queue.push(Reverse(PoolEntry {
             overloaded: candidate.overloaded,
@@ -266,7 +268,7 @@ impl Pool<'_> {
         }));
     }
 
-    /// Lets the next members of a group in, up to one whose machine is not overloaded.
+    /// Draws the next members of a group, up to one whose machine is not overloaded.
     fn draw(&mut self, at: usize, demand: &dyn Fn(WorkerId) -> Demand) {
         loop {
             let members = &mut self.groups[at].1;

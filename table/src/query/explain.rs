@@ -1,4 +1,5 @@
-//! Explanation why a task does not run: everything that holds it back now, by the same rules by which it would be started.
+//! Explanation why a task does not run: all reasons that hold it back now, by the same rules by which it would be
+//! started.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,90 +11,90 @@ use crate::table::Table;
 use crate::types::ids::{TaskId, WorkerId};
 use crate::types::state::TaskState;
 
-/// Dependencies that are named.
+/// Most dependencies that an explanation names.
 const DEPENDENCIES_SHOWN_MAX: usize = 10;
 
-/// One reason. When there are several, each must go before the task can start.
+/// Reason why a task does not run. If there are several, each must end before the task can start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// It is terminal.
+    /// The task is terminal.
     Finished {
-        /// How it ended.
+        /// Its state.
         state: TaskState,
     },
-    /// It runs.
+    /// The task is running.
     Running {
-        /// On this worker.
+        /// The worker that runs it.
         worker: WorkerId,
     },
-    /// It comes after tasks that have not succeeded yet.
+    /// Dependencies of the task have not succeeded yet.
     Dependencies {
         /// The first of them.
         tasks: Vec<TaskId>,
-        /// How many there are.
+        /// The number of all of them.
         count: u32,
     },
-    /// Its time has not come.
+    /// The task waits for a time.
     Delayed {
-        /// When it comes, in Unix ms.
+        /// When it becomes ready, in Unix ms.
         until_ms: u64,
-        /// Attempts that failed before: with any it is a back-off.
+        /// The number of failed attempts. Above 0, the delay is a back-off.
         failures: u32,
     },
-    /// Its queue is paused.
+    /// The queue of the task is paused.
     QueuePaused,
-    /// As many tasks of its queue run as may.
+    /// The queue of the task is at its bound of running tasks.
     QueueAtMaxRunning {
-        /// How many that is.
+        /// The bound.
         max_running: u32,
     },
-    /// As many tasks of its queue have started as may in that time.
+    /// The queue of the task is at its rate limit.
     RateLimited {
-        /// When the next one may, in Unix ms.
+        /// When the next task may start, in Unix ms.
         until_ms: u64,
     },
-    /// As many tasks with its concurrency key run, or come before it, as may run.
+    /// The concurrency key of the task is at its limit, running tasks and those ahead of it counted.
     ConcurrencyKey {
         /// The key.
         key: Arc<str>,
-        /// How many may run.
+        /// The limit of the key.
         limit: u32,
-        /// How many do.
+        /// The number of its running tasks.
         running: u32,
-        /// How many ready ones come first.
+        /// The number of its ready tasks with a better rank.
         ahead: u64,
     },
-    /// No present worker takes it, whatever else it had to do.
+    /// No present worker takes the task, even when idle.
     NoWorker(Lack),
-    /// Workers take it, and none has room.
+    /// Workers take the task, and none has room.
     WorkersBusy {
-        /// How many take it.
+        /// The number of workers that take it.
         workers: u64,
     },
-    /// Nothing holds it back: workers that take it have room, and it is among those to be given out.
+    /// Nothing holds the task back: workers that take it have room, and it waits to be leased.
     Ready {
-        /// How many have room.
+        /// The number of workers that have room.
         workers: u64,
     },
 }
 
-/// What present workers lack for a task, the first in this order that none of them has.
+/// Capability that present workers lack for a task: the first in this order that none of them has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
-    /// There is no worker that takes anything.
+    /// No worker takes any task.
     Anyone,
-    /// None takes from its queue.
+    /// No worker takes from its queue.
     Queue,
-    /// None of those takes its kind.
+    /// No worker of its queue takes its kind.
     Kind,
-    /// None of those has its labels.
+    /// No worker of its queue and kind has its labels.
     Labels,
-    /// None of those has so much of its resources in all.
+    /// No worker of its queue, kind and labels has the resources, even when idle.
     Resources,
 }
 
 impl Table {
-    /// Why a task does not run at this time.
+    /// Returns why a task does not run at this time; `None` if there is no such task.
     pub fn explain(&self, id: TaskId, now_ms: u64) -> Option<Vec<Reason>> {
         let task = self.tasks.get(id)?;
         let now_ms = now_ms.max(self.now_ms);
@@ -197,7 +198,7 @@ impl Table {
     }
 }
 
-/// What is lacking when there is this worker too.
+/// Returns the lack that remains when this worker is considered too.
 fn narrower_lack(lack: Lack, worker: &Worker, class: &Class) -> Lack {
     let profile = &worker.profile;
     let labelled = |(name, value)| profile.labels.get(name) == Some(value);

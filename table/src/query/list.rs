@@ -1,8 +1,8 @@
-//! Paginated lists with filters and cursors. A cursor is the id of the last record seen, so a list stays right while the table
-//! changes: nothing is listed twice and nothing that stays is left out.
+//! Paginated lists with filters and cursors. A cursor is the id of the last record seen, so a list stays right while
+//! the table changes. No record is listed twice, and no record that stays is left out.
 //!
-//! A filter that matches little must not make one call scan everything: a call scans at most [`SCAN_MAX`] records, and then
-//! returns what it has with the cursor to continue from.
+//! A filter that matches little must not make one call scan everything. So a call scans at most [`SCAN_MAX`] records,
+//! and then returns what it has with the cursor to continue from.
 
 use std::ops::Bound;
 
@@ -14,24 +14,24 @@ use crate::types::ids::{JobId, TaskId, WorkerId};
 use crate::types::queue_options::QueueSettings;
 use crate::types::state::{JobState, TaskState};
 
-/// Most records one call looks at.
+/// Most records that one call scans.
 pub const SCAN_MAX: usize = 50_000;
 
-/// Part of a list.
+/// One page of a list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ListPage<'a, T, C> {
-    /// What was found; may be fewer than asked for although there are more.
+    /// The records found. There may be fewer than asked for although the list goes on.
     pub items: Vec<&'a T>,
-    /// Where to go on; `None` at the end of the list.
+    /// The cursor to continue from; `None` at the end of the list.
     pub next: Option<C>,
 }
 
-/// Which jobs to list; `None` matches all.
+/// Filter of jobs; `None` matches all.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobFilter {
-    /// In this state.
+    /// Jobs in this state.
     pub state: Option<JobState>,
-    /// Of exactly this name.
+    /// Jobs of exactly this name.
     pub name: Option<String>,
 }
 
@@ -42,18 +42,18 @@ impl JobFilter {
     }
 }
 
-/// Which tasks to list; `None` matches all.
+/// Filter of tasks; `None` matches all.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TaskFilter {
-    /// In this queue.
+    /// Tasks in this queue.
     pub queue: Option<String>,
-    /// In this state.
+    /// Tasks in this state.
     pub state: Option<TaskState>,
-    /// Of this kind.
+    /// Tasks of this kind.
     pub kind: Option<String>,
-    /// Run by this worker, now or at the last attempt.
+    /// Tasks run by this worker, now or at the last attempt.
     pub worker: Option<WorkerId>,
-    /// Of this job.
+    /// Tasks of this job.
     pub job: Option<JobId>,
 }
 
@@ -71,7 +71,7 @@ impl TaskFilter {
             && self.job.is_none_or(|job| task.job == job)
     }
 
-    /// Whether nothing can match, as far as the counts tell.
+    /// Returns whether the counts prove that no task can match.
     fn matches_nothing(&self, table: &Table) -> bool {
         let counts = match &self.queue {
             Some(queue) => table.index.queue(queue).map(|queue| &queue.counts),
@@ -81,27 +81,27 @@ impl TaskFilter {
     }
 }
 
-/// A queue as its readers see it.
+/// Read view of a queue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueView<'a> {
     /// Its name.
     pub name: &'a str,
-    /// What users have set.
+    /// Settings made by users.
     pub settings: QueueSettings,
-    /// How much it was served, in shares.
+    /// Service received so far, in shares.
     pub served: u64,
     /// Its tasks by state, finished ones that are still kept included.
     pub counts: Counts,
-    /// Since when the oldest task that could start waits, in Unix ms; one that its concurrency key holds back does not
-    /// count.
+    /// Since when the oldest startable task has been ready, in Unix ms. A task that its concurrency key holds back does
+    /// not count.
     pub oldest_ready_ms: Option<u64>,
 }
 
-/// The queue that is there even when no task names it.
+/// The queue that is listed even when no task names it.
 pub const DEFAULT_QUEUE: &str = "default";
 
 impl Table {
-    /// Jobs, newest first, with ids below `after`.
+    /// Returns jobs, newest first, with ids below `after`.
     pub fn jobs(
         &self,
         filter: &JobFilter,
@@ -116,7 +116,7 @@ impl Table {
         )
     }
 
-    /// The tasks of a job in the order submitted, with ids above `after`. Empty if there is no such job.
+    /// Returns the tasks of a job in the order submitted, with ids above `after`; empty if there is no such job.
     pub fn tasks_of(
         &self,
         job: JobId,
@@ -139,7 +139,7 @@ impl Table {
         )
     }
 
-    /// Tasks in the order submitted, with ids above `after`.
+    /// Returns tasks in the order submitted, with ids above `after`.
     pub fn tasks(
         &self,
         filter: &TaskFilter,
@@ -185,7 +185,7 @@ impl Table {
         }
     }
 
-    /// The default queue and every other one that a task names or that has settings of its own, by name.
+    /// Returns the default queue and every other one that a task names or that has settings of its own, by name.
     pub fn queues(&self) -> impl Iterator<Item = QueueView<'_>> {
         let default = Some(QueueView {
             name: DEFAULT_QUEUE,
@@ -209,13 +209,13 @@ impl Table {
             .chain(after.map(|(_, (queue, _))| QueueView::of(queue)))
     }
 
-    /// How many queues [`Table::queues`] gives.
+    /// Returns the number of queues that [`Table::queues`] returns.
     pub fn queues_len(&self) -> usize {
         let default = usize::from(!self.queues.contains_key(DEFAULT_QUEUE));
         self.queues.len() + default
     }
 
-    /// A queue that a task names or that has settings of its own.
+    /// Returns a queue that a task names or that has settings of its own.
     pub fn queue(&self, name: &str) -> Option<QueueView<'_>> {
         self.index.queue(name).map(QueueView::of)
     }

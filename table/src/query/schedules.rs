@@ -1,4 +1,4 @@
-//! Schedules by name, and their next ticks in order of time.
+//! Queries over schedules: by name, and by the time of the next tick.
 
 use std::sync::Arc;
 
@@ -7,17 +7,17 @@ use crate::records::schedule::Schedule;
 use crate::table::Table;
 
 impl Table {
-    /// A schedule by its name.
+    /// Returns a schedule by its name.
     pub fn schedule(&self, name: &str) -> Option<&Schedule> {
         self.schedules.get(name).map(|schedule| &**schedule)
     }
 
-    /// How many schedules there are.
+    /// Returns the number of schedules.
     pub fn schedules_len(&self) -> usize {
         self.schedules.len()
     }
 
-    /// Schedules by name, from the first after `after`.
+    /// Returns schedules by name, from the first after `after`.
     pub fn schedules(&self, after: Option<&str>, limit: usize) -> ListPage<'_, Schedule, Arc<str>> {
         let all = &self.schedules.by_name;
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
@@ -34,7 +34,7 @@ impl Table {
         }
     }
 
-    /// Every next tick, the earliest first, with its schedule.
+    /// Returns the next tick of every schedule, the earliest first.
     pub fn ticks(&self) -> impl Iterator<Item = (u64, &Arc<Schedule>)> {
         let due = self.schedules.due.iter();
         due.filter_map(|(at_ms, name)| Some((*at_ms, self.schedules.get(name)?)))

@@ -1,5 +1,5 @@
-//! Checksum over records: tells whether two tables are equal, and whether bytes are those that were written. It is no defence
-//! against deliberate collisions; against chance and bugs 64 bits suffice.
+//! Checksum over records: it detects whether two tables differ, and whether bytes are those that were written. It is no
+//! defence against deliberate collisions; against chance and bugs 64 bits suffice.
 
 /// A running digest over a sequence of byte strings; their boundaries count.
 #[derive(Debug, Clone, Copy)]
@@ -10,7 +10,7 @@ impl Digest {
         Self(0xcbf2_9ce4_8422_2325)
     }
 
-    /// Adds one byte string. Each step maps states one to one, so two strings that differ in one word never meet.
+    /// Adds one byte string. Each step maps states one to one, so two strings that differ in one word never collide.
     pub fn add(&mut self, bytes: &[u8]) {
         let (words, rest) = bytes.as_chunks::<8>();
         for word in words {

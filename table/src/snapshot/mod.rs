@@ -1,12 +1,16 @@
-//! Snapshot format: the whole table as a stream of bytes, to be kept in a file or sent to another node.
+//! Snapshot format: the whole table as a stream of bytes, to be stored in a file or sent to another node.
 //!
-//! A magic number and a version byte, then records, each a length (`u32`, little-endian) and that many bytes of
-//! postcard, the last one [`Record::End`] with a digest over all others. The order of records is fixed by the state
-//! alone, so equal tables give equal bytes, whatever way they came about. Only state is written; what follows from it
-//! is rebuilt. As with commands, variants and fields are only ever appended, under a new version.
+//! The stream is a magic number, a version byte, and records. Each record is a length (`u32`, little-endian) and that
+//! many bytes of postcard. The last one is [`Record::End`] with a digest over all others.
 //!
-//! Writing streams from a frozen view beside later applies, reading streams into a new table; neither holds more than
-//! one record beside the table itself. What does not read as a sound table is refused, and never taken for a smaller one.
+//! # Invariants
+//!
+//! - The order of records depends on the state alone, so equal tables give equal bytes.
+//! - Only state is written; secondary indexes are rebuilt.
+//! - Variants and fields are only ever appended, under a new version, as with commands.
+//! - Writing streams from a frozen view while later entries apply; reading streams into a new table. Neither holds more
+//!   than one record in addition to the table itself.
+//! - A stream that does not read as a sound table is refused, and never taken for a smaller one.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -40,22 +44,22 @@ const MAGIC: &[u8; 8] = b"TRITABLE";
 /// The version this code writes.
 pub const VERSION: u8 = 1;
 
-/// How [`Frozen::digest`] is computed. To be raised with every change of what equal tables come to.
+/// Version of the computation of [`Frozen::digest`]. It must be raised with every change of the digest of equal tables.
 pub const DIGEST_FORMAT: u32 = 1;
 
-/// No record comes near it; a length beyond it is damage.
+/// Most bytes of one record. No record comes near it, so a length beyond it is damage.
 const RECORD_BYTES_MAX: u32 = 256 << 20;
 
-/// Why a stream is not a table.
+/// Reason why a stream is not a table.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// It cannot be read, or ends too early.
+    /// The stream cannot be read, or ends too early.
     #[error("cannot read the snapshot: {0}")]
     Io(#[from] io::Error),
-    /// It begins with something else.
+    /// The stream does not begin with the magic number.
     #[error("this is not a snapshot of a task table")]
     NotASnapshot,
-    /// A newer program wrote it.
+    /// A newer version of the program wrote the stream.
     #[error(
         "snapshot format {0} is not known here (newest known: {VERSION}): this node runs older code than the cluster"
     )]
@@ -63,17 +67,17 @@ pub enum SnapshotError {
     /// A record does not decode.
     #[error("record {number} of the snapshot is damaged: {problem}")]
     Malformed {
-        /// Which one, from 0.
+        /// Its number, from 0.
         number: u64,
-        /// What is wrong with it.
+        /// The problem with it.
         problem: String,
     },
-    /// The digest is not that of the records.
+    /// The digest does not match the records.
     #[error("the snapshot is damaged: its digest is {found:016x}, not {expected:016x}")]
     Digest {
-        /// The one written.
+        /// The digest in the stream.
         expected: u64,
-        /// The one of what was read.
+        /// The digest of the records that were read.
         found: u64,
     },
     /// The records do not make a sound table.
@@ -104,11 +108,12 @@ enum Record<'a> {
     AnsweredRequest(Cow<'a, AnsweredRequest>),
     RetiredKey(Cow<'a, RetiredKey>),
     Schedule(Cow<'a, Schedule>),
-    /// Numbered from 0 in order of appearance, which is before the first task that refers to it.
+    /// A scheduling class. Classes are numbered from 0 in order of appearance, which is before the first task that
+    /// refers to them.
     Class(Cow<'a, Class>),
-    /// As classes.
+    /// A policy, numbered as classes are.
     Policy(Cow<'a, Policy>),
-    /// Followed by its tasks in order.
+    /// A job. Its tasks follow in order.
     Job(Cow<'a, Job>),
     Task(TaskRecord<'a>),
     End {
@@ -134,7 +139,7 @@ struct TaskRecord<'a> {
     history: Cow<'a, [Attempt]>,
 }
 
-/// A view of a table that later applies do not change.
+/// Frozen view: later applies do not change it.
 #[derive(Debug)]
 pub struct Frozen {
     limits: Limits,
@@ -156,7 +161,7 @@ pub struct Frozen {
 }
 
 impl Table {
-    /// A view of the present state. Costs a reference count per page of records, not a copy.
+    /// Returns a frozen view of the current state. The cost is a reference count per page of records, not a copy.
     pub fn freeze(&self) -> Frozen {
         Frozen {
             limits: self.limits.clone(),
@@ -178,14 +183,14 @@ impl Table {
         }
     }
 
-    /// A digest over the whole state but its time and its position in the log, which every entry moves. Equal states
-    /// have equal digests on every replica. Reads the records of all pages that have changed since the last digest;
-    /// [`Frozen::digest`] does so beside later applies.
+    /// Returns a digest over the whole state but its time and its position in the log, which every entry moves. Equal
+    /// states have equal digests on every replica. It reads the records of all pages that changed since the last
+    /// digest. [`Frozen::digest`] does so while later entries apply.
     pub fn digest(&self) -> u64 {
         self.freeze().digest()
     }
 
-    /// Whether it fits with those before.
+    /// Stages a part of a pending restore; returns whether it fits with those before.
     fn take_restored_part(&mut self, came: RestorePart, touched_ms: u64) -> bool {
         let pending_restore = self.pending_restore.get_or_insert_with(|| PendingRestore {
             backup: Arc::from(&*came.backup),
@@ -202,7 +207,11 @@ impl Table {
                 .is_none()
     }
 
-    /// The table that [`Frozen::write`] wrote. Reads no narrower_lack than its end.
+    /// Reads the table that [`Frozen::write`] wrote. It does not read past the end of the snapshot.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`SnapshotError`] unless the stream is a complete and sound table.
     pub fn read(from: &mut dyn Read) -> Result<Table, SnapshotError> {
         let mut magic = [0; MAGIC.len() + 1];
         from.read_exact(&mut magic)?;
@@ -229,12 +238,12 @@ impl Table {
 }
 
 impl Frozen {
-    /// Log index of the last entry that this view has seen.
+    /// Returns the log index of the last entry in this view.
     pub fn last_index(&self) -> u64 {
         self.last_index
     }
 
-    /// As [`Table::digest`].
+    /// Returns the digest; see [`Table::digest`].
     pub fn digest(&self) -> u64 {
         let mut digest = Digest::new();
         let mut buffer = Vec::new();
@@ -257,7 +266,7 @@ impl Frozen {
         digest.value()
     }
 
-    /// Streams the view. The caller flushes and syncs what it wrote to.
+    /// Streams the view. The caller must flush and sync the destination.
     pub fn write(self, out: &mut dyn Write) -> io::Result<()> {
         let mut out = BufWriter::with_capacity(1 << 18, out);
         out.write_all(MAGIC)?;
@@ -295,7 +304,7 @@ impl Frozen {
         }
     }
 
-    /// Calls `each` with what there is little of.
+    /// Calls `each` with every record of the small collections: queues, staged jobs, restore parts and schedules.
     fn few<'a>(&'a self, each: &mut dyn FnMut(Record<'a>)) {
         for queue in self.queues.values() {
             each(Record::Queue(Cow::Borrowed(queue)));
@@ -398,7 +407,7 @@ impl<'a> TaskRecord<'a> {
     }
 }
 
-/// What a digest takes in for this value.
+/// Encodes a value for the digest.
 fn plain<'a, T: Serialize>(value: &T, buffer: &'a mut Vec<u8>) -> &'a [u8] {
     buffer.clear();
     *buffer = postcard::to_extend(value, std::mem::take(buffer))
@@ -406,7 +415,7 @@ fn plain<'a, T: Serialize>(value: &T, buffer: &'a mut Vec<u8>) -> &'a [u8] {
     buffer
 }
 
-/// The digest of one value alone.
+/// Returns the digest of one value alone.
 fn value<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> u64 {
     let mut digest = Digest::new();
     digest.add(plain(value, buffer));
@@ -417,16 +426,16 @@ fn encoded(record: &Record<'_>, buffer: Vec<u8>) -> io::Result<Vec<u8>> {
     postcard::to_extend(record, buffer).map_err(io::Error::other)
 }
 
-/// The number of a value in order of first appearance, and whether this is it.
+/// Returns the number of a value in order of first appearance, and whether this is its first.
 fn numbered<'a, T: Ord>(numbers: &mut BTreeMap<&'a T, u32>, value: &'a T) -> (u32, bool) {
     let next = numbers.len() as u32;
     let number = *numbers.entry(value).or_insert(next);
     (number, number == next)
 }
 
-/// These records, as a snapshot under a digest that fits them: what a fuzzer makes up gets past it only so.
+/// Returns these records as a snapshot under a matching digest. Only so do the records of a fuzzer get past the digest.
 ///
-/// Records are lengths and bytes; what is too short for the length it claims ends them.
+/// Records are lengths and bytes; a record that is too short for its length ends them.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn sealed(mut records: &[u8]) -> Vec<u8> {
     let mut digest = Digest::new();
@@ -465,7 +474,7 @@ impl Reader<'_> {
             return Err(self.malformed(format!("it claims to be {length} bytes long")));
         }
         self.buffer.clear();
-        // Grows with what is really there, not with what the length claims.
+        // The buffer grows with the bytes that are really there, not with the length that the record claims.
         let found = (&mut *self.from)
             .take(u64::from(length))
             .read_to_end(&mut self.buffer)?;
@@ -500,7 +509,7 @@ impl Reader<'_> {
     }
 }
 
-/// A table with all of its records and no index. Whole, but not yet known to be sound.
+/// Reads a table with all of its records and no index. It is complete, but not yet known to be sound.
 fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
     let Record::Head {
         limits,

@@ -1,4 +1,4 @@
-//! What a damaged snapshot comes to: an error that says so, whatever the damage. Never a panic, never another table.
+//! Tests of damaged snapshots: any damage gives an error that describes it, never a panic and never another table.
 
 use std::collections::BTreeMap;
 
@@ -68,7 +68,7 @@ fn schedule(name: &str, next_tick_ms: Option<u64>) -> Command {
     })
 }
 
-/// A small table with something of everything in it.
+/// Returns a small table with records of every kind.
 fn table() -> Table {
     let limits = Limits {
         finished_jobs_max: 1,
@@ -227,7 +227,7 @@ fn reading_stops_at_the_end() {
     );
 }
 
-/// A snapshot that version 1 wrote. Never changed: it must be read for ever.
+/// A snapshot that version 1 wrote. It never changes, because it must stay readable for ever.
 const GOLDEN: &[u8] = include_bytes!("../../tests/golden/table.v1.snapshot");
 
 #[test]
@@ -241,7 +241,7 @@ fn version_1_reads_and_writes_as_ever() {
     );
 }
 
-/// The records of a snapshot, without their end.
+/// Returns the records of a snapshot, without their end.
 fn records(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut rest = &bytes[MAGIC.len() + 1..];
     let mut records = Vec::new();
@@ -254,7 +254,7 @@ fn records(bytes: &[u8]) -> Vec<Vec<u8>> {
     records
 }
 
-/// A snapshot of these records with the digest that belongs to them.
+/// Returns a snapshot of these records with a matching digest.
 fn sealed(records: &[Vec<u8>]) -> Vec<u8> {
     let mut digest = Digest::new();
     records.iter().for_each(|record| digest.add(record));

@@ -1,5 +1,5 @@
-//! Fuzz targets: what a fuzzer feeds to the decoders of this crate, and the properties that must hold. Built for tests and
-//! with the feature `fuzzing`; `fuzz/` has the targets and the corpus, on which the tests below run too.
+//! Fuzz targets for the decoders of this crate, with the properties that must hold. They are built for tests and with
+//! the feature `fuzzing`. `fuzz/` has the targets and the corpus, on which the tests below run too.
 
 use crate::command::Command;
 use crate::command::codec::{decode_command, encode_command};
@@ -9,7 +9,7 @@ use crate::table::Table;
 use crate::types::ids::Stamp;
 use crate::types::limits::Limits;
 
-/// Bytes as a command: refused, or a command that is written and read again as itself.
+/// Decodes bytes as a command: they are refused, or the command survives a round trip.
 pub fn command(data: &[u8]) {
     let Ok(command) = decode_command(data) else {
         return;
@@ -19,8 +19,8 @@ pub fn command(data: &[u8]) {
     assert_eq!(bytes, encode_command(&again));
 }
 
-/// Bytes as the commands of one entry after another, each as long as its first two bytes say: whatever they are, a table
-/// that has applied them is sound, and another that has is the same.
+/// Applies bytes as commands, each in an entry of its own and as long as its first two bytes say. For any bytes, the
+/// table is sound afterwards, and a second table that applied the same is equal.
 pub fn commands_applied(data: &[u8]) {
     let mut tables = [Table::new(small()), Table::new(small())];
     let mut rest = data;
@@ -33,7 +33,7 @@ pub fn commands_applied(data: &[u8]) {
         let Ok(command) = decode_command(one) else {
             continue;
         };
-        // A backup is a snapshot in parts: those have a target of their own.
+        // A backup is a snapshot in parts, and snapshots have a target of their own.
         if matches!(command, Command::RestorePart(_)) {
             continue;
         }
@@ -58,8 +58,8 @@ fn small() -> Limits {
     }
 }
 
-/// Bytes as a snapshot, as they are and under a digest that fits them: refused, or a sound table whose own snapshot is
-/// that table.
+/// Reads bytes as a snapshot, as they are and under a matching digest. They are refused, or the table is sound and
+/// survives a round trip.
 pub fn snapshot(data: &[u8]) {
     read(data);
     read(&sealed(data));

@@ -1,4 +1,4 @@
 //! Test support: the entry points of the fuzz targets. Not compiled into the product.
 
-/// For `fuzz/` alone.
+/// Fuzz targets, for `fuzz/` alone.
 pub mod fuzzing;
