@@ -1,5 +1,5 @@
-//! The log format of commands. The golden file of a version is never changed: what was written once must be read for
-//! ever. A new version gets a file of its own.
+//! Tests of the log format of commands. The golden file of a version is never changed, because old logs must stay
+//! readable for ever. A new version gets a file of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,7 +14,7 @@ use triarch_table::command::{
 use triarch_table::types::queue_options::Placement;
 use triarch_table::{Command, JobId, TaskId, Token, WorkerId};
 
-/// Every variant, every field, every option both ways.
+/// Returns examples of every variant, with every field set and every option both ways.
 fn commands() -> Vec<(&'static str, Command)> {
     let (job, task, worker, token) = (
         JobId::at(5, 1),
@@ -312,7 +312,7 @@ fn commands() -> Vec<(&'static str, Command)> {
     ]
 }
 
-/// What the names of a command begin with. A new variant belongs here and in the list above.
+/// Returns the prefix of the example names of a command. A new variant belongs here and in the list above.
 fn variant(command: &Command) -> &'static str {
     match command {
         Command::SubmitJob(_) => "submit_job",
@@ -345,7 +345,7 @@ fn variant(command: &Command) -> &'static str {
     }
 }
 
-/// One more than the number of the last variant.
+/// Number of variants: one more than the number of the last one.
 const VARIANTS: usize = 27;
 
 #[test]
@@ -430,7 +430,7 @@ fn what_is_no_command_is_refused() {
         decode_command(&[VERSION, 200]),
         Err(CodecError::Malformed(_))
     ));
-    // A length that claims more than there is must not be believed.
+    // A length beyond the end of the bytes must not be believed.
     assert!(
         decode_command(&[
             VERSION, 7, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1

@@ -1,4 +1,4 @@
-//! Lists: filters, cursors, and the bounds on what one call looks at and what one entry does.
+//! Tests of lists with filters and cursors, and of the bounds on one call and on one entry.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +56,8 @@ fn apply(table: &mut Table, commands: Vec<Command>) {
     table.apply(stamp, commands, &mut Vec::new());
 }
 
-/// Ten jobs of three tasks in entries 1 to 10; the even ones are cancelled. Then a worker that runs two of the others.
+/// Returns a table with ten jobs of three tasks in entries 1 to 10, of which the even ones are cancelled. A worker runs
+/// two of the other tasks.
 fn table() -> (Table, WorkerId) {
     let mut table = Table::new(Limits::default());
     for index in 1..=10 {

@@ -1,9 +1,10 @@
-//! The table must come to the same on every replica, so nothing in it may depend on anything but its input.
+//! Test that the table is deterministic: it must give the same result on every replica, so its code may depend only on
+//! its input.
 
 use std::fs;
 use std::path::Path;
 
-/// Words that code of the table never says, and why.
+/// Words that must not occur in the table's code, with the reasons.
 const FORBIDDEN: [(&str, &str); 18] = [
     ("HashMap", "its order differs between processes"),
     ("HashSet", "its order differs between processes"),
@@ -53,7 +54,7 @@ fn look_into(folder: &Path, files: &mut usize) {
     }
 }
 
-/// Whether the line holds the word as a word of its own.
+/// Returns whether the line contains the word as a whole word.
 fn says(line: &str, word: &str) -> bool {
     let part_of_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
     line.match_indices(word).any(|(at, _)| {

@@ -1,4 +1,4 @@
-//! A table with one task in a given state, and what can be said to it.
+//! Fixture: a table with one task in a given state, and the commands that act on it.
 
 use std::collections::BTreeMap;
 
@@ -10,32 +10,32 @@ use triarch_table::command::{
 use triarch_table::types::state::TaskState;
 use triarch_table::{Command, JobId, Limits, Reply, Stamp, Table, Task, TaskId, Token, WorkerId};
 
-/// When everything is made, and when the command comes.
+/// Times in ms: creation of the task, its delay, its expiry, and the retention of finished jobs.
 pub const MADE_MS: u64 = 1_000;
 pub const DELAY_MS: u64 = 60_000;
 pub const EXPIRES_MS: u64 = 30_000;
 pub const KEPT_MS: u64 = 20_000;
 
-/// A table with one task in a state.
+/// A table with one task in a given state.
 pub struct Fixture {
     pub table: Table,
     pub worker: WorkerId,
     pub job: JobId,
     pub task: TaskId,
-    /// Another task of the job, if there is one.
+    /// The other task of the job, if there is one.
     pub sibling: Option<TaskId>,
-    /// The lease of its last attempt, or one that nobody was given.
+    /// The token of its last attempt, or one that was never granted.
     pub token: Token,
 }
 
-/// What a task is like besides its state.
+/// Properties of the task in addition to its state.
 #[derive(Clone, Copy, Default)]
 pub struct Kind {
-    /// One attempt, and one loss, is all it has.
+    /// It has only one attempt, and may be lost only once.
     pub last_try: bool,
-    /// It expires when it is not started in time.
+    /// It expires if it is not started in time.
     pub expires: bool,
-    /// Its job has another task and this policy.
+    /// Its job has another task and this failure policy.
     pub sibling: Option<OnFailure>,
     /// Finished jobs are kept for a short time only.
     pub kept_short: bool,
@@ -142,7 +142,7 @@ impl Fixture {
         }
     }
 
-    /// Has the sibling end, and says how that was answered.
+    /// Ends the sibling with this outcome.
     pub fn end_sibling(&mut self, outcome: ReportedOutcome) -> Reply {
         let sibling = self.sibling.expect("this kind has one");
         let worker = self.worker;

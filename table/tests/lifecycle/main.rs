@@ -1,5 +1,5 @@
-//! What each command does to a task in each state: tried out, and compared with the table in `docs/task-lifecycle.md`.
-//! `UPDATE=1 cargo test -p triarch-table --test lifecycle` writes it there.
+//! Effects of each command on a task in each state. They are executed and compared with the table in
+//! `docs/task-lifecycle.md`. `UPDATE=1 cargo test -p triarch-table --test lifecycle` writes that table.
 
 mod fixture;
 
@@ -23,7 +23,7 @@ use fixture::{
 const BEGIN: &str = "<!-- generated: states and commands -->";
 const END: &str = "<!-- end of what is generated -->";
 
-/// Commands that leave every task alone that is there.
+/// Returns commands that change no existing task.
 fn others(fixture: &Fixture) -> Vec<Command> {
     let name = || "s".to_owned();
     let generation = fixture.table.last_index() + 1;
@@ -89,7 +89,7 @@ fn others(fixture: &Fixture) -> Vec<Command> {
     ]
 }
 
-/// A row of the table: what it is called, and what it does to a fixture.
+/// A row of the table: its name, and the action on a fixture.
 struct Row {
     name: &'static str,
     kind: Kind,
@@ -237,7 +237,7 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-/// Whether a command has rows of its own; one that has not is among the others.
+/// Returns whether a command has rows of its own; the others share one row.
 fn has_rows(command: &Command) -> bool {
     match command {
         Command::CancelJob { .. }
@@ -265,14 +265,14 @@ fn has_rows(command: &Command) -> bool {
         | Command::ResumeSchedule { .. }
         | Command::TriggerSchedule { .. }
         | Command::TickSchedule(_)
-        // Leases as **Grant** does.
+        // It leases as **Grant** does.
         | Command::GrantNext { .. }
-        // Refused wherever there is a task.
+        // It is refused as soon as the table holds a task.
         | Command::RestorePart(_) => false,
     }
 }
 
-/// What a row does to a task in a state.
+/// Returns the effect of a row on a task in a state.
 fn cell(state: TaskState, row: &Row) -> String {
     let failed = [TaskState::Failed, TaskState::Expired].contains(&state);
     if failed && row.kind.sibling == Some(OnFailure::FailFast) {

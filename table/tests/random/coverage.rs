@@ -1,4 +1,4 @@
-//! What a run came across. One that has not come across all that it should has not tested it.
+//! Coverage of a run: counts of the cases it met. A run that has not met all required cases has not tested them.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use triarch_table::command::reply::{Refusal, Verdict};
 use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{Command, Event, Reply, Table};
 
-/// How often each thing was met.
+/// The number of times that each case was met.
 #[derive(Default)]
 pub struct Coverage(BTreeMap<String, u64>);
 
-/// All but the parts of backups, which another check takes in.
+/// Names of all commands except `RestorePart`, which `restore_elsewhere` covers.
 const COMMANDS: [&str; 26] = [
     "SubmitJob",
     "CancelJob",
@@ -72,7 +72,8 @@ fn name(command: &Command) -> &'static str {
     }
 }
 
-/// Commands that are never refused as a whole: they leave out what does not hold, which may be all.
+/// Returns whether a command is never refused as a whole. Such a command skips the parts that do not hold, which may be
+/// all.
 fn takes_what_holds(command: &Command) -> bool {
     match command {
         Command::LoseWorkers { .. }
@@ -105,7 +106,7 @@ fn takes_what_holds(command: &Command) -> bool {
     }
 }
 
-/// Everything else that is to be met.
+/// All other cases that a run must meet.
 const OTHERS: [&str; 43] = [
     "attempt cancelled",
     "attempt failed",
@@ -243,7 +244,7 @@ impl Coverage {
         self.met(format!("worker {}", state.as_str()));
     }
 
-    /// Everything that was met or is to be, each with how often.
+    /// Returns every case that was met or is required, with its count.
     pub fn counts(&self) -> BTreeMap<String, u64> {
         let accepted = COMMANDS.map(|name| format!("command {name} accepted"));
         let tasks = TaskState::ALL.map(|state| format!("task {}", state.as_str()));

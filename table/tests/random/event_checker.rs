@@ -1,4 +1,4 @@
-//! A checker of the event stream: taken alone, the events lead to the same state as the table, and never break a
+//! Checker of the event stream. The events alone must lead to the same state as the table, and must never break a
 //! promise made to users.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ pub struct EventChecker {
 }
 
 impl EventChecker {
-    /// Takes in what happened in one entry. Only a retry may take a task out of a terminal state.
+    /// Checks the events of one entry. Only a retry may move a task out of a terminal state.
     pub fn check(&mut self, events: &[Event], table: &Table, retries: bool) {
         for event in events {
             self.take(event, retries);
@@ -128,7 +128,7 @@ impl EventChecker {
             );
             job.is_some()
         });
-        // Conservation: what was submitted is there or was forgotten when it was finished, and nothing else is there.
+        // Conservation: every submitted task is in the table or was forgotten when finished, and there are no others.
         assert_eq!(table.counts().total(), self.tasks.len() as u64);
         assert_eq!(table.jobs_len(), self.jobs.len());
         let leases: BTreeMap<_, _> = table
@@ -139,11 +139,11 @@ impl EventChecker {
     }
 }
 
-/// Whether a task may come from one state to another at once.
+/// Returns whether a task may change from one state to another in one step.
 fn is_valid_transition(from: Option<TaskState>, to: TaskState, retries: bool) -> bool {
     let to_any_of = match from {
         None => &[TaskState::Waiting, TaskState::Delayed, TaskState::Queued][..],
-        // It fails when its inputs are too large.
+        // A waiting task fails if its inputs are too large.
         Some(TaskState::Waiting) => &[
             TaskState::Delayed,
             TaskState::Queued,

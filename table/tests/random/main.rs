@@ -1,8 +1,8 @@
-//! Random commands against a simple model: `table` keeps indexes and pages, `model` keeps lists and searches them.
+//! Random commands against a simple model. The table keeps indexes and pages; the model keeps lists and searches them.
 //!
-//! After every entry the two must agree on every reply and every task, job and worker; the events must tell the same
-//! story; and the table's own invariants must hold. A second replica applies what is in the log, and is cut short at random
-//! points: it is replaced by one that is read from a snapshot. At the end the whole log is replayed.
+//! After every entry the two must agree on every reply and every task, job and worker. The events must lead to the same
+//! state, and the table's own invariants must hold. A second replica applies the log, too. At random points it is
+//! replaced by one that is read from a snapshot. At the end the whole log is replayed.
 //!
 //! A failure prints the command that replays it. `TRIARCH_TABLE_CASES` and `TRIARCH_TABLE_COMMANDS` make a longer run,
 //! `TRIARCH_TABLE_SEED` another one, or with one case exactly that one.
@@ -65,7 +65,7 @@ fn random_commands_agree_with_the_model() {
     }
 }
 
-/// Bounds small enough to be met on the way.
+/// Returns bounds small enough to be reached in a run.
 fn limits(rng: &mut Rng) -> Limits {
     Limits {
         tasks_per_job_max: 12,
@@ -98,7 +98,7 @@ fn limits(rng: &mut Rng) -> Limits {
     }
 }
 
-/// One run: a table, what it is compared with, and how it came there.
+/// One run: a table, the model it is compared with, and the log that led to it.
 struct Case {
     seed: u64,
     commands: u64,
@@ -111,7 +111,7 @@ struct Case {
     stamp: Stamp,
     log: Vec<(Stamp, Vec<Vec<u8>>)>,
     outputs: Vec<(Vec<Reply>, Vec<Event>)>,
-    /// Another replica, which applies what is in the log.
+    /// Another replica, which applies the log.
     twin: Table,
     frozen: Option<(Frozen, Vec<u8>)>,
     recent: VecDeque<String>,
@@ -174,7 +174,7 @@ impl Case {
             .collect()
     }
 
-    /// Moves the stamp: mostly on a little, sometimes back, sometimes to the next timer.
+    /// Advances the stamp: mostly by a little, sometimes backwards, sometimes to the next timer.
     fn next_stamp(&mut self) -> Stamp {
         self.stamp.index += 1 + self.rng.below(3);
         let now_ms = self.stamp.now_ms;
@@ -235,8 +235,8 @@ impl Case {
         replies
     }
 
-    /// A reply as far as the model knows it: which field is wrong and not how that is said; that tasks come after one
-    /// another in a circle, or that a retry needs unique keys which others have, and not which one of several.
+    /// Returns a reply reduced to the part that the model predicts. A refusal keeps its field and loses its wording. It
+    /// may name any task of a cycle. If a retry needs several unique keys of other tasks, it may name any of them.
     fn plain(&self, command: &Command, reply: &Reply, expected: &Reply) -> Reply {
         match (command, reply) {
             (_, Reply::Refused(Refusal::Invalid { field, problem })) => {
@@ -268,7 +268,7 @@ impl Case {
         }
     }
 
-    /// Notes what was met, for the check that the run was worth something.
+    /// Counts the cases that were met, for the check of the run's coverage.
     fn note(
         &mut self,
         commands: &[Command],
@@ -290,7 +290,7 @@ impl Case {
         }
     }
 
-    /// Proposes grants and applies them: each must hold, and the model must have chosen the same.
+    /// Proposes grants and applies them. Each must hold, and the model must have chosen the same.
     fn plan(&mut self) {
         if !self.generator.some_broken && !self.rng.one_in(2) {
             return;
@@ -323,7 +323,7 @@ impl Case {
         self.agree("leases", &held, &proposed);
     }
 
-    /// Looks whether the last frozen view stayed as it was, and freezes another.
+    /// Checks that the last frozen view did not change, and freezes another.
     fn freeze(&mut self) {
         if let Some((frozen, bytes)) = self.frozen.take() {
             assert!(written(frozen) == bytes, "a frozen view changed");
@@ -348,10 +348,10 @@ impl Case {
         read
     }
 
-    /// A backup of this table resolution the table of another cluster, whose log is shorter. There the same is known, nobody
-    /// works, and nothing that was ever given out is given out again.
+    /// Restores a backup of this table in another cluster, whose log is shorter. The restored table must hold the same
+    /// records and no leases, and must never assign an id again that was assigned before.
     fn restore_elsewhere(&self) {
-        // Its own chances: the history beside it stays what it is.
+        // It has a random generator of its own, so that the main history does not depend on it.
         let mut rng = Rng::new(self.seed ^ self.stamp.index);
         let bytes = written(self.table.freeze());
         let size = 1 + rng.below(bytes.len() as u64) as usize;
@@ -407,7 +407,7 @@ impl Case {
             }
         }
         assert_eq!(known, self.table.counts().total());
-        // Without a request id: what was answered before is answered again there, too.
+        // The request id is left out, because the restored table returns stored replies for known ones.
         let register = Command::RegisterWorker(RegisterWorker {
             request_id: None,
             ..Generator::new(&mut rng).register(&mut rng)
@@ -425,7 +425,7 @@ impl Case {
         other.check_invariants();
     }
 
-    /// The log alone gives the same table, telling the same.
+    /// Replays the log, which alone must give the same table with the same replies and events.
     fn replay(&self) {
         let mut table = Table::new(self.limits.clone());
         for ((stamp, commands), output) in self.log.iter().zip(&self.outputs) {

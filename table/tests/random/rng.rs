@@ -1,4 +1,4 @@
-//! A small seeded generator (SplitMix64), so that a seed means the same on every machine and for ever.
+//! Small seeded random generator (SplitMix64), so that a seed gives the same run on every machine, for ever.
 
 pub struct Rng(u64);
 
@@ -15,7 +15,7 @@ impl Rng {
         bits ^ (bits >> 31)
     }
 
-    /// From 0 to `bound - 1`; 0 if the bound is.
+    /// Returns a number from 0 to `bound - 1`; 0 if the bound is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 { 0 } else { self.next() % bound }
     }
@@ -36,7 +36,7 @@ impl Rng {
         }
     }
 
-    /// The numbers below `count` in any order.
+    /// Returns the numbers below `count` in random order.
     pub fn shuffled(&mut self, count: usize) -> Vec<usize> {
         let mut numbers: Vec<usize> = (0..count).collect();
         for at in (1..count).rev() {
@@ -45,7 +45,7 @@ impl Rng {
         numbers
     }
 
-    /// Each with a chance of one half; at least one.
+    /// Returns a random subset: each element with probability 1/2, at least one.
     pub fn subset(&mut self, from: &[&str]) -> Vec<String> {
         let mut some: Vec<String> = from
             .iter()

@@ -1,9 +1,10 @@
-//! Runs the golden scripts `src/**/scripts/*.txt`: what is asked of a table, and what came of it.
+//! Runner of the golden scripts `src/**/scripts/*.txt`: commands and queries on a table, with the output they must
+//! give.
 //!
-//! A script is a list of blocks with a blank line between them. A block is comments (`#`), lines that ask, a line `---`,
-//! and what came of it. The lines are described in [`parse`]; commands that stand together travel in one log entry, which
-//! takes the next index from 1. `UPDATE=1 cargo test -p triarch-table --test scripts` writes anew what came of it: read
-//! the difference before committing it.
+//! A script is a list of blocks with a blank line between them. A block is comments (`#`), input lines, a line `---`,
+//! and the output. The input lines are described in [`parse`]. Consecutive commands travel in one log entry, which
+//! takes the next index from 1. `UPDATE=1 cargo test -p triarch-table --test scripts` rewrites the output; read the
+//! difference before committing it.
 
 mod parse;
 mod print;
@@ -70,7 +71,7 @@ fn find_scripts(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The script with what came of it this time.
+/// Runs a script; returns it with its current output.
 fn run(name: &str, script: &str) -> String {
     let mut run = Run::new(Limits::default());
     let mut number = 0;
@@ -98,7 +99,7 @@ fn run(name: &str, script: &str) -> String {
     format!("{}\n", blocks.join("\n\n"))
 }
 
-/// A table and how it came to be.
+/// A table with the log that led to it.
 struct Run {
     limits: Limits,
     table: Table,
@@ -120,7 +121,7 @@ impl Run {
         }
     }
 
-    /// Does what the lines of a block ask, and tells what came of it.
+    /// Executes the lines of a block; returns their output.
     fn block(&mut self, lines: Vec<Statement>) -> String {
         let mut out = String::new();
         let mut commands = Vec::new();
@@ -195,7 +196,7 @@ impl Run {
         }
     }
 
-    /// The same log gives the same table.
+    /// Replays the log, which must give the same table.
     fn replay(&self) {
         let mut table = Table::new(self.limits.clone());
         for (stamp, commands) in &self.log {

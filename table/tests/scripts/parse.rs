@@ -1,4 +1,4 @@
-//! The language of the scripts. One line asks for one thing:
+//! Parser of the script language. Each line is one command or one query:
 //!
 //! ```text
 //! limits queue_depth_max=2            before the first command
@@ -34,7 +34,7 @@ use triarch_table::command::{
 use triarch_table::types::queue_options::{Placement, Rate};
 use triarch_table::{Command, JobId, Limits, TaskId, Token, WorkerId};
 
-/// Sets one limit.
+/// A change of one limit.
 type Setting = Box<dyn Fn(&mut Limits)>;
 
 pub enum Statement {
@@ -526,7 +526,7 @@ fn report(rest: &str) -> Parsed<Command> {
     })
 }
 
-/// The words that are the schedule's own are taken out; the rest is a submission.
+/// Parses a schedule: removes the words of the schedule itself; the rest is a submission.
 fn schedule(rest: &str) -> Parsed<PutSchedule> {
     let (words, tasks) = rest.split_once(" / ").ok_or("a schedule has tasks")?;
     let mut words: Vec<&str> = words.split_whitespace().collect();
@@ -566,7 +566,7 @@ fn schedule(rest: &str) -> Parsed<PutSchedule> {
     })
 }
 
-/// A schedule, its generation, and a time if there is one.
+/// Parses a schedule's name, its generation, and a time if there is one.
 fn numbered(words: &[&str]) -> Parsed<(String, u64, Option<u64>)> {
     let [name, generation, next @ ..] = words else {
         return Err("which schedule, and which generation of it?".to_owned());

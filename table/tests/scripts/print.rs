@@ -1,4 +1,4 @@
-//! How scripts show what came of something: one line each, only what is worth reading.
+//! Output format of the scripts: one line for each result, with the relevant fields only.
 
 use std::fmt::Display;
 

@@ -1,4 +1,5 @@
-//! Makes commands that make sense often enough: about jobs, tasks, workers and leases that exist, existed, or never did.
+//! Generator of random commands that are often valid. They refer to jobs, tasks, workers and leases that exist,
+//! existed, or never did.
 
 mod parts;
 
@@ -22,7 +23,7 @@ const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const SCHEDULES: [&str; 4] = ["s0", "s1", "s2", "s3"];
 const ZONES: [&str; 2] = ["eu", "us"];
 
-/// What was seen so far.
+/// The generator, with the ids, leases and requests seen so far.
 pub struct Generator {
     jobs: Vec<JobId>,
     tasks: Vec<TaskId>,
@@ -30,7 +31,7 @@ pub struct Generator {
     leases: Vec<(TaskId, Token, WorkerId)>,
     requests: Vec<Command>,
     requests_made: u64,
-    /// Whether every fourth worker fails nearly all it runs, and the others nearly nothing.
+    /// Whether every fourth worker fails nearly all its tasks, and the others nearly none.
     pub some_broken: bool,
 }
 
@@ -88,7 +89,7 @@ impl Generator {
     pub fn command(&mut self, rng: &mut Rng, table: &Table) -> Command {
         let command = self.any_command(rng, table);
         match command {
-            // Workers must live for a while to be told apart.
+            // Broken and healthy workers must live for a while, or their results cannot be distinguished.
             Command::LeaveWorker { .. }
             | Command::DrainWorker { .. }
             | Command::LoseWorkers { .. }
@@ -165,7 +166,7 @@ impl Generator {
         }
     }
 
-    /// What each worker asks for; most ask for something.
+    /// Returns a demand for each worker; most of them want tasks.
     pub fn demands(&mut self, rng: &mut Rng, table: &Table) -> BTreeMap<WorkerId, Demand> {
         let demand = |worker: &Worker| {
             let wanted = match rng.below(10) {
@@ -185,7 +186,7 @@ impl Generator {
             .collect()
     }
 
-    /// Something with a schedule; mostly that its tick comes.
+    /// Returns a command on a schedule, in most cases a tick.
     fn schedule(&mut self, rng: &mut Rng, table: &Table) -> Command {
         let name = rng.pick(&SCHEDULES).to_owned();
         let known = table.schedule(&name);
@@ -267,7 +268,7 @@ impl Generator {
         (!rng.one_in(3)).then(|| format!("r{}", self.requests_made))
     }
 
-    /// A request made before, as it was or with something else in it.
+    /// Repeats an earlier request, unchanged or with another content.
     fn repeated(&mut self, rng: &mut Rng) -> Command {
         let Some(mut command) = rng.pick_some(&self.requests) else {
             return Command::AdvanceTime;
@@ -333,7 +334,7 @@ impl Generator {
         } else {
             [("mem".into(), rng.below(5))].into()
         };
-        // Many take whatever comes.
+        // Half of the workers take tasks of every queue and kind.
         let (queues, kinds, resources) = if rng.one_in(2) {
             let all = |of: &[&str]| of.iter().map(|it| it.to_string()).collect();
             (all(&QUEUES), all(&KINDS), [("mem".into(), 9)].into())
@@ -359,7 +360,7 @@ impl Generator {
         register
     }
 
-    /// Mostly of queued tasks, all to one worker: it cannot take them all.
+    /// Returns grants mostly of queued tasks to one worker, which cannot take them all.
     fn grants(&mut self, rng: &mut Rng, table: &Table) -> Vec<Grant> {
         let known: Vec<WorkerId> = table.workers().map(|worker| worker.id).collect();
         let filter = TaskFilter {
@@ -386,7 +387,7 @@ impl Generator {
         (0..8).map(grant).collect()
     }
 
-    /// What workers ask for, some of them that are not there, or twice.
+    /// Returns the demands of the workers, sometimes with an unknown worker or one worker twice.
     fn demand_list(&mut self, rng: &mut Rng, table: &Table) -> Vec<WorkerDemand> {
         let demands = self.demands(rng, table);
         let mut list: Vec<WorkerDemand> = demands
@@ -407,7 +408,7 @@ impl Generator {
         list
     }
 
-    /// A lease, mostly one that is held.
+    /// Returns a lease, in most cases a current one.
     fn lease(&mut self, rng: &mut Rng, table: &Table) -> Option<(TaskId, Token, WorkerId)> {
         if rng.one_in(5) {
             return rng.pick_some(&self.leases);
@@ -482,7 +483,7 @@ impl Generator {
     }
 }
 
-/// One of those seen, more often of the last ones.
+/// Picks one of the values seen, more often one of the latest.
 fn recent<T: Copy>(rng: &mut Rng, seen: &[T]) -> T {
     let last = seen.len().saturating_sub(12);
     if rng.one_in(4) {

@@ -1,4 +1,4 @@
-//! What requests are made of: tasks and how they hang together, and changes of queues.
+//! Parts of commands: tasks with their dependencies, parts of multipart jobs, and changes of queues.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ pub(super) fn new_task(rng: &mut Rng) -> NewTask {
     }
 }
 
-/// Lets tasks come after others: mostly after earlier ones, in no order when it may go wrong.
+/// Adds dependencies between tasks. In most cases they point to earlier tasks; in one of twelve they may be invalid.
 pub(super) fn add_dependencies(rng: &mut Rng, tasks: &mut [NewTask]) {
     for (at, task) in tasks.iter_mut().enumerate() {
         task.key = Some(format!("k{at}"));
@@ -83,13 +83,13 @@ pub(super) fn add_dependencies(rng: &mut Rng, tasks: &mut [NewTask]) {
         }
         tasks[at].after = after;
     }
-    // In whatever order they are written down.
+    // Dependencies must be resolved in any order of the tasks.
     if rng.one_in(3) {
         tasks.reverse();
     }
 }
 
-/// A part of one of few jobs, so that parts find one another.
+/// Returns a part of one of a few jobs, so that parts of the same job meet.
 pub(super) fn stage_part(rng: &mut Rng) -> Command {
     let key = rng.below(6);
     let parts = 1 + (key % 3) as u32;
@@ -125,7 +125,7 @@ pub(super) fn change_queue(rng: &mut Rng) -> Command {
     let mut change = QueueChange::default();
     for _ in 0..1 + rng.below(2) {
         match rng.below(9) {
-            // More often let on than stopped, so that things go on.
+            // Queues are resumed more often than paused, so that tasks keep starting.
             0 | 1 => change.paused = Some(rng.one_in(3)),
             2 => change.max_running = Some(rng.pick(&[None, None, Some(0), Some(1), Some(3)])),
             3 => {
@@ -163,7 +163,7 @@ pub(super) fn change_queue(rng: &mut Rng) -> Command {
     Command::ChangeQueue { queue, change }
 }
 
-/// Breaks a rule of shape.
+/// Breaks one validation rule of the tasks.
 pub(super) fn spoil(rng: &mut Rng, tasks: &mut Vec<NewTask>) {
     let at = rng.below(tasks.len() as u64) as usize;
     let task = &mut tasks[at];

@@ -1,4 +1,4 @@
-//! How attempts begin and end.
+//! Model of attempts: how they begin and end.
 
 use bytes::Bytes;
 use triarch_table::command::reply::{Lease, Verdict};
@@ -120,7 +120,7 @@ impl Model {
         }
     }
 
-    /// Ends an attempt by the word for how.
+    /// Ends an attempt; `word` names the outcome.
     pub(super) fn end(
         &mut self,
         id: TaskId,
@@ -138,7 +138,7 @@ impl Model {
         }
     }
 
-    /// What resolution of a task whose attempt has ended.
+    /// Moves a task whose attempt has ended to its next state.
     fn end_attempt(&mut self, id: TaskId, word: &str, error: Option<Bytes>, retryable: bool) {
         let now_ms = self.now_ms;
         let task = self.tasks.get_mut(&id).expect("it runs");
@@ -178,7 +178,7 @@ impl Model {
         }
     }
 
-    /// Takes a task from its worker.
+    /// Releases a task from its worker, and records the attempt.
     pub(super) fn close_attempt(&mut self, id: TaskId, word: &'static str, error: Option<Bytes>) {
         let task = self.tasks.get_mut(&id).expect("it runs");
         let (worker, token) = task.holder.take().expect("it runs");

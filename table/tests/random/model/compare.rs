@@ -1,4 +1,4 @@
-//! Compares the model with a table.
+//! Comparison of the model with a table.
 
 use triarch_table::command::Grant;
 use triarch_table::query::explain::Reason;
@@ -10,7 +10,7 @@ use triarch_table::{Table, TaskId};
 use super::Model;
 
 impl Model {
-    /// Compares everything that a reader of the table can see.
+    /// Asserts that everything visible to a reader of the table agrees with the model.
     pub fn agrees_with(&self, table: &Table) {
         for task in self.tasks.values() {
             let real = table
@@ -115,7 +115,7 @@ impl Model {
         assert_eq!(table.next_timer_ms(), self.next_timer_ms());
     }
 
-    /// Compares what is said of why a task does not run with what would come of an attempt to start it.
+    /// Asserts that the explanation why a task does not run agrees with whether the model could start it.
     pub fn explains_as(&self, table: &Table, id: TaskId) {
         let reasons = table.explain(id, self.now_ms);
         let reasons = reasons.unwrap_or_else(|| panic!("{id} is not explained"));

@@ -1,4 +1,4 @@
-//! What the end of a task means for the others of its job.
+//! Model of dependencies: effects of a task's end on the others of its job.
 
 use bytes::Bytes;
 use triarch_table::command::OnFailure;
@@ -9,8 +9,8 @@ use triarch_table::{JobId, TaskId};
 use super::Model;
 
 impl Model {
-    /// Makes a task terminal, with what that means for its job: those that come after it are told in the order of their
-    /// ids, and what resolution of them has its own consequences after that, the last one's first.
+    /// Makes a task terminal and propagates the effects. Its dependents are handled in the order of their ids. The
+    /// effects of those that end are handled afterwards, the last one's first.
     pub(super) fn put(&mut self, id: TaskId, state: TaskState) {
         self.set(id, state);
         let mut ended = vec![id];
@@ -32,7 +32,8 @@ impl Model {
         }
     }
 
-    /// A waiting task has all its inputs. False if they are too large, which is its end.
+    /// Makes a waiting task ready, because it has all its inputs. Returns false if they are too large, so that the task
+    /// fails.
     fn make_ready(&mut self, id: TaskId) -> bool {
         let inputs = self.tasks[&id].after.iter();
         let bytes: usize = inputs
@@ -50,7 +51,7 @@ impl Model {
         true
     }
 
-    /// Ready from this time on.
+    /// Makes a task ready from this time on.
     pub(super) fn wait_until(&mut self, id: TaskId, until_ms: u64) {
         if until_ms <= self.now_ms {
             self.queue(id);
@@ -60,7 +61,7 @@ impl Model {
         }
     }
 
-    /// Gives a task a new place.
+    /// Queues a task at a new position.
     pub(super) fn queue(&mut self, id: TaskId) {
         self.last_position += 1;
         let task = self.tasks.get_mut(&id).expect("found");
@@ -68,7 +69,7 @@ impl Model {
             (TaskState::Queued, self.last_position, self.now_ms);
     }
 
-    /// Puts a task into a state, and its job with it.
+    /// Sets the state of a task, and finishes its job if that was the last one.
     pub(super) fn set(&mut self, id: TaskId, state: TaskState) {
         let task = self.tasks.get_mut(&id).expect("found");
         task.state = state;
@@ -79,7 +80,7 @@ impl Model {
         }
     }
 
-    /// Cancels an unfinished task, taking it from its worker.
+    /// Cancels an unfinished task, and releases it from its worker.
     pub(super) fn cancelled(&mut self, id: TaskId, cause: CancelCause) {
         if self.tasks[&id].holder.is_some() {
             self.close_attempt(id, "cancelled", None);
@@ -95,7 +96,7 @@ impl Model {
         tasks.len() as u64
     }
 
-    /// The tasks that come after this one.
+    /// Returns the dependents of this task.
     pub(super) fn followers(&self, id: TaskId) -> Vec<TaskId> {
         let follow = self.tasks.values().filter(|task| task.after.contains(&id));
         follow.map(|task| task.id).collect()
@@ -107,7 +108,7 @@ impl Model {
         followers
     }
 
-    /// Those that a task comes after and that have not succeeded.
+    /// Returns the dependencies of a task that have not succeeded.
     pub(super) fn missing(&self, id: TaskId) -> Vec<TaskId> {
         let mut missing = self.tasks[&id].after.clone();
         missing.retain(|first| self.tasks[first].state != TaskState::Succeeded);

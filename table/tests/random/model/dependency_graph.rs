@@ -1,4 +1,4 @@
-//! Which tasks of a submission are there already, and which come after which.
+//! Model of submissions: which tasks are deduplicated, and which depend on which.
 
 use triarch_table::TaskId;
 use triarch_table::command::reply::Refusal;
@@ -6,7 +6,7 @@ use triarch_table::command::{NewTask, OnDuplicate};
 
 use super::{Model, ModelTask, invalid};
 
-/// A submitted task becomes a new one, or another stands in for it.
+/// Resolution of a submitted task: it becomes a new task, or an existing one replaces it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Resolution {
     New(TaskId),
@@ -40,7 +40,7 @@ impl Model {
         Ok(graph)
     }
 
-    /// Whether tasks come after others that there are, and in no circle.
+    /// Checks that all dependencies exist and form no cycle.
     pub(super) fn check_order(&self, tasks: &[NewTask]) -> Result<(), Refusal> {
         let edges: usize = tasks.iter().map(|task| task.after.len()).sum();
         if edges > self.limits.dependencies_per_job_max as usize {
@@ -100,7 +100,7 @@ impl Model {
         Ok(found)
     }
 
-    /// The unfinished task with this unique key.
+    /// Returns the unfinished task with this unique key.
     pub fn holder_of(&self, key: &str) -> Option<TaskId> {
         let holds = |task: &&ModelTask| {
             let own = task.new.unique.as_ref().map(|unique| &*unique.key);
@@ -110,10 +110,10 @@ impl Model {
     }
 }
 
-/// Which task of a circle is named is not modelled.
+/// Field of a refused cycle. The model does not predict which task of the cycle is named.
 pub const IN_A_CYCLE: &str = "circle";
 
-/// Again and again lets start what comes after nothing but what has started.
+/// Returns whether all tasks can start: repeatedly starts those whose dependencies have all started.
 fn all_can_start(tasks: &[NewTask]) -> bool {
     let mut started: Vec<&NewTask> = Vec::new();
     loop {
@@ -129,7 +129,7 @@ fn all_can_start(tasks: &[NewTask]) -> bool {
     }
 }
 
-/// Whether a task is one that comes after itself, by way of others.
+/// Returns whether a task depends on itself, through others.
 pub fn is_in_a_cycle(tasks: &[NewTask], at: usize) -> bool {
     let mut before: Vec<&String> = tasks[at].after.iter().collect();
     let mut seen = 0;

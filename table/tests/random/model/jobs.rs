@@ -1,4 +1,4 @@
-//! Submissions and cancellations.
+//! Model of submissions and cancellations.
 
 use triarch_table::command::reply::Refusal;
 use triarch_table::command::{NewTask, SubmitJob};
@@ -101,7 +101,7 @@ impl Model {
         }
     }
 
-    /// Every task has another one in its position: only the key is remembered.
+    /// Every task was deduplicated: only the key is remembered.
     fn all_deduplicated(&mut self, submit: &SubmitJob, tasks: Vec<TaskId>) -> Reply {
         let job = self.tasks[&tasks[0]].job;
         if let Some(key) = submit.idempotency_key.clone() {
@@ -136,7 +136,7 @@ impl Model {
         self.check_queues(new)
     }
 
-    /// What was submitted under an idempotency key, and what is answered to the same again.
+    /// Returns the body submitted under an idempotency key, and the answer to the same body again.
     pub(super) fn known_by(&self, key: &str) -> Option<(Body, JobId, Vec<TaskId>)> {
         let of_jobs = self.jobs.values().filter_map(|job| {
             let (own, body) = job.key.as_ref()?;
@@ -147,7 +147,7 @@ impl Model {
         of_jobs.chain(old).next()
     }
 
-    /// Only the field is modelled, not the words.
+    /// Validates tasks. The model predicts only the refused field, not the wording.
     pub(super) fn validate_tasks(&self, tasks: &[NewTask]) -> Result<(), Refusal> {
         if tasks.is_empty() || tasks.len() > self.limits.tasks_per_job_max as usize {
             return Err(invalid("tasks"));

@@ -1,5 +1,5 @@
-//! The table's rules in their plainest form: lists that are searched, and times that are looked up every time. Written
-//! from the documentation of the commands, not from the table's code; queues nothing with it but the words.
+//! The table's rules in their simplest form: lists are searched, and timers are computed at every call. The model is
+//! written from the documentation of the commands, not from the table's code. It shares only the public types with it.
 
 mod attempts;
 mod compare;
@@ -35,7 +35,7 @@ struct ModelTask {
     new: NewTask,
     after: Vec<TaskId>,
     state: TaskState,
-    /// Not before this time, nor before this long after the last input.
+    /// Earliest start in Unix ms, and delay in ms after the last dependency has succeeded.
     ready: (u64, u64),
     until_ms: u64,
     position: u64,
@@ -48,7 +48,7 @@ struct ModelTask {
     cause: Option<CancelCause>,
     result: Option<Bytes>,
     error: Option<Bytes>,
-    /// Token, worker, word, reported error.
+    /// Token, worker, outcome and reported error of each attempt.
     history: Vec<(Token, WorkerId, &'static str, Option<Bytes>)>,
 }
 
@@ -59,7 +59,7 @@ struct ModelJob {
     queue: String,
     key: Option<(String, Body)>,
     tasks: Vec<TaskId>,
-    /// The same with those that stand in for others.
+    /// The tasks as answered: with those that replace deduplicated ones.
     answer: Vec<TaskId>,
     finished_ms: Option<u64>,
 }
@@ -69,14 +69,14 @@ struct ModelWorker {
     id: WorkerId,
     is: RegisterWorker,
     state: WorkerState,
-    /// What failed on it since its last success: tasks, their queues, and how many of those had succeeded by then.
+    /// Tasks that failed on it since its last success, each with its queue and the number of successes there by then.
     streak: Vec<(TaskId, String, u64)>,
     until_ms: u64,
     round: u32,
     gone_ms: u64,
 }
 
-/// Digest of what was submitted, and those of the parts that it came in.
+/// Digest of a submission, and the digests of the parts it came in.
 type Body = ([u8; 32], Vec<[u8; 32]>);
 
 struct RetiredKey {
@@ -94,7 +94,7 @@ struct AnsweredRequest {
     at_ms: u64,
 }
 
-/// What the table should be. Its rules stand in the files beside this one.
+/// The expected state of the table. Its rules are in the other files of this folder.
 pub struct Model {
     limits: Limits,
     now_ms: u64,
@@ -105,11 +105,11 @@ pub struct Model {
     queues: BTreeMap<String, ModelQueue>,
     schedules: BTreeMap<String, ModelSchedule>,
     staged: BTreeMap<String, ModelStaged>,
-    /// Where the queues together stand.
+    /// Virtual time of fair queueing.
     virtual_time: u64,
     answered: Vec<AnsweredRequest>,
     retired_keys: Vec<RetiredKey>,
-    // Of the present entry.
+    // Index of the current entry, and the ids it has made: jobs, tasks, workers, leases.
     index: u64,
     made: [u64; 4],
 }
@@ -263,7 +263,7 @@ impl Model {
     }
 }
 
-/// The answer to a request id that is remembered.
+/// Returns the answer to a remembered request id.
 fn repeated(before: &AnsweredRequest, command: &Command) -> ApplyResult {
     let same = match (&before.asked, command) {
         (Command::SubmitJob(first), Command::SubmitJob(second)) => {
@@ -289,12 +289,12 @@ fn repeated(before: &AnsweredRequest, command: &Command) -> ApplyResult {
     }
 }
 
-/// Whether something came of it.
+/// Returns whether the command changed one task.
 fn done(result: ApplyResult) -> bool {
     matches!(result, Ok(Reply::Done { tasks: 1 }))
 }
 
-/// Only the field is modelled, not the words.
+/// Returns a refusal. The model predicts only its field, not the wording.
 fn invalid(field: impl Into<String>) -> Refusal {
     Refusal::Invalid {
         field: field.into(),
@@ -302,7 +302,7 @@ fn invalid(field: impl Into<String>) -> Refusal {
     }
 }
 
-/// Payload, result, error and the errors of the attempts that are remembered.
+/// Returns the bytes of payload, result, error and the errors of remembered attempts.
 fn bytes_of(task: &ModelTask) -> u64 {
     let error = task.error.as_ref().map_or(0, |error| error.len());
     let history: usize = task

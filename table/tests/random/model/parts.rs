@@ -1,4 +1,4 @@
-//! Jobs that come in parts.
+//! Model of multipart job submissions.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::{ApplyResult, Model, invalid};
 
 #[derive(Debug)]
 pub(super) struct ModelStaged {
-    /// The same in all parts: how many there are, the name, the policy.
+    /// Properties that all parts share: number of parts, name, failure policy.
     job: (u32, String, OnFailure),
     received: BTreeMap<u32, ([u8; 32], Vec<NewTask>)>,
     pub touched_ms: u64,
@@ -77,7 +77,7 @@ impl Model {
         let whole = SubmitJob {
             request_id: None,
             idempotency_key: Some(key.clone()),
-            // That of no other submission; it is never seen.
+            // No other submission has this digest, and no reply shows it.
             body_digest: [255; 32],
             part_digests: staged
                 .received

@@ -1,4 +1,4 @@
-//! The scheduler's rule in its plainest form: look at every queue, task and worker, again for each grant.
+//! Model of the scheduler: it searches every queue, task and worker again for each grant.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ struct Candidate<'a> {
     used: BTreeMap<&'a String, u64>,
 }
 
-/// A queue, as it will be when the plan has been applied.
+/// A queue as it will be when the plan has been applied.
 struct QueueShare<'a> {
     name: &'a String,
     queue: ModelQueue,
@@ -148,7 +148,7 @@ impl Candidate<'_> {
             })
     }
 
-    /// Who comes first: overloaded ones last, then by the part of the slots in use.
+    /// Compares two candidates: overloaded ones come last, then the part of the slots in use decides.
     fn compare(&self, other: &Self, placement: Placement) -> Ordering {
         let part = |a: &Self, b: &Self| a.running * b.worker.usable_slots();
         let emptier = part(self, other)

@@ -1,4 +1,4 @@
-//! What users set of queues, and what queues and concurrency keys let start.
+//! Model of queue settings, and of the limits of queues and concurrency keys.
 
 use triarch_table::Reply;
 use triarch_table::command::reply::Refusal;
@@ -9,21 +9,21 @@ use triarch_table::types::state::TaskState;
 
 use super::{ApplyResult, Model, ModelTask, invalid};
 
-/// What one start of a queue of weight 1 is worth.
+/// Service counted for one start of a queue of weight 1.
 const SHARE: u64 = 1 << 24;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct ModelQueue {
     pub settings: QueueSettings,
     pub served: u64,
-    /// How many of its tasks have succeeded.
+    /// The number of its tasks that have succeeded.
     pub succeeded: u64,
-    /// When its tasks started, since its rate was set.
+    /// Start times of its tasks, since its rate was set.
     pub starts_ms: Vec<u64>,
 }
 
 impl ModelQueue {
-    /// A task starts while the queues together stand at `virtual_time`; says where they stand then.
+    /// Counts the start of a task at this virtual time; returns the virtual time of the start.
     pub fn start(&mut self, virtual_time: u64, now_ms: u64) -> u64 {
         let stood = self.served.max(virtual_time);
         self.served = stood + SHARE / u64::from(self.settings.weight);
@@ -33,8 +33,8 @@ impl ModelQueue {
         stood
     }
 
-    /// When its rate lets the next task start, in Unix ns: from any start on there are never more than the burst and
-    /// what the rate has added since.
+    /// Returns when its rate lets the next task start, in Unix ns. From any start on, the number of starts never
+    /// exceeds the burst plus what the rate has added since.
     pub fn next_start_ns(&self) -> u64 {
         let Some(rate) = self.settings.rate else {
             return 0;
@@ -84,7 +84,7 @@ impl Model {
         Ok(Reply::Done { tasks: 0 })
     }
 
-    /// A queue is there while a task names it or something is set of it.
+    /// Drops queues that no task names and that have no settings of their own.
     pub(super) fn drop_idle_queues(&mut self) {
         let tasks = &self.tasks;
         self.queues.retain(|name, queue| {
@@ -108,7 +108,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether there is room for these tasks, which do not run.
+    /// Checks that there is room for these tasks, which do not run.
     pub(super) fn check_queues(&self, new: &[&NewTask]) -> Result<(), Refusal> {
         let mut names: Vec<&str> = new.iter().map(|task| &*task.queue).collect();
         names.sort_unstable();
@@ -155,7 +155,7 @@ impl Model {
         Ok(())
     }
 
-    /// How many more of a queue may run at once.
+    /// Returns how many more tasks of a queue may run at once.
     pub(super) fn queue_room(&self, queue: &str) -> u64 {
         let runs = |task: &&ModelTask| task.state == TaskState::Running && task.new.queue == queue;
         let running = self.tasks.values().filter(runs).count() as u64;
@@ -163,7 +163,7 @@ impl Model {
         max.map_or(u64::MAX, |max| u64::from(max).saturating_sub(running))
     }
 
-    /// How many more of a concurrency key may run at once.
+    /// Returns how many more tasks of a concurrency key may run at once.
     pub(super) fn key_room(&self, key: &str) -> u64 {
         let of_key = self.tasks.values().filter_map(|task| {
             let concurrency = task.new.concurrency.as_ref()?;
@@ -178,8 +178,8 @@ impl Model {
         limit.map_or(u64::MAX, |limit| u64::from(limit).saturating_sub(running))
     }
 
-    /// The ready tasks that their keys let start, in the order in which they are to: by when they became ready, for each
-    /// step of priority below the highest that much later.
+    /// Returns the ready tasks that their keys let start, in start order. The order is the time at which they became
+    /// ready, plus [`AGEING_MS`] for each step of priority below the highest.
     pub(super) fn in_line(&self) -> Vec<&ModelTask> {
         let queued = |task: &&ModelTask| task.state == TaskState::Queued;
         let mut line: Vec<&ModelTask> = self.tasks.values().filter(queued).collect();

@@ -1,4 +1,4 @@
-//! Retries by candidate, and what waits again by them.
+//! Model of retries, and of the tasks that wait again because of one.
 
 use triarch_table::command::NewTask;
 use triarch_table::command::reply::Refusal;
@@ -44,8 +44,8 @@ impl Model {
         Ok(Reply::Done { tasks: 1 })
     }
 
-    /// A task and all that wait again with it: those cancelled for want of an input that none of those denies which are
-    /// not tried again.
+    /// Returns a task and all that wait again with it. Those were cancelled because of a dependency, and each of their
+    /// dependencies that ended without success is among the returned tasks, too.
     fn revived_by(&self, id: TaskId) -> Vec<TaskId> {
         let mut again = vec![id];
         let job = &self.jobs[&self.tasks[&id].job];

@@ -1,4 +1,4 @@
-//! Schedules and their ticks.
+//! Model of schedules and their ticks.
 
 use triarch_table::command::reply::Refusal;
 use triarch_table::command::{
@@ -18,7 +18,7 @@ pub(super) struct ModelSchedule {
     last_tick_ms: Option<u64>,
     last_job: Option<JobId>,
     refused: bool,
-    /// Fired, skipped, missed.
+    /// Numbers of fired, skipped and missed ticks.
     counts: [u64; 3],
 }
 
@@ -60,7 +60,7 @@ impl Model {
                 bound,
             });
         }
-        // The same times again: what it waits for stays.
+        // If the times are the same again, the tick that the schedule waits for stays.
         let waited_for = before.filter(|before| {
             !before.paused && (&before.put.cron, &before.put.timezone) == (&put.cron, &put.timezone)
         });
@@ -226,13 +226,13 @@ impl ModelSchedule {
     }
 }
 
-/// What a schedule takes: payloads, the text that is shown, and so much for each task.
+/// Returns the counted size of a schedule: payloads, the displayed text, and 512 bytes for each task.
 fn bytes_of(put: &PutSchedule) -> usize {
     let tasks = put.job.tasks.iter();
     tasks.map(|task| task.payload.len() + 512).sum::<usize>() + put.job_text.len()
 }
 
-/// As times are told to people; for the first days of 1970, in which everything here happens.
+/// Formats a time as in keys of ticks. It supports the first days of 1970 only, in which all tests run.
 fn utc(at_ms: u64) -> String {
     let (seconds, ms) = (at_ms / 1_000, at_ms % 1_000);
     let (day, hour) = (seconds / 86_400 + 1, seconds / 3_600 % 24);

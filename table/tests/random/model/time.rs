@@ -1,4 +1,4 @@
-//! What time brings about, and what is forgotten.
+//! Model of timers and retention.
 
 use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{JobId, Reply, TaskId};
@@ -105,7 +105,7 @@ impl Model {
         }
     }
 
-    /// Since when a queue has had a finished job to forget by its own settings, and which one.
+    /// Returns since when a queue has had a finished job to forget by its own settings, and that job.
     fn retention_due_in<'a>(&self, name: &'a str) -> Option<(u64, &'a str, JobId)> {
         let of_queue = |job: &&ModelJob| job.queue == name;
         let finished = self.jobs.values().filter(of_queue);
@@ -136,7 +136,7 @@ impl Model {
         Reply::Done { tasks }
     }
 
-    /// Says how many tasks went with it.
+    /// Forgets a job; returns the number of its tasks.
     fn forget_job(&mut self, id: JobId) -> u64 {
         let job = self.jobs.remove(&id).expect("found");
         self.tasks.retain(|_, task| task.job != id);
@@ -159,7 +159,7 @@ impl Model {
         }
     }
 
-    /// When there is next something to do: for tasks to the millisecond, for what is forgotten by the second.
+    /// Returns when the next timer is due: for tasks exact to the millisecond, for retention rounded up to a second.
     pub fn next_timer_ms(&self) -> Option<u64> {
         let tasks = self.tasks.values().flat_map(|task| {
             let ready = (task.state == TaskState::Delayed).then_some(task.until_ms);

@@ -1,4 +1,4 @@
-//! Registrations, and how the time of a worker ends.
+//! Model of worker registrations, exits and quarantine.
 
 use std::collections::BTreeSet;
 
@@ -72,7 +72,7 @@ impl Model {
         Ok(Reply::Done { tasks: 0 })
     }
 
-    /// A present worker that is not on its way out.
+    /// Returns a present worker that is not draining.
     fn present_worker(&mut self, id: WorkerId) -> Result<&mut ModelWorker, Refusal> {
         let worker = self.workers.get_mut(&id);
         let worker = worker.filter(|worker| worker.state.is_present());
@@ -136,7 +136,7 @@ impl Model {
         gone
     }
 
-    /// An attempt succeeded on it.
+    /// Records that an attempt succeeded on the worker.
     pub(super) fn credit(&mut self, task: TaskId, id: WorkerId) {
         let name = &self.tasks[&task].new.queue;
         self.queues.get_mut(name).expect("of a task").succeeded += 1;
@@ -147,7 +147,8 @@ impl Model {
         }
     }
 
-    /// An attempt failed on it: its fault, unless the task has failed elsewhere too; then those were not at fault either.
+    /// Records that an attempt failed on the worker. The failure counts against it, unless the task has failed on other
+    /// workers too; then it no longer counts against those either.
     pub(super) fn blame(&mut self, id: TaskId, by: WorkerId) {
         let task = &self.tasks[&id];
         let failed = task
@@ -201,7 +202,7 @@ impl Model {
 }
 
 impl ModelWorker {
-    /// How many tasks it may run at once.
+    /// Returns how many tasks it may run at once.
     pub(super) fn usable_slots(&self) -> u64 {
         match self.state {
             WorkerState::Live => self.is.slots.into(),
