@@ -1,8 +1,8 @@
 //! Cluster clock, as this node reads it: Unix time that does not jump, and is right if most of the nodes' clocks are.
 //!
-//! Any single wall clock may be wrong, also when its process starts. So the *median* of all nodes' wall clocks counts as
-//! the time. Of an even number it is the earlier of the two in the middle: a late clock is harmless, an early one is not,
-//! because the table's time never goes back.
+//! Any single wall clock may be wrong, also when its process starts. Therefore the *median* of all nodes' wall clocks
+//! counts as the time. With an even number of clocks, the earlier of the two in the middle counts. A late clock is
+//! harmless, an early one is not, because the table's time never goes back.
 //!
 //! # Invariants
 //!
@@ -19,7 +19,7 @@ use triarch_raft::peer_clocks::{PeerClocks, wall_us};
 /// Median of the nodes' clocks, slewed within a term. See the module.
 pub struct ClusterClock {
     peers: Arc<PeerClocks>,
-    /// Only while this node leads.
+    /// Set only while this node leads.
     slewed: Mutex<Option<SlewedTime>>,
 }
 
@@ -28,11 +28,11 @@ struct SlewedTime {
     at: Instant,
 }
 
-/// A leader's clock runs faster or slower than real time by at most this part while it is slewed.
+/// Maximum slew, as a divisor: a leader's clock runs faster or slower than real time by at most one part in this many.
 const SLEW_DIVISOR: u64 = 10;
 
 impl ClusterClock {
-    /// A clock that also counts these clocks of other nodes.
+    /// Creates a clock that also counts the given clocks of other nodes.
     pub fn new(peers: Arc<PeerClocks>) -> Self {
         Self {
             peers,
@@ -49,12 +49,12 @@ impl ClusterClock {
         });
     }
 
-    /// Ends the term: the clock is the plain median again.
+    /// Ends the term; from now on the clock is the plain median again.
     pub fn end_term(&self) {
         *self.slewed.lock() = None;
     }
 
-    /// Unix time in milliseconds. Never goes back within a term.
+    /// Returns Unix time in milliseconds. It never goes back within a term.
     pub fn now_ms(&self) -> u64 {
         let now = Instant::now();
         let median_us = self.median_us(now);
@@ -66,8 +66,8 @@ impl ClusterClock {
         unix_us / 1_000
     }
 
-    /// Clock skew of this node: how far its wall clock is ahead of the median, in ms; negative if it is behind. `None` while
-    /// fewer than two other clocks are known, because then none can be called right.
+    /// Returns the clock skew of this node in ms: how far its wall clock is ahead of the median. Negative if it is
+    /// behind. `None` while fewer than two other clocks are known, because then none can be called right.
     pub fn skew_ms(&self) -> Option<i64> {
         let others = self.peers.read(Instant::now());
         if others.len() < 2 {
@@ -84,7 +84,7 @@ impl ClusterClock {
     }
 }
 
-/// The median, or the earlier of the two in the middle.
+/// Returns the median, or the earlier of the two values in the middle.
 fn median(own_us: u64, others_us: impl Iterator<Item = u64>) -> u64 {
     let mut all: Vec<u64> = others_us.chain([own_us]).collect();
     all.sort_unstable();
@@ -100,7 +100,7 @@ impl SlewedTime {
     }
 }
 
-/// The time `passed` after it was `unix_us`, when the median is `median_us`.
+/// Returns the time `passed` after it was `unix_us`, slewed towards `median_us`.
 fn advance(unix_us: u64, passed: Duration, median_us: u64) -> u64 {
     let passed_us = u64::try_from(passed.as_micros()).unwrap_or(u64::MAX);
     let expected = unix_us.saturating_add(passed_us);

@@ -1,7 +1,7 @@
-//! Soft state of a leader: the lease tracker and the long-poll registry of one term, never written down.
+//! Soft state of a leader: the lease tracker and the long-poll registry of one term. Never persisted.
 //!
-//! Both stand behind one lock, because a grant concerns both: whether a lease has been delivered decides whether a poll may
-//! still take it.
+//! Both stand behind one lock, because a grant concerns both: whether a lease has been delivered decides whether a poll
+//! may still take it.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use triarch_table::plan::Demand;
 use super::lease_tracker::{LeaseTracker, end_lease};
 use super::poll_registry::PollRegistry;
 
-/// See the module.
+/// Soft state of one term. See the module.
 pub struct LeaderState {
     /// Last contacts of workers and leases.
     pub leases: LeaseTracker,
@@ -31,7 +31,7 @@ impl LeaderState {
         }
     }
 
-    /// Demand of one worker, as the planner needs it beside the table.
+    /// Returns the demand of one worker: the planner's input in addition to the table.
     pub fn demand_of(&self, worker: WorkerId) -> Demand {
         Demand {
             wanted: self.polls.wanted(worker),
@@ -39,15 +39,15 @@ impl LeaderState {
         }
     }
 
-    /// Demand that an entry about to be written can serve, from at most `limit` workers.
+    /// Returns demand that an entry about to be written can serve, from at most `limit` workers.
     pub fn open_demand(&mut self, limit: usize) -> Vec<WorkerDemand> {
         let leases = &self.leases;
         self.polls
             .open_demand(limit, |worker| leases.is_overloaded(worker))
     }
 
-    /// Notes that a worker, whose results are on their way into the log, wants more tasks. Returns `false`, and notes
-    /// nothing, for an overloaded machine: it competes with all others by its poll.
+    /// Records that a worker, whose results are on their way into the log, wants more tasks. Returns `false`, and
+    /// records nothing, for an overloaded machine: it competes with all others by its poll.
     pub fn request_refill(&mut self, worker: WorkerId, wanted: u32) -> bool {
         let accepted = wanted > 0 && !self.leases.is_overloaded(worker);
         if accepted {
@@ -72,7 +72,8 @@ impl LeaderState {
         }
     }
 
-    /// Keeps leases that reached no poll for the worker's next one, except those that another poll was given.
+    /// Keeps leases that reached no poll for the worker's next one, except those that have been delivered to another
+    /// poll.
     pub fn hold_undelivered(&mut self, worker: WorkerId, mut leases: Vec<Lease>, now: Instant) {
         leases.retain(|lease| !self.leases.is_delivered(lease));
         self.polls.hold_undelivered(worker, leases, now);

@@ -1,11 +1,11 @@
-//! Lease tracker and failure detector of workers: when each worker and each lease was last heard from, in memory, for one
-//! leader term.
+//! Lease tracker and failure detector of workers. It keeps in memory, for one leader term, when each worker and each
+//! lease was last heard from.
 //!
 //! # Invariants
 //!
 //! - All times are those of this process's monotonic clock.
-//! - A worker or lease that is seen for the first time counts as heard from at that moment, so a new leader gives each a
-//!   full lease time of grace. The same holds for one that is in the table before the tracker has seen it.
+//! - A worker or lease that is seen for the first time counts as heard from at that moment. A new leader therefore
+//!   gives each a full lease time of grace. The same holds for one that is in the table before the tracker has seen it.
 //! - A lease is delivered to one poll, or returned to its queue, and never both: see [`Delivery`].
 
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use triarch_table::command::{EndLease, EndReason};
 use triarch_table::records::worker::Worker;
 use triarch_table::{Table, TaskId, Token, WorkerId};
 
-/// Heartbeat interval, and the silence that ends leases.
+/// Heartbeat interval, and the duration of silence that ends leases.
 #[derive(Debug, Clone, Copy)]
 pub struct LeaseTiming {
     /// Shortest interval between two heartbeats of a worker.
@@ -25,14 +25,15 @@ pub struct LeaseTiming {
     pub lease_ms: u64,
 }
 
-/// Heartbeats per second, of all workers together, above which the interval grows with the number of workers.
+/// Maximum heartbeats per second of all workers together. Above it, the interval grows with the number of workers.
 ///
-/// Nomad's servers bound the rate of heartbeats in the same way by stretching the time to live of their clients; here the
-/// time after which silence counts does not change.
+/// Nomad's servers bound the rate of heartbeats in the same way: they stretch the time to live of their clients. Here
+/// the silence that ends a lease does not change.
 const HEARTBEAT_RATE_MAX_PER_S: u64 = 1_000;
 
 impl LeaseTiming {
-    /// The heartbeat interval of each of this many workers. It always leaves room for one lost heartbeat within a lease.
+    /// Returns the heartbeat interval of each of this many workers. It always leaves room for one lost heartbeat in a
+    /// lease.
     pub fn heartbeat_ms_for(self, workers: usize) -> u64 {
         let shared = u64::try_from(workers)
             .unwrap_or(u64::MAX)
@@ -44,10 +45,11 @@ impl LeaseTiming {
     }
 }
 
-/// Time that a worker has to end an attempt by itself and report, before the leader does it: TERM, KILL, and the way here.
+/// Time for a worker to end an attempt by itself and report, before the leader ends it. Covers TERM, KILL and the
+/// network.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(15);
 
-/// Workers and leases by when they were last heard from. See the module.
+/// Last contacts of workers and leases. See the module.
 pub struct LeaseTracker {
     term_start: Instant,
     workers: HashMap<WorkerId, WorkerContact>,
@@ -77,15 +79,15 @@ impl WorkerLoad {
     }
 }
 
-/// Delivery state of a lease between its grant and its worker. A running task must not be taken from its worker because an
-/// earlier poll of the same worker hung up.
+/// Delivery state of a lease between its grant and its worker. It exists because a running task must not be taken from
+/// its worker when an earlier poll of the same worker hung up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Delivery {
-    /// Granted, for the poll that waited at that time.
+    /// Granted; on its way to the poll that waited at that time.
     Pending,
     /// Delivered to a later poll, because the worker did not know of it.
     Delivered,
-    /// On its way back to the queue.
+    /// On its way back to its queue.
     Returning,
 }
 
@@ -108,9 +110,9 @@ pub struct AttemptProgress {
 /// Workers and leases whose time is up.
 #[derive(Debug, Default)]
 pub struct Overdue {
-    /// Workers silent for their whole lease time.
+    /// Workers silent for a full lease time.
     pub workers: Vec<WorkerId>,
-    /// Leases to end, of workers that live.
+    /// Leases to end, of workers that are not lost.
     pub leases: Vec<EndLease>,
 }
 
@@ -142,12 +144,12 @@ impl LeaseTracker {
         }
     }
 
-    /// Number of workers that the tracker has seen.
+    /// Returns the number of workers that the tracker has seen.
     pub fn worker_count(&self) -> usize {
         self.workers.len()
     }
 
-    /// Time of the worker's last contact, the beginning of the term at the earliest, and its last reported load.
+    /// Returns the worker's last contact, at the earliest the beginning of the term, and its last reported load.
     pub fn last_contact(&self, worker: WorkerId) -> (Instant, Option<WorkerLoad>) {
         self.workers
             .get(&worker)
@@ -156,7 +158,7 @@ impl LeaseTracker {
             })
     }
 
-    /// Whether the worker's machine takes work only when no other worker does.
+    /// Returns whether the worker's machine takes work only when no other worker does.
     pub fn is_overloaded(&self, worker: WorkerId) -> bool {
         self.last_contact(worker)
             .1
@@ -193,7 +195,7 @@ impl LeaseTracker {
         })
     }
 
-    /// Whether a later poll has been given this lease.
+    /// Returns whether the lease has been delivered to a later poll.
     pub fn is_delivered(&self, lease: &Lease) -> bool {
         let tracked = self.leases.get(&lease.token);
         tracked.is_some_and(|tracked| tracked.delivery == Delivery::Delivered)
@@ -210,15 +212,15 @@ impl LeaseTracker {
         }
     }
 
-    /// Progress that the worker last reported of this attempt.
+    /// Returns the progress that the worker last reported of this attempt.
     pub fn progress(&self, token: Token) -> Option<&AttemptProgress> {
         self.leases
             .get(&token)
             .and_then(|lease| lease.progress.as_ref())
     }
 
-    /// Extends all deadlines by a pause of this process itself (stopped, or starved), during which it could hear from
-    /// nobody.
+    /// Extends all deadlines by a pause of this process itself (stopped, or starved), because it received nothing
+    /// during that time.
     pub fn extend_deadlines(&mut self, pause: Duration, now: Instant) {
         let later = |at: &mut Instant| *at = (*at + pause).min(now);
         later(&mut self.term_start);
@@ -287,7 +289,7 @@ impl LeaseTracker {
     }
 }
 
-/// The command part that ends this lease.
+/// Builds the command part that ends this lease.
 pub fn end_lease(lease: &Lease, reason: EndReason) -> EndLease {
     EndLease {
         task: lease.task,

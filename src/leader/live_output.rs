@@ -1,23 +1,22 @@
-//! Live output buffer: what running attempts write, in memory, for one leader term.
+//! Live output buffer: output of running attempts, in memory, for one leader term.
 //!
-//! For those who follow a task; nothing else depends on it. It never enters the log: workers send it again to a new leader,
-//! and the result of an attempt is in the table.
+//! It serves clients that follow a task; nothing else depends on it. It never enters the log: workers send it again to
+//! a new leader, and the result of an attempt is in the table.
 //!
 //! # Invariants
 //!
-//! - Memory is bounded. Past the bound, the attempt that was not written to for the longest time is dropped, whether it has
-//!   ended or not.
+//! - Memory is bounded. Past the bound, the attempt with the oldest last write is dropped, whether it has ended or not.
 
 use std::collections::{BTreeMap, HashMap};
 
 use triarch_sdk::output_tail::{OutputStream, StreamOffsets, Tail, TailPart};
 use triarch_table::Token;
 
-/// Memory for the output of one attempt.
+/// Maximum memory for the output of one attempt, in bytes.
 const ATTEMPT_BYTES_MAX: usize = 256 << 10;
-/// Memory for the output of all attempts together.
+/// Maximum memory for the output of all attempts together, in bytes.
 const TOTAL_BYTES_MAX: usize = 64 << 20;
-/// Memory that an attempt takes in addition to its output.
+/// Memory that an attempt takes in addition to its output, in bytes.
 const ATTEMPT_OVERHEAD_BYTES: usize = 512;
 
 /// A piece of output, as a worker sends it.
@@ -25,15 +24,15 @@ const ATTEMPT_OVERHEAD_BYTES: usize = 512;
 pub struct OutputChunk<'a> {
     /// The task id as the worker spelled it.
     pub task: &'a str,
-    /// The lease of the attempt that wrote it.
+    /// Lease of the attempt that wrote it.
     pub token: Token,
-    /// The stream it was written to.
+    /// Stream it was written to.
     pub stream: OutputStream,
-    /// Place of its first byte in that stream.
+    /// Offset of its first byte in that stream.
     pub offset: u64,
-    /// The worker no longer has what comes before it.
+    /// Set if the worker no longer has the output before this piece.
     pub gap: bool,
-    /// The text itself.
+    /// Text of the piece.
     pub text: &'a str,
 }
 
@@ -69,7 +68,7 @@ impl LiveOutput {
         }
     }
 
-    /// Takes a piece of output if it follows on what is there. Returns where the attempt's streams end now.
+    /// Takes a piece of output if it continues what the buffer has. Returns the current ends of the attempt's streams.
     pub fn place(&mut self, chunk: &OutputChunk<'_>) -> StreamOffsets {
         let token = chunk.token;
         let write = self.next_write;
@@ -100,7 +99,7 @@ impl LiveOutput {
         ends
     }
 
-    /// Output of an attempt from these places on; `None` if nothing of it is kept.
+    /// Returns output of an attempt from these offsets on; `None` if none of it is kept.
     pub fn since(&self, token: Token, from: StreamOffsets) -> Option<TailPart> {
         let live = self.attempts.get(&token)?;
         Some(live.tail.since(from, usize::MAX))

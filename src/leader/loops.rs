@@ -1,5 +1,8 @@
-//! Control loops of a leader: dispatch (grants, on events), expiry (silence, on the monotonic clock) and time (timers of
-//! the table); the ticks of schedules have a file of their own.
+//! Control loops of a leader: dispatch, expiry and time. The schedule loop is in `schedules`.
+//!
+//! - Dispatch grants tasks when events wake it.
+//! - Expiry ends leases after too long a silence, measured by the monotonic clock.
+//! - Time fires the timers of the table.
 //!
 //! Each loop reads the table, decides, proposes, and starts over. None holds a lock over an await.
 
@@ -18,9 +21,9 @@ use super::{retry, schedules};
 use crate::leader_counters::LeaseExpiry;
 use crate::state_machine::encode;
 
-/// Most grants in one decision; the rest follow in the next.
+/// Maximum grants in one decision. The rest follow in the next.
 const GRANT_BATCH_MAX: usize = 1_024;
-/// Most workers whose demand is considered for one entry's new work.
+/// Maximum workers whose demand is considered for the new tasks of one entry.
 const PIGGYBACK_DEMAND_MAX: usize = 64;
 /// Longest interval between two checks of the table's timers.
 const TIMER_POLL_INTERVAL: Duration = Duration::from_secs(30);
@@ -42,7 +45,7 @@ pub fn start(lead: &Arc<LeaderTerm>) {
     }
 }
 
-/// Grants queued tasks to waiting polls as soon as one meets the other.
+/// Grants queued tasks to waiting polls as soon as there are both.
 async fn dispatch(lead: Arc<LeaderTerm>) {
     loop {
         let (plan, reserved) = plan_grants(&lead);
@@ -52,7 +55,7 @@ async fn dispatch(lead: Arc<LeaderTerm>) {
                 None => ready.await,
                 Some(at_ms) => {
                     let wait_ms = at_ms.saturating_sub(lead.clock.now_ms()).max(1);
-                    // Either wakes the loop.
+                    // The signal and the timeout both wake the loop.
                     let _ = tokio::time::timeout(Duration::from_millis(wait_ms), ready).await;
                 }
             }
@@ -79,7 +82,7 @@ fn plan_grants(lead: &LeaderTerm) -> (Plan, PollReservation) {
     (plan, reserved)
 }
 
-/// Delivers the leases of a decision to the polls that wait for it, and releases the polls that it gave nothing.
+/// Delivers the leases of a decision to the polls that wait for it, and releases the polls that got none.
 fn settle_grants(
     lead: &LeaderTerm,
     decided: Result<Reply, ProposeError>,
@@ -101,8 +104,8 @@ fn settle_grants(
     settled
 }
 
-/// Piggybacks a grant on an entry that may bring new tasks: demand that waits is served in the same entry instead of one
-/// commit later. Returns nothing if no worker waits, or if finding out would block.
+/// Piggybacks a grant on an entry that may bring new tasks: waiting demand is served in the same entry instead of one
+/// commit later. Returns `None` if no worker waits, or if the check would block.
 pub fn piggyback_grants(lead: &Arc<LeaderTerm>) -> Option<PiggybackedCommand<Reply>> {
     let mut state = lead.state.try_lock()?;
     let demands = state.open_demand(PIGGYBACK_DEMAND_MAX);
@@ -123,7 +126,7 @@ pub fn piggyback_grants(lead: &Arc<LeaderTerm>) -> Option<PiggybackedCommand<Rep
         if let Err(error) = settle_grants(&settling, decided, reserved) {
             tracing::debug!(term = settling.term, %error, "piggybacked grants: not decided");
         }
-        // Tasks that were not granted, and workers that got none, meet in the next plan.
+        // Tasks that were not granted, and workers that got none, are matched in the next plan.
         settling.table.ready.notify_one();
     });
     Some(PiggybackedCommand {
@@ -132,7 +135,7 @@ pub fn piggyback_grants(lead: &Arc<LeaderTerm>) -> Option<PiggybackedCommand<Rep
     })
 }
 
-/// Ends leases, and loses workers, after too long a silence.
+/// Ends leases and declares workers lost after too long a silence.
 async fn expire(lead: Arc<LeaderTerm>) {
     let period = Duration::from_millis((lead.timing.heartbeat_ms / 2).clamp(20, 500));
     let mut ticks = tokio::time::interval(period);
@@ -140,8 +143,8 @@ async fn expire(lead: Arc<LeaderTerm>) {
     let mut checked = Instant::now();
     loop {
         ticks.tick().await;
-        // After a pause of this process, time spent paused counts for nobody: the node may have lost its leadership, and
-        // if it has not, the heartbeats of that time are still on their way in.
+        // After a pause of this process, the paused time counts as nobody's silence: the node may have lost its
+        // leadership, and if it has not, the heartbeats of that time are still on their way in.
         let pause = checked.elapsed().saturating_sub(period * 2);
         checked = Instant::now();
         let pause = match mutated!(SleeperJudges) {
@@ -155,7 +158,8 @@ async fn expire(lead: Arc<LeaderTerm>) {
         if pause > Duration::ZERO || !lead.node.leads_now() {
             continue;
         }
-        // A node that refuses writes can decide nothing. Overdue workers and leases are found again once it has room.
+        // A node that refuses writes can decide nothing. Overdue workers and leases are found again once it accepts
+        // writes.
         if lead.node.write_refusal().is_some() {
             continue;
         }
@@ -200,7 +204,7 @@ async fn expire(lead: Arc<LeaderTerm>) {
                 .map(|lease| lease_expiry(lease.reason))
                 .collect();
             match lead.propose(&Command::EndLeases { leases }).await {
-                // Those that ended another way in between are few, and count here all the same.
+                // The leases that ended another way in between are few, and are counted here all the same.
                 Ok(_) => reasons
                     .into_iter()
                     .for_each(|reason| lead.table.counters.count_expired_leases(reason, 1)),
@@ -221,7 +225,7 @@ fn lease_expiry(reason: EndReason) -> LeaseExpiry {
 /// Advances the table's time whenever one of its timers is due.
 async fn advance_time(lead: Arc<LeaderTerm>) {
     loop {
-        // The table's own time may be ahead of the clock: then what it waits for is due already.
+        // The table's own time may be ahead of the clock. Timers up to that time are due already.
         let (next_ms, table_ms) = {
             let table = lead.table.read();
             (table.next_timer_ms(), table.now_ms())
@@ -229,7 +233,7 @@ async fn advance_time(lead: Arc<LeaderTerm>) {
         let now_ms = lead.clock.now_ms().max(table_ms);
         match next_ms {
             None => {
-                // Deduplication keys that age raise no signal of their own; none of them is urgent.
+                // Deduplication keys that age send no signal of their own; none of them is urgent.
                 let _ =
                     tokio::time::timeout(TIMER_POLL_INTERVAL, lead.table.timers.notified()).await;
             }

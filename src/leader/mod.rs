@@ -5,10 +5,10 @@
 //!
 //! # Invariants
 //!
-//! - The loops propose for their own term only, and nothing is forwarded: a leader that was stopped and wakes up in
-//!   another leader's term decides nothing.
-//! - Soft state is never written down. A new leader starts empty and gives every worker and lease a full lease time.
-//! - Nothing here knows HTTP.
+//! - The loops propose for their own term only, and nothing is forwarded. A leader that was stopped and wakes up in
+//!   another leader's term therefore decides nothing.
+//! - Soft state is never persisted. A new leader starts empty and gives every worker and lease a full lease time.
+//! - Nothing here depends on HTTP.
 
 pub mod clock;
 pub mod leader_state;

@@ -13,7 +13,7 @@ use triarch_table::WorkerId;
 use triarch_table::command::WorkerDemand;
 use triarch_table::command::reply::Lease;
 
-/// Time that granted leases wait for their worker's next poll, which usually follows the last at once.
+/// Time that granted leases wait for their worker's next poll. That poll usually follows the last at once.
 pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Waiting polls by worker. See the module.
@@ -21,8 +21,8 @@ pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct PollRegistry {
     polls: HashMap<WorkerId, WaitingPoll>,
     next_id: u64,
-    /// Workers whose polls have brought results that are on their way into the log, and how many tasks they want next:
-    /// that is decided in the same entry, right behind the results that free their slots.
+    /// Workers whose results are on their way into the log, with the number of tasks they want next. The demand is
+    /// decided in the same entry, right behind the results that free their slots.
     refills: HashMap<WorkerId, u32>,
     /// Leases that were granted while the worker's poll ended. The worker's next poll takes them.
     undelivered: HashMap<WorkerId, UndeliveredLeases>,
@@ -31,29 +31,30 @@ pub struct PollRegistry {
 struct WaitingPoll {
     id: u64,
     wanted: u32,
-    /// A decision under way may give this poll something. Until its outcome is known, no other decision includes the poll.
+    /// Set while a decision in flight may give this poll something. Until its outcome is known, no other decision
+    /// includes the poll.
     reserved: bool,
     sender: oneshot::Sender<Vec<Lease>>,
 }
 
-/// Leases without a poll to answer with them.
+/// Leases that no poll has taken.
 struct UndeliveredLeases {
     since: Instant,
     leases: Vec<Lease>,
 }
 
-/// Polls that a decision under way may give something: workers, and which of their polls.
+/// Polls reserved for a decision in flight, by worker and poll id.
 #[derive(Debug, Default)]
 #[must_use = "polls that are never released wait in vain"]
 pub struct PollReservation(Vec<(WorkerId, u64)>);
 
 impl PollRegistry {
-    /// Number of polls that wait for tasks.
+    /// Returns the number of polls that wait for tasks.
     pub fn len(&self) -> usize {
         self.polls.len()
     }
 
-    /// Whether no poll waits.
+    /// Returns whether no poll waits.
     pub fn is_empty(&self) -> bool {
         self.polls.is_empty()
     }
@@ -79,7 +80,7 @@ impl PollRegistry {
         (id, receiver)
     }
 
-    /// Removes the poll, if it is still the worker's.
+    /// Removes the poll, if it is still the worker's current one.
     pub fn remove(&mut self, worker: WorkerId, id: u64) {
         if self.polls.get(&worker).is_some_and(|poll| poll.id == id) {
             self.polls.remove(&worker);
@@ -101,24 +102,24 @@ impl PollRegistry {
         }
     }
 
-    /// Number of tasks that the worker's waiting poll would take from a decision that is made now.
+    /// Returns the number of tasks that the worker's waiting poll would take from a decision made now.
     pub fn wanted(&self, worker: WorkerId) -> u32 {
         let poll = self.polls.get(&worker).filter(|poll| !poll.reserved);
         poll.map_or(0, |poll| poll.wanted)
     }
 
-    /// Notes that the worker, whose results are on their way into the log, wants more tasks.
+    /// Records that the worker, whose results are on their way into the log, wants more tasks.
     pub fn request_refill(&mut self, worker: WorkerId, wanted: u32) {
         self.refills.insert(worker, wanted);
     }
 
-    /// Drops the worker's request for more tasks: from now on only its poll counts.
+    /// Drops the worker's request for more tasks; from now on only its poll counts.
     pub fn cancel_refill(&mut self, worker: WorkerId) {
         self.refills.remove(&worker);
     }
 
-    /// Demand that an entry about to be written can serve, from at most `limit` workers: refills first, each once, then
-    /// polls that wait unreserved.
+    /// Returns demand that an entry about to be written can serve, from at most `limit` workers. Refills come first,
+    /// each once, then polls that wait unreserved.
     pub fn open_demand(
         &mut self,
         limit: usize,
@@ -159,7 +160,7 @@ impl PollRegistry {
         PollReservation(reserved)
     }
 
-    /// Releases polls once the decision's outcome is known: those that got nothing wait on.
+    /// Releases polls once the decision's outcome is known. Polls that got nothing wait on.
     pub fn release(&mut self, reservation: PollReservation) {
         for (worker, id) in reservation.0 {
             if let Some(poll) = self.polls.get_mut(&worker)
@@ -189,7 +190,8 @@ impl PollRegistry {
         held.map_or_else(Vec::new, |held| held.leases)
     }
 
-    /// Takes all leases that have waited for a poll longer than [`DELIVERY_TIMEOUT`]: their workers no longer poll.
+    /// Takes all leases that have waited for a poll longer than [`DELIVERY_TIMEOUT`], because their workers no longer
+    /// poll.
     pub fn expire_undelivered(&mut self, now: Instant) -> Vec<Lease> {
         let late =
             |held: &UndeliveredLeases| now.saturating_duration_since(held.since) > DELIVERY_TIMEOUT;

@@ -1,8 +1,8 @@
 //! Schedule loop: sleeps until the earliest tick is due, computes the tick after it, and proposes both.
 //!
-//! The table takes a tick only if its schedule waits for exactly that one. So the loop remembers nothing: after a failover
-//! the next leader finds the same tick due and proposes it again, and the second of two proposals is ignored. The loop
-//! decides what happens to a late tick: see [`decide_tick`].
+//! The table takes a tick only if its schedule waits for exactly that one. The loop therefore keeps no state. After a
+//! failover the next leader finds the same tick due and proposes it again; the second of two proposals is ignored. The
+//! loop decides what happens to a late tick: see [`decide_tick`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use super::retry;
 use super::term::LeaderTerm;
 use crate::cron::CronSchedule;
 
-/// Lateness up to which a tick counts as punctual, and fires whatever the catch-up policy. Longer than any failover.
+/// Maximum lateness of a punctual tick, which fires under every catch-up policy. Longer than any failover.
 const MISFIRE_GRACE_MS: u64 = 30_000;
-/// Most schedules in one round.
+/// Maximum schedules in one round.
 const SCHEDULE_BATCH_MAX: usize = 256;
-/// Most ticks computed in one round; the rest follow in the next, so that the loop does not keep its thread to itself.
+/// Maximum ticks computed in one round. The rest follow in the next, so that the loop does not occupy its thread.
 const TICKS_PER_ROUND_MAX: u64 = 2_000;
-/// Most proposals of ticks in flight.
+/// Maximum proposals of ticks in flight.
 const PROPOSALS_IN_FLIGHT_MAX: usize = 64;
 /// Longest sleep: the cluster's clock may be slewed while the loop sleeps.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
@@ -59,7 +59,7 @@ pub async fn fire_ticks(lead: Arc<LeaderTerm>) {
 
 struct Due {
     schedules: Vec<Arc<Schedule>>,
-    /// The earliest tick that is not due yet.
+    /// Earliest tick that is not due yet.
     next_ms: Option<u64>,
 }
 
@@ -127,11 +127,15 @@ fn compute_ticks(
     ticks
 }
 
-/// Decides what a due tick does. Returns the action, and the tick that its schedule waits for next.
+/// Decides the action of a due tick. Returns it with the tick that its schedule waits for next.
 ///
-/// The catch-up policy decides a late tick. With `All` it fires in its turn. With `None` it passes by, together with all
-/// other late ticks. With `One` it passes by if another tick is due after it, so that only the last of them fires. At most
-/// `ticks_max` ticks pass by at once.
+/// The catch-up policy decides a late tick:
+///
+/// - `All`: it fires in its turn.
+/// - `None`: it is skipped, together with all other late ticks.
+/// - `One`: it is skipped if another tick is due after it, so that only the last of them fires.
+///
+/// At most `ticks_max` ticks are skipped at once.
 fn decide_tick(
     tick_ms: u64,
     now_ms: u64,
@@ -144,7 +148,7 @@ fn decide_tick(
     if !is_late(tick_ms) {
         return (TickAction::Fire, next_ms);
     }
-    // Whether a late tick passes by, given the one after it.
+    // Whether a late tick is skipped, given the one after it.
     let passes = |following: Option<u64>| match catch_up {
         CatchUp::All => false,
         CatchUp::None => true,
@@ -165,7 +169,7 @@ fn decide_tick(
     (TickAction::Miss { ticks }, waits_for)
 }
 
-/// Schedules that this version cannot read although the version that accepted them could: by name, with the generation
+/// Schedules that this version cannot read although the version that accepted them could, by name, with the generation
 /// that was tried. They must neither keep the loop busy nor stop the others.
 #[derive(Default)]
 struct UnreadableSchedules(HashMap<Arc<str>, u64>);
@@ -175,7 +179,7 @@ impl UnreadableSchedules {
         self.0.get(&schedule.name) == Some(&schedule.generation)
     }
 
-    /// The map is bounded by the number of schedules, except for those that have been deleted since.
+    /// Adds a schedule. The map is bounded by the number of schedules, except for those that have been deleted since.
     fn insert(&mut self, schedule: &Schedule) {
         self.0
             .insert(Arc::clone(&schedule.name), schedule.generation);
@@ -189,7 +193,8 @@ mod tests {
     const S: u64 = 1_000;
     const MINUTE: u64 = 60 * S;
 
-    /// Runs the loop until nothing is due. Returns the ticks that fired, the number that passed by, and the next tick.
+    /// Runs the loop until nothing is due. Returns the ticks that fired, the number of skipped ticks, and the next
+    /// tick.
     fn play(
         cron: &str,
         mut tick: u64,
@@ -232,7 +237,7 @@ mod tests {
 
     #[test]
     fn catch_up_none_passes_late_ticks_by_and_fires_the_punctual_one() {
-        // Ten minutes nobody was there.
+        // No leader for ten minutes.
         let (from, now) = (10 * MINUTE, 20 * MINUTE + 40 * S);
         assert_eq!(
             play("* * * * *", from, now, CatchUp::None, 1_000),

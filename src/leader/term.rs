@@ -19,13 +19,13 @@ pub type TableNode = Node<TableStateMachine>;
 
 /// One term of leadership of this node.
 pub struct LeaderTerm {
-    /// The Raft term. It fences the commands of the loops.
+    /// Raft term, which fences the commands of the loops.
     pub term: u64,
     /// Lease tracker and long-poll registry of this term.
     pub state: Mutex<LeaderState>,
-    /// Output of running attempts, for those who follow it.
+    /// Output of running attempts, for clients that follow it.
     pub(super) output: Mutex<LiveOutput>,
-    /// Heartbeat interval, and the silence that ends leases.
+    /// Heartbeat interval, and the duration of silence that ends leases.
     pub timing: LeaseTiming,
     pub(super) node: TableNode,
     pub(super) table: Arc<SharedTable>,
@@ -35,7 +35,7 @@ pub struct LeaderTerm {
 }
 
 impl LeaderTerm {
-    /// A term that began at `since`. Must be called on a Tokio runtime.
+    /// Creates a term that began at `since`. Must be called on a Tokio runtime.
     pub(super) fn new(
         term: u64,
         since: Instant,
@@ -57,17 +57,17 @@ impl LeaderTerm {
         }
     }
 
-    /// Ends the term: its loops stop.
+    /// Ends the term, which stops its loops.
     pub(super) fn finish(&self) {
         self.end.cancel();
     }
 
-    /// Returns when the term has ended.
+    /// Waits until the term has ended.
     pub async fn ended(&self) {
         self.end.cancelled().await;
     }
 
-    /// The cluster's time, in Unix ms: this node's clock, or the table's where that is ahead.
+    /// Returns the cluster's time in Unix ms: this node's clock, or the table's where that is ahead.
     pub fn now_ms(&self) -> u64 {
         self.clock.now_ms().max(self.table.read().now_ms())
     }

@@ -16,50 +16,50 @@ use super::term::LeaderTerm;
 /// One attempt that a worker reports as running.
 #[derive(Debug, Clone)]
 pub struct RunningAttempt {
-    /// The task; `None` for a text that is not a task id.
+    /// Task id; `None` for a text that is not one.
     pub task: Option<TaskId>,
     /// The task id as the worker spelled it, for the answer.
     pub spelled: String,
-    /// The lease it runs under.
+    /// Lease it runs under.
     pub token: Token,
     /// Progress, if the worker reports any.
     pub progress: Option<AttemptProgress>,
 }
 
-/// Directives to a worker about what it runs.
+/// Directives to a worker about the tasks it runs.
 #[derive(Debug, Default)]
 pub struct WorkerDirectives {
-    /// Tasks to stop: cancelled.
+    /// Cancelled tasks to stop.
     pub cancel: Vec<String>,
-    /// Tasks to stop: the worker no longer holds the lease.
+    /// Tasks to stop because the worker no longer holds the lease.
     pub lost: Vec<String>,
-    /// Take nothing new.
+    /// Whether the worker shall take nothing new.
     pub drain: bool,
     /// Interval until the next heartbeat.
     pub heartbeat_ms: u64,
 }
 
-/// Why a worker's call is refused.
+/// Reason for which a worker's call is refused.
 #[derive(Debug)]
 pub enum WorkerCallError {
-    /// The worker is not registered, or not any more: it must register again.
+    /// The worker is not registered, or no longer. It must register again.
     UnknownWorker,
-    /// The term is over: another node leads, or soon will.
+    /// The term is over, because another node leads or soon will.
     TermOver,
 }
 
-/// How much of one attempt's output the leader has.
+/// Acknowledgement of one attempt's output: how much of it the leader has.
 pub struct OutputAck {
     /// The task id as the worker spelled it.
     pub task: String,
-    /// The lease.
+    /// Lease of the attempt.
     pub token: Token,
-    /// Where the attempt's streams end here.
+    /// Ends of the attempt's streams in the leader's buffer.
     pub ends: StreamOffsets,
 }
 
 impl LeaderTerm {
-    /// Heartbeat: records the contact, confirms the worker's leases, and answers what to stop.
+    /// Heartbeat: records the contact, confirms the worker's leases, and returns directives.
     pub fn heartbeat(
         &self,
         worker: WorkerId,
@@ -97,10 +97,12 @@ impl LeaderTerm {
         Ok(directives)
     }
 
-    /// Long poll: leases for the worker, at once if there are any, else as soon as there are, else none after `wait`.
+    /// Long poll: returns leases for the worker, at once if there are any, else as soon as there are, else none after
+    /// `wait`.
     ///
-    /// `running` is what the worker reports as running. Leases it holds but does not report never reached it (the answer
-    /// got lost, or the leader that granted them died): they are delivered again, under the same token.
+    /// `running` lists the attempts that the worker reports as running. Leases it holds but does not report never
+    /// reached it: the answer got lost, or the leader that granted them died. They are delivered again, under the same
+    /// token.
     pub async fn poll(
         &self,
         worker: WorkerId,
@@ -116,7 +118,7 @@ impl LeaderTerm {
             state.leases.record_contact(worker, Instant::now());
             let ready = deliverable_leases(&table, &mut state, worker, &reported, wanted);
             if !ready.is_empty() {
-                // No client can be waiting for an older poll of this worker any more.
+                // No client can still be waiting for an older poll of this worker.
                 state.polls.close(worker);
                 return Ok(ready);
             }
@@ -137,7 +139,7 @@ impl LeaderTerm {
             () = self.ended() => return Err(WorkerCallError::TermOver),
             () = tokio::time::sleep(wait) => {
                 self.state.lock().polls.remove(worker, id);
-                // The dispatcher may have been quicker.
+                // The dispatcher may have answered first.
                 poll.receiver.try_recv().unwrap_or_default()
             }
         };
@@ -145,8 +147,8 @@ impl LeaderTerm {
         Ok(leases)
     }
 
-    /// Requests more tasks for a worker whose results are on their way into the log, until the guard is dropped. Returns
-    /// nothing if the request was not accepted.
+    /// Requests more tasks for a worker whose results are on their way into the log, until the guard is dropped.
+    /// Returns `None` if the request was not accepted.
     pub fn request_refill(&self, worker: WorkerId, wanted: u32) -> Option<RefillGuard<'_>> {
         let accepted = self.state.lock().request_refill(worker, wanted);
         accepted.then_some(RefillGuard { lead: self, worker })
@@ -196,13 +198,13 @@ impl LeaderTerm {
         Ok(acks)
     }
 
-    /// Output of an attempt from these places on; `None` if nothing of it is kept.
+    /// Returns output of an attempt from these offsets on; `None` if none of it is kept.
     pub fn output_since(&self, token: Token, from: StreamOffsets) -> Option<TailPart> {
         self.output.lock().since(token, from)
     }
 }
 
-/// Whether a registered worker drains.
+/// Returns whether a registered worker drains.
 ///
 /// # Errors
 ///
@@ -220,8 +222,8 @@ fn is_draining(table: &Table, worker: WorkerId) -> Result<bool, WorkerCallError>
     }
 }
 
-/// Leases that a worker reports as held, if it reports any. An earlier poll may have found one in the table before the grant's own reply
-/// came to the dispatcher: such a lease must not be delivered twice.
+/// Leases that a worker reports as held, if it reports any. An earlier poll may have found one in the table before the
+/// grant's own reply came to the dispatcher. Such a lease must not be delivered twice.
 struct ReportedLeases(Option<HashSet<Token>>);
 
 impl ReportedLeases {
@@ -236,8 +238,8 @@ impl ReportedLeases {
     }
 }
 
-/// Leases that the worker holds and does not know of: granted between two of its polls, or delivered in an answer that got
-/// lost. At most `wanted`; the rest is held for the next poll.
+/// Returns leases that the worker holds and does not know of: granted between two of its polls, or delivered in an
+/// answer that got lost. At most `wanted`; the rest is held for the next poll.
 fn deliverable_leases(
     table: &Table,
     state: &mut LeaderState,
@@ -259,7 +261,7 @@ fn deliverable_leases(
     found
 }
 
-/// See [`LeaderTerm::request_refill`].
+/// Guard of a request for more tasks. See [`LeaderTerm::request_refill`].
 #[must_use = "a request that is dropped at once has no effect"]
 pub struct RefillGuard<'a> {
     lead: &'a LeaderTerm,
@@ -272,7 +274,7 @@ impl Drop for RefillGuard<'_> {
     }
 }
 
-/// A registered poll. When its worker hangs up, it is removed, and leases on their way to it are kept for the next poll.
+/// Registered poll. When its worker hangs up, it is removed, and leases on their way to it are kept for the next poll.
 struct PollGuard<'a> {
     lead: &'a LeaderTerm,
     worker: WorkerId,

@@ -104,7 +104,7 @@ fn a_worker_and_its_lease_are_not_overdue_before_the_tracker_has_seen_them_for_a
     };
     let ms = |ms| Duration::from_millis(ms);
     let table = table();
-    // The term is older than a lease, and the tracker has not been told of this worker and its lease.
+    // The term is older than a lease, and the tracker has not yet seen this worker and its lease.
     let now = Instant::now() + ms(1_000);
     let mut state = leader_state();
     let overdue = state.leases.overdue(&table, timing, now);
@@ -218,7 +218,7 @@ fn a_reserved_poll_is_in_no_other_decision_until_it_is_released() {
         0,
         "another decision has reserved it"
     );
-    // It gave this poll nothing, so the poll waits on.
+    // The decision gave this poll nothing, so the poll waits on.
     state.polls.release(reserved);
     assert_eq!(state.polls.wanted(worker), 3);
     assert!(poll.try_recv().is_err());
