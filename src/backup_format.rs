@@ -1,75 +1,75 @@
-//! Backup file format: a whole table under a header, with checksums that detect every damage.
+//! Backup file format: a whole table under a header, with checksums that detect any damage.
 //!
 //! ```text
 //! "TRIARCH" and a version byte
 //! length u32, CRC-32C u32, the header as JSON
-//! length u32, CRC-32C u32, so many bytes of the table        (any number of these blocks)
+//! length u32, CRC-32C u32, that many bytes of the table      (any number of these blocks)
 //! 0 u32,      CRC-32C u32, bytes of the table u64            (the end)
 //! ```
 //!
-//! All numbers are little-endian. The checksum of a block covers its number, from 0 for the header, and its bytes, so that
-//! a block that is missing, doubled or elsewhere shows too; a file without its end is one that was cut short. The bytes
-//! are what [`triarch_table::Frozen::write`] wrote and carry a digest of their own.
+//! All numbers are little-endian. The checksum of a block covers its number, from 0 for the header, and its bytes. It
+//! therefore also detects a block that is missing, doubled or misplaced. A file without its end is one that was cut
+//! short. The bytes are the output of [`triarch_table::Frozen::write`] and carry a digest of their own.
 
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
 const MAGIC: &[u8; 7] = b"TRIARCH";
-/// The version this code writes.
+/// Format version that this code writes.
 const VERSION: u8 = 1;
-/// Bytes of the table in one block.
+/// Maximum bytes of the table in one block.
 const BLOCK_BYTES: usize = 256 << 10;
-/// A header beyond it is damage.
+/// Maximum size of a header in bytes. A larger one is damage.
 const HEADER_BYTES_MAX: u32 = 1 << 20;
 
-/// What a file is a backup of.
+/// Header of a backup: identifies the backup and the state it contains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// Tells this backup from all others.
+    /// Unique name of this backup.
     pub backup: String,
-    /// The cluster it was taken of.
+    /// Cluster it was taken from.
     pub cluster_id: String,
-    /// Everything up to this log index is in it.
+    /// Last log index it contains.
     pub index: u64,
-    /// The table's time then, Unix ms.
+    /// The table's time at that index, Unix ms.
     pub table_ms: u64,
-    /// Jobs in it.
+    /// Number of jobs in it.
     pub jobs: u64,
-    /// Tasks in it.
+    /// Number of tasks in it.
     pub tasks: u64,
-    /// The version of Triarch that wrote it.
+    /// Version of Triarch that wrote it.
     pub version: String,
 }
 
-/// Why a file is not a backup.
+/// Reason for which a file is not a valid backup.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It begins with something else.
+    /// The file begins with other bytes.
     #[error("this is not a backup of Triarch")]
     NotABackup,
-    /// A newer program wrote it.
+    /// A newer program wrote the file.
     #[error(
         "backup format {0} is not known to this version (newest known: {VERSION}): use the version that wrote it"
     )]
     UnknownVersion(u8),
-    /// It ends too early.
+    /// The file ends too early.
     #[error("the backup is cut short in block {0}")]
     CutShort(u64),
     /// A checksum is wrong.
     #[error("the backup is damaged in block {block}: {problem}")]
     Damaged {
-        /// Which, from 0, the header.
+        /// Number of the block; 0 is the header.
         block: u64,
-        /// What is wrong with it.
+        /// Description of the damage.
         problem: String,
     },
 }
 
-/// Writes a backup; what is written to it is the table. [`Writer::finish`] makes it whole.
+/// Writes a backup. The bytes written to it are the table; [`Writer::finish`] completes it.
 pub struct Writer<W: Write> {
     out: W,
     block: Vec<u8>,
@@ -78,7 +78,7 @@ pub struct Writer<W: Write> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins with the header.
+    /// Creates the backup and writes its header.
     pub fn begin(mut out: W, header: &Header) -> io::Result<Self> {
         let header = serde_json::to_vec(header)?;
         out.write_all(MAGIC)?;
@@ -102,7 +102,7 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Writes the end. The caller syncs what it wrote to.
+    /// Writes the end. The caller syncs the underlying file.
     pub fn finish(mut self) -> io::Result<W> {
         self.put()?;
         let end = self.table_bytes.to_le_bytes();
@@ -141,7 +141,7 @@ fn checksum(number: u64, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&number.to_le_bytes()), bytes)
 }
 
-/// Reads a backup block by block, each verified before any of it is given out.
+/// Reads a backup block by block. Each block is verified before any of it is returned.
 pub struct Reader<R: Read> {
     from: R,
     number: u64,
@@ -175,7 +175,7 @@ impl<R: Read> Reader<R> {
         Ok((header, reader))
     }
 
-    /// The next bytes of the table; `None` at the end, which is there only in a whole backup.
+    /// Returns the next bytes of the table; `None` at the end, which only a whole backup has.
     pub fn next_block(&mut self) -> Result<Option<Vec<u8>>, BackupError> {
         if self.over {
             return Ok(None);
@@ -189,7 +189,7 @@ impl<R: Read> Reader<R> {
         Ok(Some(block))
     }
 
-    /// Bytes of the table read so far.
+    /// Returns the number of bytes of the table read so far.
     pub fn table_bytes(&self) -> u64 {
         self.table_bytes
     }

@@ -1,12 +1,15 @@
-//! Cron expressions: when a schedule ticks in its time zone, as points in time.
+//! Cron expressions: the ticks of a schedule in its time zone, as points in time.
 //!
-//! Both the server (which refuses invalid expressions, and shows the next ticks) and the leader (which computes each next
-//! tick) use this. The table never does, because another version of the time-zone database would give it other ticks.
+//! Both the server (which refuses invalid expressions, and shows the next ticks) and the leader (which computes each
+//! next tick) use this. The table never does, because another version of the time-zone database would give it other
+//! ticks.
 //!
-//! Daylight saving follows the rule of croner and of Vixie cron. A fixed time of day (one second, one minute, one hour, such
-//! as `30 2 * * *`) happens once a day: where clocks skip it, at the first moment after the gap; where they repeat it, at
-//! the first of the two. An expression with more than one value in these fields (`*/30 * * * *`, `0 1-3 * * *`) follows the
-//! wall clock: a skipped time does not happen, a repeated time happens again.
+//! Daylight saving follows the rule of croner and of Vixie cron:
+//!
+//! - A fixed time of day (one second, one minute, one hour, such as `30 2 * * *`) happens once a day. Where clocks skip
+//!   it, it happens at the first moment after the gap; where they repeat it, at the first of the two.
+//! - An expression with more than one value in these fields (`*/30 * * * *`, `0 1-3 * * *`) follows the wall clock. A
+//!   skipped time does not happen, a repeated time happens again.
 
 use std::str::FromStr;
 
@@ -15,9 +18,9 @@ use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
-/// Longest expression that is parsed.
+/// Maximum length of an expression in bytes.
 const EXPRESSION_BYTES_MAX: usize = 200;
-/// Furthest tick that counts; the calendar repeats itself within this time.
+/// Maximum distance of the next tick in years. The calendar repeats itself within this time.
 const LOOKAHEAD_YEARS: u64 = 50;
 const YEAR_MS: u64 = 366 * 24 * 3_600_000;
 
@@ -28,7 +31,7 @@ pub struct CronSchedule {
     zone: Tz,
 }
 
-/// Why an expression or its time zone is invalid.
+/// Reason for which an expression or its time zone is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CronError {
     /// The expression is invalid.
@@ -39,7 +42,7 @@ pub enum CronError {
     Timezone(String),
 }
 
-/// The fields of an expression, from the second one where there are five; and what each of them takes.
+/// Names and accepted values of an expression's fields. An expression of five fields begins with the second of them.
 const FIELDS: [(&str, &str); 6] = [
     ("second", "0-59 with * , - /"),
     ("minute", "0-59 with * , - /"),
@@ -77,7 +80,7 @@ impl CronSchedule {
         Ok(Self { cron, zone })
     }
 
-    /// The first tick after this moment, in Unix ms; `None` if there is none within fifty years.
+    /// Returns the first tick after this moment, in Unix ms; `None` if there is none within fifty years.
     pub fn next_after(&self, ms: u64) -> Option<u64> {
         let from = i64::try_from(ms)
             .ok()
@@ -85,12 +88,12 @@ impl CronSchedule {
             .with_timezone(&self.zone);
         let next = self.cron.find_next_occurrence(&from, false).ok()?;
         let next_ms = u64::try_from(next.timestamp_millis()).ok()?;
-        // croner counts in whole seconds: a part of one at the end would belong to the question, not to the answer.
+        // croner counts in whole seconds: milliseconds in its answer come from the argument, not from a tick.
         let next_ms = next_ms - next_ms % 1_000;
         (next_ms > ms && next_ms - ms <= LOOKAHEAD_YEARS * YEAR_MS).then_some(next_ms)
     }
 
-    /// The moment as a wall clock in the time zone shows it.
+    /// Formats the moment as a wall clock in the time zone shows it.
     pub fn local_time(&self, ms: u64) -> Option<String> {
         let time = DateTime::<Utc>::from_timestamp_millis(i64::try_from(ms).ok()?)?;
         let local = time.with_timezone(&self.zone);
@@ -135,7 +138,7 @@ fn parse_expression(text: &str) -> Result<Cron, String> {
         }
     };
     parse_fields(&words.join(" ")).map_err(|why| {
-        // The field that is wrong is wrong also when all others are right.
+        // A field that is wrong stays wrong when all others are right.
         let alone = |at: usize| {
             let mut others = vec!["*"; words.len()];
             others[at] = words[at];
@@ -169,7 +172,7 @@ mod tests {
         u64::try_from(time.timestamp_millis()).expect("after 1970")
     }
 
-    /// The ticks after a moment, as the clocks there show them.
+    /// Returns the ticks after a moment, as clocks in the zone show them.
     fn ticks(cron: &str, zone: &str, from: &str, count: usize) -> Vec<String> {
         let schedule = CronSchedule::parse(cron, zone).expect("valid");
         let ticks = std::iter::successors(schedule.next_after(ms(from)), |&tick| {
@@ -288,7 +291,7 @@ mod tests {
             ticks("30 1 * * *", "America/New_York", "2026-11-01T04:00:00Z", 2),
             ["2026-11-01T01:30:00-04:00", "2026-11-02T01:30:00-05:00"]
         );
-        // Also when the question is asked between the two.
+        // The same holds for a search that starts between the two.
         assert_eq!(
             ticks("30 2 * * *", "Europe/Paris", "2026-10-25T01:00:00Z", 1),
             ["2026-10-26T02:30:00+01:00"]
@@ -335,7 +338,7 @@ mod tests {
                 let schedule = CronSchedule::parse(cron, zone).expect("valid");
                 let mut tick = ms("2026-03-01T00:00:00Z");
                 while tick < ms("2026-11-10T00:00:00Z") {
-                    // The months in which clocks are changed.
+                    // Skips the months in which no clock is changed.
                     if (ms("2026-04-10T00:00:00Z")..ms("2026-10-01T00:00:00Z")).contains(&tick) {
                         tick = ms("2026-10-01T00:00:00Z");
                     }
@@ -344,7 +347,7 @@ mod tests {
                         next > tick && next.is_multiple_of(1_000),
                         "{cron} in {zone}: {tick}"
                     );
-                    // Asked at any moment in between, the answer is the same.
+                    // From any moment in between, the answer is the same.
                     assert_eq!(
                         schedule.next_after(next - 1),
                         Some(next),

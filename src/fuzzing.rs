@@ -1,4 +1,4 @@
-//! Fuzz targets: the parsers of client input, fed with arbitrary bytes. Built for tests and with the feature `fuzzing`;
+//! Fuzz targets: the parsers of client input, fed with arbitrary bytes. Built for tests and with the feature `fuzzing`.
 //! `fuzz/` has the targets' entry points and the corpus, on which the tests below run too.
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use crate::cron::CronSchedule;
 use crate::server::protocol::json;
 use crate::server::protocol::query::Query;
 
-/// Bytes as the body of every request that takes one: refused, or read; a job is written and read again as itself.
+/// Parses bytes as the body of every request that takes one. Values that are written are read back unchanged.
 pub fn api_body(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     read_again::<wire::SubmitJob>(&body);
@@ -42,7 +42,7 @@ fn read_again<T: DeserializeOwned + Serialize>(body: &Bytes) {
     assert_eq!(written, written_again);
 }
 
-/// Bytes as a query string: refused, or read.
+/// Parses bytes as a query string.
 pub fn query_string(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -62,8 +62,7 @@ pub fn query_string(data: &[u8]) {
     let _ = query.parsed::<u64>("wait_ms", "a number");
 }
 
-/// Bytes as an expression of cron and the name of a time zone on the next line: refused, or ticks that come one after
-/// another.
+/// Parses bytes as a cron expression, with the name of a time zone on the next line. Ticks of a valid one increase.
 pub fn cron(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;

@@ -1,8 +1,8 @@
-//! Counters of the leader: what the commands did that this node applied while it led, for operators.
+//! Counters of the leader: effects of the commands that this node applied while it led, for operators.
 //!
-//! Every node applies every command, and applies many of them again when it restarts. Each command counts once in the
-//! cluster, at the node that leads: the sum over all nodes is the number of events. The few commands that are in flight
-//! when leadership changes may be counted nowhere.
+//! Every node applies every command, and applies many of them again when it restarts. Each command is therefore counted
+//! once in the cluster, at the node that leads: the sum over all nodes is the number of events. The few commands in
+//! flight when leadership changes may be counted nowhere.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -10,17 +10,17 @@ use strum::{EnumCount, IntoStaticStr, VariantArray};
 use triarch_table::Event;
 use triarch_table::types::state::TaskState;
 
-/// Why the leader ended a lease instead of its worker.
+/// Reason for which the leader ended a lease instead of its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum LeaseExpiry {
     /// Its worker was lost.
     WorkerLost,
-    /// Its worker lives and did not confirm it.
+    /// Its worker is not lost, but did not confirm it.
     Unconfirmed,
     /// The attempt ran past its time limit.
     TimedOut,
-    /// No poll came to take it.
+    /// No poll took it.
     Unclaimed,
 }
 
@@ -30,13 +30,13 @@ pub enum LeaseExpiry {
 pub enum ResultVerdict {
     /// The result counts.
     Accepted,
-    /// Its fencing token is stale: the lease is another's, or over.
+    /// The fencing token is stale: the lease belongs to another attempt, or is over.
     StaleToken,
-    /// The task is terminal by another cause.
+    /// The task is terminal for another reason.
     AlreadyFinished,
-    /// There is no such task.
+    /// No such task exists.
     NotFound,
-    /// Over the size bound, and never proposed.
+    /// The result is over the size bound and was never proposed.
     #[strum(serialize = "payload_too_large")]
     TooLarge,
 }
@@ -52,11 +52,11 @@ pub struct LeaderCounters {
     pub leases_granted: Counter,
     /// Workers that registered.
     pub workers_registered: Counter,
-    /// Workers lost: silent for their whole lease time.
+    /// Workers lost, after silence for a full lease time.
     pub workers_lost: Counter,
-    /// Ticks of schedules that made a job.
+    /// Ticks of schedules that created a job.
     pub ticks_fired: Counter,
-    /// Ticks of schedules that passed by without a job.
+    /// Ticks of schedules that created no job.
     pub ticks_passed: Counter,
     leases_expired: [AtomicU64; LeaseExpiry::COUNT],
     results: [AtomicU64; ResultVerdict::COUNT],
@@ -72,7 +72,7 @@ impl Counter {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// The current value.
+    /// Returns the current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -84,7 +84,7 @@ impl LeaderCounters {
         self.leading.store(leading, Ordering::Relaxed);
     }
 
-    /// Whether this node leads.
+    /// Returns whether this node leads.
     #[cfg(feature = "mutations")]
     pub fn leads(&self) -> bool {
         self.leading.load(Ordering::Relaxed)
@@ -128,17 +128,17 @@ impl LeaderCounters {
         self.results[verdict as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Number of changes of tasks to this state.
+    /// Returns the number of changes of tasks to this state.
     pub fn task_changes(&self, to: TaskState) -> u64 {
         self.task_changes[to as usize].load(Ordering::Relaxed)
     }
 
-    /// Number of leases that the leader ended for this reason.
+    /// Returns the number of leases that the leader ended for this reason.
     pub fn leases_expired(&self, reason: LeaseExpiry) -> u64 {
         self.leases_expired[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// Number of results with this verdict.
+    /// Returns the number of results with this verdict.
     pub fn results(&self, verdict: ResultVerdict) -> u64 {
         self.results[verdict as usize].load(Ordering::Relaxed)
     }

@@ -1,7 +1,7 @@
-//! Triarch's program as a library: the masters, the workers and the command line. `main.rs` runs it; tests that put whole
-//! masters into one process, on a network and a disk of their own making, link it.
+//! Triarch's program as a library: the nodes, the workers and the command line. `main.rs` runs it. Tests link it to put
+//! whole nodes into one process, on a simulated network and disk.
 //!
-//! It promises nothing to other programs: those use the HTTP interface, or the crate `triarch-sdk`.
+//! It has no stable interface for other programs. They use the HTTP interface, or the crate `triarch-sdk`.
 
 #[macro_use]
 mod mutated;
@@ -10,7 +10,7 @@ mod backup_format;
 mod cli;
 mod cron;
 mod feed;
-/// For `fuzz/` alone.
+/// Fuzz targets, for `fuzz/` only.
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -1,4 +1,4 @@
-//! The switch for deliberate bugs: see `tests/quality/mutation`.
+//! Switch for deliberate bugs of the mutation gate: see `tests/quality/mutation`.
 
 #[cfg(all(feature = "mutations", not(debug_assertions)))]
 compile_error!("deliberate bugs are for tests alone: build without --release");
@@ -6,7 +6,7 @@ compile_error!("deliberate bugs are for tests alone: build without --release");
 #[cfg(feature = "mutations")]
 use triarch_table::Command;
 
-/// What `CancelLostOnFailover` applies on nodes that do not lead.
+/// Returns the commands that `CancelLostOnFailover` applies on nodes that do not lead.
 #[cfg(feature = "mutations")]
 pub fn without_cancels(mut commands: Vec<Command>) -> Vec<Command> {
     commands.retain(|command| {
@@ -18,7 +18,7 @@ pub fn without_cancels(mut commands: Vec<Command>) -> Vec<Command> {
     commands
 }
 
-/// Whether this deliberate bug is chosen. Never, and at no cost, without the feature `mutations`.
+/// Whether this deliberate bug is active. Without the feature `mutations` it never is, at no cost.
 #[cfg(feature = "mutations")]
 macro_rules! mutated {
     ($mutation:ident) => {
@@ -26,7 +26,7 @@ macro_rules! mutated {
     };
 }
 
-/// Whether this deliberate bug is chosen. Never, and at no cost, without the feature `mutations`.
+/// Whether this deliberate bug is active. Without the feature `mutations` it never is, at no cost.
 #[cfg(not(feature = "mutations"))]
 macro_rules! mutated {
     ($mutation:ident) => {

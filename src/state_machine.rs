@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //!
-//! - Apply writes under the lock and raises signals after it. Readers take the lock shared, for a bounded piece of work.
+//! - Apply writes under the lock and raises signals after it. Readers take the lock shared, for a bounded piece of
+//!   work.
 //! - Signals are raised on every node, whether it leads or not; only the loops of a leader listen.
 
 use std::io::{Read, Write};
@@ -20,25 +21,25 @@ use crate::feed::{self, Feed};
 use crate::leader_counters::LeaderCounters;
 use crate::waiters::Waiters;
 
-/// The table of this node, shared by consensus, which writes, and all others, which read.
+/// Table of this node. Consensus writes it, all others read it.
 pub struct SharedTable {
     table: RwLock<Table>,
     /// Raised after an apply that may have made a grant possible.
     pub ready: tokio::sync::Notify,
-    /// Raised after an apply that may have changed when time next matters.
+    /// Raised after an apply that may have changed the time of the next timer.
     pub timers: tokio::sync::Notify,
-    /// Raised after an apply that may have changed when a schedule next ticks.
+    /// Raised after an apply that may have changed the time of a schedule's next tick.
     pub schedules: tokio::sync::Notify,
     /// Requests that wait for a job or task.
     pub waiters: Waiters,
     /// Change feed: the latest part of the history.
     pub feed: Feed,
-    /// Counters of what was applied while this node led.
+    /// Counters of what this node applied while it led.
     pub counters: LeaderCounters,
 }
 
 impl SharedTable {
-    /// An empty table with a change feed of the last `event_history` events.
+    /// Creates an empty table with a change feed of the last `event_history` events.
     pub fn new(event_history: usize) -> Arc<Self> {
         Arc::new(Self {
             table: RwLock::new(Table::new(Limits::default())),
@@ -51,7 +52,7 @@ impl SharedTable {
         })
     }
 
-    /// The table as applied so far. Hold it briefly: applies wait.
+    /// Locks the table for reading, as applied so far. Hold the guard briefly, because applies wait for it.
     pub fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read()
     }
@@ -96,7 +97,7 @@ impl SharedTable {
                 Event::ScheduleChanged { .. } | Event::ScheduleTicked { .. } => schedules = true,
             }
         }
-        // One loop listens to each; a permit is stored when it is busy, so no signal is lost.
+        // One loop listens to each signal. A permit is stored while the loop is busy, so no signal is lost.
         if ready {
             self.ready.notify_one();
         }
@@ -109,20 +110,21 @@ impl SharedTable {
     }
 }
 
-/// [`SharedTable`] as consensus sees it.
+/// State machine of consensus, over a [`SharedTable`].
 pub struct TableStateMachine {
     table: Arc<SharedTable>,
     /// Number of entries between two digests; the same on all nodes.
     digest_interval: u64,
-    /// Receives the views of which a digest is to be taken.
+    /// Receives the views whose digest is to be taken.
     checkpoints: mpsc::Sender<Frozen>,
 }
 
 impl TableStateMachine {
-    /// Also returns the views of which digests are to be taken: at the same entries on every node with the same
-    /// `digest_interval`.
+    /// Creates the state machine. Also returns a receiver of the views whose digests are to be taken. They are at the
+    /// same entries on every node with the same `digest_interval`.
     pub fn new(table: Arc<SharedTable>, digest_interval: u64) -> (Self, mpsc::Receiver<Frozen>) {
-        // A view that comes while another waits is dropped: a node that starts applies in seconds what took days.
+        // A view that comes while another waits is dropped, because a node that starts applies in seconds what took
+        // days.
         let (checkpoints, views) = mpsc::channel(1);
         let machine = Self {
             table,
@@ -173,7 +175,7 @@ impl StateMachine for TableStateMachine {
         }
         let at_ms = table.now_ms();
         let records = feed::records_of(&RwLockWriteGuard::downgrade(table), &events);
-        // Before any waiter is woken: one that hears of an end finds it in the history.
+        // The feed comes before the waiters: a waiter that is woken by an end finds it in the history.
         self.table.feed.append(entry.index, at_ms, records);
         self.table.counters.count_applied(&events);
         self.table.raise(&events);
@@ -189,7 +191,7 @@ impl StateMachine for TableStateMachine {
             .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
         *self.table.table.write() = restored;
         self.table.feed.restart(last_index);
-        // Everything may have changed at once: all waiters read the table again.
+        // Everything may have changed at once, so all waiters read the table again.
         self.table.waiters.wake_all();
         self.table.ready.notify_one();
         self.table.timers.notify_one();
@@ -198,7 +200,7 @@ impl StateMachine for TableStateMachine {
     }
 }
 
-/// A frozen table on its way into a snapshot.
+/// Frozen table on its way into a snapshot.
 pub struct FrozenTable(Frozen);
 
 impl triarch_raft::Frozen for FrozenTable {
@@ -207,7 +209,7 @@ impl triarch_raft::Frozen for FrozenTable {
     }
 }
 
-/// A command in the form the log carries.
+/// Encodes a command in the form that the log carries.
 pub fn encode(command: &Command) -> Bytes {
     Bytes::from(codec::encode_command(command))
 }

@@ -5,8 +5,8 @@
 //! # Invariants
 //!
 //! - The number of waiters on a node is bounded.
-//! - A wait has no deadline here: its caller bounds it in time, and reads the table when it is woken.
-//! - A caller registers first, reads the table then, and waits last, so that no change slips between.
+//! - A wait has no deadline here. Its caller bounds it in time, and reads the table when it is woken.
+//! - A caller registers first, then reads the table, and waits last, so that no change is missed in between.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use triarch_table::{JobId, TaskId};
 
-/// Most waiters on one node. A request that waits for any of many tasks counts once for each.
+/// Maximum waiters on one node. A request that waits for any of many tasks counts once for each task.
 const WAITERS_MAX: usize = 100_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,37 +26,37 @@ enum WaitKey {
     TaskUpdate(TaskId),
 }
 
-/// How a waiting request is woken.
+/// Handle that wakes a waiting request.
 enum WakeHandle {
     One(oneshot::Sender<()>),
-    /// Of a request that waits for several things: the first of them wakes it.
+    /// For a request that waits for several things; the first of them wakes it.
     Any(Arc<Notify>),
 }
 
 impl WakeHandle {
     fn wake(self) {
         match self {
-            // A receiver that is gone has given up by itself.
+            // If the receiver is gone, the request has given up by itself.
             WakeHandle::One(sender) => drop(sender.send(())),
             WakeHandle::Any(notify) => notify.notify_one(),
         }
     }
 }
 
-/// A waiting request's number, and how it is woken.
+/// Id of a waiting request, with its wake handle.
 type WaiterEntry = (u64, WakeHandle);
 
-/// The waiting requests of this node.
+/// Waiting requests of this node.
 #[derive(Default)]
 pub struct Waiters {
     waiting: Mutex<HashMap<WaitKey, Vec<WaiterEntry>>>,
     count: Arc<AtomicUsize>,
-    /// Number of waiters for updates: mostly none, and then an update costs nothing.
+    /// Number of waiters for updates. It is mostly 0, and then an update costs nothing.
     update_count: AtomicUsize,
     next_id: std::sync::atomic::AtomicU64,
 }
 
-/// The node's bound of waiters is reached.
+/// Error: the node's bound of waiters is reached.
 #[derive(Debug)]
 pub struct TooManyWaiters;
 
@@ -101,7 +101,7 @@ impl Waiters {
         self.register(WaitKey::TaskUpdate(task))
     }
 
-    /// Number of waiters.
+    /// Returns the number of waiters.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
@@ -124,7 +124,7 @@ impl Waiters {
         self.wake(WaitKey::TaskEnd(task));
     }
 
-    /// Wakes all waiters: the whole table was replaced.
+    /// Wakes all waiters, because the whole table was replaced.
     pub fn wake_all(&self) {
         for (_, entries) in self.waiting.lock().drain() {
             for (_, handle) in entries {
@@ -173,7 +173,7 @@ impl Waiters {
     }
 }
 
-/// A registered waiter; dropping it deregisters it.
+/// Registered waiter. Dropping it deregisters it.
 pub struct Wait<'a> {
     waiters: &'a Waiters,
     key: WaitKey,
@@ -182,7 +182,7 @@ pub struct Wait<'a> {
 }
 
 impl Wait<'_> {
-    /// Returns when woken. The caller bounds the wait in time and reads the table afterwards.
+    /// Waits until woken. The caller bounds the wait in time and reads the table afterwards.
     pub async fn woken(&mut self) {
         let _ = (&mut self.receiver).await;
     }
@@ -198,7 +198,7 @@ impl Drop for Wait<'_> {
     }
 }
 
-/// A registered waiter for any of many tasks; dropping it deregisters it.
+/// Registered waiter for any of many tasks. Dropping it deregisters it.
 pub struct WaitAny<'a> {
     waiters: &'a Waiters,
     tasks: Vec<TaskId>,
@@ -207,7 +207,7 @@ pub struct WaitAny<'a> {
 }
 
 impl WaitAny<'_> {
-    /// Returns when the first of them has ended. The caller bounds the wait in time and reads the table afterwards.
+    /// Waits until the first of the tasks has ended. The caller bounds the wait in time and reads the table afterwards.
     pub async fn woken(&self) {
         self.notify.notified().await;
     }

@@ -9,15 +9,15 @@ use tokio::sync::watch;
 use super::position::Position;
 use super::record::EventRecord;
 
-/// Most records in one chunk, which is read and dropped as a whole.
+/// Maximum records in one chunk, which is read and dropped as a whole.
 const CHUNK_RECORDS_MAX: usize = 256;
 /// Number of records after which a page ends; it may have up to a chunk more.
 const PAGE_RECORDS: usize = 256;
 
-/// The latest part of the history. See the module [`feed`](super).
+/// Latest part of the history. See the module [`feed`](super).
 pub struct Feed {
     ring: RwLock<Ring>,
-    /// Index of the entry appended last. Readers that wait for more wait for it to change.
+    /// Index of the entry appended last. Readers that wait for more records wait for a change of it.
     appended: watch::Sender<u64>,
 }
 
@@ -25,7 +25,7 @@ struct Ring {
     chunks: VecDeque<Arc<Chunk>>,
     records: usize,
     records_max: usize,
-    /// Everything after this position is kept.
+    /// Position after which everything is kept.
     floor: Position,
     /// Index of the entry appended last.
     last_index: u64,
@@ -41,12 +41,12 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// The table's time at the entry, in Unix ms.
+    /// Returns the table's time at the entry, in Unix ms.
     pub fn at_ms(&self) -> u64 {
         self.at_ms
     }
 
-    /// The records in order, with their positions.
+    /// Returns the records in order, with their positions.
     pub fn records(&self) -> impl Iterator<Item = (Position, &EventRecord)> {
         (self.first..)
             .zip(&self.records)
@@ -62,23 +62,23 @@ impl Chunk {
 /// One page of the history.
 #[derive(Debug)]
 pub struct Page {
-    /// May begin with records before the requested position.
+    /// Chunks of the page. The first may begin with records before the requested position.
     pub chunks: Vec<Arc<Chunk>>,
-    /// Where the page ends and the next one goes on.
+    /// End of the page, where the next one continues.
     pub end: Position,
-    /// Nothing more has been appended yet.
+    /// Whether nothing more has been appended yet.
     pub is_last: bool,
 }
 
-/// The requested position is no longer kept.
+/// Error: the requested position is no longer kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PositionGone {
-    /// Everything after this position is still kept.
+    /// Oldest position after which everything is still kept.
     pub oldest: Position,
 }
 
 impl Feed {
-    /// The history from its beginning, of which the last `records_max` records are kept.
+    /// Creates a history from its beginning, which keeps the last `records_max` records.
     pub fn new(records_max: usize) -> Self {
         Self {
             ring: RwLock::new(Ring {
@@ -92,7 +92,7 @@ impl Feed {
         }
     }
 
-    /// Appends the records of the entry at `index`. Entries come in order; not every index has one.
+    /// Appends the records of the entry at `index`. Entries come in order; some indexes have none.
     pub fn append(&self, index: u64, at_ms: u64, records: Vec<EventRecord>) {
         let mut ring = self.ring.write();
         let chunk_max = CHUNK_RECORDS_MAX.min(ring.records_max).max(1);
@@ -113,7 +113,7 @@ impl Feed {
         self.appended.send_replace(index);
     }
 
-    /// Restarts the history: the table was replaced by one that had applied everything up to `index`, by unknown events.
+    /// Restarts the history, because the table was replaced by one that had applied unknown events up to `index`.
     pub fn restart(&self, index: u64) {
         let mut ring = self.ring.write();
         ring.chunks.clear();
@@ -124,7 +124,7 @@ impl Feed {
         self.appended.send_replace(index);
     }
 
-    /// Reads on after this position; [`Page::is_last`] if that is all so far.
+    /// Reads the page after this position. [`Page::is_last`] is set if there is nothing more yet.
     pub fn read(&self, after: Position) -> Result<Page, PositionGone> {
         let ring = self.ring.read();
         if after < ring.floor {
@@ -155,12 +155,12 @@ impl Feed {
         })
     }
 
-    /// Index of the entry appended last.
+    /// Returns the index of the entry appended last.
     pub fn last_index(&self) -> u64 {
         self.ring.read().last_index
     }
 
-    /// A receiver that changes whenever there may be more.
+    /// Returns a receiver that changes whenever there may be more records.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.appended.subscribe()
     }

@@ -1,12 +1,12 @@
-//! Change feed: the latest part of the cluster's history, as records of what the last applied entries did.
+//! Change feed: the latest part of the cluster's history, as records of the events of the last applied entries.
 //!
-//! Apply appends to it on every node, so every node has the same history, and a reader that lost its connection to one goes
-//! on at another. It is in memory only: it begins with the process, or with the snapshot that was installed last.
+//! Apply appends to it on every node, so every node has the same history. A reader that lost its connection to one node
+//! continues at another. The feed is in memory only: it begins with the process, or with the last installed snapshot.
 //!
 //! # Invariants
 //!
 //! - Between the oldest position that is kept and the entry appended last there is no gap.
-//! - A reader that asks for an older position gets [`PositionGone`], never silently the rest.
+//! - A reader that asks for an older position gets [`PositionGone`], and never a silent gap.
 //! - The number of records is bounded; the oldest are dropped first.
 
 mod buffer;

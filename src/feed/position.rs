@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A position in the history: the log index of an entry, and an offset into its events. The same on every node, because
-/// every node derives the same events from the same entries.
+/// Position in the history: the log index of an entry, and an offset into its events. It is the same on every node,
+/// because every node derives the same events from the same entries.
 ///
 /// Spelled `42.3` for the event at offset 3 of entry 42, and `42` for the end of that entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,7 +17,7 @@ pub struct Position {
 const ENTRY_END: u32 = u32::MAX;
 
 impl Position {
-    /// The event at this offset, from 0, of the entry at `index`.
+    /// Creates the position of the event at this offset, from 0, of the entry at `index`.
     pub fn record(index: u64, offset: u32) -> Self {
         Self {
             index,
@@ -25,7 +25,7 @@ impl Position {
         }
     }
 
-    /// The position behind all events of the entry at `index`.
+    /// Creates the position behind all events of the entry at `index`.
     pub fn entry_end(index: u64) -> Self {
         Self {
             index,
@@ -33,7 +33,7 @@ impl Position {
         }
     }
 
-    /// The entry's log index.
+    /// Returns the entry's log index.
     pub fn index(self) -> u64 {
         self.index
     }
@@ -49,7 +49,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// The text is not a position.
+/// Error: the text is not a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidPosition;
 
@@ -70,7 +70,7 @@ impl FromStr for Position {
     }
 }
 
-/// Plain digits: no sign, and no second spelling by leading zeros.
+/// Parses plain digits. A sign or leading zeros are refused, so that a number has one spelling.
 fn decimal(text: &str) -> Result<u64, InvalidPosition> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit());
     if !plain || (text.len() > 1 && text.starts_with('0')) {

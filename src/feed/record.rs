@@ -1,7 +1,8 @@
-//! Event records: what the change feed keeps of an event, enough to present and filter it after the table has moved on.
+//! Event records: the part of an event that the change feed keeps, enough to present and filter it after the table has
+//! moved on.
 //!
-//! The table's own events name things by id. What the ids stood for is looked up as soon as the entry has applied, so every
-//! node keeps the same record whenever it is read. Payloads, results and errors are not kept: they may be large, and the
+//! The table's own events refer to things by id. The ids are resolved as soon as the entry has applied, so every node
+//! keeps the same record whenever it is read. Payloads, results and errors are not kept: they may be large, and the
 //! task can be read.
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ pub enum EventRecord {
     TaskChanged {
         task: TaskRef,
         state: TaskState,
-        /// The lease that began or ended with this change.
+        /// Lease that began or ended with this change.
         lease: Option<LeaseRef>,
     },
     /// A lease was granted.
@@ -45,12 +46,12 @@ pub enum EventRecord {
         worker: WorkerId,
         name: Option<Arc<str>>,
     },
-    /// A worker gets no new leases.
+    /// A worker drains; it gets no new leases.
     WorkerDraining {
         worker: WorkerId,
         name: Option<Arc<str>>,
     },
-    /// A worker was silent for too long.
+    /// A worker was lost after too long a silence.
     WorkerLost {
         worker: WorkerId,
         name: Option<Arc<str>>,
@@ -64,19 +65,19 @@ pub enum EventRecord {
     QueueChanged { queue: Arc<str> },
     /// A schedule was put, deleted, paused or resumed.
     ScheduleChanged { schedule: Arc<str> },
-    /// A tick of a schedule fired or passed by.
+    /// A tick of a schedule fired or was missed.
     ScheduleTicked {
         schedule: Arc<str>,
         tick_ms: u64,
         job: Option<JobId>,
     },
-    /// A present worker is paused, quarantined, on probation or live again.
+    /// A registered worker is paused, quarantined, on probation or live again.
     WorkerChanged {
         worker: WorkerId,
         name: Option<Arc<str>>,
         state: WorkerState,
     },
-    /// The whole table was replaced by that of a backup.
+    /// The whole table was replaced by a backup.
     Restored,
 }
 
@@ -96,7 +97,7 @@ pub struct LeaseRef {
     pub attempt: Option<u32>,
 }
 
-/// How a lease ended, without the error of its attempt.
+/// Outcome of a lease, without the error of its attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseOutcome {
     Succeeded,
@@ -120,7 +121,7 @@ impl LeaseOutcome {
     }
 }
 
-/// Records of the events of one entry. `table` is as that entry left it.
+/// Returns the records of the events of one entry. `table` is the table right after that entry.
 pub fn records_of(table: &Table, events: &[Event]) -> Vec<EventRecord> {
     let before = std::iter::once(None).chain(events.iter().map(Some));
     let pairs = before.zip(events);
@@ -216,8 +217,8 @@ fn record_of(table: &Table, before: Option<&Event>, event: &Event) -> EventRecor
     }
 }
 
-/// The lease of the preceding event, if it is one of this task: the table reports a lease first, and the change of state
-/// that comes with it next.
+/// Returns the lease of the preceding event, if that event concerns this task. The table reports a lease first, and the
+/// change of state that comes with it next.
 fn lease_of(table: &Table, changed: TaskId, before: &Event) -> Option<LeaseRef> {
     match *before {
         Event::LeaseGranted {

@@ -132,10 +132,10 @@ fn compute_ticks(
 /// The catch-up policy decides a late tick:
 ///
 /// - `All`: it fires in its turn.
-/// - `None`: it is skipped, together with all other late ticks.
-/// - `One`: it is skipped if another tick is due after it, so that only the last of them fires.
+/// - `None`: it is missed, together with all other late ticks.
+/// - `One`: it is missed if another tick is due after it, so that only the last of them fires.
 ///
-/// At most `ticks_max` ticks are skipped at once.
+/// At most `ticks_max` ticks are missed at once.
 fn decide_tick(
     tick_ms: u64,
     now_ms: u64,
@@ -148,7 +148,7 @@ fn decide_tick(
     if !is_late(tick_ms) {
         return (TickAction::Fire, next_ms);
     }
-    // Whether a late tick is skipped, given the one after it.
+    // Whether a late tick is missed, given the one after it.
     let passes = |following: Option<u64>| match catch_up {
         CatchUp::All => false,
         CatchUp::None => true,
@@ -193,7 +193,7 @@ mod tests {
     const S: u64 = 1_000;
     const MINUTE: u64 = 60 * S;
 
-    /// Runs the loop until nothing is due. Returns the ticks that fired, the number of skipped ticks, and the next
+    /// Runs the loop until nothing is due. Returns the ticks that fired, the number of missed ticks, and the next
     /// tick.
     fn play(
         cron: &str,

@@ -11,7 +11,7 @@ fn records(count: u64) -> Vec<EventRecord> {
         .collect()
 }
 
-/// Reads on from `after` until there is nothing more.
+/// Reads all records after `after`.
 fn all(feed: &Feed, after: Position) -> Result<Vec<String>, PositionGone> {
     let (mut after, mut found) = (after, Vec::new());
     loop {
@@ -126,7 +126,7 @@ fn every_position_of_a_long_history_resumes_without_gap_or_duplicate() {
     let feed = Feed::new(5_000);
     let mut expected = Vec::new();
     for index in 1..=60 {
-        // Some without events, some larger than a page.
+        // Some entries have no events, some more than a page.
         let count = (index * 37) % 11 * if index % 20 == 0 { 80 } else { 1 };
         feed.append(index, 0, records(count));
         expected.extend((0..count).map(|offset| format!("{index}.{offset}")));
