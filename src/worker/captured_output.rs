@@ -6,13 +6,13 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use triarch_sdk::worker::OutputWriter;
 
-/// Capacity of a pipe by default; reading more at once gains nothing.
+/// Default capacity of a pipe in bytes. A larger read gains nothing.
 const CHUNK_BYTES: usize = 64 << 10;
-/// Most bytes of JSON that one stream takes of a result, however it is escaped, so that both fit into the megabyte a result
-/// may have.
+/// Maximum bytes of JSON that one stream takes of a result, however it is escaped. Both streams then fit into the
+/// megabyte that a result may have.
 const JSON_BYTES_MAX: usize = 480 << 10;
 
-/// One stream of a command as far as it is kept.
+/// One stream of a command, as far as it is kept.
 #[derive(Debug, Default)]
 pub struct CapturedOutput {
     bytes: Vec<u8>,
@@ -20,8 +20,8 @@ pub struct CapturedOutput {
 }
 
 impl CapturedOutput {
-    /// Reads `from` to its end, so that the writer is never blocked, shows it to those who watch, and keeps the first
-    /// `bytes_max` of it here. What was kept stays when this is cancelled.
+    /// Reads `from` to its end, so that the writer is never blocked. Shows it to clients that follow the task, and
+    /// keeps the first `bytes_max` bytes. Kept bytes stay when this future is cancelled.
     pub async fn drain(
         &mut self,
         mut from: pipe::Receiver,
@@ -42,13 +42,13 @@ impl CapturedOutput {
         }
     }
 
-    /// More was or may have been written than is kept.
+    /// Marks the output as incomplete: more was, or may have been, written than is kept.
     pub fn mark_truncated(&mut self) {
         self.truncated = true;
     }
 
-    /// As text, and whether it is all there was. Bytes that are not UTF-8 are replaced; a character cut in two by the
-    /// limit is left out.
+    /// Returns the output as text, and whether it was truncated. Bytes that are not UTF-8 are replaced; a character cut
+    /// in two by the limit is left out.
     pub fn into_text(self) -> (String, bool) {
         let Self {
             mut bytes,
@@ -69,7 +69,7 @@ impl CapturedOutput {
     }
 }
 
-/// Length of `bytes` without a UTF-8 sequence that only begins at its end.
+/// Returns the length of `bytes` without an incomplete UTF-8 sequence at its end.
 fn whole_characters(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);
     let lead = bytes[tail..].iter().rposition(|byte| byte & 0xC0 != 0x80);
@@ -89,7 +89,7 @@ fn whole_characters(bytes: &[u8]) -> usize {
     }
 }
 
-/// The longest prefix of `text` that takes at most `bytes_max` as JSON; `None` when all of it does.
+/// Returns the length of the longest prefix of `text` that takes at most `bytes_max` as JSON; `None` if all of it does.
 fn json_prefix(text: &str, bytes_max: usize) -> Option<usize> {
     let mut used = 0;
     for (at, character) in text.char_indices() {

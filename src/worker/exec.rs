@@ -1,8 +1,8 @@
 //! Executor of `exec` tasks: runs a command line and reports its result.
 //!
-//! A command that must stop (its time limit, a cancel, a lost lease, the worker going) gets SIGTERM together with
-//! everything in its process group, and SIGKILL when it has not ended after a grace period. When it has ended, by itself
-//! or not, whatever is left of its group is killed: an attempt leaves nothing behind.
+//! A command must stop at its time limit, on a cancel, after a lost lease, or when the worker shuts down. It gets
+//! SIGTERM together with its whole process group, and SIGKILL if it has not ended after a grace period. Once it has
+//! ended, by itself or not, the rest of its group is killed: an attempt leaves no process behind.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -23,18 +23,18 @@ use triarch_sdk::{Executor, Outcome, StopReason, TaskContext};
 use super::process::{Group, Starter};
 use crate::worker::captured_output::CapturedOutput;
 
-/// Longest wait for the pipes of a command to end after its group is gone: a process that left the group may still hold
+/// Maximum wait for the pipes of a command to end after its group is gone. A process that left the group may still hold
 /// them.
 const PIPE_DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
-/// Most characters of the last line of stderr in the message of a failure.
+/// Maximum characters of the last line of stderr in the message of a failure.
 const MESSAGE_CHARS_MAX: usize = 200;
 
-/// Limits that hold for every command of a worker.
+/// Limits of every command of a worker.
 #[derive(Debug, Clone)]
 pub struct ExecLimits {
-    /// Most bytes kept of stdout, and as many of stderr.
+    /// Maximum bytes kept of each of stdout and stderr.
     pub output_bytes_max: usize,
-    /// From SIGTERM to SIGKILL.
+    /// Time from SIGTERM to SIGKILL.
     pub kill_grace: Duration,
 }
 
@@ -47,7 +47,7 @@ impl Default for ExecLimits {
     }
 }
 
-/// Runs `exec` tasks.
+/// Executor that runs `exec` tasks.
 #[derive(Debug)]
 pub struct ExecExecutor {
     starter: Starter,
@@ -55,7 +55,7 @@ pub struct ExecExecutor {
 }
 
 impl ExecExecutor {
-    /// An executor with the thread that starts its commands.
+    /// Creates an executor with the thread that starts its commands.
     pub fn new(limits: ExecLimits) -> io::Result<Self> {
         let starter = Starter::new()?;
         Ok(Self { starter, limits })
@@ -82,7 +82,7 @@ impl Executor for ExecExecutor {
     }
 }
 
-/// A command that has ended.
+/// Command that has ended.
 #[derive(Debug)]
 struct CompletedCommand {
     status: ExitStatus,
@@ -155,7 +155,7 @@ impl ExecExecutor {
         })
     }
 
-    /// Waits until the command has ended, stopping it when it must end; returns the reason if so.
+    /// Waits until the command has ended, and stops it when it must end. Returns the reason in that case.
     async fn ended(&self, group: &Group, context: &TaskContext) -> io::Result<Option<StopReason>> {
         let mut ended = pin!(group.ended());
         let reason = tokio::select! {
@@ -172,7 +172,7 @@ impl ExecExecutor {
     }
 }
 
-/// Reads a stream as far as it can be read; what cannot be read any more was not meant to be.
+/// Reads a stream until its end or an error. After an error, the output counts as truncated.
 async fn drain(
     into: &mut CapturedOutput,
     from: Option<pipe::Receiver>,
@@ -255,7 +255,8 @@ fn command(task: &LeasedTask, payload: &ExecPayload) -> Command {
     command
 }
 
-/// A command that cannot be started will not start next time either, unless it was for want of means.
+/// Failure of a command that cannot be started. It is retryable only if a resource was short, because otherwise the
+/// next start would fail too.
 fn spawn_failure(payload: &ExecPayload, error: &io::Error) -> Outcome {
     let retryable = matches!(
         error.raw_os_error(),
@@ -339,7 +340,7 @@ fn signal_name(number: i32) -> String {
     )
 }
 
-/// The last line of stderr: mostly the reason of the failure.
+/// Returns the last line of stderr, which is mostly the reason of the failure.
 fn last_line(stderr: &str) -> String {
     match stderr
         .lines()

@@ -2,9 +2,9 @@
 //!
 //! # Invariants
 //!
-//! - The first SIGTERM or SIGINT starts a graceful shutdown: attempts may finish, the rest is handed back. The second stops
-//!   the worker at once.
-//! - An attempt leaves no process behind, whatever ends it: see [`process`] and [`orphan_reaper`].
+//! - The first SIGTERM or SIGINT starts a graceful shutdown: attempts may finish, the rest is returned to the queues.
+//!   The second stops the worker at once.
+//! - An attempt leaves no process behind, however it ends: see [`process`] and [`orphan_reaper`].
 
 mod captured_output;
 mod exec;

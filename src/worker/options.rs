@@ -8,16 +8,16 @@ use std::time::Duration;
 pub struct WorkerOptions {
     /// Base URLs of the masters; one that answers is enough.
     pub masters: Vec<String>,
-    /// The name people see; the host's name and the process id if none is given.
+    /// Name of the worker as shown to users. Default: the host's name and the process id.
     pub name: Option<String>,
     /// Queues to take tasks from; never empty.
     pub queues: Vec<String>,
-    /// How many attempts run at once; never 0.
+    /// Number of attempts that run at once; never 0.
     pub slots: u32,
-    /// What a task's `requires.labels` is matched against.
+    /// Labels that a task's `requires.labels` is matched against.
     pub labels: BTreeMap<String, String>,
-    /// What a task's `requires.resources` is taken from.
+    /// Resources that a task's `requires.resources` is taken from.
     pub resources: BTreeMap<String, u64>,
-    /// Time that running attempts have to finish at shutdown before they are handed back.
+    /// Time that running attempts have to finish at shutdown before they are returned to their queues.
     pub shutdown_timeout: Duration,
 }

@@ -1,9 +1,9 @@
 //! Orphan reaper: kills commands whose worker has died, even by SIGKILL.
 //!
-//! The reaper is a small process, a fork of the worker, that holds the reading end of a pipe and a list of process groups.
-//! The worker reports every group that begins and ends. At the end of the pipe the worker is gone, and the groups still
-//! listed are killed. Unlike the kernel's own `PR_SET_PDEATHSIG` this reaches whatever a command has
-//! started, and leaves the fast way of starting commands open (no code has to run between fork and exec).
+//! The reaper is a small process, a fork of the worker, that holds the reading end of a pipe and a list of process
+//! groups. The worker reports every group that begins and ends. At the end of the pipe the worker is gone, and the
+//! groups still listed are killed. Unlike the kernel's own `PR_SET_PDEATHSIG` this reaches every process that a command
+//! has started. It also permits the fast way of starting commands, because no code has to run between fork and exec.
 //!
 //! A process that left its group is not reaped. The reaper ends right after its worker.
 //!
@@ -22,18 +22,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
-/// Most groups that are tracked; more than a worker may have slots.
+/// Maximum tracked groups; more than a worker may have slots.
 const GROUPS_MAX: usize = 16 << 10;
-/// Pause of the reaper after it has read all there is. The list matters only once the worker is gone, and waking up for each
-/// command would take processor time from the commands. Far less than the pipe holds is written in this time.
+/// Pause of the reaper after it has read the pipe empty. The list matters only once the worker is gone, and waking up
+/// for each command would take processor time from the commands. Far less than the pipe holds is written in this time.
 const READ_INTERVAL: libc::timespec = libc::timespec {
     tv_sec: 0,
     tv_nsec: 20_000_000,
 };
-/// Name of the reaper in a list of processes.
+/// Name of the reaper process in a process list.
 const PROCESS_NAME: &std::ffi::CStr = c"triarch-guard";
 
-/// The worker's end of the reaper.
+/// Worker's side of the reaper.
 #[derive(Debug)]
 pub struct OrphanReaper {
     state: Mutex<ReaperState>,
@@ -73,7 +73,7 @@ impl OrphanReaper {
         state.send(group.as_raw());
     }
 
-    /// Removes a group that has ended; its leader is about to be reaped.
+    /// Removes a group that has ended, before its leader is reaped.
     pub fn untrack(&self, group: Pid) {
         let mut state = self.lock();
         state.groups.remove(&group.as_raw());
@@ -86,7 +86,8 @@ impl OrphanReaper {
 }
 
 impl ReaperState {
-    /// Sends a word to the reaper. One that does not read (it was killed, or stopped) is replaced, and sent the whole list.
+    /// Sends a word to the reaper. A reaper that does not read (it was killed, or stopped) is replaced by one with the
+    /// whole list.
     fn send(&mut self, word: i32) {
         let sent = match &mut self.process {
             Some(process) => process.send(word),
@@ -96,7 +97,7 @@ impl ReaperState {
             return;
         };
         tracing::warn!(%error, "the orphan reaper does not read: replacing it");
-        // The old one must be gone before the new one works: its list is not true any more.
+        // The old reaper must be gone before the new one works, because its list is outdated.
         self.process = None;
         let replaced = ReaperProcess::start().and_then(|mut process| {
             self.groups
@@ -131,14 +132,14 @@ impl ReaperProcess {
     }
 
     fn send(&mut self, word: i32) -> io::Result<()> {
-        // Less than PIPE_BUF: it arrives whole or not at all.
+        // The word is shorter than PIPE_BUF, so it arrives whole or not at all.
         self.pipe.write_all(&word.to_ne_bytes())
     }
 }
 
 impl Drop for ReaperProcess {
     fn drop(&mut self) {
-        // No group is left, or another reaper takes its place: either way it must not act any more.
+        // No group is left, or another reaper takes over. In both cases this one must not act any more.
         let _ = kill(self.pid, Signal::SIGKILL);
         let _ = waitpid(self.pid, None);
     }
@@ -147,18 +148,18 @@ impl Drop for ReaperProcess {
 /// Main loop of the reaper process.
 ///
 /// # Safety
-/// Runs in the child of a fork, where nothing may be called but what is async-signal-safe: no allocation, no locks, no
-/// panics. It is made of plain system calls on memory of its own.
+/// Runs in the child of a fork, where only async-signal-safe functions may be called: no allocation, no locks, no
+/// panics. It therefore consists of plain system calls on memory of its own.
 unsafe fn reaper_main(reading: RawFd, groups: &mut [i32; GROUPS_MAX]) -> ! {
     // SAFETY: system calls on integers, and on memory that outlives them.
     unsafe {
-        // Signals meant for the worker, such as a terminal's, are none of its business.
+        // Signals meant for the worker, such as a terminal's, do not concern the reaper.
         libc::setsid();
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
             libc::signal(signal, libc::SIG_IGN);
         }
         libc::prctl(libc::PR_SET_NAME, PROCESS_NAME.as_ptr());
-        // Nothing of the worker's is kept open: not its sockets, not its output, above all not the pipe's other end.
+        // No descriptor of the worker stays open: no socket, no output, above all not the pipe's writing end.
         libc::dup2(reading, 0);
         if libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0) != 0 {
             for fd in 1..4096 {
@@ -232,7 +233,7 @@ mod tests {
         let pid = |reaper: &OrphanReaper| reaper.lock().process.as_ref().map(|process| process.pid);
         let first = pid(&reaper).expect("there");
         kill(first, Signal::SIGKILL).expect("killed");
-        // Its end of the pipe closes a moment later.
+        // The reaper's end of the pipe closes a moment later.
         let group = Pid::from_raw(i32::MAX);
         let begun = std::time::Instant::now();
         while pid(&reaper) == Some(first) {

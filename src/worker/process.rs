@@ -2,15 +2,16 @@
 //!
 //! # Invariants
 //!
-//! - The group is signalled only while its leader is unreaped, so its number cannot belong to anybody else by then.
-//! - However an attempt ends, dropping its [`Group`] included, nothing of the group is left running and no zombie stays.
-//! - The group dies with the worker, even when that is killed with SIGKILL: see [`OrphanReaper`].
+//! - The group is signalled only while its leader is unreaped, so its number cannot belong to another group by then.
+//! - However an attempt ends, dropping its [`Group`] included, no process of the group keeps running and no zombie
+//!   stays.
+//! - The group dies with the worker, even when the worker is killed with SIGKILL: see [`OrphanReaper`].
 //!
 //! Commands are started by a thread of their own, one after the other, because starting one blocks until the new
-//! program is in place. Nothing is asked of the child between fork and exec, so that the standard library may take
-//! `posix_spawn`, which does not copy the worker's memory map and is several times faster.
+//! program is in place. No code runs in the child between fork and exec, so that the standard library may use
+//! `posix_spawn`. That call does not copy the worker's memory map and is several times faster.
 //!
-//! What it deliberately does not do: a process that left the group (`setsid`) is on its own.
+//! A process that left the group (`setsid`) is deliberately not covered.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -28,7 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::worker::orphan_reaper::OrphanReaper;
 
-/// Most commands that wait to be started.
+/// Maximum commands that wait to be started.
 const STARTS_WAITING_MAX: usize = 64;
 
 /// Starts commands on a thread of its own.
@@ -44,7 +45,7 @@ struct Start {
 }
 
 impl Starter {
-    /// A starter with its thread and its orphan reaper, which end with it.
+    /// Creates a starter with its thread and its orphan reaper, which end with it.
     pub fn new() -> io::Result<Self> {
         let reaper = Arc::new(OrphanReaper::start()?);
         let (requests, mut waiting) = mpsc::channel::<Start>(STARTS_WAITING_MAX);
@@ -52,7 +53,7 @@ impl Starter {
             .name("exec-start".to_owned())
             .spawn(move || {
                 while let Some(Start { command, reply }) = waiting.blocking_recv() {
-                    // When nobody waits for it any more, the group comes back and is cleaned up by its drop.
+                    // If nobody waits for it any more, the group is returned here and cleaned up by its drop.
                     let _ = reply.send(Group::start(command, reaper.clone()));
                 }
             })?;
@@ -69,10 +70,10 @@ impl Starter {
     }
 }
 
-/// A running command with everything it started that did not leave its group.
+/// Running command with all the processes it started that did not leave its group.
 #[derive(Debug)]
 pub struct Group {
-    /// `None` once it is being reaped.
+    /// `None` once the command is being reaped.
     child: Option<Child>,
     id: Pid,
     reaper: Arc<OrphanReaper>,
@@ -128,14 +129,15 @@ impl Group {
                     .map_err(io::Error::from)?;
                 loop {
                     let mut ready = pidfd.readable().await?;
-                    // What follows is a kill: being woken is not enough to go by.
+                    // A kill follows, so a wake-up alone is not proof enough that the leader has ended.
                     match waitid(Id::Pid(id), look | WaitPidFlag::WNOHANG)? {
                         WaitStatus::StillAlive => ready.clear_ready(),
                         _ => return Ok(()),
                     }
                 }
             }
-            // A kernel without pidfds: a thread waits instead. When this is cancelled, that thread ends with the group.
+            // Without pidfds in the kernel, a thread waits instead. If this future is cancelled, that thread ends with
+            // the group.
             Err(_) => {
                 let wait = move || waitid(Id::Pid(id), look);
                 let waited = tokio::task::spawn_blocking(wait)
@@ -146,15 +148,15 @@ impl Group {
         }
     }
 
-    /// Signals everything in the group.
+    /// Signals all processes of the group.
     pub fn signal(&self, signal: Signal) {
         if self.child.is_some() {
-            // The only failure possible is that nothing is left to be signalled.
+            // The only possible failure is that no process is left to signal.
             let _ = killpg(self.id, signal);
         }
     }
 
-    /// Once the leader has ended: kills what is left of the group, and reaps the leader.
+    /// Kills the rest of the group once the leader has ended, and reaps the leader.
     pub fn finish(mut self) -> io::Result<ExitStatus> {
         self.signal(Signal::SIGKILL);
         let Some(mut child) = self.child.take() else {
@@ -175,7 +177,7 @@ impl Drop for Group {
         if matches!(child.try_wait(), Ok(Some(_))) {
             return;
         }
-        // It dies in a moment, but a drop must not wait for it.
+        // The command dies in a moment, but a drop must not wait for it.
         let waiter = std::thread::Builder::new().name("exec-reap".to_owned());
         if let Err(error) = waiter.spawn(move || child.wait()) {
             tracing::warn!(%error, "an ended command stays a zombie until the worker ends");
@@ -190,7 +192,7 @@ fn pidfd(id: Pid) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+    // SAFETY: the kernel has just returned this descriptor, and nobody else knows it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     debug_assert!(fd.as_raw_fd() >= 0);
     Ok(fd)

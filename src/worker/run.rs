@@ -11,13 +11,13 @@ use triarch_sdk::{Client, ClientOptions, Shutdown, WorkerConfig, parse_masters};
 use super::exec::{ExecExecutor, ExecLimits};
 use super::options::WorkerOptions;
 
-/// Time after SIGKILL within which a command must have ended; then its attempt is abandoned.
+/// Time after SIGKILL within which a command must have ended. After it, the attempt is abandoned.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs one worker until it is told to stop.
+/// Runs one worker until it shuts down.
 pub async fn run(options: WorkerOptions) -> anyhow::Result<ExitCode> {
     let masters = parse_masters(&options.masters.join(","))?;
-    // A master that is silent must not keep a worker from finding the others: its leases are running.
+    // A silent master must not keep a worker from finding the others, because its leases are running out.
     let client_options = ClientOptions {
         answer_timeout: Duration::from_secs(2),
         ..ClientOptions::default()
@@ -48,7 +48,7 @@ pub async fn run(options: WorkerOptions) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// An executor of `exec` tasks with the default limits.
+/// Creates an executor of `exec` tasks with the default limits.
 pub fn exec_executor() -> std::io::Result<ExecExecutor> {
     ExecExecutor::new(ExecLimits::default())
 }
@@ -72,7 +72,7 @@ async fn handle_signals(mut terminate: Signal, mut interrupt: Signal, shutdown: 
     }
 }
 
-/// The host's name and the process id: unique, and telling where to look.
+/// Returns the host's name and the process id. The name is unique, and shows where the worker runs.
 fn default_name() -> String {
     let host = nix::unistd::gethostname()
         .ok()

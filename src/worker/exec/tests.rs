@@ -1,4 +1,4 @@
-//! Real processes, real signals. Every wait is for a condition, inside a deadline.
+//! Tests with real processes and real signals. Every wait is for a condition, within a deadline.
 
 use super::*;
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ fn written_pid(path: &Path) -> Option<i32> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Whether the process is there and not a zombie that waits for somebody else to reap it.
+/// Returns whether the process exists and is not a zombie that waits for somebody else to reap it.
 fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat
@@ -301,7 +301,7 @@ async fn processes_that_a_command_leaves_behind_are_killed() {
     let place = tempfile::tempdir().expect("a directory");
     let path = place.path().join("pid");
     let script = format!("sleep 1000 & echo $! >{}; echo hi", path.display());
-    // It holds the command's stdout open, too, and must not keep the attempt waiting.
+    // The process left behind holds the command's stdout open, too, and must not keep the attempt waiting.
     assert_eq!(
         result(run(&executor(), shell(&script)).await).stdout,
         "hi\n"

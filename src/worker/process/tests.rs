@@ -1,4 +1,4 @@
-//! Commands of a killed worker, shown by a process of its own that is killed.
+//! Tests that a killed worker's commands die, by killing a separate process.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Where the process that is to be killed writes the pid of its command.
+/// Environment variable with the file into which the process to be killed writes the pid of its command.
 const PLACE: &str = "TRIARCH_TEST_PLACE";
 
 #[tokio::test]
