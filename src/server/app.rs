@@ -25,11 +25,11 @@ pub const EVENT_STREAMS_MAX: usize = 1_000;
 /// Bounds on one request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestLimits {
-    /// Maximum size of a body.
+    /// Maximum size of a body in bytes.
     pub body_bytes_max: usize,
     /// Maximum time for a body to arrive.
     pub body_timeout: Duration,
-    /// Maximum size of one task's payload, and of one result or error.
+    /// Maximum size of one task's payload, and of one result or error, in bytes.
     pub payload_bytes_max: usize,
     /// Maximum number of tasks in one request.
     pub tasks_max: usize,
@@ -52,21 +52,21 @@ pub struct App(Arc<AppState>);
 
 /// State behind [`App`].
 pub struct AppState {
-    /// This node's id.
+    /// Id of this node.
     pub node_id: u64,
-    /// Consensus.
+    /// Consensus over the table.
     pub node: TableNode,
-    /// The table as applied on this node.
+    /// Table as applied on this node.
     pub table: Arc<SharedTable>,
-    /// This node's present term of leadership, if it leads.
+    /// Current term of leadership of this node, if it leads.
     pub lead: watch::Receiver<Option<Arc<LeaderTerm>>>,
-    /// The cluster's clock as this node knows it.
+    /// Cluster clock as this node knows it.
     pub clock: Arc<ClusterClock>,
     /// HTTP client for requests that are forwarded to the leader.
     pub forward_client: reqwest::Client,
     /// Lease and heartbeat intervals of workers.
     pub lease_timing: LeaseTiming,
-    /// Bounds on one request.
+    /// Bounds on each request.
     pub limits: RequestLimits,
     /// One permit for each event stream.
     pub event_streams: Arc<Semaphore>,
@@ -97,7 +97,7 @@ impl Deref for App {
 }
 
 impl App {
-    /// Shares this state.
+    /// Creates a handle to this state.
     pub fn new(state: AppState) -> Self {
         Self(Arc::new(state))
     }
@@ -107,8 +107,8 @@ impl App {
         self.propose_with(command, ProposeOptions::default()).await
     }
 
-    /// As [`App::propose`], with options: high priority for what a worker reports of its leases and itself, and piggybacking
-    /// where the leader may add grants to the command's entry.
+    /// Proposes a command like [`App::propose`], with options. High priority is for worker reports on leases and on
+    /// themselves; piggybacking is for commands to whose entry the leader may add grants.
     pub async fn propose_with(
         &self,
         command: &Command,
@@ -123,7 +123,7 @@ impl App {
         HandlerError::OutcomeUnknown("the answer could not be understood".into())
     }
 
-    /// This node's term of leadership.
+    /// Returns this node's term of leadership.
     ///
     /// # Errors
     ///
@@ -142,7 +142,7 @@ impl App {
     }
 }
 
-/// Turns a refusal of the table into an error.
+/// Converts a refusal of the table into an error.
 fn accepted(committed: Committed<Reply>) -> Result<(u64, Reply), HandlerError> {
     match committed.reply {
         Reply::Refused(refusal) => Err(refusal.into()),

@@ -1,8 +1,9 @@
 //! Reverse proxy to the leader: middleware that decides which node answers a request.
 //!
-//! A client may ask any node. One that does not lead forwards the request to the leader and relays its response; if the leader
-//! changes, it retries within the request's deadline. That is safe because every change carries a request id whose reply the
-//! table remembers. A worker is redirected instead, so that its heartbeats go straight to the leader.
+//! A client may send its request to any node. A node that does not lead forwards the request to the leader and relays
+//! its response. If the leader changes, it retries within the request's deadline. That is safe because every change
+//! carries a request id whose reply the table remembers. A worker is redirected instead, so that its heartbeats go
+//! straight to the leader.
 //!
 //! # Invariants
 //!
@@ -33,7 +34,7 @@ use crate::server::protocol::problem::{Code, Problem};
 use crate::server::protocol::query::{Query, WAIT_MS_MAX};
 use crate::server::protocol::validate::NAME_BYTES_MAX;
 
-/// Maximum time to find a leader that answers, beyond the wait that the client asked for.
+/// Maximum time to find a leader that answers, in addition to the wait that the client asked for.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(8);
 /// Delay before a retry when leadership is not known to have changed.
 const RETRY_DELAY: Duration = Duration::from_millis(30);
@@ -87,11 +88,11 @@ pub async fn without_body(State(app): State<App>, request: Request, next: Next) 
     next.run(Request::from_parts(parts, Body::empty())).await
 }
 
-/// A request whose body has arrived, so that it can be sent more than once.
+/// Request whose body has arrived, so that it can be sent more than once.
 struct BufferedRequest {
     parts: Parts,
     body: Bytes,
-    /// Memory of the body, until the request is answered.
+    /// Memory reserved for the body until the request is answered.
     _reservation: MemoryReservation,
 }
 
@@ -208,7 +209,7 @@ async fn forward_or_handle(app: &App, request: BufferedRequest, next: Next) -> R
                 return redirect(app, &request.parts);
             }
             Leadership::Following { addr, leader, .. } => {
-                // A leader that hangs is not waited for once another one leads.
+                // The wait for a leader that hangs ends once another node leads.
                 let response = tokio::select! {
                     response = forward(app, &addr, &request, deadline) => response,
                     () = leader_change(&mut leadership, leader) => Err(ForwardError::OutcomeUnknown("the leader changed".into())),
@@ -263,9 +264,9 @@ async fn leader_change(leadership: &mut tokio::sync::watch::Receiver<Leadership>
 }
 
 enum ForwardError {
-    /// Certainly not executed there.
+    /// Certainly not executed on the leader.
     NotExecuted,
-    /// It may have been executed.
+    /// Possibly executed on the leader.
     OutcomeUnknown(String),
 }
 
@@ -315,9 +316,9 @@ async fn forward(
             ));
         }
     };
-    // 503 from there is said only by a node that does not lead, and 507 by one whose disk has failed and that is about to
-    // be gone: what it had begun may still be done. A leader whose disk is nearly full says 507 too, but has done nothing,
-    // stays, and says when to ask again.
+    // Only a node that does not lead answers 503. A node answers 507 when its disk has failed and it is about to stop;
+    // a change it had begun may still be done. A leader whose disk is nearly full also answers 507, but has done
+    // nothing, stays, and sends `Retry-After`.
     let status = upstream.status();
     let disk_failed = status == StatusCode::INSUFFICIENT_STORAGE
         && !upstream.headers().contains_key(header::RETRY_AFTER);
@@ -329,7 +330,7 @@ async fn forward(
     let mut response = Response::new(Body::empty());
     *response.status_mut() = upstream.status();
     for (name, value) in upstream.headers() {
-        // What belongs to one connection stays there.
+        // Headers of one connection are not relayed.
         if ![
             header::CONNECTION,
             header::TRANSFER_ENCODING,
@@ -399,7 +400,7 @@ fn asks_for_stale(parts: &Parts) -> bool {
             || query(parts).is_some_and(|query| matches!(query.asks_for_stale(), Ok(true))))
 }
 
-/// Wait that the client asked for, bounded.
+/// Returns the wait that the client asked for, bounded.
 fn requested_wait(parts: &Parts) -> Duration {
     wait_time(parts.uri.query())
 }
@@ -412,7 +413,7 @@ fn wait_time(query: Option<&str>) -> Duration {
     Duration::from_millis(asked.unwrap_or(0).min(WAIT_MS_MAX))
 }
 
-/// The query, if it can be read at all; handlers refuse it properly otherwise.
+/// Returns the query, if it can be parsed at all; handlers refuse an invalid one with a proper problem.
 fn query(parts: &Parts) -> Option<Query> {
     Query::parse_any(parts.uri.query())
 }

@@ -1,4 +1,4 @@
-//! One master: the replicated log, the table it drives, and the HTTP interface over them.
+//! Server process of one node: the replicated log, the table it drives, and the HTTP interface over them.
 //!
 //! # Layers
 //!

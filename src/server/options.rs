@@ -1,62 +1,63 @@
-//! Options of a server, as the command line gives them.
+//! Options of a server, as the command line passes them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use super::http::admission::ServerLimits;
 
-/// Everything a master needs to know; made by the command line, which has checked it already.
+/// Configuration of a node. The command line builds it and has validated it.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// This node; never 0.
+    /// Id of this node; never 0.
     pub id: u64,
-    /// `host:port` to accept connections on.
+    /// Address `host:port` to accept connections on.
     pub listen: String,
-    /// `host:port` the other nodes, clients and workers reach this node at, if it is not the one in `cluster`.
+    /// Address `host:port` at which the other nodes, clients and workers reach this node, if it is not the one in
+    /// `cluster`.
     pub advertise: Option<String>,
-    /// Log, snapshots and identity live here; nothing else may.
+    /// Directory of the log, the snapshots and the identity. It must contain nothing else.
     pub data_dir: PathBuf,
-    /// The first members, this node among them. Empty when `join` is not.
+    /// Initial members, including this node. Empty if `join` is set.
     pub cluster: BTreeMap<u64, String>,
-    /// Masters of a cluster to be brought into. Empty when `cluster` is not.
+    /// Nodes of an existing cluster to join. Empty if `cluster` is set.
     pub join: Vec<String>,
-    /// Host names, besides those of the members, that clients may address this node by.
+    /// Host names, in addition to those of the members, by which clients may address this node.
     pub allowed_hosts: Vec<String>,
     /// Consensus timings.
     pub timing: Timing,
-    /// A worker silent for this long loses its leases.
+    /// Silence in ms after which a worker loses its leases.
     pub lease_ms: u64,
-    /// Entries between two digests of the table that the masters compare; the same on all.
+    /// Entries between two digests of the table, which the nodes compare. The same on all nodes.
     pub digest_interval: u64,
     /// Log entries between two snapshots.
     pub snapshot_entries: u64,
-    /// Events of the past that can be asked for.
+    /// Number of past events that the feed keeps.
     pub event_history: usize,
-    /// How much is worked on at once.
+    /// Bounds of admission control.
     pub limits: ServerLimits,
-    /// Below this, the disk is low; worked out from its size if `None`.
+    /// Free space in bytes below which the disk is low. `None` derives it from the size of the disk.
     pub min_free_disk_bytes: Option<u64>,
 }
 
-/// How patient the masters are with each other.
+/// Timing of heartbeats and elections between nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// How often a leader shows its followers that it lives; also the time a peer has to answer an append.
+    /// Interval of a leader's heartbeats in ms. It is also the time a peer has to answer an append.
     pub heartbeat_ms: u64,
-    /// Shortest silence after which a follower campaigns.
+    /// Minimum silence in ms after which a follower campaigns.
     pub election_min_ms: u64,
-    /// Longest such silence; also the length of the leader's own lease.
+    /// Maximum such silence in ms. It is also the length of the leader's own lease.
     pub election_max_ms: u64,
 }
 
 impl Timing {
-    /// Masters in one machine room.
+    /// Timing for nodes in one machine room.
     pub const LAN: Timing = Timing {
         heartbeat_ms: 80,
         election_min_ms: 200,
         election_max_ms: 350,
     };
-    /// Masters in different regions, or on slow disks.
+    /// Timing for nodes in different regions, or on slow disks.
     pub const WAN: Timing = Timing {
         heartbeat_ms: 400,
         election_min_ms: 1_200,

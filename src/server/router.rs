@@ -21,7 +21,7 @@ use super::routes::{
     task_explain, task_logs, task_wait, tasks, workers,
 };
 
-/// Routes of clients. A follower forwards them to the leader.
+/// Client routes. A follower forwards them to the leader.
 fn client_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(jobs::routes())
@@ -37,12 +37,12 @@ fn client_routes() -> OpenApiRouter<App> {
         .merge(workers::client_routes())
 }
 
-/// Routes of the worker protocol. A follower redirects them to the leader.
+/// Worker routes. A follower redirects them to the leader.
 fn worker_routes() -> OpenApiRouter<App> {
     workers::worker_routes().merge(task_logs::worker_routes())
 }
 
-/// Routes that every node answers itself.
+/// Local routes, which every node answers itself.
 fn local_routes() -> OpenApiRouter<App> {
     openapi::routes()
         .merge(events::routes())
@@ -65,7 +65,7 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     )
 }
 
-/// Browser guard of every route for clients and workers, the fallbacks included.
+/// Middleware that applies the browser guard to every route for clients and workers, the fallbacks included.
 async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
     let members = || {
         let nodes = app.node.status().nodes;
@@ -82,7 +82,7 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
         Ok(()) => next.run(request).await,
         Err(problem) => {
             let (parts, body) = request.into_parts();
-            // A client in the middle of sending reads no answer before it is done.
+            // A client that is still sending reads no response before it is done.
             let discarded = body::discard(&parts.headers, body);
             let _ = tokio::time::timeout(app.limits.body_timeout, discarded).await;
             problem.into_response()
@@ -92,7 +92,7 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
     response
 }
 
-/// Puts the browser guard before the routes of the other nodes.
+/// Applies the browser guard to the routes between nodes.
 pub fn guard_peers(routes: Router) -> Router {
     routes.layer(from_fn(async |request: Request, next: Next| {
         let mut response = match browser_guard::check_peer(request.headers()) {
@@ -108,7 +108,7 @@ pub fn guard_peers(routes: Router) -> Router {
 ///
 /// # Errors
 ///
-/// The OpenAPI document cannot be serialized.
+/// Fails if the OpenAPI document cannot be serialized.
 pub fn build(app: App) -> anyhow::Result<Router> {
     let client_routes =
         client_routes().route_layer(from_fn_with_state(app.clone(), leader_proxy::client));
@@ -126,7 +126,7 @@ pub fn build(app: App) -> anyhow::Result<Router> {
         .layer(Extension(document))
         .fallback(not_found.layer(without_body.clone()))
         .method_not_allowed_fallback(method_not_allowed.layer(without_body))
-        // The leader proxy has bounded every body already, with a bound and an error of its own.
+        // The leader proxy has already bounded every body, with its own bound and error.
         .layer(DefaultBodyLimit::disable())
         .layer(map_response(problem::convert_framework_errors))
         .layer(from_fn_with_state(app.clone(), guard))

@@ -1,6 +1,7 @@
-//! Life of one master process: start the node, serve connections, shut down in order.
+//! Life cycle of one server process: starts the node, serves connections, shuts down in order.
 //!
-//! Two runtimes: `consensus` for everything that elections and commits wait for, `requests` for clients and workers.
+//! There are two runtimes: `consensus` for everything that elections and commits wait for, `requests` for clients and
+//! workers.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,19 +32,19 @@ use crate::log_writer;
 use crate::panic_exit;
 use crate::state_machine::{SharedTable, TableStateMachine};
 
-/// Nice value of the request threads. With too few processors for both runtimes, requests may wait; a heartbeat between
-/// masters that waits costs an election.
+/// Nice value of the request threads. With too few processors for both runtimes, requests may wait; a Raft heartbeat
+/// that waits costs an election.
 const REQUEST_THREADS_NICE: libc::c_int = 5;
 /// Maximum time for leadership to move to another node before the process ends anyway.
 const LEADERSHIP_TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum time for requests in progress to finish before the process ends anyway.
 const REQUEST_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs one master until a signal stops it or consensus fails. Builds its own runtimes.
+/// Runs one node until a signal stops it or consensus fails. Builds its own runtimes.
 ///
 /// # Errors
 ///
-/// The node cannot be started.
+/// Fails if the node cannot be started.
 pub fn run(options: ServerOptions) -> anyhow::Result<ExitCode> {
     panic_exit::install(
         "triarch server",
@@ -58,7 +59,7 @@ pub fn run(options: ServerOptions) -> anyhow::Result<ExitCode> {
         Some(REQUEST_THREADS_NICE),
     )?;
     let exit_code = requests.block_on(serve(options, consensus.handle().clone()));
-    // Nothing more can be waited for: what is acknowledged is on disk.
+    // Nothing more has to be waited for, because all acknowledged changes are on disk.
     requests.shutdown_timeout(Duration::from_millis(100));
     consensus.shutdown_timeout(Duration::from_millis(500));
     exit_code
@@ -74,8 +75,8 @@ fn build_runtime(
         .thread_name(name)
         .on_thread_start(move || {
             let Some(nice) = nice else { return };
-            // SAFETY: the call takes no pointers. On Linux it sets the priority of this thread alone; one that stays as
-            // it is costs fairness, nothing else.
+            // SAFETY: the call takes no pointers. On Linux it sets the priority of this thread alone. A failure costs
+            // fairness, nothing else.
             let _ = unsafe {
                 libc::setpriority(libc::PRIO_PROCESS, libc::gettid().cast_unsigned(), nice)
             };
@@ -121,14 +122,14 @@ async fn bind(listen: &str, consensus: &Handle) -> anyhow::Result<TcpListener> {
         })
 }
 
-/// This node's replica of the table: consensus, the table it drives, and the clock that stamps its commands.
+/// Replica of the table on this node: consensus, the table it drives, and the clock that stamps its commands.
 struct Replica {
     node: TableNode,
     table: Arc<SharedTable>,
     clock: Arc<ClusterClock>,
 }
 
-/// Starts consensus over an empty table; snapshot and log bring it up to date.
+/// Starts consensus over an empty table. Snapshot and log bring it up to date.
 async fn start_replica(options: &ServerOptions, consensus: &Handle) -> anyhow::Result<Replica> {
     let table = SharedTable::new(options.event_history);
     let config = node_config(options);
@@ -161,11 +162,11 @@ fn node_config(options: &ServerOptions) -> NodeConfig {
     };
     let mut config = NodeConfig::new(options.id, addr, options.data_dir.clone(), peers);
     if options.timing.heartbeat_ms >= Timing::WAN.heartbeat_ms {
-        // Heartbeats this long apart need the other deadlines longer too.
+        // Heartbeats this far apart need longer other deadlines too.
         config.timing = triarch_raft::Timing::wide_area();
     }
     config.snapshot.entries = options.snapshot_entries;
-    // A follower that was away for a moment needs no snapshot.
+    // A follower that was away for a moment needs no snapshot, because these entries are kept.
     config.snapshot.keep_entries = options.snapshot_entries / 4;
     config.limits.queue_bytes_max = options.limits.proposal_queue_bytes_max();
     config.disk_low_bytes = options.min_free_disk_bytes;
@@ -283,7 +284,7 @@ async fn stop_signal() -> &'static str {
     }
 }
 
-/// Waits until consensus has stopped for good. Returns the cause.
+/// Waits until consensus has stopped for good, and returns the cause.
 async fn consensus_failure(node: &TableNode) -> String {
     let mut failure = node.fatal_error();
     let why = failure
@@ -328,7 +329,7 @@ async fn hand_leadership_over(node: &TableNode) {
         Ok(Err(error)) => {
             tracing::warn!(%error, "leadership could not be handed over; the others elect a leader when this one is gone");
         }
-        // The others are stopping too, or out of reach: no reason to stay.
+        // The others are stopping too, or out of reach. Neither is a reason to keep running.
         Err(_) => tracing::warn!("leadership was not taken over in time"),
     }
 }

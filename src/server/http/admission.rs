@@ -4,7 +4,7 @@
 //!
 //! - A request is admitted or rejected at once; nothing queues here, and a rejected request has done nothing.
 //! - Worker calls have a memory budget of their own and need no permit, so no flood of submissions expires a lease.
-//! - Long polls need no permit either: their number is bounded where they wait.
+//! - Long polls need no permit either, because their number is bounded where they wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,9 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::server::protocol::problem::{Code, Problem};
 
-/// Maximum memory for the bodies of worker calls.
+/// Maximum memory for the bodies of worker calls, in bytes.
 const WORKER_BODY_MEMORY_BYTES_MAX: usize = 64 << 20;
-/// Unit in which body memory is counted.
+/// Unit in which body memory is counted, in bytes.
 const BUDGET_UNIT_BYTES: usize = 4 << 10;
 
 /// Bounds that an operator may choose.
@@ -25,7 +25,7 @@ pub struct ServerLimits {
     pub connections_max: usize,
     /// Maximum concurrent client requests, long polls not counted.
     pub requests_max: usize,
-    /// Maximum memory for the bodies of client requests that arrive or are in progress.
+    /// Maximum memory for the bodies of client requests that arrive or are in progress, in bytes.
     pub body_memory_bytes_max: usize,
 }
 
@@ -40,7 +40,8 @@ impl Default for ServerLimits {
 }
 
 impl ServerLimits {
-    /// Maximum size of the commands that wait to be proposed: those of all bodies, and the leader's own decisions.
+    /// Returns the maximum size in bytes of the commands that wait to be proposed: those of all bodies, and the
+    /// leader's own decisions.
     pub fn proposal_queue_bytes_max(&self) -> usize {
         self.body_memory_bytes_max
             .saturating_add(WORKER_BODY_MEMORY_BYTES_MAX)
@@ -67,7 +68,7 @@ impl ShedReason {
         ShedReason::WorkerBodies,
     ];
 
-    /// Label of the reason.
+    /// Returns the metric label of the reason.
     pub fn as_str(self) -> &'static str {
         match self {
             ShedReason::Requests => "requests",
@@ -108,7 +109,7 @@ pub struct MemoryReservation {
 }
 
 impl AdmissionControl {
-    /// Admission control with all permits free.
+    /// Creates admission control with all permits free.
     pub fn new(bounds: &ServerLimits) -> Self {
         let budget = |bytes: usize, reason| MemoryBudget {
             units: Arc::new(Semaphore::new((bytes / BUDGET_UNIT_BYTES).max(1))),
@@ -134,12 +135,12 @@ impl AdmissionControl {
         Ok(RequestPermit { _permit: permit })
     }
 
-    /// Memory budget for client bodies.
+    /// Returns the memory budget for client bodies.
     pub fn client_bodies(&self) -> &MemoryBudget {
         &self.client_bodies
     }
 
-    /// Memory budget for worker bodies.
+    /// Returns the memory budget for worker bodies.
     pub fn worker_bodies(&self) -> &MemoryBudget {
         &self.worker_bodies
     }
@@ -159,14 +160,15 @@ impl AdmissionControl {
         )
     }
 
-    /// Number of requests rejected for this reason.
+    /// Returns the number of requests rejected for this reason.
     pub fn shed_count(&self, reason: ShedReason) -> u64 {
         self.shed[reason as usize].load(Ordering::Relaxed)
     }
 }
 
 impl MemoryBudget {
-    /// An empty reservation, to be grown as bytes arrive: bytes that are only announced take nothing from others.
+    /// Returns an empty reservation, which grows as bytes arrive. Bytes that are only announced take no memory from
+    /// others.
     pub fn reserve(&self) -> MemoryReservation {
         MemoryReservation {
             budget: self.clone(),
@@ -177,7 +179,7 @@ impl MemoryBudget {
 }
 
 impl MemoryReservation {
-    /// Grows the reservation to `bytes` in total. On failure it keeps what it had.
+    /// Grows the reservation to `bytes` in total. On failure it keeps its previous size.
     pub fn grow_to(&mut self, bytes: usize) -> Result<(), ShedReason> {
         if bytes <= self.bytes {
             return Ok(());

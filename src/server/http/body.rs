@@ -1,7 +1,7 @@
 //! Intake of request bodies: bounded in size, time and memory.
 //!
-//! Most clients read no response before they have sent the whole body: closing the connection on them shows a broken pipe
-//! in place of the problem. So bytes beyond the bound are read and discarded, up to a bound of their own.
+//! Most clients read no response before they have sent the whole body. If the server closes the connection, they see a
+//! broken pipe in place of the problem. Bytes beyond the bound are therefore read and discarded, up to a second bound.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ const DISCARD_BYTES_MAX: usize = 64 << 20;
 /// Maximum silence in the middle of a body.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reason why a body was not read.
+/// Reason for which a body was not read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BodyError {
-    /// It is over its bound.
+    /// The body is over its bound.
     TooLarge,
     /// The memory budget is used up.
     Shed(ShedReason),
-    /// It stopped arriving.
+    /// The body stopped arriving.
     Stalled,
-    /// It did not arrive whole.
+    /// The body did not arrive whole.
     Incomplete(String),
 }
 
@@ -40,7 +40,7 @@ pub async fn read(
     let declared = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    // A client that waits for `100 Continue` has sent none, and one that sends far too much is not waited for.
+    // A client that waits for `100 Continue` has sent no body, and one that announces far too much is not waited for.
     let expects_continue = headers.contains_key(header::EXPECT);
     let length_max = bound.saturating_add(DISCARD_BYTES_MAX);
     if declared.is_some_and(|length| length > length_max || (length > bound && expects_continue)) {
@@ -54,7 +54,7 @@ pub async fn read(
         .map_err(|_| BodyError::Stalled)?
     {
         let frame = frame.map_err(|error| BodyError::Incomplete(error.to_string()))?;
-        // Trailers say nothing here.
+        // Trailers carry no meaning here.
         let Ok(data) = frame.into_data() else {
             continue;
         };
@@ -79,9 +79,9 @@ pub async fn read(
     }
 }
 
-/// Reads and discards a body that no route takes. Left unread, it would cost the connection its reuse.
+/// Reads and discards a body that no route takes. An unread body would cost the connection its reuse.
 pub async fn discard(headers: &HeaderMap, mut body: Body) {
-    // A client that waits for `100 Continue` has sent none.
+    // A client that waits for `100 Continue` has sent no body.
     if headers.contains_key(header::EXPECT) {
         return;
     }

@@ -1,16 +1,19 @@
-//! Browser guard: refuses requests that a web page of another site made a browser send.
+//! Browser guard: refuses requests that a web page of another site made a browser send. Protects from cross-site
+//! request forgery and DNS rebinding.
 //!
-//! A browser on a machine that reaches a node is a way around every network boundary: a page of any site may send "simple"
-//! requests to any address (cross-site request forgery), and one whose name resolves to a node's address may read the answers
-//! (DNS rebinding). What a program sends carries none of the headers that are judged here, so `curl -d` goes on working.
+//! A browser on a machine that reaches a node is a way around every network boundary. A page of any site may send
+//! "simple" requests to any address (cross-site request forgery). A page whose name resolves to a node's address may
+//! read the answers (DNS rebinding). Requests of programs carry none of the headers checked here, so `curl -d` keeps
+//! working.
 //!
 //! # Rules
 //!
 //! - `Host`: an IP address, `localhost`, the host of a member, or a name that `--allowed-host` gives; else 421.
-//! - `Origin`: the node's own, by `Host`; else 403. The same for `Sec-Fetch-Site`, which must be `same-origin` or `none`.
+//! - `Origin`: the node's own, by `Host`; else 403. The same for `Sec-Fetch-Site`, which must be `same-origin` or
+//!   `none`.
 //! - A `POST` from a browser must be one that forces a preflight: a JSON body, or a `triarch-*` header; else 415.
-//! - Probes (`/healthz`, `/readyz`) may come under any host name. Navigating to the page itself (`/`, `/ui/*`), which is static and
-//!   holds no data, is never refused.
+//! - Probes (`/healthz`, `/readyz`) are accepted under any host name. Navigation to the page itself (`/`, `/ui/*`),
+//!   which is static and holds no data, is never refused.
 //!
 //! There are no CORS headers, so no page of another site reads an answer, and every preflight fails.
 //!
@@ -30,21 +33,21 @@ const SEC_FETCH_PREFIX: &str = "sec-fetch-";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
-/// Headers of this interface. A browser sends one across sites only after a preflight.
+/// Prefix of the headers of this interface. A browser sends such a header across sites only after a preflight.
 const OWN_HEADER_PREFIX: &str = "triarch-";
-/// Routes that load balancers and orchestrators ask under names of their own.
+/// Routes that load balancers and orchestrators request under host names of their own.
 pub const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Host names that a cluster goes by: those it was told at start, and those of its members.
+/// Host names of a cluster: those configured at start, and those of its members.
 #[derive(Debug)]
 pub struct HostNames {
     configured: BTreeSet<String>,
-    /// Of the members when a name was last looked up in vain.
+    /// Hosts of the members, as of the last lookup of an unknown name.
     members: RwLock<BTreeSet<String>>,
 }
 
 impl HostNames {
-    /// Names from `--allowed-host`, and the hosts of `HOST:PORT` addresses from the other options.
+    /// Collects the names from `--allowed-host`, and the hosts of `HOST:PORT` addresses from the other options.
     pub fn new<'a>(
         allowed: impl IntoIterator<Item = &'a str>,
         addresses: impl IntoIterator<Item = &'a str>,
@@ -56,8 +59,8 @@ impl HostNames {
         }
     }
 
-    /// Whether the cluster goes by `name` (normalized). `members` gives the present members' addresses; it is asked only for a name
-    /// that is not known yet.
+    /// Returns whether `name` (normalized) is a name of the cluster. `members` returns the current members' addresses;
+    /// it is called only for a name that is not known yet.
     fn contains(&self, name: &str, members: impl FnOnce() -> Vec<String>) -> bool {
         if self.configured.contains(name) || self.members.read().contains(name) {
             return true;
@@ -69,13 +72,14 @@ impl HostNames {
     }
 }
 
-/// The normalized host of a `HOST:PORT` address.
+/// Returns the normalized host of a `HOST:PORT` address.
 fn host_of(address: &str) -> Option<String> {
     let authority: Authority = address.parse().ok()?;
     Some(normalized(authority.host()))
 }
 
-/// Refuses a request of a client or worker that breaks one of the rules above. `members` gives the present members' addresses.
+/// Refuses a request of a client or worker that breaks one of the rules above. `members` returns the current members'
+/// addresses.
 pub fn check(
     method: &Method,
     uri: &Uri,
@@ -97,7 +101,7 @@ pub fn check(
     check_preflight(method, headers)
 }
 
-/// Refuses a request between nodes that a browser sent, whatever site it is from: no page talks to `/raft/`.
+/// Refuses a request between nodes that a browser sent, whatever its site, because no page talks to `/raft/`.
 pub fn check_peer(headers: &HeaderMap) -> Result<(), Problem> {
     if from_browser(headers) {
         return Err(forbidden("a browser may not send messages between nodes"));
@@ -105,8 +109,8 @@ pub fn check_peer(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Adds the headers that keep an answer from being guessed at, kept, or shown inside a page of another site. A route that sets one
-/// of them itself keeps its own.
+/// Adds headers that keep an answer from being sniffed, cached, or framed by a page of another site. A header that the
+/// route has set stays.
 pub fn harden(headers: &mut HeaderMap) {
     let defaults = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -120,7 +124,7 @@ pub fn harden(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a person opens the page: a top-level navigation of a browser.
+/// Returns whether the request opens the page: a top-level navigation of a browser.
 fn opens_page(method: &Method, path: &str, headers: &HeaderMap) -> bool {
     let page = path == "/" || path == "/ui" || path.starts_with("/ui/");
     let is = |name: &HeaderName, wanted: &str| headers.get(name).is_some_and(|v| v == wanted);
@@ -134,7 +138,7 @@ fn from_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(header::ORIGIN) || headers.keys().any(fetched)
 }
 
-/// The authority that the request is for: of its target if that is absolute, else of its one `Host` header.
+/// Returns the authority that the request is for: that of its target if absolute, else that of its one `Host` header.
 fn host(uri: &Uri, headers: &HeaderMap) -> Result<Option<Authority>, Problem> {
     let mut given = headers.get_all(header::HOST).iter();
     let first = given.next();
@@ -178,8 +182,8 @@ fn check_host(
     ))
 }
 
-/// Whether nothing but a host and a port is there. The parser also takes a user name before the host, and letters after an address
-/// in brackets.
+/// Returns whether the authority consists of a host and a port only. The parser also accepts a user name before the
+/// host, and letters after an address in brackets.
 fn is_host_and_port(authority: &Authority) -> bool {
     let Some(rest) = authority.as_str().strip_prefix(authority.host()) else {
         return false;
@@ -197,7 +201,7 @@ fn is_address(host: &str) -> bool {
     }
 }
 
-/// A host name as it is compared: in lower case, without the dot of the root.
+/// Normalizes a host name for comparison: lower case, without the trailing dot of the root.
 pub fn normalized(host: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
@@ -217,7 +221,8 @@ fn check_origin(host: Option<&Authority>, headers: &HeaderMap) -> Result<(), Pro
     ))
 }
 
-/// Whether `origin` is that of a page that the node at `host` served itself. A proxy may have ended TLS before it.
+/// Returns whether `origin` is that of a page that the node at `host` served itself. TLS may have ended at a proxy
+/// before the node.
 fn is_own_origin(host: &Authority, origin: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else {
         return false;
@@ -246,8 +251,8 @@ fn check_fetch_site(headers: &HeaderMap) -> Result<(), Problem> {
     ))
 }
 
-/// A form or a plain `fetch` of any site can send a `POST` without asking first, unless something in it is out of the ordinary.
-/// Other methods that change something force a preflight by themselves.
+/// Refuses a `POST` from a browser that forces no preflight. A form or a plain `fetch` of any site can send such a
+/// request. Other methods that change something force a preflight by themselves.
 fn check_preflight(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     let own_header = |name: &HeaderName| name.as_str().starts_with(OWN_HEADER_PREFIX);
     if method != Method::POST
@@ -289,7 +294,7 @@ mod tests {
         map
     }
 
-    /// The code that a request is refused with, if it is.
+    /// Returns the code with which a request is refused, if it is.
     fn refused(method: &str, target: &str, pairs: &[(&str, &str)]) -> Option<Code> {
         let method: Method = method.parse().expect("a method");
         let uri: Uri = target.parse().expect("a target");
@@ -326,7 +331,7 @@ mod tests {
                 "{host}"
             );
         }
-        // As HTTP/1.0 programs ask.
+        // HTTP/1.0 programs send no `Host`.
         assert_eq!(refused("GET", "/v1/jobs", &[]), None);
     }
 
@@ -480,7 +485,7 @@ mod tests {
                 );
             }
         }
-        // A program, which sends neither Origin nor Sec-Fetch-*, as `curl -d` does.
+        // A program sends neither Origin nor Sec-Fetch-*, as `curl -d` does.
         let curl = [
             ("host", "127.0.0.1:7101"),
             ("content-type", "application/x-www-form-urlencoded"),

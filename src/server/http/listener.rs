@@ -1,8 +1,8 @@
-//! Listener for one address with two kinds of peers: other masters, and clients with workers.
+//! Listener for one address with two kinds of peers: other nodes, and clients with workers.
 //!
-//! Connections of other masters are served on the consensus runtime, all others on the runtime for requests, so that no
-//! flood of requests delays a heartbeat. A connection is classified by the path of its first request: masters only ever ask
-//! for `/raft/…`.
+//! Connections of other nodes are served on the consensus runtime, all others on the runtime for requests. No flood of
+//! requests therefore delays a Raft heartbeat. A connection is classified by the path of its first request, because
+//! nodes only ever request `/raft/…`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,18 +27,18 @@ use crate::server::protocol::problem::{Code, PROBLEM_JSON, Problem};
 
 /// Maximum number of connections that are not classified yet or wait to be handed off.
 const UNCLASSIFIED_CONNECTIONS_MAX: usize = 20_000;
-/// File descriptors reserved for other masters, the log, and this node's own requests.
+/// File descriptors reserved for other nodes, the log, and this node's own requests.
 const RESERVED_FILE_DESCRIPTORS: u64 = 512;
 /// Maximum number of concurrent rejections with a response; more connections are closed without one.
 const REJECTIONS_MAX: usize = 256;
 /// Maximum time for one rejection.
 const REJECTION_TIMEOUT: Duration = Duration::from_secs(1);
-/// Maximum number of open connections of other masters.
+/// Maximum number of open connections of other nodes.
 const PEER_CONNECTIONS_MAX: usize = 1_000;
-/// Maximum time without a request: before the first, and between two.
+/// Maximum time without a request, before the first and between two.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// Length of the kernel's accept queue. Thousands of workers connect at once after a failover, and one that finds the queue
-/// full retries only after a second or more.
+/// Length of the kernel's accept queue. Thousands of workers connect at once after a failover. A worker that finds the
+/// queue full retries only after a second or more.
 const LISTEN_BACKLOG: u32 = 16_384;
 /// Length of the queue from the acceptor to the runtime for requests.
 pub const HANDOFF_QUEUE_LEN: usize = 1_024;
@@ -47,14 +47,14 @@ const HANDOFF_TIMEOUT: Duration = Duration::from_secs(5);
 /// Delay after a failed accept (out of file descriptors), so that the loop does not spin.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Bytes of a request line that show the beginning of its path.
+/// Number of bytes of a request line that show the beginning of its path.
 const PEEK_BYTES: usize = 16;
 /// Delay between two peeks at an incomplete request line. It doubles from the minimum to the maximum; then the connection
 /// counts as a client's.
 const PEEK_DELAY_MIN: Duration = Duration::from_millis(1);
 const PEEK_DELAY_MAX: Duration = Duration::from_millis(512);
 
-/// Listens on the first of the addresses behind `HOST:PORT` that can be had.
+/// Binds a listener to the first usable address behind `HOST:PORT`.
 pub async fn bind(listen: &str) -> std::io::Result<TcpListener> {
     let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address has that name");
     for address in tokio::net::lookup_host(listen).await? {
@@ -71,13 +71,13 @@ fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A master that starts again need not wait for connections of the one before it.
+    // A node that restarts need not wait for connections of its predecessor.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(LISTEN_BACKLOG)
 }
 
-/// Accepts until `stop`. Runs on the consensus runtime; clients' connections go to `clients`.
+/// Accepts connections until `stop`. Runs on the consensus runtime; clients' connections go to `clients`.
 pub async fn accept(
     listener: TcpListener,
     peers: Router,
@@ -116,7 +116,7 @@ pub async fn accept(
             let _ = stream.set_nodelay(true);
             let peer = match tokio::time::timeout(IDLE_TIMEOUT, is_peer(&stream)).await {
                 Ok(Ok(peer)) => peer,
-                // Nothing came, or it is gone.
+                // No byte came in time, or the connection is gone.
                 Ok(Err(_)) | Err(_) => return,
             };
             if peer {
@@ -141,7 +141,7 @@ pub async fn accept(
     }
 }
 
-/// Whether the first request on this connection is another master's. Reads nothing away.
+/// Returns whether the first request on this connection comes from another node. Only peeks, so the bytes stay unread.
 async fn is_peer(stream: &TcpStream) -> std::io::Result<bool> {
     let mut seen = [0; PEEK_BYTES];
     let mut delay = PEEK_DELAY_MIN;
@@ -161,8 +161,8 @@ async fn is_peer(stream: &TcpStream) -> std::io::Result<bool> {
         if count == PEEK_BYTES || delay > PEEK_DELAY_MAX {
             return Ok(false);
         }
-        // Part of a request line: rare, and soon followed by the rest. Not always: who sent it may have hung up, and
-        // peeking cannot tell that from silence, so it is not looked at for long.
+        // Only part of a request line has arrived. That is rare, and the rest mostly follows soon. A peer that hung up
+        // looks the same as a silent one to a peek, so the wait is bounded.
         tokio::time::sleep(delay).await;
         delay *= 2;
     }
@@ -191,7 +191,7 @@ pub async fn serve_clients(
         };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
             metrics.clients.refused.add(1);
-            // Once for each time that it happens, not for each of thousands.
+            // Logged once each time it begins, not once for each of thousands of connections.
             if !std::mem::replace(&mut rejecting, true) {
                 tracing::warn!(
                     bound = connections_max,
@@ -219,8 +219,8 @@ pub async fn serve_clients(
     open.wait().await;
 }
 
-/// Sends a problem, and lingers until the client has read it: closing on unread bytes resets the connection and discards the
-/// response.
+/// Sends a problem, and lingers until the client has read it. Closing on unread bytes would reset the connection and
+/// discard the response.
 async fn reject(mut stream: TcpStream, connections_max: usize) -> std::io::Result<()> {
     let problem = Problem::new(
         Code::Unavailable,
@@ -241,7 +241,8 @@ async fn reject(mut stream: TcpStream, connections_max: usize) -> std::io::Resul
     Ok(())
 }
 
-/// Maximum number of client connections within the file descriptor limit, which is raised as far as allowed.
+/// Returns the maximum number of client connections within the file descriptor limit, after raising it as far as
+/// allowed.
 pub fn client_connections_max(wanted: usize) -> usize {
     let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return wanted;
@@ -300,7 +301,7 @@ async fn serve(stream: TcpStream, router: Router, stop: CancellationToken) {
 mod tests {
     use super::*;
 
-    /// Longer than it takes, whatever else the machine does; and shorter than anybody's patience.
+    /// Longer than the test takes on any machine, and shorter than a client's timeout.
     const DEADLINE: Duration = Duration::from_secs(4);
 
     #[tokio::test]

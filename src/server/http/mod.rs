@@ -3,7 +3,7 @@
 //!
 //! # Invariants
 //!
-//! - Nothing here knows a route, the table or who leads: [`App`](super::App) does not occur.
+//! - Nothing here knows a route, the table or the leader: [`App`](super::App) does not occur.
 //! - Every buffer and every queue of connections has a bound; excess is refused at once.
 
 pub mod admission;

@@ -1,7 +1,8 @@
 //! Request and connection metrics of the HTTP interface.
 //!
-//! Requests are labelled by the route's template, never by their path, so that there are no more series than routes. The
-//! latency of long polls and streams is not recorded: it would measure how long there was nothing to answer.
+//! Requests are labelled by the route's template, never by their path, so that there are no more series than routes.
+//! The latency of long polls and streams is not recorded, because it would measure how long there was nothing to
+//! answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,11 +28,11 @@ const LONG_POLL_ROUTES: [&str; 2] = ["/v1/events", "/v1/workers/{id}/poll"];
 /// Labels of a series of requests.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestLabels {
-    /// The route's template.
+    /// Template of the route.
     pub route: String,
-    /// The method, or `other`.
+    /// Method, or `other`.
     pub method: &'static str,
-    /// `2xx`, `3xx`, …
+    /// Status class: `2xx`, `3xx`, …
     pub status: &'static str,
 }
 
@@ -52,7 +53,7 @@ pub struct RequestMetrics {
     refused: [AtomicU64; Code::ALL.len()],
     /// Connections of clients and workers.
     pub clients: ConnectionMetrics,
-    /// Connections of other masters.
+    /// Connections of other nodes.
     pub peers: ConnectionMetrics,
 }
 
@@ -71,13 +72,13 @@ impl ConnectionMetrics {
         OpenConnection(&self.open)
     }
 
-    /// Number of open connections.
+    /// Returns the number of open connections.
     pub fn count(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
     }
 }
 
-/// See [`ConnectionMetrics::open`].
+/// Guard of an open connection. See [`ConnectionMetrics::open`].
 pub struct OpenConnection<'a>(&'a AtomicU64);
 
 impl Drop for OpenConnection<'_> {
@@ -87,7 +88,7 @@ impl Drop for OpenConnection<'_> {
 }
 
 impl RequestMetrics {
-    /// Statistics by labels.
+    /// Returns the statistics by labels.
     pub fn stats(&self) -> Vec<(RequestLabels, Arc<RequestStats>)> {
         let stats = self.stats.read();
         stats
@@ -96,12 +97,12 @@ impl RequestMetrics {
             .collect()
     }
 
-    /// Number of requests whose response has not begun.
+    /// Returns the number of requests whose response has not begun.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Number of problems with this code that this node returned itself.
+    /// Returns the number of problems with this code that this node returned itself.
     pub fn refused(&self, code: Code) -> u64 {
         self.refused[code as usize].load(Ordering::Relaxed)
     }
@@ -125,7 +126,7 @@ impl RequestMetrics {
     }
 }
 
-/// A request whose response has not begun, or whose client went away before.
+/// Request whose response has not begun. Its drop also covers a client that went away before.
 struct InFlight(Arc<RequestMetrics>);
 
 impl InFlight {

@@ -1,8 +1,8 @@
 //! Slow-client protection: timeouts on request heads and on stalled writes.
 //!
-//! Two things cost a server memory and connections but cost the client nothing: a head sent byte by byte, and a response that
-//! is not read. Either ends the connection here. An idle connection between two requests, and a response that takes long to
-//! make, are bounded elsewhere.
+//! Two kinds of slow clients cost a server memory and connections at no cost to themselves: those that send a head byte
+//! by byte, and those that do not read their response. Both kinds of connections end here. An idle connection between
+//! two requests, and a response that takes long to make, are bounded elsewhere.
 
 use std::future::Future;
 use std::io;
@@ -34,23 +34,23 @@ pub struct SlowClientGuard<S> {
     write_stall_timeout: Duration,
 }
 
-/// Tracker of heads: while a request is in progress, arriving bytes are its body and no head.
+/// Tracker of heads: while a request is in progress, arriving bytes belong to its body, not to a head.
 #[derive(Clone, Default)]
 pub struct HeadTracker(Arc<HeadCounts>);
 
 #[derive(Default)]
 struct HeadCounts {
-    /// Complete heads.
+    /// Number of complete heads.
     complete: AtomicUsize,
-    /// Requests in progress.
+    /// Number of requests in progress.
     in_progress: AtomicUsize,
 }
 
-/// See [`HeadTracker::head_complete`].
+/// Guard of a request in progress. See [`HeadTracker::head_complete`].
 pub struct RequestInProgress(HeadTracker);
 
 impl HeadTracker {
-    /// Notes that a head is complete. No other head is awaited until the returned guard is dropped.
+    /// Records that a head is complete. No other head is awaited until the returned guard is dropped.
     pub fn head_complete(&self) -> RequestInProgress {
         self.0.complete.fetch_add(1, Ordering::Relaxed);
         self.0.in_progress.fetch_add(1, Ordering::Relaxed);
@@ -77,7 +77,7 @@ fn timed_out(what: &str) -> io::Error {
 }
 
 impl<S> SlowClientGuard<S> {
-    /// Guards a connection. The tracker must be told of every complete head.
+    /// Guards a connection. The caller must report every complete head to the tracker.
     pub fn new(stream: S) -> (Self, HeadTracker) {
         Self::with_timeouts(stream, HEAD_TIMEOUT, WRITE_STALL_TIMEOUT)
     }
@@ -132,7 +132,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for SlowClientGuard<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        // Also one that was answered before anything more was read: a long answer is no long head.
+        // A request that was answered before the next read counts too, because a long response is not a long head.
         let complete = self.head_tracker.complete();
         if complete != self.complete {
             self.complete = complete;
@@ -200,7 +200,7 @@ mod tests {
         let (mut theirs, ours) = tokio::io::duplex(64);
         let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, SHORT, SHORT);
         let mut byte = [0];
-        // Idle for as long as it likes.
+        // Idle time is not bounded here.
         let idle = tokio::time::timeout(SHORT * 3, guarded.read_exact(&mut byte)).await;
         assert!(idle.is_err());
         theirs.write_all(b"ab").await.expect("written");
@@ -223,7 +223,7 @@ mod tests {
         theirs.write_all(b"a").await.expect("written");
         let mut byte = [0];
         guarded.read_exact(&mut byte).await.expect("the head");
-        // Nothing is read while the request is worked on; then its answer takes long.
+        // Nothing is read while the request is in progress; afterwards its response takes long.
         drop(head_tracker.head_complete());
         let next = tokio::time::timeout(SHORT * 3, guarded.read_exact(&mut byte)).await;
         assert!(next.is_err(), "{next:?}");

@@ -9,9 +9,9 @@ use super::problem::{Code, Problem};
 /// Error of a handler.
 #[derive(Debug)]
 pub enum HandlerError {
-    /// For the client.
+    /// Problem for the client.
     Problem(Problem),
-    /// Not executed: this node does not lead (any more).
+    /// Not executed, because this node does not lead, or no longer does.
     NotLeader,
     /// May have been executed. A retry with the same request id is safe.
     OutcomeUnknown(String),
@@ -79,12 +79,12 @@ impl From<Refusal> for HandlerError {
     }
 }
 
-/// Extension of a response that the leader proxy may replace by retrying the request.
+/// Response extension: the leader proxy may replace the response by retrying the request.
 #[derive(Clone)]
 pub enum Retryable {
     /// Not executed.
     NotExecuted,
-    /// May have been executed, with the reason for the doubt.
+    /// May have been executed; carries the reason for the doubt.
     OutcomeUnknown(String),
 }
 

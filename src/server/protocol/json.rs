@@ -23,7 +23,8 @@ pub fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     {
         return Ok(value);
     }
-    // Parsed once more to find out what is wrong and where: tracking the path costs too much for valid bodies.
+    // The body is parsed once more to find the error and its path, because tracking the path costs too much for valid
+    // bodies.
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let mut track = serde_path_to_error::Track::new();
     let value = T::deserialize(serde_path_to_error::Deserializer::new(
@@ -37,13 +38,13 @@ pub fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// Whether there is nothing but white space in the sense of JSON, which is narrower than that of Rust.
+/// Returns whether the body is only white space in the sense of JSON, which is narrower than that of Rust.
 fn is_blank(body: &[u8]) -> bool {
     body.iter()
         .all(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))
 }
 
-/// As [`parse`], where no body at all means the default.
+/// Parses a JSON body like [`parse`]. An absent body gives the default.
 pub fn parse_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Problem> {
     if is_blank(body) {
         Ok(T::default())
@@ -63,7 +64,7 @@ pub fn parse_empty(body: &Bytes) -> Result<(), Problem> {
 fn invalid_json(path: &str, error: &serde_json::Error) -> Problem {
     let text = error.to_string();
     let at = if path == "." { "" } else { path };
-    // serde names an unknown field only in its words.
+    // serde names an unknown field only in its message.
     let unknown = text
         .strip_prefix("unknown field `")
         .and_then(|rest| rest.split('`').next());
@@ -81,7 +82,7 @@ fn invalid_json(path: &str, error: &serde_json::Error) -> Problem {
     Problem::invalid(&field, text)
 }
 
-/// Counts nesting outside of strings, so that raw values that are never parsed here are bounded too.
+/// Checks nesting outside of strings. Raw values that are never parsed here are thereby bounded too.
 fn check_depth(body: &[u8]) -> Result<(), Problem> {
     let mut depth = 0_usize;
     let mut rest = body;
@@ -110,7 +111,7 @@ fn check_depth(body: &[u8]) -> Result<(), Problem> {
 fn after_string(mut rest: &[u8]) -> &[u8] {
     while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
         let ends = rest[at] == b'"';
-        // What is escaped is skipped with its backslash.
+        // An escaped byte is skipped with its backslash.
         rest = rest
             .get(at + if ends { 1 } else { 2 }..)
             .unwrap_or_default();

@@ -4,11 +4,11 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use triarch_table::command::reply::Refusal;
 
-/// The media type of every error.
+/// Media type of every error.
 pub const PROBLEM_JSON: &str = "application/problem+json";
-/// `Retry-After` of a cluster whose disks are nearly full.
+/// `Retry-After` in seconds of a cluster whose disks are nearly full.
 const DISK_LOW_RETRY_S: u64 = 2;
-/// Maximum length of a framework error that is kept.
+/// Maximum length in bytes of a framework error that is kept.
 const REFUSAL_BYTES_MAX: usize = 10_000;
 
 /// Problem details of one error.
@@ -20,14 +20,14 @@ pub struct Problem {
     retry_after_s: Option<u64>,
 }
 
-/// The stable codes. Programs match on them; their text never changes.
+/// Stable codes. Programs match on them; their text never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// No leader is known, or it could not confirm that it leads.
     NoLeader,
-    /// Another node leads; it is named.
+    /// Another node leads; the problem names it.
     NotLeader,
-    /// There is no such thing (any more), or no such route.
+    /// The object does not exist (any more), or the route does not.
     NotFound,
     /// The route exists, the method does not.
     MethodNotAllowed,
@@ -37,21 +37,21 @@ pub enum Code {
     PayloadTooLarge,
     /// A queue or the table is at its bound.
     QueueFull,
-    /// More requests than this node takes.
+    /// More requests than this node accepts.
     RateLimited,
     /// A bound of this node is reached; another node may have capacity.
     Unavailable,
-    /// The history that was asked for is not kept any more.
+    /// The requested history is no longer kept.
     PositionGone,
-    /// A web page of another site sent it.
+    /// A web page of another site sent the request.
     Forbidden,
-    /// A browser could have sent it for a page of another site.
+    /// A browser could have sent the request for a page of another site.
     UnsupportedMediaType,
-    /// It is for a host name that this cluster does not go by.
+    /// The request is for a host name that is not one of this cluster's.
     MisdirectedRequest,
-    /// It contradicts what is there.
+    /// The request contradicts the current state.
     Conflict,
-    /// It is terminal already.
+    /// The object is terminal already.
     AlreadyFinished,
     /// The worker is not registered, or was lost.
     UnknownWorker,
@@ -62,7 +62,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// All of them.
+    /// All codes.
     pub const ALL: &[Code] = &[
         Code::NoLeader,
         Code::NotLeader,
@@ -84,7 +84,7 @@ impl Code {
         Code::Timeout,
     ];
 
-    /// The stable spelling.
+    /// Returns the stable spelling.
     pub fn as_str(self) -> &'static str {
         match self {
             Code::NoLeader => "no_leader",
@@ -108,7 +108,7 @@ impl Code {
         }
     }
 
-    /// The same for every problem of this code.
+    /// Returns the title, which is the same for every problem of this code.
     pub fn title(self) -> &'static str {
         match self {
             Code::NoLeader => "No leader is known",
@@ -132,7 +132,7 @@ impl Code {
         }
     }
 
-    /// The HTTP status it goes with.
+    /// Returns the HTTP status of the code.
     pub fn status(self) -> StatusCode {
         match self {
             Code::NoLeader | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -154,7 +154,7 @@ impl Code {
 }
 
 impl Problem {
-    /// A problem with its detail.
+    /// Creates a problem with its detail.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let retry_after_s = match code {
             Code::NoLeader | Code::QueueFull | Code::RateLimited | Code::Unavailable => Some(1),
@@ -181,17 +181,18 @@ impl Problem {
         }
     }
 
-    /// A request that breaks a rule at `field`.
+    /// Creates a problem for a request that breaks a rule at `field`.
     pub fn invalid(field: &str, detail: impl Into<String>) -> Self {
         Self::new(Code::InvalidRequest, detail).with("field", field)
     }
 
-    /// No leader is known to this node.
+    /// Creates a problem for a node that knows no leader.
     pub fn no_leader(detail: impl Into<String>) -> Self {
         Self::new(Code::NoLeader, detail)
     }
 
-    /// Nothing was done, because a disk has no room. Its `Retry-After` distinguishes it from a failed disk; the leader proxy relies on that.
+    /// Creates a problem for a change that was not done because a disk is nearly full. Its `Retry-After` distinguishes
+    /// it from a failed disk, and the leader proxy relies on that.
     pub fn disk_low(detail: impl Into<String>) -> Self {
         Self {
             retry_after_s: Some(DISK_LOW_RETRY_S),
@@ -205,7 +206,8 @@ impl Problem {
         self
     }
 
-    /// As seen from a body that has what was read in one of its fields: `tasks[0].kind` becomes `job.tasks[0].kind`.
+    /// Prefixes the field name for a value that was nested in an outer field: `tasks[0].kind` becomes
+    /// `job.tasks[0].kind`.
     pub fn within(mut self, outer: &str) -> Self {
         for (name, value) in &mut self.fields {
             if let ("field", serde_json::Value::String(field)) = (*name, value) {
@@ -218,12 +220,12 @@ impl Problem {
         self
     }
 
-    /// Its code.
+    /// Returns the code.
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// The JSON document.
+    /// Returns the JSON document.
     pub fn to_json(&self) -> serde_json::Value {
         let mut body = serde_json::Map::new();
         body.insert(
@@ -240,10 +242,10 @@ impl Problem {
         body.into()
     }
 
-    /// The HTTP response.
+    /// Builds the HTTP response.
     pub fn into_response(self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.to_json().to_string()));
-        // For the request metrics.
+        // The request metrics read the code from here.
         response.extensions_mut().insert(self.code);
         *response.status_mut() = self.code.status();
         response

@@ -1,17 +1,17 @@
-//! Query strings, and the names that several routes read.
+//! Query strings, and the parameters that several routes read.
 
 use std::str::FromStr;
 
 use super::problem::Problem;
 
-/// Maximum time that a request may ask to wait.
+/// Maximum time that a request may ask to wait, in ms.
 pub const WAIT_MS_MAX: u64 = 120_000;
 
 /// Parsed query string. Unknown and repeated names are refused.
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Parses the query, allowing `allowed` and the names every read takes.
+    /// Parses the query. It may contain `allowed` and the parameters that every read takes.
     pub fn parse(raw: Option<&str>, allowed: &[&str]) -> Result<Self, Problem> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for (name, value) in url::form_urlencoded::parse(raw.unwrap_or_default().as_bytes()) {
@@ -45,7 +45,7 @@ impl Query {
         })
     }
 
-    /// The text of `name`, if given.
+    /// Returns the text of `name`, if given.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0
             .iter()
@@ -53,7 +53,7 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The value of `name`, if given.
+    /// Returns the value of `name`, if given.
     pub fn parsed<T: FromStr>(&self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
         self.text(name)
             .map(|text| {
@@ -63,7 +63,7 @@ impl Query {
             .transpose()
     }
 
-    /// Whether the client asks for a stale read: for what this node has, whatever others have.
+    /// Returns whether the client asks for a stale read: the state of this node, whatever the others have.
     pub fn asks_for_stale(&self) -> Result<bool, Problem> {
         match self.text("consistency") {
             Some("stale") => Ok(true),
@@ -75,7 +75,7 @@ impl Query {
         }
     }
 
-    /// `limit`, bounded.
+    /// Returns `limit`, from 1 to 1000. Default: 100.
     pub fn limit(&self) -> Result<usize, Problem> {
         match self.parsed::<usize>("limit", "a number from 1 to 1000")? {
             None => Ok(100),

@@ -1,4 +1,4 @@
-//! Successful responses: JSON, and the log index they stand for.
+//! Successful responses: JSON, with the log index whose state they show.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -9,7 +9,7 @@ use triarch_table::Table;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::headers::INDEX;
 
-/// Successful response: a JSON body and the log index it stands for.
+/// Successful response: a JSON body and the log index whose state it shows.
 pub struct ApiResponse {
     status: StatusCode,
     index: u64,
@@ -17,15 +17,16 @@ pub struct ApiResponse {
 }
 
 impl ApiResponse {
-    /// `200` with this body.
+    /// Builds a `200` with this body.
     pub fn ok<T: Serialize>(index: u64, body: &T) -> Result<Self, HandlerError> {
         Self::with(StatusCode::OK, index, body)
     }
 
-    /// `200` with what was read from the table as it is now. The response stands for `index`, or for the table's own if that is later.
+    /// Builds a `200` with a body read from the current table. Its index is `index`, or the table's own if that is
+    /// later.
     ///
-    /// Others may have changed the table since `index` was taken, and the body shows that, too. A client that asks another
-    /// node for this index must not be shown less there.
+    /// Other requests may have changed the table since `index` was taken, and the body shows that too. A client that
+    /// asks another node for this index must not be shown an older state there.
     pub fn from_table<T: Serialize>(
         table: &Table,
         index: u64,
@@ -34,12 +35,12 @@ impl ApiResponse {
         Self::ok(index.max(table.last_index()), body)
     }
 
-    /// `201` with this body.
+    /// Builds a `201` with this body.
     pub fn created<T: Serialize>(index: u64, body: &T) -> Result<Self, HandlerError> {
         Self::with(StatusCode::CREATED, index, body)
     }
 
-    /// `202` with this body.
+    /// Builds a `202` with this body.
     pub fn accepted<T: Serialize>(index: u64, body: &T) -> Result<Self, HandlerError> {
         Self::with(StatusCode::ACCEPTED, index, body)
     }

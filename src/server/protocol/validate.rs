@@ -7,7 +7,7 @@ use super::problem::{Code, Problem};
 /// Maximum length of an id, name or key, in bytes.
 pub const NAME_BYTES_MAX: usize = 200;
 
-/// Parses an id from a path. A text that cannot be an id names nothing: not found.
+/// Parses an id from a path. A text that cannot be an id gives 404, because it names nothing.
 pub fn parse_id<T: FromStr>(what: &str, text: &str) -> Result<T, Problem> {
     text.parse().map_err(|_| {
         let shown: String = text.chars().take(NAME_BYTES_MAX).collect();
@@ -23,7 +23,7 @@ pub fn name(field: &str, text: &str) -> Result<(), Problem> {
     bounded_text(field, text)
 }
 
-/// As [`name`], but may be empty.
+/// Checks a text like [`name`]. It may be empty.
 pub fn bounded_text(field: &str, text: &str) -> Result<(), Problem> {
     if text.len() > NAME_BYTES_MAX {
         return Err(Problem::invalid(

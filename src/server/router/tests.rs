@@ -13,7 +13,7 @@ fn document() -> Value {
     serde_json::to_value(complete(all.into_openapi())).expect("plain")
 }
 
-/// Every file below `directory`, with its text.
+/// Returns every file below `directory`, with its text.
 fn sources(directory: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).expect("it is there") {
@@ -30,7 +30,7 @@ fn sources(directory: &Path) -> Vec<(String, String)> {
 
 #[test]
 fn every_route_is_documented() {
-    // A route that is made by `routes!` carries its description along; there is no other way to make one.
+    // A route made by `routes!` includes its description, and there is no other way to make a route.
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server");
     for (path, text) in sources(&directory) {
         if path.ends_with("router/tests.rs") {

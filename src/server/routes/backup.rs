@@ -1,7 +1,7 @@
-//! Backup and restore: streams a backup of the table without blocking applies, and stages the parts of one.
+//! Backup and restore: streams a backup of the table without blocking applies, and stages the parts of an uploaded one.
 //!
-//! Any node gives a backup of its own table once it has applied all that was acknowledged when it was asked, so a follower can
-//! serve it and spare the leader. A backup that breaks off has no end marker and is recognized by that.
+//! Any node streams a backup of its own table, once it has applied everything acknowledged before the request. A
+//! follower can therefore serve it and spare the leader. A truncated backup is detected by its missing end marker.
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
@@ -35,23 +35,23 @@ use crate::server::protocol::response::ApiResponse;
 use crate::server::protocol::validate::NAME_BYTES_MAX;
 use crate::server::routes::extractors::wait_for_min_index;
 
-/// Size of a chunk handed to the connection.
+/// Size in bytes of a chunk passed to the connection.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Maximum number of chunks that wait for the connection.
 const QUEUED_CHUNKS_MAX: usize = 4;
 /// Maximum time without the client taking a chunk.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Maximum time for this node to apply what was acknowledged.
+/// Maximum time for this node to apply everything acknowledged.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Delay before the leader is asked again.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Routes that every node answers itself.
+/// Local routes, which every node answers itself.
 pub fn local_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(backup))
 }
 
-/// Routes that go to the leader.
+/// Client routes, which go to the leader.
 pub fn client_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(restore))
 }
@@ -171,7 +171,7 @@ impl Write for ChunkWriter {
     }
 }
 
-/// Waits until this node has applied everything that was acknowledged anywhere when it was asked.
+/// Waits until this node has applied everything that was acknowledged anywhere when the request came.
 async fn catch_up(app: &App) -> Result<(), HandlerError> {
     let deadline = Instant::now() + CATCH_UP_TIMEOUT;
     loop {

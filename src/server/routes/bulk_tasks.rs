@@ -1,8 +1,8 @@
 //! Bulk operations on all tasks that match a filter: cancel, retry, forget.
 //!
-//! The leader finds the tasks in bounded batches and names each batch in one command; every task is checked again when that
-//! command applies. Tasks submitted while a bulk operation runs are left alone. An operation cut short by the end of a
-//! leadership keeps what it has done; a retry does the rest.
+//! The leader finds the tasks in bounded batches and names each batch in one command. Every task is checked again when
+//! that command applies. Tasks submitted while a bulk operation runs are not affected. An operation cut short by the
+//! end of a leadership keeps the changes it has made; a retry makes the rest.
 
 use axum::extract::State;
 use bytes::Bytes;
@@ -34,7 +34,7 @@ pub fn routes() -> OpenApiRouter<App> {
 pub struct BulkResult {
     /// Number of tasks or jobs changed.
     pub count: u64,
-    /// Log index the result stands for.
+    /// Log index at which the result holds.
     pub index: u64,
 }
 
@@ -153,7 +153,7 @@ pub async fn forget(
     apply_in_batches(app, found, forget).await
 }
 
-/// One batch of the tasks that match between two positions, and where to continue.
+/// Returns one batch of the tasks that match between two positions, and the position to continue at.
 fn find_batch(
     table: &Table,
     filter: &TaskFilter,
@@ -168,7 +168,7 @@ fn find_batch(
     )
 }
 
-/// Finds and proposes batch after batch, up to the last task there was at the beginning.
+/// Finds and proposes batch after batch, up to the last task that existed at the beginning.
 async fn apply_in_batches<T>(
     app: &App,
     find: impl Fn(&Table, Option<TaskId>, TaskId) -> (Vec<T>, Option<TaskId>),

@@ -21,7 +21,7 @@ use crate::server::routes::extractors::{NoQuery, ReadIndex};
 use crate::server::routes::present;
 use crate::server::routes::wait::wait_time;
 
-/// Default for `wait_ms`.
+/// Default of `wait_ms`.
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
 /// Interval at which the role of a joining node is checked.
 const JOIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -57,7 +57,8 @@ async fn show(
     ApiResponse::ok(index, &status)
 }
 
-/// Computes a digest of the whole table concurrently with later applies. One request at a time: the cost grows with the table.
+/// Computes a digest of the whole table concurrently with later applies. Only one runs at a time, because the cost
+/// grows with the table.
 async fn digest(app: &App) -> Result<wire::TableDigest, HandlerError> {
     let permit = Arc::clone(&app.digest_permit).try_acquire_owned();
     let permit = permit.map_err(|_| {
@@ -83,7 +84,7 @@ async fn digest(app: &App) -> Result<wire::TableDigest, HandlerError> {
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TransferLeader {
-    /// The node to lead; the one that is furthest, if not given.
+    /// Node that shall lead. Default: the node whose log is furthest.
     to: Option<u64>,
 }
 

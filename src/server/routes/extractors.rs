@@ -1,4 +1,4 @@
-//! Extractors: what handlers receive besides path and body.
+//! Extractors: inputs of handlers in addition to path and body.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::server::protocol::query::Query;
 /// Maximum wait for the index in `triarch-min-index`.
 const MIN_INDEX_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A request without query parameters of its own; those that every read takes are left to [`ReadIndex`].
+/// Extractor of a request without query parameters of its own. [`ReadIndex`] handles those that every read takes.
 pub struct NoQuery;
 
 impl FromRequestParts<App> for NoQuery {
@@ -29,7 +29,7 @@ impl FromRequestParts<App> for NoQuery {
     }
 }
 
-/// A request whose path says all: no query, and no body or an empty object.
+/// Extractor of a request that is complete in its path: no query, and no body or an empty object.
 pub struct PathOnly;
 
 impl FromRequest<App> for PathOnly {
@@ -43,7 +43,7 @@ impl FromRequest<App> for PathOnly {
     }
 }
 
-/// Read barrier: this node has applied everything that was acknowledged anywhere when the request came (unless it asked
+/// Read barrier. This node has applied everything that was acknowledged anywhere when the request came (unless it asked
 /// for a stale response), and the index in `triarch-min-index`. Holds the applied index.
 pub struct ReadIndex(pub u64);
 
@@ -94,7 +94,7 @@ pub async fn wait_for_min_index(
         })
 }
 
-/// The request id of a change; the leader proxy makes one when the client sent none.
+/// Request id of a change. The leader proxy generates one if the client sent none.
 pub struct RequestId(pub Option<String>);
 
 impl FromRequestParts<App> for RequestId {

@@ -1,4 +1,4 @@
-//! Validation of submitted jobs: parses each field within its bounds, or names the one that is not.
+//! Validation of submitted jobs: parses each field within its bounds, or returns an error that names the invalid one.
 //!
 //! Conflicts that only the table can detect (taken keys, full queues, cycles) are refused by the table.
 
@@ -14,16 +14,16 @@ use crate::server::app::App;
 use crate::server::protocol::problem::{Code, Problem};
 use crate::server::protocol::validate;
 
-/// Bounds on one task's numbers. A number beyond them is a mistake.
+/// Bounds on one task's numbers. A number beyond them is considered a mistake.
 const ATTEMPTS_MAX: u32 = 1_000;
 const TEN_YEARS_MS: u64 = 10 * 366 * 24 * 3_600_000;
 const BACKOFF_FACTOR_MAX: f64 = 1_000.0;
 const TAGS_MAX: usize = 64;
 const CONCURRENCY_LIMIT_MAX: u32 = 1_000_000;
 
-/// A parsed submission.
+/// Parsed submission.
 pub enum Submission {
-    /// A job.
+    /// Whole job.
     Whole(SubmitJob),
     /// One part of a job.
     Part(StagePart),
@@ -56,7 +56,7 @@ pub fn parse_job(
         .with("field", "tasks")
         .with("tasks_max", app.limits.tasks_max));
     }
-    // Serialized again from the parsed job, so that white space between fields makes no other digest.
+    // The job is serialized again after parsing, so that white space between fields does not change the digest.
     let canonical = serde_json::to_vec(&job)
         .map_err(|error| Problem::invalid("", format!("the body cannot be read back: {error}")))?;
     let tasks = job
@@ -104,7 +104,7 @@ pub fn parse_job(
     }))
 }
 
-/// Parses the task at `position` of a submitted job. An invalid field is named as `tasks[3].priority`.
+/// Parses the task at `position` of a submitted job. An error names its field, such as `tasks[3].priority`.
 fn parse_task(app: &App, position: usize, task: wire::TaskSpec) -> Result<NewTask, Problem> {
     let at = |field: &str| format!("tasks[{position}].{field}");
     validate::name(&at("kind"), &task.kind)?;
@@ -257,7 +257,7 @@ fn in_range<N: PartialOrd + std::fmt::Display>(
     Ok(given)
 }
 
-/// Thousandths of a number that was checked to be within bounds.
+/// Converts a number that was checked to be within bounds to thousandths.
 fn to_milli(value: f64) -> u32 {
     (value * 1_000.0).round() as u32
 }

@@ -102,7 +102,7 @@ async fn show(
     };
     if !wait.is_zero() && terminal(&app) == Some(false) {
         let mut woken = app.table.waiters.job(id).map_err(|_| too_many_waiters())?;
-        // Looked at again after registering: its end cannot slip between.
+        // The table is read again after registering, so that the job's end cannot be missed in between.
         if terminal(&app) == Some(false) {
             app.wait_at_most(wait, woken.woken()).await;
         }

@@ -1,7 +1,7 @@
 //! Route handlers, one file for each resource of the HTTP interface.
 //!
-//! A handler reads the request, checks its bounds, proposes one command or reads the table, and writes the response. What
-//! is decided, and when, is the business of the table and of the leader.
+//! A handler reads the request, checks its bounds, proposes one command or reads the table, and writes the response.
+//! Decisions, and their timing, are the business of the table and of the leader.
 //!
 //! # Invariants
 //!

@@ -1,4 +1,4 @@
-//! Conversions between the table's types and those of the wire.
+//! Conversions between the table's types and wire types.
 
 use bytes::Bytes;
 use serde_json::json;
@@ -21,7 +21,7 @@ pub fn parse_task_state(text: &str) -> Result<TaskState, Problem> {
         })
 }
 
-/// State of a task, from the wire.
+/// Converts the state of a task from its wire type.
 pub fn task_state_from_wire(state: wire::TaskState) -> TaskState {
     match state {
         wire::TaskState::Waiting => TaskState::Waiting,
@@ -35,7 +35,7 @@ pub fn task_state_from_wire(state: wire::TaskState) -> TaskState {
     }
 }
 
-/// State of a task, for the wire.
+/// Converts the state of a task to its wire type.
 pub fn task_state(state: TaskState) -> wire::TaskState {
     match state {
         TaskState::Waiting => wire::TaskState::Waiting,
@@ -67,7 +67,7 @@ pub fn parse_job_state(text: &str) -> Result<JobState, Problem> {
     })
 }
 
-/// State of a job, for the wire.
+/// Converts the state of a job to its wire type.
 pub fn job_state(state: JobState) -> wire::JobState {
     match state {
         JobState::Running => wire::JobState::Running,
@@ -91,7 +91,7 @@ pub fn parse_worker_state(text: &str) -> Result<WorkerState, Problem> {
         })
 }
 
-/// State of a worker, for the wire.
+/// Converts the state of a worker to its wire type.
 pub fn worker_state(state: WorkerState) -> wire::WorkerState {
     match state {
         WorkerState::Live => wire::WorkerState::Live,
@@ -104,7 +104,7 @@ pub fn worker_state(state: WorkerState) -> wire::WorkerState {
     }
 }
 
-/// Cause of a cancellation in the form of an error. None if a client asked for it.
+/// Converts the cause of a cancellation to an error. `None` if a client requested the cancellation.
 pub fn cancellation_error(cause: CancelCause) -> Option<Box<RawValue>> {
     let (kind, task, message) = match cause {
         CancelCause::Asked => return None,
@@ -123,7 +123,7 @@ pub fn cancellation_error(cause: CancelCause) -> Option<Box<RawValue>> {
     serde_json::value::to_raw_value(&error).ok()
 }
 
-/// Status of a node's disk, for the wire.
+/// Converts the status of a node's disk to its wire type.
 pub fn node_disk(disk: DiskStatus) -> wire::NodeDisk {
     wire::NodeDisk {
         free_bytes: disk.free_bytes,
@@ -131,7 +131,7 @@ pub fn node_disk(disk: DiskStatus) -> wire::NodeDisk {
     }
 }
 
-/// JSON text as received. It was validated on arrival, so none means that the table itself damaged it.
+/// Returns JSON text as received. It was validated on arrival, so `None` means that the table itself damaged it.
 pub fn raw_json(text: &Bytes) -> Option<Box<RawValue>> {
     let text = std::str::from_utf8(text).ok()?;
     RawValue::from_string(text.to_string()).ok()

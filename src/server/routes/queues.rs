@@ -19,7 +19,7 @@ use crate::server::protocol::validate;
 use crate::server::routes::bulk_tasks;
 use crate::server::routes::extractors::{NoQuery, PathOnly, ReadIndex};
 
-/// Bounds on settings. A number beyond them is a mistake.
+/// Bounds on settings. A number beyond them is considered a mistake.
 const RATE_PER_S_MIN: f64 = 0.001;
 const RATE_PER_S_MAX: f64 = 1_000_000.0;
 const BURST_MAX: u32 = 1_000_000;
@@ -242,7 +242,7 @@ fn parse_settings(
     })
 }
 
-/// A queue without settings and without tasks.
+/// Returns the description of a queue without settings and without tasks.
 fn unused_queue(name: &str) -> wire::Queue {
     wire::Queue {
         name: name.to_string(),

@@ -202,7 +202,7 @@ async fn resume(
     Path(name): Path<String>,
     _: PathOnly,
 ) -> Result<ApiResponse, HandlerError> {
-    // What is read here may be behind; the table compares the generation.
+    // The table read here may be behind, so apply compares the generation.
     app.node.read_barrier().await?;
     let now_ms = now_ms(&app)?;
     let (generation, times) = {
@@ -259,7 +259,7 @@ async fn trigger(
     }
 }
 
-/// The cluster's time, which its leader tells.
+/// Returns the cluster's time, which the leader decides.
 fn now_ms(app: &App) -> Result<u64, HandlerError> {
     let lead = app.lead.borrow();
     let lead = lead.as_ref().ok_or(HandlerError::NotLeader)?;
@@ -278,7 +278,7 @@ fn not_found(name: &str) -> Problem {
     Problem::new(Code::NotFound, format!("there is no schedule \"{shown}\""))
 }
 
-/// One schedule, with its job and its next runs.
+/// Returns one schedule, with its job and its next runs.
 fn schedule_with_runs(table: &Table, name: &str) -> Result<wire::Schedule, Problem> {
     let schedule = table.schedule(name).ok_or_else(|| not_found(name))?;
     let times = CronSchedule::parse(&schedule.cron, &schedule.timezone).ok();

@@ -1,8 +1,8 @@
 //! Output of attempts: sent by workers while they run, read and followed (long poll) by clients.
 //!
-//! Two sources make one text. Live output of running and recent attempts is in the leader's memory; recorded output of an ended
-//! command is in its result or error, from the beginning up to a bound. Offsets mean the same in both, so a reader goes from
-//! the first to the second without gap or repetition.
+//! Two sources make one text. Live output of running and recent attempts is in the leader's memory. Recorded output of
+//! an ended command is in its result or error, from the beginning up to a bound. Offsets are the same in both, so a
+//! reader goes from the first to the second without gap or repetition.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use crate::server::routes::workers::{worker_call_error, worker_id};
 
 /// Maximum number of chunks in one request of a worker.
 const CHUNKS_MAX: usize = 20_000;
-/// Maximum offset in an output stream.
+/// Maximum offset in an output stream, in bytes.
 const OFFSET_MAX: u64 = 1 << 60;
 
 pub fn worker_routes() -> OpenApiRouter<App> {
@@ -133,7 +133,7 @@ async fn read(
     let term = app.lead.borrow().clone();
     let mut index = index;
     loop {
-        // Registered before the table is read: no change can slip between.
+        // The waiter is registered before the table is read, so no change is missed in between.
         let mut changed = app
             .table
             .waiters
@@ -148,7 +148,7 @@ async fn read(
         }
         tokio::select! {
             () = app.wait_at_most(left, changed.woken()) => {}
-            // Output from now on is sent to another leader.
+            // Workers send output from now on to another leader.
             () = async { match &term { Some(lead) => lead.ended().await, None => std::future::pending().await } } => {
                 return Err(HandlerError::NotLeader);
             }
@@ -168,7 +168,7 @@ fn offset(query: &Query, name: &str) -> Result<u64, Problem> {
     Ok(offset)
 }
 
-/// One attempt of a task, as far as its output is concerned.
+/// One attempt of a task: the fields that its output needs.
 struct Attempt {
     number: u32,
     token: Token,
@@ -185,7 +185,7 @@ struct RecordedOutput {
     stderr: String,
 }
 
-/// The output of an attempt from these offsets on.
+/// Returns the output of an attempt from these offsets on.
 fn logs(
     app: &App,
     id: TaskId,
@@ -273,7 +273,7 @@ fn attempt(task: &Task, number: u32) -> Option<Attempt> {
         | AttemptEnd::Returned
         | AttemptEnd::Cancelled => ended.end.error(),
     };
-    // Other kinds may use these words for something else.
+    // Other kinds may use these field names for something else.
     let recorded = outcome
         .filter(|_| task.kind() == exec::KIND)
         .and_then(|text| serde_json::from_slice(text).ok());
@@ -284,7 +284,7 @@ fn attempt(task: &Task, number: u32) -> Option<Attempt> {
     })
 }
 
-/// The next attempt after this one that is known.
+/// Returns the next known attempt after this one.
 fn next_attempt(task: &Task, number: u32) -> Option<u32> {
     let ended = task.history.iter().map(|attempt| attempt.attempt);
     let running = task.lease().map(|lease| lease.attempt);

@@ -1,7 +1,7 @@
 //! `/v1/tasks/wait`: long poll for the end of any of many tasks, for clients with thousands of them in progress.
 //!
-//! A request names the tasks its client still waits for. It is answered with those that have ended as soon as there are any.
-//! The node keeps no state from one request to the next, so the next may go to another node.
+//! A request names the tasks its client still waits for. The answer contains those that have ended, as soon as there
+//! are any. The node keeps no state from one request to the next, so the next may go to another node.
 
 use axum::extract::{RawQuery, State};
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use crate::server::routes::wait::{too_many_waiters, wait_time};
 
 /// Maximum number of tasks in one request.
 const TASKS_MAX: usize = 10_000;
-/// Maximum size of results and errors in one response, unless a single one is larger.
+/// Maximum size in bytes of results and errors in one response, unless a single one is larger.
 const RESPONSE_BYTES_MAX: usize = 8 << 20;
 
 pub fn routes() -> OpenApiRouter<App> {
@@ -65,7 +65,7 @@ async fn wait_many(
             .waiters
             .any_task(tasks.clone())
             .map_err(|_| too_many_waiters())?;
-        // Looked at again after registering: no end can slip between.
+        // The table is read again after registering, so that no end is missed in between.
         if !any_ended(&app.table.read(), &tasks) {
             app.wait_at_most(wait, woken.woken()).await;
         }
@@ -74,7 +74,7 @@ async fn wait_many(
     ApiResponse::from_table(&table, index, &ended(&table, &tasks, missing))
 }
 
-/// Whether any of the tasks has ended or is missing.
+/// Returns whether any of the tasks has ended or is missing.
 fn any_ended(table: &Table, tasks: &[TaskId]) -> bool {
     tasks.iter().any(|&task| {
         table
@@ -83,7 +83,7 @@ fn any_ended(table: &Table, tasks: &[TaskId]) -> bool {
     })
 }
 
-/// The tasks that have ended, as many as fit into one response.
+/// Returns the tasks that have ended, as many as fit into one response.
 fn ended(table: &Table, tasks: &[TaskId], missing: Vec<String>) -> wire::EndedTasks {
     let mut response = wire::EndedTasks {
         missing,

@@ -52,7 +52,7 @@ async fn show(
     };
     if !wait.is_zero() && terminal(&app) == Some(false) {
         let mut woken = app.table.waiters.task(id).map_err(|_| too_many_waiters())?;
-        // Looked at again after registering: its end cannot slip between.
+        // The table is read again after registering, so that the task's end cannot be missed in between.
         if terminal(&app) == Some(false) {
             app.wait_at_most(wait, woken.woken()).await;
         }
@@ -159,16 +159,16 @@ fn task_response(app: &App, index: u64, id: TaskId) -> Result<ApiResponse, Handl
     ApiResponse::from_table(&table, index, &response)
 }
 
-/// How much of a task is shown.
+/// Level of detail with which a task is shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Detail {
-    /// In a list.
+    /// Row of a list.
     Row,
-    /// By itself: with its payload and all attempts that are kept.
+    /// Single task, with its payload and all attempts that are kept.
     Whole,
 }
 
-/// Part of a list, as rows.
+/// Converts a page of tasks to rows.
 pub fn task_page(app: &App, found: ListPage<'_, Task, TaskId>) -> wire::TaskList {
     wire::TaskList {
         tasks: found
@@ -247,7 +247,7 @@ fn task_to_wire(app: &App, task: &Task, detail: Detail) -> wire::Task {
     }
 }
 
-/// The keys of these tasks.
+/// Returns the keys of these tasks.
 pub fn keys_of(table: &Table, tasks: &[TaskId]) -> Vec<String> {
     let tasks = tasks.iter().filter_map(|&task| table.task(task));
     tasks

@@ -1,4 +1,4 @@
-//! Long polling: how long a request asks to wait, and the problem for a node that holds too many of them.
+//! Long polling: the requested wait, and the problem for a node that holds too many waiting requests.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub fn wait_time(query: &Query) -> Result<Option<Duration>, Problem> {
     Ok(wait_ms.map(|wait_ms| Duration::from_millis(wait_ms.min(WAIT_MS_MAX))))
 }
 
-/// Problem of a node whose bound of waiting requests is reached.
+/// Builds the problem for a node whose bound of waiting requests is reached.
 pub fn too_many_waiters() -> HandlerError {
     Problem::new(
         Code::RateLimited,

@@ -13,7 +13,7 @@ use crate::server::routes::present;
 /// Maximum number of values of one filter field.
 const VALUES_MAX: usize = 100;
 
-/// Each part is either empty, which lets everything expected, or names what an event must have one of.
+/// Filter of events. An empty part lets every event pass; any other names values, of which an event must have one.
 #[derive(Debug, Default)]
 pub struct Filter {
     queues: Vec<String>,
@@ -59,7 +59,7 @@ impl Filter {
         })
     }
 
-    /// Whether an event of this type matches.
+    /// Returns whether an event of this type matches.
     pub fn matches(&self, value: &str, happened: &EventRecord) -> bool {
         if !self.types.is_empty() && !self.types.contains(&value) {
             return false;

@@ -64,7 +64,7 @@ async fn follow(
             wait_until_applied(&app, asked).await?;
             asked
         }
-        // A node that still catches up would tell of things long past.
+        // On a node that still catches up, the end of its feed would begin the stream with old events.
         None => Position::entry_end(
             app.table
                 .feed
@@ -86,7 +86,8 @@ async fn follow(
     Ok(response)
 }
 
-/// Position to continue at. The header wins: a reader that reconnects repeats its URL, but the header is newer.
+/// Returns the position to continue at. The header wins, because a reader that reconnects repeats its URL and the
+/// header is newer.
 fn requested_position(query: &Query, headers: &HeaderMap) -> Result<Option<Position>, Problem> {
     let header = headers
         .get(event::LAST_EVENT_ID)
@@ -104,7 +105,7 @@ fn requested_position(query: &Query, headers: &HeaderMap) -> Result<Option<Posit
     })
 }
 
-/// Waits until this node has applied what the reader saw on another node.
+/// Waits until this node has applied the position that the reader saw on another node.
 async fn wait_until_applied(app: &App, asked: Position) -> Result<(), HandlerError> {
     if asked.index() <= app.table.feed.last_index() {
         return Ok(());

@@ -2,9 +2,9 @@
 //!
 //! # Invariants
 //!
-//! - Every node serves its own applied history. It is the same everywhere, so nothing is asked of the leader, and a reader
-//!   whose node has died continues at another one after the last event it got.
-//! - Nothing is skipped silently: a reader whose position is no longer kept is told so.
+//! - Every node serves its own applied history. It is the same everywhere, so the leader is not asked. A reader whose
+//!   node has died continues at another one after the last event it received.
+//! - Nothing is skipped silently. A reader whose position is no longer kept gets an error.
 
 mod filter;
 mod handler;

@@ -1,11 +1,11 @@
-//! Events of the feed in the types of the wire.
+//! Conversions of feed events to wire types.
 
 use triarch_sdk::wire;
 
 use crate::feed::{EventRecord, LeaseOutcome, LeaseRef, TaskRef};
 use crate::server::routes::present;
 
-/// Type of an event on the wire.
+/// Returns the wire name of an event's type.
 pub fn event_type(happened: &EventRecord) -> &'static str {
     match happened {
         EventRecord::JobSubmitted { .. } => "job_submitted",
@@ -25,7 +25,7 @@ pub fn event_type(happened: &EventRecord) -> &'static str {
     }
 }
 
-/// An event on the wire.
+/// Converts an event to its wire type.
 pub fn to_wire(happened: &EventRecord) -> wire::event::Happened {
     use wire::event::Happened as WireEvent;
     let text = |name: &Option<std::sync::Arc<str>>| name.as_ref().map(|name| name.to_string());
@@ -150,7 +150,7 @@ pub fn to_wire(happened: &EventRecord) -> wire::event::Happened {
     }
 }
 
-/// Fields of a task in the form of the wire.
+/// Wire fields of a task.
 struct TaskFields {
     task: String,
     job: Option<String>,

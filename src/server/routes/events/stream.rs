@@ -1,7 +1,8 @@
 //! Server-sent event stream of one reader.
 //!
-//! It holds only a position, and reads more of the feed when the connection takes more: a slow reader costs one page of text.
-//! A reader that falls behind the kept history gets a last message that says so, and its stream ends.
+//! A stream holds only a position, and reads more of the feed when the connection takes more. A slow reader therefore
+//! costs one page of text. A reader that falls behind the kept history gets a last message with that error, and its
+//! stream ends.
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -20,7 +21,7 @@ use crate::feed::{Page, Position, PositionGone};
 use crate::server::app::App;
 use crate::server::protocol::problem::{Code, Problem};
 
-/// Maximum time between two messages: a keep-alive tells that the connection lives, and the reader's position.
+/// Maximum time between two messages. A keep-alive shows that the connection lives, and carries the reader's position.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Minimum time between two reads of the feed, so that many readers of a busy cluster do not wake for every entry.
 const READ_INTERVAL: Duration = Duration::from_millis(10);
@@ -41,10 +42,10 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// A stream of the events after this position. Releases its permit at its end.
+    /// Creates a stream of the events after this position. It releases its permit at its end.
     pub fn new(app: App, filter: Filter, after: Position, permit: OwnedSemaphorePermit) -> Self {
         let now = Instant::now();
-        // The position comes first, so that who is cut off before anything has happened goes on from here too.
+        // The position comes first, so that a reader cut off before any event continues from here too.
         let preamble = format!("retry: {RECONNECT_DELAY_MS}\nid: {after}\n\n");
         Self {
             grown: app.table.feed.subscribe(),
@@ -59,7 +60,7 @@ impl EventStream {
         }
     }
 
-    /// The messages.
+    /// Returns the messages.
     pub fn messages(self) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> {
         stream::unfold(self, async |mut stream_state| {
             let message = stream_state.next().await?;
@@ -93,7 +94,7 @@ impl EventStream {
                 return Some(self.keep_alive());
             }
             if !page.is_last {
-                // Much that was not asked for: others have their turn in between.
+                // This page held only events that the filter drops. Other tasks get their turn in between.
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -109,11 +110,11 @@ impl EventStream {
         None
     }
 
-    /// A message without events, with the reader's position.
+    /// Builds a message without events, with the reader's position.
     fn keep_alive(&mut self) -> Bytes {
         self.next_keep_alive = Instant::now() + KEEP_ALIVE_INTERVAL;
         if let Leadership::Unknown { .. } = &*self.app.node.leadership().borrow() {
-            // It may be cut off from the others, and hear of nothing for as long as that lasts.
+            // The node may be cut off from the others, and receive no events for as long as that lasts.
             self.ended = true;
             return Bytes::from_static(
                 b": this node knows of no leader, another one may know more\n\n",
@@ -138,7 +139,7 @@ impl EventStream {
                 let what = to_wire(happened);
                 match serde_json::to_string(&wire::Event { id, at, what }) {
                     Ok(data) => {
-                        // Writing to a string does not fail.
+                        // A write to a string does not fail.
                         let _ = write!(
                             text,
                             "id: {position}\nevent: {event_type}\ndata: {data}\n\n"
@@ -152,7 +153,7 @@ impl EventStream {
     }
 }
 
-/// Problem of a reader whose position is no longer kept.
+/// Builds the problem for a reader whose position is no longer kept.
 pub fn position_gone(gone: PositionGone) -> Problem {
     Problem::new(
         Code::PositionGone,

@@ -74,7 +74,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     ] {
         out.gauge(name, help, index as f64);
     }
-    // Only a leader hears from the others.
+    // Only a leader has contact with the others.
     let peers = || {
         let others = status.nodes.iter().filter(|node| node.id != app.node_id);
         others.filter(|_| leads)

@@ -17,7 +17,7 @@ pub type Labels = Vec<(&'static str, String)>;
 pub enum Scale {
     /// Nanoseconds, exposed as seconds.
     Time,
-    /// Themselves.
+    /// The values themselves.
     Plain,
 }
 
@@ -35,21 +35,21 @@ struct MetricFamily {
     samples: Samples,
 }
 
-/// All families of one scrape. A family without samples is present too.
+/// All metric families of one scrape. A family without samples is present too.
 #[derive(Debug, Default)]
 pub struct MetricFamilies(Vec<MetricFamily>);
 
 /// Exposition formats of Prometheus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// What every scraper reads.
+    /// Text format that every scraper reads.
     Prometheus,
-    /// What newer ones ask for.
+    /// Format that newer scrapers ask for.
     OpenMetrics,
 }
 
 impl Format {
-    /// Content negotiation by `Accept`.
+    /// Negotiates the format by `Accept`.
     pub fn negotiate(accept: Option<&HeaderValue>) -> Self {
         let text = accept.and_then(|accept| accept.to_str().ok());
         if text.is_some_and(|text| text.contains("application/openmetrics-text")) {
@@ -59,7 +59,7 @@ impl Format {
         }
     }
 
-    /// Media type.
+    /// Returns the media type.
     pub fn content_type(self) -> &'static str {
         match self {
             Format::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
@@ -77,27 +77,27 @@ impl MetricFamilies {
         });
     }
 
-    /// Something that goes up and down.
+    /// Adds a gauge: a value that goes up and down.
     pub fn gauge(&mut self, name: &'static str, help: &'static str, value: f64) {
         self.gauges(name, help, vec![(Labels::new(), value)]);
     }
 
-    /// As [`MetricFamilies::gauge`], one for each set of labels.
+    /// Adds gauges like [`MetricFamilies::gauge`], one for each set of labels.
     pub fn gauges(&mut self, name: &'static str, help: &'static str, values: Vec<(Labels, f64)>) {
         self.push(name, help, Samples::Gauge(values));
     }
 
-    /// Something that only grows. Exposed with the suffix `_total`.
+    /// Adds a counter: a value that only grows. It is exposed with the suffix `_total`.
     pub fn counter(&mut self, name: &'static str, help: &'static str, value: f64) {
         self.counters(name, help, vec![(Labels::new(), value)]);
     }
 
-    /// As [`MetricFamilies::counter`], one for each set of labels.
+    /// Adds counters like [`MetricFamilies::counter`], one for each set of labels.
     pub fn counters(&mut self, name: &'static str, help: &'static str, values: Vec<(Labels, f64)>) {
         self.push(name, help, Samples::Counter(values));
     }
 
-    /// How values are distributed.
+    /// Adds a histogram: the distribution of values.
     pub fn histogram(
         &mut self,
         name: &'static str,
@@ -108,7 +108,7 @@ impl MetricFamilies {
         self.histograms(name, help, scale, vec![(Labels::new(), reading)]);
     }
 
-    /// As [`MetricFamilies::histogram`], one for each set of labels.
+    /// Adds histograms like [`MetricFamilies::histogram`], one for each set of labels.
     pub fn histograms(
         &mut self,
         name: &'static str,

@@ -2,10 +2,10 @@
 //!
 //! # Invariants
 //!
-//! - Always about the node that is asked: nothing is forwarded and no other node is waited for, so it also works without a
-//!   leader.
-//! - A scrape reads counters that are kept anyway. It walks over no tasks, holds the table's lock only to copy some numbers of
-//!   each queue, and measures the disk on a thread of its own.
+//! - Metrics are always those of the node that is asked. Nothing is forwarded and no other node is waited for, so the
+//!   route also works without a leader.
+//! - A scrape reads counters that are maintained anyway. It walks over no tasks, holds the table's lock only to copy
+//!   some numbers of each queue, and measures the disk on a thread of its own.
 //!
 //! Every metric is described in `docs/metrics.md`; a test compares the page with the exposition.
 

@@ -1,4 +1,4 @@
-//! Process and disk metrics of this node. Names that begin with `process_` are those of every Prometheus client.
+//! Process and disk metrics of this node. Names that begin with `process_` follow the convention of Prometheus clients.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,9 +11,9 @@ use super::families::{Labels, MetricFamilies};
 use crate::log_writer;
 use crate::server::app::App;
 
-/// Maximum time to measure the disk. After that, the scrape goes without it.
+/// Maximum time to measure the disk. After that, the scrape goes without the measurement.
 const DISK_USAGE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Maximum number of files measured: far more than there are.
+/// Maximum number of files measured; far more than a node has.
 const FILES_MAX: usize = 10_000;
 
 /// Disk usage in bytes.
@@ -28,7 +28,7 @@ struct DiskUsage {
 pub async fn collect(app: &App, out: &mut MetricFamilies) {
     process(out);
     let data_dir = app.data_dir.clone();
-    // One at a time: on a disk that hangs, scrapes must not pile up.
+    // One measurement at a time, because scrapes must not pile up on a disk that hangs.
     let measurement = match std::sync::Arc::clone(&app.disk_usage_permit).try_acquire_owned() {
         Ok(permit) => Some(tokio::task::spawn_blocking(move || {
             let disk = measure_disk(&data_dir);
@@ -85,7 +85,7 @@ fn measure_disk(data_dir: &Path) -> DiskUsage {
     }
 }
 
-/// Size of the files below a directory. A file that vanishes in the meantime counts as nothing.
+/// Returns the size of the files below a directory. A file that vanishes during the walk counts as 0.
 fn bytes_below(directory: &Path) -> u64 {
     let mut open: Vec<PathBuf> = vec![directory.to_path_buf()];
     let (mut bytes, mut files) = (0_u64, 0);
@@ -128,7 +128,8 @@ fn process(out: &mut MetricFamilies) {
         sample(resident.zip(page).map(|(pages, page)| pages * page)),
     );
     let ticks = unit(SysconfVar::CLK_TCK);
-    // Fields are counted from behind the name, which may contain anything: the state is the first.
+    // Fields are counted after the last parenthesis, because the name may contain anything. The state is the first of
+    // them.
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = stat
         .rsplit_once(')')

@@ -11,7 +11,7 @@ use crate::server::app::App;
 
 /// Maximum number of queues listed by name. The rest is aggregated.
 const QUEUES_LISTED_MAX: usize = 200;
-/// The name under which the rest is listed. A queue that is really called so is always among them.
+/// Name under which the rest is listed. A queue that really has this name is always among them.
 const OTHERS: &str = "(others)";
 /// Task states exposed per queue.
 const QUEUE_STATES: [TaskState; 5] = [
@@ -112,7 +112,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     decisions(app, out);
 }
 
-/// The fullest queues by name, and the rest together.
+/// Returns the fullest queues by name, and the rest aggregated.
 fn queues(table: &Table, now_ms: u64) -> Vec<(String, QueueStats)> {
     let age = |since_ms: u64| now_ms.saturating_sub(since_ms);
     let all: Vec<(&str, QueueStats)> = table
@@ -129,7 +129,7 @@ fn fullest(all: Vec<(&str, QueueStats)>) -> Vec<(String, QueueStats)> {
     let (mut named, mut rest): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|(name, _)| *name != OTHERS);
     if named.len() > QUEUES_LISTED_MAX {
-        // Of two that are as full the one whose name comes first, so that it is always the same.
+        // Equally full queues are ordered by name, so that the choice is stable.
         named.select_nth_unstable_by(QUEUES_LISTED_MAX, |(a, stats_a), (b, stats_b)| {
             stats_b.total().cmp(&stats_a.total()).then(a.cmp(b))
         });
@@ -147,7 +147,7 @@ fn fullest(all: Vec<(&str, QueueStats)>) -> Vec<(String, QueueStats)> {
         .collect()
 }
 
-/// Counted where they are made, by the leader.
+/// Adds the counters of decisions, which the leader counts.
 fn decisions(app: &App, out: &mut MetricFamilies) {
     let counters = &app.table.counters;
     out.counter(
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(listed.len(), QUEUES_LISTED_MAX + 1);
         let (last, together) = listed.last().expect("some");
         assert_eq!(last, OTHERS);
-        // The two emptiest, one of many that are as full as others, and the one that is called so.
+        // The rest: the two emptiest, one of many equally full ones, and the queue of that name.
         assert_eq!(
             (together.total(), together.oldest_ms),
             (1 + 2 + 7 + 1_000, 90)

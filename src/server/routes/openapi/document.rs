@@ -1,4 +1,4 @@
-//! What holds for many operations alike, added to the document that was gathered from the routes: refusals and headers.
+//! Parts common to many operations, added to the document that was gathered from the routes: refusals and headers.
 
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::schema::{KnownFormat, Object, SchemaFormat};
@@ -12,7 +12,7 @@ use crate::server::protocol::headers::{INDEX, MIN_INDEX, REQUEST_ID};
 use crate::server::protocol::problem::{Code, PROBLEM_JSON};
 use crate::server::protocol::validate::NAME_BYTES_MAX;
 
-/// Completes what was gathered from the routes.
+/// Completes the document that was gathered from the routes.
 pub fn complete(mut gathered: OpenApi) -> OpenApi {
     gathered.info = Info::new("Triarch", env!("CARGO_PKG_VERSION"));
     gathered.info.description = Some(
@@ -40,7 +40,7 @@ pub fn complete(mut gathered: OpenApi) -> OpenApi {
     gathered
 }
 
-/// The operations of a path, by method.
+/// Returns the operations of a path, by method.
 pub fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
     [
         ("get", item.get.as_mut()),
@@ -54,7 +54,7 @@ pub fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &m
 }
 
 fn complete_operation(path: &str, method: &str, operation: &mut Operation) {
-    // Handlers are named within their file.
+    // A handler's name is unique within its file only.
     let tag = operation.tags.iter().flatten().next();
     if let (Some(id), Some(tag)) = (&operation.operation_id, tag) {
         operation.operation_id = Some(format!("{tag}_{id}"));
@@ -151,7 +151,7 @@ fn log_index() -> Object {
         .build()
 }
 
-/// What a route may refuse with.
+/// Returns the codes with which a route may refuse.
 fn codes(path: &str, method: &str) -> Vec<Code> {
     let mut codes = route_codes(path, method);
     // The browser guard stands before every route.
@@ -193,7 +193,7 @@ fn route_codes(path: &str, method: &str) -> Vec<Code> {
     if method != "get" {
         codes.extend([Code::Conflict, Code::AlreadyFinished, Code::QueueFull]);
     }
-    // Whom to transfer to stands in the body.
+    // The target of a transfer is in the body.
     if path.contains('{') || path == "/v1/cluster/transfer-leader" {
         codes.push(Code::NotFound);
     }

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use crate::server::app::App;
 
-/// The document, as it is sent.
+/// Serialized document, as it is sent.
 #[derive(Clone)]
 pub struct Document(Bytes);
 

@@ -1,8 +1,8 @@
 //! `/openapi.json`: the OpenAPI document of the interface.
 //!
-//! Routes and their descriptions come from the same place (`routes!` takes a handler with its `#[utoipa::path]`), and schemas
-//! from the types that are really read and written, so the document cannot fall behind. `document` adds what many routes have
-//! in common: problems and headers.
+//! Routes and their descriptions come from the same place (`routes!` takes a handler with its `#[utoipa::path]`).
+//! Schemas come from the types that are really read and written. The document therefore cannot become outdated.
+//! `document` adds the parts that many routes have in common: problems and headers.
 
 mod document;
 mod handler;

@@ -33,7 +33,7 @@ const SUBSCRIPTIONS_MAX: usize = 10_000;
 const NOTE_BYTES_MAX: usize = 1_000;
 /// Maximum time that a poll delays the verdicts on its results to wait for new leases.
 const VERDICT_DELAY_MAX: Duration = Duration::from_millis(50);
-/// For what a worker reports of its leases and itself.
+/// Options for worker reports on leases and on the worker itself.
 const HIGH_PRIORITY: ProposeOptions = ProposeOptions {
     priority: Priority::High,
     allow_piggyback: false,
@@ -141,8 +141,8 @@ async fn poll(
         false => match record_results_before_lease(&app, &lead, id, poll.results, poll.max).await {
             Ok(verdicts) => verdicts,
             Err(refused) => {
-                // It is alive whatever becomes of its results, and so are the attempts it will tell of again. That it may be
-                // unknown by now must not hide that the fate of its results is.
+                // The worker is alive whatever happens to its results, and so are the attempts it will report again.
+                // The error must show that the fate of the results is unknown, even if the worker is unknown by now.
                 let alive: Vec<RunningAttempt> =
                     running.into_iter().flatten().chain(ended).collect();
                 let _ = lead.heartbeat(id, &alive, None);
@@ -151,7 +151,8 @@ async fn poll(
         },
     };
     if let Some(running) = &mut running {
-        // What is told as ended has its verdict, and is neither running nor lost, even if the worker names it as both.
+        // A reported result has its verdict. Its attempt is neither running nor lost, even if the worker also names it
+        // as running.
         let ended_keys: HashSet<(&str, Token)> = ended.iter().map(RunningAttempt::key).collect();
         running.retain(|attempt| !ended_keys.contains(&attempt.key()));
     }
@@ -165,7 +166,8 @@ async fn poll(
     };
     let mut answer = match request.run(&app, &lead).await {
         Ok(answer) => answer,
-        // Its results count, whatever became of the rest: that it is lost, or this leader no more, it hears when it asks next.
+        // The results count, whatever happened to the rest of the poll. A worker that is lost, or whose leader changed,
+        // learns that from its next request.
         Err(_) if !verdicts.is_empty() => wire::PollAnswer {
             tasks: Vec::new(),
             results: Vec::new(),
@@ -179,7 +181,7 @@ async fn poll(
     ApiResponse::ok(app.node.applied_index(), &answer)
 }
 
-/// Proposes results of a worker that asks for more work, which is then leased in the same log entry if there is any.
+/// Proposes results of a worker that asks for more work. If there is any, it is leased in the same log entry.
 async fn record_results_before_lease(
     app: &App,
     lead: &LeaderTerm,
@@ -193,30 +195,31 @@ async fn record_results_before_lease(
     Ok(verdicts)
 }
 
-/// A poll whose results, if it brought any, have their verdicts.
+/// Poll whose results, if it brought any, have their verdicts.
 struct PollRequest {
     worker: WorkerId,
     max: u32,
     wait: Duration,
     brings_results: bool,
-    /// What the worker says it runs, if it says so.
+    /// Attempts that the worker reports as running, if it reports any.
     running: Option<Vec<RunningAttempt>>,
-    /// What it brought the results of.
+    /// Attempts whose results it brought.
     ended: Vec<RunningAttempt>,
 }
 
 impl PollRequest {
-    /// Long poll: confirms what the worker runs, and waits for leases.
+    /// Long poll: confirms the attempts that the worker runs, and waits for leases.
     async fn run(mut self, app: &App, lead: &LeaderTerm) -> Result<wire::PollAnswer, HandlerError> {
         let id = self.worker;
         let directives = lead
             .heartbeat(id, self.running.as_deref().unwrap_or_default(), None)
             .map_err(|error| worker_call_error(error, id))?;
         if let Some(running) = &mut self.running {
-            // The worker knows of these: one whose result was refused is not handed out to it again.
+            // The worker knows of these leases. One whose result was refused is therefore not delivered to it again.
             running.extend(self.ended);
         }
-        // Someone who is to stop something must know now; someone who brings results, soon: long enough for a grant.
+        // A worker with something to stop must be answered at once. One that brings results is answered soon: the delay
+        // is just long enough for a grant.
         let urgent =
             !directives.cancel.is_empty() || !directives.lost.is_empty() || directives.drain;
         let wait_max = match (urgent, self.brings_results) {
@@ -348,7 +351,7 @@ pub fn worker_id(text: &str) -> Result<WorkerId, Problem> {
 }
 
 impl RunningAttempt {
-    /// The attempt that a result is about.
+    /// Returns the attempt that a result belongs to.
     fn ended(result: &wire::TaskResult) -> Self {
         Self {
             task: result.task.parse().ok(),
@@ -363,7 +366,7 @@ impl RunningAttempt {
     }
 }
 
-/// Error of a worker call that the leader refused.
+/// Converts the error of a worker call that the leader refused.
 pub fn worker_call_error(error: WorkerCallError, id: WorkerId) -> HandlerError {
     match error {
         WorkerCallError::UnknownWorker => Problem::new(
@@ -422,7 +425,7 @@ fn parse_running(running: Vec<wire::RunningTask>) -> Result<Vec<RunningAttempt>,
         .collect()
 }
 
-/// A lease in the form of the wire. None if it has ended in the meantime.
+/// Converts a lease to its wire type. `None` if it has ended since.
 fn leased_task(app: &App, lease: Lease) -> Option<wire::LeasedTask> {
     let table = app.table.read();
     let task = table

@@ -13,10 +13,10 @@ use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::problem::{Code, Problem};
 
-/// Maximum number of results in one request, and of attempts named as running.
+/// Maximum number of results in one request, and of attempts reported as running.
 pub const RESULTS_MAX: usize = 10_000;
 
-/// Proposes results. A text that is no task's id, or one result over its bound, costs only that result.
+/// Proposes results. An invalid task id, or a result over its bound, costs only that result.
 pub async fn record_results(
     app: &App,
     worker: WorkerId,
@@ -97,7 +97,7 @@ pub async fn record_results(
     Ok((index, verdicts))
 }
 
-/// Whether a result may let a task start: it frees a slot, and what depends on its task may be due.
+/// Returns whether a result may let a task start. It frees a slot, and dependents of its task may become ready.
 fn may_bring_work(app: &App) -> bool {
     let table = app.table.read();
     let counts = table.counts();
