@@ -143,8 +143,8 @@ async fn expire(lead: Arc<LeaderTerm>) {
     let mut checked = Instant::now();
     loop {
         ticks.tick().await;
-        // After a pause of this process, the paused time counts as nobody's silence: the node may have lost its
-        // leadership, and if it has not, the heartbeats of that time are still on their way in.
+        // After a pause of this process, the paused time counts as nobody's silence. The node may have lost its
+        // leadership. If it has not, the heartbeats of that time are still on their way in.
         let pause = checked.elapsed().saturating_sub(period * 2);
         checked = Instant::now();
         let pause = match mutated!(SleeperJudges) {

@@ -1,8 +1,8 @@
 //! Slow-client protection: timeouts on request heads and on stalled writes.
 //!
-//! Two kinds of slow clients cost a server memory and connections at no cost to themselves: those that send a head byte
-//! by byte, and those that do not read their response. Both kinds of connections end here. An idle connection between
-//! two requests, and a response that takes long to make, are bounded elsewhere.
+//! Two kinds of slow clients cost a server memory and connections at no cost to themselves. One sends a head byte by
+//! byte; the other does not read its response. Both kinds of connections end here. An idle connection between two
+//! requests, and a response that takes long to make, are bounded elsewhere.
 
 use std::future::Future;
 use std::io;
