@@ -1,4 +1,4 @@
-//! Arguments that several commands share, and their value parsers.
+//! Arguments shared by several commands, and their value parsers.
 
 use clap::Args;
 use serde::de::DeserializeOwned;
@@ -6,7 +6,7 @@ use triarch_sdk::wire::PageQuery;
 
 use super::output::Format;
 
-/// Masters to talk to by default: the ports of `triarch dev`.
+/// Default masters: the ports of `triarch dev`.
 pub const DEFAULT_MASTERS: &str =
     "http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103";
 
@@ -54,7 +54,7 @@ pub struct PageArgs {
 }
 
 impl PageArgs {
-    /// The query for this page.
+    /// Returns the query for this page.
     pub fn query(self) -> PageQuery {
         PageQuery {
             limit: Some(self.limit),

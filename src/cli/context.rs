@@ -1,4 +1,5 @@
-//! Context of a client command: the client, the output format, and how its user calls this program again.
+//! Context of a client command: the client, the output format, and the command line that reaches the same cluster
+//! again.
 
 use std::time::Duration;
 
@@ -9,13 +10,13 @@ use super::error::CommandError;
 use super::output::{self, Format};
 use super::shell;
 
-/// Everything a client command needs.
+/// Context of a client command.
 pub struct CommandContext {
     /// Client of the cluster.
     pub client: Client,
     /// Output format.
     pub format: Format,
-    /// The option that reaches the same masters again; empty if none is needed.
+    /// Option that reaches the same masters again; empty if none is needed.
     masters_option: String,
 }
 
@@ -24,7 +25,7 @@ impl CommandContext {
     pub fn new(global: &GlobalArgs) -> Result<Self, CommandError> {
         let mut masters_text = global.masters.join(",");
         if masters_text.is_empty() {
-            // An environment variable that is set to nothing is as good as not set.
+            // An empty environment variable counts as not set.
             masters_text = DEFAULT_MASTERS.to_owned();
         }
         let client = parse_masters(&masters_text)
@@ -44,12 +45,12 @@ impl CommandContext {
         })
     }
 
-    /// A command line of this program for the same cluster, to be shown to its user.
+    /// Returns a command line of this program for the same cluster, to be shown to the user.
     pub fn command(&self, words: &str) -> String {
         format!("{} {words}{}", shell::program_name(), self.masters_option)
     }
 
-    /// Prints how to get the next page of a list. Programs find the cursor in the list itself.
+    /// Prints the command that gets the next page of a list. Programs find the cursor in the list itself.
     pub fn print_next_page_hint(&self, next: Option<&str>) {
         if let (Format::Table, Some(next)) = (self.format, next) {
             output::print_note(&format!(
@@ -59,7 +60,7 @@ impl CommandContext {
     }
 }
 
-/// A short deadline, because a mistyped address should be reported soon.
+/// Returns options with a short deadline, because a mistyped address should be reported soon.
 fn client_options() -> ClientOptions {
     ClientOptions {
         unreachable_deadline: Duration::from_secs(2),

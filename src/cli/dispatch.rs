@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Runs a command that talks to a cluster.
+/// Runs a command that calls a cluster.
 fn client(
     global: &GlobalArgs,
     command: impl AsyncFnOnce(&CommandContext) -> Result<ExitCode, CommandError>,
@@ -93,7 +93,7 @@ fn client(
     )
 }
 
-/// Runs a command that talks to a cluster, on a runtime of this kind.
+/// Runs a command that calls a cluster, on a runtime of this kind.
 fn on(
     mut runtime: tokio::runtime::Builder,
     global: &GlobalArgs,
@@ -110,7 +110,7 @@ fn on(
     done.unwrap_or_else(CommandError::report)
 }
 
-/// Ends a process that is a part of a cluster.
+/// Returns the exit code of a process that is part of a cluster, and prints its error.
 fn long_running(ended: anyhow::Result<ExitCode>) -> ExitCode {
     ended.unwrap_or_else(|error| {
         output::print_error(&format!("{error:#}"));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Parses a sum of numbers with units. A bare number is refused, except 0: nobody remembers which unit it would be in.
+/// Parses a sum of numbers with units. A bare number is refused, except 0, because its unit would be ambiguous.
 pub fn parse(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -41,12 +41,12 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(total_ms.round() as u64))
 }
 
-/// A duration in milliseconds, the unit of the wire interface.
+/// Returns a duration in milliseconds, the unit of the wire interface.
 pub fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Far beyond any use, near enough that no sum with a time of day overflows.
+/// Maximum duration: far beyond any use, yet small enough that no sum with a time of day overflows.
 const MAX: Duration = Duration::from_secs(3_653 * 86_400);
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub const EXIT_USAGE: u8 = 2;
 /// Exit code when no cluster can be reached.
 pub const EXIT_UNREACHABLE: u8 = 3;
 
-/// Why a command failed.
+/// Reason for which a command failed.
 #[derive(Debug)]
 pub enum CommandError {
     /// The cluster refused the request, or the operation failed.
@@ -35,7 +35,8 @@ impl CommandError {
             CommandError::Failed(message) => (EXIT_FAILED, message),
             CommandError::Usage(message) => (EXIT_USAGE, message),
             CommandError::Unreachable(message) => (EXIT_UNREACHABLE, message),
-            // The reader of our output has closed the pipe, as `head` does: not a failure, and nobody is left to be told.
+            // The reader of our output has closed the pipe, as `head` does. That is no failure, and no reader is left
+            // for a message.
             CommandError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 return ExitCode::SUCCESS;
             }
@@ -46,7 +47,7 @@ impl CommandError {
     }
 }
 
-/// Reports an invalid command line, where clap alone cannot know.
+/// Reports an invalid command line that clap cannot detect by itself.
 pub fn usage_error(message: &str) -> ExitCode {
     output::print_note(&format!(
         "error: {message}\n\nFor more information, try '--help'."
@@ -91,7 +92,7 @@ impl From<Error> for CommandError {
     }
 }
 
-/// Codes and statuses are for programs; they read `code` in the answer itself.
+/// Formats a refusal as text. It omits codes and statuses, because programs read `code` in the answer itself.
 fn refusal(problem: Problem) -> String {
     let said = if problem.detail.is_empty() {
         problem.title
@@ -104,7 +105,7 @@ fn refusal(problem: Problem) -> String {
     }
 }
 
-/// One line per master.
+/// Formats one line per master.
 fn each(tried: &[Tried]) -> String {
     let line = |one: &Tried| {
         format!(

@@ -1,4 +1,4 @@
-//! Logging of long-running commands: to stderr, as text for people or as JSON for collectors.
+//! Logging of long-running commands: to stderr, as text or as JSON for log collectors.
 
 use std::io::IsTerminal;
 
@@ -32,7 +32,7 @@ enum LogFormat {
 }
 
 impl LogArgs {
-    /// Installs the process's logger; the error is a sentence for the user.
+    /// Installs the process's logger. The error is a sentence for the user.
     pub fn install(&self) -> Result<(), String> {
         let filter = EnvFilter::try_new(&self.log).map_err(|error| {
             format!("invalid value '{}' for '--log <FILTER>': {error}", self.log)

@@ -1,8 +1,15 @@
-//! Command line: what users and scripts type, and what is printed for them.
+//! Command line: arguments of users and scripts, and the output for them.
 //!
-//! Data goes to stdout and everything else to stderr, so that output can be piped. Exit codes: 0 success; 1 the operation
-//! failed; 2 usage error; 3 no cluster reachable; 130 a wait was interrupted. There is one file per noun in
-//! [`commands`]; what they share stands beside it.
+//! Data goes to stdout and everything else to stderr, so that output can be piped. There is one file per noun in
+//! [`commands`]; the parts they share are here.
+//!
+//! # Exit codes
+//!
+//! - 0: success.
+//! - 1: the operation failed.
+//! - 2: usage error.
+//! - 3: no cluster reachable.
+//! - 130: a wait was interrupted.
 
 mod args;
 mod bench;

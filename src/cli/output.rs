@@ -1,7 +1,7 @@
-//! Printing: tables for people or JSON for programs to stdout, notes and errors to stderr.
+//! Printing: tables for users or JSON for programs to stdout, notes and errors to stderr.
 //!
-//! Nothing here panics when the reader of a pipe goes away: that is an [`io::Error`] like any other, which the entry point
-//! of the command line treats as success.
+//! Nothing here panics when the reader of a pipe goes away. That is an [`io::Error`] like any other, which the entry
+//! point of the command line treats as success.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -12,10 +12,10 @@ use serde::Serialize;
 /// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    // Plain comments: documented values would make every help page twice as long.
-    // People.
+    // Plain comments, because documented values would make every help page twice as long.
+    // Tables, for users.
     Table,
-    // Programs.
+    // JSON, for programs.
     Json,
 }
 
@@ -31,7 +31,7 @@ pub fn print<T: Serialize>(
     }
 }
 
-/// Prints text and a newline to stdout; nothing for an empty text.
+/// Prints text and a newline to stdout. Prints nothing for an empty text.
 pub fn print_line(text: &str) -> io::Result<()> {
     if text.is_empty() {
         return Ok(());
@@ -56,13 +56,13 @@ pub fn print_error(message: &str) {
 /// One column of a [`table`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Column {
-    /// Words: aligned left.
+    /// Text, aligned left.
     Text(&'static str),
-    /// Numbers: aligned right.
+    /// Numbers, aligned right.
     Number(&'static str),
 }
 
-/// Rows under headers, aligned, without lines around them.
+/// Formats rows under headers, aligned, without lines around them.
 pub fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
     let mut table = plain_table();
     table.set_header(columns.iter().map(|column| match column {
@@ -78,7 +78,7 @@ pub fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> S
     render(table)
 }
 
-/// Rows without headers, aligned.
+/// Formats rows without headers, aligned.
 pub fn rows(rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
     let mut table = plain_table();
     table.add_rows(rows);
@@ -101,7 +101,7 @@ fn render(mut table: Table) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    // Padding at the end of a line only gets in the way of whoever copies it.
+    // Padding at the end of a line would only be copied along.
     table
         .to_string()
         .lines()
@@ -110,7 +110,7 @@ fn render(mut table: Table) -> String {
         .join("\n")
 }
 
-/// Names and values below each other, for one thing shown in detail. Fields without a value are left out.
+/// Formats names and values below each other, for one thing shown in detail. Fields without a value are left out.
 pub fn details<'a>(fields: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
     rows(fields.into_iter().filter_map(|(name, value)| {
         value.map(|value| {
@@ -122,7 +122,7 @@ pub fn details<'a>(fields: impl IntoIterator<Item = (&'a str, Option<String>)>) 
     }))
 }
 
-/// A cell with the name of a state in its colour; colours only show on a terminal.
+/// Returns a cell with the name of a state in its colour. Colours only show on a terminal.
 pub fn state_cell(word: &str) -> Cell {
     let cell = Cell::new(word);
     match word {
@@ -134,7 +134,7 @@ pub fn state_cell(word: &str) -> Cell {
     }
 }
 
-/// Whether stderr is a terminal, on which progress may be drawn.
+/// Returns whether stderr is a terminal, on which progress may be drawn.
 pub fn is_interactive() -> bool {
     io::stderr().is_terminal()
 }

@@ -1,6 +1,6 @@
-//! Command lines as a POSIX shell reads them, for hints that users paste.
+//! Command lines as a POSIX shell parses them, for hints that users paste.
 
-/// This program as its user called it, so that printed commands can be pasted into the same shell.
+/// Returns the name by which the user called this program, so that printed commands can be pasted into the same shell.
 pub fn program_name() -> String {
     std::env::args()
         .next()

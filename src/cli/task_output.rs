@@ -15,7 +15,7 @@ use super::output::{self, Format};
 /// Fields that `exec` results and errors have in common.
 #[derive(Debug, Default, Deserialize)]
 pub struct Streams {
-    /// Absent when nothing ran, or when it did not end by itself.
+    /// Absent if nothing ran, or if the command did not end by itself.
     #[serde(default)]
     pub exit_code: Option<i32>,
     #[serde(default)]
@@ -28,7 +28,7 @@ pub struct Streams {
     pub duration_ms: u64,
 }
 
-/// Output of the latest finished attempt of an `exec` task, if there was one.
+/// Returns the output of the latest finished attempt of an `exec` task, if there was one.
 pub fn streams(task: &Task) -> Option<Streams> {
     let outcome = task
         .result
@@ -38,13 +38,13 @@ pub fn streams(task: &Task) -> Option<Streams> {
     serde_json::from_str(outcome.get()).ok()
 }
 
-/// The message of an error.
+/// Message of an error.
 #[derive(Debug, Deserialize)]
 struct Message {
     message: String,
 }
 
-/// A job with its tasks, as JSON.
+/// Job with its tasks, as JSON.
 #[derive(Debug, Serialize)]
 struct JobWithTasks<'a> {
     job: &'a Job,
@@ -61,7 +61,7 @@ pub async fn print_job(context: &CommandContext, job: &Job) -> Result<(), Comman
             .job_tasks(&job.id, &page_after(after))
             .await?;
         match context.format {
-            // Page by page: there may be more than fits into memory.
+            // The output is printed page by page, because there may be more than fits into memory.
             Format::Table => page.tasks.iter().try_for_each(print_task)?,
             Format::Json => tasks.extend(page.tasks),
         }
@@ -79,7 +79,7 @@ pub async fn print_job(context: &CommandContext, job: &Job) -> Result<(), Comman
     }
 }
 
-/// The page of a job's tasks that comes next.
+/// Returns the query for the next page of a job's tasks.
 fn page_after(after: Option<String>) -> PageQuery {
     PageQuery {
         after,
@@ -87,7 +87,7 @@ fn page_after(after: Option<String>) -> PageQuery {
     }
 }
 
-/// Exit code of a job: 0 only if it succeeded.
+/// Returns the exit code of a job: 0 only if it succeeded.
 pub fn exit_code(job: &Job) -> ExitCode {
     match job.state {
         JobState::Succeeded => ExitCode::SUCCESS,
@@ -129,7 +129,7 @@ pub fn print_task(task: &Task) -> io::Result<()> {
     Ok(())
 }
 
-/// `task t7-0 (key 3) failed after 3 attempts: exited with code 1`.
+/// Formats a task in one line: `task t7-0 (key 3) failed after 3 attempts: exited with code 1`.
 pub fn summary_line(task: &Task) -> String {
     let key = task
         .key
@@ -150,7 +150,7 @@ pub fn summary_line(task: &Task) -> String {
     format!("task {}{key} {}{tries}{why}", task.id, task.state)
 }
 
-/// The message of an error, if it has one in the usual place.
+/// Returns the message of an error, if it has one in the usual field.
 pub fn error_message(error: &RawValue) -> Option<String> {
     serde_json::from_str::<Message>(error.get())
         .ok()

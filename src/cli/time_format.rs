@@ -1,13 +1,13 @@
-//! Relative times and durations for people: `3s ago`, `in 2m`, `1h 5m`.
+//! Relative times and durations in readable form: `3s ago`, `in 2m`, `1h 5m`.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// A point in time seen from `now`.
+/// Formats a point in time relative to `now`.
 pub fn relative(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
     relative_by(now - then)
 }
 
-/// The point in time this many milliseconds ago.
+/// Formats the point in time this many milliseconds ago.
 pub fn ago_ms(ms: u64) -> String {
     relative_by(delta_ms(ms))
 }
@@ -22,7 +22,7 @@ fn relative_by(ago: TimeDelta) -> String {
     }
 }
 
-/// A duration, to about three digits.
+/// Formats a duration, to about three digits.
 pub fn span(span: TimeDelta) -> String {
     let ms = span.num_milliseconds().max(0);
     match ms {
@@ -32,12 +32,12 @@ pub fn span(span: TimeDelta) -> String {
     }
 }
 
-/// A duration in milliseconds, of any size.
+/// Formats a duration in milliseconds, of any size.
 pub fn span_ms(ms: u64) -> String {
     span(delta_ms(ms))
 }
 
-/// This many milliseconds, or the longest time there is.
+/// Converts milliseconds to a duration, at most the longest one possible.
 fn delta_ms(ms: u64) -> TimeDelta {
     i64::try_from(ms)
         .ok()
@@ -45,7 +45,7 @@ fn delta_ms(ms: u64) -> TimeDelta {
         .unwrap_or(TimeDelta::MAX)
 }
 
-/// The largest one or two units of a span of at least a second.
+/// Formats the largest one or two units of a span of at least a second.
 fn coarse(span: TimeDelta) -> String {
     let (days, hours, minutes, seconds) = (
         span.num_days(),

@@ -1,7 +1,7 @@
 //! Waiting for jobs and tasks to finish, with a progress bar on a terminal.
 //!
-//! A wait is a chain of long polls, so that it outlives the master that answers them. Ctrl-C ends only the wait: the job
-//! goes on, and a note says how to wait for it again.
+//! A wait is a chain of long polls, so that it outlives the master that answers them. Ctrl-C ends only the wait. The
+//! job continues, and a note shows how to wait for it again.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -14,22 +14,22 @@ use super::context::CommandContext;
 use super::error::CommandError;
 use super::output;
 
-/// Longest wait of one long poll.
+/// Maximum wait of one long poll.
 const POLL_WAIT: Duration = Duration::from_secs(20);
-/// Longest wait of one long poll while a progress bar is drawn, and so its refresh interval.
+/// Maximum wait of one long poll while a progress bar is drawn, and therefore its refresh interval.
 const PROGRESS_POLL_WAIT: Duration = Duration::from_millis(250);
 /// Exit code of a command ended by Ctrl-C, as in shells.
 const EXIT_INTERRUPTED: u8 = 130;
 
 /// Outcome of a wait.
 pub enum WaitOutcome<T> {
-    /// It is terminal.
+    /// The job or task is terminal.
     Finished(T),
-    /// The user interrupted the wait, and was told how to resume it.
+    /// The user interrupted the wait, and a note has shown how to resume it.
     Interrupted,
 }
 
-/// The exit code of a wait that was interrupted.
+/// Returns the exit code of a wait that was interrupted.
 pub fn interrupted_exit_code() -> ExitCode {
     ExitCode::from(EXIT_INTERRUPTED)
 }

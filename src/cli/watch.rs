@@ -12,18 +12,23 @@ use super::output::{self, Format};
 
 /// Interval between two queries.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
-/// Moves the cursor to the top left corner: drawing over what is there does not flicker.
+/// Moves the cursor to the top left corner. Drawing over the previous text does not flicker.
 const TOP_LEFT: &str = "\x1b[H";
-/// Clears what is left of a line that was longer before.
+/// Clears the rest of a line that was longer before.
 const CLEAR_LINE: &str = "\x1b[K";
-/// Clears what is left of a screen that was longer before.
+/// Clears the rest of a screen that was longer before.
 const CLEAR_BELOW: &str = "\x1b[J";
-/// Clears everything, once.
+/// Clears the whole screen, once.
 const CLEAR_ALL: &str = "\x1b[2J";
 
-/// Prints the answer every second until Ctrl-C: on a terminal in the same place, elsewhere one after the other with an
-/// empty line between them, as JSON one document per line. An unreachable cluster is reported and waited out; so is a
-/// refusal, unless it is the first answer. A terminal keeps the last answer on the screen.
+/// Prints the answer every second until Ctrl-C:
+///
+/// - On a terminal, answers replace each other in the same place.
+/// - Elsewhere, answers follow each other with an empty line between them.
+/// - As JSON, there is one document per line.
+///
+/// An unreachable cluster is reported and waited out. A refusal is too, unless it is the first answer. A terminal keeps
+/// the last answer on the screen.
 pub async fn watch<T: Serialize>(
     context: &CommandContext,
     ask: impl AsyncFn() -> Result<T, CommandError>,
@@ -75,14 +80,14 @@ pub async fn watch<T: Serialize>(
             tokio::time::sleep(REFRESH_INTERVAL).await;
         }
     };
-    // Ctrl-C counts also while an answer is awaited.
+    // Ctrl-C also takes effect while an answer is awaited.
     tokio::select! {
         watched = watched => watched,
         _ = tokio::signal::ctrl_c() => Ok(ExitCode::SUCCESS),
     }
 }
 
-/// The whole screen of a terminal.
+/// Formats the whole screen of a terminal.
 fn render_screen(last: &Option<(String, Instant)>, error: Option<&str>) -> String {
     let mut lines: Vec<String> = Vec::new();
     let now = chrono::Local::now().format("%H:%M:%S");

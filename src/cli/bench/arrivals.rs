@@ -1,17 +1,19 @@
-//! Arrival process: when the next submission is due, at once (closed loop) or at a fixed rate (open loop).
+//! Arrival process: decides when the next submission is due. In a closed loop it is due at once, in an open loop at a
+//! fixed rate.
 //!
-//! In the open loop a submission's latency counts from when it was due, not from when a client was free to send it:
-//! otherwise a cluster that stands still would keep its clients from noticing. The timer's own rounding is left out.
+//! In the open loop a submission's latency counts from the time it was due, not from the time a client was free to send
+//! it. Otherwise a cluster that stands still would hide the delay, because its clients would be waiting. The timer's
+//! own rounding is left out.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::settings::Settings;
 
-/// Resolution of the timer. A client that waited may be this late through no fault of the cluster.
+/// Resolution of the timer. A client that waited may be this late for reasons unrelated to the cluster.
 const TIMER_RESOLUTION: Duration = Duration::from_millis(1);
 
-/// Hands out the run's tasks to its clients.
+/// Distributes the run's tasks to its clients.
 #[derive(Debug)]
 pub struct Arrivals {
     begun: Instant,
@@ -25,11 +27,11 @@ pub struct Arrivals {
 /// One submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival {
-    /// Number of its first task.
+    /// Number of the first task.
     pub first: u64,
-    /// How many tasks.
+    /// Number of tasks.
     pub count: u64,
-    /// Latency counts from here.
+    /// Due time, from which latency counts.
     pub due: Instant,
 }
 
@@ -46,7 +48,8 @@ impl Arrivals {
         }
     }
 
-    /// The next submission, as soon as it is due; nothing once the run has had its tasks or its time.
+    /// Waits until the next submission is due and returns it. Returns `None` once the run has reached its tasks or its
+    /// time.
     pub async fn next(&self) -> Option<Arrival> {
         let first = self.next.fetch_add(self.batch, Ordering::Relaxed);
         let count = self.tasks_max.checked_sub(first)?.min(self.batch);

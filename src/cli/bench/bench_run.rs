@@ -1,4 +1,4 @@
-//! State of one benchmark run, which all modes share.
+//! State of one benchmark run, shared by all modes.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use super::server_metrics::MetricsSnapshot;
 use super::settings::Settings;
 use crate::cli::context::CommandContext;
 
-/// One run. Each mode implements its measurement on it.
+/// One benchmark run. Each mode implements its measurement on it.
 pub struct BenchRun<'a> {
     pub context: &'a CommandContext,
     pub settings: Settings,
     pub recorder: RunRecorder,
     /// Set by idle runs.
     pub idle_window: OnceLock<IdleWindow>,
-    /// Ends the run: it is over, it has failed, or it was interrupted.
+    /// Ends the run, because it is over, has failed, or was interrupted.
     pub stop: CancellationToken,
 }
 
-/// Metrics of the masters at both ends of the time in which waiting workers were observed.
+/// Metrics of the masters at the start and the end of the observation of waiting workers.
 #[derive(Debug)]
 pub struct IdleWindow {
     /// Time until all workers waited.

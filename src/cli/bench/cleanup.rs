@@ -1,4 +1,4 @@
-//! Cleanup after a run: cancels what waits, forgets what has ended; the empty queue then disappears by itself.
+//! Cleanup after a run: cancels waiting tasks and forgets ended ones. The empty queue then disappears by itself.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use super::bench_run::BenchRun;
 use super::mode::Mode;
 use crate::cli::error::CommandError;
 
-/// Workers in one page.
+/// Number of workers in one page.
 const PAGE_SIZE: u32 = 1_000;
-/// Longest wait for one worker to leave.
+/// Maximum wait for one worker to leave.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Numbers of what was cleaned up.
+/// Counts of a cleanup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CleanupReport {
-    /// Tasks that had not ended.
+    /// Number of tasks that had not ended.
     pub unfinished: u64,
-    /// Jobs that were forgotten.
+    /// Number of jobs that were forgotten.
     pub jobs_forgotten: u64,
 }
 
 impl BenchRun<'_> {
-    /// Cleans up. After a failed or interrupted run, its workers are deregistered, too.
+    /// Cleans up. After a failed or interrupted run, its workers are deregistered too.
     pub async fn clean_up(&self, ended_well: bool) -> Result<CleanupReport, CommandError> {
         let client = &self.context.client;
         let queue = &self.settings.queue;
@@ -88,7 +88,7 @@ impl BenchRun<'_> {
         }
     }
 
-    /// Number of tasks that the mode leaves unfinished.
+    /// Returns the number of tasks that the mode leaves unfinished.
     pub fn expected_unfinished(&self, submitted: u64) -> u64 {
         match self.settings.mode {
             Mode::Submit => submitted,

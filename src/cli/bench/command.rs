@@ -17,7 +17,7 @@ use crate::cli::error::CommandError;
 use crate::cli::{output, wait};
 
 impl BenchArgs {
-    /// Does what was asked.
+    /// Runs the benchmark.
     pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         let bench = BenchRun {
             context,
@@ -30,7 +30,7 @@ impl BenchArgs {
         let measured = bench.interruptible().await;
         bench.stop.cancel();
         let after = MetricsSnapshot::take(context).await;
-        // Whatever the outcome, nothing is left behind.
+        // The cleanup runs for every outcome, so that nothing is left in the cluster.
         let cleanup = bench.clean_up(matches!(measured, Ok(Some(())))).await;
         let Some(()) = measured? else {
             cleanup?;
@@ -49,7 +49,7 @@ impl BenchArgs {
 }
 
 impl BenchRun<'_> {
-    /// Measures, until Ctrl-C; then there is nothing.
+    /// Measures until the end or Ctrl-C. Returns `None` if interrupted.
     async fn interruptible(&self) -> Result<Option<()>, CommandError> {
         tokio::select! {
             measured = self.measure() => measured.map(Some),

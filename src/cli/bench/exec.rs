@@ -11,9 +11,9 @@ use super::bench_run::BenchRun;
 use crate::cli::error::CommandError;
 use crate::worker::exec_executor;
 
-/// Longest wait for one job.
+/// Maximum wait for one job.
 const JOB_TIMEOUT: Duration = Duration::from_secs(600);
-/// Tasks in one page.
+/// Number of tasks in one page.
 const PAGE_SIZE: u32 = 1_000;
 
 impl BenchRun<'_> {
@@ -35,7 +35,7 @@ impl BenchRun<'_> {
         self.record_from_table().await
     }
 
-    /// Runs one worker of the kind that programs are made of.
+    /// Runs one worker on the SDK's worker runtime.
     pub async fn sdk_worker<E: Executor>(
         &self,
         nth: u32,

@@ -1,4 +1,4 @@
-//! Mode `idle`: many workers that wait, each registered, with a poll that is held and heartbeats, as `triarch worker` would be.
+//! Mode `idle`: many waiting workers. Each is registered, holds a poll and sends heartbeats, as `triarch worker` would.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,14 @@ use super::bench_run::{BenchRun, IdleWindow};
 use super::server_metrics::MetricsSnapshot;
 use crate::cli::error::CommandError;
 
-/// Longest wait for all workers to register and poll.
+/// Maximum wait for all workers to register and poll.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Interval between two checks of the cluster.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Longest wait for submitted tasks to end.
+/// Maximum wait for submitted tasks to end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Does nothing.
+/// Executor that does nothing.
 struct NoOp;
 
 impl Executor for NoOp {

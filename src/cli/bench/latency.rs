@@ -6,12 +6,12 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-/// Longest latency that is recorded as itself.
+/// Maximum latency that is recorded exactly, in microseconds.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
-/// Three digits of each value are kept.
+/// Number of significant digits kept of each value.
 const DIGITS: u8 = 3;
 
-/// Latencies of one kind of request.
+/// Latencies of one sort of request.
 #[derive(Debug)]
 pub struct LatencyHistogram(Mutex<Histogram<u64>>);
 
@@ -24,12 +24,12 @@ impl Default for LatencyHistogram {
 }
 
 impl LatencyHistogram {
-    /// One more.
+    /// Adds one latency.
     pub fn add(&self, latency: Duration) {
         self.add_all([u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)]);
     }
 
-    /// Several, in microseconds.
+    /// Adds several latencies in microseconds.
     pub fn add_all(&self, latencies_us: impl IntoIterator<Item = u64>) {
         let mut histogram = self.0.lock();
         for latency_us in latencies_us {
@@ -37,7 +37,7 @@ impl LatencyHistogram {
         }
     }
 
-    /// Percentiles; `None` without any latency.
+    /// Returns the percentiles; `None` without any latency.
     pub fn summary(&self) -> Option<LatencySummary> {
         let histogram = self.0.lock();
         let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;

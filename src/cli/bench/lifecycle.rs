@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::bench_run::BenchRun;
 use crate::cli::error::CommandError;
 
-/// Longest time without a result before the run counts as stalled.
+/// Maximum time without a result before the run counts as stalled.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl BenchRun<'_> {
@@ -13,7 +13,7 @@ impl BenchRun<'_> {
         self.with_workers(self.submit_all()).await
     }
 
-    /// Submits while workers work, and ends once all that was submitted has ended.
+    /// Submits while workers run tasks, and ends once all submitted tasks have ended.
     pub async fn with_workers(
         &self,
         submitting: impl Future<Output = Result<(), CommandError>>,

@@ -1,4 +1,5 @@
-//! Mode `mixed`: submissions, reads and lists at the same time. Of ten requests of a client seven submit, two read a job, and one lists.
+//! Mode `mixed`: submissions, reads and lists at the same time. In ten requests of a client, seven submit, two read a
+//! job, and one lists.
 
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use super::arrivals::Arrivals;
 use super::bench_run::BenchRun;
 use crate::cli::error::CommandError;
 
-/// Size of a page as people read it.
+/// Number of items in a page, as for a human reader.
 const PAGE_SIZE: u32 = 50;
 
 impl BenchRun<'_> {

@@ -1,8 +1,8 @@
 //! Benchmark: `triarch bench` measures a running cluster from end to end.
 //!
-//! Every run has a queue and a task kind of its own, so that it touches no other work and no other worker touches it. It
-//! verifies its own work: a run whose results are not exactly its tasks fails, however fast it was. It cleans up also when
-//! it is interrupted: its workers leave, and what it submitted is forgotten.
+//! Every run has a queue and a task kind of its own, so that it touches no other work and no other worker touches it.
+//! It verifies its own work: a run whose results are not exactly its tasks fails, however fast it was. It also cleans
+//! up when it is interrupted: its workers leave, and its jobs are forgotten.
 //!
 //! It starts no cluster and compares with no other product; `scripts/bench.sh` does.
 

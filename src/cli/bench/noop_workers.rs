@@ -1,6 +1,6 @@
-//! No-op workers: they report each task as succeeded with their next poll, as fast as it goes.
+//! No-op workers: they report each task as succeeded with their next poll, as fast as possible.
 //!
-//! Each is one connection with one request at a time. A poll is never held for so long that the leader would miss the
+//! Each is one connection with one request at a time. A poll is never held long enough for the leader to miss the
 //! worker, so they need no heartbeats.
 
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::bench_run::BenchRun;
 use super::recorder::PayloadHeader;
 use crate::cli::error::CommandError;
 
-/// Longest wait for an answer, in addition to the wait of a long poll.
+/// Maximum wait for an answer, in addition to the wait of a long poll.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Results to be reported, with the headers of their tasks.
+/// Results to be reported, with the payload headers of their tasks.
 #[derive(Debug, Default)]
 struct PendingResults {
     results: Vec<TaskResult>,
@@ -27,7 +27,7 @@ struct PendingResults {
 }
 
 impl BenchRun<'_> {
-    /// Has workers work until the run ends.
+    /// Runs workers until the run ends.
     pub async fn run_workers(&self) -> Result<(), CommandError> {
         let workers =
             try_join_all((0..self.settings.workers).map(|nth| self.register(nth))).await?;
@@ -66,7 +66,7 @@ impl BenchRun<'_> {
             };
             let answer = match polled {
                 Ok(answer) => answer,
-                // It was silent for too long, by whatever pause: what it held is given to others.
+                // The worker was silent for too long, whatever paused it. Its leases are granted to others.
                 Err(Error::Api(problem)) if problem.is(ProblemCode::UnknownWorker) => {
                     self.recorder.refused("worker lost");
                     pending = PendingResults::default();
@@ -85,7 +85,7 @@ impl BenchRun<'_> {
         }
     }
 
-    /// Does nothing, once for each task.
+    /// Completes each task without doing anything.
     fn run(&self, tasks: Vec<LeasedTask>) -> PendingResults {
         let now_us = self.recorder.at_us(std::time::Instant::now());
         let mut pending = PendingResults::default();

@@ -1,7 +1,7 @@
-//! Recorder of a run: what was submitted, its results, and their latency.
+//! Recorder of a run: submissions, results, and their latency.
 //!
-//! Every task's payload carries its number and when it was due, so that its worker knows both without asking. The recorder
-//! keeps one bit per task.
+//! Every task's payload carries its number and its due time, so that its worker knows both without a request. The
+//! recorder keeps one bit per task.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,21 +19,21 @@ pub struct RunRecorder {
     epoch: Instant,
     submitted: AtomicU64,
     jobs: AtomicU64,
-    /// When the first submission was due, when the last was acknowledged, when the last task ended.
+    /// Time when the first submission was due, the last was acknowledged, and the last task ended.
     times: Mutex<Times>,
     ended: Mutex<EndedTasks>,
     ended_notify: Notify,
-    /// From when a submission was due until it was acknowledged.
+    /// Latency from the due time of a submission until it was acknowledged.
     pub submit: LatencyHistogram,
-    /// From when a task was due until a worker had it.
+    /// Latency from the due time of a task until a worker had it.
     pub start: LatencyHistogram,
-    /// From when a task was due until its result was accepted, or seen by the client that waited for it.
+    /// Latency from the due time of a task until its result was accepted, or seen by the client that waited for it.
     pub life: LatencyHistogram,
-    /// From when a submission was due until its client had seen the end.
+    /// Latency from the due time of a submission until its client had seen the end.
     pub round_trip: LatencyHistogram,
-    /// One job, read.
+    /// Latency of reading one job.
     pub read: LatencyHistogram,
-    /// One page of tasks, and all queues.
+    /// Latency of listing one page of tasks, and of all queues.
     pub list: LatencyHistogram,
 }
 
@@ -70,15 +70,15 @@ pub struct RunTotals {
     pub accepted: u64,
     pub duplicates: u64,
     pub refused: BTreeMap<String, u64>,
-    /// From when the first submission was due until the last was acknowledged.
+    /// Time from when the first submission was due until the last was acknowledged.
     pub submit_time: Duration,
-    /// From when the first submission was due until the last task ended.
+    /// Time from when the first submission was due until the last task ended.
     pub life_time: Duration,
-    /// How many tasks ended in each second of the run.
+    /// Number of tasks that ended in each second of the run.
     pub per_second: Vec<u64>,
 }
 
-/// Seconds for which the number of ended tasks is recorded.
+/// Maximum number of seconds for which the number of ended tasks is recorded.
 const SECONDS_RECORDED_MAX: usize = 7_200;
 
 impl RunRecorder {
@@ -99,12 +99,12 @@ impl RunRecorder {
         }
     }
 
-    /// Microseconds since the recorder was created.
+    /// Returns the microseconds from the recorder's creation to `at`.
     pub fn at_us(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// A submission was acknowledged.
+    /// Records that a submission was acknowledged.
     pub fn submitted(&self, tasks: u64, due: Instant) {
         self.submit.add(due.elapsed());
         self.submitted.fetch_add(tasks, Ordering::Relaxed);
@@ -114,12 +114,12 @@ impl RunRecorder {
         times.submitted = Some(Instant::now());
     }
 
-    /// All that was submitted has ended by now.
+    /// Records that all submitted tasks have ended by now.
     pub fn all_ended(&self) {
         self.times.lock().ended = Some(Instant::now());
     }
 
-    /// A task was found to have ended as it should, after so long.
+    /// Records that a task was found to have ended as it should, after `life_us` microseconds.
     pub fn found(&self, number: u64, life_us: u64) {
         {
             let mut ended = self.ended.lock();
@@ -131,12 +131,12 @@ impl RunRecorder {
         self.life.add_all([life_us]);
     }
 
-    /// How many tasks have been acknowledged so far.
+    /// Returns the number of tasks acknowledged so far.
     pub fn submitted_so_far(&self) -> u64 {
         self.submitted.load(Ordering::Relaxed)
     }
 
-    /// These tasks ended as they should, now.
+    /// Records that these tasks ended as they should, now.
     pub fn accepted(&self, headers: &[PayloadHeader]) {
         let now = Instant::now();
         let times = {
@@ -169,18 +169,18 @@ impl RunRecorder {
         self.ended_notify.notify_one();
     }
 
-    /// A result was not accepted, or is none.
+    /// Records a result that was not accepted, or is invalid.
     pub fn refused(&self, why: &str) {
         let mut ended = self.ended.lock();
         *ended.refused.entry(why.to_owned()).or_default() += 1;
     }
 
-    /// How many tasks have ended as they should so far.
+    /// Returns the number of tasks that have ended as they should so far.
     pub fn accepted_so_far(&self) -> u64 {
         self.ended.lock().accepted
     }
 
-    /// Waits until something has ended since the last time. For one waiter.
+    /// Waits until a task has ended since the last call. Supports one waiter.
     pub async fn next_end(&self) {
         self.ended_notify.notified().await;
     }
@@ -205,15 +205,15 @@ impl RunRecorder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PayloadHeader {
     pub number: u64,
-    /// Microseconds since the recorder was created.
+    /// Due time, in microseconds since the recorder was created.
     pub due_us: u64,
 }
 
-/// Digits of each number in a payload.
+/// Number of digits of each number in a payload.
 const DIGITS: usize = 20;
 
 impl PayloadHeader {
-    /// A payload of so many bytes that carries this: a string of two numbers and filling.
+    /// Builds a payload of `bytes` bytes with this header: a string of two numbers and padding.
     pub fn payload(self, bytes: u32) -> Box<RawValue> {
         let bytes = bytes as usize;
         let mut text = String::with_capacity(bytes);
@@ -230,7 +230,7 @@ impl PayloadHeader {
         RawValue::from_string(text).expect("a string without anything to escape is JSON")
     }
 
-    /// Reads it back.
+    /// Parses the header of a payload.
     pub fn read(payload: Option<&RawValue>) -> Option<Self> {
         let text = payload?.get();
         let number = text.get(1..=DIGITS)?;
@@ -242,12 +242,12 @@ impl PayloadHeader {
     }
 }
 
-/// A set of numbers that begin at 0.
+/// Set of numbers from 0.
 #[derive(Debug, Default)]
 struct BitSet(Vec<u64>);
 
 impl BitSet {
-    /// Adds one; whether it is new.
+    /// Adds a number. Returns whether it is new.
     fn set(&mut self, number: u64) -> bool {
         let (word, bit) = ((number / 64) as usize, 1_u64 << (number % 64));
         if self.0.len() <= word {

@@ -1,4 +1,4 @@
-//! Report of a run: the figures, and whether the run verifies.
+//! Report of a run: its figures, and whether the run verifies.
 
 use std::collections::BTreeMap;
 
@@ -21,13 +21,14 @@ pub struct Report {
     settings: Settings,
     tasks: u64,
     jobs: u64,
-    /// From when the first submission was due until the last task ended; in `submit`, until the last was acknowledged.
+    /// Time from when the first submission was due until the last task ended; in `submit`, until the last was
+    /// acknowledged.
     seconds: f64,
-    /// Over the whole of that time.
+    /// Rate over the whole of that time.
     tasks_per_s: f64,
-    /// Until the last submission was acknowledged.
+    /// Rate until the last submission was acknowledged.
     submitted_per_s: f64,
-    /// How many tasks ended in each second, where the workers record it.
+    /// Number of tasks that ended in each second, where the workers record it.
     ended_by_second: Vec<u64>,
     latency_ms: BTreeMap<&'static str, LatencySummary>,
     /// Absent if leadership changed during the run.
@@ -42,16 +43,16 @@ pub struct Report {
 #[derive(Debug, Serialize)]
 struct Idle {
     workers: u32,
-    /// Until all of them waited.
+    /// Time until all of them waited.
     connect_seconds: f64,
     watched_seconds: f64,
-    /// While they were watched.
+    /// Use of resources during the observation.
     masters: Vec<ResourceUsage>,
-    /// By how much the leader's memory grew since before they came, for each of them.
+    /// Growth of the leader's memory since before the workers came, per worker.
     leader_bytes_per_worker: Option<i64>,
 }
 
-/// Verification of the run's own work.
+/// Verification of the run's own results.
 #[derive(Debug, Serialize)]
 struct Check {
     results: u64,
@@ -60,7 +61,7 @@ struct Check {
     refused: BTreeMap<String, u64>,
     unfinished: u64,
     jobs_forgotten: u64,
-    /// Errors found.
+    /// Errors that the verification found.
     #[serde(rename = "wrong")]
     errors: Vec<String>,
 }
@@ -189,7 +190,7 @@ impl Report {
     }
 }
 
-/// Minimum, median and maximum over the full seconds.
+/// Formats minimum, median and maximum over the full seconds.
 fn per_second_range(ended: &[u64]) -> Option<String> {
     let full = ended.get(..ended.len().checked_sub(1)?)?;
     let mut sorted = full.to_vec();
@@ -277,8 +278,8 @@ impl Idle {
     }
 }
 
-/// Whether the cluster keeps all of a run's finished jobs until they are looked at: nine tenths of what the table keeps, for
-/// others may use it too. Of a longer run, it may have forgotten some by then.
+/// Returns whether the cluster keeps all finished jobs of a run until they are read. The bound is nine tenths of what
+/// the table keeps, because others may use it too. The table may have forgotten some jobs of a longer run by then.
 fn all_jobs_are_kept(jobs: u64, tasks: u64, payload_bytes: u64) -> bool {
     let limits = Limits::default();
     let within = |count: u64, most: u64| count <= most / 10 * 9;

@@ -1,4 +1,4 @@
-//! Mode `round-trip`: a client submits, waits for the end, sees it, and begins again.
+//! Mode `round-trip`: a client submits, waits for the end, sees it, and starts again.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::arrivals::Arrivals;
 use super::bench_run::BenchRun;
 use crate::cli::error::CommandError;
 
-/// Longest wait for one task.
+/// Maximum wait for one task.
 const JOB_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl BenchRun<'_> {

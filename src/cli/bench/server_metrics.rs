@@ -1,4 +1,5 @@
-//! Metrics of the masters, scraped from `/metrics` before and after a run: where the time went on their side.
+//! Metrics of the masters, scraped from `/metrics` before and after a run. They show where the time went on the server
+//! side.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use serde::Serialize;
 use crate::cli::context::CommandContext;
 use crate::cli::error::CommandError;
 
-/// Longest wait for one master's answer.
+/// Maximum wait for one master's answer.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Metrics of every master that answered, by its address.
@@ -18,12 +19,12 @@ pub struct MetricsSnapshot {
     masters: BTreeMap<String, NodeMetrics>,
 }
 
-/// One master's samples: of each name, by its labels as they stand.
+/// Samples of one master: by name, then by labels as they are spelled.
 #[derive(Debug, Clone, Default)]
 pub struct NodeMetrics(BTreeMap<String, BTreeMap<String, f64>>);
 
 impl MetricsSnapshot {
-    /// Asks every master of the cluster that can be reached.
+    /// Scrapes every master of the cluster that can be reached.
     pub async fn take(context: &CommandContext) -> Result<Self, CommandError> {
         let cluster = context.client.cluster(&Default::default()).await?;
         let http = reqwest::Client::builder()
@@ -37,7 +38,7 @@ impl MetricsSnapshot {
                 let url = format!("http://{}/metrics", node.addr);
                 http.get(url).send().await?.error_for_status()?.text().await
             };
-            // One that is down has nothing to say, and the run may be about that.
+            // A master that is down is left out, because the run may test exactly that.
             if let Ok(text) = asked.await {
                 readings.insert(node.addr, NodeMetrics::read(&text));
             }
@@ -48,20 +49,20 @@ impl MetricsSnapshot {
         })
     }
 
-    /// The one that leads.
+    /// Returns the master that leads.
     fn leader(&self) -> Option<(&str, &NodeMetrics)> {
         let leads = |reading: &NodeMetrics| reading.sum("triarch_is_leader") > 0.0;
         let found = self.masters.iter().find(|(_, reading)| leads(reading));
         found.map(|(address, reading)| (address.as_str(), reading))
     }
 
-    /// How many polls are held, over all masters.
+    /// Returns the number of held polls, over all masters.
     pub fn polls_held(&self) -> u64 {
         let of = |reading: &NodeMetrics| reading.of("triarch_http_held", "kind=\"poll\"");
         self.masters.values().map(of).sum::<f64>() as u64
     }
 
-    /// Each master's use of its machine between two readings.
+    /// Returns each master's use of its machine between two snapshots.
     pub fn usage(&self, later: &Self) -> Vec<ResourceUsage> {
         let time = later.at.saturating_duration_since(self.at);
         let leader = later.leader().map(|(address, _)| address.to_owned());
@@ -83,7 +84,7 @@ impl MetricsSnapshot {
         .collect()
     }
 
-    /// Where the leader's time went between two readings. Nothing if leadership changed in between.
+    /// Returns where the leader's time went between two snapshots. `None` if leadership changed in between.
     pub fn breakdown(&self, later: &Self) -> Option<CommitBreakdown> {
         let ((address, before), (after_address, after)) = (self.leader()?, later.leader()?);
         if address != after_address || before.sum("triarch_term") != after.sum("triarch_term") {
@@ -122,7 +123,7 @@ impl NodeMetrics {
         Self(samples)
     }
 
-    /// All samples of a name together.
+    /// Returns the sum of all samples of a name.
     fn sum(&self, name: &str) -> f64 {
         self.0.get(name).map_or(0.0, |of| of.values().sum())
     }
@@ -132,7 +133,7 @@ impl NodeMetrics {
         sample.copied().unwrap_or_default()
     }
 
-    /// A histogram's buckets: upper bounds, and how much was at or below each.
+    /// Returns a histogram's buckets: upper bounds, and the count at or below each.
     fn buckets(&self, name: &str) -> Vec<(f64, f64)> {
         let samples = self.0.get(&format!("{name}_bucket"));
         let mut buckets: Vec<(f64, f64)> = samples
@@ -151,36 +152,36 @@ impl NodeMetrics {
     }
 }
 
-/// How one master used its machine.
+/// Use of its machine by one master.
 #[derive(Debug, Clone, Serialize)]
 pub struct ResourceUsage {
     pub master: String,
     pub leads: bool,
     pub cpu_seconds: f64,
-    /// Of one processor.
+    /// Share of one processor.
     pub cpu_share: f64,
     pub resident_bytes: u64,
     pub resident_bytes_grown: i64,
 }
 
-/// Where the leader's time went.
+/// Breakdown of the leader's time.
 #[derive(Debug, Clone, Serialize)]
 pub struct CommitBreakdown {
     pub leader: String,
-    /// Commands, from their proposal until their entry was sent.
+    /// Time of commands from their proposal until their entry was sent.
     pub queueing_ms: Option<HistogramDelta>,
-    /// Entries, until they were committed and applied.
+    /// Time of entries until they were committed and applied.
     pub commit_ms: Option<HistogramDelta>,
-    /// Of these: the leader's own log, and in it the sync.
+    /// Part of `commit_ms` for the leader's own log, which includes the sync.
     pub log_append_ms: Option<HistogramDelta>,
     pub log_sync_ms: Option<HistogramDelta>,
-    /// Of these: applying them to the table.
+    /// Part of `commit_ms` for applying entries to the table.
     pub apply_ms: Option<HistogramDelta>,
     pub entry_commands: Option<HistogramDelta>,
     pub entry_bytes: Option<HistogramDelta>,
 }
 
-/// A histogram's growth. Quantiles lie between the bounds of a bucket: they are estimates.
+/// Growth of a histogram. Quantiles lie between the bounds of a bucket, so they are estimates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct HistogramDelta {
     pub count: u64,
@@ -215,7 +216,7 @@ impl HistogramDelta {
     }
 }
 
-/// As Prometheus estimates it: evenly spread within a bucket; the last bound for what is above it.
+/// Estimates a quantile as Prometheus does: evenly spread within a bucket. Above the last bound, it returns that bound.
 fn quantile(buckets: &[(f64, f64)], quantile: f64) -> f64 {
     let total = buckets.last().map_or(0.0, |(_, count)| *count);
     let rank = total * quantile;

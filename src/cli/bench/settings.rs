@@ -22,15 +22,15 @@ pub struct Settings {
     pub slots: u32,
     #[serde(rename = "rate_per_s")]
     pub rate: Option<f64>,
-    /// Of this run alone.
+    /// Queue of this run alone.
     pub queue: String,
     pub kind: String,
-    /// Names of its workers begin with this.
+    /// Prefix of the names of its workers.
     #[serde(skip)]
     pub name: String,
 }
 
-/// Bound on tasks of a run that is bounded by time.
+/// Maximum tasks of a run that is bounded by time.
 const TASKS_UNBOUNDED: u64 = 100_000_000;
 
 impl Settings {
@@ -79,7 +79,7 @@ impl Settings {
         }
     }
 
-    /// The bound on time, if there is one.
+    /// Returns the bound on time, if there is one.
     pub fn time(&self) -> Option<Duration> {
         self.seconds.map(Duration::from_secs_f64)
     }

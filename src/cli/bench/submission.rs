@@ -1,4 +1,4 @@
-//! Submitting clients, each with one submission at a time.
+//! Clients that submit, each with one submission at a time.
 
 use futures_util::future::try_join_all;
 use triarch_sdk::wire::{SubmitJob, Submitted, TaskSpec};
@@ -9,7 +9,7 @@ use super::recorder::PayloadHeader;
 use crate::cli::error::CommandError;
 
 impl BenchRun<'_> {
-    /// Has all clients submit until there is nothing more to submit.
+    /// Runs all clients until there is nothing more to submit.
     pub async fn submit_all(&self) -> Result<(), CommandError> {
         let arrivals = Arrivals::new(&self.settings);
         let client = async || {
@@ -43,7 +43,7 @@ impl BenchRun<'_> {
         Ok(submitted)
     }
 
-    /// Submissions alone.
+    /// Submits only; no worker runs the tasks.
     pub async fn submit_only(&self) -> Result<(), CommandError> {
         self.submit_all().await
     }

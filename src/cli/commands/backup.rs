@@ -1,4 +1,5 @@
-//! `triarch cluster backup` and `restore`: a file with the whole table, out of one cluster and into another.
+//! `triarch cluster backup` and `restore`: write the whole table of a cluster to a file, and load it into another
+//! cluster.
 
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Read, Write};
@@ -20,7 +21,7 @@ use crate::cli::output::{self, details};
 
 /// Bytes of the table in one request.
 const PART_BYTES: usize = 4 << 20;
-/// Most attempts to download: if the master that sends the backup fails, another starts over.
+/// Maximum attempts to download. If the master that sends the backup fails, another starts over.
 const ATTEMPTS_MAX: u32 = 3;
 
 #[derive(Debug, Args)]
@@ -118,7 +119,7 @@ pub async fn backup(context: &CommandContext, args: BackupArgs) -> Result<ExitCo
     let (header, _) = verify(partial.path())?;
     partial.as_file().sync_all().map_err(local)?;
     let bytes = partial.as_file().metadata().map_err(local)?.len();
-    // Replaces the file or not at all, and never a file that has come meanwhile.
+    // The file is replaced completely or not at all. Without `force`, a file created since the check stays.
     let named = if force {
         partial.persist(&file).map(drop)
     } else {
@@ -132,7 +133,7 @@ pub async fn backup(context: &CommandContext, args: BackupArgs) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-/// The inner error is one that another master may not have.
+/// Downloads a backup. The inner error is one that another master may not have.
 async fn download(
     context: &CommandContext,
     into: &mut File,
@@ -154,7 +155,7 @@ async fn download(
     Ok(Ok(()))
 }
 
-/// Verifies every byte; gives the header and the bytes of the table.
+/// Verifies every byte. Returns the header and the number of bytes of the table.
 fn verify(file: &Path) -> Result<(Header, u64), CommandError> {
     let whole = || -> Result<(Header, u64), BackupError> {
         let (header, mut reader) =
@@ -251,7 +252,7 @@ fn progress(bytes: Option<u64>, what: &'static str) -> ProgressBar {
     bar
 }
 
-/// The table in a backup, as a plain stream.
+/// Stream of the table's bytes in a backup.
 struct TableBytes<R: Read> {
     reader: Reader<R>,
     block: io::Cursor<Vec<u8>>,

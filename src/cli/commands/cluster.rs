@@ -1,4 +1,4 @@
-//! `triarch cluster`: the masters.
+//! `triarch cluster`: status, membership, backups and leadership of the masters.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -67,13 +67,13 @@ enum ClusterCommand {
     Snapshot,
 }
 
-/// Longest wait for the leader's answer; after that any node is asked.
+/// Maximum wait for the leader's answer. After that any node is asked.
 const LEADER_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest wait for a snapshot to be written.
+/// Maximum wait for a snapshot to be written.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl ClusterArgs {
-    /// Does what was asked.
+    /// Runs the command.
     pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         match self.command {
             ClusterCommand::Status { watch: true } => {
@@ -140,7 +140,7 @@ fn node(text: &str) -> Result<AddNode, String> {
     parsed.ok_or_else(|| "must be an id of at least 1 and an address, as in 4=10.0.0.4:7101".into())
 }
 
-/// The status by the leader; without one, as any master knows it.
+/// Returns the status as the leader knows it; without a leader, as any master knows it.
 async fn status(context: &CommandContext) -> Result<ClusterStatus, CommandError> {
     let query = ReadQuery::default();
     match tokio::time::timeout(LEADER_ANSWER_TIMEOUT, context.client.cluster(&query)).await {

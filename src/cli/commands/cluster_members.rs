@@ -1,7 +1,7 @@
 //! `triarch cluster add`, `remove` and `replace`: membership changes, with their progress.
 //!
-//! The cluster does the work, and goes on with it when nobody waits: these commands request a change and poll its
-//! progress. They are idempotent, and can be typed again at any time.
+//! The cluster makes the change, and continues with it if no client waits. These commands request a change and poll its
+//! progress. They are idempotent, and can be repeated at any time.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -20,9 +20,9 @@ use crate::cli::wait;
 
 /// Interval between two checks of a new master's progress.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Shortest interval between two progress lines where there is no terminal.
+/// Minimum interval between two progress lines without a terminal.
 const PROGRESS_LINE_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest wait for a master that neither answers nor makes progress.
+/// Maximum wait for a master that neither answers nor makes progress.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Outcome of the wait for a new master.
@@ -31,7 +31,7 @@ enum JoinOutcome {
     Interrupted,
 }
 
-/// Brings a master in and waits until it is a voter.
+/// Adds a master and waits until it is a voter.
 pub async fn add(context: &CommandContext, node: &AddNode) -> Result<ExitCode, CommandError> {
     match join(context, node, "cluster add").await? {
         JoinOutcome::Voter(status) => print_status(context, &status),
@@ -39,14 +39,14 @@ pub async fn add(context: &CommandContext, node: &AddNode) -> Result<ExitCode, C
     }
 }
 
-/// Takes a master out.
+/// Removes a master.
 pub async fn remove(context: &CommandContext, id: u64) -> Result<ExitCode, CommandError> {
     let status = context.client.remove_node(id).await?;
     note_removed(id, &status);
     print_status(context, &status)
 }
 
-/// Puts a master in another's place: adds the one, waits, removes the other.
+/// Replaces a master: adds the new one, waits, and removes the old one.
 pub async fn replace(
     context: &CommandContext,
     old: u64,
@@ -127,7 +127,7 @@ fn find(status: &ClusterStatus, id: u64) -> Option<&ClusterNode> {
     status.nodes.iter().find(|node| node.id == id)
 }
 
-/// Requests the node and waits for its promotion; `words` is the command that resumes the wait.
+/// Requests the node and waits for its promotion. `words` is the command that resumes the wait.
 async fn join(
     context: &CommandContext,
     node: &AddNode,
@@ -173,7 +173,7 @@ async fn await_promotion(
             return Ok(status);
         }
         let now = (node.matched, node.snapshot);
-        // Behind a snapshot it has received, it may be silent while it reads it.
+        // A node that has received a snapshot may be silent while it reads it.
         if seen != Some(now) {
             (seen, further) = (Some(now), Instant::now());
         } else if further.elapsed() > STALL_TIMEOUT {
@@ -192,7 +192,7 @@ async fn await_promotion(
         tokio::time::sleep(POLL_INTERVAL).await;
         status = match context.client.cluster(&ReadQuery::default()).await {
             Ok(status) => status,
-            // No leader for a moment: whoever comes next goes on with it.
+            // Without a leader for a moment, the next one continues the change.
             Err(Error::NoCluster { .. } | Error::Timeout { .. })
                 if further.elapsed() < STALL_TIMEOUT =>
             {
@@ -228,7 +228,7 @@ fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 
-/// Progress of a new master on stderr: a line that changes on a terminal, elsewhere a new line now and then.
+/// Progress of a new master on stderr: one changing line on a terminal, elsewhere a new line now and then.
 struct JoinProgress {
     line: Option<ProgressBar>,
 }

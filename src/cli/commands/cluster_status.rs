@@ -1,4 +1,4 @@
-//! Rendering of the cluster's status, which several commands print.
+//! Rendering of the cluster's status, shared by several commands.
 
 use comfy_table::Cell;
 use triarch_sdk::wire::{ClusterStatus, NodeDisk, NodeRole};
@@ -18,7 +18,7 @@ fn free_space(disk: NodeDisk) -> String {
     }
 }
 
-/// The status of the cluster as a table of its nodes.
+/// Formats the status of the cluster as a table of its nodes.
 pub fn render(status: &ClusterStatus) -> String {
     let columns = [
         Column::Text("NODE"),
@@ -31,7 +31,7 @@ pub fn render(status: &ClusterStatus) -> String {
     ];
     let or_dash =
         |index: Option<u64>| index.map_or_else(|| "-".to_owned(), |index| index.to_string());
-    // The leader's own log is the longest there is.
+    // The leader's own log is the longest one.
     let last = status
         .leader
         .and_then(|leader| status.nodes.iter().find(|node| node.id == leader)?.matched);
@@ -39,7 +39,7 @@ pub fn render(status: &ClusterStatus) -> String {
         vec![
             Cell::new(node.id),
             Cell::new(&node.addr),
-            // Only a leader hears from all of them.
+            // Only a leader has contact with all nodes.
             match status.leader {
                 Some(_) => output::state_cell(node.state.as_str()),
                 None => Cell::new("-"),

@@ -31,7 +31,7 @@ pub struct DevArgs {
 }
 
 impl DevArgs {
-    /// Runs the cluster until it is told to stop.
+    /// Runs the cluster until it is stopped.
     pub fn run(self, format: Format) -> anyhow::Result<ExitCode> {
         if self.port.checked_add(self.nodes).is_none() {
             return Ok(usage_error(&format!(

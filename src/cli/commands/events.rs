@@ -1,4 +1,4 @@
-//! `triarch events`: what happens, as it happens.
+//! `triarch events`: follows the cluster's events as they happen.
 
 use std::io;
 use std::process::ExitCode;
@@ -42,7 +42,7 @@ pub struct EventsArgs {
 }
 
 impl EventsArgs {
-    /// Does what was asked.
+    /// Runs the command.
     pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         let mut events = context.client.events(EventsQuery {
             queue: self.queue,
@@ -68,7 +68,7 @@ impl EventsArgs {
     }
 }
 
-/// One line: time, position in the log, type, and description of an event.
+/// Formats an event as one line: time, position in the log, type, and description.
 fn render(event: &Event) -> String {
     let word = event.what.type_str();
     let description = describe(&event.what);

@@ -1,4 +1,4 @@
-//! `triarch job`: what was submitted, and what became of it.
+//! `triarch job`: shows, waits for and cancels submitted jobs.
 
 use std::process::ExitCode;
 
@@ -60,7 +60,7 @@ enum JobCommand {
 }
 
 impl JobArgs {
-    /// Does what was asked.
+    /// Runs the command.
     pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         match self.command {
             JobCommand::List { state, name, page } => {

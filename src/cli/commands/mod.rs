@@ -1,4 +1,4 @@
-//! The commands, one file per noun: each parses its arguments, calls the cluster, and prints the answer.
+//! Commands, one file per noun. Each parses its arguments, calls the cluster, and prints the answer.
 
 mod backup;
 pub mod cluster;

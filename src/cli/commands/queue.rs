@@ -1,4 +1,4 @@
-//! `triarch queue`: the named streams of tasks.
+//! `triarch queue`: shows queues and changes their settings.
 
 use std::process::ExitCode;
 
@@ -88,7 +88,7 @@ struct SetArgs {
     retain_jobs: Option<Bound<u64>>,
 }
 
-/// A bound, or none.
+/// Bound, or none.
 #[derive(Debug, Clone, Copy)]
 struct Bound<T>(Option<T>);
 
@@ -126,7 +126,7 @@ impl SetArgs {
 }
 
 impl QueueArgs {
-    /// Does what was asked.
+    /// Runs the command.
     pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         let client = &context.client;
         let paused = |paused| QueueSettings {

@@ -1,4 +1,4 @@
-//! `triarch schedule`: jobs that are submitted again and again.
+//! `triarch schedule`: jobs submitted by cron expressions.
 
 use std::process::ExitCode;
 
@@ -101,7 +101,7 @@ struct SetArgs {
 }
 
 impl ScheduleArgs {
-    /// Does what was asked.
+    /// Runs the command.
     pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         let client = &context.client;
         match self.command {

@@ -1,4 +1,4 @@
-//! `triarch server`: one master.
+//! `triarch server`: runs one node.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -138,7 +138,7 @@ enum TimingPreset {
 }
 
 impl ServerArgs {
-    /// Runs the master until it is told to stop.
+    /// Runs the node until it is stopped.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let log = self.log.clone();
         let options = match self.options() {
@@ -151,7 +151,7 @@ impl ServerArgs {
         crate::server::run(options)
     }
 
-    /// Checks what clap alone cannot, and fills in what follows from the rest.
+    /// Validates what clap cannot, and derives the options that follow from others.
     fn options(self) -> Result<ServerOptions, String> {
         let mut cluster = BTreeMap::new();
         for (id, addr) in self.cluster {
@@ -214,7 +214,7 @@ impl ServerArgs {
     }
 }
 
-/// `host:port`, where the host is a name, an IPv4 address, or an IPv6 address in brackets.
+/// Parses `host:port`, where the host is a name, an IPv4 address, or an IPv6 address in brackets.
 fn host_port(text: &str) -> Result<String, String> {
     let wrong = || format!("'{text}' is not HOST:PORT, such as 127.0.0.1:7101");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
@@ -228,7 +228,7 @@ fn host_port(text: &str) -> Result<String, String> {
     }
 }
 
-/// A host name without a port.
+/// Parses a host name without a port.
 fn host_name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     if !text.is_empty() && text.len() <= 253 && text.chars().all(fits) {
@@ -240,7 +240,7 @@ fn host_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// `1=host:port`.
+/// Parses `1=host:port`.
 fn member(text: &str) -> Result<(u64, String), String> {
     let wrong = || format!("'{text}' is not ID=HOST:PORT, such as 1=127.0.0.1:7101");
     let (id, addr) = text.split_once('=').ok_or_else(wrong)?;
@@ -251,7 +251,7 @@ fn member(text: &str) -> Result<(u64, String), String> {
     Ok((id, host_port(addr)?))
 }
 
-/// `200..350`.
+/// Parses `200..350`.
 fn ms_range(text: &str) -> Result<(u64, u64), String> {
     let wrong = || format!("'{text}' is not MIN..MAX in milliseconds, such as 200..350");
     let (min, max) = text.split_once("..").ok_or_else(wrong)?;

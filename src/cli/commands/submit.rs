@@ -1,4 +1,4 @@
-//! `triarch submit`: work for the cluster, from the command line or from a file.
+//! `triarch submit`: submits a job, from the command line or from a file.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -21,7 +21,8 @@ use crate::cli::wait::{self, WaitOutcome};
 
 /// Environment variable with the index of a task within its array.
 const ARRAY_INDEX: &str = "TRIARCH_ARRAY_INDEX";
-/// Tasks one request may carry, so that an array that cannot be accepted is refused before it is built.
+/// Maximum tasks of an array, as in one request. An array that cannot be accepted is thereby refused before it is
+/// built.
 const ARRAY_TASKS_MAX: u64 = 100_000;
 
 /// Submit a job
@@ -73,7 +74,7 @@ pub struct WorkArgs {
 }
 
 impl WorkArgs {
-    /// The job that was asked for.
+    /// Builds the job from the arguments.
     pub fn job(&self) -> Result<SubmitJob, CommandError> {
         match (&self.file, &self.stdin) {
             (Some(path), _) => read_job(path),
@@ -117,7 +118,7 @@ struct TaskArgs {
 }
 
 impl SubmitArgs {
-    /// Submits, and waits if that was asked for.
+    /// Submits the job, and waits for it with `--wait`.
     pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         let wait = self.wait;
         let mut job = self.work.job()?;
@@ -162,7 +163,7 @@ async fn wait_and_print(
 }
 
 impl TaskArgs {
-    /// One task, or one per number of the array.
+    /// Builds one task, or one per number of the array.
     fn specs(&self, argv: &[String]) -> Vec<TaskSpec> {
         match self.array {
             None => vec![self.spec(argv, None)],
@@ -198,7 +199,7 @@ impl TaskArgs {
     }
 }
 
-/// The answer got lost, or never came.
+/// Builds the error for an answer that got lost, or never came.
 fn unknown_outcome(key: Option<&str>) -> CommandError {
     CommandError::Unreachable(format!(
         "the cluster did not answer in time, so it is unknown whether the job was accepted. Submit it again with \
@@ -207,7 +208,7 @@ fn unknown_outcome(key: Option<&str>) -> CommandError {
     ))
 }
 
-/// Reads the body of a submission, in the words of the HTTP interface.
+/// Reads the body of a submission, in the format of the HTTP interface.
 fn read_job(path: &Path) -> Result<SubmitJob, CommandError> {
     let (name, text) = if path == Path::new("-") {
         let mut text = String::new();
@@ -230,7 +231,7 @@ fn read_job(path: &Path) -> Result<SubmitJob, CommandError> {
     })
 }
 
-/// The argument that stands for stdin.
+/// Parses the argument that stands for stdin.
 fn stdin_marker(text: &str) -> Result<String, String> {
     match text {
         "-" => Ok(text.to_owned()),
@@ -238,7 +239,7 @@ fn stdin_marker(text: &str) -> Result<String, String> {
     }
 }
 
-/// `1-100`.
+/// Parses `1-100`.
 fn array(text: &str) -> Result<(u64, u64), String> {
     let wrong = || format!("'{text}' is not FROM-TO, such as 1-100");
     let (from, to) = text.split_once('-').ok_or_else(wrong)?;
@@ -257,7 +258,7 @@ fn array(text: &str) -> Result<(u64, u64), String> {
     Ok((from, to))
 }
 
-/// `KEY=VALUE`, where the value may be empty.
+/// Parses `KEY=VALUE`, where the value may be empty.
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),

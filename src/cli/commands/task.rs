@@ -1,4 +1,4 @@
-//! `triarch task`: the single runs a job is made of.
+//! `triarch task`: shows, waits for, cancels and retries the tasks of jobs.
 
 use std::process::ExitCode;
 
@@ -123,7 +123,7 @@ struct Selected {
     job: Option<String>,
 }
 
-/// What was selected; it must be something.
+/// Builds the selection, which must not be empty.
 fn selection(selected: Option<Selected>) -> Result<TaskSelection, CommandError> {
     let Some(selected) = selected else {
         return Err(CommandError::Usage(
@@ -142,7 +142,7 @@ fn selection(selected: Option<Selected>) -> Result<TaskSelection, CommandError> 
 }
 
 impl TaskArgs {
-    /// Does what was asked.
+    /// Runs the command.
     pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         match self.command {
             TaskCommand::List {
@@ -287,7 +287,7 @@ fn render_explanation(explanation: &Explanation) -> String {
         .join("\n")
 }
 
-/// 0 only if the task succeeded.
+/// Returns the exit code of a task: 0 only if it succeeded.
 fn exit_code(task: &Task) -> ExitCode {
     if task.state == TaskState::Succeeded {
         ExitCode::SUCCESS
@@ -335,7 +335,7 @@ fn render(task: &Task) -> String {
     let now = Utc::now();
     let text = |raw: &Option<Box<RawValue>>| raw.as_ref().map(|raw| raw.get().to_owned());
     let streams = task_output::streams(task);
-    // What a command wrote has its own place below; JSON of it is for programs.
+    // The output of a command has its own section below; its JSON is for programs.
     let (result, error) = match streams {
         Some(_) => (
             None,

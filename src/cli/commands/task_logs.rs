@@ -1,7 +1,7 @@
-//! `triarch task logs`: what a task writes, as it was written: stdout to stdout, stderr to stderr.
+//! `triarch task logs`: prints the output of a task as it was written, stdout to stdout and stderr to stderr.
 //!
-//! Following is a chain of long polls, each of which names the position where the last answer ended. So it outlives the
-//! master that answers them, and prints everything once.
+//! Following is a chain of long polls, each of which names the position where the last answer ended. It therefore
+//! outlives the master that answers them, and prints everything once.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::cli::error::CommandError;
 use crate::cli::output::{self, Format};
 use crate::cli::wait::WaitOutcome;
 
-/// Longest wait of one long poll.
+/// Maximum wait of one long poll.
 const POLL_WAIT: Duration = Duration::from_secs(20);
 
-/// Shows what there is of one attempt.
+/// Shows the output of one attempt so far.
 pub async fn show(
     context: &CommandContext,
     id: &str,
@@ -34,7 +34,7 @@ pub async fn show(
     Ok(())
 }
 
-/// Shows what comes, until the task has finished and everything is shown.
+/// Shows output as it arrives, until the task has finished and everything is shown.
 pub async fn follow(
     context: &CommandContext,
     id: &str,
@@ -51,7 +51,7 @@ pub async fn follow(
             let logs = context.client.task_logs(id, &query).await?;
             match context.format {
                 Format::Table => write(&query, &logs)?,
-                // One object per line, for whoever reads along.
+                // One object per line, for a reader that parses the stream.
                 Format::Json if !logs.chunks.is_empty() || logs.done => {
                     output::print_line(&serde_json::to_string(&logs).map_err(io::Error::other)?)?;
                 }
@@ -71,7 +71,7 @@ pub async fn follow(
     }
 }
 
-/// Writes the answer to this question, and says where something is missing.
+/// Prints the answer to this query, and notes where output is missing.
 fn write(asked: &LogsQuery, logs: &Logs) -> io::Result<()> {
     let mut at = [asked.stdout_from, asked.stderr_from].map(Option::unwrap_or_default);
     for chunk in &logs.chunks {

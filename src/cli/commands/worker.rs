@@ -1,4 +1,4 @@
-//! `triarch worker`: runs a worker; `triarch worker list|show|drain`: looks after the workers of a cluster.
+//! `triarch worker`: runs a worker. `triarch worker list|show|drain` and others administer the workers of a cluster.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -97,7 +97,7 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// Runs the worker until it is told to stop.
+    /// Runs the worker until it is stopped.
     pub fn run(self, masters: Vec<String>) -> anyhow::Result<ExitCode> {
         if let Err(message) = self.log.install() {
             return Ok(usage_error(&message));
@@ -120,7 +120,7 @@ impl RunArgs {
 }
 
 impl WorkerCommand {
-    /// Does what was asked.
+    /// Runs the command.
     pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         match self {
             WorkerCommand::List { state, page } => {
@@ -171,7 +171,7 @@ impl WorkerCommand {
     }
 }
 
-/// Resolves a worker's id or name to its id. Of several workers of one name, one that is present comes first.
+/// Resolves a worker's id or name to its id. Among several workers of one name, a present one comes first.
 async fn resolve_worker_id(
     context: &CommandContext,
     given: String,
@@ -253,7 +253,7 @@ fn render_list(list: &WorkerList) -> String {
     output::table(&columns, rows)
 }
 
-/// Time since the leader last heard from the worker.
+/// Returns the time since the leader last heard from the worker.
 fn last_contact(worker: &Worker) -> Option<String> {
     worker.silent_ms.map(time_format::ago_ms)
 }
@@ -328,7 +328,7 @@ fn processors() -> u32 {
         .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
 }
 
-/// `key=value`.
+/// Parses `key=value`.
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -336,7 +336,7 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// `key=n`.
+/// Parses `key=n`.
 fn resource(text: &str) -> Result<(String, u64), String> {
     let wrong = || format!("'{text}' is not KEY=N, such as mem_mb=4096");
     let (key, amount) = label(text).map_err(|_| wrong())?;

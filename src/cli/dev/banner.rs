@@ -1,4 +1,4 @@
-//! Banner of `triarch dev`: what runs where, and commands to try.
+//! Banner of `triarch dev`: the processes with their addresses, and commands to try.
 
 use comfy_table::Cell;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use super::role::Role;
 use crate::cli::output::{self, Column};
 use crate::cli::shell;
 
-/// The cluster as it is printed for its user.
+/// Description of the cluster as it is printed for the user.
 #[derive(Debug, Serialize)]
 pub struct Banner {
     masters: Vec<String>,
@@ -43,7 +43,7 @@ impl Banner {
         }
     }
 
-    /// The banner as text.
+    /// Formats the banner as text.
     pub fn render(&self, layout: &Layout) -> String {
         let rows = self.processes.iter().map(|process| {
             vec![

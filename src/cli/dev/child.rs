@@ -14,16 +14,16 @@ use nix::unistd::Pid;
 use super::layout::Layout;
 use super::role::Role;
 
-/// A started process. Dropping it does not stop it; see [`Child::kill`].
+/// Started process. Dropping it does not stop it; see [`Child::kill`].
 #[derive(Debug)]
 pub struct Child {
     pub role: Role,
     pub pid: u32,
     pub log: PathBuf,
-    /// How it ended, once somebody has looked.
+    /// Exit, once it has been seen.
     pub ended: Option<Exit>,
     process: std::process::Child,
-    /// Where in the log file this run began.
+    /// Offset in the log file at which this run began.
     log_start: u64,
 }
 
@@ -41,9 +41,9 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Lines of a dead child's log that are printed.
+/// Number of lines of a dead child's log that are printed.
 const LOG_TAIL_LINES: usize = 8;
-/// Bytes at the end of a log that are read to find them.
+/// Number of bytes at the end of a log that are read to find them.
 const LOG_TAIL_BYTES: u64 = 8 * 1024;
 
 impl Child {
@@ -63,7 +63,8 @@ impl Child {
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
-            // Out of the terminal's foreground group: Ctrl-C is for the parent, which stops the children in order.
+            // The child leaves the terminal's foreground group: Ctrl-C is for the parent, which stops the children in
+            // order.
             .process_group(0);
         die_with_parent(&mut command, role);
         let process = command
@@ -79,32 +80,32 @@ impl Child {
         })
     }
 
-    /// Returns how the child ended, once: the first time it is seen to have ended.
+    /// Returns the exit of the child once, the first time it is seen to have ended.
     pub fn poll(&mut self) -> Option<Exit> {
         if self.ended.is_some() {
             return None;
         }
-        // A child that cannot be waited for is none of ours any more; there is nothing left to report.
+        // A child that cannot be waited for is no longer ours; there is nothing left to report.
         self.ended = self.process.try_wait().ok().flatten().map(Exit);
         self.ended
     }
 
-    /// Whether it still runs.
+    /// Returns whether the child still runs.
     pub fn is_alive(&mut self) -> bool {
         self.poll();
         self.ended.is_none()
     }
 
-    /// Asks it to stop.
+    /// Asks the child to stop.
     pub fn terminate(&mut self) {
         if self.is_alive() {
-            // SIGCONT, because a stopped process, as people make them with `kill -STOP`, hears SIGTERM only then.
+            // SIGCONT is needed because a process stopped with `kill -STOP` receives SIGTERM only after it.
             self.signal(Signal::SIGTERM);
             self.signal(Signal::SIGCONT);
         }
     }
 
-    /// Stops it now, and waits until it has ended.
+    /// Kills the child, and waits until it has ended.
     pub fn kill(&mut self) {
         if self.is_alive() {
             self.signal(Signal::SIGKILL);
@@ -112,14 +113,15 @@ impl Child {
         }
     }
 
-    /// Only called on a child that was not yet waited for, so that its pid cannot be another's.
+    /// Sends a signal. Only called on a child that was not yet waited for, so that its pid cannot belong to another
+    /// process.
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.process.id().cast_signed());
-        // It can only have ended in the meantime, which is what a signal is for.
+        // The only possible failure is that the child has ended, which is the purpose of the signal.
         let _ = kill(pid, signal);
     }
 
-    /// The end of its log, as a paragraph.
+    /// Returns the end of the child's log, as a paragraph.
     pub fn log_tail(&self) -> String {
         let lines = self.last_lines().unwrap_or_default();
         if lines.is_empty() {
@@ -151,11 +153,11 @@ impl Child {
     }
 }
 
-/// Has the kernel end the child when this thread ends, whatever ends it.
+/// Makes the kernel end the child when this thread ends, for whatever reason.
 fn die_with_parent(command: &mut Command, role: Role) {
     let parent = std::process::id();
     let signal = match role {
-        // Losing power is what a master is built for, and alone it would only wait for the others.
+        // A master is built to survive power loss, and alone it would only wait for the others.
         Role::Master(_) => libc::SIGKILL,
         // A worker has children of its own to end.
         Role::Worker(_) => libc::SIGTERM,
@@ -167,7 +169,7 @@ fn die_with_parent(command: &mut Command, role: Role) {
         if set != 0 {
             return Err(std::io::Error::last_os_error());
         }
-        // The parent may have died before the signal was set, and then it will never come.
+        // The parent may have died before the signal was set. Then the signal would never come.
         if parent_now.cast_unsigned() != parent {
             return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
         }

@@ -12,7 +12,7 @@ use super::role::Role;
 use crate::cli::args::DEFAULT_MASTERS;
 use crate::cli::{output, shell};
 
-/// Time that workers give running attempts when the cluster stops.
+/// Time that running attempts get when the cluster stops.
 const WORKER_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Addresses and paths of a development cluster. The directory holds `master-N/`, `logs/` and `cluster.json`.
@@ -21,19 +21,20 @@ pub struct Layout {
     shape: Shape,
     workers: u16,
     root: PathBuf,
-    /// Removed at the end, if all went well.
+    /// Temporary directory, removed at the end if no process failed.
     temporary: Option<tempfile::TempDir>,
     binary: PathBuf,
 }
 
-/// What a directory cannot change once its cluster exists: the masters know each other by these addresses.
+/// Parameters that a directory cannot change once its cluster exists, because the masters know each other by these
+/// addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Shape {
     nodes: u16,
     port: u16,
 }
 
-/// Ports of these options that are in use already.
+/// Returns the ports of these options that are already in use.
 pub fn taken_ports(options: &DevOptions) -> Vec<u16> {
     let shape = Shape {
         nodes: options.nodes,
@@ -51,7 +52,7 @@ impl Shape {
     }
 
     fn port_of(self, id: u16) -> u16 {
-        // The command line has made sure that the sum is a port.
+        // The command line has checked that the sum is a port.
         self.port + id
     }
 
@@ -61,7 +62,7 @@ impl Shape {
 }
 
 impl Layout {
-    /// Makes the directories and checks that they fit what is asked for.
+    /// Creates the directories and checks that they fit the options.
     pub fn prepare(options: &DevOptions) -> anyhow::Result<Self> {
         let shape = Shape {
             nodes: options.nodes,
@@ -126,13 +127,13 @@ impl Layout {
         }
     }
 
-    /// Every process, masters first.
+    /// Returns every process, masters first.
     pub fn roles(&self) -> impl Iterator<Item = Role> + use<> {
         let masters = (1..=self.shape.nodes).map(Role::Master);
         masters.chain((1..=self.workers).map(Role::Worker))
     }
 
-    /// The names the workers register with.
+    /// Returns the names with which the workers register.
     pub fn worker_names(&self) -> Vec<String> {
         (1..=self.workers).map(worker_name).collect()
     }
@@ -156,19 +157,19 @@ impl Layout {
         })
     }
 
-    /// Whether the data goes away at the end.
+    /// Returns whether the data is removed at the end.
     pub fn is_temporary(&self) -> bool {
         self.temporary.is_some()
     }
 
-    /// Whether clients find this cluster without being told where it is.
+    /// Returns whether clients find this cluster without the option `--masters`.
     pub fn ports_are_default(&self) -> bool {
         DEFAULT_MASTERS
             .split(',')
             .any(|url| self.masters_urls().iter().any(|own| own == url))
     }
 
-    /// Base URLs of all masters.
+    /// Returns the base URLs of all masters.
     pub fn masters_urls(&self) -> Vec<String> {
         (1..=self.shape.nodes).map(|id| self.url(id)).collect()
     }
@@ -177,7 +178,7 @@ impl Layout {
         format!("http://{}", self.shape.address(id))
     }
 
-    /// Arguments that only a child needs, in addition to [`Layout::arguments`].
+    /// Returns the arguments that only a child needs, in addition to [`Layout::arguments`].
     pub fn child_arguments(&self, role: Role) -> Vec<String> {
         match role {
             Role::Master(_) => Vec::new(),
@@ -193,7 +194,7 @@ impl Layout {
         }
     }
 
-    /// Arguments of the process with this role.
+    /// Returns the arguments of the process with this role.
     pub fn arguments(&self, role: Role) -> Vec<String> {
         match role {
             Role::Master(id) => {
@@ -220,7 +221,7 @@ impl Layout {
         }
     }
 
-    /// The same as a line to be pasted into a shell.
+    /// Returns the same arguments as a command line to paste into a shell.
     pub fn command_line(&self, role: Role) -> String {
         let binary = self.binary.display().to_string();
         let words: Vec<String> = std::iter::once(binary)
@@ -230,11 +231,11 @@ impl Layout {
         words.join(" ")
     }
 
-    /// Removes a temporary directory if all went well; otherwise it is kept for diagnosis.
+    /// Removes a temporary directory if no process failed; otherwise it is kept for diagnosis.
     pub fn clean_up(self, all_were_well: bool) {
         let Some(dir) = self.temporary else { return };
         if all_were_well {
-            // What cannot be removed from a temporary directory is not worth a failure at the very end.
+            // A failure to remove a temporary directory is not worth an error at the very end.
             let _ = dir.close();
         } else {
             output::print_note(&format!(
@@ -245,7 +246,8 @@ impl Layout {
     }
 }
 
-/// Another one for each cluster, because the workers of one that was killed count as alive for a while.
+/// Returns a worker's name, different for each cluster, because the workers of a killed cluster count as alive for a
+/// while.
 fn worker_name(number: u16) -> String {
     format!("dev-{}-worker-{number}", std::process::id())
 }

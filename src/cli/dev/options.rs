@@ -11,9 +11,9 @@ pub struct DevOptions {
     pub nodes: u16,
     /// Number of workers.
     pub workers: u16,
-    /// Master `n` listens on this port plus `n`.
+    /// Base port. Master `n` listens on this port plus `n`.
     pub port: u16,
-    /// Where everything is kept; a temporary directory if none is given.
+    /// Directory for data and logs. Default: a temporary directory.
     pub data_dir: Option<PathBuf>,
     /// Output format.
     pub format: Format,

@@ -8,14 +8,14 @@ use triarch_sdk::wire::{ClusterStatus, WorkerList, WorkerState};
 
 use super::layout::Layout;
 
-/// Longest wait for one answer, on loopback.
+/// Maximum wait for one answer, on loopback.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest wait for a new leader after a master's death.
+/// Maximum wait for a new leader after a master's death.
 const NEW_LEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval between two checks for a new leader.
 const LEADER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Describes what is not ready yet; empty when everything is up.
+/// Describes what is not ready yet. Empty once every process is ready.
 pub async fn not_ready(layout: &Layout) -> Vec<String> {
     let http = http();
     let mut missing = Vec::new();
@@ -51,7 +51,7 @@ pub async fn not_ready(layout: &Layout) -> Vec<String> {
         .collect()
 }
 
-/// Who leads, if anybody.
+/// Returns the leader, if there is one.
 pub async fn leader(layout: &Layout) -> Option<u64> {
     ask::<ClusterStatus>(&http(), layout, "/v1/cluster")
         .await?
@@ -78,7 +78,7 @@ pub async fn await_new_leader(layout: &Layout) -> String {
         .to_owned()
 }
 
-/// The first answer any master gives.
+/// Returns the first answer that any master gives.
 async fn ask<T: DeserializeOwned>(
     http: &reqwest::Client,
     layout: &Layout,
@@ -99,7 +99,7 @@ async fn ask<T: DeserializeOwned>(
 }
 
 fn http() -> reqwest::Client {
-    // No proxy: these are this machine's own ports, whatever the environment says.
+    // Proxies are disabled because these are this machine's own ports, whatever the environment says.
     let built = reqwest::Client::builder()
         .timeout(ANSWER_TIMEOUT)
         .no_proxy()

@@ -14,7 +14,7 @@ use super::readiness;
 use super::role::Role;
 use crate::cli::output;
 
-/// Longest wait for a leader and for all workers to register.
+/// Maximum wait for a leader and for all workers to register.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// Time that workers have to stop before they are killed.
 const WORKERS_STOP_GRACE: Duration = Duration::from_secs(5);
@@ -98,7 +98,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Returns when there is a leader, every master follows it, and every worker is registered.
+    /// Waits until there is a leader, every master follows it, and every worker is registered.
     async fn wait_until_ready(&mut self, layout: &Layout) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + START_DEADLINE;
         let mut interval = tokio::time::interval(WATCH_INTERVAL);
@@ -128,7 +128,7 @@ impl Cluster {
         }
     }
 
-    /// Prints what runs where, and commands to try.
+    /// Prints the processes with their addresses, and commands to try.
     async fn print_banner(&self, options: &DevOptions, layout: &Layout) -> anyhow::Result<()> {
         let leader = readiness::leader(layout).await;
         let banner = Banner::new(layout, &self.children, leader);
@@ -136,7 +136,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Reports deaths until asked to stop.
+    /// Reports deaths of children until a stop signal arrives.
     async fn watch(&mut self, layout: &Layout, stop: &mut StopSignals) {
         let mut interval = tokio::time::interval(WATCH_INTERVAL);
         loop {
@@ -166,7 +166,7 @@ impl Cluster {
         }
     }
 
-    /// Stops workers, then masters: workers can hand back what they hold only while there is a master.
+    /// Stops workers, then masters, because workers can return their leases only while there is a master.
     async fn stop(&mut self, stop: &mut StopSignals) {
         let workers = |role: Role| matches!(role, Role::Worker(_));
         let masters = |role: Role| matches!(role, Role::Master(_));
@@ -219,7 +219,7 @@ impl StopSignals {
         })
     }
 
-    /// Returns once for each time this process is asked to stop.
+    /// Waits for the next stop signal.
     async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
