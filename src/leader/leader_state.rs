@@ -23,7 +23,7 @@ pub struct LeaderState {
 }
 
 impl LeaderState {
-    /// Empty state at the beginning of a term.
+    /// Creates an empty state at the beginning of a term.
     pub fn new(term_start: Instant) -> Self {
         Self {
             leases: LeaseTracker::new(term_start),

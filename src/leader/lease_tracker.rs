@@ -45,8 +45,8 @@ impl LeaseTiming {
     }
 }
 
-/// Time for a worker to end an attempt by itself and report, before the leader ends it. Covers TERM, KILL and the
-/// network.
+/// Time for a worker to end an attempt by itself and report, before the leader ends it. Covers TERM, KILL and
+/// the report's way to the leader.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(15);
 
 /// Last contacts of workers and leases. See the module.
@@ -117,7 +117,7 @@ pub struct Overdue {
 }
 
 impl LeaseTracker {
-    /// An empty tracker at the beginning of a term.
+    /// Creates an empty tracker at the beginning of a term.
     pub fn new(term_start: Instant) -> Self {
         Self {
             term_start,

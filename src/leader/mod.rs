@@ -1,4 +1,4 @@
-//! Leader duties: what the leader decides on its own and proposes to the log, in addition to serving requests.
+//! Leader duties: decisions that the leader makes on its own and proposes to the log, in addition to serving requests.
 //!
 //! One [`LeaderTerm`] stands for one term of leadership of this node. It owns the [soft state](leader_state::LeaderState)
 //! (lease tracker and long-poll registry) and four loops (dispatch, expiry, time, schedules), which end with the term.

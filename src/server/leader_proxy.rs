@@ -1,9 +1,9 @@
 //! Reverse proxy to the leader: middleware that decides which node answers a request.
 //!
 //! A client may send its request to any node. A node that does not lead forwards the request to the leader and relays
-//! its response. If the leader changes, it retries within the request's deadline. That is safe because every change
-//! carries a request id whose reply the table remembers. A worker is redirected instead, so that its heartbeats go
-//! straight to the leader.
+//! its response. If the leader changes, the node retries within the request's deadline. That is safe because every
+//! change carries a request id whose reply the table remembers. A worker is redirected instead, so that its heartbeats
+//! go straight to the leader.
 //!
 //! # Invariants
 //!
@@ -356,7 +356,7 @@ async fn forward(
     }
 }
 
-/// Log index that the leader at `addr` has acknowledged, if it confirms that it leads.
+/// Returns the log index that the leader at `addr` has acknowledged, if it confirms that it leads.
 pub async fn leader_index(app: &App, addr: &str, deadline: Instant) -> Option<u64> {
     let ask = app
         .forward_client

@@ -33,7 +33,7 @@ pub struct ServerOptions {
     pub snapshot_entries: u64,
     /// Number of past events that the feed keeps.
     pub event_history: usize,
-    /// Bounds of admission control.
+    /// Bounds on connections, requests and body memory.
     pub limits: ServerLimits,
     /// Free space in bytes below which the disk is low. `None` derives it from the size of the disk.
     pub min_free_disk_bytes: Option<u64>,

@@ -255,8 +255,8 @@ fn command(task: &LeasedTask, payload: &ExecPayload) -> Command {
     command
 }
 
-/// Failure of a command that cannot be started. It is retryable only if a resource was short, because otherwise the
-/// next start would fail too.
+/// Failure of a command that cannot be started. It is retryable only if the obstacle may pass, such as a lack of memory
+/// or file descriptors, because otherwise the next start would fail too.
 fn spawn_failure(payload: &ExecPayload, error: &io::Error) -> Outcome {
     let retryable = matches!(
         error.raw_os_error(),

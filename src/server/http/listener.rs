@@ -161,8 +161,8 @@ async fn is_peer(stream: &TcpStream) -> std::io::Result<bool> {
         if count == PEEK_BYTES || delay > PEEK_DELAY_MAX {
             return Ok(false);
         }
-        // Only part of a request line has arrived. That is rare, and the rest mostly follows soon. A peer that hung up
-        // looks the same as a silent one to a peek, so the wait is bounded.
+        // Only part of a request line has arrived. That is rare, and the rest mostly follows soon. The wait is bounded
+        // because a peek cannot distinguish a peer that hung up from a silent one.
         tokio::time::sleep(delay).await;
         delay *= 2;
     }

@@ -44,7 +44,7 @@ fn is_blank(body: &[u8]) -> bool {
         .all(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))
 }
 
-/// Parses a JSON body like [`parse`]. An absent body gives the default.
+/// Parses a JSON body like [`parse`]. A blank body gives the default.
 pub fn parse_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Problem> {
     if is_blank(body) {
         Ok(T::default())
