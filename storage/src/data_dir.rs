@@ -6,15 +6,15 @@
 //!   identity.json   node, incarnation, cluster
 //!   log/            the Raft log
 //!   snapshots/      snapshots of the state machine
-//!   condemned       only if its node once held something else than the others: why
+//!   condemned       only if its node once diverged from the others: the reason
 //! ```
 //!
-//! The identity is made with the directory and never changes but for two facts that are added once: the cluster it
-//! joined, and that there is a log. The *incarnation* is a random id of this very directory: a node that comes back with
-//! an empty directory under an old id has another incarnation, so its cluster can tell that it forgot its votes.
+//! The identity is made with the directory. It never changes, except for two facts that are added once: the cluster it
+//! joined, and the existence of a log. The *incarnation* is a random id of this directory. A node that comes back under
+//! an old id with an empty directory has another incarnation, so its cluster can detect that it forgot its votes.
 //!
-//! Nothing is deleted here but files that were never finished, and nothing is guessed: a directory that is neither
-//! empty nor ours is refused.
+//! Only unfinished files are deleted here, and nothing is guessed: a directory that is neither empty nor a data
+//! directory of Triarch is refused.
 
 use std::fs::{self, File};
 use std::io;
@@ -35,22 +35,22 @@ const IDENTITY_NAME: &str = "identity.json";
 const LOG_NAME: &str = "log";
 const SNAPSHOTS_NAME: &str = "snapshots";
 const CONDEMNED_NAME: &str = "condemned";
-/// What a fresh file system brings along.
+/// A directory that a fresh file system contains.
 const LOST_AND_FOUND: &str = "lost+found";
 
-/// Whose directory it is.
+/// The identity of a data directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
     /// The version of the directory's layout.
     pub format_version: u32,
-    /// The node it belongs to.
+    /// The node that owns it.
     pub node_id: u64,
-    /// Made at random with the directory.
+    /// A random id, made with the directory.
     pub incarnation: Uuid,
-    /// The cluster the node is a member of, once it is.
+    /// The cluster of which the node is a member, once it is.
     pub cluster: Option<ClusterIdentity>,
-    /// Whether there is a log in the directory.
+    /// Whether the directory has a log.
     pub has_log: bool,
 }
 
@@ -60,11 +60,11 @@ pub struct Identity {
 pub struct ClusterIdentity {
     /// The cluster's id.
     pub cluster_id: String,
-    /// What else the caller wants to remember with it.
+    /// Further data that the caller stores with the id.
     pub extra: serde_json::Value,
 }
 
-/// The identity with its checksum, as it is on disk.
+/// The identity with its checksum, as stored on disk.
 #[derive(Serialize, Deserialize)]
 struct ChecksummedIdentity {
     identity: Box<RawValue>,
@@ -77,17 +77,17 @@ struct Versioned {
     format_version: u32,
 }
 
-/// An open data directory. The lock goes with it.
+/// An open data directory. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     identity: Mutex<Identity>,
-    /// Locked; released when it is dropped.
+    /// Locked. Released on drop.
     _lock: File,
 }
 
 impl DataDir {
-    /// Opens the data directory of `node_id`, or makes it.
+    /// Opens the data directory of `node_id`, or creates it.
     pub fn open(path: impl AsRef<Path>, node_id: u64) -> Result<Self, StorageError> {
         let path = path.as_ref();
         durable::create_directory(path)?;
@@ -120,17 +120,18 @@ impl DataDir {
         })
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whose it is.
+    /// Returns the identity.
     pub fn identity(&self) -> Identity {
         self.identity.lock().clone()
     }
 
-    /// Notes the cluster, durably. Once: the same again is fine, another is a [`StorageError::Mismatch`].
+    /// Stores the cluster, durably. It is set once: the same cluster again is accepted, another is a
+    /// [`StorageError::Mismatch`].
     pub fn set_cluster(
         &self,
         cluster_id: &str,
@@ -164,17 +165,17 @@ impl DataDir {
         }
     }
 
-    /// Notes, durably, why the directory must not be opened again: what is in it led its node astray.
+    /// Marks the directory, durably, as one that must not be opened again, because its content made its node diverge.
     pub fn condemn(&self, what: &str) -> Result<(), StorageError> {
         durable::write_file(&self.path.join(CONDEMNED_NAME), what.as_bytes())
     }
 
-    /// Where the log is.
+    /// Returns the path of the log.
     pub fn log_path(&self) -> PathBuf {
         self.path.join(LOG_NAME)
     }
 
-    /// Opens the log, or makes it if there never was one. The node id in `options` is replaced by the directory's.
+    /// Opens the log, or creates it if there never was one. The directory's node id replaces the one in `options`.
     pub fn open_log(&self, options: SledLogOptions) -> Result<SledLog, StorageError> {
         let mut identity = self.identity.lock();
         let options = SledLogOptions {
@@ -184,7 +185,7 @@ impl DataDir {
         };
         let log = SledLog::open(&self.log_path(), &options)?;
         if !identity.has_log {
-            // Before anything can be acknowledged: from now on a missing log is a lost one.
+            // Written before anything can be acknowledged: from now on a missing log is a lost one.
             let changed = Identity {
                 has_log: true,
                 ..identity.clone()
@@ -195,13 +196,13 @@ impl DataDir {
         Ok(log)
     }
 
-    /// Opens the snapshots and verifies the current one.
+    /// Opens the snapshot store and verifies the current snapshot.
     pub fn snapshots(&self) -> Result<SnapshotStore, StorageError> {
         let node_id = self.identity.lock().node_id;
         SnapshotStore::open(&self.path.join(SNAPSHOTS_NAME), node_id)
     }
 
-    /// How many bytes can still be written to the file system the directory is on.
+    /// Returns how many bytes can still be written to the file system of the directory.
     pub fn available_bytes(&self) -> Result<u64, StorageError> {
         durable::available_bytes(&self.path)
             .map_err(|error| StorageError::io("look for free space in", &self.path, &error))
@@ -225,7 +226,7 @@ fn lock(path: &Path) -> Result<File, StorageError> {
     }
 }
 
-/// Why the directory must not be opened, if it must not.
+/// Returns the reason why the directory must not be opened, if there is one.
 fn condemned(path: &Path) -> Result<Option<String>, StorageError> {
     let path = path.join(CONDEMNED_NAME);
     match fs::read(&path) {
@@ -290,7 +291,7 @@ fn checksum(identity: &RawValue) -> String {
     format!("{:08x}", crc32c::crc32c(identity.get().as_bytes()))
 }
 
-/// `None` if there is none.
+/// Returns `None` if there is no identity.
 fn read_identity(directory: &Path, node_id: u64) -> Result<Option<Identity>, StorageError> {
     let path = directory.join(IDENTITY_NAME);
     let bytes = match fs::read(&path) {

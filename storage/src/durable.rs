@@ -1,7 +1,8 @@
 //! Durable file operations: files and directories that survive a power cut.
 //!
-//! A file's content is durable after an fsync of the file, its name after an fsync of the directory it is in. A file
-//! that is replaced is written beside, synced and renamed, so that a crash leaves the old one or the new one.
+//! A file's content is durable after an fsync of the file. Its name is durable after an fsync of the directory it is
+//! in. A file is replaced by writing a new one next to it, syncing that, and renaming it. So a crash leaves the old
+//! file or the new one.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -12,10 +13,10 @@ use std::path::{Path, PathBuf};
 
 use crate::StorageError;
 
-/// Files and directories being written end in this; what a crash left of them is removed at the next open.
+/// The extension of files and directories that are being written. The next open removes those that a crash left.
 pub(crate) const UNFINISHED_EXTENSION: &str = "unfinished";
 
-/// The directory a file is in; the current one for a bare name.
+/// Returns the directory a file is in: the current directory for a bare name.
 pub(crate) fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -30,14 +31,14 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), StorageError> {
         .map_err(|error| StorageError::io("sync", path, &error))
 }
 
-/// Everything that is in a directory.
+/// Returns the paths of all entries in a directory.
 fn paths_in(directory: &Path) -> Result<Vec<PathBuf>, StorageError> {
     fs::read_dir(directory)
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
         .map_err(|error| StorageError::io("list", directory, &error))
 }
 
-/// Makes all that is in a directory durable, names and contents.
+/// Makes everything in a directory durable, names and contents.
 pub(crate) fn sync_tree(directory: &Path) -> Result<(), StorageError> {
     for path in paths_in(directory)? {
         if path.is_dir() {
@@ -51,7 +52,7 @@ pub(crate) fn sync_tree(directory: &Path) -> Result<(), StorageError> {
     sync_directory(directory)
 }
 
-/// Creates a directory, and those above it that are missing, durably.
+/// Creates a directory and its missing parents, durably.
 pub(crate) fn create_directory(path: &Path) -> Result<(), StorageError> {
     let mut missing = Vec::new();
     let mut at = path;
@@ -73,7 +74,7 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Replaces a small file: a crash leaves the old content or the new, and the new is durable on return.
+/// Replaces a small file. A crash leaves the old content or the new, and the new is durable on return.
 pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<(), StorageError> {
     let unfinished = unfinished_name(path);
     let mut file = File::create(&unfinished)
@@ -85,7 +86,7 @@ pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<(), StorageError
     rename(&unfinished, path)
 }
 
-/// The name a file is written under until it is complete.
+/// Returns the name under which a file is written until it is complete.
 pub(crate) fn unfinished_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_os_string();
     name.push(".");
@@ -99,7 +100,7 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
     sync_directory(parent_of(to))
 }
 
-/// Removes what a crash left unfinished in a directory.
+/// Removes unfinished files and directories that a crash left in a directory.
 pub(crate) fn remove_unfinished(directory: &Path) -> Result<(), StorageError> {
     for path in paths_in(directory)? {
         if path
@@ -116,7 +117,7 @@ pub(crate) fn remove_unfinished(directory: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Makes sure that a file has its blocks on disk, so that writing or freeing them later cannot run out of space.
+/// Allocates the blocks of a file, so that writing or freeing them later cannot run out of space.
 pub(crate) fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     let length =
         libc::off_t::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -127,8 +128,8 @@ pub(crate) fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// Gives a file blocks for `bytes` from `offset` on, and leaves its length as it is: what is written there later finds
-/// its space, whoever fills the file system meanwhile.
+/// Allocates blocks for `bytes` from `offset` on, and leaves the file's length as it is. A later write there finds its
+/// space, even if other processes fill the file system before.
 pub(crate) fn allocate_beyond(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
     let in_range = |value: u64| {
         libc::off_t::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
@@ -141,20 +142,20 @@ pub(crate) fn allocate_beyond(file: &File, offset: u64, bytes: u64) -> io::Resul
     Err(io::Error::last_os_error())
 }
 
-/// How many bytes an ordinary user can still write to the file system `path` is on.
+/// Returns how many bytes an ordinary user can still write to the file system of `path`.
 pub(crate) fn available_bytes(path: &Path) -> io::Result<u64> {
     file_system_usage(path).map(|file_system| file_system.available_bytes)
 }
 
 /// Capacity of a file system.
 pub(crate) struct FileSystemUsage {
-    /// What an ordinary user can still write.
+    /// Bytes that an ordinary user can still write.
     pub(crate) available_bytes: u64,
-    /// All of it.
+    /// Size of the file system in bytes.
     pub(crate) total_bytes: u64,
 }
 
-/// Looks at the file system `path` is on.
+/// Reads the capacity of the file system of `path`.
 pub(crate) fn file_system_usage(path: &Path) -> io::Result<FileSystemUsage> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut status = std::mem::MaybeUninit::<libc::statvfs>::uninit();
@@ -170,13 +171,13 @@ pub(crate) fn file_system_usage(path: &Path) -> io::Result<FileSystemUsage> {
     })
 }
 
-/// Starts to write a file's changed pages to the device without waiting.
+/// Starts the writeback of a file's changed pages to the device, without waiting.
 pub(crate) fn start_writeback(file: &File) -> io::Result<()> {
     sync_file_range(file, libc::SYNC_FILE_RANGE_WRITE)
 }
 
-/// Waits until a file's changed pages have been handed to the device. Its cache may still hold them: only a later
-/// fdatasync, of any file on that device, makes them durable.
+/// Waits until a file's changed pages have been written back to the device. The device's cache may still hold them:
+/// only a later fdatasync, of any file on that device, makes them durable.
 pub(crate) fn wait_for_writeback(file: &File) -> io::Result<()> {
     sync_file_range(
         file,
@@ -193,7 +194,7 @@ fn sync_file_range(file: &File, flags: libc::c_uint) -> io::Result<()> {
     }
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
-        // Some file systems have no such thing: there, a real sync.
+        // Some file systems do not support this call: there, a real sync.
         Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::ESPIPE) => file.sync_data(),
         Some(_) | None => Err(error),
     }

@@ -1,4 +1,4 @@
-//! Storage errors: cause, consequence and next action, for the person who runs the node.
+//! Storage errors: cause, consequence and next action, for the operator of the node.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,33 +9,33 @@ pub enum StorageError {
     /// The operating system refused an operation.
     #[error("cannot {action} {path}: {cause}")]
     Io {
-        /// What was tried, as a verb.
+        /// The refused operation, as a verb.
         action: &'static str,
-        /// On which file or directory.
+        /// The file or directory concerned.
         path: PathBuf,
-        /// What the operating system said.
+        /// The message of the operating system.
         cause: String,
-        /// No space was left. The node can be started again once there is some.
+        /// Whether no space was left. The node can be started again once there is some.
         disk_full: bool,
     },
-    /// What is on disk is not what this node once acknowledged.
+    /// The disk does not hold what this node once acknowledged.
     #[error("{path} is damaged: {what}. {advice}")]
     Damaged {
         /// The file or directory that is damaged.
         path: PathBuf,
         /// How the damage shows.
         what: String,
-        /// What to do next.
+        /// The next action.
         advice: String,
     },
     /// The directory belongs to another node, cluster or format version.
     #[error("{path}: {what}. {advice}")]
     Mismatch {
-        /// The directory or the file in it that says so.
+        /// The directory, or the file in it that shows the mismatch.
         path: PathBuf,
-        /// What was asked for and what is there.
+        /// The expected and the actual value.
         what: String,
-        /// What to do next.
+        /// The next action.
         advice: String,
     },
     /// Another process has the directory open.
@@ -55,7 +55,7 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// What the operating system refused, with the way out where there is one.
+    /// Describes an operation that the operating system refused, with the next action where there is one.
     pub(crate) fn io(action: &'static str, path: &Path, error: &io::Error) -> Self {
         let disk_full = matches!(
             error.kind(),
@@ -74,7 +74,7 @@ impl StorageError {
         }
     }
 
-    /// Damage that only a fresh copy from the other nodes can heal.
+    /// Describes damage that only a fresh copy from the other nodes can heal.
     pub fn damaged(path: &Path, what: impl Into<String>, node_id: u64) -> Self {
         StorageError::Damaged {
             path: path.to_path_buf(),
@@ -84,7 +84,7 @@ impl StorageError {
     }
 }
 
-/// How to go on when a node has lost what it once acknowledged: under its old id it must not vote again.
+/// Returns the advice for a node that has lost what it once acknowledged. It must not vote again under its old id.
 pub(crate) fn replace_advice(node_id: u64) -> String {
     format!(
         "This node has lost what it once acknowledged and must not come back under its id; the other nodes have all of it. \
@@ -94,14 +94,14 @@ pub(crate) fn replace_advice(node_id: u64) -> String {
     )
 }
 
-/// Why a store takes no more calls.
+/// The reason why a store takes no more calls.
 #[derive(Debug, Clone)]
 pub(crate) enum StopCause {
     /// It was closed.
     Closed,
     /// It was dropped without being closed.
     Dropped,
-    /// It failed, and this was the error.
+    /// It failed with this error.
     Failed(String),
 }
 

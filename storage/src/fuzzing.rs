@@ -1,5 +1,5 @@
-//! What a fuzzer gives to the decoders of this crate. Built for tests and with the feature `fuzzing`; `fuzz/` has the
-//! targets and the corpus, on which the tests below run too.
+//! Fuzzing entry points for the decoders of this crate. Built for tests and with the feature `fuzzing`. The targets and
+//! the corpus are in `fuzz/`; the tests below run on that corpus too.
 
 pub use crate::sled_log::fuzzing::log_chunks;
 pub use crate::snapshot::fuzzing::snapshot_file;

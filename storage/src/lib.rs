@@ -1,11 +1,13 @@
 //! Durable storage of one node: identity, write-ahead log with hard state, snapshots. The only crate that names sled.
 //!
-//! Three things live in a node's data directory ([`DataDir`]): its identity, its Raft log with the vote ([`LogStore`]),
-//! and its snapshots ([`SnapshotStore`]). The log is behind a trait with a conformance suite, so that another engine can
-//! take sled's place. This crate knows neither openraft nor tasks: entries, votes and snapshot contents are bytes to it.
+//! A node's data directory ([`DataDir`]) holds its identity, its Raft log with the vote ([`LogStore`]), and its
+//! snapshots ([`SnapshotStore`]). The log is behind a trait with a conformance suite, so that another engine can
+//! replace sled. This crate knows neither openraft nor tasks: entries, votes and snapshot contents are bytes to it.
 //!
-//! Promise: when a [`Completion`] is called with `Ok`, what it stands for survives a power cut. Any error is final for
-//! the node: nothing is retried on a failed fsync.
+//! # Invariants
+//!
+//! - When a [`Completion`] is called with `Ok`, the write it belongs to survives a power cut.
+//! - Any error is final for the node: nothing is retried on a failed fsync.
 
 #[macro_use]
 mod mutated;
@@ -14,7 +16,7 @@ pub mod contained_panic;
 pub mod data_dir;
 mod durable;
 pub mod error;
-/// For `fuzz/` alone.
+/// Entry points for the targets in `fuzz/` only.
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -23,7 +25,7 @@ pub mod low_priority;
 pub mod metrics;
 pub mod sled_log;
 pub mod snapshot;
-/// Test doubles and the conformance suite: for tests of this crate and, with the feature `testing`, of others.
+/// Test doubles and the conformance suite, for tests of this crate and, with the feature `testing`, of other crates.
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod write_ops;

@@ -1,4 +1,4 @@
-//! The contract of a log engine: a write-ahead log of Raft entries, with the hard state beside them.
+//! The contract of a log engine: a write-ahead log of Raft entries, together with the hard state.
 
 use std::ops::Range;
 
@@ -12,74 +12,85 @@ use crate::StorageError;
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct LogPosition {
-    /// The term the entry was made in.
+    /// The term in which the entry was made.
     pub term: u64,
-    /// The node that led that term.
+    /// The leader of that term.
     pub leader: u64,
-    /// Its place in the log, counted from 0.
+    /// The log index, counted from 0.
     pub index: u64,
 }
 
-/// One entry. The payload is opaque here.
+/// One log entry. The payload is opaque to this crate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRecord {
-    /// Where it stands.
+    /// The log id of the entry.
     pub position: LogPosition,
-    /// What it says, as the caller encoded it.
+    /// The payload, as the caller encoded it.
     pub payload: Bytes,
 }
 
-/// What the log holds.
+/// The bounds of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogState {
-    /// The last entry that was purged (inclusive); the log begins after it.
+    /// The last purged entry (inclusive). The log begins after it.
     pub purged: Option<LogPosition>,
     /// The last entry, or `purged` when there is none.
     pub last: Option<LogPosition>,
 }
 
-/// Called exactly once, from the sync thread, when what it stands for is on disk, or cannot be. Must not block.
+/// A callback for one write. Called exactly once, from the sync thread, when the write is on disk or cannot be. Must
+/// not block.
 pub type Completion = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
-/// The log and the hard state (vote, purged and committed positions) of one node. All methods are quick and may be called from an async task:
-/// they change what readers see at once and hand the disk work to one sync thread, in the order of the calls.
+/// The log and the hard state (vote, purged and committed positions) of one node. All methods are quick and may be
+/// called from an async task. They change what readers see at once, and queue the disk work for one sync thread in the
+/// order of the calls.
 ///
-/// "Quick" has one exception: an engine bounds what waits for its disk, and a caller that would pass the bound waits for
-/// the sync thread. That thread waits for no caller, so completions must not block.
+/// There is one exception. An engine bounds the writes that wait for its disk, and a caller that would exceed the bound
+/// waits for the sync thread. The sync thread waits for no caller, so completions must not block.
 ///
-/// What no Raft asks for is a bug and panics: an append that leaves a hole, a truncation that crosses what was purged, a
-/// truncation or a purge that names another entry than the one held at its index. An empty log that was never purged
-/// may begin at any index.
+/// # Invariants
 ///
-/// Order: writes (append, vote, truncate) become durable in the order they were called, and a completion implies
-/// that everything before it is durable too. After the first error every later call and completion fails with
-/// [`StorageError::Stopped`].
+/// - Writes (append, vote, truncate) become durable in the order of the calls.
+/// - A completion implies that everything before it is durable too.
+/// - After the first error every later call and completion fails with [`StorageError::Stopped`].
+/// - An empty log that was never purged may begin at any index.
+///
+/// # Panics
+///
+/// These calls panic, because Raft never makes them and they are bugs of the caller:
+///
+/// - an append that leaves a hole;
+/// - a truncation that crosses the purged position;
+/// - a truncation or a purge that names another entry than the one held at its index.
 pub trait LogStore: Send + Sync + 'static {
-    /// What the log holds, unsynced entries included.
+    /// Returns the bounds of the log, unsynced entries included.
     fn state(&self) -> LogState;
-    /// Appends consecutive entries, readable when this returns, durable when `done` is called with `Ok`.
+    /// Appends consecutive entries. They are readable when this returns, and durable when `done` is called with `Ok`.
     fn append(&self, records: Vec<LogRecord>, done: Completion) -> Result<(), StorageError>;
-    /// Removes every entry after `last` (exclusive; `None` removes all). Durable when `done` is called; ordered before
-    /// any later append. Never crosses `purged`.
+    /// Removes every entry after `last` (exclusive; `None` removes all). Durable when `done` is called with `Ok`;
+    /// ordered before any later append. Never crosses `purged`.
     fn truncate_after(
         &self,
         last: Option<LogPosition>,
         done: Completion,
     ) -> Result<(), StorageError>;
-    /// Forgets entries up to `upto` (inclusive): the purged position first, durably, the deletion in the background.
+    /// Purges entries up to `upto` (inclusive). The purged position becomes durable first; the deletion runs in the
+    /// background.
     fn purge(&self, upto: LogPosition, done: Completion) -> Result<(), StorageError>;
-    /// The entries of `range` that the log holds, in order and without holes, stopping early once `bytes_max` payload
-    /// bytes are reached (but returning at least one entry if there is one). Recent entries come from memory.
+    /// Returns the entries of `range` that the log holds, in order and without holes. Stops early once `bytes_max`
+    /// payload bytes are reached, but returns at least one entry if there is one. Recent entries come from memory.
     fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<LogRecord>, StorageError>;
-    /// Replaces the vote (opaque). Durable when `done` is called; same queue and order as appends.
+    /// Replaces the vote (opaque). Durable when `done` is called with `Ok`; same queue and order as appends.
     fn save_vote(&self, vote: Bytes, done: Completion) -> Result<(), StorageError>;
-    /// The last vote given to [`LogStore::save_vote`], durable or not.
+    /// Returns the last vote given to [`LogStore::save_vote`], durable or not.
     fn vote(&self) -> Option<Bytes>;
-    /// Notes how far the log is known to be committed. Unsynced: carried to disk by a later sync; may be lost.
+    /// Notes the committed position. Not synced by itself: a later sync carries it to disk, and it may be lost.
     fn save_committed(&self, committed: Option<LogPosition>) -> Result<(), StorageError>;
-    /// What [`LogStore::save_committed`] last noted, as far as it survived; never past the last entry.
+    /// Returns the position last given to [`LogStore::save_committed`], if it survived. Never past the last entry.
     fn committed(&self) -> Option<LogPosition>;
-    /// Waits until all is durable, hard state included, and stops the sync thread. Every later call but this one fails with
-    /// [`StorageError::Stopped`]. Idempotent. Not from a completion, which would wait for itself: there it only begins.
+    /// Waits until everything is durable, hard state included, and stops the sync thread. Every later call except this
+    /// one fails with [`StorageError::Stopped`]. Idempotent. A completion that calls it would wait for itself, so there
+    /// it only begins to close.
     fn close(&self) -> Result<(), StorageError>;
 }

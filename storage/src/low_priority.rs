@@ -1,9 +1,9 @@
-//! Scheduling priority of threads that do background work.
+//! Scheduling priority of background threads.
 
 /// Lowers the priority (raises the niceness) of the calling thread below all others of this process and of the machine.
-/// Permanent; so only for a dedicated thread.
+/// The change is permanent, so only dedicated threads call this.
 pub fn lower_thread_priority() {
-    /// Lowest but a few: work that is never done would be as bad as work that is in the way.
+    /// Not the very lowest: work that never runs would be as bad as work that delays others.
     const NICE: libc::c_int = 10;
     // SAFETY: the call takes no pointers. On Linux it sets the priority of one thread.
     let refused =

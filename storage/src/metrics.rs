@@ -1,12 +1,12 @@
 //! Latency metrics of the log: histograms of fdatasyncs and appends.
 //!
-//! Plain atomics: measuring takes no lock and allocates nothing, so it may be done on the sync thread, and reading never
-//! makes a writer wait. Exporting the numbers, and naming them, is up to the caller.
+//! Plain atomics: an observation takes no lock and allocates nothing, so the sync thread may make it. A reader never
+//! blocks a writer. The caller names and exports the values.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds of buckets for times, in ns: from what a disk with a battery needs to what loses elections.
+/// Upper bounds of time buckets, in ns: from the latency of a disk with a battery to one that loses elections.
 pub const TIME_BOUNDS_NS: &[u64] = &[
     50_000,
     100_000,
@@ -31,24 +31,24 @@ pub const TIME_BOUNDS_NS: &[u64] = &[
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [u64],
-    /// One for each bound, and one for what is above the last.
+    /// One for each bound, and one for values above the last.
     counts: Box<[AtomicU64]>,
     sum: AtomicU64,
 }
 
-/// A [`Histogram`] at one moment. Taken while others measure, its parts may be apart by those few values.
+/// The values of a [`Histogram`] at one moment. While others observe, its parts may differ by those few values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistogramSnapshot {
     /// Upper bounds (inclusive) of all buckets but the last.
     pub bounds: &'static [u64],
-    /// How many values fell into each bucket; one more than there are bounds.
+    /// The number of values in each bucket. One bucket more than there are bounds.
     pub counts: Vec<u64>,
     /// The sum of all values.
     pub sum: u64,
 }
 
 impl Histogram {
-    /// An empty one, with ascending bounds.
+    /// Creates an empty histogram with ascending bounds.
     pub fn new(bounds: &'static [u64]) -> Self {
         Histogram {
             bounds,
@@ -57,7 +57,7 @@ impl Histogram {
         }
     }
 
-    /// An empty one for times.
+    /// Creates an empty histogram for times.
     pub fn of_times() -> Self {
         Self::new(TIME_BOUNDS_NS)
     }
@@ -74,7 +74,7 @@ impl Histogram {
         self.observe(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// What was counted so far.
+    /// Returns the values counted so far.
     pub fn read(&self) -> HistogramSnapshot {
         HistogramSnapshot {
             bounds: self.bounds,
@@ -89,18 +89,19 @@ impl Histogram {
 }
 
 impl HistogramSnapshot {
-    /// How many values there were.
+    /// Returns the number of values.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 }
 
-/// Metrics of one log, since it was opened.
+/// Metrics of one log since it was opened.
 #[derive(Debug)]
 pub struct LogMetrics {
-    /// Each fdatasync of the log, in ns.
+    /// Duration of each fdatasync of the log, in ns.
     pub sync: Histogram,
-    /// Each append, from the call until it is durable: waiting for the sync before it, writing, and its own sync. In ns.
+    /// Duration of each append, in ns, from the call until it is durable. It covers the wait for the sync before it,
+    /// the write, and its own sync.
     pub append: Histogram,
 }
 

@@ -1,6 +1,6 @@
-//! The switch for deliberate bugs: see `tests/quality/mutation`.
+//! The switch for deliberate bugs. See `tests/quality/mutation`.
 
-/// Whether this deliberate bug is chosen. Never, and at no cost, without the feature `mutations`.
+/// Returns whether this deliberate bug is active. Never, and at no cost, without the feature `mutations`.
 #[cfg(feature = "mutations")]
 macro_rules! mutated {
     ($mutation:ident) => {
@@ -8,7 +8,7 @@ macro_rules! mutated {
     };
 }
 
-/// Whether this deliberate bug is chosen. Never, and at no cost, without the feature `mutations`.
+/// Returns whether this deliberate bug is active. Never, and at no cost, without the feature `mutations`.
 #[cfg(not(feature = "mutations"))]
 macro_rules! mutated {
     ($mutation:ident) => {

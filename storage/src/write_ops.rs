@@ -1,7 +1,7 @@
-//! Write operations on a log, and the assertions every engine holds its caller to: they keep the log gapless.
+//! Write operations on a log, and the assertions that every engine makes on them. They keep the log gapless.
 //!
-//! Raft never asks for anything these refuse. A breach is a bug above, and going on would write a log that lies, so they
-//! panic with the values. A start of a new, never purged log may be at any index.
+//! Raft never asks for an operation that these refuse. A violation is a bug of the caller, and continuing would write a
+//! wrong log, so they panic with the values. A new log that was never purged may start at any index.
 
 use bytes::Bytes;
 
@@ -17,7 +17,7 @@ pub(crate) enum WriteOp {
     Committed(Option<LogPosition>),
 }
 
-/// Appended entries follow `last` and each other without a hole.
+/// Asserts that appended entries follow `last` and each other without a hole.
 pub(crate) fn assert_appendable(last: Option<LogPosition>, records: &[LogRecord]) {
     let mut previous = last;
     for record in records {
@@ -33,9 +33,9 @@ pub(crate) fn assert_appendable(last: Option<LogPosition>, records: &[LogRecord]
     }
 }
 
-/// A truncation keeps everything that was purged, and names an entry the log holds.
+/// Asserts that a truncation does not cross the purged position, and names an entry that the log holds.
 ///
-/// `held` is what the log holds at the index of `after`, if it holds that index.
+/// `held` is the entry that the log holds at the index of `after`, if there is one.
 pub(crate) fn assert_truncatable(
     purged: Option<LogPosition>,
     held: Option<LogPosition>,
@@ -55,7 +55,7 @@ pub(crate) fn assert_truncatable(
     }
 }
 
-/// A purge names the entry the log holds at that index, if it holds one.
+/// Asserts that a purge names the entry that the log holds at that index, if it holds one.
 pub(crate) fn assert_purgeable(held: Option<LogPosition>, upto: LogPosition) {
     if let Some(held) = held {
         assert_eq!(
