@@ -1,9 +1,9 @@
 //! The format of an entry on disk: chunks of at most 4 KiB, each with a checksum, and a checksum chain over entries.
 //!
-//! sled moves larger values to files of their own that it never syncs, so an entry is cut into chunks under the keys
-//! (index, chunk number). Every chunk carries a checksum over its key and itself. The first one also carries the
-//! entry's position and the [`ChainLink`] of the entry before, the last one is marked: so a missing chunk, a missing entry
-//! and an entry from another history all show.
+//! sled moves larger values to files that it never syncs, so an entry is cut into chunks under the keys (index, chunk
+//! number). Every chunk carries a checksum over its key and itself. The first one also carries the entry's position and
+//! the [`ChainLink`] of the entry before. The last one is marked. So a missing chunk, a missing entry and an entry from
+//! another history are all detected.
 //!
 //! | bytes | of a chunk |
 //! |---|---|
@@ -18,9 +18,9 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{LogPosition, LogRecord};
 
-/// A chunk is never larger, checksum and header included.
+/// Maximum size of a chunk in bytes, checksum and header included.
 pub(super) const CHUNK_BYTES_MAX: usize = 4096;
-/// Chunk keys are this long.
+/// Length of a chunk key in bytes.
 pub(super) const KEY_BYTES: usize = 12;
 
 const FORMAT_VERSION: u8 = 1;
@@ -29,17 +29,17 @@ const HEADER_BYTES: usize = 54;
 const FLAG_LAST: u8 = 1;
 const FLAG_CHAINED: u8 = 2;
 
-/// A link of the checksum chain, which an entry's successor carries: the entry's position, and the checksum of its chunks, which covers the link to
-/// its predecessor and so the whole history.
+/// A link of the checksum chain, which an entry's successor carries. It holds the entry's position and the checksum of
+/// its chunks. The checksum covers the link to the predecessor, and so the whole history.
 ///
-/// Where the log continues after a snapshot, the entry before was never here: its checksum is 0.
+/// Where the log continues after a snapshot, the entry before was never stored here: its checksum is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ChainLink {
     pub(super) position: LogPosition,
     pub(super) checksum: u32,
 }
 
-/// One entry as read back.
+/// One entry as read back from disk.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) record: LogRecord,
@@ -73,7 +73,7 @@ pub(super) fn parse_key(key: &[u8]) -> Result<(u64, u32), String> {
     Ok((be_u64(index), u32::from_be_bytes(array(chunk))))
 }
 
-/// The chunks of an entry, in the order to write them, and the link its successor will carry.
+/// Returns the chunks of an entry, in the order to write them, and the link that its successor will carry.
 pub(super) fn encode(
     record: &LogRecord,
     previous: Option<ChainLink>,
@@ -134,7 +134,7 @@ fn crc(key: &[u8], value: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key), &value[4..])
 }
 
-/// Gives a chunk the checksum that fits it.
+/// Replaces the checksum of a chunk by the one that matches its content.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn update_checksum(key: &[u8], value: &mut [u8]) {
     if value.len() >= PREFIX_BYTES {
@@ -147,7 +147,7 @@ fn extend_checksum(checksum: u32, chunk_crc: u32) -> u32 {
     crc32c::crc32c_append(checksum, &chunk_crc.to_le_bytes())
 }
 
-/// Puts entries together from chunks given in key order. Says what is wrong in words for a [`StorageError::Damaged`].
+/// Assembles entries from chunks given in key order. Its errors are texts for a [`StorageError::Damaged`].
 ///
 /// [`StorageError::Damaged`]: crate::StorageError::Damaged
 #[derive(Default)]
@@ -163,7 +163,7 @@ struct PartialEntry {
 }
 
 impl Assembler {
-    /// Takes the next chunk; gives the entry that it completes.
+    /// Takes the next chunk. Returns the entry that it completes, if any.
     pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<Option<Entry>, String> {
         let (index, chunk) = parse_key(key)?;
         let (stored_crc, flags, body) = split_chunk(value)
@@ -210,7 +210,7 @@ impl Assembler {
         Ok(Some(partial.entry))
     }
 
-    /// The index of the entry whose last chunk has not come.
+    /// Returns the index of the entry whose last chunk is still missing.
     pub(super) fn incomplete_entry(&self) -> Option<u64> {
         self.partial
             .as_ref()
@@ -264,7 +264,7 @@ fn begin_entry(index: u64, flags: u8, body: &[u8]) -> Result<(PartialEntry, &[u8
     Ok((partial, body))
 }
 
-/// A slice whose length the caller has just fixed.
+/// Converts a slice whose length the caller has just fixed.
 pub(super) fn array<const N: usize>(slice: &[u8]) -> [u8; N] {
     slice.try_into().expect("the slice was cut to this length")
 }

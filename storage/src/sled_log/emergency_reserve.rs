@@ -1,7 +1,7 @@
-//! The emergency reserve: disk space set aside for the day the disk is full.
+//! The emergency reserve: disk space set aside for a full disk.
 //!
-//! sled needs space to be opened, even to read, and a node whose disk is full must still be able to finish what it has
-//! begun. So a file of zeros is kept beside the log. It is released when the log would otherwise run out of space, and
+//! sled needs space to be opened, even to read, and a node whose disk is full must still be able to finish pending
+//! work. So a file of zeros is kept next to the log. It is released when the log would otherwise run out of space, and
 //! reacquired once there is room again.
 
 use std::fs::{self, File};
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use crate::StorageError;
 use crate::durable;
 
-/// Without this much besides the reserve, the log is not opened: sled's own recovery would run out of space halfway.
+/// Free space, in bytes and without the reserve, below which the log is not opened: sled's own recovery would run out
+/// of space halfway.
 const AVAILABLE_BYTES_MIN: u64 = 2 << 20;
 
 /// The reserve file.
@@ -22,7 +23,7 @@ pub(super) struct EmergencyReserve {
 }
 
 impl EmergencyReserve {
-    /// Makes sure the space is there, or says that the disk is full.
+    /// Allocates the space, or reports that the disk is full.
     pub(super) fn acquire(path: &Path, bytes: u64) -> Result<Self, StorageError> {
         let mut reserve = EmergencyReserve {
             path: path.to_path_buf(),
@@ -51,7 +52,7 @@ impl EmergencyReserve {
         Ok(reserve)
     }
 
-    /// A reserve of no bytes.
+    /// Returns a reserve of no bytes.
     pub(super) fn none(path: &Path) -> Self {
         EmergencyReserve {
             path: path.to_path_buf(),
@@ -60,17 +61,17 @@ impl EmergencyReserve {
         }
     }
 
-    /// What could be released.
+    /// Returns how many bytes could be released.
     pub(super) fn held_bytes(&self) -> u64 {
         if self.held { self.bytes } else { 0 }
     }
 
-    /// What was released and is to be reacquired once there is room.
+    /// Returns how many bytes were released and are to be reacquired once there is room.
     pub(super) fn released_bytes(&self) -> u64 {
         self.bytes - self.held_bytes()
     }
 
-    /// Frees the space. Nothing to report if that fails: whoever asks is out of space anyway.
+    /// Frees the space. A failure is only logged: the caller is out of space anyway.
     pub(super) fn release(&mut self) {
         self.held = false;
         if let Err(error) = fs::remove_file(&self.path)
@@ -80,7 +81,7 @@ impl EmergencyReserve {
         }
     }
 
-    /// Takes the space back. If that fails, it stays released.
+    /// Takes the space back. If that fails, the reserve stays released.
     pub(super) fn reacquire(&mut self) {
         match allocate(&self.path, self.bytes) {
             Ok(()) => self.held = true,

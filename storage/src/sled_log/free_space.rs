@@ -1,12 +1,14 @@
 //! Free space on the log's file system, and the level that decides which writes are accepted.
 //!
-//! A log that runs out of space in the middle of a write is done for, because sled is. So nobody waits for that moment:
+//! sled cannot continue after it runs out of space in the middle of a write, and the log fails with it. So the log acts
+//! before that moment:
 //!
-//! - The sync thread looks at the file system before each group of writes, and ten times a second when there are none.
-//!   Below the *low watermark* this says so ([`SpaceLevel::Low`]), and whoever decides what is written at all stops giving the
-//!   log anything large. It stays low until there is clearly more than the watermark again (hysteresis), so that it does not flutter.
-//! - What is queued by then is written with space that was set aside before: see [`super::preallocate`].
-//! - When not even a vote would find its space, it is [`SpaceLevel::Full`], and nothing may be asked of the log.
+//! - The sync thread checks the file system before each group of writes, and ten times a second when there are none.
+//!   Below the *low watermark* it reports [`SpaceLevel::Low`], and the caller that decides what is written stops giving
+//!   the log anything large. The level stays low until the free space is clearly above the watermark again
+//!   (hysteresis), so that it does not flutter.
+//! - Writes queued by then use space that was set aside before: see [`super::preallocate`].
+//! - When not even a vote would find its space, the level is [`SpaceLevel::Full`], and nothing may be asked of the log.
 //!
 //! The reserve counts as room for the last of these, and not for the first.
 
@@ -20,27 +22,27 @@ use super::emergency_reserve::EmergencyReserve;
 use crate::StorageError;
 use crate::durable;
 
-/// The default low watermark: so much, but no more than this share of the file system ...
+/// The low watermark by default: this many bytes, but no more than this share of the file system ...
 const LOW_BYTES_DEFAULT: u64 = 64 << 20;
 const LOW_SHARE: u64 = 20;
 /// ... and no less than this, which sled's steps need.
 const LOW_BYTES_MIN: u64 = 8 << 20;
-/// Beyond the low watermark by this share of it, and at least by so much, there is room again.
+/// Hysteresis: there is room again above the low watermark plus this share of it, at least this many bytes.
 const HYSTERESIS_SHARE: u64 = 4;
 const HYSTERESIS_BYTES_MIN: u64 = 4 << 20;
-/// What a vote, a position and sled's own housekeeping may take together.
+/// Bytes that a vote, a position and sled's own housekeeping may take together.
 pub(super) const HARD_STATE_WRITE_BYTES: u64 = 2 << 20;
-/// With less than this, they would not find it.
+/// Below this they would not find their space.
 const FULL_BELOW_BYTES: u64 = HARD_STATE_WRITE_BYTES + (64 << 10);
-/// What a write may take on disk, for each byte of its payload: sled writes a page again when it changes.
+/// Bytes on disk for each byte of payload, at most: sled writes a page again when it changes.
 pub(super) const WRITE_AMPLIFICATION: u64 = 4;
 
-/// How much room there is, by what may still be done with it.
+/// The level of free space, by the writes that it still allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SpaceLevel {
     /// Enough.
     Ample,
-    /// What was begun can be finished, votes included; nothing else may be begun.
+    /// Pending work can be finished, votes included; nothing else may begin.
     Low,
     /// Nothing can be written.
     Full,
@@ -49,11 +51,11 @@ pub enum SpaceLevel {
 /// The free space as last read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FreeSpaceStatus {
-    /// Free on the file system, without what this log has set aside.
+    /// Bytes free on the file system, without those this log has set aside.
     pub free_bytes: u64,
-    /// Below this it is low.
+    /// The low watermark, in bytes.
     pub low_bytes: u64,
-    /// What that means.
+    /// The level that follows from both.
     pub level: SpaceLevel,
 }
 
@@ -69,7 +71,7 @@ struct Inner {
     low_bytes: u64,
     /// Blocks that the log's file has beyond its end.
     preallocated_bytes: AtomicU64,
-    /// A write waits for space.
+    /// Whether a write waits for space.
     waiting: AtomicBool,
     state: Mutex<State>,
 }
@@ -81,12 +83,13 @@ struct State {
 }
 
 impl FreeSpace {
-    /// Watches the file system of a directory that has no log, and nobody to look at it again by itself.
+    /// Watches the file system of a directory without a log. Nothing refreshes the status by itself.
     pub fn of(directory: &Path) -> Result<Self, StorageError> {
         Self::new(directory, None, EmergencyReserve::none(directory))
     }
 
-    /// Takes its first look. `low_bytes` is the low watermark, worked out from the size of the file system unless given.
+    /// Reads the free space for the first time. `low_bytes` is the low watermark. Default: derived from the size of the
+    /// file system.
     pub(super) fn new(
         directory: &Path,
         low_bytes: Option<u64>,
@@ -115,12 +118,13 @@ impl FreeSpace {
         Ok(space)
     }
 
-    /// The free space as last read.
+    /// Returns the free space as last read.
     pub fn status(&self) -> FreeSpaceStatus {
         self.inner.state.lock().status
     }
 
-    /// Whether `bytes` more of payload may be given to the log without coming below the low watermark.
+    /// Returns whether `bytes` more of payload may be given to the log while the free space stays above the low
+    /// watermark.
     pub fn has_room_for(&self, bytes: u64) -> bool {
         let status = self.status();
         status.level == SpaceLevel::Ample
@@ -130,30 +134,30 @@ impl FreeSpace {
                     .saturating_add(bytes.saturating_mul(WRITE_AMPLIFICATION))
     }
 
-    /// Where it looks.
+    /// Returns the watched directory.
     pub fn directory(&self) -> &Path {
         &self.inner.directory
     }
 
-    /// Reads the free space anew. Logs, once, when the level changes.
+    /// Reads the free space again. Logs a change of the level once.
     pub fn refresh(&self) -> FreeSpaceStatus {
         let mut state = self.inner.state.lock();
         let before = state.status;
         let found = match durable::available_bytes(&self.inner.directory) {
             Ok(found) => found,
-            // It was possible a moment ago. If the disk has failed, the next write says so.
+            // It was readable a moment ago. If the disk has failed, the next write reports it.
             Err(_) => return before,
         };
         let released = state.reserve.released_bytes();
         let rest = if self.inner.waiting.load(Ordering::Relaxed) {
-            // Whatever came now would wait behind it.
+            // Any new write would wait behind the waiting one.
             0
         } else {
             found
                 + state.reserve.held_bytes()
                 + self.inner.preallocated_bytes.load(Ordering::Relaxed)
         };
-        // What is to be reacquired is not free.
+        // Space that is to be reacquired is not free.
         let free_bytes = found.saturating_sub(released);
         let level = level(before.level, free_bytes, rest, self.inner.low_bytes);
         state.status = FreeSpaceStatus {
@@ -192,7 +196,7 @@ impl FreeSpace {
         }
     }
 
-    /// Releases the reserve. Whether there was anything to free.
+    /// Releases the reserve. Returns whether there was anything to free.
     pub(super) fn release_reserve(&self) -> bool {
         let mut state = self.inner.state.lock();
         let held = state.reserve.held_bytes() > 0;
@@ -202,12 +206,12 @@ impl FreeSpace {
         held
     }
 
-    /// Notes whether a write waits for space.
+    /// Records whether a write waits for space.
     pub(super) fn set_write_waiting(&self, waiting: bool) {
         self.inner.waiting.store(waiting, Ordering::Relaxed);
     }
 
-    /// Notes what the log's file has set aside for itself.
+    /// Records how many bytes the log's file has set aside for itself.
     pub(super) fn set_preallocated_bytes(&self, bytes: u64) {
         self.inner
             .preallocated_bytes
@@ -219,7 +223,7 @@ fn default_low_bytes(total_bytes: u64) -> u64 {
     (total_bytes / LOW_SHARE).clamp(LOW_BYTES_MIN, LOW_BYTES_DEFAULT)
 }
 
-/// `free_bytes` is what counts as room for more, `rest_bytes` what there is to finish what was begun.
+/// Returns the level. `free_bytes` counts as room for new writes, `rest_bytes` as room to finish pending work.
 fn level(before: SpaceLevel, free_bytes: u64, rest_bytes: u64, low_bytes: u64) -> SpaceLevel {
     let recovery_bytes = low_bytes + (low_bytes / HYSTERESIS_SHARE).max(HYSTERESIS_BYTES_MIN);
     let enough = match before {

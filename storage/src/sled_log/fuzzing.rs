@@ -1,15 +1,16 @@
-//! What a fuzzer gives to the reader of a log.
+//! Fuzzing entry point for the reader of a log.
 
 use super::chunk::{Assembler, ChainLink, encode, update_checksum};
 use super::hard_state::{decode_committed, decode_purged, decode_vote};
 use super::recovery::check_entry;
 use super::sled_db::check_chain;
 
-/// A chunk's key, and two bytes that say how long its value is.
+/// A chunk's key, and two bytes for the length of its value.
 const HEAD_BYTES: usize = 12 + 2;
 
-/// Bytes as the chunks of a log, one behind the other, the first byte saying whether they get checksums that fit; then as
-/// each of the values of the hard state. Refused, or entries that are written and read again as themselves.
+/// Reads `data` as consecutive chunks of a log, and as each value of the hard state. The first byte decides whether the
+/// chunks get matching checksums. The chunks are refused, or form entries that are equal when encoded and decoded
+/// again.
 pub fn log_chunks(data: &[u8]) {
     let Some((&mode, data)) = data.split_first() else {
         return;

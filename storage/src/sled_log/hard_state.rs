@@ -1,8 +1,8 @@
-//! The hard state beside the entries: the vote, the purged position, the committed position.
+//! The hard state, stored in addition to the entries: the vote, the purged position, the committed position.
 //!
 //! Each is one value in the meta tree: format version (1 byte), CRC-32C of the key and what follows (4), then its own
-//! fields. The vote carries a sequence number, one more with every vote saved, so that an older vote that sled brings
-//! back is known for what it is.
+//! fields. The vote carries a sequence number that grows by one with every saved vote. So an older vote that sled
+//! brings back is detected.
 
 use bytes::Bytes;
 

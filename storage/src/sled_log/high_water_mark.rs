@@ -1,9 +1,9 @@
-//! The high-water mark: the last durable entry and vote, noted where sled cannot lose them.
+//! The high-water mark: the last durable entry and vote, stored where sled cannot lose them.
 //!
-//! sled may hide damage by coming back with less than it was given. So the last durable entry and the last durable
-//! vote are noted in a small file of its own, `mark`, and checked at open.
+//! sled may hide damage by coming back with less than it was given. So the last durable entry and vote are stored in a
+//! small separate file, `mark`, and checked at open.
 //!
-//! Two slots are written in turn, each with a checksum and a sequence number: a torn write spoils one of them, and the
+//! Two slots are written in turn, each with a checksum and a sequence number. A torn write spoils one of them, and the
 //! other, one write older, still counts.
 //!
 //! # Invariants
@@ -27,7 +27,7 @@ use crate::StorageError;
 use crate::durable;
 
 const MAGIC: &[u8; 8] = b"TRIMARK\x01";
-/// One slot per block: a torn block cannot spoil both.
+/// One slot per block, because a torn block must not spoil both.
 const SLOT_STRIDE: u64 = 4096;
 const SLOT_BYTES: usize = 8 + 8 + 8 + 1 + 24 + 4 + 4;
 const WRITES_PER_SYNC_MAX: u64 = 256;
@@ -35,7 +35,7 @@ const WRITES_PER_SYNC_MAX: u64 = 256;
 /// The last durable entry and vote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct HighWaterMark {
-    /// The last entry, or what was purged last when there is none.
+    /// The last entry, or the last purged one if there is none.
     pub(super) last: Option<ChainLink>,
     /// The sequence number of the last vote, 0 before the first.
     pub(super) vote_sequence: u64,
@@ -48,12 +48,12 @@ pub(super) struct HighWaterMarkFile {
     sequence: u64,
     value: HighWaterMark,
     unsynced_writes: u64,
-    /// A stored mark whose writeback has not begun.
+    /// Whether there is a stored mark whose writeback has not begun.
     needs_writeback: bool,
 }
 
 impl HighWaterMarkFile {
-    /// Makes the file, durably and as a whole: it is there with two good slots, or not at all.
+    /// Creates the file, durably and as a whole: it exists with two good slots, or not at all.
     pub(super) fn create(path: &Path) -> Result<Self, StorageError> {
         let mut bytes = vec![0; 2 * SLOT_STRIDE as usize];
         for sequence in [0, 1] {
@@ -66,7 +66,7 @@ impl HighWaterMarkFile {
         Ok(Self::on(file, path, 1, HighWaterMark::default()))
     }
 
-    /// Opens the file; `None` when there is none.
+    /// Opens the file. Returns `None` if there is none.
     pub(super) fn open(path: &Path, node_id: u64) -> Result<Option<Self>, StorageError> {
         match path.try_exists() {
             Ok(true) => {}
@@ -100,7 +100,7 @@ impl HighWaterMarkFile {
         }
     }
 
-    /// The current mark.
+    /// Returns the current mark.
     pub(super) fn value(&self) -> HighWaterMark {
         self.value
     }
@@ -123,13 +123,13 @@ impl HighWaterMarkFile {
             .map_err(|error| StorageError::io("write", &self.path, &error))
     }
 
-    /// Writes a mark and waits until the disk has it.
+    /// Writes a mark and waits until it is durable.
     pub(super) fn store_durably(&mut self, value: HighWaterMark) -> Result<(), StorageError> {
         self.write(value)?;
         self.sync()
     }
 
-    /// Waits until a stored mark was handed to the device.
+    /// Waits until a stored mark has been written back to the device.
     pub(super) fn wait_for_writeback(&self) -> Result<(), StorageError> {
         if self.unsynced_writes == 0 {
             return Ok(());

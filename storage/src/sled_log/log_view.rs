@@ -1,8 +1,13 @@
 //! The in-memory view of the log that readers see: its bounds, its hard state, and the recent entries themselves.
 //!
-//! Every write changes the view at once and the disk later. Invariants: the recent entries are a suffix of the log
-//! without holes; every entry before them is in sled; an entry that is not in sled yet is never evicted, so the memory
-//! bound holds for stored entries, and the queue's own bound for the others.
+//! Every write changes the view at once and the disk later.
+//!
+//! # Invariants
+//!
+//! - The recent entries are a suffix of the log without holes.
+//! - Every entry before them is in sled.
+//! - An entry that is not in sled yet is never evicted. So the memory bound holds for stored entries, and the queue's
+//!   own bound for the others.
 
 use std::collections::VecDeque;
 
@@ -15,22 +20,22 @@ use crate::{LogPosition, LogRecord, LogState};
 pub(super) struct LogView {
     purged: Option<LogPosition>,
     last: Option<LogPosition>,
-    /// The index of the first entry the log holds; meaningless while it holds none.
+    /// The index of the first entry that the log holds. Meaningless while the log is empty.
     first: u64,
     recent: VecDeque<LogRecord>,
     recent_bytes: usize,
     recent_bytes_max: usize,
     /// Entries before this index are in sled.
     stored: u64,
-    /// Counts what may take entries away under a reader of sled.
+    /// Counts the changes that may remove entries while a reader reads sled.
     removals: u64,
     pub(super) vote: Option<Bytes>,
     committed: Option<LogPosition>,
 }
 
-/// Where the entries of a range are to be read from.
+/// Where to read the entries of a range.
 pub(super) enum RecordSource {
-    /// In the recent ones: here they are.
+    /// The entries, from memory.
     Memory(Vec<LogRecord>),
     /// In sled, at least up to the end of this range.
     Disk(std::ops::Range<u64>),
@@ -63,7 +68,7 @@ impl LogView {
         self.removals
     }
 
-    /// The committed position as far as there are entries for it.
+    /// Returns the committed position, at most the last entry.
     pub(super) fn committed(&self) -> Option<LogPosition> {
         let last = self.last?;
         self.committed.map(|committed| {
@@ -83,12 +88,12 @@ impl LogView {
         self.last == self.purged
     }
 
-    /// The index after the last entry.
+    /// Returns the index after the last entry.
     fn end(&self) -> u64 {
         self.last.map_or(0, |last| last.index + 1)
     }
 
-    /// The index of the first entry that is in memory, or the end.
+    /// Returns the index of the first entry that is in memory, or the end.
     fn recent_start(&self) -> u64 {
         self.recent
             .front()
@@ -101,7 +106,7 @@ impl LogView {
         Some(record.position)
     }
 
-    /// Shows a write. Panics if it would leave a log that no Raft can ask for.
+    /// Applies a write to the view. Panics if Raft could never ask for it.
     pub(super) fn apply(&mut self, op: &WriteOp) {
         match op {
             WriteOp::Append(records) => self.append(records),
@@ -171,7 +176,7 @@ impl LogView {
         self.removals += 1;
     }
 
-    /// Entries before `end` are in sled now, unless some were removed since `removals` was what it says here.
+    /// Records that entries before `end` are in sled, unless entries were removed since `removals` had this value.
     pub(super) fn mark_stored(&mut self, end: u64, removals: u64) {
         if removals == self.removals {
             self.stored = end;
@@ -191,7 +196,7 @@ impl LogView {
         }
     }
 
-    /// Where to find the entries of a range, as far as the log holds them.
+    /// Returns where to read the entries of a range, as far as the log holds them.
     pub(super) fn locate(&self, range: std::ops::Range<u64>, bytes_max: usize) -> RecordSource {
         if self.is_empty() {
             return RecordSource::Memory(Vec::new());

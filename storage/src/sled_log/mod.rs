@@ -1,19 +1,23 @@
 //! The write-ahead log on sled 0.34.
 //!
 //! ```text
-//! log/            what SledLog::open is given
+//! log/            the directory given to SledLog::open
 //!   sled/         sled's own files: db, conf, snap.*, blobs/
 //!   mark          the high-water mark: the last durable entry and vote
-//!   reserve       the emergency reserve: released when the disk is full, so that what was begun can be finished
+//!   reserve       the emergency reserve: released when the disk is full, so that pending work can finish
 //! ```
 //!
-//! sled is quick, and three things about it are not what one would wish: its `flush` is no fsync, it moves large values
-//! to files it never syncs, and it comes back from damage with less than it had and says nothing. So this module syncs
-//! by itself, with group commit (`sync_thread`), cuts entries into small chunks linked by a checksum chain (`chunk`), and
-//! checks all of it against a high-water mark that sled cannot lose (`high_water_mark`, `recovery`). Nothing is repaired here: a damaged log is refused, and healed by replacing the
-//! node.
+//! sled is quick, and has three weaknesses:
 //!
-//! Not here: what the entries mean, and snapshots.
+//! - Its `flush` is no fsync.
+//! - It moves large values to files that it never syncs.
+//! - After damage it comes back with less than it had, without an error.
+//!
+//! So this module syncs by itself, with group commit (`sync_thread`). It cuts entries into small chunks linked by a
+//! checksum chain (`chunk`). It checks all of it against a high-water mark that sled cannot lose (`high_water_mark`,
+//! `recovery`). Nothing is repaired here: a damaged log is refused, and healed by replacing the node.
+//!
+//! Not here: the meaning of the entries, and snapshots.
 
 mod chunk;
 mod emergency_reserve;

@@ -1,27 +1,27 @@
-//! How a log is opened.
+//! Options for opening a log.
 
 use std::sync::Arc;
 
 use crate::LogMetrics;
 
-/// How to open a [`SledLog`](super::SledLog).
+/// Options for opening a [`SledLog`](super::SledLog).
 #[derive(Debug, Clone)]
 pub struct SledLogOptions {
-    /// The node whose log it is, for advice in errors.
+    /// The node that owns the log, for advice in errors.
     pub node_id: u64,
-    /// This node has had a log before: a missing one is damage.
+    /// Whether this node has had a log before. If so, a missing log is damage.
     pub expect_existing: bool,
-    /// sled's page cache.
+    /// Size of sled's page cache, in bytes. Default: 32 MiB.
     pub cache_bytes: u64,
-    /// How much payload of entries that are on disk is kept in memory too.
+    /// Payload of stored entries that is kept in memory as well, in bytes. Default: 64 MiB.
     pub recent_bytes_max: usize,
-    /// How much may wait for the disk before callers do.
+    /// Bound on queued writes, in bytes, above which callers wait for the disk. Default: 64 MiB.
     pub queued_bytes_max: usize,
-    /// Disk space kept aside for when the disk is full.
+    /// Size of the emergency reserve, in bytes. Default: 16 MiB.
     pub reserve_bytes: u64,
-    /// Where the sync thread tells how long the disk takes.
+    /// Receives the disk latencies that the sync thread measures.
     pub metrics: Arc<LogMetrics>,
-    /// With less than this free, the disk is told to be low; worked out from its size unless given.
+    /// The low watermark of free space, in bytes. Default: derived from the size of the file system.
     pub low_bytes: Option<u64>,
 }
 

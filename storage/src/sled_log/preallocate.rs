@@ -1,29 +1,29 @@
-//! Preallocation: blocks for what is about to be written, allocated before it is.
+//! Preallocation: blocks are allocated before they are written.
 //!
-//! sled's file grows as it is written, so a file system that another process fills between a look at it and a write makes
-//! that write fail, and sled with it. Here the file is given blocks beyond its end, enough for the group that comes,
-//! before sled sees any of it; the file's length stays what it is, so nothing that reads it can tell. If there are none to
-//! be had, the group waits: it is queued, nobody was told that it is durable, and it can be written any time later.
+//! sled's file grows as it is written. If another process fills the file system between a check and a write, that write
+//! fails, and sled with it. So the file gets blocks beyond its end, enough for the next group, before sled sees any of
+//! the group. The file's length stays the same, so its readers notice nothing. If no blocks are left, the group waits.
+//! It is queued, nothing of it was acknowledged, and it can be written any time later.
 //!
-//! sled may shorten its file, and the blocks beyond the new end go with that; this is noticed by the length and they are
-//! allocated again.
+//! sled may shorten its file, which also frees the blocks beyond the new end. The shorter length shows this, and the
+//! blocks are allocated again.
 
 use std::fs::File;
 use std::io;
 
 use crate::durable;
 
-/// The least that is allocated at once.
+/// Minimum allocation, in bytes.
 const PREALLOCATION_BYTES_MIN: u64 = 4 << 20;
 
 /// Preallocates blocks beyond the end of the log's file.
 pub(super) struct Preallocator {
     file: File,
-    /// The file's length at the last look.
+    /// The file's length when last read.
     length: u64,
-    /// Up to here it has blocks.
+    /// The file has blocks up to here.
     end: u64,
-    /// The file system can allocate beyond a file's end. If not, a look at its free space has to do.
+    /// Whether the file system can allocate beyond a file's end. If not, a check of its free space must do.
     can_allocate: bool,
 }
 
@@ -37,7 +37,7 @@ impl Preallocator {
         }
     }
 
-    /// Makes sure of blocks for `bytes`; an error of kind [`io::ErrorKind::StorageFull`] when there are none.
+    /// Allocates blocks for `bytes`. Returns an error of kind [`io::ErrorKind::StorageFull`] when there are none.
     pub(super) fn ensure(&mut self, bytes: u64) -> io::Result<()> {
         let length = self.file.metadata()?.len();
         if length < self.length {
@@ -69,18 +69,18 @@ impl Preallocator {
         }
     }
 
-    /// Whether blocks are really allocated.
+    /// Returns whether blocks are really allocated.
     pub(super) fn can_allocate(&self) -> bool {
         self.can_allocate
     }
 
-    /// How much can be written without any more blocks, as of the last look.
+    /// Returns how many bytes can be written without more blocks, as of the last check.
     pub(super) fn preallocated_bytes(&self) -> u64 {
         self.end.saturating_sub(self.length)
     }
 }
 
-/// No space, or none for this user.
+/// Returns whether there is no space, or none for this user.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -123,7 +123,7 @@ mod tests {
         preallocator.ensure(6 << 20).unwrap();
         assert!(blocks() >= 7 << 20);
 
-        // What is cut off takes the blocks beyond it along.
+        // Shortening a file also frees the blocks beyond its end.
         file.set_len(0).unwrap();
         preallocator.ensure(1_000).unwrap();
         assert!(blocks() >= PREALLOCATION_BYTES_MIN);
