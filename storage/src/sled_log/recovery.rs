@@ -1,9 +1,12 @@
-//! Recovery: everything in the log is read and checked before anything is believed.
+//! Recovery: the whole log is read and verified before any of it is used.
 //!
-//! The checksums find what was changed, the checksum chain finds what is missing inside, the high-water mark finds what is
-//! missing at the end. What is cut away is at most a torn tail: one entry past the mark whose last chunks were never
-//! written. A crash leaves that, since chunks are written in order, and it was never acknowledged. Anything else is damage, and refused: a
-//! node that came back with less than it acknowledged could help to elect a leader without it.
+//! - The checksums detect changes.
+//! - The checksum chain detects missing chunks and entries in the middle.
+//! - The high-water mark detects missing entries at the end.
+//!
+//! Recovery cuts away at most a torn tail: one entry past the mark whose last chunks were never written. A crash leaves
+//! such a tail, since chunks are written in order, and the entry was never acknowledged. Anything else is damage, and
+//! refused: a node that came back with less than it acknowledged could help to elect a leader without it.
 
 use std::path::Path;
 
@@ -28,7 +31,7 @@ pub(super) struct Recovered {
     pub(super) state: DurableState,
 }
 
-/// The durable state of a log: what the sync thread continues from.
+/// The durable state of a log, from which the sync thread continues.
 pub(super) struct DurableState {
     pub(super) mark_file: HighWaterMarkFile,
     pub(super) space: FreeSpace,
@@ -47,7 +50,7 @@ struct HardState {
 
 struct ScanResult {
     tail: Option<ChainLink>,
-    /// The last entry's index, if its end is missing.
+    /// The index of the last entry, if its end is missing.
     torn_entry: Option<u64>,
 }
 
@@ -83,7 +86,7 @@ pub(super) fn recover(
                 let what = "is missing, and there are entries it should speak for";
                 return Err(StorageError::damaged(&mark_path, what, node_id));
             }
-            // The mark comes last: where it is, there is a whole log.
+            // The mark is written last: where it exists, the log is complete.
             db.flush()?;
             db.sync_data()?;
             HighWaterMarkFile::create(&mark_path)?
@@ -107,7 +110,7 @@ pub(super) fn recover(
         db.remove_from(torn)?;
     }
 
-    // What is here may be only in the page cache yet, and the mark must not run ahead of the disk.
+    // The log may be only in the page cache so far, and the mark must not run ahead of the disk.
     db.flush()?;
     db.sync_data()?;
     let vote_sequence = hard_state.vote.as_ref().map_or(0, |vote| vote.sequence);
@@ -164,7 +167,7 @@ fn check_vote(
     Ok(())
 }
 
-/// Reads every entry after `purged` into the view and checks all there is to check but the end.
+/// Reads every entry after `purged` into the view and checks everything except the end.
 fn scan(
     db: &SledDb,
     purged: Option<ChainLink>,
@@ -173,7 +176,7 @@ fn scan(
 ) -> Result<ScanResult, StorageError> {
     db.run("read", || {
         let start = purged.map_or(0, |purged| purged.position.index + 1);
-        // What a purge has left is removed once the node runs, and damage to it would stop the node then.
+        // Chunks that a purge has left are removed once the node runs, and damage to them would stop the node then.
         for chunk in db.log.range(..key(start, 0)) {
             chunk?;
         }
@@ -198,7 +201,7 @@ fn scan(
     })
 }
 
-/// An entry continues the one before, or is the first after what was purged.
+/// Checks that an entry continues the one before, or is the first after the purged position.
 pub(super) fn check_entry(
     purged: Option<ChainLink>,
     tail: Option<ChainLink>,
@@ -210,7 +213,7 @@ pub(super) fn check_entry(
     Ok(check_chain(tail, entry)?)
 }
 
-/// The first entry continues what was purged, or begins the log.
+/// Checks that the first entry continues the purged position, or begins the log.
 fn check_first(purged: Option<ChainLink>, entry: &Entry) -> Result<(), DbError> {
     let begins_here = entry.previous.is_none()
         && purged.is_none_or(|purged| {
@@ -292,7 +295,7 @@ mod tests {
         receiver.recv().unwrap().unwrap();
     }
 
-    /// Three acknowledged entries of three chunks each, and the link of the last.
+    /// Appends three acknowledged entries of three chunks each. Returns the link of the last.
     fn three_entries(directory: &Path) -> ChainLink {
         let log = SledLog::open(directory, &options()).unwrap();
         append(&log, (0..3).map(|index| record(index, 10_000)).collect());
@@ -345,7 +348,7 @@ mod tests {
         let log = SledLog::open(root.path(), &options()).unwrap();
         assert_eq!(log.state().last, Some(record(3, 0).position));
         drop(log);
-        // It may have been acknowledged to somebody now.
+        // The entry may have been acknowledged since.
         on_disk(root.path(), |db| db.remove_from(3).unwrap());
         assert!(refusal(root.path()).contains("entry 3 was once durable"));
     }
@@ -413,7 +416,7 @@ mod tests {
         let mut mark = mark_file.value();
         mark.last = first;
         mark_file.store_durably(mark).unwrap();
-        // Not begun, half done: chunks go from the end backwards.
+        // Not begun, then half done: chunks are removed from the end backwards.
         for removed in [None, Some((2, 2)), Some((2, 1)), Some((2, 0)), Some((1, 2))] {
             if let Some((index, chunk)) = removed {
                 on_disk(root.path(), |db| db.log.remove(key(index, chunk)).unwrap());
@@ -428,7 +431,7 @@ mod tests {
         }
     }
 
-    /// sled would take it for its newest note, and give up over it.
+    /// sled would take it for its newest snapshot, and fail on it.
     #[test]
     fn an_unfinished_snapshot_of_sled_is_removed() {
         let root = tempfile::tempdir().unwrap();
@@ -438,7 +441,7 @@ mod tests {
         let log = SledLog::open(root.path(), &options()).unwrap();
         assert_eq!(log.state().last, Some(record(2, 0).position));
         assert!(!half.exists());
-        // Not yet a log: whatever was there of it.
+        // An interrupted creation: the leftovers are removed.
         drop(log);
         std::fs::remove_file(root.path().join("mark")).unwrap();
         std::fs::rename(

@@ -1,11 +1,11 @@
 //! The sled database under the log: every call into sled goes through here.
 //!
-//! sled reports damage by an error, by a panic, or not at all. Errors and panics become [`StorageError`]s here; what
-//! sled does not notice is for the checksums of the caller. `flush` hands sled's buffers to the operating system and is
-//! no fsync, so [`SledDb::sync_data`] calls fdatasync on a handle of its own to sled's one file.
+//! sled reports damage by an error, by a panic, or not at all. Errors and panics become [`StorageError`]s here. The
+//! checksums of the caller detect the damage that sled does not notice. `flush` passes sled's buffers to the operating
+//! system and is no fsync. So [`SledDb::sync_data`] calls fdatasync on a handle of its own to sled's one file.
 //!
-//! Plain inserts and removes only: batches and transactions take a process-wide lock against flush, and a log needs no
-//! more than that a crash keeps a prefix of what was written, which sled's own log gives.
+//! The log uses plain inserts and removes only: batches and transactions take a process-wide lock against flush. A log
+//! needs only that a crash keeps a prefix of what was written, and sled's own log gives that.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -20,26 +20,26 @@ use crate::StorageError;
 use crate::contained_panic::{contain, contain_with_sled_threads};
 use crate::durable;
 
-/// Below this, sled's troubles are taken for those of a full disk.
+/// Free space, in bytes, below which sled's failures are attributed to a full disk.
 const AVAILABLE_BYTES_MIN: u64 = 1 << 20;
 
 /// The one file that holds entries.
 const FILE_NAME: &str = "db";
-/// The name of sled's own snapshot, a note of how far it has read, while sled writes it. sled trusts the latest one it
-/// finds, this one too.
+/// Prefix and suffix of the file to which sled writes a snapshot of its own, a record of how far it has read. sled
+/// trusts the latest such file it finds, an unfinished one too.
 const UNFINISHED_SLED_SNAPSHOT: (&str, &str) = ("snap.", ".generating");
-/// An empty database needs no more.
+/// Page cache for creating an empty database, in bytes.
 const CREATE_CACHE_BYTES: u64 = 1 << 20;
 
-/// How long an earlier log of this process may take to let go of its file.
+/// Maximum wait until an earlier log of this process releases its file.
 const UNLOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const UNLOCK_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Why a piece of work given to [`SledDb::run`] failed.
+/// The reason why work given to [`SledDb::run`] failed.
 pub(super) enum DbError {
-    /// sled said so.
+    /// sled reported an error.
     Sled(sled::Error),
-    /// A checksum, a chain or a format says so.
+    /// A checksum, the chain or a format version does not match.
     Damaged(String),
 }
 
@@ -66,8 +66,8 @@ pub(super) struct SledDb {
 }
 
 impl SledDb {
-    /// Makes an empty database in `directory`: it is there as a whole and durable, or not at all. sled itself writes its
-    /// files in place, and refuses what a crash leaves half written.
+    /// Creates an empty database in `directory`: it exists as a whole and durably, or not at all. sled itself writes
+    /// its files in place, and refuses a file that a crash left half written.
     pub(super) fn create(directory: &Path, node_id: u64) -> Result<(), StorageError> {
         let unfinished = durable::unfinished_name(directory);
         let db = Self::open(&unfinished, CREATE_CACHE_BYTES, node_id)?;
@@ -78,7 +78,7 @@ impl SledDb {
         durable::rename(&unfinished, directory)
     }
 
-    /// Opens the database in `directory`, making it if there is none.
+    /// Opens the database in `directory`, creating it if there is none.
     pub(super) fn open(
         directory: &Path,
         cache_bytes: u64,
@@ -99,7 +99,8 @@ impl SledDb {
             Ok((db, log, meta))
         });
         let (sled, log, meta) = as_result(&file_path, node_id, "open", opened)?;
-        // sled has noted by names alone how far it has read: an older note would mislead it once it writes on.
+        // sled records by file names alone how far it has read. After a crash, an older record would mislead it once it
+        // has written more.
         durable::sync_directory(directory)?;
         let file = OpenOptions::new()
             .read(true)
@@ -128,7 +129,7 @@ impl SledDb {
         &self.file_path
     }
 
-    /// Runs a piece of work on the trees; `action` completes "cannot … the file".
+    /// Runs work on the trees. `action` completes "cannot … the file".
     pub(super) fn run<T>(
         &self,
         action: &'static str,
@@ -137,7 +138,7 @@ impl SledDb {
         as_result(&self.file_path, self.node_id, action, contain(work))
     }
 
-    /// Lets go of the database. If it is the last handle, sled flushes and syncs once more, and panics if that fails.
+    /// Releases the database. If it is the last handle, sled flushes and syncs once more, and panics if that fails.
     pub(super) fn release(self: Arc<Self>) {
         let dropped = contain_with_sled_threads(move || drop(self));
         if let Err(panic) = dropped {
@@ -145,12 +146,12 @@ impl SledDb {
         }
     }
 
-    /// Whether nothing was ever written.
+    /// Returns whether nothing was ever written.
     pub(super) fn is_empty(&self) -> Result<bool, StorageError> {
         self.run("read", || Ok(self.log.is_empty() && self.meta.is_empty()))
     }
 
-    /// Hands everything written so far to the operating system. Not durable yet.
+    /// Passes everything written so far to the operating system. Not durable yet.
     pub(super) fn flush(&self) -> Result<(), StorageError> {
         self.run("write", || {
             self.sled.flush()?;
@@ -158,20 +159,21 @@ impl SledDb {
         })
     }
 
-    /// Makes what was flushed durable. The one place where the log's promise comes true.
+    /// Makes the flushed writes durable. The durability of the log rests on this call alone.
     pub(super) fn sync_data(&self) -> Result<(), StorageError> {
         self.file
             .sync_data()
             .map_err(|error| StorageError::io("sync", &self.file_path, &error))
     }
 
-    /// Damage found above, told about this database's file.
+    /// Returns an error for damage found by a caller, with this database's file.
     pub(super) fn damaged(&self, what: impl Into<String>) -> StorageError {
         StorageError::damaged(&self.file_path, what, self.node_id)
     }
 
-    /// The complete entries in `range`, in order, until `bytes_max` payload bytes are reached (at least one entry).
-    /// Checks checksums, chain and gaplessness; that the first one is where the range begins is the caller's to check.
+    /// Returns the complete entries in `range`, in order, until `bytes_max` payload bytes are reached (at least one
+    /// entry). Checks checksums, chain and gaplessness. The caller must check that the first entry is where the range
+    /// begins.
     pub(super) fn entries(
         &self,
         range: Range<u64>,
@@ -204,7 +206,7 @@ impl SledDb {
         })
     }
 
-    /// The link of the entry at `index`, if the log holds it.
+    /// Returns the link of the entry at `index`, if the log holds it.
     pub(super) fn link(&self, index: u64) -> Result<Option<ChainLink>, StorageError> {
         let entries = self.entries(index..index + 1, usize::MAX)?;
         Ok(entries.last().map(Entry::link))
@@ -279,7 +281,7 @@ impl SledDb {
     }
 }
 
-/// That `entry` directly follows what `previous` stands for.
+/// Checks that `entry` directly follows the entry of `previous`.
 pub(super) fn check_chain(previous: Option<ChainLink>, entry: &Entry) -> Result<(), String> {
     let index = entry.record.position.index;
     match previous {
@@ -316,8 +318,9 @@ fn remove_unfinished_sled_snapshot(directory: &Path) -> Result<(), StorageError>
     Ok(())
 }
 
-/// sled locks its file, and a log closed in this process may keep the lock for a moment: sled leaves the last of its
-/// memory, the file included, to the collector it shares with all of its users, which this drives on.
+/// Waits until sled's file is unlocked. sled locks its file, and a log closed in this process may keep the lock for a
+/// moment. sled leaves the release of its last memory, the file included, to an epoch-based collector shared with all
+/// of its users. This function drives that collector on.
 ///
 /// Another process is kept out by the data directory's own lock, long before this.
 fn wait_until_unlocked(path: &Path) -> Result<(), StorageError> {
@@ -368,7 +371,7 @@ fn as_result<T>(
         Ok(Err(DbError::Damaged(what))) => what,
         Err(panic) => format!("sled gave up: {}", panic_message(&panic)),
     };
-    // A full disk makes sled fail in ways of its own; nothing is lost then, so it must not be told as damage.
+    // A full disk makes sled fail in ways of its own. Nothing is lost then, so it must not be reported as damage.
     if durable::available_bytes(durable::parent_of(path))
         .is_ok_and(|available| available < AVAILABLE_BYTES_MIN)
     {

@@ -1,4 +1,4 @@
-//! The log itself: a [`LogStore`] that changes its view at once and hands the disk work to the sync thread.
+//! The log engine: a [`LogStore`] that changes its view at once and queues the disk work for the sync thread.
 
 use std::ops::Range;
 use std::path::Path;
@@ -19,17 +19,18 @@ use crate::error::StopCause;
 use crate::write_ops::WriteOp;
 use crate::{Completion, LogPosition, LogRecord, LogState, LogStore, StorageError};
 
-/// The Raft log of one node, in sled. Drop it without [`LogStore::close`] and what was not durable yet may be lost, as in a crash.
+/// The Raft log of one node, in sled. Dropping it without [`LogStore::close`] may lose writes that are not durable yet,
+/// as in a crash.
 pub struct SledLog {
     queue: Arc<WriteQueue>,
-    /// For readers; `None` once closed.
+    /// The database for readers. `None` once closed.
     db: Mutex<Option<Arc<SledDb>>>,
     space: FreeSpace,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl SledLog {
-    /// Opens the log in `directory`, or makes one, and checks every byte of it.
+    /// Opens the log in `directory`, or creates one, and checks every byte of it.
     pub fn open(directory: &Path, options: &SledLogOptions) -> Result<Self, StorageError> {
         let recovered = recovery::recover(directory, options)?;
         let queue = Arc::new(WriteQueue::new(recovered.view, options.queued_bytes_max));
@@ -46,7 +47,7 @@ impl SledLog {
             .spawn({
                 let queue = Arc::clone(&queue);
                 move || {
-                    // A completion that panics must not leave callers waiting for a thread that is gone.
+                    // If a completion panics, callers must not wait for a thread that is gone.
                     let _guard = StopOnPanic(queue);
                     sync_thread.run();
                 }
@@ -60,7 +61,7 @@ impl SledLog {
         })
     }
 
-    /// The free space of its disk.
+    /// Returns the free space of its disk.
     pub fn space(&self) -> FreeSpace {
         self.space.clone()
     }
@@ -72,7 +73,8 @@ impl SledLog {
         Ok(())
     }
 
-    /// Reads `range` from sled. `Ok(None)` if entries were removed meanwhile and it must be tried anew.
+    /// Reads `range` from sled. Returns `Ok(None)` if entries were removed during the read, and the caller must try
+    /// again.
     fn read_disk(
         &self,
         range: Range<u64>,
@@ -115,7 +117,7 @@ impl SledLog {
         }
     }
 
-    /// Waits for the sync thread to end, unless it is the one that asks.
+    /// Waits for the sync thread to end, unless the caller is that thread.
     fn join(&self) {
         let mut thread = self.thread.lock();
         if let Some(handle) = thread.take() {
@@ -129,7 +131,7 @@ impl SledLog {
         }
         if let Some(db) = self.db.lock().take() {
             match self.queue.stopped() {
-                // Dropping sled would sync its file once more: see the writer.
+                // Dropping sled would sync its file once more: see `SyncThread::fail`.
                 Some(StopCause::Failed(_)) => std::mem::forget(db),
                 Some(StopCause::Closed | StopCause::Dropped) | None => db.release(),
             }
@@ -198,7 +200,7 @@ impl LogStore for SledLog {
                 )
             };
             if *removals.get_or_insert(removals_now) != removals_now {
-                // What was read so far may be from another history by now.
+                // The entries read so far may be from another history by now.
                 records.clear();
                 removals = None;
                 continue;

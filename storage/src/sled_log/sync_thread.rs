@@ -1,15 +1,16 @@
-//! Group commit: the sync thread writes what is queued, makes it durable, and calls the completions.
+//! Group commit: the sync thread writes the queued writes, makes them durable, and calls their completions.
 //!
-//! One thread, so the order of the calls is the order on disk, and one fdatasync serves all that was queued while the
-//! one before was under way.
+//! There is one thread, so the order of the calls is the order on disk. One fdatasync serves all writes that were
+//! queued during the one before.
 //!
 //! # Invariants
 //!
 //! - A completion is called with `Ok` only after an fdatasync of sled's file that began after its write was flushed.
 //! - Nothing is removed from the log before the reason is durable: a lower high-water mark for a truncation, the purged
 //!   position for a purge.
-//! - Nothing is written before its blocks are preallocated. A group that finds no space waits, and everything after it.
-//! - After the first error the thread writes nothing more, not even to close sled, whose closing would sync again.
+//! - Nothing is written before its blocks are preallocated. A group that finds no space waits, and so does everything
+//!   after it.
+//! - After the first error the thread writes nothing more. It does not even close sled, whose closing would sync again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,22 +29,23 @@ use crate::error::StopCause;
 use crate::write_ops::WriteOp;
 use crate::{LogMetrics, LogPosition, LogRecord, StorageError};
 
-/// Purged chunks removed at a time. What is to be written meanwhile waits for that, so it is little; but between two groups
-/// of writes it is at least twice what the group has written, so that removing never falls behind.
+/// Minimum number of purged chunks removed in one step. Writes queued in that time wait for the step, so it is small.
+/// Between two groups of writes it is at least twice the chunks of the group (up to the maximum), so that the removal
+/// never falls behind.
 const PURGE_STEP_CHUNKS_MIN: usize = 32;
 const PURGE_STEP_CHUNKS_MAX: usize = 512;
-/// What removing so many may write.
+/// Bytes that one such step may write.
 const PURGE_STEP_BYTES: u64 = 2 << 20;
-/// How often the disk's space is looked at when nothing is written.
+/// Interval between checks of the free space when nothing is written.
 const FREE_SPACE_POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How often, while a write waits for space.
+/// Interval between attempts while a write waits for space.
 const SPACE_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(super) struct SyncThread {
     queue: Arc<WriteQueue>,
     db: Arc<SledDb>,
     state: DurableState,
-    /// Purged entries may still be in sled.
+    /// Whether purged entries may still be in sled.
     removing: bool,
     metrics: Arc<LogMetrics>,
 }
@@ -64,7 +66,7 @@ impl SyncThread {
         }
     }
 
-    /// Works until the log is closed, dropped or failed.
+    /// Runs until the log is closed, dropped or failed.
     pub(super) fn run(mut self) {
         loop {
             let has_background_work =
@@ -112,7 +114,7 @@ impl SyncThread {
                     self.sync()?;
                 }
                 self.state.mark_file.start_writeback()?;
-                // A purge is never starved by writes, nor they by it.
+                // Neither a purge nor the writes starve the other.
                 if self.removing {
                     let step = chunks.saturating_mul(2);
                     self.remove_purged(step.clamp(PURGE_STEP_CHUNKS_MIN, PURGE_STEP_CHUNKS_MAX))?;
@@ -153,7 +155,7 @@ impl SyncThread {
         let committed = |write: &QueuedWrite| matches!(write.op, WriteOp::Committed(_));
         let last_committed = group.iter().rposition(committed);
         for (position, write) in group.iter().enumerate() {
-            // Of several committed positions, the last one says all.
+            // Of several committed positions only the last one matters.
             if !committed(write) || Some(position) == last_committed {
                 self.write(&write.op)?;
             }
@@ -164,7 +166,7 @@ impl SyncThread {
         Ok(())
     }
 
-    /// Waits until the file has blocks for so much, releasing the reserve for it if it must.
+    /// Waits until the file has blocks for `bytes`. Releases the emergency reserve if it must.
     fn wait_for_space(&mut self, bytes: u64) -> Result<(), StorageError> {
         let mut warned = false;
         loop {
@@ -301,8 +303,8 @@ impl SyncThread {
         Ok(())
     }
 
-    /// The link of the entry at `index`, which is not past the last one. A log that was never purged may have begun
-    /// after it.
+    /// Returns the link of the entry at `index`, which is not past the last one. A log that was never purged may have
+    /// begun after it.
     fn link_at(&self, index: u64) -> Result<Option<ChainLink>, StorageError> {
         match (self.db.link(index)?, self.state.purged) {
             (Some(link), _) => Ok(Some(link)),
@@ -311,7 +313,7 @@ impl SyncThread {
         }
     }
 
-    /// Makes everything written so far durable, and notes how far that is.
+    /// Makes everything written so far durable, and stores the new high-water mark.
     fn sync(&mut self) -> Result<(), StorageError> {
         self.db.flush()?;
         self.state.mark_file.wait_for_writeback()?;
@@ -337,14 +339,14 @@ impl SyncThread {
         }
     }
 
-    /// Removes up to `chunks` of what was purged. The purged position is durable: it is synced before its completion is called,
-    /// and this runs after.
+    /// Removes up to `chunks` purged chunks. The purged position is durable: it is synced before its completion is
+    /// called, and this runs after that.
     fn remove_purged(&mut self, chunks: usize) -> Result<(), StorageError> {
         if let Some(purged) = self.state.purged {
             let end = purged.position.index + 1;
             match self.ensure_space(PURGE_STEP_BYTES) {
                 Ok(()) => {}
-                // Nobody waits for it.
+                // No caller waits for the removal.
                 Err(error) if is_full(&error) => {
                     self.queue.wait_unless_ending(FREE_SPACE_POLL_INTERVAL);
                     return Ok(());
@@ -362,7 +364,7 @@ impl SyncThread {
         Ok(())
     }
 
-    /// The last sync, hard state that nobody waited for included.
+    /// Makes the last sync, which includes hard state without a completion.
     fn finish(&mut self) -> Result<(), StorageError> {
         self.db.flush()?;
         self.db.sync_data()?;
@@ -375,7 +377,7 @@ impl SyncThread {
             self.state.space.release_reserve();
         }
         self.queue.stop(StopCause::Failed(error.to_string()));
-        // Dropping sled would sync its file once more, and this time perhaps succeed: leave it.
+        // Dropping sled would sync its file once more, and might succeed this time. So it is never dropped.
         std::mem::forget(self.db);
     }
 

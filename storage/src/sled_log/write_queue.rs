@@ -1,7 +1,7 @@
 //! The bounded write queue between callers and the sync thread, and the log's view, under one lock.
 //!
-//! The queue is bounded in bytes. A caller that finds it full waits for the sync thread, which waits for no caller: that
-//! is the back-pressure of a disk slower than the network.
+//! The queue is bounded in bytes. A caller that finds it full waits for the sync thread, which waits for no caller.
+//! This is the back-pressure of a disk slower than the network.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,15 +14,15 @@ use crate::error::StopCause;
 use crate::write_ops::WriteOp;
 use crate::{Completion, StorageError};
 
-/// At most this much is written between two fdatasyncs, so that no group keeps the first of it waiting for long.
+/// Maximum bytes written between two fdatasyncs, so that no group delays its first write for long.
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// What a write costs the queue besides its payload.
+/// Bytes that a write costs the queue in addition to its payload.
 const WRITE_OVERHEAD_BYTES: usize = 64;
 
 /// A queued write.
 pub(super) struct QueuedWrite {
     pub(super) op: WriteOp,
-    /// `None` for what nobody waits for: the committed position.
+    /// `None` for the committed position, because no caller waits for it.
     pub(super) done: Option<Completion>,
     /// [`LogView::removals`] right after this write.
     pub(super) removals: u64,
@@ -32,7 +32,7 @@ pub(super) struct QueuedWrite {
 }
 
 impl QueuedWrite {
-    /// About as many chunks as it takes in sled.
+    /// Returns the approximate number of its chunks in sled.
     pub(super) fn chunks(&self) -> usize {
         match &self.op {
             WriteOp::Append(records) => records.len() + self.bytes / CHUNK_BYTES_MAX,
@@ -44,21 +44,21 @@ impl QueuedWrite {
     }
 }
 
-/// What the sync thread does next.
+/// The next step of the sync thread.
 pub(super) enum SyncThreadWork {
-    /// Write these, as one group commit.
+    /// Write these as one group commit.
     Group(Vec<QueuedWrite>),
     /// Nothing is queued; do background work.
     Background,
-    /// Nothing is queued, and for a while nothing was.
+    /// Nothing is queued, and nothing was for a while.
     IdleTimeout,
-    /// All is written: close in good order.
+    /// Everything is written: close in good order.
     Close,
     /// The log was dropped without being closed.
     Abandon,
 }
 
-/// Queued writes and the view they have changed already.
+/// Queued writes, and the view that already shows them.
 pub(super) struct WriteQueue {
     state: Mutex<QueueState>,
     /// The sync thread waits here for work.
@@ -125,7 +125,7 @@ impl WriteQueue {
         self.state.lock()
     }
 
-    /// The state of a running log with capacity in the queue.
+    /// Returns the state of a running log with capacity in the queue.
     pub(super) fn lock_with_capacity(&self) -> Result<MutexGuard<'_, QueueState>, StorageError> {
         let mut state = self.state.lock();
         loop {
@@ -137,7 +137,7 @@ impl WriteQueue {
         }
     }
 
-    /// Queues a write whose change the view has taken already.
+    /// Queues a write that the view already shows.
     pub(super) fn enqueue(
         &self,
         mut state: MutexGuard<'_, QueueState>,
@@ -153,7 +153,7 @@ impl WriteQueue {
             WriteOp::TruncateAfter(_) | WriteOp::Purge(_) | WriteOp::Committed(_) => 0,
         };
         let bytes = payload_bytes + WRITE_OVERHEAD_BYTES;
-        // What nobody waits for goes along with what comes next, or when the thread looks around.
+        // A write that no caller waits for is taken with the next group, or at the next idle check.
         let awaited = done.is_some();
         let removals = state.view.removals();
         state.queued_bytes += bytes;
@@ -171,7 +171,7 @@ impl WriteQueue {
     }
 
     /// Waits for work, at most `idle_timeout`, which also bounds how long a write without a completion stays queued.
-    /// `has_background_work` says that there is work besides the queue.
+    /// `has_background_work` says that there is work in addition to the queue.
     pub(super) fn next_work(
         &self,
         has_background_work: bool,
@@ -209,18 +209,18 @@ impl WriteQueue {
     pub(super) fn wait_unless_ending(&self, timeout: Duration) -> bool {
         let mut state = self.state.lock();
         if !state.is_ending() {
-            // Woken early by a new write, it waits for less: the caller checks again.
+            // A new write ends the wait early. The caller checks again.
             let _ = self.not_empty.wait_for(&mut state, timeout);
         }
         state.is_ending()
     }
 
-    /// Entries before `end` are in sled. See [`LogView::mark_stored`].
+    /// Records that entries before `end` are in sled. See [`LogView::mark_stored`].
     pub(super) fn mark_stored(&self, end: u64, removals: u64) {
         self.state.lock().view.mark_stored(end, removals);
     }
 
-    /// Asks the sync thread to write what is queued and end.
+    /// Asks the sync thread to write the queue and end.
     pub(super) fn begin_close(&self) {
         self.state.lock().closing = true;
         self.not_empty.notify_one();
@@ -234,7 +234,7 @@ impl WriteQueue {
         self.not_full.notify_all();
     }
 
-    /// Refuses everything from now on, what is queued included. Only the first call counts.
+    /// Refuses everything from now on, including queued writes. Only the first cause counts.
     pub(super) fn stop(&self, cause: StopCause) {
         let mut state = self.state.lock();
         let cause = state.stopped.get_or_insert(cause).clone();
@@ -248,7 +248,7 @@ impl WriteQueue {
         }
     }
 
-    /// Why the log stopped, once it has.
+    /// Returns why the log stopped, once it has.
     pub(super) fn stopped(&self) -> Option<StopCause> {
         self.state.lock().stopped.clone()
     }

@@ -1,4 +1,4 @@
-//! A complete snapshot, for reading: as its payload, checked, or as the raw file, to send it on.
+//! A complete snapshot for reading: as its payload, verified, or as the raw file to send on.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,7 +12,7 @@ use super::format::{
     BLOCK_BYTES, CRC_BYTES, Footer, block_crc, block_offset, damage, extend_blocks_crc, read_frame,
 };
 
-/// A committed snapshot. It stays readable for as long as it is held, also after a newer one has replaced it.
+/// A committed snapshot. It stays readable as long as it is held, even after a newer one has replaced it.
 #[derive(Debug, Clone)]
 pub struct SnapshotFile {
     file: Arc<File>,
@@ -24,7 +24,7 @@ pub struct SnapshotFile {
 }
 
 impl SnapshotFile {
-    /// Opens and verifies a file. Damage comes as [`io::ErrorKind::InvalidData`].
+    /// Opens and verifies a file. Damage is an error of [`io::ErrorKind::InvalidData`].
     pub(super) fn open(path: &Path, sequence: u64) -> io::Result<Self> {
         let file = File::open(path)?;
         let (footer, meta) = read_frame(&file)?;
@@ -42,7 +42,7 @@ impl SnapshotFile {
         Ok(snapshot)
     }
 
-    /// The same file under the name it was given in the end.
+    /// Returns the same file under its final name.
     pub(super) fn renamed(self, path: PathBuf, sequence: u64) -> Self {
         SnapshotFile {
             path,
@@ -51,37 +51,37 @@ impl SnapshotFile {
         }
     }
 
-    /// What the caller said about it.
+    /// Returns the meta data, as its writer gave it.
     pub fn meta(&self) -> &Bytes {
         &self.meta
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Counts the snapshots of this store, from 1.
+    /// Returns its number among the snapshots of this store, counted from 1.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// How long the payload is.
+    /// Returns the length of the payload in bytes.
     pub fn payload_bytes(&self) -> u64 {
         self.footer.payload_bytes
     }
 
-    /// How long the file is: what [`SnapshotFile::read_at`] can read.
+    /// Returns the length of the file in bytes, which [`SnapshotFile::read_at`] can read.
     pub fn len(&self) -> u64 {
         self.file_bytes
     }
 
-    /// Never: there is always a frame around the payload.
+    /// Always `false`: there is always a frame around the payload.
     pub fn is_empty(&self) -> bool {
         self.file_bytes == 0
     }
 
-    /// The payload from its beginning. Reading checks every block: what is not as it was written comes as an error of
+    /// Returns a reader of the payload from its beginning. Reading checks every block: a damaged block is an error of
     /// [`io::ErrorKind::InvalidData`], before any of its bytes.
     pub fn reader(&self) -> SnapshotReader {
         SnapshotReader {
@@ -94,7 +94,7 @@ impl SnapshotFile {
         }
     }
 
-    /// A part of the raw file, to be given to a receiver elsewhere: `bytes_max` bytes, fewer at the end, none past it.
+    /// Reads a part of the raw file, to send it to a receiver: `bytes_max` bytes, fewer at the end, none past it.
     pub fn read_at(&self, offset: u64, bytes_max: usize) -> io::Result<Bytes> {
         let left = self.file_bytes.saturating_sub(offset);
         let length = left.min(bytes_max as u64) as usize;
@@ -112,12 +112,12 @@ pub struct SnapshotReader {
     next_block: u64,
     blocks_crc: u32,
     block: Vec<u8>,
-    /// How much of `block` was handed out.
+    /// How many bytes of `block` the caller has read.
     read: usize,
 }
 
 impl SnapshotReader {
-    /// Fills `block` with the next one; leaves it empty at the end.
+    /// Fills `block` with the next one. Leaves it empty at the end.
     fn next_block(&mut self) -> io::Result<()> {
         let number = self.next_block;
         let begun = number * BLOCK_BYTES as u64;

@@ -7,7 +7,7 @@
 //! | meta | as the caller gave it |
 //! | footer | payload length (8), meta length (4), CRC-32C of the meta (4), of all block checksums (4), of the footer so far (4), magic (8) |
 //!
-//! Numbers are little-endian. What is in the file is found from its end, so that it can be written in one go.
+//! Numbers are little-endian. The parts are located from the end of the file, so that it can be written in one pass.
 
 use std::fs::File;
 use std::io;
@@ -21,7 +21,7 @@ pub(super) const CRC_BYTES: usize = 4;
 const FOOTER_BYTES: usize = 8 + 4 + 4 + 4 + 4 + 8;
 const FOOTER_MAGIC: &[u8; 8] = b"TRISNEND";
 
-/// What the footer says.
+/// The fields of the footer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Footer {
     pub(super) payload_bytes: u64,
@@ -59,7 +59,7 @@ impl Footer {
         })
     }
 
-    /// How long the whole file is.
+    /// Returns the length of the whole file in bytes.
     fn file_bytes(&self) -> Option<u64> {
         let blocks = self.payload_bytes.div_ceil(BLOCK_BYTES as u64);
         self.payload_bytes
@@ -76,12 +76,12 @@ pub(super) fn extend_blocks_crc(blocks_crc: u32, block_crc: u32) -> u32 {
     crc32c::crc32c_append(blocks_crc, &block_crc.to_le_bytes())
 }
 
-/// Where the block with this number begins in the file.
+/// Returns the offset of a block in the file.
 pub(super) fn block_offset(number: u64) -> u64 {
     HEADER.len() as u64 + number * (BLOCK_BYTES + CRC_BYTES) as u64
 }
 
-/// Reads what stands around the blocks.
+/// Reads the header, the footer and the meta data.
 pub(super) fn read_frame(file: &File) -> io::Result<(Footer, Bytes)> {
     let length = file.metadata()?.len();
     let Some(footer_offset) = length
@@ -99,7 +99,7 @@ pub(super) fn read_frame(file: &File) -> io::Result<(Footer, Bytes)> {
     file.read_exact_at(&mut footer, footer_offset)?;
     let footer = Footer::decode(&footer);
     if header != *HEADER {
-        // One that ends as this version ends was written by it, whatever its first bytes have become.
+        // A file whose end fits this version was written by it, even if its first bytes have changed.
         if footer.is_some_and(|footer| footer.file_bytes() == Some(length)) {
             return Err(damage("its beginning does not go with its end".into()));
         }

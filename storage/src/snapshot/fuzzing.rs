@@ -1,12 +1,12 @@
-//! What a fuzzer gives to the reader of a snapshot's file.
+//! Fuzzing entry point for the reader of a snapshot file.
 
 use std::io::{self, Write};
 
 use super::file::SnapshotFile;
 use super::format::{Footer, HEADER};
 
-/// Bytes as a snapshot's file, as they are and between a header and a footer that claims what the first of them say:
-/// refused, or read to its end.
+/// Reads `data` as a snapshot file, and again between a header and a footer whose fields come from its first 16 bytes.
+/// The file is refused, or read to its end.
 pub fn snapshot_file(data: &[u8]) {
     open(data);
     let Some((claims, body)) = data.split_first_chunk::<16>() else {

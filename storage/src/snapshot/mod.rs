@@ -1,14 +1,14 @@
 //! Snapshot files of the state machine, which replace the purged part of the log.
 //!
-//! A snapshot is written beside, synced, verified by reading it back, renamed, its directory synced, and only then
-//! current; the ones before are deleted after that. So after a crash there is the old one or the new one, whole. Every
-//! block has a checksum, and a snapshot is read through completely before it is believed.
+//! A snapshot is written under a temporary name, synced, and verified by reading it back. It is then renamed, and its
+//! directory synced. Only then is it current, and the snapshots before it are deleted. So a crash leaves the old one or
+//! the new one, whole. Every block has a checksum, and a snapshot is read completely before it is used.
 //!
-//! A damaged snapshot is put aside under another name and reported, now and at every later open, since the log it stands
-//! for is gone: a node must not start without it as if it had never been there. It is never deleted.
+//! A damaged snapshot is renamed and reported, now and at every later open, and never deleted. The log it replaced is
+//! gone, so a node must not start as if the snapshot had never existed.
 //!
-//! What is committed last is current: whoever writes and receives at the same time decides the order. Payload and meta
-//! data are bytes to this module.
+//! The snapshot committed last is current. A caller that writes and receives at the same time decides the order.
+//! Payload and meta data are bytes to this module.
 
 mod file;
 mod format;

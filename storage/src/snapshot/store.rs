@@ -1,4 +1,4 @@
-//! The snapshots of one node: which one is current, and how another takes its place.
+//! The snapshots of one node: the current one, and its replacement by a newer one.
 
 use std::fs::{self, File};
 use std::io;
@@ -38,7 +38,7 @@ struct State {
     unfinished: u64,
 }
 
-/// What is in the directory, by the numbers in the names.
+/// The content of the directory, by the numbers in the names.
 #[derive(Default)]
 struct Listing {
     snapshots: Vec<u64>,
@@ -46,7 +46,7 @@ struct Listing {
 }
 
 impl SnapshotStore {
-    /// Opens the store in `directory`, or makes it; verifies the newest snapshot.
+    /// Opens the store in `directory`, or creates it. Verifies the newest snapshot.
     pub fn open(directory: &Path, node_id: u64) -> Result<Self, StorageError> {
         durable::create_directory(directory)?;
         durable::remove_unfinished(directory)?;
@@ -73,12 +73,12 @@ impl SnapshotStore {
                 }),
             }),
         };
-        // A crash may have come between the newest one and the end of the ones before.
+        // A crash may have happened before the older ones were removed.
         store.remove_before(newest.unwrap_or(0), &listing.snapshots);
         Ok(store)
     }
 
-    /// The snapshot that was committed last.
+    /// Returns the snapshot committed last.
     pub fn current(&self) -> Option<SnapshotFile> {
         self.inner.state.lock().current.clone()
     }
@@ -123,7 +123,7 @@ impl SnapshotStore {
         Ok(snapshot)
     }
 
-    /// What was just written or received cannot be read back. The current snapshot is not concerned.
+    /// Returns the error for a new snapshot that cannot be read back. The current snapshot is not affected.
     fn unreadable(&self, path: &Path, error: &io::Error) -> StorageError {
         if error.kind() != io::ErrorKind::InvalidData {
             return StorageError::io("read", path, error);
@@ -144,7 +144,7 @@ impl SnapshotStore {
             if let Err(error) = fs::remove_file(&path)
                 && error.kind() != io::ErrorKind::NotFound
             {
-                // It only takes space; the next open tries again.
+                // It only takes space, and the next open tries again.
                 tracing::warn!(path = %path.display(), %error, "could not remove an old snapshot");
             }
         }
@@ -199,7 +199,7 @@ fn open_or_quarantine(
         Err(error) => error,
     };
     if error.kind() != io::ErrorKind::InvalidData {
-        // The disk cannot be read now. That says nothing about what is on it.
+        // The disk cannot be read now, which says nothing about its content.
         return Err(StorageError::io("read", &path, &error));
     }
     let aside = directory.join(damaged_name(sequence));

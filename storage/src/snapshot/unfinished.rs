@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::StorageError;
 
-/// A file that is removed again unless it is kept.
+/// A file that is removed on drop unless it is kept.
 #[derive(Debug)]
 pub(super) struct UnfinishedFile {
     path: PathBuf,

@@ -1,4 +1,4 @@
-//! Snapshots on their way: one being written here, one being received from another node.
+//! Unfinished snapshots: one written here, or one received from another node.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use super::store::SnapshotStore;
 use super::unfinished::UnfinishedFile;
 use crate::{StorageError, durable};
 
-/// Blocks between two times that what was written is handed to the device.
+/// Number of blocks between two writebacks to the device.
 const WRITE_OUT_BLOCKS: u64 = 64;
 
 impl SnapshotStore {
@@ -27,7 +27,7 @@ impl SnapshotStore {
     }
 }
 
-/// Writes a snapshot. Dropped without [`SnapshotWriter::commit`], nothing is left of it.
+/// Writes a snapshot. Dropping it without [`SnapshotWriter::commit`] removes the file.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     store: SnapshotStore,
@@ -55,12 +55,12 @@ impl SnapshotWriter {
         })
     }
 
-    /// How much payload was written so far.
+    /// Returns how many bytes of payload were written so far.
     pub fn payload_bytes(&self) -> u64 {
         self.payload_bytes
     }
 
-    /// Completes the snapshot and makes it the current one, durably. The ones before are deleted.
+    /// Completes the snapshot and makes it current, durably. Deletes the ones before.
     pub fn commit(mut self, meta: Bytes) -> Result<SnapshotFile, StorageError> {
         self.finish(&meta)
             .map_err(|error| StorageError::io("write", self.unfinished.path(), &error))?;
@@ -92,7 +92,7 @@ impl SnapshotWriter {
         self.blocks += 1;
         self.block.clear();
         if self.blocks.is_multiple_of(WRITE_OUT_BLOCKS) {
-            // Little by little: one long sync at the end would hold up those of the log on the same disk.
+            // In small steps, because one long sync at the end would delay those of the log on the same disk.
             durable::wait_for_writeback(&self.file)?;
         }
         Ok(())
@@ -117,8 +117,8 @@ impl Write for SnapshotWriter {
     }
 }
 
-/// Takes the raw file of a snapshot that another node holds, part by part. Dropped without
-/// [`SnapshotReceiver::commit`], nothing is left of it.
+/// Receives the raw file of another node's snapshot, part by part. Dropping it without [`SnapshotReceiver::commit`]
+/// removes the file.
 #[derive(Debug)]
 pub struct SnapshotReceiver {
     store: SnapshotStore,
@@ -138,13 +138,13 @@ impl SnapshotReceiver {
         })
     }
 
-    /// How much has been received: where the sender goes on after an interruption.
+    /// Returns how many bytes were received. The sender continues there after an interruption.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// Takes the part that begins at `offset`. One that was taken before is ignored, also in part; one that leaves a
-    /// hole is refused. Returns how much has been received now.
+    /// Takes the part that begins at `offset`. Bytes received before are ignored; a part that leaves a hole is refused.
+    /// Returns how many bytes are received now.
     pub fn write_at(&mut self, offset: u64, part: &[u8]) -> Result<u64, StorageError> {
         let known = match self.received.checked_sub(offset) {
             Some(known) => known.min(part.len() as u64) as usize,
@@ -167,14 +167,13 @@ impl SnapshotReceiver {
         Ok(self.received)
     }
 
-    /// Checks all that was received and gives what its writer said about it, changing nothing: for a receiver that must
-    /// not make the snapshot current before it has done something else. What was damaged on its way is
-    /// [`StorageError::Damaged`].
+    /// Verifies everything received and returns the writer's meta data, changing nothing. It is for a receiver that
+    /// must do something else before the snapshot becomes current. Damage in transit is [`StorageError::Damaged`].
     pub fn verify(&self) -> Result<Bytes, StorageError> {
         self.store.verify(&self.unfinished)
     }
 
-    /// Verifies all that was received and makes it the current snapshot, durably. What was damaged on its way is
+    /// Verifies everything received and makes it the current snapshot, durably. Damage in transit is
     /// [`StorageError::Damaged`] and leaves the current one as it is.
     pub fn commit(self) -> Result<SnapshotFile, StorageError> {
         self.store.promote(self.unfinished, &self.file)
