@@ -1,4 +1,4 @@
-//! Both engines against the one suite.
+//! Runs the conformance suite on both engines.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use triarch_storage::{LogStore, SledLog, SledLogOptions};
 
 struct Memory {
     log: MemoryLog,
-    /// Crashes keep a prefix of the unsynced writes chosen by this, counted up.
+    /// Seed of the prefix of unsynced writes that a crash keeps, counted up.
     seed: Option<u64>,
 }
 

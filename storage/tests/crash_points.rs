@@ -1,9 +1,14 @@
-//! A crash at every boundary: at each write, sync, truncation, creation, renaming and removal in turn, a process that lives
-//! a workload on a data directory is killed before it, in the middle of it and after it, or the power is cut there. Whatever
-//! it had been told is done must be there afterwards, whatever it had asked for there in whole steps or not at all, and the
-//! directory must open and serve again.
+//! Crash points: a crash at every boundary of a workload on a data directory. Boundaries are writes, syncs,
+//! truncations, creations, renames and removals. The process is killed before, in the middle of, or after the
+//! operation, or the power is cut there.
 //!
-//! Bounded here. `scripts/crash-points.sh` visits every point there is.
+//! # Invariants
+//!
+//! - Every operation acknowledged to the process is there afterwards.
+//! - Every operation that it requested is there in whole steps or not at all.
+//! - The directory opens and serves again.
+//!
+//! This test visits a limited number of points. `scripts/crash-points.sh` visits every point.
 
 mod child_process;
 mod workload;
@@ -21,12 +26,12 @@ use triarch_storage::testing::seeded_random::{SEED_VARIABLE, seeds};
 
 use workload::{PROCESSES, Progress, Workload};
 
-/// How many points are visited: a number, or `all`.
+/// Number of points to visit, or `all`.
 const POINTS_VARIABLE: &str = "TRIARCH_CRASH_POINTS";
 const POINTS: u64 = 450;
-/// Fewer that really ended a process would prove too little.
+/// Minimum number of points that really ended a process: fewer would prove too little.
 const POINTS_MIN: u64 = 300;
-/// The failures that are told in full.
+/// Maximum number of failures that are printed in full.
 const FAILURES_SHOWN: usize = 5;
 
 fn report(line: &str) {
@@ -52,7 +57,7 @@ fn child_lives() {
     );
 }
 
-/// Runs one process of the workload in `directory`, watched; returns its progress, and whether it was ended early.
+/// Runs one process of the workload in `directory`, watched. Returns its progress, and whether it was ended early.
 fn run_workload(seed: u64, process: usize, directory: &Path, watch: &Watch) -> (Progress, bool) {
     let mut command = child_process::command(
         "child_lives",
@@ -92,7 +97,7 @@ fn a_crash_at_any_boundary_loses_nothing_acknowledged() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let root = root.path().canonicalize().expect("a path without links");
 
-    // What each process begins with, and how many boundaries it has.
+    // The directory that each process begins with, and its number of boundaries.
     let mut boundaries = Vec::new();
     let begin = |process: usize| root.join(format!("process-{process}"));
     for process in 0..PROCESSES {
@@ -139,7 +144,7 @@ fn a_crash_at_any_boundary_loses_nothing_acknowledged() {
             let watch = Watch::new(&directory, Some(job.point));
             let (progress, _) = run_workload(seed, job.process, &directory, &watch);
             let Some((_, kind)) = watch.tally().ended else {
-                // Which writes share a sync is a matter of moments: this run had fewer boundaries.
+                // Timing decides which writes share a sync: this run had fewer boundaries.
                 continue;
             };
             *ended

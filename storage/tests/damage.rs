@@ -1,7 +1,7 @@
-//! A damaged disk: whatever changes in whichever file of a data directory, what is in it is what was acknowledged, or the
-//! directory is refused with the file's name, what is wrong and what to do. Never less, and never something else.
+//! A damaged disk: one change in any file of a data directory. The directory then serves exactly what was acknowledged,
+//! or is refused with the file's name, the damage and the next action. It never serves less, and never anything else.
 //!
-//! Bounded here. `scripts/damage.sh` does as much as one likes.
+//! This test makes a limited number of changes. `scripts/damage.sh` makes as many as requested.
 
 mod child_process;
 
@@ -22,12 +22,12 @@ use triarch_storage::{
 
 use child_process::{DEADLINE, completion, copy_directory, options, record, wait};
 
-/// How many places are damaged.
+/// Number of places to damage.
 const DAMAGES_VARIABLE: &str = "TRIARCH_DAMAGES";
 const DAMAGES: u64 = 250;
-/// A single place of a run before, by its number.
+/// Number of a single place of an earlier run, to replay it.
 const ONLY_VARIABLE: &str = "TRIARCH_DAMAGE_ONLY";
-/// The failures that are told in full.
+/// Maximum number of failures that are printed in full.
 const FAILURES_SHOWN: usize = 5;
 
 const ENTRIES: u64 = 200;
@@ -35,10 +35,10 @@ const PURGED: u64 = 30;
 const TRUNCATED_AFTER: u64 = 140;
 const SNAPSHOT_BYTES: usize = 150_000;
 const CLUSTER: &str = "c1";
-/// What a device writes at once, and what the kernel does.
+/// Bytes that a device writes at once, and that the kernel does.
 const BLOCKS: [u64; 2] = [512, 4096];
 
-/// Everything the log of these tests acknowledged.
+/// Returns everything that the log of these tests acknowledged.
 fn expected() -> Vec<LogRecord> {
     let (first, second) = (
         PURGED + 1..TRUNCATED_AFTER + 1,
@@ -68,8 +68,8 @@ fn log_options() -> SledLogOptions {
     }
 }
 
-/// Makes the directory: appends in groups, votes in between, truncates and goes on, writes a snapshot, purges, closes.
-/// Leaves a copy of how it was halfway in `old`.
+/// Makes the directory: appends in groups, votes in between, truncates and continues, writes a snapshot, purges,
+/// closes. Leaves a copy of its state halfway in `old`.
 fn write_directory(directory: &Path, old: &Path) -> String {
     let data_dir = DataDir::open(directory, 1).expect("an empty directory opens");
     data_dir
@@ -119,8 +119,8 @@ fn write_directory(directory: &Path, old: &Path) -> String {
     incarnation
 }
 
-/// Opens the directory in a process of its own, for sled may do anything; exits with 0 if all of it is there, 3 if it is
-/// refused, else there is a bug.
+/// Opens the directory in a separate process, because sled may do anything. Exits with 0 if everything is there and 3
+/// if it is refused. Anything else is a bug.
 #[test]
 #[ignore = "a child of other tests"]
 fn child_opens() {
@@ -184,7 +184,7 @@ enum Outcome {
     Refused,
 }
 
-/// Gives how it went, or what is wrong with that.
+/// Returns the outcome, or a description of what is wrong with it.
 fn open_in_child(directory: &Path, incarnation: &str) -> Result<Outcome, String> {
     let mut child = child_process::spawn(
         child_process::command(
@@ -229,13 +229,13 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Changes the file somehow and says how. `old` is what was in it some time ago, if it was there.
+/// Changes the file at random and returns a description. `old` is its content at an earlier time, if it existed.
 fn damage(path: &Path, old: Option<Vec<u8>>, random: &mut SeededRandom) -> String {
     let mut bytes = fs::read(path).expect("a readable file");
     let length = bytes.len() as u64;
     let at = random.below(length) as usize;
     let block = BLOCKS[random.below(2) as usize];
-    // A range as a device knows it, cut where the file ends.
+    // A range as a device knows it, cut at the end of the file.
     let place = |random: &mut SeededRandom| {
         let begin = random.below(length.div_ceil(block)) * block;
         begin as usize..(begin + block).min(length) as usize
@@ -282,7 +282,7 @@ fn damage(path: &Path, old: Option<Vec<u8>>, random: &mut SeededRandom) -> Strin
             format!("the block at {from:?} written to {to:?}")
         }
         _ => {
-            // A write that never arrived.
+            // A lost write.
             let range = place(random);
             match old.as_ref().and_then(|old| old.get(range.clone())) {
                 Some(old) => {
@@ -300,7 +300,7 @@ fn damage(path: &Path, old: Option<Vec<u8>>, random: &mut SeededRandom) -> Strin
     what
 }
 
-/// A directory to damage: how it is, how it was halfway, and its incarnation.
+/// A directory to damage: its state at the end, its state halfway, and its incarnation.
 struct Pristine {
     directory: PathBuf,
     old: PathBuf,
@@ -322,7 +322,8 @@ impl Pristine {
         open_in_child(directory, &self.incarnation)
     }
 
-    /// Damages a copy in one place and opens it. Gives the kind of file and how it went, or what is wrong with that.
+    /// Damages a copy in one place and opens it. Returns the kind of file and the outcome, or a description of what is
+    /// wrong.
     fn damaged(
         &self,
         directory: &Path,
@@ -333,7 +334,7 @@ impl Pristine {
         }
         copy_directory(&self.directory, directory);
         let files = files(directory);
-        // The database holds nearly everything, and gets half of the damage.
+        // The database holds nearly everything, so it gets half of the damage.
         let file = match random.below(2) {
             0 => directory.join("log/sled/db"),
             _ => files[random.below(files.len() as u64) as usize].clone(),
@@ -350,7 +351,7 @@ impl Pristine {
             Outcome::Refused if unchanged => {
                 return Err(format!("{what}: refused, and nothing was changed"));
             }
-            // Whatever was done at the first try must not make it pass at the second.
+            // Changes made by the first try must not make the second one pass.
             Outcome::Refused if self.open(directory)? != Outcome::Refused => {
                 return Err(format!(
                     "{what}: refused once, and served at the second try"
@@ -388,7 +389,7 @@ fn a_damaged_directory_is_intact_or_refused() {
             if number >= end {
                 return;
             }
-            // Each place has a seed of its own, so that it can be told by its number.
+            // Each place has a seed of its own, so that its number identifies it.
             let mut random = SeededRandom::new(seed.wrapping_add(number));
             match pristine.damaged(&directory, &mut random) {
                 Ok(outcome) => {
@@ -465,7 +466,7 @@ fn a_missing_file_is_refused() {
     }
 }
 
-/// One file of an earlier moment among the others of now: what it takes back is missed, or it takes nothing back.
+/// One file of an earlier time among the current ones. The loss of acknowledged data is detected, or nothing is lost.
 #[test]
 fn an_older_file_is_refused_or_takes_nothing_back() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -485,7 +486,7 @@ fn an_older_file_is_refused_or_takes_nothing_back() {
     }
 }
 
-/// The whole database as it was some time ago: consistent in itself, and a lie.
+/// The whole database as of an earlier time: consistent in itself, but outdated.
 #[test]
 fn an_older_database_is_refused() {
     let root = tempfile::tempdir().expect("a temporary directory");

@@ -1,5 +1,8 @@
-//! That an acknowledgement follows an fdatasync, that a failed one is the end, and that `kill -9` costs nothing that was
-//! acknowledged.
+//! Durability of acknowledgements:
+//!
+//! - An acknowledgement follows an fdatasync.
+//! - A failed fdatasync stops the log for good.
+//! - `kill -9` loses nothing that was acknowledged.
 
 mod child_process;
 
@@ -16,7 +19,7 @@ use child_process::{DEADLINE, completion, options, record, wait};
 
 const TRACED_APPENDS: u64 = 20;
 
-/// Appends one entry at a time, saying when it is asked for and, on the sync thread, when it is acknowledged.
+/// Appends one entry at a time. Prints a marker when it requests one and, on the sync thread, when it is acknowledged.
 #[test]
 #[ignore = "a child of other tests"]
 fn child_appends() {
@@ -147,7 +150,7 @@ fn the_mark_is_lowered_durably_before_entries_are_removed() {
     );
 }
 
-/// The write from which on there is no space, counted on each thread.
+/// The number of the write from which on there is no space, counted on each thread.
 const FULL_FROM_WRITE: u32 = 60;
 
 #[test]
@@ -222,7 +225,7 @@ fn a_full_disk_stops_the_log_and_costs_nothing() {
     assert!(held.len() >= acked);
 }
 
-/// The fdatasync of the sync thread that is made to fail.
+/// The number of the sync thread's fdatasync that is made to fail.
 const FAILING_SYNC: u64 = 7;
 
 #[test]
@@ -303,14 +306,14 @@ fn a_failing_fsync_is_the_end_and_is_not_retried() {
         "after a failed fsync the log went on with {}",
         touched_later.map_or("", |call| &call.name)
     );
-    // What was acknowledged before is there.
+    // Entries acknowledged before are there.
     let log = SledLog::open(&directory, &options()).expect("an intact log opens");
     let held = log.read(0..u64::MAX, usize::MAX).expect("readable");
     assert!(held.len() as u64 >= FAILING_SYNC - 1);
 }
 
-/// Appends until it is killed, in pairs that overlap, saying what is acknowledged; now and then truncates its end,
-/// purges its beginning, saves a vote.
+/// Appends until it is killed, in pairs that overlap, and prints each acknowledgement. Now and then it truncates its
+/// end, purges its beginning, or saves a vote.
 #[test]
 #[ignore = "a child of other tests"]
 fn child_writes_until_killed() {
@@ -392,7 +395,7 @@ fn a_kill_loses_nothing_acknowledged() {
             assert!(begun.elapsed() < DEADLINE, "the child hangs");
         }
         child.kill().expect("the child can be killed");
-        // What it said before it died counts too.
+        // Acknowledgements printed before the kill count too.
         for line in lines {
             note(&line.expect("readable"));
         }
@@ -414,7 +417,7 @@ fn a_kill_loses_nothing_acknowledged() {
             .and_then(|vote| vote.parse().ok())
             .expect("a number");
         assert!(vote + 12 >= acked, "the vote {vote} is older than {acked}");
-        // The next leader takes back some of what was never acknowledged by others.
+        // The next leader truncates some of the entries that no other node acknowledged.
         let kept = held[held.len() - 1 - random.below(20.min(held.len() as u64)) as usize].position;
         let (done, receiver) = completion();
         log.truncate_after(Some(kept), done)

@@ -1,6 +1,7 @@
-//! A log on a file system that others fill: nothing that was begun fails, what finds no room waits, and nothing is lost.
+//! A log on a file system that others fill: no pending write fails, writes without space wait, and nothing is lost.
 //!
-//! The file systems are small ones in memory, mounted by the test, which takes root; without it the tests say so and pass.
+//! The file systems are small ones in memory, mounted by the test, which needs root. Without root the tests print that
+//! they are skipped, and pass.
 
 mod child_process;
 
@@ -25,7 +26,7 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// `None`, and a word why, where it cannot be mounted.
+    /// Returns `None` and prints why, where it cannot be mounted.
     fn mount(mib: u64) -> Option<Self> {
         let root = tempfile::tempdir().expect("a temporary directory");
         let path = root.path().join("disk");
@@ -158,7 +159,7 @@ fn queued_writes_are_finished_with_the_reserve_and_later_ones_wait_for_space() {
     wait_for_level(&log, SpaceLevel::Low);
     assert!(!log.space().has_room_for(1));
     assert!(reserve(&directory), "nothing has needed it yet");
-    // A caller that did not look, or looked a moment before.
+    // A caller that did not check the space, or checked it a moment before.
     let mut end = 50;
     while reserve(&directory) {
         assert_acknowledged(&append(&log, end));
@@ -234,7 +235,8 @@ fn a_log_that_waits_for_space_can_be_closed_and_loses_nothing_acknowledged() {
     );
     drop(log);
     disk.free();
-    // As another process finds it: a log that failed keeps its file's lock to the end of its own.
+    // Opened from a copy, as another process would: a log that failed keeps the lock of its file until its process
+    // ends.
     let found = tempfile::tempdir().expect("a temporary directory");
     let copied = Command::new("cp")
         .arg("-a")

@@ -1,4 +1,4 @@
-//! That a snapshot is on disk before it takes the place of another, and of the log it stands for.
+//! A snapshot is on disk before it replaces another one and the log before it.
 
 mod child_process;
 
@@ -46,7 +46,7 @@ fn child_takes_snapshots() {
     print_marker("received");
 }
 
-/// What happened to the snapshot between two things that were said: each of these after the one before it has ended.
+/// Checks the system calls on the snapshot between two markers: each begins after the one before it has ended.
 fn is_durable(calls: &[Call], from: &str, to: &str) {
     let (from, to) = (find_marker(calls, from), find_marker(calls, to));
     let during = || {

@@ -1,11 +1,12 @@
-//! An in-memory [`LogStore`] that fails on request: for tests of what stands on the log, and for simulations.
+//! An in-memory [`LogStore`] that fails on request: for tests of the layers above the log, and for simulations.
 //!
-//! It keeps two copies of the log: what readers see, and what a restart would find. Writes go from the first to the
-//! second when they are *synced*: at once by default, or when the test says so ([`MemoryLog::hold_syncs`]). A
-//! [`crash`](MemoryLog::crash) gives back the second copy. A sync can be made to fail, which stops the store for good.
+//! It keeps two copies of the log: the one that readers see, and the one that a restart would find. Writes move from
+//! the first to the second when they are *synced*: at once by default, or on request of the test
+//! ([`MemoryLog::hold_syncs`]). A [`crash`](MemoryLog::crash) returns the second copy. A sync can be made to fail,
+//! which stops the store for good.
 //!
-//! It has no thread and no clock: completions are called on the thread whose call makes them due, in order, never under
-//! a lock. So a simulation that is deterministic stays so.
+//! It has no thread and no clock. Completions are called in order, on the thread whose call makes them due, and never
+//! under a lock. So a deterministic simulation stays deterministic.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -26,10 +27,10 @@ pub struct MemoryLog {
     shared: Arc<Mutex<Shared>>,
 }
 
-/// What of the unsynced writes a crash leaves behind.
+/// The unsynced writes that a crash leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsynced {
-    /// Nothing: the disk had not begun.
+    /// None: the disk had not begun.
     Dropped,
     /// A prefix chosen by this seed, possibly all, possibly ending inside the entries of one append.
     Prefix {
@@ -44,19 +45,19 @@ struct Shared {
     durable: Image,
     /// Visible, not yet durable, in the order of the calls.
     unsynced: VecDeque<PendingWrite>,
-    /// Completions that are due, in order. Drained by whoever set `delivering`.
+    /// Completions that are due, in order. The call that set `delivering` drains them.
     due: VecDeque<(Completion, Result<(), StorageError>)>,
     delivering: bool,
     holding: bool,
     syncs: u64,
-    /// The number of the sync that will fail.
+    /// The number of the sync that is to fail.
     failing_sync: Option<u64>,
     stopped: Option<StopCause>,
 }
 
 struct PendingWrite {
     op: WriteOp,
-    /// `None` for what nobody waits for: the committed position.
+    /// `None` for the committed position, because no caller waits for it.
     done: Option<Completion>,
 }
 
@@ -111,8 +112,8 @@ impl Shared {
         }
     }
 
-    /// Makes every unsynced write up to the `writes`-th that somebody waits for durable, as one sync.
-    /// Returns how many completions became due.
+    /// Makes unsynced writes durable as one sync, up to the `writes`-th that has a completion. Returns how many
+    /// completions became due.
     fn sync(&mut self, writes: usize) -> usize {
         let mut taken = Vec::new();
         let mut waited = 0;
@@ -124,7 +125,7 @@ impl Shared {
             taken.push(write);
         }
         if waited == 0 {
-            // Nobody asked for a sync: the committed position waits for the next one.
+            // No caller asked for a sync, so the committed position waits for the next one.
             for write in taken.into_iter().rev() {
                 self.unsynced.push_front(write);
             }
@@ -144,7 +145,7 @@ impl Shared {
         waited
     }
 
-    /// A failed sync: whoever waited for it hears why, everyone after it that the store has stopped.
+    /// Fails a sync: the writes in it get its error, and every later one gets that the store has stopped.
     fn fail(&mut self, taken: Vec<PendingWrite>) {
         let error = StorageError::Io {
             action: "sync",
@@ -168,7 +169,7 @@ impl Shared {
 }
 
 impl MemoryLog {
-    /// An empty log. Every write is durable when the call that makes it returns.
+    /// Creates an empty log. Every write is durable when the call that makes it returns.
     pub fn new() -> Self {
         Self::default()
     }
@@ -184,7 +185,8 @@ impl MemoryLog {
         }
     }
 
-    /// With `true`, writes stay unsynced until [`MemoryLog::sync`]; with `false`, all are synced now and as they come.
+    /// Holds back syncs or not. With `true`, writes stay unsynced until [`MemoryLog::sync`]. With `false`, all are
+    /// synced now and as they come.
     pub fn hold_syncs(&self, hold: bool) {
         self.shared.lock().holding = hold;
         if !hold {
@@ -199,7 +201,7 @@ impl MemoryLog {
         waited
     }
 
-    /// How many writes wait for a sync.
+    /// Returns how many writes wait for a sync.
     pub fn unsynced(&self) -> usize {
         let shared = self.shared.lock();
         shared
@@ -209,20 +211,20 @@ impl MemoryLog {
             .count()
     }
 
-    /// How many syncs there were, the failed one included.
+    /// Returns how many syncs there were, the failed one included.
     pub fn syncs(&self) -> u64 {
         self.shared.lock().syncs
     }
 
-    /// Makes the `nth` sync from now fail (1 is the next one), and the store stop with it.
+    /// Makes the `nth` sync from now fail (1 is the next one), which stops the store.
     pub fn fail_sync(&self, nth: u64) {
         assert!(nth > 0, "syncs are counted from 1");
         let mut shared = self.shared.lock();
         shared.failing_sync = Some(shared.syncs + nth);
     }
 
-    /// Ends this log as a power cut would and returns what a restart finds. Completions that were not called yet never
-    /// are: their process is gone. Every other handle answers [`StorageError::Stopped`] from now on.
+    /// Ends this log as a power cut would, and returns the log that a restart finds. Pending completions are never
+    /// called, because their process is gone. Every other handle returns [`StorageError::Stopped`] from now on.
     pub fn crash(&self, unsynced: Unsynced) -> MemoryLog {
         let mut shared = self.shared.lock();
         shared.stopped = Some(StopCause::Failed("this log crashed".into()));
@@ -237,7 +239,7 @@ impl MemoryLog {
         Self::on(survivor)
     }
 
-    /// A restart after an orderly end: what this log holds durably, as a new log.
+    /// Restarts after an orderly end: returns the durable content of this log as a new log.
     pub fn reopen(&self) -> MemoryLog {
         self.crash(Unsynced::Dropped)
     }
@@ -257,8 +259,8 @@ impl MemoryLog {
         Ok(())
     }
 
-    /// Calls what is due, in order, without the lock. One caller at a time: a completion that writes to this log again
-    /// only adds to what is due.
+    /// Calls the due completions in order, without the lock. Only one caller does so at a time: a completion that
+    /// writes to this log again only adds to them.
     fn deliver(&self) {
         let mut shared = self.shared.lock();
         if shared.delivering {
@@ -381,7 +383,7 @@ impl LogStore for MemoryLog {
             }
             let outcome = shared.check_running();
             if outcome.is_ok() {
-                // What nobody waited for still goes along with an orderly end.
+                // An orderly end also keeps the writes without a completion.
                 for write in std::mem::take(&mut shared.unsynced) {
                     shared.durable.apply(&write.op);
                 }

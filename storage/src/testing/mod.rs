@@ -1,5 +1,5 @@
-//! Test doubles and suites, for the tests of this crate and of those that stand on it: a [`MemoryLog`] that fails on
-//! request, the [`conformance`] suite every log engine must pass, and seeded random choices.
+//! Test doubles and suites, for the tests of this crate and of the crates above it: a [`MemoryLog`] that fails on
+//! request, the [`conformance`] suite that every log engine must pass, and seeded random choices.
 
 pub mod conformance;
 pub mod memory_log;

@@ -10,12 +10,12 @@ pub const SEED_VARIABLE: &str = "TRIARCH_SEED";
 pub struct SeededRandom(u64);
 
 impl SeededRandom {
-    /// The same seed makes the same choices.
+    /// Creates a generator. The same seed makes the same choices.
     pub fn new(seed: u64) -> Self {
         SeededRandom(seed)
     }
 
-    /// Any number.
+    /// Returns any number.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
@@ -24,15 +24,15 @@ impl SeededRandom {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         assert!(bound > 0, "there is no number below 0");
         self.next_u64() % bound
     }
 }
 
-/// The seeds of a random test: the one in [`SEED_VARIABLE`] if it is set, else `count` fresh ones.
-/// The test prints the seed it is at, so that a failure says how to replay it.
+/// Returns the seeds of a random test: the one in [`SEED_VARIABLE`] if it is set, else `count` fresh ones. The test
+/// prints the current seed, so that a failure can be replayed.
 pub fn seeds(count: u64) -> Vec<u64> {
     if let Ok(seed) = std::env::var(SEED_VARIABLE) {
         let seed = seed

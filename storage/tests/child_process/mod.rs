@@ -1,6 +1,6 @@
-//! Runs one of this test binary's own tests as a process of its own, so that it can be killed, traced, or fail.
+//! Runs one of this test binary's own tests as a separate process, so that it can be killed, traced, or fail.
 //!
-//! The test that is run is marked `#[ignore]` and does nothing unless [`input`] says what.
+//! That test is marked `#[ignore]` and does nothing unless it has an [`input`].
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
@@ -18,22 +18,22 @@ use triarch_storage::{Completion, LogPosition, LogRecord, SledLogOptions, Storag
 
 const INPUT: &str = "TRIARCH_STORAGE_CHILD";
 
-/// How long anything in these tests may take before it counts as hanging.
+/// The time after which any step of these tests counts as hanging.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
-/// What the child was given, in the child; `None` in an ordinary run.
+/// Returns the input of the child, in the child. Returns `None` in an ordinary run.
 pub fn input() -> Option<String> {
     env::var(INPUT).ok()
 }
 
-/// This test binary, set up to run the one test `name` with `input`.
+/// Returns the command that runs the one test `name` of this binary with `input`.
 pub fn command(name: &str, input: &str) -> Command {
     let mut command = Command::new(env::current_exe().expect("the test binary has a path"));
     set_up(&mut command, name, input);
     command
 }
 
-/// The same under strace, which writes what it sees to `trace`.
+/// Returns the same command under strace, which writes its output to `trace`.
 pub fn traced(name: &str, input: &str, trace: &Path, options: &[&str]) -> Command {
     let mut command = Command::new("strace");
     command
@@ -60,7 +60,7 @@ fn set_up(command: &mut Command, name: &str, input: &str) {
         .stdin(Stdio::null());
 }
 
-/// Starts `command`, or says what is missing.
+/// Starts `command`, or panics with the name of the missing program.
 pub fn spawn(command: &mut Command) -> std::process::Child {
     let program = command.get_program().to_owned();
     command.spawn().unwrap_or_else(|error| {
@@ -71,7 +71,7 @@ pub fn spawn(command: &mut Command) -> std::process::Child {
     })
 }
 
-/// A log for tests, without the reserve.
+/// Returns log options for tests, without the reserve.
 pub fn options() -> SledLogOptions {
     SledLogOptions {
         node_id: 1,
@@ -81,7 +81,7 @@ pub fn options() -> SledLogOptions {
     }
 }
 
-/// The entry every test expects at `index` in `term`.
+/// Returns the entry that every test expects at `index` in `term`.
 pub fn record(term: u64, index: u64) -> LogRecord {
     let length = (index * 977 + term) % 9_000;
     let payload: Vec<u8> = (0..length)
@@ -97,7 +97,7 @@ pub fn record(term: u64, index: u64) -> LogRecord {
     }
 }
 
-/// A completion, and where it answers.
+/// Returns a completion and the receiver of its result.
 pub fn completion() -> (Completion, Receiver<Result<(), StorageError>>) {
     let (sender, receiver) = channel();
     let done: Completion = Box::new(move |result| drop(sender.send(result)));
@@ -111,7 +111,7 @@ pub fn wait(receiver: &Receiver<Result<(), StorageError>>) -> Result<(), Storage
         .expect("a completion is called before the deadline")
 }
 
-/// A copy of a directory and all that is in it.
+/// Copies a directory and everything in it.
 pub fn copy_directory(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a writable directory");
     for entry in fs::read_dir(from).expect("a readable directory") {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
-/// Prints a marker in one write of its own, so that a trace shows when. The harness prints without a line end before
-/// the first line, hence the one in front.
+/// Prints a marker in one write of its own, so that a trace shows its time. The test harness prints without a line end
+/// before the first line, hence the leading one.
 pub fn print_marker(line: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("\n@{line}\n").as_bytes())
@@ -13,7 +13,7 @@ pub fn print_marker(line: &str) {
         .expect("the parent listens");
 }
 
-/// One completed system call of a trace: which, on what, its arguments, and the lines it began and ended at.
+/// One completed system call of a trace: its name, arguments and result, and the lines where it began and ended.
 pub struct Call {
     pub name: String,
     pub arguments: String,
@@ -22,7 +22,7 @@ pub struct Call {
     pub ended: usize,
 }
 
-/// Reads the output of `strace -f -y`, putting together the calls that others interrupted.
+/// Reads the output of `strace -f -y`, and joins calls that others interrupted.
 pub fn calls(trace: &Path) -> Vec<Call> {
     let trace = std::fs::read_to_string(trace).expect("a trace");
     let mut calls = Vec::new();
@@ -62,7 +62,7 @@ pub fn calls(trace: &Path) -> Vec<Call> {
     calls
 }
 
-/// Where a marker was printed.
+/// Returns the line of a marker.
 pub fn find_marker(calls: &[Call], what: &str) -> usize {
     let needle = format!("@{what}\\n");
     let call = calls

@@ -1,8 +1,10 @@
-//! A seeded workload on a data directory, and the states the directory may be in when the workload ends at any moment.
+//! A seeded workload on a data directory, and the states that the directory may be in when the workload ends at any
+//! moment.
 //!
-//! The seed chooses appends of entries of one chunk and of many, votes, truncations, and snapshots, written and received,
-//! with the purges they allow, over several processes. The process that runs the workload reports each operation when it
-//! is requested and when it is done; [`Workload::check`] says whether the contents found afterwards are allowed.
+//! The seed chooses the operations over several processes: appends of entries of one chunk and of many, votes,
+//! truncations, and snapshots, written and received, with the purges that they allow. The process that runs the
+//! workload reports each operation when it is requested and when it is done. [`Workload::check`] decides whether the
+//! contents found afterwards are allowed.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -16,28 +18,28 @@ use triarch_storage::{
 
 use crate::child_process::{self, completion, record, wait};
 
-/// Processes a workload runs in.
+/// Number of processes in which a workload runs.
 pub const PROCESSES: usize = 3;
 const OPERATIONS_PER_PROCESS: usize = 26;
 const NODE: u64 = 1;
 const CLUSTER: &str = "c1";
 
-/// One thing requested of the disk.
+/// One operation requested of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Entries `first..end` of this term.
     Append { term: u64, first: u64, end: u64 },
     /// The next vote.
     Vote(u64),
-    /// Nothing after this entry.
+    /// Removes everything after this entry.
     Truncate { after: u64 },
     /// A snapshot of everything up to here, written or received.
     Snapshot { upto: LogPosition, received: bool },
-    /// What a snapshot stands for goes.
+    /// Purges what the snapshot covers.
     Purge { upto: LogPosition },
 }
 
-/// What the log contents at some moment.
+/// The contents of the log at some moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct LogContents {
     purged: Option<LogPosition>,
@@ -53,7 +55,7 @@ impl LogContents {
             .map_or(0, |last| last + 1)
     }
 
-    /// Every state on the way from before the operation to after it, both included.
+    /// Returns every state from before the operation to after it, both included.
     fn states_through(&self, operation: Operation) -> Vec<LogContents> {
         let mut states = vec![self.clone()];
         let mut now = self.clone();
@@ -94,20 +96,20 @@ impl LogContents {
 /// The progress one process reported before it ended.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
-    /// Its directory's incarnation.
+    /// The incarnation of its directory.
     pub incarnation: Option<String>,
-    /// It had noted its cluster.
+    /// Whether it had stored its cluster.
     pub clustered: bool,
-    /// The last operation that it set about.
+    /// The last operation that it requested.
     pub requested: Option<usize>,
-    /// The last operation to the log of which it knew that it is done, and with it all before.
+    /// The last log operation that it knew to be done, and with it all before.
     pub done: Option<usize>,
-    /// The same of snapshots, which do not wait for the log.
+    /// The same for snapshots, which do not wait for the log.
     pub snapshotted: Option<usize>,
 }
 
 impl Progress {
-    /// Puts together what was progress.
+    /// Collects the progress from the output of a process.
     pub fn parse(&mut self, output: &str) {
         for line in output.lines() {
             let Some((word, rest)) = line.strip_prefix('@').and_then(|line| line.split_once(' '))
@@ -132,7 +134,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// The same seed makes the same workload.
+    /// Creates a workload. The same seed makes the same workload.
     pub fn new(seed: u64) -> Self {
         let mut random = SeededRandom::new(seed);
         let mut operations = Vec::new();
@@ -163,7 +165,7 @@ impl Workload {
                     upto: snapshot.expect("it is more than nothing"),
                 },
                 5 if random.below(3) == 0 => {
-                    // Far ahead of the log, as a follower gets it that was away: then the log begins anew.
+                    // Far ahead of the log, as a follower that was away receives it: then the log begins again.
                     let upto = position(term, next + 5);
                     snapshot = Some(upto);
                     operations.push(Operation::Snapshot {
@@ -181,7 +183,7 @@ impl Workload {
                     }
                 }
             };
-            // What is in a snapshot is never taken back.
+            // Entries covered by a snapshot are never truncated.
             if let Operation::Truncate { after } = operation
                 && snapshot.is_some_and(|latest| after < latest.index)
             {
@@ -193,7 +195,7 @@ impl Workload {
         Workload { operations }
     }
 
-    /// The operations of one process, by their numbers.
+    /// Returns the numbers of the operations of one process.
     fn process(&self, process: usize) -> std::ops::Range<usize> {
         let begin = process * OPERATIONS_PER_PROCESS;
         match process + 1 {
@@ -202,8 +204,8 @@ impl Workload {
         }
     }
 
-    /// Runs the part of one process in `directory` and reports its progress with `report`. The first and the last close in good order; the one
-    /// between just ends.
+    /// Runs the part of one process in `directory` and reports its progress with `report`. The first and the last
+    /// process close in good order; the one between just ends.
     pub fn run(&self, process: usize, directory: &Path, report: fn(&str)) {
         let data_dir = DataDir::open(directory, NODE).expect("a good directory opens");
         report(&format!("incarnation {}", data_dir.identity().incarnation));
@@ -265,7 +267,7 @@ impl Workload {
         std::process::exit(0);
     }
 
-    /// Whether `directory`, in whose life this was said, contents what it may, and can be used on. Gives what is wrong.
+    /// Checks that `directory`, after this progress, holds allowed contents and is usable. Returns what is wrong.
     pub fn check(
         &self,
         directory: &Path,
@@ -391,7 +393,7 @@ impl Workload {
     }
 }
 
-/// Checks that the recovered log can be written to, and keeps that.
+/// Checks that the recovered log accepts writes and keeps them.
 fn check_usable(data_dir: &DataDir, log: impl LogStore) -> Result<(), String> {
     let state = log.state();
     let next = record(1_000, state.last.map_or(0, |last| last.index + 1));
@@ -416,7 +418,7 @@ fn check_usable(data_dir: &DataDir, log: impl LogStore) -> Result<(), String> {
 
 fn take_snapshot(snapshots: &SnapshotStore, upto: LogPosition, received: bool) {
     if received {
-        // Its frame is made by a store of its own, as another node would.
+        // A store of its own makes the file, as another node would.
         let other = tempfile::tempdir().expect("a temporary directory");
         let theirs = SnapshotStore::open(other.path(), 2).expect("an empty store opens");
         let file = write_snapshot(&theirs, upto);

@@ -1,4 +1,4 @@
-//! What the suite knows of an engine, and what it writes to it.
+//! The harness through which the suite drives an engine, and the entries that it writes.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -8,17 +8,18 @@ use crate::{Completion, LogPosition, LogRecord, LogStore, StorageError};
 
 /// One log of the engine under test, empty at first.
 pub trait Harness {
-    /// The log as it is open now.
+    /// Returns the log as it is open now.
     fn log(&self) -> Arc<dyn LogStore>;
     /// Closes the log in good order and opens it again.
     fn reopen(&mut self);
-    /// Ends the log as a power cut or a `kill -9` would and opens what is left. Nobody else holds the log then.
+    /// Ends the log as a power cut or a `kill -9` would, and opens what is left. No other handle to the log exists
+    /// then.
     fn crash(&mut self);
 }
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Collects what completions say, by number, in the order they say it.
+/// Collects the results of completions, by number, in the order of their calls.
 pub(super) struct Acks {
     sender: Sender<(usize, Result<(), StorageError>)>,
     receiver: Receiver<(usize, Result<(), StorageError>)>,
@@ -58,7 +59,7 @@ impl Acks {
         }
     }
 
-    /// Takes what has come so far; returns how many writes are acknowledged.
+    /// Takes the results received so far. Returns how many writes are acknowledged.
     pub(super) fn poll(&mut self) -> usize {
         while let Ok((number, result)) = self.receiver.try_recv() {
             assert_eq!(number, self.heard, "completions are called in order");

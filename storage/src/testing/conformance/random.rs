@@ -1,4 +1,4 @@
-//! Random writes and crashes against a model.
+//! Random writes and crashes, compared with a model.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::harness::{Acks, Harness, position, record};
 use crate::testing::seeded_random::SeededRandom;
 use crate::{LogPosition, LogRecord, LogStore};
 
-/// What a log should hold.
+/// The expected content of a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Model {
     purged: Option<LogPosition>,
@@ -41,15 +41,15 @@ impl Model {
     }
 }
 
-/// Drives random writes, waits for some of them, crashes, and compares what is left with every state the log may be in:
-/// that after the last acknowledged write, or after any later step, entry by entry.
+/// Makes random writes, waits for some of them, crashes, and compares the remaining log with every state it may be in.
+/// These are the state after the last acknowledged write, and those after any later step, entry by entry.
 pub(crate) fn writes_and_crashes(harness: &mut dyn Harness, seed: u64) {
     let mut random = SeededRandom::new(seed);
     let mut model = Model::default();
     let mut term = 1;
     for _ in 0..6 {
         let mut acks = Acks::new();
-        // The states the log passes through, and which of them stands when so many writes are acknowledged.
+        // The states that the log passes through, and which of them holds for each number of acknowledged writes.
         let mut states = vec![model.clone()];
         let mut state_when_acked = vec![0];
         let log = harness.log();

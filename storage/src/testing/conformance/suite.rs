@@ -1,4 +1,4 @@
-//! The cases, in turn.
+//! The cases of the suite, in order.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::random;
 use crate::testing::seeded_random::{SEED_VARIABLE, seeds};
 use crate::{LogPosition, LogRecord, LogState, StorageError};
 
-/// Runs the whole suite; `make` gives a fresh, empty log each time.
+/// Runs the whole suite. `make` returns a fresh, empty log each time.
 pub fn check(make: impl Fn() -> Box<dyn Harness>) {
     type Case = (&'static str, fn(&mut dyn Harness));
     let cases: [Case; 13] = [
@@ -200,7 +200,7 @@ fn truncation(harness: &mut dyn Harness) {
     harness.crash();
     assert_eq!(all(harness), records(1, 0..6));
 
-    // Ordered with what follows, without waiting in between.
+    // Ordered with the writes that follow, without waiting in between.
     let mut acks = Acks::new();
     let log = harness.log();
     log.truncate_after(Some(position(1, 2)), acks.completion())
@@ -269,7 +269,7 @@ fn purging(harness: &mut dyn Harness) {
 }
 
 fn purging_past_the_end(harness: &mut dyn Harness) {
-    // What a snapshot from the leader does to a node that lags behind.
+    // A snapshot from the leader has this effect on a node that lags behind.
     append(harness, records(1, 0..10));
     let mut acks = Acks::new();
     let log = harness.log();
