@@ -1,22 +1,22 @@
-//! What can come of a call instead of its answer.
+//! Errors of calls.
 
 use url::Url;
 
 use crate::wire::Problem;
 
-/// Why a call has no answer. The variants differ in what the caller may conclude from them.
+/// The reason why a call has no answer. The variants differ in what the caller may conclude from them.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// No master took the call; nothing was changed by it.
+    /// No master accepted the call, so it changed nothing.
     #[error("no cluster could be reached: {}", list(tried))]
     NoCluster {
-        /// What became of the latest try on each master.
+        /// The latest failure on each master.
         tried: Vec<Tried>,
     },
-    /// The cluster refused; nothing was changed.
+    /// The cluster refused the call, so it changed nothing.
     #[error("{0}")]
     Api(Box<Problem>),
-    /// The time ran out after the call had been sent: it may or may not have taken effect. Asking again with the same
+    /// The time ran out after the call had been sent: it may or may not have taken effect. Repeating it with the same
     /// request id is safe.
     #[error(
         "no answer within {deadline_ms} ms, so the outcome is unknown{}: {}",
@@ -24,28 +24,28 @@ pub enum Error {
         list(tried)
     )]
     Timeout {
-        /// Names the change that was asked for; `None` when the call only reads.
+        /// The request id of the change. `None` when the call only reads.
         request_id: Option<String>,
-        /// How long was waited.
+        /// The deadline of the call, in ms.
         deadline_ms: u64,
-        /// What became of the latest try on each master.
+        /// The latest failure on each master.
         tried: Vec<Tried>,
     },
-    /// Something answered that does not speak the cluster's language.
+    /// The answer does not follow the protocol of the cluster.
     #[error("{master} answered in a way that is not understood: {message}")]
     Protocol {
-        /// Who.
+        /// The master that answered.
         master: Url,
-        /// What was wrong.
+        /// A description of the violation.
         message: String,
     },
-    /// The caller's own mistake; nothing was sent.
+    /// The caller made a mistake, and nothing was sent.
     #[error("{0}")]
     Usage(String),
 }
 
 impl Error {
-    /// The cluster's refusal, if it is one.
+    /// Returns the cluster's refusal, if this is one.
     pub fn problem(&self) -> Option<&Problem> {
         match self {
             Error::Api(problem) => Some(problem),
@@ -57,12 +57,12 @@ impl Error {
     }
 }
 
-/// What became of a try on one master.
+/// The failure of an attempt on one master.
 #[derive(Debug, Clone)]
 pub struct Tried {
-    /// Which.
+    /// The master.
     pub master: Url,
-    /// What went wrong, in words.
+    /// A description of the failure.
     pub message: String,
 }
 

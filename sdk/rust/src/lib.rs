@@ -1,8 +1,8 @@
-//! What programs need to talk to a Triarch cluster: the types of its HTTP interface ([`wire`]), a [`Client`] that finds
-//! the leader and retries safely, and the runtime a worker is built on.
+//! The client library for a Triarch cluster: the types of its HTTP interface ([`wire`]), a [`Client`] that finds the
+//! leader and retries safely, and the runtime on which a worker is built.
 //!
-//! The server uses the very same types, so the two cannot drift apart. What this crate deliberately does not do: it
-//! knows nothing of consensus, of the log or of how the table is kept; types that live in the log are other types.
+//! The server uses the same types, so the two cannot diverge. This crate knows nothing of consensus, of the log or of
+//! the table; the log has types of its own.
 
 #![forbid(unsafe_code)]
 

@@ -1,29 +1,30 @@
 //! The bounded tail of an attempt's output that is kept in memory, and the decoder of bytes into text.
 //!
-//! Workers and leaders keep the same thing, a [`Tail`]: a bounded piece of what an attempt wrote last, with the offset of
-//! each character in its stream. It is a convenience for those who watch: what must not get lost is an attempt's result.
+//! Workers and leaders both keep a [`Tail`]: a bounded piece of an attempt's latest output, with the offset of each
+//! character in its stream. It is a convenience for users who watch an attempt. Only the attempt's result must not get
+//! lost.
 
 use std::collections::VecDeque;
 
 use crate::wire::LogChunk;
 pub use crate::wire::OutputStream;
 
-/// Longest text in one piece; the oldest output is dropped by the piece.
+/// Maximum length of one piece of text, in bytes. The oldest output is dropped by the piece.
 const CHUNK_BYTES_MAX: usize = 4 << 10;
-/// What a piece costs besides its text.
+/// Bytes of memory that a piece costs in addition to its text.
 const CHUNK_COST: usize = 64;
 
-/// Offsets into both streams of an attempt, in bytes of text from their beginnings.
+/// Offsets into both streams of an attempt, in bytes of text from the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StreamOffsets {
-    /// In stdout.
+    /// Offset in stdout.
     pub stdout: u64,
-    /// In stderr.
+    /// Offset in stderr.
     pub stderr: u64,
 }
 
 impl StreamOffsets {
-    /// The offset in this stream.
+    /// Returns the offset in this stream.
     pub fn of(&self, stream: OutputStream) -> u64 {
         match stream {
             OutputStream::Stdout => self.stdout,
@@ -31,7 +32,7 @@ impl StreamOffsets {
         }
     }
 
-    /// To be changed.
+    /// Returns a mutable reference to the offset in this stream.
     pub fn of_mut(&mut self, stream: OutputStream) -> &mut u64 {
         match stream {
             OutputStream::Stdout => &mut self.stdout,
@@ -40,7 +41,7 @@ impl StreamOffsets {
     }
 }
 
-/// What an attempt wrote last, up to a bound, in the order it came.
+/// The latest output of an attempt, up to a bound, in the order of its arrival.
 #[derive(Debug, Clone)]
 pub struct Tail {
     chunks: VecDeque<LogChunk>,
@@ -52,16 +53,16 @@ pub struct Tail {
 /// Part of a [`Tail`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TailPart {
-    /// In the order they were written.
+    /// The pieces, in the order they were written.
     pub chunks: Vec<LogChunk>,
-    /// Where it ends.
+    /// The offsets where it ends.
     pub ends: StreamOffsets,
-    /// Something that was asked for is not there any more.
+    /// Whether some of the requested output is no longer kept.
     pub truncated: bool,
 }
 
 impl Tail {
-    /// An empty one that keeps about so many bytes of memory.
+    /// Creates an empty tail that keeps about `bytes_max` bytes of memory.
     pub fn new(bytes_max: usize) -> Self {
         Self {
             chunks: VecDeque::new(),
@@ -71,17 +72,17 @@ impl Tail {
         }
     }
 
-    /// The memory it takes.
+    /// Returns the memory it takes, in bytes.
     pub fn cost(&self) -> usize {
         self.cost
     }
 
-    /// Where its streams end.
+    /// Returns the offsets where its streams end.
     pub fn ends(&self) -> StreamOffsets {
         self.ends
     }
 
-    /// Appends what was written to a stream.
+    /// Appends text to a stream.
     pub fn push(&mut self, stream: OutputStream, text: &str) {
         let mut rest = text;
         while !rest.is_empty() {
@@ -113,8 +114,8 @@ impl Tail {
         }
     }
 
-    /// Takes a piece that belongs at `offset`, less what is there already. One that does not follow on what is there is
-    /// taken only with `gap`; tells whether it was.
+    /// Inserts a piece at `offset`, less the part that is there already. A piece that leaves a gap is taken only with
+    /// `gap`. Returns whether it was taken.
     pub fn insert_at(&mut self, stream: OutputStream, offset: u64, text: &str, gap: bool) -> bool {
         let end = self.ends.of(stream);
         if offset > end {
@@ -130,7 +131,7 @@ impl Tail {
         true
     }
 
-    /// What was written from these places on, about `bytes_max` of it at most.
+    /// Returns the output from these offsets on, at most about `bytes_max` bytes.
     pub fn since(&self, from: StreamOffsets, bytes_max: usize) -> TailPart {
         let mut part = TailPart {
             chunks: Vec::new(),
@@ -164,7 +165,7 @@ impl Tail {
                 }),
             }
         }
-        // A stream whose every piece was dropped for the sake of the other.
+        // All pieces of a stream may have been dropped in favour of the other.
         for stream in OutputStream::ALL {
             let end = self.ends.of(stream);
             if end > part.ends.of(stream) {
@@ -185,38 +186,38 @@ impl Tail {
     }
 }
 
-/// What a piece takes, text and all.
+/// Returns the memory of a piece in bytes, its text included.
 pub(crate) fn cost(chunk: &LogChunk) -> usize {
     chunk.text.len() + CHUNK_COST
 }
 
-/// Where a piece ends.
+/// Returns the offset where a piece ends.
 fn end(chunk: &LogChunk) -> u64 {
     chunk.offset + chunk.text.len() as u64
 }
 
-/// The last boundary between characters at or before `at`.
+/// Returns the last character boundary at or before `at`.
 fn floor(text: &str, at: usize) -> usize {
     let is_boundary = |at: &usize| text.is_char_boundary(*at);
     let at = at.min(text.len());
     (0..=at).rev().find(is_boundary).unwrap_or(0)
 }
 
-/// The first boundary between characters at or after `at`.
+/// Returns the first character boundary at or after `at`.
 fn ceil(text: &str, at: usize) -> usize {
     let is_boundary = |at: &usize| text.is_char_boundary(*at);
     (at..text.len()).find(is_boundary).unwrap_or(text.len())
 }
 
-/// Bytes on their way to become text: a character may come in pieces. What is not UTF-8 is replaced, exactly as
-/// [`String::from_utf8_lossy`] would of the whole.
+/// Decodes bytes that arrive in pieces into text. A character may be split between pieces. Invalid UTF-8 is replaced,
+/// exactly as [`String::from_utf8_lossy`] would in the whole.
 #[derive(Debug, Clone, Default)]
 pub struct Decoder {
     begun: Vec<u8>,
 }
 
 impl Decoder {
-    /// The text of these bytes, less a character that only begins at their end.
+    /// Returns the text of these bytes, less an incomplete character at their end.
     pub fn decode(&mut self, bytes: &[u8]) -> String {
         self.begun.extend_from_slice(bytes);
         let bytes = std::mem::take(&mut self.begun);
@@ -237,7 +238,7 @@ impl Decoder {
         text
     }
 
-    /// What was left of a character that never came to its end.
+    /// Returns the replacement for an incomplete last character, or nothing.
     pub fn finish(&mut self) -> &'static str {
         if std::mem::take(&mut self.begun).is_empty() {
             ""
@@ -247,7 +248,7 @@ impl Decoder {
     }
 }
 
-/// Whether these bytes at an end are wrong only because more is to come.
+/// Returns whether these last bytes are invalid only because more may follow.
 fn may_go_on(bytes: &[u8]) -> bool {
     let incomplete =
         |error: std::str::Utf8Error| error.valid_up_to() == 0 && error.error_len().is_none();
@@ -298,7 +299,7 @@ mod tests {
         assert_eq!(chunks(&some), [(Stdout, 6, "o three")]);
         let none = tail.since(from(13, 5), ALL);
         assert_eq!((chunks(&none), none.ends), (vec![], from(13, 5)));
-        // Of one who has read more than is here, under an earlier leader.
+        // A reader that has read more than is here, under an earlier leader.
         let ahead = tail.since(from(20, 5), ALL);
         assert_eq!(
             (chunks(&ahead), ahead.ends, ahead.truncated),
@@ -366,7 +367,7 @@ mod tests {
         tail.push(Stdout, &text);
         let all = tail.since(from(0, 0), ALL);
         assert_eq!(all.chunks[0].text, text);
-        // A place inside of a character is no place: what is told begins with the next.
+        // An offset inside a character is invalid, so the text begins with the next one.
         assert_eq!(tail.since(from(1, 0), ALL).chunks[0].offset, 3);
         assert!(tail.insert_at(Stdout, 14_999, "€€", false));
     }

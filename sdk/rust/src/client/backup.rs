@@ -1,4 +1,4 @@
-//! Backups: one streamed out of a cluster, and one taken in by a new one, part by part.
+//! Backups: one streamed out of a cluster, and one restored into a new one, part by part.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use super::text::root_cause;
 use crate::error::Error;
 use crate::wire::{RestoreProgress, RestoreQuery};
 
-/// How long a master may take to begin; it may wait ten seconds itself, to catch up.
+/// Maximum time until a master begins. It may itself wait ten seconds to catch up.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
-/// A master that sends nothing for so long is taken for dead.
+/// A master that sends nothing for this long is considered dead.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause before all masters are tried again.
 const ROUND_DELAY: Duration = Duration::from_millis(200);
-/// How long a cluster may take with one part; with the last it reads the whole table.
+/// Maximum time for one part: with the last one the cluster reads the whole table.
 const RESTORE_PART_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A backup on its way here.
+/// A backup that is being downloaded.
 #[derive(Debug)]
 pub struct BackupDownload {
     master: Url,
@@ -31,7 +31,7 @@ pub struct BackupDownload {
 }
 
 impl BackupDownload {
-    /// The next bytes, or `None` when there are no more; whether they make a whole backup is seen in them.
+    /// Returns the next bytes, or `None` at the end. The bytes themselves show whether the backup is complete.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let broken = |message: String| Error::Protocol {
             master: self.master.clone(),
@@ -46,7 +46,7 @@ impl BackupDownload {
 }
 
 impl Client {
-    /// Begins a backup at the first master that gives one.
+    /// Begins a backup at the first master that starts one.
     pub async fn backup(&self) -> Result<BackupDownload, Error> {
         let options = &self.inner.options;
         let policy = StreamPolicy {
@@ -65,7 +65,7 @@ impl Client {
         Ok(BackupDownload { master, response })
     }
 
-    /// Hands a new, empty cluster one part of the table that a backup holds. It may be handed in again.
+    /// Sends a new, empty cluster one part of the table from a backup. Repeating it is safe.
     pub async fn restore_part(
         &self,
         part: &RestoreQuery,

@@ -1,4 +1,4 @@
-//! One logical call: a request, and the driver of its attempts. All decisions are those of [`CallAttempts`].
+//! One logical call: a request, and the driver of its attempts. [`CallAttempts`] makes all decisions.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl Call {
         Self::new(Method::POST, path)
     }
 
-    /// Adds the fields of a flat struct; those that are `None` are left out.
+    /// Adds the fields of a flat struct. Fields that are `None` are left out.
     pub(super) fn query<T: Serialize>(mut self, query: &T) -> Result<Self, Error> {
         let fields = serde_json::to_value(query).map_err(unserializable)?;
         for (name, value) in fields.as_object().into_iter().flatten() {
@@ -73,43 +73,43 @@ impl Call {
         Ok(self)
     }
 
-    /// With a body that is not JSON.
+    /// Sets a body that is not JSON.
     pub(super) fn bytes(mut self, body: Bytes) -> Self {
         self.body = Some(body);
         self.content_type = "application/octet-stream";
         self
     }
 
-    /// Makes it happen once, however often it is asked.
+    /// Adds a fresh request id, so that the change is applied once, however often the call is repeated.
     pub(super) fn with_request_id(self) -> Self {
         self.with_given_request_id(Client::new_request_id())
     }
 
-    /// As [`Call::with_request_id`], under an id that was used before.
+    /// Adds the request id of an earlier call. See [`Call::with_request_id`].
     pub(super) fn with_given_request_id(mut self, request_id: impl Into<String>) -> Self {
         self.request_id = Some(request_id.into());
         self
     }
 
-    /// The cluster was asked to hold its answer for so long.
+    /// Sets how long the cluster is asked to hold its answer.
     pub(super) fn with_hold(mut self, hold: Duration) -> Self {
         self.hold = hold;
         self
     }
 
-    /// With its own deadline instead of the client's; what the answer is held for comes on top of either.
+    /// Sets a deadline instead of the client's. The hold is added to either.
     pub(super) fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Goes on until the deadline even while no master accepts a connection.
+    /// Keeps trying until the deadline even while no master accepts a connection.
     pub(super) fn patient(mut self) -> Self {
         self.patient = true;
         self
     }
 
-    /// The limits of this call, given those of the client.
+    /// Returns the limits of this call, given those of the client.
     fn policy(&self, options: &ClientOptions) -> RetryPolicy {
         let deadline = self.deadline.unwrap_or(options.deadline);
         RetryPolicy {

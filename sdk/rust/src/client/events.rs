@@ -1,4 +1,4 @@
-//! Following events, over failovers.
+//! Event streams that continue over failovers.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,26 +14,28 @@ use super::text::quote;
 use crate::error::Error;
 use crate::wire::{Event, EventsQuery, Problem, event};
 
-/// A master that says nothing for so long is taken for dead; a live one says something every ten seconds.
+/// A master that sends nothing for this long is considered dead. A live one sends something every ten seconds.
 const READ_TIMEOUT: Duration = Duration::from_secs(25);
-/// How long a master may take to begin. It may wait five seconds itself, to catch up to where this reader is.
+/// Maximum time until a master begins. It may itself wait five seconds, to catch up with this reader.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(8);
 /// First and longest wait between two rounds over the masters.
 const ROUND_DELAY_MIN: Duration = Duration::from_millis(50);
 const ROUND_DELAY_MAX: Duration = Duration::from_secs(1);
-/// Longest message that is read.
+/// Maximum length of a message in bytes.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// Events, in the order of the log, without gap or double, whichever masters die meanwhile.
+/// Events in the order of the log, without gaps or duplicates, even when masters fail.
 ///
-/// It holds on to one master and goes on at another, after the last event it got, when that one falls silent. It ends
-/// with an error when what comes next is not kept any more ([`ProblemCode::PositionGone`](crate::wire::ProblemCode)), or
-/// when no master could be talked to for the client's deadline; the latter may be asked for the next event again.
+/// The stream stays with one master. When that one falls silent, it continues at another, after the last event
+/// received. It ends with an error in two cases:
+///
+/// - The next events are not kept any more ([`ProblemCode::PositionGone`](crate::wire::ProblemCode)).
+/// - No master could be reached within the client's deadline. The caller may then ask for the next event again.
 #[derive(Debug)]
 pub struct EventStream {
     client: Client,
     query: EventsQuery,
-    /// Where to go on: the id of the last message, or what the caller asked for.
+    /// The position to continue from: the id of the last message, or the one the caller gave.
     after: Option<String>,
     master: Url,
     connection: Option<reqwest::Response>,
@@ -42,8 +44,8 @@ pub struct EventStream {
 }
 
 impl Client {
-    /// Follows events from `query.after`, or from now on. "Now" is when the first master has been reached, by the first
-    /// call of [`EventStream::next`] or [`EventStream::connect`].
+    /// Follows events from `query.after`, or from now on. "Now" is when the first call of [`EventStream::next`] or
+    /// [`EventStream::connect`] has reached a master.
     pub fn events(&self, query: EventsQuery) -> EventStream {
         let after = query.after.clone();
         EventStream {
@@ -62,7 +64,7 @@ impl Client {
 }
 
 impl EventStream {
-    /// The next event, however long it takes to happen. Safe to give up and to call again.
+    /// Waits for the next event and returns it. Cancel-safe: the call may be dropped and repeated.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -72,7 +74,8 @@ impl EventStream {
         }
     }
 
-    /// Reaches a master and begins; done by itself where it is not called. What happens from here on is not missed.
+    /// Connects to a master and begins the stream. Optional: [`EventStream::next`] does the same. No event from here on
+    /// is missed.
     pub async fn connect(&mut self) -> Result<(), Error> {
         while self.connection.is_none() || self.after.is_none() {
             self.more().await?;
@@ -80,7 +83,7 @@ impl EventStream {
         Ok(())
     }
 
-    /// Reads on, from another master if need be.
+    /// Reads on, from another master if necessary.
     async fn more(&mut self) -> Result<(), Error> {
         let Some(connection) = self.connection.as_mut() else {
             return self.reach().await;
@@ -95,7 +98,7 @@ impl EventStream {
                     self.take(message)?;
                 }
             }
-            // Ended, broken or silent: another one goes on.
+            // Ended, broken or silent: continue at another master.
             Ok(Ok(None)) | Ok(Err(_)) | Err(_) => self.leave(),
         }
         Ok(())
@@ -130,13 +133,13 @@ impl EventStream {
         Ok(())
     }
 
-    /// Tries the masters in turn until one begins.
+    /// Tries the masters in turn until one begins the stream.
     async fn reach(&mut self) -> Result<(), Error> {
         let client = self.client.clone();
         let options = &client.inner.options;
         let policy = StreamPolicy {
             deadline: options.deadline,
-            // A stream that was reached before is worth the whole deadline.
+            // A stream that was established before is worth the whole deadline.
             unreachable_deadline: match self.after {
                 Some(_) => options.deadline,
                 None => options.unreachable_deadline,
@@ -148,7 +151,7 @@ impl EventStream {
         let first = self.master.clone();
         let (query, after) = (&self.query, self.after.as_deref());
         let request = |master: &Url| request(&client, query, after, master);
-        // Whoever gives up on this goes on where it was.
+        // A cancelled call continues here at the next one.
         let note_next = |master: &Url| self.master = master.clone();
         let (_, connection) = client
             .open_stream(first, policy, request, note_next)
@@ -200,7 +203,7 @@ struct Message {
     data: String,
 }
 
-/// Puts messages together from pieces of the stream, as the standard of server-sent events has it.
+/// Assembles messages from pieces of the stream, by the standard of server-sent events.
 #[derive(Debug, Default)]
 struct SseParser {
     line: Vec<u8>,
@@ -246,7 +249,7 @@ impl Message {
                 }
                 self.data.push_str(value);
             }
-            // Comments, and what later versions may say.
+            // Comments, and fields of later versions.
             _ => {}
         }
     }

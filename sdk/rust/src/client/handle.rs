@@ -10,7 +10,7 @@ use super::masters::Masters;
 use super::options::ClientOptions;
 use crate::error::Error;
 
-/// Talks to a cluster. Cheap to clone; clones share connections and the memory of who leads.
+/// A handle to a cluster. Cheap to clone; clones share connections and the known leader.
 #[derive(Debug, Clone)]
 pub struct Client {
     pub(super) inner: Arc<Inner>,
@@ -21,17 +21,18 @@ pub(super) struct Inner {
     pub(super) http: reqwest::Client,
     pub(super) masters: Masters,
     pub(super) options: ClientOptions,
-    /// Attempts that failed and were followed by another.
+    /// Number of failed attempts that were followed by another.
     pub(super) retries: AtomicU64,
 }
 
 impl Client {
-    /// A client of the cluster these masters belong to. One that can be reached is enough; more of them outlive more.
+    /// Creates a client of the cluster of these masters. One that can be reached is enough; with more of them it
+    /// survives more failures.
     pub fn new(masters: &[Url]) -> Result<Self, Error> {
         Self::with_options(masters, ClientOptions::default())
     }
 
-    /// As [`Client::new`], with its own patience.
+    /// Creates a client with these limits. See [`Client::new`].
     pub fn with_options(masters: &[Url], options: ClientOptions) -> Result<Self, Error> {
         let masters = Masters::new(masters)?;
         let http = reqwest::Client::builder()
@@ -39,7 +40,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(options.connect_timeout)
-            // A master that restarts forgets its connections; those that idle are not worth the risk.
+            // A restarted master has lost its connections, so idle ones are not kept for long.
             .pool_idle_timeout(Duration::from_secs(15))
             .build()
             .map_err(|error| Error::Usage(format!("the HTTP client cannot be set up: {error}")))?;
@@ -53,27 +54,27 @@ impl Client {
         })
     }
 
-    /// How patient it is.
+    /// Returns its limits.
     pub fn options(&self) -> &ClientOptions {
         &self.inner.options
     }
 
-    /// The masters it knows: those it was given, and those it learned of.
+    /// Returns the masters it knows: those it was given, and those it learned of.
     pub fn masters(&self) -> Vec<Url> {
         self.inner.masters.all()
     }
 
-    /// The master that answered last and is asked first; `None` when it has failed since.
+    /// Returns the master that answered last and is asked first. `None` when it has failed since.
     pub fn leader(&self) -> Option<Url> {
         self.inner.masters.preferred()
     }
 
-    /// How often a call was tried again so far, over all clones: because a master was gone, or silent, or did not lead.
+    /// Returns how often calls were repeated, over all clones, because a master was down, silent, or not the leader.
     pub fn retries(&self) -> u64 {
         self.inner.retries.load(Ordering::Relaxed)
     }
 
-    /// A fresh request id, for calls that take one.
+    /// Returns a fresh request id, for calls that take one.
     pub fn new_request_id() -> String {
         uuid::Uuid::new_v4().to_string()
     }

@@ -1,4 +1,4 @@
-//! Jobs.
+//! Calls about jobs.
 
 use std::time::Duration;
 
@@ -12,11 +12,12 @@ use crate::wire::{
     Job, JobList, JobsQuery, PageQuery, SubmitJob, Submitted, TaskList, TaskSpec, WaitQuery,
 };
 
-/// Tasks, and bytes of payloads, in one part of a large job: well below what one request takes.
+/// Maximum number of tasks, and of bytes of payloads, in one part of a large job. Both are well below the bounds of one
+/// request.
 const TASKS_PER_PART: usize = 5_000;
 const PAYLOAD_BYTES_PER_PART: usize = 8 << 20;
 
-/// Cuts tasks into parts that one request takes each.
+/// Splits tasks into parts that each fit into one request.
 fn split_into_parts(tasks: Vec<TaskSpec>) -> Vec<Vec<TaskSpec>> {
     let mut parts: Vec<Vec<TaskSpec>> = Vec::new();
     let mut bytes = 0;
@@ -35,17 +36,17 @@ fn split_into_parts(tasks: Vec<TaskSpec>) -> Vec<Vec<TaskSpec>> {
     parts
 }
 
-/// How long one question of a wait is held before it is asked anew.
+/// How long one long poll of a wait is held before it is repeated.
 pub(super) const WAIT_HOLD: Duration = Duration::from_secs(10);
 
 impl Client {
-    /// Submits a job, once.
+    /// Submits a job, exactly once.
     pub async fn submit(&self, job: &SubmitJob) -> Result<Submitted, Error> {
         self.submit_as(&Self::new_request_id(), job).await
     }
 
-    /// Submits a job under a request id of the caller's: the same id again, for instance after an
-    /// [`Error::Timeout`], never makes a second job.
+    /// Submits a job under a request id of the caller. The same id again, for instance after an [`Error::Timeout`],
+    /// never makes a second job.
     pub async fn submit_as(&self, request_id: &str, job: &SubmitJob) -> Result<Submitted, Error> {
         self.call(
             Call::post(&["v1", "jobs"])
@@ -55,8 +56,8 @@ impl Client {
         .await
     }
 
-    /// Submits a job however large it is: one that has more tasks than one request takes goes in parts, and comes into
-    /// being with the last of them, whole. Without an idempotency key of its own it is given one.
+    /// Submits a job of any size. One with more tasks than one request takes is sent in parts, and is created as a
+    /// whole with the last of them. If it has no idempotency key, it gets one.
     pub async fn submit_large(&self, mut job: SubmitJob) -> Result<Submitted, Error> {
         let mut parts = split_into_parts(std::mem::take(&mut job.tasks));
         if parts.len() <= 1 {
@@ -74,27 +75,27 @@ impl Client {
                 return Ok(submitted);
             }
         }
-        // Parts wait for each other for a bounded time.
+        // Parts wait for each other only for a bounded time.
         Err(Error::Usage(
             "the first parts of the job were forgotten before the last one came: submit it again"
                 .to_owned(),
         ))
     }
 
-    /// A job as it is.
+    /// Returns a job in its current state.
     pub async fn job(&self, id: &str) -> Result<Job, Error> {
         self.call(Call::get(&["v1", "jobs", id])).await
     }
 
-    /// A job as soon as it is terminal, or as it is after `wait`, whichever comes first. One question; see
+    /// Returns a job as soon as it is terminal, or after `wait`, whichever comes first. One long poll; see
     /// [`Client::wait_job`].
     pub async fn job_within(&self, id: &str, wait: Duration) -> Result<Job, Error> {
         self.call(long_poll(Call::get(&["v1", "jobs", id]), wait)?)
             .await
     }
 
-    /// Waits until a job is terminal, asking anew as often as it takes, over failovers. After `limit` the job is
-    /// returned as it is.
+    /// Waits until a job is terminal, with as many long polls as it takes, over failovers. After `limit` it returns the
+    /// job in its current state.
     pub async fn wait_job(&self, id: &str, limit: Option<Duration>) -> Result<Job, Error> {
         let begun = Instant::now();
         loop {
@@ -108,13 +109,13 @@ impl Client {
         }
     }
 
-    /// One page of a job's tasks, in submission order.
+    /// Returns one page of a job's tasks, in submission order.
     pub async fn job_tasks(&self, id: &str, page: &PageQuery) -> Result<TaskList, Error> {
         self.call(Call::get(&["v1", "jobs", id, "tasks"]).query(page)?)
             .await
     }
 
-    /// One page of jobs.
+    /// Returns one page of jobs.
     pub async fn jobs(&self, query: &JobsQuery) -> Result<JobList, Error> {
         self.call(Call::get(&["v1", "jobs"]).query(query)?).await
     }
@@ -126,7 +127,7 @@ impl Client {
     }
 }
 
-/// A long poll: its answer may be held.
+/// Makes a call a long poll, whose answer may be held.
 pub(super) fn long_poll(call: Call, wait: Duration) -> Result<Call, Error> {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     let query = WaitQuery {

@@ -1,4 +1,4 @@
-//! Which masters there are, and which of them to ask first.
+//! The known masters, and the one to ask first.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,10 +6,10 @@ use url::Url;
 
 use crate::error::Error;
 
-/// At most so many masters are remembered beyond those given.
+/// Maximum number of masters that are remembered in addition to those given.
 const LEARNED_MAX: usize = 16;
 
-/// Reads a list such as `http://a:7101,b:7102`; a missing scheme means `http`.
+/// Parses a list such as `http://a:7101,b:7102`. A missing scheme means `http`.
 pub fn parse_masters(text: &str) -> Result<Vec<Url>, Error> {
     let urls = text
         .split(',')
@@ -54,9 +54,9 @@ pub(super) struct Masters {
 struct State {
     known: Vec<Url>,
     given: usize,
-    /// Where calls start.
+    /// The master that calls ask first.
     start: Url,
-    /// It answered the latest call it got.
+    /// Whether that master answered its latest call.
     answered: bool,
 }
 
@@ -100,23 +100,23 @@ impl Masters {
         self.lock().known.len()
     }
 
-    /// Who is asked first, if it answered the latest call it got.
+    /// Returns the master asked first, if it answered its latest call.
     pub(super) fn preferred(&self) -> Option<Url> {
         let state = self.lock();
         state.answered.then(|| state.start.clone())
     }
 
-    /// Where a call starts.
+    /// Returns the master that a call asks first.
     pub(super) fn first(&self) -> Url {
         self.lock().start.clone()
     }
 
-    /// Where a call goes on after `master` failed it.
+    /// Returns the master that a call asks after `master` failed.
     pub(super) fn after(&self, master: &Url) -> Url {
         self.lock().after(master)
     }
 
-    /// `master` answered: it is asked first from now on.
+    /// Records that `master` answered: it is asked first from now on.
     pub(super) fn prefer(&self, master: &Url) {
         let mut state = self.lock();
         if state.start != *master {
@@ -125,8 +125,8 @@ impl Masters {
         state.answered = true;
     }
 
-    /// `master` failed: unless another took its place meanwhile, calls start with the next. So a call with a short
-    /// deadline that ran out on a silent master is not asked of the same one again.
+    /// Records that `master` failed. Calls then start with the next one, unless another has taken its place already. So
+    /// a call with a short deadline that ran out on a silent master does not ask the same one again.
     pub(super) fn forget(&self, master: &Url) {
         let mut state = self.lock();
         if state.start == *master {
@@ -135,7 +135,7 @@ impl Masters {
         }
     }
 
-    /// Replaces what was learned before by these; those given at the start stay.
+    /// Replaces the masters learned before by these. Those given at the start stay.
     pub(super) fn learn(&self, learned: impl IntoIterator<Item = Url>) {
         let mut state = self.lock();
         let given = state.given;
@@ -148,7 +148,7 @@ impl Masters {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        // Nothing in here panics half-way, so the state is whole whoever else panicked.
+        // No code under this lock panics halfway, so the state is consistent even if a caller panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,11 +1,11 @@
-//! A client that survives its masters.
+//! A client that survives failures of masters.
 //!
-//! It remembers who leads and asks there first, follows redirects, goes on to the next master when one is down, and
-//! asks again inside a deadline when the cluster is electing, busy, or silent. Every change carries a request id that
-//! stays the same over all tries, so asking again never makes it happen twice.
+//! It remembers the leader and asks it first. It follows redirects, and tries the next master when one is down. It
+//! repeats a call within a deadline when the cluster is electing, busy, or silent. Every change carries a request id
+//! that stays the same over all attempts, so repeating a call never applies its change twice.
 //!
-//! What it deliberately does not do: it never tells an unknown outcome as a failure ([`Error::Timeout`] carries the id
-//! to ask again by), and it does not hide refusals ([`Error::Api`]).
+//! It never reports an unknown outcome as a failure: [`Error::Timeout`] carries the request id for repeating the call.
+//! It does not hide refusals ([`Error::Api`]).
 
 mod backup;
 mod call;

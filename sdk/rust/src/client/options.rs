@@ -5,17 +5,17 @@ use std::time::Duration;
 /// Limits of a [`Client`](super::Client)'s calls.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
-    /// How long one call may take with all its tries.
+    /// Maximum time of one call with all its attempts. Default: 30 s.
     pub deadline: Duration,
-    /// How long to go on while no master even accepts a connection. Shorter than `deadline`, so that a wrong address
-    /// is told soon.
+    /// Maximum time of attempts while no master accepts a connection. Shorter than `deadline`, so that a wrong address
+    /// is reported soon. Default: 5 s.
     pub unreachable_deadline: Duration,
-    /// How long to wait for a connection.
+    /// Maximum time to connect. Default: 1 s.
     pub connect_timeout: Duration,
-    /// How long the first try waits for its answer (beyond what the cluster was asked to hold it); each further try
-    /// after a silent one waits twice as long, so that a slow cluster is not made slower by repetition.
+    /// Time the first attempt waits for its answer, in addition to the hold the cluster was asked for. Each attempt after
+    /// a silent one waits twice as long, so that repetition does not make a slow cluster slower. Default: 3 s.
     pub answer_timeout: Duration,
-    /// Longest answer that is read.
+    /// Maximum length of an answer in bytes. Default: 256 MiB.
     pub answer_bytes_max: usize,
 }
 

@@ -27,9 +27,9 @@ use crate::wire::{Problem, ProblemCode};
 /// First and longest wait between two rounds over the masters.
 const ROUND_DELAY_MIN: Duration = Duration::from_millis(20);
 const ROUND_DELAY_MAX: Duration = Duration::from_millis(500);
-/// A `Retry-After` beyond this is cut: the call has a deadline of its own.
+/// Upper bound for `Retry-After`: the call has a deadline of its own.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
-/// Two masters that think the other leads must not keep a call busy.
+/// Maximum number of redirects, because two masters that each consider the other the leader must not keep a call busy.
 const REDIRECTS_MAX: u32 = 4;
 
 /// Limits of one call.
@@ -37,7 +37,7 @@ const REDIRECTS_MAX: u32 = 4;
 pub(super) struct RetryPolicy {
     /// Limit of the whole call, hold included.
     pub(super) deadline: Duration,
-    /// Limit while no master accepts a connection; `None`: the deadline alone.
+    /// Limit while no master accepts a connection. `None`: only the deadline applies.
     pub(super) unreachable_deadline: Option<Duration>,
     /// Timeout of the first attempt beyond the hold. Doubled after each attempt without an answer.
     pub(super) answer_timeout: Duration,
@@ -45,11 +45,11 @@ pub(super) struct RetryPolicy {
     pub(super) hold: Duration,
     /// Whether the call may change anything, so that a lost answer leaves the outcome unknown.
     pub(super) mutating: bool,
-    /// Names the change, over all attempts.
+    /// The request id of the change, over all attempts.
     pub(super) request_id: Option<String>,
 }
 
-/// What the driver does next.
+/// The next step of the driver.
 #[derive(Debug)]
 pub(super) enum NextStep {
     /// Ask this master.
@@ -64,7 +64,7 @@ pub(super) enum NextStep {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attempt {
     pub(super) master: Url,
-    /// The master must not forward the request: the leader itself is asked for.
+    /// The master must not forward the request: it must be answered by the leader itself.
     pub(super) direct: bool,
     pub(super) timeout: Duration,
 }
@@ -80,15 +80,15 @@ pub(super) enum AttemptOutcome {
         headers: HeaderMap,
         body: Bytes,
     },
-    /// No connection: the request never arrived.
+    /// No connection, so the request never arrived.
     Unreachable(String),
-    /// No whole answer: the request may have arrived.
+    /// No complete answer, so the request may have arrived.
     NoAnswer(String),
     /// An answer that is not read to its end.
     Unreadable(String),
 }
 
-/// What an outcome means for the call.
+/// The meaning of an outcome for the call.
 #[derive(Debug)]
 pub(super) enum Progress {
     /// The call has succeeded, by the answer of this master.
@@ -97,14 +97,14 @@ pub(super) enum Progress {
     Failed(Error),
     /// The attempt failed; there is another step.
     Retry,
-    /// Another master is to be asked, without further ado.
+    /// Another master is to be asked at once.
     Redirected,
 }
 
 /// The meaning of a whole answer.
 enum Answer {
     Success(Bytes),
-    /// Final: the same everywhere.
+    /// Final: every master would answer the same.
     Refused(Problem),
     Redirect(Url),
     /// Refused for now; nothing was changed.
@@ -160,7 +160,7 @@ impl<'a> CallAttempts<'a> {
         }
     }
 
-    /// The next step of a call that began `elapsed` ago.
+    /// Returns the next step of a call that began `elapsed` ago.
     pub(super) fn next(&mut self, elapsed: Duration) -> NextStep {
         let left = self.policy.deadline.saturating_sub(elapsed);
         let failed = std::mem::take(&mut self.failed);
@@ -184,7 +184,7 @@ impl<'a> CallAttempts<'a> {
         })
     }
 
-    /// Takes the outcome of the attempt that was last to be sent.
+    /// Takes the outcome of the latest attempt.
     pub(super) fn record(&mut self, outcome: AttemptOutcome) -> Progress {
         let answer = match outcome {
             AttemptOutcome::Answered {
@@ -244,7 +244,7 @@ impl<'a> CallAttempts<'a> {
             .is_some_and(|problem| problem.status == 429);
         self.refusal = problem;
         if busy {
-            // Too much is too much at every door.
+            // Another master would refuse it as well, so the round is over.
             self.failures_this_round = self.masters.count();
             self.retry_at(self.master.clone(), retry_after)
         } else {
@@ -277,7 +277,7 @@ impl<'a> CallAttempts<'a> {
         self.failed = true;
         self.failures_this_round += 1;
         if self.failures_this_round >= self.masters.count() {
-            // Every master was asked. Nobody has to wait for the sake of a single master's trouble.
+            // Every master was asked. A failure of a single master causes no wait.
             let delay = jittered(self.round_delay);
             self.wait = Some(retry_after.unwrap_or_default().max(delay));
             self.round_delay = (self.round_delay * 2).min(ROUND_DELAY_MAX);
@@ -297,7 +297,7 @@ impl<'a> CallAttempts<'a> {
         }
     }
 
-    /// The error of a call that gives up.
+    /// Returns the error of a call that gives up.
     fn error(&mut self) -> Error {
         let tried = std::mem::take(&mut self.tried);
         if self.unknown {
@@ -353,8 +353,8 @@ fn interpret(url: &Url, status: StatusCode, headers: &HeaderMap, body: Bytes) ->
     }
 }
 
-/// How long the cluster asks not to be called again. An election is over long before the whole second that `Retry-After`
-/// must round up to, so a missing leader is looked for at the client's own pace unless milliseconds are given.
+/// Returns how long the cluster asks the client to wait. `Retry-After` must round up to a whole second, and an election
+/// is over long before that. So without milliseconds, the client looks for a missing leader at its own pace.
 fn retry_after(headers: &HeaderMap, problem: Option<&Problem>) -> Option<Duration> {
     let asked = match problem {
         Some(Problem {
@@ -373,7 +373,7 @@ fn retry_after(headers: &HeaderMap, problem: Option<&Problem>) -> Option<Duratio
     asked.map(|delay| delay.min(RETRY_AFTER_MAX))
 }
 
-/// Between half and the whole of it, so that many clients do not come back at once.
+/// Returns between half and all of `delay`, so that not all clients come back at once.
 fn jittered(delay: Duration) -> Duration {
     delay.mul_f64(rand::rng().random_range(0.5..=1.0))
 }
@@ -420,7 +420,7 @@ impl<'a> StreamAttempts<'a> {
         }
     }
 
-    /// The next step of an opening that began `elapsed` ago.
+    /// Returns the next step of an opening that began `elapsed` ago.
     pub(super) fn next(&mut self, elapsed: Duration) -> NextStep {
         if std::mem::take(&mut self.round_over) {
             let limit = if self.reached {
@@ -444,13 +444,13 @@ impl<'a> StreamAttempts<'a> {
         })
     }
 
-    /// The attempt failed on a master that accepted the connection.
+    /// Records that the attempt failed on a master that accepted the connection.
     pub(super) fn refused(&mut self, message: String) {
         self.reached = true;
         self.unreachable(message);
     }
 
-    /// The attempt failed on a master that cannot be reached.
+    /// Records that the attempt failed on a master that cannot be reached.
     pub(super) fn unreachable(&mut self, message: String) {
         self.tried.retain(|one| one.master != self.master);
         self.tried.push(Tried {
@@ -462,7 +462,7 @@ impl<'a> StreamAttempts<'a> {
         self.round_over = self.left_in_round == 0;
     }
 
-    /// The master of the attempt in hand, or of the next one.
+    /// Returns the master of the current attempt, or of the next one.
     pub(super) fn master(&self) -> &Url {
         &self.master
     }

@@ -1,4 +1,4 @@
-//! Answers that are read as they come: opening them at one of the masters.
+//! Streamed answers: opening one at one of the masters.
 
 use reqwest::StatusCode;
 use tokio::time::{Instant, timeout};
@@ -10,16 +10,16 @@ use super::text::{quote, root_cause};
 use crate::error::Error;
 use crate::wire::Problem;
 
-/// Why a master did not begin a stream.
+/// The reason why a master did not begin a stream.
 enum OpenError {
-    /// The same everywhere.
+    /// Final: every master would answer the same.
     Final(Error),
-    /// Not now, or not this master.
+    /// Not now, or not by this master.
     Refused(String),
     Unreachable(String),
 }
 
-/// Sends the request to one master; returns its response once that has begun.
+/// Sends the request to one master. Returns its response once that has begun.
 async fn open(request: reqwest::RequestBuilder) -> Result<reqwest::Response, OpenError> {
     let response = request.send().await.map_err(|error| {
         let message = root_cause(&error);
@@ -44,8 +44,8 @@ async fn open(request: reqwest::RequestBuilder) -> Result<reqwest::Response, Ope
 }
 
 impl Client {
-    /// Opens a stream at the first master that begins one, and returns it with its master. `note_next` is given the master
-    /// that is tried next, after each that failed.
+    /// Opens a stream at the first master that begins one, and returns it with its master. After each failure it calls
+    /// `note_next` with the master to try next.
     pub(super) async fn open_stream<F>(
         &self,
         first: Url,

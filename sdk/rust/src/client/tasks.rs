@@ -1,4 +1,4 @@
-//! Tasks.
+//! Calls about tasks.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use crate::error::Error;
 use crate::wire::{Explanation, Logs, LogsQuery, Swept, Task, TaskList, TaskSelection, TasksQuery};
 
 impl Client {
-    /// A task as it is.
+    /// Returns a task in its current state.
     pub async fn task(&self, id: &str) -> Result<Task, Error> {
         self.call(Call::get(&["v1", "tasks", id])).await
     }
 
-    /// A task as soon as it is terminal, or as it is after `wait`, whichever comes first. One question; see
+    /// Returns a task as soon as it is terminal, or after `wait`, whichever comes first. One long poll; see
     /// [`Client::wait_task`].
     pub async fn task_within(&self, id: &str, wait: Duration) -> Result<Task, Error> {
         self.call(long_poll(Call::get(&["v1", "tasks", id]), wait)?)
             .await
     }
 
-    /// Waits until a task is terminal, asking anew as often as it takes, over failovers. After `limit` the task is
-    /// returned as it is.
+    /// Waits until a task is terminal, with as many long polls as it takes, over failovers. After `limit` it returns
+    /// the task in its current state.
     pub async fn wait_task(&self, id: &str, limit: Option<Duration>) -> Result<Task, Error> {
         let begun = Instant::now();
         loop {
@@ -39,47 +39,47 @@ impl Client {
         }
     }
 
-    /// What one attempt of a task wrote, from where the query says; held for as long as it says while there is nothing.
-    /// The answer's `next` is where the next question goes on.
+    /// Returns the output of one attempt of a task, from the position in the query. While there is none, the answer is
+    /// held for the time in the query. The answer's `next` is the position for the next call.
     pub async fn task_logs(&self, id: &str, query: &LogsQuery) -> Result<Logs, Error> {
         let hold = Duration::from_millis(query.follow_ms.unwrap_or(0));
         let call = Call::get(&["v1", "tasks", id, "logs"]).query(query)?;
         self.call(call.with_hold(hold).patient()).await
     }
 
-    /// One page of tasks.
+    /// Returns one page of tasks.
     pub async fn tasks(&self, query: &TasksQuery) -> Result<TaskList, Error> {
         self.call(Call::get(&["v1", "tasks"]).query(query)?).await
     }
 
-    /// Cancels a task, whatever its unfinished state.
+    /// Cancels a task in any unfinished state.
     pub async fn cancel_task(&self, id: &str) -> Result<Task, Error> {
         self.call(Call::post(&["v1", "tasks", id, "cancel"]).with_request_id())
             .await
     }
 
-    /// Puts a terminal task back to its queue with a fresh budget of attempts.
+    /// Returns a terminal task to its queue with a fresh budget of attempts.
     pub async fn retry_task(&self, id: &str) -> Result<Task, Error> {
         self.call(Call::post(&["v1", "tasks", id, "retry"]).with_request_id())
             .await
     }
 
-    /// Why a task does not run yet.
+    /// Explains why a task does not run yet.
     pub async fn explain_task(&self, id: &str) -> Result<Explanation, Error> {
         self.call(Call::get(&["v1", "tasks", id, "explain"])).await
     }
 
-    /// Cancels every unfinished task that is selected.
+    /// Cancels every selected unfinished task.
     pub async fn cancel_tasks(&self, selection: &TaskSelection) -> Result<Swept, Error> {
         self.bulk("cancel", selection).await
     }
 
-    /// Retries every finished task that is selected; dead letters, unless a state is told.
+    /// Retries every selected finished task. Default: dead letters only.
     pub async fn retry_tasks(&self, selection: &TaskSelection) -> Result<Swept, Error> {
         self.bulk("retry", selection).await
     }
 
-    /// Forgets every finished job with a selected task; with dead letters, unless a state is told.
+    /// Forgets every finished job with a selected task. Default: with dead letters only.
     pub async fn forget_tasks(&self, selection: &TaskSelection) -> Result<Swept, Error> {
         self.bulk("forget", selection).await
     }

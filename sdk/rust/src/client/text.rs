@@ -1,9 +1,9 @@
-//! Texts of error messages.
+//! Text for error messages.
 
-/// How much of an answer that is not understood is quoted.
+/// Maximum number of characters that are quoted from an answer that is not understood.
 const QUOTE_CHARS_MAX: usize = 200;
 
-/// The message of the innermost error: it says what happened; the outer ones repeat the URL.
+/// Returns the message of the innermost error, which describes the cause. The outer ones repeat the URL.
 pub(super) fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
@@ -12,7 +12,7 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// The beginning of a body, as text.
+/// Returns the beginning of a body as text.
 pub(super) fn quote(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let mut quoted: String = text.chars().take(QUOTE_CHARS_MAX).collect();

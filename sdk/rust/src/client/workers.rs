@@ -1,4 +1,4 @@
-//! Workers: what others ask about them, and the calls a worker makes.
+//! Calls about workers, and the calls that a worker makes.
 
 use std::time::Duration;
 
@@ -13,23 +13,23 @@ use crate::wire::{
 };
 
 impl Client {
-    /// One page of workers.
+    /// Returns one page of workers.
     pub async fn workers(&self, query: &WorkersQuery) -> Result<WorkerList, Error> {
         self.call(Call::get(&["v1", "workers"]).query(query)?).await
     }
 
-    /// A worker as it is.
+    /// Returns a worker in its current state.
     pub async fn worker(&self, id: &str) -> Result<Worker, Error> {
         self.call(Call::get(&["v1", "workers", id])).await
     }
 
-    /// Has a worker finish what it runs, take no more, and leave.
+    /// Drains a worker: it finishes what it runs, takes nothing more, and leaves.
     pub async fn drain_worker(&self, id: &str) -> Result<Worker, Error> {
         self.call(Call::post(&["v1", "workers", id, "drain"]).with_request_id())
             .await
     }
 
-    /// A worker gets nothing more and keeps what it runs, until it is resumed.
+    /// Pauses a worker: it gets no more tasks and keeps those it runs, until it is resumed.
     pub async fn pause_worker(&self, id: &str) -> Result<Worker, Error> {
         self.call(Call::post(&["v1", "workers", id, "pause"])).await
     }
@@ -40,12 +40,12 @@ impl Client {
             .await
     }
 
-    /// A worker makes itself known.
+    /// Registers a worker.
     pub async fn register(&self, worker: &Register) -> Result<Registered, Error> {
         self.register_as(&Self::new_request_id(), worker).await
     }
 
-    /// As [`Client::register`], under a request id of the caller's: the same id again is the same registration.
+    /// Registers a worker under a request id of the caller. The same id again is the same registration.
     pub async fn register_as(
         &self,
         request_id: &str,
@@ -59,8 +59,8 @@ impl Client {
         .await
     }
 
-    /// A worker asks for work. Gives up `patience` after the hold it asks for: a poll whose answer is lost is better
-    /// asked anew by a caller that knows what it holds by then.
+    /// Polls for work as a worker. Gives up `patience` after the hold that the poll asks for. After a lost answer the
+    /// caller polls again itself, because it knows by then which leases it holds.
     pub async fn poll(
         &self,
         id: &str,
@@ -74,7 +74,7 @@ impl Client {
         self.call(call.with_deadline(patience).patient()).await
     }
 
-    /// A worker confirms what it runs.
+    /// Confirms the leases of a worker.
     pub async fn heartbeat(
         &self,
         id: &str,
@@ -85,7 +85,7 @@ impl Client {
         self.call(call.with_deadline(deadline).patient()).await
     }
 
-    /// A worker reports how attempts ended. Repeating it is safe: results are fenced by their tokens.
+    /// Reports how attempts of a worker ended. Repeating it is safe: results are fenced by their tokens.
     pub async fn report(
         &self,
         id: &str,
@@ -96,7 +96,7 @@ impl Client {
         self.call(call.with_deadline(deadline).patient()).await
     }
 
-    /// A worker sends what its attempts wrote. Repeating it is safe: each piece has its place.
+    /// Sends the output of a worker's attempts. Repeating it is safe: each piece has its offset.
     pub async fn send_output(
         &self,
         id: &str,
@@ -107,7 +107,7 @@ impl Client {
         self.call(call.with_deadline(deadline).patient()).await
     }
 
-    /// A worker says goodbye; what it holds goes back to the queues at once.
+    /// Removes a worker. Its leases return to the queues at once.
     pub async fn leave(&self, id: &str, deadline: Duration) -> Result<LeaveAnswer, Error> {
         self.call(
             Call::new(Method::DELETE, &["v1", "workers", id])
