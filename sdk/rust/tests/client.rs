@@ -1,4 +1,4 @@
-//! The client against masters that redirect, refuse, hang up, hang, and talk nonsense.
+//! The client with masters that redirect, refuse, hang up, hang, or send nonsense.
 
 mod scripted;
 
@@ -162,7 +162,7 @@ async fn a_full_queue_is_waited_for_and_then_told() {
 
 #[tokio::test]
 async fn an_unknown_outcome_is_told_as_unknown_with_the_id_to_ask_again_by() {
-    // It takes the request and hangs up without a word.
+    // It takes the request and hangs up without an answer.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("a port");

@@ -1,8 +1,11 @@
 //! The registry of a worker's attempts: those that run, and those whose result is not settled yet.
 //!
-//! Invariants: an attempt is known by its task *and* its token, so that word about an old lease never touches a new one
-//! of the same task. A result leaves only when the cluster has given its verdict or has disowned the lease. What is
-//! told as running in a heartbeat includes results that wait for their verdict, for their leases are still held.
+//! # Invariants
+//!
+//! - An attempt is identified by its task *and* its token. So an answer about an old lease never touches a new one of
+//!   the same task.
+//! - A result leaves only when the cluster has given its verdict or has disowned the lease.
+//! - A heartbeat reports results that wait for their verdict as running, because their leases are still held.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,15 +16,15 @@ use super::executor::{Outcome, StopReason, TaskContext, TaskHandle, error_object
 use super::spool::OutputSignal;
 use crate::wire::{Problem, ReportStatus, RunningTask, TaskResult, Verdict};
 
-/// One report carries at most so many results and, unless a single one is larger, so many bytes.
+/// Maximum number of results in one report, and of bytes, unless a single result is larger.
 const RESULTS_PER_REPORT_MAX: usize = 1000;
 const RESULT_BYTES_PER_REPORT_MAX: usize = 4 << 20;
 
-/// So much output is kept for all slots together, but never less than this for each.
+/// Bytes of output kept for all slots together, but never less than the minimum for each.
 const OUTPUT_BYTES_MAX: usize = 32 << 20;
 const OUTPUT_BYTES_PER_SLOT_MIN: usize = 8 << 10;
 
-/// Which attempt: a task's lease.
+/// The identity of an attempt: a task's lease.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LeaseKey {
     pub(super) task: String,
@@ -33,11 +36,11 @@ enum Phase {
     Running(TaskHandle),
     Ended {
         result: TaskResult,
-        /// A report that carries it is on its way.
+        /// Whether a report that carries it is in flight.
         sent: bool,
-        /// It goes in a report of its own, because one that carried it was refused as a whole.
+        /// Whether it is reported alone, because a report that carried it was refused as a whole.
         alone: bool,
-        /// The refusal has been put in the result's place; a second refusal is final.
+        /// Whether the refusal has replaced the result. A second refusal is final.
         replaced: bool,
     },
 }
@@ -45,11 +48,11 @@ enum Phase {
 #[derive(Debug)]
 struct Attempt {
     phase: Phase,
-    /// The lease is gone: nothing of it is reported any more.
+    /// Whether the lease is gone: then nothing of the attempt is reported any more.
     disowned: bool,
 }
 
-/// The verdict's code on a result over the cluster's bound.
+/// The code of a verdict on a result over the cluster's bound.
 const TOO_LARGE: &str = "payload_too_large";
 
 /// The attempts of one worker.
@@ -71,12 +74,12 @@ impl AttemptRegistry {
         }
     }
 
-    /// Signals that there is output to send.
+    /// Returns the signal that there is output to send.
     pub(super) fn output_signal(&self) -> &OutputSignal {
         &self.output_signal
     }
 
-    /// Does something with each attempt that runs, in the order of their keys, for as long as it says so.
+    /// Calls `each` with every running attempt, in the order of their keys, until it returns `false`.
     pub(super) fn for_each_running(&self, mut each: impl FnMut(&LeaseKey, &TaskHandle) -> bool) {
         for (key, attempt) in self.lock().iter() {
             match &attempt.phase {
@@ -86,7 +89,7 @@ impl AttemptRegistry {
         }
     }
 
-    /// Does something with one attempt, if it runs.
+    /// Calls `one` with an attempt, if it runs.
     pub(super) fn with_running(&self, key: &LeaseKey, one: impl FnOnce(&TaskHandle)) {
         match self.lock().get(key).map(|attempt| &attempt.phase) {
             Some(Phase::Running(handle)) => one(handle),
@@ -94,12 +97,12 @@ impl AttemptRegistry {
         }
     }
 
-    /// Waits until an attempt has ended or been settled since it was last waited for. For one waiter at a time.
+    /// Waits until an attempt has ended or been settled since the last wait. For one waiter at a time.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Begins an attempt. `None` when it is held already.
+    /// Begins an attempt. Returns `None` when it is held already.
     pub(super) fn begin(&self, key: LeaseKey) -> Option<TaskContext> {
         let mut held = self.lock();
         if held.contains_key(&key) {
@@ -126,7 +129,7 @@ impl AttemptRegistry {
         Some(context)
     }
 
-    /// An attempt has come to its end.
+    /// Records the outcome of an attempt.
     pub(super) fn end(&self, key: &LeaseKey, outcome: Outcome) {
         let mut held = self.lock();
         let Some(attempt) = held.get_mut(key) else {
@@ -152,17 +155,17 @@ impl AttemptRegistry {
         self.changed.notify_one();
     }
 
-    /// How many attempts may run at once.
+    /// Returns how many attempts may run at once.
     pub(super) fn slots(&self) -> usize {
         self.slots
     }
 
-    /// How many more attempts may begin.
+    /// Returns how many more attempts may begin.
     pub(super) fn free(&self) -> usize {
         self.slots.saturating_sub(self.running())
     }
 
-    /// How many attempts run.
+    /// Returns how many attempts run.
     pub(super) fn running(&self) -> usize {
         let held = self.lock();
         held.values()
@@ -170,12 +173,12 @@ impl AttemptRegistry {
             .count()
     }
 
-    /// Whether nothing runs and every result is settled.
+    /// Returns whether nothing runs and every result is settled.
     pub(super) fn is_idle(&self) -> bool {
         self.lock().is_empty()
     }
 
-    /// Every lease held, as a heartbeat confirms it.
+    /// Returns every lease held, as a heartbeat confirms it.
     pub(super) fn held_leases(&self) -> Vec<RunningTask> {
         let held = self.lock();
         held.iter()
@@ -195,8 +198,8 @@ impl AttemptRegistry {
             .collect()
     }
 
-    /// Ends the attempts of these tasks that were confirmed in `sent`: the answer to a confirmation is about its
-    /// leases alone, never about one that began meanwhile.
+    /// Disowns the attempts of these tasks that were confirmed in `sent`. The answer to a confirmation concerns its
+    /// leases only, never one that began after it.
     pub(super) fn disown(&self, tasks: &[String], sent: &[RunningTask], reason: StopReason) {
         if tasks.is_empty() {
             return;
@@ -226,7 +229,7 @@ impl AttemptRegistry {
         self.changed.notify_one();
     }
 
-    /// Ends every attempt that runs; the answer tells how many. Results stay, to be judged by their tokens.
+    /// Stops every running attempt and returns how many there were. Results stay, to be judged by their tokens.
     pub(super) fn stop_running(&self, reason: StopReason) -> usize {
         let mut stopped = 0;
         for attempt in self.lock().values_mut().filter(|one| one.is_running()) {
@@ -239,14 +242,14 @@ impl AttemptRegistry {
         stopped
     }
 
-    /// Ends one attempt, which stays this worker's to report.
+    /// Stops one attempt, which this worker still reports.
     pub(super) fn stop_one(&self, key: &LeaseKey, reason: StopReason) {
         if let Some(attempt) = self.lock().get(key) {
             attempt.stop(reason);
         }
     }
 
-    /// The cluster no longer knows this worker: every lease is gone, and every result with it.
+    /// Disowns everything: the cluster no longer knows this worker, so every lease is gone, and every result with it.
     pub(super) fn disown_all(&self) {
         let mut held = self.lock();
         held.retain(|_, attempt| {
@@ -256,7 +259,7 @@ impl AttemptRegistry {
         self.changed.notify_one();
     }
 
-    /// Takes results to report. Those not settled by the end of [`ResultBatch`] are there again.
+    /// Takes results to report. Those not settled when the [`ResultBatch`] is dropped can be taken again.
     pub(super) fn take_results(self: &Arc<Self>, kind: BatchKind) -> ResultBatch {
         let mut held = self.lock();
         let mut keys = Vec::new();
@@ -296,7 +299,7 @@ impl AttemptRegistry {
         }
     }
 
-    /// Whether a result waits to be taken.
+    /// Returns whether a result waits to be taken.
     pub(super) fn has_results(&self) -> bool {
         let held = self.lock();
         held.values()
@@ -304,21 +307,21 @@ impl AttemptRegistry {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<LeaseKey, Attempt>> {
-        // A panic under this lock leaves a map that is whole; the invariants hold between any two of its changes.
+        // A panic under this lock leaves the map consistent: the invariants hold between any two of its changes.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What results are taken for.
+/// The request that results are taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BatchKind {
     /// A report.
     Report,
-    /// A poll, which asks for work besides: results that were refused once must not come between the worker and its work.
+    /// A poll, which also asks for work. Results that were refused once must not come between the worker and its work.
     Poll,
 }
 
-/// Results on their way. Whatever is not settled goes back when this is dropped, so no path can forget one.
+/// Results in flight. Unsettled ones go back to the registry on drop, so that no path can lose one.
 #[derive(Debug)]
 pub(super) struct ResultBatch {
     attempts: Arc<AttemptRegistry>,
@@ -331,18 +334,18 @@ impl ResultBatch {
         self.keys.is_empty()
     }
 
-    /// Whether the result of this attempt is among them.
+    /// Returns whether the result of this attempt is among them.
     pub(super) fn holds(&self, attempt: &RunningTask) -> bool {
         let is_it = |key: &LeaseKey| key.token == attempt.token && key.task == attempt.task;
         self.keys.iter().any(is_it)
     }
 
-    /// What to send.
+    /// Takes the results to send.
     pub(super) fn results(&mut self) -> Vec<TaskResult> {
         std::mem::take(&mut self.results)
     }
 
-    /// The cluster's word on each, in order.
+    /// Applies the cluster's verdicts, in order.
     pub(super) fn settle(mut self, verdicts: &[Verdict]) {
         let keys = std::mem::take(&mut self.keys);
         let mut held = self.attempts.lock();
@@ -352,8 +355,7 @@ impl ResultBatch {
                     held.remove(&key);
                 }
                 Some(Verdict { code, .. }) if code.as_deref() == Some(TOO_LARGE) => {
-                    // The lease is still this worker's: the task must be told how it ended, or it would be handed out
-                    // again for ever.
+                    // The lease is still this worker's. Without an outcome, the task would be leased again for ever.
                     tracing::warn!(task = key.task, "a result is too large to be kept");
                     let message = "the result is larger than the cluster takes; put it where others can reach it and \
                                    return its address";
@@ -385,11 +387,11 @@ impl ResultBatch {
         }
         drop(held);
         self.attempts.changed.notify_one();
-        // The rest, if any, goes back by the drop.
+        // Unsettled results, if any, go back on drop.
     }
 
-    /// The report as a whole was refused: it would be again. Each result is tried alone; one that is refused alone is
-    /// told as a failure that says why; and when even that is refused, it is given up.
+    /// Handles the refusal of a whole report, which would be refused again. Each result is then reported alone. One
+    /// that is refused alone is replaced by a failure with the reason. When even that is refused, it is given up.
     pub(super) fn refused(self, problem: &Problem) {
         let mut held = self.attempts.lock();
         let single = self.keys.len() == 1;
@@ -445,7 +447,7 @@ impl Drop for ResultBatch {
 }
 
 impl Attempt {
-    /// Puts a failure in the place of a result that cannot be kept; once only.
+    /// Replaces a result that cannot be kept by a failure, once only.
     fn replace(&mut self, failure: TaskResult) -> bool {
         match &mut self.phase {
             Phase::Ended {
@@ -466,7 +468,7 @@ impl Attempt {
         }
     }
 
-    /// Whether there is no reason to keep it: nothing runs, nothing is on its way, nothing is to be told.
+    /// Returns whether there is no reason to keep it: nothing runs, nothing is in flight, nothing is to be reported.
     fn is_over(&self) -> bool {
         match self.phase {
             Phase::Running(_) => false,
@@ -487,7 +489,7 @@ impl Attempt {
     }
 }
 
-/// What there is to report of an outcome, given why the attempt was stopped, if it was.
+/// Returns what to report of an outcome, given why the attempt was stopped, if it was.
 fn task_result(key: &LeaseKey, outcome: Outcome, reason: Option<StopReason>) -> Option<TaskResult> {
     match (outcome, reason) {
         (_, Some(StopReason::Cancelled | StopReason::Lost)) => None,
@@ -499,7 +501,7 @@ fn task_result(key: &LeaseKey, outcome: Outcome, reason: Option<StopReason>) -> 
             error: None,
             retryable: None,
         }),
-        // It failed because it was stopped for the worker's own sake: that is no failure of the task. Its lease goes
+        // It failed because the worker stopped it for its own sake, which is no failure of the task. Its lease goes
         // back when the worker leaves.
         (Outcome::Failed { .. } | Outcome::Stopped, Some(StopReason::ShuttingDown)) => None,
         (Outcome::Failed { error, retryable }, None | Some(StopReason::TimedOut)) => {

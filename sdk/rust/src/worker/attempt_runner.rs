@@ -8,11 +8,11 @@ use futures_util::FutureExt;
 use super::executor::{Executor, Outcome, StopReason, TaskContext};
 use crate::wire::LeasedTask;
 
-/// How long an outcome waits for the output before it to be sent, so that who watches sees one before the other.
+/// How long an outcome waits until the output before it is sent, so that users see the output first.
 const OUTPUT_DELIVERY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Runs the attempt. The executor is asked to stop at the time limit; whatever the reason it must stop for, it is
-/// dropped when it does not return within `abandon_after`.
+/// Runs the attempt. The executor is asked to stop at the time limit. Whatever the reason to stop, it is dropped when
+/// it does not return within `abandon_after`.
 pub(super) async fn run<E: Executor>(
     executor: &E,
     task: LeasedTask,

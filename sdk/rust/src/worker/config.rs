@@ -4,25 +4,26 @@ use std::time::Duration;
 
 use crate::wire::Register;
 
-/// Configuration of a worker: what it registers as, and its time limits.
+/// Configuration of a worker: its registration and its time limits.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// What it registers as.
+    /// The registration it sends.
     pub register: Register,
-    /// How long running attempts may take to finish once the worker was told to stop.
+    /// Maximum time for running attempts to finish after the worker was asked to stop. Default: 30 s.
     pub grace: Duration,
-    /// How long a question for work is held; the worker asks anew at the end.
+    /// How long a poll is held. The worker polls again at the end. Default: 50 s.
     pub poll_wait: Duration,
-    /// How long to try while another live worker has the name: a predecessor that died is only lost after its lease.
+    /// How long to retry while another live worker has the name. A predecessor that died is lost only after its lease.
+    /// Default: 60 s.
     pub name_patience: Duration,
-    /// An executor that does not return this long after it was told to stop is dropped.
+    /// How long an executor may take to return after it was asked to stop. After that it is dropped. Default: 15 s.
     pub abandon_after: Duration,
-    /// How long to try to tell the last results, and then to say goodbye.
+    /// Maximum time to report the last results, and again to leave. Default: 3 s.
     pub leave_patience: Duration,
 }
 
 impl WorkerConfig {
-    /// A worker of this kind with the usual patience.
+    /// Creates a configuration with this registration and the default time limits.
     pub fn new(register: Register) -> Self {
         Self {
             register,

@@ -13,31 +13,31 @@ use crate::wire::{LeasedTask, OutputStream};
 
 /// Runs tasks. One executor serves all slots of a worker at once.
 ///
-/// When the context says stop, the executor must end what it runs and return; when it does not within the worker's
+/// When the context asks for a stop, the executor must end what it runs and return. If it does not within the worker's
 /// `abandon_after`, its future is dropped, so dropping must end it, too.
 pub trait Executor: Send + Sync + 'static {
     /// Runs one attempt to its end. A panic counts as a failed attempt.
     fn run(&self, task: LeasedTask, context: TaskContext) -> impl Future<Output = Outcome> + Send;
 }
 
-/// How an attempt ended.
+/// The outcome of an attempt.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// It did what it should; `None` is told as `null`.
+    /// It succeeded. `None` is reported as `null`.
     Succeeded(Option<Box<RawValue>>),
-    /// It did not.
+    /// It failed.
     Failed {
-        /// An object, by custom with `type`, `message` and `traceback`.
+        /// A JSON object, by custom with `type`, `message` and `traceback`.
         error: Box<RawValue>,
-        /// Whether another attempt may fare better.
+        /// Whether another attempt may succeed.
         retryable: bool,
     },
-    /// It was stopped as the context demanded and has nothing to tell.
+    /// It was stopped as the context asked, and has nothing to report.
     Stopped,
 }
 
 impl Outcome {
-    /// Succeeded with anything that can be written as JSON; what cannot is a failure of its own.
+    /// Returns a success with a result that is serialized to JSON. A result that cannot be serialized is a failure.
     pub fn succeeded<T: Serialize + ?Sized>(result: &T) -> Self {
         match serde_json::value::to_raw_value(result) {
             Ok(raw) => Outcome::Succeeded(Some(raw)),
@@ -48,7 +48,7 @@ impl Outcome {
         }
     }
 
-    /// Failed, worth another attempt.
+    /// Returns a failure that is worth another attempt.
     pub fn failed(kind: &str, message: &str) -> Self {
         Outcome::Failed {
             error: error_object(kind, message),
@@ -56,7 +56,7 @@ impl Outcome {
         }
     }
 
-    /// Failed, and would again.
+    /// Returns a failure that another attempt would repeat.
     pub fn failed_for_good(kind: &str, message: &str) -> Self {
         Outcome::Failed {
             error: error_object(kind, message),
@@ -65,7 +65,7 @@ impl Outcome {
     }
 }
 
-/// `{"type": …, "message": …}`.
+/// Returns `{"type": …, "message": …}`.
 pub(super) fn error_object(kind: &str, message: &str) -> Box<RawValue> {
     #[derive(Serialize)]
     struct ErrorObject<'a> {
@@ -77,20 +77,20 @@ pub(super) fn error_object(kind: &str, message: &str) -> Box<RawValue> {
         .expect("two strings always serialize")
 }
 
-/// Why an attempt must end.
+/// The reason why an attempt must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
     /// A user cancelled the task.
     Cancelled,
-    /// The lease is no longer this worker's; another may be running the task already.
+    /// The lease is no longer this worker's, and another may already run the task.
     Lost,
     /// The attempt reached its time limit.
     TimedOut,
-    /// The worker goes; the task will be run by another.
+    /// The worker leaves, and another will run the task.
     ShuttingDown,
 }
 
-/// So much of an attempt's output is kept, unless its worker has less room for each.
+/// Maximum bytes of an attempt's output that are kept, unless its worker has less room for each.
 const OUTPUT_BYTES_MAX: usize = 256 << 10;
 
 /// An attempt's connection to the worker it runs in.
@@ -101,7 +101,7 @@ pub struct TaskContext {
     spool: Arc<Spool>,
 }
 
-/// The latest progress an attempt has reported.
+/// The latest progress reported by an attempt.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
     pub(super) share: Option<f64>,
@@ -117,12 +117,12 @@ pub struct TaskHandle {
 }
 
 impl TaskContext {
-    /// A context, and the handle that stops it. Nobody reads its output.
+    /// Creates a context and the handle that stops it. Its output is never read.
     pub fn new() -> (TaskHandle, TaskContext) {
         Self::with_output_limit(OUTPUT_BYTES_MAX, Arc::new(OutputSignal::default()))
     }
 
-    /// A context whose output is announced by this output_signal, and kept up to so many bytes.
+    /// Creates a context that announces its output by this signal, and keeps at most `output_bytes_max` bytes of it.
     pub(super) fn with_output_limit(
         output_bytes_max: usize,
         output_signal: Arc<OutputSignal>,
@@ -146,22 +146,22 @@ impl TaskContext {
         )
     }
 
-    /// Waits until the attempt must end; may be asked by many, again and again.
+    /// Waits until the attempt must end. May be awaited by many callers, and repeatedly.
     pub async fn stopped(&self) -> StopReason {
         let mut stop = self.stop.clone();
         match stop.wait_for(Option::is_some).await {
             Ok(reason) => (*reason).unwrap_or(StopReason::ShuttingDown),
-            // Nobody is left to stop it: the worker is gone.
+            // The worker is gone, so nothing else can stop it.
             Err(_) => StopReason::ShuttingDown,
         }
     }
 
-    /// Why the attempt must end, if it must.
+    /// Returns why the attempt must end, if it must.
     pub fn stop_reason(&self) -> Option<StopReason> {
         *self.stop.borrow()
     }
 
-    /// Tells how far it is, 0 to 1, and what it is doing; the next heartbeat carries it.
+    /// Reports the progress, from 0 to 1, and the current activity. The next heartbeat carries both.
     pub fn set_progress(&self, share: f64, note: Option<String>) {
         let share = share.is_finite().then(|| share.clamp(0.0, 1.0));
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Progress { share, note };
@@ -169,23 +169,23 @@ impl TaskContext {
 }
 
 impl TaskContext {
-    /// Writes to one of the attempt's streams, for those who watch it run. Never waits: what the cluster cannot take as
-    /// fast as it is written is dropped, the oldest first.
+    /// Writes to one of the attempt's streams, for users who watch it run. Never waits: output beyond the cluster's
+    /// pace is dropped, the oldest first.
     pub fn write(&self, stream: OutputStream, text: &str) {
         self.spool.write(stream, text);
     }
 
-    /// As [`TaskContext::write`], for bytes as they come.
+    /// Returns a writer of bytes as they arrive. See [`TaskContext::write`].
     pub fn writer(&self, stream: OutputStream) -> OutputWriter {
         OutputWriter::new(self.spool.clone(), stream)
     }
 
-    /// The outcome tells all that was written: what has not been sent yet need not be.
+    /// Declares that the outcome contains all of the output, so that unsent output need not be sent.
     pub fn output_is_told(&self) {
         self.spool.abandon();
     }
 
-    /// Waits until what was written is sent, no longer than this.
+    /// Waits until the output is sent, at most `limit`.
     pub(super) async fn output_delivered(&self, limit: Duration) {
         self.spool.delivered(limit).await;
     }
@@ -196,7 +196,7 @@ impl TaskHandle {
         &self.spool
     }
 
-    /// Demands that the attempt ends. The first reason stays.
+    /// Asks the attempt to end. The first reason stays.
     pub fn stop(&self, reason: StopReason) {
         self.stop.send_if_modified(|current| {
             let first = current.is_none();
@@ -207,7 +207,7 @@ impl TaskHandle {
         });
     }
 
-    /// Why it was demanded to end.
+    /// Returns why it was asked to end.
     pub fn stop_reason(&self) -> Option<StopReason> {
         *self.stop.borrow()
     }

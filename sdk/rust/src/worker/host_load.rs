@@ -1,20 +1,20 @@
-//! The load of the worker's host, for the leader's choice among workers.
+//! The load of the worker's host, which the leader uses to choose among workers.
 
 use std::time::{Duration, Instant};
 
 use crate::wire::Load;
 
-/// Two samples closer together say too little.
+/// Minimum time between two samples: a shorter one says too little.
 const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
-/// Samples the load; each sample covers the time since the one before.
+/// Samples the load. Each sample covers the time since the one before.
 #[derive(Debug, Default)]
 pub(super) struct HostLoadSampler {
     before: Option<(Instant, CpuTimes)>,
     cpu: Option<f64>,
 }
 
-/// Time that the processors have spent, in ticks since the machine was started.
+/// Time spent by the processors, in ticks since the machine was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct CpuTimes {
     idle: u64,
@@ -22,7 +22,7 @@ struct CpuTimes {
 }
 
 impl HostLoadSampler {
-    /// What is known now; nothing where the system does not tell.
+    /// Returns the current load. `None` where the system does not report it.
     pub(super) fn sample(&mut self) -> Option<Load> {
         let now = Instant::now();
         let cpu_times = read("/proc/stat").as_deref().and_then(cpu_times);
@@ -47,7 +47,7 @@ fn read(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
-/// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal.
+/// Parses the first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal.
 fn cpu_times(stat: &str) -> Option<CpuTimes> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let ticks: Vec<u64> = line
@@ -62,14 +62,14 @@ fn cpu_times(stat: &str) -> Option<CpuTimes> {
     })
 }
 
-/// The share of the time between two readings in which the processors had something to do.
+/// Returns the share of the time between two readings in which the processors were busy.
 fn busy(before: CpuTimes, now: CpuTimes) -> Option<f64> {
     let all = now.all.checked_sub(before.all).filter(|all| *all > 0)?;
     let idle = now.idle.checked_sub(before.idle)?.min(all);
     Some((all - idle) as f64 / all as f64)
 }
 
-/// Memory in use, from `/proc/meminfo`: all of it but what could be had for the asking.
+/// Returns the memory in use, from `/proc/meminfo`: the total less what is available.
 fn memory_mb(meminfo: &str) -> Option<u64> {
     let kib = |name: &str| -> Option<u64> {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;

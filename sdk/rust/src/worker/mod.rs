@@ -1,11 +1,13 @@
 //! The worker runtime: registers, leases tasks, runs them through an [`Executor`], reports their outcomes.
 //!
-//! What it guarantees to the code it runs: an attempt whose lease may have passed to another is stopped, be it because
-//! the cluster says so or because the cluster has been silent for a whole lease. What it guarantees to the cluster:
-//! a result is reported until it is accepted or refused, and only under the token of its own lease.
+//! # Invariants
 //!
-//! What it deliberately does not do: it keeps nothing on disk. A worker that dies is lost, and its attempts are run by
-//! others; execution is at least once, and exactly one result is accepted.
+//! - An attempt whose lease may have passed to another worker is stopped. The cluster says so, or has been silent for a
+//!   whole lease.
+//! - A result is reported until it is accepted or refused, and only under the token of its own lease.
+//!
+//! The worker keeps nothing on disk. A worker that dies is lost, and its attempts are run by others. Execution is at
+//! least once, and exactly one result is accepted.
 
 mod attempt_registry;
 mod attempt_runner;

@@ -1,4 +1,4 @@
-//! The life cycle of a worker: registration, sessions, registration anew.
+//! The life cycle of a worker: registration, sessions, and new registrations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::wire::{Problem, ProblemCode, Registered};
 /// Delay between two attempts to register.
 const REGISTER_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Why a worker could not go on. That no master can be reached is never a reason: it keeps trying.
+/// The reason why a worker could not continue. An unreachable cluster is none: the worker keeps trying.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// Another live worker has the name.
@@ -24,18 +24,18 @@ pub enum WorkerError {
     NameTaken {
         /// The name.
         name: String,
-        /// The cluster's words.
+        /// The cluster's refusal.
         problem: Box<Problem>,
     },
-    /// The cluster does not want it as it is.
+    /// The cluster refuses the registration.
     #[error("the cluster refused to register this worker: {0}")]
     Refused(Box<Problem>),
-    /// What answers is no cluster, or the caller made a mistake.
+    /// The other side is no cluster, or the caller made a mistake.
     #[error(transparent)]
     Client(Error),
 }
 
-/// Runs a worker until it was asked to go and has left.
+/// Runs a worker until it has been asked to leave and has left.
 pub async fn run<E: Executor>(
     client: Client,
     config: WorkerConfig,
@@ -71,10 +71,11 @@ pub async fn run<E: Executor>(
     }
 }
 
-/// Registers, however long it takes to reach a cluster.
+/// Registers, and keeps trying until a cluster is reached.
 async fn register(client: &Client, config: &WorkerConfig) -> Result<Registered, WorkerError> {
     let begun = Instant::now();
-    // The same id until there is an answer: a registration whose answer was lost would take its own name.
+    // The id stays the same until there is an answer: otherwise a registration whose answer was lost would take its own
+    // name.
     let mut request_id = Client::new_request_id();
     loop {
         let error = match client.register_as(&request_id, &config.register).await {
@@ -88,7 +89,7 @@ async fn register(client: &Client, config: &WorkerConfig) -> Result<Registered, 
                     return Err(WorkerError::NameTaken { name, problem });
                 }
                 tracing::warn!(%problem, "the name is taken, waiting for it");
-                // A refusal is remembered under its id, too.
+                // The cluster remembers a refusal under its id, too.
                 request_id = Client::new_request_id();
             }
             Error::Api(problem) if problem.status < 429 => {

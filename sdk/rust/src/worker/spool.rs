@@ -1,7 +1,10 @@
-//! The spool of an attempt's output: kept until the leader has it and a while longer, for a new leader begins with none.
+//! The spool of an attempt's output. It is kept after the leader has it, because a new leader begins with none.
 //!
-//! Invariants: what is kept is bounded, whatever an attempt writes; the oldest is dropped first and missed openly. Writing
-//! never waits for the cluster. A piece is sent again until the leader says it has it, or that it does not want it.
+//! # Invariants
+//!
+//! - The kept output is bounded, whatever an attempt writes. The oldest is dropped first, and the gap is marked.
+//! - Writing never waits for the cluster.
+//! - A piece is sent again until the leader confirms it, or does not want it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,17 +24,17 @@ pub(super) struct OutputSignal {
 }
 
 impl OutputSignal {
-    /// Waits until something was written since it was last waited for. For one waiter at a time.
+    /// Waits until something was written since the last wait. For one waiter at a time.
     pub(super) async fn written(&self) {
         self.written.notified().await;
     }
 
-    /// Waits until an attempt that would end waits for its output to be sent.
+    /// Waits until an attempt that is about to end waits for its output to be sent.
     pub(super) async fn awaited(&self) {
         self.awaited.notified().await;
     }
 
-    /// Something was sent, or given up.
+    /// Announces that something was sent, or given up.
     pub(super) fn settled(&self) {
         self.settled.notify_waiters();
     }
@@ -47,27 +50,27 @@ pub(super) struct Spool {
 #[derive(Debug)]
 struct State {
     tail: Tail,
-    /// How far the leader is, as far as is known.
+    /// How much the leader has, as far as is known.
     sent: StreamOffsets,
-    /// It has been sent again what it lacked, once. One that lacks it still has dropped it, and would again.
+    /// Whether the leader was sent once more what it lacked. If it still lacks it, it has dropped it, and would again.
     sent_again: bool,
-    /// What comes next does not follow on what the leader has.
+    /// Whether the next output does not follow on what the leader has.
     gap: bool,
-    /// The leader wants nothing of this attempt.
+    /// Whether the leader wants nothing of this attempt.
     unwanted: bool,
 }
 
-/// Output on its way.
+/// Output in flight.
 #[derive(Debug)]
 pub(super) struct Sending {
     pub(super) chunks: Vec<LogChunk>,
-    /// Which of the chunks do not follow on what was sent before.
+    /// For each chunk, whether it leaves a gap after what was sent before.
     pub(super) gaps: Vec<bool>,
     upto: StreamOffsets,
 }
 
 impl Sending {
-    /// About what it takes of a request.
+    /// Returns its approximate size in a request, in bytes.
     pub(super) fn cost(&self) -> usize {
         self.chunks.iter().map(output_tail::cost).sum()
     }
@@ -94,18 +97,18 @@ impl Spool {
         }
     }
 
-    /// What has not been sent need not be: it is told otherwise.
+    /// Gives up unsent output, because it is reported otherwise.
     pub(super) fn abandon(&self) {
         self.lock().unwanted = true;
     }
 
-    /// Whether there is something to send.
+    /// Returns whether there is something to send.
     pub(super) fn has_unsent(&self) -> bool {
         let state = self.lock();
         !state.unwanted && state.tail.ends() != state.sent
     }
 
-    /// Takes what the leader has not got, up to a bound.
+    /// Takes output that the leader lacks, up to a bound.
     pub(super) fn take(&self, bytes_max: usize) -> Option<Sending> {
         let mut state = self.lock();
         if state.unwanted {
@@ -113,7 +116,7 @@ impl Spool {
         }
         let part = state.tail.since(state.sent, bytes_max);
         if part.chunks.is_empty() {
-            // All of it, if there was any, has been dropped.
+            // Everything, if there was any, has been dropped.
             state.sent = part.ends;
             return None;
         }
@@ -134,7 +137,7 @@ impl Spool {
         })
     }
 
-    /// The leader's word on what was sent; none, when it wants nothing of this attempt.
+    /// Applies the leader's answer to what was sent. `None` means that it wants nothing of this attempt.
     pub(super) fn settle(&self, sent: &Sending, ends: Option<&OutputEnds>) {
         let mut state = self.lock();
         let Some(ends) = ends else {
@@ -149,7 +152,7 @@ impl Spool {
             .into_iter()
             .any(|stream| has.of(stream) < sent.upto.of(stream));
         if lacks && !state.sent_again {
-            // Another leader than before, most likely.
+            // Most likely a new leader.
             state.sent_again = true;
             state.sent = has;
         } else {
@@ -158,7 +161,7 @@ impl Spool {
         }
     }
 
-    /// There is a new leader, which has nothing yet.
+    /// Sends everything again, because a new leader has nothing yet.
     pub(super) fn send_again(&self) {
         let mut state = self.lock();
         state.sent = StreamOffsets::default();
@@ -167,8 +170,8 @@ impl Spool {
         state.unwanted = false;
     }
 
-    /// Waits until everything is sent, but not for long: who watches may miss the last words of an attempt, which its
-    /// result must not wait for.
+    /// Waits until everything is sent, but at most `limit`. Users may miss the last output of an attempt, because its
+    /// result must not wait for it.
     pub(super) async fn delivered(&self, limit: Duration) {
         let delivered = async {
             loop {
@@ -184,13 +187,13 @@ impl Spool {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing in here panics half-way.
+        // No code under this lock panics halfway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes bytes to one of an attempt's streams, for those who watch. Characters may come in pieces; what is not UTF-8 is
-/// replaced.
+/// Writes bytes to one of the attempt's streams, for users who watch it. A character may be split between pieces.
+/// Invalid UTF-8 is replaced.
 #[derive(Debug)]
 pub struct OutputWriter {
     spool: Arc<Spool>,
@@ -207,7 +210,7 @@ impl OutputWriter {
         }
     }
 
-    /// Writes; never waits.
+    /// Writes bytes. Never waits.
     pub fn write(&mut self, bytes: &[u8]) {
         self.spool.write(self.stream, &self.decoder.decode(bytes));
     }
@@ -275,7 +278,7 @@ mod tests {
         spool.settle(&take(&spool), Some(&ends(0, 0)));
         let again = take(&spool);
         assert_eq!(chunks(&again), [(0, "onetwo", false)]);
-        // It has no room for it: what follows is sent as it is.
+        // The leader has no room for it: the output after it is sent as it is.
         spool.settle(&again, Some(&ends(0, 0)));
         assert!(!spool.has_unsent());
         spool.write(Stdout, "three");

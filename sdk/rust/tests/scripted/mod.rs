@@ -1,4 +1,4 @@
-//! A master that follows a script: what the protocol allows but a healthy cluster seldom does.
+//! A master that follows a script: behaviour that the protocol allows and a healthy cluster seldom shows.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -16,10 +16,10 @@ use serde_json::Value;
 use triarch_sdk::wire::{Problem, ProblemCode};
 use url::Url;
 
-/// Everything here that waits does so no longer than this.
+/// Maximum time of every wait here.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// One request as it came in.
+/// One received request.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub method: Method,
@@ -27,7 +27,7 @@ pub struct Seen {
     pub query: String,
     pub headers: HeaderMap,
     pub body: Value,
-    /// Which request it is for this master, from 0.
+    /// The number of the request at this master, from 0.
     pub nth: usize,
 }
 
@@ -81,12 +81,12 @@ impl Scripted {
         Self { url, seen, serving }
     }
 
-    /// What came in so far.
+    /// Returns the requests received so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("no panic under it").clone()
     }
 
-    /// How many requests of this kind came in.
+    /// Returns how many requests of this kind were received.
     pub fn count(&self, method: &Method, suffix: &str) -> usize {
         self.seen()
             .iter()
@@ -119,7 +119,7 @@ async fn read(request: Request, log: &Mutex<Vec<Seen>>) -> Seen {
     seen
 }
 
-/// An answer with a JSON body.
+/// Returns an answer with a JSON body.
 pub fn json(status: u16, body: &Value) -> Response {
     Response::builder()
         .status(status)
@@ -128,7 +128,7 @@ pub fn json(status: u16, body: &Value) -> Response {
         .expect("valid")
 }
 
-/// A refusal.
+/// Returns a refusal.
 pub fn problem(problem: &Problem) -> Response {
     let body = serde_json::to_value(problem).expect("plain");
     let mut response = json(problem.status, &body);
@@ -139,12 +139,12 @@ pub fn problem(problem: &Problem) -> Response {
     response
 }
 
-/// A refusal of this kind.
+/// Returns a refusal with this code.
 pub fn refuse(code: ProblemCode) -> Response {
     problem(&Problem::new(code, "by the script"))
 }
 
-/// `307` to the same path on another master.
+/// Returns a `307` to the same path on another master.
 pub fn redirect(to: &Url, seen: &Seen) -> Response {
     let location = to.join(&seen.path).expect("valid");
     Response::builder()
@@ -155,7 +155,7 @@ pub fn redirect(to: &Url, seen: &Seen) -> Response {
         .expect("valid")
 }
 
-/// An address nobody listens on.
+/// Returns an address without a listener.
 pub async fn nobody() -> Url {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await

@@ -1,4 +1,4 @@
-//! A scripted cluster of one master, and a worker that does what its tasks' payloads say.
+//! A scripted cluster of one master, and a worker that does what the payloads of its tasks request.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,10 +16,10 @@ use url::Url;
 use crate::scripted::{DEADLINE, Scripted, Seen, json, redirect, refuse};
 
 pub const HEARTBEAT_MS: u64 = 30;
-/// Not over before a test is, on a busy machine or while a panic is told with its stack.
+/// Long enough to outlast a test, on a busy machine or while a panic prints its stack.
 const LEASE_MS: u64 = 60_000;
 
-/// What the master does, to be changed while it runs.
+/// The behaviour of the master, which a test may change while it runs.
 #[derive(Default)]
 pub struct Script {
     pub registered: usize,
@@ -30,12 +30,12 @@ pub struct Script {
     pub lost: Vec<String>,
     pub drain: bool,
     pub silent: bool,
-    /// Polls that bring results are neither read nor answered.
+    /// Polls with results are neither read nor answered.
     pub hang_on_results: bool,
-    /// Polls that bring results are obeyed, but their answers get lost, so many times.
+    /// Polls with results take effect, but this number of their answers get lost.
     pub lose_verdicts: usize,
     pub redirect_to: Option<Url>,
-    /// Of workers that register from now on, if not the usual one.
+    /// The lease of workers that register from now on, if not the usual one.
     pub lease_ms: Option<u64>,
     pub refuse_reports: VecDeque<ProblemCode>,
     pub verdicts: HashMap<u64, &'static str>,
@@ -187,7 +187,7 @@ impl Cluster {
     }
 }
 
-/// Does what the payload says, and remembers how attempts were stopped.
+/// An executor that does what the payload requests, and records how attempts were stopped.
 #[derive(Clone, Default)]
 pub struct Tester {
     pub begun: Arc<Mutex<Vec<(String, u64)>>>,
@@ -284,7 +284,7 @@ impl Worker {
     }
 }
 
-/// The results that came under this token.
+/// Returns the results reported under this token.
 pub fn with(results: &[Value], token: u64) -> Vec<Value> {
     results
         .iter()

@@ -1,4 +1,4 @@
-//! What a worker does with its leases when masters redirect it, forget it, take leases away, or go silent.
+//! Leases of a worker when masters redirect it, forget it, take leases away, or go silent.
 
 use std::time::Duration;
 
@@ -129,7 +129,7 @@ async fn a_poll_that_hangs_on_the_old_leader_is_asked_of_the_new() {
     eventually("a poll waits", || old.count(&Method::POST, "/poll") > 0).await;
     after.script().known.insert("w1-0".to_owned());
     after.offer("t1-0", 1, "finish", None);
-    // From now on the old leader redirects, but the poll that waits there is never answered.
+    // From now on the old leader redirects, and never answers the poll that waits there.
     before.script().redirect_to = Some(new.url.clone());
     eventually("the new leader's task is done", || {
         !with(&after.script().results, 1).is_empty()

@@ -1,4 +1,4 @@
-//! The worker's runtime against masters that forget it, lose its leases, redirect it, go silent.
+//! The worker runtime with masters that forget it, lose its leases, redirect it, or go silent.
 
 mod cluster;
 mod leases;

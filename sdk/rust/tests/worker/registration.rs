@@ -1,4 +1,4 @@
-//! Coming and going: registering, leaving in order and at once, being drained.
+//! Registration and departure of a worker: registering, leaving in order and at once, being drained.
 
 use std::time::Duration;
 

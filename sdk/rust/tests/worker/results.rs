@@ -1,4 +1,4 @@
-//! A result is told until there is a verdict, soon, and under the lease it ran under.
+//! Results are reported soon, until there is a verdict, and under the lease of their attempt.
 
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ async fn a_result_does_not_wait_for_work_to_come() {
     .await;
 }
 
-/// Whether this is a poll that brings results.
+/// Returns whether this is a poll with results.
 fn brings_results(seen: &Seen) -> bool {
     let results = seen.body["results"].as_array();
     seen.is(&Method::POST, "/poll") && results.is_some_and(|results| !results.is_empty())
@@ -149,7 +149,7 @@ async fn a_result_held_for_a_poll_goes_by_itself_when_that_is_not_answered() {
         cluster.offer(&format!("t{token}-0"), token, "wait", None);
     }
     cluster.script().hang_on_results = true;
-    // The first poll is given all it asks for: there seems to be more.
+    // The first poll gets all the tasks it asks for, so there seem to be more.
     let worker = Worker::start_as(&master, |config| config.register.slots = 3);
     eventually("they run", || {
         (1..=3).all(|token| worker.tester.has_begun(token))
@@ -166,7 +166,8 @@ async fn a_result_held_for_a_poll_goes_by_itself_when_that_is_not_answered() {
     })
     .await;
     assert_eq!(master.count(&Method::POST, "/report"), 1);
-    // Told to go, it waits for no poll with what is left, and takes back what an unanswered one carries.
+    // Asked to leave, the worker reports the rest without waiting for a poll, and takes back the results of an
+    // unanswered one.
     worker.tester.release.notify_one();
     worker.shutdown.finish();
     worker.ended().await.expect("left");

@@ -1,14 +1,14 @@
-//! Back-off of failing exchanges.
+//! Back-off of failed exchanges.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// First and longest delay after an exchange that failed. The client has waited inside its deadline already.
+/// First and longest delay after a failed exchange. The client has already waited within its deadline.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// The delay after exchanges that failed, doubled while they do.
+/// The delay after failed exchanges, doubled with each further failure.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     delay: Duration,

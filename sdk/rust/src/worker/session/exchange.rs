@@ -18,18 +18,19 @@ use crate::worker::attempt_registry::{BatchKind, LeaseKey, ResultBatch};
 use crate::worker::attempt_runner;
 use crate::worker::executor::{Executor, StopReason};
 
-/// A poll that brings results is not held longer than this when there is no work, for the worker waits for its verdicts.
+/// Maximum hold of a poll that carries results when there is no work, because the worker waits for its verdicts.
 const POLL_HOLD_WITH_RESULTS: Duration = Duration::from_millis(50);
-/// While there is more work than slots, a result waits so long for the poll that is on its way to come back, and goes with
-/// the next: one request and one commit for many results and the tasks that take their place. See [`poll_pacing`](super::poll_pacing).
+/// Maximum time a result waits for the next poll, while there is more work than slots. The poll in flight returns, and
+/// the result goes with the next. So one request and one commit carry many results and the tasks that take their place.
+/// See [`poll_pacing`](super::poll_pacing).
 const RESULT_DELAY_MAX: Duration = Duration::from_millis(20);
-/// How long a poll or a report may take beyond what it is held for.
+/// Maximum time of a poll or a report, in addition to its hold.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 struct Polled {
     asked: usize,
-    /// What it confirmed: the answer's word on leases is about these.
+    /// The leases it confirmed, to which the answer refers.
     sent: Vec<RunningTask>,
     begun: Instant,
     batch: ResultBatch,
@@ -43,8 +44,8 @@ pub(super) struct Reported {
 }
 
 impl<E: Executor> Session<E> {
-    /// Asks for work whenever a slot is free and reports results as they come, until the worker is to go and is idle or
-    /// out of time, or is not known any more.
+    /// Polls for work whenever a slot is free, and reports results as they come. Ends when the worker is asked to leave
+    /// and is idle or out of time, or is no longer known.
     pub(super) async fn exchange(self: &Arc<Self>, running: &mut JoinSet<()>) -> SessionEnd {
         let mut poll: Pending<Polled> = None;
         let mut report: Pending<Reported> = None;
@@ -79,7 +80,7 @@ impl<E: Executor> Session<E> {
                 polled_at = Instant::now();
                 poll = Some(self.poll());
             }
-            // What no poll has batch along goes by itself, so that a result never waits for work to come.
+            // A result that no poll carries is reported alone, so that it never waits for new work.
             let next_poll_soon = pacing.has_backlog()
                 && (poll.is_some() || delayed_until.is_some())
                 && polled_at.elapsed() < RESULT_DELAY_MAX;
@@ -126,7 +127,7 @@ impl<E: Executor> Session<E> {
         }
     }
 
-    /// Sends one poll with everything that is to be told.
+    /// Sends one poll with all results and leases.
     fn poll(self: &Arc<Self>) -> Pin<Box<dyn Future<Output = Polled> + Send>> {
         let mut batch = self.attempts.take_results(BatchKind::Poll);
         let wait = if batch.is_empty() {
@@ -134,7 +135,7 @@ impl<E: Executor> Session<E> {
         } else {
             POLL_HOLD_WITH_RESULTS
         };
-        // The results are settled before the rest is looked at: by then their leases are over.
+        // The cluster settles the results before it looks at the leases. By then theirs are over.
         let mut sent = self.attempts.held_leases();
         sent.retain(|running| !batch.holds(running));
         let asked = self.attempts.free();
@@ -161,7 +162,7 @@ impl<E: Executor> Session<E> {
         })
     }
 
-    /// Does what an answered poll says; tells whether it was given all it asked for.
+    /// Applies the answer of a poll. Returns whether it brought all the tasks it asked for.
     fn polled(
         self: &Arc<Self>,
         polled: Polled,
@@ -194,7 +195,7 @@ impl<E: Executor> Session<E> {
         Ok(got_all)
     }
 
-    /// Sends one report with as much as one carries.
+    /// Sends one report with as many results as it can carry.
     pub(super) fn report(self: &Arc<Self>) -> Pin<Box<dyn Future<Output = Reported> + Send>> {
         let mut batch = self.attempts.take_results(BatchKind::Report);
         let request = Report {
@@ -241,7 +242,7 @@ impl<E: Executor> Session<E> {
         Ok(())
     }
 
-    /// What a failed exchange means: the end of the session, or another try after a pause.
+    /// Handles a failed exchange. Returns the end of the session, or `None` for another attempt after a pause.
     fn exchange_failed(
         &self,
         doing: &str,

@@ -10,11 +10,11 @@ use crate::wire::{Heartbeat, ProblemCode};
 use crate::worker::executor::{Executor, StopReason};
 use crate::worker::host_load::HostLoadSampler;
 
-/// How often to ask who the masters are.
+/// Interval between two reads of the list of masters.
 const MASTER_DISCOVERY_INTERVAL: Duration = Duration::from_secs(60);
 
 impl<E: Executor> Session<E> {
-    /// Confirms what runs, again and again, until the cluster says it does not know the worker.
+    /// Confirms the leases repeatedly, until the cluster says that it does not know the worker.
     pub(super) async fn heartbeats(&self) {
         let mut lapsed = false;
         let mut host_load = HostLoadSampler::default();
@@ -28,7 +28,7 @@ impl<E: Executor> Session<E> {
             };
             let begun = Instant::now();
             next = begun + self.heartbeat_interval;
-            // Not longer than until the next: that one knows more.
+            // Not longer than until the next heartbeat, which knows more.
             let deadline = self.heartbeat_interval.max(Duration::from_millis(250));
             match self.client.heartbeat(&self.id, &heartbeat, deadline).await {
                 Ok(answer) => {
@@ -62,8 +62,8 @@ impl<E: Executor> Session<E> {
         }
     }
 
-    /// Asks now and then who the masters are, so that a worker that was given one of them outlives it. Beside
-    /// everything else: nothing waits for it.
+    /// Reads the list of masters at intervals, so that the worker survives the loss of the ones that it was given. Runs
+    /// concurrently: nothing waits for it.
     pub(super) async fn learn_masters(&self) {
         let mut ticks = tokio::time::interval(MASTER_DISCOVERY_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -75,8 +75,8 @@ impl<E: Executor> Session<E> {
         }
     }
 
-    /// Ends everything that runs when the cluster has acknowledged nothing for a whole lease: by then others may have
-    /// been given the same tasks. Judged by the monotonic clock, from when the acknowledged request was sent.
+    /// Stops every running attempt when the cluster has acknowledged nothing for a whole lease, because others may have
+    /// leased the same tasks by then. The monotonic clock counts, from when the acknowledged request was sent.
     pub(super) async fn fence(&self) {
         let mut acknowledged = self.acknowledged.subscribe();
         loop {
@@ -98,8 +98,8 @@ impl<E: Executor> Session<E> {
     }
 }
 
-/// Between two heartbeats. A cluster with many workers asks for fewer of them than it told each at first, within reason: the
-/// worker holds its leases by them.
+/// Returns the time between two heartbeats. A cluster with many workers may ask for fewer heartbeats than at
+/// registration. The interval stays within half a lease, because heartbeats keep the leases alive.
 fn heartbeat_interval(requested_ms: Option<u64>, initial: Duration, lease: Duration) -> Duration {
     let most = (lease / 2).max(initial);
     requested_ms.map_or(initial, |requested_ms| {

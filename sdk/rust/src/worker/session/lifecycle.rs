@@ -10,7 +10,7 @@ use crate::wire::ProblemCode;
 use crate::worker::executor::{Executor, StopReason};
 
 impl<E: Executor> Session<E> {
-    /// Works until the session is over. No attempt runs any more when it returns.
+    /// Runs until the session is over. No attempt runs any more when it returns.
     pub(in crate::worker) async fn run(self: &Arc<Self>) -> SessionEnd {
         let mut running = JoinSet::new();
         let end = tokio::select! {
@@ -32,8 +32,7 @@ impl<E: Executor> Session<E> {
         end
     }
 
-    /// Ends what still runs without counting it as a failure, reports what ended well, and leaves, which gives the rest
-    /// back.
+    /// Stops what still runs without counting it as a failure, reports the results, and leaves, which returns the rest.
     async fn hand_back(self: &Arc<Self>, running: &mut JoinSet<()>) {
         let stopped = self.attempts.stop_running(StopReason::ShuttingDown);
         if stopped > 0 {
@@ -41,7 +40,7 @@ impl<E: Executor> Session<E> {
         }
         self.wind_down(running).await;
         let last_reports = async {
-            // More than one report carries, perhaps. Whatever the answer, the worker goes.
+            // There may be more than one report carries. Whatever the answer, the worker leaves.
             while self.attempts.has_results() && self.reported(self.report().await).is_ok() {}
         };
         let _ = tokio::time::timeout(self.config.leave_patience, last_reports).await;
@@ -56,8 +55,8 @@ impl<E: Executor> Session<E> {
         }
     }
 
-    /// Waits for attempts that were told to stop. They return, or are dropped after `abandon_after`; or at once when
-    /// the worker is to go now.
+    /// Waits for attempts that were asked to stop. They return, or are dropped after `abandon_after`. When the worker
+    /// is to leave at once, they are dropped at once.
     async fn wind_down(&self, running: &mut JoinSet<()>) {
         let all_ended = async { while running.join_next().await.is_some() {} };
         let heartbeats_go_on = async {

@@ -1,6 +1,6 @@
-//! The sender of live output: what attempts write goes to the leader, for those who watch them run.
+//! The sender of live output: it sends the output of attempts to the leader, for users who watch them run.
 //!
-//! Beside everything else: nothing waits for it but the end of an attempt that wrote something, and that not for long.
+//! It runs concurrently. Only the end of an attempt that wrote something waits for it, and only for a bounded time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,20 +13,20 @@ use crate::worker::attempt_registry::LeaseKey;
 use crate::worker::executor::Executor;
 use crate::worker::spool::Sending;
 
-/// Output is sent no more often than this, but for attempts that wait for it to end: those, no more often than that.
+/// Minimum time between two sends: normally, and for attempts that wait for it to end.
 const SEND_INTERVAL: Duration = Duration::from_millis(250);
 const SEND_INTERVAL_AWAITED: Duration = Duration::from_millis(20);
-/// Longest that one request may take: the next brings the same, and more.
+/// Maximum time of one request. The next one carries the same output, and more.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
-/// About so much travels in one request, and so much of one attempt.
+/// Approximate bytes in one request, and of one attempt in it.
 const BYTES_MAX: usize = 1 << 20;
 const BYTES_PER_ATTEMPT_MAX: usize = 128 << 10;
 
 impl<E: Executor> Session<E> {
-    /// Sends output as it comes, and what is kept of it again to a new leader. Never ends.
+    /// Sends output as it is written. Sends the kept output again to a new leader. Never returns.
     pub(super) async fn send_output(&self) {
         let mut contact = self.leader_contact.subscribe();
-        // Where the last request ended, so that a chatty attempt does not keep others from being heard.
+        // The attempt where the last request ended, so that an attempt with much output does not hold back the others.
         let mut after: Option<LeaseKey> = None;
         let mut sent_at: Option<Instant> = None;
         loop {
@@ -75,7 +75,7 @@ impl<E: Executor> Session<E> {
         let mut room = BYTES_MAX;
         let last = after.take();
         for behind in [true, false] {
-            // Those behind the last one first, then the others from the beginning.
+            // Those after the last one first, then the others from the beginning.
             self.attempts.for_each_running(|key, attempt| {
                 if last.as_ref().is_none_or(|last| key > last) != behind || room == 0 {
                     return room > 0;
@@ -124,7 +124,7 @@ impl<E: Executor> Session<E> {
                     });
                 }
             }
-            // It stays unsent, and is sent again.
+            // The output stays unsent, and is sent again.
             Err(error) => tracing::debug!(worker = self.id, %error, "output was not sent"),
         }
     }

@@ -1,19 +1,21 @@
 //! Poll pacing: how soon a busy worker polls again.
 //!
-//! Each poll that brings results is an entry on three disks, and the masters' time for it hardly depends on how many
-//! results it brings. A worker that has more work than slots and asks again for each slot that gets free has the masters
-//! write one entry after the other for a result or two each. So while most of its slots are busy anyway, it leaves as much
-//! time between two polls as the last one took: half of the polls, with twice as much in each. A slot waits for its next
-//! task for one exchange longer at most, and not at all once half of the slots are free.
+//! Each poll with results is an entry on three disks, and its cost for the masters hardly depends on the number of
+//! results. A worker with more work than slots that polls for each free slot makes the masters write entry after entry
+//! with a result or two each.
+//!
+//! So while most of its slots are busy anyway, it leaves as much time between two polls as the last one took. That
+//! halves the polls, with twice as much in each. A slot waits for its next task for one exchange longer at most, and
+//! not at all once half of the slots are free.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// No poll is left waiting for longer, however long the last one took.
+/// Maximum delay of a poll, however long the last one took.
 const POLL_DELAY_MAX: Duration = Duration::from_millis(10);
 
-/// When the next poll is due.
+/// The time when the next poll is due.
 #[derive(Debug, Default)]
 pub(super) struct PollPacing {
     /// When the next poll is due although most slots are busy. `None` when there was less work than slots.
@@ -21,19 +23,19 @@ pub(super) struct PollPacing {
 }
 
 impl PollPacing {
-    /// A poll that was sent at `begun` has come back `now`; `got_all` says that it was given all it asked for, so that there
-    /// is likely more.
+    /// Records that a poll sent at `begun` was answered at `now`. `got_all` says that it got all the tasks it asked
+    /// for, so that there are likely more.
     pub(super) fn record_poll(&mut self, begun: Instant, now: Instant, got_all: bool) {
         let took = now.saturating_duration_since(begun);
         self.next_poll_at = got_all.then(|| now + took.min(POLL_DELAY_MAX));
     }
 
-    /// There is likely more work than slots.
+    /// Returns whether there is likely more work than slots.
     pub(super) fn has_backlog(&self) -> bool {
         self.next_poll_at.is_some()
     }
 
-    /// Until when the next poll can wait, if it can at all: `free` of `slots` have nothing to do.
+    /// Returns until when the next poll can wait, if it can at all. `free` of `slots` are idle.
     pub(super) fn delayed_until(&self, now: Instant, free: usize, slots: usize) -> Option<Instant> {
         let most_are_busy = free.saturating_mul(2) < slots;
         self.next_poll_at

@@ -15,17 +15,17 @@ use crate::worker::config::WorkerConfig;
 use crate::worker::executor::{Executor, StopReason};
 use crate::worker::shutdown::Shutdown;
 
-/// Why a session is over.
+/// The reason why a session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::worker) enum SessionEnd {
     /// The cluster does not know this worker (any more).
     Unknown,
-    /// The worker is to go, and has done what could be done before.
+    /// The worker leaves, and has done everything possible before that.
     Leaving,
 }
 
-/// Who answers heartbeats, and how often they stopped being answered. When either changes, a poll that was sent before
-/// may wait for an answer that will never come.
+/// The master that answers heartbeats, and how often they stopped being answered. When either changes, a poll sent
+/// before that may wait for an answer that will never come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct LeaderContact {
     pub(super) leader: Option<Url>,
@@ -33,9 +33,9 @@ pub(super) struct LeaderContact {
 }
 
 impl LeaderContact {
-    /// A heartbeat was answered; tells whether that changes anything.
+    /// Records an answered heartbeat. Returns whether it changes anything.
     pub(super) fn record_answer(&mut self, leader: Option<Url>, lapsed: bool) -> bool {
-        // None: another call has just failed; who leads will be seen by the next heartbeat.
+        // `None`: another call has just failed. The next heartbeat shows the leader.
         let moved = leader.is_some() && self.leader != leader;
         if moved {
             self.leader = leader;
@@ -55,11 +55,11 @@ pub(in crate::worker) struct Session<E> {
     pub(super) id: String,
     pub(super) heartbeat_interval: Duration,
     pub(super) lease: Duration,
-    /// When the latest request was sent that the cluster acknowledged.
+    /// When the latest acknowledged request was sent.
     pub(super) acknowledged: watch::Sender<Instant>,
-    /// By whom and since when heartbeats are answered.
+    /// The master that answers heartbeats, and the number of lapses.
     pub(super) leader_contact: watch::Sender<LeaderContact>,
-    /// The cluster asked the worker to go.
+    /// Cancelled when the cluster asks the worker to drain.
     pub(super) drain: CancellationToken,
 }
 
@@ -117,7 +117,8 @@ impl<E: Executor> Session<E> {
         }
     }
 
-    /// A worker told to stop has its grace; one that is drained has all the time its tasks take.
+    /// Waits for the end of the grace period. A worker that is asked to stop has one; one that is drained has all the
+    /// time its tasks take.
     pub(super) async fn grace(self: Arc<Self>) {
         let grace = async {
             self.shutdown.asked().await;
