@@ -1,5 +1,8 @@
-//! The client library for a Triarch cluster: the types of its HTTP interface ([`wire`]), a [`Client`] that finds the
-//! leader and retries safely, and the runtime on which a worker is built.
+//! The client library for a Triarch cluster:
+//!
+//! - the types of its HTTP interface ([`wire`]);
+//! - a [`Client`] that finds the leader and retries safely;
+//! - the runtime on which a worker is built ([`worker`]).
 //!
 //! The server uses the same types, so the two cannot diverge. This crate knows nothing of consensus, of the log or of
 //! the table; the log has types of its own.

@@ -10,11 +10,12 @@
 //!
 //! - The mark never runs ahead of the disk: what it names was made durable before it was written.
 //! - Before an entry the mark covers is removed, a lower mark is durable ([`HighWaterMarkFile::store_durably`]).
-//! - The mark lags by one sync at most. After a sync it is written without an fsync ([`HighWaterMarkFile::store`]), and
-//!   once the completions of that sync were called, its writeback begins ([`HighWaterMarkFile::start_writeback`]). The
-//!   next sync waits for the writeback ([`HighWaterMarkFile::wait_for_writeback`]) before its own fdatasync, which makes
-//!   the device keep both, since the slots are overwritten in place. Where a file system does not overwrite in place, an
-//!   fdatasync of its own every [`WRITES_PER_SYNC_MAX`] writes bounds the lag.
+//! - The mark lags by one sync at most. After a sync it is written without an fsync ([`HighWaterMarkFile::store`]).
+//!   Once the completions of that sync were called, its writeback begins ([`HighWaterMarkFile::start_writeback`]). The
+//!   next sync waits for the writeback ([`HighWaterMarkFile::wait_for_writeback`]) before its own fdatasync. This one
+//!   makes the device keep both, because the slots are overwritten in place.
+//! - Where a file system does not overwrite in place, an fdatasync of its own every [`WRITES_PER_SYNC_MAX`] writes
+//!   bounds the lag.
 
 use std::fs::{File, OpenOptions};
 use std::io;

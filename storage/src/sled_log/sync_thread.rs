@@ -155,7 +155,7 @@ impl SyncThread {
         let committed = |write: &QueuedWrite| matches!(write.op, WriteOp::Committed(_));
         let last_committed = group.iter().rposition(committed);
         for (position, write) in group.iter().enumerate() {
-            // Of several committed positions only the last one matters.
+            // Only the last of several committed positions matters.
             if !committed(write) || Some(position) == last_committed {
                 self.write(&write.op)?;
             }

@@ -21,7 +21,7 @@ use crate::testing::seeded_random::SeededRandom;
 use crate::write_ops::{WriteOp, assert_appendable, assert_purgeable, assert_truncatable};
 use crate::{Completion, LogPosition, LogRecord, LogState, LogStore, StorageError};
 
-/// See the [module](self). Clones are handles on the same log.
+/// An in-memory log; see the [module](self). Clones are handles on the same log.
 #[derive(Clone, Default)]
 pub struct MemoryLog {
     shared: Arc<Mutex<Shared>>,

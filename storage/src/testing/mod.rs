@@ -1,5 +1,8 @@
-//! Test doubles and suites, for the tests of this crate and of the crates above it: a [`MemoryLog`] that fails on
-//! request, the [`conformance`] suite that every log engine must pass, and seeded random choices.
+//! Test doubles and suites, for the tests of this crate and of the crates above it:
+//!
+//! - a [`MemoryLog`] that fails on request;
+//! - the [`conformance`] suite that every log engine must pass;
+//! - seeded random choices.
 
 pub mod conformance;
 pub mod memory_log;

@@ -1,6 +1,6 @@
 //! Runs one of this test binary's own tests as a separate process, so that it can be killed, traced, or fail.
 //!
-//! That test is marked `#[ignore]` and does nothing unless it has an [`input`].
+//! The test is marked `#[ignore]` and does nothing unless it has an [`input`].
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 

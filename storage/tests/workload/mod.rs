@@ -2,9 +2,9 @@
 //! moment.
 //!
 //! The seed chooses the operations over several processes: appends of entries of one chunk and of many, votes,
-//! truncations, and snapshots, written and received, with the purges that they allow. The process that runs the
-//! workload reports each operation when it is requested and when it is done. [`Workload::check`] decides whether the
-//! contents found afterwards are allowed.
+//! truncations, and snapshots. Snapshots are written or received, with the purges that they allow. The process that
+//! runs the workload reports each operation when it is requested and when it is done. [`Workload::check`] decides
+//! whether the contents found afterwards are allowed.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

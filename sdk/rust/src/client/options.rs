@@ -12,8 +12,8 @@ pub struct ClientOptions {
     pub unreachable_deadline: Duration,
     /// Maximum time to connect. Default: 1 s.
     pub connect_timeout: Duration,
-    /// Time the first attempt waits for its answer, in addition to the hold the cluster was asked for. Each attempt after
-    /// a silent one waits twice as long, so that repetition does not make a slow cluster slower. Default: 3 s.
+    /// Time the first attempt waits for its answer, in addition to the hold the cluster was asked for. Each attempt
+    /// after a silent one waits twice as long, so that repetition does not make a slow cluster slower. Default: 3 s.
     pub answer_timeout: Duration,
     /// Maximum length of an answer in bytes. Default: 256 MiB.
     pub answer_bytes_max: usize,

@@ -1,8 +1,8 @@
 //! Retry policy of calls, free of I/O: which master to ask next, with which timeout, after which wait, and the result.
 //!
-//! [`CallAttempts`] is the state machine of one logical call, [`StreamAttempts`] that of opening a stream. The driver asks
-//! for the [`NextStep`], performs it, and feeds the outcome back. Both get the elapsed time as an argument and touch
-//! neither sockets nor clocks. The twin in Python is `sdk/python/src/triarch/_policy.py`.
+//! [`CallAttempts`] is the state machine of one logical call, [`StreamAttempts`] that of opening a stream. The driver
+//! asks for the [`NextStep`], performs it, and feeds the outcome back. Both get the elapsed time as an argument and
+//! touch neither sockets nor clocks. The twin in Python is `sdk/python/src/triarch/_policy.py`.
 //!
 //! # Invariants
 //!

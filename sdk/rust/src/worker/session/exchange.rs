@@ -127,7 +127,7 @@ impl<E: Executor> Session<E> {
         }
     }
 
-    /// Sends one poll with all results and leases.
+    /// Sends one poll with the results and leases to report.
     fn poll(self: &Arc<Self>) -> Pin<Box<dyn Future<Output = Polled> + Send>> {
         let mut batch = self.attempts.take_results(BatchKind::Poll);
         let wait = if batch.is_empty() {

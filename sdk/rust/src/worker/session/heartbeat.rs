@@ -99,7 +99,8 @@ impl<E: Executor> Session<E> {
 }
 
 /// Returns the time between two heartbeats. A cluster with many workers may ask for fewer heartbeats than at
-/// registration. The interval stays within half a lease, because heartbeats keep the leases alive.
+/// registration. The interval is at most half a lease, or the initial one if that is longer, because heartbeats keep
+/// the leases alive.
 fn heartbeat_interval(requested_ms: Option<u64>, initial: Duration, lease: Duration) -> Duration {
     let most = (lease / 2).max(initial);
     requested_ms.map_or(initial, |requested_ms| {

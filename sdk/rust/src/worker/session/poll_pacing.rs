@@ -4,7 +4,7 @@
 //! results. A worker with more work than slots that polls for each free slot makes the masters write entry after entry
 //! with a result or two each.
 //!
-//! So while most of its slots are busy anyway, it leaves as much time between two polls as the last one took. That
+//! So while most of its slots are busy anyway, it leaves as much time between two polls as the last one took. This
 //! halves the polls, with twice as much in each. A slot waits for its next task for one exchange longer at most, and
 //! not at all once half of the slots are free.
 

@@ -18,7 +18,7 @@ use crate::worker::shutdown::Shutdown;
 /// The reason why a session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::worker) enum SessionEnd {
-    /// The cluster does not know this worker (any more).
+    /// The cluster does not know this worker, or no longer does.
     Unknown,
     /// The worker leaves, and has done everything possible before that.
     Leaving,
