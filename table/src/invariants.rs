@@ -8,7 +8,7 @@ use crate::index::SecondaryIndexes;
 use crate::records::job::{Counts, Job};
 use crate::records::task::{Life, Task};
 use crate::table::Table;
-use crate::types::ids::{IDS_PER_ENTRY_MAX, WorkerId};
+use crate::types::ids::{IDS_PER_ENTRY_MAX, TaskId, WorkerId};
 use crate::types::queue_options::QueueSettings;
 use crate::types::state::TaskState;
 
@@ -42,6 +42,7 @@ impl Table {
         let fault = pages.into_iter().chain(dedup_stores).flatten().next();
         fault.or_else(|| {
             self.check_jobs()
+                .and_then(|()| self.check_unique_keys())
                 .and_then(|()| self.check_workers())
                 .and_then(|()| self.check_positions())
                 .and_then(|()| self.check_queues())
@@ -252,6 +253,26 @@ impl Table {
                     "{id} is {} with {missing} of its inputs missing",
                     task.state().as_str()
                 )
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that no two unfinished tasks share a unique key. The index holds one task for each.
+    fn check_unique_keys(&self) -> Result<(), String> {
+        let mut holders: BTreeMap<&str, TaskId> = BTreeMap::new();
+        for task in self.tasks.iter() {
+            let Some(key) = task.unique_key() else {
+                continue;
+            };
+            if task.state().is_terminal() {
+                continue;
+            }
+            if let Some(other) = holders.insert(key, task.id) {
+                return Err(format!(
+                    "{} shares the unique key {key:?} with {other}",
+                    task.id
+                ));
             }
         }
         Ok(())

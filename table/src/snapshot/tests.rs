@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use super::{MAGIC, Record, SnapshotError, encoded};
 use crate::command::{
-    Backoff, CatchUp, Command, Grant, NewTask, OnFailure, Overlap, PutSchedule, RegisterWorker,
-    ReportedOutcome, Requires, SubmitJob, TaskReport, TickAction, TickSchedule,
+    Backoff, CatchUp, Command, Grant, NewTask, OnDuplicate, OnFailure, Overlap, PutSchedule,
+    RegisterWorker, ReportedOutcome, Requires, SubmitJob, TaskReport, TickAction, TickSchedule,
+    Unique,
 };
 use crate::snapshot::digest::Digest;
 use crate::table::Table;
@@ -306,4 +307,40 @@ fn a_wrong_table_under_a_right_digest_is_no_table_or_a_sound_one() {
             .count();
     }
     assert!(refused > 500, "only {refused} refused");
+}
+
+#[test]
+fn a_snapshot_in_which_two_unfinished_tasks_share_a_unique_key_is_refused() {
+    let Command::SubmitJob(mut job) = submit(None, &["nap", "sum"]) else {
+        unreachable!("it submits");
+    };
+    for (task, key) in job.tasks.iter_mut().zip(["mail:41", "mail:42"]) {
+        task.unique = Some(Unique {
+            key: key.to_owned(),
+            on_duplicate: OnDuplicate::Refuse,
+        });
+    }
+    let mut table = Table::new(Limits::default());
+    let stamp = Stamp {
+        index: 1,
+        now_ms: 1_000,
+    };
+    table.apply(stamp, vec![Command::SubmitJob(job)], &mut Vec::new());
+    let records = records(&written(&table));
+    assert!(read(&sealed(&records)).is_ok());
+    let forged: Vec<Vec<u8>> = records
+        .iter()
+        .map(|record| {
+            let mut record = record.clone();
+            if let Some(at) = record.windows(7).position(|bytes| bytes == b"mail:42") {
+                record[at + 6] = b'1';
+            }
+            record
+        })
+        .collect();
+    assert_ne!(records, forged);
+    assert!(matches!(
+        read(&sealed(&forged)),
+        Err(SnapshotError::Unsound(_))
+    ));
 }
