@@ -72,7 +72,8 @@ const LAYERS: [(&str, &[&[&str]]); 2] = [
             &["leader"],
             &["state_machine"],
             &["feed", "waiters", "leader_counters"],
-            &["cron", "backup_format", "mutated"],
+            &["cron", "backup_format", "panic_exit", "mutated"],
+            &["log_writer"],
         ],
     ),
     (
