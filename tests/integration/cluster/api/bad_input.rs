@@ -349,7 +349,8 @@ async fn an_endless_request_body_is_refused_before_it_ends() {
         let mut stream = tokio::net::TcpStream::connect(cluster.addr(node))
             .await
             .expect("it listens");
-        let head = b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+        let head =
+            b"POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n";
         stream.write_all(head).await.expect("it reads");
         for _ in 0..17 {
             stream.write_all(b"100000\r\n").await.expect("it reads");
@@ -364,7 +365,7 @@ async fn an_endless_request_body_is_refused_before_it_ends() {
         let mut stream = tokio::net::TcpStream::connect(cluster.addr(node))
             .await
             .expect("it listens");
-        let head = b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-length: 20000000\r\nexpect: 100-continue\r\n\r\n";
+        let head = b"POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-length: 20000000\r\nexpect: 100-continue\r\n\r\n";
         stream.write_all(head).await.expect("it reads");
         stream.read_exact(&mut answer).await.expect("it answers");
         assert_eq!(&answer, b"HTTP/1.1 413");
@@ -416,8 +417,8 @@ async fn a_batch_with_one_invalid_task_creates_nothing() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
-    let mut tasks = vec![json!({"kind": "fake"}); 50];
-    tasks.push(json!({"kind": "fake", "priority": 99}));
+    let mut tasks = vec![json!({"kind": "hand"}); 50];
+    tasks.push(json!({"kind": "hand", "priority": 99}));
     let refused = api.post("/v1/jobs", &json!({"tasks": tasks})).await;
     assert_eq!(
         refused.refused(400, "invalid_request")["field"],
@@ -426,7 +427,7 @@ async fn a_batch_with_one_invalid_task_creates_nothing() {
     assert_eq!(api.get("/v1/tasks").await.expect(200)["tasks"], json!([]));
     // The bound itself is within it.
     let most = api
-        .submit(&json!({"tasks": vec![json!({"kind": "fake"}); 10_000]}))
+        .submit(&json!({"tasks": vec![json!({"kind": "hand"}); 10_000]}))
         .await;
     assert_eq!(most["tasks"].as_array().expect("tasks").len(), 10_000);
     assert_eq!(
@@ -468,8 +469,8 @@ async fn bytes_that_are_not_http_harm_no_other_client() {
             b"GET /v1/jobs HTTP/9.9\r\n\r\n",
             b"POST /v1/jobs HTTP/1.1\r\ncontent-length: many\r\n\r\n",
             b"POST /v1/jobs HTTP/1.1\r\ncontent-length: 99999999999999999999999\r\n\r\n",
-            b"POST /raft/append HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n\xff\xff\xff\xff",
-            b"POST /raft/vote HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
+            b"POST /raft/append HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\n\r\n\xff\xff\xff\xff",
+            b"POST /raft/vote HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n",
             &[0; 100_000],
         ] {
             let mut stream = tokio::net::TcpStream::connect(cluster.addr(node))
@@ -509,9 +510,9 @@ async fn an_unread_request_body_leaves_the_connection_usable() {
             .expect("it listens");
         let length = body.len();
         let first =
-            format!("{refused} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
+            format!("{refused} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}");
         stream.write_all(first.as_bytes()).await.expect("it reads");
-        let next = "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let next = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         let sent = stream.write_all(next.as_bytes()).await;
         sent.unwrap_or_else(|error| panic!("{refused}: {error}"));
         let mut answers = String::new();

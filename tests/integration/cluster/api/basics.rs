@@ -135,7 +135,7 @@ async fn the_pages_of_a_list_together_contain_every_item_once() {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
     let tasks: Vec<_> = (0..25)
-        .map(|nth| json!({"kind": "fake", "payload": nth, "queue": "pages"}))
+        .map(|nth| json!({"kind": "hand", "payload": nth, "queue": "pages"}))
         .collect();
     let submitted = api.submit(&json!({"name": "many", "tasks": tasks})).await;
     let job = submitted["id"].as_str().expect("an id");

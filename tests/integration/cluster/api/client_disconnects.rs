@@ -47,14 +47,14 @@ async fn clients_that_disconnect_leak_no_resources() {
             // Nothing at all; half a request line; half the headers; half a body.
             String::new(),
             "POST /v1/jo".to_owned(),
-            "POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-".to_owned(),
-            "POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{\"tasks\": ["
+            "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-".to_owned(),
+            "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{\"tasks\": ["
                 .to_owned(),
-            "POST /v1/jobs HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"tas"
+            "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"tas"
                 .to_owned(),
             // A whole request whose answer nobody waits for.
-            format!("GET /v1/tasks/{waited_for}?wait_ms=60000 HTTP/1.1\r\nhost: x\r\n\r\n"),
-            "GET /v1/jobs HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+            format!("GET /v1/tasks/{waited_for}?wait_ms=60000 HTTP/1.1\r\nhost: localhost\r\n\r\n"),
+            "GET /v1/jobs HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(),
         ] {
             for _ in 0..MANY {
                 let mut stream = TcpStream::connect(&address).await.expect("it listens");

@@ -220,7 +220,7 @@ async fn an_evicted_position_is_gone_and_a_future_one_is_waited_for() {
     let api = cluster.api(leader);
     let mut slow = Reader::begin(&cluster, leader, "after=0", None).await;
     for _ in 0..4 {
-        api.submit(&json!({"tasks": vec![json!({"kind": "fake"}); 30]}))
+        api.submit(&json!({"tasks": vec![json!({"kind": "hand"}); 30]}))
             .await;
     }
     let gone = api.get("/v1/events?after=0").await;
@@ -250,7 +250,7 @@ async fn an_evicted_position_is_gone_and_a_future_one_is_waited_for() {
 
     // A reader that does not read for so long that its place is gone is told so, and cut off.
     for _ in 0..200 {
-        api.submit(&json!({"tasks": vec![json!({"kind": "fake"}); 1_000]}))
+        api.submit(&json!({"tasks": vec![json!({"kind": "hand"}); 1_000]}))
             .await;
         if slow_is_behind(&mut slow).await {
             return;
@@ -282,14 +282,14 @@ async fn an_event_filter_passes_only_matching_events() {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
     let begin = api.get("/v1/cluster").await.index();
-    let mail = json!({"name": "mail", "tasks": [{"kind": "fake", "queue": "mail"}]});
+    let mail = json!({"name": "mail", "tasks": [{"kind": "hand", "queue": "mail"}]});
     let mail = api.submit(&mail).await;
     let other = submit_task(&api, &fake_worker::job(json!(1))).await;
     api.post(&format!("/v1/tasks/{other}/cancel"), &json!({}))
         .await
         .expect(200);
     let end = api
-        .submit(&json!({"tasks": [{"kind": "fake", "queue": "mail", "delay_ms": 60_000}]}))
+        .submit(&json!({"tasks": [{"kind": "hand", "queue": "mail", "delay_ms": 60_000}]}))
         .await;
     let (mail, end) = (
         mail["id"].as_str().expect("id"),

@@ -32,7 +32,7 @@ async fn one_request_waits_for_any_of_many_tasks() {
     assert_eq!(none, json!({"ended": [], "missing": [], "more": false}));
 
     // Held until one of them ends, and then answered at once, at whichever node it waits.
-    let fake_worker = FakeWorker::register(&cluster, "fake", 2).await;
+    let fake_worker = FakeWorker::register(&cluster, "hand", 2).await;
     let (asked, turned) = ([a.as_str(), &b], [b.as_str(), &a]);
     let work = async {
         let leases = fake_worker.poll(1, 10_000, &[]).await;
@@ -75,7 +75,7 @@ async fn a_wait_response_is_bounded_and_says_that_there_is_more() {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    let fake_worker = FakeWorker::register(&cluster, "fake", 12).await;
+    let fake_worker = FakeWorker::register(&cluster, "hand", 12).await;
     let mut left = 12;
     while left > 0 {
         for lease in fake_worker.poll(12, 10_000, &[]).await {

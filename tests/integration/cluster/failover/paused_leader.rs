@@ -188,7 +188,7 @@ async fn a_paused_single_master_expires_no_worker_when_it_resumes() {
     tokio::time::sleep(PAUSE_DURATION).await;
     cluster.cont(1);
     // The search for silent workers goes on beside the timers.
-    let later = json!({"tasks": [{"kind": "fake", "delay_ms": 600}]});
+    let later = json!({"tasks": [{"kind": "hand", "delay_ms": 600}]});
     let later = submit_task(&api, &later).await;
     until(WAIT_TIMEOUT, "what was delayed is due", async || {
         let shown = api.get(&format!("/v1/tasks/{later}")).await.expect(200);

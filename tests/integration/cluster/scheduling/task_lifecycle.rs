@@ -16,7 +16,7 @@ async fn cancelling_a_queued_task_ends_it_at_once() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
     let api = cluster.api(follower);
-    let job = api.submit(&json!({"tasks": [{"kind": "fake"}, {"kind": "fake"}, {"kind": "fake", "delay_ms": 600_000}]})).await;
+    let job = api.submit(&json!({"tasks": [{"kind": "hand"}, {"kind": "hand"}, {"kind": "hand", "delay_ms": 600_000}]})).await;
     let id = job["id"].as_str().expect("an id");
     let task = first_task(&job);
     let one = api
@@ -164,7 +164,7 @@ async fn a_delayed_task_does_not_start_before_its_time() {
     let worker = FakeWorker::register(&cluster, "w", 2).await;
     let delayed = submit_task(
         &api,
-        &json!({"tasks": [{"kind": "fake", "delay_ms": 1_500}]}),
+        &json!({"tasks": [{"kind": "hand", "delay_ms": 1_500}]}),
     )
     .await;
     let prompt = submit_task(&api, &fake_worker::job(json!(1))).await;
@@ -189,7 +189,7 @@ async fn a_retry_does_not_start_before_its_back_off_ends() {
     let backoff = json!({"initial_ms": 500, "factor": 3.0, "jitter": 0.0});
     let task = submit_task(
         &api,
-        &json!({"tasks": [{"kind": "fake", "max_attempts": 3, "backoff": backoff}]}),
+        &json!({"tasks": [{"kind": "hand", "max_attempts": 3, "backoff": backoff}]}),
     )
     .await;
     for attempt in 1..=3 {
@@ -240,7 +240,7 @@ async fn a_task_that_is_not_started_in_time_expires() {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
     let job = api
-        .submit(&json!({"tasks": [{"kind": "fake", "expires_ms": 300}]}))
+        .submit(&json!({"tasks": [{"kind": "hand", "expires_ms": 300}]}))
         .await;
     let done = wait_job(&api, job["id"].as_str().expect("an id")).await;
     assert_eq!(
@@ -260,7 +260,7 @@ async fn a_task_of_higher_priority_starts_before_an_older_one() {
     let tasks: Vec<_> = [0, 9, 5, 9, 0]
         .iter()
         .enumerate()
-        .map(|(nth, priority)| json!({"kind": "fake", "priority": priority, "payload": nth}))
+        .map(|(nth, priority)| json!({"kind": "hand", "priority": priority, "payload": nth}))
         .collect();
     api.submit(&json!({"tasks": tasks})).await;
     let worker = FakeWorker::register(&cluster, "w", 1).await;
@@ -280,15 +280,15 @@ async fn a_task_is_leased_only_to_a_worker_that_matches_its_requirements() {
     let api = cluster.api(leader);
     let body = |name: &str, queues: &[&str], kinds: &[&str], zone: &str| json!({"name": name, "slots": 4, "queues": queues, "kinds": kinds, "labels": {"zone": zone}, "resources": {"mem_mb": 100}});
     let plain =
-        FakeWorker::register_as(&cluster, &body("plain", &["default"], &["fake"], "eu")).await;
+        FakeWorker::register_as(&cluster, &body("plain", &["default"], &["hand"], "eu")).await;
     let other =
-        FakeWorker::register_as(&cluster, &body("other", &["q"], &["fake", "special"], "us")).await;
+        FakeWorker::register_as(&cluster, &body("other", &["q"], &["hand", "special"], "us")).await;
     let tasks = json!({"tasks": [
-        {"kind": "fake", "payload": "plain"},
+        {"kind": "hand", "payload": "plain"},
         {"kind": "special", "queue": "q", "payload": "special"},
-        {"kind": "fake", "queue": "q", "requires": {"labels": {"zone": "us"}}, "payload": "us"},
-        {"kind": "fake", "queue": "q", "requires": {"labels": {"zone": "eu"}}, "payload": "nobody"},
-        {"kind": "fake", "requires": {"resources": {"mem_mb": 101}}, "payload": "too much"},
+        {"kind": "hand", "queue": "q", "requires": {"labels": {"zone": "us"}}, "payload": "us"},
+        {"kind": "hand", "queue": "q", "requires": {"labels": {"zone": "eu"}}, "payload": "nobody"},
+        {"kind": "hand", "requires": {"resources": {"mem_mb": 101}}, "payload": "too much"},
         {"kind": "special", "payload": "wrong queue"},
     ]});
     let job = api.submit(&tasks).await;

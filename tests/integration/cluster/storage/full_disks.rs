@@ -119,7 +119,7 @@ async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writ
     nobody_died(&mut cluster, &pids);
 
     // All of them.
-    let fake_worker = FakeWorker::register(&cluster, "fake", 1).await;
+    let fake_worker = FakeWorker::register(&cluster, "hand", 1).await;
     let job = cluster.api(1).submit(&fake_worker::job(json!({}))).await;
     let job = job["id"].as_str().expect("an id").to_owned();
     let lease = fake_worker.take(&[]).await;

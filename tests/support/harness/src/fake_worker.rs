@@ -10,8 +10,8 @@ use crate::cluster::{Cluster, WAIT_TIMEOUT};
 use crate::http::{Api, Reply};
 use crate::wait::Polling;
 
-/// The kind of task that only fake workers take.
-pub const KIND: &str = "fake";
+/// The kind of task that only fake workers take. Tasks of this kind are in the golden directories.
+pub const KIND: &str = "hand";
 
 /// See the module.
 #[derive(Debug, Clone)]
