@@ -111,7 +111,7 @@ pub async fn send(sim: &Sim, request: Request<'_>) -> Answer {
 fn write(sim: &Sim, number: u64, request: &Request<'_>) {
     let body = request.body.map(Value::to_string).unwrap_or_default();
     let mut text = format!(
-        "{} {} HTTP/1.1\r\nhost: sim\r\nconnection: close\r\n",
+        "{} {} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n",
         request.method, request.path
     );
     if let Some(id) = request.request_id {
