@@ -132,7 +132,7 @@ def test_sigterm_lets_running_tasks_finish(bench: Bench, pool: str) -> None:
     _begun(bench)
     later = bench.submit("add", 1, 2)
     worker.send_signal(signal.SIGTERM)
-    wait_until(lambda: "no more are taken" in worker.last_words(), 30, "the worker to hear")
+    wait_until(lambda: "shutting down" in worker.last_words(), 30, "the worker to hear")
     bench.go_on()
     assert worker.wait(30) == 0
     assert bench.task(running.id)["state"] == "succeeded"
