@@ -509,8 +509,9 @@ async fn an_unread_request_body_leaves_the_connection_usable() {
             .await
             .expect("it listens");
         let length = body.len();
-        let first =
-            format!("{refused} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}");
+        let first = format!(
+            "{refused} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
         stream.write_all(first.as_bytes()).await.expect("it reads");
         let next = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         let sent = stream.write_all(next.as_bytes()).await;
