@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::HeaderMap;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -21,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::server::http::browser_guard;
 use crate::server::http::request_metrics::RequestMetrics;
 use crate::server::http::slow_client::SlowClientGuard;
 use crate::server::protocol::problem::{Code, PROBLEM_JSON, Problem};
@@ -229,9 +231,15 @@ async fn reject(mut stream: TcpStream, connections_max: usize) -> std::io::Resul
         ),
     );
     let body = problem.to_json().to_string();
+    let mut headers = HeaderMap::new();
+    browser_guard::harden(&mut headers);
+    let hardening: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap_or_default()))
+        .collect();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\n\
-         retry-after: 1\r\nconnection: close\r\n\r\n{body}",
+         retry-after: 1\r\nconnection: close\r\n{hardening}\r\n{body}",
         body.len()
     );
     stream.write_all(answer.as_bytes()).await?;
@@ -338,5 +346,37 @@ mod tests {
         assert_eq!(metrics.clients.refused.get(), 0);
         stop.cancel();
         accepting.await.expect("it ends");
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_gets_the_cause_and_hardened_headers() {
+        let listener = bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let mut client = TcpStream::connect(address).await.expect("it listens");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let refusal = tokio::spawn(reject(stream, 7));
+        let mut answer = vec![0; 4_096];
+        let mut length = 0;
+        let read = async {
+            while length < answer.len() {
+                match client.read(&mut answer[length..]).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(count) => length += count,
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, read).await.expect("an end");
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        for part in [
+            "HTTP/1.1 503",
+            "x-content-type-options: nosniff\r\n",
+            "cache-control: no-store\r\n",
+            "content-security-policy: frame-ancestors 'none'\r\n",
+            "7 connections are open",
+        ] {
+            assert!(answer.contains(part), "{part}: {answer}");
+        }
+        drop(client);
+        let _ = refusal.await;
     }
 }
