@@ -9,10 +9,11 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use triarch_check::Recorder;
 use triarch_harness::{
-    Acked, CheckResult, Cluster, FakeClocks, Load, LoadOptions, Options, check, eventually, until,
+    Acked, CheckResult, Cluster, FakeClocks, Load, LoadOptions, Options, acknowledged_jobs,
+    eventually, until,
 };
 
-use crate::history_log::HistoryLog;
+use crate::results::history_log::HistoryLog;
 use crate::{LoadArgs, Outcome};
 
 /// A submission that is not answered within this is sent again to another master.
@@ -75,7 +76,7 @@ impl Drill {
         }
         cluster.wait_workers(usize::from(args.workers)).await;
         let sink = cluster.root().join("sink");
-        let script = check::sink_script(&sink);
+        let script = acknowledged_jobs::sink_script(&sink);
         let options = LoadOptions {
             submitters: usize::from(args.submitters),
             pause: Duration::from_millis(args.pause_ms),
@@ -127,7 +128,7 @@ impl Drill {
 
     /// A job as the load submits it.
     pub fn probe(&self) -> Value {
-        job(&check::sink_script(&self.sink), 0)
+        job(&acknowledged_jobs::sink_script(&self.sink), 0)
     }
 
     /// Acknowledged by other means than the load: held to the same promises.
@@ -199,8 +200,8 @@ impl Drill {
         let running: Vec<_> = self.cluster.running();
         let masters: Vec<_> = running.iter().map(|id| self.cluster.api(*id)).collect();
         self.history_log.settle(&masters, DRAIN_TIMEOUT).await;
-        let mut check_result = check::check(&masters, &acked, DRAIN_TIMEOUT).await;
-        check::check_sink(&mut check_result, &self.sink, &acked);
+        let mut check_result = acknowledged_jobs::check(&masters, &acked, DRAIN_TIMEOUT).await;
+        acknowledged_jobs::check_sink(&mut check_result, &self.sink, &acked);
         self.history_log.judge(&mut check_result, &self.sink);
         if !check_result.is_good() {
             self.cluster.keep();

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::faults::Fault;
 use crate::plan::{Claim, Plan, Roles};
-use crate::report::Report;
+use crate::results::report::Report;
 use crate::testbed::Testbed;
 
 /// A fault that is still not shown after this was not exercised.

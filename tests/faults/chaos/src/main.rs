@@ -5,38 +5,21 @@
 //! accepted, and do its side effects show tokens in order? All that is asked and answered is written down besides, with
 //! a mixed workload, and judged by the checker of histories. The exit code is 0 only if both find nothing.
 
-mod backup_restore;
 mod client_load;
-mod clock_jumps;
-mod disk_image;
 mod drill;
 mod fault_round;
 mod faults;
-mod full_disk;
-mod full_load;
-mod grow_shrink;
-mod hand_over;
-mod history_log;
-mod kill_all;
-mod kill_leader;
-mod latency;
 mod net;
-mod pause_leader;
 mod plan;
-mod power_cut;
-mod random;
-mod repeat;
-mod replace_node;
-mod report;
-mod rolling_restart;
-mod schedule_ticks;
+mod results;
+mod scenarios;
 mod testbed;
 
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use plan::{CutShape, KillTarget, PauseTarget, Plan, Role};
-use repeat::RepeatArgs;
+use scenarios::repeat::RepeatArgs;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Exit code of a run of which the checker cannot tell.
@@ -64,27 +47,27 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Scenario {
     /// Kill the leader with SIGKILL, again and again, and measure how long nobody acknowledges anything
-    KillLeader(kill_leader::KillLeaderArgs),
+    KillLeader(scenarios::kill_leader::KillLeaderArgs),
     /// Kill all masters at once and start them again
-    KillAll(kill_all::KillAllArgs),
+    KillAll(scenarios::kill_all::KillAllArgs),
     /// Stop the leader with SIGSTOP while another takes over, and wake it
-    PauseLeader(pause_leader::PauseLeaderArgs),
+    PauseLeader(scenarios::pause_leader::PauseLeaderArgs),
     /// Cut the power of all disks at once: what was not synced is gone (needs root and loop devices)
-    PowerCut(power_cut::PowerCutArgs),
+    PowerCut(scenarios::power_cut::PowerCutArgs),
     /// Take a backup under load, lose the cluster, and restore into a new one
-    BackupRestore(backup_restore::BackupRestoreArgs),
+    BackupRestore(scenarios::backup_restore::BackupRestoreArgs),
     /// Bring two masters in and take two out again, the leader among them, while the cluster is used
-    GrowShrink(grow_shrink::GrowShrinkArgs),
+    GrowShrink(scenarios::grow_shrink::GrowShrinkArgs),
     /// Kill a master with SIGKILL, delete its directory, and put a new one in its place by one command
-    ReplaceNode(replace_node::ReplaceNodeArgs),
+    ReplaceNode(scenarios::replace_node::ReplaceNodeArgs),
     /// Stop each master in turn and start it again, while clients count what fails
-    RollingRestart(rolling_restart::RollingRestartArgs),
+    RollingRestart(scenarios::rolling_restart::RollingRestartArgs),
     /// Set one master's wall clock wrong after the other's, while it follows, leads and starts (needs libfaketime)
-    ClockJumps(clock_jumps::ClockJumpsArgs),
+    ClockJumps(scenarios::clock_jumps::ClockJumpsArgs),
     /// Fill the masters' disks, one and all, and make room again (needs root)
-    FullDisk(full_disk::FullDiskArgs),
+    FullDisk(scenarios::full_disk::FullDiskArgs),
     /// Let a schedule tick every second while the leader is killed again and again, and count the jobs of each tick
-    ScheduleTicks(schedule_ticks::ScheduleTicksArgs),
+    ScheduleTicks(scenarios::schedule_ticks::ScheduleTicksArgs),
     /// Kill a follower with SIGKILL, again and again
     KillFollower(RepeatArgs),
     /// Kill any two of the three masters at once: the third must neither lead nor acknowledge anything
@@ -116,15 +99,15 @@ enum Scenario {
     /// Cut the power of one master's disk after the other: what was not synced is gone (needs root and loop devices)
     PowerCutOne(RepeatArgs),
     /// Hand leadership over again and again, and measure how long nobody is acknowledged anything
-    HandOver(hand_over::HandOverArgs),
+    HandOver(scenarios::hand_over::HandOverArgs),
     /// Give the cluster as much work as it takes, without faults, and count elections: there must be none
-    FullLoad(full_load::FullLoadArgs),
+    FullLoad(scenarios::full_load::FullLoadArgs),
     /// Inject faults of all kinds at random, some of them at once
-    Random(random::RandomArgs),
+    Random(scenarios::random::RandomArgs),
     /// Kill leaders, and inject every other kind of fault, in numbers: what the figures in docs/reliability.md are made by
-    Long(random::LongArgs),
+    Long(scenarios::random::LongArgs),
     /// Inject faults of all kinds for as long as is told, some of them at once, some for half a minute
-    Soak(random::SoakArgs),
+    Soak(scenarios::random::SoakArgs),
 }
 
 /// What every drill takes.

@@ -13,10 +13,10 @@ use triarch_harness::NodeAddress;
 
 pub mod connection_owner;
 pub mod namespaces;
-pub mod wires;
+pub mod proxies;
 
 use namespaces::Namespaces;
-use wires::{Late, Wires};
+use proxies::{Late, Wires};
 
 /// From whom to whom something does not arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

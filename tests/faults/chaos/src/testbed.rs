@@ -1,5 +1,7 @@
 //! The testbed of a drill: a cluster under load whose network, disks and clocks can be made to fail.
 
+pub mod disk_image;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -11,10 +13,10 @@ use reqwest::Method;
 use triarch_harness::{Exposition, FakeClocks, Options, until};
 
 use crate::LoadArgs;
-use crate::disk_image::{self, DiskImage};
 use crate::drill::Drill;
 use crate::net::{Net, NetworkKind, namespaces};
 use crate::plan::{Plan, Roles};
+use disk_image::DiskImage;
 
 /// Masters that may be brought in, besides the three.
 const SPARE_MASTERS: u64 = 8;

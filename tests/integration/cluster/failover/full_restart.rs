@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use triarch_harness::{Cluster, FakeWorker, Load, LoadOptions, check, fake_worker, until};
+use triarch_harness::{
+    Cluster, FakeWorker, Load, LoadOptions, acknowledged_jobs, fake_worker, until,
+};
 
 use crate::job_helpers::{WAIT_TIMEOUT, assert_works, shell, submit_task};
 
@@ -13,7 +15,7 @@ async fn everything_acknowledged_survives_the_death_of_all_masters() {
     let mut cluster = Cluster::start(3).await;
     cluster.worker(&["--slots", "4"]);
     let sink = cluster.root().join("sink");
-    let script = check::sink_script(&sink);
+    let script = acknowledged_jobs::sink_script(&sink);
     let options = LoadOptions {
         submitters: 4,
         pause: Duration::from_millis(5),
@@ -39,8 +41,9 @@ async fn everything_acknowledged_survives_the_death_of_all_masters() {
         cluster.wait_ready().await;
     }
     let acked = load.finish().await;
-    let mut verdict = check::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
-    check::check_sink(&mut verdict, &sink, &acked);
+    let mut verdict =
+        acknowledged_jobs::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
+    acknowledged_jobs::check_sink(&mut verdict, &sink, &acked);
     verdict.assert_good();
 }
 

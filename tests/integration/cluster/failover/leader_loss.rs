@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
-use triarch_harness::{Cluster, FakeWorker, Load, LoadOptions, check, fake_worker, until};
+use triarch_harness::{
+    Cluster, FakeWorker, Load, LoadOptions, acknowledged_jobs, fake_worker, until,
+};
 
 use crate::job_helpers::{WAIT_TIMEOUT, assert_works, shell, submit_task, wait_state};
 use crate::operations::metrics::wait_held;
 
 /// A load of real commands whose side effects go to a file in the cluster's directory.
 fn start_load(cluster: &Cluster, name: &str) -> Load {
-    let script = check::sink_script(&cluster.root().join("sink"));
+    let script = acknowledged_jobs::sink_script(&cluster.root().join("sink"));
     let options = LoadOptions {
         submitters: 4,
         pause: Duration::from_millis(5),
@@ -36,8 +38,9 @@ async fn wait_acked(load: &Load, more: usize) {
 
 async fn finish_and_check(cluster: &Cluster, load: Load) {
     let acked = load.finish().await;
-    let mut verdict = check::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
-    check::check_sink(&mut verdict, &cluster.root().join("sink"), &acked);
+    let mut verdict =
+        acknowledged_jobs::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
+    acknowledged_jobs::check_sink(&mut verdict, &cluster.root().join("sink"), &acked);
     verdict.assert_good();
 }
 

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::ticks::EverySecond;
+use triarch_harness::schedule_ticks::EverySecond;
 use triarch_harness::{Api, Cluster, eventually, fake_worker, until};
 
 use crate::job_helpers::{WAIT_TIMEOUT, wait_job};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use triarch_harness::strace::{Call, Tracer, now};
-use triarch_harness::{Cluster, Load, LoadOptions, check, fake_worker, until};
+use triarch_harness::{Cluster, Load, LoadOptions, acknowledged_jobs, fake_worker, until};
 
 use crate::job_helpers::{WAIT_TIMEOUT, shell};
 
@@ -71,7 +71,7 @@ async fn a_failed_fsync_ends_the_master_with_a_message_and_loses_nothing() {
     let mut cluster = Cluster::start(3).await;
     cluster.worker(&["--slots", "4"]);
     let sink = cluster.root().join("sink");
-    let script = check::sink_script(&sink);
+    let script = acknowledged_jobs::sink_script(&sink);
     let options = LoadOptions {
         submitters: 4,
         pause: Duration::from_millis(5),
@@ -121,7 +121,8 @@ async fn a_failed_fsync_ends_the_master_with_a_message_and_loses_nothing() {
         cluster.wait_caught_up(victim).await;
     }
     let acked = load.finish().await;
-    let mut verdict = check::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
-    check::check_sink(&mut verdict, &sink, &acked);
+    let mut verdict =
+        acknowledged_jobs::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
+    acknowledged_jobs::check_sink(&mut verdict, &sink, &acked);
     verdict.assert_good();
 }

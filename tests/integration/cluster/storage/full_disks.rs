@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::{Value, json};
 use triarch_harness::{
-    Api, Cluster, FakeWorker, Load, LoadOptions, Options, SmallDisk, check, fake_worker, until,
+    Api, Cluster, FakeWorker, Load, LoadOptions, Options, SmallDisk, acknowledged_jobs,
+    fake_worker, until,
 };
 
 use crate::job_helpers::{WAIT_TIMEOUT, shell};
@@ -38,7 +39,7 @@ async fn cluster_on(disks: &[SmallDisk]) -> Cluster {
 
 fn load(cluster: &Cluster) -> (Load, std::path::PathBuf) {
     let sink = cluster.root().join("sink");
-    let script = check::sink_script(&sink);
+    let script = acknowledged_jobs::sink_script(&sink);
     let options = LoadOptions {
         submitters: 3,
         pause: Duration::from_millis(10),
@@ -161,8 +162,9 @@ async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writ
     assert_eq!(fake_worker.report(result).await["accepted"], true);
 
     let acked = load.finish().await;
-    let mut verdict = check::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
-    check::check_sink(&mut verdict, &sink, &acked);
+    let mut verdict =
+        acknowledged_jobs::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
+    acknowledged_jobs::check_sink(&mut verdict, &sink, &acked);
     verdict.assert_good();
     nobody_died(&mut cluster, &pids);
     for node in cluster.ids() {

@@ -10,13 +10,13 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::addresses::{self, NodeAddress, PORT_BASE};
-use crate::binary::triarch;
-use crate::command::Cli;
-use crate::fake_clock::FakeClocks;
+use crate::faults::fake_clock::FakeClocks;
 use crate::history::HistoryWriter;
 use crate::http::{self, Api, Call, Reply};
-use crate::process::{self, MARKER_ENV, Process};
+use crate::processes::addresses::{self, NodeAddress, PORT_BASE};
+use crate::processes::binary::triarch;
+use crate::processes::command::Cli;
+use crate::processes::process::{self, MARKER_ENV, Process};
 use crate::wait::{eventually, until};
 
 /// How many clusters of one test process run at once: more of them would only wait for each other's processor.

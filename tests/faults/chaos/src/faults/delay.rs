@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use rand::Rng;
 
 use crate::faults::Fault;
-use crate::net::wires::Late;
+use crate::net::proxies::Late;
 use crate::plan::Roles;
 use crate::testbed::Testbed;
 

@@ -9,11 +9,11 @@ use clap::Args;
 use rand::Rng;
 
 use crate::fault_round::{ShuffledPlans, run_fault_round};
-use crate::kill_leader::kill_leaders;
 use crate::net::{NetworkKind, namespaces};
 use crate::plan::Plan;
-use crate::repeat::end;
-use crate::report::Report;
+use crate::results::report::Report;
+use crate::scenarios::kill_leader::kill_leaders;
+use crate::scenarios::repeat::end;
 use crate::testbed::{self, Requirement, Testbed, TestbedArgs};
 use crate::{LoadArgs, Outcome};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::fake_clock;
+use crate::faults::fake_clock;
 use crate::wait::eventually;
 
 /// Environment variable that marks every process of one owner, and whatever those start.

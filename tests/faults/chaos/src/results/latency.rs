@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::task::JoinSet;
-use triarch_harness::load::submit_until;
+use triarch_harness::submit_until;
 use triarch_harness::{Acked, Api};
 
 /// A probe that is not answered within this is sent again, under the same key.

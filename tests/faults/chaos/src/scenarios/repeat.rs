@@ -9,7 +9,7 @@ use rand::Rng;
 
 use crate::fault_round::run_fault_round;
 use crate::plan::Plan;
-use crate::report::Report;
+use crate::results::report::Report;
 use crate::testbed::{self, Testbed, TestbedArgs};
 use crate::{LoadArgs, Outcome};
 

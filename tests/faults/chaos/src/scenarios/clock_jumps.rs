@@ -11,7 +11,7 @@ use clap::Args;
 use rand::Rng;
 use reqwest::Method;
 use serde_json::json;
-use triarch_harness::ticks::EverySecond;
+use triarch_harness::schedule_ticks::EverySecond;
 use triarch_harness::{FakeClocks, until};
 
 use crate::drill::Drill;

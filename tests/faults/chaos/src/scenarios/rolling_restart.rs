@@ -11,7 +11,7 @@ use triarch_harness::history;
 
 use crate::client_load::ClientLoad;
 use crate::drill::Drill;
-use crate::latency::Latencies;
+use crate::results::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
 /// Stop each master in turn and start it again, while clients count what fails

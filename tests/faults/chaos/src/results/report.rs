@@ -10,8 +10,8 @@ use triarch_check::{Counts, Judgement};
 use triarch_harness::CheckResult;
 
 use crate::Outcome;
-use crate::latency::Latencies;
 use crate::plan::Plan;
+use crate::results::latency::Latencies;
 
 /// One kind of fault at one kind of target.
 #[derive(Debug, Clone, Default)]

@@ -75,7 +75,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::process::Process;
+    use crate::processes::process::Process;
     use crate::wait::until;
 
     #[tokio::test]

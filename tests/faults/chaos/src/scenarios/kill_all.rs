@@ -6,7 +6,7 @@ use clap::Args;
 use rand::Rng;
 
 use crate::drill::Drill;
-use crate::latency::Latencies;
+use crate::results::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
 /// Kill all masters at once and start them again

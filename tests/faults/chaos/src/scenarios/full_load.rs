@@ -15,7 +15,7 @@ use triarch_harness::binary::triarch;
 use triarch_harness::{CheckResult, Cluster, Exposition};
 
 use crate::Outcome;
-use crate::report::Report;
+use crate::results::report::Report;
 
 /// Give the cluster as much work as it takes, without faults, and count elections: there must be none
 #[derive(Debug, Args)]

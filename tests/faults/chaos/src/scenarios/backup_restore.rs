@@ -9,10 +9,10 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use clap::Args;
 use rand::Rng;
-use triarch_harness::{Cluster, check, history};
+use triarch_harness::{Cluster, acknowledged_jobs, history};
 
 use crate::drill::{DRAIN_TIMEOUT, Drill};
-use crate::history_log::HistoryLog;
+use crate::results::history_log::HistoryLog;
 use crate::{LoadArgs, Outcome};
 
 /// Take a backup under load, lose the cluster, and restore into a new one
@@ -116,8 +116,8 @@ impl BackupRestoreArgs {
             .fault("lost-cluster", "all masters", Some(&proof));
         let apis = new.apis();
         history_log.settle(&apis, DRAIN_TIMEOUT).await;
-        let mut check_result = check::check(&apis, &promised, DRAIN_TIMEOUT).await;
-        check::check_sink(&mut check_result, &sink, &promised);
+        let mut check_result = acknowledged_jobs::check(&apis, &promised, DRAIN_TIMEOUT).await;
+        acknowledged_jobs::check_sink(&mut check_result, &sink, &promised);
         let late = all.iter().filter(|one| !old_ids.contains(&one.job));
         history::not_promised(history_log.recorder(), late);
         history_log.judge(&mut check_result, &sink);

@@ -11,9 +11,9 @@ use anyhow::ensure;
 use clap::Args;
 use rand::Rng;
 
-use crate::disk_image::{self, DiskImage};
 use crate::drill::Drill;
-use crate::latency::Latencies;
+use crate::results::latency::Latencies;
+use crate::testbed::disk_image::{self, DiskImage};
 use crate::{LoadArgs, Outcome};
 
 /// Cut the power of all disks at once: what was not synced is gone (needs root and loop devices)

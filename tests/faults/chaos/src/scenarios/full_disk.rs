@@ -13,7 +13,7 @@ use serde_json::json;
 use triarch_harness::{Options, SmallDisk, eventually};
 
 use crate::drill::Drill;
-use crate::latency::Latencies;
+use crate::results::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
 /// Fill the masters' disks, one and all, and make room again (needs root)

@@ -8,8 +8,8 @@ use rand::seq::IndexedRandom;
 use triarch_harness::eventually;
 
 use crate::drill::Drill;
-use crate::grow_shrink::voters;
-use crate::latency::Latencies;
+use crate::results::latency::Latencies;
+use crate::scenarios::grow_shrink::voters;
 use crate::{LoadArgs, Outcome};
 
 /// Kill a master with SIGKILL, delete its directory, and put a new one in its place by one command

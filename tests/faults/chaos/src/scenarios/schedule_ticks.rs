@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
-use triarch_harness::ticks::EverySecond;
+use triarch_harness::schedule_ticks::EverySecond;
 use triarch_harness::{CheckResult, Cluster, until};
 
 use crate::Outcome;
-use crate::history_log::HistoryLog;
+use crate::results::history_log::HistoryLog;
 
 /// Let a schedule tick every second while the leader is killed again and again, and count the jobs of each tick
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use triarch_harness::http::Method;
 use triarch_harness::{Acked, Api};
 
 use crate::drill::Drill;
-use crate::latency::{Latencies, first_acknowledgement};
+use crate::results::latency::{Latencies, first_acknowledgement};
 use crate::{LoadArgs, Outcome};
 
 /// Stop the leader with SIGSTOP while another takes over, and wake it

@@ -15,8 +15,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, WAIT_TIMEOUT};
-use crate::fake_worker::{FakeWorker, KIND, Lease};
 use crate::wait::until;
+use crate::workers::fake_worker::{FakeWorker, KIND, Lease};
 
 /// How long a worker that has something to do waits for more of it.
 const BUSY_POLL_MS: u64 = 20;

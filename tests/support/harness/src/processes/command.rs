@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-use crate::binary::triarch;
-use crate::process::MARKER_ENV;
+use crate::processes::binary::triarch;
+use crate::processes::process::MARKER_ENV;
 
 /// No command of a test takes longer.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -15,7 +15,7 @@ use triarch_check::record::Op;
 
 use crate::history::{self, HistoryWriter, Read, WORKLOAD_KIND};
 use crate::http::Api;
-use crate::misbehaving_worker::MisbehavingWorkers;
+use crate::workers::misbehaving_worker::MisbehavingWorkers;
 
 /// A request that is not answered within this is sent again to another master.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cluster::Cluster;
-use crate::process::Process;
+use crate::processes::process::Process;
 use crate::wait::until;
 
 /// For strace to attach to every thread of a process.

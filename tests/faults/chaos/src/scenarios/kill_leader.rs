@@ -7,9 +7,9 @@ use clap::Args;
 use rand::Rng;
 
 use crate::drill::Drill;
-use crate::latency::first_acknowledgement;
 use crate::plan::{KillTarget, Plan};
-use crate::report::Report;
+use crate::results::latency::first_acknowledgement;
+use crate::results::report::Report;
 use crate::{LoadArgs, Outcome};
 
 /// Kill the leader with SIGKILL, again and again, and measure how long nobody acknowledges anything

@@ -10,11 +10,11 @@ use serde_json::json;
 use triarch_harness::history;
 
 use crate::client_load::ClientLoad;
-use crate::latency::Latencies;
 use crate::net::NetworkKind;
 use crate::plan::Plan;
-use crate::repeat::end;
-use crate::report::Report;
+use crate::results::latency::Latencies;
+use crate::results::report::Report;
+use crate::scenarios::repeat::end;
 use crate::testbed::{Testbed, TestbedArgs};
 use crate::{LoadArgs, Outcome};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::history::{self, Read};
 use crate::http::{Api, Reply};
-use crate::load::Acked;
+use crate::load::submissions::Acked;
 
 /// Jobs that are looked at at once.
 const MAX_CONCURRENT_READS: usize = 16;

@@ -9,7 +9,7 @@ use triarch_harness::http::Method;
 use triarch_harness::{Cluster, eventually};
 
 use crate::drill::{DRAIN_TIMEOUT, Drill};
-use crate::latency::Latencies;
+use crate::results::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
 /// Bring two masters in and take two out again, the leader among them, while the cluster is used

@@ -1,0 +1,5 @@
+//! Results of a drill: its history, the latencies that clients saw, and the report.
+
+pub mod history_log;
+pub mod latency;
+pub mod report;

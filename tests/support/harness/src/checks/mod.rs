@@ -1,0 +1,6 @@
+//! Checks of a cluster after or during a test: acknowledged jobs, replicated digests, metrics, schedules.
+
+pub mod acknowledged_jobs;
+pub mod digests;
+pub mod exposition;
+pub mod schedule_ticks;

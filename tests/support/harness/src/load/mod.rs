@@ -1,0 +1,4 @@
+//! Load on a cluster while a test runs.
+
+pub mod mixed_workload;
+pub mod submissions;

@@ -1,0 +1,6 @@
+//! Processes of the program under test, and the addresses that they listen on.
+
+pub mod addresses;
+pub mod binary;
+pub mod command;
+pub mod process;
