@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from triarch import GiveUp, Triarch, TriarchError
-from triarch._policy import Request, path
+from triarch._http.policy import Request, path
 from triarch.errors import UnknownWorker
 from triarch.serialize import decode_call, encode_error, encode_result
 

@@ -95,7 +95,7 @@ def test_events_are_followed_over_a_failover(own_cluster: LocalCluster) -> None:
 
 
 def _look() -> Any:
-    from triarch._policy import Request
+    from triarch._http.policy import Request
 
     return Request.get("/v1/cluster")
 

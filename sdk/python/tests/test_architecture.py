@@ -18,9 +18,9 @@ TESTS = Path(__file__).parent
 LAYERS: dict[str, tuple[str, ...]] = {
     "errors and options": ("errors", "options", "context", "progress"),
     "values": ("serialize", "outcome"),
-    "protocol without I/O": ("_http", "_policy"),
-    "transport": ("_transport", "_async_transport"),
-    "submission and waiting": ("_submit", "_async_submit", "_completion_watcher", "_fork"),
+    "protocol without I/O": ("_http", "_http.policy", "_http.protocol"),
+    "transport": ("_http.async_transport", "_http.transport"),
+    "submission and waiting": ("_fork", "_jobs", "_jobs.async_submit", "_jobs.completion_watcher", "_jobs.submit"),
     "interfaces": ("_interfaces",),
     "handles, tasks, workflows": ("handle", "workflow", "task", "admin", "futures"),
     "app": ("app", ""),

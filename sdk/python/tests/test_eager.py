@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from triarch import GiveUp, NotFound, SerializationError, TaskFailed, Triarch, current
-from triarch._policy import Request
+from triarch._http.policy import Request
 from triarch.testing import eager
 
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from triarch._policy import Request
-from triarch._submit import Submitter
-from triarch._transport import Transport
+from triarch._http.policy import Request
+from triarch._http.transport import Transport
+from triarch._jobs.submit import Submitter
 
 
 class Gated:

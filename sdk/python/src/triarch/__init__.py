@@ -13,7 +13,7 @@
     print(add.delay(1, 2).result(timeout=10))
 """
 
-from ._policy import Patience, RetryPolicy
+from ._http.policy import Patience, RetryPolicy
 from .app import Triarch
 from .context import NotInATask, TaskContext, TaskStopped, current
 from .errors import (

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 
-from . import _completion_watcher, _submit, _transport
+from ._http import transport
+from ._jobs import completion_watcher, submit
 
 __all__: list[str] = []
 
 
 def _after_fork() -> None:
-    _transport.after_fork()
-    _submit.after_fork()
-    _completion_watcher.after_fork()
+    transport.after_fork()
+    submit.after_fork()
+    completion_watcher.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

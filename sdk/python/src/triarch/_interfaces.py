@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from ._async_submit import AsyncSubmitter
-from ._async_transport import AsyncTransport
-from ._completion_watcher import CompletionWatcher
-from ._submit import Submitter
-from ._transport import Transport
+from ._http.async_transport import AsyncTransport
+from ._http.transport import Transport
+from ._jobs.async_submit import AsyncSubmitter
+from ._jobs.completion_watcher import CompletionWatcher
+from ._jobs.submit import Submitter
 from .options import TaskOptions
 from .serialize import Codec, InputBinding
 

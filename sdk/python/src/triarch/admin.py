@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from ._http import MalformedResponse
+from ._http.policy import Request, path
+from ._http.protocol import MalformedResponse
+from ._http.transport import Stream
 from ._interfaces import ClusterClient
-from ._policy import Request, path
-from ._transport import Stream
 from .errors import NoLeader, PositionGone, ProtocolError, Refused, TriarchError, UsageError, refusal
 from .workflow import Dag, Step
 

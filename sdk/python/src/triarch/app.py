@@ -8,10 +8,14 @@ import os
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from . import _async_submit, _async_transport, _completion_watcher, _submit, admin, serialize, workflow
 from . import _fork as _fork  # registers the fork guard
-from ._policy import RetryPolicy
-from ._transport import Transport
+from . import admin, serialize, workflow
+from ._http.async_transport import AsyncTransport
+from ._http.policy import RetryPolicy
+from ._http.transport import Transport
+from ._jobs.async_submit import AsyncSubmitter
+from ._jobs.completion_watcher import CompletionWatcher
+from ._jobs.submit import Submitter
 from .errors import UsageError
 from .futures import Client, ClusterExecutor, set_app_factory
 from .handle import Handle
@@ -60,10 +64,10 @@ class Triarch:
         self.options = TaskOptions(queue=queue)
         self.tasks: dict[str, Task[..., Any]] = {}
         self.transport = Transport(masters, retry_policy or patience)
-        self.atransport = _async_transport.AsyncTransport(self.transport)
-        self.submitter = _submit.Submitter(self.transport)
-        self.watcher = _completion_watcher.CompletionWatcher(self.transport)
-        self.asubmitter = _async_submit.AsyncSubmitter(self.atransport)
+        self.atransport = AsyncTransport(self.transport)
+        self.submitter = Submitter(self.transport)
+        self.watcher = CompletionWatcher(self.transport)
+        self.asubmitter = AsyncSubmitter(self.atransport)
         self.queues = admin.Queues(self)
         self.schedules = admin.Schedules(self)
         self.workers = admin.Workers(self)

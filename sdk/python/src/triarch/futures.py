@@ -26,9 +26,9 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
-from ._completion_watcher import WaitResult
+from ._http.policy import Request, path
 from ._interfaces import ClusterClient
-from ._policy import Request, path
+from ._jobs.completion_watcher import WaitResult
 from .errors import AlreadyFinished, NotFound, RemoteError, ResultTimeout, TaskFailed, TriarchError, UsageError
 from .options import SubmitOptions, TaskOptions
 from .outcome import Outcome

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
-from ._completion_watcher import WaitResult
+from ._http.policy import Request, path
 from ._interfaces import ClusterClient
-from ._policy import Request, path
+from ._jobs.completion_watcher import WaitResult
 from .errors import AlreadyFinished, ResultTimeout, TaskError, TriarchError
 from .outcome import Outcome
 from .progress import bar

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, T
 
 from . import serialize
 from ._interfaces import ClusterClient
-from ._submit import TASKS_PER_JOB_MAX
+from ._jobs.submit import TASKS_PER_JOB_MAX
 from .errors import UsageError
 from .handle import Handle, HandleGroup
 from .options import Seconds, SubmitOptions, TaskOptions

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from triarch import Handle, Triarch
-from triarch._policy import Request, path
+from triarch._http.policy import Request, path
 from triarch.testing import LocalCluster, Process, wait_until
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from triarch._transport import RequestCancelled, Transport
+from triarch._http.transport import RequestCancelled, Transport
 from triarch.errors import Refused, Timeout
 from triarch.testing import wait_until
 from triarch.worker.connection import WorkerConnection, is_final

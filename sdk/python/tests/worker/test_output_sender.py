@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from triarch._policy import Request, path
-from triarch._transport import Transport
+from triarch._http.policy import Request, path
+from triarch._http.transport import Transport
 from triarch.worker.attempt import Attempt
 from triarch.worker.connection import WorkerConnection
 from triarch.worker.leases import Leases

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from triarch import TaskFailed, Triarch, current
-from triarch._policy import Request, path
+from triarch._http.policy import Request, path
 from triarch.testing import wait_until
 
 from .conftest import HERE, Bench

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from triarch._http import MalformedResponse
-from triarch._policy import Request
-from triarch._transport import fetch
+from triarch._http.policy import Request
+from triarch._http.protocol import MalformedResponse
+from triarch._http.transport import fetch
 from triarch.errors import ProtocolError
 from triarch.testing.binary import find_binary
 from triarch.testing.process import OrphanReaper, Process, wait_until

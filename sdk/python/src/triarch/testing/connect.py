@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
-from triarch._policy import MasterList, parse_masters
+from triarch._http.policy import MasterList, parse_masters
 from triarch.app import Triarch
 
 

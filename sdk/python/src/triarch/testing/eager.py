@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from triarch import context as contexts
-from triarch._policy import Request, Response
+from triarch._http.policy import Request, Response
 from triarch.app import Triarch
 from triarch.context import TaskContext, TaskStopped
 from triarch.errors import refusal

@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from triarch._policy import Request
-from triarch._transport import Cancellation, RequestCancelled, Transport
+from triarch._http.policy import Request
+from triarch._http.transport import Cancellation, RequestCancelled, Transport
 from triarch.errors import ProtocolError, Refused, refusal
 
 __all__ = ["RequestCancelled", "WorkerConnection"]
@@ -44,7 +44,7 @@ class WorkerConnection:
         bounds the first try alone.
 
         Raises :class:`~triarch.errors.Refused` for a refusal, another :class:`~triarch.errors.TriarchError` when no master
-        answered, and :class:`~triarch._transport.RequestCancelled` after ``abandon`` or ``close``.
+        answered, and :class:`~triarch._http.transport.RequestCancelled` after ``abandon`` or ``close``.
         """
         request = Request(
             method,

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any
 
-from triarch._transport import Transport
+from triarch._http.transport import Transport
 from triarch.errors import Refused, TriarchError, UnknownWorker
 from triarch.worker.attempt import Attempt, Key, StopReason
 from triarch.worker.config import WorkerConfig

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from triarch import context as contexts
-from triarch._transport import Transport
+from triarch._http.transport import Transport
 from triarch.app import Triarch
 from triarch.errors import Conflict, Refused, TriarchError, UsageError
 from triarch.worker.capture import Capture

@@ -24,9 +24,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._policy import Request, new_request_id
-from ._transport import Transport
-from .errors import InvalidRequest, ProtocolError, TriarchError
+from .._http.policy import Request, new_request_id
+from .._http.transport import Transport
+from ..errors import InvalidRequest, ProtocolError, TriarchError
 
 __all__ = [
     "BATCH_BYTES_MAX",

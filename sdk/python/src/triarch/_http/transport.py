@@ -1,7 +1,7 @@
 """Blocking HTTP transport: requests over sockets, with keep-alive connections per process and thread.
 
-It moves bytes only. The protocol is :mod:`triarch._http`. :mod:`triarch._policy` decides which master is asked, how often and
-for how long. Clients and workers share this transport.
+It moves bytes only. The protocol is :mod:`triarch._http.protocol`. :mod:`triarch._http.policy` decides which master is
+asked, how often and for how long. Clients and workers share this transport.
 
 # Invariants
 
@@ -22,8 +22,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from ._http import BadStatusLine, MalformedResponse, ResponseParser, encode_request
-from ._policy import RESPONSE_BYTES_MAX, MasterList, Request, Response, RetryPolicy, RetryState, Try, parse_masters
+from .policy import RESPONSE_BYTES_MAX, MasterList, Request, Response, RetryPolicy, RetryState, Try, parse_masters
+from .protocol import BadStatusLine, MalformedResponse, ResponseParser, encode_request
 
 __all__ = ["Cancellation", "RequestCancelled", "Stream", "Transport", "after_fork", "fetch"]
 
@@ -307,7 +307,7 @@ class Stream:
 def fetch(master: str, request: Request, timeout_s: float) -> Response:
     """Makes one try at one master, on a connection of its own.
 
-    Returns whatever the master answers. Raises :class:`OSError` or :class:`~triarch._http.MalformedResponse` otherwise.
+    Returns whatever the master answers. Raises :class:`OSError` or :class:`~triarch._http.protocol.MalformedResponse` otherwise.
     """
     connection = _Connection(master, timeout_s)
     try:

@@ -1,4 +1,4 @@
-"""Batching submitter for asyncio: the twin of :mod:`triarch._submit`.
+"""Batching submitter for asyncio: the twin of :mod:`triarch._jobs.submit`.
 
 Submissions of one turn of the event loop share a request, and so do those that arrive while two requests are in flight.
 """
@@ -10,10 +10,10 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 
-from ._async_transport import AsyncTransport
-from ._policy import Request, new_request_id
-from ._submit import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Submitted, job_body, parts_of, read_submitted
-from .errors import InvalidRequest, TriarchError
+from .._http.async_transport import AsyncTransport
+from .._http.policy import Request, new_request_id
+from ..errors import InvalidRequest, TriarchError
+from .submit import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Submitted, job_body, parts_of, read_submitted
 
 __all__ = ["AsyncSubmitter"]
 

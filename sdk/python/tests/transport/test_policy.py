@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from triarch import Conflict, InvalidRequest, NoLeader, NotFound, QueueFull, RetryPolicy, Timeout, UsageError
-from triarch._policy import MasterList, Request, Response, RetryState, parse_masters, path
+from triarch._http.policy import MasterList, Request, Response, RetryState, parse_masters, path
 from triarch.errors import ProtocolError
 
 A, B, C = "http://a:1", "http://b:2", "http://c:3"

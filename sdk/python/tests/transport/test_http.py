@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from triarch._http import (
+from triarch._http.protocol import (
     HEADERS_MAX,
     LINE_BYTES_MAX,
     BadStatusLine,

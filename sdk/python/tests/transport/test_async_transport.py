@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from test_transport import BRIEF, Peer, answer, silent
 from triarch import NoLeader, RetryPolicy, Timeout, TriarchError
-from triarch._async_transport import CONNECTIONS_MAX, AsyncTransport
-from triarch._policy import Request
-from triarch._transport import Transport
+from triarch._http.async_transport import CONNECTIONS_MAX, AsyncTransport
+from triarch._http.policy import Request
+from triarch._http.transport import Transport
+
+from .test_transport import BRIEF, Peer, answer, silent
 
 
 @pytest.fixture

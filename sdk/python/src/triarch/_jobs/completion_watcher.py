@@ -17,10 +17,10 @@ import weakref
 from collections.abc import Callable, Iterable
 from itertools import islice
 
-from ._policy import Request
-from ._transport import Cancellation, RequestCancelled, Transport
-from .errors import NoLeader, RateLimited, StorageFailed, Timeout, TriarchError, Unavailable, refusal
-from .outcome import Outcome
+from .._http.policy import Request
+from .._http.transport import Cancellation, RequestCancelled, Transport
+from ..errors import NoLeader, RateLimited, StorageFailed, Timeout, TriarchError, Unavailable, refusal
+from ..outcome import Outcome
 
 __all__ = ["CompletionWatcher", "WaitResult", "after_fork"]
 

@@ -1,7 +1,7 @@
-"""HTTP transport for asyncio: the same protocol, policy and list of masters as :mod:`triarch._transport`.
+"""HTTP transport for asyncio: the same protocol, policy and list of masters as :mod:`triarch._http.transport`.
 
-It moves bytes by the streams of an event loop. The protocol is :mod:`triarch._http`. Each event loop has connections of its own,
-made at first use.
+It moves bytes by the streams of an event loop. The protocol is :mod:`triarch._http.protocol`. Each event loop has
+connections of its own, made at first use.
 
 # Invariants
 
@@ -19,9 +19,9 @@ import weakref
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from ._http import BadStatusLine, ConnectionLost, MalformedResponse, ResponseParser, encode_request
-from ._policy import RESPONSE_BYTES_MAX, Request, Response, RetryState, Try
-from ._transport import IDLE_MAX_S, Transport
+from .policy import RESPONSE_BYTES_MAX, Request, Response, RetryState, Try
+from .protocol import BadStatusLine, ConnectionLost, MalformedResponse, ResponseParser, encode_request
+from .transport import IDLE_MAX_S, Transport
 
 __all__ = ["AsyncTransport"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from triarch import NoLeader, RetryPolicy, Timeout, TriarchError
-from triarch._policy import Request
-from triarch._transport import Cancellation, RequestCancelled, Transport
+from triarch._http.policy import Request
+from triarch._http.transport import Cancellation, RequestCancelled, Transport
 from triarch.testing import wait_until
 
 BRIEF = RetryPolicy(deadline_s=1.0, unreachable_deadline_s=0.5, answer_timeout_s=0.3)

@@ -1,7 +1,7 @@
 """HTTP/1.1 client protocol without I/O: a request encoder and an incremental response parser.
 
-The only HTTP stack of the package. :mod:`triarch._transport` moves the bytes by blocking sockets, and
-:mod:`triarch._async_transport` by an event loop. Neither reads nor writes a header itself.
+The only HTTP stack of the package. :mod:`triarch._http.transport` moves the bytes by blocking sockets, and
+:mod:`triarch._http.async_transport` by an event loop. Neither reads nor writes a header itself.
 
 # Invariants
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from .errors import ProtocolError, UsageError
+from ..errors import ProtocolError, UsageError
 
 __all__ = ["BadStatusLine", "ConnectionLost", "MalformedResponse", "ResponseParser", "encode_request"]
 

@@ -1,8 +1,8 @@
 """Retry policy, list of masters, and the state machine of one request's tries. No I/O and no clock of its own.
 
 Only this module decides which master is asked next, after which pause, and when to give up. The drivers
-:mod:`triarch._transport` (sockets) and :mod:`triarch._async_transport` (asyncio) ask :class:`RetryState` for the next try,
-make it, and report the result. Workers use the same policy through :mod:`triarch.worker.connection`.
+:mod:`triarch._http.transport` (sockets) and :mod:`triarch._http.async_transport` (asyncio) ask :class:`RetryState` for
+the next try, make it, and report the result. Workers use the same policy through :mod:`triarch.worker.connection`.
 
 # Invariants
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from .errors import NoLeader, ProtocolError, Refused, Timeout, TriarchError, UsageError, refusal
+from ..errors import NoLeader, ProtocolError, Refused, Timeout, TriarchError, UsageError, refusal
 
 __all__ = [
     "MasterList",

@@ -1,0 +1,1 @@
+"""HTTP to the masters: the protocol and the retry policy without I/O, and one transport each for threads and for asyncio."""

@@ -1,0 +1,1 @@
+"""Batched submission of jobs, and the wait for their ends."""
