@@ -13,7 +13,7 @@ pub const DEFAULT_MASTERS: &str =
 /// Global options, accepted anywhere on the command line.
 #[derive(Debug, Args)]
 pub struct GlobalArgs {
-    /// Masters to talk to; one that answers is enough
+    /// URLs of the masters; one reachable master is enough
     #[arg(
         long,
         global = true,
@@ -25,7 +25,7 @@ pub struct GlobalArgs {
         help_heading = "Cluster"
     )]
     pub masters: Vec<String>,
-    /// Tables for people, JSON for programs
+    /// Output format: tables for reading, or JSON for programs
     #[arg(
         short,
         long,
@@ -42,13 +42,13 @@ pub struct GlobalArgs {
 /// Paging options of a list.
 #[derive(Debug, Args)]
 pub struct PageArgs {
-    /// How many to show
+    /// Maximum number of items to list
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub limit: u32,
-    /// Go on where an earlier page ended
+    /// Cursor of the next page, as printed at the end of the page before
     #[arg(long, value_name = "CURSOR")]
     pub after: Option<String>,
-    /// Show it again every second, until Ctrl-C
+    /// Repeats the output every second until Ctrl-C
     #[arg(long)]
     pub watch: bool,
 }

@@ -12,13 +12,13 @@ use super::context::CommandContext;
 use super::error::{CommandError, EXIT_FAILED};
 use super::output;
 
-/// A replicated task master: three masters, any number of workers, no broker
+/// Replicated task master: three masters, any number of workers, no message broker
 #[derive(Debug, Parser)]
 #[command(
     name = "triarch",
     version,
     max_term_width = 110,
-    after_help = "Try it: `triarch dev` in one shell, `triarch submit --wait -- sh -c 'echo hello'` in another."
+    after_help = "First steps: `triarch dev` in one shell, `triarch submit --wait -- sh -c 'echo hello'` in another."
 )]
 struct Cli {
     #[command(flatten)]
@@ -40,9 +40,9 @@ enum Command {
     Events(events::EventsArgs),
     Cluster(cluster::ClusterArgs),
     Bench(bench::BenchArgs),
-    /// Print a script that completes these commands in a shell
+    /// Prints a completion script for a shell
     Completions {
-        /// The shell to complete in
+        /// Shell that the script is for
         shell: clap_complete::Shell,
     },
 }

@@ -10,7 +10,7 @@ use crate::log_writer;
 /// How a long-running command logs.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
-    /// What to log: a level, or levels by module such as `info,triarch_raft=debug`
+    /// Log level, or levels by module such as `info,triarch_raft=debug`
     #[arg(
         long,
         value_name = "FILTER",
@@ -19,7 +19,7 @@ pub struct LogArgs {
         help_heading = "Logging"
     )]
     log: String,
-    /// One line of text or one JSON object per event
+    /// Format of the log: one line of text or one JSON object per event
     #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = "Logging")]
     log_format: LogFormat,
 }

@@ -4,34 +4,35 @@ use clap::Args;
 
 use super::mode::Mode;
 
-/// Measure a running cluster: rates and latency percentiles, with built-in workers
+/// Measures rates and latency percentiles of a running cluster, with built-in workers
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// What is measured
+    /// Workload to measure
     #[arg(short, long, value_enum, default_value_t = Mode::Lifecycle)]
     pub mode: Mode,
-    /// How many tasks to submit [default: 10000; without bound when --seconds is given; 1000 in exec and round-trip]
+    /// Number of tasks to submit [default: 10000; 1000 in exec and round-trip; no bound with --seconds]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub tasks: Option<u64>,
-    /// Submit for so long
+    /// Duration of submissions in seconds [default: 10 in idle; otherwise no limit]
     #[arg(short, long, value_name = "S", value_parser = seconds)]
     pub seconds: Option<f64>,
-    /// Connections that submit, each one request at a time [default: 8; 1 in round-trip]
+    /// Number of connections that submit, each one request at a time [default: 8; 1 in round-trip]
     #[arg(short, long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub clients: Option<u32>,
-    /// Tasks in each submission [default: 100; 1 in round-trip, idle and mixed]
+    /// Number of tasks in each submission [default: 100; 1 in round-trip, idle and mixed]
     #[arg(short, long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub batch: Option<u32>,
-    /// Size of each task's payload
+    /// Size of each task's payload in bytes
     #[arg(short, long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(48..=1_048_576))]
     pub payload: u32,
-    /// Built-in workers [default: 4; 1 in exec and round-trip; 1000 in idle]
+    /// Number of built-in workers [default: 4; 0 in submit; 1 in exec and round-trip; 1000 in idle]
     #[arg(short, long, value_name = "W", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub workers: Option<u32>,
-    /// Tasks that each worker takes at once [default: 250; 16 in exec; 1 in idle]
+    /// Maximum concurrent tasks of each worker [default: 250; 16 in exec; 1 in idle]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub slots: Option<u32>,
-    /// Open loop: submit so many tasks a second, however slow the answers are. Latency counts from when a task was due
+    /// Open loop: tasks due per second, regardless of the speed of answers. Latency counts from when a task was due.
+    /// Without this option, each client submits again as soon as it has its answer
     #[arg(short, long, value_name = "R", value_parser = rate)]
     pub rate: Option<f64>,
 }

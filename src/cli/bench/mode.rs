@@ -7,18 +7,18 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Whole lifecycles: submitted, leased, reported. As fast as it goes.
+    /// Whole lifecycles: submit, lease and report, at maximum speed.
     #[value(alias = "whole")]
     #[serde(rename = "whole")]
     Lifecycle,
-    /// Submissions alone; nobody runs them.
+    /// Submissions only; no worker runs the tasks.
     Submit,
-    /// Processes: `true`, by the worker that `triarch worker` runs.
+    /// Processes: the command `true`, run by the worker of `triarch worker`.
     Exec,
-    /// One after the other: submitted, run, and seen by the client that waits for it.
+    /// Round trips: each client submits a task, waits until it sees its end, and begins again.
     RoundTrip,
-    /// Many workers that wait, with their heartbeats, and little to do for them.
+    /// Cost of many idle workers with held polls and heartbeats; with --rate, some tasks for them.
     Idle,
-    /// Submissions, reads and lists beside each other.
+    /// Concurrent submissions, single reads and lists, with workers.
     Mixed,
 }

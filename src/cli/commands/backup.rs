@@ -26,17 +26,17 @@ const ATTEMPTS_MAX: u32 = 3;
 
 #[derive(Debug, Args)]
 pub struct BackupArgs {
-    /// Where to write it
+    /// File to write the backup to
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Replace FILE if it is there
+    /// Replaces FILE if it exists
     #[arg(long)]
     force: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
-    /// What `triarch cluster backup` wrote
+    /// Backup file that `triarch cluster backup` wrote
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }

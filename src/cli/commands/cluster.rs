@@ -14,7 +14,7 @@ use crate::cli::error::CommandError;
 use crate::cli::output;
 use crate::cli::watch::watch;
 
-/// Look after the masters
+/// Shows and administers the masters: membership, leadership, backups
 #[derive(Debug, Args)]
 pub struct ClusterArgs {
     #[command(subcommand)]
@@ -23,47 +23,47 @@ pub struct ClusterArgs {
 
 #[derive(Debug, Subcommand)]
 enum ClusterCommand {
-    /// The masters, who leads, and how far each has come
+    /// Shows the masters, the leader, and the progress of each master
     Status {
-        /// Show it again every second, until Ctrl-C
+        /// Repeats the output every second until Ctrl-C
         #[arg(long, short)]
         watch: bool,
     },
-    /// Bring a new master in, which was started with --join
+    /// Adds a new master, which was started with --join
     Add {
-        /// Its id, never used before, and where the others reach it
+        /// Id of the new master, never used before, and the address at which others reach it
         #[arg(value_name = "ID=HOST:PORT", value_parser = node)]
         node: AddNode,
     },
-    /// Take a master out for good; its id is not used again
+    /// Removes a master permanently; its id cannot be used again
     Remove {
-        /// The master to take out
+        /// Id of the master to remove
         #[arg(value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
         id: u64,
     },
-    /// Write everything the cluster knows into a file, while it works on
+    /// Writes a backup of the whole table to a file, without interrupting the cluster
     Backup(BackupArgs),
-    /// Make a new, empty cluster what a backup holds
+    /// Loads a backup into a new, empty cluster
     Restore(RestoreArgs),
-    /// Put a new master, started with --join, in the place of one that is dead
+    /// Replaces a failed master by a new one, which was started with --join
     Replace {
-        /// The master that is gone
+        /// Id of the master to replace
         #[arg(value_name = "OLD", value_parser = clap::value_parser!(u64).range(1..))]
         old: u64,
-        /// The new one's id, never used before, and where the others reach it
+        /// Id of the new master, never used before, and the address at which others reach it
         #[arg(value_name = "NEW=HOST:PORT", value_parser = node)]
         new: AddNode,
-        /// Also when the old one answers
+        /// Replaces the old master even if it still answers the leader
         #[arg(long)]
         force: bool,
     },
-    /// Make another master the leader
+    /// Transfers leadership to another master
     TransferLeader {
-        /// The master to lead [default: the one that is furthest]
+        /// Id of the new leader [default: the follower with the furthest log]
         #[arg(value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
         to: Option<u64>,
     },
-    /// Have the leader write a snapshot now and give up the log before it
+    /// Makes the leader write a snapshot now and purge the log before it
     Snapshot,
 }
 

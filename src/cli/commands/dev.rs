@@ -9,23 +9,23 @@ use crate::cli::dev::{self, DevOptions};
 use crate::cli::error::usage_error;
 use crate::cli::output::Format;
 
-/// Run a whole cluster on this machine, for trying things out
+/// Runs a whole cluster on this machine, for experiments
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Masters and workers are separate processes: kill one and see what happens. One that died is not \
-                        started again; the command to do that is printed."
+    after_help = "Masters and workers are separate processes, so that you can kill one and observe the failover. A \
+                  process that dies is not restarted; the command that restarts it is printed."
 )]
 pub struct DevArgs {
-    /// Masters; an odd number, 3 outlive the loss of one
+    /// Number of masters; should be odd: 3 tolerate the loss of one
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     nodes: u16,
-    /// Workers
+    /// Number of workers
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=64))]
     workers: u16,
-    /// Master N listens on this port plus N
+    /// Base port: master N listens on this port plus N
     #[arg(long, default_value_t = 7100, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// Where to keep data and logs [default: a temporary directory]
+    /// Directory for data and logs [default: a temporary directory]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }

@@ -12,19 +12,20 @@ use crate::cli::error::CommandError;
 use crate::cli::output::{self, Format};
 use crate::cli::shell;
 
-/// Follow what happens, in the order of the log
+/// Follows the events of a cluster, in the order of the log
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Runs until Ctrl-C, over failovers. With --output json, one object per line; its \"id\" is what --after takes."
+    after_help = "Runs until Ctrl-C and continues over failovers. With --output json, prints one object per line; --after \
+                  accepts its \"id\"."
 )]
 pub struct EventsArgs {
-    /// Only tasks in these queues
+    /// Only events of tasks in these queues
     #[arg(short, long, value_name = "QUEUE,…")]
     queue: Option<String>,
-    /// Only these jobs and their tasks
+    /// Only events of these jobs and their tasks
     #[arg(long, value_name = "JOB,…")]
     job: Option<String>,
-    /// Only these tasks
+    /// Only events of these tasks
     #[arg(long, value_name = "TASK,…")]
     task: Option<String>,
     /// Only changes to these states
@@ -33,10 +34,10 @@ pub struct EventsArgs {
     /// Only events of these types, such as job_finished
     #[arg(long = "type", value_name = "TYPE,…")]
     types: Option<String>,
-    /// Go on after this event, or after this log index [default: from now on]
+    /// Event id or log index to resume after [default: events from now on]
     #[arg(long, value_name = "ID")]
     after: Option<String>,
-    /// End after so many events
+    /// Number of events after which the command ends
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 }

@@ -16,7 +16,7 @@ use crate::cli::time_format;
 use crate::cli::wait::{self, WaitOutcome};
 use crate::cli::watch::watch;
 
-/// Look after jobs
+/// Lists, shows, waits for and cancels jobs
 #[derive(Debug, Args)]
 pub struct JobArgs {
     #[command(subcommand)]
@@ -25,35 +25,39 @@ pub struct JobArgs {
 
 #[derive(Debug, Subcommand)]
 enum JobCommand {
-    /// Jobs, the newest first
+    /// Lists jobs, the newest first
     #[command(visible_alias = "ls")]
     List {
-        /// Only running, succeeded, failed or cancelled ones
+        /// Only jobs in this state: running, succeeded, failed or cancelled
         #[arg(long, value_parser = parse_word::<JobState>)]
         state: Option<JobState>,
-        /// Only those of this name
+        /// Only jobs with this name
         #[arg(long)]
         name: Option<String>,
         #[command(flatten)]
         page: PageArgs,
     },
-    /// One job in detail
+    /// Shows one job in detail
     Show {
+        /// Id of the job
         #[arg(value_name = "JOB")]
         id: String,
     },
-    /// Wait until jobs have finished; fails if one of them did not succeed
+    /// Waits until all given jobs have finished; exits with 1 if one of them did not succeed
     Wait {
+        /// Ids of the jobs
         #[arg(value_name = "JOB", required = true)]
         ids: Vec<String>,
     },
-    /// Show what the tasks of a job wrote, in the order they were submitted
+    /// Prints the output of a job's tasks, in the order of their submission
     Output {
+        /// Id of the job
         #[arg(value_name = "JOB")]
         id: String,
     },
-    /// Cancel what has not finished of a job
+    /// Cancels the unfinished tasks of a job
     Cancel {
+        /// Id of the job
         #[arg(value_name = "JOB")]
         id: String,
     },

@@ -14,7 +14,7 @@ use crate::cli::output::{self, Column};
 use crate::cli::time_format;
 use crate::cli::watch::watch;
 
-/// Look after queues
+/// Lists, shows and configures queues
 #[derive(Debug, Args)]
 pub struct QueueArgs {
     #[command(subcommand)]
@@ -23,35 +23,39 @@ pub struct QueueArgs {
 
 #[derive(Debug, Subcommand)]
 enum QueueCommand {
-    /// All queues, with what waits and runs in them
+    /// Lists all queues, with the number of tasks in each state
     #[command(visible_alias = "ls")]
     List {
-        /// Show it again every second, until Ctrl-C
+        /// Repeats the output every second until Ctrl-C
         #[arg(long)]
         watch: bool,
     },
-    /// One queue with its settings
+    /// Shows one queue with its settings
     Show {
+        /// Name of the queue
         #[arg(value_name = "QUEUE")]
         name: String,
     },
-    /// Change settings of a queue; those not named stay as they are
+    /// Changes settings of a queue; settings that are not given stay as they are
     Set(SetArgs),
-    /// Have nothing of a queue start any more; what runs goes on
+    /// Pauses a queue: no further task of it starts; running attempts continue
     Pause {
+        /// Name of the queue
         #[arg(value_name = "QUEUE")]
         name: String,
     },
-    /// End a pause
+    /// Resumes a paused queue
     Resume {
+        /// Name of the queue
         #[arg(value_name = "QUEUE")]
         name: String,
     },
-    /// Cancel every task that waits in a queue
+    /// Cancels every unfinished task of a queue that is not running
     Purge {
+        /// Name of the queue
         #[arg(value_name = "QUEUE")]
         name: String,
-        /// Forget its dead letters with their jobs, instead
+        /// Deletes the queue's failed tasks with their jobs, and cancels nothing
         #[arg(long)]
         dead_letters: bool,
     },
@@ -60,30 +64,31 @@ enum QueueCommand {
 /// Settings; `none` takes a bound away.
 #[derive(Debug, Args)]
 struct SetArgs {
+    /// Name of the queue
     #[arg(value_name = "QUEUE")]
     name: String,
-    /// Most tasks that run at once
+    /// Maximum concurrent tasks
     #[arg(long, value_name = "N|none", value_parser = bound::<u32>)]
     max_running: Option<Bound<u32>>,
-    /// Most tasks that start in a second, over all workers
+    /// Maximum tasks started per second, over all workers
     #[arg(long, value_name = "N|none", value_parser = bound::<f64>)]
     rate: Option<Bound<f64>>,
-    /// With a rate: most tasks that start at once after a quiet time [default: a tenth of a second's, at least 1]
+    /// Maximum tasks started at once after an idle time, if the queue has a rate [default: a tenth of it, at least 1]
     #[arg(long, value_name = "N")]
     burst: Option<u32>,
-    /// Most tasks that wait; beyond it submissions are refused
+    /// Maximum unfinished tasks that are not running; submissions beyond it are refused
     #[arg(long, value_name = "N|none", value_parser = bound::<u64>)]
     max_depth: Option<Bound<u64>>,
-    /// Its share of workers that other queues want too, 1 to 1000
+    /// Weight of the queue where several queues compete for workers, 1 to 1000
     #[arg(long, value_name = "N")]
     weight: Option<u32>,
-    /// Which of several workers a task goes to: spread or pack
+    /// Preferred worker: the one with the smallest (spread) or the largest (pack) part of its slots in use
     #[arg(long, value_parser = parse_word::<Placement>)]
     placement: Option<Placement>,
-    /// How long its finished jobs are kept, such as 12h
+    /// Time for which finished jobs are kept, such as 12h
     #[arg(long, value_name = "DURATION|none", value_parser = bound_ms)]
     retain: Option<Bound<u64>>,
-    /// How many of its finished jobs are kept
+    /// Maximum number of finished jobs that are kept
     #[arg(long, value_name = "N|none", value_parser = bound::<u64>)]
     retain_jobs: Option<Bound<u64>>,
 }

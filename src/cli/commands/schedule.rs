@@ -15,7 +15,7 @@ use crate::cli::output::{self, Column};
 use crate::cli::time_format;
 use crate::cli::watch::watch;
 
-/// Look after schedules: jobs that are submitted again and again
+/// Creates and administers schedules, which submit jobs by cron expressions
 #[derive(Debug, Args)]
 pub struct ScheduleArgs {
     #[command(subcommand)]
@@ -24,42 +24,47 @@ pub struct ScheduleArgs {
 
 #[derive(Debug, Subcommand)]
 enum ScheduleCommand {
-    /// Schedules by name, with when each comes next
+    /// Lists schedules by name, with the next tick of each
     #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
         page: PageArgs,
     },
-    /// One schedule in detail, with its next runs
+    /// Shows one schedule in detail, with its next ticks
     Show {
+        /// Name of the schedule
         #[arg(value_name = "NAME")]
         name: String,
     },
     Set(Box<SetArgs>),
-    /// Delete a schedule; the jobs it made stay
+    /// Deletes a schedule; jobs that it submitted stay
     #[command(visible_alias = "rm")]
     Delete {
+        /// Name of the schedule
         #[arg(value_name = "NAME")]
         name: String,
     },
-    /// Let its ticks pass by until it is resumed
+    /// Pauses a schedule: its ticks submit nothing until it is resumed
     Pause {
+        /// Name of the schedule
         #[arg(value_name = "NAME")]
         name: String,
     },
-    /// Let a paused schedule go on with its next tick
+    /// Resumes a paused schedule from its next tick on
     Resume {
+        /// Name of the schedule
         #[arg(value_name = "NAME")]
         name: String,
     },
-    /// Make one of its jobs now, besides those of its ticks
+    /// Submits one job of a schedule now, in addition to those of its ticks
     Trigger {
+        /// Name of the schedule
         #[arg(value_name = "NAME")]
         name: String,
     },
 }
 
-/// Make a schedule, or replace the one of this name
+/// Creates a schedule, or replaces the one with this name
 #[derive(Debug, Args)]
 #[command(
     group(clap::ArgGroup::new("work").args(["argv", "file", "stdin"]).required(true)),
@@ -72,28 +77,28 @@ Examples:
   triarch schedule set probe --cron '*/10 * * * * *' --overlap forbid --catch-up none -- ./probe
   triarch schedule set report --cron '0 9 * * MON-FRI' --file job.json
 
-The five fields of CRON are minute, hour, day of the month, month and day of the week; with six, seconds come first."
+The five fields of CRON are minute, hour, day of month, month and day of week. Of six fields, the first is seconds."
 )]
 struct SetArgs {
-    /// What it is to be known by
+    /// Name of the schedule
     #[arg(value_name = "NAME")]
     name: String,
-    /// When, as in `*/5 * * * *`
+    /// Cron expression of the ticks, such as `*/5 * * * *`
     #[arg(long, value_name = "CRON")]
     cron: String,
-    /// Whose clocks are meant, by the name of the time zone [default: UTC]
+    /// Time zone of the cron expression, such as Europe/Paris [default: UTC]
     #[arg(long, value_name = "ZONE")]
     timezone: Option<String>,
-    /// While the job of an earlier tick is unfinished: allow or forbid another [default: allow]
+    /// Policy for a tick while the job of an earlier one is unfinished: allow or forbid [default: allow]
     #[arg(long, value_name = "POLICY", value_parser = parse_word::<Overlap>)]
     overlap: Option<Overlap>,
-    /// Of the ticks that passed while no cluster was there, make up for none, one or all [default: one]
+    /// Missed ticks, while the cluster was down, that are made up for: none, one or all [default: one]
     #[arg(long, value_name = "POLICY", value_parser = parse_word::<CatchUp>)]
     catch_up: Option<CatchUp>,
-    /// Begin paused
+    /// Creates the schedule paused
     #[arg(long)]
     paused: bool,
-    /// A name for the jobs, for people [default: that of the schedule]
+    /// Display name of the jobs [default: the name of the schedule]
     #[arg(long, value_name = "NAME")]
     job_name: Option<String>,
     #[command(flatten)]

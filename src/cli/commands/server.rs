@@ -10,46 +10,46 @@ use crate::cli::error::usage_error;
 use crate::cli::logging::LogArgs;
 use crate::server::{ServerLimits, ServerOptions, Timing};
 
-/// Run one master
+/// Runs one master
 #[derive(Debug, Args)]
 #[command(
     group(clap::ArgGroup::new("membership").args(["cluster", "join"]).required(true)),
-    after_help = "Start the same --cluster on every node, in any order, and the cluster forms. Starting a node again \
-                  takes the same command."
+    after_help = "To form a cluster, start every node with the same --cluster, in any order. The same command restarts a \
+                  node."
 )]
 pub struct ServerArgs {
-    /// This node's number in the cluster, from 1
+    /// Id of this node in the cluster, at least 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     id: u64,
-    /// Address to accept connections on [default: this node's address in --cluster]
+    /// Address on which this node accepts connections [default: its address in --cluster]
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     listen: Option<String>,
-    /// Address others reach this node at, when it is not the one it listens on
+    /// Address at which others reach this node, if it differs from --listen
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     advertise: Option<String>,
-    /// Directory for the log, the snapshots and this node's identity; made if missing
+    /// Directory of the log, the snapshots and this node's identity; created if missing
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// All first members, this node among them
+    /// Initial members of the cluster, including this node
     #[arg(long, value_name = "ID=HOST:PORT,…", value_delimiter = ',', value_parser = member)]
     cluster: Vec<(u64, String)>,
-    /// Start empty and wait until this cluster's `triarch cluster add` brings the node in
+    /// Masters of a running cluster to join: the node starts empty and waits until `triarch cluster add` adds it
     #[arg(long, value_name = "URL,…", value_delimiter = ',')]
     join: Vec<String>,
-    /// Further host names that clients address this node by, such as that of a proxy; addresses, localhost and members' hosts
-    /// need none
+    /// Further host names by which clients address this node, such as that of a proxy. IP addresses, localhost and the
+    /// members' hosts need no entry
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = host_name)]
     allowed_host: Vec<String>,
-    /// How patient the masters are with each other: one machine room, or slow disks and far regions
+    /// Preset of the timeouts between masters: `lan` for one machine room, `wan` for distant regions or slow disks
     #[arg(long, value_enum, default_value_t = TimingPreset::Lan, help_heading = "Timing")]
     timing: TimingPreset,
-    /// How often the leader shows its followers that it lives [default: from --timing]
+    /// Interval of the leader's heartbeats to its followers, in ms [default: from --timing]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000), help_heading = "Timing")]
     heartbeat_ms: Option<u64>,
-    /// Silence after which a follower campaigns [default: from --timing]
+    /// Time without a heartbeat after which a follower starts an election, in ms [default: from --timing]
     #[arg(long, value_name = "MIN..MAX", value_parser = ms_range, help_heading = "Timing")]
     election_ms: Option<(u64, u64)>,
-    /// A worker silent for this long loses its leases
+    /// Time without a heartbeat after which a worker loses its leases, in ms
     #[arg(
         long,
         value_name = "MS",
@@ -58,7 +58,8 @@ pub struct ServerArgs {
         help_heading = "Timing"
     )]
     lease_ms: u64,
-    /// Log entries after which a snapshot is written, once they come to about its size; a quarter as many are kept behind it
+    /// Log entries after which a snapshot is due, once the log has also grown by about the size of the last one. A quarter
+    /// as many entries before the snapshot are kept
     #[arg(
         long,
         value_name = "N",
@@ -67,7 +68,7 @@ pub struct ServerArgs {
         help_heading = "Bounds"
     )]
     snapshot_entries: u32,
-    /// Events of the past that this node keeps for those who follow them and were cut off
+    /// Maximum past events kept in memory, for readers that reconnect and resume
     #[arg(
         long,
         alias = "events-kept",
@@ -77,7 +78,7 @@ pub struct ServerArgs {
         help_heading = "Bounds"
     )]
     event_history: u32,
-    /// Log entries between two comparisons of the masters' tables; the same on all of them
+    /// Log entries between two comparisons of the masters' tables; must be the same on all masters
     #[arg(
         long,
         alias = "check-every",
@@ -87,7 +88,7 @@ pub struct ServerArgs {
         help_heading = "Bounds"
     )]
     digest_interval: u64,
-    /// Connections of clients and workers that may be open; one more is refused
+    /// Maximum open connections of clients and workers; more are refused with 503
     #[arg(
         long,
         alias = "connections-max",
@@ -97,7 +98,7 @@ pub struct ServerArgs {
         help_heading = "Bounds"
     )]
     max_connections: u32,
-    /// Requests of clients that are worked on at once; more are refused with 429
+    /// Maximum concurrent client requests, long polls not counted; more are refused with 429
     #[arg(
         long,
         alias = "requests-max",
@@ -107,7 +108,7 @@ pub struct ServerArgs {
         help_heading = "Bounds"
     )]
     max_requests: u32,
-    /// MiB of memory for the bodies of these requests; what does not fit is refused with 429
+    /// Maximum memory in MiB for the bodies of client requests; bodies that do not fit are refused with 429
     #[arg(
         long,
         alias = "bodies-mib",
@@ -117,8 +118,8 @@ pub struct ServerArgs {
         help_heading = "Bounds"
     )]
     max_body_memory_mib: u32,
-    /// With less than this free on the disk, this node takes no writes until there is room again [default: 5 % of the
-    /// disk, 8 at least and 64 at most]
+    /// Free disk space in MiB below which this node accepts no writes until there is space again [default: 5 % of the
+    /// disk, at least 8 and at most 64]
     #[arg(
         long,
         alias = "disk-low-mib",

@@ -25,7 +25,7 @@ const ARRAY_INDEX: &str = "TRIARCH_ARRAY_INDEX";
 /// built.
 const ARRAY_TASKS_MAX: u64 = 100_000;
 
-/// Submit a job
+/// Submits a job
 #[derive(Debug, Args)]
 #[command(
     group(clap::ArgGroup::new("work").args(["argv", "file", "stdin"]).required(true)),
@@ -39,19 +39,19 @@ Examples:
   triarch submit --file job.json
   generate-job | triarch submit -
 
-The id of the job goes to stdout; with --wait, what its tasks wrote does.
-Submitting with the same --idempotency-key and the same work again returns the job that is already there."
+The id of the job goes to stdout; with --wait, the output of its tasks goes there instead.
+Submitting the same work again under the same --idempotency-key returns the existing job."
 )]
 pub struct SubmitArgs {
     #[command(flatten)]
     work: WorkArgs,
-    /// Wait until it has finished, show what it wrote, and fail if it failed
+    /// Waits until the job has finished and prints the output of its tasks; exits with 1 if it did not succeed
     #[arg(long, short)]
     wait: bool,
-    /// A name for people
+    /// Display name of the job
     #[arg(long)]
     name: Option<String>,
-    /// The same key is the same job, however often it is submitted [default: a random one]
+    /// Key that identifies the job: submitting it again never creates a second job [default: a random key]
     #[arg(long, alias = "key", value_name = "KEY")]
     idempotency_key: Option<String>,
 }
@@ -60,13 +60,13 @@ pub struct SubmitArgs {
 /// group of its own.
 #[derive(Debug, Args)]
 pub struct WorkArgs {
-    /// Read the job from stdin, as JSON
+    /// Reads the job from stdin, as JSON
     #[arg(value_name = "-", value_parser = stdin_marker)]
     stdin: Option<String>,
-    /// Program and arguments to run; no shell is involved unless it is named
+    /// Program and its arguments, run as given, without a shell
     #[arg(last = true, value_name = "ARGV")]
     argv: Vec<String>,
-    /// Read the job, as JSON, from this file; `-` is stdin
+    /// File with the job, as JSON; `-` is stdin
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -88,31 +88,31 @@ impl WorkArgs {
 #[derive(Debug, Args)]
 #[group(id = "task", conflicts_with_all = ["file", "stdin"], multiple = true)]
 struct TaskArgs {
-    /// Queue to wait in [default: default]
+    /// Queue of the task [default: default]
     #[arg(long, short, help_heading = "Each task")]
     queue: Option<String>,
-    /// 0 to 9, higher first [default: 0]
+    /// Priority from 0 to 9; higher runs first [default: 0]
     #[arg(long, short, value_name = "P", value_parser = clap::value_parser!(u8).range(0..=9), help_heading = "Each task")]
     priority: Option<u8>,
-    /// Start no sooner than this from now
+    /// Minimum delay from now until the task may start
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, help_heading = "Each task")]
     delay: Option<Duration>,
-    /// Stop an attempt that takes longer
+    /// Time limit of each attempt; an attempt that exceeds it is stopped and counts as failed
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, help_heading = "Each task")]
     timeout: Option<Duration>,
-    /// Run it again, up to so often, when it fails [default: 2]
+    /// Maximum retries after a failed attempt [default: 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000_000), help_heading = "Each task")]
     retries: Option<u32>,
-    /// Maximum attempts that may fail; --retries N is the same as --max-attempts N+1 [default: 3]
+    /// Maximum failed attempts, including the first; --max-attempts N+1 equals --retries N [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_001), conflicts_with = "retries", help_heading = "Each task")]
     max_attempts: Option<u32>,
-    /// One task for each number, which it finds in $TRIARCH_ARRAY_INDEX
+    /// Range of numbers with one task for each; the task finds its number in $TRIARCH_ARRAY_INDEX
     #[arg(long, value_name = "FROM-TO", value_parser = array, help_heading = "Each task")]
     array: Option<(u64, u64)>,
-    /// Set an environment variable; may be repeated
+    /// Environment variable of the task; may be repeated
     #[arg(long = "env", short, value_name = "KEY=VALUE", value_parser = variable, help_heading = "Each task")]
     env: Vec<(String, String)>,
-    /// Directory to run in, on the worker
+    /// Working directory on the worker
     #[arg(long, value_name = "DIR", help_heading = "Each task")]
     cwd: Option<String>,
 }

@@ -19,7 +19,7 @@ use crate::cli::time_format;
 use crate::cli::wait::{self, WaitOutcome};
 use crate::cli::watch::watch;
 
-/// Look after tasks
+/// Lists, shows, waits for, cancels and retries tasks
 #[derive(Debug, Args)]
 pub struct TaskArgs {
     #[command(subcommand)]
@@ -28,64 +28,69 @@ pub struct TaskArgs {
 
 #[derive(Debug, Subcommand)]
 enum TaskCommand {
-    /// Tasks, in the order they were submitted
+    /// Lists tasks, in the order of their submission
     #[command(visible_alias = "ls")]
     List {
-        /// Only those of this job
+        /// Only tasks of this job; not together with the other filters
         #[arg(long, conflicts_with_all = ["queue", "state", "kind", "worker"])]
         job: Option<String>,
-        /// Only those of this queue
+        /// Only tasks of this queue
         #[arg(long)]
         queue: Option<String>,
-        /// Only those in this state
+        /// Only tasks in this state, such as queued, running or failed
         #[arg(long, value_parser = parse_word::<TaskState>)]
         state: Option<TaskState>,
-        /// Only those of this kind
+        /// Only tasks of this kind
         #[arg(long)]
         kind: Option<String>,
-        /// Only those a worker has, or had last
+        /// Only tasks that run on this worker, or ran there last
         #[arg(long)]
         worker: Option<String>,
         #[command(flatten)]
         page: PageArgs,
     },
-    /// Tasks in detail, with their attempts
+    /// Shows tasks in detail, with their attempts
     Show {
+        /// Ids of the tasks
         #[arg(value_name = "TASK", required = true)]
         ids: Vec<String>,
     },
-    /// Wait until a task has finished and show what it wrote; fails if it did not succeed
+    /// Waits until a task has finished and prints its output; exits with 1 if it did not succeed
     Wait {
+        /// Id of the task
         #[arg(value_name = "TASK")]
         id: String,
     },
-    /// Why a task does not run yet
+    /// Explains why a task does not run yet
     Explain {
+        /// Id of the task
         #[arg(value_name = "TASK")]
         id: String,
     },
-    /// Show what a task writes
+    /// Prints the output of a task, also while it runs
     Logs {
+        /// Id of the task
         #[arg(value_name = "TASK")]
         id: String,
-        /// Go on until the task has finished, over all of its attempts; fails if it did not succeed
+        /// Follows the output until the task has finished, over all of its attempts; exits with 1 if it did not succeed
         #[arg(long, short)]
         follow: bool,
-        /// Which attempt [default: the latest]
+        /// Number of the attempt [default: the latest]
         #[arg(long, value_name = "N")]
         attempt: Option<u32>,
     },
-    /// Cancel tasks that have not finished: one, or all that are selected
+    /// Cancels unfinished tasks: one, or all that the options select
     Cancel {
         #[command(flatten)]
         which: Which,
     },
-    /// Run finished tasks again, with all of their attempts: one, or all that are selected and failed
+    /// Retries finished tasks, with all attempts available again: one, or all that the options select. Without --state,
+    /// the options select failed tasks
     Retry {
         #[command(flatten)]
         which: Which,
     },
-    /// Forget finished jobs that have a selected task, dead letters unless a state is given
+    /// Deletes finished jobs that contain a selected task. Without --state, the options select failed tasks
     Forget {
         #[command(flatten)]
         selected: Option<Selected>,
@@ -95,7 +100,7 @@ enum TaskCommand {
 /// One task, or many.
 #[derive(Debug, Args)]
 struct Which {
-    /// One task; instead of it, options that select many
+    /// Id of one task; alternatively, use options to select tasks
     #[arg(value_name = "TASK", conflicts_with = "Selected")]
     id: Option<String>,
     #[command(flatten)]
@@ -106,19 +111,19 @@ struct Which {
 #[derive(Debug, Args)]
 #[group(required = false, multiple = true)]
 struct Selected {
-    /// All of this queue
+    /// All tasks of this queue
     #[arg(long)]
     queue: Option<String>,
-    /// All in this state
+    /// All tasks in this state
     #[arg(long, value_parser = parse_word::<TaskState>)]
     state: Option<TaskState>,
-    /// All of this kind
+    /// All tasks of this kind
     #[arg(long)]
     kind: Option<String>,
-    /// All a worker has, or had last
+    /// All tasks that run on this worker, or ran there last
     #[arg(long)]
     worker: Option<String>,
-    /// All of this job
+    /// All tasks of this job
     #[arg(long)]
     job: Option<String>,
 }

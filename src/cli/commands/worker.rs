@@ -19,7 +19,7 @@ use crate::cli::time_format;
 use crate::cli::watch::watch;
 use crate::worker::WorkerOptions;
 
-/// Run a worker, or look after the workers of a cluster
+/// Runs a worker, or administers the workers of a cluster
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct WorkerArgs {
@@ -31,36 +31,36 @@ pub struct WorkerArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum WorkerCommand {
-    /// All workers, those that are gone included for a while
+    /// Lists all workers, for a limited time also those that are lost or have left
     #[command(visible_alias = "ls")]
     List {
-        /// Only those in this state: live, paused, quarantined, probation, draining, lost or left
+        /// Only workers in this state: live, paused, quarantined, probation, draining, lost or left
         #[arg(long, value_parser = parse_word::<WorkerState>)]
         state: Option<WorkerState>,
         #[command(flatten)]
         page: PageArgs,
     },
-    /// One worker in detail
+    /// Shows one worker in detail
     Show {
-        /// Its id or its name
+        /// Id or name of the worker
         #[arg(value_name = "WORKER")]
         id: String,
     },
-    /// Have a worker finish what it runs, take nothing more, and leave
+    /// Drains a worker: it finishes its running attempts, takes no new ones, and leaves
     Drain {
-        /// Its id or its name
+        /// Id or name of the worker
         #[arg(value_name = "WORKER")]
         id: String,
     },
-    /// Have a worker take nothing more for a while, and stay (maintenance)
+    /// Pauses a worker, for maintenance: it stays registered and takes no new tasks until it is resumed
     Pause {
-        /// Its id or its name
+        /// Id or name of the worker
         #[arg(value_name = "WORKER")]
         id: String,
     },
-    /// Give a paused or quarantined worker work again
+    /// Resumes a paused or quarantined worker: it takes new tasks again
     Resume {
-        /// Its id or its name
+        /// Id or name of the worker
         #[arg(value_name = "WORKER")]
         id: String,
     },
@@ -69,7 +69,7 @@ pub enum WorkerCommand {
 /// Options of a worker to be run.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Queues to take tasks from
+    /// Queues from which the worker takes tasks
     #[arg(
         long,
         value_name = "NAME,…",
@@ -77,19 +77,19 @@ pub struct RunArgs {
         default_value = "default"
     )]
     queues: Vec<String>,
-    /// Attempts to run at once [default: the number of processors]
+    /// Maximum concurrent attempts [default: the number of processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     slots: Option<u32>,
-    /// Something tasks may ask for; may be repeated
+    /// Label that tasks may require; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
-    /// An amount tasks may take a share of; may be repeated
+    /// Resource and its amount, of which each task may require a part; may be repeated
     #[arg(long = "resource", value_name = "KEY=N", value_parser = resource)]
     resources: Vec<(String, u64)>,
-    /// The name people see [default: host name and process id]
+    /// Display name of the worker [default: host name and process id]
     #[arg(long)]
     name: Option<String>,
-    /// After SIGTERM, how long running attempts may take to finish before they are handed back
+    /// Time after SIGTERM in which running attempts may finish before they are handed back
     #[arg(long, value_name = "DURATION", alias = "drain", default_value = "30s", value_parser = duration::parse)]
     pub shutdown_timeout: Duration,
     #[command(flatten)]
