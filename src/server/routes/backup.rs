@@ -56,7 +56,7 @@ pub fn client_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(restore))
 }
 
-/// A backup of the whole table, for `POST /v1/cluster/restore` of a new cluster. Consistent: as it was at one log index.
+/// Returns a backup of the whole table at one log index, for `POST /v1/cluster/restore` of a new cluster.
 #[utoipa::path(
     get,
     path = "/v1/cluster/backup",
@@ -64,7 +64,7 @@ pub fn client_routes() -> OpenApiRouter<App> {
     params(wire::ReadQuery),
     responses((
         status = 200,
-        description = "The backup; whole only if its end is there",
+        description = "Backup file. It is complete only if its end marker is present.",
         body = Vec<u8>,
         content_type = "application/octet-stream"
     ))
@@ -204,8 +204,8 @@ async fn catch_up(app: &App) -> Result<(), HandlerError> {
     }
 }
 
-/// Takes in one part of what a backup holds. The cluster must hold nothing yet; with the last part it becomes what the
-/// backup is of. A part may come again, and so may the whole.
+/// Receives one part of a backup. The cluster must be empty; the last part replaces its table by that of the backup. A
+/// part may be repeated, and so may the whole restore.
 #[utoipa::path(
     post,
     path = "/v1/cluster/restore",
@@ -213,8 +213,8 @@ async fn catch_up(app: &App) -> Result<(), HandlerError> {
     params(wire::RestoreQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
-        (status = 202, description = "Parts are missing", body = wire::RestoreProgress),
-        (status = 200, description = "All of it is there", body = wire::RestoreProgress),
+        (status = 202, description = "Part received; other parts are missing.", body = wire::RestoreProgress),
+        (status = 200, description = "All parts received; the table is restored.", body = wire::RestoreProgress),
     )
 )]
 async fn restore(

@@ -38,13 +38,13 @@ pub struct BulkResult {
     pub index: u64,
 }
 
-/// Cancels every unfinished task that is selected.
+/// Cancels every selected task that is unfinished.
 #[utoipa::path(
     post,
     path = "/v1/tasks/cancel",
     tag = "tasks",
     request_body = wire::TaskSelection,
-    responses((status = 200, description = "How many there were", body = wire::Swept))
+    responses((status = 200, description = "Number of tasks changed.", body = wire::Swept))
 )]
 async fn cancel_many(
     State(app): State<App>,
@@ -55,13 +55,13 @@ async fn cancel_many(
     bulk_response(cancel(&app, &filter, true).await?)
 }
 
-/// Retries every finished task that is selected, and that can be; dead letters, unless a state is told.
+/// Retries every selected task that is finished and can be retried. Default state: `failed` (dead letters).
 #[utoipa::path(
     post,
     path = "/v1/tasks/retry",
     tag = "tasks",
     request_body = wire::TaskSelection,
-    responses((status = 200, description = "How many there were", body = wire::Swept))
+    responses((status = 200, description = "Number of tasks changed.", body = wire::Swept))
 )]
 async fn retry_many(
     State(app): State<App>,
@@ -76,13 +76,13 @@ async fn retry_many(
     bulk_response(apply_in_batches(&app, found, retry).await?)
 }
 
-/// Forgets every finished job that has a selected task; those with dead letters, unless a state is told.
+/// Deletes every finished job that contains a selected task. Default state: `failed` (dead letters).
 #[utoipa::path(
     post,
     path = "/v1/tasks/forget",
     tag = "tasks",
     request_body = wire::TaskSelection,
-    responses((status = 200, description = "How many jobs there were", body = wire::Swept))
+    responses((status = 200, description = "Number of jobs deleted.", body = wire::Swept))
 )]
 async fn forget_many(
     State(app): State<App>,

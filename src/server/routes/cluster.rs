@@ -35,13 +35,13 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(write_snapshot))
 }
 
-/// The masters, who leads, and how far each has come.
+/// Returns the nodes, the leader, and the progress of each node.
 #[utoipa::path(
     get,
     path = "/v1/cluster",
     tag = "cluster",
     params(wire::ClusterQuery),
-    responses((status = 200, description = "As the node that answers sees it", body = wire::ClusterStatus))
+    responses((status = 200, description = "Status of the cluster, as the responding node sees it.", body = wire::ClusterStatus))
 )]
 async fn show(
     State(app): State<App>,
@@ -88,13 +88,13 @@ struct TransferLeader {
     to: Option<u64>,
 }
 
-/// Makes another voter the leader.
+/// Transfers leadership to another voter.
 #[utoipa::path(
     post,
     path = "/v1/cluster/transfer-leader",
     tag = "cluster",
     request_body = Option<wire::TransferLeader>,
-    responses((status = 200, description = "As it is now", body = wire::ClusterStatus))
+    responses((status = 200, description = "Leadership transferred; current status of the cluster.", body = wire::ClusterStatus))
 )]
 async fn transfer_leader(
     State(app): State<App>,
@@ -108,8 +108,8 @@ async fn transfer_leader(
     ApiResponse::ok(app.node.applied_index(), &cluster_status(&app))
 }
 
-/// Brings a node in as a learner. It is promoted once it has caught up, whoever leads then and whether or not anybody waits
-/// for it; asked again, it is on its way.
+/// Adds a node as a learner. The cluster promotes it to a voter once it has caught up, even if the leader changes or no
+/// client waits. A repeated request waits for the same promotion.
 #[utoipa::path(
     post,
     path = "/v1/cluster/nodes",
@@ -117,8 +117,8 @@ async fn transfer_leader(
     params(wire::HoldQuery),
     request_body = wire::AddNode,
     responses(
-        (status = 201, description = "It is a voter now", body = wire::ClusterStatus),
-        (status = 202, description = "It is a learner, on its way to being a voter", body = wire::ClusterStatus)
+        (status = 201, description = "The node is a voter.", body = wire::ClusterStatus),
+        (status = 202, description = "The node is a learner and will be promoted once it has caught up.", body = wire::ClusterStatus)
     )
 )]
 async fn add_node(
@@ -148,16 +148,16 @@ async fn add_node(
     }
 }
 
-/// Writes a snapshot of all that the leader has applied, and answers once it is durable; the log before it is given up
-/// there. The other nodes write theirs when it is time.
+/// Makes the leader write a snapshot of everything it has applied, and responds once it is durable. The leader purges
+/// its log before the snapshot. The other nodes write their snapshots on their own schedule.
 #[utoipa::path(
     post,
     path = "/v1/cluster/snapshot",
     tag = "cluster",
     params(wire::HoldQuery),
     responses(
-        (status = 200, description = "It is on the leader's disk", body = wire::SnapshotWritten),
-        (status = 202, description = "It is being written", body = wire::SnapshotWritten)
+        (status = 200, description = "The snapshot is on the leader's disk.", body = wire::SnapshotWritten),
+        (status = 202, description = "The snapshot is still being written.", body = wire::SnapshotWritten)
     )
 )]
 async fn write_snapshot(
@@ -178,14 +178,14 @@ async fn write_snapshot(
     }
 }
 
-/// Takes a node out for good. A leader hands its leadership over first, and the next one takes it out; what would leave no
-/// majority that answers is refused.
+/// Removes a node permanently. A leader first transfers its leadership, and the next leader removes it. A removal that
+/// leaves no responding majority is refused.
 #[utoipa::path(
     delete,
     path = "/v1/cluster/nodes/{id}",
     tag = "cluster",
-    params(("id" = u64, Path, description = "The node's id")),
-    responses((status = 200, description = "As it is now", body = wire::ClusterStatus))
+    params(("id" = u64, Path, description = "Id of the node.")),
+    responses((status = 200, description = "Node removed; current status of the cluster.", body = wire::ClusterStatus))
 )]
 async fn remove_node(
     State(app): State<App>,

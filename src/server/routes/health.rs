@@ -18,12 +18,12 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(readyz))
 }
 
-/// The process is up.
+/// Checks that the process is up.
 #[utoipa::path(
     get,
     path = "/healthz",
     tag = "health",
-    responses((status = 200, description = "The process is up", body = wire::Health))
+    responses((status = 200, description = "The process is up.", body = wire::Health))
 )]
 async fn healthz(State(app): State<App>) -> Response {
     ApiResponse::ok(
@@ -36,13 +36,13 @@ async fn healthz(State(app): State<App>) -> Response {
     .into_response()
 }
 
-/// A leader is known and this node has applied what it knows to be committed. A node whose disk is low is ready all the
-/// same: it serves reads, and forwards; `disk` says so.
+/// Checks that a leader is known and that this node has applied every entry it knows to be committed. A node with low
+/// disk space is ready too, because it serves reads and forwards requests; `disk` reports it.
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "health",
-    responses((status = 200, description = "A leader is known and this node is caught up", body = wire::Ready))
+    responses((status = 200, description = "A leader is known and this node is caught up.", body = wire::Ready))
 )]
 async fn readyz(State(app): State<App>) -> Response {
     let status = app.node.status();

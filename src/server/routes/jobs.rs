@@ -32,13 +32,13 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(cancel))
 }
 
-/// Submits a job: all of its tasks, or none.
+/// Submits a job. Either all of its tasks are accepted or none.
 #[utoipa::path(
     post,
     path = "/v1/jobs",
     tag = "jobs",
     request_body = wire::SubmitJob,
-    responses((status = 201, description = "It is on the disks of a majority", body = wire::Submitted), (status = 200, description = "An earlier submission with the same key made it", body = wire::Submitted), (status = 202, description = "It is part of a job of which others are missing", body = wire::PartReceived))
+    responses((status = 201, description = "Job created, and durable on a majority of the voters.", body = wire::Submitted), (status = 200, description = "Duplicate: an earlier submission with the same key created the job.", body = wire::Submitted), (status = 202, description = "Part of a job received; other parts are missing.", body = wire::PartReceived))
 )]
 async fn submit(
     State(app): State<App>,
@@ -79,13 +79,13 @@ async fn submit(
     }
 }
 
-/// A job; with `wait_ms`, as soon as it is terminal.
+/// Returns a job. With `wait_ms`, responds as soon as the job is terminal.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",
     tag = "jobs",
-    params(("id" = String, Path, description = "The job's id"), wire::WaitQuery),
-    responses((status = 200, description = "The job", body = wire::Job))
+    params(("id" = String, Path, description = "Id of the job."), wire::WaitQuery),
+    responses((status = 200, description = "The job.", body = wire::Job))
 )]
 async fn show(
     State(app): State<App>,
@@ -114,13 +114,13 @@ async fn show(
     ApiResponse::from_table(&table, index, &job_to_wire(job))
 }
 
-/// One page of jobs, the newest first.
+/// Returns one page of jobs, the newest first.
 #[utoipa::path(
     get,
     path = "/v1/jobs",
     tag = "jobs",
     params(wire::JobsQuery),
-    responses((status = 200, description = "The page", body = wire::JobList))
+    responses((status = 200, description = "One page of jobs.", body = wire::JobList))
 )]
 async fn list(
     State(app): State<App>,
@@ -150,13 +150,13 @@ async fn list(
     )
 }
 
-/// One page of the tasks of a job, in the order submitted.
+/// Returns one page of the tasks of a job, in the order of submission.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}/tasks",
     tag = "jobs",
-    params(("id" = String, Path, description = "The job's id"), wire::PageQuery),
-    responses((status = 200, description = "The page", body = wire::TaskList))
+    params(("id" = String, Path, description = "Id of the job."), wire::PageQuery),
+    responses((status = 200, description = "One page of tasks.", body = wire::TaskList))
 )]
 async fn list_tasks(
     State(app): State<App>,
@@ -184,8 +184,8 @@ async fn list_tasks(
     post,
     path = "/v1/jobs/{id}/cancel",
     tag = "jobs",
-    params(("id" = String, Path, description = "The job's id")),
-    responses((status = 200, description = "The job as it is now", body = wire::Job))
+    params(("id" = String, Path, description = "Id of the job.")),
+    responses((status = 200, description = "The job after the cancellation.", body = wire::Job))
 )]
 async fn cancel(
     State(app): State<App>,

@@ -34,13 +34,13 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(purge))
 }
 
-/// All queues, with what waits and runs in them.
+/// Returns all queues, with the number of tasks in each state.
 #[utoipa::path(
     get,
     path = "/v1/queues",
     tag = "queues",
     params(wire::ReadQuery),
-    responses((status = 200, description = "The queues", body = wire::QueueList))
+    responses((status = 200, description = "All queues.", body = wire::QueueList))
 )]
 async fn list(
     State(app): State<App>,
@@ -56,13 +56,13 @@ async fn list(
     ApiResponse::from_table(&table, index, &wire::QueueList { queues })
 }
 
-/// A queue.
+/// Returns a queue with its settings.
 #[utoipa::path(
     get,
     path = "/v1/queues/{queue}",
     tag = "queues",
-    params(("queue" = String, Path, description = "The queue's name"), wire::ReadQuery),
-    responses((status = 200, description = "The queue", body = wire::Queue))
+    params(("queue" = String, Path, description = "Name of the queue."), wire::ReadQuery),
+    responses((status = 200, description = "The queue.", body = wire::Queue))
 )]
 async fn show(
     State(app): State<App>,
@@ -81,14 +81,14 @@ async fn show(
     ApiResponse::from_table(&table, index, &queue_to_wire(&queue, table.now_ms()))
 }
 
-/// Changes settings of a queue; it need not be in use.
+/// Changes settings of a queue. A queue that does not exist is created.
 #[utoipa::path(
     put,
     path = "/v1/queues/{queue}",
     tag = "queues",
-    params(("queue" = String, Path, description = "The queue's name")),
+    params(("queue" = String, Path, description = "Name of the queue.")),
     request_body = wire::QueueSettings,
-    responses((status = 200, description = "The queue as it is now", body = wire::Queue))
+    responses((status = 200, description = "The queue after the change.", body = wire::Queue))
 )]
 async fn set(
     State(app): State<App>,
@@ -105,13 +105,13 @@ async fn set(
     change(&app, name, parse_settings(settings, current_rate)?).await
 }
 
-/// Has nothing of a queue start any more; what runs goes on.
+/// Pauses a queue: no further task of it starts; running attempts continue.
 #[utoipa::path(
     post,
     path = "/v1/queues/{queue}/pause",
     tag = "queues",
-    params(("queue" = String, Path, description = "The queue's name")),
-    responses((status = 200, description = "The queue as it is now", body = wire::Queue))
+    params(("queue" = String, Path, description = "Name of the queue.")),
+    responses((status = 200, description = "The queue after the change.", body = wire::Queue))
 )]
 async fn pause(
     State(app): State<App>,
@@ -121,13 +121,13 @@ async fn pause(
     change(&app, name, pause_change(true)).await
 }
 
-/// Ends a pause.
+/// Resumes a paused queue.
 #[utoipa::path(
     post,
     path = "/v1/queues/{queue}/resume",
     tag = "queues",
-    params(("queue" = String, Path, description = "The queue's name")),
-    responses((status = 200, description = "The queue as it is now", body = wire::Queue))
+    params(("queue" = String, Path, description = "Name of the queue.")),
+    responses((status = 200, description = "The queue after the change.", body = wire::Queue))
 )]
 async fn resume(
     State(app): State<App>,
@@ -137,14 +137,14 @@ async fn resume(
     change(&app, name, pause_change(false)).await
 }
 
-/// Cancels every task that waits in a queue, or forgets its dead letters with their jobs.
+/// Cancels every unfinished task of a queue that is not running, or deletes its dead letters with their jobs.
 #[utoipa::path(
     post,
     path = "/v1/queues/{queue}/purge",
     tag = "queues",
-    params(("queue" = String, Path, description = "The queue's name")),
+    params(("queue" = String, Path, description = "Name of the queue.")),
     request_body(content = Option<wire::Purge>),
-    responses((status = 200, description = "What that came to", body = wire::Purged))
+    responses((status = 200, description = "Numbers of tasks cancelled and jobs deleted.", body = wire::Purged))
 )]
 async fn purge(
     State(app): State<App>,

@@ -35,14 +35,14 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(trigger))
 }
 
-/// Makes a schedule, or takes the place of the one of this name.
+/// Creates a schedule, or replaces the one with this name.
 #[utoipa::path(
     put,
     path = "/v1/schedules/{name}",
     tag = "schedules",
-    params(("name" = String, Path, description = "The schedule's name", min_length = 1, max_length = 170)),
+    params(("name" = String, Path, description = "Name of the schedule.", min_length = 1, max_length = 170)),
     request_body = wire::PutSchedule,
-    responses((status = 201, description = "It is made", body = wire::Schedule), (status = 200, description = "It has taken the place of the one before", body = wire::Schedule))
+    responses((status = 201, description = "Schedule created.", body = wire::Schedule), (status = 200, description = "Schedule replaced.", body = wire::Schedule))
 )]
 async fn put(
     State(app): State<App>,
@@ -105,13 +105,13 @@ async fn put(
     }
 }
 
-/// One page of schedules, by name.
+/// Returns one page of schedules, ordered by name.
 #[utoipa::path(
     get,
     path = "/v1/schedules",
     tag = "schedules",
     params(wire::PageQuery),
-    responses((status = 200, description = "The page", body = wire::ScheduleList))
+    responses((status = 200, description = "One page of schedules.", body = wire::ScheduleList))
 )]
 async fn list(
     State(app): State<App>,
@@ -132,13 +132,13 @@ async fn list(
     )
 }
 
-/// A schedule, with its job and its next runs.
+/// Returns a schedule, with its job and its next ticks.
 #[utoipa::path(
     get,
     path = "/v1/schedules/{name}",
     tag = "schedules",
-    params(("name" = String, Path, description = "The schedule's name", min_length = 1, max_length = 170), wire::ReadQuery),
-    responses((status = 200, description = "The schedule", body = wire::Schedule))
+    params(("name" = String, Path, description = "Name of the schedule.", min_length = 1, max_length = 170), wire::ReadQuery),
+    responses((status = 200, description = "The schedule.", body = wire::Schedule))
 )]
 async fn show(
     State(app): State<App>,
@@ -150,13 +150,13 @@ async fn show(
     ApiResponse::from_table(&table, index, &schedule_with_runs(&table, &name)?)
 }
 
-/// Deletes a schedule; the jobs it made stay.
+/// Deletes a schedule. Jobs that it submitted stay.
 #[utoipa::path(
     delete,
     path = "/v1/schedules/{name}",
     tag = "schedules",
-    params(("name" = String, Path, description = "The schedule's name", min_length = 1, max_length = 170)),
-    responses((status = 200, description = "It is gone", body = wire::DeletedSchedule))
+    params(("name" = String, Path, description = "Name of the schedule.", min_length = 1, max_length = 170)),
+    responses((status = 200, description = "Schedule deleted.", body = wire::DeletedSchedule))
 )]
 async fn remove(
     State(app): State<App>,
@@ -169,13 +169,13 @@ async fn remove(
     ApiResponse::ok(index, &wire::DeletedSchedule { name })
 }
 
-/// Lets the ticks of a schedule pass by until it is resumed.
+/// Pauses a schedule: its ticks submit nothing until it is resumed.
 #[utoipa::path(
     post,
     path = "/v1/schedules/{name}/pause",
     tag = "schedules",
-    params(("name" = String, Path, description = "The schedule's name", min_length = 1, max_length = 170)),
-    responses((status = 200, description = "The schedule", body = wire::Schedule))
+    params(("name" = String, Path, description = "Name of the schedule.", min_length = 1, max_length = 170)),
+    responses((status = 200, description = "The schedule.", body = wire::Schedule))
 )]
 async fn pause(
     State(app): State<App>,
@@ -189,13 +189,13 @@ async fn pause(
     ApiResponse::from_table(&table, index, &schedule_with_runs(&table, &name)?)
 }
 
-/// Lets a paused schedule tick again, from its next tick on.
+/// Resumes a paused schedule from its next tick on.
 #[utoipa::path(
     post,
     path = "/v1/schedules/{name}/resume",
     tag = "schedules",
-    params(("name" = String, Path, description = "The schedule's name", min_length = 1, max_length = 170)),
-    responses((status = 200, description = "The schedule", body = wire::Schedule))
+    params(("name" = String, Path, description = "Name of the schedule.", min_length = 1, max_length = 170)),
+    responses((status = 200, description = "The schedule.", body = wire::Schedule))
 )]
 async fn resume(
     State(app): State<App>,
@@ -222,13 +222,13 @@ async fn resume(
     ApiResponse::from_table(&table, index, &schedule_with_runs(&table, &name)?)
 }
 
-/// Makes one job of a schedule now, outside of its ticks.
+/// Submits one job of a schedule now, in addition to those of its ticks.
 #[utoipa::path(
     post,
     path = "/v1/schedules/{name}/trigger",
     tag = "schedules",
-    params(("name" = String, Path, description = "The schedule's name", min_length = 1, max_length = 170)),
-    responses((status = 201, description = "The job is on the disks of a majority", body = wire::Submitted), (status = 200, description = "It was made before, or all of its tasks were there already", body = wire::Submitted))
+    params(("name" = String, Path, description = "Name of the schedule.", min_length = 1, max_length = 170)),
+    responses((status = 201, description = "Job created, and durable on a majority of the voters.", body = wire::Submitted), (status = 200, description = "The job was created before, or all of its tasks existed already.", body = wire::Submitted))
 )]
 async fn trigger(
     State(app): State<App>,

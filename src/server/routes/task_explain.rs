@@ -22,13 +22,13 @@ pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(explain))
 }
 
-/// Why a task does not run yet.
+/// Explains why a task does not run yet.
 #[utoipa::path(
     get,
     path = "/v1/tasks/{id}/explain",
     tag = "tasks",
-    params(("id" = String, Path, description = "The task's id"), wire::ReadQuery),
-    responses((status = 200, description = "Everything that holds it back", body = wire::Explanation))
+    params(("id" = String, Path, description = "Id of the task."), wire::ReadQuery),
+    responses((status = 200, description = "All reasons why the task does not run.", body = wire::Explanation))
 )]
 async fn explain(
     State(app): State<App>,

@@ -44,14 +44,14 @@ pub fn client_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(read))
 }
 
-/// A worker sends what its attempts write. For workers: a follower redirects.
+/// Receives output of a worker's running attempts. Worker protocol: a follower redirects to the leader.
 #[utoipa::path(
     post,
     path = "/v1/workers/{id}/output",
     tag = "logs",
-    params(("id" = String, Path, description = "The worker's id")),
+    params(("id" = String, Path, description = "Id of the worker.")),
     request_body = wire::SendOutput,
-    responses((status = 200, description = "How far the leader is", body = wire::SendOutputAnswer))
+    responses((status = 200, description = "Progress of the leader for each attempt.", body = wire::SendOutputAnswer))
 )]
 async fn send(
     State(app): State<App>,
@@ -102,13 +102,13 @@ fn output_chunk(sent: &wire::SentChunk) -> OutputChunk<'_> {
     }
 }
 
-/// What one attempt of a task wrote; with `follow_ms`, as soon as there is something.
+/// Returns the output of one attempt of a task. With `follow_ms`, responds as soon as there is output.
 #[utoipa::path(
     get,
     path = "/v1/tasks/{id}/logs",
     tag = "logs",
-    params(("id" = String, Path, description = "The task's id"), wire::LogsQuery),
-    responses((status = 200, description = "What it wrote", body = wire::Logs))
+    params(("id" = String, Path, description = "Id of the task."), wire::LogsQuery),
+    responses((status = 200, description = "Output of the attempt.", body = wire::Logs))
 )]
 async fn read(
     State(app): State<App>,

@@ -30,14 +30,14 @@ pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(wait_many))
 }
 
-/// Those of the tasks that are terminal, with result or error; with `wait_ms`, as soon as one is.
+/// Returns the given tasks that are terminal, with result or error. With `wait_ms`, responds as soon as one is.
 #[utoipa::path(
     post,
     path = "/v1/tasks/wait",
     tag = "tasks",
     params(wire::WaitQuery),
     request_body = wire::AwaitedTasks,
-    responses((status = 200, description = "Those that have ended", body = wire::EndedTasks))
+    responses((status = 200, description = "Tasks that have ended.", body = wire::EndedTasks))
 )]
 async fn wait_many(
     State(app): State<App>,

@@ -27,13 +27,13 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(retry))
 }
 
-/// A task with its attempts; with `wait_ms`, as soon as it is terminal.
+/// Returns a task with its attempts. With `wait_ms`, responds as soon as the task is terminal.
 #[utoipa::path(
     get,
     path = "/v1/tasks/{id}",
     tag = "tasks",
-    params(("id" = String, Path, description = "The task's id"), wire::WaitQuery),
-    responses((status = 200, description = "The task", body = wire::Task))
+    params(("id" = String, Path, description = "Id of the task."), wire::WaitQuery),
+    responses((status = 200, description = "The task.", body = wire::Task))
 )]
 async fn show(
     State(app): State<App>,
@@ -60,13 +60,13 @@ async fn show(
     task_response(&app, index, id)
 }
 
-/// One page of tasks, in the order submitted, without payloads and attempts.
+/// Returns one page of tasks, in the order of submission, without payloads and attempts.
 #[utoipa::path(
     get,
     path = "/v1/tasks",
     tag = "tasks",
     params(wire::TasksQuery),
-    responses((status = 200, description = "The page", body = wire::TaskList))
+    responses((status = 200, description = "One page of tasks.", body = wire::TaskList))
 )]
 async fn list(
     State(app): State<App>,
@@ -102,8 +102,8 @@ async fn list(
     post,
     path = "/v1/tasks/{id}/cancel",
     tag = "tasks",
-    params(("id" = String, Path, description = "The task's id")),
-    responses((status = 200, description = "The task as it is now", body = wire::Task))
+    params(("id" = String, Path, description = "Id of the task.")),
+    responses((status = 200, description = "The task after the change.", body = wire::Task))
 )]
 async fn cancel(
     State(app): State<App>,
@@ -115,13 +115,13 @@ async fn cancel(
     task_response(&app, index, id)
 }
 
-/// Puts a terminal task back to its queue, with fresh budgets.
+/// Retries a terminal task: returns it to its queue with all attempts and losses available again.
 #[utoipa::path(
     post,
     path = "/v1/tasks/{id}/retry",
     tag = "tasks",
-    params(("id" = String, Path, description = "The task's id")),
-    responses((status = 200, description = "The task as it is now", body = wire::Task))
+    params(("id" = String, Path, description = "Id of the task.")),
+    responses((status = 200, description = "The task after the change.", body = wire::Task))
 )]
 async fn retry(
     State(app): State<App>,

@@ -4,54 +4,55 @@ use serde::{Deserialize, Serialize};
 
 use super::Consistency;
 
-/// Answer to `GET /v1/cluster`.
+/// Response of `GET /v1/cluster`: status of the cluster, as the responding node sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ClusterStatus {
-    /// `null` until the cluster has formed.
+    /// Id of the cluster; `null` until the cluster has formed.
     #[serde(default)]
     pub cluster_id: Option<String>,
-    /// `null` while there is none.
+    /// Id of the leader; `null` if there is none.
     #[serde(default)]
     pub leader: Option<u64>,
-    /// The current term.
+    /// Current term.
     pub term: u64,
-    /// Last log index known to be on a quorum.
+    /// Last log index known to be durable on a quorum.
     pub commit_index: u64,
-    /// The node that answered.
+    /// Id of the responding node.
     #[serde(default)]
     pub answered_by: Option<u64>,
-    /// All of them, by id.
+    /// All nodes, ordered by id.
     pub nodes: Vec<ClusterNode>,
-    /// What came of comparing the masters' tables, as the node that answered knows it.
+    /// Result of the comparisons of the masters' tables, as the responding node knows it.
     #[serde(default)]
     pub agreement: Option<Agreement>,
-    /// By how much the wall clock of the node that answered is ahead of the middle one of all masters, in ms; `null` while
-    /// fewer than two others are known to it.
+    /// Offset of the responding node's wall clock from the median clock of all masters, in ms; positive if it is ahead.
+    /// `null` while the node knows the clocks of fewer than two others.
     #[serde(default)]
     pub clock_ahead_ms: Option<i64>,
-    /// Of the table of the node that answered; only when asked for.
+    /// Digest of the responding node's table; present only if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<TableDigest>,
 }
 
-/// The masters compare digests of their tables every so many entries. One that differs from a majority stops.
+/// Result of comparing table digests. Masters compare them at regular log indexes; a master that differs from a
+/// majority stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Agreement {
-    /// The last entry at which a majority, the node that answered among them, had the same; 0 before the first.
+    /// Last log index at which a majority, including the responding node, had the same digest; 0 before the first.
     pub index: u64,
-    /// How often somebody had something else, since that node's start.
+    /// Number of differing digests seen since the responding node started.
     pub mismatches: u64,
 }
 
-/// A digest over everything in the table but its clock: nodes that hold the same have the same.
+/// Digest of the whole table except its clock. Nodes with equal tables have equal digests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TableDigest {
-    /// The log index up to which it was applied then.
+    /// Last log index applied to the table when the digest was computed.
     pub index: u64,
-    /// 16 hexadecimal digits.
+    /// Digest as 16 hexadecimal digits.
     pub value: String,
 }
 
@@ -61,63 +62,63 @@ pub struct TableDigest {
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct ClusterQuery {
-    /// Whether to read the whole table for a digest of it.
+    /// Whether to compute a digest of the table, which reads all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<bool>,
-    /// See [`Consistency`].
+    /// Freshness of the read. Default: `linearizable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
 }
 
-/// Query of `POST /v1/cluster/restore`; the body is one part of the table's bytes in the backup.
+/// Query of `POST /v1/cluster/restore`. The body is one part of the table's bytes in the backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct RestoreQuery {
-    /// The backup's own id, from its header.
+    /// Id of the backup, from its header.
     #[cfg_attr(feature = "openapi", param(min_length = 1, max_length = 200))]
     pub backup: String,
-    /// Which part this is, from 1.
+    /// Number of this part, from 1.
     #[cfg_attr(feature = "openapi", param(minimum = 1))]
     pub part: u32,
-    /// How many there are.
+    /// Total number of parts.
     #[cfg_attr(feature = "openapi", param(minimum = 1))]
     pub parts: u32,
 }
 
-/// Answer to `POST /v1/cluster/restore`.
+/// Response of `POST /v1/cluster/restore`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RestoreProgress {
-    /// How many parts have come.
+    /// Number of parts received.
     pub received: u32,
-    /// How many there are.
+    /// Total number of parts.
     pub parts: u32,
-    /// Once all have.
+    /// Content of the restored table, once all parts were received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<Restored>,
 }
 
-/// What a cluster holds after a backup was restored.
+/// Content of a cluster after a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Restored {
-    /// Jobs.
+    /// Number of jobs.
     pub jobs: u64,
-    /// Tasks.
+    /// Number of tasks.
     pub tasks: u64,
 }
 
-/// A master to be brought into the cluster.
+/// Body of `POST /v1/cluster/nodes`: a master to add to the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddNode {
-    /// A number that no member, present or past, has had.
+    /// Id of the new node. No present or past member may have used it.
     #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub id: u64,
-    /// `host:port` where the others reach it.
+    /// Address at which the other nodes reach it, as `host:port`.
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub addr: String,
 }
@@ -127,91 +128,91 @@ pub struct AddNode {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TransferLeader {
-    /// The voter to lead; the one whose log is furthest, unless told.
+    /// Id of the voter that becomes leader. Default: the voter with the furthest log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<u64>,
 }
 
-/// One master.
+/// One master of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ClusterNode {
-    /// Its id.
+    /// Id of the node.
     pub id: u64,
-    /// Where it listens, `host:port`.
+    /// Address of the node, as `host:port`.
     pub addr: String,
-    /// What it counts for.
+    /// Whether the node has a vote.
     pub role: NodeRole,
-    /// How it appears to the node that answered.
+    /// State of the node, as the responding node sees it.
     pub state: NodeState,
-    /// Last log index known to be on its disk; only the leader knows.
+    /// Last log index known to be on the node's disk; known to the leader only.
     #[serde(default)]
     pub matched: Option<u64>,
-    /// Last log index it has applied, as far as known.
+    /// Last log index that the node has applied, if known.
     #[serde(default)]
     pub applied: Option<u64>,
-    /// The snapshot that the leader is sending it at present.
+    /// Progress of the snapshot that the leader is sending to the node; `null` if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotTransfer>,
-    /// Its disk: known of the node that answered, and to a leader of all that answer it.
+    /// Disk of the node. A node knows its own; the leader knows those of all nodes that respond to it.
     #[serde(default)]
     pub disk: Option<NodeDisk>,
 }
 
-/// How far a snapshot has come on its way to a node that lacks too much for the log to help.
+/// Progress of a snapshot sent to a node that is too far behind for the log to suffice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SnapshotTransfer {
-    /// All of it.
+    /// Size of the snapshot in bytes.
     pub bytes: u64,
-    /// What the node has of it.
+    /// Number of bytes that the node has received.
     pub sent_bytes: u64,
 }
 
-/// Query of requests that are held until something is done.
+/// Query of a request that waits for an operation to finish.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct HoldQuery {
-    /// How long to wait for it at most.
+    /// Maximum wait in ms.
     #[cfg_attr(feature = "openapi", param(maximum = 120_000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
 }
 
-/// Answer to `POST /v1/cluster/snapshot`.
+/// Response of `POST /v1/cluster/snapshot`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SnapshotWritten {
-    /// The node that writes it: the leader.
+    /// Id of the node that writes the snapshot, which is the leader.
     pub node: u64,
-    /// The last log index in it; `null` while it is being written.
+    /// Last log index in the snapshot; `null` while it is being written.
     #[serde(default)]
     pub index: Option<u64>,
-    /// Of its file; `null` while it is being written.
+    /// Size of the snapshot file in bytes; `null` while it is being written.
     #[serde(default)]
     pub bytes: Option<u64>,
 }
 
-/// How much room a master's disk has.
+/// Free space on a master's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NodeDisk {
-    /// Free on the file system of its data directory.
+    /// Free bytes on the file system of the data directory.
     pub free_bytes: u64,
-    /// Too little: it takes no writes until there is more.
+    /// Whether free space is too low, so that the node accepts no writes until there is more.
     pub low: bool,
 }
 
-/// What a node counts for.
+/// Role of a node in quorums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum NodeRole {
     /// Counts for quorums.
     Voter,
-    /// Only follows.
+    /// Receives the log and has no vote.
     Learner,
 }
 
@@ -225,16 +226,16 @@ impl NodeRole {
     }
 }
 
-/// How a node appears.
+/// State of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum NodeState {
-    /// It leads.
+    /// The node is the leader.
     Leader,
-    /// It follows.
+    /// The node follows the leader.
     Follower,
-    /// It does not answer the leader.
+    /// The node does not respond to the leader.
     Unreachable,
 }
 

@@ -7,183 +7,185 @@ use super::task::{AttemptOutcome, TaskState};
 use super::time::Timestamp;
 use super::worker::WorkerState;
 
-/// The media type of `GET /v1/events`.
+/// Media type of `GET /v1/events`.
 pub const CONTENT_TYPE: &str = "text/event-stream";
-/// Request: go on after the event of this id. The name that every reader of server-sent events sends.
+/// Request header: resume after the event with this id. Every reader of server-sent events sends it.
 pub const LAST_EVENT_ID: &str = "last-event-id";
-/// The name of the message that ends a stream whose reader was too slow. Its data is a problem document.
+/// Name of the message that ends the stream of a reader that was too slow. Its data is a problem document.
 pub const GONE: &str = "gone";
 
-/// One event.
+/// One event of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Event {
-    /// Log index and place within that entry, as in `42.3`; the same on every node.
+    /// Log index and position within that entry, such as `42.3`; the same on every node.
     pub id: String,
-    /// The cluster's time when it happened.
+    /// Cluster time of the event.
     pub at: Timestamp,
-    /// What happened.
+    /// Type and details of the event.
     #[serde(flatten)]
     pub what: Happened,
 }
 
-/// What happened; `type` on the wire. Where a task's `job`, `queue` or `kind` is `null`, it was forgotten at once.
+/// Type and details of an event, tagged by `type`. If `job`, `queue` or `kind` of a task is `null`, the task was
+/// deleted in
+/// the same log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Happened {
-    /// A job came into being.
+    /// A job was submitted.
     JobSubmitted {
-        /// The job.
+        /// Id of the job.
         job: String,
-        /// As submitted; empty when it has none.
+        /// Name of the job; empty if it has none.
         #[serde(default)]
         name: Option<String>,
-        /// How many tasks it has.
+        /// Number of its tasks.
         tasks: u32,
     },
-    /// A task came into being in this state, or changed to it.
+    /// A task was created in this state, or changed to it.
     TaskChanged {
-        /// The task.
+        /// Id of the task.
         task: String,
-        /// Its job.
+        /// Id of its job.
         #[serde(default)]
         job: Option<String>,
-        /// Its queue.
+        /// Name of its queue.
         #[serde(default)]
         queue: Option<String>,
-        /// Its kind.
+        /// Kind of the task.
         #[serde(default)]
         kind: Option<String>,
-        /// The state it is in now.
+        /// New state of the task.
         state: TaskState,
-        /// Whose lease began or ended with this change.
+        /// Id of the worker whose lease began or ended with this change.
         #[serde(default)]
         worker: Option<String>,
-        /// The number of the attempt that began or ended with this change.
+        /// Number of the attempt that began or ended with this change.
         #[serde(default)]
         attempt: Option<u32>,
     },
     /// A lease was granted.
     LeaseGranted {
-        /// The task.
+        /// Id of the task.
         task: String,
-        /// Its job.
+        /// Id of its job.
         #[serde(default)]
         job: Option<String>,
-        /// Its queue.
+        /// Name of its queue.
         #[serde(default)]
         queue: Option<String>,
-        /// Its kind.
+        /// Kind of the task.
         #[serde(default)]
         kind: Option<String>,
-        /// To whom.
+        /// Id of the worker that holds the lease.
         worker: String,
-        /// The number of the attempt.
+        /// Number of the attempt.
         #[serde(default)]
         attempt: Option<u32>,
-        /// Its fencing token.
+        /// Fencing token of the lease.
         token: u64,
     },
     /// A lease ended.
     LeaseEnded {
-        /// The task.
+        /// Id of the task.
         task: String,
-        /// Its job.
+        /// Id of its job.
         #[serde(default)]
         job: Option<String>,
-        /// Its queue.
+        /// Name of its queue.
         #[serde(default)]
         queue: Option<String>,
-        /// Its kind.
+        /// Kind of the task.
         #[serde(default)]
         kind: Option<String>,
-        /// Whose it was.
+        /// Id of the worker that held the lease.
         worker: String,
-        /// The number of the attempt.
+        /// Number of the attempt.
         #[serde(default)]
         attempt: Option<u32>,
-        /// Its fencing token.
+        /// Fencing token of the lease.
         token: u64,
-        /// How the attempt ended.
+        /// Outcome of the attempt.
         #[serde(default)]
         outcome: Option<AttemptOutcome>,
     },
-    /// A job became terminal.
+    /// A job reached a terminal state.
     JobFinished {
-        /// The job.
+        /// Id of the job.
         job: String,
-        /// As submitted; empty when it has none.
+        /// Name of the job; empty if it has none.
         #[serde(default)]
         name: Option<String>,
-        /// How it ended.
+        /// Terminal state of the job.
         state: JobState,
     },
-    /// A worker may take leases.
+    /// A worker registered and may poll for tasks.
     WorkerRegistered {
-        /// The worker.
+        /// Id of the worker.
         worker: String,
-        /// Its name.
+        /// Name of the worker.
         #[serde(default)]
         name: Option<String>,
     },
-    /// A worker gets no new leases.
+    /// A worker is draining and gets no new leases.
     WorkerDraining {
-        /// The worker.
+        /// Id of the worker.
         worker: String,
-        /// Its name.
+        /// Name of the worker.
         #[serde(default)]
         name: Option<String>,
     },
-    /// A worker was silent for too long.
+    /// A worker sent no heartbeat in time.
     WorkerLost {
-        /// The worker.
+        /// Id of the worker.
         worker: String,
-        /// Its name.
+        /// Name of the worker.
         #[serde(default)]
         name: Option<String>,
     },
-    /// A worker said goodbye.
+    /// A worker left the cluster.
     WorkerLeft {
-        /// The worker.
+        /// Id of the worker.
         worker: String,
-        /// Its name.
+        /// Name of the worker.
         #[serde(default)]
         name: Option<String>,
     },
     /// Settings of a queue were changed.
     QueueChanged {
-        /// The queue.
+        /// Name of the queue.
         queue: String,
     },
-    /// A schedule was put, deleted, paused or resumed.
+    /// A schedule was created, replaced, deleted, paused or resumed.
     ScheduleChanged {
-        /// Its name.
+        /// Name of the schedule.
         schedule: String,
     },
-    /// A tick of a schedule is over.
+    /// A tick of a schedule was processed.
     ScheduleTicked {
-        /// Its name.
+        /// Name of the schedule.
         schedule: String,
-        /// When the tick was due.
+        /// Time at which the tick was due.
         tick_at: Timestamp,
-        /// The job that it made, if it made one.
+        /// Id of the job that the tick submitted; `null` if it submitted none.
         #[serde(default)]
         job: Option<String>,
     },
-    /// A present worker is paused, quarantined, on probation or live again.
+    /// A registered worker changed to paused, quarantined, probation or live.
     WorkerChanged {
-        /// The worker.
+        /// Id of the worker.
         worker: String,
-        /// Its name.
+        /// Name of the worker.
         #[serde(default)]
         name: Option<String>,
-        /// What it is now.
+        /// New state of the worker.
         state: WorkerState,
     },
-    /// The whole table became that of a backup.
+    /// The whole table was replaced by that of a backup.
     Restored,
-    /// Something that this version does not know.
+    /// An event of a type that this version does not know.
     #[serde(other)]
     Unknown,
 }
@@ -229,29 +231,29 @@ impl Happened {
     }
 }
 
-/// Query of `GET /v1/events`. Each filter names one or more words, separated by commas; an event must have one of them.
-/// Those that have nothing of the kind, as a worker has no queue, are left out.
+/// Query of `GET /v1/events`. Each filter has one or more values, separated by commas, and an event must have one of
+/// them. Events without such an attribute are excluded; a worker, for instance, has no queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct EventsQuery {
-    /// Only those of tasks in these queues.
+    /// Only events of tasks in these queues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<String>,
-    /// Only those of these jobs and their tasks.
+    /// Only events of these jobs and their tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// Only those of these tasks.
+    /// Only events of these tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
     /// Only changes of tasks and jobs to these states.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// Only those of these types.
+    /// Only events of these types.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub types: Option<String>,
-    /// Go on after the event of this id, or after the entry of this log index; from now on, unless given.
+    /// Event id or log index to resume after. Default: events from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
 }

@@ -5,23 +5,23 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// The kind of task these types belong to.
+/// Kind of the tasks that these types belong to.
 pub const KIND: &str = "exec";
 
-/// What to run.
+/// Payload of an `exec` task: the command to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ExecPayload {
-    /// Program and arguments; no shell is involved.
+    /// Program and its arguments, run without a shell.
     pub argv: Vec<String>,
-    /// Set on top of the worker's own environment.
+    /// Environment variables, in addition to those of the worker.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Written to standard input, which is then closed; empty unless told.
+    /// Text written to standard input, which is then closed. Default: empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
-    /// Working directory; the worker's own unless told.
+    /// Working directory. Default: that of the worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
 }
@@ -33,47 +33,47 @@ impl ExecPayload {
     }
 }
 
-/// Result of a command that ended with exit code 0.
+/// Result of a command that exited with code 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExecResult {
-    /// 0.
+    /// Exit code, which is 0.
     pub exit_code: i32,
-    /// What it wrote, up to a limit; bytes that are not UTF-8 are replaced.
+    /// Standard output, up to a limit; bytes that are not valid UTF-8 are replaced.
     pub stdout: String,
-    /// What it wrote, up to a limit; bytes that are not UTF-8 are replaced.
+    /// Standard error, up to a limit; bytes that are not valid UTF-8 are replaced.
     pub stderr: String,
-    /// It wrote more than is kept.
+    /// Whether the output exceeded the limit, so that a part of it is missing.
     pub truncated: bool,
-    /// From start to end.
+    /// Duration of the run in ms.
     pub duration_ms: u64,
 }
 
-/// Error of a command that ended otherwise.
+/// Error of a command that did not exit with code 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExecError {
-    /// `exit`, `signal`, `timeout`, `spawn` or `invalid_payload`.
+    /// Type of the error: `exit`, `signal`, `timeout`, `spawn` or `invalid_payload`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// For people.
+    /// Description of the error for readers.
     pub message: String,
-    /// When it exited.
+    /// Exit code, if the command exited.
     #[serde(default)]
     pub exit_code: Option<i32>,
-    /// Name of the signal that killed it.
+    /// Name of the signal that killed the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<String>,
-    /// See [`ExecResult::stdout`].
+    /// Standard output, up to a limit; bytes that are not valid UTF-8 are replaced.
     #[serde(default)]
     pub stdout: String,
-    /// See [`ExecResult::stderr`].
+    /// Standard error, up to a limit; bytes that are not valid UTF-8 are replaced.
     #[serde(default)]
     pub stderr: String,
-    /// See [`ExecResult::truncated`].
+    /// Whether the output exceeded the limit, so that a part of it is missing.
     #[serde(default)]
     pub truncated: bool,
-    /// See [`ExecResult::duration_ms`].
+    /// Duration of the run in ms.
     #[serde(default)]
     pub duration_ms: u64,
 }

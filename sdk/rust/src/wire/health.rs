@@ -4,29 +4,29 @@ use serde::{Deserialize, Serialize};
 
 use super::NodeDisk;
 
-/// Answer to `GET /healthz`.
+/// Response of `GET /healthz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Health {
-    /// `ok`.
+    /// Always `ok`.
     pub status: String,
-    /// The node that answered.
+    /// Id of the responding node.
     pub node: u64,
 }
 
-/// Answer to `GET /readyz`, if it is.
+/// Response of `GET /readyz` if the node is ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Ready {
-    /// `ready`.
+    /// Always `ready`.
     pub status: String,
-    /// The node that answered.
+    /// Id of the responding node.
     pub node: u64,
-    /// The node that leads.
+    /// Id of the leader.
     pub leader: u64,
-    /// The term it was elected in.
+    /// Term of the leader.
     pub term: u64,
-    /// The disk of the node that answered.
+    /// Disk of the responding node.
     #[serde(default)]
     pub disk: Option<NodeDisk>,
 }

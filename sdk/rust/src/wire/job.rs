@@ -8,31 +8,33 @@ use super::Consistency;
 use super::task::{TaskSpec, TaskState};
 use super::time::Timestamp;
 
-/// Body of `POST /v1/jobs`. All or nothing.
+/// Body of `POST /v1/jobs`. Either all tasks are accepted or none.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SubmitJob {
-    /// For people; need not be unique.
+    /// Display name; need not be unique.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(max_length = 200))]
     pub name: Option<String>,
-    /// The same key and body again is the same job, for ever; the same key with another body is a conflict.
+    /// Key that identifies the job. The same key and body return the existing job; the same key with another body is a
+    /// conflict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub idempotency_key: Option<String>,
-    /// At least one.
+    /// Tasks of the job; at least one.
     #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 10000))]
     pub tasks: Vec<TaskSpec>,
-    /// What a failed task means for the others; [`OnFailure::Continue`] unless told.
+    /// Effect of a failed task on the others. Default: `continue`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_failure: Option<OnFailure>,
-    /// Of a job that is too large for one request: which part of it this is, from 1. Parts share the `idempotency_key`,
-    /// `name` and `on_failure`; the last one to come makes the job.
+    /// Number of this part, from 1, of a job that is too large for one request. Parts share `idempotency_key`, `name`
+    /// and
+    /// `on_failure`; the last part to arrive creates the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub part: Option<u32>,
-    /// How many parts there are.
+    /// Total number of parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub parts: Option<u32>,
@@ -48,43 +50,42 @@ impl SubmitJob {
     }
 }
 
-/// What one failed task means for the others of its job.
+/// Effect of one failed task on the other tasks of its job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
-    /// They go on.
+    /// The others continue.
     #[default]
     Continue,
-    /// The unfinished ones are cancelled.
+    /// Unfinished tasks are cancelled.
     FailFast,
 }
 
-/// Answer to a part of a job while others are missing: `202`. The part that completes the job is answered as a
-/// [`Submitted`].
+/// Response to a part of a job while others are missing: `202`. The part that completes the job gets a `Submitted`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PartReceived {
-    /// The numbers of those that have come.
+    /// Numbers of the parts received.
     pub received: Vec<u32>,
-    /// How many there are.
+    /// Total number of parts.
     pub parts: u32,
 }
 
-/// Answer to a submission: `201`, or `200` for a duplicate.
+/// Response to a submission: `201`, or `200` for a duplicate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Submitted {
-    /// The job.
+    /// Id of the job.
     pub id: String,
-    /// Its tasks, in the order submitted.
+    /// Ids of its tasks, in the order of submission.
     pub tasks: Vec<String>,
-    /// An earlier submission with the same key made it.
+    /// Whether an earlier submission with the same key created the job.
     #[serde(default)]
     pub duplicate: bool,
 }
 
-/// Where a job is in its life.
+/// State of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -125,29 +126,29 @@ impl std::fmt::Display for JobState {
     }
 }
 
-/// A job as shown and listed.
+/// One job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Job {
-    /// Its id.
+    /// Id of the job.
     pub id: String,
-    /// As submitted; empty when it has none.
+    /// Name as submitted; empty if it has none.
     #[serde(default)]
     pub name: String,
-    /// Where it is in its life.
+    /// State of the job.
     pub state: JobState,
-    /// How many of its tasks are in which state; states without tasks may be absent.
+    /// Number of its tasks in each state; states without tasks may be absent.
     #[serde(default)]
     pub counts: BTreeMap<TaskState, u64>,
-    /// As submitted.
+    /// Idempotency key as submitted.
     #[serde(default)]
     pub idempotency_key: Option<String>,
-    /// As submitted.
+    /// Effect of a failed task on the others, as submitted.
     #[serde(default)]
     pub on_failure: OnFailure,
-    /// When its submission was applied.
+    /// Time at which the submission was applied.
     pub created_at: Timestamp,
-    /// When it became terminal.
+    /// Time at which the job became terminal.
     #[serde(default)]
     pub finished_at: Option<Timestamp>,
 }
@@ -172,9 +173,9 @@ impl Job {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct JobList {
-    /// The page.
+    /// Jobs of the page.
     pub jobs: Vec<Job>,
-    /// Where the next page starts; `null` on the last.
+    /// Cursor of the next page; `null` on the last one.
     #[serde(default)]
     pub next: Option<String>,
 }
@@ -185,20 +186,20 @@ pub struct JobList {
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct JobsQuery {
-    /// Only these.
+    /// Only jobs in this state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<JobState>,
-    /// Only those of exactly this name.
+    /// Only jobs with exactly this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// At most so many.
+    /// Maximum number of jobs in the page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]
     pub limit: Option<u32>,
-    /// The `next` of the page before.
+    /// Cursor: `next` of the previous page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
-    /// See [`Consistency`].
+    /// Freshness of the read. Default: `linearizable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
 }

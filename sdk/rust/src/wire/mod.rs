@@ -54,16 +54,16 @@ use serde::{Deserialize, Serialize};
 /// Raw JSON text, as it came and as it goes on.
 pub use serde_json::value::RawValue;
 
-/// Query of a read of one thing that may wait for its end.
+/// Query of a read that may wait until its subject is terminal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct WaitQuery {
-    /// Holds the answer until the thing is terminal, but no longer than this.
+    /// Maximum time in ms to hold the response until the subject is terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
-    /// See [`Consistency`].
+    /// Freshness of the read. Default: `linearizable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
 }
@@ -74,30 +74,32 @@ pub struct WaitQuery {
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct ReadQuery {
-    /// See [`Consistency`].
+    /// Freshness of the read. Default: `linearizable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
 }
 
-/// Query of one page of a list that has no filters.
+/// Query of one page of a list without filters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct PageQuery {
-    /// At most so many.
+    /// Maximum number of items in the page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]
     pub limit: Option<u32>,
-    /// The `next` of the page before.
+    /// Cursor: `next` of the previous page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
-    /// See [`Consistency`].
+    /// Freshness of the read. Default: `linearizable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
 }
 
-/// How fresh a read must be.
+/// Freshness of a read: `linearizable` sees every write acknowledged before the read began; `stale` reads the
+/// responding
+/// node's own state, however old.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -105,6 +107,6 @@ pub enum Consistency {
     /// Sees every write that was acknowledged before the read began.
     #[default]
     Linearizable,
-    /// The answering node's own state, however old.
+    /// Reads the responding node's own state, however old.
     Stale,
 }

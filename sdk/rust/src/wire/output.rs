@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::Consistency;
 use super::task::TaskState;
 
-/// Where something was written to.
+/// Output stream of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OutputStream {
-    /// What it has to say.
+    /// Standard output.
     Stdout,
-    /// What is to be said about it.
+    /// Standard error.
     Stderr,
 }
 
@@ -36,52 +36,54 @@ impl OutputStream {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SendOutput {
-    /// In the order they were written.
+    /// Chunks of output, in the order in which they were written.
     pub chunks: Vec<SentChunk>,
 }
 
-/// A piece of what an attempt wrote.
+/// One chunk of an attempt's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SentChunk {
-    /// The task.
+    /// Id of the task.
     pub task: String,
-    /// The lease it runs under.
+    /// Fencing token of the attempt's lease.
     pub token: u64,
-    /// Which of its streams.
+    /// Stream that the chunk belongs to.
     pub stream: OutputStream,
-    /// Where in the stream it begins.
+    /// Position of the chunk in the stream, in bytes.
     pub offset: u64,
-    /// What stood before it may be missing for good: the worker does not have it any more. Without this, a piece that
-    /// does not follow on what the leader has is not taken.
+    /// Whether output before the chunk may be missing permanently, because the worker no longer has it. Without this
+    /// flag,
+    /// the leader rejects a chunk that does not follow what it has.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gap: bool,
-    /// What was written.
+    /// Text that was written.
     pub text: String,
 }
 
-/// Answer to [`SendOutput`].
+/// Response of `POST /v1/workers/{id}/output`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SendOutputAnswer {
-    /// How far the leader is with each attempt that was sent something of. One that is missing here runs under a lease
-    /// that is not this worker's (any more).
+    /// Progress of the leader for each attempt in the request. An attempt is absent if its lease is not, or no longer,
+    /// held
+    /// by this worker.
     #[serde(default)]
     pub attempts: Vec<OutputEnds>,
 }
 
-/// See [`SendOutputAnswer`].
+/// Progress of the leader with the output of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OutputEnds {
-    /// The task.
+    /// Id of the task.
     pub task: String,
-    /// The lease.
+    /// Fencing token of the attempt's lease.
     pub token: u64,
-    /// Where the next piece of its stdout is to begin.
+    /// Position at which the next chunk of its stdout must begin, in bytes.
     pub stdout: u64,
-    /// Where the next piece of its stderr is to begin.
+    /// Position at which the next chunk of its stderr must begin, in bytes.
     pub stderr: u64,
 }
 
@@ -91,63 +93,63 @@ pub struct OutputEnds {
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct LogsQuery {
-    /// Which attempt; the latest unless told.
+    /// Number of the attempt. Default: the latest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
-    /// Holds an answer that would be empty until there is something, but no longer than this.
+    /// Maximum time in ms to hold an empty response until there is output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follow_ms: Option<u64>,
-    /// Where to begin in its stdout; 0 unless told.
+    /// Position in its stdout to read from, in bytes. Default: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout_from: Option<u64>,
-    /// Where to begin in its stderr; 0 unless told.
+    /// Position in its stderr to read from, in bytes. Default: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr_from: Option<u64>,
-    /// See [`Consistency`].
+    /// Freshness of the read. Default: `linearizable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
 }
 
-/// Answer to [`LogsQuery`]: what one attempt wrote.
+/// Response of `GET /v1/tasks/{id}/logs`: output of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Logs {
-    /// The task.
+    /// Id of the task.
     pub task: String,
-    /// The attempt; 0 when there has been none.
+    /// Number of the attempt; 0 if there has been none.
     pub attempt: u32,
-    /// The task's state.
+    /// State of the task.
     pub state: TaskState,
-    /// In the order they were written, as far as that is known.
+    /// Chunks of output, in the order in which they were written, as far as it is known.
     pub chunks: Vec<LogChunk>,
-    /// How to ask for what comes after.
+    /// Query parameters that continue after this response.
     pub next: LogsNext,
-    /// Something is missing before or between the chunks: a chunk's offset says where.
+    /// Whether output is missing before or between the chunks. The offsets of the chunks show where.
     pub truncated: bool,
-    /// The task is terminal, and this is the last there is to read of it.
+    /// Whether the task is terminal and this response ends its output.
     pub done: bool,
 }
 
-/// See [`Logs`].
+/// One chunk of an attempt's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LogChunk {
-    /// Which stream.
+    /// Stream that the chunk belongs to.
     pub stream: OutputStream,
-    /// Where in the stream it begins.
+    /// Position of the chunk in the stream, in bytes.
     pub offset: u64,
-    /// What was written.
+    /// Text that was written.
     pub text: String,
 }
 
-/// See [`Logs`]: the query that goes on where an answer ended.
+/// Query parameters that continue after a response of `GET /v1/tasks/{id}/logs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LogsNext {
-    /// The same attempt, or the next one when this one is told.
+    /// Number of the same attempt, or of the next one if the output of this one is complete.
     pub attempt: u32,
-    /// As in [`LogsQuery`].
+    /// Position in stdout to continue from, in bytes.
     pub stdout_from: u64,
-    /// As in [`LogsQuery`].
+    /// Position in stderr to continue from, in bytes.
     pub stderr_from: u64,
 }

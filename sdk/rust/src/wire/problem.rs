@@ -2,36 +2,36 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The media type of a [`Problem`].
+/// Media type of a [`Problem`].
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
-/// Why a request was refused. `code` is what programs decide by, `detail` is for people.
+/// Error response by RFC 9457. Programs decide by `code`; `detail` is for readers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
-    /// A URI that names the kind of problem.
+    /// URI of the problem type.
     #[serde(rename = "type", default)]
     pub kind: String,
-    /// The same for every problem of this kind.
+    /// Title of the problem type; the same for every problem of the type.
     #[serde(default)]
     pub title: String,
-    /// The HTTP status.
+    /// HTTP status.
     pub status: u16,
-    /// Stable, snake_case; see [`ProblemCode`]. A string, because newer servers may know more of them.
+    /// Stable code in snake_case. It is a string, because newer servers may have further codes.
     pub code: String,
-    /// What is wrong with this very request.
+    /// Description of this occurrence: what is wrong with the request.
     #[serde(default)]
     pub detail: String,
-    /// The field of the request that is wrong.
+    /// Name of the invalid field of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
-    /// The node that leads, where that helps.
+    /// Id of the leader, where that helps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<u64>,
-    /// How long to wait before asking again.
+    /// Time in ms to wait before a retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
-    /// More that helps, by code.
+    /// Further fields, depending on the code.
     #[serde(flatten)]
     pub extra: serde_json::Map<String, serde_json::Value>,
 }

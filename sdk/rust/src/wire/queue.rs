@@ -2,52 +2,52 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// A queue.
+/// One queue with its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Queue {
-    /// Its name.
+    /// Name of the queue.
     pub name: String,
-    /// Tasks that wait for a worker.
+    /// Number of queued tasks, which wait for a worker.
     pub depth: u64,
-    /// Tasks that wait for a time.
+    /// Number of delayed tasks, which wait for a time.
     pub delayed: u64,
-    /// Tasks that wait for others of their job.
+    /// Number of waiting tasks, which wait for other tasks of their job.
     #[serde(default)]
     pub waiting: u64,
-    /// Tasks that are leased.
+    /// Number of running tasks.
     pub running: u64,
-    /// Dead letters: tasks that failed for good and are still kept.
+    /// Number of dead letters: failed tasks that are still kept.
     #[serde(default)]
     pub failed: u64,
-    /// How long the oldest task that could start has waited for a worker; `null` when there is none.
+    /// Time in ms that the oldest task ready to start has waited for a worker; `null` if there is none.
     #[serde(default)]
     pub oldest_ms: Option<u64>,
-    /// Nothing of it starts.
+    /// Whether the queue is paused, so that no task of it starts.
     #[serde(default)]
     pub paused: bool,
-    /// Most tasks that run at once.
+    /// Maximum concurrent tasks.
     #[serde(default)]
     pub max_running: Option<u32>,
-    /// Most tasks that start in a second, over all workers.
+    /// Maximum tasks started per second, over all workers.
     #[serde(default)]
     pub rate_per_s: Option<f64>,
-    /// With a rate: most tasks that start at once after a quiet time.
+    /// Maximum tasks started at once after an idle time, if the queue has a rate.
     #[serde(default)]
     pub burst: Option<u32>,
-    /// Most tasks that wait; beyond it submissions are refused.
+    /// Maximum unfinished tasks that are not running; submissions beyond it are refused.
     #[serde(default)]
     pub max_depth: Option<u64>,
-    /// Its share of workers that other queues want too.
+    /// Weight of the queue where several queues compete for workers.
     #[serde(default = "one")]
     pub weight: u32,
-    /// Which of several workers a task goes to.
+    /// Choice among several workers that could run a task.
     #[serde(default)]
     pub placement: Placement,
-    /// How long its finished jobs are kept.
+    /// Time in ms for which finished jobs are kept.
     #[serde(default)]
     pub retain_ms: Option<u64>,
-    /// How many of its finished jobs are kept.
+    /// Maximum number of finished jobs that are kept.
     #[serde(default)]
     pub retain_jobs: Option<u64>,
 }
@@ -56,15 +56,16 @@ fn one() -> u32 {
     1
 }
 
-/// Which of several workers that could run a task gets it.
+/// Choice among several workers that could run a task: `spread` takes the one with the smallest part of its slots in
+/// use, `pack` the one with the greatest part that has a free slot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Placement {
-    /// The one with the smallest part of its slots in use.
+    /// The worker with the smallest part of its slots in use.
     #[default]
     Spread,
-    /// The one with the greatest part of its slots in use that has room, so that others stay free.
+    /// The worker with the greatest part of its slots in use that has a free one, so that other workers stay free.
     Pack,
 }
 
@@ -78,24 +79,24 @@ impl Placement {
     }
 }
 
-/// Answer to `GET /v1/queues`.
+/// Response of `GET /v1/queues`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QueueList {
-    /// All of them, by name.
+    /// All queues, ordered by name.
     pub queues: Vec<Queue>,
 }
 
-/// Body of `PUT /v1/queues/{queue}`. A setting that is left out stays as it is; `null` takes a bound
-/// away, and means nothing where there is none to take away.
+/// Body of `PUT /v1/queues/{queue}`. Omitted settings stay as they are. `null` removes a bound, and has no effect on a
+/// setting that is not a bound.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct QueueSettings {
-    /// Nothing of it starts; what runs goes on.
+    /// Whether the queue is paused: no task of it starts, running attempts continue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
-    /// Most tasks that run at once.
+    /// Maximum concurrent tasks.
     #[serde(
         default,
         deserialize_with = "given",
@@ -103,7 +104,7 @@ pub struct QueueSettings {
     )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>))]
     pub max_running: Option<Option<u32>>,
-    /// Most tasks that start in a second, over all workers and masters; 0.001 to 1,000,000.
+    /// Maximum tasks started per second, over all workers; 0.001 to 1,000,000.
     #[serde(
         default,
         deserialize_with = "given",
@@ -111,11 +112,12 @@ pub struct QueueSettings {
     )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<f64>, minimum = 0.001, maximum = 1_000_000))]
     pub rate_per_s: Option<Option<f64>>,
-    /// With a rate: most tasks that start at once after a quiet time; a tenth of a second's unless told, at least 1.
+    /// Maximum tasks started at once after an idle time, if the queue has a rate. Default: a tenth of the rate, at
+    /// least 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
     pub burst: Option<u32>,
-    /// Most tasks that wait; beyond it submissions are refused with `429 queue_full`.
+    /// Maximum unfinished tasks that are not running; submissions beyond it are refused with `429 queue_full`.
     #[serde(
         default,
         deserialize_with = "given",
@@ -123,14 +125,14 @@ pub struct QueueSettings {
     )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<u64>))]
     pub max_depth: Option<Option<u64>>,
-    /// Its share of workers that other queues want too; 1 to 1000.
+    /// Weight of the queue where several queues compete for workers; 1 to 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub weight: Option<u32>,
-    /// Which of several workers a task goes to.
+    /// Choice among several workers that could run a task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
-    /// How long its finished jobs are kept.
+    /// Time in ms for which finished jobs are kept.
     #[serde(
         default,
         deserialize_with = "given",
@@ -138,7 +140,7 @@ pub struct QueueSettings {
     )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<u64>))]
     pub retain_ms: Option<Option<u64>>,
-    /// How many of its finished jobs are kept.
+    /// Maximum number of finished jobs that are kept.
     #[serde(
         default,
         deserialize_with = "given",
@@ -148,7 +150,7 @@ pub struct QueueSettings {
     pub retain_jobs: Option<Option<u64>>,
 }
 
-/// Tells a `null` that is there from a field that is not.
+/// Distinguishes a field that is `null` from one that is absent.
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {
@@ -160,17 +162,18 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Purge {
-    /// Forgets the queue's dead letters, instead of cancelling what waits in it.
+    /// Whether to delete the queue's dead letters with their jobs, instead of cancelling the tasks that are not
+    /// running.
     #[serde(default)]
     pub dead_letters: bool,
 }
 
-/// Answer to a purge.
+/// Response to a purge.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Purged {
-    /// Tasks that were cancelled.
+    /// Number of tasks cancelled.
     pub cancelled: u64,
-    /// Finished jobs that were forgotten with all of their tasks.
+    /// Number of finished jobs deleted, with all of their tasks.
     pub forgotten_jobs: u64,
 }

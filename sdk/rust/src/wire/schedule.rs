@@ -6,39 +6,39 @@ use serde_json::value::RawValue;
 use super::job::SubmitJob;
 use super::time::Timestamp;
 
-/// Body of `PUT /v1/schedules/{name}`. Takes the place of the schedule of this name, if there is one.
+/// Body of `PUT /v1/schedules/{name}`. It replaces the schedule with this name, if there is one.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PutSchedule {
-    /// When: five fields (minute, hour, day of the month, month, day of the week), or six with seconds first.
+    /// Cron expression of five fields (minute, hour, day of month, month, day of week), or of six with seconds first.
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub cron: String,
-    /// The clock on the wall that `cron` speaks of, by its IANA name; `UTC` unless told.
+    /// IANA name of the time zone of `cron`. Default: `UTC`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timezone: Option<String>,
-    /// What each tick submits: a job as for `POST /v1/jobs`, without `idempotency_key`.
+    /// Job that each tick submits, as for `POST /v1/jobs` without `idempotency_key`.
     pub job: SubmitJob,
-    /// [`Overlap::Allow`] unless told.
+    /// Policy for a tick while the job of an earlier one is unfinished. Default: `allow`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<Overlap>,
-    /// [`CatchUp::One`] unless told.
+    /// Policy for ticks that were missed while no cluster was up. Default: `one`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catch_up: Option<CatchUp>,
-    /// Whether ticks pass by unheeded until it is resumed; no unless told.
+    /// Whether the schedule is paused, so that its ticks submit nothing. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
 }
 
-/// What a tick does that finds the job of an earlier one unfinished.
+/// Policy for a tick while the job of an earlier one is unfinished: `allow` submits its job, `forbid` skips the tick.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Overlap {
-    /// It makes its job all the same.
+    /// The tick submits its job.
     #[default]
     Allow,
-    /// It makes none, and is counted as skipped.
+    /// The tick submits no job, and is counted as skipped.
     Forbid,
 }
 
@@ -52,17 +52,19 @@ impl Overlap {
     }
 }
 
-/// What becomes of ticks whose time passed while no cluster was there to act on them.
+/// Policy for ticks that were missed while no cluster was up: `none` submits nothing, `one` the job of the last of
+/// them,
+/// `all` the job of each, in order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CatchUp {
-    /// They make no jobs.
+    /// Missed ticks submit no jobs.
     None,
-    /// The last of them makes one.
+    /// The last of the missed ticks submits its job.
     #[default]
     One,
-    /// Each makes its own, in order.
+    /// Each missed tick submits its job, in order.
     All,
 }
 
@@ -77,76 +79,78 @@ impl CatchUp {
     }
 }
 
-/// A schedule as shown and listed.
+/// One schedule.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Schedule {
-    /// Its name.
+    /// Name of the schedule.
     pub name: String,
-    /// As put.
+    /// Cron expression.
     pub cron: String,
-    /// As put.
+    /// IANA name of the time zone.
     pub timezone: String,
-    /// As put.
+    /// Policy for a tick while the job of an earlier one is unfinished.
     pub overlap: Overlap,
-    /// As put.
+    /// Policy for missed ticks.
     pub catch_up: CatchUp,
-    /// Whether ticks pass by unheeded.
+    /// Whether the schedule is paused, so that its ticks submit nothing.
     pub paused: bool,
-    /// The next tick; `null` while paused.
+    /// Time of the next tick; `null` while paused.
     #[serde(default)]
     pub next_tick_at: Option<Timestamp>,
-    /// The last tick that was acted on, whether or not it made a job.
+    /// Time of the last tick that was processed, whether or not it submitted a job.
     #[serde(default)]
     pub last_tick_at: Option<Timestamp>,
-    /// The last job that a tick made; it may be forgotten by now.
+    /// Id of the last job that a tick submitted; the job may have been deleted since.
     #[serde(default)]
     pub last_job: Option<String>,
-    /// Why the last tick was refused its job, if it was.
+    /// Reason why the job of the last tick was refused, if it was.
     #[serde(default)]
     pub last_error: Option<String>,
-    /// Ticks that made a job.
+    /// Number of ticks that submitted a job.
     pub fired: u64,
-    /// Ticks that made none because the job of an earlier one was unfinished, or all of their tasks were there already.
+    /// Number of ticks that submitted none because the job of an earlier tick was unfinished, or because all of their
+    /// tasks
+    /// existed already.
     pub skipped: u64,
-    /// Ticks that made none because they were too late, or because their job was refused.
+    /// Number of ticks that submitted none because they were too late, or because their job was refused.
     pub missed: u64,
-    /// When it was first put.
+    /// Time at which the schedule was first created.
     pub created_at: Timestamp,
-    /// What each tick submits; only where one schedule is shown.
+    /// Job that each tick submits; present only in responses about a single schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub job: Option<Box<RawValue>>,
-    /// The next few ticks; only where one schedule is shown.
+    /// Next few ticks; present only in responses about a single schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_runs: Option<Vec<ScheduledRun>>,
 }
 
-/// A tick to come.
+/// One future tick.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ScheduledRun {
-    /// When.
+    /// Time of the tick.
     pub at: Timestamp,
-    /// The same moment by the clocks of the schedule's time zone, with their distance from UTC.
+    /// The same time in the schedule's time zone, with its offset from UTC.
     pub local: String,
 }
 
-/// One page of schedules, by name.
+/// One page of schedules, ordered by name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ScheduleList {
-    /// The page.
+    /// Schedules of the page.
     pub schedules: Vec<Schedule>,
-    /// Where the next page starts; `null` on the last.
+    /// Cursor of the next page; `null` on the last one.
     #[serde(default)]
     pub next: Option<String>,
 }
 
-/// Answer to `DELETE /v1/schedules/{name}`.
+/// Response of `DELETE /v1/schedules/{name}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeletedSchedule {
-    /// The schedule that is no more.
+    /// Name of the deleted schedule.
     pub name: String,
 }

@@ -9,77 +9,77 @@ use super::Consistency;
 use super::exec::ExecPayload;
 use super::time::Timestamp;
 
-/// One task as submitted. Only `kind` is required; a field left out has the default told in its documentation.
+/// One task of a submission. Only `kind` is required; every other field has a default.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TaskSpec {
-    /// `exec`, or the name of a function; the task waits until a worker takes its kind.
+    /// `exec`, or the name of a function. The task waits until a worker accepts its kind.
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub kind: String,
-    /// What the worker is given; `null` unless told.
+    /// Input for the worker. Default: `null`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub payload: Option<Box<RawValue>>,
-    /// `default` unless told.
+    /// Name of the queue. Default: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub queue: Option<String>,
-    /// 0–9, higher first; 0 unless told.
+    /// Priority from 0 to 9; higher runs first. Default: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(maximum = 9))]
     pub priority: Option<u8>,
-    /// Starts no sooner than this after its submission.
+    /// Minimum time in ms from submission to start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
-    /// Starts no sooner than at this time.
+    /// Earliest start time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_at: Option<Timestamp>,
-    /// Ends as `expired` when it has not started this long after its submission.
+    /// Time in ms after submission at which the task ends as `expired` if it has not started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub expires_ms: Option<u64>,
-    /// One attempt's time limit; none unless told.
+    /// Time limit of each attempt in ms. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub timeout_ms: Option<u64>,
-    /// Attempts that may fail or time out; 3 unless told.
+    /// Maximum attempts that fail or time out. Default: 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub max_attempts: Option<u32>,
-    /// Attempts that may be lost with their worker; 5 unless told.
+    /// Maximum attempts lost with their worker. Default: 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub max_losses: Option<u32>,
-    /// The wait between a failed attempt and the next.
+    /// Delay between a failed attempt and the next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Backoff>,
-    /// What its worker must have.
+    /// Requirements for the worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requires: Option<Requires>,
-    /// Its name within the job.
+    /// Name of the task within the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub key: Option<String>,
     /// Keys of tasks of the same job that must succeed first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Vec<String>>,
-    /// At most one unfinished task of the cluster has this key.
+    /// Key that at most one unfinished task of the cluster has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub unique_key: Option<String>,
-    /// What happens when `unique_key` is taken.
+    /// Behaviour if another unfinished task has the `unique_key`. Default: `refuse`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_duplicate: Option<OnDuplicate>,
-    /// Tasks that share this key share `concurrency_limit`.
+    /// Key of a group of tasks that share `concurrency_limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub concurrency_key: Option<String>,
-    /// At most so many tasks of the same `concurrency_key` run at once.
+    /// Maximum concurrent tasks with the same `concurrency_key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub concurrency_limit: Option<u32>,
-    /// Free words to filter by.
+    /// Arbitrary words to filter by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(max_items = 64))]
     pub tags: Option<Vec<String>>,
@@ -127,31 +127,31 @@ impl TaskSpec {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Backoff {
-    /// 1000 unless told.
+    /// Delay before the first retry in ms. Default: 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_ms: Option<u64>,
-    /// At least 1; 2 unless told.
+    /// Factor between two delays; at least 1. Default: 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub factor: Option<f64>,
-    /// 60000 unless told.
+    /// Maximum delay in ms. Default: 60000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ms: Option<u64>,
-    /// 0 to 1, a share of the wait; 0.1 unless told.
+    /// Random part of the delay, from 0 to 1. Default: 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     pub jitter: Option<f64>,
 }
 
-/// What a worker must have to be given the task.
+/// Requirements of a task for its worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Requires {
-    /// Each label with exactly this value.
+    /// Labels that the worker must have with exactly these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Each amount, taken for the time of the attempt.
+    /// Amounts of resources that the task occupies during an attempt.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resources: BTreeMap<String, u64>,
 }
@@ -163,28 +163,29 @@ impl Requires {
     }
 }
 
-/// What a taken `unique_key` means for the new task.
+/// Behaviour for a task whose `unique_key` is taken: `refuse` refuses the submission, `return` returns the id of the
+/// task that has the key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnDuplicate {
-    /// The submission is refused, naming the task that has the key.
+    /// The submission is refused; the error names the task that has the key.
     #[default]
     Refuse,
-    /// The id of the task that has the key stands in the new one's place.
+    /// The id of the task that has the key is returned instead of a new one.
     Return,
 }
 
-/// Where a task is in its life.
+/// State of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
-    /// For other tasks of its job.
+    /// Waits for other tasks of its job.
     Waiting,
-    /// Until a time: a delay, or the back-off of a retry.
+    /// Waits for a time: a delay, or the back-off of a retry.
     Delayed,
-    /// For a worker.
+    /// Waits for a worker.
     Queued,
     /// Leased to a worker.
     Running,
@@ -192,7 +193,7 @@ pub enum TaskState {
     Succeeded,
     /// Terminal: its attempts are used up.
     Failed,
-    /// Terminal: by a user's word or its job's policy.
+    /// Terminal: cancelled by a request, or by its job's policy.
     Cancelled,
     /// Terminal: not started in time.
     Expired,
@@ -245,98 +246,98 @@ impl std::fmt::Display for TaskState {
     }
 }
 
-/// A task as shown and listed. Lists leave out `attempts` and `payload`.
+/// One task. Lists omit `attempts` and `payload`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Task {
-    /// Its id.
+    /// Id of the task.
     pub id: String,
-    /// Its job.
+    /// Id of its job.
     pub job: String,
-    /// Its name within the job.
+    /// Name of the task within the job.
     #[serde(default)]
     pub key: Option<String>,
     /// `exec`, or the name of a function.
     pub kind: String,
-    /// Where it waits.
+    /// Name of its queue.
     pub queue: String,
-    /// Where it is in its life.
+    /// State of the task.
     pub state: TaskState,
-    /// 0–9, higher first.
+    /// Priority from 0 to 9; higher runs first.
     #[serde(default)]
     pub priority: u8,
     /// Number of the latest attempt; 0 before the first.
     #[serde(default)]
     pub attempt: u32,
-    /// Attempts that may fail or time out.
+    /// Maximum attempts that fail or time out.
     #[serde(default)]
     pub max_attempts: u32,
-    /// Attempts that failed or timed out since it was submitted or last retried by hand.
+    /// Number of attempts that failed or timed out since submission or the last requested retry.
     #[serde(default)]
     pub failures: u32,
-    /// Attempts that may be lost with their worker.
+    /// Maximum attempts lost with their worker.
     #[serde(default)]
     pub max_losses: u32,
-    /// Attempts lost since it was submitted or last retried by hand.
+    /// Number of attempts lost since submission or the last requested retry.
     #[serde(default)]
     pub losses: u32,
-    /// The worker of the latest attempt.
+    /// Id of the worker of the latest attempt.
     #[serde(default)]
     pub worker: Option<String>,
-    /// Of the one accepted report; only when it succeeded.
+    /// Result of the accepted report; present only if the task succeeded.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub result: Option<Box<RawValue>>,
-    /// What it ended with when it failed, or what it was cancelled for when that was another task's end.
+    /// Error of the failed task, or the reason for its cancellation if the end of another task caused it.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub error: Option<Box<RawValue>>,
-    /// One attempt's time limit.
+    /// Time limit of each attempt in ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// While `delayed`: when it is queued.
+    /// Time at which a `delayed` task is queued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_at: Option<Timestamp>,
-    /// While it has not started: when it expires.
+    /// Time at which the task expires if it has not started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// What its worker must have.
+    /// Requirements for the worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requires: Option<Requires>,
-    /// Free words to filter by.
+    /// Arbitrary words to filter by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Keys of the tasks of its job that it comes after; only when shown by itself.
+    /// Keys of the tasks of its job that must succeed first; present only in responses about a single task.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<String>,
-    /// No other unfinished task has it.
+    /// Key that no other unfinished task has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unique_key: Option<String>,
-    /// Shared with the tasks that it shares `concurrency_limit` with.
+    /// Key of the group of tasks that share `concurrency_limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency_key: Option<String>,
-    /// At most so many tasks with its `concurrency_key` run at once.
+    /// Maximum concurrent tasks with its `concurrency_key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency_limit: Option<u32>,
-    /// While running: its worker's last word, 0 to 1.
+    /// Progress of the running attempt, last reported by its worker, from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<f64>,
-    /// While running: its worker's last word, for people.
+    /// Note on the running attempt, last reported by its worker, for readers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// As submitted.
+    /// Payload as submitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub payload: Option<Box<RawValue>>,
-    /// When its submission was applied.
+    /// Time at which the submission was applied.
     pub created_at: Timestamp,
-    /// When its latest attempt was leased.
+    /// Time at which the latest attempt was leased.
     #[serde(default)]
     pub started_at: Option<Timestamp>,
-    /// When it became terminal.
+    /// Time at which the task became terminal.
     #[serde(default)]
     pub finished_at: Option<Timestamp>,
-    /// Its attempts, oldest first; a bounded number of the latest.
+    /// Attempts of the task, the oldest first; bounded to the latest ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<Vec<Attempt>>,
 }
@@ -345,27 +346,27 @@ pub struct Task {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Attempt {
-    /// Counted from 1.
+    /// Number of the attempt, from 1.
     pub attempt: u32,
-    /// Who ran it.
+    /// Id of the worker that ran it.
     pub worker: String,
-    /// The fencing token of its lease.
+    /// Fencing token of its lease.
     pub token: u64,
-    /// When it was leased.
+    /// Time at which it was leased.
     pub started_at: Timestamp,
-    /// When its lease ended.
+    /// Time at which its lease ended.
     #[serde(default)]
     pub ended_at: Option<Timestamp>,
-    /// How it ended; `null` while it runs.
+    /// Outcome of the attempt; `null` while it runs.
     #[serde(default)]
     pub outcome: Option<AttemptOutcome>,
-    /// When it failed.
+    /// Error of the attempt, if it failed.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub error: Option<Box<RawValue>>,
 }
 
-/// How an attempt ended.
+/// Outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -374,13 +375,13 @@ pub enum AttemptOutcome {
     Succeeded,
     /// Its worker reported a failure.
     Failed,
-    /// It outlived its time limit and its worker did not report.
+    /// It exceeded its time limit without a report from its worker.
     TimedOut,
     /// Its worker was lost, or did not confirm the lease in time.
     Lost,
-    /// Its worker handed it back, or never got it.
+    /// Its worker handed it back, or never received it.
     Returned,
-    /// The task was cancelled meanwhile.
+    /// Its task was cancelled during the attempt.
     Cancelled,
 }
 
@@ -402,31 +403,31 @@ impl AttemptOutcome {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TaskList {
-    /// The page, in submission order.
+    /// Tasks of the page, in the order of submission.
     pub tasks: Vec<Task>,
-    /// Where the next page starts; `null` on the last.
+    /// Cursor of the next page; `null` on the last one.
     #[serde(default)]
     pub next: Option<String>,
 }
 
-/// Which tasks are meant; at least one of these.
+/// Filters that select tasks; at least one is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TaskSelection {
-    /// Those of this queue.
+    /// Only tasks of this queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<String>,
-    /// Those in this state.
+    /// Only tasks in this state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<TaskState>,
-    /// Those of this kind.
+    /// Only tasks of this kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Those whose latest attempt is this worker's.
+    /// Only tasks whose latest attempt is by this worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
-    /// Those of this job.
+    /// Only tasks of this job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
 }
@@ -436,91 +437,91 @@ pub struct TaskSelection {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AwaitedTasks {
-    /// Their ids; each once.
+    /// Ids of the tasks, without duplicates.
     #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 10000))]
     pub tasks: Vec<String>,
 }
 
-/// Answer to `POST /v1/tasks/wait`.
+/// Response of `POST /v1/tasks/wait`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EndedTasks {
-    /// Those that are terminal, in the order asked.
+    /// Those of the tasks that are terminal, in the order of the request.
     pub ended: Vec<EndedTask>,
-    /// Those that are not there (any more).
+    /// Ids of tasks that do not exist, or no longer.
     #[serde(default)]
     pub missing: Vec<String>,
-    /// More of them are terminal than fit into one answer: ask again for the others.
+    /// Whether more of the tasks are terminal than fit into one response; request the others again.
     #[serde(default)]
     pub more: bool,
 }
 
-/// How a task ended.
+/// End of one task.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EndedTask {
-    /// Its id.
+    /// Id of the task.
     pub id: String,
-    /// Its terminal state.
+    /// Terminal state of the task.
     pub state: TaskState,
-    /// As in [`Task`].
+    /// Result of the accepted report; present only if the task succeeded.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub result: Option<Box<RawValue>>,
-    /// As in [`Task`].
+    /// Error of the failed task, or the reason for its cancellation if the end of another task caused it.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub error: Option<Box<RawValue>>,
 }
 
-/// Answer to what is done to many tasks or jobs at once.
+/// Response to a bulk operation on tasks or jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Swept {
-    /// For how many it held.
+    /// Number of tasks or jobs that were changed.
     pub count: u64,
 }
 
-/// Answer to `GET /v1/tasks/{id}/explain`.
+/// Response of `GET /v1/tasks/{id}/explain`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Explanation {
-    /// The task.
+    /// Id of the task.
     pub task: String,
-    /// Where it is in its life.
+    /// State of the task.
     pub state: TaskState,
-    /// All reasons in a sentence.
+    /// All reasons in one sentence.
     pub summary: String,
-    /// Everything that holds it back; each must go before it can start.
+    /// All reasons why the task does not run. Each must be resolved before it can start.
     pub reasons: Vec<Reason>,
 }
 
-/// One reason why a task does not run. Which fields are there goes by its code.
+/// One reason why a task does not run. The code determines which fields are present.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Reason {
-    /// Stable: `finished`, `running`, `dependencies`, `delayed`, `backoff`, `queue_paused`, `queue_max_running`,
+    /// Stable code: `finished`, `running`, `dependencies`, `delayed`, `backoff`, `queue_paused`, `queue_max_running`,
     /// `queue_rate`, `concurrency_key`, `no_worker`, `no_worker_for_queue`, `no_worker_for_kind`,
     /// `no_worker_with_labels`, `no_worker_with_resources`, `workers_busy` or `ready`.
     pub code: String,
-    /// For people.
+    /// Description of the reason for readers.
     pub message: String,
-    /// When it goes away by itself.
+    /// Time at which the reason ends by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// The first of the tasks it comes after.
+    /// Ids of the first tasks that it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<Vec<String>>,
     /// The concurrency key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// The bound that is reached.
+    /// The limit that is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
-    /// How many tasks, or workers, it speaks of.
+    /// Number of tasks, or of workers, that the reason concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
-    /// Where it runs.
+    /// Id of the worker that runs the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
 }
@@ -531,26 +532,26 @@ pub struct Reason {
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct TasksQuery {
-    /// Only those of this queue.
+    /// Only tasks of this queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<String>,
-    /// Only those in this state.
+    /// Only tasks in this state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<TaskState>,
-    /// Only those of this kind.
+    /// Only tasks of this kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Only those whose latest attempt is this worker's.
+    /// Only tasks whose latest attempt is by this worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
-    /// At most so many.
+    /// Maximum number of tasks in the page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]
     pub limit: Option<u32>,
-    /// The `next` of the page before.
+    /// Cursor: `next` of the previous page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
-    /// See [`Consistency`].
+    /// Freshness of the read. Default: `linearizable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
 }

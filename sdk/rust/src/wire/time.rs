@@ -3,7 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A point in time: written as RFC 3339 in UTC with milliseconds, read from RFC 3339 with any offset.
+/// Point in time: written as RFC 3339 in UTC with milliseconds, read from RFC 3339 with any offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime, examples("2026-11-23T10:00:00.000Z")))]

@@ -13,24 +13,24 @@ use super::time::Timestamp;
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Register {
-    /// Unique among live workers.
+    /// Name of the worker, unique among live workers.
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub name: String,
-    /// Queues it takes from; `default` unless told.
+    /// Queues from which it takes tasks. Default: `default`.
     #[serde(default = "default_queues")]
     #[cfg_attr(feature = "openapi", schema(min_items = 1))]
     pub queues: Vec<String>,
-    /// Attempts at once; 1 unless told.
+    /// Maximum concurrent attempts. Default: 1.
     #[serde(default = "default_slots")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10000))]
     pub slots: u32,
-    /// What tasks may require by value.
+    /// Labels, which tasks may require by value.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// What tasks may require by amount.
+    /// Amounts of resources, which tasks may require.
     #[serde(default)]
     pub resources: BTreeMap<String, u64>,
-    /// What it can run; `exec` unless told.
+    /// Kinds of tasks that it runs. Default: `exec`.
     #[serde(default = "default_kinds")]
     #[cfg_attr(feature = "openapi", schema(min_items = 1))]
     pub kinds: Vec<String>,
@@ -61,83 +61,85 @@ impl Default for Register {
     }
 }
 
-/// Answer to [`Register`].
+/// Response of `POST /v1/workers`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Registered {
-    /// Names this registration; a later one of the same name has another.
+    /// Id of this registration; a later registration with the same name has another.
     pub id: String,
-    /// How often to send a [`Heartbeat`].
+    /// Interval in ms at which to send heartbeats.
     pub heartbeat_ms: u64,
-    /// A worker not heard of for this long is lost, and its leases with it.
+    /// Time in ms without contact after which the worker is lost, with all its leases.
     pub lease_ms: u64,
 }
 
-/// Body of `POST /v1/workers/{id}/poll`: asks for work, and may carry what a report and a heartbeat carry.
+/// Body of `POST /v1/workers/{id}/poll`: a request for tasks, which may include the content of a report and of a
+/// heartbeat.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Poll {
-    /// At most so many tasks.
+    /// Maximum number of tasks to lease.
     #[serde(default)]
     pub max: u32,
-    /// How long to hold an answer that would be empty.
+    /// Maximum time in ms to hold an empty response.
     #[serde(default)]
     pub wait_ms: u64,
-    /// As in [`Report`]; they are settled before new tasks are looked for.
+    /// Results of attempts, as in a report. They are processed before new tasks are leased.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub results: Vec<TaskResult>,
-    /// As in [`Heartbeat`], without the attempts whose results come along; absent is not the same as empty.
+    /// Running attempts, as in a heartbeat, without those whose results are included. An absent list differs from an
+    /// empty one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<Vec<RunningTask>>,
 }
 
-/// Answer to [`Poll`].
+/// Response of `POST /v1/workers/{id}/poll`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PollAnswer {
-    /// Leases granted; empty when the wait ended without one.
+    /// Leased tasks; empty if the wait ended without one.
     #[serde(default)]
     pub tasks: Vec<LeasedTask>,
-    /// One verdict per result sent, in order.
+    /// One verdict for each result sent, in the same order.
     #[serde(default)]
     pub results: Vec<Verdict>,
-    /// As in [`HeartbeatAnswer`].
+    /// Ids of tasks to stop because they were cancelled.
     #[serde(default)]
     pub cancel: Vec<String>,
-    /// As in [`HeartbeatAnswer`].
+    /// Ids of tasks to stop because their leases are no longer held by this worker.
     #[serde(default)]
     pub lost: Vec<String>,
-    /// As in [`HeartbeatAnswer`].
+    /// Whether the worker must take no more tasks, finish its running attempts, and leave.
     #[serde(default)]
     pub drain: bool,
 }
 
-/// One attempt, leased to the worker that reads this.
+/// One attempt, leased to the worker that receives it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeasedTask {
-    /// The task.
+    /// Id of the task.
     pub id: String,
-    /// Its job.
+    /// Id of its job.
     pub job: String,
-    /// What to run.
+    /// Kind of the task.
     pub kind: String,
-    /// As submitted; `null` when it has none.
+    /// Payload as submitted; `null` if it has none.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub payload: Option<Box<RawValue>>,
-    /// Results of the tasks it came after, by their keys.
+    /// Results of the tasks it depends on, by their keys.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, serde_json::Value>))]
     pub inputs: BTreeMap<String, Box<RawValue>>,
-    /// Counted from 1.
+    /// Number of the attempt, from 1.
     pub attempt: u32,
-    /// The fencing token: identifies this lease, greater than every earlier one of the task.
+    /// Fencing token, which identifies this lease. It is greater than every earlier token of the task.
     pub token: u64,
-    /// How long the lease holds without being confirmed.
+    /// Time in ms after which the lease expires unless a heartbeat confirms it.
     pub lease_ms: u64,
-    /// The attempt's time limit.
+    /// Time limit of the attempt in ms.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
 }
@@ -147,60 +149,61 @@ pub struct LeasedTask {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Heartbeat {
-    /// Every attempt the worker holds, finished ones whose report is not settled included.
+    /// Every attempt that the worker holds, including finished ones whose report has no verdict yet.
     #[serde(default)]
     pub running: Vec<RunningTask>,
-    /// How busy its machine is.
+    /// Load of the worker's machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<Load>,
 }
 
-/// One attempt the worker confirms to hold.
+/// One attempt that the worker confirms to hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RunningTask {
-    /// The task.
+    /// Id of the task.
     pub task: String,
-    /// The lease.
+    /// Fencing token of its lease.
     pub token: u64,
-    /// 0 to 1.
+    /// Progress from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     pub progress: Option<f64>,
-    /// For people.
+    /// Note for readers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(max_length = 1000))]
     pub note: Option<String>,
 }
 
-/// How busy a worker's machine is.
+/// Load of a worker's machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Load {
-    /// Share of all its processors in use, 0 to 1.
+    /// Used share of all its processors, from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<f64>,
-    /// Memory in use.
+    /// Used memory in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mem_mb: Option<u64>,
 }
 
-/// Answer to [`Heartbeat`].
+/// Response of `POST /v1/workers/{id}/heartbeat`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HeartbeatAnswer {
-    /// Stop these: their tasks were cancelled.
+    /// Ids of tasks to stop because they were cancelled.
     #[serde(default)]
     pub cancel: Vec<String>,
-    /// Stop these: their leases are no longer this worker's.
+    /// Ids of tasks to stop because their leases are no longer held by this worker.
     #[serde(default)]
     pub lost: Vec<String>,
-    /// Take no more, finish what runs, leave.
+    /// Whether the worker must take no more tasks, finish its running attempts, and leave.
     #[serde(default)]
     pub drain: bool,
-    /// When the next one should follow: with many workers later than what they were told when they registered.
+    /// Time in ms until the next heartbeat. With many workers it is longer than the one in the response to the
+    /// registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat_ms: Option<u64>,
 }
@@ -210,94 +213,94 @@ pub struct HeartbeatAnswer {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Report {
-    /// Each is judged on its own.
+    /// Results of attempts; each gets a verdict of its own.
     #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 10000))]
     pub results: Vec<TaskResult>,
 }
 
-/// How one attempt ended.
+/// Result of one attempt.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TaskResult {
-    /// The task.
+    /// Id of the task.
     pub task: String,
-    /// The lease it ran under.
+    /// Fencing token of the attempt's lease.
     pub token: u64,
-    /// Whether it did what it should.
+    /// Whether the attempt succeeded or failed.
     pub status: ReportStatus,
-    /// When it succeeded; `null` unless told.
+    /// Result of a successful attempt. Default: `null`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub result: Option<Box<RawValue>>,
-    /// When it failed: an object, by custom with `type`, `message` and `traceback`.
+    /// Error of a failed attempt: an object, by convention with `type`, `message` and `traceback`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub error: Option<Box<RawValue>>,
-    /// When it failed: whether another attempt may fare better; true unless told.
+    /// Whether a failed attempt may be retried. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retryable: Option<bool>,
 }
 
-/// See [`TaskResult::status`].
+/// Status of a reported attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ReportStatus {
-    /// With a `result`.
+    /// The attempt succeeded, with a `result`.
     Succeeded,
-    /// With an `error`.
+    /// The attempt failed, with an `error`.
     Failed,
 }
 
-/// Answer to [`Report`].
+/// Response of `POST /v1/workers/{id}/report`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReportAnswer {
-    /// One per result sent, in order.
+    /// One verdict for each result sent, in the same order.
     pub results: Vec<Verdict>,
 }
 
-/// What became of one reported result.
+/// Verdict on one reported result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Verdict {
-    /// The task.
+    /// Id of the task.
     pub task: String,
-    /// It is the task's result, or was already by this same lease.
+    /// Whether the result is the task's result. A repeated report under the same lease is accepted again.
     pub accepted: bool,
-    /// Why it was not accepted: `stale_token`, `already_finished`, `not_found`.
+    /// Reason why the result was not accepted: `stale_token`, `already_finished` or `not_found`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
 }
 
-/// Answer to `DELETE /v1/workers/{id}`.
+/// Response of `DELETE /v1/workers/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeaveAnswer {
-    /// The worker that left.
+    /// Id of the worker that left.
     pub id: String,
-    /// How many leases went back to their queues.
+    /// Number of leases that were returned to their queues.
     #[serde(default)]
     pub returned: u64,
 }
 
-/// Whether a worker is to be counted on.
+/// State of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// It takes leases.
     Live,
-    /// It finishes what it has.
+    /// It finishes its running attempts and takes no new ones.
     Draining,
-    /// It was silent for too long.
+    /// It sent no heartbeat in time.
     Lost,
-    /// It said goodbye.
+    /// It left the cluster.
     Left,
-    /// It was set aside: it keeps what it runs and gets nothing more until it is resumed.
+    /// It was paused: it keeps its running attempts and gets no new ones until it is resumed.
     Paused,
-    /// Many tasks failed on it that others succeeded with: it gets nothing for a while.
+    /// Many tasks failed on it that succeeded on others: it gets no tasks for a time.
     Quarantined,
     /// After a quarantine: it gets one task at a time, until one succeeds.
     Probation,
@@ -324,58 +327,58 @@ impl std::fmt::Display for WorkerState {
     }
 }
 
-/// A worker as shown and listed.
+/// One worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Worker {
-    /// Its registration.
+    /// Id of its registration.
     pub id: String,
-    /// Its name.
+    /// Name of the worker.
     pub name: String,
-    /// Whether it is to be counted on.
+    /// State of the worker.
     pub state: WorkerState,
-    /// While `quarantined`: when its probation begins.
+    /// Time at which the quarantine ends and probation begins; present only while `quarantined`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined_until: Option<Timestamp>,
-    /// How many different tasks have failed on it since its last success; it counts to 5.
+    /// Number of different tasks that failed on it since its last success; at most 5.
     #[serde(default)]
     pub failing: u64,
-    /// Queues it takes from.
+    /// Queues from which it takes tasks.
     #[serde(default)]
     pub queues: Vec<String>,
-    /// What it can run.
+    /// Kinds of tasks that it runs.
     #[serde(default)]
     pub kinds: Vec<String>,
-    /// Attempts at once.
+    /// Maximum concurrent attempts.
     #[serde(default)]
     pub slots: u32,
-    /// Attempts now.
+    /// Number of running attempts.
     #[serde(default)]
     pub running: u32,
-    /// Its labels.
+    /// Labels of the worker.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// What it has in all.
+    /// Total amounts of its resources.
     #[serde(default)]
     pub resources: BTreeMap<String, u64>,
-    /// How busy its machine is, by its last word to the leader.
+    /// Load of its machine, as last reported to the leader.
     #[serde(default)]
     pub load: Option<Load>,
-    /// When it registered.
+    /// Time of its registration.
     #[serde(default)]
     pub registered_at: Option<Timestamp>,
-    /// How long ago the leader last heard of it; `null` where that is not known.
+    /// Time in ms since the leader last heard from it; `null` if unknown.
     #[serde(default)]
     pub silent_ms: Option<u64>,
 }
 
-/// Answer to `GET /v1/workers`.
+/// Response of `GET /v1/workers`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WorkerList {
-    /// The page.
+    /// Workers of the page.
     pub workers: Vec<Worker>,
-    /// Where the next page starts; `null` on the last.
+    /// Cursor of the next page; `null` on the last one.
     #[serde(default)]
     pub next: Option<String>,
 }
@@ -386,17 +389,17 @@ pub struct WorkerList {
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct WorkersQuery {
-    /// Only those in this state.
+    /// Only workers in this state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<WorkerState>,
-    /// At most so many.
+    /// Maximum number of workers in the page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]
     pub limit: Option<u32>,
-    /// The `next` of the page before.
+    /// Cursor: `next` of the previous page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
-    /// See [`Consistency`].
+    /// Freshness of the read. Default: `linearizable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
 }

@@ -27,13 +27,14 @@ pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(follow))
 }
 
-/// What happens, in the order of the log, as server-sent events. Every node tells the same under the same ids.
+/// Streams the events of the cluster as server-sent events, in the order of the log. Every node sends the same events
+/// under the same ids.
 #[utoipa::path(
     get,
     path = "/v1/events",
     tag = "events",
     params(wire::EventsQuery),
-    responses((status = 200, description = "Messages without end; the data of each is an event", body = wire::Event, content_type = "text/event-stream"))
+    responses((status = 200, description = "Unbounded stream of messages; the data of each is one event.", body = wire::Event, content_type = "text/event-stream"))
 )]
 async fn follow(
     State(app): State<App>,

@@ -15,12 +15,12 @@ pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(metrics))
 }
 
-/// What this node counts and measures, for Prometheus.
+/// Returns the metrics of this node for Prometheus.
 #[utoipa::path(
     get,
     path = "/metrics",
     tag = "health",
-    responses((status = 200, description = "The metrics, as OpenMetrics to those who ask for it", body = String, content_type = "text/plain"))
+    responses((status = 200, description = "Metrics in the Prometheus text format, or in OpenMetrics if the request accepts it.", body = String, content_type = "text/plain"))
 )]
 async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     let mut families = MetricFamilies::default();

@@ -16,8 +16,8 @@ use crate::server::protocol::validate::NAME_BYTES_MAX;
 pub fn complete(mut gathered: OpenApi) -> OpenApi {
     gathered.info = Info::new("Triarch", env!("CARGO_PKG_VERSION"));
     gathered.info.description = Some(
-        "A replicated task master. Every node takes every request: one that does not lead forwards what a client asks, and \
-         redirects what a worker asks for itself."
+        "HTTP interface of a replicated task master. Every node accepts every request. A follower forwards requests of \
+         clients to the leader, and redirects the protocol requests of workers to it."
             .into(),
     );
     gathered.info.license = Some(License::new("Apache-2.0"));
@@ -64,7 +64,7 @@ fn complete_operation(path: &str, method: &str, operation: &mut Operation) {
         Headers::None => {}
         Headers::Change => parameters.push(RefOr::T(header(
             REQUEST_ID.as_str(),
-            "Names this change over all of its tries: the same id again is answered the same and done once.",
+            "Id of this change, the same for all retries: a repeated request gets the same response and is applied once.",
             ObjectBuilder::new()
                 .schema_type(Type::String)
                 .min_length(Some(1))
@@ -74,7 +74,7 @@ fn complete_operation(path: &str, method: &str, operation: &mut Operation) {
         ))),
         Headers::Read => parameters.push(RefOr::T(header(
             MIN_INDEX.as_str(),
-            "Answer when this log index has been applied, and not before.",
+            "Log index that the responding node must have applied before it responds.",
             log_index(),
         ))),
     }
@@ -83,7 +83,7 @@ fn complete_operation(path: &str, method: &str, operation: &mut Operation) {
             if let (true, RefOr::T(answer)) = (status.starts_with('2'), answer) {
                 let index = HeaderBuilder::new()
                     .schema(Some(log_index()))
-                    .description(Some("The log index that the answer stands for."))
+                    .description(Some("Log index that the response reflects."))
                     .build();
                 answer
                     .headers

@@ -35,12 +35,12 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(openapi))
 }
 
-/// This document.
+/// Returns this OpenAPI document.
 #[utoipa::path(
     get,
     path = "/openapi.json",
     tag = "health",
-    responses((status = 200, description = "An OpenAPI document", body = serde_json::Value))
+    responses((status = 200, description = "OpenAPI document.", body = serde_json::Value))
 )]
 async fn openapi(Extension(Document(document)): Extension<Document>) -> Response {
     let mut response = Response::new(Body::from(document));

@@ -25,13 +25,13 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(resume))
 }
 
-/// Has a worker finish what it runs, take nothing more, and leave.
+/// Drains a worker: it finishes its running attempts, takes no new ones, and leaves.
 #[utoipa::path(
     post,
     path = "/v1/workers/{id}/drain",
     tag = "workers",
-    params(("id" = String, Path, description = "The worker's id")),
-    responses((status = 200, description = "The worker as it is now", body = wire::Worker))
+    params(("id" = String, Path, description = "Id of the worker.")),
+    responses((status = 200, description = "The worker after the change.", body = wire::Worker))
 )]
 async fn drain(
     State(app): State<App>,
@@ -43,13 +43,13 @@ async fn drain(
     worker_response(&app, index, id)
 }
 
-/// Has a worker get nothing more and keep what it runs, until it is resumed.
+/// Pauses a worker: it keeps its running attempts and gets no new ones until it is resumed.
 #[utoipa::path(
     post,
     path = "/v1/workers/{id}/pause",
     tag = "workers",
-    params(("id" = String, Path, description = "The worker's id")),
-    responses((status = 200, description = "The worker as it is now", body = wire::Worker))
+    params(("id" = String, Path, description = "Id of the worker.")),
+    responses((status = 200, description = "The worker after the change.", body = wire::Worker))
 )]
 async fn pause(
     State(app): State<App>,
@@ -61,13 +61,13 @@ async fn pause(
     worker_response(&app, index, id)
 }
 
-/// Ends a worker's pause or quarantine: it gets work again.
+/// Resumes a paused or quarantined worker: it gets new tasks again.
 #[utoipa::path(
     post,
     path = "/v1/workers/{id}/resume",
     tag = "workers",
-    params(("id" = String, Path, description = "The worker's id")),
-    responses((status = 200, description = "The worker as it is now", body = wire::Worker))
+    params(("id" = String, Path, description = "Id of the worker.")),
+    responses((status = 200, description = "The worker after the change.", body = wire::Worker))
 )]
 async fn resume(
     State(app): State<App>,
@@ -79,13 +79,13 @@ async fn resume(
     worker_response(&app, index, id)
 }
 
-/// A worker.
+/// Returns a worker.
 #[utoipa::path(
     get,
     path = "/v1/workers/{id}",
     tag = "workers",
-    params(("id" = String, Path, description = "The worker's id"), wire::ReadQuery),
-    responses((status = 200, description = "The worker", body = wire::Worker))
+    params(("id" = String, Path, description = "Id of the worker."), wire::ReadQuery),
+    responses((status = 200, description = "The worker.", body = wire::Worker))
 )]
 async fn show(
     State(app): State<App>,
@@ -96,13 +96,13 @@ async fn show(
     worker_response(&app, index, worker_id(&id)?)
 }
 
-/// One page of workers.
+/// Returns one page of workers.
 #[utoipa::path(
     get,
     path = "/v1/workers",
     tag = "workers",
     params(wire::WorkersQuery),
-    responses((status = 200, description = "The page", body = wire::WorkerList))
+    responses((status = 200, description = "One page of workers.", body = wire::WorkerList))
 )]
 async fn list(
     State(app): State<App>,

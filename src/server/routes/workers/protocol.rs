@@ -49,13 +49,13 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(report))
 }
 
-/// A worker makes itself known. For workers: a follower redirects.
+/// Registers a worker. Worker protocol: a follower redirects to the leader.
 #[utoipa::path(
     post,
     path = "/v1/workers",
     tag = "workers",
     request_body = wire::Register,
-    responses((status = 201, description = "It may take leases", body = wire::Registered))
+    responses((status = 201, description = "Worker registered; it may now poll for tasks.", body = wire::Registered))
 )]
 async fn register(
     State(app): State<App>,
@@ -116,14 +116,14 @@ async fn register(
     )
 }
 
-/// A worker asks for work. For workers: a follower redirects.
+/// Leases tasks to a worker, and receives its results. Worker protocol: a follower redirects to the leader.
 #[utoipa::path(
     post,
     path = "/v1/workers/{id}/poll",
     tag = "workers",
-    params(("id" = String, Path, description = "The worker's id")),
+    params(("id" = String, Path, description = "Id of the worker.")),
     request_body = Option<wire::Poll>,
-    responses((status = 200, description = "Leases, if there are any, and orders", body = wire::PollAnswer))
+    responses((status = 200, description = "Leased tasks, if any, verdicts on the results, and directives for the worker.", body = wire::PollAnswer))
 )]
 async fn poll(
     State(app): State<App>,
@@ -245,14 +245,14 @@ impl PollRequest {
     }
 }
 
-/// A worker confirms what it runs. For workers: a follower redirects.
+/// Confirms the leases of a worker's running attempts. Worker protocol: a follower redirects to the leader.
 #[utoipa::path(
     post,
     path = "/v1/workers/{id}/heartbeat",
     tag = "workers",
-    params(("id" = String, Path, description = "The worker's id")),
+    params(("id" = String, Path, description = "Id of the worker.")),
     request_body = Option<wire::Heartbeat>,
-    responses((status = 200, description = "Orders", body = wire::HeartbeatAnswer))
+    responses((status = 200, description = "Directives for the worker: attempts to stop, and whether to drain.", body = wire::HeartbeatAnswer))
 )]
 async fn heartbeat(
     State(app): State<App>,
@@ -286,14 +286,14 @@ async fn heartbeat(
     )
 }
 
-/// A worker tells how attempts ended. For workers: a follower redirects.
+/// Receives results of a worker's attempts. Worker protocol: a follower redirects to the leader.
 #[utoipa::path(
     post,
     path = "/v1/workers/{id}/report",
     tag = "workers",
-    params(("id" = String, Path, description = "The worker's id")),
+    params(("id" = String, Path, description = "Id of the worker.")),
     request_body = wire::Report,
-    responses((status = 200, description = "A verdict on each", body = wire::ReportAnswer))
+    responses((status = 200, description = "One verdict for each result.", body = wire::ReportAnswer))
 )]
 async fn report(
     State(app): State<App>,
@@ -310,13 +310,13 @@ async fn report(
     ApiResponse::ok(index, &wire::ReportAnswer { results })
 }
 
-/// A worker leaves; its leases go back at once. For workers: a follower redirects.
+/// Removes a leaving worker and returns its leases at once. Worker protocol: a follower redirects to the leader.
 #[utoipa::path(
     delete,
     path = "/v1/workers/{id}",
     tag = "workers",
-    params(("id" = String, Path, description = "The worker's id")),
-    responses((status = 200, description = "It is gone", body = wire::LeaveAnswer))
+    params(("id" = String, Path, description = "Id of the worker.")),
+    responses((status = 200, description = "The worker has left.", body = wire::LeaveAnswer))
 )]
 async fn leave(
     State(app): State<App>,
