@@ -10,4 +10,4 @@ echo "== lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 echo "== unit tests"
 cargo test --workspace --lib --bins --locked --quiet
-cargo test --workspace --test architecture --locked --quiet
+cargo test --workspace --test architecture --test prose --locked --quiet

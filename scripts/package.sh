@@ -50,12 +50,18 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
 umask 022
 
+# Copies the pages of docs/ with their folders, so that the links between them keep working.
+install_pages() {
+  local page
+  find docs -name '*.md' -printf '%P\n' | while read -r page; do install -D -m 0644 "docs/$page" "$1/$page"; done
+}
+
 name=triarch-$version-linux-$arch
 tree=$work/$name
 install -D -m 0755 "$binary" "$tree/bin/triarch"
 strip "$tree/bin/triarch"
 install -D -m 0644 -t "$tree/systemd" deploy/systemd/*.service deploy/systemd/*.env
-install -D -m 0644 -t "$tree/doc" docs/*.md
+install_pages "$tree/doc"
 install -m 0644 LICENSE README.md "$tree"
 for shell in bash zsh fish; do
   "$tree/bin/triarch" completions "$shell" >"$tree/doc/triarch.$shell"
@@ -80,7 +86,7 @@ doc=$root/usr/share/doc/triarch
 install -D -m 0755 "$tree/bin/triarch" "$root/usr/bin/triarch"
 install -D -m 0644 -t "$root/lib/systemd/system" deploy/systemd/*.service
 install -D -m 0644 -t "$root/etc/triarch" deploy/systemd/*.env
-install -D -m 0644 -t "$doc" docs/*.md
+install_pages "$doc"
 install -D -m 0644 deploy/debian/copyright "$doc/copyright"
 install -D -m 0644 "$tree/doc/triarch.bash" "$root/usr/share/bash-completion/completions/triarch"
 install -D -m 0644 "$tree/doc/triarch.zsh" "$root/usr/share/zsh/vendor-completions/_triarch"

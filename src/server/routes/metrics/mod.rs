@@ -7,7 +7,7 @@
 //! - A scrape reads counters that are maintained anyway. It walks over no tasks, holds the table's lock only to copy
 //!   some numbers of each queue, and measures the disk on a thread of its own.
 //!
-//! Every metric is described in `docs/metrics.md`; a test compares the page with the exposition.
+//! Every metric is described in `docs/operate/metrics.md`; a test compares the page with the exposition.
 
 mod consensus;
 mod families;

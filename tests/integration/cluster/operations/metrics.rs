@@ -270,7 +270,7 @@ async fn exported_metrics_are_exactly_the_documented_ones() {
     worker.take(&[]).await;
     let told = scrape(&cluster, node).await;
 
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate/metrics.md");
     let page = std::fs::read_to_string(page).expect("it is there");
     let mut documented: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
     for row in page.lines().filter(|line| line.starts_with("| `")) {

@@ -2,7 +2,7 @@
 //!
 //! A history is what clients, workers and whoever injects faults wrote down: who asked what of which node, when, what the
 //! answer was, and at which log index. [`check`] judges it by itself; it asks no cluster, knows no code of the product
-//! and believes no counter of it. The format is in [`record`] (and, for people, in `docs/history-format.md`).
+//! and believes no counter of it. The format is in [`record`] (and, for people, in `docs/internals/history-format.md`).
 //!
 //! # Recording
 //!

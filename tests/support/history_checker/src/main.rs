@@ -13,7 +13,7 @@ use triarch_check::{Bounds, History, Judgement, check_within, rules, summarize};
     version,
     max_term_width = 110,
     after_help = "Exit codes: 0 kept; 1 a promise was broken; 2 bad usage, or a history that cannot be read; 3 undecided; \
-                  4 not exercised.\nThe format of histories is described in docs/history-format.md."
+                  4 not exercised.\nThe format of histories is described in docs/internals/history-format.md."
 )]
 struct Cli {
     /// Files of JSON lines; those of one run, recorded by one clock

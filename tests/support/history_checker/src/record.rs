@@ -1,4 +1,4 @@
-//! The format: one record a line, each a JSON object. `docs/history-format.md` says the same for people.
+//! The format: one record a line, each a JSON object. `docs/internals/history-format.md` says the same for people.
 //!
 //! Unknown fields are refused: a misspelt one would be a promise that nobody checks.
 
