@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{MAGIC, Record, SnapshotError, encoded};
 use crate::command::{
     Backoff, CatchUp, Command, Grant, NewTask, OnDuplicate, OnFailure, Overlap, PutSchedule,
     RegisterWorker, ReportedOutcome, Requires, SubmitJob, TaskReport, TickAction, TickSchedule,
     Unique,
 };
+use crate::snapshot::SnapshotError;
 use crate::snapshot::digest::Digest;
+use crate::snapshot::format::{MAGIC, Record, encoded};
 use crate::table::Table;
 use crate::types::ids::{JobId, Stamp, TaskId, Token, WorkerId};
 use crate::types::limits::Limits;
@@ -266,7 +267,7 @@ fn sealed(records: &[Vec<u8>]) -> Vec<u8> {
         Vec::new(),
     )
     .expect("small");
-    let mut bytes = [MAGIC.as_slice(), &[super::VERSION]].concat();
+    let mut bytes = [MAGIC.as_slice(), &[crate::snapshot::VERSION]].concat();
     for record in records.iter().chain([&end]) {
         bytes.extend((record.len() as u32).to_le_bytes());
         bytes.extend(record);

@@ -1,0 +1,216 @@
+//! Reads a table from a stream.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use crate::command::RestorePart;
+use crate::records::pending_restore::PendingRestore;
+use crate::records::task::{Class, Policy, Task, TaskSpec};
+use crate::snapshot::digest::Digest;
+use crate::snapshot::error::SnapshotError;
+use crate::snapshot::format::{MAGIC, RECORD_BYTES_MAX, Record, VERSION};
+use crate::table::Table;
+
+impl Table {
+    /// Stages a part of a pending restore; returns whether it fits with those before.
+    fn take_restored_part(&mut self, came: RestorePart, touched_ms: u64) -> bool {
+        let pending_restore = self.pending_restore.get_or_insert_with(|| PendingRestore {
+            backup: Arc::from(&*came.backup),
+            parts: came.parts,
+            touched_ms,
+            received: BTreeMap::new(),
+        });
+        *pending_restore.backup == *came.backup
+            && pending_restore.parts == came.parts
+            && pending_restore.touched_ms == touched_ms
+            && pending_restore
+                .received
+                .insert(came.part, came.bytes)
+                .is_none()
+    }
+
+    /// Reads the table that [`Frozen::write`] wrote. It does not read past the end of the snapshot.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`SnapshotError`] unless the stream is a complete and sound table.
+    pub fn read(from: &mut dyn Read) -> Result<Table, SnapshotError> {
+        let mut magic = [0; MAGIC.len() + 1];
+        from.read_exact(&mut magic)?;
+        let [magic @ .., version] = magic;
+        if magic != *MAGIC {
+            return Err(SnapshotError::NotASnapshot);
+        }
+        if version != VERSION {
+            return Err(SnapshotError::UnknownVersion(version));
+        }
+        let mut reader = Reader {
+            from,
+            digest: Digest::new(),
+            number: 0,
+            buffer: Vec::new(),
+        };
+        let mut table = read_records(&mut reader)?;
+        table
+            .unsound()
+            .map_or(Ok(()), |problem| Err(SnapshotError::Unsound(problem)))?;
+        table.rebuild_index();
+        Ok(table)
+    }
+}
+
+struct Reader<'a> {
+    from: &'a mut dyn Read,
+    digest: Digest,
+    number: u64,
+    buffer: Vec<u8>,
+}
+
+impl Reader<'_> {
+    fn next(&mut self) -> Result<Record<'static>, SnapshotError> {
+        let mut length = [0; 4];
+        self.from.read_exact(&mut length)?;
+        let length = u32::from_le_bytes(length);
+        if length > RECORD_BYTES_MAX {
+            return Err(self.malformed(format!("it claims to be {length} bytes long")));
+        }
+        self.buffer.clear();
+        // The buffer grows with the bytes that are really there, not with the length that the record claims.
+        let found = (&mut *self.from)
+            .take(u64::from(length))
+            .read_to_end(&mut self.buffer)?;
+        if found < length as usize {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let (record, rest) = postcard::take_from_bytes(&self.buffer)
+            .map_err(|error| self.malformed(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(self.malformed(format!("{} bytes follow its end", rest.len())));
+        }
+        if !matches!(record, Record::End { .. }) {
+            self.digest.add(&self.buffer);
+        }
+        self.number += 1;
+        Ok(record)
+    }
+
+    fn malformed(&self, problem: String) -> SnapshotError {
+        SnapshotError::Malformed {
+            number: self.number,
+            problem,
+        }
+    }
+
+    fn unexpected(&self) -> SnapshotError {
+        let problem = "it does not belong in this place".to_owned();
+        SnapshotError::Malformed {
+            number: self.number.saturating_sub(1),
+            problem,
+        }
+    }
+}
+
+/// Reads a table with all of its records and no index. It is complete, but not yet known to be sound.
+fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
+    let Record::Head {
+        limits,
+        last_position,
+        virtual_time,
+        id_offset,
+        restored,
+    } = reader.next()?
+    else {
+        return Err(reader.unexpected());
+    };
+    let Record::Clock { now_ms, last_index } = reader.next()? else {
+        return Err(reader.unexpected());
+    };
+    let mut table = Table::new(limits.into_owned());
+    (table.last_position, table.virtual_time, table.id_offset) =
+        (last_position, virtual_time, id_offset);
+    table.restored = restored.map(Arc::from);
+    (table.now_ms, table.last_index) = (now_ms, last_index);
+    let mut classes: Vec<Arc<Class>> = Vec::new();
+    let mut policies: Vec<Arc<Policy>> = Vec::new();
+    loop {
+        let fits = match reader.next()? {
+            Record::Head { .. } | Record::Clock { .. } => false,
+            Record::Queue(queue) => {
+                let queue = queue.into_owned();
+                table.queues.insert(queue.name.clone(), queue).is_none()
+            }
+            Record::Staged(staged) => {
+                let staged = staged.into_owned();
+                table
+                    .staged_jobs
+                    .insert(staged.key.clone(), staged)
+                    .is_none()
+            }
+            Record::RestorePart { part, touched_ms } => {
+                table.take_restored_part(part.into_owned(), touched_ms)
+            }
+            Record::Worker(worker) => table.workers.try_push(worker.into_owned()),
+            Record::AnsweredRequest(answered) => {
+                table.answered_requests.try_push(answered.into_owned())
+            }
+            Record::RetiredKey(retired_key) => {
+                table.retired_keys.try_push(retired_key.into_owned())
+            }
+            Record::Schedule(schedule) => table.schedules.try_push(schedule.into_owned()),
+            Record::Class(class) => {
+                classes.push(Arc::new(class.into_owned()));
+                true
+            }
+            Record::Policy(policy) => {
+                policies.push(Arc::new(policy.into_owned()));
+                true
+            }
+            Record::Job(job) => {
+                let mut job = job.into_owned();
+                if let Some((shared, _)) = table.queues.get_key_value(&job.queue) {
+                    job.queue = shared.clone();
+                }
+                table.jobs.try_push(job)
+            }
+            Record::Task(record) => {
+                let class = classes.get(record.class as usize).cloned();
+                let policy = policies.get(record.policy as usize).cloned();
+                let (Some(class), Some(policy)) = (class, policy) else {
+                    return Err(reader.unexpected());
+                };
+                table.tasks.try_push(Task {
+                    id: record.id,
+                    job: record.job,
+                    created_ms: record.created_ms,
+                    spec: Arc::new(TaskSpec {
+                        class,
+                        policy,
+                        key: record.key.map(|key| key.into_owned().into_boxed_str()),
+                        payload: record.payload.into_owned(),
+                        constraints: record
+                            .constraints
+                            .map(|constraints| Box::new(constraints.into_owned())),
+                    }),
+                    life: record.life.into_owned(),
+                    expires_at_ms: record.expires_at_ms,
+                    attempt: record.attempt,
+                    failures: record.failures,
+                    losses: record.losses,
+                    history: record.history.into_owned(),
+                })
+            }
+            Record::End { digest: expected } => {
+                let found = reader.digest.value();
+                return if found == expected {
+                    Ok(table)
+                } else {
+                    Err(SnapshotError::Digest { expected, found })
+                };
+            }
+        };
+        if !fits {
+            return Err(reader.unexpected());
+        }
+    }
+}
