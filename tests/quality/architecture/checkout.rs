@@ -1,0 +1,51 @@
+//! The checkout that is judged, and the files in it.
+
+use std::path::{Path, PathBuf};
+
+/// The crates of the product: the folder of their sources and their name in `use`.
+pub const CRATES: [(&str, &str); 5] = [
+    ("table/src", "triarch_table"),
+    ("storage/src", "triarch_storage"),
+    ("raft/src", "triarch_raft"),
+    ("sdk/rust/src", "triarch_sdk"),
+    ("src", "triarch"),
+];
+
+/// The checkout that is judged.
+pub fn root() -> PathBuf {
+    match std::env::var_os("TRIARCH_ARCHITECTURE_ROOT") {
+        Some(root) => PathBuf::from(root),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")),
+    }
+}
+
+/// Fails with all findings, one a line.
+pub fn assert_none(rule: &str, findings: &[String]) {
+    assert!(findings.is_empty(), "{rule}:\n{}", findings.join("\n"));
+}
+
+/// All files below a folder with one of these endings, in order.
+pub fn sources(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
+    let entries = std::fs::read_dir(folder).expect("a folder").flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() {
+            if name != "target" && !name.starts_with('.') {
+                sources(&path, endings, found);
+            }
+        } else if endings
+            .iter()
+            .any(|ending| path.extension().is_some_and(|it| it == *ending))
+        {
+            found.push(path);
+        }
+    }
+}
+
+/// A path as it is written in this repository.
+pub fn shown(path: &Path) -> String {
+    let path = path.strip_prefix(root()).unwrap_or(path);
+    path.display().to_string()
+}

@@ -1,0 +1,91 @@
+//! Which crate may depend on which.
+
+use std::path::Path;
+
+use crate::checkout::root;
+
+/// Each crate's folder, and the crates of this project that it may name.
+const MAY_USE: [(&str, &[&str]); 6] = [
+    ("table", &[]),
+    ("storage", &[]),
+    ("raft", &["triarch-storage"]),
+    ("sdk/rust", &[]),
+    ("tests/support/history_checker", &[]),
+    (
+        ".",
+        &[
+            "triarch-table",
+            "triarch-storage",
+            "triarch-raft",
+            "triarch-sdk",
+        ],
+    ),
+];
+
+/// Deliberate bugs for the mutation gate: every crate of the product may name them, if it is built without them unless a
+/// test asks for the feature `mutations`.
+const MUTATIONS: &str = "triarch-mutation";
+
+/// Libraries that only one crate may name, so that another can take their place.
+const ONLY_IN: [(&str, &str); 2] = [("sled", "storage"), ("openraft", "raft")];
+
+/// The names in a manifest's `[dependencies]`, or in its table for tests too.
+fn dependencies(manifest: &Path, with_tests: bool) -> Vec<String> {
+    let text = std::fs::read_to_string(manifest).expect("a manifest");
+    let mut names = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        if line.starts_with('[') {
+            inside = line == "[dependencies]" || (with_tests && line == "[dev-dependencies]");
+        } else if inside && let Some((name, _)) = line.split_once(['.', ' ', '=']) {
+            names.push(name.to_string());
+        }
+    }
+    names
+}
+
+#[test]
+fn crates_depend_only_on_the_crates_they_may() {
+    for (folder, allowed) in MAY_USE {
+        let named = dependencies(&root().join(folder).join("Cargo.toml"), false);
+        assert!(!named.is_empty(), "{folder}: no dependencies were read");
+        let ours = |name: &&String| name.starts_with("triarch-") && *name != MUTATIONS;
+        for name in named.iter().filter(ours) {
+            assert!(
+                allowed.contains(&name.as_str()),
+                "{folder}/Cargo.toml uses {name}; it may use {allowed:?} of this project"
+            );
+        }
+    }
+}
+
+#[test]
+fn deliberate_bugs_are_not_in_the_product() {
+    let optional = format!("{MUTATIONS} = {{ workspace = true, optional = true }}");
+    for (folder, _) in MAY_USE {
+        let path = root().join(folder).join("Cargo.toml");
+        let text = std::fs::read_to_string(&path).expect("a manifest");
+        let is_package = |line: &&str| line.starts_with(MUTATIONS) && !line.contains("path =");
+        for line in text.lines().filter(is_package) {
+            assert_eq!(line, optional, "{}", path.display());
+        }
+        assert!(
+            !text.lines().any(|line| line.starts_with("default =")),
+            "{}: features that are on by themselves could bring deliberate bugs with them",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn each_engine_is_a_dependency_of_one_crate() {
+    for (library, home) in ONLY_IN {
+        for (folder, _) in MAY_USE.iter().filter(|(folder, _)| *folder != home) {
+            let named = dependencies(&root().join(folder).join("Cargo.toml"), true);
+            assert!(
+                !named.iter().any(|name| name == library),
+                "{folder}/Cargo.toml uses {library}, which belongs to {home}/"
+            );
+        }
+    }
+}

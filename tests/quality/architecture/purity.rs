@@ -1,0 +1,81 @@
+//! What single folders must not name: clocks and chance in the table, HTTP in the leader.
+
+use crate::checkout::{assert_none, root, shown, sources};
+use crate::source;
+
+/// Words that have no place in the table: replicas would differ.
+const IMPURE: [&str; 10] = [
+    "SystemTime",
+    "Instant",
+    "HashMap",
+    "HashSet",
+    "std::fs",
+    "std::net",
+    "std::thread",
+    "std::env",
+    "tokio",
+    "rand::",
+];
+
+/// What `src/leader` must not name: the leader decides, and others speak HTTP for it.
+const NO_HTTP_IN_LEADER: [&str; 9] = [
+    "axum",
+    "http",
+    "http_body_util",
+    "hyper",
+    "hyper_util",
+    "reqwest",
+    "tower",
+    "utoipa",
+    "wire",
+];
+
+#[test]
+fn the_table_is_pure() {
+    let mut files = Vec::new();
+    sources(&root().join("table/src"), &["rs"], &mut files);
+    assert!(files.len() > 5, "the table's sources were not found");
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a source");
+        for (number, line) in text.lines().enumerate() {
+            // Tests at the end of a file may do what they like.
+            if line.trim() == "#[cfg(test)]" {
+                break;
+            }
+            let code = line.split("//").next().unwrap_or_default();
+            for word in IMPURE {
+                assert!(
+                    !code.contains(word),
+                    "{}:{}: the table must not use {word}: replicas would differ",
+                    file.display(),
+                    number + 1
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_leader_knows_no_http() {
+    let mut findings = Vec::new();
+    let mut files = Vec::new();
+    sources(&root().join("src/leader"), &["rs"], &mut files);
+    assert!(files.len() > 3, "the leader's sources were not found");
+    for file in files {
+        let module = source::read(&std::fs::read_to_string(&file).expect("a source"));
+        let imported = module.imports.iter().map(|import| &import.path);
+        for path in imported.chain(&module.paths) {
+            for word in NO_HTTP_IN_LEADER {
+                if path.segments.iter().take(2).any(|segment| segment == word) {
+                    findings.push(format!(
+                        "{}:{} names {}",
+                        shown(&file),
+                        path.line,
+                        path.segments.join("::")
+                    ));
+                }
+            }
+        }
+    }
+    assert_none("HTTP in the leader", &findings);
+}
