@@ -24,10 +24,10 @@ pub enum LeaseExpiry {
     Unclaimed,
 }
 
-/// Verdict on a reported result.
+/// Decision on a reported result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
-pub enum ResultVerdict {
+pub enum ResultDecision {
     /// The result counts.
     Accepted,
     /// The fencing token is stale: the lease belongs to another attempt, or is over.
@@ -59,7 +59,7 @@ pub struct LeaderCounters {
     /// Ticks of schedules that created no job.
     pub ticks_passed: Counter,
     leases_expired: [AtomicU64; LeaseExpiry::COUNT],
-    results: [AtomicU64; ResultVerdict::COUNT],
+    results: [AtomicU64; ResultDecision::COUNT],
 }
 
 /// A monotonic counter.
@@ -123,9 +123,9 @@ impl LeaderCounters {
         self.leases_expired[reason as usize].fetch_add(leases, Ordering::Relaxed);
     }
 
-    /// Counts the verdict on a result.
-    pub fn count_verdict(&self, verdict: ResultVerdict) {
-        self.results[verdict as usize].fetch_add(1, Ordering::Relaxed);
+    /// Counts a result by its decision.
+    pub fn count_result(&self, decision: ResultDecision) {
+        self.results[decision as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the number of changes of tasks to this state.
@@ -138,8 +138,8 @@ impl LeaderCounters {
         self.leases_expired[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// Returns the number of results with this verdict.
-    pub fn results(&self, verdict: ResultVerdict) -> u64 {
-        self.results[verdict as usize].load(Ordering::Relaxed)
+    /// Returns the number of results with this decision.
+    pub fn results(&self, decision: ResultDecision) -> u64 {
+        self.results[decision as usize].load(Ordering::Relaxed)
     }
 }

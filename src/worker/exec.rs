@@ -143,7 +143,7 @@ impl ExecExecutor {
         let (stdout, stdout_cut) = stdout.into_text();
         let (stderr, stderr_cut) = stderr.into_text();
         if !stdout_cut && !stderr_cut {
-            context.output_is_told();
+            context.output_is_in_outcome();
         }
         Ok(CompletedCommand {
             status,

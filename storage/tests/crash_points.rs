@@ -70,7 +70,7 @@ fn run_workload(seed: u64, process: usize, directory: &Path, watch: &Watch) -> (
         .expect("a test can be run");
     let mut progress = Progress::default();
     progress.parse(&String::from_utf8_lossy(&output.stdout));
-    let ended = watch.tally().ended;
+    let ended = watch.boundary_counts().ended;
     assert!(
         output.status.success() || ended.is_some(),
         "process {process} went wrong by itself: {}{}",
@@ -111,7 +111,7 @@ fn a_crash_at_any_boundary_loses_nothing_acknowledged() {
             progress.done.max(progress.snapshotted) == progress.requested
                 && progress.done.is_some()
         );
-        boundaries.push(watch.tally().boundaries);
+        boundaries.push(watch.boundary_counts().boundaries);
     }
     let total: u64 = boundaries.iter().sum();
     eprintln!("the workload has {total} boundaries: {boundaries:?} in its processes");
@@ -143,7 +143,7 @@ fn a_crash_at_any_boundary_loses_nothing_acknowledged() {
             }
             let watch = Watch::new(&directory, Some(job.point));
             let (progress, _) = run_workload(seed, job.process, &directory, &watch);
-            let Some((_, kind)) = watch.tally().ended else {
+            let Some((_, kind)) = watch.boundary_counts().ended else {
                 // Timing decides which writes share a sync: this run had fewer boundaries.
                 continue;
             };
@@ -156,8 +156,11 @@ fn a_crash_at_any_boundary_loses_nothing_acknowledged() {
             if let Err(what) = checked {
                 let kept: PathBuf = root.join(format!("failed-{}-{}", job.process, job.point.at));
                 let _ = fs::rename(&directory, &kept);
-                let told = format!("process {}, {}, a {kind:?}: {what}", job.process, job.point);
-                failures.lock().expect("no worker panics here").push(told);
+                let failure = format!("process {}, {}, a {kind:?}: {what}", job.process, job.point);
+                failures
+                    .lock()
+                    .expect("no worker panics here")
+                    .push(failure);
             }
         }
     };

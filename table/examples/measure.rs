@@ -146,12 +146,12 @@ fn fill(what: &str, tasks: usize, batch: usize, delay_ms: u64, request: bool) ->
     }
     let seconds = start.elapsed().as_secs_f64();
     println!("{what}: {:.0} tasks/s applied", tasks as f64 / seconds);
-    tell_memory(what, tasks, before);
+    print_memory(what, tasks, before);
     run
 }
 
 /// What each task takes of memory, since so many bytes were resident.
-fn tell_memory(what: &str, tasks: usize, before: u64) {
+fn print_memory(what: &str, tasks: usize, before: u64) {
     let bytes = (resident_bytes() - before) / tasks as u64;
     println!(
         "{what}: {} bytes each beyond {PAYLOAD_BYTES} of payload",
@@ -175,7 +175,7 @@ fn full(tasks: usize) {
         "{what}: {:.0} tasks/s applied",
         2.0 * tasks as f64 / seconds
     );
-    tell_memory(&what, 2 * tasks, before);
+    print_memory(&what, 2 * tasks, before);
     live("beside all of them", &mut run, 4, 400);
     live("beside all of them", &mut run, 5_000, 100);
     snapshot(&mut run);

@@ -402,7 +402,7 @@ fn version_1_reads_and_writes_as_ever() {
 }
 
 #[test]
-fn what_is_no_command_is_refused() {
+fn bytes_that_are_no_command_are_refused() {
     assert_eq!(decode_command(&[]), Err(CodecError::Empty));
     for (name, command) in commands() {
         let bytes = encode_command(&command);

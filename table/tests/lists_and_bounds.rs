@@ -215,7 +215,7 @@ fn tasks_come_in_order_whatever_the_pages() {
 }
 
 #[test]
-fn queues_tell_their_counts() {
+fn the_list_of_queues_shows_the_counts_of_each() {
     let (table, _) = table();
     let queues = table.queues();
     assert_eq!(

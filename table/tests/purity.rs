@@ -29,18 +29,18 @@ const FORBIDDEN: [(&str, &str); 18] = [
 #[test]
 fn the_table_is_pure() {
     let mut files = 0;
-    look_into(
+    check_folder(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
         &mut files,
     );
     assert!(files > 20, "only {files} files");
 }
 
-fn look_into(folder: &Path, files: &mut usize) {
+fn check_folder(folder: &Path, files: &mut usize) {
     for entry in fs::read_dir(folder).expect("readable") {
         let path = entry.expect("readable").path();
         if path.is_dir() {
-            look_into(&path, files);
+            check_folder(&path, files);
         } else if path.extension().is_some_and(|end| end == "rs") {
             *files += 1;
             let code = fs::read_to_string(&path).expect("readable");

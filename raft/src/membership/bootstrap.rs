@@ -216,12 +216,12 @@ impl<S: StateMachine> Bootstrapper<S> {
                     if self.identity.cluster().is_some() {
                         "the leader's first message".to_owned()
                     } else {
-                        let asking = match masters.join(", ") {
+                        let hint = match masters.join(", ") {
                             known if known.is_empty() => String::new(),
                             known => format!(" (one of those at {known} is to be asked for it)"),
                         };
                         let (id, addr) = (self.identity.node_id, &self.identity.addr);
-                        format!("a leader to add node {id} at {addr} to its cluster{asking}")
+                        format!("a leader to add node {id} at {addr} to its cluster{hint}")
                     }
                 }
                 BootstrapMode::Static(founding) => {

@@ -171,14 +171,14 @@ mod tests {
             payload: Bytes::from_static(b"entry"),
         });
         let (done, receiver) = channel();
-        let tell = move |result| drop(done.send(result));
+        let completion = move |result| drop(done.send(result));
         disk.log
-            .append(records.collect(), Box::new(tell.clone()))
+            .append(records.collect(), Box::new(completion.clone()))
             .unwrap();
         snapshot(&disk, 2);
         fs::copy(newest(path), path.with_extension("old")).unwrap();
         snapshot(&disk, 7);
-        disk.log.purge(position(5), Box::new(tell)).unwrap();
+        disk.log.purge(position(5), Box::new(completion)).unwrap();
         for _ in 0..2 {
             receiver.recv().unwrap().unwrap();
         }

@@ -278,8 +278,8 @@ fn reads_wait_for_what_was_acknowledged_under_the_leader_before() {
     let last = cluster.propose("acknowledged");
     cluster.kill(old);
     let (new, read) = eventually("one of the others is elected and hears a quorum", || {
-        let told = |id: &&u64| cluster.node(**id).status().commit_index > last.index;
-        let answers = followers.iter().filter(told).map(|id| {
+        let has_committed = |id: &&u64| cluster.node(**id).status().commit_index > last.index;
+        let answers = followers.iter().filter(has_committed).map(|id| {
             let read = cluster.block_on(*id, cluster.node(*id).read_barrier());
             (*id, read)
         });

@@ -142,7 +142,7 @@ fn stopped_child() {
     let config = triarch_raft::NodeConfig::new(1, founding[&1].clone(), root, peers);
     let running = crate::harness::start(config).unwrap();
     let mut last = Instant::now();
-    let mut told = None;
+    let mut reported = None;
     loop {
         let gap = last.elapsed();
         let leads = running.node.leads_now();
@@ -150,9 +150,9 @@ fn stopped_child() {
         if gap > Duration::from_millis(1_000) {
             println!("resumed leads={leads}");
         }
-        if told != Some(leads) {
+        if reported != Some(leads) {
             println!("leads={leads}");
-            told = Some(leads);
+            reported = Some(leads);
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -220,7 +220,7 @@ fn a_leader_that_was_suspended_knows_at_once_that_its_lease_is_over() {
     std::thread::sleep(Duration::from_millis(1_500));
     let before = said.lock().len();
     signal("-CONT");
-    let verdict = eventually("it resumes", || {
+    let log = eventually("it resumes", || {
         said.lock()
             .iter()
             // On a busy machine it may have had such gaps before.
@@ -231,5 +231,5 @@ fn a_leader_that_was_suspended_knows_at_once_that_its_lease_is_over() {
     child.kill().unwrap();
     child.wait().unwrap();
     reading.join().unwrap();
-    assert!(verdict.contains("resumed leads=false"), "{verdict}");
+    assert!(log.contains("resumed leads=false"), "{log}");
 }

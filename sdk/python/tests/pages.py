@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: How long one block may take.
-BLOCK_PATIENCE_S = 60.0
+BLOCK_TIMEOUT_S = 60.0
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>.*)$")
 _RUN = ("python", "sh")
@@ -166,10 +166,10 @@ class Visit:
             start_new_session=True,
         ) as process:
             try:
-                out, error = process.communicate(timeout=BLOCK_PATIENCE_S)
+                out, error = process.communicate(timeout=BLOCK_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-                raise PageError(f"{block.at}: not done within {BLOCK_PATIENCE_S:g} s{self._logs()}") from None
+                raise PageError(f"{block.at}: not done within {BLOCK_TIMEOUT_S:g} s{self._logs()}") from None
         if process.returncode:
             raise PageError(f"{block.at}: ended with {process.returncode}\n{out}\n{error}{self._logs()}")
         self._printed = out
@@ -190,7 +190,7 @@ class Visit:
         assert process.stdout is not None
         # Blank lines, so that tracebacks tell the line of the page.
         code = "\n" * block.line + block.text
-        process.stdin.write(json.dumps({"code": code, "file": str(block.page), "within_s": BLOCK_PATIENCE_S}) + "\n")
+        process.stdin.write(json.dumps({"code": code, "file": str(block.page), "within_s": BLOCK_TIMEOUT_S}) + "\n")
         process.stdin.flush()
         line = process.stdout.readline()
         if not line:
@@ -207,11 +207,11 @@ class Visit:
             raise PageError(f"{block.at}: the page says\n{block.text}\nand it was\n{self._printed}{self._logs()}")
 
     def _logs(self) -> str:
-        told = ""
+        logs = ""
         for number in range(len(self._background)):
             text = (self.directory / f"background-{number}.log").read_text(errors="replace")
-            told += f"\n--- background {number}, its end ---\n{text[-3000:]}"
-        return told
+            logs += f"\n--- background {number}, its end ---\n{text[-3000:]}"
+        return logs
 
 
 def matches(expected: str, printed: str) -> bool:
@@ -236,7 +236,7 @@ _INTERPRETER = r"""
 import contextlib, faulthandler, io, json, sys, traceback
 def _blocks():
     import __main__
-    tell = sys.stdout
+    replies = sys.stdout
     sys.path.insert(0, "")
     for line in sys.stdin:
         asked = json.loads(line)
@@ -248,7 +248,7 @@ def _blocks():
             except BaseException:
                 error = traceback.format_exc()
         faulthandler.cancel_dump_traceback_later()
-        print(json.dumps({"out": out.getvalue(), "error": error}), file=tell, flush=True)
+        print(json.dumps({"out": out.getvalue(), "error": error}), file=replies, flush=True)
 _blocks()
 """
 

@@ -100,7 +100,7 @@ def _look() -> Any:
     return Request.get("/v1/cluster")
 
 
-def test_events_that_are_gone_or_make_no_sense_are_told(setup: Setup) -> None:
+def test_unknown_event_filters_are_refused(setup: Setup) -> None:
     with pytest.raises(UsageError, match="colour"):
         next(setup.app.events(colour="red"))
     with pytest.raises(InvalidRequest):

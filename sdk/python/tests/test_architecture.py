@@ -206,8 +206,9 @@ def test_file_names_are_in_the_words_of_the_field() -> None:
 
 def test_names_are_in_the_words_of_the_field() -> None:
     found = [
-        f"{name or 'triarch'}: {defined}"
-        for name, source in _sources().items()
+        f"{root.name}/{name}: {defined}"
+        for root in (ROOT, TESTS)
+        for name, source in _sources(root).items()
         for defined in _defined_names(source)
         if _words(defined) & OLD_WORDS and defined not in ALIASES
     ]

@@ -69,7 +69,7 @@ def test_many_come_as_they_end(setup: Setup) -> None:
         run(setup, main())
 
 
-def test_patience_ends_and_cancelling_reaches_whoever_waits(setup: Setup) -> None:
+def test_a_wait_times_out_and_cancelling_a_task_ends_its_waits(setup: Setup) -> None:
     async def main() -> None:
         handle = await setup.add.adelay(1)
         with pytest.raises(ResultTimeout):
@@ -94,11 +94,11 @@ def test_patience_ends_and_cancelling_reaches_whoever_waits(setup: Setup) -> Non
 def test_refusals_reach_the_one_they_are_for(setup: Setup) -> None:
     async def main() -> None:
         submissions = [setup.add.aapply_async((number,), priority=99 if number == 3 else 1) for number in range(8)]
-        came = await asyncio.gather(*submissions, return_exceptions=True)
-        assert [number for number, one in enumerate(came) if isinstance(one, InvalidRequest)] == [3]
+        outcomes = await asyncio.gather(*submissions, return_exceptions=True)
+        assert [number for number, one in enumerate(outcomes) if isinstance(one, InvalidRequest)] == [3]
         with pytest.raises(NotFound):
             await setup.app.handle("t999999-0")
-        await asyncio.gather(*(one.acancel() for one in came if not isinstance(one, BaseException)))
+        await asyncio.gather(*(one.acancel() for one in outcomes if not isinstance(one, BaseException)))
 
     run(setup, main())
 

@@ -38,7 +38,7 @@ def test_a_task_runs_at_once_and_its_values_travel(app: Triarch) -> None:
             keep.delay(object())
 
 
-def test_failures_are_repeated_and_told(app: Triarch) -> None:
+def test_failures_are_retried_and_raised(app: Triarch) -> None:
     attempts: list[int] = []
 
     @app.task(max_attempts=3)
@@ -61,7 +61,7 @@ def test_failures_are_repeated_and_told(app: Triarch) -> None:
         assert attempts == [1]
 
 
-def test_results_are_handed_to_what_comes_after(app: Triarch) -> None:
+def test_results_are_passed_to_the_next_step(app: Triarch) -> None:
     @app.task
     def double(x: int) -> int:
         return 2 * x
@@ -114,7 +114,7 @@ def test_many_at_once_and_once_only_by_their_key(app: Triarch) -> None:
         assert runs.count(99) == 1
 
 
-def test_what_needs_a_cluster_says_so(app: Triarch) -> None:
+def test_a_call_that_needs_a_cluster_raises_an_error_with_the_reason(app: Triarch) -> None:
     with eager(app), pytest.raises(NotFound, match="eager"):
         app.transport.json(Request.get("/v1/queues"))
     assert "call" not in app.transport.__dict__

@@ -19,7 +19,7 @@ from triarch.testing import LocalCluster
 
 REPOSITORY = Path(__file__).parents[3]
 EXAMPLES = REPOSITORY / "examples"
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 # The package may be tested without the repository around it.
 pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not there")
@@ -36,7 +36,7 @@ def run(cluster: LocalCluster, tmp_path: Path):  # type: ignore[no-untyped-def]
             env=_environment(cluster),
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=TIMEOUT_S,
             stdin=subprocess.DEVNULL,
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -65,17 +65,17 @@ def test_examples_are_tidy() -> None:
     """They are held to what the package is held to."""
     pytest.importorskip("ruff")
     for command in (["check", "--quiet"], ["format", "--check", "--quiet"]):
-        subprocess.run([sys.executable, "-m", "ruff", *command, str(EXAMPLES)], check=True, timeout=PATIENCE_S)
+        subprocess.run([sys.executable, "-m", "ruff", *command, str(EXAMPLES)], check=True, timeout=TIMEOUT_S)
 
 
 def test_thumbnails(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """Every picture has its thumbnail, doubles are found, and what is no picture does not stop the rest."""
     images = pytest.importorskip("PIL.Image")
-    told = run("thumbnails", "--count", "12", "--side", "64")
-    assert "12 different" in told
-    assert "14 of 15 pictures" in told
-    assert "the same: another-copy.jpg, copy.jpg, picture-000.jpg" in told
-    assert "not done: broken.jpg" in told
+    output = run("thumbnails", "--count", "12", "--side", "64")
+    assert "12 different" in output
+    assert "14 of 15 pictures" in output
+    assert "the same: another-copy.jpg, copy.jpg, picture-000.jpg" in output
+    assert "not done: broken.jpg" in output
     names = {
         hashlib.sha256(path.read_bytes()).hexdigest()[:16] + ".png"
         for path in (tmp_path / "pictures").iterdir()
@@ -93,22 +93,22 @@ def test_thumbnails(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def
 def test_wordcount(run) -> None:  # type: ignore[no-untyped-def]
     """It counts as a single program would."""
     tree = REPOSITORY / "docs"
-    told = run("wordcount", str(tree), "--part-kib", "32", "--fan-in", "3", "--top", "15")
-    counts = [line.split() for line in told.splitlines() if re.fullmatch(r" *\d+ +\S+", line)]
+    output = run("wordcount", str(tree), "--part-kib", "32", "--fan-in", "3", "--top", "15")
+    counts = [line.split() for line in output.splitlines() if re.fullmatch(r" *\d+ +\S+", line)]
     expected: Counter[str] = Counter()
     files = [path for path in tree.rglob("*") if path.suffix in {".md", ".rs", ".py", ".txt", ".toml", ".sh"}]
     for path in files:
         expected.update(word.lower() for word in re.findall(r"[A-Za-z]+(?:'[a-z]+)?", path.read_text(errors="replace")))
     assert {word: int(number) for number, word in counts}.items() <= expected.items()
     assert sorted((int(number) for number, _ in counts), reverse=True) == [number for _, number in expected.most_common(15)]
-    assert f"{len(files)} files" in told
+    assert f"{len(files)} files" in output
 
 
 def test_sweep(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """A picture with a cell for each combination; the worst is where most are infected and fewest recover."""
-    told = run("sweep", "--steps", "5", "--people", "500")
-    assert "25 of 25" in told
-    assert "with 1 infections a day and recovery 0.05" in told
+    output = run("sweep", "--steps", "5", "--people", "500")
+    assert "25 of 25" in output
+    assert "with 1 infections a day and recovery 0.05" in output
     picture = (tmp_path / "sweep.svg").read_text()
     assert picture.count("<title>") == 25
     assert picture.endswith("</svg>")
@@ -116,18 +116,18 @@ def test_sweep(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
 
 def test_crawl(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """Every page once, the busy one too, and the dead link named once."""
-    told = run("crawl", "--pages", "40", "--at-once", "6")
+    output = run("crawl", "--pages", "40", "--at-once", "6")
     found = json.loads((tmp_path / "crawl.json").read_text())
     assert sorted(page["title"] for page in found) == sorted(f"Page {number}" for number in range(40))
     assert len({page["url"] for page in found}) == 40
-    assert len(re.findall("not there: .*/nowhere", told)) == 1
+    assert len(re.findall("not there: .*/nowhere", output)) == 1
 
 
 def test_etl(run, tmp_path: Path, cluster: LocalCluster) -> None:  # type: ignore[no-untyped-def]
     """The database has what the files have; doing it again changes nothing; the schedule is there."""
-    told = run("etl", "--orders", "60")
-    assert "236 orders" in told
-    assert "4 refused" in told
+    output = run("etl", "--orders", "60")
+    assert "236 orders" in output
+    assert "4 refused" in output
     with sqlite3.connect(tmp_path / "etl-data" / "orders.db") as db:
         before = db.execute("select shop, day, sku, pieces, cents from sales order by 1, 2, 3").fetchall()
     assert len({row[0] for row in before}) == 4

@@ -156,7 +156,7 @@ def test_a_thousand_coroutines_wait_through_a_failover(own_cluster: LocalCluster
     asyncio.run(asyncio.wait_for(main(), 120))
 
 
-def test_no_majority_is_told_as_that_and_waiting_goes_on(own_cluster: LocalCluster) -> None:
+def test_a_lost_majority_raises_no_leader_and_waits_go_on(own_cluster: LocalCluster) -> None:
     setup = Setup(own_cluster)
     brief = Triarch(own_cluster.url, queue=setup.queue, retry_policy=RetryPolicy(deadline_s=2.0, unreachable_deadline_s=1.0))
     brief_add = brief.task(name=setup.add.name)(setup.add.fn)

@@ -110,13 +110,13 @@ def test_exceptions_are_those_of_the_function(executor: ClusterExecutor) -> None
 
 
 def test_done_callbacks(executor: ClusterExecutor) -> None:
-    came: list[cf.Future[int]] = []
+    seen: list[cf.Future[int]] = []
     future = executor.submit(square, 2)
-    future.add_done_callback(came.append)
+    future.add_done_callback(seen.append)
     assert future.result(30) == 4
-    wait_until(lambda: came == [future], 10, "the callback")
-    future.add_done_callback(came.append)
-    assert came == [future, future]
+    wait_until(lambda: seen == [future], 10, "the callback")
+    future.add_done_callback(seen.append)
+    assert seen == [future, future]
 
 
 def test_a_future_that_waits_is_cancelled_and_one_that_runs_is_not(executor: ClusterExecutor) -> None:
@@ -196,7 +196,7 @@ def test_it_is_awaited_too(executor: ClusterExecutor) -> None:
     assert asyncio.run(main()) == 25
 
 
-def test_what_is_lost_with_its_client_is_told(setup: Pickled) -> None:
+def test_a_unique_key_is_refused_for_an_executor(setup: Pickled) -> None:
     with pytest.raises(UsageError, match="unique_key"):
         setup.app.executor(unique_key="x")
 
@@ -254,7 +254,7 @@ def test_retries(setup: Pickled) -> None:
         assert setup.app.handle(future.task).info()["attempt"] == 3
 
 
-def test_what_runs_is_cancelled(setup: Pickled) -> None:
+def test_a_running_future_is_cancelled(setup: Pickled) -> None:
     with FakeWorker(setup.app, 1, slots=1, queues=(setup.queue,)), Client(setup.app) as client:
         future = client.submit(wait_for_gate)
         wait_until(future.running, 30, "it to run")
@@ -271,7 +271,7 @@ def test_a_task_that_ends_by_the_clusters_word_says_so(setup: Pickled) -> None:
     assert issubclass(TaskFailed, Exception)
 
 
-def test_what_gathers_is_sent_together(setup: Pickled) -> None:
+def test_calls_that_gather_are_sent_in_one_request(setup: Pickled) -> None:
     client = Client(setup.app)
     begun = time.monotonic()
     futures = client.map(square, range(2000))

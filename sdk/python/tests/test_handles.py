@@ -83,7 +83,7 @@ def test_an_exception_comes_back_with_its_causes(setup: Setup) -> None:
     assert isinstance(handle.exception(), TaskFailed)
 
 
-def test_what_gives_up_is_not_tried_again(setup: Setup) -> None:
+def test_a_task_that_gives_up_is_not_retried(setup: Setup) -> None:
     with setup.worker():
         handle = setup.hopeless.delay()
         with pytest.raises(TaskFailed) as caught:
@@ -136,7 +136,7 @@ def test_options_reach_the_cluster(setup: Setup) -> None:
         expired.result(timeout=30)
 
 
-def test_what_the_cluster_refuses_is_told_by_name(setup: Setup) -> None:
+def test_a_refusal_of_the_cluster_raises_the_error_of_its_code(setup: Setup) -> None:
     with pytest.raises(InvalidRequest) as caught:
         setup.add.apply_async((1,), priority=10)
     assert caught.value.field == "tasks[0].priority"
@@ -189,7 +189,7 @@ def test_threads_submit_together(setup: Setup) -> None:
         assert len({handle.job for handle in handles}) < 640, "none of them travelled together"
 
 
-def test_one_that_is_refused_does_not_take_others_along(setup: Setup) -> None:
+def test_a_refused_submission_does_not_fail_others(setup: Setup) -> None:
     barrier = threading.Barrier(16)
 
     def submit(number: int) -> object:
@@ -200,8 +200,8 @@ def test_one_that_is_refused_does_not_take_others_along(setup: Setup) -> None:
             return error
 
     with ThreadPoolExecutor(16) as pool:
-        came = list(pool.map(submit, range(16)))
-    assert [number for number, one in enumerate(came) if isinstance(one, InvalidRequest)] == [3]
+        outcomes = list(pool.map(submit, range(16)))
+    assert [number for number, one in enumerate(outcomes) if isinstance(one, InvalidRequest)] == [3]
 
 
 def test_more_threads_wait_than_connections_are_made(setup: Setup) -> None:

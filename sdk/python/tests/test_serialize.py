@@ -43,8 +43,8 @@ def test_msgpack_carries_bytes_and_moments() -> None:
 
 
 def test_inputs_go_to_their_places() -> None:
-    wires = [Wire(("args", 0), "a"), Wire(("kwargs", "x", 1), ("a", "b"))]
-    payload: Any = json.loads(encode_call(JSON, [None, 2], {"x": [0, None]}, wires))
+    bindings = [Wire(("args", 0), "a"), Wire(("kwargs", "x", 1), ("a", "b"))]
+    payload: Any = json.loads(encode_call(JSON, [None, 2], {"x": [0, None]}, bindings))
     assert decode_call(payload, {"json"}, {"a": 7, "b": {"codec": "json", "data": 8}}) == ([7, 2], {"x": [0, [7, 8]]})
     with pytest.raises(SerializationError, match="did not come"):
         decode_call(payload, {"json"}, {"a": 7})
@@ -64,21 +64,21 @@ def test_inputs_go_into_tuples() -> None:
         (object(), "cannot represent"),
     ],
 )
-def test_what_json_cannot_say_is_refused_with_its_place(value: Any, words: str) -> None:
+def test_a_value_that_json_cannot_express_is_refused_with_its_path(value: Any, words: str) -> None:
     with pytest.raises(SerializationError, match=words):
         encode_result(JSON, value)
     with pytest.raises(SerializationError, match="serializer="):
         encode_call(JSON, [value], {})
 
 
-def test_what_is_nested_without_end_is_refused() -> None:
+def test_endlessly_nested_values_are_refused() -> None:
     value: list[Any] = []
     value.append(value)
     with pytest.raises(SerializationError, match="nested deeper"):
         encode_result(JSON, value)
 
 
-def test_what_is_too_large_is_refused_with_advice() -> None:
+def test_too_large_values_are_refused_with_advice() -> None:
     with pytest.raises(PayloadTooLarge, match="pass where it is"):
         encode_call(JSON, ["x" * VALUE_BYTES_MAX], {})
 
@@ -91,7 +91,7 @@ def test_a_codec_that_was_not_accepted_is_not_read() -> None:
         decode_call(json.loads(encode_call(codec("msgpack"), [1], {})), {"json"})
 
 
-def test_damaged_envelopes_are_told() -> None:
+def test_damaged_envelopes_raise_an_error() -> None:
     with pytest.raises(SerializationError, match="cannot be read as msgpack"):
         decode_result({"codec": "msgpack", "data": "not base64!"}, {"msgpack"})
     payloads: list[Any] = [5, {"args": 3}, {"kwargs": []}, {"inputs": [{"to": ["args", 9], "from": []}]}, {"inputs": [3]}]

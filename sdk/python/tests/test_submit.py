@@ -35,10 +35,10 @@ def interrupted(number: int, frame: FrameType | None) -> None:
 def test_an_interrupted_one_holds_up_nobody() -> None:
     gated = Gated()
     submitter = Submitter(cast(Transport, gated))
-    came: list[tuple[str, str]] = []
+    submitted: list[tuple[str, str]] = []
 
     def submit() -> None:
-        came.append(submitter.one(b'{"kind":"x"}', "q"))
+        submitted.append(submitter.one(b'{"kind":"x"}', "q"))
 
     threads = [threading.Thread(target=submit, daemon=True) for _ in range(2)]
     for thread in threads:
@@ -58,5 +58,5 @@ def test_an_interrupted_one_holds_up_nobody() -> None:
     gated.gate.set()
     for thread in [*threads, late]:
         thread.join(30)
-    assert len(came) == 3
+    assert len(submitted) == 3
     assert not submitter._lanes, "a turn was left to one who is gone"

@@ -22,10 +22,10 @@ class Flow(Setup):
             return sum(numbers) + more
 
         @self.app.task
-        def told(*args: Any, **kwargs: Any) -> Any:
+        def echo(*args: Any, **kwargs: Any) -> Any:
             return [list(args), kwargs]
 
-        self.total, self.told = total, told
+        self.total, self.echo = total, echo
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def flow(cluster: LocalCluster) -> Flow:
     return Flow(cluster)
 
 
-def test_a_chain_hands_on(flow: Flow) -> None:
+def test_a_chain_passes_each_result_to_the_next_task(flow: Flow) -> None:
     with flow.worker():
         handle = (flow.add.s(1, 2) | flow.add.s(10) | flow.add.s(y=100)).submit()
         assert handle.result(timeout=30) == 113
-        assert chain(flow.add.s(1), flow.told.si("alone")).submit().result(timeout=30) == [["alone"], {}]
+        assert chain(flow.add.s(1), flow.echo.si("alone")).submit().result(timeout=30) == [["alone"], {}]
 
 
 def test_a_group_is_side_by_side_and_what_comes_after_has_all_of_it(flow: Flow) -> None:
@@ -47,7 +47,7 @@ def test_a_group_is_side_by_side_and_what_comes_after_has_all_of_it(flow: Flow) 
         assert len(many.jobs) == 1
         handle = chord([flow.add.s(number) for number in range(100)], flow.total.s(more=5)).submit()
         assert handle.result(timeout=30) == sum(range(100)) + 5
-        work = flow.add.s(1) | group(flow.add.s(10), flow.add.s(20)) | group(flow.total.s(), flow.told.s()) | flow.told.s()
+        work = flow.add.s(1) | group(flow.add.s(10), flow.add.s(20)) | group(flow.total.s(), flow.echo.s()) | flow.echo.s()
         assert work.submit().result(timeout=30) == [[[32, [[[11, 21]], {}]]], {}]
         one = group(flow.add.s(3)) | flow.total.s()
         assert one.submit().result(timeout=30) == 3, "the group of one is a list too"
@@ -57,8 +57,8 @@ def test_a_graph_of_any_shape(flow: Flow) -> None:
     dag = flow.app.dag(name="shape")
     a = dag.add(flow.add, 1, 2)
     b = dag.add_call(flow.add, (10,), {"y": a}, key="b")
-    c = dag.add(flow.told, [a, b], {"deep": [0, {"er": b}]}, (a, 5), named=a)
-    d = dag.add_call(flow.told, after=[c])
+    c = dag.add(flow.echo, [a, b], {"deep": [0, {"er": b}]}, (a, 5), named=a)
+    d = dag.add_call(flow.echo, after=[c])
     with flow.worker():
         run = dag.submit()
         assert run[c].result(timeout=30) == [[[3, 13], {"deep": [0, {"er": 13}]}, [3, 5]], {"named": 3}]
@@ -69,11 +69,11 @@ def test_a_graph_of_any_shape(flow: Flow) -> None:
     assert run[c].info()["after"] == [a.key, "b"]
 
 
-def test_what_comes_after_a_failure_is_cancelled_and_says_for_what(flow: Flow) -> None:
+def test_dependents_of_a_failure_are_cancelled_with_its_task_as_the_reason(flow: Flow) -> None:
     with flow.worker():
         dag = flow.app.dag()
         bad = dag.add(flow.broken, "x")
-        after = dag.add(flow.told, bad)
+        after = dag.add(flow.echo, bad)
         run = dag.submit()
         with pytest.raises(TaskCancelled, match="ended without success"):
             run[after].result(timeout=30)
@@ -93,7 +93,7 @@ def _result(dag: Any) -> Any:
     return run[list(run)[-1]].result(timeout=60)
 
 
-def test_what_makes_no_sense_is_refused_before_it_is_sent(flow: Flow) -> None:
+def test_invalid_workflows_are_refused_before_they_are_sent(flow: Flow) -> None:
     other = flow.app.dag().add(flow.add, 1)
     dag = flow.app.dag()
     with pytest.raises(UsageError, match="another workflow"):

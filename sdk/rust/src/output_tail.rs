@@ -268,18 +268,18 @@ mod tests {
     }
 
     fn chunks(part: &TailPart) -> Vec<(OutputStream, u64, &str)> {
-        let told = |chunk: &'_ LogChunk| (chunk.stream, chunk.offset);
+        let key = |chunk: &'_ LogChunk| (chunk.stream, chunk.offset);
         let texts = part.chunks.iter().map(|chunk| chunk.text.as_str());
         part.chunks
             .iter()
-            .map(told)
+            .map(key)
             .zip(texts)
             .map(|((stream, offset), text)| (stream, offset, text))
             .collect()
     }
 
     #[test]
-    fn streams_are_told_in_the_order_they_came_and_from_any_place() {
+    fn streams_are_read_in_order_of_arrival_and_from_any_offset() {
         let mut tail = Tail::new(1 << 20);
         tail.push(Stdout, "one ");
         tail.push(Stdout, "two ");

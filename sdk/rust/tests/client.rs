@@ -85,7 +85,7 @@ async fn a_master_that_is_down_is_passed_over() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_told_soon_with_what_each_said() {
+async fn an_unreachable_cluster_is_reported_soon_with_the_error_of_each_master() {
     let masters = [nobody().await, nobody().await];
     let error = impatient(&masters)
         .submit(&job())
@@ -139,7 +139,7 @@ async fn an_election_without_end_is_no_cluster() {
 }
 
 #[tokio::test]
-async fn a_full_queue_is_waited_for_and_then_told() {
+async fn a_full_queue_is_waited_for_and_then_reported() {
     let full = || problem(&Problem::new(ProblemCode::QueueFull, "full").with_retry_after_ms(20));
     let short =
         Scripted::start(move |seen| async move { if seen.nth < 2 { full() } else { submitted() } })
@@ -161,7 +161,7 @@ async fn a_full_queue_is_waited_for_and_then_told() {
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_is_told_as_unknown_with_the_id_to_ask_again_by() {
+async fn an_unknown_outcome_is_reported_with_the_request_id_for_a_retry() {
     // It takes the request and hangs up without an answer.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
@@ -198,7 +198,7 @@ async fn a_silent_master_is_passed_over_with_the_same_request_id() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_as_it_is_and_not_repeated() {
+async fn a_refusal_is_returned_and_not_retried() {
     let master = Scripted::start(|_| async {
         problem(&Problem::new(ProblemCode::Conflict, "taken").with_extra("task", "t1-0"))
     })
@@ -263,7 +263,7 @@ async fn a_leader_that_cannot_be_reached_is_reached_through_a_follower() {
 }
 
 #[tokio::test]
-async fn what_is_not_understood_is_told_as_such() {
+async fn a_malformed_answer_is_reported_as_a_protocol_error() {
     let master = Scripted::start(|_| async { json(200, &json!({"hello": "world"})) }).await;
     match patient(std::slice::from_ref(&master.url))
         .submit(&job())

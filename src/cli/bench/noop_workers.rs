@@ -9,7 +9,8 @@ use futures_util::future::try_join_all;
 use serde_json::value::RawValue;
 use triarch_sdk::Error;
 use triarch_sdk::wire::{
-    LeasedTask, Poll, ProblemCode, Register, Registered, ReportStatus, TaskResult, Verdict,
+    LeasedTask, Poll, ProblemCode, Register, Registered, ReportStatus, ResultAcknowledgement,
+    TaskResult,
 };
 
 use super::bench_run::BenchRun;
@@ -75,7 +76,7 @@ impl BenchRun<'_> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            self.record_verdicts(&pending, &answer.results);
+            self.record_acknowledgements(&pending, &answer.results);
             pending = self.run(answer.tasks);
         }
         match client.leave(&worker.id, ANSWER_TIMEOUT).await {
@@ -109,23 +110,27 @@ impl BenchRun<'_> {
         pending
     }
 
-    /// Records the cluster's verdicts on results.
-    fn record_verdicts(&self, pending: &PendingResults, verdicts: &[Verdict]) {
+    /// Records the cluster's acknowledgements of results.
+    fn record_acknowledgements(
+        &self,
+        pending: &PendingResults,
+        acknowledgements: &[ResultAcknowledgement],
+    ) {
         if pending.results.is_empty() {
             return;
         }
-        if verdicts.len() != pending.results.len() {
+        if acknowledgements.len() != pending.results.len() {
             self.recorder.refused("a result without a verdict");
             return;
         }
         let mut accepted = Vec::with_capacity(pending.headers.len());
-        for (header, verdict) in pending.headers.iter().zip(verdicts) {
-            match (header, verdict.accepted) {
+        for (header, acknowledgement) in pending.headers.iter().zip(acknowledgements) {
+            match (header, acknowledgement.accepted) {
                 (Some(header), true) => accepted.push(*header),
                 (None, true) => self.recorder.refused("a payload that is not ours"),
                 (_, false) => self
                     .recorder
-                    .refused(verdict.code.as_deref().unwrap_or("refused")),
+                    .refused(acknowledgement.code.as_deref().unwrap_or("refused")),
             }
         }
         self.recorder.accepted(&accepted);

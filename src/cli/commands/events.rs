@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
-use triarch_sdk::wire::event::Happened;
+use triarch_sdk::wire::event::EventDetail;
 use triarch_sdk::wire::{Event, EventsQuery};
 
 use crate::cli::context::CommandContext;
@@ -71,13 +71,13 @@ impl EventsArgs {
 
 /// Formats an event as one line: time, position in the log, type, and description.
 fn render(event: &Event) -> String {
-    let word = event.what.type_str();
-    let description = describe(&event.what);
+    let word = event.detail.type_str();
+    let description = describe(&event.detail);
     let line = format!("{}  {:<10}  {word:<17}  {description}", event.at, event.id);
     line.trim_end().to_owned()
 }
 
-fn describe(what: &Happened) -> String {
+fn describe(detail: &EventDetail) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut push = |name: &str, value: Option<&str>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
@@ -89,13 +89,13 @@ fn describe(what: &Happened) -> String {
         }
     };
     let number = |number: &Option<u32>| number.map(|number| number.to_string());
-    match what {
-        Happened::JobSubmitted { job, name, tasks } => {
+    match detail {
+        EventDetail::JobSubmitted { job, name, tasks } => {
             push("", Some(job));
             push("name", name.as_deref());
             push("tasks", Some(&tasks.to_string()));
         }
-        Happened::TaskChanged {
+        EventDetail::TaskChanged {
             task,
             job,
             queue,
@@ -112,7 +112,7 @@ fn describe(what: &Happened) -> String {
             push("worker", worker.as_deref());
             push("attempt", number(attempt).as_deref());
         }
-        Happened::LeaseGranted {
+        EventDetail::LeaseGranted {
             task,
             job,
             queue,
@@ -129,7 +129,7 @@ fn describe(what: &Happened) -> String {
             push("queue", queue.as_deref());
             push("kind", kind.as_deref());
         }
-        Happened::LeaseEnded {
+        EventDetail::LeaseEnded {
             task,
             job,
             queue,
@@ -148,19 +148,19 @@ fn describe(what: &Happened) -> String {
             push("queue", queue.as_deref());
             push("kind", kind.as_deref());
         }
-        Happened::JobFinished { job, name, state } => {
+        EventDetail::JobFinished { job, name, state } => {
             push("", Some(job));
             push("", Some(state.as_str()));
             push("name", name.as_deref());
         }
-        Happened::WorkerRegistered { worker, name }
-        | Happened::WorkerDraining { worker, name }
-        | Happened::WorkerLost { worker, name }
-        | Happened::WorkerLeft { worker, name } => {
+        EventDetail::WorkerRegistered { worker, name }
+        | EventDetail::WorkerDraining { worker, name }
+        | EventDetail::WorkerLost { worker, name }
+        | EventDetail::WorkerLeft { worker, name } => {
             push("", Some(worker));
             push("name", name.as_deref());
         }
-        Happened::WorkerChanged {
+        EventDetail::WorkerChanged {
             worker,
             name,
             state,
@@ -169,9 +169,9 @@ fn describe(what: &Happened) -> String {
             push("", Some(state.as_str()));
             push("name", name.as_deref());
         }
-        Happened::QueueChanged { queue } => push("", Some(queue)),
-        Happened::ScheduleChanged { schedule } => push("", Some(schedule)),
-        Happened::ScheduleTicked {
+        EventDetail::QueueChanged { queue } => push("", Some(queue)),
+        EventDetail::ScheduleChanged { schedule } => push("", Some(schedule)),
+        EventDetail::ScheduleTicked {
             schedule,
             tick_at,
             job,
@@ -180,7 +180,7 @@ fn describe(what: &Happened) -> String {
             push("tick", Some(&tick_at.to_string()));
             push("job", job.as_deref());
         }
-        Happened::Restored | Happened::Unknown => {}
+        EventDetail::Restored | EventDetail::Unknown => {}
     }
     words.join(" ")
 }

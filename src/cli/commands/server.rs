@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_takes_its_address_from_the_cluster_unless_told_another() {
+    fn a_node_takes_its_address_from_the_cluster_unless_an_option_overrides_it() {
         let cluster = "--cluster 1=127.0.0.1:7101,2=[::1]:7102,3=c.example:7103";
         let got = options(&format!("--id 2 --data-dir d {cluster}")).unwrap();
         assert_eq!(got.listen, "[::1]:7102");

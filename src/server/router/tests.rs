@@ -172,13 +172,13 @@ fn problems_are_the_same_in_the_code_the_document_and_the_docs() {
     let page = std::fs::read_to_string(page).expect("it is there");
     let (_, errors) = page.split_once("\n## Errors\n").expect("it is a chapter");
     let (errors, _) = errors.split_once("\n## ").expect("others follow");
-    let mut told = BTreeMap::new();
+    let mut documented = BTreeMap::new();
     for row in errors.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let status: u16 = cells[2].parse().expect("a status");
         for word in cells[1].split(", ") {
-            told.insert(word.trim_matches('`'), status);
+            documented.insert(word.trim_matches('`'), status);
         }
     }
-    assert_eq!(told, words);
+    assert_eq!(documented, words);
 }

@@ -207,7 +207,7 @@ fn cluster_status(app: &App) -> wire::ClusterStatus {
         commit_index: status.commit_index,
         answered_by: Some(app.node_id),
         nodes: status.nodes.into_iter().map(cluster_node).collect(),
-        agreement: Some(wire::Agreement {
+        agreement: Some(wire::DivergenceCheck {
             index: consistency.verified_index,
             mismatches: consistency.mismatches,
         }),

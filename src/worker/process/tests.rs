@@ -8,42 +8,42 @@ use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Environment variable with the file into which the process to be killed writes the pid of its command.
-const PLACE: &str = "TRIARCH_TEST_PLACE";
+const DIRECTORY_ENV: &str = "TRIARCH_TEST_DIRECTORY";
 
 #[tokio::test]
 #[ignore = "is run by the test below, as a process of its own"]
 async fn a_worker_that_will_be_killed() {
-    let Some(place) = std::env::var_os(PLACE) else {
+    let Some(directory) = std::env::var_os(DIRECTORY_ENV) else {
         return;
     };
     let starter = Starter::new().expect("a thread");
-    let grandchild = Path::new(&place).join("grandchild");
+    let grandchild = Path::new(&directory).join("grandchild");
     let script = format!("sleep 1000 & echo $! >{}; wait", grandchild.display());
     let mut command = Command::new("sh");
     command.args(["-c", &script]);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let group = starter.start(command).await.expect("started");
-    let ready = Path::new(&place).join("ready");
+    let ready = Path::new(&directory).join("ready");
     std::fs::write(&ready, group.id.to_string()).expect("writable");
-    std::fs::rename(&ready, Path::new(&place).join("pid")).expect("writable");
+    std::fs::rename(&ready, Path::new(&directory).join("pid")).expect("writable");
     group.ended().await.expect("watched");
 }
 
 #[test]
 fn a_command_and_its_children_die_with_a_killed_worker() {
-    let place = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory");
     let mut worker = Command::new(std::env::current_exe().expect("known"))
         .args([
             "--exact",
             "worker::process::tests::a_worker_that_will_be_killed",
         ])
         .args(["--ignored", "--test-threads", "1"])
-        .env(PLACE, place.path())
+        .env(DIRECTORY_ENV, directory.path())
         .stdout(Stdio::null())
         .spawn()
         .expect("started");
     let pids = ["pid", "grandchild"].map(|name| {
-        let path = place.path().join(name);
+        let path = directory.path().join(name);
         eventually("the command and its child run", || {
             std::fs::read_to_string(&path).ok()?.trim().parse().ok()
         })

@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_tells_histories_apart() {
+    fn the_chain_link_distinguishes_histories() {
         let (_, link) = encode(&record(7, 10), before(7));
         let (_, other_past) = encode(&record(7, 10), None);
         let (_, other_payload) = encode(&record(7, 11), before(7));

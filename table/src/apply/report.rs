@@ -3,7 +3,7 @@
 //! repeated is accepted again, with no effect.
 
 use crate::command::event::Event;
-use crate::command::reply::{Reply, Verdict};
+use crate::command::reply::{Reply, ReportDecision};
 use crate::command::{ReportedOutcome, TaskReport};
 use crate::records::task::{AttemptEnd, Task};
 use crate::rules::attempt::AttemptOutcome;
@@ -17,11 +17,11 @@ impl Table {
         results: Vec<TaskReport>,
         events: &mut Vec<Event>,
     ) -> Reply {
-        let verdicts = results
+        let decisions = results
             .into_iter()
             .map(|result| self.apply_report(worker, result, events));
         Reply::Reported {
-            verdicts: verdicts.collect(),
+            decisions: decisions.collect(),
         }
     }
 
@@ -30,9 +30,9 @@ impl Table {
         worker: WorkerId,
         result: TaskReport,
         events: &mut Vec<Event>,
-    ) -> Verdict {
+    ) -> ReportDecision {
         let Some(task) = self.tasks.get(result.task) else {
-            return Verdict::NotFound;
+            return ReportDecision::NotFound;
         };
         if task
             .lease()
@@ -47,41 +47,41 @@ impl Table {
                 ReportedOutcome::Returned => AttemptOutcome::Returned,
             };
             self.end_attempt(result.task, outcome, events);
-            Verdict::Accepted
+            ReportDecision::Accepted
         } else {
-            verdict_on_ended_lease(task, worker, &result)
+            decision_on_ended_lease(task, worker, &result)
         }
     }
 }
 
-/// Returns the verdict on a result whose lease has ended. The recorded end of this very lease decides:
+/// Returns the decision on a result whose lease has ended. The recorded end of this very lease decides:
 ///
 /// - A repeated report of the same outcome is accepted again.
-/// - If the task is over by another outcome reported under this lease, or by a cancellation, the verdict is
+/// - If the task is over by another outcome reported under this lease, or by a cancellation, the decision is
 ///   `AlreadyFinished`.
 /// - In every other case (lost, timed out, returned, another's lease, or one not remembered) the token is stale.
-fn verdict_on_ended_lease(task: &Task, worker: WorkerId, result: &TaskReport) -> Verdict {
+fn decision_on_ended_lease(task: &Task, worker: WorkerId, result: &TaskReport) -> ReportDecision {
     let ended = task
         .history
         .iter()
         .rev()
         .find(|attempt| attempt.token == result.token && attempt.worker == worker);
     let Some(ended) = ended else {
-        return Verdict::StaleToken;
+        return ReportDecision::StaleToken;
     };
     if mutated!(RepeatedReportRefused) {
-        return Verdict::StaleToken;
+        return ReportDecision::StaleToken;
     }
     match (&ended.end, &result.outcome) {
         (AttemptEnd::Succeeded, ReportedOutcome::Succeeded { .. })
         | (AttemptEnd::Failed { .. }, ReportedOutcome::Failed { .. })
-        | (AttemptEnd::Returned, ReportedOutcome::Returned) => Verdict::Accepted,
+        | (AttemptEnd::Returned, ReportedOutcome::Returned) => ReportDecision::Accepted,
         (
             AttemptEnd::Succeeded | AttemptEnd::Failed { .. } | AttemptEnd::Cancelled,
             ReportedOutcome::Succeeded { .. }
             | ReportedOutcome::Failed { .. }
             | ReportedOutcome::Returned,
-        ) if task.state().is_terminal() => Verdict::AlreadyFinished,
+        ) if task.state().is_terminal() => ReportDecision::AlreadyFinished,
         (
             AttemptEnd::Succeeded
             | AttemptEnd::Failed { .. }
@@ -93,6 +93,6 @@ fn verdict_on_ended_lease(task: &Task, worker: WorkerId, result: &TaskReport) ->
             ReportedOutcome::Succeeded { .. }
             | ReportedOutcome::Failed { .. }
             | ReportedOutcome::Returned,
-        ) => Verdict::StaleToken,
+        ) => ReportDecision::StaleToken,
     }
 }

@@ -354,7 +354,7 @@ mod tests {
     use super::Utc;
 
     #[test]
-    fn ticks_are_told_as_people_write_times() {
+    fn ticks_are_shown_in_the_usual_notation_of_times() {
         for (ms, said) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_400_000, "2000-02-29T00:00:00Z"),

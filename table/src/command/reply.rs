@@ -38,8 +38,8 @@ pub enum Reply {
     },
     /// Reply to [`Command::Report`](crate::Command::Report).
     Reported {
-        /// One verdict for each result, in order.
-        verdicts: Vec<Verdict>,
+        /// One decision for each result, in order.
+        decisions: Vec<ReportDecision>,
     },
     /// Reply to every command without an answer of its own.
     Done {
@@ -85,9 +85,9 @@ pub struct Lease {
     pub attempt: u32,
 }
 
-/// Verdict on one reported result.
+/// Decision on one reported result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verdict {
+pub enum ReportDecision {
     /// The result is the task's result, or was already, by this same token.
     Accepted,
     /// The token is not the task's current lease. The lease was lost, timed out, was returned, belongs to another

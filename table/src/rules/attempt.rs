@@ -171,7 +171,7 @@ impl Table {
             },
         });
 
-        let verdict = match &attempt_end {
+        let worker_succeeded = match &attempt_end {
             AttemptEnd::Succeeded => Some(true),
             AttemptEnd::Failed { .. } | AttemptEnd::TimedOut | AttemptEnd::LeaseExpired => {
                 Some(false)
@@ -205,7 +205,7 @@ impl Table {
             }
             task.life = life;
         });
-        match verdict {
+        match worker_succeeded {
             Some(true) => self.record_success(id, worker, events),
             Some(false) => self.record_failure(id, worker, events),
             None => {}

@@ -17,8 +17,9 @@ pub(crate) fn backoff_ms(backoff: &Backoff, task: TaskId, retry: u32) -> u64 {
         wait = grown;
     }
     let jitter = u128::from(backoff.jitter_permille);
-    let roll = u128::from(mixed(task.0 ^ u64::from(retry).rotate_right(8))) % (2 * jitter + 1);
-    let spread = wait * (1_000 - jitter.min(1_000) + roll) / 1_000;
+    let random_permille =
+        u128::from(mixed(task.0 ^ u64::from(retry).rotate_right(8))) % (2 * jitter + 1);
+    let spread = wait * (1_000 - jitter.min(1_000) + random_permille) / 1_000;
     u64::try_from(spread).unwrap_or(u64::MAX)
 }
 

@@ -89,7 +89,7 @@ impl Frozen {
         let mut buffer = Vec::new();
         let mut add = |record: Record<'_>| digest.add(plain(&record, &mut buffer));
         add(self.head());
-        self.few(&mut add);
+        self.small_collections(&mut add);
         let mut buffer = Vec::new();
         for sum in [
             self.workers.sum(|it| value(it, &mut buffer)),
@@ -117,7 +117,7 @@ impl Frozen {
     }
 
     /// Calls `each` with every record of the small collections: queues, staged jobs, restore parts and schedules.
-    fn few<'a>(&'a self, each: &mut dyn FnMut(Record<'a>)) {
+    fn small_collections<'a>(&'a self, each: &mut dyn FnMut(Record<'a>)) {
         for queue in self.queues.values() {
             each(Record::Queue(Cow::Borrowed(queue)));
         }
@@ -160,7 +160,7 @@ impl Frozen {
             last_index: self.last_index,
         })?;
         let mut outcome = Ok(());
-        self.few(&mut |record| {
+        self.small_collections(&mut |record| {
             if outcome.is_ok() {
                 outcome = put(record);
             }

@@ -14,19 +14,19 @@ use crate::table::Table;
 
 impl Table {
     /// Stages a part of a pending restore; returns whether it fits with those before.
-    fn take_restored_part(&mut self, came: RestorePart, touched_ms: u64) -> bool {
+    fn take_restored_part(&mut self, part: RestorePart, touched_ms: u64) -> bool {
         let pending_restore = self.pending_restore.get_or_insert_with(|| PendingRestore {
-            backup: Arc::from(&*came.backup),
-            parts: came.parts,
+            backup: Arc::from(&*part.backup),
+            parts: part.parts,
             touched_ms,
             received: BTreeMap::new(),
         });
-        *pending_restore.backup == *came.backup
-            && pending_restore.parts == came.parts
+        *pending_restore.backup == *part.backup
+            && pending_restore.parts == part.parts
             && pending_restore.touched_ms == touched_ms
             && pending_restore
                 .received
-                .insert(came.part, came.bytes)
+                .insert(part.part, part.bytes)
                 .is_none()
     }
 

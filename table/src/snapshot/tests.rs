@@ -203,7 +203,7 @@ fn every_missing_end_is_refused() {
 }
 
 #[test]
-fn other_versions_and_other_files_are_told_apart() {
+fn unknown_versions_and_foreign_files_give_different_errors() {
     let mut bytes = written(&table());
     bytes[MAGIC.len()] = 9;
     assert!(matches!(

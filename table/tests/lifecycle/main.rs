@@ -6,7 +6,7 @@ mod fixture;
 use std::path::Path;
 
 use bytes::Bytes;
-use triarch_table::command::reply::{Refusal, Verdict};
+use triarch_table::command::reply::{Refusal, ReportDecision};
 use triarch_table::command::{
     CatchUp, EndReason, OnFailure, Overlap, PutSchedule, QueueChange, ReportedOutcome, StagePart,
     TickAction, TickSchedule,
@@ -311,10 +311,10 @@ fn changed(before: &Task, after: &Task) -> String {
 
 fn unchanged(reply: &Reply) -> String {
     match reply {
-        Reply::Reported { verdicts } => match verdicts[..] {
-            [Verdict::Accepted] => "`accepted` again".into(),
-            [Verdict::StaleToken] => "`stale_token`".into(),
-            [Verdict::AlreadyFinished] => "`already_finished`".into(),
+        Reply::Reported { decisions } => match decisions[..] {
+            [ReportDecision::Accepted] => "`accepted` again".into(),
+            [ReportDecision::StaleToken] => "`stale_token`".into(),
+            [ReportDecision::AlreadyFinished] => "`already_finished`".into(),
             ref other => panic!("{other:?}"),
         },
         Reply::Done { tasks: 0 } | Reply::Granted { .. } => "—".into(),

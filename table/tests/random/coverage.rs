@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use triarch_table::command::reply::{Refusal, Verdict};
+use triarch_table::command::reply::{Refusal, ReportDecision};
 use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{Command, Event, Reply, Table};
 
@@ -164,7 +164,7 @@ impl Coverage {
             Reply::Refused(_) => "refused",
             Reply::Done { tasks: 0 } if takes_what_holds(command) => "without effect",
             Reply::Granted { leases } if leases.is_empty() => "without effect",
-            Reply::Reported { verdicts } if !verdicts.contains(&Verdict::Accepted) => {
+            Reply::Reported { decisions } if !decisions.contains(&ReportDecision::Accepted) => {
                 "without effect"
             }
             Reply::Submitted { .. }
@@ -182,13 +182,13 @@ impl Coverage {
             Reply::Submitted {
                 duplicate: true, ..
             } => self.met("duplicate submission"),
-            Reply::Reported { verdicts } => {
-                for verdict in verdicts {
-                    self.met(match verdict {
-                        Verdict::Accepted => "verdict accepted",
-                        Verdict::StaleToken => "verdict stale_token",
-                        Verdict::AlreadyFinished => "verdict already_finished",
-                        Verdict::NotFound => "verdict not_found",
+            Reply::Reported { decisions } => {
+                for decision in decisions {
+                    self.met(match decision {
+                        ReportDecision::Accepted => "verdict accepted",
+                        ReportDecision::StaleToken => "verdict stale_token",
+                        ReportDecision::AlreadyFinished => "verdict already_finished",
+                        ReportDecision::NotFound => "verdict not_found",
                     });
                 }
             }

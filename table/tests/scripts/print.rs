@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use triarch_table::command::Grant;
-use triarch_table::command::reply::Verdict;
+use triarch_table::command::reply::ReportDecision;
 use triarch_table::records::job::Counts;
 use triarch_table::records::task::{Attempt, CancelCause, Life};
 use triarch_table::records::worker::{Profile, WorkerLife};
@@ -71,16 +71,16 @@ pub fn reply(reply: &Reply) -> String {
                 }
             )
         }
-        Reply::Reported { verdicts } => {
-            let word = |verdict: &Verdict| match verdict {
-                Verdict::Accepted => "accepted",
-                Verdict::StaleToken => "stale_token",
-                Verdict::AlreadyFinished => "already_finished",
-                Verdict::NotFound => "not_found",
+        Reply::Reported { decisions } => {
+            let word = |decision: &ReportDecision| match decision {
+                ReportDecision::Accepted => "accepted",
+                ReportDecision::StaleToken => "stale_token",
+                ReportDecision::AlreadyFinished => "already_finished",
+                ReportDecision::NotFound => "not_found",
             };
             format!(
                 "reported {}",
-                list(&verdicts.iter().map(word).collect::<Vec<_>>())
+                list(&decisions.iter().map(word).collect::<Vec<_>>())
             )
         }
         Reply::Done { tasks } => format!("done {tasks}"),

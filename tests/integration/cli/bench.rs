@@ -49,9 +49,12 @@ async fn every_bench_mode_checks_its_results_and_cleans_up() {
     assert_eq!(report["check"]["results"], json!(250));
     assert_eq!(report["latency_ms"]["life"]["count"], json!(250));
     assert!(report["tasks_per_s"].as_f64() > Some(0.0), "{report}");
-    let told = &report["leader"];
+    let measured = &report["leader"];
     for part in ["queueing_ms", "commit_ms", "log_sync_ms", "apply_ms"] {
-        assert!(told[part]["count"].as_u64() > Some(0), "{part}: {told}");
+        assert!(
+            measured[part]["count"].as_u64() > Some(0),
+            "{part}: {measured}"
+        );
     }
     nothing_is_left(&mut cluster).await;
 

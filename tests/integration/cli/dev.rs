@@ -39,7 +39,7 @@ impl Dev {
     }
 
     /// What it says of itself once everything runs.
-    async fn introduction(&mut self) -> Value {
+    async fn banner(&mut self) -> Value {
         eventually(
             WAIT_TIMEOUT,
             "the dev cluster introduces itself",
@@ -78,8 +78,8 @@ impl Drop for Dev {
     }
 }
 
-fn pids(introduction: &Value) -> Vec<u32> {
-    let processes = introduction["processes"].as_array().expect("processes");
+fn pids(banner: &Value) -> Vec<u32> {
+    let processes = banner["processes"].as_array().expect("processes");
     processes
         .iter()
         .map(|process| process["pid"].as_u64().expect("a pid") as u32)
@@ -96,14 +96,10 @@ fn parent(pid: u32) -> Option<u32> {
 #[tokio::test]
 async fn dev_starts_a_working_cluster_and_stops_it() {
     let mut dev = Dev::start("whole", &[]);
-    let introduction = dev.introduction().await;
-    let mut started = pids(&introduction);
+    let banner = dev.banner().await;
+    let mut started = pids(&banner);
     started.sort_unstable();
-    assert_eq!(
-        started.len(),
-        5,
-        "three masters and two workers: {introduction}"
-    );
+    assert_eq!(started.len(), 5, "three masters and two workers: {banner}");
     let mut running: Vec<u32> = marked(&dev.mark)
         .into_iter()
         .filter(|pid| *pid != dev.process.pid())
@@ -112,7 +108,7 @@ async fn dev_starts_a_working_cluster_and_stops_it() {
         .collect();
     running.sort_unstable();
     assert_eq!(started, running, "separate processes, and no others");
-    let data = PathBuf::from(introduction["data_dir"].as_str().expect("a directory"));
+    let data = PathBuf::from(banner["data_dir"].as_str().expect("a directory"));
     assert!(data.exists());
 
     let cli = dev.cli();
@@ -155,8 +151,8 @@ async fn dev_starts_a_working_cluster_and_stops_it() {
 #[tokio::test]
 async fn killing_dev_kills_all_its_processes() {
     let mut dev = Dev::start("killed", &["--workers", "1"]);
-    let introduction = dev.introduction().await;
-    assert_eq!(pids(&introduction).len(), 4);
+    let banner = dev.banner().await;
+    assert_eq!(pids(&banner).len(), 4);
     dev.process.kill9();
     until(WAIT_TIMEOUT, "all of its processes are gone", async || {
         marked(&dev.mark).is_empty()
@@ -170,8 +166,8 @@ async fn dev_survives_the_death_of_its_leader_and_keeps_its_data() {
     let data = dir.path().join("data");
     let data_dir = data.to_str().expect("UTF-8");
     let mut dev = Dev::start("leader", &["--data-dir", data_dir, "--workers", "1"]);
-    let introduction = dev.introduction().await;
-    let processes = introduction["processes"].as_array().expect("processes");
+    let banner = dev.banner().await;
+    let processes = banner["processes"].as_array().expect("processes");
     let leader = processes
         .iter()
         .find(|process| process["leader"] == true)
@@ -208,7 +204,7 @@ async fn dev_survives_the_death_of_its_leader_and_keeps_its_data() {
         &["--data-dir", data_dir, "--workers", "0", "--port", &port],
     );
     again.port = dev.port;
-    again.introduction().await;
+    again.banner().await;
     again
         .cli()
         .run(&["job", "show", &job])

@@ -110,8 +110,8 @@ pub async fn assert_works(cluster: &mut Cluster) {
         let task = submit_task(&api, &triarch_harness::fake_worker::job(json!(node))).await;
         let lease = worker.take(&[]).await;
         assert_eq!((&lease.task, &lease.payload), (&task, &json!(node)));
-        let verdict = worker.report(lease.succeeded(json!("done"))).await;
-        assert_eq!(verdict["accepted"], true, "{verdict}");
+        let acknowledgement = worker.report(lease.succeeded(json!("done"))).await;
+        assert_eq!(acknowledgement["accepted"], true, "{acknowledgement}");
         let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
         assert_eq!(
             (&shown["state"], &shown["result"]),

@@ -13,14 +13,14 @@ pub fn circles(arrows: &[Arrow]) -> Vec<Circle> {
     for arrow in arrows {
         next.entry(&arrow.from).or_default().push(arrow);
     }
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     let mut found = Vec::new();
     for start in next.keys() {
-        if told.contains(start) {
+        if reported.contains(start) {
             continue;
         }
         if let Some(circle) = shortest(&next, start) {
-            told.extend(circle.iter().map(|arrow| arrow.from.as_str()));
+            reported.extend(circle.iter().map(|arrow| arrow.from.as_str()));
             found.push(circle.into_iter().cloned().collect());
         }
     }
@@ -29,19 +29,19 @@ pub fn circles(arrows: &[Arrow]) -> Vec<Circle> {
 
 /// The shortest way from a node back to it, breadth first.
 fn shortest<'a>(next: &BTreeMap<&str, Vec<&'a Arrow>>, start: &str) -> Option<Vec<&'a Arrow>> {
-    let mut came_by: BTreeMap<&str, &Arrow> = BTreeMap::new();
+    let mut reached_by: BTreeMap<&str, &Arrow> = BTreeMap::new();
     let mut queue = VecDeque::from([start]);
     while let Some(node) = queue.pop_front() {
         for arrow in next.get(node).into_iter().flatten() {
-            if !came_by.contains_key(arrow.to.as_str()) {
-                came_by.insert(&arrow.to, arrow);
+            if !reached_by.contains_key(arrow.to.as_str()) {
+                reached_by.insert(&arrow.to, arrow);
                 queue.push_back(&arrow.to);
             }
         }
     }
-    let mut circle = vec![*came_by.get(start)?];
+    let mut circle = vec![*reached_by.get(start)?];
     while circle[circle.len() - 1].from != start {
-        circle.push(came_by[circle[circle.len() - 1].from.as_str()]);
+        circle.push(reached_by[circle[circle.len() - 1].from.as_str()]);
     }
     circle.reverse();
     Some(circle)

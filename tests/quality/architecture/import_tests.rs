@@ -96,7 +96,7 @@ fn a_re_export_stands_for_the_file_that_defines_the_item() {
 }
 
 #[test]
-fn what_tests_alone_compile_draws_no_arrow() {
+fn code_that_only_tests_compile_draws_no_arrow() {
     let files = &[
         ("lib.rs", "mod a; mod b; #[cfg(test)] mod tests;"),
         (

@@ -1,6 +1,7 @@
-//! The words of file names.
+//! The words of file names and identifiers.
 
 use crate::checkout::{assert_none, root, shown, sources};
+use crate::source::{self, Module};
 
 /// File names of a vocabulary that was given up, because the field has other words for these things: where, and which.
 const FORMER_NAMES: [(&str, &[&str]); 6] = [
@@ -48,6 +49,7 @@ const FORMER_NAMES: [(&str, &[&str]); 6] = [
             "visits",
             "wall",
             "wave",
+            "wires",
             "wiring",
         ],
     ),
@@ -106,12 +108,108 @@ const FORMER_NAMES: [(&str, &[&str]); 6] = [
     ("tests", &["link", "parts", "poison"]),
 ];
 
+/// Identifiers of the same vocabulary, and the folder in which the field uses them.
+const FORMER_IDENTIFIERS: [(&str, Option<&str>); 17] = [
+    ("Agreement", None),
+    ("Ask", None),
+    ("Asking", None),
+    ("Bell", None),
+    ("Bonds", None),
+    ("Desk", None),
+    ("Hand", None),
+    ("Happened", None),
+    ("Keeper", None),
+    ("Manner", None),
+    ("Rider", None),
+    ("Ruling", None),
+    ("Sequel", None),
+    ("Story", None),
+    ("Verdict", Some("tests/support/history_checker")),
+    ("Way", None),
+    ("Wires", None),
+];
+
+/// Words that are part of no identifier.
+const FORMER_WORDS: [&str; 9] = [
+    "blame", "crew", "desk", "rider", "tally", "tell", "tells", "told", "whoever",
+];
+
+/// Folders with Rust sources.
+const RUST_FOLDERS: [&str; 7] = [
+    "src", "table", "storage", "raft", "sdk/rust", "tests", "fuzz",
+];
+
+/// Every name that a module defines or uses, tests of the same file left out.
+fn names(module: &Module) -> Vec<String> {
+    let own = module.definitions.iter().chain(&module.names).cloned();
+    let below = module
+        .inline_children
+        .iter()
+        .flat_map(|(_, child)| names(child));
+    own.chain(below).collect()
+}
+
+/// The words of an identifier, in lower case: of `LeaseEnd` and `lease_end` alike, `lease` and `end`.
+fn words(identifier: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut after_lower = false;
+    for sign in identifier.chars() {
+        if sign == '_' || (sign.is_uppercase() && after_lower) {
+            words.push(String::new());
+        }
+        if sign != '_' {
+            let word = words.last_mut().expect("one at least");
+            word.extend(sign.to_lowercase());
+        }
+        after_lower = sign.is_lowercase();
+    }
+    words
+}
+
+#[test]
+fn identifiers_are_in_the_words_of_the_field() {
+    let mut findings = Vec::new();
+    for folder in RUST_FOLDERS {
+        let mut files = Vec::new();
+        sources(&root().join(folder), &["rs"], &mut files);
+        for file in files {
+            let path = shown(&file);
+            let module = source::read(&std::fs::read_to_string(&file).expect("a source"));
+            let mut found = names(&module);
+            found.sort();
+            found.dedup();
+            findings.extend(
+                found
+                    .into_iter()
+                    .filter(|name| {
+                        let former = FORMER_IDENTIFIERS.iter().any(|(former, home)| {
+                            name == former && !home.is_some_and(|home| path.starts_with(home))
+                        });
+                        former
+                            || words(name)
+                                .iter()
+                                .any(|word| FORMER_WORDS.contains(&word.as_str()))
+                    })
+                    .map(|name| format!("{path}: `{name}`")),
+            );
+        }
+    }
+    assert_none("former identifiers", &findings);
+}
+
+#[test]
+fn an_identifier_is_split_into_its_words() {
+    assert_eq!(words("LeaseEnd"), ["lease", "end"]);
+    assert_eq!(words("LEASE_END"), ["lease", "end"]);
+    assert_eq!(words("lease_end2"), ["lease", "end2"]);
+}
+
 #[test]
 fn files_are_named_in_the_words_of_the_field() {
     let mut findings = Vec::new();
     for (folder, former) in FORMER_NAMES {
         let mut files = Vec::new();
-        sources(&root().join(folder), &["rs", "py"], &mut files);
+        sources(&root().join(folder), &["rs", "py", "sh"], &mut files);
         for path in files.iter().map(|path| shown(path)) {
             let below = path.strip_prefix(folder).unwrap_or(&path);
             let stems = below

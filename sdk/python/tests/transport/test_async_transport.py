@@ -77,7 +77,7 @@ def test_the_next_master_is_asked_when_one_is_gone_or_silent(peers: list[Peer]) 
     run(f"127.0.0.1:1,{peers[0].url},{peers[1].url}", RetryPolicy(answer_timeout_s=0.2), main)
 
 
-def test_an_unreachable_cluster_and_an_unknown_outcome_are_told_apart(peers: list[Peer]) -> None:
+def test_an_unreachable_cluster_and_an_unknown_outcome_raise_different_errors(peers: list[Peer]) -> None:
     peers.append(Peer(lambda one, _: False))
 
     async def unreachable(transport: AsyncTransport) -> None:

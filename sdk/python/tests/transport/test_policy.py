@@ -50,12 +50,12 @@ def test_masters_are_read_in_one_form(text: str, urls: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " , ", "https://a:1", "http://", "a:port", "a:99999"])
-def test_what_is_no_master_is_refused(text: str) -> None:
+def test_an_invalid_master_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_masters(text)
 
 
-def test_what_is_no_id_is_not_sent() -> None:
+def test_an_invalid_id_is_not_sent() -> None:
     assert path("jobs", "a/b?c") == "/v1/jobs/a%2Fb%3Fc"
     with pytest.raises(NotFound):
         path("jobs", "..")
@@ -101,7 +101,7 @@ def test_a_round_over_all_masters_comes_before_a_pause() -> None:
     assert [pause > 0 for pause in pauses] == [False, False, False, True, False, False, True, False, False]
 
 
-def test_nobody_there_is_told_soon_and_as_that() -> None:
+def test_an_unreachable_cluster_is_reported_before_the_deadline_by_its_own_error() -> None:
     talk = Conversation()
     with pytest.raises(NoLeader, match="refused"):
         while True:
@@ -111,7 +111,7 @@ def test_nobody_there_is_told_soon_and_as_that() -> None:
     assert talk.now_s < 6
 
 
-def test_who_waits_goes_on_while_nobody_is_there() -> None:
+def test_a_long_poll_is_retried_while_no_master_is_reachable() -> None:
     talk = Conversation(Request.get("/v1/tasks/t1-0", hold_s=20))
     with pytest.raises(NoLeader):
         while True:
@@ -121,7 +121,7 @@ def test_who_waits_goes_on_while_nobody_is_there() -> None:
     assert talk.now_s >= 50
 
 
-def test_an_unknown_outcome_is_never_told_as_a_failure() -> None:
+def test_an_unknown_outcome_is_never_reported_as_a_failure() -> None:
     talk = Conversation(Request.change("POST", "/v1/jobs", {}, request_id="r1"))
     talk.next()
     talk.state.on_no_response("reset")
@@ -153,7 +153,7 @@ def test_a_full_queue_is_asked_again_after_what_it_asks_for() -> None:
         ((307, {"location": "nowhere:x"}, b""), ProtocolError),
     ],
 )
-def test_what_is_final_is_raised(answer: tuple[int, dict[str, str], bytes], kind: type[Exception]) -> None:
+def test_final_refusals_are_raised(answer: tuple[int, dict[str, str], bytes], kind: type[Exception]) -> None:
     talk = Conversation()
     talk.next()
     with pytest.raises(kind):

@@ -49,10 +49,10 @@ class Peer:
         while True:
             head = b""
             while b"\r\n\r\n" not in head:
-                came = one.recv(65536)
-                if not came:
+                chunk = one.recv(65536)
+                if not chunk:
                     return
-                head += came
+                head += chunk
             self.requests.append(head)
             if not self.act(one, len(self.requests)):
                 return
@@ -99,7 +99,7 @@ def test_a_kept_connection_that_was_closed_costs_no_try(peers: list[Peer]) -> No
     assert all(b"triarch-forward: never" in request for request in peers[0].requests)
 
 
-def test_one_that_closes_while_it_is_asked_is_asked_again(peers: list[Peer]) -> None:
+def test_a_request_is_repeated_when_the_master_closes_the_connection(peers: list[Peer]) -> None:
     # Every other request on a kept connection meets its end.
     peers.append(Peer(lambda one, number: number % 2 == 1 and answer(one)))
     transport = Transport(peers[0].url)
@@ -125,12 +125,12 @@ def test_the_next_master_is_asked_when_one_is_gone_or_silent(peers: list[Peer]) 
     assert len(sent) == 1
 
 
-def test_nobody_there_is_told(peers: list[Peer]) -> None:
+def test_an_unreachable_cluster_raises_no_leader(peers: list[Peer]) -> None:
     with pytest.raises(NoLeader, match="refused"):
         Transport("127.0.0.1:1", BRIEF).json(Request.get("/v1/cluster"))
 
 
-def test_silence_after_a_change_is_told_as_unknown(peers: list[Peer]) -> None:
+def test_silence_after_a_change_raises_an_unknown_outcome(peers: list[Peer]) -> None:
     peers.append(Peer(lambda one, _: False))
     with pytest.raises(Timeout, match="outcome is unknown"):
         Transport(peers[0].url, BRIEF).json(Request.change("POST", "/v1/jobs", {}))
@@ -174,7 +174,7 @@ def test_an_answer_that_ends_with_its_connection_is_read(peers: list[Peer]) -> N
         b"SSH-2.0-OpenSSH_9.2\r\n",
     ],
 )
-def test_what_is_no_answer_is_told_as_that(peers: list[Peer], garbage: bytes) -> None:
+def test_a_malformed_answer_raises_a_protocol_error(peers: list[Peer], garbage: bytes) -> None:
     peers.append(Peer(lambda one, _: one.send(garbage) < 0))
     with pytest.raises(TriarchError):
         Transport(peers[0].url, BRIEF).json(Request.change("POST", "/v1/jobs", {}))

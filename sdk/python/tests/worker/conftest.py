@@ -54,7 +54,7 @@ class Bench:
     def post(self, *segments: str) -> Any:
         return self.app.transport.json(Request.change("POST", path(*segments)))
 
-    def wait_heard(self, worker: str) -> None:
+    def wait_for_heartbeat(self, worker: str) -> None:
         """Until a worker has been answered once more: it knows by then what the cluster has for it."""
 
         def silent_ms() -> int:

@@ -128,7 +128,7 @@ def test_a_connection_that_was_closed_meanwhile_costs_nothing(masters: list[Scri
     assert [len(one.heard) for one in masters] == [2, 0, 0]
 
 
-def test_a_refusal_is_told_at_once(masters: list[Scripted]) -> None:
+def test_a_refusal_is_raised_at_once(masters: list[Scripted]) -> None:
     masters[0].answer = lambda head: said(404, {"code": "unknown_worker", "detail": "register again"})
     with pytest.raises(Refused, match="register again") as refused:
         _connection(masters).call("POST", "/x", b"{}", deadline_s=5)

@@ -14,10 +14,10 @@ from .conftest import Bench
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "error"),
     [("exit", {"exit_code": 7}), ("segfault", {"signal": "SIGSEGV"}), ("kill", {"signal": "SIGKILL"})],
 )
-def test_a_crash_costs_one_attempt_and_nothing_else(bench: Bench, how: str, told: dict[str, object]) -> None:
+def test_a_crash_costs_one_attempt_and_nothing_else(bench: Bench, how: str, error: dict[str, object]) -> None:
     worker = bench.worker(concurrency=2)
     others = [bench.submit("held", 0)]
     wait_until(lambda: bench.lines("begun"), 30, "another task to run beside it")
@@ -26,7 +26,7 @@ def test_a_crash_costs_one_attempt_and_nothing_else(bench: Bench, how: str, told
     with pytest.raises(TaskFailed) as failed:
         dies.result(timeout=30)
     assert failed.value.type == "process_died"
-    assert told.items() <= failed.value.error.items()
+    assert error.items() <= failed.value.error.items()
     attempts = bench.task(dies.id)["attempts"]
     assert [one["outcome"] for one in attempts] == ["failed"]
     # The others have never noticed, and the worker goes on.
@@ -47,7 +47,7 @@ def test_a_crash_is_retried_like_a_failure(bench: Bench) -> None:
     assert len({one["token"] for one in task["attempts"]}) == 2
 
 
-def test_short_tasks_that_were_handed_over_with_one_that_crashes_run_elsewhere(bench: Bench) -> None:
+def test_short_tasks_in_a_batch_with_a_crashing_task_run_elsewhere(bench: Bench) -> None:
     bench.worker(concurrency=2)
     short = [("add", number, 1) for number in range(100)]
     for warm in bench.submit_together(*short):
@@ -78,7 +78,7 @@ def test_short_tasks_do_not_wait_behind_a_long_one(bench: Bench) -> None:
     assert long.result(timeout=30) == 0
 
 
-def test_what_a_dead_task_has_started_ends_with_it(bench: Bench) -> None:
+def test_child_processes_of_a_dead_task_end_with_it(bench: Bench) -> None:
     bench.worker(concurrency=1)
     parent = bench.submit("leaves_children", 60)
     wait_until(lambda: bench.lines("begun"), 30, "the task to begin")

@@ -28,17 +28,17 @@ def _leases(count: int = 3, *, concurrency: int = 4) -> tuple[Leases, list[Attem
     return leases, [one for one in begun if one is not None]
 
 
-def _accepted(taken: list[Attempt], **verdict: Any) -> list[dict[str, Any]]:
-    return [{"task": one.task, "accepted": True, **verdict} for one in taken]
+def _accepted(taken: list[Attempt], **acknowledgement: Any) -> list[dict[str, Any]]:
+    return [{"task": one.task, "accepted": True, **acknowledgement} for one in taken]
 
 
-def test_a_lease_that_is_handed_out_again_is_no_news() -> None:
+def test_a_lease_that_is_delivered_again_is_not_added() -> None:
     leases, _ = _leases(1)
     assert leases.add([_granted(0)]) == 0
     assert (leases.running, leases.wanted()) == (1, 3)
 
 
-def test_a_result_is_kept_until_there_is_a_verdict() -> None:
+def test_a_result_is_kept_until_it_is_acknowledged() -> None:
     leases, (one, *_) = _leases(1)
     leases.end(one, FINE)
     taken = leases.take_results(with_work=False)
@@ -53,7 +53,7 @@ def test_a_result_is_kept_until_there_is_a_verdict() -> None:
     assert leases.is_idle
 
 
-def test_results_without_a_verdict_are_told_again() -> None:
+def test_unacknowledged_results_are_reported_again() -> None:
     leases, attempts = _leases(2)
     for one in attempts:
         leases.end(one, FINE)
@@ -70,14 +70,14 @@ def test_a_stale_result_is_dropped() -> None:
     assert leases.is_idle
 
 
-def test_a_result_that_is_too_large_is_told_as_a_failure() -> None:
+def test_a_result_that_is_too_large_is_reported_as_a_failure() -> None:
     leases, (one, *_) = _leases(1)
     leases.end(one, FINE)
     taken = leases.take_results(with_work=False)
     leases.settle(taken, [{"task": "t0", "accepted": False, "code": "payload_too_large"}])
     (again,) = leases.take_results(with_work=False)
-    told = json.loads(again.result or b"")
-    assert (told["status"], told["error"]["type"], told["retryable"]) == ("failed", "result_too_large", False)
+    report = json.loads(again.result or b"")
+    assert (report["status"], report["error"]["type"], report["retryable"]) == ("failed", "result_too_large", False)
 
 
 def test_a_report_that_is_refused_is_taken_apart() -> None:
@@ -99,7 +99,7 @@ def test_a_report_that_is_refused_is_taken_apart() -> None:
 
 
 @pytest.mark.parametrize("reason", [StopReason.CANCELLED, StopReason.LOST])
-def test_what_is_disowned_is_stopped_and_not_reported(reason: StopReason) -> None:
+def test_a_disowned_attempt_is_stopped_and_not_reported(reason: StopReason) -> None:
     leases, (one, *_) = _leases(1)
     stopped: list[Attempt] = []
     leases.on_stop = stopped.append
@@ -132,7 +132,7 @@ def test_a_new_lease_ends_the_old_one_of_the_same_task() -> None:
     assert (old.disowned, old.stop_reason) == (True, StopReason.LOST)
 
 
-def test_one_that_waits_is_dropped_once_cancelled() -> None:
+def test_a_waiting_attempt_is_dropped_once_cancelled() -> None:
     leases = Leases(1, 0)
     leases.add([_granted(0), _granted(1)])
     leases.disown(["t0"], leases.confirmed(), StopReason.CANCELLED)
@@ -142,7 +142,7 @@ def test_one_that_waits_is_dropped_once_cancelled() -> None:
     assert leases.next() is None
 
 
-def test_what_has_not_begun_comes_first_again() -> None:
+def test_attempts_that_did_not_begin_are_first_in_the_queue_again() -> None:
     leases, (first, second, third) = _leases(3)
     leases.put_back(third)
     leases.put_back(second)
@@ -152,7 +152,7 @@ def test_what_has_not_begun_comes_first_again() -> None:
     assert leases.next() is None
 
 
-def test_what_is_handed_back_is_no_failure() -> None:
+def test_a_returned_attempt_is_no_failure() -> None:
     leases, (one, two, _) = _leases(3)
     leases.stop_running(StopReason.SHUTTING_DOWN)
     leases.end(one, failure("KeyboardInterrupt", "interrupted"))

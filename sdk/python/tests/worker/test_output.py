@@ -11,7 +11,7 @@ def _take(output: Output) -> OutputBatch:
     return sending
 
 
-def _told(sending: OutputBatch) -> list[tuple[int, str, bool]]:
+def _chunks(sending: OutputBatch) -> list[tuple[int, str, bool]]:
     return [(piece.offset, piece.text.decode(), gap) for piece, gap in zip(sending.pieces, sending.gaps, strict=True)]
 
 
@@ -19,18 +19,18 @@ def _ends(stdout: int, stderr: int = 0) -> dict[str, int]:
     return {"stdout": stdout, "stderr": stderr}
 
 
-def test_what_the_leader_has_is_not_sent_again() -> None:
+def test_output_that_the_leader_has_is_not_sent_again() -> None:
     output = Output()
     output.write("stdout", "one")
     first = _take(output)
-    assert _told(first) == [(0, "one", False)]
+    assert _chunks(first) == [(0, "one", False)]
     # Its answer was lost.
     again = _take(output)
-    assert _told(again) == _told(first)
+    assert _chunks(again) == _chunks(first)
     output.write("stdout", "two")
     output.settle(again, _ends(3))
     following = _take(output)
-    assert _told(following) == [(3, "two", False)]
+    assert _chunks(following) == [(3, "two", False)]
     output.settle(following, _ends(6))
     assert not output.has_unsent
     assert output.take(1 << 20) is None
@@ -43,37 +43,37 @@ def test_a_leader_that_lacks_the_beginning_is_sent_it_once() -> None:
     output.write("stdout", "two")
     output.settle(_take(output), _ends(0))
     again = _take(output)
-    assert _told(again) == [(0, "onetwo", False)]
+    assert _chunks(again) == [(0, "onetwo", False)]
     # It has no room for it: what follows is sent as it is.
     output.settle(again, _ends(0))
     output.write("stdout", "three")
     rest = _take(output)
-    assert _told(rest) == [(6, "three", True)]
+    assert _chunks(rest) == [(6, "three", True)]
     output.settle(rest, _ends(11))
     output.write("stdout", "four")
-    assert _told(_take(output)) == [(11, "four", False)]
+    assert _chunks(_take(output)) == [(11, "four", False)]
 
 
-def test_a_new_leader_is_sent_what_is_kept_and_told_what_is_not() -> None:
+def test_a_new_leader_gets_the_kept_output_and_the_size_of_the_gap() -> None:
     output = Output(8 << 10)
     output.write("stderr", "warning")
     output.write("stdout", "x" * (20 << 10))
     output.settle(_take(output), _ends(20 << 10, 7))
     output.send_again()
-    offset, text, gap = _told(_take(output))[0]
+    offset, text, gap = _chunks(_take(output))[0]
     assert gap
     assert offset > 0
     assert offset + len(text) <= 20 << 10
 
 
-def test_what_is_unwanted_is_not_sent() -> None:
+def test_unwanted_output_is_not_sent() -> None:
     output = Output()
     output.write("stdout", "one")
     output.settle(_take(output), None)
     output.write("stdout", "two")
     assert not output.has_unsent
     output.send_again()
-    assert _told(_take(output)) == [(0, "onetwo", False)]
+    assert _chunks(_take(output)) == [(0, "onetwo", False)]
 
 
 def test_characters_are_never_cut_and_all_is_bounded() -> None:

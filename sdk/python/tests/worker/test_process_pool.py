@@ -18,7 +18,7 @@ from triarch.worker.pools.processes import ProcessPool
 
 from .conftest import HERE
 
-MANY = 10
+TASKS = 10
 
 
 class Pool:
@@ -51,8 +51,8 @@ class Pool:
 
     def ended(self) -> dict[str, Any]:
         """What is to be reported, by task."""
-        told = [json.loads(one.result or b"") for one in self.leases.attempts_held() if one.result is not None]
-        return {one["task"]: one for one in told}
+        reports = [json.loads(one.result or b"") for one in self.leases.attempts_held() if one.result is not None]
+        return {one["task"]: one for one in reports}
 
     def begun_in(self) -> list[list[Attempt]]:
         return [list(one.attempts) for one in self.pool._processes]
@@ -75,27 +75,27 @@ def pool_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
         one.pool.close()
 
 
-def test_what_a_process_had_not_begun_when_it_died_runs_elsewhere(pool_of: Callable[[int], Pool]) -> None:
+def test_attempts_that_a_dead_process_had_not_begun_run_elsewhere(pool_of: Callable[[int], Pool]) -> None:
     pool = pool_of(1)
-    pool.add(("die", "exit"), *[("add", number, 1) for number in range(MANY)])
+    pool.add(("die", "exit"), *[("add", number, 1) for number in range(TASKS)])
     pool.pool.start()
-    wait_until(lambda: len(pool.ended()) == 1 + MANY, 90, "all to end")
+    wait_until(lambda: len(pool.ended()) == 1 + TASKS, 90, "all to end")
     ended = pool.ended()
     assert ended["t1"]["error"]["exit_code"] == 7
-    assert [ended[f"t{number + 2}"].get("result") for number in range(MANY)] == [number + 1 for number in range(MANY)]
+    assert [ended[f"t{number + 2}"].get("result") for number in range(TASKS)] == [number + 1 for number in range(TASKS)]
 
 
-def test_what_was_handed_over_with_a_long_one_is_taken_back(pool_of: Callable[[int], Pool], tmp_path: Path) -> None:
+def test_attempts_in_a_batch_behind_a_long_one_are_taken_back(pool_of: Callable[[int], Pool], tmp_path: Path) -> None:
     pool = pool_of(2)
     # Both processes get a share; one of them a task with it that does not end.
-    pool.add(("held", 0), *[("add", number, 1) for number in range(MANY)])
+    pool.add(("held", 0), *[("add", number, 1) for number in range(TASKS)])
     pool.pool.start()
-    wait_until(lambda: len(pool.ended()) == MANY, 90, "the short ones to end")
+    wait_until(lambda: len(pool.ended()) == TASKS, 90, "the short ones to end")
     assert pool.leases.running == 1
     assert (tmp_path / "begun").exists()
 
 
-def test_one_that_is_cancelled_before_its_turn_is_never_begun(
+def test_an_attempt_that_is_cancelled_before_its_turn_never_begins(
     pool_of: Callable[[int], Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All three stay where they were handed to.
@@ -123,12 +123,12 @@ def test_the_environment_of_tasks_is_that_of_the_worker(pool_of: Callable[[int],
 def test_a_pool_whose_processes_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_RESTART_PAUSE_MAX_S", 0.01)
     monkeypatch.setattr(processes, "_FAILURES_MAX", 2)
-    told: list[str] = []
-    pool = ProcessPool(Leases(1, 0), 1, app="no_such_module:app", accept=None, stop_grace_s=1.0, on_broken=told.append)
+    reports: list[str] = []
+    pool = ProcessPool(Leases(1, 0), 1, app="no_such_module:app", accept=None, stop_grace_s=1.0, on_broken=reports.append)
     pool.start()
     try:
-        wait_until(lambda: told, 90, "the pool to give up")
+        wait_until(lambda: reports, 90, "the pool to give up")
     finally:
         pool.close()
-    assert "exit code 1" in told[0]
+    assert "exit code 1" in reports[0]
     assert os.getpid() not in pool.pids

@@ -22,9 +22,9 @@ POOLS = ("process", "thread", "async")
 def test_a_task_knows_its_attempt(bench: Bench, pool: str) -> None:
     bench.worker(concurrency=2, pool=pool)
     handle = bench.submit("context")
-    told = handle.result(timeout=30)
+    context = handle.result(timeout=30)
     lease = bench.task(handle.id)["attempts"][0]
-    assert told == {
+    assert context == {
         "id": handle.id,
         "job": handle.job,
         "name": "tasks_of_tests.context",
@@ -53,7 +53,7 @@ def test_exceptions_travel_with_their_causes(bench: Bench, pool: str) -> None:
 
 
 @pytest.mark.parametrize(("how", "type"), [("raise", "triarch.errors.GiveUp"), ("divide", "ZeroDivisionError")])
-def test_what_is_not_worth_another_attempt_gets_none(bench: Bench, how: str, type: str) -> None:
+def test_a_failure_that_is_not_retryable_gets_no_other_attempt(bench: Bench, how: str, type: str) -> None:
     bench.worker(concurrency=1)
     with pytest.raises(TaskFailed) as failed:
         bench.submit("gives_up", how).result(timeout=30)
@@ -73,23 +73,23 @@ def test_progress_and_output_can_be_watched(bench: Bench, pool: str) -> None:
     assert progress()["note"] == "half asleep"
     assert bench.task(handle.id)["state"] == "running"
 
-    def told() -> str:
+    def output() -> str:
         logs = bench.app.transport.json(Request.get(path("tasks", handle.id, "logs")))
         return "".join(chunk["text"] for chunk in logs["chunks"])
 
-    wait_until(lambda: "42" in told(), 30, "the output to be seen")
-    text = told()
+    wait_until(lambda: "42" in output(), 30, "the output to be seen")
+    text = output()
     assert "to whom it may concern\n" in text
     assert "a warning\n" in text
     assert "of the log: 42" in text
     assert bench.task(handle.id)["state"] == "running"
     bench.go_on()
     handle.result(timeout=30)
-    wait_until(lambda: "the last words\n" in told(), 10, "the last words to be seen")
+    wait_until(lambda: "the last words\n" in output(), 10, "the last words to be seen")
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_what_a_short_task_prints_is_there_with_its_result(bench: Bench, pool: str) -> None:
+def test_the_output_of_a_short_task_is_complete_with_its_result(bench: Bench, pool: str) -> None:
     bench.worker(concurrency=1, pool=pool)
     for _ in range(5):
         handle = bench.submit("says", "the last words")
@@ -156,7 +156,7 @@ def test_functions_that_travel_run_only_where_they_are_accepted(bench: Bench) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["no_such_module:app"], "there is no module"),
         (["tasks_of_tests:no_app"], "there is no 'no_app'"),
@@ -167,15 +167,15 @@ def test_functions_that_travel_run_only_where_they_are_accepted(bench: Bench) ->
         (["tasks_of_tests:app", "--masters", "ftp://x"], "use http"),
     ],
 )
-def test_bad_usage_is_told(
-    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_bad_usage_exits_with_2_and_the_reason(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from triarch.worker.cli import main
 
     monkeypatch.chdir(HERE)
     monkeypatch.syspath_prepend(str(HERE))
     assert main(arguments) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_labels_and_resources_are_what_tasks_require(bench: Bench) -> None:

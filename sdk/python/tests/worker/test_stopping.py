@@ -113,7 +113,7 @@ def test_a_task_that_waits_in_the_worker_is_never_begun_once_cancelled(bench: Be
     _begun(bench)
     second = bench.submit("held", 2)
     bench.post("tasks", second.id, "cancel")
-    bench.wait_heard(bench.task(first.id)["worker"])
+    bench.wait_for_heartbeat(bench.task(first.id)["worker"])
     bench.go_on()
     first.result(timeout=30)
     with pytest.raises(TaskCancelled):
@@ -140,7 +140,7 @@ def test_sigterm_lets_running_tasks_finish(bench: Bench, pool: str) -> None:
     assert bench.task(later.id)["attempts"] == []
 
 
-def test_what_does_not_finish_in_time_goes_back_and_counts_as_nothing(bench: Bench) -> None:
+def test_an_attempt_beyond_the_shutdown_timeout_is_returned_and_counts_as_no_attempt(bench: Bench) -> None:
     worker = bench.worker("--drain", "0.5", "--stop-grace", "0.5", concurrency=1)
     task = bench.submit("tidy", 60)
     _begun(bench)

@@ -65,13 +65,13 @@ impl Client {
         &self,
         id: &str,
         poll: &Poll,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<PollAnswer, Error> {
         let hold = Duration::from_millis(poll.wait_ms);
         let call = Call::post(&["v1", "workers", id, "poll"])
             .json(poll)?
             .with_hold(hold);
-        self.call(call.with_deadline(patience).patient()).await
+        self.call(call.with_deadline(timeout).patient()).await
     }
 
     /// Confirms the leases of a worker.

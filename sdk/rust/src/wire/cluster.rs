@@ -25,7 +25,7 @@ pub struct ClusterStatus {
     pub nodes: Vec<ClusterNode>,
     /// Result of the comparisons of the masters' tables, as the responding node knows it.
     #[serde(default)]
-    pub agreement: Option<Agreement>,
+    pub agreement: Option<DivergenceCheck>,
     /// Offset of the responding node's wall clock from the median clock of all masters, in ms; positive if it is ahead.
     /// `null` while the node knows the clocks of fewer than two others.
     #[serde(default)]
@@ -38,8 +38,8 @@ pub struct ClusterStatus {
 /// Result of comparing table digests. Masters compare them at regular log indexes; a master that differs from a
 /// majority stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Agreement {
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Agreement))]
+pub struct DivergenceCheck {
     /// Last log index at which a majority, including the responding node, had the same digest; 0 before the first.
     pub index: u64,
     /// Number of differing digests seen since the responding node started.

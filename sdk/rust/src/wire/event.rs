@@ -24,16 +24,16 @@ pub struct Event {
     pub at: Timestamp,
     /// Type and details of the event.
     #[serde(flatten)]
-    pub what: Happened,
+    pub detail: EventDetail,
 }
 
 /// Type and details of an event, tagged by `type`. If `job`, `queue` or `kind` of a task is `null`, the task was
 /// deleted in
 /// the same log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Happened))]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Happened {
+pub enum EventDetail {
     /// A job was submitted.
     JobSubmitted {
         /// Id of the job.
@@ -190,7 +190,7 @@ pub enum Happened {
     Unknown,
 }
 
-impl Happened {
+impl EventDetail {
     /// The words that `type` has, and that a reader may ask for.
     pub const TYPES: &[&str] = &[
         "job_submitted",
@@ -212,21 +212,21 @@ impl Happened {
     /// Its `type`.
     pub fn type_str(&self) -> &'static str {
         match self {
-            Happened::JobSubmitted { .. } => "job_submitted",
-            Happened::TaskChanged { .. } => "task_changed",
-            Happened::LeaseGranted { .. } => "lease_granted",
-            Happened::LeaseEnded { .. } => "lease_ended",
-            Happened::JobFinished { .. } => "job_finished",
-            Happened::WorkerRegistered { .. } => "worker_registered",
-            Happened::WorkerDraining { .. } => "worker_draining",
-            Happened::WorkerLost { .. } => "worker_lost",
-            Happened::WorkerLeft { .. } => "worker_left",
-            Happened::QueueChanged { .. } => "queue_changed",
-            Happened::ScheduleChanged { .. } => "schedule_changed",
-            Happened::ScheduleTicked { .. } => "schedule_ticked",
-            Happened::WorkerChanged { .. } => "worker_changed",
-            Happened::Restored => "restored",
-            Happened::Unknown => "unknown",
+            EventDetail::JobSubmitted { .. } => "job_submitted",
+            EventDetail::TaskChanged { .. } => "task_changed",
+            EventDetail::LeaseGranted { .. } => "lease_granted",
+            EventDetail::LeaseEnded { .. } => "lease_ended",
+            EventDetail::JobFinished { .. } => "job_finished",
+            EventDetail::WorkerRegistered { .. } => "worker_registered",
+            EventDetail::WorkerDraining { .. } => "worker_draining",
+            EventDetail::WorkerLost { .. } => "worker_lost",
+            EventDetail::WorkerLeft { .. } => "worker_left",
+            EventDetail::QueueChanged { .. } => "queue_changed",
+            EventDetail::ScheduleChanged { .. } => "schedule_changed",
+            EventDetail::ScheduleTicked { .. } => "schedule_ticked",
+            EventDetail::WorkerChanged { .. } => "worker_changed",
+            EventDetail::Restored => "restored",
+            EventDetail::Unknown => "unknown",
         }
     }
 }
@@ -260,11 +260,11 @@ pub struct EventsQuery {
 
 #[cfg(test)]
 mod tests {
-    use super::{Event, Happened};
+    use super::{Event, EventDetail};
 
     #[test]
     fn every_type_is_spelled_alike_everywhere() {
-        for word in Happened::TYPES {
+        for word in EventDetail::TYPES {
             let state = if *word == "worker_changed" {
                 "paused"
             } else {
@@ -276,7 +276,7 @@ mod tests {
                     "tick_at":"2026-11-23T10:00:00Z"}}"#
             );
             let event: Event = serde_json::from_str(&text).expect("valid");
-            assert_eq!(event.what.type_str(), *word);
+            assert_eq!(event.detail.type_str(), *word);
             let back = serde_json::to_value(&event).expect("plain");
             assert_eq!(back["type"], *word);
         }
@@ -286,6 +286,6 @@ mod tests {
     fn a_type_of_a_later_version_is_no_error() {
         let text = r#"{"id":"1.0","at":"2026-11-23T10:00:00Z","type":"moon_full","phase":3}"#;
         let event: Event = serde_json::from_str(text).expect("readable");
-        assert_eq!(event.what, Happened::Unknown);
+        assert_eq!(event.detail, EventDetail::Unknown);
     }
 }

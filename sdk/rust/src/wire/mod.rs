@@ -21,9 +21,9 @@ pub mod time;
 pub mod worker;
 
 pub use cluster::{
-    AddNode, Agreement, ClusterNode, ClusterQuery, ClusterStatus, HoldQuery, NodeDisk, NodeRole,
-    NodeState, RestoreProgress, RestoreQuery, Restored, SnapshotTransfer, SnapshotWritten,
-    TableDigest, TransferLeader,
+    AddNode, ClusterNode, ClusterQuery, ClusterStatus, DivergenceCheck, HoldQuery, NodeDisk,
+    NodeRole, NodeState, RestoreProgress, RestoreQuery, Restored, SnapshotTransfer,
+    SnapshotWritten, TableDigest, TransferLeader,
 };
 pub use event::{Event, EventsQuery};
 pub use exec::{ExecError, ExecPayload, ExecResult};
@@ -46,8 +46,8 @@ pub use task::{
 pub use time::Timestamp;
 pub use worker::{
     Heartbeat, HeartbeatAnswer, LeasedTask, LeaveAnswer, Load, Poll, PollAnswer, Register,
-    Registered, Report, ReportAnswer, ReportStatus, RunningTask, TaskResult, Verdict, Worker,
-    WorkerList, WorkerState, WorkersQuery,
+    Registered, Report, ReportAnswer, ReportStatus, ResultAcknowledgement, RunningTask, TaskResult,
+    Worker, WorkerList, WorkerState, WorkersQuery,
 };
 
 use serde::{Deserialize, Serialize};

@@ -175,7 +175,7 @@ mod tests {
     use super::{Problem, ProblemCode};
 
     #[test]
-    fn what_helps_stands_beside_the_rest() {
+    fn extra_fields_of_a_problem_survive_encoding() {
         let problem = Problem::new(ProblemCode::Conflict, "taken").with_extra("task", "t4-0");
         let text = serde_json::to_string(&problem).expect("plain");
         assert!(text.contains(r#""task":"t4-0""#), "{text}");

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_it_wants() {
+    fn an_invalid_time_is_refused_with_the_expected_format() {
         let error = serde_json::from_str::<Timestamp>(r#""tomorrow""#)
             .expect_err("not a time")
             .to_string();

@@ -103,7 +103,7 @@ pub struct PollAnswer {
     pub tasks: Vec<LeasedTask>,
     /// One verdict for each result sent, in the same order.
     #[serde(default)]
-    pub results: Vec<Verdict>,
+    pub results: Vec<ResultAcknowledgement>,
     /// Ids of tasks to stop because they were cancelled.
     #[serde(default)]
     pub cancel: Vec<String>,
@@ -258,13 +258,13 @@ pub enum ReportStatus {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReportAnswer {
     /// One verdict for each result sent, in the same order.
-    pub results: Vec<Verdict>,
+    pub results: Vec<ResultAcknowledgement>,
 }
 
 /// Verdict on one reported result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Verdict {
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Verdict))]
+pub struct ResultAcknowledgement {
     /// Id of the task.
     pub task: String,
     /// Whether the result is the task's result. A repeated report under the same lease is accepted again.

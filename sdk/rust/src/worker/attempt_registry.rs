@@ -4,8 +4,8 @@
 //!
 //! - An attempt is identified by its task *and* its token. So an answer about an old lease never touches a new one of
 //!   the same task.
-//! - A result leaves only when the cluster has given its verdict or has disowned the lease.
-//! - A heartbeat reports results that wait for their verdict as running, because their leases are still held.
+//! - A result leaves only when the cluster has acknowledged it or has disowned the lease.
+//! - A heartbeat reports results that wait for their acknowledgement as running, because their leases are still held.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::executor::{Outcome, StopReason, TaskContext, TaskHandle, error_object};
 use super::spool::OutputSignal;
-use crate::wire::{Problem, ReportStatus, RunningTask, TaskResult, Verdict};
+use crate::wire::{Problem, ReportStatus, ResultAcknowledgement, RunningTask, TaskResult};
 
 /// Maximum number of results in one report, and of bytes, unless a single result is larger.
 const RESULTS_PER_REPORT_MAX: usize = 1000;
@@ -52,7 +52,7 @@ struct Attempt {
     disowned: bool,
 }
 
-/// The code of a verdict on a result over the cluster's bound.
+/// The code of a result over the cluster's bound.
 const TOO_LARGE: &str = "payload_too_large";
 
 /// The attempts of one worker.
@@ -345,16 +345,19 @@ impl ResultBatch {
         std::mem::take(&mut self.results)
     }
 
-    /// Applies the cluster's verdicts, in order.
-    pub(super) fn settle(mut self, verdicts: &[Verdict]) {
+    /// Applies the cluster's acknowledgements, in order.
+    pub(super) fn settle(mut self, acknowledgements: &[ResultAcknowledgement]) {
         let keys = std::mem::take(&mut self.keys);
         let mut held = self.attempts.lock();
         for (at, key) in keys.into_iter().enumerate() {
-            match verdicts.get(at).filter(|verdict| verdict.task == key.task) {
-                Some(Verdict { accepted: true, .. }) => {
+            match acknowledgements
+                .get(at)
+                .filter(|acknowledgement| acknowledgement.task == key.task)
+            {
+                Some(ResultAcknowledgement { accepted: true, .. }) => {
                     held.remove(&key);
                 }
-                Some(Verdict { code, .. }) if code.as_deref() == Some(TOO_LARGE) => {
+                Some(ResultAcknowledgement { code, .. }) if code.as_deref() == Some(TOO_LARGE) => {
                     // The lease is still this worker's. Without an outcome, the task would be leased again for ever.
                     tracing::warn!(task = key.task, "a result is too large to be kept");
                     let message = "the result is larger than the cluster takes; put it where others can reach it and \
@@ -369,7 +372,7 @@ impl ResultBatch {
                         held.remove(&key);
                     }
                 }
-                Some(Verdict { code, .. }) => {
+                Some(ResultAcknowledgement { code, .. }) => {
                     let code = code.as_deref().unwrap_or("without a code");
                     tracing::warn!(
                         task = key.task,

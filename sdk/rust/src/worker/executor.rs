@@ -181,7 +181,7 @@ impl TaskContext {
     }
 
     /// Declares that the outcome contains all of the output, so that unsent output need not be sent.
-    pub fn output_is_told(&self) {
+    pub fn output_is_in_outcome(&self) {
         self.spool.abandon();
     }
 

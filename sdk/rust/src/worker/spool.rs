@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_leader_has_is_not_sent_again() {
+    fn output_that_the_leader_has_is_not_sent_again() {
         let spool = spool(1 << 20);
         spool.write(Stdout, "one");
         let first = take(&spool);
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unwanted_is_not_sent() {
+    fn unwanted_output_is_not_sent() {
         let spool = spool(1 << 20);
         spool.write(Stdout, "one");
         let sending = take(&spool);

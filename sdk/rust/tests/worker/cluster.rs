@@ -33,12 +33,12 @@ pub struct Script {
     /// Polls with results are neither read nor answered.
     pub hang_on_results: bool,
     /// Polls with results take effect, but this number of their answers get lost.
-    pub lose_verdicts: usize,
+    pub lost_acknowledgements: usize,
     pub redirect_to: Option<Url>,
     /// The lease of workers that register from now on, if not the usual one.
     pub lease_ms: Option<u64>,
     pub refuse_reports: VecDeque<ProblemCode>,
-    pub verdicts: HashMap<u64, &'static str>,
+    pub acknowledgements: HashMap<u64, &'static str>,
     pub results: Vec<Value>,
     pub left: usize,
 }
@@ -136,18 +136,18 @@ impl Cluster {
     fn settle(&self, body: &Value) -> Vec<Value> {
         let mut script = self.script();
         let results = body["results"].as_array().cloned().unwrap_or_default();
-        let verdict = |result: &Value| {
+        let acknowledgement = |result: &Value| {
             let code = script
-                .verdicts
+                .acknowledgements
                 .get(&result["token"].as_u64().expect("a token"));
             match code {
                 Some(code) => json!({"task": result["task"], "accepted": false, "code": code}),
                 None => json!({"task": result["task"], "accepted": true}),
             }
         };
-        let verdicts = results.iter().map(verdict).collect();
+        let acknowledgements = results.iter().map(acknowledgement).collect();
         script.results.extend(results);
-        verdicts
+        acknowledgements
     }
 
     async fn poll(&self, body: &Value) -> Response {
@@ -162,9 +162,9 @@ impl Cluster {
         if brings_results && self.script().hang_on_results {
             std::future::pending::<()>().await;
         }
-        let verdicts = self.settle(body);
-        if brings_results && self.script().lose_verdicts > 0 {
-            self.script().lose_verdicts -= 1;
+        let acknowledgements = self.settle(body);
+        if brings_results && self.script().lost_acknowledgements > 0 {
+            self.script().lost_acknowledgements -= 1;
             return refuse(ProblemCode::Internal);
         }
         let max = usize::try_from(body["max"].as_u64().expect("max")).expect("small");
@@ -183,7 +183,7 @@ impl Cluster {
             }
         };
         let tasks = tokio::time::timeout(wait, leased).await.unwrap_or_default();
-        json(200, &json!({"tasks": tasks, "results": verdicts}))
+        json(200, &json!({"tasks": tasks, "results": acknowledgements}))
     }
 }
 

@@ -42,7 +42,7 @@ async fn a_registration_that_is_refused_is_an_error() {
 }
 
 #[tokio::test]
-async fn told_to_go_it_finishes_what_runs() {
+async fn a_worker_that_shuts_down_finishes_its_running_attempts() {
     let cluster = Cluster::default();
     let master = cluster.master().await;
     let worker = Worker::start(&master);
@@ -64,7 +64,7 @@ async fn told_to_go_it_finishes_what_runs() {
 }
 
 #[tokio::test]
-async fn what_does_not_finish_in_time_is_handed_back() {
+async fn attempts_beyond_the_shutdown_timeout_are_returned() {
     let cluster = Cluster::default();
     let master = cluster.master().await;
     let worker = Worker::start_as(&master, |config| config.grace = Duration::from_millis(50));
@@ -88,7 +88,7 @@ async fn what_does_not_finish_in_time_is_handed_back() {
 }
 
 #[tokio::test]
-async fn told_to_go_at_once_it_waits_for_nothing() {
+async fn a_worker_that_stops_at_once_waits_for_nothing() {
     let cluster = Cluster::default();
     let master = cluster.master().await;
     let worker = Worker::start_as(&master, |config| {

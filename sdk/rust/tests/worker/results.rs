@@ -15,7 +15,7 @@ async fn a_refused_result_is_dropped_and_not_repeated() {
     let cluster = Cluster::default();
     let master = cluster.master().await;
     let worker = Worker::start(&master);
-    cluster.script().verdicts.insert(1, "stale_token");
+    cluster.script().acknowledgements.insert(1, "stale_token");
     cluster.offer("t1-0", 1, "finish", None);
     eventually("it is reported", || {
         !with(&cluster.script().results, 1).is_empty()
@@ -32,7 +32,7 @@ async fn a_refused_result_is_dropped_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_report_is_repeated_until_there_is_a_verdict() {
+async fn a_report_is_repeated_until_it_is_acknowledged() {
     let cluster = Cluster::default();
     let master = cluster.master().await;
     let worker = Worker::start_as(&master, |config| config.register.slots = 2);
@@ -58,7 +58,7 @@ async fn a_report_is_repeated_until_there_is_a_verdict() {
 }
 
 #[tokio::test]
-async fn a_result_the_cluster_cannot_take_is_told_as_a_failure() {
+async fn a_result_over_the_bound_is_reported_as_a_failure() {
     let cluster = Cluster::default();
     let master = cluster.master().await;
     let worker = Worker::start_as(&master, |config| config.register.slots = 2);
@@ -178,10 +178,10 @@ async fn a_result_held_for_a_poll_goes_by_itself_when_that_is_not_answered() {
 }
 
 #[tokio::test]
-async fn a_poll_whose_answer_is_lost_has_its_results_told_again_as_they_were() {
+async fn a_poll_whose_answer_is_lost_reports_the_same_results_again() {
     let cluster = Cluster::default();
     let master = cluster.master().await;
-    cluster.script().lose_verdicts = 2;
+    cluster.script().lost_acknowledgements = 2;
     cluster.offer("t1-0", 1, "finish", None);
     let worker = Worker::start_as(&master, |config| config.register.slots = 1);
     eventually("it is told until there is a verdict", || {
@@ -195,6 +195,9 @@ async fn a_poll_whose_answer_is_lost_has_its_results_told_again_as_they_were() {
     .await;
     worker.shutdown.finish();
     worker.ended().await.expect("left");
-    let told = with(&cluster.script().results, 1);
-    assert!(told.iter().all(|result| *result == told[0]), "{told:?}");
+    let reports = with(&cluster.script().results, 1);
+    assert!(
+        reports.iter().all(|result| *result == reports[0]),
+        "{reports:?}"
+    );
 }

@@ -50,7 +50,7 @@ impl Filter {
             })?,
             states: parse_list(query, "state", present::parse_task_state)?,
             types: parse_list(query, "type", |value| {
-                let known = wire::event::Happened::TYPES;
+                let known = wire::event::EventDetail::TYPES;
                 let found = known.iter().copied().find(|known| *known == value);
                 found.ok_or_else(|| {
                     Problem::invalid("type", format!("must be of {}", known.join(", ")))
@@ -60,11 +60,11 @@ impl Filter {
     }
 
     /// Returns whether an event of this type matches.
-    pub fn matches(&self, value: &str, happened: &EventRecord) -> bool {
+    pub fn matches(&self, value: &str, record: &EventRecord) -> bool {
         if !self.types.is_empty() && !self.types.contains(&value) {
             return false;
         }
-        let attributes = EventAttributes::of(happened);
+        let attributes = EventAttributes::of(record);
         matches_any(&self.jobs, attributes.job.as_ref())
             && matches_any(&self.tasks, attributes.task.as_ref())
             && matches_any(&self.states, attributes.state.as_ref())
@@ -97,8 +97,8 @@ fn parse_list<T>(
 }
 
 impl<'a> EventAttributes<'a> {
-    fn of(happened: &'a EventRecord) -> Self {
-        match happened {
+    fn of(record: &'a EventRecord) -> Self {
+        match record {
             EventRecord::JobSubmitted { job, .. } => Self {
                 job: Some(*job),
                 ..Self::default()

@@ -6,8 +6,8 @@ use crate::feed::{EventRecord, LeaseOutcome, LeaseRef, TaskRef};
 use crate::server::routes::present;
 
 /// Returns the wire name of an event's type.
-pub fn event_type(happened: &EventRecord) -> &'static str {
-    match happened {
+pub fn event_type(record: &EventRecord) -> &'static str {
+    match record {
         EventRecord::JobSubmitted { .. } => "job_submitted",
         EventRecord::TaskChanged { .. } => "task_changed",
         EventRecord::LeaseGranted { .. } => "lease_granted",
@@ -26,10 +26,10 @@ pub fn event_type(happened: &EventRecord) -> &'static str {
 }
 
 /// Converts an event to its wire type.
-pub fn to_wire(happened: &EventRecord) -> wire::event::Happened {
-    use wire::event::Happened as WireEvent;
+pub fn to_wire(record: &EventRecord) -> wire::event::EventDetail {
+    use wire::event::EventDetail as WireEvent;
     let text = |name: &Option<std::sync::Arc<str>>| name.as_ref().map(|name| name.to_string());
-    match happened {
+    match record {
         EventRecord::JobSubmitted { job, name, tasks } => WireEvent::JobSubmitted {
             job: job.to_string(),
             name: text(name),

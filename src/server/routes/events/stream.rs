@@ -130,14 +130,14 @@ impl EventStream {
             let new = chunk
                 .records()
                 .filter(|(position, _)| *position > self.after);
-            for (position, happened) in new {
-                let event_type = event_type(happened);
-                if !self.filter.matches(event_type, happened) {
+            for (position, record) in new {
+                let event_type = event_type(record);
+                if !self.filter.matches(event_type, record) {
                     continue;
                 }
                 let id = position.to_string();
-                let what = to_wire(happened);
-                match serde_json::to_string(&wire::Event { id, at, what }) {
+                let detail = to_wire(record);
+                match serde_json::to_string(&wire::Event { id, at, detail }) {
                     Ok(data) => {
                         // A write to a string does not fail.
                         let _ = write!(

@@ -6,7 +6,7 @@ use triarch_table::records::job::Counts;
 use triarch_table::types::state::{TaskState, WorkerState};
 
 use super::families::{Labels, MetricFamilies};
-use crate::leader_counters::{LeaseExpiry, ResultVerdict};
+use crate::leader_counters::{LeaseExpiry, ResultDecision};
 use crate::server::app::App;
 
 /// Maximum number of queues listed by name. The rest is aggregated.
@@ -185,11 +185,11 @@ fn decisions(app: &App, out: &mut MetricFamilies) {
     out.counters(
         "triarch_results",
         "Results that workers reported to this node as leader, by verdict; all but accepted ones changed nothing.",
-        ResultVerdict::VARIANTS
+        ResultDecision::VARIANTS
             .iter()
-            .map(|&verdict| {
-                let labels = vec![("verdict", verdict.into_str().to_owned())];
-                (labels, counters.results(verdict) as f64)
+            .map(|&decision| {
+                let labels = vec![("verdict", decision.into_str().to_owned())];
+                (labels, counters.results(decision) as f64)
             })
             .collect(),
     );

@@ -31,8 +31,8 @@ use crate::server::routes::present;
 const SLOTS_MAX: u32 = 10_000;
 const SUBSCRIPTIONS_MAX: usize = 10_000;
 const NOTE_BYTES_MAX: usize = 1_000;
-/// Maximum time that a poll delays the verdicts on its results to wait for new leases.
-const VERDICT_DELAY_MAX: Duration = Duration::from_millis(50);
+/// Maximum time that a poll delays the acknowledgements of its results to wait for new leases.
+const ACKNOWLEDGEMENT_DELAY_MAX: Duration = Duration::from_millis(50);
 /// Options for worker reports on leases and on the worker itself.
 const HIGH_PRIORITY: ProposeOptions = ProposeOptions {
     priority: Priority::High,
@@ -136,10 +136,10 @@ async fn poll(
     let lead = app.leader_term()?;
     let mut running = poll.running.map(parse_running).transpose()?;
     let ended: Vec<RunningAttempt> = poll.results.iter().map(RunningAttempt::ended).collect();
-    let verdicts = match poll.results.is_empty() {
+    let acknowledgements = match poll.results.is_empty() {
         true => Vec::new(),
         false => match record_results_before_lease(&app, &lead, id, poll.results, poll.max).await {
-            Ok(verdicts) => verdicts,
+            Ok(acknowledgements) => acknowledgements,
             Err(refused) => {
                 // The worker is alive whatever happens to its results, and so are the attempts it will report again.
                 // The error must show that the fate of the results is unknown, even if the worker is unknown by now.
@@ -151,7 +151,7 @@ async fn poll(
         },
     };
     if let Some(running) = &mut running {
-        // A reported result has its verdict. Its attempt is neither running nor lost, even if the worker also names it
+        // A reported result is acknowledged. Its attempt is neither running nor lost, even if the worker also names it
         // as running.
         let ended_keys: HashSet<(&str, Token)> = ended.iter().map(RunningAttempt::key).collect();
         running.retain(|attempt| !ended_keys.contains(&attempt.key()));
@@ -160,7 +160,7 @@ async fn poll(
         worker: id,
         max: poll.max.min(SLOTS_MAX),
         wait: Duration::from_millis(poll.wait_ms),
-        brings_results: !verdicts.is_empty(),
+        brings_results: !acknowledgements.is_empty(),
         running,
         ended,
     };
@@ -168,7 +168,7 @@ async fn poll(
         Ok(answer) => answer,
         // The results count, whatever happened to the rest of the poll. A worker that is lost, or whose leader changed,
         // learns that from its next request.
-        Err(_) if !verdicts.is_empty() => wire::PollAnswer {
+        Err(_) if !acknowledgements.is_empty() => wire::PollAnswer {
             tasks: Vec::new(),
             results: Vec::new(),
             cancel: Vec::new(),
@@ -177,7 +177,7 @@ async fn poll(
         },
         Err(error) => return Err(error),
     };
-    answer.results = verdicts;
+    answer.results = acknowledgements;
     ApiResponse::ok(app.node.applied_index(), &answer)
 }
 
@@ -188,14 +188,14 @@ async fn record_results_before_lease(
     worker: WorkerId,
     results: Vec<wire::TaskResult>,
     wanted: u32,
-) -> Result<Vec<wire::Verdict>, HandlerError> {
+) -> Result<Vec<wire::ResultAcknowledgement>, HandlerError> {
     let refill = lead.request_refill(worker, wanted.min(SLOTS_MAX));
-    let (_, verdicts) = record_results(app, worker, results).await?;
+    let (_, acknowledgements) = record_results(app, worker, results).await?;
     drop(refill);
-    Ok(verdicts)
+    Ok(acknowledgements)
 }
 
-/// Poll whose results, if it brought any, have their verdicts.
+/// Poll whose results, if it brought any, are acknowledged.
 struct PollRequest {
     worker: WorkerId,
     max: u32,
@@ -224,7 +224,7 @@ impl PollRequest {
             !directives.cancel.is_empty() || !directives.lost.is_empty() || directives.drain;
         let wait_max = match (urgent, self.brings_results) {
             (true, _) => Duration::ZERO,
-            (false, true) => VERDICT_DELAY_MAX,
+            (false, true) => ACKNOWLEDGEMENT_DELAY_MAX,
             (false, false) => Duration::from_millis(WAIT_MS_MAX),
         };
         let wait = self.wait.min(wait_max);

@@ -1,14 +1,14 @@
-//! Results of attempts: proposed as one command, with a verdict on each.
+//! Results of attempts: proposed as one command, with an acknowledgement of each.
 
 use bytes::Bytes;
 use triarch_raft::{Priority, ProposeOptions};
 use triarch_sdk::wire;
-use triarch_table::command::reply::{Reply, Verdict};
+use triarch_table::command::reply::{Reply, ReportDecision};
 use triarch_table::command::{ReportedOutcome, TaskReport};
 use triarch_table::types::state::TaskState;
 use triarch_table::{Command, TaskId, Token, WorkerId};
 
-use crate::leader_counters::ResultVerdict;
+use crate::leader_counters::ResultDecision;
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::problem::{Code, Problem};
@@ -21,7 +21,7 @@ pub async fn record_results(
     app: &App,
     worker: WorkerId,
     results: Vec<wire::TaskResult>,
-) -> Result<(u64, Vec<wire::Verdict>), HandlerError> {
+) -> Result<(u64, Vec<wire::ResultAcknowledgement>), HandlerError> {
     if results.len() > RESULTS_MAX {
         return Err(Problem::new(
             Code::PayloadTooLarge,
@@ -29,22 +29,22 @@ pub async fn record_results(
         )
         .into());
     }
-    let mut verdicts: Vec<wire::Verdict> = Vec::with_capacity(results.len());
+    let mut acknowledgements: Vec<wire::ResultAcknowledgement> = Vec::with_capacity(results.len());
     let mut reports: Vec<TaskReport> = Vec::with_capacity(results.len());
     let mut positions: Vec<usize> = Vec::with_capacity(results.len());
     for result in results {
         let refused = match result.task.parse::<TaskId>() {
             Err(_) => {
-                app.table.counters.count_verdict(ResultVerdict::NotFound);
+                app.table.counters.count_result(ResultDecision::NotFound);
                 Some("not_found")
             }
             Ok(task) => match outcome(app, &result) {
                 Err(code) => {
-                    app.table.counters.count_verdict(ResultVerdict::TooLarge);
+                    app.table.counters.count_result(ResultDecision::TooLarge);
                     Some(code)
                 }
                 Ok(outcome) => {
-                    positions.push(verdicts.len());
+                    positions.push(acknowledgements.len());
                     reports.push(TaskReport {
                         task,
                         token: Token(result.token),
@@ -54,14 +54,14 @@ pub async fn record_results(
                 }
             },
         };
-        verdicts.push(wire::Verdict {
+        acknowledgements.push(wire::ResultAcknowledgement {
             task: result.task,
             accepted: refused.is_none(),
             code: refused.map(str::to_string),
         });
     }
     if reports.is_empty() {
-        return Ok((app.node.applied_index(), verdicts));
+        return Ok((app.node.applied_index(), acknowledgements));
     }
     let report = Command::Report {
         worker,
@@ -73,28 +73,28 @@ pub async fn record_results(
         ..ProposeOptions::default()
     };
     let (index, reply) = app.propose_with(&report, options).await?;
-    let Reply::Reported { verdicts: judged } = reply else {
+    let Reply::Reported { decisions } = reply else {
         return Err(app.unexpected_reply(&reply));
     };
-    for (position, verdict) in positions.into_iter().zip(judged) {
-        let judged = match verdict {
-            Verdict::Accepted => ResultVerdict::Accepted,
-            Verdict::StaleToken => ResultVerdict::StaleToken,
-            Verdict::AlreadyFinished => ResultVerdict::AlreadyFinished,
-            Verdict::NotFound => ResultVerdict::NotFound,
+    for (position, decision) in positions.into_iter().zip(decisions) {
+        let decision = match decision {
+            ReportDecision::Accepted => ResultDecision::Accepted,
+            ReportDecision::StaleToken => ResultDecision::StaleToken,
+            ReportDecision::AlreadyFinished => ResultDecision::AlreadyFinished,
+            ReportDecision::NotFound => ResultDecision::NotFound,
         };
-        app.table.counters.count_verdict(judged);
-        let code = match judged {
-            ResultVerdict::Accepted => None,
-            ResultVerdict::StaleToken
-            | ResultVerdict::AlreadyFinished
-            | ResultVerdict::NotFound
-            | ResultVerdict::TooLarge => Some(judged.into_str()),
+        app.table.counters.count_result(decision);
+        let code = match decision {
+            ResultDecision::Accepted => None,
+            ResultDecision::StaleToken
+            | ResultDecision::AlreadyFinished
+            | ResultDecision::NotFound
+            | ResultDecision::TooLarge => Some(decision.into_str()),
         };
-        verdicts[position].accepted = code.is_none();
-        verdicts[position].code = code.map(str::to_string);
+        acknowledgements[position].accepted = code.is_none();
+        acknowledgements[position].code = code.map(str::to_string);
     }
-    Ok((index, verdicts))
+    Ok((index, acknowledgements))
 }
 
 /// Returns whether a result may let a task start. It frees a slot, and dependents of its task may become ready.

@@ -1,7 +1,7 @@
 //! Model of attempts: how they begin and end.
 
 use bytes::Bytes;
-use triarch_table::command::reply::{Lease, Verdict};
+use triarch_table::command::reply::{Lease, ReportDecision};
 use triarch_table::command::{Grant, ReportedOutcome, TaskReport, WorkerDemand};
 use triarch_table::plan::Demand;
 use triarch_table::types::state::TaskState;
@@ -78,9 +78,9 @@ impl Model {
             })
     }
 
-    pub(super) fn report(&mut self, worker: WorkerId, report: &TaskReport) -> Verdict {
+    pub(super) fn report(&mut self, worker: WorkerId, report: &TaskReport) -> ReportDecision {
         let Some(task) = self.tasks.get_mut(&report.task) else {
-            return Verdict::NotFound;
+            return ReportDecision::NotFound;
         };
         let (word, error) = match &report.outcome {
             ReportedOutcome::Succeeded { .. } => ("succeeded", None),
@@ -103,20 +103,20 @@ impl Model {
                     }
                 ),
             );
-            return Verdict::Accepted;
+            return ReportDecision::Accepted;
         }
         let same = |ended: &&(Token, WorkerId, &str, Option<Bytes>)| {
             ended.0 == report.token && ended.1 == worker
         };
         match task.history.iter().find(same) {
-            Some(ended) if ended.2 == word => Verdict::Accepted,
+            Some(ended) if ended.2 == word => ReportDecision::Accepted,
             Some(ended)
                 if ["succeeded", "failed", "cancelled"].contains(&ended.2)
                     && task.state.is_terminal() =>
             {
-                Verdict::AlreadyFinished
+                ReportDecision::AlreadyFinished
             }
-            Some(_) | None => Verdict::StaleToken,
+            Some(_) | None => ReportDecision::StaleToken,
         }
     }
 
@@ -132,8 +132,8 @@ impl Model {
         self.close_attempt(id, word, error.clone());
         self.end_attempt(id, word, error, retryable);
         match word {
-            "succeeded" => self.credit(id, worker),
-            "failed" | "timed_out" | "lease_expired" => self.blame(id, worker),
+            "succeeded" => self.record_success(id, worker),
+            "failed" | "timed_out" | "lease_expired" => self.record_failure(id, worker),
             _ => {}
         }
     }

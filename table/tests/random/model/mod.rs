@@ -200,11 +200,11 @@ impl Model {
                 (Reply::Done { tasks }, false)
             }
             Command::Report { worker, results } => {
-                let verdicts = results
+                let decisions = results
                     .iter()
                     .map(|result| self.report(*worker, result))
                     .collect();
-                (Reply::Reported { verdicts }, false)
+                (Reply::Reported { decisions }, false)
             }
             Command::AdvanceTime => (self.advance(), false),
             Command::ChangeQueue { queue, change } => (self.change_queue(queue, change)?, false),

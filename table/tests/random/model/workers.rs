@@ -137,7 +137,7 @@ impl Model {
     }
 
     /// Records that an attempt succeeded on the worker.
-    pub(super) fn credit(&mut self, task: TaskId, id: WorkerId) {
+    pub(super) fn record_success(&mut self, task: TaskId, id: WorkerId) {
         let name = &self.tasks[&task].new.queue;
         self.queues.get_mut(name).expect("of a task").succeeded += 1;
         let worker = self.workers.get_mut(&id).expect("it ran");
@@ -149,7 +149,7 @@ impl Model {
 
     /// Records that an attempt failed on the worker. The failure counts against it, unless the task has failed on other
     /// workers too; then it no longer counts against those either.
-    pub(super) fn blame(&mut self, id: TaskId, by: WorkerId) {
+    pub(super) fn record_failure(&mut self, id: TaskId, by: WorkerId) {
         let task = &self.tasks[&id];
         let failed = task
             .history

@@ -1,11 +1,11 @@
-//! The network between the masters, and how it is hurt.
+//! The network between the masters, and how it is broken.
 //!
-//! Two ways. **Wires**: every master is reached by the others through a proxy in this process, which knows the asker by its
+//! Two ways. **Proxies**: every master is reached by the others through a proxy in this process, which knows the asker by its
 //! socket; needs nothing, and can hold back and delay what masters say to each other, connection by connection.
 //! **Namespaces**: every master lives in a network namespace of its own, and packets are dropped by iptables on their way;
 //! needs root, and is as close to a cut cable as one machine gets.
 //!
-//! Only what masters say to each other is hurt: clients reach all of them all the time, and so meet masters that are cut
+//! Only what masters say to each other is affected: clients reach all of them all the time, and so meet masters that are cut
 //! off.
 
 use anyhow::bail;
@@ -16,7 +16,7 @@ pub mod namespaces;
 pub mod proxies;
 
 use namespaces::Namespaces;
-use proxies::{Late, Wires};
+use proxies::{LinkDelay, Proxies};
 
 /// From whom to whom something does not arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Link {
 /// What does not arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severed {
-    /// With namespaces, every packet from the one to the other; with wires, all that the one asks the other, and the
+    /// With namespaces, every packet from the one to the other; with proxies, all that the one asks the other, and the
     /// answers.
     Everything,
     /// What the one asks the other arrives; the answers to it do not.
@@ -42,7 +42,8 @@ pub enum NetworkKind {
     /// None of ours: masters meet on loopback, and nothing can be cut
     Plain,
     /// Through proxies in this process
-    Wires,
+    #[value(name = "wires")]
+    Proxies,
     /// In network namespaces, with iptables (needs root)
     Namespaces,
 }
@@ -52,7 +53,7 @@ pub enum Net {
     /// Nothing between the masters.
     Plain,
     /// Proxies.
-    Wires(Wires),
+    Proxies(Proxies),
     /// Namespaces.
     Namespaces(Namespaces),
 }
@@ -62,7 +63,7 @@ impl Net {
     pub async fn make(kind: NetworkKind, masters: u64) -> anyhow::Result<Self> {
         Ok(match kind {
             NetworkKind::Plain => Net::Plain,
-            NetworkKind::Wires => Net::Wires(Wires::lay(masters).await?),
+            NetworkKind::Proxies => Net::Proxies(Proxies::start(masters).await?),
             NetworkKind::Namespaces => Net::Namespaces(Namespaces::make(masters)?),
         })
     }
@@ -71,7 +72,7 @@ impl Net {
     pub fn addresses(&self) -> Vec<NodeAddress> {
         match self {
             Net::Plain => Vec::new(),
-            Net::Wires(wires) => wires.addresses(),
+            Net::Proxies(proxies) => proxies.addresses(),
             Net::Namespaces(namespaces) => namespaces.addresses(),
         }
     }
@@ -80,7 +81,7 @@ impl Net {
     pub fn name(&self) -> &'static str {
         match self {
             Net::Plain => "plain",
-            Net::Wires(_) => "wires",
+            Net::Proxies(_) => "wires",
             Net::Namespaces(_) => "namespaces",
         }
     }
@@ -89,8 +90,8 @@ impl Net {
     pub async fn sever(&self, links: &[Link]) -> anyhow::Result<()> {
         match self {
             Net::Plain => bail!("masters that meet on loopback cannot be cut off"),
-            Net::Wires(wires) => {
-                wires.sever(links);
+            Net::Proxies(proxies) => {
+                proxies.sever(links);
                 Ok(())
             }
             Net::Namespaces(namespaces) => namespaces.sever(links),
@@ -98,13 +99,13 @@ impl Net {
     }
 
     /// Makes everything between this master and the others late.
-    pub fn delay(&self, master: u64, others: &[u64], late: Late) -> anyhow::Result<()> {
+    pub fn delay(&self, master: u64, others: &[u64], late: LinkDelay) -> anyhow::Result<()> {
         match self {
-            Net::Wires(wires) => {
-                wires.delay(master, others, late);
+            Net::Proxies(proxies) => {
+                proxies.delay(master, others, late);
                 Ok(())
             }
-            Net::Plain | Net::Namespaces(_) => bail!("only wires can delay"),
+            Net::Plain | Net::Namespaces(_) => bail!("only proxies can delay"),
         }
     }
 
@@ -112,7 +113,7 @@ impl Net {
     pub fn lose(&self, master: u64, others: &[u64], percent: u32) -> anyhow::Result<()> {
         match self {
             Net::Namespaces(namespaces) => namespaces.lose(master, others, percent),
-            Net::Plain | Net::Wires(_) => bail!("only namespaces can lose packets"),
+            Net::Plain | Net::Proxies(_) => bail!("only namespaces can lose packets"),
         }
     }
 
@@ -120,7 +121,7 @@ impl Net {
     pub async fn held_back(&self) -> anyhow::Result<u64> {
         match self {
             Net::Plain => Ok(0),
-            Net::Wires(wires) => Ok(wires.held_back()),
+            Net::Proxies(proxies) => Ok(proxies.held_back()),
             Net::Namespaces(namespaces) => namespaces.dropped(),
         }
     }
@@ -128,7 +129,7 @@ impl Net {
     /// Of what.
     pub fn unit(&self) -> &'static str {
         match self {
-            Net::Plain | Net::Wires(_) => "pieces of messages held back",
+            Net::Plain | Net::Proxies(_) => "pieces of messages held back",
             Net::Namespaces(_) => "packets dropped",
         }
     }
@@ -137,8 +138,8 @@ impl Net {
     pub async fn heal(&self) -> anyhow::Result<()> {
         match self {
             Net::Plain => Ok(()),
-            Net::Wires(wires) => {
-                wires.heal();
+            Net::Proxies(proxies) => {
+                proxies.heal();
                 Ok(())
             }
             Net::Namespaces(namespaces) => namespaces.heal(),

@@ -40,7 +40,7 @@ pub enum Requirement {
     /// Masters that can be cut off from each other.
     Cuts,
     /// … and reached late.
-    Wires,
+    Proxies,
     /// … and whose packets get lost.
     Namespaces,
     /// A disk for each master.
@@ -75,7 +75,7 @@ impl Plan {
     pub fn needs(self) -> Option<Requirement> {
         match self {
             Plan::Cut(_) => Some(Requirement::Cuts),
-            Plan::Delay(_) => Some(Requirement::Wires),
+            Plan::Delay(_) => Some(Requirement::Proxies),
             Plan::Loss(_) => Some(Requirement::Namespaces),
             Plan::FullDisk(_) | Plan::PowerCut(_) => Some(Requirement::Disks),
             Plan::ClockJump(_) => Some(Requirement::FakeClocks),
@@ -95,8 +95,8 @@ pub fn obstacle(need: Requirement, network: NetworkKind) -> Option<String> {
         Requirement::Cuts => {
             (network == NetworkKind::Plain).then(|| "a plain network cannot be cut".to_owned())
         }
-        Requirement::Wires => {
-            (network != NetworkKind::Wires).then(|| "delays need --network wires".to_owned())
+        Requirement::Proxies => {
+            (network != NetworkKind::Proxies).then(|| "delays need --network wires".to_owned())
         }
         Requirement::Namespaces if network != NetworkKind::Namespaces => {
             Some("losses need --network namespaces, which needs root and iptables".to_owned())
@@ -122,13 +122,13 @@ impl TestbedArgs {
         if let Some(kind) = self.network {
             return kind;
         }
-        let wires = needs.contains(&Requirement::Wires);
+        let proxies = needs.contains(&Requirement::Proxies);
         let cut = needs.contains(&Requirement::Cuts) || needs.contains(&Requirement::Namespaces);
-        match (wires, cut) {
+        match (proxies, cut) {
             (false, false) => NetworkKind::Plain,
-            (true, _) => NetworkKind::Wires,
+            (true, _) => NetworkKind::Proxies,
             (false, true) if namespaces::obstacle().is_none() => NetworkKind::Namespaces,
-            (false, true) => NetworkKind::Wires,
+            (false, true) => NetworkKind::Proxies,
         }
     }
 }

@@ -104,7 +104,7 @@ pub struct BoundaryCounts {
 /// A directory under watch, for one run of one process.
 #[derive(Debug)]
 pub struct Watch {
-    tally: PathBuf,
+    counts: PathBuf,
     variables: Vec<(&'static str, OsString)>,
 }
 
@@ -117,22 +117,22 @@ impl Watch {
             path.push(ending);
             PathBuf::from(path)
         };
-        let tally = beside(".tally");
+        let counts = beside(".tally");
         // What an earlier run left.
-        let _ = fs::remove_file(&tally);
+        let _ = fs::remove_file(&counts);
         let _ = fs::remove_dir_all(beside(".attic"));
         let how = point.map_or("count", |point| point.how.name());
         let mut variables: Vec<(&'static str, OsString)> = vec![
             ("LD_PRELOAD", library().into()),
             ("TRIARCH_CRASH_ROOT", root.into()),
-            ("TRIARCH_CRASH_TALLY", tally.clone().into()),
+            ("TRIARCH_CRASH_TALLY", counts.clone().into()),
             ("TRIARCH_CRASH_HOW", how.into()),
         ];
         if let Some(point) = point {
             variables.push(("TRIARCH_CRASH_AT", point.at.to_string().into()));
             variables.push(("TRIARCH_CRASH_SEED", point.seed.to_string().into()));
         }
-        Watch { tally, variables }
+        Watch { counts, variables }
     }
 
     /// Has the process of this command watched.
@@ -141,8 +141,8 @@ impl Watch {
     }
 
     /// What has been counted so far, also while it runs. Panics if the library was not loaded.
-    pub fn tally(&self) -> BoundaryCounts {
-        let bytes = fs::read(&self.tally)
+    pub fn boundary_counts(&self) -> BoundaryCounts {
+        let bytes = fs::read(&self.counts)
             .unwrap_or_else(|error| panic!("the library that counts was not loaded: {error}"));
         let numbers: Vec<u64> = bytes
             .chunks_exact(8)
@@ -219,7 +219,7 @@ mod tests {
         command.args(["-c", script]).current_dir(root);
         watch.over(&mut command);
         let status = command.status().expect("a shell");
-        (watch.tally(), status)
+        (watch.boundary_counts(), status)
     }
 
     fn fresh() -> PathBuf {
@@ -247,13 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_ends_where_it_is_told_and_loses_what_it_should() {
+    fn a_process_ends_at_the_chosen_point_and_loses_unsynced_writes() {
         let script = "exec >$PWD/file; printf one; printf two; printf three";
         let root = fresh();
-        let (tally, status) = run(&root, None, script);
-        assert!(status.success() && tally.ended.is_none());
+        let (counts, status) = run(&root, None, script);
+        assert!(status.success() && counts.ended.is_none());
         assert_eq!(
-            (tally.boundaries, tally.by_kind),
+            (counts.boundaries, counts.by_kind),
             (4, [3, 0, 0, 1, 0, 0]),
             "three writes and a file"
         );
@@ -270,9 +270,9 @@ mod tests {
                 how,
                 seed: 1,
             };
-            let (tally, status) = run(&root, Some(point), script);
+            let (counts, status) = run(&root, Some(point), script);
             assert_eq!(status.signal(), Some(libc::SIGKILL), "{point}");
-            assert_eq!(tally.ended, Some((3, BoundaryKind::Write)));
+            assert_eq!(counts.ended, Some((3, BoundaryKind::Write)));
             let found = fs::read_to_string(root.join("file")).ok();
             assert_eq!(found.as_deref(), left, "{point}");
             clear(&root);

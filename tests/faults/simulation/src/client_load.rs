@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use triarch_check::record::Op;
 
-use crate::context::{Ask, Client, RequestOutcome, SimContext};
+use crate::context::{Client, RequestOutcome, RequestSpec, SimContext};
 use crate::heal;
 use crate::history::{Cancelled, Leading, Read, Submission, Submitted};
 use crate::http::Answer;
@@ -57,7 +57,7 @@ async fn submit_again(client: &mut Client, which: usize, body: Value) -> Option<
     client.another_master();
     let tries = if client.random.percent(80) { 20 } else { 1 };
     let outcome = client
-        .ask(Ask {
+        .send(RequestSpec {
             method: "POST",
             path: "/v1/jobs",
             request_id: None,
@@ -177,7 +177,7 @@ pub async fn cancel(context: SimContext, host: Host) {
         client.another_master();
         let invoked = context.sim.now();
         let outcome = client
-            .ask(Ask {
+            .send(RequestSpec {
                 method: "POST",
                 path: &format!("/v1/tasks/{task}/cancel"),
                 request_id: Some(&format!("cancel-{task}-{invoked}")),
@@ -243,7 +243,7 @@ pub async fn read(context: SimContext, host: Host) {
         };
         let path = format!("/v1/tasks/{task}{query}");
         let invoked = context.sim.now();
-        let ask = Ask {
+        let spec = RequestSpec {
             method: "GET",
             path: &path,
             request_id: None,
@@ -253,7 +253,7 @@ pub async fn read(context: SimContext, host: Host) {
             ops: vec![("", record::read(&task, stale))],
         };
         let node = client.master;
-        let Answer::Came(response) = client.once(&ask).await else {
+        let Answer::Received(response) = client.once(&spec).await else {
             continue;
         };
         if !response.ok() && response.status != 404 {

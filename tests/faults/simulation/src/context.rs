@@ -82,7 +82,7 @@ impl SimContext {
 }
 
 /// One question.
-pub struct Ask<'a> {
+pub struct RequestSpec<'a> {
     pub method: &'static str,
     pub path: &'a str,
     pub request_id: Option<&'a str>,
@@ -100,9 +100,9 @@ impl Client {
     }
 
     /// Asks one master once.
-    pub async fn once(&mut self, ask: &Ask<'_>) -> Answer {
+    pub async fn once(&mut self, spec: &RequestSpec<'_>) -> Answer {
         let name = format!("client-{}", self.host);
-        let calls: Vec<Call> = ask
+        let calls: Vec<Call> = spec
             .ops
             .iter()
             .map(|(added, op)| {
@@ -117,11 +117,11 @@ impl Client {
             Request {
                 from: self.host,
                 to: self.master,
-                method: ask.method,
-                path: ask.path,
-                request_id: ask.request_id,
-                body: ask.body,
-                timeout: ask.timeout,
+                method: spec.method,
+                path: spec.path,
+                request_id: spec.request_id,
+                body: spec.body,
+                timeout: spec.timeout,
             },
         )
         .await;
@@ -133,7 +133,7 @@ impl Client {
                 Some(Err((false, why))) => call.unknown(&why),
             }
         }
-        if let Answer::Came(response) = &answer
+        if let Answer::Received(response) = &answer
             && response.status >= 500
             && !matches!(response.status, 503 | 504 | 507)
         {
@@ -142,7 +142,7 @@ impl Client {
                 "a master answers as documented",
                 format!(
                     "{} {} gave {}: {text}",
-                    ask.method, ask.path, response.status
+                    spec.method, spec.path, response.status
                 ),
             );
         }
@@ -150,12 +150,14 @@ impl Client {
     }
 
     /// Asks one master after another until one of them says yes or no, or it was asked often enough.
-    pub async fn ask(&mut self, ask: Ask<'_>) -> RequestOutcome {
-        for _ in 0..ask.tries {
-            let answer = self.once(&ask).await;
+    pub async fn send(&mut self, spec: RequestSpec<'_>) -> RequestOutcome {
+        for _ in 0..spec.tries {
+            let answer = self.once(&spec).await;
             let pause = match answer {
-                Answer::Came(response) if response.ok() => return RequestOutcome::Done(response),
-                Answer::Came(response) if response.status == 307 => {
+                Answer::Received(response) if response.ok() => {
+                    return RequestOutcome::Done(response);
+                }
+                Answer::Received(response) if response.status == 307 => {
                     let leader = response
                         .header("triarch-leader")
                         .and_then(|id| id.parse().ok());
@@ -166,11 +168,11 @@ impl Client {
                     self.another_master();
                     50 * MS
                 }
-                Answer::Came(response) if matches!(response.status, 429 | 503 | 504 | 507) => {
+                Answer::Received(response) if matches!(response.status, 429 | 503 | 504 | 507) => {
                     self.another_master();
                     self.random.between(50 * MS, 500 * MS)
                 }
-                Answer::Came(response) => return RequestOutcome::Refused(response),
+                Answer::Received(response) => return RequestOutcome::Refused(response),
                 Answer::NotSent => {
                     self.another_master();
                     self.random.between(10 * MS, 200 * MS)
@@ -189,7 +191,7 @@ impl Client {
     /// Reads of a master as it is, without asking others.
     pub async fn read_from(&mut self, master: Host, path: &str) -> Option<Value> {
         self.master = master;
-        let ask = Ask {
+        let spec = RequestSpec {
             method: "GET",
             path,
             request_id: None,
@@ -198,9 +200,9 @@ impl Client {
             tries: 1,
             ops: Vec::new(),
         };
-        match self.once(&ask).await {
-            Answer::Came(response) if response.ok() => Some(response.json()),
-            Answer::Came(_) | Answer::NotSent | Answer::Unknown => None,
+        match self.once(&spec).await {
+            Answer::Received(response) if response.ok() => Some(response.json()),
+            Answer::Received(_) | Answer::NotSent | Answer::Unknown => None,
         }
     }
 }

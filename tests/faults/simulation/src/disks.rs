@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::context::{Ask, Client, RequestOutcome};
+use crate::context::{Client, RequestOutcome, RequestSpec};
 use crate::faults::boot;
 use crate::machine::address;
 use crate::world::{Host, MS, SECOND};
@@ -155,7 +155,7 @@ async fn add(client: &mut Client, next_host: &mut Host) -> anyhow::Result<()> {
     let body = json!({"id": host, "addr": address(host)});
     let until = sim.now() + 60 * SECOND;
     while sim.now() < until {
-        let ask = Ask {
+        let spec = RequestSpec {
             method: "POST",
             path: "/v1/cluster/nodes?wait_ms=1000",
             request_id: None,
@@ -165,7 +165,7 @@ async fn add(client: &mut Client, next_host: &mut Host) -> anyhow::Result<()> {
             ops: Vec::new(),
         };
         client.another_master();
-        if let RequestOutcome::Done(response) = client.ask(ask).await
+        if let RequestOutcome::Done(response) = client.send(spec).await
             && response.status == 201
         {
             client.context.masters.borrow_mut().push(host);
@@ -197,7 +197,7 @@ async fn remove(client: &mut Client, host: Host) -> anyhow::Result<bool> {
     while sim.now() < until {
         client.another_master();
         let outcome = client
-            .ask(Ask {
+            .send(RequestSpec {
                 method: "DELETE",
                 path: &format!("/v1/cluster/nodes/{host}"),
                 request_id: None,

@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde_json::json;
 use strum::VariantArray;
 
-use crate::context::{Ask, Client, SimContext};
+use crate::context::{Client, RequestSpec, SimContext};
 use crate::disks;
 use crate::network::Links;
 use crate::process::{Ns, ProcessInput};
@@ -262,7 +262,7 @@ async fn cut_links(client: &mut Client, fault: Fault) -> anyhow::Result<()> {
     };
     let others: Vec<Host> = members.into_iter().filter(|host| *host != one).collect();
     // Mostly from everybody, at times from one other only.
-    let from_whom: Vec<Host> = if client.random.percent(70) || others.is_empty() {
+    let sources: Vec<Host> = if client.random.percent(70) || others.is_empty() {
         others
     } else {
         vec![*client.random.one_of(&others)]
@@ -280,7 +280,7 @@ async fn cut_links(client: &mut Client, fault: Fault) -> anyhow::Result<()> {
     for _ in 0..flaps {
         {
             let mut world = client.context.sim.world();
-            for other in &from_whom {
+            for other in &sources {
                 let pairs = [(one, *other), (*other, one)];
                 match fault {
                     Fault::CutOneWay => {
@@ -459,7 +459,7 @@ async fn ask_cluster(client: &mut Client, path: &str, kind: &'static str) {
     client.another_master();
     let body = json!({});
     let body = path.ends_with("leader").then_some(&body);
-    let ask = Ask {
+    let spec = RequestSpec {
         method: "POST",
         path,
         request_id: None,
@@ -468,7 +468,7 @@ async fn ask_cluster(client: &mut Client, path: &str, kind: &'static str) {
         tries: 3,
         ops: Vec::new(),
     };
-    if let crate::context::RequestOutcome::Done(_) = client.ask(ask).await {
+    if let crate::context::RequestOutcome::Done(_) = client.send(spec).await {
         note(client, kind);
     }
 }

@@ -5,7 +5,7 @@ use triarch_check::Record;
 use triarch_check::record::{Op, Outcome};
 
 use crate::client_load::submit_one;
-use crate::context::{Ask, Client, RequestOutcome, SimContext};
+use crate::context::{Client, RequestOutcome, RequestSpec, SimContext};
 use crate::disks::all_well;
 use crate::http::Response;
 use crate::process::Ns;
@@ -96,7 +96,7 @@ async fn get(client: &mut Client, path: &str) -> Option<Value> {
 
 async fn answered(client: &mut Client, path: &str) -> Option<Response> {
     let outcome = client
-        .ask(Ask {
+        .send(RequestSpec {
             method: "GET",
             path,
             request_id: None,
@@ -217,7 +217,7 @@ fn note_read(client: &Client, invoke_ns: Ns, response: &Response, task: &Value) 
 
 async fn end_schedule(client: &mut Client) {
     let outcome = client
-        .ask(Ask {
+        .send(RequestSpec {
             method: "POST",
             path: "/v1/schedules/ticks/pause",
             request_id: Some("pause-ticks"),

@@ -12,7 +12,7 @@ use crate::world::Host;
 #[derive(Debug, Clone)]
 pub enum Answer {
     /// The whole answer came.
-    Came(Response),
+    Received(Response),
     /// It never reached a process: nothing was done.
     NotSent,
     /// It may have been done, or may yet be.
@@ -105,7 +105,7 @@ pub async fn send(sim: &Sim, request: Request<'_>) -> Answer {
     .await;
     let answer = sim.world().endpoints.get(&number).and_then(complete);
     finish(sim, number);
-    answer.map_or(Answer::Unknown, Answer::Came)
+    answer.map_or(Answer::Unknown, Answer::Received)
 }
 
 fn write(sim: &Sim, number: u64, request: &Request<'_>) {

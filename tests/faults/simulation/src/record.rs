@@ -118,15 +118,15 @@ pub fn end(op: &mut Op, answer: &Answer) -> Option<Result<Option<u64>, (bool, St
         Answer::NotSent => None,
         Answer::Unknown => Some(Err((false, "no answer".into()))),
         // A leader that lost its leadership while it had results in hand sends the worker on with them; they may count.
-        Answer::Came(response) if response.status == 307 && matches!(op, Op::Report { .. }) => {
+        Answer::Received(response) if response.status == 307 && matches!(op, Op::Report { .. }) => {
             Some(Err((false, "redirected".into())))
         }
-        Answer::Came(response) if response.status == 307 => None,
-        Answer::Came(response) if response.ok() => {
+        Answer::Received(response) if response.status == 307 => None,
+        Answer::Received(response) if response.ok() => {
             fill(op, &response.json());
             Some(Ok(response.index()))
         }
-        Answer::Came(response) => Some(refused(op, response)),
+        Answer::Received(response) => Some(refused(op, response)),
     }
 }
 

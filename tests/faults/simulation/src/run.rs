@@ -12,7 +12,7 @@ use triarch_check::{History, Recorder};
 use crate::Args;
 use crate::actors::Sim;
 use crate::client_load;
-use crate::context::{Ask, RequestOutcome, SimContext};
+use crate::context::{RequestOutcome, RequestSpec, SimContext};
 use crate::faults;
 use crate::heal;
 use crate::invariants;
@@ -234,7 +234,7 @@ async fn schedule(context: SimContext, host: Host) {
     let mut client = context.client(host);
     let body = json!({"cron": "* * * * * *", "catch_up": "none",
         "job": {"name": "tick", "tasks": [{"kind": "sim", "payload": {"ms": 5, "tick": true}, "max_losses": 1000}]}});
-    let ask = Ask {
+    let spec = RequestSpec {
         method: "PUT",
         path: "/v1/schedules/ticks",
         request_id: Some("put-ticks"),
@@ -243,7 +243,7 @@ async fn schedule(context: SimContext, host: Host) {
         tries: 50,
         ops: Vec::new(),
     };
-    if let RequestOutcome::Refused(response) = client.ask(ask).await {
+    if let RequestOutcome::Refused(response) = client.send(spec).await {
         let what = format!("the schedule was refused: {}", response.json());
         context.sim.world().violated("what is valid is taken", what);
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::client_load::words;
-use crate::context::{Ask, Client, RequestOutcome, SimContext};
+use crate::context::{Client, RequestOutcome, RequestSpec, SimContext};
 use crate::history::{Grant, Report};
 use crate::process::Ns;
 use crate::record;
@@ -39,7 +39,7 @@ async fn register(client: &mut Client, name: &str) -> Option<String> {
     let body = json!({"name": name, "queues": ["default", "other", "fresh"], "slots": SLOTS, "labels": {}, "resources": {},
         "kinds": ["sim"]});
     let outcome = client
-        .ask(Ask {
+        .send(RequestSpec {
             method: "POST",
             path: "/v1/workers",
             request_id: Some(&format!("register-{name}")),
@@ -137,7 +137,7 @@ async fn poll(
     let body = json!({"max": max, "wait_ms": if free == 0 { wait_ms.min(300) } else { wait_ms },
         "results": results, "running": named});
     let outcome = client
-        .ask(Ask {
+        .send(RequestSpec {
             method: "POST",
             path: &format!("/v1/workers/{id}/poll"),
             request_id: None,

@@ -34,11 +34,11 @@ fn run(seed: u64) -> (String, String) {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in [1, 2, 3] {
-        let (first, told) = run(seed);
-        let (second, told_again) = run(seed);
+        let (first, report) = run(seed);
+        let (second, second_report) = run(seed);
         assert_eq!(
             first, second,
-            "seed {seed}: {told}\nand again: {told_again}"
+            "seed {seed}: {report}\nand again: {second_report}"
         );
     }
 }
@@ -68,14 +68,14 @@ fn fails_without(what: &str) -> (u64, String) {
 
 #[test]
 fn disks_that_lie_about_syncs_are_found_out() {
-    let (seed, told) = fails_without("syncs");
-    println!("seed {seed}: {told}");
+    let (seed, report) = fails_without("syncs");
+    println!("seed {seed}: {report}");
 }
 
 #[test]
 fn reads_that_are_old_are_found_out() {
-    let (seed, told) = fails_without("reads");
+    let (seed, report) = fails_without("reads");
     // By the simulation's own rule, or by the one of the history.
-    let noticed = ["reads are current", "recency"].map(|rule| told.contains(rule));
-    assert!(noticed.contains(&true), "seed {seed}: {told}");
+    let noticed = ["reads are current", "recency"].map(|rule| report.contains(rule));
+    assert!(noticed.contains(&true), "seed {seed}: {report}");
 }

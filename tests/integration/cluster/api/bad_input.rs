@@ -71,7 +71,7 @@ impl Case {
 
     async fn check(&self, api: &Api) {
         let reply = self.send(api).await;
-        let told = || {
+        let context = || {
             let body = String::from_utf8_lossy(&self.body[..self.body.len().min(200)]);
             format!(
                 "{} {} {} at {}, body {body:?}: {reply:?}",
@@ -85,15 +85,15 @@ impl Case {
             (reply.status, reply.code().as_str()),
             (self.status, self.code),
             "{}",
-            told()
+            context()
         );
         let problem = reply.problem();
         if let Some(field) = &self.field {
-            assert_eq!(problem["field"], field.as_str(), "{}", told());
+            assert_eq!(problem["field"], field.as_str(), "{}", context());
         }
         // Nothing of the inside: no Rust type, no source file, no stack.
         for inside in ["panicked", ".rs:", "::", "<html"] {
-            assert!(!reply.text.contains(inside), "{inside:?}: {}", told());
+            assert!(!reply.text.contains(inside), "{inside:?}: {}", context());
         }
     }
 }

@@ -116,8 +116,8 @@ async fn submit(cluster: &Cluster, node: u64) -> String {
 
 async fn run_one(worker: &FakeWorker) {
     let lease = worker.take(&[]).await;
-    let verdict = worker.report(lease.succeeded(json!(2))).await;
-    assert_eq!(verdict["accepted"], true);
+    let acknowledgement = worker.report(lease.succeeded(json!(2))).await;
+    assert_eq!(acknowledgement["accepted"], true);
 }
 
 #[tokio::test]
@@ -130,9 +130,9 @@ async fn the_events_of_a_job_arrive_in_order() {
     let lease = worker.take(&[]).await;
     worker.report(lease.failed(false)).await;
     worker.leave().await;
-    let told = reader.until_finished(&job).await;
+    let events = reader.until_finished(&job).await;
     let left = reader.event().await;
-    let short: Vec<(&str, &Value)> = told
+    let short: Vec<(&str, &Value)> = events
         .iter()
         .map(|event| (event.name.as_str(), &event.data["state"]))
         .collect();
@@ -149,8 +149,8 @@ async fn the_events_of_a_job_arrive_in_order() {
             ("job_finished", &json!("failed")),
         ]
     );
-    let (granted, ended) = (&told[3].data, &told[5].data);
-    for about in [granted, ended, &told[6].data] {
+    let (granted, ended) = (&events[3].data, &events[5].data);
+    for about in [granted, ended, &events[6].data] {
         assert_eq!(about["task"], lease.task.as_str(), "{about}");
         assert_eq!(about["job"], job.as_str(), "{about}");
         assert_eq!(about["queue"], "default", "{about}");
@@ -189,7 +189,7 @@ async fn a_reader_whose_master_is_killed_resumes_at_another_without_gap_or_dupli
     let last = seen.last().expect("events").id.clone();
     let mut reader = Reader::begin(&cluster, third, "", Some(&last)).await;
     let survivors = [cluster.api(bystander), cluster.api(third)];
-    let worker = worker.asking(survivors.into());
+    let worker = worker.with_masters(survivors.into());
     drop(_alive);
     let mut job = String::new();
     for _ in 0..5 {
@@ -319,11 +319,11 @@ async fn an_event_filter_passes_only_matching_events() {
     ] {
         let query = format!("{query}&after={begin}");
         let mut reader = Reader::begin(&cluster, leader, &query, None).await;
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         for _ in &expected {
-            told.push(reader.event().await);
+            events.push(reader.event().await);
         }
-        let short: Vec<(&str, &str)> = told
+        let short: Vec<(&str, &str)> = events
             .iter()
             .map(|event| {
                 (
@@ -439,16 +439,16 @@ async fn the_events_command_resumes_after_a_killed_leader() {
         jobs.push(submitted["id"].clone());
     }
     let ran = following.await.expect("it runs").expect(0);
-    let mut told: Vec<Value> = ran
+    let mut events: Vec<Value> = ran
         .stdout
         .lines()
         .map(|line| {
             serde_json::from_str::<Value>(line).expect("one object per line")["job"].clone()
         })
         .collect();
-    told.sort_by_key(Value::to_string);
+    events.sort_by_key(Value::to_string);
     jobs.sort_by_key(Value::to_string);
-    assert_eq!(told, jobs);
+    assert_eq!(events, jobs);
 
     let people = cluster
         .cli()

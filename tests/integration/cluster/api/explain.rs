@@ -6,17 +6,20 @@ use triarch_harness::{Api, Cluster, FakeWorker, Options, fake_worker};
 use crate::job_helpers::submit_task;
 
 async fn reasons(api: &Api, task: &str) -> Vec<Value> {
-    let told = api
+    let explanation = api
         .get(&format!("/v1/tasks/{task}/explain"))
         .await
         .expect(200);
-    assert_eq!(told["task"], task);
-    let reasons = told["reasons"].as_array().expect("reasons").clone();
+    assert_eq!(explanation["task"], task);
+    let reasons = explanation["reasons"].as_array().expect("reasons").clone();
     // In words too, for each.
     for reason in &reasons {
         let words = reason["message"].as_str().expect("words");
-        let summary = told["summary"].as_str().expect("a summary");
-        assert!(!words.is_empty() && summary.contains(words), "{told}");
+        let summary = explanation["summary"].as_str().expect("a summary");
+        assert!(
+            !words.is_empty() && summary.contains(words),
+            "{explanation}"
+        );
     }
     reasons
 }
@@ -65,9 +68,9 @@ async fn a_follower_explains_why_a_task_does_not_run() {
         (&json!("running"), &json!(worker.id))
     );
     let busy = submit_task(&api, &fake_worker::job(json!(1))).await;
-    let told = reasons(&api, &busy).await;
+    let found = reasons(&api, &busy).await;
     assert_eq!(
-        (&told[0]["code"], &told[0]["count"]),
+        (&found[0]["code"], &found[0]["count"]),
         (&json!("workers_busy"), &json!(1))
     );
 
@@ -97,15 +100,15 @@ async fn a_follower_explains_why_a_task_does_not_run() {
             cluster.kill9(leader);
             cluster.leader_other_than(leader).await;
         }
-        let told = reasons(&api, &delayed).await;
-        assert_eq!(told[0]["code"], "delayed");
-        assert!(told[0]["until"].is_string(), "{told:?}");
-        let told = reasons(&api, &failing).await;
-        assert_eq!(told[0]["code"], "backoff");
-        assert!(told[0]["until"].is_string(), "{told:?}");
-        let told = reasons(&api, second).await;
+        let found = reasons(&api, &delayed).await;
+        assert_eq!(found[0]["code"], "delayed");
+        assert!(found[0]["until"].is_string(), "{found:?}");
+        let found = reasons(&api, &failing).await;
+        assert_eq!(found[0]["code"], "backoff");
+        assert!(found[0]["until"].is_string(), "{found:?}");
+        let found = reasons(&api, second).await;
         assert_eq!(
-            (&told[0]["code"], &told[0]["tasks"], &told[0]["count"]),
+            (&found[0]["code"], &found[0]["tasks"], &found[0]["count"]),
             (&json!("dependencies"), &json!([first]), &json!(1))
         );
     }
@@ -131,23 +134,23 @@ async fn an_explanation_names_reached_limits_with_their_numbers() {
     let lease = worker.take(&[]).await;
     assert_eq!(lease.task, first);
     // All that must go, not only the first of them.
-    let told = reasons(&api, &second).await;
-    let codes: Vec<&Value> = told.iter().map(|reason| &reason["code"]).collect();
+    let found = reasons(&api, &second).await;
+    let codes: Vec<&Value> = found.iter().map(|reason| &reason["code"]).collect();
     assert_eq!(
         codes,
         ["queue_max_running", "queue_rate", "concurrency_key"]
     );
-    assert_eq!(told[0]["limit"], 1);
-    assert!(told[1]["until"].is_string(), "{told:?}");
+    assert_eq!(found[0]["limit"], 1);
+    assert!(found[1]["until"].is_string(), "{found:?}");
     assert_eq!(
-        (&told[2]["key"], &told[2]["limit"], &told[2]["count"]),
+        (&found[2]["key"], &found[2]["limit"], &found[2]["count"]),
         (&json!("k"), &json!(1), &json!(1))
     );
     let lifted = json!({"max_running": null, "rate_per_s": null, "paused": true});
     api.put("/v1/queues/default", &lifted).await.expect(200);
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;
-    let told = reasons(&api, &second).await;
-    let codes: Vec<&Value> = told.iter().map(|reason| &reason["code"]).collect();
+    let found = reasons(&api, &second).await;
+    let codes: Vec<&Value> = found.iter().map(|reason| &reason["code"]).collect();
     assert_eq!(codes, ["queue_paused", "concurrency_key"]);
 }

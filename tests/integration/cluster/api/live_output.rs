@@ -145,12 +145,12 @@ async fn output_sent_under_another_lease_is_refused() {
     let piece = |token: u64, offset: u64, text: &str| json!({"chunks": [{"task": task, "token": token, "stream": "stdout", "offset": offset, "text": text}]});
     let ends = json!([{"task": task, "token": lease.token, "stdout": 6, "stderr": 0}]);
 
-    for (worker, told) in [
+    for (worker, message) in [
         (&other, piece(lease.token, 0, "stolen")),
         (&owner, piece(lease.token + 1, 0, "wrong")),
     ] {
-        let answer = worker.worker_call("output", &told).await.expect(200);
-        assert_eq!(answer["attempts"], json!([]), "{told}");
+        let answer = worker.worker_call("output", &message).await.expect(200);
+        assert_eq!(answer["attempts"], json!([]), "{message}");
     }
     // What does not follow is asked for; what is sent twice is there once.
     let answer = owner
@@ -158,8 +158,8 @@ async fn output_sent_under_another_lease_is_refused() {
         .await;
     assert_eq!(answer.expect(200)["attempts"][0]["stdout"], 0);
     for _ in 0..2 {
-        let told = piece(lease.token, 0, "right\n");
-        let answer = owner.worker_call("output", &told).await.expect(200);
+        let message = piece(lease.token, 0, "right\n");
+        let answer = owner.worker_call("output", &message).await.expect(200);
         assert_eq!(answer["attempts"], ends);
     }
     let follower = cluster.follower().await;
@@ -190,8 +190,8 @@ async fn output_sent_under_another_lease_is_refused() {
     let read = held.await.expect("does not panic");
     assert_eq!((&read["chunks"], &read["done"]), (&json!([]), &json!(true)));
     // An ended lease takes nothing more.
-    let told = piece(lease.token, 11, "too late");
-    let answer = owner.worker_call("output", &told).await.expect(200);
+    let message = piece(lease.token, 11, "too late");
+    let answer = owner.worker_call("output", &message).await.expect(200);
     assert_eq!(answer["attempts"], json!([]));
 }
 
@@ -209,8 +209,8 @@ async fn progress_and_notes_are_visible_while_a_task_runs() {
         (shown["progress"].clone(), shown["note"].clone())
     };
     assert_eq!(shown().await, (Value::Null, Value::Null));
-    let told = running(json!(0.25), json!("a quarter"));
-    worker.worker_call("heartbeat", &told).await.expect(200);
+    let message = running(json!(0.25), json!("a quarter"));
+    worker.worker_call("heartbeat", &message).await.expect(200);
     assert_eq!(shown().await, (json!(0.25), json!("a quarter")));
     for wrong in [
         running(json!(1.5), json!("too far")),
@@ -224,7 +224,7 @@ async fn progress_and_notes_are_visible_while_a_task_runs() {
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;
     until(WAIT_TIMEOUT, "the new leader shows it", async || {
-        worker.worker_call("heartbeat", &told).await.expect(200);
+        worker.worker_call("heartbeat", &message).await.expect(200);
         let path = format!("/v1/tasks/{task}");
         let call = api.call(reqwest::Method::GET, &path);
         let reply = call.timeout(Duration::from_secs(5)).send().await;

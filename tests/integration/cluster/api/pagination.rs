@@ -30,7 +30,7 @@ async fn a_list_paged_over_a_failover_contains_every_item_once() {
         .map(|id| id.as_str().expect("an id").to_owned())
         .collect();
     let mut answering = leader;
-    let mut told: Vec<String> = Vec::new();
+    let mut listed: Vec<String> = Vec::new();
     let mut after = String::new();
     for turn in 0.. {
         // Between the pages others come, and some that were told of change; at the third page the leader dies.
@@ -40,19 +40,19 @@ async fn a_list_paged_over_a_failover_contains_every_item_once() {
         }
         let api = cluster.api(answering);
         api.submit(&fake_worker::job(json!(turn))).await;
-        if let Some(first) = told.first() {
+        if let Some(first) = listed.first() {
             let cancel = format!("/v1/tasks/{first}/cancel");
             api.post(&cancel, &json!({})).await.expect(200);
         }
         let path = format!("/v1/tasks?kind=hand&limit={PAGE}{after}");
         let page = api.get(&path).await.expect(200);
-        told.extend(ids(&page));
+        listed.extend(ids(&page));
         match page["next"].as_str() {
             Some(next) => after = format!("&after={next}"),
             None => break,
         }
     }
-    let once: BTreeSet<String> = told.iter().cloned().collect();
-    assert_eq!(once.len(), told.len(), "something was told twice");
+    let once: BTreeSet<String> = listed.iter().cloned().collect();
+    assert_eq!(once.len(), listed.len(), "something was told twice");
     assert!(expected.is_subset(&once), "something was left out");
 }

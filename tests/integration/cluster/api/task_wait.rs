@@ -54,10 +54,10 @@ async fn one_request_waits_for_any_of_many_tasks() {
     // What is not there is told, and held for nobody.
     let cancel = format!("/v1/tasks/{b}/cancel");
     api.call(Method::POST, &cancel).answer().await.expect(200);
-    let told = ends(&api, &["t999999-0", &b, "nonsense", &a], 60_000).await;
-    assert_eq!(ids(&told), [&b, &a]);
-    assert_eq!(told["missing"], json!(["nonsense", "t999999-0"]));
-    assert_eq!(told["ended"][0]["state"], "cancelled");
+    let ended = ends(&api, &["t999999-0", &b, "nonsense", &a], 60_000).await;
+    assert_eq!(ids(&ended), [&b, &a]);
+    assert_eq!(ended["missing"], json!(["nonsense", "t999999-0"]));
+    assert_eq!(ended["ended"][0]["state"], "cancelled");
 }
 
 #[tokio::test]

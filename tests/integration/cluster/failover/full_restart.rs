@@ -41,10 +41,10 @@ async fn everything_acknowledged_survives_the_death_of_all_masters() {
         cluster.wait_ready().await;
     }
     let acked = load.finish().await;
-    let mut verdict =
+    let mut check_result =
         acknowledged_jobs::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
-    acknowledged_jobs::check_sink(&mut verdict, &sink, &acked);
-    verdict.assert_good();
+    acknowledged_jobs::check_sink(&mut check_result, &sink, &acked);
+    check_result.assert_good();
 }
 
 #[tokio::test]

@@ -38,10 +38,10 @@ async fn wait_acked(load: &Load, more: usize) {
 
 async fn finish_and_check(cluster: &Cluster, load: Load) {
     let acked = load.finish().await;
-    let mut verdict =
+    let mut check_result =
         acknowledged_jobs::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
-    acknowledged_jobs::check_sink(&mut verdict, &cluster.root().join("sink"), &acked);
-    verdict.assert_good();
+    acknowledged_jobs::check_sink(&mut check_result, &cluster.root().join("sink"), &acked);
+    check_result.assert_good();
 }
 
 #[tokio::test]

@@ -92,7 +92,7 @@ impl LoggedCluster {
     }
 
     /// These masters tell, in one line each, that `old` leads no more, and why.
-    async fn all_tell(&self, nodes: &[u64], before: &[usize], old: u64, cause: &str, words: &str) {
+    async fn all_log(&self, nodes: &[u64], before: &[usize], old: u64, cause: &str, words: &str) {
         for node in nodes {
             let logged = self.next(*node, before[*node as usize - 1]).await;
             assert_eq!(
@@ -149,7 +149,7 @@ async fn changes_are_logged_with_their_reasons(
         .await
         .expect(200);
     watched
-        .all_tell(
+        .all_log(
             &all,
             &before,
             leader,
@@ -164,7 +164,7 @@ async fn changes_are_logged_with_their_reasons(
     let before = watched.counts();
     watched.cluster.terminate(leader).await;
     watched
-        .all_tell(
+        .all_log(
             &others,
             &before,
             leader,
@@ -181,7 +181,7 @@ async fn changes_are_logged_with_their_reasons(
     let before = watched.counts();
     watched.cluster.kill9(leader);
     watched
-        .all_tell(
+        .all_log(
             &others,
             &before,
             leader,
@@ -205,7 +205,7 @@ async fn changes_are_logged_with_their_reasons(
     let before = watched.counts();
     watched.cluster.stop(leader);
     watched
-        .all_tell(
+        .all_log(
             &others,
             &before,
             leader,
@@ -215,7 +215,7 @@ async fn changes_are_logged_with_their_reasons(
         .await;
     watched.cluster.cont(leader);
     watched
-        .all_tell(
+        .all_log(
             &[leader],
             &before,
             leader,

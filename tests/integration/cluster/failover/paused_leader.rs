@@ -117,19 +117,19 @@ impl Question {
         if matches!(reply.status, 307 | 503) {
             return;
         }
-        let told = || format!("{self:?}: {reply:?}");
-        assert_eq!(reply.status, 200, "{}", told());
+        let context = || format!("{self:?}: {reply:?}");
+        assert_eq!(reply.status, 200, "{}", context());
         let body = reply.json();
         match self {
             Question::Finished => assert_eq!(
                 (&body["state"], &body["result"]),
                 (&json!("succeeded"), &json!("right")),
                 "{}",
-                told()
+                context()
             ),
-            Question::Cancelled => assert_eq!(body["state"], "cancelled", "{}", told()),
-            Question::Newest => assert_eq!(body["state"], "running", "{}", told()),
-            Question::Report => assert_eq!(body["results"][0]["accepted"], false, "{}", told()),
+            Question::Cancelled => assert_eq!(body["state"], "cancelled", "{}", context()),
+            Question::Newest => assert_eq!(body["state"], "running", "{}", context()),
+            Question::Report => assert_eq!(body["results"][0]["accepted"], false, "{}", context()),
         }
     }
 }
@@ -148,7 +148,7 @@ async fn a_paused_leader_expires_no_worker_when_it_resumes() {
     cluster.stop(sleeper);
     let next = cluster.leader_other_than(sleeper).await;
     // The worker goes on heartbeating, at the new leader, for longer than a lease.
-    let awake = worker.asking(
+    let awake = worker.with_masters(
         cluster
             .running()
             .into_iter()

@@ -20,8 +20,8 @@ pub async fn scrape(cluster: &Cluster, node: u64) -> Exposition {
 
 /// How many requests of this kind a master holds: `wait`, `events`, or, if it leads, `poll`.
 pub async fn held(cluster: &Cluster, node: u64, kind: &str) -> f64 {
-    let told = scrape(cluster, node).await;
-    told.value("triarch_http_held", &[("kind", kind)])
+    let metrics = scrape(cluster, node).await;
+    metrics.value("triarch_http_held", &[("kind", kind)])
 }
 
 /// Waits until these masters together hold at least so many requests of this kind.
@@ -268,7 +268,7 @@ async fn exported_metrics_are_exactly_the_documented_ones() {
     let worker = FakeWorker::register(&cluster, "w", 1).await;
     cluster.api(node).submit(&fake_worker::job(json!(1))).await;
     worker.take(&[]).await;
-    let told = scrape(&cluster, node).await;
+    let metrics = scrape(&cluster, node).await;
 
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate/metrics.md");
     let page = std::fs::read_to_string(page).expect("it is there");
@@ -291,9 +291,9 @@ async fn exported_metrics_are_exactly_the_documented_ones() {
         .iter()
         .map(|(name, (kind, _))| (name, kind))
         .collect();
-    assert_eq!(told.families.iter().collect::<BTreeMap<_, _>>(), known);
+    assert_eq!(metrics.families.iter().collect::<BTreeMap<_, _>>(), known);
     for (name, (_, labels)) in &documented {
-        let has = told.labels(name);
+        let has = metrics.labels(name);
         if !has.is_empty() {
             assert_eq!(has, *labels, "{name}");
         }

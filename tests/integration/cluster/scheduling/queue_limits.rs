@@ -231,8 +231,8 @@ async fn purging_a_queue_removes_waiting_tasks_and_keeps_running_ones() {
         assert_eq!(wait_job(&api, id).await["state"], "cancelled");
     }
     let queue = show(&api, "old").await;
-    let told = ["depth", "delayed", "waiting", "running"].map(|what| queue[what].clone());
-    assert_eq!(told, [0, 0, 0, 2].map(Value::from), "{queue}");
+    let counts = ["depth", "delayed", "waiting", "running"].map(|what| queue[what].clone());
+    assert_eq!(counts, [0, 0, 0, 2].map(Value::from), "{queue}");
     worker
         .report_all(&[leases[0].succeeded(json!(1)), leases[1].succeeded(json!(2))])
         .await;
@@ -252,7 +252,7 @@ async fn queue_settings_survive_a_restart_of_all_masters() {
     set(&cluster.api(leader), "set", &given).await;
     // What is left out stays, what is null goes.
     let partly = json!({"max_running": null, "weight": 5});
-    let told = set(&cluster.api(leader), "set", &partly).await;
+    let answer = set(&cluster.api(leader), "set", &partly).await;
     let mut expected = given.clone();
     expected["max_running"] = Value::Null;
     expected["weight"] = 5.into();
@@ -265,7 +265,7 @@ async fn queue_settings_survive_a_restart_of_all_masters() {
     cluster.wait_ready().await;
     for node in cluster.ids() {
         let queue = show(&cluster.api(node), "set").await;
-        assert_eq!(queue, told);
+        assert_eq!(queue, answer);
         for (setting, value) in expected.as_object().expect("settings") {
             assert_eq!(&queue[setting], value, "{setting}");
         }

@@ -163,15 +163,15 @@ async fn a_result_and_the_lease_of_its_dependent_task_are_one_log_entry() {
             tokio::spawn(async move { second.take(&[]).await })
         };
         eventually(WAIT_TIMEOUT, "the second worker waits", async || {
-            let told = scrape(&cluster, leader).await;
-            (told.value("triarch_http_held", &[("kind", "poll")]) >= 1.0).then_some(())
+            let metrics = scrape(&cluster, leader).await;
+            (metrics.value("triarch_http_held", &[("kind", "poll")]) >= 1.0).then_some(())
         })
         .await;
         let before = commit_index(&api).await;
-        let verdict = first.report(a.succeeded(json!("done"))).await;
+        let acknowledgement = first.report(a.succeeded(json!("done"))).await;
         let b = waits.await.expect("a worker does not panic");
         let after = commit_index(&api).await;
-        assert_eq!(verdict["accepted"], true, "{verdict}");
+        assert_eq!(acknowledgement["accepted"], true, "{acknowledgement}");
         assert_eq!(b.inputs, json!({"a": "done"}));
         assert_eq!(
             second.report(b.succeeded(json!("too"))).await["accepted"],

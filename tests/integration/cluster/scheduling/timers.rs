@@ -157,8 +157,8 @@ async fn an_attempt_whose_worker_does_not_stop_it_is_ended_by_the_next_leader() 
     })
     .await;
     assert_eq!(lost, [json!(leases[0].task)]);
-    let verdict = worker.report(leases[0].succeeded(json!("late"))).await;
-    assert_eq!(verdict["code"], "stale_token", "{verdict}");
+    let acknowledgement = worker.report(leases[0].succeeded(json!("late"))).await;
+    assert_eq!(acknowledgement["code"], "stale_token", "{acknowledgement}");
     let again = worker.take(&leases[1..]).await;
     assert_eq!((&again.task, again.attempt), (&leases[0].task, 2));
     worker

@@ -17,8 +17,8 @@ async fn with_short_leases() -> Cluster {
     .await
 }
 
-fn accepted(verdict: &Value) -> bool {
-    verdict["accepted"] == true
+fn accepted(acknowledgement: &Value) -> bool {
+    acknowledgement["accepted"] == true
 }
 
 #[tokio::test]
@@ -35,32 +35,32 @@ async fn a_result_is_accepted_once_and_only_under_its_lease() {
     assert_eq!(lease.task, task);
 
     // Another worker's report, even with the right token.
-    let verdict = other.report(lease.succeeded(json!("stolen"))).await;
+    let acknowledgement = other.report(lease.succeeded(json!("stolen"))).await;
     assert_eq!(
-        (accepted(&verdict), &verdict["code"]),
+        (accepted(&acknowledgement), &acknowledgement["code"]),
         (false, &json!("stale_token")),
-        "{verdict}"
+        "{acknowledgement}"
     );
     // A token that was never given.
     for token in [0, lease.token - 1, lease.token + 1, u64::MAX] {
         let mut wrong = lease.succeeded(json!("wrong"));
         wrong["token"] = token.into();
-        let verdict = owner.report(wrong).await;
+        let acknowledgement = owner.report(wrong).await;
         assert_eq!(
-            (accepted(&verdict), &verdict["code"]),
+            (accepted(&acknowledgement), &acknowledgement["code"]),
             (false, &json!("stale_token")),
-            "{token}: {verdict}"
+            "{token}: {acknowledgement}"
         );
     }
     // A task that never was.
     for task in ["t999999-0", "nonsense", ""] {
         let mut wrong = lease.succeeded(json!("wrong"));
         wrong["task"] = task.into();
-        let verdict = owner.report(wrong).await;
+        let acknowledgement = owner.report(wrong).await;
         assert_eq!(
-            (accepted(&verdict), &verdict["code"]),
+            (accepted(&acknowledgement), &acknowledgement["code"]),
             (false, &json!("not_found")),
-            "{task}: {verdict}"
+            "{task}: {acknowledgement}"
         );
     }
     assert_eq!(
@@ -76,14 +76,14 @@ async fn a_result_is_accepted_once_and_only_under_its_lease() {
         &owner.report(lease.succeeded(json!("right"))).await
     ));
     // A different one is not.
-    let verdict = owner.report(lease.failed(true)).await;
+    let acknowledgement = owner.report(lease.failed(true)).await;
     assert_eq!(
-        (accepted(&verdict), &verdict["code"]),
+        (accepted(&acknowledgement), &acknowledgement["code"]),
         (false, &json!("already_finished")),
-        "{verdict}"
+        "{acknowledgement}"
     );
-    let verdict = other.report(lease.succeeded(json!("late"))).await;
-    assert!(!accepted(&verdict), "{verdict}");
+    let acknowledgement = other.report(lease.succeeded(json!("late"))).await;
+    assert!(!accepted(&acknowledgement), "{acknowledgement}");
     let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
     assert_eq!(
         (&shown["state"], &shown["result"]),
@@ -113,10 +113,10 @@ async fn one_invalid_result_among_many_is_refused_alone() {
         .worker_call("report", &json!({"results": results}))
         .await
         .expect(200);
-    let verdicts = answer["results"].as_array().expect("verdicts");
-    assert!(accepted(&verdicts[0]), "{answer}");
-    assert_eq!(verdicts[1]["code"], "stale_token");
-    assert_eq!(verdicts[2]["code"], "payload_too_large");
+    let acknowledgements = answer["results"].as_array().expect("verdicts");
+    assert!(accepted(&acknowledgements[0]), "{answer}");
+    assert_eq!(acknowledgements[1]["code"], "stale_token");
+    assert_eq!(acknowledgements[2]["code"], "payload_too_large");
     // Those two can still be done right.
     assert!(accepted(
         &worker.report(leases[1].succeeded(json!(1))).await
@@ -145,14 +145,14 @@ async fn results_sent_with_a_poll_are_neither_lost_nor_leased_again() {
         .collect();
     let huge = leases[1].succeeded(json!("x".repeat(1 << 20)));
     let results = [leases[0].succeeded(json!(0)), huge];
-    let told = json!({"max": 4, "wait_ms": 10, "results": results, "running": running});
-    let answer = worker.worker_call("poll", &told).await.expect(200);
+    let poll = json!({"max": 4, "wait_ms": 10, "results": results, "running": running});
+    let answer = worker.worker_call("poll", &poll).await.expect(200);
     assert!(accepted(&answer["results"][0]), "{answer}");
     assert_eq!(answer["results"][1]["code"], "payload_too_large");
     assert_eq!(answer["lost"], json!([]), "{answer}");
     // Left out of what runs: the lease whose result was refused is still the worker's to report.
-    let told = json!({"max": 4, "wait_ms": 10, "results": [results[1]], "running": []});
-    let answer = worker.worker_call("poll", &told).await.expect(200);
+    let poll = json!({"max": 4, "wait_ms": 10, "results": [results[1]], "running": []});
+    let answer = worker.worker_call("poll", &poll).await.expect(200);
     assert_eq!(answer["tasks"], json!([]), "{answer}");
     assert!(accepted(
         &worker.report(leases[1].succeeded(json!(1))).await
@@ -200,9 +200,9 @@ async fn a_deregistered_worker_returns_its_leases_at_once() {
     assert_eq!(next.task, task);
     assert!(next.token > lease.token, "{next:?} after {lease:?}");
     assert_eq!(next.attempt, lease.attempt + 1);
-    let verdict = first.report(lease.succeeded(json!("late"))).await;
+    let acknowledgement = first.report(lease.succeeded(json!("late"))).await;
     assert_eq!(
-        (accepted(&verdict), &verdict["code"]),
+        (accepted(&acknowledgement), &acknowledgement["code"]),
         (false, &json!("stale_token"))
     );
     assert!(accepted(
@@ -246,15 +246,15 @@ async fn a_silent_worker_loses_its_lease_and_its_late_report_is_refused() {
     assert_eq!((&new.task, new.attempt), (&task, old.attempt + 1));
     assert!(new.token > old.token);
 
-    let verdict = silent.report(old.succeeded(json!("late"))).await;
+    let acknowledgement = silent.report(old.succeeded(json!("late"))).await;
     assert_eq!(
-        (accepted(&verdict), &verdict["code"]),
+        (accepted(&acknowledgement), &acknowledgement["code"]),
         (false, &json!("stale_token")),
-        "{verdict}"
+        "{acknowledgement}"
     );
     assert!(accepted(&heir.report(new.succeeded(json!("right"))).await));
-    let verdict = silent.report(old.succeeded(json!("late"))).await;
-    assert!(!accepted(&verdict), "{verdict}");
+    let acknowledgement = silent.report(old.succeeded(json!("late"))).await;
+    assert!(!accepted(&acknowledgement), "{acknowledgement}");
     let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
     assert_eq!(
         (&shown["result"], outcomes(&shown)),
@@ -417,8 +417,8 @@ async fn a_submission_and_its_lease_to_a_waiting_poll_are_one_log_entry() {
         async || {
             let submitted = async {
                 until(WAIT_TIMEOUT, "the poll waits", async || {
-                    let told = scrape(&cluster, leader).await;
-                    told.value("triarch_http_held", &[("kind", "poll")]) > 0.0
+                    let metrics = scrape(&cluster, leader).await;
+                    metrics.value("triarch_http_held", &[("kind", "poll")]) > 0.0
                 })
                 .await;
                 let reply = api.post("/v1/jobs", &fake_worker::job(json!(1))).await;

@@ -272,8 +272,8 @@ async fn a_fail_fast_job_stops_its_tasks_on_other_workers() {
     // The worker is told to stop, and comes too late with its result.
     let orders = worker.heartbeat(&leases[1..]).await;
     assert_eq!(orders["cancel"], json!([tasks[1]]));
-    let verdict = worker.report(leases[1].succeeded(json!(1))).await;
-    assert_eq!(verdict["code"], "already_finished");
+    let acknowledgement = worker.report(leases[1].succeeded(json!(1))).await;
+    assert_eq!(acknowledgement["code"], "already_finished");
 }
 
 #[tokio::test]

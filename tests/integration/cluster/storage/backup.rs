@@ -68,8 +68,8 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
 
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("backup");
-    let told = backed_up(&old, &file).await;
-    assert_eq!(told["tasks"], 4);
+    let summary = backed_up(&old, &file).await;
+    assert_eq!(summary["tasks"], 4);
     let before = contents(&api).await;
     // A file that is there is not replaced unasked.
     let again = ["cluster", "backup", file.to_str().expect("plain")];

@@ -164,7 +164,7 @@ async fn count_boundaries(cluster: &Cluster) -> Vec<CountedRun> {
         stages.push(CountedRun {
             dir: before,
             acknowledged: begun,
-            boundaries: watch.tally().boundaries,
+            boundaries: watch.boundary_counts().boundaries,
         });
     }
     stages
@@ -190,7 +190,7 @@ async fn crash_at(
     let mut master = start(cluster, &dir, Some(&watch));
     submit_jobs(cluster, &mut master, nth as u64 * JOBS, &mut acknowledged).await;
     master.kill9();
-    let (_, kind) = watch.tally().ended?;
+    let (_, kind) = watch.boundary_counts().ended?;
     check(
         cluster,
         &dir,

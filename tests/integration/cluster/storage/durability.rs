@@ -121,8 +121,8 @@ async fn a_failed_fsync_ends_the_master_with_a_message_and_loses_nothing() {
         cluster.wait_caught_up(victim).await;
     }
     let acked = load.finish().await;
-    let mut verdict =
+    let mut check_result =
         acknowledged_jobs::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
-    acknowledged_jobs::check_sink(&mut verdict, &sink, &acked);
-    verdict.assert_good();
+    acknowledged_jobs::check_sink(&mut check_result, &sink, &acked);
+    check_result.assert_good();
 }

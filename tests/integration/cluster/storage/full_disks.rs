@@ -162,10 +162,10 @@ async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writ
     assert_eq!(fake_worker.report(result).await["accepted"], true);
 
     let acked = load.finish().await;
-    let mut verdict =
+    let mut check_result =
         acknowledged_jobs::check(&cluster.apis(), &acked, Duration::from_secs(60)).await;
-    acknowledged_jobs::check_sink(&mut verdict, &sink, &acked);
-    verdict.assert_good();
+    acknowledged_jobs::check_sink(&mut check_result, &sink, &acked);
+    check_result.assert_good();
     nobody_died(&mut cluster, &pids);
     for node in cluster.ids() {
         let log = cluster.node(node).log();

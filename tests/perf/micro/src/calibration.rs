@@ -40,14 +40,14 @@ impl Disk {
         file.write_all(&vec![1; 4_096 * PAGES as usize])?;
         file.sync_all()?;
         let (ask, asked) = channel::<[u8; 4_096]>();
-        let (tell, done) = channel();
+        let (sender, done) = channel();
         let thread = thread::spawn(move || {
             for (turn, page) in asked.into_iter().enumerate() {
                 let place = SeekFrom::Start(turn as u64 % PAGES * 4_096);
                 file.seek(place).expect("a place within the file");
                 file.write_all(&page).expect("the disk takes it");
                 file.sync_data().expect("the disk takes it");
-                if tell.send(()).is_err() {
+                if sender.send(()).is_err() {
                     return;
                 }
             }

@@ -69,11 +69,11 @@ impl TaskLife {
 
     /// What the scheduler would do for workers that all ask for as much as they can take.
     pub fn plan(&self, grants_max: usize) -> Plan {
-        let asking = |_| Demand {
+        let demand = |_| Demand {
             wanted: self.wanted,
             overloaded: false,
         };
-        propose_with(&self.table, &asking, 0, grants_max)
+        propose_with(&self.table, &demand, 0, grants_max)
     }
 
     /// Lets go of what has finished and is too much.

@@ -28,18 +28,18 @@ impl LogAppend {
 
     /// Appends so many entries, each by itself, and waits until all are durable.
     pub fn append(&mut self, count: u64) -> Result<(), StorageError> {
-        let (tell, durable) = channel();
+        let (sender, durable) = channel();
         for _ in 0..count {
             let record = LogRecord {
                 position: position(self.next),
                 payload: self.payload.clone(),
             };
-            let tell = tell.clone();
-            let done = Box::new(move |result| drop(tell.send(result)));
+            let sender = sender.clone();
+            let done = Box::new(move |result| drop(sender.send(result)));
             self.log.append(vec![record], done)?;
             self.next += 1;
         }
-        drop(tell);
+        drop(sender);
         for result in durable {
             result?;
         }

@@ -17,7 +17,7 @@ use triarch_check::{Call, Recorder, digest};
 use crate::http::{Api, NOT_SENT, Reply};
 use crate::load::submissions::Acked;
 
-/// The kind of task that only [`crate::workers::misbehaving_worker`]s take, who write down all they do.
+/// The kind of task that only misbehaving workers take, which record everything they do.
 pub const WORKLOAD_KIND: &str = "played";
 /// So many of the latest acknowledged tasks are remembered for readers to look at.
 const MAX_RECENT: usize = 512;

@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_values_are_told_as_they_are_and_long_ones_apart() {
+    fn short_values_are_shown_and_long_ones_are_digested() {
         assert_eq!(digest(&json!({"a": 1})), r#"{"a":1}"#);
         let long = |end: u32| json!(["x".repeat(100), end]);
         assert_ne!(digest(&long(1)), digest(&long(2)));

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn written_records_are_read_back() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("history.jsonl");
         let recorder = Recorder::to_file(&path).expect("a new file");

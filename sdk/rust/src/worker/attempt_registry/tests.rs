@@ -10,8 +10,8 @@ fn key(task: &str, token: u64) -> LeaseKey {
     }
 }
 
-fn accepted(task: &str) -> Verdict {
-    Verdict {
+fn accepted(task: &str) -> ResultAcknowledgement {
+    ResultAcknowledgement {
         task: task.to_owned(),
         accepted: true,
         code: None,
@@ -24,7 +24,7 @@ fn ended(attempts: &AttemptRegistry, task: &str, token: u64) {
 }
 
 #[test]
-fn a_result_stays_until_its_verdict() {
+fn a_result_stays_until_it_is_acknowledged() {
     let attempts = Arc::new(AttemptRegistry::new(2));
     ended(&attempts, "t1-0", 7);
     assert_eq!((attempts.free(), attempts.is_idle()), (2, false));
@@ -105,7 +105,7 @@ fn a_refused_report_is_taken_apart_and_never_repeated_for_ever() {
 }
 
 #[test]
-fn what_was_stopped_for_the_workers_sake_is_no_failure() {
+fn an_attempt_stopped_because_of_its_worker_is_no_failure() {
     let attempts = Arc::new(AttemptRegistry::new(4));
     for (task, outcome) in [
         ("t1-0", Outcome::failed("signal", "SIGTERM")),

@@ -18,7 +18,8 @@ use crate::worker::attempt_registry::{BatchKind, LeaseKey, ResultBatch};
 use crate::worker::attempt_runner;
 use crate::worker::executor::{Executor, StopReason};
 
-/// Maximum hold of a poll that carries results when there is no work, because the worker waits for its verdicts.
+/// Maximum hold of a poll that carries results when there is no work, because the worker waits for their
+/// acknowledgements.
 const POLL_HOLD_WITH_RESULTS: Duration = Duration::from_millis(50);
 /// Maximum time a result waits for the next poll, while there is more work than slots. The poll in flight returns, and
 /// the result goes with the next. So one request and one commit carry many results and the tasks that take their place.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use rand::Rng;
 
 use crate::faults::Fault;
-use crate::net::proxies::Late;
+use crate::net::proxies::LinkDelay;
 use crate::plan::Roles;
 use crate::testbed::Testbed;
 
@@ -17,7 +17,7 @@ const LATE_MS: std::ops::RangeInclusive<u64> = 10..=120;
 pub struct Delay {
     master: u64,
     others: Vec<u64>,
-    late: Late,
+    late: LinkDelay,
 }
 
 impl Delay {
@@ -26,7 +26,7 @@ impl Delay {
         Self {
             master,
             others: roles.all().into_iter().filter(|id| *id != master).collect(),
-            late: Late::default(),
+            late: LinkDelay::default(),
         }
     }
 }
@@ -34,10 +34,10 @@ impl Delay {
 #[async_trait(?Send)]
 impl Fault for Delay {
     async fn inject(&mut self, testbed: &mut Testbed, _: Duration) -> anyhow::Result<()> {
-        let least = testbed.drill.random.random_range(LATE_MS);
-        self.late = Late {
-            least: Duration::from_millis(least),
-            jitter: Duration::from_millis(least / 2),
+        let min = testbed.drill.random.random_range(LATE_MS);
+        self.late = LinkDelay {
+            min: Duration::from_millis(min),
+            jitter: Duration::from_millis(min / 2),
         };
         testbed.net.delay(self.master, &self.others, self.late)
     }
@@ -47,8 +47,8 @@ impl Fault for Delay {
         let proof = format!(
             "master {}: {held} pieces came {} to {} ms late",
             self.master,
-            self.late.least.as_millis(),
-            (self.late.least + self.late.jitter).as_millis()
+            self.late.min.as_millis(),
+            (self.late.min + self.late.jitter).as_millis()
         );
         Ok((held > 0).then_some(proof))
     }

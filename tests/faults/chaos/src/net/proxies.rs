@@ -1,7 +1,7 @@
 //! Proxies between the masters: each master is known to the others by the address of one, and every connection through it
-//! belongs to a wire, from the master that asks to the one that is asked.
+//! belongs to a link, from the master that asks to the one that is asked.
 //!
-//! What is held back is not lost: it arrives when the wire is healed, as TCP delivers it after a partition. What is late
+//! What is held back is not lost: it arrives when the link is healed, as TCP delivers it after a partition. What is late
 //! keeps its order. A connection that cannot be passed on is reset, as if nobody listened.
 
 use std::collections::BTreeMap;
@@ -25,35 +25,35 @@ use super::connection_owner::{ConnectionOwner, ConnectionOwners};
 use super::{Link, Severed};
 
 /// Proxies listen so much above the masters behind them.
-const PORTS_UP: u64 = 100;
+const PROXY_PORT_OFFSET: u64 = 100;
 const PIECE_BYTES: usize = 64 << 10;
-/// Pieces of one direction of one connection that are on their way.
+/// Pieces of one direction of one connection that wait for their delivery.
 const PIECES_MAX: usize = 64;
 /// For the master behind a proxy to take a connection.
-const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How late something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Late {
+pub struct LinkDelay {
     /// Always.
-    pub least: Duration,
+    pub min: Duration,
     /// At most so much more.
     pub jitter: Duration,
 }
 
-/// What happens on one wire.
+/// What happens on one link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
     Hold(Severed),
-    Late(Late),
+    Delay(LinkDelay),
 }
 
 /// By who asks and who is asked; all others pass.
 type Rules = BTreeMap<(u64, u64), Rule>;
 
-/// Which way of a connection.
+/// Direction of the bytes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Direction {
     Request,
     Response,
 }
@@ -66,40 +66,40 @@ struct Switchboard {
 }
 
 /// See the module. Dropping it cuts every connection through it.
-pub struct Wires {
+pub struct Proxies {
     address: IpAddr,
     board: Arc<Switchboard>,
-    proxies: Vec<JoinHandle<()>>,
+    listeners: Vec<JoinHandle<()>>,
 }
 
-impl Wires {
+impl Proxies {
     /// Starts a proxy for each of so many masters.
-    pub async fn lay(masters: u64) -> anyhow::Result<Self> {
-        let mut wires = Self {
+    pub async fn start(masters: u64) -> anyhow::Result<Self> {
+        let mut proxies = Self {
             address: own_address(),
             board: Arc::new(Switchboard {
                 rules: watch::channel(Rules::new()).0,
                 held_back: AtomicU64::new(0),
                 owners: ConnectionOwners::default(),
             }),
-            proxies: Vec::new(),
+            listeners: Vec::new(),
         };
-        for address in (1..=masters).zip(wires.addresses_of(masters)) {
+        for address in (1..=masters).zip(proxies.addresses_of(masters)) {
             let (node, address) = address;
             let listener = TcpListener::bind(address.advertised)
                 .await
                 .with_context(|| format!("no proxy can listen on {}", address.advertised))?;
-            let board = Arc::clone(&wires.board);
-            wires
-                .proxies
+            let board = Arc::clone(&proxies.board);
+            proxies
+                .listeners
                 .push(tokio::spawn(accept(listener, node, address.listen, board)));
         }
-        Ok(wires)
+        Ok(proxies)
     }
 
     /// Where the masters run and are reached.
     pub fn addresses(&self) -> Vec<NodeAddress> {
-        self.addresses_of(self.proxies.len() as u64)
+        self.addresses_of(self.listeners.len() as u64)
     }
 
     fn addresses_of(&self, masters: u64) -> Vec<NodeAddress> {
@@ -107,7 +107,7 @@ impl Wires {
         (1..=masters)
             .map(|node| NodeAddress {
                 listen: at(u64::from(PORT_BASE) + node),
-                advertised: at(u64::from(PORT_BASE) + PORTS_UP + node),
+                advertised: at(u64::from(PORT_BASE) + PROXY_PORT_OFFSET + node),
                 namespace: None,
             })
             .collect()
@@ -125,11 +125,11 @@ impl Wires {
     }
 
     /// Makes everything between this master and the others late, both ways.
-    pub fn delay(&self, master: u64, others: &[u64], late: Late) {
+    pub fn delay(&self, master: u64, others: &[u64], late: LinkDelay) {
         let rules = others
             .iter()
             .flat_map(|other| [(master, *other), (*other, master)])
-            .map(|wire| (wire, Rule::Late(late)));
+            .map(|link| (link, Rule::Delay(late)));
         self.set(rules.collect());
     }
 
@@ -144,9 +144,9 @@ impl Wires {
     }
 }
 
-impl Drop for Wires {
+impl Drop for Proxies {
     fn drop(&mut self) {
-        for proxy in &self.proxies {
+        for proxy in &self.listeners {
             proxy.abort();
         }
     }
@@ -180,17 +180,17 @@ async fn accept(listener: TcpListener, node: u64, to: SocketAddr, board: Arc<Swi
 }
 
 /// Passes one connection on, both ways, until either side ends it.
-async fn pass(client: TcpStream, wire: Option<(u64, u64)>, to: SocketAddr, board: &Switchboard) {
-    if let Some(wire) = wire {
+async fn pass(client: TcpStream, link: Option<(u64, u64)>, to: SocketAddr, board: &Switchboard) {
+    if let Some(link) = link {
         // A cut network does not tell that nobody is at its other end, and a slow one tells it late.
-        wait_open(wire, Way::Request, board).await;
-        let rule = board.rules.borrow().get(&wire).copied();
-        if let Some(Rule::Late(late)) = rule {
+        wait_open(link, Direction::Request, board).await;
+        let rule = board.rules.borrow().get(&link).copied();
+        if let Some(Rule::Delay(late)) = rule {
             board.held_back.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(late.least).await;
+            tokio::time::sleep(late.min).await;
         }
     }
-    let connected = tokio::time::timeout(CONNECT, TcpStream::connect(to)).await;
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await;
     let Ok(Ok(server)) = connected else {
         reset(&client);
         return;
@@ -198,8 +198,8 @@ async fn pass(client: TcpStream, wire: Option<(u64, u64)>, to: SocketAddr, board
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
-    let requests = carry(client_read, server_write, wire, Way::Request, board);
-    let responses = carry(server_read, client_write, wire, Way::Response, board);
+    let requests = forward(client_read, server_write, link, Direction::Request, board);
+    let responses = forward(server_read, client_write, link, Direction::Response, board);
     // An end of the requests leaves the answer to come; a broken connection ends both.
     tokio::pin!(requests, responses);
     tokio::select! {
@@ -228,11 +228,11 @@ fn reset(stream: &TcpStream) {
 }
 
 /// One direction of one connection. Whether it came to its end, and did not break.
-async fn carry(
+async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    wire: Option<(u64, u64)>,
-    way: Way,
+    link: Option<(u64, u64)>,
+    direction: Direction,
     board: &Switchboard,
 ) -> bool {
     let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_MAX);
@@ -244,11 +244,11 @@ async fn carry(
                 return false;
             };
             piece.truncate(bytes);
-            let rule = wire.and_then(|wire| board.rules.borrow().get(&wire).copied());
-            if let Some(Rule::Late(late)) = rule {
+            let rule = link.and_then(|link| board.rules.borrow().get(&link).copied());
+            if let Some(Rule::Delay(late)) = rule {
                 board.held_back.fetch_add(1, Ordering::Relaxed);
                 let more = rand::rng().random_range(Duration::ZERO..=late.jitter);
-                last = last.max(Instant::now() + late.least + more);
+                last = last.max(Instant::now() + late.min + more);
             }
             // An empty piece is the end, and is held back and late like any other.
             if sender.send((last, piece)).await.is_err() {
@@ -262,8 +262,8 @@ async fn carry(
     let write = async move {
         while let Some((due, piece)) = receiver.recv().await {
             tokio::time::sleep_until(due).await;
-            if let Some(wire) = wire {
-                wait_open(wire, way, board).await;
+            if let Some(link) = link {
+                wait_open(link, direction, board).await;
             }
             if piece.is_empty() {
                 return to.shutdown().await.is_ok();
@@ -278,15 +278,15 @@ async fn carry(
     whole && passed
 }
 
-/// Waits until what goes this way on this wire is not held back.
-async fn wait_open(wire: (u64, u64), way: Way, board: &Switchboard) {
+/// Waits until bytes of this direction of this link are not held back.
+async fn wait_open(link: (u64, u64), direction: Direction, board: &Switchboard) {
     let mut rules = board.rules.subscribe();
     let mut counted = false;
     loop {
-        let open = match rules.borrow_and_update().get(&wire) {
-            None | Some(Rule::Late(_)) => true,
+        let open = match rules.borrow_and_update().get(&link) {
+            None | Some(Rule::Delay(_)) => true,
             Some(Rule::Hold(Severed::Everything)) => false,
-            Some(Rule::Hold(Severed::Responses)) => way == Way::Request,
+            Some(Rule::Hold(Severed::Responses)) => direction == Direction::Request,
         };
         if open {
             return;

@@ -246,6 +246,6 @@ fn network(args: &TestbedArgs, round: u32) -> NetworkKind {
         None if round.is_multiple_of(2) && namespaces::obstacle().is_none() => {
             NetworkKind::Namespaces
         }
-        None => NetworkKind::Wires,
+        None => NetworkKind::Proxies,
     }
 }

@@ -110,7 +110,7 @@ impl FakeWorker {
     }
 
     /// The same worker, asking only these masters: one that is stopped would keep it waiting.
-    pub fn asking(&self, masters: Vec<Api>) -> Self {
+    pub fn with_masters(&self, masters: Vec<Api>) -> Self {
         Self {
             masters,
             ..self.clone()

@@ -31,7 +31,7 @@ pub fn judge(indexed: &HistoryIndex<'_>, bounds: Bounds, findings: &mut Findings
             of_job(indexed.record(*at), *at, &mut operations);
         }
         for at in &task.records {
-            happened(indexed.record(*at), *at, id, &mut numbers, &mut operations);
+            read_record(indexed.record(*at), *at, id, &mut numbers, &mut operations);
         }
         revived(indexed, id, task, &mut operations);
         let steps = bounds.steps_max.min(total);
@@ -166,7 +166,7 @@ fn of_job(record: &Record, at: usize, operations: &mut Operations) {
     }
 }
 
-fn happened<'a>(
+fn read_record<'a>(
     record: &'a Record,
     at: usize,
     id: &str,
