@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The figures of docs/performance.md, measured anew: Triarch by `triarch bench`, other task queues with the same work, how
+# The figures of docs/performance.md, measured again: Triarch by `triarch bench`, other task queues with the same work, how
 # costs grow, and a long run. Starts what it measures on free ports and stops it again; prints the tables. A quiet machine,
-# please: the load is printed beside the figures.
+# please: the load is printed with the figures.
 #
 #   scripts/bench.sh                         everything; more than an hour
 #   scripts/bench.sh --part own --rounds 5   only Triarch itself: own, peers, scale or sustained; may be repeated

@@ -5,8 +5,8 @@
 #
 #   scripts/crash-points.sh [--points N] [--server-points N] [--seed S]
 #
-# Visits every point of the log and the snapshots by themselves (some 2,500), and 400 of a whole master with its HTTP
-# interface, unless told how many; either may be "all". Exits with 0 only if nothing was lost or refused.
+# Default: every point of the log and the snapshots by themselves (some 2,500), and 400 of a whole master with its HTTP
+# interface. Either number may be "all". Exits with 0 only if nothing was lost or refused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

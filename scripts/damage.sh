@@ -5,7 +5,7 @@
 #
 #   scripts/damage.sh [--places N] [--seed S]
 #
-# 5,000 places unless told otherwise. Prints how many were noticed in which file; exits with 0 only if none was missed.
+# Default: 5,000 places. Prints how many were noticed in which file; exits with 0 only if none was missed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

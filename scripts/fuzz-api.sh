@@ -4,10 +4,10 @@
 #
 #   scripts/fuzz-api.sh                    from a seed that it prints
 #   TRIARCH_FUZZ_SEED=7 scripts/fuzz-api.sh      what that seed asks, again
-#   TRIARCH_FUZZ_EXAMPLES=1000 scripts/fuzz-api.sh   for longer: so many requests a route
+#   TRIARCH_FUZZ_EXAMPLES=1000 scripts/fuzz-api.sh   for longer: 1,000 requests a route
 #   scripts/fuzz-api.sh -k workers         further words go to pytest
 #
-# TRIARCH_BIN is the program, target/release/triarch unless told.
+# TRIARCH_BIN: the program. Default: target/release/triarch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +17,7 @@ if [ ! -x "$TRIARCH_BIN" ]; then
   exit 1
 fi
 
-# Made anew when other versions are asked for.
+# One environment for each set of versions.
 wanted=$(sha256sum tests/quality/api_fuzz/requirements.txt | cut -c1-16)
 tools=$(realpath -m "${CARGO_TARGET_DIR:-target}/fuzz-tools/$wanted")
 if [ ! -e "$tools/complete" ]; then

@@ -3,7 +3,7 @@
 #
 #   scripts/fuzz.sh [--seconds N] [--list] [TARGET...]
 #
-# Runs each target (all, unless some are named) for N seconds (30 unless told otherwise) from the committed corpus in
+# Runs each target (all, unless some are named) for N seconds (default: 30) from the committed corpus in
 # fuzz/corpus, and prints how often it was asked, how much code was reached, and how many inputs reached something new.
 # What is found goes to fuzz/found, not to the corpus. Input that crashes a target, or takes it longer than 10 s, is kept in
 # fuzz/artifacts, and the command that replays it is printed; the exit code is 1 then. Installs cargo-fuzz where it is missing.

@@ -5,7 +5,7 @@
 #
 # Builds the tests once with all of the bugs in it (the feature `mutations`; no release has it) and chooses one at a time
 # by TRIARCH_MUTATION. First everything must pass without any; then, against each bug (or those named), the cheap tests
-# run to their end and the costly ones until one fails that passes without the bug. --table FILE writes what came of it
+# run to their end and the costly ones until one fails that passes without the bug. --table FILE writes the results
 # as a table in Markdown. Exits with 1 if a bug survives: then a test is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,7 +23,7 @@ trap 'exit 143' TERM HUP
 
 cargo build --locked --quiet --package triarch-mutation-gate
 cargo test --workspace --features mutations --no-run --locked --quiet --message-format=json >"$work/builds"
-# Other builds may put another program in this one's place meanwhile.
+# Other builds may replace the program during the run.
 target=${CARGO_TARGET_DIR:-target}/debug
 cp "$target/triarch" "$target/triarch-mutation-gate" "$work"
 export TRIARCH_BIN=$work/triarch

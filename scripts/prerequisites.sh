@@ -1,4 +1,4 @@
-# Prerequisites of the scripts beside this file, which source it: Debian packages, and Rust by rustup.
+# Prerequisites of the scripts in this folder, which source this file: Debian packages, and Rust by rustup.
 #
 # Functions, each returning non-zero when something could not be had:
 #   ensure_commands "COMMAND PACKAGE" …   installs the Debian package of each command that is missing

@@ -4,9 +4,8 @@
 #
 #   scripts/simulate.sh [--seeds N | --minutes M] [--from SEED] [--jobs J]
 #
-# Runs 100 seeds unless told, from a random one unless told, on all processors unless told, after those in
-# tests/faults/simulation/regressions.txt. A seed that fails is shown with what was broken and the command that runs it again.
-# TRIARCH_BIN is the masters' program, target/release/triarch unless told. Exits with 0 only if every run kept every rule.
+# Defaults: 100 seeds, from a random one, on all processors. The seeds in tests/faults/simulation/regressions.txt run first. A seed that fails is shown with what was broken and the command that runs it again.
+# TRIARCH_BIN: the program of the masters. Default: target/release/triarch. Exits with 0 only if every run kept every rule.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -3,7 +3,7 @@
 #
 #   scripts/table-random.sh [--commands N] [--seed S]
 #
-# Each process takes its share of the commands (1,000,000 together unless told otherwise) in many short cases, each with
+# Each process takes its share of the commands (default: 1,000,000 together) in many short cases, each with
 # a seed, bounds and a table of its own. Prints how often each command was accepted and refused, how often each state was
 # entered, and everything else that a run should come across; fails if a case fails or if something was met too rarely.
 # The same seed and number of processors make the same run.

@@ -293,7 +293,7 @@ async fn forward(
         }
     }
     outgoing.insert(FORWARDED_BY, HeaderValue::from(app.node_id));
-    if mutated!(RequestIdMadeAnew) {
+    if mutated!(RequestIdReplaced) {
         outgoing.remove(REQUEST_ID);
     }
     let send = app

@@ -1,7 +1,7 @@
 //! How fast the log makes entries durable on this disk:
 //! `cargo run --release -p triarch-storage --example append_rate -- <directory> [entries]`
 //!
-//! Appends entries of 512 bytes, so many in flight at a time, purging as it goes, and prints the rates.
+//! Appends entries of 512 bytes, a given number in flight at a time, purging as it goes, and prints the rates.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-"""Triarch beside Celery (Redis that writes to disk before it answers) and Dask: no-op tasks, end to end.
+"""Triarch next to Celery (Redis that writes to disk before it answers) and Dask: no-op tasks, end to end.
 
     python sdk/python/bench/compare.py                 # all three, five rounds in turns, medians
     python sdk/python/bench/compare.py --systems triarch --tasks 20000
@@ -43,7 +43,7 @@ class System:
     """One that is measured, while it runs."""
 
     name: str
-    #: Runs so many tasks and checks their results.
+    #: Runs this number of tasks and checks their results.
     many: Callable[[int], None]
     #: Runs one.
     one: Callable[[int], None]

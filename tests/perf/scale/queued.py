@@ -16,7 +16,7 @@ BASELINE_SECONDS = 5
 
 
 def measure(options):
-    """The rate of whole lives in one queue, beside tasks that wait in another for a worker that never comes."""
+    """The rate of whole lives in one queue, next to tasks that wait in another for a worker that never comes."""
     points = []
     with Cluster(options.binary) as cluster:
         # Caches are full and threads are there before memory is looked at.
@@ -60,7 +60,7 @@ def resident(cluster):
 
 
 def snapshot(cluster):
-    """Has the leader write snapshots, and looks at submissions, one at a time, before and meanwhile."""
+    """Has the leader write snapshots, and looks at submissions, one at a time, before and during that."""
     leader = cluster.leader()
     # One that filling the table has set off is over before anything is measured.
     with cluster.connection(leader) as connection:
@@ -110,12 +110,12 @@ def percentile(values, share):
 def write_section(page, points):
     page.paragraph("## Queued tasks")
     page.paragraph(
-        "The rate is that of whole lives in batches of 100, the median of three runs, beside so many queued tasks that nobody "
+        "The rate is that of whole lives in batches of 100, the median of three runs, next to this number of queued tasks that nobody "
         "takes. Memory is that of a master once they are there; for each task, what those added that are more than in the "
         "row above, payloads included."
     )
     page.plot(
-        "queued-rate", "Rate beside queued tasks", "tasks queued", "whole lives a second",
+        "queued-rate", "Rate next to queued tasks", "tasks queued", "whole lives a second",
         {"rate": [(point["tasks"], point["rate"]) for point in points]},
     )
     page.plot(
@@ -132,7 +132,7 @@ def write_section(page, points):
     first, last = points[0]["rate"], points[-1]
     once = last["rate_once_purged"]
     page.paragraph(
-        f"The same cluster once all of them were purged, with all that work behind it: {once:,.0f} tasks a second. The rate beside "
+        f"The same cluster once all of them were purged, with all that work behind it: {once:,.0f} tasks a second. The rate next to "
         "them is held against the middle of that and the first, for a cluster that has just begun has the least to remember."
     )
     lower = 100 * (1 - last["rate"] / ((first + once) / 2))
@@ -150,11 +150,11 @@ def write_section(page, points):
         "snapshot-submit", "Submissions while a snapshot is written", "tasks queued", "p99 of a submission, ms",
         {
             "in peace": [(point["tasks"], point["calm_p99_ms"]) for point in points],
-            "meanwhile": [(point["tasks"], point["during_p99_ms"]) for point in points],
+            "during the snapshot": [(point["tasks"], point["during_p99_ms"]) for point in points],
         },
     )
     page.table({
         "tasks": "queued", "snapshot_mb": "snapshot, MB", "snapshot_s": "written in, s",
-        "snapshot_cpu_s": "leader's processor time meanwhile, s", "calm_p99_ms": "submit p99 in peace, ms",
-        "during_p99_ms": "p99 meanwhile, ms", "during_max_ms": "longest, ms",
+        "snapshot_cpu_s": "leader's processor time during it, s", "calm_p99_ms": "submit p99 in peace, ms",
+        "during_p99_ms": "p99 during it, ms", "during_max_ms": "longest, ms",
     }, points)

@@ -21,9 +21,9 @@ def measure(options):
 
 def write_section(page, points):
     page.paragraph("## Queues")
-    page.paragraph("The same rate beside so many other queues, with a task in each that nobody takes.")
+    page.paragraph("The same rate next to this number of other queues, with a task in each that nobody takes.")
     page.plot(
-        "queues", "Rate beside other queues", "queues, one task in each", "whole lives a second",
+        "queues", "Rate next to other queues", "queues, one task in each", "whole lives a second",
         {"rate": [(point["queues"], point["rate"]) for point in points]},
     )
     page.table({"queues": "queues", "rate": "tasks a second"}, points)

@@ -50,7 +50,7 @@ def write(cluster):
 def write_section(page, points):
     page.paragraph("## Starting with a full log")
     page.paragraph(
-        "So many queued tasks, most of them in the log and in no snapshot, as far as the log lets them: it gives way to a "
+        "This number of queued tasks, most of them in the log and in no snapshot, as far as the log lets them: it gives way to a "
         "snapshot after 128 MiB of commands. A follower is killed and started again until it has caught up; then all three at "
         "once, until a submission is acknowledged, their election included."
     )

@@ -92,7 +92,7 @@ def complete_response(read):
 def write_section(page, points):
     page.paragraph("## Waits for one task")
     page.paragraph(
-        "So many clients ask for the same task with `wait_ms`, each on a connection of its own, and are held. Then its result is "
+        "This number of clients ask for the same task with `wait_ms`, each on a connection of its own, and are held. Then its result is "
         f"reported. Medians of {ROUNDS} tasks; the processor time is the leader's for all of it, from the first connection "
         "on. The clients are one Python program, whose time is in here."
     )

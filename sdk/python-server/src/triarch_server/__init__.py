@@ -13,7 +13,7 @@ __all__ = ["find_binary"]
 def find_binary() -> str:
     """The path of the program, wherever pip has put it."""
     places = [sysconfig.get_path("scripts"), sysconfig.get_path("scripts", scheme=_user_scheme())]
-    # `pip install --target` and `--prefix` put scripts beside the packages.
+    # `pip install --target` and `--prefix` put scripts next to the packages.
     here = Path(__file__).resolve().parent
     places += [str(here.parent / "bin"), str(here.parents[3] / "bin") if len(here.parents) > 3 else ""]
     for place in places:

@@ -1,4 +1,4 @@
-//! Tasks of kind `exec`: a command line, and what came of it.
+//! Tasks of kind `exec`: a command line and its outcome.
 
 use std::collections::BTreeMap;
 

@@ -226,7 +226,7 @@ impl TaskState {
         }
     }
 
-    /// Whether nothing but a retry by hand changes it any more.
+    /// Whether it is final: only a manual retry changes it.
     pub fn is_terminal(self) -> bool {
         match self {
             TaskState::Waiting | TaskState::Delayed | TaskState::Queued | TaskState::Running => {

@@ -97,7 +97,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     });
     out.gauges(
         "triarch_queue_tasks",
-        "Tasks of a queue that are not finished, or failed, by state. Only the 200 fullest queues are told by name, the rest together as (others).",
+        "Tasks of a queue that are not finished, or failed, by state. Only the 200 fullest queues are listed by name, the rest together as (others).",
         tasks.collect(),
     );
     let oldest = queue_stats.iter().map(|(name, stats)| {

@@ -146,7 +146,7 @@ mutations! {
     /// a leader that slept judges everyone by the time it slept through
     SleeperJudges = "sleeper-judges" in Program, held by ["paused_single_master_expires_no_worker"];
     /// a request that is forwarded again is another request
-    RequestIdMadeAnew = "request-id-made-anew" in Program, held by ["in_flight_when_the_leader_dies", "request_id"];
+    RequestIdReplaced = "request-id-replaced" in Program, held by ["in_flight_when_the_leader_dies", "request_id"];
     /// a follower answers reads from what it has
     FollowerAnswersReads = "follower-answers-reads" in Program, held by ["writes_and_linearizable_reads_are_refused"];
     /// a cancellation is applied on the leader alone
