@@ -188,6 +188,17 @@ signal_one() {
   echo "$name (pid $pid): $1"
 }
 
+# Pauses one of them, and returns once all its threads have stopped: on a busy machine they stop one after the other.
+pause() {
+  local pid deadline=$((SECONDS + stop_seconds))
+  signal_one STOP "${1:-}"
+  pid=$(pid_of "$(name_of "$1")") || return 0
+  while cat "/proc/$pid"/task/*/status 2>/dev/null | grep '^State:' | grep -qv 'State:.[TZX]'; do
+    [ "$SECONDS" -lt "$deadline" ] || fail "$1 (pid $pid) did not stop within $stop_seconds s"
+    sleep 0.01
+  done
+}
+
 # Stops the given ones: politely, then not.
 stop_all() {
   local name pid deadline=$((SECONDS + stop_seconds))
@@ -221,7 +232,7 @@ stop() {
 case ${1:-} in
   start | stop | status) "$@" ;;
   kill) signal_one KILL "${2:-}" ;;
-  pause) signal_one STOP "${2:-}" ;;
+  pause) pause "${2:-}" ;;
   resume) signal_one CONT "${2:-}" ;;
   -h | --help | help) usage ;;
   *)

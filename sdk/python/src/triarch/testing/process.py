@@ -153,9 +153,12 @@ class Process:
         self._forget()
 
     def pause(self) -> None:
-        """Pauses the process (SIGSTOP), like a machine that hangs."""
+        """Pauses the process (SIGSTOP), like a machine that hangs. Returns once every thread has stopped."""
         self.send_signal(signal.SIGSTOP)
         self._paused = True
+        if self._process is not None and self.is_running():
+            # The kernel reports a stop to the parent when the last thread has stopped. An end is left for `wait`.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Resumes the process after `pause`."""

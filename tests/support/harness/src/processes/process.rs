@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::faults::fake_clock;
@@ -106,10 +107,17 @@ impl Process {
         self.signal(Signal::SIGINT);
     }
 
-    /// SIGSTOP.
+    /// SIGSTOP. Returns once every thread has stopped: on a busy machine the others run on until the one that received the
+    /// signal is scheduled, and could acknowledge another write in that time.
     pub fn stop(&mut self) {
         self.signal(Signal::SIGSTOP);
         self.stopped = true;
+        if self.ended().is_none() {
+            // The kernel reports a stop to the parent when the last thread has stopped. An end is left for `ended`.
+            let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            let child = Pid::from_raw(self.child.id().cast_signed());
+            waitid(Id::Pid(child), flags).expect("a child can be waited for");
+        }
     }
 
     /// SIGCONT.
