@@ -350,7 +350,7 @@ class RetryState:
         if self._redirects <= _REDIRECTS_MAX:
             self._master = to
         else:
-            self._on_unavailable(f"redirects to {to} without end", None, {})
+            self._on_unavailable(f"too many redirects, the last one to {to}", None, {})
 
     def _on_unavailable(self, message: str, problem: Mapping[str, Any] | None, headers: Mapping[str, str]) -> None:
         self._tried[self._master] = message

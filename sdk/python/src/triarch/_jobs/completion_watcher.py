@@ -149,7 +149,7 @@ class CompletionWatcher:
                     {
                         "code": "not_found",
                         "status": 404,
-                        "detail": f"there is no task {id} (any more); finished tasks are kept for a bounded time",
+                        "detail": f"there is no task {id}, or no longer; finished tasks are kept for a limited time",
                     }
                 )
                 ended.append((self._waiting.pop(id, []), gone))
@@ -194,7 +194,7 @@ def _run(reference: weakref.ref[CompletionWatcher]) -> None:
             if tasks:
                 watcher._poll(tasks, more)
         except Exception:
-            _log.exception("waiting for tasks failed unexpectedly; it goes on")
+            _log.exception("waiting for tasks failed unexpectedly, and is repeated")
             time.sleep(1.0)
         del watcher
 

@@ -320,11 +320,11 @@ class Leases:
                 elif answer.get("code") == "payload_too_large" and not one.replaced and not one.disowned:
                     # The worker still holds the lease. Without a result the task would be leased again for ever.
                     log.warning(
-                        "the result of task %s is larger than the cluster takes, so the task fails; return the data's location",
+                        "the result of task %s exceeds the limit of the cluster, so the task fails; return the data's location",
                         one.task,
                     )
                     message = (
-                        "the result is larger than the cluster takes; store it where others reach it and return its location"
+                        "the result exceeds the limit of the cluster; store it where others reach it and return its location"
                     )
                     self._replace(one, failure("result_too_large", message, retryable=False))
                     self._requeue(one)

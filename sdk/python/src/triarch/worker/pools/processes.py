@@ -177,7 +177,7 @@ class ProcessPool:
                     self._enforce_deadlines()
                 except Exception:
                     # Whatever it is, the supervisor must go on, or the worker would run nothing any more.
-                    log.exception("the supervisor of the process pool failed unexpectedly; it goes on")
+                    log.exception("the supervisor of the process pool failed unexpectedly, and continues")
                     time.sleep(0.1)
         finally:
             for process in list(self._processes):
