@@ -198,7 +198,7 @@ impl<R: Read> Reader<R> {
         let length = u32::from_le_bytes(self.take()?);
         let expected = u32::from_le_bytes(self.take()?);
         if length > bytes_max {
-            return Err(self.damaged(format!("it claims to be {length} bytes long")));
+            return Err(self.damaged(format!("its length of {length} bytes is invalid")));
         }
         if length == 0 {
             let end: [u8; 8] = self.take()?;
@@ -206,12 +206,12 @@ impl<R: Read> Reader<R> {
             let claimed = u64::from_le_bytes(end);
             if claimed != self.table_bytes {
                 let found = self.table_bytes;
-                return Err(
-                    self.damaged(format!("{found} bytes come before the end, not {claimed}"))
-                );
+                return Err(self.damaged(format!(
+                    "{found} bytes precede the end marker, not {claimed}"
+                )));
             }
             if self.from.read(&mut [0])? > 0 {
-                return Err(self.damaged("something follows the end".to_owned()));
+                return Err(self.damaged("data follows the end marker".to_owned()));
             }
             self.over = true;
             return Ok(Vec::new());

@@ -73,7 +73,7 @@ impl CronSchedule {
     pub fn parse(cron: &str, timezone: &str) -> Result<Self, CronError> {
         let zone = Tz::from_str(timezone).map_err(|_| {
             CronError::Timezone(format!(
-                "{timezone:?} is no time zone; its name in the IANA database is meant, such as Europe/Paris or UTC"
+                "{timezone:?} is not a time zone; use a name of the IANA database, such as Europe/Paris or UTC"
             ))
         })?;
         let cron = parse_expression(cron).map_err(CronError::Expression)?;
@@ -104,7 +104,7 @@ impl CronSchedule {
 fn parse_expression(text: &str) -> Result<Cron, String> {
     if text.len() > EXPRESSION_BYTES_MAX {
         return Err(format!(
-            "is {} bytes long, the bound is {EXPRESSION_BYTES_MAX}",
+            "is {} bytes long; the limit is {EXPRESSION_BYTES_MAX}",
             text.len()
         ));
     }
@@ -122,7 +122,7 @@ fn parse_expression(text: &str) -> Result<Cron, String> {
         };
         return known.ok_or_else(|| {
             format!(
-                "{nickname:?} is none of the nicknames {}",
+                "{nickname:?} is not one of the nicknames {}",
                 NICKNAMES.join(" ")
             )
         });
@@ -132,7 +132,7 @@ fn parse_expression(text: &str) -> Result<Cron, String> {
         6 => &FIELDS[..],
         count => {
             return Err(format!(
-                "has {count} fields; it takes five (minute, hour, day of the month, month, day of the week) \
+                "has {count} fields; it needs five (minute, hour, day of the month, month, day of the week) \
                  or six, with seconds first"
             ));
         }
@@ -147,7 +147,7 @@ fn parse_expression(text: &str) -> Result<Cron, String> {
         match (0..words.len()).find(|&at| alone(at)) {
             Some(at) => {
                 let (name, takes) = fields[at];
-                format!("{name} {:?} is not understood; it takes {takes}", words[at])
+                format!("{name} {:?} is invalid; it accepts {takes}", words[at])
             }
             None => why,
         }
@@ -379,8 +379,8 @@ mod tests {
             ("*/0 * * * *", "minute \"*/0\""),
             ("*/x * * * *", "minute \"*/x\""),
             ("a b c d e", "minute \"a\""),
-            ("@often", "none of the nicknames"),
-            ("@reboot", "none of the nicknames"),
+            ("@often", "not one of the nicknames"),
+            ("@reboot", "not one of the nicknames"),
             (&"*".repeat(201), "201 bytes"),
         ] {
             let why = refused(cron);

@@ -149,7 +149,7 @@ impl StateMachine for TableStateMachine {
                 std::io::Error::new(
                     std::io::ErrorKind::InvalidData,
                     format!(
-                        "log entry {} holds a command that this version does not understand ({error}); \
+                        "log entry {} contains a command that this version does not understand ({error}); \
                          run the version that the rest of the cluster runs",
                         entry.index
                     ),

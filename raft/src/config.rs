@@ -68,14 +68,14 @@ impl NodeConfig {
                 None => {
                     let ids: Vec<String> = members.keys().map(u64::to_string).collect();
                     return bad(format!(
-                        "this node has id {}, but the cluster is to be made of {}",
+                        "this node has id {}, but the list of members has {}",
                         self.node_id,
                         ids.join(", ")
                     ));
                 }
                 Some(addr) if *addr != self.addr => {
                     return bad(format!(
-                        "the cluster's list names node {} as {addr}, but its own address is {}",
+                        "the list of members has node {} at {addr}, but its own address is {}",
                         self.node_id, self.addr
                     ));
                 }
@@ -86,14 +86,14 @@ impl NodeConfig {
                 .find(|(id, addr)| **id == 0 || !is_host_port(addr))
             {
                 return bad(format!(
-                    "{id}={addr} in the cluster's list is not an id of at least 1 and host:port"
+                    "{id}={addr} in the list of members is not an id of at least 1 and host:port"
                 ));
             }
             let mut addrs: Vec<&String> = members.values().collect();
             addrs.sort();
             if let Some(pair) = addrs.windows(2).find(|pair| pair[0] == pair[1]) {
                 return bad(format!(
-                    "two nodes of the cluster's list have the address {}",
+                    "two nodes in the list of members have the address {}",
                     pair[0]
                 ));
             }
@@ -343,7 +343,7 @@ mod tests {
         type Break = fn(&mut NodeConfig);
         let breaks: [(&str, Break); 7] = [
             ("at least 1", |c| c.node_id = 0),
-            ("is to be made of 1, 2, 3", |c| c.node_id = 4),
+            ("list of members has 1, 2, 3", |c| c.node_id = 4),
             ("not host:port", |c| c.addr = "7101".into()),
             ("its own address", |c| c.addr = "127.0.0.1:9".into()),
             ("two nodes", |c| {

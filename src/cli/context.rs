@@ -54,7 +54,7 @@ impl CommandContext {
     pub fn print_next_page_hint(&self, next: Option<&str>) {
         if let (Format::Table, Some(next)) = (self.format, next) {
             output::print_note(&format!(
-                "\nThere are more: add --after {next} for the next page, or --limit for a longer one."
+                "\nThere are more items: add --after {next} for the next page, or a higher --limit."
             ));
         }
     }

@@ -65,21 +65,21 @@ impl From<Error> for CommandError {
     fn from(error: Error) -> Self {
         match error {
             Error::NoCluster { tried } => CommandError::Unreachable(format!(
-                "no cluster can be reached:\n{}\nIs one running? `{} dev` starts one on this machine; --masters or \
-                 TRIARCH_MASTERS says where another one is.",
+                "no cluster can be reached:\n{}\nTo start one on this machine, run `{} dev`. To use another one, set \
+                 --masters or TRIARCH_MASTERS.",
                 each(&tried),
                 shell::program_name()
             )),
             Error::Timeout {
                 tried, deadline_ms, ..
             } => CommandError::Unreachable(format!(
-                "the cluster did not answer within {} s:\n{}\nWhat was asked for may or may not have happened.",
+                "the cluster did not answer within {} s:\n{}\nThe outcome is unknown: the operation may or may not have taken effect.",
                 deadline_ms / 1_000,
                 each(&tried)
             )),
             Error::Api(problem) if problem.is(ProblemCode::NoLeader) => {
                 CommandError::Unreachable(format!(
-                    "the cluster has no leader: {}\nMost of its masters must be up and reach each other; see `{} cluster \
+                    "the cluster has no leader: {}\nA majority of its masters must be up and reach each other; see `{} cluster \
                  status`.",
                     problem.detail,
                     shell::program_name()

@@ -105,7 +105,7 @@ pub fn print_task(task: &Task) -> io::Result<()> {
             out.flush()?;
             if streams.truncated {
                 output::print_note(&format!(
-                    "(the output of task {} was longer than what is kept)",
+                    "(a part of the output of task {} is missing: it exceeded the limit)",
                     task.id
                 ));
             }

@@ -79,12 +79,12 @@ async fn until_interrupted<T>(
         finished = finished => match finished {
             Ok(value) => Ok(WaitOutcome::Finished(value)),
             Err(CommandError::Unreachable(message)) => Err(CommandError::Unreachable(format!(
-                "{message}\n{what} is not lost: once masters answer again, go on waiting with\n  {resume}"
+                "{message}\n{what} is not lost. Once the masters answer again, resume the wait with\n  {resume}"
             ))),
             Err(failure @ (CommandError::Failed(_) | CommandError::Usage(_) | CommandError::Io(_))) => Err(failure),
         },
         _ = tokio::signal::ctrl_c() => {
-            output::print_note(&format!("\n{what} goes on. Wait for it again with\n  {resume}"));
+            output::print_note(&format!("\n{what} continues. To wait for it again, run\n  {resume}"));
             Ok(WaitOutcome::Interrupted)
         }
     }

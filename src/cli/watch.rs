@@ -96,7 +96,10 @@ fn render_screen(last: &Option<(String, Instant)>, error: Option<&str>) -> Strin
         (Some(error), None) => lines.push(format!("{now}  {error}")),
         (Some(error), Some((_, at))) => {
             lines.push(format!("{now}  {error}"));
-            lines.push(format!("What follows is {} s old.", at.elapsed().as_secs()));
+            lines.push(format!(
+                "The output below is {} s old.",
+                at.elapsed().as_secs()
+            ));
         }
     }
     lines.push(String::new());

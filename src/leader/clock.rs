@@ -128,12 +128,12 @@ pub async fn warn_of_skew(clock: Arc<ClusterClock>) {
         if far && !warned {
             tracing::warn!(
                 ahead_ms,
-                "clock skew: this machine's clock is far from those of the other masters; the cluster goes by the median: set the clock"
+                "clock skew: this machine's clock is far from those of the other masters; the cluster uses their median; set this clock"
             );
         } else if warned && !far {
             tracing::info!(
                 ahead_ms,
-                "clock skew is over: this machine's clock agrees with the others again"
+                "clock skew has ended: this machine's clock agrees with the others again"
             );
         }
         warned = far;

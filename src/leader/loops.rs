@@ -124,7 +124,7 @@ pub fn piggyback_grants(lead: &Arc<LeaderTerm>) -> Option<PiggybackedCommand<Rep
             Err(_) => Err(ProposeError::ShuttingDown),
         };
         if let Err(error) = settle_grants(&settling, decided, reserved) {
-            tracing::debug!(term = settling.term, %error, "piggybacked grants: not decided");
+            tracing::debug!(term = settling.term, %error, "piggybacked grants: outcome unknown");
         }
         // Tasks that were not granted, and workers that got none, are matched in the next plan.
         settling.table.ready.notify_one();
@@ -175,7 +175,7 @@ async fn expire(lead: Arc<LeaderTerm>) {
         if !overdue.workers.is_empty() {
             for worker in &overdue.workers {
                 lead.state.lock().polls.close(*worker);
-                tracing::warn!(%worker, lease_ms = lead.timing.lease_ms, "worker lost: not heard from for its whole lease");
+                tracing::warn!(%worker, lease_ms = lead.timing.lease_ms, "worker lost: no heartbeat for its whole lease");
             }
             let workers = overdue.workers;
             match lead.propose(&Command::LoseWorkers { workers }).await {
@@ -193,7 +193,7 @@ async fn expire(lead: Arc<LeaderTerm>) {
         if !overdue.leases.is_empty() {
             tracing::info!(
                 leases = overdue.leases.len(),
-                "leases ended: not confirmed, or past their timeout"
+                "leases ended: not confirmed by a heartbeat, or over their time limit"
             );
         }
         overdue.leases.extend(undelivered);

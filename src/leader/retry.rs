@@ -11,6 +11,6 @@ const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// Logs the error and waits; the caller then decides from scratch.
 pub async fn delay_after(lead: &LeaderTerm, what: &str, error: ProposeError) {
-    tracing::debug!(term = lead.term, %error, "{what}: not decided, retrying");
+    tracing::debug!(term = lead.term, %error, "{what}: not committed, retrying");
     tokio::time::sleep(RETRY_DELAY).await;
 }

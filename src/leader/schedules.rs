@@ -116,7 +116,7 @@ fn compute_ticks(
                 });
             }
             Err(error) => {
-                tracing::error!(schedule = %schedule.name, %error, "this version cannot read a schedule: it does not tick while this node leads");
+                tracing::error!(schedule = %schedule.name, %error, "this version cannot parse a schedule, which does not tick while this node leads; upgrade this node");
                 unreadable.insert(schedule);
             }
         }

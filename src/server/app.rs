@@ -119,8 +119,11 @@ impl App {
 
     /// Logs a reply that belongs to another command (a bug) and returns an error of unknown outcome.
     pub fn unexpected_reply(&self, reply: &Reply) -> HandlerError {
-        tracing::error!(?reply, "a command was answered by another command's reply");
-        HandlerError::OutcomeUnknown("the answer could not be understood".into())
+        tracing::error!(
+            ?reply,
+            "a command got the reply of another command: this is a bug, please report it"
+        );
+        HandlerError::OutcomeUnknown("the reply could not be interpreted".into())
     }
 
     /// Returns this node's term of leadership.

@@ -113,7 +113,7 @@ async fn buffer(
     let too_large = || {
         Problem::new(
             Code::PayloadTooLarge,
-            format!("the body is over the bound of {bound} bytes; submit in parts"),
+            format!("the body exceeds the limit of {bound} bytes; submit in parts"),
         )
         .with("body_bytes_max", bound)
     };
@@ -124,7 +124,7 @@ async fn buffer(
         Ok(Err(BodyError::Incomplete(why))) => {
             return Err(Problem::invalid(
                 "",
-                format!("the body did not arrive whole: {why}"),
+                format!("the body is incomplete: {why}"),
             ));
         }
         Ok(Err(BodyError::Shed(reason))) => return Err(app.admission.reject(reason)),
@@ -194,7 +194,7 @@ async fn forward_or_handle(app: &App, request: BufferedRequest, next: Next) -> R
                 }
                 if forwarded {
                     return Problem::no_leader(
-                        "this node stopped leading while it worked on the request",
+                        "this node lost leadership while it processed the request",
                     )
                     .into_response();
                 }
@@ -238,12 +238,12 @@ fn deadline_problem(parts: &Parts, unknown: Option<String>) -> Response {
     match (unknown, request_id) {
         (Some(why), Some(request_id)) if parts.method != Method::GET => Problem::new(
             Code::Timeout,
-            format!("the outcome is unknown ({why}); ask again with the same {REQUEST_ID} header, which is always safe"),
+            format!("the outcome is unknown ({why}); retry with the same {REQUEST_ID} header, which is always safe"),
         )
         .with("request_id", request_id)
         .into_response(),
         (Some(_), _) | (None, _) => Problem::no_leader(
-            "no node of the cluster leads at present (a majority of the masters must be up and reach each other); retry",
+            "the cluster has no leader (a majority of the masters must be up and reach each other); retry",
         )
         .into_response(),
     }
@@ -324,7 +324,7 @@ async fn forward(
         && !upstream.headers().contains_key(header::RETRY_AFTER);
     if status == StatusCode::SERVICE_UNAVAILABLE || disk_failed {
         return Err(ForwardError::OutcomeUnknown(
-            "leadership changed while the request was on its way".into(),
+            "leadership changed while the request was forwarded".into(),
         ));
     }
     let mut response = Response::new(Body::empty());
@@ -348,7 +348,7 @@ async fn forward(
             Ok(response)
         }
         Ok(Err(error)) => Err(ForwardError::OutcomeUnknown(format!(
-            "the leader's answer broke off: {error}"
+            "the leader's answer was interrupted: {error}"
         ))),
         Err(_) => Err(ForwardError::OutcomeUnknown(
             "the leader's answer did not end in time".into(),
@@ -376,7 +376,9 @@ fn redirect(app: &App, parts: &Parts) -> Response {
     match leadership {
         Leadership::Following { leader, addr, .. } => {
             let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-            let detail = format!("node {leader} leads; the Location header says where it is");
+            let detail = format!(
+                "node {leader} leads; send the request to the address in the Location header"
+            );
             let mut response = Problem::new(Code::NotLeader, detail)
                 .with("leader", leader)
                 .into_response();
@@ -389,7 +391,7 @@ fn redirect(app: &App, parts: &Parts) -> Response {
             response
         }
         Leadership::Leading { .. } | Leadership::Unknown { .. } => {
-            Problem::no_leader("no leader is known to this node at present; retry").into_response()
+            Problem::no_leader("this node knows no leader; retry").into_response()
         }
     }
 }

@@ -54,14 +54,14 @@ fn local_routes() -> OpenApiRouter<App> {
 async fn not_found(uri: Uri) -> Problem {
     Problem::new(
         Code::NotFound,
-        format!("there is no route {}; the API lives under /v1", uri.path()),
+        format!("there is no route {}; the API is under /v1", uri.path()),
     )
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     Problem::new(
         Code::MethodNotAllowed,
-        format!("{} does not take {method}", uri.path()),
+        format!("{} does not support {method}", uri.path()),
     )
 }
 
@@ -121,7 +121,7 @@ pub fn build(app: App) -> anyhow::Result<Router> {
         .merge(worker_routes)
         .split_for_parts();
     let document = openapi::serialize(&openapi::complete(description))
-        .context("the interface cannot be described")?;
+        .context("cannot generate the OpenAPI document")?;
     Ok(routes
         .layer(Extension(document))
         .fallback(not_found.layer(without_body.clone()))

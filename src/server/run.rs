@@ -97,7 +97,7 @@ async fn serve(options: ServerOptions, consensus: Handle) -> anyhow::Result<Exit
 
     tokio::select! {
         name = stop_signal() => {
-            tracing::info!(signal = name, "stopping: handing leadership over, then finishing what is in the middle");
+            tracing::info!(signal = name, "stopping: handing over leadership, then finishing open requests");
         }
         why = consensus_failure(&node) => {
             tracing::error!("this master cannot go on and stops: {why}");
@@ -118,7 +118,7 @@ async fn bind(listen: &str, consensus: &Handle) -> anyhow::Result<TcpListener> {
         .spawn(async move { listener::bind(&address).await })
         .await?
         .with_context(|| {
-            format!("cannot listen on {listen}: is another process using that address? (choose another with --listen)")
+            format!("cannot listen on {listen}: another process may use this address; stop it, or choose another with --listen")
         })
 }
 
@@ -208,7 +208,7 @@ fn build_app(
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
-        .context("cannot make the HTTP client that forwards requests")?;
+        .context("cannot create the HTTP client that forwards requests")?;
     Ok(App::new(AppState {
         node_id: options.id,
         lead: leader::track_leadership(
@@ -292,7 +292,7 @@ async fn consensus_failure(node: &TableNode) -> String {
         .await
         .ok()
         .and_then(|why| why.clone());
-    why.unwrap_or_else(|| "consensus ended without saying why".into())
+    why.unwrap_or_else(|| "consensus ended without a reason".into())
 }
 
 /// Hands leadership over, lets requests in progress finish, then stops consensus.
@@ -303,7 +303,7 @@ async fn shut_down(node: &TableNode, shutdown: &CancellationToken, clients: Join
         .await
         .is_err()
     {
-        tracing::warn!("some requests did not finish in time and are cut off");
+        tracing::warn!("some requests did not finish in time and are aborted");
     }
     node.shutdown().await;
     tracing::info!("stopped");
@@ -324,10 +324,10 @@ async fn hand_leadership_over(node: &TableNode) {
     {
         Ok(Ok(())) => tracing::info!(
             took_ms = begun.elapsed().as_millis(),
-            "leadership is handed over"
+            "leadership was handed over"
         ),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "leadership could not be handed over; the others elect a leader when this one is gone");
+            tracing::warn!(%error, "leadership could not be handed over; the other nodes elect a leader once this one has stopped");
         }
         // The others are stopping too, or out of reach. Neither is a reason to keep running.
         Err(_) => tracing::warn!("leadership was not taken over in time"),

@@ -75,9 +75,10 @@ impl Executor for ExecExecutor {
         };
         match self.follow(group, payload.stdin, &context, begun).await {
             Ok(ran) => outcome(ran, task.timeout_ms),
-            Err(error) => {
-                Outcome::failed("exec", &format!("the command was lost sight of: {error}"))
-            }
+            Err(error) => Outcome::failed(
+                "exec",
+                &format!("the command could not be monitored: {error}"),
+            ),
         }
     }
 }
@@ -218,7 +219,7 @@ fn payload_of(task: &LeasedTask) -> Result<ExecPayload, String> {
     }
     for (name, value) in &payload.env {
         if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(format!("env has a name that cannot be one: {name:?}"));
+            return Err(format!("env has an invalid name: {name:?}"));
         }
         if value.contains('\0') {
             return Err(format!("env.{name} contains a NUL character"));
@@ -265,7 +266,7 @@ fn spawn_failure(payload: &ExecPayload, error: &io::Error) -> Outcome {
     let program = &payload.argv[0];
     let message = match &payload.cwd {
         Some(cwd) if !Path::new(cwd).is_dir() => {
-            format!("{program} was not started: the working directory {cwd} is not there")
+            format!("{program} was not started: the working directory {cwd} does not exist")
         }
         Some(_) | None => format!("{program} was not started: {error}"),
     };

@@ -96,7 +96,7 @@ impl ReaperState {
         let Err(error) = sent else {
             return;
         };
-        tracing::warn!(%error, "the orphan reaper does not read: replacing it");
+        tracing::warn!(%error, "the orphan reaper does not respond: replacing it");
         // The old reaper must be gone before the new one works, because its list is outdated.
         self.process = None;
         let replaced = ReaperProcess::start().and_then(|mut process| {

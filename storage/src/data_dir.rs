@@ -243,7 +243,7 @@ fn create_identity(path: &Path, node_id: u64) -> Result<Identity, StorageError> 
             .map_err(|error| StorageError::io("list", path, &error))?
             .file_name();
         if name == LOG_NAME || name == SNAPSHOTS_NAME {
-            let what = "is missing, and there is data beside it";
+            let what = "is missing, although the directory contains data";
             return Err(StorageError::damaged(
                 &path.join(IDENTITY_NAME),
                 what,
@@ -254,10 +254,10 @@ fn create_identity(path: &Path, node_id: u64) -> Result<Identity, StorageError> 
             return Err(StorageError::Mismatch {
                 path: path.to_path_buf(),
                 what: format!(
-                    "this directory holds files of others, {} for one",
+                    "this directory contains other files, such as {}",
                     name.display()
                 ),
-                advice: "Choose an empty directory, or one that is not there yet, as --data-dir"
+                advice: "Choose an empty directory, or one that does not exist yet, as --data-dir"
                     .into(),
             });
         }

@@ -87,9 +87,9 @@ impl StorageError {
 /// Returns the advice for a node that has lost what it once acknowledged. It must not vote again under its old id.
 pub(crate) fn replace_advice(node_id: u64) -> String {
     format!(
-        "This node has lost what it once acknowledged and must not come back under its id; the other nodes have all of it. \
+        "This node has lost data that it once acknowledged and must not return under its id; the other nodes have all of it. \
          Keep it stopped and move its data directory away. Start a new one with `triarch server --id <new id> --listen \
-         <host:port> --join http://<a running node> --data-dir <empty directory>`, and put it in its place with `triarch \
+         <host:port> --join http://<a running node> --data-dir <empty directory>`, and replace this one with `triarch \
          cluster replace {node_id} <new id>=<host:port>`"
     )
 }

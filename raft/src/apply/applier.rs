@@ -270,7 +270,7 @@ impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
             Ok(stored) => stored,
             Err(e) => {
                 if let Some(kept) = self.snapshots.fallback_for(&e) {
-                    tracing::warn!(error = %e, "no space was left for a snapshot: it is given up, and tried again later");
+                    tracing::warn!(error = %e, "no disk space is left for a snapshot: it is discarded, and retried later");
                     return Ok(Snapshot {
                         meta: kept.meta().clone(),
                         snapshot: kept,

@@ -165,8 +165,8 @@ impl LeaderChangeReason {
             LeaderChangeReason::LostQuorum { ms } => {
                 format!("{old} led and had not reached a majority for {ms} ms")
             }
-            LeaderChangeReason::Found => "this node was not there when it was elected".to_owned(),
-            LeaderChangeReason::Unknown => "why, this node was not told".to_owned(),
+            LeaderChangeReason::Found => "this node was not up when it was elected".to_owned(),
+            LeaderChangeReason::Unknown => "this node does not know the reason".to_owned(),
         }
     }
 }

@@ -105,7 +105,7 @@ impl<S: StateMachine> Bootstrapper<S> {
     pub(crate) async fn form(&self, form: Form) -> Result<(), Refusal> {
         let Some(founding) = self.founding() else {
             return Err(Refusal::Rule(
-                "it waits to be added to a cluster and does not found one".into(),
+                "it was started with --join and waits to be added to a cluster".into(),
             ));
         };
         let named: BTreeMap<u64, String> = form
@@ -218,7 +218,9 @@ impl<S: StateMachine> Bootstrapper<S> {
                     } else {
                         let hint = match masters.join(", ") {
                             known if known.is_empty() => String::new(),
-                            known => format!(" (one of those at {known} is to be asked for it)"),
+                            known => {
+                                format!(" (send the request to one of the masters at {known})")
+                            }
                         };
                         let (id, addr) = (self.identity.node_id, &self.identity.addr);
                         format!("a leader to add node {id} at {addr} to its cluster{hint}")
@@ -260,8 +262,8 @@ impl<S: StateMachine> Bootstrapper<S> {
             && known.addr != me.addr
         {
             tracing::warn!(
-                "the cluster knows this node as {}, not as {}: the other nodes go on connecting there. To move it, remove it \
-                 and add it again under a new id",
+                "the cluster knows this node at {}, not at {}: the other nodes still connect to the former. To move the node, \
+                 remove it and add it again under a new id",
                 known.addr,
                 me.addr
             );
@@ -348,7 +350,7 @@ impl<S: StateMachine> Bootstrapper<S> {
                 }
                 None => {
                     missing.insert(format!(
-                        "node {id} at {addr}, which was started with --join and founds nothing"
+                        "node {id} at {addr}, which was started with --join instead of --cluster"
                     ));
                 }
             }

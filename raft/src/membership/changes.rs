@@ -31,7 +31,7 @@ const ANSWER_TIMEOUT_LEASES: u32 = 4;
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 const CHANGE_IN_PROGRESS: &str =
-    "another change of the members is under way; ask again when it is done";
+    "another change of the members is in progress; retry when it is done";
 
 type ChangeResult = Result<(), ChangeError>;
 
@@ -117,8 +117,8 @@ impl<S: StateMachine> MembershipChanger<S> {
             .get_node(&other)
             .map_or("", |member| &member.addr);
         Err(refused(format!(
-            "node {other} at {addr} is on its way in, and members change one at a time: wait until it is a voter, or take it \
-             out again"
+            "node {other} at {addr} is still joining, and members change one at a time: wait until it is a voter, or remove \
+             it"
         )))
     }
 
@@ -206,7 +206,7 @@ impl<S: StateMachine> MembershipChanger<S> {
             // The empty set adds nothing: only the second step remains.
             self.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()))
                 .await?;
-            tracing::info!("a change of the members that was left half done is finished");
+            tracing::info!("an unfinished change of the members was completed");
             return Ok(());
         }
         for id in self.learners(&membership) {
@@ -328,7 +328,7 @@ impl<S: StateMachine> MembershipChanger<S> {
             ClientWriteError::ChangeMembershipError(e) => match e {
                 ChangeMembershipError::InProgress(_) => refused(CHANGE_IN_PROGRESS),
                 ChangeMembershipError::UncommittedLeaderLog(_) => {
-                    refused("the leader was elected a moment ago; try again")
+                    refused("the leader was elected a moment ago; retry")
                 }
                 ChangeMembershipError::LearnerNotFound(e) => ChangeError::UnknownNode(e.node_id),
                 e @ (ChangeMembershipError::EmptyMembership(_)
@@ -356,7 +356,7 @@ impl<S: StateMachine> MembershipChanger<S> {
         }
         if !self.voters().contains(&to) {
             return Err(refused(format!(
-                "node {to} is still on its way in: it can lead once it is a voter"
+                "node {to} is still joining: it can lead once it is a voter"
             )));
         }
         let silence = self.silence_of(to);

@@ -122,7 +122,7 @@ pub(crate) async fn send(
                 sender.announce().await?
             }
             TransferProgress::Unannounced => {
-                return Err(sender.broken("it keeps forgetting the snapshot"));
+                return Err(sender.broken("it repeatedly lost the received part of the snapshot"));
             }
         };
     }

@@ -385,7 +385,7 @@ async fn chunk<S: StateMachine>(
     let contents = body.slice(body.len() - rest.len()..);
     if crc32c::crc32c(&contents) != head.crc {
         return Err(Refusal::Malformed(
-            "a chunk of a snapshot was damaged on the way".into(),
+            "a chunk of a snapshot was damaged in transit".into(),
         ));
     }
     if !service.snapshots.has_space_for(contents.len() as u64) {
@@ -449,5 +449,5 @@ fn joined<T>(result: Result<T, tokio::task::JoinError>) -> PeerResult<T> {
 /// Maps a disk error while receiving to a refusal. Receiving a snapshot is no promise to any node, so the sender
 /// retries and this node goes on.
 fn disk_refusal(e: std::io::Error) -> Refusal {
-    Refusal::Rule(format!("it cannot keep the snapshot: {e}"))
+    Refusal::Rule(format!("it cannot store the snapshot: {e}"))
 }

@@ -75,8 +75,8 @@ pub(crate) fn open_frame(mut bytes: Bytes) -> Result<(Envelope, Bytes), DecodeEr
             return Err(DecodeError::new(
                 "a peer's message",
                 format!(
-                    "it is in version {other} of what nodes say to each other, and this node speaks version {VERSION}: run \
-                     versions of triarch that go together on all nodes"
+                    "it has version {other} of the protocol between nodes, and this node speaks version {VERSION}: run \
+                     compatible versions of triarch on all nodes"
                 ),
             ));
         }

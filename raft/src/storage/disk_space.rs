@@ -59,7 +59,7 @@ impl ClusterDiskSpace {
         if !self.accepts(bytes) {
             let seen = self.own();
             return Some(format!(
-                "the disk of node {} has no room for it: {} MiB are free at {}, and below {} MiB nothing is written; \
+                "the disk of node {} has no room for it: {} MiB are free at {}, and below {} MiB no writes are accepted; \
                  free some space there",
                 self.node_id,
                 seen.free_bytes >> 20,

@@ -69,7 +69,7 @@ pub(crate) fn open(
     let cluster = match identity.cluster {
         None => None,
         Some(known) => Some(Uuid::parse_str(&known.cluster_id).map_err(|e| {
-            let what = format!("the cluster id {:?} is none: {e}", known.cluster_id);
+            let what = format!("the cluster id {:?} is invalid: {e}", known.cluster_id);
             StorageError::damaged(&path.join(IDENTITY_NAME), what, node_id)
         })?),
     };
@@ -106,7 +106,7 @@ fn check_consistency(
 ) -> Result<(), StorageError> {
     if !formed && log.last.is_some() {
         // A node writes its cluster's id before it takes part in it.
-        let what = "it names no cluster, and there is the log of one beside it";
+        let what = "it names no cluster, but the directory contains the log of one";
         return Err(StorageError::damaged(
             &path.join(IDENTITY_NAME),
             what,
@@ -122,10 +122,11 @@ fn check_consistency(
     if purged > upto {
         let begin = purged.map_or(0, |purged| purged + 1);
         let there = match upto {
-            Some(upto) => format!("the one that is there ends with entry {upto}"),
+            Some(upto) => format!("the existing one ends with entry {upto}"),
             None => "there is none".to_owned(),
         };
-        let what = format!("the log begins with entry {begin}, after a snapshot, and {there}");
+        let what =
+            format!("the log begins with entry {begin} and needs a snapshot up to it, but {there}");
         return Err(StorageError::damaged(
             &path.join(SNAPSHOTS_NAME),
             what,

@@ -100,7 +100,7 @@ impl Snapshots {
             tracing::warn!(
                 free_mib,
                 needed_mib,
-                "no snapshot is written: the disk has no room for it; the log grows until it has"
+                "no snapshot is written, because the disk has no room for it; the log grows until there is room"
             );
             *self.out_of_space_at.lock() = Some(Instant::now());
         }

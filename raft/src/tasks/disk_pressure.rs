@@ -168,8 +168,8 @@ impl<S: StateMachine> DiskPressureController<S> {
             .count();
         (able <= voters.len() / 2).then(|| {
             format!(
-                "too few of the masters have room on their disks for it: the disks of {} are nearly full; free some \
-                 space there",
+                "too few masters have room on their disks for it: the disks of {} are nearly full; free some space \
+                 there",
                 low.join(", ")
             )
         })
@@ -204,7 +204,7 @@ impl<S: StateMachine> DiskPressureController<S> {
             .transfer_leader(Some(to), TransferReason::DiskLow)
             .await
         {
-            tracing::warn!(to, %error, "leadership could not be handed over; trying again later");
+            tracing::warn!(to, %error, "leadership could not be handed over; retrying later");
         }
     }
 

@@ -220,7 +220,7 @@ impl<S: StateMachine> DigestComparer<S> {
                         tracing::error!(
                             index = own.index,
                             nodes = ?others,
-                            "other nodes hold another table than the majority; they stop: replace them"
+                            "the tables of these nodes differ from that of the majority; the nodes stop: replace them"
                         );
                     }
                     if all || !others.is_empty() {
@@ -239,7 +239,7 @@ impl<S: StateMachine> DigestComparer<S> {
                         index = own.index,
                         own = own.digest,
                         others = ?known,
-                        "the nodes hold different tables, and none is that of a majority: stop writing, take backups of each \
+                        "the tables of the nodes differ, and none is that of a majority: stop writing, take a backup of each \
                          node, and compare them"
                     );
                     return;
@@ -277,17 +277,17 @@ impl<S: StateMachine> DigestComparer<S> {
     /// Stops this node, and condemns its directory. Its data led to the wrong state once, and may do so again.
     async fn stop(&self, index: u64) {
         let what = format!(
-            "after entry {index} of the log this node held another table than the majority of the cluster"
+            "after entry {index} of the log, this node's table differed from that of the majority of the cluster"
         );
         let (directory, noted) = (Arc::clone(&self.directory), what.clone());
         let condemned = tokio::task::spawn_blocking(move || directory.condemn(&noted)).await;
         if !matches!(condemned, Ok(Ok(()))) {
             tracing::error!(
-                "this node's directory could not be marked as wrong: do not start it again"
+                "this node's data directory could not be marked as diverged: do not start the node again"
             );
         }
         self.fatal_error.set(format!(
-            "{what}: it must not go on, nor start again from what it has. Replace it under a new id"
+            "{what}: it stops, and must not start again from its data directory. Replace it under a new id"
         ));
     }
 }

@@ -17,7 +17,7 @@ pub(crate) async fn fail_with_raft<S: StateMachine>(raft: Raft<S>, fatal_error: 
             Err(e) => return fatal_error.set(e.to_string()),
         }
         if metrics.changed().await.is_err() && metrics.borrow_watched().running_state.is_ok() {
-            return fatal_error.set("consensus ended without a word; it must have panicked");
+            return fatal_error.set("consensus ended without an error; it must have panicked");
         }
     }
 }

@@ -274,7 +274,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
                 term,
                 leader,
                 leaderless_ms,
-                "node {leader} leads on: it was out of touch with this node"
+                "node {leader} still leads: its contact with this node was interrupted"
             );
         } else {
             self.log_leader_change(term, leader, leaderless_ms);

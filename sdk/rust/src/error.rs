@@ -32,7 +32,7 @@ pub enum Error {
         tried: Vec<Tried>,
     },
     /// The answer does not follow the protocol of the cluster.
-    #[error("{master} answered in a way that is not understood: {message}")]
+    #[error("{master} sent an answer that is not understood: {message}")]
     Protocol {
         /// The master that answered.
         master: Url,
@@ -82,7 +82,7 @@ fn list(tried: &[Tried]) -> String {
 
 fn again(request_id: &Option<String>) -> String {
     match request_id {
-        Some(id) => format!(" (safe to ask again with request id {id})"),
+        Some(id) => format!(" (safe to retry with request id {id})"),
         None => String::new(),
     }
 }

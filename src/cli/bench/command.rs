@@ -34,14 +34,14 @@ impl BenchArgs {
         let cleanup = bench.clean_up(matches!(measured, Ok(Some(())))).await;
         let Some(()) = measured? else {
             cleanup?;
-            output::print_note("Interrupted: what was submitted is forgotten again.");
+            output::print_note("Interrupted. The submitted jobs were deleted from the cluster.");
             return Ok(wait::interrupted_exit_code());
         };
         let report = Report::of(&bench, &before, &after?, cleanup?);
         output::print(context.format, &report, Report::render)?;
         if let Err(why) = report.verify() {
             return Err(CommandError::Failed(format!(
-                "the figures above are worth nothing: {why}"
+                "the figures above are invalid: {why}"
             )));
         }
         Ok(ExitCode::SUCCESS)

@@ -54,8 +54,8 @@ impl BenchRun<'_> {
             }
             if begun.elapsed() > CONNECT_TIMEOUT {
                 return Err(CommandError::Failed(format!(
-                    "{} of {wanted} workers wait for work after {} s; the masters and this program need that many open \
-                     files: see `ulimit -n`",
+                    "only {} of {wanted} workers were polling after {} s. The masters and this process need one open file \
+                     for each worker: check `ulimit -n`",
                     readings.polls_held(),
                     CONNECT_TIMEOUT.as_secs()
                 )));

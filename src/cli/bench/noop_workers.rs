@@ -127,7 +127,7 @@ impl BenchRun<'_> {
         for (header, acknowledgement) in pending.headers.iter().zip(acknowledgements) {
             match (header, acknowledgement.accepted) {
                 (Some(header), true) => accepted.push(*header),
-                (None, true) => self.recorder.refused("a payload that is not ours"),
+                (None, true) => self.recorder.refused("an unexpected payload"),
                 (_, false) => self
                     .recorder
                     .refused(acknowledgement.code.as_deref().unwrap_or("refused")),

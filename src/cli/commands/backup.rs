@@ -90,7 +90,7 @@ pub async fn backup(context: &CommandContext, args: BackupArgs) -> Result<ExitCo
     let BackupArgs { file, force } = args;
     if !force && file.exists() {
         return Err(CommandError::Usage(format!(
-            "{} is there already: name another file, or add --force to replace it",
+            "{} exists already: choose another file, or add --force to replace it",
             file.display()
         )));
     }
@@ -170,7 +170,7 @@ fn unreadable(file: &Path, error: &BackupError) -> CommandError {
     let advice = match error {
         BackupError::Io(_) | BackupError::NotABackup | BackupError::UnknownVersion(_) => "",
         BackupError::CutShort(_) | BackupError::Damaged { .. } => {
-            "\nNothing of it can be trusted: use another backup."
+            "\nIt cannot be restored: use another backup."
         }
     };
     CommandError::Failed(format!("{}: {error}{advice}", file.display()))
@@ -220,7 +220,8 @@ pub async fn restore(
     let restored = last.and_then(|last| last.restored);
     let Some(restored) = restored else {
         return Err(CommandError::Failed(
-            "the cluster lost parts of the backup on the way: run this again".to_owned(),
+            "the cluster lost parts of the backup during the restore: run the command again"
+                .to_owned(),
         ));
     };
     output::print(context.format, &summary(&file, &header, bytes), |summary| {

@@ -91,7 +91,7 @@ impl ClusterArgs {
                     Ok(ExitCode::SUCCESS)
                 } else {
                     Err(CommandError::Failed(
-                        "the cluster has no leader: most masters must be up and reach each other"
+                        "the cluster has no leader: a majority of the masters must be up and reach each other"
                             .into(),
                     ))
                 }
@@ -105,14 +105,14 @@ impl ClusterArgs {
                 let written = context.client.write_snapshot(SNAPSHOT_TIMEOUT).await?;
                 let (Some(index), Some(bytes)) = (written.index, written.bytes) else {
                     return Err(CommandError::Failed(format!(
-                        "node {} is still writing it after {} s; ask again to go on waiting",
+                        "node {} is still writing the snapshot after {} s; repeat the command to continue waiting",
                         written.node,
                         SNAPSHOT_TIMEOUT.as_secs()
                     )));
                 };
                 output::print(context.format, &written, |written| {
                     let node = written.node;
-                    format!("node {node} wrote a snapshot up to entry {index}: {bytes} bytes")
+                    format!("node {node} wrote a snapshot up to log entry {index}: {bytes} bytes")
                 })?;
                 Ok(ExitCode::SUCCESS)
             }

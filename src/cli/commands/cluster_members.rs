@@ -55,7 +55,7 @@ pub async fn replace(
 ) -> Result<ExitCode, CommandError> {
     if old == new.id {
         return Err(CommandError::Usage(format!(
-            "node {old} cannot replace itself: the new master has an id that was never used"
+            "node {old} cannot replace itself: the new master needs an id that was never used"
         )));
     }
     let status = context.client.cluster(&ReadQuery::default()).await?;
@@ -63,7 +63,7 @@ pub async fn replace(
         None => {
             return if find(&status, new.id).is_some_and(|node| node.role == NodeRole::Voter) {
                 output::print_note(&format!(
-                    "node {} is there, and node {old} is not: nothing is left to do",
+                    "node {} is a voter and node {old} is already removed: nothing is left to do",
                     new.id
                 ));
                 print_status(context, &status)
@@ -79,8 +79,7 @@ pub async fn replace(
             NodeState::Leader | NodeState::Follower if force => {}
             NodeState::Leader | NodeState::Follower => {
                 return Err(CommandError::Failed(format!(
-                    "node {old} answers the leader, so it need not be replaced; add --force to have node {} in its place all \
-                     the same",
+                    "node {old} still answers the leader; add --force to replace it by node {} anyway",
                     new.id
                 )));
             }
@@ -109,7 +108,7 @@ fn print_status(
 
 fn note_removed(id: u64, status: &ClusterStatus) {
     output::print_note(&format!(
-        "node {id} is out, and its id is not used again; stop its process if it still runs"
+        "node {id} is removed, and its id cannot be used again; stop its process if it still runs"
     ));
     let voters = status
         .nodes
@@ -118,7 +117,7 @@ fn note_removed(id: u64, status: &ClusterStatus) {
         .count();
     if voters < 3 {
         output::print_note(
-            "fewer than three voters are left: the cluster stands still when one of them fails",
+            "fewer than three voters are left: the cluster becomes unavailable if one of them fails",
         );
     }
 }
@@ -142,7 +141,7 @@ async fn join(
     if matches!(outcome, Ok(JoinOutcome::Interrupted)) {
         let again = context.command(&format!("{words} {}={}", node.id, node.addr));
         output::print_note(&format!(
-            "\nNode {} goes on joining, if it has begun. Go on with\n  {again}",
+            "\nNode {} continues to join, if it has begun. To watch it again, run\n  {again}",
             node.id
         ));
     }
@@ -165,7 +164,7 @@ async fn await_promotion(
     loop {
         let Some(node) = find(&status, id) else {
             return Err(CommandError::Failed(format!(
-                "node {id} was taken out of the cluster again by somebody else"
+                "node {id} was removed from the cluster again by another command"
             )));
         };
         if node.role == NodeRole::Voter {
@@ -178,8 +177,8 @@ async fn await_promotion(
             (seen, further) = (Some(now), Instant::now());
         } else if further.elapsed() > STALL_TIMEOUT {
             return Err(CommandError::Failed(format!(
-                "node {id} has got no further for {} s ({}). It is promoted when it gets there; ask again to go on waiting, or \
-                 take it out by `{}`",
+                "node {id} made no progress for {} s ({}). It is promoted once it has caught up; repeat the command to \
+                 continue waiting, or remove the node with `{}`",
                 STALL_TIMEOUT.as_secs(),
                 join_progress(&status, node),
                 context.command(&format!("cluster remove {id}"))
@@ -196,7 +195,7 @@ async fn await_promotion(
             Err(Error::NoCluster { .. } | Error::Timeout { .. })
                 if further.elapsed() < STALL_TIMEOUT =>
             {
-                progress.state("no leader answers; waiting for the next", &mut printed);
+                progress.state("no leader answers; waiting for the next one", &mut printed);
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -213,7 +212,7 @@ fn join_progress(status: &ClusterStatus, node: &ClusterNode) -> String {
             format!("snapshot, {} of {} MiB", mib(sent_bytes), mib(bytes))
         }
         Some(SnapshotTransfer { bytes, .. }) => {
-            format!("has the snapshot of {} MiB and reads it", mib(bytes))
+            format!("loading the snapshot of {} MiB", mib(bytes))
         }
         None => {
             let behind = status
@@ -321,7 +320,7 @@ mod tests {
             (
                 NodeState::Unreachable,
                 sent(310 << 20),
-                "has the snapshot of 310 MiB and reads it",
+                "loading the snapshot of 310 MiB",
             ),
         ] {
             assert_eq!(join_progress(&status, &node(state, snapshot)), said);

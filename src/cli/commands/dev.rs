@@ -35,7 +35,7 @@ impl DevArgs {
     pub fn run(self, format: Format) -> anyhow::Result<ExitCode> {
         if self.port.checked_add(self.nodes).is_none() {
             return Ok(usage_error(&format!(
-                "--port {} leaves no room for {} masters",
+                "--port {} is too high for {} masters: the port plus the highest node id must not exceed 65535",
                 self.port, self.nodes
             )));
         }

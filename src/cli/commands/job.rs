@@ -89,7 +89,7 @@ impl JobArgs {
                 output::print(context.format, &job, render)?;
                 if context.format == Format::Table && output::is_interactive() {
                     output::print_note(&format!(
-                        "\nIts tasks: {}",
+                        "\nList its tasks with: {}",
                         context.command(&format!("task list --job {id}"))
                     ));
                 }

@@ -153,7 +153,7 @@ impl QueueArgs {
                 output::print(context.format, &purged, |purged| match dead_letters {
                     false => format!("cancelled {} tasks of queue {name}", purged.cancelled),
                     true => format!(
-                        "forgot {} jobs with dead letters of queue {name}",
+                        "deleted {} jobs with dead letters of queue {name}",
                         purged.forgotten_jobs
                     ),
                 })?;
@@ -190,7 +190,7 @@ fn render(queue: &Queue) -> String {
             "rate",
             queue.rate_per_s.map(|rate| {
                 let burst = queue.burst.unwrap_or(1);
-                format!("{rate} in a second, {burst} at once")
+                format!("{rate} per second, {burst} at once")
             }),
         ),
         ("max depth", queue.max_depth.map(|max| max.to_string())),

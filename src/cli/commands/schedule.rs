@@ -150,7 +150,7 @@ impl SetArgs {
         let mut job = self.work.job()?;
         if job.idempotency_key.is_some() {
             return Err(CommandError::Usage(
-                "the job has an idempotency_key; leave it out: each tick's job gets its own"
+                "the job has an idempotency_key: remove it, because the job of each tick gets its own"
                     .to_owned(),
             ));
         }

@@ -166,12 +166,12 @@ impl ServerArgs {
         let own = cluster.get(&self.id).cloned();
         if !cluster.is_empty() && own.is_none() {
             return Err(format!(
-                "--cluster does not name this node: add {}=HOST:PORT to it",
+                "--cluster does not contain this node: add {}=HOST:PORT to it",
                 self.id
             ));
         }
         let listen = self.listen.or(own).ok_or(
-            "--listen is needed with --join: which address should this node accept connections on?",
+            "--join needs --listen: add the HOST:PORT on which this node accepts connections",
         )?;
         let preset = match self.timing {
             TimingPreset::Lan => Timing::LAN,
@@ -187,8 +187,8 @@ impl ServerArgs {
         };
         if timing.heartbeat_ms * 2 > timing.election_min_ms {
             return Err(format!(
-                "a follower that waits only {} ms would campaign against a leader that speaks every {} ms: make the \
-                 shortest --election-ms at least twice --heartbeat-ms",
+                "followers that wait only {} ms would start elections against a leader that sends heartbeats every {} ms: \
+                 make MIN of --election-ms at least twice --heartbeat-ms",
                 timing.election_min_ms, timing.heartbeat_ms
             ));
         }
@@ -247,7 +247,7 @@ fn member(text: &str) -> Result<(u64, String), String> {
     let (id, addr) = text.split_once('=').ok_or_else(wrong)?;
     let id: u64 = id.parse().map_err(|_| wrong())?;
     if id == 0 {
-        return Err("nodes are numbered from 1".to_owned());
+        return Err("node ids start at 1".to_owned());
     }
     Ok((id, host_port(addr)?))
 }
@@ -337,7 +337,7 @@ mod tests {
             ("--id 0 --data-dir d --cluster 1=a:1", "--id"),
             (
                 "--id 4 --data-dir d --cluster 1=a:1",
-                "does not name this node",
+                "does not contain this node",
             ),
             (
                 "--id 1 --data-dir d --cluster 1=a:1,1=b:1",
@@ -354,7 +354,7 @@ mod tests {
             ),
             (
                 "--id 4 --data-dir d --join http://b:1",
-                "--listen is needed",
+                "--join needs --listen",
             ),
             (
                 "--id 1 --data-dir d --cluster 1=a:1 --heartbeat-ms 200",

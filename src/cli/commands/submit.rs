@@ -138,7 +138,7 @@ impl SubmitArgs {
             answer => answer?,
         };
         if submitted.duplicate {
-            output::print_note("This was submitted before; nothing was added.");
+            output::print_note("The same job was submitted before; no new job was created.");
         }
         if wait {
             wait_and_print(context, &submitted).await
@@ -203,7 +203,7 @@ impl TaskArgs {
 fn unknown_outcome(key: Option<&str>) -> CommandError {
     CommandError::Unreachable(format!(
         "the cluster did not answer in time, so it is unknown whether the job was accepted. Submit it again with \
-         --idempotency-key {}: that never makes a second one.",
+         --idempotency-key {}, which never creates a second job.",
         shell::quote(key.unwrap_or_default())
     ))
 }
@@ -225,7 +225,7 @@ fn read_job(path: &Path) -> Result<SubmitJob, CommandError> {
     })?;
     serde_json::from_str(&text).map_err(|error| {
         CommandError::Usage(format!(
-            "{name} is not a job: {error}. A job looks like \
+            "{name} does not contain a valid job: {error}. A job looks like \
              {{\"tasks\": [{{\"kind\": \"exec\", \"payload\": {{\"argv\": [\"echo\", \"hi\"]}}}}]}}"
         ))
     })
@@ -235,7 +235,9 @@ fn read_job(path: &Path) -> Result<SubmitJob, CommandError> {
 fn stdin_marker(text: &str) -> Result<String, String> {
     match text {
         "-" => Ok(text.to_owned()),
-        _ => Err("what is to be run comes after `--`, as in: triarch submit -- echo hi".to_owned()),
+        _ => {
+            Err("the command to run must follow `--`, as in: triarch submit -- echo hi".to_owned())
+        }
     }
 }
 

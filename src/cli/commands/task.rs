@@ -132,8 +132,7 @@ struct Selected {
 fn selection(selected: Option<Selected>) -> Result<TaskSelection, CommandError> {
     let Some(selected) = selected else {
         return Err(CommandError::Usage(
-            "say which tasks are meant: one by its id, or all that are selected by --queue, --state, --kind, --worker or \
-             --job"
+            "no tasks are selected: name one by its id, or use --queue, --state, --kind, --worker or --job"
                 .to_owned(),
         ));
     };

@@ -82,7 +82,7 @@ fn write(asked: &LogsQuery, logs: &Logs) -> io::Result<()> {
         if chunk.offset > *at {
             let (missing, stream) = (chunk.offset - *at, chunk.stream.as_str());
             output::print_note(&format!(
-                "triarch: {missing} bytes of {stream} are not kept any more"
+                "triarch: {missing} bytes of {stream} are no longer available"
             ));
         }
         *at = chunk.offset + chunk.text.len() as u64;

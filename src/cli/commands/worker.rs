@@ -219,7 +219,7 @@ async fn resolve_worker_id(
         if query.after.is_none() {
             return gone.ok_or_else(|| {
                 CommandError::Failed(format!(
-                    "no worker is called '{given}'; see: {}",
+                    "no worker is called '{given}'; list the workers with: {}",
                     context.command("worker list")
                 ))
             });

@@ -71,7 +71,7 @@ impl Layout {
         let (root, temporary) = match &options.data_dir {
             Some(dir) => {
                 std::fs::create_dir_all(dir)
-                    .with_context(|| format!("cannot make the directory {}", dir.display()))?;
+                    .with_context(|| format!("cannot create the directory {}", dir.display()))?;
                 let dir = dir
                     .canonicalize()
                     .with_context(|| format!("cannot open {}", dir.display()))?;
@@ -81,7 +81,7 @@ impl Layout {
                 let dir = tempfile::Builder::new()
                     .prefix("triarch-dev-")
                     .tempdir()
-                    .context("cannot make a temporary directory; choose one with --data-dir")?;
+                    .context("cannot create a temporary directory; choose one with --data-dir")?;
                 (dir.path().to_owned(), Some(dir))
             }
         };
@@ -95,7 +95,7 @@ impl Layout {
         };
         layout.check_shape()?;
         std::fs::create_dir_all(layout.logs())
-            .with_context(|| format!("cannot make the directory {}", layout.logs().display()))?;
+            .with_context(|| format!("cannot create the directory {}", layout.logs().display()))?;
         Ok(layout)
     }
 
@@ -108,7 +108,7 @@ impl Layout {
                     .with_context(|| format!("{} is damaged", path.display()))?;
                 anyhow::ensure!(
                     known == self.shape,
-                    "{} holds a cluster of {} masters at port {}, whose members know each other by these addresses: \
+                    "{} contains a cluster of {} masters at port {}, whose members know each other by these addresses: \
                      start it with --nodes {} --port {}, or use another --data-dir",
                     self.root.display(),
                     known.nodes,

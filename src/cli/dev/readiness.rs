@@ -69,12 +69,12 @@ pub async fn await_new_leader(layout: &Layout) -> String {
             ..
         }) = ask(&http, layout, "/v1/cluster").await
         {
-            return format!("Master {leader} leads (term {term}), and the cluster goes on.");
+            return format!("Master {leader} leads (term {term}), and the cluster is available.");
         }
         tokio::time::sleep(LEADER_POLL_INTERVAL).await;
     }
-    "No master leads: most of them must be alive for that. Nothing that was acknowledged is lost; it goes on as soon as \
-     enough are started again."
+    "No master leads, because a majority of them must be up. Nothing that was acknowledged is lost; the cluster continues \
+     as soon as enough masters are restarted."
         .to_owned()
 }
 

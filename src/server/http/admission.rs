@@ -149,14 +149,14 @@ impl AdmissionControl {
     pub fn reject(&self, reason: ShedReason) -> Problem {
         self.shed[reason as usize].fetch_add(1, Ordering::Relaxed);
         let detail = match reason {
-            ShedReason::Requests => "this node works on as many requests as it takes at once",
+            ShedReason::Requests => "this node has reached its limit of concurrent requests",
             ShedReason::Bodies | ShedReason::WorkerBodies => {
-                "the bodies of requests that this node is working on fill the room there is for them"
+                "this node has reached its limit of memory for request bodies"
             }
         };
         Problem::new(
             Code::RateLimited,
-            format!("{detail}; nothing was done, retry after a moment"),
+            format!("{detail}; nothing was done, retry later"),
         )
     }
 

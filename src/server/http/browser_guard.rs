@@ -104,7 +104,9 @@ pub fn check(
 /// Refuses a request between nodes that a browser sent, whatever its site, because no page talks to `/raft/`.
 pub fn check_peer(headers: &HeaderMap) -> Result<(), Problem> {
     if from_browser(headers) {
-        return Err(forbidden("a browser may not send messages between nodes"));
+        return Err(forbidden(
+            "a browser must not call the routes between nodes",
+        ));
     }
     Ok(())
 }
@@ -175,7 +177,7 @@ fn check_host(
     Err(Problem::new(
         Code::MisdirectedRequest,
         format!(
-            "no node of this cluster goes by the host name {:?}; use an address or a member's host, or start the nodes with \
+            "no node of this cluster has the host name {:?}; use an address or a member's host, or start the nodes with \
              --allowed-host",
             host.as_str()
         ),

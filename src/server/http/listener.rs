@@ -197,7 +197,7 @@ pub async fn serve_clients(
             if !std::mem::replace(&mut rejecting, true) {
                 tracing::warn!(
                     bound = connections_max,
-                    "too many connections: refusing more"
+                    "too many connections: refusing new ones"
                 );
             }
             if let Ok(rejection_permit) = Arc::clone(&rejections).try_acquire_owned() {
@@ -227,7 +227,7 @@ async fn reject(mut stream: TcpStream, connections_max: usize) -> std::io::Resul
     let problem = Problem::new(
         Code::Unavailable,
         format!(
-            "{connections_max} connections are open on this node; ask another node, or retry later"
+            "{connections_max} connections are open on this node, its limit; use another node, or retry later"
         ),
     );
     let body = problem.to_json().to_string();
@@ -271,7 +271,7 @@ pub fn client_connections_max(wanted: usize) -> usize {
         tracing::warn!(
             wanted,
             possible,
-            "the system lets this process open {files} files (ulimit -n), so it takes fewer connections"
+            "this process may open only {files} files (ulimit -n), so it accepts fewer connections; raise the limit"
         );
     }
     wanted.min(possible)
@@ -301,7 +301,7 @@ async fn serve(stream: TcpStream, router: Router, stop: CancellationToken) {
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended in the middle");
+        tracing::debug!(%error, "a connection ended during a request");
     }
 }
 

@@ -118,7 +118,7 @@ impl<S> SlowClientGuard<S> {
             .as_mut()
             .poll(context)
         {
-            Poll::Ready(()) => Poll::Ready(Err(timed_out("the other end reads nothing"))),
+            Poll::Ready(()) => Poll::Ready(Err(timed_out("the client does not read the response"))),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -150,7 +150,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for SlowClientGuard<S> {
             .as_mut()
             .is_some_and(|timer| timer.as_mut().poll(context).is_ready());
         if over {
-            return Poll::Ready(Err(timed_out("a request's head does not end")));
+            return Poll::Ready(Err(timed_out(
+                "the head of a request did not arrive in time",
+            )));
         }
         read
     }

@@ -30,13 +30,13 @@ impl From<ProposeError> for HandlerError {
             ProposeError::Unknown(why) => HandlerError::OutcomeUnknown(why),
             ProposeError::Overloaded => HandlerError::Problem(Problem::new(
                 Code::RateLimited,
-                "this cluster has more writes waiting than it takes; nothing was done, retry after a moment",
+                "too many writes are waiting in this cluster; nothing was done, retry later",
             )),
             ProposeError::TooLarge { .. } => {
                 HandlerError::Problem(Problem::new(Code::PayloadTooLarge, error.to_string()))
             }
             ProposeError::DiskLow(why) => HandlerError::Problem(Problem::disk_low(format!(
-                "{why}. Nothing was done; reads and heartbeats go on, and writes are taken again once there is room"
+                "{why}. Nothing was done; reads and heartbeats still work, and writes are accepted again once there is space"
             ))),
             ProposeError::StorageFailed(why) => {
                 HandlerError::Problem(Problem::new(Code::StorageFailed, why))
@@ -94,7 +94,7 @@ impl IntoResponse for HandlerError {
             HandlerError::Problem(problem) => return problem.into_response(),
             HandlerError::NotLeader => (
                 Retryable::NotExecuted,
-                Problem::no_leader("this node does not lead any more"),
+                Problem::no_leader("this node is no longer the leader"),
             ),
             HandlerError::OutcomeUnknown(why) => (
                 Retryable::OutcomeUnknown(why.clone()),

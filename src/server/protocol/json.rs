@@ -13,7 +13,7 @@ pub fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     if is_blank(body) {
         return Err(Problem::invalid(
             "",
-            "the body is empty; this route takes a JSON object",
+            "the body is empty; this route needs a JSON object",
         ));
     }
     check_depth(body)?;

@@ -47,7 +47,7 @@ impl ApiResponse {
 
     fn with<T: Serialize>(status: StatusCode, index: u64, body: &T) -> Result<Self, HandlerError> {
         let body = serde_json::to_vec(body).map_err(|error| {
-            HandlerError::OutcomeUnknown(format!("the answer cannot be written: {error}"))
+            HandlerError::OutcomeUnknown(format!("the response cannot be serialized: {error}"))
         })?;
         Ok(Self {
             status,

@@ -29,7 +29,7 @@ pub fn bounded_text(field: &str, text: &str) -> Result<(), Problem> {
         return Err(Problem::invalid(
             field,
             format!(
-                "is {} bytes long, the bound is {NAME_BYTES_MAX}",
+                "is {} bytes long; the limit is {NAME_BYTES_MAX}",
                 text.len()
             ),
         ));

@@ -80,7 +80,7 @@ async fn backup(
     let permit = permit.map_err(|_| {
         Problem::new(
             Code::RateLimited,
-            "this node is giving a backup already; ask another node, or retry later",
+            "this node is already sending a backup; use another node, or retry later",
         )
     })?;
     if !stale {
@@ -115,9 +115,9 @@ async fn backup(
                 index,
                 backup = header.backup,
                 took_ms = started.elapsed().as_millis(),
-                "backup given"
+                "backup sent"
             ),
-            Err(error) => tracing::warn!(index, %error, "a backup broke off"),
+            Err(error) => tracing::warn!(index, %error, "a backup was interrupted"),
         }
     }));
     let mut response = Response::new(Body::from_stream(stream::unfold(
@@ -157,11 +157,11 @@ impl Write for ChunkWriter {
             Ok(()) => Ok(bytes.len()),
             Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(io::Error::new(
                 io::ErrorKind::BrokenPipe,
-                "whoever asked has gone",
+                "the client has disconnected",
             )),
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "whoever asked takes nothing any more",
+                "the client has stopped reading",
             )),
         }
     }
@@ -189,14 +189,14 @@ async fn catch_up(app: &App) -> Result<(), HandlerError> {
                 Ok(_) => Ok(()),
                 Err(_) => Err(Problem::new(
                     Code::Timeout,
-                    "this node has not caught up in time; ask another node, or with consistency=stale",
+                    "this node has not caught up in time; use another node, or consistency=stale",
                 )
                 .into()),
             };
         }
         if Instant::now() + RETRY_DELAY >= deadline {
             return Err(Problem::no_leader(
-                "no leader confirms what is acknowledged; retry, or ask with consistency=stale for what this node has",
+                "no leader confirms the latest acknowledged write; retry, or use consistency=stale for this node's own state",
             )
             .into());
         }
@@ -227,7 +227,7 @@ async fn restore(
         .text("backup")
         .filter(|id| (1..=NAME_BYTES_MAX).contains(&id.len()))
     else {
-        return Err(Problem::invalid("backup", "must be the backup's own id").into());
+        return Err(Problem::invalid("backup", "must be the id of the backup").into());
     };
     let number = |name: &'static str| match query.parsed::<u32>(name, "a number from 1") {
         Ok(Some(number)) if (1..=PARTS_MAX).contains(&number) => Ok(number),

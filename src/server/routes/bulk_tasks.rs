@@ -218,7 +218,7 @@ fn selection(body: &Bytes) -> Result<TaskFilter, Problem> {
     if filter == TaskFilter::default() {
         return Err(Problem::invalid(
             "",
-            "select by at least one of queue, state, kind, worker and job: everything at once is hardly meant",
+            "at least one of queue, state, kind, worker and job is required, so that no request affects all tasks by mistake",
         ));
     }
     Ok(filter)
@@ -230,7 +230,7 @@ fn finished_only(filter: TaskFilter) -> Result<TaskFilter, Problem> {
     if !state.is_terminal() {
         return Err(Problem::invalid(
             "state",
-            "must be one of succeeded, failed, cancelled, expired: only what has finished can be meant",
+            "must be one of succeeded, failed, cancelled, expired: only finished tasks can be selected",
         ));
     }
     Ok(TaskFilter {

@@ -64,7 +64,7 @@ async fn digest(app: &App) -> Result<wire::TableDigest, HandlerError> {
     let permit = permit.map_err(|_| {
         Problem::new(
             Code::RateLimited,
-            "this node is taking a digest of its table already; retry after a moment",
+            "this node is already computing a digest of its table; retry later",
         )
     })?;
     let frozen = app.table.read().freeze();
@@ -77,7 +77,7 @@ async fn digest(app: &App) -> Result<wire::TableDigest, HandlerError> {
         }
     });
     computed.await.map_err(|error| {
-        HandlerError::OutcomeUnknown(format!("the digest could not be taken: {error}"))
+        HandlerError::OutcomeUnknown(format!("the digest could not be computed: {error}"))
     })
 }
 

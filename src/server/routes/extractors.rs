@@ -87,7 +87,7 @@ pub async fn wait_for_min_index(
                 HandlerError::Problem(Problem::new(
                     Code::Timeout,
                     format!(
-                        "this node has not applied index {wanted} in time; retry, or ask another node"
+                        "this node has not applied index {wanted} in time; retry, or use another node"
                     ),
                 ))
             }

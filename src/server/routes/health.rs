@@ -55,12 +55,12 @@ async fn readyz(State(app): State<App>) -> Response {
         return Problem::no_leader("this node is stopping").into_response();
     }
     let Some(leader) = leader else {
-        return Problem::no_leader("no leader is known to this node").into_response();
+        return Problem::no_leader("this node knows no leader").into_response();
     };
     if status.applied_index < status.commit_index {
         let behind = status.commit_index - status.applied_index;
         return Problem::no_leader(format!(
-            "this node has {behind} committed entries still to apply"
+            "this node still has to apply {behind} committed entries"
         ))
         .with("behind", behind)
         .into_response();

@@ -42,13 +42,13 @@ pub fn parse_job(
         validate::bounded_text("name", name)?;
     }
     if job.tasks.is_empty() {
-        return Err(Problem::invalid("tasks", "a job has at least one task"));
+        return Err(Problem::invalid("tasks", "must contain at least one task"));
     }
     if job.tasks.len() > app.limits.tasks_max {
         return Err(Problem::new(
             Code::PayloadTooLarge,
             format!(
-                "{} tasks in one request; the bound is {}: submit the job in parts, with \"part\" and \"parts\"",
+                "{} tasks in one request; the limit is {}: submit the job in parts, with \"part\" and \"parts\"",
                 job.tasks.len(),
                 app.limits.tasks_max
             ),
@@ -57,8 +57,9 @@ pub fn parse_job(
         .with("tasks_max", app.limits.tasks_max));
     }
     // The job is serialized again after parsing, so that white space between fields does not change the digest.
-    let canonical = serde_json::to_vec(&job)
-        .map_err(|error| Problem::invalid("", format!("the body cannot be read back: {error}")))?;
+    let canonical = serde_json::to_vec(&job).map_err(|error| {
+        Problem::invalid("", format!("the body cannot be parsed again: {error}"))
+    })?;
     let tasks = job
         .tasks
         .into_iter()
@@ -75,7 +76,7 @@ pub fn parse_job(
         let key = job.idempotency_key.ok_or_else(|| {
             Problem::invalid(
                 "idempotency_key",
-                "is what the parts of a job have in common: choose one and give it with every part",
+                "is required for a job in parts: choose a key and send it with every part",
             )
         })?;
         return Ok(Submission::Part(StagePart {
@@ -117,7 +118,7 @@ fn parse_task(app: &App, position: usize, task: wire::TaskSpec) -> Result<NewTas
     if tags.len() > TAGS_MAX {
         return Err(Problem::invalid(
             &at("tags"),
-            format!("{} tags; the bound is {TAGS_MAX}", tags.len()),
+            format!("{} tags; the limit is {TAGS_MAX}", tags.len()),
         ));
     }
     for (tag, position) in tags.iter().zip(0..) {
@@ -185,7 +186,7 @@ fn unique(
             None => Ok(None),
             Some(_) => Err(Problem::invalid(
                 &at("on_duplicate"),
-                "says what happens when the task's unique_key is taken, and the task has none",
+                "needs a unique_key, and the task has none",
             )),
         };
     };
@@ -207,7 +208,7 @@ fn concurrency(
             None => Ok(None),
             Some(_) => Err(Problem::invalid(
                 &at("concurrency_limit"),
-                "bounds the tasks of a concurrency_key, and the task has none",
+                "needs a concurrency_key, and the task has none",
             )),
         };
     };
@@ -232,7 +233,7 @@ fn payload(app: &App, field: &str, payload: Option<Box<RawValue>>) -> Result<Byt
         return Err(Problem::new(
             Code::PayloadTooLarge,
             format!(
-                "{field} is {} bytes, the bound is {bound}: put the data where workers can reach it and pass its address",
+                "{field} is {} bytes long; the limit is {bound}: store the data where workers can reach it and pass its address",
                 text.len()
             ),
         )

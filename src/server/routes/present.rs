@@ -111,12 +111,12 @@ pub fn cancellation_error(cause: CancelCause) -> Option<Box<RawValue>> {
         CancelCause::JobFailed(task) => (
             "job_failed",
             task,
-            format!("task {task} ended without success, and the job fails fast"),
+            format!("task {task} ended without success, and the job has on_failure = fail_fast"),
         ),
         CancelCause::Dependency(task) => (
             "dependency_failed",
             task,
-            format!("task {task}, which this one comes after, ended without success"),
+            format!("task {task}, on which this one depends, ended without success"),
         ),
     };
     let error = json!({"type": kind, "message": message, "task": task.to_string()});

@@ -75,7 +75,7 @@ async fn show(
     let queue = queue.ok_or_else(|| {
         Problem::new(
             Code::NotFound,
-            "no task names this queue and nothing is set of it",
+            "there is no such queue: no task names it, and it has no settings",
         )
     })?;
     ApiResponse::from_table(&table, index, &queue_to_wire(&queue, table.now_ms()))
@@ -222,7 +222,7 @@ fn parse_settings(
             (Some(_), None) => {
                 return Err(Problem::invalid(
                     "burst",
-                    "belongs to a rate, and the queue has none: set rate_per_s with it",
+                    "needs a rate, and the queue has none: set rate_per_s with it",
                 ));
             }
         },

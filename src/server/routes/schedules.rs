@@ -57,22 +57,26 @@ async fn put(
     if given.job.idempotency_key.is_some() {
         return Err(Problem::invalid(
             "job.idempotency_key",
-            "each tick's job has a key of its own: the schedule's name and the tick's time",
+            "must be omitted: the job of each tick has its own key, made of the schedule's name and the tick's time",
         )
         .into());
     }
     let job_text = serde_json::to_vec(&given.job).map_err(|error| {
-        Problem::invalid("job", format!("the job cannot be read back: {error}"))
+        Problem::invalid("job", format!("the job cannot be parsed again: {error}"))
     })?;
     let job = job_submission::parse_job(&app, given.job, None)
         .map_err(|problem| problem.within("job"))?;
     let Submission::Whole(job) = job else {
-        return Err(Problem::invalid("job.part", "a schedule's job comes whole").into());
+        return Err(Problem::invalid(
+            "job.part",
+            "must be omitted: the job of a schedule cannot have parts",
+        )
+        .into());
     };
     let next_tick_ms = times.next_after(now_ms(&app)?).ok_or_else(|| {
         Problem::invalid(
             "cron",
-            format!("\"{}\" names a date that never comes", given.cron),
+            format!("\"{}\" names a date that never occurs", given.cron),
         )
     })?;
     let command = Command::PutSchedule(PutSchedule {

@@ -89,17 +89,17 @@ fn reason_to_wire(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
             let keys = keys.join(", ");
             (
                 "dependencies",
-                format!("it comes after {keys}{more}, which have not succeeded yet"),
+                format!("it waits for {keys}{more}, which have not succeeded yet"),
             )
         }
         Reason::Delayed { until_ms, failures } => {
             let until = wire::Timestamp::from_unix_ms(until_ms);
             fields.until = Some(until);
             match failures {
-                0 => ("delayed", format!("its time comes at {until}")),
+                0 => ("delayed", format!("it is delayed until {until}")),
                 failures => (
                     "backoff",
-                    format!("{failures} attempts failed; the next one comes at {until}"),
+                    format!("{failures} attempts failed; the next one is due at {until}"),
                 ),
             }
         }
@@ -111,7 +111,7 @@ fn reason_to_wire(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
             fields.limit = Some(u64::from(max_running));
             (
                 "queue_max_running",
-                format!("{max_running} tasks of queue {queue} run, and no more may"),
+                format!("queue {queue} runs {max_running} tasks, its limit"),
             )
         }
         Reason::RateLimited { until_ms } => {
@@ -119,7 +119,7 @@ fn reason_to_wire(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
             fields.until = Some(until);
             (
                 "queue_rate",
-                format!("the rate of queue {queue} lets the next task start at {until}"),
+                format!("the rate of queue {queue} allows the next task to start at {until}"),
             )
         }
         Reason::ConcurrencyKey {
@@ -134,7 +134,7 @@ fn reason_to_wire(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
             (
                 "concurrency_key",
                 format!(
-                    "at most {limit} tasks with concurrency key {key} run at once: {running} do, and {ahead} come first"
+                    "at most {limit} tasks with concurrency key {key} run at once: {running} run now, and {ahead} are ahead of it"
                 ),
             )
         }
@@ -143,7 +143,7 @@ fn reason_to_wire(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
             fields.count = Some(workers);
             (
                 "workers_busy",
-                format!("{workers} workers take it, and none has a free slot and the resources"),
+                format!("{workers} workers accept it, and none has a free slot and the resources"),
             )
         }
         Reason::Ready { workers } => {
@@ -151,7 +151,7 @@ fn reason_to_wire(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
             (
                 "ready",
                 format!(
-                    "nothing holds it back: {workers} workers have room for it, and it is given out when one asks"
+                    "it is ready: {workers} workers have a free slot for it, and the next one that polls gets it"
                 ),
             )
         }
@@ -168,12 +168,12 @@ fn no_worker(task: &Task, lack: Lack) -> (&'static str, String) {
     match lack {
         Lack::Anyone => (
             "no_worker",
-            "no worker takes anything: start one with triarch worker, or look at triarch worker list"
+            "no worker takes tasks: start one with triarch worker, or see triarch worker list"
                 .to_string(),
         ),
         Lack::Queue => (
             "no_worker_for_queue",
-            format!("no worker takes from queue {queue}: start one with --queues {queue}"),
+            format!("no worker takes tasks from queue {queue}: start one with --queues {queue}"),
         ),
         Lack::Kind => (
             "no_worker_for_kind",
@@ -185,7 +185,7 @@ fn no_worker(task: &Task, lack: Lack) -> (&'static str, String) {
         ),
         Lack::Resources => (
             "no_worker_with_resources",
-            "no worker that would take it has as much of its resources, even with nothing else to do"
+            "no worker of its queue and kind has the resources it requires, even when idle"
                 .to_string(),
         ),
     }

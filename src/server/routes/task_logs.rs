@@ -64,7 +64,7 @@ async fn send(
     let output: wire::SendOutput = json::parse(&body)?;
     if output.chunks.len() > CHUNKS_MAX {
         let detail = format!(
-            "holds {} pieces; the bound is {CHUNKS_MAX}",
+            "has {} chunks; the limit is {CHUNKS_MAX}",
             output.chunks.len()
         );
         return Err(Problem::invalid("chunks", detail).into());

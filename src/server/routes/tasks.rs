@@ -142,7 +142,7 @@ async fn retry(
     let (index, _) = retried.map_err(|failure| match failure {
         HandlerError::Problem(problem) if problem.code() == Code::AlreadyFinished => HandlerError::Problem(Problem::new(
             Code::Conflict,
-            format!("task {id} is not finished: there is nothing to retry; cancel it first to start it over"),
+            format!("task {id} is not finished, so it cannot be retried; cancel it first to run it again"),
         )),
         other @ (HandlerError::Problem(_) | HandlerError::NotLeader | HandlerError::OutcomeUnknown(_)) => other,
     })?;

@@ -16,7 +16,7 @@ pub fn wait_time(query: &Query) -> Result<Option<Duration>, Problem> {
 pub fn too_many_waiters() -> HandlerError {
     Problem::new(
         Code::RateLimited,
-        "this node has more waiting requests than it takes; retry after a moment",
+        "this node has reached its limit of waiting requests; retry later",
     )
     .into()
 }

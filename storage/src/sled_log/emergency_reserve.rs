@@ -38,10 +38,10 @@ impl EmergencyReserve {
             return Err(StorageError::io("reserve space in", path, &error));
         }
         let available = durable::available_bytes(durable::parent_of(path))
-            .map_err(|error| StorageError::io("look for space beside", path, &error))?;
+            .map_err(|error| StorageError::io("look for free space next to", path, &error))?;
         if available < AVAILABLE_BYTES_MIN {
             return Err(StorageError::Io {
-                action: "open the log beside",
+                action: "open the log next to",
                 path: path.to_path_buf(),
                 cause: format!(
                     "only {available} bytes are free on this file system; free some space and start the node again"

@@ -185,7 +185,7 @@ impl FreeSpace {
                 tracing::info!(%path, free_mib, low_mib, "the disk has room again: this node takes writes");
             }
             (SpaceLevel::Low, SpaceLevel::Full) => {
-                tracing::warn!(%path, "the disk is full, the reserve used up: this node does not even vote until there is room again; free some space");
+                tracing::warn!(%path, "the disk is full and the reserve is used up: this node does not even vote until there is room again; free some space");
             }
             (SpaceLevel::Full, SpaceLevel::Low) => {
                 tracing::info!(%path, free_mib, low_mib, "the disk has a little room again: this node votes, and takes no writes yet");

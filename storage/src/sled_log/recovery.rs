@@ -67,7 +67,7 @@ pub(super) fn recover(
     let sled_path = directory.join("sled");
     let mark_file = HighWaterMarkFile::open(&mark_path, node_id)?;
     if mark_file.is_none() && options.expect_existing {
-        let what = "is missing, and this node had a log before";
+        let what = "is missing, although this node had a log before";
         return Err(StorageError::damaged(&mark_path, what, node_id));
     }
     let db_path = sled_path.join("db");
@@ -83,7 +83,7 @@ pub(super) fn recover(
         Some(mark_file) => mark_file,
         None => {
             if !db.is_empty()? {
-                let what = "is missing, and there are entries it should speak for";
+                let what = "is missing, although the log has entries that it covers";
                 return Err(StorageError::damaged(&mark_path, what, node_id));
             }
             // The mark is written last: where it exists, the log is complete.
@@ -160,7 +160,7 @@ fn check_vote(
     let found = vote.map_or(0, |vote| vote.sequence);
     if found < mark.vote_sequence {
         return Err(db.damaged(format!(
-            "the vote in it is number {found}, and number {} was once durable",
+            "the vote in it is number {found}, but number {} was once durable",
             mark.vote_sequence
         )));
     }
@@ -250,11 +250,11 @@ fn check_tail(
     match scan.tail {
         Some(tail) if tail.position.index >= marked.position.index => Ok(()),
         Some(tail) => Err(db.damaged(format!(
-            "it ends with entry {}, and entry {} was once durable",
+            "it ends with entry {}, but entry {} was once durable",
             tail.position.index, marked.position.index
         ))),
         None => Err(db.damaged(format!(
-            "it is empty, and entry {} was once durable",
+            "it is empty, but entry {} was once durable",
             marked.position.index
         ))),
     }

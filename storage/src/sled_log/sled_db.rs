@@ -367,9 +367,9 @@ fn as_result<T>(
         Ok(Err(DbError::Sled(sled::Error::Io(error)))) => {
             return Err(StorageError::io(action, path, &error));
         }
-        Ok(Err(DbError::Sled(error))) => format!("sled says: {error}"),
+        Ok(Err(DbError::Sled(error))) => format!("sled reports: {error}"),
         Ok(Err(DbError::Damaged(what))) => what,
-        Err(panic) => format!("sled gave up: {}", panic_message(&panic)),
+        Err(panic) => format!("sled panicked: {}", panic_message(&panic)),
     };
     // A full disk makes sled fail in ways of its own. Nothing is lost then, so it must not be reported as damage.
     if durable::available_bytes(durable::parent_of(path))
@@ -390,5 +390,5 @@ fn panic_message(panic: &Box<dyn std::any::Any + Send>) -> String {
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("it panicked without a word").to_string()
+    text.unwrap_or("it panicked without a message").to_string()
 }

@@ -187,7 +187,7 @@ impl SyncThread {
                 }
                 Err(error) => {
                     if !warned {
-                        tracing::warn!(path = %self.db.file_path().display(), "there is no space for what is to be written: it waits until there is");
+                        tracing::warn!(path = %self.db.file_path().display(), "there is no disk space for pending writes: they wait until there is");
                         warned = true;
                     }
                     if self.queue.wait_unless_ending(SPACE_RETRY_INTERVAL) {
@@ -201,7 +201,7 @@ impl SyncThread {
     fn ensure_space(&mut self, bytes: u64) -> std::io::Result<()> {
         let mut made = self.state.preallocator.ensure(bytes);
         if made.as_ref().is_err_and(is_full) && self.state.space.release_reserve() {
-            tracing::warn!(path = %self.db.file_path().display(), "the emergency reserve is released to finish what was begun");
+            tracing::warn!(path = %self.db.file_path().display(), "the emergency reserve is released to finish pending writes");
             made = self.state.preallocator.ensure(bytes);
         }
         let space = &self.state.space;

@@ -126,7 +126,7 @@ impl SnapshotReader {
         self.read = 0;
         if left == 0 {
             if self.blocks_crc != self.footer.blocks_crc {
-                return Err(damage("its blocks are not those it was made of".into()));
+                return Err(damage("its blocks are not those that were written".into()));
             }
             return Ok(());
         }

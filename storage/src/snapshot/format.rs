@@ -93,7 +93,7 @@ pub(super) fn read_frame(file: &File) -> io::Result<(Footer, Bytes)> {
     let mut header = [0; HEADER.len()];
     file.read_exact_at(&mut header, 0)?;
     if header[..7] != HEADER[..7] {
-        return Err(damage("it does not begin like a snapshot".into()));
+        return Err(damage("it has no snapshot header".into()));
     }
     let mut footer = [0; FOOTER_BYTES];
     file.read_exact_at(&mut footer, footer_offset)?;
@@ -101,7 +101,7 @@ pub(super) fn read_frame(file: &File) -> io::Result<(Footer, Bytes)> {
     if header != *HEADER {
         // A file whose end fits this version was written by it, even if its first bytes have changed.
         if footer.is_some_and(|footer| footer.file_bytes() == Some(length)) {
-            return Err(damage("its beginning does not go with its end".into()));
+            return Err(damage("its header does not match its end".into()));
         }
         let what = format!(
             "it has format version {}, this program knows {}",
@@ -110,11 +110,11 @@ pub(super) fn read_frame(file: &File) -> io::Result<(Footer, Bytes)> {
         return Err(io::Error::new(io::ErrorKind::Unsupported, what));
     }
     let Some(footer) = footer else {
-        return Err(damage("it does not end like a snapshot".into()));
+        return Err(damage("it has no snapshot end".into()));
     };
     if footer.file_bytes() != Some(length) {
         return Err(damage(format!(
-            "it has {length} bytes, and its end says otherwise"
+            "it has {length} bytes, but its end states another length"
         )));
     }
     let mut meta = vec![0; footer.meta_bytes as usize];

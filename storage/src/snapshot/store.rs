@@ -55,7 +55,7 @@ impl SnapshotStore {
         if let Some(damaged) = listing.damaged.last()
             && newest < Some(*damaged)
         {
-            let what = "was found damaged before, and nothing newer has taken its place";
+            let what = "was found damaged before, and no newer snapshot has replaced it";
             let path = directory.join(damaged_name(*damaged));
             return Err(StorageError::damaged(&path, what, node_id));
         }
@@ -130,7 +130,7 @@ impl SnapshotStore {
         }
         StorageError::Damaged {
             path: path.to_path_buf(),
-            what: format!("a new snapshot came out wrong: {error}"),
+            what: format!("a new snapshot failed its verification: {error}"),
             advice: format!(
                 "Node {} keeps the snapshot it had; let it write or receive this one again",
                 self.inner.node_id
@@ -204,7 +204,7 @@ fn open_or_quarantine(
     }
     let aside = directory.join(damaged_name(sequence));
     durable::rename(&path, &aside)?;
-    let what = format!("{error}; it was put aside under this name");
+    let what = format!("{error}; it was moved aside to this name");
     Err(StorageError::damaged(&aside, what, node_id))
 }
 

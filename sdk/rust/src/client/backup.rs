@@ -35,12 +35,12 @@ impl BackupDownload {
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let broken = |message: String| Error::Protocol {
             master: self.master.clone(),
-            message: format!("the backup broke off: {message}"),
+            message: format!("the backup was interrupted: {message}"),
         };
         match timeout(READ_TIMEOUT, self.response.chunk()).await {
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(error)) => Err(broken(root_cause(&error))),
-            Err(_) => Err(broken(format!("nothing came for {READ_TIMEOUT:?}"))),
+            Err(_) => Err(broken(format!("no data arrived for {READ_TIMEOUT:?}"))),
         }
     }
 }

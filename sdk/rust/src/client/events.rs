@@ -105,7 +105,7 @@ impl EventStream {
     }
 
     fn leave(&mut self) {
-        tracing::debug!(master = %self.master, after = ?self.after, "events break off, going on elsewhere");
+        tracing::debug!(master = %self.master, after = ?self.after, "the event stream was interrupted, resuming at another master");
         self.connection = None;
         self.parser = SseParser::default();
         self.master = self.client.inner.masters.after(&self.master);

@@ -43,7 +43,7 @@ impl Client {
             // A restarted master has lost its connections, so idle ones are not kept for long.
             .pool_idle_timeout(Duration::from_secs(15))
             .build()
-            .map_err(|error| Error::Usage(format!("the HTTP client cannot be set up: {error}")))?;
+            .map_err(|error| Error::Usage(format!("the HTTP client cannot be created: {error}")))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 http,

@@ -77,7 +77,7 @@ impl Client {
         }
         // Parts wait for each other only for a bounded time.
         Err(Error::Usage(
-            "the first parts of the job were forgotten before the last one came: submit it again"
+            "the first parts of the job expired before the last one arrived: submit it again"
                 .to_owned(),
         ))
     }

@@ -34,7 +34,7 @@ fn parse_master(text: &str) -> Result<Url, Error> {
 fn check(url: &Url) -> Result<(), Error> {
     if url.scheme() != "http" {
         return Err(Error::Usage(format!(
-            "{url}: masters are spoken to over http, not {}",
+            "{url}: the scheme must be http, not {}",
             url.scheme()
         )));
     }

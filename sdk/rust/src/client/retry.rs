@@ -223,7 +223,11 @@ impl<'a> CallAttempts<'a> {
     fn redirected(&mut self, to: Url) -> Progress {
         self.redirects += 1;
         if self.redirects > REDIRECTS_MAX {
-            return self.unavailable(None, format!("redirects to {to} without end"), None);
+            return self.unavailable(
+                None,
+                format!("too many redirects, the last one to {to}"),
+                None,
+            );
         }
         tracing::trace!(master = %self.master, %to, "redirected");
         self.master = to;
@@ -331,7 +335,7 @@ fn interpret(url: &Url, status: StatusCode, headers: &HeaderMap, body: Bytes) ->
                 to.set_fragment(None);
                 Answer::Redirect(to)
             }
-            None => Answer::NotUnderstood("a redirect to nowhere".to_owned()),
+            None => Answer::NotUnderstood("a redirect without a valid Location header".to_owned()),
         };
     }
     let problem: Option<Problem> = serde_json::from_slice(&body).ok();

@@ -113,7 +113,7 @@ impl AttemptRegistry {
                 task = key.task,
                 old = other.token,
                 new = key.token,
-                "leased anew"
+                "the task was leased to this worker again: stopping the earlier attempt"
             );
             attempt.disown(StopReason::Lost);
         }
@@ -359,8 +359,11 @@ impl ResultBatch {
                 }
                 Some(ResultAcknowledgement { code, .. }) if code.as_deref() == Some(TOO_LARGE) => {
                     // The lease is still this worker's. Without an outcome, the task would be leased again for ever.
-                    tracing::warn!(task = key.task, "a result is too large to be kept");
-                    let message = "the result is larger than the cluster takes; put it where others can reach it and \
+                    tracing::warn!(
+                        task = key.task,
+                        "a result is too large for the cluster: the attempt is reported as failed"
+                    );
+                    let message = "the result exceeds the limit of the cluster; store it where others can reach it and \
                                    return its address";
                     let too_large = failure(&key, error_object("result_too_large", message), false);
                     let known = held
@@ -420,7 +423,7 @@ impl ResultBatch {
                 let message = format!("the cluster refused the result of this attempt: {problem}");
                 *result = failure(key, error_object("result_refused", &message), false);
             } else {
-                tracing::error!(task = key.task, %problem, "a result is given up");
+                tracing::error!(task = key.task, %problem, "a result is discarded");
                 held.remove(key);
             }
         }

@@ -88,7 +88,7 @@ async fn register(client: &Client, config: &WorkerConfig) -> Result<Registered, 
                     let name = config.register.name.clone();
                     return Err(WorkerError::NameTaken { name, problem });
                 }
-                tracing::warn!(%problem, "the name is taken, waiting for it");
+                tracing::warn!(%problem, "the name is in use by another worker; waiting until it is free");
                 // The cluster remembers a refusal under its id, too.
                 request_id = Client::new_request_id();
             }
@@ -99,7 +99,7 @@ async fn register(client: &Client, config: &WorkerConfig) -> Result<Registered, 
             | Error::NoCluster { .. }
             | Error::Timeout { .. }
             | Error::Protocol { .. } => {
-                tracing::warn!(%error, "not registered yet");
+                tracing::warn!(%error, "registration failed, retrying");
             }
             Error::Usage(_) => return Err(WorkerError::Client(error)),
         }

@@ -48,7 +48,7 @@ async fn follow(
     if query.text("consistency").is_some() {
         return Err(Problem::invalid(
             "consistency",
-            "every node tells what it has applied itself; there is nothing to choose",
+            "is not supported here: every node streams the events that it has applied itself",
         )
         .into());
     }
@@ -57,7 +57,7 @@ async fn follow(
     let permit = Arc::clone(&app.event_streams).try_acquire_owned().map_err(|_| {
         Problem::new(
             Code::Unavailable,
-            format!("{EVENT_STREAMS_MAX} readers follow this node's events already; ask another node"),
+            format!("this node already serves {EVENT_STREAMS_MAX} event streams, its limit; use another node"),
         )
     })?;
     let after = match asked {
@@ -101,7 +101,7 @@ fn requested_position(query: &Query, headers: &HeaderMap) -> Result<Option<Posit
     given.parse().map(Some).map_err(|_| {
         Problem::invalid(
             field,
-            "must be the id of an event, as 42.3, or a log index, as 42",
+            "must be the id of an event, such as 42.3, or a log index, such as 42",
         )
     })
 }
@@ -120,7 +120,7 @@ async fn wait_until_applied(app: &App, asked: Position) -> Result<(), HandlerErr
                 HandlerError::Problem(Problem::new(
                     Code::Timeout,
                     format!(
-                        "this node has not come to {asked} in time; retry, or ask another node"
+                        "this node has not applied {asked} in time; retry, or use another node"
                     ),
                 ))
             }

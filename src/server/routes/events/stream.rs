@@ -117,7 +117,7 @@ impl EventStream {
             // The node may be cut off from the others, and receive no events for as long as that lasts.
             self.ended = true;
             return Bytes::from_static(
-                b": this node knows of no leader, another one may know more\n\n",
+                b": this node knows no leader; another node may know one\n\n",
             );
         }
         format!(": keep-alive\nid: {}\n\n", self.after).into()
@@ -145,7 +145,9 @@ impl EventStream {
                             "id: {position}\nevent: {event_type}\ndata: {data}\n\n"
                         );
                     }
-                    Err(error) => tracing::error!(%error, %position, "an event cannot be written"),
+                    Err(error) => {
+                        tracing::error!(%error, %position, "an event cannot be serialized")
+                    }
                 }
             }
         }
@@ -158,8 +160,8 @@ pub fn position_gone(gone: PositionGone) -> Problem {
     Problem::new(
         Code::PositionGone,
         format!(
-            "what came after the position asked for is not kept here any more; everything after {} is: read how things \
-             stand now, and go on from there",
+            "the events after the requested position are no longer kept here; those after {} are: read the current state, \
+             and resume from there",
             gone.oldest
         ),
     )

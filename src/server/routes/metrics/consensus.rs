@@ -10,7 +10,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     let measures = app.node.metrics();
     out.gauges(
         "triarch_build_info",
-        "Always 1; what this node is and runs is in the labels.",
+        "Always 1; the labels identify the node and its version.",
         vec![(
             vec![
                 ("node", app.node_id.to_string()),
@@ -21,7 +21,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     );
     out.gauge(
         "triarch_term",
-        "The latest Raft term known here.",
+        "Latest Raft term known to this node.",
         status.term as f64,
     );
     let leads = app.node.leads_now();
@@ -32,7 +32,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     );
     out.gauge(
         "triarch_leader_id",
-        "The node that leads, as far as is known here; 0 if none is known.",
+        "Id of the leader known to this node; 0 if none is known.",
         status.leader.unwrap_or(0) as f64,
     );
     let role = |role| {
@@ -41,7 +41,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     };
     out.gauges(
         "triarch_members",
-        "Nodes of the cluster by role, as known here.",
+        "Nodes of the cluster known to this node, by role.",
         vec![
             (vec![("role", "voter".to_owned())], role(PeerRole::Voter)),
             (
@@ -53,22 +53,22 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     for (name, help, index) in [
         (
             "triarch_last_log_index",
-            "The last entry of this node's log.",
+            "Index of the last entry in this node's log.",
             status.last_log_index,
         ),
         (
             "triarch_commit_index",
-            "How far the log is known here to be committed.",
+            "Index of the last entry known to this node to be committed.",
             status.commit_index,
         ),
         (
             "triarch_applied_index",
-            "How far the log is applied to this node's table.",
+            "Index of the last entry applied to this node's table.",
             status.applied_index,
         ),
         (
             "triarch_snapshot_index",
-            "The last entry in this node's last snapshot.",
+            "Index of the last entry in this node's last snapshot.",
             status.snapshot_index,
         ),
     ] {
@@ -82,7 +82,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     let peer = |id: u64| -> Labels { vec![("peer", id.to_string())] };
     out.gauges(
         "triarch_peer_lag_entries",
-        "On the leader: entries of its log that are not known to be on the other node's disk.",
+        "On the leader: number of entries of its log that are not known to be on the other node's disk.",
         peers()
             .map(|node| {
                 let matched = node.matched.unwrap_or(0);
@@ -108,17 +108,17 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
         .map(|ms| (Labels::new(), ms as f64 / 1e3));
     out.gauges(
         "triarch_quorum_ack_age_seconds",
-        "On the leader: since when no majority has confirmed that it leads.",
+        "On the leader: time since a majority last confirmed its leadership.",
         acked.into_iter().collect(),
     );
     out.counter(
         "triarch_campaigns",
-        "Terms in which this node asked for votes.",
+        "Number of terms in which this node asked for votes.",
         measures.campaigns() as f64,
     );
     out.counters(
         "triarch_leader_changes",
-        "Changes of leadership that this node has seen, by cause. Every node sees each of them.",
+        "Changes of leadership that this node has observed, by cause. Every node observes each of them.",
         LeaderChangeKind::ALL
             .into_iter()
             .map(|cause| {
@@ -129,17 +129,17 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     );
     out.counter(
         "triarch_leaderless_seconds",
-        "Time for which this node has known of no leader, the present time included.",
+        "Total time without a leader known to this node, including the present time.",
         measures.leaderless().as_secs_f64(),
     );
     out.gauge(
         "triarch_proposals_open",
-        "Proposals to this node that wait or are on their way.",
+        "Proposals to this node that wait or are in flight.",
         measures.proposals_open() as f64,
     );
     out.counters(
         "triarch_proposals_refused",
-        "Proposals to this node that were not done, or whose outcome is unknown, by reason.",
+        "Proposals to this node that failed, or whose outcome is unknown, by reason.",
         ProposalRefusal::ALL
             .into_iter()
             .map(|why| {
@@ -151,55 +151,55 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     for (name, help, scale, histogram) in [
         (
             "triarch_entry_commands",
-            "Commands in each entry that this node proposed.",
+            "Number of commands in each entry that this node proposed.",
             Scale::Plain,
             &measures.entry_commands,
         ),
         (
             "triarch_entry_bytes",
-            "Bytes of each entry that this node proposed.",
+            "Size in bytes of each entry that this node proposed.",
             Scale::Plain,
             &measures.entry_bytes,
         ),
         (
             "triarch_proposal_wait_seconds",
-            "From the proposal of a command until its entry was sent.",
+            "Time from the proposal of a command until its entry was sent.",
             Scale::Time,
             &measures.proposal_wait,
         ),
         (
             "triarch_apply_seconds",
-            "Applying each entry with commands to this node's table.",
+            "Time to apply each entry with commands to this node's table.",
             Scale::Time,
             &measures.apply,
         ),
         (
             "triarch_commit_seconds",
-            "From an entry's proposal until it was committed and applied here.",
+            "Time from an entry's proposal until it was committed and applied on this node.",
             Scale::Time,
             &measures.commit,
         ),
         (
             "triarch_log_append_seconds",
-            "From an append to this node's log until it was durable: the wait for the sync before it, and its own.",
+            "Time from an append to this node's log until it was durable: the wait for the sync before it, and its own.",
             Scale::Time,
             &measures.log.append,
         ),
         (
             "triarch_log_sync_seconds",
-            "Each fdatasync of this node's log.",
+            "Time of each fdatasync of this node's log.",
             Scale::Time,
             &measures.log.sync,
         ),
         (
             "triarch_snapshot_write_seconds",
-            "Writing a snapshot of this node's table.",
+            "Time to write a snapshot of this node's table.",
             Scale::Time,
             &measures.snapshot_write,
         ),
         (
             "triarch_snapshot_install_seconds",
-            "Restoring a snapshot that was received from the leader.",
+            "Time to restore a snapshot that was received from the leader.",
             Scale::Time,
             &measures.snapshot_install,
         ),
@@ -209,12 +209,12 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     let consistency = app.node.consistency();
     out.gauge(
         "triarch_digest_agreed_index",
-        "The last entry at which a majority, this node among them, had the same table.",
+        "Index of the last entry at which a majority, including this node, had the same table.",
         consistency.verified_index as f64,
     );
     out.counter(
         "triarch_digest_mismatches",
-        "Comparisons of the masters' tables in which this node or another had another one than the majority, or nobody had a majority.",
+        "Comparisons of the masters' tables in which a node differed from the majority, or in which there was no majority.",
         consistency.mismatches as f64,
     );
 }

@@ -36,7 +36,7 @@ async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
         }
         Err(error) => Problem::new(
             Code::Unavailable,
-            format!("the metrics cannot be written: {error}"),
+            format!("the metrics cannot be encoded: {error}"),
         )
         .into_response(),
     }

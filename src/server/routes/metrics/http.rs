@@ -18,7 +18,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     };
     out.counters(
         "triarch_http_requests",
-        "Requests that this node answered, by route, method and class of status.",
+        "Requests that this node answered, by route, method and status class.",
         requests
             .iter()
             .map(|(series, stats)| (labels(series), stats.count.get() as f64))
@@ -26,7 +26,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     );
     out.histograms(
         "triarch_http_request_seconds",
-        "From a request's head until its answer began, forwarding included; requests that are held (polls, wait_ms, event streams) are left out.",
+        "Time from a request's head until its answer began, including forwarding. Held requests (polls, wait_ms, event streams) are excluded.",
         Scale::Time,
         requests
             .iter()
@@ -36,7 +36,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     );
     out.gauge(
         "triarch_http_requests_in_flight",
-        "Requests whose answer has not begun, held ones included.",
+        "Requests whose answer has not begun, including held ones.",
         metrics.in_flight() as f64,
     );
     let held = |word: &str| -> Labels { vec![("kind", word.to_owned())] };
@@ -48,7 +48,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     let readers = EVENT_STREAMS_MAX - app.event_streams.available_permits().min(EVENT_STREAMS_MAX);
     out.gauges(
         "triarch_http_held",
-        "Requests that are held: for the end of a job or task or for news of one, polls of workers (on the leader), streams of events.",
+        "Held requests: waits for the end or the output of a job or task, polls of workers (on the leader), event streams.",
         vec![
             (held("wait"), app.table.waiters.len() as f64),
             (held("poll"), polls as f64),
@@ -57,7 +57,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     );
     out.counters(
         "triarch_http_refusals",
-        "Requests that this node itself refused, by the code of the problem; an answer relayed from the leader counts there.",
+        "Requests that this node itself refused, by the code of the problem. An answer relayed from the leader is counted there.",
         Code::ALL
             .iter()
             .map(|code| {
@@ -68,7 +68,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     );
     out.counters(
         "triarch_http_shed",
-        "Requests that were refused unread because there was no room: all places for requests, or the memory for bodies of clients or of workers, were taken.",
+        "Requests refused unread by admission control: the limit of concurrent requests, or of memory for client or worker bodies, was reached.",
         ShedReason::ALL
             .into_iter()
             .map(|reason| {
@@ -80,7 +80,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     let of = |word: &str| -> Labels { vec![("of", word.to_owned())] };
     out.gauges(
         "triarch_connections",
-        "Open connections: of clients and workers, and of other masters.",
+        "Open connections of clients and workers, and of other masters.",
         vec![
             (of("clients"), metrics.clients.count() as f64),
             (of("masters"), metrics.peers.count() as f64),
@@ -88,7 +88,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     );
     out.counters(
         "triarch_connections_refused",
-        "Connections that were closed at once because there were too many.",
+        "Connections closed at once because the limit was reached.",
         vec![
             (of("clients"), metrics.clients.refused.get() as f64),
             (of("masters"), metrics.peers.refused.get() as f64),

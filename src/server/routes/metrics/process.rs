@@ -50,22 +50,22 @@ pub async fn collect(app: &App, out: &mut MetricFamilies) {
     };
     out.gauges(
         "triarch_log_bytes",
-        "What the log takes on disk.",
+        "Disk space used by the log.",
         sample(disk.as_ref().map(|disk| disk.log)),
     );
     out.gauges(
         "triarch_snapshot_bytes",
-        "What snapshots take on disk, one that is written or received included.",
+        "Disk space used by snapshots, including one that is being written or received.",
         sample(disk.as_ref().map(|disk| disk.snapshots)),
     );
     out.gauges(
         "triarch_disk_free_bytes",
-        "What can still be written to the file system of the data directory.",
+        "Free space on the file system of the data directory.",
         sample(disk.as_ref().and_then(|disk| disk.free)),
     );
     out.gauges(
         "triarch_disk_size_bytes",
-        "The size of the file system of the data directory.",
+        "Size of the file system of the data directory.",
         sample(disk.as_ref().and_then(|disk| disk.size)),
     );
 }
@@ -124,7 +124,7 @@ fn process(out: &mut MetricFamilies) {
     );
     out.gauges(
         "process_resident_memory_bytes",
-        "Memory of this process that is in use.",
+        "Resident memory of this process.",
         sample(resident.zip(page).map(|(pages, page)| pages * page)),
     );
     let ticks = unit(SysconfVar::CLK_TCK);
@@ -139,7 +139,7 @@ fn process(out: &mut MetricFamilies) {
     let cpu = field(11).zip(field(12)).zip(ticks);
     out.counters(
         "process_cpu_seconds",
-        "Processor time that this process has used.",
+        "Processor time used by this process.",
         sample(cpu.map(|((user, system), ticks)| (user + system) / ticks)),
     );
     let booted = fs::read_to_string("/proc/stat").ok().and_then(|text| {
@@ -149,7 +149,7 @@ fn process(out: &mut MetricFamilies) {
     let started = field(19).zip(ticks).zip(booted);
     out.gauges(
         "process_start_time_seconds",
-        "When this process started, in Unix time.",
+        "Start time of this process, as Unix time.",
         sample(started.map(|((since_boot, ticks), booted)| booted + since_boot / ticks)),
     );
     let open = fs::read_dir("/proc/self/fd").ok();
@@ -167,7 +167,7 @@ fn process(out: &mut MetricFamilies) {
     });
     out.gauges(
         "process_max_fds",
-        "The most file descriptors that may be open.",
+        "Maximum number of open file descriptors.",
         sample(max),
     );
 }

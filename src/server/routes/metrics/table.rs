@@ -62,7 +62,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     let state = |word: &str| -> Labels { vec![("state", word.to_owned())] };
     out.gauges(
         "triarch_tasks",
-        "Tasks in the table by state, finished ones that are kept included.",
+        "Tasks in the table by state, including finished ones that are kept.",
         counts
             .iter()
             .map(|(of, count)| (state(of.as_str()), count as f64))
@@ -70,13 +70,13 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     );
     out.gauge(
         "triarch_jobs",
-        "Jobs in the table, finished ones that are kept included.",
+        "Jobs in the table, including finished ones that are kept.",
         jobs as f64,
     );
     out.gauge("triarch_schedules", "Schedules.", schedules as f64);
     out.gauges(
         "triarch_workers",
-        "Workers by state; lost and left ones are remembered for a while.",
+        "Workers by state. Workers that are lost or have left are kept for a limited time.",
         workers
             .into_iter()
             .map(|(of, count)| (state(of.as_str()), count as f64))
@@ -84,7 +84,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     );
     out.gauge(
         "triarch_table_bytes",
-        "Bytes of payloads, results and errors in the table.",
+        "Size in bytes of payloads, results and errors in the table.",
         bytes as f64,
     );
     out.gauge("triarch_queues", "Queues.", queues as f64);
@@ -97,7 +97,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     });
     out.gauges(
         "triarch_queue_tasks",
-        "Tasks of a queue that are not finished, or failed, by state. Only the 200 fullest queues are listed by name, the rest together as (others).",
+        "Unfinished and failed tasks of a queue, by state. The 200 fullest queues are listed by name, the others together as (others).",
         tasks.collect(),
     );
     let oldest = queue_stats.iter().map(|(name, stats)| {
@@ -106,7 +106,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     });
     out.gauges(
         "triarch_queue_oldest_seconds",
-        "Since when the oldest task of a queue that could start waits for a worker; 0 if none does. Queues as in triarch_queue_tasks.",
+        "Time that the oldest task of a queue that could start has waited for a worker; 0 if there is none. Queues as in triarch_queue_tasks.",
         oldest.collect(),
     );
     decisions(app, out);
@@ -152,12 +152,12 @@ fn decisions(app: &App, out: &mut MetricFamilies) {
     let counters = &app.table.counters;
     out.counter(
         "triarch_jobs_submitted",
-        "Jobs that came into being while this node led.",
+        "Jobs created while this node led.",
         counters.jobs_submitted.get() as f64,
     );
     out.counters(
         "triarch_task_changes",
-        "How often tasks came to be in a state while this node led.",
+        "Changes of tasks to a state while this node led.",
         TaskState::ALL
             .into_iter()
             .map(|to| {
@@ -173,7 +173,7 @@ fn decisions(app: &App, out: &mut MetricFamilies) {
     );
     out.counters(
         "triarch_leases_expired",
-        "Leases that this node ended as leader, and not their workers, by reason.",
+        "Leases ended by this node as leader, and not by their workers, by reason.",
         LeaseExpiry::VARIANTS
             .iter()
             .map(|&why| {
@@ -184,7 +184,7 @@ fn decisions(app: &App, out: &mut MetricFamilies) {
     );
     out.counters(
         "triarch_results",
-        "Results that workers reported to this node as leader, by verdict; all but accepted ones changed nothing.",
+        "Results that workers reported to this node as leader, by verdict. Only accepted ones took effect.",
         ResultDecision::VARIANTS
             .iter()
             .map(|&decision| {
@@ -200,13 +200,13 @@ fn decisions(app: &App, out: &mut MetricFamilies) {
     );
     out.counter(
         "triarch_workers_lost",
-        "Workers that were silent for their whole lease while this node led.",
+        "Workers that sent no heartbeat for their whole lease while this node led.",
         counters.workers_lost.get() as f64,
     );
     let outcome = |word: &str| -> Labels { vec![("outcome", word.to_owned())] };
     out.counters(
         "triarch_schedule_ticks",
-        "Ticks of schedules that were over while this node led: with a job made, or passed by.",
+        "Ticks of schedules processed while this node led, by outcome: with a job submitted, or without.",
         vec![
             (outcome("job"), counters.ticks_fired.get() as f64),
             (outcome("passed"), counters.ticks_passed.get() as f64),

@@ -141,7 +141,7 @@ fn worker_response(app: &App, index: u64, id: WorkerId) -> Result<ApiResponse, H
     let worker = table.worker(id).ok_or_else(|| {
         Problem::new(
             Code::UnknownWorker,
-            format!("there is no worker {id}; gone workers are kept for a bounded time"),
+            format!("there is no worker {id}; workers that are lost or have left are kept for a limited time"),
         )
     })?;
     ApiResponse::from_table(

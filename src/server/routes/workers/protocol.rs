@@ -345,7 +345,7 @@ pub fn worker_id(text: &str) -> Result<WorkerId, Problem> {
     validate::parse_id("worker", text).map_err(|_| {
         Problem::new(
             Code::UnknownWorker,
-            "the path names no worker of this cluster: register, and use the id you are given",
+            "the path contains no valid worker id: register, and use the id in the response",
         )
     })
 }
@@ -372,7 +372,7 @@ pub fn worker_call_error(error: WorkerCallError, id: WorkerId) -> HandlerError {
         WorkerCallError::UnknownWorker => Problem::new(
             Code::UnknownWorker,
             format!(
-                "worker {id} is not registered (or was lost): stop what you run and register again"
+                "worker {id} is not registered, or was lost: stop all attempts and register again"
             ),
         )
         .into(),
@@ -385,7 +385,7 @@ fn parse_running(running: Vec<wire::RunningTask>) -> Result<Vec<RunningAttempt>,
         return Err(Problem::invalid(
             "running",
             format!(
-                "names {} attempts; the bound is {RESULTS_MAX}",
+                "lists {} attempts; the limit is {RESULTS_MAX}",
                 running.len()
             ),
         ));
@@ -408,7 +408,7 @@ fn parse_running(running: Vec<wire::RunningTask>) -> Result<Vec<RunningAttempt>,
             {
                 return Err(Problem::invalid(
                     &at("note"),
-                    format!("is over the bound of {NOTE_BYTES_MAX} bytes"),
+                    format!("exceeds the limit of {NOTE_BYTES_MAX} bytes"),
                 ));
             }
             let has_progress = attempt.progress.is_some() || attempt.note.is_some();

@@ -25,7 +25,7 @@ pub async fn record_results(
     if results.len() > RESULTS_MAX {
         return Err(Problem::new(
             Code::PayloadTooLarge,
-            format!("{} results; the bound is {RESULTS_MAX}", results.len()),
+            format!("{} results; the limit is {RESULTS_MAX}", results.len()),
         )
         .into());
     }

@@ -54,7 +54,7 @@ async fn one_command_replaces_a_dead_master_while_work_goes_on() {
     let cli = cluster.cli();
     let replace = ["cluster", "replace", &dead.to_string(), &named];
     let alive = cli.run(&replace).await.expect(1);
-    alive.says("need not be replaced").says("--force");
+    alive.says("still answers the leader").says("--force");
     cluster.kill9(dead);
     // Not taken for dead before it has been silent for a while.
     let replaced = eventually(WAIT_TIMEOUT, "the dead master is replaced", async || {
@@ -64,7 +64,7 @@ async fn one_command_replaces_a_dead_master_while_work_goes_on() {
     .await;
     replaced
         .says("is a voter")
-        .says(&format!("node {dead} is out"));
+        .says(&format!("node {dead} is removed"));
     let left: Vec<u64> = [1, 2, 3, 4].into_iter().filter(|id| *id != dead).collect();
     wait_members(&api, &left, &[]).await;
     // Asked again, it finds it done.
@@ -376,5 +376,5 @@ async fn a_requested_snapshot_is_written_to_the_disk_of_the_leader() {
     let again = api.post(&path, &Value::Null).await.expect(200);
     assert!(again["index"].as_u64() >= written["index"].as_u64());
     let shown = cli.run(&["cluster", "snapshot"]).await.expect(0);
-    shown.shows("node 1 wrote a snapshot up to entry");
+    shown.shows("node 1 wrote a snapshot up to log entry");
 }

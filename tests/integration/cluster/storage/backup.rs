@@ -73,11 +73,7 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
     let before = contents(&api).await;
     // A file that is there is not replaced unasked.
     let again = ["cluster", "backup", file.to_str().expect("plain")];
-    old.cli()
-        .run(&again)
-        .await
-        .expect(2)
-        .says("is there already");
+    old.cli().run(&again).await.expect(2).says("exists already");
 
     drop(old);
 

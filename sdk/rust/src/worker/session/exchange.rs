@@ -69,7 +69,7 @@ impl<E: Executor> Session<E> {
                 }
                 if grace.is_none() {
                     let left = self.attempts.running();
-                    tracing::info!(running = left, "taking no more tasks");
+                    tracing::info!(running = left, "draining: taking no more tasks");
                     grace = Some(Box::pin(self.clone().grace()));
                 }
             } else if poll.is_none()
@@ -118,7 +118,7 @@ impl<E: Executor> Session<E> {
                     let now = contact.borrow().clone();
                     if poll.is_some() && now != polled_in {
                         let leader = now.leader.as_ref().map(Url::as_str);
-                        tracing::info!(leader, "asking for work anew after a lapse or a change of leader");
+                        tracing::info!(leader, "polling again after a lapse or a change of leader");
                         poll = None;
                     }
                 }
@@ -178,7 +178,7 @@ impl<E: Executor> Session<E> {
         } = polled;
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) => return Err(self.exchange_failed("asking for work", &error, batch)),
+            Err(error) => return Err(self.exchange_failed("polling for tasks", &error, batch)),
         };
         self.acknowledge(begun);
         tracing::trace!(
@@ -264,7 +264,7 @@ impl<E: Executor> Session<E> {
             | Error::Protocol { .. }
             | Error::Usage(_) => {}
         }
-        tracing::warn!(worker = self.id, %error, "{doing} failed, asking again");
+        tracing::warn!(worker = self.id, %error, "{doing} failed, retrying");
         None
     }
 
@@ -274,7 +274,7 @@ impl<E: Executor> Session<E> {
             token: task.token,
         };
         if self.is_fenced() {
-            tracing::warn!(task = key.task, "a lease arrived too late to be trusted");
+            tracing::warn!(task = key.task, "a lease arrived too late to be used");
             return;
         }
         let Some(context) = self.attempts.begin(key.clone()) else {

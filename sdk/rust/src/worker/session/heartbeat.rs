@@ -70,7 +70,7 @@ impl<E: Executor> Session<E> {
         loop {
             ticks.tick().await;
             if let Err(error) = self.client.learn_masters().await {
-                tracing::debug!(%error, "could not ask who the masters are");
+                tracing::debug!(%error, "could not refresh the list of masters");
             }
         }
     }
@@ -87,7 +87,7 @@ impl<E: Executor> Session<E> {
                     let stopped = self.attempts.stop_running(StopReason::Lost);
                     if stopped > 0 {
                         let lease_ms = self.lease.as_millis();
-                        tracing::warn!(stopped, "heard nothing for {lease_ms} ms: the leases are over");
+                        tracing::warn!(stopped, "no answer from the cluster for {lease_ms} ms: the leases have expired, stopping their attempts");
                     }
                     if acknowledged.changed().await.is_err() {
                         return;

@@ -36,7 +36,7 @@ impl<E: Executor> Session<E> {
     async fn hand_back(self: &Arc<Self>, running: &mut JoinSet<()>) {
         let stopped = self.attempts.stop_running(StopReason::ShuttingDown);
         if stopped > 0 {
-            tracing::info!(stopped, "handing back what is not finished");
+            tracing::info!(stopped, "handing back unfinished attempts");
         }
         self.wind_down(running).await;
         let last_reports = async {
@@ -51,7 +51,9 @@ impl<E: Executor> Session<E> {
         {
             Ok(answer) => tracing::info!(worker = self.id, returned = answer.returned, "left"),
             Err(Error::Api(problem)) if problem.is(ProblemCode::UnknownWorker) => {}
-            Err(error) => tracing::warn!(worker = self.id, %error, "could not say goodbye"),
+            Err(error) => {
+                tracing::warn!(worker = self.id, %error, "could not leave the cluster in order; its leases expire")
+            }
         }
     }
 

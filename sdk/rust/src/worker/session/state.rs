@@ -101,7 +101,9 @@ impl<E: Executor> Session<E> {
         self.attempts.disown(cancel, sent, StopReason::Cancelled);
         self.attempts.disown(lost, sent, StopReason::Lost);
         if drain && !self.drain.is_cancelled() {
-            tracing::info!("the cluster asks this worker to finish and leave");
+            tracing::info!(
+                "the cluster asks this worker to drain: finishing its attempts, then leaving"
+            );
             self.drain.cancel();
         }
     }
