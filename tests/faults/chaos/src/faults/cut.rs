@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rand::Rng;
+use rand::RngExt;
 
 use crate::faults::Fault;
 use crate::net::{Link, Severed};

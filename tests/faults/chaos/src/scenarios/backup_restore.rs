@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use rand::Rng;
+use rand::RngExt;
 use triarch_harness::{Cluster, acknowledged_jobs, history};
 
 use crate::drill::{DRAIN_TIMEOUT, Drill};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use clap::Args;
-use rand::Rng;
+use rand::RngExt;
 use reqwest::Method;
 use serde_json::json;
 use triarch_harness::schedule_ticks::EverySecond;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use clap::Args;
-use rand::Rng;
+use rand::RngExt;
 use serde_json::json;
 use triarch_harness::history;
 

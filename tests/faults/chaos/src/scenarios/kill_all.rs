@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use rand::Rng;
+use rand::RngExt;
 
 use crate::drill::Drill;
 use crate::results::latency::Latencies;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use rand::Rng;
+use rand::RngExt;
 
 use crate::drill::Drill;
 use crate::plan::{KillTarget, Plan};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use clap::Args;
-use rand::Rng;
+use rand::RngExt;
 
 use crate::drill::Drill;
 use crate::results::latency::Latencies;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use rand::Rng;
+use rand::RngExt;
 
 use crate::fault_round::{ShuffledPlans, run_fault_round};
 use crate::net::{NetworkKind, namespaces};

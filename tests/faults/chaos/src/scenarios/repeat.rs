@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use rand::Rng;
+use rand::RngExt;
 
 use crate::fault_round::run_fault_round;
 use crate::plan::Plan;
