@@ -3,6 +3,64 @@
 //! The crate knows no tasks. The binary passes in a [`StateMachine`] and proposes bytes. The crate returns the
 //! machine's replies once the command is committed on a quorum of fsynced logs and applied here.
 //!
+//! # Example
+//!
+//! A replicated counter on one node of three:
+//!
+//! ```no_run
+//! use std::collections::BTreeMap;
+//! use std::io::{self, Read, Write};
+//! use std::sync::Arc;
+//! use std::time::{SystemTime, UNIX_EPOCH};
+//!
+//! use triarch_raft::{BootstrapMode, EntryView, Frozen, Node, NodeConfig, ProposeOptions, StateMachine};
+//!
+//! struct Counter(u64);
+//!
+//! impl StateMachine for Counter {
+//!     type Reply = u64;
+//!     type Frozen = Counter;
+//!
+//!     fn apply(&mut self, entry: EntryView<'_>) -> io::Result<Vec<u64>> {
+//!         Ok(entry.commands.iter().map(|_| { self.0 += 1; self.0 }).collect())
+//!     }
+//!
+//!     fn freeze(&mut self) -> Counter {
+//!         Counter(self.0)
+//!     }
+//!
+//!     fn restore(&mut self, snapshot: &mut dyn Read, _: u64) -> io::Result<()> {
+//!         let mut bytes = [0; 8];
+//!         snapshot.read_exact(&mut bytes)?;
+//!         self.0 = u64::from_le_bytes(bytes);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! impl Frozen for Counter {
+//!     fn write(self, out: &mut dyn Write) -> io::Result<()> {
+//!         out.write_all(&self.0.to_le_bytes())
+//!     }
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let addresses = BTreeMap::from([1, 2, 3].map(|id| (id, format!("127.0.0.1:710{id}"))));
+//! let config = NodeConfig::new(1, addresses[&1].clone(), "/var/lib/counter", BootstrapMode::Static(addresses.clone()));
+//! let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+//! let node = Node::start(config, Counter(0), Arc::new(clock)).await?;
+//!
+//! // Serves the other nodes.
+//! let listener = tokio::net::TcpListener::bind(&addresses[&1]).await?;
+//! tokio::spawn(axum::serve(listener, node.routes()).into_future());
+//!
+//! // Returns once the command is on the disks of a quorum and applied here.
+//! let committed = node.propose("add".into(), ProposeOptions::default()).await?;
+//! println!("entry {}", committed.index);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Modules
 //!
 //! The rows are ordered from the top down. A module imports only from the rows below its own, and there is no circle

@@ -4,6 +4,31 @@
 //! snapshots ([`SnapshotStore`]). The log is behind a trait with a conformance suite, so that another engine can
 //! replace sled. This crate knows neither openraft nor tasks: entries, votes and snapshot contents are bytes to it.
 //!
+//! # Example
+//!
+//! ```
+//! use std::sync::mpsc;
+//!
+//! use triarch_storage::{LogPosition, LogRecord, LogStore, SledLog, SledLogOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let directory = tempfile::tempdir()?;
+//! let position = LogPosition { term: 1, leader: 1, index: 1 };
+//! let record = LogRecord { position, payload: "an entry".into() };
+//!
+//! let log = SledLog::open(&directory.path().join("log"), &SledLogOptions::default())?;
+//! let (durable, wait) = mpsc::channel();
+//! log.append(vec![record.clone()], Box::new(move |result| drop(durable.send(result))))?;
+//! wait.recv()??; // On disk: the entry survives a power cut from here on.
+//! log.close()?;
+//!
+//! let log = SledLog::open(&directory.path().join("log"), &SledLogOptions::default())?;
+//! assert_eq!(log.read(1..2, usize::MAX)?, [record]);
+//! # log.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Invariants
 //!
 //! - When a [`Completion`] is called with `Ok`, the write it belongs to survives a power cut.

@@ -9,6 +9,65 @@
 //! each entry as [`Stamp::now_ms`]. Scheduling is a pure proposal ([`plan`]) that the leader sends back as a
 //! [`Command::Grant`], which apply verifies again.
 //!
+//! # Example
+//!
+//! The same two entries, applied on two replicas, give equal tables:
+//!
+//! ```
+//! use triarch_table::command::{NewTask, OnFailure, RegisterWorker, SubmitJob};
+//! use triarch_table::{Command, Limits, Reply, Stamp, Table};
+//!
+//! let task = NewTask {
+//!     key: None,
+//!     kind: "exec".to_owned(),
+//!     payload: br#"{"argv":["true"]}"#.as_slice().into(),
+//!     queue: "default".to_owned(),
+//!     priority: 4,
+//!     not_before_ms: None,
+//!     delay_ms: 0,
+//!     expires_ms: None,
+//!     timeout_ms: None,
+//!     max_attempts: 3,
+//!     max_losses: 5,
+//!     backoff: Default::default(),
+//!     requires: Default::default(),
+//!     tags: Vec::new(),
+//!     after: Vec::new(),
+//!     unique: None,
+//!     concurrency: None,
+//! };
+//! let submit = Command::SubmitJob(SubmitJob {
+//!     request_id: None,
+//!     idempotency_key: None,
+//!     body_digest: [0; 32],
+//!     part_digests: Vec::new(),
+//!     name: "nightly".to_owned(),
+//!     on_failure: OnFailure::Continue,
+//!     tasks: vec![task],
+//! });
+//! let register = Command::RegisterWorker(RegisterWorker {
+//!     request_id: None,
+//!     name: "worker-1".to_owned(),
+//!     queues: vec!["default".to_owned()],
+//!     kinds: vec!["exec".to_owned()],
+//!     slots: 1,
+//!     labels: Default::default(),
+//!     resources: Default::default(),
+//! });
+//!
+//! let mut replicas = [Table::new(Limits::default()), Table::new(Limits::default())];
+//! for table in &mut replicas {
+//!     let mut events = Vec::new();
+//!     let replies = table.apply(Stamp { index: 1, now_ms: 1_000 }, vec![submit.clone()], &mut events);
+//!     assert!(matches!(replies[..], [Reply::Submitted { .. }]));
+//!     table.apply(Stamp { index: 2, now_ms: 1_001 }, vec![register.clone()], &mut events);
+//!     assert_eq!(table.jobs_len(), 1);
+//!     assert!(table.worker_named("worker-1").is_some());
+//! }
+//! let [first, second] = replicas;
+//! assert_eq!(first.digest(), second.digest());
+//! ```
+//!
 //! # Layers
 //!
 //! Each layer may use those above it in this list and none below. There is no import circle between files or folders.

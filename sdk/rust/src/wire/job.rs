@@ -42,6 +42,20 @@ pub struct SubmitJob {
 
 impl SubmitJob {
     /// A job of these tasks, without name or key.
+    ///
+    /// ```
+    /// use triarch_sdk::wire::{SubmitJob, TaskSpec};
+    ///
+    /// let job = SubmitJob {
+    ///     idempotency_key: Some("report-2026-11".to_owned()),
+    ///     ..SubmitJob::new([TaskSpec::exec(["make", "report"])])
+    /// };
+    /// assert_eq!(
+    ///     serde_json::to_value(&job)?["tasks"][0]["payload"]["argv"],
+    ///     serde_json::json!(["make", "report"]),
+    /// );
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     pub fn new(tasks: impl IntoIterator<Item = TaskSpec>) -> Self {
         Self {
             tasks: tasks.into_iter().collect(),

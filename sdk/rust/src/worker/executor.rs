@@ -38,6 +38,15 @@ pub enum Outcome {
 
 impl Outcome {
     /// Returns a success with a result that is serialized to JSON. A result that cannot be serialized is a failure.
+    ///
+    /// ```
+    /// use triarch_sdk::Outcome;
+    ///
+    /// let Outcome::Succeeded(Some(result)) = Outcome::succeeded(&[1, 4, 9]) else {
+    ///     panic!("three numbers always serialize");
+    /// };
+    /// assert_eq!(result.get(), "[1,4,9]");
+    /// ```
     pub fn succeeded<T: Serialize + ?Sized>(result: &T) -> Self {
         match serde_json::value::to_raw_value(result) {
             Ok(raw) => Outcome::Succeeded(Some(raw)),
