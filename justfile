@@ -3,13 +3,17 @@
 _default:
     @just --list
 
-# Formatting, lints with warnings denied, unit tests: before each commit.
+# Formatting, lints, unit tests, documentation, dependencies: before each commit.
 check:
     scripts/check.sh
 
 # Every test; installs what the tests need.
 test:
     scripts/test.sh
+
+# Formatting, lints, unit tests and a small cluster, in two minutes when the debug build is there.
+quick:
+    scripts/test.sh --quick
 
 # A cluster, real work, and a leader that is killed.
 quickstart:

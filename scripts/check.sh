@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What every commit passes: formatting, lints with warnings denied, and the unit tests (the test of who may use whom
-# among them). Quick enough to run before each commit.
+# What every commit passes: formatting, lints with warnings denied, unit tests, the tests of architecture and of texts,
+# documentation without warnings whose examples run, and the rules for dependencies. Under two minutes when little changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,3 +11,8 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
 echo "== unit tests"
 cargo test --workspace --lib --bins --locked --quiet
 cargo test --workspace --test architecture --test prose --locked --quiet
+echo "== documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+cargo test --workspace --doc --locked --quiet
+echo "== dependencies"
+scripts/deny.sh

@@ -2,12 +2,45 @@
 # The Python package in sdk/python: formatting, lints, types, and its tests against real clusters on this machine. Installs what
 # it needs into a virtual environment under target/.
 #
-#   scripts/test-python.sh                 everything
+#   scripts/test-python.sh                 everything, on one Python
+#   scripts/test-python.sh --each          everything, on the oldest and the newest supported Python, where they are installed
 #   scripts/test-python.sh -k workflow     further words go to pytest
 #
 # TRIARCH_BIN: the program. Default: target/release/triarch. PYTHON: the interpreter. Default: python3.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+# The path of Python $1 (3.10, for example), on PATH or of pyenv; nothing if it is not installed.
+find_python() {
+  local candidate
+  for candidate in "$(command -v "python$1")" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python; do
+    if [ -x "$candidate" ] && "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+}
+
+if [ "${1:-}" = --each ]; then
+  shift
+  code=0
+  tested=0
+  for version in 3.10 3.13; do
+    python=$(find_python "$version")
+    if [ -z "$python" ]; then
+      echo "(Python $version is not installed: skipped)"
+      continue
+    fi
+    echo "== Python $version"
+    tested=$((tested + 1))
+    PYTHON=$python "$0" "$@" || code=1
+  done
+  if [ "$tested" -eq 0 ]; then
+    echo "test-python.sh: neither Python 3.10 nor 3.13 is installed" >&2
+    exit 1
+  fi
+  exit "$code"
+fi
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 export TRIARCH_BIN=${TRIARCH_BIN:-$target/release/triarch}
@@ -16,12 +49,13 @@ if [ ! -x "$TRIARCH_BIN" ]; then
   exit 1
 fi
 
-# Made anew when something else is asked for.
-wanted=$(sha256sum sdk/python/pyproject.toml | cut -c1-16)
+# One environment for each Python and each set of packages.
+python=${PYTHON:-python3}
+wanted=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-$(sha256sum sdk/python/pyproject.toml | cut -c1-16)
 tools=$target/python-tools/$wanted
 if [ ! -e "$tools/complete" ]; then
   rm -rf "$tools"
-  "${PYTHON:-python3}" -m venv "$tools"
+  "$python" -m venv "$tools"
   "$tools/bin/pip" install --quiet --disable-pip-version-check --editable "sdk/python[dev]"
   touch "$tools/complete"
 fi

@@ -3,10 +3,24 @@
 # of whole clusters and of the command line against the release build, a bounded run of the API fuzzer, the Python package,
 # the quickstart, and a bounded number of fault drills. Installs what it needs where that is missing (Debian packages, and Rust by rustup).
 #
+#   scripts/test.sh            everything: half an hour on two cores
+#   scripts/test.sh --quick    what breaks most often, in two minutes when the debug build is there: formatting, lints, unit
+#                              tests, the tests of architecture and of texts, and a small cluster whose leader dies
+#
 # All steps run, also after one has failed; only what cannot be built ends it early. The last line of the output is
 # "N passed, N failed", over all tests and drills; the exit code is 0 only if none failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
+
+quick=false
+case $* in
+  "") ;;
+  --quick) quick=true ;;
+  *)
+    echo "usage: scripts/test.sh [--quick]" >&2
+    exit 2
+    ;;
+esac
 
 passed=0
 failed=0
@@ -73,6 +87,26 @@ install_needs() {
   python3 -c 'import ensurepip, venv' 2>/dev/null || needs+=("python3-venv python3-venv")
   ensure_commands "${needs[@]}" && ensure_rust
 }
+
+# One test of each kind of promise, against real processes of the debug build.
+quick_tests=(
+  api::basics::a_job_submitted_to_a_follower_is_visible_on_every_node
+  api::basics::submitting_an_idempotency_key_again_returns_the_first_job
+  api::basics::a_worker_that_knows_one_follower_gets_tasks_and_its_output_is_shown
+  failover::leader_loss::killing_the_leader_under_load_loses_nothing_acknowledged
+  failover::full_restart::a_lease_and_its_token_survive_the_death_of_all_masters
+)
+
+if $quick; then
+  # Together the tests are built once; the compiler keeps what it needs for the next run.
+  unset CARGO_INCREMENTAL
+  step "formatting" cargo fmt --all --check
+  step "lints" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+  step "unit tests" cargo test --workspace --lib --bins --locked --quiet
+  step "architecture and texts" cargo test --workspace --test architecture --test prose --locked --quiet
+  step "a small cluster" cargo test --locked --quiet --test cluster -- --exact "${quick_tests[@]}"
+  finish
+fi
 
 say "what the tests need"
 if ! install_needs; then
