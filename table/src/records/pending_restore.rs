@@ -5,7 +5,7 @@
 //! none of it is visible. A restore that stays incomplete is forgotten.
 //!
 //! Ids and fencing tokens are derived from log indexes, and the log of the new cluster begins at 1. No id may ever be
-//! given twice, so the restored table counts on from where the other one was, plus [`ID_OFFSET_STEP`]. The step also
+//! given twice, so the restored table counts on from where the other one was, plus `ID_OFFSET_STEP`. The step also
 //! skips the ids that the other cluster assigned after the backup was taken.
 
 use std::collections::BTreeMap;

@@ -30,7 +30,7 @@ impl Table {
                 .is_none()
     }
 
-    /// Reads the table that [`Frozen::write`] wrote. It does not read past the end of the snapshot.
+    /// Reads the table that [`super::Frozen::write`] wrote. It does not read past the end of the snapshot.
     ///
     /// # Errors
     ///

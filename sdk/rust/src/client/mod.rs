@@ -6,6 +6,9 @@
 //!
 //! It never reports an unknown outcome as a failure: [`Error::Timeout`] carries the request id for repeating the call.
 //! It does not hide refusals ([`Error::Api`]).
+//!
+//! [`Error::Timeout`]: crate::Error::Timeout
+//! [`Error::Api`]: crate::Error::Api
 
 mod backup;
 mod call;
