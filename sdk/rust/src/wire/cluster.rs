@@ -1,4 +1,4 @@
-//! The masters.
+//! The masters of a cluster: their status, membership, leadership, snapshots and backups.
 
 use serde::{Deserialize, Serialize};
 

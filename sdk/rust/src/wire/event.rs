@@ -1,4 +1,4 @@
-//! Events: what happened, in the order of the log.
+//! Events: the changes of tasks, jobs, workers, queues and schedules, in the order of the log.
 
 use serde::{Deserialize, Serialize};
 

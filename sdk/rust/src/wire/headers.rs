@@ -1,4 +1,4 @@
-//! Names of the headers that carry meaning of their own. All lower case, as HTTP libraries want them.
+//! Names of the HTTP headers that Triarch defines. All are lower case, because HTTP libraries require that.
 
 /// Response header: id of the leader, to which a redirect points.
 pub const LEADER: &str = "triarch-leader";

@@ -1,4 +1,4 @@
-//! How a node is, by its own word.
+//! Health and readiness of one node, as the node itself reports them.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Jobs: what a user submits.
+//! Jobs: the unit of submission, one or more tasks, all of them accepted or none.
 
 use std::collections::BTreeMap;
 
@@ -29,8 +29,7 @@ pub struct SubmitJob {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_failure: Option<OnFailure>,
     /// Number of this part, from 1, of a job that is too large for one request. Parts share `idempotency_key`, `name`
-    /// and
-    /// `on_failure`; the last part to arrive creates the job.
+    /// and `on_failure`. The last part to arrive creates the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub part: Option<u32>,
@@ -168,12 +167,12 @@ pub struct Job {
 }
 
 impl Job {
-    /// All of its tasks.
+    /// Returns the number of all tasks of the job.
     pub fn task_count(&self) -> u64 {
         self.counts.values().sum()
     }
 
-    /// Its tasks that are terminal.
+    /// Returns the number of terminal tasks of the job.
     pub fn finished_count(&self) -> u64 {
         self.counts
             .iter()

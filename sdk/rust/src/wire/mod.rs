@@ -1,10 +1,10 @@
-//! Requests and answers of the HTTP interface under `/v1`, one file per noun.
+//! Types of the requests and responses of the HTTP interface, one file per resource (tasks, jobs, workers, …).
 //!
-//! Rules that hold for all of them:
-//! - Requests refuse unknown fields by name; answers may grow, so readers ignore fields they do not know.
-//! - Payloads, results and errors are user's JSON: they travel as raw text and are never parsed on the way.
+//! Rules for all of these types:
+//! - A request with an unknown field is refused. Responses may get new fields, so readers ignore unknown ones.
+//! - Payloads, results and errors are JSON of the user. They stay raw text, and no node parses them.
 //! - Times are RFC 3339 in UTC with milliseconds, named `…_at`; durations are integers, named `…_ms`.
-//! - Fields an answer is known for are always there, `null` when there is nothing to tell.
+//! - The main fields of a response are always present, and `null` without a value. Other fields may be absent.
 
 pub mod cluster;
 pub mod event;

@@ -1,6 +1,7 @@
-//! What attempts write while they run: how workers send it, and how it is read and followed.
+//! Live output of attempts: the calls by which workers send it, and by which clients read it.
 //!
-//! Text is counted in bytes of UTF-8 from the beginning of a stream; bytes that are not UTF-8 have been replaced before.
+//! Text is counted in bytes of UTF-8 from the beginning of a stream; bytes that are not UTF-8 have been replaced
+//! before.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Refusals: `application/problem+json` (RFC 9457).
+//! Error responses in the format `application/problem+json` (RFC 9457), and the stable codes of all errors.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub struct Problem {
     /// Name of the invalid field of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
-    /// Id of the leader, where that helps.
+    /// Id of the leader. Present where the client can continue with it, such as with `not_leader`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<u64>,
     /// Time in ms to wait before a retry.
@@ -37,7 +37,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem of a known kind.
+    /// Returns a problem with this code, and with the title and the HTTP status of the code.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
         Self {
             kind: format!("urn:triarch:problem:{}", code.as_str()),
@@ -52,19 +52,19 @@ impl Problem {
         }
     }
 
-    /// Names the field of the request that is wrong.
+    /// Returns the problem with the name of the invalid field of the request.
     pub fn with_field(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
         self
     }
 
-    /// Says how long to wait before asking again.
+    /// Returns the problem with the time in ms to wait before a retry.
     pub fn with_retry_after_ms(mut self, retry_after_ms: u64) -> Self {
         self.retry_after_ms = Some(retry_after_ms);
         self
     }
 
-    /// Adds something that helps, under its own name.
+    /// Returns the problem with a further field, which depends on the code.
     pub fn with_extra(
         mut self,
         name: impl Into<String>,
@@ -74,7 +74,7 @@ impl Problem {
         self
     }
 
-    /// Whether it is of this kind.
+    /// Returns whether the problem has this code.
     pub fn is(&self, code: ProblemCode) -> bool {
         self.code == code.as_str()
     }
@@ -97,27 +97,27 @@ impl std::fmt::Display for Problem {
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $word:literal, $status:literal, $title:literal;)*) => {
-        /// The kinds of problem, each with its stable word, its HTTP status and its title.
+        /// Codes of problems. Each has a stable name on the wire, an HTTP status and a title.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum ProblemCode {
             $($(#[$doc])* $variant,)*
         }
 
         impl ProblemCode {
-            /// All of them.
+            /// All codes.
             pub const ALL: &[ProblemCode] = &[$(ProblemCode::$variant),*];
 
-            /// The stable word.
+            /// Returns the name of the code on the wire, which never changes.
             pub fn as_str(self) -> &'static str {
                 match self { $(ProblemCode::$variant => $word,)* }
             }
 
-            /// The HTTP status it goes with.
+            /// Returns the HTTP status of a response with the code.
             pub fn status(self) -> u16 {
                 match self { $(ProblemCode::$variant => $status,)* }
             }
 
-            /// The title it goes with.
+            /// Returns the title of the code.
             pub fn title(self) -> &'static str {
                 match self { $(ProblemCode::$variant => $title,)* }
             }
@@ -126,45 +126,45 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Nobody leads just now.
+    /// No node leads at the moment.
     NoLeader = "no_leader", 503, "No leader is known";
-    /// Another node does, and the request asked not to be forwarded.
+    /// Another node leads, and the request excluded forwarding.
     NotLeader = "not_leader", 307, "Another node leads";
     /// The node is too busy, not yet ready, or stopping.
     Unavailable = "unavailable", 503, "The node cannot take the request now";
-    /// There is no such thing (any more).
+    /// The object does not exist, or no longer exists.
     NotFound = "not_found", 404, "Not found";
-    /// The route exists, for other methods.
+    /// The route exists, but does not accept the method.
     MethodNotAllowed = "method_not_allowed", 405, "Method not allowed";
-    /// The request is malformed; `field` says where.
+    /// The request breaks a rule. `field` names the invalid field.
     InvalidRequest = "invalid_request", 400, "The request is invalid";
-    /// The request is for a host name that the cluster does not go by.
+    /// The `Host` header holds a name that the cluster does not accept.
     MisdirectedRequest = "misdirected_request", 421, "Host name not served here";
-    /// The body is not JSON by its own word, or a browser could have sent it for a page of another site.
+    /// The `content-type` is not JSON, or a browser could have sent the request for a page of another site.
     UnsupportedMediaType = "unsupported_media_type", 415, "The body must be JSON";
-    /// The history that was asked for is not kept any more; `oldest` says from where on it is.
+    /// The requested events are no longer kept. `oldest` is the first position that is.
     PositionGone = "position_gone", 410, "Not kept any more";
-    /// The body, or a part of it, is over its limit.
+    /// The body, or a part of it, exceeds its limit.
     PayloadTooLarge = "payload_too_large", 413, "Too large";
-    /// The queue is at its bound.
+    /// The queue, or the table as a whole, has reached its bound.
     QueueFull = "queue_full", 429, "The queue is full";
     /// Too many requests.
     RateLimited = "rate_limited", 429, "Too many requests";
-    /// The lease is not the task's current one.
+    /// The lease is not the current lease of the task.
     StaleToken = "stale_token", 409, "The lease is no longer current";
-    /// It is terminal already.
+    /// The task or job is terminal already.
     AlreadyFinished = "already_finished", 409, "Already finished";
-    /// It contradicts what is there.
+    /// The request contradicts the current state.
     Conflict = "conflict", 409, "Conflict";
-    /// Who asks is not known.
+    /// The client is not authenticated.
     Unauthorized = "unauthorized", 401, "Unauthorized";
-    /// Who asks may not.
+    /// The client is not allowed to make the request.
     Forbidden = "forbidden", 403, "Forbidden";
     /// The worker is not registered, or was lost: it must register again.
     UnknownWorker = "unknown_worker", 404, "The worker is not registered";
     /// The disk failed or is full.
     StorageFailed = "storage_failed", 507, "The storage failed";
-    /// The outcome is unknown: asking again under the same key is safe.
+    /// The outcome is unknown. A retry with the same request id is safe.
     Timeout = "timeout", 504, "Not answered in time";
     /// A bug of the server.
     Internal = "internal", 500, "Internal error";

@@ -1,4 +1,4 @@
-//! Queues: what waits in them, and what can be set of them.
+//! Queues: their numbers of tasks, and their settings.
 
 use serde::{Deserialize, Deserializer, Serialize};
 

@@ -1,4 +1,4 @@
-//! Schedules: jobs that are submitted again and again.
+//! Schedules, which submit jobs at the times of a cron expression.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

@@ -86,7 +86,7 @@ pub struct TaskSpec {
 }
 
 impl TaskSpec {
-    /// A task of this kind with everything else at its default.
+    /// Returns a task of this kind. All other fields have their defaults.
     pub fn new(kind: impl Into<String>) -> Self {
         Self {
             kind: kind.into(),
@@ -94,7 +94,7 @@ impl TaskSpec {
         }
     }
 
-    /// A task that runs this command line.
+    /// Returns a task that runs this command line.
     pub fn exec<A: Into<String>>(argv: impl IntoIterator<Item = A>) -> Self {
         let payload = ExecPayload {
             argv: argv.into_iter().map(Into::into).collect(),
@@ -106,7 +106,7 @@ impl TaskSpec {
         }
     }
 
-    /// With this payload.
+    /// Returns the task with this payload.
     pub fn with_payload<T: Serialize + ?Sized>(
         mut self,
         payload: &T,
@@ -115,7 +115,7 @@ impl TaskSpec {
         Ok(self)
     }
 
-    /// In this queue.
+    /// Returns the task in this queue.
     pub fn in_queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
         self
@@ -157,7 +157,7 @@ pub struct Requires {
 }
 
 impl Requires {
-    /// Whether any worker will do.
+    /// Returns whether there are no requirements, so that any worker may run the task.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.resources.is_empty()
     }
@@ -200,7 +200,7 @@ pub enum TaskState {
 }
 
 impl TaskState {
-    /// All of them, in the order of a task's life.
+    /// All states, in the order in which a task passes through them.
     pub const ALL: [TaskState; 8] = [
         TaskState::Waiting,
         TaskState::Delayed,
@@ -226,7 +226,7 @@ impl TaskState {
         }
     }
 
-    /// Whether it is final: only a manual retry changes it.
+    /// Returns whether the state is terminal: only a requested retry changes it.
     pub fn is_terminal(self) -> bool {
         match self {
             TaskState::Waiting | TaskState::Delayed | TaskState::Queued | TaskState::Running => {

@@ -1,4 +1,4 @@
-//! Workers: the calls a worker makes, and how others see it.
+//! Workers: the calls that a worker makes, and the description of workers for clients.
 
 use std::collections::BTreeMap;
 
@@ -88,8 +88,8 @@ pub struct Poll {
     /// Results of attempts, as in a report. They are processed before new tasks are leased.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub results: Vec<TaskResult>,
-    /// Running attempts, as in a heartbeat, without those whose results are included. An absent list differs from an
-    /// empty one.
+    /// Running attempts, as in a heartbeat, without those whose results are included. If the list is present, leases
+    /// that the worker holds but does not list are delivered again. If the list is absent, none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<Vec<RunningTask>>,
 }
@@ -290,7 +290,7 @@ pub struct LeaveAnswer {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
-    /// It takes leases.
+    /// It may lease tasks.
     Live,
     /// It finishes its running attempts and takes no new ones.
     Draining,

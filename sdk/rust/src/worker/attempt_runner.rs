@@ -1,4 +1,4 @@
-//! Runs one attempt from its lease to its outcome: enforces the time limit, catches panics.
+//! Runner of one attempt, from its lease to its outcome. Enforces the time limit and catches panics of the executor.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use futures_util::FutureExt;
 use super::executor::{Executor, Outcome, StopReason, TaskContext};
 use crate::wire::LeasedTask;
 
-/// How long an outcome waits until the output before it is sent, so that users see the output first.
+/// Maximum time for which an outcome waits for its attempt's output to be sent. Users then see the output first.
 const OUTPUT_DELIVERY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Runs the attempt. The executor is asked to stop at the time limit. Whatever the reason to stop, it is dropped when
-/// it does not return within `abandon_after`.
+/// Runs the attempt. After its time limit, or after a request to stop, the executor has `abandon_after` to return. Then
+/// it is dropped.
 pub(super) async fn run<E: Executor>(
     executor: &E,
     task: LeasedTask,

@@ -23,16 +23,16 @@ pub trait Executor: Send + Sync + 'static {
 /// The outcome of an attempt.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// It succeeded. `None` is reported as `null`.
+    /// The attempt succeeded, with this result. `None` is reported as `null`.
     Succeeded(Option<Box<RawValue>>),
-    /// It failed.
+    /// The attempt failed.
     Failed {
         /// A JSON object, by custom with `type`, `message` and `traceback`.
         error: Box<RawValue>,
         /// Whether another attempt may succeed.
         retryable: bool,
     },
-    /// It was stopped as the context asked, and has nothing to report.
+    /// The attempt was stopped because the context asked for it. Nothing is reported.
     Stopped,
 }
 

@@ -40,7 +40,7 @@ impl OutputSignal {
     }
 }
 
-/// The output of one attempt on its way to the leader.
+/// The output of one attempt, from the executor to the leader.
 #[derive(Debug)]
 pub(super) struct Spool {
     state: Mutex<State>,
@@ -50,13 +50,13 @@ pub(super) struct Spool {
 #[derive(Debug)]
 struct State {
     tail: Tail,
-    /// How much the leader has, as far as is known.
+    /// Offsets up to which the leader has the output, by its last response.
     sent: StreamOffsets,
-    /// Whether the leader was sent once more what it lacked. If it still lacks it, it has dropped it, and would again.
+    /// Whether output that the leader lacked was sent again. If it is still missing, the leader drops it.
     sent_again: bool,
-    /// Whether the next output does not follow on what the leader has.
+    /// Whether output is missing between the part that the leader has and the next one.
     gap: bool,
-    /// Whether the leader wants nothing of this attempt.
+    /// Whether no more output of the attempt is sent: the leader refuses it, or the outcome contains it.
     unwanted: bool,
 }
 
