@@ -6,15 +6,16 @@
 //! about the size of the last snapshot. All snapshots together then cost at most about as much as the log, and the log
 //! stays within about the size of the state.
 //!
-//! All nodes apply the same entries, so all would write their snapshots at once, and the slowest moment of each would
-//! be that of all. Each node therefore waits for some further growth, a different part of the threshold on each.
+//! All nodes apply the same entries. Without a difference between them, all would write their snapshots at the same
+//! time, and the whole cluster would be slow then. Each node therefore waits for some further growth, a different part
+//! of the threshold on each node.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::SnapshotPolicy;
 
-/// Cost of an entry in the log in addition to its commands: keys, heads, its share of a sync.
+/// Cost of an entry in the log in addition to its commands, in bytes: chunk keys, headers, and a part of the sync.
 const ENTRY_COST_BYTES: u64 = 512;
 
 /// Growth of the log since the last snapshot was begun.

@@ -103,7 +103,7 @@ impl<S: StateMachine> MembershipChanger<S> {
         ids.filter(|id| !voters.contains(id)).collect()
     }
 
-    /// Refuses a change while another node than `id` is on its way in, because members change one at a time.
+    /// Refuses a change while a node other than `id` is still joining, because members change one at a time.
     fn check_no_other_learner(&self, id: u64) -> ChangeResult {
         let membership = self.membership();
         let Some(other) = self

@@ -2,7 +2,7 @@
 //!
 //! Each lane has connections of its own, so that a heartbeat never waits behind an append, nor an append behind a
 //! snapshot. Idle connections are closed quickly, because a connection to a peer that has restarted is of no use. A
-//! call that meets its deadline closes its connection, so a hung peer holds nothing here.
+//! call that reaches its deadline closes its connection, so a hung peer occupies no resources of this node.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub(crate) enum Lane {
 pub(crate) struct Target {
     pub id: u64,
     pub addr: String,
-    /// Nil while not known.
+    /// The nil UUID while the incarnation is not known.
     pub incarnation: Uuid,
 }
 
@@ -76,7 +76,7 @@ pub(crate) enum CallError {
     },
 }
 
-/// Outgoing side of a node. Shared by all peers' clients.
+/// HTTP clients of this node for calls to all of its peers. Shared by the network clients of the peers.
 #[derive(Debug)]
 pub(crate) struct Transport {
     pub identity: Arc<Identity>,

@@ -54,9 +54,9 @@ pub(crate) struct PeerService<S: StateMachine> {
     pub disk_space: Arc<ClusterDiskSpace>,
     pub snapshots: Snapshots,
     pub digest_history: Arc<DigestHistory>,
-    /// Snapshot on its way in, if any. A sender of another snapshot takes the place of the first.
+    /// Snapshot that is being received, if any. The announcement of another snapshot replaces it.
     pub incoming: tokio::sync::Mutex<Option<IncomingSnapshot>>,
-    /// Earliest time of votes. See [`Node::start`](crate::Node::start).
+    /// Time from which this node may vote. See [`Node::start`](crate::Node::start).
     pub elections_from: Instant,
     pub stopping: watch::Receiver<bool>,
 }
@@ -155,7 +155,7 @@ impl<S: StateMachine> PeerService<S> {
         Ok((envelope, messages::decode(what, &body)?))
     }
 
-    /// Opens a message that may come from outside the cluster, or be for a node without one.
+    /// Decodes a message that may come from outside the cluster, or arrive before this node belongs to a cluster.
     fn read_outside<T: DeserializeOwned>(
         &self,
         what: &'static str,
@@ -173,7 +173,7 @@ impl<S: StateMachine> PeerService<S> {
     }
 
     fn withheld_vote(&self, request: &VoteRequestV1) -> Option<VoteReply> {
-        // A transfer is the leader's own wish.
+        // The leader itself requests a transfer, so its lease need not be waited for.
         let may_vote = request.transfer || Instant::now() >= self.elections_from;
         if may_vote && self.disk_space.own().level != SpaceLevel::Full {
             return None;
@@ -184,15 +184,16 @@ impl<S: StateMachine> PeerService<S> {
 
     /// Refuses entries that this node's disk has no space for.
     ///
-    /// Entries without commands are small, and accepted as long as a vote would be. They are a new leader's first
-    /// entry, and membership changes, which may be the remedy.
+    /// Entries without commands are small: the first entry of a new leader, and membership changes. They are accepted
+    /// until the disk is too full even for a vote, because a membership change may replace the node with the full disk.
     fn check_disk_space(&self, request: &AppendEntriesRequest<Config>) -> PeerResult<()> {
         let (held, vote) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             (metrics.last_log_index, metrics.vote)
         };
-        // A new leader does not know how far this node is, and sends some entries again. Those cost nothing.
+        // A new leader does not know how much of the log this node has, and sends some entries again. Those need no
+        // space.
         let is_new = |entry: &&Entry| Some(entry.log_id.index) > held;
         let mut commands_bytes = 0;
         for entry in request.entries.iter().filter(is_new) {
@@ -325,7 +326,7 @@ async fn adopt<S: StateMachine>(State(service): ServiceState<S>, message: Bytes)
     service.bootstrapper.adopt(adopt).await
 }
 
-/// Sends an answer that does not end while this process lives and takes part: see
+/// Sends a response that ends only when this process ends or the node stops, so that the peer notices that at once. See
 /// [`crate::tasks::leader_failure_detector`].
 async fn hold_liveness<S: StateMachine>(
     State(service): ServiceState<S>,
@@ -403,7 +404,7 @@ async fn chunk<S: StateMachine>(
         let offset = slot.insert(incoming).received();
         return Ok(Postcard(TransferProgress::At { offset }));
     }
-    // A write that fails loses the received part. The next announcement begins again.
+    // After a failed write the received part is discarded. The sender announces the snapshot again and starts over.
     let written = tokio::task::spawn_blocking(move || {
         incoming.write_at(head.offset, &contents).map(|()| incoming)
     });
@@ -446,8 +447,8 @@ fn joined<T>(result: Result<T, tokio::task::JoinError>) -> PeerResult<T> {
     result.map_err(|panic| Refusal::Stopping(panic.to_string()))
 }
 
-/// Maps a disk error while receiving to a refusal. Receiving a snapshot is no promise to any node, so the sender
-/// retries and this node goes on.
+/// Maps a disk error during the receipt of a snapshot to a refusal. No node relies on a snapshot before it is installed,
+/// so this node continues and the sender retries.
 fn disk_refusal(e: std::io::Error) -> Refusal {
     Refusal::Rule(format!("it cannot store the snapshot: {e}"))
 }

@@ -19,7 +19,9 @@ pub(crate) struct Sources<'a> {
     pub disk_space: &'a ClusterDiskSpace,
     pub role: RaftRole,
     pub applied: Applied,
+    /// Time without an acknowledged heartbeat after which a peer counts as unreachable.
     pub lease: std::time::Duration,
+    /// Fatal error of this node, if any.
     pub failed: Option<String>,
     pub transfers: BTreeMap<u64, SnapshotTransfer>,
 }

@@ -1,14 +1,16 @@
-//! Batching of proposals (group commit): many callers, one entry.
+//! Batching of proposals (group commit): writes the proposals of many callers as one log entry.
 //!
 //! One task takes waiting proposals from a bounded queue and sends them as one entry. While the maximum number of
-//! entries is in flight, the queue fills and the next entry grows. Batches form by themselves, and a lone proposal
-//! waits for no other. Each entry is fenced with the term in which this node leads. An entry is therefore never written
-//! under a leadership other than the one its proposals were accepted in.
+//! entries is in flight, the queue fills and the next entry grows. Batches therefore form without a timer, and a single
+//! proposal does not wait for others. Each entry is fenced with the term in which this node leads. An entry is
+//! therefore never written under a leadership other than the one its proposals were accepted in.
 //!
-//! Leases depend on the leader's own decisions and on the workers' reports. These have high priority: their own queue
-//! goes first, so that no flood of other proposals delays it. A share of each entry is left to the others.
+//! Leases depend on the leader's own decisions and on the workers' reports. These proposals have high priority: they
+//! are taken from a queue of their own before all others, so that a flood of other proposals does not delay them. A
+//! quarter of each entry is left to other proposals that wait.
 //!
-//! Outcomes are exact: *not done* only when the entry was certainly not appended; everything else is *unknown*.
+//! Outcomes are exact. A proposal is reported as not done only if its entry was certainly not appended. In every other
+//! case without a reply the outcome is *unknown*.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,7 +45,7 @@ struct Proposal<R> {
     enqueued_at: Instant,
     deadline: Instant,
     outcome: oneshot::Sender<ProposeResult<R>>,
-    /// Its share of the queue's bytes.
+    /// Permits for the bytes that the proposal takes in the queue.
     _bytes: OwnedSemaphorePermit,
 }
 
@@ -54,7 +56,7 @@ impl<R> Proposal<R> {
     }
 }
 
-/// Quarters of an entry that proposals of high priority may fill while others wait.
+/// Part of an entry, in quarters, that proposals of high priority may fill while others wait.
 const HIGH_PRIORITY_QUARTERS: usize = 3;
 
 /// Callers' side of the batcher.
@@ -147,7 +149,7 @@ impl<R: Send + 'static> Proposer<R> {
     }
 }
 
-/// Proposals of one entry, and the one that did not fit.
+/// Proposals of one entry, and the first one that did not fit into it.
 type Gathered<R> = (Vec<Proposal<R>>, Option<Proposal<R>>);
 
 /// Task behind [`Proposer`].
@@ -164,7 +166,7 @@ pub(crate) struct Batcher<S: StateMachine> {
     piggyback: Arc<PiggybackSource<S::Reply>>,
 }
 
-/// Creates the two ends.
+/// Creates the batcher and the [`Proposer`] through which callers reach it.
 pub(crate) fn proposals<S: StateMachine>(
     entry: EntryWriter<S>,
     stopping: watch::Receiver<bool>,
@@ -256,7 +258,7 @@ impl<S: StateMachine> Batcher<S> {
         }
     }
 
-    /// Collects all proposals that wait and fit. Returns also the first that did not fit.
+    /// Collects the waiting proposals that fit into one entry. Also returns the first one that did not fit.
     fn gather(&mut self, first: Proposal<S::Reply>, term: u64) -> Gathered<S::Reply> {
         let now = Instant::now();
         let mut batch = Vec::new();
@@ -265,7 +267,7 @@ impl<S: StateMachine> Batcher<S> {
         while let Some(proposal) = candidate.take().or_else(|| {
             let commands = batch.len() * 4 / self.limits.batch_commands_max;
             let filled = commands.max(bytes * 4 / self.limits.batch_bytes_max);
-            // Once high priority has had its share of the entry, normal priority goes first.
+            // Once proposals of high priority fill their part of the entry, those of normal priority are taken first.
             self.next(match filled < HIGH_PRIORITY_QUARTERS {
                 true => Priority::High,
                 false => Priority::Normal,
@@ -302,7 +304,7 @@ impl<S: StateMachine> Batcher<S> {
         (batch, None)
     }
 
-    /// Returns the next waiting proposal, preferably of this priority.
+    /// Returns the next waiting proposal: one of this priority if there is any, else one of the other.
     fn next(&mut self, preferred: Priority) -> Option<Proposal<S::Reply>> {
         let (before, after) = match preferred {
             Priority::High => (&mut self.high_priority, &mut self.normal_priority),

@@ -286,7 +286,7 @@ pub(crate) struct Announced {
     pub sequence: u64,
 }
 
-/// Snapshot on its way in.
+/// Snapshot that is being received from another node.
 pub(crate) struct IncomingSnapshot {
     announced: Announced,
     receiver: SnapshotReceiver,

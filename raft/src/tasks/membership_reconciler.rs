@@ -1,11 +1,11 @@
 //! Membership reconciler: the leader finishes membership changes that were begun.
 //!
-//! A learner is a node on its way in. Its membership as a learner is the only record of the wish to make it a voter.
-//! The wish therefore outlives the client that had it and the leader that received it: each leader promotes each
-//! learner once it has caught up. A leader may also die between the two steps of a change (both majorities needed, then
-//! the new one alone). The next leader then completes the change.
+//! A learner is a node that is joining. Its membership as a learner is the only record of the intent to make it a
+//! voter. The intent therefore outlives the client that requested the change and the leader that received the request:
+//! each leader promotes each learner once it has caught up. A leader may also die between the two steps of a change
+//! (both majorities needed, then the new one alone). The next leader then completes the change.
 //!
-//! No change is given up here: a learner that is gone for good stays one until it is removed.
+//! The reconciler never abandons a change: a learner that is gone for good stays a learner until it is removed.
 
 use std::time::Duration;
 
