@@ -200,7 +200,7 @@ impl StateMachine for TableStateMachine {
     }
 }
 
-/// Frozen table on its way into a snapshot.
+/// Frozen view of the table, to be written into a snapshot.
 pub struct FrozenTable(Frozen);
 
 impl triarch_raft::Frozen for FrozenTable {

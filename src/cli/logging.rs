@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::log_writer;
 
-/// How a long-running command logs.
+/// Log options of a long-running command: the level and the format.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
     /// Log level, or levels by module such as `info,triarch_raft=debug`

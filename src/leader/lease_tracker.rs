@@ -83,11 +83,11 @@ impl WorkerLoad {
 /// its worker when an earlier poll of the same worker hung up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Delivery {
-    /// Granted; on its way to the poll that waited at that time.
+    /// Granted, and being delivered to the poll that waited at that time.
     Pending,
     /// Delivered to a later poll, because the worker did not know of it.
     Delivered,
-    /// On its way back to its queue.
+    /// Being returned: its task goes back to the queue.
     Returning,
 }
 
@@ -181,8 +181,8 @@ impl LeaseTracker {
         }
     }
 
-    /// Marks a lease that its worker does not know of as delivered to a poll of that worker. Returns `false` for a lease
-    /// that is on its way back to the queue.
+    /// Marks a lease that its worker does not know of as delivered to a poll of that worker. Returns `false` for a
+    /// lease that is being returned to the queue.
     pub fn mark_delivered(&mut self, lease: &Lease, now: Instant) -> bool {
         self.confirm(lease.token, now, None);
         let tracked = self.leases.get_mut(&lease.token);
@@ -201,7 +201,7 @@ impl LeaseTracker {
         tracked.is_some_and(|tracked| tracked.delivery == Delivery::Delivered)
     }
 
-    /// Marks an undelivered lease as on its way back to the queue. Returns `false` for any other.
+    /// Marks an undelivered lease as being returned to the queue. Returns `false` for any other lease.
     pub fn mark_returning(&mut self, lease: &Lease) -> bool {
         match self.leases.get_mut(&lease.token) {
             Some(tracked) if tracked.delivery == Delivery::Pending => {

@@ -43,7 +43,7 @@ pub struct Report {
 #[derive(Debug, Serialize)]
 struct Idle {
     workers: u32,
-    /// Time until all of them waited.
+    /// Time until all workers waited in a poll.
     connect_seconds: f64,
     watched_seconds: f64,
     /// Use of resources during the observation.

@@ -84,7 +84,7 @@ impl WorkArgs {
     }
 }
 
-/// How each task is to be run; a file says that itself.
+/// Options of every task of the submission. A file states them for each task instead.
 #[derive(Debug, Args)]
 #[group(id = "task", conflicts_with_all = ["file", "stdin"], multiple = true)]
 struct TaskArgs {

@@ -31,7 +31,7 @@ pub enum Code {
     NotFound,
     /// The route exists, the method does not.
     MethodNotAllowed,
-    /// The request breaks a rule; `field` names where.
+    /// The request breaks a rule. `field` names the invalid field.
     InvalidRequest,
     /// A body, payload or batch is over its bound.
     PayloadTooLarge,

@@ -17,13 +17,13 @@ use crate::types::ids::TaskId;
 /// Resolution of a submitted task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resolution {
-    /// It becomes this task of the new job.
+    /// The submitted task becomes this task of the new job.
     New(TaskId),
-    /// It is not created, because this task has its unique key.
+    /// No task is created, because this unfinished task has the same unique key.
     Deduplicated(TaskId),
 }
 
-/// Resolved tasks and dependencies of a submission. See the module.
+/// Resolved tasks and dependencies of a submission.
 pub(super) struct DependencyGraph {
     /// The resolution of each submitted task.
     pub resolutions: Vec<Resolution>,

@@ -1,6 +1,7 @@
-//! Results of attempts, fenced by token. A result counts if its token is the task's current lease and the reporter
-//! holds it. The late report of a lost worker is refused once its task went to another. An accepted report that is
-//! repeated is accepted again, with no effect.
+//! Command `Report`: accepts or refuses the results of attempts that a worker reports, fenced by token. A result is
+//! accepted if its token is that of the task's current lease and the reporting worker holds that lease. The late report
+//! of a lost worker is refused, because another worker may run the task by then. A repeated report of an accepted
+//! result is accepted again and changes nothing.
 
 use crate::command::event::Event;
 use crate::command::reply::{Reply, ReportDecision};
@@ -54,12 +55,13 @@ impl Table {
     }
 }
 
-/// Returns the decision on a result whose lease has ended. The recorded end of this very lease decides:
+/// Returns the decision on a result whose lease has ended. It depends on the end of that lease in the task's history:
 ///
 /// - A repeated report of the same outcome is accepted again.
 /// - If the task is over by another outcome reported under this lease, or by a cancellation, the decision is
 ///   `AlreadyFinished`.
-/// - In every other case (lost, timed out, returned, another's lease, or one not remembered) the token is stale.
+/// - In every other case the decision is `StaleToken`: the lease was lost, timed out or was returned, it belonged to
+///   another worker, or the history no longer contains it.
 fn decision_on_ended_lease(task: &Task, worker: WorkerId, result: &TaskReport) -> ReportDecision {
     let ended = task
         .history

@@ -19,12 +19,12 @@ pub enum CodecError {
     /// There are no bytes.
     #[error("a command cannot be empty")]
     Empty,
-    /// A newer version of the program wrote them.
+    /// A newer version of the program wrote the bytes.
     #[error(
         "command format {0} is not known here (newest known: {VERSION}): this node runs older code than the cluster"
     )]
     UnknownVersion(u8),
-    /// They do not decode.
+    /// The bytes cannot be decoded.
     #[error("damaged command: {0}")]
     Malformed(#[from] postcard::Error),
     /// Bytes follow the command.

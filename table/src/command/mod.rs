@@ -80,7 +80,7 @@ pub enum Command {
         results: Vec<TaskReport>,
     },
     /// Proposed by the leader: runs time-triggered changes that are due at the stamp, a bounded number per command.
-    /// They are delays and back-offs that are over, tasks that expire, and retention.
+    /// These changes end delays and back-offs, expire tasks, and delete jobs whose retention is over.
     AdvanceTime,
     /// Changes settings of a queue; the queue need not be in use.
     ChangeQueue {
@@ -242,7 +242,7 @@ pub enum Overlap {
 /// Catch-up policy: handling of ticks whose time passed while no leader could act on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum CatchUp {
-    /// They make no jobs.
+    /// Missed ticks make no jobs.
     None,
     /// The last of them makes one job.
     #[default]

@@ -181,14 +181,14 @@ pub enum Refusal {
         /// How it ended.
         state: String,
     },
-    /// The queue is at its bound.
+    /// The queue has reached its maximum depth.
     #[error("queue {queue} holds {depth} tasks, its bound is {max_depth}: retry later")]
     QueueFull {
         /// The queue.
         queue: String,
         /// Unfinished tasks in it that do not run.
         depth: u64,
-        /// Its bound.
+        /// Its maximum depth.
         max_depth: u64,
     },
     /// A bound of the table itself is reached.

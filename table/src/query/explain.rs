@@ -29,9 +29,9 @@ pub enum Reason {
     },
     /// Dependencies of the task have not succeeded yet.
     Dependencies {
-        /// The first of them.
+        /// The first of these dependencies.
         tasks: Vec<TaskId>,
-        /// The number of all of them.
+        /// The number of these dependencies.
         count: u32,
     },
     /// The task waits for a time.

@@ -201,7 +201,7 @@ pub enum AttemptEnd {
         /// Raw JSON text.
         error: Bytes,
     },
-    /// It outlived its time limit and its worker did not report.
+    /// The attempt exceeded its time limit and its worker did not report.
     TimedOut,
     /// Its worker was lost.
     Lost,

@@ -25,7 +25,7 @@ pub(crate) enum DependencyEffect {
     Satisfied(TaskId),
     /// The task ended without success: its dependents cannot start any more.
     Unsatisfiable(TaskId),
-    /// As [`DependencyEffect::Unsatisfiable`], in a job that fails fast: all its unfinished tasks are cancelled.
+    /// The task ended without success in a job with `fail_fast`: all unfinished tasks of the job are cancelled.
     JobFailed(TaskId),
 }
 
