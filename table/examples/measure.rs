@@ -1,8 +1,9 @@
 //! Measures a full table: `cargo run --release -p triarch-table --example measure [-- tasks [part]]`.
 //!
-//! The part `full` is a table with so many tasks delayed and as many queued; the others look at one thing each. Prints what a task costs in memory, how long freezing holds up applies, what the first writes after it cost, how
-//! fast entries apply and plans are made beside a long queue, and how long a snapshot takes to write and read. Figures
-//! of one run on one machine: compare ratios. Memory is read from `/proc`, so it is Linux that this runs on.
+//! The part `full` is a table with this number of delayed tasks and the same number of queued ones; the other parts measure
+//! one thing each. Prints the memory of a task, how long freezing holds up applies, the cost of the first writes after it,
+//! the rates of applies and plans with a long queue, and the time to write and read a snapshot. The figures are of one run
+//! on one machine: compare ratios. Runs on Linux, because it reads memory from `/proc`.
 
 use std::time::Instant;
 
@@ -150,7 +151,7 @@ fn fill(what: &str, tasks: usize, batch: usize, delay_ms: u64, request: bool) ->
     run
 }
 
-/// What each task takes of memory, since so many bytes were resident.
+/// Prints the memory of each task, given the resident bytes before they were made.
 fn print_memory(what: &str, tasks: usize, before: u64) {
     let bytes = (resident_bytes() - before) / tasks as u64;
     println!(
@@ -159,7 +160,7 @@ fn print_memory(what: &str, tasks: usize, before: u64) {
     );
 }
 
-/// As many tasks delayed as queued: what they take, what goes on beside them costs, and a snapshot of all.
+/// Measures equal numbers of delayed and queued tasks: their memory, the cost of work next to them, a snapshot of all.
 fn full(tasks: usize) {
     let before = resident_bytes();
     let mut run = Run::new(2 * tasks as u64);
@@ -176,12 +177,12 @@ fn full(tasks: usize) {
         2.0 * tasks as f64 / seconds
     );
     print_memory(&what, 2 * tasks, before);
-    live("beside all of them", &mut run, 4, 400);
-    live("beside all of them", &mut run, 5_000, 100);
+    live("next to all of them", &mut run, 4, 400);
+    live("next to all of them", &mut run, 5_000, 100);
     snapshot(&mut run);
 }
 
-/// Plans and whole lives of tasks, beside whatever is queued.
+/// Measures plans and whole lives of tasks, next to the queued ones.
 fn live(what: &str, run: &mut Run, workers: usize, rounds: usize) {
     let ids: Vec<WorkerId> = (0..workers)
         .map(|at| run.register(format!("{what} {at}"), 8))

@@ -315,7 +315,7 @@ mod tests {
         match SledLog::open(directory, &options()) {
             Err(StorageError::Damaged { what, .. }) => what,
             Ok(log) => panic!("it opened with {:?}", log.state()),
-            Err(error) => panic!("it was told as {error:?}"),
+            Err(error) => panic!("it was reported as {error:?}"),
         }
     }
 

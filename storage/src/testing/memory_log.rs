@@ -150,7 +150,7 @@ impl Shared {
         let error = StorageError::Io {
             action: "sync",
             path: PathBuf::from("(memory)"),
-            cause: format!("sync {} was told to fail", self.syncs),
+            cause: format!("sync {} fails by the plan of the test", self.syncs),
             disk_full: false,
         };
         self.stopped = Some(StopCause::Failed(error.to_string()));

@@ -211,7 +211,7 @@ pub enum Refusal {
     #[error("there is no schedule {0:?}")]
     ScheduleNotFound(String),
     /// The schedule is not the generation that the command was made for.
-    #[error("schedule {0:?} was replaced meanwhile: look at it and ask again")]
+    #[error("schedule {0:?} was replaced after it was read: read it again and repeat the request")]
     ScheduleReplaced(String),
     /// The table is not empty, and a backup is restored only into an empty one.
     #[error(

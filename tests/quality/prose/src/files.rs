@@ -13,6 +13,17 @@ const SKIPPED_FOLDERS: [&str; 6] = [
     "venv",
 ];
 
+/// Kinds of files that contain prose: documentation, comments, help texts, messages.
+const PROSE_EXTENSIONS: [&str; 9] = [
+    "rs", "py", "md", "sh", "toml", "yml", "service", "env", "html",
+];
+
+/// Files without an extension that contain prose.
+const PROSE_NAMES: [&str; 2] = ["justfile", "Dockerfile"];
+
+/// The folder of tests. It includes this crate, which has to spell out the avoided phrases.
+const TESTS: &str = "tests";
+
 /// One text file.
 #[derive(Debug, Clone)]
 pub struct TextFile {
@@ -30,6 +41,17 @@ pub fn repository_root() -> PathBuf {
 /// Returns all Markdown pages under `root`.
 pub fn markdown_pages(root: &Path) -> Vec<TextFile> {
     read_files(root, |path| has_extension(path, &["md"]))
+}
+
+/// Returns all files under `root` that contain prose for users and readers of the code, except tests.
+pub fn texts_with_prose(root: &Path) -> Vec<TextFile> {
+    read_files(root, |path| {
+        !path.components().any(|part| part.as_os_str() == TESTS)
+            && (has_extension(path, &PROSE_EXTENSIONS)
+                || path
+                    .file_name()
+                    .is_some_and(|name| PROSE_NAMES.iter().any(|known| name == *known)))
+    })
 }
 
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
