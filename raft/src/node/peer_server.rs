@@ -447,8 +447,8 @@ fn joined<T>(result: Result<T, tokio::task::JoinError>) -> PeerResult<T> {
     result.map_err(|panic| Refusal::Stopping(panic.to_string()))
 }
 
-/// Maps a disk error during the receipt of a snapshot to a refusal. No node relies on a snapshot before it is installed,
-/// so this node continues and the sender retries.
+/// Maps a disk error during the receipt of a snapshot to a refusal. No node relies on a snapshot before it is
+/// installed, so this node continues and the sender retries.
 fn disk_refusal(e: std::io::Error) -> Refusal {
     Refusal::Rule(format!("it cannot store the snapshot: {e}"))
 }

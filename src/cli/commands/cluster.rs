@@ -23,7 +23,7 @@ pub struct ClusterArgs {
 
 #[derive(Debug, Subcommand)]
 enum ClusterCommand {
-    /// Shows the masters, the leader, and the progress of each master
+    /// Shows the masters, the leader, and the log position and free disk space of each master
     Status {
         /// Repeats the output every second until Ctrl-C
         #[arg(long, short)]
@@ -63,7 +63,7 @@ enum ClusterCommand {
         #[arg(value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
         to: Option<u64>,
     },
-    /// Makes the leader write a snapshot now and purge the log before it
+    /// Makes the leader write a snapshot of the table now and delete the log that it replaces
     Snapshot,
 }
 

@@ -61,7 +61,7 @@ enum QueueCommand {
     },
 }
 
-/// Settings; `none` takes a bound away.
+/// Settings of a queue. `none` removes a bound.
 #[derive(Debug, Args)]
 struct SetArgs {
     /// Name of the queue
@@ -73,7 +73,7 @@ struct SetArgs {
     /// Maximum tasks started per second, over all workers
     #[arg(long, value_name = "N|none", value_parser = bound::<f64>)]
     rate: Option<Bound<f64>>,
-    /// Maximum tasks started at once after an idle time, if the queue has a rate [default: a tenth of it, at least 1]
+    /// Maximum tasks started at once after an idle time; requires a rate [default: a tenth of the rate, at least 1]
     #[arg(long, value_name = "N")]
     burst: Option<u32>,
     /// Maximum unfinished tasks that are not running; submissions beyond it are refused

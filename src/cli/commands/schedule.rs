@@ -92,7 +92,7 @@ struct SetArgs {
     /// Policy for a tick while the job of an earlier one is unfinished: allow or forbid [default: allow]
     #[arg(long, value_name = "POLICY", value_parser = parse_word::<Overlap>)]
     overlap: Option<Overlap>,
-    /// Missed ticks, while the cluster was down, that are made up for: none, one or all [default: one]
+    /// Ticks missed while the cluster was down that still submit a job: none, one (the last) or all [default: one]
     #[arg(long, value_name = "POLICY", value_parser = parse_word::<CatchUp>)]
     catch_up: Option<CatchUp>,
     /// Creates the schedule paused
