@@ -1,7 +1,7 @@
 //! Load through the client of the Rust SDK: programs that make one call after the other and count failed calls.
 //!
-//! The client asks again by itself; a call that it gives up, or that is refused, has failed for the program that made it.
-//! Here that must not happen, whatever is done to the masters.
+//! The client retries by itself. A call fails for its program when the client gives up or when the cluster refuses the
+//! call. Under these faults no call may fail.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,21 +14,21 @@ use triarch_harness::{Acked, Cluster};
 use triarch_sdk::wire::SubmitJob;
 use triarch_sdk::{Client, parse_masters};
 
-/// Each one's pause between two calls.
+/// Pause of each program between two calls.
 const CALL_PAUSE: Duration = Duration::from_millis(10);
 
-/// What the callers met.
+/// Results of the calls.
 #[derive(Debug, Default)]
 pub struct CallStats {
-    /// Jobs that were acknowledged to them.
+    /// Jobs that the cluster acknowledged to the programs.
     pub acked: Vec<Acked>,
-    /// Calls, reads too.
+    /// Number of calls, reads included.
     pub made: u64,
-    /// What each failed call said.
+    /// Error text of each failed call.
     pub failed: Vec<String>,
-    /// Tries that the clients repeated by themselves.
+    /// Number of retries that the clients made by themselves.
     pub retries: u64,
-    /// The call that took longest.
+    /// Duration of the slowest call.
     pub slowest: Duration,
 }
 
@@ -38,7 +38,7 @@ impl CallStats {
         self.slowest = self.slowest.max(begun.elapsed());
     }
 
-    /// One line.
+    /// Returns the results as one line.
     pub fn summary(&self) -> String {
         format!(
             "calls by the client {}, failed {}, tries it repeated {}, slowest call {} ms",
@@ -50,14 +50,14 @@ impl CallStats {
     }
 }
 
-/// See the module.
+/// Running programs that make calls through the SDK.
 pub struct ClientLoad {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<CallStats>>,
 }
 
 impl ClientLoad {
-    /// So many programs; each submits a job, and asks for it.
+    /// Starts this many programs. Each submits a job and reads it.
     pub fn start(count: u16, cluster: &Cluster, job: &Value) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let masters = parse_masters(&cluster.masters())?;
@@ -70,7 +70,7 @@ impl ClientLoad {
         Ok(Self { stop, tasks })
     }
 
-    /// Ends them.
+    /// Ends the programs and returns their results.
     pub async fn finish(self) -> anyhow::Result<CallStats> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = CallStats::default();

@@ -1,4 +1,4 @@
-//! What all drills share: a cluster with workers, a load of real commands, and the verdict.
+//! The common part of all drills: a cluster with workers, a load of real commands, and the verdict.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,18 +16,18 @@ use triarch_harness::{
 use crate::results::history_log::HistoryLog;
 use crate::{LoadArgs, Outcome};
 
-/// A submission that is not answered within this is sent again to another master.
+/// A submission without an answer within this time is sent again to another master.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
-/// For the load to get going, or going again.
+/// Maximum time for the load to start, or to resume after a fault.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// For everything that was acknowledged to finish, after the last fault.
+/// Maximum time for all acknowledged jobs to finish after the last fault.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// A drill under way.
+/// A running drill.
 pub struct Drill {
     /// The cluster.
     pub cluster: Cluster,
-    /// Chooses the moments.
+    /// Random generator for the times of the faults.
     pub random: StdRng,
     load: Load,
     sink: PathBuf,
@@ -42,7 +42,8 @@ impl Drill {
         Self::begin_among(args, data_dirs, 3).await
     }
 
-    /// The same, where masters up to this id will come later: clients and workers know their addresses already.
+    /// As above, with the addresses of masters up to this id, which join later. Clients and workers know these
+    /// addresses from the start.
     pub async fn begin_among(args: &LoadArgs, data_dirs: Vec<PathBuf>, last: u64) -> Self {
         let options = Options {
             data_dirs,
@@ -51,7 +52,7 @@ impl Drill {
         Self::begin_with(args, options, last).await
     }
 
-    /// The same, where the masters go by these wall clocks.
+    /// As above, with these wall clocks for the masters.
     pub async fn begin_by(args: &LoadArgs, fake_clocks: FakeClocks) -> Self {
         let options = Options {
             fake_clocks: Some(fake_clocks),
@@ -60,7 +61,7 @@ impl Drill {
         Self::begin_with(args, options, 3).await
     }
 
-    /// The same in a cluster of one's own making.
+    /// As above, in a cluster that the caller has made.
     pub async fn begin_with(args: &LoadArgs, options: Options, last: u64) -> Self {
         let seed = args.seed.unwrap_or_else(rand::random);
         println!(
@@ -100,7 +101,7 @@ impl Drill {
         drill
     }
 
-    /// Waits until so many more submissions are acknowledged.
+    /// Waits until this many more submissions are acknowledged.
     pub async fn wait_acknowledged(&mut self, more: usize) {
         let wanted = self.load.count() + more;
         let load = &self.load;
@@ -121,38 +122,38 @@ impl Drill {
         .await;
     }
 
-    /// The longest time since then without an acknowledgement.
+    /// Returns the longest time without an acknowledgement since this moment.
     pub fn longest_gap_since(&self, since: Instant) -> Duration {
         self.load.longest_gap_since(since)
     }
 
-    /// A job as the load submits it.
+    /// Returns a job as the load submits it.
     pub fn probe(&self) -> Value {
         job(&acknowledged_jobs::sink_script(&self.sink), 0)
     }
 
-    /// Acknowledged by other means than the load: held to the same promises.
+    /// Adds jobs that were acknowledged outside of the load. The same checks apply to them.
     pub fn acknowledged(&mut self, probes: Vec<Acked>) {
         self.probes.extend(probes);
     }
 
-    /// The latest submissions the load had acknowledged.
+    /// Returns the latest acknowledged submissions of the load.
     pub fn latest(&self, count: usize) -> Vec<Acked> {
         let acked = self.load.acked();
         acked[acked.len().saturating_sub(count)..].to_vec()
     }
 
-    /// Everything the load had acknowledged so far.
+    /// Returns all submissions of the load that are acknowledged so far.
     pub fn everything(&self) -> Vec<Acked> {
         self.load.acked()
     }
 
-    /// Where side effects are written.
+    /// Returns the directory to which tasks write their side effects.
     pub fn sink(&self) -> &Path {
         &self.sink
     }
 
-    /// Where everything is written down that is asked, answered and done to the cluster: faults too.
+    /// Returns the recorder of the history: all requests, answers and faults.
     pub fn recorder(&self) -> &Recorder {
         self.history_log.recorder()
     }
@@ -166,12 +167,12 @@ impl Drill {
         (acked, self.cluster)
     }
 
-    /// Ends the load, waits for what was acknowledged, judges it, and tells.
+    /// Ends the load, waits for all acknowledged jobs, checks them, and prints the result.
     pub async fn end(self, title: &str, findings: &[String]) -> Outcome {
         self.end_with(title, findings).await.0
     }
 
-    /// As [`Drill::end`], and gives the verdict too.
+    /// As [`Drill::end`], and also returns the verdict.
     pub async fn end_with(self, title: &str, findings: &[String]) -> (Outcome, CheckResult) {
         let lasted = self.begun.elapsed();
         let check_result = self.judge().await;
@@ -190,7 +191,8 @@ impl Drill {
         (Outcome::Broken, check_result)
     }
 
-    /// Ends the load, waits for what was acknowledged, and judges it. Logs and data are kept if a promise was broken.
+    /// Ends the load, waits for all acknowledged jobs, and checks them. Logs and data are kept if a guarantee was
+    /// violated.
     pub async fn judge(mut self) -> CheckResult {
         println!("stopping the load and waiting for everything that was acknowledged");
         let mut acked = self.load.finish().await;
@@ -210,7 +212,7 @@ impl Drill {
     }
 }
 
-/// One task mostly, several now and then.
+/// Returns a job: mostly one task, sometimes several.
 fn job(script: &str, nth: u64) -> Value {
     let task = json!({"kind": "exec", "payload": {"argv": ["sh", "-c", script]}});
     let count = if nth % 10 == 9 { 5 } else { 1 };

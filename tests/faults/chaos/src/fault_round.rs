@@ -1,4 +1,5 @@
-//! A fault round: some faults at once, each proved and healed, after which the cluster must recover and go on.
+//! A fault round: injects some faults at once, verifies and heals each of them, and waits until the cluster has
+//! recovered.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -13,10 +14,10 @@ use crate::plan::{Claim, Plan, Roles};
 use crate::results::report::Report;
 use crate::testbed::Testbed;
 
-/// A fault that is still not shown after this was not exercised.
+/// Maximum time for a fault to take effect. A fault without effect by then counts as not exercised.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(15);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Between two faults of one round, at most.
+/// Maximum time between two faults of one round.
 const MAX_STAGGER_MS: u64 = 200;
 
 struct Injected {
@@ -27,13 +28,13 @@ struct Injected {
 }
 
 impl Injected {
-    /// It has lasted for its time and was shown, or was given up on.
+    /// The fault has lasted for its time and took effect, or was abandoned.
     fn is_over(&self, now: Instant) -> bool {
         now >= self.until && (self.proof.is_some() || now >= self.until + PROOF_TIMEOUT)
     }
 }
 
-/// Injects these, each for a time within `hold_ms`, and waits until the cluster is well again.
+/// Injects these faults, each for a time within `hold_ms`, and waits until the cluster has recovered.
 pub async fn run_fault_round(
     testbed: &mut Testbed,
     plans: &[Plan],
@@ -67,8 +68,8 @@ pub async fn run_fault_round(
             }
         }
         let now = Instant::now();
-        // Not one after the other: a leader that is cut off writes nothing, so a fsync of it fails only once the cut is
-        // healed.
+        // All faults are checked at once: a leader that is cut off writes nothing, so its fsync fails only after the
+        // cut is healed.
         let Some(next) = injected.iter().position(|one| one.is_over(now)) else {
             let next = injected
                 .iter()
@@ -78,7 +79,7 @@ pub async fn run_fault_round(
             continue;
         };
         let mut done = injected.remove(next);
-        // Of what grows while it lasts, the latest is told.
+        // For evidence that grows during the fault, the latest value is reported.
         if let Some(latest) = done.fault.proof(testbed).await? {
             done.proof = Some(latest);
         }
@@ -99,14 +100,14 @@ pub async fn run_fault_round(
     Ok(())
 }
 
-/// Deals all plans that are possible here in random order, again and again, so that each gets its turn.
+/// Draws all plans that are possible here in random order, again and again, so that each is used equally often.
 pub struct ShuffledPlans {
     possible: Vec<Plan>,
     left: Vec<Plan>,
 }
 
 impl ShuffledPlans {
-    /// Of these.
+    /// Creates a deck of these plans.
     pub fn new(possible: Vec<Plan>) -> Self {
         Self {
             possible,
@@ -114,14 +115,14 @@ impl ShuffledPlans {
         }
     }
 
-    /// Up to so many that go together; at least one.
+    /// Returns at least one plan and at most this many that can be injected together.
     pub fn draw(&mut self, testbed: &mut Testbed, roles: &Roles, count: usize) -> Vec<Plan> {
         let mut claimed: BTreeSet<Claim> = BTreeSet::new();
         let mut drawn = Vec::new();
         if self.left.len() < count {
             let mut more = self.possible.clone();
             more.shuffle(&mut testbed.drill.random);
-            // What is left of the last round comes first.
+            // Plans that are left from the last round come first.
             more.append(&mut self.left);
             self.left = more;
         }

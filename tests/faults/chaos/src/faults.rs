@@ -1,7 +1,7 @@
-//! The faults, one kind a file. Each is injected, shown to have taken effect, and healed.
+//! The faults, one kind per file. Each is injected, verified and healed.
 //!
-//! What shows it is read off the kernel, the network or the master itself, and never off the fact that it was asked for. A
-//! fault that could not be shown does not count as survived.
+//! Evidence of a fault comes from the kernel, the network or the master itself. The request to inject the fault is no
+//! evidence. A fault without evidence does not count as survived.
 
 use std::time::Duration;
 
@@ -23,15 +23,15 @@ pub mod power_cut;
 pub mod restart;
 pub mod slow_disk;
 
-/// One fault. Injected once, healed once.
+/// One fault. It is injected once and healed once.
 #[async_trait(?Send)]
 pub trait Fault {
-    /// Lets it happen. `hold` is how long it is going to last.
+    /// Injects the fault. `hold` is the time for which it will last.
     async fn inject(&mut self, testbed: &mut Testbed, hold: Duration) -> anyhow::Result<()>;
 
-    /// What shows that it takes effect, once something does. Asked again and again from its injection on.
+    /// Returns evidence that the fault takes effect, once there is any. Polled from the injection on.
     async fn proof(&mut self, testbed: &mut Testbed) -> anyhow::Result<Option<String>>;
 
-    /// Undoes it. Whether the cluster is well again is for others to find out.
+    /// Heals the fault. The caller waits until the cluster has recovered.
     async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()>;
 }

@@ -1,9 +1,10 @@
-//! Fault drills: a real cluster under load, something terrible, and a verdict.
+//! Fault drills: a real cluster under load, injected faults, and a verdict.
 //!
-//! Each drill starts three masters and some workers as processes, submits real commands without pause, breaks something
-//! again and again, and then asks of every acknowledged job: is it there, did it finish, was exactly one result
-//! accepted, and do its side effects show tokens in order? All that is asked and answered is written down besides, with
-//! a mixed workload, and judged by the checker of histories. The exit code is 0 only if both find nothing.
+//! Each drill starts three masters and some workers as processes, submits real commands without pause, and injects
+//! faults repeatedly. Then it checks every acknowledged job: the job exists, it has finished, exactly one result was
+//! accepted per task, and its side effects show tokens in ascending order. A history of all requests and answers, with
+//! a mixed workload in addition, is recorded and checked by the history checker. The exit code is 0 only if neither
+//! check finds a violation.
 
 mod client_load;
 mod drill;
@@ -22,13 +23,13 @@ use plan::{CutShape, KillTarget, PauseTarget, Plan, Role};
 use scenarios::repeat::RepeatArgs;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Exit code of a run of which the checker cannot tell.
+/// Exit code of a run that the checker could not decide.
 const EXIT_UNDECIDED: u8 = 3;
-/// Exit code of a run that proved nothing: a fault never took effect.
+/// Exit code of a run that proved nothing, because a fault never took effect.
 const EXIT_NOT_EXERCISED: u8 = 4;
-/// Exit code of a drill that this machine does not allow.
+/// Exit code of a drill that this machine does not support.
 const EXIT_SKIPPED: u8 = 77;
-/// What shells give for a command ended by Ctrl-C.
+/// Exit code that shells report for a command ended by Ctrl-C.
 const EXIT_INTERRUPTED: u8 = 130;
 
 /// Fault drills against a real cluster of processes on this machine
@@ -46,33 +47,33 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Scenario {
-    /// Kill the leader with SIGKILL, again and again, and measure how long nobody acknowledges anything
+    /// Kill the leader with SIGKILL repeatedly, and measure how long no job is acknowledged
     KillLeader(scenarios::kill_leader::KillLeaderArgs),
     /// Kill all masters at once and start them again
     KillAll(scenarios::kill_all::KillAllArgs),
     /// Stop the leader with SIGSTOP while another takes over, and wake it
     PauseLeader(scenarios::pause_leader::PauseLeaderArgs),
-    /// Cut the power of all disks at once: what was not synced is gone (needs root and loop devices)
+    /// Cut the power of all disks at once, so that unsynced data is lost (needs root and loop devices)
     PowerCut(scenarios::power_cut::PowerCutArgs),
-    /// Take a backup under load, lose the cluster, and restore into a new one
+    /// Take a backup under load, destroy the cluster, and restore the backup into a new cluster
     BackupRestore(scenarios::backup_restore::BackupRestoreArgs),
-    /// Bring two masters in and take two out again, the leader among them, while the cluster is used
+    /// Add two masters and remove two again, the leader among them, while the cluster is in use
     GrowShrink(scenarios::grow_shrink::GrowShrinkArgs),
-    /// Kill a master with SIGKILL, delete its directory, and put a new one in its place by one command
+    /// Kill a master with SIGKILL, delete its directory, and replace it by one command
     ReplaceNode(scenarios::replace_node::ReplaceNodeArgs),
-    /// Stop each master in turn and start it again, while clients count what fails
+    /// Stop each master in turn and start it again, while clients count failed calls
     RollingRestart(scenarios::rolling_restart::RollingRestartArgs),
-    /// Set one master's wall clock wrong after the other's, while it follows, leads and starts (needs libfaketime)
+    /// Set the wall clock of one master after the other wrong, while it follows, leads and starts (needs libfaketime)
     ClockJumps(scenarios::clock_jumps::ClockJumpsArgs),
-    /// Fill the masters' disks, one and all, and make room again (needs root)
+    /// Fill the disks of one master and of all masters, and free the space again (needs root)
     FullDisk(scenarios::full_disk::FullDiskArgs),
-    /// Let a schedule tick every second while the leader is killed again and again, and count the jobs of each tick
+    /// Let a schedule tick every second while the leader is killed repeatedly, and count the jobs of each tick
     ScheduleTicks(scenarios::schedule_ticks::ScheduleTicksArgs),
-    /// Kill a follower with SIGKILL, again and again
+    /// Kill a follower with SIGKILL repeatedly
     KillFollower(RepeatArgs),
     /// Kill any two of the three masters at once: the third must neither lead nor acknowledge anything
     KillTwo(RepeatArgs),
-    /// Kill all workers at once; their tasks are given to those that come
+    /// Kill all workers at once; new workers run their tasks
     KillWorkers(RepeatArgs),
     /// Kill all masters and all workers at once
     KillEverything(RepeatArgs),
@@ -82,59 +83,60 @@ enum Scenario {
     CutLeaderAlone(RepeatArgs),
     /// Cut the leader and one follower off from the other follower
     CutLeaderWithOne(RepeatArgs),
-    /// Let nothing arrive that the leader sends, but all that is sent to it
+    /// Drop all messages that the leader sends, but none that it receives
     CutOneWay(RepeatArgs),
-    /// Let all arrive that the leader asks the others, but no answer
+    /// Deliver all requests of the leader to the others, but no answers
     CutResponses(RepeatArgs),
-    /// Cut the leader off and on again, several times a second
+    /// Cut the leader off and reconnect it several times a second
     CutFlapping(RepeatArgs),
-    /// Make everything late between one master and the others
+    /// Delay all messages between one master and the others
     Delay(RepeatArgs),
     /// Lose 5 to 40 of 100 packets between one master and the others (needs root)
     Loss(RepeatArgs),
     /// Make every sync of one master's disk slow (needs strace)
     SlowDisk(RepeatArgs),
-    /// Make a sync of one master's disk fail: it must end, and is started again (needs strace)
+    /// Make a sync of one master's disk fail: the master must exit, and is started again (needs strace)
     FailingFsync(RepeatArgs),
-    /// Cut the power of one master's disk after the other: what was not synced is gone (needs root and loop devices)
+    /// Cut the power of one master's disk after the other, so that unsynced data is lost (needs root and loop devices)
     PowerCutOne(RepeatArgs),
-    /// Hand leadership over again and again, and measure how long nobody is acknowledged anything
+    /// Transfer leadership repeatedly, and measure how long no job is acknowledged
     HandOver(scenarios::hand_over::HandOverArgs),
-    /// Give the cluster as much work as it takes, without faults, and count elections: there must be none
+    /// Give the cluster as much work as it accepts, without faults, and count elections: there must be none
     FullLoad(scenarios::full_load::FullLoadArgs),
     /// Inject faults of all kinds at random, some of them at once
     Random(scenarios::random::RandomArgs),
-    /// Kill leaders, and inject every other kind of fault, in numbers: what the figures in docs/reliability.md are made by
+    /// Kill leaders, and inject every other kind of fault, in large numbers, for the figures in docs/reliability.md
     Long(scenarios::random::LongArgs),
-    /// Inject faults of all kinds for as long as is told, some of them at once, some for half a minute
+    /// Inject faults of all kinds for the given time, some of them at once, some for half a minute
     Soak(scenarios::random::SoakArgs),
 }
 
-/// What every drill takes.
+/// Options of every drill.
 #[derive(Debug, Clone, Args)]
 struct LoadArgs {
-    /// Workers
+    /// Number of workers
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
-    /// Attempts that each worker runs at once
+    /// Concurrent attempts of each worker
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: u16,
-    /// Clients that submit at once, each the next job as soon as the last is acknowledged
+    /// Number of clients that submit at the same time; each submits its next job when the last one is acknowledged
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     submitters: u16,
-    /// Each one's pause between two jobs
+    /// Pause of each client between two jobs
     #[arg(long, value_name = "MS", default_value_t = 20)]
     pause_ms: u64,
-    /// Chooses the moments; a random one unless told
+    /// Seed of the fault times [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Writes the history to this file, whatever the verdict; without, it is kept only when a promise was broken
+    /// File to which the history is written in any case; without this option it is kept only if a guarantee was
+    /// violated
     #[arg(long, value_name = "FILE")]
     keep_history: Option<std::path::PathBuf>,
 }
 
 impl LoadArgs {
-    /// The same for the n-th cluster of a run on several: other moments.
+    /// Returns the options for the n-th cluster of a run on several clusters, with another seed.
     fn of_cluster(&self, nth: u32) -> Self {
         let mut load = self.clone();
         load.seed = load.seed.map(|seed| seed.wrapping_add(u64::from(nth)));
@@ -142,7 +144,7 @@ impl LoadArgs {
     }
 }
 
-/// How a drill ended.
+/// Outcome of a drill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Kept,
@@ -247,7 +249,7 @@ async fn main() -> ExitCode {
             _ = hung_up.recv() => {}
         }
     };
-    // An interrupted drill is dropped, and with it every process and every mount.
+    // When an interrupted drill is dropped, all of its processes and mounts are removed.
     let outcome = tokio::select! {
         outcome = run => outcome,
         () = interrupted => {
@@ -268,9 +270,9 @@ async fn main() -> ExitCode {
     }
 }
 
-/// How long processes stay dead.
+/// Range of the time for which a killed process stays dead.
 const SHORT_MS: (u64, u64) = (100, 3_000);
-/// How long networks and disks stay bad.
+/// Range of the time for which a network or disk fault lasts.
 const CUT_MS: (u64, u64) = (500, 10_000);
 
 fn both(plan: fn(Role) -> Plan) -> [Plan; 2] {

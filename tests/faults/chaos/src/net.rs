@@ -1,12 +1,14 @@
-//! The network between the masters, and how it is broken.
+//! The network between the masters, and the ways to break it.
 //!
-//! Two ways. **Proxies**: every master is reached by the others through a proxy in this process, which knows the asker by its
-//! socket; needs nothing, and can hold back and delay what masters say to each other, connection by connection.
-//! **Namespaces**: every master lives in a network namespace of its own, and packets are dropped by iptables on their way;
-//! needs root, and is as close to a cut cable as one machine gets.
+//! There are two kinds:
 //!
-//! Only what masters say to each other is affected: clients reach all of them all the time, and so meet masters that are cut
-//! off.
+//! - **Proxies**: every master reaches the others through a proxy in this process. The proxy identifies the sender by
+//!   its socket. This needs no privileges, and can hold back and delay messages per connection.
+//! - **Namespaces**: every master runs in a network namespace of its own, and iptables drops packets between them. This
+//!   needs root, and is as close to a cut cable as one machine gets.
+//!
+//! Only messages between masters are affected. Clients reach all masters all the time, masters that are cut off
+//! included.
 
 use anyhow::bail;
 use triarch_harness::NodeAddress;
@@ -18,7 +20,7 @@ pub mod proxies;
 use namespaces::Namespaces;
 use proxies::{LinkDelay, Proxies};
 
-/// From whom to whom something does not arrive.
+/// A direction in which messages are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
     pub from: u64,
@@ -26,40 +28,39 @@ pub struct Link {
     pub severed: Severed,
 }
 
-/// What does not arrive.
+/// The messages that are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severed {
-    /// With namespaces, every packet from the one to the other; with proxies, all that the one asks the other, and the
-    /// answers.
+    /// With namespaces, every packet in this direction. With proxies, all requests in this direction and their answers.
     Everything,
-    /// What the one asks the other arrives; the answers to it do not.
+    /// Only the answers to requests in this direction. The requests arrive.
     Responses,
 }
 
-/// Which network a cluster is put into.
+/// Kind of network of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum NetworkKind {
-    /// None of ours: masters meet on loopback, and nothing can be cut
+    /// Loopback, where nothing can be cut
     Plain,
-    /// Through proxies in this process
+    /// Proxies in this process
     #[value(name = "wires")]
     Proxies,
-    /// In network namespaces, with iptables (needs root)
+    /// Network namespaces with iptables (needs root)
     Namespaces,
 }
 
-/// See the module.
+/// The network of a cluster.
 pub enum Net {
-    /// Nothing between the masters.
+    /// The loopback interface.
     Plain,
-    /// Proxies.
+    /// Proxies between the masters.
     Proxies(Proxies),
-    /// Namespaces.
+    /// A network namespace for each master.
     Namespaces(Namespaces),
 }
 
 impl Net {
-    /// One for so many masters.
+    /// Creates the network for this many masters.
     pub async fn make(kind: NetworkKind, masters: u64) -> anyhow::Result<Self> {
         Ok(match kind {
             NetworkKind::Plain => Net::Plain,
@@ -68,7 +69,7 @@ impl Net {
         })
     }
 
-    /// Where the masters run.
+    /// Returns the addresses at which the masters run.
     pub fn addresses(&self) -> Vec<NodeAddress> {
         match self {
             Net::Plain => Vec::new(),
@@ -77,7 +78,7 @@ impl Net {
         }
     }
 
-    /// In a word.
+    /// Returns the name of the kind.
     pub fn name(&self) -> &'static str {
         match self {
             Net::Plain => "plain",
@@ -86,7 +87,7 @@ impl Net {
         }
     }
 
-    /// Cuts these, and nothing else.
+    /// Cuts these directions and heals all others.
     pub async fn sever(&self, links: &[Link]) -> anyhow::Result<()> {
         match self {
             Net::Plain => bail!("masters that meet on loopback cannot be cut off"),
@@ -98,7 +99,7 @@ impl Net {
         }
     }
 
-    /// Makes everything between this master and the others late.
+    /// Delays all messages between this master and the others.
     pub fn delay(&self, master: u64, others: &[u64], late: LinkDelay) -> anyhow::Result<()> {
         match self {
             Net::Proxies(proxies) => {
@@ -109,7 +110,7 @@ impl Net {
         }
     }
 
-    /// Loses so many of a hundred packets between this master and the others.
+    /// Loses this percentage of the packets between this master and the others.
     pub fn lose(&self, master: u64, others: &[u64], percent: u32) -> anyhow::Result<()> {
         match self {
             Net::Namespaces(namespaces) => namespaces.lose(master, others, percent),
@@ -117,7 +118,7 @@ impl Net {
         }
     }
 
-    /// What was held back or dropped since the last cut.
+    /// Returns the number of messages or packets held back or dropped since the last cut.
     pub async fn held_back(&self) -> anyhow::Result<u64> {
         match self {
             Net::Plain => Ok(0),
@@ -126,7 +127,7 @@ impl Net {
         }
     }
 
-    /// Of what.
+    /// Returns the unit of that number.
     pub fn unit(&self) -> &'static str {
         match self {
             Net::Plain | Net::Proxies(_) => "pieces of messages held back",
@@ -134,7 +135,7 @@ impl Net {
         }
     }
 
-    /// Everything arrives again.
+    /// Heals all directions.
     pub async fn heal(&self) -> anyhow::Result<()> {
         match self {
             Net::Plain => Ok(()),

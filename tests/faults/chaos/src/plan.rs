@@ -1,4 +1,4 @@
-//! What can be done to a cluster, by kind and target; and who does it.
+//! Plans: the kinds of faults and their targets, and the roles of the masters when a target is chosen.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,11 +12,11 @@ use crate::faults::{
 /// One kind of fault at one kind of target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Plan {
-    /// SIGKILL, and a start by the same command.
+    /// SIGKILL, and a start with the same command.
     Kill(KillTarget),
     /// SIGSTOP, and SIGCONT.
     Pause(PauseTarget),
-    /// Messages between masters do not arrive.
+    /// Messages between masters are dropped or held back.
     Cut(CutShape),
     /// Messages between one master and the others arrive late.
     Delay(Role),
@@ -24,23 +24,23 @@ pub enum Plan {
     Loss(Role),
     /// Every sync of one master's disk takes long.
     SlowDisk(Role),
-    /// One master's disk has no room left.
+    /// The disk of one master is full.
     FullDisk(Role),
     /// A sync of one master's disk fails.
     FailingSync(Role),
     /// One master's wall clock is wrong.
     ClockJump(Role),
-    /// The power of one master's disk is cut: what was not synced is gone.
+    /// The power of one master's disk is cut, so that unsynced data is lost.
     PowerCut(Role),
-    /// SIGTERM, and a start by the same command.
+    /// SIGTERM, and a start with the same command.
     Restart(Role),
-    /// A fourth master comes and goes.
+    /// A fourth master joins and is removed again.
     Membership,
-    /// The leader is told to hand over to another.
+    /// The leader transfers leadership to another master.
     HandOver,
 }
 
-/// Whose process is killed.
+/// Processes to kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KillTarget {
     Leader,
@@ -51,7 +51,7 @@ pub enum KillTarget {
     Everything,
 }
 
-/// Whose process is stopped.
+/// Process to pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PauseTarget {
     Leader,
@@ -59,39 +59,39 @@ pub enum PauseTarget {
     Worker,
 }
 
-/// How the network between the masters is cut.
+/// Shape of a cut in the network between the masters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CutShape {
-    /// The leader from both others.
+    /// The leader is cut off from both other masters.
     LeaderAlone,
-    /// The leader and one follower from the other follower.
+    /// The leader and one follower are cut off from the other follower.
     LeaderWithOne,
-    /// What the leader sends does not arrive; what is sent to it does.
+    /// Messages from the leader are dropped. Messages to it arrive.
     OneWay,
-    /// What the leader asks arrives, the answers do not.
+    /// Requests of the leader arrive, and their answers are dropped.
     ResponsesOnly,
-    /// The leader from both others, on and off.
+    /// The leader is cut off from both other masters and reconnected several times a second.
     Flapping,
 }
 
-/// Which master.
+/// Role of the master that is the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     Leader,
     Follower,
 }
 
-/// Who leads and who follows, when a fault is chosen.
+/// The roles of the masters at the time when a fault is chosen.
 #[derive(Debug, Clone)]
 pub struct Roles {
     /// The leader.
     pub leader: u64,
-    /// Its followers; in random order.
+    /// The followers, in random order.
     pub followers: Vec<u64>,
 }
 
 impl Roles {
-    /// The master in this role.
+    /// Returns the master in this role.
     pub fn master(&self, role: Role) -> u64 {
         match role {
             Role::Leader => self.leader,
@@ -99,7 +99,7 @@ impl Roles {
         }
     }
 
-    /// All of them.
+    /// Returns the ids of all masters.
     pub fn all(&self) -> Vec<u64> {
         let mut all = self.followers.clone();
         all.push(self.leader);
@@ -108,21 +108,21 @@ impl Roles {
     }
 }
 
-/// What a fault takes for itself while it lasts: two that want the same are not injected at once.
+/// Resources that a fault claims while it lasts. Two faults with the same claim are not injected together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claim {
-    /// A master's process, its disk and its clock.
+    /// A master, with its process, disk and clock.
     Master(u64),
-    /// The workers' processes.
+    /// The processes of the workers.
     Workers,
     /// The network between the masters.
     Network,
-    /// Who is a member, and who leads.
+    /// Membership and leadership.
     Membership,
 }
 
 impl Plan {
-    /// Every one there is.
+    /// All plans.
     pub const ALL: [Plan; 31] = [
         Plan::Kill(KillTarget::Leader),
         Plan::Kill(KillTarget::Follower),
@@ -157,7 +157,7 @@ impl Plan {
         Plan::Membership,
     ];
 
-    /// What is done.
+    /// Returns the kind of the fault.
     pub fn kind(self) -> &'static str {
         match self {
             Plan::Kill(_) => "kill",
@@ -176,7 +176,7 @@ impl Plan {
         }
     }
 
-    /// To whom.
+    /// Returns the target of the fault.
     pub fn target(self) -> &'static str {
         match self {
             Plan::Kill(KillTarget::Leader)
@@ -214,7 +214,7 @@ impl Plan {
         }
     }
 
-    /// What it takes for itself.
+    /// Returns the claims of the fault.
     pub fn claims(self, roles: &Roles) -> BTreeSet<Claim> {
         let masters = |ids: &[u64]| ids.iter().map(|id| Claim::Master(*id)).collect();
         match self {
@@ -224,7 +224,8 @@ impl Plan {
             Plan::Kill(KillTarget::Follower) | Plan::Pause(PauseTarget::Follower) => {
                 masters(&roles.followers[..1])
             }
-            // Which two of the three is chosen when it happens. A network without masters shows no cut.
+            // Two of the three masters are chosen only at the injection. A cut without running masters would have no
+            // evidence.
             Plan::Kill(KillTarget::TwoMasters | KillTarget::AllMasters) => {
                 let mut all: BTreeSet<Claim> = masters(&roles.all());
                 all.insert(Claim::Network);
@@ -238,7 +239,7 @@ impl Plan {
                 all.extend([Claim::Workers, Claim::Network]);
                 all
             }
-            // A leader that is dead says nothing that could be held back.
+            // A dead leader sends nothing that could be held back.
             Plan::Cut(CutShape::OneWay | CutShape::ResponsesOnly) => {
                 BTreeSet::from([Claim::Network, Claim::Master(roles.leader)])
             }
@@ -251,7 +252,7 @@ impl Plan {
             | Plan::ClockJump(role)
             | Plan::PowerCut(role)
             | Plan::Restart(role) => masters(&[roles.master(role)]),
-            // They need a leader that stays, and a majority to agree with it.
+            // These faults need a stable leader, and a majority that agrees with it.
             Plan::Membership | Plan::HandOver => {
                 let mut all: BTreeSet<Claim> = masters(&roles.all());
                 all.extend([Claim::Membership, Claim::Network]);
@@ -289,7 +290,7 @@ impl fmt::Display for Plan {
 impl FromStr for Plan {
     type Err = String;
 
-    /// `kill:leader`, as it is displayed.
+    /// Display form, such as `kill:leader`.
     fn from_str(text: &str) -> Result<Self, String> {
         let all = Self::ALL.into_iter().chain([Plan::HandOver]);
         all.clone()

@@ -18,44 +18,44 @@ use crate::net::{Net, NetworkKind, namespaces};
 use crate::plan::{Plan, Roles};
 use disk_image::DiskImage;
 
-/// Masters that may be brought in, besides the three.
+/// Number of masters that may join, in addition to the three.
 const SPARE_MASTERS: u64 = 8;
-/// For a wall clock to be seen to be right again.
+/// Maximum time for a corrected wall clock to be measured as right.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How the cluster that is hurt is made.
+/// Options of the cluster that receives the faults.
 #[derive(Debug, Clone, Args)]
 pub struct TestbedArgs {
-    /// What is between the masters; namespaces where they can be had, unless told
+    /// Network between the masters [default: namespaces where possible]
     #[arg(long, value_enum, value_name = "KIND")]
     pub network: Option<NetworkKind>,
-    /// A worker silent for this long is lost
+    /// Time without a heartbeat after which a worker is lost
     #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(500..=600_000))]
     pub lease_ms: u64,
 }
 
-/// What a scenario needs of the testbed.
+/// Requirements of a scenario on the testbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Requirement {
-    /// Masters that can be cut off from each other.
+    /// Network links that can be cut.
     Cuts,
-    /// … and reached late.
+    /// Network links that can delay messages.
     Proxies,
-    /// … and whose packets get lost.
+    /// Network links that can lose packets.
     Namespaces,
-    /// A disk for each master.
+    /// A separate disk for each master.
     Disks,
-    /// A wall clock for each master.
+    /// A separate wall clock for each master.
     FakeClocks,
-    /// strace.
+    /// The program strace.
     Strace,
 }
 
-/// See the module. What is dropped first stands first.
+/// A cluster under load, with the means to inject faults. Fields are dropped in the order in which they are declared.
 pub struct Testbed {
     /// The cluster and its load.
     pub drill: Drill,
-    /// Between the masters.
+    /// The network between the masters.
     pub net: Net,
     disks: Vec<DiskImage>,
     fake_clocks: Option<FakeClocks>,
@@ -63,7 +63,7 @@ pub struct Testbed {
     _dir: tempfile::TempDir,
 }
 
-/// How often a log was synced, and how long that took in all, by the master's own count.
+/// Number of syncs of a log and their total time, as the master measured them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Syncs {
     pub count: f64,
@@ -71,7 +71,7 @@ pub struct Syncs {
 }
 
 impl Plan {
-    /// What it needs.
+    /// Returns the requirements of a fault.
     pub fn needs(self) -> Option<Requirement> {
         match self {
             Plan::Cut(_) => Some(Requirement::Cuts),
@@ -89,7 +89,7 @@ impl Plan {
     }
 }
 
-/// Why this machine cannot give it, if it cannot.
+/// Returns the reason why this machine does not meet the requirements, if it does not.
 pub fn obstacle(need: Requirement, network: NetworkKind) -> Option<String> {
     match need {
         Requirement::Cuts => {
@@ -117,7 +117,7 @@ pub fn obstacle(need: Requirement, network: NetworkKind) -> Option<String> {
 }
 
 impl TestbedArgs {
-    /// The network that is taken if this one may be chosen.
+    /// Returns the network to use if the options name none.
     pub fn network(&self, needs: &BTreeSet<Requirement>) -> NetworkKind {
         if let Some(kind) = self.network {
             return kind;
@@ -134,7 +134,7 @@ impl TestbedArgs {
 }
 
 impl Testbed {
-    /// Starts a cluster under load on which these can be had.
+    /// Starts a cluster under load that meets the requirements.
     pub async fn make(
         args: &TestbedArgs,
         load: &LoadArgs,
@@ -175,7 +175,7 @@ impl Testbed {
         })
     }
 
-    /// Who leads and who follows, of the first three, all of them being well.
+    /// Returns the roles of the first three masters, which must all be ready.
     pub async fn roles(&mut self) -> Roles {
         let leader = self.drill.cluster.wait_ready().await;
         let mut followers: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
@@ -183,20 +183,20 @@ impl Testbed {
         Roles { leader, followers }
     }
 
-    /// A master's disk.
+    /// Returns the disk of a master.
     pub fn disk(&mut self, master: u64) -> anyhow::Result<&mut DiskImage> {
         let disk = self.disks.get_mut(master as usize - 1);
         disk.with_context(|| format!("master {master} has no disk of its own"))
     }
 
-    /// The masters' wall clocks.
+    /// Returns the wall clocks of the masters.
     pub fn fake_clocks(&self) -> anyhow::Result<&FakeClocks> {
         self.fake_clocks
             .as_ref()
             .context("the masters go by the machine's clock")
     }
 
-    /// What a master has measured of its syncs so far; `None` if it does not answer.
+    /// Returns the syncs that a master has measured so far, or `None` if it does not answer.
     pub async fn syncs(&self, master: u64) -> Option<Syncs> {
         let api = self.drill.cluster.api(master);
         let call = api
@@ -209,19 +209,20 @@ impl Testbed {
         })
     }
 
-    /// Whether one more master may be brought in.
+    /// Returns whether one more master may join.
     pub fn has_spare(&self) -> bool {
         self.spare > 0
     }
 
-    /// One more master is brought in.
+    /// Adds one more master.
     pub fn take_spare(&mut self) -> anyhow::Result<()> {
         ensure!(self.spare > 0, "no place is left for another master");
         self.spare -= 1;
         Ok(())
     }
 
-    /// Waits until the cluster is well: the three run, agree on a leader, have caught up, and go by clocks that are right.
+    /// Waits until the cluster has recovered: the three masters run, agree on a leader, have the whole log, and measure
+    /// that their clocks are right.
     pub async fn settle(&mut self) -> anyhow::Result<()> {
         for master in 1..=3 {
             if let Some(status) = self.drill.cluster.node(master).ended() {

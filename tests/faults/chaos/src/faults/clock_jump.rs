@@ -1,4 +1,4 @@
-//! One master's wall clock jumps, and is right again later.
+//! Fault: the wall clock of one master jumps. Healed by correcting the clock.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use reqwest::Method;
 use crate::faults::Fault;
 use crate::testbed::Testbed;
 
-/// How far it jumps, ahead or behind.
+/// Range of the jump in either direction.
 const JUMP_S: std::ops::RangeInclusive<i64> = 60..=24 * 3_600;
-/// What it finds itself may differ by so much from what it was set to.
+/// Maximum difference between the jump and the offset that the master itself measures.
 const CLOSE_MS: i64 = 1_500;
 
-/// See the module.
+/// A jump of a wall clock.
 pub struct ClockJump {
     master: u64,
     ahead_s: i64,
 }
 
 impl ClockJump {
-    /// Of this master.
+    /// Creates the fault for this master.
     pub fn new(master: u64) -> Self {
         Self { master, ahead_s: 0 }
     }

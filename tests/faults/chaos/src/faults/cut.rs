@@ -1,4 +1,4 @@
-//! Masters that do not hear each other, in five shapes.
+//! Fault: masters that do not receive each other's messages, in five variants.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use crate::net::{Link, Severed};
 use crate::plan::{CutShape, Roles};
 use crate::testbed::Testbed;
 
-/// A flapping network holds and lets go for so long each.
+/// Duration of each cut and of each break between cuts in a flapping network.
 const FLAP_MS: std::ops::Range<u64> = 50..400;
 
-/// See the module.
+/// A cut network.
 pub struct Cut {
     shape: CutShape,
     roles: Roles,
-    /// What was held back in earlier cuts of a flapping network.
+    /// Messages held back in earlier cuts of a flapping network.
     before: u64,
     flapped: u32,
 }
 
 impl Cut {
-    /// Between these, by who they are now.
+    /// Creates the fault between these masters, chosen by their current roles.
     pub fn new(shape: CutShape, roles: &Roles) -> Self {
         Self {
             shape,

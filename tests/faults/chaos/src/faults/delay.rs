@@ -1,4 +1,4 @@
-//! What one master and the others say to each other arrives late, more or less.
+//! Fault: messages between one master and the others arrive late, by varying times.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::net::proxies::LinkDelay;
 use crate::plan::Roles;
 use crate::testbed::Testbed;
 
-/// How late each way. A leader's heartbeats are 80 ms apart, and silence of 200 ms may cost it its office.
+/// Delay in each direction. A leader sends heartbeats every 80 ms, and 200 ms without one may cause an election.
 const LATE_MS: std::ops::RangeInclusive<u64> = 10..=120;
 
-/// See the module.
+/// A slow network.
 pub struct Delay {
     master: u64,
     others: Vec<u64>,
@@ -21,7 +21,7 @@ pub struct Delay {
 }
 
 impl Delay {
-    /// Between this master and the others.
+    /// Creates the fault between this master and the others.
     pub fn new(master: u64, roles: &Roles) -> Self {
         Self {
             master,

@@ -1,4 +1,4 @@
-//! A sync of one master's disk fails with EIO, by strace; the master must end, and is started again.
+//! Fault: a sync of one master's disk fails with EIO, injected by strace. The master must exit, and is started again.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use triarch_harness::strace::Tracer;
 use crate::faults::Fault;
 use crate::testbed::Testbed;
 
-/// For the master to meet the failing sync, under load, and to end.
+/// Maximum time for the master, under load, to meet the failing sync and to exit.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// See the module.
+/// A failing sync.
 pub struct FailingSync {
     master: u64,
     tracer: Option<Tracer>,
 }
 
 impl FailingSync {
-    /// Of this master.
+    /// Creates the fault for this master.
     pub fn new(master: u64) -> Self {
         Self {
             master,
@@ -52,7 +52,7 @@ impl Fault for FailingSync {
     }
 
     async fn heal(&mut self, testbed: &mut Testbed) -> anyhow::Result<()> {
-        // One that goes on after a failed sync is a finding, and its last words are shown.
+        // A master that continues after a failed sync violates a guarantee. The end of its log is shown.
         testbed
             .drill
             .cluster

@@ -1,4 +1,4 @@
-//! One master's disk is filled to the last byte by somebody else; healed by taking that away.
+//! Fault: a file of this program fills the disk of one master to the last byte. Healed by deleting the file.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use reqwest::Method;
 use crate::faults::Fault;
 use crate::testbed::Testbed;
 
-/// See the module.
+/// A full disk.
 pub struct FullDisk {
     master: u64,
 }
 
 impl FullDisk {
-    /// Of this master.
+    /// Creates the fault for this master.
     pub fn new(master: u64) -> Self {
         Self { master }
     }

@@ -1,4 +1,4 @@
-//! The leader is told to hand over to a follower. Nothing is to be healed.
+//! Fault: the leader gets the request to transfer leadership to a follower. Needs no healing.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::faults::Fault;
 use crate::plan::Roles;
 use crate::testbed::Testbed;
 
-/// See the module.
+/// A transfer of leadership.
 pub struct HandOver {
     from: u64,
     to: u64,
@@ -18,7 +18,7 @@ pub struct HandOver {
 }
 
 impl HandOver {
-    /// From whoever leads now to one of the others.
+    /// Creates the transfer from the current leader to another master.
     pub fn new(roles: &Roles) -> Self {
         Self {
             from: roles.leader,

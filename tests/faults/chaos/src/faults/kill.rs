@@ -1,4 +1,4 @@
-//! SIGKILL of masters and workers; healed by a start with the same command.
+//! Fault: SIGKILL of masters and workers. Healed by a start with the same command.
 
 use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
@@ -11,7 +11,7 @@ use crate::faults::Fault;
 use crate::plan::{KillTarget, Roles};
 use crate::testbed::Testbed;
 
-/// See the module.
+/// A kill of processes.
 pub struct Kill {
     victims: KillTarget,
     leader: u64,
@@ -20,7 +20,7 @@ pub struct Kill {
 }
 
 impl Kill {
-    /// Of these, by who they are now.
+    /// Creates the fault for these processes, chosen by their current roles.
     pub fn new(victims: KillTarget, roles: &Roles) -> Self {
         let masters = match victims {
             KillTarget::Leader => vec![roles.leader],

@@ -1,4 +1,4 @@
-//! Packets between one master and the others are lost at random.
+//! Fault: packets between one master and the others are lost at random.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::faults::Fault;
 use crate::plan::Roles;
 use crate::testbed::Testbed;
 
-/// Of a hundred packets, so many are lost.
+/// Range of the loss, in percent of the packets.
 const PERCENT: std::ops::RangeInclusive<u32> = 5..=40;
 
-/// See the module.
+/// A lossy network.
 pub struct Loss {
     master: u64,
     others: Vec<u64>,
@@ -20,7 +20,7 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Between this master and the others.
+    /// Creates the fault between this master and the others.
     pub fn new(master: u64, roles: &Roles) -> Self {
         Self {
             master,

@@ -1,4 +1,4 @@
-//! A fourth master is brought in; healed by taking it out again.
+//! Fault: a fourth master joins. Healed by removing it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use reqwest::Method;
 use crate::faults::Fault;
 use crate::testbed::Testbed;
 
-/// See the module.
+/// A membership change.
 #[derive(Default)]
 pub struct FourthMaster {
     new: Option<u64>,

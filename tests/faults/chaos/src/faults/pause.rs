@@ -1,4 +1,4 @@
-//! SIGSTOP of a master or a worker; healed by SIGCONT.
+//! Fault: SIGSTOP of a master or a worker. Healed by SIGCONT.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::faults::Fault;
 use crate::plan::{PauseTarget, Roles};
 use crate::testbed::Testbed;
 
-/// See the module.
+/// A paused process.
 pub struct Pause {
     master: Option<u64>,
     worker: usize,
 }
 
 impl Pause {
-    /// Of this one, by who it is now.
+    /// Creates the fault for this process, chosen by its current role.
     pub fn new(sleeper: PauseTarget, roles: &Roles) -> Self {
         let master = match sleeper {
             PauseTarget::Leader => Some(roles.leader),

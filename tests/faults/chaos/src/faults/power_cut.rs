@@ -1,4 +1,4 @@
-//! The power of one master's disk is cut under it; what was not synced is gone, and so is its process.
+//! Fault: the power of one master's disk is cut. Unsynced data is lost, and the process is killed.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use async_trait::async_trait;
 use crate::faults::Fault;
 use crate::testbed::Testbed;
 
-/// See the module.
+/// A power cut of one disk.
 pub struct PowerCut {
     master: u64,
     shown: bool,
 }
 
 impl PowerCut {
-    /// Of this master.
+    /// Creates the fault for this master.
     pub fn new(master: u64) -> Self {
         Self {
             master,

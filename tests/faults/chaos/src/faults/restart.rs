@@ -1,4 +1,4 @@
-//! SIGTERM, as whoever upgrades a master does it; healed by a start with the same command.
+//! Fault: SIGTERM of a master, as in an upgrade. Healed by a start with the same command.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use async_trait::async_trait;
 use crate::faults::Fault;
 use crate::testbed::Testbed;
 
-/// See the module.
+/// A restart of a master.
 pub struct Restart {
     master: u64,
 }
 
 impl Restart {
-    /// Of this master.
+    /// Creates the fault for this master.
     pub fn new(master: u64) -> Self {
         Self { master }
     }

@@ -1,4 +1,4 @@
-//! Every sync of one master's disk takes long, by strace, which holds the system call.
+//! Fault: every sync of one master's disk takes long. strace delays the system call.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use triarch_harness::strace::Tracer;
 use crate::faults::Fault;
 use crate::testbed::{Syncs, Testbed};
 
-/// How much longer each sync takes. A good disk takes less than one.
+/// Additional time of each sync, in ms. A sync of a fast disk takes less than 1 ms.
 const SLOW_MS: std::ops::RangeInclusive<u64> = 30..=300;
 
-/// See the module.
+/// A slow disk.
 pub struct SlowDisk {
     master: u64,
     slow_ms: u64,
@@ -21,7 +21,7 @@ pub struct SlowDisk {
 }
 
 impl SlowDisk {
-    /// Of this master.
+    /// Creates the fault for this master.
     pub fn new(master: u64) -> Self {
         Self {
             master,
@@ -49,7 +49,7 @@ impl Fault for SlowDisk {
         };
         let count = now.count - self.before.count;
         let mean_ms = (now.seconds - self.before.seconds) * 1_000.0 / count;
-        // The first of them may have begun before.
+        // The first slow sync may have begun before the injection.
         let shown = count >= 2.0 && mean_ms >= self.slow_ms as f64 / 2.0;
         let (master, slow_ms) = (self.master, self.slow_ms);
         Ok(shown.then(|| {

@@ -1,7 +1,7 @@
-//! The owner of the socket at the other end of a connection: which master sends a request.
+//! Identification of the process that opened a connection, so that a proxy knows which master sends a request.
 //!
-//! The kernel is asked for the socket (by netlink, as `ss` does), and the processes that this one has started for theirs.
-//! So the proxies need not understand what masters say to each other.
+//! The kernel gives the inode of the socket (by netlink, as for `ss`), and `/proc` shows which child process holds it.
+//! So the proxies need not understand the messages between masters.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,28 +14,28 @@ use anyhow::Context;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_HEADER_BYTES: usize = 16;
 const REQUEST_BYTES: usize = NLMSG_HEADER_BYTES + 56;
-/// Of `struct inet_diag_msg`, behind the message's header.
+/// Size of `struct inet_diag_msg`, which follows the message header.
 const INODE_AT: usize = NLMSG_HEADER_BYTES + 68;
 
-/// Who asks.
+/// The sender of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionOwner {
     /// A master of the cluster.
     Master(u64),
-    /// A worker or a client.
+    /// A worker or a client of the cluster.
     Outsider,
-    /// It has hung up already.
+    /// The connection is closed already.
     Gone,
 }
 
-/// The masters' processes, as far as they are known.
+/// The known processes of the masters.
 #[derive(Debug, Default)]
 pub struct ConnectionOwners {
     masters: Mutex<HashMap<u32, u64>>,
 }
 
 impl ConnectionOwners {
-    /// Who has connected from `peer` to `own`.
+    /// Returns the owner of the connection from `peer` to `own`.
     pub fn find(&self, peer: SocketAddr, own: SocketAddr) -> anyhow::Result<ConnectionOwner> {
         let Some(inode) = inode(peer, own)? else {
             return Ok(ConnectionOwner::Gone);
@@ -64,7 +64,7 @@ fn owner(masters: &HashMap<u32, u64>, socket: &str) -> Option<u64> {
     })
 }
 
-/// The masters among this process's children, by pid.
+/// Returns the masters among the children of this process, by pid.
 fn masters() -> anyhow::Result<HashMap<u32, u64>> {
     let mut found = HashMap::new();
     for thread in std::fs::read_dir("/proc/self/task")?.flatten() {
@@ -87,7 +87,8 @@ fn masters() -> anyhow::Result<HashMap<u32, u64>> {
     Ok(found)
 }
 
-/// The inode of the TCP socket that is bound to `local` and connected to `remote`; `None` if there is none.
+/// Returns the inode of the TCP socket that is bound to `local` and connected to `remote`, or `None` without such a
+/// socket.
 fn inode(local: SocketAddr, remote: SocketAddr) -> anyhow::Result<Option<u32>> {
     // SAFETY: the call takes no pointers.
     let fd = unsafe {
@@ -100,16 +101,16 @@ fn inode(local: SocketAddr, remote: SocketAddr) -> anyhow::Result<Option<u32>> {
     if fd < 0 {
         return Err(io::Error::last_os_error()).context("the kernel cannot be asked for sockets");
     }
-    // SAFETY: just opened, and owned by nobody else.
+    // SAFETY: the descriptor was just opened, and nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let request = request(local, remote);
-    // SAFETY: the buffer is as long as is said.
+    // SAFETY: the buffer has the length that is passed.
     let sent = unsafe { libc::send(fd, request.as_ptr().cast(), request.len(), 0) };
     if sent < 0 {
         return Err(io::Error::last_os_error()).context("the kernel cannot be asked for sockets");
     }
     let mut answer = [0_u8; 1_024];
-    // SAFETY: the buffer is as long as is said.
+    // SAFETY: the buffer has the length that is passed.
     let got = unsafe {
         libc::recv(
             socket.as_raw_fd(),
@@ -126,7 +127,7 @@ fn inode(local: SocketAddr, remote: SocketAddr) -> anyhow::Result<Option<u32>> {
     if kind != SOCK_DIAG_BY_FAMILY || (got.cast_unsigned()) < INODE_AT + 4 {
         return Ok(None);
     }
-    // A socket that nobody holds any more has none.
+    // A socket that no process holds has no inode.
     Ok(Some(word(INODE_AT)).filter(|inode| *inode != 0))
 }
 
@@ -174,7 +175,7 @@ mod tests {
         let peer = client.local_addr().unwrap();
         let link = std::fs::metadata(format!("/proc/self/fd/{}", client.as_raw_fd())).unwrap();
         assert_eq!(inode(peer, own).unwrap().map(u64::from), Some(link.ino()));
-        // A test process is nobody's master.
+        // The test process is not a master.
         assert_eq!(
             ConnectionOwners::default().find(peer, own).unwrap(),
             ConnectionOwner::Outsider

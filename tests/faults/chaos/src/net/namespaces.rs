@@ -1,8 +1,8 @@
-//! A network namespace for each master, all on one bridge, and packets dropped by iptables.
+//! Network namespaces: one for each master, all on one bridge, with packets dropped by iptables.
 //!
-//! The bridge is in a namespace of its own, so that a firewall of this machine does not sit between the masters; this
-//! process reaches them over one interface. Everything carries this process's id in its name and is removed in the end,
-//! whatever ends it but SIGKILL; what such an end left is removed by the next run.
+//! The bridge is in a namespace of its own, so that no firewall of this machine affects the masters. This process
+//! reaches them over one interface. All names contain the id of this process, and everything is removed at the end.
+//! After an end by SIGKILL, the next run removes what is left.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
@@ -17,20 +17,20 @@ use super::{Link, Severed};
 
 const NAMESPACES: &str = "/run/netns";
 const PREFIX: &str = "triarch-";
-/// The chain our rules are in, in each master's namespace.
+/// Name of the iptables chain with the rules of this module, in each master's namespace.
 const CHAIN: &str = "TRIARCH";
-/// Addresses are taken from 198.18.0.0/16, which nobody routes: it is meant for tests of networks.
+/// Network of the addresses. 198.18.0.0/16 is reserved for tests of networks and is not routed.
 const NET: [u8; 2] = [198, 18];
-/// This process's own address in the network.
+/// Address of this process in the network.
 const OWN: u8 = 254;
 
-/// See the module. Dropping it removes it; the masters must be gone by then.
+/// The namespaces of one cluster. Dropping this removes them, so the masters must have exited before.
 pub struct Namespaces {
     third: u8,
     masters: u64,
 }
 
-/// Why this machine cannot do it, if it cannot.
+/// Returns the reason why this machine does not support namespaces, if it does not.
 pub fn obstacle() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some(
@@ -48,7 +48,7 @@ pub fn obstacle() -> Option<String> {
 }
 
 impl Namespaces {
-    /// Makes them.
+    /// Creates the namespaces.
     pub fn make(masters: u64) -> anyhow::Result<Self> {
         if let Some(obstacle) = obstacle() {
             bail!("{obstacle}");
@@ -61,7 +61,7 @@ impl Namespaces {
             .map(|nth| start.wrapping_add(nth))
             .find(|third| !addresses.contains(&format!(" {a}.{b}.{third}.")));
         let third = third.context("all of 198.18.0.0/16 is in use here")?;
-        // Removed when dropped, also if only half of it is made.
+        // Dropping this also removes namespaces that are created only in part.
         let made = Self { third, masters };
         let hub = made.hub();
         ip(&["netns", "add", &hub])?;
@@ -110,7 +110,7 @@ impl Namespaces {
         IpAddr::V4(Ipv4Addr::new(NET[0], NET[1], self.third, last))
     }
 
-    /// Where the masters run.
+    /// Returns the addresses at which the masters run.
     pub fn addresses(&self) -> Vec<NodeAddress> {
         (1..=self.masters)
             .map(|node| {
@@ -131,7 +131,7 @@ impl Namespaces {
         run("ip", &all)
     }
 
-    /// Drops these packets, and no others.
+    /// Drops these packets and no others.
     pub fn sever(&self, links: &[Link]) -> anyhow::Result<()> {
         self.heal()?;
         for link in links {
@@ -140,7 +140,7 @@ impl Namespaces {
                 Severed::Everything => {
                     self.iptables(link.to, &["-A", CHAIN, "-s", &source, "-j", "DROP"])?;
                 }
-                // What the one that is asked answers comes from the port it listens on.
+                // An answer comes from the port on which the receiver of the request listens.
                 Severed::Responses => {
                     let asked = self.ip(link.to as u8).to_string();
                     let port = (u64::from(PORT_BASE) + link.to).to_string();
@@ -152,7 +152,7 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Drops so many of a hundred packets between this master and the others, at random.
+    /// Drops this percentage of the packets between this master and the others, at random.
     pub fn lose(&self, master: u64, others: &[u64], percent: u32) -> anyhow::Result<()> {
         self.heal()?;
         let share = format!("{:.2}", f64::from(percent) / 100.0);
@@ -174,7 +174,7 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Packets that our rules have dropped, as iptables counts them.
+    /// Returns the number of packets that the rules have dropped, as iptables counts them.
     pub fn dropped(&self) -> anyhow::Result<u64> {
         let mut sum = 0;
         for node in 1..=self.masters {
@@ -187,7 +187,7 @@ impl Namespaces {
         Ok(sum)
     }
 
-    /// Drops nothing.
+    /// Deletes all rules.
     pub fn heal(&self) -> anyhow::Result<()> {
         for node in 1..=self.masters {
             self.iptables(node, &["-F", CHAIN])?;
@@ -202,7 +202,7 @@ impl Drop for Namespaces {
     }
 }
 
-/// Removes what earlier runs left that were ended by SIGKILL.
+/// Removes namespaces of earlier runs that were ended by SIGKILL.
 fn sweep() {
     for name in names() {
         let owner = name
@@ -226,7 +226,7 @@ fn names() -> Vec<String> {
         .collect()
 }
 
-/// Removes the namespaces of this process, and with them every interface in them and the other ends of those.
+/// Removes the namespaces of this process, with all interfaces in them and their peers.
 fn remove(pid: u32) {
     let prefix = format!("{PREFIX}{pid}-");
     for name in names().iter().filter(|name| name.starts_with(&prefix)) {
@@ -234,7 +234,7 @@ fn remove(pid: u32) {
             eprintln!("{error:#}");
         }
     }
-    // Its other end is going with the hub, but not at once.
+    // The peer interface disappears with the bridge's namespace, but not at once.
     let _ = ip(&["link", "del", &format!("tri{pid}")]);
 }
 
@@ -245,7 +245,7 @@ fn ip(arguments: &[&str]) -> anyhow::Result<()> {
 fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(program)
         .args(arguments)
-        // Ctrl-C is for this process, which then cleans up by more of these.
+        // These commands ignore Ctrl-C, because this process needs them to clean up after Ctrl-C.
         .process_group(0)
         .output()
         .with_context(|| format!("cannot run {program}"))?;

@@ -1,8 +1,9 @@
-//! Proxies between the masters: each master is known to the others by the address of one, and every connection through it
-//! belongs to a link, from the master that asks to the one that is asked.
+//! Proxies between the masters. Each master is known to the others by the address of its proxy. Every connection
+//! through a proxy belongs to a link, from the master that sends requests to the master that answers them.
 //!
-//! What is held back is not lost: it arrives when the link is healed, as TCP delivers it after a partition. What is late
-//! keeps its order. A connection that cannot be passed on is reset, as if nobody listened.
+//! Messages that are held back are not lost: they arrive when the link is healed, as TCP delivers them after a
+//! partition. Delayed messages keep their order. A connection that cannot be passed on is reset, as if no process
+//! listened.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -24,31 +25,31 @@ use triarch_harness::addresses::{PORT_BASE, own_address};
 use super::connection_owner::{ConnectionOwner, ConnectionOwners};
 use super::{Link, Severed};
 
-/// Proxies listen so much above the masters behind them.
+/// Difference between the port of a proxy and the port of its master.
 const PROXY_PORT_OFFSET: u64 = 100;
 const PIECE_BYTES: usize = 64 << 10;
-/// Pieces of one direction of one connection that wait for their delivery.
+/// Maximum number of pieces that wait in one direction of one connection.
 const PIECES_MAX: usize = 64;
-/// For the master behind a proxy to take a connection.
+/// Maximum time for the master behind a proxy to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How late something is.
+/// Delay of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinkDelay {
-    /// Always.
+    /// Minimum delay.
     pub min: Duration,
-    /// At most so much more.
+    /// Maximum additional delay.
     pub jitter: Duration,
 }
 
-/// What happens on one link.
+/// Rules for the links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
     Hold(Severed),
     Delay(LinkDelay),
 }
 
-/// By who asks and who is asked; all others pass.
+/// Rules by sender and receiver of requests. All other links are open.
 type Rules = BTreeMap<(u64, u64), Rule>;
 
 /// Direction of the bytes of a connection.
@@ -65,7 +66,7 @@ struct Switchboard {
     owners: ConnectionOwners,
 }
 
-/// See the module. Dropping it cuts every connection through it.
+/// The proxies of one cluster. Dropping this closes every connection through them.
 pub struct Proxies {
     address: IpAddr,
     board: Arc<Switchboard>,
@@ -73,7 +74,7 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// Starts a proxy for each of so many masters.
+    /// Starts a proxy for each of this many masters.
     pub async fn start(masters: u64) -> anyhow::Result<Self> {
         let mut proxies = Self {
             address: own_address(),
@@ -97,7 +98,7 @@ impl Proxies {
         Ok(proxies)
     }
 
-    /// Where the masters run and are reached.
+    /// Returns the addresses at which the masters run and are reached.
     pub fn addresses(&self) -> Vec<NodeAddress> {
         self.addresses_of(self.listeners.len() as u64)
     }
@@ -118,13 +119,13 @@ impl Proxies {
         self.board.rules.send_replace(rules);
     }
 
-    /// Holds these back, and nothing else.
+    /// Holds back these directions and opens all others.
     pub fn sever(&self, links: &[Link]) {
         let rule = |link: &Link| ((link.from, link.to), Rule::Hold(link.severed));
         self.set(links.iter().map(rule).collect());
     }
 
-    /// Makes everything between this master and the others late, both ways.
+    /// Delays all messages between this master and the others, in both directions.
     pub fn delay(&self, master: u64, others: &[u64], late: LinkDelay) {
         let rules = others
             .iter()
@@ -133,12 +134,12 @@ impl Proxies {
         self.set(rules.collect());
     }
 
-    /// Pieces that were held back or made late since the last rules.
+    /// Returns the number of pieces that were held back or delayed since the last change of rules.
     pub fn held_back(&self) -> u64 {
         self.board.held_back.load(Ordering::Relaxed)
     }
 
-    /// Everything passes.
+    /// Opens all links.
     pub fn heal(&self) {
         self.board.rules.send_replace(Rules::new());
     }
@@ -152,25 +153,25 @@ impl Drop for Proxies {
     }
 }
 
-/// Passes on what comes for one master.
+/// Accepts the connections for one master and passes them on.
 async fn accept(listener: TcpListener, node: u64, to: SocketAddr, board: Arc<Switchboard>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let Ok((stream, peer)) = listener.accept().await else {
-            // Out of descriptors, or a connection that ended before it was taken.
+            // No descriptors are left, or the connection ended before it was accepted.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
         let own = stream.local_addr().unwrap_or(to);
-        // Right away: whoever hangs up soon is not found later.
+        // At once, because the owner of a socket cannot be found after it has closed the socket.
         let owner = board.owners.find(peer, own).unwrap_or_else(|error| {
             panic!("it cannot be told who asks master {node}: {error:#}");
         });
         let from = match owner {
             ConnectionOwner::Master(from) => Some(from),
             ConnectionOwner::Outsider => None,
-            // Nobody waits for an answer, and nobody knows whether it may arrive.
+            // The connection is closed, and an answer on it cannot be delivered.
             ConnectionOwner::Gone => continue,
         };
         let board = Arc::clone(&board);
@@ -179,10 +180,10 @@ async fn accept(listener: TcpListener, node: u64, to: SocketAddr, board: Arc<Swi
     }
 }
 
-/// Passes one connection on, both ways, until either side ends it.
+/// Passes one connection on, in both directions, until either side ends it.
 async fn pass(client: TcpStream, link: Option<(u64, u64)>, to: SocketAddr, board: &Switchboard) {
     if let Some(link) = link {
-        // A cut network does not tell that nobody is at its other end, and a slow one tells it late.
+        // A cut network hides that the receiver does not listen, and a slow one reports it late.
         wait_open(link, Direction::Request, board).await;
         let rule = board.rules.borrow().get(&link).copied();
         if let Some(Rule::Delay(late)) = rule {
@@ -200,7 +201,7 @@ async fn pass(client: TcpStream, link: Option<(u64, u64)>, to: SocketAddr, board
     let (server_read, server_write) = server.into_split();
     let requests = forward(client_read, server_write, link, Direction::Request, board);
     let responses = forward(server_read, client_write, link, Direction::Response, board);
-    // An end of the requests leaves the answer to come; a broken connection ends both.
+    // After the end of the requests, the answer may still come. A broken connection ends both directions.
     tokio::pin!(requests, responses);
     tokio::select! {
         whole = &mut requests => if whole { responses.await; },
@@ -208,14 +209,14 @@ async fn pass(client: TcpStream, link: Option<(u64, u64)>, to: SocketAddr, board
     }
 }
 
-/// Closing it then resets it.
+/// Makes the close of the connection a reset.
 fn reset(stream: &TcpStream) {
     let linger = libc::linger {
         l_onoff: 1,
         l_linger: 0,
     };
     let length = std::mem::size_of::<libc::linger>() as libc::socklen_t;
-    // SAFETY: the option is what the pointer points to, and as long as is said.
+    // SAFETY: the pointer points to the option, and the length is that of the option.
     unsafe {
         libc::setsockopt(
             std::os::fd::AsRawFd::as_raw_fd(stream),
@@ -227,7 +228,7 @@ fn reset(stream: &TcpStream) {
     }
 }
 
-/// One direction of one connection. Whether it came to its end, and did not break.
+/// Passes on one direction of one connection. Returns whether it reached its end without an error.
 async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -250,7 +251,7 @@ async fn forward(
                 let more = rand::rng().random_range(Duration::ZERO..=late.jitter);
                 last = last.max(Instant::now() + late.min + more);
             }
-            // An empty piece is the end, and is held back and late like any other.
+            // An empty piece is the end of the stream. It is held back and delayed like any other.
             if sender.send((last, piece)).await.is_err() {
                 return false;
             }
@@ -278,7 +279,7 @@ async fn forward(
     whole && passed
 }
 
-/// Waits until bytes of this direction of this link are not held back.
+/// Waits until this direction of this link is open.
 async fn wait_open(link: (u64, u64), direction: Direction, board: &Switchboard) {
     let mut rules = board.rules.subscribe();
     let mut counted = false;

@@ -1,4 +1,4 @@
-//! The history of a drill: everything that was asked, answered and done to the cluster, in a file, and the checker's verdict on it.
+//! History of a drill: a file with all requests, answers and faults, and the history checker's verdict on it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use triarch_check::{History, Recorder, check, summarize};
 use triarch_harness::{Api, CheckResult, Cluster, HistoryWriter, Workload, history};
 
-/// The file, or another one if this program writes one of that name already.
+/// Returns the path, or a numbered one if this program already writes a file of that name.
 fn numbered(file: &Path) -> PathBuf {
     static OPENED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -22,7 +22,7 @@ fn numbered(file: &Path) -> PathBuf {
     path
 }
 
-/// See the module.
+/// The history of one drill.
 pub struct HistoryLog {
     history_writer: Arc<HistoryWriter>,
     path: PathBuf,
@@ -30,8 +30,8 @@ pub struct HistoryLog {
 }
 
 impl HistoryLog {
-    /// Everything that this cluster is asked is written down from now on: to this file, or beside the cluster's logs. A
-    /// drill that needs several clusters writes a file for each, numbered from the second on.
+    /// Starts to record all requests to this cluster, to this file or next to the cluster's logs. A drill with several
+    /// clusters writes a file for each, numbered from the second on.
     pub fn open(cluster: &mut Cluster, file: Option<&Path>) -> Self {
         let beside = || cluster.root().join("history.jsonl");
         let path = file.map_or_else(beside, numbered);
@@ -46,7 +46,7 @@ impl HistoryLog {
         }
     }
 
-    /// Where it is written.
+    /// Returns the recorder of the history.
     pub fn recorder(&self) -> &Recorder {
         self.history_writer.recorder()
     }
@@ -63,7 +63,7 @@ impl HistoryLog {
         }
     }
 
-    /// From now on everything is read at its end; waits for the acknowledged tasks of the workload.
+    /// Records that all later reads show final states, and waits for the acknowledged tasks of the workload.
     pub async fn settle(&mut self, masters: &[Api], deadline: Duration) {
         self.recorder().settled();
         if let Some(workload) = self.workload.take() {
@@ -71,7 +71,7 @@ impl HistoryLog {
         }
     }
 
-    /// Adds what the history shows to a verdict.
+    /// Adds the checker's findings to a verdict.
     pub fn judge(self, check_result: &mut CheckResult, sink: &Path) {
         history::effects(self.recorder(), sink);
         let flushed = self.recorder().flush();

@@ -9,13 +9,13 @@ use tokio::task::JoinSet;
 use triarch_harness::submit_until;
 use triarch_harness::{Acked, Api};
 
-/// A probe that is not answered within this is sent again, under the same key.
+/// A probe without an answer within this time is sent again under the same key.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
-/// A cluster that acknowledges nothing for so long is down.
+/// A cluster without an acknowledgement for this time is down.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Submits a job that is new at each of these masters at once, until one is acknowledged: the time from `since` until
-/// then, and all probes that were acknowledged in the end.
+/// Submits a new job to each of these masters at the same time until one is acknowledged. Returns the time from `since`
+/// until then, and all probes that were acknowledged in the end.
 pub async fn first_acknowledgement(
     survivors: &[Api],
     since: Instant,
@@ -48,28 +48,28 @@ pub async fn first_acknowledgement(
     Ok((first.duration_since(since), acked))
 }
 
-/// Times that were measured.
+/// Measured times.
 #[derive(Debug, Clone, Default)]
 pub struct Latencies(Vec<Duration>);
 
 impl Latencies {
-    /// One more.
+    /// Adds a time.
     pub fn add(&mut self, time: Duration) {
         self.0.push(time);
         self.0.sort_unstable();
     }
 
-    /// How many.
+    /// Returns the number of times.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The longest.
+    /// Returns the longest time.
     pub fn max(&self) -> Option<Duration> {
         self.0.last().copied()
     }
 
-    /// For machines, in milliseconds.
+    /// Returns the percentiles as JSON, in milliseconds.
     pub fn json(&self) -> Value {
         let ms = |time: Option<Duration>| time.map(|time| time.as_millis() as u64);
         serde_json::json!({
@@ -81,13 +81,13 @@ impl Latencies {
         })
     }
 
-    /// The smallest time that at least `percent` of all are within.
+    /// Returns the smallest time that at least `percent` of all times do not exceed.
     pub fn percentile(&self, percent: usize) -> Option<Duration> {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);
         self.0.get(rank - 1).copied()
     }
 
-    /// One line.
+    /// Returns the percentiles as one line.
     pub fn summary(&self) -> String {
         let ms = |time: Option<Duration>| {
             time.map_or("-".to_owned(), |time| time.as_millis().to_string())

@@ -1,4 +1,4 @@
-//! What was done to a cluster and what came of it, on one screen and as JSON.
+//! Report of a drill: the injected faults and their results, on one screen and as JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -19,19 +19,19 @@ struct Row {
     injected: u32,
     shown: u32,
     survived: u32,
-    /// The longest time without an acknowledgement, of each that was alone.
+    /// The longest time without an acknowledgement during each fault that was injected alone.
     stalled: Latencies,
-    /// What showed the first.
+    /// Evidence of the first fault.
     proof: Option<String>,
 }
 
-/// See the module.
+/// The report of one drill.
 #[derive(Debug)]
 pub struct Report {
     title: String,
     begun: Instant,
     rows: BTreeMap<Plan, Row>,
-    /// From the kill of a leader to the first new acknowledgement.
+    /// Times from the kill of a leader to the first new acknowledgement.
     failover: Latencies,
     findings: Vec<(String, Value)>,
     check_results: Vec<CheckResult>,
@@ -39,7 +39,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Of a scenario by this name.
+    /// Creates the report of a scenario with this name.
     pub fn new(title: impl Into<String>) -> Self {
         Self {
             title: title.into(),
@@ -52,7 +52,7 @@ impl Report {
         }
     }
 
-    /// A fault was injected and healed, and this has shown it.
+    /// Adds a fault that was injected and healed, with its evidence.
     pub fn fault(&mut self, plan: Plan, proof: Option<String>) {
         let row = self.rows.entry(plan).or_default();
         row.injected += 1;
@@ -62,45 +62,46 @@ impl Report {
         }
     }
 
-    /// The cluster was well again after all that was injected so far.
+    /// Counts a recovery: the cluster works again after all faults so far.
     pub fn survived(&mut self) {
         for row in self.rows.values_mut() {
             row.survived = row.shown;
         }
     }
 
-    /// The longest time without an acknowledgement while this fault was alone, and until the cluster was well again.
+    /// Adds the longest time without an acknowledgement from this fault, injected alone, until the cluster had
+    /// recovered.
     pub fn stalled(&mut self, plan: Plan, time: Duration) {
         self.rows.entry(plan).or_default().stalled.add(time);
     }
 
-    /// From the kill of a leader to the first new acknowledgement.
+    /// Adds a time from the kill of a leader to the first new acknowledgement.
     pub fn failover(&mut self, time: Duration) {
         self.failover.add(time);
     }
 
-    /// Something else worth knowing: in words, and under a name for machines.
+    /// Adds a note: as text for the screen, and under a name in the JSON.
     pub fn finding(&mut self, words: impl Into<String>, name: &str, value: Value) {
         self.findings.push((words.into(), json!({name: value})));
     }
 
-    /// What is worth knowing breaks a promise.
+    /// Adds a note that reports a violated guarantee.
     pub fn broken(&mut self, words: impl Into<String>, name: &str, value: Value) {
         self.broken = true;
         self.finding(format!("BROKEN {}", words.into()), name, value);
     }
 
-    /// What was judged of one cluster.
+    /// Adds the verdict on one cluster.
     pub fn check_result(&mut self, check_result: CheckResult) {
         self.check_results.push(check_result);
     }
 
-    /// How many faults were injected so far.
+    /// Returns the number of faults injected so far.
     pub fn injected(&self) -> u32 {
         self.rows.values().map(|row| row.injected).sum()
     }
 
-    /// How many different kinds were shown so far.
+    /// Returns the number of different kinds that took effect so far.
     pub fn kinds_shown(&self) -> usize {
         let shown = self.rows.iter().filter(|(_, row)| row.shown > 0);
         let mut kinds: Vec<&str> = shown.map(|(plan, _)| plan.kind()).collect();
@@ -108,7 +109,7 @@ impl Report {
         kinds.len()
     }
 
-    /// How it ended.
+    /// Returns the outcome of the drill.
     pub fn outcome(&self) -> Outcome {
         let kinds = |of: fn(&Row) -> u32| -> BTreeSet<&str> {
             let with = self.rows.iter().filter(|(_, row)| of(row) > 0);
@@ -133,7 +134,7 @@ impl Report {
         }
     }
 
-    /// Prints the screen, writes the JSON where that is wanted, and says how it ended.
+    /// Prints the report, writes the JSON if a file is given, and returns the outcome.
     pub fn end(self, output: Option<&PathBuf>) -> anyhow::Result<Outcome> {
         println!("\n{}", self.screen());
         if let Some(path) = output {
@@ -182,7 +183,7 @@ impl Report {
         let shown = proofs.filter_map(|(plan, row)| Some((plan, row.proof.as_ref()?)));
         let mut last = "";
         for (plan, proof) in shown {
-            // One of each kind, as an example.
+            // One fault of each kind is shown as an example.
             if last != plan.kind() {
                 lines.push(format!("  shown, for one: {plan}: {proof}"));
             }
@@ -196,7 +197,7 @@ impl Report {
         }
         lines.extend(self.findings.iter().map(|(words, _)| format!("  {words}")));
         lines.extend(self.sums().lines().map(|line| format!("  {line}")));
-        // What is not as it should be is told in full.
+        // Every violation is shown in full.
         let bad = self
             .check_results
             .iter()
@@ -222,7 +223,7 @@ impl Report {
         lines.join("\n")
     }
 
-    /// What was asked, acknowledged and judged, over all clusters of the run.
+    /// Numbers of submissions, acknowledgements and checks, over all clusters of the run.
     fn sums(&self) -> String {
         let sum = |of: fn(&CheckResult) -> usize| self.check_results.iter().map(of).sum::<usize>();
         let counted = |of: fn(&Counts) -> u64| self.counted(of);
@@ -335,7 +336,7 @@ impl Report {
     }
 }
 
-/// Of both checkers, the worse.
+/// The worse verdict of both checkers.
 fn judgement(check_result: &CheckResult) -> Judgement {
     let found = [
         &check_result.lost,

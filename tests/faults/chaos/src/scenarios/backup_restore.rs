@@ -1,8 +1,8 @@
-//! A backup is taken under load, the whole cluster is lost, and a new one is made of the backup.
+//! Scenario: takes a backup under load, destroys the whole cluster, and restores the backup into a new cluster.
 //!
-//! Held against the new cluster: everything that was acknowledged before the backup was asked for. It must be there and
-//! finish, and side effects, which both clusters write to one place, must never show a token after a higher one: also
-//! not one of the new cluster after one that the old one gave out when the backup was long taken.
+//! Checks of the new cluster: all jobs that were acknowledged before the request for the backup exist and finish. Both
+//! clusters write their side effects to one directory, and no side effect shows a token after a higher one. In
+//! particular, the new cluster must not issue a token that the old cluster issued after the backup.
 
 use std::time::Instant;
 
@@ -15,17 +15,17 @@ use crate::drill::{DRAIN_TIMEOUT, Drill};
 use crate::results::history_log::HistoryLog;
 use crate::{LoadArgs, Outcome};
 
-/// Take a backup under load, lose the cluster, and restore into a new one
+/// Take a backup under load, destroy the cluster, and restore the backup into a new cluster
 #[derive(Debug, Args)]
 pub struct BackupRestoreArgs {
-    /// How many backups are taken; the last one is restored
+    /// Number of backups; the last one is restored
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     backups: u32,
     #[command(flatten)]
     load: LoadArgs,
 }
 
-/// Submissions before each backup, and after the last.
+/// Number of submissions before each backup, and after the last one.
 const JOBS_BETWEEN_ROUNDS: usize = 100;
 
 impl BackupRestoreArgs {
@@ -60,7 +60,7 @@ impl BackupRestoreArgs {
                 promised.len(),
             );
         }
-        // What comes now is not in the backup; its tokens must not come again.
+        // Jobs from here on are not in the backup. Their tokens must not be issued again.
         drill.wait_acknowledged(JOBS_BETWEEN_ROUNDS).await;
         let sink = drill.sink().to_path_buf();
         let chance = drill.random.random_range(0..3);
@@ -72,7 +72,7 @@ impl BackupRestoreArgs {
 
         let mut new = Cluster::start(3).await;
         let old_ids: Vec<String> = promised.iter().map(|one| one.job.clone()).collect();
-        // The leader dies while the backup comes in, or another master, or none.
+        // During the restore the leader is killed, or another master, or none.
         let leader = new.wait_ready().await;
         let victim = [Some(leader), new.ids().find(|id| *id != leader), None][chance];
         let begun = Instant::now();
@@ -106,7 +106,7 @@ impl BackupRestoreArgs {
         for _ in 0..self.load.workers {
             new.worker(&["--slots", &self.load.slots.to_string()]);
         }
-        // What the new cluster is asked is a history of its own.
+        // The requests to the new cluster form a separate history.
         let mut history_log = HistoryLog::open(&mut new, self.load.keep_history.as_deref());
         history::acknowledged(history_log.recorder(), &promised);
         let proof = format!("{} jobs are in a cluster that is new", answer["jobs"]);

@@ -1,8 +1,8 @@
-//! One master's wall clock after the other is an hour ahead, an hour behind, or jumps about, while that master follows,
-//! leads, and starts with it.
+//! Scenario: the wall clock of one master after the other is an hour ahead, an hour behind, or jumps repeatedly, while
+//! that master follows, leads, and starts.
 //!
-//! Held against it, besides what every drill is held to: a schedule that ticks every second loses no tick and doubles
-//! none, no lease ends but by its report, and a delayed task starts when its delay has passed, and not before.
+//! Checks in addition to those of every drill: a schedule that ticks every second loses no tick and repeats none, no
+//! lease ends except by its report, and a delayed task starts when its delay has passed and not earlier.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,10 @@ use triarch_harness::{FakeClocks, until};
 use crate::drill::Drill;
 use crate::{LoadArgs, Outcome};
 
-/// Set one master's wall clock wrong after the other's, while it follows, leads and starts (needs libfaketime)
+/// Set the wall clock of one master after the other wrong, while it follows, leads and starts (needs libfaketime)
 #[derive(Debug, Args)]
 pub struct ClockJumpsArgs {
-    /// How often
+    /// Number of jumps
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     jumps: u32,
     #[command(flatten)]
@@ -28,10 +28,10 @@ pub struct ClockJumpsArgs {
 }
 
 const HOUR_S: i64 = 3_600;
-/// For a master's clock to be seen to be wrong, and for leadership to move.
+/// Maximum time for a master to measure its wrong clock, and for leadership to move.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a delayed task is told to wait, and how much longer it may take. A clock that is drawn to the right time runs
-/// at most a tenth too fast.
+/// Delay of the delayed task, and the maximum by which it may start later. A clock that is corrected towards the right
+/// time runs at most a tenth too fast.
 const TASK_DELAY: Duration = Duration::from_secs(3);
 const MAX_EARLY: Duration = Duration::from_millis(300);
 const MAX_LATE: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ impl ClockJumpsArgs {
             };
             fake_clocks.set(node, ahead_s);
             if nth % 2 == 0 {
-                // It starts with the wrong clock.
+                // The master starts with the wrong clock.
                 drill.cluster.kill9(node);
                 drill.cluster.restart(node);
                 drill.cluster.wait_ready().await;
@@ -82,7 +82,7 @@ impl ClockJumpsArgs {
                 TASK_DELAY.as_millis(),
                 delays[delays.len() - 1].as_millis(),
             );
-            // Right again, while it leads.
+            // The clock is corrected while the master leads.
             fake_clocks.set(node, 0);
             wait_wrong(&drill, node, 0).await;
         }
@@ -101,7 +101,8 @@ impl ClockJumpsArgs {
             .into_iter()
             .filter(|end| check_result.other_outcomes.contains_key(*end))
             .collect();
-        // A master that is killed to be started with a wrong clock ends no lease either: a new leader gives each its time.
+        // The kill of a master that will start with a wrong clock ends no lease either, because a new leader grants
+        // every lease its full time.
         ensure!(
             ended.is_empty(),
             "leases ended though nobody was silent: {ended:?}"
@@ -111,7 +112,7 @@ impl ClockJumpsArgs {
     }
 }
 
-/// Waits until this master itself finds that its clock is off by so much: the fault has taken effect.
+/// Waits until this master measures that its clock is off by this much, so that the fault has taken effect.
 async fn wait_wrong(drill: &Drill, node: u64, ahead_s: i64) {
     let api = drill.cluster.api(node);
     let what = format!("master {node} finds its clock {ahead_s:+} s off");
@@ -137,7 +138,7 @@ async fn lead(drill: &mut Drill, node: u64) {
             begun.elapsed() < WAIT_TIMEOUT,
             "master {node} does not come to lead"
         );
-        // It may lead already, or be catching up: asked until it does.
+        // The master may lead already, or lack log entries. The request is repeated until it leads.
         let api = cluster.api(node % 3 + 1);
         let _ = api
             .call(Method::POST, "/v1/cluster/transfer-leader")
@@ -147,7 +148,7 @@ async fn lead(drill: &mut Drill, node: u64) {
     }
 }
 
-/// Submits a delayed task and gives how long it took to start, by this process's monotonic clock.
+/// Submits a delayed task and returns the time until its start, by the monotonic clock of this process.
 async fn delay(drill: &Drill) -> anyhow::Result<Duration> {
     let api = drill.cluster.api(1);
     let delay_ms = u64::try_from(TASK_DELAY.as_millis())?;

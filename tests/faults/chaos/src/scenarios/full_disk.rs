@@ -1,8 +1,8 @@
-//! The masters' disks fill up: one follower's, the leader's, all at once; then there is room again.
+//! Scenario: the disk of a follower, of the leader, and of all masters fills up, and then has free space again.
 //!
-//! Each master has a small disk of its own, and what fills it belongs to somebody else. With one disk full the cluster goes
-//! on; with all of them full, writes are refused with 507 while reads are answered; with room again everything goes on. No
-//! master may die of it.
+//! Each master has a small disk of its own, which this program fills. With one full disk the cluster works on. With all
+//! disks full, writes are refused with 507 and reads are answered. With free space again, everything works. No master
+//! may exit.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use crate::drill::Drill;
 use crate::results::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
-/// Fill the masters' disks, one and all, and make room again (needs root)
+/// Fill the disks of one master and of all masters, and free the space again (needs root)
 #[derive(Debug, Args)]
 pub struct FullDiskArgs {
-    /// How often
+    /// Number of rounds
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
     /// Size of each disk
@@ -29,7 +29,7 @@ pub struct FullDiskArgs {
     load: LoadArgs,
 }
 
-/// Submissions between two faults.
+/// Number of submissions between two faults.
 const JOBS_BETWEEN_ROUNDS: usize = 50;
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -87,7 +87,7 @@ impl FullDiskArgs {
             let apis = drill.cluster.apis();
             let probe = json!({"tasks": [{"kind": "exec", "payload": {"argv": ["true"]}}]});
             for api in &apis {
-                // What was on its way when the disks filled up may still end otherwise.
+                // Requests in flight when the disks filled up may have another outcome.
                 let answer = eventually(
                     WAIT_TIMEOUT,
                     "a submission is refused for the full disks",

@@ -1,8 +1,9 @@
-//! As much work as the cluster takes, and no faults: nobody may campaign.
+//! Scenario: as much work as the cluster accepts, without faults. No master may campaign.
 //!
-//! The work is that of `triarch bench`, in short rounds, so that no round leaves more behind than the cluster keeps: clients
-//! submit as fast as they are acknowledged, and workers that do nothing lease and report. Each round checks its own results
-//! and has the cluster forget them; one that finds fault with them is told, and the others go on, until the time is over.
+//! The load is that of `triarch bench`, in short rounds, so that no round leaves more jobs than the cluster keeps.
+//! Clients submit as soon as their last submission is acknowledged, and no-op workers lease and report. Each round
+//! verifies its own results and deletes its jobs. A round that fails is reported, and the next rounds go on until the
+//! time is over.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -17,31 +18,31 @@ use triarch_harness::{CheckResult, Cluster, Exposition};
 use crate::Outcome;
 use crate::results::report::Report;
 
-/// Give the cluster as much work as it takes, without faults, and count elections: there must be none
+/// Give the cluster as much work as it accepts, without faults, and count elections: there must be none
 #[derive(Debug, Args)]
 pub struct FullLoadArgs {
-    /// How long
+    /// Duration of the load
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     minutes: u64,
-    /// Connections that submit
+    /// Number of connections that submit
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     clients: u32,
-    /// Write the report as JSON, too
+    /// File to which the report is written as JSON
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// How long the clients of one round submit.
+/// Time for which the clients of one round submit.
 const ROUND_S: u64 = 10;
-/// For a round to end after its last submission.
+/// Maximum time for a round to end after its last submission.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What tells of elections, added up over the masters.
+/// Metrics that show elections, summed over the masters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Elections {
-    /// The latest term.
+    /// The highest term.
     term: f64,
-    /// Terms in which somebody asked for votes.
+    /// Number of terms in which a master campaigned.
     campaigns: f64,
 }
 
@@ -121,7 +122,7 @@ impl FullLoadArgs {
         report.end(self.output.as_ref())
     }
 
-    /// One round, and what it tells of itself.
+    /// Runs one round and returns its report.
     async fn round(&self, cluster: &Cluster) -> anyhow::Result<Value> {
         let mut command = cluster.marked(triarch());
         command

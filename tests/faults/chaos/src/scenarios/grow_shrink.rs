@@ -1,4 +1,4 @@
-//! Two masters are brought in and two taken out, the leader among them, again and again, while the cluster is used.
+//! Scenario: two masters join and two are removed, the leader among them, repeatedly, while the cluster is in use.
 
 use std::time::Instant;
 
@@ -12,17 +12,17 @@ use crate::drill::{DRAIN_TIMEOUT, Drill};
 use crate::results::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
-/// Bring two masters in and take two out again, the leader among them, while the cluster is used
+/// Add two masters and remove two again, the leader among them, while the cluster is in use
 #[derive(Debug, Args)]
 pub struct GrowShrinkArgs {
-    /// How often from three to five and back
+    /// Number of changes from three masters to five and back
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=40))]
     rounds: u32,
     #[command(flatten)]
     load: LoadArgs,
 }
 
-/// Submissions between two changes.
+/// Number of submissions between two changes.
 const JOBS_BETWEEN_ROUNDS: usize = 50;
 
 impl GrowShrinkArgs {
@@ -83,7 +83,7 @@ impl GrowShrinkArgs {
     }
 }
 
-/// The voters by the leader's word, once they are so many, and nobody is on its way in.
+/// Waits until the leader reports this many voters and no learner, and returns the voters.
 pub async fn voters(cluster: &mut Cluster, count: usize) -> Vec<u64> {
     let leader = cluster.wait_ready().await;
     let api = cluster.api(leader);

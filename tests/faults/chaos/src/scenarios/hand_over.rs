@@ -1,4 +1,4 @@
-//! Leadership is handed over again and again while programs use the cluster: no call of theirs may fail.
+//! Scenario: leadership is transferred repeatedly while programs use the cluster. None of their calls may fail.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,16 +18,16 @@ use crate::scenarios::repeat::end;
 use crate::testbed::{Testbed, TestbedArgs};
 use crate::{LoadArgs, Outcome};
 
-/// Hand leadership over again and again, and measure how long nobody is acknowledged anything
+/// Transfer leadership repeatedly, and measure how long no job is acknowledged
 #[derive(Debug, Args)]
 pub struct HandOverArgs {
-    /// How often
+    /// Number of transfers
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     times: u32,
-    /// Programs that use the Rust client
+    /// Number of programs that use the Rust client
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     client_load: u16,
-    /// Write the report as JSON, too
+    /// File to which the report is written as JSON
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -36,9 +36,9 @@ pub struct HandOverArgs {
     load: LoadArgs,
 }
 
-/// Between two hand-overs.
+/// Range of the time between two transfers.
 const PAUSE_MS: std::ops::RangeInclusive<u64> = 200..=600;
-/// For the other master to lead.
+/// Maximum time for the other master to lead.
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -120,7 +120,7 @@ impl HandOverArgs {
     }
 }
 
-/// For each window, the longest time between two of these moments that touches it.
+/// Returns for each window the longest time between two of these moments that overlaps it.
 fn gaps(mut moments: Vec<Instant>, windows: &[(Instant, Instant)]) -> Vec<Duration> {
     moments.sort_unstable();
     let longest = |(from, to): &(Instant, Instant)| {

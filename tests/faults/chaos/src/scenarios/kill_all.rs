@@ -1,4 +1,4 @@
-//! All masters are killed at once under load and started again.
+//! Scenario: all masters are killed at once under load and started again.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,14 @@ use crate::{LoadArgs, Outcome};
 /// Kill all masters at once and start them again
 #[derive(Debug, Args)]
 pub struct KillAllArgs {
-    /// How often
+    /// Number of rounds
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
     #[command(flatten)]
     load: LoadArgs,
 }
 
-/// Submissions between two rounds.
+/// Number of submissions between two rounds.
 const JOBS_BETWEEN_ROUNDS: usize = 100;
 const MAX_PAUSE_MS: u64 = 400;
 

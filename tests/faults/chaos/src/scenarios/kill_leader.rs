@@ -1,4 +1,4 @@
-//! The leader is killed with SIGKILL under load, started again, and the next one is killed.
+//! Scenario: the leader is killed with SIGKILL under load and started again, and then the next leader is killed.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,23 +12,24 @@ use crate::results::latency::first_acknowledgement;
 use crate::results::report::Report;
 use crate::{LoadArgs, Outcome};
 
-/// Kill the leader with SIGKILL, again and again, and measure how long nobody acknowledges anything
+/// Kill the leader with SIGKILL repeatedly, and measure how long no job is acknowledged
 #[derive(Debug, Args)]
 pub struct KillLeaderArgs {
-    /// How often
+    /// Number of kills
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     kills: u32,
-    /// Write the report as JSON, too
+    /// File to which the report is written as JSON
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
     load: LoadArgs,
 }
 
-/// Between a cluster that is whole again and the next kill: at most so long, so that the kill meets any moment of the
-/// masters' own rhythms.
+/// Maximum time between a recovery and the next kill. The time is random, so that the kill meets every phase of the
+/// masters' periodic work.
 const MAX_PAUSE_MS: u64 = 400;
-/// Finished jobs are kept in bounds, and what is forgotten cannot be judged: after so many kills a new cluster takes over.
+/// Number of kills after which a new cluster is used. The cluster keeps a bounded number of finished jobs, and a
+/// deleted job cannot be checked.
 const MAX_KILLS_PER_CLUSTER: u32 = 250;
 
 impl KillLeaderArgs {
@@ -40,7 +41,7 @@ impl KillLeaderArgs {
     }
 }
 
-/// Kills so many, on as many clusters as that takes, and gives how many those were.
+/// Kills this many leaders, on as many clusters as needed. Returns the number of clusters.
 pub async fn kill_leaders(kills: u32, load: &LoadArgs, report: &mut Report) -> anyhow::Result<u32> {
     let mut nth = 0;
     while nth < kills {

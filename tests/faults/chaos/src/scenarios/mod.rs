@@ -1,4 +1,4 @@
-//! Scenarios: each brings load on a cluster, injects its faults, and ends with a verdict.
+//! Scenarios: each puts a load on a cluster, injects its faults, and ends with a verdict.
 
 pub mod backup_restore;
 pub mod clock_jumps;

@@ -1,4 +1,4 @@
-//! The leader is stopped with SIGSTOP, deposed meanwhile, and woken.
+//! Scenario: the leader is paused with SIGSTOP, another master takes over, and the old leader resumes.
 
 use std::time::{Duration, Instant};
 
@@ -13,17 +13,17 @@ use crate::{LoadArgs, Outcome};
 /// Stop the leader with SIGSTOP while another takes over, and wake it
 #[derive(Debug, Args)]
 pub struct PauseLeaderArgs {
-    /// How often
+    /// Number of pauses
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pauses: u32,
-    /// How long each time
+    /// Duration of each pause
     #[arg(long, value_name = "MS", default_value_t = 5_000)]
     pause_leader_ms: u64,
     #[command(flatten)]
     load: LoadArgs,
 }
 
-/// Jobs acknowledged while it slept that the woken leader is asked for at once.
+/// Number of jobs acknowledged during the pause that are read from the old leader at its resumption.
 const JOBS_READ: usize = 30;
 
 impl PauseLeaderArgs {
@@ -57,7 +57,7 @@ impl PauseLeaderArgs {
                 Duration::from_millis(self.pause_leader_ms).saturating_sub(stopped.elapsed());
             tokio::time::sleep(rest).await;
             let newest = drill.latest(JOBS_READ);
-            // Asked before it wakes, so that the answers are given in its first moments.
+            // The requests are sent before the resumption, so that they are answered in its first moments.
             let answers = ask(&drill.cluster.api(leader), &newest);
             drill.cluster.cont(leader);
             stale += answers.await?;
@@ -82,7 +82,7 @@ impl PauseLeaderArgs {
     }
 }
 
-/// Asks for all of these jobs at once; how many answers did not know a job that was acknowledged.
+/// Reads all of these jobs at once. Returns the number of answers that a job, although acknowledged, does not exist.
 fn ask(api: &Api, jobs: &[Acked]) -> impl Future<Output = anyhow::Result<usize>> + use<> {
     let mut asked = tokio::task::JoinSet::new();
     for acked in jobs {
@@ -92,7 +92,7 @@ fn ask(api: &Api, jobs: &[Acked]) -> impl Future<Output = anyhow::Result<usize>>
     async move {
         let mut stale = 0;
         while let Some(reply) = asked.join_next().await {
-            // A broken connection, a redirect or 503 promises nothing; only "there is no such job" does.
+            // A broken connection, a redirect or a 503 says nothing about the job. Only `not_found` does.
             stale += usize::from(reply?.is_ok_and(|reply| reply.status == 404));
         }
         Ok(stale)

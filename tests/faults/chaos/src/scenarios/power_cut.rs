@@ -1,9 +1,10 @@
-//! The power of all masters' disks is cut at once under load: what was not synced is gone, as after a real power cut.
+//! Scenario: the power of all masters' disks is cut at once under load. Unsynced data is lost, as in a real power cut.
 //!
-//! SIGKILL never shows a missing sync, because the kernel goes on and writes everything out in time. Here each master's
-//! directory is on an ext4 file system of its own in a file. All three are shut down beneath the running masters with
-//! nothing flushed, the masters are killed, and the file systems are mounted again from what had reached the "disk".
-//! A canary file that was written and not synced must be gone: else the cut cut nothing, and the drill proves nothing.
+//! SIGKILL cannot reveal a missing sync, because the kernel survives and writes everything to disk in time. Here each
+//! master's directory is on an ext4 file system of its own, in a file. All three file systems are shut down under the
+//! running masters without a flush, the masters are killed, and the file systems are mounted again from what had
+//! reached the "disk". A canary file that was written and not synced must be gone. Otherwise the cut had no effect, and
+//! the drill proves nothing.
 
 use std::time::{Duration, Instant};
 
@@ -16,17 +17,17 @@ use crate::results::latency::Latencies;
 use crate::testbed::disk_image::{self, DiskImage};
 use crate::{LoadArgs, Outcome};
 
-/// Cut the power of all disks at once: what was not synced is gone (needs root and loop devices)
+/// Cut the power of all disks at once, so that unsynced data is lost (needs root and loop devices)
 #[derive(Debug, Args)]
 pub struct PowerCutArgs {
-    /// How often
+    /// Number of cuts
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     cuts: u32,
     #[command(flatten)]
     load: LoadArgs,
 }
 
-/// Submissions between two cuts.
+/// Number of submissions between two cuts.
 const JOBS_BETWEEN_ROUNDS: usize = 100;
 const MAX_PAUSE_MS: u64 = 1_000;
 
@@ -37,7 +38,7 @@ impl PowerCutArgs {
             eprintln!("skipped: a power cut cannot be simulated here: {obstacle}");
             return Ok(Outcome::Skipped);
         }
-        // Dropped in this order: the drill's processes, the mounts, the directory.
+        // Fields are dropped in this order: the drill's processes, the mounts, the directory.
         let dir = tempfile::Builder::new()
             .prefix("triarch-disks-")
             .tempdir()?;

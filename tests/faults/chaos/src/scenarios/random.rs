@@ -1,4 +1,4 @@
-//! Faults of all kinds at random, one to three at once, on one cluster after the other.
+//! Scenarios with random faults of all kinds, one to three at once, on one cluster after the other.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -17,27 +17,27 @@ use crate::scenarios::repeat::end;
 use crate::testbed::{self, Requirement, Testbed, TestbedArgs};
 use crate::{LoadArgs, Outcome};
 
-/// How long each fault lasts.
+/// Range of the duration of each fault.
 const FAULT_MS: std::ops::RangeInclusive<u64> = 100..=3_000;
-/// Of a soak, now and then.
+/// Range of the duration of some faults of a soak.
 const LONG_FAULT_MS: std::ops::RangeInclusive<u64> = 3_000..=30_000;
-/// Faults at once.
+/// Maximum number of faults at once.
 const MAX_CONCURRENT_FAULTS: usize = 3;
-/// Between a cluster that is whole again and the next round, at most.
+/// Maximum time between a recovery and the next round.
 const MAX_PAUSE_MS: u64 = 300;
-/// Faults on one cluster: then a new one takes over, on the other kind of network.
+/// Number of faults on one cluster. After that a new cluster is used, on the other kind of network.
 const MAX_FAULTS_PER_CLUSTER: u32 = 120;
 
 /// Inject faults of all kinds at random, some of them at once
 #[derive(Debug, Args)]
 pub struct RandomArgs {
-    /// How many
+    /// Number of faults
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     faults: u32,
-    /// Only these, such as kill:leader; all that this machine allows, unless told
+    /// Faults to inject, such as kill:leader [default: all that this machine supports]
     #[arg(long, value_name = "KIND:TARGET")]
     only: Vec<Plan>,
-    /// Write the report as JSON, too
+    /// File to which the report is written as JSON
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -46,16 +46,16 @@ pub struct RandomArgs {
     load: LoadArgs,
 }
 
-/// Kill leaders, and inject every other kind of fault, in numbers: what the figures in docs/reliability.md are made by
+/// Kill leaders, and inject every other kind of fault, in large numbers, for the figures in docs/reliability.md
 #[derive(Debug, Args)]
 pub struct LongArgs {
-    /// Leaders to kill, one after the other, measured each
+    /// Number of leaders to kill, one after the other, with a measurement of each
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     kills: u32,
-    /// Faults of all kinds besides
+    /// Number of faults of all kinds in addition
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     faults: u32,
-    /// Write the report as JSON, too
+    /// File to which the report is written as JSON
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -64,13 +64,13 @@ pub struct LongArgs {
     load: LoadArgs,
 }
 
-/// Inject faults of all kinds for as long as is told, some of them at once, some for half a minute
+/// Inject faults of all kinds for the given time, some of them at once, some for half a minute
 #[derive(Debug, Args)]
 pub struct SoakArgs {
-    /// How long
+    /// Duration of the run
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     minutes: u64,
-    /// Write the report as JSON, too
+    /// File to which the report is written as JSON
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -86,11 +86,11 @@ struct Run<'a> {
     until: Until,
     /// Whether some faults last for half a minute.
     long_holds: bool,
-    /// Clusters of the same scenario that came before.
+    /// Number of earlier clusters of the same scenario.
     clusters_before: u32,
 }
 
-/// When a run of random faults is over.
+/// Condition that ends a run of random faults.
 #[derive(Debug, Clone, Copy)]
 enum Until {
     Faults(u32),
@@ -168,12 +168,12 @@ impl SoakArgs {
     }
 }
 
-/// Chooses a seed where none is told.
+/// Chooses a random seed if none is given.
 fn choose_seed(load: &mut LoadArgs) -> u64 {
     *load.seed.get_or_insert_with(rand::random)
 }
 
-/// Injects these in random order until it is over.
+/// Injects these faults in random order until the run is over.
 async fn faults(
     run: Run<'_>,
     args: &TestbedArgs,
@@ -225,7 +225,7 @@ async fn faults(
                 false => FAULT_MS,
             };
             let begun = Instant::now();
-            // Told before, so that it stands there if the drill ends in the middle of it.
+            // Printed before the round, so that the last line shows the round in which a drill ended.
             let names: Vec<String> = plans.iter().map(Plan::to_string).collect();
             let after = report.injected() + plans.len() as u32;
             print!("{after:>4} faults: {}; ", names.join(" + "));
@@ -239,7 +239,8 @@ async fn faults(
     Ok(())
 }
 
-/// Namespaces and wires in turn, where both can be had and nothing else is told: losses need the ones, delays the others.
+/// Alternates between namespaces and proxies, if both are possible and no network is given: only namespaces can lose
+/// packets, and only proxies can delay messages.
 fn network(args: &TestbedArgs, round: u32) -> NetworkKind {
     match args.network {
         Some(kind) => kind,

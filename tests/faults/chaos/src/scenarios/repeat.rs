@@ -1,4 +1,4 @@
-//! Scenarios of one kind of fault: the same again and again, under load, each time shown, healed and survived.
+//! Scenarios of one kind of fault, repeated under load. Each fault is verified, healed and survived.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,19 +13,19 @@ use crate::results::report::Report;
 use crate::testbed::{self, Testbed, TestbedArgs};
 use crate::{LoadArgs, Outcome};
 
-/// How often, how long, on what.
+/// Options of the number of faults, their duration and their testbed.
 #[derive(Debug, Args)]
 pub struct RepeatArgs {
-    /// How often, each kind and target of the scenario
+    /// Number of faults of each kind and target of the scenario
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     times: u32,
-    /// The shortest time that a fault lasts
+    /// Minimum duration of a fault
     #[arg(long, value_name = "MS")]
     hold_min_ms: Option<u64>,
-    /// The longest
+    /// Maximum duration of a fault
     #[arg(long, value_name = "MS")]
     hold_max_ms: Option<u64>,
-    /// Write the report as JSON, too
+    /// File to which the report is written as JSON
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -34,11 +34,11 @@ pub struct RepeatArgs {
     load: LoadArgs,
 }
 
-/// Between a cluster that is whole again and the next fault, at most.
+/// Maximum time between a recovery and the next fault.
 const MAX_PAUSE_MS: u64 = 400;
 
 impl RepeatArgs {
-    /// Runs these in turn; each lasts for a time within `hold_ms`, unless told otherwise.
+    /// Injects these faults in turn. Each lasts for a time within `hold_ms`, if the options give no other range.
     pub async fn run(
         self,
         title: &str,
@@ -75,7 +75,7 @@ impl RepeatArgs {
     }
 }
 
-/// Ends the load of a testbed, and puts the check results into the report.
+/// Ends the load of a testbed, and adds the check results to the report.
 pub async fn end(testbed: Testbed, report: &mut Report) {
     let Testbed { drill, .. } = testbed;
     report.check_result(drill.judge().await);

@@ -1,4 +1,5 @@
-//! A master is killed and its disk is gone; a new one takes its place by one command, while the cluster is used.
+//! Scenario: a master is killed and its disk is deleted, and one command replaces it by a new master, while the cluster
+//! is in use.
 
 use std::time::{Duration, Instant};
 
@@ -12,19 +13,19 @@ use crate::results::latency::Latencies;
 use crate::scenarios::grow_shrink::voters;
 use crate::{LoadArgs, Outcome};
 
-/// Kill a master with SIGKILL, delete its directory, and put a new one in its place by one command
+/// Kill a master with SIGKILL, delete its directory, and replace it by one command
 #[derive(Debug, Args)]
 pub struct ReplaceNodeArgs {
-    /// How often
+    /// Number of rounds
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=80))]
     rounds: u32,
     #[command(flatten)]
     load: LoadArgs,
 }
 
-/// Submissions between two losses.
+/// Number of submissions between two rounds.
 const JOBS_BETWEEN_ROUNDS: usize = 100;
-/// Within this a dead master is known to be dead.
+/// Maximum time after which the leader knows that a master is dead.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl ReplaceNodeArgs {
@@ -47,7 +48,7 @@ impl ReplaceNodeArgs {
             let new = drill.cluster.start_waiting().await;
             let (old, named) = (dead.to_string(), drill.cluster.named(new));
             let cli = drill.cluster.cli();
-            // Right after its death it is not yet known for dead, and is not replaced.
+            // Immediately after its death, the leader does not know it as dead yet and refuses to replace it.
             let what = format!("master {dead} is replaced");
             let replaced = eventually(WAIT_TIMEOUT, what, async || {
                 let ran = cli.run(&["cluster", "replace", &old, &named]).await;

@@ -1,6 +1,6 @@
-//! Each master in turn is stopped and started again by the same command, while programs use the cluster.
+//! Scenario: each master in turn is stopped and started with the same command, while programs use the cluster.
 //!
-//! Held: no call of theirs fails. What the client repeats by itself is counted and told.
+//! No call of the programs may fail. Retries that the client makes by itself are counted and reported.
 
 use std::time::Instant;
 
@@ -14,23 +14,23 @@ use crate::drill::Drill;
 use crate::results::latency::Latencies;
 use crate::{LoadArgs, Outcome};
 
-/// Stop each master in turn and start it again, while clients count what fails
+/// Stop each master in turn and start it again, while clients count failed calls
 #[derive(Debug, Args)]
 pub struct RollingRestartArgs {
-    /// How often all of them
+    /// Number of rounds over all masters
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
-    /// Stop them by SIGKILL instead of SIGTERM
+    /// Stop the masters by SIGKILL instead of SIGTERM
     #[arg(long)]
     kill9: bool,
-    /// Programs that use the Rust client
+    /// Number of programs that use the Rust client
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     client_load: u16,
     #[command(flatten)]
     load: LoadArgs,
 }
 
-/// Submissions between two restarts.
+/// Number of submissions between two restarts.
 const JOBS_BETWEEN_ROUNDS: usize = 50;
 
 impl RollingRestartArgs {
@@ -52,7 +52,7 @@ impl RollingRestartArgs {
                 }
                 let stopped = begun.elapsed();
                 drill.cluster.restart(node);
-                // Ready, by /readyz, and so are the others.
+                // Waits until this master and the others are ready, by /readyz.
                 drill.cluster.wait_ready().await;
                 let took = begun.elapsed();
                 times.add(took);

@@ -1,4 +1,4 @@
-//! A schedule ticks every second while the leader is killed with SIGKILL, started again, and the next one is killed.
+//! Scenario: a schedule ticks every second, while one leader after the other is killed with SIGKILL and started again.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,24 +11,25 @@ use triarch_harness::{CheckResult, Cluster, until};
 use crate::Outcome;
 use crate::results::history_log::HistoryLog;
 
-/// Let a schedule tick every second while the leader is killed again and again, and count the jobs of each tick
+/// Let a schedule tick every second while the leader is killed repeatedly, and count the jobs of each tick
 #[derive(Debug, Args)]
 pub struct ScheduleTicksArgs {
-    /// How long
+    /// Duration of the schedule
     #[arg(long, value_name = "N", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-    /// Seconds from one kill to the next
+    /// Time in seconds between two kills
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     every: u64,
-    /// Workers that run the jobs
+    /// Number of workers that run the jobs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
     workers: u16,
-    /// Writes the history to this file, whatever the verdict; without, it is kept only when a promise was broken
+    /// File to which the history is written in any case; without this option it is kept only if a guarantee was
+    /// violated
     #[arg(long, value_name = "FILE")]
     keep_history: Option<PathBuf>,
 }
 
-/// For the next leader to make the job of a tick.
+/// Maximum time for the next leader to submit the job of a tick.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl ScheduleTicksArgs {
@@ -56,7 +57,7 @@ impl ScheduleTicksArgs {
             if next_kill >= end {
                 break;
             }
-            // Late after a slow recovery: then at once.
+            // After a slow recovery this time may have passed; then the kill follows at once.
             tokio::time::sleep(next_kill.saturating_duration_since(Instant::now())).await;
             let leader = cluster.wait_ready().await;
             let fired = schedule.fired(&apis).await;

@@ -1,4 +1,4 @@
-//! A disk whose power can be cut: a file system of its own in a file, mounted by loop device.
+//! A disk whose power can be cut: an ext4 file system in a file, mounted by a loop device.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -10,24 +10,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-/// Enough for a drill's log; the file is sparse.
+/// Size of the image. It is enough for the log of a drill, and the file is sparse.
 const IMAGE_BYTES: u64 = 512 << 20;
-/// What fills it is allocated in such steps, and then in blocks.
+/// Size of the steps in which the disk is filled, before single blocks.
 const FILL_BYTES: [u64; 3] = [16 << 20, 1 << 20, 4 << 10];
-/// Contents of the canary file that a power cut must erase.
+/// Contents of the canary file that a power cut must remove.
 const CANARY_FILE: &str = "written, not synced";
 
-/// Shut the file system down as a power cut would: what is in memory alone, journal included, is gone.
+/// ioctl that shuts the file system down like a power cut: everything that is only in memory is lost, the journal
+/// included.
 const GOING_DOWN_WITHOUT_FLUSH: u32 = 2;
 
-/// `_IOR('X', 125, __u32)`, the same on every file system that knows it.
+/// `_IOR('X', 125, __u32)`, the same for every file system that supports it.
 const FS_IOC_SHUTDOWN: libc::Ioctl = 0x8004_587d_u32 as libc::Ioctl;
 
-/// How long others may hold a file system after it was unmounted here.
+/// Maximum time for which other processes may hold the file system after the unmount here.
 const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(60);
 const UNMOUNT_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// See the module. Dropping it unmounts it.
+/// A mounted disk image. Dropping this unmounts it.
 #[derive(Debug)]
 pub struct DiskImage {
     file: PathBuf,
@@ -36,7 +37,7 @@ pub struct DiskImage {
     canaries: u32,
 }
 
-/// Why this machine cannot do it, if it cannot.
+/// Returns the reason why this machine does not support disk images, if it does not.
 pub fn obstacle() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("it mounts file systems, which takes root; run it with sudo".to_owned());
@@ -51,7 +52,7 @@ pub fn obstacle() -> Option<String> {
 }
 
 impl DiskImage {
-    /// Makes and mounts an empty ext4 file system below `dir`.
+    /// Creates and mounts an empty ext4 file system below `dir`.
     pub fn make(dir: &Path, name: &str) -> anyhow::Result<Self> {
         let (file, mount_point) = (dir.join(format!("{name}.img")), dir.join(name));
         File::create(&file)?.set_len(IMAGE_BYTES)?;
@@ -67,12 +68,12 @@ impl DiskImage {
         Ok(image)
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub fn path(&self) -> &Path {
         &self.mount_point
     }
 
-    /// Mounts it; the journal is replayed on the way, as after any power cut.
+    /// Mounts the file system. The mount replays the journal, as after any power cut.
     pub fn mount(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + UNMOUNT_TIMEOUT;
         loop {
@@ -81,8 +82,8 @@ impl DiskImage {
                 &["-o", "loop", text(&self.file)?, text(&self.mount_point)?],
             )?;
             self.mounted = true;
-            // Whoever has made a mount namespace meanwhile holds the file system as it was, shut down, and then this is the
-            // same one again.
+            // A process that has created a mount namespace in the meantime still holds the file system that was shut
+            // down. The mount then shows that same file system.
             let probe = self.mount_point.join("probe");
             match File::create(&probe).and_then(|_| std::fs::remove_file(&probe)) {
                 Ok(()) => return Ok(()),
@@ -96,11 +97,11 @@ impl DiskImage {
         }
     }
 
-    /// Cuts the power under whatever is using it.
+    /// Cuts the power under all processes that use the disk.
     pub fn cut(&self) -> anyhow::Result<()> {
         let root = File::open(&self.mount_point)?;
         let how = GOING_DOWN_WITHOUT_FLUSH;
-        // SAFETY: the descriptor is open, and the call reads one u32 from a pointer to one.
+        // SAFETY: the descriptor is open, and the call reads one `u32` through the pointer.
         let done = unsafe { libc::ioctl(root.as_raw_fd(), FS_IOC_SHUTDOWN, &raw const how) };
         if done != 0 {
             return Err(std::io::Error::last_os_error()).with_context(|| {
@@ -113,13 +114,14 @@ impl DiskImage {
         Ok(())
     }
 
-    /// A directory in it for a master.
+    /// Returns a directory on the disk for a master.
     pub fn data_dir(&self) -> PathBuf {
         self.mount_point.join("data")
     }
 
-    /// Writes a file that is not synced: after a power cut it must be gone, or the cut cut nothing. Each cut has one of its
-    /// own: ext4 writes out a file that replaces another of its name as soon as it is closed.
+    /// Writes a file that is not synced. After a power cut it must be gone. Otherwise the cut had no effect. Each cut
+    /// has a canary of its own, because ext4 writes out a file that replaces another of its name as soon as it is
+    /// closed.
     pub fn write_canary(&mut self) -> anyhow::Result<()> {
         self.canaries += 1;
         let mut file = File::create_new(self.canary()).context("cannot write a canary")?;
@@ -127,7 +129,7 @@ impl DiskImage {
         Ok(())
     }
 
-    /// Whether the latest canary is gone, or empty.
+    /// Returns whether the latest canary is gone, or empty.
     pub fn canary_is_gone(&self) -> bool {
         std::fs::read_to_string(self.canary())
             .unwrap_or_default()
@@ -138,7 +140,7 @@ impl DiskImage {
         self.mount_point.join(format!("canary-{}", self.canaries))
     }
 
-    /// Takes all that is left of it.
+    /// Fills all free space of the disk.
     pub fn fill(&self) -> anyhow::Result<()> {
         let file = File::create(self.ballast()).context("cannot write what fills the disk")?;
         let mut filled = 0;
@@ -160,7 +162,7 @@ impl DiskImage {
         Ok(())
     }
 
-    /// Whether not one more block can be written: the error is `ENOSPC`.
+    /// Returns whether not one more block can be written: the error is `ENOSPC`.
     pub fn refuses_more(&self) -> anyhow::Result<bool> {
         let mut file = OpenOptions::new().append(true).open(self.ballast())?;
         match file
@@ -173,7 +175,7 @@ impl DiskImage {
         }
     }
 
-    /// Gives back what was taken.
+    /// Frees the space that was filled.
     pub fn free(&self) -> anyhow::Result<()> {
         std::fs::remove_file(self.ballast()).context("cannot free the disk")
     }
@@ -182,7 +184,7 @@ impl DiskImage {
         self.mount_point.join("ballast")
     }
 
-    /// Unmounts it.
+    /// Unmounts the file system.
     pub fn unmount(&mut self) -> anyhow::Result<()> {
         if self.mounted {
             run("umount", &[text(&self.mount_point)?])?;
@@ -196,7 +198,7 @@ impl Drop for DiskImage {
     fn drop(&mut self) {
         if let Err(error) = self.unmount() {
             eprintln!("{error:#}");
-            // Gone from the tree now, and for good with its last user.
+            // Detached from the directory tree now, and released when its last user ends.
             let _ = Command::new("umount")
                 .arg("--lazy")
                 .arg(&self.mount_point)
@@ -212,7 +214,7 @@ fn text(path: &Path) -> anyhow::Result<&str> {
 fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
     let output = Command::new(program)
         .args(arguments)
-        // Ctrl-C is for this process, which then cleans up by more of these.
+        // These commands ignore Ctrl-C, because this process needs them to clean up after Ctrl-C.
         .process_group(0)
         .output()
         .with_context(|| format!("cannot run {program}"))?;
