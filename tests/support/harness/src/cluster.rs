@@ -1,4 +1,4 @@
-//! A cluster of masters, each a process with a directory of its own, and the workers that were started for it.
+//! A cluster of masters and workers. Each master is a process with a directory of its own.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -19,33 +19,33 @@ use crate::processes::command::Cli;
 use crate::processes::process::{self, MARKER_ENV, Process};
 use crate::wait::{eventually, until};
 
-/// How many clusters of one test process run at once: more of them would only wait for each other's processor.
+/// Maximum number of clusters that run at once in one test process. More would only compete for the processor.
 static CONCURRENT_CLUSTERS: Semaphore = Semaphore::const_new(2);
 
-/// Within this a cluster forms, elects, or catches up, on a slow and busy machine too.
+/// Maximum time for a cluster to form, elect or catch up, also on a slow and busy machine.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// For one node to say whether it is ready.
+/// Timeout of one readiness request to one node.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Log entries between two comparisons of the masters' tables.
+/// Number of log entries between two comparisons of the masters' tables.
 const DIGEST_INTERVAL: &str = "32";
-/// Set, it keeps the logs and the data of every cluster, also of those with which all went well.
+/// Environment variable that keeps the logs and the data of every cluster, also after success.
 const KEEP_FILES_ENV: &str = "TRIARCH_TEST_KEEP";
 
-/// What is special about a cluster.
+/// Settings of a cluster.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Masters.
+    /// Number of masters.
     pub nodes: u64,
-    /// A worker silent for this long is lost.
+    /// Time without a heartbeat after which a worker is lost.
     pub lease_ms: u64,
-    /// One directory per master; made within a temporary one if empty.
+    /// A directory for each master. If empty, they are created in a temporary directory.
     pub data_dirs: Vec<PathBuf>,
-    /// What every master is told besides.
+    /// Additional arguments of every master.
     pub more: Vec<String>,
-    /// The wall clocks they go by, if not the machine's.
+    /// Wall clocks of the masters, if not that of the machine.
     pub fake_clocks: Option<FakeClocks>,
-    /// Where each master runs; all on one loopback address of the cluster's own if empty.
+    /// Address of each master. If empty, all run on a loopback address that only this cluster uses.
     pub addresses: Vec<NodeAddress>,
 }
 
@@ -62,7 +62,7 @@ impl Default for Options {
     }
 }
 
-/// A worker's process, and what it was started with.
+/// A worker process, and the arguments it was started with.
 #[derive(Debug)]
 struct Worker {
     process: Process,
@@ -70,7 +70,7 @@ struct Worker {
     more: Vec<String>,
 }
 
-/// See the module. Dropping it kills everything and removes the directories, or keeps them if something went wrong.
+/// A cluster. Dropping it kills all its processes and removes its directories, or keeps them after a failure.
 #[derive(Debug)]
 pub struct Cluster {
     options: Options,
@@ -86,7 +86,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// So many masters with everything at its default, ready.
+    /// Starts this many masters with all settings at their defaults, and waits until they are ready.
     pub async fn start(nodes: u64) -> Self {
         Self::with(Options {
             nodes,
@@ -95,7 +95,7 @@ impl Cluster {
         .await
     }
 
-    /// Masters as told, ready.
+    /// Starts masters with these settings, and waits until they are ready.
     pub async fn with(options: Options) -> Self {
         let mut cluster = Self::prepare(options).await;
         for id in 1..=cluster.options.nodes {
@@ -106,7 +106,7 @@ impl Cluster {
         cluster
     }
 
-    /// A place for masters of which none runs: the test starts them itself, from [`Cluster::server_command`].
+    /// Prepares masters without starting any. The test starts them itself by [`Cluster::server_command`].
     pub async fn unstarted(options: Options) -> Self {
         Self::prepare(options).await
     }
@@ -134,12 +134,12 @@ impl Cluster {
         }
     }
 
-    /// Where logs and, unless told otherwise, data are.
+    /// Returns the directory of the logs and, by default, of the data.
     pub fn root(&self) -> &Path {
         self.root.as_ref().expect("there until dropped").path()
     }
 
-    /// A master's directory.
+    /// Returns the data directory of a master.
     pub fn data_dir(&self, node: u64) -> PathBuf {
         let given = self.options.data_dirs.get(node as usize - 1).cloned();
         given.unwrap_or_else(|| self.root().join(format!("master-{node}")))
@@ -153,7 +153,7 @@ impl Cluster {
         self.options.addresses.get(node as usize - 1)
     }
 
-    /// `host:port` of a master, for whoever asks it from here.
+    /// Returns `host:port` of a master, for clients in this process.
     pub fn addr(&self, node: u64) -> String {
         match self.node_address(node) {
             Some(address) => address.listen.to_string(),
@@ -161,7 +161,7 @@ impl Cluster {
         }
     }
 
-    /// `host:port` of a master, for the other masters and for workers that are sent to it.
+    /// Returns `host:port` of a master, for the other masters and for workers that are redirected to it.
     pub fn advertised(&self, node: u64) -> String {
         match self.node_address(node) {
             Some(address) => address.advertised.to_string(),
@@ -169,23 +169,23 @@ impl Cluster {
         }
     }
 
-    /// Base URL of a master.
+    /// Returns the base URL of a master.
     pub fn url(&self, node: u64) -> String {
         format!("http://{}", self.addr(node))
     }
 
-    /// Base URLs of all masters, as `--masters` takes them.
+    /// Returns the base URLs of all masters, in the format of `--masters`.
     pub fn masters(&self) -> String {
         let urls: Vec<String> = self.ids().map(|id| self.url(id)).collect();
         urls.join(",")
     }
 
-    /// The masters' ids, also of those that were started later or are gone.
+    /// Returns the ids of the masters, those of added and removed masters included.
     pub fn ids(&self) -> impl Iterator<Item = u64> + use<> {
         1..=self.options.nodes.max(self.nodes.len() as u64)
     }
 
-    /// The value of `--cluster`: those that form it.
+    /// Returns the value of `--cluster`: the founding masters.
     pub fn members(&self) -> String {
         let members: Vec<String> = (1..=self.options.nodes)
             .map(|id| format!("{id}={}", self.advertised(id)))
@@ -193,7 +193,8 @@ impl Cluster {
         members.join(",")
     }
 
-    /// The command line of a master; what is given last wins nothing, so a test replaces what it needs itself.
+    /// Returns the command line of a master. A repeated option does not override the first one, so a test replaces
+    /// arguments itself.
     pub fn server_command(&self, node: u64, data_dir: &Path) -> Command {
         let mut command = self.marked(triarch());
         command
@@ -208,7 +209,7 @@ impl Cluster {
                 ["--join".to_owned(), self.masters()]
             })
             .args(["--lease-ms", &self.options.lease_ms.to_string()])
-            // Often: a master whose table differs stops, and its test fails.
+            // Frequent comparisons: a master whose table differs stops, and its test fails.
             .args(["--check-every", DIGEST_INTERVAL])
             .args(&self.options.more);
         if let Some(fake_clocks) = &self.options.fake_clocks {
@@ -223,16 +224,16 @@ impl Cluster {
         command
     }
 
-    /// A command whose process, and all that come of it, end with this cluster.
+    /// Returns a command whose process, and all processes that it starts, end with this cluster.
     pub fn marked(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.env(MARKER_ENV, &self.mark).current_dir(self.root());
-        // A word about a panic is enough in a log; a whole stack would push everything else out of sight.
+        // One line about a panic is enough in a log. A whole backtrace would hide everything else.
         command.env("RUST_BACKTRACE", "0");
         command
     }
 
-    /// What a master has said so far, over all of its starts.
+    /// Returns the log of a master, over all of its starts.
     pub fn log_line_of(&self, node: u64) -> String {
         let log = self.log(&format!("master-{node}"));
         std::fs::read_to_string(log).unwrap_or_default()
@@ -244,7 +245,7 @@ impl Cluster {
         Process::spawn(&name, command, &self.log(&name))
     }
 
-    /// Starts one more master, which waits to be brought in, and gives its id.
+    /// Starts one more master with `--join`, and returns its id.
     pub async fn start_waiting(&mut self) -> u64 {
         let node = self.nodes.len() as u64 + 1;
         let process = self.spawn_node(node);
@@ -258,32 +259,33 @@ impl Cluster {
         node
     }
 
-    /// As `triarch cluster add` takes a master.
+    /// Returns a master in the format of `triarch cluster add`.
     pub fn named(&self, node: u64) -> String {
         format!("{node}={}", self.advertised(node))
     }
 
-    /// Starts another process of this cluster; it is the caller's.
+    /// Starts another process of this cluster. The caller owns it.
     pub fn spawn(&self, name: &str, command: Command) -> Process {
         Process::spawn(name, command, &self.log(name))
     }
 
-    /// A master's process.
+    /// Returns the process of a master.
     pub fn node(&mut self, node: u64) -> &mut Process {
         &mut self.nodes[node as usize - 1]
     }
 
-    /// A master's process id.
+    /// Returns the process id of a master.
     pub fn pid(&self, node: u64) -> u32 {
         self.nodes[node as usize - 1].pid()
     }
 
-    /// SIGKILL.
+    /// Kills a master by SIGKILL.
     pub fn kill9(&mut self, node: u64) {
         self.node(node).kill9();
     }
 
-    /// Sends these requests, SIGKILLs a master `after` that, and gives the answers that came: none where there was none.
+    /// Sends these requests, and kills a master by SIGKILL `after` that time. Returns the answers, with `None` for each
+    /// request without an answer.
     pub async fn kill9_amid(
         &mut self,
         node: u64,
@@ -294,7 +296,7 @@ impl Cluster {
             .into_iter()
             .map(|call| tokio::spawn(call.send()))
             .collect();
-        // The moment is the point: somewhere within what the requests make happen.
+        // The exact time is the purpose: the kill falls somewhere within the processing of the requests.
         tokio::time::sleep(after).await;
         self.kill9(node);
         let mut replies = Vec::new();
@@ -304,23 +306,23 @@ impl Cluster {
         replies
     }
 
-    /// SIGSTOP.
+    /// Pauses a master by SIGSTOP.
     pub fn stop(&mut self, node: u64) {
         self.node(node).stop();
     }
 
-    /// SIGCONT.
+    /// Resumes a master by SIGCONT.
     pub fn cont(&mut self, node: u64) {
         self.node(node).cont();
     }
 
-    /// SIGTERM, and how it ended.
+    /// Stops a master by SIGTERM, and returns its exit status.
     pub async fn terminate(&mut self, node: u64) -> ExitStatus {
         self.node(node).terminate();
         self.node(node).wait(WAIT_TIMEOUT).await
     }
 
-    /// Starts a master again that has ended, with the command it had.
+    /// Starts a master that has ended again, with the same command.
     pub fn restart(&mut self, node: u64) {
         assert!(
             self.node(node).ended().is_some(),
@@ -330,30 +332,30 @@ impl Cluster {
         *self.node(node) = process;
     }
 
-    /// The masters that run and are not stopped.
+    /// Returns the masters that run and are not paused.
     pub fn running(&mut self) -> Vec<u64> {
         self.ids()
             .filter(|id| self.nodes[*id as usize - 1].is_running())
             .collect()
     }
 
-    /// From now on this one writes down what is asked by way of [`Cluster::api`], where it is asked with
+    /// Records requests from now on: those that are sent through [`Cluster::api`] by the functions of
     /// [`crate::history`].
     pub fn observe(&mut self, history_writer: Arc<HistoryWriter>) {
         self.history_writer = Some(history_writer);
     }
 
-    /// One master's HTTP interface.
+    /// Returns the HTTP interface of a master.
     pub fn api(&self, node: u64) -> Api {
         Api::new(self.client.clone(), self.url(node)).of_node(node, self.history_writer.clone())
     }
 
-    /// All of them, by id.
+    /// Returns the HTTP interfaces of all masters, by id.
     pub fn apis(&self) -> Vec<Api> {
         self.ids().map(|id| self.api(id)).collect()
     }
 
-    /// The command line, talking to all masters.
+    /// Returns the command line program, with all masters as its cluster.
     pub fn cli(&self) -> Cli {
         Cli::new(&self.mark).masters(&self.masters())
     }
@@ -384,7 +386,7 @@ impl Cluster {
         }
     }
 
-    /// The master that leads, by its own word; it runs and is not stopped.
+    /// Returns the master that reports itself as leader. It runs and is not paused.
     pub async fn leader(&mut self) -> u64 {
         let running = self.running();
         let apis = self.apis();
@@ -406,7 +408,7 @@ impl Cluster {
         .await
     }
 
-    /// Term and leader as the running masters see them now, by the latest term; nothing is waited for.
+    /// Returns the latest term and its leader, as the running masters report them now. Does not wait.
     pub async fn observed_leader(&mut self) -> Option<(u64, u64)> {
         let mut latest = None;
         for id in self.running() {
@@ -415,7 +417,7 @@ impl Cluster {
         latest
     }
 
-    /// The leader, once it is another one than `old`.
+    /// Waits for a leader other than `old`, and returns it.
     pub async fn leader_other_than(&mut self, old: u64) -> u64 {
         let running: Vec<u64> = self.running().into_iter().filter(|id| *id != old).collect();
         let apis = self.apis();
@@ -436,19 +438,19 @@ impl Cluster {
         .await
     }
 
-    /// The leader, and a master that runs and follows it.
+    /// Returns the leader, and a master that runs and follows it.
     pub async fn leader_and_follower(&mut self) -> (u64, u64) {
         let leader = self.wait_ready().await;
         let other = self.running().into_iter().find(|id| *id != leader);
         (leader, other.expect("a second master runs"))
     }
 
-    /// A master that runs and does not lead.
+    /// Returns a master that runs and does not lead.
     pub async fn follower(&mut self) -> u64 {
         self.leader_and_follower().await.1
     }
 
-    /// Waits until `node` has on its disk what is committed now, by the leader's word.
+    /// Waits until `node` has everything on its disk that is committed now, as the leader reports it.
     pub async fn wait_caught_up(&mut self, node: u64) {
         let leader = self.wait_ready().await;
         let api = self.api(leader);
@@ -470,7 +472,7 @@ impl Cluster {
         .await;
     }
 
-    /// Starts a worker process that knows these masters; returns its place among this cluster's workers.
+    /// Starts a worker process that knows these masters. Returns its index among this cluster's workers.
     pub fn worker_of(&mut self, masters: &str, more: &[&str]) -> usize {
         let number = self.workers.len();
         let more: Vec<String> = more.iter().map(|one| (*one).to_owned()).collect();
@@ -492,7 +494,7 @@ impl Cluster {
         self.spawn(&name, command)
     }
 
-    /// Starts a worker again that has ended, with the command it had.
+    /// Starts a worker that has ended again, with the same command.
     pub fn restart_worker(&mut self, number: usize) {
         assert!(
             self.worker_process(number).ended().is_some(),
@@ -504,7 +506,7 @@ impl Cluster {
         self.workers[number].process = process;
     }
 
-    /// How many workers were started.
+    /// Returns the number of workers that were started.
     pub fn worker_count(&self) -> usize {
         self.workers.len()
     }
@@ -515,12 +517,12 @@ impl Cluster {
         self.worker_of(&masters, more)
     }
 
-    /// A worker's process.
+    /// Returns the process of a worker.
     pub fn worker_process(&mut self, number: usize) -> &mut Process {
         &mut self.workers[number].process
     }
 
-    /// Waits until so many workers are live, and gives them.
+    /// Waits until this many workers are live, and returns them.
     pub async fn wait_workers(&mut self, count: usize) -> Vec<Value> {
         let leader = self.leader().await;
         let api = self.api(leader);
@@ -540,18 +542,18 @@ impl Cluster {
         .await
     }
 
-    /// Pids of everything that was started for this cluster, by whomever, and still lives.
+    /// Returns the pids of all living processes that belong to this cluster.
     pub fn survivors(&self) -> Vec<u32> {
         process::marked(&self.mark)
     }
 
-    /// Leaves logs and data where they are, for people to look into.
+    /// Keeps the logs and data for inspection, and returns their directory.
     pub fn keep(&mut self) -> &Path {
         self.keep = true;
         self.root()
     }
 
-    /// The end of every log.
+    /// Returns the end of every log.
     pub fn last_words(&self) -> String {
         let workers = self.workers.iter().map(|worker| &worker.process);
         let all = self.nodes.iter().chain(workers);
@@ -559,7 +561,7 @@ impl Cluster {
     }
 }
 
-/// Term and leader as one master sees them, if it is ready.
+/// Returns the term and the leader as one master reports them, if it is ready.
 async fn believed(api: &Api) -> Option<(u64, u64)> {
     let reply = api
         .call(reqwest::Method::GET, "/readyz")

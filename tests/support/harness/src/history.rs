@@ -1,6 +1,6 @@
-//! Requests that are written down: what was asked of whom, when, and what came of it.
+//! Requests that are recorded in a history, with their times and results.
 //!
-//! The same requests work without a [`HistoryWriter`]; then nothing is recorded.
+//! Without a [`HistoryWriter`] the same requests are sent and not recorded.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -19,12 +19,12 @@ use crate::load::submissions::Acked;
 
 /// The kind of task that only misbehaving workers take, which record everything they do.
 pub const WORKLOAD_KIND: &str = "played";
-/// So many of the latest acknowledged tasks are remembered for readers to look at.
+/// Number of the latest acknowledged tasks that are remembered, so that readers can read them.
 const MAX_RECENT: usize = 512;
-/// Longest wait for an answer that is not held.
+/// Timeout of an answer that is not held.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Who writes down what is asked, and remembers what was acknowledged of late.
+/// Records requests, and remembers the latest acknowledged tasks.
 #[derive(Debug)]
 pub struct HistoryWriter {
     recorder: Recorder,
@@ -34,29 +34,29 @@ pub struct HistoryWriter {
 /// An acknowledged task.
 #[derive(Debug, Clone)]
 pub struct Recent {
-    /// Its job.
+    /// Id of its job.
     pub job: String,
-    /// Its id.
+    /// Id of the task.
     pub task: String,
-    /// The index at which it was there.
+    /// Log index at which the task existed.
     pub index: Option<u64>,
-    /// Whether it is alone in its job and run by fake workers: then a manual retry disturbs nobody.
+    /// Whether the task is alone in its job and run by fake workers. A manual retry then affects no other task.
     pub alone: bool,
 }
 
-/// How to read.
+/// Options of a read.
 #[derive(Debug, Clone, Default)]
 pub struct Read {
-    /// From the asked node's own state.
+    /// Whether to read the state of the responding node, which may be old.
     pub stale: bool,
-    /// At least this new.
+    /// Log index that the responding node must have applied.
     pub min_index: Option<u64>,
-    /// Held until it has ended, for so long.
+    /// Maximum time to wait for the end of the task or job.
     pub wait_ms: u64,
 }
 
 impl Read {
-    /// Held until it has ended, at most for so long.
+    /// Returns a read that waits for the end of the task or job, at most this long.
     pub fn held(wait_ms: u64) -> Self {
         Self {
             wait_ms,
@@ -88,7 +88,7 @@ impl Read {
 }
 
 impl HistoryWriter {
-    /// Writes to this recorder.
+    /// Creates a writer to this recorder.
     pub fn new(recorder: Recorder) -> Self {
         Self {
             recorder,
@@ -96,12 +96,12 @@ impl HistoryWriter {
         }
     }
 
-    /// Where it writes to.
+    /// Returns the recorder.
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
     }
 
-    /// A task that was acknowledged of late: the `nth` from the latest, as far as they are remembered.
+    /// Returns an acknowledged task: the `nth` from the latest, among those that are remembered.
     pub fn recent(&self, nth: usize) -> Option<Recent> {
         let recent = self.lock_recent();
         let position = recent.len().checked_sub(1 + nth % recent.len().max(1))?;
@@ -126,7 +126,7 @@ fn begin(api: &Api, client: &str, op: Op) -> Option<Call> {
     Some(history_writer.recorder.invoke(client, api.node(), op))
 }
 
-/// Ends a request that changes something. `answer` fills in what the answer said.
+/// Ends the record of a request that changes something. `answer` adds the content of the answer.
 pub(crate) fn end(
     call: Option<Call>,
     reply: &Result<Reply, String>,
@@ -138,7 +138,7 @@ pub(crate) fn end(
             answer(call.op(), &reply.json());
             call.ok(index(reply));
         }
-        // Refused by name, before anything was done.
+        // The request was refused with a code, before it changed anything.
         Ok(reply) if matches!(reply.status, 400 | 404 | 409 | 413 | 429) => {
             call.fail(&reply.code())
         }
@@ -157,7 +157,7 @@ fn text(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
 
-/// Submits a job once.
+/// Submits a job, with one try.
 pub async fn submit(
     client: &str,
     api: &Api,
@@ -226,7 +226,7 @@ fn submission(body: &Value) -> Op {
     }
 }
 
-/// Reads a task once.
+/// Reads a task, with one try.
 pub async fn read_task(client: &str, api: &Api, id: &str, read: &Read) -> Result<Reply, String> {
     let op = Op::ReadTask {
         task: id.to_owned(),
@@ -245,7 +245,7 @@ pub async fn read_task(client: &str, api: &Api, id: &str, read: &Read) -> Result
     reply
 }
 
-/// Reads a job once.
+/// Reads a job, with one try.
 pub async fn read_job(client: &str, api: &Api, id: &str, read: &Read) -> Result<Reply, String> {
     let op = Op::ReadJob {
         job: id.to_owned(),
@@ -264,7 +264,8 @@ pub async fn read_job(client: &str, api: &Api, id: &str, read: &Read) -> Result<
     reply
 }
 
-/// Ends a read. "There is no such thing" is an answer; no answer is nothing that anybody has to explain.
+/// Ends the record of a read. `not_found` counts as an answer. A read without an answer proves nothing and needs no
+/// explanation.
 fn end_read(
     call: Option<Call>,
     reply: &Result<Reply, String>,
@@ -304,7 +305,7 @@ fn seen_task(answer: &Value) -> Option<SeenTask> {
     })
 }
 
-/// Asks once for something to be done: to a task or job as `op` says.
+/// Sends the change of a task or job that `op` names, with one try.
 pub async fn change(client: &str, api: &Api, op: Op) -> Result<Reply, String> {
     let path = match &op {
         Op::CancelTask { task } => format!("/v1/tasks/{task}/cancel"),
@@ -319,7 +320,7 @@ pub async fn change(client: &str, api: &Api, op: Op) -> Result<Reply, String> {
     reply
 }
 
-/// A worker's poll, once, for at most so long.
+/// Sends a worker's poll, with one try, held for at most this time.
 pub async fn poll(
     client: &str,
     api: &Api,
@@ -366,7 +367,7 @@ fn lease(task: &Value) -> Lease {
     }
 }
 
-/// A worker's report, once. `attempts` are the numbers of the attempts, as leased.
+/// Sends a worker's report, with one try. `attempts` are the numbers of the attempts, as leased.
 pub async fn report(
     client: &str,
     api: &Api,
@@ -409,7 +410,7 @@ pub async fn report(
     reply
 }
 
-/// Writes down jobs that were acknowledged earlier, elsewhere: what is read of them from now on must be there.
+/// Records jobs that were acknowledged earlier outside of this history. All later reads must find them.
 pub fn acknowledged(recorder: &Recorder, jobs: &[Acked]) {
     for acked in jobs {
         let mut call = recorder.invoke("before", 0, submission(&acked.body));
@@ -423,7 +424,7 @@ pub fn acknowledged(recorder: &Recorder, jobs: &[Acked]) {
     }
 }
 
-/// Writes down jobs that may be there or not, and nobody is promised either.
+/// Records jobs that may or may not exist, because no client got an acknowledgement.
 pub fn not_promised<'a>(recorder: &Recorder, jobs: impl Iterator<Item = &'a Acked>) {
     for acked in jobs {
         let call = recorder.invoke("before", 0, submission(&acked.body));
@@ -431,7 +432,7 @@ pub fn not_promised<'a>(recorder: &Recorder, jobs: impl Iterator<Item = &'a Acke
     }
 }
 
-/// Writes down the side effects that stand in a sink, in its order: lines of a task and a token.
+/// Records the side effects in a sink, in its order: lines with a task and a token.
 pub fn effects(recorder: &Recorder, sink: &Path) {
     let text = std::fs::read_to_string(sink).unwrap_or_default();
     for line in text.lines() {

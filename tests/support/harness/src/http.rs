@@ -1,4 +1,4 @@
-//! The HTTP interface as any client sees it: no redirects followed, nothing retried, JSON untyped.
+//! The HTTP interface as any client sees it: redirects are not followed, nothing is retried, and JSON is untyped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use crate::history::HistoryWriter;
 
-/// An error that begins so: there was no connection, so nothing was asked.
+/// Prefix of the error of a request without a connection. The request was not sent.
 pub const NOT_SENT: &str = "not sent: ";
-/// No single answer of a healthy cluster takes longer; waits ask for less.
+/// Timeout of an answer of a healthy cluster. Waits request less.
 const TIMEOUT: Duration = Duration::from_secs(40);
 
-/// One base URL to ask.
+/// A client of one base URL.
 #[derive(Debug, Clone)]
 pub struct Api {
     client: reqwest::Client,
@@ -23,25 +23,25 @@ pub struct Api {
     history_writer: Option<Arc<HistoryWriter>>,
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
     /// The headers.
     pub headers: HeaderMap,
-    /// The body as it came.
+    /// The body.
     pub text: String,
 }
 
-/// A request in the making.
+/// A request that is not sent yet.
 #[derive(Debug)]
 pub struct Call {
     what: String,
     builder: reqwest::RequestBuilder,
 }
 
-/// A client that follows no redirects and keeps no connections: each request stands for itself.
+/// Creates a client that follows no redirects and keeps no connections, so that requests are independent.
 pub fn client() -> reqwest::Client {
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
@@ -54,7 +54,7 @@ pub fn client() -> reqwest::Client {
 }
 
 impl Api {
-    /// Asks at `base`, such as `http://127.0.0.1:7101`.
+    /// Creates a client of `base`, such as `http://127.0.0.1:7101`.
     pub fn new(client: reqwest::Client, base: impl Into<String>) -> Self {
         Self {
             client,
@@ -64,7 +64,7 @@ impl Api {
         }
     }
 
-    /// The same, known to ask this node, and with somebody who writes down what is asked.
+    /// As above, for a known node, with a writer that records the requests.
     pub fn of_node(self, node: u64, history_writer: Option<Arc<HistoryWriter>>) -> Self {
         Self {
             node,
@@ -73,22 +73,22 @@ impl Api {
         }
     }
 
-    /// The node it asks, 0 if that is not known.
+    /// Returns the id of the node, or 0 if it is not known.
     pub fn node(&self) -> u64 {
         self.node
     }
 
-    /// Who writes down what is asked.
+    /// Returns the writer that records the requests, if any.
     pub fn history_writer(&self) -> Option<&Arc<HistoryWriter>> {
         self.history_writer.as_ref()
     }
 
-    /// Where it asks.
+    /// Returns the base URL.
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// The same client, asking elsewhere.
+    /// Returns the same client for another base URL.
     pub fn at(&self, base: impl Into<String>) -> Self {
         Self {
             history_writer: self.history_writer.clone(),
@@ -96,7 +96,7 @@ impl Api {
         }
     }
 
-    /// Any request.
+    /// Returns a request with this method and path.
     pub fn call(&self, method: Method, path: &str) -> Call {
         let url = format!("{}{path}", self.base);
         Call {
@@ -105,27 +105,27 @@ impl Api {
         }
     }
 
-    /// `GET`, which must be answered.
+    /// Sends a `GET`. Panics without an answer.
     pub async fn get(&self, path: &str) -> Reply {
         self.call(Method::GET, path).answer().await
     }
 
-    /// `POST` of JSON, which must be answered.
+    /// Sends a `POST` with JSON. Panics without an answer.
     pub async fn post(&self, path: &str, body: &Value) -> Reply {
         self.call(Method::POST, path).json(body).answer().await
     }
 
-    /// `PUT` of JSON, which must be answered.
+    /// Sends a `PUT` with JSON. Panics without an answer.
     pub async fn put(&self, path: &str, body: &Value) -> Reply {
         self.call(Method::PUT, path).json(body).answer().await
     }
 
-    /// `DELETE`, which must be answered.
+    /// Sends a `DELETE`. Panics without an answer.
     pub async fn delete(&self, path: &str) -> Reply {
         self.call(Method::DELETE, path).answer().await
     }
 
-    /// All rows of a list, page after page; `path` has its filters already.
+    /// Returns all rows of a list, over all pages. `path` contains the filters.
     pub async fn all(&self, path: &str, rows: &str) -> Vec<Value> {
         let mut found = Vec::new();
         let mut after = String::new();
@@ -141,26 +141,26 @@ impl Api {
         }
     }
 
-    /// Submits a job, which must be accepted.
+    /// Submits a job. Panics unless it is accepted.
     pub async fn submit(&self, job: &Value) -> Value {
         self.post("/v1/jobs", job).await.expect(201)
     }
 }
 
 impl Call {
-    /// With this header.
+    /// Adds a header.
     pub fn header(mut self, name: &str, value: impl ToString) -> Self {
         self.builder = self.builder.header(name, value.to_string());
         self
     }
 
-    /// With this body, as JSON.
+    /// Sets the body, as JSON.
     pub fn json(mut self, body: &Value) -> Self {
         self.builder = self.builder.json(body);
         self
     }
 
-    /// With this body as it is, said to be JSON.
+    /// Sets the raw body, with the media type of JSON.
     pub fn raw(mut self, body: impl Into<reqwest::Body>) -> Self {
         self.builder = self
             .builder
@@ -169,19 +169,19 @@ impl Call {
         self
     }
 
-    /// With this body as it is, of this media type.
+    /// Sets the raw body, with this media type.
     pub fn body(mut self, media_type: &str, body: impl Into<reqwest::Body>) -> Self {
         self.builder = self.builder.header("content-type", media_type).body(body);
         self
     }
 
-    /// Answered within this, or not at all.
+    /// Sets the timeout of the answer.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.builder = self.builder.timeout(timeout);
         self
     }
 
-    /// Sends it. The error says that there was no whole answer, and why.
+    /// Sends the request. The error states why there is no complete answer.
     pub async fn send(self) -> Result<Reply, String> {
         let describe = |error: reqwest::Error| {
             let unsent = if error.is_connect() { NOT_SENT } else { "" };
@@ -203,26 +203,26 @@ impl Call {
         })
     }
 
-    /// Sends it; there must be an answer.
+    /// Sends the request. Panics without an answer.
     pub async fn answer(self) -> Reply {
         self.send().await.unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
 impl Reply {
-    /// The body as JSON.
+    /// Returns the body as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text)
             .unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
-    /// A header's text.
+    /// Returns the text of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// The log index the answer stands for.
+    /// Returns the log index that the answer reflects.
     #[track_caller]
     pub fn index(&self) -> u64 {
         let index = self
@@ -231,14 +231,14 @@ impl Reply {
         index.unwrap_or_else(|| panic!("no triarch-index: {self:?}"))
     }
 
-    /// The body, if the status is this one.
+    /// Returns the body. Panics unless the status is this one.
     #[track_caller]
     pub fn expect(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self:?}");
         self.json()
     }
 
-    /// The body of a refusal of this kind, which must be a proper problem.
+    /// Returns the body of a refusal with this code. Panics unless it is a valid problem.
     #[track_caller]
     pub fn refused(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{self:?}");
@@ -247,7 +247,7 @@ impl Reply {
         problem
     }
 
-    /// The body, which must be a problem with all its parts.
+    /// Returns the body. Panics unless it is a problem with all its fields.
     #[track_caller]
     pub fn problem(&self) -> Value {
         let kind = self.header("content-type").unwrap_or_default();
@@ -264,7 +264,7 @@ impl Reply {
         problem
     }
 
-    /// The `code` of a refusal; empty for anything else.
+    /// Returns the `code` of a refusal; empty for any other answer.
     pub fn code(&self) -> String {
         let body: Value = serde_json::from_str(&self.text).unwrap_or_default();
         body["code"].as_str().unwrap_or_default().to_owned()

@@ -1,15 +1,15 @@
 //! Real clusters for tests and fault drills: real processes, real disks, real sockets.
 //!
-//! Everything here goes through the program's public interface (its command line and its HTTP interface) and names no
-//! crate of the product, so a change of either that users would notice is noticed here too.
+//! Everything here uses only the program's public interface: its command line and its HTTP interface. It uses no crate
+//! of the product, so it notices every change of the interface that a user would notice.
 //!
 //! Invariants:
 //! - Nothing outlives its owner. Every process is killed when its handle is dropped, and by the kernel when the thread
 //!   that started it ends; what those processes started in turn is found by a mark in its environment.
 //! - Nothing waits for a fixed time. Every wait is for a condition, with a deadline that says what did not happen.
-//! - What went wrong can be read afterwards: on a panic the directories stay, and the end of every log is printed.
+//! - Evidence stays after a failure: on a panic the directories are kept, and the end of every log is printed.
 //!
-//! A condition that does not come about is a panic: this is a crate for tests.
+//! A condition that is not met by its deadline is a panic, because this is a crate for tests.
 
 mod checks;
 pub mod cluster;

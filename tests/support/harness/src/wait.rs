@@ -1,11 +1,12 @@
-//! Waiting for conditions, with deadlines.
+//! Waits for conditions, with deadlines.
 
 use std::time::{Duration, Instant};
 
-/// Pause between two looks.
+/// Pause between two polls of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Polls until `probe` returns something, and returns that. Panics at the deadline, saying what did not happen.
+/// Polls until `probe` returns a value, and returns the value. Panics at the deadline with a description of the
+/// condition.
 pub async fn eventually<T>(
     deadline: Duration,
     what: impl std::fmt::Display,
@@ -29,7 +30,7 @@ pub async fn until(
     eventually(deadline, what, async || probe().await.then_some(())).await;
 }
 
-/// The looks of a loop that waits, for where a closure does not fit.
+/// The polls of a waiting loop, where a closure is not possible.
 #[derive(Debug)]
 pub struct Polling {
     begun: Instant,
@@ -38,7 +39,7 @@ pub struct Polling {
 }
 
 impl Polling {
-    /// Before the first look.
+    /// Starts the wait, before the first poll.
     pub fn new(deadline: Duration, what: impl std::fmt::Display) -> Self {
         Self {
             begun: Instant::now(),
@@ -47,7 +48,7 @@ impl Polling {
         }
     }
 
-    /// After a look in vain: a pause, or a panic at the deadline.
+    /// Called after a poll without success: pauses, or panics at the deadline.
     pub async fn pause(&mut self) {
         let Self {
             begun,

@@ -8,40 +8,40 @@ use crate::history::{self, Read};
 use crate::http::{Api, Reply};
 use crate::load::submissions::Acked;
 
-/// Jobs that are looked at at once.
+/// Number of jobs that are read concurrently.
 const MAX_CONCURRENT_READS: usize = 16;
-/// How long one look holds for a job to finish.
+/// Maximum time for which one read waits for a job to finish.
 const LONG_POLL_MS: u64 = 10_000;
-/// Of each kind of trouble, so many cases are told in full.
+/// Number of findings of each kind that are reported in full.
 const MAX_CASES_SHOWN: usize = 10;
 
-/// What the checker found.
+/// Findings of the check.
 #[derive(Debug, Clone, Default)]
 pub struct CheckResult {
-    /// Jobs that were acknowledged.
+    /// Number of acknowledged jobs.
     pub jobs: usize,
-    /// Their tasks.
+    /// Number of their tasks.
     pub tasks: usize,
-    /// Acknowledged jobs or tasks that are not there, or came to another end than success.
+    /// Acknowledged jobs or tasks that do not exist, or did not end with success.
     pub lost: Vec<String>,
     /// Tasks with more than one accepted result.
     pub duplicate_results: Vec<String>,
     /// Jobs that did not finish by the deadline.
     pub unfinished: Vec<String>,
-    /// The ids of those that did.
+    /// Ids of the jobs that finished.
     finished: BTreeSet<String>,
     /// Tasks whose side effects show a token after a higher one.
     pub token_regressions: Vec<String>,
-    /// Attempts that ended otherwise than by an accepted result, by outcome.
+    /// Number of attempts that did not end by an accepted result, by outcome.
     pub other_outcomes: BTreeMap<String, usize>,
-    /// Runs seen by side effects beyond one for each task: work that a failure made double.
+    /// Number of additional runs that side effects show, beyond one for each task: work that a failure repeated.
     pub extra_runs: usize,
-    /// What the checker of histories says of everything that was asked and answered, and in words.
+    /// Verdict of the history checker on all requests and answers, and its text.
     pub history: Option<(triarch_check::Verdict, String)>,
 }
 
 impl CheckResult {
-    /// Whether every promise was kept.
+    /// Returns whether all guarantees were kept.
     pub fn is_good(&self) -> bool {
         [
             &self.lost,
@@ -57,7 +57,7 @@ impl CheckResult {
                 .is_none_or(|(check_result, _)| check_result.is_kept())
     }
 
-    /// One line per finding.
+    /// Returns one line per finding.
     pub fn summary(&self) -> String {
         let mut lines = vec![format!(
             "jobs acknowledged {}, tasks {}, lost {}, accepted twice {}, unfinished {}, tokens that went back {}, \
@@ -100,7 +100,7 @@ impl CheckResult {
         lines.join("\n")
     }
 
-    /// Panics unless every promise was kept.
+    /// Panics if a guarantee was violated.
     #[track_caller]
     pub fn assert_good(&self) {
         assert!(self.is_good(), "{}", self.summary());
@@ -119,7 +119,7 @@ impl CheckResult {
     }
 }
 
-/// Waits for every acknowledged job to finish and judges it. The answers are linearizable reads at any master.
+/// Waits for every acknowledged job to finish and checks it. The answers are linearizable reads at any master.
 pub async fn check(masters: &[Api], acked: &[Acked], deadline: Duration) -> CheckResult {
     let until = Instant::now() + deadline;
     let mut check_result = CheckResult::default();
@@ -224,7 +224,7 @@ async fn check_job(masters: Vec<Api>, acked: Acked, until: Instant) -> CheckResu
     check_result
 }
 
-/// What is looked at; a job until it has ended.
+/// A job that is being read, until it has ended.
 #[derive(Clone, Copy)]
 enum Target<'a> {
     Job(&'a str),
@@ -250,7 +250,8 @@ async fn ask(masters: &[Api], target: Target<'_>, until: Instant) -> Option<Repl
     None
 }
 
-/// A shell command for tasks whose side effect can be checked: one line to `sink` with the task and its token.
+/// Returns a shell command for tasks whose side effect can be checked. It appends one line with the task and its token
+/// to `sink`.
 pub fn sink_script(sink: &Path) -> String {
     format!(
         "echo \"$TRIARCH_TASK $TRIARCH_TOKEN\" >> '{}'",
@@ -258,8 +259,8 @@ pub fn sink_script(sink: &Path) -> String {
     )
 }
 
-/// Reads the side effects back: every task of the jobs that finished left at least one line, and no task's token went
-/// back.
+/// Checks the side effects: every task of the finished jobs wrote at least one line, and the tokens of each task
+/// ascend.
 pub fn check_sink(check_result: &mut CheckResult, sink: &Path, acked: &[Acked]) {
     let text = std::fs::read_to_string(sink).unwrap_or_default();
     let mut latest: BTreeMap<&str, u64> = BTreeMap::new();

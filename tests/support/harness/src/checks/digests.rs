@@ -1,7 +1,7 @@
 //! Digests of the masters' tables, compared at equal log indexes.
 //!
-//! Two masters need not have applied the same when they are asked one after the other: a follower is behind for a moment, and
-//! a master writes entries of its own accord. Only digests that stand for the same log index say anything about each other.
+//! Two masters may have applied different entries when they are read one after the other: a follower may lag for a
+//! moment, and a master writes entries by itself. Only digests at the same log index can be compared.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use reqwest::Method;
 use crate::http::Api;
 use crate::wait::Polling;
 
-/// The digest of a table, and the log index it stands for.
+/// Digest of a table, and the log index at which it was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableDigest {
-    /// The last entry that was applied to the table.
+    /// Index of the last entry that was applied to the table.
     pub index: u64,
-    /// Equal for equal tables.
+    /// Value of the digest: equal for equal tables.
     pub value: String,
 }
 
-/// The digest that this master takes of its own table once it has applied the entry `min_index`; `None` if it gives none now.
-/// The digest's own index may be lower: not every entry has something for the table.
+/// Returns the digest of this master's own table after it has applied the entry `min_index`, or `None` if the master
+/// gives none now. The index of the digest may be lower, because some entries do not change the table.
 pub async fn digest_of(api: &Api, min_index: u64) -> Option<TableDigest> {
     let call = api.call(Method::GET, "/v1/cluster?digest=true&consistency=stale");
     let call = call.header("triarch-min-index", min_index);
@@ -32,8 +32,8 @@ pub async fn digest_of(api: &Api, min_index: u64) -> Option<TableDigest> {
     Some(TableDigest { index, value })
 }
 
-/// Waits until all these masters, having applied what is committed now, have given a digest at one log index, and gives that
-/// one. Panics if two of them differ at any index, and at the deadline.
+/// Waits until all these masters have applied what is committed now and have given a digest at one log index. Returns
+/// that digest. Panics if two of them differ at any index, or at the deadline.
 pub async fn equal_digests(deadline: Duration, apis: &[Api]) -> TableDigest {
     let what = format!(
         "the masters {:?} give digests at one log index",
@@ -60,7 +60,7 @@ pub async fn equal_digests(deadline: Duration, apis: &[Api]) -> TableDigest {
     }
 }
 
-/// The index of what is committed now, by a linearizable read of whichever of them can give one.
+/// Returns the commit index, by a linearizable read at the first of these masters that answers.
 async fn committed(apis: &[Api]) -> Option<u64> {
     for api in apis {
         let reply = api.call(Method::GET, "/v1/cluster").send().await;
@@ -73,8 +73,8 @@ async fn committed(apis: &[Api]) -> Option<u64> {
     None
 }
 
-/// Digests seen so far, by index. They are kept over the rounds: two masters that pass the same index at different times are
-/// compared nevertheless.
+/// Digests seen so far, by index. They are kept over all rounds, so that two masters that pass the same index at
+/// different times are compared too.
 #[derive(Debug)]
 struct Compared {
     masters: usize,
@@ -89,7 +89,7 @@ impl Compared {
         }
     }
 
-    /// Panics if it differs from another one at the same index.
+    /// Adds a digest. Panics if it differs from another one at the same index.
     fn add(&mut self, place: usize, digest: TableDigest) {
         let here = self.seen.entry(digest.index).or_default();
         let before = here.insert(place, digest.value.clone());
@@ -101,7 +101,7 @@ impl Compared {
         );
     }
 
-    /// The digest at the last index for which every master has given one.
+    /// Returns the digest at the last index for which every master has given one.
     fn common(&self) -> Option<TableDigest> {
         let mut complete = self.seen.iter().rev();
         let (index, digests) = complete.find(|(_, digests)| digests.len() == self.masters)?;

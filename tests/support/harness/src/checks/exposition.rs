@@ -1,5 +1,4 @@
-//! Reads what `/metrics` tells, as strictly as a reader may: whatever Prometheus or its linter would find fault with is a
-//! failed test.
+//! Strict parser of the text of `/metrics`: a defect that Prometheus or its linter would report fails the test.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,11 +10,11 @@ pub struct Exposition {
     samples: BTreeMap<Series, f64>,
 }
 
-/// A sample's name and labels.
+/// Name and labels of a sample.
 type Series = (String, BTreeMap<String, String>);
 
 impl Exposition {
-    /// Reads the older of the two texts.
+    /// Parses the older of the two text formats.
     pub fn read(text: &str) -> Result<Self, String> {
         let mut read = Self::default();
         let mut helped: Option<String> = None;
@@ -118,7 +117,7 @@ impl Exposition {
         Ok(())
     }
 
-    /// The sum of all samples of this name that have these labels, among others. None if there are none.
+    /// Returns the sum of all samples of this name that have at least these labels, or `None` without such samples.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let mut found = self
             .samples
@@ -134,26 +133,26 @@ impl Exposition {
         Some(found.sum())
     }
 
-    /// As [`Exposition::sum`]; there must be some.
+    /// As [`Exposition::sum`], but panics without such samples.
     #[track_caller]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.sum(name, labels)
             .unwrap_or_else(|| panic!("no {name} with {labels:?}"))
     }
 
-    /// The names of labels that samples of a family have, but for the bounds of buckets.
+    /// Returns the names of the labels of a family's samples, without the bounds of buckets.
     pub fn labels(&self, family: &str) -> BTreeSet<String> {
         let names = [family.to_owned(), format!("{family}_count")];
         let of = self.samples.keys().filter(|(name, _)| names.contains(name));
         of.flat_map(|(_, labels)| labels.keys().cloned()).collect()
     }
 
-    /// How many samples there are.
+    /// Returns the number of samples.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
     }
@@ -201,7 +200,7 @@ fn sample(line: &str) -> Result<(Series, f64), String> {
     Ok(((name.to_owned(), labels), value))
 }
 
-/// The text up to the closing quote, and what follows.
+/// Returns the text up to the closing quote, and the rest.
 fn quoted(text: &str) -> Result<(String, &str), String> {
     let mut value = String::new();
     let mut places = text.char_indices();

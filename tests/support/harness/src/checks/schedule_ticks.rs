@@ -1,7 +1,7 @@
-//! A schedule that ticks every second, and the judge of its jobs: exactly one for each tick?
+//! A schedule that ticks every second, and the check that each tick made exactly one job.
 //!
-//! Which ticks there are to be is worked out from the first one alone, which the cluster names when the schedule is put,
-//! and from the clock of this process; what the cluster counts itself is not believed.
+//! The expected ticks are computed from the first tick, which the cluster reports when the schedule is created, and
+//! from the clock of this process. The counters of the cluster are not used.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use triarch_check::record::Op;
 use crate::http::Api;
 use crate::wait::eventually;
 
-/// For any node to answer, and for the schedule to make up for what it owes.
+/// Maximum time for any node to answer, and for the schedule to catch up.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// The clocks of one machine are one, and still are read one after the other.
+/// Tolerance between two reads of the machine's clock.
 const MAX_CLOCK_LEAD: Duration = Duration::from_secs(1);
-/// Of each kind of trouble, so many cases are told in full.
+/// Number of findings of each kind that are reported in full.
 const MAX_CASES_SHOWN: usize = 10;
 
 /// A schedule under observation.
@@ -28,25 +28,25 @@ pub struct EverySecond {
     first: DateTime<Utc>,
 }
 
-/// What came of its ticks.
+/// Result of the check.
 #[derive(Debug, Clone, Default)]
 pub struct Ticks {
-    /// Ticks that there were.
+    /// Number of expected ticks.
     pub expected: usize,
-    /// Jobs that were made.
+    /// Number of jobs.
     pub jobs: usize,
     /// Ticks without a job.
     pub missing: Vec<String>,
-    /// Ticks with more than one, and jobs that no tick can have made.
+    /// Ticks with more than one job, and jobs without a tick.
     pub doubled: Vec<String>,
-    /// How long after its tick the latest job was made, by the cluster's time.
+    /// Longest time between a tick and the creation of its job, by the cluster's time.
     pub latest: Duration,
-    /// How far the last tick was ahead of this process's clock: the cluster's time must not run away from it.
+    /// Time by which the last tick was ahead of this process's clock. The cluster's time must not run ahead.
     pub ahead: Duration,
 }
 
 impl EverySecond {
-    /// Puts the schedule; each tick submits this job.
+    /// Creates the schedule. Each tick submits this job.
     pub async fn start(api: &Api, name: &str, job: &Value) -> Self {
         let put = json!({"cron": "* * * * * *", "catch_up": "all", "job": job});
         let path = format!("/v1/schedules/{name}");
@@ -57,13 +57,13 @@ impl EverySecond {
         }
     }
 
-    /// How many of its ticks have made a job, by the word of whichever node answers.
+    /// Returns the number of ticks that have made a job, as the first node that answers reports it.
     pub async fn fired(&self, apis: &[Api]) -> u64 {
         let shown = ask(apis, &format!("/v1/schedules/{}", self.name)).await;
         shown["fired"].as_u64().expect("a number")
     }
 
-    /// Waits until all ticks up to this moment are dealt with, pauses the schedule, and looks at every job.
+    /// Waits until all ticks up to this moment are over, pauses the schedule, and checks every job.
     pub async fn end(self, apis: &[Api]) -> Ticks {
         let path = format!("/v1/schedules/{}", self.name);
         let now = Utc::now();
@@ -114,7 +114,7 @@ impl EverySecond {
         ticks
     }
 
-    /// How many jobs there are for each tick, by the keys of all jobs that there are.
+    /// Returns the number of jobs for each tick, by the keys of all jobs.
     async fn jobs(&self, apis: &[Api], ticks: &mut Ticks) -> BTreeMap<String, usize> {
         let mut made: BTreeMap<String, usize> = BTreeMap::new();
         let mut after = String::new();
@@ -152,7 +152,7 @@ impl EverySecond {
 }
 
 impl Ticks {
-    /// Whether there is exactly one job for each tick, and no tick before its time.
+    /// Returns whether there is exactly one job for each tick, and no tick was early.
     pub fn is_good(&self) -> bool {
         self.missing.is_empty()
             && self.doubled.is_empty()
@@ -160,7 +160,7 @@ impl Ticks {
             && self.ahead <= MAX_CLOCK_LEAD
     }
 
-    /// One line per finding.
+    /// Returns one line per finding.
     pub fn summary(&self) -> String {
         let mut lines = vec![
             format!(
@@ -190,7 +190,7 @@ impl Ticks {
     }
 }
 
-/// What the first node that can says to this.
+/// Returns the answer of the first node that answers this request.
 async fn ask(apis: &[Api], path: &str) -> Value {
     eventually(
         WAIT_TIMEOUT,

@@ -1,13 +1,13 @@
 //! Fake wall clocks, one for each master.
 //!
-//! A master that is started with one reads its wall clock through libfaketime (Debian package `faketime`), which adds what
-//! stands in a file and looks at the file again every second. Its monotonic clock is left alone, as a wall clock that is
-//! set leaves it alone.
+//! A master with a fake clock reads its wall clock through libfaketime (Debian package `faketime`). libfaketime adds
+//! the offset in a file, and reads the file again every second. The monotonic clock is unchanged, as it is when an
+//! administrator sets a wall clock.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where Debian and its kin put the library, by architecture.
+/// Directories of the library on Debian and similar systems, by architecture.
 const LIBRARIES: &str = "/usr/lib";
 const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
 
@@ -19,7 +19,7 @@ pub struct FakeClocks {
 }
 
 impl FakeClocks {
-    /// Clocks that are kept in files in `dir`, all right at first; `None` if the library is not installed.
+    /// Creates clocks in files in `dir`, all with the right time. Returns `None` if the library is not installed.
     pub fn within(dir: &Path) -> Option<Self> {
         let roots = std::fs::read_dir(LIBRARIES).ok()?;
         let paths = roots.flatten().map(|entry| entry.path().join(LIBRARY));
@@ -32,7 +32,7 @@ impl FakeClocks {
         })
     }
 
-    /// Sets a master's wall clock ahead of the right time by so much, or behind it.
+    /// Sets a master's wall clock ahead of the right time by this offset, or behind it.
     pub fn set(&self, node: u64, ahead_s: i64) {
         let file = self.file(node);
         let next = file.with_extension("next");
@@ -40,7 +40,7 @@ impl FakeClocks {
         std::fs::rename(next, file).expect("the directory is writable");
     }
 
-    /// Has this master go by its own clock.
+    /// Makes the command of this master use its fake clock.
     pub(crate) fn apply(&self, command: &mut Command, node: u64) {
         if !self.file(node).is_file() {
             self.set(node, 0);
@@ -49,7 +49,7 @@ impl FakeClocks {
             .env("LD_PRELOAD", &self.library)
             .env("FAKETIME_TIMESTAMP_FILE", self.file(node))
             .env("FAKETIME_CACHE_DURATION", "1")
-            // The same under its newer and its older name.
+            // The same setting under the newer and the older name of the variable.
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
             .env("DONT_FAKE_MONOTONIC", "1");
     }
@@ -59,13 +59,13 @@ impl FakeClocks {
     }
 }
 
-/// Removes what libfaketime keeps in memory for a process that has ended: one that was killed could not do it.
+/// Removes the shared memory of libfaketime for a process that has ended. A killed process leaves it behind.
 pub(crate) fn clear(pid: u32) {
     for name in [
         format!("faketime_shm_{pid}"),
         format!("sem.faketime_sem_{pid}"),
     ] {
-        // Nearly always there is none.
+        // Most processes have left none.
         let _ = std::fs::remove_file(Path::new("/dev/shm").join(name));
     }
 }

@@ -1,14 +1,14 @@
-//! A disk of a few megabytes that can be filled to the last byte, and emptied again: a file system in memory.
+//! A disk of a few megabytes, in memory, that can be filled to the last byte and freed again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the ballast is written in; the last is the size of a page.
+/// Sizes of the writes that fill the disk. The last one is the size of a page.
 const BLOCKS_BYTES: [usize; 2] = [1 << 20, 4 << 10];
 
-/// See the module. Dropping it unmounts it; whoever uses it must be gone by then.
+/// A small disk. Dropping this unmounts it, so its users must have exited before.
 #[derive(Debug)]
 pub struct SmallDisk {
     mount_point: PathBuf,
@@ -16,7 +16,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts an empty one. The error says why this machine does not allow it: it takes root.
+    /// Mounts an empty disk. The error is the reason why this machine does not support it; it requires root.
     pub fn mount(mib: u64) -> Result<Self, String> {
         let dir = tempfile::Builder::new()
             .prefix("triarch-disk-")
@@ -39,17 +39,17 @@ impl SmallDisk {
         })
     }
 
-    /// So many of them.
+    /// Mounts this many disks.
     pub fn mount_all(count: u64, mib: u64) -> Result<Vec<Self>, String> {
         (0..count).map(|_| Self::mount(mib)).collect()
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub fn path(&self) -> &Path {
         &self.mount_point
     }
 
-    /// A directory in it for a master.
+    /// Returns a directory on the disk for a master.
     pub fn data_dir(&self) -> PathBuf {
         self.mount_point.join("data")
     }
@@ -58,7 +58,7 @@ impl SmallDisk {
         self.mount_point.join("ballast")
     }
 
-    /// Writes to it until nothing more fits. What is there already stays.
+    /// Writes until nothing more fits. Existing files stay.
     pub fn fill(&self) {
         let path = self.ballast();
         let opened = OpenOptions::new().create(true).append(true).open(&path);
@@ -76,7 +76,7 @@ impl SmallDisk {
         }
     }
 
-    /// Takes away what filled it.
+    /// Deletes the file that filled the disk.
     pub fn free(&self) {
         let path = self.ballast();
         std::fs::remove_file(&path)
@@ -93,7 +93,7 @@ impl Drop for SmallDisk {
                 .output();
             done.is_ok_and(|output| output.status.success())
         };
-        // Still in use: gone from the tree now, and for good with its last user.
+        // The disk is in use: it is detached from the directory tree now, and released when its last user ends.
         if !unmount(&[]) && !unmount(&["--lazy"]) {
             eprintln!("{} could not be unmounted", self.mount_point.display());
         }

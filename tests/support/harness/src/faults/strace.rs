@@ -1,4 +1,4 @@
-//! Watching a process's system calls, and making them fail.
+//! Traces of a process's system calls, and injected failures of them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use crate::cluster::Cluster;
 use crate::processes::process::Process;
 use crate::wait::until;
 
-/// For strace to attach to every thread of a process.
+/// Maximum time for strace to attach to every thread of a process.
 const ATTACHED: Duration = Duration::from_secs(20);
 
-/// An strace that is attached to a running process. Dropping it lets go of the process.
+/// An strace that is attached to a running process. Dropping it detaches from the process.
 #[derive(Debug)]
 pub struct Tracer {
     strace: Process,
@@ -22,19 +22,19 @@ pub struct Tracer {
 /// One system call that has returned.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Its name.
+    /// Name of the system call.
     pub name: String,
-    /// The file it was about, where it was about one.
+    /// File of the call, if it has one.
     pub path: Option<PathBuf>,
-    /// When it was entered, in seconds since 1970.
+    /// Time of the entry, in Unix seconds.
     pub entered: f64,
-    /// When it returned.
+    /// Time of the return, in Unix seconds.
     pub returned: f64,
     /// Whether it returned no error.
     pub succeeded: bool,
 }
 
-/// Now, on the clock that strace writes.
+/// Returns the current time on the clock that strace uses.
 pub fn now() -> f64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.expect("the clock is past 1970").as_secs_f64()
@@ -48,7 +48,7 @@ impl Tracer {
             .join("logs")
             .join(format!("strace-{node}.txt"));
         let mut command: Command = cluster.marked("strace");
-        // -f all threads, -ttt times in seconds since 1970, -y paths beside descriptors.
+        // -f: all threads; -ttt: times in Unix seconds; -y: paths next to descriptors.
         command
             .args(["-f", "-ttt", "-y", "-o"])
             .arg(&output)
@@ -59,7 +59,7 @@ impl Tracer {
             ATTACHED,
             format!("strace is attached to master {node}"),
             async || {
-                // It ends with the process, which may meet its first failure at once.
+                // strace ends with the process, which may meet its first failure at once.
                 let ended = strace.ended().is_some();
                 let attached = strace.log().contains("attached");
                 assert!(attached || !ended, "{}", strace.last_words());
@@ -70,7 +70,7 @@ impl Tracer {
         Self { strace, output }
     }
 
-    /// Lets go of the process, and gives what it did meanwhile.
+    /// Detaches from the process, and returns the system calls since the start.
     pub async fn finish(mut self) -> Vec<Call> {
         self.strace.terminate();
         self.strace.wait(ATTACHED).await;
@@ -79,12 +79,12 @@ impl Tracer {
     }
 }
 
-/// Reads what strace wrote, oldest first by return.
+/// Parses the output of strace, in the order of the returns.
 fn parse(text: &str) -> Vec<Call> {
     let mut entered: HashMap<&str, (f64, String)> = HashMap::new();
     let mut calls = Vec::new();
     for line in text.lines() {
-        // The thread's number is padded to a width.
+        // The number of the thread is padded to a fixed width.
         let Some((thread, rest)) = line.split_once(' ') else {
             continue;
         };
@@ -109,7 +109,7 @@ fn parse(text: &str) -> Vec<Call> {
     calls
 }
 
-/// `fdatasync(9</data/log/db>) = 0`.
+/// Parses a line such as `fdatasync(9</data/log/db>) = 0`.
 fn call(text: &str, entered: f64, returned: f64) -> Option<Call> {
     let (name, rest) = text.split_once('(')?;
     let (arguments, result) = rest.rsplit_once(") = ")?;

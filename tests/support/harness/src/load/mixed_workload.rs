@@ -1,7 +1,8 @@
 //! A mixed workload for the history: chains and batches, priorities and delays, cancellations, manual retries, repeated
 //! requests, and readers at every master while faults go on.
 //!
-//! Nothing is checked on the spot. Every request is recorded, and the history checker judges the recording in the end.
+//! The workload checks no answer itself. Every request is recorded, and the history checker judges the recording at the
+//! end.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,21 +20,21 @@ use crate::workers::misbehaving_worker::MisbehavingWorkers;
 
 /// A request that is not answered within this is sent again to another master.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pauses of one who submits, and of one who reads.
+/// Pauses of each submitter and of each reader.
 const SUBMIT_PAUSE_MS: u64 = 120;
 const READ_PAUSE_MS: u64 = 25;
-/// Before asking again for what was not answered: each time it is asked may be the one that is done.
+/// Pause before a repeated request. Each try may be the one that takes effect.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
-/// Who there are.
+/// Numbers of the submitters, readers and misbehaving workers.
 const SUBMITTERS: u64 = 2;
 const READERS: u64 = 2;
 const MISBEHAVING_WORKERS: u64 = 3;
-/// One held look at the end.
+/// Maximum wait of one read at the end.
 const LONG_POLL_MS: u64 = 5_000;
-/// Reads at the end, at the same time.
+/// Number of concurrent reads at the end.
 const MAX_CONCURRENT_READS: usize = 16;
 
-/// See the module. It stops when it is dropped.
+/// A running workload. Dropping it stops it.
 #[derive(Debug)]
 pub struct Workload {
     stop: Arc<AtomicBool>,
@@ -43,7 +44,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Starts it. These masters must have a history writer.
+    /// Starts the workload. These masters must have a history writer.
     pub fn start(masters: &[Api], seed: u64) -> Self {
         let history_writer = masters[0].history_writer();
         let history_writer =
@@ -89,7 +90,8 @@ impl Workload {
         }
     }
 
-    /// Stops submitting and reading; what was acknowledged goes on. Panics if somebody met an answer that cannot be.
+    /// Stops submitters and readers. Acknowledged work continues. Panics if one of them met an invalid
+    /// answer.
     pub async fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for task in std::mem::take(&mut self.tasks) {
@@ -99,8 +101,8 @@ impl Workload {
         }
     }
 
-    /// Reads every acknowledged task until it has ended, at most until the deadline, and sends the workers away. What
-    /// has not ended by then is told by the last look in the history.
+    /// Reads every acknowledged task until it has ended, at most until the deadline, and stops the workers. The last
+    /// read in the history shows the tasks that have not ended by then.
     pub async fn settle(mut self, masters: &[Api], deadline: Duration) {
         let until = Instant::now() + deadline;
         let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
@@ -122,7 +124,7 @@ impl Workload {
                         history::read_task(&name, api, &task, &Read::held(LONG_POLL_MS)).await;
                     let ended = reply.is_ok_and(|reply| match reply.status {
                         200 => !reply.json()["finished_at"].is_null(),
-                        // That it is not there is an answer, too.
+                        // `not_found` is an answer too.
                         status => status == 404,
                     });
                     if ended || Instant::now() >= until {
@@ -176,7 +178,7 @@ impl Submitter {
         self.masters[nth].clone()
     }
 
-    /// Until it is acknowledged or refused.
+    /// Repeats the submission until it is acknowledged or refused.
     async fn submit(&mut self, body: &Value) -> Option<(String, Vec<String>)> {
         while !self.stop.load(Ordering::Relaxed) {
             let api = self.any();
@@ -202,15 +204,15 @@ impl Submitter {
         None
     }
 
-    /// What people do with what they have submitted.
+    /// Acts on a submitted task like a user: repeats the submission, cancels or retries.
     async fn afterwards(&mut self, body: &Value, job: &str, tasks: &[String]) {
         let pause = self.random.random_range(0..=SUBMIT_PAUSE_MS);
         match self.random.random_range(0..100) {
-            // They are not sure that they did.
+            // The user is not sure that the submission succeeded.
             0..10 => {
                 let _ = self.submit(body).await;
             }
-            // They think better of it.
+            // The user no longer wants the task.
             10..15 => {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
                 let task = tasks[self.random.random_range(0..tasks.len())].clone();
@@ -221,7 +223,7 @@ impl Submitter {
                 let job = job.to_owned();
                 self.change(Op::CancelJob { job }).await;
             }
-            // They want it once more.
+            // The user wants the task to run again.
             20..23 => {
                 let back = self.random.random_range(10..40);
                 let history_writer = self.masters[0].history_writer().cloned();
@@ -234,7 +236,7 @@ impl Submitter {
         }
     }
 
-    /// Until it is answered.
+    /// Repeats the request until it is answered.
     async fn change(&mut self, op: Op) {
         while !self.stop.load(Ordering::Relaxed) {
             let api = self.any();
@@ -248,7 +250,7 @@ impl Submitter {
     }
 }
 
-/// A job of one kind or another.
+/// Returns a job of a random kind.
 fn job(random: &mut StdRng, key: &str) -> Value {
     let backoff = json!({"initial_ms": 20, "factor": 2.0, "max_ms": 200, "jitter": 0.1});
     let played = |nth: u64| json!({"kind": WORKLOAD_KIND, "payload": {"of": key, "nth": nth}, "max_attempts": 10, "max_losses": 50, "backoff": backoff});
@@ -269,7 +271,7 @@ fn job(random: &mut StdRng, key: &str) -> Value {
             vec![one]
         }
         50..55 => {
-            // Unfinished for long enough that another one comes meanwhile.
+            // The task stays unfinished long enough for another submission with the same unique key.
             one["unique_key"] = format!("unique-{}", random.random_range(0..3)).into();
             one["delay_ms"] = random.random_range(500..=2_000).into();
             vec![one]
@@ -286,7 +288,7 @@ fn job(random: &mut StdRng, key: &str) -> Value {
             chained(1, "f", &["e"]),
         ],
         _ => {
-            // It may well be too late.
+            // The task may expire before it starts.
             one["expires_ms"] = random.random_range(1..=400).into();
             vec![one]
         }
@@ -306,7 +308,7 @@ async fn read(
             random.random_range(0..=READ_PAUSE_MS),
         ))
         .await;
-        // The latest are looked at most.
+        // The latest tasks are read most often.
         let within = [4, 30, 500][random.random_range(0..3)];
         let Some(recent) = history_writer.recent(random.random_range(0..within)) else {
             continue;
@@ -324,7 +326,7 @@ async fn read(
             },
             _ => Read::default(),
         };
-        // No answer is in the history, and that is all there is to it.
+        // A request without an answer is recorded as such, and nothing else is to be done.
         let _ = if random.random_ratio(1, 5) {
             history::read_job(&name, api, &recent.job, &how).await
         } else {

@@ -17,36 +17,36 @@ use crate::http::Api;
 /// One acknowledged job.
 #[derive(Debug, Clone)]
 pub struct Acked {
-    /// Its idempotency key.
+    /// Idempotency key of the job.
     pub key: String,
-    /// What was submitted, key included.
+    /// Submitted body, with the key.
     pub body: Value,
-    /// Its id.
+    /// Id of the job.
     pub job: String,
-    /// Its tasks.
+    /// Ids of its tasks.
     pub tasks: Vec<String>,
-    /// When the request that was answered was sent.
+    /// Time at which the answered request was sent.
     pub sent: Instant,
-    /// When the answer came.
+    /// Time at which the answer arrived.
     pub acked: Instant,
 }
 
-/// Who submits what, how fast.
+/// Settings of the load.
 #[derive(Clone)]
 pub struct LoadOptions {
-    /// How many submit at once.
+    /// Number of concurrent submitters.
     pub submitters: usize,
-    /// Each one's pause between two jobs.
+    /// Pause of each submitter between two jobs.
     pub pause: Duration,
-    /// No answer within this: sent again, to the next master.
+    /// Timeout of a request. After it, the request is sent again to the next master.
     pub request_timeout: Duration,
-    /// Tells this load's keys from every other's.
+    /// Prefix that distinguishes this load's keys from all others.
     pub name: String,
-    /// Makes the n-th job, without its key.
+    /// Creates the n-th job, without its key.
     pub make: Arc<dyn Fn(u64) -> Value + Send + Sync>,
 }
 
-/// See the module. Dropping it stops it.
+/// A running load. Dropping it stops it.
 pub struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<Mutex<Vec<Acked>>>,
@@ -54,7 +54,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts submitting to these masters.
+    /// Starts to submit to these masters.
     pub fn start(masters: &[Api], options: LoadOptions) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(Mutex::new(Vec::new()));
@@ -96,20 +96,20 @@ impl Load {
         }
     }
 
-    /// How many are acknowledged so far.
+    /// Returns the number of jobs acknowledged so far.
     pub fn count(&self) -> usize {
         self.acknowledged().len()
     }
 
-    /// A copy of the acknowledged jobs so far.
+    /// Returns a copy of the acknowledged jobs so far.
     pub fn acked(&self) -> Vec<Acked> {
         self.acknowledged().clone()
     }
 
-    /// When the first submission was acknowledged that was sent after `since`.
+    /// Returns the time of the first acknowledgement of a submission that was sent after `since`.
     pub fn first_acked_since(&self, since: Instant) -> Option<Instant> {
         let acknowledged = self.acknowledged();
-        // Acknowledgements are listed in their order, but for a moment.
+        // The list is in the order of the acknowledgements, except for short races.
         let late = acknowledged
             .iter()
             .rev()
@@ -119,7 +119,7 @@ impl Load {
             .min()
     }
 
-    /// The longest time since then without an acknowledgement.
+    /// Returns the longest time without an acknowledgement since then.
     pub fn longest_gap_since(&self, since: Instant) -> Duration {
         let acknowledged = self.acknowledged();
         let late = acknowledged
@@ -139,7 +139,7 @@ impl Load {
             .expect("no submitter panics with the lock")
     }
 
-    /// Stops, and returns the acknowledged jobs. Panics if a submitter met an answer it should not have met.
+    /// Stops the load, and returns the acknowledged jobs. Panics if a submitter met an invalid answer.
     pub async fn finish(mut self) -> Vec<Acked> {
         self.stop.store(true, Ordering::Relaxed);
         for submitter in std::mem::take(&mut self.submitters) {
@@ -159,7 +159,8 @@ impl Drop for Load {
     }
 }
 
-/// Sends the job until it is acknowledged. `None` when told to stop before: then nobody was promised anything.
+/// Sends the job until it is acknowledged. Returns `None` if the load stops before; then the job was not acknowledged
+/// to anyone.
 pub async fn submit_until(
     masters: &[Api],
     at: &mut usize,
@@ -188,7 +189,7 @@ pub async fn submit_until(
                     acked: Instant::now(),
                 });
             }
-            // No leader, unknown, more than it takes, or a master whose disk just failed: the very reasons to ask again.
+            // No leader, an unknown outcome, an overloaded master or a failed disk: the client must try again.
             Ok(reply) if matches!(reply.status, 429 | 503 | 504 | 507) => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }

@@ -4,22 +4,22 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Masters listen from here on; below what the system gives to outgoing connections.
+/// First port of the masters. It is below the ports that the system gives to outgoing connections.
 pub const PORT_BASE: u16 = 7_100;
 
-/// Where a master runs, if not on a loopback address of the cluster.
+/// Address of a master that does not run on the cluster's loopback address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeAddress {
-    /// What it listens on, and where tests and clients reach it.
+    /// Address on which the master listens, and at which tests and clients reach it.
     pub listen: SocketAddr,
-    /// Where the other masters reach it, and workers that are sent to it: another address where something stands between.
+    /// Address at which the other masters and redirected workers reach it. It differs if a proxy is in between.
     pub advertised: SocketAddr,
-    /// The network namespace it lives in, as `ip netns` names it.
+    /// Network namespace of the master, by its name in `ip netns`.
     pub namespace: Option<PathBuf>,
 }
 
-/// A loopback address of its own for each cluster, so that no two clusters, of however many test processes, meet on a
-/// port. Linux answers on all of 127.0.0.0/8.
+/// Returns a loopback address that no other cluster uses, so that no two clusters, of any number of test processes,
+/// share a port. Linux answers on all of 127.0.0.0/8.
 pub fn own_address() -> IpAddr {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     loop {
@@ -35,15 +35,15 @@ pub fn own_address() -> IpAddr {
     }
 }
 
-/// Every number has an address that no other one has, or none: two clusters that begin at the same time would find the same one
-/// free.
+/// Every number stands for at most one address, and no address has two numbers. Otherwise two clusters that start at
+/// the same time could find the same address free.
 fn address(seed: u32) -> Option<IpAddr> {
     let [_, a, b, c] = seed.to_be_bytes();
-    // 127.0.*.* is where people run things by hand.
+    // 127.0.*.* is left to programs that people start manually.
     (a != 0 && !matches!(c, 0 | 255)).then(|| IpAddr::V4(Ipv4Addr::new(127, a, b, c)))
 }
 
-/// A base such that `base + 1 ..= base + count` are free on 127.0.0.1, for programs that only listen there.
+/// Returns a base such that `base + 1 ..= base + count` are free on 127.0.0.1, for programs that listen only there.
 pub fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..1_000 {

@@ -1,9 +1,9 @@
-//! Which program is under test.
+//! Location of the program under test.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// The `triarch` under test: `TRIARCH_BIN` if set, else the one that was built beside this executable.
+/// Returns the path of `triarch`: `TRIARCH_BIN` if set, else the program that was built next to this executable.
 pub fn triarch() -> PathBuf {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND

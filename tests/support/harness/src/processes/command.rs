@@ -1,4 +1,4 @@
-//! The command line, run to its end.
+//! The command line: runs one command to its end.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,31 +9,31 @@ use tokio::io::AsyncWriteExt;
 use crate::processes::binary::triarch;
 use crate::processes::process::MARKER_ENV;
 
-/// No command of a test takes longer.
+/// Timeout of a command.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// How `triarch` is called.
+/// The `triarch` program with its common arguments.
 #[derive(Debug, Clone)]
 pub struct Cli {
     mark: String,
     masters: Option<String>,
 }
 
-/// What came of it.
+/// Result of a command.
 #[derive(Debug, Clone)]
 pub struct Ran {
-    /// The command line, for people.
+    /// The command line, for messages.
     pub line: String,
-    /// Exit code; `None` if a signal ended it.
+    /// Exit code, or `None` if a signal ended the command.
     pub code: Option<i32>,
-    /// Its data.
+    /// Standard output.
     pub stdout: String,
-    /// Everything else.
+    /// Standard error.
     pub stderr: String,
 }
 
 impl Cli {
-    /// A command line whose processes carry this mark.
+    /// Creates a command line whose processes carry this mark.
     pub fn new(mark: &str) -> Self {
         Self {
             mark: mark.to_owned(),
@@ -41,18 +41,18 @@ impl Cli {
         }
     }
 
-    /// Talking to these masters, by the environment variable.
+    /// Sets the masters, by the environment variable.
     pub fn masters(mut self, masters: &str) -> Self {
         self.masters = Some(masters.to_owned());
         self
     }
 
-    /// Runs it without input.
+    /// Runs a command without input.
     pub async fn run(&self, args: &[&str]) -> Ran {
         self.run_with_input(args, "").await
     }
 
-    /// Runs it with this on its standard input.
+    /// Runs a command with this standard input.
     pub async fn run_with_input(&self, args: &[&str], input: &str) -> Ran {
         let line = format!("triarch {}", args.join(" "));
         let mut command = tokio::process::Command::new(triarch());
@@ -89,7 +89,7 @@ impl Cli {
 }
 
 impl Ran {
-    /// The same, if it ended with this exit code.
+    /// Returns the result. Panics unless the exit code is this one.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
@@ -100,21 +100,21 @@ impl Ran {
         self
     }
 
-    /// Its data as JSON.
+    /// Returns the standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("not JSON ({error}): {self:#?}"))
     }
 
-    /// The same, if `text` is in its data.
+    /// Returns the result. Panics unless the standard output contains `text`.
     #[track_caller]
     pub fn shows(self, text: &str) -> Self {
         assert!(self.stdout.contains(text), "{text:?} is missing: {self:#?}");
         self
     }
 
-    /// The same, if `text` is in what it says beside its data.
+    /// Returns the result. Panics unless the standard error contains `text`.
     #[track_caller]
     pub fn says(self, text: &str) -> Self {
         assert!(self.stderr.contains(text), "{text:?} is missing: {self:#?}");

@@ -1,4 +1,4 @@
-//! One process: started so that it cannot outlive the test, watched, signalled, and read afterwards.
+//! One process. It cannot outlive the test, it can be observed and signalled, and its log can be read afterwards.
 
 use std::fs::OpenOptions;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -13,15 +13,15 @@ use nix::unistd::Pid;
 use crate::faults::fake_clock;
 use crate::wait::eventually;
 
-/// Environment variable that marks every process of one owner, and whatever those start.
+/// Environment variable that marks every process of one owner, and all processes that those start.
 pub const MARKER_ENV: &str = "TRIARCH_TEST_MARK";
-/// How much of the end of a log is printed when something went wrong.
+/// Number of bytes of the end of a log that are printed after a failure.
 const LOG_LINES_SHOWN: usize = 40;
 
 /// A started process. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
-    /// For people.
+    /// Name for messages.
     pub name: String,
     log: PathBuf,
     child: Child,
@@ -30,7 +30,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it; both its outputs go to the end of `log`.
+    /// Starts the process. Both of its outputs are appended to `log`.
     pub fn spawn(name: impl Into<String>, mut command: Command, log: &Path) -> Self {
         let name = name.into();
         let open = || {
@@ -51,12 +51,12 @@ impl Process {
         }
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status, if the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             let ended = self.child.try_wait().expect("a child can be waited for");
@@ -65,25 +65,26 @@ impl Process {
         self.ended
     }
 
-    /// What the kernel says it is doing: `R` runs, `S` sleeps, `T` is stopped, `Z` has ended; `None` if it is gone.
+    /// Returns the state of the process in the kernel: `R` runs, `S` sleeps, `T` is stopped, `Z` has ended; `None` if
+    /// it is gone.
     pub fn kernel_state(&self) -> Option<char> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
-        // The name before it may hold anything, parentheses too.
+        // The name before the state may contain anything, parentheses included.
         stat.rsplit_once(") ")?.1.chars().next()
     }
 
-    /// Whether it runs and is not stopped.
+    /// Returns whether the process runs and is not stopped.
     pub fn is_running(&mut self) -> bool {
         !self.stopped && self.ended().is_none()
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process has ended by itself.
     pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let what = format!("{} (pid {}) ends", self.name, self.pid());
         eventually(deadline, what, async || self.ended()).await
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Sends SIGKILL, and waits until the process is gone.
     pub fn kill9(&mut self) {
         if self.ended().is_none() {
             self.signal(Signal::SIGKILL);
@@ -97,18 +98,18 @@ impl Process {
         fake_clock::clear(self.pid());
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     pub fn terminate(&mut self) {
         self.signal(Signal::SIGTERM);
     }
 
-    /// SIGINT, as Ctrl-C sends it.
+    /// Sends SIGINT, as Ctrl-C does.
     pub fn interrupt(&mut self) {
         self.signal(Signal::SIGINT);
     }
 
-    /// SIGSTOP. Returns once every thread has stopped: on a busy machine the others run on until the one that received the
-    /// signal is scheduled, and could acknowledge another write in that time.
+    /// Sends SIGSTOP. Returns once every thread has stopped. On a busy machine the other threads run on until the
+    /// thread that received the signal is scheduled, and they could acknowledge another write in that time.
     pub fn stop(&mut self) {
         self.signal(Signal::SIGSTOP);
         self.stopped = true;
@@ -120,26 +121,26 @@ impl Process {
         }
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn cont(&mut self) {
         self.signal(Signal::SIGCONT);
         self.stopped = false;
     }
 
     fn signal(&mut self, signal: Signal) {
-        // Only a child that was not waited for yet: its pid cannot be another's.
+        // Only a child that was not waited for yet, because its pid cannot belong to another process.
         if self.ended().is_none() {
             let _ = kill(Pid::from_raw(self.child.id().cast_signed()), signal);
         }
     }
 
-    /// All it wrote.
+    /// Returns all of the log.
     pub fn log(&self) -> String {
         let bytes = std::fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The end of what it wrote, for people.
+    /// Returns the end of the log, for messages.
     pub fn last_words(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
@@ -161,7 +162,7 @@ impl Drop for Process {
     }
 }
 
-/// `exit code 1`, `killed by signal 9`.
+/// Returns a text such as `exit code 1` or `killed by signal 9`.
 pub fn describe_exit(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
@@ -170,12 +171,12 @@ pub fn describe_exit(status: ExitStatus) -> String {
     }
 }
 
-/// Has the kernel kill the child when the thread that starts it ends, whatever ends it.
+/// Makes the kernel kill the child when the thread that starts it ends for any reason.
 fn die_with_parent(command: &mut Command) {
     let parent = std::process::id();
     let in_child = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        // The parent may have died before the signal was set, and then it will never come.
+        // The parent may have died before the signal was set. Then the signal never arrives.
         if nix::unistd::getppid().as_raw().cast_unsigned() != parent {
             return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
         }
@@ -187,7 +188,7 @@ fn die_with_parent(command: &mut Command) {
     }
 }
 
-/// Has the child live in this network namespace: a file that `ip netns add` has made. Takes root.
+/// Makes the child run in this network namespace: a file that `ip netns add` has created. Requires root.
 pub fn enter_namespace(command: &mut Command, namespace: &Path) {
     let opened = std::fs::File::open(namespace);
     let file =
@@ -204,7 +205,7 @@ pub fn enter_namespace(command: &mut Command, namespace: &Path) {
     }
 }
 
-/// Pids of all living processes that carry this mark, this process excepted.
+/// Returns the pids of all living processes that carry this mark, without this process.
 pub fn marked(mark: &str) -> Vec<u32> {
     let wanted = format!("{MARKER_ENV}={mark}");
     let own = std::process::id();
@@ -217,7 +218,7 @@ pub fn marked(mark: &str) -> Vec<u32> {
         else {
             continue;
         };
-        // A process that is gone, a zombie, or another user's has no readable environment.
+        // The environment of a process is not readable if the process is gone, a zombie, or of another user.
         let Ok(environment) = std::fs::read(entry.path().join("environ")) else {
             continue;
         };
@@ -232,7 +233,7 @@ pub fn marked(mark: &str) -> Vec<u32> {
     found
 }
 
-/// Kills whatever still carries this mark.
+/// Kills all processes that still carry this mark.
 pub fn kill_marked(mark: &str) {
     for pid in marked(mark) {
         let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);

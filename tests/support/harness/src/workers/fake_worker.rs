@@ -1,5 +1,5 @@
-//! A fake worker: the test itself registers, polls, heartbeats and reports over HTTP, so that it can do each of them late,
-//! twice or wrongly.
+//! A fake worker: the test itself registers, polls, sends heartbeats and reports over HTTP, so that it can do each of
+//! these late, twice or wrongly.
 
 use std::time::Duration;
 
@@ -13,35 +13,35 @@ use crate::wait::Polling;
 /// The kind of task that only fake workers take. Tasks of this kind are in the golden directories.
 pub const KIND: &str = "hand";
 
-/// See the module.
+/// A registered fake worker.
 #[derive(Debug, Clone)]
 pub struct FakeWorker {
     masters: Vec<Api>,
-    /// Its registration.
+    /// Id of its registration.
     pub id: String,
-    /// As the master told it.
+    /// Heartbeat interval, from the registration's answer.
     pub lease_ms: u64,
-    /// As the master told it.
+    /// Lease time, from the registration's answer.
     pub heartbeat_ms: u64,
 }
 
-/// One attempt it was given.
+/// One attempt that was leased to the worker.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
-    /// The task.
+    /// Id of the task.
     pub task: String,
     /// The fencing token.
     pub token: u64,
-    /// The attempt's number.
+    /// Number of the attempt.
     pub attempt: u64,
-    /// As submitted.
+    /// Payload as submitted.
     pub payload: Value,
-    /// Results of the tasks it comes after, by their keys.
+    /// Results of the tasks that it depends on, by their keys.
     pub inputs: Value,
 }
 
 impl Lease {
-    /// One of the tasks that a poll is answered with.
+    /// Parses one of the tasks in a poll's answer.
     pub fn read(task: &Value) -> Self {
         let number = |name: &str| {
             task[name]
@@ -64,25 +64,25 @@ impl Lease {
             .collect()
     }
 
-    /// A report of success.
+    /// Returns a report of success.
     pub fn succeeded(&self, result: Value) -> Value {
         json!({"task": self.task, "token": self.token, "status": "succeeded", "result": result})
     }
 
-    /// A report of failure.
+    /// Returns a report of failure.
     pub fn failed(&self, retryable: bool) -> Value {
         let error = json!({"type": "test", "message": "failed by the test"});
         json!({"task": self.task, "token": self.token, "status": "failed", "error": error, "retryable": retryable})
     }
 }
 
-/// A job of one task that only fake workers take.
+/// Returns a job with one task that only fake workers take.
 pub fn job(payload: Value) -> Value {
     json!({"tasks": [{"kind": KIND, "payload": payload}]})
 }
 
 impl FakeWorker {
-    /// Registers under this name, with so many slots, for [`KIND`].
+    /// Registers with this name and number of slots, for [`KIND`].
     pub async fn register(cluster: &Cluster, name: &str, slots: u32) -> Self {
         Self::register_as(
             cluster,
@@ -109,7 +109,7 @@ impl FakeWorker {
         fake_worker
     }
 
-    /// The same worker, asking only these masters: one that is stopped would keep it waiting.
+    /// Returns the same worker, which calls only these masters. A paused master would delay it.
     pub fn with_masters(&self, masters: Vec<Api>) -> Self {
         Self {
             masters,
@@ -117,7 +117,7 @@ impl FakeWorker {
         }
     }
 
-    /// Asks whichever master leads, as a worker does: follows redirects, and tries the others while nobody leads.
+    /// Sends a request to the leader like a worker: follows redirects, and tries the other masters while none leads.
     pub async fn call(&self, method: Method, path: &str, body: &Value) -> Reply {
         let mut polling = Polling::new(WAIT_TIMEOUT, format!("a leader answers {method} {path}"));
         let mut api = self.masters[0].clone();
@@ -142,12 +142,12 @@ impl FakeWorker {
         format!("/v1/workers/{}/{verb}", self.id)
     }
 
-    /// One visit, whatever it carries.
+    /// Sends one poll with this body.
     pub async fn worker_call(&self, verb: &str, body: &Value) -> Reply {
         self.call(Method::POST, &self.path(verb), body).await
     }
 
-    /// Asks for work; `running` is all it has.
+    /// Polls for tasks. `running` lists all attempts that the worker holds.
     pub async fn poll(&self, max: u32, wait_ms: u64, running: &[Lease]) -> Vec<Lease> {
         let body = json!({"max": max, "wait_ms": wait_ms, "running": Lease::running(running)});
         let answer = self.worker_call("poll", &body).await.expect(200);
@@ -155,7 +155,7 @@ impl FakeWorker {
         tasks.iter().map(Lease::read).collect()
     }
 
-    /// Asks until it is given exactly one task.
+    /// Polls until it gets exactly one task.
     pub async fn take(&self, running: &[Lease]) -> Lease {
         let mut polling = Polling::new(WAIT_TIMEOUT, "a task is given to the worker");
         loop {
@@ -168,7 +168,7 @@ impl FakeWorker {
         }
     }
 
-    /// Asks until it has been given exactly so many tasks and gives them.
+    /// Polls until it has got exactly this many tasks, and returns them.
     pub async fn take_many(&self, count: usize) -> Vec<Lease> {
         let mut polling = Polling::new(
             WAIT_TIMEOUT,
@@ -186,19 +186,19 @@ impl FakeWorker {
         }
     }
 
-    /// Asks for a moment, and must be given nothing.
+    /// Polls for a short time. Panics if it gets a task.
     pub async fn take_nothing(&self, running: &[Lease]) {
         let leases = self.poll(1, 500, running).await;
         assert!(leases.is_empty(), "not to be given out: {leases:?}");
     }
 
-    /// Says what it runs, and gives the answer.
+    /// Sends a heartbeat with these attempts, and returns the answer.
     pub async fn heartbeat(&self, running: &[Lease]) -> Value {
         let body = json!({"running": Lease::running(running)});
         self.worker_call("heartbeat", &body).await.expect(200)
     }
 
-    /// Reports one result, and gives the verdict.
+    /// Reports one result, and returns the verdict.
     pub async fn report(&self, result: Value) -> Value {
         let answer = self
             .worker_call("report", &json!({"results": [result]}))
@@ -207,7 +207,7 @@ impl FakeWorker {
         answer["results"][0].clone()
     }
 
-    /// Reports these results, which must all be accepted.
+    /// Reports these results. Panics unless all are accepted.
     pub async fn report_all(&self, results: &[Value]) {
         let body = json!({ "results": results });
         let answer = self.worker_call("report", &body).await.expect(200);
@@ -219,7 +219,7 @@ impl FakeWorker {
         assert_eq!(refused, None, "{answer}");
     }
 
-    /// Leaves.
+    /// Leaves the cluster.
     pub async fn leave(&self) -> Value {
         let path = format!("/v1/workers/{}", self.id);
         self.call(Method::DELETE, &path, &Value::Null)
@@ -227,7 +227,7 @@ impl FakeWorker {
             .expect(200)
     }
 
-    /// Heartbeats in the background, confirming these leases, until the handle is dropped.
+    /// Sends heartbeats in the background, which confirm these leases, until the handle is dropped.
     pub fn keep_alive(&self, running: &[Lease]) -> KeptAlive {
         let (fake_worker, running) = (self.clone(), running.to_vec());
         KeptAlive(tokio::spawn(async move {
@@ -239,7 +239,7 @@ impl FakeWorker {
     }
 }
 
-/// Heartbeats for as long as it lives.
+/// Sends heartbeats until it is dropped.
 #[derive(Debug)]
 pub struct KeptAlive(tokio::task::JoinHandle<()>);
 

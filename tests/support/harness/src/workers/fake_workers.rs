@@ -1,11 +1,11 @@
-//! A pool of fake workers that complete every task they are given, and measurements of how many tasks ran at once.
+//! A pool of fake workers that complete every task they get, and measurements of how many tasks ran at once.
 //!
-//! Each worker reports what it has only after it has polled for more, so that as many tasks run at once as the cluster
-//! allows. Concurrency is measured afterwards from the attempts that the tasks show: their times are the table's own, in
-//! the order of the log, under any leader.
+//! Each worker reports its results only after its next poll, so that as many tasks run at once as the cluster allows.
+//! Concurrency is measured afterwards from the attempts of the tasks. Their times are those of the table, in the order
+//! of the log, under any leader.
 //!
-//! A pool that is started with a limit of results reports no more of them until it is released: a fault that must meet
-//! unfinished work finds it, however fast the machine is.
+//! A pool with a limit of results reports no more than that until it is released. A fault that needs unfinished work
+//! therefore finds it on a machine of any speed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,29 +18,29 @@ use crate::cluster::{Cluster, WAIT_TIMEOUT};
 use crate::wait::until;
 use crate::workers::fake_worker::{FakeWorker, KIND, Lease};
 
-/// How long a worker that has something to do waits for more of it.
+/// Wait of a poll by a worker that has results to report.
 const BUSY_POLL_MS: u64 = 20;
-/// How long one that has nothing does.
+/// Wait of a poll by a worker without results.
 const IDLE_POLL_MS: u64 = 1_000;
 
-/// See the module. They stop when it is dropped.
+/// A pool of workers. Dropping it stops them.
 #[derive(Debug)]
 pub struct FakeWorkers {
     members: Vec<tokio::task::JoinHandle<()>>,
     results: Arc<ReportBudget>,
 }
 
-/// How many results a pool may report, and how many were accepted.
+/// Number of results that a pool may report, and number of accepted results.
 #[derive(Debug)]
 struct ReportBudget {
-    /// The limit that the pool was started with.
+    /// The limit with which the pool was started.
     initial: usize,
     allowed: AtomicUsize,
     accepted: AtomicUsize,
 }
 
 impl ReportBudget {
-    /// How many of so many that are ready may be reported now.
+    /// Returns how many of this many finished results may be reported now.
     fn take(&self, ready: usize) -> usize {
         let rest = |allowed: usize| Some(allowed.saturating_sub(ready));
         let before = self
@@ -51,12 +51,12 @@ impl ReportBudget {
 }
 
 impl FakeWorkers {
-    /// So many workers, each with these slots, taking from these queues.
+    /// Starts this many workers, each with these slots and queues.
     pub async fn start(cluster: &Cluster, workers: usize, slots: u32, queues: &[&str]) -> Self {
         Self::start_limited(usize::MAX, cluster, workers, slots, queues).await
     }
 
-    /// The same with a limit of results: further ones are held until [`release`](Self::release).
+    /// As above, with a limit of results. Further ones are held until [`release`](Self::release).
     pub async fn start_limited(
         results: usize,
         cluster: &Cluster,
@@ -79,7 +79,7 @@ impl FakeWorkers {
         Self { members, results }
     }
 
-    /// Waits until all results that they were started for are accepted.
+    /// Waits until as many results as the limit are accepted.
     pub async fn wait_spent(&self) {
         let ReportBudget {
             initial, accepted, ..
@@ -93,12 +93,12 @@ impl FakeWorkers {
         .await;
     }
 
-    /// From now on they report whatever they have.
+    /// Removes the limit.
     pub fn release(&self) {
         self.results.allowed.store(usize::MAX, Ordering::Relaxed);
     }
 
-    /// Panics if one of them did: a report of theirs was not accepted, say.
+    /// Panics if one of the workers did, because a report was not accepted, for example.
     pub async fn finish(mut self) {
         for member in std::mem::take(&mut self.members) {
             member.abort();
@@ -146,16 +146,16 @@ async fn run(fake_worker: FakeWorker, slots: usize, allowed: Arc<ReportBudget>) 
     }
 }
 
-/// When an attempt ran; one that has not ended has no end.
+/// Time span of an attempt. A running attempt has no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// When it was granted.
+    /// Time of the grant.
     pub from: DateTime<Utc>,
-    /// When it ended.
+    /// Time of the end.
     pub to: Option<DateTime<Utc>>,
 }
 
-/// When the attempts of these tasks ran, each task shown as a whole.
+/// Returns the time spans of all attempts of these tasks, each task given with its attempts.
 pub fn spans<'a>(tasks: impl IntoIterator<Item = &'a Value>) -> Vec<Span> {
     let mut spans = Vec::new();
     for task in tasks {
@@ -169,7 +169,8 @@ pub fn spans<'a>(tasks: impl IntoIterator<Item = &'a Value>) -> Vec<Span> {
     spans
 }
 
-/// How many of these ran at once, at most. One that ends and one that starts in the same millisecond did not.
+/// Returns the maximum number of attempts that ran at once. An attempt that ends and one that starts in the same
+/// millisecond do not overlap.
 pub fn most_at_once(spans: &[Span]) -> usize {
     let at = |moment: DateTime<Utc>| {
         let runs = |span: &&Span| span.from <= moment && span.to.is_none_or(|to| to > moment);
@@ -178,7 +179,7 @@ pub fn most_at_once(spans: &[Span]) -> usize {
     spans.iter().map(|span| at(span.from)).max().unwrap_or(0)
 }
 
-/// A time as the interface tells it.
+/// Parses a time of the HTTP interface.
 pub fn time(text: &Value) -> Option<DateTime<Utc>> {
     text.as_str()?.parse().ok()
 }

@@ -1,5 +1,5 @@
-//! Misbehaving workers: they fail tasks, report results twice, fall silent past their leases, and resume as if nothing had
-//! happened. Every lease and every report is recorded in the history.
+//! Misbehaving workers: they fail tasks, report results twice, fall silent for longer than their leases, and then
+//! resume. Every lease and every report is recorded in the history.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,23 +14,23 @@ use tokio::task::JoinHandle;
 use crate::history::{self, WORKLOAD_KIND};
 use crate::http::{Api, Reply};
 
-/// Attempts at once.
+/// Number of concurrent attempts.
 const SLOTS: usize = 4;
-/// How long a poll waits when there is nothing to do meanwhile, and when there is.
+/// Wait of a poll without running attempts, and with some.
 const IDLE_POLL_MS: u64 = 500;
 const BUSY_POLL_MS: u64 = 20;
-/// Beyond what a poll waits, for the answer to come.
+/// Additional time, beyond the wait of a poll, for the answer to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest that one works on a task.
+/// Maximum duration of an attempt.
 const MAX_WORK_MS: u64 = 60;
-/// One in so many attempts fails.
+/// One in this many attempts fails.
 const FAILURE_ONE_IN: u32 = 20;
-/// One in so many reports is sent again though it was answered.
+/// One in this many reports is sent again although it was answered.
 const DUPLICATE_REPORT_ONE_IN: u32 = 20;
-/// One in so many rounds with something to do it falls silent for longer than its lease.
+/// One in this many rounds with running attempts, the worker falls silent for longer than its lease.
 const SILENCE_ONE_IN: u32 = 200;
 
-/// See the module. They stop when it is dropped.
+/// The running workers. Dropping them stops them.
 #[derive(Debug)]
 pub struct MisbehavingWorkers {
     stop: Arc<AtomicBool>,
@@ -38,7 +38,7 @@ pub struct MisbehavingWorkers {
 }
 
 impl MisbehavingWorkers {
-    /// So many of them, who know these masters. Once it is `calm`, none falls silent any more.
+    /// Starts this many workers of these masters. Once `calm` is set, none falls silent any more.
     pub fn start(masters: &[Api], count: u64, seed: u64, calm: &Arc<AtomicBool>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let misbehaving_workers = (1..=count).map(|nth| {
@@ -58,7 +58,7 @@ impl MisbehavingWorkers {
         Self { stop, tasks }
     }
 
-    /// Ends them. Panics if one of them met an answer that it should not have met.
+    /// Stops the workers. Panics if one of them met an invalid answer.
     pub async fn finish(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for misbehaving_worker in std::mem::take(&mut self.tasks) {
@@ -77,7 +77,7 @@ impl Drop for MisbehavingWorkers {
     }
 }
 
-/// A lease, and what will be reported when.
+/// A lease, with the report that will be sent and its time.
 #[derive(Debug, Clone)]
 struct Held {
     task: String,
@@ -90,7 +90,7 @@ struct Held {
 struct MisbehavingWorker {
     name: String,
     masters: Vec<Api>,
-    /// Whoever led last.
+    /// The last known leader.
     api: Api,
     random: StdRng,
     id: String,
@@ -118,7 +118,8 @@ impl MisbehavingWorker {
         let _ = self.api.call(Method::DELETE, &path).send().await;
     }
 
-    /// Not dead, only silent: it does not know that it is taken for lost, and then reports what it has under its old leases.
+    /// The worker is silent but alive: it does not know that it counts as lost, and later reports its results under the
+    /// old leases.
     async fn stay_silent(&self) {
         let until = Instant::now() + self.lease + self.lease / 4;
         while Instant::now() < until && !self.calm.load(Ordering::Relaxed) {
@@ -145,7 +146,7 @@ impl MisbehavingWorker {
     }
 
     async fn register(&mut self) -> bool {
-        // The name of one that was silent for too long is still taken: a new one each time.
+        // The name of a silent worker may still be taken, so each registration uses a new name.
         let name = format!("{}-{:08x}", self.name, self.random.random::<u32>());
         let body = json!({"name": name, "slots": SLOTS, "kinds": [WORKLOAD_KIND]});
         let post = self
@@ -168,7 +169,7 @@ impl MisbehavingWorker {
         }
     }
 
-    /// Reports what is due; what is not answered stays due.
+    /// Sends the due reports. A report without an answer stays due.
     async fn report(&mut self) {
         let now = Instant::now();
         let due: Vec<Held> = self
@@ -210,7 +211,7 @@ impl MisbehavingWorker {
         let free = SLOTS.saturating_sub(running.len());
         let timeout = REQUEST_TIMEOUT + Duration::from_millis(wait_ms);
         if free == 0 {
-            // Nothing to ask for: only says that it lives.
+            // No report is due: only a heartbeat is sent.
             let path = format!("/v1/workers/{}/heartbeat", self.id);
             let post = self.api.call(Method::POST, &path).timeout(REQUEST_TIMEOUT);
             let reply = post.json(&json!({ "running": running })).send().await;
@@ -268,7 +269,7 @@ impl MisbehavingWorker {
         });
     }
 
-    /// The cluster knows it no more: it begins anew, and what it has is nobody's.
+    /// The cluster no longer knows the worker. The worker registers again and abandons its attempts.
     fn forget_registration(&mut self) {
         self.id.clear();
         self.held.clear();
