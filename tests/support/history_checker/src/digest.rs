@@ -1,12 +1,12 @@
-//! Short forms of payloads and results, to tell them apart by.
+//! Short forms of payloads and results, by which a history compares them.
 
 use serde_json::Value;
 
-/// Longer texts are told by their length and a checksum.
+/// Maximum length of a text that is kept whole. Longer texts are represented by their length and a checksum.
 const MAX_VERBATIM_BYTES: usize = 48;
 
-/// The value itself as JSON if it is short, else its length and a 64-bit FNV-1a checksum. Equal values have equal digests,
-/// whatever the order of their fields.
+/// Returns the value as JSON if it is short, else its length and a 64-bit FNV-1a checksum. Equal values have equal
+/// digests, in any order of their fields.
 pub fn digest(value: &Value) -> String {
     let text = value.to_string();
     if text.len() <= MAX_VERBATIM_BYTES {

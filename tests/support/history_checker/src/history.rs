@@ -1,4 +1,4 @@
-//! A history in memory.
+//! A history in memory, read from one or several files.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -6,16 +6,16 @@ use std::path::PathBuf;
 
 use crate::record::{Header, Record, VERSION};
 
-/// Records in the order in which they stand in their file, or in their files one after the other.
+/// Records in the order of their file, or of their files one after the other.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     /// The records.
     pub records: Vec<Record>,
-    /// The files they come from, with the number of records before each.
+    /// The files of the records, with the number of records before each file.
     files: Vec<(PathBuf, usize)>,
 }
 
-/// A history that cannot be read.
+/// Reason why a history cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The file cannot be read.
@@ -23,20 +23,20 @@ pub enum ReadError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         error: std::io::Error,
     },
-    /// A line is not what it must be.
+    /// A line does not have the format of a record.
     #[error("{}:{line}: {what}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// Number of the line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The defect.
         what: String,
     },
-    /// More than this machine is to hold in memory.
+    /// The history has more records than the bound.
     #[error("more than {max} records; check it in parts, or allow more with --records-max")]
     TooLong {
         /// The bound.
@@ -45,7 +45,7 @@ pub enum ReadError {
 }
 
 impl History {
-    /// Of these records.
+    /// Creates a history with these records.
     pub fn of(records: Vec<Record>) -> Self {
         Self {
             records,
@@ -58,7 +58,7 @@ impl History {
         Self::read_bounded(paths, usize::MAX)
     }
 
-    /// The same, of at most so many records.
+    /// As above, with a bound on the number of records.
     pub fn read_bounded(paths: &[PathBuf], max: usize) -> Result<Self, ReadError> {
         let mut history = Self::default();
         for path in paths {
@@ -107,11 +107,11 @@ impl History {
         Ok(())
     }
 
-    /// Where a record stands, for people.
+    /// Returns the file and line of a record, for messages.
     pub fn place(&self, record: usize) -> String {
         let within = |(_, first): &&(PathBuf, usize)| *first <= record;
         match self.files.iter().rev().find(within) {
-            // One for the header, and lines count from 1.
+            // One for the header line, and one because lines count from 1.
             Some((path, first)) if self.files.len() > 1 => {
                 format!("{}:{}", path.display(), record - first + 2)
             }

@@ -10,38 +10,38 @@ use crate::verdict::Counts;
 pub struct HistoryIndex<'a> {
     /// The history.
     pub history: &'a History,
-    /// All tasks whose ids a submission was answered with.
+    /// All tasks whose ids are in the answers to submissions.
     pub tasks: BTreeMap<&'a str, TaskIndex<'a>>,
-    /// All jobs whose ids a submission was answered with: the records of those answers.
+    /// All jobs whose ids are in the answers to submissions, with the records of those answers.
     pub jobs: HashMap<&'a str, Vec<usize>>,
     /// Jobs that ticks made.
     pub ticked: HashMap<&'a str, usize>,
     /// Submissions by idempotency key.
     pub keys: HashMap<&'a str, Vec<usize>>,
-    /// Submissions of which no answer told the ids.
+    /// Submissions without an answer that contains the ids.
     pub unanswered: Vec<usize>,
-    /// What is in the history.
+    /// Counts of the history's contents.
     pub counts: Counts,
 }
 
 /// One task.
 pub struct TaskIndex<'a> {
-    /// As it was submitted.
+    /// The task as submitted.
     pub spec: &'a Submitted,
-    /// Its job.
+    /// Id of its job.
     pub job: &'a str,
-    /// The submission whose answer named it first.
+    /// The first submission whose answer contains the task.
     pub acknowledged: usize,
-    /// The other tasks of its submission, with itself.
+    /// All tasks of its submission, this one included.
     pub siblings: &'a [Submitted],
-    /// Whether one task of the job that fails has the others cancelled.
+    /// Whether the failure of one task of the job cancels the others.
     pub fail_fast: bool,
-    /// The records that say something of it, but for submissions and what was done to its job.
+    /// Records about the task, without submissions and operations on its job.
     pub records: Vec<usize>,
 }
 
 impl<'a> HistoryIndex<'a> {
-    /// Reads it.
+    /// Builds the indexes of a history.
     pub fn of(history: &'a History) -> Self {
         let mut indexed = Self {
             history,
@@ -62,7 +62,7 @@ impl<'a> HistoryIndex<'a> {
         indexed
     }
 
-    /// A record by its place.
+    /// Returns a record by its position.
     pub fn record(&self, at: usize) -> &'a Record {
         &self.history.records[at]
     }
@@ -106,7 +106,7 @@ impl<'a> HistoryIndex<'a> {
                 std::collections::btree_map::Entry::Vacant(free) => {
                     free.insert(new);
                 }
-                // A task that stands in another's place (a unique key) belongs to whoever made it.
+                // A task that is returned because of its unique key belongs to the submission that created it.
                 std::collections::btree_map::Entry::Occupied(mut taken) => {
                     let before = &self.history.records[taken.get().acknowledged];
                     if !duplicate && record.return_ns < before.return_ns {
@@ -188,7 +188,7 @@ impl<'a> HistoryIndex<'a> {
 }
 
 impl TaskIndex<'_> {
-    /// Whether it, or another task of its submission, may have been retried by hand.
+    /// Returns whether this task, or another task of its submission, may have been retried on request.
     pub fn was_retried(&self, indexed: &HistoryIndex<'_>) -> bool {
         let ids = self.siblings.iter().filter_map(|one| one.id.as_deref());
         let mut records = ids
@@ -200,7 +200,7 @@ impl TaskIndex<'_> {
         })
     }
 
-    /// Whether another task's end may end this one.
+    /// Returns whether the end of another task may end this one.
     pub fn ends_with_others(&self) -> bool {
         self.fail_fast || !self.spec.after.is_empty()
     }

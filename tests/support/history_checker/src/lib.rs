@@ -1,8 +1,10 @@
-//! Histories of a cluster under use, and the checker that says whether the promises were kept in one.
+//! Recorder and checker of histories. A history lists all requests to a cluster and their answers; the checker decides
+//! from it whether the guarantees were kept.
 //!
-//! A history is what clients, workers and whoever injects faults wrote down: who asked what of which node, when, what the
-//! answer was, and at which log index. [`check`] judges it by itself; it asks no cluster, knows no code of the product
-//! and believes no counter of it. The format is in [`record`] (and, for people, in `docs/internals/history-format.md`).
+//! Clients, workers and the injector of faults record a history: each request with its sender, node and time, its
+//! answer, and the log index of the answer. [`check`] needs nothing but the history. It calls no cluster, uses no code
+//! of the product, and trusts none of its counters. The format is in [`record`], and in
+//! `docs/internals/history-format.md`.
 //!
 //! # Recording
 //!
@@ -20,40 +22,41 @@
 //! };
 //! let mut call = recorder.invoke("client-1", 2, asked); // before the request is sent, to node 2
 //! if let Op::Submit { job, tasks, .. } = call.op() {
-//!     // What the answer told.
+//!     // The content of the answer.
 //!     *job = Some("j7-0".to_owned());
 //!     tasks[0].id = Some("t7-0".to_owned());
 //! }
 //! call.ok(Some(7)); // or fail("queue_full"), or unknown("timeout"); dropped: unknown
 //!
-//! recorder.expect("kill-9", 1); // this run is about a kill …
+//! recorder.expect("kill-9", 1); // this run expects a kill …
 //! recorder.fault("kill-9", "leader", Some("pid 4242 is gone")); // … which took effect
-//! recorder.settled(); // the load is over and everything was waited for
+//! recorder.settled(); // the load has ended and the cluster has recovered
 //! let verdict = check(&recorder.history());
-//! // Nobody looked at the task after it was acknowledged: nothing is proved.
+//! // No client read the task after it was acknowledged, so nothing is proved.
 //! assert!(!verdict.is_kept());
 //! ```
 //!
-//! What a recorder has to hold to:
-//! - `invoke` before a request is sent, the end after the answer is read. Times are of one monotonic clock.
-//! - A timeout, a broken connection, `503` and `504` are *unknown*, never a failure. `fail` is for refusals that promise
-//!   that nothing was done.
+//! Rules for a recorder:
+//! - `invoke` is called before a request is sent, and the end is recorded after the answer is read. All times are from
+//!   one monotonic clock.
+//! - A timeout, a broken connection, `503` and `504` are *unknown*, never a failure. `fail` is only for refusals that
+//!   guarantee that nothing was done.
 //! - A request that is sent again is another operation. A submission keeps its `key`.
-//! - One name for each client that does one thing after the other.
-//! - [`Submitted::observed`](record::Submitted::observed) only when *all* workers that may run the task write this history:
-//!   then a result that nobody reported is from nowhere. Attempts that other workers make are inferred from reads.
-//! - Side effects of a sink in the order of the sink.
-//! - Payloads and results by [`digest`].
+//! - Each client that does one operation after the other has a name of its own.
+//! - [`Submitted::observed`](record::Submitted::observed) is set only if *all* workers that may run the task record to
+//!   this history. Then a result without a report is a phantom. Attempts of other workers are inferred from reads.
+//! - Side effects of a sink are recorded in the order of the sink.
+//! - Payloads and results are recorded by [`digest`].
 //!
 //! # Judging
 //!
-//! Each [rule](rules::RULES) holds one promise and stands in a file of its own. The [`Verdict`] is the worst that any of
-//! them found: [`Judgement::Broken`], [`Judgement::Undecided`] (a bound was hit, or the history says too little),
-//! [`Judgement::NotExercised`] (nothing was acknowledged, or an expected fault was not shown to take effect), or
-//! [`Judgement::Kept`]. Only the last is good.
+//! Each [rule](rules::RULES) checks one guarantee and is in a file of its own. The [`Verdict`] is the worst finding of
+//! all rules: [`Judgement::Broken`], [`Judgement::Undecided`] (a bound was reached, or the history contains too
+//! little), [`Judgement::NotExercised`] (nothing was acknowledged, or an expected fault did not demonstrably take
+//! effect), or [`Judgement::Kept`]. Only the last is a success.
 //!
-//! The checker is pure: no clock, no threads, no randomness, and bounds in steps instead of seconds, so that it says the
-//! same of the same history everywhere, also inside a simulation.
+//! The checker is pure: no clock, no threads, no randomness, and bounds in steps instead of seconds. The same history
+//! therefore gives the same verdict everywhere, also inside a simulation.
 
 mod digest;
 mod history;
@@ -71,13 +74,13 @@ pub use recorder::{Call, Recorder, header};
 pub use summary::summarize;
 pub use verdict::{Counts, Finding, Findings, Judgement, MAX_FINDINGS_PER_RULE, Verdict};
 
-/// How much is done before it is said that it cannot be told.
+/// Bounds of the search. Beyond them the verdict is undecided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Steps of the search for an order of one task's operations. Each may keep some two hundred bytes until the task is
-    /// judged.
+    /// Maximum steps of the search for an order of one task's operations. Each step may take about 200 bytes of memory
+    /// until the task is decided.
     pub steps_max: u64,
-    /// Steps of all these searches together.
+    /// Maximum steps of all these searches together.
     pub steps_total_max: u64,
 }
 
@@ -90,12 +93,12 @@ impl Default for Bounds {
     }
 }
 
-/// Judges a history within the usual bounds.
+/// Checks a history within the default bounds.
 pub fn check(history: &History) -> Verdict {
     check_within(history, Bounds::default())
 }
 
-/// Judges a history.
+/// Checks a history within these bounds.
 pub fn check_within(history: &History, bounds: Bounds) -> Verdict {
     let indexed = index::HistoryIndex::of(history);
     let mut findings = Findings::default();

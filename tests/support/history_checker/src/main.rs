@@ -1,4 +1,4 @@
-//! `triarch-check HISTORY...`
+//! `triarch-check HISTORY...`: checks recorded histories and prints the verdict.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use triarch_check::{Bounds, History, Judgement, check_within, rules, summarize};
 
-/// Says whether a cluster kept its promises in a history of its use
+/// Checks a history of requests and answers against the guarantees of a cluster
 #[derive(Debug, Parser)]
 #[command(
     name = "triarch-check",
@@ -16,22 +16,22 @@ use triarch_check::{Bounds, History, Judgement, check_within, rules, summarize};
                   4 not exercised.\nThe format of histories is described in docs/internals/history-format.md."
 )]
 struct Cli {
-    /// Files of JSON lines; those of one run, recorded by one clock
+    /// Files of JSON lines, recorded in one run by one clock
     #[arg(value_name = "HISTORY", required_unless_present = "rules")]
     histories: Vec<PathBuf>,
-    /// How to tell
+    /// Output format
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// Bound of the search for an order of one task's operations; beyond it is undecided
+    /// Maximum steps of the search for an order of one task's operations; beyond it the verdict is undecided
     #[arg(long, value_name = "N", default_value_t = Bounds::default().steps_max)]
     steps_max: u64,
-    /// Bound of all these searches together
+    /// Maximum steps of all these searches together
     #[arg(long, value_name = "N", default_value_t = Bounds::default().steps_total_max)]
     steps_total_max: u64,
-    /// Records that are held in memory, each takes some 500 bytes
+    /// Maximum number of records in memory, each of about 500 bytes
     #[arg(long, value_name = "N", default_value_t = 5_000_000)]
     records_max: usize,
-    /// List the rules and the promises that they hold
+    /// List the rules and the guarantees that they check
     #[arg(long)]
     rules: bool,
 }
@@ -42,7 +42,7 @@ enum Output {
     Json,
 }
 
-/// Bad usage, or a history that cannot be read.
+/// Exit code for wrong arguments, or a history that cannot be read.
 const EXIT_UNREADABLE: u8 = 2;
 
 fn main() -> ExitCode {

@@ -1,186 +1,188 @@
-//! The format: one record a line, each a JSON object. `docs/internals/history-format.md` says the same for people.
+//! Format of a history: one record per line, each a JSON object. `docs/internals/history-format.md` describes the same.
 //!
-//! Unknown fields are refused: a misspelt one would be a promise that nobody checks.
+//! Unknown fields are refused, because a misspelt field would be a guarantee that is not checked.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The version that the first line of a history names.
+/// Version of the format, in the first line of a history.
 pub const VERSION: u32 = 1;
 
-/// The first line of a history.
+/// First line of a history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
     /// The version of the format.
     pub history: u32,
-    /// What recorded it.
+    /// Name of the recorder.
     #[serde(default)]
     pub by: String,
 }
 
-/// One operation, or one thing that was seen or done.
+/// One operation, or one observation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// Who did it. One client does one thing after the other; what runs at once has several names.
+    /// Name of the client. One client does one operation after the other; concurrent operations have different names.
     pub client: String,
-    /// The node that was asked.
+    /// Id of the node that received the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<u64>,
-    /// When it was asked: nanoseconds of one monotonic clock for the whole history.
+    /// Time of the request: nanoseconds of one monotonic clock for the whole history.
     pub invoke_ns: u64,
-    /// When the answer came, or was given up.
+    /// Time at which the answer arrived, or at which the client gave up.
     pub return_ns: u64,
-    /// How it ended.
+    /// Outcome of the operation.
     pub outcome: Outcome,
-    /// The log index that the answer stands for (`triarch-index`).
+    /// Log index that the answer reflects (`triarch-index`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<u64>,
-    /// Why it failed or is unknown: a code, or words.
+    /// Reason for a failure or an unknown outcome: a code or a text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// What was asked, and what was answered.
+    /// Request, with the content of the answer.
     pub op: Op,
 }
 
-/// How an operation ended for whoever asked.
+/// Outcome of an operation for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Answered with success.
+    /// The answer reports success.
     Ok,
-    /// Answered with a refusal: it was not done.
+    /// The answer is a refusal: nothing was done.
     Fail,
-    /// No answer, or one that promises nothing (a timeout, a broken connection, `503`, `504`): it may have been done, or
-    /// may yet be.
+    /// There is no answer, or one without a guarantee (a timeout, a broken connection, `503`, `504`). The operation may
+    /// have taken effect, or may do so later.
     Unknown,
 }
 
-/// What was asked, and what was answered.
+/// A request, with the content of the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Op {
-    /// A job is submitted.
+    /// Submission of a job.
     Submit {
-        /// Its idempotency key.
+        /// Idempotency key of the job.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<String>,
-        /// Its tasks, with their ids once they are known.
+        /// Tasks of the job, with their ids once they are known.
         tasks: Vec<Submitted>,
-        /// The job's id, once it is known.
+        /// Id of the job, once it is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         job: Option<String>,
-        /// The answer said that it was there already.
+        /// Whether the answer says that the job existed already.
         #[serde(default, skip_serializing_if = "is_false")]
         duplicate: bool,
-        /// One task that fails has the others cancelled.
+        /// Whether the failure of one task cancels the others.
         #[serde(default, skip_serializing_if = "is_false")]
         fail_fast: bool,
     },
-    /// A task is cancelled.
+    /// Cancellation of a task.
     CancelTask {
-        /// The task.
+        /// Id of the task.
         task: String,
     },
-    /// A job is cancelled.
+    /// Cancellation of a job.
     CancelJob {
-        /// The job.
+        /// Id of the job.
         job: String,
     },
-    /// A terminal task is to run again.
+    /// Retry of a terminal task.
     RetryTask {
-        /// The task.
+        /// Id of the task.
         task: String,
     },
-    /// A worker asks for work.
+    /// Poll of a worker.
     Poll {
-        /// The worker's id.
+        /// Id of the worker.
         worker: String,
-        /// What it was given.
+        /// Leases in the answer.
         #[serde(default)]
         leases: Vec<Lease>,
     },
-    /// A worker reports.
+    /// Report of a worker.
     Report {
-        /// The worker's id.
+        /// Id of the worker.
         worker: String,
-        /// Each result, and the verdict on it.
+        /// Results, each with its verdict.
         results: Vec<Reported>,
     },
-    /// A task is read. Answered, and `seen` is missing: there is no such task.
+    /// Read of a task. An answer without `seen` means that the task does not exist.
     ReadTask {
-        /// The task.
+        /// Id of the task.
         task: String,
-        /// How old the answer may be.
+        /// Freshness of the read.
         #[serde(default)]
         consistency: Consistency,
-        /// The answer must be at least this new (`triarch-min-index`).
+        /// Minimum index of the answer (`triarch-min-index`).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         min_index: Option<u64>,
-        /// The answer.
+        /// The task in the answer.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seen: Option<SeenTask>,
     },
-    /// A job is read. Answered, and `seen` is missing: there is no such job.
+    /// Read of a job. An answer without `seen` means that the job does not exist.
     ReadJob {
-        /// The job.
+        /// Id of the job.
         job: String,
-        /// How old the answer may be.
+        /// Freshness of the read.
         #[serde(default)]
         consistency: Consistency,
-        /// The answer must be at least this new.
+        /// Minimum index of the answer.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         min_index: Option<u64>,
-        /// The answer.
+        /// The job in the answer.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seen: Option<JobState>,
     },
-    /// A tick of a schedule that was due within the run, whatever came of it.
+    /// A tick of a schedule that was due within the run, with or without a job.
     Due {
-        /// The schedule.
+        /// Name of the schedule.
         schedule: String,
-        /// The tick's time.
+        /// Time of the tick.
         at: String,
     },
-    /// A job that a schedule's tick made, as found in the end.
+    /// A job that a tick of a schedule made, found at the end of the run.
     Tick {
-        /// The schedule.
+        /// Name of the schedule.
         schedule: String,
-        /// The tick's time.
+        /// Time of the tick.
         at: String,
-        /// The job.
+        /// Id of the job.
         job: String,
     },
-    /// A side effect of a task's code at something outside, which keeps them in order: records of one sink stand in the
-    /// history in the order that the sink has them.
+    /// A side effect of a task's code on an external sink, which keeps the order. The history contains the records of
+    /// one sink in the order of the sink.
     Effect {
-        /// The sink.
+        /// Name of the sink.
         sink: String,
-        /// The task.
+        /// Id of the task.
         task: String,
-        /// The fencing token that the task's code was given.
+        /// Fencing token that the task's code received.
         token: u64,
     },
     /// A fault that was injected.
     Fault {
-        /// What kind: `kill-9`, `partition`, …
+        /// Kind of the fault: `kill-9`, `partition`, …
         kind: String,
-        /// What it was done to: `leader`, `master-2`, …
+        /// Target of the fault: `leader`, `master-2`, …
         target: String,
-        /// What shows that it took effect. A fault without counts for nothing.
+        /// Evidence that the fault took effect. A fault without evidence does not count.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         effect: Option<String>,
     },
-    /// This run is about faults of this kind: so many must have taken effect, or it has shown nothing.
+    /// An expectation of the run: at least this many faults of the kind must have taken effect. Otherwise the run
+    /// proves nothing.
     Expect {
-        /// The kind of fault.
+        /// Kind of the fault.
         kind: String,
-        /// How many at least.
+        /// Minimum number of faults.
         count: u64,
     },
-    /// The load is over and the cluster whole: whatever is read last of an acknowledged task must be its end.
+    /// The load has ended and the cluster has recovered. The last read of each acknowledged task must show its terminal
+    /// state.
     Settled {},
 }
 
@@ -188,45 +190,46 @@ pub enum Op {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Submitted {
-    /// Its id, once it is known.
+    /// Id of the task, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Its kind.
+    /// Kind of the task.
     pub kind: String,
-    /// Every worker that may run it writes this history: what is not in it was not reported.
+    /// Whether every worker that may run the task records to this history. Then every report of the task is in the
+    /// history.
     #[serde(default, skip_serializing_if = "is_false")]
     pub observed: bool,
-    /// A short form of its payload, see [`crate::digest`].
+    /// Short form of the payload, see [`crate::digest`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<String>,
-    /// Its name within the job.
+    /// Name of the task within the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// Names of the tasks that must succeed first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<String>,
-    /// No two unfinished tasks have the same.
+    /// Key that at most one unfinished task has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unique_key: Option<String>,
-    /// It may end by not being started in time.
+    /// Whether the task may expire.
     #[serde(default, skip_serializing_if = "is_false")]
     pub expires: bool,
 }
 
-/// One lease, as a worker is given it.
+/// One lease, as a worker receives it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lease {
-    /// The task.
+    /// Id of the task.
     pub task: String,
     /// The fencing token.
     pub token: u64,
-    /// The attempt's number.
+    /// Number of the attempt.
     pub attempt: u64,
-    /// A short form of the payload, see [`crate::digest`].
+    /// Short form of the payload, see [`crate::digest`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<String>,
-    /// Short forms of the results of the tasks that it comes after, by their keys.
+    /// Short forms of the results of the tasks that it depends on, by their keys.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, String>,
 }
@@ -235,45 +238,45 @@ pub struct Lease {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reported {
-    /// The task.
+    /// Id of the task.
     pub task: String,
-    /// The lease's token.
+    /// Token of the lease.
     pub token: u64,
-    /// The lease's attempt.
+    /// Number of the attempt.
     pub attempt: u64,
-    /// How the attempt ended.
+    /// Outcome of the attempt.
     pub status: Status,
-    /// A short form of the result, see [`crate::digest`].
+    /// Short form of the result, see [`crate::digest`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
-    /// The verdict; none without an answer.
+    /// Verdict; absent without an answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<bool>,
-    /// Why it was not accepted.
+    /// Reason why the result was not accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
 }
 
-/// How an attempt ended, by the word of its worker.
+/// Outcome of an attempt, as its worker reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// With a result.
+    /// Success, with a result.
     Succeeded,
-    /// With an error.
+    /// Failure, with an error.
     Failed,
-    /// Given back untried.
+    /// Returned without an attempt.
     HandedBack,
 }
 
-/// How old an answer may be.
+/// Freshness of a read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Consistency {
-    /// Not older than anything that was acknowledged when it was asked.
+    /// Linearizable: not older than anything acknowledged before the request.
     #[default]
     Linearizable,
-    /// The asked node's own state.
+    /// Stale: the state of the responding node.
     Stale,
 }
 
@@ -281,11 +284,11 @@ pub enum Consistency {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeenTask {
-    /// Its state.
+    /// State of the task.
     pub state: TaskState,
-    /// The number of its latest attempt, 0 before the first.
+    /// Number of its latest attempt; 0 before the first.
     pub attempt: u64,
-    /// A short form of its result, see [`crate::digest`].
+    /// Short form of its result, see [`crate::digest`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
     /// Its latest attempts.
@@ -297,11 +300,11 @@ pub struct SeenTask {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeenAttempt {
-    /// Its number.
+    /// Number of the attempt.
     pub attempt: u64,
-    /// Its token.
+    /// Fencing token of its lease.
     pub token: u64,
-    /// How it ended, if it did.
+    /// Outcome, if it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
 }
@@ -310,13 +313,13 @@ pub struct SeenAttempt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
-    /// For others to succeed.
+    /// Waits for other tasks to succeed.
     Waiting,
-    /// For a time.
+    /// Waits for a time.
     Delayed,
-    /// For a worker.
+    /// Waits for a worker.
     Queued,
-    /// Leased.
+    /// Leased to a worker.
     Running,
     /// Terminal.
     Succeeded,
@@ -329,7 +332,7 @@ pub enum TaskState {
 }
 
 impl TaskState {
-    /// Whether it is an end.
+    /// Returns whether the state is terminal.
     pub fn is_terminal(self) -> bool {
         match self {
             Self::Waiting | Self::Delayed | Self::Queued | Self::Running => false,
@@ -342,18 +345,18 @@ impl TaskState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// A task of it has not ended.
+    /// A task of the job has not ended.
     Running,
-    /// All succeeded.
+    /// All tasks succeeded.
     Succeeded,
-    /// One failed or expired.
+    /// One task failed or expired.
     Failed,
-    /// One was cancelled, none failed.
+    /// One task was cancelled, and none failed.
     Cancelled,
 }
 
 impl Op {
-    /// Its name, as in the history.
+    /// Returns the name in the history.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Submit { .. } => "submit",
@@ -373,7 +376,7 @@ impl Op {
         }
     }
 
-    /// Whether it was asked of the cluster, and not only seen, done or said by whoever records.
+    /// Returns whether this is a request to the cluster. All others are observations of the recorder.
     pub fn is_request(&self) -> bool {
         match self {
             Self::Submit { .. }

@@ -1,4 +1,4 @@
-//! Writes a history while it happens.
+//! Recorder: writes a history during a run.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -11,10 +11,11 @@ use serde_json::Value;
 use crate::history::History;
 use crate::record::{Header, Op, Outcome, Record, VERSION};
 
-/// Appends records to a file or to memory. Cheap to clone, used from any thread; all clones write the same history.
+/// Appends records to a file or to memory. It is cheap to clone and usable from any thread. All clones write the same
+/// history.
 ///
-/// A record is written when its operation has ended. One that never ends, because whoever asked is gone, is written as
-/// unknown when its [`Call`] is dropped: so nothing that may have been done is missing.
+/// A record is written when its operation has ended. If the client of an operation is dropped, its [`Call`] is dropped
+/// too and is recorded as unknown. So no operation that may have taken effect is missing.
 #[derive(Clone)]
 pub struct Recorder(Arc<Inner>);
 
@@ -28,12 +29,12 @@ enum Sink {
     File {
         file: BufWriter<File>,
         records: u64,
-        /// The first thing that went wrong; nothing is written after it.
+        /// The first error. Nothing is written after it.
         failed: Option<std::io::Error>,
     },
 }
 
-/// An operation on its way.
+/// An operation in flight.
 #[must_use = "an operation that is dropped is recorded as unknown"]
 pub struct Call {
     recorder: Recorder,
@@ -47,8 +48,8 @@ impl std::fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    /// Writes to a new file, by the machine's monotonic clock: histories of several processes on one machine can be
-    /// checked together.
+    /// Creates a recorder to a new file, with the machine's monotonic clock. Histories of several processes on one
+    /// machine can be checked together.
     pub fn to_file(path: &Path) -> std::io::Result<Self> {
         let mut file = BufWriter::new(File::create(path)?);
         serde_json::to_writer(&mut file, &header())?;
@@ -61,12 +62,12 @@ impl Recorder {
         Ok(Self::new(Box::new(monotonic_ns), sink))
     }
 
-    /// Keeps the records in memory, by the machine's monotonic clock.
+    /// Creates a recorder to memory, with the machine's monotonic clock.
     pub fn in_memory() -> Self {
         Self::in_memory_by(monotonic_ns)
     }
 
-    /// Keeps the records in memory, by this clock: for simulated time.
+    /// Creates a recorder to memory, with this clock: for simulated time.
     pub fn in_memory_by(clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self::new(Box::new(clock), Sink::Memory(Vec::new()))
     }
@@ -78,13 +79,13 @@ impl Recorder {
         }))
     }
 
-    /// The time now, by this history's clock.
+    /// Returns the current time of this history's clock.
     pub fn now_ns(&self) -> u64 {
         (self.0.clock)()
     }
 
-    /// An operation is about to be asked of this node (0: none in particular). Fill in what the answer says with
-    /// [`Call::op`], and end it.
+    /// Begins an operation that is about to be sent to this node (0: any node). Add the content of the answer by
+    /// [`Call::op`], and end the call.
     pub fn invoke(&self, client: &str, node: u64, op: Op) -> Call {
         let now = self.now_ns();
         Call {
@@ -102,7 +103,7 @@ impl Recorder {
         }
     }
 
-    /// Something that is no request: seen, done or said by whoever records, at this moment.
+    /// Records an observation at this moment, which is no request.
     pub fn note(&self, client: &str, op: Op) {
         let mut call = self.invoke(client, 0, op);
         if let Some(record) = &mut call.record {
@@ -110,7 +111,7 @@ impl Recorder {
         }
     }
 
-    /// A fault was injected. `effect` says what shows that it took effect; one without counts for nothing.
+    /// Records a fault. `effect` is the evidence that it took effect. A fault without evidence does not count.
     pub fn fault(&self, kind: &str, target: &str, effect: Option<&str>) {
         let op = Op::Fault {
             kind: kind.to_owned(),
@@ -120,18 +121,19 @@ impl Recorder {
         self.note("faults", op);
     }
 
-    /// This run is about so many faults of this kind.
+    /// Records that the run expects at least this many faults of this kind.
     pub fn expect(&self, kind: &str, count: u64) {
         let kind = kind.to_owned();
         self.note("faults", Op::Expect { kind, count });
     }
 
-    /// The load is over and the cluster whole: from now on every acknowledged task is to be read at its end.
+    /// Records that the load has ended and the cluster has recovered. From now on every acknowledged task must be read
+    /// in its terminal state.
     pub fn settled(&self) {
         self.note("harness", Op::Settled {});
     }
 
-    /// A ready-made record.
+    /// Adds a complete record.
     pub fn append(&self, record: Record) {
         match &mut *self.sink() {
             Sink::Memory(records) => records.push(record),
@@ -152,7 +154,7 @@ impl Recorder {
         }
     }
 
-    /// How many records there are.
+    /// Returns the number of records.
     pub fn count(&self) -> u64 {
         match &*self.sink() {
             Sink::Memory(records) => records.len() as u64,
@@ -160,7 +162,8 @@ impl Recorder {
         }
     }
 
-    /// Everything so far is in the file. An error is also one of any record before: the history is then not whole.
+    /// Flushes all records to the file. Also returns the error of any earlier record, because the history is then
+    /// incomplete.
     pub fn flush(&self) -> std::io::Result<()> {
         match &mut *self.sink() {
             Sink::Memory(_) => Ok(()),
@@ -171,7 +174,7 @@ impl Recorder {
         }
     }
 
-    /// A copy of what is kept in memory; empty for a file, which is read with [`History::read`].
+    /// Returns a copy of the history in memory. It is empty for a file, which [`History::read`] reads.
     pub fn history(&self) -> History {
         match &*self.sink() {
             Sink::Memory(records) => History::of(records.clone()),
@@ -180,7 +183,7 @@ impl Recorder {
     }
 
     fn sink(&self) -> MutexGuard<'_, Sink> {
-        // A panic while writing leaves at worst half a line, which reading finds.
+        // A panic during a write leaves at most half a line, which the reader detects.
         self.0
             .sink
             .lock()
@@ -189,28 +192,28 @@ impl Recorder {
 }
 
 impl Call {
-    /// The operation, to fill in what was answered.
+    /// Returns the operation, to add the content of the answer.
     pub fn op(&mut self) -> &mut Op {
         let record = self.record.as_mut();
         &mut record.expect("there until it ends, which takes it").op
     }
 
-    /// Answered with success, standing for this log index.
+    /// Ends the call with success, at this log index.
     pub fn ok(self, index: Option<u64>) {
         self.end(Outcome::Ok, index, None);
     }
 
-    /// Refused: it was not done.
+    /// Ends the call with a refusal: nothing was done.
     pub fn fail(self, code: &str) {
         self.end(Outcome::Fail, None, Some(code));
     }
 
-    /// No answer, or one that promises nothing.
+    /// Ends the call without an answer, or with one that guarantees nothing.
     pub fn unknown(self, why: &str) {
         self.end(Outcome::Unknown, None, Some(why));
     }
 
-    /// Nothing worth a record came of it: a poll that was given nothing, say.
+    /// Ends the call without a record: for a poll that received no tasks, for example.
     pub fn forget(mut self) {
         self.record = None;
     }
@@ -233,7 +236,7 @@ impl Drop for Call {
     }
 }
 
-/// The first line of a history that is written by this version.
+/// Returns the first line of a history in this version of the format.
 pub fn header() -> Value {
     let header = Header {
         history: VERSION,

@@ -3,10 +3,10 @@
 use crate::history::History;
 use crate::verdict::{Judgement, Verdict};
 
-/// Of each rule, so many findings fit on a screen.
+/// Maximum number of findings of each rule in the summary.
 const MAX_FINDINGS_SHOWN: usize = 3;
 
-/// The verdict in lines; the last one says it all.
+/// Returns the verdict as text. The last line is the overall result.
 pub fn summarize(verdict: &Verdict, history: &History) -> String {
     let counts = &verdict.counts;
     let mut lines = vec![

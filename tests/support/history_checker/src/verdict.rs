@@ -1,86 +1,86 @@
-//! What the checker says.
+//! The verdict of the checker, and its findings.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Of each rule, so many findings are told in full.
+/// Maximum number of findings of each rule that are reported in full.
 pub const MAX_FINDINGS_PER_RULE: usize = 20;
 
-/// How a history was judged, from best to worst.
+/// Result of a check, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Judgement {
-    /// Every promise was kept, and put to the test.
+    /// Every guarantee was kept and tested.
     Kept,
-    /// Nothing is wrong, but what was to be tried was not: the run has shown nothing.
+    /// No violation, but the run did not test what it should have tested. It proves nothing.
     NotExercised,
-    /// It cannot be told: the search hit its bound, or the history does not say enough.
+    /// Undecided: the search reached its bound, or the history contains too little.
     Undecided,
-    /// A promise was broken.
+    /// A guarantee was violated.
     Broken,
 }
 
-/// One thing that a rule found.
+/// One finding of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The rule.
+    /// Name of the rule.
     pub rule: &'static str,
-    /// How bad it is.
+    /// Severity of the finding.
     pub judgement: Judgement,
-    /// What was found.
+    /// Description of the finding.
     pub what: String,
-    /// The records that show it, by their place in [`crate::History::records`].
+    /// Records that prove it, by their position in [`crate::History::records`].
     pub records: Vec<usize>,
 }
 
-/// What was in the history.
+/// Counts of the history's contents.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Records.
+    /// Number of records.
     pub records: u64,
-    /// Requests to the cluster.
+    /// Number of requests to the cluster.
     pub operations: u64,
-    /// Those whose outcome is unknown.
+    /// Number of requests with an unknown outcome.
     pub unknown: u64,
-    /// Jobs that were acknowledged.
+    /// Number of acknowledged jobs.
     pub jobs_acknowledged: u64,
-    /// Their tasks.
+    /// Number of their tasks.
     pub tasks_acknowledged: u64,
-    /// Reports of results that were accepted, repetitions left out.
+    /// Number of accepted reports of results, without repetitions.
     pub results_accepted: u64,
-    /// Linearizable reads that were answered.
+    /// Number of answered linearizable reads.
     pub reads_linearizable: u64,
-    /// Stale reads that were answered.
+    /// Number of answered stale reads.
     pub reads_stale: u64,
-    /// Side effects.
+    /// Number of side effects.
     pub effects: u64,
-    /// Faults that were shown to take effect, by kind.
+    /// Number of faults that took effect, by kind.
     pub faults: BTreeMap<String, u64>,
-    /// Faults that were not.
+    /// Number of faults without evidence.
     pub faults_without_effect: u64,
 }
 
-/// What the checker says of a history.
+/// Verdict on a history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// The worst of all findings.
     pub judgement: Judgement,
-    /// What was in the history.
+    /// Counts of the history's contents.
     pub counts: Counts,
-    /// How often each rule found something.
+    /// Number of findings of each rule.
     pub found: BTreeMap<&'static str, u64>,
-    /// The findings, of each rule and judgement the first [`MAX_FINDINGS_PER_RULE`].
+    /// The first [`MAX_FINDINGS_PER_RULE`] findings of each rule and judgement.
     pub findings: Vec<Finding>,
 }
 
 impl Verdict {
-    /// Whether every promise was kept, and put to the test.
+    /// Returns whether every guarantee was kept and tested.
     pub fn is_kept(&self) -> bool {
         self.judgement == Judgement::Kept
     }
 
-    /// How often a rule found that its promise was broken.
+    /// Returns the number of violations that a rule found.
     pub fn broken_by(&self, rule: &str) -> usize {
         let broken =
             |finding: &&Finding| finding.rule == rule && finding.judgement == Judgement::Broken;
@@ -88,7 +88,7 @@ impl Verdict {
     }
 }
 
-/// Where rules put what they find.
+/// Collector of the findings of all rules.
 #[derive(Debug, Default)]
 pub struct Findings {
     rule: &'static str,
@@ -97,22 +97,22 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// From here on this rule speaks.
+    /// Begins the findings of this rule.
     pub(crate) fn begin_rule(&mut self, rule: &'static str) {
         self.rule = rule;
     }
 
-    /// A promise was broken, as these records show.
+    /// Adds a violation, which these records prove.
     pub fn broken(&mut self, records: &[usize], what: impl Into<String>) {
         self.add(Judgement::Broken, records, what.into());
     }
 
-    /// It cannot be told.
+    /// Adds an undecided finding.
     pub fn undecided(&mut self, records: &[usize], what: impl Into<String>) {
         self.add(Judgement::Undecided, records, what.into());
     }
 
-    /// It was not tried.
+    /// Adds a finding that something was not tested.
     pub fn not_exercised(&mut self, what: impl Into<String>) {
         self.add(Judgement::NotExercised, &[], what.into());
     }

@@ -1,6 +1,6 @@
-//! The checker can say no: histories written by hand, each named by what must be said of it.
+//! The checker against its corpus of hand-written histories. The name of each history gives the required verdict.
 //!
-//! `<rule>-….jsonl` must be broken, by that rule; `kept-…`, `undecided-…` and `not_exercised-…` are what they say.
+//! `<rule>-….jsonl` must violate that rule; `kept-…`, `undecided-…` and `not_exercised-…` must give that judgement.
 
 use std::path::{Path, PathBuf};
 

@@ -7,7 +7,7 @@ use crate::index::HistoryIndex;
 use crate::record::Op;
 use crate::verdict::Findings;
 
-/// See [`super::RULES`].
+/// The rule, as listed in [`super::RULES`].
 pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     if indexed.jobs.is_empty() && indexed.ticked.is_empty() {
         findings.not_exercised("no job was acknowledged");

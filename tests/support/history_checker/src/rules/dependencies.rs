@@ -1,4 +1,4 @@
-//! A task runs after all that it comes after have succeeded, and is given their results.
+//! Rule: a task runs after all tasks that it depends on have succeeded, and receives their results.
 
 use std::collections::HashMap;
 
@@ -7,29 +7,29 @@ use crate::index::{HistoryIndex, TaskIndex};
 use crate::record::{Op, Outcome, Status, TaskState};
 use crate::verdict::Findings;
 
-/// What is known of one task, as far as it matters here.
+/// Facts about one task that this rule needs.
 #[derive(Default)]
 struct Known<'a> {
-    /// The earliest answer that proves that it ran: a lease, a read, an accepted report.
+    /// Time of the earliest answer that proves that the task ran: a lease, a read, or an accepted report.
     ran: Option<(u64, usize)>,
-    /// The earliest moment at which it can have succeeded: when the first report that may have been accepted was sent.
+    /// Earliest possible time of its success: when the first report that may have been accepted was sent.
     succeeded: Option<(u64, usize)>,
-    /// It was seen unfinished by a linearizable read that was asked at this time, the latest one.
+    /// Time of the latest request whose linearizable read showed the task unfinished.
     unfinished: Option<(u64, usize)>,
-    /// Results that it may have.
+    /// Possible results of the task.
     results: Vec<&'a str>,
-    /// Places of its first side effect, by sink.
+    /// Positions of its first side effect, by sink.
     effects: HashMap<&'a str, usize>,
 }
 
-/// See [`super::RULES`].
+/// The rule, as listed in [`super::RULES`].
 pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     for (id, task) in indexed
         .tasks
         .iter()
         .filter(|(_, task)| !task.spec.after.is_empty())
     {
-        // A retry by hand takes results back; what came before and after it is not told apart here.
+        // A requested retry withdraws results. Operations before and after it are not distinguished here.
         if task.was_retried(indexed) {
             continue;
         }
@@ -105,7 +105,7 @@ fn judge_pair(
     }
 }
 
-/// What leases gave as inputs is what was accepted as results.
+/// Checks that the inputs of leases are accepted results.
 fn inputs(
     indexed: &HistoryIndex<'_>,
     id: &str,

@@ -1,7 +1,7 @@
-//! Exactly one result of a task is accepted.
+//! Rule: exactly one result of a task is accepted.
 //!
-//! Retried by hand a task may have another result; so what is looked at is that between two accepted results there was
-//! such a retry.
+//! After a requested retry a task may have another result. The rule therefore checks that there was such a retry
+//! between two accepted results.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use crate::index::{HistoryIndex, TaskIndex};
 use crate::record::{Op, Outcome, Status};
 use crate::verdict::Findings;
 
-/// How an attempt with an accepted result is shown.
+/// Outcome that a read shows for an attempt with an accepted result.
 const SUCCEEDED: &str = "succeeded";
 
-/// See [`super::RULES`].
+/// The rule, as listed in [`super::RULES`].
 pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     for (id, task) in &indexed.tasks {
         let retries = retries(indexed, task);
@@ -72,7 +72,8 @@ pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     }
 }
 
-/// Retries by hand that may have happened; of another task of its job, too, which takes this one along.
+/// Returns the number of requested retries that may have happened, also of other tasks of the job, because they may
+/// retry this task too.
 fn retries(indexed: &HistoryIndex<'_>, task: &TaskIndex<'_>) -> usize {
     let of_job = task.siblings.iter().filter_map(|one| one.id.as_deref());
     let indexed_tasks = of_job.filter_map(|id| indexed.tasks.get(id));

@@ -1,4 +1,4 @@
-//! One idempotency key makes one job. No two unfinished tasks share a unique key.
+//! Rule: one idempotency key makes one job, and no two unfinished tasks share a unique key.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use crate::index::{HistoryIndex, TaskIndex};
 use crate::record::{Op, Outcome};
 use crate::verdict::Findings;
 
-/// See [`super::RULES`].
+/// The rule, as listed in [`super::RULES`].
 pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     for (key, submissions) in &indexed.keys {
         let mut made: BTreeMap<(&str, Vec<Option<&str>>), usize> = BTreeMap::new();
@@ -43,8 +43,8 @@ pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     unique(indexed, findings);
 }
 
-/// Two tasks with the same unique key, of which the later one was acknowledged while the earlier one was certainly there
-/// and certainly unfinished.
+/// Finds two tasks with the same unique key, the later of which was acknowledged while the earlier certainly existed
+/// and was certainly unfinished.
 fn unique(indexed: &HistoryIndex<'_>, findings: &mut Findings) {
     let mut sharing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (id, task) in &indexed.tasks {

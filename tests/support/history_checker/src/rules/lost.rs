@@ -1,13 +1,13 @@
-//! Nothing that was acknowledged is lost.
+//! Rule: nothing that was acknowledged is lost.
 //!
-//! Sources: Jepsen's set and total-queue checkers; every read that was answered is taken for what it is.
+//! Sources: Jepsen's set and total-queue checkers. Every answered read counts.
 
 use crate::Bounds;
 use crate::index::HistoryIndex;
 use crate::record::{Consistency, Op, Outcome, Record};
 use crate::verdict::Findings;
 
-/// See [`super::RULES`].
+/// The rule, as listed in [`super::RULES`].
 pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     let records = &indexed.history.records;
     let settled = records.iter().position(|one| one.op == Op::Settled {});

@@ -1,4 +1,4 @@
-//! One promise a file.
+//! The rules: each guarantee is checked by one rule, in a file of its own.
 
 pub mod coverage;
 pub mod dependencies;
@@ -16,17 +16,17 @@ use crate::Bounds;
 use crate::index::HistoryIndex;
 use crate::verdict::Findings;
 
-/// A promise, and how it is held against a history.
+/// A guarantee, and the check of a history against it.
 pub struct Rule {
-    /// What findings call it.
+    /// Name of the rule in findings.
     pub name: &'static str,
-    /// What is promised.
+    /// The guarantee.
     pub promise: &'static str,
-    /// Puts into the findings where it was not kept.
+    /// Adds the violations to the findings.
     pub judge: fn(&HistoryIndex<'_>, Bounds, &mut Findings),
 }
 
-/// All of them.
+/// All rules.
 pub const RULES: &[Rule] = &[
     Rule {
         name: "exercised",

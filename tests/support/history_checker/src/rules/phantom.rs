@@ -1,4 +1,4 @@
-//! No phantoms: no task that nobody submitted, no lease that was not granted, no result that nobody reported.
+//! Rule: no phantoms. Every task was submitted, every lease was granted, and every result was reported.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,9 +7,9 @@ use crate::index::HistoryIndex;
 use crate::record::{Op, Outcome, Status, TaskState};
 use crate::verdict::Findings;
 
-/// See [`super::RULES`].
+/// The rule, as listed in [`super::RULES`].
 pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
-    // Payloads of submissions that were not answered: what they made has ids that nobody was told.
+    // Payloads of submissions without an answer. The ids of their tasks are unknown.
     let unanswered: HashSet<&str> = indexed
         .unanswered
         .iter()
@@ -59,7 +59,7 @@ pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     results(indexed, findings);
 }
 
-/// Accepted reports are of leases that some poll was given.
+/// Checks that every accepted report is for a lease that a poll received.
 fn reports(indexed: &HistoryIndex<'_>, granted: &HashSet<(&str, u64)>, findings: &mut Findings) {
     for (at, record) in indexed.history.records.iter().enumerate() {
         let Op::Report { results, .. } = &record.op else {
@@ -79,7 +79,7 @@ fn reports(indexed: &HistoryIndex<'_>, granted: &HashSet<(&str, u64)>, findings:
     }
 }
 
-/// Of tasks whose workers all write the history: a result that a read shows was reported before the answer came.
+/// Checks tasks whose workers all record: a result in a read was reported before the answer arrived.
 fn results(indexed: &HistoryIndex<'_>, findings: &mut Findings) {
     for (id, task) in indexed.tasks.iter().filter(|(_, task)| task.spec.observed) {
         let mut reported: HashMap<&str, u64> = HashMap::new();

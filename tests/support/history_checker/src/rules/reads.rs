@@ -1,7 +1,7 @@
-//! What one client reads of a task does not go back, and a read that stands for an index shows what was written up to it.
+//! Rule: the reads of one client never go back in a task, and a read at an index shows all writes up to that index.
 //!
-//! The first holds for linearizable reads. The second holds for all of them, stale ones too: it is what
-//! `triarch-min-index` is for (read your writes, at any node).
+//! The first part applies to linearizable reads. The second part applies to all reads, stale ones included:
+//! `triarch-min-index` exists for that (read your writes, at any node).
 //! Source: session guarantees (Terry and others): monotonic reads, read your writes.
 
 use std::collections::HashMap;
@@ -11,11 +11,11 @@ use crate::index::{HistoryIndex, TaskIndex};
 use crate::record::{Consistency, Op, Outcome, SeenTask, Status, TaskState};
 use crate::verdict::Findings;
 
-/// See [`super::RULES`].
+/// The rule, as listed in [`super::RULES`].
 pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     let cancelled_jobs = cancelled_jobs(indexed);
     for (id, task) in &indexed.tasks {
-        // A retry by hand, of this task or of one it comes after, lets it go back.
+        // After a requested retry of this task, or of one that it depends on, the state may go back.
         let goes_back = task.was_retried(indexed);
         if !goes_back {
             monotone(indexed, id, task, findings);
@@ -68,12 +68,12 @@ fn monotone(indexed: &HistoryIndex<'_>, id: &str, task: &TaskIndex<'_>, findings
     }
 }
 
-/// Whether `new` is certainly an earlier state than `old`, where nobody retried by hand.
+/// Returns whether `new` is certainly an earlier state than `old`, if no retry was requested.
 fn goes_back(old: &SeenTask, new: &SeenTask) -> bool {
     if old.state.is_terminal() {
         return old.state != new.state || old.attempt != new.attempt || old.result != new.result;
     }
-    // Within an attempt: it runs, then the task waits for the next one, or has ended.
+    // Within an attempt: the attempt runs, then the task waits for the next one, or has ended.
     let rank = |seen: &SeenTask| match seen.state {
         TaskState::Running => 0,
         TaskState::Waiting => 1,
@@ -84,11 +84,11 @@ fn goes_back(old: &SeenTask, new: &SeenTask) -> bool {
     (new.attempt, rank(new)) < (old.attempt, rank(old))
 }
 
-/// What acknowledged writes did to a task, and at which index.
+/// Effect of an acknowledged write on a task, and its index.
 struct Written {
-    /// It was made.
+    /// The task was created.
     made: Option<(u64, usize)>,
-    /// It ended.
+    /// The task ended.
     ended: Option<(u64, usize)>,
 }
 
@@ -168,7 +168,7 @@ fn shows(
     }
 }
 
-/// A read that asked for an index stands for it.
+/// A read with a minimum index reflects that index.
 fn asked_for(indexed: &HistoryIndex<'_>, id: &str, task: &TaskIndex<'_>, findings: &mut Findings) {
     for at in &task.records {
         let record = indexed.record(*at);
@@ -197,7 +197,7 @@ fn seen<'a>(indexed: &HistoryIndex<'a>, at: usize) -> Option<&'a SeenTask> {
     }
 }
 
-/// Jobs whose cancellation was acknowledged, and at which index, where nothing is retried.
+/// Returns the jobs whose cancellation was acknowledged, with the index, if nothing in them is retried.
 fn cancelled_jobs<'a>(indexed: &HistoryIndex<'a>) -> HashMap<&'a str, (u64, usize)> {
     let mut cancelled = HashMap::new();
     for (at, record) in indexed.history.records.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! A linearizable read is not older than anything acknowledged before it was asked.
+//! Rule: a linearizable read is not older than anything that was acknowledged before the request.
 //!
-//! By log indexes, over all clients, nodes and tasks at once: an answer stands for an index, so an answer to a read that
-//! was asked after another answer had come cannot stand for a lower one. A new submission neither.
+//! The rule compares log indexes over all clients, nodes and tasks. An answer reflects a log index. A read that was
+//! requested after another answer had arrived must not reflect a lower index. The same holds for a new submission.
 //! Source: the real-time order of linearizability (Herlihy and Wing); Raft's read index.
 
 use crate::Bounds;
@@ -9,7 +9,7 @@ use crate::index::HistoryIndex;
 use crate::record::{Consistency, Op, Outcome, Record};
 use crate::verdict::Findings;
 
-/// See [`super::RULES`].
+/// The rule, as listed in [`super::RULES`].
 pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     let records = &indexed.history.records;
     let mut returned: Vec<(u64, u64, usize)> = Vec::new();
@@ -51,7 +51,7 @@ pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     }
 }
 
-/// Whether what its answer stands for was committed when the answer came.
+/// Returns whether the index of the answer was committed when the answer arrived.
 fn sets_a_floor(record: &Record) -> bool {
     match &record.op {
         Op::Submit { .. }
@@ -59,7 +59,7 @@ fn sets_a_floor(record: &Record) -> bool {
         | Op::CancelJob { .. }
         | Op::RetryTask { .. }
         | Op::Report { .. }
-        // A stale answer shows what is committed, too.
+        // A stale answer reflects committed state too.
         | Op::ReadTask { .. }
         | Op::ReadJob { .. } => true,
         Op::Poll { .. }
@@ -72,7 +72,7 @@ fn sets_a_floor(record: &Record) -> bool {
     }
 }
 
-/// Whether its answer must not be older.
+/// Returns whether the answer must not be older.
 fn is_bound(record: &Record) -> bool {
     match &record.op {
         Op::Submit { duplicate, .. } => !duplicate,

@@ -1,4 +1,4 @@
-//! Each tick of a schedule makes one job.
+//! Rule: each tick of a schedule makes one job.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use crate::index::HistoryIndex;
 use crate::record::Op;
 use crate::verdict::Findings;
 
-/// See [`super::RULES`].
+/// The rule, as listed in [`super::RULES`].
 pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     let mut due: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut made: BTreeMap<(&str, &str), BTreeMap<&str, usize>> = BTreeMap::new();
@@ -49,7 +49,7 @@ pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
                 ),
             );
         }
-        // Only where it was said which ticks there were.
+        // Only if the history lists the ticks that were due.
         if schedules.contains(schedule) && !due.contains_key(&(*schedule, *tick)) {
             findings.broken(
                 &places,

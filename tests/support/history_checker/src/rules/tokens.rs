@@ -1,7 +1,7 @@
-//! Fencing tokens are unique and grow with every attempt of a task, also at an external sink.
+//! Rule: fencing tokens are unique and grow with every attempt of a task, also at an external sink.
 //!
-//! Source: fencing as in the papers on distributed locks; a store that refuses tokens lower than the highest it has seen
-//! is safe only if they never go back for the work that counts.
+//! Source: fencing as in the papers on distributed locks. A store that refuses tokens lower than the highest that it
+//! has seen is safe only if the tokens of effective work never go back.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +10,7 @@ use crate::index::HistoryIndex;
 use crate::record::{Op, Outcome};
 use crate::verdict::Findings;
 
-/// See [`super::RULES`].
+/// The rule, as listed in [`super::RULES`].
 pub fn judge(indexed: &HistoryIndex<'_>, _: Bounds, findings: &mut Findings) {
     let mut owners: HashMap<u64, (&str, usize)> = HashMap::new();
     let mut attempts: HashMap<&str, BTreeMap<u64, (u64, usize)>> = HashMap::new();

@@ -1,7 +1,7 @@
-//! The operations on each task can be put into one order that explains every answer, and that keeps to what was over
-//! before something else began: linearizability, searched for with porcupine.
+//! Rule: linearizability. The operations on each task can be put into one order that explains every answer, and in
+//! which an operation comes before all those that began after its end. The order is searched with porcupine.
 //!
-//! Each task is a register of its own. The search is bounded in steps, and with them in memory.
+//! Each task is a separate register. The search is bounded in steps, and thereby in memory.
 //! Sources: Herlihy and Wing; Wing and Gong's search as improved by Lowe; etcd's robustness tests.
 
 mod model;
@@ -16,7 +16,7 @@ use crate::record::{Consistency, JobState, Op, Outcome, Record, Status};
 use crate::verdict::Findings;
 use model::{Action, RestingStates, Step, Task, TaskTraits};
 
-/// See [`super::RULES`].
+/// The rule, as listed in [`super::RULES`].
 pub fn judge(indexed: &HistoryIndex<'_>, bounds: Bounds, findings: &mut Findings) {
     let of_jobs = of_jobs(indexed);
     let mut numbers: HashMap<&str, u32> = HashMap::new();
@@ -69,7 +69,7 @@ pub fn judge(indexed: &HistoryIndex<'_>, bounds: Bounds, findings: &mut Findings
 struct Operations {
     list: Vec<Operation<Task>>,
     places: Vec<usize>,
-    /// It may run again after its end, so that the same act may be done anew.
+    /// Whether the task may run again after its end, so that the same act may take effect twice.
     is_retried: bool,
 }
 
@@ -77,8 +77,8 @@ impl Operations {
     fn add(&mut self, record: &Record, at: usize, action: Action) {
         let unknown = record.outcome == Outcome::Unknown;
         self.places.push(at);
-        // Asked again and again, done once or several times: all the same, and the earliest says it all. Every one of
-        // them would double the search.
+        // For a repeated request it makes no difference whether it takes effect once or several times, and the earliest
+        // one stands for all. Each further one would double the search.
         if unknown && (action.is_done_once() || !self.is_retried) {
             let step = Step {
                 action: action.clone(),
@@ -104,11 +104,12 @@ impl Operations {
 }
 
 fn time(ns: u64) -> i64 {
-    // Three centuries of nanoseconds.
+    // Three hundred years in nanoseconds.
     i64::try_from(ns).unwrap_or(i64::MAX - 1)
 }
 
-/// Whatever may have made the task: the submission that was answered with its id, and all under the same key.
+/// Returns the operations that may have created the task: the submission whose answer contains its id, and all with the
+/// same key.
 fn made(indexed: &HistoryIndex<'_>, task: &TaskIndex<'_>, operations: &mut Operations) {
     let traits = TaskTraits {
         observed: task.spec.observed,
@@ -133,7 +134,7 @@ fn made(indexed: &HistoryIndex<'_>, task: &TaskIndex<'_>, operations: &mut Opera
     }
 }
 
-/// What was done to jobs, and seen of them.
+/// Operations on jobs, and reads of them.
 fn of_jobs<'a>(indexed: &HistoryIndex<'a>) -> HashMap<&'a str, Vec<usize>> {
     let mut records: HashMap<&str, Vec<usize>> = HashMap::new();
     for (at, record) in indexed.history.records.iter().enumerate() {
@@ -249,7 +250,7 @@ fn read_record<'a>(
     }
 }
 
-/// Retries by hand of other tasks of its job, which may take it along.
+/// Returns the requested retries of other tasks of the job, which may retry this task too.
 fn revived(
     indexed: &HistoryIndex<'_>,
     id: &str,

@@ -1,10 +1,10 @@
-//! A task as a register: what each operation on it can find, and what it leaves.
+//! Model of a task as a register: the states that each operation may find, and the states that it leaves.
 //!
-//! Not everything that happens to a task is an operation of somebody who writes the history: it is leased to workers
-//! that write none, leases end, times come, the end of one task ends another. So a state here stands for all that the
-//! task may have come to by itself since the last operation, and an operation is possible if the task can have come to
-//! what it found. That is decided from what the documentation of tasks says of their life, and always in favour of the
-//! product where it says nothing.
+//! Not every change of a task is an operation in the history. Workers that do not record lease it, leases end, times
+//! pass, and the end of one task ends another. A state of the model therefore stands for all states that the task may
+//! have reached by itself since the last operation. An operation is possible if the task can have reached the state
+//! that the operation found. The model follows the documentation of tasks. Where that is silent, the model decides in
+//! favour of the product.
 
 use std::cell::Cell;
 
@@ -12,7 +12,7 @@ use porcupine_rs::Model;
 
 use crate::record::{Status, TaskState};
 
-/// The states in which a task rests, as a set.
+/// A set of states without a running attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RestingStates(u8);
 
@@ -21,52 +21,52 @@ impl RestingStates {
     pub const PENDING: Self = Self(1);
     /// An end.
     pub const SUCCEEDED: Self = Self(2);
-    /// An end.
+    /// Terminal.
     pub const FAILED: Self = Self(4);
-    /// An end.
+    /// Terminal.
     pub const CANCELLED: Self = Self(8);
-    /// An end.
+    /// Terminal.
     pub const EXPIRED: Self = Self(16);
-    /// Any end.
+    /// All terminal states.
     pub const ENDED: Self = Self(2 | 4 | 8 | 16);
-    /// Nowhere.
+    /// The empty set.
     pub const NONE: Self = Self(0);
 
-    /// All that is in both.
+    /// Returns the intersection.
     pub fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// All that is in one of them.
+    /// Returns the union.
     pub fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// This set, if it is so.
+    /// Returns this set if the condition holds, else the empty set.
     fn only_if(self, so: bool) -> Self {
         if so { self } else { Self::NONE }
     }
 
-    /// Whether they have something in common.
+    /// Returns whether the sets overlap.
     pub fn meets(self, other: Self) -> bool {
         self.and(other) != Self::NONE
     }
 }
 
-/// What may happen to a task by itself.
+/// Changes of a task that are possible without an operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct TaskTraits {
-    /// All its workers write the history.
+    /// Whether all of its workers record to the history.
     pub observed: bool,
-    /// Another task's end may cancel it.
+    /// Whether the end of another task may cancel it.
     pub ends_with_others: bool,
-    /// It comes after others, so its inputs may be too large.
+    /// Whether it depends on other tasks, so that its inputs may be too large.
     pub has_inputs: bool,
-    /// It may expire.
+    /// Whether it may expire.
     pub expires: bool,
 }
 
-/// Where it is.
+/// Current state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Position {
     Unmade,
@@ -74,88 +74,88 @@ enum Position {
     At(RestingStates),
 }
 
-/// All that a task may be.
+/// All possible states of a task after some operations.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
     position: Position,
     traits: TaskTraits,
-    /// The number of the latest attempt that is known of.
+    /// Number of the latest known attempt.
     attempt: u64,
-    /// There was no later one.
+    /// Whether there was certainly no later attempt.
     exact: bool,
-    /// The highest token that is known of, 0 before the first.
+    /// Highest known token; 0 before the first.
     token: u64,
-    /// Its result, if it is known.
+    /// Its result, if known.
     result: Option<u32>,
-    /// A task that it comes after was retried by hand: a cancelled one may wait again.
+    /// Whether a task that it depends on was retried on request: a cancelled task may then wait again.
     revived: bool,
     /// Accepted reports.
     accepted: Vec<(u64, Status)>,
 }
 
-/// What was found or done.
+/// An act on a task, or an observation of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// It is made.
+    /// Creation of the task.
     Make(TaskTraits),
-    /// A read: there is no such task.
+    /// A read that the task does not exist.
     Missing,
-    /// A read.
+    /// A read of the task.
     Read {
-        /// The state.
+        /// State of the task.
         state: TaskState,
-        /// The latest attempt.
+        /// Number of the latest attempt.
         attempt: u64,
-        /// Its token, if it was shown.
+        /// Token of that attempt, if the answer contains it.
         token: Option<u64>,
-        /// The result, by number.
+        /// Number of the result.
         result: Option<u32>,
     },
-    /// Its job was seen at an end that leaves the task at one of these.
+    /// A read of its job in a terminal state, which leaves the task in one of these states.
     Ended(RestingStates),
-    /// A lease was handed out.
+    /// A lease was granted.
     Lease {
-        /// The attempt.
+        /// Number of the attempt.
         attempt: u64,
         /// The token.
         token: u64,
     },
     /// A report was accepted, or may have been.
     Accepted {
-        /// The attempt.
+        /// Number of the attempt.
         attempt: u64,
         /// The token.
         token: u64,
-        /// What was reported.
+        /// Reported outcome.
         status: Status,
-        /// The result, by number.
+        /// Number of the result.
         result: Option<u32>,
     },
     /// A report was refused.
     Refused {
-        /// The attempt.
+        /// Number of the attempt.
         attempt: u64,
         /// The token.
         token: u64,
-        /// What was reported.
+        /// Reported outcome.
         status: Status,
-        /// Because there is no such task.
+        /// Whether the reason is that the task does not exist.
         missing: bool,
     },
-    /// It was cancelled.
+    /// The task was cancelled.
     Cancel,
-    /// Cancelling was refused: it had ended.
+    /// The cancellation was refused, because the task had ended.
     CancelRefused,
-    /// Its job was cancelled.
+    /// The job of the task was cancelled.
     CancelJob,
-    /// It was retried by hand.
+    /// The task was retried on request.
     Retry,
-    /// One that it comes after was.
+    /// A task that it depends on was retried on request.
     RetryOfAnother,
 }
 
 impl Action {
-    /// Whether it changes nothing to do it again, whatever happens between.
+    /// Returns whether a repetition changes nothing, whatever happens in between.
     pub fn is_done_once(&self) -> bool {
         match self {
             Self::Make(_) | Self::Accepted { .. } => true,
@@ -173,12 +173,12 @@ impl Action {
     }
 }
 
-/// An act, and whether it is known to have happened.
+/// An act, and whether it certainly happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// What.
+    /// The act.
     pub action: Action,
-    /// It may have happened or not, at any time from when it was asked.
+    /// Whether it may have happened or not, at any time after the request.
     pub unknown: bool,
 }
 
@@ -186,18 +186,18 @@ thread_local! {
     static STEPS_LEFT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// From now on the searches of this thread may take so many steps. Past them nothing is possible any more, so that the
-/// search ends.
+/// Sets the number of steps for the following searches of this thread. After these steps no operation is possible any
+/// more, so that the search ends.
 pub fn set_step_budget(steps: u64) {
     STEPS_LEFT.set(steps);
 }
 
-/// How many of them are left. None: the bound was hit, and "not possible" means nothing.
+/// Returns the number of steps left. At 0 the bound was reached, and "not possible" has no meaning.
 pub fn steps_left() -> u64 {
     STEPS_LEFT.get()
 }
 
-/// See the module.
+/// The model for porcupine. See the module.
 #[derive(Debug, Clone)]
 pub struct Task;
 
@@ -227,14 +227,14 @@ impl Model for Task {
         }
         match state.after(&step.action) {
             Some(next) => (true, next),
-            // It did not happen, or is yet to.
+            // The act did not happen, or happens later.
             None => (step.unknown, state.clone()),
         }
     }
 }
 
 impl State {
-    /// What an act leaves; `None` if it is not possible.
+    /// Returns the state after an act, or `None` if the act is not possible.
     fn after(&self, action: &Action) -> Option<Self> {
         match action {
             Action::Make(traits) => Some(self.made(*traits)),
@@ -294,7 +294,7 @@ impl State {
         }
     }
 
-    /// Whether it may not have ended.
+    /// Returns whether the task may be unfinished.
     fn may_be_unfinished(&self) -> bool {
         match self.position {
             Position::Unmade => false,
@@ -305,7 +305,7 @@ impl State {
         }
     }
 
-    /// Whether it can get another lease.
+    /// Returns whether the task can get another lease.
     fn may_go_on(&self) -> bool {
         match self.position {
             Position::Unmade => false,
@@ -314,7 +314,7 @@ impl State {
         }
     }
 
-    /// The ends that it can come to by itself from where it may be.
+    /// Returns the terminal states that the task can reach by itself.
     fn comes_to(&self) -> RestingStates {
         let traits = self.traits;
         let unfinished = RestingStates::SUCCEEDED
@@ -331,7 +331,7 @@ impl State {
         }
     }
 
-    /// At rest, after who knows how many attempts more.
+    /// Moves the task to states without a running attempt, after an unknown number of further attempts.
     fn rests(&self, places: RestingStates) -> Self {
         Self {
             position: Position::At(places),
@@ -391,7 +391,7 @@ impl State {
             Position::At(places) => self.can_have_ended(places, attempt, result),
         };
         let known = token.unwrap_or(0);
-        // An attempt that was known has the token that was known.
+        // A known attempt has the known token.
         let same = attempt != self.attempt || self.token == 0 || known == 0 || known == self.token;
         (possible && same).then(|| Self {
             position,
@@ -432,7 +432,7 @@ impl State {
         if position == RestingStates::CANCELLED || position == RestingStates::EXPIRED {
             return attempt >= self.attempt;
         }
-        // A result, or a failure, ends an attempt; but inputs that are too large end a task that waits.
+        // A result or a failure ends an attempt. Inputs that are too large end a waiting task.
         match self.position {
             Position::Unmade => false,
             Position::Running => attempt >= self.attempt,
@@ -447,7 +447,7 @@ impl State {
 
     fn leased(&self, attempt: u64, token: u64) -> Option<Self> {
         if attempt == self.attempt && token == self.token {
-            // Handed out again, or late: the lease is known already.
+            // The lease was delivered again, or late: it is known already.
             return Some(self.clone());
         }
         if attempt < self.attempt && token < self.token {
@@ -510,12 +510,12 @@ impl State {
         }
         let is_current = self.position == Position::Running && attempt == self.attempt;
         if is_current {
-            // The lease ended by itself before.
+            // The lease had ended by itself before.
             let ends = RestingStates::FAILED
                 .or(RestingStates::CANCELLED.only_if(self.traits.ends_with_others));
             return Some(self.rests(RestingStates::PENDING.or(ends)));
         }
-        // What was accepted and is the end is accepted again.
+        // A repeated report of the accepted result is accepted again.
         let is_end = matches!(self.position, Position::At(places) if !places.meets(RestingStates::PENDING))
             && self.exact
             && self.token == token;
