@@ -1,11 +1,11 @@
-//! `triarch bench`: what it measures is what it submitted, and nothing of it stays.
+//! `triarch bench`: it measures exactly the tasks that it submitted, and leaves nothing in the cluster.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use triarch_harness::{Cli, Cluster, binary, until};
 
-/// Runs a bench that must succeed; what it tells a program.
+/// Runs a benchmark that must succeed, and returns its JSON output.
 async fn bench(cli: &Cli, args: &[&str]) -> Value {
     let mut line = vec!["bench", "--output", "json"];
     line.extend(args);
@@ -15,7 +15,7 @@ async fn bench(cli: &Cli, args: &[&str]) -> Value {
     report
 }
 
-/// The cluster is as it was before.
+/// The state of the cluster is the same as before the benchmark.
 async fn nothing_is_left(cluster: &mut Cluster) {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);

@@ -1,4 +1,4 @@
-//! `triarch dev`: starts everything, and stops everything.
+//! `triarch dev`: starts a whole cluster, and stops all of it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use triarch_harness::{Cli, Process, addresses, binary, eventually, until};
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A dev cluster under way; everything it started goes with it.
+/// A running development cluster. Dropping it ends everything that it started.
 struct Dev {
     process: Process,
     mark: String,
@@ -38,7 +38,7 @@ impl Dev {
         }
     }
 
-    /// What it says of itself once everything runs.
+    /// Returns its output once everything runs.
     async fn banner(&mut self) -> Value {
         eventually(
             WAIT_TIMEOUT,
@@ -86,7 +86,7 @@ fn pids(banner: &Value) -> Vec<u32> {
         .collect()
 }
 
-/// The process that started this one, while both live.
+/// Returns the parent of the process, while both live.
 fn parent(pid: u32) -> Option<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("PPid:"))?;
@@ -103,7 +103,7 @@ async fn dev_starts_a_working_cluster_and_stops_it() {
     let mut running: Vec<u32> = marked(&dev.mark)
         .into_iter()
         .filter(|pid| *pid != dev.process.pid())
-        // Each worker has a process of its own that watches over what it starts.
+        // Each worker has a separate process that watches over its child processes.
         .filter(|pid| !parent(*pid).is_some_and(|parent| started.contains(&parent)))
         .collect();
     running.sort_unstable();
@@ -127,7 +127,7 @@ async fn dev_starts_a_working_cluster_and_stops_it() {
         Some(2),
         "{workers}"
     );
-    // Something still runs when it is told to stop.
+    // A task is still running when the cluster is asked to stop.
     cli.run(&["submit", "--", "sleep", "600"]).await.expect(0);
     until(WAIT_TIMEOUT, "the long task runs", async || {
         let tasks = cli
@@ -197,7 +197,7 @@ async fn dev_survives_the_death_of_its_leader_and_keeps_its_data() {
         "a directory that was asked for is kept"
     );
 
-    // The same directory again is the same cluster.
+    // A second start on the same directory continues the same cluster.
     let port = dev.port.to_string();
     let mut again = Dev::start(
         "again",

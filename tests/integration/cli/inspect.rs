@@ -1,4 +1,4 @@
-//! `triarch job`, `task`, `queue`, `worker`, `cluster`: tables for people, JSON for programs.
+//! `triarch job`, `task`, `queue`, `worker`, `cluster`: tables for reading, JSON for programs.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::with_worker;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs it for people and for programs; gives both.
+/// Runs a command with table output and with JSON output, and returns both.
 async fn both(cli: &Cli, args: &[&str]) -> (String, Value) {
     let people = cli.run(args).await.expect(0);
     let mut with_json = args.to_vec();
@@ -96,7 +96,7 @@ async fn cancel_and_retry_commands_print_the_new_state() {
         .await
         .expect(0)
         .shows("cancelled");
-    // Cancelled is not succeeded.
+    // A cancelled job counts as not succeeded.
     cli.run(&["job", "wait", &job])
         .await
         .expect(1)
@@ -162,7 +162,7 @@ async fn worker_queue_and_cluster_commands_print_tables_and_json() {
         ),
         (&Value::from(leader), Some(3))
     );
-    // One down is shown as down, and the rest goes on.
+    // A stopped master is shown as such, and the rest of the cluster works.
     let down = cluster.follower().await;
     cluster.kill9(down);
     triarch_harness::until(
@@ -178,7 +178,7 @@ async fn worker_queue_and_cluster_commands_print_tables_and_json() {
     )
     .await;
 
-    // Drained, it finishes and leaves.
+    // A drained worker finishes its tasks and leaves.
     cli.run(&["worker", "drain", &worker]).await.expect(0);
     let status = cluster
         .worker_process(0)
@@ -213,7 +213,7 @@ async fn long_lists_are_paged() {
         (rest["tasks"].as_array().map(Vec::len), &rest["next"]),
         (Some(2), &Value::Null)
     );
-    // A person is told that there is more, beside the table.
+    // The hint that there are more pages goes to stderr, not into the table.
     let people = cli.run(&["task", "list", "--limit", "5"]).await.expect(0);
     people.says(next);
 }
@@ -250,7 +250,7 @@ async fn a_worker_is_shown_by_its_name_with_its_load() {
 async fn the_watch_option_prints_the_output_repeatedly() {
     let cluster = with_worker(1).await;
     let watched = async |rest: &str| {
-        // A reader that has seen enough ends it, as Ctrl-C would.
+        // `head` closes the pipe after some lines, which ends the command like Ctrl-C.
         let script = format!("\"$0\" {rest} --masters {}", cluster.masters());
         let mut command = cluster.marked("sh");
         command
@@ -272,7 +272,7 @@ async fn the_watch_option_prints_the_output_repeatedly() {
     let headers = people.lines().filter(|line| line.contains("SLOTS"));
     assert!(headers.count() >= 2, "{people}");
     assert!(people.lines().any(str::is_empty), "{people}");
-    // What makes no sense is not asked again.
+    // `--watch` does not repeat a request that was refused.
     let refused = cluster.cli();
     let refused = refused.run(&["task", "list", "--job", "j999999-0", "--watch"]);
     refused.await.expect(1);

@@ -1,4 +1,4 @@
-//! The command line as users type it, against real clusters: what goes to stdout, what to stderr, and which exit code.
+//! The command line as users type it, against real clusters: its stdout, its stderr, and its exit codes.
 
 mod bench;
 mod dev;

@@ -1,4 +1,4 @@
-//! `triarch schedule`: made, looked at, paused, triggered and deleted by people and by programs.
+//! `triarch schedule`: schedules are created, shown, paused, triggered and deleted, with table and JSON output.
 
 use serde_json::Value;
 use triarch_harness::cluster::WAIT_TIMEOUT;
@@ -114,7 +114,7 @@ async fn a_schedule_file_sets_what_options_cannot() {
         (&Value::from(true), &Value::Null)
     );
 
-    // What the cluster does not take says where; what makes no sense here is bad usage.
+    // A refusal by the cluster names the invalid field. Arguments that are invalid without a cluster are a usage error.
     cli.run_with_input(&set("0 9 * * MOON", &[]), job)
         .await
         .expect(1)

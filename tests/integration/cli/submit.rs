@@ -1,4 +1,4 @@
-//! `triarch submit`.
+//! `triarch submit`: command lines and job files, waiting for the result, and refusals.
 
 use serde_json::json;
 use triarch_harness::Cluster;
@@ -40,7 +40,7 @@ async fn submit_without_waiting_prints_only_the_job_id() {
         !id.is_empty() && !id.contains(char::is_whitespace),
         "{ran:#?}"
     );
-    // So it can be used by the next command.
+    // The output is only the id, so the next command can use it.
     cli.run(&["job", "wait", id])
         .await
         .expect(0)
@@ -173,7 +173,7 @@ async fn submit_of_an_array_makes_one_job_of_many_tasks() {
         .expect(0);
     let expected: String = (1..=20).map(|nth| format!("item {nth}\n")).collect();
     assert_eq!(ran.stdout, expected);
-    // One of them failing fails the job, and is named.
+    // One failed task fails the job, and is named in the output.
     let script = "[ $TRIARCH_ARRAY_INDEX != 2 ]";
     let ran = cli
         .run(&[
@@ -196,7 +196,7 @@ async fn submit_of_an_array_makes_one_job_of_many_tasks() {
     cli.run(&["submit", "--array", "1-100001", "--", "true"])
         .await
         .expect(2);
-    // More than one request takes goes in parts, and is one job all the same.
+    // A job that is too large for one request is sent in parts, and is still one job.
     let submitted = cli
         .run(&[
             "submit", "--queue", "nobody", "--array", "1-10001", "--", "true",
@@ -228,7 +228,7 @@ async fn submitting_an_idempotency_key_again_returns_the_first_job() {
         .await
         .expect(1)
         .says("another body");
-    // Without a key, twice is twice.
+    // Without a key, two submissions make two jobs.
     let third = cli.run(&["submit", "--", "echo", "one"]).await.expect(0);
     let fourth = cli.run(&["submit", "--", "echo", "one"]).await.expect(0);
     assert_ne!(third.stdout, fourth.stdout);
@@ -272,7 +272,7 @@ async fn a_job_can_come_from_a_file_or_a_pipe() {
     .await
     .expect(2)
     .says("prio");
-    // What only the cluster can know is the cluster's refusal.
+    // The cluster refuses what only the cluster can check.
     let refused = cli
         .run_with_input(
             &["submit", "-"],

@@ -1,4 +1,4 @@
-//! Exit codes: 0 done; 1 the thing asked for failed; 2 bad usage; 3 no cluster reachable.
+//! Exit codes: 0 success; 1 the requested work failed; 2 wrong usage; 3 no cluster reachable.
 
 use triarch_harness::{Cli, Cluster};
 
@@ -27,7 +27,7 @@ async fn a_missing_object_exits_with_1() {
 
 #[tokio::test]
 async fn bad_usage_exits_with_2_and_sends_no_request() {
-    // No cluster is there: it must not be missed.
+    // No cluster runs at this address, and none is needed for wrong usage.
     let cli = Cli::new("usage").masters("http://127.0.0.1:1");
     for args in [
         &[][..],
@@ -79,7 +79,7 @@ async fn bad_usage_exits_with_2_and_sends_no_request() {
 #[tokio::test]
 async fn an_unreachable_cluster_exits_with_3_and_names_its_addresses() {
     let cli = Cli::new("nobody");
-    // Ports where nothing can listen without being root, and nobody does.
+    // Ports on which only root can listen, and on which no process listens.
     let masters = "http://127.0.0.1:1,http://127.0.0.1:2";
     for args in [
         &["job", "list"][..],
@@ -106,7 +106,7 @@ async fn a_cluster_without_a_quorum_exits_with_3() {
     }
     let cli = cluster.cli();
     cli.run(&["job", "list"]).await.expect(3);
-    // What the last master knows can still be looked at; that nobody leads is the news.
+    // The state that the last master knows is still shown. The command fails, because no master leads.
     let ran = cli.run(&["cluster", "status"]).await;
     assert_ne!(ran.code, Some(0), "{ran:#?}");
 }
@@ -121,7 +121,7 @@ async fn one_reachable_master_is_enough() {
     cli.run(&["--masters", &dead_first, "job", "list"])
         .await
         .expect(0);
-    // The option goes before the environment variable.
+    // The option has precedence over the environment variable.
     let cli = cli.masters("http://127.0.0.1:1");
     cli.run(&["job", "list", "--masters", &dead_first])
         .await

@@ -1,4 +1,4 @@
-//! Jobs as these tests submit them, and what becomes of their tasks.
+//! Jobs of these tests, and the states of their tasks.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use triarch_harness::{Api, Cluster, eventually, until};
 
-/// For a task to get where it is expected.
+/// Maximum time for a task to reach the expected state.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A job of one command.
+/// Returns a job with one command.
 pub fn exec(argv: &[&str]) -> Value {
     json!({"tasks": [{"kind": "exec", "payload": {"argv": argv}}]})
 }
 
-/// A job of one shell script.
+/// Returns a job with one shell script.
 pub fn shell(script: &str) -> Value {
     exec(&["sh", "-c", script])
 }
 
-/// The first task of a submission's answer.
+/// Returns the id of the first task in the answer to a submission.
 pub fn first_task(submitted: &Value) -> String {
     submitted["tasks"][0]
         .as_str()
@@ -27,12 +27,12 @@ pub fn first_task(submitted: &Value) -> String {
         .to_owned()
 }
 
-/// Submits one task at this node and gives its id.
+/// Submits one task at this node and returns its id.
 pub async fn submit_task(api: &Api, job: &Value) -> String {
     first_task(&api.submit(job).await)
 }
 
-/// Waits until the task is in this state, and gives it.
+/// Waits until the task is in this state, and returns the task.
 pub async fn wait_state(api: &Api, task: &str, state: &str) -> Value {
     eventually(
         WAIT_TIMEOUT,
@@ -50,7 +50,7 @@ pub async fn wait_state(api: &Api, task: &str, state: &str) -> Value {
     .await
 }
 
-/// Waits until the job is terminal, and gives it.
+/// Waits until the job is terminal, and returns it.
 pub async fn wait_job(api: &Api, job: &str) -> Value {
     eventually(WAIT_TIMEOUT, format!("job {job} finishes"), async || {
         let path = format!("/v1/jobs/{job}?wait_ms=5000");
@@ -61,7 +61,7 @@ pub async fn wait_job(api: &Api, job: &str) -> Value {
     .await
 }
 
-/// Every task of a job, as a whole.
+/// Returns every task of a job, with all its fields.
 pub async fn shown(api: &Api, submitted: &Value) -> Vec<Value> {
     let mut tasks = Vec::new();
     for id in submitted["tasks"].as_array().expect("ids") {
@@ -71,7 +71,7 @@ pub async fn shown(api: &Api, submitted: &Value) -> Vec<Value> {
     tasks
 }
 
-/// Waits until so many tasks of a job have succeeded.
+/// Waits until this many tasks of a job have succeeded.
 pub async fn wait_succeeded(api: &Api, submitted: &Value, count: u64) {
     let path = format!("/v1/jobs/{}", submitted["id"].as_str().expect("an id"));
     until(
@@ -86,7 +86,7 @@ pub async fn wait_succeeded(api: &Api, submitted: &Value, count: u64) {
     .await;
 }
 
-/// How the attempts of a task ended, in order.
+/// Returns the outcomes of a task's attempts, in order.
 pub fn outcomes(task: &Value) -> Vec<String> {
     let attempts = task["attempts"].as_array().cloned().unwrap_or_default();
     attempts
@@ -95,14 +95,14 @@ pub fn outcomes(task: &Value) -> Vec<String> {
         .collect()
 }
 
-/// One attempt succeeded, and no other one was more than handed back by a slow worker.
+/// Checks that one attempt succeeded, and that all others were returned by a slow worker.
 pub fn succeeded_once(task: &Value) -> bool {
     let mut outcomes = outcomes(task);
     outcomes.retain(|outcome| outcome != "returned");
     outcomes == ["succeeded"]
 }
 
-/// The cluster takes a job, runs it and shows its result: whatever was done to it before did no harm.
+/// Checks that the cluster accepts a job, runs it and shows its result, whatever happened before.
 pub async fn assert_works(cluster: &mut Cluster) {
     let worker = triarch_harness::FakeWorker::register(cluster, "still-works", 1).await;
     for node in cluster.running() {

@@ -1,6 +1,7 @@
-//! A cluster of real processes, and what users rely on whatever happens to it.
+//! A cluster of real processes, and its guarantees to users under faults and invalid requests.
 //!
-//! One folder per area, one file per concern. Each test has a cluster of its own; nothing is timed, everything is waited for with a deadline.
+//! There is one folder per area and one file per concern. Each test has a cluster of its own. Tests do not measure
+//! durations; they wait for conditions, with deadlines.
 
 mod api;
 mod failover;

@@ -1,4 +1,4 @@
-//! Whatever a client sends is answered by a proper problem that says what is wrong with it, and harms nobody.
+//! Invalid requests: each is answered by a problem that names the defect, and has no effect.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::job_helpers::{assert_works, exec, submit_task};
 
 const MIB: usize = 1 << 20;
 
-/// One thing that must be refused.
+/// A request that must be refused.
 struct Case {
     name: String,
     method: Method,
@@ -17,7 +17,7 @@ struct Case {
     body: Vec<u8>,
     status: u16,
     code: &'static str,
-    /// What `field` must be, if it must be.
+    /// Required value of `field`, if any.
     field: Option<String>,
 }
 
@@ -42,7 +42,7 @@ impl Case {
         Self::new(name, Method::POST, path, body)
     }
 
-    /// A job whose only task has this besides its kind.
+    /// Returns a job whose only task has this field in addition to its kind.
     fn task(field: &str, value: &str) -> Self {
         let body = format!(r#"{{"tasks": [{{"kind": "exec", "{field}": {value}}}]}}"#);
         let name = format!("{field}: {}", &value[..value.len().min(60)]);
@@ -91,7 +91,7 @@ impl Case {
         if let Some(field) = &self.field {
             assert_eq!(problem["field"], field.as_str(), "{}", context());
         }
-        // Nothing of the inside: no Rust type, no source file, no stack.
+        // The answer shows no internals: no Rust type, no source file, no backtrace.
         for inside in ["panicked", ".rs:", "::", "<html"] {
             assert!(!reply.text.contains(inside), "{inside:?}: {}", context());
         }
@@ -330,7 +330,7 @@ async fn leader_and_followers_refuse_every_malformed_request_with_its_problem_co
             case.check(&api).await;
         }
     }
-    // A follower only redirects what workers ask.
+    // A follower only redirects the calls of workers, so these cases go to the leader.
     let api = cluster.api(leader);
     for case in worker_cases(&worker.id) {
         case.check(&api).await;
@@ -345,7 +345,7 @@ async fn leader_and_followers_refuse_every_malformed_request_with_its_problem_co
 async fn an_endless_request_body_is_refused_before_it_ends() {
     let mut cluster = Cluster::start(3).await;
     for node in cluster.ids() {
-        // Its length is not declared: it is too large when it has been.
+        // Without a declared length, the body is refused when it exceeds the bound.
         let mut stream = tokio::net::TcpStream::connect(cluster.addr(node))
             .await
             .expect("it listens");
@@ -361,7 +361,7 @@ async fn an_endless_request_body_is_refused_before_it_ends() {
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).await.expect("it answers");
         assert_eq!(&answer, b"HTTP/1.1 413");
-        // Declared, and not sent before it is asked for: it is never asked for.
+        // The client waits for `100 Continue` before it sends the body, and the server never requests the body.
         let mut stream = tokio::net::TcpStream::connect(cluster.addr(node))
             .await
             .expect("it listens");
@@ -401,7 +401,7 @@ async fn malformed_request_headers_are_refused() {
             "{value:?}: {reply:?}"
         );
     }
-    // An index that is far away is waited for, and then told as not reached.
+    // The request waits for a future index, and then fails because the index was not reached.
     let path = "/v1/jobs?consistency=stale";
     let reply = api
         .call(Method::GET, path)
@@ -425,7 +425,7 @@ async fn a_batch_with_one_invalid_task_creates_nothing() {
         "tasks[50].priority"
     );
     assert_eq!(api.get("/v1/tasks").await.expect(200)["tasks"], json!([]));
-    // The bound itself is within it.
+    // A value equal to the bound is accepted.
     let most = api
         .submit(&json!({"tasks": vec![json!({"kind": "hand"}); 10_000]}))
         .await;
@@ -479,7 +479,7 @@ async fn bytes_that_are_not_http_harm_no_other_client() {
             let _ = stream.write_all(noise).await;
             let _ = stream.shutdown().await;
             let mut answer = Vec::new();
-            // Whatever comes, it ends.
+            // Every answer ends, whatever the request was.
             let _ = stream.read_to_end(&mut answer).await;
             let answer = String::from_utf8_lossy(&answer).into_owned();
             assert!(

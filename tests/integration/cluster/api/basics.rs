@@ -1,4 +1,4 @@
-//! Submitting and reading, at any node.
+//! Basic operations: submissions and reads, at any node.
 
 use reqwest::Method;
 use serde_json::json;
@@ -10,7 +10,7 @@ use crate::job_helpers::{WAIT_TIMEOUT, exec, shell, submit_task, wait_job};
 async fn a_job_submitted_to_a_follower_is_visible_on_every_node() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
-    // As `curl -X POST` would, without following redirects.
+    // Without following redirects, like `curl -X POST`.
     let submitted = cluster.api(follower).submit(&exec(&["true"])).await;
     assert_eq!(submitted["duplicate"], false);
     let job = submitted["id"].as_str().expect("an id");
@@ -70,7 +70,7 @@ async fn submitting_an_idempotency_key_again_returns_the_first_job() {
     job["tasks"][0]["priority"] = 5.into();
     let refused = cluster.api(follower).post("/v1/jobs", &job).await;
     refused.refused(409, "conflict");
-    // Nothing was made by any of that.
+    // None of these requests created anything.
     let listed = cluster.api(leader).get("/v1/jobs").await.expect(200);
     assert_eq!(
         listed["jobs"].as_array().expect("jobs").len(),
@@ -94,7 +94,7 @@ async fn a_request_id_repeated_at_another_node_is_executed_once() {
     }
     ids.dedup();
     assert_eq!(ids.len(), 1, "{ids:?}");
-    // It holds over a leader change too.
+    // The same holds after a leader change.
     let leader = cluster.leader().await;
     cluster.kill9(leader);
     let next = cluster.leader_other_than(leader).await;
@@ -160,7 +160,7 @@ async fn the_pages_of_a_list_together_contain_every_item_once() {
         }
         assert_eq!(json!(seen), submitted["tasks"], "{path}");
     }
-    // Another job does not slip into the first one's pages.
+    // The pages of the first job contain no task of another job.
     submit_task(&api, &fake_worker::job(json!(null))).await;
     let named = api.get("/v1/jobs?name=many").await.expect(200);
     assert_eq!(named["jobs"].as_array().expect("jobs").len(), 1);

@@ -1,4 +1,5 @@
-//! Requests that a web page of another site makes a browser send: refused on every route, at every node.
+//! Browser guard: requests that a web page of another site makes a browser send are refused on every route, at every
+//! node.
 
 use std::time::Duration;
 
@@ -82,7 +83,7 @@ async fn pages_of_other_sites_are_refused_on_every_route_of_every_node() {
                 assert_refused(&reply, 421, "misdirected_request");
             }
         }
-        // What is no route, and messages between nodes.
+        // Unknown routes, and routes for messages between nodes.
         let nowhere = api.call(Method::GET, "/nowhere");
         let reply = nowhere.header("origin", "null").answer().await;
         assert_refused(&reply, 403, "forbidden");
@@ -112,7 +113,7 @@ async fn a_post_that_needs_no_preflight_is_taken_from_programs_only() {
         let reply = submit(kind).header("origin", &own).answer().await;
         assert_refused(&reply, 415, "unsupported_media_type");
     }
-    // Posts without a body need no preflight either.
+    // A POST without a body needs no preflight request either.
     let pause = || api.call(Method::POST, "/v1/queues/default/pause");
     let reply = pause().header("origin", &own).answer().await;
     assert_refused(&reply, 415, "unsupported_media_type");
@@ -121,7 +122,7 @@ async fn a_post_that_needs_no_preflight_is_taken_from_programs_only() {
         false
     );
 
-    // The node's own page, and `curl -d`.
+    // Requests of the node's own page, and of `curl -d`, are accepted.
     let page = submit("application/json").header("origin", &own);
     page.header("sec-fetch-site", "same-origin")
         .answer()

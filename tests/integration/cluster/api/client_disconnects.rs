@@ -1,4 +1,4 @@
-//! Clients that go away in the middle leave nothing behind.
+//! Clients that disconnect in the middle of a request leave no resources occupied.
 
 use reqwest::Method;
 use serde_json::json;
@@ -9,9 +9,9 @@ use triarch_harness::{Cluster, FakeWorker, fake_worker, until};
 use crate::job_helpers::{WAIT_TIMEOUT, assert_works, submit_task};
 use crate::operations::metrics::{held, wait_held};
 
-/// Clients that hang up in each way.
+/// Number of clients for each kind of disconnection.
 const MANY: usize = 50;
-/// Descriptors a master may have more than before: connections between masters come and go.
+/// Tolerance in the number of open descriptors of a master, because connections between masters come and go.
 const SLACK: usize = 20;
 
 fn descriptors(pid: u32) -> usize {
@@ -44,7 +44,7 @@ async fn clients_that_disconnect_leak_no_resources() {
     for node in cluster.ids() {
         let address = cluster.addr(node);
         for head in [
-            // Nothing at all; half a request line; half the headers; half a body.
+            // No bytes at all; half a request line; half the headers; half a body.
             String::new(),
             "POST /v1/jo".to_owned(),
             "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-".to_owned(),
@@ -52,7 +52,7 @@ async fn clients_that_disconnect_leak_no_resources() {
                 .to_owned(),
             "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"tas"
                 .to_owned(),
-            // A whole request whose answer nobody waits for.
+            // A whole request, with a disconnection before the answer.
             format!("GET /v1/tasks/{waited_for}?wait_ms=60000 HTTP/1.1\r\nhost: localhost\r\n\r\n"),
             "GET /v1/jobs HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(),
         ] {
@@ -63,7 +63,7 @@ async fn clients_that_disconnect_leak_no_resources() {
             }
         }
     }
-    // Polls that are hung up on while they wait.
+    // Polls whose client disconnects while they wait.
     let leader = cluster.leader().await;
     for _ in 0..MANY {
         let path = format!("/v1/workers/{}/poll", worker.id);
@@ -81,7 +81,7 @@ async fn clients_that_disconnect_leak_no_resources() {
         let hung_up = polling.await;
         assert!(hung_up.is_err(), "{hung_up:?}");
     }
-    // Work that comes now is not given to any of those that went away.
+    // Work that is submitted now is not leased to any of the disconnected workers.
     let task = submit_task(&cluster.api(1), &fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
     assert_eq!((&lease.task, lease.attempt), (&task, 1), "{lease:?}");

@@ -1,4 +1,4 @@
-//! Events: the same history on every node, followed over failovers.
+//! Events: every node streams the same events, and a client can follow them over failovers.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use triarch_harness::{Cluster, FakeWorker, Options, eventually, fake_worker};
 use crate::job_helpers::{WAIT_TIMEOUT, submit_task};
 use crate::operations::metrics::wait_held;
 
-/// A message of a stream of events.
+/// A message of an event stream.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Message {
     id: String,
@@ -17,14 +17,14 @@ struct Message {
     data: Value,
 }
 
-/// Follows `/v1/events` at one master, as a browser would.
+/// A client of `/v1/events` at one master, like a browser.
 struct Reader {
     response: reqwest::Response,
     text: String,
 }
 
 impl Reader {
-    /// Begins; `last` is the id of the last event seen.
+    /// Opens the stream; `last` is the id of the last event seen.
     async fn begin(cluster: &Cluster, node: u64, query: &str, last: Option<&str>) -> Self {
         let url = format!("{}/v1/events?{query}", cluster.url(node));
         let mut request = reqwest::Client::new().get(url);
@@ -40,7 +40,7 @@ impl Reader {
         }
     }
 
-    /// Begins now, and is sure to have begun.
+    /// Opens the stream at the next event, and waits until it has begun.
     async fn now(cluster: &Cluster, node: u64, query: &str) -> Self {
         let mut reader = Self::begin(cluster, node, query, None).await;
         let hello = reader.message().await.expect("a first message");
@@ -49,7 +49,7 @@ impl Reader {
         reader
     }
 
-    /// The next message, also one that only tells how far it has come; `None` when the stream has ended.
+    /// Returns the next message, position messages included; `None` at the end of the stream.
     async fn message(&mut self) -> Option<Message> {
         loop {
             if let Some((whole, rest)) = self.text.split_once("\n\n") {
@@ -79,7 +79,7 @@ impl Reader {
         }
     }
 
-    /// The next event, which must come.
+    /// Returns the next event. Panics if none arrives.
     async fn event(&mut self) -> Message {
         loop {
             let message = self.message().await.expect("it goes on");
@@ -91,7 +91,7 @@ impl Reader {
         }
     }
 
-    /// All events up to the end of this job.
+    /// Returns all events up to the end of this job.
     async fn until_finished(&mut self, job: &str) -> Vec<Message> {
         let mut events = Vec::new();
         loop {
@@ -183,7 +183,7 @@ async fn a_reader_whose_master_is_killed_resumes_at_another_without_gap_or_dupli
         run_one(&worker).await;
         seen.extend(reader.until_finished(&job).await);
     }
-    // The last messages are lost with the master, in the middle of what one entry made happen.
+    // The last messages are lost with the master, in the middle of the events of one entry.
     seen.truncate(seen.len() - 2);
     cluster.kill9(leader);
     let last = seen.last().expect("events").id.clone();
@@ -201,7 +201,7 @@ async fn a_reader_whose_master_is_killed_resumes_at_another_without_gap_or_dupli
     assert_eq!(ids(&seen), ids(&expected));
     assert_eq!(seen, expected, "and they say the same");
 
-    // The killed one tells the same again once it is back, from its log.
+    // The killed master streams the same events again after its restart, from its log.
     cluster.restart(leader);
     cluster.wait_caught_up(leader).await;
     let first = expected[0].id.clone();
@@ -234,7 +234,7 @@ async fn an_evicted_position_is_gone_and_a_future_one_is_waited_for() {
     }
     assert!((25..=50).contains(&kept), "{kept} were kept");
 
-    // Who is ahead of this node is waited for, and then told.
+    // A client whose position is ahead of this node waits, and then gets an error.
     let ahead = api.get("/v1/events?after=99999999").await;
     ahead.refused(504, "timeout");
     let answer = api.post("/v1/jobs", &fake_worker::job(json!(1))).await;
@@ -248,7 +248,7 @@ async fn an_evicted_position_is_gone_and_a_future_one_is_waited_for() {
         "nothing before it"
     );
 
-    // A reader that does not read for so long that its place is gone is told so, and cut off.
+    // A reader that falls behind the kept history gets a `gone` message, and its stream ends.
     for _ in 0..200 {
         api.submit(&json!({"tasks": vec![json!({"kind": "hand"}); 1_000]}))
             .await;
@@ -259,7 +259,7 @@ async fn an_evicted_position_is_gone_and_a_future_one_is_waited_for() {
     panic!("a reader that was too slow was never told");
 }
 
-/// Takes what has come; whether the stream has ended, by saying that something is gone.
+/// Reads the arrived messages. Returns whether the stream has ended with a `gone` message.
 async fn slow_is_behind(reader: &mut Reader) -> bool {
     let mut last = Message::default();
     loop {
@@ -334,7 +334,7 @@ async fn an_event_filter_passes_only_matching_events() {
             .collect();
         assert_eq!(short, expected, "{query}");
         if query.starts_with("queue=mail&after") {
-            // Nothing more but how far it has come, which is beyond all of it.
+            // Only position messages follow, beyond all events so far.
             let beat = reader.message().await.expect("a sign of life");
             assert_eq!(beat.data, Value::Null, "{beat:?}");
             let come: u64 = beat.id.parse().expect("a log index");
@@ -398,7 +398,7 @@ async fn the_events_command_resumes_after_a_killed_leader() {
     let leader = cluster.leader().await;
     let others: Vec<u64> = cluster.ids().filter(|id| *id != leader).collect();
     let begin = cluster.api(leader).get("/v1/cluster").await.index();
-    // It begins at the leader.
+    // The stream begins at the leader.
     let masters = format!("{},{}", cluster.url(leader), cluster.url(others[0]));
     let cli = cluster.cli().masters(&masters);
     let after = begin.to_string();

@@ -1,4 +1,4 @@
-//! Why a task does not run, asked of a master that does not lead.
+//! Explanations why a task does not run, requested from a follower.
 
 use serde_json::{Value, json};
 use triarch_harness::{Api, Cluster, FakeWorker, Options, fake_worker};
@@ -12,7 +12,7 @@ async fn reasons(api: &Api, task: &str) -> Vec<Value> {
         .expect(200);
     assert_eq!(explanation["task"], task);
     let reasons = explanation["reasons"].as_array().expect("reasons").clone();
-    // In words too, for each.
+    // Every reason has a text too.
     for reason in &reasons {
         let words = reason["message"].as_str().expect("words");
         let summary = explanation["summary"].as_str().expect("a summary");
@@ -74,7 +74,7 @@ async fn a_follower_explains_why_a_task_does_not_run() {
         (&json!("workers_busy"), &json!(1))
     );
 
-    // A failed attempt, and then time.
+    // After a failed attempt the reason is the back-off.
     let patient = json!({"initial_ms": 3_600_000, "max_ms": 3_600_000});
     let delayed = submit_task(&api, &with("delay_ms", json!(3_600_000))).await;
     worker.report_all(&[lease.succeeded(json!(1))]).await;
@@ -94,7 +94,7 @@ async fn a_follower_explains_why_a_task_does_not_run() {
         &submitted["tasks"][0],
         submitted["tasks"][1].as_str().expect("an id"),
     );
-    // The same under the next leader: what holds a task back is no leader's memory.
+    // The next leader gives the same reasons, because they do not depend on a leader's memory.
     for round in 0..2 {
         if round == 1 {
             cluster.kill9(leader);
@@ -133,7 +133,7 @@ async fn an_explanation_names_reached_limits_with_their_numbers() {
     let second = submit_task(&api, &keyed(1)).await;
     let lease = worker.take(&[]).await;
     assert_eq!(lease.task, first);
-    // All that must go, not only the first of them.
+    // All reasons are listed, not only the first.
     let found = reasons(&api, &second).await;
     let codes: Vec<&Value> = found.iter().map(|reason| &reason["code"]).collect();
     assert_eq!(

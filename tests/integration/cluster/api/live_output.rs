@@ -1,4 +1,4 @@
-//! What runs is watched while it runs: progress, notes and output, by whoever asks, over leaders that die.
+//! Live output: progress, notes and output of running attempts, read by any client, over the death of leaders.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use triarch_harness::{Api, Cluster, FakeWorker, eventually, fake_worker, until};
 
 use crate::job_helpers::{WAIT_TIMEOUT, shell, submit_task, wait_state};
 
-/// Lines that the followed command writes, to each of its streams.
+/// Number of lines that the followed command writes to each stream.
 const LINES: usize = 100;
 
 async fn logs(api: &Api, task: &str, query: &str) -> Value {
@@ -15,7 +15,7 @@ async fn logs(api: &Api, task: &str, query: &str) -> Value {
     api.get(&path).await.expect(200)
 }
 
-/// The text of a stream in an answer.
+/// Returns the text of a stream in an answer.
 fn text(logs: &Value, stream: &str) -> String {
     let chunks = logs["chunks"].as_array().expect("chunks");
     let of_stream = chunks.iter().filter(|chunk| chunk["stream"] == stream);
@@ -31,7 +31,7 @@ async fn output_followed_at_a_follower_is_complete_and_in_order_while_the_leader
     cluster.wait_workers(1).await;
     let leader = cluster.leader().await;
     let go_on = cluster.root().join("go-on");
-    // Half of the lines before the leader dies, the rest when another leads.
+    // Half of the lines before the death of the leader, the rest under the next leader.
     let script = format!(
         "line() {{ echo out $1; echo err $1 >&2; sleep 0.01; }}; \
          i=1; while [ $i -le {half} ]; do line $i; i=$((i+1)); done; \
@@ -57,7 +57,7 @@ async fn output_followed_at_a_follower_is_complete_and_in_order_while_the_leader
     .await;
     cluster.kill9(leader);
     let next = cluster.leader_other_than(leader).await;
-    // Who comes only now reads it from the beginning: the worker has sent it again.
+    // A new reader gets the output from its beginning, because the worker has sent it again.
     let api = cluster.api(next);
     eventually(WAIT_TIMEOUT, "the next leader has it, too", async || {
         let read = logs(&api, &task, "").await;
@@ -71,13 +71,13 @@ async fn output_followed_at_a_follower_is_complete_and_in_order_while_the_leader
         lines.collect()
     };
     assert_eq!(ran.stdout, wanted("out"));
-    // What it died of stands below.
+    // The output on stderr is followed by the cause of the failure.
     let stderr = ran.stderr.strip_prefix(wanted("err").as_str());
     assert!(
         stderr.is_some_and(|rest| rest.contains("code 3")),
         "{ran:?}"
     );
-    // Whoever comes afterwards reads the same.
+    // A reader after the end gets the same output.
     let read = logs(&api, &task, "").await;
     assert_eq!(
         (text(&read, "stdout"), text(&read, "stderr")),
@@ -122,7 +122,7 @@ async fn endless_output_is_bounded_and_disturbs_no_other_task() {
     let kept = text(&read, "stdout");
     assert!(kept.len() <= 256 << 10, "{}", kept.len());
     assert!(kept.contains("y\ny\ny\n"));
-    // Other work goes on, and it is stopped as anything else is.
+    // Other tasks run, and the task can be cancelled like any other.
     let other = submit_task(&api, &shell("echo fine")).await;
     let other = wait_state(&api, &other, "succeeded").await;
     assert_eq!(other["result"]["stdout"], "fine\n");
@@ -152,7 +152,7 @@ async fn output_sent_under_another_lease_is_refused() {
         let answer = worker.worker_call("output", &message).await.expect(200);
         assert_eq!(answer["attempts"], json!([]), "{message}");
     }
-    // What does not follow is asked for; what is sent twice is there once.
+    // A chunk with a gap is not accepted, and a repeated chunk is stored once.
     let answer = owner
         .worker_call("output", &piece(lease.token, 6, "late"))
         .await;
@@ -170,7 +170,7 @@ async fn output_sent_under_another_lease_is_refused() {
         json!({"attempt": 1, "stdout_from": 6, "stderr_from": 0})
     );
 
-    // A question that is held is answered by what comes, and by the end.
+    // A held request is answered by new output, and by the end of the attempt.
     let following = |from: u64| {
         let (api, task) = (cluster.api(follower), task.clone());
         tokio::spawn(async move {
@@ -189,7 +189,7 @@ async fn output_sent_under_another_lease_is_refused() {
         .await;
     let read = held.await.expect("does not panic");
     assert_eq!((&read["chunks"], &read["done"]), (&json!([]), &json!(true)));
-    // An ended lease takes nothing more.
+    // Output for an ended lease is refused.
     let message = piece(lease.token, 11, "too late");
     let answer = owner.worker_call("output", &message).await.expect(200);
     assert_eq!(answer["attempts"], json!([]));
@@ -219,7 +219,7 @@ async fn progress_and_notes_are_visible_while_a_task_runs() {
         let answer = worker.worker_call("heartbeat", &wrong).await;
         answer.refused(400, "invalid_request");
     }
-    // A new leader learns of it by the next heartbeat.
+    // A new leader receives the progress and the note with the next heartbeat.
     let leader = cluster.leader().await;
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;

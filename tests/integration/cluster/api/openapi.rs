@@ -1,4 +1,4 @@
-//! The document that describes the interface, against the interface itself.
+//! The OpenAPI document agrees with the interface.
 
 use std::collections::BTreeSet;
 
@@ -37,7 +37,7 @@ async fn every_node_serves_the_same_openapi_document_and_accepts_exactly_what_it
             .split(',')
             .map(|method| method.trim().to_owned())
             .collect();
-        // Comes with every GET.
+        // Every route with GET accepts HEAD too.
         taken.remove("HEAD");
         assert_eq!(taken, documented, "{path}");
     }

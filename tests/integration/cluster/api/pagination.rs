@@ -1,11 +1,12 @@
-//! Lists that are read page by page while the table changes and leaders die: what is there all the while is told once.
+//! Pagination: a list that is read page by page, while the table changes and leaders die, shows every unchanged item
+//! once.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use triarch_harness::{Cluster, fake_worker};
 
-/// Tasks that stay, and pages that tell of them.
+/// Number of unchanged tasks, and the size of a page.
 const TASKS: usize = 300;
 const PAGE: usize = 40;
 
@@ -33,7 +34,7 @@ async fn a_list_paged_over_a_failover_contains_every_item_once() {
     let mut listed: Vec<String> = Vec::new();
     let mut after = String::new();
     for turn in 0.. {
-        // Between the pages others come, and some that were told of change; at the third page the leader dies.
+        // Between two pages, new tasks are submitted and listed ones change. At the third page the leader is killed.
         if turn == 3 {
             cluster.kill9(leader);
             answering = cluster.leader_other_than(leader).await;

@@ -1,4 +1,4 @@
-//! Who answers: followers forward clients, redirect workers, and never in circles.
+//! Routing: followers forward requests of clients, redirect workers, and never form a circle.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -39,13 +39,13 @@ async fn every_worker_request_at_a_follower_is_redirected_to_the_leader() {
             let reply = api.call(method, &path).json(&body).answer().await;
             assert_redirects(&reply, &cluster, leader, &path);
         }
-        // What clients ask about workers is forwarded like everything of theirs.
+        // Requests of clients about workers are forwarded too.
         let shown = api.get(&at("")).await.expect(200);
         assert_eq!(shown["name"], "redirected");
         let listed = api.get("/v1/workers").await.expect(200);
         assert_eq!(listed["workers"][0]["id"], worker.id.as_str());
     }
-    // None of it was done on the way.
+    // The redirects had no effect on the worker.
     assert_eq!(
         cluster.api(leader).get(&at("")).await.expect(200)["state"],
         "live"
@@ -127,7 +127,7 @@ async fn without_a_quorum_writes_and_linearizable_reads_are_refused() {
     );
     unavailable(&write);
     unavailable(&read);
-    // Until it knows of the death, it sends workers to the dead leader.
+    // Until a follower detects the death, it redirects workers to the dead leader.
     until(WAIT_TIMEOUT, "it knows that nobody leads", async || {
         api.get("/readyz").await.status == 503
     })
@@ -136,7 +136,7 @@ async fn without_a_quorum_writes_and_linearizable_reads_are_refused() {
     let poll = format!("/v1/workers/{}/poll", worker.id);
     unavailable(&api.post(&poll, &json!({"max": 1})).await);
     api.get("/healthz").await.expect(200);
-    // What this node knows can be read, by who asks for just that.
+    // A stale read shows what this node knows.
     let stale = api.get(&format!("{path}?consistency=stale")).await;
     assert_eq!(stale.expect(200)["id"], before["id"]);
     assert_eq!(stale.header("triarch-consistency"), Some("stale"));
@@ -164,7 +164,7 @@ async fn a_leader_that_lost_its_followers_acknowledges_nothing() {
     let (write, read) = tokio::join!(async { api.post("/v1/jobs", &job).await }, async {
         api.get("/v1/jobs").await
     },);
-    // The write is in one log: whether it will ever count is unknown, and it is told so.
+    // The write is in one log only. Its outcome is unknown, and the answer says so.
     assert!(matches!(write.status, 503 | 504), "{write:?}");
     assert!(
         matches!(write.code().as_str(), "no_leader" | "timeout"),
@@ -179,7 +179,7 @@ async fn a_leader_that_lost_its_followers_acknowledges_nothing() {
     assert_works_despite(&mut cluster).await;
 }
 
-/// As [`assert_works`], on a cluster where a job of unknown outcome may have come to be.
+/// As [`assert_works`], on a cluster where a job of unknown outcome may exist.
 async fn assert_works_despite(cluster: &mut Cluster) {
     let listed = cluster.api(1).get("/v1/jobs").await.expect(200);
     for job in listed["jobs"].as_array().expect("jobs") {

@@ -1,4 +1,4 @@
-//! Jobs that come in parts: there with the last one, whole and once, whoever led when each of them came.
+//! Jobs in parts: the last part creates the whole job once, whichever leader received each part.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn a_staged_job_is_created_once_by_its_last_part_over_leader_deaths() {
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let worker = FakeWorker::register(&cluster, "w", 8).await;
-    // The first part comes after what only the last one has.
+    // The first part depends on tasks of the last one.
     let parts = [
         part("k", 1, 3, &[task("a", &["e"]), task("b", &[])]),
         part("k", 2, 3, &[task("c", &["b"]), task("d", &[])]),
@@ -46,12 +46,12 @@ async fn a_staged_job_is_created_once_by_its_last_part_over_leader_deaths() {
         .expect("the follower answers")
         .expect(202);
     assert_eq!(received["received"], json!([1, 3]));
-    // Nothing of it is there yet, asked of the one and of the other.
+    // Nothing of the job exists yet, on either master.
     assert!(api.all("/v1/jobs", "jobs").await.is_empty());
     assert!(api.all("/v1/tasks", "tasks").await.is_empty());
     worker.take_nothing(&[]).await;
 
-    // The other leader dies over the last part; the first one is back to make a majority.
+    // The other leader is killed at the last part. The first one is back, so that there is a majority.
     cluster.restart(leader);
     cluster.wait_caught_up(leader).await;
     let second = cluster.leader().await;
@@ -62,7 +62,7 @@ async fn a_staged_job_is_created_once_by_its_last_part_over_leader_deaths() {
         .kill9_amid(second, Duration::from_millis(3), vec![last])
         .await;
     let answer = replies[0].as_ref().expect("the follower answers");
-    // Asked twice by the follower, it may find what its first try has made.
+    // The follower may send the part twice, and then finds the job that its first try has created.
     assert!([200, 201].contains(&answer.status), "{answer:?}");
     let made = answer.json();
     assert_eq!(made["tasks"].as_array().map(Vec::len), Some(5), "{made}");
@@ -75,7 +75,7 @@ async fn a_staged_job_is_created_once_by_its_last_part_over_leader_deaths() {
             );
         }
     }
-    // Whole, in the order of its parts, and wired across them.
+    // The job is complete, in the order of its parts, with dependencies across them.
     assert_eq!(asked.all("/v1/tasks", "tasks").await.len(), 5);
     let mut order = Vec::new();
     for _ in 0..5 {
@@ -118,7 +118,7 @@ async fn mismatched_parts_of_a_staged_job_are_refused_by_every_leader() {
         let problem = post(&api, &body).await.refused(400, "invalid_request");
         assert_eq!(problem["field"], field, "{body}");
     }
-    // A circle that only the whole shows: refused with its last part, and nothing is made.
+    // A dependency cycle that only the whole job shows: the last part is refused, and nothing is created.
     post(&api, &part("m", 1, 2, &[task("a", &["b"])]))
         .await
         .expect(202);
@@ -126,7 +126,7 @@ async fn mismatched_parts_of_a_staged_job_are_refused_by_every_leader() {
     let problem = post(&api, &circle).await.refused(400, "invalid_request");
     assert!(problem["field"].is_string(), "{problem}");
     assert!(api.all("/v1/jobs", "jobs").await.is_empty());
-    // What had begun well ends well.
+    // A valid job that was begun can still be completed.
     let made = post(&api, &part("k", 2, 2, &[task("b", &["a"])])).await;
     assert_eq!(made.expect(201)["tasks"].as_array().map(Vec::len), Some(2));
 }

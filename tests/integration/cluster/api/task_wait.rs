@@ -1,4 +1,4 @@
-//! The ends of many tasks, asked for with one request at a time.
+//! `POST /v1/tasks/wait`: one request waits for the ends of many tasks.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ async fn one_request_waits_for_any_of_many_tasks() {
     let none = ends(&other, &[&a, &b], 0).await;
     assert_eq!(none, json!({"ended": [], "missing": [], "more": false}));
 
-    // Held until one of them ends, and then answered at once, at whichever node it waits.
+    // The request is held until one of the tasks ends, and is then answered at once, at any node.
     let fake_worker = FakeWorker::register(&cluster, "hand", 2).await;
     let (asked, turned) = ([a.as_str(), &b], [b.as_str(), &a]);
     let work = async {
@@ -51,7 +51,7 @@ async fn one_request_waits_for_any_of_many_tasks() {
         assert_eq!(ended["ended"][0]["result"], json!({"n": 1}));
     }
 
-    // What is not there is told, and held for nobody.
+    // Tasks that do not exist are reported as missing, without a wait.
     let cancel = format!("/v1/tasks/{b}/cancel");
     api.call(Method::POST, &cancel).answer().await.expect(200);
     let ended = ends(&api, &["t999999-0", &b, "nonsense", &a], 60_000).await;

@@ -1,4 +1,5 @@
-//! A unique key has one unfinished task, however many ask for it at once, at whichever master, while the leader dies.
+//! Unique keys: at most one unfinished task has a key, with concurrent submissions at all masters and the death of a
+//! leader.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ fn keyed(key: &str) -> Value {
     json!({"kind": fake_worker::KIND, "payload": key, "unique_key": key})
 }
 
-/// One submission under one request id, asked of any master until there is an answer that says what became of it.
+/// Sends one submission under one request id to any master, until the answer reports an outcome.
 async fn submit_surely(masters: &[Api], first: usize, request: &str, body: &Value) -> Reply {
     let mut polling = Polling::new(WAIT_TIMEOUT, format!("submission {request} is answered"));
     let mut masters = masters.iter().cycle().skip(first);
@@ -35,7 +36,7 @@ async fn submit_surely(masters: &[Api], first: usize, request: &str, body: &Valu
 #[tokio::test]
 async fn concurrent_submissions_of_a_unique_key_create_one_task() {
     const CLIENTS: usize = 12;
-    /// Each one's, at least; they go on until the leader has died amid them, and then for as many more.
+    /// Minimum number of submissions per client. They continue until the leader was killed, and then for as many again.
     const ROUNDS: usize = 6;
     const KEYS: [&str; 3] = ["mail:1", "mail:2", "mail:3"];
     let mut cluster = Cluster::start(3).await;
@@ -88,7 +89,7 @@ async fn concurrent_submissions_of_a_unique_key_create_one_task() {
         }
     }
     let api = cluster.api(follower);
-    // What was acknowledged as made is all there is, and of each key one ended before the next began.
+    // Only acknowledged tasks exist, and for each key one task ended before the next was created.
     let rows = api.all("/v1/tasks", "tasks").await;
     assert_eq!(rows.len(), made.values().map(Vec::len).sum::<usize>());
     for (key, tasks) in made {
@@ -139,7 +140,7 @@ async fn a_duplicate_submission_returns_the_first_task_under_any_leader() {
         (&returned["id"], &returned["tasks"], &returned["duplicate"]),
         (&first["id"], &json!([task]), &json!(true))
     );
-    // The rest of a job is made without it.
+    // The rest of the job is created without that task.
     let mixed = json!({"tasks": [second, {"kind": fake_worker::KIND, "payload": "new"}]});
     let made = ask(&api, "mixed", &mixed).answer().await.expect(201);
     assert_eq!(
@@ -150,7 +151,7 @@ async fn a_duplicate_submission_returns_the_first_task_under_any_leader() {
     assert_eq!(refused.refused(409, "conflict")["task"], json!(task));
     worker.report_all(&[lease.succeeded(json!(1))]).await;
 
-    // Those requests keep their answers, from every node; only a new one gets the key.
+    // Repeated requests get their first answers, from every node. Only a new request gets the key.
     for node in cluster.running() {
         let api = cluster.api(node);
         let again = ask(&api, "again", &body).answer().await;

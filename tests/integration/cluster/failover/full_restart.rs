@@ -1,4 +1,4 @@
-//! All masters go at once, and come back with everything.
+//! Restart of the whole cluster: all masters are stopped at once, and nothing is lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +65,7 @@ async fn a_lease_and_its_token_survive_the_death_of_all_masters() {
         cluster.restart(node);
     }
     cluster.wait_ready().await;
-    // The worker is still who it was, and has what it had.
+    // The worker keeps its registration and its leases.
     assert_eq!(
         worker.report(lease.succeeded(json!("right"))).await["accepted"],
         true

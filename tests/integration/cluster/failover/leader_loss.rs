@@ -1,4 +1,4 @@
-//! The leader goes, and users hardly notice.
+//! Loss of the leader, with as little effect on users as possible.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use triarch_harness::{
 use crate::job_helpers::{WAIT_TIMEOUT, assert_works, shell, submit_task, wait_state};
 use crate::operations::metrics::wait_held;
 
-/// A load of real commands whose side effects go to a file in the cluster's directory.
+/// Starts a load of real commands with side effects in a file in the cluster's directory.
 fn start_load(cluster: &Cluster, name: &str) -> Load {
     let script = acknowledged_jobs::sink_script(&cluster.root().join("sink"));
     let options = LoadOptions {
@@ -73,7 +73,7 @@ async fn a_terminated_leader_transfers_leadership_and_exits_with_0() {
     let next = cluster.leader_other_than(leader).await;
     assert_ne!(next, leader);
     wait_acked(&load, 20).await;
-    // The others' turn, one after the other, as in a rolling restart.
+    // The other masters follow, one after the other, as in a rolling restart.
     cluster.restart(leader);
     cluster.wait_caught_up(leader).await;
     for node in cluster.ids().filter(|id| *id != leader) {
@@ -97,7 +97,7 @@ async fn idle_polls_get_tasks_after_the_leader_dies() {
         let idle = idle.clone();
         tokio::spawn(async move { idle.take(&[]).await })
     };
-    // They wait at the leader: what is submitted is given out at once.
+    // The polls wait at the leader, so a new task is leased at once.
     wait_held(&cluster, &[leader], "poll", 3).await;
     cluster.kill9(leader);
     let next = cluster.leader_other_than(leader).await;
@@ -172,8 +172,8 @@ async fn a_submission_in_flight_when_the_leader_dies_is_executed_once() {
         Arc::new(AtomicUsize::new(0)),
         Arc::new(AtomicBool::new(false)),
     );
-    // Each has one submission on its way at any time. Without any key: the follower itself makes sure that what it forwards
-    // twice is done once.
+    // Each client has one submission in flight at any time, without a key. The follower ensures that a submission that
+    // it forwards twice takes effect once.
     let submitters: Vec<_> = (0..32)
         .map(|nth| {
             let (api, stop) = (api.clone(), Arc::clone(&stop));
@@ -239,7 +239,7 @@ async fn leases_survive_an_election() {
     let lease = worker.take(&[]).await;
     cluster.kill9(leader);
     let next = cluster.leader_other_than(leader).await;
-    // The new leader knows of the lease by its log, and of the worker only when it is heard.
+    // The new leader knows the lease from its log, and the worker only after its next call.
     let shown = cluster
         .api(next)
         .get(&format!("/v1/tasks/{task}"))

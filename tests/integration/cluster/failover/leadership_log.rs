@@ -1,10 +1,10 @@
-//! What the logs say when leadership changes: one line on each master that was there, with the true reason.
+//! Log lines about leader changes: one line on each running master, with the true reason.
 
 use serde_json::{Value, json};
 use triarch_harness::cluster::WAIT_TIMEOUT;
 use triarch_harness::{Cluster, Options, eventually};
 
-/// One change, as a master told it.
+/// A leader change, as one master logged it.
 #[derive(Debug, Clone, PartialEq)]
 struct LeadershipChange {
     term: u64,
@@ -64,7 +64,7 @@ impl LoggedCluster {
             .collect()
     }
 
-    /// The first change that a master tells of beyond those it had told, and that no master tells any change twice.
+    /// Returns the first change that a master logs beyond the known ones. Panics if a master logs a change twice.
     async fn next(&self, node: u64, before: usize) -> LeadershipChange {
         let logged = eventually(
             WAIT_TIMEOUT,
@@ -74,7 +74,7 @@ impl LoggedCluster {
         .await;
         let all = self.logged(node);
         for pair in all.windows(2) {
-            // One that has started again knows nothing of what it told before.
+            // A restarted master does not know what it logged before.
             let restarted = pair[1].old_leader.is_none();
             assert!(
                 restarted || pair[0].term < pair[1].term,
@@ -91,7 +91,7 @@ impl LoggedCluster {
             .collect()
     }
 
-    /// These masters tell, in one line each, that `old` leads no more, and why.
+    /// Checks that each of these masters logs in one line that `old` no longer leads, and the reason.
     async fn all_log(&self, nodes: &[u64], before: &[usize], old: u64, cause: &str, words: &str) {
         for node in nodes {
             let logged = self.next(*node, before[*node as usize - 1]).await;
@@ -130,12 +130,12 @@ async fn changes_are_logged_with_their_reasons(
     let all: Vec<u64> = watched.cluster.ids().collect();
     for node in &all {
         let first = watched.next(*node, 0).await;
-        // One that came up late was not asked.
+        // A master that started later has not logged the change.
         let fits = ["no_leader_known", "found_leading"].contains(&first.cause.as_str());
         assert!(fits && first.old_leader.is_none(), "{first:?}");
     }
 
-    // By an operator.
+    // Transfer by an operator.
     let leader = watched.cluster.wait_ready().await;
     let next = all
         .iter()
@@ -199,7 +199,7 @@ async fn changes_are_logged_with_their_reasons(
         "{found:?}"
     );
 
-    // SIGSTOP, until another leads.
+    // SIGSTOP until another master leads.
     let leader = watched.cluster.wait_ready().await;
     let others: Vec<u64> = all.iter().copied().filter(|id| *id != leader).collect();
     let before = watched.counts();

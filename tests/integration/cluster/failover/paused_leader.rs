@@ -1,4 +1,4 @@
-//! A leader that is stopped, deposed meanwhile, and wakes believing that it still leads.
+//! A leader that is paused, loses its leadership, and resumes in the belief that it still leads.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use triarch_harness::{Cluster, FakeWorker, Options, Reply, fake_worker, until};
 
 use crate::job_helpers::{WAIT_TIMEOUT, assert_works, outcomes, submit_task};
 
-/// As long as the users' worst garbage collection, virtual machine move or laptop lid.
+/// Duration of the pause, like a long garbage collection or a move of a virtual machine.
 const PAUSE_DURATION: Duration = Duration::from_secs(5);
-/// Requests that wait in the stopped leader's sockets for the moment it wakes.
+/// Number of requests that wait in the paused leader's sockets until it resumes.
 const OPEN_REQUESTS: usize = 40;
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn a_paused_leader_answers_nothing_from_its_lost_leadership() {
     cluster.stop(sleeper);
     let next = cluster.leader_other_than(sleeper).await;
     let new = cluster.api(next);
-    // The world goes on at the new leader: one task is finished, one cancelled, one job is new.
+    // Under the new leader one task finishes, one is cancelled, and one job is submitted.
     let report = format!("/v1/workers/{}/report", worker.id);
     let right = json!({"results": [one.succeeded(json!("right"))]});
     let reported = new.post(&report, &right).await.expect(200);
@@ -41,7 +41,7 @@ async fn a_paused_leader_answers_nothing_from_its_lost_leadership() {
     let newest = new.submit(&fake_worker::job(json!(3))).await;
     let newest = newest["id"].as_str().expect("an id").to_owned();
 
-    // All of this waits for the sleeper to wake, and is answered in its first moments.
+    // These requests wait for the paused leader, and are answered in the first moments after it resumes.
     let wrong = [
         one.succeeded(json!("wrong")),
         one.failed(false),
@@ -56,7 +56,7 @@ async fn a_paused_leader_answers_nothing_from_its_lost_leadership() {
         ];
         for (question, path) in reads {
             let mut call = old.call(Method::GET, &path);
-            // With and without the follower's help.
+            // With and without forwarding by the follower.
             if nth % 2 == 0 {
                 call = call.header("triarch-forward", "never");
             }
@@ -67,14 +67,14 @@ async fn a_paused_leader_answers_nothing_from_its_lost_leadership() {
             .json(&json!({"results": [wrong[nth % wrong.len()]]}));
         asked.spawn(async move { (Question::Report, call.send().await) });
     }
-    // From here, so that however long the election took, all of it has been sent.
+    // Measured from here, because all requests have been sent by now, however long the election took.
     tokio::time::sleep(PAUSE_DURATION).await;
     cluster.cont(sleeper);
 
     let mut answered = 0;
     while let Some(done) = asked.join_next().await {
         let (question, reply) = done.expect("a request does not panic");
-        // A connection may break when a leader steps down; an answer must be right.
+        // A connection may break when a leader steps down. An answer must be right.
         if let Ok(reply) = reply {
             question.judge(&reply);
             answered += 1;
@@ -103,7 +103,7 @@ async fn a_paused_leader_answers_nothing_from_its_lost_leadership() {
     assert_works(&mut cluster).await;
 }
 
-/// What was asked of the leader that slept.
+/// A request to the paused leader.
 #[derive(Debug, Clone, Copy)]
 enum Question {
     Finished,
@@ -147,7 +147,7 @@ async fn a_paused_leader_expires_no_worker_when_it_resumes() {
     let lease = worker.take(&[]).await;
     cluster.stop(sleeper);
     let next = cluster.leader_other_than(sleeper).await;
-    // The worker goes on heartbeating, at the new leader, for longer than a lease.
+    // The worker sends heartbeats to the new leader, for longer than a lease.
     let awake = worker.with_masters(
         cluster
             .running()
@@ -171,7 +171,7 @@ async fn a_paused_leader_expires_no_worker_when_it_resumes() {
     );
 }
 
-/// Nobody leads instead of it, so it wakes with its leadership, and everybody has been silent for longer than a lease.
+/// No other master leads, so the leader resumes its leadership. All workers have been silent for longer than a lease.
 #[tokio::test]
 async fn a_paused_single_master_expires_no_worker_when_it_resumes() {
     let mut cluster = Cluster::with(Options {
@@ -187,7 +187,7 @@ async fn a_paused_single_master_expires_no_worker_when_it_resumes() {
     cluster.stop(1);
     tokio::time::sleep(PAUSE_DURATION).await;
     cluster.cont(1);
-    // The search for silent workers goes on beside the timers.
+    // The search for silent workers runs concurrently with the timers.
     let later = json!({"tasks": [{"kind": "hand", "delay_ms": 600}]});
     let later = submit_task(&api, &later).await;
     until(WAIT_TIMEOUT, "what was delayed is due", async || {

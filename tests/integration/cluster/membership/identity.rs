@@ -1,4 +1,5 @@
-//! Masters that are started wrongly: each says what is wrong and ends, and the cluster takes no harm.
+//! Masters that are started with wrong arguments or directories: each exits with an error that names the cause, and the
+//! cluster is not affected.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +10,7 @@ use triarch_harness::{Api, Cluster, Options, equal_digests, fake_worker, until};
 use crate::job_helpers::{WAIT_TIMEOUT, assert_works, submit_task};
 use crate::membership::member_changes::wait_members;
 
-/// Runs it to its end, which must be a bad one and say each of these words.
+/// Runs a command to its end. It must fail, with each of these words in its output.
 async fn fails(cluster: &Cluster, name: &str, command: Command, words: &[&str]) {
     let mut process = cluster.spawn(name, command);
     let status = process.wait(WAIT_TIMEOUT).await;
@@ -26,14 +27,14 @@ async fn fails(cluster: &Cluster, name: &str, command: Command, words: &[&str]) 
             process.last_words()
         );
     }
-    // The log's engine may panic over damaged files; that is caught and told in plain words.
+    // The log engine may panic on damaged files. The panic is caught and reported as an error.
     let panicked = log
         .lines()
         .find(|line| line.contains("panicked at") && !line.contains("/sled-"));
     assert!(panicked.is_none(), "{}", process.last_words());
 }
 
-/// Copies a directory and all that is in it.
+/// Copies a directory with all its contents.
 pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a directory can be made");
     for entry in std::fs::read_dir(from).expect("a directory can be read") {
@@ -50,10 +51,10 @@ pub fn copy(from: &Path, to: &Path) {
 #[tokio::test]
 async fn a_second_process_of_a_running_master_is_refused() {
     let mut cluster = Cluster::start(3).await;
-    // The same everything: the port is taken.
+    // The same arguments: the port is in use.
     let same = cluster.server_command(2, &cluster.data_dir(2));
     fails(&cluster, "same", same, &[&cluster.addr(2), "use"]).await;
-    // Another port, the same directory: it is in use.
+    // Another port and the same directory: the directory is in use.
     let mut same_dir = cluster.marked(triarch_harness::binary::triarch());
     let elsewhere = cluster.addr(5);
     same_dir.args([
@@ -67,7 +68,7 @@ async fn a_second_process_of_a_running_master_is_refused() {
     ]);
     same_dir.arg("--data-dir").arg(cluster.data_dir(2));
     fails(&cluster, "same-directory", same_dir, &["master-2", "use"]).await;
-    // Another directory, the same port.
+    // Another directory and the same port.
     let other_dir = cluster.server_command(2, &cluster.root().join("other"));
     fails(&cluster, "same-port", other_dir, &[&cluster.addr(2), "use"]).await;
     cluster.wait_ready().await;
@@ -143,7 +144,7 @@ async fn a_master_with_a_wiped_directory_is_refused_under_its_old_id() {
     std::fs::remove_dir_all(cluster.data_dir(wiped)).expect("a directory can be removed");
     let command = cluster.server_command(wiped, &cluster.data_dir(wiped));
     fails(&cluster, "wiped", command, &["empty", "--join"]).await;
-    // Started again and again it stays refused, and the others still have everything.
+    // It is refused at every start, and the other masters still have all data.
     let command = cluster.server_command(wiped, &cluster.data_dir(wiped));
     fails(&cluster, "wiped-again", command, &["--join"]).await;
     cluster.wait_ready().await;
@@ -207,7 +208,7 @@ async fn a_damaged_log_is_refused_and_left_unchanged() {
         database.display()
     );
     let mut bytes = std::fs::read(&database).expect("a file can be read");
-    // In the middle of what was acknowledged.
+    // Damage in the middle of acknowledged data.
     let pattern = b"xxxxxxxxxxxxxxxx";
     let at = bytes
         .windows(pattern.len())
@@ -228,14 +229,14 @@ async fn a_damaged_log_is_refused_and_left_unchanged() {
     assert_works(&mut cluster).await;
 }
 
-/// The newest file below `dir` with `part` in its name, damaged in the middle of what it holds.
+/// Damages the newest file below `dir` with `part` in its name, in the middle of its content.
 fn damage(dir: &Path, part: &str) -> std::path::PathBuf {
     let entries = std::fs::read_dir(dir).expect("a directory can be read");
     let files = entries.map(|entry| entry.expect("an entry can be read").path());
     let file = files.filter(|path| path.to_string_lossy().contains(part));
     let file = file.max().expect("such a file is there");
     let mut bytes = std::fs::read(&file).expect("a file can be read");
-    // The payloads of the tasks are what there is most of.
+    // Most of the content is payloads of tasks.
     let pattern = b"xxxxxxxxxxxxxxxx";
     let at = bytes
         .windows(pattern.len())
@@ -248,7 +249,7 @@ fn damage(dir: &Path, part: &str) -> std::path::PathBuf {
 
 #[tokio::test]
 async fn the_commands_named_for_a_damaged_directory_repair_it() {
-    // With snapshots, the log may hold nothing that is not in one.
+    // With snapshots, all entries of the log may be in a snapshot.
     for (folder, part, entries) in [("log/sled", "db", "20000"), ("snapshots", ".snapshot", "8")] {
         let mut cluster = Cluster::with(Options {
             more: ["--snapshot-entries", entries].map(str::to_owned).to_vec(),
@@ -277,7 +278,7 @@ async fn the_commands_named_for_a_damaged_directory_repair_it() {
         ];
         fails(&cluster, "damaged", command, &words).await;
 
-        // As it says: a new one on an empty directory, in the place of the old one.
+        // As the error advises: a new master on an empty directory replaces the old one.
         let fourth = cluster.start_waiting().await;
         let new = cluster.named(fourth);
         let old = victim.to_string();
@@ -316,7 +317,7 @@ fn largest_file(dir: &Path) -> (std::path::PathBuf, u64) {
         let path = entry.path();
         let found = match entry.file_type().expect("a type").is_dir() {
             true => largest_file(&path),
-            // A file that only keeps room free has no blocks of its own worth damaging.
+            // A file that only reserves space has no content that is worth damaging.
             false if path.to_string_lossy().contains("reserve") => continue,
             false => (path, entry.metadata().expect("metadata").len()),
         };

@@ -1,5 +1,5 @@
-//! Masters brought in, taken out and replaced while the cluster is used, by the command line and the interface; and what
-//! is refused because it would do harm.
+//! Membership changes under load: masters are added, removed and replaced by the command line and the HTTP interface,
+//! and harmful changes are refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ async fn status(api: &Api) -> Option<Value> {
     (reply.status == 200).then(|| reply.json())
 }
 
-/// Ids of the nodes with this role, in order.
+/// Returns the ids of the nodes with this role, in order.
 fn with_role(status: &Value, role: &str) -> Vec<u64> {
     let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
     let of_role = nodes.iter().filter(|node| node["role"] == role);
@@ -28,7 +28,7 @@ fn with_role(status: &Value, role: &str) -> Vec<u64> {
     ids
 }
 
-/// Waits until exactly these are voters and learners.
+/// Waits until exactly these nodes are voters and learners.
 pub async fn wait_members(api: &Api, voters: &[u64], learners: &[u64]) {
     let what = format!("the voters are {voters:?}, the learners {learners:?}");
     until(WAIT_TIMEOUT, what, async || {
@@ -56,7 +56,7 @@ async fn one_command_replaces_a_dead_master_while_work_goes_on() {
     let alive = cli.run(&replace).await.expect(1);
     alive.says("still answers the leader").says("--force");
     cluster.kill9(dead);
-    // Not taken for dead before it has been silent for a while.
+    // A master does not count as dead before it has been silent for a while.
     let replaced = eventually(WAIT_TIMEOUT, "the dead master is replaced", async || {
         let ran = cli.run(&replace).await;
         (ran.code == Some(0)).then_some(ran)
@@ -67,7 +67,7 @@ async fn one_command_replaces_a_dead_master_while_work_goes_on() {
         .says(&format!("node {dead} is removed"));
     let left: Vec<u64> = [1, 2, 3, 4].into_iter().filter(|id| *id != dead).collect();
     wait_members(&api, &left, &[]).await;
-    // Asked again, it finds it done.
+    // A repeated request finds the change done.
     cli.run(&replace)
         .await
         .expect(0)
@@ -78,7 +78,7 @@ async fn one_command_replaces_a_dead_master_while_work_goes_on() {
     cli.run(&["cluster", "remove", &id]).await.expect(0);
     cli.run(&["cluster", "remove", "77"]).await.expect(1);
 
-    // The new one counts: with it and one of the old ones there is a majority of three.
+    // The new master counts as a voter: with one of the old masters it forms a majority of three.
     worker.report_all(&[lease.succeeded(json!("kept"))]).await;
     cluster.kill9(leader);
     let fourth = cluster.api(new);
@@ -96,7 +96,7 @@ async fn a_removed_leader_transfers_leadership_first() {
     let leader = cluster.wait_ready().await;
     let worker = FakeWorker::register(&cluster, "w", 1).await;
     let (cli, old) = (cluster.cli(), leader.to_string());
-    // Refused, and asked again, when nobody answers quickly enough on a busy machine.
+    // The request is repeated if it is refused because the nodes of a busy machine answered too late.
     let removed = eventually(WAIT_TIMEOUT, "the leader is taken out", async || {
         let ran = cli.run(&["cluster", "remove", &old]).await;
         (ran.code == Some(0)).then_some(ran)
@@ -113,7 +113,7 @@ async fn a_removed_leader_transfers_leadership_first() {
     worker.report_all(&[lease.succeeded(json!(1))]).await;
 }
 
-/// A way to a master on which everything passes but what brings it the log, until it is opened.
+/// A proxy to a master that passes everything except the log, until it is opened.
 struct Turnstile {
     open: Arc<AtomicBool>,
     address: String,
@@ -175,7 +175,7 @@ async fn a_started_addition_completes_though_the_leader_and_the_client_die() {
     let _fourth = cluster.spawn("master-4", fourth);
     let body = json!({"id": 4, "addr": turnstile.address});
     let path = "/v1/cluster/nodes?wait_ms=0";
-    // Nobody waits for it: the client is told that it is on its way, and goes.
+    // The client does not wait. The answer says that the change is in progress.
     let added = eventually(
         WAIT_TIMEOUT,
         "the fourth master is on its way in",
@@ -188,7 +188,7 @@ async fn a_started_addition_completes_though_the_leader_and_the_client_die() {
     added.expect(202);
     wait_members(&api, &[1, 2, 3], &[4]).await;
 
-    // One change at a time.
+    // Members change one at a time.
     let other = Turnstile::before(cluster.addr(5)).await;
     let mut fifth = cluster.marked(triarch());
     fifth
@@ -215,7 +215,7 @@ async fn a_started_addition_completes_though_the_leader_and_the_client_die() {
     let said = api.delete(&remove).await.refused(409, "conflict");
     assert!(said["detail"].to_string().contains("node 4"), "{said}");
 
-    // Somebody waits for it by the command line while the leader dies.
+    // A client waits for the change by the command line while the leader is killed.
     let cli = cluster.cli();
     let named = format!("4={}", turnstile.address);
     let waiting = tokio::spawn(async move { cli.run(&["cluster", "add", &named]).await });
@@ -244,7 +244,7 @@ async fn harmful_membership_changes_are_refused_with_advice() {
             assert!(said.contains(word), "{word:?} is missing: {said}");
         }
     };
-    // Nobody there; an id that is taken; somebody else there; a member of another cluster.
+    // No master at the address; an id in use; another node at the address; a member of another cluster.
     refused(&api, 4, &cluster.addr(9), &["cannot be reached", "--id 4"]).await;
     refused(&api, follower, &cluster.addr(leader), &["node"]).await;
     refused(&api, 4, &cluster.addr(leader), &["node"]).await;
@@ -252,7 +252,7 @@ async fn harmful_membership_changes_are_refused_with_advice() {
     refused(&api, 1, &other.addr(1), &["data directory", "never used"]).await;
     drop(other);
 
-    // An id that was used is never used again: not for another machine, nor after a snapshot and a restart of all.
+    // A used id is never used again: not for another machine, nor after a snapshot and a restart of all masters.
     let fourth = cluster.start_waiting().await;
     let named = cluster.named(fourth);
     let cli = cluster.cli();
@@ -265,7 +265,7 @@ async fn harmful_membership_changes_are_refused_with_advice() {
     cluster.kill9(fourth);
     std::fs::remove_dir_all(cluster.data_dir(fourth)).expect("it was there");
     for node in [1, 2, 3] {
-        // On a busy machine another may answer too late to be trusted with it.
+        // On a busy machine another master may answer too late to become leader.
         until(WAIT_TIMEOUT, format!("node {node} leads"), async || {
             let to = node.to_string();
             let moved = cli.run(&["cluster", "transfer-leader", &to]).await;
@@ -294,7 +294,7 @@ async fn harmful_membership_changes_are_refused_with_advice() {
     .await;
     cluster.kill9(fourth);
 
-    // A majority of those who are left must answer.
+    // A majority of the remaining masters must answer.
     let left: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != leader).collect();
     cluster.kill9(left[0]);
     for id in [left[1], leader] {
@@ -311,7 +311,7 @@ async fn harmful_membership_changes_are_refused_with_advice() {
         )
         .await;
     }
-    // On a busy machine the living may be slow to answer, too: then it is refused, and asked again.
+    // On a busy machine live masters may answer late too. Then the change is refused, and requested again.
     for out in left {
         let path = format!("/v1/cluster/nodes/{out}");
         until(WAIT_TIMEOUT, format!("node {out} is out"), async || {
@@ -370,7 +370,7 @@ async fn a_requested_snapshot_is_written_to_the_disk_of_the_leader() {
         .map(|file| file.len())
         .collect();
     assert_eq!(sizes, [written["bytes"].as_u64().expect("a number")]);
-    // There is nothing new in another one.
+    // Another snapshot would contain nothing new.
     let held = Duration::from_secs(20).as_millis();
     let path = format!("/v1/cluster/snapshot?wait_ms={held}");
     let again = api.post(&path, &Value::Null).await.expect(200);

@@ -1,4 +1,4 @@
-//! A log that cannot be written: lines are dropped and counted, and the node goes on.
+//! A log that cannot be written: its lines are dropped and counted, and the node continues.
 
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! What the masters tell Prometheus: well-formed, documented, about the node itself, and true.
+//! Metrics of the masters: well-formed, documented, and true for the node that reports them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::json;
 use triarch_harness::cluster::WAIT_TIMEOUT;
 use triarch_harness::{Cluster, Exposition, FakeWorker, Options, eventually, fake_worker, until};
 
-/// What a master's metrics tell.
+/// Returns the metrics of a master.
 pub async fn scrape(cluster: &Cluster, node: u64) -> Exposition {
     let api = cluster.api(node);
     let reply = api.call(Method::GET, "/metrics").answer().await;
@@ -18,13 +18,13 @@ pub async fn scrape(cluster: &Cluster, node: u64) -> Exposition {
     Exposition::read(&reply.text).unwrap_or_else(|why| panic!("{why}"))
 }
 
-/// How many requests of this kind a master holds: `wait`, `events`, or, if it leads, `poll`.
+/// Returns the number of requests of this kind that a master holds: `wait`, `events`, or, if it leads, `poll`.
 pub async fn held(cluster: &Cluster, node: u64, kind: &str) -> f64 {
     let metrics = scrape(cluster, node).await;
     metrics.value("triarch_http_held", &[("kind", kind)])
 }
 
-/// Waits until these masters together hold at least so many requests of this kind.
+/// Waits until these masters together hold at least this many requests of this kind.
 pub async fn wait_held(cluster: &Cluster, nodes: &[u64], kind: &str, count: usize) {
     let what = format!("the masters {nodes:?} hold {count} requests of the kind {kind}");
     until(WAIT_TIMEOUT, what, async || {
@@ -55,14 +55,14 @@ fn sum(all: &BTreeMap<u64, Exposition>, name: &str, labels: &[(&str, &str)]) -> 
 async fn metrics_follow_the_work() {
     const TASKS: usize = 7;
     let mut cluster = Cluster::with(Options {
-        // The worker is lost at the end, and on a slow machine not before.
+        // The worker must be lost at the end, and not earlier on a slow machine.
         lease_ms: 4_000,
         ..Options::default()
     })
     .await;
     let (leader, follower) = cluster.leader_and_follower().await;
 
-    // Some that are done, asked for at a follower.
+    // Tasks that are completed, submitted at a follower.
     let worker = FakeWorker::register(&cluster, "diligent", 20).await;
     let tasks: Vec<_> = (0..TASKS)
         .map(|n| json!({"kind": fake_worker::KIND, "payload": n}))
@@ -83,7 +83,7 @@ async fn metrics_follow_the_work() {
         .map(|lease| lease.succeeded(json!(1)))
         .collect();
     worker.report_all(&results).await;
-    // Refused: somebody else's token.
+    // Refused, because the token belongs to another lease.
     api.submit(&fake_worker::job(json!("late"))).await;
     let mut late = worker.take(&[]).await;
     late.token += 1_000_000;
@@ -91,7 +91,7 @@ async fn metrics_follow_the_work() {
         worker.report(late.succeeded(json!(2))).await["code"],
         "stale_token"
     );
-    // Lost: nobody hears of the worker any more, and it holds a lease.
+    // Lost: the worker holds a lease and sends nothing any more.
     until(WAIT_TIMEOUT, "the worker is lost", async || {
         let all = scrape(&cluster, leader).await;
         all.value("triarch_workers_lost_total", &[]) >= 1.0
@@ -140,7 +140,7 @@ async fn metrics_follow_the_work() {
         assert!(one.value(name, &[]) > 0.0, "{name}");
     }
 
-    // Each tells of itself.
+    // Each master reports its own metrics.
     for (node, one) in &all {
         let leads = f64::from(u8::from(*node == leader));
         assert_eq!(one.value("triarch_is_leader", &[]), leads, "node {node}");
@@ -179,7 +179,7 @@ async fn metrics_follow_the_work() {
         1.0
     );
 
-    // A leader dies.
+    // A leader is killed.
     let before = scrape_all(&mut cluster).await;
     cluster.kill9(leader);
     let next = cluster.leader_other_than(leader).await;
@@ -220,7 +220,7 @@ async fn metrics_follow_the_work() {
     )
     .await;
 
-    // The other text, too.
+    // The other text format too.
     let open = cluster
         .api(next)
         .call(Method::GET, "/metrics")
@@ -264,7 +264,7 @@ async fn the_metrics_of_a_master_without_a_leader_say_so() {
 async fn exported_metrics_are_exactly_the_documented_ones() {
     let mut cluster = Cluster::start(1).await;
     let node = cluster.leader().await;
-    // So that what comes with work is there too.
+    // Some work, so that metrics that need work exist too.
     let worker = FakeWorker::register(&cluster, "w", 1).await;
     cluster.api(node).submit(&fake_worker::job(json!(1))).await;
     worker.take(&[]).await;

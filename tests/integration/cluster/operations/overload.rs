@@ -1,4 +1,4 @@
-//! More than a master can take: what is refused says so, and what is promised is kept.
+//! Overload: excess requests are refused with an explicit answer, and acknowledged work is not lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use triarch_harness::{Cluster, FakeWorker, Options, fake_worker, until};
 
 use crate::operations::metrics::scrape;
 
-/// Who does not keep up is cut within this: some times what the master waits for.
+/// Maximum time after which a slow client is disconnected: a multiple of the master's own timeouts.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn options(more: &[&str]) -> Options {
@@ -23,7 +23,7 @@ fn options(more: &[&str]) -> Options {
     }
 }
 
-/// Sends this, then nothing more, and gives what comes until the other end closes.
+/// Sends these bytes and nothing more, and returns the answer until the other side closes the connection.
 async fn send_and_wait(addr: &str, text: String) -> String {
     let mut stream = TcpStream::connect(addr).await.expect("it accepts");
     stream.write_all(text.as_bytes()).await.expect("written");
@@ -46,7 +46,7 @@ async fn a_slow_client_is_disconnected_and_others_are_served() {
     let node = cluster.leader().await;
     let (addr, api) = (cluster.addr(node), cluster.api(node));
 
-    // One that reads nothing of a stream that has much to tell.
+    // A client that does not read a stream with much output.
     let deaf = TcpSocket::new_v4().expect("a socket");
     deaf.set_recv_buffer_size(4_096).expect("small");
     let mut deaf = deaf
@@ -76,7 +76,7 @@ async fn a_slow_client_is_disconnected_and_others_are_served() {
         api.submit(&json!({"tasks": tasks})).await;
     }
 
-    // Heads and bodies that do not end, and many who say nothing at all.
+    // Heads and bodies that do not end, and many connections without a byte.
     let head = send_and_wait(
         &addr,
         format!("GET /healthz HTTP/1.1\r\nhost: {addr}\r\nslow: "),
@@ -149,13 +149,13 @@ async fn a_connection_over_the_limit_is_refused_with_a_problem() {
 async fn a_request_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
     const LEASES: usize = 5;
     const CLIENTS: u64 = 60;
-    /// At least, and until some were acknowledged and the node had to shed others.
+    /// Minimum duration of the load. It continues until some jobs were acknowledged and the node has refused others.
     const LASTS: Duration = Duration::from_secs(8);
     const LASTS_MAX: Duration = Duration::from_secs(80);
     const RSS_BYTES_MAX: f64 = 1e9;
     let mut cluster = Cluster::with(Options {
         lease_ms: 10_000,
-        // What else this machine is busy with is not the matter here.
+        // Other load on this machine must not matter here.
         ..options(&[
             "--requests-max",
             "8",
@@ -219,7 +219,7 @@ async fn a_request_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
                             Ordering::Relaxed,
                         );
                     }
-                    // Its outcome is unknown.
+                    // The outcome of the request is unknown.
                     504 => {}
                     _ => panic!("{reply:?}"),
                 }
@@ -235,7 +235,7 @@ async fn a_request_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
     );
     assert!(!acknowledged.is_empty() && refused > 0);
 
-    // Nobody lost anything by it.
+    // No acknowledged work was lost.
     let after = scrape(&cluster, leader).await;
     for name in ["triarch_term", "triarch_is_leader"] {
         assert_eq!(after.value(name, &[]), before.value(name, &[]), "{name}");
@@ -265,7 +265,7 @@ async fn a_request_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
     for job in acknowledged {
         api.get(&format!("/v1/jobs/{job}")).await.expect(200);
     }
-    // And the next is served as if nothing had been.
+    // The next request is served as usual.
     api.submit(&fake_worker::job(json!("after"))).await;
     worker.take(&[]).await;
 }

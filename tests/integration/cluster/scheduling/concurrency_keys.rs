@@ -1,4 +1,4 @@
-//! Tasks that share a concurrency key share its bound, whatever their queues, whichever workers, whoever leads.
+//! Concurrency keys: tasks with the same key share its limit, over all queues, workers and leaders.
 
 use serde_json::{Value, json};
 use triarch_harness::fake_workers::{most_at_once, spans};
@@ -12,7 +12,7 @@ async fn running_tasks_of_a_concurrency_key_never_exceed_its_limit() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
-    // Two keys over two queues with tasks of different classes, and others that have none.
+    // Two keys over two queues, with tasks of different requirements, and other tasks without a key.
     let task = |nth: usize| {
         let queue = if nth.is_multiple_of(2) { "even" } else { "odd" };
         let mut task =
@@ -62,7 +62,7 @@ async fn the_smallest_limit_submitted_for_a_concurrency_key_applies() {
         .await;
     let mut leases = worker.take_many(3).await;
     worker.take_nothing(&leases).await;
-    // Three run already when a task comes that suffers no other: nothing starts until it may.
+    // Three tasks run when one with a limit of 1 arrives. No other task of the key starts until it can start.
     let alone = api.submit(&json!({"tasks": [keyed(1)]})).await;
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;
@@ -72,7 +72,7 @@ async fn the_smallest_limit_submitted_for_a_concurrency_key_applies() {
             .await;
         worker.report_all(&[lease.succeeded(json!(1))]).await;
     }
-    // The fourth of the first was there before.
+    // The fourth task of the first group was submitted earlier.
     for _ in 0..2 {
         let lease = worker.take(&[]).await;
         worker.take_nothing(std::slice::from_ref(&lease)).await;
@@ -88,7 +88,7 @@ async fn cancelling_a_key_holder_grants_the_next_task_to_a_waiting_poll() {
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     let worker = FakeWorker::register(&cluster, "w", 1).await;
-    // Nobody has what the first one requires; the second comes after it by their key alone.
+    // No worker meets the requirements of the first task. The second one waits for it only because of their key.
     let mut first = json!({"kind": fake_worker::KIND, "concurrency_key": "k"});
     let second = first.clone();
     first["requires"] = json!({"labels": {"zone": "nowhere"}});

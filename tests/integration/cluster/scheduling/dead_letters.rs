@@ -1,4 +1,4 @@
-//! Dead letters: looked at, tried again, or forgotten, each exactly once, though the leader dies in the middle of them.
+//! Dead letters: shown, retried or deleted, each exactly once, although the leader dies during the operation.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn mails(count: usize) -> Value {
     json!({"tasks": (0..count).map(task).collect::<Vec<_>>()})
 }
 
-/// Submits these and has all of them fail for good.
+/// Submits these tasks and makes all of them fail permanently.
 async fn dead(api: &Api, worker: &FakeWorker, job: &Value) -> Value {
     let submitted = api.submit(job).await;
     let count = submitted["tasks"].as_array().expect("ids").len();
@@ -39,7 +39,7 @@ async fn dead(api: &Api, worker: &FakeWorker, job: &Value) -> Value {
 
 #[tokio::test]
 async fn retrying_the_dead_letters_of_a_queue_retries_each_once_over_a_leader_death() {
-    // More than one command takes along.
+    // More tasks than one command of the log processes.
     const COUNT: usize = 2_300;
     let mut cluster = cluster().await;
     let (leader, follower) = cluster.leader_and_follower().await;
@@ -127,7 +127,7 @@ async fn a_repeated_bulk_retry_request_retries_once() {
     let lease = worker.take(&[]).await;
     assert_eq!((&*lease.task, lease.attempt), (task, 2));
     worker.report_all(&[lease.failed(false)]).await;
-    // It died again; the old request does not raise it once more, a new one does.
+    // The task failed again. The old request does not retry it again, and a new request does.
     let late = retry(&api).answer().await.expect(200);
     assert_eq!(
         (&late["state"], &late["attempt"]),
@@ -141,7 +141,7 @@ async fn a_repeated_bulk_retry_request_retries_once() {
         .await;
     let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
     assert_eq!(outcomes(&shown), ["failed", "failed", "succeeded"]);
-    // The other one is dead still.
+    // The other task is still failed.
     let left = api.all("/v1/tasks?queue=mail&state=failed", "tasks").await;
     assert_eq!(left.len(), 1);
     assert_eq!(left[0]["id"], submitted["tasks"][0]);
@@ -154,11 +154,11 @@ async fn purging_dead_letters_removes_them_with_their_finished_jobs() {
     let api = cluster.api(follower);
     let worker = worker(&cluster, 8).await;
     let gone = dead(&api, &worker, &mails(3)).await;
-    // One that is not finished: another of its tasks runs.
+    // An unfinished job: another of its tasks runs.
     let unfinished = api.submit(&mails(2)).await;
     let leases = worker.take_many(2).await;
     worker.report_all(&[leases[0].failed(false)]).await;
-    // One that went well, and one in another queue.
+    // A job that succeeded, and a job in another queue.
     let well = api.submit(&mails(1)).await;
     let running: Vec<Lease> = vec![leases[1].clone()];
     let lease = worker.take(&running).await;
@@ -190,7 +190,7 @@ async fn purging_dead_letters_removes_them_with_their_finished_jobs() {
     );
     assert_eq!(api.get(&job(&well)).await.expect(200)["state"], "succeeded");
 
-    // When it has finished it can be forgotten too; so can what went well, if that is what is asked.
+    // A finished job can be deleted too, and a succeeded one if the request selects it.
     worker.report_all(&[leases[1].succeeded(json!(1))]).await;
     wait_job(&api, unfinished["id"].as_str().expect("an id")).await;
     let forget = api

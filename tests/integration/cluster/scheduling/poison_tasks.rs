@@ -1,4 +1,4 @@
-//! Tasks that kill their workers: losses are counted apart from failures, over any leader, and end the task as such.
+//! Tasks that kill their workers: losses are counted separately from failures, over all leaders, and end the task.
 
 use serde_json::json;
 use triarch_harness::{Cluster, FakeWorker, Options, fake_worker};
@@ -17,10 +17,10 @@ async fn a_task_that_kills_its_workers_fails_after_max_losses() {
     let api = cluster.api(follower);
     let mut job = fake_worker::job(json!(1));
     job["tasks"][0]["max_losses"] = json!(2);
-    // One failure would end it, if a loss were one.
+    // One failure would end the task, if a loss counted as a failure.
     job["tasks"][0]["max_attempts"] = json!(1);
     let task = submit_task(&api, &job).await;
-    // The first worker is never heard of again, and the leader that gave it the task dies as well.
+    // The first worker never returns, and the leader that granted its lease is killed too.
     let first = FakeWorker::register(&cluster, "first", 1).await;
     let lease = first.take(&[]).await;
     assert_eq!((&lease.task, lease.attempt), (&task, 1));

@@ -1,4 +1,4 @@
-//! What is set of a queue holds over all workers and all leaders: pauses, bounds, rates and shares.
+//! Settings of queues hold over all workers and leaders: pauses, bounds, rates and weights.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ async fn a_paused_queue_stays_paused_under_the_next_leader() {
     let (leader, follower) = cluster.leader_and_follower().await;
     let worker = worker(&cluster, 4, &["quiet", "loud"]).await;
     let api = cluster.api(follower);
-    // The pause itself is what the leader dies over.
+    // The leader is killed during the pause itself.
     let pause = api.call(Method::POST, "/v1/queues/quiet/pause");
     let replies = cluster
         .kill9_amid(leader, Duration::from_millis(3), vec![pause])
@@ -64,7 +64,7 @@ async fn running_tasks_never_exceed_max_running_under_any_leader() {
     let (leader, follower) = cluster.leader_and_follower().await;
     let api = cluster.api(follower);
     set(&api, "narrow", &json!({"max_running": 3})).await;
-    // Fewer than there are in either queue, so that something is left of both when the leader dies.
+    // Fewer results than tasks in either queue, so that both have tasks left when the leader is killed.
     let fake_workers = FakeWorkers::start_limited(45, &cluster, 3, 4, &["narrow", "wide"]).await;
     let narrow = api.submit(&job("narrow", 60)).await;
     let wide = api.submit(&job("wide", 60)).await;
@@ -76,7 +76,7 @@ async fn running_tasks_never_exceed_max_running_under_any_leader() {
     }
     fake_workers.finish().await;
     assert_eq!(most_at_once(&spans(&shown(&api, &narrow).await)), 3);
-    // There was room for more.
+    // There were free slots for more.
     let both = [shown(&api, &narrow).await, shown(&api, &wide).await].concat();
     assert!(most_at_once(&spans(&both)) > 3);
 }
@@ -96,7 +96,7 @@ async fn a_rate_limit_holds_across_workers_and_leader_changes() {
     let submitted = api.submit(&job("slow", TASKS as usize)).await;
     wait_succeeded(&api, &submitted, 40).await;
     cluster.kill9(leader);
-    // However slow this machine is, the next leader has some to start.
+    // However slow this machine is, the next leader has tasks to start.
     let after = api.submit(&job("slow", TASKS_AFTER as usize)).await;
     for submitted in [&submitted, &after] {
         let id = submitted["id"].as_str().expect("an id");
@@ -108,12 +108,12 @@ async fn a_rate_limit_holds_across_workers_and_leader_changes() {
     let all = [shown(&api, &submitted).await, shown(&api, &after).await].concat();
     let mut starts: Vec<_> = spans(&all).iter().map(|span| span.from).collect();
     starts.sort_unstable();
-    // One that was handed back, since its worker was too slow to fetch it, has started too.
+    // An attempt that was returned, because its worker fetched it too late, counts as started too.
     assert!(starts.len() >= (TASKS + TASKS_AFTER) as usize);
     for (nth, from) in starts.iter().enumerate() {
         for (count, to) in (1..).zip(&starts[nth..]) {
             let within_s = (*to - *from).num_milliseconds() as f64 / 1_000.0;
-            // Times are told in whole milliseconds, hence the one.
+            // Times have a resolution of one millisecond, hence the 1.
             let allowed = within_s * f64::from(PER_S) + f64::from(BURST) + 1.0;
             assert!(
                 f64::from(count) <= allowed,
@@ -121,7 +121,7 @@ async fn a_rate_limit_holds_across_workers_and_leader_changes() {
             );
         }
     }
-    // By this process's clock too: the cluster's time runs at most a tenth faster, and does not jump.
+    // The same by the clock of this process: the cluster's time runs at most a tenth faster, and does not jump.
     let least =
         Duration::from_secs_f64(f64::from(TASKS + TASKS_AFTER - BURST) / f64::from(PER_S) / 1.1);
     assert!(
@@ -137,7 +137,7 @@ async fn a_full_queue_refuses_submissions_until_a_task_starts() {
     let api = cluster.api(follower);
     set(&api, "short", &json!({"max_depth": 3})).await;
     api.submit(&job("short", 2)).await;
-    // All of a job or none of it; and what waits for a time or for others counts as well.
+    // A job is accepted as a whole or not at all. Delayed tasks and those with dependencies count too.
     let refused = api.post("/v1/jobs", &job("short", 2)).await;
     let problem = refused.refused(429, "queue_full");
     assert_eq!(
@@ -169,7 +169,7 @@ async fn queues_share_a_worker_by_weight_under_any_leader() {
     let api = cluster.api(follower);
     set(&api, "heavy", &json!({"weight": 3})).await;
     let worker = worker(&cluster, 1, &["heavy", "light"]).await;
-    // As many as there are turns: neither runs out.
+    // As many tasks as turns, so that neither queue runs empty.
     api.submit(&job("light", 40)).await;
     api.submit(&job("heavy", 40)).await;
     let mut turns = Vec::new();
@@ -184,7 +184,7 @@ async fn queues_share_a_worker_by_weight_under_any_leader() {
         turns.push(task["queue"] == "heavy");
         worker.report_all(&[lease.succeeded(json!(1))]).await;
     }
-    // Three of any four, wherever one begins to count; the first turns find out who has had what.
+    // Three of any four tasks, wherever the count begins. The first turns determine the order.
     for eight in turns[4..].windows(8) {
         let heavy = eight.iter().filter(|heavy| **heavy).count();
         assert!((5..=7).contains(&heavy), "{turns:?}");
@@ -250,7 +250,7 @@ async fn queue_settings_survive_a_restart_of_all_masters() {
         "placement": "pack", "retain_ms": 60_000, "retain_jobs": 11,
     });
     set(&cluster.api(leader), "set", &given).await;
-    // What is left out stays, what is null goes.
+    // Omitted settings stay, and `null` removes a setting.
     let partly = json!({"max_running": null, "weight": 5});
     let answer = set(&cluster.api(leader), "set", &partly).await;
     let mut expected = given.clone();
@@ -279,7 +279,7 @@ async fn queue_settings_survive_a_restart_of_all_masters() {
         let refused = cluster.api(1).put("/v1/queues/set", &body).await;
         assert_eq!(refused.refused(400, "invalid_request")["field"], field);
     }
-    // Of a queue that nothing was said of and that nobody names there is nothing to show.
+    // A queue without settings and without tasks does not exist.
     let nothing = cluster.api(1).get("/v1/queues/never").await;
     nothing.refused(404, "not_found");
 }

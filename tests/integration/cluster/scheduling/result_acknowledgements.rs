@@ -1,4 +1,4 @@
-//! Verdicts on results reach whoever brought them, whatever becomes of it meanwhile.
+//! Verdicts on results reach the worker that reported them, even if it leaves or is lost at the same time.
 
 use reqwest::Method;
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::operations::metrics::scrape;
 #[tokio::test]
 async fn a_poll_gets_its_result_acknowledgements_though_its_worker_was_removed() {
     let mut cluster = Cluster::with(Options {
-        // Followers that sleep for a moment are to find the same leader.
+        // Followers that are paused for a short time must not start an election.
         more: vec!["--election-ms".into(), "1000..2000".into()],
         ..Options::default()
     })
@@ -25,14 +25,14 @@ async fn a_poll_gets_its_result_acknowledgements_though_its_worker_was_removed()
         if is_acknowledged_after_removal(&mut cluster, nth).await {
             break;
         }
-        // Leadership has changed, or something else was proposed in between.
+        // Leadership has changed, or another command was proposed in between.
         polling.pause().await;
     }
     assert_works(&mut cluster).await;
 }
 
-/// One worker's results and its leave in one entry: when the results have their verdict, the worker is gone. False if it did
-/// not come to that.
+/// Sends a worker's results and its leave so that they are in one entry: the worker is gone when its results get their
+/// verdict. Returns false if they were not.
 async fn is_acknowledged_after_removal(cluster: &mut Cluster, nth: u64) -> bool {
     let leader = cluster.wait_ready().await;
     let api = cluster.api(leader);
@@ -44,10 +44,10 @@ async fn is_acknowledged_after_removal(cluster: &mut Cluster, nth: u64) -> bool 
     for follower in &followers {
         cluster.stop(*follower);
     }
-    // Two entries are on their way to followers that sleep. What is proposed now waits, and travels together in the next.
+    // Two entries are in flight to paused followers. Proposals from here on wait, and go together into the next entry.
     let path = format!("/v1/workers/{}", worker.id);
     let other = json!({"tasks": [{"kind": "nobody's"}]});
-    // A worker that is still known is told that it has lost a lease which it never had.
+    // A worker that is still known learns that it has lost a lease that it never had.
     let running = json!([{"task": "t1-0", "token": 1}]);
     let results = json!([lease.succeeded(json!("right"))]);
     let poll = json!({"max": 0, "wait_ms": 0, "running": running, "results": results});
@@ -67,7 +67,7 @@ async fn is_acknowledged_after_removal(cluster: &mut Cluster, nth: u64) -> bool 
         })
         .await;
         if !all_wait {
-            // Quicker than the followers fell asleep, or refused.
+            // The entries were committed before the followers paused, or the proposals were refused.
             break;
         }
     }
@@ -94,7 +94,7 @@ async fn is_acknowledged_after_removal(cluster: &mut Cluster, nth: u64) -> bool 
     assert_eq!(answer["tasks"], json!([]), "{answer}");
     let is_gone = answer["lost"] == json!([]);
     if is_gone {
-        // Of that it is told when it asks next.
+        // The worker learns of this with its next call.
         let beat = worker
             .worker_call("heartbeat", &json!({"running": []}))
             .await;
@@ -133,7 +133,7 @@ async fn results_and_the_lease_for_the_freed_slot_are_one_log_entry() {
         if after == before + 1 && answer["tasks"] != json!([]) {
             break;
         }
-        // Something else was proposed in between.
+        // Another command was proposed in between.
         polling.pause().await;
     }
     assert_eq!(

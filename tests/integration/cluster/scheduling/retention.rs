@@ -1,11 +1,11 @@
-//! How long a queue keeps its finished jobs is a matter of the queue, not of who leads.
+//! Retention of finished jobs follows the settings of the queue, under any leader.
 
 use serde_json::{Value, json};
 use triarch_harness::{Api, Cluster, FakeWorker, fake_worker, until};
 
 use crate::job_helpers::WAIT_TIMEOUT;
 
-/// Jobs of this queue that are still kept, oldest first.
+/// Returns the jobs of this queue that are still kept, oldest first.
 async fn kept(api: &Api, queue: &str) -> Vec<String> {
     let rows = api.all(&format!("/v1/tasks?queue={queue}"), "tasks").await;
     let job = |row: &Value| row["job"].as_str().expect("an id").to_owned();
@@ -38,7 +38,7 @@ async fn the_next_leader_removes_jobs_over_the_retention_limit_and_keeps_the_res
     let all = finish_jobs(&api, &worker, "all", 3).await;
     let few = finish_jobs(&api, &worker, "few", 6).await;
     assert_eq!(kept(&api, "few").await, few);
-    // The bound comes, the leader goes.
+    // The bound is set, and the leader is killed.
     let call = api.call(reqwest::Method::PUT, "/v1/queues/few");
     let set = call.json(&json!({"retain_jobs": 2}));
     let replies = cluster
@@ -55,7 +55,7 @@ async fn the_next_leader_removes_jobs_over_the_retention_limit_and_keeps_the_res
     assert_eq!(kept(&api, "all").await, all);
     let gone = api.get(&format!("/v1/jobs/{}", few[0])).await;
     gone.refused(404, "not_found");
-    // Its key is remembered beyond it.
+    // The idempotency key is remembered longer than the job.
     let job =
         json!({"idempotency_key": "few-0", "tasks": [{"kind": fake_worker::KIND, "queue": "few"}]});
     let again = api.post("/v1/jobs", &job).await.expect(200);

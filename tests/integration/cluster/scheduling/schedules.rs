@@ -1,4 +1,4 @@
-//! Schedules: what their users see, and exactly one job per tick whatever dies.
+//! Schedules: what users see, and exactly one job per tick under every fault.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ async fn put(api: &Api, name: &str, body: &Value) -> triarch_harness::Reply {
     api.call(Method::PUT, &path).json(body).answer().await
 }
 
-/// Every second, the same job.
+/// Returns a schedule that ticks every second with the same job.
 fn every_second() -> Value {
     json!({"cron": "* * * * * *", "job": fake_worker::job(json!("tick"))})
 }
@@ -224,7 +224,7 @@ async fn a_non_overlapping_tick_is_skipped_until_the_previous_job_ends() {
     };
     let before = skipped(&cluster.api(leader), 2).await;
     assert_eq!(before["fired"], 1);
-    // The next leader knows of the unfinished job too.
+    // The next leader knows the unfinished job too.
     cluster.kill9(leader);
     let next = cluster.leader_other_than(leader).await;
     let api = cluster.api(next);

@@ -1,4 +1,4 @@
-//! Cancelling, retrying, delaying, timing out: the turns a task's life can take.
+//! Life cycle of tasks: cancellation, retry, delay, and time limits.
 
 use serde_json::json;
 use triarch_harness::{Cluster, FakeWorker, fake_worker, until};
@@ -37,7 +37,7 @@ async fn cancelling_a_queued_task_ends_it_at_once() {
         (&json!("cancelled"), &json!(3)),
         "{all}"
     );
-    // None of it is ever given to anyone.
+    // None of these tasks is ever leased.
     let worker = FakeWorker::register(&cluster, "w", 3).await;
     assert_eq!(worker.poll(3, 200, &[]).await, []);
 }
@@ -49,7 +49,7 @@ async fn cancelling_a_running_task_kills_its_process_tree() {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
     let pids = cluster.root().join("pids");
-    // A child that ignores TERM, with a child of its own.
+    // A child that ignores SIGTERM, with a child of its own.
     let script = format!(
         "trap '' TERM; sleep 600 & echo $$ > '{0}.new'; echo $! >> '{0}.new'; mv '{0}.new' '{0}'; while :; do sleep 1; done",
         pids.display()
@@ -172,7 +172,7 @@ async fn a_delayed_task_does_not_start_before_its_time() {
     assert_eq!(shown["state"], "delayed");
     let first = worker.take(&[]).await;
     assert_eq!(first.task, prompt);
-    // A worker that waits is woken when the time comes.
+    // A waiting worker gets the task when its time comes.
     let second = worker.take(std::slice::from_ref(&first)).await;
     assert_eq!(second.task, delayed);
     let task = api.get(&format!("/v1/tasks/{delayed}")).await.expect(200);
@@ -313,7 +313,7 @@ async fn a_task_is_leased_only_to_a_worker_that_matches_its_requirements() {
     );
 }
 
-/// To compare two times of the interface.
+/// Parses a time of the interface, for comparisons.
 fn unix_ms(time: &serde_json::Value) -> i64 {
     let text = time
         .as_str()
@@ -332,7 +332,7 @@ async fn an_acknowledged_cancellation_survives_the_death_of_its_leader() {
     let api = cluster.api(follower);
     let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     let lease = worker.take(&[]).await;
-    // Killed before the worker is heard of again: only the log knows of it.
+    // The leader is killed before the worker calls again, so only the log has the cancellation.
     api.post(&format!("/v1/tasks/{task}/cancel"), &json!({}))
         .await
         .expect(200);
@@ -340,7 +340,7 @@ async fn an_acknowledged_cancellation_survives_the_death_of_its_leader() {
     let next = cluster.leader_other_than(leader).await;
     let orders = worker.heartbeat(std::slice::from_ref(&lease)).await;
     assert_eq!(orders["cancel"], json!([task]), "{orders}");
-    // The success that it had ready comes after the cancellation in the log, and is too late.
+    // The worker's success comes after the cancellation in the log, and is too late.
     let late = worker.report(lease.succeeded(json!(1))).await;
     assert_eq!(late["code"], "already_finished", "{late}");
     let task = cluster

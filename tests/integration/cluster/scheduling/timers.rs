@@ -1,4 +1,4 @@
-//! What falls due while nobody leads happens once somebody does: not before, and not twice.
+//! Timers that become due while no master leads: they take effect under the next leader, not earlier and not twice.
 
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -7,7 +7,8 @@ use triarch_harness::{Cluster, FakeWorker, Options, eventually, fake_worker, unt
 
 use crate::job_helpers::{WAIT_TIMEOUT, outcomes, shown, wait_state};
 
-/// From the submission until everything is due, at first. A machine on which the masters are not killed by then gets more.
+/// Initial time from the submission until everything is due. It is increased if the masters of a slow machine are not
+/// killed by then.
 const DUE_MS: i64 = 2_000;
 const DUE_MS_MAX: i64 = 32_000;
 
@@ -28,7 +29,7 @@ async fn timers_due_without_a_leader_fire_once_under_the_next() {
     }
 }
 
-/// False if something was due before the masters were dead.
+/// Returns false if a timer was due before the masters were dead.
 async fn falls_due_while_nobody_leads(due_ms: i64) -> bool {
     let mut cluster = Cluster::with(Options {
         lease_ms: 60_000,
@@ -56,18 +57,18 @@ async fn falls_due_while_nobody_leads(due_ms: i64) -> bool {
             task(&json!({"payload": "both", "delay_ms": due_ms, "expires_ms": due_ms})),
         ]}))
         .await;
-    // Nobody asks for work until it is too late for these.
+    // No worker polls until it is too late for these tasks.
     let expiring = vec![task(&json!({"payload": "expires", "expires_ms": due_ms})); 500];
     let expiring = api.submit(&json!({ "tasks": expiring })).await;
     worker.report_all(&[lease.failed(true)]).await;
-    // Without a majority time stands still, and passes all the same.
+    // Without a majority the table's time stands still, but the real time passes.
     cluster.kill9(leader);
     cluster.kill9(other);
     let all_due = Utc::now() + TimeDelta::milliseconds(due_ms + 50);
     if Utc::now() >= begun + TimeDelta::milliseconds(due_ms) {
         return false;
     }
-    // The worker asks all the while, and is there before anybody leads.
+    // The worker polls all the time, and is present before any master leads.
     let polling = {
         let worker = worker.clone();
         tokio::spawn(async move { worker.take_many(3).await })
@@ -149,7 +150,7 @@ async fn an_attempt_whose_worker_does_not_stop_it_is_ended_by_the_next_leader() 
     let leases = worker.take_many(2).await;
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;
-    // It goes on confirming what it should have stopped, until it is told that it has lost it.
+    // The worker confirms the attempt that it should have stopped, until it learns that the lease is lost.
     let lost = eventually(3 * WAIT_TIMEOUT, "the attempt is ended", async || {
         let orders = worker.heartbeat(&leases).await;
         let lost = orders["lost"].as_array().cloned().unwrap_or_default();

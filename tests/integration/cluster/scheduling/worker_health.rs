@@ -1,4 +1,4 @@
-//! Workers that fail what others do, workers that are set aside, and what a worker has room for.
+//! Workers that fail tasks which others complete, workers in quarantine, and the resources of a worker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,7 @@ async fn a_worker_that_fails_what_others_complete_is_quarantined_by_every_leader
     let failing = bad.take_many(5).await;
     let failed: Vec<Value> = failing.iter().map(|lease| lease.failed(false)).collect();
     bad.report_all(&failed[..4]).await;
-    // Four failures say nothing yet, and neither do five that nobody has done better than.
+    // Four failures have no effect yet, and neither have five failures of tasks that no other worker has completed.
     assert_eq!(state(&api, &bad).await["failing"], 4);
     api.submit(&tasks(10)).await;
     let leases = good.take_many(10).await;
@@ -65,13 +65,13 @@ async fn a_worker_that_fails_what_others_complete_is_quarantined_by_every_leader
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0]["id"], bad.id);
 
-    // It asks first and gets nothing; the other one does.
+    // The quarantined worker polls first and gets nothing. The other one gets the task.
     let task = submit_task(&api, &fake_worker::job(json!(1))).await;
     bad.take_nothing(&[]).await;
     let lease = good.take(&[]).await;
     assert_eq!(lease.task, task);
     good.report_all(&[lease.succeeded(json!(1))]).await;
-    // Somebody has mended it.
+    // The worker has been repaired.
     let path = format!("/v1/workers/{}/resume", bad.id);
     let resumed = api.post(&path, &json!({})).await.expect(200);
     assert_eq!(
@@ -146,15 +146,15 @@ async fn no_worker_is_leased_more_than_its_capacity_however_it_polls() {
         });
         workers.push(FakeWorker::register_as(&cluster, &body).await);
     }
-    // Three of these fill the memory, two of those the cards.
+    // Three of these tasks use all the memory, and two of the others all the cards.
     let task = |nth: usize| match nth % 2 {
         0 => json!({"kind": fake_worker::KIND, "requires": {"resources": {"mem_mb": 30}}}),
         _ => json!({"kind": fake_worker::KIND, "requires": {"resources": {"gpu": 1, "mem_mb": 5}}}),
     };
     let tasks: Vec<Value> = (0..TASKS).map(task).collect();
     let submitted = api.submit(&json!({ "tasks": tasks })).await;
-    // Many polls of the same worker at once, none of which knows what the others were given. Most of the tasks are left for the
-    // next leader.
+    // Many concurrent polls of the same worker, each without knowledge of the tasks of the others. Most of the tasks
+    // are left for the next leader.
     let before_kill = Arc::new(Semaphore::new(20));
     let mut pollers = Vec::new();
     for nth in 0..12 {
@@ -181,7 +181,8 @@ async fn no_worker_is_leased_more_than_its_capacity_however_it_polls() {
     before_kill.add_permits(TASKS * 100);
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;
-    // What the dead leader gave out and nobody heard of is asked for by name.
+    // Leases that the dead leader granted and did not deliver are delivered again, because each poll lists its
+    // attempts.
     let sweep = async {
         loop {
             for worker in &workers {

@@ -1,4 +1,4 @@
-//! Workers that are late, wrong, stopped or dead: their tasks end well, and exactly one result counts.
+//! Workers that are late, faulty, paused or dead: their tasks end correctly, and exactly one result counts.
 
 use serde_json::{Value, json};
 use triarch_harness::{Cluster, FakeWorker, Options, fake_worker, until};
@@ -6,7 +6,7 @@ use triarch_harness::{Cluster, FakeWorker, Options, fake_worker, until};
 use crate::job_helpers::{WAIT_TIMEOUT, assert_works, outcomes, shell, submit_task, wait_state};
 use crate::operations::metrics::scrape;
 
-/// A lease that is over while a test waits for it, yet long enough for a busy machine.
+/// Length of a lease: short enough for a test to wait for its end, and long enough for a busy machine.
 const SHORT_LEASE_MS: u64 = 1_500;
 
 async fn with_short_leases() -> Cluster {
@@ -34,14 +34,14 @@ async fn a_result_is_accepted_once_and_only_under_its_lease() {
     let lease = owner.take(&[]).await;
     assert_eq!(lease.task, task);
 
-    // Another worker's report, even with the right token.
+    // The report of another worker, even with the right token.
     let acknowledgement = other.report(lease.succeeded(json!("stolen"))).await;
     assert_eq!(
         (accepted(&acknowledgement), &acknowledgement["code"]),
         (false, &json!("stale_token")),
         "{acknowledgement}"
     );
-    // A token that was never given.
+    // A token that was never issued.
     for token in [0, lease.token - 1, lease.token + 1, u64::MAX] {
         let mut wrong = lease.succeeded(json!("wrong"));
         wrong["token"] = token.into();
@@ -52,7 +52,7 @@ async fn a_result_is_accepted_once_and_only_under_its_lease() {
             "{token}: {acknowledgement}"
         );
     }
-    // A task that never was.
+    // A task that does not exist.
     for task in ["t999999-0", "nonsense", ""] {
         let mut wrong = lease.succeeded(json!("wrong"));
         wrong["task"] = task.into();
@@ -71,11 +71,11 @@ async fn a_result_is_accepted_once_and_only_under_its_lease() {
     assert!(accepted(
         &owner.report(lease.succeeded(json!("right"))).await
     ));
-    // The answer got lost: the same report again is accepted again.
+    // The answer was lost: the same report is accepted again.
     assert!(accepted(
         &owner.report(lease.succeeded(json!("right"))).await
     ));
-    // A different one is not.
+    // A different report is not accepted.
     let acknowledgement = owner.report(lease.failed(true)).await;
     assert_eq!(
         (accepted(&acknowledgement), &acknowledgement["code"]),
@@ -117,7 +117,7 @@ async fn one_invalid_result_among_many_is_refused_alone() {
     assert!(accepted(&acknowledgements[0]), "{answer}");
     assert_eq!(acknowledgements[1]["code"], "stale_token");
     assert_eq!(acknowledgements[2]["code"], "payload_too_large");
-    // Those two can still be done right.
+    // Both can still be reported correctly.
     assert!(accepted(
         &worker.report(leases[1].succeeded(json!(1))).await
     ));
@@ -138,7 +138,7 @@ async fn results_sent_with_a_poll_are_neither_lost_nor_leased_again() {
     while leases.len() < 2 {
         leases.extend(worker.poll(4, 1_000, &leases.clone()).await);
     }
-    // Named as running, too, as by a worker that looks at what it has only once.
+    // The worker also lists them as running, as if it builds its list only once.
     let running: Value = leases
         .iter()
         .map(|lease| json!({"task": lease.task, "token": lease.token}))
@@ -150,7 +150,7 @@ async fn results_sent_with_a_poll_are_neither_lost_nor_leased_again() {
     assert!(accepted(&answer["results"][0]), "{answer}");
     assert_eq!(answer["results"][1]["code"], "payload_too_large");
     assert_eq!(answer["lost"], json!([]), "{answer}");
-    // Left out of what runs: the lease whose result was refused is still the worker's to report.
+    // The lease whose result was refused is not listed as running, and the worker can still report it.
     let poll = json!({"max": 4, "wait_ms": 10, "results": [results[1]], "running": []});
     let answer = worker.worker_call("poll", &poll).await.expect(200);
     assert_eq!(answer["tasks"], json!([]), "{answer}");
@@ -172,7 +172,7 @@ async fn a_worker_name_is_refused_while_a_live_worker_has_it() {
     first.leave().await;
     let second = FakeWorker::register(&cluster, "same", 1).await;
     assert_ne!(first.id, second.id);
-    // The one that left is not known any more.
+    // The worker that left is no longer known.
     first
         .worker_call("poll", &json!({"max": 1}))
         .await
@@ -218,12 +218,12 @@ async fn a_lease_whose_response_was_lost_is_granted_again() {
     let worker = FakeWorker::register(&cluster, "w", 2).await;
     submit_task(&api, &fake_worker::job(json!(1))).await;
     let lost = worker.take(&[]).await;
-    // It never saw that answer, so it does not name the lease.
+    // The worker did not receive that answer, so it does not list the lease.
     let again = worker.take(&[]).await;
     assert_eq!(lost, again, "the very same lease");
-    // It has it now: nothing more comes.
+    // The worker holds the lease now, so nothing more is delivered.
     assert_eq!(worker.poll(1, 0, std::slice::from_ref(&again)).await, []);
-    // Over a leader change as well.
+    // The same over a leader change.
     cluster.kill9(leader);
     cluster.leader_other_than(leader).await;
     assert_eq!(worker.take(&[]).await, lost);
@@ -263,7 +263,7 @@ async fn a_silent_worker_loses_its_lease_and_its_late_report_is_refused() {
             vec!["lost".to_owned(), "succeeded".to_owned()]
         )
     );
-    // It was not the task's fault.
+    // The loss does not count as a failure of the task.
     assert_eq!(
         (&shown["failures"], &shown["losses"]),
         (&json!(0), &json!(1)),
@@ -285,7 +285,8 @@ async fn a_lease_named_in_heartbeats_is_kept_and_an_unnamed_one_expires() {
     let second = worker.take(std::slice::from_ref(&first)).await;
     assert_eq!((&first.task, &second.task), (&kept, &dropped));
     let alive = worker.keep_alive(std::slice::from_ref(&first));
-    // Three leases' time passes, by the only clock that counts: the other lease ends, and ends again.
+    // Three times the length of a lease passes by the leader's monotonic clock. The other lease ends, and its next one
+    // too.
     wait_state(&api, &dropped, "queued").await;
     drop(alive);
     let answer = worker.heartbeat(&[first.clone(), second.clone()]).await;
@@ -336,7 +337,7 @@ async fn a_worker_paused_past_its_lease_changes_nothing_when_it_resumes() {
     })
     .await;
     cluster.worker_process(sleeper).stop();
-    // Its child goes on and ends meanwhile: a result waits to be reported as soon as the worker wakes.
+    // The child process continues and ends during the pause: a result waits to be reported when the worker resumes.
     std::fs::write(&go, "").expect("a file can be written");
     wait_state(&api, &task, "queued").await;
     cluster.worker(&["--slots", "1"]);
@@ -344,12 +345,12 @@ async fn a_worker_paused_past_its_lease_changes_nothing_when_it_resumes() {
     assert_eq!(before["result"]["stdout"], "attempt 2\n");
 
     cluster.worker_process(sleeper).cont();
-    // Awake, it has to find its place again before it can be given anything.
+    // After the pause the worker must register again before it gets a task.
     cluster.wait_workers(2).await;
     let after = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
     assert_eq!(before, after, "the accepted result stays");
     assert_eq!(outcomes(&after), ["lost", "succeeded"]);
-    // And it works again.
+    // The worker works again.
     let jobs: Vec<Value> = (0..4)
         .map(|_| json!({"kind": "exec", "payload": {"argv": ["true"]}}))
         .collect();
@@ -398,7 +399,7 @@ async fn a_terminated_worker_finishes_its_tasks_and_deregisters() {
     assert_works(&mut cluster).await;
 }
 
-/// The log index of the entry that a lease was granted in.
+/// Returns the log index of the entry that granted a lease.
 fn granted_at(token: u64) -> u64 {
     const POSITION_BITS: u32 = 12;
     token >> POSITION_BITS
@@ -410,7 +411,7 @@ async fn a_submission_and_its_lease_to_a_waiting_poll_are_one_log_entry() {
     let leader = cluster.leader().await;
     let api = cluster.api(leader);
     let waiting = FakeWorker::register(&cluster, "waiting", 4).await;
-    // What is submitted while the leader is looking at its desk is leased an entry later.
+    // A task that is submitted while the leader computes a plan is leased one entry later.
     until(
         WAIT_TIMEOUT,
         "a job is leased in its own entry",

@@ -1,4 +1,4 @@
-//! Tasks that come after others: started once and with their inputs, or not at all, whoever leads when it is decided.
+//! Tasks with dependencies: each starts once and with its inputs, or not at all, whichever leader decides.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ async fn a_callback_starts_once_though_the_leader_dies_as_its_last_members_end()
     let worker = FakeWorker::register(&cluster, "w", 8).await;
     let other = FakeWorker::register(&cluster, "other", 8).await;
     let members = ["a", "b", "c", "d", "e"];
-    // At once, in the middle of it, and when it is all but done.
+    // Before, during and shortly before the end of the workflow.
     for part in [0.0, 0.5, 1.0] {
         let leader = cluster.wait_ready().await;
         let mut chord: Vec<Value> = members.iter().map(|key| task(key, &[])).collect();
@@ -71,7 +71,7 @@ async fn a_callback_starts_once_though_the_leader_dies_as_its_last_members_end()
             .map(|key| ((*key).to_owned(), result(&json!(key))))
             .collect();
         assert_eq!(lease.inputs, Value::Object(inputs));
-        // Once more, now that it runs: accepted, and nothing comes of it.
+        // The same request again while the task runs: it is accepted and has no effect.
         worker.report_all(&last).await;
         other.take_nothing(&[]).await;
         worker.report_all(&[lease.succeeded(json!("all"))]).await;
@@ -108,7 +108,7 @@ async fn a_chain_of_ten_thousand_tasks_is_cancelled_and_revived_with_its_first()
     let (job, tasks) = (submitted["id"].as_str().expect("an id"), ids(&submitted));
     assert_eq!(tasks.len(), length);
 
-    // The follower passes it on to a leader that dies, and sees to it that it is done all the same.
+    // The follower forwards the request to a leader that dies, and still makes sure that it is done.
     let cancel = api.call(Method::POST, &format!("/v1/tasks/{}/cancel", tasks[0]));
     let replies = cluster
         .kill9_amid(leader, Duration::from_millis(5), vec![cancel])
@@ -136,7 +136,7 @@ async fn a_chain_of_ten_thousand_tasks_is_cancelled_and_revived_with_its_first()
         );
     }
 
-    // One in the middle has no way to its inputs; the first takes all of them along.
+    // A task in the middle has no inputs. A retry of the first task retries all that depend on it.
     let retry = |task: &str| format!("/v1/tasks/{task}/retry");
     let problem = api.post(&retry(&tasks[5_000]), &json!({})).await;
     let problem = problem.refused(409, "conflict");
@@ -202,7 +202,7 @@ async fn dependents_of_a_failed_task_are_cancelled_and_revived_by_its_retry() {
             (&json!("dependency_failed"), &json!(tasks[first]))
         );
     }
-    // The rest goes on.
+    // The other tasks continue.
     worker.report_all(&[good.succeeded(json!(2))]).await;
     let z = worker.take(&[]).await;
     assert_eq!((&z.task, &z.inputs), (&tasks[4], &json!({"good": 2})));
@@ -210,7 +210,7 @@ async fn dependents_of_a_failed_task_are_cancelled_and_revived_by_its_retry() {
     let id = submitted["id"].as_str().expect("an id");
     assert_eq!(wait_job(&api, id).await["state"], "failed");
 
-    // What was promised is not taken back; what failed is tried again, with those after it.
+    // Succeeded tasks stay so. Failed tasks are retried, with those that depend on them.
     let retry = |task: &str| format!("/v1/tasks/{task}/retry");
     api.post(&retry(&tasks[1]), &json!({}))
         .await
@@ -269,7 +269,7 @@ async fn a_fail_fast_job_stops_its_tasks_on_other_workers() {
             "{shown}"
         );
     }
-    // The worker is told to stop, and comes too late with its result.
+    // The worker is asked to stop, and its result comes too late.
     let orders = worker.heartbeat(&leases[1..]).await;
     assert_eq!(orders["cancel"], json!([tasks[1]]));
     let acknowledgement = worker.report(leases[1].succeeded(json!(1))).await;
@@ -309,6 +309,6 @@ async fn jobs_with_dependency_cycles_or_unknown_dependencies_are_refused_whole()
     assert!(api.all("/v1/tasks", "tasks").await.is_empty());
     let unmade = api.get("/v1/queues/never").await;
     unmade.refused(404, "not_found");
-    // And nothing of them is in the way of a right one.
+    // The refused requests do not affect a valid one.
     submit_task(&api, &json!({"tasks": [task("a", &[]), task("b", &["a"])]})).await;
 }

@@ -1,4 +1,4 @@
-//! Backups: taken of a cluster that works, restored into one that holds nothing.
+//! Backups: taken from a cluster under load, restored into an empty cluster.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use triarch_harness::{Api, Cluster, FakeWorker, equal_digests, fake_worker};
 
 use crate::job_helpers::{WAIT_TIMEOUT, submit_task};
 
-/// What a table holds, without who works for it now.
+/// Returns the contents of a table, without its workers and leases.
 async fn contents(api: &Api) -> Value {
     let mut tasks = api.all("/v1/tasks", "tasks").await;
     for task in &mut tasks {
         if let Some(task) = task.as_object_mut() {
-            // It goes on where it is.
+            // The next page continues here.
             for running in [
                 "state",
                 "worker",
@@ -71,13 +71,13 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
     let summary = backed_up(&old, &file).await;
     assert_eq!(summary["tasks"], 4);
     let before = contents(&api).await;
-    // A file that is there is not replaced unasked.
+    // An existing file is not replaced without `--force`.
     let again = ["cluster", "backup", file.to_str().expect("plain")];
     old.cli().run(&again).await.expect(2).says("exists already");
 
     drop(old);
 
-    // The leader of the new cluster dies as soon as it has the first part.
+    // The leader of the new cluster is killed as soon as it has the first part.
     let mut new = Cluster::start(3).await;
     let leader = new.wait_ready().await;
     let stranger = FakeWorker::register(&new, "early", 1).await;
@@ -88,11 +88,11 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
     let next = new.leader_other_than(leader).await;
     let api = new.api(next);
     assert_eq!(contents(&api).await, before);
-    // Asked again, it is done already.
+    // A repeated restore is done already.
     new.cli().run(&restore).await.expect(0);
     new.restart(leader);
 
-    // What ran is queued again and gets a higher token; whoever ran it, or worked here before, is not known.
+    // Running tasks are queued again and get a higher token. Their workers are not known any more.
     let shown = api.get(&format!("/v1/tasks/{running}")).await.expect(200);
     assert_eq!(shown["state"], "queued");
     assert_eq!(shown["attempts"][0]["outcome"], "returned");
@@ -129,7 +129,7 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
     );
     let queues = api.get("/v1/queues").await.expect(200).to_string();
     assert!(queues.contains("\"slow\""), "{queues}");
-    // A new id is beyond every old one.
+    // A new id is higher than every old one.
     let fresh = submit_task(&api, &fake_worker::job(json!("fresh"))).await;
     let index = |task: &str| {
         task[1..]
@@ -138,7 +138,7 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
             .and_then(|index| index.parse::<u64>().ok())
     };
     assert!(index(&fresh) > index(&queued), "{fresh} after {queued}");
-    // All replicas hold the same.
+    // All replicas have the same table.
     new.wait_ready().await;
     equal_digests(WAIT_TIMEOUT, &new.apis()).await;
 }
@@ -152,7 +152,7 @@ async fn a_backup_that_is_damaged_or_has_no_empty_cluster_is_refused() {
     let file = cluster.root().join("backup");
     backed_up(&cluster, &file).await;
 
-    // A cluster that holds something is not written over.
+    // A cluster with jobs is not overwritten.
     let restore = ["cluster", "restore", file.to_str().expect("plain")];
     let refused = cluster.cli().run(&restore).await.expect(1);
     refused.says("this cluster holds 1 job: a backup is restored into a new cluster");
@@ -175,7 +175,7 @@ async fn a_backup_that_is_damaged_or_has_no_empty_cluster_is_refused() {
         .expect(1)
         .says("not a backup");
 
-    // Pieces that make no table are refused by the cluster itself, and leave it as it was.
+    // The cluster itself refuses pieces that form no valid table, and is unchanged.
     drop(cluster);
     let new = Cluster::start(3).await;
     let api = new.api(2);

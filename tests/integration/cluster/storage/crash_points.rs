@@ -1,8 +1,9 @@
-//! A master that ends at any thing it does to its disk, killed or with the power cut, comes back with all it acknowledged.
+//! Crash points: a master that ends at any of its disk operations, by a kill or a power cut, restarts with everything
+//! that it acknowledged.
 //!
-//! A single master, so that nobody but its own disk can remember. `storage/tests/crash_points.rs` visits every boundary of
-//! the log and the snapshots by themselves; here is the whole program, over its HTTP interface. Bounded here;
-//! `scripts/crash-points.sh` visits as many points as one likes.
+//! There is a single master, so that only its own disk can have the data. `storage/tests/crash_points.rs` visits every
+//! boundary of the log and of the snapshots alone. This test runs the whole program, over its HTTP interface, at a
+//! bounded number of points. `scripts/crash-points.sh` visits any number of points.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,21 +18,21 @@ use triarch_harness::{Cluster, Options, Process, fake_worker};
 use crate::job_helpers::{WAIT_TIMEOUT, first_task};
 use crate::membership::identity::copy;
 
-/// How many points are visited: a number, or `all`.
+/// Environment variable with the number of points to visit, or `all`.
 const POINTS_VARIABLE: &str = "TRIARCH_CRASH_SERVER_POINTS";
 const POINTS: u64 = 40;
 const SEED_VARIABLE: &str = "TRIARCH_SEED";
-/// Masters that are tested at the same time.
+/// Number of masters that are tested concurrently.
 const WORKERS: usize = 2;
-/// Jobs of one life: enough for some snapshots.
+/// Number of jobs of one life: enough for some snapshots.
 const JOBS: u64 = 16;
 const SNAPSHOT_ENTRIES: u64 = 6;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a master has acknowledged before it ended.
+/// What a master acknowledged before it ended.
 #[derive(Debug, Clone, Default)]
 struct Acknowledged {
-    /// Tasks by the number of their job.
+    /// Ids of the tasks, by the number of their job.
     acknowledged: BTreeMap<u64, String>,
     term: u64,
 }
@@ -54,7 +55,8 @@ fn start(cluster: &Cluster, dir: &Path, watch: Option<&Watch>) -> Process {
     cluster.spawn("master-1", command)
 }
 
-/// Has jobs accepted one after the other, from the `first` on, until all are or the master has ended. Gives whether it has.
+/// Submits jobs one after the other, from the `first` on, until all are accepted or the master has ended. Returns
+/// whether it has ended.
 async fn submit_jobs(
     cluster: &Cluster,
     master: &mut Process,
@@ -98,11 +100,11 @@ async fn submit_jobs(
     master.ended().is_some()
 }
 
-/// Starts the master again and holds what it has against what it had said.
+/// Starts the master again and compares its state with what it acknowledged.
 async fn check(cluster: &Cluster, dir: &Path, acknowledged: &Acknowledged, point: &str) {
     let mut master = start(cluster, dir, None);
     let mut after = acknowledged.clone();
-    // Numbers that nobody has asked for yet.
+    // Numbers of jobs that were not submitted yet.
     let ended = submit_jobs(cluster, &mut master, 2 * JOBS, &mut after).await;
     assert!(
         !ended,
@@ -136,15 +138,16 @@ async fn check(cluster: &Cluster, dir: &Path, acknowledged: &Acknowledged, point
     master.kill9();
 }
 
-/// What one process of a life begins with, and how many boundaries it has.
+/// Initial directory of one process of a life, and the number of boundaries in it.
 struct CountedRun {
-    /// `None`: nothing.
+    /// `None`: an empty directory.
     dir: Option<PathBuf>,
     acknowledged: Acknowledged,
     boundaries: u64,
 }
 
-/// Lives both processes of a life once without harm, the second with what a kill left of the first.
+/// Runs both processes of a life once without a crash. The second process starts with the directory that a kill of the
+/// first left.
 async fn count_boundaries(cluster: &Cluster) -> Vec<CountedRun> {
     let mut stages: Vec<CountedRun> = Vec::new();
     let mut acknowledged = Acknowledged::default();
@@ -170,7 +173,7 @@ async fn count_boundaries(cluster: &Cluster) -> Vec<CountedRun> {
     stages
 }
 
-/// Visits one point. Gives what the master was doing when it ended, if it did.
+/// Visits one point. Returns the disk operation at which the master ended, if it ended.
 async fn crash_at(
     cluster: &Cluster,
     stages: &[CountedRun],

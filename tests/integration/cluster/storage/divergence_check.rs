@@ -1,11 +1,11 @@
-//! The masters compare their tables, and find them the same.
+//! Divergence check: the masters compare their tables, and find them equal.
 
 use serde_json::json;
 use triarch_harness::{Api, Cluster, FakeWorker, fake_worker, until};
 
 use crate::job_helpers::{WAIT_TIMEOUT, submit_task};
 
-/// What the masters are told, in log entries.
+/// Interval of the comparisons, in log entries.
 const DIGEST_INTERVAL_ENTRIES: u64 = 32;
 
 async fn compared(api: &Api) -> (u64, u64) {

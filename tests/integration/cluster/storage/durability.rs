@@ -1,4 +1,4 @@
-//! What the disk has to say: nothing is acknowledged before it is on it, and a disk that fails ends the master.
+//! Durability: nothing is acknowledged before it is on disk, and a failing disk ends the master.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +49,7 @@ async fn a_submission_is_synced_by_a_quorum_before_it_is_acknowledged() {
     }
 }
 
-/// Whether, between these moments, something was appended to a file of the log and that very file was synced after it.
+/// Returns whether, between these times, a file of the log was appended to and the same file was synced afterwards.
 fn wrote_then_synced(calls: &[Call], from: f64, to: f64) -> bool {
     let within: Vec<&Call> = calls
         .iter()
@@ -80,7 +80,7 @@ async fn a_failed_fsync_ends_the_master_with_a_message_and_loses_nothing() {
         make: Arc::new(move |_| shell(&script)),
     };
     let load = Load::start(&cluster.apis(), options);
-    // First a follower, then, once that one is back, the leader.
+    // First a follower, then, after its return, the leader.
     for leads in [false, true] {
         let wanted = load.count() + 30;
         until(

@@ -1,5 +1,5 @@
-//! Disks that others fill: the cluster goes on without the master whose disk is full, refuses writes when too many are,
-//! goes on with reads and heartbeats all the while, and with everything once there is room. No master dies of it.
+//! Full disks: the cluster works on without a master whose disk is full, and refuses writes when too many disks are
+//! full. Reads and heartbeats go on all the time, and writes resume once there is space. No master exits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use triarch_harness::{
 use crate::job_helpers::{WAIT_TIMEOUT, shell};
 
 const DISK_MIB: u64 = 96;
-/// Short, so that it can be outlived.
+/// A short time, so that the test can wait for its end.
 const LEASE_MS: u64 = 2_000;
 
-/// `None`, and a word why, where such disks cannot be had.
+/// Returns the disks, or `None` with a message if this machine does not support them.
 fn disks() -> Option<Vec<SmallDisk>> {
     match SmallDisk::mount_all(3, DISK_MIB) {
         Ok(disks) => Some(disks),
@@ -56,7 +56,7 @@ async fn goes_on(load: &Load) {
     until(WAIT_TIMEOUT, what, async || load.count() >= wanted).await;
 }
 
-/// Whether the leader says that this master's disk is low.
+/// Returns whether the leader reports that this master's disk is low.
 async fn low(api: &Api, node: u64) -> Option<bool> {
     let reply = api.call(Method::GET, "/v1/cluster").send().await.ok()?;
     let status = (reply.status == 200).then(|| reply.json())?;
@@ -93,7 +93,7 @@ async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writ
     let (load, sink) = load(&cluster);
     goes_on(&load).await;
 
-    // A follower's: it falls behind, alive, and catches up.
+    // A follower's disk: the follower stays alive, lags, and catches up.
     let (leader, follower) = cluster.leader_and_follower().await;
     disk(follower).fill();
     wait_low(&cluster.api(leader), follower, true).await;
@@ -102,7 +102,7 @@ async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writ
     wait_low(&cluster.api(leader), follower, false).await;
     cluster.wait_caught_up(follower).await;
 
-    // The leader's: another leads.
+    // The leader's disk: another master leads.
     let leader = cluster.leader().await;
     disk(leader).fill();
     let next = cluster.leader_other_than(leader).await;
@@ -119,7 +119,7 @@ async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writ
     cluster.wait_caught_up(leader).await;
     nobody_died(&mut cluster, &pids);
 
-    // All of them.
+    // The disks of all masters.
     let fake_worker = FakeWorker::register(&cluster, "hand", 1).await;
     let job = cluster.api(1).submit(&fake_worker::job(json!({}))).await;
     let job = job["id"].as_str().expect("an id").to_owned();
@@ -177,7 +177,7 @@ async fn one_full_disk_costs_one_master_and_full_disks_everywhere_cost_only_writ
     }
 }
 
-/// Waits until a write is refused for the disks' sake, in words that help.
+/// Waits until a write is refused because of the disks, with advice in the message.
 async fn writes_are_refused(api: &Api) {
     let what = format!("a write is refused at {}", api.base());
     let mut last = Value::Null;

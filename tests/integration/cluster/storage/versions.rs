@@ -1,5 +1,5 @@
-//! What other versions have written or say: the data directories of this version stay readable for ever, and what a master
-//! does not understand it refuses by name, before it does harm.
+//! Versions: the data directories of this version stay readable for ever. A master refuses data and messages that it
+//! does not understand by name, before it does harm.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,11 +11,12 @@ use triarch_storage::{DataDir, LogPosition, LogRecord, LogStore, SledLogOptions}
 
 use crate::job_helpers::{WAIT_TIMEOUT, assert_works, submit_task};
 
-/// Writes the golden directory of this version anew, where one must be: once per version, and before its first release.
+/// Environment variable that regenerates the golden directory of this version: once per version, before its first
+/// release.
 const UPDATE_VARIABLE: &str = "UPDATE";
-/// The version of the program whose directory it is.
+/// Versions of the program whose directories must stay readable.
 const GOLDEN: [&str; 1] = ["v0.1"];
-/// So that the log begins after a snapshot, and goes on after it.
+/// Number of entries after which a snapshot is written, so that the log begins after one and continues after it.
 const SNAPSHOT_ENTRIES: [&str; 2] = ["--snapshot-entries", "8"];
 
 fn golden(version: &str, name: &str) -> PathBuf {
@@ -54,10 +55,10 @@ async fn alone_by(fake_clocks: Option<FakeClocks>) -> Cluster {
     .await
 }
 
-/// How long after its making a directory is opened again, by the master's clock.
+/// Age at which a directory is opened again, by the master's clock.
 const LATER_S: i64 = 60;
 
-/// How long ago a file was written.
+/// Returns the age of a file.
 fn age_s(path: &Path) -> i64 {
     let written = path.metadata().and_then(|about| about.modified());
     let age = written.expect("a file").elapsed().unwrap_or_default();
@@ -77,7 +78,7 @@ async fn start(cluster: &Cluster, dir: &Path) -> Process {
     master
 }
 
-/// What a user finds in a cluster, without what a later version may add to it.
+/// Returns the contents of a cluster as a user sees them, without fields that a later version may add.
 async fn contents(api: &Api) -> Value {
     let pick = |rows: Vec<Value>, names: &[&str]| -> Vec<Value> {
         let pick = |row: &Value| {
@@ -106,7 +107,7 @@ async fn contents(api: &Api) -> Value {
     })
 }
 
-/// Makes a directory with something of each kind in it, and stops the master that made it.
+/// Creates a directory with an item of each kind in it, and stops the master.
 async fn write_golden(cluster: &Cluster, dir: &Path) -> Value {
     let mut master = start(cluster, dir).await;
     let api = cluster.api(1);
@@ -168,7 +169,8 @@ async fn a_directory_of_any_released_version_opens_with_all_its_contents() {
         let dir = cluster.root().join("data");
         std::fs::create_dir(&dir).expect("a directory can be made");
         tar(&["-x"], &golden(version, "tar.gz"), &dir);
-        // What has finished is forgotten after a day: the master's clock says what it said when the directory was made.
+        // Finished jobs are deleted after a day, so the master's clock shows the time at which the directory was
+        // created.
         fake_clocks.set(1, LATER_S - age_s(&dir.join("identity.json")));
         let expected = std::fs::read_to_string(golden(version, "json")).expect("a golden file");
         let expected: Value = serde_json::from_str(&expected).expect("JSON");
@@ -176,7 +178,7 @@ async fn a_directory_of_any_released_version_opens_with_all_its_contents() {
         assert_eq!(contents(&cluster.api(1)).await, expected, "{version}");
         let snapshots = std::fs::read_dir(dir.join("snapshots")).expect("a directory");
         assert!(snapshots.count() > 0, "{version} has no snapshot");
-        // It is a cluster like any other.
+        // The cluster works like any other.
         let worker = FakeWorker::register(&cluster, "w", 1).await;
         let lease = worker.take(&[]).await;
         worker.report(lease.succeeded(json!("later"))).await;
@@ -192,7 +194,7 @@ async fn a_directory_of_any_released_version_opens_with_all_its_contents() {
     }
 }
 
-/// Appends a copy of an entry of commands to a stopped master's log, with one byte of it changed.
+/// Appends a copy of an entry of commands to the log of a stopped master, with one byte of it changed.
 fn append_changed(dir: &Path, at: usize, byte: u8) -> u64 {
     let data_dir = DataDir::open(dir, 1).expect("a good directory");
     let log = data_dir
@@ -200,7 +202,7 @@ fn append_changed(dir: &Path, at: usize, byte: u8) -> u64 {
         .expect("a good log");
     let last = log.state().last.expect("an entry");
     let held = log.read(0..u64::MAX, usize::MAX).expect("readable");
-    // Longer than any other kind of entry.
+    // Longer than an entry of any other kind.
     let template = held
         .iter()
         .rev()
@@ -234,7 +236,7 @@ async fn a_master_stops_before_a_log_entry_of_an_unknown_version() {
         submit_task(&cluster.api(1), &big).await;
         master.kill9();
         let index = append_changed(&dir, at, 99);
-        // Every time it is started, and it never gets past it.
+        // The master exits at every start, and never gets past the entry.
         for _ in 0..2 {
             let mut master = cluster.spawn("master-1", cluster.server_command(1, &dir));
             let status = master.wait(WAIT_TIMEOUT).await;
