@@ -1,15 +1,16 @@
-//! Ends a process at the n-th thing it does to its disk: a kill, or a power cut, at a chosen instant.
+//! Crash shim: ends a process at its n-th disk operation, by a kill or a power cut.
 //!
-//! A library is loaded before the process's own (`shim.c`, built with `cc` when it is first needed) and counts what the
-//! process does below one directory: each write, sync, truncation, creation, renaming and removal is a *boundary*. A first
-//! run counts them; then the same is done again, ending the process at each in turn, and the test looks at what is left.
+//! A library is loaded into the process (`shim.c`, built with `cc` at first use). It counts the disk operations of the
+//! process below one directory: each write, sync, truncation, creation, renaming and removal is a *boundary*. A first
+//! run counts the boundaries. Further runs end the process at one boundary each, and the test checks what is left on
+//! disk.
 //!
-//! A kill keeps what the kernel had taken, so it shows whether things happen in the right order. A power cut also takes
-//! back what was not synced, so it shows whether they were durable when they were said to be. What a power cut is taken to
-//! lose stands at the top of `shim.c`.
+//! A kill keeps everything that the kernel had accepted, so it tests the order of operations. A power cut also takes
+//! back what was not synced, so it tests whether operations were durable when they were reported as such. The top of
+//! `power_cut.h` lists what a power cut can lose.
 //!
-//! Invariants: what happens outside of the directory is not touched; a process that was not ended behaves as without the
-//! library. Not here: what such a process does, and what must be left of it.
+//! Invariants: operations outside of the directory are not affected, and a process that is not ended behaves as without
+//! the library. The tests decide what the process does and what must be left.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -23,18 +24,18 @@ use strum::VariantArray;
 const SHIM: &str = include_str!("shim.c");
 const POWER_CUT: &str = include_str!("power_cut.h");
 
-/// How a process ends at a boundary.
+/// The way in which a process ends at a boundary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, VariantArray)]
 pub enum CrashMode {
-    /// Killed before it.
+    /// Kill before the operation.
     Before,
-    /// Killed in the middle of a write, of which some first bytes are there; before anything else.
+    /// Kill in the middle of a write, of which a prefix is written. Before any other operation.
     Torn,
-    /// Killed after it, before the process learns of it.
+    /// Kill after the operation, before the process gets its result.
     After,
-    /// Power cut before it: everything unsynced is lost.
+    /// Power cut before the operation: all unsynced data is lost.
     Cut,
-    /// Power cut before it: of what is unsynced, any 512 bytes are there or not.
+    /// Power cut before the operation: each 512 bytes of unsynced data are kept or lost.
     CutSome,
 }
 
@@ -56,14 +57,14 @@ impl fmt::Display for CrashMode {
     }
 }
 
-/// Where a process ends.
+/// The point at which a process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
-    /// At which boundary, counted from 1.
+    /// Number of the boundary, from 1.
     pub at: u64,
-    /// In which manner.
+    /// The way in which it ends.
     pub how: CrashMode,
-    /// Chooses what a torn write and a power cut leave.
+    /// Seed that determines what a torn write and a power cut leave.
     pub seed: u64,
 }
 
@@ -73,35 +74,35 @@ impl fmt::Display for Point {
     }
 }
 
-/// What boundaries are, in the order of the shim.
+/// Kinds of boundaries, in the order of the shim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, VariantArray)]
 pub enum BoundaryKind {
-    /// Writing to a file.
+    /// A write to a file.
     Write,
-    /// Syncing a file or a directory, or writing it out.
+    /// A sync of a file or a directory, or a writeback.
     Sync,
-    /// Changing a file's length.
+    /// A change of a file's length.
     Size,
-    /// Making a file or a directory.
+    /// The creation of a file or a directory.
     Create,
-    /// Renaming.
+    /// A renaming.
     Rename,
-    /// Removing.
+    /// A removal.
     Remove,
 }
 
-/// What a process with the library has done.
+/// Counts of a process with the library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BoundaryCounts {
-    /// Boundaries it reached.
+    /// Number of boundaries that it reached.
     pub boundaries: u64,
-    /// The same by kind, in the order of [`BoundaryKind`].
+    /// Number of boundaries by kind, in the order of [`BoundaryKind`].
     pub by_kind: [u64; 6],
-    /// The boundary it was ended at and its kind, if it was.
+    /// The boundary at which it was ended, and its kind, if it was ended.
     pub ended: Option<(u64, BoundaryKind)>,
 }
 
-/// A directory under watch, for one run of one process.
+/// A watched directory, for one run of one process.
 #[derive(Debug)]
 pub struct Watch {
     counts: PathBuf,
@@ -109,8 +110,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Prepares a run whose boundaries are what happens below `root`, which has no links in its path. With a `point` it
-    /// ends there, else it is only counted. A file and a directory are made beside `root` for the library's own needs.
+    /// Prepares a run whose boundaries are the operations below `root`. The path of `root` must not contain links. With
+    /// a `point` the process ends there. Otherwise its boundaries are only counted. A file and a directory next to
+    /// `root` are created for the library.
     pub fn new(root: &Path, point: Option<Point>) -> Self {
         let beside = |ending: &str| {
             let mut path = root.as_os_str().to_os_string();
@@ -118,7 +120,7 @@ impl Watch {
             PathBuf::from(path)
         };
         let counts = beside(".tally");
-        // What an earlier run left.
+        // Left by an earlier run.
         let _ = fs::remove_file(&counts);
         let _ = fs::remove_dir_all(beside(".attic"));
         let how = point.map_or("count", |point| point.how.name());
@@ -135,12 +137,12 @@ impl Watch {
         Watch { counts, variables }
     }
 
-    /// Has the process of this command watched.
+    /// Sets up the command so that its process is watched.
     pub fn over(&self, command: &mut Command) {
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
     }
 
-    /// What has been counted so far, also while it runs. Panics if the library was not loaded.
+    /// Returns the counts so far, also while the process runs. Panics if the library was not loaded.
     pub fn boundary_counts(&self) -> BoundaryCounts {
         let bytes = fs::read(&self.counts)
             .unwrap_or_else(|error| panic!("the library that counts was not loaded: {error}"));
@@ -159,12 +161,12 @@ impl Watch {
     }
 }
 
-/// So many points over a life with `boundaries`, evenly, going round through all the ways; each point once, and no more than
-/// there are. They are chosen by `seed`.
+/// Returns this many points, spread evenly over the `boundaries` of a life, with all ways in turn. No point occurs
+/// twice, and there are no more than exist. They are chosen by `seed`.
 pub fn points(boundaries: u64, count: u64, seed: u64) -> Vec<Point> {
     let ways = CrashMode::VARIANTS.len() as u64;
     let count = count.min(boundaries * ways);
-    // Neighbours go different ways, so those that fall on one boundary are different points.
+    // Adjacent points use different ways, so that two points at one boundary differ.
     (0..count)
         .map(|nth| Point {
             at: (nth * boundaries + seed % boundaries) / count % boundaries + 1,
@@ -178,7 +180,8 @@ pub fn points(boundaries: u64, count: u64, seed: u64) -> Vec<Point> {
 fn library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        // Beside the program, so that it is cleared away with it, and under its own number, so that nobody else writes it.
+        // Stored next to the program, so that it is removed with it, under a name with the process id, so that no other
+        // process writes it.
         let beside = std::env::current_exe().expect("the test has a path");
         let dir = beside.parent().expect("a program is in a directory");
         let source = dir.join(format!("crash-shim-{}.c", std::process::id()));

@@ -7,8 +7,8 @@
  * With `keeps_some`, any 512 bytes of what does not count are kept or lost, by the seed: the order in which they were
  * written means nothing to a disk. Otherwise all of it is lost.
  *
- * Not played: a disk that lies about a sync, or spoils what is beside what it writes. Calls come one at a time; whoever
- * includes this says what `give_up` is. */
+ * Not simulated: a disk that reports a sync that it has not done, or damages data next to a write. Calls come one at a
+ * time. The file that includes this one defines `give_up`. */
 #define PATH_BYTES 4096
 #define SECTOR_BYTES 512
 

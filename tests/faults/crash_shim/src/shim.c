@@ -1,10 +1,10 @@
-/* Ends a process at the n-th thing it does to its disk, and can take back what was not synced: a kill, or a power cut, at
- * a chosen instant. Loaded with LD_PRELOAD; set up by the environment, see `set_up`. Linux, glibc, 64 bits.
+/* Ends a process at its n-th disk operation, by a kill or by a power cut, which takes back what was not synced. Loaded
+ * with LD_PRELOAD and configured by environment variables, see `set_up`. Linux, glibc, 64 bits.
  *
- * What counts as a boundary, below the root alone and over all threads: writing, syncing, truncating, allocating,
- * creating, renaming, removing. All of them are done under one lock, so the n-th of them is the last that happened.
+ * A boundary is any of these operations below the root, in all threads: writing, syncing, truncating, allocating,
+ * creating, renaming, removing. All of them run under one lock, so no operation after the n-th one has an effect.
  *
- * A power cut is played by undoing what was not synced: see `power_cut.h`. CUT loses all of it, CUT_SOME keeps some. */
+ * A power cut is simulated by undoing what was not synced: see `power_cut.h`. CUT loses all of it, CUT_SOME keeps some. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

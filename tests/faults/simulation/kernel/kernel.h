@@ -1,15 +1,15 @@
 /* A small operating system for one process of a simulated cluster. Loaded with LD_PRELOAD, it stands between the unchanged
- * program and the real system, and takes over whatever would make two runs differ: which thread runs, what time it is,
- * what is random, and the network. Linux, glibc, 64 bits.
+ * program and the real system, and takes over everything that could make two runs differ: the choice of the running
+ * thread, the time, randomness, and the network. Linux, glibc, 64 bits.
  *
- *  - threads.c  one thread of the process runs at a time; a seeded choice says which, at each call that enters here.
+ *  - threads.c  one thread of the process runs at a time; each call into this library may choose another, by the seed.
  *  - clock.c    time passes when every thread waits, and a little with each call.
  *  - poll.c     epoll, eventfd, and which file descriptors are simulated.
  *  - sockets.c  TCP over IPv4; bytes go to the simulator, which owns the network.
- *  - disk.c     files are real; syncs take time, can fail, and what is not synced a power cut takes back.
- *  - link.c     turns: the simulator says what happened and until when to run, the process what it did.
+ *  - disk.c     files are real; syncs take time and can fail, and a power cut takes back what was not synced.
+ *  - link.c     turns: the simulator sends the events and the end of the turn, and the process sends its actions.
  *
- * Whoever runs holds the baton, so nothing here needs a lock. */
+ * The running thread holds the baton, so nothing here needs a lock. */
 #pragma once
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,5 +1,5 @@
-/* File descriptors that are simulated, and waiting for them. Each has a real one as its number, on /dev/null, so that
- * nobody else is given that number. Readiness is told on edges, as everybody here asks for it (EPOLLET). */
+/* Simulated file descriptors, and waiting for them. Each occupies a real descriptor on /dev/null, so that the system does
+ * not give its number to another file. Readiness is reported on edges, because the program always requests EPOLLET. */
 #include "kernel.h"
 #include <fcntl.h>
 #include <stdarg.h>

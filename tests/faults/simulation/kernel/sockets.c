@@ -1,5 +1,5 @@
-/* TCP over IPv4, as a program sees it: connections that are made, refused, ended and broken, and bytes in order. What
- * happens between two processes is the simulator's business. Not played: a full send buffer; all that is written is taken. */
+/* TCP over IPv4, as a program sees it: connections that are made, refused, ended and broken, and bytes in order. The
+ * simulator decides what happens between two processes. Not simulated: a full send buffer; every write is accepted. */
 #include "kernel.h"
 #include <arpa/inet.h>
 #include <netinet/in.h>

@@ -1,4 +1,4 @@
-/* One thread at a time. Each has a baton to wait for; whoever gives way picks the next one by the seed. */
+/* Threads: one runs at a time. Each waits for the baton. A thread that passes the baton on picks the next by the seed. */
 #include "kernel.h"
 #include <dlfcn.h>
 #include <linux/futex.h>

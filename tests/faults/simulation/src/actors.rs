@@ -1,5 +1,5 @@
-//! Those who act in the simulator itself, as futures that are polled when something happens to them: clients, workers, the
-//! one who makes faults. No wakers: the world knows who waits for what.
+//! Actors that run in the simulator itself: clients, workers, and the injector of faults. They are futures without
+//! wakers, because the world knows which actor waits for which event.
 
 use std::cell::{RefCell, RefMut};
 use std::future::{Future, poll_fn};
@@ -13,7 +13,7 @@ use crate::world::{Actor, Event, World};
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
-/// The world, shared by everybody in it. Nobody keeps it borrowed while waiting.
+/// The world, shared by all actors. No actor keeps it borrowed while it waits.
 #[derive(Clone)]
 pub struct Sim {
     world: Rc<RefCell<World>>,
@@ -36,7 +36,7 @@ impl Sim {
         self.world.borrow().now
     }
 
-    /// A stream of chance for whoever is to begin.
+    /// Returns a random stream for an actor that is about to start.
     pub fn branch(&self) -> Random {
         self.world().random.branch()
     }
@@ -50,7 +50,8 @@ impl Sim {
         self.until(until, || false).await;
     }
 
-    /// Waits until something is so (true), looked at whenever something happens to this actor, or `until` (false).
+    /// Waits until the condition holds (true), or until the time `until` (false). The condition is checked at each
+    /// event of this actor.
     pub async fn until(&self, until: Ns, mut so: impl FnMut() -> bool) -> bool {
         {
             let mut world = self.world();
@@ -69,7 +70,7 @@ impl Sim {
         .await
     }
 
-    /// Lets everything happen until the first actor has ended; its end is the end of the run.
+    /// Processes events until the first actor has ended, which ends the run.
     pub fn run(&self, first: impl Future<Output = ()> + 'static) -> anyhow::Result<()> {
         let mut tasks: Vec<Option<Task>> = vec![Some(Box::pin(first))];
         self.poll(&mut tasks, 0);

@@ -11,7 +11,7 @@ use crate::random::Random;
 use crate::record;
 use crate::world::{Host, MS, SECOND, Weakened};
 
-/// Submits jobs until the run closes. An unknown outcome is asked again under the same key.
+/// Submits jobs until the run closes. A submission with an unknown outcome is repeated under the same key.
 pub async fn submit(context: SimContext, host: Host) {
     context.busy.set(context.busy.get() + 1);
     let mut client = context.client(host);
@@ -20,7 +20,7 @@ pub async fn submit(context: SimContext, host: Host) {
         number += 1;
         let body = job(&mut client.random, host, number);
         submit_one(&mut client, body).await;
-        // Now and then again, on purpose.
+        // Sometimes repeats a submission on purpose.
         if client.random.percent(10) {
             let earlier = client.context.history().submissions.len() as u64;
             let which = client.random.between(0, earlier) as usize;
@@ -33,7 +33,7 @@ pub async fn submit(context: SimContext, host: Host) {
     context.busy.set(context.busy.get() - 1);
 }
 
-/// Submits a job; `None` when nobody said in time that it is there.
+/// Submits a job. Returns `None` if no answer in time confirmed it.
 pub async fn submit_one(client: &mut Client, body: Value) -> Option<Submitted> {
     let key = body["idempotency_key"]
         .as_str()
@@ -88,7 +88,7 @@ async fn submit_again(client: &mut Client, which: usize, body: Value) -> Option<
             Some(submitted)
         }
         RequestOutcome::Refused(response) => {
-            // A unique key that is taken is the one thing here that may be refused.
+            // A unique key in use is the only reason for a refusal here.
             let reply = response.json();
             if reply["code"] != json!("conflict") || !reply["task"].is_string() {
                 let what = format!("{body} was refused: {reply}");
@@ -148,7 +148,7 @@ fn job(random: &mut Random, host: Host, number: u64) -> Value {
             if random.percent(10) {
                 task["delay_ms"] = json!(random.between(1, 1500));
             }
-            // One of a job at most: two of the same are refused.
+            // At most one per job, because two with the same key are refused.
             if nth == 0 && random.percent(10) {
                 task["unique_key"] = json!(format!("u{}", random.between(0, 3)));
             }
@@ -161,7 +161,7 @@ fn job(random: &mut Random, host: Host, number: u64) -> Value {
     json!({"name": format!("c{host}"), "idempotency_key": format!("c{host}-{number}"), "tasks": tasks})
 }
 
-/// Cancels a task now and then.
+/// Cancels a task from time to time.
 pub async fn cancel(context: SimContext, host: Host) {
     context.busy.set(context.busy.get() + 1);
     let mut client = context.client(host);
@@ -204,7 +204,7 @@ pub async fn cancel(context: SimContext, host: Host) {
     context.busy.set(context.busy.get() - 1);
 }
 
-/// A task that is known to be there: mostly a late one.
+/// Returns a task that is known to exist, preferably one of the latest.
 fn pick(client: &mut Client) -> Option<String> {
     let all: Vec<String> = client
         .context
@@ -223,7 +223,7 @@ fn pick(client: &mut Client) -> Option<String> {
     Some(client.random.one_of(&all[from..]).clone())
 }
 
-/// Reads tasks that are known to be there, through any master.
+/// Reads tasks that are known to exist, through any master.
 pub async fn read(context: SimContext, host: Host) {
     context.busy.set(context.busy.get() + 1);
     let mut client = context.client(host);
@@ -282,7 +282,7 @@ pub async fn read(context: SimContext, host: Host) {
     context.busy.set(context.busy.get() - 1);
 }
 
-/// Notes who leads, as each master sees it.
+/// Records the leader, as each master sees it.
 pub async fn observe(context: SimContext, host: Host) {
     let mut client = context.client(host);
     let mut last = 0;

@@ -20,34 +20,34 @@ use crate::world::{Host, MS, SECOND};
 pub struct SimContext {
     pub sim: Sim,
     history: Rc<RefCell<History>>,
-    /// The same, request by request, for `triarch-check`.
+    /// The history in the format of `triarch-check`, request by request.
     pub recorder: Rc<Recorder>,
-    /// The masters that clients know of.
+    /// The masters that clients know.
     pub masters: Rc<RefCell<Vec<Host>>>,
-    /// No new work any more: the run is coming to its end.
+    /// Whether the run is ending, so that no new work starts.
     pub closing: Rc<Cell<bool>>,
-    /// Clients that are in the middle of something.
+    /// Number of clients with an operation in progress.
     pub busy: Rc<Cell<u32>>,
-    /// Workers stop at once.
+    /// Whether workers must stop at once.
     pub over: Rc<Cell<bool>>,
 }
 
-/// What a client knows in the end.
+/// Final result of an operation for a client.
 #[derive(Debug)]
 pub enum RequestOutcome {
     Done(Response),
-    /// Refused for good: nothing was done.
+    /// Refused: nothing was done.
     Refused(Response),
-    /// Asked too often in vain.
+    /// All tries failed.
     Unknown,
 }
 
-/// One client: its address, and its luck.
+/// One client: its address and its random stream.
 pub struct Client {
     pub context: SimContext,
     pub host: Host,
     pub random: Random,
-    /// Stays with a master that answers.
+    /// Master that answered last. The client stays with it.
     pub master: Host,
 }
 
@@ -81,7 +81,7 @@ impl SimContext {
     }
 }
 
-/// One question.
+/// One request.
 pub struct RequestSpec<'a> {
     pub method: &'static str,
     pub path: &'a str,
@@ -89,7 +89,7 @@ pub struct RequestSpec<'a> {
     pub body: Option<&'a Value>,
     pub timeout: Ns,
     pub tries: u32,
-    /// As the recorded history has it: what to add to the client's name, and what is asked.
+    /// The request in the recorded history: a suffix for the client's name, and the operation.
     pub ops: Vec<(&'static str, Op)>,
 }
 
@@ -99,7 +99,7 @@ impl Client {
         self.master = *self.random.one_of(&masters);
     }
 
-    /// Asks one master once.
+    /// Sends the request to one master, once.
     pub async fn once(&mut self, spec: &RequestSpec<'_>) -> Answer {
         let name = format!("client-{}", self.host);
         let calls: Vec<Call> = spec
@@ -149,7 +149,7 @@ impl Client {
         answer
     }
 
-    /// Asks one master after another until one of them says yes or no, or it was asked often enough.
+    /// Sends the request to one master after another, until one accepts or refuses it or the tries are used up.
     pub async fn send(&mut self, spec: RequestSpec<'_>) -> RequestOutcome {
         for _ in 0..spec.tries {
             let answer = self.once(&spec).await;
@@ -188,7 +188,7 @@ impl Client {
         RequestOutcome::Unknown
     }
 
-    /// Reads of a master as it is, without asking others.
+    /// Reads one master's own state, without the other masters.
     pub async fn read_from(&mut self, master: Host, path: &str) -> Option<Value> {
         self.master = master;
         let spec = RequestSpec {

@@ -1,4 +1,4 @@
-//! Disks that are lost or damaged, and masters that take the place of others.
+//! Faults of disks: lost or damaged disks, and the replacement of masters.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::faults::boot;
 use crate::machine::address;
 use crate::world::{Host, MS, SECOND};
 
-/// A master dies with its disk. Its id on an empty disk must not come back; another takes its place.
+/// A master dies and loses its disk. Its id must not return on an empty disk, so another master replaces it.
 pub async fn lose(client: &mut Client, next_host: &mut Host) -> anyhow::Result<()> {
     if !all_well(client).await {
         return Ok(());
@@ -35,7 +35,8 @@ pub async fn lose(client: &mut Client, next_host: &mut Host) -> anyhow::Result<(
     replace(client, host, next_host).await
 }
 
-/// Bits flip or sectors are torn on a disk while its master is down: it must notice, or not have needed them.
+/// Damages a disk by flipped bits or torn sectors while its master is down. The master must detect the damage, or not
+/// need the data.
 pub async fn damage(client: &mut Client, next_host: &mut Host) -> anyhow::Result<()> {
     if !all_well(client).await {
         return Ok(());
@@ -54,7 +55,7 @@ pub async fn damage(client: &mut Client, next_host: &mut Host) -> anyhow::Result
     }
     let file = client.random.one_of(&files).clone();
     let mut bytes = std::fs::read(&file)?;
-    // Where something is: most of a file may be room that nobody has written to.
+    // The damage hits bytes with content, because most of a file may be preallocated space.
     let written = bytes
         .iter()
         .rposition(|byte| *byte != 0)
@@ -104,11 +105,11 @@ pub async fn damage(client: &mut Client, next_host: &mut Host) -> anyhow::Result
         sim.world().stats.operation("damage noticed");
         replace(client, host, next_host).await?;
     }
-    // Damage that did not matter until now may matter yet.
+    // Damage without an effect so far may still have one later.
     Ok(())
 }
 
-/// One more master, and one less.
+/// Adds one master and removes one.
 pub async fn grow_and_shrink(client: &mut Client, next_host: &mut Host) -> anyhow::Result<()> {
     if !all_well(client).await {
         return Ok(());
@@ -123,9 +124,9 @@ pub async fn grow_and_shrink(client: &mut Client, next_host: &mut Host) -> anyho
     Ok(())
 }
 
-/// Puts another master in the place of one that is gone for good.
+/// Replaces a master that is lost for good.
 pub async fn replace(client: &mut Client, host: Host, next_host: &mut Host) -> anyhow::Result<()> {
-    // Known to clients no more, whatever the cluster says.
+    // Clients no longer know it, whatever the state of the cluster.
     client
         .context
         .masters
@@ -139,7 +140,7 @@ pub async fn replace(client: &mut Client, host: Host, next_host: &mut Host) -> a
     Ok(())
 }
 
-/// Brings a new master in, and waits until it votes.
+/// Adds a new master, and waits until it is a voter.
 async fn add(client: &mut Client, next_host: &mut Host) -> anyhow::Result<()> {
     let host = *next_host;
     *next_host += 1;
@@ -181,7 +182,7 @@ async fn add(client: &mut Client, next_host: &mut Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes a master out. Its process is ended then, as an operator would.
+/// Removes a master, and then ends its process, as an operator would.
 async fn remove(client: &mut Client, host: Host) -> anyhow::Result<bool> {
     let sim = client.context.sim.clone();
     if let Some(machine) = sim.world().machines.get_mut(&host) {
@@ -224,7 +225,7 @@ async fn remove(client: &mut Client, host: Host) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-/// Whether every member answers, follows one leader, and has what is committed.
+/// Returns whether every member answers, follows the same leader, and has all committed entries.
 pub async fn all_well(client: &mut Client) -> bool {
     let members = client.context.masters.borrow().clone();
     let mut seen = Vec::new();

@@ -1,5 +1,5 @@
-//! The one who makes faults: one after another, some overlapping, all drawn from the seed. Never more at once than the
-//! product promises to survive: a disk is lost or damaged only while all others are whole.
+//! Injector of faults: one fault after another, some overlapping, all drawn from the seed. It never injects more at
+//! once than the product is guaranteed to survive: a disk is lost or damaged only while all others are intact.
 
 use std::collections::BTreeSet;
 
@@ -39,10 +39,10 @@ enum Fault {
     GrowAndShrink,
 }
 
-/// Makes faults until `until`.
+/// Injects faults until the time `until`.
 pub async fn make(context: SimContext, host: Host, until: Ns) -> anyhow::Result<()> {
     let mut client = context.client(host);
-    // A run is about a few kinds; over many runs all of them meet.
+    // Each run uses a few kinds of faults. Over many runs all kinds are combined.
     let count = client.random.between(2, 7);
     let chosen: Vec<Fault> = (0..count)
         .map(|_| *client.random.one_of(Fault::VARIANTS))
@@ -63,7 +63,7 @@ pub async fn make(context: SimContext, host: Host, until: Ns) -> anyhow::Result<
     Ok(())
 }
 
-/// The masters that run now.
+/// Returns the masters that run now.
 fn running(context: &SimContext) -> Vec<Host> {
     let members = context.masters.borrow().clone();
     let world = context.sim.world();
@@ -81,7 +81,7 @@ fn some_running(client: &mut Client) -> Option<Host> {
     (!running.is_empty()).then(|| *client.random.one_of(&running))
 }
 
-/// Who leads, as far as a client can tell.
+/// Returns the leader, as far as a client can find it.
 pub async fn leader(client: &mut Client) -> Option<Host> {
     for host in running(&client.context) {
         if let Some(reply) = client
@@ -144,7 +144,7 @@ async fn one(client: &mut Client, fault: Fault, next_host: &mut Host) -> anyhow:
             Ok(())
         }
         Fault::LoseDisk | Fault::DamageDisk | Fault::GrowAndShrink => {
-            // Only while everybody else is whole; what is mended here is whole again afterwards.
+            // Only while all other disks are intact. The replaced disk counts as intact afterwards.
             match fault {
                 Fault::LoseDisk => disks::lose(client, next_host).await,
                 Fault::DamageDisk => disks::damage(client, next_host).await,
@@ -197,7 +197,7 @@ async fn cut_power(client: &mut Client, hosts: &[Host], kind: &'static str) -> a
     Ok(())
 }
 
-/// The power goes off in the middle of what the disk is doing.
+/// Cuts the power in the middle of a disk operation.
 async fn cut_power_at_step(client: &mut Client) -> anyhow::Result<()> {
     let Some(host) = some_running(client) else {
         return Ok(());
@@ -230,7 +230,7 @@ async fn cut_power_at_step(client: &mut Client) -> anyhow::Result<()> {
     boot(client, host)
 }
 
-/// SIGSTOP and SIGCONT.
+/// Pauses a process by SIGSTOP, and resumes it by SIGCONT.
 async fn pause(client: &mut Client) -> anyhow::Result<()> {
     let Some(host) = some_running(client) else {
         return Ok(());
@@ -261,7 +261,7 @@ async fn cut_links(client: &mut Client, fault: Fault) -> anyhow::Result<()> {
         _ => *client.random.one_of(&members),
     };
     let others: Vec<Host> = members.into_iter().filter(|host| *host != one).collect();
-    // Mostly from everybody, at times from one other only.
+    // Mostly from all other masters, sometimes from one.
     let sources: Vec<Host> = if client.random.percent(70) || others.is_empty() {
         others
     } else {
@@ -370,7 +370,7 @@ async fn slow_disk(client: &mut Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A sync fails: the process has to end, and starts again from what the disk has.
+/// A sync fails. The process must exit, and starts again with what is on the disk.
 async fn failed_sync(client: &mut Client) -> anyhow::Result<()> {
     let Some(host) = some_running(client) else {
         return Ok(());
@@ -426,7 +426,8 @@ async fn full_disk(client: &mut Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// It is always the same master's clock that is wrong: the cluster goes by the middle one, and promises nothing when most of
+/// Only one master's clock is ever wrong: the cluster uses the median, and guarantees nothing when most clocks are
+/// wrong.
 /// them are.
 fn jump_clock(client: &mut Client) {
     let wrong = {
@@ -473,7 +474,7 @@ async fn ask_cluster(client: &mut Client, path: &str, kind: &'static str) {
     }
 }
 
-/// Ends every fault that lasts.
+/// Ends every fault that is in effect.
 pub fn end_all(context: &SimContext) -> anyhow::Result<()> {
     let hosts: Vec<Host> = context.masters.borrow().clone();
     let mut world = context.sim.world();
@@ -517,7 +518,7 @@ pub fn end_all(context: &SimContext) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Something between none and all of the random parts of a run's own options.
+/// Returns random values for the options of a run's masters.
 pub fn server_args(random: &mut Random) -> Vec<String> {
     let entries = *random.one_of(&["8", "20", "60", "200", "20000"]);
     let check = *random.one_of(&["8", "32", "128"]);

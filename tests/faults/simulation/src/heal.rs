@@ -1,4 +1,4 @@
-//! After the faults: everything works again, nothing is lost, and all masters hold the same.
+//! After the faults: the cluster must work again, nothing is lost, and all masters have equal tables.
 
 use serde_json::{Value, json};
 use triarch_check::Record;
@@ -12,7 +12,7 @@ use crate::process::Ns;
 use crate::record;
 use crate::world::{Host, MS, SECOND};
 
-/// Waits for the cluster to be well and all work to be done, then notes how everything stands.
+/// Waits until the cluster has recovered and all work is done, then records the final state.
 pub async fn heal(context: &SimContext, host: Host) {
     let mut client = context.client(host);
     if !wait(&mut client, 60, async |client| all_well(client).await).await {
@@ -112,7 +112,7 @@ async fn answered(client: &mut Client, path: &str) -> Option<Response> {
     }
 }
 
-/// The key of the job that shows that the healed cluster does new work. Nobody cancels it.
+/// Key of the job that shows that the healed cluster does new work. No client cancels it.
 pub const FRESH: &str = "fresh";
 
 async fn fresh_work(client: &mut Client) {
@@ -179,7 +179,7 @@ async fn finish_job(client: &mut Client, job: &str) {
             history.tasks.insert(id, task.clone());
         }
     }
-    // Where a unique key was taken, the task belongs to another job.
+    // If a unique key was in use, the task belongs to another job.
     let outcome: Vec<String> = {
         let history = client.context.history();
         let all = history.submissions.iter().flat_map(|s| s.answers.iter());
@@ -197,7 +197,7 @@ async fn finish_job(client: &mut Client, job: &str) {
     }
 }
 
-/// A task in a list is a read of it.
+/// A task in a list counts as a read of the task.
 fn note_read(client: &Client, invoke_ns: Ns, response: &Response, task: &Value) {
     let mut op = record::read(task["id"].as_str().unwrap_or_default(), false);
     if let Op::ReadTask { seen, .. } = &mut op {

@@ -1,4 +1,5 @@
-//! What clients and workers asked and were told, in the order of the one clock. The invariants judge it.
+//! History of a run: the requests of clients and workers and their answers, in the order of the one simulated clock.
+//! The invariants check it.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +8,13 @@ use serde_json::Value;
 use crate::process::Ns;
 use crate::world::Host;
 
-/// One job that somebody wanted, under one idempotency key.
+/// One job that a client submits, under one idempotency key.
 #[derive(Debug, Clone)]
 pub struct Submission {
     pub key: String,
     pub invoked: Ns,
     pub body: Value,
-    /// Every answer that named ids, in the order they came.
+    /// Every answer with ids, in the order of arrival.
     pub answers: Vec<Submitted>,
 }
 
@@ -38,7 +39,7 @@ pub struct Grant {
 
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// When the answer came.
+    /// Time at which the answer arrived.
     pub at: Ns,
     pub worker: String,
     pub task: String,
@@ -47,7 +48,7 @@ pub struct Report {
     pub of_tick: bool,
     pub succeeded: bool,
     pub result: Value,
-    /// As the answer said; `None` while no answer came.
+    /// Content of the answer; `None` without an answer.
     pub accepted: Option<bool>,
 }
 
@@ -72,7 +73,7 @@ pub struct Cancelled {
     pub returned: Ns,
 }
 
-/// What a master said of who leads.
+/// A master's report of the leader.
 #[derive(Debug, Clone)]
 pub struct Leading {
     pub at: Ns,
@@ -89,16 +90,16 @@ pub struct History {
     pub reads: Vec<Read>,
     pub cancelled: Vec<Cancelled>,
     pub leading: Vec<Leading>,
-    /// As the cluster tells them at the end: by id.
+    /// Final tasks of the cluster, by id.
     pub tasks: BTreeMap<String, Value>,
     pub jobs: BTreeMap<String, Value>,
-    /// Digests at the end: of which node, at which index.
+    /// Final digests: node and log index.
     pub digests: Vec<(Host, u64, String)>,
     pub schedule: Value,
 }
 
 impl History {
-    /// Whether a task is of the job submitted under this key.
+    /// Returns whether a task belongs to the job submitted under this key.
     pub fn is_of(&self, task: &str, key: &str) -> bool {
         self.submissions
             .iter()
@@ -107,7 +108,7 @@ impl History {
             .any(|answer| answer.tasks.iter().any(|id| id == task))
     }
 
-    /// Tasks that somebody was told are there, with when.
+    /// Tasks that were acknowledged to a client, with the time.
     pub fn acknowledged(&self) -> impl Iterator<Item = (&str, &Submitted)> {
         self.submissions.iter().flat_map(|submission| {
             let first = submission.answers.first();

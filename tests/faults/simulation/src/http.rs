@@ -1,4 +1,4 @@
-//! HTTP/1.1 as the simulated clients speak it: one request on a connection of its own.
+//! HTTP/1.1 client of the simulated actors: one request per connection.
 
 use serde_json::Value;
 
@@ -8,14 +8,14 @@ use crate::network::Endpoint;
 use crate::process::Ns;
 use crate::world::Host;
 
-/// What became of a request.
+/// Outcome of a request.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// The whole answer came.
+    /// The complete answer arrived.
     Received(Response),
-    /// It never reached a process: nothing was done.
+    /// The request never reached a process: nothing was done.
     NotSent,
-    /// It may have been done, or may yet be.
+    /// The request may have taken effect, or may do so later.
     Unknown,
 }
 
@@ -57,13 +57,13 @@ pub struct Request<'a> {
     pub timeout: Ns,
 }
 
-/// Sends it and waits for what becomes of it.
+/// Sends the request and waits for its outcome.
 pub async fn send(sim: &Sim, request: Request<'_>) -> Answer {
     let until = sim.now() + request.timeout;
     let number = {
         let mut world = sim.world();
         world.client_connections += 1;
-        // Machines' numbers begin with their own, which is never this high.
+        // Connection numbers of machines begin with the machine's own number, which is never this high.
         let number = 0xC11E_0000_0000_0000 | world.client_connections;
         let actor = world.current;
         let (now, port) = (
@@ -141,7 +141,7 @@ fn finish(sim: &Sim, number: u64) {
     }
 }
 
-/// The answer, once all of it is there.
+/// Returns the answer, once it is complete.
 fn complete(end: &Endpoint) -> Option<Response> {
     let text = &end.received;
     let head_end = text.windows(4).position(|four| four == b"\r\n\r\n")?;

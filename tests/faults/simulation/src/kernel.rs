@@ -1,4 +1,4 @@
-//! The simulated kernel as a library: `kernel/*.c`, built with `cc` when it is first needed.
+//! The simulated kernel as a library: `kernel/*.c`, built with `cc` at first use.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +20,7 @@ const SOURCES: [(&str, &str); 9] = [
     ("link.c", include_str!("../kernel/link.c")),
 ];
 
-/// The library, built beside this program unless it is there.
+/// Returns the library, built next to this program unless it exists.
 pub fn library() -> anyhow::Result<PathBuf> {
     let mut digest = 0xCBF2_9CE4_8422_2325_u64;
     for byte in SOURCES.iter().flat_map(|(_, text)| text.bytes()) {

@@ -1,4 +1,4 @@
-//! A machine: a disk, a clock, and the process that runs on them, life after life.
+//! A machine: a disk, a clock, and the process that runs on them, over all of its restarts.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -9,10 +9,10 @@ use anyhow::Context;
 use crate::process::{Ns, Process, ProcessInput, Start};
 use crate::world::{Host, MS, NEVER, Weakened, World};
 
-/// The port that masters listen on.
+/// Port on which masters listen.
 pub const PORT: u16 = 7100;
 
-/// How a process ended, and whether it was meant to.
+/// Reason why a process ended, and whether this was expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
     pub at: Ns,
@@ -25,7 +25,7 @@ pub struct Machine {
     pub life: u64,
     pub wake_at: Ns,
     pub paused: bool,
-    /// Without power: nothing arrives, nobody answers.
+    /// Without power: no message arrives, and no process answers.
     pub off: bool,
     pub listens: BTreeSet<u16>,
     pub inbox: Vec<ProcessInput>,
@@ -33,7 +33,7 @@ pub struct Machine {
     pub log: PathBuf,
     pub clock_offset_ns: i64,
     pub sync_time: (Ns, Ns),
-    /// Why it may end by itself.
+    /// Reason for which the process may exit by itself.
     pub may_end: Option<&'static str>,
     pub ends: Vec<End>,
 }
@@ -44,13 +44,13 @@ impl Machine {
     }
 }
 
-/// The address of a machine.
+/// Returns the address of a machine.
 pub fn address(host: Host) -> String {
     format!("10.0.0.{host}:{PORT}")
 }
 
 impl World {
-    /// Sets up a machine with an empty disk; `membership` are the arguments that say which cluster it is of.
+    /// Creates a machine with an empty disk. `membership` contains the arguments that name its cluster.
     pub fn install(&mut self, host: Host, membership: Vec<String>) -> anyhow::Result<()> {
         let disk = self.settings.dir.join(format!("node-{host}"));
         std::fs::create_dir_all(&disk)?;
@@ -124,7 +124,7 @@ impl World {
         Ok(())
     }
 
-    /// Something to take note of at its next turn, which is now.
+    /// Queues an event for the next turn of the process, which is now.
     pub fn send_input(&mut self, host: Host, input: ProcessInput) {
         let now = self.now;
         if let Some(machine) = self
@@ -137,7 +137,7 @@ impl World {
         }
     }
 
-    /// `kill -9`.
+    /// Ends the process like `kill -9`.
     pub fn kill(&mut self, host: Host) -> anyhow::Result<bool> {
         let Some(machine) = self.machines.get_mut(&host) else {
             return Ok(false);
@@ -153,7 +153,7 @@ impl World {
         Ok(true)
     }
 
-    /// Takes the power away: what was not synced is lost, some of it or all.
+    /// Cuts the power: some or all of the unsynced data is lost.
     pub fn cut_power(&mut self, host: Host) -> anyhow::Result<bool> {
         let (seed, loses_all) = (self.random.next(), self.random.percent(50));
         let now = self.now;
@@ -171,7 +171,7 @@ impl World {
         Ok(true)
     }
 
-    /// The process has ended by itself.
+    /// Handles the exit of the process by itself.
     pub fn ended(&mut self, host: Host, code: i32) {
         let now = self.now;
         self.trace
@@ -182,7 +182,7 @@ impl World {
         machine.process = None;
         machine.over();
         machine.ends.push(End { at: now, code });
-        // 69: the kernel library did as it was told.
+        // 69: the kernel library exited on request.
         let unexpected = code != 69 && machine.may_end.is_none();
         let log = machine.log.clone();
         let armed = code == 69;

@@ -1,9 +1,9 @@
-//! `triarch-sim`: a whole cluster of the real program in one run from one seed.
+//! `triarch-sim`: runs a whole cluster of the real program under simulated faults, each run determined by one seed.
 //!
-//! Masters are the program as it is released, unchanged, each a process on a simulated kernel (`kernel/*.c`): its
-//! threads, clock, randomness, network and syncs are those of the simulator, so that a run depends on the seed alone.
-//! Clients and workers act in the simulator itself and note what they were told. After the faults everything must work
-//! again, and the invariants are judged.
+//! The masters are the released program, unchanged. Each is a process on a simulated kernel (`kernel/*.c`): its
+//! threads, clock, randomness, network and syncs are those of the simulator, so that a run depends only on the seed.
+//! Clients and workers run in the simulator itself and record the answers that they get. After the faults everything
+//! must work again, and the invariants are checked.
 
 mod actors;
 mod client_load;
@@ -44,17 +44,17 @@ Runs the seed once and judges it. The same seed of the same programs gives the s
   --keep          leaves the masters' disks and logs and the history behind, and says where
 Exits with 0 if nothing was broken, 1 if something was, 2 if it could not run.";
 
-/// What is asked for.
+/// Settings of a run.
 pub struct Args {
-    /// What the run is drawn from.
+    /// Seed of the run.
     pub seed: u64,
-    /// The masters' program.
+    /// Path of the masters' program.
     pub program: PathBuf,
-    /// Where to write what happens.
+    /// File for the trace of events.
     pub trace: Option<PathBuf>,
-    /// Whether disks and logs stay.
+    /// Whether disks and logs are kept.
     pub keep: bool,
-    /// What is taken away.
+    /// Guarantee that is removed, so that the run should fail.
     pub weakened: Option<Weakened>,
 }
 

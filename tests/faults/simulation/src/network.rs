@@ -1,6 +1,6 @@
-//! The network: connections as TCP makes them, over links that are slow, lose packets, or are cut in one direction or
-//! both. What is lost is sent again, so bytes arrive late and never out of order within a connection; between connections
-//! everything may overtake everything.
+//! The simulated network: TCP connections over links that are slow, lose packets, or are cut in one or both directions.
+//! Lost packets are sent again, so bytes arrive late but in order within a connection. Between connections there is no
+//! order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,7 +11,7 @@ const REFUSED: u32 = 111;
 const RESET: u32 = 104;
 const TIMED_OUT: u32 = 110;
 
-/// Who of the two.
+/// One of the two ends of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Caller,
@@ -37,7 +37,7 @@ pub enum Packet {
     Reset { errno: u32 },
 }
 
-/// One direction, with whoever sends there.
+/// One direction of a connection, with its sender.
 #[derive(Debug, Default)]
 struct Half {
     open: bool,
@@ -78,17 +78,17 @@ pub struct Endpoint {
     pub received: Vec<u8>,
 }
 
-/// How the links are.
+/// State of the links.
 #[derive(Debug)]
 pub struct Links {
-    /// From, to: nothing gets through.
+    /// From, to: nothing arrives.
     pub cut: BTreeSet<(Host, Host)>,
-    /// From, to: what one who was called answers gets lost, what one who calls asks gets through.
+    /// From, to: answers of the called side are lost, and requests of the calling side arrive.
     pub answers_cut: BTreeSet<(Host, Host)>,
     pub latency_ns: (Ns, Ns),
-    /// Links that are slower than the others, by how much.
+    /// Additional delay of slow links.
     pub slower: BTreeMap<(Host, Host), Ns>,
-    /// Packets of a hundred that are lost and sent again.
+    /// Percentage of packets that are lost and sent again.
     pub loss_percent: u64,
 }
 
@@ -105,7 +105,7 @@ impl Default for Links {
 }
 
 impl World {
-    /// Which end of a connection is at this host.
+    /// Returns the end of a connection that is at this host.
     pub fn side_of(&self, connection: u64, host: Host) -> Option<Side> {
         let connection = self.connections.get(&connection)?;
         if connection.caller == host {
@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    /// Whoever is there does not want to hear more.
+    /// The host no longer reads from this connection.
     pub fn close(&mut self, number: u64, side: Side, at: Ns) {
         let Some(connection) = self.connections.get_mut(&number) else {
             return;
@@ -171,7 +171,7 @@ impl World {
         self.send_fin(number, side, at);
     }
 
-    /// Where packets from here to there get lost.
+    /// Returns whether packets in this direction are lost.
     fn held_back(&self, side: Side, from: Host, to: Host) -> bool {
         self.links.cut.contains(&(from, to))
             || (side == Side::Called && self.links.answers_cut.contains(&(from, to)))
@@ -213,7 +213,7 @@ impl World {
         }
     }
 
-    /// After links were mended or a machine came back: what was held is sent again before long.
+    /// After the repair of links or the return of a machine, packets that were held are sent again soon.
     pub fn retransmit(&mut self) {
         let held: Vec<(u64, Side)> = self
             .connections
@@ -316,7 +316,7 @@ impl World {
                 }
                 self.connections.remove(&number);
             }
-            // Nobody is there any more to hear it.
+            // No process is left to receive it.
             Packet::SynAck | Packet::Data(_) => {
                 self.send(number, to, now, Packet::Reset { errno: RESET })
             }
@@ -333,7 +333,7 @@ impl World {
         }
     }
 
-    /// Tells a process, or a client.
+    /// Delivers an event to a process or to a client.
     fn send_endpoint_input(&mut self, host: Host, number: u64, input: ProcessInput) {
         if host < CLIENTS_FROM {
             if let Some(machine) = self
@@ -365,7 +365,7 @@ impl World {
         self.runnable.push_back(endpoint.actor);
     }
 
-    /// The process at this host is gone. Its system tells the others, unless the whole machine is.
+    /// The process at this host is gone. Its system closes its connections, unless the whole machine is down.
     pub fn hang_up(&mut self, host: Host, silently: bool) {
         let theirs: Vec<(u64, Side)> = self
             .connections

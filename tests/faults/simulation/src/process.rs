@@ -1,5 +1,4 @@
-//! One process of the program under the simulated kernel: how it is started, and the turns it takes. See `kernel/link.c`
-//! for the frames.
+//! One process of the program under the simulated kernel: its start, and its turns. See `kernel/link.c` for the frames.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -10,18 +9,18 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
 
-/// Simulated nanoseconds since the beginning of the run.
+/// Simulated nanoseconds since the start of the run.
 pub type Ns = u64;
 
-/// The descriptors that the kernel library expects its frames on.
+/// Descriptors on which the kernel library expects its frames.
 const INPUT_FD: i32 = 198;
 const OUTPUT_FD: i32 = 199;
-/// A build with deliberate bugs is told by this which one to have.
+/// Environment variable that selects the deliberate bug of a build with `mutations`.
 const MUTATION: &str = "TRIARCH_MUTATION";
-/// How long a turn may take in real time before the process counts as hung.
+/// Maximum real time of a turn before the process counts as hung.
 const MAX_TURN_SECONDS: i32 = 30;
 
-/// What a process did in a turn.
+/// An action of a process in a turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcessOutput {
     Listen {
@@ -51,7 +50,7 @@ pub enum ProcessOutput {
     },
 }
 
-/// What happens to a process.
+/// An event for a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcessInput {
     Connected {
@@ -97,19 +96,19 @@ pub enum ProcessInput {
     },
 }
 
-/// A turn that ended with everybody in the process waiting.
+/// A turn that ended with all threads of the process waiting.
 #[derive(Debug)]
 pub struct Turn {
-    /// The time there.
+    /// Simulated time of the process.
     pub now: Ns,
-    /// When it wants to go on by itself.
+    /// Time at which it wants to continue by itself.
     pub next: Ns,
     pub output: Vec<(Ns, ProcessOutput)>,
-    /// A digest over the bytes of the frame.
+    /// Digest over the bytes of the frame.
     pub digest: u64,
 }
 
-/// How a turn ended.
+/// End of a turn.
 #[derive(Debug)]
 pub enum Outcome {
     Waits(Turn),
@@ -119,17 +118,17 @@ pub enum Outcome {
     },
 }
 
-/// What is needed to start a process.
+/// Arguments to start a process.
 pub struct Start<'a> {
     pub program: &'a Path,
     pub kernel: &'a Path,
     pub args: &'a [String],
-    /// Its number, with the number of its life in the upper half.
+    /// Number of the machine, with the number of the start in the upper half.
     pub node: u64,
     pub seed: u64,
     pub preemption_per_mille: u64,
     pub disk: &'a Path,
-    /// Its disk says that it has synced, and has not.
+    /// Whether its disk reports syncs that it did not do.
     pub lying_disk: bool,
     pub log: File,
 }
@@ -141,7 +140,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it; it waits for its first turn.
+    /// Starts the process, which waits for its first turn.
     pub fn start(start: Start<'_>) -> anyhow::Result<Process> {
         let (their_input, input) = pipe()?;
         let (output, their_output) = pipe()?;
@@ -152,7 +151,7 @@ impl Process {
             .env_clear()
             .env("LD_PRELOAD", start.kernel)
             .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
-            // Memory that is given back is given back by the clock, and each look at the clock takes time.
+            // The allocator returns memory depending on the clock, and each read of the clock advances the time.
             .env("MIMALLOC_PURGE_DELAY", "-1")
             .env("RUST_BACKTRACE", "1")
             .env("TRIARCH_SIM_SEED", start.seed.to_string())
@@ -167,7 +166,8 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(start.log.try_clone()?)
             .stderr(start.log);
-        // SAFETY: only calls that are safe after a fork: the same addresses in each run, and the two ends in their places.
+        // SAFETY: only calls that are safe after a fork. They fix the addresses of each run, and place the two
+        // descriptors.
         unsafe {
             command.pre_exec(move || {
                 if libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) < 0
@@ -195,7 +195,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Gives it a turn.
+    /// Gives the process a turn.
     pub fn turn(
         &mut self,
         now: Ns,
@@ -220,14 +220,14 @@ impl Process {
         }
     }
 
-    /// `None`: it is gone.
+    /// `None`: the process is gone.
     fn read_frame(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
         let mut poll = libc::pollfd {
             fd: self.output.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };
-        // SAFETY: one descriptor that is open, and its count.
+        // SAFETY: one open descriptor, and its count.
         let ready = unsafe { libc::poll(&raw mut poll, 1, MAX_TURN_SECONDS * 1000) };
         anyhow::ensure!(
             ready > 0,
@@ -246,7 +246,7 @@ impl Process {
         }
     }
 
-    /// Ends it as `kill -9` does.
+    /// Ends the process like `kill -9`.
     pub fn kill(&mut self) -> anyhow::Result<i32> {
         self.child.kill()?;
         self.wait()
@@ -269,7 +269,7 @@ impl Drop for Process {
 
 fn pipe() -> anyhow::Result<(File, File)> {
     let mut ends = [0; 2];
-    // SAFETY: room for two descriptors, which are owned by nobody else afterwards.
+    // SAFETY: space for two descriptors, which nothing else owns afterwards.
     unsafe {
         anyhow::ensure!(
             libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) == 0,

@@ -1,21 +1,21 @@
-//! The one source of chance: everything a run decides is drawn from here.
+//! The only source of randomness of a run.
 
-/// A stream of numbers from a seed (SplitMix64).
+/// A stream of random numbers from a seed (SplitMix64).
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// The stream of a seed.
+    /// Creates the stream of a seed.
     pub fn new(seed: u64) -> Self {
         Random(seed)
     }
 
-    /// A stream of its own, so that what one part draws does not move the others.
+    /// Returns an independent stream, so that one part's draws do not affect the others.
     pub fn branch(&mut self) -> Random {
         Random(self.next())
     }
 
-    /// Any number.
+    /// Returns any number.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
@@ -24,18 +24,18 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// One of `from..to`; `from` where that is empty.
+    /// Returns a number of `from..to`, or `from` if the range is empty.
     pub fn between(&mut self, from: u64, to: u64) -> u64 {
         let span = to.saturating_sub(from).max(1);
         from + self.next() % span
     }
 
-    /// True so many times in a hundred.
+    /// Returns true with this probability in percent.
     pub fn percent(&mut self, chance: u64) -> bool {
         self.between(0, 100) < chance
     }
 
-    /// One of them.
+    /// Returns one of the items.
     pub fn one_of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[self.between(0, all.len() as u64) as usize]
     }

@@ -1,5 +1,5 @@
-//! The same history in the format of `triarch-check`, whose rules judge every run too: each request by itself, with what
-//! became of it.
+//! Recorder of the history in the format of `triarch-check`, whose rules check every run too: each request separately,
+//! with its outcome.
 
 use serde_json::{Value, json};
 use triarch_check::digest;
@@ -10,12 +10,12 @@ use triarch_check::record::{
 use crate::history::Report;
 use crate::http::{Answer, Response};
 
-/// Tasks of the schedule are nobody's submission; they are judged by their ticks.
+/// Tasks of the schedule belong to no submission. They are checked by their ticks.
 pub fn is_tick(payload: &Value) -> bool {
     payload["tick"] == json!(true)
 }
 
-/// A submission as it is asked.
+/// Returns a submission before its answer.
 pub fn submit(body: &Value) -> Op {
     let tasks = body["tasks"].as_array().map_or(&[][..], Vec::as_slice);
     let word = |value: &Value| value.as_str().map(str::to_string);
@@ -39,7 +39,7 @@ pub fn submit(body: &Value) -> Op {
     }
 }
 
-/// A poll, and a report where there is something to report.
+/// Returns a poll, and a report if the request contains results.
 pub fn poll(worker: &str, done: &[Report]) -> Vec<(&'static str, Op)> {
     let mut ops = Vec::new();
     let results: Vec<Reported> = done
@@ -78,7 +78,7 @@ fn reported(report: &Report) -> Reported {
     }
 }
 
-/// A read of a task.
+/// Returns a read of a task.
 pub fn read(task: &str, stale: bool) -> Op {
     Op::ReadTask {
         task: task.to_string(),
@@ -92,7 +92,7 @@ pub fn read(task: &str, stale: bool) -> Op {
     }
 }
 
-/// A task as an answer tells it.
+/// Returns a task as an answer shows it.
 pub fn seen(task: &Value) -> Option<SeenTask> {
     let attempts = task["attempts"].as_array().map_or(&[][..], Vec::as_slice);
     Some(SeenTask {
@@ -112,12 +112,12 @@ pub fn seen(task: &Value) -> Option<SeenTask> {
     })
 }
 
-/// How a request ended, in the words of the history; `None`: nothing was asked.
+/// Returns the outcome of a request in the terms of the history; `None` if the request was not sent.
 pub fn end(op: &mut Op, answer: &Answer) -> Option<Result<Option<u64>, (bool, String)>> {
     match answer {
         Answer::NotSent => None,
         Answer::Unknown => Some(Err((false, "no answer".into()))),
-        // A leader that lost its leadership while it had results in hand sends the worker on with them; they may count.
+        // A leader that loses its leadership redirects a worker whose results it has read. They may be accepted.
         Answer::Received(response) if response.status == 307 && matches!(op, Op::Report { .. }) => {
             Some(Err((false, "redirected".into())))
         }
@@ -135,7 +135,7 @@ fn refused(op: &Op, response: &Response) -> Result<Option<u64>, (bool, String)> 
         .as_str()
         .unwrap_or("no code")
         .to_string();
-    // An answer too: there is no such task.
+    // `not_found` is an answer too.
     if response.status == 404 && matches!(op, Op::ReadTask { .. }) {
         return Ok(response.index());
     }

@@ -1,4 +1,4 @@
-//! One run of one seed: the cluster, the work, the faults, the healing, the verdict.
+//! One run of one seed: the cluster, the load, the faults, the recovery, and the checks.
 
 use std::fmt;
 use std::fs::File;
@@ -24,7 +24,7 @@ use crate::trace::Trace;
 use crate::worker;
 use crate::world::{CLIENTS_FROM, Host, MS, SECOND, Settings, World};
 
-/// What came of a run.
+/// Result of a run.
 pub struct RunResult {
     seed: u64,
     digest: u64,
@@ -41,7 +41,7 @@ impl RunResult {
     }
 }
 
-/// How this program is called.
+/// Returns the name of this program, for the command that replays a run.
 pub fn replay() -> String {
     std::env::args()
         .next()
@@ -87,7 +87,8 @@ impl fmt::Display for RunResult {
     }
 }
 
-/// Where the disks are: in memory, under a name of one length, so that nothing depends on it.
+/// Returns the directory of the disks: in memory, with a path of fixed length, so that the length does not affect the
+/// run.
 fn disks_dir() -> anyhow::Result<PathBuf> {
     let memory = Path::new("/dev/shm");
     let base = if memory.is_dir() {
@@ -159,7 +160,7 @@ pub fn run(args: &Args) -> anyhow::Result<RunResult> {
     })
 }
 
-/// Leaves the history to be read, and judged again by `triarch-check`.
+/// Writes the history to a file, which `triarch-check` can check again.
 fn write(history: &History, path: &Path) -> anyhow::Result<()> {
     let file = Recorder::to_file(path).with_context(|| format!("{}", path.display()))?;
     for record in &history.records {
@@ -168,7 +169,7 @@ fn write(history: &History, path: &Path) -> anyhow::Result<()> {
     file.flush().with_context(|| format!("{}", path.display()))
 }
 
-/// Has the recorded history judged.
+/// Checks the recorded history.
 fn judge(context: &SimContext, history: &History) {
     let verdict = triarch_check::check(history);
     for finding in &verdict.findings {
@@ -219,7 +220,7 @@ async fn run_phases(context: &SimContext, random: &mut Random) -> anyhow::Result
     context
         .sim
         .spawn(schedule(context.clone(), CLIENTS_FROM + 24));
-    // Long enough for a first leader; sometimes not.
+    // Usually long enough for a first leader.
     let calm = random.between(200 * MS, 2 * SECOND);
     context.sim.sleep(calm).await;
     let span = random.between(5, 15) * SECOND;
@@ -229,7 +230,7 @@ async fn run_phases(context: &SimContext, random: &mut Random) -> anyhow::Result
     Ok(())
 }
 
-/// A schedule that ticks every second, put there once.
+/// Creates a schedule that ticks every second, once.
 async fn schedule(context: SimContext, host: Host) {
     let mut client = context.client(host);
     let body = json!({"cron": "* * * * * *", "catch_up": "none",

@@ -1,4 +1,4 @@
-//! What happened, as a digest over everything, and as lines for people on request.
+//! Trace of a run: a digest over all events, and the events as lines of text on request.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -26,14 +26,14 @@ impl Trace {
         }
     }
 
-    /// The digest over all that has happened so far.
+    /// Returns the digest over all events so far.
     pub fn value(&self) -> u64 {
         self.digest
     }
 
     pub fn line(&mut self, now: Ns, line: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.lines {
-            // A trace that cannot be written is noticed by whoever reads it.
+            // An incomplete trace is noticed by its reader.
             let _ = writeln!(
                 lines,
                 "{:>12}.{:06} {}",

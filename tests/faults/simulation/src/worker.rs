@@ -1,4 +1,4 @@
-//! Workers: they register, poll, run for a while, report, are silent for too long, and come back.
+//! Simulated workers: they register, poll, run tasks for a while, report, fall silent for too long, and resume.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ struct Running {
     result: Value,
 }
 
-/// A worker, until the run is over.
+/// Runs a worker until the end of the run.
 pub async fn work(context: SimContext, host: Host) {
     let mut client = context.client(host);
     let mut life = 0;
@@ -55,13 +55,13 @@ async fn register(client: &mut Client, name: &str) -> Option<String> {
     }
 }
 
-/// Until it is not known there any more, or dies.
+/// Runs until the cluster no longer knows the worker, or the worker dies.
 async fn serve(client: &mut Client, id: &str) {
     let context = client.context.clone();
     let mut running: BTreeMap<String, Running> = BTreeMap::new();
     while !context.over.get() {
         if client.random.percent(1) {
-            // Silent for longer than any lease, and back with what it had.
+            // The worker is silent for longer than any lease, and resumes with its attempts.
             context.sim.world().stats.operation("worker fell silent");
             let span = client.random.between(SECOND, 5 * SECOND);
             context.sim.sleep(span).await;
@@ -94,13 +94,13 @@ async fn serve(client: &mut Client, id: &str) {
         };
         take_answers(client, &reply, &done, first_report, &mut running);
         take_tasks(client, id, &reply, &mut running);
-        // Not more often than a real one would.
+        // Not more often than a real worker.
         let pause = client.random.between(2 * MS, 20 * MS);
         context.sim.sleep(pause).await;
     }
 }
 
-/// One round trip with everything in it. `None`: this worker is not known any more.
+/// Sends one poll with all results and attempts. Returns `None` if the cluster no longer knows the worker.
 async fn poll(
     client: &mut Client,
     id: &str,

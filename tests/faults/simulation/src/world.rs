@@ -1,5 +1,5 @@
-//! The simulated world: one clock, one queue of what is to happen, the machines with their processes, and the network
-//! between them. Everything that happens is drawn from one seed and happens in one order.
+//! The simulated world: one clock, one queue of events, the machines with their processes, and the network between
+//! them. All events are drawn from one seed, and are processed in one order.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -18,12 +18,12 @@ pub const MS: Ns = 1_000_000;
 pub const SECOND: Ns = 1_000_000_000;
 pub const NEVER: Ns = u64::MAX;
 
-/// A machine, or a client: the last part of its address, 10.0.0.N.
+/// Number of a machine or a client: the last part of its address, 10.0.0.N.
 pub type Host = u16;
-/// Whoever waits for something in the simulator itself: a client, a worker, the one who makes faults.
+/// Id of an actor in the simulator itself: a client, a worker, or the injector of faults.
 pub type Actor = usize;
 
-/// The first address of clients.
+/// First address of the clients.
 pub const CLIENTS_FROM: Host = 1_000;
 
 #[derive(Debug)]
@@ -33,12 +33,12 @@ pub enum Event {
         from: Side,
         packet: Packet,
     },
-    /// What was held back by a cut goes on.
+    /// Delivers messages that a cut held back.
     Flush {
         connection: u64,
         from: Side,
     },
-    /// A peer that is silent for good is noticed.
+    /// Breaks a connection whose peer is silent for good.
     KeepAlive {
         connection: u64,
     },
@@ -70,16 +70,16 @@ impl Ord for Queued {
     }
 }
 
-/// What does not hold in a run that is to fail, so that it is seen that it does.
+/// Guarantee that does not hold in a run that must fail, to show that the checks detect it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weakened {
-    /// Disks say that they have synced, and have not.
+    /// Disks report syncs that they have not done.
     Syncs,
-    /// Reads are asked to be stale, and taken for current ones.
+    /// Reads are stale, and are recorded as linearizable.
     Reads,
 }
 
-/// What is the same for the whole run.
+/// Constants of the whole run.
 pub struct Settings {
     pub program: PathBuf,
     pub kernel: PathBuf,
@@ -92,7 +92,7 @@ pub struct Settings {
 
 pub struct World {
     pub now: Ns,
-    /// The same time, for who writes the history.
+    /// The current time, shared with the recorder of the history.
     pub clock: Arc<AtomicU64>,
     pub settings: Settings,
     pub random: Random,
@@ -102,7 +102,7 @@ pub struct World {
     pub links: Links,
     pub trace: Trace,
     pub stats: RunStats,
-    /// What must not be: each a sentence.
+    /// Violations, as text.
     pub violations: Vec<String>,
     pub runnable: VecDeque<Actor>,
     /// The actor that is being polled.
@@ -144,7 +144,7 @@ impl World {
         }));
     }
 
-    /// Something that must not be.
+    /// Adds a violation.
     pub fn violated(&mut self, rule: &str, what: String) {
         let at_ms = self.now / MS;
         self.trace
@@ -159,7 +159,7 @@ impl World {
         self.queue.peek().map_or(NEVER, |Reverse(next)| next.at)
     }
 
-    /// Lets the next thing happen. False when nothing ever will.
+    /// Processes the next event. Returns false if there is none.
     pub fn step(&mut self) -> anyhow::Result<bool> {
         let machine = self
             .machines
@@ -203,7 +203,7 @@ impl World {
         }
     }
 
-    /// Until when this machine may run without asking: nothing else happens before.
+    /// Returns the time until which this machine may run alone, because no other event comes earlier.
     fn horizon(&self, host: Host) -> Ns {
         self.machines
             .iter()

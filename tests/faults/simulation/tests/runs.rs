@@ -1,10 +1,10 @@
-//! The same seed gives the same run: every frame of every process is the same, to the nanosecond. And a run fails when
-//! what everything rests on is taken away.
+//! Determinism and sensitivity of the simulation. The same seed gives the same run: every frame of every process is
+//! equal, to the nanosecond. A run fails when a basic guarantee is removed.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The masters' program: the one that is being tested, or the one that the workspace has built.
+/// Returns the path of the masters' program: `TRIARCH_BIN`, or the program of the workspace.
 fn program() -> PathBuf {
     if let Some(given) = std::env::var_os("TRIARCH_BIN") {
         return given.into();
@@ -48,7 +48,7 @@ fn another_seed_gives_another_run() {
     assert_ne!(run(4).0, run(5).0);
 }
 
-/// The first of some seeds that fails when this is taken away, and what it says.
+/// Returns the first of some seeds that fails without this guarantee, and its message.
 fn fails_without(what: &str) -> (u64, String) {
     for seed in 1..=40 {
         let output = Command::new(env!("CARGO_BIN_EXE_triarch-sim"))
@@ -75,7 +75,7 @@ fn disks_that_lie_about_syncs_are_found_out() {
 #[test]
 fn reads_that_are_old_are_found_out() {
     let (seed, report) = fails_without("reads");
-    // By the simulation's own rule, or by the one of the history.
+    // The violation is found by an invariant of the simulation or by a rule of the history checker.
     let noticed = ["reads are current", "recency"].map(|rule| report.contains(rule));
     assert!(noticed.contains(&true), "seed {seed}: {report}");
 }

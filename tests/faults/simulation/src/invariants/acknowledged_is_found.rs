@@ -1,8 +1,8 @@
-//! What was acknowledged is there afterwards, and has come to an end.
+//! Invariant: everything that was acknowledged exists at the end and is terminal.
 //!
-//! Source: durability of committed entries (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm",
-//! section 5.4, Leader Completeness); Jepsen's total-queue checker. The trap: acknowledging before the disk has it, as an
-//! analysis of NATS JetStream 2.12.1 found.
+//! Source: durability of committed entries (Ongaro and Ousterhout, "In Search of an Understandable Consensus
+//! Algorithm", section 5.4, Leader Completeness); Jepsen's total-queue checker. Typical bug: an acknowledgement before
+//! the data is on disk, as an analysis of NATS JetStream 2.12.1 found.
 
 use crate::history::History;
 use crate::invariants::is_terminal;

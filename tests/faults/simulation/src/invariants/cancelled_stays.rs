@@ -1,6 +1,7 @@
-//! A task whose cancellation was acknowledged does not run again, nor does a lease of it begin later.
+//! Invariant: a task whose cancellation was acknowledged does not run again, and no later lease of it begins.
 //!
-//! Source: Celery, where revocations live in the memory of workers and are lost with it. Here a cancellation is in the log.
+//! Source: Celery, whose revocations are in the memory of workers and are lost with it. Here a cancellation is in the
+//! log.
 
 use crate::history::History;
 use crate::invariants::is_terminal;
@@ -22,7 +23,7 @@ pub fn broken(history: &History) -> Vec<String> {
                 cancelled.returned / 1_000_000
             ));
         }
-        // Leases that were granted before may be told late, but not by much more than an answer may take.
+        // Leases that were granted earlier may be delivered later, but only within the time that an answer may take.
         let late = history.grants.iter().filter(|grant| {
             grant.task == cancelled.task && grant.at > cancelled.returned + 10_000_000_000
         });

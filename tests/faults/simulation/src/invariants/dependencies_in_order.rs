@@ -1,7 +1,7 @@
-//! A task starts when all that it comes after have succeeded, and is given their results.
+//! Invariant: a task starts when all tasks that it depends on have succeeded, and receives their results.
 //!
-//! Source: Celery's chords, whose callbacks ran twice or never when the counter lived beside the results. Here it is one
-//! entry in the log that makes a task ready.
+//! Source: Celery's chords, whose callbacks ran twice or never when the counter was separate from the results. Here one
+//! log entry makes a task ready.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub const RULE: &str = "dependencies are in order";
 
 pub fn broken(history: &History) -> Vec<String> {
     let mut broken = Vec::new();
-    // By task: the key of each that it comes after, and the task of that key.
+    // By task: the key of each task that it depends on, and the id of that task.
     let mut after: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
     for submission in &history.submissions {
         let (Some(answer), Some(tasks)) = (

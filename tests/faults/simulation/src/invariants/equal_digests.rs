@@ -1,7 +1,7 @@
-//! Masters that have applied the same hold the same.
+//! Invariant: masters that have applied the same entries have equal tables.
 //!
-//! Source: State Machine Safety (Ongaro and Ousterhout, section 5.4). The traps: a clock, chance or the order of a hash map
-//! in apply (Nomad #13725), and a part of the table that a snapshot leaves out.
+//! Source: State Machine Safety (Ongaro and Ousterhout, section 5.4). Typical bugs: a clock, randomness or the order of
+//! a hash map in apply (Nomad #13725), and a part of the table that a snapshot omits.
 
 use crate::history::History;
 

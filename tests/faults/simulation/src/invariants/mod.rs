@@ -1,4 +1,4 @@
-//! What must be true of every run, one rule a file. Each says where it comes from.
+//! Invariants of every run, one per file, each with its source.
 
 mod acknowledged_is_found;
 mod cancelled_stays;
@@ -13,7 +13,7 @@ mod tokens_grow;
 
 use crate::history::History;
 
-/// A rule, and what it is called.
+/// An invariant and its name.
 type Rule = (&'static str, fn(&History) -> Vec<String>);
 
 const ALL: [Rule; 10] = [
@@ -29,14 +29,14 @@ const ALL: [Rule; 10] = [
     (equal_digests::RULE, equal_digests::broken),
 ];
 
-/// What is broken: the rule, and how.
+/// A violation: the name of the invariant, and a description.
 pub fn broken(history: &History) -> Vec<(&'static str, String)> {
     ALL.iter()
         .flat_map(|(rule, broken)| broken(history).into_iter().map(move |what| (*rule, what)))
         .collect()
 }
 
-/// States that a task does not leave by itself.
+/// Returns whether a task leaves the state only on request.
 fn is_terminal(state: &str) -> bool {
     matches!(state, "succeeded" | "failed" | "cancelled" | "expired")
 }

@@ -1,7 +1,7 @@
-//! However often a job is submitted under one idempotency key, it is one job.
+//! Invariant: all submissions under one idempotency key make one job.
 //!
-//! Source: exactly-once by client sequence numbers (Ongaro, "Consensus: Bridging Theory and Practice", section 6.3). The
-//! trap: a retry after an unknown outcome makes a second one, as FoundationDB's `commit_unknown_result` warns.
+//! Source: exactly-once by client sequence numbers (Ongaro, "Consensus: Bridging Theory and Practice", section 6.3).
+//! Typical bug: a retry after an unknown outcome creates a second job, as FoundationDB's `commit_unknown_result` warns.
 
 use crate::history::History;
 

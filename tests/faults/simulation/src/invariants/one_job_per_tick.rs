@@ -1,7 +1,7 @@
-//! Each tick of a schedule makes one job at most, and the schedule counts what it made.
+//! Invariant: each tick of a schedule makes at most one job, and the schedule counts its jobs correctly.
 //!
-//! Source: Nomad #11052 and Chronos, where a failover fired a tick twice or lost it. Here a tick's id is the schedule and
-//! the instant.
+//! Source: Nomad #11052 and Chronos, where a failover fired a tick twice or lost it. Here the id of a tick consists of
+//! the schedule and the time.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
-//! In each term there is one leader at most.
+//! Invariant: each term has at most one leader.
 //!
-//! Source: Election Safety (Ongaro and Ousterhout, section 5.2). The traps: a vote that is forgotten in a crash, and a wiped
-//! disk that comes back under its old id and votes again.
+//! Source: Election Safety (Ongaro and Ousterhout, section 5.2). Typical bugs: a vote that is lost in a crash, and a
+//! wiped disk that returns under its old id and votes again.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
-//! Of each task one result is accepted at most, and it is the one that stays.
+//! Invariant: at most one result of each task is accepted, and it stays.
 //!
-//! Source: fencing (Kleppmann, "How to do distributed locking", 2016). The trap: a lease without fencing, where a worker
-//! that slept overwrites the result of the one after it.
+//! Source: fencing (Kleppmann, "How to do distributed locking", 2016). Typical bug: a lease without fencing, where a
+//! paused worker overwrites the result of its successor.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub const RULE: &str = "exactly one result is accepted";
 
 pub fn broken(history: &History) -> Vec<String> {
     let mut broken = Vec::new();
-    // By task: the token of the success that was accepted.
+    // By task: the token of the accepted success.
     let mut accepted: BTreeMap<&str, u64> = BTreeMap::new();
     for report in &history.reports {
         if report.accepted != Some(true) || !report.succeeded {

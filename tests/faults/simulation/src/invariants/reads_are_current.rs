@@ -1,8 +1,8 @@
-//! A read that is not asked to be stale shows everything that was known before it began: a task that was acknowledged is
-//! there, one that somebody saw terminal is terminal with the same result, attempts never go back, nor does the index.
+//! Invariant: a linearizable read shows everything that was known before it began. An acknowledged task exists. A task
+//! that was seen terminal is terminal with the same result. Attempts and the log index never go back.
 //!
-//! Source: linearizability (Herlihy and Wing, 1990), checked for each task as a register that only goes forward. The trap:
-//! stale reads from a deposed leader, as an analysis of Redis-Raft found.
+//! Source: linearizability (Herlihy and Wing, 1990), checked for each task as a register that only moves forward.
+//! Typical bug: stale reads from a deposed leader, as an analysis of Redis-Raft found.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub fn broken(history: &History) -> Vec<String> {
         if !read.stale {
             by_task.entry(&read.task).or_default().push(read);
         } else if read.status == 200 && is_terminal(&read.state) {
-            // Also a stale one shows nothing that is not so.
+            // A stale read too shows only what is true.
             let last = history.tasks.get(&read.task);
             if last.is_some_and(|last| last["state"] != read.state.as_str()) {
                 broken.push(format!(

@@ -1,7 +1,8 @@
-//! The fencing tokens of a task grow from attempt to attempt, over all leaders, and no lease is given to two workers.
+//! Invariant: the fencing tokens of a task grow with every attempt, over all leaders, and no lease is granted to two
+//! workers.
 //!
-//! Source: sequencers (Burrows, "The Chubby lock service", 2006). The trap: a token counter that a new leader, a snapshot or
-//! a restart sets back.
+//! Source: sequencers (Burrows, "The Chubby lock service", 2006). Typical bug: a token counter that a new leader, a
+//! snapshot or a restart resets.
 
 use std::collections::BTreeMap;
 
