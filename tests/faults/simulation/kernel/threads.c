@@ -103,8 +103,9 @@ static struct thread *add(void) {
     return thread;
 }
 
-/* Whoever spins on what another thread has to do first would spin for ever: nobody takes the baton away. So when the
- * processor was busy for a while and nothing entered here, it is. Where it spins makes no difference to what follows. */
+/* A thread that spins on the work of another thread would spin for ever, because it keeps the baton. So the baton is
+ * taken away when the processor was busy for a while without a call into this library. The point at which the thread
+ * spins has no effect on the rest of the run. */
 static void on_timer(int number) {
     static uint64_t entries_before;
     static int idle_ticks;
