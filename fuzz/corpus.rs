@@ -1,8 +1,9 @@
-//! The committed corpus through the targets, without a fuzzer: the unit tests of each crate that has targets include this file.
+//! Runs the committed corpus through the fuzz targets without a fuzzer. The unit tests of each crate with targets
+//! include this file.
 
 use std::path::Path;
 
-/// Runs every input of a target's corpus through it.
+/// Runs every input in the corpus of a target through it.
 pub fn passes(target: &str, run: fn(&[u8])) {
     let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = crate_folder

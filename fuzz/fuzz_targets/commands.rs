@@ -1,4 +1,4 @@
-//! Commands as the log carries them.
+//! Fuzz target: commands in their log format.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| triarch_table::testing::fuzzing::command(data));

@@ -1,4 +1,4 @@
-//! Expressions of cron and names of time zones.
+//! Fuzz target: cron expressions and names of time zones.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| triarch::fuzzing::cron(data));

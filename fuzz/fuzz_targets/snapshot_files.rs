@@ -1,4 +1,4 @@
-//! The file of a snapshot.
+//! Fuzz target: the file of a snapshot.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| triarch_storage::fuzzing::snapshot_file(data));

@@ -1,4 +1,4 @@
-//! The checkout that is judged, and the files in it.
+//! The checkout under test, and the files in it.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ pub const CRATES: [(&str, &str); 5] = [
     ("src", "triarch"),
 ];
 
-/// The checkout that is judged.
+/// Returns the root of the checkout under test.
 pub fn root() -> PathBuf {
     match std::env::var_os("TRIARCH_ARCHITECTURE_ROOT") {
         Some(root) => PathBuf::from(root),
@@ -19,12 +19,12 @@ pub fn root() -> PathBuf {
     }
 }
 
-/// Fails with all findings, one a line.
+/// Panics with all findings, one per line, if there are any.
 pub fn assert_none(rule: &str, findings: &[String]) {
     assert!(findings.is_empty(), "{rule}:\n{}", findings.join("\n"));
 }
 
-/// All files below a folder with one of these endings, in order.
+/// Returns all files below a folder with one of these endings, in order.
 pub fn sources(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
     let entries = std::fs::read_dir(folder).expect("a folder").flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -44,7 +44,7 @@ pub fn sources(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A path as it is written in this repository.
+/// Returns a path relative to the root of the repository.
 pub fn shown(path: &Path) -> String {
     let path = path.strip_prefix(root()).unwrap_or(path);
     path.display().to_string()

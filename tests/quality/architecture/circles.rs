@@ -1,13 +1,13 @@
-//! Circles in a graph of imports.
+//! Cycles in a graph of imports.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::imports::Arrow;
 
-/// A way from a node back to itself.
+/// A path from a node back to itself.
 pub type Circle = Vec<Arrow>;
 
-/// One shortest circle through each group of nodes that reach one another.
+/// Returns one shortest cycle through each group of nodes that reach one another.
 pub fn circles(arrows: &[Arrow]) -> Vec<Circle> {
     let mut next: BTreeMap<&str, Vec<&Arrow>> = BTreeMap::new();
     for arrow in arrows {
@@ -27,7 +27,7 @@ pub fn circles(arrows: &[Arrow]) -> Vec<Circle> {
     found
 }
 
-/// The shortest way from a node back to it, breadth first.
+/// Returns the shortest path from a node back to itself, by breadth-first search.
 fn shortest<'a>(next: &BTreeMap<&str, Vec<&'a Arrow>>, start: &str) -> Option<Vec<&'a Arrow>> {
     let mut reached_by: BTreeMap<&str, &Arrow> = BTreeMap::new();
     let mut queue = VecDeque::from([start]);

@@ -1,10 +1,10 @@
-//! Which crate may depend on which.
+//! Permitted dependencies between crates.
 
 use std::path::Path;
 
 use crate::checkout::root;
 
-/// Each crate's folder, and the crates of this project that it may name.
+/// Folder of each crate, and the crates of this project that it may use.
 const MAY_USE: [(&str, &[&str]); 6] = [
     ("table", &[]),
     ("storage", &[]),
@@ -22,14 +22,14 @@ const MAY_USE: [(&str, &[&str]); 6] = [
     ),
 ];
 
-/// Deliberate bugs for the mutation gate: every crate of the product may name them, if it is built without them unless a
-/// test asks for the feature `mutations`.
+/// The crate of deliberate bugs for the mutation gate. Every crate of the product may use it, if it is built only with
+/// the feature `mutations`.
 const MUTATIONS: &str = "triarch-mutation";
 
-/// Libraries that only one crate may name, so that another can take their place.
+/// Libraries that only one crate may use, so that another library can replace them.
 const ONLY_IN: [(&str, &str); 2] = [("sled", "storage"), ("openraft", "raft")];
 
-/// The names in a manifest's `[dependencies]`, or in its table for tests too.
+/// Returns the names in a manifest's `[dependencies]`, or also those in its table for tests.
 fn dependencies(manifest: &Path, with_tests: bool) -> Vec<String> {
     let text = std::fs::read_to_string(manifest).expect("a manifest");
     let mut names = Vec::new();

@@ -1,9 +1,9 @@
-//! Tests of the reader of imports, on sources that are written here.
+//! Tests of the import reader, on sources in this file.
 
 use crate::circles::{between_neighbours, circles};
 use crate::imports::Crate;
 
-/// A crate of files that are written here.
+/// Creates a crate from sources in this file.
 fn crate_of(files: &'static [(&'static str, &'static str)]) -> Crate {
     Crate::from_sources("product", &|path| {
         let found = files.iter().find(|(name, _)| *name == path);

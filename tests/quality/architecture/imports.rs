@@ -1,7 +1,7 @@
-//! Who imports whom within one crate, file by file.
+//! Imports between the files of one crate.
 //!
-//! A path is followed to the file that defines what it names: through `use` aliases, re-exports and globs. A file that only
-//! declares modules and re-exports (`mod.rs`, `lib.rs`) is a *face*. It takes part in no circle, because nothing in it can
+//! A path is followed to the file that defines its item: through `use` aliases, re-exports and globs. A file that only
+//! declares modules and re-exports (`mod.rs`, `lib.rs`) is a *face*. A face is in no cycle, because nothing in it can
 //! depend on anything.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::source::{self, Import, Module};
 
-/// How deep re-exports are followed before a path is given up.
+/// Maximum depth at which re-exports are followed.
 const MAX_DEPTH: usize = 12;
 
 /// One import between two nodes: files, or neighbours in a folder.
@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 12;
 pub struct Arrow {
     /// The importing node. A file is named by its path in the crate's source folder.
     pub from: String,
-    /// The node that defines what is imported.
+    /// The node that defines the imported item.
     pub to: String,
     /// The importing file with its line, and the file that it imports from.
     pub shown: String,
@@ -40,14 +40,14 @@ pub struct Crate {
 }
 
 impl Crate {
-    /// Reads the crate whose root module is `lib.rs` (and `main.rs` beside it) in this folder.
+    /// Reads the crate with the root module `lib.rs` (and `main.rs` next to it) in this folder.
     pub fn read(folder: &Path, name: &str) -> Crate {
         Crate::from_sources(name, &|file| {
             std::fs::read_to_string(folder.join(file)).ok()
         })
     }
 
-    /// Like [`read`](Crate::read), of sources from anywhere.
+    /// Like [`read`](Crate::read), with sources from any place.
     pub fn from_sources(name: &str, text_of: &dyn Fn(&str) -> Option<String>) -> Crate {
         let mut read = Crate {
             name: name.to_owned(),
@@ -63,7 +63,7 @@ impl Crate {
         read
     }
 
-    /// Every file of the product, relative to the source folder.
+    /// Returns every file of the product, relative to the source folder.
     pub fn files(&self) -> &[String] {
         &self.files
     }
@@ -129,7 +129,7 @@ impl Crate {
         number
     }
 
-    /// Every import between two files with code, once for each pair of files.
+    /// Returns every import between two files with code, once for each pair of files.
     pub fn arrows(&self) -> Vec<Arrow> {
         let mut arrows = BTreeMap::new();
         for (number, module) in self.modules.iter().enumerate() {
@@ -159,7 +159,7 @@ impl Crate {
             .collect()
     }
 
-    /// The file that defines what a path names, seen from a module.
+    /// Returns the file that defines the item of a path, as a module sees it.
     fn home(&self, module: usize, segments: &[String], depth: usize) -> Option<usize> {
         if depth > MAX_DEPTH {
             return None;
@@ -184,7 +184,7 @@ impl Crate {
                 if let Some(child) = self.modules[module].children.get(name) {
                     return self.below(*child, rest, depth);
                 }
-                // Only what brings in modules matters here; the import of an item is an arrow of its own.
+                // Only imports of modules matter here, because the import of an item is a separate edge.
                 let imports = &self.modules[module].source.imports;
                 let alias = imports
                     .iter()
@@ -198,7 +198,7 @@ impl Crate {
         }
     }
 
-    /// The file that defines what the rest of a path names, within a module.
+    /// Returns the file that defines the item of the rest of a path, within a module.
     fn below(&self, module: usize, rest: &[String], depth: usize) -> Option<usize> {
         let here = &self.modules[module];
         let Some((name, after)) = rest.split_first() else {

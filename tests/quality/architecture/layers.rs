@@ -1,10 +1,10 @@
-//! Imports between files and folders: downwards, and in no circle.
+//! Layers: files and folders import only downwards, and in no cycle.
 
 use crate::checkout::{CRATES, assert_none, root};
 use crate::circles::{between_neighbours, circles};
 use crate::imports::Crate;
 
-/// What lies in the binary's folders, from the top down. A file imports only from the lines below its own.
+/// Layers of the binary's folders, from the top down. A file imports only from the lines below its own.
 const LAYERS: [(&str, &[&[&str]]); 2] = [
     (
         "",

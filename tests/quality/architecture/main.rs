@@ -1,7 +1,7 @@
-//! The rules of the architecture, read off the manifests and the sources: which crate and which folder may import which,
-//! no circles, small folders and files, the field's words in names, and no test doubles in the product.
+//! Rules of the architecture, checked on the manifests and the sources: permitted imports between crates and folders,
+//! no cycles, small folders and files, standard terms in names, and no test doubles in the product.
 //!
-//! `TRIARCH_ARCHITECTURE_ROOT` names another checkout to judge.
+//! `TRIARCH_ARCHITECTURE_ROOT` names another checkout to check.
 
 mod checkout;
 mod circles;

@@ -1,9 +1,9 @@
-//! What single folders must not name: clocks and chance in the table, HTTP in the leader.
+//! Forbidden names in single folders: clocks and randomness in the table, HTTP in the leader.
 
 use crate::checkout::{assert_none, root, shown, sources};
 use crate::source;
 
-/// Words that have no place in the table: replicas would differ.
+/// Words that must not occur in the table, because replicas would differ.
 const IMPURE: [&str; 10] = [
     "SystemTime",
     "Instant",
@@ -17,7 +17,7 @@ const IMPURE: [&str; 10] = [
     "rand::",
 ];
 
-/// What `src/leader` must not name: the leader decides, and others speak HTTP for it.
+/// Words that must not occur in `src/leader`: the leader decides, and other modules speak HTTP.
 const NO_HTTP_IN_LEADER: [&str; 9] = [
     "axum",
     "http",
@@ -38,7 +38,7 @@ fn the_table_is_pure() {
     for file in files {
         let text = std::fs::read_to_string(&file).expect("a source");
         for (number, line) in text.lines().enumerate() {
-            // Tests at the end of a file may do what they like.
+            // Tests at the end of a file are exempt.
             if line.trim() == "#[cfg(test)]" {
                 break;
             }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::checkout::{assert_none, root, shown, sources};
 
-/// The most source files that may lie in one folder.
+/// Maximum number of source files in one folder.
 const MAX_FILES_IN_FOLDER: usize = 20;
 
-/// The most lines of one source file.
+/// Maximum number of lines in one source file.
 const MAX_LINES_OF_FILE: usize = 600;
 
 /// Folders that may hold more files: one per command of the table, and the scripts that users run by name.

@@ -1,7 +1,7 @@
-//! Reads the modules, the items and the paths of one Rust source file.
+//! Reader of one Rust source file: its modules, items and paths.
 //!
-//! Works on tokens, so comments and strings are never taken for code. Items that only tests compile (`#[cfg(test)]`,
-//! `#[cfg(any(test, feature = "…"))]`) are left out, because they are not part of the product.
+//! The reader works on tokens, so it never takes comments and strings for code. It omits items that only tests compile
+//! (`#[cfg(test)]`, `#[cfg(any(test, feature = "…"))]`), because they are not part of the product.
 
 use std::collections::BTreeSet;
 use std::iter::Peekable;
@@ -9,12 +9,12 @@ use std::str::FromStr;
 
 use proc_macro2::{Delimiter, Punct, Spacing, TokenStream, TokenTree};
 
-/// A path as it is written, with the line it stands in.
+/// A path as written, with its line.
 #[derive(Debug, Clone)]
 pub struct WrittenPath {
     /// `crate`, `self`, `super` and names, in order.
     pub segments: Vec<String>,
-    /// From 1.
+    /// Number of the line, from 1.
     pub line: usize,
 }
 
@@ -25,28 +25,28 @@ pub struct Import {
     pub name: Option<String>,
     /// The imported path.
     pub path: WrittenPath,
-    /// `pub use`, of any visibility.
+    /// Whether it is a `pub use`, of any visibility.
     pub exported: bool,
 }
 
 /// A module, of a file of its own or inline.
 #[derive(Debug, Default)]
 pub struct Module {
-    /// Names of child modules that live in files of their own.
+    /// Names of child modules in files of their own.
     pub file_children: Vec<String>,
-    /// Child modules that are written inline.
+    /// Inline child modules.
     pub inline_children: Vec<(String, Module)>,
     /// Types, functions, traits, constants and macros defined here.
     pub definitions: BTreeSet<String>,
-    /// What `use` brings in.
+    /// Names that `use` brings in.
     pub imports: Vec<Import>,
     /// Paths of two or more segments outside of `use`.
     pub paths: Vec<WrittenPath>,
     /// Every identifier outside of `use`.
     pub names: BTreeSet<String>,
-    /// There is code besides declarations and imports.
+    /// Whether there is code other than declarations and imports.
     pub has_code: bool,
-    /// `#[cfg(…)]` that child modules stand behind: the child and the predicate without spaces.
+    /// `#[cfg(…)]` of child modules: the child, and the predicate without spaces.
     pub conditions: Vec<(String, String)>,
 }
 
@@ -56,7 +56,7 @@ const ITEM_WORDS: [&str; 8] = [
     "struct", "enum", "union", "trait", "type", "fn", "const", "static",
 ];
 
-/// Items that end with a semicolon, whatever braces are in them.
+/// Items that end with a semicolon, even if they contain braces.
 const UNTIL_SEMICOLON: [&str; 5] = ["use", "static", "type", "let", "const"];
 
 /// Features that change the product itself. Every other feature adds code for tests, fuzzers or benchmarks.
@@ -66,7 +66,7 @@ pub const PRODUCT_FEATURES: [&str; 2] = ["mutations", "openapi"];
 ///
 /// # Panics
 ///
-/// On text that is not made of Rust tokens.
+/// Panics if the text does not consist of Rust tokens.
 pub fn read(text: &str) -> Module {
     let tokens = TokenStream::from_str(text).expect("Rust tokens");
     let mut module = Module::default();
@@ -74,7 +74,7 @@ pub fn read(text: &str) -> Module {
     module
 }
 
-/// Whether a predicate of `cfg` holds only where tests, fuzzers or benchmarks are built.
+/// Returns whether a predicate of `cfg` holds only in builds of tests, fuzzers or benchmarks.
 fn is_for_tests(predicate: &str) -> bool {
     let product = PRODUCT_FEATURES
         .iter()
@@ -83,7 +83,7 @@ fn is_for_tests(predicate: &str) -> bool {
     asked && !predicate.starts_with("not(")
 }
 
-/// The predicate of `[cfg(…)]`, without spaces.
+/// Returns the predicate of `[cfg(…)]`, without spaces.
 fn condition(attribute: &TokenStream) -> Option<String> {
     let mut tokens = attribute.clone().into_iter();
     match (tokens.next(), tokens.next()) {
@@ -94,7 +94,7 @@ fn condition(attribute: &TokenStream) -> Option<String> {
     }
 }
 
-/// Takes the attributes at this place. Returns the predicates of `cfg` among them.
+/// Reads the attributes at this place. Returns the predicates of `cfg` among them.
 fn take_attributes(tokens: &mut Tokens) -> Vec<String> {
     let mut conditions = Vec::new();
     while is_punct(tokens.peek(), '#') {
@@ -122,7 +122,7 @@ fn ident(token: Option<&TokenTree>) -> Option<String> {
     }
 }
 
-/// Takes `pub`, `pub(…)`. Returns whether it was there.
+/// Reads `pub` or `pub(…)`. Returns whether it was there.
 fn take_visibility(tokens: &mut Tokens) -> bool {
     if ident(tokens.peek()).as_deref() != Some("pub") {
         return false;
@@ -194,7 +194,7 @@ fn read_items(stream: TokenStream, module: &mut Module) {
     }
 }
 
-/// Notes which child module an item for tests is.
+/// Records which child module an item for tests is.
 fn note_conditions(tokens: &mut Tokens, conditions: &[String], module: &mut Module) {
     let mut ahead = tokens.clone();
     take_visibility(&mut ahead);
@@ -206,7 +206,7 @@ fn note_conditions(tokens: &mut Tokens, conditions: &[String], module: &mut Modu
     }
 }
 
-/// Reads one item to its end and notes what it defines.
+/// Reads one item to its end and records its definitions.
 fn read_item(tokens: &mut Tokens, module: &mut Module) {
     let mut item = Vec::new();
     let word = ident(tokens.peek()).unwrap_or_default();
@@ -307,7 +307,7 @@ fn read_code(stream: TokenStream, module: &mut Module) {
     }
 }
 
-/// Whether this sign begins a `::`, which is taken.
+/// Reads a `::` that begins with this sign. Returns whether it was there.
 fn ends_colons(first: &Punct, tokens: &mut Tokens) -> bool {
     let both =
         first.as_char() == ':' && first.spacing() == Spacing::Joint && is_punct(tokens.peek(), ':');
@@ -317,7 +317,7 @@ fn ends_colons(first: &Punct, tokens: &mut Tokens) -> bool {
     both
 }
 
-/// Takes a `::`.
+/// Reads a `::`.
 fn take_colons(tokens: &mut Tokens) -> bool {
     let mut ahead = tokens.clone();
     let both = match ahead.next() {
@@ -346,7 +346,7 @@ fn read_use_tree(tree: TokenStream, prefix: &[String], exported: bool, module: &
         let mut segments = prefix.to_vec();
         let mut line = 0;
         let mut name = None;
-        // Names of other crates can be written with `::` before them.
+        // Names of other crates can be written with a leading `::`.
         let absolute = take_colons(&mut tokens);
         loop {
             match tokens.next() {
@@ -398,7 +398,7 @@ fn read_use_tree(tree: TokenStream, prefix: &[String], exported: bool, module: &
                 exported,
             });
         }
-        // Up to the next one of the braces.
+        // Skips to the next item within the braces.
         for token in tokens.by_ref() {
             if is_punct(Some(&token), ',') {
                 break;

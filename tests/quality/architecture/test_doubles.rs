@@ -17,7 +17,7 @@ fn test_doubles_are_not_in_the_product() {
                 findings.push(format!("{folder}/{file} is compiled into the product"));
             }
         }
-        // What a feature adds for tests must not come with a dependency of the product.
+        // A feature that adds code for tests must not be enabled by a dependency of the product.
         for (file, child, predicate) in read.conditions() {
             for feature in predicate.split("feature=\"").skip(1) {
                 let feature = feature.split('"').next().unwrap_or_default();
@@ -40,7 +40,7 @@ fn test_doubles_are_not_in_the_product() {
     assert_none("test doubles in the product", &findings);
 }
 
-/// Whether the dependencies that a manifest has outside of tests ask for a feature of a package.
+/// Returns whether the dependencies in a manifest, without those for tests, enable a feature of a package.
 fn product_enables(manifest: &str, package: &str, feature: &str) -> bool {
     let mut inside = false;
     for line in manifest.lines() {

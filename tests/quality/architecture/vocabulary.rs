@@ -1,9 +1,9 @@
-//! The words of file names and identifiers.
+//! Words in names of files and in identifiers.
 
 use crate::checkout::{assert_none, root, shown, sources};
 use crate::source::{self, Module};
 
-/// File names of a vocabulary that was given up, because the field has other words for these things: where, and which.
+/// File names of an old vocabulary that was replaced by standard terms: the folder, and the name.
 const FORMER_NAMES: [(&str, &[&str]); 6] = [
     (
         "",
@@ -108,7 +108,7 @@ const FORMER_NAMES: [(&str, &[&str]); 6] = [
     ("tests", &["link", "parts", "poison"]),
 ];
 
-/// Identifiers of the same vocabulary, and the folder in which the field uses them.
+/// Identifiers of the old vocabulary, and the folder in which they are standard terms.
 const FORMER_IDENTIFIERS: [(&str, Option<&str>); 17] = [
     ("Agreement", None),
     ("Ask", None),
@@ -129,7 +129,7 @@ const FORMER_IDENTIFIERS: [(&str, Option<&str>); 17] = [
     ("Wires", None),
 ];
 
-/// Words that are part of no identifier.
+/// Words that must not occur in any identifier.
 const FORMER_WORDS: [&str; 9] = [
     "blame", "crew", "desk", "rider", "tally", "tell", "tells", "told", "whoever",
 ];
@@ -139,7 +139,7 @@ const RUST_FOLDERS: [&str; 7] = [
     "src", "table", "storage", "raft", "sdk/rust", "tests", "fuzz",
 ];
 
-/// Every name that a module defines or uses, tests of the same file left out.
+/// Returns every name that a module defines or uses, without the tests in the same file.
 fn names(module: &Module) -> Vec<String> {
     let own = module.definitions.iter().chain(&module.names).cloned();
     let below = module
@@ -149,7 +149,7 @@ fn names(module: &Module) -> Vec<String> {
     own.chain(below).collect()
 }
 
-/// The words of an identifier, in lower case: of `LeaseEnd` and `lease_end` alike, `lease` and `end`.
+/// Returns the words of an identifier, in lower case: `lease` and `end` for both `LeaseEnd` and `lease_end`.
 fn words(identifier: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut after_lower = false;

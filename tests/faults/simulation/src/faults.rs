@@ -428,7 +428,6 @@ async fn full_disk(client: &mut Client) -> anyhow::Result<()> {
 
 /// Only one master's clock is ever wrong: the cluster uses the median, and guarantees nothing when most clocks are
 /// wrong.
-/// them are.
 fn jump_clock(client: &mut Client) {
     let wrong = {
         let world = client.context.sim.world();

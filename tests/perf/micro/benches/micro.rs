@@ -1,6 +1,6 @@
-//! The benchmarks. Each group begins with its calibration, which the others of the group are held against.
+//! The micro-benchmarks. Each group begins with its calibration, to which the other results of the group are compared.
 //!
-//! `TRIARCH_MICRO_DIR` is where the log writes; the system's temporary folder unless given.
+//! The log is written to `TRIARCH_MICRO_DIR`. Default: the system's temporary folder.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use triarch_micro::log::LogAppend;
 use triarch_raft::testing::bench_hooks::{decode_entry, encode_entry};
 use triarch_table::command::codec::{decode_command, encode_command};
 
-/// Tasks in a batch.
+/// Number of tasks in a batch.
 const BATCH: usize = 100;
 
 fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
@@ -33,7 +33,7 @@ fn in_memory<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a,
     group
 }
 
-/// What is timed of a task's life.
+/// The part of a task's life that is timed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     Submit,
@@ -41,7 +41,7 @@ enum Part {
     Report,
 }
 
-/// Whole lives of `count` tasks, of which one part is timed.
+/// Runs `count` tasks through their whole life, and times one part of it.
 fn lives(life: &mut TaskLife, count: usize, rounds: u64, timed: Part) -> Duration {
     let mut total = Duration::ZERO;
     let mut time = |part: Part, begun: Instant| {
@@ -73,7 +73,7 @@ fn lives(life: &mut TaskLife, count: usize, rounds: u64, timed: Part) -> Duratio
 
 fn apply(criterion: &mut Criterion) {
     let mut group = in_memory(criterion, "apply");
-    // So many that none of the parts finds everything in the processor's caches.
+    // Enough tasks that no part finds everything in the caches of the processor.
     let mut life = TaskLife::new(4, 250, 20_000);
     let mut part = |name: &str, count: usize, part: Part| {
         group.bench_function(name, |bench| {
@@ -117,7 +117,7 @@ fn codec(criterion: &mut Criterion) {
             bench.iter(|| black_box(decode_command(black_box(&bytes))))
         });
     }
-    // As it is with many unbatched submissions: many small commands in one entry.
+    // As with many unbatched submissions: many small commands in one entry.
     let commands = vec![Bytes::from(encode_command(&submission(1, 7))); BATCH];
     group.bench_function("encode_entry_100", |bench| {
         bench.iter(|| black_box(encode_entry(7, black_box(&commands))))

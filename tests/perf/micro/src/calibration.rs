@@ -1,6 +1,6 @@
-//! Work that has nothing to do with the product and stays as it is: what everything else is measured against.
+//! Calibration: work that is independent of the product and never changes, to which everything else is compared.
 //!
-//! A change here makes every baseline worthless: write them anew (`scripts/micro.sh --update`).
+//! A change here invalidates every baseline: write new ones (`scripts/micro.sh --update`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-/// What a table does, in small: makes values, files them by key, finds them again, lets them go. Returns something that
-/// depends on all of it.
+/// Does work like a table, in small: creates values, files them by key, finds them again, and drops them. Returns a
+/// value that depends on all of it.
 pub fn memory() -> u64 {
     const KEYS: u64 = 1_000;
     let scattered = |key: u64| key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -24,7 +24,7 @@ pub fn memory() -> u64 {
     })
 }
 
-/// What a log does, in small: hands a page to another thread, which writes it, syncs it and says so.
+/// Does work like a log, in small: passes a page to another thread, which writes it, syncs it and confirms it.
 pub struct Disk {
     ask: Option<Sender<[u8; 4_096]>>,
     done: Receiver<()>,
@@ -32,9 +32,9 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Writes to a file of its own in `folder`.
+    /// Starts a thread that writes to a file of its own in `folder`.
     pub fn new(folder: &Path) -> std::io::Result<Self> {
-        // Overwritten in turn, so that no sync has to make the file longer.
+        // Pages are overwritten in turn, so that no sync extends the file.
         const PAGES: u64 = 256;
         let mut file = File::create(folder.join("calibration"))?;
         file.write_all(&vec![1; 4_096 * PAGES as usize])?;
@@ -59,7 +59,7 @@ impl Disk {
         })
     }
 
-    /// One page, there and back.
+    /// Writes one page and waits for the confirmation.
     pub fn sync(&self) {
         let ask = self.ask.as_ref().expect("until it is dropped");
         ask.send([7; 4_096]).expect("the thread lives");
@@ -71,7 +71,7 @@ impl Drop for Disk {
     fn drop(&mut self) {
         self.ask = None;
         if let Some(thread) = self.thread.take() {
-            // It has nothing to tell that was not told by a missing answer.
+            // An error needs no report, because the missing confirmation shows it.
             let _ = thread.join();
         }
     }

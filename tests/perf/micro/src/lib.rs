@@ -1,7 +1,7 @@
-//! What the micro-benchmarks stand on: a calibration loop, a table that lives through whole lives of tasks, a log.
+//! Support for the micro-benchmarks: a calibration loop, a table with whole lives of tasks, and a log.
 //!
-//! `scripts/micro.sh` runs them and holds each against the calibration of its group, in the same run, so that the speed of
-//! the machine drops out. Nothing here is judged by how long it takes in seconds.
+//! `scripts/micro.sh` runs the benchmarks and compares each to the calibration of its group in the same run, so that
+//! the speed of the machine has no effect. No benchmark is judged by its time in seconds.
 
 pub mod calibration;
 pub mod life;

@@ -1,4 +1,4 @@
-//! A table, and the commands that lead tasks through it: submitted, granted, reported, forgotten.
+//! A table, and the commands that lead tasks through their life: submitted, granted, reported, deleted.
 
 use bytes::Bytes;
 use triarch_table::command::reply::Lease;
@@ -11,7 +11,7 @@ use triarch_table::{Command, Limits, Reply, Stamp, Table};
 
 const PAYLOAD_BYTES: usize = 256;
 
-/// See the module. What has finished is forgotten soon, so that it stays as large as it was.
+/// The table of a benchmark. Finished tasks are deleted soon, so that its size stays the same.
 pub struct TaskLife {
     table: Table,
     index: u64,
@@ -19,7 +19,7 @@ pub struct TaskLife {
 }
 
 impl TaskLife {
-    /// A table with so many workers, each with so many slots, and so many queued tasks.
+    /// Creates a table with this number of workers, slots per worker, and queued tasks.
     pub fn new(workers: usize, slots: u32, queued: usize) -> Self {
         let limits = Limits {
             finished_jobs_max: 1_000,
@@ -67,7 +67,7 @@ impl TaskLife {
         self.table.apply(stamp, commands, &mut Vec::new())
     }
 
-    /// What the scheduler would do for workers that all ask for as much as they can take.
+    /// Returns the plan of the scheduler for workers that want as many tasks as they have slots.
     pub fn plan(&self, grants_max: usize) -> Plan {
         let demand = |_| Demand {
             wanted: self.wanted,
@@ -76,24 +76,24 @@ impl TaskLife {
         propose_with(&self.table, &demand, 0, grants_max)
     }
 
-    /// Lets go of what has finished and is too much.
+    /// Deletes finished tasks beyond the bound.
     pub fn forget(&mut self) {
         self.apply(vec![Command::AdvanceTime]);
     }
 
-    /// A number that no submission had.
+    /// Returns a request number that no submission has used.
     pub fn next_request(&self) -> u64 {
-        // Far above those that filled it.
+        // Far above the numbers of the initial tasks.
         1_000_000_000 + self.index
     }
 
-    /// How many jobs it holds, finished ones too.
+    /// Returns the number of jobs, finished ones included.
     pub fn jobs(&self) -> usize {
         self.table.jobs_len()
     }
 }
 
-/// One job of so many tasks, asked for by a request of this number.
+/// Returns a job with this many tasks, submitted by the request of this number.
 pub fn submission(tasks: usize, request: u64) -> Command {
     let task = || NewTask {
         key: None,
@@ -125,14 +125,14 @@ pub fn submission(tasks: usize, request: u64) -> Command {
     })
 }
 
-/// The command that makes a plan come true.
+/// Returns the command that grants the leases of a plan.
 pub fn grant(plan: Plan) -> Command {
     Command::Grant {
         grants: plan.grants,
     }
 }
 
-/// What a grant came to.
+/// Returns the leases of a grant.
 pub fn leases(replies: Vec<Reply>) -> Vec<Lease> {
     match replies.into_iter().next() {
         Some(Reply::Granted { leases }) => leases,
@@ -140,7 +140,7 @@ pub fn leases(replies: Vec<Reply>) -> Vec<Lease> {
     }
 }
 
-/// Success of all of these, one command for each worker, in the order of the leases.
+/// Returns reports of success for all of these leases, one command for each worker, in the order of the leases.
 pub fn reports(leases: &[Lease]) -> Vec<Command> {
     let mut by_worker: Vec<(triarch_table::WorkerId, Vec<TaskReport>)> = Vec::new();
     for lease in leases {
@@ -165,7 +165,7 @@ pub fn reports(leases: &[Lease]) -> Vec<Command> {
     commands.collect()
 }
 
-/// A report of so many results by one worker, as it would come from `plan`.
+/// Returns a report of this many results by one worker, for leases of `plan`.
 pub fn report_of(plan: &Plan) -> Command {
     let results = plan.grants.iter().map(|Grant { task, .. }| TaskReport {
         task: *task,

@@ -1,4 +1,4 @@
-//! The log of one node, as the product opens it.
+//! The log of one node, opened as in the product.
 
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -6,18 +6,18 @@ use std::sync::mpsc::channel;
 use bytes::Bytes;
 use triarch_storage::{LogPosition, LogRecord, LogStore, SledLog, SledLogOptions, StorageError};
 
-/// A log that keeps its latest entries and forgets the others.
+/// A log that keeps its latest entries and purges the others.
 pub struct LogAppend {
     log: SledLog,
     next: u64,
     payload: Bytes,
 }
 
-/// So many entries are kept; older ones are purged as it goes.
+/// Number of entries that are kept. Older ones are purged as the log grows.
 const KEPT: u64 = 10_000;
 
 impl LogAppend {
-    /// A new one in `folder`, for entries of so many bytes.
+    /// Creates a log in `folder`, for entries of this size in bytes.
     pub fn new(folder: &Path, payload_bytes: usize) -> Result<Self, StorageError> {
         Ok(Self {
             log: SledLog::open(folder, &SledLogOptions::default())?,
@@ -26,7 +26,7 @@ impl LogAppend {
         })
     }
 
-    /// Appends so many entries, each by itself, and waits until all are durable.
+    /// Appends this many entries, each separately, and waits until all are durable.
     pub fn append(&mut self, count: u64) -> Result<(), StorageError> {
         let (sender, durable) = channel();
         for _ in 0..count {

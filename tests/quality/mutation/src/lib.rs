@@ -1,12 +1,12 @@
-//! Deliberate bugs, to see that the tests notice them.
+//! Deliberate bugs, which check that the tests detect bugs.
 //!
-//! Each [`Mutation`] breaks one promise of the product, in the one line of it that says `mutated!(…)`. A build with the
-//! feature `mutations` holds all of them and does nothing with any; the environment variable `TRIARCH_MUTATION` chooses
-//! one for a process and for those it starts. Without the feature `mutated!(…)` is `false`, this crate is not linked,
-//! and an optimized program with it does not compile.
+//! Each [`Mutation`] violates one guarantee of the product, at the one line with its `mutated!(…)`. A build with the
+//! feature `mutations` contains all of them, none of them active. The environment variable `TRIARCH_MUTATION` activates
+//! one in a process and in the processes that it starts. Without the feature `mutated!(…)` is `false` and this crate is
+//! not linked. An optimised program with the feature does not compile.
 //!
-//! `scripts/mutation.sh` builds once, runs every test and drill against each mutation, the cheapest first, and
-//! fails if one of them survives: see `tests/quality/mutation_gate`.
+//! `scripts/mutation.sh` builds once and runs every test and drill against each mutation, the cheapest first. It fails
+//! if a mutation survives: see `tests/quality/mutation_gate`.
 
 mod list;
 
@@ -15,17 +15,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use list::{Home, Mutation};
 
-/// The environment variable that chooses one.
+/// Environment variable that activates one mutation.
 pub const VARIABLE: &str = "TRIARCH_MUTATION";
 
-/// Whether this one is chosen. The variable is read once for the life of the process.
+/// Returns whether this mutation is active. The variable is read once per process.
 ///
-/// Panics if it names none: a misspelt bug must not pass for one that nobody noticed.
+/// Panics on an unknown name, because a misspelt mutation would look like one that no test detects.
 pub fn active(mutation: Mutation) -> bool {
     chosen() == Some(mutation)
 }
 
-/// The one that is chosen, if any.
+/// Returns the active mutation, if any.
 pub fn chosen() -> Option<Mutation> {
     static CHOSEN: OnceLock<Option<Mutation>> = OnceLock::new();
     *CHOSEN.get_or_init(|| {
@@ -39,7 +39,7 @@ pub fn chosen() -> Option<Mutation> {
     })
 }
 
-/// What [`Mutation::WallClockInApply`] looks at: Unix ms.
+/// Returns the time in Unix ms that [`Mutation::WallClockInApply`] uses.
 pub fn wall_clock_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))

@@ -1,6 +1,6 @@
-//! The list of them.
+//! The list of all mutations.
 
-/// The crate whose code a mutation is in. Only tests of that crate and of those that use it can notice it.
+/// The crate that contains a mutation. Only tests of that crate and of crates that use it can detect the mutation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Home {
     /// `table/`
@@ -15,45 +15,45 @@ pub enum Home {
 
 macro_rules! mutations {
     ($($(#[doc = $breaks:literal])+ $variant:ident = $name:literal in $home:ident, held by $held:expr;)+) => {
-        /// A deliberate bug. Its documentation says what it breaks.
+        /// A deliberate bug. Its documentation states the violated guarantee.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Mutation {
             $($(#[doc = $breaks])+ $variant,)+
         }
 
         impl Mutation {
-            /// All of them.
+            /// All mutations.
             pub const ALL: &[Mutation] = &[$(Mutation::$variant),+];
 
-            /// What it is called in `TRIARCH_MUTATION`.
+            /// Returns its name in `TRIARCH_MUTATION`.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Mutation::$variant => $name,)+
                 }
             }
 
-            /// What it is called in the product's `mutated!(…)`.
+            /// Returns its name in the product's `mutated!(…)`.
             pub fn variant(self) -> &'static str {
                 match self {
                     $(Mutation::$variant => stringify!($variant),)+
                 }
             }
 
-            /// What it breaks, in words.
+            /// Returns its effect, as text.
             pub fn breaks(self) -> &'static str {
                 match self {
                     $(Mutation::$variant => concat!($($breaks),+).trim_ascii(),)+
                 }
             }
 
-            /// Where it is.
+            /// Returns the crate that contains it.
             pub fn home(self) -> Home {
                 match self {
                     $(Mutation::$variant => Home::$home,)+
                 }
             }
 
-            /// Parts of the names of the costly checks that are there for what it breaks; those are asked before others.
+            /// Parts of the names of the costly tests for the violated guarantee. These tests run before others.
             pub fn held_by(self) -> &'static [&'static str] {
                 match self {
                     $(Mutation::$variant => &$held,)+
@@ -64,7 +64,7 @@ macro_rules! mutations {
 }
 
 impl Mutation {
-    /// The one of this name.
+    /// Returns the mutation with this name.
     pub fn named(name: &str) -> Option<Mutation> {
         Mutation::ALL
             .iter()

@@ -1,4 +1,4 @@
-//! The list and the product say the same.
+//! The list of mutations agrees with the `mutated!(…)` of the product.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The names in `mutated!(…)` below a folder.
+/// Returns the names in `mutated!(…)` below a folder.
 fn used_in(folder: &str) -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
     let mut files = Vec::new();

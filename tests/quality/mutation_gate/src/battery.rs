@@ -1,4 +1,4 @@
-//! What is run against one mutation.
+//! The tests that run against one mutation, and their results.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -10,29 +10,29 @@ use triarch_mutation::Mutation;
 /// A test that fails under a mutation and passes without it.
 #[derive(Debug, Clone)]
 pub struct Caught {
-    /// The program of tests.
+    /// The test program.
     pub check: String,
-    /// The test in it.
+    /// The test in the program.
     pub test: String,
 }
 
-/// What came of one mutation.
+/// Result of one mutation.
 #[derive(Debug)]
 pub struct MutationResult {
     /// TestSelection one.
     pub mutation: Mutation,
-    /// By whom it was noticed, the cheapest first. Nobody: it survived.
+    /// Tests that detected it, the cheapest first. If there are none, the mutation survived.
     pub caught: Vec<Caught>,
-    /// Tests that failed under it and then did not say the same again; they do not count.
+    /// Tests that failed under it once and not again. They do not count.
     pub unsteady: Vec<Caught>,
-    /// How long it took.
+    /// Duration of all tests.
     pub took: Duration,
 }
 
-/// Cheap tests that have passed without any mutation. They are steady, so that is asked once.
+/// Cheap tests that have passed without any mutation. Their results are stable, so they run once without a mutation.
 pub type Steady = HashSet<(String, String)>;
 
-/// Runs the battery against one mutation.
+/// Runs all tests against one mutation.
 pub fn against(
     mutation: Mutation,
     checks: &[Check],
@@ -51,7 +51,7 @@ pub fn against(
     };
     for check in able().filter(|check| check.cost == Cost::Cheap) {
         let run_result = run(check, TestSelection::All, Some(mutation), &mut |_| false)?;
-        // One of a program is enough to be sure of all of it: the cheap ones are steady.
+        // One confirmed test is enough for a program of cheap tests, because their results are stable.
         if let Some(first) = run_result.failed.first() {
             let name = (check.name.clone(), first.test.clone());
             let sure = match steady.contains(&name) {
@@ -87,7 +87,7 @@ pub fn against(
     Ok(result)
 }
 
-/// Runs a costly check until it has caught the mutation.
+/// Runs a costly check until it has detected the mutation.
 fn ask(
     check: &Check,
     selection: TestSelection<'_>,
@@ -113,7 +113,7 @@ fn ask(
         }
     };
     let run_result = run(check, selection, Some(mutation), &mut judge)?;
-    // What ended without a test's name was not judged yet.
+    // An end without the name of a test is not confirmed yet.
     if let [only] = run_result.failed.as_slice()
         && only.test.starts_with('(')
     {
@@ -122,7 +122,7 @@ fn ask(
     asked
 }
 
-/// Whether the test, alone, passes without the mutation and fails with it.
+/// Returns whether the test, alone, passes without the mutation and fails with it.
 fn is_caught(check: &Check, failed: &Failed, mutation: Mutation) -> std::io::Result<bool> {
     let without = alone(check, failed, None)?;
     if !without.failed.is_empty() || without.passed == 0 {
@@ -131,12 +131,12 @@ fn is_caught(check: &Check, failed: &Failed, mutation: Mutation) -> std::io::Res
     fails(check, failed, mutation)
 }
 
-/// Whether the test fails, alone.
+/// Returns whether the test fails, alone.
 fn fails(check: &Check, failed: &Failed, mutation: Mutation) -> std::io::Result<bool> {
     Ok(!alone(check, failed, Some(mutation))?.failed.is_empty())
 }
 
-/// Runs the test alone; the whole program if it cannot be told which test it was.
+/// Runs the test alone, or the whole program if the name of the test is not known.
 fn alone(check: &Check, failed: &Failed, mutation: Option<Mutation>) -> std::io::Result<TestRun> {
     let selection = match failed.test.starts_with('(') {
         true => TestSelection::All,
@@ -152,7 +152,7 @@ fn named(check: &Check, failed: &Failed) -> Caught {
     }
 }
 
-/// What fails without any mutation. One that fails once and not again is only busy.
+/// Returns the tests that fail without any mutation. A test that fails once and not again was slowed by a busy machine.
 pub fn unmutated(checks: &[Check]) -> std::io::Result<Vec<Caught>> {
     let mut failed = Vec::new();
     for check in checks {

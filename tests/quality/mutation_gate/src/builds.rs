@@ -1,4 +1,4 @@
-//! The test programs that cargo has built, in the order in which they are asked.
+//! The test programs that cargo has built, in the order in which they run.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,39 +7,39 @@ use serde_json::Value;
 
 use triarch_mutation::Home;
 
-/// Whether a check is run to its end, or only until something is caught.
+/// Cost of a check. A cheap one runs to its end, a costly one only until it detects the mutation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cost {
-    /// Seconds, all together.
+    /// All tests together take seconds.
     Cheap,
-    /// More than that.
+    /// All tests together take longer.
     Costly,
 }
 
-/// One program of tests, or a drill.
+/// A test program, or a drill.
 #[derive(Debug, Clone)]
 pub struct Check {
-    /// What it is called in reports.
+    /// Its name in reports.
     pub name: String,
-    /// How dear it is.
+    /// Its cost.
     pub cost: Cost,
-    /// The executable.
+    /// Path of the executable.
     pub program: PathBuf,
-    /// Where it is run.
+    /// Directory in which it runs.
     pub folder: PathBuf,
-    /// How long it may take. A mutation may make tests wait for ever; that is noticed, too.
+    /// Maximum duration. A mutation may make tests wait for ever, which counts as detected.
     pub patience: Duration,
     homes: &'static [Home],
 }
 
 impl Check {
-    /// Whether code of this crate is in it.
+    /// Returns whether it contains code of this crate.
     pub fn has_code_of(&self, home: Home) -> bool {
         self.homes.contains(&home)
     }
 }
 
-/// A package, a target of it, what is in it, how dear it is, and its seconds at most.
+/// Package, target, contained crates, cost, and maximum seconds.
 type Known = (&'static str, &'static str, &'static [Home], Cost, u64);
 
 const TABLE: &[Home] = &[Home::Table];
@@ -47,7 +47,7 @@ const STORAGE: &[Home] = &[Home::Storage];
 const RAFT: &[Home] = &[Home::Storage, Home::Raft];
 const ALL: &[Home] = &[Home::Table, Home::Storage, Home::Raft, Home::Program];
 
-/// In the order in which they are asked.
+/// All checks, in the order in which they run.
 const KNOWN: &[Known] = &[
     ("triarch-table", "triarch_table", TABLE, Cost::Cheap, 120),
     ("triarch-table", "scripts", TABLE, Cost::Cheap, 60),
@@ -87,9 +87,9 @@ const KNOWN: &[Known] = &[
     ("triarch", "cluster", ALL, Cost::Costly, 1_200),
 ];
 
-/// The checks among what cargo says it has built (`--message-format=json`), in the order in which they are asked.
+/// Returns the checks in cargo's list of built programs (`--message-format=json`), in the order in which they run.
 ///
-/// One that is known and was not built is an error.
+/// A known check that was not built is an error.
 pub fn checks(messages: &str) -> Result<Vec<Check>, String> {
     let built: Vec<Built> = messages.lines().filter_map(Built::read).collect();
     KNOWN
@@ -121,13 +121,13 @@ struct Built {
 }
 
 impl Built {
-    /// A test program; `None` for all else that cargo says.
+    /// Returns a test program, or `None` for any other message of cargo.
     fn read(line: &str) -> Option<Self> {
         let message: Value = serde_json::from_str(line).ok()?;
         if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
             return None;
         }
-        // The program's main.rs has no tests, and its library's name.
+        // The `main.rs` of the program contains no tests, and has the name of the library.
         if message["target"]["kind"][0] == "bin" {
             return None;
         }

@@ -1,19 +1,19 @@
-//! `triarch-mutation-gate`, what `scripts/mutation.sh` runs once everything is built: every test and drill against every
+//! `triarch-mutation-gate`, which `scripts/mutation.sh` runs after the build: every test and drill against every
 //! mutation.
 //!
-//! A mutation is caught when a test fails under it that passes without it, run alone both times, right after another: a
-//! machine that is busy fails tests too. Of the cheap tests, which are steady, the run without is made once. They all run,
-//! so that the table says how often a bug would be noticed; the costly ones run until one of them catches, those first
-//! that are there for what the mutation breaks.
+//! A mutation is detected when a test fails with it and passes without it, run alone both times, in direct succession.
+//! This is necessary because tests also fail on a busy machine. For cheap tests, whose results are stable, the run
+//! without mutations is done once. All cheap tests run, so that the table shows how many detect a bug. The costly ones
+//! run until one detects it, first those for the violated guarantee.
 //!
-//! What is deliberately not here: how a mutation breaks the product. That stands in the product, one line each.
+//! The gate does not contain the mutations themselves. They are in the product, one line each.
 //!
 //! ```text
 //! triarch-mutation-gate --list
 //! triarch-mutation-gate --builds FILE [--table FILE] [--skip-unmutated] [NAME…]
 //! ```
 //!
-//! `FILE` holds what cargo said while it built the tests with the feature `mutations`.
+//! `FILE` contains the messages of cargo from the build of the tests with the feature `mutations`.
 
 mod battery;
 mod builds;
@@ -26,9 +26,9 @@ use std::time::Instant;
 
 use triarch_mutation::Mutation;
 
-/// Some mutation survived, or the tests fail without any.
+/// Exit code if a mutation survived, or tests fail without any.
 const FAILED: u8 = 1;
-/// It could not be tried.
+/// Exit code if the run was not possible.
 const UNUSABLE: u8 = 2;
 
 struct Wanted {

@@ -1,4 +1,4 @@
-//! Runs one program of tests and reads what it says.
+//! Runs one test program and reads its output.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -11,37 +11,37 @@ use triarch_mutation::{Mutation, VARIABLE};
 /// A test that did not pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
-    /// Its name within its program.
+    /// Name of the test within its program.
     pub test: String,
 }
 
-/// TestSelection tests of a program are run.
+/// Selection of the tests of a program.
 #[derive(Debug, Clone, Copy)]
 pub enum TestSelection<'a> {
-    /// All of them.
+    /// All tests.
     All,
-    /// Those whose names contain one of these.
+    /// Tests whose names contain one of these words.
     Named(&'a [&'static str]),
-    /// All but those whose names contain one of these.
+    /// Tests whose names contain none of these words.
     Others(&'a [&'static str]),
-    /// This one.
+    /// This test only.
     Exactly(&'a str),
 }
 
-/// What came of a run.
+/// Result of a run.
 #[derive(Debug, Default)]
 pub struct TestRun {
-    /// In the order in which they failed.
+    /// Failed tests, in the order in which they failed.
     pub failed: Vec<Failed>,
-    /// How many passed.
+    /// Number of passed tests.
     pub passed: usize,
 }
 
-/// How a test that never ended is called when it cannot be told which one it is.
+/// Name for a test that never ended, if its real name is not known.
 const NO_TEST: &str = "(the program itself)";
 
-/// Runs tests of a program under a mutation, or under none. `at` is called at each test that fails, when it does; the run
-/// is over once it says so.
+/// Runs tests of a program under a mutation, or without one. `at` is called at each failed test. If it returns true,
+/// the run ends.
 pub fn run(
     check: &Check,
     selection: TestSelection<'_>,
@@ -109,11 +109,11 @@ struct TestOutput {
     failed: Vec<Failed>,
     passed: usize,
     ended: Ended,
-    /// Every test has been told of.
+    /// Whether the results of all tests were read.
     failures_begun: bool,
 }
 
-/// Reads `test name ... ok` until the program ends, `at` has enough, or the time is up.
+/// Reads lines such as `test name ... ok` until the program ends, `at` ends the run, or the time is over.
 fn listen(
     lines: &mpsc::Receiver<String>,
     deadline: Instant,
@@ -136,7 +136,7 @@ fn listen(
                 return output;
             }
         };
-        // What failed tests have said comes after this, with what tests that they started as processes have said.
+        // The rest is output of failed tests, and of the processes that they started.
         output.failures_begun |= line == "failures:";
         if output.failures_begun {
             continue;

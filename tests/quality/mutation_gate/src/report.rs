@@ -1,11 +1,11 @@
-//! How it is told.
+//! Report of the results, as text and as a table in Markdown.
 
 use crate::battery::{Caught, MutationResult};
 
-/// Tests named in a line of the table; the others are counted.
+/// Maximum number of tests named in a line of the table. The others are counted.
 const MAX_NAMES: usize = 3;
 
-/// One mutation on one line.
+/// Returns the line of one mutation.
 pub fn line(result: &MutationResult) -> String {
     let verdict = match result.caught.is_empty() {
         true => "SURVIVED".to_owned(),
@@ -22,7 +22,7 @@ pub fn line(result: &MutationResult) -> String {
     )
 }
 
-/// All of them, as a table in Markdown.
+/// Returns the results of all mutations, as a table in Markdown.
 pub fn table(outcomes: &[MutationResult]) -> String {
     let mut text = String::from("| mutation | what it breaks | caught by |\n|---|---|---|\n");
     for result in outcomes {
@@ -39,7 +39,7 @@ pub fn table(outcomes: &[MutationResult]) -> String {
     text
 }
 
-/// One test of each program, then how many more there are.
+/// Returns one test of each program, and the number of the others.
 fn names(caught: &[Caught]) -> String {
     let mut shown: Vec<&Caught> = Vec::new();
     for one in caught {

@@ -1,6 +1,6 @@
 //! Checks of the repository's texts: links between pages, and phrases that prose avoids.
 //!
-//! Needs neither the product nor another crate, so it is built in a second.
+//! This crate needs neither the product nor another crate, so it is built in a second.
 
 mod files;
 mod links;

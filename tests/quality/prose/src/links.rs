@@ -45,7 +45,7 @@ pub fn broken_links(pages: &[TextFile], exists: impl Fn(&Path) -> bool) -> Vec<S
     broken
 }
 
-/// The lines of a page with their numbers, without fenced blocks, and with the text of code spans blanked.
+/// Returns the lines of a page with their numbers, without fenced blocks, and with the text of code spans blanked.
 fn prose_lines(text: &str) -> Vec<(usize, String)> {
     let mut fence: Option<String> = None;
     let mut lines = Vec::new();
@@ -68,7 +68,7 @@ fn prose_lines(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-/// A line whose code spans are blanked.
+/// Returns a line with its code spans blanked.
 fn without_code_spans(line: &str) -> String {
     let mut out = String::new();
     let mut parts = line.split('`');
@@ -83,7 +83,7 @@ fn without_code_spans(line: &str) -> String {
     out
 }
 
-/// The targets of all links of a page, with their lines.
+/// Returns the targets of all links of a page, with their lines.
 fn targets(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (number, line) in prose_lines(text) {
@@ -117,7 +117,7 @@ fn has_scheme(target: &str) -> bool {
     })
 }
 
-/// The path of `link` seen from `folder`; `None` if it leads out of the repository.
+/// Returns the path of `link` relative to `folder`, or `None` if it leads out of the repository.
 fn resolve(folder: &Path, link: &str) -> Option<PathBuf> {
     let mut path = PathBuf::new();
     for component in folder.join(link).components() {
@@ -135,7 +135,7 @@ fn resolve(folder: &Path, link: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The anchors of a page, as GitHub derives them from headings.
+/// Returns the anchors of a page, as GitHub derives them from headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
@@ -162,7 +162,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// A heading with each `[text](address)` replaced by its text.
+/// Returns a heading with each `[text](address)` replaced by its text.
 fn without_links(heading: &str) -> String {
     let mut out = String::new();
     let mut rest = heading;

@@ -47,7 +47,7 @@ pub fn avoided_phrases(file: &TextFile) -> Vec<String> {
     found
 }
 
-/// A word in lower case, or an empty text where a sentence or clause ends.
+/// Returns a word in lower case, or an empty text where a sentence or clause ends.
 struct Word {
     text: String,
     line: usize,

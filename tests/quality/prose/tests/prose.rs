@@ -1,4 +1,4 @@
-//! The texts of this repository, and the two checks themselves.
+//! Checks of the texts of this repository, and tests of the two checks.
 
 use std::path::{Path, PathBuf};
 
