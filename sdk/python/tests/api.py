@@ -17,21 +17,21 @@ import triarch.workflow
 
 BEGIN, END = "<!-- generated: names -->", "<!-- end of what is generated -->"
 
-#: What is not in `triarch.__all__`, but what users hold, or import from elsewhere.
+#: Names outside of `triarch.__all__` that users hold, or import from other modules.
 _OF_APPS = ("Queues", "Schedules", "Workers", "Jobs", "Cluster")
 _OF_WORKFLOWS = ("Step", "Signature", "Run", "Node")
 _OF_CODECS = ("VALUE_BYTES_MAX", "codec", "register_codec", "Codec")
 
-#: How the package's parts talk to each other: public to them, and of no use to others.
+#: Interfaces between the parts of the package: public to them, and of no use to others.
 _INTERNAL = {"to_wire", "but", "over", "spec", "specs", "build", "kinds", "await_end"}
 
-#: What only the package itself makes is shown without the way of making it.
+#: Classes that only the package creates are listed without their constructor.
 _MADE = {"Handle", "HandleGroup", "Node", "Run", "Task", "TaskContext", "TaskFuture", "Signature", "Master", "Process", "Step"}
 _MADE |= {*_OF_APPS}
 
 
 def names() -> str:
-    """The whole section, as Markdown."""
+    """Returns the whole section, as Markdown."""
     aliases = [name for name in triarch.__all__ if _is_alias(triarch, name)]
     errors = [name for name in triarch.__all__ if _is_error(getattr(triarch, name))]
     rest = [name for name in triarch.__all__ if name not in errors and name not in aliases and name != "__version__"]
@@ -46,7 +46,7 @@ def names() -> str:
 
 
 def _is_alias(module: Any, name: str) -> bool:
-    """Whether this is the old name of a class that has another one now."""
+    """Returns whether this is the old name of a renamed class."""
     what = getattr(module, name)
     return inspect.isclass(what) and what.__name__ != name
 
@@ -99,7 +99,7 @@ def _class(what: type) -> Iterator[str]:
 
 
 def _members(what: type) -> Iterator[tuple[str, str]]:
-    """Public methods and properties of a class itself, in the order they are written."""
+    """Returns the public methods and properties of the class itself, in the order of the source."""
     for name, member in vars(what).items():
         if name.startswith("_") or name in _INTERNAL:
             continue
@@ -111,7 +111,7 @@ def _members(what: type) -> Iterator[tuple[str, str]]:
 
 
 def _fields(what: type) -> Iterator[tuple[str, str]]:
-    """The fields of a dataclass that are described by comments, with their defaults."""
+    """Returns the fields of a dataclass that have comments, with their defaults."""
     if not dataclasses.is_dataclass(what) or what.__name__ == "Signature":
         return
     defaults = {field.name: field.default for field in dataclasses.fields(what)}
@@ -149,7 +149,7 @@ def _cell(text: str) -> str:
 
 
 def _first(what: Any) -> str:
-    """The first paragraph of what it says of itself, in Markdown."""
+    """Returns the first paragraph of the docstring, in Markdown."""
     text = what.__doc__ if what.__doc__ is not None else ""
     if not isinstance(what, type) and not callable(what):
         text = f"{what!r}"

@@ -1,4 +1,4 @@
-"""Clusters for the tests of the client: real masters, on this machine."""
+"""Clusters for the tests of the client: real masters on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from triarch.testing import LocalCluster
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LocalCluster]:
-    """Three masters that all tests share which leave them as they are."""
+    """Three masters shared by all tests that do not stop or change them."""
     with LocalCluster() as cluster:
         yield cluster
 

@@ -15,7 +15,7 @@ from triarch.serialize import decode_call, encode_error, encode_result
 
 
 class FakeWorker:
-    """Runs the tasks of an app in threads, each registered as a worker of its own, until it is stopped."""
+    """Runs the tasks of an app in threads until it is stopped. Each thread is registered as a worker."""
 
     def __init__(self, app: Triarch, threads: int = 1, slots: int = 64, queues: tuple[str, ...] = ("default",)) -> None:
         self.app = app

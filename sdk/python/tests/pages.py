@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-#: How long one block may take.
+#: Maximum time of one block in seconds.
 BLOCK_TIMEOUT_S = 60.0
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>.*)$")
@@ -38,7 +38,7 @@ _SHOWN = ("json", "text", "toml", "ini", "dockerfile", "sql", "mermaid", "yaml")
 
 
 class PageError(AssertionError):
-    """A block did not do what the page says."""
+    """A block behaved differently from what the page shows."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Block:
 
     @property
     def at(self) -> str:
-        """Where it stands."""
+        """Returns the place of the block: the page and the line."""
         return f"{self.page.name}:{self.line}"
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order; refuses those that say nothing, or nothing known, of themselves."""
+    """Returns the fenced blocks of a page, in order. Refuses blocks without a label, or with an unknown one."""
     found: list[Block] = []
     lines = iter(enumerate(page.read_text().splitlines(), 1))
     for number, line in lines:
@@ -96,7 +96,7 @@ def _check(block: Block) -> None:
 
 
 class Visit:
-    """A page, done as a reader would do it: in a directory, against a cluster."""
+    """Runs a page like a reader: in a directory, against a cluster."""
 
     def __init__(self, directory: Path, env: Mapping[str, str]) -> None:
         self.directory = directory
@@ -110,7 +110,7 @@ class Visit:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Its workers may be at work for it until then.
+        # Workers of the page may work on it until then.
         if self._interpreter is not None:
             assert self._interpreter.stdin is not None
             self._interpreter.stdin.close()
@@ -126,7 +126,7 @@ class Visit:
             _end(process)
 
     def do(self, block: Block) -> None:
-        """Does what a block says."""
+        """Runs a block."""
         if "output" in block.words:
             self._compare(block)
         elif "title" in block.settings:
@@ -188,7 +188,7 @@ class Visit:
         process = self._interpreter
         assert process.stdin is not None
         assert process.stdout is not None
-        # Blank lines, so that tracebacks tell the line of the page.
+        # Blank lines in front, so that tracebacks show the line of the page.
         code = "\n" * block.line + block.text
         process.stdin.write(json.dumps({"code": code, "file": str(block.page), "within_s": BLOCK_TIMEOUT_S}) + "\n")
         process.stdin.flush()
@@ -215,7 +215,7 @@ class Visit:
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Whether output is as a page says, where ``…`` stands for anything."""
+    """Returns whether output is as the page shows, where ``…`` stands for anything."""
     pattern = ""
     for line in expected.strip().splitlines():
         if line.strip() == "…":
@@ -231,7 +231,7 @@ def _end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     process.wait()
 
 
-# Runs blocks in `__main__`, so that functions defined there travel as those of a program or a notebook do.
+# Runs blocks in `__main__`, so that functions defined there are sent like those of a program or a notebook.
 _INTERPRETER = r"""
 import contextlib, faulthandler, io, json, sys, traceback
 def _blocks():
@@ -254,7 +254,7 @@ _blocks()
 
 
 def environment(masters: str, binary: Path, scripts: Path) -> dict[str, str]:
-    """What a reader who has installed the package finds: its commands, `triarch` among them, and the cluster."""
+    """Environment of a reader who has installed the package: its commands, `triarch` included, and the cluster."""
     scripts.mkdir(parents=True, exist_ok=True)
     link = scripts / "triarch"
     if not link.exists():
@@ -272,7 +272,8 @@ def environment(masters: str, binary: Path, scripts: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def dev_cluster(command: list[str], log: Path) -> Iterator[str]:
-    """Runs what a page says starts a cluster, with `--port` of its own; gives where the masters are."""
+    """Runs the command by which a page starts a cluster, with another `--port`. Returns the addresses of the masters.
+    """
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL, text=True, start_new_session=True

@@ -75,7 +75,7 @@ def test_events_are_followed_over_a_failover(own_cluster: LocalCluster) -> None:
     begin = str(setup.app.transport.call(_look()).index)
 
     def follow() -> None:
-        # The stream goes on until its cluster is taken down, after the test.
+        # The stream continues until its cluster is removed, after the test.
         with contextlib.suppress(NoLeader):
             for event in setup.app.events(after=begin, queue=setup.queue, type=["task_changed"], state="succeeded"):
                 seen.append(event)
@@ -85,7 +85,7 @@ def test_events_are_followed_over_a_failover(own_cluster: LocalCluster) -> None:
         for turn in range(3):
             many = setup.add.map(range(100))
             assert many.wait(timeout=60)
-            # It follows already when the leader dies.
+            # The stream has begun when the leader is killed.
             wait_until(lambda turn=turn: len(seen) > 100 * turn, 60, "an event to come")  # type: ignore[misc]
             dead = own_cluster.kill_leader()
             own_cluster.leader()

@@ -1,4 +1,4 @@
-"""The same for asyncio: submitting and waiting, a thousand at once."""
+"""Submissions and waits with asyncio, also a thousand at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that the pages about Python show is done, against one real cluster with real workers."""
+"""Runs everything that the pages about Python show, against one real cluster with real workers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from triarch.testing import find_binary
 PACKAGE = Path(__file__).parents[1]
 DOCS = PACKAGE.parents[1] / "docs"
 PAGES = [PACKAGE / "README.md", *sorted((DOCS / "python").glob("*.md"))]
-# The package may be tested without the repository around it.
+# The package may be tested without the rest of the repository.
 pytestmark = pytest.mark.skipif(not (DOCS / "python").is_dir(), reason="the pages are not there")
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a reader who has done as the tutorial says: a cluster runs."""
+    """Environment of a reader who has followed the tutorial: a cluster runs."""
     directory = tmp_path_factory.mktemp("reader")
     scripts = directory / "bin"
     said = [block for block in pages.blocks(DOCS / "python" / "tutorial.md") if "cluster" in block.words]
@@ -36,7 +36,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 
 def _three_free_ports() -> int:
-    """A number after which three ports are free, below those that connections are given."""
+    """Returns a base with three free ports above it, below the range of outgoing connections."""
     for base in range(21_000, 32_000, 10):
         with socket.socket() as one, socket.socket() as two, socket.socket() as three:
             try:
@@ -50,7 +50,7 @@ def _three_free_ports() -> int:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(page: Path, reader: dict[str, str], tmp_path: Path) -> None:
-    """Its files are written, its commands and code run, its output is what was printed."""
+    """Writes the files of the page, runs its commands and code, and compares their output."""
     with pages.Visit(tmp_path / page.stem, reader) as visit:
         for block in pages.blocks(page):
             visit.do(block)
@@ -58,7 +58,7 @@ def test_a_page_does_what_it_says(page: Path, reader: dict[str, str], tmp_path: 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
-    """Every link to a file has one, and every anchor a heading."""
+    """Every link leads to an existing file, and every anchor to a heading."""
     text = re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"[a-z]+:", target):
@@ -76,7 +76,7 @@ def _anchors(page: Path) -> set[str]:
 
 
 def test_output_is_compared() -> None:
-    """What stands for anything does, and nothing else."""
+    """The placeholder ``…`` matches anything, and nothing else does."""
     assert pages.matches("a … c\n", "a b c\n")
     assert pages.matches("a\n…\nd\n", "a\nb\nc\nd\n")
     assert pages.matches("a\n…\nd", "a\nd")
@@ -96,7 +96,7 @@ def test_output_is_compared() -> None:
     ],
 )
 def test_a_block_says_what_it_is(text: str, tmp_path: Path) -> None:
-    """A slip in a fence is no way around being run."""
+    """A block with a misspelt label is refused, so that it cannot be skipped by mistake."""
     page = tmp_path / "page.md"
     page.write_text(text)
     with pytest.raises(pages.PageError, match=r"page\.md:1"):

@@ -1,4 +1,4 @@
-"""Tasks that run where they are submitted."""
+"""Eager mode: tasks run where they are submitted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from triarch.testing import eager
 
 @pytest.fixture
 def app() -> Triarch:
-    # Nobody listens there.
+    # No process listens at this address.
     return Triarch("http://127.0.0.1:9")
 
 
@@ -31,7 +31,7 @@ def test_a_task_runs_at_once_and_its_values_travel(app: Triarch) -> None:
         handle = keep.delay(given)
         assert seen == [given]
         assert seen[0] is not given
-        # As it comes back over the wire, not as it was.
+        # The value is as decoded from the wire, not the original.
         assert handle.result(timeout=5) == [1, 2]
         assert cluster.tasks[handle.id]["state"] == "succeeded"
         with pytest.raises(SerializationError):
@@ -74,7 +74,7 @@ def test_results_are_passed_to_the_next_step(app: Triarch) -> None:
     wired = {"args": [None], "inputs": [{"to": ["args", 0], "from": "first"}]}
     second = {"kind": double.name, "key": "second", "after": ["first"], "payload": wired}
     with eager(app) as cluster:
-        # In whatever order they come.
+        # In any order of submission.
         job = app.transport.json(Request.change("POST", "/v1/jobs", {"tasks": [second, first]}))
         assert [cluster.tasks[task]["result"] for task in job["tasks"]] == [16, 8]
         bad = {"kind": fails.name, "key": "first", "payload": None}

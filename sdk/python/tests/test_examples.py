@@ -1,4 +1,4 @@
-"""The programs under `examples/`, each run as its README says, on real small data, against a real cluster."""
+"""Runs the programs under `examples/` as their READMEs describe, on small real data, against a real cluster."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ REPOSITORY = Path(__file__).parents[3]
 EXAMPLES = REPOSITORY / "examples"
 TIMEOUT_S = 60.0
 
-# The package may be tested without the repository around it.
+# The package may be tested without the rest of the repository.
 pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not there")
 
 
 @pytest.fixture
 def run(cluster: LocalCluster, tmp_path: Path):  # type: ignore[no-untyped-def]
-    """Runs an example in a directory of its own; gives what it printed."""
+    """Runs an example in a directory of its own, and returns its output."""
 
     def run(name: str, *words: str) -> str:
         done = subprocess.run(
@@ -50,7 +50,7 @@ def _environment(cluster: LocalCluster) -> dict[str, str]:
 
 
 def test_every_example_is_described_and_tried() -> None:
-    """None is forgotten: in the list, by a README, by a test here."""
+    """Every example is in the list, has a README, and has a test here."""
     names = sorted(path.parent.name for path in EXAMPLES.glob("*/main.py"))
     assert names
     listed = (EXAMPLES / "README.md").read_text()
@@ -62,14 +62,14 @@ def test_every_example_is_described_and_tried() -> None:
 
 
 def test_examples_are_tidy() -> None:
-    """They are held to what the package is held to."""
+    """The examples pass the same checks as the package."""
     pytest.importorskip("ruff")
     for command in (["check", "--quiet"], ["format", "--check", "--quiet"]):
         subprocess.run([sys.executable, "-m", "ruff", *command, str(EXAMPLES)], check=True, timeout=TIMEOUT_S)
 
 
 def test_thumbnails(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """Every picture has its thumbnail, doubles are found, and what is no picture does not stop the rest."""
+    """Every picture gets its thumbnail, duplicates are found, and a file that is no picture does not stop the rest."""
     images = pytest.importorskip("PIL.Image")
     output = run("thumbnails", "--count", "12", "--side", "64")
     assert "12 different" in output
@@ -86,12 +86,12 @@ def test_thumbnails(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def
     for name in made:
         with images.open(tmp_path / "thumbnails" / name) as small:
             assert max(small.size) == 64
-    # Again, over what is there: nothing changes.
+    # A second run over existing results changes nothing.
     assert "14 of 15 pictures" in run("thumbnails", "--side", "64")
 
 
 def test_wordcount(run) -> None:  # type: ignore[no-untyped-def]
-    """It counts as a single program would."""
+    """The counts are those of a single program."""
     tree = REPOSITORY / "docs"
     output = run("wordcount", str(tree), "--part-kib", "32", "--fan-in", "3", "--top", "15")
     counts = [line.split() for line in output.splitlines() if re.fullmatch(r" *\d+ +\S+", line)]
@@ -105,7 +105,7 @@ def test_wordcount(run) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_sweep(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """A picture with a cell for each combination; the worst is where most are infected and fewest recover."""
+    """The plot has a cell for each combination, and the worst one has the fastest infection and slowest recovery."""
     output = run("sweep", "--steps", "5", "--people", "500")
     assert "25 of 25" in output
     assert "with 1 infections a day and recovery 0.05" in output
@@ -115,7 +115,7 @@ def test_sweep(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_crawl(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """Every page once, the busy one too, and the dead link named once."""
+    """Every page is fetched once, the busy one included, and the broken link is reported once."""
     output = run("crawl", "--pages", "40", "--at-once", "6")
     found = json.loads((tmp_path / "crawl.json").read_text())
     assert sorted(page["title"] for page in found) == sorted(f"Page {number}" for number in range(40))
@@ -124,7 +124,7 @@ def test_crawl(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_etl(run, tmp_path: Path, cluster: LocalCluster) -> None:  # type: ignore[no-untyped-def]
-    """The database has what the files have; doing it again changes nothing; the schedule is there."""
+    """The database has the contents of the files, a second run changes nothing, and the schedule exists."""
     output = run("etl", "--orders", "60")
     assert "236 orders" in output
     assert "4 refused" in output
@@ -137,7 +137,7 @@ def test_etl(run, tmp_path: Path, cluster: LocalCluster) -> None:  # type: ignor
         run("etl", "--orders", "60")
         with sqlite3.connect(tmp_path / "etl-data" / "orders.db") as db:
             assert db.execute("select shop, day, sku, pieces, cents from sales order by 1, 2, 3").fetchall() == before
-        # One workflow a day, whoever submits it.
+        # One workflow per day, whichever client submits it.
         assert len([job for job in app.jobs.list() if job["name"].startswith("etl 20")]) == 1
     finally:
         app.schedules.delete("etl-nightly")

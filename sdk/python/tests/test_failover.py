@@ -1,4 +1,4 @@
-"""What clients keep while leaders die. Each test has a cluster of its own."""
+"""Guarantees to clients while leaders die. Each test has a cluster of its own."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def kill_and_restart(cluster: LocalCluster) -> None:
-    """The leader dies, another leads, and the dead one comes back."""
+    """Kills the leader, waits for another one, and restarts the dead master."""
     replace_dead(cluster, cluster.kill_leader())
 
 
 def replace_dead(cluster: LocalCluster, dead: Master) -> None:
-    """Another leads, and the dead one comes back."""
+    """Waits for another leader, and restarts the dead master."""
     cluster.leader()
     dead.start()
     cluster.wait_ready()
 
 
 def test_ten_thousand_tasks_while_the_leader_is_killed_five_times(own_cluster: LocalCluster) -> None:
-    """The tasks come in waves for as long as kills are to be seen: a kill that finds nothing to do is not one of the five."""
+    """Tasks arrive in waves during the kills: a kill without unfinished tasks does not count as one of the five."""
     setup = Setup(own_cluster)
     wave = 1_000
     waves: list[HandleGroup[int]] = []
@@ -46,7 +46,7 @@ def test_ten_thousand_tasks_while_the_leader_is_killed_five_times(own_cluster: L
         return number + 1
 
     def to_begin() -> int:
-        """At least so many of the tasks that were submitted have not begun."""
+        """Returns a lower bound of the submitted tasks that have not begun."""
         return len(waves) * wave - len(begun)
 
     def submit() -> None:
@@ -69,7 +69,7 @@ def test_ten_thousand_tasks_while_the_leader_is_killed_five_times(own_cluster: L
             ended: list[str] = []
             kills = 0
             while kills < 5:
-                # Some begin, and some come, between one kill and the next.
+                # Some tasks begin and some are submitted between two kills.
                 before = len(begun)
                 ended += [next(completed).id for _ in range(wave)]
                 wait_until(lambda before=before: len(begun) >= before + wave, 120, "tasks to begin")  # type: ignore[misc]
@@ -130,7 +130,7 @@ def test_a_chord_ends_once_whose_last_members_end_during_a_failover(own_cluster:
     with FakeWorker(flow.app, 4, slots=1, queues=(flow.queue,)) as worker:
         handle = chord([gated.s(number) for number in range(94)], total.s()).submit()
         wait_until(lambda: worker.ran >= 94, 60, "the last four to run")
-        # Their reports meet nobody who leads.
+        # The workers' reports meet no leader.
         dead = own_cluster.kill_leader()
         gate.set()
         assert handle.result(timeout=60) == sum(range(94))
@@ -165,7 +165,7 @@ def test_a_lost_majority_raises_no_leader_and_waits_go_on(own_cluster: LocalClus
     dead = own_cluster.followers()
     for master in dead:
         master.kill9()
-    # The one that is left may not know yet that it leads nobody; then it may still come to pass.
+    # The remaining master may not know yet that it has no quorum. Then the request may still take effect later.
     with pytest.raises((NoLeader, Timeout)):
         brief_add.delay(1)
     assert not future.done()

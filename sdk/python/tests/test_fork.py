@@ -1,4 +1,4 @@
-"""A child after a fork has connections, threads and locks of its own."""
+"""A forked child process has its own connections, threads and locks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWa
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """Runs this in a forked child; gives its exit code."""
+    """Runs this in a forked child, and returns its exit code."""
     pid = os.fork()
     if pid == 0:
         try:

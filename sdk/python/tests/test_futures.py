@@ -1,4 +1,4 @@
-"""Futures: what the standard library promises of executors, and what Dask's users expect of a client."""
+"""Futures: the standard library's rules for executors, and the behaviour of Dask's client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Submitting, waiting, cancelling and retrying, one task and many."""
+"""Handles: submitting, waiting, cancelling and retrying, for one task and for many."""
 
 from __future__ import annotations
 

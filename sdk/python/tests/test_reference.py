@@ -1,4 +1,4 @@
-"""The list of names in the docs is that of the code."""
+"""The list of names in the docs agrees with the code."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import api
 import triarch
 
 NAMES = Path(__file__).parents[3] / "docs" / "python" / "names.md"
-# The package may be tested without the repository around it.
+# The package may be tested without the rest of the repository.
 pytestmark = pytest.mark.skipif(not NAMES.is_file(), reason="the list is not there")
 
 
 def test_the_list_is_what_there_is() -> None:
-    """Its list of names is that of the code; `UPDATE=1` writes it anew."""
+    """The list on the page is that of the code. `UPDATE=1` writes it again."""
     text = NAMES.read_text()
     before, begin, rest = text.partition(api.BEGIN)
     listed, end, after = rest.partition(api.END)
@@ -31,7 +31,7 @@ def test_the_list_is_what_there_is() -> None:
 
 
 def test_every_public_name_is_explained() -> None:
-    """In the list, with words."""
+    """Every public name is in the list, with a description."""
     listed = NAMES.read_text().partition(api.BEGIN)[2]
     for name in triarch.__all__:
         if name != "__version__":

@@ -1,4 +1,4 @@
-"""What travels comes back, or is refused in words that help."""
+"""Serialization: every value is the same after a round trip, or is refused with advice."""
 
 from __future__ import annotations
 

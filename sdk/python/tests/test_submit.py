@@ -1,4 +1,4 @@
-"""Those who wait to travel together, when one of them is interrupted."""
+"""Batched submissions, when one of the waiting threads is interrupted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from triarch._jobs.submit import Submitter
 
 
 class Gated:
-    """Stands where the transport does: every request waits for the gate, and is answered with an id for each task."""
+    """Replaces the transport: every request waits for the gate, and is answered with an id for each task."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -47,7 +47,7 @@ def test_an_interrupted_one_holds_up_nobody() -> None:
         assert gated.asked.acquire(timeout=30)
     before = signal.signal(signal.SIGALRM, interrupted)
     try:
-        # Both flights are on their way, so this one has to wait for its turn.
+        # Both requests are in flight, so this submission has to wait.
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         with pytest.raises(KeyboardInterrupt):
             submitter.one(b'{"kind":"x"}', "q")

@@ -1,4 +1,4 @@
-"""`pip install "triarch[server]"` in a fresh environment brings the program, and the two work together."""
+"""`pip install "triarch[server]"` in a fresh environment installs the program, and the two packages work together."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print(add.delay(1, 2).result(timeout=60))
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment with both wheels and nothing else."""
+    """Returns the programs of an environment with both wheels and nothing else."""
     pytest.importorskip("hatchling")
     directory = tmp_path_factory.mktemp("wheels")
     dist = directory / "dist"
@@ -102,7 +102,7 @@ def test_the_program_is_found_by_the_package(fresh: Path, tmp_path: Path) -> Non
 
 
 def _ports_after() -> int:
-    """A port such that it and the three after it are free."""
+    """Returns a port that is free, with the three ports after it."""
     while True:
         port = random.randrange(20_000, 30_000)
         if not any(map(_listens, range(port, port + 5))):

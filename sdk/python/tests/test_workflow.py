@@ -1,4 +1,4 @@
-"""Chains, groups, chords and graphs: one job each, with results handed on by the cluster."""
+"""Chains, groups, chords and graphs: each is one job, whose results the cluster passes on."""
 
 from __future__ import annotations
 

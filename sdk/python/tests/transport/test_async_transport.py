@@ -54,7 +54,7 @@ def test_a_kept_connection_that_was_closed_costs_no_try(peers: list[Peer]) -> No
     async def main(transport: AsyncTransport) -> None:
         for _ in range(5):
             assert (await transport.call(Request.get("/v1/cluster"))).master == peers[0].url
-        # Every other request on a kept connection meets its end.
+        # Every second request on a kept connection meets its end.
         peers.append(Peer(lambda one, number: number % 2 == 1 and answer(one)))
         transport.masters.discover([peers[1].url])
         transport.masters.record_success(peers[1].url)

@@ -1,4 +1,4 @@
-"""What a call does next, whatever comes of its tries: without sockets and clocks."""
+"""The retry policy: the next action of a call after each result of a try, without sockets and clocks."""
 
 from __future__ import annotations
 

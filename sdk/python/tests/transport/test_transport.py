@@ -1,4 +1,4 @@
-"""The wire against peers that do what masters do on bad days, and worse."""
+"""The transport against peers that fail in the ways in which masters fail, and in worse ways."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BRIEF = RetryPolicy(deadline_s=1.0, unreachable_deadline_s=0.5, answer_timeout_s
 
 
 class Peer:
-    """Takes connections, reads one request after the other, and does with each what the test says."""
+    """Accepts connections, reads one request after the other, and handles each as the test specifies."""
 
     def __init__(self, act: Callable[[socket.socket, int], bool]) -> None:
         self.act = act
@@ -100,7 +100,7 @@ def test_a_kept_connection_that_was_closed_costs_no_try(peers: list[Peer]) -> No
 
 
 def test_a_request_is_repeated_when_the_master_closes_the_connection(peers: list[Peer]) -> None:
-    # Every other request on a kept connection meets its end.
+    # Every second request on a kept connection meets its end.
     peers.append(Peer(lambda one, number: number % 2 == 1 and answer(one)))
     transport = Transport(peers[0].url)
     ids = set()

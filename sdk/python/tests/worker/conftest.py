@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 class Bench:
-    """An app whose tasks run in workers that are processes of their own."""
+    """An app whose tasks run in workers in separate processes."""
 
     def __init__(self, cluster: LocalCluster, notes: Path) -> None:
         self.cluster = cluster
@@ -37,7 +37,7 @@ class Bench:
         return Handle(self.app, submitted.tasks[0], submitted.job, name=task.name)
 
     def submit_together(self, *calls: tuple[Any, ...]) -> list[Any]:
-        """Submits tasks of `tasks_of_tests` as one job: each a name and its arguments."""
+        """Submits tasks of `tasks_of_tests` as one job, each given by its name and arguments."""
         app: Triarch = importlib.import_module("tasks_of_tests").app
         specs = []
         for name, *args in calls:
@@ -55,13 +55,13 @@ class Bench:
         return self.app.transport.json(Request.change("POST", path(*segments)))
 
     def wait_for_heartbeat(self, worker: str) -> None:
-        """Until a worker has been answered once more: it knows by then what the cluster has for it."""
+        """Waits until the worker has received one more answer, so that it knows the state of the cluster."""
 
         def silent_ms() -> int:
             found = self.app.transport.json(Request.get(path("workers", worker)))
             return int(found["silent_ms"])
 
-        # The answer to one question has come when the next is asked.
+        # The answer to one heartbeat has arrived when the next one is sent.
         for _ in range(2):
             last = silent_ms()
 
@@ -73,11 +73,11 @@ class Bench:
             wait_until(asks_again, 30, "the worker to ask again")
 
     def go_on(self, after: str = "go on") -> None:
-        """Lets the tasks go on that are `held`."""
+        """Lets the tasks continue that are `held`."""
         (self.notes / after).touch()
 
     def lines(self, name: str) -> list[str]:
-        """What tasks have noted under a name."""
+        """Returns the lines that tasks have written under a name."""
         file = self.notes / name
         return file.read_text().splitlines() if file.exists() else []
 

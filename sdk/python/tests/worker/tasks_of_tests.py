@@ -70,7 +70,7 @@ def may_go_on(after: str = "go on") -> bool:
 
 @app.task(max_attempts=1)
 def held(number: int, after: str = "go on") -> int:
-    """Runs until the test lets it go on."""
+    """Runs until the test lets it continue."""
     note("begun", current().token)
     until = time.monotonic() + 120
     while not may_go_on(after) and time.monotonic() < until:

@@ -18,7 +18,7 @@ from triarch.worker.connection import WorkerConnection, is_final
 
 
 class Scripted:
-    """A master that answers every request as it is told."""
+    """A master that answers every request as the test specifies."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -33,7 +33,7 @@ class Scripted:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Closes what clients have kept."""
+        """Closes the connections that clients keep."""
         connections, self.connections = self.connections, []
         for connection in connections:
             with contextlib.suppress(OSError):
@@ -124,7 +124,7 @@ def test_a_connection_that_was_closed_meanwhile_costs_nothing(masters: list[Scri
     assert connection.call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
     masters[0].hang_up()
     assert connection.call("POST", "/x", b"{}", deadline_s=5) == {"ok": True}
-    # It was the same master: a kept connection that has ended says nothing of it.
+    # It was the same master: the end of a kept connection does not mean that the master has failed.
     assert [len(one.heard) for one in masters] == [2, 0, 0]
 
 

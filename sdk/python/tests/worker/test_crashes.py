@@ -1,4 +1,4 @@
-"""What a task does to its process, it does to nobody else."""
+"""Crashes: a task that damages its process affects no other task."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_crash_costs_one_attempt_and_nothing_else(bench: Bench, how: str, erro
     assert error.items() <= failed.value.error.items()
     attempts = bench.task(dies.id)["attempts"]
     assert [one["outcome"] for one in attempts] == ["failed"]
-    # The others have never noticed, and the worker goes on.
+    # The other tasks are not affected, and the worker continues.
     assert bench.task(others[0].id)["state"] == "running"
     bench.go_on()
     assert [other.result(timeout=30) for other in others] == [0, 1, 2]
@@ -58,7 +58,7 @@ def test_short_tasks_in_a_batch_with_a_crashing_task_run_elsewhere(bench: Bench)
             with pytest.raises(TaskFailed):
                 handle.result(timeout=60)
         else:
-            # None of them has paid for it.
+            # None of these tasks has lost an attempt.
             handle.result(timeout=60)
             assert bench.task(handle.id)["attempt"] == 1, bench.task(handle.id)
     assert len(bench.lines("died")) == 2
@@ -92,7 +92,7 @@ def test_child_processes_of_a_dead_task_end_with_it(bench: Bench) -> None:
 def test_pool_processes_die_with_their_worker(bench: Bench) -> None:
     worker = bench.worker(concurrency=2)
     pids = {bench.submit("pid").result(timeout=30) for _ in range(5)}
-    # One of them does not listen.
+    # One of them ignores the signal.
     bench.submit("stubborn", 60)
     wait_until(lambda: bench.lines("begun"), 30, "the task to begin")
     pids.add(int(bench.lines("begun")[0]))

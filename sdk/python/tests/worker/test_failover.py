@@ -1,4 +1,4 @@
-"""Workers go on while masters die, hang and come back."""
+"""Workers continue while masters die, hang and return."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .conftest import Bench
 
 
 def _wait_idle(bench: Bench) -> None:
-    """Until the leader holds the worker's question for work, and nothing else is on its way."""
+    """Waits until the leader holds the worker's poll, and no other request is in flight."""
     assert bench.submit("add", 1, 2).result(timeout=30) == 3
     wait_until(lambda: _held_polls(bench.cluster) == 1, 30, "the worker's question for work to be held")
 
@@ -32,7 +32,7 @@ def test_an_idle_worker_gets_work_soon_after_the_leader_died(bench: Bench, pool:
     bench.cluster.leader()
     begun = time.monotonic()
     assert bench.submit("add", 1, 2).result(timeout=30) == 3
-    # One would wait for 20 seconds if the question for work had been left where it was.
+    # It would take 20 seconds if the poll had stayed at the dead leader.
     assert time.monotonic() - begun < 10
 
 
@@ -50,7 +50,7 @@ def test_an_idle_worker_gets_work_while_its_leader_hangs(bench: Bench) -> None:
 
 
 def test_results_survive_the_leader_that_should_have_had_them(bench: Bench) -> None:
-    """The leader dies between the run and the report: nothing runs twice, nothing is lost."""
+    """The leader dies between the run and the report: nothing runs twice, and nothing is lost."""
     bench.worker(concurrency=4)
     tasks = [bench.submit("held", number) for number in range(4)]
     wait_until(lambda: len(bench.lines("begun")) == 4, 30, "the tasks to begin")
@@ -63,7 +63,7 @@ def test_results_survive_the_leader_that_should_have_had_them(bench: Bench) -> N
 
 
 def test_results_wait_for_a_majority(bench: Bench) -> None:
-    """All masters hang while tasks run, for less than a lease; the results are reported once they go on."""
+    """All masters hang for less than a lease while tasks run. The results are reported afterwards."""
     bench.worker(concurrency=2)
     tasks = [bench.submit("held", number) for number in range(2)]
     wait_until(lambda: len(bench.lines("begun")) == 2, 30, "the tasks to begin")
@@ -128,7 +128,7 @@ def test_a_worker_that_was_cut_off_stops_what_it_runs_and_comes_back(bench: Benc
     wait_until(lambda: bench.lines("begun"), 30, "the task to begin")
     for master in bench.cluster.masters:
         master.pause()
-    # The fence: no word of the cluster for a whole lease.
+    # The worker stops its attempts after a whole lease without an answer of the cluster.
     wait_until(lambda: bench.lines("stopped"), 30, "the worker to stop its task")
     assert bench.lines("stopped") == ["lost"]
     for master in bench.cluster.masters:
@@ -154,7 +154,7 @@ def test_many_tasks_are_each_run_once_while_leaders_die(bench: Bench) -> None:
     bench.worker(concurrency=2)
     tasks = [bench.submit("add", number, 0) for number in range(50)]
     for kill in range(2):
-        # None of these is over before the leader is dead.
+        # None of these tasks ends before the leader is dead.
         before = len(bench.lines("begun"))
         tasks += [bench.submit("held", number, f"kill {kill}") for number in range(len(tasks), len(tasks) + 50)]
         wait_until(lambda before=before: len(bench.lines("begun")) > before, 60, "some to begin")  # type: ignore[misc]
@@ -166,7 +166,7 @@ def test_many_tasks_are_each_run_once_while_leaders_die(bench: Bench) -> None:
 
 
 def _held_polls(cluster: LocalCluster) -> int:
-    """Questions for work that the leader holds."""
+    """Returns the number of polls that the leader holds."""
     with urllib.request.urlopen(f"{cluster.leader().url}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     return sum(int(float(line.split()[-1])) for line in lines if line.startswith('triarch_http_held{kind="poll"'))

@@ -1,4 +1,4 @@
-"""The leases that a worker holds, without a worker around them."""
+"""The leases that a worker holds, tested without a worker."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_result_is_kept_until_it_is_acknowledged() -> None:
     leases.end(one, FINE)
     taken = leases.take_results(with_work=False)
     assert json.loads(taken[0].result or b"") == {"task": "t0", "token": 1, "status": "succeeded", "result": 42}
-    # While it is on its way it is not taken twice, and its lease is confirmed.
+    # While a report is in flight, its result is not taken again, and its lease is confirmed.
     assert leases.take_results(with_work=False) == []
     assert list(leases.confirmed()) == [("t0", 1)]
     leases.unsettled(taken)
@@ -107,7 +107,7 @@ def test_a_disowned_attempt_is_stopped_and_not_reported(reason: StopReason) -> N
     leases.disown(["t0"], sent, reason)
     leases.disown(["t0"], sent, reason)
     assert (stopped, one.stop_reason) == ([one], reason)
-    # It runs still, and says so.
+    # The attempt still runs, and is listed as running.
     assert list(leases.confirmed()) == [("t0", 1)]
     leases.end(one, FINE)
     assert leases.is_idle
@@ -167,7 +167,7 @@ def test_nothing_is_wanted_while_too_much_is_unsettled() -> None:
         leases.end(one, AttemptOutcome(True, b"x" * (17 << 20)))
     assert leases.wanted() == 0
     taken = leases.take_results(with_work=False)
-    # A single one that is larger than a report usually is goes all the same.
+    # A single result that exceeds the size of a report is sent alone.
     assert len(taken) == 1
     leases.settle(taken, _accepted(taken))
     assert leases.wanted() == 4
@@ -179,7 +179,7 @@ def test_only_short_tasks_are_fetched_ahead() -> None:
     for _ in range(100):
         prefetch.record(0.0001)
     assert prefetch.depth(8, None) > 100
-    # One that runs for long stops it, while it runs and when it has ended.
+    # A task that runs for long stops the prefetching, during its run and after it.
     assert prefetch.depth(8, time.monotonic() - 10) == 0
     prefetch.record(2.0)
     assert prefetch.depth(8, None) == 0

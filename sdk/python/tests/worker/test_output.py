@@ -1,4 +1,4 @@
-"""What attempts write, on its way to the leader."""
+"""The output of attempts, from the task to the leader."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_output_that_the_leader_has_is_not_sent_again() -> None:
     output.write("stdout", "one")
     first = _take(output)
     assert _chunks(first) == [(0, "one", False)]
-    # Its answer was lost.
+    # The answer was lost.
     again = _take(output)
     assert _chunks(again) == _chunks(first)
     output.write("stdout", "two")
@@ -44,7 +44,7 @@ def test_a_leader_that_lacks_the_beginning_is_sent_it_once() -> None:
     output.settle(_take(output), _ends(0))
     again = _take(output)
     assert _chunks(again) == [(0, "onetwo", False)]
-    # It has no room for it: what follows is sent as it is.
+    # The leader has no space for the output. The following output is sent as usual.
     output.settle(again, _ends(0))
     output.write("stdout", "three")
     rest = _take(output)

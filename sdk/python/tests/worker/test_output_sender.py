@@ -1,4 +1,4 @@
-"""The sender of live output against a real cluster, without a worker around it."""
+"""The sender of live output against a real cluster, tested without a worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .conftest import Bench
 
 
 def _leased(bench: Bench) -> tuple[str, Leases, Attempt]:
-    """The path of a worker that was registered by hand, and an attempt that it was given."""
+    """Returns the path of a worker that the test has registered, and an attempt that was leased to it."""
     bench.submit("says", "nothing")
     worker = {"name": bench.queue, "queues": [bench.queue], "slots": 1, "kinds": ["tasks_of_tests.says"]}
     id = str(bench.app.transport.json(Request.change("POST", path("workers"), worker))["id"])
@@ -42,14 +42,14 @@ def test_all_that_was_written_before_a_result_is_sent_before_it(bench: Bench) ->
 def test_results_do_not_fail_for_output_that_cannot_be_sent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     worker, leases, attempt = _leased(bench)
     attempt.write("stdout", "unheard of")
-    # The cluster knows no such worker, and then there is no cluster at all.
+    # The cluster does not know the worker, and later no master is reachable.
     for sender in (
         OutputSender(WorkerConnection(Transport(bench.cluster.urls)), "/v1/workers/nobody", leases),
         OutputSender(WorkerConnection(Transport("http://127.0.0.1:9")), worker, leases),
     ):
         sender.send_before_results([attempt])
         sender.close()
-    # Not even for an answer that nobody understands.
+    # An invalid answer does not stop the sender either.
     sender = OutputSender(WorkerConnection(Transport(bench.cluster.urls)), worker, leases)
     monkeypatch.setattr(WorkerConnection, "call", lambda *args, **more: {"attempts": [{"strange": True}]})
     sender.send_before_results([attempt])

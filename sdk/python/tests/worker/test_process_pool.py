@@ -1,4 +1,4 @@
-"""The pool of processes, without a cluster: what is handed over together, and taken back."""
+"""The pool of processes, without a cluster: batches of tasks that are handed to a process, and taken back."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ TASKS = 10
 
 
 class Pool:
-    """A pool, and the leases that it takes its work from."""
+    """A pool, and the leases from which it takes its tasks."""
 
     def __init__(self, concurrency: int) -> None:
         self.leases = Leases(concurrency, 100)
-        # As if everything had been very short until now.
+        # As if all tasks so far had been very short.
         self.leases._prefetch.mean_s = 1e-5
         self.pool = ProcessPool(self.leases, concurrency, app="tasks_of_tests:app", accept=None, stop_grace_s=1.0)
         self.leases.on_stop = self.pool.stop
@@ -50,7 +50,7 @@ class Pool:
         self.pool.wake()
 
     def ended(self) -> dict[str, Any]:
-        """What is to be reported, by task."""
+        """Returns the outcomes to report, by task."""
         reports = [json.loads(one.result or b"") for one in self.leases.attempts_held() if one.result is not None]
         return {one["task"]: one for one in reports}
 
@@ -62,7 +62,7 @@ class Pool:
 def pool_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[int], Pool]]:
     monkeypatch.setenv("NOTES", str(tmp_path))
     monkeypatch.syspath_prepend(str(HERE))
-    # However slow the machine is: here it is not the clock that takes tasks apart.
+    # On a slow machine too: the clock does not split the batches here.
     monkeypatch.setattr(processes, "_RECLAIM_AFTER_S", 0.5)
     pools: list[Pool] = []
 
@@ -87,7 +87,7 @@ def test_attempts_that_a_dead_process_had_not_begun_run_elsewhere(pool_of: Calla
 
 def test_attempts_in_a_batch_behind_a_long_one_are_taken_back(pool_of: Callable[[int], Pool], tmp_path: Path) -> None:
     pool = pool_of(2)
-    # Both processes get a share; one of them a task with it that does not end.
+    # Both processes get a batch. The batch of one of them contains a task that does not end.
     pool.add(("held", 0), *[("add", number, 1) for number in range(TASKS)])
     pool.pool.start()
     wait_until(lambda: len(pool.ended()) == TASKS, 90, "the short ones to end")
@@ -98,7 +98,7 @@ def test_attempts_in_a_batch_behind_a_long_one_are_taken_back(pool_of: Callable[
 def test_an_attempt_that_is_cancelled_before_its_turn_never_begins(
     pool_of: Callable[[int], Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All three stay where they were handed to.
+    # All three tasks stay in their processes.
     monkeypatch.setattr(processes, "_RECLAIM_AFTER_S", 600.0)
     pool = pool_of(1)
     pool.add(("held", 1), ("held", 2), ("add", 1, 1))

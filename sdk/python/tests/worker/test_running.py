@@ -1,4 +1,4 @@
-"""What tasks are given, what they tell, and what is made of it."""
+"""Running tasks: their inputs, their results and errors, and the worker's command line."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_exceptions_travel_with_their_causes(bench: Bench, pool: str) -> None:
     assert (error.type, error.error["message"]) == ("ValueError", "no such thing")
     assert error.error["cause"]["type"] == "KeyError"
     assert "tasks_of_tests.py" in (error.traceback or "")
-    # The runtime's own frames help nobody.
+    # Frames of the runtime itself do not help users.
     assert "triarch/worker" not in (error.traceback or "")
 
 

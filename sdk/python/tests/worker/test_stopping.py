@@ -1,4 +1,4 @@
-"""Time limits, cancelling, lost leases, and the worker's own end."""
+"""Time limits, cancellation, lost leases, and the shutdown of the worker."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_hard_limit_ends_the_attempt(bench: Bench, pool: str) -> None:
     with pytest.raises(TaskFailed) as failed:
         bench.submit(kind, 60, timeout=0.5).result(timeout=30)
     assert failed.value.type == "timeout"
-    # The slot is free again, whatever it took.
+    # The slot is free again in any case.
     assert bench.submit("add", 1, 2).result(timeout=30) == 3
 
 
@@ -43,7 +43,7 @@ def test_a_soft_limit_is_raised_in_the_task(bench: Bench, pool: str) -> None:
     assert failed.value.type == "timeout"
     assert "soft_unhandled" in (failed.value.traceback or "")
     assert bench.submit("pid").result(timeout=30) == before
-    # One that is quick enough is not touched, nor is what comes after it.
+    # A task within its limit is not affected, and neither is the next one.
     assert bench.submit("soft", 0).result(timeout=30) == "too late"
     assert bench.submit("nap", 0.6).result(timeout=30) == 0.6
 
