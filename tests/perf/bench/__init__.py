@@ -1,1 +1,1 @@
-"""Measurements of the whole, for docs/performance.md: `scripts/bench.sh` runs them."""
+"""Measurements of the whole product, for docs/performance.md: `scripts/bench.sh` runs them."""

@@ -1,6 +1,8 @@
-"""Runs the measurements of docs/performance.md, in turns, and prints its tables: medians, with the lowest and highest.
+"""Runs the measurements of docs/performance.md in rounds, and prints its tables: medians, with the lowest and
+highest.
 
-Every round visits everybody once, so that what else goes on in the machine meets all alike."""
+Every round runs each system once, so that other load on the machine affects all of them alike.
+"""
 
 import argparse
 import dataclasses
@@ -19,7 +21,7 @@ from tests.perf.bench import sustained
 from tests.perf.support.cluster import Cluster
 from tests.perf.support.sandbox import Settings
 
-# Pages that are read: only whole runs are written there.
+# Pages of the documentation. Only complete runs are written there.
 PAGES = "docs/performance"
 PARTS = ["own", "peers", "scale", "sustained"]
 
@@ -32,12 +34,12 @@ PEERS = {
     "beanstalkd": "beanstalkd",
 }
 
-# Longer than any of them takes; one that hangs must not stop the others.
+# Longer than any peer takes. A peer that hangs must not stop the others.
 MAX_PEER_SECONDS = 600
 
 
 class Rounds:
-    """What was measured, by name and figure."""
+    """Measured figures, by system and figure."""
 
     def __init__(self):
         self.figures = {}
@@ -61,14 +63,14 @@ class Rounds:
 
 
 def xargs(processes, at_once):
-    """How many processes a second the machine starts by itself."""
+    """Returns how many processes per second the machine starts without a task queue."""
     begun = time.perf_counter()
     subprocess.run(f"seq {processes} | xargs -P {at_once} -n 1 true", shell=True, check=True)
     return processes / (time.perf_counter() - begun)
 
 
 def ours(rounds, options):
-    """One round of the program itself."""
+    """Runs one round of Triarch itself."""
     size = ("--payload", options.payload)
     with Cluster(options.binary) as cluster:
         lifecycle_rate = cluster.bench("--tasks", options.tasks, "--batch", 100, *size)
@@ -94,7 +96,7 @@ def latency(report, of):
 
 
 def peers(rounds, options, missing):
-    """One round of everybody else."""
+    """Runs one round of all other systems."""
     for name, module in PEERS.items():
         if options.only and module not in options.only:
             continue
@@ -112,7 +114,7 @@ def peers(rounds, options, missing):
 
 
 def apart(module, settings):
-    """What one peer says of itself, in a process of its own."""
+    """Returns the figures that one peer prints, in a separate process."""
     argv = [sys.executable, "-B", "-m", "tests.perf.bench.peers", module, json.dumps(dataclasses.asdict(settings))]
     peer = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -134,7 +136,7 @@ def table(heads, rows):
 
 
 def summary(rounds, options, missing):
-    """The tables, as docs/performance.md has them."""
+    """Returns the tables in the format of docs/performance.md."""
     own = [
         "whole life, batches of 100", "whole life, 64 connections, unbatched", "submit alone", "round trip",
         "at half of the highest rate", "exec true, 16 slots", "xargs -P 16 true",
@@ -179,7 +181,7 @@ def circumstances(options):
 
 
 def main():
-    # Told to end, it ends what it started first.
+    # On SIGTERM, all processes that this program has started end first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     read = argparse.ArgumentParser(description=__doc__)
     read.add_argument("--binary", default="target/release/triarch")

@@ -12,8 +12,8 @@ from tests.perf.support.page import Page
 
 BATCH = 100
 SUBMIT_P99_GOAL_MS = 10
-# By how much the memory of the last quarter may be above that of the second: before that, what is kept of finished tasks
-# is still growing towards its bounds.
+# Maximum growth of memory from the second quarter of the run to the last one. Before the second quarter, the finished
+# tasks that are kept still grow towards their bounds.
 GROWTH_GOAL_PERCENT = 5
 SAMPLE_INTERVAL_S = 5
 
@@ -55,7 +55,7 @@ def most(before, after, name):
 
 
 def run(cluster, rate, options):
-    """The report of the run, and what the masters took of the machine, look by look."""
+    """Returns the report of the run, and samples of the masters' use of resources."""
     words = ("--seconds", options.minutes * 60, "--rate", rate, "--batch", BATCH, "--payload", options.payload)
     command = cluster.command(*words)
     looks, begun = [], time.monotonic()
@@ -83,7 +83,7 @@ def run(cluster, rate, options):
 
 
 def growth(values):
-    """By how many percent the last quarter's median is above that of the second."""
+    """Returns by how many percent the last quarter's median exceeds that of the second."""
     quarter = len(values) // 4
     if quarter < 1:
         return None

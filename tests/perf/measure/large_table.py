@@ -1,7 +1,8 @@
-"""What a large table costs: memory for each task, the time of a submission beside it, and the time to start again.
+"""Measures the cost of a large table: memory per task, the time of a submission, and the time of a restart.
 
-Starts three masters of its own as separate processes on free ports, submits as many delayed tasks as queued ones, and
-prints what it saw. Uses nothing but the standard library. Everything it starts it stops, by pid, and its data goes with it.
+Starts three masters as separate processes on free ports, submits equal numbers of delayed and queued tasks, and
+prints the results. It uses only the standard library. It stops the processes that it started, by pid, and deletes its
+data.
 """
 
 import argparse
@@ -20,7 +21,7 @@ BATCH = 10_000
 
 
 def free_ports(count):
-    """Ports that are free now, all at once."""
+    """Returns free ports, all reserved at the same time."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -65,7 +66,7 @@ class Masters:
             connection.close()
 
     def leader(self, timeout_s=60):
-        """The id of the leader, once there is one that takes a write."""
+        """Returns the id of the leader, once it accepts a write."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             for node in list(self.processes):
@@ -79,7 +80,7 @@ class Masters:
         raise SystemExit("no leader came to be")
 
     def until_ready(self, node, timeout_s=300):
-        """Seconds until a master says it has caught up."""
+        """Returns the seconds until a master reports that it has caught up."""
         begun = time.monotonic()
         while time.monotonic() - begun < timeout_s:
             try:
@@ -107,7 +108,7 @@ def submit(connection, job):
 
 
 def latencies(masters, leader, count):
-    """One submission of one task at a time; milliseconds."""
+    """Submits one task at a time. Returns the latencies in ms."""
     connection = http.client.HTTPConnection("127.0.0.1", masters.ports[leader - 1], timeout=60)
     job = {"tasks": [{"kind": "measure", "queue": "probe", "payload": "x"}]}
     seen = []
@@ -122,7 +123,7 @@ def latencies(masters, leader, count):
 
 
 def fill(masters, leader, count, task):
-    """Submits `count` tasks in batches; tasks per second."""
+    """Submits `count` tasks in batches. Returns the tasks per second."""
     connection = http.client.HTTPConnection("127.0.0.1", masters.ports[leader - 1], timeout=120)
     begun = time.monotonic()
     for _ in range(count // BATCH):
@@ -132,7 +133,7 @@ def fill(masters, leader, count, task):
 
 
 def run(options, measure):
-    """Measures with masters that are gone afterwards, whatever happens."""
+    """Measures, and stops the masters in any case."""
     options.add_argument("--binary", required=True)
     given = options.parse_args()
     folder = tempfile.mkdtemp(prefix="triarch-measure-")

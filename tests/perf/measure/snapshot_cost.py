@@ -1,8 +1,8 @@
-"""What a snapshot of a large table costs those who submit meanwhile.
+"""Measures how a snapshot of a large table delays clients that submit during it.
 
-Starts three masters of its own as separate processes, fills them with tasks, and submits one task after the other: for
-some seconds in peace, then while the leader writes a snapshot of everything, several times over. Prints the latencies of
-both side by side, and whether the term changed. Everything it starts it stops, by pid, and its data goes with it.
+Starts three masters as separate processes, fills them with tasks, and submits one task after the other: first for
+some seconds without a snapshot, then while the leader writes a snapshot of everything, several times. Prints both
+latencies, and whether the term changed. It stops the processes that it started, by pid, and deletes its data.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def summary(found):
 
 
 def submissions(masters, leader, until):
-    """Submits one task at a time while `until` says so; milliseconds."""
+    """Submits one task at a time until `until` says so. Returns the latencies in ms."""
     connection = http.client.HTTPConnection("127.0.0.1", masters.ports[leader - 1], timeout=60)
     job = {"tasks": [{"kind": "measure", "queue": "probe", "payload": "x"}]}
     seen = []
@@ -37,7 +37,7 @@ def submissions(masters, leader, until):
 
 
 def snapshot(masters, leader):
-    """Has the leader write a snapshot; seconds it took."""
+    """Makes the leader write a snapshot. Returns its duration in seconds."""
     begun = time.monotonic()
     deadline = begun + 300
     while True:
@@ -66,7 +66,7 @@ def measure(masters, given):
     rate = fill(masters, leader, given.tasks, task)
     report(f"{given.tasks} tasks of {given.payload_bytes} bytes submitted: {rate:.0f} a second")
     leader = masters.leader()
-    # Whatever filling has set off is over before anything is measured.
+    # Waits until the snapshots that the initial tasks caused are written.
     snapshot(masters, leader)
     _, cluster = masters.request(leader, "GET", "/v1/cluster")
     term = cluster["term"]

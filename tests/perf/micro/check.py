@@ -1,8 +1,9 @@
-"""Runs the micro-benchmarks some rounds long and holds them against the committed baseline: see scripts/micro.sh.
+"""Runs the micro-benchmarks in some rounds and compares them to the committed baseline: see scripts/micro.sh.
 
-A figure is the best of many samples of all rounds, divided by the best of its calibration: what else goes on in a
-machine makes things slower and never faster, so the best is what they take by themselves. What has become too slow is
-measured again, up to twice, with all samples kept, before it counts."""
+A figure is the best of many samples of all rounds, divided by the best of its calibration. Other load on a machine
+makes samples slower and never faster, so the best sample is the time without other load. A benchmark that has become
+too slow is measured again, up to twice, with all samples kept, before it counts.
+"""
 
 import argparse
 import json
@@ -22,7 +23,7 @@ MAX_REPEATS = 2
 
 
 def build():
-    """The program with the benchmarks, by its path."""
+    """Builds the program with the benchmarks and returns its path."""
     argv = ["cargo", "bench", "--locked", "--no-run", "-p", "triarch-micro", "--message-format", "json-render-diagnostics"]
     ran = subprocess.run(argv, stdout=subprocess.PIPE, text=True)
     if ran.returncode != 0:
@@ -41,7 +42,7 @@ class Best:
         self.program, self.home, self.ns = program, pathlib.Path(home), {}
 
     def round(self, pattern):
-        """Runs what matches once more."""
+        """Runs the matching benchmarks once more."""
         environment = {**os.environ, "CRITERION_HOME": str(self.home)}
         environment.setdefault("TRIARCH_MICRO_DIR", str(self.home))
         argv = [self.program, "--bench", "--noplot", pattern]
@@ -59,8 +60,9 @@ class Best:
         return {name: ns / self.calibration(name) for name, ns in self.ns.items() if not name.endswith(CALIBRATION)}
 
     def calibration(self, name):
-        """The best of what this is held against: the disk's for the log, and for everything else the one loop that each of
-        the other groups begins with."""
+        """Returns the best sample of the calibration: that of the disk for the log, and for all else the loop with
+        which each of the other groups begins.
+        """
         on_disk = name.startswith(DISK)
         return min(
             ns for other, ns in self.ns.items() if other.endswith(CALIBRATION) and other.startswith(DISK) == on_disk
@@ -72,7 +74,7 @@ def worse(ratios, baseline):
 
 
 def pattern(names):
-    """Matches these and the calibrations of their groups."""
+    """Returns a pattern for these benchmarks and the calibrations of their groups."""
     groups = {name.split("/")[0] for name in names}
     return "|".join(f"^{name}$" for name in sorted(names | {f"{group}{CALIBRATION}" for group in groups}))
 

@@ -1,5 +1,6 @@
-"""How costs grow with workers that wait, tasks that are queued, queues, clients that wait for one task, and the length of the
-log: one module each, which returns its points and tells them on a page."""
+"""Growth of costs with waiting workers, queued tasks, queues, clients that wait for one task, and the length of the
+log. Each has a module, which returns its points and adds them to a page.
+"""
 
 from tests.perf.scale import queued, queues, startup, waits, workers
 from tests.perf.support.page import Page

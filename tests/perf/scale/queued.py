@@ -1,4 +1,4 @@
-"""Tasks that are queued: what each takes of memory, what they do to the rate of others, and what a snapshot of them costs."""
+"""Costs of queued tasks: their memory, their effect on the rate of other tasks, and a snapshot of them."""
 
 import statistics
 import threading
@@ -16,10 +16,10 @@ BASELINE_SECONDS = 5
 
 
 def measure(options):
-    """The rate of whole lives in one queue, next to tasks that wait in another for a worker that never comes."""
+    """Measures the rate of complete tasks in one queue, next to tasks in another queue that wait for a worker."""
     points = []
     with Cluster(options.binary) as cluster:
-        # Caches are full and threads are there before memory is looked at.
+        # Caches are full and all threads exist before memory is measured.
         cluster.lifecycle_rate(options.tasks, options.payload)
         there = 0
         for count in scaled(options, QUEUED):
@@ -36,7 +36,7 @@ def measure(options):
                 "follower_bytes_each": each[1],
                 **snapshot(cluster),
             }))
-        # The same cluster with nothing queued any more: it has more behind it than it had at the beginning.
+        # The same cluster after a purge of the queue. It has processed more entries than at the beginning.
         with cluster.connection(cluster.leader()) as connection:
             ask(connection, "POST", "/v1/queues/waiting/purge", {})
         points[-1]["rate_once_purged"] = rate(cluster, options)
@@ -45,13 +45,15 @@ def measure(options):
 
 
 def rate(cluster, options):
-    """Of whole lives, the median of some runs: long enough that a snapshot in one of them does not make it another figure."""
+    """Returns the median rate of complete tasks over some runs. Each is long enough that a snapshot does not dominate
+    it.
+    """
     words = ("--seconds", RATE_SECONDS, "--payload", options.payload)
     return statistics.median(cluster.bench(*words)["tasks_per_s"] for _ in range(RATE_RUNS))
 
 
 def resident(cluster):
-    """Bytes: of the leader, and of a follower on average."""
+    """Returns the memory in bytes of the leader, and of a follower on average."""
     leader = cluster.leader()
     return (
         cluster.resident_bytes(leader),
@@ -60,9 +62,9 @@ def resident(cluster):
 
 
 def snapshot(cluster):
-    """Has the leader write snapshots, and looks at submissions, one at a time, before and during that."""
+    """Makes the leader write snapshots, and measures single submissions before and during them."""
     leader = cluster.leader()
-    # One that filling the table has set off is over before anything is measured.
+    # Waits until a snapshot that the initial tasks caused is written.
     with cluster.connection(leader) as connection:
         ask(connection, "POST", "/v1/cluster/snapshot?wait_ms=60000", {})
     calm = submissions(cluster, leader, until=time.monotonic() + BASELINE_SECONDS)
@@ -91,7 +93,7 @@ def snapshot(cluster):
 
 
 def submissions(cluster, leader, until=None, stop=None):
-    """How long each took, in ms; one at least."""
+    """Returns the duration of each submission in ms, for at least one."""
     took = []
     with cluster.connection(leader) as connection:
         while True:

@@ -1,4 +1,4 @@
-"""Queues: what many of them with something in them do to the rate of another."""
+"""Effect of many non-empty queues on the rate of another queue."""
 
 from tests.perf.scale.sizes import fill, note, scaled
 from tests.perf.support.cluster import Cluster

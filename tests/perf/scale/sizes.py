@@ -1,4 +1,4 @@
-"""Sizes of the measurements, scaled for trials, and filling a cluster to a size."""
+"""Sizes of the measurements, scaled down for trials, and functions that fill a cluster to a size."""
 
 import sys
 
@@ -8,12 +8,12 @@ BATCH = 10_000
 
 
 def scaled(options, counts):
-    """The counts of a part, for a trial with less of everything; 0 stays, and so do different numbers."""
+    """Returns the counts of a part, scaled down for a trial; 0 stays 0, and different counts stay different."""
     return sorted({round(count * options.scale) if count * options.scale >= 1 else min(count, 1) for count in counts})
 
 
 def fill(cluster, count, queue_of, payload_bytes):
-    """Submits tasks of a kind that nobody runs."""
+    """Submits tasks of a kind that no worker runs."""
     with cluster.connection(cluster.leader()) as connection:
         for first in range(0, count, BATCH):
             tasks = [

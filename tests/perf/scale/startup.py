@@ -1,4 +1,4 @@
-"""Starting with a full log: what a master has to read before it serves, and what a whole cluster has."""
+"""Start with a full log: the data that one master reads before it serves, and the restart of a whole cluster."""
 
 import time
 
@@ -6,7 +6,7 @@ from tests.perf.scale.sizes import fill, note, scaled
 from tests.perf.support.cluster import Cluster, ask
 from tests.perf.support.sandbox import until
 
-# As many as come to about the 128 MiB of commands after which a snapshot is written and the log given up.
+# About as many tasks as make 128 MiB of commands, after which a snapshot is written and the log is purged.
 TASKS = (0, 100_000, 200_000, 400_000)
 
 

@@ -1,4 +1,4 @@
-"""Clients that wait for the end of one and the same task: how long it takes until the last of them knows."""
+"""Clients that wait for the end of the same task: the time until the last of them has the answer."""
 
 import contextlib
 import json
@@ -34,8 +34,9 @@ def measure(options):
 
 
 def one(cluster, leader, connection, worker, count):
-    """One task and its waits. From the report of its result: ms until the first and the last of them were told, and the
-    leader's processor time, in s, from before they came."""
+    """Runs one task with its waiting clients. Returns the ms from the report of its result until the first and the
+    last client had the answer, and the leader's processor time in s since before the clients connected.
+    """
     submitted = ask(connection, "POST", "/v1/jobs", {"tasks": [{"kind": "wait", "queue": "waits", "payload": None}]})
     task = submitted["tasks"][0]
     before = cluster.cpu_seconds(leader)
@@ -59,7 +60,7 @@ def one(cluster, leader, connection, worker, count):
 
 
 def wait_for_responses(sockets):
-    """When the first and the last of them had its whole answer."""
+    """Returns the times at which the first and the last client had the complete answer."""
     poll = select.epoll()
     with poll:
         for number in sockets:

@@ -1,5 +1,6 @@
-"""Workers that wait, each with a held poll and heartbeats: what they cost the leader, and what 100 tasks a second for them
-cost more."""
+"""Waiting workers, each with a held poll and heartbeats: their cost for the leader, and the additional cost of 100
+tasks per second.
+"""
 
 from tests.perf.scale.sizes import note, scaled
 from tests.perf.support.cluster import Cluster

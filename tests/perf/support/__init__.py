@@ -1,1 +1,1 @@
-"""What the benchmarks share: clusters to measure, the stage for other programs, pages and plots."""
+"""Support for the benchmarks: clusters to measure, sandboxes for other programs, pages and plots."""

@@ -1,4 +1,4 @@
-"""Three masters of the program, `triarch bench` against them, and what they tell of themselves."""
+"""Three masters of the program, runs of `triarch bench` against them, and their metrics."""
 
 import contextlib
 import http.client
@@ -46,7 +46,7 @@ class Cluster(Sandbox):
         self.masters[index].wait()
 
     def until_ready(self, index, seconds=300):
-        """Seconds until a master has caught up with a leader."""
+        """Returns the seconds until a master has caught up with a leader."""
         begun = time.perf_counter()
 
         def ready():
@@ -61,7 +61,7 @@ class Cluster(Sandbox):
         return [self.binary, "bench", "--output", "json", "--masters", ",".join(self.urls), *map(str, words)]
 
     def bench(self, *words):
-        """One run of `triarch bench`; a run that does not find its own work sound is an error."""
+        """Runs `triarch bench` once. A run that does not verify its own work is an error."""
         command = self.command(*words)
         ran = subprocess.run(command, capture_output=True, text=True, timeout=1800)
         if ran.returncode != 0:
@@ -69,12 +69,12 @@ class Cluster(Sandbox):
         return json.loads(ran.stdout)
 
     def lifecycle_rate(self, tasks, payload):
-        """The median of three runs of whole lives in batches."""
+        """Returns the median of three runs of complete tasks in batches."""
         reports = [self.bench("--tasks", tasks, "--batch", 100, "--payload", payload) for _ in range(3)]
         return sorted(report["tasks_per_s"] for report in reports)[1]
 
     def leader(self):
-        """The place of the leader, once there is one."""
+        """Returns the index of the leader, once there is one."""
         found = []
 
         def known():
@@ -85,7 +85,7 @@ class Cluster(Sandbox):
         return found[0]
 
     def metrics(self, index):
-        """What a master tells, by name: all samples of a name together."""
+        """Returns the metrics of a master: the sum of all samples, by name."""
         with urllib.request.urlopen(f"{self.urls[index]}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         samples = {}
@@ -112,7 +112,7 @@ class Cluster(Sandbox):
 
 
 def ask(connection, method, path, body=None):
-    """One request; anything but success is an error."""
+    """Sends one request. Any answer except success is an error."""
     text = None if body is None else json.dumps(body)
     connection.request(method, path, text, {"content-type": "application/json"})
     answer = connection.getresponse()

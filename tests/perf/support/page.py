@@ -1,4 +1,4 @@
-"""A page of docs/performance: what was measured as Markdown and JSON, with its plots, all written by the run itself."""
+"""A page of docs/performance: the figures as Markdown and JSON, with plots, all written by the run itself."""
 
 import json
 import os
@@ -23,13 +23,13 @@ class Page:
         self.parts.append(f"![{title}]({name}.svg)")
 
     def table(self, heads, rows):
-        """`heads` by the name of a figure: how it is told."""
+        """Adds a table. `heads` gives the heading of each figure."""
         lines = [list(heads.values()), ["---:"] * len(heads)]
         lines += [[cell(row[figure]) for figure in heads] for row in rows]
         self.parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
 
     def goal(self, what, seen, most, unit=""):
-        """Holds a figure against the most it may be."""
+        """Compares a figure with its maximum."""
         met = seen is not None and seen <= most
         self.goals.append({"goal": what, "seen": seen, "at_most": most, "met": met})
         self.parts.append(f"{what}: **{cell(seen)}{unit}**, at most {cell(most)}{unit} is the goal: {'met' if met else 'missed'}.")

@@ -1,5 +1,6 @@
-"""Lines over points, as SVG, by nothing but text: no library to install, and a difference that can be read. The colours are
-those of the reader's scheme, light or dark."""
+"""Line plots as SVG, written as text without a library, so that nothing is installed and differences are readable.
+The colours follow the colour scheme of the reader, light or dark.
+"""
 
 from xml.sax.saxutils import escape
 
@@ -19,8 +20,9 @@ STYLE = """
 
 
 def draw(path, title, across, up, lines, goal=None):
-    """Writes one plot of up to three named lines, each a list of points, and of a goal, a name and a height, if there is one.
-    Both axes begin at 0; `across` and `up` say what they are and in which unit."""
+    """Writes one plot of up to three named lines, each a list of points, and of a goal with a name and a height, if
+    there is one. Both axes begin at 0; `across` and `up` are their labels with the unit.
+    """
     points = [point for line in lines.values() for point in line]
     most_x = nice(max(x for x, _ in points) or 1)
     most_y = nice(max([y for _, y in points] + ([goal[1]] if goal else [])) or 1)
@@ -50,7 +52,7 @@ def draw(path, title, across, up, lines, goal=None):
     for number, (name, line) in enumerate(lines.items()):
         polyline = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in line)
         parts.append(f'<polyline class="line s{number}" points="{polyline}"/>')
-        # A line of very many points needs no mark on each.
+        # A line of very many points has no marks.
         if len(line) <= 30:
             parts += [f'<circle class="f{number}" cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="3"/>' for x, y in line]
         if len(lines) > 1:
@@ -65,7 +67,7 @@ def draw(path, title, across, up, lines, goal=None):
 
 
 def nice(most):
-    """The next number above that is a digit and zeros, and whose quarters can be read."""
+    """Returns the next greater number that is a digit and zeros, and whose quarters are readable."""
     power = 1e-6
     while True:
         for factor in (1, 2, 3, 4, 5, 6, 8):

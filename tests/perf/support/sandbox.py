@@ -1,4 +1,6 @@
-"""A sandbox of processes that end with the measurement, and what measurements share: ports, settings, figures."""
+"""A sandbox of processes that end with the measurement, and the common code of measurements: ports, settings,
+figures.
+"""
 
 import contextlib
 import dataclasses
@@ -15,7 +17,7 @@ import time
 
 @dataclasses.dataclass
 class Settings:
-    """The work: the same for everybody."""
+    """The work, the same for every system."""
 
     tasks: int
     round_trips: int
@@ -28,7 +30,7 @@ class Settings:
 
 @dataclasses.dataclass
 class Figures:
-    """What came of it. A part that a peer has no word for is None."""
+    """Results of a measurement. A figure that a peer does not provide is None."""
 
     tasks_per_s: float
     round_trips_ms: list
@@ -40,17 +42,17 @@ class Figures:
 
 
 class Missing(Exception):
-    """A program or package that a peer needs is not there."""
+    """A program or package that a peer needs is not installed."""
 
 
 class Sandbox:
-    """A folder and processes, all of which go when it is left."""
+    """A folder and processes, all of which are removed at the end."""
 
     def __init__(self):
         self.processes = []
 
     def __enter__(self):
-        # Told to end, the program leaves its stages in order, and what they started ends with it.
+        # On SIGTERM the program leaves its sandboxes in order, which ends their processes.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         self.folder = tempfile.mkdtemp(prefix="triarch-bench-")
         return self
@@ -78,7 +80,7 @@ class Sandbox:
         return process
 
     def log_ends(self):
-        """The ends of all logs, for people."""
+        """Returns the ends of all logs, for messages."""
         parts = []
         for process in self.processes:
             with open(process.log, errors="replace") as log:
@@ -93,7 +95,7 @@ def free_port():
 
 
 def until(condition, what, seconds=60, between=0.05):
-    """Waits until `condition()` is true, and takes whatever it raises for not yet."""
+    """Waits until `condition()` is true. An exception of it counts as false."""
     deadline = time.monotonic() + seconds
     last = None
     while time.monotonic() < deadline:
@@ -115,7 +117,7 @@ def listens(port, seconds=60):
 
 
 def timed(work, times):
-    """How long each took, in ms."""
+    """Returns the duration of each call in ms."""
     took = []
     for _ in range(times):
         begun = time.perf_counter()
@@ -125,7 +127,7 @@ def timed(work, times):
 
 
 def start_redis(sandbox):
-    """A Redis that has each write on disk before it answers."""
+    """Starts a Redis that syncs each write to disk before it answers."""
     port = free_port()
     sandbox.start(
         "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", sandbox.folder, "--save", "",

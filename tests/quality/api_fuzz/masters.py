@@ -1,4 +1,4 @@
-"""Three masters of their own, for as long as a run of the fuzzer takes."""
+"""Three masters that run for the duration of the fuzzer."""
 
 import ctypes
 import json
@@ -13,21 +13,21 @@ import time
 import urllib.request
 
 NODES = 3
-# Within this a cluster forms, on a slow and busy machine too.
+# Maximum time in which a cluster forms, also on a slow and busy machine.
 READY_TIMEOUT_S = 60
-# Nothing that the fuzzer leaves behind times out while it looks: workers, above all.
+# Nothing that the fuzzer leaves behind times out during the run, in particular no worker.
 LEASE_MS = 86_400_000
 
 PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent():
-    """No master outlives the fuzzer, whatever ends it."""
+    """Stops all masters, whatever ends the fuzzer."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def free_address():
-    """A loopback address on which nobody listens where the masters will."""
+    """Returns a loopback address on which the ports of the masters are free."""
     for nth in range(1, 1_000):
         seed = os.getpid() * 251 + nth
         address = f"127.{max(seed >> 16 & 255, 1)}.{seed >> 8 & 255}.{min(max(seed & 255, 1), 254)}"
@@ -101,7 +101,7 @@ class Masters:
             time.sleep(0.05)
 
     def ended(self):
-        """The masters that are not there any more, with their exit codes."""
+        """Returns the masters that have exited, with their exit codes."""
         codes = [(id, process.poll()) for id, process in enumerate(self.processes, start=1)]
         return [(id, code) for id, code in codes if code is not None]
 

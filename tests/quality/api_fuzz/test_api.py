@@ -1,13 +1,13 @@
-"""Every route of /openapi.json, asked by machine for what it may and may not take.
+"""Generated requests, valid and invalid, to every route of /openapi.json.
 
-Whatever is asked:
-- no answer is a 5xx, but the documented 503 (nobody leads, no room) and 507 (a disk has failed);
-- every answer is one that the document tells: its status, its content type, its schema;
-- a request that breaks the schema is refused, and so is a method that is not there;
-- what was refused has changed nothing: the digest of the table is the same after it as before.
+Checks of every answer:
+- No answer is a 5xx, except the documented 503 (no leader, no capacity) and 507 (a disk has failed).
+- The document describes the answer: its status, its content type, and its schema.
+- A request that violates the schema is refused, and so is a method that does not exist.
+- A refused request has changed nothing: the digest of the table is the same as before.
 
-Requests go to every master in turn, so that forwarding and redirecting are asked too. The seed is printed; the same
-seed asks the same (pytest --hypothesis-seed).
+Requests go to every master in turn, so that forwarding and redirects are tested too. The seed is printed; the same
+seed sends the same requests (pytest --hypothesis-seed).
 """
 
 import itertools
@@ -30,15 +30,15 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-# Requests a route, besides those that cover each of its parameters.
+# Number of requests per route, in addition to those that cover each of its parameters.
 EXAMPLES = int(os.environ.get("TRIARCH_FUZZ_EXAMPLES", "20"))
-# Nothing that is asked here may take longer; what may be waited for is cut to less.
+# Maximum time of an answer. Requested waits are cut to less.
 MAX_RESPONSE_S = 20
 MAX_WAIT_MS = 20
-# What would come due while this runs, does not: it would change the table beside what is asked.
+# Time that moves timers beyond the run. A timer would change the table during a request.
 FAR_FUTURE_MS = 1_000_000_000
 
-# Streams without end; tests/integration/cluster asks them.
+# Endless streams, which tests/integration/cluster tests.
 ENDLESS = ["/v1/events"]
 
 CHECKS = [
@@ -71,7 +71,7 @@ def digest():
 
 
 class ExistingObjects:
-    """Things that are there, so that routes are not only asked for what is not. None of them does anything by itself."""
+    """Creates objects, so that requests also refer to existing ones. None of them changes by itself."""
 
     def __init__(self):
         task = {"kind": "fuzz", "queue": "fuzz", "key": "a", "max_attempts": 1}
@@ -83,7 +83,7 @@ class ExistingObjects:
             "tasks": itertools.cycle(job["tasks"][0] for job in jobs),
             "workers": itertools.cycle(worker["id"] for worker in workers),
         }
-        # Some of the tasks run and one is over. Who runs them is never asked for: it would be given more.
+        # Some of the tasks run and one has ended. Their worker is never called again, because it would get more tasks.
         busy = request("POST", "/v1/workers", {"name": "busy", "kinds": ["fuzz"], "queues": ["fuzz"], "slots": 3})
         running = []
         while len(running) < 3:
@@ -111,7 +111,7 @@ def short(value):
 
 
 def postpone(case):
-    """Postpones what is submitted for soon."""
+    """Postpones jobs that are submitted to start soon."""
     tasks = case.body.get("tasks") if isinstance(case.body, dict) else None
     for task in tasks if isinstance(tasks, list) else []:
         for name in ("delay_ms", "expires_ms") if isinstance(task, dict) else ():
@@ -134,10 +134,10 @@ def make_harmless(case):
     if is_positive(case) and "id" in (case.path_parameters or {}) and next(every_other):
         case.path_parameters["id"] = OBJECTS.id_for(case.path) or case.path_parameters["id"]
     if case.path == "/v1/cluster/nodes" and case.method == "POST":
-        # A master that does not exist is brought in and waited for.
+        # A master that does not exist would be added and waited for.
         return not is_positive(case)
     if case.path == "/v1/cluster/transfer-leader":
-        # An election for each would leave little time for anything else.
+        # An election for each request would leave little time for anything else.
         return not is_positive(case) or (isinstance(case.body, dict) and case.body.get("to") not in (None, 1, 2, 3))
     if case.path == "/v1/cluster/nodes/{id}":
         return str(case.path_parameters["id"]) not in ("1", "2", "3")
@@ -145,7 +145,7 @@ def make_harmless(case):
 
 
 def send(case):
-    """Sends it to the next master, and to where that one redirects."""
+    """Sends the request to the next master, and follows its redirect."""
     base = next(turn)
     for _ in range(MAX_REDIRECTS):
         response = case.call(base_url=base, session=session, timeout=MAX_RESPONSE_S)
@@ -174,7 +174,7 @@ def test_route(case):
 
 @pytest.mark.parametrize("url", MASTERS.urls)
 def test_metrics_are_read_by_prometheus_own_parsers(masters, url):
-    """Both texts, and they tell the same families."""
+    """Both text formats contain the same families."""
     families = {}
     for name, accept, parser in (
         ("plain", "text/plain", prometheus_client.parser),

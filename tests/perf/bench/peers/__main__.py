@@ -1,8 +1,9 @@
-"""Measures one peer in a process of its own, and prints its figures: `python -m tests.perf.bench.peers MODULE SETTINGS`, where the
-settings are those of `stage.Settings` as JSON.
+"""Measures one peer in a separate process, and prints its figures: `python -m tests.perf.bench.peers MODULE
+SETTINGS`, where the settings are `sandbox.Settings` as JSON.
 
-In its own process because clients of peers keep state in theirs: connections, and addresses read when they were imported.
-A second round would ask the servers of the first, which are gone."""
+The process is separate because clients of peers keep global state: connections, and addresses that they read at
+import. A second round would contact the servers of the first, which are gone.
+"""
 
 import importlib
 import json

@@ -27,14 +27,15 @@ def measure(settings):
 
 
 def brokers(sandbox, server):
-    """Starts a cluster of RabbitMQ and returns where its nodes listen, and how to ask them."""
+    """Starts a cluster of RabbitMQ. Returns the addresses of its nodes, and a function that runs its control command.
+    """
     ports = [free_port() for _ in range(NODES)]
     names = [f"bench{index + 1}@localhost" for index in range(NODES)]
     cookie = os.path.join(sandbox.folder, ".erlang.cookie")
     with open(cookie, "w") as file:
         file.write("BENCHBENCHBENCH")
     os.chmod(cookie, 0o400)
-    # A name service of its own, which ends with the measurement.
+    # The name service ends with the measurement.
     names_port = free_port()
     shared = {
         "HOME": sandbox.folder,
@@ -56,7 +57,7 @@ def brokers(sandbox, server):
                 f"listeners.tcp.1 = 127.0.0.1:{port}\n"
                 "cluster_formation.peer_discovery_backend = classic_config\n" + members
             )
-        # RUNNING_UNDER_SYSTEMD: its script becomes the server instead of waiting for it.
+        # RUNNING_UNDER_SYSTEMD: the start script becomes the server process instead of waiting for it.
         sandbox.start(server, env={
             **shared, "RUNNING_UNDER_SYSTEMD": "yes", "RABBITMQ_NODENAME": name, "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_MNESIA_BASE": os.path.join(folder, "data"), "RABBITMQ_LOG_BASE": os.path.join(folder, "log"),
@@ -77,7 +78,7 @@ def brokers(sandbox, server):
 
 
 def rabbitmq(program):
-    """Debian keeps the programs themselves here; what is on the PATH changes to a user of its own first."""
+    """Debian keeps the programs in this folder. The commands on the PATH first change to another user."""
     kept = f"/usr/lib/rabbitmq/bin/{program}"
     found = kept if os.path.exists(kept) else shutil.which(program)
     if found is None or shutil.which("epmd") is None:

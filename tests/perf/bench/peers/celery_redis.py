@@ -18,7 +18,7 @@ def measure(settings):
 
 
 def run(sandbox, settings, broker, backend):
-    """Measures Celery on a broker that is there."""
+    """Measures Celery with a running broker."""
     where = {"BENCH_BROKER": broker, "BENCH_BACKEND": backend}
     os.environ.update(where)
     environment = {**python_environment(), **where}

@@ -1,4 +1,4 @@
-"""HyperQueue: processes (`true`), by its server and one worker within a process of their own; nothing is durable."""
+"""HyperQueue: it runs processes (`true`), with its server and one worker in one process; nothing is durable."""
 
 import subprocess
 
@@ -6,7 +6,7 @@ from tests.perf.support.sandbox import Figures, Missing, interpreter
 
 DURABLE = "nothing (its journal is off, and would not be synced)"
 
-# Its server runs in the process that asks for it and cannot be ended: so in a process of its own.
+# The server runs in the process of its client and cannot be ended, so it gets a separate process.
 PROGRAM = """
 import sys, time
 from hyperqueue import Job, LocalCluster

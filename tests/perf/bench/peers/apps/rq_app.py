@@ -1,4 +1,4 @@
-"""What RQ's workers run."""
+"""The function that RQ's workers run."""
 
 
 def noop(payload):
