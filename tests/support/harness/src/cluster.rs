@@ -8,19 +8,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::faults::fake_clock::FakeClocks;
 use crate::history::HistoryWriter;
 use crate::http::{self, Api, Call, Reply};
 use crate::processes::addresses::{self, NodeAddress, PORT_BASE};
 use crate::processes::binary::triarch;
+use crate::processes::cluster_permit::ClusterPermit;
 use crate::processes::command::Cli;
 use crate::processes::process::{self, MARKER_ENV, Process};
 use crate::wait::{eventually, until};
-
-/// Maximum number of clusters that run at once in one test process. More would only compete for the processor.
-static CONCURRENT_CLUSTERS: Semaphore = Semaphore::const_new(2);
 
 /// Maximum time for a cluster to form, elect or catch up, also on a slow and busy machine.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -82,7 +79,7 @@ pub struct Cluster {
     workers: Vec<Worker>,
     history_writer: Option<Arc<HistoryWriter>>,
     keep: bool,
-    _permit: SemaphorePermit<'static>,
+    _permit: ClusterPermit,
 }
 
 impl Cluster {
@@ -113,7 +110,7 @@ impl Cluster {
 
     async fn prepare(options: Options) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        let permit = CONCURRENT_CLUSTERS.acquire().await.expect("never closed");
+        let permit = ClusterPermit::acquire().await;
         let root = tempfile::Builder::new()
             .prefix("triarch-test-")
             .tempdir()

@@ -2,5 +2,6 @@
 
 pub mod addresses;
 pub mod binary;
+pub mod cluster_permit;
 pub mod command;
 pub mod process;
