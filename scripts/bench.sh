@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# The figures of docs/performance.md, measured again: Triarch by `triarch bench`, other task queues with the same work, how
-# costs grow, and a long run. Starts what it measures on free ports and stops it again; prints the tables. A quiet machine,
-# please: the load is printed with the figures.
+# Measures the figures of docs/performance.md: Triarch by `triarch bench`, other task queues with the same work, the growth
+# of costs, and a long run. Starts all systems on free ports, stops them again, and prints the tables. Run it on an idle
+# machine: the load of the machine is printed with the figures.
 #
 #   scripts/bench.sh                         everything; more than an hour
 #   scripts/bench.sh --part own --rounds 5   only Triarch itself: own, peers, scale or sustained; may be repeated
 #   scripts/bench.sh --part peers --only beanstalkd
 #   scripts/bench.sh --part scale            pages, plots and JSON into docs/performance (--into names another folder)
-#   scripts/bench.sh --part scale --scale 0.01 --into /tmp/trial    a trial with little of everything
+#   scripts/bench.sh --part scale --scale 0.01 --into /tmp/trial    a trial with a hundredth of all counts
 #   scripts/bench.sh --part sustained --minutes 20
 #
-# Installs what peers need, where that is missing and it may: Debian packages, and Python packages into .tmp/bench. With
-# TRIARCH_BENCH_INSTALL=no nothing is installed, and what is not there is not measured. TRIARCH_BIN names another program.
+# Installs missing packages of the other task queues: Debian packages, and Python packages into .tmp/bench. With
+# TRIARCH_BENCH_INSTALL=no it installs nothing, and skips task queues that are not installed. TRIARCH_BIN: the program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,7 +31,7 @@ if [ "$peers" = yes ]; then
   if [ "$install" = yes ] && [ ${#wanted[@]} -gt 0 ] && command -v apt-get >/dev/null; then
     sudo=""
     [ "$(id -u)" = 0 ] || sudo=sudo
-    # Their services are not wanted, only their programs.
+    # Only the programs of these packages are needed. Their services must not start.
     RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y --no-install-recommends "${wanted[@]}" >&2 \
       || echo "bench.sh: ${wanted[*]} could not be installed, and is not measured" >&2
   fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds what pip installs into dist/: the wheel and source of triarch (pure Python), and the wheel of triarch-server for this
-# platform, with the program in it. TRIARCH_BIN names a program that is built already; without it cargo builds one.
+# Builds the packages for pip into dist/: the wheel and source of triarch (pure Python), and the wheel of triarch-server for
+# this platform, with the program in it. TRIARCH_BIN names a program that is built already; without it cargo builds one.
 #
 #   scripts/build-wheels.sh [DIRECTORY]
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What every commit passes: formatting, lints with warnings denied, unit tests, the tests of architecture and of texts,
+# Checks before every commit: formatting, lints with warnings denied, unit tests, the tests of architecture and of texts,
 # documentation without warnings whose examples run, and the rules for dependencies. Under two minutes when little changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."

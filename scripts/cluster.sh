@@ -30,7 +30,7 @@ dir=$(realpath -m "${TRIARCH_DIR:-$root/.tmp/cluster}")
 port=${TRIARCH_PORT:-7100}
 nodes=${TRIARCH_NODES:-3}
 workers=${TRIARCH_WORKERS:-2}
-# How long a start may take, and how long a stop may take before it is a kill.
+# Maximum seconds of a start, and of a stop before the process is killed.
 start_seconds=30
 stop_seconds=10
 
@@ -83,7 +83,7 @@ pid_of() {
   pid=$(cat "$file")
   kill -0 "$pid" 2>/dev/null || return 1
   tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -e " --data-dir $dir/" -e " --name ${dir##*/}-" || return 1
-  # A zombie is dead, whoever has yet to notice.
+  # A zombie counts as dead, although its parent has not waited for it yet.
   ! grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null || return 1
   echo "$pid"
 }
@@ -179,7 +179,7 @@ status() {
   "$bin" cluster status --masters "$(masters)"
 }
 
-# Sends a signal to one of them.
+# Sends a signal to a process of this cluster.
 signal_one() {
   local name pid
   name=$(name_of "${2:-}")
@@ -188,7 +188,7 @@ signal_one() {
   echo "$name (pid $pid): $1"
 }
 
-# Pauses one of them, and returns once all its threads have stopped: on a busy machine they stop one after the other.
+# Pauses a process, and returns once all its threads have stopped: on a busy machine they stop one after the other.
 pause() {
   local pid deadline=$((SECONDS + stop_seconds))
   signal_one STOP "${1:-}"
@@ -199,11 +199,11 @@ pause() {
   done
 }
 
-# Stops the given ones: politely, then not.
+# Stops the given processes by SIGTERM, and those that do not stop in time by SIGKILL.
 stop_all() {
   local name pid deadline=$((SECONDS + stop_seconds))
   for name in "$@"; do
-    # Whoever is paused must run to hear that it should stop.
+    # A paused process must be resumed, because it cannot handle SIGTERM before.
     if pid=$(pid_of "$name"); then kill -TERM "$pid" && kill -CONT "$pid"; fi 2>/dev/null || true
   done
   for name in "$@"; do

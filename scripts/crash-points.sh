@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Ends a process at every write, sync, truncation, creation, renaming and removal it does in a data directory, in turn:
-# killed before it, in the middle of it and after it, and with the power cut there (what was not synced is taken back).
-# After each, everything that was acknowledged must be there, and the directory must serve again.
+# a kill before the operation, in the middle of it or after it, or a power cut there, which takes back unsynced data.
+# After each end, everything that was acknowledged must exist, and the directory must open and serve again.
 #
 #   scripts/crash-points.sh [--points N] [--server-points N] [--seed S]
 #
-# Default: every point of the log and the snapshots by themselves (some 2,500), and 400 of a whole master with its HTTP
+# Default: every point of the log and the snapshots alone (about 2,500), and 400 points of a whole master with its HTTP
 # interface. Either number may be "all". Exits with 0 only if nothing was lost or refused.
 set -euo pipefail
 cd "$(dirname "$0")/.."

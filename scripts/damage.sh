@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Damages the files of a data directory, one place at a time, and opens it: bits flipped, blocks zeroed, overwritten with
-# noise, swapped, written to the wrong place or left as they were before, files cut. Each time all that was acknowledged must
-# be there, or the directory must be refused with the file, what is wrong and the command that heals it.
+# noise, swapped, written to the wrong place or left as they were before, files cut. Each time everything acknowledged must
+# exist, or the directory must be refused with the name of the file, the damage and the command that repairs it.
 #
 #   scripts/damage.sh [--places N] [--seed S]
 #
-# Default: 5,000 places. Prints how many were noticed in which file; exits with 0 only if none was missed.
+# Default: 5,000 places. Prints the number of detected damages by file; exits with 0 only if all were detected.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

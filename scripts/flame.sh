@@ -3,8 +3,8 @@
 # frame pointers into target/flame, starts a cluster of its own, and writes one SVG for each mode.
 #
 #   scripts/flame.sh                          batches and round-trip, into docs/performance/flame-*.svg
-#   scripts/flame.sh --into DIR batches       only one of them, somewhere else
-#   scripts/flame.sh --seconds 20             so long a look at each [12]
+#   scripts/flame.sh --into DIR batches       one mode only, into another folder
+#   scripts/flame.sh --seconds 20             seconds of recording for each mode [12]
 #
 # Modes: batches, unbatched, half (a rate of TRIARCH_FLAME_RATE tasks a second [20000]), round-trip, exec. Needs perf
 # (Debian: linux-perf) and the right to use it; installs inferno, which draws, into target/flame.
@@ -57,7 +57,7 @@ for mode in "${modes[@]}"; do
   wait "$bench" || { cat "$work/$mode.txt" >&2; exit 1; }
   bench=
   scripts/cluster.sh stop >/dev/null
-  # One thread of sled is as the other; the hash of a symbol tells nobody anything.
+  # The threads of sled are merged, because they do the same work, and the hashes of symbols are removed.
   perf script --input "$work/perf.data" 2>/dev/null |
     "$target/bin/inferno-collapse-perf" 2>/dev/null |
     sed -E 's/^sled-io-[0-9]/sled-io/; s/::h[0-9a-f]{16}//g' |

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Asks every route of /openapi.json for what it may and may not take, by machine, on three masters started for it: see
-# tests/quality/api_fuzz/test_api.py for what must hold. The tools come from PyPI into a directory of this script's own.
+# Sends generated requests, valid and invalid, to every route of /openapi.json, on three masters that it starts.
+# tests/quality/api_fuzz/test_api.py lists the checks. The tools are installed from PyPI into a separate directory.
 #
 #   scripts/fuzz-api.sh                    from a seed that it prints
-#   TRIARCH_FUZZ_SEED=7 scripts/fuzz-api.sh      what that seed asks, again
+#   TRIARCH_FUZZ_SEED=7 scripts/fuzz-api.sh      the requests of that seed again
 #   TRIARCH_FUZZ_EXAMPLES=1000 scripts/fuzz-api.sh   for longer: 1,000 requests a route
 #   scripts/fuzz-api.sh -k workers         further words go to pytest
 #
@@ -32,11 +32,11 @@ echo "seed $seed (again: TRIARCH_FUZZ_SEED=$seed scripts/fuzz-api.sh)"
 report=$(mktemp "${TMPDIR:-/tmp}/triarch-fuzz-report-XXXXXX")
 trap 'rm -f "$report"' EXIT
 code=0
-# Nothing is remembered from one run to the next: the seed alone says what is asked.
+# No state is kept between two runs: the requests depend only on the seed.
 PYTHONDONTWRITEBYTECODE=1 "$tools/bin/python" -m pytest tests/quality/api_fuzz --rootdir tests/quality/api_fuzz -p no:cacheprovider --quiet \
   --hypothesis-seed="$seed" --junit-xml="$report" "$@" || code=$?
 
-# In the words of the other tests, for whoever counts them.
+# Prints the results in the format of cargo's tests, which scripts/test.sh counts.
 python3 - "$report" "$code" <<'COUNT'
 import sys
 import xml.etree.ElementTree as tree

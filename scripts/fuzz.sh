@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Nonsense for every decoder that faces the outside, made by a machine that watches which code it reaches (libFuzzer).
+# Fuzzes every decoder of external input by libFuzzer, which generates inputs by the code that they reach.
 #
 #   scripts/fuzz.sh [--seconds N] [--list] [TARGET...]
 #
 # Runs each target (all, unless some are named) for N seconds (default: 30) from the committed corpus in
-# fuzz/corpus, and prints how often it was asked, how much code was reached, and how many inputs reached something new.
-# What is found goes to fuzz/found, not to the corpus. Input that crashes a target, or takes it longer than 10 s, is kept in
+# fuzz/corpus, and prints the number of runs, how much code was reached, and how many inputs reached new code.
+# New inputs go to fuzz/found, not to the corpus. Input that crashes a target, or takes it longer than 10 s, is kept in
 # fuzz/artifacts, and the command that replays it is printed; the exit code is 1 then. Installs cargo-fuzz where it is missing.
 # The first build takes minutes of processor time, most of them for the program itself.
 set -uo pipefail
@@ -31,7 +31,7 @@ done
 
 command -v cargo-fuzz >/dev/null || cargo install --locked --quiet cargo-fuzz || exit 1
 
-# Without a sanitizer any toolchain will do; there is no unsafe code in what is fuzzed, so a sanitizer would find nothing.
+# Without a sanitizer any toolchain works. The fuzzed code has no unsafe code, so a sanitizer would find nothing.
 export CARGO_INCREMENTAL=0
 built=()
 [ ${#targets[@]} -gt 1 ] || built=("${targets[@]}")

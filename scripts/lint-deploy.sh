@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks what is in deploy/ as far as the tools for it are on this machine: shellcheck and sh -n for the package's scripts,
-# systemd-analyze for the units, yamllint and kubernetes-validate for Kubernetes, hadolint for the Dockerfile. Says what it
-# could not check. None of this runs a container.
+# Checks the files in deploy/ with the tools that this machine has: shellcheck and sh -n for the package's scripts,
+# systemd-analyze for the units, yamllint and kubernetes-validate for Kubernetes, hadolint for the Dockerfile. Reports the
+# files that it could not check. It runs no container.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What a large table costs: memory for each task, submissions next to it, and starting again; docs/performance.md has the
-# figures. Takes a few minutes and about 6 GB of memory with the default of a million delayed and a million queued tasks.
+# Measures the cost of a large table for docs/performance.md: memory per task, latency of submissions, and time of a
+# restart. Takes a few minutes and about 6 GB of memory with the default of a million delayed and a million queued tasks.
 #
 #   scripts/measure-large-table.sh [--tasks N] [--payload-bytes N] [--probes N]
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a snapshot of a million tasks costs clients that submit during it; docs/performance.md has the figures. Takes a few
+# Measures how a snapshot of a million tasks delays clients that submit during it, for docs/performance.md. Takes a few
 # minutes and about 3 GB of memory.
 #
 #   scripts/measure-snapshot.sh [--tasks N] [--payload-bytes N] [--snapshots N] [--calm-s N]

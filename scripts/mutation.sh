@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Deliberate bugs, and which test notices each: a test that nothing can make fail holds nothing.
+# Mutation gate: activates deliberate bugs and checks that a test fails for each. A test that never fails proves nothing.
 #
 #   scripts/mutation.sh [--list] [--skip-unmutated] [--table FILE] [NAME...]
 #

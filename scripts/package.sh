@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes what is installed on machines: dist/triarch-VERSION-linux-ARCH.tar.gz and dist/triarch_VERSION_ARCH.deb, with the
+# Builds the packages for machines: dist/triarch-VERSION-linux-ARCH.tar.gz and dist/triarch_VERSION_ARCH.deb, with the
 # program, its systemd units, its configuration and its guide.
 #
 #   scripts/package.sh                     builds the program for musl, so that it runs on any Linux; where that target and
 #                                          its C compiler are not installed, for the C library of this machine, and says so
-#   scripts/package.sh --binary PATH       packs a program that is there already
-#   scripts/package.sh --out DIR           somewhere else than dist/
+#   scripts/package.sh --binary PATH       packs an existing program
+#   scripts/package.sh --out DIR           writes to another folder than dist/
 #
 # Needs dpkg-deb for the .deb. The same sources and program give the same bytes: all times are those of the last commit.
 set -euo pipefail
@@ -70,7 +70,7 @@ tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$epoch"
   gzip -9n >"$out/$name.tar.gz"
 echo "$out/$name.tar.gz"
 
-# Whether the program brings its own C library decides what the package depends on.
+# The package depends on the C library, unless the program is linked statically.
 depends=
 if ldd "$tree/bin/triarch" >/dev/null 2>&1 && ! ldd "$tree/bin/triarch" 2>&1 | grep -q 'statically linked'; then
   needed=$(objdump -T "$tree/bin/triarch" | sed -n 's/.*GLIBC_\([0-9.]*\).*/\1/p' | sort -V | tail -1)

@@ -69,7 +69,7 @@ now_us() { echo "${EPOCHREALTIME/[.,]/}"; }
 
 url() { echo "http://127.0.0.1:$((TRIARCH_PORT + $1))"; }
 leader() { "$bin" cluster status --output json 2>/dev/null | field leader; }
-# How many tasks of a job succeeded so far.
+# Prints the number of succeeded tasks of a job.
 succeeded() {
   local count
   count=$("$bin" job show "$1" --output json | sed -n 's/^    "succeeded": \([0-9]*\),\{0,1\}$/\1/p')

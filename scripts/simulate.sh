@@ -71,7 +71,7 @@ done < <({
 } | xargs -P "$jobs" -I{} --process-slot-var=SLOT bash -c 'one "$1"' - {} 2>/dev/null || true
   times >"$RESULTS/times")
 
-# How often in all runs, greatest first.
+# Totals over all runs, the greatest first.
 sum() {
   cat "$RESULTS"/[0-9]* | sed -n "s/^  $1 \([0-9]*\) \(.*\)/\1 \2/p" |
     awk '{count = $1; $1 = ""; sums[$0] += count} END {for (kind in sums) printf "%9d %s\n", sums[kind], kind}' | sort -rn

@@ -90,7 +90,7 @@ trap 'rm -f "$report"' EXIT
 code=0
 python -m pytest -p no:cacheprovider --quiet --junit-xml="$report" "$@" || code=$?
 
-# In the words of the other tests, for whoever counts them.
+# Prints the results in the format of cargo's tests, which scripts/test.sh counts.
 python - "$report" "$code" "$passed" "$failed" <<'COUNT'
 import sys
 import xml.etree.ElementTree as tree

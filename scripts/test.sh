@@ -30,7 +30,7 @@ trap 'rm -f "$output"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# Everything is built once here: what the compiler keeps for a next time costs time and disk, and has made it fail.
+# Everything is built once here. Incremental data costs time and disk space, and has made the compiler fail.
 export CARGO_INCREMENTAL=0
 
 say() { printf '\n=== %s\n' "$*"; }
@@ -42,8 +42,8 @@ finish() {
   exit
 }
 
-# Runs a step and counts the tests it tells of; a step that tells of none counts as one. 77 is a step that this machine
-# does not allow.
+# Runs a step and counts the tests that it reports; a step without a report counts as one. Exit code 77 means that this
+# machine does not support the step.
 step() {
   local name=$1 begun=$SECONDS code ok bad
   shift
@@ -57,7 +57,7 @@ step() {
     return 0
   fi
   if [ $((ok + bad)) -eq 0 ] && [ "$code" -eq 0 ]; then ok=1; fi
-  # It failed by something else than a test.
+  # The step failed, but none of its tests did.
   if [ "$bad" -eq 0 ] && [ "$code" -ne 0 ]; then bad=1; fi
   passed=$((passed + ok))
   failed=$((failed + bad))
@@ -68,7 +68,7 @@ step() {
 
 . scripts/prerequisites.sh
 
-# A command, and the Debian package it comes with.
+# Commands, each with the Debian package that contains it.
 needs=(
   "cc build-essential"
   "curl curl"
@@ -83,7 +83,7 @@ needs=(
 )
 
 install_needs() {
-  # Debian's Python comes without the means to install from PyPI.
+  # Debian's Python is installed without venv and pip.
   python3 -c 'import ensurepip, venv' 2>/dev/null || needs+=("python3-venv python3-venv")
   ensure_commands "${needs[@]}" && ensure_rust
 }
@@ -109,7 +109,7 @@ small_cluster() {
 }
 
 if $quick; then
-  # Together the tests are built once; the compiler keeps what it needs for the next run.
+  # All tests are built together, and incrementally for the next run.
   unset CARGO_INCREMENTAL
   step "formatting" cargo fmt --all --check
   step "lints" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
@@ -129,24 +129,24 @@ echo "all there: $(cargo --version)"
 
 step "formatting, lints, unit tests" scripts/check.sh
 
-# The same packages at once wherever something is built, so that nothing is built twice.
+# The same packages in every build, so that nothing is built twice with different features.
 if ! step "release build" cargo build --release --locked --quiet --package triarch --package triarch-chaos \
   --package triarch-simulation --package triarch-check; then
   finish
 fi
 step "what is deployed" scripts/lint-deploy.sh
-# Real processes are tested as they are released; the test programs themselves need no optimizing.
+# Tests use the release build of the program. The test programs themselves are not optimised.
 release=$(realpath "${CARGO_TARGET_DIR:-target}/release")
 export TRIARCH_BIN=$release/triarch
 
-# More places to damage and more points to crash at than an ordinary run of these tests takes.
+# More damaged places and more crash points than in an ordinary run of these tests.
 export TRIARCH_DAMAGES=1000 TRIARCH_CRASH_SERVER_POINTS=80
 step "crates, clusters, command line" cargo test --workspace --locked --no-fail-fast --test '*'
 seed=$((RANDOM * 32768 + RANDOM))
 step "random commands, from seed $seed" env TRIARCH_TABLE_SEED=$seed TRIARCH_TABLE_COMMANDS=300 \
   cargo test --workspace --locked --quiet --test random
 step "many more random commands, optimized" scripts/table-random.sh --commands 200000 --seed "$seed"
-# The same each time, so that a failure is one of the change; by themselves both scripts begin anywhere.
+# Fixed seeds, so that a failure is due to the change. Run alone, both scripts use random seeds.
 step "the interface, fuzzed" env TRIARCH_FUZZ_SEED=1 scripts/fuzz-api.sh
 step "100 simulated clusters" scripts/simulate.sh --seeds 100 --from 1
 step "the Python package" scripts/test-python.sh
