@@ -12,7 +12,7 @@ pub(crate) fn raft_config(config: &NodeConfig) -> Result<openraft::Config, Start
         election_timeout_min: timing.election_min_ms,
         election_timeout_max: timing.election_max_ms,
         enable_pre_vote: Some(true),
-        // A restarted leader has to be elected again, because its state machine may be behind what it acknowledged.
+        // A restarted leader must be elected again, because its state machine may lack entries that it acknowledged.
         enable_leader_restore: Some(false),
         // A leader whose followers hear it, but whose answers are lost, would hold them back for ever. Without a quorum
         // it falls silent for long enough that they can elect another.
@@ -20,7 +20,7 @@ pub(crate) fn raft_config(config: &NodeConfig) -> Result<openraft::Config, Start
         install_snapshot_timeout: timing.snapshot_install_ms,
         // openraft's policy counts entries only: see `apply::snapshot_policy`.
         snapshot_policy: openraft::SnapshotPolicy::Never,
-        // A follower that lags gets the log as long as it is there: it is never much more than a snapshot would be.
+        // A lagging follower gets log entries as long as they exist: they are never much larger than a snapshot.
         replication_lag_threshold: u64::MAX,
         max_in_snapshot_log_to_keep: config.snapshot.keep_entries,
         purge_batch_size: (config.snapshot.entries / 8).clamp(1, 256),

@@ -60,7 +60,7 @@ def _strip(program: Path) -> None:
 
 
 def _platform(program: Path) -> str:
-    """For whom the wheel is: on Linux, whoever has the C library that the program asks for."""
+    """Returns the platform tag of the wheel: on Linux, the C library that the program requires."""
     platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
     if platform.startswith("linux_"):
         arch = platform.removeprefix("linux_")

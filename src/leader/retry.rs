@@ -6,7 +6,7 @@ use triarch_raft::ProposeError;
 
 use super::term::LeaderTerm;
 
-/// Delay before a loop looks at the table and proposes again.
+/// Delay before a loop reads the table and proposes again.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// Logs the error and waits; the caller then decides from scratch.

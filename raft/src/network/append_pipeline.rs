@@ -23,7 +23,7 @@ const IN_FLIGHT_MAX: usize = 2;
 pub(crate) struct InFlight<F> {
     /// Whether it carries entries.
     pub has_entries: bool,
-    /// Its answer, and whether the stream goes on after it.
+    /// The answer, and whether the stream continues after it.
     pub response: F,
 }
 

@@ -265,7 +265,7 @@ impl<S: StateMachine> Node<S> {
     /// it.
     ///
     /// Returns the existing snapshot if it covers the applied index. Returns `None` once `timeout` has passed, while
-    /// the writing goes on.
+    /// the snapshot is still being written.
     pub async fn snapshot(
         &self,
         timeout: Duration,

@@ -61,7 +61,7 @@ pub(crate) struct StoredSnapshot {
 enum Contents {
     /// Was the current snapshot at some time.
     File(SnapshotFile),
-    /// Received whole and checked, but not in its place. Taken out by the installation.
+    /// Received completely and verified, but not current yet. The installation takes it from here.
     Received(Arc<Mutex<Option<SnapshotReceiver>>>),
 }
 

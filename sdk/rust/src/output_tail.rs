@@ -114,8 +114,8 @@ impl Tail {
         }
     }
 
-    /// Inserts a piece at `offset`, less the part that is there already. A piece that leaves a gap is taken only with
-    /// `gap`. Returns whether it was taken.
+    /// Inserts a piece at `offset`, without the part that is stored already. A piece that leaves a gap is accepted only
+    /// with `gap`. Returns whether it was accepted.
     pub fn insert_at(&mut self, stream: OutputStream, offset: u64, text: &str, gap: bool) -> bool {
         let end = self.ends.of(stream);
         if offset > end {

@@ -120,7 +120,7 @@ pub enum Command {
     /// Proposed by the leader: a schedule's next tick is due. Ignored unless it is exactly the tick that the schedule
     /// waits for.
     TickSchedule(TickSchedule),
-    /// Pauses a worker: it keeps what it runs and gets no new leases until it is resumed.
+    /// Pauses a worker: it keeps its running attempts and gets no new leases until it is resumed.
     PauseWorker {
         /// The worker.
         worker: WorkerId,

@@ -121,7 +121,7 @@ pub enum Refusal {
         /// The job made under the key.
         job: JobId,
     },
-    /// This part, or the number of parts, the name or the policy, differs from that which came under the key before.
+    /// The part, the number of parts, the name or the policy differs from an earlier request with the same key.
     #[error(
         "another part came before under key {key:?} that does not fit with this one: use a new key"
     )]

@@ -18,7 +18,7 @@ pub(crate) struct ConcurrencyKeyIndex {
     limits: BTreeMap<u32, u32>,
     /// The ready tasks by rank.
     ready: BTreeMap<Rank, ReadyTask>,
-    /// The number of eligible tasks, and the last one of them.
+    /// The number of eligible tasks, and the last eligible task.
     eligible: u32,
     last_eligible: Option<Rank>,
 }

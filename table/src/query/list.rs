@@ -20,7 +20,7 @@ pub const SCAN_MAX: usize = 50_000;
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ListPage<'a, T, C> {
-    /// The records found. There may be fewer than asked for although the list goes on.
+    /// The records found. There may be fewer than requested although the list continues.
     pub items: Vec<&'a T>,
     /// The cursor to continue from; `None` at the end of the list.
     pub next: Option<C>,

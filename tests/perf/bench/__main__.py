@@ -193,7 +193,7 @@ def main():
     read.add_argument("--peer-tasks", type=int, default=1_000)
     read.add_argument("--peer-workers", type=int, default=2)
     read.add_argument("--only", action="append", help="only this peer, or this of the scale part, by its module; may be repeated")
-    read.add_argument("--part", action="append", choices=PARTS, help="what to measure; all unless told")
+    read.add_argument("--part", action="append", choices=PARTS, help="part to measure, may be repeated [default: all]")
     read.add_argument("--into", default=PAGES, help="where the scale and sustained parts write their pages and plots")
     read.add_argument("--scale", type=float, default=1.0, help="of the numbers in the scale part, for a trial: 0.01")
     read.add_argument("--minutes", type=float, default=20.0, help="how long the sustained part goes on")

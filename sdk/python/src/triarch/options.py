@@ -84,7 +84,7 @@ class TaskOptions:
     max_attempts: int | None = None
     #: Maximum attempts lost to worker failure. Default: 5.
     max_losses: int | None = None
-    #: Back-off between a failed attempt and the next. A span stands for ``Backoff(initial=…)``.
+    #: Back-off between a failed attempt and the next. A time span means ``Backoff(initial=…)``.
     backoff: Backoff | Seconds | None = None
     #: Key that at most one unfinished task of the cluster has.
     unique_key: str | None = None

@@ -236,7 +236,7 @@ def default_name(fn: Callable[..., Any]) -> str:
 
 
 def _found(module: str, qualname: str, name: str) -> Any:
-    """Returns the task that a pickled one stands for."""
+    """Returns the task of the receiving app that has the name of a pickled task."""
     import importlib
 
     found: Any = importlib.import_module(module)

@@ -124,7 +124,7 @@ impl JobState {
         }
     }
 
-    /// Whether nothing but a retry of one of its tasks changes it any more.
+    /// Returns whether the state is terminal: only a requested retry of a task changes it.
     pub fn is_terminal(self) -> bool {
         match self {
             JobState::Running => false,

@@ -51,7 +51,7 @@ pub use worker::{
 };
 
 use serde::{Deserialize, Serialize};
-/// Raw JSON text, as it came and as it goes on.
+/// Raw JSON text, passed on without changes.
 pub use serde_json::value::RawValue;
 
 /// Query of a read that may wait until its subject is terminal.

@@ -31,7 +31,7 @@ struct change {
     char *path, *from, *kept;
 };
 
-/* Only what is below the root is watched; the attic beside it keeps what may have to come back. */
+/* Only files below the root are watched. The attic next to the root keeps files that a power cut may have to restore. */
 static char root[PATH_BYTES], attic[PATH_BYTES + 16];
 static size_t root_bytes;
 static uint64_t seed;

@@ -36,13 +36,13 @@ use world::Weakened;
 const USAGE: &str = "\
 usage: triarch-sim --seed N [--program FILE] [--trace FILE] [--keep] [--weaken syncs|reads]
 
-Runs the seed once and judges it. The same seed of the same programs gives the same run.
-  --program FILE  the masters' program [default: the triarch beside this program]
-  --trace FILE    writes what happened, line by line
-  --weaken WHAT   takes something away that everything rests on, to see the run fail: with syncs, disks say that they
-                  have synced and have not; with reads, stale ones are taken for current ones
-  --keep          leaves the masters' disks and logs and the history behind, and says where
-Exits with 0 if nothing was broken, 1 if something was, 2 if it could not run.";
+Runs the seed once and checks the run. The same seed with the same programs gives the same run.
+  --program FILE  the masters' program [default: the triarch next to this program]
+  --trace FILE    writes every event to this file, one per line
+  --weaken WHAT   removes a guarantee, so that the run should fail: with syncs, disks report syncs that they have not
+                  done; with reads, stale reads are recorded as linearizable
+  --keep          keeps the masters' disks, their logs and the history, and prints their directory
+Exits with 0 if all invariants held, 1 if one was violated, 2 if the run was not possible.";
 
 /// Settings of a run.
 pub struct Args {

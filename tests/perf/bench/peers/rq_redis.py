@@ -1,5 +1,5 @@
-"""RQ on Redis, with an append-only file that is fsynced at each write. Its workers fork a process for each job unless they
-are told not to; these are (`SimpleWorker`)."""
+"""RQ on Redis, with an append-only file that is fsynced at each write. Its workers fork a process for each job by default.
+These workers (`SimpleWorker`) do not fork."""
 
 import sys
 import time

@@ -69,8 +69,8 @@ pub fn summarize(verdict: &Verdict, history: &History) -> String {
         "verdict: {}",
         match verdict.judgement {
             Judgement::Kept => "kept: every promise was kept",
-            Judgement::NotExercised => "not exercised: what was to be tried was not",
-            Judgement::Undecided => "undecided: it cannot be told",
+            Judgement::NotExercised => "not exercised: the expected events did not occur",
+            Judgement::Undecided => "undecided: the history or the bounds do not suffice",
             Judgement::Broken => "broken: a promise was broken",
         }
     ));

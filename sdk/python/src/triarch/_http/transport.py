@@ -288,7 +288,7 @@ class Stream:
         return self._take(bytes_max)
 
     def _receive(self) -> bool:
-        """Receives more. Returns whether the response goes on."""
+        """Receives more of the response. Returns whether the response continues."""
         if self._parser.complete:
             return False
         if data := self._connection.sock.recv(_RECEIVE_BYTES):

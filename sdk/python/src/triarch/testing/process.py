@@ -43,7 +43,7 @@ class OrphanReaper:
         self._send(f"d {path}")
 
     def close(self) -> None:
-        """Kills what is left, and waits for that."""
+        """Kills the remaining processes, and waits for their end."""
         pipe = self._process.stdin
         if pipe is not None and not pipe.closed:
             with contextlib.suppress(OSError):

@@ -34,7 +34,7 @@ REGISTER_DEADLINE_S = 5.0
 
 
 class WorkerError(TriarchError):
-    """The worker could not go on. An unreachable cluster is no reason, because the worker keeps trying."""
+    """The worker could not continue. An unreachable cluster is no reason, because the worker keeps trying."""
 
 
 class Worker:

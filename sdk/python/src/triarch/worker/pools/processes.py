@@ -176,7 +176,7 @@ class ProcessPool:
                         self._request_stop(self._stops.popleft())
                     self._enforce_deadlines()
                 except Exception:
-                    # Whatever it is, the supervisor must go on, or the worker would run nothing any more.
+                    # The supervisor must continue after any error. Otherwise the worker would run no more tasks.
                     log.exception("the supervisor of the process pool failed unexpectedly, and continues")
                     time.sleep(0.1)
         finally:

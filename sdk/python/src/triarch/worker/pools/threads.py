@@ -170,7 +170,7 @@ class ThreadPool:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(slot.ident), None)
 
     def _over(self, slot: _Slot, attempt: Attempt, outcome: AttemptOutcome | None) -> bool:
-        """Ends an attempt. Returns whether the thread goes on."""
+        """Ends an attempt. Returns whether the thread continues."""
         with self._lock:
             slot.attempt = None
             if slot.abandoned:
