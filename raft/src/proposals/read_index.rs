@@ -1,4 +1,4 @@
-//! Linearizable reads by ReadIndex: one round of confirmation for all that wait.
+//! Linearizable reads by ReadIndex: one round of confirmation serves all callers that wait.
 //!
 //! A round takes the commit index, then asks a quorum whether this node still leads. Once that index is applied here,
 //! every read is at least as new as the moment its caller asked. Callers that arrive while a round is under way wait

@@ -1,5 +1,5 @@
 //! Arrival of one part of a multipart job submission. The last part creates the job, or is refused like any submission.
-//! After a refusal that another attempt would meet again, the parts are forgotten.
+//! After a refusal that a repeated request would get again, the parts are forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

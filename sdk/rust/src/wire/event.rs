@@ -28,8 +28,7 @@ pub struct Event {
 }
 
 /// Type and details of an event, tagged by `type`. If `job`, `queue` or `kind` of a task is `null`, the task was
-/// deleted in
-/// the same log entry.
+/// deleted in the same log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Happened))]
 #[serde(tag = "type", rename_all = "snake_case")]

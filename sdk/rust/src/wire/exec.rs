@@ -27,7 +27,7 @@ pub struct ExecPayload {
 }
 
 impl ExecPayload {
-    /// As the payload of a task.
+    /// Returns the command as the payload of a task.
     pub fn to_raw(&self) -> Box<RawValue> {
         serde_json::value::to_raw_value(self).expect("strings and maps of strings always serialize")
     }

@@ -98,8 +98,7 @@ pub struct PageQuery {
 }
 
 /// Freshness of a read: `linearizable` sees every write acknowledged before the read began; `stale` reads the
-/// responding
-/// node's own state, however old.
+/// responding node's own state, however old.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]

@@ -20,7 +20,7 @@ pub enum OutputStream {
 }
 
 impl OutputStream {
-    /// Both of them.
+    /// Both streams.
     pub const ALL: [OutputStream; 2] = [OutputStream::Stdout, OutputStream::Stderr];
 
     /// The word used on the wire.
@@ -55,8 +55,7 @@ pub struct SentChunk {
     /// Position of the chunk in the stream, in bytes.
     pub offset: u64,
     /// Whether output before the chunk may be missing permanently, because the worker no longer has it. Without this
-    /// flag,
-    /// the leader rejects a chunk that does not follow what it has.
+    /// flag, the leader rejects a chunk that does not follow what it has.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gap: bool,
     /// Text that was written.
@@ -68,8 +67,7 @@ pub struct SentChunk {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SendOutputAnswer {
     /// Progress of the leader for each attempt in the request. An attempt is absent if its lease is not, or no longer,
-    /// held
-    /// by this worker.
+    /// held by this worker.
     #[serde(default)]
     pub attempts: Vec<OutputEnds>,
 }

@@ -53,8 +53,7 @@ impl Overlap {
 }
 
 /// Policy for ticks that were missed while no cluster was up: `none` submits nothing, `one` the job of the last of
-/// them,
-/// `all` the job of each, in order.
+/// them, `all` the job of each, in order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -110,8 +109,7 @@ pub struct Schedule {
     /// Number of ticks that submitted a job.
     pub fired: u64,
     /// Number of ticks that submitted none because the job of an earlier tick was unfinished, or because all of their
-    /// tasks
-    /// existed already.
+    /// tasks existed already.
     pub skipped: u64,
     /// Number of ticks that submitted none because they were too late, or because their job was refused.
     pub missed: u64,
